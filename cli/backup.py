@@ -1,4 +1,4 @@
-"""`fusery backup` and `restore`: everything on record in another place, and a registry made of it again."""
+"""`fusery backup` and `fusery restore`."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 def backup_command(session: Session, destination: str, verify: bool) -> None:
     """Copy the database and all blobs to another place.
 
-    A second time the copy there is brought up to date.  DEST is a folder, or a URL like that of a store:
-    s3://bucket/prefix, sftp://host/folder ...
+    DEST is a folder, or a URL like that of a store: s3://bucket/prefix, sftp://host/folder ...  If it has a
+    backup of this registry, only new blobs are copied.
 
-    Others may work meanwhile: the copy is of one moment.  Blobs that are there already are not copied again.  An
-    interrupted backup leaves the former one as it was.  Fused models in the cache are not part of it: `fuse` makes them
-    again.  Options for the file system at DEST are taken from FUSERY_OTHER_STORE_OPTIONS, as JSON; those of the
-    registry's own store go to no other server.
+    The backup is a consistent snapshot, even if others write meanwhile.  An interrupted backup leaves the
+    previous one unchanged.  Fused models in the cache are not included: `fuse` makes them again.  Set options
+    of the file system at DEST in FUSERY_OTHER_STORE_OPTIONS, as JSON; those of the registry's store are used
+    on its server only.
     """
     with session.progress("copying") as progress:
         made = session.registry.upkeep.backup(
@@ -58,19 +58,19 @@ def backup_command(session: Session, destination: str, verify: bool) -> None:
 
 @command("restore")
 @click.argument("source", metavar="SRC")
-@click.option("--own", is_flag=True, help="The backup is your own: restore it as it is.")
+@click.option("--own", is_flag=True, help="The backup is your own: restore it unchanged.")
 def restore_command(session: Session, source: str, own: bool) -> None:
     """Restore a backup into this empty registry.
 
-    SRC is what `backup` wrote.  With --own, names, ids, digests and the log are the same, whatever database and store
-    this registry has.  Files, blobs and the log are verified; a backup that was damaged or changed is refused, and
-    nothing is on record then.
+    SRC is the folder or URL of a backup.  With --own, names, ids, digests and the log stay the same on any
+    database and store.  Files, blobs and the log are verified; a damaged or edited backup is refused, and
+    nothing is recorded.
 
-    Without --own, base models, calibrations, adapters and fused models are copied as `pull` copies them: facts come from
-    the bytes, admission checks each adapter, and fused models are claims.  Aliases, rules, approvals, deployments, keys,
-    tokens, webhooks and the log stay behind.
+    Without --own, base models, calibrations, adapters and fused models are copied as by `pull`: facts are
+    computed from the bytes, admission checks each adapter, and fused models are claims.  Aliases, rules,
+    approvals, deployments, keys, tokens, webhooks and the log are not restored.
 
-    After an interruption the same command goes on.  Options for the file system at SRC are taken from
+    After an interruption, run the same command again.  Set options of the file system at SRC in
     FUSERY_OTHER_STORE_OPTIONS, as JSON.
     """
     with session.progress("copying") as progress:

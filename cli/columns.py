@@ -1,4 +1,4 @@
-"""Columns of tables of records, and those of `fusery list`: what the record says of a field is how its column looks."""
+"""Columns of tables, derived from the fields' metadata; and the columns of `fusery list`."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from .text import ago, held_by, number, state_of
 
 
 class Shown(NamedTuple):
-    """A column, and what it shows of a record."""
+    """A column, and the function that returns its text for a record."""
 
     column: Column
     of: Callable[[Any], str]
 
 
 def shown(kind: type, key: str) -> Shown:
-    """Return the column of a field; `FIELD:age` is how long ago its moment was."""
+    """Return the column of a field; `FIELD:age` shows the age of its time."""
     name, _, age = key.partition(":")
     if age:
         return Shown(Column(age, right=True), lambda row: ago(getattr(row, name)))
@@ -46,13 +46,13 @@ def record_table(kind: type, rows: Iterable[Any], columns: str, **instead: Calla
 
 
 def record_facts(kind: type, layout: str, record: Mapping[str, Any], **instead: str) -> list[tuple[str, str]]:
-    """Return a record as titles and texts."""
+    """Return the lines of a record as pairs of title and text."""
     lines = lines_of(kind, layout, record, "-")
     return [(line.title, instead.get(line.name, line.text)) for line in lines]
 
 
 def _of_adapter(name: str, part: Part) -> Shown:
-    """Return the column of an adapter's field, marked where it was amended."""
+    """Return the column of an adapter's field, which marks amended values."""
     column, of = shown(Adapter, name)
     if name == "tags":
         return Shown(column, lambda view: marked(of(view), view, *tag_fields(view)))
@@ -79,10 +79,10 @@ _ALL = {name: _of_adapter(name, part) for name, part in parts_of(Adapter).items(
     "age": shown(Adapter, "created_at:age"),
 }
 COLUMNS: dict[str, Shown] = {name: _ALL[name] for name in dict.fromkeys((*_FIRST, *_ALL))}
-"""By the name that `--json` and `--where` have for it, where they have one; the least important ones last."""
+"""The columns of `fusery list` by their name in `--json` and `--where`, the least important ones last."""
 
 USUAL = (*_FIRST, *(name for name, part in parts_of(Adapter).items() if part.about.usual))
-"""What is shown if nothing is asked for."""
+"""The default columns of `fusery list`."""
 
 HISTORY = (
     *("name", "version", "aliases", "state", "val_loss", "val_loss_change", "age", "created_by", "rank"),
@@ -91,7 +91,7 @@ HISTORY = (
 """The columns of `fusery history`."""
 
 METRIC = "metric."
-"""What a column begins with that is no field of the record but the value of a metric."""
+"""The prefix of columns with the value of a metric."""
 
 _BY_NAME = {shown.column.title: key for key, shown in COLUMNS.items()} | {key: key for key in COLUMNS}
 
@@ -145,7 +145,7 @@ def has_marks(adapters: Iterable[Adapter], columns: Sequence[str] | None) -> boo
 def adapter_table(
     adapters: Iterable[Adapter], columns: Sequence[str] | None, *, whole: bool = False
 ) -> Table:
-    """Return the table of some adapters, with the usual columns or these; `whole` ones are not left out or cut off."""
+    """Return a table of adapters with these or the default columns; `whole` ones are never truncated."""
     chosen = [_column(key) for key in columns or USUAL]
     table = Table([each.column for each in chosen], whole=whole)
     for adapter in adapters:

@@ -73,7 +73,7 @@ class Recorded(click.types.StringParamType):
 
 
 def kinds_of(place: str, param: click.Parameter) -> tuple[Kind, ...]:
-    """Return which names on record a parameter takes; none where it takes others."""
+    """Return the kinds of recorded names that a parameter takes; empty if it takes no names."""
     name, metavar = str(param.name), param.metavar or ""
     if (place, name) in _BY_PLACE:
         return _BY_PLACE[place, name]

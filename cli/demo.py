@@ -44,50 +44,50 @@ _ADAPTERS = "adapters_course_rec_*"
 class Step(Record):
     """A command that was run."""
 
-    command: str = described("as a user types it")
-    exit_code: int = described("that it ended with")
+    command: str = described("command line")
+    exit_code: int = described("exit code")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer(Record):
-    """What a model answered."""
+    """A model's answer."""
 
-    model: str = described("`base`, `base + adapter` or `fused`")
-    question: str = described("that it was asked")
-    answer: str = described("its own")
-    expected: str = described("the one of the data")
+    model: str = described("model: `base`, `base + adapter` or `fused`")
+    question: str = described("question")
+    answer: str = described("answer of the model")
+    expected: str = described("answer in the data")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept(Record):
-    """What a fused model in 4 bits holds of what the adapter learned."""
+    """The fidelity of a 4-bit fused model."""
 
-    precision: str = described("how it was written, such as `keep`")
-    format: str = described("its precision in words")
-    times_base: float = described("size of its weights over that of the base's")
+    precision: str = described("precision, such as `keep`")
+    format: str = described("precision in words")
+    times_base: float = described("size of its weights divided by that of the base model's weights")
     retained: float | None = described(
-        "share of the update that is in the fused weights; None if there is no update"
+        "share of the update that the fused weights retain; None without an update"
     )
-    noise: float | None = described("what rounding added beside the update")
-    verdict: str = described("`PASS`, `DEGRADED` or `LOST`")
+    noise: float | None = described("rounding noise relative to the update")
+    verdict: str = described("verdict: `PASS`, `DEGRADED` or `LOST`")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demonstration(Record):
-    """What the demo has shown."""
+    """The result of `fusery demo`."""
 
-    folder: Path = described("where everything was made")
-    home: Path = described("of its registry")
+    folder: Path = described("folder of the demo")
+    home: Path = described("folder of its registry")
     steps: tuple[Step, ...] = described("the commands that were run")
-    answers: tuple[Answer, ...] = described("of the base, the base with the adapter, and the fused model")
-    four_bits: tuple[Kept, ...] = described(
-        "what is left of the adapter on the base in 4 bits, written in two ways"
+    answers: tuple[Answer, ...] = described(
+        "answers of the base, the base with the adapter, and the fused model"
     )
+    four_bits: tuple[Kept, ...] = described("fidelity of the adapter on the 4-bit base, in two precisions")
 
 
 @dataclass(slots=True)
 class Script:
-    """The demo as it goes: what was run, what came of it, what was answered."""
+    """The running demo, with its commands, their output and the answers."""
 
     session: Session
     home: Path
@@ -97,7 +97,7 @@ class Script:
 
     @property
     def is_silent(self) -> bool:
-        """Nobody reads along."""
+        """Return whether output is suppressed."""
         return self.session.json or self.session.quiet
 
     def tell(self, text: str) -> None:
@@ -181,7 +181,7 @@ def demo_command(session: Session, folder: Path) -> None:
 
 @contextmanager
 def _alone(script: Script) -> Iterator[None]:
-    """Let the demo work in its own registry, whatever the environment names; and say how to get there by hand."""
+    """Use the demo's own registry instead of the environment's, and show how to open it."""
     others = sorted(name for name in os.environ if name.startswith("FUSERY_") and name != "FUSERY_USER")
     before = {name: os.environ.pop(name) for name in others}
     for name in others:

@@ -16,32 +16,32 @@ from .session import Session, command
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Initialised(Record):
-    """A registry that was to be made."""
+    """The result of `fusery init`."""
 
-    home: str = described("its folder, or the URL of its server")
+    home: str = described("folder of the registry, or URL of its server")
     store: str = described("URL of its store, without secrets")
-    created: bool = described("it was not there before")
+    created: bool = described("whether it is new")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchemaCheck(Record):
-    """How the database differs from the tables of this program."""
+    """The result of `fusery db check`."""
 
-    differences: tuple[str, ...] = described("a sentence for each")
+    differences: tuple[str, ...] = described("differences from the schema of this version, a sentence each")
     KEYS: ClassVar[tuple[str, ...]] = ("ok", "differences")
 
     @property
     def ok(self) -> bool:
-        """There are no differences."""
+        """Whether there are no differences."""
         return not self.differences
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion(Record):
-    """What makes a shell complete."""
+    """The completion script of a shell."""
 
-    shell: str = described("`bash`, `zsh` or `fish`")
-    script: str = described("for it to run")
+    shell: str = described("shell: `bash`, `zsh` or `fish`")
+    script: str = described("completion script")
 
 
 @command("init")
@@ -56,7 +56,7 @@ def init_command(session: Session) -> None:
 
     def human() -> None:
         if session.registry.server is not None:
-            session.print(f"There is a registry at {place}: its server made it")
+            session.print(f"There is a registry at {place}")
         else:
             session.print(f"{'Made a registry' if made else 'There is a registry'} in {place}")
         session.say("Next: fusery base add SOURCE")

@@ -1,4 +1,4 @@
-"""`fusery login`: the token for a server's registry."""
+"""`fusery login`: store the token for a server's registry."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from .text import when
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Login(Record):
-    """The token for a server's registry that is stored on this machine."""
+    """The result of `fusery login`."""
 
-    url: str = described("address of the server")
-    stored: bool = described("there is one now")
-    name: str | None = described("of the token: under this name its bearer acts")
-    role: Role | None = described("what its bearer may do")
-    expires_at: datetime | None = described("until when it is valid")
+    url: str = described("URL of the server")
+    stored: bool = described("whether a token is stored")
+    name: str | None = described("name of the token, under which the server records your actions")
+    role: Role | None = described("role of the token")
+    expires_at: datetime | None = described("when the token expires")
 
 
 @command("login")
@@ -32,9 +32,9 @@ class Login(Record):
 def login_command(session: Session, url: str, remove: bool) -> None:
     """Store the token for a server's registry.
 
-    The token is asked for, or read from standard input, and checked with the server.  It is stored in the system's
-    keyring (with the extra keyring), or in a file that only you can read.  FUSERY_TOKEN, where it is set, is used
-    instead of it.  Afterwards every command works there: fusery --registry URL list.
+    Type the token at the prompt, or pass it on standard input; the server verifies it.  It is stored in the
+    system's keyring (with the extra keyring), or in a file that only you can read.  FUSERY_TOKEN takes
+    precedence.  Then every command works on the server's registry: fusery --registry URL list.
     """
     from fusery.registry import Registry
     from fusery.registry.remote.address import ServerAddress
@@ -43,9 +43,7 @@ def login_command(session: Session, url: str, remove: bool) -> None:
     address = ServerAddress.parse(url)
     if remove:
         removed = forget_token(address.url)
-        text = (
-            f"Removed the token for {address.url}." if removed else f"No token for {address.url} is stored."
-        )
+        text = f"Removed the token for {address.url}." if removed else f"Token not found for {address.url}."
         left = Login(url=address.url, stored=False, name=None, role=None, expires_at=None)
         session.emit(left, names=[address.url], human=lambda: session.print(text))
         return

@@ -71,14 +71,14 @@ class Session:
 
     @cached_property
     def registry(self) -> Registry:
-        """The registry of `--registry` or of the environment."""
+        """Return the registry of `--registry` or the environment."""
         from fusery.registry import Registry
 
         return Registry.open(self._place, insecure_http=self._insecure_http)
 
     @property
     def local_registry(self) -> Registry:
-        """The same registry, which has to be on this machine.
+        """Return the registry, which must be local.
 
         Raises:
             BadInputError: it is at a server.
@@ -88,8 +88,8 @@ class Session:
             from fusery.registry.errors import BadInputError
 
             raise BadInputError(
-                f"{server.url} serves its registry already",
-                hint=f"open {server.url} in a browser; or give the folder of a registry: --registry DIR",
+                f"this command needs a local registry, not {server.url}",
+                hint=f"open {server.url} in a browser, or give a folder: --registry DIR",
             )
         return self.registry
 
@@ -186,7 +186,7 @@ class Session:
         return Table([Column(title, *(title in kind for kind in kinds)) for title in columns])
 
     def print_table(self, table: Table) -> None:
-        """Print a table: as wide as the terminal, or as wide as it is with `--wide` and where there is none."""
+        """Print a table, fitted to the terminal unless `--wide` is given or there is no terminal."""
         from .terminal import table_marks, table_width
 
         laid = table.laid(None if self.wide else table_width(), table_marks())
@@ -203,7 +203,7 @@ class Session:
 
     @contextmanager
     def progress(self, label: str) -> Iterator[Told | None]:
-        """Yield a callback `(done, total)` in bytes that moves a bar on stderr, or None when there is no terminal."""
+        """Yield a callback `(done, total)` in bytes that moves a bar on stderr; None without a terminal."""
 
         def columns() -> list[ProgressColumn]:
             from rich.progress import BarColumn, DownloadColumn, TransferSpeedColumn

@@ -45,7 +45,7 @@ def table_marks() -> Marks:
 
 @contextmanager
 def moving_bar(label: str, columns: Iterable[ProgressColumn]) -> Iterator[Told]:
-    """Yield what moves a bar on stderr, by escape codes; it goes away at the end."""
+    """Yield a callback that updates a progress bar on stderr; remove the bar at the end."""
     from rich.console import Console
     from rich.progress import Progress, TextColumn
 

@@ -1,4 +1,4 @@
-"""Documents that go to a file instead of to the terminal."""
+"""Write documents to a file instead of the terminal."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .session import Session
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WrittenDocument(Record):
-    """A document that was written to a file."""
+    """A written document."""
 
-    path: Path = described("the file")
-    format: str = described("of the document")
-    bytes: int = described("of the file")
+    path: Path = described("path of the file")
+    format: str = described("format of the document")
+    bytes: int = described("size of the file in bytes")
 
 
 def write_document(

@@ -269,9 +269,9 @@ def _fields(kind: type) -> Iterator[str]:
 def adapter_fields() -> str:
     """Return the page of an adapter's fields: what can be shown, tested, sorted by, declared and amended."""
     intro = (
-        "The fields of an adapter. `list --columns` shows a *column*, `--where` tests a *filter* of this kind of values, and "
-        "`--sort` takes those that are *sorted*. A *declared* field is an option of `register`, an *amended* one of `amend`; what is "
-        "*with a reason* needs `--reason`. Besides, `--where` tests `tag.KEY`, and all three take `metric.NAME`.\n"
+        "A *column* can be shown by `list --columns`. A *filter* can be tested by `--where`; the cell has the kind of its "
+        "values. `--sort` takes *sorted* fields. A *declared* field is an option of `register`, an *amended* one of `amend`; "
+        "*with a reason* means that `--reason` is required. `--where` also takes `tag.KEY`, and all three take `metric.NAME`.\n"
     )
     head = ["| field | meaning | column | filter | sorted | declared | amended |", f"|{' --- |' * 7}"]
     parts = parts_of(AdapterDetails)

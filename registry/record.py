@@ -1,4 +1,4 @@
-"""What all typed records have in common: made once, read by attributes, and written as JSON by one rule."""
+"""The base class of typed records, and the metadata of their fields."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from os import PathLike, fspath
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 Kind = Literal["text", "choice", "whole", "real", "size", "day", "moment", "flag", "share", "names"]
-"""The kinds of values; `names` is several of them, or pairs."""
+"""The kinds of values; `names` is a list of values, or of key-value pairs."""
 
 Amendable = Literal["no", "freely", "with a reason"]
 
@@ -29,13 +29,13 @@ class Declaration:
     """How a user declares a value.
 
     Attributes:
-        help: of the option.
-        metavar: of the option.
-        default: what counts where a user says nothing at registration.
+        help: the help text of the option.
+        metavar: the metavar of the option.
+        default: the default at registration, in words.
         least: the smallest number.
-        most: the largest number, or the most characters of a text.
-        masked: passwords and tokens in its URLs are not recorded.
-        later: only an amendment declares it.
+        most: the largest number, or the maximum length of a text.
+        masked: whether passwords and tokens in its URLs are masked.
+        later: whether only an amendment can declare it.
     """
 
     help: str = ""
@@ -49,30 +49,30 @@ class Declaration:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class About:
-    """The facts about one field of a record, from which lists, pages, filters, cards and documents are made.
+    """The metadata of a record's field, from which lists, pages, filters, cards and documents are made.
 
     Attributes:
-        text: its meaning, in the schema and the reference.
-        title: for people; by default its name with spaces.
-        heading: above a column; by default the title.
-        kind: of its values; by default what its type says.
-        unit: noun behind a number in a line, such as `example`.
-        form: how a value is printed, as `str.format` takes it; by default what its kind says.
-        cell: the same in a table, where that is shorter.
-        words: how it continues a line that begins with another field, such as ` by {}`.
-        column: tables of the records can have a column of it.
-        usual: tables have it if nothing else is asked for.
-        free: a narrow table may cut it off.
-        rare: a narrow table leaves its column out while it is empty.
-        brief: `show` has no line of it where there is no value.
-        filterable: expressions can test it.
-        compared: `diff` and `compare` say where it differs.
-        travels: bundles and model cards have it.
-        choices: all values that it can have, where they are known.
-        declared: how a user declares it; None where it is computed.
-        amendable: whether a user may correct it, and has to say why.
-        optional: it is None by default, and then has no key in the JSON.
-        exact: its moment is in the JSON to the microsecond: the order of moves shows in it.
+        text: its description, in the JSON schema and the reference.
+        title: its label; by default its name with spaces.
+        heading: its column heading; by default the title.
+        kind: the kind of its values; by default derived from its type.
+        unit: the noun after a number in a line, such as `example`.
+        form: the format string of a value; by default derived from the kind.
+        cell: a shorter format string for tables.
+        words: the format string where the field continues another field's line, such as ` by {}`.
+        column: whether tables of the records can have it as a column.
+        usual: whether it is a default column.
+        free: whether a narrow table may truncate it.
+        rare: whether a narrow table omits its column while it is empty.
+        brief: whether `show` omits its line if there is no value.
+        filterable: whether `--where` expressions can test it.
+        compared: whether `diff` and `compare` include it.
+        travels: whether bundles and model cards include it.
+        choices: all possible values, if they are known.
+        declared: how a user declares it; None if it is computed.
+        amendable: whether a user may amend it, and needs a reason.
+        optional: whether it is None by default, and then omitted from the JSON.
+        exact: whether its time has microseconds in the JSON, to keep the order of moves.
     """
 
     text: str = ""
@@ -102,28 +102,28 @@ _NOTHING = About()
 
 
 def described(text: str = "", **facts: Any) -> Any:
-    """Return a field with its meaning and further facts about it; see `About`."""
+    """Return a field with its description and other metadata; see `About`."""
     default = None if facts.get("optional") else MISSING
     return field(default=default, metadata={_ABOUT: About(text=text, **facts)})
 
 
 def column(text: str = "", **facts: Any) -> Any:
-    """Return a field that tables, filters, comparisons, bundles and cards have, except where a fact says otherwise."""
+    """Return a field that tables, filters, comparisons, bundles and cards include by default."""
     everywhere = dict.fromkeys(("column", "filterable", "compared", "travels"), True)
     return described(text, **{**everywhere, **facts})
 
 
 def left_out(metadata: Mapping[str, About] | None = None) -> Any:
-    """Return a field that is None by default, and then has no key in the JSON: for what is there only when asked for."""
+    """Return a field that is None by default, and then omitted from the JSON."""
     return described(optional=True, exact=bool(metadata))
 
 
 EXACT: Mapping[str, About] = {_ABOUT: About(exact=True)}
-"""The `metadata` of a field with a moment that the JSON has to the microsecond: the order of moves shows in it."""
+"""The `metadata` of a field whose time has microseconds in the JSON, to keep the order of moves."""
 
 
 class Part(NamedTuple):
-    """A field of a record: its key in JSON, the kind of its values, and what else is known about it."""
+    """A field of a record: its key in JSON, the kind of its values, and its metadata."""
 
     key: str
     kind: Kind
@@ -132,28 +132,28 @@ class Part(NamedTuple):
 
     @property
     def title(self) -> str:
-        """Its name for people."""
+        """Return its label."""
         return self.about.title or self.key.replace("_", " ")
 
     @property
     def heading(self) -> str:
-        """Its name above a column."""
+        """Return its column heading."""
         return self.about.heading or self.title
 
     @property
     def is_number(self) -> bool:
-        """Columns of it are aligned to the right."""
+        """Return whether its columns are aligned to the right."""
         return self.kind in ("whole", "real", "share", "size")
 
 
 @cache
 def parts_of(kind: type) -> Mapping[str, Part]:
-    """Return the fields of a kind of record by the name of their attribute, in their order."""
+    """Return the fields of a record class by attribute name, in order of definition."""
     return {each.name: _part(each) for each in fields(kind)}
 
 
 def compared(kind: type) -> Sequence[str]:
-    """Return the keys of the fields in which records of a kind are compared."""
+    """Return the keys of the fields that `diff` and `compare` include."""
     return [part.key for part in parts_of(kind).values() if part.about.compared]
 
 
@@ -165,9 +165,10 @@ def _part(each: Field[Any]) -> Part:
 
 
 def row_values(kind: type, row: Any) -> dict[str, Any]:
-    """Return the fields of a record that a row of a table has as columns of the same names.
+    """Return the values of the fields that are columns of a row's table.
 
-    An empty text is None where the record may have None: in the tables it stands for that, so that constraints hold.
+    An empty string becomes None if the field is nullable: tables store None as an empty string in such
+    columns.
     """
     values = {name: getattr(row, name) for name in _shared(kind, row.__table__)}
     return {
@@ -184,16 +185,16 @@ def _shared(kind: type, table: Any) -> Sequence[str]:
 class Record(Mapping[str, Any]):
     """A typed, immutable record.  Subclasses are frozen dataclasses.
 
-    Its JSON has a key for each field, in their order.  A name with a `_` at its end, for what Python keeps for itself,
-    is a key without it.  A moment is ISO 8601 in UTC with seconds and offset (see also `EXACT`), a path a text, a tuple an
-    array.
+    Its JSON has a key for each field, in order of definition.  A key has no trailing `_`, which avoids Python
+    keywords.  A time is ISO 8601 in UTC with seconds and offset (see also `EXACT`), a path is a string, a
+    tuple is an array.
 
-    A record can also be read as that mapping: `adapter["created_at"]` is what `--json` prints of `adapter.created_at`,
-    and `dict(adapter)` is all of it.
+    A record is also a mapping of its JSON: `adapter["created_at"]` is the value that `--json` prints for
+    `adapter.created_at`, and `dict(adapter)` is the whole object.
 
     Attributes:
-        REFERENCE: the field that names what the record is of, where a reference is asked for; empty if it names nothing.
-        KEYS: names of the fields and properties that the JSON has, where these are not just its fields.
+        REFERENCE: the field to use where a function takes a reference; empty if the record cannot be one.
+        KEYS: the fields and properties in the JSON, if these are not just the fields.
     """
 
     __slots__ = ()
@@ -212,7 +213,7 @@ class Record(Mapping[str, Any]):
 
     @classmethod
     def from_row(cls, row: Any, **others: Any) -> Self:
-        """Return the record of a table's row, whose columns are its fields but for the others."""
+        """Return the record of a table's row; `others` are the fields that are not columns."""
         return cls(**{**row_values(cls, row), **others})
 
     def to_dict(self) -> dict[str, object]:
@@ -262,28 +263,28 @@ def _hashable(value: Any) -> Any:
 
 
 def names_of(kind: type) -> tuple[str, ...]:
-    """Return the names of the attributes that the JSON of a kind of record has."""
+    """Return the names of the attributes in the JSON of a record class."""
     return getattr(kind, "KEYS", ()) or tuple(each.name for each in fields(kind))
 
 
 def optional_names(kind: type) -> frozenset[str]:
-    """Return those that are left out where they are None."""
+    """Return the names of the fields that the JSON omits if they are None."""
     return frozenset(name for name, part in parts_of(kind).items() if part.about.optional)
 
 
 @cache
 def _layout(kind: type[Record]) -> dict[str, tuple[str, bool, bool]]:
-    """Return what the JSON of a kind of record has: key to the attribute, whether it is optional, and exact."""
+    """Return the keys of a record class's JSON: the attribute, whether it is optional, whether exact."""
     abouts = {name: part.about for name, part in parts_of(kind).items()}
     named = ((name, abouts.get(name, _NOTHING)) for name in names_of(kind))
     return {name.rstrip("_"): (name, about.optional, about.exact) for name, about in named}
 
 
 def plain(value: Any) -> Any:
-    """Return a value as JSON has it, with the records in it."""
+    """Return a value as plain JSON types, including nested records."""
     if value is None or isinstance(value, str | int | float):
         return value
-    # Before the questions below, which are slow: a table asks for the amendments at each of its cells.
+    # Before the slow checks below: tables read `amendments` for each cell.
     if type(value) is tuple:
         return [plain(each) for each in value]
     if isinstance(value, datetime):

@@ -1,7 +1,7 @@
-"""Records as JSON between a client and a server: every field, moments to the microsecond, and read back into the same classes.
+"""Encode records as JSON between client and server, and decode them into the same classes.
 
-`--json` prints the same keys, with moments to the second.  A reader skips keys that it does not know, so that a server may
-add fields; a field that an older server does not send keeps its default.
+The JSON has all fields, and times to the microsecond; `--json` prints the same keys with times to the second.
+Decoding ignores unknown keys, so that a server can add fields.  A missing field gets its default.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from typing import Any, Literal, NewType, Union, get_args, get_origin, get_type_
 from .record import Record, names_of
 
 LongText = NewType("LongText", str)
-"""A text of up to ten million characters, such as a signature over many files."""
+"""A string of up to ten million characters, such as a signature over many files."""
 
 
 def encode(value: Any) -> Any:
-    """Return a value as JSON has it: a record as an object with all its fields and the properties of its JSON."""
+    """Return a value as JSON; a record becomes an object with its fields and the properties in `KEYS`."""
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, float):
@@ -48,10 +48,10 @@ def encode(value: Any) -> Any:
 
 
 def decode(kind: Any, value: Any) -> Any:
-    """Return a value of a type, made from its JSON.
+    """Return a value of a type from its JSON.
 
     Raises:
-        ValueError: the JSON is of another type.
+        ValueError: the JSON does not fit the type.
     """
     if hasattr(kind, "__supertype__"):
         return decode(kind.__supertype__, value)
@@ -85,17 +85,17 @@ def decode(kind: Any, value: Any) -> Any:
         return {key: decode(of, each) for key, each in entries}
     if isinstance(made, type) and issubclass(made, Collection):
         return _collection(made, args, _require(isinstance(value, list), value, kind, value))
-    raise TypeError(f"{kind} does not travel")
+    raise TypeError(f"cannot decode values of type {kind}")
 
 
 def _require(fits: bool, found: Any, kind: Any, value: Any) -> Any:
     if not fits:
-        raise ValueError(f"{getattr(kind, '__name__', kind)} expected, {type(value).__name__} found")
+        raise ValueError(f"expected {getattr(kind, '__name__', kind)}, got {type(value).__name__}")
     return found
 
 
 def _one_of(kinds: Collection[Any], value: Any) -> Any:
-    """Return what the fitting one of several types makes of a value: of records, the one with the most fields in it."""
+    """Decode a value of a union: try records with the most fields first."""
     records = [kind for kind in kinds if isinstance(kind, type) and is_dataclass(kind)]
     if isinstance(value, dict) and len(records) > 1:
         records = [kind for kind in records if _needed(kind) <= value.keys()]
@@ -105,7 +105,7 @@ def _one_of(kinds: Collection[Any], value: Any) -> Any:
             return decode(kind, value)
         except (ValueError, TypeError):
             continue
-    raise ValueError(f"none of {', '.join(map(str, kinds))}")
+    raise ValueError(f"expected one of {', '.join(map(str, kinds))}, got {type(value).__name__}")
 
 
 def _collection(made: type, args: tuple[Any, ...], value: list[Any]) -> Any:
@@ -136,7 +136,7 @@ def _record(kind: type, value: Mapping[str, Any]) -> Any:
     for key, (each, of) in keys.items():
         if key not in value:
             if key in _needed(kind):
-                raise ValueError(f"{kind.__name__} without {key}")
+                raise ValueError(f"missing field of {kind.__name__}: {key}")
         elif each.init:
             found[each.name] = decode(of, value[key])
     return kind(**found)

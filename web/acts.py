@@ -1,4 +1,4 @@
-"""What can be done from a page: the operations that have a form, and what it asks for."""
+"""The forms of pages: their operations and fields."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Act:
 
     @property
     def role(self) -> Role:
-        """The role that it needs."""
+        """Return the required role."""
         found: Role = self.method.operation.role  # type: ignore[attr-defined]
         return found
 

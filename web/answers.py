@@ -1,4 +1,4 @@
-"""Answers: pages for people, errors for people and programs."""
+"""Responses: pages for people, errors for people and programs."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def wants_json(request: Request) -> bool:
 
 
 def answer(request: Request, template: str, found: Mapping[str, Any], **more: Any) -> Response:
-    """Return what a page shows, as JSON or as the page that a template makes of it.
+    """Return a page's content as JSON, or as HTML from a template.
 
     Args:
         request: what was asked.

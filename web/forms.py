@@ -27,7 +27,7 @@ async def sent_form(request: Request) -> dict[str, str]:
     """Return the fields of a form; of one that is there twice the last."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/x-www-form-urlencoded":
-        raise BadInputError("this takes a form", hint="programs: /api/v1/openapi.json")
+        raise BadInputError("expected a form", hint="programs: see /api/v1/openapi.json")
     try:
         text = (await request.body()).decode("ascii")
         return dict(parse_qsl(text, keep_blank_values=True, max_num_fields=_MOST_FIELDS, errors="strict"))

@@ -1,6 +1,6 @@
-# No `from __future__ import annotations`: each handler says by its annotation what it takes, and that type is made here,
-# where a text could not name it.
-"""The operations of the registry for programs, each at an address of its own: reads as GET, everything else as POST."""
+# No `from __future__ import annotations`: the handlers' annotations are types made at run time, which FastAPI
+# could not resolve from strings.
+"""The HTTP API: one route for each operation, GET for reads and POST for writes."""
 
 import types
 from collections.abc import Collection, Mapping, Sequence
@@ -25,10 +25,10 @@ from .routes import API, Routes
 from .visitors import program_of, visitor_of
 
 LONGEST = 10_000
-"""Characters of a text."""
+"""The maximum length of a string."""
 
 MOST = 1_000
-"""Entries of a list or mapping."""
+"""The maximum number of entries of a list or mapping."""
 
 
 def add_operations(routes: Routes, registry: Registry) -> None:
@@ -54,7 +54,7 @@ def _add(routes: Routes, registry: Registry, resource: str, operation: Operation
         needed = {name for name, each in operation.parameters.items() if each.default is each.empty}
         values = {name: getattr(given, name) for name in given.model_fields_set | needed}
         record = operation.method(getattr(acting, resource), **values)
-        # A promotion that the rules do not allow is refused, and its record says which of them do not hold.
+        # A refused promotion is an error response whose body is the record with the failed rules.
         refused = operation.writes and getattr(record, "verdict", "passed") != "passed"
         return JSONResponse(presentable(encode(record)), 409 if refused else 200)
 
@@ -76,7 +76,7 @@ def _add(routes: Routes, registry: Registry, resource: str, operation: Operation
 
 
 def _model(resource: str, operation: Operation) -> type[BaseModel]:
-    """Return what a program sends for an operation."""
+    """Return the model of an operation's request."""
     fields: dict[str, Any] = {}
     for name, parameter in operation.parameters.items():
         if name == "reporter":
@@ -84,7 +84,7 @@ def _model(resource: str, operation: Operation) -> type[BaseModel]:
         kind = _sent(operation.hints[name], in_query=not operation.writes)
         default = ... if parameter.default is parameter.empty else parameter.default
         if default is ... and not operation.writes and get_origin(operation.hints[name]) is Sequence:
-            default = ()  # an empty list is nothing in a query
+            default = ()  # an empty list is omitted from a query
         fields[name] = (kind, default)
     name = "".join(word.capitalize() for word in f"{resource}-{operation.name}".split("-"))
     config = ConfigDict(extra="forbid", strict=operation.writes, protected_namespaces=())
@@ -92,7 +92,7 @@ def _model(resource: str, operation: Operation) -> type[BaseModel]:
 
 
 def _sent(kind: Any, *, in_query: bool) -> Any:
-    """Return the type of an argument on its way: a record is named by its reference, and a moment is a text."""
+    """Return the type of an argument in a request: records and times are strings."""
     origin, args = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
         several = dict.fromkeys(_sent(each, in_query=in_query) for each in args)
@@ -118,5 +118,5 @@ def _sent(kind: Any, *, in_query: bool) -> Any:
 def _pairs(texts: list[str]) -> dict[str, str]:
     found = dict(text.partition("=")[::2] for text in texts)
     if len(found) != len(texts) or any("=" not in text for text in texts):
-        raise ValueError("NAME=VALUE, each name once")
+        raise ValueError("expected NAME=VALUE with unique names")
     return found

@@ -284,7 +284,7 @@ def _map_of(found: FusedDetails) -> Any:
 
 
 def _next(rows: Sequence[object], offset: int) -> int | None:
-    """Return the offset of the next page; None where there is none."""
+    """Return the offset of the next page; None on the last page."""
     return offset + PAGE if len(rows) > PAGE else None
 
 

@@ -76,7 +76,7 @@ class Routes:
         self._pace, self._failures = Pace(*RATE), Pace(*FAILURES)
 
     def page(self, path: str, *, role: Role | None = "reader") -> Callable[[Handler], Handler]:
-        """Return a decorator for what shows a page.
+        """Return a decorator for functions that return a page.
 
         Args:
             path: of the page.
@@ -101,7 +101,7 @@ class Routes:
         return add
 
     def read(self, path: str, record: Any, *, role: Role | None) -> Callable[[Handler], Handler]:
-        """Return a decorator for what returns a record to programs."""
+        """Return a decorator for functions that return a record as JSON."""
 
         def add(handler: Handler) -> Handler:
             self._add(Route(path, "GET", role, record), handler, ["GET"])

@@ -18,7 +18,7 @@ class Checked(Record):
     verdict: Verdict = described(
         "`fail` if the adapter would be refused, `warn` if there are warnings, else `pass`"
     )
-    findings: tuple[Finding, ...] = described("what it found, errors first")
+    findings: tuple[Finding, ...] = described("the findings, errors first")
 
     @classmethod
     def of(cls, findings: Iterable[Finding], **more: Any) -> Self:
@@ -31,4 +31,4 @@ class Checked(Record):
 class CheckedFolder(Checked):
     """What admission says of one of several folders."""
 
-    folder: Path = described("as it was given, or found")
+    folder: Path = described("path of the folder")

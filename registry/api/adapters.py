@@ -74,7 +74,7 @@ class Adapters(Resource):
         sources: Sequence[str] = (),
         **facts: Unpack[Facts],
     ) -> Registered:
-        """Register an adapter folder whose files were sent before: their digests by their paths in it."""
+        """Register an adapter from uploaded files: their digests by relative path."""
         from ..admission.submission import Submission
         from ..registration.register import register
         from ..registration.uploaded import uploaded
@@ -86,7 +86,7 @@ class Adapters(Resource):
     def _register_made(
         self, workspace: Workspace, path: Path, submission: Submission, *, sources: Sequence[str]
     ) -> Registered:
-        """Register a folder that was computed from adapters here."""
+        """Register an adapter that was computed from other adapters."""
         from ..registration.register import register
 
         if self.server is None:
@@ -120,7 +120,7 @@ class Adapters(Resource):
     def _check(
         self, name: str, files: Mapping[str, str], *, strict: bool = False, **facts: Unpack[Facts]
     ) -> Sequence[Finding]:
-        """Return what admission finds in a folder whose files were sent before; nothing is recorded."""
+        """Return the findings of admission for a folder of uploaded files, without recording anything."""
         from ..admission.submission import Submission
         from ..registration.register import check
         from ..registration.uploaded import uploaded
@@ -147,7 +147,7 @@ class Adapters(Resource):
         )
 
     def _sent(self, place: Path, facts: Facts, reporter: Reporter) -> tuple[str, Mapping[str, str], Facts]:
-        """Send the files of a folder, and return its name, their digests and what is said besides."""
+        """Upload the files of a folder, and return its name, their digests and the declared values."""
         from ..registration.uploaded import files_to_send
         from ..remote.blobs import send_files
 
@@ -178,7 +178,7 @@ class Adapters(Resource):
 
     @operation("reader")
     def _show(self, reference: Named, *, at: datetime | str | None = None) -> AdapterDetails:
-        """Return one adapter in full, or as it was on record at a date."""
+        """Return an adapter with all details, now or at an earlier time."""
         from ..catalog.show import show_adapter
 
         return show_adapter(self.workspace, named(reference), at=moment(at))
@@ -234,7 +234,7 @@ class Adapters(Resource):
 
     @operation("reader")
     def _diff(self, a: Named, b: Named) -> Difference:
-        """Return what differs between two adapters."""
+        """Return the differences between two adapters."""
         from ..catalog.diff import diff_adapters
 
         return diff_adapters(self.workspace, named(a), named(b))
@@ -254,7 +254,7 @@ class Adapters(Resource):
 
     @operation("reader")
     def _compare(self, references: Sequence[Named]) -> ComparedAdapters:
-        """Return what differs between any number of adapters."""
+        """Return the differences between any number of adapters."""
         from ..catalog.compare import compare_adapters
 
         return compare_adapters(self.workspace, each_named(references))

@@ -39,7 +39,7 @@ class Bases(Resource):
 
         if reference and self.server is not None:
             raise BadInputError(
-                f"{self.server.url} keeps no base model in a folder of this machine",
+                f"{self.server.url} cannot keep a base model by reference to a local folder",
                 hint="leave out --reference",
             )
         with self.here(reporter=reporter) as (workspace, _):

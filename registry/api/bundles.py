@@ -93,7 +93,7 @@ class Bundles(Resource):
 
     @operation("publisher", writes=True)
     def record(self, bundle: SentBundle) -> bool:
-        """Record a bundle that was written elsewhere, and tell whether it was new; see `fusery.registry.records.bundles`."""
+        """Record a bundle that a client wrote; return whether it is new."""
         from ..records.sent_bundles import record_sent
 
         return record_sent(self.workspace, bundle)

@@ -114,7 +114,7 @@ class Deployments(Resource):
 
     @operation("reader")
     def yanked(self, names: Sequence[str]) -> Mapping[str, str]:
-        """Return those of some names that are yanked adapters, each with the reason."""
+        """Return the yanked adapters among some names, each with the reason."""
         from ..sync.desired import yanked_among
 
         return yanked_among(self.workspace, names)
@@ -160,7 +160,7 @@ class Deployments(Resource):
         )
 
     def _refreshed(self, request: SyncRequest) -> SyncRequest:
-        """Fetch what is wanted, of a server's registry, and return the request with the names that its expression chooses."""
+        """Download the selected adapters from a server, and return the request with their names."""
         if self.server is None:
             return request
         from .adapters import Adapters

@@ -83,7 +83,7 @@ class Evaluations(Resource):
         seed: int | None = None,
         dry_run: bool = False,
     ) -> RecordedEvaluations:
-        """Record what was measured of an adapter, as it was read from a file of results."""
+        """Record the evaluations of an adapter from a results file."""
         from ..evaluation.measured import Setting, record_evaluations
 
         if results.source is not None:
@@ -159,7 +159,7 @@ class Evaluations(Resource):
         record: bool = True,
         reporter: Reporter = SILENT,
     ) -> ProbeReport:
-        """Return how far the answers of two models to prompts are apart; see `fusery.registry.evaluation.probe.probe`."""
+        """Compare the answers of two models to prompts; see `fusery.registry.evaluation.probe.probe`."""
         from ..evaluation.probe import BASE, probe
 
         fetched = () if against in (None, BASE) else (against,)
@@ -189,7 +189,7 @@ class Evaluations(Resource):
         record: bool = True,
         reporter: Reporter = SILENT,
     ) -> BenchReport:
-        """Measure an adapter in each form it could be shipped as, and return what each costs.
+        """Measure the cost of an adapter in each form that it could be shipped in.
 
         See `fusery.registry.evaluation.bench.bench`.
         """
@@ -212,7 +212,7 @@ class Evaluations(Resource):
 
     @operation("reader")
     def last_bench(self, reference: Named) -> BenchReport | None:
-        """Return what was measured last of an adapter, None if nothing was."""
+        """Return the last benchmark of an adapter; None without one."""
         from ..evaluation.bench import recorded
 
         return recorded(self.workspace, named(reference))

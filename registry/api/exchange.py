@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Options(TypedDict):
-    """How something is pushed or pulled."""
+    """Options of a push or pull."""
 
     fused: bool
     dry_run: bool
@@ -100,7 +100,7 @@ class Exchange(Resource):
             from ..errors import BadInputError
 
             raise BadInputError(
-                f"cannot look what a pull would copy to {self.server.url}",
+                f"cannot preview a pull to {self.server.url}",
                 hint="leave --dry-run out; or push from the other registry, with --dry-run",
             )
         from ..exchange.replica import place_of
@@ -118,7 +118,7 @@ class Exchange(Resource):
         return replace(done, from_=come.from_)
 
     def _side(self, side: Side) -> Side:
-        """Return the server's registry as one of two."""
+        """Return the server's registry as the destination or source of a copy."""
         assert self.server is not None
         return replace(side, place=self.server.url, store=self.server.url)
 
@@ -153,7 +153,7 @@ class Exchange(Resource):
 
     @operation("publisher", writes=True)
     def _import_folder(self, name: str, files: Mapping[str, str], *, base: str | None = None) -> Registered:
-        """Take in a folder that `export` wrote, whose files were sent before: their digests by their paths in it."""
+        """Import an exported folder from uploaded files: their digests by relative path."""
         from ..exchange.import_folder import import_adapter
         from ..registration.uploaded import uploaded
 

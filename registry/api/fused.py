@@ -122,7 +122,7 @@ class FusedModels(Resource):
 
     @operation("reader")
     def _fidelity(self, reference: Named) -> FusedDetails:
-        """Return what a fused model retained, module by module."""
+        """Return the fidelity of a fused model, module by module."""
         from ..fusion.fidelity import fidelity
 
         return fidelity(self.workspace, named(reference))

@@ -1,4 +1,4 @@
-"""The keywords that methods take as one mapping, spelled out for the reference and for programs that read signatures."""
+"""Method signatures with the keys of unpacked `TypedDict` keywords, for the reference."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ROOMS = {
 
 
 def signature_of(function: Callable[..., Any]) -> inspect.Signature:
-    """Return the signature of a method, with a parameter for each keyword of a mapping that it unpacks."""
+    """Return a method's signature, with a parameter for each key of an unpacked `TypedDict`."""
     made = inspect.signature(function)
     found: list[inspect.Parameter] = []
     for each in made.parameters.values():

@@ -1,7 +1,8 @@
-"""What can be asked of a registry, described once: the method's signature and docstring, the role that it needs, read or write.
+"""Operations: methods of the Python API that also run on a server.
 
-On a registry of this machine the method runs; on a server's, the same call is sent there.  The routes of the server, its OpenAPI
-document and the client all come from this description.
+On a local registry, the method runs.  On a server's registry, the client sends the call to the server.  The
+server's routes, its OpenAPI document and the client are derived from the method's signature, docstring and
+role.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Operation:
-    """One thing that can be asked of a registry.
+    """An operation of a registry.
 
     Attributes:
-        method: does it, on a registry of this machine.
-        role: that a server's client needs.
-        writes: it changes what is on record.
+        method: the method that runs it on a local registry.
+        role: the role that a client of a server needs.
+        writes: whether it changes records.
     """
 
     method: Callable[..., Any]
@@ -39,17 +40,17 @@ class Operation:
 
     @property
     def name(self) -> str:
-        """As paths and programs have it: `withdraw-approval`."""
+        """Return its name in URLs, such as `withdraw-approval`."""
         return self.method.__name__.strip("_").replace("_", "-")
 
     @property
     def summary(self) -> str:
-        """What it does, in one sentence."""
+        """Return the first line of the method's docstring."""
         return (inspect.getdoc(self.method) or "").partition("\n")[0]
 
     @property
     def parameters(self) -> Mapping[str, inspect.Parameter]:
-        """What it takes, without the resource itself; keywords of an unpacked `TypedDict` one by one."""
+        """Return its parameters without `self`; an unpacked `TypedDict` is one parameter for each key."""
         found = dict[str, inspect.Parameter]()
         for name, each in inspect.signature(self.method).parameters.items():
             if each.kind is each.VAR_KEYWORD:
@@ -61,12 +62,12 @@ class Operation:
 
     @property
     def returns(self) -> Any:
-        """The type of its result; nothing else is imported for it."""
+        """Return the type of its result; import only the module of that type."""
         return _resolved(self.method, {"return": self.method.__annotations__["return"]})["return"]
 
     @property
     def hints(self) -> Mapping[str, Any]:
-        """The types of what it takes, and of what it returns as `return`."""
+        """Return the types of its parameters, and of its result under the key `return`."""
         found = dict(hints_of(self.method))
         for name, each in inspect.signature(self.method).parameters.items():
             if each.kind is each.VAR_KEYWORD:
@@ -74,10 +75,10 @@ class Operation:
         return found
 
     def arguments(self, args: tuple[Any, ...], keywords: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what a call gives, by name, without what equals its default.
+        """Return the arguments of a call by name, without those that equal their default.
 
         Raises:
-            TypeError: the method does not take that.
+            TypeError: the arguments do not fit the method's signature.
         """
         bound = inspect.signature(self.method).bind(None, *args, **keywords)
         parameters = self.parameters
@@ -93,11 +94,11 @@ class Operation:
 
 
 def operation(role: Role, *, writes: bool = False) -> Callable[[F], F]:
-    """Make a method of a resource an operation: on a server's registry, it is asked of the server.
+    """Make a method of a resource an operation: on a server's registry, call the server instead.
 
     Args:
-        role: that a server's client needs.
-        writes: it changes what is on record.
+        role: the role that a client of a server needs.
+        writes: whether it changes records.
     """
 
     def wrap(method: F) -> F:
@@ -118,7 +119,7 @@ def operation(role: Role, *, writes: bool = False) -> Callable[[F], F]:
 
 
 def operations_of(resource: type[Resource]) -> Iterator[Operation]:
-    """Yield the operations of a resource, in their order."""
+    """Yield the operations of a resource in order of definition."""
     for each in vars(resource).values():
         if isinstance(found := getattr(each, "operation", None), Operation):
             yield found
@@ -126,14 +127,14 @@ def operations_of(resource: type[Resource]) -> Iterator[Operation]:
 
 @cache
 def hints_of(function: Callable[..., Any]) -> Mapping[str, Any]:
-    """Return the types in a function's signature, those too that its module imports for type checkers only."""
+    """Return the types in a function's signature, including imports under `TYPE_CHECKING`."""
     return _resolved(function, function.__annotations__)
 
 
 def _resolved(function: Callable[..., Any], annotations: Mapping[str, str]) -> Mapping[str, Any]:
     """Return the types that annotations name.
 
-    Of the imports for type checkers, only those that they name are made: a client imports no SQL.
+    Import only the modules of those types, so that a client does not import SQLAlchemy.
     """
     imports = _checked_imports(function.__module__)
     names = {name for text in annotations.values() for name in compile(text, "", "eval").co_names}
@@ -146,7 +147,7 @@ def _resolved(function: Callable[..., Any], annotations: Mapping[str, str]) -> M
 
 @cache
 def _checked_imports(name: str) -> Mapping[str, tuple[str, str]]:
-    """Return what a module imports for type checkers only: each name's module, and its name there."""
+    """Return the imports of a module under `TYPE_CHECKING`: local name to module and name."""
     module, found = sys.modules[name], dict[str, tuple[str, str]]()
     for block in ast.parse(inspect.getsource(module)).body:
         if (

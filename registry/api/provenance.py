@@ -102,14 +102,14 @@ class Provenance(Resource):
 
     @operation("reader")
     def _impact(self, subject: str, *, limit: int | None = 100) -> Impact:
-        """Return what `base:NAME`, `dataset:NAME` or `adapter:REF` has reached."""
+        """Return everything that depends on `base:NAME`, `dataset:NAME` or `adapter:REF`."""
         from ..releases.impact import impact
 
         return impact(self.workspace, subject, limit=limit)
 
     @operation("reader")
     def search(self, text: str) -> Found:
-        """Return what is called so, or begins so; see `fusery.registry.catalog.search.search`."""
+        """Search records by name or digest; see `fusery.registry.catalog.search.search`."""
         from ..catalog.search import search
 
         return search(self.workspace, text)
@@ -133,7 +133,7 @@ class Provenance(Resource):
 
     @operation("reader")
     def _attest(self, reference: Named, *, form: Attestation = "slsa") -> Attested:
-        """Return how something was made, for auditors; nothing is signed."""
+        """Return an unsigned attestation of how something was made."""
         from ..provenance import attest
 
         return attest(self.workspace, named(reference), form=form)
@@ -163,7 +163,7 @@ class Provenance(Resource):
 
     @operation("reader", writes=True)
     def _candidates(self, sought: Sought) -> Candidates:
-        """Return what files and tensors that were found may be; nothing is recorded."""
+        """Identify files and tensors as known adapters and models, without recording anything."""
         from ..identification.candidates import candidates
 
         return candidates(self.workspace, sought)
@@ -193,7 +193,7 @@ class Provenance(Resource):
         audit: bool = False,
         reporter: Reporter = SILENT,
     ) -> MadeReport:
-        """Return what is on record, and the HTML page of it if asked to; only an admin has all bytes read for it."""
+        """Return the report, with its HTML page on request; only an admin can have it verify all bytes."""
         from ..access.roles import require_role
         from ..reporting.report import report
 

@@ -91,7 +91,7 @@ class Registry:
     def open(
         cls, place: str | Path | None = None, *, token: str | None = None, insecure_http: bool = False
     ) -> Registry:
-        """Open the registry in a folder, or at a server; None for the one that the settings name.
+        """Open the registry in a folder or on a server; None for the one in the settings.
 
         Nothing is made or connected yet: `init` makes what is missing, and so does the first thing that is recorded.
 
@@ -140,7 +140,7 @@ class Registry:
             self.server.close()
 
     def init(self) -> bool:
-        """Make the home folder, the database and the store; return False when all were there already.
+        """Create the home folder, the database and the store; return False if all existed.
 
         Of a server's registry, which the server has made, nothing is made.
         """
@@ -156,7 +156,7 @@ class Registry:
 
     @property
     def place(self) -> tuple[str, str]:
-        """Its folder and the URL of its store, without secrets; of a server's registry the server's URL, twice."""
+        """Return its folder and its store's URL without secrets; for a server's registry, the server's URL twice."""
         from fusery.storage.locate import display_url
 
         if self.server is not None:
@@ -165,7 +165,7 @@ class Registry:
         return str(settings.home), display_url(settings.store)
 
     def search(self, text: str) -> Found:
-        """Return what is called so, or begins so; see `fusery.registry.catalog.search.search`."""
+        """Search records by name or digest; see `fusery.registry.catalog.search.search`."""
         return self.provenance.search(text)
 
     def folder(self, reference: Named, *, format: Form | None = None) -> LocalFolder:

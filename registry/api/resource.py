@@ -1,4 +1,4 @@
-"""What the parts of the Python API have in common."""
+"""The base class of the Python API's resources, and helpers for references."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from ..workspace import Workspace
 
 Named = str | Record
-"""What a reference is: a text as the command line takes it, or the record of what is meant."""
+"""A reference: a string as on the command line, or a record that has a name."""
 
 
 def named(reference: Named) -> str:
-    """Return a reference as a text.
+    """Return a reference as a string.
 
     Raises:
-        BadInputError: a record of this kind names nothing.
+        BadInputError: records of this class cannot be references.
     """
     if isinstance(reference, str):
         return reference
@@ -35,33 +35,37 @@ def named(reference: Named) -> str:
         return str(getattr(reference, reference.REFERENCE))
     from ..errors import BadInputError
 
-    raise BadInputError(f"no reference: {type(reference).__name__}", hint="give a text, or what list returns")
+    raise BadInputError(
+        f"invalid reference: {type(reference).__name__}", hint="pass a string or a record of list()"
+    )
 
 
 def each_named(references: Sequence[Named] | Named) -> list[str]:
-    """Return references as texts; one alone counts as one of them."""
+    """Return references as strings; accept a single reference, too."""
     several = [references] if isinstance(references, str | Record) else references
     return [named(each) for each in several]
 
 
 def said(text: str) -> str:
-    """Return what somebody says for the log, a reason or a note.
+    """Return a reason or note for the log, after validation.
 
     Raises:
-        BadInputError: it has characters that no database keeps: NUL, or half of a surrogate pair.
+        BadInputError: it contains NUL or a lone surrogate, which databases do not store.
     """
     if is_keepable(text):
         return text
     from ..errors import BadInputError
 
-    raise BadInputError(f"{text[:60]!r} has characters that cannot be kept", hint="leave them out")
+    raise BadInputError(
+        f"invalid text: {text[:60]!r} (it contains NUL or a lone surrogate)", hint="remove it"
+    )
 
 
 def require_digest(text: str) -> Digest:
     """Return a digest.
 
     Raises:
-        BadInputError: it is none.
+        BadInputError: the text is not a digest.
     """
     from fusery.storage.digest import parse_digest
 
@@ -70,21 +74,21 @@ def require_digest(text: str) -> Digest:
     try:
         return parse_digest(text)
     except ValueError as error:
-        raise BadInputError(f"no digest: {text[:80]!r}", hint="64 hex digits in lower case") from error
+        raise BadInputError(f"invalid digest: {text[:80]!r}", hint="give 64 lower-case hex digits") from error
 
 
 def moment(at: datetime | str | None) -> str | None:
-    """Return a moment as a text, as the command line takes it."""
+    """Return a time as a string for the command line's functions."""
     return at.isoformat() if isinstance(at, datetime) else at
 
 
 class Resource:
-    """One part of a registry, with the verbs that people use on it.
+    """A resource of a registry, such as `registry.adapters`.
 
     Attributes:
-        NAME: how a registry calls it.
-        workspace: the registry's parts on this machine; of a server's registry, what was fetched of it.
-        server: that the registry is at; None for one of this machine.
+        NAME: its attribute on `Registry`, and its name in URLs.
+        workspace: the local registry; for a server's registry, its local replica.
+        server: the server; None for a local registry.
     """
 
     NAME: ClassVar[str]
@@ -93,11 +97,11 @@ class Resource:
         self.workspace, self.server = workspace, server
 
     def chosen(self, task: str | None, where: str | None, reporter: Reporter) -> list[str]:
-        """Return the names of the adapters of a piece of bulk work, without the yanked ones.
+        """Return the names of the selected adapters without the yanked ones.
 
         Raises:
-            UnknownReferenceError: there is no such task.
-            WhereError: the expression is not one.
+            UnknownReferenceError: the task does not exist.
+            WhereError: the expression is invalid.
         """
         from ..bulk.selection import usable_names
         from ..records.adapter import Adapter
@@ -112,13 +116,13 @@ class Resource:
         return usable_names(found, reporter.say)
 
     def local(self, what: str) -> Workspace:
-        """Return the parts of a registry on this machine.
+        """Return the workspace of a local registry.
 
         Args:
-            what: is to be done, for an error.
+            what: the action, for the error message.
 
         Raises:
-            BadInputError: the registry is at a server.
+            BadInputError: the registry is on a server.
         """
         if self.server is None:
             return self.workspace
@@ -134,8 +138,7 @@ class Resource:
     ) -> Iterator[tuple[Workspace, list[str]]]:
         """Yield the parts of a registry on this machine in which things are, to compute with them, and their names there.
 
-        Of a server's registry they are fetched first, as far as they are not here yet, and verified; what was recorded of
-        them meanwhile is sent to the server at the end.
+        For a server's registry, download and verify missing files first, and send the new records at the end.
 
         Args:
             references: what is computed with.
@@ -143,7 +146,7 @@ class Resource:
             send: what is recorded meanwhile is sent.
 
         Raises:
-            UnknownReferenceError: nothing has one of the names.
+            UnknownReferenceError: a reference does not exist.
             ServerUnavailableError, ServerRefusedError: the server did not answer, or refused.
         """
         names = [named(each) for each in references]
@@ -171,7 +174,7 @@ class Resource:
             yield self.workspace, [each.name for each in wanted]
 
     def _mirror_aliases(self, references: Sequence[str], wanted: Sequence[Resolved]) -> None:
-        """Let aliases that were given hold here what they hold at the server."""
+        """Set the referenced aliases in the replica as they are on the server."""
         from ..releases.aliases import set_alias
 
         for reference, found in zip(references, wanted, strict=True):

@@ -81,7 +81,7 @@ def _attributes(kind: type) -> Iterator[tuple[str, tuple[Any, str]]]:
 
 
 def _said(kind: type) -> dict[str, str]:
-    """Return what is said of attributes: by the record's fields, or in the docstrings of other classes."""
+    """Return the descriptions of attributes, from a record's fields or a class's docstring."""
     found: dict[str, str] = {}
     for each in reversed(kind.__mro__):
         if issubclass(each, Record) or each is kind:

@@ -44,7 +44,7 @@ class Tokens(Resource):
 
     @operation("reader")
     def own(self) -> OwnIdentity:
-        """Return under which name, and with which role, this registry is asked."""
+        """Return the name and role of the token that this registry uses."""
         from ..access.tokens import own
 
         return own(self.workspace)

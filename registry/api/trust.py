@@ -50,14 +50,14 @@ class Trust(Resource):
 
     @operation("reader")
     def find(self, reference: Named) -> Subject:
-        """Return what is signed of a thing on record: its list of files; see `fusery.registry.signing.subject.find_recorded`."""
+        """Return the manifest to sign of a record; see `fusery.registry.signing.subject.find_recorded`."""
         from ..signing.subject import find_on_record
 
         return find_on_record(self.workspace, named(reference))
 
     @operation("reader")
     def look_up(self, digest: str, *, lone: bool = False) -> RecordedFiles:
-        """Return what is on record of a list of files that were found: signatures over it, and the keys that count.
+        """Return the recorded signatures of a manifest, and the trusted keys.
 
         Args:
             digest: of the list; with `lone` of the only file.
@@ -71,7 +71,7 @@ class Trust(Resource):
     def record_signature(
         self, kind: str, digest: str, *, key_id: str, scheme: str, envelope: LongText, public: str = ""
     ) -> RecordedEnvelope:
-        """Record a signature over a list of files that is on record; see `fusery.registry.signing.recorded.record_signature`."""
+        """Record a signature of a recorded manifest; see `fusery.registry.signing.recorded.record_signature`."""
         from ..signing.recorded import record_signature
 
         return record_signature(
@@ -95,7 +95,7 @@ class Trust(Resource):
 
     @operation("reader")
     def _signature(self, reference: Named, *, by: str | None = None) -> OneSignature:
-        """Return a signature on record with its envelope; `by` says whose, where there are several."""
+        """Return a recorded signature with its envelope; `by` selects one of several."""
         from ..signing.recorded import find_signature
 
         return find_signature(self.workspace, named(reference), by=by)
@@ -131,7 +131,7 @@ class Trust(Resource):
     def _add_key(
         self, name: str, key: str, aliases: Sequence[str] = (), *, fused: bool = False
     ) -> TrustedKey:
-        """Let the signatures of a key count, which is given as PEM."""
+        """Trust a public key, given as PEM."""
         from ..signing.trusted import add_key
 
         return add_key(self.workspace, name, key, aliases, fused=fused)
@@ -158,7 +158,7 @@ class Trust(Resource):
 
     @operation("reader")
     def _anchor(self) -> Anchor:
-        """Return where the log stands."""
+        """Return the current position of the log."""
         from ..signing.anchor import newest_anchor
 
         return newest_anchor(self.workspace)

@@ -30,7 +30,7 @@ class Upkeep(Resource):
     NAME = "upkeep"
 
     def doctor(self, *, reporter: Reporter = SILENT) -> Sequence[Check]:
-        """Check settings, database, schema, store, cache, engine, plugins and receivers; return what was found of each.
+        """Check settings, database, schema, store, cache, engine, plugins and receivers; return the results.
 
         Of a server's registry: the settings, cache, engine and plugins of this machine, and whether the server answers.
         """
@@ -86,7 +86,7 @@ class Upkeep(Resource):
         anew: bool = False,
         reporter: Reporter = SILENT,
     ) -> Report:
-        """Check database, store and cache, and repair them; return what was found."""
+        """Check and repair database, store and cache; return the findings."""
         return audited(self.workspace, references, repair, (), reporter, jobs, anew)
 
     def audit_chain(self, *, anchors: Sequence[str | Path] = (), keys: Sequence[str | Path] = ()) -> Report:
@@ -100,7 +100,7 @@ class Upkeep(Resource):
 
     @operation("admin")
     def _audit_chain(self) -> Report:
-        """Return what following the log has shown."""
+        """Verify the chain of the log; return the result."""
         from ..audit import audit_chain
 
         return audit_chain(self.workspace, [], [])
@@ -159,7 +159,7 @@ class Upkeep(Resource):
         store_options: str | None = None,
         reporter: Reporter = SILENT,
     ) -> Restored:
-        """Restore a backup into this empty registry, and return what came; see `fusery.registry.backup.restore`."""
+        """Restore a backup into this empty registry; see `fusery.registry.backup.restore`."""
         from ..backup import restore
 
         return restore(
@@ -218,7 +218,7 @@ class Upkeep(Resource):
             return schema.state(database)
 
     def upgrade(self) -> Upgraded:
-        """Bring the database's schema to the version that is needed; see `fusery.registry.audit.upgrade.upgrade`."""
+        """Upgrade the database's schema to this version; see `fusery.registry.audit.upgrade.upgrade`."""
         from ..audit.upgrade import upgrade
 
         return upgrade(self.local("upgrade the database of"))
@@ -242,7 +242,7 @@ def audited(
     anchors: Sequence[str | Path] = (),
     keys: Sequence[str | Path] = (),
 ) -> Report:
-    """Return what an audit found; see `fusery.registry.audit.audit`."""
+    """Run an audit; see `fusery.registry.audit.audit`."""
     from ..audit import audit
     from ..webhooks.checks import check_deliveries
     from ..workers.cluster import check_jobs

@@ -79,7 +79,7 @@ class Webhooks(Resource):
     def _deliver(
         self, name: str | None = None, *, reporter: Reporter = SILENT
     ) -> Sequence[WebhookDeliveries]:
-        """Deliver what is due, and return what became of it."""
+        """Deliver the due events, and return the results."""
         from ..webhooks.delivering import deliver
 
         return deliver(self.workspace, name, stop=None, reporter=reporter)

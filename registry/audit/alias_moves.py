@@ -1,4 +1,4 @@
-"""Aliases against their moves, and the moves against the log: each move has one entry that says the same."""
+"""Compare aliases with their moves, and the moves with their log entries."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ..records.alias_moves import ALIAS_MOVED, text_of
 from .records import Discrepancy
 
 _Stated = tuple[datetime, str | None, str | None, str]
-"""When an alias moved, from which adapter, to which one, and why."""
+"""The time of a move, the adapters before and after, and the reason."""
 
 
 def check_alias_moves(session: Session) -> Iterator[Discrepancy]:
-    """Yield aliases that hold another adapter than their last move says, and moves that the log tells otherwise."""
+    """Yield aliases that contradict their last move, and moves that contradict the log."""
     logged = _logged(session)
     query = select(tables.Alias).options(joinedload(tables.Alias.task)).order_by(tables.Alias.id)
     for alias in session.scalars(query):
@@ -63,7 +63,7 @@ def _moves(session: Session, alias: tables.Alias) -> Iterator[Any]:
 
 
 def _logged(session: Session) -> Mapping[str, list[tuple[int, _Stated]]]:
-    """Return what the log says of moves, oldest first, by alias."""
+    """Return the moves in the log, oldest first, by alias."""
     event = tables.Event
     query = select(event.seq, event.subject, event.at, event.detail).where(event.action == ALIAS_MOVED)
     found: dict[str, list[tuple[int, _Stated]]] = defaultdict(list)

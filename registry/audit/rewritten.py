@@ -1,4 +1,7 @@
-"""Records that never change, or can only end, against all of their seals: an edit shows although a later write sealed it."""
+"""Compare records that never change, or can only end, with all their seals.
+
+This finds an edit even if a later write has sealed it.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +29,10 @@ _ENDING: Mapping[str, frozenset[str]] = {
     "task": frozenset(),
     "yank": frozenset({"lifted_at", "lifted_by"}),
 }
-"""Kinds of records that stay as they were written, and the columns that are set when one ends."""
+"""Kinds of immutable records, and the columns that are set when one ends."""
 
 _CLAIMING = ("fused.disowned", ADOPTED)
-"""Actions that turn fused models into claims of another registry."""
+"""Actions that turn fused models into claims."""
 
 _SCHEMA = """
 CREATE TABLE seal (kind TEXT, number INTEGER, seq INTEGER, name TEXT, digest TEXT, PRIMARY KEY (kind, number, seq))
@@ -43,7 +46,7 @@ SELECT kind, number FROM seal GROUP BY kind, number HAVING count(DISTINCT digest
 
 
 def check_rewritten(session: Session) -> Iterator[Discrepancy]:
-    """Yield records that were sealed with other values than at first, although they can only end."""
+    """Yield immutable records whose seals differ."""
     event = tables.Event
     claiming = set(session.scalars(select(event.seq).where(event.action.in_(_CLAIMING))))
     with closing(sqlite3.connect("")) as scratch:
@@ -61,12 +64,12 @@ def check_rewritten(session: Session) -> Iterator[Discrepancy]:
             digests = list(dict.fromkeys(digest for *_, digest in found))
             seq, name, _ = next(seal for seal in found if seal[2] == digests[1])
             if not _has_ended(session, kind, number, digests, seq in claiming):
-                message = f"entry {seq} of the log sealed it with other values, and it never changes so"
+                message = f"log entry {seq} sealed it with other values, but such records are immutable"
                 yield Discrepancy("record_rewritten", f"{kind} {name}", message)
 
 
 def _has_ended(session: Session, kind: str, number: int, digests: Sequence[str], claimed: bool) -> bool:
-    """Return whether the only change of a record is that it ended, or became a claim of another registry."""
+    """Return whether the only change of a record is that it ended, or became a claim."""
     content = contents_of(session, KINDS[kind], [number]).get(number)
     if content is None or len(digests) > 2:
         return False

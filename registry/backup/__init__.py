@@ -1,11 +1,11 @@
-"""Backups: everything that is on record and all its bytes in another place, and a registry made of them again.
+"""Back up and restore a registry.
 
-A backup lies in a blob store of its own, so that it is incremental and every byte of it has a digest:
+A backup is a separate blob store.  It is incremental, and every byte has a digest:
 
-    backup.json          what there is, written last and as a whole: a backup that was interrupted leaves the former one
-    blobs/sha256/...     the rows of each table, one JSON object a line; the list of blobs; and the blobs themselves
+    backup.json          the catalogue, replaced atomically at the end: interruptions leave the previous one
+    blobs/sha256/...     the rows of each table as JSON lines; the list of blobs; the blobs themselves
 
-It is the same whatever database and store it was made of, and fits any other.
+The format does not depend on the database or the store.
 """
 
 from .backup import BackedUp, backup

@@ -1,4 +1,4 @@
-"""Make a backup: the rows of one moment, then the blobs they name, and last the page that says it is complete."""
+"""Make a backup: a snapshot of the rows, then their blobs, and last `backup.json`."""
 
 from __future__ import annotations
 
@@ -66,25 +66,26 @@ def backup(
     store_options: str | None = None,
     reporter: Reporter = SILENT,
 ) -> BackedUp:
-    """Make a backup of the database and of all blobs, or bring an earlier one up to date.
+    """Back up the database and all blobs, or update an earlier backup.
 
-    Others may write meanwhile: the rows are those of one moment, and the collector spares their blobs until they are
-    copied.  An interrupted backup leaves the former one as it was, and the next goes on from what it had copied.
+    The rows are a consistent snapshot, even if others write meanwhile.  `gc` keeps their blobs until they are
+    copied.  An interrupted backup leaves the previous one unchanged; the next one copies only the missing
+    blobs.
 
     Args:
-        workspace: the registry's parts.
-        destination: a folder, or the URL of a place like a store.
-        verify: verify the blobs already in the backup, replace damaged ones, and prove that a restore works: restore the
-            rows into a temporary database.
-        store_options: for the file system there, as JSON; see `places.open_place`.
-        reporter: hears what is going on, and the bytes of blobs done and the total.
+        workspace: the registry's workspace.
+        destination: a folder, or a URL like that of a store.
+        verify: whether to verify the blobs in the backup, replace damaged ones, and restore the rows into a
+            temporary database to prove that a restore works.
+        store_options: options of its file system as JSON; see `places.open_place`.
+        reporter: receives messages, and the bytes of blobs done and the total.
 
     Raises:
-        BadInputError: the destination has files and is no backup.
-        StoreMismatchError: there is something else at the destination, such as the backup of another registry.
+        BadInputError: the destination has files and is not a backup.
+        StoreMismatchError: the destination has something else, such as the backup of another registry.
         BackupError: a restore would refuse the backup; the previous backup is kept.
-        BlobMissingError, BlobCorruptError: a blob of the registry is gone or damaged; the former backup still holds.
-        StoreUnavailableError: one of the stores failed.
+        BlobMissingError, BlobCorruptError: a blob of the registry is missing or damaged.
+        StoreUnavailableError: a store failed.
     """
     place = open_place(workspace, destination, store_options)
     lease = leases.wait(
@@ -113,7 +114,7 @@ def backup(
                 require_restorable(place, made, actor=workspace.actor, say=reporter.say)
         lease.check()
         made.write(place)
-        # Former blobs stay, since nobody can tell who wants them; what a backup calls its rows may be blobs of this one.
+        # Keep blobs of earlier backups.  A file of rows can have the same digest as a blob.
         needed = {file.sha256 for file in made.files} | {blob.digest for blob in blobs}
         for file in former.files if former is not None else ():
             if file.sha256 not in needed:
@@ -133,14 +134,14 @@ def backup(
 
 
 def _require_backup_or_empty(place: BlobStore) -> None:
-    """Refuse a destination that has files and is no backup.
+    """Raise an error if the destination has files and is not a backup.
 
     Raises:
-        BadInputError: it has.
+        BadInputError: the destination has other files.
     """
     if place.identify() is None and (name := next(place.strays(), None)) is not None:
         raise BadInputError(
-            f"the destination is not empty and is no backup: {display_url(place.url)} (it has {name})",
+            f"the destination is not empty and not a backup: {display_url(place.url)} (it has {name})",
             hint="give an empty folder or a new one, such as fusery backup NEW_FOLDER",
         )
 
@@ -162,10 +163,10 @@ def _protected(
     verify: bool,
     say: Callable[[str], None],
 ) -> Iterator[tuple[Catalogue, Sequence[Blob], Sequence[Blob]]]:
-    """Yield a snapshot, its blobs, and those that are to be copied, which the collector spares within the block.
+    """Yield a snapshot, its blobs, and the blobs to copy, which `gc` keeps within the block.
 
     Raises:
-        StoreUnavailableError: the collector was faster, again and again.
+        StoreUnavailableError: `gc` removed blobs in every attempt.
     """
     database = workspace.database
     intents = Intents(database, workspace.owner())
@@ -179,7 +180,7 @@ def _protected(
                     yield made, blobs, missing
                 return
         raise StoreUnavailableError(
-            "blobs are collected as fast as they are claimed", hint="run the command again"
+            "cannot claim the blobs: gc removes them at the same time", hint="run the command again"
         )
     finally:
         with contextlib.suppress(DatabaseUnavailableError), database.write() as session:
@@ -187,7 +188,7 @@ def _protected(
 
 
 def _claim(database: Database, intents: Intents, blobs: Sequence[Blob]) -> bool:
-    """Claim blobs; return whether all of them are still what the snapshot says."""
+    """Claim blobs; return whether all still have the generation in the snapshot."""
     for start in range(0, len(blobs), _BATCH):
         batch = blobs[start : start + _BATCH]
         digests = [blob.digest for blob in batch]
@@ -205,7 +206,7 @@ def _claim(database: Database, intents: Intents, blobs: Sequence[Blob]) -> bool:
 
 
 def _take_snapshot(workspace: Workspace, store: str, folder: Path) -> tuple[Catalogue, list[Blob]]:
-    """Write the rows of all tables to files as they are at one moment; return the catalogue and the blobs they name."""
+    """Write a snapshot of all tables to files; return the catalogue and the blobs."""
     files = list[File]()
     with workspace.database.read() as session, os_failures("write the rows of a backup", near=folder):
         for table in all_tables():
@@ -241,7 +242,7 @@ def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]], columns: Mapping
 def _copy(
     store: BlobStore, place: BlobStore, missing: Sequence[Blob], progress: Callable[[int, int], None]
 ) -> Amount:
-    """Copy blobs; return how many were not there, and their bytes."""
+    """Copy the missing blobs; return their number and size."""
     told = tally(progress, sum(blob.size for blob in missing))
 
     def copy(blob: Blob) -> int | None:

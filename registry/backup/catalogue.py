@@ -1,4 +1,4 @@
-"""`backup.json`: what a backup consists of, with a digest for everything and one for itself."""
+"""The catalogue of a backup, `backup.json`, with the digests of all files and of itself."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BLOBS = "blobs.ndjson"
 """The file that lists the blobs."""
 
 MOST_BLOBS = 5_000_000
-"""Blobs of a backup that are kept in memory while it is restored."""
+"""The maximum number of blobs in a backup: a restore keeps their list in memory."""
 
 _TABLE = re.compile(r"[a-z_][a-z0-9_]{0,59}")
 _REVISION = re.compile(r"(?!0000)[0-9]{4}")
@@ -36,14 +36,14 @@ _STORE = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,127}")
 
 @dataclass(frozen=True, slots=True)
 class File(Record):
-    """A file of a backup: lines of JSON, kept as a blob.
+    """A file of a backup: JSON lines, stored as a blob.
 
     Attributes:
-        name: `TABLE.ndjson`, or that of the list of blobs.
-        rows: lines.
-        size: bytes.
+        name: `TABLE.ndjson`, or `blobs.ndjson`.
+        rows: number of lines.
+        size: size in bytes.
         sha256: its digest, and its name in the store.
-        columns: of a table: the kind of each column.
+        columns: kind of each column of the table.
     """
 
     name: str
@@ -54,16 +54,16 @@ class File(Record):
 
     @property
     def table(self) -> str:
-        """The table that its rows are of."""
+        """The name of its table."""
         return self.name.removesuffix(".ndjson")
 
 
 @dataclass(frozen=True, slots=True)
 class Position(Record):
-    """The number and the hash of a log entry, which stands for all of the log up to it."""
+    """A position in the log: the number and hash of an entry."""
 
-    seq: int = described("its number")
-    hash: str = described("its hash")
+    seq: int = described("number of the entry")
+    hash: str = described("hash of the entry, which covers all entries before it")
 
     @classmethod
     def newest(cls, session: Session) -> Position:
@@ -74,23 +74,23 @@ class Position(Record):
 
 @dataclass(frozen=True, slots=True)
 class Amount(Record):
-    """How many there are of something, and the bytes of all of them."""
+    """A number of blobs, and their total size."""
 
-    count: int = described("how many")
-    bytes: int = described("of all of them")
+    count: int = described("number of blobs")
+    bytes: int = described("total size in bytes")
 
 
 @dataclass(frozen=True, slots=True)
 class Catalogue(Record):
-    """What a backup consists of.
+    """The catalogue of a backup.
 
     Attributes:
         store: id of the registry's store.
-        schema: revision of the database.
-        made_at, made_by, tool: when, by whom and with which version.
-        last_event: the newest entry of the log.
-        blobs: how many there are, and their bytes.
-        files: of the tables, in an order in which their rows can be inserted, and the list of blobs.
+        schema: schema revision of the database.
+        made_at, made_by, tool: when, by whom and with which version it was made.
+        last_event: the newest log entry.
+        blobs: number and size of the blobs.
+        files: files of the tables in the order for inserts, and the list of blobs.
     """
 
     store: str
@@ -109,17 +109,17 @@ class Catalogue(Record):
         return tuple(file for file in self.files if file.name != BLOBS)
 
     def write(self, place: BlobStore) -> None:
-        """Publish a backup whose files and blobs are all there: this is the moment from which it counts."""
+        """Publish the catalogue after all files and blobs are stored."""
         document = self.to_dict()
         signed = {**document, "sha256": digest_json(document)}
         place.write_document(NAME, json.dumps(signed, indent=1, ensure_ascii=True).encode("ascii") + b"\n")
 
     @classmethod
     def read(cls, place: BlobStore) -> Catalogue | None:
-        """Return what a place holds, None if there is no backup.
+        """Read the catalogue of a backup; return None if there is no backup.
 
         Raises:
-            BackupError: `backup.json` is damaged or was changed.
+            BackupError: `backup.json` is damaged or edited.
         """
         data = place.read_document(NAME)
         if data is None:
@@ -130,15 +130,17 @@ class Catalogue(Record):
             promised = document.pop("sha256")
             if document["format"] != FORMAT:
                 raise BackupError(
-                    f"{where} has the form {str(document['format'])[:40]!r}, this version reads {FORMAT}",
+                    f"unknown format of {where}: {str(document['format'])[:40]!r} (expected {FORMAT})",
                     hint="upgrade fusery: pip install --upgrade fusery",
                 )
             if digest_json(document) != promised:
-                raise BackupError(f"{where} was changed after it was written", hint="use another backup")
+                raise BackupError(f"{where} was edited: its digest differs", hint="use another backup")
             found: Catalogue = decode(cls, document)
             found._require_valid()
         except (FormatError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BackupError(f"{where} is damaged, or not from fusery", hint="use another backup") from error
+            raise BackupError(
+                f"{where} is damaged, or not a backup of fusery", hint="use another backup"
+            ) from error
         return found
 
     def _require_valid(self) -> None:
@@ -160,4 +162,4 @@ class Catalogue(Record):
             and _STORE.fullmatch(self.store)
         )
         if not valid:
-            raise ValueError("not the catalogue of a backup")
+            raise ValueError("invalid catalogue")

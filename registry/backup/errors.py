@@ -1,4 +1,4 @@
-"""What can be wrong with a backup."""
+"""Errors of backup and restore."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from ..errors import RegistryError
 
 
 class BackupError(RegistryError):
-    """A backup is missing, incomplete, damaged, or was changed since it was made."""
+    """A backup is missing, incomplete, damaged or edited."""
 
     code = "bad_backup"
 
 
 class NotEmptyError(RegistryError):
-    """There is something in the registry that a backup was to be restored into."""
+    """The registry to restore into is not empty."""
 
     code = "not_empty"

@@ -1,4 +1,4 @@
-"""Fill an empty database with the rows of a backup in one transaction, and check that they belong together."""
+"""Insert the rows of a backup into an empty database in one transaction, and check them."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ from .rows import all_tables, light_table
 
 _BATCH = 500
 _EMPTY, _TIMES = 4 << 20, 4
-"""Bytes of an empty database, and further bytes for each byte of the rows as text; both include the write-ahead log."""
+"""Bytes of an empty database, and per byte of the rows as text; both include the write-ahead log."""
 
 
 def database_size(catalogue: Catalogue) -> int:
-    """Return the most bytes that a database with a backup's rows takes."""
+    """Return the maximum size in bytes of a database with a backup's rows."""
     return _EMPTY + _TIMES * sum(file.size for file in catalogue.files)
 
 
 def entry_beyond(connection: Connection, copied_from: str | None = None) -> str | None:
-    """Return the action of a log entry that shows that a registry is not empty; None if there is none.
+    """Return the action of a log entry that shows that a registry is not empty; None if it is empty.
 
     Args:
-        connection: to a database with our schema.
-        copied_from: the id of a registry: what came from there does not count, nor do base models.
+        connection: a connection to a database with the current schema.
+        copied_from: the id of a registry; ignore entries of base models and of records copied from it.
     """
     event = tables.Event
     query = select(event.action, event.subject_kind, event.detail).where(event.action != "registry.made")
@@ -53,15 +53,15 @@ def entry_beyond(connection: Connection, copied_from: str | None = None) -> str 
 
 
 def fill_temporary(backup: Backup, folder: Path, *, actor: str) -> str:
-    """Fill a temporary database with a backup's rows, and return its URL.
+    """Insert a backup's rows into a temporary database, and return its URL.
 
     Args:
-        backup: whose files were fetched.  All its blobs are in their first generation where it is.
-        folder: for the database.
-        actor: who restores.
+        backup: the backup; its files have been fetched.  All its blobs have generation 0 in its store.
+        folder: the folder for the database.
+        actor: the user who restores.
 
     Raises:
-        BackupError: the rows cannot be right.
+        BackupError: the rows are invalid.
     """
     url = f"sqlite:///{folder / 'rows.db'}"
     with closing(Database.open(url)) as database, database.schema_change() as connection:
@@ -77,18 +77,18 @@ def fill(
     generations: Mapping[Digest, int],
     actor: str,
 ) -> None:
-    """Insert all rows at the backup's revision of the schema, and upgrade them to this program's.
+    """Insert all rows in the backup's schema revision, and upgrade the schema to this version's.
 
     Args:
-        connection: of a schema change, which makes this the only writer.
-        backup: whose files were fetched.
-        store_id: that of the store which the bytes are in now.
-        generations: of blobs in that store; 0 for others.
-        actor: who restores.
+        connection: the connection of a schema change, which is the only writer.
+        backup: the backup; its files have been fetched.
+        store_id: the id of the store that now has the blobs.
+        generations: the generation of each blob in that store; 0 if missing.
+        actor: the user who restores.
 
     Raises:
-        BackupError: the rows cannot be right; nothing may be committed.
-        NotEmptyError: somebody has registered something meanwhile.
+        BackupError: the rows are invalid; roll back the transaction.
+        NotEmptyError: somebody wrote to the registry meanwhile.
     """
     _clear(connection)
     move(connection, backup.catalogue.schema)
@@ -104,7 +104,7 @@ def fill(
             while batch := list(itertools.islice(rows, _BATCH)):
                 connection.execute(target, batch)
         except (DBAPIError, LookupError) as error:
-            raise backup.refuse(file.name, "has rows that the database does not take") from error
+            raise backup.refuse(file.name, "has invalid rows: the database refuses them") from error
     try:
         move(connection, HEAD)
         _continue_numbers(connection)
@@ -115,17 +115,17 @@ def fill(
             bring_up(session, backup.catalogue.schema, actor=actor)
             session.flush()
     except (DBAPIError, ValueError, TypeError, LookupError) as error:
-        raise backup.refuse("backup.json", "names rows that no registry has") from error
+        raise backup.refuse("backup.json", "lists files with invalid rows") from error
 
 
 def _clear(connection: Connection) -> None:
-    """Remove what a new registry has; there is nothing to remove where there is no schema yet."""
+    """Remove the initial rows of a new registry, if it has a schema."""
     if not inspect(connection).has_table(tables.Registry.__tablename__):
         return
     if (action := entry_beyond(connection)) is not None:
         raise NotEmptyError(
-            f"somebody has written to the registry meanwhile: its log has {action}",
-            hint="restore into an empty one",
+            f"the registry is no longer empty: its log has {action}",
+            hint="restore into an empty registry",
         )
     for table in reversed(all_tables()):
         connection.execute(delete(table))
@@ -141,7 +141,7 @@ def _require_tables(connection: Connection, backup: Backup) -> None:
 
 
 def _continue_numbers(connection: Connection) -> None:
-    """Let PostgreSQL number on from the largest id; SQLite does so by itself."""
+    """Set PostgreSQL's sequences to the largest ids; SQLite does so itself."""
     if connection.dialect.name != "postgresql":
         return
     for table in all_tables():
@@ -167,7 +167,7 @@ def _require_log(session: Session, backup: Backup) -> None:
 
 
 def _require_manifests(session: Session, backup: Backup) -> None:
-    """Check that every manifest's files have its digest, and every record the digest of its manifest."""
+    """Check the digest of each manifest, and that each record has the digest of its manifest."""
     file, manifest = tables.ManifestFile, tables.Manifest
     query = (
         select(manifest.id, manifest.digest, file.path, file.size, file.sha256)
@@ -183,7 +183,7 @@ def _require_manifests(session: Session, backup: Backup) -> None:
             same = False
         if not same:
             raise backup.refuse(
-                "manifest_file.ndjson", f"has other files of {digest[:12]} than its digest says"
+                "manifest_file.ndjson", f"has files of manifest {digest[:12]} that do not have its digest"
             )
     for table in (
         tables.BaseModel,
@@ -195,14 +195,12 @@ def _require_manifests(session: Session, backup: Backup) -> None:
         others = select(table.digest).join(manifest, table.manifest_id == manifest.id)
         if (digest := session.scalar(others.where(table.digest != manifest.digest).limit(1))) is not None:
             name = f"{table.__tablename__}.ndjson"
-            raise backup.refuse(
-                name, f"has a record with the digest {digest[:12]}, which its files do not have"
-            )
+            raise backup.refuse(name, f"has a record whose digest {digest[:12]} is not that of its manifest")
 
 
 def _require_blobs(session: Session, backup: Backup) -> None:
-    """Check that the blobs of the backup are those that the files of the registry are in."""
+    """Check that the backup's blobs are those that the manifests refer to."""
     file, blob = tables.ManifestFile, tables.Blob
     needed = set(session.scalars(select(file.blob).where(file.blob.is_not(None)).distinct()))
     if needed != set(session.scalars(select(blob.digest).where(blob.state != "absent"))):
-        raise backup.refuse("blob.ndjson", "does not name the blobs that the files of the registry are in")
+        raise backup.refuse("blob.ndjson", "does not list the blobs that the manifests refer to")

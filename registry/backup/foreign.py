@@ -1,4 +1,4 @@
-"""Copy from another party's backup: its rows are opened as a registry of theirs, and checked as whatever is pulled."""
+"""Restore another party's backup: open its rows as another registry, and copy from it like `pull`."""
 
 from __future__ import annotations
 
@@ -37,28 +37,28 @@ if TYPE_CHECKING:
     from ..workspace import Workspace
 
 _NEVER: Mapping[str, str] = {
-    **dict.fromkeys(("alias", "alias_rule", "approval", "deployment"), "set them for this registry"),
-    **dict.fromkeys(("token", "trusted_key", "webhook"), "only the people of this registry give trust"),
-    "bundle": "they are in folders of the other registry's people",
-    "event": "the log of this registry names the entries that it goes back to",
+    **dict.fromkeys(("alias", "alias_rule", "approval", "deployment"), "set them again in this registry"),
+    **dict.fromkeys(("token", "trusted_key", "webhook"), "trust is not copied between registries"),
+    "bundle": "they are in folders of the other registry's users",
+    "event": "this registry's log refers to them",
 }
-"""Tables whose rows never come, with the reason."""
+"""Tables whose rows are never copied, with the reason."""
 
 
 def copy_from(workspace: Workspace, backup: Backup, folder: Path, reporter: Reporter) -> Restored:
     """Copy bases, calibrations, adapters and fused models from another party's backup, as `pull` does.
 
-    Each item is recorded as it comes.  So an interrupted copy leaves whole items, and the same command goes on.
+    Each item is recorded when it is complete, so that the same command can resume an interrupted copy.
 
     Args:
-        workspace: the parts of the registry to be.
-        backup: where to copy from.
-        folder: an empty one, for its files and a temporary database.
-        reporter: hears what is going on, and the bytes of blobs done and the total.
+        workspace: the workspace of the new registry.
+        backup: the backup.
+        folder: an empty folder for the backup's files and a temporary database.
+        reporter: receives messages, and the bytes of blobs done and the total.
 
     Raises:
         BackupError: the backup is damaged.
-        NotEmptyError: this registry has more than base models and what was copied from the same backup.
+        NotEmptyError: the registry has records other than base models and copies from the same backup.
     """
     from ..workspace import Workspace as Parts
 
@@ -69,7 +69,7 @@ def copy_from(workspace: Workspace, backup: Backup, folder: Path, reporter: Repo
     store = open_store(settings.store, options=settings.store_options)
     if store.identify() == registry:
         raise NotEmptyError(
-            "the store is that of the registry in the backup", hint="restore it as your own: --own"
+            "the store belongs to the registry in the backup", hint="if the backup is your own, give --own"
         )
     reporter.say("reading the backup")
     backup.fetch()
@@ -92,7 +92,7 @@ def copy_from(workspace: Workspace, backup: Backup, folder: Path, reporter: Repo
     except (BlobMissingError, BlobCorruptError) as error:
         raise BackupError(
             f"the backup in {backup.where} is damaged: {error.message}",
-            hint="what was copied stays; run the command again with another backup of that registry",
+            hint="run the command again with another backup of that registry; the copied records stay",
         ) from error
     finally:
         origin.close()
@@ -113,7 +113,7 @@ def copy_from(workspace: Workspace, backup: Backup, folder: Path, reporter: Repo
 
 
 def _copied(origin: Workspace, destination: Workspace, reporter: Reporter) -> Iterator[Moved]:
-    """Copy everything, and yield what became of each item; what is refused is left out, and so is what needs it."""
+    """Copy all items, and yield the result of each; leave out refused items and those that depend on them."""
     with origin.database.read() as session:
         adapter = tables.Adapter
         bases = session.scalars(select(tables.BaseModel.digest).order_by(tables.BaseModel.id)).all()
@@ -135,7 +135,7 @@ def _copied(origin: Workspace, destination: Workspace, reporter: Reporter) -> It
         except DatabaseUnavailableError:
             raise
         except (RegistryError, FormatError, MissingFileError, UnsafePathError) as error:
-            # Something of the task is refused: each of its adapters is copied by itself.
+            # An item of the task was refused: copy each of its adapters separately.
             wanted += [(kind, name, []) for name in parts]
             if not parts:
                 yield Moved(kind, reference, "", "", "left out", 0, error.message)

@@ -1,4 +1,4 @@
-"""The stores that backups are in, and copying a blob from one store to another."""
+"""Open the store of a backup, and copy blobs between stores."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
     from ..workspace import Workspace
 
 JOBS = 4
-"""Blobs that are copied at a time."""
+"""The number of concurrent copies."""
 
 
 def open_place(workspace: Workspace, url: str, options: str | None = None) -> BlobStore:
-    """Open the store that a backup is in, or is to be in; nothing is read or written.
+    """Open the store of a backup, without reading or writing.
 
     Args:
-        workspace: the registry's parts.
-        url: where the backup is.
-        options: for the file system there, as JSON; without them the options of the registry's own store are used where
-            the same server is asked, and nowhere else: there may be a password among them.
+        workspace: the registry's workspace.
+        url: the folder or URL of the backup.
+        options: options of its file system as JSON; by default those of the registry's store, but only on the
+            same server, since they may contain a password.
 
     Raises:
-        BadInputError: it is the registry's own store, or lies in it; or a part of it leads out of it.
-        StoreUrlError: it is not the URL of a store.
+        BadInputError: it overlaps the registry's own store, or a link points out of it.
+        StoreUrlError: the URL is invalid.
     """
     settings = workspace.settings
     if (path := local_path(url)) is not None:
@@ -43,8 +43,8 @@ def open_place(workspace: Workspace, url: str, options: str | None = None) -> Bl
     own = open_store(settings.store, options=settings.store_options)
     if f"{place.url}/".startswith(f"{own.url}/") or f"{own.url}/".startswith(f"{place.url}/"):
         raise BadInputError(
-            f"{display_url(place.url)} is or holds the store of this registry, or lies in it",
-            hint="give another place",
+            f"the backup's location overlaps the store of this registry: {display_url(place.url)}",
+            hint="give another location",
         )
     return place
 
@@ -52,11 +52,11 @@ def open_place(workspace: Workspace, url: str, options: str | None = None) -> Bl
 def carry(
     source: BlobStore, blob: Blob, target: BlobStore, generation: int, progress: Progress | None
 ) -> None:
-    """Copy a blob to another store, verified on the way; `progress` is called with the bytes of each piece.
+    """Copy a blob to another store, and verify it; call `progress` with the size of each chunk.
 
     Raises:
-        BlobMissingError: it is not there.
-        BlobCorruptError: it is damaged; nothing was stored.
+        BlobMissingError: the blob is missing.
+        BlobCorruptError: the blob is damaged, and was not stored.
     """
     with temporary_folder("carried") as folder:
         transfer(

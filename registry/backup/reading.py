@@ -1,4 +1,4 @@
-"""Read a backup: every file against its digest, every value as one of its column's kind."""
+"""Read a backup: verify the digest of each file and the type of each value."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from .errors import BackupError
 from .rows import Row
 
 _ROW_BYTES, _ROW_VALUES = 64 << 20, 2_000_000
-"""The most bytes, and values, of a row in another party's backup."""
+"""The maximum bytes and values of a row in another party's backup."""
 
 
 class Backup:
-    """A backup that is being restored.
+    """A backup to restore.
 
     Args:
-        place: the store that it is in.
-        folder: for its files, while they are read.
-        own: it is the user's own, and its rows may be of any size.
+        place: the store of the backup.
+        folder: a temporary folder for its files.
+        own: whether it is the user's own, so that rows of any size are allowed.
         catalogue: the catalogue of an unpublished backup; None to read the published one.
 
     Raises:
-        BackupError: there is none, or it is damaged.
+        BackupError: the backup is missing or damaged.
     """
 
     def __init__(
@@ -46,21 +46,21 @@ class Backup:
         catalogue = catalogue or Catalogue.read(place)
         if catalogue is None:
             raise BackupError(
-                f"there is no backup in {self.where}",
+                f"backup not found in {self.where}",
                 hint="give the folder or URL that fusery backup wrote to",
             )
         self.catalogue = catalogue
 
     def need(self, *more: int) -> Need:
-        """Return the room that its files take while it is read, with more files beside them."""
+        """Return the disk space for its files and for `more` files of these sizes."""
         sizes = [file.size for file in self.catalogue.files]
         return Need(self._folder, [*sizes, *more], taken=on_disk(self._folder))
 
     def fetch(self) -> None:
-        """Get all files, verified.
+        """Fetch and verify all files.
 
         Raises:
-            BackupError: one is missing, truncated or changed; it says which.
+            BackupError: a file is missing, truncated or edited.
         """
         require_rooms([self.need()])
         for file in self.catalogue.files:
@@ -69,27 +69,27 @@ class Backup:
             except BlobMissingError as error:
                 raise self._broken(file, "is missing") from error
             except BlobCorruptError as error:
-                raise self._broken(file, "is not what was written: its digest differs") from error
+                raise self._broken(file, "is damaged: its digest differs") from error
 
     def rows(self, file: File) -> Iterator[Row]:
-        """Yield the rows of a table, ready to be inserted.
+        """Yield the rows of a table for an insert.
 
         Raises:
-            BackupError: a line is not a row of it.
+            BackupError: a line is not a valid row.
         """
         for number, document in self._lines(file):
             if document.keys() != file.columns.keys():
-                raise self._broken(file, f"has other columns in line {number} than it should")
+                raise self._broken(file, f"has wrong columns in line {number}")
             try:
                 yield {name: from_json(kind, document[name]) for name, kind in file.columns.items()}
             except ValueError as error:
                 raise self._broken(file, f"has an invalid value in line {number}") from error
 
     def blobs(self) -> Iterator[tuple[Blob, bool]]:
-        """Yield the blobs of the registry in their generations, and whether the backup has their bytes.
+        """Yield the blobs with their generations, and whether the backup has their bytes.
 
         Raises:
-            BackupError: they are not as many, or as large, as the catalogue says.
+            BackupError: their number or size differs from the catalogue.
         """
         file = next(file for file in self.catalogue.tables if file.table == "blob")
         count = size = 0
@@ -102,7 +102,7 @@ class Backup:
                 count, size = count + 1, size + blob.size
             yield blob, stored != "absent"
         if Amount(count, size) != self.catalogue.blobs:
-            raise self.refuse(file.name, "does not have as many blobs or bytes as promised")
+            raise self.refuse(file.name, "has another number of blobs or bytes than backup.json")
 
     def _lines(self, file: File) -> Iterator[tuple[int, dict[str, Any]]]:
         number = 0
@@ -110,21 +110,21 @@ class Backup:
             while line := lines.readline(self._limits[0]):
                 number += 1
                 try:
-                    # A row holds documents, each as deep as a file may be.
+                    # A row contains documents; each can be as deep as a file.
                     document = parse_json(line, file.name, most=self._limits[1], deepest=2 * MAX_DEPTH)
                 except FormatError as error:
-                    raise self._broken(file, f"is not JSON in line {number}") from error
+                    raise self._broken(file, f"has invalid JSON in line {number}") from error
                 if not isinstance(document, dict):
-                    raise self._broken(file, f"has no object in line {number}")
+                    raise self._broken(file, f"has no JSON object in line {number}")
                 yield number, document
         if number != file.rows:
-            raise self._broken(file, f"has {number} lines, {file.rows} are promised")
+            raise self._broken(file, f"has {number} lines, but backup.json has {file.rows}")
 
     def _broken(self, file: File, problem: str) -> BackupError:
         return self.refuse(f"{file.name} (blob {file.sha256[:12]})", problem)
 
     def refuse(self, file: str, problem: str) -> BackupError:
-        """Return the refusal of a backup, for a problem of one of its files."""
+        """Return the error for a problem with a file of the backup."""
         return BackupError(
             f"the file {file} of the backup in {self.where} {problem}",
             hint="nothing was restored; use another backup",

@@ -1,4 +1,4 @@
-"""Restore a backup into an empty registry: one's own row by row, a stranger's as `pull` copies from another registry."""
+"""Restore a backup into an empty registry: your own row by row, another party's as `pull` does."""
 
 from __future__ import annotations
 
@@ -26,32 +26,32 @@ def restore(
     store_options: str | None = None,
     reporter: Reporter = SILENT,
 ) -> Restored:
-    """Restore a backup into an empty registry, on whatever database and store.
+    """Restore a backup into an empty registry on any database and store.
 
-    The user's own backup is restored as it is: rows, ids, seals and the log, in one transaction, after its files, blobs,
-    manifests and the chain of its log were verified.  After an interruption the registry is still empty, and the same
-    command goes on.
+    The user's own backup is restored unchanged, with ids, seals and the log.  Files, blobs, manifests and the
+    chain of the log are verified first.  The rows are written in one transaction: after an interruption the
+    registry is still empty, and the same command resumes.
 
-    Any other backup is copied from, as `pull` copies from another registry; see `foreign.copy_from`.
+    Another party's backup is copied from as by `pull`; see `foreign.copy_from`.
 
     Args:
-        workspace: the parts of the registry to be.
-        source: where the backup is.
-        own: it is the user's own.
-        store_options: for the file system there, as JSON; see `places.open_place`.
-        reporter: hears what is going on, and the bytes of blobs done and the total.
+        workspace: the workspace of the new registry.
+        source: the folder or URL of the backup.
+        own: whether it is the user's own.
+        store_options: options of its file system as JSON; see `places.open_place`.
+        reporter: receives messages, and the bytes of blobs done and the total.
 
     Raises:
-        BackupError: there is no backup, or it is damaged or was changed.
-        NotEmptyError: there is something in this registry.
-        SchemaError: the backup is of a newer version of fusery.
-        OutOfSpaceError: there is too little room.
+        BackupError: the backup is missing, damaged or edited.
+        NotEmptyError: the registry is not empty.
+        SchemaError: a newer version of fusery made the backup.
+        OutOfSpaceError: there is not enough disk space.
     """
     with temporary_folder("restore") as folder:
         backup = Backup(open_place(workspace, source, store_options), folder, own=own)
         if backup.catalogue.schema > HEAD:
             raise SchemaError(
-                f"the backup is at {backup.catalogue.schema}, this program knows up to {HEAD}",
+                f"the backup has schema {backup.catalogue.schema}; this fusery supports up to {HEAD}",
                 hint="upgrade fusery: pip install --upgrade fusery",
             )
         if own:

@@ -1,6 +1,6 @@
-"""Which rows a backup has, and in which form: the same from SQLite and from PostgreSQL, and back again.
+"""Convert table rows to JSON for a backup: the same for SQLite and PostgreSQL.
 
-Columns have one of a few kinds, which the backup names: it can be read by a version of fusery whose tables have moved on.
+The backup names the kind of each column, so that a later version of fusery with other tables can read it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..tables.values import kind_of, to_json
 Row = dict[str, Any]
 
 LEASE = "backup"
-"""The key of the lease that keeps two backups of one registry apart; not part of any backup itself."""
+"""The key of the lease that prevents two concurrent backups of one registry; backups do not include it."""
 
 _BATCH = 1000
 
@@ -39,21 +39,21 @@ KINDS = frozenset(_TYPES)
 
 
 def all_tables() -> list[Table]:
-    """Return the tables of the schema, each after those it refers to."""
+    """Return the tables of the schema, each after those that it references."""
     return list(tables.metadata.sorted_tables)
 
 
 def light_table(name: str, kinds: Mapping[str, str]) -> Any:
-    """Return a table with these columns to insert into, whatever the program's own tables are now."""
+    """Return a table with these columns for inserts, independent of the current schema."""
     return table(name, *(column(one, _TYPES[kind]()) for one, kind in kinds.items()))
 
 
 def table_rows(session: Session, source: Table) -> Iterator[Row]:
-    """Yield the rows of a table as plain JSON values, by primary key.
+    """Yield the rows of a table as JSON values, ordered by primary key.
 
-    - Intents are claims of commands that run now, and end with them.
-    - Leases are free, and keep their fence.
-    - A blob that nothing refers to is recorded as absent: a backup does not have its bytes.
+    - Intents are omitted: they belong to running commands.
+    - Leases are released, and keep their fence.
+    - A blob without references is recorded as absent: a backup does not have its bytes.
     """
     rows = _stored_rows(session, source)
     if source.name == tables.Intent.__tablename__:
@@ -71,7 +71,7 @@ def table_rows(session: Session, source: Table) -> Iterator[Row]:
 
 
 def needed_blobs(session: Session) -> Iterator[Blob]:
-    """Yield the blobs that a file of a manifest has its bytes in."""
+    """Yield the blobs that files of manifests refer to."""
     file, blob = tables.ManifestFile, tables.Blob
     query = select(blob.digest, blob.size, blob.generation).where(exists().where(file.blob == blob.digest))
     for row in session.execute(query.order_by(blob.digest).execution_options(yield_per=_BATCH)):
@@ -80,7 +80,7 @@ def needed_blobs(session: Session) -> Iterator[Blob]:
 
 def _stored_rows(session: Session, source: Table) -> Iterator[Row]:
     kinds = {one.name: kind_of(one) for one in source.columns}
-    # The order of PostgreSQL's texts is the server's language's otherwise.
+    # By default, PostgreSQL orders strings by the server's locale.
     plain = session.get_bind().dialect.name == "postgresql"
     key = source.primary_key.columns
     order = [collate(one, "C") if plain and isinstance(one.type, String) else one for one in key]

@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 class StandingBundle(Record):
     """A bundle that stands already, and was not looked into."""
 
-    target: str = described("what it was made for")
+    target: str = described("its target, such as `vllm`")
     path: Path = described("where it was written")
-    digest: str = described("of its manifest")
+    digest: str = described("digest of its manifest")
     adapters: tuple[str, ...] = described("name of the adapter in it")
     fused: str = described("digest of the fused model that it was made from")
-    existed: bool = described("it was there already")
+    existed: bool = described("whether it existed before")
     files: tuple[FileEntry, ...] = described("path, size in bytes and SHA-256 of each")
 
 

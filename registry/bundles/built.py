@@ -12,4 +12,4 @@ class BuiltImage(Record):
     """An image in an engine's own store."""
 
     engine: str = described("`docker`, `podman` or `buildah`")
-    name: str = described("of the image")
+    name: str = described("name of the image")

@@ -50,7 +50,7 @@ class Materialized(Record):
         merge_aware: its adapter was trained for that format, and for no other.
     """
 
-    target: str = described("what it is for")
+    target: str = described("its target, such as `vllm`")
     path: str = described("a path or a URL")
     manifest: Manifest = described("its files")
     adapters: tuple[str, ...] = described("names of the adapters in it")
@@ -61,7 +61,7 @@ class Materialized(Record):
     withdrawals: Withdrawals = ()
     foreign: Foreign | None = None
     unfound_base: str | None = None
-    image: BuiltImage | None = described("what was built of it, where that was asked for", optional=True)
+    image: BuiltImage | None = described("the image, if one was built", optional=True)
     name: str = ""
     quantized: bool = False
     merge_aware: bool = False

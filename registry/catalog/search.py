@@ -28,7 +28,7 @@ MOST = 50
 class Found(Record):
     """What a search found, of each kind at most so many."""
 
-    query: str = described("what was looked for")
+    query: str = described("the search text")
     adapters: tuple[str, ...] = described(
         "names of adapters: the one that it refers to, those whose digest begins so, and, where no task is called so, those whose name does"
     )

@@ -25,9 +25,9 @@ class Waiting(Record):
     """A version that an alias could hold once enough people approve, as far as approvals go."""
 
     adapter: str = described("name of the newest version of its task")
-    alias: str = described("that asks for approvals, `TASK#NAME`")
-    version: int | None = described("that the alias holds now; None for none")
-    wanted: int = described("how many approvals it asks for")
+    alias: str = described("the alias that needs approvals, `TASK#NAME`")
+    version: int | None = described("the adapter that the alias holds now; None without one")
+    wanted: int = described("number of required approvals")
     approvals: tuple[str, ...] = described("who approves, and counts")
 
 

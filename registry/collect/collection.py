@@ -19,7 +19,7 @@ class Removed(Record):
         "`blob` that nothing refers to, dead `generation` of a blob, or `leftover` of an interrupted write"
     )
     name: str = described("digest of a blob, else the name in the store")
-    bytes: int = described("of it; 0 where the store does not say")
+    bytes: int = described("size in bytes; 0 if the store does not report it")
 
 
 @dataclass(slots=True)

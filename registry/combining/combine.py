@@ -60,7 +60,7 @@ class Combination(Record):
     name: str | None = described("the new adapter; None where nothing was made")
     sources: tuple[str, ...] = described("names of the adapters that it is computed from")
     recipe: CombinationRecipe = described("how")
-    modules: int = described("how many modules it has")
+    modules: int = described("number of modules")
     retained: float | None = described(
         "the share of S that the new update has: the inner product of the two over the squared norm of S. For `svd` and `shrink` that is the share of the squared singular values, 0 to 1. None where S is zero"
     )
@@ -68,8 +68,8 @@ class Combination(Record):
         "Frobenius norm of the difference of the two over that of S; None where S is zero"
     )
     least_module: str | None = described("the module whose share is furthest from 1; None where S is zero")
-    least_retained: float | None = described("that share")
-    bytes: int = described("of the new weights")
+    least_retained: float | None = described("share of `least_module`")
+    bytes: int = described("size in bytes of the new weights")
     dry_run: bool = described("nothing was made")
     adapter: Registered | None = described(
         "the record of the new adapter; left out where nothing was made", optional=True

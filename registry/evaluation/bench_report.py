@@ -14,7 +14,7 @@ from .subjects import FormCost
 class Machine(Record):
     """What the numbers of a measurement depend on."""
 
-    system: str = described("of the machine, such as `Linux`")
+    system: str = described("system of the machine, such as `Linux`")
     processor: str = described("what it calls itself")
     cores: int | None = described("that the process may use; None if nobody knows")
     mlx: str = described("version of the package")

@@ -38,8 +38,8 @@ class Side(Record):
     """
 
     kind: str = described("`base`, `adapter` (the base with the adapter put on) or `fused`")
-    name: str = described("of the base or the adapter; of a sum, all of them with their weights")
-    digest: str = described("of the base, the adapter or the fused model")
+    name: str = described("name of the base or the adapter; of a sum, all of them with their weights")
+    digest: str = described("digest of the base, the adapter or the fused model")
     precision: str | None = None
     format: str | None = None
 
@@ -74,7 +74,7 @@ class ProbeReport(Record):
         about: what the prompts are to the adapter.
     """
 
-    a: Side = described("what is compared with")
+    a: Side = described("the model to compare with")
     b: Side = described("the other")
     prompts: int = described("how many")
     tokens: int = described("how many were scored, in all prompts")

@@ -29,11 +29,11 @@ class FormCost(Record):
     kind: Kind = described(
         "`base`; `adapter`: base with the adapter put on; `resident`: the same with more adapters in memory; `fused`"
     )
-    label: str = described("what it is called")
-    precision: str | None = described("of a fused model, in words")
-    fidelity: Held | None = described("of a fused model")
+    label: str = described("its name")
+    precision: str | None = described("precision of a fused model, in words")
+    fidelity: Held | None = described("fidelity of a fused model")
     adapters: int = described("how many are in memory")
-    bytes: int = described("of all weights that it takes")
+    bytes: int = described("size in bytes of all weights that it takes")
     error: str | None = described("why it could not be measured, in one sentence")
     load_seconds: float | None = described("until the model is in memory")
     first_token_seconds: float | None = described("until the first token is there")

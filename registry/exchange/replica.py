@@ -1,6 +1,7 @@
-"""What was fetched of a server's registry: a registry on this machine with the same id, which commands compute in.
+"""The local replica of a server's registry, in which commands compute.
 
-It holds nothing that the server does not have, so that it may be removed at any time.
+It has the server's registry id.  After each command, new records are sent to the server, so that the replica
+can be removed at any time.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ if TYPE_CHECKING:
     from ..workspace import Workspace
 
 _SENT = "sent"
-"""The file with the number of the log's entry up to which everything was sent."""
+"""The file with the number of the last log entry that was sent."""
 
 _KNOWN_THERE = (".received", ".recognised", ".unyanked")
-"""How actions end of what came from the server."""
+"""Suffixes of actions for records that came from the server."""
 
 _MADE = frozenset({"adapter", "base", "calibration", "fused"})
-"""Kinds of things that packages carry, with all that is recorded of them."""
+"""Kinds of records that packages contain."""
 
 
 @contextmanager
@@ -48,9 +49,9 @@ def fetched(
     progress: Callable[[int, int], None] | None,
     send: bool = True,
 ) -> Iterator[None]:
-    """Fetch things from a server, and send what is recorded within the block to it at the end.
+    """Pull records from a server, run the block, and push the new records at the end.
 
-    What an earlier run recorded and did not come to send is sent, too.
+    Also push records that an interrupted run left.
 
     Args:
         workspace: the registry on this machine that holds what was fetched.
@@ -76,12 +77,12 @@ def fetched(
 
 
 def place_of(server: Server) -> ServerPlace:
-    """Return where a server is, as pushes and pulls take it."""
+    """Return a server as the destination or source of a push or pull."""
     return ServerPlace(server.url, insecure=not server.address.secure, token=server.token)
 
 
 def _require_same(workspace: Workspace, server: Server, registry: str) -> None:
-    """Give what is fetched of a registry that registry's id; refuse what was fetched of another one at that address."""
+    """Give a new replica the registry's id; refuse the replica of another registry."""
     if workspace.is_unmade:
         store = open_store(workspace.settings.store)
         if store.identify() is None:
@@ -89,7 +90,7 @@ def _require_same(workspace: Workspace, server: Server, registry: str) -> None:
         workspace.ensure()
     if workspace.identity != registry:
         raise ServerRefusedError(
-            f"another registry is at {server.url} now than the one that was fetched from before",
+            f"{server.url} now has another registry than the local replica in {workspace.settings.home}",
             hint=f"remove {workspace.settings.home}, and run the command again",
         )
 

@@ -43,7 +43,7 @@ class Here(Record):
 
     path: Path = described("its folder")
     last_used: datetime = described("when something was last made of it, or read it", heading="unused")
-    pinned: bool = described("it stays whatever the limit")
+    pinned: bool = described("whether it is kept regardless of the limit")
     in_use: bool = described("somebody reads it")
 
 
@@ -52,26 +52,24 @@ class CachedModel(Here):
     """A fused model in the cache, or the files of an adapter or a base (`fusery path`); what only the registry's records say of it is None where it is on none."""
 
     key: Digest = described("digest of what it is made from and how", cell="{:.12}")
-    bytes: int = described("of its files", title="size", kind="size")
+    bytes: int = described("size in bytes of its files", title="size", kind="size")
     adapter: str | None = described("name of its first adapter")
     precision: str | None = described("how it was written, such as `keep` or `auto`")
-    scale: float | None = described(
-        "that the first adapter's update is multiplied by, where that is not its own"
-    )
+    scale: float | None = described("factor of the first adapter's update, if that is not its own scale")
     combined: str | None = described(
         "its adapters, with their weights, or the name of the adapter or base", heading="adapter"
     )
     format: str | None = described("its precision in words, or whose files these are", heading="precision")
     label: str | None = described("both")
-    digest: str | None = described("of its manifest")
+    digest: str | None = described("digest of its manifest")
     foreign: Foreign | None = described("where it comes from; None if it was made here")
     aliases: tuple[str, ...] = described(
-        "that stand for an adapter in it, as `task#alias`: it stays because of them",
+        "aliases of its adapters, as `task#alias`, which keep it in the cache",
         heading="stays",
         free=True,
     )
     withdrawals: tuple[Withdrawal, ...] = described(
-        "what it has to do with yanks that stand", heading="state", free=True, rare=True
+        "yanks that concern it", heading="state", free=True, rare=True
     )
 
 
@@ -80,7 +78,7 @@ class CacheContents(Record):
     """What is in this machine's cache."""
 
     path: Path = described("its folder")
-    bytes: int = described("of all its models")
+    bytes: int = described("size in bytes of all its models")
     limit_bytes: int = described("up to which it may grow")
     entries: tuple[CachedModel, ...] = described("its models, least recently used first")
     pinned_elsewhere: tuple[Digest, ...] = described("keys that are pinned, of models that are not in it")
@@ -91,7 +89,7 @@ class Removed(Record):
     """A fused model that was removed from the cache, or would be."""
 
     key: Digest = described("digest of what it is made from and how")
-    bytes: int = described("of its files")
+    bytes: int = described("size in bytes of its files")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,10 +97,10 @@ class Pruned(Record):
     """What was removed from the cache, or would be."""
 
     dry_run: bool = described("nothing was removed; this is the plan")
-    removed: int = described("how many models were removed")
-    freed_bytes: int = described("of these, and of what was swept")
-    kept: int = described("how many models remain")
-    kept_bytes: int = described("of these")
+    removed: int = described("number of removed models")
+    freed_bytes: int = described("size of the removed models and temporary files in bytes")
+    kept: int = described("number of remaining models")
+    kept_bytes: int = described("size of the remaining models in bytes")
     limit_bytes: int = described("the limit that was applied")
     fits: bool = described("the cache is now within the limit")
     items_: tuple[Removed, ...] = described("the models that were removed")
@@ -124,7 +122,7 @@ class Pinned(Record):
     """A fused model that was pinned, or is not any more."""
 
     key: Digest = described("digest of what it is made from and how")
-    changed: bool = described("it was not so before")
+    changed: bool = described("whether this changed anything")
 
 
 def cache_contents(workspace: Workspace) -> CacheContents:

@@ -33,15 +33,15 @@ if TYPE_CHECKING:
 class Ingredient(Record):
     """A base or an adapter that a fused model is made from."""
 
-    name: str = described("of it")
-    digest: str = described("of its manifest")
+    name: str = described("name")
+    digest: str = described("digest of its manifest")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightedIngredient(Ingredient):
     """A further adapter of a sum."""
 
-    weight: float = described("that its update is multiplied by")
+    weight: float = described("factor of its update")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +58,8 @@ class KeyInputs(Record):
 class OnRecord(Record):
     """What is on record of a fused model."""
 
-    digest: str = described("of its manifest")
-    bytes: int = described("of its files")
+    digest: str = described("digest of its manifest")
+    bytes: int = described("size in bytes of its files")
     created_at: datetime = described("when it was made")
 
 
@@ -93,7 +93,7 @@ class ExplainedModel(Record):
     differs: tuple[str, ...] = ()
     recorded: OnRecord | None = None
     aliases: tuple[str, ...] = ()
-    here: Here | None = described("what is in this machine's cache; None if it is not there")
+    here: Here | None = described("the entry in this machine's cache; None without one")
     published: bool = False
     missing: tuple[str, ...] = ()
 
@@ -102,7 +102,7 @@ class ExplainedModel(Record):
 class Explanation(Record):
     """Why a fuse is a hit or a miss."""
 
-    reference: str = described("what was asked about")
+    reference: str = described("the reference of the request")
     models: tuple[ExplainedModel, ...] = described(
         "the fused model that is meant, or each that fusing the adapter could give or has given"
     )

@@ -59,10 +59,10 @@ class Formats(Record):
     """The formats that an adapter's fused model could have."""
 
     adapter: str = described("its name")
-    scale: float | None = described("that its update is multiplied by, where that is not its own")
+    scale: float | None = described("factor of its update, if that is not its own scale")
     with_: tuple[Weighted, ...] = described("further adapters of a sum")
     base: str = described("name of the base")
-    base_bytes: int = described("of the base's weights")
+    base_bytes: int = described("size of the base model's weights in bytes")
     chosen: str | None = described("the format that `fuse` would write; None if all lose the adapter")
     formats: tuple[Format, ...] = described("from the smallest to the largest")
 

@@ -18,7 +18,7 @@ class Matched(Record):
     """Something on record that was found again."""
 
     kind: str = described("`base`, `adapter`, `fused`, `bundle` or `calibration`")
-    name: str = described("what people call it")
+    name: str = described("its name")
     digest: str = described("its own; of another form of an adapter, that form's")
     evidence: str = described(
         "`files` (digests of whole files), `source` (that of the file that it was converted from), `tensors` (digests of tensors), `numbers` (the same numbers in another format), `nearest` (numbers that were rounded elsewhere, and lie around these), `modules` (only that the changed tensors are those that it touches)"
@@ -29,7 +29,7 @@ class Matched(Record):
     sentence: str = described("all of this in a sentence")
     identical: bool = described("nothing in it that counts was changed, is missing or was added")
     path: str = described(
-        "of the file or the folder, relative to what was asked about; `.` if there is only one that it can be"
+        "path of the file or the folder, relative to what was asked about; `.` if there is only one that it can be"
     )
     tensors: int | None = described("how many hold the same numbers; None where whole files were enough")
     converted: int = described("how many of them have other bytes, and the same numbers")
@@ -41,7 +41,7 @@ class Matched(Record):
         "numbers of the layers in which something is changed, missing or added"
     )
     distance: float | None = described(
-        "of numbers that were rounded elsewhere: root mean square of the differences, relative to the numbers"
+        "distance of numbers that were rounded elsewhere: root mean square of the differences, relative to the numbers"
     )
     from_base: float | None = described("the same, from the base's numbers")
     files: Mapping[str, tuple[str, ...]] = described(
@@ -65,7 +65,7 @@ class MatchedAdapter(Matched):
         "`mlx` or `peft`, where it was found in another form than it was registered in"
     )
     withdrawals: tuple[Withdrawal, ...] | None = described(
-        "what it has to do with yanks that stand; left out where that was not looked up", optional=True
+        "yanks that concern it; omitted if they were not read", optional=True
     )
 
 
@@ -78,9 +78,7 @@ class MatchedFused(Matched):
     adapters: tuple[str, ...] = described("names of its adapters")
     base: str = described("name of its base")
     precision: str = described("how it was written, such as `keep` or `auto`")
-    scale: float | None = described(
-        "that the first adapter's update is multiplied by, where that is not its own"
-    )
+    scale: float | None = described("factor of the first adapter's update, if that is not its own scale")
     combined: str = described("its adapters, with their weights")
     format: str = described("its precision in words")
     label: str = described("both")
@@ -88,7 +86,7 @@ class MatchedFused(Matched):
         "group size, bits and mode; None if it is not quantised"
     )
     withdrawals: tuple[Withdrawal, ...] | None = described(
-        "what it has to do with yanks that stand; left out where that was not looked up", optional=True
+        "yanks that concern it; omitted if they were not read", optional=True
     )
 
 
@@ -96,16 +94,16 @@ class MatchedFused(Matched):
 class MatchedBundle(Matched):
     """A bundle that was found again."""
 
-    target: str = described("what it was made for")
+    target: str = described("its target, such as `vllm`")
     written_to: str = described("where it was written")
     adapters: tuple[str, ...] = described("names of the adapters in it")
     adapter_digests: tuple[str, ...] = described("their digests")
-    key: str | None = described("of the fused model in it; None where nothing is fused")
-    fused: str | None = described("digest of that")
+    key: str | None = described("key of the fused model in it; None where nothing is fused")
+    fused: str | None = described("its digest")
     base: str | None = described("name of the base")
-    base_digest: str | None = described("of the base")
+    base_digest: str | None = described("digest of the base model")
     withdrawals: tuple[Withdrawal, ...] | None = described(
-        "what it has to do with yanks that stand; left out where that was not looked up", optional=True
+        "yanks that concern it; omitted if they were not read", optional=True
     )
 
 
@@ -140,7 +138,7 @@ class LookedAt(Record):
 class Unread(Record):
     """Something on record that could not be compared with."""
 
-    name: str = described("what people call it")
+    name: str = described("its name")
     reason: str = described("why not")
 
 
@@ -148,7 +146,7 @@ class Unread(Record):
 class Identified(Record):
     """What something was found to be."""
 
-    path: str = described("as given")
+    path: str = described("path as given")
     kind: str = described("`folder`, `archive`, `safetensors`, `gguf` or `file`")
     verdict: Verdict = described(
         "`known`, `unknown`, or what is neither. `near`: its numbers were rounded elsewhere, and are nearest to something. `inconclusive`: unknown, but something of it could not be read, or there is something that it could not be compared with"
@@ -156,8 +154,10 @@ class Identified(Record):
     intact: bool = described(
         "it is known, nothing of it was changed, and nothing that it says of itself is wrong"
     )
-    matches: tuple[AnyMatch, ...] = described("what it is, the surest first; empty if it is unknown")
+    matches: tuple[AnyMatch, ...] = described(
+        "possible matches, the most certain first; empty if it is unknown"
+    )
     claims: tuple[Claim, ...] = described("what it says of itself, and whether that is so")
     files: tuple[LookedAt, ...] = described("its files")
-    problems: tuple[str, ...] = described("what could not be read of it, one sentence each")
-    unread: tuple[Unread, ...] = described("what is on record and could not be compared with")
+    problems: tuple[str, ...] = described("files and tensors that could not be read, one sentence each")
+    unread: tuple[Unread, ...] = described("records that could not be compared")

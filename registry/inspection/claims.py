@@ -31,7 +31,7 @@ class Claim(Record):
 
     source: str = described("the file that says so")
     kind: str = described("`fused`, `adapter` or `base`")
-    name: str | None = described("what it is called there")
+    name: str | None = described("its name there")
     digest: str | None = described("its digest, or the key of a fused model")
     files: Mapping[str, str] = field(default_factory=dict)
     truth: bool | None = None

@@ -13,4 +13,4 @@ class Problem(Record):
 
     code: str = described("its kind")
     path: str = described("the file it is about, within what is verified")
-    message: str = described("what is the case, in one sentence")
+    message: str = described("the problem, in one sentence")

@@ -14,7 +14,7 @@ from ..training.record import State
 class TrainingResult(Record):
     """A training run that is over."""
 
-    folder: Path = described("that the trainer wrote to")
+    folder: Path = described("folder that the trainer wrote to")
     state: State = described("how the run ended")
-    seconds: float = described("that it took")
+    seconds: float = described("duration in seconds")
     registered: Registered | None = described("the adapter that it left, if it was to be registered")

@@ -1,4 +1,4 @@
-"""The record of an adapter, as a list has it."""
+"""The records of an adapter and its amendments."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ MAX_VERSION = 999_999_999
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Amendment(Record):
-    """One change of what was said about an adapter."""
+    """A change of a declared value of an adapter."""
 
-    field: str = described("what was changed, such as `val_loss` or `tag.KEY`", title="what")
+    field: str = described("the amended field, such as `val_loss` or `tag.KEY`", title="what")
     from_: object = described("the value before; None if there was none")
     to: object = described("the value after")
-    reason: str = described("why", title="why")
+    reason: str = described("the reason", title="why")
     at: datetime = described("when it was recorded", title="when")
-    since: datetime = described("the moment from which on it counts")
-    by: str = described("who said so")
+    since: datetime = described("the time from which the new value applies")
+    by: str = described("who amended it")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,54 +34,60 @@ class Adapter(Record):
 
     name: str = column("`{task}_v{version}_{date}`", compared=False)
     task: str = column(
-        "what it is for",
-        declared=Declaration("What it is for", "TASK", "what its files say", most=200),
+        "the task",
+        declared=Declaration("Task", "TASK", "the task in its files", most=200),
     )
     version: int = column(
-        "counted from 1 within the task",
-        declared=Declaration("Version", "N", "its files', or the next", least=1, most=MAX_VERSION),
+        "the version, counted from 1 within the task",
+        declared=Declaration(
+            "Version", "N", "the version in its files, or the next", least=1, most=MAX_VERSION
+        ),
     )
     date: str = column(
-        "day of its training, as YYYYMMDD",
+        "date of training, as YYYYMMDD",
         kind="day",
-        declared=Declaration("Day of training", "YYYYMMDD", "its files', or today", most=40),
+        declared=Declaration("Date of training", "YYYYMMDD", "the date in its files, or today", most=40),
         amendable="with a reason",
     )
     base: str = column(
-        "name of the base model that it stands on",
+        "name of its base model",
         free=True,
         travels=False,
-        declared=Declaration("Base model it is for", "NAME", "the known one that its files name"),
+        declared=Declaration("Base model", "NAME", "the registered one that its files name"),
     )
     trained_on: str | None = column(
-        "name of the base that it was trained on, where that is another",
+        "name of the base model that it was trained on, if that differs from its base model",
         free=True,
         brief=True,
         declared=Declaration(
-            "The base it was trained on, if that is --base at another precision (QLoRA)", "BASE"
+            "The base model it was trained on, if that is --base at another precision (QLoRA)", "BASE"
         ),
     )
-    trained_on_digest: str | None = described("of that base", title="trained on, digest", travels=True)
-    digest: str = column("of its manifest, and so of all its files", cell="{:.12}")
-    method: str = column("`lora`, `dora` or `full`", choices=METHODS)
-    rank: int | None = column("of its updates; None where its modules have several", words=", rank {}")
+    trained_on_digest: str | None = described(
+        "digest of the base model that it was trained on", title="trained on, digest", travels=True
+    )
+    digest: str = column("digest of its manifest, which lists all its files", cell="{:.12}")
+    method: str = column("the method: `lora`, `dora` or `full`", choices=METHODS)
+    rank: int | None = column("rank; None if its modules have different ranks", words=", rank {}")
     alpha: float | None = column(
-        "scale times rank, as trainers have it",
+        "LoRA alpha: scale times rank",
         words=", alpha {}",
         declared=Declaration("LoRA alpha", None, "scale x rank"),
     )
-    scale: float | None = column("the factor that its updates are multiplied by", words=", scale {}")
-    layers: int = column("how many transformer layers it changes")
+    scale: float | None = column("factor of its weight updates", words=", scale {}")
+    layers: int = column("number of transformer layers that it changes")
     target_modules: tuple[str, ...] = described(
-        "names of the modules that it changes in a layer",
+        "names of the modules that it changes in each layer",
         title="modules of a layer",
         words=", each: {}",
         compared=True,
         travels=True,
     )
-    trainable_parameters: int = column("how many numbers its weights have", heading="trained", form="{:,}")
-    total_parameters: int = described("how many numbers its base has", form="{:,}", filterable=True)
-    trainable_percent: float = described("the one as a share of the other", title="share", form="{:.3f} %")
+    trainable_parameters: int = column("number of trainable parameters", heading="trained", form="{:,}")
+    total_parameters: int = described("number of parameters of its base model", form="{:,}", filterable=True)
+    trainable_percent: float = described(
+        "trainable parameters in percent of all", title="share", form="{:.3f} %"
+    )
     val_loss: float | None = column(
         "final validation loss",
         title="validation loss",
@@ -91,60 +97,60 @@ class Adapter(Record):
         declared=Declaration("Validation loss of these weights", "X"),
         amendable="with a reason",
     )
-    iterations: int | None = column("how many its training had")
+    iterations: int | None = column("number of training iterations")
     dataset: str | None = column(
-        "name of what it was trained on",
+        "name of its dataset",
         free=True,
-        declared=Declaration("What it was trained on", "D", masked=True),
+        declared=Declaration("Dataset it was trained on", "D", masked=True),
         amendable="with a reason",
     )
     dataset_revision: str | None = described(
-        "which revision of the dataset",
+        "revision of the dataset",
         title="dataset, revision",
         words=", revision {}",
         compared=True,
         travels=True,
-        declared=Declaration("Which revision of the dataset", "R", most=200, masked=True, later=True),
+        declared=Declaration("Revision of the dataset", "R", most=200, masked=True, later=True),
         amendable="with a reason",
     )
     dataset_digest: str | None = described(
         "SHA-256 of the dataset's files",
         title="dataset, digest",
         travels=True,
-        declared=Declaration("The digest of the dataset's files", "SHA256", later=True),
+        declared=Declaration("SHA-256 of the dataset's files", "SHA256", later=True),
         amendable="with a reason",
     )
     examples: int | None = column(
-        "how many it was trained on",
+        "number of training examples",
         unit="example",
         words=", {}",
-        declared=Declaration("How many training examples", "N", most=2**31 - 1),
+        declared=Declaration("Number of training examples", "N", most=2**31 - 1),
         amendable="with a reason",
     )
     parent: str | None = column(
-        "the adapter that training went on from",
-        declared=Declaration("The adapter whose training was continued", "REF"),
+        "the adapter whose training it continued",
+        declared=Declaration("The adapter whose training it continued", "REF"),
     )
-    aliases: tuple[str, ...] = described("the names that it holds, such as `prod`", column=True, free=True)
-    tags: Mapping[str, str] = described("keys and values of its tags", column=True, free=True, compared=True)
+    aliases: tuple[str, ...] = described("aliases that point to it, such as `prod`", column=True, free=True)
+    tags: Mapping[str, str] = described("its tags", column=True, free=True, compared=True)
     note: str | None = column(
         "a note for people",
         free=True,
         declared=Declaration("A note for people", "TEXT", most=10_000, masked=True),
         amendable="freely",
     )
-    amendments: tuple[Amendment, ...] = described("what was corrected, oldest first")
-    yanked: bool = described("whether it is withdrawn", filterable=True)
-    withdrawals: tuple[Withdrawal, ...] = described("what it has to do with yanks that stand")
+    amendments: tuple[Amendment, ...] = described("its amendments, oldest first")
+    yanked: bool = described("whether it is yanked", filterable=True)
+    withdrawals: tuple[Withdrawal, ...] = described("yanks that concern it")
     created_at: datetime = described(
         "when it was registered", title="registered", heading="created", column=True, filterable=True
     )
     created_by: str = described(
         "who registered it", heading="by", words=" by {}", column=True, filterable=True
     )
-    findings: tuple[Finding, ...] = described("what admission found")
+    findings: tuple[Finding, ...] = described("findings of admission")
     metrics: Mapping[str, float | None] | None = described(
-        "the values of the metrics that were asked for, each the one recorded last; None where there is none",
+        "the newest values of the requested metrics; None for a metric without a value",
         optional=True,
     )
     REFERENCE: ClassVar[str] = "name"
@@ -155,30 +161,30 @@ class Adapter(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Version(Adapter):
-    """A version of a task."""
+    """An adapter in the history of its task."""
 
     val_loss_change: float | None = described(
-        "validation loss less that of the version before", title="change", form="{:+.4g}"
+        "validation loss minus that of the previous version", title="change", form="{:+.4g}"
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Registered(Adapter):
-    """An adapter that was handed in."""
+    """The result of `register`."""
 
-    created: bool = described("it was not registered before")
+    created: bool = described("whether it is new")
 
 
 @dataclass(frozen=True, slots=True)
 class Amended(Record):
     """The result of `amend`."""
 
-    name: str = described("of the adapter")
-    digest: str = described("of its files, which do not change")
-    amendments: tuple[Amendment, ...] = described("the changes, as `show` has them; empty if nothing changed")
+    name: str = described("name of the adapter")
+    digest: str = described("digest of its files, which do not change")
+    amendments: tuple[Amendment, ...] = described("the changes, as in `show`; empty if nothing changed")
     KEYS: ClassVar[tuple[str, ...]] = ("name", "digest", "changed", "amendments")
 
     @property
     def changed(self) -> bool:
-        """Something is otherwise than before."""
+        """Whether a value changed."""
         return bool(self.amendments)

@@ -1,4 +1,4 @@
-"""The record of an adapter in full."""
+"""The record of an adapter with all details."""
 
 from __future__ import annotations
 
@@ -23,73 +23,73 @@ from .withdrawal import Withdrawal
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rendering(Record):
-    """An adapter in another form than it was registered in."""
+    """An adapter converted to the other format."""
 
-    format: str = described("`mlx` or `peft`")
-    digest: str = described("of its manifest")
+    format: str = described("format: `mlx` or `peft`")
+    digest: str = described("digest of its manifest")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShippedBundle(Record):
     """A bundle that was written."""
 
-    target: str = described("what it was made for")
-    path: str = described("where it was written")
-    digest: str = described("of its manifest")
+    target: str = described("target, such as `vllm`")
+    path: str = described("path or URL")
+    digest: str = described("digest of its manifest")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BundleLine(ShippedBundle):
-    """A bundle, as what is in it lists it."""
+    """A bundle in the details of an adapter or fused model."""
 
-    withdrawals: tuple[Withdrawal, ...] = described("what it has to do with yanks that stand")
+    withdrawals: tuple[Withdrawal, ...] = described("yanks that concern it")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class AdapterDetails(Adapter):
-    """An adapter in full, as it is now or was at a moment."""
+    """An adapter with all details, now or at an earlier time."""
 
     reduction_factor: float = described(
-        "how many times fewer parameters were trained than the base has",
+        "parameters of its base model divided by its trainable parameters",
         words=" ({} times fewer)",
         form="{:.0f}",
     )
-    bytes: int = described("of its files", title="size", kind="size", filterable=True, compared=True)
-    base_bytes: int = described("of its base's files", kind="size", words=" (base: {})")
-    files: tuple[FileEntry, ...] = described("path, size in bytes and SHA-256 of each")
-    format: Form = described("the form that it was registered in, `mlx` or `peft`")
-    training: Mapping[str, object] = described("its trainer's configuration")
+    bytes: int = described(
+        "size of its files in bytes", title="size", kind="size", filterable=True, compared=True
+    )
+    base_bytes: int = described("size of its base model's files in bytes", kind="size", words=" (base: {})")
+    files: tuple[FileEntry, ...] = described("path, size in bytes and SHA-256 of each file")
+    format: Form = described("format of the registered files, `mlx` or `peft`")
+    training: Mapping[str, object] = described("configuration of its trainer")
     computed_from: tuple[str, ...] = described(
-        "the names of the adapters that it was combined from, or cut to a smaller rank from, as far as they are on record",
+        "names of the registered adapters that it was combined or shrunk from",
         brief=True,
     )
     recipe: CombinationRecipe | None = described(
-        "how it was computed from them; None where it was trained", brief=True
+        "how it was computed from them; None if it was trained", brief=True
     )
-    training_run: TrainingRun | None = described("where and how it was trained")
-    curve: tuple[CurvePoint, ...] = described("what was measured on the way")
-    evaluations: tuple[Evaluation, ...] = described(
-        "what was measured of it afterwards, in the order in which it was recorded"
-    )
-    yanked_reason: str | None = described("why it is withdrawn")
-    parent_yanked: str | None = described("why its parent is", words=" (yanked: {})")
-    renderings: tuple[Rendering, ...] | None = described("other forms of it", optional=True)
-    fused: tuple[FusedLine, ...] | None = described("models made of it", optional=True)
-    bundles: tuple[BundleLine, ...] | None = described("what it was shipped in", optional=True)
+    training_run: TrainingRun | None = described("the training run")
+    curve: tuple[CurvePoint, ...] = described("the training curve")
+    evaluations: tuple[Evaluation, ...] = described("its evaluations, in the order of recording")
+    yanked_reason: str | None = described("why it is yanked")
+    parent_yanked: str | None = described("why its parent is yanked", words=" (yanked: {})")
+    renderings: tuple[Rendering, ...] | None = described("its conversions to the other format", optional=True)
+    fused: tuple[FusedLine, ...] | None = described("fused models with it", optional=True)
+    bundles: tuple[BundleLine, ...] | None = described("bundles with it", optional=True)
     deployments: tuple[Deployment, ...] | None = described(
-        "where it runs, also as a part of other things", optional=True
+        "deployments of it, its fused models and its bundles", optional=True
     )
     signatures: tuple[RecordedSignature, ...] | None = described(
-        "over its files, oldest first; whether one counts, `fusery verify` says", optional=True
+        "signatures of its files, oldest first; `fusery verify` verifies them", optional=True
     )
     at: datetime | None = described(
-        "the moment that was asked for; what was made of it is left out then",
+        "the requested time; fused models, bundles and deployments are then omitted",
         title="on record",
         form="at {}",
         optional=True,
         exact=True,
     )
-    plot: str | None = described("the picture of its curve", title="picture", brief=True, optional=True)
+    plot: str | None = described("picture of its training curve", title="picture", brief=True, optional=True)
 
 
 _FACTS = (

@@ -20,7 +20,7 @@ class Alias(Record):
     by: str = described("who did that")
     reason: str = described("why; may be empty", free=True)
     withdrawals: tuple[Withdrawal, ...] = described(
-        "what the adapter has to do with yanks that stand", heading="state", free=True, rare=True
+        "yanks that concern the adapter", heading="state", free=True, rare=True
     )
 
 
@@ -30,9 +30,9 @@ class AliasHolder(Record):
 
     alias: str = described("its name with that of its task, `TASK#NAME`")
     adapter: str | None = described("name of the adapter; None if it held none")
-    digest: str | None = described("of the adapter")
+    digest: str | None = described("digest of the adapter")
     yanked: bool | None = described("the adapter was withdrawn then")
-    withdrawals: tuple[Withdrawal, ...] = described("what the adapter had to do with yanks that stood then")
+    withdrawals: tuple[Withdrawal, ...] = described("yanks that concerned the adapter then")
     at: datetime | None = described("the moment; None for now", exact=True)
     since: datetime | None = described("when it was moved last until then", exact=True)
     by: str | None = described("who did that")
@@ -58,6 +58,6 @@ class Moved(AliasMove):
 
     moved: bool = described("False if the alias held the adapter already, and nothing was done")
     withdrawals: tuple[Withdrawal, ...] | None = described(
-        "what the adapter has to do with yanks that stand; left out where an alias was taken away",
+        "yanks that concern the adapter; omitted if the alias was removed",
         optional=True,
     )

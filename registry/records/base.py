@@ -25,7 +25,7 @@ class Source(Record):
 class Calibration(Record):
     """Statistics of a base model's inputs, for better rounding."""
 
-    digest: str = described("of the statistics")
+    digest: str = described("digest of the statistics")
     prompts: str = described("digest of the prompts that they are from")
     tokens: int = described("how many these had")
     adapter: str | None = described("digest of the adapter that it is for; None for all")
@@ -38,16 +38,16 @@ class Base(Record):
 
     name: str = described("the first of its names")
     names: tuple[str, ...] = described("all that it goes by", title="name")
-    digest: str = described("of its manifest: all files", cell="{:.12}")
-    content: str | None = described("of its tensors, however they are spread over files")
+    digest: str = described("digest of its manifest, which lists all files", cell="{:.12}")
+    content: str | None = described("digest of its tensors, independent of their files")
     architecture: str | None = described("class that runs it, as its configuration says")
     model_type: str | None = described("family of the architecture", heading="type")
-    parameters: int = described("how many numbers its tensors stand for", form="{:,}")
-    dtype: str = described("of its weights")
+    parameters: int = described("number of parameters", form="{:,}")
+    dtype: str = described("dtype of its weights")
     quantization: Mapping[str, object] | None = described(
         "group size, bits and mode; None if it is not quantised", kind="whole", heading="bits"
     )
-    bytes: int = described("of all files", title="size", kind="size")
+    bytes: int = described("size in bytes of all files", title="size", kind="size")
     reference: str | None = described(
         "folder that its files stay in; None if they are in the store", title="kept by reference", brief=True
     )
@@ -80,8 +80,8 @@ class BaseDetails(Base):
 class AddedBase(Base):
     """A base model that was handed in."""
 
-    created: bool = described("it was not there before")
+    created: bool = described("whether it is new")
     same_as: str | None = described(
         "name of the model with the same content in other files, that the new name was given to"
     )
-    findings: tuple[Finding, ...] = described("what is to be known of it")
+    findings: tuple[Finding, ...] = described("notes about it")

@@ -37,14 +37,14 @@ class CalibrationReport(Record):
     """
 
     base: str = described("name of the base")
-    digest: str = described("of the calibration")
+    digest: str = described("digest of the calibration")
     prompts: str = described("`built-in`, or the name of the file it was made from")
     tokens: int = described("number that were read")
     rank: int = described("most directions stored per input")
     bytes: int = described("size of its file")
     engine: str = described("which mlx-lm ran the base")
-    created: bool = described("it did not exist before")
-    seconds: float = described("that it took")
+    created: bool = described("whether it is new")
+    seconds: float = described("duration in seconds")
     adapter: str | None = None
     before: float | None = None
     after: float | None = None

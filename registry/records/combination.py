@@ -19,6 +19,6 @@ class CombinationRecipe(Record):
     density: float | None = described(
         "share of the numbers that `ties` and `dare` kept; None for other methods"
     )
-    seed: int | None = described("of what `dare` kept; None for other methods")
-    rank: int = described("of the new adapter")
+    seed: int | None = described("seed of what `dare` kept; None for other methods")
+    rank: int = described("rank of the new adapter")
     fusery: str = described("the version that computed it")

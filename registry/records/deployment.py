@@ -14,13 +14,13 @@ class Deployment(Record):
     """Something that runs somewhere, or ran there."""
 
     place: str = described("where, in the words of whoever recorded it")
-    kind: str = described("what runs: `adapter`, `fused` or `bundle`")
-    name: str = described("of that", heading="runs")
-    digest: str = described("of that", cell="{:.12}")
-    id: str = described("of that in the lineage")
+    kind: str = described("kind of what runs: `adapter`, `fused` or `bundle`")
+    name: str = described("its name", heading="runs")
+    digest: str = described("its digest", cell="{:.12}")
+    id: str = described("id of its node in the lineage")
     yanked: str | None = described("why the adapter that runs there is yanked itself; None if it is not")
     withdrawals: tuple[Withdrawal, ...] = described(
-        "what it has to do with yanks that stand", heading="state", free=True, rare=True
+        "yanks that concern it", heading="state", free=True, rare=True
     )
     note: str | None = described("for people", free=True)
     at: datetime = described("since when", heading="since")
@@ -47,9 +47,9 @@ class Refused(Record):
     """That something was not let run somewhere, which only the log keeps."""
 
     place: str = described("where")
-    kind: str = described("what was refused: `adapter`, `fused` or `bundle`")
-    name: str = described("of that")
-    digest: str = described("of that")
+    kind: str = described("kind of what was refused: `adapter`, `fused` or `bundle`")
+    name: str = described("its name")
+    digest: str = described("its digest")
     reason: str = described("why")
     via: str | None = described("what refused it; None where somebody said so")
     at: datetime = described("when")

@@ -15,10 +15,10 @@ from .withdrawal import Withdrawal
 class Magnitudes(Record):
     """DoRA's magnitudes of one module, compared."""
 
-    norm_a: float | None = described("of those of the first adapter; None if it has none there")
+    norm_a: float | None = described("norm of the update of the first adapter; None without one")
     norm_b: float | None = described("likewise of the second")
     cosine: float | None = described(
-        "of the angle between the two; None where one of them is zero or missing"
+        "cosine of the angle between the two; None where one of them is zero or missing"
     )
     relative_change: float | None = described("norm of the difference over that of the first; likewise")
 
@@ -32,7 +32,9 @@ class ModuleDifference(Record):
     rank_b: int = described("likewise of the second")
     norm_a: float = described("Frobenius norm of the first's update, 0 if there is none")
     norm_b: float = described("likewise of the second's")
-    cosine: float | None = described("of the angle between the two updates; None where one of them is zero")
+    cosine: float | None = described(
+        "cosine of the angle between the two updates; None where one of them is zero"
+    )
     relative_change: float | None = described(
         "norm of the difference over that of the first; None for a change from zero", heading="change"
     )
@@ -69,7 +71,7 @@ class WholeDifference(Record):
     only_b: int = described("of them only the second", words=", {} only in the second)")
     norm_a: float = described("Frobenius norm of all updates of the first", title="norm")
     norm_b: float = described("likewise of the second", words=" and {}")
-    cosine: float | None = described("of the angle between the two; None where one of them is zero")
+    cosine: float | None = described("cosine of the angle between the two; None where one of them is zero")
     relative_change: float | None = described(
         "norm of the difference over that of the first; None for a change from zero"
     )
@@ -106,17 +108,17 @@ class Difference(Record):
         "by field, its two values; fields of the training configuration are called `training.FIELD`, and a field that one side lacks is null there"
     )
     amended: Mapping[str, tuple[str, ...]] = described("by field, the adapters that it was amended in")
-    withdrawals: Mapping[str, tuple[Withdrawal, ...]] = described(
-        "by adapter, what it has to do with yanks that stand"
-    )
+    withdrawals: Mapping[str, tuple[Withdrawal, ...]] = described("by adapter, the yanks that concern it")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightsDifference(Difference):
     """What differs between two adapters, in their weights too."""
 
-    overall: WholeDifference = described("over all modules")
-    modules: tuple[ModuleDifference, ...] = described("what differs in each, in the order of the layers")
+    overall: WholeDifference = described("differences over all modules")
+    modules: tuple[ModuleDifference, ...] = described(
+        "differences of each module, in the order of the layers"
+    )
     plot: Path | None = described("the picture of it; None if none was asked for")
     uncompared: tuple[str, ...] = described(
         "names of those with whole tensors beside their factors, which are not compared"
@@ -151,7 +153,5 @@ class ComparedAdapters(Record):
     curves: Mapping[str, tuple[CurvePoint, ...]] = described(
         "by adapter, the points of its training curve, by iteration"
     )
-    withdrawals: Mapping[str, tuple[Withdrawal, ...]] = described(
-        "by adapter, what it has to do with yanks that stand"
-    )
+    withdrawals: Mapping[str, tuple[Withdrawal, ...]] = described("by adapter, the yanks that concern it")
     plot: Path | None = described("the picture of the curves; None if none was asked for")

@@ -45,11 +45,11 @@ class LocalFolder(Record):
     """Where the files of something are on this machine."""
 
     kind: Literal["adapter", "base", "fused"] = described("`adapter`, `base` or `fused`")
-    name: str = described("of that; of a fused model its label")
-    digest: str = described("of that")
-    format: str | None = described("of an adapter's files, `mlx` or `peft`; None for models")
+    name: str = described("its name; the label of a fused model")
+    digest: str = described("its digest")
+    format: str | None = described("format of an adapter's files, `mlx` or `peft`; None for models")
     path: Path = described("the folder, which is not to be written to")
-    withdrawals: tuple[Withdrawal, ...] = described("what it has to do with yanks that stand")
+    withdrawals: tuple[Withdrawal, ...] = described("yanks that concern it")
 
 
 def local_folder(workspace: Workspace, reference: str, form: str | None = None) -> LocalFolder:

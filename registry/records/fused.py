@@ -24,7 +24,7 @@ class ModuleFidelity(Record):
         "share of the update that is in the fused weights, above 1 if it overshoots; None if there is no update",
         kind="share",
     )
-    cosine: float | None = described("of the angle between the update and what is in the weights")
+    cosine: float | None = described("cosine of the angle between the update and what is in the weights")
     relative_error: float | None = described("norm of the difference, over that of the update")
 
 
@@ -39,7 +39,7 @@ class Fidelity(Record):
         kind="share",
     )
     cosine: float | None = described(
-        "of the angle between the update and what is in the weights", compared=True
+        "cosine of the angle between the update and what is in the weights", compared=True
     )
     relative_error: float | None = described("norm of the difference, over that of the update", compared=True)
     noise: float | None = described(
@@ -54,8 +54,8 @@ class Fidelity(Record):
 class Foreign(Record):
     """Where a fused model comes from that was not made here."""
 
-    registry: str = described("that says that it made it")
-    key: str = described("of the model there")
+    registry: str = described("registry that claims to have made it")
+    key: str = described("key of the model there")
     signed_by: tuple[str, ...] = described("names of trusted keys")
     rebuilt: str | None = described(
         "a rebuild here gave the `same` or `other` bytes; None where there was none"
@@ -67,16 +67,14 @@ class Weighted(Record):
     """A further adapter of a sum."""
 
     adapter: str = described("its name")
-    weight: float = described("that its update is multiplied by")
+    weight: float = described("factor of its update")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FusedLabel(Record):
     """What a fused model is called."""
 
-    scale: float | None = described(
-        "that the first adapter's update is multiplied by, where that is not its own"
-    )
+    scale: float | None = described("factor of the first adapter's update, if that is not its own scale")
     combined: str = described("its adapters, with their weights")
     format: str = described("its precision in words", compared=True)
     label: str = described("both")
@@ -87,7 +85,7 @@ class FusedFacts(FusedLabel):
     """What every record of a fused model says."""
 
     key: str = described("digest of what it is made from and how")
-    digest: str = described("of its manifest")
+    digest: str = described("digest of its manifest")
     foreign: Foreign | None = described("where it comes from; None if it was made here")
     adapter: str = described("name of its first adapter")
     with_: tuple[Weighted, ...] = described("further adapters of a sum")
@@ -95,11 +93,11 @@ class FusedFacts(FusedLabel):
     quantization: Mapping[str, object] | None = described(
         "group size, bits and mode; None if it is not quantised"
     )
-    bytes: int = described("of all files")
-    weights_bytes: int = described("of its weights", compared=True)
+    bytes: int = described("size in bytes of all files")
+    weights_bytes: int = described("size of its weights in bytes", compared=True)
     times_base: float = described("size of its weights over that of the base's", compared=True)
-    engine: str = described("what computed it")
-    fidelity: Fidelity = described("what it holds of the update")
+    engine: str = described("the engine that computed it")
+    fidelity: Fidelity = described("how much of the update it retains")
     created_at: datetime = described("when it was made")
     created_by: str = described("who made it")
     REFERENCE: ClassVar[str] = "key"
@@ -110,9 +108,7 @@ class FusedLine(FusedFacts):
     """A fused model, as what it was made of lists it."""
 
     rebuild: str = described("the command that makes it again")
-    withdrawals: tuple[Withdrawal, ...] | None = described(
-        "what it has to do with yanks that stand", optional=True
-    )
+    withdrawals: tuple[Withdrawal, ...] | None = described("yanks that concern it", optional=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,18 +128,18 @@ class FusedRecord(FusedFacts):
     """A fused model as it is on record, with the fidelity of each module."""
 
     base: str = described("name of its base")
-    seconds: float = described("that it took to make")
+    seconds: float = described("duration in seconds")
     recipe: Mapping[str, object] = described("how it was made, as it goes into the key")
     files: tuple[FileEntry, ...] = described("path, size in bytes and SHA-256 of each")
     published: bool = described("its files are in the store")
-    withdrawals: tuple[Withdrawal, ...] = described("what it has to do with yanks that stand")
+    withdrawals: tuple[Withdrawal, ...] = described("yanks that concern it")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opinion(Record):
     """What the model itself answers at a precision of which its weights are not sure."""
 
-    precision: str = described("that it was written with")
+    precision: str = described("precision of the weights")
     prompts: int = described("questions that it was asked")
     gained: float = described("nats by which base + adapter is better at them than the base")
     lost: float = described("nats of those that the fused model lacks; negative where it is better")
@@ -158,7 +154,7 @@ class Fused(FusedRecord):
     source: Literal["cache", "store", "computed"] = described(
         "it was in the `cache`, fetched from the `store`, or `computed`"
     )
-    cached: bool = described("it was in the cache already")
+    cached: bool = described("whether it was in the cache")
     opinions: tuple[Opinion, ...] | None = described(
         "what the model was asked before this was taken, in that order; none where nothing could be asked",
         optional=True,

@@ -1,4 +1,4 @@
-"""The graph itself: plain values, so that whoever draws or exports it needs no database."""
+"""The lineage graph: plain records, which can be drawn and exported without a database."""
 
 from __future__ import annotations
 
@@ -12,30 +12,28 @@ from .withdrawal import Withdrawal, own
 
 TRAINED_ON = "trained-on-base"
 REGISTERED_FOR = "registered-for-base"
-"""The relation of an adapter to its base, if it was declared to be trained on another one."""
+"""The relation of an adapter to its base model, if it was trained on another one."""
 
 COMPUTED_FROM = "computed-from"
-"""The relation of an adapter to those that it was combined from, or cut to a smaller rank from."""
+"""The relation of an adapter to those that it was combined or shrunk from."""
 
 
 @dataclass(frozen=True, slots=True)
 class Node(Record):
-    """One thing.
+    """A node of the lineage graph.
 
     Attributes:
-        withdrawals: the yanks that concern it; an alias and a place are told what the adapter that they hold or run is.
-        at: when it was recorded, made, set or deployed.
+        withdrawals: yanks that concern it; for an alias or deployment, those of its adapter.
+        at: when it was registered, made, set or deployed.
         by: who did that.
-        facts: more about it, by kind; for exports.
+        facts: further values for exports, which depend on the kind.
     """
 
-    id: str = described(
-        "unique within the graph, and the same in every run and registry: made of what the thing is"
-    )
-    kind: str = described("`base`, `dataset`, `adapter`, `fused`, `bundle`, `alias` or `deployment`")
-    name: str = described("what people call it")
+    id: str = described("id, unique within the graph and the same in every run and registry")
+    kind: str = described("kind: `base`, `dataset`, `adapter`, `fused`, `bundle`, `alias` or `deployment`")
+    name: str = described("name")
     digest: str = described(
-        "of its files, or of what an alias holds or a place runs; empty where there is none"
+        "digest of its files, or of what an alias holds or a deployment runs; empty without one"
     )
     withdrawals: tuple[Withdrawal, ...] = ()
     at: datetime | None = None
@@ -54,23 +52,23 @@ class Node(Record):
 
     @property
     def yanked(self) -> str | None:
-        """Why the adapter that it is, holds or runs is yanked itself; None if it is not."""
+        """Why the adapter that it is, holds or runs is yanked; None if it is not."""
         return own(self.withdrawals)
 
     @property
     def told(self) -> str:
-        """All yanks that concern it, in words; empty if there is nothing."""
+        """Return all yanks that concern it, in words; empty without one."""
         return "; ".join(each.told for each in self.withdrawals)
 
     @property
     def over(self) -> bool:
-        """It is a deployment that was ended."""
+        """Return whether it is an ended deployment."""
         return False
 
 
 @dataclass(frozen=True, slots=True)
 class DeploymentNode(Node):
-    """Something that runs, or ran, somewhere.
+    """A current or ended deployment.
 
     Attributes:
         ended_at: when it was ended; None while it runs.
@@ -81,27 +79,27 @@ class DeploymentNode(Node):
 
     @property
     def over(self) -> bool:
-        """It was ended."""
+        """Return whether the deployment ended."""
         return self.ended_at is not None
 
 
 @dataclass(frozen=True, slots=True)
 class Edge(Record):
-    """A relation of two things: `source` was made from `target`, holds it or runs it."""
+    """An edge of the lineage graph: `source` was made from `target`, holds it or runs it."""
 
-    source: str = described("id of the one")
-    target: str = described("id of the other")
-    relation: str = described("which it is")
+    source: str = described("id of the source node")
+    target: str = described("id of the target node")
+    relation: str = described("relation, such as `trained-on-base`")
     KEYS: ClassVar[tuple[str, ...]] = ("from_", "to", "relation")
 
     @property
     def from_(self) -> str:
-        """Id of what was made from the other, holds it or runs it."""
+        """Id of the node that was made from the other node, holds it or runs it."""
         return self.source
 
     @property
     def to(self) -> str:
-        """Id of the other."""
+        """Id of the other node."""
         return self.target
 
 
@@ -110,14 +108,14 @@ class Graph(Record):
     """A lineage graph.
 
     Attributes:
-        by_id: its things, by their ids.
-        edges: each once.
-        starts: ids of all subjects, where these are several: a dataset may have several revisions.
-        cut: there is more than it has: of descendants and ancestors of a kind, the nearest are in it and the newest of these.
-        left_out: how many things of each kind it does not have; None where it is cut and nobody counted.
+        by_id: the nodes by id.
+        edges: the edges, without duplicates.
+        starts: ids of all subjects if there are several, such as the revisions of a dataset.
+        cut: whether nodes are left out; of each kind, it has the nearest nodes, and the newest of these.
+        left_out: number of nodes that are left out, by kind; None if they were not counted.
     """
 
-    root: str = described("id of the subject")
+    root: str = described("id of the subject's node")
     by_id: dict[str, Node | DeploymentNode] = field(default_factory=dict)
     edges: list[Edge] = field(default_factory=list)
     starts: tuple[str, ...] = ()
@@ -127,17 +125,17 @@ class Graph(Record):
 
     @property
     def roots(self) -> tuple[str, ...]:
-        """Ids of all subjects: a dataset may have several revisions."""
+        """Ids of all subjects, such as the revisions of a dataset."""
         return self.starts or (self.root,)
 
     @property
     def nodes(self) -> tuple[Node | DeploymentNode, ...]:
-        """Its things."""
+        """Its nodes."""
         return tuple(self.by_id.values())
 
     @property
     def more(self) -> str:
-        """What it does not have, in words, such as `and 99,900 more adapters`; empty if it has all."""
+        """Return the number of nodes that are left out, such as `and 99,900 more adapters`; may be empty."""
         return more(self.left_out) if self.cut else ""
 
 
@@ -145,7 +143,7 @@ _WORDS = {"fused": ("fused model", "fused models"), "alias": ("alias", "aliases"
 
 
 def more(left_out: Mapping[str, int] | None) -> str:
-    """Return how many things of each kind are left out, in words; empty if none is."""
+    """Return how many nodes of each kind are left out, in words; may be empty."""
     if left_out is None:
         return "and more"
     named = [

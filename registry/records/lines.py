@@ -1,4 +1,4 @@
-"""Values of records as people read them: in the cells of tables, and in lines with a title each."""
+"""Format records for people: as table cells, and as lines with titles."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from ..parsing import plural
 from ..record import Part, parts_of
 
 OTHERS = "..."
-"""In a layout: all columns that it does not name."""
+"""In a layout: all other columns."""
 
 HIDDEN = "-"
-"""In a layout: begins a line that is not there, with the names of columns that are not among the others."""
+"""In a layout: the prefix of a hidden line, whose fields `OTHERS` omits."""
 
 
 class Line(NamedTuple):
-    """One or several values of a record.
+    """A line with the values of one or several fields.
 
     Attributes:
-        name: of the field that it begins with.
-        title: of that field.
-        text: the values.
-        fields: of which.
+        name: the name of the first field.
+        title: the title of the first field.
+        text: the formatted values.
+        fields: the names of all fields in the line.
     """
 
     name: str
@@ -34,12 +34,12 @@ class Line(NamedTuple):
 
 
 def value_text(part: Part, value: Any, *, cell: bool = False) -> str:
-    """Return a value for people, empty if there is none.
+    """Format a value for people; return an empty string for None.
 
     Args:
-        part: the field that it is of.
-        value: of the record, or of its JSON.
-        cell: for a table, where there is less room, and the column says the unit.
+        part: the field.
+        value: the value in the record, or in its JSON.
+        cell: whether to format it for a table cell: shorter, and without the unit.
     """
     about = part.about
     if value is None or value == "":
@@ -60,7 +60,7 @@ def value_text(part: Part, value: Any, *, cell: bool = False) -> str:
 
 
 def plain_text(value: Any) -> str:
-    """Return any JSON value but null on one line."""
+    """Format a JSON value other than null on one line."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
@@ -78,10 +78,10 @@ def lines_of(kind: type, layout: str, record: Mapping[str, Any], nothing: str) -
     """Yield the lines of a record.
 
     Args:
-        kind: of the record.
-        layout: the lines, with commas between, and of each the fields, with spaces between; `OTHERS` and `HIDDEN` are special.
-        record: or its JSON; fields that it does not have are left out.
-        nothing: stands for a value that is missing.
+        kind: the record's class.
+        layout: comma-separated lines of space-separated field names; see `OTHERS` and `HIDDEN`.
+        record: the record, or its JSON; fields that it does not have are left out.
+        nothing: the text for a missing value.
     """
     parts = parts_of(kind)
     named = set(layout.replace(",", " ").split())

@@ -20,13 +20,13 @@ class Outcome(Record):
     """The outcome of one rule.
 
     Attributes:
-        rule: its name; `not_yanked` applies to every adapter.
-        wanted: what it demands, as recorded.
+        rule: name of the rule; `not_yanked` applies to every adapter.
+        wanted: the required value, as recorded.
         state: `passed`, `failed`, or `unknown` if it cannot be decided.
         why: the reason, in one sentence.
-        hint: the command that helps; None if there is none.
-        code: of what was found: `metric_other_dataset`, `metric_other_split`, `metric_other_harness` or `metric_other_shots`
-            of a metric that was measured, but on or with something else.
+        hint: a command that helps; None without one.
+        code: code of the finding: `metric_other_dataset`, `metric_other_split`, `metric_other_harness` or
+            `metric_other_shots`, if the metric was measured under other conditions.
     """
 
     rule: str
@@ -47,14 +47,14 @@ class Promotion(Record):
     Attributes:
         alias: `task#alias`.
         adapter: name of the candidate.
-        holder: name of the adapter that the alias held before, None for none.
+        holder: name of the adapter that the alias held before; None without one.
         verdict: `passed`, `failed`, or `unknown` where it cannot be decided.
-        moved: the alias moved; False if it held the adapter already.
-        confirmed: it held the adapter already, which was evaluated again after an amendment, against the previous holder.
-        guarded: only a promotion moves the alias.
-        dry_run: nothing was changed.
-        reason: as given.
-        withdrawals: what the adapter has to do with yanks that stand.
+        moved: whether the alias moved; False if it held the adapter already.
+        confirmed: whether the current holder passed the rules again after an amendment.
+        guarded: whether only a promotion can move the alias.
+        dry_run: whether this was a dry run.
+        reason: the given reason.
+        withdrawals: yanks that concern the adapter.
         rules: the outcome of each.
     """
 
@@ -72,25 +72,25 @@ class Promotion(Record):
 
     @property
     def exit_code(self) -> int:
-        """0 when all rules passed, 1 when one failed, 3 when it cannot be decided."""
+        """Return 0 if all rules passed, 1 if one failed, 3 if the verdict is unknown."""
         return _CODES[self.verdict]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Approval(Record):
-    """An approval that was given or taken back.
+    """An approval that was given or withdrawn.
 
     Attributes:
         adapter: name of the adapter.
-        alias: that may hold it, `TASK#NAME`.
-        approved: whoever asked approves now; False where the approval was taken back.
-        changed: it was otherwise before.
-        approvals: everybody who approves now.
-        withdrawals: what the adapter has to do with yanks that stand.
-        by: who gave it; left out, as what follows, where it was taken back.
+        alias: the alias that it is for, `TASK#NAME`.
+        approved: whether the user approves now; False if the approval was withdrawn.
+        changed: whether this changed anything.
+        approvals: names of all people who approve now.
+        withdrawals: yanks that concern the adapter.
+        by: who gave it; this and the following are omitted if it was withdrawn.
         at: when it was given.
-        note: what was said with it; may be empty.
-        authenticated: a server knew by a token who gave it; False where a client said its own name.
+        note: the note with it; may be empty.
+        authenticated: whether it was given with a token; False if the name is a claim.
     """
 
     adapter: str
@@ -110,11 +110,11 @@ class AliasRules(Record):
     """The rules of an alias.
 
     Attributes:
-        alias: that they are for, `TASK#NAME`; `*#NAME` for every task.
+        alias: the alias, `TASK#NAME`; `*#NAME` for every task.
         task: name of the task; None for every task.
-        guarded: only a promotion may move the alias.
-        rules: by name, as `fusery.registry.releases.rules.Rules` has them; those that are not set are left out.
-        at: when they were set; None if they are not.
+        guarded: whether only a promotion can move the alias.
+        rules: the rules that are set, by their name in `fusery.registry.releases.rules.Rules`.
+        at: when they were set; None if there are none.
         by: who set them.
     """
 
@@ -128,11 +128,11 @@ class AliasRules(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetRules(AliasRules):
-    """Rules that were set, or would be.
+    """The result of setting rules, or of a dry run.
 
     Attributes:
-        changed: they are others than before.
-        applies_to: aliases that exist and that they are for; not those with rules of their own.
+        changed: whether they differ from the previous rules.
+        applies_to: existing aliases that the rules apply to, without those that have their own rules.
     """
 
     changed: bool
@@ -141,7 +141,7 @@ class SetRules(AliasRules):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemovedRules(AliasRules):
-    """Rules that were removed, or would be.
+    """The result of removing rules, or of a dry run.
 
     Attributes:
         removed: False if this was a dry run.
@@ -152,24 +152,25 @@ class RemovedRules(AliasRules):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Yank(Record):
-    """A yank that stands, and what depends on its adapter still.
+    """A yank, and what still depends on the adapter.
+
+    The adapters in `same_bytes`, `same_weights`, `continued` and `computed` are not yanked by it.
 
     Attributes:
-        name: of the adapter.
+        name: name of the adapter.
         yanked: True.
-        changed: it was not yanked before.
-        reason: why.
-        at: since when.
+        changed: whether it is new.
+        reason: the reason.
+        at: when it was yanked.
         by: who yanked it.
-        aliases: that hold it, as `TASK#NAME`.
-        fused: keys of models with it.
-        bundles: with it.
-        deployments: of all of these.
-        same_bytes: names of adapters with the same bytes, which are not yanked by this.
-        same_weights: names of adapters with the same weights beside other files, which are not yanked by this.
-        continued: names of adapters that were trained on from it, which are not either.
-        computed: names of adapters that were combined or cut to a smaller rank from it or from one with its weights, which
-            are not either.
+        aliases: aliases that hold it, as `TASK#NAME`.
+        fused: keys of fused models with it.
+        bundles: bundles with it.
+        deployments: deployments of the adapter, its fused models and its bundles.
+        same_bytes: names of adapters with the same bytes.
+        same_weights: names of adapters with the same weights and other files.
+        continued: names of adapters whose training continued from it.
+        computed: names of adapters that were combined or shrunk from it, or from one with its weights.
     """
 
     name: str
@@ -190,12 +191,12 @@ class Yank(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiftedYank(Record):
-    """A yank that was lifted.
+    """A lifted yank.
 
     Attributes:
-        name: of the adapter.
+        name: name of the adapter.
         yanked: False.
-        changed: it was yanked before.
+        changed: whether it was yanked before.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What a reference means."""
+"""The record of a resolved reference."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from ..record import Record
 
 @dataclass(frozen=True, slots=True)
 class Resolved(Record):
-    """An adapter, a base model or a fused model that a reference means.
+    """The adapter, base model or fused model of a reference.
 
     Attributes:
         kind: `adapter`, `base` or `fused`.
-        name: of an adapter or base; of a fused model its key.
-        digest: of its files.
-        yanked: an adapter is withdrawn.
+        name: name of an adapter or base model; key of a fused model.
+        digest: digest of its manifest.
+        yanked: whether it is a yanked adapter.
     """
 
     kind: Literal["adapter", "base", "fused"]

@@ -15,8 +15,8 @@ class CurvePoint(Record):
 
     iteration: int = described("counted from 1")
     train_loss: float | None = described("mean over the steps since the point before", title="training loss")
-    val_loss: float | None = described("over the validation set", title="validation loss")
-    learning_rate: float | None = described("of the step")
+    val_loss: float | None = described("loss on the validation set", title="validation loss")
+    learning_rate: float | None = described("learning rate of the step")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +24,7 @@ class Measured(Record):
     """An iteration and its validation loss."""
 
     iteration: int | None = described("counted from 1")
-    val_loss: float | None = described("over the validation set")
+    val_loss: float | None = described("loss on the validation set")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,13 +46,13 @@ class TrainingRun(Record):
     state: str = described("how the run ended, as far as that is known")
     source: str = described("what says so")
     started_at: datetime | None = described("when it began")
-    seconds: float | None = described("that it took")
-    trained_tokens: int | None = described("that it was trained on")
+    seconds: float | None = described("duration in seconds")
+    trained_tokens: int | None = described("number of tokens that it was trained on")
     peak_memory: int | None = described("bytes")
     git: Commit | None = described("the code")
     machine: Mapping[str, object] | None = described("processor, cores, memory and system")
-    versions: Mapping[str, str] | None = described("of the packages")
-    arguments: Mapping[str, object] | None = described("of the trainer")
+    versions: Mapping[str, str] | None = described("versions of the packages")
+    arguments: Mapping[str, object] | None = described("arguments of the trainer")
     dataset_files: tuple[Mapping[str, object], ...] | None = described(
         "path, size and digest of each file of the data"
     )

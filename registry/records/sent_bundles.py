@@ -1,4 +1,4 @@
-"""Bundles that a server's client wrote: recorded at the client first, then at the server."""
+"""Bundles that a client wrote: recorded in its local replica, then on the server."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ if TYPE_CHECKING:
     from ..workspace import Workspace
 
 _ACTIONS = (WRITTEN, "adapter.exported")
-"""What the log calls the writing of a bundle, and of an adapter's folder."""
+"""Actions of log entries for a written bundle or adapter folder."""
 
 
 _LONGEST = 10_000
-"""Characters of a path, and of what the log says besides."""
+"""The maximum length of a path, and of the log entry's other details."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SentBundle(Record):
-    """A bundle that was written.
+    """A bundle that a client wrote.
 
     Attributes:
-        action: of the log's entry about it.
-        target: what it is for.
-        path: a path or a URL.
+        action: action of its log entry.
+        target: its target, such as `vllm`.
+        path: its path or URL.
         files: path, size in bytes and SHA-256 of each file.
         adapters: names of the adapters in it.
-        fused: key of the fused model in it; None where nothing is fused.
-        detail: of the log's entry, besides target and path.
+        fused: key of the fused model in it; None without one.
+        detail: other details of its log entry.
     """
 
     action: str
@@ -54,7 +54,7 @@ class SentBundle(Record):
 
 
 def written_bundle(session: Session, event: tables.Event) -> SentBundle | None:
-    """Return the bundle that an entry of the log is about; None if it is not about one that was written."""
+    """Return the bundle of a log entry; None if the entry is not about a written bundle."""
     if event.subject_kind != "bundle" or event.action not in _ACTIONS:
         return None
     detail = json.loads(event.detail)
@@ -75,16 +75,19 @@ def written_bundle(session: Session, event: tables.Event) -> SentBundle | None:
 
 
 def record_sent(workspace: Workspace, bundle: SentBundle) -> bool:
-    """Record a bundle that a client wrote; what was at its place before counts as replaced.
+    """Record a bundle that a client wrote, and mark earlier bundles at its path as replaced.
 
     Raises:
-        BadInputError: it is none.
-        UnknownReferenceError: what is in it is not on record.
+        BadInputError: the bundle is invalid.
+        UnknownReferenceError: an adapter or fused model in it is not registered.
     """
     if bundle.action not in _ACTIONS or not bundle.files:
-        raise BadInputError("this is no bundle", hint="update the client")
+        raise BadInputError("invalid bundle (unknown action, or no files)", hint="update the client")
     if len(bundle.path) > _LONGEST or len(json.dumps(bundle.detail)) > _LONGEST:
-        raise BadInputError("the record of this bundle is too long", hint="give a shorter path")
+        raise BadInputError(
+            f"path or details of the bundle are too long (at most {_LONGEST:,} characters)",
+            hint="give a shorter path",
+        )
     bundle = replace(bundle, path=str(without_credentials(bundle.path)))
     manifest = Manifest.of(bundle.files)
     table = tables.Bundle
@@ -102,9 +105,7 @@ def record_sent(workspace: Workspace, bundle: SentBundle) -> bool:
         if bundle.fused is not None:
             fused = session.scalar(select(tables.Fused).where(tables.Fused.key == bundle.fused))
             if fused is None:
-                raise UnknownReferenceError(
-                    f"there is no fused model {bundle.fused[:12]}", hint="fusery list"
-                )
+                raise UnknownReferenceError(f"fused model not found: {bundle.fused[:12]}", hint="fusery list")
         record_bundle(
             session,
             workspace,

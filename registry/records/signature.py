@@ -1,4 +1,4 @@
-"""Signatures on record, and the keys that count."""
+"""Records of signatures and trusted keys."""
 
 from __future__ import annotations
 
@@ -10,54 +10,56 @@ from ..record import Record, described
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedSignature(Record):
-    """A signature on record."""
+    """A recorded signature."""
 
-    kind: str = described("of what was signed: `adapter`, `fused` or `bundle`")
-    scheme: str = described("`model-signing` or `sigstore`")
-    key_id: str = described("of the key that signed, or whom Sigstore names", heading="key", cell="{:.32}")
-    signer: str | None = described("what that key is called here; None where it was never trusted", free=True)
-    revoked: bool = described("the key counts no more")
+    kind: str = described("kind of the signed object: `adapter`, `fused` or `bundle`")
+    scheme: str = described("signing scheme: `model-signing` or `sigstore`")
+    key_id: str = described("id of the key, or the Sigstore identity", heading="key", cell="{:.32}")
+    signer: str | None = described("name of the trusted key; None if it was never trusted", free=True)
+    revoked: bool = described("whether the key is revoked")
     at: datetime = described("when it was recorded", exact=True)
     by: str = described("who recorded it")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signatures(Record):
-    """The signatures over a thing on record."""
+    """The recorded signatures of an adapter, fused model or bundle."""
 
     kind: str = described("`adapter`, `fused` or `bundle`")
-    name: str = described("what people call it")
-    digest: str = described("of its list of files")
+    name: str = described("its name")
+    digest: str = described("digest of its manifest")
     signatures: tuple[RecordedSignature, ...] = described("oldest first")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrustedKey(Record):
-    """A key whose signatures count, or counted."""
+    """A trusted or revoked key."""
 
-    name: str = described("what it is called here")
-    key_id: str = described("SHA-256 of it", heading="key", cell="{:.16}")
+    name: str = described("name of the key")
+    key_id: str = described("SHA-256 of the key", heading="key", cell="{:.16}")
     aliases: tuple[str, ...] = described(
-        "patterns of the aliases that it counts for", heading="for", free=True
+        "patterns of the aliases that it is trusted for", heading="for", free=True
     )
-    fused: bool = described("fused artifacts of other registries count as made here when it has signed them")
-    signatures: int = described("how many by it are on record")
-    created_at: datetime = described("since when it is trusted", heading="since", exact=True)
-    created_by: str = described("who said so")
-    revoked_at: datetime | None = described("since when it counts no more", heading="revoked", exact=True)
-    revoked_by: str | None = described("who said that")
+    fused: bool = described(
+        "whether its signature makes fused models of other registries usable as if made here"
+    )
+    signatures: int = described("number of recorded signatures with it")
+    created_at: datetime = described("when it was added", heading="since", exact=True)
+    created_by: str = described("who added it")
+    revoked_at: datetime | None = described("when it was revoked", heading="revoked", exact=True)
+    revoked_by: str | None = described("who revoked it")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OneSignature(Record):
-    """A signature on record, with its envelope.
+    """A recorded signature with its envelope.
 
     Attributes:
-        kind: of what was signed: `adapter`, `fused` or `bundle`.
-        name: what people call it.
-        digest: of its list of files.
-        key_id: of the key that signed, or whom Sigstore names.
-        envelope: the file's content.
+        kind: kind of the signed object: `adapter`, `fused` or `bundle`.
+        name: name of the signed object.
+        digest: digest of its manifest.
+        key_id: id of the key, or the Sigstore identity.
+        envelope: content of the signature file.
     """
 
     kind: str
@@ -69,11 +71,11 @@ class OneSignature(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedEnvelope(Record):
-    """A signature that was recorded.
+    """The result of recording a signature.
 
     Attributes:
-        envelope: the one on record now.
-        existed: it was on record already.
+        envelope: the recorded envelope.
+        existed: whether it was recorded before.
     """
 
     envelope: str
@@ -82,14 +84,14 @@ class RecordedEnvelope(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownKey(Record):
-    """A key that counts, or counted.
+    """A trusted or revoked key with its public key.
 
     Attributes:
-        name: what it is called.
-        key_id: SHA-256 of it.
-        public_key: as PEM.
-        revoked: it counts no more.
-        aliases: patterns of the aliases that it counts for.
+        name: name of the key.
+        key_id: SHA-256 of the key.
+        public_key: the public key as PEM.
+        revoked: whether it is revoked.
+        aliases: patterns of the aliases that it is trusted for.
     """
 
     name: str
@@ -101,14 +103,14 @@ class KnownKey(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedFiles(Record):
-    """What is on record of a list of files.
+    """The signatures and keys for a manifest.
 
     Attributes:
-        kind: `adapter`, `fused` or `bundle`; None where nothing of these files is on record.
-        event: what the log calls it.
-        digest: of the list; None where a lone file is nothing on record.
+        kind: `adapter`, `fused` or `bundle`; None if the manifest is not recorded.
+        event: its kind in the log.
+        digest: digest of the manifest; None for a single file that is not recorded.
         keys_: all keys, by name.
-        envelopes: signatures over it, the newest first.
+        envelopes: its signatures, newest first.
     """
 
     kind: str | None

@@ -14,8 +14,8 @@ class HeldVersion(Record):
     """An alias of a task, and the version that it holds."""
 
     alias: str = described("its name, without that of its task")
-    version: int = described("that it holds")
-    withdrawals: tuple[Withdrawal, ...] = described("what that has to do with yanks that stand")
+    version: int = described("version that it holds")
+    withdrawals: tuple[Withdrawal, ...] = described("yanks that concern that adapter")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +26,7 @@ class Task(Record):
     adapter: str = described("name of the version that `@latest` means")
     version: int = described("its number")
     val_loss: float | None = described("its validation loss")
-    withdrawals: tuple[Withdrawal, ...] = described("what it has to do with yanks that stand")
+    withdrawals: tuple[Withdrawal, ...] = described("yanks that concern it")
     created_at: datetime = described("when it was registered")
     created_by: str = described("who registered it")
     aliases: tuple[HeldVersion, ...] = described("those that hold a version")

@@ -21,7 +21,7 @@ class Token(Record):
     REFERENCE = "name"
 
     name: str = described("whose it is: under this name its bearer acts")
-    role: Role = described("what its bearer may do")
+    role: Role = described("role of the token")
     state: State = described("`active`, `expired` or `revoked`")
     created_at: datetime = described("since when it is valid", heading="since", exact=True)
     created_by: str = described("who made it", heading="by")
@@ -53,8 +53,8 @@ class NewToken(Token):
 class Identity(Record):
     """Who asks, as their token says."""
 
-    name: str = described("of the token: under this name they act")
-    role: Role = described("what they may do")
+    name: str = described("name of the token")
+    role: Role = described("role of the token")
     expires_at: datetime | None = described(
         "until when the token is valid; None for one that does not expire"
     )
@@ -65,4 +65,4 @@ class OwnIdentity(Identity):
     """Who asks, and which registry is asked."""
 
     registry: str = described("its id")
-    version: str = described("of fusery there")
+    version: str = described("version of fusery there")

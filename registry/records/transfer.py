@@ -1,4 +1,4 @@
-"""What a package brings to a registry, and how much of its bytes is there."""
+"""Records of package transfers and uploads."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ State = Literal["copied", "completed", "present", "left out"]
 
 @dataclass(frozen=True, slots=True)
 class Moved(Record):
-    """One thing of a package.
+    """An item of a package.
 
     Attributes:
         kind: `base`, `calibration`, `adapter` or `fused`.
-        name: what it is called where it comes from.
-        there: what it is called where it goes.
-        digest: of its manifest.
-        state: `copied`; `completed`, where only something that came later was missing; `present`; or `left out`.
-        bytes: of files that were missing.
-        reason: why it was left out, or that it was amended otherwise there.
-        withdrawals: the yanks that concern it, where it went to.
+        name: its name in the source registry.
+        there: its name in the destination registry.
+        digest: digest of its manifest.
+        state: `copied`; `completed`, if only later additions were missing; `present`; or `left out`.
+        bytes: size of the missing files.
+        reason: why it was left out, or that its amendments differ in the destination.
+        withdrawals: yanks that concern it in the destination.
     """
 
     kind: str
@@ -36,7 +36,7 @@ class Moved(Record):
     withdrawals: tuple[Withdrawal, ...] = ()
 
     def with_withdrawals(self, told: tuple[Withdrawal, ...]) -> Moved:
-        """Return it with the yanks that concern it."""
+        """Return a copy with the yanks that concern it."""
         return replace(self, withdrawals=told)
 
 
@@ -45,9 +45,9 @@ class Arrived(Record):
     """How much of a blob has arrived.
 
     Attributes:
-        digest: of the blob.
-        complete: all of it is in the store.
-        bytes: how many of an upload that can be gone on with, by the same sender.
+        digest: digest of the blob.
+        complete: whether it is in the store.
+        bytes: received bytes of an unfinished upload, which the same sender can resume.
     """
 
     digest: str
@@ -57,12 +57,12 @@ class Arrived(Record):
 
 @dataclass(frozen=True, slots=True)
 class PackagePlan(Record):
-    """What would become of a package, and which bytes of it are wanted.
+    """The plan of receiving a package.
 
     Attributes:
-        registry: id of the registry that would receive it.
-        items_: what would become of each thing.
-        blobs: those that its things need, and how much of each has arrived.
+        registry: id of the destination registry.
+        items_: the planned state of each item.
+        blobs: the blobs that its items need, and how much of each has arrived.
     """
 
     registry: str
@@ -72,11 +72,11 @@ class PackagePlan(Record):
 
 @dataclass(frozen=True, slots=True)
 class PackageTaken(Record):
-    """What became of a package.
+    """The result of receiving a package.
 
     Attributes:
-        registry: id of the registry that has received it.
-        items_: what became of each thing.
+        registry: id of the destination registry.
+        items_: the state of each item.
     """
 
     registry: str

@@ -15,7 +15,7 @@ State = Literal["active", "failing", "disabled"]
 class Webhook(Record):
     """A receiver of events, and how far the delivery to it has come."""
 
-    name: str = described("what it is called")
+    name: str = described("its name")
     url: str = described("where events are sent", free=True)
     actions: tuple[str, ...] = described(
         "patterns of those that are sent, such as `alias.moved` and `alias.*`", title="sends", heading="on"
@@ -41,7 +41,7 @@ class Webhook(Record):
         brief=True,
     )
     attempts: int = described("how often that one was tried", unit="time", words=", tried {}")
-    error: str | None = described("what went wrong the last time", brief=True, free=True, rare=True)
+    error: str | None = described("the last error", brief=True, free=True, rare=True)
     next_attempt: datetime | None = described("when it is tried again at the earliest", brief=True)
     delivered_at: datetime | None = described(
         "when the last event was taken", title="last delivery", brief=True
@@ -70,7 +70,7 @@ class WebhookKey(Record):
         key: as Standard Webhooks writes it: `whsec_` and Base64.
     """
 
-    name: str = described("of the webhook")
+    name: str = described("name of the webhook")
     key: str = field(repr=False)
 
 
@@ -78,10 +78,10 @@ class WebhookKey(Record):
 class SkippedEvent(Record):
     """An event that was passed over."""
 
-    name: str = described("of the webhook")
+    name: str = described("name of the webhook")
     seq: int = described("number of the entry of the log")
-    action: str = described("of the entry")
-    subject: str = described("of the entry")
+    action: str = described("action of the entry")
+    subject: str = described("subject of the entry")
     reason: str = described("why it was passed over")
 
 
@@ -89,7 +89,7 @@ class SkippedEvent(Record):
 class WebhookDeliveries(Record):
     """What was delivered to a webhook at one go."""
 
-    name: str = described("of the webhook")
+    name: str = described("name of the webhook")
     delivered: tuple[int, ...] = described("numbers of the entries of the log that it has taken")
     error: str | None = described(
         "why it took no more; None if nothing waits, or somebody else delivers to it"

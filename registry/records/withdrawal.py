@@ -27,7 +27,7 @@ class Withdrawal(Record):
         "the thing is that record `itself`, has the `same-bytes` under another name, `contains` its weights, or it or "
         "an adapter in it is `computed-from` them"
     )
-    reason: str = described("of the yank")
+    reason: str = described("reason of the yank")
     at: datetime = described("when it was yanked")
     by: str = described("who did that")
     KEYS: ClassVar[tuple[str, ...]] = ("adapter", "relation", "reason", "at", "by", "told")

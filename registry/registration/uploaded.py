@@ -1,4 +1,4 @@
-"""An adapter's folder that a server's client has sent, file by file: laid out again, to be read like one of this machine."""
+"""Adapter folders that a client uploads to a server file by file."""
 
 from __future__ import annotations
 
@@ -18,38 +18,38 @@ if TYPE_CHECKING:
     from ..workspace import Workspace
 
 LOG = "log/"
-"""Before the name of a trainer's output that lies elsewhere than in the folder."""
+"""The prefix of a training log that is outside the folder."""
 
 _MOST_FILES = 1_000
 _MOST_BYTES = 64 << 30
 
 
 def files_to_send(folder: Path, log: Path | None) -> dict[str, Path]:
-    """Return the files of a folder that registering reads, by their paths in it, and the trainer's output.
+    """Return the files of a folder that `register` reads, by relative path, and the training log.
 
     Raises:
-        MissingFileError, UnsafePathError: there is no such folder, or a link leaves it.
+        MissingFileError, UnsafePathError: the folder does not exist, or a link points out of it.
     """
     if not folder.is_dir():
         from ..adapters.folder import read_adapter_folder
 
-        read_adapter_folder(folder)  # says what is wrong
+        read_adapter_folder(folder)  # raises the error
     found = {file.path: file.real for file in scan(folder) if is_wanted(file.path)}
     return found if log is None else {**found, f"{LOG}{log.name}": log}
 
 
 @contextmanager
 def uploaded(workspace: Workspace, name: str, files: Mapping[str, str]) -> Iterator[tuple[Path, Path | None]]:
-    """Yield a folder with files that were sent before, and the trainer's output, where that was sent too.
+    """Yield a temporary folder with uploaded files, and the training log if it was uploaded.
 
     Args:
-        workspace: the registry, under the name of who has sent them.
-        name: of the folder.
-        files: the digests of its files, by their paths in it.
+        workspace: the registry, under the sender's name.
+        name: the folder's name.
+        files: the digests of its files, by relative path.
 
     Raises:
-        BadInputError: a name is none that an adapter's folder has, or there are absurdly many.
-        BlobsMissingError: files were not sent.
+        BadInputError: a name is invalid, or the folder is too large.
+        BlobsMissingError: files were not uploaded.
     """
     from fusery.storage.room import Need, require_rooms
 
@@ -60,11 +60,11 @@ def uploaded(workspace: Workspace, name: str, files: Mapping[str, str]) -> Itera
     sizes = _sizes(workspace, set(digests.values()))
     if missing := [path for path, digest in digests.items() if digest not in sizes]:
         raise BlobsMissingError(
-            f"{plural(len(missing), 'file')} of this adapter were not sent, such as {missing[0]}",
+            f"{plural(len(missing), 'file')} of this adapter not uploaded, such as {missing[0]}",
             hint="run the command again",
         )
     if sum(sizes[digest] for digest in digests.values()) > _MOST_BYTES:
-        raise BadInputError("the files of this folder are too large", hint="give the folder of one run")
+        raise BadInputError("adapter folder is too large (at most 64 GiB)", hint="give the folder of one run")
     generations = blob_generations(workspace, list(digests.values()))
     with scratch_folder(workspace) as scratch:
         require_rooms([Need(scratch, [sizes[digest] for digest in digests.values()])])
@@ -81,20 +81,23 @@ def uploaded(workspace: Workspace, name: str, files: Mapping[str, str]) -> Itera
 
 def _checked(name: str, files: Mapping[str, str]) -> dict[str, Digest]:
     if not _is_plain(name) or len(files) > _MOST_FILES:
-        raise BadInputError("this is no folder of an adapter", hint="give the folder of one run")
+        raise BadInputError(
+            f"invalid adapter folder (its name is invalid, or it has more than {_MOST_FILES:,} files)",
+            hint="give the folder of one run",
+        )
     found = {}
     for path, digest in files.items():
         if not (is_wanted(path) or (path.startswith(LOG) and _is_plain(path.removeprefix(LOG)))):
-            raise BadInputError(f"{path[:80]!r} is no file of an adapter", hint="update the client")
+            raise BadInputError(f"unexpected file: {path[:80]!r}", hint="update the client")
         try:
             found[path] = parse_digest(digest)
         except ValueError as error:
-            raise BadInputError(f"no digest: {digest[:80]!r}", hint="update the client") from error
+            raise BadInputError(f"invalid digest: {digest[:80]!r}", hint="update the client") from error
     return found
 
 
 def _is_plain(name: str) -> bool:
-    """Tell whether a text is the name of one file or folder."""
+    """Return whether a text is a valid name of a file or folder, without a path."""
     parts = PurePosixPath(name).parts
     return (
         len(parts) == 1

@@ -1,1 +1,1 @@
-"""A registry at a server: requests to it, and what was fetched of it to this machine."""
+"""The client of a server's registry: requests, tokens and file transfers."""

@@ -105,12 +105,12 @@ def bearer_token(environment: Mapping[str, str] = os.environ, variable: str = "F
         with os_failures(f"read {path}", near=path), path.open("rb") as opened:
             token = opened.read(8_192).decode("ascii", "replace").strip()
         if not token:
-            raise BadInputError(f"{path} is empty", hint=f"{variable}_FILE names a file with a token in it")
-    return checked_token(token, f"{variable} or {variable}_FILE") if token else ""
+            raise BadInputError(f"{path} is empty", hint=f"{variable}_FILE must name a file with a token")
+    return checked_token(token, f"check {variable} or {variable}_FILE") if token else ""
 
 
-def checked_token(token: str, hint: str = "what fusery token create showed") -> str:
-    """Return a token.
+def checked_token(token: str, hint: str = "give the token that fusery token create printed") -> str:
+    """Return a token after validation.
 
     Raises:
         BadInputError: it is invalid.
@@ -121,7 +121,7 @@ def checked_token(token: str, hint: str = "what fusery token create showed") -> 
 
 
 def required_token(environment: Mapping[str, str] = os.environ) -> str:
-    """Return the token for a server of a registry.
+    """Return the token for a server from the environment.
 
     Raises:
         BadInputError: there is none, or it is invalid.
@@ -139,7 +139,7 @@ def trusted_certificates() -> ssl.SSLContext:
     """Return a TLS context that trusts the certificates of `FUSERY_CA_FILE`, or the system's.
 
     Raises:
-        MissingFileError, BadInputError: there is no such file, or no certificate in it.
+        MissingFileError, BadInputError: the file does not exist, or has no certificates.
     """
     import ssl  # 10 ms
 

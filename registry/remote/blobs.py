@@ -1,4 +1,4 @@
-"""Upload and download of blobs: both go on where they were interrupted, and verify all bytes before they count."""
+"""Upload and download blobs: resume interrupted transfers, and verify all bytes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .client import RetryBudget, TransientError
 from .server import API, LONG, Server
 
 AT_ONCE = 4
-"""Blobs that are transferred at the same time."""
+"""The number of concurrent transfers."""
 
 _BATCH = 500
 _BUSY = frozenset({UploadBusyError.code, UploadOffsetError.code})
@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 
 def in_parallel(server: Server, transfer: Callable[[T], None], blobs: Iterable[T]) -> None:
-    """Transfer several blobs at a time; after an error, cancel the others and the server's connections."""
+    """Transfer blobs concurrently; after an error, cancel the other transfers and close the connections."""
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="transfer") as pool:
         try:
             for _ in pool.map(transfer, blobs):
@@ -49,11 +49,11 @@ def in_parallel(server: Server, transfer: Callable[[T], None], blobs: Iterable[T
 
 
 def send_files(server: Server, files: Mapping[str, Path], reporter: Reporter) -> dict[str, str]:
-    """Upload files that the server lacks, and return the digests of all of them by name.
+    """Upload the files that the server does not have; return the digests of all files by name.
 
     Args:
         server: the destination.
-        files: by name.
+        files: the paths by name.
         reporter: receives the bytes sent and the total.
     """
     entries = {name: file_entry(name, path) for name, path in files.items()}
@@ -82,17 +82,17 @@ def arrived(server: Server, digests: Sequence[Digest]) -> list[Arrived]:
 
 
 def upload(server: Server, entry: FileEntry, path: Path, offset: int, progress: Progress | None) -> None:
-    """Send a blob, from where the last attempt stopped.
+    """Upload a blob, and resume after transient failures.
 
     Args:
         server: the destination.
-        entry: its size and digest.
-        path: a file of its bytes.
-        offset: bytes that the server has.
-        progress: called with the size of each piece; pieces that are sent again count again.
+        entry: the blob's size and digest.
+        path: the file with its bytes.
+        offset: how many bytes the server has.
+        progress: called with the size of each chunk; chunks that are sent again count again.
 
     Raises:
-        BlobCorruptError: the file has other bytes.
+        BlobCorruptError: the file's bytes do not have the digest.
     """
     furthest = known = min(max(offset, 0), entry.size)
     is_known = True
@@ -113,9 +113,10 @@ def upload(server: Server, entry: FileEntry, path: Path, offset: int, progress: 
         except BlobCorruptError as error:
             if not known:
                 raise BlobCorruptError(
-                    f"blob {entry.sha256[:12]} arrived with other bytes than recorded", hint=_HERE
+                    f"cannot upload blob {entry.sha256[:12]}: its bytes do not have the recorded digest",
+                    hint=_HERE,
                 ) from error
-            # The bytes that the server had may be the damaged ones: begin again.
+            # The server may have damaged bytes of an earlier upload: start again.
             known, is_known = 0, True
             raise TransientError("the bytes of an earlier upload were damaged") from error
 
@@ -126,7 +127,7 @@ def _send(server: Server, entry: FileEntry, path: Path, begin: int, progress: Pr
     with reading(path) as source:
         if source.size != entry.size:
             raise BlobCorruptError(
-                f"{path} has {source.size:,} bytes, and {entry.size:,} are recorded", hint=_HERE
+                f"wrong size of {path}: {source.size:,} bytes, {entry.size:,} are recorded", hint=_HERE
             )
 
         def pieces() -> Iterator[bytes]:
@@ -157,17 +158,17 @@ def _send(server: Server, entry: FileEntry, path: Path, begin: int, progress: Pr
 def download(
     server: Server, entry: FileEntry, destination: Path, parts: Path, progress: Progress | None
 ) -> None:
-    """Fetch a blob, from where the last attempt stopped, and verify it before it gets its name.
+    """Download a blob, resume after failures, and verify it before it is renamed to `destination`.
 
     Args:
         server: the source.
-        entry: its size and digest.
-        destination: the file, in an existing folder on the disk of `parts`.
+        entry: the blob's size and digest.
+        destination: the file, in an existing folder on the same file system as `parts`.
         parts: the folder of incomplete blobs.
-        progress: called with the size of each piece.
+        progress: called with the size of each chunk.
 
     Raises:
-        BlobCorruptError: the server sends other bytes; they are removed.
+        BlobCorruptError: the server sent bytes with another digest; they are removed.
     """
     part = _Part.open(parts, entry)
     try:
@@ -185,7 +186,7 @@ def download(
                 if resumed:
                     raise TransientError("the bytes of an earlier download were damaged")
                 raise BlobCorruptError(
-                    f"the server sends other bytes for blob {entry.sha256[:12]}", hint="fusery audit, there"
+                    f"wrong digest of blob {entry.sha256[:12]} from the server", hint="fusery audit, there"
                 )
 
         server.retried(once)
@@ -206,7 +207,7 @@ def _fetch(server: Server, entry: FileEntry, part: _Part, progress: Progress | N
             part.clear()
         begin = f"bytes {part.size}-"
         if response.status_code == 206 and not response.headers.get("Content-Range", "").startswith(begin):
-            raise ServerRefusedError(f"{server.url} sends another range of a blob than requested")
+            raise ServerRefusedError(f"{server.url} sent a range of the blob that was not requested")
         for piece in response.iter_raw():
             server.require_wanted()
             wanted = piece[: entry.size - part.size]
@@ -220,7 +221,7 @@ def _fetch(server: Server, entry: FileEntry, part: _Part, progress: Progress | N
 
 
 class _Part:
-    """An incomplete blob, in a file that outlives the command; one process writes to it at a time."""
+    """An incomplete blob in a file that a later command can resume; only one process writes to it."""
 
     def __init__(self, path: Path, fd: int, *, lasting: bool) -> None:
         self._path, self._fd, self._lasting = path, fd, lasting
@@ -237,7 +238,7 @@ class _Part:
 
     @classmethod
     def open(cls, folder: Path, entry: FileEntry) -> _Part:
-        """Return the part file of a blob; one of our own while another process has that."""
+        """Open the file of an incomplete blob, or a new one while another process has it locked."""
         path = folder / f"{entry.sha256}.arriving"
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         with os_failures(f"write {path}", near=folder):
@@ -265,7 +266,7 @@ class _Part:
             self._hash()
 
     def _hash(self) -> None:
-        """Hash what was written while the next pieces come: that releases the interpreter's lock."""
+        """Hash the written chunks in a thread, while the next ones arrive: hashing releases the GIL."""
         self._wait()
         data, self._pieces, self._hashed_size = b"".join(self._pieces), [], self.size
         self._hashed = self._hashing.submit(self._running.update, data)
@@ -290,13 +291,13 @@ class _Part:
         self.size, self._hashed_size, self.resumed = 0, 0, False
 
     def publish(self, destination: Path) -> None:
-        """Give the blob its name."""
+        """Rename the complete blob to its destination."""
         with os_failures(f"write {destination}", near=destination):
             self._path.rename(destination)
         self._lasting = True
 
     def close(self) -> None:
-        """Close the file; incomplete bytes stay."""
+        """Close the file; keep an incomplete blob for the next command."""
         self._hashing.shutdown()
         os.close(self._fd)
         if not self._lasting:

@@ -1,6 +1,7 @@
-"""HTTP requests to one server: a connection pool, certificates, proxies, timeouts, retries, and limits on every response.
+"""An HTTP client for one server: connection pool, certificates, proxies, timeouts, retries, response limits.
 
-Certificates are verified, and a redirect is an error.  The token is sent in one header and is in no message.
+It verifies certificates and refuses redirects.  The token is only in the `Authorization` header, never in
+messages.
 """
 
 from __future__ import annotations
@@ -26,25 +27,25 @@ if TYPE_CHECKING:
     import httpx2 as httpx
 
 ATTEMPTS = 8
-"""Attempts without progress."""
+"""The maximum number of attempts without progress."""
 
 LONGEST_WAIT = 20.0
-"""Seconds between two attempts."""
+"""The maximum number of seconds between two attempts."""
 
 GIVE_UP = 60.0
-"""Seconds since the first failure without progress, after which there is no further attempt."""
+"""Seconds without progress since the first failure, after which a request is not retried."""
 
 TIMEOUT = 60.0
-"""Seconds without any byte after which a request fails."""
+"""Seconds without a byte after which a request fails."""
 
 WHOLE = 3_600.0
-"""Seconds within which a response that is read as a whole must end, however slowly its bytes arrive."""
+"""The maximum number of seconds for a response that is read into memory."""
 
 LARGEST = 256 << 20
-"""Bytes of a response that is read as a whole."""
+"""The maximum size in bytes of a response that is read into memory."""
 
 IDLE = 3.0
-"""Seconds after which an idle connection is not used again: servers close such connections."""
+"""Seconds after which an idle connection is closed: servers close such connections, too."""
 
 _TRANSIENT = frozenset({429, 502, 503, 504})
 _REFUSAL = 1 << 20
@@ -53,37 +54,37 @@ T = TypeVar("T")
 
 
 class TransientError(Exception):
-    """A failure that the next attempt may not meet."""
+    """A failure after which a retry may succeed."""
 
 
 @dataclass(slots=True)
 class RetryBudget:
-    """Attempts, and `GIVE_UP` seconds, since the last progress."""
+    """The attempts and the time since the last progress."""
 
     attempts: int
     failures: int = 0
     failing_since: float = 0.0
 
     def progressed(self) -> None:
-        """Start counting again."""
+        """Reset the attempts and the time after progress."""
         self.failures, self.failing_since = 0, 0.0
 
     def is_spent(self, wait: float) -> bool:
-        """Count a failure; return whether to give up instead of waiting `wait` seconds."""
+        """Count a failure; return whether to give up instead of retrying in `wait` seconds."""
         self.failures += 1
         self.failing_since = self.failing_since or time.monotonic()
         return self.failures >= self.attempts or time.monotonic() + wait - self.failing_since > GIVE_UP
 
 
 class Sockets:
-    """The open connections of requests that have `trace` as their extension of that name."""
+    """The open connections of requests whose httpx extension `trace` is the method `trace`."""
 
     def __init__(self) -> None:
         self._open: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self._lock, self._refused = threading.Lock(), False
 
     def trace(self, event: str, details: Mapping[str, Any]) -> None:
-        """Note a connection that was made."""
+        """Record a new connection."""
         if event.endswith(("connect_tcp.complete", "start_tls.complete")):
             with self._lock:
                 self._open.add(details["return_value"].get_extra_info("socket"))
@@ -105,7 +106,7 @@ class Sockets:
 
     @contextmanager
     def deadline(self, seconds: float) -> Iterator[threading.Event]:
-        """Shut the connections down after a time, and yield what is set then."""
+        """Shut down the connections after a time; yield an event that is then set."""
         late = threading.Event()
 
         def end() -> None:
@@ -122,13 +123,13 @@ class Sockets:
 
 
 class HttpClient:
-    """Requests to one server, from any thread."""
+    """A thread-safe HTTP client for one server."""
 
     secret = "token"
     """The name of the credential in messages."""
     attempts = ATTEMPTS
     unavailable_hint: str | None = None
-    """The hint for a server that does not answer; None for the usual one."""
+    """The hint if the server does not answer; None for the default."""
 
     def __init__(self, address: ServerAddress, token: str = "") -> None:
         self.address, self.token = address, token
@@ -139,7 +140,7 @@ class HttpClient:
 
     @property
     def url(self) -> str:
-        """The server's address, as messages show it."""
+        """Return the server's URL, as messages show it."""
         return self.address.url
 
     def __enter__(self) -> Self:
@@ -154,7 +155,7 @@ class HttpClient:
             self.__dict__.pop("pool").close()
 
     def cancel(self) -> None:
-        """End the requests of other threads, and refuse further ones."""
+        """Abort the requests of other threads, and refuse new ones."""
         self._cancelled.set()
         self._sockets.shut_down(further=True)
 
@@ -175,17 +176,17 @@ class HttpClient:
         repeat: bool = True,
         accept: Callable[[int, bytes], bool] = lambda status, data: False,
     ) -> bytes:
-        """Send JSON, as often as needed, and return the response's JSON.
+        """Send a JSON request with retries, and return the response's body.
 
         Args:
-            method: such as `POST`.
-            path: below the server's address.
-            content: the JSON.
-            params: the query.
-            timeout: seconds until the response begins.
-            whole: seconds until it ends.
-            repeat: send it again when the response is lost, which may run it twice.
-            accept: tells whether a response with an error status is nevertheless an answer.
+            method: the HTTP method.
+            path: the path relative to the server's URL.
+            content: the request body as JSON.
+            params: the query parameters.
+            timeout: seconds until the response starts.
+            whole: seconds until the response ends.
+            repeat: whether to retry after a lost response, which may run the request twice.
+            accept: returns whether to accept a response with an error status, from its status and body.
 
         Raises:
             FuseryError: the server refused the request.
@@ -208,17 +209,17 @@ class HttpClient:
         return self.retried(once)
 
     def retried(self, once: Callable[[RetryBudget], T]) -> T:
-        """Call a function until it raises no `TransientError`, and return its result.
+        """Call a function, retry it after `TransientError`, and return its result.
 
         Raises:
-            ServerUnavailableError: the budget is spent.
+            ServerUnavailableError: the retry budget is spent.
         """
         import tenacity  # 30 ms
 
         budget = RetryBudget(self.attempts)
 
         def is_over(state: tenacity.RetryCallState) -> bool:
-            # A server that was never reached has probably a wrong address.
+            # If the server was never reached, its address is probably wrong.
             budget.attempts = self.attempts if self._reached else 2
             return budget.is_spent(state.upcoming_sleep) or self._cancelled.is_set()
 
@@ -246,11 +247,11 @@ class HttpClient:
         timeout: float = TIMEOUT,
         repeat: bool = True,
     ) -> Iterator[httpx.Response]:
-        """Send a request once, and yield the response before its content is read.
+        """Send a request once, and yield the response before its body is read.
 
         Raises:
-            TransientError: the next attempt may succeed.
-            ServerUnavailableError: it may not.
+            TransientError: a retry may succeed.
+            ServerUnavailableError: the request failed, and must not be retried.
         """
         import httpx2 as httpx
 
@@ -271,7 +272,7 @@ class HttpClient:
             if "CERTIFICATE_VERIFY_FAILED" in str(error):
                 raise ServerUnavailableError(
                     f"the certificate of {self.url} is not trusted",
-                    hint="FUSERY_CA_FILE names the trusted certificates",
+                    hint="set FUSERY_CA_FILE to a file with the CA certificate",
                 ) from error
             proxy = isinstance(error, httpx.ProxyError)
             reason = (
@@ -280,15 +281,15 @@ class HttpClient:
             raise TransientError(reason) from error
         except httpx.TransportError as error:
             late = isinstance(error, httpx.ReadTimeout | httpx.WriteTimeout)
-            reason = "no data for too long" if late else f"the response ends early ({type(error).__name__})"
+            reason = "timeout" if late else f"the connection was lost ({type(error).__name__})"
             raise (TransientError(reason) if repeat else self._unavailable(reason)) from error
 
     def require_success(self, response: httpx.Response, repeat: frozenset[str] = frozenset()) -> None:
-        """Raise the error that a response reports.
+        """Raise the error of a response with an error status.
 
         Args:
-            response: its content is not read yet.
-            repeat: codes of errors that the next attempt may not meet.
+            response: a response whose body is not read yet.
+            repeat: codes of transient errors.
         """
         if response.status_code not in (200, 206):
             with self._within(TIMEOUT):
@@ -299,13 +300,13 @@ class HttpClient:
             raise error
 
     def refusal(self, status: int, data: bytes) -> Exception:
-        """Return the error for a response with an error status; its text is data, and shown as such."""
+        """Return the error for a response with an error status; remove control characters from its text."""
         if status in _TRANSIENT:
-            return TransientError(self._message(data) or f"it answers {status}")
+            return TransientError(self._message(data) or f"HTTP status {status}")
         if 300 <= status < 400:
             return ServerRefusedError(
-                f"{self.url} redirects ({status}), and the {self.secret} is sent nowhere else",
-                hint="give the address that it redirects to",
+                f"{self.url} redirects ({status}): the {self.secret} is not sent to another address",
+                hint="give the final address",
             )
         if status == 401:
             problem = f"refuses this {self.secret}" if self.token else f"needs a {self.secret}"
@@ -314,17 +315,17 @@ class HttpClient:
 
     @property
     def login_hint(self) -> str:
-        """What to do without a valid credential."""
+        """Return the hint for a missing or invalid credential."""
         return f"fusery login {self.url}"
 
     def error(self, status: int, data: bytes) -> FuseryError:
-        """Return the error of a response that is neither transient nor about the credential."""
+        """Return the error for a response that is neither transient nor about the credential."""
         message = self._message(data)
-        return ServerRefusedError(f"{self.url} refuses this: {message or status}")
+        return ServerRefusedError(f"{self.url} refused the request: {message or status}")
 
     @cached_property
     def pool(self) -> httpx.Client:
-        """Connections to the server; proxies are those of the environment, and none is used for this machine."""
+        """Return the connection pool; it takes proxies from the environment, except for this machine."""
         from ssl import PROTOCOL_TLS_CLIENT, SSLContext
 
         import httpx2 as httpx
@@ -336,7 +337,7 @@ class HttpClient:
             headers = {"User-Agent": "fusery", "Accept-Encoding": "identity"}
             if self.token:
                 headers["Authorization"] = f"Bearer {self.token}"
-            # Without TLS no certificate is needed, and reading the system's takes a while.
+            # Without TLS, skip loading the system's certificates, which is slow.
             verify = trusted_certificates() if self.address.secure else SSLContext(PROTOCOL_TLS_CLIENT)
             try:
                 made = httpx.Client(
@@ -361,24 +362,24 @@ class HttpClient:
             pieces.append(piece)
             left -= len(piece)
             if left < 0:
-                raise ServerRefusedError(f"{self.url} sends more than {most >> 20} MiB")
+                raise ServerRefusedError(f"the response of {self.url} is larger than {most >> 20} MiB")
         return b"".join(pieces)
 
     @contextmanager
     def _within(self, seconds: float) -> Iterator[None]:
-        """End this client's requests when a response takes too long as a whole, even if bytes keep arriving."""
+        """Abort this client's requests after a time, even if bytes keep arriving."""
         with self._sockets.deadline(seconds) as late:
             try:
                 yield
             except (TransientError, ServerUnavailableError) as error:
                 if not late.is_set():
                     raise
-                reason = f"the response takes more than {seconds:.0f} s"
+                reason = f"the response took more than {seconds:.0f} s"
                 repeat = isinstance(error, TransientError)
                 raise (TransientError(reason) if repeat else self._unavailable(reason)) from error
 
     def _message(self, data: bytes) -> str:
-        """Return the message of an error as servers for registries, vLLM and SGLang send it."""
+        """Return the message of an error response of a fusery server, vLLM or SGLang."""
         try:
             document = json.loads(data)
             error = document.get("error") or {"message": document["error_message"]}
@@ -389,12 +390,13 @@ class HttpClient:
     def _unavailable(self, reason: str) -> FuseryError:
         hint = self.unavailable_hint
         if hint is None and self._reached:
-            hint = "run the command again: a transfer goes on where it stopped"
+            hint = "run the command again to resume the transfer"
         check = f"check that a server runs at {self.url}, then run the command again"
         return ServerUnavailableError(f"{self.url} does not answer: {reason}", hint=hint or check)
 
     def strange(self) -> FuseryError:
-        """Return the error for a response that no server of this kind sends."""
+        """Return the error for a response that does not follow the server's API."""
         return ServerRefusedError(
-            f"{self.url} answers as no fusery server of this version does", hint="check the address"
+            f"unexpected response from {self.url}: it is no fusery server, or has another version",
+            hint="check the address",
         )

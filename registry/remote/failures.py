@@ -19,11 +19,11 @@ _MODULES = (
     "registry.catalog.where.problem",
     "registry.admission.refusal",
 )
-"""Modules with errors of their own, those that take long to import last."""
+"""Modules that define exceptions; those that are slow to import come last."""
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _LONGEST = 2_000
 _DETAILS: Mapping[str, Any] = {"findings": tuple[Finding, ...], "position": int, "excerpt": tuple[str, str]}
-"""Attributes of errors that clients get, and their types."""
+"""Attributes of errors that the server sends, and their types."""
 
 
 class ServerError(FuseryError):
@@ -42,7 +42,7 @@ def failure(error: Mapping[str, Any], token: str) -> FuseryError:
     """
     code, message, hint = error["code"], error["message"], error.get("hint") or None
     if not (isinstance(code, str) and isinstance(message, str) and isinstance(hint, str | None)):
-        raise TypeError("no error")
+        raise TypeError("invalid error")
     kind = _kind_of(code)
     raised = kind.__new__(kind)
     FuseryError.__init__(raised, shown(message, token), hint=hint and shown(hint, token))

@@ -1,4 +1,4 @@
-"""Tokens of servers, as `fusery login` stores them: in the system's keyring, or in a file that only this user may read."""
+"""Store tokens of servers in the system's keyring, or in a file that only this user can read."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ _SERVICE = "fusery"
 
 
 def token_for(url: str) -> str:
-    """Return the token for a server: of `FUSERY_TOKEN` or `FUSERY_TOKEN_FILE`, or that which was stored.
+    """Return the token for a server: from `FUSERY_TOKEN`, from `FUSERY_TOKEN_FILE`, or the stored one.
 
     Raises:
-        BadInputError: there is none, or what there is cannot be one.
+        BadInputError: the token is missing or invalid.
     """
     if found := bearer_token() or _stored(url):
         return found
-    raise BadInputError(f"{url} needs a token, and none is stored", hint=f"fusery login {url}")
+    raise BadInputError(f"token not found for {url}", hint=f"fusery login {url}")
 
 
 def store_token(url: str, token: str) -> str:
-    """Store the token for a server, in place of an earlier one, and return where it is.
+    """Store or replace the token for a server, and return its location.
 
     Raises:
-        BadInputError: it cannot be a token.
+        BadInputError: the token is invalid.
     """
     checked_token(token)
     keyring = _keyring()
@@ -43,7 +43,7 @@ def store_token(url: str, token: str) -> str:
 
 
 def forget_token(url: str) -> bool:
-    """Remove the stored token for a server, and tell whether there was one."""
+    """Remove the stored token for a server, and return whether there was one."""
     there = _read()
     found = there.pop(url, None) is not None
     if found:
@@ -56,7 +56,7 @@ def forget_token(url: str) -> bool:
 
 
 def tokens_file() -> Path:
-    """Return the file of tokens, which need not exist."""
+    """Return the path of the file with tokens."""
     import platformdirs
 
     return Path(platformdirs.user_config_dir("fusery", appauthor=False)) / "tokens.json"
@@ -78,7 +78,7 @@ def _read() -> dict[str, str]:
     except ValueError:
         found = None
     if not isinstance(found, dict) or not all(isinstance(each, str) for each in found.values()):
-        raise BadInputError(f"{path} is no file of tokens", hint="remove it, and run fusery login URL again")
+        raise BadInputError(f"invalid token file: {path}", hint="remove it, and run fusery login URL again")
     return found
 
 
@@ -97,7 +97,7 @@ def _write(tokens: dict[str, str]) -> None:
 
 
 def _keyring() -> Any:
-    """Return the system's keyring; None where there is none, or the extra `keyring` is not installed."""
+    """Return the system's keyring; None without one, or without the extra `keyring`."""
     try:
         import keyring
         from keyring.backends.fail import Keyring

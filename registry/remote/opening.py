@@ -1,4 +1,4 @@
-"""Opening a registry at a server: its address, the token for it, and the folder for what is fetched of it."""
+"""Open a server's registry: its address, its token, and the folder of its local replica."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from .server import Server
 
 
 def open_server(url: str, token: str | None, *, insecure_http: bool = False) -> tuple[Workspace, Server]:
-    """Return the parts of a registry at a server; nothing is connected yet.
+    """Return a server and the workspace of its local replica, without connecting.
 
     Args:
-        url: of the server.
-        token: for it; None for that of `FUSERY_TOKEN`, or that which `fusery login` stored.
-        insecure_http: the token may go to another machine over HTTP without TLS.
+        url: the server's URL.
+        token: the token; None for that of `FUSERY_TOKEN` or `fusery login`.
+        insecure_http: whether to allow HTTP without TLS to another machine.
 
     Raises:
-        BadInputError: the address is none, or there is no token for it.
+        BadInputError: the URL is invalid, or the token is missing.
     """
     address = ServerAddress.parse(url, insecure=insecure_http)
     found = token_for(address.url) if token is None else checked_token(token)
     settings = Settings.load(replica_of(address))
-    # What the environment says of database and store is about a registry of one's own.
+    # The environment's database and store are those of a local registry.
     return Workspace(replace(settings, database_url="", store_url="", store_options={})), Server(
         address, found
     )
 
 
 def replica_of(address: ServerAddress) -> Path:
-    """Return the folder for what is fetched of a server's registry."""
+    """Return the folder of the local replica of a server's registry."""
     import platformdirs
 
     name = f"{address.host}-{digest_bytes(address.url.encode())[:12]}"

@@ -1,4 +1,4 @@
-"""A server for a registry: each operation is one request, and its record or its error comes back."""
+"""The client of a server's API: one request for each operation."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from .failures import failure
 API = "/api/v1"
 
 LONG = 900.0
-"""Seconds that a server may take for an operation."""
+"""The timeout of an operation in seconds."""
 
 
 class Server(HttpClient):
-    """Requests to a server for a registry."""
+    """The client of a server's API."""
 
     def ask(self, path: str, arguments: Mapping[str, Any], returns: Any, *, writes: bool) -> Any:
-        """Run an operation, and return its record.
+        """Run an operation on the server, and return its result.
 
         Args:
-            path: of the operation, `RESOURCE/NAME`.
-            arguments: by name.
+            path: the operation, `RESOURCE/NAME`.
+            arguments: the arguments by name.
             returns: the type of the result.
-            writes: it changes records, and is not sent again if its response is lost.
+            writes: whether it changes records; such a request is not retried after a lost response.
 
         Raises:
-            FuseryError: of the class that the same call raises on a local registry.
+            FuseryError: the operation failed; the class is the same as on a local registry.
             ServerUnavailableError: the server did not answer.
-            ServerRefusedError: it refuses the token, or is no fusery server.
+            ServerRefusedError: the server refused the token, or is not a fusery server.
         """
         given = {name: _sent(value) for name, value in arguments.items() if name != "reporter"}
         if writes:
@@ -46,10 +46,10 @@ class Server(HttpClient):
         return self.decoded(returns, data)
 
     def decoded(self, returns: Any, data: bytes) -> Any:
-        """Return a record from its JSON.
+        """Return a result from its JSON.
 
         Raises:
-            ServerRefusedError: the JSON is of something else.
+            ServerRefusedError: the JSON does not fit the type.
         """
         try:
             return decode(returns, json.loads(data))
@@ -57,7 +57,7 @@ class Server(HttpClient):
             raise self.strange() from error
 
     def error(self, status: int, data: bytes) -> FuseryError:
-        """Return the error that the server raised."""
+        """Return the exception for an error response."""
         try:
             return failure(json.loads(data)["error"], self.token)
         except (ValueError, KeyError, TypeError, RecursionError):
@@ -65,7 +65,7 @@ class Server(HttpClient):
 
 
 def _is_record(status: int, data: bytes) -> bool:
-    """Tell whether a refusal is a record: a refused promotion lists the rules that do not hold."""
+    """Return whether an error response is a record: a refused promotion lists the failed rules."""
     if status == 409:
         with suppress(ValueError, RecursionError):
             return "error" not in json.loads(data)
@@ -73,7 +73,7 @@ def _is_record(status: int, data: bytes) -> bool:
 
 
 def _sent(value: Any) -> Any:
-    """Return an argument as JSON: of a record, the reference to it."""
+    """Return an argument as JSON; a record becomes its reference."""
     if isinstance(value, Record) and value.REFERENCE:
         return getattr(value, value.REFERENCE)
     if isinstance(value, list | tuple | set | frozenset):
@@ -82,7 +82,7 @@ def _sent(value: Any) -> Any:
 
 
 def _query(given: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return arguments as a query: lists as repeated values, mappings as `NAME=VALUE`."""
+    """Return arguments as query parameters: repeat lists' values, write mappings as `NAME=VALUE`."""
     found: list[tuple[str, str]] = []
     for name, value in given.items():
         several = value if isinstance(value, list) else [value]

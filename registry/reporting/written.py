@@ -29,7 +29,7 @@ class LogPosition(Record):
 class Subject(Record):
     """The registry that a report is of."""
 
-    id: str | None = described("of its store; None where it was never made")
+    id: str | None = described("id of its store; None where it was never made")
     since: datetime | None = described("when it was made")
     counts: Mapping[str, int] = described(
         "how many tasks, bases, adapters, fused models and bundles are on record"
@@ -45,8 +45,8 @@ class Audited(Record):
     whole: bool = described("all bytes were read, and not the log and the records alone")
     checked: Mapping[str, int] = described("how many things of each kind were looked at")
     problems: Rows = described("the first of them: `code`, `subject` and `message`")
-    problems_total: int = described("how many there are")
-    notes: tuple[str, ...] = described("what is worth knowing and harms nobody")
+    problems_total: int = described("number of all of them")
+    notes: tuple[str, ...] = described("notes without a problem")
     quarantined: tuple[str, ...] = described("names of damaged blobs that were put aside in the store")
 
 
@@ -62,29 +62,29 @@ class ReportedTask(Record):
     )
     curves: Rows = described("training curves, of the newest versions that have one")
     curves_total: int = described("how many have one")
-    holders: Rows = described("what each alias holds, since when and why")
-    aliases: Rows = described("with their moves")
-    rules: Rows = described("for promotions")
-    approvals: Rows = described("of versions for aliases")
-    approvals_total: int = described("how many there are")
+    holders: Rows = described("the adapter of each alias, since when and why")
+    aliases: Rows = described("aliases with their moves")
+    rules: Rows = described("rules for promotions")
+    approvals: Rows = described("approvals of versions for aliases")
+    approvals_total: int = described("number of all of them")
     decisions: Rows = described("promotions that rules decided")
-    decisions_total: int = described("how many there are")
+    decisions_total: int = described("number of all of them")
     fused: Rows = described("fused models")
-    fused_total: int = described("how many there are")
+    fused_total: int = described("number of all of them")
     maps: Rows = described("how much of the update is in them, layer by module")
-    bundles: Rows = described("what was shipped")
-    bundles_total: int = described("how many there are")
+    bundles: Rows = described("written bundles")
+    bundles_total: int = described("number of all of them")
     deployments: Rows = described("where it runs, or ran")
-    deployments_total: int = described("how many there are")
+    deployments_total: int = described("number of all of them")
     yanks: Rows = described("withdrawals, also lifted ones")
-    yanks_total: int = described("how many there are")
-    amendments: Rows = described("what was corrected")
-    amendments_total: int = described("how many there are")
-    evaluations: Rows = described("what was measured, newest first, as `eval list` prints it")
-    evaluations_total: int = described("how many there are")
+    yanks_total: int = described("number of all of them")
+    amendments: Rows = described("amendments")
+    amendments_total: int = described("number of all of them")
+    evaluations: Rows = described("evaluations, newest first, as `eval list` prints them")
+    evaluations_total: int = described("number of all of them")
     signatures: Rows = described("and whether they hold")
-    findings: Rows = described("of admission")
-    findings_total: int = described("how many there are")
+    findings: Rows = described("findings of admission")
+    findings_total: int = described("number of all of them")
     lineage: Mapping[str, object] = described("as `lineage` prints it")
     lineage_complete: bool = described("it starts from all of the versions that are listed")
     until: str | None = described("when the registry last changed")
@@ -95,21 +95,21 @@ class Written(Record):
     """A report."""
 
     path: str | None = described("the file; None where none was asked for")
-    bytes: int | None = described("of the file")
+    bytes: int | None = described("size in bytes of the file")
     scope: Literal["registry", "task", "adapter"] = described(
         "it is about the `registry`, a `task` or an `adapter`"
     )
     subject: str | None = described("name of the task or the adapter")
     at: datetime = described("when it was made")
     fusery: str = described("version of the program")
-    registry: Subject = described("that it is of")
+    registry: Subject = described("registry of the report")
     tasks_listed: Rows = described(
         "a line for each task: how many versions, the newest one, and who holds which alias"
     )
-    tasks: tuple[ReportedTask, ...] = described("what is said of each")
-    audit: Audited = described("what an audit found")
-    keys_: Rows = described("that count, or counted, as `trust list` prints them")
-    keys_total: int = described("how many there are")
+    tasks: tuple[ReportedTask, ...] = described("report of each task")
+    audit: Audited = described("findings of an audit")
+    keys_: Rows = described("trusted and revoked keys, as `trust list` prints them")
+    keys_total: int = described("number of all of them")
 
     @classmethod
     def of(cls, document: Mapping[str, Any], path: str | None = None, size: int | None = None) -> Self:

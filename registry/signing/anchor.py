@@ -45,7 +45,7 @@ class Anchor(Record):
 
     registry: str = described("id of the registry")
     seq: int = described("number of the newest entry")
-    hash: str = described("of that entry, which stands for the whole log up to it")
+    hash: str = described("hash of that entry, which covers the whole log before it")
     at: str = described("time of that entry")
     made_at: str = described("when the anchor was made, by the database's clock")
     key_id: str | None = None

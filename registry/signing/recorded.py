@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 class ExportedSignature(Record):
     """A signature that was written to a file."""
 
-    kind: str = described("of what was signed: `adapter`, `fused` or `bundle`")
-    name: str = described("what people call it")
-    digest: str = described("of its list of files")
-    key_id: str = described("of the key that signed, or whom Sigstore names")
+    kind: str = described("kind of the signed object: `adapter`, `fused` or `bundle`")
+    name: str = described("its name")
+    digest: str = described("digest of its manifest")
+    key_id: str = described("id of the key, or the Sigstore identity")
     path: Path = described("the file")
 
 

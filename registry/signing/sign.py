@@ -62,8 +62,8 @@ class Signed(Record):
         public: the public key as PEM; empty for Sigstore, whose keys live for minutes.
     """
 
-    subject: Subject = described("over what")
-    key_id: str = described("with which key")
+    subject: Subject = described("what was signed")
+    key_id: str = described("id of the key")
     scheme: str = described("`model-signing` or `sigstore`")
     signature: bytes = described("the file's content")
     recorded: bool = False

@@ -31,12 +31,12 @@ class OnRecord(Record):
 
     known: bool = described("exactly these files are on record")
     kind: str | None = described("as what: `adapter`, `fused` or `bundle`")
-    name: str | None = described("what the log calls it")
+    name: str | None = described("its kind in the log")
     digest: str | None = described(
-        "of the files; None where something among them has no place in a list of files"
+        "digest of the files; None where something among them has no place in a list of files"
     )
     trusted: bool = described("the registry trusts the key of the signature")
-    signer: str | None = described("what that key is called here, also where it was revoked")
+    signer: str | None = described("name of the key, even if it was revoked")
     aliases: tuple[str, ...] = described("the patterns of those that it counts for")
 
 

@@ -17,7 +17,7 @@ class SyncStep(Record):
         "`load`, `replace`, `unload`, `end`, `leave`, `keep`, `blocked` or `withheld`; see `fusery.registry.sync.plan`"
     )
     adapter: str = described("its name")
-    digest: str | None = described("of the adapter; None where it is not known here")
+    digest: str | None = described("digest of the adapter; None where it is not known here")
     references: tuple[str, ...] = described("what was asked for and means it")
     reason: str | None = described("why it is to be done, or was not; None where there is nothing to say")
     done: bool = described("it was done; False where it failed, or was only looked at")

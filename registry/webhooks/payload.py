@@ -20,7 +20,7 @@ from ..records.event import Event
 class Delivery(Record):
     """One event for one webhook."""
 
-    id: str = described("of the delivery, the same whenever it is tried")
+    id: str = described("id of the delivery, the same whenever it is tried")
     hook: str = described("name of the webhook")
     type: str = described("the action, such as `alias.moved`")
     timestamp: datetime = described("when it happened", exact=True)
