@@ -1,7 +1,6 @@
 """An HTTP client for one server: connection pool, certificates, proxies, timeouts, retries, response limits.
 
-It verifies certificates and refuses redirects.  The token is only in the `Authorization` header, never in
-messages.
+It verifies certificates and refuses redirects.  The token is only in the `Authorization` header.
 """
 
 from __future__ import annotations

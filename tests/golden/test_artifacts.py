@@ -167,6 +167,7 @@ def test_its_attestation_is_signed_and_says_the_same(ask: Ask, said: dict[str, A
     from securesystemslib.signer import SSlibKey
 
     envelope = Envelope.from_dict(json.loads(Path("attestation.json").read_text(encoding="utf-8")))
+    ask("db", "upgrade")
     (key,) = ask("trust", "list")
     public = SSlibKey.from_crypto(load_pem_public_key(Path("anna.pub").read_bytes()), keyid=key["key_id"])
     assert list(envelope.verify([public], 1)) == [key["key_id"]]
