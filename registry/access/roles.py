@@ -42,7 +42,7 @@ PARTS: Mapping[str, tuple[Role, Role]] = {
 """The roles that a sender needs to change a part of a record on a server: their own record, and another's.
 
 A withdrawn evaluation is the sender's own if they recorded it; every other part, if they registered or first pushed the record.
-A signature by a trusted key needs the role of a publisher only.
+A `model-signing` signature by a trusted key needs the role of a publisher only; one by way of Sigstore is not checked here.
 """
 
 _FIRST = {

@@ -93,7 +93,19 @@ class Bundles(Resource):
 
     @operation("publisher", writes=True)
     def record(self, bundle: SentBundle) -> bool:
+<<<<<<< HEAD
         """Record a bundle that a client wrote; return whether it is new."""
+=======
+        """Record a bundle that was written elsewhere, and tell whether it was new; see `fusery.registry.records.bundles`."""
+        from ..access.roles import require_role
+        from ..fusion.foreign import foreign_key
+>>>>>>> sec1
         from ..records.sent_bundles import record_sent
 
-        return record_sent(self.workspace, bundle)
+        workspace = self.workspace
+        return record_sent(
+            workspace,
+            bundle,
+            claim=None if bundle.fused is None else foreign_key(workspace.identity, bundle.fused),
+            require_may_replace=lambda: require_role(workspace, "approver", "replacing another's bundle"),
+        )

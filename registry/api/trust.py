@@ -46,7 +46,15 @@ class Trust(Resource):
         from ..signing.sign import sign
 
         place = Path(output) if output is not None else None
-        return sign(self, named(subject), with_key, output=place, force=force, progress=reporter.progress)
+        return sign(
+            self,
+            named(subject),
+            with_key,
+            output=place,
+            force=force,
+            at_server=self.server is not None,
+            progress=reporter.progress,
+        )
 
     @operation("reader")
     def find(self, reference: Named) -> Subject:

@@ -25,10 +25,15 @@ WRITTEN = "bundle.written"
 
 def note_replaced(workspace: Workspace, place: str) -> None:
     """Note that what was written to a place is there no longer."""
-    bundle = tables.Bundle
     with workspace.database.write() as session:
-        for replaced in session.scalars(select(bundle).where(bundle.path == place)):
-            replaced.path = f"{place} (replaced)"
+        mark_replaced(session, place)
+
+
+def mark_replaced(session: Session, place: str) -> None:
+    """Mark the bundles at a path as replaced."""
+    bundle = tables.Bundle
+    for replaced in session.scalars(select(bundle).where(bundle.path == place)):
+        replaced.path = f"{place} (replaced)"
 
 
 def record_bundle(
@@ -70,7 +75,7 @@ def record_bundle(
         action=action,
         kind="bundle",
         subject=manifest.digest,
-        detail={"target": target, "path": place, "tool": f"fusery {version('fusery')}", **detail},
+        detail={**detail, "target": target, "path": place, "tool": f"fusery {version('fusery')}"},
         actor=workspace.actor,
         at=now,
     )

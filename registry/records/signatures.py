@@ -17,6 +17,8 @@ from .signature import RecordedSignature
 
 SCHEME = "model-signing"
 """What the table calls a Sigstore bundle over a list of files, as OpenSSF model-signing makes it."""
+SIGSTORE = "sigstore"
+"""What the table calls a signature made by way of Sigstore."""
 
 
 def trusted_signers(session: Session, kind: str, digest: str, alias: str) -> list[str]:
@@ -122,10 +124,11 @@ def signatures_of(session: Session, digest: str) -> list[RecordedSignature]:
 
 
 def recorded_signature(row: tables.Signature) -> RecordedSignature:
-    """Return the record of a signature."""
+    """Return the record of a signature; only a scheme with keys of its own has the name of a trusted key."""
+    key = row.key if row.scheme == SCHEME else None
     return RecordedSignature.from_row(
         row,
         kind=row.subject_kind,
-        signer=row.key.name if row.key else None,
-        revoked=bool(row.key and row.key.revoked_at),
+        signer=key.name if key else None,
+        revoked=bool(key and key.revoked_at),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import and_, select
 from sqlalchemy.orm import Session
 
 from .. import tables
@@ -36,7 +36,7 @@ def signatures_over(
     for chosen in batches(digests):
         query = (
             select(signature, key)
-            .outerjoin(key, key.key_id == signature.key_id)
+            .outerjoin(key, and_(key.key_id == signature.key_id, signature.scheme == SCHEME))
             .where(signature.subject_digest.in_(chosen))
         )
         found += [(row, trusted) for row, trusted in session.execute(query)]
@@ -70,8 +70,6 @@ def _state(session: Session, row: tables.Signature, key: tables.TrustedKey | Non
         return "unknown-key"
     if key.revoked_at is not None:
         return "revoked"
-    if row.scheme != SCHEME:
-        return "not-checked"
     try:
         return "good" if is_good(session, row, key.public_key) else "wrong"
     except MissingExtraError:

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import select
+from sqlalchemy import and_, select
 from sqlalchemy.orm import Session
 
+from fusery.storage.plaintext import is_keepable, visible
+
 from .. import tables
-from ..access.roles import require_may_change
+from ..access.roles import require_may_change, require_role
+from ..actors import person
 from ..database import events
 from ..documents import write_picture
 from ..dsse.envelope import BadSignatureError, Envelope, parse_envelope, read_bytes
@@ -22,9 +25,10 @@ from ..inspection.problem import Problem
 from ..inspection.signed_files import Found
 from ..record import Record, described
 from ..records.signature import KnownKey, OneSignature, RecordedEnvelope, RecordedFiles, Signatures
-from ..records.signatures import SCHEME, is_good, manifest_of, signatures_of, signed_name
+from ..records.signatures import SCHEME, SIGSTORE, is_good, manifest_of, signatures_of, signed_name
 from .checking import Checker, KeyChecker
-from .subject import alone, find_recorded, kind_of
+from .sign import sigstore_identity
+from .subject import alone, find_recorded, kind_of, kinds_of
 from .verify import OnRecord, Verification, beside_of, examine, judge
 
 if TYPE_CHECKING:
@@ -70,7 +74,7 @@ def record_signature(
 
     Args:
         workspace: the registry's parts.
-        kind: of what was signed.
+        kind: of what was signed; recorded is the one that the digest is on record as.
         digest: of its list of files.
         key_id: of the key that signed it, or whom Sigstore names.
         scheme: `model-signing` or `sigstore`.
@@ -78,29 +82,44 @@ def record_signature(
         public: the public key as PEM; empty for Sigstore.
 
     Raises:
+        BadInputError: the scheme is unknown, or the digest is on record as something else.
         UnknownReferenceError: nothing of these files is on record.
         BadSignatureError: it is no signature, or not by that key.
-        RoleError: it is another's, and the key is not trusted.
+        RoleError: it is another's and the key is not trusted, or it would replace another person's signature.
     """
+    if scheme not in (SCHEME, SIGSTORE):
+        raise BadInputError(f"unknown scheme {visible(scheme)[:60]!r}", hint=f"{SCHEME} or {SIGSTORE}")
     data = envelope.encode()
     parsed = parse_envelope(data, "the new signature")
     signature = tables.Signature
     with workspace.database.write() as session:
-        found, event = kind_of(session, digest)
-        manifest = manifest_of(session, digest)
-        if found is None or manifest is None:
-            raise UnknownReferenceError(f"nothing on record has the digest {digest[:12]}", hint="fusery list")
+        kinds = kinds_of(session, digest) if is_keepable(digest) else {}
+        manifest = manifest_of(session, digest) if kinds else None
+        if manifest is None:
+            raise UnknownReferenceError(
+                f"nothing on record has the digest {visible(digest)[:12]}", hint="fusery list"
+            )
+        if kind not in kinds:
+            raise BadInputError(
+                f"invalid kind: {visible(kind)[:60]!r} (the digest is that of: {', '.join(kinds)})"
+            )
+        # Files of an adapter may be recorded as a bundle, too: nobody changes by that what a signature counts for.
+        kind, event = next(iter(kinds.items()))
         if not read_statement(parsed).covers(manifest):
             raise BadSignatureError("the signature is over other files")
         if scheme == SCHEME and _signer(parsed, data, public) != key_id:
             raise BadSignatureError("the signature is not by this key")
-        _require_may_sign(workspace, session, found, event, key_id)
+        if scheme == SIGSTORE and sigstore_identity(data) != key_id:
+            raise BadSignatureError("Sigstore's certificate names another identity")
+        _require_may_sign(workspace, session, kind, event, key_id if scheme == SCHEME else None)
         query = select(signature).where(
             signature.subject_digest == digest, signature.key_id == key_id, signature.scheme == scheme
         )
         row = session.scalar(query)
         if row is not None and _same(session, row, kind, envelope, public):
             return RecordedEnvelope(envelope=row.envelope, existed=True)
+        if row is not None and person(row.by) != person(workspace.actor):
+            require_role(workspace, "approver", "replacing another's signature")
         now = workspace.database.utcnow(session)
         if row is None:
             row = signature(subject_digest=digest, key_id=key_id, scheme=scheme)
@@ -123,16 +142,30 @@ def _signer(envelope: Envelope, data: bytes, public: str) -> str | None:
     return signer.key_id if signer is not None else None
 
 
-def _require_may_sign(workspace: Workspace, session: Session, kind: str, event: str, key_id: str) -> None:
-    """Refuse a signature over another's adapter or model by a key that is not trusted, where the role does not allow it."""
-    key = tables.TrustedKey
+def _require_may_sign(
+    workspace: Workspace, session: Session, kind: str, event: str, key_id: str | None
+) -> None:
+    """Refuse a signature over another's thing where the role does not allow it.
+
+    A trusted key may sign everything.  `key_id` is None for a signature that this registry does not check.
+    """
+    key, bundle = tables.TrustedKey, tables.Bundle
+    trusted = select(key.id).where(key.key_id == key_id, key.revoked_at.is_(None))
+    if session.scalar(trusted) is not None:
+        return
+    if kind == "bundle":
+        by = session.scalar(
+            select(bundle.created_by).where(bundle.digest == event).order_by(bundle.id).limit(1)
+        )
+        if by is not None and person(by) != person(workspace.actor):
+            require_role(workspace, "approver", "another's signature")
+        return
     row: tables.Adapter | tables.Fused | None = None
     if kind == "adapter":
         row = session.scalar(select(tables.Adapter).where(tables.Adapter.name == event))
     elif kind == "fused":
         row = session.scalar(select(tables.Fused).where(tables.Fused.key == event))
-    trusted = select(key.id).where(key.key_id == key_id, key.revoked_at.is_(None))
-    if row is not None and session.scalar(trusted) is None:
+    if row is not None:
         require_may_change(workspace, session, "signature", row)
 
 
@@ -187,7 +220,7 @@ def find_signature(workspace: Workspace, reference: str, *, by: str | None = Non
         key, signature = tables.TrustedKey, tables.Signature
         rows = session.execute(
             select(signature, key.name)
-            .outerjoin(key, key.key_id == signature.key_id)
+            .outerjoin(key, and_(key.key_id == signature.key_id, signature.scheme == SCHEME))
             .where(signature.subject_digest == subject.digest)
             .order_by(signature.id)
         ).all()

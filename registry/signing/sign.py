@@ -13,7 +13,7 @@ from ..dsse.envelope import BadSignatureError, parse_envelope, read_bytes
 from ..dsse.keys import key_id, public_pem, read_private_key
 from ..errors import AlreadyExistsError, BadInputError
 from ..record import Record, described
-from ..records.signatures import SCHEME
+from ..records.signatures import SCHEME, SIGSTORE
 from ..wire import LongText
 from .library import chain_of, sign_with_key, sign_with_sigstore, with_certificates
 from .subject import Subject, find_subject
@@ -22,8 +22,6 @@ from .verify import beside_of
 if TYPE_CHECKING:
     from .subject import SignatureLog
 
-SIGSTORE = "sigstore"
-"""What the table calls a signature made by way of Sigstore."""
 NO_PASSPHRASE = "the key is locked with a passphrase, and none was given"
 
 
@@ -115,6 +113,7 @@ def sign(
     *,
     output: Path | None = None,
     force: bool = False,
+    at_server: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Signed:
     """Sign an adapter, a fused model or a bundle.
@@ -128,15 +127,17 @@ def sign(
         with_key: what to sign with.
         output: file for the signature; for a path, `PATH.sig` beside it by default.
         force: replace that file if it is something else than a signature.
+        at_server: the registry is at a server, whose answer is compared with the reference.
         progress: called with the bytes read and the total, for a path.
 
     Raises:
         CheckFailedError: what lies at the path is damaged.
         BadInputError: the key cannot be used.
         AlreadyExistsError: the file for the signature is something else.
+        ServerRefusedError: the server answered with something else than the reference means.
         MissingExtraError: model-signing is not installed.
     """
-    subject = find_subject(registry, text, progress=progress)
+    subject = find_subject(registry, text, at_server=at_server, progress=progress)
     place = output or (beside_of(subject.path) if subject.path is not None else None)
     if place is not None and not force:
         _require_signature_or_nothing(place)
@@ -187,15 +188,24 @@ def _chain(chosen: SigningKey, public: str) -> Sequence[bytes]:
 
 
 def sigstore_identity(signature: bytes) -> str:
-    """Return whom Sigstore's certificate in a signature names, as `sigstore:IDENTITY`."""
-    from cryptography.x509 import SubjectAlternativeName, load_der_x509_certificate
+    """Return whom Sigstore's certificate in a signature names, as `sigstore:IDENTITY`.
+
+    Raises:
+        BadSignatureError: the signature has no certificate that names anybody.
+    """
+    from cryptography.x509 import ExtensionNotFound, SubjectAlternativeName, load_der_x509_certificate
 
     envelope = parse_envelope(signature, "the new signature")
     if not envelope.certificates:
         raise BadSignatureError("Sigstore's signature has no certificate")
-    certificate = load_der_x509_certificate(envelope.certificates[0])
-    names = certificate.extensions.get_extension_for_class(SubjectAlternativeName).value
-    return f"sigstore:{next(iter(names)).value}"[:200]
+    try:
+        certificate = load_der_x509_certificate(envelope.certificates[0])
+        names = list(certificate.extensions.get_extension_for_class(SubjectAlternativeName).value)
+    except (ValueError, ExtensionNotFound) as error:
+        raise BadSignatureError("Sigstore's certificate cannot be read") from error
+    if not names or not str(names[0].value).isprintable():
+        raise BadSignatureError("Sigstore's certificate names nobody")
+    return f"sigstore:{names[0].value}"[:200]
 
 
 def _require_signature_or_nothing(place: Path) -> None:

@@ -11,13 +11,20 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from fusery.storage.manifest import Manifest
+from fusery.storage.plaintext import visible
 from fusery.storage.shell import typed
 
 from .. import tables
 from ..dsse.statement import LONE
-from ..errors import AmbiguousReferenceError, BadInputError, CheckFailedError, UnknownReferenceError
+from ..errors import (
+    AmbiguousReferenceError,
+    BadInputError,
+    CheckFailedError,
+    ServerRefusedError,
+    UnknownReferenceError,
+)
 from ..inspection.signed_files import Progress
-from ..names import an
+from ..names import AdapterName, Reference, an
 from ..records.fused_label import label_of
 from ..records.references import begins_with, resolve_any
 from ..records.signatures import manifest_of, signed_name
@@ -68,13 +75,18 @@ class Subject:
 
 
 def find_subject(
-    registry: SignatureLog, text: str, *, progress: Callable[[int, int], None] | None = None
+    registry: SignatureLog,
+    text: str,
+    *,
+    at_server: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Subject:
     """Return what a reference or a path means.
 
     Args:
         registry: what is on record.
         text: a reference to an adapter, a fused model or a bundle on record; or the path of a folder or file.
+        at_server: the registry is at a server, whose answer is compared with the reference.
         progress: called with the bytes read and the total, for a path.
 
     Raises:
@@ -82,6 +94,7 @@ def find_subject(
         BadInputError: it is a base model.
         CheckFailedError: what lies there is not what it says of itself, or a list of files was changed on record.
         UnknownReferenceError: it is neither a reference nor a path.
+        ServerRefusedError: the server answered with something else than the reference means.
     """
     path = Path(text)
     there = path.exists()
@@ -91,12 +104,55 @@ def find_subject(
         if not there:
             raise
         known = None
+    if known is not None and at_server:
+        require_meant(text, known)
     if known is not None and there and str(path) != str(path.absolute()):
         raise AmbiguousReferenceError(
             f"{text} is the name of {an(str(known.kind))} on record, and of something that lies here",
             hint=f"for what lies here: ./{text}",
         )
     return known if known is not None and not there else _at(registry, path, progress)
+
+
+def require_meant(text: str, subject: Subject) -> None:
+    """Compare a server's answer with the reference: nobody signs what they did not name.
+
+    Raises:
+        ServerRefusedError: it is something else.
+    """
+    if not _is_meant(text, subject):
+        raise ServerRefusedError(
+            f"the server answered {text[:60]} with {visible(subject.name)[:100]}, and nothing was signed",
+            hint="ask an admin of the server",
+        )
+
+
+def _is_meant(text: str, subject: Subject) -> bool:
+    kind, digest, name = subject.kind, subject.digest, subject.name
+    vouched = kind == "fused" and subject.said.startswith(f"fused {subject.event} ")
+    if subject.path is not None or (subject.said and not vouched):
+        return False
+    try:
+        reference = Reference.parse(text)
+    except BadInputError:  # the path of a bundle
+        return kind == "bundle" and (name, subject.event) == (f"bundle {digest[:12]}", digest)
+    if reference.kind == "digest":
+        digests = {
+            "adapter": [digest],
+            "fused": [digest, subject.event],
+            "bundle": [digest] if (name, subject.event) == (f"bundle {digest[:12]}", digest) else [],
+        }
+        return any(each.startswith(reference.value) for each in digests.get(str(kind), ()))
+    if kind != "adapter" or subject.event != name:
+        return False
+    try:
+        found = AdapterName.parse(name)
+    except BadInputError:
+        return False
+    if reference.kind == "name":
+        return name == reference.value
+    version = reference.kind != "version" or found.version == int(reference.value)
+    return found.task == reference.task and version
 
 
 def find_on_record(workspace: Workspace, text: str) -> Subject:
@@ -175,12 +231,17 @@ def alone(session: Session, sha256: str) -> str | None:
     return next((row.digest for row in rows if len(row.manifest.files) == 1), None)
 
 
+def kinds_of(session: Session, digest: str) -> dict[str, str]:
+    """Return as what a digest is on record, the strongest claim first: what the log calls it, by kind."""
+    adapter, fused, bundle = tables.Adapter, tables.Fused, tables.Bundle
+    found = {
+        "adapter": session.scalar(select(adapter.name).where(adapter.digest == digest).limit(1)),
+        "fused": session.scalar(select(fused.key).where(fused.digest == digest).order_by(fused.id).limit(1)),
+        "bundle": session.scalar(select(bundle.digest).where(bundle.digest == digest).limit(1)),
+    }
+    return {kind: event for kind, event in found.items() if event is not None}
+
+
 def kind_of(session: Session, digest: str) -> tuple[str | None, str]:
     """Return what is on record with a digest: its kind, and what the log calls it."""
-    if session.scalar(select(tables.Bundle.id).where(tables.Bundle.digest == digest).limit(1)) is not None:
-        return "bundle", digest
-    adapter = session.scalar(select(tables.Adapter).where(tables.Adapter.digest == digest).limit(1))
-    if adapter is not None:
-        return "adapter", adapter.name
-    fused = session.scalar(select(tables.Fused).where(tables.Fused.digest == digest).limit(1))
-    return ("fused", fused.key) if fused is not None else (None, "")
+    return next(iter(kinds_of(session, digest).items()), (None, ""))

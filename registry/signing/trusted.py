@@ -15,6 +15,7 @@ from ..dsse.keys import key_id, parse_public_key, public_pem
 from ..errors import AlreadyExistsError, BadInputError, UnknownReferenceError
 from ..names import parse_slug
 from ..records.signature import TrustedKey
+from ..records.signatures import SCHEME
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -155,5 +156,7 @@ def _tell(
 
 def _view(session: Session, row: tables.TrustedKey) -> TrustedKey:
     signature = tables.Signature
-    made = session.scalar(select(func.count(signature.id)).where(signature.key_id == row.key_id))
+    made = session.scalar(
+        select(func.count(signature.id)).where(signature.key_id == row.key_id, signature.scheme == SCHEME)
+    )
     return TrustedKey.from_row(row, aliases=tuple(row.aliases), fused=bool(row.fused), signatures=made or 0)
