@@ -54,7 +54,7 @@ def tree(graph: Traced) -> Iterator[str]:
     labels: dict[str, str] = {}
     for node in graph.nodes:
         label = _label(node)
-        told[node.id] = f"{label}  {node.digest[:12]}".rstrip()
+        told[node.id] = f"{label}  {one_line(node.digest[:12])}".rstrip()
         if node.id in graph.roots:
             labels[node.id] = label
     above: dict[str, list[tuple[str, str]]] = defaultdict(list)

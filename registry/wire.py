@@ -17,6 +17,8 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, Literal, NewType, Union, get_args, get_origin, get_type_hints
 
+from fusery.storage.digest import Digest, parse_digest
+
 from .record import Record, names_of
 
 LongText = NewType("LongText", str)
@@ -53,6 +55,8 @@ def decode(kind: Any, value: Any) -> Any:
     Raises:
         ValueError: the JSON does not fit the type.
     """
+    if kind is Digest:
+        return parse_digest(decode(str, value))
     if hasattr(kind, "__supertype__"):
         return decode(kind.__supertype__, value)
     if hasattr(kind, "__value__"):
@@ -69,7 +73,7 @@ def decode(kind: Any, value: Any) -> Any:
     if kind in (str, bool, int):
         return _require(type(value) is kind, value, kind, value)
     if kind is float:
-        return float(_require(type(value) in (int, float), value, kind, value))
+        return _float(_require(type(value) in (int, float), value, kind, value))
     if kind in (datetime, date):
         return kind.fromisoformat(_require(isinstance(value, str), value, kind, value))
     if isinstance(kind, type) and issubclass(kind, PathLike):
@@ -92,6 +96,13 @@ def _require(fits: bool, found: Any, kind: Any, value: Any) -> Any:
     if not fits:
         raise ValueError(f"expected {getattr(kind, '__name__', kind)}, got {type(value).__name__}")
     return found
+
+
+def _float(number: float) -> float:
+    try:
+        return float(number)
+    except OverflowError as error:
+        raise ValueError("number too large") from error
 
 
 def _one_of(kinds: Collection[Any], value: Any) -> Any:

@@ -19,7 +19,13 @@ from .answers import refusal
 from .visitors import TooMuchError, TooSlowError
 
 BODY = 65_536
-"""Bytes of a form, or of what a program says in JSON."""
+"""Bytes of a form."""
+
+JSON = 1 << 20
+"""Bytes of a program's JSON: the tensors of an adapter, or a signature over many files."""
+
+PROGRAMS = "/api/v1/"
+"""Where programs ask."""
 
 BLOBS, PACKAGES = "/api/v1/blobs/", "/api/v1/packages"
 """Where bytes are, and packages of records."""
@@ -80,7 +86,9 @@ def most_of(scope: Scope) -> int:
     """Return the bytes that the body of a request may have; how large a blob may be is for who stores it."""
     if scope["method"] == "PUT" and is_transfer(scope):
         return sys.maxsize
-    return MOST_BYTES if brings_much(scope) else BODY
+    if brings_much(scope):
+        return MOST_BYTES
+    return JSON if scope["method"] == "POST" and str(scope["path"]).startswith(PROGRAMS) else BODY
 
 
 class BodyLimit:

@@ -30,6 +30,9 @@ LONGEST = 10_000
 MOST = 1_000
 """The maximum number of entries of a list or mapping."""
 
+LARGEST, LARGEST_SEED = 2**31 - 1, 2**63 - 1
+"""Whole numbers begin at 0."""
+
 
 def add_operations(routes: Routes, registry: Registry) -> None:
     """Add a route for each operation of each resource."""
@@ -81,7 +84,8 @@ def _model(resource: str, operation: Operation) -> type[BaseModel]:
     for name, parameter in operation.parameters.items():
         if name == "reporter":
             continue
-        kind = _sent(operation.hints[name], in_query=not operation.writes)
+        largest = LARGEST_SEED if name == "seed" else LARGEST
+        kind = _sent(operation.hints[name], in_query=not operation.writes, largest=largest)
         default = ... if parameter.default is parameter.empty else parameter.default
         if default is ... and not operation.writes and get_origin(operation.hints[name]) is Sequence:
             default = ()  # an empty list is omitted from a query
@@ -91,12 +95,14 @@ def _model(resource: str, operation: Operation) -> type[BaseModel]:
     return create_model(name, __config__=config, **fields)
 
 
-def _sent(kind: Any, *, in_query: bool) -> Any:
+def _sent(kind: Any, *, in_query: bool, largest: int = LARGEST) -> Any:
     """Return the type of an argument in a request: records and times are strings."""
     origin, args = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
-        several = dict.fromkeys(_sent(each, in_query=in_query) for each in args)
+        several = dict.fromkeys(_sent(each, in_query=in_query, largest=largest) for each in args)
         return Union[tuple(several)]  # noqa: UP007 -- made from a tuple
+    if kind is int:
+        return Annotated[int, Field(ge=0, le=largest)]
     if kind is LongText:
         return Annotated[str, Field(max_length=10_000_000)]
     is_record = isinstance(kind, type) and issubclass(kind, Record)

@@ -93,13 +93,9 @@ class Bundles(Resource):
 
     @operation("publisher", writes=True)
     def record(self, bundle: SentBundle) -> bool:
-<<<<<<< HEAD
-        """Record a bundle that a client wrote; return whether it is new."""
-=======
         """Record a bundle that was written elsewhere, and tell whether it was new; see `fusery.registry.records.bundles`."""
         from ..access.roles import require_role
         from ..fusion.foreign import foreign_key
->>>>>>> sec1
         from ..records.sent_bundles import record_sent
 
         workspace = self.workspace

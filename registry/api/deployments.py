@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from ..sync.outcome import Synced
     from ..sync.sync import SyncRequest
 
+_NAMES = 500
+"""Names in one request: they are in its address."""
+
 
 class Deployments(Resource):
     """What ran where, from when until when; and bringing servers and folders to what they should have."""
@@ -112,9 +115,16 @@ class Deployments(Resource):
             offset=offset,
         )
 
-    @operation("reader")
     def yanked(self, names: Sequence[str]) -> Mapping[str, str]:
-        """Return the yanked adapters among some names, each with the reason."""
+        """Return those of some names that are yanked adapters, each with the reason."""
+        found = dict[str, str]()
+        for start in range(0, len(names), _NAMES):
+            found |= self._yanked(names[start : start + _NAMES])
+        return found
+
+    @operation("reader")
+    def _yanked(self, names: Sequence[str]) -> Mapping[str, str]:
+        """Return those of some names that are yanked adapters, each with the reason."""
         from ..sync.desired import yanked_among
 
         return yanked_among(self.workspace, names)

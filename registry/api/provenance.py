@@ -150,14 +150,15 @@ class Provenance(Resource):
 
         if self.server is None:
             return identify(self.workspace, path, fresh=fresh, reporter=reporter)
-        from ..identification.candidates import sought
+        from ..identification.candidates import in_parts, sought
         from ..records.sent_bundles import record_sent
 
         begun = path if isinstance(path, Begun) else Begun(path)
         with self.here() as (workspace, _):
-            found = self._candidates(sought(workspace, begun))
-        with self.here(*found.names, send=False) as (workspace, _):
-            for bundle in found.bundles:
+            answers = [self._candidates(part) for part in in_parts(sought(workspace, begun))]
+        names = dict.fromkeys(name for each in answers for name in each.names)
+        with self.here(*names, send=False) as (workspace, _):
+            for bundle in dict.fromkeys(bundle for each in answers for bundle in each.bundles):
                 record_sent(workspace, bundle)
             return identify(workspace, begun, fresh=fresh, reporter=reporter)
 
@@ -184,7 +185,7 @@ class Provenance(Resource):
         made = self._report(subject, page=place is not None, audit=audit, reporter=reporter)
         return made.written if place is None else write_page(made, place, force=force)
 
-    @operation("reader")
+    @operation("reader", writes=True)
     def _report(
         self,
         subject: Named | None = None,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from fusery.storage.plaintext import is_keepable
 from fusery.storage.progress import SILENT, Reporter
@@ -154,12 +154,11 @@ class Resource:
             yield self.workspace, names
             return
         from ..exchange.replica import fetched
-        from ..records.resolved import Resolved
         from ..records.token import OwnIdentity
 
         ask = self.server.ask
         registry = ask("tokens/own", {}, OwnIdentity, writes=False).registry
-        wanted = [ask("provenance/resolve", {"reference": name}, Resolved, writes=False) for name in names]
+        wanted = [self._resolved(name, ask) for name in names]
         # What is fetched is shown as a bar; what is said is what the same command says on a registry of this machine.
         with fetched(
             self.workspace,
@@ -173,10 +172,33 @@ class Resource:
             self._mirror_aliases(names, wanted)
             yield self.workspace, [each.name for each in wanted]
 
+    def _resolved(self, name: str, ask: Callable[..., Any]) -> Resolved:
+        """Return what a reference means at the server; an alias that is gone there is removed here."""
+        from ..errors import UnknownReferenceError
+        from ..records.resolved import Resolved
+
+        try:
+            found: Resolved = ask("provenance/resolve", {"reference": name}, Resolved, writes=False)
+        except UnknownReferenceError:
+            self._remove_alias(name)
+            raise
+        return found
+
     def _mirror_aliases(self, references: Sequence[str], wanted: Sequence[Resolved]) -> None:
-        """Set the referenced aliases in the replica as they are on the server."""
+        """Let aliases that were given hold here what they hold at the server, and none a yanked adapter."""
         from ..releases.aliases import set_alias
 
         for reference, found in zip(references, wanted, strict=True):
-            if found.kind == "adapter" and not found.yanked and "#" in reference:
-                set_alias(self.workspace, found.name, reference)
+            if found.kind == "adapter" and "#" in reference:
+                if found.yanked:
+                    self._remove_alias(reference)
+                else:
+                    set_alias(self.workspace, found.name, reference.strip().casefold())
+
+    def _remove_alias(self, reference: str) -> None:
+        from ..errors import BadInputError, UnknownReferenceError
+        from ..releases.aliases import remove_alias
+
+        if "#" in reference and not self.workspace.is_unmade:
+            with suppress(BadInputError, UnknownReferenceError):
+                remove_alias(self.workspace, reference)

@@ -11,7 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from .. import tables
-from ..errors import UnknownReferenceError
+from ..errors import BadInputError, UnknownReferenceError
 from ..names import parse_slug, parse_task
 from ..records.adapter import Adapter, Version
 from ..records.evaluations import newest_values, parse_metric
@@ -21,6 +21,8 @@ from .paging import Page
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
+
+_MOST_METRICS = 50
 
 
 def list_adapters(
@@ -54,9 +56,11 @@ def list_adapters(
 
     Raises:
         UnknownReferenceError: there is no such task or base.
-        BadInputError: there is no such field to sort by, or that is no name of a metric.
+        BadInputError: there is no such field to sort by, that is no name of a metric, or there are too many.
         WhereError: the expression is not one.
     """
+    if len(metrics) > _MOST_METRICS:
+        raise BadInputError(f"too many metrics: {len(metrics):,} (at most {_MOST_METRICS})")
     chosen, wanted = None, [parse_metric(name) for name in metrics]
     if where is not None:
         from .where import condition, parse

@@ -17,7 +17,7 @@ from .hashing import Hasher
 from .index import Entry
 from .library import CASTS, Library
 from .match import Match
-from .owners import Owner, owners_of, plausible
+from .owners import Owner, PlausibleOwners, owners_of
 from .transposed_layouts import head_widths, transposed_exact, transposed_loose
 
 if TYPE_CHECKING:
@@ -73,7 +73,9 @@ class TensorSearch:
         best = self._compared(self._library.index.holders(_all(self._exact)))
         if self._share(best) < 1:
             with self._workspace.database.read() as session:
-                self._plausible = plausible(session, self._unit.views, adapter=self._unit.is_adapter)
+                self._plausible = PlausibleOwners(session).find(
+                    self._unit.views, adapter=self._unit.is_adapter
+                )
                 if self._unit.is_adapter:
                     self._widths = head_widths(session)
             if self._unit.is_adapter:

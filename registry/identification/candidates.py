@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,13 +15,14 @@ from sqlalchemy.orm import Session
 from .. import tables
 from ..database import events
 from ..database.batches import batches
+from ..errors import BadInputError
 from ..inspection.files import unpacked
 from ..inspection.views import View
 from ..record import Record
 from ..records.scratch import scratch_folder
 from ..records.sent_bundles import SentBundle, written_bundle
 from .index import Index
-from .owners import Owner, owners_in, owners_of, plausible
+from .owners import Owner, PlausibleOwners, owners_in, owners_of
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 _MOST = 20
 """Things that are fetched to be compared, for one unit of weights."""
+
+_UNITS, _TENSORS, _FILES = 100, 3_000, 5_000
+"""Units of weights, their tensors, and digests of files in one request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,18 +116,50 @@ def sought(workspace: Workspace, begun: Begun) -> Sought:
         return Sought(files=(*archive, *files.values()), units=units)
 
 
+def in_parts(sought: Sought) -> Iterator[Sought]:
+    """Yield what was found in requests that a server takes; of a large model, some tensors are enough."""
+    for start in range(0, len(sought.files) or 1, _FILES):
+        yield Sought(files=sought.files[start : start + _FILES], units=())
+    some: list[SoughtUnit] = []
+    for unit in sought.units:
+        unit = replace(unit, tensors=unit.tensors[:_TENSORS])
+        if some and (len(some) == _UNITS or sum(len(u.tensors) for u in (*some, unit)) > _TENSORS):
+            yield _of_units(some)
+            some = []
+        some.append(unit)
+    if some:
+        yield _of_units(some)
+
+
+def _of_units(units: Sequence[SoughtUnit]) -> Sought:
+    return Sought(files=tuple({digest: None for unit in units for digest in unit.files}), units=tuple(units))
+
+
 def candidates(workspace: Workspace, sought: Sought) -> Candidates:
-    """Return what is on record with one of the files, else with some of the tensors, else what has such shapes."""
+    """Return what is on record with one of the files, else with some of the tensors, else what has such shapes.
+
+    Raises:
+        BadInputError: there are too many units of weights.
+    """
+    if len(sought.units) > _UNITS:
+        raise BadInputError(
+            f"too many models and adapters in one request: {len(sought.units):,} (at most {_UNITS})",
+            hint="send several requests",
+        )
     index = Index(workspace)
     with workspace.database.read() as session:
         whole = _with_files(session, sought.files)
         found = [owner for several in owners_of(session, list(whole)).values() for owner in several]
         bundles = [owner for owner in found if owner.kind == "bundle"]
         found += [each for owner in bundles for each in owners_in(session, owner)]
+        recorded, shaped = (
+            {digest for digests in whole.values() for digest in digests},
+            PlausibleOwners(session, _MOST),
+        )
         for unit in sought.units:
-            if not set(unit.files) <= {digest for digests in whole.values() for digest in digests}:
-                found += _with_tensors(session, index, unit)
-        names = [name for owner in found if (name := _reference(session, owner))]
+            if not set(unit.files) <= recorded:
+                found += _with_tensors(session, index, shaped, unit)
+        names = [name for owner in dict.fromkeys(found) if (name := _reference(session, owner))]
         written = [_written(session, owner) for owner in bundles]
     return Candidates(
         names=tuple(dict.fromkeys(names)), bundles=tuple(bundle for bundle in written if bundle is not None)
@@ -139,14 +175,13 @@ def _with_files(session: Session, digests: Sequence[str]) -> dict[int, set[str]]
     return found
 
 
-def _with_tensors(session: Session, index: Index, unit: SoughtUnit) -> list[Owner]:
+def _with_tensors(session: Session, index: Index, shaped: PlausibleOwners, unit: SoughtUnit) -> list[Owner]:
     holders: Counter[int] = index.holders([tensor.digest for tensor in unit.tensors])
     most = [manifest for manifest, _ in holders.most_common(_MOST)]
     views = [View(tensor.name, "", tensor.shape, Path(), 0, 0) for tensor in unit.tensors]
-    shaped = plausible(session, views, adapter=unit.is_adapter)
     return [
         *(owner for several in owners_of(session, most).values() for owner in several),
-        *shaped[-_MOST:],
+        *shaped.find(views, adapter=unit.is_adapter)[-_MOST:],
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from sqlalchemy import select
@@ -69,14 +70,20 @@ def _tell_of_yanks(session: Session, owners: Sequence[Owner]) -> None:
                 owner.facts["withdrawals"] = told.get(owner.id, ())
 
 
-def _bases(session: Session, where: Any) -> Iterable[Owner]:
-    for row in session.scalars(select(tables.BaseModel).where(where).order_by(tables.BaseModel.id)):
+def _newest(session: Session, table: Any, where: Any, most: int | None) -> list[Any]:
+    """Return rows in the order in which they were recorded: all, or the newest ones."""
+    rows = session.scalars(select(table).where(where).order_by(table.id.desc()).limit(most)).all()
+    return list(rows[::-1])
+
+
+def _bases(session: Session, where: Any, most: int | None = None) -> Iterable[Owner]:
+    for row in _newest(session, tables.BaseModel, where, most):
         names = [name.name for name in row.names]
         yield Owner("base", row.id, names[0], row.digest, row.manifest_id, {"names": tuple(names)})
 
 
-def _adapters(session: Session, where: Any) -> Iterable[Owner]:
-    for row in session.scalars(select(tables.Adapter).where(where).order_by(tables.Adapter.id)):
+def _adapters(session: Session, where: Any, most: int | None = None) -> Iterable[Owner]:
+    for row in _newest(session, tables.Adapter, where, most):
         yield _adapter(row, row.digest, row.manifest_id, None)
 
 
@@ -96,8 +103,8 @@ def _renderings(session: Session, manifests: Sequence[int]) -> Iterable[Owner]:
         yield _adapter(adapter, row.digest, row.manifest_id, row.form)
 
 
-def _fused(session: Session, where: Any) -> Iterable[Owner]:
-    for row in session.scalars(select(tables.Fused).where(where).order_by(tables.Fused.id)):
+def _fused(session: Session, where: Any, most: int | None = None) -> Iterable[Owner]:
+    for row in _newest(session, tables.Fused, where, most):
         names = [row.adapter.name, *(extra.adapter.name for extra in row.extras)]
         facts = {
             "key": row.key,
@@ -143,33 +150,50 @@ def _calibrations(session: Session, manifests: Sequence[int]) -> Iterable[Owner]
         yield Owner("calibration", found.id, found.prompts, found.digest, found.manifest_id, facts)
 
 
-def plausible(session: Session, views: Sequence[View], *, adapter: bool) -> list[Owner]:
-    """Return what could have the tensors that were found, by their shapes: adapters, or bases and what is fused on them.
+class PlausibleOwners:
+    """Adapters, bases and fused models that could have tensors of given shapes; what was looked up is kept."""
 
-    Args:
-        session: reading.
-        views: what was found.
-        adapter: they are the factors of an adapter.
-    """
-    if adapter:
-        return _of_ranks(session, views)
-    rows = Counter(view.shape[0] for view in views if view.is_matrix and not _is_grid(view.name))
-    bases = [
-        base.id
-        for base in session.scalars(select(tables.BaseModel).order_by(tables.BaseModel.id))
-        if _overlap(rows, base)
-    ]
-    found = list(_bases(session, tables.BaseModel.id.in_(bases)))
-    found += _fused(session, tables.Fused.base_id.in_(bases))
-    full = tables.Adapter.base_id.in_(bases) & (tables.Adapter.method == "full")
-    # Whose tensors have lost their names may be an adapter as well.
-    return [*found, *_adapters(session, full)] or _of_ranks(session, views)
+    def __init__(self, session: Session, most: int | None = None) -> None:
+        """Read from a session.
 
+        Args:
+            session: reading.
+            most: of each kind, only the newest ones; None for all.
+        """
+        self._session, self._most = session, most
+        self._by_ranks: dict[frozenset[int], list[Owner]] = {}
 
-def _of_ranks(session: Session, views: Sequence[View]) -> list[Owner]:
-    ranks = {min(view.shape) for view in views if view.is_matrix}
-    of_rank = tables.Adapter.rank.in_(sorted(rank for rank in ranks if rank < 1 << 31))
-    return list(_adapters(session, of_rank | tables.Adapter.rank.is_(None)))
+    def find(self, views: Sequence[View], *, adapter: bool) -> list[Owner]:
+        """Return what could have the tensors that were found: adapters, or bases and what is fused on them.
+
+        Args:
+            views: the tensors.
+            adapter: they are the factors of an adapter.
+        """
+        if adapter:
+            return self._of_ranks(views)
+        rows = Counter(view.shape[0] for view in views if view.is_matrix and not _is_grid(view.name))
+        bases = [base for base, own in self._rows if _overlap(rows, own)][-self._most if self._most else 0 :]
+        found = list(_bases(self._session, tables.BaseModel.id.in_(bases)))
+        found += _fused(self._session, tables.Fused.base_id.in_(bases), self._most)
+        full = tables.Adapter.base_id.in_(bases) & (tables.Adapter.method == "full")
+        # An adapter whose tensors have lost their names looks like a base.
+        return [*found, *_adapters(self._session, full, self._most)] or self._of_ranks(views)
+
+    def _of_ranks(self, views: Sequence[View]) -> list[Owner]:
+        ranks = frozenset(rank for view in views if view.is_matrix and (rank := min(view.shape)) < 1 << 31)
+        if ranks not in self._by_ranks:
+            of_rank = tables.Adapter.rank.in_(sorted(ranks)) | tables.Adapter.rank.is_(None)
+            self._by_ranks[ranks] = list(_adapters(self._session, of_rank, self._most))
+        return self._by_ranks[ranks]
+
+    @cached_property
+    def _rows(self) -> list[tuple[int, Counter[int]]]:
+        """The bases, and how many of their matrices have how many rows."""
+        return [
+            (base.id, Counter(shape[0] for shape, _, _ in base.weights.values() if len(shape) > 1))
+            for base in self._session.scalars(select(tables.BaseModel).order_by(tables.BaseModel.id))
+        ]
 
 
 def adapters_on(session: Session, base: int, most: int) -> list[tuple[tables.Adapter, Owner]]:
@@ -192,7 +216,6 @@ def _is_grid(name: str) -> bool:
     return name.endswith((".scales", ".biases"))
 
 
-def _overlap(rows: Counter[int], base: tables.BaseModel) -> bool:
+def _overlap(rows: Counter[int], own: Counter[int]) -> bool:
     """Tell whether half of the matrices that were found could be the base's: packed or not, they have as many rows."""
-    own = Counter(shape[0] for shape, _, _ in base.weights.values() if len(shape) > 1)
     return 2 * (own & rows).total() >= rows.total() > 0

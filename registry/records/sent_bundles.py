@@ -31,16 +31,12 @@ _ACTIONS = (WRITTEN, "adapter.exported")
 
 
 _LONGEST = 10_000
-<<<<<<< HEAD
 """The maximum length of a path, and of the log entry's other details."""
-=======
-"""Characters of a path, and of what the log says besides."""
 _LONGEST_TARGET = 32
 _LARGEST = 2**62
 """Bytes of all files."""
 _DETAILS = frozenset({"fused", "adapter", "choices", "plugin", "foreign"})
 """The texts, or null, that the log says of a bundle; `adapters` is a list of texts."""
->>>>>>> sec1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,22 +83,6 @@ def written_bundle(session: Session, event: tables.Event) -> SentBundle | None:
     )
 
 
-<<<<<<< HEAD
-def record_sent(workspace: Workspace, bundle: SentBundle) -> bool:
-    """Record a bundle that a client wrote, and mark earlier bundles at its path as replaced.
-
-    Raises:
-        BadInputError: the bundle is invalid.
-        UnknownReferenceError: an adapter or fused model in it is not registered.
-    """
-    if bundle.action not in _ACTIONS or not bundle.files:
-        raise BadInputError("invalid bundle (unknown action, or no files)", hint="update the client")
-    if len(bundle.path) > _LONGEST or len(json.dumps(bundle.detail)) > _LONGEST:
-        raise BadInputError(
-            f"path or details of the bundle are too long (at most {_LONGEST:,} characters)",
-            hint="give a shorter path",
-        )
-=======
 def record_sent(
     workspace: Workspace,
     bundle: SentBundle,
@@ -127,16 +107,8 @@ def record_sent(
         UnknownReferenceError: an adapter or the fused model is not on record.
     """
     manifest = _validate(bundle)
->>>>>>> sec1
     bundle = replace(bundle, path=str(without_credentials(bundle.path)))
     with workspace.database.write() as session:
-<<<<<<< HEAD
-        fused = None
-        if bundle.fused is not None:
-            fused = session.scalar(select(tables.Fused).where(tables.Fused.key == bundle.fused))
-            if fused is None:
-                raise UnknownReferenceError(f"fused model not found: {bundle.fused[:12]}", hint="fusery list")
-=======
         rows = session.scalars(select(tables.Bundle).where(tables.Bundle.path == bundle.path)).all()
         if any((row.digest, row.target) == (manifest.digest, bundle.target) for row in rows):
             return False
@@ -147,7 +119,6 @@ def record_sent(
         if any(person(row.created_by) != person(workspace.actor) for row in rows):
             require_may_replace()
         mark_replaced(session, bundle.path)
->>>>>>> sec1
         record_bundle(
             session,
             workspace,

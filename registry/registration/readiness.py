@@ -79,10 +79,18 @@ def require_registrable(
         BadInputError: nothing says what the task is, or the model is not the base.
         AlreadyExistsError: the version is taken.
     """
-    config = AdapterConfig.model_validate({"model": model, "iters": iterations})
-    to_come = AdapterFolder(folder, {}, config, {}, AdapterMetadata(), None, {}, ())
-    name = proposed_name(folder, to_come, submission)
-    _require_base(workspace, submission, to_come, same=same)
+    try:
+        config = AdapterConfig.model_validate({"model": model, "iters": iterations})
+        to_come = AdapterFolder(folder, {}, config, {}, AdapterMetadata(), None, {}, ())
+        name = proposed_name(folder, to_come, submission)
+        _require_base(workspace, submission, to_come, same=same)
+    except (
+        ValueError,
+        OSError,
+    ) as error:  # pydantic's ValidationError is a ValueError, an overlong path an OSError
+        raise BadInputError(
+            "invalid folder, model or number of iterations", hint="check --adapter-path, --model and --iters"
+        ) from error
     if name.version:
         with workspace.database.read() as session:
             taken = session.scalar(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -21,7 +22,7 @@ LOG = "log/"
 """The prefix of a training log that is outside the folder."""
 
 _MOST_FILES = 1_000
-_MOST_BYTES = 64 << 30
+_MOST_BYTES = 8 << 30
 
 
 def files_to_send(folder: Path, log: Path | None) -> dict[str, Path]:
@@ -63,19 +64,24 @@ def uploaded(workspace: Workspace, name: str, files: Mapping[str, str]) -> Itera
             f"{plural(len(missing), 'file')} of this adapter not uploaded, such as {missing[0]}",
             hint="run the command again",
         )
-    if sum(sizes[digest] for digest in digests.values()) > _MOST_BYTES:
-        raise BadInputError("adapter folder is too large (at most 64 GiB)", hint="give the folder of one run")
+    if sum(sizes.values()) > _MOST_BYTES:
+        raise BadInputError("adapter folder is too large (at most 8 GiB)", hint="give the folder of one run")
     generations = blob_generations(workspace, list(digests.values()))
     with scratch_folder(workspace) as scratch:
-        require_rooms([Need(scratch, [sizes[digest] for digest in digests.values()])])
+        require_rooms([Need(scratch, list(sizes.values()))])
         folder, log = scratch / "sent" / name, None
+        written = dict[Digest, Path]()
         folder.mkdir(parents=True)
         for path, digest in digests.items():
             place = folder / path
             if path.startswith(LOG):
                 place = log = scratch / "log" / path.removeprefix(LOG)
             place.parent.mkdir(parents=True, exist_ok=True)
+            if digest in written:
+                os.link(written[digest], place)
+                continue
             workspace.store.fetch(digest, place, generation=generations[digest], size=sizes[digest])
+            written[digest] = place
         yield folder, log
 
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from fusery.storage.errors import FuseryError
+from fusery.storage.errors import FormatError, FuseryError
+from fusery.storage.jsonfile import MAX_DEPTH, parse_json
 
 from ..record import Record
 from ..wire import decode, encode
@@ -18,6 +19,10 @@ API = "/api/v1"
 
 LONG = 900.0
 """The timeout of an operation in seconds."""
+
+
+MOST_VALUES = 2_000_000
+"""Values in a response: what is parsed takes up to thirty times the memory of its text."""
 
 
 class Server(HttpClient):
@@ -52,24 +57,29 @@ class Server(HttpClient):
             ServerRefusedError: the JSON does not fit the type.
         """
         try:
-            return decode(returns, json.loads(data))
-        except (ValueError, RecursionError) as error:
+            return decode(returns, _parsed(data))
+        except (ValueError, RecursionError, FormatError) as error:
             raise self.strange() from error
 
     def error(self, status: int, data: bytes) -> FuseryError:
         """Return the exception for an error response."""
         try:
-            return failure(json.loads(data)["error"], self.token)
-        except (ValueError, KeyError, TypeError, RecursionError):
+            return failure(_parsed(data)["error"], self.token)
+        except (ValueError, KeyError, TypeError, RecursionError, FormatError):
             return self.strange()
 
 
 def _is_record(status: int, data: bytes) -> bool:
     """Return whether an error response is a record: a refused promotion lists the failed rules."""
     if status == 409:
-        with suppress(ValueError, RecursionError):
-            return "error" not in json.loads(data)
+        with suppress(FormatError):
+            record = _parsed(data)
+            return isinstance(record, dict) and "error" not in record
     return False
+
+
+def _parsed(data: bytes) -> Any:
+    return parse_json(data, "the response", most=MOST_VALUES, deepest=2 * MAX_DEPTH)
 
 
 def _sent(value: Any) -> Any:

@@ -231,7 +231,7 @@ def test_who_sends_slowly_is_told_so(address: str, monkeypatch: pytest.MonkeyPat
 def test_a_body_without_a_length_is_bounded_too(address: str) -> None:
     head = SLOW.partition(b"Content-Length")[0] + b"Transfer-Encoding: chunked\r\n\r\n"
     with connect(address) as connection:
-        connection.sendall(head + (b"4000\r\n" + b"x" * 0x4000 + b"\r\n") * 5)
+        connection.sendall(head + (b"40000\r\n" + b"x" * 0x40000 + b"\r\n") * 5)
         assert connection.recv(12) == b"HTTP/1.1 413"
 
 
