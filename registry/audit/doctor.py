@@ -32,6 +32,7 @@ USES = {
     "sftp": "a store on an SFTP server",
     "dask": "bulk work on several machines",
     "hub": "fetching bases from a hub, and uploading to it",
+    "keyring": "tokens of servers in the system's keyring",
     "mlflow": "adapters of MLflow's runs, and runs that log theirs here",
     "wandb": "adapters of W&B's runs",
     "eval": "measuring by lm-evaluation-harness",
