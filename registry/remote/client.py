@@ -200,10 +200,9 @@ class HttpClient:
                 method, path, content, params=params, headers=headers, timeout=timeout, repeat=repeat
             )
             with self._within(whole), sent as response:
-                status = response.status_code
-                data = self._read(response, LARGEST if status < 300 or status == 409 else _REFUSAL)
-                if status >= 300 and not accept(status, data):
-                    raise self.refusal(status, data)
+                data = self._read(response, LARGEST if response.status_code < 300 else _REFUSAL)
+                if response.status_code >= 300 and not accept(response.status_code, data):
+                    raise self.refusal(response.status_code, data)
                 return data
 
         return self.retried(once)
