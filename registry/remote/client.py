@@ -1,7 +1,4 @@
-"""An HTTP client for one server: connection pool, certificates, proxies, timeouts, retries, response limits.
-
-It verifies certificates and refuses redirects.  The token is only in the `Authorization` header.
-"""
+"""An HTTP client for one server; it verifies certificates, refuses redirects, and sends its token in one header alone."""
 
 from __future__ import annotations
 
