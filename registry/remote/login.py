@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -97,10 +98,15 @@ def _write(tokens: dict[str, str]) -> None:
 
 
 def _keyring() -> Any:
-    """Return the system's keyring; None without one, or without the extra `keyring`."""
+    """Return the system's keyring; None where there is none, or the extra `keyring` is not installed.
+
+    The library's own choice would import every backend, and some start compilers to look for libraries.
+    """
     try:
-        import keyring
-        from keyring.backends.fail import Keyring
-    except ModuleNotFoundError:
+        if sys.platform == "darwin":
+            from keyring.backends.macOS import Keyring
+        else:
+            from keyring.backends.SecretService import Keyring
+    except ImportError:
         return None
-    return None if isinstance(keyring.get_keyring(), Keyring) else keyring
+    return Keyring() if Keyring.viable else None

@@ -87,7 +87,7 @@ def test_a_server_s_refusal_ends_with_1(stocked: Fusery, tmp_path: Path) -> None
         ran = stocked("sync", "course_rec@1", "course_rec@2", "--to", f"vllm={url}")
         assert ran.code == 1
         assert lines(ran.out)[1:] == [
-            f"not loaded {V1} {url} refuses this: LoRA rank 8 is greater than max_lora_rank 4.",
+            f"not loaded {V1} {url} refused the request: LoRA rank 8 is greater than max_lora_rank 4.",
             f"loaded {V2} course_rec@2",
         ]
         assert stocked("sync", "course_rec@2", "--to", f"vllm={url}", "--check").code == 0

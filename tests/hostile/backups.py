@@ -124,8 +124,8 @@ def _task(data: bytes) -> Make:
 _SAID: Mapping[str, tuple[str, Make]] = {
     "a pipe": ("not a file", _instead(lambda s: place(s) / "backup.json", lambda path, _: os.mkfifo(path))),
     "too large": ("too large", raw(b" " * (2 << 20))),
-    "another form": ("has the form", catalogue(lambda d: d.update(format="\x1b[2J"))),
-    "a schema of the future": ("knows up to", catalogue(lambda d: d.update(schema="9999"))),
+    "another form": ("unknown format", catalogue(lambda d: d.update(format="\x1b[2J"))),
+    "a schema of the future": ("supports up to", catalogue(lambda d: d.update(schema="9999"))),
     "a file of an exabyte": ("must be free", _of_file(size=1 << 60)),
     "a file of no table": ("", _of_file(name="sqlite_master.ndjson")),
     "a table that is missing": ("is missing", catalogue(lambda d: d["files"].pop(0))),
@@ -138,15 +138,15 @@ _SAID: Mapping[str, tuple[str, Make]] = {
         _instead(_first_file, lambda path, stage: path.symlink_to(stage.home / "fusery.db")),
     ),
     "blobs elsewhere": ("leads elsewhere", _linked),
-    "a blob's size below nothing": ("as many blobs", rows("blob", each("size", -5))),
-    "a blob without a row": ("as many blobs", rows("blob", lambda lines: lines.pop())),
-    "rows twice": ("does not take", rows("task", lambda lines: lines.append(dict(lines[0])))),
+    "a blob's size below nothing": ("another number of blobs", rows("blob", each("size", -5))),
+    "a blob without a row": ("another number of blobs", rows("blob", lambda lines: lines.pop())),
+    "rows twice": ("the database refuses", rows("task", lambda lines: lines.append(dict(lines[0])))),
     "a log that was changed": ("breaks the chain", rows("event", each("actor", "somebody"))),
     "a log without its end": ("does not end", rows("event", lambda lines: lines.pop())),
-    "a file that climbs": ("other files", rows("manifest_file", lambda lines: lines[0].update(path="../../.bashrc"))),
-    "a file with an escape": ("other files", rows("manifest_file", lambda lines: lines[0].update(path="a\x1b[2J"))),
-    "other files of a digest": ("other files", rows("manifest_file", each("size", 7))),
-    "blobs that nobody refers to": ("does not name the blobs", rows("manifest_file", each("blob", None))),
+    "a file that climbs": ("that do not have its digest", rows("manifest_file", lambda lines: lines[0].update(path="../../.bashrc"))),
+    "a file with an escape": ("that do not have its digest", rows("manifest_file", lambda lines: lines[0].update(path="a\x1b[2J"))),
+    "other files of a digest": ("that do not have its digest", rows("manifest_file", each("size", 7))),
+    "blobs that nobody refers to": ("does not list the blobs", rows("manifest_file", each("blob", None))),
 }  # fmt: skip
 _DAMAGED: Mapping[str, Make] = {
     "no JSON": raw(b"{"),
@@ -172,11 +172,11 @@ _VALUES: Mapping[str, tuple[str, str, Any]] = {
 
 BACKUPS: Mapping[str, Case] = {
     **{name: Case(make, says) for name, (says, make) in _SAID.items()},
-    **{name: Case(make, "is damaged, or not from fusery") for name, make in _DAMAGED.items()},
-    **{name: Case(_task(data), "is not JSON") for name, data in _NOT_JSON.items()},
+    **{name: Case(make, "is damaged, or not a backup") for name, make in _DAMAGED.items()},
+    **{name: Case(_task(data), "invalid JSON") for name, data in _NOT_JSON.items()},
     "a line of 100 MB": Case(
         contents("task.ndjson", lambda _: b'{"id": 1, "name": "' + b"x" * 100_000_000 + b'"}\n'),
-        "is not JSON",
+        "invalid JSON",
     ),
     **{
         name: Case(rows(table, each(column, value)), "has an invalid value in line 1")

@@ -20,7 +20,7 @@ def test_restore_refuses(stage: Stage, case: Case) -> None:
 def test_a_sound_one_is_restored_where_a_hostile_one_was_refused(stage: Stage, both_homes: Path) -> None:
     BACKUPS["rows twice"].make(stage)
     new = stage.folder / "new"
-    stage.attempt("restore", place(stage), says="does not take", home=new)
+    stage.attempt("restore", place(stage), says="the database refuses", home=new)
     ran = stage.command("restore", both_homes / "saved", home=new)
     stage.require_harmless(ran)
     assert ran.code == 0, ran

@@ -24,7 +24,7 @@ def happen(registry: Registry, *actions: str) -> None:
 def test_entries_are_yielded_as_they_come(registry: Registry) -> None:
     happen(registry, "base.added")
     stop = threading.Event()
-    coming = follow(registry.workspace, stop=stop, pause=0.01)
+    coming = follow(registry.upkeep, stop=stop, pause=0.01)
     assert [next(coming).action for _ in range(2)] == ["registry.made", "base.added"]
     happen(registry, "adapter.signed", "alias.moved")
     happen(registry, "adapter.yanked")
@@ -35,7 +35,7 @@ def test_entries_are_yielded_as_they_come(registry: Registry) -> None:
 
 def test_only_what_was_asked_for_is_yielded(registry: Registry) -> None:
     happen(registry, *["base.added"] * 3)
-    coming = follow(registry.workspace, action="base.added", limit=1, pause=0.01)
+    coming = follow(registry.upkeep, action="base.added", limit=1, pause=0.01)
     assert next(coming).seq == 4
     happen(registry, "adapter.signed", "base.added", "adapter.signed")
     assert next(coming).seq == 6
@@ -56,7 +56,7 @@ def test_what_is_written_at_the_same_time_is_yielded_once(registry: Registry) ->
     thread = threading.Thread(target=write)
     thread.start()
     found = []
-    for entry in follow(registry.workspace, stop=stop, pause=0.001):
+    for entry in follow(registry.upkeep, stop=stop, pause=0.001):
         found.append(entry.seq)
         if len(found) == count + 1:
             stop.set()

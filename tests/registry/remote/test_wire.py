@@ -30,16 +30,16 @@ def server() -> Server:
 def test_numbers_beyond_a_float_are_refused() -> None:
     with pytest.raises(ValueError, match="too large"):
         decode(float, 10**400)
-    with pytest.raises(ValueError, match="none of"):
+    with pytest.raises(ValueError, match="expected one of"):
         decode(float | None, 10**400)
 
 
 @pytest.mark.parametrize("digest", ["\x1b]0;x\x07", "a" * 63, "A" * 64, 5])
 def test_digests_are_hex(digest: object) -> None:
     assert decode(Named, {"digest": "a" * 64}).digest == "a" * 64
-    with pytest.raises(ValueError, match=r"digest|str expected"):
+    with pytest.raises(ValueError, match=r"digest|expected str"):
         decode(Named, {"digest": digest})
-    with pytest.raises(ValueError, match="none of"):
+    with pytest.raises(ValueError, match="expected one of"):
         decode(Named, {"digest": "a" * 64, "former": digest})
 
 
