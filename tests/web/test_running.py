@@ -42,13 +42,13 @@ def test_pages_are_served_until_a_signal_comes(shown: Registry, monkeypatch: pyt
 
     # Whoever starts the tests in the background has them ignore SIGINT, and then the server would, too.
     former = signal.signal(signal.SIGINT, signal.default_int_handler)
-    before = signal.getsignal(signal.SIGINT)
     try:
         assert serve_pages(shown, ready=ready) == 0
+        after = signal.getsignal(signal.SIGINT)
     finally:
         signal.signal(signal.SIGINT, former)
     assert found == ["http://127.0.0.1", 200, 303, 303, 404]
-    assert (before, ended) == (signal.default_int_handler, ["ended"])
+    assert (after, ended) == (signal.default_int_handler, ["ended"])
     assert {logger.level for logger in loggers} == {logging.CRITICAL}
 
 
