@@ -159,7 +159,7 @@ class Resource:
         ask = self.server.ask
         registry = ask("tokens/own", {}, OwnIdentity, writes=False).registry
         wanted = [self._resolved(name, ask) for name in names]
-        # What is fetched is shown as a bar; what is said is what the same command says on a registry of this machine.
+        # Downloads show a progress bar only, so that messages are the same as for a local registry.
         with fetched(
             self.workspace,
             self.server,

@@ -69,11 +69,9 @@ class BaseDetails(Base):
     """A base model, and what stands on it."""
 
     adapters: tuple[str, ...] = described(
-        "names of the adapters on it, in the order of registration: of as many as were asked for the last ones"
+        "names of the adapters on it, by time of registration; with `limit`, the newest"
     )
-    next: int | None = described(
-        "the offset with which the ones before these are asked for; None where there are none"
-    )
+    next: int | None = described("`offset` for the adapters registered before these; None if these are all")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)

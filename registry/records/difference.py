@@ -39,7 +39,7 @@ class ModuleDifference(Record):
         "norm of the difference over that of the first; None for a change from zero", heading="change"
     )
     effective_rank_a: float | None = described(
-        "how many directions the first's update really uses; None if there is none",
+        "effective rank of the first's update; None if the update is zero",
         heading="eff. rank a",
         cell="{:.3g}",
     )

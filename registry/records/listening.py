@@ -13,5 +13,5 @@ class Listening(Record):
 
     url: str = described("where")
     entrance: str | None = described(
-        "the address that pages are opened by for acts; left out where there is none", optional=True
+        "address with a key, for a browser that may also change records", optional=True
     )

@@ -124,7 +124,7 @@ def required_token(environment: Mapping[str, str] = os.environ) -> str:
     """Return the token for a server from the environment.
 
     Raises:
-        BadInputError: there is none, or it is invalid.
+        BadInputError: the environment has no token, or an invalid one.
     """
     token = bearer_token(environment)
     if not token:
