@@ -77,6 +77,7 @@ bench: $(VENV)/.dev $(VENV)-bench/.peers  ## Measure against peers in the same r
 	$(BIN)/python benchmarks/identify.py
 	$(BIN)/python benchmarks/pages.py
 	$(BIN)/python benchmarks/over_http.py
+	$(BIN)/python benchmarks/remote.py
 	$(BIN)/python benchmarks/writers.py
 
 bench-compare: $(VENV)/.dev  ## Run the commands of another revision and of this one in turn: make bench-compare REV=v0.1.0
