@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from page_server import pages_of
@@ -12,7 +13,11 @@ from tiny_models import make_base
 
 from fusery.registry import BadInputError, FuseRequest, Registry
 from fusery.registry.errors import RoleError
+from fusery.registry.exchange import over_http
 from fusery.registry.records.token import Role
+from fusery.registry.remote import blobs
+from fusery.registry.remote.server import Server
+from fusery.storage.manifest import FileEntry
 from fusery.storage.progress import Reporter
 from fusery.web.doors import Proxies, TeamDoor
 
@@ -95,3 +100,23 @@ def test_what_is_identified_is_recorded_by_nobody(stocked: Registry, team: str, 
     since = stocked.upkeep.log(after=before[0].seq)
     assert [entry.action for entry in since if entry.actor != "tester"] == []
     assert not any(entry.action.startswith("bundle") for entry in since)
+
+
+def test_a_base_is_fetched_once(stocked: Registry, team: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched = list[str]()
+
+    def download(server: Server, entry: FileEntry, *rest: Any) -> None:
+        fetched.append(entry.path)
+        blobs.download(server, entry, *rest)
+
+    monkeypatch.setattr(over_http, "download", download)
+    with client(stocked, team, "anna", "approver") as remote:
+        remote.fused.fuse("course_rec@1", KEEP)
+        assert "model.safetensors" in fetched
+        fetched.clear()
+        remote.fused.fuse("course_rec@2", KEEP)
+        files = {file.path for file in stocked.adapters.show("course_rec@2").files}
+        assert "adapters.safetensors" in fetched and set(fetched) <= files
+        fetched.clear()
+        remote.fused.fuse("course_rec@2", KEEP)
+        assert fetched == []
