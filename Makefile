@@ -73,7 +73,7 @@ bench: $(VENV)/.dev $(VENV)-bench/.peers  ## Measure against peers in the same r
 	$(BIN)/python benchmarks/startup.py --mlflow $(VENV)-bench/bin/mlflow
 	$(BIN)/python benchmarks/store.py
 	$(BIN)/python benchmarks/aliases.py
-	$(BIN)/python benchmarks/impact.py
+	$(BIN)/python benchmarks/lineage.py
 	$(BIN)/python benchmarks/identify.py
 	$(BIN)/python benchmarks/pages.py
 	$(BIN)/python benchmarks/over_http.py
@@ -84,7 +84,7 @@ bench-compare: $(VENV)/.dev  ## Run the commands of another revision and of this
 	$(BIN)/python benchmarks/compare.py $(REV) --page docs/measurements.md $(ARGS)
 
 soak: $(VENV)/.dev $(VENV)-azurite/.server  ## Try a million damaged headers, a thousand faults of commands, writers of one blob, a team at work, and vLLM where it installs
-	PYTHONPATH=tests $(BIN)/python -P -m faults.soak $(FAULTS)
+	PYTHONPATH=$$(echo tests tests/support/* | tr " " :) $(BIN)/python -P -m faults.soak $(FAULTS)
 	FUSERY_SOAK=1 $(BIN)/python -P -m pytest -q -p no:xdist $$(grep -rlE "SOAK|hypothesis" tests --include="test_*.py") $(ARGS)
 	@$(MAKE) --no-print-directory $(VENV)-vllm/.server || echo "vLLM does not install here, and is not compared with (see requirements/vllm.in)"
 	FUSERY_SOAK=1 $(BIN)/python -P -m pytest -q -rs -p no:xdist tests/end_to_end/test_vllm.py tests/end_to_end/test_vllm_live.py tests/end_to_end/test_live_servers.py

@@ -45,8 +45,8 @@ SOURCES_ALONE = ("rouge-score", "sqlitedict", "word2number")
 """What has no wheels at all, and comes with the extra `eval`."""
 PINNED = (
     "tests/registry/bundles/test_requirements.py",
-    "tests/registry/server/test_mlx_keys.py::test_the_classes_are_read_as_the_installed_mlx_lm_has_them",
-    "tests/registry/server/templates/test_chat.py::test_texts_and_tokens_are_those_of_mlx_lm",
+    "tests/registry/runtime/test_mlx_keys.py::test_the_classes_are_read_as_the_installed_mlx_lm_has_them",
+    "tests/registry/runtime/templates/test_chat.py::test_texts_and_tokens_are_those_of_mlx_lm",
 )
 """Tests that hold what the pinned mlx-lm and transformers have or say against the installed ones, where those are older."""
 STEPS = ("install", "check", "minimal", "demo", "tests")

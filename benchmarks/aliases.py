@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fusery.registry import Registry
-    from fusery.registry.records.alias import AliasHolder
+    from fusery.registry.records.release import AliasHolder
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = map(str, (ROOT / "tests" / "support").iterdir())

@@ -1,4 +1,4 @@
-"""Writing bundles against what the system does with the same bytes: `cp`, and the compressor by itself.
+"""RunningJob bundles against what the system does with the same bytes: `cp`, and the compressor by itself.
 
 A fused model of a gigabyte is written to a place of its own, in turn with its peer and each first every other time: as `model`
 against `cp -r` and `sha256sum` of the copy, with `--link` against `sha256sum`, and as `archive` against zstandard alone on the
@@ -119,7 +119,7 @@ def pairs(source: Path, target: Path) -> dict[str, tuple[Callable[[], object], C
 def write(source: Path, target: Path, name: str, *, link: bool = False, synced: bool = False) -> None:
     """Write a bundle as `materialize` does once the fused model is in the cache."""
     from fusery.registry.bundles import BundleSource, Choices, Files, find_target, write_bundle
-    from fusery.registry.bundles.delivery.local import sync_tree
+    from fusery.registry.bundles.delivery import sync_tree
 
     target.mkdir()
     files = Files.within(source, manifest(source))

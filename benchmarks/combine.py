@@ -33,19 +33,18 @@ import hashlib, json, resource, sys, time
 from contextlib import ExitStack
 from pathlib import Path
 started = time.perf_counter() - time.process_time()  # what starting Python took
-from fusery.registry.combining.plan import Choice, plan
-from fusery.registry.combining.source import Source
-from fusery.registry.combining.writing import Figures, write
+from fusery.registry.comparison.methods import CombinedUpdate
+from fusery.registry.comparison.plan import CombineOptions, SourceAdapter, plan, write
 from fusery.registry.comparison.modules import open_adapter
 method, out, *files = sys.argv[1:]
 how = {
-    "shrink": Choice("shrink", (1.0,), rank=32),
-    "ties": Choice("ties", (0.5, 0.5), density=0.2),
-    "dare": Choice("dare", (0.5, 0.5), density=0.2, seed=0),
-}.get(method, Choice(method, (0.5, 0.5)))
+    "shrink": CombineOptions("shrink", (1.0,), rank=32),
+    "ties": CombineOptions("ties", (0.5, 0.5), density=0.2),
+    "dare": CombineOptions("dare", (0.5, 0.5), density=0.2, seed=0),
+}.get(method, CombineOptions(method, (0.5, 0.5)))
 with ExitStack() as stack:
     sources = [
-        Source(stack.enter_context(open_adapter(Path(path), 2.0, name=path)), str(number) * 64)
+        SourceAdapter(stack.enter_context(open_adapter(Path(path), 2.0, name=path)), str(number) * 64)
         for number, path in enumerate(files[: len(how.weights)])
     ]
     figures = write(sources, plan(sources, how), Path(out))
@@ -54,7 +53,7 @@ peak, processor = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, tim
 with open(out, "rb") as file:
     digest = hashlib.file_digest(file, "sha256").hexdigest()
 Path(out).unlink()
-whole = Figures.of(list(figures.values()))
+whole = CombinedUpdate.joined(list(figures.values()))
 print(json.dumps({"seconds": seconds, "processor": processor, "bytes": peak, "digest": digest, "retained": whole.retained}))
 """
 

@@ -109,7 +109,7 @@ def made_inputs(folder: Path) -> Inputs:
 
 def fill(revision: Revision, inputs: Inputs) -> None:
     """Register the bases and some of the adapters, by the revision's own commands."""
-    revision.run(["init"])
+    revision.run(["admin", "init"])
     revision.run(["base", "add", str(inputs.base), "--name", "tiny"])
     revision.run(["base", "add", str(inputs.large), "--name", "large"])
     for number, folder in enumerate(inputs.adapters[:ADAPTERS]):
@@ -124,7 +124,7 @@ def cases(inputs: Inputs) -> dict[str, Callable[[int], Words]]:
         "--help": lambda turn: ["--help"],
         "list": lambda turn: ["list"],
         "show": lambda turn: ["show", "wide@1"],
-        "history": lambda turn: ["history", "task0"],
+        "history": lambda turn: ["log", "task0"],
         "lineage": lambda turn: ["lineage", "tiny"],
         "diff": lambda turn: ["diff", "wide@1", f"wide@{2 + turn}"],
         "register": lambda turn: [

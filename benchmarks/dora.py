@@ -19,9 +19,8 @@ from pathlib import Path
 from fusery.registry.adapters.folder import read_adapter_folder
 from fusery.registry.engine.engine import fuse
 from fusery.registry.engine.plan import make_plan
-from fusery.registry.engine.policy import Policy
-from fusery.registry.engine.precisions import KEEP
-from fusery.registry.engine.recipe import ONCE
+from fusery.registry.engine.policy import WritePolicy
+from fusery.registry.engine.recipe import KEEP, ONCE
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAINED = ROOT / "tests" / "data" / "peft" / "dora"
@@ -74,7 +73,7 @@ def write(base: Path, adapter: Path, rounding: str | None, folder: Path) -> None
         json.loads(files["config.json"].read_text()),
         own.files["adapters.safetensors"],
         json.loads(own.files["adapter_config.json"].read_text()),
-        Policy(KEEP, rounding=rounding),
+        WritePolicy(KEEP, rounding=rounding),
     )
     fuse(plan, folder)
 

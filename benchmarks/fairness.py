@@ -38,7 +38,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = map(str, (ROOT / "tests" / "support").iterdir())
 
-SERVER = "import sys; from pathlib import Path; from fusery.registry.server.run import main; sys.exit(main(Path(sys.argv.pop(1))))"
+SERVER = "import sys; from pathlib import Path; from fusery.model_server.run import main; sys.exit(main(Path(sys.argv.pop(1))))"
 FUSERY = "from fusery.cli.main import main; main()"
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "MLX_DISABLE_COMPILE": "1"}
 FAILED: list[str] = []
@@ -102,7 +102,7 @@ ENDLESS = {"logit_bias": {"256": -100, "258": -100}}
 @contextmanager
 def started(command: list[str], environment: dict[str, str] | None = None) -> Iterator[int]:
     """Start a server on a port of its own, wait until it answers, and end it with SIGTERM."""
-    from ports import free_port
+    from programs import free_port
 
     port = free_port()
     process = subprocess.Popen(
@@ -328,7 +328,7 @@ def revocation(scratch: Path, rounds: int) -> None:
             command = [sys.executable, "-c", FUSERY, *map(str, words), "-q"]
             subprocess.run(command, check=True, env=os.environ | environment, stdout=subprocess.DEVNULL)
 
-        fusery("init")
+        fusery("admin", "init")
         fusery("base", "add", base, "--name", "base")
         for folder in folders:
             fusery("register", folder, "--base", "base", "--task", "course_rec", "--date", "20260115")

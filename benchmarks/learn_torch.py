@@ -1,4 +1,4 @@
-"""What `fusery.registry.behaviour.learned_scales` does, with PyTorch: called by same_size.py, where mlx multiplies slowly.
+"""What `fusery.research.learned_scales` does, with PyTorch: called by same_size.py, where mlx multiplies slowly.
 
 The same samples in the same order, the same loss, gradient and steps; the sums of float32 run in another order.
 """

@@ -140,7 +140,7 @@ def refer_to(registry: Registry, entry: FileEntry) -> None:
         for file in manifest.files:
             file.blob = file.sha256
         session.add(
-            tables.BaseModel(
+            tables.BaseModelRow(
                 digest=manifest.digest,
                 architecture="none",
                 model_type="none",

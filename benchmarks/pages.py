@@ -100,7 +100,7 @@ def served(folder: Path, database: str, count: int) -> Iterator[str]:
     from fusery.registry import Registry
     from fusery.registry.settings.settings import Settings
     from fusery.registry.workspace import Workspace
-    from fusery.web.doors import OwnDoor
+    from fusery.web.auth import LocalAuth
 
     place = folder / f"{database}-{count}"
     url = ""
@@ -119,7 +119,7 @@ def served(folder: Path, database: str, count: int) -> Iterator[str]:
                 session.execute(text("ANALYZE"))  # as autovacuum does by itself, some time later
         registry.aliases.set(f"{large_registry.task_of(777)}#prod", large_registry.name_of(770))
         registry.deployments.record(large_registry.name_of(770), "https://edge.example")
-        door = OwnDoor("anna")
+        door = LocalAuth("anna")
         COOKIES[address := opened.enter_context(pages_of(registry, door))] = f"{door.cookie}={door.key}"
         yield address
 

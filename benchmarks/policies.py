@@ -356,7 +356,7 @@ class Writer:
         from fusery.registry.engine.calibration import read_calibration
         from fusery.registry.engine.engine import fuse
         from fusery.registry.engine.plan import make_plan
-        from fusery.registry.engine.policy import Policy
+        from fusery.registry.engine.policy import WritePolicy
 
         known = None if self._calibration is None else read_calibration(self._calibration)
         base, adapter = self._pair.base, self._pair.adapter
@@ -366,7 +366,7 @@ class Writer:
             json.loads((base / "config.json").read_text(encoding="utf-8")),
             adapter / "adapters.safetensors",
             json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8")),
-            Policy("mixed", bits={"": bits}, calibration=known),
+            WritePolicy("mixed", bits={"": bits}, calibration=known),
         )
         found = fuse(plan, folder).fidelity
         return {"verdict": found.verdict, "retained": found.retained, "noise": found.noise}

@@ -99,7 +99,7 @@ def fuse_all(base: Path, folder: Path) -> None:
     """Fuse each adapter with `keep`."""
     from fusery.registry.engine.engine import fuse
     from fusery.registry.engine.plan import make_plan
-    from fusery.registry.engine.policy import Policy
+    from fusery.registry.engine.policy import WritePolicy
 
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     for adapter in sorted(folder.iterdir()):
@@ -107,7 +107,7 @@ def fuse_all(base: Path, folder: Path) -> None:
         out.mkdir()
         files = {path.name: path.resolve() for path in base.iterdir()}
         said = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-        policy = Policy("keep", biases=said.get("use_qalora", False))
+        policy = WritePolicy("keep", biases=said.get("use_qalora", False))
         fuse(make_plan(files, config, adapter / "adapters.safetensors", said, policy), out)
 
 

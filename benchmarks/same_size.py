@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fusery.registry.engine.policy import Policy
+    from fusery.registry.engine.policy import WritePolicy
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "same_size.json"
@@ -162,7 +162,7 @@ def write(
     from verdict import calibration_of, data_of
 
     from fusery.registry.engine.calibration import read_calibration
-    from fusery.registry.engine.policy import Policy
+    from fusery.registry.engine.policy import WritePolicy
 
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     shaped = config["quantization"].get("mode", CALIBRATED) == CALIBRATED
@@ -170,14 +170,14 @@ def write(
     calibration = calibration_of(base, kept_in, options.scratch) if shaped else None
     took: dict[str, float] = {}
     for output in wanted:
-        policy = Policy("keep")
+        policy = WritePolicy("keep")
         if output.way != "keep":
             fitted = output.way == "dither" and shaped
-            policy = Policy("dither", seed=output.seed, calibration=calibration, fitted=fitted)
+            policy = WritePolicy("dither", seed=output.seed, calibration=calibration, fitted=fitted)
         if output.way == "learned":
             own = read_calibration(learned_for(base, adapter, kept_in, options.torch_python))
             assert own.learned is not None
-            policy = Policy("dither", seed=own.learned.seed, calibration=own, fitted=True)
+            policy = WritePolicy("dither", seed=own.learned.seed, calibration=own, fitted=True)
         started = time.process_time()
         fused_into(folder / output.name, base, adapter, policy)
         took[output.name] = round(time.process_time() - started, 1)
@@ -192,7 +192,7 @@ def write(
     return took
 
 
-def fused_into(place: Path, base: Path, adapter: Path, policy: Policy) -> None:
+def fused_into(place: Path, base: Path, adapter: Path, policy: WritePolicy) -> None:
     """Fuse with fusery's engine."""
     from fusery.registry.engine.engine import fuse
     from fusery.registry.engine.plan import make_plan
@@ -212,12 +212,12 @@ def learned_for(base: Path, adapter: Path, kept_in: Path, python: Path) -> Path:
     from safetensors.numpy import load_file
     from verdict import calibration_of, data_of
 
-    from fusery.registry.behaviour import learned_scales as learning
-    from fusery.registry.behaviour.prompts import Texts, for_learning, read_prompts, tokenise
     from fusery.registry.engine.arithmetic import BF16, encode
     from fusery.registry.engine.calibration import Learned, Stored, write_calibration
-    from fusery.registry.engine.policy import Policy
-    from fusery.registry.evaluation.learning import LIMIT, STEPS
+    from fusery.registry.engine.policy import WritePolicy
+    from fusery.research import learned_scales as learning
+    from fusery.research.learn import LIMIT, STEPS
+    from fusery.research.prompts import Texts, for_learning, read_prompts, tokenise
     from fusery.storage.digest import digest_file
 
     file = kept_in / f"{base.name}.{adapter.name}.learned.safetensors"
@@ -241,7 +241,9 @@ def learned_for(base: Path, adapter: Path, kept_in: Path, python: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=kept_in) as scratch:
         folder = Path(scratch)
         (folder / "texts.json").write_text(json.dumps(about), encoding="utf-8")
-        fused_into(folder / "fused", base, adapter, Policy("dither", calibration=calibration, fitted=True))
+        fused_into(
+            folder / "fused", base, adapter, WritePolicy("dither", calibration=calibration, fitted=True)
+        )
         command = [python, HERE / "learn_torch.py", base, folder / "fused", adapter, folder / "texts.json"]
         command += [folder / "learned.safetensors"]
         done = subprocess.run([*map(str, command)], check=True, stdout=subprocess.PIPE, text=True)

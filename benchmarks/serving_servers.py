@@ -19,9 +19,9 @@ import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
 
-SERVER = "import sys; from pathlib import Path; from fusery.registry.server.run import main; sys.exit(main(Path(sys.argv.pop(1))))"
+SERVER = "import sys; from pathlib import Path; from fusery.model_server.run import main; sys.exit(main(Path(sys.argv.pop(1))))"
 LANES = """
-from fusery.registry.server.switching import Switchboard
+from fusery.registry.runtime.switching import Switchboard
 load = Switchboard.load
 Switchboard.load = lambda self, *some, by_row=False: load(self, *some)
 """
@@ -57,7 +57,7 @@ def run(command: list[str], ready: str) -> Iterator[Running]:
     import urllib.error
     import urllib.request
 
-    from ports import free_port
+    from programs import free_port
 
     port = free_port()
     process = subprocess.Popen([sys.executable, *command, "--port", str(port)], env=os.environ | ENVIRONMENT)

@@ -58,7 +58,7 @@ def switch_seconds(base: Path, adapters: list[Path], times: int = 5000) -> float
     """Return what it takes to put another adapter on the base, without a server around it."""
     from mlx_lm.utils import load_model
 
-    from fusery.registry.server.switching import Switchboard
+    from fusery.registry.runtime.switching import Switchboard
 
     board = Switchboard(load_model(base, lazy=True)[0])
     residents = [board.load(path.name, path) for path in adapters]

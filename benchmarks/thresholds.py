@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 from fusery.registry.engine.verdict import CLEAR_FROM, DEGRADED_FROM, QUIET_TO, WHOLE_FROM, closeness
-from fusery.registry.evaluation.second_opinion import KEPT as KEPT_PASS
-from fusery.registry.evaluation.second_opinion import LEAST_GAIN, NEAR
+from fusery.research.second_opinion import KEPT as KEPT_PASS
+from fusery.research.second_opinion import LEAST_GAIN, NEAR
 
 Row = dict[str, Any]
 Figure = Callable[[Row], float]

@@ -28,10 +28,10 @@ from behaviour import Predictions, Sample, compare, dialogue_samples, read_dialo
 from thresholds import Rule, draw, read_rows, report
 
 from fusery.registry import Registry
-from fusery.registry.engine.calibration import Calibration, read_calibration
+from fusery.registry.engine.calibration import CalibrationFile, read_calibration
 from fusery.registry.engine.engine import fuse
-from fusery.registry.engine.plan import Extra, make_plan
-from fusery.registry.engine.policy import Policy, Quantize
+from fusery.registry.engine.plan import AddedAdapter, make_plan
+from fusery.registry.engine.policy import Quantize, WritePolicy
 from fusery.registry.engine.verdict import DEGRADED_FROM, NOISE_TO, PASS_FROM
 from fusery.registry.records.calibrations import fetch_calibration
 
@@ -355,21 +355,21 @@ def fused_behaviour(
     return weights, behaviour
 
 
-def _extra(adapter: Path) -> Extra:
+def _extra(adapter: Path) -> AddedAdapter:
     settings = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-    return Extra(adapter / "adapters.safetensors", settings, 1.0)
+    return AddedAdapter(adapter / "adapters.safetensors", settings, 1.0)
 
 
-def policy(precision: str, calibration: Calibration | None = None) -> Policy:
+def policy(precision: str, calibration: CalibrationFile | None = None) -> WritePolicy:
     """Return the policy that a case names."""
     name = precision.removesuffix(CALIBRATED)
     word, bits = name.rstrip("0123456789"), name.lstrip("abcdefghijklmnopqrstuvwxyz")
     if word == "quantize":
-        return Policy("keep", quantize=Quantize(int(bits), 32))
-    return Policy(word, bits={"": int(bits)} if bits else {}, calibration=calibration)
+        return WritePolicy("keep", quantize=Quantize(int(bits), 32))
+    return WritePolicy(word, bits={"": int(bits)} if bits else {}, calibration=calibration)
 
 
-def calibration_of(base: Path, kept_in: Path, scratch: Path | None) -> Calibration:
+def calibration_of(base: Path, kept_in: Path, scratch: Path | None) -> CalibrationFile:
     """Calibrate a base as `fusery base calibrate` does; the file stays for the next time."""
     file = kept_in / f"{base.name}.calibration.safetensors"
     if not file.exists():

@@ -1,34 +1,43 @@
-"""`fusery register`, `list`, `show` and `history`: adapters as records."""
+"""`fusery list`, `show` and `edit`: adapters as records."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from inspect import cleandoc
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from fusery.registry.api.adapters import Adapters
 from fusery.registry.charts.text import size
 from fusery.registry.engine.verdict import in_words
 from fusery.registry.parsing import plural
 from fusery.registry.record import parts_of
 from fusery.registry.records.adapter import Adapter
-from fusery.registry.records.lines import lines_of
+from fusery.registry.records.adapter_details import lines_of
 
-from .amendments import explain_mark, marked, print_amendments, tag_fields
-from .columns import COLUMNS, HISTORY, METRIC, adapter_table, chosen_columns, has_marks, metrics_in
+from .columns import (
+    COLUMNS,
+    METRIC,
+    adapter_table,
+    change_of,
+    chosen_columns,
+    explain_mark,
+    has_marks,
+    marked,
+    metrics_in,
+    print_amendments,
+    tag_fields,
+)
+from .command import command, prints
 from .evaluations import print_evaluations
-from .findings import print_findings
-from .session import LocalPath, Session, command
+from .options import FILE, TAGS
+from .session import Session
 from .text import aside, cell, foreign_fact, number, times, told
-from .training import print_training
 
 if TYPE_CHECKING:
-    from fusery.registry.records.adapter import Registered
-    from fusery.registry.records.adapter_details import AdapterDetails
-
-_MOST = 2**31 - 1
+    from fusery.registry.records.adapter import Amended, Registered
+    from fusery.registry.records.adapter_details import AdapterDetails, TrainingRun
 
 
 class FolderOrUrl(click.Path):
@@ -39,151 +48,90 @@ class FolderOrUrl(click.Path):
         return value if isinstance(value, str) and "://" in value else super().convert(value, param, ctx)
 
 
-_FOLDER = click.argument("folder", type=FolderOrUrl(path_type=Path))
-
+FOLDER_OR_URL = FolderOrUrl(path_type=Path)
 
 _TYPES = {"whole": int, "real": float}
-
-
-def option_of(name: str, *, amends: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return the option of a field of an adapter that users declare."""
-    part = parts_of(Adapter)[name]
-    declared = part.about.declared
-    assert declared is not None
-    default = f"; default: {declared.default}" if declared.default and not amends else ""
-    return click.option(
-        f"--{name.replace('_', '-')}",
-        type=_TYPES.get(part.kind),
-        metavar=declared.metavar,
-        help=f"{declared.help}{default}.",
-    )
-
-
-def options_of(names: Iterable[str], *, amends: bool = False) -> Callable[..., Any]:
-    """Return a decorator for the options of several fields."""
-
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        for name in reversed(list(names)):
-            function = option_of(name, amends=amends)(function)
-        return function
-
-    return decorate
-
-
 _DECLARED = [
     name for name, part in parts_of(Adapter).items() if part.about.declared and not part.about.declared.later
 ]
-facts_options = options_of(
-    dict.fromkeys(("base", "trained_on", *(name for name in _DECLARED if name not in ("parent", "note"))))
+AMENDABLE = [name for name, part in parts_of(Adapter).items() if part.about.amendable != "no"]
+
+
+def declared_options(names: Iterable[str], *, amends: bool = False) -> dict[str, Any]:
+    """Return the options of an adapter's fields that users declare."""
+    found = {}
+    for name in names:
+        part = parts_of(Adapter)[name]
+        declared = part.about.declared
+        assert declared is not None
+        default = f"; default: {declared.default}" if declared.default and not amends else ""
+        found[name] = click.Option(
+            [f"--{name.replace('_', '-')}"],
+            type=_TYPES.get(part.kind),
+            metavar=declared.metavar,
+            help=f"{declared.help}{default}.",
+        )
+    return found
+
+
+CHECKPOINT = click.Option(
+    ["--checkpoint"],
+    metavar="best|last|ITER",
+    help="Checkpoint of a run; default: the one with the lowest validation loss.",
 )
+FACTS: dict[str, Any] = {
+    **declared_options(
+        dict.fromkeys(("base", "trained_on", *(name for name in _DECLARED if name not in ("parent", "note"))))
+    ),
+    "checkpoint": CHECKPOINT,
+    "log": click.Option(
+        ["--log"], type=FILE, metavar="FILE", help="Output of mlx_lm.lora; default: a log in the folder."
+    ),
+}
 """What a user can say about an adapter; a flag wins over what the files say."""
-
-
-def _pairs(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
-    pairs = dict(value.partition("=")[::2] for value in values)
-    if len(pairs) != len(values):
-        raise click.BadParameter("a tag is given twice")
-    if any(not key or not value for key, value in pairs.items()):
-        raise click.BadParameter("write KEY=VALUE")
-    return pairs
-
-
-TAGS = click.option("--tag", "tags", multiple=True, metavar="K=V", callback=_pairs, help="A tag; repeatable.")
-
-
-STRICT = click.option("--strict", is_flag=True, help="Refuse what only gives warnings, too.")
-
-
-def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Which weights of a training run are meant, and where its output is."""
-    checkpoint = click.option(
-        "--checkpoint",
-        metavar="best|last|ITER",
-        help="Which weights of a run; default: the best by validation loss, where that is known.",
-    )
-    log = click.option(
-        "--log",
-        type=LocalPath(path_type=Path),
-        metavar="FILE",
-        help="What mlx_lm.lora printed; default: a log in the folder.",
-    )
-    return checkpoint(log(function))
-
-
-@command("register")
-@_FOLDER
-@facts_options
-@run_options
-@STRICT
-@option_of("parent")
-@TAGS
-@option_of("note")
-def register_command(session: Session, folder: str | Path, **facts: Any) -> None:
-    """Register an adapter folder as the next version of its task.
-
-    FOLDER holds adapters.safetensors and adapter_config.json as mlx_lm.lora writes them, or a whole run of it: with
-    numbered checkpoints, of which the best is registered, and its log, from which the training curve is taken.  A
-    folder that PEFT saved (adapter_model.safetensors) is taken as well, and so is the output folder of
-    transformers' Trainer, of TRL, Axolotl, LLaMA-Factory or Unsloth, with its checkpoint-STEP folders.  FOLDER may
-    also be hf://OWNER/NAME, hf://OWNER/NAME@REVISION, or the URL of a team's bucket, such as s3://BUCKET/PATH.
-    """
-    with session.progress("sending") as progress:
-        done = session.registry.adapters.register(folder, reporter=session.reporter(progress), **facts)
-    session.emit(done, names=[done.name], human=lambda: print_registered(session, done))
 
 
 def print_registered(session: Session, view: Registered) -> None:
     """Print what was registered, and what was found about it."""
     session.print(f"{'Registered' if view['created'] else 'Already registered'}: {view['name']}")
-    session.print(_summary(view))
-    session.warn(view)
-    print_findings(session, view["findings"])
-
-
-def _summary(view: Adapter) -> str:
     loss = ""
     if view["val_loss"] is not None:
         loss = f", validation loss {marked(number(view['val_loss']), view, 'val_loss')}"
     other = f", trained on {cell(view['trained_on'])}" if view["trained_on"] else ""
-    return (
+    session.print(
         f"{view['method']} rank {cell(view['rank'])} on {plural(view['layers'], 'layer')} of {view['base']}{other}: "
         f"{plural(view['trainable_parameters'], 'parameter')} ({view['trainable_percent']:.3f} %){loss}"
     )
+    session.warn(view)
+    session.findings(view["findings"])
 
 
-@command("list", table=True)
-@click.option("--task", metavar="T", help="Only of this task.")
-@click.option("--base", metavar="B", help="Only on this base model.")
-@TAGS
-@click.option(
-    "--where", metavar="EXPR", help='Only those that fit, for example: "val_loss < 1 and rank >= 8".'
+@command(
+    "list",
+    Adapters.list,
+    table=True,
+    without=("metrics",),
+    offset="N",
+    sort="FIELD[:desc][,FIELD...]",
+    columns=click.Option(
+        ["--columns"],
+        callback=chosen_columns,
+        metavar="NAME[,NAME...]",
+        help=f"Show these columns in full: {', '.join(COLUMNS)}, {METRIC}NAME.",
+    ),
 )
-@click.option(
-    "--sort",
-    default="created_at",
-    metavar="FIELD[:desc][,FIELD...]",
-    help="Sort by fields; what has no value comes last.",
-)
-@click.option("--limit", type=click.IntRange(min=1, max=_MOST), metavar="N", help="At most so many.")
-@click.option(
-    "--offset",
-    type=click.IntRange(min=0, max=_MOST),
-    default=0,
-    metavar="N",
-    help="Leave out so many from the beginning.",
-)
-@click.option(
-    "--columns",
-    callback=chosen_columns,
-    metavar="NAME[,NAME...]",
-    help="Show exactly these columns, such as name,age,val_loss, whole.",
-)
-def list_command(session: Session, columns: tuple[str, ...] | None, **filters: Any) -> None:
+def list_adapters(session: Session, *, columns: tuple[str, ...] | None = None, **filters: Any) -> None:
     """List adapters.
 
-    --where takes comparisons (= != < <= > >=, and ~ for a part of a text or a pattern with * and ?), `in (...)`,
-    `is null`, `and`, `or`, `not` and parentheses; tags are called tag.KEY, what was measured metric.NAME. docs/reference/fields.md lists the fields.
-    """
+    --where takes comparisons (= != < <= > >=), `~` (contains, or a pattern with * and ?), `in (...)`, `is null`, `and`,
+    `or`, `not` and parentheses. Tags are named tag.KEY, evaluations metric.NAME. docs/reference/fields.md lists the
+    fields.
+
+    \b
+    Examples:
+      fusery list --task course_rec --sort val_loss
+      fusery list --where "rank >= 4 and created_at >= 7d"
+    """  # noqa: D301 (click wants the character, not a backslash)
     if columns is not None and (session.json or session.quiet):
         raise click.UsageError("--columns goes with neither --json, which has all of them, nor -q.")
     adapters = session.registry.adapters.list(**filters, metrics=metrics_in(columns))
@@ -197,33 +145,90 @@ def list_command(session: Session, columns: tuple[str, ...] | None, **filters: A
     session.emit(adapters, names=[adapter["name"] for adapter in adapters], human=human)
 
 
-list_command.help = (
-    f"{cleandoc(list_command.help or '')}\n\n--columns takes {', '.join(COLUMNS)}, and {METRIC}NAME."
+@prints(
+    "edit",
+    Adapters.amend,
+    **declared_options(AMENDABLE, amends=True),
+    tags=TAGS,
+    clear=click.Option(
+        ["--clear"],
+        multiple=True,
+        metavar="FIELD",
+        help="Clear this field; tag.KEY removes a tag; repeatable.",
+    ),
+    reason=click.Option(
+        ["--reason"], default="", metavar="TEXT", help="Reason, for the log; not required for notes and tags."
+    ),
 )
+def edit(session: Session, done: Amended) -> None:
+    """Edit the declared values of an adapter.
 
+    The log keeps the previous value, the author and the reason. `fusery show REF --at DATE` shows the record as it was.
 
-@command("show")
-@click.argument("reference", metavar="REF")
-@click.option(
-    "--at", metavar="DATE", help="As it was on record then; a day means its end, in UTC, 7d seven days ago."
-)
-@click.option(
-    "--plot",
-    type=LocalPath(path_type=Path),
-    metavar="FILE",
-    help="Draw its training curve to a .svg or .png file; .png needs the extra `plot`.",
-)
-@click.option("--force", is_flag=True, help="With --plot: replace the file.")
-def show_command(session: Session, reference: str, at: str | None, plot: Path | None, force: bool) -> None:
-    """Show one adapter in full, with the sizes people compare.
-
-    With --at, what was amended later is as it was before, and what was made of it is left out.
+    Example: fusery edit course_rec@1 --val-loss 0.296 --reason "typo"
     """
-    if force and plot is None:
-        raise click.UsageError("--force goes with --plot.")
+    for change in done.amendments:
+        session.print(f"{done.name}: {change_of(change)}")
+    if not done.changed:
+        session.print(f"{done.name}: that is on record already.")
+
+
+@command(
+    "show",
+    Adapters.show,
+    document="records.adapter_details:AdapterDetails | records.fused:FusedDetails | fusion.choice:Formats",
+    table=True,
+    needs={"force": "plot"},
+    plot=("FILE: Draw the loss curve, or with --fidelity the modules, to a .svg or .png file.", FILE),
+    fidelity=": Show the fidelity of the newest fused model, module by module; REF may be a fused model.",
+    formats=": Compare the fidelity of all formats on a sample of the rows, without writing a model.",
+    scale="X: With --formats: scale instead of the adapter's own.",
+    extras="--with REF[:WEIGHT]...: With --formats: another adapter of the same base model; repeatable.",
+    min_fidelity=("X: With --formats: minimum share of the update to retain.", click.FloatRange(0, 1)),
+)
+def show(
+    session: Session,
+    reference: str,
+    *,
+    at: str | None = None,
+    plot: Path | None = None,
+    force: bool = False,
+    fidelity: bool = False,
+    formats: bool = False,
+    scale: float | None = None,
+    extras: tuple[str, ...] = (),
+    min_fidelity: float | None = None,
+) -> None:
+    """Show an adapter's record, or the fidelity of its fused model.
+
+    With --at, show the record as it was at that time, without later edits, fused models and bundles.
+
+    \b
+    Examples:
+      fusery show course_rec@latest
+      fusery show course_rec@latest --fidelity --formats
+    """  # noqa: D301 (click wants the character, not a backslash)
+    if fidelity or formats:
+        from .fuse import show_fidelity
+
+        if at is not None:
+            raise click.UsageError("--at shows the record alone.")
+        show_fidelity(
+            session,
+            reference,
+            formats=formats,
+            plot=plot,
+            force=force,
+            scale=scale,
+            extras=extras,
+            min_fidelity=min_fidelity,
+        )
+        return
+    if scale is not None or extras or min_fidelity is not None:
+        raise click.UsageError("--scale, --with and --min-fidelity go with --formats.")
     view = session.registry.adapters.show(reference, at=at, plot=plot, force=force)
-    names = [view["plot"] if plot else view["name"]]
-    session.emit(view, names=names, human=lambda: _print_adapter(session, view))
+    name = view["plot"] if view.plot else view["name"]
+    session.emit(view, names=[name], human=lambda: _print_adapter(session, view))
 
 
 def _print_adapter(session: Session, view: AdapterDetails) -> None:
@@ -242,8 +247,7 @@ def _print_adapter(session: Session, view: AdapterDetails) -> None:
     print_training(session, view)
     print_evaluations(session, view.evaluations)
     session.print("files")
-    for file in view["files"]:
-        session.print(f"  {file['sha256'][:12]}  {size(file['size']):>12}  {file['path']}")
+    session.files(view["files"])
     if view.get("fused"):
         session.print("fused")
     for fused in session.newest(view.get("fused", []), "fused models"):
@@ -256,8 +260,9 @@ def _print_adapter(session: Session, view: AdapterDetails) -> None:
     for signature in session.newest(view.get("signatures", []), "signatures"):
         who = cell(signature["signer"] or signature["key_id"])
         revoked = ", a key that counts no more" if signature["revoked"] else ""
-        session.print(f"signed by {who}{revoked}, {signature['scheme']}, {signature['at']}")
-    print_findings(session, view["findings"])
+        verb = "signed by" if signature["signer"] else "not verified: a signature that names"
+        session.print(f"{verb} {who}{revoked}, {signature['scheme']}, {signature['at']}")
+    session.findings(view["findings"])
 
 
 def _computed(view: AdapterDetails) -> list[tuple[str, str]]:
@@ -269,7 +274,7 @@ def _computed(view: AdapterDetails) -> list[tuple[str, str]]:
     seed = "" if recipe.seed is None else f", seed {recipe.seed}"
     weights = ", ".join(number(weight) for weight in recipe.weights)
     how = f"{recipe.method}, rank {recipe.rank}, weights {weights}{density}{seed}, fusery {recipe.fusery}"
-    # Who took the files in alone may not have what they were made of.
+    # Without the sources on record there are only their digests.
     names = view.computed_from or tuple(digest[:12] for digest in recipe.sources)
     return [("computed from", cell(names)), ("recipe", cell(how))]
 
@@ -286,17 +291,54 @@ def _fused_line(fused: dict[str, Any]) -> str:
     )
 
 
-@command("history", table=True)
-@click.argument("task")
-def history_command(session: Session, task: str) -> None:
-    """Show the versions of a task, and how their loss moved.
+def print_training(session: Session, view: AdapterDetails) -> None:
+    """Print the curve, checkpoint and run of an adapter, if they are on record."""
+    from fusery.registry.training.facts import curve_line
 
-    What is yanked is marked, and so is what an alias holds.
-    """
-    versions = session.registry.adapters.history(task)
+    run = view.training_run
+    if run is None:
+        return
+    rows = [("curve", curve_line(view.curve)), ("checkpoint", _checkpoint(run)), ("run", _run(run))]
+    rows.append(("dataset digest", view.dataset_digest or ""))
+    if run.git:
+        changed = ", with changes" if run.git.dirty else ""
+        rows.append(("git commit", f"{cell(run['git']['commit'])}{changed}"))
+    if run.machine:
+        rows.append(("machine", _machine(run.machine)))
+    if run.versions:
+        versions = ", ".join(f"{package} {version}" for package, version in run.versions.items())
+        rows.append(("versions", cell(versions)))
+    session.print("training")
+    session.facts([(f"  {label}", value) for label, value in rows if value])
 
-    def human() -> None:
-        session.print_table(adapter_table(versions, HISTORY))
-        explain_mark(session, has_marks(versions, HISTORY))
 
-    session.emit(versions, names=[view["name"] for view in versions], human=human)
+def _checkpoint(run: TrainingRun) -> str:
+    """Return which weights these are, beside the best and the last of the run."""
+    best, last = run.best, run.last
+    parts = [f"{cell(run.checkpoint)} ({run.chosen})"]
+    if best is not None:
+        parts.append(f"best {best.iteration} with validation loss {number(best.val_loss)}")
+    if last.iteration is not None:
+        loss = f" with {number(last.val_loss)}" if last.val_loss is not None else ""
+        parts.append(f"last {last.iteration}{loss}")
+    return "; ".join(parts)
+
+
+def _run(run: TrainingRun) -> str:
+    parts = [run.state if run.state != "unknown" else "its end is not on record"]
+    if run.started_at:
+        parts.append(f"began {run.started_at.isoformat(timespec='seconds')}")
+    if run.seconds is not None:
+        parts.append(f"{run.seconds:,.1f} s")
+    if run.trained_tokens is not None:
+        parts.append(f"{plural(run.trained_tokens, 'token')}")
+    if run.peak_memory is not None:
+        parts.append(f"peak memory {size(run['peak_memory'])}")
+    return ", ".join(parts)
+
+
+def _machine(machine: Mapping[str, Any]) -> str:
+    memory = size(machine["memory"]) if machine["memory"] is not None else None
+    cpus = plural(machine["cpus"], "core") if machine["cpus"] is not None else None
+    known = (machine["processor"], cpus, memory, machine["platform"])
+    return cell(", ".join(str(part) for part in known if part))

@@ -1,34 +1,22 @@
-"""`fusery alias`, `yank` and `events`: which version a name means, what is withdrawn, and who did what when."""
+"""`fusery alias`, `promote` and `yank`: which version a name means, under which rules, and what is withdrawn."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from .columns import record_table
-from .groups import Group
-from .session import Session, command
-from .text import cell, told, when
+from fusery.registry.api.aliases import Aliases
+
+from .command import command, listing, prints
+from .session import Session
+from .text import ago, cell, when
 
 if TYPE_CHECKING:
     from fusery.registry.record import Record
-    from fusery.registry.records.alias import Moved
-    from fusery.registry.records.event import Event
-    from fusery.registry.records.release import Yank
-
-_ALIAS = click.argument("alias", metavar="TASK#ALIAS")
-_REASON = click.option("--reason", default="", metavar="TEXT", help="Why, for the log.")
-_EMERGENCY = click.option(
-    "--emergency", is_flag=True, help="Do it though the alias is guarded; --reason is needed, and logged."
-)
-
-
-@click.group("alias", cls=Group)
-def alias_command() -> None:
-    """Move names such as course_rec#prod; see who held them when."""
+    from fusery.registry.records.release import AliasHolder, AliasRules, Moved, Promotion, RemovedRules, Yank
 
 
 def _print_move(session: Session, move: Moved) -> None:
@@ -39,200 +27,294 @@ def _print_move(session: Session, move: Moved) -> None:
     else:
         before = f", before that {move.from_}" if move.from_ else ""
         session.print(f"{move.alias} holds {move.to}{before}.")
-
-
-def _emit_move(session: Session, move: Moved) -> None:
-    session.emit(move, names=[move.to or ""], human=lambda: _print_move(session, move))
     session.warn(move)
 
 
-@command("set")
-@click.argument("reference", metavar="REF")
-@click.argument("alias", metavar="ALIAS")
-@_REASON
-def set_command(session: Session, reference: str, alias: str, reason: str) -> None:
-    """Let an alias of REF's task hold REF.
+@command("alias set", Aliases.set, adapter="REF", alias="ALIAS")
+def set_alias(session: Session, adapter: str, alias: str, **reason: str) -> None:
+    """Move an alias to an adapter.
 
-    For example: fusery alias set course_rec@2 prod
+    ALIAS belongs to the task of REF. Only `fusery promote` moves a guarded alias.
+
+    Example: fusery alias set course_rec@2 prod --reason "won the A/B test"
     """
-    _emit_move(session, session.registry.aliases.set(alias, reference, reason=reason))
+    move = session.registry.aliases.set(alias, adapter, **reason)
+    session.emit(move, names=[move.to or ""], human=lambda: _print_move(session, move))
 
 
-@command("remove")
-@_ALIAS
-@_REASON
-@_EMERGENCY
-def remove_command(session: Session, alias: str, reason: str, emergency: bool) -> None:
-    """Take an alias away; its history stays."""
-    _emit_move(session, session.registry.aliases.remove(alias, reason=reason, emergency=emergency))
+@prints("alias remove", Aliases.remove, names="to")
+def remove(session: Session, move: Moved) -> None:
+    """Remove an alias; its log entries stay."""
+    _print_move(session, move)
 
 
-@command("rollback")
-@_ALIAS
-@_REASON
-@_EMERGENCY
-def rollback_command(session: Session, alias: str, reason: str, emergency: bool) -> None:
-    """Give an alias back to the version that held it before."""
-    _emit_move(session, session.registry.aliases.roll_back(alias, reason=reason, emergency=emergency))
+@prints("alias rollback", Aliases.roll_back, names="to")
+def roll_back(session: Session, move: Moved) -> None:
+    """Move an alias back to its previous version.
+
+    Example: fusery alias rollback course_rec#prod --reason "wrong answers"
+    """
+    _print_move(session, move)
 
 
-@command("list", table=True)
-@click.option("--task", metavar="T", help="Only of this task.")
-def list_command(session: Session, task: str | None) -> None:
-    """List the aliases and what they hold."""
-    aliases = session.registry.aliases.list(task)
-
-    def human() -> None:
-        from fusery.registry.records.alias import Alias
-
-        columns = "alias adapter withdrawals since:age by reason since"
-        session.print_table(record_table(Alias, aliases, columns, withdrawals=lambda row: told(row) or "-"))
-        if not aliases:
-            session.say("There is no alias. Hint: fusery alias set REF ALIAS")
-
-    session.emit(aliases, names=[alias.alias for alias in aliases], human=human)
-
-
-@command("show")
-@_ALIAS
-@click.option(
-    "--at", metavar="DATE", help="What it held then; a day means its end, in UTC, 7d seven days ago."
+listing(
+    "alias list",
+    Aliases.list,
+    "List aliases and their adapters.",
+    "alias adapter withdrawals since:age by reason since",
+    none="There is no alias. Hint: fusery alias set REF ALIAS",
+    names="alias",
+    without=("limit",),
+    task="--task",
 )
-def show_command(session: Session, alias: str, at: str | None) -> None:
-    """Show what an alias holds, or held at a date."""
-    shown = session.registry.aliases.show(alias, at=at)
-
-    def human() -> None:
-        held = "held" if shown.at else "holds"
-        since = f", since {shown['since']}, set by {cell(shown.by)}" if shown.adapter else ""
-        when = f" on {shown['at']}" if shown.at else ""
-        session.print(f"{shown.alias} {held} {shown.adapter or 'nothing'}{when}{since}.")
-        if shown.yanked:
-            session.print("  it is yanked" if shown.at is None else "  it was yanked at that time")
-        for each in shown.withdrawals:
-            if each.relation != "itself":
-                session.print(f"  {cell(each.told)}")
-
-    session.emit(shown, names=[shown.adapter or ""], human=human)
 
 
-@command("history", table=True)
-@_ALIAS
-def history_command(session: Session, alias: str) -> None:
-    """Show every move of an alias, oldest first."""
-    moves = session.registry.aliases.history(alias)
-
-    def human() -> None:
-        from fusery.registry.records.alias import AliasMove
-
-        session.print_table(record_table(AliasMove, moves, "at to at:age by from_ reason"))
-
-    session.emit(moves, names=[move.to or "" for move in moves], human=human)
-
-
-for _command in (set_command, remove_command, rollback_command, list_command, show_command, history_command):
-    alias_command.add_command(_command)
+@prints("alias show", Aliases.show, names="adapter")
+def show(session: Session, shown: AliasHolder) -> None:
+    """Show the adapter of an alias, now or at a date."""
+    held = "held" if shown.at else "holds"
+    since = f", since {shown['since']}, set by {cell(shown.by)}" if shown.adapter else ""
+    moment = f" on {shown['at']}" if shown.at else ""
+    session.print(f"{shown.alias} {held} {shown.adapter or 'nothing'}{moment}{since}.")
+    if shown.yanked:
+        session.print("  it is yanked" if shown.at is None else "  it was yanked at that time")
+    for each in shown.withdrawals:
+        if each.relation != "itself":
+            session.print(f"  {cell(each.told)}")
 
 
-@command("yank")
-@click.argument("references", metavar="REF...", nargs=-1, required=True)
-@_REASON
-@click.option("--undo", is_flag=True, help="Lift the yank.")
-def yank_command(session: Session, references: tuple[str, ...], reason: str, undo: bool) -> None:
-    """Withdraw adapters: they are not fused or shipped any more.
+_YANKED = (
+    "releases.yanks:Yank | releases.yanks:LiftedYank | [releases.yanks:Yank] | [releases.yanks:LiftedYank]"
+)
 
-    All of them are withdrawn, or none.  They stay on record.  What was made with each before is listed.  With --json,
-    several adapters give an array of the documents that one gives.
+
+@command("yank", document=_YANKED, undo=": Undo the yank.")
+def yank(session: Session, references: tuple[str, ...], *, reason: str = "", undo: bool = False) -> None:
+    """Yank adapters: they are no longer fused, shipped or served.
+
+    The command yanks all adapters or none. Their records stay. The output lists what was made from each adapter.
+
+    Example: fusery yank course_rec@2 --reason "trained on the test set"
     """
     if undo:
         lifted = session.registry.adapters.unyank_all(references, reason=reason)
 
-        def told() -> None:
+        def human() -> None:
             for each in lifted:
                 session.print(f"{each.name} {'may be used again' if each.changed else 'was not yanked'}.")
 
-        session.emit(_one_or_all(lifted), names=[each.name for each in lifted], human=told)
+        session.emit(_one_or_all(lifted), names=[each.name for each in lifted], human=human)
         return
     yanks = session.registry.adapters.yank_all(references, reason=reason)
 
-    def human() -> None:
-        for yank in yanks:
-            _print_yank(session, yank)
+    def told() -> None:
+        together = {each.name for each in yanks}
+        for each in yanks:
+            _print_yank(session, each, together)
 
-    session.emit(_one_or_all(yanks), names=[yank.name for yank in yanks], human=human)
+    session.emit(_one_or_all(yanks), names=[each.name for each in yanks], human=told)
 
 
 def _one_or_all(records: Sequence[Record]) -> Record | Sequence[Record]:
     return records[0] if len(records) == 1 else records
 
 
-def _print_yank(session: Session, yank: Yank) -> None:
-    already = "" if yank.changed else f" already, by {yank.by} on {yank['at']}"
-    session.print(f"{yank.name} is yanked{already}: {yank.reason}")
-    for alias in yank.aliases:
-        session.print(f"  it is held by {alias}")
-    for key in yank.fused:
-        session.print(f"  it was fused: {key[:12]}")
-    for bundle in yank.bundles:
-        session.print(f"  it was shipped: {bundle.target} bundle in {bundle.path}")
-    for running in yank.deployments:
-        session.print(f"  it runs at {cell(running.place)}, since {running['at']}")
-    for name in yank.same_bytes:
-        session.print(f"  the same bytes are {cell(name)}, which is not yanked by this")
-    for name in yank.same_weights:
-        session.print(f"  the same weights are in {cell(name)}, which is not yanked by this")
-    for name in yank.continued:
-        session.print(f"  it was continued to {cell(name)}, which is not yanked by this")
-    for name in yank.computed:
-        session.print(f"  {cell(name)} was computed from these weights, and is not yanked by this")
+def _print_yank(session: Session, found: Yank, together: Collection[str]) -> None:
+    already = "" if found.changed else f" already, by {found.by} on {found['at']}"
+    session.print(f"{found.name} is yanked{already}: {found.reason}")
+    lines = [f"it is held by {alias}" for alias in found.aliases]
+    lines += [f"it was fused: {key[:12]}" for key in found.fused]
+    lines += [f"it was shipped: {bundle.target} bundle in {bundle.path}" for bundle in found.bundles]
+    lines += [f"it runs at {cell(each.place)}, since {each['at']}" for each in found.deployments]
+    for names, relation in (
+        (found.same_bytes, "the same bytes are {}, which is not yanked by this"),
+        (found.same_weights, "the same weights are in {}, which is not yanked by this"),
+        (found.continued, "it was continued to {}, which is not yanked by this"),
+        (found.computed, "{} was computed from these weights, and is not yanked by this"),
+    ):
+        lines += [relation.format(cell(name)) for name in names if name not in together]
+    session.print_lines(f"  {line}" for line in lines)
 
 
-def _subject(entry: Event) -> str:
-    """Return what an entry is about: its name, with the beginning of its digest if that is what the log has."""
-    if entry.name == entry.subject:
-        return cell(entry.name)
-    return cell(" ".join([*([entry.name] if entry.name else []), entry.subject[:12]]))
+_TARGET = "ALIAS|TASK#ALIAS"
+_OUTCOMES = {"passed": "passed", "failed": "FAILED", "unknown": "unknown"}
 
 
-@command("events", table=True)
-@click.option(
-    "--ref",
-    "reference",
-    metavar="REF",
-    help="Only about this, by name or digest: an adapter and what it figures in, a base, a fused model, a bundle, an alias, "
-    "a place.",
+def _given(
+    *,
+    admission: Literal["clean", "no_errors"] | None = None,
+    fidelity: Literal["PASS", "DEGRADED"] | None = None,
+    val_loss_within: float | None = None,
+    metrics: tuple[str, ...] = (),
+    signed: bool | None = None,
+    licences: tuple[str, ...] = (),
+    approvals: int | None = None,
+    authenticated: bool | None = None,
+) -> dict[str, Any]:
+    """Return the rules that options give."""
+    rules = {name: value for name, value in locals().items() if value not in (None, ())}
+    if licences:
+        rules["licences"] = list(licences)
+    if metrics:
+        from fusery.registry.releases.rules import metric_rules
+
+        rules["metrics"] = metric_rules(metrics)
+    return rules
+
+
+@command(
+    "alias rules set",
+    _given,
+    rare="licences authenticated guarded",
+    document="releases.rules:SetRules",
+    target=_TARGET,
+    file=": TOML or JSON file of rules; options take precedence.",
+    admission=": Require admission without warnings and errors (clean), or without errors.",
+    fidelity=": Require a recorded fuse with at least this verdict.",
+    val_loss_within="E: Require a validation loss at most E worse than that of the current version.",
+    metrics='--metric RULE: Require a metric: "mmlu.acc >= 0.6", "loss <= 2", "mmlu.acc within 0.01 on test"; repeatable.',
+    signed=": Require a signature by a key that is trusted for the alias.",
+    licences="--licence ID: Require one of these licences of the base model; repeatable.",
+    approvals=": Require approvals by N people other than the author.",
+    authenticated=": Count only approvals through a server, with a token.",
+    guarded="--guarded/--open: Let only promote move the alias, or also alias set; without other options, keep the rules.",
 )
-@click.option("--since", metavar="DATE", help="Only from then on: 2026-03-01, or 7d for seven days ago.")
-@click.option("--action", metavar="ACTION", help="Only of this action, such as adapter.registered.")
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the newest N.")
-@click.option("--follow", is_flag=True, help="Go on with new entries as they come, one a line, until Ctrl-C.")
-def events_command(session: Session, follow: bool, **filters: Any) -> None:
-    """Show the log: who did what, when and why.
+def set_rules(
+    session: Session,
+    target: str,
+    *,
+    file: Path | None = None,
+    guarded: bool | None = None,
+    reason: str = "",
+    dry_run: bool = False,
+    **options: Any,
+) -> None:
+    """Set the rules of an alias; they replace its previous rules.
 
-    With --follow, --json prints one document a line for each entry.
-    """
-    if follow:
-        _follow(session, filters)
-        return
-    entries = session.registry.upkeep.log(**filters)
+    ALIAS alone applies to every task; rules of TASK#ALIAS replace these for one task. `within E` allows a metric to be at
+    most E worse than that of the current version, on the same dataset and split.
+
+    \b
+    Examples:
+      fusery alias rules set prod --admission no_errors --fidelity PASS
+      fusery alias rules set course_rec#prod --metric "mmlu.acc >= 0.6"
+    """  # noqa: D301 (click wants the character, not a backslash)
+    rules: dict[str, Any] = {}
+    if file is not None:
+        from fusery.registry.releases.rules import read_rules
+
+        rules, said = read_rules(file)
+        guarded = said if guarded is None else guarded
+    rules |= _given(**options)
+    if not rules and guarded is None:
+        raise click.UsageError("No rule is given.\nHint: fusery alias rules set prod --approvals 1")
+    wanted = rules if rules or file is not None else None
+    shown = session.registry.aliases.set_rules(
+        target, wanted, guarded=guarded, reason=reason, dry_run=dry_run
+    )
 
     def human() -> None:
-        from fusery.registry.records.event import Event
+        show_rules(session, shown)
+        if dry_run:
+            session.print("Nothing was written.")
+        elif not shown.changed:
+            session.print("They were so already.")
+        session.print(f"  applies to  {', '.join(shown.applies_to) or 'no alias yet'}")
 
-        columns = "seq at:age actor action name told at"
-        session.print_table(record_table(Event, entries, columns, name=_subject))
-
-    session.emit(entries, names=[entry.hash for entry in entries], human=human)
-
-
-def _follow(session: Session, filters: Mapping[str, Any]) -> None:
-    """Print entries one a line, also those that come, until somebody interrupts."""
-    # Whoever interrupts has seen enough: that is no failure.
-    with suppress(KeyboardInterrupt):
-        for entry in session.registry.upkeep.follow(**filters):
-            session.line(entry, name=entry.hash, text=_line(entry))
+    session.emit(shown, names=[shown.alias], human=human)
 
 
-def _line(entry: Event) -> str:
-    words = [when(entry.at), str(entry.seq), cell(entry.actor), entry.action, _subject(entry)]
-    return "  ".join([*words, *([cell(entry.told)] if entry.told else [])])
+@prints("alias rules show", Aliases.rules, names="alias", target=_TARGET)
+def show_rules(session: Session, shown: AliasRules) -> None:
+    """Show the rules that apply to an alias."""
+    who = "only promote moves it" if shown.guarded else "alias set moves it as well"
+    session.print(f"{shown.alias}: {who}")
+    for name, value in shown.rules.items():
+        session.print(f"  {name}  {_rule(name, value)}")
+
+
+@prints("alias rules list", Aliases.all_rules, names="alias", table=True)
+def list_rules(session: Session, found: list[AliasRules]) -> None:
+    """List the rules of all aliases."""
+    titles = ("alias", "guarded", "age", "by", "rules", "since")
+    table = session.table(*titles, right=("age",), free=("rules",))
+    for row in found:
+        rules = {name: _rule(name, value) for name, value in row.rules.items()}
+        table.add_row(*map(cell, (row.alias, row.guarded, ago(row.at), row.by, rules, when(row.at))))
+    session.print_table(table)
+    if not found:
+        session.say("There are no rules. Hint: fusery alias rules set prod --approvals 1")
+
+
+@prints("alias rules remove", Aliases.remove_rules, names="alias", target=_TARGET)
+def remove_rules(session: Session, shown: RemovedRules, dry_run: bool) -> None:
+    """Remove the rules of an alias; it is no longer guarded."""
+    session.print(f"{'Would remove' if dry_run else 'Removed'} the rules of {shown.alias}.")
+
+
+def _rule(name: str, value: Any) -> str:
+    from fusery.registry.releases.rules import rule_words
+
+    return cell(rule_words(name, value))
+
+
+@prints(
+    "promote",
+    Aliases.promote,
+    # What the alias holds afterwards, as for `alias set`; nothing where it was refused.
+    names=lambda promotion: [promotion.adapter] * (promotion.verdict == "passed"),
+    code=lambda promotion: promotion.exit_code,
+    alias="ALIAS",
+)
+def promote(session: Session, promotion: Promotion) -> None:
+    """Move an alias to an adapter that meets the alias's rules.
+
+    Exit codes: 0 moved, 1 a rule failed, 3 a rule cannot be decided. The log records a refusal with its reasons.
+
+    Example: fusery promote course_rec@2 prod --reason "first release"
+    """
+    for outcome in promotion.rules:
+        code = f" ({outcome.code})" if outcome.code else ""
+        session.print(f"  {_OUTCOMES[outcome.state]:<8}{outcome.rule}: {cell(outcome.why)}{code}")
+    session.print(_sentence(promotion))
+    for outcome in promotion.rules:
+        if outcome.state != "passed" and outcome.hint:
+            session.say(f"Hint: {cell(outcome.hint)}")
+
+
+def _sentence(promotion: Promotion) -> str:
+    alias, adapter, holder = promotion.alias, promotion.adapter, promotion.holder
+    if promotion.verdict != "passed":
+        word = "Refused" if promotion.verdict == "failed" else "Undecided"
+        return f"{word}: {alias} stays with {holder or 'nobody'}."
+    if promotion.confirmed:
+        return f"{alias} holds {adapter} already, and was judged once more: what it was judged by had been amended."
+    if holder == adapter:
+        return f"{alias} holds {adapter} already."
+    before = f", before that {holder}" if holder else ""
+    return f"{alias} {'would hold' if promotion.dry_run else 'holds'} {adapter}{before}."
+
+
+@command("alias approve", Aliases.approve, alias="ALIAS", withdraw=": Withdraw your approval.")
+def approve(session: Session, reference: str, alias: str, *, note: str = "", withdraw: bool = False) -> None:
+    """Approve an adapter for an alias.
+
+    A rule of the alias may require approvals. You cannot approve your own adapter.
+
+    Example: fusery alias approve course_rec@2 prod --note "read 40 answers"
+    """
+    aliases = session.registry.aliases
+    approval = (aliases.withdraw_approval if withdraw else aliases.approve)(reference, alias, note=note)
+
+    def human() -> None:
+        if withdraw:
+            done = "withdrawn" if approval.changed else "there was no approval of yours"
+            session.print(f"{approval.adapter} for {approval.alias}: {done}.")
+        else:
+            already = "" if approval.changed else " already"
+            session.print(f"{approval.adapter} is approved for {approval.alias}{already}.")
+        session.print(f"  approved by {', '.join(map(cell, approval.approvals)) or 'nobody'}")
+        if not withdraw:
+            session.warn(approval)
+
+    session.emit(approval, names=[approval.adapter], human=human)

@@ -1,4 +1,4 @@
-"""`fusery audit`: is everything as recorded, and can what is not be mended?"""
+"""`fusery audit`: is everything as recorded?"""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import click
 
 from fusery.registry.parsing import plural
 
-from .bulk import counting, jobs_option
-from .session import LocalPath, Session, command
+from .command import command
+from .options import LocalPath
+from .session import Session
 
 if TYPE_CHECKING:
-    from fusery.registry.audit import Report
+    from fusery.registry.audit.report import Report
 
 _NAMES = {"fused": "fused model"}
 _ALONE = {
@@ -26,78 +27,46 @@ _SHOWN = 8
 """Names that are shown to people in one line."""
 
 
-@command("audit")
-@click.argument("references", metavar="[REF]...", nargs=-1)
-@click.option(
-    "--repair", is_flag=True, help="Put back what is missing or damaged, and put damaged blobs aside."
+@command(
+    "audit",
+    document="audit.report:Report",
+    needs={"keys": "anchors", "copies": "repair"},
+    references="[REF]...",
+    copies=(
+        "--from DIR: With --repair: also look for copies in this folder; repeatable.",
+        LocalPath(exists=True, file_okay=False, path_type=Path),
+    ),
+    every="--all: Audit everything, as without REF.",
+    chain=": Check only the hash chain of the log.",
+    anchors="--anchor FILE: Check that the log still has the entry of this anchor; not with REF; repeatable.",
+    keys="--key KEY.pub: With --anchor: accept signatures of this key; repeatable.",
+    again="--rebuild: Only make fused models again by their recipes, and compare them.",
 )
-@click.option(
-    "--from",
-    "copies",
-    multiple=True,
-    type=LocalPath(exists=True, file_okay=False, path_type=Path),
-    metavar="DIR",
-    help="With --repair: look for copies in this folder, too; may be given again.",
-)
-@click.option("--all", "every", is_flag=True, help="Everything, as without REF.")
-@jobs_option
-@click.option("--chain", is_flag=True, help="Only the log: each entry against its hash and the one before.")
-@click.option(
-    "--anchor",
-    "anchors",
-    multiple=True,
-    type=LocalPath(path_type=Path),
-    metavar="FILE",
-    help="The log must still have the entry of this anchor; not with REF; may be given again.",
-)
-@click.option(
-    "--key",
-    "keys",
-    multiple=True,
-    type=LocalPath(path_type=Path),
-    metavar="KEY.pub",
-    help="With --anchor: who may have signed it; may be given again.",
-)
-@click.option(
-    "--rebuild",
-    "again",
-    is_flag=True,
-    help="Only this: make fused models again by their recipes, and compare.",
-)
-@click.option("--anew", is_flag=True, help="Also what an audit that was interrupted has found right.")
-def audit_command(
+def audit(
     session: Session,
-    references: tuple[str, ...],
-    repair: bool,
-    copies: tuple[Path, ...],
-    every: bool,
-    jobs: int | None,
-    anew: bool,
-    chain: bool,
-    again: bool,
-    anchors: tuple[Path, ...],
-    keys: tuple[Path, ...],
+    references: tuple[str, ...] = (),
+    *,
+    repair: bool = False,
+    copies: tuple[Path, ...] = (),
+    every: bool = False,
+    jobs: int | None = None,
+    chain: bool = False,
+    again: bool = False,
+    anchors: tuple[Path, ...] = (),
+    keys: tuple[Path, ...] = (),
 ) -> int:
-    """Rehash and cross-check database, store and cache; repair.
+    """Audit database, store and cache; repair damaged data.
 
-    Without REF everything is checked, several blobs at a time; an audit that was interrupted is taken up where it
-    stopped.  Exit code 0 when all is well or was repaired, 1 when a problem is left.
+    Without REF, audit everything. --repair restores the bytes from another copy, or makes a fused model again; digests
+    must match. Exit codes: 0 no problem is left, 1 a problem is left, 3 --rebuild cannot make a model on this machine.
 
-    --repair takes the bytes from another copy in the store, the cache, a bundle or a folder on record, or makes a
-    fused model again by its recipe; digests must match.  Damaged blobs go to quarantine and are never deleted.
-
-    --rebuild says of each fused model, or of those made from REF, whether it comes out bit-identical, with identical
-    tensors, within tolerance (numbers two units in the last place apart), or different, with the first tensor that
-    differs and the input that changed.  Exit code 3 when one cannot be made here.
+    Example: fusery audit --repair --from DIR
     """
-    if keys and not anchors:
-        raise click.UsageError("--key goes with --anchor.")
     alone = {"--chain": chain, "--rebuild": again}
     _check_options(
         references,
         repair=repair,
-        copies=copies,
-        whole={"--all": every, "--jobs": jobs is not None, "--anew": anew},
+        whole={"--all": every, "--jobs": jobs is not None},
         alone=alone,
         anchored=bool(anchors),
     )
@@ -110,12 +79,11 @@ def audit_command(
             references, repair=repair, copies=copies, reporter=session.reporter()
         )
     else:
-        with counting(session, "reading") as told:
-            report = session.registry.upkeep.audit_all(
+        with session.counting("reading") as told:
+            report = session.registry.upkeep.audit(
                 repair=repair,
                 copies=copies,
                 jobs=jobs,
-                anew=anew,
                 anchors=anchors,
                 keys=keys,
                 reporter=session.reporter(told),
@@ -134,13 +102,10 @@ def _check_options(
     references: Sequence[str],
     *,
     repair: bool,
-    copies: Sequence[Path],
     whole: Mapping[str, bool],
     alone: Mapping[str, bool],
     anchored: bool,
 ) -> None:
-    if copies and not repair:
-        raise click.UsageError("--from goes with --repair.")
     chosen = [name for name, given in alone.items() if given]
     wide = [name for name, given in whole.items() if given]
     others = [*chosen[1:], *(["--repair"] if repair else []), *wide]
@@ -162,7 +127,7 @@ def _tell(session: Session, report: Report, *, hint: bool) -> None:
     for one in report.rebuilt:
         session.print(f"  {one.verdict}: {one.name}: {one.message}")
     for mended in report.repaired:
-        session.print(f"  repaired: {mended.problem.code}: {mended.problem.subject}: from {mended.source}")
+        session.print(f"  repaired: {mended.code}: {mended.subject}: from {mended.source}")
         if mended.quarantined:
             session.print(f"    the damaged one is kept as {mended.quarantined}")
     for problem in report.problems:
@@ -173,17 +138,14 @@ def _tell(session: Session, report: Report, *, hint: bool) -> None:
         session.print(f"  in quarantine: {_some(report.quarantined)}")
     for note in report.notes:
         session.print(f"  note: {note}")
-    session.print(_verdict(len(report.problems), len(report.repaired)))
+    left = len(report.problems)
+    problems = plural(left, "problem") if left else "no problems"
+    if report.repaired:
+        session.print(f"{len(report.repaired)} repaired, {problems} left.")
+    else:
+        session.print(f"{problems}." if left else "No problem found.")
     if hint and any(problem.damage for problem in report.problems):
         session.say("Next: fusery audit --repair")
-
-
-def _verdict(left: int, repaired: int) -> str:
-    if repaired:
-        return f"{repaired} repaired, {plural(left, 'problem') if left else 'no problems'} left."
-    if left == 0:
-        return "No problem found."
-    return f"{plural(left, 'problem')}."
 
 
 def _some(names: Sequence[str]) -> str:

@@ -4,105 +4,75 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import click
-
+from fusery.registry.api.fused import Bases
 from fusery.registry.charts.text import size
 from fusery.registry.parsing import plural
 
-from .calibrate import calibrate_command
-from .columns import record_facts, record_table
-from .findings import print_findings
-from .groups import Group
-from .session import Session, command
-from .text import cell
+from .columns import record_facts
+from .command import listing, prints
+from .session import Session
+from .text import cell, count
 
 if TYPE_CHECKING:
-    from fusery.registry.records.base import Base
+    from fusery.registry.records.calibrations import CalibrationReport
+    from fusery.registry.records.fused import AddedBase, Base, BaseDetails
 
 
-@click.group("base", cls=Group)
-def base_command() -> None:
-    """Add, list, show and calibrate base models."""
-
-
-@command("add")
-@click.argument("source")
-@click.option("--name", metavar="NAME", help="What to call it; default: what the source is called.")
-@click.option("--revision", metavar="REV", help="Branch, tag or commit of a hub id.")
-@click.option("--reference", is_flag=True, help="Record the files where they lie instead of copying them.")
-def add(session: Session, source: str, name: str | None, revision: str | None, reference: bool) -> None:
-    """Take in a base model.
+@prints(
+    "base add",
+    Bases.add,
+    progress=lambda options: "reading" if options["reference"] else "copying",
+    source=("SOURCE", str),
+    revision="REV",
+)
+def add(session: Session, added: AddedBase) -> None:
+    """Add a base model.
 
     SOURCE is a folder in MLX or Hugging Face layout, a GGUF file, or a hub id such as org/name.
+
+    Example: fusery base add org/name --revision COMMIT
     """
-    with session.progress("reading" if reference else "copying") as progress:
-        added = session.registry.bases.add(
-            source, name=name, revision=revision, reference=reference, reporter=session.reporter(progress)
-        )
-
-    def human() -> None:
-        session.print(f"{'Added' if added.created else 'Already there'}: {added.name}")
-        if added.same_as is not None:
-            called = cell(added.names[-1])
-            session.print(f"The same model in other files: {called} is a further name of {added.same_as}.")
-        _facts(session, added)
-        print_findings(session, added.findings)
-
-    session.emit(added, names=[added.name], human=human)
+    session.print(f"{'Added' if added.created else 'Already there'}: {added.name}")
+    if added.same_as is not None:
+        called = cell(added.names[-1])
+        session.print(f"The same model in other files: {called} is a further name of {added.same_as}.")
+    _facts(session, added)
+    session.findings(added.findings)
 
 
-@command("list", table=True)
-def list_(session: Session) -> None:
-    """List base models."""
-    bases = session.registry.bases.list()
-
-    def human() -> None:
-        from fusery.registry.records.base import Base
-
-        columns = "name model_type parameters bytes dtype quantization created_at:age created_by digest"
-        session.print_table(record_table(Base, bases, columns, quantization=_bits))
-
-    session.emit(bases, names=[base["name"] for base in bases], human=human)
+listing(
+    "base list",
+    Bases.list,
+    "List base models.",
+    "name model_type parameters bytes dtype quantization created_at:age created_by digest",
+    cells={"quantization": lambda base: str((base.quantization or {}).get("bits", "-"))},
+)
 
 
-@command("show")
-@click.argument("name")
-def show(session: Session, name: str) -> None:
-    """Show one base model, its calibrations and the adapters on it."""
-    view = session.registry.bases.show(name)
-
-    def human() -> None:
-        _facts(session, view)
-        for made in view["calibrations"]:
-            session.print(
-                f"  calibrated {made['digest'][:12]} on {cell(made['prompts'])}, {plural(made['tokens'], 'token')}"
-                + (f", for the adapter {made['adapter'][:12]}" if made["adapter"] else "")
-            )
-        for file in view["files"]:
-            session.print(f"  {file['sha256'][:12]}  {size(file['size']):>12}  {file['path']}")
-
-    session.emit(view, names=[view["name"]], human=human)
+@prints("base show", Bases.show, without=("limit",))
+def show(session: Session, view: BaseDetails) -> None:
+    """Show a base model, its calibrations and its adapters."""
+    _facts(session, view)
+    for made in view["calibrations"]:
+        adapter = f", for the adapter {made['adapter'][:12]}" if made["adapter"] else ""
+        tokens = plural(made["tokens"], "token")
+        session.print(f"  calibrated {made['digest'][:12]} on {cell(made['prompts'])}, {tokens}{adapter}")
+    session.files(view["files"])
 
 
 _LAYOUT = "names, digest, content, architecture, parameters, dtype, quantization, bytes, sources, reference, adapters"
 
 
 def _facts(session: Session, view: Base) -> None:
-    sources = ", ".join(
-        row["source"] + (f"@{row['revision']}" if row["revision"] else "") for row in view["sources"]
-    )
-    from fusery.registry.records.base import BaseDetails
+    from fusery.registry.records.fused import BaseDetails
 
+    sources = (row["source"] + (f"@{row['revision']}" if row["revision"] else "") for row in view["sources"])
     instead = {
         "quantization": _quantization(view["quantization"]),
         "bytes": f"{size(view['bytes'])} in {plural(len(view['files']), 'file')}",
-        "sources": sources or "-",
+        "sources": ", ".join(sources) or "-",
     }
     session.facts(record_facts(BaseDetails, _LAYOUT, view, **instead))
-
-
-def _bits(base: Base) -> str:
-    return str(base.quantization.get("bits", "-")) if base.quantization else "-"
 
 
 def _quantization(value: dict[str, Any] | None) -> str:
@@ -115,5 +85,32 @@ def _quantization(value: dict[str, Any] | None) -> str:
     )
 
 
-for _command in (add, list_, show, calibrate_command):
-    base_command.add_command(_command)
+@prints(
+    "base calibrate",
+    Bases.calibrate,
+    names="digest",
+    counting=lambda options: "steps" if options["adapter"] else "reading",
+    adapter="REF",
+)
+def calibrate(session: Session, found: CalibrationReport) -> None:
+    """Calibrate a base model for better rounding.
+
+    The base model reads the prompts once; dither and mixed then round better. Use prompts like those of your task; a few
+    thousand tokens are enough. With --adapter, also learn the scales of that adapter's fused model, from a hundred
+    thousand tokens.
+
+    Example: fusery base calibrate BASE --adapter course_rec@latest
+    """
+    rows = [
+        ("digest", found.digest),
+        ("prompts", f"{cell(found.prompts)}, {plural(found.tokens, 'token')}"),
+        ("directions", f"{count(found.rank)} of each input"),
+        ("size", size(found.bytes)),
+        ("engine", found.engine),
+    ]
+    if found.adapter is not None:
+        rows.append(("for", cell(found.adapter)))
+    if found.before is not None and found.after is not None:
+        rows.append(("off by", f"{found.after:.3g} nats a token, and {found.before:.3g} before"))
+    session.print(f"{'Calibrated' if found.created else 'Already there'}: {cell(found.base)}")
+    session.facts(rows)

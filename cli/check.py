@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
+import shlex
+import subprocess
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import click
 
-from .adapters import STRICT, FolderOrUrl, facts_options, run_options
-from .findings import print_findings
-from .session import LocalPath, Session, command
+from fusery.registry.adapters.files import CONFIG, METADATA, PEFT_WEIGHTS, WEIGHTS
+from fusery.registry.errors import BadInputError, CheckFailedError
+
+from .adapters import FACTS, FOLDER_OR_URL
+from .command import command
+from .session import Session
 
 if TYPE_CHECKING:
-    from fusery.registry.admission.checked import CheckedFolder
+    from fusery.registry.admission.code import CheckedFolder
 
 
 class _Hooked(click.Command):
@@ -32,79 +37,77 @@ class _Hooked(click.Command):
         return super().parse_args(ctx, args)
 
 
-@command("check", kind=_Hooked)
-@click.argument("folders", metavar="FOLDER...", nargs=-1, type=FolderOrUrl(path_type=Path))
-@facts_options
-@run_options
-@STRICT
-@click.option(
-    "--changed", is_flag=True, help="FOLDER... are changed files: check the adapters that they belong to."
+@command(
+    "check",
+    rare="version date alpha examples checkpoint log listed staged trained_on",
+    document="admission.code:Checked | [admission.code:CheckedFolder]",
+    kind=_Hooked,
+    needs={"force": "output", "listed": "changed", "staged": "changed"},
+    folders=("FOLDER...", FOLDER_OR_URL),
+    **FACTS,
+    strict=": Treat warnings as errors.",
+    changed=": FOLDER... are changed files; check their adapters.",
+    listed=(
+        "--files0-from FILE: With --changed: read names that end in NUL from FILE; - is stdin.",
+        click.File("rb"),
+    ),
+    staged=": With --changed, before a commit: include removed files; refuse adapters with files that git does not track.",
+    form="--format: Output format: text, SARIF 2.1.0, or GitLab's Code Quality report.",
+    output="-o --output FILE: Write the report to a file, and print text.",
 )
-@click.option(
-    "--files0-from",
-    "listed",
-    type=click.File("rb"),
-    metavar="FILE",
-    help="With --changed: read their names from FILE, - for stdin, each with a NUL after it.",
-)
-@click.option(
-    "--staged",
-    is_flag=True,
-    help="With --changed, before a commit: also files that it removes; what git leaves out of an adapter fails.",
-)
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["text", "sarif", "gitlab"]),
-    default="text",
-    show_default=True,
-    help="For people, as SARIF 2.1.0, or as GitLab's Code Quality report.",
-)
-@click.option(
-    "-o",
-    "--output",
-    type=LocalPath(path_type=Path),
-    metavar="FILE",
-    help="Write that to a file, and print for people.",
-)
-@click.option("--force", is_flag=True, help="With -o: replace the file.")
-def check_command(
+def check(
     session: Session,
-    folders: tuple[str | Path, ...],
-    changed: bool,
-    listed: BinaryIO | None,
-    staged: bool,
-    form: str,
-    output: Path | None,
-    force: bool,
+    folders: tuple[str | Path, ...] = (),
+    *,
+    strict: bool = False,
+    changed: bool = False,
+    listed: BinaryIO | None = None,
+    staged: bool = False,
+    form: Literal["text", "sarif", "gitlab"] = "text",
+    output: Path | None = None,
+    force: bool = False,
     **facts: Any,
 ) -> int:
-    """Show what admission finds in folders; nothing is recorded.
+    """Check adapter folders without registering them.
 
-    Exit code 1 when an adapter would be refused.  With --changed, files of no adapter are passed over, so that a hook
-    can name every file of a commit, those that it removes included.
-    """
-    from fusery.registry.admission.checked import CheckedFolder
+    Exit code 1: an adapter would be refused. With --changed, files that belong to no adapter are ignored, so a hook can
+    pass every file of a commit, removed files included.
 
+    \b
+    Examples:
+      fusery check adapters --base SmolLM2-135M-Instruct
+      git diff -z --name-only HEAD^1 | fusery check --changed --files0-from -
+    """  # noqa: D301 (click wants the character, not a backslash)
     if not folders and not changed:
         raise click.UsageError("Missing argument 'FOLDER...'.")
     if output is None and form != "text" and (session.json or session.quiet):
         raise click.UsageError(f"--format {form}, --json and -q exclude each other; -o FILE goes with both.")
     if output is not None and form == "text":
         raise click.UsageError("-o goes with --format sarif or gitlab.")
-    if force and output is None:
-        raise click.UsageError("--force goes with -o.")
-    if (listed is not None or staged) and not changed:
-        raise click.UsageError("--files0-from and --staged go with --changed.")
     wanted = _changed_folders(folders, listed, staged=staged) if changed else list(dict.fromkeys(folders))
-    checked = [
-        CheckedFolder.of(session.registry.adapters.check(folder, **facts), folder=Path(folder))
-        for folder in wanted
-    ]
+    checked = _checked(session, wanted, strict=strict, **facts)
     if form != "text":
         _report(session, checked, form, output, force)
     if form == "text" or output is not None:
         _print(session, checked, alone=not changed and len(checked) == 1)
+    return 1 if any(each.verdict == "fail" for each in checked) else 0
+
+
+def _checked(
+    session: Session, folders: Iterable[str | Path], *, strict: bool, **facts: Any
+) -> list[CheckedFolder]:
+    from fusery.registry.admission.code import CheckedFolder
+
+    return [
+        CheckedFolder.of(session.registry.adapters.check(folder, strict=strict, **facts), folder=Path(folder))
+        for folder in folders
+    ]
+
+
+def check_folders(session: Session, folders: Sequence[str | Path], **facts: Any) -> int:
+    """Check folders and print what was found; return 1 if one would be refused."""
+    checked = _checked(session, folders, **facts)
+    _print(session, checked, alone=len(checked) == 1)
     return 1 if any(each.verdict == "fail" for each in checked) else 0
 
 
@@ -114,8 +117,6 @@ def _changed_folders(
     named = [*files, *([] if listed is None else _names_in(listed))]
     if not staged:
         return adapter_folders(named)
-    from .staged import committed, tracked_and_removed
-
     tracked, removed = tracked_and_removed()
     return committed(adapter_folders([*named, *removed]), tracked)
 
@@ -152,11 +153,11 @@ def _report(
 ) -> None:
     """Print or write what was found, in the form of others."""
     if form == "sarif":
-        from fusery.registry.admission.sarif import sarif_log
+        from fusery.registry.admission.ci_reports import sarif_log
 
         document: object = sarif_log(checked)
     else:
-        from fusery.registry.admission.code_quality import code_quality
+        from fusery.registry.admission.ci_reports import code_quality
 
         document = code_quality(checked)
     if output is None:
@@ -174,13 +175,89 @@ def _print(session: Session, checked: list[CheckedFolder], *, alone: bool) -> No
         for each in checked:
             if not alone:
                 session.print(f"{each.folder}")
-            print_findings(session, each.findings)
+            session.findings(each.findings)
             session.print(f"Verdict: {each.verdict}")
         if not checked:
             session.say("No adapter is among them.")
 
-    from fusery.registry.admission.checked import Checked
+    from fusery.registry.admission.code import Checked
 
     document = Checked.of(checked[0].findings) if alone else checked
     codes = [finding.code for each in checked for finding in each.findings]
     session.emit(document, names=codes, human=human)
+
+
+_COMMITTED = (CONFIG, WEIGHTS, PEFT_WEIGHTS, METADATA)
+
+
+def tracked_and_removed() -> tuple[set[Path], list[Path]]:
+    """Return the files of the commit, wherever in the repository, and those that it removes, by moving them elsewhere or else.
+
+    The former are absolute, without links on the way to the repository.
+    """
+    [top] = _listed_by_git("rev-parse", "--show-toplevel", end="\n")
+    root = Path(os.path.realpath(top))
+    listed = set(_listed_by_git("ls-files", "--full-name", ":/"))
+    # Of what is only intended to be added, nothing is committed.
+    listed -= set(_listed_by_git("diff", "--name-only", "--no-renames", "--diff-filter=A"))
+    removed = _listed_by_git("diff", "--cached", "--name-only", "--no-renames", "--diff-filter=D")
+    return {root / name for name in listed}, [Path(os.path.relpath(root / name)) for name in removed]
+
+
+def committed(folders: Iterable[Path], tracked: set[Path]) -> list[Path]:
+    """Return the adapters' folders that git has something of; it must have all: others would have half an adapter."""
+    found, lacking = [], []
+    seen = set()
+    for folder in folders:
+        there = Path(os.path.realpath(folder))
+        if there in seen:
+            continue
+        seen.add(there)
+        files = {place for name in _COMMITTED for place in _with_target(there / name)}
+        missing = {place for place in files if place not in tracked}
+        # To git, a link to a folder is a file.
+        if len(missing) < len(files) or _itself(folder) in tracked:
+            found.append(folder)
+            lacking += [Path(os.path.relpath(place)) for place in sorted(missing)]
+    if lacking:
+        names = shlex.join(map(str, lacking))
+        raise CheckFailedError(
+            f"git would leave out of the commit: {names}", hint=f"git add --force -- {names}"
+        )
+    return found
+
+
+def _itself(path: Path) -> Path:
+    """Return a path without links on the way to it; it may be one."""
+    return Path(os.path.realpath(path.parent)) / path.name
+
+
+def _with_target(path: Path) -> list[Path]:
+    """Return a file that is there, and where it leads to if it is a link to another in its folder or below."""
+    if not os.path.lexists(path):
+        return []
+    target = Path(os.path.realpath(path))
+    # What leads out of the folder, or nowhere, is for the check to refuse.
+    inside = target != path and target.is_relative_to(path.parent) and target.exists()
+    return [path, target] if inside else [path]
+
+
+def _listed_by_git(*words: str, end: str = "\0") -> list[Path]:
+    """Return what a command of git lists."""
+    # No lock is taken, and no program that the repository's configuration names is run.
+    command = ["git", "-c", "core.fsmonitor=false", *words, *(["-z"] if end == "\0" else [])]
+    try:
+        done = subprocess.run(
+            command,
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+        )
+    except OSError as error:
+        raise BadInputError(f"git cannot be run: {error.strerror}") from error
+    if done.returncode != 0:
+        raise BadInputError(f"git does not say what is staged: {os.fsdecode(done.stderr).strip()}")
+    return [
+        Path(os.fsdecode(name)) for name in done.stdout.removesuffix(end.encode()).split(end.encode()) if name
+    ]

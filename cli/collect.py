@@ -1,126 +1,104 @@
-"""`fusery gc` and `cache`: what takes up room and need not."""
+"""`fusery admin gc` and `admin cache`: what takes up room and need not."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from fusery.registry.api.fused import Cache
 from fusery.registry.charts.text import size
 from fusery.registry.parsing import plural
 
 from .columns import record_table
-from .fuse import make_request, request_options
-from .groups import Group
-from .session import Session, command
-from .text import cell, count, told
+from .command import command, prints
+from .fuse import FUSE, RARE_FUSE, fuse_request
+from .session import Session
+from .text import cell, count
 
 if TYPE_CHECKING:
-    from fusery.registry.fusion.cache import CachedModel, Pinned
+    from fusery.registry.collect.collection import Collection
+    from fusery.registry.fusion.cache import CacheContents, CachedModel, Pruned
     from fusery.registry.fusion.explain import ExplainedModel, Ingredient
 
-_DRY_RUN = click.option("--dry-run", is_flag=True, help="Say what would go, and remove nothing.")
-_YES = click.option("-y", "--yes", is_flag=True, help="Do not ask first, on a terminal.")
 _SHOWN = 20
 """Removed things that are shown to people; --json has all."""
 
+_DRY_RUN = ": Only show what would be removed."
 
-@command("gc")
-@_DRY_RUN
-@_YES
-@click.option(
-    "--grace",
-    metavar="DURATION",
-    default="24h",
-    show_default=True,
-    help="Leave alone what was stored within this time: 90s, 15m, 24h, 14d.",
+
+@command(
+    "admin gc",
+    document="collect.collection:Collection",
+    dry_run=_DRY_RUN,
+    grace="DURATION: Keep blobs younger than this: 90s, 15m, 24h, 14d.",
+    force=": Also remove blobs that the database does not know.",
 )
-@click.option("--force", is_flag=True, help="Remove blobs that the database does not know, too.")
-def gc_command(session: Session, dry_run: bool, yes: bool, grace: str, force: bool) -> None:
-    """Remove from the store what nothing refers to.
+def gc(
+    session: Session, *, dry_run: bool = False, yes: bool = False, grace: str = "24h", force: bool = False
+) -> None:
+    """Remove unreferenced blobs from the store.
 
-    Blobs that were stored and never recorded, generations that were given up, part files and uploads of interrupted
-    writes.  It may run at any time, beside anything else; what was found damaged stays in quarantine.
+    It can run at any time, beside other commands. Damaged blobs stay in quarantine.
     """
     from fusery.registry.parsing import parse_duration
 
-    options: dict[str, Any] = {"grace": parse_duration(grace), "force": force}
-    registry = session.registry
+    seconds, upkeep = parse_duration(grace), session.registry.upkeep
     if not dry_run and not yes and _asks():
-        plan = registry.upkeep.gc(**options, dry_run=True)
-        if plan.removed:
-            _confirm(plan.removed, plan.freed_bytes, "the store")
-    done = registry.upkeep.gc(**options, dry_run=dry_run, reporter=session.reporter())
-
-    def human() -> None:
-        for item in done.items_[:_SHOWN]:
-            session.print(f"  {item.kind:<10} {item.name[:64]}  {size(item.bytes)}")
-        if len(done.items_) > _SHOWN:
-            session.print(f"  and {count(len(done.items_) - _SHOWN)} more")
-        _summary(session, done, f"{size(done.live_bytes)} are in use")
-        if done.quarantined:
-            session.print(
-                f"  in quarantine: {plural(done.quarantined, 'damaged blob')}, {size(done.quarantined_bytes)}"
-            )
-        for note in done.notes:
-            session.print(f"  note: {note}")
-
-    session.emit(done, names=[item.name for item in done.items_], human=human)
+        _confirm(upkeep.gc(grace=seconds, force=force, dry_run=True), "the store")
+    done = upkeep.gc(grace=seconds, force=force, dry_run=dry_run, reporter=session.reporter())
+    session.emit(
+        done, names=[item.name for item in done.items_], human=lambda: _print_collection(session, done)
+    )
 
 
-@click.group("cache", cls=Group)
-def cache_command() -> None:
-    """List, prune, pin and explain this machine's fused models.
+def _print_collection(session: Session, done: Collection) -> None:
+    for item in done.items_[:_SHOWN]:
+        session.print(f"  {item.kind:<10} {item.name[:64]}  {size(item.bytes)}")
+    if len(done.items_) > _SHOWN:
+        session.print(f"  and {count(len(done.items_) - _SHOWN)} more")
+    _summary(session, done, f"{size(done.live_bytes)} are in use")
+    if done.quarantined:
+        blobs = plural(done.quarantined, "damaged blob")
+        session.print(f"  in quarantine: {blobs}, {size(done.quarantined_bytes)}")
+    for note in done.notes:
+        session.print(f"  note: {note}")
 
-    explain says why a fuse is a hit or a miss.
-    """
 
-
-@command("list", table=True)
-def list_(session: Session) -> None:
+@prints(
+    "admin cache list", Cache.contents, names=lambda found: [entry.key for entry in found.entries], table=True
+)
+def list_cache(session: Session, contents: CacheContents) -> None:
     """List the fused models in the cache, least recently used first."""
-    contents = session.registry.cache.contents()
+    from fusery.registry.fusion.cache import CachedModel
 
-    def human() -> None:
-        from fusery.registry.fusion.cache import CachedModel
-
-        columns = "combined format bytes key last_used:unused withdrawals aliases"
-        texts = {
-            "withdrawals": lambda entry: told(entry) or "-",
-            "aliases": lambda entry: cell(_stays(entry)),
-        }
-        session.print_table(record_table(CachedModel, contents.entries, columns, **texts))
-        session.print(f"{size(contents.bytes)} in {contents.path}, the limit is {size(contents.limit_bytes)}")
-
-    session.emit(contents, names=[entry.key for entry in contents.entries], human=human)
+    columns = "combined format bytes key last_used:unused withdrawals aliases"
+    session.print_table(record_table(CachedModel, contents.entries, columns, aliases=_stays))
+    session.print(f"{size(contents.bytes)} in {contents.path}, the limit is {size(contents.limit_bytes)}")
 
 
-def _stays(entry: CachedModel) -> list[str]:
+def _stays(entry: CachedModel) -> str:
     reasons = [name for name, holds in (("pinned", entry.pinned), ("in use", entry.in_use)) if holds]
-    return [*reasons, *entry.aliases, *(["foreign"] if entry.foreign is not None else [])]
+    return cell([*reasons, *entry.aliases, *(["foreign"] if entry.foreign is not None else [])])
 
 
-@command("prune")
-@click.argument("target", metavar="[SIZE]", required=False)
-@_DRY_RUN
-@_YES
-def prune(session: Session, target: str | None, dry_run: bool, yes: bool) -> None:
-    """Remove what was not used for longest, down to SIZE.
+@command("admin cache prune", Cache.prune, target="[SIZE]", dry_run=_DRY_RUN)
+def prune(session: Session, target: str | None = None, *, dry_run: bool = False, yes: bool = False) -> None:
+    """Remove the least recently used fused models, down to SIZE.
 
-    SIZE is 500MB, 20GiB, 0; without it, the setting cache_limit.  Pinned models, those that an alias stands for and
-    those being read stay.  What was removed is made again when it is asked for.
+    SIZE is 500MB, 20GiB or 0; default: the setting cache_limit. Pinned models, models of an alias and models in use stay.
+
+    Example: fusery admin cache prune 20GB --dry-run
     """
     from fusery.registry.parsing import parse_size
 
     limit = None if target is None else parse_size(target)
-    registry = session.registry
+    cache = session.registry.cache
     if not dry_run and not yes and _asks():
-        plan = registry.cache.prune(limit, dry_run=True)
-        if plan.removed:
-            _confirm(plan.removed, plan.freed_bytes, "the cache")
-    done = registry.cache.prune(limit, dry_run=dry_run)
+        _confirm(cache.prune(limit, dry_run=True), "the cache")
+    done = cache.prune(limit, dry_run=dry_run)
 
     def human() -> None:
         for item in done.items_:
@@ -132,46 +110,35 @@ def prune(session: Session, target: str | None, dry_run: bool, yes: bool) -> Non
     session.emit(done, names=[item.key for item in done.items_], human=human)
 
 
-@command("pin")
-@click.argument("references", metavar="KEY_OR_REF...", nargs=-1, required=True)
-def pin(session: Session, references: tuple[str, ...]) -> None:
-    """Keep fused models in the cache, whatever its limit."""
-    _pin(session, references, session.registry.cache.pin, "pinned", "was pinned already")
+def _pin(name: str, text: str, done: str, already: str) -> None:
+    """Make a command that changes whether fused models may leave the cache."""
+
+    def change(session: Session, references: tuple[str, ...]) -> None:
+        rows = [row for each in references for row in getattr(session.registry.cache, name)(each)]
+        lines = [f"{row.key[:12]} {done if row.changed else already}" for row in rows]
+        session.emit(rows, names=[row.key for row in rows], human=lambda: session.print_lines(lines))
+
+    change.__doc__ = text
+    command(f"admin cache {name}", getattr(Cache, name), references="KEY_OR_REF...")(change)
 
 
-@command("unpin")
-@click.argument("references", metavar="KEY_OR_REF...", nargs=-1, required=True)
-def unpin(session: Session, references: tuple[str, ...]) -> None:
-    """Let fused models leave the cache again."""
-    _pin(session, references, session.registry.cache.unpin, "unpinned", "was not pinned")
+_pin("pin", "Pin fused models: they stay in the cache, whatever its limit.", "pinned", "was pinned already")
+_pin("unpin", "Unpin fused models: they may leave the cache again.", "unpinned", "was not pinned")
 
 
-def _pin(
-    session: Session,
-    references: tuple[str, ...],
-    change: Callable[[str], list[Pinned]],
-    done: str,
-    already: str,
-) -> None:
-    rows = [row for reference in references for row in change(reference)]
-
-    def human() -> None:
-        for row in rows:
-            session.print(f"{row.key[:12]} {done if row.changed else already}")
-
-    session.emit(rows, names=[row.key for row in rows], human=human)
-
-
-@command("explain")
-@click.argument("reference", metavar="KEY_OR_REF")
-@request_options
+@command(
+    "admin cache explain",
+    document="fusion.explain:Explanation",
+    reference="KEY_OR_REF",
+    rare=RARE_FUSE,
+    **FUSE,
+)
 def explain(session: Session, reference: str, **options: Any) -> None:
-    """Say why a fuse is a hit or a miss.
+    """Explain why the cache has a fused model, or has not.
 
-    It shows what makes its key, and what of it is here.  KEY_OR_REF is a fused artifact by key or digest, or an
-    adapter; the options are those of fuse.
+    KEY_OR_REF is an adapter, or a fused model by key or digest. The options are those of `fusery fuse`.
     """
-    explanation = session.registry.fused.explain(reference, make_request(options))
+    explanation = session.registry.fused.explain(reference, fuse_request(options))
 
     def human() -> None:
         for model in explanation.models:
@@ -185,8 +152,8 @@ def _explain(session: Session, model: ExplainedModel) -> None:
     if inputs := model.inputs:
         rows = [("  base", _input(inputs.base)), ("  adapter", _input(inputs.adapter))]
         rows += [("  with", f"{part.weight} x {_input(part)}") for part in inputs.with_]
-        shown = {name: value for name, value in inputs.recipe.items() if value is not None}
-        rows.append(("  recipe", cell({key: value for key, value in shown.items() if key != "with"})))
+        recipe = {key: value for key, value in inputs.recipe.items() if value is not None and key != "with"}
+        rows.append(("  recipe", cell(recipe)))
         if here := model.here:
             rows.append(("  here", f"{cell(str(here.path))}, last used {here['last_used']}"))
         if model.missing:
@@ -213,9 +180,7 @@ def _asks() -> bool:
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
-def _confirm(removed: int, freed: int, where: str) -> None:
-    click.confirm(f"Remove {count(removed)} from {where}, {size(freed)}?", abort=True, err=True)
-
-
-for _made in (list_, prune, pin, unpin, explain):
-    cache_command.add_command(_made)
+def _confirm(plan: Collection | Pruned, where: str) -> None:
+    if plan.removed:
+        question = f"Remove {count(plan.removed)} from {where}, {size(plan.freed_bytes)}?"
+        click.confirm(question, abort=True, err=True)

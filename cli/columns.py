@@ -9,11 +9,49 @@ import click
 
 from fusery.registry.record import Part, parts_of
 from fusery.registry.records.adapter import Adapter, Version
-from fusery.registry.records.lines import lines_of, value_text
+from fusery.registry.records.adapter_details import lines_of, value_text
 
-from .amendments import marked, tag_fields
+from .session import Session
 from .tables import Column, Table
-from .text import ago, held_by, number, state_of
+from .text import ago, cell, held_by, number, one_line, state_of, told
+
+MARK = "*"
+"""The mark of an amended value."""
+
+_LONGEST = 100
+"""The most characters of a value."""
+
+
+def marked(text: str, view: Mapping[str, Any], *fields: str) -> str:
+    """Return the text of a value, marked where one of the fields that it shows was amended."""
+    return f"{text}{MARK}" if any(each["field"] in fields for each in view["amendments"]) else text
+
+
+def tag_fields(view: Mapping[str, Any]) -> list[str]:
+    """Return the tags of an adapter that were amended, as fields."""
+    return [each["field"] for each in view["amendments"] if each["field"].startswith("tag.")]
+
+
+def explain_mark(session: Session, has_any: bool) -> None:
+    """Say below a table what its marks mean, if it has any."""
+    if has_any:
+        session.say(f"{MARK} was amended; fusery show REF says what it was before")
+
+
+def print_amendments(session: Session, view: Mapping[str, Any]) -> None:
+    """Print the newest amendments of an adapter, oldest first."""
+    if view["amendments"]:
+        session.print("amended")
+    for each in session.newest(view["amendments"], "amendments"):
+        session.print(f"  {each['at']} by {cell(each['by'])}: {change_of(each)}")
+
+
+def change_of(amendment: Mapping[str, Any]) -> str:
+    """Return one change of a field, and why."""
+    reason = f" ({amendment['reason']})" if amendment["reason"] else ""
+    texts = ("nothing" if amendment[key] is None else str(amendment[key]) for key in ("from", "to"))
+    was, will = (text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…" for text in texts)
+    return one_line(f"{amendment['field']} {was} -> {will}{reason}")
 
 
 class Shown(NamedTuple):
@@ -30,6 +68,8 @@ def shown(kind: type, key: str) -> Shown:
         return Shown(Column(age, right=True), lambda row: ago(getattr(row, name)))
     part = parts_of(kind)[name]
     about = part.about
+    if name == "withdrawals":
+        return Shown(Column(part.heading, False, about.free, about.rare), lambda row: told(row) or "-")
     return Shown(
         Column(part.heading, part.is_number, about.free, about.rare),
         lambda row: value_text(part, getattr(row, name), cell=True) or "-",
@@ -99,11 +139,7 @@ _BY_NAME = {shown.column.title: key for key, shown in COLUMNS.items()} | {key: k
 def chosen_columns(
     context: click.Context, parameter: click.Parameter, value: str | None
 ) -> tuple[str, ...] | None:
-    """Read the value of `--columns`.
-
-    Raises:
-        click.BadParameter: one of them is no column.
-    """
+    """Read the value of `--columns`."""
     if value is None:
         return None
     found = []

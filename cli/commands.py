@@ -2,83 +2,155 @@
 
 from __future__ import annotations
 
-SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
-    "Get started": {
-        "init": ("home", "Make a registry: home folder, database and store."),
-        "demo": ("demo", "Run the main job on a real model and show what happens."),
-        "login": ("login", "Store the token for a server's registry."),
-        "doctor": ("home", "Show every setting, where it is from, and check each part."),
-        "completion": ("home", "Print the completion script for a shell."),
-        "schema": ("schema", "Print the JSON Schema of what a command prints."),
-    },
-    "Track": {
-        "base": ("base", "Add, list, show and calibrate base models."),
-        "train": ("train", "Train with mlx_lm.lora, and register the best checkpoint."),
-        "check": ("check", "Show what admission finds in folders; nothing is recorded."),
-        "register": ("adapters", "Register an adapter folder as the next version of its task."),
+from importlib import import_module
+from importlib.util import find_spec
+
+_ALL: dict[str, dict[str, tuple[str, str]]] = {
+    "Everyday": {
+        "register": ("register", "Register adapters from folders, runs, hubs or trackers."),
         "list": ("adapters", "List adapters."),
-        "show": ("adapters", "Show one adapter in full, with the sizes people compare."),
-        "ui": ("ui", "Show the registry in a browser, on this machine."),
-        "history": ("adapters", "Show the versions of a task, and how their loss moved."),
-        "amend": ("amend", "Correct what was said about an adapter."),
+        "show": ("adapters", "Show an adapter's record, or the fidelity of its fused model."),
+        "diff": ("compare", "Compare adapters, or all versions of a task."),
+        "eval": ("evaluations", "Measure adapters; record and list evaluations."),
+        "fuse": ("fuse", "Fuse an adapter into its base model."),
+        "materialize": ("materialize", "Write a deployable bundle of one or more adapters."),
+        "serve": ("model_server.local.cli", "Serve adapters of one base model through OpenAI's API."),
+        "promote": ("alias", "Move an alias to an adapter that meets the alias's rules."),
+        "log": ("trail", "Show the log of the registry, a task, an adapter or an alias."),
+        "get": ("exchange", "Get the files of an adapter, a base model or a fused model."),
+        "ui": ("web.cli", "Open the registry in a browser, or save its pages."),
     },
-    "Compare": {
-        "diff": ("compare", "Show what differs between two adapters."),
-        "compare": ("compare", "Compare two or more adapters, or all versions of a task."),
-        "eval": ("evaluations", "Record and list what was measured of an adapter."),
-        "probe": ("probe", "Compare what two models answer to prompts."),
-        "bench": ("bench", "Measure size, load time, speed and memory of each form."),
+    "Start": {
+        "demo": ("demo", "Run the main workflow on a real model, step by step."),
+        "doctor": ("home", "Show every setting and its source, and check each part."),
+        "login": ("trust", "Store the token for a server's registry."),
+        "train": ("train", "Train with mlx_lm.lora, and register the best checkpoint."),
     },
-    "Fuse": {
-        "fuse": ("fuse", "Fuse an adapter into its base."),
-        "combine": ("combine", "Combine adapters on one base into a new adapter."),
-        "shrink": ("combine", "Make the nearest adapter of a smaller rank."),
-        "fidelity": ("fidelity", "Show how much of an adapter a fused model holds."),
-        "cache": ("collect", "List, prune, pin and explain this machine's fused models."),
+    "Objects": {
+        "base": ("base", "Add, list, show and calibrate base models."),
+        "alias": ("alias", "Move aliases such as course_rec#prod, and set their rules."),
+        "combine": ("compare", "Combine adapters into one, or reduce one to a smaller rank."),
+        "deploy": (
+            "deployments integrations.cli",
+            "Sync live servers; record and list deployments.",
+        ),
+        "lineage": ("trail", "Show the inputs and the outputs of a record."),
+        "edit": ("adapters", "Edit the declared values of an adapter."),
     },
-    "Ship": {
-        "materialize": ("materialize", "Write a deployable bundle of one adapter, or of several."),
-        "serve": ("serve", "Serve adapters of one base with OpenAI's API."),
-        "alias": ("alias", "Move names such as course_rec#prod; see who held them when."),
-        "sync": ("sync", "Give a live server, or a folder, the adapters it should have."),
-        "deploy": ("deploy", "Record where something runs; see what ran where when."),
-        "path": ("path", "Print a folder of this machine with REF's files, to be loaded."),
-        "export": ("export", "Write an adapter's folder, ready for git."),
-        "import": ("export", "Take in what export wrote, or a tracker's adapters."),
+    "Proof": {
+        "check": ("check", "Check adapter folders without registering them."),
+        "identify": ("sign", "Identify a folder or file, and check whether it was changed."),
+        "audit": ("audit", "Audit database, store and cache; repair damaged data."),
+        "sign": ("sign", "Sign an adapter, a fused model, a bundle or the log."),
     },
-    "Prove": {
-        "lineage": ("trail", "Show what a thing was made from, and what was made from it."),
-        "identify": ("identify", "Find out what a folder or file is, and what was changed."),
-        "events": ("alias", "Show the log: who did what, when and why."),
-        "audit": ("audit", "Rehash and cross-check database, store and cache; repair."),
-        "attest": ("attest", "Write how something was made, for auditors."),
-        "sign": ("sign", "Sign an adapter, a fused model or a bundle."),
-        "verify": ("verify", "Check a bundle, a folder or a file against its signature."),
-        "signature": ("sign", "List and write out signatures; anchor the log."),
-        "trust": ("trust", "Make keys, and say whose signatures count for which aliases."),
-    },
-    "Run as a team": {
-        "server": ("server", "Serve the registry to a team: pages, and /api/v1."),
+    "Team": {
         "push": ("exchange", "Copy an adapter to another registry."),
         "pull": ("exchange", "Copy an adapter from another registry."),
-        "rules": ("rules", "Say what an adapter has to fulfil to hold an alias."),
-        "approve": ("promote", "Approve of an alias holding REF."),
-        "promote": ("promote", "Let an alias hold REF if REF fulfils its rules."),
-        "yank": ("alias", "Withdraw adapters: they are not fused or shipped any more."),
-        "token": ("token", "Say who may ask a server, and what they may do there."),
-        "webhook": ("webhook", "Send entries of the log to other programs, as they come."),
-        "impact": ("impact", "List what stands on a base, a dataset or an adapter."),
-        "report": ("report", "Write what is on record as one HTML page."),
-        "backup": ("backup", "Copy the database and all blobs to another place."),
-        "restore": ("backup", "Restore a backup into this empty registry."),
-        "gc": ("collect", "Remove from the store what nothing refers to."),
-        "db": ("home", "Upgrade and check the database's schema."),
+        "yank": ("alias", "Yank adapters: they are no longer fused, shipped or served."),
+        "server": ("web.cli", "Run the server of a team's registry: pages and HTTP API."),
+        "admin": ("", "Set up and maintain a registry: tokens, backups, the cache."),
     },
 }
-"""Sections of the help in the order of a user's day: name of a command to its module of `fusery.cli` and line of help."""
+"""Sections of `fusery --help-all`: name of a command to its modules and line of help.
 
+A module is one of `fusery.cli`, or with a dot one of a part of fusery, which may be missing.
+"""
+
+
+def _installed(rows: dict[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
+    """Return rows without the modules of missing parts, and without commands that have no other."""
+    found = {}
+    for name, (modules, text) in rows.items():
+        there = [
+            each
+            for each in modules.split()
+            if "." not in each or find_spec(f"fusery.{each.partition('.')[0]}")
+        ]
+        if there or not modules:
+            found[name] = " ".join(there), text
+    return found
+
+
+def import_commands(modules: str) -> None:
+    """Import the modules of a command."""
+    for module in modules.split():
+        import_module(f"fusery.{module}" if "." in module else f"fusery.cli.{module}")
+
+
+SECTIONS = {title: _installed(rows) for title, rows in _ALL.items()}
+
+ADMIN: dict[str, tuple[str, str]] = {
+    "init": ("home", "Create a registry: home folder, database and store."),
+    "token": ("trust", "Create, list and revoke tokens for a server's users."),
+    "trust": ("trust", "Create signing keys; trust and revoke public keys."),
+    "webhook": ("trust", "Send log entries to other programs."),
+    "cache": ("collect", "List, prune, pin and explain cached fused models."),
+    "gc": ("collect", "Remove unreferenced blobs from the store."),
+    "backup": ("home", "Back up the database and all blobs."),
+    "restore": ("home", "Restore a backup into this empty registry."),
+    "db": ("home", "Upgrade and check the database's schema."),
+    "schema": ("documents", "Print the JSON Schema of a command's --json output."),
+}
+"""The commands of `fusery admin`, likewise."""
+
+EVERYDAY = SECTIONS["Everyday"]
 COMMANDS = {name: row for section in SECTIONS.values() for name, row in section.items()}
-"""All of these."""
+"""The top-level commands."""
 
-FORMER = {"calibrate": ("calibrate", "base calibrate"), "anchor": ("sign", "signature anchor")}
-"""What stands under a noun today and once stood here: the old spelling works, and no help shows it."""
+TABLE = COMMANDS | {f"admin {name}": row for name, row in ADMIN.items()}
+"""All rows, by full name."""
+
+GROUPS = {
+    "alias rules": "Set, show, list and remove the rules of an alias.",
+} | {name: text for name, (_, text) in TABLE.items()}
+"""The line of help of each group."""
+
+FORMER: dict[str, str] = {
+    "alias history": "log {}",
+    "amend": "edit {}",
+    "anchor": "sign --log {}",
+    "approve": "alias approve {}",
+    "attest": "lineage --format slsa {}",
+    "bench": "eval bench {}",
+    "calibrate": "base calibrate {}",
+    "compare": "diff {}",
+    "completion": "doctor",
+    "events": "log {--ref=}",
+    "export": "get {}",
+    "fidelity": "show --fidelity {}",
+    "history": "log {}",
+    "impact": "lineage --down {base:=,adapter:=}",
+    "import": "register {}",
+    "path": "get {}",
+    "probe": "eval probe {}",
+    "report": "ui {--html=--save}",
+    "rules": "alias rules {}",
+    "shrink": "combine {}",
+    "signature anchor": "sign --log {}",
+    "signature export": "sign --export {}",
+    "signature list": "sign --list {}",
+    "signature": "sign {}",
+    "sync": "deploy sync {}",
+    "verify": "identify --verify {--registry=--trusted}",
+} | {name: f"admin {name} {{}}" for name in ADMIN}
+"""A former command's full name, and the words to type instead; in braces stand its arguments, with some of them replaced."""
+
+
+def successor(words: list[str]) -> tuple[str, list[str]] | None:
+    """Return the former command that the words begin with, and the words to type instead."""
+    for length in (2, 1):
+        name = " ".join(words[:length])
+        if name in FORMER and len(words) >= length:
+            new, _, replaced = FORMER[name].partition("{")
+            if not replaced:
+                return name, new.split()
+            pairs = [pair.split("=") for pair in replaced.rstrip("}").split(",") if pair]
+            rest = words[length:]
+            if name == "import" and "--from" in rest[:-1]:
+                at = rest.index("--from")
+                source, *others = rest[:at] + rest[at + 2 :] or [""]
+                rest = [f"{rest[at + 1]}+{source}", *others]
+            for old, now in pairs:
+                rest = [now + word.removeprefix(old) if word.startswith(old) else word for word in rest]
+            return name, [*new.split(), *(word for word in rest if word)]
+    return None

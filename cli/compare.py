@@ -1,91 +1,96 @@
-"""`fusery diff` and `compare`: what adapters have in common and where they differ."""
+"""`fusery diff` and `combine`: where adapters differ, and a new one computed from them."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from .amendments import MARK, explain_mark
-from .columns import record_facts, record_table
-from .session import LocalPath, Session, command
-from .text import cell, number
+from fusery.registry.api.adapters import Adapters
+from fusery.registry.charts.text import size
+from fusery.registry.parsing import plural
+
+from .columns import MARK, explain_mark, record_facts, record_table
+from .command import command
+from .options import FILE
+from .session import Session
+from .text import cell, number, share
 
 if TYPE_CHECKING:
-    from fusery.registry.records.difference import ModuleDifference, WeightsDifference
-    from fusery.registry.records.withdrawal import Withdrawal
+    from fusery.registry.comparison.combine import Combination
+    from fusery.registry.records.adapter import Withdrawal
+    from fusery.registry.records.difference import (
+        ComparedAdapters,
+        Difference,
+        ModuleDifference,
+        WeightsDifference,
+    )
+    from fusery.storage.progress import Reporter
+
 
 _SHORT_DIGEST = 12
 
 
-@command("diff", table=True)
-@click.argument("a", metavar="A")
-@click.argument("b", metavar="B")
-@click.option("--weights", is_flag=True, help="Compare the weights too, module by module.")
-@click.option(
-    "--plot",
-    type=LocalPath(path_type=Path),
-    metavar="FILE",
-    help="With --weights: draw layer by module to a .svg or .png file; .png needs the extra `plot`.",
+@command(
+    "diff",
+    document="records.difference:ComparedAdapters | records.difference:WeightsDifference",
+    table=True,
+    needs={"force": "plot"},
+    references="TASK|REF...",
+    weights=": Also compare the updates of two adapters, module by module.",
+    plot=(": Draw the loss curves, or with --weights the modules, to a .svg or .png file.", FILE),
+    force=": Replace the file of --plot.",
 )
-@click.option("--force", is_flag=True, help="With --plot: replace the file.")
-def diff_command(session: Session, a: str, b: str, weights: bool, plot: Path | None, force: bool) -> None:
-    """Show what differs between two adapters.
+def diff(
+    session: Session,
+    references: tuple[str, ...],
+    *,
+    weights: bool = False,
+    plot: Path | None = None,
+    force: bool = False,
+) -> None:
+    """Compare adapters, or all versions of a task.
 
-    Compared are the record and the training configuration; with --weights also what each adapter adds to the base,
-    module by module, for adapters on one base.
-    """
-    if plot is not None and not weights:
-        raise click.UsageError("--plot goes with --weights.")
-    if force and plot is None:
-        raise click.UsageError("--force goes with --plot.")
+    The comparison covers the records, the training configurations, and the newest fused model of each adapter.
+
+    \b
+    Examples:
+      fusery diff course_rec
+      fusery diff course_rec@1 course_rec@2 --weights
+    """  # noqa: D301 (click wants the character, not a backslash)
+    adapters = session.registry.adapters
+    if not weights:
+        found = adapters.compare(references, plot=plot, force=force)
+        session.emit(found, names=[*found.differs], human=lambda: _print_compared(session, found))
+        return
+    if len(references) != 2:
+        raise click.UsageError("--weights compares two adapters.")
     # Modules are compared on all cores: threads within each product would only get in one another's way.  NumPy reads
     # this when it is loaded, which is later.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    difference = adapters.diff(*references, weights=True, plot=plot, force=force)
+    session.emit(difference, names=[*difference.changed], human=lambda: _print(session, difference))
+
+
+def _print(session: Session, difference: Difference) -> None:
     from fusery.registry.records.difference import WeightsDifference
 
-    difference = session.registry.adapters.diff(a, b, weights=weights, plot=plot, force=force)
-
-    def human() -> None:
-        _print_fields(session, [difference.a, difference.b], difference.changed, difference.amended)
-        _warn(session, difference.withdrawals)
-        if isinstance(difference, WeightsDifference):
-            _print_weights(session, difference)
-
-    session.emit(difference, names=list(difference.changed), human=human)
+    _print_fields(session, [difference.a, difference.b], difference.changed, difference.amended)
+    _warn(session, difference.withdrawals)
+    if isinstance(difference, WeightsDifference):
+        _print_weights(session, difference)
 
 
-@command("compare", table=True)
-@click.argument("references", metavar="TASK|REF...", nargs=-1, required=True)
-@click.option(
-    "--plot",
-    type=LocalPath(path_type=Path),
-    metavar="FILE",
-    help="Draw the training curves over one another to a .svg or .png file; .png needs the extra `plot`.",
-)
-@click.option("--force", is_flag=True, help="With --plot: replace the file.")
-def compare_command(session: Session, references: tuple[str, ...], plot: Path | None, force: bool) -> None:
-    """Compare two or more adapters, or all versions of a task.
-
-    Two or more adapters are compared in everything that differs; a TASK stands for all of its versions.  Compared are
-    the records, the training configuration, and the newest model fused from each.
-    """
-    if force and plot is None:
-        raise click.UsageError("--force goes with --plot.")
-    found = session.registry.adapters.compare(references, plot=plot, force=force)
-
-    def human() -> None:
-        _print_fields(session, found.adapters, found.differs, found.amended)
-        _warn(session, found.withdrawals)
-        for each in found.findings:
-            session.note(f"{each.code}: {each.why}, which cannot be compared")
-        if found.plot:
-            session.print(f"Curves: {found.plot}")
-
-    session.emit(found, names=list(found.differs), human=human)
+def _print_compared(session: Session, found: ComparedAdapters) -> None:
+    _print_fields(session, found.adapters, found.differs, found.amended)
+    _warn(session, found.withdrawals)
+    for each in found.findings:
+        session.note(f"{each.code}: {each.why}, which cannot be compared")
+    if found.plot:
+        session.print(f"Curves: {found.plot}")
 
 
 def _warn(session: Session, withdrawals: Mapping[str, Sequence[Withdrawal]]) -> None:
@@ -107,45 +112,136 @@ def _print_fields(
     table = session.table("", *titles, free=titles)
     for field, values in fields.items():
         marked = amended.get(field, [])
+        length = _SHORT_DIGEST if field == "digest" else None
         cells = zip(names, values, strict=True)
-        table.add_row(cell(field), *(_shown(field, value) + MARK * (name in marked) for name, value in cells))
+        table.add_row(cell(field), *(cell(value)[:length] + MARK * (name in marked) for name, value in cells))
     session.print_table(table)
     explain_mark(session, any(field in amended for field in fields))
 
 
-def _shown(field: str, value: object) -> str:
-    return cell(value)[:_SHORT_DIGEST] if field == "digest" else cell(value)
-
-
 def _print_weights(session: Session, difference: WeightsDifference) -> None:
-    from fusery.registry.records.difference import LAYOUT, WholeDifference
+    from fusery.registry.records.difference import LAYOUT, ModuleDifference, WholeDifference
 
     session.print()
     lines = record_facts(WholeDifference, LAYOUT, difference.overall)
     session.facts([*lines, *([("picture", str(difference.plot))] if difference.plot else [])])
     session.print()
-    _print_modules(session, difference.modules)
+    columns = (
+        "module norm_a norm_b cosine relative_change effective_rank_a effective_rank_b overlap_in overlap_out"
+    )
+    if any(module.magnitudes for module in difference.modules):
+        columns += " magnitudes"
+    rows = sorted(difference.modules, key=_most_changed_first)
+    session.print_table(
+        record_table(
+            ModuleDifference,
+            rows,
+            columns,
+            magnitudes=lambda row: number(row.magnitudes and row.magnitudes.relative_change),
+        )
+    )
     for name in dict.fromkeys(difference.uncompared):
         session.note(f"{name} holds whole tensors beside its factors, which are not compared")
 
 
-def _print_modules(session: Session, modules: Sequence[ModuleDifference]) -> None:
-    """Print the modules, those that changed the most first; one that only one of the two adapts has no cosine."""
-    from fusery.registry.records.difference import ModuleDifference
-
-    columns = (
-        "module norm_a norm_b cosine relative_change effective_rank_a effective_rank_b overlap_in overlap_out"
-    )
-    if any(module.magnitudes for module in modules):
-        columns += " magnitudes"
-    rows = sorted(modules, key=_most_changed_first)
-    session.print_table(record_table(ModuleDifference, rows, columns, magnitudes=_of_magnitudes))
-
-
-def _of_magnitudes(module: ModuleDifference) -> str:
-    return number(module.magnitudes.relative_change if module.magnitudes else None)
-
-
 def _most_changed_first(module: ModuleDifference) -> float:
+    # A module that only one of the two adapts has no change.
     change = module.relative_change
     return float("-inf") if change is None else -float(change)
+
+
+# Modules are worked on side by side: threads within each product would only get in one another's way.  NumPy reads
+# this when it is loaded, which is later.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+METHODS = ("svd", "cat", "linear", "ties", "dare")
+
+_NEW: Mapping[str, Any] = {
+    "task": ": Task of the new adapter; default: the task of REF.",
+    "note": "TEXT: A note for people.",
+    "dry_run": ": Only show how much of the updates the new adapter would retain.",
+}
+
+
+def _numbers(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> tuple[float, ...] | None:
+    if value is None:
+        return None
+    try:
+        return tuple(float(part) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter("write numbers with commas between, such as 0.7,0.3") from None
+
+
+@command(
+    "combine",
+    Adapters.combine,
+    method=("", [*METHODS]),
+    weights=click.Option(
+        ["--weights"], callback=_numbers, metavar="W,W...", help="Weight of each adapter; default: 1."
+    ),
+    rank="N: Rank of the new adapter; a single REF is reduced to it.",
+    **_NEW,
+)
+def combine(
+    session: Session, references: tuple[str, ...], *, rank: int | None = None, **options: Any
+) -> None:
+    """Combine adapters into one, or reduce one to a smaller rank.
+
+    svd is the weighted sum of the updates, cut to a rank. cat is the whole sum; its rank is the sum of the ranks. linear,
+    ties and dare combine the factors A and B, which only approximates the sum. See docs/guides/fuse.md.
+
+    TASK@latest skips the new adapter until it has a validation loss (fusery edit REF --val-loss LOSS).
+
+    \b
+    Examples:
+      fusery combine course_rec@1 course_rec@2 --weights 0.7,0.3 --task mixed
+      fusery combine course_rec@2 --rank 4 --task small
+    """  # noqa: D301 (click wants the character, not a backslash)
+    adapters = session.registry.adapters
+    with session.progress("combining") as bar:
+        reporter = session.reporter(bar)
+        if len(references) == 1 and rank is not None:
+            done = _shrunk(adapters, references[0], rank, options, reporter)
+        else:
+            done = adapters.combine(references, rank=rank, **options, reporter=reporter)
+    session.emit(done, names=[done.name] if done.name else [], human=lambda: _print_combine(session, done))
+
+
+def _shrunk(
+    adapters: Adapters, reference: str, rank: int, options: Mapping[str, Any], reporter: Reporter
+) -> Combination:
+    if (
+        any(options[name] is not None for name in ("weights", "density", "seed"))
+        or options["method"] != "svd"
+    ):
+        raise click.UsageError("--method, --weights, --density and --seed are for several adapters.")
+    kept = {name: options[name] for name in ("task", "tags", "note", "dry_run")}
+    return adapters.shrink(reference, rank=rank, **kept, reporter=reporter)
+
+
+def _print_combine(session: Session, done: Combination) -> None:
+    if done.adapter is None:
+        session.print("Nothing was made; this is what it would be.")
+    else:
+        session.print(f"{'Registered' if done.adapter.created else 'Already registered'}: {done.name}")
+    recipe = done.recipe
+    how = [recipe.method, f"rank {recipe.rank}"]
+    how += [f"density {number(recipe.density)}"] if recipe.density is not None else []
+    how += [f"seed {recipe.seed}"] if recipe.seed is not None else []
+    weighted = zip(done.sources, recipe.weights, strict=True)
+    least = f"{share(done.least_retained)}, in {cell(done.least_module)}" if done.least_module else "-"
+    what = "of the update" if recipe.method == "shrink" else "of the weighted sum of the updates"
+    sources = (name if weight == 1 else f"{name} x {number(weight)}" for name, weight in weighted)
+    session.facts(
+        [
+            ("from", ", ".join(sources)),
+            ("how", ", ".join(how)),
+            ("kept", f"{share(done.retained)} {what} (least: {least})"),
+            ("relative error", number(done.relative_error)),
+            ("size", f"{size(done.bytes)} in {plural(done.modules, 'module')}"),
+        ]
+    )
+    if done.adapter is not None:
+        session.findings(done.adapter["findings"])

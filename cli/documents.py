@@ -1,120 +1,54 @@
-"""What each command prints with `--json`, as types; `fusery schema` and the tests read it."""
+"""What each command prints with `--json`, as types; and `fusery admin schema`, which prints their JSON Schemas."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import reduce
+from collections.abc import Iterator
+from functools import cache, reduce
 from importlib import import_module
 from operator import or_
 from typing import Any
 
+from .command import MADE, PRINTED, command
+from .commands import TABLE, import_commands
+from .groups import Group
+from .session import Session
+
 OTHERS_FORMAT = "another's format"
-"""Of a command that prints a document whose form others have laid down, such as a JSON Schema or an attestation."""
-
-DOCUMENTS: Mapping[str, str] = {
-    "init": ".home:Initialised",
-    "demo": ".demo:Demonstration",
-    "login": ".login:Login",
-    "doctor": "audit.doctor:Health",
-    "completion": ".home:Completion",
-    "schema": OTHERS_FORMAT,
-    "base add": "records.base:AddedBase",
-    "base list": "[records.base:Base]",
-    "base show": "records.base:BaseDetails",
-    "base calibrate": "records.calibrations:CalibrationReport",
-    "train": "recording.result:TrainingResult",
-    "check": "admission.checked:Checked | [admission.checked:CheckedFolder]",
-    "register": "records.adapter:Registered",
-    "list": "[records.adapter:Adapter]",
-    "show": "records.adapter_details:AdapterDetails",
-    "ui": "records.listening:Listening",
-    "history": "[records.adapter:Version]",
-    "amend": "registration.amend:Amended",
-    "diff": "catalog.diff:Difference | catalog.diff:WeightsDifference",
-    "compare": "catalog.compare:ComparedAdapters",
-    "eval record": "evaluation.measured:RecordedEvaluations",
-    "eval run": "evaluation.measured:RecordedEvaluations",
-    "eval withdraw": "evaluation.withdrawing:WithdrawnEvaluations",
-    "eval list": "[records.evaluations:Evaluation]",
-    "probe": "evaluation.probe_report:ProbeReport",
-    "bench": "evaluation.bench_report:BenchReport | null",
-    "fuse": "records.fused:Fused | [bulk.jobs:FusedOrNot]",
-    "combine": "combining.combine:Combination",
-    "shrink": "combining.combine:Combination",
-    "fidelity": "records.fused:FusedDetails | fusion.formats:Formats",
-    "cache list": "fusion.cache:CacheContents",
-    "cache prune": "fusion.cache:Pruned",
-    "cache pin": "[fusion.cache:Pinned]",
-    "cache unpin": "[fusion.cache:Pinned]",
-    "cache explain": "fusion.explain:Explanation",
-    "materialize": "bundles.materialize:Materialized | [bulk.jobs:BundledOrNot]",
-    "serve": "serving.serve:Serving",
-    "alias set": "records.alias:Moved",
-    "alias remove": "records.alias:Moved",
-    "alias rollback": "records.alias:Moved",
-    "alias list": "[records.alias:Alias]",
-    "alias show": "records.alias:AliasHolder",
-    "alias history": "[records.alias:AliasMove]",
-    "sync": "sync.outcome:Synced",
-    "deploy record": "records.deployment:Deployed",
-    "deploy end": "[records.deployment:Deployment]",
-    "deploy list": "[records.deployment:Deployment]",
-    "path": "records.folders:LocalFolder",
-    "export": "exchange.export:Exported",
-    "import": "records.adapter:Registered | [exchange.import_runs:ImportedRun]",
-    "lineage": "records.graph:Graph | .written:WrittenDocument",
-    "identify": "identification.identified:Identified",
-    "events": "[catalog.journal:Event]",
-    "audit": "audit:Report",
-    "attest": OTHERS_FORMAT,
-    "sign": "signing.sign:Signed",
-    "verify": "signing.verify:Verification",
-    "signature list": "signing.recorded:Signatures",
-    "signature export": "signing.recorded:ExportedSignature",
-    "signature anchor": "signing.anchor:WrittenAnchor",
-    "trust keygen": "dsse.keys:Pair",
-    "trust add": "signing.trusted:TrustedKey",
-    "trust list": "[signing.trusted:TrustedKey]",
-    "trust revoke": "signing.trusted:TrustedKey",
-    "server": "records.listening:Listening",
-    "push": "exchange:Exchanged",
-    "pull": "exchange:Exchanged",
-    "rules set": "releases.keeping:SetRules",
-    "rules show": "releases.keeping:AliasRules",
-    "rules list": "[releases.keeping:AliasRules]",
-    "rules remove": "releases.keeping:RemovedRules",
-    "approve": "releases.approvals:Approval",
-    "promote": "releases.promote:Promotion",
-    "yank": "releases.yanks:Yank | releases.yanks:LiftedYank | [releases.yanks:Yank] | [releases.yanks:LiftedYank]",
-    "token create": "records.token:NewToken",
-    "token list": "[records.token:Token]",
-    "token revoke": "records.token:Token",
-    "webhook add": "records.webhook:AddedWebhook",
-    "webhook list": "[records.webhook:Webhook]",
-    "webhook show": "records.webhook:Webhook",
-    "webhook remove": "records.webhook:Webhook",
-    "webhook key": "records.webhook:WebhookKey",
-    "webhook deliver": "[records.webhook:WebhookDeliveries]",
-    "webhook retry": "records.webhook:Webhook",
-    "webhook skip": "records.webhook:SkippedEvent",
-    "impact": "releases.impact:Impact",
-    "report": "reporting:Written",
-    "backup": "backup:BackedUp",
-    "restore": "backup:Restored",
-    "gc": "collect:Collection",
-    "db upgrade": "audit.upgrade:Upgraded",
-    "db current": "database.schema:SchemaState",
-    "db check": ".home:SchemaCheck",
-}
-"""By command: module and name of a record, within `fusery.registry` or, with a leading dot, within `fusery.cli`.
-
-An array of them is in brackets; one of several is separated by `|`.
-"""
+"""The document of a command whose form others have laid down, such as a JSON Schema or an attestation."""
 
 
-def document_of(command: str) -> Any:
+@cache
+def documents() -> tuple[str, ...]:
+    """Return the commands that print a document, in the order of the help."""
+    return tuple(_names())
+
+
+def _names() -> Iterator[str]:
+    for name, (modules, _) in TABLE.items():
+        import_commands(modules)
+        if name != "admin":
+            yield from _below(name)
+
+
+def _below(name: str) -> Iterator[str]:
+    made = MADE[name]
+    if not isinstance(made, Group):
+        yield name
+        return
+    for inner in made.commands:
+        yield from _below(f"{name} {inner}")
+
+
+def document_of(name: str) -> Any:
     """Return the type of what a command prints with `--json`; `object` where its form is another's."""
-    return reduce(or_, map(_type, DOCUMENTS[command].split(" | ")))
+    from fusery.registry.api.operation import hints_of
+
+    for row in [row for path, row in TABLE.items() if f"{name} ".startswith(f"{path} ")]:
+        import_commands(row[0])
+    printed = PRINTED.get(name, OTHERS_FORMAT)
+    if isinstance(printed, str):
+        return reduce(or_, map(_type, printed.split(" | ")))
+    return hints_of(printed)["return"]
 
 
 def _type(text: str) -> Any:
@@ -125,5 +59,38 @@ def _type(text: str) -> Any:
     if text.startswith("["):
         return list[_type(text[1:-1])]  # type: ignore[misc]
     module, _, name = text.partition(":")
-    place = f"fusery.cli{module}" if module.startswith(".") else f"fusery.registry.{module}"
-    return getattr(import_module(place), name)
+    if module.startswith("."):
+        module = f"fusery.cli{module}"
+    elif not module.startswith("fusery."):
+        module = f"fusery.registry.{module}"
+    return getattr(import_module(module), name)
+
+
+@command("admin schema", words="[COMMAND]...")
+def schema(session: Session, words: tuple[str, ...] = ()) -> None:
+    """Print the JSON Schema of a command's --json output.
+
+    COMMAND is one or two words. Without COMMAND, list the commands; with --json, print all schemas.
+
+    Example: fusery admin schema alias list
+    """
+    from fusery.registry.api.schema import schema_of
+
+    names, name = documents(), " ".join(words)
+    if not words:
+        document = {each: schema_of(document_of(each)) for each in names} if session.json else {}
+        session.emit(document, names=names, human=lambda: session.print_lines(names))
+        return
+    if name not in names:
+        from difflib import get_close_matches
+
+        from fusery.registry.errors import BadInputError
+
+        within = [each for each in names if each.startswith(f"{name} ")]
+        close = within or get_close_matches(name, names, n=3)
+        raise BadInputError(
+            f"there is no command {name[:60]!r} with a document of its own",
+            hint=f"fusery admin schema {' or '.join(close)}" if close else "fusery admin schema",
+        )
+    found = schema_of(document_of(name))
+    session.emit(found, names=[name], human=lambda: session.document(found))

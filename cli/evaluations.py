@@ -8,83 +8,80 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fusery.registry.api.evaluations import Evaluations
+from fusery.registry.charts.text import size
+from fusery.registry.engine.recipe import PRECISIONS, RequestedPrecision
 from fusery.registry.parsing import plural
 
 from .columns import record_table
-from .groups import Group
-from .session import LocalPath, Session, command
+from .command import command, prints
+from .session import Session
 from .tables import Table
+from .text import count, number, share
 
 if TYPE_CHECKING:
-    from fusery.registry.records.evaluation import Evaluation
+    from fusery.registry.evaluation.reports import BenchReport, FormCost, ProbeReport
+    from fusery.registry.records.evaluation import Evaluation, RecordedEvaluations, WithdrawnEvaluations
 
-_MOST = 2**31 - 1
-
-RECORD = click.option("--no-record", "record", flag_value=False, default=True, help="Put nothing on record.")
-
-
-@click.group("eval", cls=Group)
-def eval_command() -> None:
-    """Record and list what was measured of an adapter.
-
-    Beside its validation loss: accuracy, perplexity, or a figure of your own.
-    """
+_WORST = 3
 
 
-@command("record", table=True)
-@click.argument("reference", metavar="REF")
-@click.argument("results", type=LocalPath(path_type=Path), metavar="RESULTS.json")
-@click.option("--dataset", metavar="D", help="What was measured on, if the file does not say it.")
-@click.option("--split", metavar="S", help="Of the dataset, such as test.")
-@click.option("--harness", metavar="H", help="The program that measured.")
-@click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Of the measurement.")
-@click.option("--dry-run", is_flag=True, help="Show it only; nothing is written.")
-def record_command(session: Session, reference: str, results: Path, dry_run: bool, **setting: Any) -> None:
-    """Record what was measured of REF.
-
-    RESULTS.json is what lm-evaluation-harness or lighteval wrote, or a plain map of metrics to values, such as
-    {"accuracy": 0.91, "dataset": "courses", "split": "test"}.
-
-    A metric of a harness is called TASK.METRIC, such as mmlu.acc.  What is on record already stays; another value of
-    the same metric, measured on and with the same, is refused, and nothing of the file is recorded.
-    """
-    done = session.registry.evaluations.record(reference, results, dry_run=dry_run, **setting)
-
-    def human() -> None:
-        what = plural(len(done.recorded), "metric")
-        session.print(f"{'Would record' if dry_run else 'Recorded'} {what} of {done.adapter}.")
-        if done.recorded:
-            session.print_table(_table(done.recorded))
-        if done.known:
-            session.say(f"{plural(len(done.known), 'metric')} with the same value on record already.")
-
-    session.emit(done, names=[each.metric for each in done.recorded], human=human)
-
-
-@command("run", table=True)
-@click.argument("reference", metavar="REF")
-@click.option("--task", "tasks", multiple=True, metavar="T", help="Of the harness; may be given again.")
-@click.option("--include", type=LocalPath(path_type=Path), metavar="DIR", help="Further tasks, as YAML.")
-@click.option("--shots", type=click.IntRange(0, 1000), metavar="N", help="Solved examples in each prompt.")
-@click.option(
-    "--seed", type=click.IntRange(0, _MOST), metavar="N", help="Of what a harness draws; default 0."
+@prints(
+    "eval record",
+    Evaluations.record,
+    names=lambda done: [each.metric for each in done.recorded],
+    table=True,
+    results="RESULTS.json",
 )
-@click.option(
-    "--prompts", type=LocalPath(path_type=Path), metavar="FILE", help="Without --task: as of fusery probe."
+def record(session: Session, done: RecordedEvaluations, dry_run: bool) -> None:
+    """Record evaluation results of an adapter.
+
+    RESULTS.json is a results file of lm-evaluation-harness or lighteval, or a map of metrics to values, such as
+    {"accuracy": 0.91, "dataset": "courses", "split": "test"}. Metrics of a harness are named TASK.METRIC, such as
+    mmlu.acc. A different value for a recorded metric is refused.
+
+    Example: fusery eval record course_rec@1 results.json
+    """
+    _print_recorded(session, done, "Would record" if dry_run else "Recorded")
+
+
+def _print_recorded(session: Session, done: RecordedEvaluations, verb: str) -> None:
+    session.print(f"{verb} {plural(len(done.recorded), 'metric')} of {done.adapter}.")
+    if done.recorded:
+        session.print_table(_table(done.recorded))
+    if done.known:
+        session.say(f"{plural(len(done.known), 'metric')} with the same value on record already.")
+
+
+@command(
+    "eval run",
+    Evaluations.run,
+    table=True,
+    tasks="--task NAME: Task of lm-evaluation-harness; repeatable.",
+    include="DIR",
+    prompts=": Without --task: prompts, as for eval probe.",
+    limit="N: Only the first N prompts or samples.",
 )
-@click.option("--limit", type=click.IntRange(min=1, max=_MOST), metavar="N", help="Only the first N of each.")
-def run_command(
-    session: Session, reference: str, tasks: tuple[str, ...], prompts: Path | None, **options: Any
+def run(
+    session: Session,
+    reference: str,
+    *,
+    tasks: tuple[str, ...] = (),
+    prompts: Path | None = None,
+    seed: int | None = None,
+    **options: Any,
 ) -> None:
-    """Measure REF put on its base, and record what came out.
+    """Measure an adapter on its base model, and record the results.
 
-    Without --task: measure the loss, and the gain over the base, on the run's held-out data (test.jsonl or valid.jsonl) or on
-    --prompts FILE.  If the held-out data are not found, --prompts is required.  With --task: run tasks of
-    lm-evaluation-harness, such as --task arc_easy; tasks of a DIR may run code of their own.
+    Without --task, measure the loss and the gain over the base model, on the run's held-out data or on --prompts FILE.
+    With --task, run tasks of lm-evaluation-harness. Tasks in --include DIR may run their own code.
 
-    What was measured before, on and with the same, is withdrawn for the new value.
-    """
-    said = {name: value for name, value in options.items() if value is not None}
+    \b
+    Examples:
+      fusery eval run course_rec@2 --prompts questions.jsonl
+      fusery eval run course_rec@2 --task arc_easy --limit 200
+    """  # noqa: D301 (click wants the character, not a backslash)
+    said = {name: value for name, value in {"seed": seed, **options}.items() if value is not None}
     if tasks and prompts is not None:
         raise click.UsageError("--prompts is for what is measured without --task.")
     if not tasks and (only := sorted(said.keys() - {"limit"})):
@@ -92,61 +89,40 @@ def run_command(
     done = session.registry.evaluations.run(
         reference, tasks=tasks, prompts=prompts, reporter=session.reporter(), **said
     )
-
-    def human() -> None:
-        session.print(f"Recorded {plural(len(done.recorded), 'metric')} of {done.adapter}.")
-        if done.recorded:
-            session.print_table(_table(done.recorded))
-        if done.known:
-            session.say(f"{plural(len(done.known), 'metric')} with the same value on record already.")
-
-    session.emit(done, names=[*(each.metric for each in done.recorded), *done.known], human=human)
+    names = [*(each.metric for each in done.recorded), *done.known]
+    session.emit(done, names=names, human=lambda: _print_recorded(session, done, "Recorded"))
 
 
-@command("withdraw", table=True)
-@click.argument("reference", metavar="REF")
-@click.argument("metric", metavar="METRIC", required=False)
-@click.option("--reason", default="", metavar="TEXT", help="Why; needed.")
-@click.option("--dataset", metavar="D", help="Only what was measured on this.")
-@click.option("--split", metavar="S", help="Only of this split.")
-@click.option("--harness", metavar="H", help="Only by this program.")
-@click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Only with this seed.")
-@click.option("--dry-run", is_flag=True, help="Show it only; nothing is written.")
-def withdraw_command(
-    session: Session, reference: str, metric: str | None, dry_run: bool, reason: str, **setting: Any
-) -> None:
-    """Withdraw what was recorded wrongly of REF.
+@prints(
+    "eval withdraw",
+    Evaluations.withdraw,
+    names=lambda done: [each.metric for each in done.withdrawn],
+    table=True,
+    reason=click.Option(["--reason"], default="", metavar="TEXT", help="Reason, for the log; required."),
+)
+def withdraw(session: Session, done: WithdrawnEvaluations, dry_run: bool) -> None:
+    """Withdraw wrong evaluation results of an adapter.
 
-    All that fits METRIC and the options.  It counts no more, in lists, rules and comparisons; the log keeps what it was,
-    who withdrew it and why.  The right value can be recorded in its place.
+    The command withdraws all values that match METRIC and the options. You can record the correct value afterwards.
+
+    \b
+    Example:
+      fusery eval withdraw course_rec@1 courses.acc --reason "wrong checkpoint"
+    """  # noqa: D301 (click wants the character, not a backslash)
+    verb = "Would withdraw" if dry_run else "Withdrew"
+    session.print(f"{verb} {plural(len(done.withdrawn), 'metric')} of {done.adapter}.")
+    session.print_table(_table(done.withdrawn))
+
+
+@prints("eval list", Evaluations.list, names="metric", table=True)
+def list_evaluations(session: Session, found: list[Evaluation]) -> None:
+    """List the evaluations of one adapter, or of all adapters.
+
+    Evaluations are listed in the order of recording. Of several values of a metric, the newest counts.
     """
-    done = session.registry.evaluations.withdraw(reference, metric, reason=reason, dry_run=dry_run, **setting)
-
-    def human() -> None:
-        what = plural(len(done.withdrawn), "metric")
-        session.print(f"{'Would withdraw' if dry_run else 'Withdrew'} {what} of {done.adapter}.")
-        session.print_table(_table(done.withdrawn))
-
-    session.emit(done, names=[each.metric for each in done.withdrawn], human=human)
-
-
-@command("list", table=True)
-@click.argument("reference", metavar="REF", required=False)
-@click.option("--metric", metavar="NAME", help="Only of this name.")
-@click.option("--limit", type=click.IntRange(min=1, max=_MOST), metavar="N", help="Only the newest N.")
-def list_command(session: Session, reference: str | None, metric: str | None, limit: int | None) -> None:
-    """List what was measured, of REF or of all adapters.
-
-    In the order in which it was recorded; of several values of a metric, the last one counts.
-    """
-    found = session.registry.evaluations.list(reference, metric=metric, limit=limit)
-
-    def human() -> None:
-        session.print_table(_table(found, adapter=True))
-        if not found:
-            session.say("Nothing was measured. Hint: fusery eval record REF RESULTS.json")
-
-    session.emit(found, names=[each.metric for each in found], human=human)
+    session.print_table(_table(found, adapter=True))
+    if not found:
+        session.say("Nothing was measured. Hint: fusery eval record REF RESULTS.json")
 
 
 def print_evaluations(session: Session, found: Sequence[Evaluation]) -> None:
@@ -160,13 +136,132 @@ def print_evaluations(session: Session, found: Sequence[Evaluation]) -> None:
 def _table(found: Iterable[Evaluation], *, adapter: bool = False) -> Table:
     from fusery.registry.records.evaluation import Evaluation
 
+    def harness(row: Evaluation) -> str:
+        return " ".join(part for part in (row.harness, row.harness_version) if part) or "-"
+
     columns = "metric value stderr dataset split shots seed samples harness at:age by"
-    return record_table(Evaluation, found, f"adapter {columns}" if adapter else columns, harness=_harness)
+    return record_table(Evaluation, found, f"adapter {columns}" if adapter else columns, harness=harness)
 
 
-def _harness(row: Evaluation) -> str:
-    return " ".join(part for part in (row.harness, row.harness_version) if part) or "-"
+@command("eval probe", Evaluations.probe, table=True, against="REF2", limit=("N", click.IntRange(1, 100_000)))
+def probe(
+    session: Session,
+    reference: str,
+    *,
+    precision: RequestedPrecision | None = None,
+    **options: Any,
+) -> None:
+    """Compare the predictions of two models on the same prompts.
+
+    Without --against, compare base model + adapter with the fused model, to show what the fuse lost. `--against base`
+    shows whether the adapter changed anything. `--against REF2` compares two adapters. Losses are recorded as evaluations
+    (probe.loss and others), except on the built-in prompts.
+
+    \b
+    Examples:
+      fusery eval probe course_rec@2 --prompts questions.jsonl
+      fusery eval probe course_rec@2 --against course_rec@1
+    """  # noqa: D301 (click wants the character, not a backslash)
+    from fusery.registry.fusion.request import FuseRequest
+
+    request = FuseRequest(precision) if precision else None
+    with session.two_bars("fusing", "answering, in tokens") as reporter:
+        found = session.registry.evaluations.probe(reference, request=request, **options, reporter=reporter)
+    session.emit(found, names=[found.a.name, found.b.name], human=lambda: _print_probe(session, found))
 
 
-for _made in (record_command, run_command, withdraw_command, list_command):
-    eval_command.add_command(_made)
+def _print_probe(session: Session, found: ProbeReport) -> None:
+    about = found.about
+    origin = {"file": "", "built-in": "; built-in ones", "held-out": f"; {about.file} of its run"}
+    tokens = plural(found.tokens, "token")
+    losses = (number(loss) for loss in (found.loss_a, found.loss_b, found.loss_base))
+    session.print(found.conclusion)
+    session.print()
+    session.facts(
+        [
+            ("a", f"{found.a}  {found.a.digest[:12]}"),
+            ("b", f"{found.b}  {found.b.digest[:12]}"),
+            ("prompts", f"{count(found.prompts)}, {tokens} scored{origin[about.origin]}"),
+            ("KL(a || b)", f"{number(found.kl)} nats a token, 99 % below {number(found.kl_p99)}"),
+            ("same next token", share(found.top1_agreement)),
+            ("loss", "a {}, b {}, base {}".format(*losses)),
+            ("seconds", f"{found.seconds:.1f}"),
+        ]
+    )
+    session.print()
+    titles = ("KL", "same", "where they differ most")
+    table = session.table(*titles, right=titles[:2], free=titles[2:])
+    for row in sorted(found.rows, key=lambda row: -row.kl)[:_WORST]:
+        table.add_row(number(row.kl), share(row.top1_agreement), row.prompt)
+    session.print_table(table)
+    if about.of_task is False:
+        session.say(
+            "Hint: give prompts of its task that it was not trained on: --prompts FILE, such as its test.jsonl"
+        )
+
+
+@command(
+    "eval bench",
+    Evaluations.bench,
+    document="evaluation.reports:BenchReport | null",
+    table=True,
+    precisions=("--precision", [*PRECISIONS]),
+    last=": Show the last recorded results instead of measuring.",
+)
+def bench(session: Session, reference: str, *, last: bool = False, **options: Any) -> int:
+    """Measure size, load time, speed and memory of an adapter's models.
+
+    The models are the base model, the adapter on it, and the fused model in each format. The results are recorded in the
+    log and as evaluations, such as bench.adapter.tokens_per_second. Exit code 3: --last finds no results.
+
+    \b
+    Example:
+      fusery eval bench course_rec@latest --precision keep --precision mixed
+    """  # noqa: D301 (click wants the character, not a backslash)
+    found: BenchReport | None
+    if last:
+        if options["precisions"]:
+            raise click.UsageError("--last measures nothing.")
+        found = session.registry.evaluations.last_bench(reference)
+        if found is None:
+            session.say(f"Nothing was measured of {reference} yet: fusery eval bench {reference}")
+            session.emit(None, names=[], human=lambda: None)
+            return 3
+    else:
+        found = session.registry.evaluations.bench(reference, **options, reporter=session.reporter())
+    report = found
+    session.emit(report, names=[report.choice or ""], human=lambda: print_bench(session, report))
+    return 0
+
+
+def print_bench(session: Session, found: BenchReport) -> None:
+    """Print what was measured of each form, and which one to ship."""
+    right = ("weights", "load", "first token", "tokens/s", "peak memory", "retained")
+    table = session.table("form", "", *right, right=right, free=("",))
+    for row in found.rows:
+        table.add_row(*_cells(row, found.choice))
+    session.print_table(table)
+    machine = found.machine
+    cores = "cores" if machine.cores is None else plural(machine.cores, "core")
+    session.print(
+        f"{found.adapter} on {found.base}; {machine.processor}, {cores}, mlx {machine.mlx}; "
+        f"{found.prompt_tokens} + {plural(found.tokens, 'token')}, {plural(found.runs, 'round')}"
+    )
+    session.print(f"Ship: {found.choice or 'nothing of this'}")
+    for reason in found.reasons:
+        session.print(f"  {reason}")
+
+
+def _cells(row: FormCost, choice: str | None) -> list[str]:
+    if row.error is not None:
+        return [row.label, row.error, size(row.bytes), "-", "-", "-", "-", "-"]
+    return [
+        row.label,
+        "<- ship this" if row.label == choice else "",
+        size(row.bytes),
+        f"{row.load_seconds:.2f} s",
+        f"{1000 * (row.first_token_seconds or 0):.0f} ms",
+        number(row.tokens_per_second),
+        size(int(row.peak_bytes or 0)),
+        "-" if row.fidelity is None else share(row.fidelity.retained),
+    ]

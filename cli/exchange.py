@@ -1,111 +1,84 @@
-"""`fusery push` and `pull`: from one registry to another, only what is missing there."""
+"""`fusery push`, `pull` and `get`: adapters in other registries and in folders."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from fusery.registry.api.exchange import Exchange
 from fusery.registry.charts.text import size
 from fusery.registry.parsing import plural
 
-from .session import Session, command
+from .command import command
+from .session import Session
 from .text import cell
 
 if TYPE_CHECKING:
     from fusery.registry.exchange import Exchanged
+    from fusery.registry.exchange.export import Exported
 
 
-def _options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say which registry is meant and what goes along."""
-    options = [
-        click.option(
-            "--database",
-            metavar="URL",
-            envvar="FUSERY_OTHER_DATABASE_URL",
-            help="The other registry's database; with --store, instead of a home folder.",
-        ),
-        click.option(
-            "--store", metavar="URL", envvar="FUSERY_OTHER_STORE_URL", help="The other registry's store."
-        ),
-        click.option("--insecure-http", is_flag=True, help="Let the token go over the network as it is."),
-        click.option("--fused", is_flag=True, help="Also what was fused from the adapters."),
-        click.option("--dry-run", is_flag=True, help="Only show what would be copied; nothing is written."),
-    ]
-    for option in reversed(options):
-        function = option(function)
-    return function
+_OTHER: Mapping[str, Any] = {
+    "insecure_http": ": Allow sending the token without TLS.",
+    "dry_run": ": Only show what would be copied.",
+}
+_HOME = "HOME|URL: The other registry: its folder, or the URL of its server."
 
 
-@command("push", table=True)
-@click.argument("reference", metavar="REF")
-@click.option(
-    "--to", "home", type=click.Path(), metavar="HOME|URL", help="The other registry's home, or its server."
-)
-@_options
-def push_command(session: Session, reference: str, **options: Any) -> None:
+@command("push", Exchange.push, table=True, **_OTHER, home=(f"--to {_HOME}", click.Path()))
+def push(session: Session, reference: str, **options: Any) -> None:
     """Copy an adapter to another registry.
 
-    Its base, data and parents go along, as far as they are missing there.  REF may also be a task, for all of its
-    versions, a base model, or a fused artifact.  Digests, names, versions and lineage stay what they are; the log there
-    says where each thing came from.  Options for the other store's file system are taken from
-    FUSERY_OTHER_STORE_OPTIONS, as JSON.
+    Its base model, parents, evaluations, signatures and yanks are copied, too. REF may also be a task, a base model or
+    a fused model.
 
-    URL is that of a `fusery server`, such as https://models.example.org: then FUSERY_TOKEN, or the file that
-    FUSERY_TOKEN_FILE names, has the token, and FUSERY_CA_FILE certificates to trust instead of the system's.
+    URL is the address of a `fusery server`. The token comes from FUSERY_TOKEN, the file in FUSERY_TOKEN_FILE, or `fusery
+    login`. FUSERY_CA_FILE names certificates to trust instead of the system's.
+
+    Example: fusery push course_rec@latest --to https://fusery.example:8430
     """
-    _run(session, session.registry.exchange.push, reference, "pushing", options)
+    _copy(session, session.registry.exchange.push, reference, "pushing", options)
 
 
-@command("pull", table=True)
-@click.argument("reference", metavar="REF")
-@click.option(
-    "--from", "home", type=click.Path(), metavar="HOME|URL", help="The other registry's home, or its server."
+@command(
+    "pull",
+    Exchange.pull,
+    table=True,
+    **_OTHER,
+    home=(f"--from {_HOME[:-1]}; or a backup.", click.Path()),
 )
-@_options
-def pull_command(session: Session, reference: str, **options: Any) -> None:
+def pull(session: Session, reference: str, **options: Any) -> None:
     """Copy an adapter from another registry.
 
-    Its base, data and parents come along, as far as they are missing here.  REF is what it is called there; see `fusery
-    push`.
+    Its base model, parents, evaluations, signatures and yanks are copied, too. REF is a reference in the other registry; see
+    `fusery push`. FUSERY_OTHER_STORE_OPTIONS has options for the file system of a backup, as JSON.
+
+    Example: fusery pull course_rec@latest --from https://fusery.example:8430
     """
-    _run(session, session.registry.exchange.pull, reference, "pulling", options)
+    options["store_options"] = os.environ.get("FUSERY_OTHER_STORE_OPTIONS")
+    _copy(session, session.registry.exchange.pull, reference, "pulling", options)
 
 
-def _run(
-    session: Session,
-    move: Callable[..., Exchanged],
-    reference: str,
-    label: str,
-    options: dict[str, Any],
+def _copy(
+    session: Session, move: Callable[..., Exchanged], reference: str, label: str, options: dict[str, Any]
 ) -> None:
-    import os
-
-    # A home that is given counts alone; what the environment says is for when none is.
-    home = options.pop("home")
-    if home is not None:
-        source = click.get_current_context().get_parameter_source
-        for name in ("database", "store"):
-            if source(name) == click.core.ParameterSource.ENVIRONMENT:
-                options[name] = None
-    else:
-        options["store_options"] = os.environ.get("FUSERY_OTHER_STORE_OPTIONS")
     with session.progress(label) as progress:
-        done = move(reference, home, **options, reporter=session.reporter(progress))
+        done = move(reference, **options, reporter=session.reporter(progress))
     session.emit(done, names=[item.there for item in done.moved], human=lambda: _print(session, done))
 
 
 def _print(session: Session, done: Exchanged) -> None:
     table = session.table("name", "kind", "state", "bytes", "digest", right=("bytes",), free=("state",))
-    states: Mapping[str, str] = (
-        {"copied": "would be copied", "completed": "would be completed"} if done.dry_run else {}
-    )
     for item in done.items_:
         name = item.there if item.there == item.name else f"{item.name} (there: {item.there})"
-        state = states.get(item.state, item.state)
+        would = "would be " if done.dry_run and item.state in ("copied", "completed") else ""
         reason = f": {item.reason}" if item.reason else ""
-        table.add_row(cell(name), item.kind, cell(state + reason), size(item.bytes), item.digest[:12])
+        table.add_row(
+            cell(name), item.kind, cell(would + item.state + reason), size(item.bytes), item.digest[:12]
+        )
     session.print_table(table)
     for item in done.items_:
         for each in item.withdrawals:
@@ -113,7 +86,53 @@ def _print(session: Session, done: Exchanged) -> None:
     place = cell(done.to.place)
     if not done.copied:
         session.print(f"Nothing to copy: {place} has it all.")
-    elif done.dry_run:
-        session.print(f"Would copy {plural(done.copied, 'record')} to {place}, {size(done.bytes)}.")
     else:
-        session.print(f"Copied {plural(done.copied, 'record')} to {place}, {size(done.bytes)}.")
+        verb = "Would copy" if done.dry_run else "Copied"
+        session.print(f"{verb} {plural(done.copied, 'record')} to {place}, {size(done.bytes)}.")
+
+
+@command(
+    "get",
+    document="records.renderings:LocalFolder | exchange.export:Exported",
+    destination="[DIR]",
+    form="--format mlx|peft: Format of an adapter; default: mlx, or with DIR the registered one.",
+    force=": With DIR: replace existing files.",
+)
+def get(
+    session: Session,
+    reference: str,
+    destination: str | None = None,
+    *,
+    form: Literal["mlx", "peft"] | None = None,
+    force: bool = False,
+) -> None:
+    """Get the files of an adapter, a base model or a fused model.
+
+    Without DIR, print the folder in the cache; do not write to it. With DIR, write the adapter's folder adapters_NAME
+    there, ready for git; `fusery register` accepts it. REF is an adapter, a base model, or the key of a fused model.
+
+    \b
+    Examples:
+      fusery get course_rec@1 exported --format peft
+      mlx_lm.generate --model "$(fusery get BASE -q)"
+    """  # noqa: D301 (click wants the character, not a backslash)
+    if destination is None:
+        if force:
+            raise click.UsageError("--force goes with DIR.")
+        found = session.registry.folder(reference, format=form)
+        session.emit(found, names=[str(found.path)], human=lambda: session.print(str(found.path)))
+        session.warn(found)
+        return
+    exported = session.registry.exchange.export(
+        reference, destination, form=form, force=force, reporter=session.reporter()
+    )
+    session.emit(exported, names=[str(exported.path)], human=lambda: _print_exported(session, exported))
+
+
+def _print_exported(session: Session, exported: Exported) -> None:
+    total = size(sum(file.size for file in exported.files))
+    form = f"{exported.format}{' (rendered)' if exported.rendered else ''}"
+    files = plural(len(exported.files), "file")
+    session.print(f"{'Already there' if exported.existed else 'Wrote'}: {exported.path}")
+    session.print(f"  {form}, {files}, {total}, adapter {exported.digest[:12]}")
+    session.warn(exported)

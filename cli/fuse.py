@@ -1,193 +1,309 @@
-"""`fusery fuse`: from an adapter to a model."""
+"""`fusery fuse`: from an adapter to a model, and how much of it a model holds; and the options of fuses, and of many adapters."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
+from fusery.registry.adapters.trained_through import is_merge_aware
 from fusery.registry.charts.text import size
-from fusery.registry.engine.precisions import CHOICES
-from fusery.registry.engine.verdict import in_words
+from fusery.registry.engine.verdict import closeness, in_words
 
-from .bulk import bulk_options, choice, counting, report
-from .cpu_cost import say_cost_of_fused
-from .halves import Halves
-from .session import Session, command
-from .text import foreign_fact, times
+from .command import command
+from .session import Session
+from .text import cell, foreign_fact, number, share, times, told
 
 if TYPE_CHECKING:
-    from fusery.registry.fusion.published import Publish
+    from fusery.registry.bulk import Done
+    from fusery.registry.fusion.choice import Format, Formats
+    from fusery.registry.fusion.request import FuseRequest
+    from fusery.registry.records.fused import Fused, FusedDetails
 
-_MODES = ("affine", "mxfp4", "nvfp4", "mxfp8")
-_ROUNDINGS = ("once", "mlx-lm")
+
+_Made = TypeVar("_Made", bound=Mapping[str, Any])
+
 _SOURCES = {"cache": "from the cache", "store": "from the store", "computed": "fused"}
 
+FUSE: Mapping[str, Any] = {
+    "precision": "auto|keep|dither|mixed|dequantize (auto): keep: the base's format, rounded as by mlx_lm.fuse; dither: the "
+    "same size, rounded to preserve small updates; mixed: more bits for adapted modules; dequantize: 16 bits; auto: "
+    "the smallest that passes.",
+    "quantize": ("BITS: Quantise to BITS each layer whose row length is a multiple of the group size.", int),
+    "group_size": "N: With --quantize: number of weights that share a scale.",
+    "mode": "affine|mxfp4|nvfp4|mxfp8: With --quantize: the format; default: affine.",
+    "budget": "FACTOR: Maximum size of the weights, as a multiple of the base model's: 1.2x.",
+    "scale": "X",
+    "extras": "--with REF[:WEIGHT]...",
+    "seed": "N (0): With dither: seed of the rounding.",
+    "rounding": "once|mlx-lm: Rounding of DoRA: once at the end, or after each step as mlx_lm.fuse does; default: once "
+    "with auto, else mlx-lm.",
+    "min_fidelity": (
+        "X: Refuse a model that retains less of the update; 0.9 requires 90 to 110 %.",
+        click.FloatRange(0, 1),
+    ),
+    "accept_loss": "",
+    "accept_foreign": "",
+}
+"""The options of a fuse; `fuse_request` takes them."""
 
-def request_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of a fuse to a command; `make_request` reads them."""
-    options = [
-        click.option(
-            "--precision",
-            type=click.Choice(CHOICES),
-            default="auto",
-            help="keep: the base's own format, rounded as mlx_lm.fuse does; dither: the same size, rounded at random "
-            "so that small updates survive; mixed: more bits where the adapter is; dequantize: 16 bits; "
-            "auto: the smallest that passes.",
-        ),
-        click.option(
-            "--quantize",
-            type=int,
-            metavar="BITS",
-            help="Quantise to BITS each layer whose row length is a multiple of the group size.",
-        ),
-        click.option(
-            "--group-size", type=int, metavar="N", help="With --quantize: numbers that share a scale."
-        ),
-        click.option(
-            "--mode", type=click.Choice(_MODES), help="With --quantize: the format; default: affine."
-        ),
-        click.option(
-            "--budget",
-            metavar="FACTOR",
-            help="Largest size of the weights, as a multiple of the base's: 1.2x.",
-        ),
-        click.option("--scale", type=float, metavar="X", help="Instead of the adapter's own scale."),
-        click.option(
-            "--with",
-            "extras",
-            multiple=True,
-            metavar="REF[:WEIGHT]",
-            help="Add another adapter of the same base, times WEIGHT; may be given again.",
-        ),
-        click.option(
-            "--seed", type=click.IntRange(0), default=0, help="With dither: of the random rounding."
-        ),
-        click.option(
-            "--rounding",
-            type=click.Choice(_ROUNDINGS),
-            help="Of DoRA: once: in float32 to the end, nearest to base + adapter; mlx-lm: after each step, as "
-            "mlx_lm.fuse does; default: once with auto, else mlx-lm.",
-        ),
-        click.option(
-            "--min-fidelity",
-            type=click.FloatRange(0, 1),
-            metavar="X",
-            help="Minimum share of the update to retain: 0.9 asks for 90 to 110 %; otherwise nothing is published.",
-        ),
-        click.option("--accept-loss", is_flag=True, help="Publish even when the adapter was lost."),
-        click.option(
-            "--accept-foreign",
-            is_flag=True,
-            help="Fetch what another registry says is the model, unproved, instead of making it.",
-        ),
-    ]
-    for option in reversed(options):
-        function = option(function)
-    return function
+RARE_FUSE = "quantize group_size mode seed rounding accept_foreign"
+"""Those that only --help-all shows."""
 
 
-def make_request(options: dict[str, Any]) -> Any:
-    """Return the `FuseRequest` that the options of `request_options` say."""
+def fuse_request(options: dict[str, Any], **more: Any) -> FuseRequest:
+    """Take the options of a fuse out of a command's, and return what they ask for."""
     from fusery.registry.fusion.request import FuseRequest, parse_budget, parse_extra
 
-    extras = tuple(parse_extra(text) for text in options.pop("extras"))
-    budget = options.pop("budget")
-    return FuseRequest(**options, extras=extras, budget=None if budget is None else parse_budget(budget))
+    wanted = {name: options.pop(name) for name in FUSE} | more
+    wanted["extras"] = tuple(map(parse_extra, wanted["extras"]))
+    if wanted["budget"] is not None:
+        wanted["budget"] = parse_budget(wanted["budget"])
+    return FuseRequest(**wanted)
 
 
-@command("fuse")
-@click.argument("reference", metavar="[REF]", required=False)
-@bulk_options
-@click.option(
-    "--publish",
-    type=click.Choice(["full", "recipe"]),
-    help="full: the files go to the store, where other machines get them; recipe: the record alone; "
-    "default: the setting.",
+BULK: Mapping[str, Any] = {
+    "every": "--all: All adapters, filtered by --where and --task.",
+    "where": "EXPR: With --all: only adapters that match, as in list --where.",
+    "task": "TASK: With --all: only adapters of this task.",
+    "jobs": "N",
+}
+"""The options that choose many adapters; `chosen_adapters` takes them."""
+
+
+def chosen_adapters(reference: str | None, options: dict[str, Any]) -> dict[str, Any] | None:
+    """Take the options of `BULK` out of a command's; return them, or None for a command about one adapter."""
+    chosen = {name: options.pop(name) for name in BULK}
+    if not chosen.pop("every"):
+        if any(value is not None for value in chosen.values()):
+            raise click.UsageError("--where, --task and --jobs go with --all.")
+        if reference is None:
+            raise click.UsageError("Missing argument 'REF'; --all takes all adapters.")
+        return None
+    if reference is not None:
+        raise click.UsageError("--all takes no REF.\nHint: choose with --where EXPR or --task T")
+    return chosen
+
+
+def report(session: Session, done: Done[_Made], *, verb: str, adapter: Callable[[_Made], str]) -> int:
+    """Print what became of many; return the exit code."""
+    good = done.made
+
+    def human() -> None:
+        for document in good:
+            session.print(f"{cell(adapter(document))}  {cell(document['path'])}")
+            session.warn(document)
+        for failed in done.failures:
+            session.print(f"{cell(failed.adapter)}  failed: {cell(failed.error.message)}")
+            if failed.error.hint:
+                session.hint(cell(failed.error.hint), "  ")
+        session.print(f"{len(good)} {verb}, {len(done.failures) or 'none'} failed.")
+
+    if session.quiet:
+        for failed in done.failures:
+            click.echo(f"{cell(failed.adapter)}: {cell(failed.error.message)}", err=True)
+    session.emit(done.documents, names=[document["path"] for document in good], human=human)
+    return 0 if done.ok else 1
+
+
+@command(
+    "fuse",
+    rare="publish recipe probe probe_within jobs " + RARE_FUSE,
+    document="records.fused:Fused | [bulk:FusedOrNot]",
+    **BULK,
+    **FUSE,
+    publish=": full: upload the files to the store for other machines; recipe: only the record; default: the "
+    "setting.",
+    recipe="FILE|KEY: Use a recorded recipe: the key of a fused model, its --json document, or a bundle's fusery.json.",
+    probe=": auto: if the fidelity of keep is unclear, compare answers on the run's held-out data; not with "
+    "--precision, --budget or --scale.",
+    probe_within=(
+        "SECONDS: With --probe auto: time limit; then the best format so far is used.",
+        click.FloatRange(min=0, min_open=True),
+    ),
 )
-@request_options
-@click.option(
-    "--recipe",
-    metavar="FILE|KEY",
-    help="How to fuse, as it is on record: the key of what was made so, or a file that says it: what --json "
-    "printed, or a bundle's fusery.json.",
-)
-@click.option(
-    "--probe",
-    type=click.Choice(["auto", "never"]),
-    default="never",
-    help="auto: where the weights alone are not sure that the base's own size keeps the adapter, ask the model, "
-    "with the data that the adapter's run kept out of training.  It goes by the task alone, of one adapter or the "
-    "first of a sum, and with neither --precision, --budget nor --scale.",
-)
-@click.option(
-    "--probe-within",
-    type=click.FloatRange(min=0, min_open=True),
-    default=600.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="With --probe auto: how long asking may take; what is taken then is fused.",
-)
-def fuse_command(
+def fuse(
     session: Session,
-    reference: str | None,
-    publish: Publish | None,
-    probe: str,
-    probe_within: float,
+    reference: str | None = None,
+    *,
+    publish: Literal["full", "recipe"] | None = None,
+    recipe: str | None = None,
+    probe: Literal["auto", "never"] = "never",
+    probe_within: float = 600.0,
     **options: Any,
 ) -> int:
-    """Fuse an adapter into its base.
+    """Fuse an adapter into its base model.
 
-    A second time it comes from the cache.  With --all, many adapters are fused, each once; what fails is named, and the
-    same command goes on with the rest.
+    Fusing the same adapter again takes the model from the cache. --all fuses many adapters and lists the failures; run
+    the same command again to resume. Exit code 1: the fused weights would lose too much of the update.
 
-    Exit code 1 when the fused weights would not hold what the adapter learned.
-    """
-    chosen = choice(options, reference)
-    request = make_request(options)
+    \b
+    Examples:
+      fusery fuse course_rec@latest
+      fusery fuse course_rec@2 --with course_rec@1:0.5 --precision mixed
+    """  # noqa: D301 (click wants the character, not a backslash)
+    chosen = chosen_adapters(reference, options)
+    request = fuse_request(options, recipe=recipe)
     if reference is None:
-        if request.recipe is not None:
-            from fusery.registry.errors import BadInputError
+        from fusery.registry.errors import BadInputError
 
+        if recipe is not None:
             raise BadInputError("a recipe goes with one adapter", hint="fusery fuse REF --recipe KEY")
         if probe == "auto":
-            from fusery.registry.errors import BadInputError
-
             raise BadInputError("one adapter at a time is probed", hint="fusery fuse REF --probe auto")
-        with counting(session, "fusing") as told:
+        with session.counting("fusing") as told:
             done = session.registry.fused.fuse_all(
                 request, publish=publish, **(chosen or {}), reporter=session.reporter(told)
             )
         return report(session, done, verb="fused", adapter=lambda fused: fused.adapter)
-    with session.progress("fusing") as progress, counting(session, "answering, in tokens") as answering:
+    with session.two_bars("fusing", "answering, in tokens") as reporter:
         fused = session.registry.fused.fuse(
-            reference,
-            request,
-            publish=publish,
-            probe=probe == "auto",
-            within=probe_within,
-            reporter=Halves(session, progress, answering),
+            reference, request, publish=publish, probe=probe == "auto", within=probe_within, reporter=reporter
         )
-
-    def human() -> None:
-        fidelity = fused.fidelity
-        session.facts(
-            [
-                (_SOURCES[fused.source], fused.combined),
-                *foreign_fact(fused),
-                ("path", str(fused.path)),
-                ("precision", fused.format),
-                ("fidelity", in_words(fidelity.verdict, fidelity.retained, fidelity.noise)),
-                ("weights", f"{size(fused.weights_bytes)}, {times(fused.times_base)} the base's"),
-                ("seconds", f"{fused.seconds:.2f}"),
-                ("key", fused.key),
-                ("digest", fused.digest),
-                *([("published", "in the store")] if fused.published else []),
-            ]
-        )
-        session.warn(fused)
-        say_cost_of_fused(session, fused)
-
-    session.emit(fused, names=[str(fused.path)], human=human)
+    session.emit(fused, names=[str(fused.path)], human=lambda: _print(session, fused))
     return 0
+
+
+def _print(session: Session, fused: Fused) -> None:
+    fidelity = fused.fidelity
+    session.facts(
+        [
+            (_SOURCES[fused.source], fused.combined),
+            *foreign_fact(fused),
+            ("path", str(fused.path)),
+            ("precision", fused.format),
+            ("fidelity", in_words(fidelity.verdict, fidelity.retained, fidelity.noise)),
+            ("weights", f"{size(fused.weights_bytes)}, {times(fused.times_base)} the base's"),
+            ("seconds", f"{fused.seconds:.2f}"),
+            ("key", fused.key),
+            ("digest", fused.digest),
+            *([("published", "in the store")] if fused.published else []),
+        ]
+    )
+    session.warn(fused)
+    extras = "".join(f" --with {each.adapter}:{each.weight:g}" for each in fused.with_)
+    scale = "" if fused.scale is None else f" --scale {fused.scale:g}"
+    again = f"fusery fuse {fused.adapter}{scale}{extras} --precision dequantize"
+    if fused.quantization is not None:
+        say_cpu_cost(session, None if is_merge_aware(fused.recipe) else again)
+
+
+def say_cpu_cost(session: Session, command: str | None) -> None:
+    """Print the cost of quantised weights on a Linux CPU, if mlx computes on one here."""
+    if computes_on_linux_cpu():
+        instead = "" if command is None else f" For 16 bits: {command}"
+        session.say(
+            "Note: on a Linux CPU such as this one, mlx answers about seven times slower with quantised weights than with"
+            f" 16 bits.{instead}"
+        )
+
+
+def computes_on_linux_cpu() -> bool:
+    """Tell whether mlx computes on this machine's CPU; False without mlx."""
+    if sys.platform != "linux":
+        return False
+    try:
+        import mlx.core as mx
+    except ImportError:
+        return False
+    return bool(mx.default_device() == mx.cpu)
+
+
+def show_fidelity(
+    session: Session,
+    reference: str,
+    *,
+    formats: bool,
+    plot: Path | None,
+    force: bool,
+    scale: float | None,
+    extras: tuple[str, ...],
+    min_fidelity: float | None,
+) -> None:
+    """Show how much of an adapter its newest fused model holds, or with `formats` how much each format would."""
+    if formats:
+        if plot is not None or force:
+            raise click.UsageError("--plot draws one fused model, --formats compares those that could be.")
+        _compare(session, reference, extras, scale=scale, min_fidelity=min_fidelity)
+        return
+    for option, value in (("--scale", scale), ("--with", extras or None), ("--min-fidelity", min_fidelity)):
+        if value is not None:
+            raise click.UsageError(f"{option} goes with --formats: what is on record is as it is.")
+    fused = session.registry.fused.fidelity(reference, plot=plot, force=force)
+    session.emit(fused, names=[str(fused.plot or fused.key)], human=lambda: _print_fidelity(session, fused))
+
+
+def _print_fidelity(session: Session, fused: FusedDetails) -> None:
+    from fusery.registry.records.fused import ModuleFidelity
+
+    from .columns import record_table
+
+    fidelity = fused.fidelity
+    session.facts(
+        [
+            ("adapter", cell(fused.combined)),
+            *foreign_fact(fused),
+            ("base", fused.base),
+            ("precision", fused.format),
+            ("verdict", fidelity.verdict),
+            ("retained", share(fidelity.retained)),
+            ("cosine", number(fidelity.cosine)),
+            ("relative error", number(fidelity.relative_error)),
+            ("noise", share(fidelity.noise)),
+            ("weights", f"{size(fused.weights_bytes)}, {times(fused.times_base)} the base's"),
+            ("key", fused.key),
+            *([("note", told(fused))] if fused.withdrawals else []),
+            *([("picture", str(fused.plot))] if fused.plot else []),
+        ]
+    )
+    session.print()
+    # The furthest from 100 % first.
+    rows = sorted(fidelity.modules or (), key=lambda module: closeness(module.retained))
+    session.print_table(record_table(ModuleFidelity, rows, "module retained cosine relative_error norm"))
+
+
+def _compare(session: Session, reference: str, extras: tuple[str, ...], **wanted: Any) -> None:
+    from fusery.registry.fusion.request import FuseRequest, parse_extra
+
+    request = FuseRequest(extras=tuple(map(parse_extra, extras)), **wanted)
+    found = session.registry.fused.formats(reference, request, reporter=session.reporter())
+    names = [row.format for row in found.formats]
+    session.emit(found, names=names, human=lambda: _print_formats(session, found))
+
+
+def _print_formats(session: Session, found: Formats) -> None:
+    right = ("weights", "of the base", "retained", "cosine", "noise")
+    table = session.table("format", "verdict", "", *right, right=right, free=("verdict",))
+    for row in found.formats:
+        table.add_row(*_format_cells(row))
+    session.print_table(table)
+    if found.chosen is None:
+        session.say("No format holds what the adapter learned.")
+    else:
+        session.say(
+            f"`auto` writes {found.chosen}: the smallest that holds what the adapter learned, with little noise."
+        )
+    if any(row.sampled for row in found.formats):
+        session.say(
+            "What is not on record is an estimate: an eighth of the rows, and at random where a calibration shapes the "
+            "model and would not decide."
+        )
+
+
+def _format_cells(row: Format) -> list[str]:
+    fidelity = row.fidelity
+    if fidelity is None or row.bytes is None or row.times_base is None:
+        return [row.format, row.reason or "", "", "-", "-", "-", "-", "-"]
+    return [
+        row.format,
+        fidelity.verdict,
+        " ".join([*(["<- auto"] if row.chosen else []), *([] if row.sampled else ["on record"])]),
+        size(row.bytes),
+        times(row.times_base),
+        share(fidelity.retained),
+        number(fidelity.cosine),
+        share(fidelity.noise),
+    ]

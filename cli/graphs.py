@@ -1,45 +1,21 @@
-"""A lineage graph as text: a tree for a terminal, Mermaid, DOT for Graphviz, JSON; written as it is read, however large."""
+"""A lineage graph as text: a tree for a terminal, Mermaid, DOT for Graphviz, JSON."""
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from json.encoder import encode_basestring_ascii as _text
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from fusery.registry.parsing import plural
 
 from .text import one_line
 
 if TYPE_CHECKING:
-    from fusery.registry.records.graph import Edge, Graph, Node
-
-STREAMED = ("tree", "json", "mermaid", "dot")
-"""Formats of which a part can be written before the rest is known; a tree needs the names of all."""
+    from fusery.registry.records.graph import Graph, Node
 
 _DEEPEST = 1_000
 """Steps that a tree is indented by: the margins of a line of 100,000 versions would take gigabytes."""
-
-
-class Traced(Protocol):
-    """What is written: a graph, or all of a lineage, whose things are read before what joins them."""
-
-    @property
-    def root(self) -> str:
-        """Id of the subject."""
-
-    @property
-    def roots(self) -> tuple[str, ...]:
-        """Ids of all subjects."""
-
-    @property
-    def nodes(self) -> Iterable[Node]:
-        """Its things."""
-
-    @property
-    def edges(self) -> Iterable[Edge]:
-        """What joins them."""
 
 
 def _label(node: Node) -> str:
@@ -48,7 +24,7 @@ def _label(node: Node) -> str:
     return one_line(f"{node.kind} {node.name}{over}{withdrawn}")
 
 
-def tree(graph: Traced) -> Iterator[str]:
+def tree(graph: Graph) -> Iterator[str]:
     """Yield the lines of a tree: what the root was made from, then what was made from it and where that is."""
     told: dict[str, str] = {}
     labels: dict[str, str] = {}
@@ -104,7 +80,7 @@ def _grown(
             waiting += twigs(there, before + further, deep + 1)
 
 
-def mermaid(graph: Traced) -> Iterator[str]:
+def mermaid(graph: Graph) -> Iterator[str]:
     """Yield the lines of a Mermaid flowchart; what was made points to what it was made from."""
     yield "flowchart BT"
     ids: dict[str, str] = {}
@@ -125,7 +101,7 @@ def mermaid(graph: Traced) -> Iterator[str]:
             yield f"    class {','.join(marked)} {mark}"
 
 
-def dot(graph: Traced) -> Iterator[str]:
+def dot(graph: Graph) -> Iterator[str]:
     """Yield the lines of Graphviz's DOT language; names are quoted as JSON strings, which DOT accepts when they are UTF-8."""
     yield "digraph lineage {"
     yield "    rankdir=BT;"
@@ -142,64 +118,14 @@ def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def document(graph: Traced) -> Iterator[str]:
-    """Yield the lines of the JSON document of a graph that has everything, as `json.dumps` indents it."""
-    yield "{"
-    yield f'  "root": {json.dumps(graph.root)},'
-    yield f'  "roots": {_value(list(graph.roots), "  ")},'
-    for name, records in (("nodes", map(_node, graph.nodes)), ("edges", map(_edge, graph.edges))):
-        if (record := next(records, None)) is None:
-            yield f'  "{name}": [],'
-            continue
-        yield f'  "{name}": ['
-        while record is not None:
-            following = next(records, None)
-            yield record if following is None else f"{record},"
-            record = following
-        yield "  ],"
-    yield '  "cut": false,'
-    yield '  "left_out": {}'
-    yield "}"
-
-
-def _node(node: Node) -> str:
-    return f"    {_value(node.to_dict(), '    ')}"
-
-
-def _edge(edge: Edge) -> str:
-    values = {"from": edge.source, "to": edge.target, "relation": edge.relation}
-    return f"    {_value(values, '    ')}"
-
-
-def _value(value: Any, margin: str) -> str:
-    """Return a value indented by two behind a margin; texts go to the encoder one by one, which is several times as fast."""
-    if isinstance(value, dict):
-        inner = ",\n".join(
-            f'{margin}  "{key}": {_text(each) if isinstance(each, str) else _value(each, margin + "  ")}'
-            for key, each in value.items()
-        )
-        return f"{{\n{inner}\n{margin}}}"
-    if not value:
-        return json.dumps(value)
-    return json.dumps(value, indent=2).replace("\n", f"\n{margin}")
-
-
-def lines(graph: Traced, form: str) -> Iterator[str]:
-    """Yield the lines of a file in one of the formats that can be written as they are read."""
-    return {"tree": tree, "json": document, "mermaid": mermaid, "dot": dot}[form](graph)
-
-
 def written(graph: Graph, form: str) -> str:
     """Return the graph as the text of a file, in one of the formats of `lineage --format`; it ends with what is left out."""
-    from fusery.registry import provenance as lineage
-
-    if form == "openlineage":
-        return "".join(f"{json.dumps(event, sort_keys=True)}\n" for event in lineage.openlineage(graph))
     if form == "svg":
-        return lineage.svg(graph)
-    if form in ("json", "prov"):
-        whole = lineage.prov(graph) if form == "prov" else graph.to_dict()
-        return json.dumps(whole, indent=2, ensure_ascii=True, allow_nan=False) + "\n"
-    text = "".join(f"{line}\n" for line in lines(graph, form))
+        from fusery.registry.provenance.drawing import svg
+
+        return svg(graph)
+    if form == "json":
+        return json.dumps(graph.to_dict(), indent=2, ensure_ascii=True, allow_nan=False) + "\n"
+    text = "".join(f"{line}\n" for line in {"tree": tree, "mermaid": mermaid, "dot": dot}[form](graph))
     comment = {"tree": "", "mermaid": "%% ", "dot": "// "}[form]
     return f"{text}{comment}{graph.more}: --complete shows all\n" if graph.more else text

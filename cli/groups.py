@@ -6,43 +6,41 @@ from collections.abc import Collection, Mapping
 
 import click
 
+from .commands import FORMER, successor
+
 MEANT: Mapping[str, str] = {
-    **dict.fromkeys(("edit", "correct", "fix", "set", "update", "rename", "tag", "label", "note"), "amend"),
+    **dict.fromkeys(("correct", "fix", "set", "update", "rename", "tag", "label", "note"), "edit"),
     **dict.fromkeys(
         ("rm", "remove", "delete", "del", "drop", "withdraw", "deprecate", "retire", "archive", "revoke"),
         "yank",
     ),
     **dict.fromkeys(("unyank", "undelete", "undo"), "yank --undo"),
     **dict.fromkeys(("ls", "dir", "adapters", "models", "search", "find", "query", "ps"), "list"),
-    **dict.fromkeys(("info", "get", "describe", "view", "cat", "inspect"), "show"),
-    **dict.fromkeys(("log", "logs", "changelog"), "events"),
-    **dict.fromkeys(("versions", "tasks"), "history"),
+    **dict.fromkeys(("info", "describe", "view", "cat", "inspect"), "show"),
+    **dict.fromkeys(("logs", "changelog", "versions", "tasks"), "log"),
     **dict.fromkeys(("add", "create", "new", "save", "submit", "log-model", "log_model"), "register"),
     **dict.fromkeys(("upload", "publish"), "push"),
-    **dict.fromkeys(("download", "clone", "fetch"), "pull"),
+    **dict.fromkeys(("clone", "fetch"), "pull"),
+    "download": "get",
     **dict.fromkeys(("validate", "lint"), "check"),
     **dict.fromkeys(("merge", "bake", "quantize"), "fuse"),
     **dict.fromkeys(("package", "pack", "bundle", "build", "ship"), "materialize"),
     **dict.fromkeys(("run", "chat", "generate"), "serve"),
     **dict.fromkeys(("stage", "transition", "release"), "promote"),
     **dict.fromkeys(("rollback", "revert"), "alias rollback"),
-    **dict.fromkeys(("evaluate", "evaluations", "metrics"), "eval"),
-    "test": "probe",
-    **dict.fromkeys(("benchmark", "perf"), "bench"),
-    **dict.fromkeys(("provenance", "graph", "trace"), "lineage"),
-    **dict.fromkeys(("sbom", "bom", "slsa"), "attest"),
-    **dict.fromkeys(("dependents", "uses"), "impact"),
+    **dict.fromkeys(("evaluate", "evaluations", "metrics", "test"), "eval"),
+    **dict.fromkeys(("benchmark", "perf"), "eval bench"),
+    **dict.fromkeys(("provenance", "graph", "trace", "sbom", "bom", "slsa"), "lineage"),
+    **dict.fromkeys(("dependents", "uses"), "lineage --down"),
     **dict.fromkeys(("fsck", "scan"), "audit"),
-    **dict.fromkeys(("clean", "prune"), "gc"),
-    **dict.fromkeys(("migrate", "upgrade"), "db upgrade"),
-    **dict.fromkeys(("status", "config", "settings", "env"), "doctor"),
-    **dict.fromkeys(("setup", "start"), "init"),
+    **dict.fromkeys(("clean", "prune"), "admin gc"),
+    **dict.fromkeys(("migrate", "upgrade"), "admin db"),
     **dict.fromkeys(("finetune", "fine-tune", "fit"), "train"),
     **dict.fromkeys(("which", "whatis"), "identify"),
     "bases": "base list",
     "aliases": "alias list",
-    "keygen": "trust keygen",
-    "unapprove": "approve --withdraw",
+    "keygen": "admin trust",
+    "unapprove": "alias approve",
     "help": "--help",
     "version": "--version",
 }
@@ -53,7 +51,6 @@ _WITHIN: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("ls", "dir"), ("list",)),
     **dict.fromkeys(("get", "info", "describe", "view", "cat", "inspect"), ("show", "list", "explain")),
     **dict.fromkeys(("create", "new", "move", "put"), ("set", "add", "record", "keygen")),
-    **dict.fromkeys(("log", "events"), ("history",)),
     **dict.fromkeys(("revert", "undo", "back"), ("rollback",)),
     **dict.fromkeys(("clean", "clear"), ("prune",)),
     **dict.fromkeys(("stop", "remove"), ("end", "revoke", "unpin", "prune")),
@@ -64,20 +61,22 @@ _WITHIN: Mapping[str, tuple[str, ...]] = {
 
 
 def unknown(ctx: click.Context, word: str, known: Collection[str], meant: str | None) -> click.UsageError:
-    """Return the error about a command that there is not.
-
-    Args:
-        ctx: of the group.
-        word: what was typed.
-        known: the group's commands.
-        meant: what people mean by the word, if that is known.
-    """
+    """Return the error about a command that there is not."""
     import difflib
 
     close = difflib.get_close_matches(word, known, n=1)
     found = meant or (close[0] if close else None)
     hint = f"did you mean '{ctx.command_path} {found}'?" if found else f"{ctx.command_path} --help"
     return click.UsageError(f"There is no command {word[:80]!r}.\nHint: {hint}", ctx)
+
+
+def former(ctx: click.Context, words: list[str]) -> None:
+    """Refuse a command that has another name now, and name that with the same arguments."""
+    import shlex
+
+    if found := successor(words):
+        name, now = found
+        raise click.UsageError(f"The command {name!r} has another name.\nHint: fusery {shlex.join(now)}", ctx)
 
 
 class Group(click.Group):
@@ -100,6 +99,8 @@ class Group(click.Group):
         """Find a command, or name the one that may be meant."""
         if args and args[0] not in self.commands and not args[0].startswith("-"):
             word = args[0]
+            if f"{self.name} {word}" in FORMER:
+                former(ctx, [str(self.name), *args])
             meant = next((name for name in _WITHIN.get(word, ()) if name in self.commands), None)
             raise unknown(ctx, word, self.commands, meant)
         return super().resolve_command(ctx, args)

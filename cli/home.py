@@ -1,22 +1,28 @@
-"""`fusery init`, `doctor`, `db` and `completion`: the registry itself."""
+"""`fusery doctor`, and `init`, `db`, `backup` and `restore` of `fusery admin`: the registry itself."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import click
-
+from fusery.registry.api.upkeep import Upkeep
+from fusery.registry.charts.text import size
 from fusery.registry.parsing import plural
 from fusery.registry.record import Record, described
+from fusery.storage.plaintext import typed
 
-from .groups import Group
-from .session import Session, command
+from .command import command, prints
+from .session import Session
+
+if TYPE_CHECKING:
+    from fusery.registry.backup import BackedUp, Restored
+    from fusery.registry.packages.container import Amount, Position
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Initialised(Record):
-    """The result of `fusery init`."""
+    """The result of `fusery admin init`."""
 
     home: str = described("folder of the registry, or URL of its server")
     store: str = described("URL of its store, without secrets")
@@ -25,7 +31,7 @@ class Initialised(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchemaCheck(Record):
-    """The result of `fusery db check`."""
+    """The result of `fusery admin db check`."""
 
     differences: tuple[str, ...] = described("differences from the schema of this version, a sentence each")
     KEYS: ClassVar[tuple[str, ...]] = ("ok", "differences")
@@ -36,23 +42,14 @@ class SchemaCheck(Record):
         return not self.differences
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Completion(Record):
-    """The completion script of a shell."""
+@command("admin init", document=".home:Initialised")
+def init(session: Session) -> None:
+    """Create a registry: home folder, database and store.
 
-    shell: str = described("shell: `bash`, `zsh` or `fish`")
-    script: str = described("completion script")
-
-
-@command("init")
-def init_command(session: Session) -> None:
-    """Make a registry: home folder, database and store.
-
-    A second time it changes nothing.
+    Running it again changes nothing.
     """
     made = session.registry.init()
     place, store = session.registry.place
-    done = Initialised(home=place, store=store, created=made)
 
     def human() -> None:
         if session.registry.server is not None:
@@ -61,14 +58,14 @@ def init_command(session: Session) -> None:
             session.print(f"{'Made a registry' if made else 'There is a registry'} in {place}")
         session.say("Next: fusery base add SOURCE")
 
-    session.emit(done, names=[place], human=human)
+    session.emit(Initialised(home=place, store=store, created=made), names=[place], human=human)
 
 
-@command("doctor")
-def doctor_command(session: Session) -> int:
-    """Show every setting, where it is from, and check each part.
+@command("doctor", document="audit.doctor:Health")
+def doctor(session: Session) -> int:
+    """Show every setting and its source, and check each part.
 
-    Exit code 1 when a part has a problem.
+    Exit code 1: a part has a problem.
     """
     from fusery.registry.audit.doctor import Health
 
@@ -79,87 +76,134 @@ def doctor_command(session: Session) -> int:
             session.print(f"{check.status:<8} {check.name:<22} {check.detail}")
             if check.hint:
                 session.hint(check.hint, f"{'':<32}")
+        shell = os.path.basename(os.environ.get("SHELL", "bash"))
+        session.say(f'To complete names in {shell}: eval "$(_FUSERY_COMPLETE={shell}_source fusery)"')
 
     failed = [check.name for check in health.checks if check.status == "problem"]
     session.emit(health, names=failed, human=human)
     return 0 if health.ok else 1
 
 
-@click.group("db", cls=Group)
-def db_command() -> None:
-    """Upgrade and check the database's schema."""
+@prints("admin db upgrade", Upkeep.upgrade, names="after")
+def upgrade(session: Session, done: Any) -> None:
+    """Upgrade the database schema to this program's version."""
+    text = f"Upgraded from {done.before or 'empty'} to {done.after}"
+    session.print(f"Already at {done.after}" if done.before == done.after else text)
+    if done.before is None:
+        session.say("Next: fusery admin init, which makes the store that belongs to it")
 
 
-@command("upgrade")
-def upgrade(session: Session) -> None:
-    """Bring the database's schema to the version needed here."""
-    done = session.registry.upkeep.upgrade()
-
-    def human() -> None:
-        already = done.before == done.after
-        session.print(
-            f"Already at {done.after}"
-            if already
-            else f"Upgraded from {done.before or 'empty'} to {done.after}"
-        )
-        if done.before is None:
-            session.say("Next: fusery init, which makes the store that belongs to it")
-
-    session.emit(done, names=[str(done.after)], human=human)
+@prints("admin db current", Upkeep.schema, names="current")
+def current(session: Session, state: Any) -> None:
+    """Show the database's schema version and this program's."""
+    session.print(f"{state.current or 'empty'} (this program needs {state.head}: {state.status})")
 
 
-@command("current")
-def current(session: Session) -> None:
-    """Show the schema's version, and the one that is needed."""
-    state = session.registry.upkeep.schema()
-    session.emit(
-        state,
-        names=[str(state.current or "")],
-        human=lambda: session.print(
-            f"{state.current or 'empty'} (this program needs {state.head}: {state.status})"
-        ),
-    )
-
-
-@command("check")
+@command("admin db check", document=".home:SchemaCheck")
 def check(session: Session) -> int:
-    """Compare the database with the tables of this program.
+    """Compare the database's schema with this program's tables.
 
-    Exit code 1 when they differ.
+    Exit code 1: they differ.
     """
     found = SchemaCheck(differences=tuple(session.registry.upkeep.schema_differences()))
-
-    def human() -> None:
-        for difference in found.differences:
-            session.print(difference)
-        session.print(
-            "The schema is as it should be."
-            if found.ok
-            else f"{plural(len(found.differences), 'difference')}."
-        )
-
-    session.emit(found, names=found.differences, human=human)
+    summary = (
+        "The schema is as it should be." if found.ok else f"{plural(len(found.differences), 'difference')}."
+    )
+    lines = (*found.differences, summary)
+    session.emit(found, names=found.differences, human=lambda: session.print_lines(lines))
     return 0 if found.ok else 1
 
 
-for _command in (upgrade, current, check):
-    db_command.add_command(_command)
+_WORDS = {
+    "event": ("log entry", "log entries"),
+    "alias": ("alias", "aliases"),
+    "webhook_delivery": ("webhook delivery", "webhook deliveries"),
+}
 
 
-@command("completion")
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-def completion_command(session: Session, shell: str) -> None:
-    """Print the completion script for a shell.
+def _store_options() -> dict[str, str | None]:
+    return {"store_options": os.environ.get("FUSERY_OTHER_STORE_OPTIONS")}
 
-    For bash: eval "$(fusery completion bash)"
+
+@prints(
+    "admin backup",
+    Upkeep.backup,
+    names="path",
+    progress="copying",
+    given=_store_options,
+    destination=("DEST", str),
+)
+def backup(session: Session, made: BackedUp) -> None:
+    """Back up the database and all blobs.
+
+    DEST is a folder, or the URL of a store, such as s3://BUCKET/PREFIX or sftp://HOST/FOLDER. The backup is a consistent
+    snapshot, even while others write. Only new blobs are copied. FUSERY_OTHER_STORE_OPTIONS has options for the file
+    system of DEST, as JSON.
+
+    Example: fusery admin backup s3://team-bucket/backup --verify
     """
-    from click.shell_completion import get_completion_class
+    session.facts(
+        [
+            ("backup", made.path),
+            ("of", made["made_at"]),
+            ("rows", str(sum(made.rows.values()))),
+            ("blobs", _amount(made.blobs)),
+            ("copied", _amount(made.copied)),
+            ("last event", _event(made.last_event)),
+        ]
+    )
+    session.say(f"Next: fusery --registry FOLDER admin restore {typed(made.path)} --own")
 
-    kind = get_completion_class(shell)
-    assert kind is not None
-    root = click.get_current_context().find_root().command
-    script = kind(root, {}, "fusery", "_FUSERY_COMPLETE").source()
-    if session.json:
-        session.emit(Completion(shell=shell, script=script), names=(), human=lambda: None)
-    else:
-        click.echo(script)
+
+@prints(
+    "admin restore",
+    Upkeep.restore,
+    names="source",
+    progress="copying",
+    given=_store_options,
+    source=("SRC", str),
+)
+def restore(session: Session, restored: Restored) -> None:
+    """Restore a backup into this empty registry.
+
+    With --own, names, ids, digests and the log stay the same; a damaged or edited backup is refused. Without --own, only
+    base models, calibrations, adapters and fused models are copied, as by `fusery pull`.
+
+    After an interruption, run the same command again. FUSERY_OTHER_STORE_OPTIONS has options for the file system of SRC,
+    as JSON.
+
+    Example: fusery --registry new admin restore saved --own
+    """
+    rows = restored.rows
+    tables = [
+        plural(each.count, *_WORDS.get(each.kind, (each.kind.replace("_", " "),)))
+        for each in restored.left_out
+        if each.name is None
+    ]
+    adapters, bases = rows.get("adapter", 0), rows.get("base_model", 0)
+    session.facts(
+        [
+            ("restored", f"{plural(adapters, 'adapter')} on {plural(bases, 'base')}"),
+            ("of", restored.made_at),
+            ("blobs", _amount(restored.blobs)),
+            ("last event", _event(restored.last_event)),
+            *([("left out", ", ".join(tables))] if tables else []),
+        ]
+    )
+    for each in restored.left_out:
+        if each.name is not None:
+            session.print(f"left out {each.kind} {each.name}: {each.reason}")
+    if restored.left_out:
+        session.say(
+            "Note: if the backup is your own, restore all of it: "
+            f"fusery --registry FOLDER admin restore {typed(restored.source)} --own"
+        )
+    session.say("Next: fusery audit")
+
+
+def _event(event: Position) -> str:
+    return f"{event.seq}, {event.hash[:12]}"
+
+
+def _amount(amount: Amount) -> str:
+    return f"{amount.count}, {size(amount.bytes)}"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import importlib
 import os
 import signal
 import sys
@@ -18,7 +17,7 @@ import click
 
 from fusery.storage.errors import FuseryError
 
-from .commands import COMMANDS, FORMER, SECTIONS
+from .commands import ADMIN, COMMANDS, EVERYDAY, SECTIONS, TABLE, import_commands
 
 if TYPE_CHECKING:
     from .hints import Hints
@@ -44,37 +43,72 @@ _RAISES = "_FUSERY_RAISES"
 
 
 class CommandTable(click.Group):
-    """A group whose commands are imported when they are asked for."""
+    """A group whose commands are imported when they are used; `prefix` is its own full name and a space."""
+
+    def __init__(self, *settings: Any, prefix: str = "", **more: Any) -> None:
+        super().__init__(*settings, **more)
+        self.prefix = prefix
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names in the order of the help."""
-        return list(COMMANDS)
+        return list(ADMIN if self.prefix else COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import and return a command."""
-        found = COMMANDS.get(cmd_name) or FORMER.get(cmd_name)
-        if found is None:
+        name = self.prefix + cmd_name
+        if name == "admin":
+            return _ADMIN
+        if name not in TABLE:
             return None
-        module = importlib.import_module(f"fusery.cli.{found[0]}")
-        command: click.Command = getattr(module, f"{cmd_name}_command")
-        return command
+        import_commands(TABLE[name][0])
+        from .command import MADE
+
+        return MADE[name]
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find a command, or name the one that may be meant."""
-        if args and args[0] not in COMMANDS | FORMER and not args[0].startswith("-"):
-            from .groups import MEANT, unknown
+        if args and self.prefix + args[0] not in TABLE and not args[0].startswith("-"):
+            from .groups import MEANT, former, unknown
 
-            raise unknown(ctx, args[0], COMMANDS, MEANT.get(args[0].casefold()))
+            if not self.prefix:
+                former(ctx, args)
+            raise unknown(
+                ctx, args[0], self.list_commands(ctx), None if self.prefix else MEANT.get(args[0].casefold())
+            )
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the table of commands, in sections, without importing any."""
-        width = max(map(len, COMMANDS))
-        for title, commands in SECTIONS.items():
+        """Write the table of commands without importing any: the everyday ones, or all in sections."""
+        sections = {"Commands": ADMIN} if self.prefix else SECTIONS
+        shown = sections if self.prefix or ctx.meta.get(EVERYTHING) else {"Everyday": EVERYDAY}
+        width = max(len(name) for rows in shown.values() for name in rows)
+        for title, rows in shown.items():
             with formatter.section(title):
-                formatter.write_dl([(name.ljust(width), text) for name, (_, text) in commands.items()])
+                formatter.write_dl([(name.ljust(width), text) for name, (_, text) in rows.items()])
+        if shown is not sections:
+            others = [name for name in COMMANDS if name not in EVERYDAY]
+            with formatter.section("More commands (see --help-all)"):
+                formatter.write_text(" ".join(others))
+
+
+EVERYTHING = "fusery.everything"
+"""Set in a context to show the help of all commands."""
+
+_ADMIN = CommandTable(
+    "admin",
+    prefix="admin ",
+    help=COMMANDS["admin"][1],
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _help_all(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        ctx.meta[EVERYTHING] = True
+        click.echo(ctx.get_help())
+        ctx.exit()
 
 
 def _version(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
@@ -104,21 +138,29 @@ def _noted(ctx: click.Context, parameter: click.Parameter, value: Any) -> Any:
     "--insecure-http",
     is_flag=True,
     callback=_noted,
-    help="Let the token go to another machine over HTTP without TLS.",
+    help="Allow sending the token to another machine without TLS.",
 )
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.option(
     "--version", is_flag=True, callback=_version, expose_value=False, is_eager=True, help="Show the version."
 )
+@click.option(
+    "--help-all",
+    is_flag=True,
+    callback=_help_all,
+    expose_value=False,
+    is_eager=True,
+    help="Show all commands and exit.",
+)
 @click.pass_context
 def cli(ctx: click.Context, registry: str | None, insecure_http: bool, debug: bool) -> None:
-    """Keep, compare, fuse and ship LoRA adapters.
+    """Register, compare, fuse and ship LoRA adapters.
 
-    Data goes to stdout, talk to stderr.  Every command takes --json; -q prints names or paths only.
+    Results go to stdout, messages to stderr.  Every command takes --json; -q prints names or paths only.
     Exit codes: 0 done, 1 a check failed, 2 bad input or usage, 3 inconclusive, 130 interrupted, 143 ended by SIGTERM.
     """
     from .session import Session
-    from .terminal import has_colours
+    from .tables import has_colours
 
     ctx.color = None if has_colours() else False
     opened = Session(place=registry, insecure_http=insecure_http, debug=debug, hints=ctx.obj)
@@ -196,11 +238,7 @@ def run(words: list[str]) -> int:
     hints = Hints()
     try:
         result: Any = cli.main(
-            args=words,
-            prog_name=program(),
-            complete_var="_FUSERY_COMPLETE",
-            standalone_mode=False,
-            obj=hints,
+            args=words, prog_name=program(), complete_var="_FUSERY_COMPLETE", standalone_mode=False, obj=hints
         )
         return result if isinstance(result, int) else 0
     except click.exceptions.Exit as stop:
@@ -222,11 +260,6 @@ def run(words: list[str]) -> int:
         # Python 3.11 wraps whatever is raised while a class is being made, the user's Ctrl-C too.
         if isinstance(error.__cause__, KeyboardInterrupt):
             return _interrupted(error)
-        from fusery.storage.plugins import unlisted
-
-        if (packages := unlisted(error)) is not None:
-            told = packages.message, packages.hint, packages.exit_code
-            return _failure(words, hints, packages.code, *told, error)
         if _RAISES in os.environ and "--debug" not in words:
             raise
         return _failure(words, hints, "unexpected", *_unexpected(error), 2, error)
@@ -267,7 +300,8 @@ def _os_error(error: OSError) -> tuple[str, str]:
 
 
 def _usage(words: list[str], error: click.ClickException, hints: Hints) -> int:
-    message, mark, hint = error.format_message().partition("\nHint: ")
+    lines = error.format_message()  # click lists choices on lines of their own
+    message, mark, hint = lines.replace("\n\t", " ").partition("\nHint: ")
     if isinstance(error, click.NoSuchOption) and error.option_name in ("--registry", "--debug") and error.ctx:
         value = " DIR|URL" if error.option_name == "--registry" else ""
         command = error.ctx.command_path.partition(" ")[2]
@@ -276,9 +310,9 @@ def _usage(words: list[str], error: click.ClickException, hints: Hints) -> int:
     if "--json" not in words:
         import io
 
-        if mark:
+        if mark or "\n\t" in lines:
             ctx = error.ctx if isinstance(error, click.UsageError) else None
-            error = click.UsageError(f"{message}{mark}{hints.spelled(hint)}", ctx)
+            error = click.UsageError(f"{message}{mark}{hints.spelled(hint) if mark else ''}", ctx)
         told = io.StringIO()
         error.show(told)
         click.echo(_without_secrets(words, told.getvalue(), error), err=True, nl=False)

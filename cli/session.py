@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property, wraps
+from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -14,7 +14,6 @@ import click
 
 from fusery.registry.charts.text import size
 
-from .completing import Recorded
 from .text import one_line
 
 if TYPE_CHECKING:
@@ -24,28 +23,12 @@ if TYPE_CHECKING:
     from fusery.storage.progress import Reporter
 
     from .hints import Hints
-    from .tables import Table
-    from .terminal import PlainBar, Told
+    from .tables import PlainBar, Table, Told
 
 T = TypeVar("T")
 
 MOST_ROWS = 200
 """The most rows that `show` prints of one list."""
-
-
-class LocalPath(click.Path):
-    """A path on this machine; a URL is refused."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the path.
-
-        Raises:
-            BadInputError: the value is a URL.
-        """
-        from fusery.registry.settings.homes import require_path
-
-        require_path(value)
-        return super().convert(value, param, ctx)
 
 
 class Session:
@@ -78,11 +61,7 @@ class Session:
 
     @property
     def local_registry(self) -> Registry:
-        """Return the registry, which must be local.
-
-        Raises:
-            BadInputError: it is at a server.
-        """
+        """Return the registry, which must be local."""
         server = self.registry.server
         if server is not None:
             from fusery.registry.errors import BadInputError
@@ -150,14 +129,31 @@ class Session:
                 bar.clear()
             click.echo(one_line(text), err=True)
 
+    def files(self, files: Iterable[Mapping[str, Any]]) -> None:
+        """Print the files of an adapter or a base model."""
+        for file in files:
+            self.print(f"  {file['sha256'][:12]}  {size(file['size']):>12}  {file['path']}")
+
+    def findings(self, findings: Iterable[Mapping[str, Any]]) -> None:
+        """Print what admission found, each with what to do about it."""
+        for finding in findings:
+            self.print(f"  {finding['severity']}: {finding['code']}: {finding['message']}")
+            if finding["hint"]:
+                self.hint(finding["hint"], "    ")
+
     def warn(self, view: Mapping[str, Any]) -> None:
-        """Say what is to be known of yanks about what was just used."""
+        """Print a note for each yank that concerns what was just used."""
         for each in view.get("withdrawals", ()):
             self.note(each["told"])
 
     def print(self, text: str = "") -> None:
         """Print one line of a result for people."""
         click.echo(one_line(text))
+
+    def print_lines(self, lines: Iterable[str]) -> None:
+        """Print lines of a result for people."""
+        for line in lines:
+            self.print(line)
 
     def newest(self, rows: Sequence[T], what: str) -> Sequence[T]:
         """Return the last rows of a list, and print a note if there are more."""
@@ -172,14 +168,7 @@ class Session:
     def table(
         self, *columns: str, right: Iterable[str] = (), free: Iterable[str] = (), rare: Iterable[str] = ()
     ) -> Table:
-        """Return an empty table with these columns, the least important ones last.
-
-        Args:
-            columns: the titles.
-            right: those of numbers.
-            free: those of texts, which may be cut off on a narrow terminal.
-            rare: those that a terminal does without while there is nothing in them.
-        """
+        """Return an empty table with these columns, the least important ones last."""
         from .tables import Column, Table
 
         kinds = [set(right), set(free), set(rare)]
@@ -187,7 +176,7 @@ class Session:
 
     def print_table(self, table: Table) -> None:
         """Print a table, fitted to the terminal unless `--wide` is given or there is no terminal."""
-        from .terminal import table_marks, table_width
+        from .tables import table_marks, table_width
 
         laid = table.laid(None if self.wide else table_width(), table_marks())
         click.echo("\n".join([click.style(laid.head, bold=True), laid.rule, *laid.rows]))
@@ -214,20 +203,45 @@ class Session:
             yield told
 
     @contextmanager
+    def counting(self, label: str) -> Iterator[Told | None]:
+        """Yield a callback `(done, total)` that counts on stderr; None without a terminal."""
+
+        def columns() -> list[ProgressColumn]:
+            from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
+
+            return [BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+
+        with self.bar(label, columns, lambda done, total: f"{done}/{total}") as told:
+            yield told
+
+    @contextmanager
+    def two_bars(self, fusing: str, answering: str) -> Iterator[Reporter]:
+        """Yield a reporter for work that fuses and then asks a model, with a bar for either."""
+        from fusery.storage.progress import Reporter
+
+        with self.progress(fusing) as first, self.counting(answering) as second:
+            bar = first
+
+            class Bars(Reporter):
+                def begin(self, what: str) -> None:
+                    nonlocal bar
+                    bar = second if what == "tokens" else first
+
+                def progress(self, done: int, total: int) -> None:
+                    if bar is not None:
+                        bar(done, total)
+
+            yield Bars(self.say)
+
+    @contextmanager
     def bar(
         self, label: str, columns: Callable[[], list[ProgressColumn]], words: Callable[[int, int], str]
     ) -> Iterator[Told | None]:
-        """Yield a callback `(done, total)` that moves a bar on stderr, or None when there is no terminal.
-
-        Args:
-            label: what is going on.
-            columns: makes rich's columns behind the label.
-            words: say the same where there are no escape codes.
-        """
+        """Yield a callback `(done, total)` that moves a bar on stderr, or None when there is no terminal."""
         if self.quiet or self.json or not sys.stderr.isatty():
             yield None
             return
-        from .terminal import PlainBar, has_colours, moving_bar
+        from .tables import PlainBar, has_colours, moving_bar
 
         if has_colours():
             with moving_bar(label, columns()) as told:
@@ -240,44 +254,3 @@ class Session:
         finally:
             drawn.clear()
             self._drawn.remove(drawn)
-
-
-def command(
-    name: str, *, table: bool = False, kind: type[click.Command] = click.Command
-) -> Callable[[Callable[..., Any]], click.Command]:
-    """Make a function a command that takes the session first and has `--json` and `-q`."""
-
-    def wrap(function: Callable[..., Any]) -> click.Command:
-        @wraps(function)
-        def run(*args: Any, as_json: bool, quiet: bool, **options: Any) -> Any:
-            session = click.get_current_context().find_object(Session)
-            assert session is not None
-            session.json, session.quiet = as_json, quiet
-            session.wide = table and options.pop("wide")
-            if as_json and quiet:
-                raise click.UsageError("--json and -q exclude each other.")
-            for parameter, value in options.items():
-                if isinstance(value, str) and not _is_text(value):
-                    raise click.UsageError(f"The value for {parameter!r} is not UTF-8 text.")
-            return function(session, *args, **options)
-
-        made: click.Command = click.command(name, cls=kind)(run)
-        for parameter in made.params:
-            if type(parameter.type) is click.types.StringParamType:
-                parameter.type = Recorded()
-        if table:
-            made.params.append(_flag("--wide", "wide", "Leave out and cut off nothing on a narrow terminal."))
-        made.params.append(_flag("--json", "as_json", "Print one JSON document."))
-        made.params.append(_flag("-q", "--quiet", "Print names or paths only."))
-        return made
-
-    return wrap
-
-
-def _is_text(value: str) -> bool:
-    # Bytes of an argument that are not UTF-8 arrive as lone surrogates, which no database keeps.
-    return not any("\ud800" <= char <= "\udfff" for char in value)
-
-
-def _flag(first: str, second: str, text: str) -> click.Option:
-    return click.Option([first, second], is_flag=True, help=text)

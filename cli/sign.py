@@ -1,169 +1,299 @@
-"""`fusery sign` and `signature`: signatures over models and over the log."""
+"""`fusery sign` and `identify`: signatures over models and the log; what a file is, whether it is intact, who signed it."""
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from fusery.registry.api.provenance import Provenance
+from fusery.registry.api.trust import Trust
 from fusery.registry.parsing import plural
+from fusery.storage.plaintext import typed
 
 from .columns import record_table
-from .groups import Group
-from .session import LocalPath, Session, command
+from .command import command
+from .options import LocalPath
+from .session import Session
 from .text import cell
-from .trust import passphrase_from, passphrase_option
 
 if TYPE_CHECKING:
-    from fusery.registry.records.signature import RecordedSignature
+    from fusery.registry.identification.identified import Identified
+    from fusery.registry.records.trust import Signatures
+    from fusery.registry.signing.sign import Signed
+    from fusery.registry.signing.verify import Verification
 
-_FILE = LocalPath(path_type=Path)
-_FORCE = click.option("--force", is_flag=True, help="Replace FILE, whatever it is.")
+
+PASSPHRASE = "FUSERY_KEY_PASSPHRASE"
+"""Variable of the environment that holds the passphrase of a private key."""
 
 
-@command("sign")
-@click.argument("subject", metavar="REF|PATH")
-@click.option(
-    "--key", type=_FILE, metavar="KEY.pem", help="Sign with this private key: P-256, P-384 or P-521."
+def passphrase_from(file: Path | None) -> Callable[[], bytes]:
+    """Return what gives a passphrase when one is asked for: a file, the environment, or the person at the terminal."""
+
+    def give() -> bytes:
+        known = given_passphrase(file)
+        if known is not None:
+            return known
+        if not sys.stdin.isatty():
+            from fusery.registry.signing.sign import no_passphrase
+
+            return no_passphrase()
+        return click.prompt("Passphrase of the key", hide_input=True, err=True).encode()
+
+    return give
+
+
+def given_passphrase(file: Path | None) -> bytes | None:
+    """Return the passphrase in a file or in the environment."""
+    if file is not None:
+        from fusery.storage.failures import opened
+
+        with opened(file) as content:
+            return content.read(4096).rstrip(b"\r\n")
+    value = os.environ.get(PASSPHRASE)
+    return os.fsencode(value) if value else None
+
+
+@command(
+    "sign",
+    Trust.sign,
+    document="signing.sign:Signed | records.trust:Signatures | signing.recorded:ExportedSignature"
+    " | signing.anchor:WrittenAnchor",
+    table=True,
+    subject="[REF|PATH]",
+    needs={"by": "export"},
+    excludes=("listed", "export", "log"),
+    key="KEY.pem: Sign with this private key: P-256, P-384 or P-521.",
+    output="-o --output FILE: Write the signature here; default for PATH: PATH.sig.",
+    force=": Replace an existing FILE.",
+    log=": Sign the position of the log, for `fusery audit --chain --anchor FILE`.",
+    listed="--list: Only list the recorded signatures of REF.",
+    export=": Only write a recorded signature of REF to -o FILE.",
+    by="KEY: With --export: the signature of this key.",
 )
-@passphrase_option
-@click.option(
-    "--certificate", type=_FILE, metavar="CERT.pem", help="Put the key's certificate into the signature."
-)
-@click.option(
-    "--chain",
-    type=_FILE,
-    multiple=True,
-    metavar="CERT.pem",
-    help="And who vouches for it; may be given again.",
-)
-@click.option("--sigstore", is_flag=True, help="Sign as yourself by way of Sigstore, which needs a network.")
-@click.option(
-    "--identity-token-file", type=_FILE, metavar="FILE", help="With --sigstore: a token instead of a browser."
-)
-@click.option(
-    "-o", "--output", type=_FILE, metavar="FILE", help="Write the signature here; default for PATH: PATH.sig."
-)
-@_FORCE
-def sign_command(
+def sign(
     session: Session,
-    subject: str,
-    key: Path | None,
-    passphrase_file: Path | None,
-    certificate: Path | None,
-    chain: tuple[Path, ...],
-    sigstore: bool,
-    identity_token_file: Path | None,
-    output: Path | None,
-    force: bool,
+    subject: str | None = None,
+    *,
+    key: Path | None = None,
+    passphrase_file: Path | None = None,
+    output: Path | None = None,
+    force: bool = False,
+    log: bool = False,
+    listed: bool = False,
+    export: bool = False,
+    by: str | None = None,
 ) -> None:
-    """Sign an adapter, a fused model or a bundle.
+    """Sign an adapter, a fused model, a bundle or the log.
 
-    It is signed as OpenSSF model-signing does.  REF is an adapter, a fused model by key or digest, or a bundle by
-    digest or place; it is signed as it is on record.  PATH is a bundle's folder or file, which is read and must be
-    whole.  The signature goes on record, and for a PATH into PATH.sig beside it.
-    """
-    if (key is None) != sigstore:
-        raise click.UsageError("Give --key KEY.pem or --sigstore.")
-    if (certificate is not None or chain) and key is None:
-        raise click.UsageError("--certificate and --chain go with --key.")
-    if chain and certificate is None:
-        raise click.UsageError("--chain goes with --certificate.")
-    if identity_token_file is not None and not sigstore:
-        raise click.UsageError("--identity-token-file goes with --sigstore.")
+    The signature has the format of OpenSSF model-signing. PATH is the folder or file of a complete bundle. The registry
+    records the signature; the signature of PATH is also written to PATH.sig.
+
+    Keep a signed log position elsewhere: an audit then detects a log that was cut or rewritten since.
+
+    \b
+    Examples:
+      fusery sign course_rec@latest --key anna.pem
+      fusery sign --log --key anna.pem -o head.json
+    """  # noqa: D301 (click wants the character, not a backslash)
+    if log:
+        if subject is not None:
+            raise click.UsageError("--log takes --key, --passphrase-file and -o alone.")
+        _sign_log(session, key, passphrase_file, output, force=force)
+        return
+    if subject is None:
+        raise click.UsageError("Missing argument 'REF|PATH'.")
+    trust = session.registry.trust if listed or export else None
+    if trust is not None and key is not None:
+        raise click.UsageError("--list and --export sign nothing: leave out --key.")
+    if trust is not None and listed:
+        found = trust.signatures(subject)
+        names = [row.key_id for row in found.signatures]
+        session.emit(found, names=names, human=lambda: _print_signatures(session, found, subject))
+        return
+    if trust is not None:
+        if output is None:
+            raise click.UsageError("--export needs -o FILE.")
+        written = trust.export_signature(subject, output, by=by, force=force)
+        text = f"Wrote {written.path}: {written.kind} {written.name}."
+        session.emit(written, names=[str(written.path)], human=lambda: session.print(text))
+        return
+    if key is None:
+        raise click.UsageError("Missing option '--key'.")
     from fusery.registry.signing.sign import SigningKey
 
-    token = identity_token_file.read_text(encoding="utf-8").strip() if identity_token_file else None
-    chosen = SigningKey(key, passphrase_from(passphrase_file), certificate, chain, token)
+    chosen = SigningKey(key, passphrase_from(passphrase_file))
     with session.progress("reading") as told:
         made = session.registry.trust.sign(
             subject, chosen, output=output, force=force, reporter=session.reporter(told)
         )
-
-    def human() -> None:
-        what = f"{made.subject.kind} {made.subject.name}" if made.subject.kind else made.subject.name
-        again = "was signed" if made.existed else "signed"
-        session.print(f"{what}: {again} with the key {made.key_id[:64]}, {plural(made.files, 'file')}.")
-        if made.output:
-            session.print(f"The signature is in {made.output}.")
-        if not made.recorded:
-            session.print("Nothing of exactly these files is on record, so the registry does not keep it.")
-
-    session.emit(made, names=[str(made.output or made.key_id)], human=human)
+    session.emit(made, names=[str(made.path or made.key_id)], human=lambda: _print_signed(session, made))
 
 
-@click.group("signature", cls=Group)
-def signature_command() -> None:
-    """List and write out signatures; anchor the log."""
+def _print_signed(session: Session, made: Signed) -> None:
+    what = f"{made.kind} {made.name}" if made.kind else made.name
+    again = "was signed" if made.existed else "signed"
+    session.print(f"{what}: {again} with the key {made.key_id[:64]}, {plural(made.files, 'file')}.")
+    if made.path:
+        session.print(f"The signature is in {made.path}.")
+    if not made.recorded:
+        session.print("Nothing of exactly these files is on record, so the registry does not keep it.")
 
 
-@command("list", table=True)
-@click.argument("reference", metavar="REF")
-def list_command(session: Session, reference: str) -> None:
-    """List the signatures over an adapter, a fused model or a bundle."""
-    found = session.registry.trust.signatures(reference)
+def _print_signatures(session: Session, found: Signatures, reference: str) -> None:
+    from fusery.registry.records.trust import RecordedSignature
 
-    def human() -> None:
-        from fusery.registry.records.signature import RecordedSignature
-
-        columns = "key_id signer at:age by scheme at"
-        session.print_table(record_table(RecordedSignature, found.signatures, columns, signer=_signer))
-        if not found.signatures:
-            session.say(f"There is none. Hint: fusery sign {reference} --key KEY.pem")
-
-    session.emit(found, names=[row.key_id for row in found.signatures], human=human)
-
-
-def _signer(row: RecordedSignature) -> str:
-    return f"{row.signer}, revoked" if row.revoked else cell(row.signer)
-
-
-@command("export")
-@click.argument("reference", metavar="REF")
-@click.option("-o", "--output", type=_FILE, required=True, metavar="FILE", help="Write it here.")
-@click.option("--by", metavar="KEY", help="Whose: a trusted key's name, or the beginning of a key's id.")
-@_FORCE
-def export_command(session: Session, reference: str, output: Path, by: str | None, force: bool) -> None:
-    """Write a signature on record to a file.
-
-    model-signing and `fusery verify` read it.
-    """
-    written = session.registry.trust.export_signature(reference, output, by=by, force=force)
-    session.emit(
-        written,
-        names=[str(written.path)],
-        human=lambda: session.print(f"Wrote {written.path}: {written.kind} {written.name}."),
+    columns = "key_id signer at:age by scheme at"
+    session.print_table(
+        record_table(
+            RecordedSignature,
+            found.signatures,
+            columns,
+            signer=lambda row: f"{row.signer}, revoked" if row.revoked else cell(row.signer),
+        )
     )
+    if not found.signatures:
+        session.say(f"There is none. Hint: fusery sign {reference} --key KEY.pem")
 
 
-@command("anchor")
-@click.option("--key", type=_FILE, metavar="KEY.pem", help="Sign it with this private key.")
-@passphrase_option
-@click.option("-o", "--output", type=_FILE, metavar="FILE", help="Write it to a file instead of to stdout.")
-@_FORCE
-def anchor_command(
-    session: Session, key: Path | None, passphrase_file: Path | None, output: Path | None, force: bool
+def _sign_log(
+    session: Session, key: Path | None, passphrase_file: Path | None, output: Path | None, *, force: bool
 ) -> None:
-    """Write down where the log stands, signed.
-
-    Keep it elsewhere, and audit the log against it.  `fusery audit --chain --anchor FILE` finds a log that was cut off
-    or written anew since then.
-    """
-    anchor, data = session.registry.trust.anchor(key, passphrase_from(passphrase_file))
+    found, data = session.registry.trust.anchor(key, passphrase_from(passphrase_file))
     if output is None:
         click.echo(data.decode(), nl=False)
         return
     from fusery.registry.signing.anchor import write_anchor
 
-    written = write_anchor(anchor, data, output, force=force)
-
-    def human() -> None:
-        signed = f", signed with the key {written.key_id}" if written.key_id else ", not signed"
-        session.print(f"Wrote {output}: entry {written.seq} of the log, {written.hash[:16]}{signed}.")
-
-    session.emit(written, names=[str(output)], human=human)
+    written = write_anchor(found, data, output, force=force)
+    signed = f"signed with the key {written.key_id}" if written.key_id else "not signed"
+    text = f"Wrote {output}: entry {written.seq} of the log, {written.hash[:16]}, {signed}."
+    session.emit(written, names=[str(output)], human=lambda: session.print(text))
 
 
-for _command in (list_command, export_command, anchor_command):
-    signature_command.add_command(_command)
+_OWN = ("README.md", "fusery.json", "curve.svg")
+"""Files that bundles have beside a model."""
+
+CODES = {"known": 0, "unknown": 1, "inconclusive": 3}
+_VERIFIED = {"verified": 0, "differs": 1, "unproven": 3}
+
+
+@command(
+    "identify",
+    Provenance.identify,
+    document="identification.identified:Identified | signing.verify:Verification",
+    path=("PATH", LocalPath()),
+    strict=": Also exit with 1 for changed files and false claims.",
+    verify=": Verify the signature and the list of files, without a registry.",
+    trusted=": With --verify: also check the record and the trusted keys of the registry.",
+    signature="FILE: With --verify: signature file; default: PATH.sig.",
+    keys="--key KEY.pub...: With --verify: accept signatures of this key; repeatable.",
+)
+def identify(
+    session: Session,
+    path: str,
+    *,
+    strict: bool = False,
+    fresh: bool = False,
+    verify: bool = False,
+    trusted: bool = False,
+    signature: str | None = None,
+    keys: tuple[str, ...] = (),
+) -> int:
+    """Identify a folder or file, and check whether it was changed.
+
+    The file may be renamed, split, converted or without its metadata. Exit codes: 0 known, 1 unknown, 3 unknown, but a
+    record could not be compared.
+
+    With --verify: 0 a key signed every file; 1 a file or the signature is wrong; 3 the files are intact, but no key
+    proves who made them.
+
+    \b
+    Examples:
+      fusery identify somebody.safetensors
+      fusery identify model --verify --key anna.pub
+    """  # noqa: D301 (click wants the character, not a backslash)
+    if verify or trusted or signature or keys:
+        return _verify(session, path, signature, keys, recorded=trusted)
+    with session.progress("identifying") as progress:
+        found = session.registry.provenance.identify(path, fresh=fresh, reporter=session.reporter(progress))
+    names = [f"{match.kind}:{match.name}" for match in found.matches]
+    session.emit(found, names=names, human=lambda: _print(session, found))
+    return 1 if strict and found.verdict == "known" and not found.intact else CODES[found.verdict]
+
+
+def _verify(
+    session: Session, path: str, signature: str | None, keys: tuple[str, ...], *, recorded: bool
+) -> int:
+    """Check a path against its signature, and with `recorded` against the registry."""
+    from fusery.registry.signing.verify import KeyChecker
+    from fusery.registry.signing.verify import verify as verified
+
+    checkers = [KeyChecker.of(Path(key)) for key in keys]
+    place = None if signature is None else Path(signature)
+    with session.progress("reading") as told:
+        if recorded:
+            result = session.registry.trust.verify(
+                path, signature=place, checkers=checkers, reporter=session.reporter(told)
+            )
+        else:
+            result = verified(Path(path), signature=place, checkers=checkers, progress=told)
+    names = [problem.path for problem in result.problems]
+    session.emit(result, names=names, human=lambda: _print_verified(session, result))
+    return _VERIFIED[result.verdict]
+
+
+def _print_verified(session: Session, result: Verification) -> None:
+    claim, files = result.record, plural(result.files, "file")
+    if claim is not None and claim.name:
+        target = f" {claim.target}" if claim.target else ""
+        session.print(f"{result.path.name} says that it is the {claim.kind}{target} {claim.name}.")
+    for problem in result.problems:
+        session.print(f"  {problem.code}: {problem.message}")
+    if result.unsigned:
+        shown = ", ".join(result.unsigned[:5]) + (" …" if len(result.unsigned) > 5 else "")
+        session.print(
+            f"  signed by {result.signer or 'a key that was not given'} is only a part, not: {shown}"
+        )
+    for note in result.notes:
+        session.print(f"  note: {note}")
+    if result.verdict == "verified":
+        session.print(f"Verified: {files}, signed with {result.signer}.")
+    elif result.verdict == "differs":
+        session.print(f"Not verified: {plural(len(result.problems), 'problem')}.")
+    else:
+        session.print(f"Nothing wrong was found in {files}, and nothing proves who made all of them.")
+
+
+def _print(session: Session, found: Identified) -> None:
+    for match in found.matches:
+        place = "" if match.path == "." else f"{cell(match.path)}: "
+        session.print(f"{place}{cell(match.sentence)}")
+        session.print(f"  by its {match.evidence}, {match.confidence:.0%}; digest {match.digest[:12]}")
+        for each in match.get("withdrawals", ()):
+            session.print(f"  {cell(each['told'])}")
+        for key in ("changed", "missing", "extra"):
+            names = [name for name in match.files.get(key, ()) if name not in _OWN]
+            # Weights that were saved anew are no news beside their tensors.
+            if names and (key == "changed" or match.evidence == "files"):
+                session.print(f"  files {key}: {', '.join(cell(name) for name in names[:10])}")
+    if not found.matches:
+        session.print("unknown: nothing on record has these files, tensors or numbers")
+    for claim in found.claims:
+        if claim.truth is None and claim.digest is None:
+            continue  # a name that proves nothing
+        word = {True: "true", False: "FALSE", None: "not proven"}[claim.truth]
+        told = claim.name or (claim.digest or "")[:12]
+        session.print(f"{cell(claim.source)} says {claim.kind} {cell(told)}: {word}, {cell(claim.reason)}")
+    for problem in found.problems:
+        session.print(f"not read: {cell(problem)}")
+    if Path(f"{found.path}.sig").is_file():
+        session.say(f"Next: fusery identify {typed(found.path)} --trusted  # who signed it")
+    if found.verdict != "known":
+        for row in found.unread:
+            session.print(f"not compared with {cell(row.name)}: {cell(row.reason)}")

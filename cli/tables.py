@@ -1,16 +1,23 @@
-"""Tables for terminals and pipes: each row is one line, so that what is copied is what was printed.
-
-A pipe and a file get everything.  A terminal that is too narrow loses columns from the right, of those first that have
-nothing in them, and texts that people wrote are cut off; the first column, which is what a row is called, stays whole.
-"""
+"""Tables for terminals and pipes, and what the terminal is like: its width, whether it shows colours, and the bars on it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+import click
 
 from .text import one_line
+
+if TYPE_CHECKING:
+    from rich.progress import ProgressColumn
+
 
 _GAP = 2
 """Columns of the terminal between two of the table."""
@@ -26,7 +33,6 @@ class Column:
     """One column.
 
     Attributes:
-        title: stands above it.
         right: its cells end at the same place, as numbers do, and do not begin there.
         free: it has text of people, which may be cut off.
         rare: a terminal does without it while there is nothing in it; a pipe has the same columns every day.
@@ -39,12 +45,7 @@ class Column:
 
 
 class Marks(NamedTuple):
-    """What a table is drawn with.
-
-    Attributes:
-        rule: below the titles.
-        cut: behind a text that was cut off.
-    """
+    """What a table is drawn with."""
 
     rule: str
     cut: str
@@ -56,14 +57,7 @@ PLAIN = Marks("-", "~")
 
 
 class Laid(NamedTuple):
-    """A table as it is printed.
-
-    Attributes:
-        head: the titles.
-        rule: the line below.
-        rows: one line each.
-        left_out: titles of columns for which there was no room.
-    """
+    """A table as it is printed."""
 
     head: str
     rule: str
@@ -72,12 +66,7 @@ class Laid(NamedTuple):
 
 
 class Table:
-    """Rows of text below titles.
-
-    Args:
-        columns: from left to right; the last ones go first when there is no room.
-        whole: all columns are kept and none is cut off, whether there is room or not.
-    """
+    """Rows of text below titles."""
 
     def __init__(self, columns: Sequence[Column], *, whole: bool = False) -> None:
         self._columns = list(columns)
@@ -182,3 +171,77 @@ def cut(text: str, width: int, mark: str = DRAWN.cut) -> str:
     from rich.cells import set_cell_size
 
     return set_cell_size(text, width - 1).rstrip() + mark
+
+
+Told = Callable[[int, int], None]
+"""Takes what is done and what there is in all."""
+
+_PAUSE = 0.1
+"""Seconds between two states of a plain bar."""
+
+
+def has_colours() -> bool:
+    """Tell whether a terminal may be sent escape codes."""
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def table_width() -> int | None:
+    """Return how wide a table may be on stdout: as the terminal, or None, without end, where it is none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def table_marks() -> Marks:
+    """Return what stdout can draw a table with."""
+    encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower()
+    return DRAWN if encoding.startswith("utf") else PLAIN
+
+
+@contextmanager
+def moving_bar(label: str, columns: Iterable[ProgressColumn]) -> Iterator[Told]:
+    """Yield a callback that updates a progress bar on stderr; remove the bar at the end."""
+    from rich.console import Console
+    from rich.progress import Progress, TextColumn
+
+    moving = Progress(TextColumn(label), *columns, console=Console(stderr=True), transient=True)
+    task = moving.add_task(label, total=None)
+
+    def told(done: int, total: int) -> None:
+        moving.start()  # not before: until then another bar may be drawn
+        moving.update(task, completed=done, total=total)
+        if done >= total:
+            moving.stop()  # so that what comes next can draw its own
+
+    try:
+        yield told
+    finally:
+        if moving.live.is_started:
+            moving.stop()
+
+
+class PlainBar:
+    """A line on stderr that is written again and again, by carriage returns alone."""
+
+    def __init__(self, label: str, words: Callable[[int, int], str]) -> None:
+        self._label = label
+        self._words = words
+        self._shown = ""
+        self._next = 0.0
+
+    def __call__(self, done: int, total: int) -> None:
+        """Show how far it is, unless that was shown just now; at its end the bar goes away."""
+        if done >= total:
+            self.clear()
+        elif time.monotonic() >= self._next:
+            self._next = time.monotonic() + _PAUSE
+            self._write(f"{self._label} {self._words(done, total)}")
+
+    def clear(self) -> None:
+        """Make room for another line."""
+        if self._shown:
+            self._write("")
+            click.echo("\r", err=True, nl=False)
+
+    def _write(self, text: str) -> None:
+        line = cut(text, shutil.get_terminal_size().columns - 1, PLAIN.cut)
+        click.echo(f"\r{line:<{len(self._shown)}}", err=True, nl=False)
+        self._shown = line

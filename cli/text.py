@@ -98,7 +98,7 @@ def state_of(view: Mapping[str, Any]) -> str:
 
 def cell(value: Any) -> str:
     """Return any JSON value as the text of a table cell."""
-    from fusery.registry.records.lines import plain_text
+    from fusery.registry.records.adapter_details import plain_text
 
     if value is None:
         return "-"

@@ -1,119 +1,210 @@
-"""`fusery lineage`: where things come from, and what came of them."""
+"""`fusery lineage` and `log`: where things come from, what came of them, and who did what."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from fusery.registry.api.upkeep import Upkeep
+from fusery.registry.errors import UnknownReferenceError
+from fusery.registry.parsing import plural
+from fusery.registry.record import Record, described
+
 from . import graphs
-from .session import LocalPath, Session, command
-from .text import one_line
-from .written import write_document
+from .columns import HISTORY, adapter_table, explain_mark, has_marks, record_table
+from .command import command
+from .session import Session
+from .sign import passphrase_from
+from .text import cell, when
 
 if TYPE_CHECKING:
-    from fusery.registry.records.graph import Graph
+    from fusery.registry.records.adapter import Version
+    from fusery.registry.records.event import Event
 
-_FORMATS = ("tree", "json", "mermaid", "dot", "svg", "prov", "openlineage")
+
+_Form = Literal["tree", "json", "mermaid", "dot", "svg", "slsa", "cyclonedx"]
 _ENDINGS = {".json": "json", ".mmd": "mermaid", ".dot": "dot", ".gv": "dot", ".svg": "svg"}
-_DOCUMENTS = ("prov", "openlineage")
-"""Formats that tell of how each thing was made, and so need all that it was made from."""
-
-_TOGETHER = 500
-"""Lines that are printed at once."""
 
 
-class _Ways(TypedDict):
-    up: bool
-    down: bool
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrittenDocument(Record):
+    """A written document."""
+
+    path: Path = described("path of the file")
+    format: str = described("format of the document")
+    bytes: int = described("size of the file in bytes")
 
 
-@command("lineage")
-@click.argument("reference", metavar="REF")
-@click.option("--up", is_flag=True, help="Only what it was made from.")
-@click.option("--down", is_flag=True, help="Only what was made from it, and where that went.")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(_FORMATS),
-    help="How to print it; default: tree, or by FILE's ending.",
+def write_document(session: Session, place: Path, text: str, *, form: str, force: bool) -> None:
+    """Write a file, whole or not at all, and say so; the very same file is left as it is."""
+    from fusery.registry.documents import write_picture
+
+    require_free(place, force=True)
+    size = len(data := text.encode())
+    write_picture(place, data, force=force)
+    session.emit(
+        WrittenDocument(path=place, format=form, bytes=size),
+        names=[str(place)],
+        human=lambda: session.print(f"Wrote {place}: {form}, {plural(size, 'byte')}."),
+    )
+
+
+def require_free(place: Path, *, force: bool) -> None:
+    """Refuse a folder, and a file that `force` does not replace."""
+    from fusery.registry.errors import AlreadyExistsError
+
+    if place.is_dir():
+        raise AlreadyExistsError(f"{place} is a folder", hint="give the name of a file")
+    if place.exists() and not force:
+        raise AlreadyExistsError(
+            f"there is a file {place} already", hint="give another name, or --force to replace it"
+        )
+
+
+@command(
+    "lineage",
+    document="records.graph:Graph | .trail:WrittenDocument | another's format",
+    needs={"force": "output", "passphrase_file": "key"},
+    up=": Show only inputs.",
+    down=": Show only outputs, with aliases and deployments.",
+    form="--format: Output format; default: tree, or by FILE's suffix.  slsa: SLSA provenance in an in-toto statement; "
+    "cyclonedx: a CycloneDX 1.6 bill of materials.",
+    key="KEY.pem: With slsa or cyclonedx: sign with this private key (DSSE).",
+    complete=": Show all records, not only 100 of each kind.",
 )
-@click.option("--complete", is_flag=True, help="All there is, not just the nearest and newest of each kind.")
-@click.option("-o", "--output", type=LocalPath(path_type=Path), metavar="FILE", help="Write it to a file.")
-@click.option("--force", is_flag=True, help="With -o: replace the file.")
-def lineage_command(
+def lineage(
     session: Session,
     reference: str,
-    up: bool,
-    down: bool,
-    form: str | None,
-    complete: bool,
-    output: Path | None,
-    force: bool,
+    *,
+    up: bool = False,
+    down: bool = False,
+    form: _Form | None = None,
+    complete: bool = False,
+    output: Path | None = None,
+    force: bool = False,
+    key: Path | None = None,
+    passphrase_file: Path | None = None,
 ) -> None:
-    """Show what a thing was made from, and what was made from it.
+    """Show the inputs and the outputs of a record.
 
-    REF is an adapter, a base model by name, a fused artifact by its digest or key, a bundle by its digest or place, or
-    dataset:NAME.  Aliases that hold something and places where it runs or ran are shown as well, and what is yanked is
-    marked.  svg is a picture, prov the W3C's PROV-JSON, openlineage one run event a line.
+    REF is an adapter, a base model, a fused model, a bundle or dataset:NAME. Inputs are what REF was made from, outputs
+    what was made from it. The nearest and newest 100 of each kind are shown.
 
-    Of more than 100 adapters, fused models, bundles, aliases or places that were made from it, the nearest and newest
-    are shown, and how many more there are.
-    """
-    if force and output is None:
-        raise click.UsageError("--force goes with -o.")
-    chosen = form or (_ENDINGS.get(output.suffix.lower(), "tree") if output else "tree")
-    ways = _Ways(up=up or not down, down=down or not up)
-    session.json = session.json or (chosen == "json" and output is None)
-    if complete and (chosen in graphs.STREAMED or session.json or session.quiet) and output is None:
-        _stream(session, reference, chosen, ways)
-    elif complete and chosen in graphs.STREAMED and output is not None:
-        with session.registry.provenance.whole_lineage(reference, **ways) as whole:
-            pieces = _pieces(graphs.lines(whole, chosen))
-            write_document(session, output, pieces, form=chosen, force=force)
-    else:
-        from fusery.registry.provenance import LIMIT
+    \b
+    Examples:
+      fusery lineage course_rec@2
+      fusery lineage dataset:courses --down
+      fusery lineage model --format slsa -o model.slsa.json
+    """  # noqa: D301 (click wants the character, not a backslash)
+    from fusery.registry.provenance.trace import LIMIT
 
-        graph = session.registry.provenance.lineage(
-            reference, **ways, inputs=chosen in _DOCUMENTS, limit=None if complete else LIMIT
+    if form in ("slsa", "cyclonedx"):
+        if up or down or complete:
+            raise click.UsageError(
+                f"--format {form} is about how REF was made: leave out --up, --down, --complete."
+            )
+        _attest(session, reference, form, output, key, passphrase_file, force=force)
+        return
+    if key is not None:
+        raise click.UsageError("--key goes with --format slsa or cyclonedx.")
+    if output and not form and output.suffix.lower() in (".png", ".jpg", ".jpeg", ".pdf"):
+        raise click.UsageError(
+            f"Cannot draw a lineage as {output.suffix}.\nHint: choose a name with .svg, .mmd, .dot or .json"
         )
-        _emit(session, graph, chosen, output, force)
-
-
-def _stream(session: Session, reference: str, form: str, ways: _Ways) -> None:
-    """Print all of it as it is read."""
-    with session.registry.provenance.whole_lineage(reference, **ways) as whole:
-        if session.json:
-            from fusery.storage.secrets import masked
-
-            for piece in _pieces(graphs.document(whole)):
-                click.echo(masked(piece) if ":/" in piece else piece, nl=False)
-            return
-        printed = (one_line(node.id) for node in whole.nodes) if session.quiet else graphs.lines(whole, form)
-        for piece in _pieces(printed):
-            click.echo(piece, nl=False)
-
-
-def _pieces(lines: Iterable[str]) -> Iterator[str]:
-    """Yield lines many at a time: one after the other they take longer to print than to make."""
-    waiting = iter(lines)
-    while batch := list(islice(waiting, _TOGETHER)):
-        yield "".join(f"{line}\n" for line in batch)
-
-
-def _emit(session: Session, graph: Graph, form: str, output: Path | None, force: bool) -> None:
+    chosen = form or (_ENDINGS.get(output.suffix.lower(), "tree") if output else "tree")
+    session.json = session.json or (chosen == "json" and output is None)
+    graph = session.registry.provenance.lineage(
+        reference, up=up or not down, down=down or not up, limit=None if complete else LIMIT
+    )
     if output is not None:
-        write_document(session, output, graphs.written(graph, form), form=form, force=force)
+        write_document(session, output, graphs.written(graph, chosen), form=chosen, force=force)
     else:
         # A narrow terminal breaks lines by itself, if need be.
         session.emit(
             graph,
             names=[node.id for node in graph.nodes],
-            human=lambda: click.echo(graphs.written(graph, form), nl=False),
+            human=lambda: click.echo(graphs.written(graph, chosen), nl=False),
         )
-    if graph.more and not session.json and (form != "tree" or session.quiet):
+    if graph.more and not session.json and (chosen != "tree" or session.quiet):
         # Who takes names or a file does not see it there.
         click.echo(f"Note: {graph.more}: --complete shows all", err=True)
+
+
+def _attest(
+    session: Session,
+    reference: str,
+    form: Literal["slsa", "cyclonedx"],
+    output: Path | None,
+    key: Path | None,
+    passphrase_file: Path | None,
+    *,
+    force: bool,
+) -> None:
+    made = session.registry.provenance.attest(
+        reference, form=form, key=key, passphrase=passphrase_from(passphrase_file)
+    )
+    text = made.data.decode("ascii")
+    if output is not None:
+        write_document(session, output, text, form=form, force=force)
+    else:
+        session.emit(made.document, names=[made.digest], human=lambda: click.echo(text, nl=False))
+
+
+@command(
+    "log",
+    Upkeep.log,
+    document="[records.event:Event] | [records.adapter:Version]",
+    table=True,
+    reference="[REF|TASK|ALIAS]",
+)
+def log(session: Session, reference: str | None = None, *, follow: bool = False, **filters: Any) -> None:
+    """Show the log of the registry, a task, an adapter or an alias.
+
+    For a task, show its versions and their validation losses; otherwise show who did what, when and why. With --follow,
+    --json prints one document per line.
+
+    Example: fusery log course_rec#prod --since 7d
+    """
+    plain = not follow and not any(value is not None for value in filters.values())
+    if reference is not None and plain and not set(reference) & {"#", "@"}:
+        with suppress(UnknownReferenceError):
+            _show_versions(session, session.registry.adapters.history(reference))
+            return
+    if follow:
+        with suppress(KeyboardInterrupt):  # the usual end, and no failure
+            for entry in session.registry.upkeep.follow(reference=reference, **filters):
+                session.line(entry, name=entry.hash, text=_line(entry))
+        return
+    entries = session.registry.upkeep.log(reference=reference, **filters)
+
+    def human() -> None:
+        from fusery.registry.records.event import Event
+
+        columns = "seq at:age actor action name told at"
+        session.print_table(record_table(Event, entries, columns, name=_subject))
+
+    session.emit(entries, names=[entry.hash for entry in entries], human=human)
+
+
+def _show_versions(session: Session, versions: list[Version]) -> None:
+    def human() -> None:
+        session.print_table(adapter_table(versions, HISTORY))
+        explain_mark(session, has_marks(versions, HISTORY))
+
+    session.emit(versions, names=[version.name for version in versions], human=human)
+
+
+def _subject(entry: Event) -> str:
+    """Return what an entry is about: its name, with the beginning of its digest if that is what the log has."""
+    if entry.name == entry.subject:
+        return cell(entry.name)
+    return cell(" ".join([*([entry.name] if entry.name else []), entry.subject[:12]]))
+
+
+def _line(entry: Event) -> str:
+    words = [when(entry.at), str(entry.seq), cell(entry.actor), entry.action, _subject(entry)]
+    return "  ".join([*words, *([cell(entry.told)] if entry.told else [])])

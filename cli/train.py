@@ -9,59 +9,55 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fusery.storage.shell import typed
+from fusery.storage.plaintext import typed
 
-from .adapters import TAGS, option_of, options_of, print_registered
-from .session import Session, command
+from .adapters import CHECKPOINT, declared_options, print_registered
+from .command import command
+from .options import TAGS
+from .session import Session
 
 if TYPE_CHECKING:
     from fusery.registry.recording.callback import RecordRun
-    from fusery.registry.recording.quantized_training import Way
+    from fusery.registry.recording.trainer import Way
 
 
-@command("train")
-@click.option("--base", metavar="NAME", help="Register the result on this base model.")
-@options_of(("trained_on", "task", "version"))
-@click.option(
-    "--checkpoint", metavar="best|last|ITER", help="Which weights to register; default: the best ones."
+@command(
+    "train",
+    rare="strict version parent",
+    document="recording.trainer:TrainingResult",
+    arguments=("-- ARGUMENTS", click.UNPROCESSED),
+    **declared_options(("trained_on", "task", "version")),
+    checkpoint=CHECKPOINT,
+    **declared_options(("dataset", "parent")),
+    tags=TAGS,
+    **declared_options(("note",)),
+    base="NAME: Register the result on this base model.",
+    strict=": Treat warnings as errors.",
+    through="--qat: Train through the base model's quantiser, so that `fuse --precision keep` loses nothing.",
+    grouped="--qa-lora: Train a QA-LoRA, which `fuse --precision keep` adds to the biases of the base model's groups.",
 )
-@options_of(("dataset", "parent"))
-@TAGS
-@option_of("note")
-@click.option("--strict", is_flag=True, help="Refuse what only gives warnings, too.")
-@click.option(
-    "--qat",
-    "through",
-    is_flag=True,
-    help="Train through the base's quantiser, so that a fuse at its size loses nothing.",
-)
-@click.option(
-    "--qa-lora",
-    "grouped",
-    is_flag=True,
-    help="Train an update that a fuse at the base's size takes up in its biases.",
-)
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="-- ARGUMENTS")
-def train_command(
+def train(
     session: Session,
-    arguments: tuple[str, ...],
-    base: str | None,
-    strict: bool,
-    through: bool,
-    grouped: bool,
+    arguments: tuple[str, ...] = (),
+    *,
+    base: str | None = None,
+    strict: bool = False,
+    through: bool = False,
+    grouped: bool = False,
     **facts: Any,
 ) -> int:
     """Train with mlx_lm.lora, and register the best checkpoint.
 
-    ARGUMENTS are those of mlx_lm.lora, and so are the output and the exit code.  The run is recorded in
-    fusery_run.json in its folder while it goes on: arguments, curve, digest of the data, duration, machine, git commit.
-    With --base that model is trained (or the one of --trained-on), unless ARGUMENTS name another, and the result
-    registered at the end; what would be refused then is refused before training.  With --qat each layer computes with
-    quantise(W + BA), and adapter_config.json says so: `keep` writes that to the bit.  With --qa-lora the update is
-    constant within the base's groups: `keep` leaves codes and scales as they are.
-    """
-    from fusery.registry.recording.trainer import train
-    from fusery.registry.registration.readiness import require_data
+    ARGUMENTS are those of mlx_lm.lora, and so are the output and the exit code. The run is recorded in fusery_run.json in
+    its folder. --base trains that model (or the one of --trained-on) unless ARGUMENTS name another, and registers the
+    result. Declared values that would be refused at the end are refused before training.
+
+    \b
+    Example:
+      fusery train --base BASE --task lessons -- --train --data data --iters 600
+    """  # noqa: D301 (click wants the character, not a backslash)
+    from fusery.registry.recording.trainer import train as trained_by
+    from fusery.registry.registration.register import require_data
 
     if base is None:
         _require_base_for(strict=strict, **facts)
@@ -93,9 +89,9 @@ def train_command(
 
     with contextlib.redirect_stdout(sys.stderr if session.json or session.quiet else sys.stdout):
         try:
-            trained = train(arguments, ready=ready, base=model, way=way)
+            trained = trained_by(arguments, ready=ready, base=model, way=way)
         except KeyboardInterrupt:
-            for folder in filter(_has_weights, folders):
+            for folder in (each for each in folders if any(Path(each).glob("*adapters.safetensors"))):
                 session.say(
                     f"What was saved can be registered: fusery register {typed(folder)} --base NAME --task T"
                 )
@@ -117,13 +113,9 @@ def _names_model(arguments: tuple[str, ...]) -> bool:
     return any(word.partition("=")[0] in ("--model", "--config", "-c") for word in arguments)
 
 
-def _has_weights(folder: str) -> bool:
-    return any(Path(folder).glob("*adapters.safetensors"))
-
-
 def _finish(session: Session, run: RecordRun, base: str | None, **facts: Any) -> None:
     """Register what was trained, if that was asked for, and print what there is now."""
-    from fusery.registry.recording.result import TrainingResult
+    from fusery.registry.recording.trainer import TrainingResult
 
     made = None
     if base is not None:

@@ -1,161 +1,282 @@
-"""`fusery trust`: making keys, and saying whose signatures count for which aliases."""
+"""`fusery login`, and `token`, `trust` and `webhook` of `fusery admin`: who may do what, and who hears of it."""
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from fusery.registry.access.roles import MEANINGS
+from fusery.registry.api.trust import Tokens, Trust
+from fusery.registry.api.upkeep import Webhooks
 from fusery.registry.parsing import plural
-from fusery.storage.shell import typed
+from fusery.registry.record import Record, described
+from fusery.registry.records.trust import Role
+from fusery.storage.plaintext import typed
 
-from .columns import record_table
-from .groups import Group
-from .session import LocalPath, Session, command
+from .columns import record_facts
+from .command import command, listing, prints
+from .session import Session
+from .sign import given_passphrase
+from .text import when
 
 if TYPE_CHECKING:
-    from fusery.registry.records.signature import TrustedKey
+    from fusery.registry.records.event import AddedWebhook, SkippedEvent, Webhook, WebhookKey
+    from fusery.registry.records.trust import NewToken, Token, TrustedKey
 
-PASSPHRASE = "FUSERY_KEY_PASSPHRASE"
-"""Variable of the environment that holds the passphrase of a private key."""
 
-passphrase_option = click.option(
-    "--passphrase-file",
-    type=LocalPath(path_type=Path),
-    metavar="FILE",
-    help=f"Read the key's passphrase from a file; else from {PASSPHRASE}, else it is asked for.",
+@command(
+    "admin trust keygen",
+    document="dsse.keys:Pair",
+    lock=": Ask for a passphrase, and encrypt the private key with it.",
 )
+def keygen(session: Session, name: str, *, passphrase_file: Path | None = None, lock: bool = False) -> None:
+    """Create a key pair: NAME.pem and NAME.pub.
 
-
-def passphrase_from(file: Path | None) -> Callable[[], bytes]:
-    """Return what gives a passphrase when one is asked for: a file, the environment, or the person at the terminal."""
-
-    def give() -> bytes:
-        known = _given(file)
-        if known is not None:
-            return known
-        if not sys.stdin.isatty():
-            from fusery.registry.signing.sign import no_passphrase
-
-            return no_passphrase()
-        return click.prompt("Passphrase of the key", hide_input=True, err=True).encode()
-
-    return give
-
-
-def _given(file: Path | None) -> bytes | None:
-    if file is not None:
-        from fusery.storage.opening import opened
-
-        with opened(file) as content:
-            return content.read(4096).rstrip(b"\r\n")
-    value = os.environ.get(PASSPHRASE)
-    return os.fsencode(value) if value else None
-
-
-@click.group("trust", cls=Group)
-def trust_command() -> None:
-    """Make keys, and say whose signatures count for which aliases."""
-
-
-@command("keygen")
-@click.argument("name", metavar="NAME")
-@passphrase_option
-@click.option("--lock", is_flag=True, help="Ask for a passphrase that locks the private key.")
-def keygen_command(session: Session, name: str, passphrase_file: Path | None, lock: bool) -> None:
-    """Make a pair of keys: NAME.pem and NAME.pub.
-
-    NAME.pem is for you alone, NAME.pub for everybody; they are on the curve P-256.  The private key is locked with a
-    passphrase if one is given, by --passphrase-file, the environment or --lock.
+    Keep the private key NAME.pem to yourself; a passphrase encrypts it. Share the public key NAME.pub.
     """
     from fusery.registry.dsse.keys import make_pair
 
-    secret = _given(passphrase_file)
+    secret = given_passphrase(passphrase_file)
     if secret is None and lock:
         secret = click.prompt("Passphrase", hide_input=True, confirmation_prompt=True, err=True).encode()
-    private = Path(name if name.endswith(".pem") else f"{name}.pem")
-    made = make_pair(private, secret)
+    made = make_pair(Path(name if name.endswith(".pem") else f"{name}.pem"), secret)
 
     def human() -> None:
         locked = "locked with a passphrase" if made.locked else "readable by you alone, and not locked"
-        session.print(f"{made.private}  the private key, {locked}")
-        session.print(f"{made.public}  the public key, for whoever verifies")
+        session.print(f"{made.private_key}  the private key, {locked}")
+        session.print(f"{made.public_key}  the public key, for whoever verifies")
         session.print(f"The key is {made.key_id}.")
-        session.say(f"Next: fusery trust add NAME {typed(made.public)} --for '*#prod'")
+        session.say(f"Next: fusery admin trust add NAME {typed(made.public_key)} --for '*#prod'")
 
-    session.emit(made, names=[str(made.private), str(made.public)], human=human)
+    session.emit(made, names=[str(made.private_key), str(made.public_key)], human=human)
 
 
-@command("add")
-@click.argument("name", metavar="NAME")
-@click.argument("key", metavar="PUBKEY.pem", type=LocalPath(path_type=Path))
-@click.option(
-    "--for",
-    "aliases",
-    multiple=True,
-    metavar="TASK#ALIAS",
-    help="For which aliases, with * and ?: 'course_rec#*', '*#prod'; may be given again.",
-)
-@click.option(
-    "--fused",
-    is_flag=True,
-    help="For fused artifacts of other registries: those that it has signed count as if they were made here.",
-)
-def add_command(session: Session, name: str, key: Path, aliases: tuple[str, ...], fused: bool) -> None:
-    """Let the signatures of a public key count.
+@prints("admin trust add", Trust.add_key, key="PUBKEY.pem", aliases="--for TASK#ALIAS")
+def add(session: Session, added: TrustedKey) -> None:
+    """Trust the signatures of a public key.
 
-    NAME is what the key is called here.  What it counts for is said anew each time: --for for aliases, --fused for
-    fused artifacts of other registries.
+    NAME is the name of the key in this registry. Running the command again replaces the aliases of the key.
+
+    Example: fusery admin trust add anna anna.pub --for 'course_rec#*'
     """
-    added = session.registry.trust.add_key(name, key, aliases, fused=fused)
-
-    def human() -> None:
-        session.print(f"{added.name} counts for {_purposes(added)}.")
-
-    session.emit(added, names=[added.name], human=human)
-
-
-@command("list", table=True)
-def list_command(session: Session) -> None:
-    """List the keys that count, and those that were revoked."""
-    keys = session.registry.trust.list_keys()
-
-    def human() -> None:
-        from fusery.registry.records.signature import TrustedKey
-
-        columns = "name aliases revoked_at created_at:age signatures key_id created_at"
-        session.print_table(record_table(TrustedKey, keys, columns, aliases=_purposes))
-        if not keys:
-            session.say("No key is trusted. Hint: fusery trust add NAME KEY.pub --for '*#prod'")
-
-    session.emit(keys, names=[key.name for key in keys], human=human)
+    session.print(f"{added.name} counts for {_purposes(added)}.")
 
 
 def _purposes(key: TrustedKey) -> str:
     return ", ".join([*key.aliases, *(["fused artifacts"] if key.fused else [])]) or "nothing"
 
 
-@command("revoke")
-@click.argument("name", metavar="NAME")
-@click.option("--reason", default="", metavar="TEXT", help="Why, for the log.")
-def revoke_command(session: Session, name: str, reason: str) -> None:
-    """Let no signature of a key count any more.
+listing(
+    "admin trust list",
+    Trust.list_keys,
+    "List trusted and revoked keys.",
+    "name aliases revoked_at created_at:age signatures key_id created_at",
+    none="No key is trusted. Hint: fusery admin trust add NAME KEY.pub --for '*#prod'",
+    cells={"aliases": _purposes},
+)
 
-    Those that it has made do not count any more, either.
+
+@prints("admin trust revoke", Trust.revoke_key)
+def revoke(session: Session, revoked: TrustedKey) -> None:
+    """Revoke a key: none of its signatures counts any more.
+
+    Signatures from before the revocation do not count, either.
     """
-    revoked = session.registry.trust.revoke_key(name, reason=reason)
+    session.print(
+        f"{revoked.name} is revoked: {plural(revoked.signatures, 'signature')} by it count no more."
+    )
+
+
+@prints("admin token create", Tokens.create, names="secret", role="--role", expires="WHEN")
+def create(session: Session, made: NewToken) -> None:
+    """Create a token, and print its secret once.
+
+    The log records actions and approvals with the token under NAME. The registry stores only a digest of the secret.
+
+    Readers read and download. Publishers also register, push and set unguarded aliases. Approvers also approve, promote
+    and yank. Admins also set rules, manage tokens, keys and webhooks, audit, and collect garbage.
+
+    \b
+    Example:
+      fusery admin token create nightly-build --role publisher --expires 12h
+    """  # noqa: D301 (click wants the character, not a backslash)
+    until = f"until {when(made.expires_at)}" if made.expires_at else "until it is revoked"
+    session.print(made.secret)
+    session.say(f"This is the secret of {made.name}, {made.role}, valid {until}. It is shown this once.")
+    session.say(f"Its bearer may {MEANINGS[made.role]}.")
+
+
+listing(
+    "admin token list",
+    Tokens.list,
+    "List tokens, without their secrets.",
+    "name role state expires_at created_at:age created_by created_at revoked_at revoked_by",
+    none="There is no token. Hint: fusery admin token create NAME --role reader",
+    cells={"expires_at": lambda token: when(token.expires_at) if token.expires_at else "never"},
+    revoked="--all",
+)
+
+
+@prints("admin token revoke", Tokens.revoke)
+def revoke_token(session: Session, revoked: Token) -> None:
+    """Revoke a token: no server accepts it any more."""
+    session.print(f"The token {revoked.name} is revoked: no server takes it any more.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Login(Record):
+    """The result of `fusery login`."""
+
+    url: str = described("URL of the server")
+    stored: bool = described("whether a token is stored")
+    name: str | None = described("name of the token, under which the server records your actions")
+    role: Role | None = described("role of the token")
+    expires_at: datetime | None = described("when the token expires")
+
+
+@command("login", document=".trust:Login", remove=": Remove the stored token instead.")
+def login(session: Session, url: str, *, remove: bool = False) -> None:
+    """Store the token for a server's registry.
+
+    Type the token at the prompt, or pass it on standard input; the server verifies it. The system's keyring stores it
+    (extra keyring), or a file that only you can read. FUSERY_TOKEN takes precedence.
+
+    Example: fusery login https://fusery.example:8430
+    """
+    from fusery.registry import Registry
+    from fusery.registry.remote.address import ServerAddress, forget_token, store_token
+
+    server = ServerAddress.parse(url).url
+    if remove:
+        text = (
+            f"Removed the token for {server}." if forget_token(server) else f"Token not found for {server}."
+        )
+        left = Login(url=server, stored=False, name=None, role=None, expires_at=None)
+        session.emit(left, names=[server], human=lambda: session.print(text))
+        return
+    if sys.stdin.isatty():
+        token = str(click.prompt("Token", hide_input=True, err=True)).strip()
+    else:
+        token = sys.stdin.readline(8_192).strip()
+    with Registry.open(server, token=token) as registry:
+        own = registry.tokens.own()
+    place = store_token(server, token)
 
     def human() -> None:
-        session.print(
-            f"{revoked.name} is revoked: {plural(revoked.signatures, 'signature')} by it count no more."
+        until = f", valid until {when(own.expires_at)}" if own.expires_at else ""
+        session.print(f"Logged in to {server} as {own.name}, {own.role}{until}.")
+        session.say(f"The token is in {place}.")
+        session.hint(f"fusery --registry {server} list")
+
+    found = Login(url=server, stored=True, name=own.name, role=own.role, expires_at=own.expires_at)
+    session.emit(found, names=[server], human=human)
+
+
+@prints("admin webhook add", Webhooks.add, actions="--on ACTION", tasks="--task TASK")
+def add_webhook(session: Session, added: AddedWebhook) -> None:
+    """Add a webhook: send events to a URL from now on.
+
+    The command prints the key that verifies the events. `fusery server` delivers the events; without a server, run
+    `fusery admin webhook deliver`.
+
+    \b
+    Example:
+      fusery admin webhook add https://hooks.example.org/fusery --on alias.moved
+    """  # noqa: D301 (click wants the character, not a backslash)
+    session.print(f"{added.name} gets {_wanted(added)}.")
+    if added.key is None:
+        session.say(
+            "Its key is made of a secret that is not known here. Where it is delivered from, "
+            f"this prints it: fusery admin webhook key {added.name}"
         )
+        return
+    session.print(f"Its receiver verifies them with this key: {added.key}")
+    session.say(f"fusery admin webhook key {added.name} prints it again.")
 
-    session.emit(revoked, names=[revoked.name], human=human)
+
+def _wanted(hook: Webhook) -> str:
+    tasks = f" of {', '.join(hook.tasks)}" if hook.tasks else ""
+    return f"{', '.join(hook.actions)}{tasks}, at {hook.url}"
 
 
-for _command in (keygen_command, add_command, list_command, revoke_command):
-    trust_command.add_command(_command)
+listing(
+    "admin webhook list",
+    Webhooks.list,
+    "List webhooks and their state.",
+    "name state waiting actions tasks url error created_at:age created_by",
+    none="There is no webhook. Hint: fusery admin webhook add URL --on alias.moved",
+)
+
+
+@prints("admin webhook show", Webhooks.show)
+def show(session: Session, hook: Webhook) -> None:
+    """Show a webhook, its waiting events and its last error."""
+    from fusery.registry.records.event import Webhook
+
+    layout = "name, actions, state, position, waiting, delivered_at, failing attempts, error, next_attempt, disabled_at"
+    session.facts(record_facts(Webhook, layout, hook, actions=_wanted(hook)))
+
+
+@prints("admin webhook remove", Webhooks.remove)
+def remove(session: Session, removed: Webhook) -> None:
+    """Remove a webhook."""
+    waited = f"; {plural(removed.waiting, 'event')} had not been delivered" if removed.waiting else ""
+    session.print(f"{removed.name} gets nothing any more{waited}.")
+
+
+@prints("admin webhook key", Webhooks.key, names="key")
+def key(session: Session, found: WebhookKey) -> None:
+    """Print the key with which a receiver verifies the events."""
+    session.print(found.key)
+
+
+@command("admin webhook deliver", Webhooks.deliver)
+def deliver(session: Session, name: str | None = None, *, follow: bool = False) -> int:
+    """Deliver the waiting events of all webhooks, or of one.
+
+    Events are delivered in order, and at least once. A failed delivery is retried after 1 s, then after twice as long
+    each time, up to an hour. Exit code 1: a delivery failed.
+    """
+    if follow:
+        if name is not None or session.json:
+            raise click.UsageError("--follow is for all webhooks, and without --json.")
+        return _follow(session)
+    tried = session.registry.webhooks.deliver(name, reporter=session.reporter())
+
+    def human() -> None:
+        for each in tried:
+            again = f"; next attempt {when(each.next_attempt)}" if each.next_attempt else ""
+            error = f"; {each.error}{'; disabled' if each.disabled else again}" if each.error else ""
+            session.print(f"{each.name}: {plural(len(each.delivered), 'event')} delivered{error}")
+        if not tried:
+            session.say("Nothing is due.")
+
+    session.emit(tried, names=[each.name for each in tried if each.delivered], human=human)
+    return 1 if any(each.error for each in tried) else 0
+
+
+def _follow(session: Session) -> int:
+    import threading
+
+    try:
+        session.registry.webhooks.run(stop=threading.Event(), reporter=session.reporter())
+    except KeyboardInterrupt:
+        session.say("Stopped.")
+    return 0
+
+
+@prints("admin webhook retry", Webhooks.retry)
+def retry(session: Session, hook: Webhook) -> None:
+    """Retry the waiting event of a webhook now, even a disabled one."""
+    show(session, hook)
+
+
+@prints("admin webhook skip", Webhooks.skip, names="seq")
+def skip(session: Session, skipped: SkippedEvent) -> None:
+    """Skip the first waiting event of a webhook."""
+    session.print(f"{skipped.name} does not get entry {skipped.seq}, {skipped.action} {skipped.subject}.")

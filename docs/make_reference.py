@@ -13,30 +13,37 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 import fusery.cli
+import fusery.integrations
+import fusery.model_server
 import fusery.registry
+import fusery.research
 import fusery.storage
 import fusery.web
-from fusery.cli.documents import DOCUMENTS, document_of
-from fusery.cli.main import OTHER_ERRORS, cli
+from fusery.cli.documents import document_of
+from fusery.cli.documents import documents as printing_commands
+from fusery.cli.main import EVERYTHING, OTHER_ERRORS, cli
 from fusery.registry import Registry
 from fusery.registry.admission.rules import CODES, RULES, UNREADABLE
-from fusery.registry.api.keywords import signature_of
+from fusery.registry.api.operation import hints_of
 from fusery.registry.api.schema import schema_of
-from fusery.registry.catalog.paging import SORTABLE
+from fusery.registry.catalog.listing import SORTABLE
 from fusery.registry.catalog.where import FIELDS
 from fusery.registry.record import About, Record, parts_of
 from fusery.registry.records.adapter_details import AdapterDetails
 from fusery.registry.settings.settings import Settings, variable_of
 from fusery.storage.errors import FuseryError
 from fusery.web.answers import STATUS
+from fusery.web.app import create_app
+from fusery.web.auth import LocalAuth
+from fusery.web.routes import document
 
 FOLDER = Path(__file__).resolve().parent / "reference"
 _DEFINES = re.compile(r"^class \w+Error\(", re.MULTILINE)
@@ -51,6 +58,9 @@ def commands(group: click.Group, context: click.Context, path: str) -> Iterator[
         command = group.get_command(context, name)
         assert command is not None
         inner = click.Context(command, info_name=f"{path} {name}", parent=None)
+        for each in command.params:
+            if isinstance(each, click.Option):
+                each.hidden = False
         if isinstance(command, click.Group):
             yield from commands(command, inner, f"{path} {name}")
         else:
@@ -60,6 +70,7 @@ def commands(group: click.Group, context: click.Context, path: str) -> Iterator[
 def command_line() -> str:
     """Return the page of the command line: the help of every command."""
     context = click.Context(cli, info_name="fusery")
+    context.meta[EVERYTHING] = True
     parts = [NOTE, "# Command line\n", "```text", cli.get_help(context), "```\n"]
     for name, inner in commands(cli, context, "fusery"):
         parts += [f"## {name}\n", "```text", inner.command.get_help(inner), "```\n"]
@@ -151,7 +162,15 @@ def settings() -> str:
     parts += ["| environment | |", "| --- | --- |"]
     parts += [f"| `{name}` | {what} |" for name, what in sorted(OTHER_VARIABLES.items())]
     named = {variable_of(field.name) for field in fields(Settings)} | OTHER_VARIABLES.keys()
-    for package in (fusery.cli, fusery.registry, fusery.storage, fusery.web):
+    for package in (
+        fusery.cli,
+        fusery.integrations,
+        fusery.model_server,
+        fusery.registry,
+        fusery.research,
+        fusery.storage,
+        fusery.web,
+    ):
         for path in Path(package.__path__[0]).rglob("*.py"):
             if (
                 missing := set(re.findall(r'"(FUSERY_[A-Z_]*[A-Z])"', path.read_text(encoding="utf-8")))
@@ -168,9 +187,7 @@ OTHER_VARIABLES = {
     "FUSERY_OCI_PASSWORD": "with `FUSERY_OCI_USERNAME`: for a registry of OCI artifacts, in place of docker's own",
     "FUSERY_OCI_USERNAME": "see `FUSERY_OCI_PASSWORD`",
     "FUSERY_ONNX_PYTHON": "the interpreter that has the packages for ONNX, where that is another one",
-    "FUSERY_OTHER_DATABASE_URL": "the database of the other registry of `push`, `pull`, `backup` and `restore`",
-    "FUSERY_OTHER_STORE_OPTIONS": "options of its store, as JSON",
-    "FUSERY_OTHER_STORE_URL": "its store",
+    "FUSERY_OTHER_STORE_OPTIONS": "options of the file system of a backup, as JSON",
     "FUSERY_PROXY_SECRET": "what a proxy before `fusery server` sends in `X-Fusery-Proxy`",
     "FUSERY_SERVER": "in vLLM and Dynamo: the fusery server that adapters come from",
     "FUSERY_SERVED_AT": "in vLLM and Dynamo: what deployments call the server; `-` records none",
@@ -192,7 +209,7 @@ OTHER_VARIABLES = {
 def documents() -> str:
     """Return the page of what commands print with `--json`: each command's record, and the keys of each record."""
     intro = (
-        "`--json` prints one document on standard output; `fusery schema COMMAND` prints its JSON Schema, of which this page is "
+        "`--json` prints one document on standard output; `fusery admin schema COMMAND` prints its JSON Schema, of which this page is "
         "made.  More keys may be added; those below keep their names and meaning.  Moments are ISO 8601 in UTC with offset, "
         "sizes are bytes, digests are SHA-256 in hexadecimal.  A value that is not known is null, and its key is there, but for "
         "keys in *italics*, which are there only when they are asked for.\n\n"
@@ -200,14 +217,9 @@ def documents() -> str:
         "[Errors](errors.md) lists the codes.\n"
     )
     parts = [NOTE, "# JSON\n", intro, "| command | prints |", "| --- | --- |"]
-    known: dict[str, dict[str, Any]] = {}
-    for command in DOCUMENTS:
-        kind = document_of(command)
-        schema = schema_of(kind)
-        known |= schema.get("$defs", {})
-        if "properties" in schema:
-            known[schema["title"]] = schema
-        parts.append(f"| `{command}` | {_kind(schema)} |")
+    commands = printing_commands()
+    parts += [f"| `{command}` | {_kind(schema_of(document_of(command)))} |" for command in commands]
+    known = records_of_documents()
     for name in sorted(known):
         parts += ["", f"## {name}\n", f"{known[name].get('description', '')}\n"]
         parts += ["| key | type | what it is |", "| --- | --- | --- |"]
@@ -216,6 +228,75 @@ def documents() -> str:
             shown = f"`{key}`" if key in required else f"*`{key}`*"
             parts.append(f"| {shown} | {_kind(value)} | {_cell(value.get('description', ''))} |")
     return "\n".join([*parts, ""])
+
+
+def records_of_documents() -> dict[str, dict[str, Any]]:
+    """Return the schemas of the records that commands print, by name."""
+    known: dict[str, dict[str, Any]] = {}
+    for command in printing_commands():
+        schema = schema_of(document_of(command))
+        known |= schema.get("$defs", {})
+        if "properties" in schema:
+            known[schema["title"]] = schema
+    return known
+
+
+def operations() -> str:
+    """Return the page of operations: what programs may request of a server, from its OpenAPI document."""
+    app = create_app(Registry.open("nowhere"), LocalAuth("anna"))
+    made = document(app, app.state.routes.made)
+    intro = (
+        "`registry.RESOURCE.OPERATION(...)` in Python is `/api/v1/RESOURCE/OPERATION` over HTTP: `GET` reads, `POST` changes and "
+        "needs a token. Parameters are those of the [Python API](python.md), in the query or as one JSON object. Records are those of "
+        "[JSON](json.md), with times to the microsecond. A list has at most 1,000 records; `limit` and `offset`, `after` or `before` "
+        "request the others. `/api/v1/openapi.json` is the same for programs.\n"
+    )
+    parts = [NOTE, "# Operations\n", intro]
+    known = records_of_documents()
+    for path, methods in made["paths"].items():
+        for method, entry in methods.items():
+            name = path.removeprefix("/api/v1/")
+            parts += [
+                f"## {method.upper()} {name}\n" if "{" in name else f"## {name}\n",
+                f"{entry['summary']}.\n",
+            ]
+            result = ", ".join(
+                _result(kind, each, known) for kind, each in entry["responses"]["200"]["content"].items()
+            )
+            role = entry.get("description", "Open to everybody.")
+            parts.append(f"`{method.upper()} {path}` returns {result}. {role}\n")
+            parts += _parameters(entry, made["components"]["schemas"])
+    return "\n".join(parts)
+
+
+def _result(kind: str, content: Mapping[str, Any], known: Collection[str]) -> str:
+    if kind != "application/json" or not content["schema"]:
+        return f"`{kind}`"
+    found = _kind(content["schema"])
+    return re.sub(r"\[(\w+)\]\(#\w+\)", lambda each: _record_link(each[1], known), found)
+
+
+def _record_link(name: str, known: Collection[str]) -> str:
+    return f"[{name}](json.md#{name.lower()})" if name in known else f"`{name}`"
+
+
+def _parameters(entry: Mapping[str, Any], shared: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the table of an operation's parameters."""
+    found = [
+        (each["name"], each["schema"], bool(each.get("required")), each.get("description", ""))
+        for each in entry.get("parameters", ())
+    ]
+    body = entry.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
+    model = shared[body["$ref"].rpartition("/")[2]] if "$ref" in body else {}
+    needed = model.get("required", ())
+    for name, each in model.get("properties", {}).items():
+        found.append((name, each, name in needed, each.get("description", "")))
+    if found:
+        yield "| parameter | type | |\n| --- | --- | --- |"
+        for name, schema, required, text in found:
+            kind = _kind({key: each for key, each in schema.items() if key != "title"})
+            yield f"| `{name}`{'' if required else ' (optional)'} | {kind} | {_cell(text)} |"
+        yield ""
 
 
 def _kind(schema: Mapping[str, Any]) -> str:
@@ -327,6 +408,27 @@ def _functions(kind: type) -> Iterator[tuple[str, Any]]:
             yield name, function
 
 
+def signature_of(function: Any) -> inspect.Signature:
+    """Return a method's signature, with a parameter for each key of an unpacked `TypedDict`, but for those of `register`."""
+    made, parameters = inspect.signature(function), list[inspect.Parameter]()
+    for each in made.parameters.values():
+        if (
+            each.kind is not each.VAR_KEYWORD
+            or "Unpack" not in str(each.annotation)
+            or "Facts" in each.annotation
+        ):
+            parameters.append(each)
+            continue
+        [keywords] = get_args(hints_of(inspect.unwrap(function))[each.name])
+        parameters += [
+            inspect.Parameter(
+                name, each.KEYWORD_ONLY, default=None, annotation=getattr(of, "__forward_arg__", of)
+            )
+            for name, of in keywords.__annotations__.items()
+        ]
+    return made.replace(parameters=parameters)
+
+
 def _signature(function: Any) -> str:
     text = signature_of(function)
     parameters = [each for each in text.parameters.values() if each.name not in ("self", "cls")]
@@ -367,6 +469,7 @@ def main() -> int:
         FOLDER / "fields.md": adapter_fields(),
         FOLDER / "findings.md": findings(),
         FOLDER / "json.md": documents(),
+        FOLDER / "operations.md": operations(),
         FOLDER / "python.md": python(),
         FOLDER / "settings.md": settings(),
         GUIDE: guide(),

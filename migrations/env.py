@@ -30,7 +30,7 @@ def run_alone() -> None:
     url = make_url(os.environ[URL_VARIABLE])
     if url.get_backend_name() != "sqlite":
         url = url.set(drivername="postgresql+psycopg")
-    engine = make_engine(url, echo=False, timeout=30.0)
+    engine = make_engine(url, timeout=30.0)
     with engine.execution_options(purpose="schema").begin() as connection:
         run(connection)
     engine.dispose()

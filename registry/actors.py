@@ -17,15 +17,7 @@ LONGEST = 200
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """The variables by which one kind of continuous integration is known, and says who, which run and of what.
-
-    Attributes:
-        name: what it is called.
-        marker: set wherever it runs.
-        people: who started the run; the first that is set counts.
-        runs: the number of the run.
-        places: what it is a run of.
-    """
+    """The variables by which one kind of continuous integration is known, and says who, which run and of what."""
 
     name: str
     marker: str
@@ -63,17 +55,12 @@ PIPELINES = (
     Pipeline("CI", "CI", (), (), ()),
 )
 
+_CLAIM = "claim: "
 _PLACE = re.compile(r"(.+?) \([^()]*\)", re.DOTALL)
 
 
 def actor_of(environment: Mapping[str, str], user: str, host: str | None = None) -> str:
-    """Return under which name records are made, where none was set.
-
-    Args:
-        environment: the process's variables.
-        user: the account that runs it.
-        host: the machine's name; this one's if it is not given.
-    """
+    """Return under which name records are made, where none was set."""
     pipeline = next((one for one in PIPELINES if _is_set(environment, one.marker)), None)
     if pipeline is None:
         return _written(user, _host() if host is None else host)
@@ -89,9 +76,15 @@ def person(actor: str) -> str:
     return (match[1] if match else actor).strip().casefold()
 
 
+def is_author(actor: str, recorded: str) -> bool:
+    """Return whether somebody is the person of a recorded name, or whom the sender of a package named as that."""
+    who, (_, claim, claimed) = person(actor), recorded.casefold().partition(f"({_CLAIM}")
+    return who == person(recorded) or bool(claim and f"{claimed.rstrip(')')} ".startswith(f"{who} "))
+
+
 def name_sender(sender: str, claimed: str) -> str:
     """Return the name to record for a pushed change: the sender, with the package's name as a claim if that differs."""
-    return claimed if person(claimed) == person(sender) else _written(sender, f"claim: {claimed}")
+    return claimed if person(claimed) == person(sender) else _written(sender, f"{_CLAIM}{claimed}")
 
 
 def _written(who: str, where: str) -> str:

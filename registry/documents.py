@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import filecmp
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -47,11 +46,7 @@ _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?:[^/?#]*@)?(?P<rest>
 
 
 def record_bytes(record: Mapping[str, Any]) -> bytes:
-    """Return a document as indented ASCII JSON, its keys sorted: the same document gives the same bytes.
-
-    Raises:
-        BadInputError: it holds something that JSON has no form for.
-    """
+    """Return a document as indented ASCII JSON, its keys sorted: the same document gives the same bytes."""
     try:
         text = json.dumps(record, indent=2, sort_keys=True, ensure_ascii=True, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
@@ -99,49 +94,39 @@ def measured_without_people(views: Iterable[Mapping[str, Any]]) -> list[dict[str
     return [{key: each[key] for key in each if key not in ("adapter", "by")} for each in views]
 
 
-def write_picture(place: Path, data: bytes, *, force: bool) -> None:
-    """Write a picture whole or not at all; one that is there already and the same is left as it is.
+_PICTURES = ("png", "svg")
+"""Kinds of pictures, by the ending of the file."""
 
-    Raises:
-        AlreadyExistsError: another file is there already, and `force` is not given.
-        StorageError: it cannot be written.
-    """
+
+def picture_kind(plot: Path) -> str:
+    """Return the kind of picture that a file is to hold."""
+    kind = plot.suffix.lower().removeprefix(".")
+    if kind not in _PICTURES:
+        raise BadInputError(
+            f"a picture is called .png or .svg, not {plot.name[:60]!r}", hint="--plot picture.png"
+        )
+    if plot.is_dir():
+        raise AlreadyExistsError(f"{plot} is a folder", hint="give the name of a file")
+    return kind
+
+
+def write_picture(place: Path, data: bytes, *, force: bool) -> None:
+    """Write a picture whole or not at all; one that is there already and the same is left as it is."""
     if place.is_file() and not force and _holds(place, data):
         return
     with os_failures(f"write {place}", near=place.parent), part_beside(place) as (part, descriptor):
         write_all(descriptor, data)
-        _publish(part, descriptor, place, force=force)
-
-
-def write_pieces(place: Path, pieces: Iterable[bytes], *, force: bool) -> int:
-    """Write a file as `write_picture` does, without all of it in memory; return its size.
-
-    Raises:
-        AlreadyExistsError: another file is there already, and `force` is not given.
-        StorageError: it cannot be written.
-    """
-    size = 0
-    with os_failures(f"write {place}", near=place.parent), part_beside(place) as (part, descriptor):
-        for piece in pieces:
-            write_all(descriptor, piece)
-            size += len(piece)
-        if force or not place.is_file() or not filecmp.cmp(part, place, shallow=False):
-            _publish(part, descriptor, place, force=force)
-    return size
-
-
-def _publish(part: Path, descriptor: int, place: Path, *, force: bool) -> None:
-    sync_file(descriptor)
-    if force:
-        part.replace(place)
-    else:
-        try:
-            link_exclusive(part, place)
-        except FileExistsError as taken:
-            raise AlreadyExistsError(
-                f"there is a file {place} already", hint="give another name, or --force to replace it"
-            ) from taken
-    sync_folder(place.parent)
+        sync_file(descriptor)
+        if force:
+            part.replace(place)
+        else:
+            try:
+                link_exclusive(part, place)
+            except FileExistsError as taken:
+                raise AlreadyExistsError(
+                    f"there is a file {place} already", hint="give another name, or --force to replace it"
+                ) from taken
+        sync_folder(place.parent)
 
 
 def _holds(place: Path, data: bytes) -> bool:

@@ -19,6 +19,8 @@ APPROVALS = 1_000
 EVALUATIONS = 10_000
 DEPLOYMENTS = 10_000
 """Deployments of one adapter, fused model or bundle, including ended ones."""
+BUNDLES = 10_000
+"""Bundles with one adapter that clients of a server record."""
 TAGS = 1_000
 SIGNATURES = 100
 CALIBRATIONS = 1_000
@@ -36,7 +38,7 @@ def require_within(
     name: str,
     what: str,
     limit: int,
-    rows: Sequence[Mapping[str, Any] | tables.Record],
+    rows: Sequence[Mapping[str, Any] | tables.TableRow],
     *,
     text: int = TEXT,
 ) -> None:
@@ -48,9 +50,6 @@ def require_within(
         limit: the most rows.
         rows: the rows on record, and the rows to add.
         text: the most bytes of text.
-
-    Raises:
-        BadInputError: the limit is exceeded.
     """
     require_count(name, what, limit, len(rows))
     if (length := sum(map(_text_bytes, rows))) > text:
@@ -61,16 +60,12 @@ def require_within(
 
 
 def require_count(name: str, what: str, limit: int, count: int) -> None:
-    """Refuse more rows of one kind than one adapter may have.
-
-    Raises:
-        BadInputError: the limit is exceeded.
-    """
+    """Refuse more rows of one kind than one adapter may have."""
     if count > limit:
         raise BadInputError(f"too many {what} of {name}: {count:,} (at most {limit:,})")
 
 
-def _text_bytes(row: Mapping[str, Any] | tables.Record) -> int:
+def _text_bytes(row: Mapping[str, Any] | tables.TableRow) -> int:
     if isinstance(row, Mapping):
         values: Sequence[Any] = list(row.values())
     else:

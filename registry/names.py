@@ -35,9 +35,6 @@ def parse_slug(text: str, what: str) -> str:
 
     Letters, digits, `.`, `_` and `-`, at most 128, beginning and ending with a letter or digit: a name that is also a
     folder on every disk and a tag in every OCI registry.
-
-    Raises:
-        BadInputError: it is not such a name.
     """
     folded = unicodedata.normalize("NFC", text).casefold()
     if not _SLUG.fullmatch(folded) or folded.split(".")[0] in _DEVICES or ".." in folded:
@@ -54,11 +51,7 @@ def an(word: str) -> str:
 
 
 def parse_task(text: str) -> str:
-    """Return a task name; a task is not itself called like an adapter.
-
-    Raises:
-        BadInputError: it is not a task name.
-    """
+    """Return a task name; a task is not itself called like an adapter."""
     task = parse_slug(text, "task")
     if _NAME.fullmatch(task):
         raise BadInputError(
@@ -73,11 +66,7 @@ def _task_of(name: str) -> str:
 
 
 def parse_alias(text: str) -> str:
-    """Return an alias name; `latest` and version numbers are not aliases.
-
-    Raises:
-        BadInputError: it is not an alias name.
-    """
+    """Return an alias name; `latest` and version numbers are not aliases."""
     alias = parse_slug(text, "alias")
     if alias == "latest" or _VERSION_ALIAS.fullmatch(alias):
         raise BadInputError(
@@ -87,11 +76,7 @@ def parse_alias(text: str) -> str:
 
 
 def parse_base_name(text: str) -> str:
-    """Return the name of a base model: like a hub id, `Qwen2-0.5B` or `org/name`, case kept.
-
-    Raises:
-        BadInputError: it is not such a name.
-    """
+    """Return the name of a base model: like a hub id, `Qwen2-0.5B` or `org/name`, case kept."""
     parts = text.split("/")
     if not _BASE.fullmatch(text) or any(part in ("", ".", "..") for part in parts):
         raise BadInputError(
@@ -101,11 +86,7 @@ def parse_base_name(text: str) -> str:
 
 
 def parse_date(text: str) -> date:
-    """Return a date given as `YYYYMMDD` or `YYYY-MM-DD`.
-
-    Raises:
-        BadInputError: it is not a date.
-    """
+    """Return a date given as `YYYYMMDD` or `YYYY-MM-DD`."""
     compact = text.strip().replace("-", "")
     try:
         if len(compact) != 8 or not compact.isascii():
@@ -132,11 +113,7 @@ class AdapterName:
 
     @classmethod
     def parse(cls, text: str) -> AdapterName:
-        """Read `{task}_v{version}_{YYYYMMDD}`.
-
-        Raises:
-            BadInputError: it is not such a name.
-        """
+        """Read `{task}_v{version}_{YYYYMMDD}`."""
         match = _NAME.fullmatch(text)
         if not match:
             raise BadInputError(
@@ -166,11 +143,7 @@ class Reference:
 
     @classmethod
     def parse(cls, text: str) -> Reference:
-        """Read a reference.
-
-        Raises:
-            BadInputError: it has none of the five forms.
-        """
+        """Read a reference."""
         typed = text.strip()
         if "@" in typed:
             task, _, version = typed.partition("@")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from datetime import UTC, date, datetime, time, timedelta
 
 from .errors import BadInputError
@@ -16,9 +17,6 @@ def parse_moment(text: str, *, end_of_day: bool = False, now: datetime | None = 
         text: `2026-03-01`, `20260301`, `2026-03-01T12:00`, `2026-03-01T12:00:00+02:00`, or `7d`: 7 days ago.
         end_of_day: a day means its last moment and not its first.
         now: what a time ago counts back from; default: the clock of this machine.
-
-    Raises:
-        BadInputError: it is none of these.
     """
     stripped = text.strip()
     if is_ago(stripped):
@@ -37,15 +35,7 @@ def parse_moment(text: str, *, end_of_day: bool = False, now: datetime | None = 
 
 
 def parse_expiry(text: str, *, now: datetime) -> datetime | None:
-    """Return until when something lasts: `90d` or `12h` from now, a day and all of it, or ISO 8601; None for `never`.
-
-    Args:
-        text: as people type it.
-        now: what a duration counts from.
-
-    Raises:
-        BadInputError: it is none of these, has passed, or lies more than a hundred years ahead.
-    """
+    """Return until when something lasts: `90d` or `12h` from now, a day and all of it, or ISO 8601; None for `never`."""
     stripped = text.strip()
     if stripped.casefold() == "never":
         return None
@@ -71,16 +61,7 @@ CLOCK_SKEW = timedelta(hours=24)
 
 
 def require_past(what: str, moment: datetime | date, *, now: datetime | None = None) -> None:
-    """Refuse a date that is further in the future than clocks may differ.
-
-    Args:
-        what: the name of the date, for the message.
-        moment: a time with its time zone, or a day.
-        now: the current time; None for this machine's clock.
-
-    Raises:
-        BadInputError: the date is in the future.
-    """
+    """Refuse a date that is further in the future than clocks may differ."""
     latest = (now or datetime.now(UTC)) + CLOCK_SKEW
     if moment > (latest if isinstance(moment, datetime) else latest.date()):
         raise BadInputError(
@@ -106,10 +87,6 @@ def age(moment: datetime | str, *, now: datetime | None = None) -> str:
     """Return how long ago a moment was, in its largest unit: `40s`, `5m`, `3h`, `7d`; what is to come is `0s`.
 
     `parse_moment` takes what it returns.
-
-    Args:
-        moment: aware, or as ISO 8601 with its offset.
-        now: what it counts back from; default: the clock of this machine.
     """
     then = datetime.fromisoformat(moment) if isinstance(moment, str) else moment
     seconds = max(0, int(((now or datetime.now(UTC)) - then).total_seconds()))
@@ -142,11 +119,7 @@ _LONGEST_AHEAD = 100 * 366 * 86400
 
 
 def parse_duration(text: str) -> float:
-    """Return the seconds of `90`, `90s`, `15m`, `24h`, `14d` or `2w`.
-
-    Raises:
-        BadInputError: it is none of these.
-    """
+    """Return the seconds of `90`, `90s`, `15m`, `24h`, `14d` or `2w`."""
     match = _DURATION.fullmatch(text.strip())
     if match is None:
         raise BadInputError(f"{text[:40]!r} is not a duration", hint="write 0, 90s, 15m, 24h or 14d")
@@ -154,11 +127,7 @@ def parse_duration(text: str) -> float:
 
 
 def parse_size(text: str) -> int:
-    """Return the bytes of `0`, `500MB` or `20GiB`: `K`, `M`, `G`, `T` are thousands, with an `i` they are 1024.
-
-    Raises:
-        BadInputError: it is none of these.
-    """
+    """Return the bytes of `0`, `500MB` or `20GiB`: `K`, `M`, `G`, `T` are thousands, with an `i` they are 1024."""
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise BadInputError(f"{text[:40]!r} is not a size", hint="write 0, 500MB, 20GiB or a number of bytes")
@@ -181,3 +150,18 @@ def shown_size(count: int) -> str:
             break
         value /= 1024
     return f"{value:.2f}".rstrip("0").rstrip(".") + f" {unit}"
+
+
+_LONGEST = 200
+"""Characters of a text that something else may have been meant by: what it costs to look grows with the square."""
+
+
+def nearest(wanted: str, known: Iterable[str], *, most: int = 3, before: str = "") -> str | None:
+    """Return a question that names up to so many names like the wanted one; None without such."""
+    if len(wanted) > _LONGEST:
+        return None
+    import difflib
+
+    folded = {name.casefold(): name for name in known}
+    close = difflib.get_close_matches(wanted.casefold(), folded, n=most, cutoff=0.5)
+    return f"did you mean {' or '.join(before + folded[name] for name in close)}?" if close else None

@@ -7,12 +7,21 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from datetime import date, datetime
 from functools import cache
 from os import PathLike, fspath
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self, get_args, get_type_hints
 
 Kind = Literal["text", "choice", "whole", "real", "size", "day", "moment", "flag", "share", "names"]
 """The kinds of values; `names` is a list of values, or of key-value pairs."""
 
 Amendable = Literal["no", "freely", "with a reason"]
+
+LINE = 500
+"""The maximum length of a text in one line."""
+
+LARGE = 2**63 - 1
+"""The largest number in a `BIGINT` column."""
+
+LONG = 1 << 20
+"""The maximum length of a text of several lines."""
 
 _ABOUT = "about"
 _KINDS: Mapping[str, Kind] = {
@@ -66,13 +75,17 @@ class About:
         rare: whether a narrow table omits its column while it is empty.
         brief: whether `show` omits its line if there is no value.
         filterable: whether `--where` expressions can test it.
+        sortable: whether lists can be sorted by it; its column then has an index with the row's id.
         compared: whether `diff` and `compare` include it.
-        travels: whether bundles and model cards include it.
+        travels: whether bundles, model cards, exported folders, lineage and attestations include it.
         choices: all possible values, if they are known.
         declared: how a user declares it; None if it is computed.
         amendable: whether a user may amend it, and needs a reason.
         optional: whether it is None by default, and then omitted from the JSON.
         exact: whether its time has microseconds in the JSON, to keep the order of moves.
+        least: the smallest number that another registry may send.
+        most: the largest such number, or the maximum length of a text, which may have several lines if it is over
+            `LINE`; 0 stands for what `declared` says, else for `LINE` or 2^31 - 1.
     """
 
     text: str = ""
@@ -89,6 +102,7 @@ class About:
     rare: bool = False
     brief: bool = False
     filterable: bool = False
+    sortable: bool = False
     compared: bool = False
     travels: bool = False
     choices: tuple[str, ...] = ()
@@ -96,30 +110,26 @@ class About:
     amendable: Amendable = "no"
     optional: bool = False
     exact: bool = False
+    least: int = 0
+    most: int = 0
 
 
 _NOTHING = About()
 
 
-def described(text: str = "", **facts: Any) -> Any:
+def described(
+    text: str = "", *, default: Any = MISSING, repr: bool = True, kw_only: Any = MISSING, **facts: Any
+) -> Any:
     """Return a field with its description and other metadata; see `About`."""
-    default = None if facts.get("optional") else MISSING
-    return field(default=default, metadata={_ABOUT: About(text=text, **facts)})
+    if facts.get("optional"):
+        default = None
+    return field(default=default, repr=repr, kw_only=kw_only, metadata={_ABOUT: About(text=text, **facts)})
 
 
 def column(text: str = "", **facts: Any) -> Any:
-    """Return a field that tables, filters, comparisons, bundles and cards include by default."""
-    everywhere = dict.fromkeys(("column", "filterable", "compared", "travels"), True)
+    """Return a field of tables, filters, sorting, comparisons, bundles, cards, exports and lineage."""
+    everywhere = dict.fromkeys(("column", "filterable", "sortable", "compared", "travels"), True)
     return described(text, **{**everywhere, **facts})
-
-
-def left_out(metadata: Mapping[str, About] | None = None) -> Any:
-    """Return a field that is None by default, and then omitted from the JSON."""
-    return described(optional=True, exact=bool(metadata))
-
-
-EXACT: Mapping[str, About] = {_ABOUT: About(exact=True)}
-"""The `metadata` of a field whose time has microseconds in the JSON, to keep the order of moves."""
 
 
 class Part(NamedTuple):
@@ -165,28 +175,62 @@ def _part(each: Field[Any]) -> Part:
 
 
 def row_values(kind: type, row: Any) -> dict[str, Any]:
-    """Return the values of the fields that are columns of a row's table.
+    """Return the values of the fields that are columns of a row's table, and of records whose fields are.
 
-    An empty string becomes None if the field is nullable: tables store None as an empty string in such
-    columns.
+    A field `best` of a record with `iteration` and `val_loss` has the columns `best_iteration` and `best_val_loss`; it is
+    None if it may be, and the first is NULL.  An empty string becomes None if the field is nullable: tables store None as
+    an empty string in such columns.
     """
-    values = {name: getattr(row, name) for name in _shared(kind, row.__table__)}
+    own, inner = _columns(kind, row.__table__)
+    parts, values = parts_of(kind), dict[str, Any]()
+    for name in own:
+        value = getattr(row, name)
+        if isinstance(value, list):
+            value = tuple(value)
+        values[name] = None if value == "" and parts[name].nullable else value
+    for name, record in inner.items():
+        fields_of = {each: getattr(row, f"{name}_{each}") for each in parts_of(record)}
+        missing = parts[name].nullable and next(iter(fields_of.values())) is None
+        values[name] = None if missing else record(**fields_of)
+    return values
+
+
+def column_values(record: Record, table: Any) -> dict[str, Any]:
+    """Return the values of a record's fields that are columns of a table; the reverse of `row_values`."""
+    own, inner = _columns(type(record), table)
+    values = {name: getattr(record, name) for name in own}
+    for name, kind in inner.items():
+        value = getattr(record, name)
+        values |= {f"{name}_{each}": getattr(value, each, None) for each in parts_of(kind)}
     return {
-        name: None if value == "" and parts_of(kind)[name].nullable else value
+        name: "" if value is None and not table.columns[name].nullable else _listed(value)
         for name, value in values.items()
     }
 
 
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
 @cache
-def _shared(kind: type, table: Any) -> Sequence[str]:
-    return [name for name in parts_of(kind) if name in table.columns]
+def _columns(kind: type, table: Any) -> tuple[Sequence[str], Mapping[str, type[Record]]]:
+    """Return the fields that are columns of a table, and those that are records whose fields are."""
+    own = [name for name in parts_of(kind) if name in table.columns]
+    inner: dict[str, type[Record]] = {}
+    for name, hint in get_type_hints(kind).items():
+        record = next(iter(get_args(hint)), hint)
+        if not (name in parts_of(kind) and isinstance(record, type) and issubclass(record, Record)):
+            continue
+        if all(f"{name}_{each}" in table.columns for each in parts_of(record)):
+            inner[name] = record
+    return own, inner
 
 
 class Record(Mapping[str, Any]):
     """A typed, immutable record.  Subclasses are frozen dataclasses.
 
     Its JSON has a key for each field, in order of definition.  A key has no trailing `_`, which avoids Python
-    keywords.  A time is ISO 8601 in UTC with seconds and offset (see also `EXACT`), a path is a string, a
+    keywords.  A time is ISO 8601 in UTC with seconds and offset (see `About.exact`), a path is a string, a
     tuple is an array.
 
     A record is also a mapping of its JSON: `adapter["created_at"]` is the value that `--json` prints for

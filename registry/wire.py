@@ -1,7 +1,7 @@
 """Encode records as JSON between client and server, and decode them into the same classes.
 
 The JSON has all fields, and times to the microsecond; `--json` prints the same keys with times to the second.
-Decoding ignores unknown keys, so that a server can add fields.  A missing field gets its default.
+Decoding ignores unknown keys, so that a server can add fields.  A missing field gets its default, or None if it may be None.
 """
 
 from __future__ import annotations
@@ -50,11 +50,7 @@ def encode(value: Any) -> Any:
 
 
 def decode(kind: Any, value: Any) -> Any:
-    """Return a value of a type from its JSON.
-
-    Raises:
-        ValueError: the JSON does not fit the type.
-    """
+    """Return a value of a type from its JSON."""
     if kind is Digest:
         return parse_digest(decode(str, value))
     if hasattr(kind, "__supertype__"):
@@ -143,11 +139,16 @@ def _needed(kind: type) -> set[str]:
 
 
 def _record(kind: type, value: Mapping[str, Any]) -> Any:
-    found, keys = {}, _keys(kind)
+    found, keys = dict[str, Any](), _keys(kind)
     for key, (each, of) in keys.items():
         if key not in value:
             if key in _needed(kind):
-                raise ValueError(f"missing field of {kind.__name__}: {key}")
+                if type(None) not in get_args(of):
+                    raise ValueError(f"missing field of {kind.__name__}: {key}")
+                found[each.name] = None
         elif each.init:
-            found[each.name] = decode(of, value[key])
+            try:
+                found[each.name] = decode(of, value[key])
+            except ValueError as error:
+                raise ValueError(f"{key}: {error}") from error
     return kind(**found)

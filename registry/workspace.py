@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -19,11 +21,11 @@ from .settings.settings import Settings
 if TYPE_CHECKING:
     from fusery.storage.cache import FusedCache
     from fusery.storage.interface import BlobStore
-    from fusery.storage.room import Need
+    from fusery.storage.transfer import Need
     from fusery.storage.vouchers import Vouchers
 
     from .database import Database
-    from .database.owner import Owner
+    from .database.owner import LeaseOwner
 
 
 class Workspace:
@@ -31,9 +33,6 @@ class Workspace:
 
     Nothing is opened, created or imported before it is needed: a command that only prints help costs nothing, and a
     command that only reads makes no folder.
-
-    Args:
-        settings: where the parts live.
 
     Attributes:
         authenticated: a server knows by a token who is at work; False where a client says its own name.
@@ -52,16 +51,7 @@ class Workspace:
         return self.settings.actor
 
     def acting(self, actor: str, *, authenticated: bool = True, role: str = "") -> Workspace:
-        """Return a view of this workspace for whoever asks a server: another name, and the same open parts.
-
-        Args:
-            actor: under which name records are made.
-            authenticated: a token says so.
-            role: the role that changes in packages are checked against; empty for no check.
-
-        Raises:
-            BadInputError: the name is empty, or none that can be recorded.
-        """
+        """Return a view of this workspace for whoever asks a server: another name, and the same open parts."""
         from . import tables
 
         tables.metadata  # noqa: B018 -- a server has threads: all tables are mapped before any of them asks for some
@@ -69,14 +59,10 @@ class Workspace:
 
     @cached_property
     def database(self) -> Database:
-        """The database, with the schema this version needs.
-
-        Raises:
-            SchemaError: there is no registry yet, or its schema is older or newer.
-        """
+        """The database, with the schema this version needs."""
         path = self.embedded_path
         if path is not None and not path.exists():
-            raise SchemaError(f"there is no registry in {path.parent} yet", hint="fusery init")
+            raise SchemaError(f"there is no registry in {path.parent} yet", hint="fusery admin init")
         from .database.schema import require
 
         database = self._open_database()
@@ -95,37 +81,28 @@ class Workspace:
 
     @property
     def identity(self) -> str:
-        """The id that the database and its store share: which registry this is.
-
-        Raises:
-            SchemaError: there is no registry yet.
-        """
+        """The id that the database and its store share: which registry this is."""
         from . import tables
 
         with self.database.read() as session:
-            row = session.get(tables.Registry, 1)
+            row = session.get(tables.RegistryRow, 1)
             if row is None:
                 raise self._no_registry()
             return row.store_id
 
     def _no_registry(self) -> SchemaError:
-        return SchemaError(f"there is no registry in {self.database.shown} yet", hint="fusery init")
+        return SchemaError(f"there is no registry in {self.database.shown} yet", hint="fusery admin init")
 
     @cached_property
     def store(self) -> BlobStore:
-        """The store that belongs to the database.
-
-        Raises:
-            SchemaError: the database has tables and nothing in them, as after `fusery db upgrade`: no registry yet.
-            StoreMismatchError: the store was made for another registry.
-        """
+        """The store that belongs to the database."""
         from fusery.storage.locate import open_store
 
         from . import tables
 
         store = open_store(self.settings.store, options=self.settings.store_options)
         with self.database.read() as session:
-            row = session.get(tables.Registry, 1)
+            row = session.get(tables.RegistryRow, 1)
         if row is None:
             raise self._no_registry()
         if store.identify() != row.store_id:
@@ -147,16 +124,7 @@ class Workspace:
         return Vouchers(self.settings.private / "vouchers")
 
     def ensure(self, *, explicit: bool = False) -> bool:
-        """Make what is not there yet: folders, schema, store.  Return whether anything was made.
-
-        Args:
-            explicit: the user requested it, so an empty PostgreSQL database gets the schema too.
-
-        Raises:
-            SchemaError: the database holds something that is not a registry of this version.
-            StoreMismatchError: the store belongs to another registry.
-            StoreDeniedError: a folder cannot be made or written.
-        """
+        """Make what is not there yet: folders, schema, store.  Return whether anything was made."""
         from uuid import uuid4
 
         from fusery.storage.locate import open_store
@@ -170,7 +138,7 @@ class Workspace:
             upgrade(database)
         require(database, may_create=True)
         with database.read() as session:
-            row = session.get(tables.Registry, 1)
+            row = session.get(tables.RegistryRow, 1)
             store_id = row.store_id if row else None
         store = open_store(self.settings.store, options=self.settings.store_options)
         made = store_id is None
@@ -190,20 +158,12 @@ class Workspace:
         from .database import events
 
         with self.database.write() as session:
-            row = session.get(tables.Registry, 1)
+            row = session.get(tables.RegistryRow, 1)
             if row is not None:
                 return
             now = self.database.utcnow(session)
-            session.add(tables.Registry(id=1, store_id=store_id, created_at=now))
-            events.record(
-                session,
-                action="registry.made",
-                kind="registry",
-                subject=store_id,
-                detail={"store": url},
-                actor=self.actor,
-                at=now,
-            )
+            session.add(tables.RegistryRow(id=1, store_id=store_id, created_at=now))
+            events.record(session, "registry.made", "registry", store_id, {"store": url}, at=now)
 
     def _open_database(self) -> Database:
         from .database import Database
@@ -241,11 +201,28 @@ class Workspace:
                     hint="set FUSERY_REGISTRY to a folder that you may write",
                 ) from error
 
-    def owner(self) -> Owner:
-        """Return who is at work, for intents and leases; a new one at each call."""
-        from .database.owner import Owner
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """Yield a temporary folder for large copies: in the cache, or the system's if that is not writable.
 
-        return Owner.current()
+        Leftovers of killed processes in either place are removed first.
+        """
+        from fusery.storage.errors import MissingFileError, StoreDeniedError
+        from fusery.storage.processes import temporary_folder
+
+        with ExitStack() as held:
+            try:
+                self.cache.sweep()
+                folder = held.enter_context(self.cache.scratch())
+            except (StoreDeniedError, MissingFileError):
+                folder = held.enter_context(temporary_folder("scratch")).resolve()
+            yield folder
+
+    def owner(self) -> LeaseOwner:
+        """Return who is at work, for intents and leases; a new one at each call."""
+        from .database.owner import LeaseOwner
+
+        return LeaseOwner.current()
 
     def close(self) -> None:
         """Close the database if it was opened."""

@@ -16,23 +16,30 @@ import os
 import time
 import uuid
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 
+from .cache_space import (
+    CacheEntry,
+    Eviction,
+    alone,
+    bytes_in,
+    children,
+    owner_file,
+    shared,
+    sweep,
+)
 from .copying import pump, reading
 from .digest import Digest, parse_digest
 from .errors import MissingFileError, StorageError, StoreDeniedError, StoreUnavailableError
-from .eviction import CacheEntry, Eviction, plan_eviction
 from .failures import DigestMismatchError, os_failures
+from .interface import NOT_A_FILE
 from .manifest import Manifest
+from .processes import process_tag
 from .publishing import remove_tree
-from .reading_locks import alone, shared
-from .room import on_disk
-from .stamps import NOT_A_FILE, FileState, folder_state, this_process, wait_a_tick
-from .sweeping import bytes_in, children, owner_file, sweep
-from .vouchers import Vouchers
-from .watching import is_unopened, settle
+from .transfer import on_disk
+from .vouchers import FileState, Vouchers, folder_state, wait_a_tick
 
 DAY = 86400.0
 ATTEMPTS = 3
@@ -41,69 +48,45 @@ _HELD: ContextVar[ExitStack | None] = ContextVar("held", default=None)
 
 
 class FusedCache:
-    """Fused models by key, in a folder on this machine.
-
-    Attributes:
-        root: the folder; the first write makes it.
-    """
+    """Fused models by key, in a folder on this machine."""
 
     def __init__(self, root: Path, vouchers: Vouchers | None = None) -> None:
-        """Open the cache in `root`, which need not exist yet; nothing is written.
-
-        Args:
-            root: the folder.
-            vouchers: which entries were hashed and are untouched since; without them each is hashed at every lookup.
-        """
+        """Open the cache in `root`, which need not exist yet; nothing is written."""
         self.root = root.expanduser().resolve()
         self._vouchers = vouchers
         self._made: dict[Path, tuple[int, int] | None] = {}
 
     def entry(self, key: str) -> Path:
-        """Return where the fused model of a key is or will be.
-
-        Raises:
-            ValueError: the key is not 64 hex digits.
-        """
+        """Return where the fused model of a key is or will be."""
         return self.root / "fused" / parse_digest(key)
 
-    @contextmanager
-    def build(self, key: str, fence: int) -> Iterator[Path]:
+    def build(self, key: str, fence: int) -> AbstractContextManager[Path]:
         """Give a new, empty folder to build a fused model in; what is not published is removed afterwards.
 
-        Args:
-            key: the fused artifact's key.
-            fence: the fencing number of the lease, so that two builders never share a folder.
-
-        Raises:
-            StoreDeniedError: the cache may not be written to.
-            OutOfSpaceError: the disk is full.
+        `fence` is the fencing number of the lease, so that two builders never share a folder.
         """
-        with self._owned(f"{parse_digest(key)}.{fence}.{uuid.uuid4().hex}") as folder:
-            yield folder
+        return self._owned(f"{parse_digest(key)}.{fence}.{uuid.uuid4().hex}")
 
-    @contextmanager
-    def scratch(self) -> Iterator[Path]:
-        """Give a new, empty folder for files that are needed for a while; it is removed afterwards.
-
-        Raises:
-            StoreDeniedError: the cache may not be written to.
-            OutOfSpaceError: the disk is full.
-        """
-        with self._owned(f"inputs.{uuid.uuid4().hex}") as folder:
-            yield folder
+    def scratch(self) -> AbstractContextManager[Path]:
+        """Give a new, empty folder for files that are needed for a while; it is removed afterwards."""
+        return self._owned(f"inputs.{uuid.uuid4().hex}")
 
     @contextmanager
     def _owned(self, name: str) -> Iterator[Path]:
         """Give a folder under tmp/ with its owner's name beside it, so that a killed process's can be removed."""
         folder = self.root / "tmp" / name
         owner = owner_file(folder)
-        with self._writing():
-            for part in ("fused", "used", "tmp", "quarantine"):
-                (self.root / part).mkdir(parents=True, exist_ok=True)
-            owner.write_text(this_process())
-            # Whoever may write to the cache otherwise has no business in it.
-            folder.mkdir(mode=0o700)
-            self._made[folder] = _identity(folder)
+        try:
+            with os_failures(f"write to the cache {self.root}", near=self.root):
+                for part in ("fused", "used", "tmp", "quarantine"):
+                    (self.root / part).mkdir(parents=True, exist_ok=True)
+                owner.write_text(process_tag())
+                # Other users who can write to the cache must not write here.
+                folder.mkdir(mode=0o700)
+                self._made[folder] = _identity(folder)
+        except StoreDeniedError as error:
+            error.hint = "set FUSERY_CACHE_DIR to a folder that you may write"
+            raise
         try:
             # The lock goes with the folder when it gets its name: no moment is left in which it could be evicted.
             with shared(folder):
@@ -114,29 +97,14 @@ class FusedCache:
                 remove_tree(folder)
                 owner.unlink(missing_ok=True)
 
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            with os_failures(f"write to the cache {self.root}", near=self.root):
-                yield
-        except StoreDeniedError as error:
-            error.hint = "set FUSERY_CACHE_DIR to a folder that you may write"
-            raise
-
     def publish(self, key: str, folder: Path, manifest: Manifest, *, hashed: bool = False) -> Path:
         """Make a finished folder the entry of its key, in one step, and return the entry's path.
 
         An entry that is there and matches the manifest stays; one that does not goes to quarantine.
 
         Args:
-            key: the fused artifact's key.
-            folder: what `build` gave; gone afterwards.
-            manifest: the files that must be in it, and no others.
             hashed: the digests of the manifest were taken of the bytes as they were written, in this process; the files
                 are not read back, unless somebody else may have written to them since.
-
-        Raises:
-            DigestMismatchError: a file is not as the manifest says, is missing, or is not in it.
         """
         if folder.parent != self.root / "tmp":
             raise ValueError(f"{folder} was not made by build()")
@@ -145,7 +113,7 @@ class FusedCache:
             for name, (size, *_) in (folder_state(folder) or {}).items():
                 if size != NOT_A_FILE:
                     (folder / name).chmod(0o444 & rights)
-            state, certain = self._require(folder, manifest, hashed=hashed)
+            state = self._require(folder, manifest, hashed=hashed)
             folder.chmod(rights)
             # No fsync: the files are a cache of what can be rebuilt, and syncing gigabytes would double the time of a
             # fuse.  What a crash of the machine tears is found, since a voucher does not hold beyond it.
@@ -158,7 +126,7 @@ class FusedCache:
                     if not self.entry(key).exists():
                         raise
                 else:
-                    self._note(key, manifest, state, certain)
+                    self._note(key, manifest, state)
                     self._use(key)
                     if (held := _HELD.get()) is not None:
                         held.enter_context(self.using(key))
@@ -188,7 +156,7 @@ class FusedCache:
                 if state is None:
                     return None
                 if not self._is_vouched(key, manifest, state):
-                    self._note(key, manifest, *self._require(path, manifest, hashed=False))
+                    self._note(key, manifest, self._require(path, manifest, hashed=False))
             except (FileNotFoundError, MissingFileError):
                 # It was evicted meanwhile.
                 return None
@@ -320,12 +288,16 @@ class FusedCache:
 
     def evict(self, limit_bytes: int, spare: Collection[str] = ()) -> Eviction:
         """Plan which entries have to go so that the others fit in so many bytes; those to spare, pinned or in use stay."""
-        spared = {*spare, *self.pinned()}
-
-        def stays(entry: CacheEntry) -> bool:
-            return entry.key in spared or self.is_in_use(entry.key)
-
-        return plan_eviction(self.entries(), limit_bytes, stays=stays, remove=self._remove_unused)
+        spared, entries = {*spare, *self.pinned()}, self.entries()
+        total = sum(entry.size for entry in entries)
+        gone, keep = list[CacheEntry](), list[CacheEntry]()
+        for entry in entries:
+            if total > limit_bytes and entry.key not in spared and not self.is_in_use(entry.key):
+                gone.append(entry)
+                total -= entry.size
+            else:
+                keep.append(entry)
+        return Eviction(tuple(gone), tuple(keep), total <= limit_bytes, self._remove_unused)
 
     def _remove_unused(self, entry: CacheEntry) -> bool:
         """Remove an entry unless it was used since it was listed; tell whether it is gone."""
@@ -337,20 +309,13 @@ class FusedCache:
     def sweep(self, older_than: float = DAY) -> int:
         """Remove what interrupted builds and writes and damaged entries left, and old vouchers; return the bytes freed.
 
-        Args:
-            older_than: seconds since the last write; what a process left that has ended since goes in any case.
+        What a process left that has ended goes however old it is.
         """
         freed = self._vouchers.sweep(older_than) if self._vouchers is not None else 0
         return freed + sweep(self.root, older_than)
 
-    def _require(
-        self, folder: Path, manifest: Manifest, *, hashed: bool
-    ) -> tuple[dict[str, FileState], bool]:
-        """Check a folder against its manifest.
-
-        Returns:
-            Its state, which is that of the bytes that were checked, and whether any change since would show in it.
-        """
+    def _require(self, folder: Path, manifest: Manifest, *, hashed: bool) -> dict[str, FileState]:
+        """Check a folder against its manifest; return its state, which is that of the bytes that were checked."""
         state = folder_state(folder) or {}
         names = {entry.path for entry in manifest}
         if state.keys() != names:
@@ -358,30 +323,27 @@ class FusedCache:
             got = f"{odd} besides" if odd in state else f"{odd} missing"
             raise DigestMismatchError(str(folder), manifest.digest, "the files of its manifest", got)
         wait_a_tick(state)
-        paths = [folder / entry.path for entry in manifest]
-        # Written by this process, in a folder that only it could enter, and nobody has one of them open.
+        # Written by this process, in a folder that only it could enter.
         ours = (made := self._made.get(folder)) is not None and made == _identity(folder)
-        untouched = hashed and ours and all(map(is_unopened, paths))
-        certain = self._vouchers is not None and settle(paths, near=self.root / "tmp")
         for entry in manifest:
             size = state[entry.path][0]
             subject = f"{entry.path} of {folder}"
             if size != entry.size:
                 raise DigestMismatchError(subject, entry.sha256, f"{entry.size} bytes", f"{size} bytes")
-            if not untouched:
+            if not (hashed and ours):
                 with reading(folder / entry.path) as source:
                     digest, _ = pump(source.fd, None)
                 if digest != entry.sha256:
                     raise DigestMismatchError(subject, entry.sha256, entry.sha256, digest)
         if folder_state(folder) != state:
             raise StorageError(f"{folder} changed while it was read", hint="run the command again")
-        return state, certain
+        return state
 
     def _is_vouched(self, key: str, manifest: Manifest, state: dict[str, FileState]) -> bool:
         return self._vouchers is not None and self._vouchers.hold_all(key, manifest.digest, state)
 
-    def _note(self, key: str, manifest: Manifest, state: dict[str, FileState], certain: bool) -> None:
-        if self._vouchers is not None and certain:
+    def _note(self, key: str, manifest: Manifest, state: dict[str, FileState]) -> None:
+        if self._vouchers is not None:
             self._vouchers.note_all(key, manifest.digest, state)
 
     def _use(self, key: str) -> None:

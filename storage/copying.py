@@ -8,25 +8,20 @@ import itertools
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from enum import Enum
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .digest import CHUNK, Digest
-from .errors import StorageError, UnsafePathError
+from .errors import StorageError, StoreUnavailableError, UnsafePathError
 from .failures import DigestMismatchError, os_failures
-from .publishing import link_exclusive, part_beside, write_all
+from .manifest import FileEntry, Manifest
+from .processes import staged_name
+from .publishing import link_exclusive, part_beside, sync_file, write_all
 
 DEPTH = 8
 """Chunks of `CHUNK` bytes that may wait to be hashed: the memory a copy takes."""
-
-SYNC_EVERY = 64 << 20
-"""Bytes after which the disk is set to work, so that the last fsync finds little left to do."""
-
-_PIECE = 8 << 20
-"""Bytes copied by one system call; what was copied is hashed meanwhile."""
 
 _FICLONE = 0x40049409  # linux/fs.h
 _NOT_HERE = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM})
@@ -36,24 +31,9 @@ Progress = Callable[[int], None]
 """Called with the number of bytes done since the last call."""
 
 
-class Method(Enum):
-    """How a copy came about."""
-
-    LINK = "link"
-    REFLINK = "reflink"
-    COPY = "copy"
-
-
 @dataclass(frozen=True, slots=True)
-class Source:
-    """A regular file that is open for reading.
-
-    Attributes:
-        path: the name it was opened by.
-        fd: its file descriptor; all reading goes through it.
-        size: bytes when it was opened.
-        stamp: what changes when the file does.
-    """
+class OpenFile:
+    """A regular file that is open for reading."""
 
     path: Path
     fd: int
@@ -61,25 +41,14 @@ class Source:
     stamp: tuple[int, ...]
 
     def require_unchanged(self, found: os.stat_result | None = None) -> None:
-        """Refuse a file that was written to since it was opened.
-
-        Args:
-            found: what has its name now; None for the open file itself.
-
-        Raises:
-            StorageError: it was.
-        """
+        """Refuse a file that was written to since it was opened."""
         if _stamp(found or os.fstat(self.fd)) != self.stamp:
             raise StorageError(
                 f"{self.path} changed while it was read", hint="run the command again when it is complete"
             )
 
     def require_still_there(self) -> None:
-        """Refuse a file whose name now belongs to nothing, to another file, or to other bytes.
-
-        Raises:
-            StorageError: it does.
-        """
+        """Refuse a file whose name now belongs to nothing, to another file, or to other bytes."""
         try:
             found = self.path.lstat()
         except (FileNotFoundError, NotADirectoryError) as error:
@@ -93,21 +62,15 @@ def _stamp(found: os.stat_result) -> tuple[int, ...]:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def source_of(path: Path, fd: int) -> Source:
+def source_of(path: Path, fd: int) -> OpenFile:
     """Return an open regular file as it is now."""
     found = os.fstat(fd)
-    return Source(path, fd, found.st_size, _stamp(found))
+    return OpenFile(path, fd, found.st_size, _stamp(found))
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[Source]:
-    """Open a regular file for reading; what is a link, a pipe or a device now does not get in.
-
-    Raises:
-        UnsafePathError: it is not a regular file.
-        MissingFileError: there is no such file.
-        StoreDeniedError: it may not be read.
-    """
+def reading(path: Path) -> Iterator[OpenFile]:
+    """Open a regular file for reading; what is a link, a pipe or a device now does not get in."""
     with os_failures(f"read {path}", near=path):
         # Without O_NONBLOCK, opening a pipe waits for a writer.
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -127,29 +90,14 @@ def pump(source: int, target: int | None, *, progress: Progress | None = None) -
     Where the file system can, the target becomes a clone of the source first and only the clone is read: what is
     hashed is what was written in either case.
 
-    Args:
-        source: file descriptor to read from, from its current position.
-        target: file descriptor of an empty file, open for reading and writing; None only to hash.
-        progress: called with the number of bytes of each piece that is done.
-
-    Returns:
-        Digest and number of the bytes.
-
-    Raises:
-        OSError: a read, a write or an early fsync failed.
+    `target` is an empty file, open for reading and writing; None only to hash.
     """
     if target is not None and clone(source, target):
         source, target = target, None
     # What is appended meanwhile is not read: a file that grows as fast as it is copied would never end.
     size = os.fstat(source).st_size - os.lseek(source, 0, os.SEEK_CUR)
-    if target is None or size <= 2 * CHUNK:
-        return _pump_plainly(source, target, size, progress)
-    return _pump_in_threads(source, target, size, progress)
-
-
-def _pump_plainly(
-    source: int, target: int | None, size: int, progress: Progress | None
-) -> tuple[Digest, int]:
+    if target is not None and size > 2 * CHUNK:
+        return _pump_in_threads(source, target, size, progress)
     running, total = hashlib.sha256(), 0
     buffer = memoryview(bytearray(CHUNK))
     while count := os.readv(source, [buffer[: size - total]]):
@@ -163,13 +111,13 @@ def _pump_plainly(
 
 
 def _pump_in_threads(source: int, target: int, size: int, progress: Progress | None) -> tuple[Digest, int]:
-    """Hash in a second thread and flush in a third: both release the interpreter's lock."""
+    """Hash in a second thread: that releases the interpreter's lock."""
     from concurrent.futures import Future, ThreadPoolExecutor
 
     running, total = hashlib.sha256(), 0
     buffers = [memoryview(bytearray(CHUNK)) for _ in range(DEPTH)]
     hashed: list[Future[None] | None] = [None] * DEPTH
-    with ThreadPoolExecutor(1) as hasher, flushing(target) as written:
+    with ThreadPoolExecutor(1) as hasher:
         for turn in itertools.cycle(range(DEPTH)):
             before = hashed[turn]
             if before is not None:
@@ -180,7 +128,6 @@ def _pump_in_threads(source: int, target: int, size: int, progress: Progress | N
             piece = buffers[turn][:count]
             hashed[turn] = hasher.submit(running.update, piece)
             write_all(target, piece)
-            written(count)
             total += count
             if progress:
                 progress(count)
@@ -188,39 +135,6 @@ def _pump_in_threads(source: int, target: int, size: int, progress: Progress | N
             if waiting is not None:
                 waiting.result()
     return Digest(running.hexdigest()), total
-
-
-@contextmanager
-def flushing(fd: int) -> Iterator[Callable[[int], None]]:
-    """Set the disk to work while a file is written; yield what to tell how many bytes were.
-
-    It makes nothing durable: the one fsync at the end does, and finds little left to do.
-
-    Raises:
-        OSError: an early fsync failed; the file must be written anew.
-    """
-    from concurrent.futures import Future, ThreadPoolExecutor
-
-    unsynced = 0
-    flush: Future[None] | None = None
-    with ThreadPoolExecutor(1) as flusher:
-
-        def written(count: int) -> None:
-            nonlocal unsynced, flush
-            unsynced += count
-            if unsynced >= SYNC_EVERY and (flush is None or flush.done()):
-                if flush is not None:
-                    flush.result()
-                flush, unsynced = flusher.submit(_start_flush, fd), 0
-
-        yield written
-        if flush is not None:
-            flush.result()
-
-
-def _start_flush(fd: int) -> None:
-    # macOS has no fdatasync, and F_FULLFSYNC is too dear to be done early.
-    getattr(os, "fdatasync", os.fsync)(fd)
 
 
 def clone(source: int, target: int) -> bool:
@@ -244,95 +158,31 @@ def copy_file(
     *,
     link: bool = False,
     expected: Digest | None = None,
-) -> Method:
-    """Copy a file to a name that must be free; it appears there whole or not at all.
+) -> bool:
+    """Copy a file to a name that must be free; it appears there whole or not at all.  Tell whether it is a link.
 
     Args:
-        source: a regular file.
-        destination: the copy's name, in a folder that exists.
         link: share the file itself (a hard link) where the disk allows it, so that an edit of one changes the other.
         expected: the digest that the copied bytes must have: those of the copy are hashed, not the source's.
-
-    Returns:
-        How it was done.
-
-    Raises:
-        DigestMismatchError: the bytes are not those of `expected`.
-        StorageError: the destination exists.
-        UnsafePathError: the source is not a regular file.
-        OutOfSpaceError: there is no room.
     """
     with reading(source) as opened, os_failures(f"copy {source} to {destination}", near=destination.parent):
         try:
             if link and _linked(opened, destination, expected):
-                return Method.LINK
+                return True
             with part_beside(destination) as (part, fd):
-                method = _fill(opened, fd, expected)
+                digest, _ = pump(opened.fd, fd)
+                _require(opened.path, expected, digest)
                 opened.require_unchanged()
                 link_exclusive(part, destination)
         except FileExistsError as error:
             raise StorageError(f"{destination} exists already", hint="choose another place") from error
-    return method
+    return False
 
 
-def _fill(source: Source, target: int, expected: Digest | None) -> Method:
-    if clone(source.fd, target):
-        if expected is not None:
-            _require(source.path, expected, pump(target, None)[0])
-        return Method.REFLINK
-    if expected is None:
-        _copy_plainly(source, target)
-    else:
-        _require(source.path, expected, _copy_and_hash(source, target))
-    return Method.COPY
-
-
-def _copy_and_hash(source: Source, target: int) -> Digest:
-    """Let the system copy, and hash what it wrote behind it: the source may be written to meanwhile, unseen."""
-    from concurrent.futures import Future, ThreadPoolExecutor
-
-    running, done = hashlib.sha256(), 0
-
-    def hash_up_to(end: int) -> None:
-        nonlocal done
-        while done < end and (piece := os.pread(target, min(CHUNK, end - done), done)):
-            running.update(piece)
-            done += len(piece)
-
-    waiting: list[Future[None]] = []
-    with ThreadPoolExecutor(1) as hasher:
-        _copy_plainly(source, target, lambda end: waiting.append(hasher.submit(hash_up_to, end)))
-        for each in waiting:
-            each.result()
-    return Digest(running.hexdigest())
-
-
-def _copy_plainly(source: Source, target: int, told: Callable[[int], object] = lambda _: None) -> None:
-    """Copy, and tell after each piece how many bytes there are now."""
-    done = 0
-    while sys.platform == "linux" and done < source.size:
-        try:
-            count = os.copy_file_range(source.fd, target, min(_PIECE, source.size - done))
-        except OSError as error:
-            if error.errno not in _NOT_HERE:
-                raise
-            break
-        if count == 0:
-            break
-        done += count
-        told(done)
-    # Both offsets stand behind what was copied so far: this is the rest, or all of it.
-    while chunk := os.read(source.fd, min(CHUNK, source.size - done)):
-        write_all(target, chunk)
-        done += len(chunk)
-        told(done)
-
-
-def _linked(source: Source, destination: Path, expected: Digest | None) -> bool:
+def _linked(source: OpenFile, destination: Path, expected: Digest | None) -> bool:
     if expected is not None:
-        digest, _ = pump(source.fd, None)
+        _require(source.path, expected, pump(source.fd, None)[0])
         os.lseek(source.fd, 0, os.SEEK_SET)
-        _require(source.path, expected, digest)
     try:
         os.link(source.path, destination, follow_symlinks=False)
     except OSError as error:
@@ -348,6 +198,87 @@ def _linked(source: Source, destination: Path, expected: Digest | None) -> bool:
     return True
 
 
-def _require(path: Path, expected: Digest, got: Digest) -> None:
-    if got != expected:
+def _require(path: Path, expected: Digest | None, got: Digest) -> None:
+    if expected is not None and got != expected:
         raise DigestMismatchError(str(path), expected, expected, got, hint="run: fusery audit")
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """A private copy of a file, as long as its `Staging` lasts; the stamp is that of the bytes that were hashed."""
+
+    path: Path
+    size: int
+    sha256: Digest
+    stamp: tuple[int, ...]
+
+    @contextmanager
+    def opened(self) -> Iterator[int]:
+        """Yield a file descriptor to read the copy by."""
+        if not os.path.lexists(self.path):
+            raise StoreUnavailableError(
+                f"{self.path} was removed while it was needed", hint="run the command again"
+            )
+        with reading(self.path) as copy:
+            replace(copy, stamp=self.stamp).require_unchanged()
+            yield copy.fd
+
+    def entry(self, path: str) -> FileEntry:
+        """Return the manifest's entry for it, under a path within the artifact."""
+        return FileEntry(path, self.size, self.sha256)
+
+
+class Staging(ExitStack):
+    """Private copies that go away when the `with` block ends."""
+
+    def __init__(self, folder: Path, room: Callable[[int], object] = lambda _: None) -> None:
+        """Prepare; nothing is copied yet."""
+        super().__init__()
+        self._folder, self._room = folder, room
+        self._staged: dict[Path, Staged] = {}
+        self._sources: list[OpenFile] = []
+
+    def take(self, file: Path) -> Path:
+        """Copy a file, hashing what is written; return the copy's path."""
+        with reading(file) as source, os_failures(f"copy {file} to {self._folder}", near=self._folder):
+            self._room(source.size)
+            with self._part() as (path, fd):
+                digest, size = pump(source.fd, fd)
+                source.require_unchanged()
+                self._staged[path] = _staged(path, fd, size, digest)
+            self._sources.append(source)
+        return path
+
+    @contextmanager
+    def _part(self) -> Iterator[tuple[Path, int]]:
+        """Give a new file, open; its name goes with all others'."""
+        path = self._folder / staged_name()
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self.callback(path.unlink, missing_ok=True)
+        try:
+            yield path, fd
+        finally:
+            os.close(fd)
+
+    def copies(self, files: Mapping[str, Path]) -> dict[str, Staged]:
+        """Return the copies of files by name; what is no copy yet is taken."""
+        return {
+            name: self._staged[path if path in self._staged else self.take(path)]
+            for name, path in files.items()
+        }
+
+    def require_unchanged(self) -> None:
+        """Refuse files that are no longer what they were when they were copied."""
+        for source in self._sources:
+            source.require_still_there()
+
+
+def _staged(path: Path, fd: int, size: int, digest: Digest) -> Staged:
+    # Who opens it again would not be told of a write that failed before, and some file systems date it only now.
+    sync_file(fd)
+    return Staged(path, size, digest, source_of(path, fd).stamp)
+
+
+def manifest_of_staged(copies: Mapping[str, Staged]) -> Manifest:
+    """Return the manifest of copies by name."""
+    return Manifest.of(staged.entry(name) for name, staged in copies.items())

@@ -19,11 +19,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def parse_digest(text: str) -> Digest:
-    """Return `text` as a digest; `str(parse_digest(s)) == s` for every valid `s`.
-
-    Raises:
-        ValueError: it is not 64 lower-case hex digits.
-    """
+    """Return `text` as a digest; `str(parse_digest(s)) == s` for every valid `s`."""
     if not _DIGEST.fullmatch(text):
         raise ValueError(f"not a SHA-256 digest: {text!r}")
     return Digest(text)
@@ -48,11 +44,7 @@ def digest_file(path: Path, check: Callable[[], None] | None = None) -> tuple[Di
 
 
 def canonical_json(value: Any) -> bytes:
-    """Return the one JSON form of a value: sorted keys, no spaces, ASCII, no NaN.
-
-    Raises:
-        ValueError: the value holds a NaN or an infinity, which JSON has no form for.
-    """
+    """Return the one JSON form of a value: sorted keys, no spaces, ASCII, no NaN."""
     return json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
     ).encode()

@@ -13,13 +13,19 @@ class FuseryError(Exception):
     """A failure that is reported to the user in one sentence.
 
     Attributes:
-        code: stable, machine-readable name of the kind of failure, for `--json`.
+        code: stable, machine-readable name of the kind of failure, for `--json`; by default that of the class, without
+            `Error` and with underscores.
         exit_code: the process's exit code, 2 for bad input unless a subclass says otherwise.
         hint: what to do about it, if known: a command to run or an option to give.
     """
 
     code: ClassVar[str] = "error"
     exit_code: ClassVar[int] = 2
+
+    def __init_subclass__(cls) -> None:
+        if "code" not in vars(cls):
+            name = cls.__name__.removesuffix("Error")
+            cls.code = "".join(f"_{char.lower()}" if char.isupper() else char for char in name).lstrip("_")
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         message = _masked(message)
@@ -40,13 +46,9 @@ def _masked(text: str) -> str:
 class StorageError(FuseryError):
     """Something about bytes: a store, a blob, a file or its format."""
 
-    code = "storage"
-
 
 class StoreUnavailableError(StorageError):
     """The store did not answer, or answered with a failure of its own."""
-
-    code = "store_unavailable"
 
 
 class StoreDeniedError(StorageError):
@@ -58,31 +60,21 @@ class StoreDeniedError(StorageError):
 class OutOfSpaceError(StorageError):
     """There is no room left for what was to be written."""
 
-    code = "out_of_space"
-
 
 class BlobMissingError(StorageError):
     """A blob that should be in the store is not."""
-
-    code = "blob_missing"
 
 
 class BlobCorruptError(StorageError):
     """A blob's bytes do not match its digest."""
 
-    code = "blob_corrupt"
-
 
 class StoreMismatchError(StorageError):
     """The store belongs to another registry, or is laid out in a way this version does not know."""
 
-    code = "store_mismatch"
-
 
 class UnsafePathError(StorageError):
     """A path leaves its root, or is not a plain file or folder."""
-
-    code = "unsafe_path"
 
 
 class MissingFileError(StorageError):

@@ -1,13 +1,15 @@
-"""Failures in fusery's words: bytes that are absent or damaged, and the one place that reads an `OSError`."""
+"""Failures in fusery's words, the one place that reads an `OSError`, and files that are opened with suspicion."""
 
 from __future__ import annotations
 
 import errno
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from .digest import Digest
 from .errors import (
@@ -27,12 +29,9 @@ MISSING = frozenset({errno.ENOENT, errno.ENOTDIR})
 
 
 class AbsentBlobError(BlobMissingError):
-    """A blob is not in the store.
+    """A blob is not in the store."""
 
-    Attributes:
-        digest: the blob's digest.
-        generation: the requested generation.
-    """
+    code = "blob_missing"
 
     def __init__(self, digest: Digest, generation: int, where: str) -> None:
         """Build the sentence; `where` names the store."""
@@ -43,13 +42,9 @@ class AbsentBlobError(BlobMissingError):
 
 
 class DigestMismatchError(BlobCorruptError):
-    """Bytes are not those that were promised.
+    """Bytes are not those that were promised: a digest, or `"N bytes"`."""
 
-    Attributes:
-        digest: the digest of the blob or file that was expected.
-        expected: what was promised: a digest, or `"N bytes"`.
-        got: what was found instead.
-    """
+    code = "blob_corrupt"
 
     def __init__(
         self, subject: str, digest: Digest, expected: str, got: str, *, hint: str | None = None
@@ -68,13 +63,6 @@ def os_failures(doing: str, *, near: Path) -> Iterator[None]:
     Args:
         doing: what was attempted, as it reads after "cannot": `"write /a/b"`.
         near: a path on the disk in question, to say how much room it has.
-
-    Raises:
-        OutOfSpaceError: ENOSPC, EDQUOT or EFBIG.
-        StoreDeniedError: EACCES, EPERM or EROFS.
-        MissingFileError: ENOENT or ENOTDIR.
-        UnsafePathError: ELOOP, a symbolic link where a file was expected.
-        StoreUnavailableError: everything else, such as EIO.
     """
     try:
         yield
@@ -112,3 +100,35 @@ def _room(near: Path) -> str:
     except OSError:
         return ""
     return f" ({free / 1e6:,.1f} MB free)"
+
+
+_NO_FILE = frozenset({errno.ENXIO, errno.ENODEV, errno.EISDIR, errno.ELOOP})
+"""What `open` says of a socket, of a device without a driver, of a folder, of a circle of links."""
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a regular file for reading; a pipe, a device, a socket or a folder is not waited for and not read.
+
+    Links are followed: `folder.scan` decides where they may lead, and hands out paths without any.
+    """
+    with os_failures(f"read {path}", near=path), _regular(path) as file:
+        yield file
+
+
+def _regular(path: Path) -> BinaryIO:
+    try:
+        # Without O_NONBLOCK, opening a pipe waits for a writer.
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in _NO_FILE:
+            raise _no_file(path) from error
+        raise
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise _no_file(path)
+    return os.fdopen(fd, "rb")
+
+
+def _no_file(path: Path) -> MissingFileError:
+    return MissingFileError(f"{path} is not a file that can be read", hint="name a regular file")

@@ -18,13 +18,7 @@ from .manifest import safe_relative_path
 
 @dataclass(frozen=True, slots=True)
 class ScanLimits:
-    """How much a folder may hold before it is refused.
-
-    Attributes:
-        files: number of files, and of folders.
-        bytes: of all files together.
-        depth: folders inside each other.
-    """
+    """How many files (and as many folders), bytes in all and levels a folder may hold before it is refused."""
 
     files: int = 10_000
     bytes: int = 16 << 40
@@ -36,13 +30,7 @@ LIMITS = ScanLimits()
 
 @dataclass(frozen=True, slots=True, order=True)
 class SourceFile:
-    """A regular file of a folder.
-
-    Attributes:
-        path: POSIX path relative to the folder.
-        real: absolute path without symbolic links, to be opened with `reading`.
-        size: bytes when it was found.
-    """
+    """A regular file of a folder; `real` is its absolute path without symbolic links."""
 
     path: str
     real: Path
@@ -57,12 +45,6 @@ def scan(root: Path, *, limits: ScanLimits = LIMITS) -> list[SourceFile]:
 
     A symbolic link is followed if it ends at a regular file inside the folder, or, for a snapshot in the cache of
     huggingface_hub, in the `blobs` of the same repository.
-
-    Raises:
-        MissingFileError: the folder does not exist, is not a folder, or has a link that leads nowhere.
-        StoreDeniedError: something in it may not be read.
-        UnsafePathError: a link leaves the folder, there is something that is neither file nor folder, two names differ
-            only in case or Unicode form, a name is not printable, or a limit is exceeded.
     """
     with os_failures(f"read {root}", near=root):
         top = _resolve_root(root)

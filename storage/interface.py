@@ -18,14 +18,29 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .copying import Progress
+from .copying import Progress, Staged
 from .digest import Digest
 from .errors import StorageError, StoreMismatchError, StoreUnavailableError
 from .failures import AbsentBlobError, DigestMismatchError, os_failures
-from .layout import MAX_DOCUMENT_BYTES, parse_format
+from .layout import (
+    BLOBS,
+    FORMAT_NAME,
+    MAX_DOCUMENT_BYTES,
+    MAX_FORMAT_BYTES,
+    QUARANTINE,
+    TMP,
+    blob_name,
+    document_name,
+    is_store_name,
+    parse_blob_name,
+    parse_format,
+    quarantine_name,
+)
 from .manifest import FileEntry, Outgoing
 from .publishing import part_beside, write_all
-from .staging import Staged
+
+NOT_A_FILE = -1
+"""The size of what is not a regular file."""
 
 Sink = Callable[[bytes | memoryview], None]
 """Called with bytes, one piece after the other."""
@@ -33,13 +48,7 @@ Sink = Callable[[bytes | memoryview], None]
 
 @dataclass(frozen=True, slots=True, order=True)
 class Blob:
-    """Immutable bytes in a store.
-
-    Attributes:
-        digest: SHA-256 of the bytes.
-        size: bytes.
-        generation: how often a blob of this digest was deleted before; part of its name.
-    """
+    """Immutable bytes in a store; the generation says how often a blob of this digest was deleted before."""
 
     digest: Digest
     size: int
@@ -48,19 +57,11 @@ class Blob:
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a backend can do.
-
-    Attributes:
-        create_exclusive: a second writer of the same name is refused by the backend itself.
-        local: blobs are files; `local_path` returns their paths.
-        durable: blobs outlive the process.
-        resumes: storing the same file again continues an interrupted upload.
-    """
+    """What a backend can do: refuse a second writer of a name, be read as files, outlive the process."""
 
     create_exclusive: bool
     local: bool
     durable: bool = True
-    resumes: bool = False
 
     @property
     def promise(self) -> str:
@@ -69,21 +70,10 @@ class Capabilities:
             return "exclusive create"
         return "no exclusive create: names are digests, and each write is read back"
 
-    @property
-    def interruption(self) -> str:
-        """What becomes of an interrupted upload, in a few words."""
-        return f"an interrupted upload {'goes on where it stopped' if self.resumes else 'begins anew'}"
-
 
 @dataclass(frozen=True, slots=True, order=True)
 class Leftover:
-    """Something an interrupted write left behind.
-
-    Attributes:
-        name: what `remove_leftover` takes.
-        size: bytes, 0 where the backend does not say.
-        age_seconds: since the last write to it.
-    """
+    """Something an interrupted write left behind, by the name that `remove_leftover` takes."""
 
     name: str
     size: int
@@ -91,13 +81,10 @@ class Leftover:
 
 
 class BlobStore(ABC):
-    """Blobs by digest and generation, on one backend.
-
-    Attributes:
-        url: of the store, without any secret; `open_store(store.url)` opens it again.
-    """
+    """Blobs by digest and generation, on one backend."""
 
     url: str
+    """Without any secret; `open_store(store.url)` opens the store again."""
 
     _readings = 1
     """How often a blob is read before it is called damaged."""
@@ -116,22 +103,7 @@ class BlobStore(ABC):
         generation: int = 0,
         progress: Progress | None = None,
     ) -> Blob:
-        """Store the bytes of a file, hashed while they are read.
-
-        Args:
-            path: a regular file; a symbolic link is refused.
-            expected: size and digest that the file must have.
-            generation: the generation to store the blob under.
-            progress: called with the number of bytes of each piece that is written.
-
-        Raises:
-            DigestMismatchError: the file is not what was expected; nothing was stored.
-            UnsafePathError: it is not a regular file.
-            MissingFileError: there is no such file.
-            OutOfSpaceError: the store is full.
-            StoreDeniedError: the file may not be read or the store not be written.
-            StoreUnavailableError: the store failed.
-        """
+        """Store the bytes of a file, hashed while they are read."""
 
     def put_files(self, files: Sequence[Outgoing], *, progress: Progress | None = None) -> None:
         """Store many files; as `put_file` for one after the other, in less time where the backend can.
@@ -165,82 +137,95 @@ class BlobStore(ABC):
         The file is read-only and not verified by this call.
         """
 
-    @abstractmethod
     def quarantine(self, digest: Digest, *, generation: int = 0) -> str | None:
         """Move a damaged blob to quarantine; return its new name, None if nothing was moved.
 
         A blob that matches its digest stays: it has been repaired meanwhile.
         """
+        size = self.size(digest, generation=generation)
+        if size is None or self._holds(Blob(digest, size, generation)):
+            return None
+        name = quarantine_name(digest, generation)
+        return name if self._move(blob_name(digest, generation), name) else None
 
-    @abstractmethod
     def delete(self, digest: Digest, *, generation: int = 0) -> int:
         """Delete a blob and return the bytes freed: 0 if it was gone already, which is success."""
+        return self._remove(blob_name(digest, generation))
 
-    @abstractmethod
     def blobs(self) -> Iterator[Blob]:
         """List all blobs, in no order; other names are skipped."""
+        for entry in self._entries(BLOBS):
+            parsed = parse_blob_name(entry.name)
+            if parsed is not None and entry.size != NOT_A_FILE:
+                yield Blob(parsed[0], entry.size, parsed[1])
 
-    @abstractmethod
     def strays(self) -> Iterator[str]:
         """List the names in the store's folder that fusery does not write, in no order."""
+        for entry in self._entries(""):
+            if not is_store_name(entry.name) or entry.size == NOT_A_FILE:
+                yield entry.name
 
-    @abstractmethod
     def quarantined(self) -> Iterator[Leftover]:
         """List blobs in quarantine."""
+        return self._entries(QUARANTINE)
 
-    @abstractmethod
     def leftovers(self) -> Iterator[Leftover]:
         """List leftovers of interrupted writes, and the part files of writes in progress."""
+        return self._entries(TMP)
 
-    @abstractmethod
     def remove_leftover(self, name: str) -> int:
         """Remove a name from `leftovers` or `quarantined`, and return the bytes freed; raise ValueError for other names."""
+        folder, _, rest = name.partition("/")
+        if folder not in (TMP, QUARANTINE) or "/" in rest or rest in ("", ".", ".."):
+            raise ValueError(f"not the name of a leftover: {name!r}")
+        return self._remove(name)
 
     @abstractmethod
     def initialise(self, store_id: str) -> None:
-        """Prepare the store for writing and give it its permanent id.
+        """Prepare the store for writing and give it its permanent id; raise StoreMismatchError if it has another."""
 
-        Raises:
-            StoreMismatchError: it has another id already, or a layout this version does not know.
-        """
-
-    @abstractmethod
     def read_document(self, name: str) -> bytes | None:
-        """Return a document that `write_document` wrote, None if there is none.
-
-        Raises:
-            StorageError: it has more than `MAX_DOCUMENT_BYTES`.
-        """
+        """Return a document that `write_document` wrote, or None."""
+        data = self._read_small(document_name(name), MAX_DOCUMENT_BYTES + 1)
+        if data is not None:
+            self._require_small(name, len(data))
+        return data
 
     @abstractmethod
     def write_document(self, name: str, data: bytes) -> None:
-        """Write a small document, such as `backup.json`, over an earlier one of that name: whole, or not at all."""
+        """Write a small document, such as `package.json`, over an earlier one of that name: whole, or not at all."""
 
     @abstractmethod
-    def _read_format(self) -> bytes | None:
-        """Return the content of `format.json`, None if there is none."""
+    def _read_small(self, name: str, limit: int) -> bytes | None:
+        """Return the first bytes of an object beside the blobs, None if it is not there."""
+
+    @abstractmethod
+    def _move(self, name: str, target: str) -> bool:
+        """Give an object another name; tell whether it was there."""
+
+    @abstractmethod
+    def _remove(self, name: str) -> int:
+        """Remove an object, and return the bytes freed: 0 if it was gone."""
+
+    @abstractmethod
+    def _entries(self, folder: str) -> Iterator[Leftover]:
+        """List the objects below a folder, or all for an empty one; what is not a file has the size `NOT_A_FILE`."""
 
     @abstractmethod
     def _pour(self, blob: Blob, sink: Sink) -> None:
         """Pass the bytes of a blob of known size to `sink`, piece by piece; raises AbsentBlobError."""
 
-    def identify(self) -> str | None:
-        """Return the store's id, None if it has none yet.
+    @abstractmethod
+    def span(self, blob: Blob, start: int, stop: int) -> Iterator[bytes]:
+        """Yield the bytes of a blob from one place to another, piece by piece, and *not* verified."""
 
-        Raises:
-            StoreMismatchError: the store has a layout this version does not know.
-        """
-        data = self._read_format()
+    def identify(self) -> str | None:
+        """Return the store's id, None if it has none yet."""
+        data = self._read_small(FORMAT_NAME, MAX_FORMAT_BYTES)
         return None if data is None else parse_format(data, self.url)
 
     def read_bytes(self, digest: Digest, *, generation: int = 0, limit: int) -> bytes:
-        """Return a small blob, verified.
-
-        Raises:
-            StorageError: it is larger than `limit` bytes.
-            AbsentBlobError: it is not there.
-            DigestMismatchError: it is damaged.
-        """
+        """Return a blob, verified; raise StorageError if it has more than `limit` bytes."""
         size = self._size(digest, generation)
         if size > limit:
             raise StorageError(f"blob {digest} has {size} bytes, more than the {limit} that are read here")
@@ -259,47 +244,34 @@ class BlobStore(ABC):
     ) -> int:
         """Copy a blob to a file, verified before the file gets its name; return its size.
 
-        An existing file at `destination` is replaced.
-
-        Args:
-            digest: which blob.
-            destination: the file's name, in a folder that exists.
-            generation: the blob's generation.
-            size: what it must have, if that is on record: then the store need not be asked.
-            progress: called with the number of bytes of each piece that arrives.
-
-        Raises:
-            AbsentBlobError: the blob is not there.
-            DigestMismatchError: it is damaged; `destination` is as it was.
-            OutOfSpaceError: there is no room for it.
+        An existing file at `destination` is replaced, and stays as it is if this raises as `pour`.  With its size on record,
+        the store need not be asked for that.
         """
-        pour = self._pour_verified if size is None else self.pour
         blob = Blob(digest, self._size(digest, generation) if size is None else size, generation)
         with os_failures(f"write {destination}", near=destination), part_beside(destination) as (part, fd):
-
-            def begin() -> None:
-                os.ftruncate(fd, 0)
-                os.lseek(fd, 0, os.SEEK_SET)
-
-            def keep(piece: bytes | memoryview) -> None:
-                write_all(fd, piece)
-                if progress:
-                    progress(len(piece))
-
-            pour(blob, keep, begin)
+            self.pour_into(blob, fd, progress)
             written = os.fstat(fd).st_size
             part.replace(destination)
         return written
 
+    def pour_into(self, blob: Blob, fd: int, progress: Progress | None = None) -> None:
+        """Write a blob's bytes over an open file; they are verified once this returns; raises as `pour`."""
+
+        def begin() -> None:
+            os.ftruncate(fd, 0)
+            os.lseek(fd, 0, os.SEEK_SET)
+
+        def keep(piece: bytes | memoryview) -> None:
+            write_all(fd, piece)
+            if progress:
+                progress(len(piece))
+
+        self.pour(blob, keep, begin)
+
     def verify(
         self, digest: Digest, size: int, *, generation: int = 0, progress: Progress | None = None
     ) -> None:
-        """Read a blob through and check its size and digest.
-
-        Raises:
-            AbsentBlobError: it is not there.
-            DigestMismatchError: its size or its bytes differ.
-        """
+        """Read a blob through and check its size and digest; raises as `pour`."""
 
         def read(piece: bytes | memoryview) -> None:
             if progress:
@@ -308,32 +280,14 @@ class BlobStore(ABC):
         self.pour(Blob(digest, size, generation), read, lambda: None)
 
     def pour(self, blob: Blob, sink: Sink, begin: Callable[[], None]) -> None:
-        """Pass a blob's bytes to `sink`, piece by piece in order; they are verified only once this returns.
-
-        Args:
-            blob: its digest, the size that it must have, and its generation.
-            sink: takes the bytes.
-            begin: called before each reading of the blob, since there may be more than one.
-
-        Raises:
-            AbsentBlobError: it is not there.
-            DigestMismatchError: its size or its bytes differ.
-            StoreUnavailableError: the store failed.
-        """
+        """Pass a blob's bytes to `sink`, piece by piece in order; they are verified only once this returns."""
         found = self._size(blob.digest, blob.generation)
         if found != blob.size:
             raise self._damage(blob.digest, f"{blob.size} bytes", f"{found} bytes")
         self._pour_verified(blob, sink, begin)
 
     def _pour_verified(self, blob: Blob, sink: Sink, begin: Callable[[], None]) -> None:
-        """Pass a blob's bytes to `sink`, and raise unless they have the digest; `begin` is called before each reading.
-
-        Bytes that went wrong on the way are read again: a blob is damaged when two readings find the same wrong bytes.
-
-        Raises:
-            DigestMismatchError: it is damaged.
-            StoreUnavailableError: each reading found something else.
-        """
+        """Pass a blob's bytes to `sink`, and raise unless they have the digest; `begin` is called before each reading."""
         digest, before = blob.digest, None
         for reading in range(self._readings):
             if reading:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import FormatError
-from .opening import opened
+from .failures import opened
 
 MAX_BYTES = 16 << 20
 MAX_VALUES = 500_000
@@ -44,19 +44,7 @@ def holds_more_than(data: bytes, most: int) -> bool:
 def parse_json(
     data: bytes, subject: str, *, most: int = MAX_VALUES, deepest: int = MAX_DEPTH, constants: bool = False
 ) -> Any:
-    """Parse strict JSON (RFC 8259) in UTF-8.
-
-    Args:
-        data: the text.
-        subject: what it is called in an error.
-        most: values that it may hold.
-        deepest: how deep it may be nested.
-        constants: take NaN, Infinity and -Infinity, as Python's writer writes them.
-
-    Raises:
-        FormatError: it is not JSON, has a key twice, a NaN or infinity, a number too large for 64 bits of floating
-            point, an integer of more than 40 digits, more values than it may, or is nested too deep.
-    """
+    """Parse strict JSON (RFC 8259) in UTF-8."""
     if holds_more_than(data, most):
         raise FormatError(f"{subject} holds more than {most:,} values")
 
@@ -114,13 +102,7 @@ def _depth(value: Any) -> int:
 
 
 def read_json(path: Path, *, limit: int = MAX_BYTES, most: int = MAX_VALUES, constants: bool = False) -> Any:
-    """Read a JSON file of at most `limit` bytes, 16 MiB by default; `most` and `constants` as in `parse_json`.
-
-    Raises:
-        MissingFileError: there is no such file, or it is not a regular one.
-        StoreDeniedError: it may not be read.
-        FormatError: it is too large or not strict JSON.
-    """
+    """Read a JSON file of at most `limit` bytes, 16 MiB by default; `most` and `constants` as in `parse_json`."""
     with opened(path) as file:
         data = file.read(limit + 1)
     if len(data) > limit:
@@ -131,11 +113,7 @@ def read_json(path: Path, *, limit: int = MAX_BYTES, most: int = MAX_VALUES, con
 def read_object(
     path: Path, *, limit: int = MAX_BYTES, most: int = MAX_VALUES, constants: bool = False
 ) -> dict[str, Any]:
-    """Read a JSON file whose top level is an object; its arguments are those of `read_json`.
-
-    Raises:
-        FormatError: it is something else; and as `read_json`.
-    """
+    """Read a JSON file whose top level is an object; its arguments are those of `read_json`."""
     value = read_json(path, limit=limit, most=most, constants=constants)
     if not isinstance(value, dict):
         raise FormatError(f"{path.name} is not a JSON object")

@@ -40,11 +40,7 @@ _STORE_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,127}")
 
 
 def blob_name(digest: Digest, generation: int = 0) -> str:
-    """Return a blob's name; `parse_blob_name(blob_name(d, g)) == (d, g)` for every digest and generation.
-
-    Raises:
-        ValueError: the digest is not 64 hex digits, or the generation not in 0 to 999,999,999.
-    """
+    """Return a blob's name; `parse_blob_name(blob_name(d, g)) == (d, g)` for every digest and generation."""
     parse_digest(digest)
     if not 0 <= generation <= MAX_GENERATION:
         raise ValueError(f"not a generation: {generation}")
@@ -69,11 +65,7 @@ def is_store_name(name: str) -> bool:
 
 
 def document_name(name: str) -> str:
-    """Return the name of a document if it may be one.
-
-    Raises:
-        ValueError: it is not small letters with `.json`, or is that of the format.
-    """
+    """Return the name of a document if it may be one."""
     if not _DOCUMENT.fullmatch(name) or name == FORMAT_NAME:
         raise ValueError(f"not the name of a document: {name[:40]!r}")
     return name
@@ -85,22 +77,14 @@ def quarantine_name(digest: Digest, generation: int) -> str:
 
 
 def format_document(store_id: str) -> bytes:
-    """Return the content of `format.json` for a store.
-
-    Raises:
-        ValueError: the id is not 1 to 128 letters, digits, dots, dashes and underscores.
-    """
+    """Return the content of `format.json` for a store."""
     if not _STORE_ID.fullmatch(store_id):
         raise ValueError(f"not a store id: {store_id[:40]!r}")
     return canonical_json({"layout": LAYOUT, "store": store_id})
 
 
 def parse_format(data: bytes, where: str) -> str:
-    """Return the store id that a `format.json` holds.
-
-    Raises:
-        StoreMismatchError: it is damaged, or describes a layout that this version does not know.
-    """
+    """Return the store id that a `format.json` holds."""
     try:
         document = parse_json(data, f"{FORMAT_NAME} of {where}")
     except FormatError as error:

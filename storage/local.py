@@ -6,38 +6,31 @@ atomic and refuses a name that is taken; fsync of the folders.  A crash at any s
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from .copying import Progress, pump, reading
-from .digest import CHUNK, Digest
+from .copying import Progress, Staged, pump, reading
+from .digest import CHUNK, Digest, digest_bytes
 from .errors import StoreUnavailableError
-from .failures import AbsentBlobError, os_failures
-from .interface import Blob, BlobStore, Capabilities, Leftover, Sink
+from .failures import AbsentBlobError, opened, os_failures
+from .interface import NOT_A_FILE, Blob, BlobStore, Capabilities, Leftover, Sink
 from .layout import (
     BLOBS,
     FORMAT_NAME,
-    MAX_DOCUMENT_BYTES,
-    MAX_FORMAT_BYTES,
     QUARANTINE,
     TMP,
     blob_name,
     document_name,
     format_document,
-    is_store_name,
-    parse_blob_name,
     quarantine_name,
 )
 from .manifest import FileEntry, require_expected, require_size
-from .opening import opened
-from .pouring import pour_into
 from .publishing import (
     link_exclusive,
     make_folders,
@@ -47,20 +40,14 @@ from .publishing import (
     sync_file,
     sync_folder,
     write_all,
-    write_atomically,
 )
-from .staging import Staged
 
 ATTEMPTS = 5
 """How often a write starts again because somebody else changed the same name meanwhile."""
 
 
 class LocalStore(BlobStore):
-    """A store in a folder; the folder is made by the first write.
-
-    Attributes:
-        root: the folder, absolute, with links resolved when the store was opened.
-    """
+    """A store in a folder; the folder is made by the first write."""
 
     def __init__(self, root: Path) -> None:
         """Open the store in `root`, which need not exist yet; nothing is written."""
@@ -107,11 +94,7 @@ class LocalStore(BlobStore):
         return self.root / TMP
 
     def put_staged(self, staged: Staged, *, generation: int = 0) -> Blob:
-        """Store a private copy; see `BlobStore.put_staged`.  One in `staging_folder` is not read again.
-
-        Raises:
-            StorageError: it was removed, or written to after it was hashed.
-        """
+        """Store a private copy; see `BlobStore.put_staged`.  One in `staging_folder` is not read again."""
         if staged.path.parent != self.root / TMP:
             return super().put_staged(staged, generation=generation)
         blob = Blob(staged.sha256, staged.size, generation)
@@ -125,34 +108,25 @@ class LocalStore(BlobStore):
 
     def put_bytes(self, data: bytes, *, generation: int = 0) -> Blob:
         """Store bytes that are in memory; see `BlobStore.put_bytes`."""
-        blob = Blob(Digest(hashlib.sha256(data).hexdigest()), len(data), generation)
-        with os_failures(f"write {len(data)} bytes to {self.root}", near=self.root):
-            if self._holds(blob):
-                self._sync_name(blob)
-                return blob
-            with self._part() as (part, fd):
-                write_all(fd, data)
-                self._publish(part, fd, blob)
-        return blob
+        blob = Blob(digest_bytes(data), len(data), generation)
+        return self._put_new(blob, lambda fd: write_all(fd, data))
 
     def put_poured(
         self, origin: BlobStore, blob: Blob, *, generation: int = 0, progress: Progress | None = None
     ) -> Blob:
-        """Store a blob of `origin`, another store, which writes it straight to the temporary file.
-
-        Raises:
-            AbsentBlobError, DigestMismatchError: the other store does not have it as it should be; nothing was stored.
-            OutOfSpaceError, StoreDeniedError, StoreUnavailableError: as `put_file`; or the other store failed.
-        """
+        """Store a blob of `origin`, another store, which writes it straight to the temporary file."""
         stored = replace(blob, generation=generation)
+        return self._put_new(stored, lambda fd: origin.pour_into(blob, fd, progress))
+
+    def _put_new(self, blob: Blob, write: Callable[[int], object]) -> Blob:
         with os_failures(f"store blob {blob.digest} in {self.root}", near=self.root):
-            if self._holds(stored):
-                self._sync_name(stored)
-                return stored
-            with self._part() as (part, fd):
-                pour_into(origin, blob, fd, progress)
-                self._publish(part, fd, stored)
-        return stored
+            if self._holds(blob):
+                self._sync_name(blob)
+            else:
+                with self._part() as (part, fd):
+                    write(fd)
+                    self._publish(part, fd, blob)
+        return blob
 
     def fetch(
         self,
@@ -178,73 +152,21 @@ class LocalStore(BlobStore):
 
     def size(self, digest: Digest, *, generation: int = 0) -> int | None:
         """Return a blob's size in bytes, or None; see `BlobStore.size`."""
-        with os_failures(f"read {self.root}", near=self.root):
-            try:
-                return self._path(digest, generation).lstat().st_size
-            except (FileNotFoundError, NotADirectoryError):
-                return None
+        found = self._lstat(self._path(digest, generation))
+        return None if found is None else found.st_size
 
     def local_path(self, digest: Digest, *, generation: int = 0) -> Path | None:
         """Return the path of a blob to read in place; see `BlobStore.local_path`."""
         path = self._path(digest, generation)
+        found = self._lstat(path)
+        return path if found is not None and stat.S_ISREG(found.st_mode) else None
+
+    def _lstat(self, path: Path) -> os.stat_result | None:
         with os_failures(f"read {path}", near=path):
             try:
-                return path if stat.S_ISREG(path.lstat().st_mode) else None
+                return path.lstat()
             except (FileNotFoundError, NotADirectoryError):
                 return None
-
-    def quarantine(self, digest: Digest, *, generation: int = 0) -> str | None:
-        """Move a damaged blob to `quarantine/`; see `BlobStore.quarantine`."""
-        size = self.size(digest, generation=generation)
-        if size is None or self._holds(Blob(digest, size, generation)):
-            return None
-        name = quarantine_name(digest, generation)
-        with os_failures(f"move a damaged blob in {self.root}", near=self.root):
-            make_folders(self.root / QUARANTINE)
-            try:
-                self._path(digest, generation).rename(self.root / name)
-            except FileNotFoundError:
-                return None
-        return name
-
-    def delete(self, digest: Digest, *, generation: int = 0) -> int:
-        """Delete a blob; see `BlobStore.delete`."""
-        return self._remove(self._path(digest, generation))
-
-    def blobs(self) -> Iterator[Blob]:
-        """List the blobs there are; see `BlobStore.blobs`."""
-        for fan in self._entries(self.root / BLOBS):
-            for entry in self._entries(Path(fan.path)) if fan.is_dir(follow_symlinks=False) else ():
-                parsed = parse_blob_name(f"{BLOBS}/{fan.name}/{entry.name}")
-                found = _lstat(entry)
-                if parsed and found and stat.S_ISREG(found.st_mode):
-                    yield Blob(parsed[0], found.st_size, parsed[1])
-
-    def strays(self) -> Iterator[str]:
-        """List the names that fusery does not write, including links and special files; see `BlobStore.strays`."""
-        folders = [self.root]
-        while folders:
-            for entry in self._entries(folders.pop()):
-                name = Path(entry.path).relative_to(self.root).as_posix()
-                if entry.is_dir(follow_symlinks=False):
-                    folders += [Path(entry.path)] if name not in (TMP, QUARANTINE) else []
-                elif not is_store_name(name) or not entry.is_file(follow_symlinks=False):
-                    yield name
-
-    def quarantined(self) -> Iterator[Leftover]:
-        """List what `quarantine` has put aside."""
-        return self._aged(QUARANTINE)
-
-    def leftovers(self) -> Iterator[Leftover]:
-        """List the part files of writes that are going on or were interrupted."""
-        return self._aged(TMP)
-
-    def remove_leftover(self, name: str) -> int:
-        """Remove what `leftovers` or `quarantined` listed; see `BlobStore.remove_leftover`."""
-        folder, slash, rest = name.partition("/")
-        if folder not in (TMP, QUARANTINE) or not slash or "/" in rest or rest in ("", ".", ".."):
-            raise ValueError(f"not the name of a leftover: {name!r}")
-        return self._remove(self.root / folder / rest)
 
     def initialise(self, store_id: str) -> None:
         """Make the folder and give the store its id; see `BlobStore.initialise`."""
@@ -264,29 +186,22 @@ class LocalStore(BlobStore):
                     self._check_identity(store_id)
                 sync_folder(self.root)
 
-    def read_document(self, name: str) -> bytes | None:
-        """Return a document beside the blobs; see `BlobStore.read_document`."""
-        data = self._read_small(document_name(name), MAX_DOCUMENT_BYTES + 1)
-        if data is not None:
-            self._require_small(name, len(data))
-        return data
-
     def write_document(self, name: str, data: bytes) -> None:
         """Write a document beside the blobs; see `BlobStore.write_document`."""
         self._require_small(name, len(data))
-        write_atomically(self.root / document_name(name), data)
-
-    def _read_format(self) -> bytes | None:
-        return self._read_small(FORMAT_NAME, MAX_FORMAT_BYTES)
+        path = self.root / document_name(name)
+        with os_failures(f"write {path}", near=self.root), self._part() as (part, fd):
+            write_all(fd, data)
+            open_as_folder(fd, 0o644, self.root)
+            sync_file(fd)
+            part.replace(path)
+            sync_folder(self.root)
 
     def _read_small(self, name: str, limit: int) -> bytes | None:
         """Return the beginning of a file beside the blobs, None if it is not there; a pipe is not waited for."""
         path = self.root / name
-        with os_failures(f"read {path}", near=self.root):
-            try:
-                path.lstat()
-            except (FileNotFoundError, NotADirectoryError):
-                return None
+        if self._lstat(path) is None:
+            return None
         with opened(path) as file:
             return file.read(limit)
 
@@ -298,6 +213,22 @@ class LocalStore(BlobStore):
         ):
             while count := os.readv(source, [buffer]):
                 sink(buffer[:count])
+
+    def span(self, blob: Blob, start: int, stop: int) -> Iterator[bytes]:
+        """Yield a part of a blob; see `BlobStore.span`."""
+        with (
+            self._reading(blob.digest, blob.generation) as source,
+            os_failures(f"read {self.root}", near=self.root),
+        ):
+            while start < stop:
+                piece = os.pread(source, min(CHUNK, stop - start), start)
+                if not piece:
+                    raise StoreUnavailableError(
+                        f"blob {blob.digest} in {self.url} ends before its {blob.size} bytes",
+                        hint="fusery audit",
+                    )
+                start += len(piece)
+                yield piece
 
     @contextmanager
     def _reading(self, digest: Digest, generation: int) -> Iterator[int]:
@@ -368,7 +299,17 @@ class LocalStore(BlobStore):
             return False
         return True
 
-    def _remove(self, path: Path) -> int:
+    def _move(self, name: str, target: str) -> bool:
+        with os_failures(f"move a damaged blob in {self.root}", near=self.root):
+            make_folders((self.root / target).parent)
+            try:
+                (self.root / name).rename(self.root / target)
+            except FileNotFoundError:
+                return False
+        return True
+
+    def _remove(self, name: str) -> int:
+        path = self.root / name
         with os_failures(f"delete {path}", near=path):
             try:
                 size = path.lstat().st_size
@@ -377,24 +318,24 @@ class LocalStore(BlobStore):
                 return 0
         return size
 
-    def _entries(self, folder: Path) -> list[os.DirEntry[str]]:
-        with os_failures(f"list {folder}", near=folder):
-            try:
-                with os.scandir(folder) as entries:
-                    return list(entries)
-            except (FileNotFoundError, NotADirectoryError):
-                return []
-
-    def _aged(self, folder: str) -> Iterator[Leftover]:
-        for entry in self._entries(self.root / folder):
-            found = _lstat(entry)
-            if found is not None:
-                age = max(0.0, time.time() - max(found.st_mtime, found.st_ctime))
-                yield Leftover(f"{folder}/{entry.name}", found.st_size, age)
-
-
-def _lstat(entry: os.DirEntry[str]) -> os.stat_result | None:
-    try:
-        return entry.stat(follow_symlinks=False)
-    except FileNotFoundError:
-        return None
+    def _entries(self, folder: str) -> Iterator[Leftover]:
+        waiting = [self.root / folder]
+        while waiting:
+            place = waiting.pop()
+            with os_failures(f"list {place}", near=place):
+                try:
+                    entries = list(os.scandir(place))
+                except (FileNotFoundError, NotADirectoryError):
+                    continue
+            for entry in entries:
+                name = Path(entry.path).relative_to(self.root).as_posix()
+                try:
+                    found = entry.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                if not stat.S_ISDIR(found.st_mode):
+                    size = found.st_size if stat.S_ISREG(found.st_mode) else NOT_A_FILE
+                    age = max(0.0, time.time() - max(found.st_mtime, found.st_ctime))
+                    yield Leftover(name, size, age)
+                elif folder not in (TMP, QUARANTINE):
+                    waiting.append(Path(entry.path))

@@ -16,7 +16,7 @@ from .local import LocalStore
 
 if TYPE_CHECKING:
     from .plugins import Plugin
-    from .tree import RemoteTree
+    from .remote import RemoteTree
 
 
 class StoreUrlError(StorageError):
@@ -32,14 +32,11 @@ class Protocol:
     A plugin has one of these for each scheme that it adds (docs/guides/plugins.md).
 
     Attributes:
-        package: what has to be installed for it.
-        install: the command that installs it.
         options: for its fsspec file system, under those the user gives.
         needs_bucket: whether the URL's first part names a bucket or a host.
         maker: the module whose `file_system` makes it, where fsspec's own choice will not do: its full name; with a dot
             before it, within this package.
         has_host: whether that first part is a host, perhaps with a port, and not a part of the path.
-        plugin: that brings it; None for one of fusery's own.
     """
 
     package: str
@@ -53,23 +50,9 @@ class Protocol:
 
 # A cached listing is a stale answer, and fsspec shares instances with everybody else in the process.
 _FRESH = {"use_listings_cache": False, "skip_instance_cache": True}
-_S3 = Protocol(
-    "s3fs",
-    "pip install 'fusery[s3]'",
-    {
-        **_FRESH,
-        "default_fill_cache": False,
-        # Retries are ours alone, and a server that is silent for longer than this is asked anew.
-        "config_kwargs": {
-            "retries": {"total_max_attempts": 1, "mode": "standard"},
-            "connect_timeout": 5,
-            "read_timeout": 20,
-        },
-    },
-    maker=".backends.s3",
-)
+_S3 = Protocol("obstore", "pip install 'fusery[s3]'", {"protocol": "s3"}, maker=".backends.cloud")
 _GCS = Protocol("gcsfs", "pip install 'fusery[gcs]'", _FRESH, maker=".backends.gcs")
-_AZURE = Protocol("adlfs", "pip install 'fusery[azure]'", {**_FRESH, "default_fill_cache": False})
+_AZURE = Protocol("obstore", "pip install 'fusery[azure]'", {"protocol": "az"}, maker=".backends.cloud")
 _SFTP = Protocol(
     "sshfs",
     "pip install 'fusery[sftp]'",
@@ -93,11 +76,7 @@ _GROUP: Literal["fusery.backends"] = "fusery.backends"
 
 
 def find_protocol(scheme: str) -> Protocol | None:
-    """Return the protocol of a scheme: one of fusery's own, or a plugin's; None if there is none.
-
-    Raises:
-        PluginError: there is a plugin for it, and it cannot be used.
-    """
+    """Return the protocol of a scheme: one of fusery's own, or a plugin's; None if there is none."""
     if scheme in PROTOCOLS or scheme == "file":
         return PROTOCOLS.get(scheme)
     from .plugins import find_plugin  # here, since every command comes by, and few have one
@@ -107,11 +86,7 @@ def find_protocol(scheme: str) -> Protocol | None:
 
 
 def protocol_of(plugin: Plugin) -> Protocol:
-    """Return the protocol that a plugin adds.
-
-    Raises:
-        PluginError: it is none.
-    """
+    """Return the protocol that a plugin adds."""
     from importlib.util import find_spec
 
     from .plugins import blaming, load_plugin
@@ -133,17 +108,7 @@ _HOST = re.compile(r"(?P<host>[A-Za-z0-9][A-Za-z0-9._-]*)(:(?P<port>[0-9]{1,5}))
 
 
 def open_store(url: str, *, options: Mapping[str, Any] | None = None) -> BlobStore:
-    """Open the store at a URL; nothing is written, and nothing is read yet.
-
-    Args:
-        url: a path, `file:///path`, `memory://name`, `s3://bucket/prefix`, `sftp://host:port/absolute/path`, or one of
-            the other `PROTOCOLS`.
-        options: for the fsspec file system, such as `endpoint_url`; never shown in a message.
-
-    Raises:
-        StoreUrlError: the URL has an unknown protocol, a chain (`::`), a user, a password or a query in it.
-        StorageError: the package for the protocol is not installed, or refuses the options.
-    """
+    """Open the store at a URL; nothing is written, and nothing is read yet."""
     local = local_path(url)
     if local is not None:
         return LocalStore(local)
@@ -154,35 +119,29 @@ def open_store(url: str, *, options: Mapping[str, Any] | None = None) -> BlobSto
 
 
 def open_tree(url: str, *, options: Mapping[str, Any] | None = None) -> RemoteTree:
-    """Open a folder of files at a URL that is no local one; nothing is written, and nothing is read yet.
-
-    Args:
-        url: as for `open_store`.
-        options: as for `open_store`.
-
-    Raises:
-        StoreUrlError: as `open_store`.
-        StorageError: as `open_store`.
-    """
-    from .tree import RemoteTree
+    """Open a folder of files at a URL that is no local one; nothing is written, and nothing is read yet."""
+    from .remote import RemoteTree
 
     *place, plugin = _open_remote(url, options or {})
     return RemoteTree(*place, plugin=plugin)
 
 
 def local_path(url: str) -> Path | None:
-    """Return the path that a URL of this machine, or a path, means; None for one beyond it.
-
-    Raises:
-        StoreUrlError: it is not a URL that a store or a bundle could be at.
-    """
+    """Return the path that a URL of this machine, or a path, means; None for one beyond it."""
     _require_plain(url)
     match = _SCHEME.fullmatch(url)
     if match is None:
         if re.match(r"[^/]+://", url):
             raise StoreUrlError("the store's URL begins with no scheme that there could be", hint=_LETTERS)
         return Path(url)
-    return _file_path(url) if match["scheme"].lower() == "file" else None
+    if match["scheme"].lower() != "file":
+        return None
+    parts = urlsplit(url)
+    if parts.netloc not in ("", "localhost") or not parts.path:
+        raise StoreUrlError(
+            "a file URL names no host: it has three slashes", hint="use file:///absolute/path"
+        )
+    return Path(unquote(parts.path))
 
 
 def same_server(url: str, other: str) -> bool:
@@ -228,15 +187,6 @@ def _require_plain(url: str) -> None:
         raise StoreUrlError("the store's URL has a control character in it")
 
 
-def _file_path(url: str) -> Path:
-    parts = urlsplit(url)
-    if parts.netloc not in ("", "localhost") or not parts.path:
-        raise StoreUrlError(
-            "a file URL names no host: it has three slashes", hint="use file:///absolute/path"
-        )
-    return Path(unquote(parts.path))
-
-
 def _bucket_and_prefix(scheme: str, protocol: Protocol, rest: str) -> str:
     if "@" in rest or "?" in rest or "#" in rest:
         # Nothing of the URL is repeated: what stands there may be a secret.
@@ -270,7 +220,7 @@ def _open_remote(url: str, options: Mapping[str, Any]) -> tuple[Any, str, str, P
     remember(options)
     _require_endpoint(options)
     try:
-        from .remote_errors import describe, foreign_errors
+        from .remote_calls import describe, foreign_errors
 
         file_system = _file_system(scheme, protocol, place, options)
     except ImportError as error:
@@ -324,9 +274,9 @@ def _parse(url: str) -> tuple[str, Protocol, str]:
 
 
 def _file_system(scheme: str, protocol: Protocol, place: str, options: Mapping[str, Any]) -> Any:
-    merged = {**protocol.options, **options}
-    if "config_kwargs" in protocol.options:
-        merged["config_kwargs"] = {**protocol.options["config_kwargs"], **options.get("config_kwargs", {})}
+    merged = (
+        {**options, **protocol.options} if "protocol" in protocol.options else {**protocol.options, **options}
+    )
     if protocol.has_host:
         host = _HOST.fullmatch(place.partition("/")[0])
         merged["host"] = host["host"] if host else ""

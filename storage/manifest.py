@@ -17,11 +17,11 @@ FORMAT = "fusery.manifest.v1"
 
 @dataclass(frozen=True, slots=True, order=True)
 class FileEntry:
-    """One file of a manifest.
+    """One file of a manifest; the JSON Schemas of commands have these descriptions.
 
     Attributes:
         path: POSIX path relative to the artifact's folder.
-        size: bytes.
+        size: number of bytes.
         sha256: digest of the bytes.
     """
 
@@ -35,11 +35,7 @@ class FileEntry:
 
 
 def safe_relative_path(text: str) -> str:
-    """Return `text` if it is a plain relative POSIX path that stays inside its root.
-
-    Raises:
-        UnsafePathError: it is absolute, empty, has `.` or `..` parts, a backslash or a control character.
-    """
+    """Return `text` if it is a plain relative POSIX path that stays inside its root."""
     parts = text.split("/")
     plain = all(part not in ("", ".", "..") for part in parts) and len(text) <= 512
     if not plain or "\\" in text or not text.isprintable() or PurePosixPath(text).is_absolute():
@@ -67,12 +63,7 @@ class Manifest:
 
     @classmethod
     def of(cls, files: Iterable[FileEntry]) -> Manifest:
-        """Build a manifest from entries in any order.
-
-        Raises:
-            UnsafePathError: a path leaves the folder.
-            FormatError: a path occurs twice.
-        """
+        """Build a manifest from entries in any order."""
         ordered = tuple(sorted(files))
         paths = [safe_relative_path(entry.path) for entry in ordered]
         if len(set(paths)) != len(paths):
@@ -81,11 +72,7 @@ class Manifest:
 
     @classmethod
     def parse(cls, data: bytes) -> Manifest:
-        """Read the form that `to_bytes` writes.
-
-        Raises:
-            FormatError: it is not a manifest.
-        """
+        """Read the form that `to_bytes` writes."""
         try:
             document = json.loads(data)
             if document["format"] != FORMAT:
@@ -131,11 +118,7 @@ def manifest_of(files: Mapping[str, Path]) -> Manifest:
 
 
 def require_size(subject: Path, expected: FileEntry | None, size: int) -> None:
-    """Refuse a file whose size is not what was promised, before its bytes are read: there may be no end of them.
-
-    Raises:
-        DigestMismatchError: its size differs from `expected`.
-    """
+    """Refuse a file whose size is not what was promised, before its bytes are read: there may be no end of them."""
     if expected is not None and size != expected.size:
         raise DigestMismatchError(
             str(subject), expected.sha256, f"{expected.size} bytes", f"{size} bytes", hint=_CHANGED
@@ -146,11 +129,7 @@ _CHANGED = "the file changed since it was looked at; run the command again"
 
 
 def require_expected(subject: Path, expected: FileEntry | None, digest: Digest, size: int) -> None:
-    """Refuse a file that is not what was promised.
-
-    Raises:
-        DigestMismatchError: its size or digest differs from `expected`.
-    """
+    """Refuse a file that is not what was promised."""
     if expected is None:
         return
     require_size(subject, expected, size)

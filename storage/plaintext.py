@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
+from os import PathLike
 from typing import Any
 
 _UNKEEPABLE = re.compile(r"[\x00\ud800-\udfff]")
@@ -34,3 +36,9 @@ def _texts(value: Any) -> Iterator[str]:
             waiting += [*item.keys(), *item.values()]
         elif isinstance(item, list):
             waiting += item
+
+
+def typed(place: str | PathLike[str]) -> str:
+    """Return a path as it is typed in a shell: quoted where it has to be, and never an option."""
+    text = str(place)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)

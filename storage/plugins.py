@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import re
 import sys
+import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TextIO, cast, get_args
 
-from .aside import printing_aside
 from .errors import FuseryError
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-Group = Literal["fusery.targets", "fusery.rules", "fusery.sources", "fusery.backends", "fusery.notifiers"]
+
+Group = Literal["fusery.targets", "fusery.rules", "fusery.sources", "fusery.backends"]
 """The groups of entry points that are looked at (docs/guides/plugins.md)."""
 
 GROUPS: tuple[Group, ...] = get_args(Group)
@@ -30,18 +31,11 @@ _KINDS: dict[Group, str] = {
     "fusery.rules": "rule",
     "fusery.sources": "source of runs",
     "fusery.backends": "backend",
-    "fusery.notifiers": "notifier",
 }
 _NAME = re.compile(r"[a-z][a-z0-9+._-]{0,31}")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]{0,31}")
-_SCHEMES: tuple[Group, ...] = "fusery.backends", "fusery.notifiers"
-"""Groups whose names begin URLs."""
-
 _UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError)
 """What Python raises of metadata that are none."""
-
-_METADATA = "importlib.metadata", "importlib_metadata"
-"""What reads them: Python's own module, and the package that it came from."""
 
 _SAID = 200
 """Characters of what an error of a plugin says."""
@@ -55,15 +49,7 @@ class PluginError(FuseryError):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Plugin:
-    """An entry point of an installed package.
-
-    Attributes:
-        group: what it adds: one of `GROUPS`.
-        name: what the user calls it.
-        package: the distribution that brings it.
-        version: of the distribution.
-        value: where it is: `module:attribute`.
-    """
+    """An entry point of an installed package: `value` is its `module:attribute`."""
 
     group: Group
     name: str
@@ -81,11 +67,7 @@ class Plugin:
         return _KINDS[self.group]
 
     def wrong(self, what: str) -> PluginError:
-        """Return the error for a plugin that is not as it has to be.
-
-        Args:
-            what: how the sentence goes on.
-        """
+        """Return the error for a plugin that is not as it has to be."""
         return PluginError(
             f"the {self.kind} {self.name} of {self} {what}",
             hint=f"tell those who make {self.package}, or take it away: pip uninstall {self.package}",
@@ -93,11 +75,7 @@ class Plugin:
 
 
 def plugins(group: Group | None = None) -> list[Plugin]:
-    """Return what is installed of a group, or of all, by name; nothing of it is imported.
-
-    Raises:
-        PluginError: the metadata of the installed packages cannot be read.
-    """
+    """Return what is installed of a group, or of all, by name; nothing of it is imported."""
     found = _installed(tuple(sys.path))
     return [each for each in found if group is None or each.group == group]
 
@@ -106,9 +84,6 @@ def find_plugin(group: Group, name: str) -> Plugin | None:
     """Return the plugin of a name; None if there is none.
 
     Whoever asks has looked among fusery's own first: their names are never a plugin's.
-
-    Raises:
-        PluginError: several packages have one of this name.
     """
     found = [each for each in plugins(group) if each.name == name]
     if len(found) > 1:
@@ -128,22 +103,14 @@ def taken_twice(found: list[Plugin]) -> PluginError:
 
 
 def load_plugin(plugin: Plugin, *, own: Collection[str] = ()) -> Any:
-    """Import a plugin, and return what its entry point names.
-
-    Args:
-        plugin: from `plugins`.
-        own: the names of what fusery brings itself.
-
-    Raises:
-        PluginError: it cannot be imported, or has a name that it may not have.
-    """
+    """Import a plugin, and return what its entry point names."""
     from importlib.metadata import EntryPoint
 
     if plugin.name in own:
         raise plugin.wrong("has the name of one of fusery's own, which stays what it is")
     if not _NAME.fullmatch(plugin.name):
         raise plugin.wrong("has a name that is not of small letters, digits, and + . _ -, 32 at most")
-    if plugin.group in _SCHEMES and not _SCHEME.fullmatch(plugin.name):
+    if plugin.group == "fusery.backends" and not _SCHEME.fullmatch(plugin.name):
         raise plugin.wrong("has a name with _ in it, which no URL begins with")
     with blaming(plugin, "cannot be imported"):
         return EntryPoint(plugin.name, plugin.value, plugin.group).load()
@@ -156,11 +123,6 @@ def blaming(
     """Turn whatever a plugin raises into a sentence that names it; what it says to the user in fusery's own way stays.
 
     What it prints goes to stderr.
-
-    Args:
-        plugin: whose code runs in the block; None for fusery's own, of which nothing is caught.
-        what: how the sentence goes on.
-        besides: what stays as it is, too.
     """
     if plugin is None:
         yield
@@ -203,43 +165,11 @@ def _installed(path: tuple[str, ...]) -> list[Plugin]:
 
     try:
         installed = entry_points()
-        found = [_plugin(group, each) for group in GROUPS for each in installed.select(group=group)]
+        return sorted(_plugin(group, entry) for group in GROUPS for entry in installed.select(group=group))
     except _UNREADABLE as error:
-        raise _unlisted(error, _unreadable()) from error
-    return sorted(found)
-
-
-def unlisted(error: Exception) -> PluginError | None:
-    """Return the error for packages that cannot be listed, if that is what a library has met: several look at all of them.
-
-    Args:
-        error: what was raised, wherever.
-    """
-    trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_globals.get("__name__") not in _METADATA:
-        trace = trace.tb_next
-    whose = _unreadable() if trace is not None and isinstance(error, _UNREADABLE) else ""
-    return _unlisted(error, whose) if whose else None
-
-
-def _unlisted(error: Exception, whose: str) -> PluginError:
-    return PluginError(
-        f"the packages that are installed here cannot be listed: {whose or type(error).__name__}",
-        hint="install it again, or remove its folder" if whose else "pip check",
-    )
-
-
-def _unreadable() -> str:
-    """Return the packages whose entry points cannot be read, by the folders of their metadata."""
-    from importlib.metadata import distributions
-
-    found = []
-    for each in distributions():
-        try:
-            list(each.entry_points)
-        except _UNREADABLE:
-            found.append(str(getattr(each, "_path", each)))
-    return ", ".join(sorted(found))
+        raise PluginError(
+            f"the packages that are installed here cannot be listed: {type(error).__name__}", hint="pip check"
+        ) from error
 
 
 def _plugin(group: Group, entry: EntryPoint) -> Plugin:
@@ -251,3 +181,30 @@ def _plugin(group: Group, entry: EntryPoint) -> Plugin:
         metadata = {}
     name, version = metadata.get("Name") or entry.value.partition(":")[0], metadata.get("Version") or "?"
     return Plugin(group, entry.name, name, version, entry.value)
+
+
+_lock = threading.Lock()
+_blocks = 0
+"""How many there are in all threads."""
+_before: TextIO | None = None
+"""What stdout was when the first of them began."""
+
+
+@contextmanager
+def printing_aside() -> Iterator[None]:
+    """Let what is printed in the block go to stderr.
+
+    What a plugin puts in the place of stdout, such as a wrapper that colours it, does not stay: data would go there.
+    """
+    global _before, _blocks
+    with _lock:
+        _blocks += 1
+        if _blocks == 1:
+            _before, sys.stdout = sys.stdout, sys.stderr
+    try:
+        yield
+    finally:
+        with _lock:
+            _blocks -= 1
+            if not _blocks:
+                sys.stdout, _before = cast("TextIO", _before), None

@@ -58,12 +58,7 @@ def tally(progress: None, total: int) -> None: ...
 @overload
 def tally(progress: Callable[[int, int], None], total: int) -> Callable[[int], None]: ...
 def tally(progress: Callable[[int, int], None] | None, total: int) -> Callable[[int], None] | None:
-    """Return a function that takes how many bytes are new, from any thread, and tells how many there are in all.
-
-    Args:
-        progress: called with the bytes done and the total; None where nobody wants to know.
-        total: bytes that are expected; what comes on top, being read again, makes it larger.
-    """
+    """Return a function that takes how many bytes are new, from any thread, and tells how many there are in all."""
     if progress is None:
         return None
     done, lock = 0, Lock()

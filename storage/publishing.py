@@ -64,14 +64,9 @@ def make_folders(path: Path) -> None:
 
 @contextmanager
 def new_part(path: Path, mode: int = 0o666) -> Iterator[tuple[Path, int]]:
-    """Create a file that must not exist, open for reading and writing; remove that name when the body is done.
+    """Create a file that must not exist, and yield path and descriptor; remove that name when the body is done.
 
-    Args:
-        path: its name while it is written.
-        mode: its mode, before the umask.
-
-    Yields:
-        Its path and its file descriptor.  The body gives the file its final name, by link or by rename.
+    The body gives the file its final name, by link or by rename.
     """
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
@@ -99,9 +94,6 @@ def link_exclusive(part: Path, final: Path) -> None:
 
     A link is atomic and refuses a name that is taken; a rename would overwrite.  Where the file system has no hard
     links (exFAT, some network shares) a rename after a look is the best there is.
-
-    Raises:
-        FileExistsError: the name is taken.
     """
     try:
         os.link(part, final)
@@ -114,18 +106,7 @@ def link_exclusive(part: Path, final: Path) -> None:
 
 
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o666) -> None:
-    """Write a small file so that a reader, or a crash, sees the old content or the new one and nothing between.
-
-    Args:
-        path: replaced if it exists.
-        data: the whole content.
-        mode: the file's mode, before the umask.
-
-    Raises:
-        OutOfSpaceError: there is no room.
-        StoreDeniedError: the folder may not be written to.
-        MissingFileError: the folder does not exist.
-    """
+    """Write a small file so that a reader, or a crash, sees the old content or the new one and nothing between."""
     with os_failures(f"write {path}", near=path.parent), part_beside(path, mode) as (part, fd):
         write_all(fd, data)
         sync_file(fd)
@@ -134,17 +115,7 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o666) -> None:
 
 
 def publish_folder(temp: Path, destination: Path, *, replace: bool = False) -> Path:
-    """Give a finished folder its final name, in one step; return that name.
-
-    Args:
-        temp: the finished folder, on the same disk as `destination`.
-        destination: the name it gets.
-        replace: whether an existing folder or file of that name gives way; it is removed afterwards.
-
-    Raises:
-        StorageError: the name is taken and `replace` is off; `temp` is as it was.
-        StoreDeniedError: the folder around it may not be written to.
-    """
+    """Give a finished folder its final name, in one step; with `replace`, what has that name is removed afterwards."""
     with os_failures(f"write {destination}", near=destination.parent):
         if os.path.lexists(destination):
             if not replace:
@@ -168,14 +139,14 @@ def publish_folder(temp: Path, destination: Path, *, replace: bool = False) -> P
 def remove_tree(path: Path) -> None:
     """Remove a file, a link or a folder with all that is in it; what is gone already is fine."""
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, onerror=_unless_gone)
+
+        def raise_unless_gone(_call: object, _path: str, problem: tuple[type, BaseException, object]) -> None:
+            if not isinstance(problem[1], FileNotFoundError):
+                raise problem[1]
+
+        shutil.rmtree(path, onerror=raise_unless_gone)
     else:
         path.unlink(missing_ok=True)
-
-
-def _unless_gone(_function: object, _path: str, problem: tuple[type, BaseException, object]) -> None:
-    if not isinstance(problem[1], FileNotFoundError):
-        raise problem[1]
 
 
 def _taken(destination: Path) -> StorageError:

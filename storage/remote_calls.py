@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import io
+import errno
+import re
+import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
 from datetime import UTC, datetime
+from enum import Enum
 from typing import Any
 
 import tenacity
 from fsspec.spec import AbstractFileSystem
 
-from .errors import StorageError, StoreUnavailableError
+from .errors import OutOfSpaceError, StorageError, StoreDeniedError, StoreUnavailableError
+from .failures import DENIED, FULL
 from .plugins import Plugin, PluginError, blaming
-from .remote_errors import Kind, RemoteError, classify, describe, failure, foreign_errors
 from .secrets import without_secrets
 
 DEADLINE = 45.0
@@ -38,6 +40,8 @@ _ENDED = (asyncio.CancelledError, GeneratorExit)
 class StoreSilentError(StoreUnavailableError):
     """The store did not answer within the deadline, or failed in passing until then."""
 
+    code = "store_unavailable"
+
 
 class _Transient(Exception):
     """Worth another try."""
@@ -46,14 +50,8 @@ class _Transient(Exception):
 class RemoteCalls:
     """The calls of one store to its file system.
 
-    A call that fails in passing is tried again, here and nowhere else: what the libraries below try by themselves is
-    switched off, since it multiplies (175 seconds of s3fs against a server that hangs).
-
-    Attributes:
-        file_system: the fsspec file system.
-        where: the store's URL, for messages.
-        deadline: seconds without progress after which an operation is given up.
-        plugin: whose file system it is; None for one that fusery knows.
+    A call that fails in passing is tried again, here and nowhere else: the libraries' own retries are off, since nested
+    ones multiply.  The exceptions are a listing and an upload in parts, whose requests only obstore can repeat.
     """
 
     def __init__(
@@ -88,16 +86,7 @@ class RemoteCalls:
         return reached
 
     def run(self, call: Call, *arguments: Any, **options: Any) -> Any:
-        """Make a call and wait for it.
-
-        Raises:
-            RemoteError: the name exists, or is missing.
-            StoreDeniedError: the credentials are missing or do not suffice.
-            OutOfSpaceError: the store is full.
-            StoreSilentError: it did not answer in time.
-            StoreUnavailableError: it failed.
-            PluginError: it is a plugin's, and failed in a way that no file system may.
-        """
+        """Make a call and wait for it; raise RemoteError if the name exists, or is missing."""
         return self.wait(self.start(call, *arguments, **options))
 
     def tidy(self, call: Call, *arguments: Any) -> None:
@@ -109,34 +98,35 @@ class RemoteCalls:
             with suppress(RemoteError, StorageError, PluginError):
                 self.run(call, *arguments)
 
-    def start(self, call: Call, *arguments: Any, **options: Any) -> Future[Any]:
+    def start(self, call: Call, *arguments: Any, tries: int = ATTEMPTS, **options: Any) -> Future[Any]:
         """Begin a call; on a file system that is not asynchronous, it is over when this returns.
 
         The future's exceptions are for `wait` to read; `cancel` ends the call.
         """
         self.progressed()
         if self.file_system.async_impl:
-            return asyncio.run_coroutine_threadsafe(
-                self._retried(call, arguments, options), self.file_system.loop
-            )
+            policy = self._policy(tenacity.AsyncRetrying, tries)
+            waiting = policy(self._attempt_async, call, arguments, options)
+            return asyncio.run_coroutine_threadsafe(waiting, self.file_system.loop)
         future: Future[Any] = Future()
         try:
-            future.set_result(self._policy(tenacity.Retrying)(self._attempt, call, arguments, options))
+            policy = self._policy(tenacity.Retrying, tries)
+            future.set_result(policy(self._attempt, call, arguments, options))
         except (_Transient, RemoteError, StorageError) as error:
             future.set_exception(error)
         return future
 
-    def wait(self, future: Future[Any]) -> Any:
-        """Return the result of a call that `start` began; raises as `run`."""
+    def wait(self, future: Future[Any], patience: int = 1) -> Any:
+        """Return the result of a call that `start` began; the deadline may pass `patience` times without progress."""
         try:
             while True:
                 try:
-                    result = future.result(timeout=max(0.0, self._left()))
+                    result = future.result(timeout=max(0.0, self._left(patience)))
                     self.progressed()
                     self._silent = False
                     return result
                 except FutureTimeout:
-                    if self._left() <= 0:
+                    if self._left(patience) <= 0:
                         raise self._silence("no answer in time") from None
         except _Transient as error:
             raise self._silence(describe(error.__cause__)) from error.__cause__
@@ -144,40 +134,16 @@ class RemoteCalls:
             # Also on Ctrl-C; a call that is done does not notice.
             future.cancel()
 
-    def in_order(self, starts: Iterable[Callable[[], Future[Any]]], ahead: int) -> Iterator[Any]:
-        """Return the results of many calls in their order, with up to `ahead` of them under way.
-
-        Each element of `starts` begins one call; it is taken only when there is room for it, so that a generator of
-        them needs the memory of `ahead`.  When one fails, or the caller stops, the others are cancelled.
-        """
-        waiting: deque[Future[Any]] = deque()
-        try:
-            for start in starts:
-                waiting.append(start())
-                if len(waiting) >= ahead:
-                    yield self.wait(waiting.popleft())
-            while waiting:
-                yield self.wait(waiting.popleft())
-        finally:
-            for future in waiting:
-                future.cancel()
-
-    async def _retried(self, call: Call, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        return await self._policy(tenacity.AsyncRetrying)(self._attempt_async, call, arguments, options)
-
-    def _policy(self, retrying: type[Any]) -> Any:
+    def _policy(self, retrying: type[Any], tries: int) -> Any:
         return retrying(
             retry=tenacity.retry_if_exception_type(_Transient),
-            stop=self._is_enough,
+            stop=lambda state: state.attempt_number >= tries or self._left() <= state.upcoming_sleep,
             wait=tenacity.wait_random_exponential(multiplier=0.1, max=5),
             reraise=True,
         )
 
-    def _is_enough(self, state: tenacity.RetryCallState) -> bool:
-        return state.attempt_number >= ATTEMPTS or self._left() <= state.upcoming_sleep
-
-    def _left(self) -> float:
-        return self._progress_at + self.deadline - time.monotonic()
+    def _left(self, patience: int = 1) -> float:
+        return self._progress_at + patience * self.deadline - time.monotonic()
 
     def _attempt(self, call: Call, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
         try:
@@ -199,9 +165,9 @@ class RemoteCalls:
 
     def _meaning(self, error: BaseException) -> Exception:
         kind = classify(error)
-        if kind is Kind.TRANSIENT:
+        if kind is FailureKind.TRANSIENT:
             return _Transient()
-        if kind in (Kind.EXISTS, Kind.MISSING):
+        if kind in (FailureKind.EXISTS, FailureKind.MISSING):
             return RemoteError(kind)
         return failure(kind, error, self.where)
 
@@ -213,37 +179,6 @@ class RemoteCalls:
         )
 
 
-class Body:
-    """The bytes of one request, which is perhaps sent more than once.
-
-    On a slow line it is progress when the first try takes on bytes.  A second one takes them all anew: were that
-    progress too, a server that never answers would be waited for as often as it is tried.
-    """
-
-    def __init__(self, data: bytes, calls: RemoteCalls) -> None:
-        """Hold the bytes."""
-        self.data = data
-        self._calls: RemoteCalls | None = calls
-
-    def open(self) -> io.BytesIO:
-        """Return the bytes as a file, for one try."""
-        calls, self._calls = self._calls, None
-        return io.BytesIO(self.data) if calls is None else _Told(self.data, calls)
-
-
-class _Told(io.BytesIO):
-    """A file in memory that tells when it is read."""
-
-    def __init__(self, data: bytes, calls: RemoteCalls) -> None:
-        super().__init__(data)
-        self._calls = calls
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        """Read on."""
-        self._calls.progressed()
-        return super().read(size)
-
-
 def age(stamp: object) -> float:
     """Return the seconds since a time as backends write it; what has no time is new, so that it is not swept."""
     if isinstance(stamp, str):
@@ -251,3 +186,184 @@ def age(stamp: object) -> float:
     if isinstance(stamp, datetime):
         stamp = stamp.timestamp() if stamp.tzinfo else stamp.replace(tzinfo=UTC).timestamp()
     return max(0.0, time.time() - stamp) if isinstance(stamp, int | float) else 0.0
+
+
+class FailureKind(Enum):
+    """What a failure of a file system means."""
+
+    EXISTS = "exists"
+    MISSING = "missing"
+    DENIED = "denied"
+    FULL = "full"
+    TRANSIENT = "transient"
+    BROKEN = "broken"
+
+
+class RemoteError(Exception):
+    """A failure that the store decides about: the name is taken, or it is not there."""
+
+    def __init__(self, kind: FailureKind) -> None:
+        """Carry the kind."""
+        super().__init__(kind.value)
+        self.kind = kind
+
+
+class NoPlaceError(StoreUnavailableError):
+    """What a store is to be in, such as its bucket, is not there."""
+
+    code = "store_unavailable"
+
+    def __init__(self, where: str, place: str, code: str = "") -> None:
+        """Build the sentence."""
+        text = f"the store {where} has no such {place}"
+        super().__init__(f"{text}: {code}" if code else text, hint=f"make the {place}, or correct the URL")
+
+
+# What the libraries below fsspec let through beside OSError.  They are looked up by name among the modules that are
+# loaded: one that is not loaded cannot have raised anything, and loading it would take a second.  The first that
+# fits counts: subclasses stand before their bases.
+_CLASSES: tuple[tuple[str, str, FailureKind], ...] = (
+    ("botocore.exceptions", "BotoCoreError", FailureKind.DENIED),  # it only finds credentials here
+    ("obstore.exceptions", "AlreadyExistsError", FailureKind.EXISTS),
+    ("obstore.exceptions", "PreconditionError", FailureKind.EXISTS),
+    ("obstore.exceptions", "PermissionDeniedError", FailureKind.DENIED),
+    ("obstore.exceptions", "UnauthenticatedError", FailureKind.DENIED),
+    ("obstore.exceptions", "GenericError", FailureKind.TRANSIENT),
+    ("obstore.exceptions", "BaseError", FailureKind.BROKEN),
+    ("google.auth.exceptions", "GoogleAuthError", FailureKind.DENIED),
+    ("asyncssh.misc", "PermissionDenied", FailureKind.DENIED),
+    ("asyncssh.misc", "HostKeyNotVerifiable", FailureKind.DENIED),
+    ("asyncssh.public_key", "KeyImportError", FailureKind.DENIED),
+    ("asyncssh.public_key", "KeyEncryptionError", FailureKind.DENIED),
+    ("asyncssh.sftp", "SFTPPermissionDenied", FailureKind.DENIED),
+    ("asyncssh.sftp", "SFTPWriteProtect", FailureKind.DENIED),
+    ("asyncssh.sftp", "SFTPNoSpaceOnFilesystem", FailureKind.FULL),
+    ("asyncssh.sftp", "SFTPQuotaExceeded", FailureKind.FULL),
+    ("asyncssh.sftp", "SFTPFileAlreadyExists", FailureKind.EXISTS),
+    ("asyncssh.sftp", "SFTPNoSuchFile", FailureKind.MISSING),
+    ("asyncssh.sftp", "SFTPNoSuchPath", FailureKind.MISSING),
+    ("aiohttp", "ClientError", FailureKind.TRANSIENT),
+    ("requests.exceptions", "ConnectionError", FailureKind.TRANSIENT),
+    ("requests.exceptions", "Timeout", FailureKind.TRANSIENT),
+    ("requests.exceptions", "ChunkedEncodingError", FailureKind.TRANSIENT),
+    ("gcsfs.retry", "ChecksumError", FailureKind.TRANSIENT),
+    ("asyncssh.misc", "DisconnectError", FailureKind.TRANSIENT),
+    ("asyncssh.misc", "ChannelOpenError", FailureKind.TRANSIENT),
+    ("asyncssh.sftp", "SFTPConnectionLost", FailureKind.TRANSIENT),
+    ("asyncssh.sftp", "SFTPNoConnection", FailureKind.TRANSIENT),
+    ("asyncssh.misc", "Error", FailureKind.BROKEN),
+    ("gcsfs.retry", "HttpError", FailureKind.BROKEN),
+)
+
+_TRANSIENT_ERRNO = frozenset(
+    getattr(errno, name)
+    for name in (
+        "EBUSY", "EREMOTEIO", "EIO", "EAGAIN", "EINTR", "EPIPE", "ETIMEDOUT", "ENETUNREACH", "EHOSTUNREACH",
+        "ECONNABORTED", "ECONNREFUSED", "ECONNRESET", "ENETRESET", "ENETDOWN",
+    )
+    if hasattr(errno, name)
+)  # fmt: skip
+
+# An upload that somebody else completed or aborted, or whose blocks were dropped: to be begun anew.
+_GONE_CODES = frozenset({"NoSuchUpload", "InvalidPart", "InvalidBlockList"})
+_PLACES = {"NoSuchBucket": "bucket", "ContainerNotFound": "container"}
+_CODE = re.compile(r"<Code>(\w{1,64})</Code>")
+_STATUS = re.compile(r"status code: (\d{3})\b")
+_WRONG_REGION = "incorrectly configured region"
+
+
+def foreign_errors() -> tuple[type[BaseException], ...]:
+    """Return every class of exception that a call to a file system may raise."""
+    loaded = [getattr(sys.modules.get(module), name, None) for module, name, _ in _CLASSES]
+    # obstore raises a plain ValueError for some options.
+    return (OSError, asyncio.TimeoutError, ValueError, *(found for found in loaded if found is not None))
+
+
+def classify(error: BaseException) -> FailureKind:
+    """Return what an exception of a file system means."""
+    code = _code(error)
+    if code in _GONE_CODES:
+        return FailureKind.MISSING
+    if code in _PLACES or _WRONG_REGION in str(error):
+        return FailureKind.BROKEN
+    for module, name, kind in _CLASSES:
+        found = getattr(sys.modules.get(module), name, None)
+        if found is not None and isinstance(error, found):
+            status = _status(error)
+            return _by_status(status) if status and name in ("GenericError", "HttpError") else kind
+    return _classify_os_error(error) if isinstance(error, OSError) else FailureKind.BROKEN
+
+
+def describe(error: BaseException | None) -> str:
+    """Name a failure without its text, which may repeat URLs and credentials."""
+    code = _code(error)
+    if code:
+        return code
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"{type(error).__name__} ({errno.errorcode.get(error.errno, error.errno)})"
+    status = _status(error)
+    return f"{type(error).__name__} ({status})" if status else type(error).__name__
+
+
+def failure(kind: FailureKind, error: BaseException, where: str) -> StorageError:
+    """Return the storage error for a failure that no retry mends."""
+    if kind is FailureKind.DENIED:
+        return StoreDeniedError(
+            f"the store {where} refused permission: {describe(error)}",
+            hint="check the credentials in the environment, and what they allow",
+        )
+    code = _code(error)
+    if code in _PLACES:
+        return NoPlaceError(where, _PLACES[code], code)
+    if _WRONG_REGION in str(error):
+        return StoreUnavailableError(
+            f"the bucket of the store {where} is in another region",
+            hint="set AWS_REGION to the bucket's region",
+        )
+    text = f"the store {where} failed: {describe(error)}"
+    if kind is FailureKind.FULL:
+        return OutOfSpaceError(text, hint="free some space in the store")
+    return StoreUnavailableError(text, hint="check the store's URL and options")
+
+
+def _classify_os_error(error: OSError) -> FailureKind:
+    if isinstance(error, FileExistsError):
+        return FailureKind.EXISTS
+    if isinstance(error, FileNotFoundError):
+        return FailureKind.MISSING
+    if isinstance(error, PermissionError) or error.errno in DENIED:
+        return FailureKind.DENIED
+    if error.errno in FULL:
+        return FailureKind.FULL
+    if isinstance(error, ConnectionError | TimeoutError) or error.errno in _TRANSIENT_ERRNO:
+        return FailureKind.TRANSIENT
+    if error.errno is None and str(error).startswith("Forbidden: "):
+        # gcsfs has no better word for 403.
+        return FailureKind.DENIED
+    return FailureKind.BROKEN
+
+
+def _by_status(status: int) -> FailureKind:
+    if status in (401, 403):
+        return FailureKind.DENIED
+    if status in (408, 429) or status >= 500 and status != 501:
+        return FailureKind.TRANSIENT
+    if status in (409, 412):
+        return FailureKind.EXISTS
+    # Google's word for a session that has ended is 410.
+    return FailureKind.MISSING if status in (404, 410) else FailureKind.BROKEN
+
+
+def _status(error: BaseException | None) -> int:
+    """Return the HTTP status that gcsfs keeps in its exceptions and obstore in their texts, 0 if there is none."""
+    value = str(getattr(error, "code", ""))
+    if value.isdigit() and len(value) == 3:
+        return int(value)
+    found = _STATUS.search(str(error))
+    return int(found[1]) if found else 0
+
+
+def _code(error: BaseException | None) -> str:
+    """Return the code in a server's reply, which obstore repeats."""
+    found = _CODE.search(str(error))
+    return found[1] if found else ""

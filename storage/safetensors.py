@@ -9,22 +9,26 @@ values and, while it is parsed, the number of its entries are known to be bounde
 
 from __future__ import annotations
 
-import gc
+import hashlib
 import json
 import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
+from .copying import Progress, reading
+from .digest import CHUNK, Digest
 from .errors import FormatError
-from .opening import opened
+from .failures import opened, os_failures
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 
 ADAPTER_HEADER_LIMIT = 16 << 20
 """Bytes of header accepted for an adapter."""
@@ -38,37 +42,21 @@ MAX_NAME = 512
 MAX_VALUES = 2_000_000
 """Values in a header, commas in its texts included: twenty for each of the most tensors that are accepted."""
 
-_REMEMBERED = 1 << 20
-"""Bytes of header up to which the last few are not parsed again: adapters of one shape have the same, byte by byte."""
-
 HOLLOW = 16 << 30
 """Bytes from which an adapter must really lie on the disk: holes cost nothing to send, and hours to read."""
 
 METADATA = "__metadata__"
 """The one key of a header that is not a tensor."""
 
-BITS: Mapping[str, int] = {
-    "BOOL": 8,
-    "F4": 4,
-    "F6_E2M3": 6,
-    "F6_E3M2": 6,
-    "U8": 8,
-    "I8": 8,
-    "F8_E5M2": 8,
-    "F8_E4M3": 8,
-    "F8_E8M0": 8,
-    "I16": 16,
-    "U16": 16,
-    "F16": 16,
-    "BF16": 16,
-    "I32": 32,
-    "U32": 32,
-    "F32": 32,
-    "C64": 64,
-    "F64": 64,
-    "I64": 64,
-    "U64": 64,
+_DTYPES = {
+    4: ("F4",),
+    6: ("F6_E2M3", "F6_E3M2"),
+    8: ("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0"),
+    16: ("I16", "U16", "F16", "BF16"),
+    32: ("I32", "U32", "F32"),
+    64: ("C64", "F64", "I64", "U64"),
 }
+BITS: Mapping[str, int] = {name: bits for bits, names in _DTYPES.items() for name in names}
 """Bits per element of every known dtype."""
 
 _ENTRY_KEYS = {"dtype", "shape", "data_offsets"}
@@ -80,15 +68,7 @@ _SHOWN = 80
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """Where one tensor lies.
-
-    Attributes:
-        name: as in the file.
-        dtype: a key of `BITS`.
-        shape: sizes of its dimensions, empty for a scalar.
-        begin: offset of its first byte in the file (not in the data section).
-        end: offset behind its last byte.
-    """
+    """Where one tensor lies: `begin` and `end` are offsets in the file, not in the data section."""
 
     name: str
     dtype: str
@@ -104,14 +84,7 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a safetensors file holds.
-
-    Attributes:
-        tensors: by name, in the order of their bytes in the file.
-        metadata: the free-form text entries, empty if there are none.
-        data_start: offset of the first tensor byte.
-        size: bytes of the whole file.
-    """
+    """What a safetensors file holds, in the order of the bytes; they begin at `data_start`."""
 
     tensors: dict[str, Tensor]
     metadata: dict[str, str]
@@ -124,17 +97,7 @@ class _Problem(Exception):
 
 
 def read_header(path: Path, *, limit: int = ADAPTER_HEADER_LIMIT) -> Header:
-    """Read and check the header of a safetensors file; of the tensors only the extent is looked at.
-
-    Args:
-        path: the file.
-        limit: bytes of header accepted; `BASE_HEADER_LIMIT` for base models.
-
-    Raises:
-        FormatError: it is not a well-formed safetensors file; one sentence with the reason.
-        MissingFileError: there is no such file, or it is not a regular one.
-        StorageError: it cannot be read.
-    """
+    """Read and check the header of a safetensors file; of the tensors only the extent is looked at."""
     with opened(path) as file:
         try:
             return _read(file, limit)
@@ -142,24 +105,11 @@ def read_header(path: Path, *, limit: int = ADAPTER_HEADER_LIMIT) -> Header:
             raise FormatError(f"{path.name} is not a valid safetensors file: {problem}") from None
 
 
-def item_bits(dtype: str) -> int:
-    """Return the bits per element of a dtype.
-
-    Raises:
-        FormatError: the dtype is not one of the format.
-    """
+def tensor_bytes(dtype: str, shape: Iterable[int]) -> int:
+    """Return the bytes that a tensor takes in the file."""
     if dtype not in BITS:
         raise FormatError(f"unknown safetensors dtype {dtype[:40]!r}")
-    return BITS[dtype]
-
-
-def tensor_bytes(dtype: str, shape: Iterable[int]) -> int:
-    """Return the bytes that a tensor takes in the file.
-
-    Raises:
-        FormatError: unknown dtype, or elements smaller than a byte that do not fill whole bytes.
-    """
-    bits = prod(shape) * item_bits(dtype)
+    bits = prod(shape) * BITS[dtype]
     if bits % 8:
         raise FormatError(f"the {bits} bits of a tensor in {dtype} do not end on a byte")
     return bits // 8
@@ -170,14 +120,7 @@ def build_header(
 ) -> bytes:
     """Return the first bytes of a file: the length and the JSON, padded with spaces to a multiple of eight.
 
-    The law: the tensors of `read_header` on these bytes plus the data are `entries`, in that order.
-
-    Args:
-        entries: name, dtype and shape of each tensor, in the order in which the data will follow.
-        metadata: text entries for `__metadata__`, left out if None.
-
-    Raises:
-        FormatError: a name occurs twice or is not acceptable, or a dtype is unknown.
+    The law: the tensors of `read_header` on these bytes plus the data are `entries` (name, dtype, shape), in that order.
     """
     header: dict[str, Any] = {}
     if metadata is not None:
@@ -217,15 +160,6 @@ def _read(file: BinaryIO, limit: int) -> Header:
     text = file.read(length)
     if len(text) < length:
         raise _Problem("it was cut short while being read")
-    if length > _REMEMBERED:
-        return _parsed(text, size)
-    known = _remembered(text, size)
-    # The mappings are the caller's own.
-    return replace(known, tensors=dict(known.tensors), metadata=dict(known.metadata))
-
-
-@lru_cache(maxsize=4)
-def _remembered(text: bytes, size: int) -> Header:
     return _parsed(text, size)
 
 
@@ -273,14 +207,13 @@ def _parse_json(text: bytes) -> dict[str, Any]:
         raise _Problem(f"its header holds {word[:_SHOWN]}, which is no whole number")
 
     try:
-        with _without_collector():
-            document = json.loads(
-                text.decode("utf-8"),
-                object_pairs_hook=unique,
-                parse_int=whole,
-                parse_float=refuse,
-                parse_constant=refuse,
-            )
+        document = json.loads(
+            text.decode("utf-8"),
+            object_pairs_hook=unique,
+            parse_int=whole,
+            parse_float=refuse,
+            parse_constant=refuse,
+        )
     except UnicodeDecodeError:
         raise _Problem("its header is not UTF-8") from None
     except RecursionError:
@@ -290,18 +223,6 @@ def _parse_json(text: bytes) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise _Problem("its header is not a JSON object")
     return document
-
-
-@contextmanager
-def _without_collector() -> Iterator[None]:
-    """Keep Python from looking for circles among what is being parsed, which has none: half of the time, otherwise."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _check_metadata(value: Any) -> dict[str, str]:
@@ -380,3 +301,62 @@ def _has_surrogate(text: str) -> bool:
     except UnicodeEncodeError:
         return True
     return False
+
+
+@dataclass(frozen=True, slots=True)
+class TensorDigests:
+    """What a safetensors file holds, by digests."""
+
+    digest: Digest
+    size: int
+    tensors: dict[str, Digest]
+
+
+def digest_tensors(path: Path, header: Header, *, progress: Progress | None = None) -> TensorDigests:
+    """Return the digests of a file and of its tensors.
+
+    Every byte is read once and hashed twice, on two cores at the same time.
+    """
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+    whole, position, digests = hashlib.sha256(), 0, dict[str, Digest]()
+    hashing: Future[None] | None = None
+    ends = [("", header.data_start), *((name, tensor.end) for name, tensor in header.tensors.items())]
+    with (
+        reading(path) as source,
+        os_failures(f"read {path}", near=path),
+        ThreadPoolExecutor(1) as pool,
+    ):
+        for name, end in ends:
+            running = hashlib.sha256()
+            while chunk := os.read(source.fd, min(CHUNK, end - position)):
+                if hashing is not None:
+                    hashing.result()
+                hashing = pool.submit(whole.update, chunk)
+                running.update(chunk)
+                position += len(chunk)
+                if progress:
+                    progress(len(chunk))
+            digests[name] = Digest(running.hexdigest())
+        position += len(os.read(source.fd, 1))  # a file that has grown is not the header's any more
+        if hashing is not None:
+            hashing.result()
+        source.require_unchanged()
+    if position != header.size:
+        raise FormatError(f"{path.name} has {position} bytes now, and had {header.size}")
+    del digests[""]
+    return TensorDigests(Digest(whole.hexdigest()), position, digests)
+
+
+PLAIN: Mapping[str, str] = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}
+"""NumPy's types of the floating dtypes that it has; BF16 it has not."""
+
+
+def decoded(data: bytes | memoryview, dtype: str) -> NDArray[Any]:
+    """Return the numbers of a floating dtype in one dimension; those of BF16 as float32, which holds them exactly."""
+    import numpy as np
+
+    if dtype == "BF16":
+        # A bfloat16 is the upper half of a float32.
+        return (np.frombuffer(data, "<u2").astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return np.frombuffer(data, PLAIN[dtype])

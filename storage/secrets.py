@@ -22,7 +22,7 @@ from urllib.parse import quote, unquote
 
 _HARMLESS = frozenset(
     {
-        "endpoint_url", "region_name", "project", "account_name", "account_host", "host", "port", "username", "user",
+        "endpoint_url", "endpoint", "region_name", "region", "project", "account_name", "account_host", "host", "port", "username", "user",
         "profile", "anon", "use_ssl", "location_mode", "signature_version", "addressing_style", "default_location",
         "known_hosts", "client_keys", "tenant_id", "verify",
     }
@@ -31,14 +31,15 @@ _HARMLESS = frozenset(
 
 _ENVIRONMENT = (
     "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_CONNECTION_STRING",
-    "AZURE_STORAGE_SAS_TOKEN", "AZURE_STORAGE_CLIENT_SECRET", "AZURE_CLIENT_SECRET",
+    "AZURE_STORAGE_SAS_TOKEN", "AZURE_STORAGE_SAS_KEY", "AZURE_STORAGE_ACCESS_KEY", "AZURE_STORAGE_TOKEN",
+    "AZURE_STORAGE_CLIENT_SECRET", "AZURE_CLIENT_SECRET",
 )  # fmt: skip
 
 _SHORTEST = 6
 """Characters; what is shorter cannot be told from an ordinary word."""
 
 _LOGGERS = (
-    "fsspec", "s3fs", "aiobotocore", "botocore", "gcsfs", "google.auth", "adlfs", "azure", "sshfs", "asyncssh",
+    "fsspec", "botocore", "gcsfs", "google.auth", "sshfs", "asyncssh",
 )  # fmt: skip
 
 # A password may have slashes in it that ought to be spelled otherwise; digits before one are a port.
@@ -84,13 +85,7 @@ def remember(options: Mapping[str, Any]) -> None:
 
 
 def remember_given(words: Iterable[str], environment: Mapping[str, str], settings: Mapping[str, Any]) -> None:
-    """Note every secret that the user gave this run, for `redact`.
-
-    Args:
-        words: arguments of the command line, of which the credentials in URLs count.
-        environment: variables, of which those with telling names count, store options, and the credentials in URLs.
-        settings: of the registry, as its file has them.
-    """
+    """Note every secret that the user gave this run, for `redact`."""
     found: dict[str, Any] = {}
     for name, value in {**settings, **environment}.items():
         if "store_options" in name.casefold():
@@ -220,10 +215,7 @@ _redactor = _Redactor()
 
 
 def _quieten() -> None:
-    """Stand before the root's handlers: a record passes the handlers of its own logger and of the parents first.
-
-    With a handler of their own, the libraries also no longer write to standard error by Python's last resort.
-    """
+    """Stand before the root's handlers: a record passes the handlers of its own logger and of the parents first."""
     for name in _LOGGERS:
         logger = logging.getLogger(name)
         if _redactor not in logger.handlers:

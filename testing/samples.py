@@ -12,9 +12,8 @@ from safetensors.numpy import save_file
 from fusery.registry.adapters.files import CONFIG, WEIGHTS
 from fusery.registry.adapters.folder import read_adapter_folder
 from fusery.registry.adapters.render import Form, render_peft
-from fusery.registry.admission.candidate import BaseFacts, Candidate
+from fusery.registry.admission.candidate import BaseFacts, Candidate, look_around
 from fusery.registry.admission.submission import Submission
-from fusery.registry.admission.surroundings import look_around
 from fusery.registry.bundles import BundledAdapter, BundleSource, Files
 from fusery.registry.models.architecture import read_architecture
 from fusery.storage.digest import digest_file
@@ -103,14 +102,7 @@ def _tokenizer() -> dict[str, Any]:
 
 
 def make_adapter(folder: Path, *, rank: int = 4, seed: int = 1, **config: Any) -> Path:
-    """Write an adapter for the model, and return its folder.
-
-    Args:
-        folder: made if it is not there; files in it are replaced.
-        rank: of every update.
-        seed: of the numbers.
-        config: more keys of its configuration.
-    """
+    """Write an adapter for the model, and return its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     numbers = np.random.default_rng(seed)
     tensors = {}
@@ -127,13 +119,7 @@ def make_adapter(folder: Path, *, rank: int = 4, seed: int = 1, **config: Any) -
 
 
 def candidate(adapter: Path, base: Path, declared: Submission | None = None) -> Candidate:
-    """Return what the rules of admission look at, of an adapter and the base it is to stand on.
-
-    Args:
-        adapter: its folder.
-        base: folder of the base.
-        declared: what is said of it.
-    """
+    """Return what the rules of admission look at, of an adapter and the base it is to stand on."""
     facts = BaseFacts(base.name, read_architecture(base), frozenset({base.name}))
     said = declared or Submission(task="sample")
     return Candidate(read_adapter_folder(adapter), facts, said, look_around(adapter))
@@ -146,13 +132,7 @@ def fused_source(folder: Path) -> BundleSource:
 
 
 def adapter_source(folder: Path, form: Form, *, base: bool = True) -> BundleSource:
-    """Return the source of a bundle with an adapter beside its base; their files are made in a folder.
-
-    Args:
-        folder: for the files.
-        form: of the adapter.
-        base: the base's files are there, too.
-    """
+    """Return the source of a bundle with an adapter beside its base; their files are made in a folder."""
     model = make_base(folder / "base")
     architecture = read_architecture(model)
     made = make_adapter(folder / "adapter")

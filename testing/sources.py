@@ -1,4 +1,4 @@
-"""The contract of a source of runs: a tracker whose adapters `fusery import --from` takes."""
+"""The contract of a source of runs: a tracker whose adapters `fusery register` takes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fusery.registry.errors import BadInputError, UnknownReferenceError
-from fusery.registry.exchange.import_runs import Source
+from fusery.registry.exchange.import_runs import RunSource
 from fusery.registry.exchange.tracked_run import TrackedRun, is_inside, tracked_adapters
 
 
@@ -19,7 +19,7 @@ class SourceContract:
     runs or more, each with an adapter among its files.
     """
 
-    read: Source
+    read: RunSource
     nowhere: str
     """A place where nothing is."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from fusery.storage.copying import Staging
 from fusery.storage.digest import digest_bytes
 from fusery.storage.errors import (
     BlobCorruptError,
@@ -20,7 +21,6 @@ from fusery.storage.errors import (
 from fusery.storage.failures import AbsentBlobError, DigestMismatchError
 from fusery.storage.interface import Blob
 from fusery.storage.manifest import FileEntry
-from fusery.storage.staging import Staging
 
 from .store_backend import HELLO, HELLO_DIGEST, LARGE, NOWHERE, Backend, file_with, name_of
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fusery.registry.bundles import BundleSource, Choices, Content, Target, Written, find_target, write_bundle
-from fusery.registry.bundles.layout import LayoutError
+from fusery.registry.bundles.target import LayoutError
 from fusery.registry.documents import CHECKSUM, RECORD, checksum_of
 from fusery.storage.digest import digest_file
 from fusery.storage.errors import BlobCorruptError

@@ -5,13 +5,33 @@ from __future__ import annotations
 import ast
 import graphlib
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import grimp
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = ("cli", "migrations", "registry", "storage", "testing", "web")
+FOLDERS = (
+    "cli",
+    "integrations",
+    "migrations",
+    "model_server",
+    "registry",
+    "research",
+    "storage",
+    "testing",
+    "web",
+)
+MOST = {
+    "lines": 95_514,
+    "files": 487,
+    "files under 60 lines": 66,
+    "class names used more than once": 15,
+    "dict[str, Any]": 301,
+}
+"""The product's size: lower a number whenever it falls.  The goals are 75,000, 450, 40, 20 and 60."""
+
 MODULES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 
 
@@ -44,7 +64,10 @@ def test_imports_are_absolute_across_folders_and_relative_within() -> None:
             if not isinstance(node, ast.ImportFrom):
                 continue
             place, module = f"{path.relative_to(ROOT)}:{node.lineno}", node.module or ""
-            assert node.level < len(parts), f"{place} leaves the folder {parts[0]}"
+            carried = parts[0] == "model_server" and module.startswith(
+                "registry.runtime"
+            )  # a bundle has both
+            assert node.level < len(parts) or carried, f"{place} leaves the folder {parts[0]}"
             if node.level == 0:
                 own = module.startswith(f"fusery.{parts[0]}")
                 assert not own, f"{place} imports its own package absolutely"
@@ -58,6 +81,27 @@ def test_modules_stay_small() -> None:
     assert {str(path.relative_to(ROOT)): count for path, count in lines.items() if count > 400} == {}
 
 
+def test_the_product_only_shrinks() -> None:
+    """Lines and files of the product, and what tends to grow with it; lower a number whenever it falls."""
+    sources = {path: path.read_text(encoding="utf-8") for path in MODULES}
+    lines = {path: len(text.splitlines()) for path, text in sources.items()}
+    classes = Counter(
+        node.name
+        for text in sources.values()
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.ClassDef)
+    )
+    measured = {
+        "lines": sum(lines.values()),
+        "files": len(lines),
+        "files under 60 lines": sum(count < 60 for count in lines.values()),
+        "class names used more than once": sum(count > 1 for count in classes.values()),
+        "dict[str, Any]": sum(text.count("dict[str, Any]") for text in sources.values()),
+    }
+    over = {what: (measured[what], most) for what, most in MOST.items() if measured[what] > most}
+    assert over == {}, "found and allowed"
+
+
 @pytest.fixture(scope="module")
 def graph() -> grimp.ImportGraph:
     """Who imports whom; imports in functions and for types count."""
@@ -66,7 +110,7 @@ def graph() -> grimp.ImportGraph:
 
 def test_no_file_imports_itself_by_way_of_others(graph: grimp.ImportGraph) -> None:
     imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
-    assert len(imports) > 500
+    assert len(imports) > 400
     # A circle is a CycleError that names it.
     graphlib.TopologicalSorter(imports).prepare()
 

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny_models
-from page_process import running
 from page_server import ask
-from source_copy import copy_sources
+from programs import running
+from source_copy import MAIN, ChangedCopy, changed_copy, insert
 
+from fusery.cli.main import run
 from fusery.registry.database.schema import HEAD
 
 MOST = 5
@@ -51,39 +48,11 @@ FIELD = """    customer: str | None = column(
         amendable="with a reason",
     )
 """
-RUN = """
-import contextlib, io, json, sys
-from fusery.cli.main import run
-printed = []
-for words in json.load(sys.stdin):
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = run(words)
-    printed.append([code, out.getvalue(), err.getvalue()])
-print(json.dumps(printed))
-"""
-FUSERY = "from fusery.cli.start import start; start()"
-
-Run = Callable[..., list[str]]
 
 
-def edit(path: Path, *changes: tuple[str, str]) -> None:
-    """Put a text before the first place of another one."""
-    source = path.read_text(encoding="utf-8")
-    for before, text in changes:
-        assert before in source, f"{path}: {before!r}"
-        source = source.replace(before, text + before, 1)
-    path.write_text(source, encoding="utf-8")
-
-
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the sources with the column."""
-    root = copy_sources(tmp_path_factory.mktemp("copy") / "tree")
-    for kernel in Path(__file__).parents[1].glob("registry/engine/*.so"):
-        shutil.copy(kernel, root / "registry" / "engine")
-    before = snapshot(root)
-    edit(
+def change(root: Path) -> None:
+    """Add the column."""
+    insert(
         root / "registry/tables/adapters.py",
         ('    "created_at",\n', '    "customer",\n'),
         ("    note: Mapped[str | None]", "    customer: Mapped[str | None] = mapped_column(String(200))\n"),
@@ -93,47 +62,12 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     schema.write_text(
         schema.read_text(encoding="utf-8").replace(f'"{HEAD}"', f'"{NEXT}"', 1), encoding="utf-8"
     )
-    edit(root / "registry/records/adapter.py", ("    parent: str | None", FIELD))
-    edit(
+    insert(root / "registry/records/adapter.py", ("    parent: str | None", FIELD))
+    insert(
         root / "registry/admission/submission.py",
         ("    examples: int | None\n", "    customer: str | None\n"),
         ("    examples: int | None = None\n", "    customer: str | None = None\n"),
     )
-    after = snapshot(root)
-    assert len({path for path in after if after[path] != before.get(path)}) <= MOST
-    return root
-
-
-def snapshot(root: Path) -> dict[str, bytes]:
-    """Return the files of a tree."""
-    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
-
-
-@pytest.fixture
-def fusery(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run commands of the copy in one process; return what each prints."""
-    monkeypatch.setenv("PYTHONPATH", str(tree))
-    monkeypatch.setenv("FUSERY_USER", "tester")
-    monkeypatch.setenv("COLUMNS", "400")
-    monkeypatch.chdir(tmp_path)
-
-    def call(*commands: str, home: str = "home") -> list[str]:
-        ran = subprocess.run(
-            [sys.executable, "-P", "-c", RUN],
-            cwd=tmp_path,
-            env=os.environ | {"FUSERY_REGISTRY": str(tmp_path / home)},
-            input=json.dumps([command.split() for command in commands]),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert ran.returncode == 0, ran.stderr
-        printed: list[tuple[int, str, str]] = json.loads(ran.stdout)
-        for command, (code, out, err) in zip(commands, printed, strict=True):
-            assert code == 0, (command, out, err)
-        return [out for _, out, _ in printed]
-
-    return call
 
 
 def table(text: str) -> list[list[str]]:
@@ -142,8 +76,59 @@ def table(text: str) -> list[list[str]]:
     return [line.split() for line in (titles, *rows)]
 
 
+@pytest.fixture
+def fusery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """Run commands of the changed copy, in the test's folder."""
+    monkeypatch.setenv("FUSERY_USER", "tester")
+    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.chdir(tmp_path)
+    root = changed_copy(tmp_path / "tree", change, MOST)
+    monkeypatch.setenv("PYTHONPATH", str(root))
+    return ChangedCopy(root, tmp_path).fusery
+
+
 @pytest.mark.slow
-def test_one_declared_column(fusery: Run, tmp_path: Path) -> None:
+def test_a_database_and_a_backup_of_before_get_the_column(
+    fusery: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    before = ["--registry", str(tmp_path / "home")]
+    base = tiny_models.make_base(tmp_path / "tiny")
+    tiny_models.make_adapter(tmp_path / "first", base, seed=1)
+    for words in (
+        "admin init",
+        "base add tiny",
+        "register first --base tiny --task t --val-loss 0.5",
+        "admin backup backup",
+    ):
+        assert run([*before, *words.split()]) == 0
+    assert run([*before, "edit", "t@1", "--val-loss", "0.4", "--reason", "typo"]) == 0
+
+    refused, *_ = fusery("admin db current --json")
+    assert json.loads(refused) == {"current": HEAD, "head": NEXT, "status": "older"}
+    upgraded, compared, shown, audited = fusery(
+        "admin db upgrade",
+        "admin db check",
+        "show t@1 --json",
+        "audit --json",
+        "edit t@1 --customer Acme --reason late",
+    )[:4]
+    assert upgraded == f"Upgraded from {HEAD} to {NEXT}\n"
+    assert "as it should be" in compared
+    assert (json.loads(shown)["customer"], json.loads(shown)["val_loss"]) == (None, 0.4)
+    assert json.loads(audited)["ok"]  # the seals of before hold
+    [again] = fusery("audit --json")
+    assert json.loads(again)["ok"]
+    assert run([*before, "list"]) == 2  # this version knows no such database
+
+    fusery("admin restore backup --own", home="restored")
+    shown, compared, audited = fusery("show t@1 --json", "admin db check", "audit --json", home="restored")
+    assert (json.loads(shown)["customer"], json.loads(shown)["val_loss"]) == (None, 0.5)
+    assert "as it should be" in compared
+    assert json.loads(audited)["ok"]
+
+
+@pytest.mark.slow
+def test_one_declared_column(fusery: Callable[..., list[str]], tmp_path: Path) -> None:
     base = tiny_models.make_base(tmp_path / "tiny")
     tiny_models.make_adapter(tmp_path / "first", base, seed=1)
     tiny_models.make_adapter(tmp_path / "second", base, seed=2, rank=4)
@@ -158,23 +143,22 @@ def test_one_declared_column(fusery: Run, tmp_path: Path) -> None:
         "list --columns name,customer",
         "list --where customer=Acme -q",
         "list --sort customer:desc -q",
-        "schema show",
+        "admin schema show",
         "list --help",
     )
     assert "customer" in usual.splitlines()[0]
     assert table(columns) == [["name", "customer"], [one, "Acme"], [two, "Bolt"]]
     assert (where.split(), by.split()) == ([one], [two, one])
-    described = json.loads(schema)["properties"]["customer"]
+    described = json.loads(schema)["$defs"]["AdapterDetails"]["properties"]["customer"]
     assert described["description"] == "who it was trained for."
     assert "customer" in help_
 
-    amended, shown, document, history, differs, compared = fusery(
-        f"amend {one} --customer Acme-Ltd --reason renamed",
+    amended, shown, document, history, compared = fusery(
+        f"edit {one} --customer Acme-Ltd --reason renamed",
         f"show {one}",
         f"show {one} --json",
         "list --columns customer",
         f"diff {one} {two} --json",
-        f"compare {one} {two} --json",
     )
     assert '"Acme"' in amended or "Acme -> Acme-Ltd" in amended
     assert [line.split() for line in shown.splitlines() if line.startswith("customer ")] == [
@@ -182,7 +166,7 @@ def test_one_declared_column(fusery: Run, tmp_path: Path) -> None:
     ]
     assert json.loads(document)["customer"] == "Acme-Ltd"
     assert "Acme-Ltd*" in history
-    assert json.loads(differs)["changed"]["customer"] == ["Acme-Ltd", "Bolt"]
+    assert json.loads(compared)["differs"]["customer"] == ["Acme-Ltd", "Bolt"]
     assert json.loads(compared)["amended"]["customer"] == [one]
 
     [before, again] = fusery(
@@ -192,19 +176,35 @@ def test_one_declared_column(fusery: Run, tmp_path: Path) -> None:
     assert json.loads(before)["customer"] == "Acme-Ltd"
     assert json.loads(again)["created"] is False
 
-    fusery("init", home="other")
+    fusery("admin init", home="other")
     fusery(f"push {one} --to other")
     there, log = fusery(f"show {one} --json", "audit --json", home="other")
     assert json.loads(there)["customer"] == "Acme-Ltd"
     assert json.loads(there)["amendments"][0]["from"] == "Acme"
     assert json.loads(log)["ok"]
-    fusery(f"amend {one} --clear customer --reason unknown", home="other")
+    fusery(f"edit {one} --clear customer --reason unknown", home="other")
+
+    fusery(f"get {one} folder")
+    folder = tmp_path / "folder" / f"adapters_{one}"
+    exported = json.loads((folder / "adapter_metadata.json").read_text(encoding="utf-8"))
+    assert exported["fusery"]["facts"]["customer"] == "Acme-Ltd"
+    fusery("admin init", "base add tiny --name tiny", f"register {folder}", home="imported")
+    [imported] = fusery(f"show {one} --json", home="imported")
+    assert json.loads(imported)["customer"] == "Acme-Ltd"
+
+    lineage, slsa, bill = fusery(
+        f"lineage {one} --json", f"lineage --format slsa {one}", f"lineage {one} --format cyclonedx"
+    )
+    assert f"adapter:{one}" in [node["id"] for node in json.loads(lineage)["nodes"]]
+    assert "Acme-Ltd" in bill
+    internal = json.loads(slsa)["predicate"]["buildDefinition"]["internalParameters"]
+    assert internal["customer"] == "Acme-Ltd"
 
     fusery(f"materialize {two} bundle --target model --accept-loss")
     card = (tmp_path / "bundle" / "README.md").read_text(encoding="utf-8")
     assert "| customer | Bolt |" in card
 
-    with running(tmp_path / "home", "ui", "--json", main=FUSERY) as (_, printed):
+    with running(tmp_path / "home", "ui", "--json", main=MAIN) as (_, printed):
         url = json.loads(printed)["url"]
         page = ask(url, f"/adapters/{one}", accept="text/html").text
         task = ask(url, "/tasks/course_rec?where=customer%3DBolt", accept="text/html").text

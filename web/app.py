@@ -13,25 +13,21 @@ from starlette.exceptions import HTTPException
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError, UnknownReferenceError
 from fusery.registry.exchange.uploads import USUAL, UploadLimits
-from fusery.registry.server.request_ids import RequestIds
+from fusery.registry.runtime.http_server import RequestIds
 from fusery.storage.errors import FuseryError
 
 from .answers import refusal, status_of, wants_json
-from .bytes import add_reading_pages
-from .doors import OwnDoor, TeamDoor
-from .entry import add_key, add_sign_in
-from .forms import add_forms
-from .guard import Caught, Headers, OwnHost
-from .limits import BodyLimit
-from .operations import add_operations
+from .auth import LocalAuth, TokenAuth
+from .forms import add_forms, add_key, add_sign_in
+from .limits import BodyLimit, Guard, Slots
 from .pages import add_pages
-from .routes import Routes
+from .routes import Routes, add_operations
 from .transfers import add_transfers
 
 
 def create_app(
     registry: Registry,
-    door: OwnDoor | TeamDoor,
+    auth: LocalAuth | TokenAuth,
     *,
     hosts: Collection[str] = (),
     uploads: UploadLimits = USUAL,
@@ -39,32 +35,28 @@ def create_app(
     """Return the application for a registry.
 
     Args:
-        registry: what the pages are of.
-        door: how it is known who asks.
+        registry: the registry.
         hosts: names that requests may be for, besides addresses and localhost.
-        uploads: how much may be sent here.
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(Caught, asker=door.asker)
+    app.add_middleware(Slots, client_key=auth.client_key)
     app.add_middleware(BodyLimit)
-    app.add_middleware(OwnHost, hosts=hosts)
-    app.add_middleware(Headers)
+    app.add_middleware(Guard, hosts=hosts)
     app.add_middleware(RequestIds)
-    routes = Routes(app, door)
+    routes = Routes(app, auth)
     app.state.routes = routes
     add_operations(routes, registry)
     add_pages(routes, registry)
-    add_reading_pages(routes, registry)
     add_forms(routes, registry)
-    if isinstance(door, OwnDoor):
-        add_key(routes, door)
+    if isinstance(auth, LocalAuth):
+        add_key(routes, auth)
     else:
-        add_sign_in(routes, door)
+        add_sign_in(routes, auth)
     add_transfers(routes, registry, uploads)
 
     @app.exception_handler(FuseryError)
     def refused(request: Request, error: FuseryError) -> Response:
-        if door.signs_in and status_of(error) == 401 and request.method == "GET" and not wants_json(request):
+        if auth.signs_in and status_of(error) == 401 and request.method == "GET" and not wants_json(request):
             then = request.url.path + (f"?{request.url.query}" if request.url.query else "")
             return RedirectResponse(f"/sign-in?then={quote(then[:1_000], safe='/')}", 303)
         return refusal(request, error)

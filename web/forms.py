@@ -1,99 +1,331 @@
-"""Forms: an act is asked for on a page of its own, and done once that page was sent."""
+"""Pages with forms: operations, with fields from their parameters, and signing in and out."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any
-from urllib.parse import parse_qsl
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from inspect import Parameter
+from typing import Annotated, Any, Literal, get_origin
+from urllib.parse import parse_qsl, urlencode
 
-from fastapi import Depends, Request, Response
+from fastapi import Depends, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
 from fusery.registry import Registry
-from fusery.registry.errors import BadInputError
-from fusery.registry.records.release import Promotion
+from fusery.registry.api.adapters import Adapters
+from fusery.registry.api.aliases import Aliases, Deployments
+from fusery.registry.api.operation import Operation
+from fusery.registry.api.resource import Resource
+from fusery.registry.errors import AliasGuardedError, BadInputError, UnknownReferenceError
+from fusery.registry.records.release import Moved, Promotion
+from fusery.registry.records.trust import Role
 from fusery.storage.errors import FuseryError
+from fusery.storage.plaintext import is_keepable
 
-from .acts import ACTS, Act, cleaned, values_of
 from .answers import page, status_of
+from .auth import HALF_A_DAY, LocalAuth, TokenAuth, principal_of
+from .errors import NotSignedInError
+from .rendering import environment, of_adapter, of_alias
 from .routes import Routes
-from .visitors import FormError, visitor_of
 
 TOKEN = "form_token"
 _MOST_FIELDS = 20
 
+LABELS = {"reference": "Adapter", "references": "Adapter", "places": "Place"}
+"""Labels of fields that differ from their parameters' names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A field of a form, from an operation's parameter.
+
+    Attributes:
+        kind: a line, a text of several lines, lines of `NAME=VALUE`, or a checkbox.
+        several: the operation takes a list, and the form gives one item.
+    """
+
+    name: str
+    label: str
+    help: str
+    kind: Literal["line", "text", "pairs", "flag"]
+    required: bool
+    several: bool
+
+    def value(self, given: str) -> Any:
+        """Return the argument of the operation."""
+        text = given.replace("\r\n", "\n").strip()
+        if self.required and not text:
+            raise BadInputError(f"{self.label} is missing", hint=self.help)
+        if not is_keepable(text):
+            raise BadInputError(f"invalid characters in {self.label}", hint="remove them")
+        if self.kind == "pairs":
+            return _pairs(text)
+        return bool(text) if self.kind == "flag" else [text] if self.several else text
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """The form of an operation.
+
+    Attributes:
+        method: the operation's name in Python.
+        names: the parameters with fields; the first one names the record to change.
+        bold: the operation is hard to undo.
+        guarded: the hint if the alias is guarded.
+    """
+
+    resource: type[Resource]
+    method: str
+    title: str
+    names: Sequence[str]
+    bold: bool = False
+    reasoned: bool = True
+    guarded: str = ""
+
+    @property
+    def operation(self) -> Operation:
+        """Return the operation."""
+        found: Operation = getattr(self.resource, self.method).operation
+        return found
+
+    @property
+    def name(self) -> str:
+        """Return the end of the page's URL."""
+        return f"{self.resource.NAME}/{self.operation.name}"
+
+    @property
+    def role(self) -> Role:
+        """Return the required role."""
+        return self.operation.role
+
+    @property
+    def summary(self) -> str:
+        """Return the operation's summary, without its result."""
+        return self.operation.summary.partition(", and return ")[0].partition("; see ")[0].rstrip(".") + "."
+
+    @property
+    def fields(self) -> Sequence[Field]:
+        """Return its fields."""
+        return [self._field(name, self.operation.hints[name]) for name in self.names]
+
+    def _field(self, name: str, kind: Any) -> Field:
+        origin = get_origin(kind) or kind
+        is_pairs, several = "Mapping" in str(kind), origin is Sequence
+        needed = self.operation.parameters[name].default is Parameter.empty
+        return Field(
+            name,
+            LABELS.get(name, name.replace("_", " ").capitalize()),
+            self.operation.description_of(self.resource.NAME, name),
+            "flag" if kind is bool else "pairs" if is_pairs else "text" if name in _LONG else "line",
+            needed or (self.reasoned and name == "reason"),
+            several,
+        )
+
+    def address(self, *values: str) -> str:
+        """Return the address of the page, with values of its first fields."""
+        return f"/acts/{self.name}?{urlencode(dict(zip(self.names, values, strict=False)))}"
+
+    def run(self, registry: Registry, given: Mapping[str, str]) -> Any:
+        """Run the operation, and return its record."""
+        values = {field.name: field.value(given.get(field.name, "")) for field in self.fields}
+        if self.method == "approve":
+            _require_alias(registry, values)
+        elif self.method == "amend":
+            values = _amendment(values)
+        try:
+            done = self.operation.method(getattr(registry, self.resource.NAME), **values)
+        except AliasGuardedError as error:
+            raise AliasGuardedError(error.message, hint=self.guarded) from error
+        return done[0] if isinstance(done, tuple) else done
+
+    def page_after(self, done: Any) -> str:
+        """Return the address of the page that shows the result."""
+        if self.resource is Deployments:
+            return "/places"
+        if isinstance(done, Moved | Promotion):
+            return of_alias(done.alias)
+        return of_adapter(done["adapter"] if "adapter" in done else done["name"])
+
+
+_LONG = ("note", "reason")
+_EMERGENCY = 'tick "Emergency" to roll back at once'
+
+FORMS: Sequence[Form] = (
+    Form(Aliases, "promote", "Promote", ("reference", "alias", "reason")),
+    Form(Aliases, "approve", "Approve", ("reference", "alias", "note")),
+    Form(Aliases, "withdraw_approval", "Withdraw your approval", ("reference", "alias", "note")),
+    Form(
+        Aliases,
+        "set",
+        "Set an alias",
+        ("adapter", "alias", "reason"),
+        guarded='choose "Promote" instead',
+    ),
+    Form(Aliases, "roll_back", "Roll back", ("alias", "reason", "emergency"), bold=True, guarded=_EMERGENCY),
+    Form(Adapters, "amend", "Amend", ("reference", "note", "tags", "reason"), reasoned=False),
+    Form(Adapters, "yank_all", "Yank", ("references", "reason"), bold=True),
+    Form(Adapters, "unyank_all", "Lift the yank", ("references", "reason")),
+    Form(Deployments, "record", "Record a deployment", ("reference", "place", "note")),
+    Form(Deployments, "end", "End", ("places", "reason")),
+)
+
+BY_NAME: Mapping[str, Form] = {form.name: form for form in FORMS}
+
+
+def _require_alias(registry: Registry, values: Mapping[str, Any]) -> None:
+    """Refuse an unknown alias: a misspelled approval would have no effect."""
+    names = registry.aliases.names_for(values["reference"])
+    alias = values["alias"].rpartition("#")[2]
+    if alias not in {name.partition("#")[2] for name in names}:
+        hint = f"choose from {', '.join(names[:10])}" if names else "set rules for it first"
+        raise BadInputError(f"unknown alias {alias[:100]!r}", hint=hint)
+
+
+def _amendment(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of an amendment: an empty note, and tags without a value, are cleared."""
+    note, tags = values["note"] or None, values["tags"]
+    clear = ["note"] * (note is None) + [f"tag.{name}" for name, value in tags.items() if not value]
+    tags = {name: value for name, value in tags.items() if value}
+    return {**values, "note": note, "tags": tags, "clear": clear}
+
+
+def _pairs(text: str) -> dict[str, str]:
+    found = {}
+    for line in filter(None, (line.strip() for line in text.split("\n"))):
+        name, equals, value = line.partition("=")
+        if not equals or not name.strip():
+            raise BadInputError(f"invalid tag: {line[:80]!r}", hint="write one NAME=VALUE a line")
+        found[name.strip()] = value.strip()
+    return found
+
 
 async def sent_form(request: Request) -> dict[str, str]:
-    """Return the fields of a form; of one that is there twice the last."""
+    """Return the fields of a form; the last value of repeated ones."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/x-www-form-urlencoded":
-        raise BadInputError("expected a form", hint="programs: see /api/v1/openapi.json")
+        raise BadInputError("expected a form", hint="for programs, see /api/v1/openapi.json")
     try:
         text = (await request.body()).decode("ascii")
         return dict(parse_qsl(text, keep_blank_values=True, max_num_fields=_MOST_FIELDS, errors="strict"))
     except ValueError as error:
-        raise BadInputError("this is no form that a page here sends") from error
+        raise BadInputError("invalid form") from error
 
 
-Form = Annotated[dict[str, str], Depends(sent_form)]
+Sent = Annotated[dict[str, str], Depends(sent_form)]
 
 
 def add_forms(routes: Routes, registry: Registry) -> None:
-    """Add the page of each act, and what that is sent to."""
-    for act in ACTS:
-        _add(routes, registry, act)
+    """Add the routes of all forms."""
+    environment().globals["acts"] = BY_NAME
+    for form in FORMS:
+        _add(routes, registry, form)
 
 
-def _add(routes: Routes, registry: Registry, act: Act) -> None:
-    @routes.page(f"/acts/{act.name}", role=act.role)
+def _add(routes: Routes, registry: Registry, form: Form) -> None:
+    @routes.page(f"/acts/{form.name}", role=form.role)
     def ask(request: Request) -> Response:
         given = {name: text[:2_000] for name, text in request.query_params.items()}
-        return _asked(request, registry, act, given, None)
+        return _shown(request, form, given, known=lambda: _known(registry, form, given))
 
-    @routes.post(f"/acts/{act.name}", role=act.role)
-    def done(request: Request, given: Form) -> Response:
-        visitor = visitor_of(request)
-        if not visitor.sent(given.pop(TOKEN, "")):
-            raise FormError("this form is not of this server, or of another time", hint="open the page again")
+    @routes.add("POST", f"/acts/{form.name}", role=form.role)
+    def run(request: Request, given: Sent) -> Response:
+        principal = principal_of(request)
+        principal.require_own_form(given.pop(TOKEN, ""))
         try:
-            record = act.do(
-                registry.acting(
-                    visitor.name, authenticated=visitor.authenticated, role=visitor.role or "reader"
-                ),
-                cleaned(act, values_of(act, given)),
-            )
+            done = form.run(principal.acting(registry), given)
         except FuseryError as error:
-            return _asked(request, registry, act, given, error)
-        if isinstance(record, Promotion):
-            shown = {"act": act, "promotion": record.to_dict(), "after": True, "then": act.then(record)}
-            return page(request, "promotion.html.j2", shown, 200 if record.verdict == "passed" else 409)
-        return RedirectResponse(act.then(record), 303)
+            return _shown(request, form, given, problem=error)
+        then = form.page_after(done)
+        if isinstance(done, Promotion):
+            shown = {"act": form, "promotion": done.to_dict(), "then": then}
+            return page(request, "promotion.html.j2", shown, 200 if done.verdict == "passed" else 409)
+        return RedirectResponse(then, 303)
 
 
-def _asked(
-    request: Request, registry: Registry, act: Act, given: Mapping[str, str], problem: FuseryError | None
+def _shown(
+    request: Request,
+    form: Form,
+    given: Mapping[str, str],
+    *,
+    known: Callable[[], Mapping[str, Any]] = dict,
+    problem: FuseryError | None = None,
 ) -> Response:
-    """Return the form of an act, with what is given already, and what was wrong with that."""
-    shown: dict[str, Any] = {"act": act, "given": given, "problem": problem, "promotion": None, "choices": ()}
+    """Return the page of a form, with given and recorded values."""
+    shown: dict[str, Any] = {"act": form, "given": given, "promotion": None, "choices": ()}
+    try:
+        shown |= known()
+    except FuseryError as error:
+        problem = error
     status = 200 if problem is None else status_of(problem)
-    if problem is None:
-        try:
-            shown |= _known(registry, act, given)
-        except FuseryError as error:
-            shown["problem"], status = error, status_of(error)
-    return page(request, "act.html.j2", shown, status)
+    return page(request, "act.html.j2", {**shown, "problem": problem}, status)
 
 
-def _known(registry: Registry, act: Act, given: Mapping[str, str]) -> dict[str, Any]:
-    """Return what is known before anything is done: the aliases to choose from, and what holds of the rules of one."""
-    adapter, alias = given.get("adapter"), given.get("alias")
-    if adapter and act.now and not given.keys() & act.now.keys():
-        known = registry.adapters.show(adapter)
-        return {"given": {**given, **{name: said(known) for name, said in act.now.items()}}}
-    if not adapter or all(field.name != "alias" for field in act.fields):
+def _known(registry: Registry, form: Form, given: Mapping[str, str]) -> Mapping[str, Any]:
+    """Return the recorded values, the aliases to choose from, or the state of an alias's rules."""
+    subject, alias = given.get(form.names[0]), given.get("alias")
+    if not subject:
         return {}
-    if not alias:
-        return {"choices": registry.aliases.names_for(adapter)}
-    if act.name == "promote":
-        return {"promotion": registry.aliases.promote(adapter, alias, dry_run=True).to_dict()}
+    if form.method == "amend":
+        adapter = registry.adapters.show(subject)
+        tags = "\n".join(f"{name}={value}" for name, value in adapter.tags.items())
+        return {"given": {"note": adapter.note or "", "tags": tags, **given}}
+    if "alias" in form.names[1:] and not alias:
+        return {"choices": registry.aliases.names_for(subject)}
+    if form.method == "promote":
+        return {"promotion": registry.aliases.promote(subject, str(alias), dry_run=True).to_dict()}
     return {}
+
+
+def add_key(routes: Routes, auth: LocalAuth) -> None:
+    """Add the URL that opens local pages."""
+
+    @routes.page("/enter/{key}", role=None)
+    def enter(request: Request, key: str) -> Response:
+        if not (auth.opens(key) or auth.opens_once(key)):
+            raise UnknownReferenceError(
+                "this URL was already used, or belongs to an earlier start", hint="fusery ui"
+            )
+        answer = RedirectResponse("/", 303)
+        answer.set_cookie(auth.cookie, auth.key, httponly=True, samesite="strict")
+        return answer
+
+
+def add_sign_in(routes: Routes, auth: TokenAuth) -> None:
+    """Add the routes for signing in and out."""
+
+    @routes.page("/sign-in", role=None)
+    def ask(request: Request, then: Annotated[str, Query(max_length=2_000)] = "/") -> Response:
+        return page(request, "sign_in.html.j2", {"then": then, "problem": None})
+
+    @routes.add("POST", "/sign-in", role=None)
+    def sign_in(request: Request, given: Sent) -> Response:
+        then, token = given.get("then", "/"), given.get("token", "").strip()
+        try:
+            auth.authenticate(token)
+        except NotSignedInError as error:
+            routes.count_failure(request, error)
+            return page(request, "sign_in.html.j2", {"then": then, "problem": error}, status_of(error))
+        # Redirect to the start page instead of another server.
+        is_here = then.startswith("/") and not then.startswith(("//", "/\\")) and then.isprintable()
+        answer = RedirectResponse(then if is_here else "/", 303)
+        secure = auth.is_secure(request)
+        answer.set_cookie(
+            auth.secure_cookie if secure else auth.cookie,
+            auth.sessions.begin(token),
+            max_age=HALF_A_DAY,
+            httponly=True,
+            samesite="lax",  # links from chats work; forms of other sites do not
+            secure=secure,
+        )
+        return answer
+
+    @routes.add("POST", "/sign-out", role=None)
+    def sign_out(request: Request, given: Sent) -> Response:
+        principal = principal_of(request)
+        if principal.key:
+            principal.require_own_form(given.get(TOKEN, ""))
+        auth.sessions.end(auth.session(request))
+        answer = RedirectResponse("/sign-in", 303)
+        answer.delete_cookie(auth.cookie)
+        answer.delete_cookie(auth.secure_cookie, secure=True, httponly=True)
+        return answer

@@ -1,160 +1,198 @@
-"""How much one asker may ask: requests in a time, and bytes of a body."""
+"""Limits of requests: hosts, slots and rates, and how large and slow a body may be."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import partial
 
-from starlette.datastructures import Headers
-from starlette.requests import Request
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fusery.registry.exchange.wire import MOST_BYTES
+from fusery.registry.packages.documents import MOST_BYTES
+from fusery.registry.runtime.http_server import NAME, objection
 
 from .answers import refusal
-from .visitors import TooMuchError, TooSlowError
+from .errors import HostError, TooMuchError, TooOftenError, TooSlowError, UnexpectedError
 
 BODY = 65_536
-"""Bytes of a form."""
+"""The most bytes of a form."""
 
 JSON = 1 << 20
-"""Bytes of a program's JSON: the tensors of an adapter, or a signature over many files."""
+"""The most bytes of an operation's JSON, such as the tensors of an adapter."""
 
 PROGRAMS = "/api/v1/"
-"""Where programs ask."""
-
 BLOBS, PACKAGES = "/api/v1/blobs/", "/api/v1/packages"
-"""Where bytes are, and packages of records."""
 
 PATIENCE = 10
-"""Seconds for a form, or for what a program says in JSON, to come as a whole."""
+"""Seconds for a form or an operation's JSON to arrive."""
 
 STALLED = 60
-"""Seconds for which a transfer may stand still."""
+"""Seconds without a byte after which a transfer is ended."""
 
 SLOWEST = 1_024
-"""Bytes a second that a transfer brings at least, over any such time."""
+"""The fewest bytes a second of a transfer, on average over `STALLED` seconds."""
 
 WHOLE = 300
-"""Seconds for a package to come."""
+"""Seconds for a package to arrive."""
+
+QUEUED = 60
+"""Seconds that a request waits for a slot."""
+
+WAITING = 256
+"""The most requests of one client that wait for a slot."""
 
 _KNOWN = 10_000
-"""Askers that are remembered."""
+"""The most clients that a rate limit remembers."""
 
 
-class Pace:
-    """So many requests in a second for each asker, and some more at once: a bucket that fills again."""
+class RateLimit:
+    """A token bucket for each client: `rate` requests a second, and `burst` at once."""
 
     def __init__(self, rate: float, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._rate, self._burst, self._clock = rate, burst, clock
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def wait(self, asker: str) -> float:
-        """Count a request, and return 0; or return the seconds until one may be asked, and count nothing."""
+    def wait(self, client: str) -> float:
+        """Count a request and return 0; or return the seconds until one is allowed, and count nothing."""
         now = self._clock()
         with self._lock:
-            left, at = self._left.pop(asker, (float(self._burst), now))
+            left, at = self._left.pop(client, (float(self._burst), now))
             left = min(self._burst, left + (now - at) * self._rate)
             allowed = left >= 1
-            self._left[asker] = (left - 1 if allowed else left, now)
+            self._left[client] = (left - 1 if allowed else left, now)
             while len(self._left) > _KNOWN:
                 self._left.popitem(last=False)
         return 0.0 if allowed else (1 - left) / self._rate
 
 
+class FairQueue:
+    """Slots for `most` requests at once, `each` of them for one client; the others wait in order.
+
+    It belongs to one event loop.
+    """
+
+    def __init__(self, most: int, each: int) -> None:
+        self._slots, self._each = asyncio.Semaphore(most), each
+        self._own: dict[str, asyncio.Semaphore] = {}
+        self._requests: dict[str, int] = {}
+
+    async def take(self, client: str) -> None:
+        """Wait for a slot, which `release` gives back.
+
+        Raises:
+            TooOftenError: too many of the client's requests wait already, or none was free in time.
+        """
+        requests = self._requests.get(client, 0)
+        if requests >= self._each + WAITING:
+            raise TooOftenError("too many of your requests are waiting already", hint="ask for less at once")
+        own = self._own.setdefault(client, asyncio.Semaphore(self._each))
+        self._requests[client] = requests + 1
+        try:
+            async with asyncio.timeout(QUEUED):
+                await own.acquire()
+                try:
+                    await self._slots.acquire()
+                except BaseException:
+                    own.release()
+                    raise
+        except BaseException as error:
+            self._forget(client)
+            if isinstance(error, TimeoutError):
+                raise TooOftenError("the server has too much to do", hint="ask again soon") from error
+            raise
+
+    def release(self, client: str) -> None:
+        """Give a slot back."""
+        self._slots.release()
+        self._own[client].release()
+        self._forget(client)
+
+    def has_slot(self, client: str) -> bool:
+        """Return whether `take` would not wait."""
+        own = self._own.get(client)
+        return not self._slots.locked() and (own is None or not own.locked())
+
+    def _forget(self, client: str) -> None:
+        self._requests[client] -= 1
+        if not self._requests[client]:
+            del self._requests[client], self._own[client]
+
+
 def is_transfer(scope: Scope) -> bool:
-    """Tell whether a request moves a blob, which takes as long as its connection lets it."""
+    """Return whether a request sends or fetches a blob, which may take long."""
     return scope["method"] in ("GET", "PUT") and str(scope["path"]).startswith(BLOBS)
 
 
 def is_package(scope: Scope) -> bool:
-    """Tell whether a request brings a package, or asks for one."""
+    """Return whether a request sends or fetches a package."""
     return str(scope["path"]).startswith(PACKAGES)
 
 
-def brings_much(scope: Scope) -> bool:
-    """Tell whether what a request brings is read while it is worked on, and not before."""
+def is_streamed(scope: Scope) -> bool:
+    """Return whether a request's body is read while it is handled, and not before."""
     return scope["method"] in ("POST", "PUT") and (is_transfer(scope) or is_package(scope))
 
 
-def most_of(scope: Scope) -> int:
-    """Return the bytes that the body of a request may have; how large a blob may be is for who stores it."""
-    if scope["method"] == "PUT" and is_transfer(scope):
-        return sys.maxsize
-    if brings_much(scope):
-        return MOST_BYTES
+def largest(scope: Scope) -> int:
+    """Return the most bytes of a request's body; a blob's are limited where it is stored."""
+    if is_streamed(scope):
+        return sys.maxsize if is_transfer(scope) else MOST_BYTES
     return JSON if scope["method"] == "POST" and str(scope["path"]).startswith(PROGRAMS) else BODY
 
 
 class BodyLimit:
-    """Refuses a body that is longer than any form: by what its sender says of it, or once so much has come.
-
-    What is small has come as a whole before anybody is bothered with it: who sends slowly takes nobody's turn.
-    """
+    """Refuses too large bodies, and reads small ones before the request is handled: slow senders hold no slot."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, or refuse."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        most = most_of(scope)
-        said = Headers(scope=scope).get("content-length", "0")
-        if not said.isdecimal() or int(said) > most:
-            await refusal(Request(scope), _too_much(most))(scope, receive, send)
-            return
-        if brings_much(scope):
-            await self._app(scope, _counted(receive, most), send)
-            return
+        """Handle a request."""
+        most, come = largest(scope), 0
+        too_much = TooMuchError(f"the request is larger than {most:,} bytes")
+
+        async def counted() -> Message:
+            nonlocal come
+            message = await receive()
+            come += len(message.get("body", b""))
+            if come > most:
+                raise too_much
+            return message
+
+        length = Headers(scope=scope).get("content-length", "0")
         try:
+            if not length.isdecimal() or int(length) > most:
+                raise too_much
+            if is_streamed(scope):
+                await self._app(scope, counted, send)
+                return
             async with asyncio.timeout(PATIENCE):
-                body = await _whole(_counted(receive, most))
+                body, more = b"", True
+                while more:
+                    message = await counted()
+                    if message["type"] == "http.disconnect":
+                        return
+                    body += message.get("body", b"")
+                    more = message.get("more_body", False)
         except TooMuchError as error:
             await refusal(Request(scope), error)(scope, receive, send)
         except TimeoutError:
-            slow = TooSlowError(f"this request did not come within {PATIENCE} s")
+            slow = TooSlowError(f"the request did not arrive within {PATIENCE} s")
             await refusal(Request(scope), slow)(scope, receive, send)
         else:
-            if body is not None:
-                await self._app(scope, _again(body, receive), send)
+            await self._app(scope, replayed(body, receive), send)
 
 
-def _counted(receive: Receive, most: int) -> Receive:
-    """Return what receives no more than so many bytes."""
-    come = 0
-
-    async def received() -> Message:
-        nonlocal come
-        message = await receive()
-        come += len(message.get("body", b""))
-        if come > most:
-            raise _too_much(most)
-        return message
-
-    return received
-
-
-async def _whole(receive: Receive) -> bytes | None:
-    """Return a body; None where its sender went."""
-    body, more = b"", True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        body += message.get("body", b"")
-        more = message.get("more_body", False)
-    return body
-
-
-def _again(body: bytes, receive: Receive) -> Receive:
-    """Return what receives a body that was received before."""
+def replayed(body: bytes, receive: Receive) -> Receive:
+    """Return a `receive` that returns a body that arrived before, and then what arrives."""
     left = [body]
 
     async def received() -> Message:
@@ -165,5 +203,150 @@ def _again(body: bytes, receive: Receive) -> Receive:
     return received
 
 
-def _too_much(most: int) -> TooMuchError:
-    return TooMuchError(f"a request may have {most:,} bytes, and this one has more")
+LOG = logging.getLogger(__name__)
+
+AT_ONCE = (8, 4)
+"""The most requests at once, of all clients and of one."""
+
+TRANSFERS, OF_PACKAGES = (32, 8), (4, 1)
+"""The same of blobs and of packages, which take long and do not delay pages."""
+
+_WITHOUT_SLOT = frozenset({"/style.css", "/sign-in"})
+
+HEADERS = {
+    # No script, no request to another host, no frame around a page.
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'self'; img-src 'self' data:; form-action 'self'; base-uri 'none'; "
+        "frame-ancestors 'none'"
+    ),
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    # Not `no-referrer`: browsers then say `Origin: null` of our own forms too.
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+"""The headers of every response."""
+
+
+class Guard:
+    """Adds headers to every response, which shared caches must not keep; refuses other hosts and other sites' pages."""
+
+    def __init__(self, app: ASGIApp, hosts: Collection[str]) -> None:
+        self._app, self._hosts = app, frozenset(host.lower() for host in hosts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a request."""
+        if scope["type"] != "http":
+            return
+
+        async def sent(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.update(HEADERS)
+                headers.setdefault("Cache-Control", "private, no-cache")
+                headers.add_vary_header("Accept, Cookie, Authorization")
+                if message["status"] == 401:
+                    headers["WWW-Authenticate"] = "Bearer"
+            await send(message)
+
+        headers = Headers(scope=scope)
+        if refused := objection(headers, self._hosts):
+            error = HostError(
+                refused.document["error"]["message"], hint="--allow-host NAME, where that is its name"
+            )
+        elif _from_other_site(scope["method"], headers):
+            error = HostError("a page of another site sent this request")
+        else:
+            await self._app(scope, receive, sent)
+            return
+        await refusal(Request(scope), error)(scope, receive, sent)
+
+
+def _from_other_site(method: str, headers: Headers) -> bool:
+    """Return whether a page of another site sends more than a reader who follows a link."""
+    if headers.get("sec-fetch-site") not in ("cross-site", "same-site"):
+        return False
+    return method not in ("GET", "HEAD") or headers.get("sec-fetch-mode") != "navigate"
+
+
+class Slots:
+    """Handles requests as slots become free, and answers every error with a message instead of a traceback."""
+
+    def __init__(self, app: ASGIApp, client_key: Callable[[Request], str]) -> None:
+        self._app, self._client_key = app, client_key
+        self._pages, self._transfers = FairQueue(*AT_ONCE), FairQueue(*TRANSFERS)
+        self._packages = FairQueue(*OF_PACKAGES)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a request."""
+        if scope["path"] in _WITHOUT_SLOT:
+            await self._handle(scope, receive, send, lambda: None)
+            return
+        queue = (
+            self._transfers if is_transfer(scope) else self._packages if is_package(scope) else self._pages
+        )
+        client = self._client_key(Request(scope))
+        try:
+            if queue.has_slot(client) or is_streamed(scope):
+                await queue.take(client)
+            else:
+                receive = await _queued(queue, client, receive)
+        except TooOftenError as error:
+            await refusal(Request(scope), error)(scope, receive, send)
+        except ClientDisconnect:
+            LOG.info("%s %.200r: client disconnected while waiting", scope["method"], scope["path"])
+        else:
+            await self._handle(scope, receive, send, partial(queue.release, client))
+
+    async def _handle(self, scope: Scope, receive: Receive, send: Send, release: Callable[[], None]) -> None:
+        streams, begun = is_transfer(scope), False
+
+        async def sent(message: Message) -> None:
+            nonlocal begun
+            if not begun:
+                begun = True
+                # A page is complete before any of it is sent: slow readers hold no slot.
+                if not streams:
+                    release()
+            async with asyncio.timeout(STALLED if streams else None):
+                await send(message)
+
+        try:
+            await self._app(scope, receive, sent)
+        except ClientDisconnect:
+            LOG.info("%s %.200r: client disconnected", scope["method"], scope["path"])
+        except Exception as problem:  # noqa: BLE001 -- every client gets a message
+            kind, request_id = type(problem).__name__, scope.get(NAME)
+            LOG.error("%s %.200r: %s (request %s)", scope["method"], scope["path"], kind, request_id)
+            if not begun:
+                error = UnexpectedError("these records cannot be shown", hint="fusery audit")
+                await refusal(Request(scope), error)(scope, receive, sent)
+        finally:
+            if streams or not begun:
+                release()
+
+
+async def _queued(queue: FairQueue, client: str, receive: Receive) -> Receive:
+    """Wait for a slot with a request whose body has arrived; return the request's `receive`.
+
+    Raises:
+        TooOftenError: see `FairQueue.take`.
+    """
+    body = (await receive()).get("body", b"")
+    gone, slot = asyncio.ensure_future(receive()), asyncio.ensure_future(queue.take(client))
+    try:
+        await asyncio.wait({gone, slot}, return_when=asyncio.FIRST_COMPLETED)
+        if not slot.done() and gone.result()["type"] == "http.disconnect":
+            raise ClientDisconnect
+        await slot
+    except BaseException:
+        gone.cancel()
+        if not slot.cancel() and not slot.cancelled() and slot.exception() is None:
+            queue.release(client)
+        raise
+
+    async def rest() -> Message:
+        return await gone
+
+    return replayed(body, rest)

@@ -1,4 +1,4 @@
-"""Running the pages: on this machine alone, until Ctrl-C."""
+"""Run the server until a signal: for the user of this machine, or for a team."""
 
 from __future__ import annotations
 
@@ -14,38 +14,115 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError, MissingExtraError
 from fusery.registry.exchange.uploads import USUAL, UploadLimits
-from fusery.registry.server.errors import AddressError
-from fusery.registry.server.listening import bind
+from fusery.registry.records.trust import Role
+from fusery.registry.remote.address import is_loopback
+from fusery.registry.runtime.errors import AddressError
+from fusery.registry.runtime.http_server import bind
+from fusery.registry.webhooks.signing import Deliverer
+from fusery.storage.progress import SILENT, Reporter
 
 if TYPE_CHECKING:
     import uvicorn
 
-    from .doors import Proxies
+    from .auth import Proxies
 
 DRAIN_SECONDS = 5
-"""Time to finish what is being answered."""
+"""Seconds to finish the running requests at the end."""
 
 OUTAGE_SECONDS = 3.0
-"""Seconds that a request waits for a PostgreSQL server that does not answer, before it fails with 503."""
+"""Seconds that a request waits for PostgreSQL, before it fails with 503."""
+
+Ready = Callable[[str, str, str], None]
+"""Called when the server accepts requests, with its address, the address that opens it, and one that does so once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tls:
-    """What a server shows that it is who it is.
-
-    Attributes:
-        certificate: PEM file of the certificate and those that lead to it.
-        key: PEM file of its key.
-    """
+    """A server's certificate with its chain, and the key: PEM files."""
 
     certificate: Path
     key: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeamRequest:
+    """The options of a server for a team.
+
+    Attributes:
+        port: 0 for a free one.
+        hosts: names that requests may be for, besides addresses and localhost.
+        tls: None for HTTP.
+        proxies: addresses and networks of trusted proxies; for the next four see `fusery.web.auth.Proxies`.
+        insecure: allow tokens without encryption.
+        largest_blob: the most bytes of a pushed file; None for the default.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8430
+    hosts: Sequence[str] = ()
+    tls: Tls | None = None
+    proxies: Sequence[str] = ()
+    user_header: str = "X-Forwarded-User"
+    role_header: str = ""
+    proxy_role: Role = "reader"
+    proxy_secret: str = ""
+    insecure: bool = False
+    largest_blob: int | None = None
+
+
+def serve_team(registry: Registry, request: TeamRequest, *, ready: Ready, reporter: Reporter = SILENT) -> int:
+    """Serve a registry to a team until a signal, and return the exit code; deliver its webhooks meanwhile.
+
+    Raises:
+        MissingExtraError: the extra `web` is not installed.
+    """
+    networks = [_network(each) for each in request.proxies]
+    if any(network.prefixlen == 0 for network in networks) and not request.proxy_secret:
+        raise BadInputError(
+            "every address would be trusted as a proxy",
+            hint="name the proxies' addresses, or set FUSERY_PROXY_SECRET",
+        )
+    nobody = not networks and not any(token.state == "active" for token in registry.tokens.list())
+    if is_loopback(request.host):
+        if nobody:
+            reporter.say("nobody can sign in yet: fusery admin token create NAME --role admin")
+    elif nobody:
+        raise BadInputError(
+            f"nobody could sign in, and {request.host} is open to others",
+            hint="fusery admin token create NAME --role admin, or --proxy ADDRESS",
+        )
+    elif request.tls is None and not networks and not request.insecure:
+        raise BadInputError(
+            f"tokens would be sent to {request.host} without encryption",
+            hint="--certificate FILE --key FILE, --proxy ADDRESS, or --insecure-http",
+        )
+    from .auth import Proxies
+
+    team = Proxies(
+        networks=networks,
+        header=request.user_header,
+        role_header=request.role_header,
+        role=request.proxy_role,
+        secret=request.proxy_secret,
+    )
+    with _delivering(registry, reporter):
+        return serve_pages(
+            registry,
+            team=team,
+            host=request.host,
+            port=request.port,
+            hosts=request.hosts,
+            tls=request.tls,
+            uploads=USUAL if request.largest_blob is None else UploadLimits(largest=request.largest_blob),
+            ready=ready,
+        )
 
 
 def serve_pages(
@@ -57,38 +134,33 @@ def serve_pages(
     hosts: Sequence[str] = (),
     tls: Tls | None = None,
     uploads: UploadLimits = USUAL,
-    ready: Callable[[str, str, str], None],
+    ready: Ready,
 ) -> int:
-    """Serve the pages of a registry until a signal comes, and return the exit code.
+    """Serve a registry until a signal, and return the exit code.
 
     Args:
-        registry: what the pages are of.
-        team: whose word on who somebody is counts besides tokens; None for the pages of one's own machine.
-        host: address to listen on.
+        registry: the registry.
+        team: the trusted proxies of a team, whose members have tokens; None for the user of this machine.
         port: 0 for a free one.
         hosts: names that requests may be for, besides addresses and localhost.
-        tls: for HTTPS; None for HTTP.
-        uploads: how much may be pushed here.
-        ready: told the address, that by which the pages are opened, and one that opens them a single time, when they can be
-            asked for.
+        tls: None for HTTP.
+        ready: see `Ready`.
 
     Raises:
-        MissingExtraError: what serves pages is not installed.
-        BadInputError: somebody else has the port.
+        MissingExtraError: the extra `web` is not installed.
     """
     try:
         import uvicorn
 
-        from fusery.registry.server.connections import Connection
+        from fusery.registry.runtime.http_server import Connection
 
         from .app import create_app
-        from .doors import OwnDoor, TeamDoor
+        from .auth import LocalAuth, TokenAuth
     except ModuleNotFoundError as error:
         raise MissingExtraError("the registry in a browser", "web") from error
     if tls is not None:
         _require_pair(tls)
-    # What cannot be read is an error now, and not on the first page.
-    registry.upkeep.log(limit=1)
+    registry.upkeep.log(limit=1)  # an unreadable registry is an error now, and not on the first page
     registry.workspace.database.outage_seconds = OUTAGE_SECONDS
     try:
         listener = bind(host, port)
@@ -98,15 +170,15 @@ def serve_pages(
         listener.listen()
         named = f"[{host}]" if ":" in host else host
         address = f"http{'s' if tls else ''}://{named}:{listener.getsockname()[1]}"
-        door = OwnDoor(registry.workspace.actor) if team is None else TeamDoor(registry, team)
+        auth = LocalAuth(registry.workspace.actor) if team is None else TokenAuth(registry, team)
         entrance = once = address
-        if isinstance(door, OwnDoor):
-            entrance, once = f"{address}/enter/{door.key}", f"{address}/enter/{door.once}"
+        if isinstance(auth, LocalAuth):
+            entrance, once = f"{address}/enter/{auth.key}", f"{address}/enter/{auth.once}"
         config = uvicorn.Config(
-            create_app(registry, door, hosts=hosts, uploads=uploads),
-            # Who sends no request is hung up on, and keeps nobody from sending one.
+            create_app(registry, auth, hosts=hosts, uploads=uploads),
+            # Connections without a request are closed, so that they keep nobody out.
             http=cast("type[asyncio.Protocol]", partial(Connection, {})),  # it is called, and no more
-            # Whose word counts on where a request comes from is ours to say, and uvicorn would believe this machine.
+            # uvicorn would trust the headers of every process of this machine; `Proxies` decides instead.
             proxy_headers=False,
             ssl_certfile=str(tls.certificate) if tls else None,
             ssl_keyfile=str(tls.key) if tls else None,
@@ -118,10 +190,9 @@ def serve_pages(
             lifespan="off",
             ws="none",
         )
-        # What it says of broken requests and of those it gives up is of no use to who looks at pages.
-        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-        # It would say of each connection that there is no room for one.
-        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+        # They report each broken request and each refused connection.
+        for logger in ("uvicorn.error", "asyncio"):
+            logging.getLogger(logger).setLevel(logging.CRITICAL)
         server = _server(config, lambda: ready(address, entrance, once))
         with _ended_by_signals():
             server.run(sockets=[listener])
@@ -139,7 +210,7 @@ def _require_pair(tls: Tls) -> None:
 
 
 def _end_what_is_left() -> None:
-    """End the process where a page is still being made: Python would wait for its thread, and pages only read."""
+    """End the process while a page is still being made: Python would wait for its thread, and pages only read."""
     end = time.monotonic() + 1
     while any(_at_work()):
         if time.monotonic() > end:
@@ -156,7 +227,7 @@ def _at_work() -> Iterator[threading.Thread]:
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """Take a signal for the end that it asks for: uvicorn ends in good order, and then raises it once more."""
+    """Ignore the signal that uvicorn raises again after it has ended in good order."""
     wanted = [
         number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) is not signal.SIG_IGN
     ]
@@ -181,8 +252,38 @@ def _server(config: uvicorn.Config, ready: Callable[[], None]) -> uvicorn.Server
                 ready()
 
         def handle_exit(self, sig: int, frame: Any) -> None:
-            # uvicorn sets its handler also for what this process was started to ignore.
+            # uvicorn sets its handler also for signals that this process was started to ignore.
             if sig not in ignored:
                 super().handle_exit(sig, frame)
 
     return Server(config)
+
+
+@contextmanager
+def _delivering(registry: Registry, reporter: Reporter) -> Iterator[None]:
+    """Deliver webhooks meanwhile, if the environment has the secret that signs them."""
+    hooks = registry.webhooks.list()  # which opens the database before there are threads
+    if not Deliverer.load().secrets:
+        if hooks:
+            reporter.say("webhooks are not delivered here: FUSERY_WEBHOOK_SECRET is not set")
+        yield
+        return
+    stop = threading.Event()
+    thread = threading.Thread(
+        target=registry.webhooks.run, kwargs={"stop": stop, "reporter": reporter}, name="webhooks"
+    )
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _network(text: str) -> IPv4Network | IPv6Network:
+    try:
+        return ip_network(text)
+    except ValueError as error:
+        raise BadInputError(
+            f"invalid address of a proxy: {text[:60]!r}", hint="such as 10.0.0.5 or 10.0.0.0/24"
+        ) from error

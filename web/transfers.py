@@ -1,13 +1,14 @@
-"""Packages and bytes for programs that push and pull: blobs by their digests, piece by piece in both directions."""
+"""Packages and blobs for programs that push and pull: blobs by digest, in ranges, and resumable."""
 
 from __future__ import annotations
 
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
+from typing import Annotated
 
-from fastapi import Request, Response
+from fastapi import Body, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
@@ -15,20 +16,20 @@ from starlette.requests import ClientDisconnect
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError
 from fusery.registry.exchange.uploads import Upload, UploadLimits
-from fusery.registry.exchange.wire import bytes_of
 from fusery.registry.record import Record
 from fusery.registry.records.transfer import Arrived, PackagePlan, PackageTaken
 from fusery.storage.errors import BlobCorruptError
 from fusery.storage.interface import Blob
 
-from .answers import presentable, refusal
+from .answers import refusal
+from .auth import program_of
+from .errors import LengthError, TooSlowError
 from .limits import SLOWEST, STALLED, WHOLE
-from .openapi import BYTES
-from .routes import API, Routes
-from .visitors import LengthError, TooSlowError, program_of
+from .rendering import presentable
+from .routes import API, BYTES, Routes
 
 _PIECE = 1 << 20
-"""Bytes that are handed to the disk at a time."""
+"""Bytes that are written to the disk at once."""
 
 _JSON = "application/json"
 _MOST_DIGESTS = 900
@@ -37,40 +38,33 @@ _NUMBER = re.compile(r"\d{1,19}")
 
 
 def add_transfers(routes: Routes, registry: Registry, limits: UploadLimits) -> None:
-    """Add what programs push to and pull from."""
+    """Add the routes of push and pull."""
 
-    def acting(request: Request) -> Registry:
-        visitor = program_of(request)
-        return registry.acting(
-            visitor.name, authenticated=visitor.authenticated, role=visitor.role or "reader"
-        )
-
-    @routes.get(f"{API}/packages/{{reference:path}}", role="reader", sends=_JSON)
+    @routes.add("GET", f"{API}/packages/{{reference:path}}", role="reader", sends=_JSON)
     def package(reference: str, fused: bool = False) -> Response:
-        """Return a thing and all that it needs, as `fusery pull` takes it."""
-        document = registry.transfers.package(reference, fused=fused)
-        return Response(bytes_of(document), media_type="application/json")
+        """Return the package of a record for `fusery pull`."""
+        return Response(registry.transfers.package(reference, fused=fused), media_type=_JSON)
 
-    @routes.post(f"{API}/packages/plan", PackagePlan, role="publisher", takes=_JSON)
+    @routes.add("POST", f"{API}/packages/plan", role="publisher", record=PackagePlan, takes=_JSON)
     async def planned(request: Request) -> Response:
-        """Say what would become of a package, and which of its bytes are wanted."""
-        data = await _body(request)
-        return _answer(await run_in_threadpool(acting(request).transfers.plan, data, limits))
+        """Return what would be recorded of a package, and which blobs are needed."""
+        transfers = program_of(request).acting(registry).transfers
+        return _answer(await run_in_threadpool(transfers.plan, await _body(request), limits))
 
-    @routes.post(f"{API}/packages", PackageTaken, role="publisher", takes=_JSON)
+    @routes.add("POST", f"{API}/packages", role="publisher", record=PackageTaken, takes=_JSON)
     async def taken(request: Request) -> Response:
-        """Record a package of which all bytes are here."""
-        data = await _body(request)
-        return _answer(await run_in_threadpool(acting(request).transfers.take, data, limits))
+        """Record a package whose blobs are uploaded."""
+        transfers = program_of(request).acting(registry).transfers
+        return _answer(await run_in_threadpool(transfers.take, await _body(request), limits))
 
-    @routes.post(f"{API}/blobs/missing", tuple[Arrived, ...], role="publisher", takes=_JSON)
-    async def missing(request: Request) -> Response:
-        """Say of blobs how much of each has arrived."""
-        wanted = _digests(await _body(request))
-        found = await run_in_threadpool(acting(request).transfers.arrived, wanted, limits)
+    @routes.add("POST", f"{API}/blobs/missing", role="publisher", record=tuple[Arrived, ...])
+    def missing(request: Request, wanted: Annotated[list[str], Body(max_length=_MOST_DIGESTS)]) -> Response:
+        """Return how much of each blob has arrived."""
+        found = program_of(request).acting(registry).transfers.arrived(wanted, limits)
         return JSONResponse([each.to_dict() for each in found])
 
-    @routes.get(f"{API}/blobs/{{digest}}", role="reader", sends=BYTES, head=True)
+    @routes.add("HEAD", f"{API}/blobs/{{digest}}", role="reader")
+    @routes.add("GET", f"{API}/blobs/{{digest}}", role="reader", sends=BYTES)
     def blob(request: Request, digest: str) -> Response:
         """Return a blob, or a range of it."""
         try:
@@ -79,18 +73,19 @@ def add_transfers(routes: Routes, registry: Registry, limits: UploadLimits) -> N
             return refusal(request, error, 500)  # a fault of this server's store, not of the request
         return _sent(request, registry, found)
 
-    @routes.put(f"{API}/blobs/{{digest}}", Arrived, role="publisher", takes=BYTES)
+    @routes.add("PUT", f"{API}/blobs/{{digest}}", role="publisher", record=Arrived, takes=BYTES)
     async def stored(request: Request, digest: str) -> Response:
-        """Store a blob, or what is missing of it."""
-        by = acting(request)
+        """Upload a blob, or the rest of it."""
+        transfers = program_of(request).acting(registry).transfers
         offset, size = _announced(request)
-        upload = await run_in_threadpool(by.transfers.begin, digest, size, offset, limits)
+        upload = await run_in_threadpool(transfers.begin, digest, size, offset, limits)
         if upload is not None:
             try:
-                await _received(request, upload)
+                await _receive(request, upload)
             finally:
-                # At once, whatever happens to this task: who comes next finds the part file free.
-                upload.close()
+                upload.close()  # before anything else, so that the next request finds the part file free
+                if not upload.has_claim:
+                    await run_in_threadpool(upload.release)
         return _answer(Arrived(digest, True, 0))
 
 
@@ -99,12 +94,7 @@ def _answer(record: Record) -> Response:
 
 
 def _announced(request: Request) -> tuple[int, int]:
-    """Return what the headers say of an upload: where the bytes that come belong, and how many there are in all.
-
-    Raises:
-        LengthError: they do not say how many come.
-        BadInputError: they contradict each other.
-    """
+    """Return the offset and the size of the blob that an upload's headers announce."""
     headers = request.headers
     length = headers.get("content-length", "")
     if not _NUMBER.fullmatch(length) or "transfer-encoding" in headers:
@@ -116,8 +106,8 @@ def _announced(request: Request) -> tuple[int, int]:
     return int(offset), int(size)
 
 
-async def _received(request: Request, upload: Upload) -> None:
-    """Write what comes, the next piece being read while one is written."""
+async def _receive(request: Request, upload: Upload) -> None:
+    """Write a body; a piece is read while the one before is written."""
     piece, writing = bytearray(), None
     try:
         async for chunk in _chunks(request):
@@ -127,7 +117,7 @@ async def _received(request: Request, upload: Upload) -> None:
                     await writing
                 writing, piece = asyncio.ensure_future(run_in_threadpool(upload.write, piece)), bytearray()
     finally:
-        # What has come is kept, and no thread writes to a file that is closed.
+        # What has arrived is kept, and no thread writes to a closed file.
         if writing is not None:
             await writing
         if piece and len(piece) <= upload.missing:
@@ -135,12 +125,12 @@ async def _received(request: Request, upload: Upload) -> None:
             piece = bytearray()
     if piece or upload.missing:
         upload.discard()
-        raise BadInputError("other bytes came than were announced")
+        raise BadInputError("the body does not have the announced length")
     await run_in_threadpool(upload.finish)
 
 
 async def _chunks(request: Request) -> AsyncIterator[bytes]:
-    """Yield what comes of a body; who sends nothing for a while, or next to nothing, is not waited for."""
+    """Yield the chunks of a body; end stalled and very slow transfers."""
     stream, since, come = aiter(request.stream()), time.monotonic(), 0
     while True:
         try:
@@ -161,7 +151,7 @@ async def _chunks(request: Request) -> AsyncIterator[bytes]:
 
 
 async def _body(request: Request) -> bytes:
-    """Return what is to come as a whole, within a time: others wait for the turn that it takes."""
+    """Return a whole body, which has to arrive in time, since it holds a slot."""
     try:
         async with asyncio.timeout(WHOLE):
             return b"".join([chunk async for chunk in _chunks(request)])
@@ -169,53 +159,24 @@ async def _body(request: Request) -> bytes:
         raise TooSlowError(f"this did not come within {WHOLE} s", hint="push less at once") from error
 
 
-def _digests(data: bytes) -> list[str]:
-    from fusery.storage.errors import FormatError
-    from fusery.storage.jsonfile import parse_json
-
-    try:
-        wanted = parse_json(data, "the list of blobs")
-    except FormatError as error:
-        raise BadInputError(str(error)) from error
-    if not isinstance(wanted, list) or not all(isinstance(each, str) for each in wanted):
-        raise BadInputError("a list of digests is expected")
-    if len(wanted) > _MOST_DIGESTS:
-        raise BadInputError(f"at most {_MOST_DIGESTS} digests at a time")
-    return wanted
-
-
 def _sent(request: Request, registry: Registry, blob: Blob) -> Response:
-    """Return the bytes of a blob that are asked for; of several ranges, all of it."""
-    headers = {
-        "Accept-Ranges": "bytes",
-        "ETag": f'"{blob.digest}"',
-        "Content-Type": BYTES,
-    }
+    """Return the requested range of a blob; the whole blob if several ranges are requested."""
+    headers = {"Accept-Ranges": "bytes", "ETag": f'"{blob.digest}"', "Content-Type": BYTES}
     start, stop, status = 0, blob.size, 200
     match = _RANGE.fullmatch(request.headers.get("range", "").strip())
     if match and any(match.groups()) and request.method == "GET":
-        span = _span(match[1], match[2], blob.size)
-        if span is None:
+        first, last = match.groups()
+        if not first:
+            start = max(0, blob.size - int(last))
+        else:
+            start, stop = int(first), min(blob.size, int(last) + 1) if last else blob.size
+        if start >= stop:
             refused = refusal(request, BadInputError("there are no such bytes", hint="Range: bytes=0-"), 416)
             refused.headers.update({"Accept-Ranges": "bytes", "Content-Range": f"bytes */{blob.size}"})
             return refused
-        start, stop, status = *span, 206
-        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{blob.size}"
+        status, headers["Content-Range"] = 206, f"bytes {start}-{stop - 1}/{blob.size}"
     headers["Content-Length"] = str(stop - start)
     if request.method == "HEAD":
         return Response(headers=headers)
-    return StreamingResponse(_pieces(registry, blob, start, stop), status, headers)
-
-
-def _pieces(registry: Registry, blob: Blob, start: int, stop: int) -> Iterator[bytes]:
-    # What something refers to is not collected, and an open file outlives its name; so no intent is written for each reader.
-    yield from registry.transfers.pieces(blob, start, stop)
-
-
-def _span(first: str, last: str, size: int) -> tuple[int, int] | None:
-    """Return the bytes from one place to another; None where there are none."""
-    if not first:
-        start, stop = max(0, size - int(last)), size
-    else:
-        start, stop = int(first), min(size, int(last) + 1) if last else size
-    return (start, stop) if start < stop else None
+    # No intent is written for each reader: referenced blobs are not collected, and an open file outlives its name.
+    return StreamingResponse(registry.transfers.pieces(blob, start, stop), status, headers)

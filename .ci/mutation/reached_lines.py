@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = frozenset(("cli", "migrations", "registry", "storage", "web"))
+FOLDERS = frozenset(
+    ("cli", "integrations", "migrations", "model_server", "registry", "research", "storage", "web")
+)
 
 _reached = {}
 """Lines by file that the running test has reached."""

@@ -1,6 +1,6 @@
 """A receiver of fusery's webhooks with nothing but the standard library; any library for Standard Webhooks does the same.
 
-WEBHOOK_KEY=$(fusery webhook key NAME) python receiver.py 8090
+WEBHOOK_KEY=$(fusery admin webhook key NAME) python receiver.py 8090
 """
 
 from __future__ import annotations

@@ -11,12 +11,12 @@ from sqlalchemy.orm import Session
 from .. import tables
 from ..actors import person
 from ..errors import BadInputError, RoleError
-from ..records.token import Role
+from ..records.trust import Role
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
 
-Thing = tables.Adapter | tables.BaseModel | tables.Calibration | tables.Fused
+Thing = tables.AdapterRow | tables.BaseModelRow | tables.CalibrationRow | tables.FusedRow
 
 ROLES: Sequence[Role] = get_args(Role)
 """From the one that may do least: each may do what those before it may."""
@@ -42,7 +42,7 @@ PARTS: Mapping[str, tuple[Role, Role]] = {
 """The roles that a sender needs to change a part of a record on a server: their own record, and another's.
 
 A withdrawn evaluation is the sender's own if they recorded it; every other part, if they registered or first pushed the record.
-A `model-signing` signature by a trusted key needs the role of a publisher only; one by way of Sigstore is not checked here.
+A signature by a trusted key needs the role of a publisher only.
 """
 
 _FIRST = {
@@ -60,11 +60,7 @@ def allows(role: Role, needed: Role) -> bool:
 
 
 def parse_role(text: str) -> Role:
-    """Return a role by its name.
-
-    Raises:
-        BadInputError: there is no such role.
-    """
+    """Return a role by its name."""
     for role in ROLES:
         if role == text.strip().casefold():
             return role
@@ -72,14 +68,7 @@ def parse_role(text: str) -> Role:
 
 
 def may_change(workspace: Workspace, session: Session, part: str, row: Thing) -> bool:
-    """Return whether a package's sender may change a part of an existing record.
-
-    Args:
-        workspace: the receiving registry, with the sender's name and role; without a role, everything is allowed.
-        session: of any transaction there.
-        part: a key of `PARTS`.
-        row: the record's row.
-    """
+    """Return whether a package's sender may change a part (of `PARTS`) of a record; without a role, always."""
     if not workspace.role:
         return True
     own = person(owner_of(session, row)) == person(workspace.actor)
@@ -92,36 +81,17 @@ def is_trusted(workspace: Workspace) -> bool:
 
 
 def require_may_change(workspace: Workspace, session: Session, part: str, row: Thing) -> None:
-    """Refuse a change of a part of a record that the role of whoever is at work does not allow.
-
-    Args:
-        workspace: the registry's parts, with the name and role of a server's client.
-        session: of any transaction.
-        part: a key of `PARTS`.
-        row: the record's row.
-
-    Raises:
-        RoleError: the role is not enough.
-    """
+    """Refuse a change of a part (of `PARTS`) of a record that the role does not allow."""
     if not may_change(workspace, session, part, row):
         require_role(workspace, PARTS[part][1], f"another's {part}")
 
 
 def require_role(workspace: Workspace, role: Role, change: str) -> None:
-    """Refuse what the role of whoever is at work does not allow.
-
-    Args:
-        workspace: the registry's parts, with the name and role of a server's client.
-        role: that is needed.
-        change: of what.
-
-    Raises:
-        RoleError: the role is not enough.
-    """
+    """Refuse what the role does not allow."""
     if workspace.role and not allows(parse_role(workspace.role), role):
         raise RoleError(
             f"{workspace.actor} has the role of {workspace.role}, and {change} needs {role}",
-            hint="ask an admin",
+            hint=f"ask an admin for a token with the role of {role}",
         )
 
 
@@ -129,17 +99,13 @@ def owner_of(session: Session, row: Thing) -> str:
     """Return the principal who registered or made a record here, or first pushed or pulled it.
 
     The column `created_by` may hold another registry's claim.
-
-    Args:
-        session: of any transaction.
-        row: the record's row.
     """
     subject, kind = row.digest, row.__tablename__.removesuffix("_model")
-    if isinstance(row, tables.Adapter):
+    if isinstance(row, tables.AdapterRow):
         subject = row.name
-    elif isinstance(row, tables.Fused):
+    elif isinstance(row, tables.FusedRow):
         subject = row.key
-    event = tables.Event
+    event = tables.EventRow
     query = select(event.actor).where(
         event.subject_kind == kind, event.subject == subject, event.action.in_(_FIRST[kind])
     )

@@ -23,7 +23,8 @@ from ..database import Database, events
 from ..errors import AlreadyExistsError, BadInputError, InvalidTokenError, UnknownReferenceError
 from ..names import parse_slug
 from ..parsing import parse_expiry
-from ..records.token import Identity, NewToken, OwnIdentity, State, Token
+from ..record import row_values
+from ..records.trust import Identity, NewToken, OwnIdentity, State, Token
 from .roles import parse_role
 
 if TYPE_CHECKING:
@@ -37,18 +38,7 @@ _SECRET = re.compile(rf"{_PREFIX}[A-Za-z0-9_-]{{43}}")
 
 
 def create(workspace: Workspace, name: str, role: str, expires: str = DEFAULT_EXPIRY) -> NewToken:
-    """Make a token, and return it with its secret, which is nowhere on record.
-
-    Args:
-        workspace: the registry's parts.
-        name: whose it is; what its bearer does is recorded under this name.
-        role: `reader`, `publisher`, `approver` or `admin`.
-        expires: `90d` or `12h` from now, a day such as `2027-03-01`, or `never`.
-
-    Raises:
-        BadInputError: the name, the role or the expiry is none.
-        AlreadyExistsError: there is a token of this name that was not revoked.
-    """
+    """Make a token, and return it with its secret, which is nowhere on record."""
     called, may = _called(name), parse_role(role)
     secret = _PREFIX + secrets.token_urlsafe(32)
     with workspace.database.write() as session:
@@ -56,9 +46,10 @@ def create(workspace: Workspace, name: str, role: str, expires: str = DEFAULT_EX
         until = parse_expiry(expires, now=now)
         if _newest(session, called, revoked=False) is not None:
             raise AlreadyExistsError(
-                f"there is a token {called} already", hint=f"fusery token revoke {called}, or another name"
+                f"there is a token {called} already",
+                hint=f"fusery admin token revoke {called}, or another name",
             )
-        row = tables.Token(
+        row = tables.TokenRow(
             name=called,
             role=may,
             digest=_digest(secret),
@@ -67,21 +58,13 @@ def create(workspace: Workspace, name: str, role: str, expires: str = DEFAULT_EX
             expires_at=until,
         )
         session.add(row)
-        _tell(workspace, session, "token.created", row, {"role": may, "expires": _said(until)}, now)
+        expiry = None if until is None else until.isoformat(timespec="seconds")
+        _tell(workspace, session, "token.created", row, {"role": may, "expires": expiry}, now)
         return NewToken(**_facts(row, now), secret=secret)
 
 
 def revoke(workspace: Workspace, name: str, *, reason: str = "") -> Token:
-    """Let no server take a token any more, and return it; a second time changes nothing.
-
-    Args:
-        workspace: the registry's parts.
-        name: of the token.
-        reason: for the log.
-
-    Raises:
-        UnknownReferenceError: there is no such token.
-    """
+    """Let no server take a token any more, and return it; a second time changes nothing."""
     called = _called(name)
     with workspace.database.write() as session:
         now = workspace.database.utcnow(session)
@@ -92,7 +75,7 @@ def revoke(workspace: Workspace, name: str, *, reason: str = "") -> Token:
         else:
             row = _newest(session, called, revoked=True)
         if row is None:
-            raise UnknownReferenceError(f"there is no token {called}", hint="fusery token list")
+            raise UnknownReferenceError(f"there is no token {called}", hint="fusery admin token list")
         return Token(**_facts(row, now))
 
 
@@ -109,13 +92,8 @@ def own(workspace: Workspace) -> OwnIdentity:
 
 
 def list_tokens(workspace: Workspace, *, revoked: bool = False) -> list[Token]:
-    """Return the tokens by name, those that have expired too.
-
-    Args:
-        workspace: the registry's parts.
-        revoked: those that were revoked as well.
-    """
-    token = tables.Token
+    """Return the tokens by name, expired ones too; with `revoked` also revoked ones."""
+    token = tables.TokenRow
     query = select(token).order_by(token.name, token.id)
     if not revoked:
         query = query.where(token.revoked_at.is_(None))
@@ -125,14 +103,10 @@ def list_tokens(workspace: Workspace, *, revoked: bool = False) -> list[Token]:
 
 
 def authenticate(workspace: Workspace, secret: str) -> Identity:
-    """Return who has a token with this secret; it takes one statement, and none for what is no secret.
-
-    Raises:
-        InvalidTokenError: there is no such token, or it was revoked or has expired: its sentence is the same for all.
-    """
+    """Return the identity of a secret; every failure is an `InvalidTokenError` with the same message."""
     if not _SECRET.fullmatch(secret):
         raise InvalidTokenError("unknown")
-    token = tables.Token
+    token = tables.TokenRow
     query = select(token.name, token.role, token.expires_at, token.revoked_at, Database.clock())
     with workspace.database.read() as session:
         found = session.execute(query.where(token.digest == _digest(secret))).first()
@@ -147,7 +121,7 @@ def authenticate(workspace: Workspace, secret: str) -> Identity:
 
 def _called(name: str) -> str:
     if _SECRET.fullmatch(name.strip()):  # an error would repeat it, and a log of the shell has it already
-        raise BadInputError("this is the secret of a token, and not its name", hint="fusery token list")
+        raise BadInputError("this is the secret of a token, and not its name", hint="fusery admin token list")
     return parse_slug(name, "token")
 
 
@@ -155,8 +129,8 @@ def _digest(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def _newest(session: Session, name: str, *, revoked: bool) -> tables.Token | None:
-    token = tables.Token
+def _newest(session: Session, name: str, *, revoked: bool) -> tables.TokenRow | None:
+    token = tables.TokenRow
     ended = token.revoked_at.is_not(None) if revoked else token.revoked_at.is_(None)
     return session.scalars(select(token).where(token.name == name, ended).order_by(token.id.desc())).first()
 
@@ -165,37 +139,17 @@ def _tell(
     workspace: Workspace,
     session: Session,
     action: str,
-    row: tables.Token,
+    row: tables.TokenRow,
     detail: Mapping[str, Any],
     at: datetime,
 ) -> None:
     # The beginning of the digest tells this token from others of the same name.
-    events.record(
-        session,
-        action=action,
-        kind="token",
-        subject=row.name,
-        detail={"digest": row.digest[:12], **detail},
-        actor=workspace.actor,
-        at=at,
-    )
+    told = {"digest": row.digest[:12], **detail}
+    events.record(session, action, "token", row.name, told, at=at)
 
 
-def _said(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.isoformat(timespec="seconds")
-
-
-def _facts(row: tables.Token, now: datetime) -> dict[str, Any]:
-    return {
-        "name": row.name,
-        "role": row.role,
-        "state": _state(row.revoked_at, row.expires_at, now),
-        "created_at": row.created_at,
-        "created_by": row.created_by,
-        "expires_at": row.expires_at,
-        "revoked_at": row.revoked_at,
-        "revoked_by": row.revoked_by,
-    }
+def _facts(row: tables.TokenRow, now: datetime) -> dict[str, Any]:
+    return {**row_values(Token, row), "state": _state(row.revoked_at, row.expires_at, now)}
 
 
 def _state(revoked_at: datetime | None, expires_at: datetime | None, now: datetime) -> State:

@@ -1,4 +1,6 @@
-"""The names of an adapter's files, as mlx-lm's trainer and the people who use it write them."""
+"""The names of an adapter's files and their limits, as mlx-lm's trainer and the people who use it write them."""
+
+from __future__ import annotations
 
 import re
 
@@ -10,6 +12,9 @@ PEFT_WEIGHTS = "adapter_model.safetensors"
 RUN_RECORD = "fusery_run.json"
 """What a run says of itself, beside its weights."""
 
+STATE = "trainer_state.json"
+"""What transformers' trainer says of a run, beside a checkpoint's weights."""
+
 RECIPE = "fusery_recipe"
 """Key of `adapter_config.json` that says how an adapter was computed from others; mlx-lm passes over keys it does not know."""
 
@@ -18,6 +23,9 @@ JSON_LIMIT = 4 << 20
 
 JSON_VALUES = 200_000
 """The most values in such a file, since its values are part of the adapter's record."""
+
+STATE = "trainer_state.json"
+"""What a trainer of transformers leaves beside its checkpoints."""
 
 LOG_NAME = re.compile(r"(?:[^/]+\.(?:log|txt|out)|typescript|nohup\.out)")
 """The files that may be the log of a run."""

@@ -18,17 +18,13 @@ ORDER = {"error": 0, "warning": 1, "info": 2}
 
 @dataclass(frozen=True, slots=True)
 class Finding(Record):
-    """One result of an admission rule.
-
-    Attributes:
-        hint: what to do about it, or empty.
-    """
+    """One result of an admission rule."""
 
     code: str = described("stable name of the rule's outcome")
     severity: Severity = described("`error` keeps the adapter out, `warning` and `info` are recorded with it")
     subject: str = described("the file, tensor, module or field that it is about")
     message: str = described("one sentence")
-    hint: str = ""
+    hint: str = described("what to do about it", default="")
 
 
 def verdict(findings: Iterable[Finding]) -> Verdict:

@@ -10,72 +10,43 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
-
-from pydantic import (
-    BaseModel,
-    ValidationError,
-)
+from typing import TYPE_CHECKING, Any, Literal
 
 from fusery.storage.errors import FormatError, MissingFileError
 from fusery.storage.folder import SourceFile, scan
 from fusery.storage.jsonfile import read_object
-from fusery.storage.plaintext import is_keepable
 from fusery.storage.safetensors import Header, read_header
-from fusery.storage.secrets import without_credentials
 
-from .files import CONFIG, JSON_LIMIT, JSON_VALUES, METADATA, PEFT_WEIGHTS, WEIGHTS
-from .mlx_config import AdapterConfig, AdapterMetadata, LoraModule, lora_modules
+from .files import CONFIG, JSON_LIMIT, METADATA, PEFT_WEIGHTS, WEIGHTS
+from .mlx_config import (
+    AdapterConfig,
+    AdapterMetadata,
+    FileProblem,
+    LoraModule,
+    lora_modules,
+    read_json,
+    validated,
+    weights_header,
+)
 from .tokenizer_files import is_tokenizer_file, own_tokenizer, refusal
 from .whole import WholeTensors
 
 if TYPE_CHECKING:
-    from fusery.storage.scratch import Scratch
+    from fusery.storage.processes import Scratch
 
     from ..models.architecture import Architecture
-    from .remark import Remark
+    from .finding import Finding
 
 
 _NAMES = (WEIGHTS, PEFT_WEIGHTS, CONFIG, METADATA)
-_MOST_PROBLEMS = 20
-"""Of one file: who has a thousand wrong keys is not helped by a thousand sentences."""
-_Model = TypeVar("_Model", bound=BaseModel)
 
 Take = Callable[[Path], Path]
 """Makes a private copy of a file that is to be kept, and returns its path: what is read then is the copy."""
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
-    """A file of the folder that cannot be used: its name, why, and whether it is absent or malformed."""
-
-    file: str
-    message: str
-    absent: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class AdapterFolder:
-    """Everything that a folder says about its adapter, in mlx-lm's words whatever its form.
-
-    Attributes:
-        path: the folder.
-        files: the files of mlx-lm's form, by name, to where they really lie.
-        config: the training configuration, if readable.
-        raw_config: the file's own configuration as plain JSON, for the record.
-        metadata: the hand-written file; empty when there is none.
-        header: the header of the weights, if readable.
-        modules: adapted modules by path.
-        unexpected: tensor names that are not part of an adapter.
-        problems: files that cannot be used.
-        form: `mlx` or `peft`, as the folder has it.
-        originals: of PEFT's form, the files as they are; `kept` tells which are the adapter.
-        remarks: what could not be carried over from PEFT's form, and how the rest was.
-        alpha: LoRA's alpha, where the configuration has it.
-        scratch: what keeps the files of a rendering there.
-        whole: of PEFT's form, what replaces the base's numbers; no rendering has it.
-        left_out: tokenizer files that cannot be kept, each with the reason.
-    """
+    """Everything that a folder says about its adapter, in mlx-lm's words whatever its form."""
 
     path: Path
     files: Mapping[str, Path]
@@ -85,10 +56,10 @@ class AdapterFolder:
     header: Header | None
     modules: Mapping[str, LoraModule]
     unexpected: tuple[str, ...]
-    problems: tuple[Problem, ...] = field(default=())
+    problems: tuple[FileProblem, ...] = field(default=())
     form: Literal["mlx", "peft"] = "mlx"
     originals: Mapping[str, Path] | None = None
-    remarks: tuple[Remark, ...] = ()
+    remarks: tuple[Finding, ...] = ()
     alpha: float | None = None
     scratch: Scratch | None = None
     whole: WholeTensors = field(default_factory=WholeTensors)
@@ -126,19 +97,7 @@ class AdapterFolder:
 def read_adapter_folder(
     path: Path, take: Take | None = None, base: Architecture | None = None
 ) -> AdapterFolder:
-    """Read an adapter folder; unreadable parts become `problems`.
-
-    Args:
-        path: the folder.
-        take: copies each file before it is read; not the weights in mlx-lm's form, which `with_weights` takes.
-        base: what the adapter stands on; where that is found in the folder only, `on_base` has it afterwards.
-
-    Raises:
-        MissingFileError: there is no such folder.
-        StoreDeniedError: the folder or a file in it may not be read.
-        UnsafePathError: a link leaves the folder (the blobs of a hub's cache are allowed), or something in it is
-            not a plain file.
-    """
+    """Read an adapter folder; unreadable parts become `problems`."""
     if not path.exists():
         raise MissingFileError(
             f"there is no folder {path}", hint="give the folder that holds adapters.safetensors"
@@ -152,16 +111,16 @@ def read_adapter_folder(
         texts = [name for name in (CONFIG, METADATA) if name in found and found[name].size <= JSON_LIMIT]
         files |= {name: take(files[name]) for name in (*texts, *own_tokenizer(files))}
     if PEFT_WEIGHTS in files and WEIGHTS not in files:
-        if take is not None and _is_readable(files[PEFT_WEIGHTS]):
+        # What has no readable header may be a terabyte of nothing, and is not copied.
+        if take is not None and weights_header(files, PEFT_WEIGHTS, []) is not None:
             files[PEFT_WEIGHTS] = take(files[PEFT_WEIGHTS])
         return _read_peft_folder(path, files, base, left_out)
     files.pop(PEFT_WEIGHTS, None)
-    problems: list[Problem] = []
-    raw_config = _object(files, CONFIG, problems, required=True)
-    raw_metadata = _object(files, METADATA, problems, required=False)
-    config = _model(AdapterConfig, raw_config, CONFIG, problems)
-    metadata = _model(AdapterMetadata, raw_metadata, METADATA, problems)
-    header = _header(files, problems)
+    problems: list[FileProblem] = []
+    raw_config = read_json(files, CONFIG, problems) or {}
+    config = validated(AdapterConfig, raw_config, CONFIG, problems) or AdapterConfig.model_validate({})
+    metadata = _metadata(files, problems)
+    header = weights_header(files, WEIGHTS, problems)
     modules, unexpected = lora_modules(header)
     return AdapterFolder(
         path,
@@ -196,17 +155,7 @@ def _find_files(path: Path) -> tuple[dict[str, SourceFile], dict[str, str]]:
 
 
 def with_weights(folder: AdapterFolder, weights: str, take: Take | None = None) -> AdapterFolder:
-    """Return a folder with one of its files as `adapters.safetensors`; what is in PEFT's form stays as it is.
-
-    Args:
-        folder: as it was read.
-        weights: name of the file, such as a numbered checkpoint.
-        take: copies the weights before they are read.
-
-    Raises:
-        MissingFileError: the file is gone by now.
-        UnsafePathError: something in the folder is not a plain file by now.
-    """
+    """Return a folder with one of its files as `adapters.safetensors`; what is in PEFT's form stays as it is."""
     if folder.originals is not None or (weights == WEIGHTS and (folder.header is None or take is None)):
         return folder
     files, problems = dict(folder.files), list(folder.problems)
@@ -217,11 +166,11 @@ def with_weights(folder: AdapterFolder, weights: str, take: Take | None = None) 
             raise MissingFileError(f"there is no {weights} in {folder.path} any more")
         files[WEIGHTS] = places[weights]
         problems = [problem for problem in problems if problem.file != WEIGHTS]
-        header = _header(files, problems)
+        header = weights_header(files, WEIGHTS, problems)
     # What has no readable header may be a terabyte of nothing, and is not copied.
     if header is not None and take is not None:
         files[WEIGHTS] = take(files[WEIGHTS])
-        header = _header(files, problems)
+        header = weights_header(files, WEIGHTS, problems)
     modules, unexpected = lora_modules(header)
     return replace(
         folder, files=files, header=header, modules=modules, unexpected=unexpected, problems=tuple(problems)
@@ -232,12 +181,8 @@ def on_base(folder: AdapterFolder, base: Architecture) -> AdapterFolder:
     """Return a folder with all that the base has to tell: where mlx-lm keeps what PEFT has adapted.
 
     Of a base with the names that PEFT has, it has nothing to tell.
-
-    Args:
-        folder: as it was read without a base.
-        base: what the adapter stands on.
     """
-    from ..models.language_model import sees
+    from ..models.libraries import sees
 
     raw = folder.raw_config
     if folder.originals is None or not (raw.get("target_parameters") or raw.get("use_qalora") or sees(base)):
@@ -245,28 +190,19 @@ def on_base(folder: AdapterFolder, base: Architecture) -> AdapterFolder:
     return _read_peft_folder(folder.path, folder.originals, base, folder.left_out)
 
 
-def _is_readable(weights: Path) -> bool:
-    try:
-        read_header(weights)
-    except FormatError:
-        return False
-    return True
-
-
 def _read_peft_folder(
     path: Path, files: Mapping[str, Path], base: Architecture | None, left_out: Mapping[str, str]
 ) -> AdapterFolder:
     """Read a PEFT folder: render it in mlx-lm's form, as far as it can be, and read that."""
-    from fusery.storage.scratch import Scratch
+    from fusery.storage.processes import Scratch
 
     from .mlx_form import plan_mlx, require_bearable, write_mlx
     from .patterns import PatternError
-    from .peft_on_base import put_on_base
-    from .reading import read_peft
+    from .reading import put_on_base, read_peft
 
     found = read_peft(files)
-    problems = [Problem(*problem) for problem in found.problems]
-    metadata = _model(AdapterMetadata, _object(files, METADATA, problems, required=False), METADATA, problems)
+    problems = list(found.problems)
+    metadata = _metadata(files, problems)
     rendered: dict[str, Path] = {}
     remarks, scratch, config, header = list(found.remarks), None, AdapterConfig.model_validate({}), None
     if found.config is not None and found.header is not None and not found.problems:
@@ -278,12 +214,12 @@ def _read_peft_folder(
             scratch = Scratch()
             remarks += write_mlx(files[PEFT_WEIGHTS], plan, scratch.path)
             rendered = {name: scratch.path / name for name in (WEIGHTS, CONFIG)}
-            config = _model(AdapterConfig, read_object(rendered[CONFIG]), CONFIG, problems)
+            config = validated(AdapterConfig, read_object(rendered[CONFIG]), CONFIG, problems) or config
             header = read_header(rendered[WEIGHTS])
         except PatternError:
             scratch = None  # the remarks say so
         except FormatError as error:
-            problems.append(Problem(PEFT_WEIGHTS, error.message))
+            problems.append(FileProblem(PEFT_WEIGHTS, error.message))
     modules, unexpected = lora_modules(header)
     kept = {name: place for name, place in files.items() if name == METADATA or is_tokenizer_file(name)}
     alpha = found.config.lora_alpha if found.config else None
@@ -307,42 +243,6 @@ def _read_peft_folder(
     )
 
 
-def _object(
-    files: Mapping[str, Path], name: str, problems: list[Problem], *, required: bool
-) -> dict[str, Any]:
-    if name not in files:
-        if required:
-            problems.append(Problem(name, f"there is no {name}", absent=True))
-        return {}
-    try:
-        found = read_object(files[name], limit=JSON_LIMIT, most=JSON_VALUES)
-    except FormatError as error:
-        problems.append(Problem(name, error.message.replace(files[name].name, name)))
-        return {}
-    if not is_keepable(found):
-        problems.append(Problem(name, f"{name} holds text with NUL or half of a character"))
-        return {}
-    cleaned: dict[str, Any] = without_credentials(found)
-    return cleaned
-
-
-def _model(kind: type[_Model], raw: dict[str, Any], name: str, problems: list[Problem]) -> _Model:
-    try:
-        return kind.model_validate(raw)
-    except ValidationError as error:
-        for item in error.errors(include_url=False, include_input=False)[:_MOST_PROBLEMS]:
-            where = ".".join(str(part) for part in item["loc"])[:200]
-            problems.append(Problem(name, f"{name}: {where}: {item['msg']}"))
-        return kind()
-
-
-def _header(files: Mapping[str, Path], problems: list[Problem]) -> Header | None:
-    if WEIGHTS not in files:
-        problems.append(Problem(WEIGHTS, f"there is no {WEIGHTS}", absent=True))
-        return None
-    try:
-        return read_header(files[WEIGHTS])
-    except FormatError as error:
-        # A file in a hub's cache is called by its digest.
-        problems.append(Problem(WEIGHTS, error.message.replace(files[WEIGHTS].name, WEIGHTS)))
-        return None
+def _metadata(files: Mapping[str, Path], problems: list[FileProblem]) -> AdapterMetadata:
+    raw = read_json(files, METADATA, problems) if METADATA in files else None
+    return validated(AdapterMetadata, raw or {}, METADATA, problems) or AdapterMetadata()

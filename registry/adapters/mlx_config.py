@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
 
+from fusery.storage.errors import FormatError, MissingFileError
+from fusery.storage.failures import os_failures
+from fusery.storage.jsonfile import read_object
 from fusery.storage.plaintext import is_keepable
-from fusery.storage.safetensors import Header
+from fusery.storage.safetensors import Header, read_header
+from fusery.storage.secrets import without_credentials
+
+from ..documents import write_document
+from .files import CONFIG, JSON_LIMIT, JSON_VALUES, WEIGHTS
 
 _TENSOR = re.compile(r"(?P<module>.+)\.(?P<part>lora_a|lora_b|m)")
 
@@ -28,34 +47,16 @@ def _keepable(value: str) -> str:
 
 
 _INT32 = 2**31 - 1
-
-
 _Text = Annotated[str, AfterValidator(_keepable)]
-
-
 # Scale times rank is recorded: the product must stay finite.
 Factor = Annotated[float, Field(allow_inf_nan=False, ge=-1e30, le=1e30)]
-
-
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-
-
 Count = Annotated[int, Field(ge=0, le=_INT32), BeforeValidator(_number_in_text)]
-
-
 Version = Annotated[int, Field(ge=1, le=999_999_999), BeforeValidator(_number_in_text)]
-
-
 Name = Annotated[_Text, Field(max_length=200)]
-
-
 DatasetName = Annotated[_Text, Field(max_length=500)]
-
-
 # A path on the machine of the training run, which is compared and not recorded as a name.
 ModelSource = Annotated[_Text, Field(max_length=4096)]
-
-
 ModuleKey = Annotated[_Text, Field(max_length=512)]
 
 
@@ -142,3 +143,118 @@ def lora_modules(header: Header | None) -> tuple[dict[str, LoraModule], tuple[st
         for path, shapes in sorted(parts.items())
     }
     return modules, tuple(unexpected)
+
+
+def for_todays_mlx(files: Mapping[str, Path], folder: Path) -> dict[str, Path]:
+    """Return an adapter's files in mlx-lm's form with a configuration that today's mlx-lm can read."""
+    raw = read_object(files[CONFIG], limit=JSON_LIMIT, most=JSON_VALUES)
+    if raw.get("fine_tune_type") == "full":
+        return dict(files)
+    modules, _ = lora_modules(read_header(files[WEIGHTS]))
+    config = todays_config(raw, modules)
+    if json.dumps(config) == json.dumps(raw):
+        return dict(files)
+    folder.mkdir(parents=True, exist_ok=True)
+    with os_failures(f"write {folder / WEIGHTS}", near=folder):
+        shutil.copyfile(files[WEIGHTS], folder / WEIGHTS)
+    write_document(folder / CONFIG, config)
+    return {**files, CONFIG: folder / CONFIG, WEIGHTS: folder / WEIGHTS}
+
+
+def todays_config(raw: Mapping[str, Any], modules: Mapping[str, LoraModule]) -> dict[str, Any]:
+    """Return `adapter_config.json` as today's mlx-lm reads it; nothing else is changed, and nothing if it is malformed.
+
+    Where it does not say which layers were adapted, or says fewer than have tensors (mlx-lm 0.19 to 0.21 did), the modules
+    that have tensors are named instead, by their paths from the root.
+    """
+    try:
+        config = AdapterConfig.model_validate(raw)
+    except ValidationError:
+        return dict(raw)
+    said = config.lora_parameters or LoraParameters()
+    ranks = {module.a[1] for module in modules.values() if module.a and len(module.a) > 1}
+    # Nothing that is run here drops anything; mlx-lm makes the layers of it all the same.
+    dropout = said.dropout if said.dropout is not None and 0 <= said.dropout < 1 else 0.0
+    parameters = dict(raw.get("lora_parameters") or {})
+    _put(parameters, "rank", said.rank or (ranks.pop() if len(ranks) == 1 else None), (int,))
+    _put(parameters, "scale", said.scale, (int, float))
+    _put(parameters, "dropout", dropout, (int, float))
+    found = {**raw, "lora_parameters": parameters}
+    if raw.get("fine_tune_type", "lora") != config.method or raw.get("use_dora"):
+        found = {key: value for key, value in found.items() if key != "use_dora"}
+        found["fine_tune_type"] = config.method
+    # What is named by its path from the root is adapted whatever the number says.
+    unnamed = (path.split(".") for path in set(modules) - set(said.keys or ()))
+    counted = {next((part for part in path if part.isdecimal()), None) for path in unnamed} - {None}
+    unsaid = raw.get("num_layers") is None or 0 < (config.num_layers or 0) < len(counted)
+    if unsaid:
+        found["num_layers"] = -1
+    else:
+        _put(found, "num_layers", config.num_layers, (int,))
+    # Without keys mlx-lm of old adapted some layers only; today's takes all, and stops where DoRA meets experts.
+    if unsaid or (config.method == "dora" and said.keys is None):
+        parameters["keys"] = sorted(modules)
+    return found
+
+
+def _put(settings: dict[str, Any], name: str, value: float | None, kinds: tuple[type, ...]) -> None:
+    """Set what is known, unless it stands there as the number that it is: not as text, true, or with a fraction of 0."""
+    if value is not None and not (type(settings.get(name)) in kinds and settings[name] == value):
+        settings[name] = value
+
+
+@dataclass(frozen=True, slots=True)
+class FileProblem:
+    """A file of the folder that cannot be used, and why: it is absent, or malformed."""
+
+    file: str
+    message: str
+    absent: bool = False
+
+
+_Model = TypeVar("_Model", bound=BaseModel)
+_MOST_PROBLEMS = 20
+"""Of one file: who has a thousand wrong keys is not helped by a thousand sentences."""
+
+
+def read_json(files: Mapping[str, Path], name: str, problems: list[FileProblem]) -> dict[str, Any] | None:
+    """Return a JSON file of the folder without credentials; None, and a problem, where it cannot be used."""
+    if name not in files:
+        problems.append(FileProblem(name, f"there is no {name}", absent=True))
+        return None
+    try:
+        parsed = read_object(files[name], limit=JSON_LIMIT, most=JSON_VALUES)
+    except FormatError as error:
+        # A file in a hub's cache is called by its digest.
+        problems.append(FileProblem(name, error.message.replace(files[name].name, name)))
+        return None
+    if not is_keepable(parsed):
+        problems.append(FileProblem(name, f"{name} holds text with NUL or half of a character"))
+        return None
+    cleaned: dict[str, Any] = without_credentials(parsed)
+    return cleaned
+
+
+def validated(
+    kind: type[_Model], raw: Mapping[str, Any], name: str, problems: list[FileProblem]
+) -> _Model | None:
+    """Return the contents of a JSON file as a model; None, and a problem for each wrong value, where it is not one."""
+    try:
+        return kind.model_validate(raw)
+    except ValidationError as error:
+        for item in error.errors(include_url=False, include_input=False)[:_MOST_PROBLEMS]:
+            where = ".".join(str(part) for part in item["loc"])[:200]
+            problems.append(FileProblem(name, f"{name}: {where}: {item['msg']}"))
+        return None
+
+
+def weights_header(files: Mapping[str, Path], name: str, problems: list[FileProblem]) -> Header | None:
+    """Return the header of a file of weights; None, and a problem, where it cannot be read."""
+    if name not in files:
+        problems.append(FileProblem(name, f"there is no {name}", absent=True))
+        return None
+    try:
+        return read_header(files[name])
+    except (FormatError, MissingFileError) as error:
+        problems.append(FileProblem(name, error.message.replace(files[name].name, name)))
+        return None

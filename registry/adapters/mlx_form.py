@@ -1,9 +1,13 @@
-"""From PEFT's form to mlx-lm's.
+"""From PEFT's form to mlx-lm's, and to a plain form of PEFT's that every server computes alike.
 
 mlx-lm has one rank and one scale for all modules: smaller ranks are padded with zeros, which changes nothing, and
 other scales are multiplied into `lora_b`, exactly where the factor is a power of two or the numbers have room for it.
 The modules are named by their paths from the root, so the result depends on the PEFT folder alone; of QA-LoRA, of experts and
 of models that see, which mlx-lm calls otherwise than PEFT, on the base's configuration and shapes as well, which are on record.
+
+Servers read less than PEFT writes: LoRAX and llama.cpp's converter pass over `rank_pattern` and `alpha_pattern`, the
+converter over `use_rslora`, LoRAX over `use_dora`, and Ollama takes whole numbers as `lora_alpha` only.  Whatever is
+passed over gives wrong numbers without a word, so it is multiplied into the factors here, or refused.
 """
 
 from __future__ import annotations
@@ -12,19 +16,35 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from fusery.storage.errors import FormatError
 
 from ..documents import write_document
+from ..errors import BadInputError
 from ..parsing import plural
-from .files import CONFIG, WEIGHTS
-from .peft_config import PeftConfig
-from .peft_experts import SwitchFactors
-from .peft_folder import PeftModule, some
-from .remark import Remark
-from .tensors import Stored, multiplied, padded, read_stored, repeated, transposed, widened, write_stored
+from .files import CONFIG, PEFT_WEIGHTS, WEIGHTS
+from .finding import Finding, some
+from .patterns import PatternError
+from .peft_config import PeftConfig, lora_document
+from .peft_folder import PREFIX, PeftModule
+from .reading import SwitchFactors, read_peft
+from .tensors import (
+    StoredTensor,
+    multiplied,
+    padded,
+    read_stored,
+    repeated,
+    transposed,
+    widened,
+    write_stored,
+)
 from .trained_through import kept_entries
+
+if TYPE_CHECKING:
+    from ..models.architecture import Architecture, Weight
 
 _PADDED = 16
 _BEARABLE = 256 << 20
@@ -53,16 +73,7 @@ def plan_mlx(
     modules: Mapping[str, PeftModule],
     switches: Mapping[str, SwitchFactors] | None = None,
 ) -> MlxPlan:
-    """Choose the rank and the scale.
-
-    Args:
-        config: the adapter's.
-        modules: linear layers and embeddings, by mlx-lm's paths.
-        switches: switch layers.
-
-    Raises:
-        PatternError: the scale of a module is not known.
-    """
+    """Choose the rank and the scale."""
     switches = switches or {}
     scales = {path: config.scale_of(module.path) * module.gain for path, module in modules.items()}
     scales |= {path: config.scale_of(switch.factors.name) for path, switch in switches.items()}
@@ -75,15 +86,7 @@ def plan_mlx(
 
 
 def require_bearable(plan: MlxPlan, size: int) -> None:
-    """Refuse a plan that makes a small file a huge one: one module of a great rank pads all others to it.
-
-    Args:
-        plan: from `plan_mlx`.
-        size: bytes of the PEFT file.
-
-    Raises:
-        FormatError: the rendering would take more than 16 times as much, and more than 256 MiB.
-    """
+    """Refuse a plan that makes a small file a huge one: one module of a great rank pads all others to it."""
     widths = [
         width
         for module in plan.modules.values()
@@ -118,14 +121,8 @@ def mlx_config(plan: MlxPlan) -> dict[str, Any]:
     return document
 
 
-def write_mlx(weights: Path, plan: MlxPlan, folder: Path) -> list[Remark]:
-    """Write the two files of mlx-lm's form into a folder, and return what is worth knowing about them.
-
-    Args:
-        weights: `adapter_model.safetensors`.
-        plan: from `plan_mlx`.
-        folder: exists, and has neither file.
-    """
+def write_mlx(weights: Path, plan: MlxPlan, folder: Path) -> list[Finding]:
+    """Write the two files of mlx-lm's form into a folder, and return what is worth knowing about them."""
     rounded: list[str] = []
     tensors = list(_tensors(weights, plan, rounded))
     pairs = [(module.a, module.b) for module in plan.modules.values()]
@@ -139,7 +136,7 @@ def write_mlx(weights: Path, plan: MlxPlan, folder: Path) -> list[Remark]:
     return list(_remarks(plan, rounded))
 
 
-def _tensors(weights: Path, plan: MlxPlan, rounded: list[str]) -> Iterator[tuple[str, Stored]]:
+def _tensors(weights: Path, plan: MlxPlan, rounded: list[str]) -> Iterator[tuple[str, StoredTensor]]:
     for path, module in plan.modules.items():
         if module.a is not None:
             a = repeated(read_stored(weights, module.a), module.pooled)
@@ -160,7 +157,7 @@ def _tensors(weights: Path, plan: MlxPlan, rounded: list[str]) -> Iterator[tuple
         yield f"{path}.lora_b", padded(scaled, 2, plan.rank)
 
 
-def _experts(weights: Path, switch: SwitchFactors) -> tuple[Stored, Stored]:
+def _experts(weights: Path, switch: SwitchFactors) -> tuple[StoredTensor, StoredTensor]:
     """Return the factors of a switch layer: (experts, rank, in) and (experts, out, rank)."""
     factors = switch.factors
     shape = (factors.experts, factors.rank)
@@ -171,21 +168,159 @@ def _experts(weights: Path, switch: SwitchFactors) -> tuple[Stored, Stored]:
     if switch.turned:
         left, right = right.transpose(0, 2, 1), left.transpose(0, 2, 1)
         a, b = b, a
-    return Stored(a.dtype, left), Stored(b.dtype, right[:, switch.rows])
+    return StoredTensor(a.dtype, left), StoredTensor(b.dtype, right[:, switch.rows])
 
 
-def _remarks(plan: MlxPlan, rounded: list[str]) -> Iterator[Remark]:
+def _remarks(plan: MlxPlan, rounded: list[str]) -> Iterator[Finding]:
     small = [path for path, rank in plan.ranks.items() if rank and rank < plan.rank]
     if small:
         message = f"{plural(len(small), 'module')} of a smaller rank, padded with zeros to rank {plan.rank}: {some(small)}"
-        yield Remark("peft_rank_padded", "info", WEIGHTS, message)
+        yield Finding("peft_rank_padded", "info", WEIGHTS, message)
     folded = [path for path, factor in plan.factors.items() if factor != 1 and path not in rounded]
     if folded:
         message = f"{plural(len(folded), 'module')} with another scale, which is multiplied into lora_b exactly: {some(folded)}"
-        yield Remark("peft_scale_folded", "info", WEIGHTS, message)
+        yield Finding("peft_scale_folded", "info", WEIGHTS, message)
     if rounded:
         message = (
             f"{plural(len(rounded), 'module')} with another scale, which is multiplied into lora_b in float32, "
             f"rounded once: {some(rounded)}"
         )
-        yield Remark("peft_scale_rounded", "info", WEIGHTS, message)
+        yield Finding("peft_scale_rounded", "info", WEIGHTS, message)
+
+
+OWN_SERVER = "--target adapters, which has a server of its own"
+"""The hint for adapters that other servers cannot compute, and mlx-lm can."""
+
+_MOST = 1 << 20
+"""A whole alpha up to which every server's arithmetic is exact."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlainFactors:
+    """The two factors of a module's update, which is alpha / rank times their product.
+
+    Attributes:
+        a: (rank, in); of an embedding (rank, rows).
+        b: (out, rank); of an embedding (columns, rank).
+    """
+
+    a: StoredTensor
+    b: StoredTensor
+    embedding: bool = False
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The shape of the weight that they fit."""
+        shape = (int(self.b.bits.shape[0]), int(self.a.bits.shape[1]))
+        return shape[::-1] if self.embedding else shape
+
+
+@dataclass(frozen=True, slots=True)
+class PlainAdapter:
+    """An adapter that every server computes alike."""
+
+    rank: int
+    alpha: int
+    modules: Mapping[str, PlainFactors]
+    raw: Mapping[str, Any]
+
+    def config(self, base: str | None) -> dict[str, Any]:
+        """Return `adapter_config.json`."""
+        layers = self.raw.get("layers_to_transform")
+        return lora_document(
+            base,
+            self.rank,
+            self.alpha,
+            self.raw.get("target_modules"),
+            layers,
+            exclude_modules=self.raw.get("exclude_modules"),
+            # PEFT refuses a pattern without layers.
+            layers_pattern=None if layers is None else self.raw.get("layers_pattern"),
+            **kept_entries(self.raw),
+        )
+
+    def tensors(self) -> Iterator[tuple[str, StoredTensor]]:
+        """Yield the tensors of `adapter_model.safetensors`."""
+        for path, module in self.modules.items():
+            first, second = (
+                ("lora_embedding_A", "lora_embedding_B")
+                if module.embedding
+                else ("lora_A.weight", "lora_B.weight")
+            )
+            yield f"{PREFIX}{path}.{first}", module.a
+            yield f"{PREFIX}{path}.{second}", module.b
+
+    def in_every_layer(self, layers: Mapping[int, Mapping[str, Weight]], stem: str) -> PlainAdapter:
+        """Return the same adapter with updates of zero where a module is adapted in some layers only."""
+        filled = dict(self.modules)
+        adapted: dict[str, PlainFactors] = {}  # by the path within the layer, of the first layer that has it
+        for path, factors in self.modules.items():
+            if path.startswith(f"{stem}."):
+                adapted.setdefault(path.removeprefix(f"{stem}.").partition(".")[2], factors)
+        for number, weights in layers.items():
+            for key, weight in weights.items():
+                path = f"{stem}.{number}.{key}"
+                if path not in filled and (like := adapted.get(key)) is not None:
+                    out, into = weight.shape[0], weight.shape[-1]
+                    zeros = [
+                        np.zeros(shape, like.a.bits.dtype) for shape in ((self.rank, into), (out, self.rank))
+                    ]
+                    filled[path] = PlainFactors(
+                        StoredTensor(like.a.dtype, zeros[0]), StoredTensor(like.a.dtype, zeros[1])
+                    )
+        if len(filled) == len(self.modules):
+            return self
+        names = sorted({path.rpartition(".")[2] for path in filled})
+        everywhere = {"target_modules": names, "layers_to_transform": None, "exclude_modules": None}
+        return replace(self, modules=dict(sorted(filled.items())), raw={**self.raw, **everywhere})
+
+
+def read_plain(name: str, files: Mapping[str, Path]) -> PlainAdapter:
+    """Read an adapter in PEFT's form and make it plain."""
+    found = read_peft(files)
+    if found.config is None or found.header is None:
+        raise FormatError(f"{PEFT_WEIGHTS} of {name} is not an adapter that can be read")
+    magnitudes = any(module.m is not None for module in found.modules.values())
+    for refused, what in (
+        (found.config.use_dora or magnitudes, "is a DoRA"),
+        (found.config.use_qalora, "is a QA-LoRA"),
+        (found.config.target_parameters, "adapts experts or their router as parameters (target_parameters)"),
+    ):
+        if refused:
+            raise BadInputError(
+                f"{name} {what}, which this target's server does not compute", hint=OWN_SERVER
+            )
+    bare = sorted(path for path, module in found.modules.items() if module.a is None or module.b is None)
+    if bare or not found.modules:
+        raise FormatError(f"{name} has modules without both factors: {some(bare)}")
+    try:
+        plan = plan_mlx(found.config, found.modules)
+        scales = {path: found.config.scale_of(path) for path in found.modules}
+    except PatternError as error:
+        raise FormatError(f"the configuration of {name} holds {error}") from error
+    alpha = plan.scale * plan.rank
+    whole = float(alpha).is_integer() and 0 < alpha < _MOST
+    factors = plan.factors if whole else scales
+    weights = files[PEFT_WEIGHTS]
+    modules = {}
+    for path, module in found.modules.items():
+        assert module.a is not None
+        assert module.b is not None
+        b, _ = multiplied(read_stored(weights, module.b), factors[path])
+        a = padded(read_stored(weights, module.a), 0, plan.rank)
+        modules[path] = PlainFactors(a, padded(b, 1, plan.rank), module.embedding)
+    if len({each.dtype for module in modules.values() for each in (module.a, module.b)}) > 1:
+        for path, factors_ in modules.items():
+            modules[path] = replace(factors_, a=widened(factors_.a), b=widened(factors_.b))
+    return PlainAdapter(plan.rank, int(alpha) if whole else plan.rank, modules, found.raw)
+
+
+def matched_modules(name: str, adapter: PlainAdapter, base: Architecture) -> int:
+    """Return how many modules of a base an adapter changes: all that it has."""
+    for path, module in adapter.modules.items():
+        weight = base.weights.get(path)
+        if weight is None or tuple(weight.shape) != module.shape:
+            raise BadInputError(
+                f"{name} has an update of {path}, and its base has no such module of that shape"
+            )
+    return len(adapter.modules)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 import re
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -47,27 +47,14 @@ class Budget:
         self._left = steps
 
     def take(self, steps: int) -> None:
-        """Use some up.
-
-        Raises:
-            PatternError: no more are left.
-        """
+        """Use some up."""
         self._left -= steps
         if self._left < 0:
             raise PatternError("expressions that take too long together")
 
 
 def full_match(pattern: str, text: str, budget: Budget | None = None) -> bool:
-    """Tell whether `re.fullmatch(pattern, text)` finds a match.
-
-    Args:
-        pattern: the expression.
-        text: what must match from its beginning to its end.
-        budget: of the configuration that the expression is from.
-
-    Raises:
-        PatternError: the expression is malformed, too long, or needs more than the matcher has.
-    """
+    """Tell whether `re.fullmatch(pattern, text)` finds a match."""
     budget = budget or Budget()
     if _NAME.fullmatch(pattern):
         # A name, after any others or alone: nothing that Python's own matcher is slow with.
@@ -181,3 +168,36 @@ def _fits(operation: Any, argument: Any, char: str) -> bool:
 
 def _is_word(char: str) -> bool:
     return char.isalnum() or char == "_"
+
+
+class Endings:
+    """Words, to be found at the ends of paths; by their lengths, for there may be very many of either in a stranger's file."""
+
+    def __init__(self, words: Iterable[str] = ()) -> None:
+        self._places = {word: place for place, word in enumerate(dict.fromkeys(words))}
+        self._lengths = sorted({len(word) for word in self._places})
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the words, each once."""
+        return iter(self._places)
+
+    def __bool__(self) -> bool:
+        """Tell whether there are any."""
+        return bool(self._places)
+
+    def of(self, path: str) -> str | None:
+        """Return the first of the words that a path ends with; None if there is none."""
+        ends = (path[len(path) - length :] for length in self._lengths if length <= len(path))
+        found = [end for end in ends if end in self._places]
+        return min(found, key=self._places.__getitem__, default=None)
+
+    def within(self, module: str) -> set[str]:
+        """Return all words that a module's path, or that of one it lies in, ends with."""
+        parts = module.split(".")
+        paths = [".".join(parts[: end + 1]) for end in range(len(parts))]
+        return {
+            end
+            for path in paths
+            for length in self._lengths
+            if length <= len(path) and (end := path[len(path) - length :]) in self._places
+        }

@@ -12,15 +12,67 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
-from ..models.experts import PROJECTIONS
-from . import peft_methods
-from .groups import group_of
+from ..models.libraries import PROJECTIONS
+from .files import CONFIG
+from .finding import Finding
 from .patterns import Budget, PatternError, full_match
-from .peft_methods import MERGE, TRAIN
-from .remark import Remark
+from .tensors import group_of
 from .trained_through import MERGE_AWARE
 
-CONFIG = "adapter_config.json"
+MERGE = "merge it with PEFT's merge_and_unload, and add the result as a base: fusery base add"
+TRAIN = "serve it with PEFT itself, or train a LoRA"
+
+BIASED = f"where the base's layers have biases, {MERGE}; otherwise train a LoRA: PEFT cannot merge it either"
+
+PROMPTS: Mapping[str, str] = {
+    "PROMPT_TUNING": "prompt tuning",
+    "MULTITASK_PROMPT_TUNING": "multitask prompt tuning",
+    "P_TUNING": "P-tuning",
+    "PREFIX_TUNING": "prefix tuning",
+    "CPT": "context-aware prompt tuning",
+    "CARTRIDGE": "a cartridge, which is a trained key-value cache",
+    "ADAPTION_PROMPT": "a LLaMA-Adapter",
+}
+"""Methods that put something trained before the input, and change no weight."""
+
+UNMERGED: Mapping[str, str] = {
+    "XLORA": "X-LoRA, which mixes several LoRAs anew for each token",
+    "POLY": "Poly, which mixes several LoRAs by task",
+    "LILY": "Lily, which shares factors between layers and mixes them by the input",
+    "SHADOW": "ShadowPEFT, which runs a small model beside the base",
+}
+"""Methods that change what is computed in a way that no weights can hold."""
+
+
+def refusal_of_method(method: Any) -> str | None:
+    """Return why an adapter of a method is refused, as the rest of a sentence about its `peft_type`; None for LoRA."""
+    if method == "LORA":
+        return None
+    if not isinstance(method, str):
+        return "is not LoRA, and no name of a method"
+    if method in PROMPTS:
+        return f"is {PROMPTS[method]}: it puts something before the input and changes no weight, so there is nothing to fuse"
+    if method in UNMERGED:
+        return f"is {UNMERGED[method]}: no weights can hold that, so there is nothing to fuse"
+    if method == "BEFT":
+        return "is not LoRA: it trains biases, which mlx-lm's LoRA does not have"
+    return "is not LoRA, and mlx-lm has no such method"
+
+
+def _advice_on_method(method: Any) -> str:
+    """Return what the owner of an adapter of another method than LoRA can do."""
+    if not isinstance(method, str):
+        return "restore adapter_config.json as PEFT saved it"
+    if method in PROMPTS or method in UNMERGED:
+        return TRAIN
+    if method == "BEFT":
+        return BIASED
+    return (
+        "where PEFT can, save it as a LoRA that comes close with save_as_lora(FOLDER, model, rank=32), and register that;"
+        f" or {MERGE}"
+    )
+
+
 _Value = TypeVar("_Value")
 _Path = Annotated[str, Field(max_length=4096)]
 _Factor = Annotated[float, Field(allow_inf_nan=False, ge=-1e30, le=1e30)]
@@ -82,22 +134,14 @@ class PeftConfig(BaseModel):
         return bool(rest)
 
     def rank_of(self, module: str) -> int:
-        """Return the rank that a module gets, or a parameter.
-
-        Raises:
-            PatternError: a key of `rank_pattern` is an expression that cannot be matched.
-        """
+        """Return the rank that a module gets, or a parameter."""
         if module not in self._ranks:
             name = self._pattern_name(module)
             self._ranks[module] = _by_pattern(self.rank_pattern or {}, name, self.r, self._budget)
         return self._ranks[module]
 
     def scale_of(self, module: str) -> float:
-        """Return the factor of a module's update, with PEFT's own arithmetic.
-
-        Raises:
-            PatternError: a key of a pattern is an expression that cannot be matched.
-        """
+        """Return the factor of a module's update, with PEFT's own arithmetic."""
         name = self._pattern_name(module)
         alpha = _by_pattern(self.alpha_pattern or {}, name, self.lora_alpha, self._budget)
         rank = self.rank_of(module)
@@ -107,6 +151,33 @@ class PeftConfig(BaseModel):
         """Return what patterns are matched with: of a module that is adapted by its parameter, the parameter's path."""
         weight = f"{module}.weight"
         return weight if self.targets_parameter(weight) else module
+
+
+def lora_document(
+    base: str | None, rank: int, alpha: float, targets: Any, layers: Any, **more: Any
+) -> dict[str, Any]:
+    """Return `adapter_config.json` of a LoRA with one rank and one scale; `more` replaces entries."""
+    return {
+        "alpha_pattern": {},
+        "base_model_name_or_path": base,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "layers_pattern": None,
+        "layers_to_transform": layers,
+        "lora_alpha": alpha,
+        "lora_dropout": 0.0,
+        "modules_to_save": None,
+        "peft_type": "LORA",
+        "r": rank,
+        "rank_pattern": {},
+        "target_modules": targets,
+        "task_type": "CAUSAL_LM",
+        "use_dora": False,
+        "use_rslora": False,
+        **more,
+    }
 
 
 def _by_pattern(pattern: Mapping[str, _Value], module: str, default: _Value, budget: Budget) -> _Value:
@@ -122,10 +193,7 @@ class FieldRule:
     """What becomes of one field of PEFT's configuration.
 
     Attributes:
-        becomes: what it is in mlx-lm's form, in a few words; the documentation shows it.
-        code: the remark's code when the value cannot be carried over.
         refuse: the reason why a value cannot be carried over, or None if it can.
-        advice: what the adapter's owner can do then.
     """
 
     becomes: str
@@ -169,7 +237,7 @@ FIELDS: Mapping[str, FieldRule] = {
     "peft_type": FieldRule(
         "must be LORA",
         "peft_method",
-        peft_methods.reason,
+        refusal_of_method,
     ),
     "r": FieldRule(_RANK),
     "rank_pattern": FieldRule(_RANK),
@@ -253,14 +321,14 @@ FIELDS: Mapping[str, FieldRule] = {
 """Every field that is known, to what becomes of it."""
 
 
-def refused_fields(raw: Mapping[str, Any]) -> Iterator[Remark]:
+def refused_fields(raw: Mapping[str, Any]) -> Iterator[Finding]:
     """Yield a remark for each field whose value cannot be carried over, and for each that is not known.
 
     Of another method than LoRA only that is said: what its own fields mean is not what keeps it out.
     """
     method = raw.get("peft_type")
-    if (why := peft_methods.reason(method)) is not None:
-        yield _refused("peft_method", "peft_type", method, why, peft_methods.advice(method))
+    if (why := refusal_of_method(method)) is not None:
+        yield _refused("peft_method", "peft_type", method, why, _advice_on_method(method))
         return
     for name, value in raw.items():
         rule = FIELDS.get(name)
@@ -268,22 +336,18 @@ def refused_fields(raw: Mapping[str, Any]) -> Iterator[Remark]:
             if name not in MERGE_AWARE and value not in (None, False, [], {}, ""):
                 message = f"PEFT's {name[:60]!r} is not known here, and what it does to the weights neither"
                 hint = "if it does nothing to them, remove it from adapter_config.json"
-                yield Remark("peft_unknown_field", "error", CONFIG, message, hint)
+                yield Finding("peft_unknown_field", "error", CONFIG, message, hint)
         elif why := rule.refuse(value):
             yield _refused(rule.code, name, value, why, rule.advice)
 
 
-def _refused(code: str, name: str, value: Any, why: str, advice: str) -> Remark:
+def _refused(code: str, name: str, value: Any, why: str, advice: str) -> Finding:
     shown = str(value) if len(str(value)) <= 60 else f"{str(value)[:59]}…"
-    return Remark(code, "error", CONFIG, f"PEFT's {name} ({shown}) {why}", advice)
+    return Finding(code, "error", CONFIG, f"PEFT's {name} ({shown}) {why}", advice)
 
 
 def targets(config: PeftConfig, module: str) -> bool:
-    """Tell whether PEFT would adapt a module of the base, going by its name (`check_target_module_exists`).
-
-    Raises:
-        PatternError: an expression cannot be matched here, or `target_modules` is a word that stands for a model's layers.
-    """
+    """Tell whether PEFT would adapt a module of the base, going by its name (`check_target_module_exists`)."""
     excluded = config.exclude_modules
     if isinstance(excluded, str) and excluded and full_match(excluded, module, config._budget):
         return False
@@ -296,20 +360,15 @@ def targets(config: PeftConfig, module: str) -> bool:
         return full_match(wanted, module, config._budget)
     if module in wanted:
         return True
-    return any(_ends(module, name) for name in wanted) and _in_layers(config, module)
+    layers, patterns = config.layers_to_transform, config.layers_pattern or []
+    if not any(_ends(module, name) for name in wanted) or layers is None or layers == []:
+        return any(_ends(module, name) for name in wanted)
+    index = _layer_index(module, [patterns] if isinstance(patterns, str) else patterns)
+    return index is not None and (index == layers if isinstance(layers, int) else index in layers)
 
 
 def _ends(module: str, name: str) -> bool:
     return module == name or module.endswith(f".{name}")
-
-
-def _in_layers(config: PeftConfig, module: str) -> bool:
-    layers = config.layers_to_transform
-    if layers is None or layers == []:
-        return True
-    patterns = config.layers_pattern or []
-    index = _layer_index(module, [patterns] if isinstance(patterns, str) else patterns)
-    return index is not None and (index == layers if isinstance(layers, int) else index in layers)
 
 
 def _layer_index(module: str, patterns: list[str]) -> int | None:

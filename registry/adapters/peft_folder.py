@@ -13,22 +13,21 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from fusery.storage.safetensors import Header, Tensor
 
 from ..parsing import plural
-from .files import PEFT_WEIGHTS
+from .files import CONFIG, PEFT_WEIGHTS
+from .finding import Finding, some
 from .patterns import PatternError
-from .peft_config import CONFIG, FIELDS, PeftConfig
-from .remark import Remark
+from .peft_config import FIELDS, PeftConfig
 
 PREFIX = "base_model.model."
 _PART = re.compile(
     r"(?P<module>.+)\.(?:lora_(?P<linear>[AB])\.weight|lora_embedding_(?P<embedding>[AB])|(?P<m>lora_magnitude_vector)(?:\.weight)?)"
 )
-_SHOWN = 3
 _WRAPPERS = re.compile(r"\.(modules_to_save(\.default)?|base_layer|original_module|token_adapter)(?=\.)")
 ROWS = "trainable_tokens_delta"
 """What PEFT calls the rows of trained tokens: the rows themselves, and no difference."""
@@ -42,11 +41,6 @@ class PeftModule:
     """The tensors of one module, as they lie in the file.
 
     Attributes:
-        path: of the module, as PEFT writes it.
-        a: factor at the inputs.
-        b: factor at the outputs.
-        m: DoRA's magnitudes.
-        embedding: it is one, and its factors are the other way round.
         pooled: QA-LoRA: how many neighbouring inputs share a column of `a`; 1 of any other.
     """
 
@@ -75,7 +69,7 @@ class PeftModule:
         return self.a.shape[1] / self.pooled if self.pooled > 1 and self.a is not None else 1.0
 
 
-def sort_tensors(header: Header) -> tuple[dict[str, PeftModule], list[str], list[Remark]]:
+def sort_tensors(header: Header) -> tuple[dict[str, PeftModule], list[str], list[Finding]]:
     """Return the modules of a PEFT file by path, the names of whole tensors, and remarks on what is neither."""
     parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
     unexpected: list[str] = []
@@ -89,59 +83,51 @@ def sort_tensors(header: Header) -> tuple[dict[str, PeftModule], list[str], list
         kind = "embedding_" if match["embedding"] else ""
         if parts[match["module"]].setdefault(kind + part, tensor) is not tensor:
             unexpected.append(name)
-    modules = {path: _module(path, found) for path, found in sorted(parts.items())}
+    modules = {}
+    for path, found in sorted(parts.items()):
+        embedding = any(part.startswith("embedding_") for part in found)
+        a, b = (found.get(f"embedding_{part}" if embedding else part) for part in ("a", "b"))
+        modules[path] = PeftModule(path, a, b, found.get("m"), embedding)
     weights = {own_name(name).rpartition(".")[0] for name in unexpected if name.endswith(".weight")}
-    whole = {name: None for name in unexpected if _is_whole(name, weights)}
+    # Tensors of the base's, by their names; a bias only beside the weight of its module.
+    whole = {
+        name: None
+        for name in unexpected
+        if name.startswith(PREFIX)
+        and _WHOLE.fullmatch(name)
+        and not _FACTOR.search(name)
+        and (not name.endswith(".bias") or own_name(name).rpartition(".")[0] in weights)
+    }
     rest = [name for name in unexpected if name not in whole]
     return modules, list(whole), [*_on_unexpected(rest), *_on_embeddings(parts)]
 
 
-def _is_whole(name: str, weights: Container[str]) -> bool:
-    """Tell a tensor of the base's by its name; a bias only beside the weight of its module."""
-    if not name.startswith(PREFIX) or not _WHOLE.fullmatch(name) or _FACTOR.search(name):
-        return False
-    return not name.endswith(".bias") or own_name(name).rpartition(".")[0] in weights
-
-
-def _module(path: str, found: Mapping[str, Tensor]) -> PeftModule:
-    embedding = any(part.startswith("embedding_") for part in found)
-    kind = "embedding_" if embedding else ""
-    return PeftModule(path, found.get(f"{kind}a"), found.get(f"{kind}b"), found.get("m"), embedding)
-
-
-def _on_embeddings(parts: Mapping[str, Mapping[str, Tensor]]) -> Iterator[Remark]:
+def _on_embeddings(parts: Mapping[str, Mapping[str, Tensor]]) -> Iterator[Finding]:
     for path, found in parts.items():
         kinds = {part.startswith("embedding_") for part in found if part != "m"}
         if len(kinds) > 1:
             message = f"{path} has the factors of a linear layer and those of an embedding"
-            yield Remark("peft_unknown_tensor", "error", path, message)
+            yield Finding("peft_unknown_tensor", "error", path, message)
         elif True in kinds and "m" in found:
             message = f"{path} is an embedding with DoRA, which PEFT scales by columns and mlx-lm by rows"
-            yield Remark("peft_variant", "error", path, message)
+            yield Finding("peft_variant", "error", path, message)
 
 
-def _on_unexpected(names: list[str]) -> Iterator[Remark]:
+def _on_unexpected(names: list[str]) -> Iterator[Finding]:
     biases = [name for name in names if name.endswith(".bias")]
     others = [name for name in names if not name.endswith(".bias")]
     if biases:
         message = f"{_count(biases)} that change or add biases, which mlx-lm's LoRA does not: {some(biases)}"
         added = any(name.endswith(".lora_B.bias") for name in biases)
         hint = FIELDS["lora_bias"].advice if added else ""
-        yield Remark("peft_bias", "error", PEFT_WEIGHTS, message, hint)
+        yield Finding("peft_bias", "error", PEFT_WEIGHTS, message, hint)
     if others:
         message = f"{_count(others)} that are not the factors of a LoRA as PEFT saves it: {some(others)}"
-        yield Remark("peft_unknown_tensor", "error", PEFT_WEIGHTS, message)
+        yield Finding("peft_unknown_tensor", "error", PEFT_WEIGHTS, message)
 
 
 def _count(names: list[str]) -> str:
     return f"{PEFT_WEIGHTS} holds {plural(len(names), 'tensor')}"
-
-
-def some(names: Iterable[str]) -> str:
-    """Return the first few of many names, for a message."""
-    ordered = sorted(names)
-    more = f" and {len(ordered) - _SHOWN} more" if len(ordered) > _SHOWN else ""
-    return ", ".join(ordered[:_SHOWN]) + more
 
 
 def own_name(name: str) -> str:
@@ -149,7 +135,7 @@ def own_name(name: str) -> str:
     return _WRAPPERS.sub("", name.removeprefix(PREFIX))
 
 
-def check_ranks(config: PeftConfig, modules: Mapping[str, PeftModule]) -> Iterator[Remark]:
+def check_ranks(config: PeftConfig, modules: Mapping[str, PeftModule]) -> Iterator[Finding]:
     """Yield remarks on tensors whose rank is not the configured one, which PEFT itself would not load."""
     wrong = []
     try:
@@ -159,12 +145,12 @@ def check_ranks(config: PeftConfig, modules: Mapping[str, PeftModule]) -> Iterat
             config.scale_of(module.path)
     except PatternError as error:
         message = f"rank_pattern or alpha_pattern holds {error}, so the scale of a module is not known"
-        yield Remark("peft_pattern", "error", CONFIG, message, "write the modules' names instead")
+        yield Finding("peft_pattern", "error", CONFIG, message, "write the modules' names instead")
         return
     if wrong:
         message = (
             f"{plural(len(wrong), 'module')} without the rank that the configuration gives: {some(wrong)}"
         )
-        yield Remark(
+        yield Finding(
             "peft_rank_mismatch", "error", CONFIG, message, "restore adapter_config.json as PEFT saved it"
         )

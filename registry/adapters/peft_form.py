@@ -1,4 +1,12 @@
-"""From mlx-lm's form to PEFT's: every number as it is, factors transposed, the scale as `lora_alpha / r`."""
+"""From mlx-lm's form to PEFT's: every number as it is, factors transposed, the scale as `lora_alpha / r`.
+
+Switch layers of experts become the parameters that PEFT adapts (`reading` is the way back): `target_parameters` names the
+experts, the router, and on a base with experts the projections of other layers too, since PEFT takes their names in
+`target_modules` for those of experts (`_convert_peft_config_moe` in peft 0.21.2, src/peft/utils/transformers_weight_conversion.py).
+
+The two projections that share a parameter have factors of their own.  Side by side, they are factors of twice the rank:
+A has one behind the other, B each in its own rows and columns, and zeros elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +15,28 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from fusery.storage.jsonfile import read_object
 from fusery.storage.safetensors import Header, read_header
 
 from ..documents import without_places, write_document
 from ..errors import BadInputError
-from ..models.experts import GATE_UP, expert_layout
-from ..models.language_model import ALIKE, HEAD, in_transformers, sees
+from ..models.libraries import (
+    ALIKE,
+    DOWN,
+    GATE_UP,
+    HEAD,
+    PROJECTIONS,
+    ExpertLayout,
+    expert_layout,
+    in_transformers,
+    sees,
+)
 from .files import CONFIG, PEFT_WEIGHTS, WEIGHTS
-from .peft_config import PeftConfig, targets
+from .peft_config import PeftConfig, lora_document, targets
 from .peft_folder import PREFIX
-from .switch_layers import VERSION, expert_tensors, joined_rank, parameters_of, target_parameters
-from .tensors import Stored, read_stored, transposed, write_stored
+from .tensors import StoredTensor, read_stored, transposed, widened, write_stored
 from .trained_through import kept_entries
 
 if TYPE_CHECKING:
@@ -30,16 +48,7 @@ _EMBEDDING_PARTS = {"lora_a": "lora_embedding_A", "lora_b": "lora_embedding_B"}
 
 
 def write_peft(files: Mapping[str, Path], base: Architecture, folder: Path) -> None:
-    """Write the two files of PEFT's form into a folder.
-
-    Args:
-        files: mlx-lm's two files by name.
-        base: the base that the adapter stands on.
-        folder: exists, and has neither file.
-
-    Raises:
-        BadInputError: the adapter has no form in PEFT; one sentence says why.
-    """
+    """Write the two files of PEFT's form into a folder."""
     from .mlx_config import AdapterConfig, lora_modules
 
     config = AdapterConfig.model_validate(read_object(files[CONFIG]))
@@ -49,9 +58,9 @@ def write_peft(files: Mapping[str, Path], base: Architecture, folder: Path) -> N
     modules, _ = lora_modules(header)
     layout = expert_layout(base.config)
     embeddings = {path for path, module in modules.items() if _is_embedding(module, base)}
-    _require_expressible(config, modules, embeddings, base)
-    document = peft_config(config, modules, base)
     parameters = parameters_of(modules, base, layout) if layout else {}
+    _require_expressible(config, modules, embeddings, parameters, base)
+    document = _config(config, modules, parameters, base)
     tensors = list(_tensors(files[WEIGHTS], header, embeddings, parameters))
     if layout is not None:
         experts = expert_tensors(files[WEIGHTS], header, parameters, base, layout)
@@ -60,49 +69,39 @@ def write_peft(files: Mapping[str, Path], base: Architecture, folder: Path) -> N
     write_document(folder / CONFIG, document)
 
 
-def peft_config(
-    config: AdapterConfig, modules: Mapping[str, LoraModule], base: Architecture
+def _config(
+    config: AdapterConfig,
+    modules: Mapping[str, LoraModule],
+    found: Mapping[str, list[str]],
+    base: Architecture,
 ) -> dict[str, Any]:
-    """Return `adapter_config.json` as PEFT reads it."""
     parameters = config.lora_parameters
     ranks = {module.a[1] for module in modules.values() if module.a}
     if parameters is None or parameters.scale is None or len(ranks) != 1:
         raise _refusal("its configuration gives no scale, or its tensors have different ranks")
     rank = ranks.pop()
     layout = expert_layout(base.config)
-    found = parameters_of(modules, base, layout) if layout else {}
     single = set(modules).difference(*found.values())
     names, layers = _targets(single, base.weights) if single else ([], None)
     if sees(base):
         # What it sees with may have modules of the same names, which the record of a base does not tell.
         names, layers = sorted(map(in_transformers, single)), None
-    document: dict[str, Any] = {
-        "alpha_pattern": {},
-        "base_model_name_or_path": without_places(config.model) if config.model else None,
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "inference_mode": True,
-        "init_lora_weights": True,
-        "layers_pattern": None,
-        "layers_to_transform": layers,
-        "lora_alpha": alpha_of(parameters.scale, rank),
-        "lora_dropout": parameters.dropout or 0.0,
-        "modules_to_save": None,
-        "peft_type": "LORA",
-        "r": rank,
-        "rank_pattern": {},
-        "target_modules": names,
-        "task_type": "CAUSAL_LM",
-        "use_dora": config.method == "dora",
-        "use_rslora": False,
-    }
-    document |= kept_entries(config.model_extra or {})  # PEFT ignores them with a warning
+    document = lora_document(
+        without_places(config.model) if config.model else None,
+        rank,
+        alpha_of(parameters.scale, rank),
+        names,
+        layers,
+        lora_dropout=parameters.dropout or 0.0,
+        use_dora=config.method == "dora",
+        **kept_entries(config.model_extra or {}),  # PEFT ignores them with a warning
+    )
     if layout is not None and found:
         document["target_parameters"] = target_parameters(found, base, layout)
         document["peft_version"] = VERSION
         document["lora_dropout"] = 0.0  # PEFT takes no other of a parameter
         if any(name.endswith(f".{GATE_UP}") for name in found):
-            document["rank_pattern"] = joined_rank(layout, rank)
+            document["rank_pattern"] = {f"{layout.experts}.{GATE_UP}": len(PROJECTIONS[GATE_UP]) * rank}
             document["alpha_pattern"] = {
                 name: alpha_of(parameters.scale, joined) for name, joined in document["rank_pattern"].items()
             }
@@ -118,10 +117,7 @@ def alpha_of(scale: float, rank: int) -> float:
 
 
 def _targets(modules: Collection[str], known: Collection[str]) -> tuple[list[str], list[int] | None]:
-    """Return PEFT's `target_modules` and `layers_to_transform` that mean exactly these modules of the base.
-
-    Short names are what people write and what servers look for; where they would mean more, the full paths are given.
-    """
+    """Return PEFT's `target_modules` and `layers_to_transform` that mean exactly these modules of the base."""
     wanted = set(modules)
     numbers = sorted({int(part) for path in wanted for part in path.split(".") if part.isdecimal()})
     for count in (1, 2):
@@ -135,7 +131,7 @@ def _targets(modules: Collection[str], known: Collection[str]) -> tuple[list[str
 
 def _tensors(
     path: Path, header: Header, embeddings: set[str], parameters: Mapping[str, list[str]]
-) -> Iterator[tuple[str, Stored]]:
+) -> Iterator[tuple[str, StoredTensor]]:
     """Yield the tensors of single modules; a router's are called as PEFT calls it."""
     named = {
         module: name.removesuffix(".weight") for name, modules in parameters.items() for module in modules
@@ -160,12 +156,15 @@ def _is_embedding(module: LoraModule, base: Architecture) -> bool:
 
 
 def _require_expressible(
-    config: AdapterConfig, modules: Mapping[str, LoraModule], embeddings: set[str], base: Architecture
+    config: AdapterConfig,
+    modules: Mapping[str, LoraModule],
+    embeddings: set[str],
+    parameters: Mapping[str, list[str]],
+    base: Architecture,
 ) -> None:
     if strange := sorted(set(modules) - set(base.weights)):
         raise _refusal(f"its module {strange[0]} is not in the base")
-    layout = expert_layout(base.config)
-    found = set().union(*parameters_of(modules, base, layout).values()) if layout else set()
+    found = set().union(*parameters.values())
     for path, module in modules.items():
         if module.a and len(module.a) != 2 and path not in found:
             raise _refusal(
@@ -177,7 +176,11 @@ def _require_expressible(
         raise _refusal("its embedding has DoRA, which PEFT scales by columns and mlx-lm by rows")
     if embeddings and is_tied(base):
         raise _refusal("its embedding is tied to the head, and PEFT would change one end of it only")
-    if layout is None and not names_are_shared(base) and not (sees(base) and base.model_type in ALIKE):
+    if (
+        expert_layout(base.config) is None
+        and not names_are_shared(base)
+        and not (sees(base) and base.model_type in ALIKE)
+    ):
         raise _refusal(f"mlx-lm gives the modules of {base.model_type} other names than transformers does")
 
 
@@ -188,7 +191,7 @@ def is_tied(base: Architecture) -> bool:
 
 def names_are_shared(base: Architecture) -> bool:
     """Tell whether mlx-lm and transformers call a base's modules the same: mlx-lm renames no tensor of it."""
-    from ..engine.naming import NeedsModelClassError, require_by_name
+    from ..engine.architectures import NeedsModelClassError, require_by_name
 
     try:
         require_by_name(base.config, written_by_mlx=False)
@@ -200,4 +203,93 @@ def names_are_shared(base: Architecture) -> bool:
 def _refusal(why: str) -> BadInputError:
     return BadInputError(
         f"the adapter has no form in PEFT: {why}", hint="leave out --format to export it as it is"
+    )
+
+
+VERSION = "0.19.1"
+"""The first PEFT that has A at the inputs, as it is written here."""
+
+_PARAMETER_OF = {name: parameter for parameter, names in PROJECTIONS.items() for name in names}
+
+
+def parameters_of(paths: Collection[str], base: Architecture, layout: ExpertLayout) -> dict[str, list[str]]:
+    """Return the parameters in PEFT that some of a base's modules are, each with its modules in mlx-lm."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(paths):
+        if path in base.weights and (name := _parameter(path, len(base.weights[path].shape), layout)):
+            found.setdefault(name, []).append(path)
+    return found
+
+
+def _parameter(path: str, dimensions: int, layout: ExpertLayout) -> str | None:
+    module, _, last = path.rpartition(".")
+    if dimensions == 3 and last in _PARAMETER_OF and module.endswith(f".{layout.switch}"):
+        return f"{module.removesuffix(layout.switch)}{layout.experts}.{_PARAMETER_OF[last]}"
+    if dimensions != 2:
+        return None
+    if layout.routers is not None and path.endswith(f".{layout.routers[1]}"):
+        return f"{path.removesuffix(layout.routers[1])}{layout.routers[0]}.weight"
+    return f"{path}.weight" if last in _PARAMETER_OF else None
+
+
+def target_parameters(parameters: Collection[str], base: Architecture, layout: ExpertLayout) -> list[str]:
+    """Return names that mean exactly some parameters of a base: short ones, or full paths where those would mean more."""
+    known, wanted = set(parameters_of(base.weights, base, layout)), set(parameters)
+    short = sorted({_within_layer(name) for name in wanted})
+    config = PeftConfig(target_parameters=short)
+    return short if {name for name in known if config.targets_parameter(name)} == wanted else sorted(wanted)
+
+
+def _within_layer(name: str) -> str:
+    parts = name.split(".")
+    numbers = [index for index, part in enumerate(parts) if part.isdecimal()]
+    return ".".join(parts[numbers[0] + 1 :]) if numbers else name
+
+
+def expert_tensors(
+    weights: Path,
+    header: Header,
+    parameters: Mapping[str, list[str]],
+    base: Architecture,
+    layout: ExpertLayout,
+) -> Iterator[tuple[str, StoredTensor]]:
+    """Yield PEFT's tensors of experts by name, without PEFT's prefix."""
+    for name in sorted(parameters):
+        holder, _, parameter = name.rpartition(".")
+        if parameter not in PROJECTIONS:
+            continue
+        nested = parameter == GATE_UP and f"{holder}.{DOWN}" in parameters
+        a, b = _joined(weights, header, holder, parameter, base, layout)
+        place = f"{holder}.base_layer" if nested else holder
+        yield f"{place}.lora_A.weight", a
+        yield f"{place}.lora_B.weight", b
+
+
+def _joined(
+    weights: Path, header: Header, holder: str, parameter: str, base: Architecture, layout: ExpertLayout
+) -> tuple[StoredTensor, StoredTensor]:
+    """Return the factors of a parameter: (experts * rank, in) and (out, rank * experts)."""
+    stem = holder.removesuffix(layout.experts)
+    paths = [f"{stem}{layout.switch}.{projection}" for projection in PROJECTIONS[parameter]]
+    held = {
+        path: [read_stored(weights, header.tensors[f"{path}.{part}"]) for part in ("lora_a", "lora_b")]
+        for path in paths
+        if f"{path}.lora_a" in header.tensors
+    }
+    if len({each.dtype for pair in held.values() for each in pair}) > 1:
+        held = {path: [widened(each) for each in pair] for path, pair in held.items()}
+    first, _ = next(iter(held.values()))
+    experts, rank, columns = first.bits.shape
+    outs = [base.weights[path].shape[1] for path in paths]
+    a = np.zeros((experts, rank * len(paths), columns), first.bits.dtype)
+    b = np.zeros((experts, sum(outs), rank * len(paths)), first.bits.dtype)
+    for number, path in enumerate(paths):
+        if path in held:
+            own = slice(number * rank, (number + 1) * rank)
+            left, right = held[path]
+            a[:, own] = left.bits
+            b[:, layout.rows(path.rpartition(".")[2], sum(outs)), own] = right.bits
+    return (
+        StoredTensor(first.dtype, a.reshape(-1, columns)),
+        StoredTensor(first.dtype, b.transpose(1, 2, 0).reshape(sum(outs), -1)),
     )

@@ -1,27 +1,272 @@
-"""Reading a PEFT folder: its configuration and tensors, and everything that cannot be carried over from it."""
+"""Reading a PEFT folder: its configuration, its tensors, experts among them, and what cannot be carried over.
+
+PEFT adapts all experts of a layer in one parameter (`target_parameters`).  The file has, for E experts of rank r,
+
+    lora_A.weight (E * r, columns)     is (E, r, columns): the experts one behind the other
+    lora_B.weight (rows, r * E)        is (rows, r, E): the expert's number runs fastest
+
+and the update of expert e is scale * B[:, :, e] @ A[e].  Two parameters of one module are nested: the one that the class
+defines first is `experts.base_layer.lora_A`, the other `experts.lora_A`.
+
+Which side is in and which is out depends on versions.  PEFT before 0.19.1 took the parameter's second dimension as in,
+which turns the factors of all classes round that hold (experts, out, in); 0.19.0 turned those round that hold
+(experts, in, out); since 0.19.1 A is at the inputs, if transformers says of a class that it is transposed.
+
+Source: `ParamWrapper` of peft 0.17.1, 0.18.1, 0.19.0 and 0.21.2 (src/peft/tuners/lora/layer.py), `_inject_parameters`
+(src/peft/tuners/tuners_utils.py).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from fusery.storage.safetensors import Header, Tensor
 
-from fusery.storage.errors import FormatError, MissingFileError
-from fusery.storage.jsonfile import read_object
-from fusery.storage.plaintext import is_keepable
-from fusery.storage.safetensors import Header, read_header
-from fusery.storage.secrets import without_credentials
-
-from . import peft_methods
-from .files import CONFIG, JSON_LIMIT, JSON_VALUES, PEFT_WEIGHTS
-from .peft_config import PeftConfig, refused_fields
-from .peft_experts import ExpertFactors, split_experts
+from ..models.architecture import Architecture
+from ..models.libraries import PROJECTIONS, ExpertLayout, expert_layout, in_mlx, sees
+from ..parsing import plural
+from .files import CONFIG, PEFT_WEIGHTS
+from .finding import Finding, some
+from .mlx_config import FileProblem, read_json, validated, weights_header
+from .patterns import PatternError
+from .peft_config import MERGE, TRAIN, PeftConfig, refusal_of_method, refused_fields
 from .peft_folder import PeftModule, check_ranks, sort_tensors
-from .remark import Remark
 from .whole import WholeTensors, read_whole
+
+_NESTED = ".base_layer"
+_VERSION = re.compile(r"([0-9]{1,4})\.([0-9]{1,4})\.([0-9]{1,4})")
+_SWAPPED, _SETTLED = (0, 19, 0), (0, 19, 1)
+_NAME = 120
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertFactors:
+    """The factors of one parameter that holds all experts of a layer.
+
+    Attributes:
+        a: (experts * rank, columns).
+        b: (rows, rank * experts).
+    """
+
+    holder: str
+    parameter: str
+    rank: int
+    a: Tensor
+    b: Tensor
+
+    @property
+    def name(self) -> str:
+        """The parameter's own path, which `rank_pattern` and `alpha_pattern` match."""
+        return f"{self.holder}.{self.parameter}"
+
+    @property
+    def experts(self) -> int:
+        """How many experts there are factors of."""
+        return self.a.shape[0] // self.rank
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchFactors:
+    """What one switch layer of mlx-lm takes from a parameter's factors; turned, A is at the outputs and B at the inputs."""
+
+    factors: ExpertFactors
+    rows: slice
+    turned: bool
+
+
+@dataclass(frozen=True, slots=True)
+class OnBase:
+    """The factors of a PEFT folder by the names of a base's modules in mlx-lm."""
+
+    modules: Mapping[str, PeftModule]
+    switches: Mapping[str, SwitchFactors]
+    remarks: tuple[Finding, ...] = ()
+
+
+def split_experts(
+    config: PeftConfig, modules: Mapping[str, PeftModule]
+) -> tuple[dict[str, PeftModule], list[ExpertFactors], list[Finding]]:
+    """Tell the factors of experts from those of single modules, as far as that needs no base."""
+    plain: dict[str, PeftModule] = {}
+    nests: dict[str, dict[int, PeftModule]] = {}
+    for path, module in modules.items():
+        # Two parameters are nested once; what is nested deeper belongs to none.
+        holder, depth = path, 0
+        while holder.endswith(_NESTED) and depth < len(PROJECTIONS):
+            holder, depth = holder.removesuffix(_NESTED), depth + 1
+        if config.target_parameters and holder.rpartition(".")[2] in ("experts", _NESTED[1:]):
+            nests.setdefault(holder, {})[depth] = module
+        else:
+            plain[path] = module
+    experts, remarks = [], []
+    for holder, nest in nests.items():
+        named = [name for name in PROJECTIONS if config.targets_parameter(f"{holder}.{name}")]
+        if len(named) != len(nest) or set(nest) != set(range(len(named))):
+            message = f"{_short(holder)} has the factors of {plural(len(nest), 'parameter')}, and target_parameters names {len(named)} of it"
+            remarks.append(_remark(message))
+            continue
+        for name, module in zip(named, (nest[depth] for depth in sorted(nest, reverse=True)), strict=True):
+            found = _factors(config, holder, name, module)
+            if isinstance(found, str):
+                remarks.append(_remark(f"{_short(holder)}.{name} {found}"))
+            else:
+                experts.append(found)
+    return plain, experts, remarks
+
+
+def _factors(config: PeftConfig, holder: str, name: str, module: PeftModule) -> ExpertFactors | str:
+    """Return the factors of a parameter, or what is wrong with them."""
+    if module.a is None or module.b is None:
+        return f"has no lora_{'A' if module.a is None else 'B'}"
+    if module.embedding or module.m is not None:
+        return "has the factors of an embedding, or a magnitude"
+    try:
+        rank = config.rank_of(f"{holder}.{name}")
+        config.scale_of(f"{holder}.{name}")
+    except PatternError as error:
+        return f"has a rank or a scale that is not known: rank_pattern or alpha_pattern holds {error}"
+    rows, columns = module.a.shape[0], module.b.shape[1]
+    if rows != columns or rows % rank or not rows:
+        return f"has factors that are not of rank {rank} for a number of experts: {module.a.shape}, {module.b.shape}"
+    return ExpertFactors(holder, name, rank, module.a, module.b)
+
+
+def place_experts(
+    config: PeftConfig,
+    modules: Mapping[str, PeftModule],
+    experts: Sequence[ExpertFactors],
+    base: Architecture | None,
+) -> OnBase:
+    """Find the switch layers of a base that the factors of experts belong to, and what mlx-lm calls their router."""
+    if not config.target_parameters:
+        return OnBase(modules, {})
+    routers = {path for path in modules if config.targets_parameter(f"{path}.weight")}
+    if base is None:
+        left = [*routers, *(each.name for each in experts)]
+        plain = {path: module for path, module in modules.items() if path not in routers}
+        return OnBase(
+            plain, {}, (_remark(f"which base {some(left)} belong to is not known"),) if left else ()
+        )
+    layout = expert_layout(base.config)
+    if layout is None:
+        reason = f"where mlx-lm keeps the experts of {base.model_type[:40]!r} is not known here, so target_parameters cannot be carried over"
+        return OnBase({}, {}, (_remark(reason, MERGE),))
+    remarks: list[Finding] = []
+    named: dict[str, PeftModule] = {}
+    for path, module in _named(modules, routers, layout, remarks):
+        if (same := named.setdefault(path, module)) is not module:
+            remarks.append(
+                _remark(f"{_short(same.path)} and {_short(module.path)} are one module of the base")
+            )
+    places = list(_places(experts, base, layout, remarks))
+    turned = _orientation(places, config, layout)
+    if isinstance(turned, str):
+        return OnBase(named, {}, (*remarks, _remark(turned)))
+    switches = {
+        path: SwitchFactors(found, layout.rows(path.rpartition(".")[2], shape[1]), turned)
+        for found, paths, shape in places
+        for path in paths
+    }
+    return OnBase(named, dict(sorted(switches.items())), tuple(remarks))
+
+
+_Place = tuple[ExpertFactors, list[str], tuple[int, int, int]]
+
+
+def _named(
+    modules: Mapping[str, PeftModule], routers: set[str], layout: ExpertLayout, remarks: list[Finding]
+) -> Iterator[tuple[str, PeftModule]]:
+    for path, module in modules.items():
+        if path not in routers:
+            yield path, module
+        elif layout.routers is not None and path.endswith(f".{layout.routers[0]}"):
+            name = path.removesuffix(layout.routers[0]) + layout.routers[1]
+            yield name, module
+        elif path.endswith("_proj"):
+            yield path, module
+        else:
+            reason = f"{_short(path)}.weight is among target_parameters, and mlx-lm has no linear layer for it that could be adapted"
+            remarks.append(_remark(reason, MERGE))
+
+
+def _places(
+    experts: Iterable[ExpertFactors], base: Architecture, layout: ExpertLayout, remarks: list[Finding]
+) -> Iterator[_Place]:
+    """Yield each parameter with its switch layers and its shape as (experts, out, in)."""
+    for each in experts:
+        stem = each.holder.removesuffix(layout.experts)
+        paths = [f"{stem}{layout.switch}.{name}" for name in PROJECTIONS[each.parameter]]
+        shapes = [base.weights[path].shape for path in paths if path in base.weights]
+        if len(shapes) != len(paths) or any(len(shape) != 3 for shape in shapes) or stem == each.holder:
+            remarks.append(_remark(f"the base has no experts for {_short(each.name)}"))
+            continue
+        shape = (shapes[0][0], sum(shape[1] for shape in shapes), shapes[0][2])
+        if each.experts != shape[0]:
+            message = f"has the factors of {each.experts} experts, and the base has {shape[0]}"
+        elif not (_fits(each, shape[1], shape[2]) or _fits(each, shape[2], shape[1])):
+            message = f"has factors of {each.a.shape} and {each.b.shape}, which do not fit experts of {shape}"
+        else:
+            yield each, paths, shape
+            continue
+        remarks.append(_remark(f"{_short(each.name)} {message}"))
+
+
+def _fits(each: ExpertFactors, rows: int, columns: int) -> bool:
+    return (each.b.shape[0], each.a.shape[1]) == (rows, columns)
+
+
+def _orientation(places: Sequence[_Place], config: PeftConfig, layout: ExpertLayout) -> bool | str:
+    """Tell whether A is at the outputs, or why that cannot be told."""
+    straight = all(_fits(each, shape[1], shape[2]) for each, _, shape in places)
+    turned = all(_fits(each, shape[2], shape[1]) for each, _, shape in places)
+    if straight != turned or not places:
+        return turned and bool(places)
+    if not straight:
+        return "some experts have A at the inputs and others at the outputs, which no version of PEFT writes"
+    version = _VERSION.fullmatch(config.peft_version or "")
+    known = tuple(map(int, version.groups())) if version else None
+    if known is not None and not layout.transposed:
+        return known < _SETTLED
+    if known is not None and known < _SWAPPED:
+        return False
+    said = f"PEFT {config.peft_version[:40]}" if config.peft_version else "no version of PEFT"
+    return (
+        f"the experts of {_short(places[0][0].name)} are square, and the configuration ({said}) does not tell whether"
+        " A is at their inputs or at their outputs"
+    )
+
+
+def promised_experts(config: PeftConfig, base: Architecture) -> set[str]:
+    """Return the modules of a base that `target_parameters` promises to adapt."""
+    layout = expert_layout(base.config)
+    if layout is None or not config.target_parameters:
+        return set()
+    names = {
+        f"{layout.switch}.{projection}": f"{layout.experts}.{parameter}"
+        for parameter, projections in PROJECTIONS.items()
+        for projection in projections
+    }
+    if layout.routers is not None:
+        names[layout.routers[1]] = f"{layout.routers[0]}.weight"
+    return {
+        path
+        for path in base.weights
+        for ours, theirs in names.items()
+        if path.endswith(f".{ours}") and config.targets_parameter(path.removesuffix(ours) + theirs)
+    }
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _NAME else f"{name[:_NAME]}…"
+
+
+def _remark(message: str, hint: str = "") -> Finding:
+    return Finding("peft_experts", "error", PEFT_WEIGHTS, message, hint)
+
 
 _MOST_PROBLEMS = 20
 
@@ -31,14 +276,8 @@ class PeftReading:
     """What a PEFT folder says.
 
     Attributes:
-        raw: its configuration as plain JSON.
         config: the same, checked; None if it cannot be used.
         header: of its weights; None if they cannot be read.
-        modules: adapted modules by path, as PEFT names them.
-        experts: parameters that hold the experts of a layer.
-        whole: what replaces the base's numbers.
-        remarks: what cannot be carried over.
-        problems: files that cannot be used: name, sentence, whether it is absent.
     """
 
     raw: Mapping[str, Any]
@@ -46,26 +285,26 @@ class PeftReading:
     header: Header | None
     modules: Mapping[str, PeftModule]
     whole: WholeTensors
-    remarks: tuple[Remark, ...]
-    problems: tuple[tuple[str, str, bool], ...]
+    remarks: tuple[Finding, ...]
+    problems: tuple[FileProblem, ...]
     experts: tuple[ExpertFactors, ...] = ()
 
 
 def read_peft(files: Mapping[str, Path]) -> PeftReading:
     """Read the two files of a PEFT adapter; what cannot be read becomes a problem, not an exception."""
-    problems: list[tuple[str, str, bool]] = []
-    raw = _raw_config(files, problems)
-    if raw is not None and peft_methods.reason(raw.get("peft_type")) is not None:
+    problems: list[FileProblem] = []
+    raw = read_json(files, CONFIG, problems)
+    if raw is not None and refusal_of_method(raw.get("peft_type")) is not None:
         # What another method's fields and tensors are is not what keeps it out.
         return PeftReading(raw, None, None, {}, WholeTensors(), tuple(refused_fields(raw)), ())
-    config = _config(raw, problems) if raw is not None else None
-    header = _header(files, problems)
+    config = validated(PeftConfig, raw, CONFIG, problems) if raw is not None else None
+    header = weights_header(files, PEFT_WEIGHTS, problems)
     modules, names, remarks = sort_tensors(header) if header else ({}, [], [])
     remarks = [*refused_fields(raw or {}), *remarks]
     whole = WholeTensors()
     if header is not None:
-        whole, found = read_whole(files[PEFT_WEIGHTS], header, names, raw or {}, modules)
-        remarks += found
+        whole, wrong = read_whole(files[PEFT_WEIGHTS], header, names, raw or {}, modules)
+        remarks += wrong
     experts: list[ExpertFactors] = []
     if config is not None:
         modules, experts, wrong = split_experts(config, modules)
@@ -75,38 +314,44 @@ def read_peft(files: Mapping[str, Path]) -> PeftReading:
     )
 
 
-def _raw_config(files: Mapping[str, Path], problems: list[tuple[str, str, bool]]) -> dict[str, Any] | None:
-    if CONFIG not in files:
-        problems.append((CONFIG, f"there is no {CONFIG}", True))
-        return None
-    try:
-        raw = read_object(files[CONFIG], limit=JSON_LIMIT, most=JSON_VALUES)
-    except FormatError as error:
-        problems.append((CONFIG, error.message.replace(files[CONFIG].name, CONFIG), False))
-        return None
-    if not is_keepable(raw):
-        problems.append((CONFIG, f"{CONFIG} holds text with NUL or half of a character", False))
-        return None
-    cleaned: dict[str, Any] = without_credentials(raw)
-    return cleaned
+def put_on_base(
+    config: PeftConfig,
+    modules: Mapping[str, PeftModule],
+    experts: Sequence[ExpertFactors],
+    base: Architecture | None,
+) -> OnBase:
+    """Find the modules of a base that an adapter's factors belong to."""
+    if base is not None and sees(base):
+        placed: dict[str, PeftModule] = {}
+        for path, module in modules.items():
+            if (same := placed.setdefault(in_mlx(path, base.weights), module)) is not module:
+                reason = f"{same.path[:_NAME]} and {path[:_NAME]} are one module of the base"
+                return OnBase({}, {}, (Finding("peft_unknown_tensor", "error", PEFT_WEIGHTS, reason),))
+        modules = placed
+    if config.use_qalora:
+        if (why := _not_computed(config)) is not None:
+            return OnBase({}, {}, (Finding("peft_variant", "error", CONFIG, why, TRAIN),))
+        if base is not None and config.group is not None:
+            # What PEFT did not quantise is plain LoRA beside it, and has all columns.
+            modules = {
+                path: replace(module, pooled=config.group)
+                if module.a is not None
+                and not module.embedding
+                and path in base.weights
+                and len(module.a.shape) == 2
+                and module.a.shape[1] * config.group == base.weights[path].shape[-1]
+                else module
+                for path, module in modules.items()
+            }
+    return place_experts(config, modules, experts, base)
 
 
-def _config(raw: Mapping[str, Any], problems: list[tuple[str, str, bool]]) -> PeftConfig | None:
-    try:
-        return PeftConfig.model_validate(raw)
-    except ValidationError as error:
-        for item in error.errors(include_url=False, include_input=False)[:_MOST_PROBLEMS]:
-            where = ".".join(str(part) for part in item["loc"])
-            problems.append((CONFIG, f"{CONFIG}: {where[:200]}: {item['msg']}", False))
-        return None
-
-
-def _header(files: Mapping[str, Path], problems: list[tuple[str, str, bool]]) -> Header | None:
-    if PEFT_WEIGHTS not in files:
-        problems.append((PEFT_WEIGHTS, f"there is no {PEFT_WEIGHTS}", True))
-        return None
-    try:
-        return read_header(files[PEFT_WEIGHTS])
-    except (FormatError, MissingFileError) as error:
-        problems.append((PEFT_WEIGHTS, error.message.replace(files[PEFT_WEIGHTS].name, PEFT_WEIGHTS), False))
-        return None
+def _not_computed(config: PeftConfig) -> str | None:
+    """Return why a QA-LoRA is none that can be read; None if it can."""
+    if config.group is None:
+        # PEFT multiplies by the number of groups where the base's layer was quantised, and with groups of one input the
+        # shapes do not tell where.
+        size = str(config.qalora_group_size)[:20]
+        return f"qalora_group_size is {size}, and QA-LoRA's modules cannot be told from others by that"
+    # PEFT makes no such layer (`GPTQLoraLinear` of peft 0.21.2, src/peft/tuners/lora/gptq.py).
+    return "use_qalora with use_dora is nothing that PEFT computes" if config.use_dora else None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from fusery.storage.digest import Digest
-from fusery.storage.errors import FormatError
-from fusery.storage.manifest import manifest_of
+from fusery.storage.errors import FormatError, FuseryError
+from fusery.storage.manifest import Manifest, manifest_of
 
 from .files import CONFIG, PEFT_WEIGHTS, WEIGHTS
 
@@ -36,24 +36,14 @@ def render_mlx(
 
     They are the adapter's own, or computed into a folder: from PEFT's form, or where only the configuration is of other
     years.
-
-    Args:
-        files: the adapter's files by name.
-        base: what the adapter stands on, as it is on record.
-        folder: made if it is needed.
-        expected: the digest of the rendering, where it is on record.
-
-    Raises:
-        FormatError: the files are not those of an adapter that was admitted, or the rendering is another than recorded.
     """
     if form_of(files) == "mlx":
-        from .todays_mlx import for_todays_mlx
+        from .mlx_config import for_todays_mlx
 
         return for_todays_mlx(files, folder)
     from .mlx_form import plan_mlx, write_mlx
     from .patterns import PatternError
-    from .peft_on_base import put_on_base
-    from .reading import read_peft
+    from .reading import put_on_base, read_peft
 
     found = read_peft(files)
     if found.config is None or found.header is None:
@@ -72,12 +62,7 @@ def render_mlx(
 def render_peft(
     files: Mapping[str, Path], base: Architecture, folder: Path, *, expected: Digest | None = None
 ) -> dict[str, Path]:
-    """Return the files of an adapter in PEFT's form: as they are, or computed from mlx-lm's into a folder.
-
-    Raises:
-        BadInputError: the adapter has no form in PEFT.
-        FormatError: the rendering is another than recorded.
-    """
+    """Return the files of an adapter in PEFT's form: as they are, or computed from mlx-lm's into a folder."""
     if form_of(files) == "peft":
         return dict(files)
     from .peft_form import write_peft
@@ -96,3 +81,21 @@ def require_digest(files: Mapping[str, Path], expected: Digest | None) -> None:
             "the adapter's other form came out differently from what is recorded",
             hint="use the version of fusery that recorded it, and report this",
         )
+
+
+def other_forms(
+    files: Mapping[str, Path], base: Architecture, forms: Iterable[str], scratch: Path
+) -> Iterator[tuple[Form, Manifest]]:
+    """Yield those forms of an adapter that can be computed from its files, with their manifests."""
+    wanted, own = set(forms), form_of(files)
+    for form in FORMS:
+        if form == own or form not in wanted:
+            continue
+        try:
+            if form == "mlx":
+                rendered = render_mlx(files, base, scratch / form)
+            else:
+                rendered = render_peft(files, base, scratch / form)
+        except FuseryError:
+            continue  # it has no such form, whatever is claimed
+        yield form, manifest_of({name: rendered[name] for name in FORM_FILES[form]})

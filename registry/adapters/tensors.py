@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusery.storage.errors import FormatError
-from fusery.storage.failures import os_failures
-from fusery.storage.opening import opened
+from fusery.storage.failures import opened, os_failures
 from fusery.storage.safetensors import Tensor, build_header
 
 from ..engine.arithmetic import F32, FORMATS, decode, encode
@@ -23,20 +22,15 @@ _STORED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredTensor:
     """A tensor's dtype, in the words of safetensors, and its bits as unsigned integers of the same size."""
 
     dtype: str
     bits: Array
 
 
-def read_stored(path: Path, tensor: Tensor) -> Stored:
-    """Read one tensor.
-
-    Raises:
-        FormatError: the file is shorter than it was, or the dtype has elements smaller than a byte.
-        StorageError: it cannot be read.
-    """
+def read_stored(path: Path, tensor: Tensor) -> StoredTensor:
+    """Read one tensor."""
     with opened(path) as file:
         file.seek(tensor.begin)
         data = file.read(tensor.size)
@@ -44,16 +38,11 @@ def read_stored(path: Path, tensor: Tensor) -> Stored:
     if len(data) != tensor.size or (count and tensor.size % count):
         raise FormatError(f"{path.name} changed while it was read")
     kind = np.dtype(_STORED[tensor.size // count] if count else np.uint8).newbyteorder("<")
-    return Stored(tensor.dtype, np.frombuffer(data, kind).reshape(tensor.shape))
+    return StoredTensor(tensor.dtype, np.frombuffer(data, kind).reshape(tensor.shape))
 
 
 def same_numbers(path: Path, one: Tensor, other: Tensor) -> bool:
-    """Tell whether two tensors of a file have the same dtype, shape and bytes; they may be an embedding's gigabytes.
-
-    Raises:
-        FormatError: the file is shorter than it was.
-        StorageError: it cannot be read.
-    """
+    """Tell whether two tensors of a file have the same dtype, shape and bytes; they may be an embedding's gigabytes."""
     if (one.dtype, one.shape) != (other.dtype, other.shape):
         return False
     with opened(path) as file:
@@ -70,29 +59,29 @@ def same_numbers(path: Path, one: Tensor, other: Tensor) -> bool:
     return True
 
 
-def transposed(tensor: Stored) -> Stored:
+def transposed(tensor: StoredTensor) -> StoredTensor:
     """Return a matrix transposed; whatever has not two dimensions as it is."""
-    return Stored(tensor.dtype, tensor.bits.T if tensor.bits.ndim == 2 else tensor.bits)
+    return StoredTensor(tensor.dtype, tensor.bits.T if tensor.bits.ndim == 2 else tensor.bits)
 
 
-def repeated(tensor: Stored, times: int) -> Stored:
+def repeated(tensor: StoredTensor, times: int) -> StoredTensor:
     """Return a matrix with each column several times, side by side."""
     if times == 1 or tensor.bits.ndim != 2:
         return tensor
-    return Stored(tensor.dtype, np.repeat(tensor.bits, times, axis=1))
+    return StoredTensor(tensor.dtype, np.repeat(tensor.bits, times, axis=1))
 
 
-def padded(tensor: Stored, axis: int, size: int) -> Stored:
+def padded(tensor: StoredTensor, axis: int, size: int) -> StoredTensor:
     """Return an array with zeros behind its end along one axis, up to a size; zero is all bits off in every format."""
     if tensor.bits.ndim <= axis or tensor.bits.shape[axis] >= size:
         return tensor
     missing = [(0, 0)] * tensor.bits.ndim
     missing[axis] = (0, size - tensor.bits.shape[axis])
-    return Stored(tensor.dtype, np.pad(tensor.bits, missing))
+    return StoredTensor(tensor.dtype, np.pad(tensor.bits, missing))
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def multiplied(tensor: Stored, factor: float) -> tuple[Stored, bool]:
+def multiplied(tensor: StoredTensor, factor: float) -> tuple[StoredTensor, bool]:
     """Return numbers times a factor, and whether that is exact.
 
     The dtype stays if every product has a place in it; else the numbers become float32, rounded once if need be.
@@ -109,24 +98,22 @@ def multiplied(tensor: Stored, factor: float) -> tuple[Stored, bool]:
         same = np.array_equal(decode(kept, candidate).astype(np.float64), products, equal_nan=True)
         exact = short and bool(same)
         if exact or candidate is F32:
-            return Stored(candidate.name, kept.view(_STORED[candidate.size])), exact
+            return StoredTensor(candidate.name, kept.view(_STORED[candidate.size])), exact
     raise AssertionError("float32 was the last")
 
 
-def widened(tensor: Stored) -> Stored:
+def widened(tensor: StoredTensor) -> StoredTensor:
     """Return numbers as float32, exactly."""
     if tensor.dtype not in FORMATS or tensor.dtype == F32.name:
         return tensor
     form = FORMATS[tensor.dtype]
-    return Stored(F32.name, decode(tensor.bits.view(form.stored), form).view(_STORED[F32.size]))
+    return StoredTensor(F32.name, decode(tensor.bits.view(form.stored), form).view(_STORED[F32.size]))
 
 
-def write_stored(path: Path, tensors: Iterable[tuple[str, Stored]], metadata: Mapping[str, str]) -> None:
-    """Write tensors as a safetensors file, in the order given.
-
-    Raises:
-        StorageError: it cannot be written.
-    """
+def write_stored(
+    path: Path, tensors: Iterable[tuple[str, StoredTensor]], metadata: Mapping[str, str]
+) -> None:
+    """Write tensors as a safetensors file, in the order given."""
     held = list(tensors)
     header = build_header(
         [(name, tensor.dtype, tensor.bits.shape) for name, tensor in held], dict(metadata) or None
@@ -135,3 +122,28 @@ def write_stored(path: Path, tensors: Iterable[tuple[str, Stored]], metadata: Ma
         file.write(header)
         for _, tensor in held:
             file.write(np.ascontiguousarray(tensor.bits).data)
+
+
+_MOST = 65_536
+
+
+def group_of(config: Mapping[str, Any]) -> int | None:
+    """Return how many neighbouring inputs share a column of A; None of any other adapter, and where that is no number."""
+    size = config.get("qalora_group_size", 16) if config.get("use_qalora") else None
+    return size if type(size) is int and 1 < size <= _MOST else None
+
+
+_ALONE = 1 << 18
+"""Multiplications in a product of matrices up to which OpenBLAS uses one thread (its interface/gemm.c)."""
+
+
+def cross(a: Array, b: Array) -> Array:
+    """Return a.T @ b of two matrices with as many rows."""
+    rows = a.shape[0]
+    height = min(max(1, _ALONE // max(1, a.shape[1] * b.shape[1])), max(1, rows))
+    whole = rows - rows % height
+    first, second = (factor[:whole].reshape(whole // height, height, factor.shape[1]) for factor in (a, b))
+    found: Array = np.matmul(first.transpose(0, 2, 1), second).sum(axis=0)
+    if whole < rows:
+        found += a[whole:].T @ b[whole:]
+    return found

@@ -81,13 +81,7 @@ def is_tokenizer_file(path: str) -> bool:
 
 
 def refusal(path: str, size: int, others: int = 0) -> str | None:
-    """Return why a tokenizer file cannot be kept; None if it can.
-
-    Args:
-        path: in the adapter's folder.
-        size: in bytes.
-        others: number of additional chat templates before this one.
-    """
+    """Return why a tokenizer file cannot be kept; None if it can."""
     most = _LIMITS.get(path, _LIMITS[TEMPLATE])
     if size > most:
         return f"{path} is too large: {size:,} bytes (at most {most:,})"
@@ -97,11 +91,7 @@ def refusal(path: str, size: int, others: int = 0) -> str | None:
 
 
 def require_readable(path: str, data: bytes) -> None:
-    """Refuse a tokenizer file that is neither a JSON object nor a chat template in UTF-8.
-
-    Raises:
-        FormatError: the file cannot be read.
-    """
+    """Refuse a tokenizer file that is neither a JSON object nor a chat template in UTF-8."""
     if path.endswith(".jinja"):
         try:
             data.decode("utf-8")
@@ -121,10 +111,6 @@ def with_tokenizer(base: Mapping[str, Path], adapter: Mapping[str, Path]) -> dic
 
     A whole tokenizer replaces the base's whole tokenizer.  A chat template alone replaces all templates of the base, since
     transformers prefers files to the one in `tokenizer_config.json`.
-
-    Args:
-        base: paths of the base's files, by name.
-        adapter: paths of the adapter's files, by name.
     """
     own = own_tokenizer(adapter)
     replaced = _replaced_names(own)
@@ -133,12 +119,7 @@ def with_tokenizer(base: Mapping[str, Path], adapter: Mapping[str, Path]) -> dic
 
 
 def reader_with(base: Read, adapter: Mapping[str, Path]) -> Read:
-    """Return a function that reads a base's tokenizer files, with an adapter's instead as in `with_tokenizer`.
-
-    Args:
-        base: reads the base's files.
-        adapter: paths of the adapter's files, by name.
-    """
+    """Return a function that reads a base's tokenizer files, with an adapter's instead as in `with_tokenizer`."""
     own = own_tokenizer(adapter)
     replaced, ours = _replaced_names(own), reader(own)
 
@@ -212,13 +193,6 @@ def differences(ours: Read, theirs: Read) -> list[tuple[str, str]]:
     """Return the differences between two models' tokenizer files that change text, tokens or answers.
 
     Padding, truncation and the spelling of different transformers versions do not count.
-
-    Args:
-        ours: reads the files of one model.
-        theirs: reads the files of the other.
-
-    Returns:
-        Pairs of a file and the setting that differs; a file of `theirs` only if `ours` has none.
     """
     found = []
     one, two = ours(TOKENIZER), theirs(TOKENIZER)
@@ -261,20 +235,13 @@ def differing_keys(ours: Read, theirs: Read, name: str) -> list[str]:
         return sorted(differing | {key for key in _GENERATING if one.get(key) != two.get(key)})
     tokens, their_tokens = dict(special_tokens(one)), dict(special_tokens(two))
     changed = {key for key in tokens if key != "pad_token" and tokens[key] != their_tokens[key]}
-    return sorted(
-        changed
-        | {
-            key
-            for key in differing - tokens.keys()
-            if key != "tokenizer_class" or _is_other_class(one[key], two[key])
-        }
-    )
-
-
-def _is_other_class(one: Any, two: Any) -> bool:
-    """Tell whether two tokenizer classes differ, but for the fast form; transformers 5 writes TokenizersBackend for any."""
-    names = {str(name).removesuffix("Fast") for name in (one, two)}
-    return len(names) > 1 and "TokenizersBackend" not in names
+    if (
+        "tokenizer_class" in differing
+    ):  # but for the fast form; transformers 5 writes TokenizersBackend for any
+        classes = {str(settings["tokenizer_class"]).removesuffix("Fast") for settings in (one, two)}
+        if len(classes) == 1 or "TokenizersBackend" in classes:
+            differing.remove("tokenizer_class")
+    return sorted(changed | (differing - tokens.keys()))
 
 
 def _tokenizer(data: bytes | None) -> Any:
@@ -290,7 +257,10 @@ def _tokenizer(data: bytes | None) -> Any:
     document = {
         key: value for key, value in document.items() if key not in ("version", "truncation", "padding")
     }
-    if not _adds_tokens(document.get("post_processor")):
+    processor: Any = document.get("post_processor")
+    kind = processor.get("type") if isinstance(processor, dict) else "ByteLevel"
+    # transformers 5 writes one without tokens, and ByteLevel only changes offsets.
+    if kind == "ByteLevel" or (kind == "TemplateProcessing" and not processor.get("special_tokens")):
         document.pop("post_processor", None)
     model = document.get("model")
     if isinstance(model, dict):
@@ -300,13 +270,3 @@ def _tokenizer(data: bytes | None) -> Any:
             own["merges"] = [" ".join(map(str, each)) if isinstance(each, list) else each for each in merges]
         document["model"] = own
     return document
-
-
-def _adds_tokens(processor: Any) -> bool:
-    """Tell whether a post-processor changes token ids.
-
-    transformers 5 writes one without tokens, and ByteLevel only changes offsets.
-    """
-    if not isinstance(processor, dict) or processor.get("type") == "ByteLevel":
-        return False
-    return processor.get("type") != "TemplateProcessing" or bool(processor.get("special_tokens"))

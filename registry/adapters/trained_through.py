@@ -33,14 +33,7 @@ mlx-lm takes what stands in a configuration over into that of the next run (`mlx
 
 
 def trained_through(config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the format that an adapter was trained through, as MLX writes it: `group_size`, `bits`, `mode`; None of any other.
-
-    Args:
-        config: the adapter's, as it was parsed.
-
-    Raises:
-        ValueError: it is no format of MLX.
-    """
+    """Return the format that an adapter was trained through, as MLX writes it: `group_size`, `bits`, `mode`; None of any other."""
     said = config.get(QUANTIZATION_AWARE)
     if said is None or said is False:
         return None
@@ -63,10 +56,6 @@ def aware_of(method: str, config: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the format that a registered adapter was trained through; None of any other, and where the entry is no format.
 
     Such an adapter was admitted when nobody looked at the entry, and is fused since as what its tensors are.
-
-    Args:
-        method: `lora`, `dora` or `full`.
-        config: as it is on record.
     """
     try:
         return None if method == "full" else trained_through(config)
@@ -85,12 +74,7 @@ def kept_entries(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def format_in_words(method: str, config: Mapping[str, Any]) -> str | None:
-    """Return the format that an adapter must be fused into; None where it may be used unfused.
-
-    Args:
-        method: `lora`, `dora` or `full`.
-        config: the adapter's.
-    """
+    """Return the format that an adapter must be fused into; None where it may be used unfused."""
     if config.get(NVFP4_MERGE_AWARE):
         return "NVFP4 with a scale per tensor"
     aware = aware_of(method, config)
@@ -105,17 +89,7 @@ def in_words(aware: Mapping[str, Any]) -> str:
 def require_usable_unfused(
     name: str, method: str, config: Mapping[str, Any], use: str = "used unfused"
 ) -> None:
-    """Refuse unfused use of a merge-aware adapter, since base + adapter is worse than the base.
-
-    Args:
-        name: the adapter's.
-        method: `lora`, `dora` or `full`.
-        config: as it is on record.
-        use: the requested use, for the message.
-
-    Raises:
-        BadInputError: the adapter is merge-aware.
-    """
+    """Refuse unfused use of a merge-aware adapter, since base + adapter is worse than the base."""
     if (form := format_in_words(method, config)) is None:
         return
     hint = MERGE_WITH_AXOLOTL if config.get(NVFP4_MERGE_AWARE) else f"fusery fuse {name}"
@@ -123,15 +97,7 @@ def require_usable_unfused(
 
 
 def require_fusable(name: str, config: Mapping[str, Any]) -> None:
-    """Refuse an adapter that was trained for a format that cannot be written.
-
-    Args:
-        name: the adapter's.
-        config: as it is on record.
-
-    Raises:
-        FusionUnsupportedError: the adapter was trained for such a format.
-    """
+    """Refuse an adapter that was trained for a format that cannot be written."""
     if config.get(NVFP4_MERGE_AWARE):
         raise FusionUnsupportedError(
             f"{name} was trained to be fused into NVFP4 with a scale per tensor, which cannot be written yet",
@@ -146,11 +112,6 @@ MERGE_WITH_AXOLOTL = (
 
 
 def is_of_others(config: Mapping[str, Any], digest: str) -> bool:
-    """Tell whether an adapter's entry is about other weights than it has.
-
-    Args:
-        config: the adapter's, as it was parsed.
-        digest: of its weights, in the form that the trainer wrote.
-    """
+    """Tell whether an adapter's entry is about other weights than it has."""
     theirs = config.get(ITS_WEIGHTS)
     return theirs is not None and not (isinstance(theirs, list) and digest in theirs)

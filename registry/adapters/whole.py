@@ -14,14 +14,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fusery.storage.safetensors import Header, Tensor
+import numpy as np
 
-from ..engine.arithmetic import FORMATS
-from .endings import Endings
-from .files import PEFT_WEIGHTS
-from .peft_config import CONFIG
+from fusery.storage.errors import FormatError, FuseryError
+from fusery.storage.safetensors import BASE_HEADER_LIMIT, Header, Tensor, read_header
+
+from ..engine.affine import pack_rows
+from ..engine.arithmetic import FORMATS, Array, decode, encode
+from ..engine.config import weight_names
+from ..engine.grids import affine_grid
+from ..models.libraries import HEAD, every_name
+from .files import CONFIG, PEFT_WEIGHTS
+from .finding import Finding
+from .patterns import Endings
 from .peft_folder import ROWS, own_name
-from .remark import Remark
 from .tensors import same_numbers
 
 _UNTRAINED = ".original_module."
@@ -35,9 +41,7 @@ class TrainedRows:
     """Rows of trained tokens.
 
     Attributes:
-        indices: the number of each row in the base's tensor.
         tensor: the rows, (tokens, columns).
-        name: of the tensor in PEFT's file.
     """
 
     indices: tuple[int, ...]
@@ -47,17 +51,7 @@ class TrainedRows:
 
 @dataclass(frozen=True, slots=True)
 class WholeTensors:
-    """What replaces numbers of the base, by the names of the base's tensors.
-
-    Attributes:
-        tensors: whole ones.
-        names: theirs in PEFT's file.
-        rows: of trained tokens.
-        strange: why PEFT would not load a tensor, which matters if it is not the base's own.
-        saved: what `modules_to_save` names.
-        rowed: the modules that `trainable_token_indices` names; none where it is a list.
-        keeps_tied: `ensure_weight_tying` is set.
-    """
+    """What replaces numbers of the base, by the names of the base's tensors."""
 
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
@@ -83,20 +77,9 @@ class WholeTensors:
 
 def read_whole(
     weights: Path, header: Header, names: Sequence[str], raw: Mapping[str, Any], adapted: Collection[str]
-) -> tuple[WholeTensors, list[Remark]]:
-    """Read which tensors of a PEFT adapter replace the base's, and what is wrong with them.
-
-    Args:
-        weights: `adapter_model.safetensors`.
-        header: its header.
-        names: of whole tensors and rows, from `sort_tensors`.
-        raw: the configuration as plain JSON.
-        adapted: paths of the modules that have factors.
-
-    Returns:
-        what can be used, and remarks on what cannot.
-    """
-    remarks: list[Remark] = []
+) -> tuple[WholeTensors, list[Finding]]:
+    """Read which tensors of a PEFT adapter replace the base's, and what is wrong with them."""
+    remarks: list[Finding] = []
     saved = raw.get("modules_to_save")
     saved = [saved] if isinstance(saved, str) else saved or []
     if not isinstance(saved, list) or not all(isinstance(name, str) for name in saved):
@@ -109,7 +92,8 @@ def read_whole(
     tokens = raw.get("trainable_token_indices")
     rowed = Endings(tokens if isinstance(tokens, Mapping) else ())
     whole = WholeTensors(saved=Endings(saved), rowed=rowed, keeps_tied=raw.get("ensure_weight_tying") is True)
-    if not _are_tokens(tokens):
+    lists = list(tokens.values()) if isinstance(tokens, Mapping) else [tokens]
+    if not all(not each or (isinstance(each, list) and all(type(i) is int for i in each)) for each in lists):
         remarks.append(
             refused(f"trainable_token_indices in {CONFIG} is no list of tokens, and no lists by module")
         )
@@ -145,17 +129,9 @@ def read_whole(
     return made, remarks or list(_absent(made, raw))
 
 
-def refused(message: str, hint: str = "save it again with save_pretrained of PEFT") -> Remark:
+def refused(message: str, hint: str = "save it again with save_pretrained of PEFT") -> Finding:
     """Return the remark that whole tensors cannot be used."""
-    return Remark("peft_full_modules", "error", PEFT_WEIGHTS, message, hint)
-
-
-def _are_tokens(said: Any) -> bool:
-    """Tell whether `trainable_token_indices` is what PEFT takes: nothing, a list of tokens, or such lists by module."""
-    lists = list(said.values()) if isinstance(said, Mapping) else [said]
-    return all(
-        not each or (isinstance(each, list) and all(type(index) is int for index in each)) for each in lists
-    )
+    return Finding("peft_full_modules", "error", PEFT_WEIGHTS, message, hint)
 
 
 def _unwrapped(
@@ -165,30 +141,24 @@ def _unwrapped(
     if name.endswith(f".{ROWS}"):
         return None
     saved = whole.is_saved(f"{module}.weight")
-    if (
-        module in in_rows
-        and not saved
-        and ".token_adapter.base_layer." not in name
-        and _UNTRAINED not in name
-    ):
-        return f"{name} is beside trained rows of the same module, and PEFT loads these alone"
-    if ".token_adapter." in name and (module not in in_rows or ".token_adapter.base_layer." not in name):
-        return f"{name} is named as what trained rows are put on, and there are none of that module"
-    if ".base_layer." in name and module not in adapted and module not in in_rows:
-        return f"{name} is named as the base of factors, and there are none of that module"
-    if ".modules_to_save." in name and not saved:
-        return f"{name} is named as a module of modules_to_save, which does not name it"
-    if _UNTRAINED in name and module not in in_rows:
-        return f"{name} is the module before it was trained, and as it was trained it is not there"
-    return None
+    put_on = ".token_adapter.base_layer." in name
+    if module in in_rows and not (saved or put_on or _UNTRAINED in name):
+        why = "is beside trained rows of the same module, and PEFT loads these alone"
+    elif ".token_adapter." in name and (module not in in_rows or not put_on):
+        why = "is named as what trained rows are put on, and there are none of that module"
+    elif ".base_layer." in name and module not in adapted and module not in in_rows:
+        why = "is named as the base of factors, and there are none of that module"
+    elif ".modules_to_save." in name and not saved:
+        why = "is named as a module of modules_to_save, which does not name it"
+    elif _UNTRAINED in name and module not in in_rows:
+        why = "is the module before it was trained, and as it was trained it is not there"
+    else:
+        return None
+    return f"{name} {why}"
 
 
 def _chosen(weights: Path, header: Header, names: Sequence[str]) -> str | None:
-    """Return which of several names of one tensor has its numbers; None where they differ.
-
-    After the vocabulary was resized, PEFT saves a module of `modules_to_save` up to three times: as it was before it was
-    trained (`original_module`), and twice as it is now.
-    """
+    """Return which of several names of one tensor has its numbers; None where they differ."""
     trained = sorted((name for name in names if _UNTRAINED not in name), key=lambda name: (len(name), name))
     if not trained:
         return names[0] if len(names) == 1 else None
@@ -221,7 +191,7 @@ def _misfit(indices: tuple[int, ...] | None, tensor: Tensor, module: str) -> str
     return None
 
 
-def _absent(whole: WholeTensors, raw: Mapping[str, Any]) -> Iterator[Remark]:
+def _absent(whole: WholeTensors, raw: Mapping[str, Any]) -> Iterator[Finding]:
     """Yield a remark on what the configuration says was trained whole and is not in the file."""
     meant: set[str] = set()
     for name in whole.tensors:
@@ -235,3 +205,111 @@ def _absent(whole: WholeTensors, raw: Mapping[str, Any]) -> Iterator[Remark]:
     held = {frozenset(rows.indices) for rows in whole.rows.values()}
     if any(isinstance(rows, list) and frozenset(rows) not in held for rows in wanted):
         yield refused(f"trainable_token_indices names tokens of which {PEFT_WEIGHTS} holds no rows")
+
+
+COPY, QUANTISED_COPY, OTHER, UNKNOWN = "copy", "quantised copy", "other", "unknown"
+"""What a whole tensor is to the base: its numbers; what its were quantised from; other numbers; none that it has."""
+
+_BLOCK = 1 << 22
+"""Numbers that are compared at a time."""
+
+_EMBEDDINGS = (
+    "model.embed_tokens.weight",
+    "language_model.model.embed_tokens.weight",
+    "model.language_model.embed_tokens.weight",
+    "transformer.wte.weight",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A tensor, and the file that it lies in."""
+
+    file: Path
+    tensor: Tensor
+
+
+def likeness(
+    files: Mapping[str, Path], config: Mapping[str, Any], weights: Path, names: Sequence[str]
+) -> dict[str, str]:
+    """Tell of tensors in an adapter's file whether they are the base's."""
+    try:
+        theirs = read_header(weights).tensors
+        base = {
+            name: _Place(files[file], tensor)
+            for file in weight_names(files)
+            for name, tensor in read_header(files[file], limit=BASE_HEADER_LIMIT).tensors.items()
+        }
+    except FuseryError:
+        return dict.fromkeys(names, UNKNOWN)
+    found = {}
+    for name in names:
+        try:
+            found[name] = _likeness(_Place(weights, theirs[name]), own_name(name), base, config)
+        except (OSError, FormatError):
+            found[name] = UNKNOWN
+    return found
+
+
+def _likeness(copy: _Place, name: str, base: Mapping[str, _Place], config: Mapping[str, Any]) -> str:
+    name = next((each for each in every_name(name) if each in base), name)
+    if name in ("lm_head.weight", f"{HEAD}.weight") and name not in base:  # tied: the head is the embedding
+        name = next((each for each in _EMBEDDINGS if each in base), name)
+    own = base.get(name)
+    if own is None or copy.tensor.dtype not in FORMATS or not copy.tensor.shape:
+        return UNKNOWN
+    if (scales := base.get(f"{name.removesuffix('.weight')}.scales")) is not None:
+        return _quantised(copy, own, scales, base.get(f"{name.removesuffix('.weight')}.biases"), name, config)
+    if own.tensor.dtype not in FORMATS or own.tensor.shape != copy.tensor.shape:
+        return UNKNOWN
+    pairs = zip(_blocks(copy), _blocks(own), strict=True)
+    return COPY if all(np.array_equal(one, other) for one, other in pairs) else OTHER
+
+
+def _quantised(
+    copy: _Place, words: _Place, scales: _Place, biases: _Place | None, name: str, config: Mapping[str, Any]
+) -> str:
+    """Quantise a copy as the base's weight is, and compare what comes out."""
+    said, shape = config.get("quantization"), copy.tensor.shape
+    module, dtype = name.removesuffix(".weight"), scales.tensor.dtype
+    grid = affine_grid(said, module, dtype) if isinstance(said, Mapping) else None
+    if grid is None or biases is None or len(shape) != 2 or shape[1] % grid.group_size:
+        return UNKNOWN
+    size, form = grid.group_size, grid.form
+    if (shape[0], shape[1] // size) != scales.tensor.shape:
+        return UNKNOWN
+    for first, values in zip(range(0, shape[0], _rows(copy.tensor)), _blocks(copy), strict=True):
+        if not np.array_equal(decode(encode(values, form), form), values):
+            return UNKNOWN  # the base was quantised from other numbers than these, which have more bits
+        packed = pack_rows(values.reshape(-1, size), grid)
+        count = len(values)
+        for place, made in ((words, packed.words), (scales, packed.scales), (biases, packed.biases)):
+            if _bytes(place, first, count) != np.ascontiguousarray(made).tobytes():
+                return OTHER
+    return QUANTISED_COPY
+
+
+def _rows(tensor: Tensor) -> int:
+    """Return how many rows are compared at a time."""
+    return max(1, _BLOCK * tensor.shape[0] // max(1, int(np.prod(tensor.shape))))
+
+
+def _blocks(place: _Place) -> Iterator[Array]:
+    """Yield a tensor's numbers as float32, some rows at a time."""
+    form, shape = FORMATS[place.tensor.dtype], place.tensor.shape
+    count = _rows(place.tensor)
+    for first in range(0, shape[0], count):
+        rows = min(count, shape[0] - first)
+        data = np.frombuffer(_bytes(place, first, rows), form.stored)
+        yield decode(data, form).reshape(rows, *shape[1:])
+
+
+def _bytes(place: _Place, first: int, rows: int) -> bytes:
+    """Return some rows of a tensor as they are stored."""
+    width = place.tensor.size // place.tensor.shape[0]
+    with place.file.open("rb", buffering=0) as file:
+        file.seek(place.tensor.begin + first * width)
+        data = file.read(rows * width)
+    if len(data) < rows * width:
+        raise FormatError("the file ends before the tensor does")
+    return data

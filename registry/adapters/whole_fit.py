@@ -6,28 +6,27 @@ them is trained whole, unless `ensure_weight_tying` is set; rows of trained toke
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from fusery.storage.errors import FuseryError
-from fusery.storage.safetensors import BASE_HEADER_LIMIT, Tensor, read_header
+from fusery.storage.safetensors import BASE_HEADER_LIMIT, Header, Tensor, read_header
 
 from ..engine import architectures
 from ..engine.arithmetic import FORMATS
 from ..engine.config import weight_names
 from ..models.architecture import Architecture, architecture_of
-from ..models.language_model import HEAD as SEEING_HEAD
-from .base_copies import COPY, QUANTISED_COPY, likeness
-from .peft_folder import some
+from ..models.libraries import HEAD as SEEING_HEAD
+from .finding import some
 from .peft_form import names_are_shared
 from .tensors import same_numbers
-from .whole import TrainedRows, WholeTensors
+from .whole import COPY, QUANTISED_COPY, TrainedRows, WholeTensors, likeness
 
-_EMBEDDINGS = frozenset({"embed_tokens", "wte", "tok_embeddings", "word_embeddings", "embeddings"})
-_HEADS = frozenset({"lm_head", "output", "embed_out"})
+EMBEDDINGS = frozenset({"embed_tokens", "wte", "tok_embeddings", "word_embeddings", "embeddings"})
+HEADS = frozenset({"lm_head", "output", "embed_out"})
 _COPIES = (COPY, QUANTISED_COPY)
 HEAD = "lm_head.weight"
 
@@ -37,13 +36,7 @@ class FittedWhole:
     """What replaces numbers of one base, by the names of its tensors.
 
     Attributes:
-        tensors: whole ones.
-        rows: of trained tokens.
-        copies: names of tensors that are the base's own, and are left out.
-        quantised: some of these are what the base's were quantised from.
         untied: the name of the embedding that was the head as well, and is not any more; None where nothing comes apart.
-        vocabulary: how many tokens there are, where that is another number than the base's.
-        problems: why it does not fit, in sentences; then nothing else counts.
     """
 
     tensors: Mapping[str, Tensor]
@@ -68,63 +61,13 @@ class FittedWhole:
 def fit_whole(
     files: Mapping[str, Path], config: Mapping[str, Any], weights: Path, whole: WholeTensors
 ) -> FittedWhole:
-    """Hold whole tensors against a base.
-
-    Args:
-        files: the base's files by name.
-        config: its `config.json`.
-        weights: the adapter's `adapter_model.safetensors`.
-        whole: from `read_whole`.
-
-    Returns:
-        what replaces what; with `problems` where it does not fit, or the base cannot be read.
-    """
+    """Hold whole tensors against a base."""
     try:
         headers = [read_header(files[name], limit=BASE_HEADER_LIMIT) for name in weight_names(files)]
-        base = _BaseTensors.of(architecture_of(config, headers), headers)
         alike = likeness(files, config, weights, list(whole.names.values()))
-        return _Fitting(base, weights, whole, alike).fitted()
+        return _Fitting(architecture_of(config, headers), headers, weights, whole, alike).fitted()
     except (FuseryError, OSError):
         return FittedWhole({}, {}, problems=("the base cannot be read, to hold whole tensors against it",))
-
-
-@dataclass(frozen=True, slots=True)
-class _BaseTensors:
-    """What is to be known of a base.
-
-    Attributes:
-        architecture: its weights by module.
-        shapes: logical shape of each tensor that numbers can replace, by name; of quantised ones, too.
-        embedding: name of its embedding.
-        head: name of its head, None where that is the embedding.
-    """
-
-    architecture: Architecture
-    shapes: Mapping[str, tuple[int, ...]]
-    embedding: str | None
-    head: str | None
-
-    @classmethod
-    def of(cls, architecture: Architecture, headers: list[Any]) -> _BaseTensors:
-        held = {name: tensor for header in headers for name, tensor in header.tensors.items()}
-        known = architectures.architecture_of(architecture.model_type)
-        for name in known.dropped(held, architecture.config) if known else ():
-            del held[name]
-        shapes = {name: tensor.shape for name, tensor in held.items() if tensor.dtype in FORMATS}
-        for module, weight in architecture.weights.items():
-            if weight.bits is not None and f"{module}.weight" in held:
-                shapes[f"{module}.weight"] = weight.shape
-        matrices = [name for name, shape in shapes.items() if len(shape) == 2 and name.endswith(".weight")]
-        embedding = next((name for name in matrices if _last(name) in _EMBEDDINGS), None)
-        ends = (name for name in matrices if name.count(".") == 1 or name == f"{SEEING_HEAD}.weight")
-        head = next((name for name in ends if _last(name) in _HEADS), None)
-        return cls(architecture, shapes, embedding, head)
-
-    @property
-    def comes_apart(self) -> bool:
-        """Whether mlx-lm's class of the model has a head of its own where the configuration says so."""
-        known = architectures.architecture_of(self.architecture.model_type)
-        return known is not None and known.tied is not None
 
 
 def _last(name: str) -> str:
@@ -135,18 +78,40 @@ class _Fitting:
     """One adapter's whole tensors on one base."""
 
     def __init__(
-        self, base: _BaseTensors, weights: Path, whole: WholeTensors, alike: Mapping[str, str]
+        self,
+        architecture: Architecture,
+        headers: Sequence[Header],
+        weights: Path,
+        whole: WholeTensors,
+        alike: Mapping[str, str],
     ) -> None:
-        self._base, self._weights, self._whole = base, weights, whole
+        self._architecture, self._weights, self._whole = architecture, weights, whole
         self._alike = {name: alike[given] for name, given in whole.names.items()}
         self._tensors, self._rows = dict(whole.tensors), dict(whole.rows)
         self._untied: str | None = None
+        held = {name: tensor for header in headers for name, tensor in header.tensors.items()}
+        known = architectures.architecture_of(architecture.model_type)
+        self._comes_apart = known is not None and known.tied is not None
+        for name in known.dropped(held, architecture.config) if known else ():
+            del held[name]
+        # Logical shapes of what numbers can replace; of quantised tensors, too.
+        self._shapes = {name: tensor.shape for name, tensor in held.items() if tensor.dtype in FORMATS}
+        for module, weight in architecture.weights.items():
+            if weight.bits is not None and f"{module}.weight" in held:
+                self._shapes[f"{module}.weight"] = weight.shape
+        matrices = [
+            name for name, shape in self._shapes.items() if len(shape) == 2 and name.endswith(".weight")
+        ]
+        self._embedding = next((name for name in matrices if _last(name) in EMBEDDINGS), None)
+        ends = (name for name in matrices if name.count(".") == 1 or name == f"{SEEING_HEAD}.weight")
+        # None where the head is the embedding.
+        self._head = next((name for name in ends if _last(name) in HEADS), None)
 
     def fitted(self) -> FittedWhole:
         copies = [name for name, found in self._alike.items() if found in _COPIES]
         problems = [why for name, why in self._whole.strange.items() if name not in copies]
         problems += self._lost(copies)
-        problems += self._tied() if self._base.head is None and self._base.embedding else []
+        problems += self._tied() if self._head is None and self._embedding else []
         copies = [name for name, found in self._alike.items() if found in _COPIES]
         for name in copies:
             self._tensors.pop(name, None)
@@ -156,7 +121,7 @@ class _Fitting:
         vocabulary = None
         if not problems:
             problems += self._ends()
-            rows, before = self._rows_of(self._base.embedding), self._shape(self._base.embedding)[:1]
+            rows, before = self._rows_of(self._embedding), self._shape(self._embedding)[:1]
             vocabulary = rows if before and rows != before[0] else None
         quantised = QUANTISED_COPY in self._alike.values()
         return FittedWhole(
@@ -165,8 +130,8 @@ class _Fitting:
 
     def _lost(self, copies: Collection[str]) -> Iterator[str]:
         """Refuse what was trained whole of some of the modules that it was trained of."""
-        names = [name for name in self._base.shapes if name.endswith((".weight", ".bias"))]
-        if not names_are_shared(self._base.architecture):
+        names = [name for name in self._shapes if name.endswith((".weight", ".bias"))]
+        if not names_are_shared(self._architecture):
             return
         saved = [name for name in names if self._whole.is_saved(name) and name not in self._tensors]
         # Factors within a saved module go into its weight, which lies beside them in the file.
@@ -175,16 +140,18 @@ class _Fitting:
         rows = [name for name in names if self._whole.has_rows(name) and name not in self._rows]
         if rows and self._rows:
             yield f"trainable_token_indices means {some(rows)} too, of which the adapter holds no rows"
-        if HEAD in self._rows and self._base.head is not None and not self._whole.rowed:
+        if HEAD in self._rows and self._head is not None and not self._whole.rowed:
             yield f"a list of trainable_token_indices is of the embedding, and there are rows of {HEAD}"
 
     def _tied(self) -> Iterator[str]:
         """Decide what becomes of the two ends of a tied matrix."""
-        end, head, saved = self._base.embedding, self._tensors.get(HEAD), self._whole.is_saved
+        end, head, saved = self._embedding, self._tensors.get(HEAD), self._whole.is_saved
         assert end is not None
         embedding = self._tensors.get(end)
         if HEAD in self._rows:
-            yield from self._tied_rows(end)
+            ours, theirs = self._rows.pop(HEAD), self._rows.get(end)
+            if theirs is None or ours.indices != theirs.indices or not self._same(ours.tensor, theirs.tensor):
+                yield f"the trained rows of {HEAD} are not those of {end}, which is the same matrix of the base"
         if all(self._alike[name] in _COPIES for name in (end, HEAD) if name in self._tensors):
             return
         if head is not None and embedding is not None and self._same(head, embedding):
@@ -199,22 +166,17 @@ class _Fitting:
             self._untied = end
             if self._rows:
                 yield "tokens were trained beside a whole embedding or head of a base where the two are one matrix"
-            if not self._base.comes_apart:
-                kind = self._base.architecture.model_type[:40]
-                yield f"PEFT takes the head from the embedding, and mlx-lm's {kind} has no head of its own"
-
-    def _tied_rows(self, end: str) -> Iterator[str]:
-        ours, theirs = self._rows.pop(HEAD), self._rows.get(end)
-        if theirs is None or ours.indices != theirs.indices or not self._same(ours.tensor, theirs.tensor):
-            yield f"the trained rows of {HEAD} are not those of {end}, which is the same matrix of the base"
+            if not self._comes_apart:
+                kind = self._architecture.model_type
+                yield f"PEFT takes the head from the embedding, and mlx-lm's {kind[:40]} has no head of its own"
 
     def _same(self, one: Tensor, other: Tensor) -> bool:
         return same_numbers(self._weights, one, other)
 
     def _shape(self, name: str | None) -> tuple[int, ...]:
-        if name == HEAD and self._base.head is None:
-            name = self._base.embedding
-        return self._base.shapes.get(name or "", ())
+        if name == HEAD and self._head is None:
+            name = self._embedding
+        return self._shapes.get(name or "", ())
 
     def _rows_of(self, name: str | None) -> int:
         shape = self._tensors[name].shape if name in self._tensors else self._shape(name)
@@ -222,8 +184,8 @@ class _Fitting:
 
     def _unknown(self) -> Iterator[str]:
         names = {*self._tensors, *self._rows}
-        if names and not names_are_shared(self._base.architecture):
-            kind = self._base.architecture.model_type[:40]
+        if names and not names_are_shared(self._architecture):
+            kind = self._architecture.model_type[:40]
             yield f"mlx-lm gives the modules of {kind} other names than transformers does: {some(names)}"
             return
         unknown = [name for name in names if not self._shape(name)]
@@ -231,7 +193,7 @@ class _Fitting:
             yield f"the base has no weight of such a name: {some(unknown)}"
 
     def _misfits(self) -> Iterator[str]:
-        ends = {self._base.embedding, self._base.head, HEAD if self._untied else None}
+        ends = {self._embedding, self._head, HEAD if self._untied else None}
         for name, tensor in self._tensors.items():
             theirs = self._shape(name)
             resized = name in ends and len(tensor.shape) == 2 and tensor.shape[1:] == theirs[1:]
@@ -246,10 +208,10 @@ class _Fitting:
 
     def _ends(self) -> Iterator[str]:
         """Refuse a vocabulary that is resized at one end only."""
-        head = HEAD if self._untied else self._base.head
-        if head is None or self._base.embedding is None:
+        head = HEAD if self._untied else self._head
+        if head is None or self._embedding is None:
             return
-        ours, theirs = self._rows_of(self._base.embedding), self._rows_of(head)
-        changed = {self._base.embedding, head} & self._tensors.keys()
+        ours, theirs = self._rows_of(self._embedding), self._rows_of(head)
+        changed = {self._embedding, head} & self._tensors.keys()
         if changed and ours != theirs:
-            yield f"{self._base.embedding} has {ours} rows and {head} {theirs}: the vocabulary was resized at one end only"
+            yield f"{self._embedding} has {ours} rows and {head} {theirs}: the vocabulary was resized at one end only"

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
+import json
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from ..adapters.files import CONFIG, METADATA, WEIGHTS
 from ..adapters.finding import Finding, some
 from ..engine.config import has_vision
 from ..errors import BadInputError
+from ..models.libraries import ignored_window
 from ..names import parse_base_name
 from ..parsing import plural
+from ..runtime.mlx_keys import added_keys, class_of
 from .candidate import Candidate, tail
-from .code import Code, rule
+from .code import error, info, rule, warning
 
 _BLIND = (
     "mlx-lm has the language model alone: adapt nothing that sees (PEFT: exclude_modules; Unsloth: "
@@ -21,45 +29,38 @@ _BLIND = (
 )
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
-BASE_MISMATCH = Code(
+BASE_MISMATCH = error(
     "base_mismatch",
-    "error",
     "the adapter's files name another base than the one given",
     "an adapter on a model that it was not trained on gives nonsense that looks like an answer",
     "give the base that it was trained on; or say it with --trained-on, where the one given is its twin at another precision",
 )
-BASE_UNVERIFIED = Code(
+BASE_UNVERIFIED = warning(
     "base_unverified",
-    "warning",
     "the adapter's files name the base by a path, which cannot be compared",
     "nobody has said that this is the base it was trained on",
     "write the base's name as base_model in adapter_metadata.json",
 )
-BASE_ALIAS = Code(
+BASE_ALIAS = info(
     "base_alias",
-    "info",
     "the adapter's files name the base by one of its further names",
     "the record shows the base's first name, which somebody may not expect",
-    "",
 )
-BASE_REVISION = Code(
+BASE_REVISION = warning(
     "base_revision",
-    "warning",
     "the adapter's files name another commit of the base than those that the base here is known to be of",
     "a model that was changed since is another model, and the update was learned on what it was",
     "add the base at that commit: fusery base add OWNER/NAME --revision COMMIT",
 )
-BASE_QUANTISED = Code(
+BASE_QUANTISED = warning(
     "base_quantised_in_training",
-    "warning",
     "the base was quantised only while the adapter was trained, and the one given is not",
     "the update was learned beside rounded weights, which exist nowhere as a model",
     "add the base at that precision, and give it with --base; or with --trained-on, where the adapter is for the dense one",
 )
 _TIED = "the base's head is its embedding: name the base that it was trained on, which has a separate head"
-UNKNOWN_MODULE = Code(
+UNKNOWN_MODULE = error(
     "unknown_module",
-    "error",
     "adapted modules are not in the base",
     "their updates have nothing to be added to",
     "the adapter belongs to another base model",
@@ -118,32 +119,24 @@ def _one_declared_base(candidate: Candidate, file: str, name: str) -> Iterator[F
         message = f"{file} says the adapter was trained on {name!r}, which is registered as {other!r}, not {meant!r}"
         twin = f"give --base {other}; or --trained-on {other}, where {base.name} is the same at another precision"
         yield BASE_MISMATCH.found(file, message, twin if trained is None else f"give --trained-on {other}")
-    elif _is_local_path(name):
-        message = f"{file} names the base by the path {name!r}, which cannot be compared with {meant!r}"
-        yield BASE_UNVERIFIED.found(file, message)
-    else:
-        message = f"{file} says the adapter was trained on {name!r}, and the base given is {meant!r}"
-        twin = "; if it is the same at another precision, add it as a base of its own, and give --trained-on"
-        yield BASE_MISMATCH.found(file, message, _same_model(file, name) + ("" if trained else twin))
-
-
-def _same_model(file: str, name: str) -> str:
-    """Return what to do when both names mean one model: not every name can be given to a base."""
-    try:
-        parse_base_name(name)
-    except BadInputError:
-        return f"if both are the same model, write the name of the base given in {file}"
-    return f"if both are the same model, run: fusery base add SOURCE --name '{name}'"
-
-
-def _is_local_path(name: str) -> bool:
-    return (
+    elif (
         not tail(name)
         or name.startswith(("/", "./", "../", "~"))
         or "\\" in name
         or name.count("/") > 1
         or Path(name).suffix == ".gguf"
-    )
+    ):
+        message = f"{file} names the base by the path {name!r}, which cannot be compared with {meant!r}"
+        yield BASE_UNVERIFIED.found(file, message)
+    else:
+        try:
+            parse_base_name(name)
+            same = f"if both are the same model, run: fusery base add SOURCE --name '{name}'"
+        except BadInputError:
+            same = f"if both are the same model, write the name of the base given in {file}"
+        message = f"{file} says the adapter was trained on {name!r}, and the base given is {meant!r}"
+        twin = "; if it is the same at another precision, add it as a base of its own, and give --trained-on"
+        yield BASE_MISMATCH.found(file, message, same + ("" if trained else twin))
 
 
 @rule(UNKNOWN_MODULE)
@@ -159,3 +152,133 @@ def modules_of_base(candidate: Candidate) -> Iterator[Finding]:
         if unknown <= candidate.tied_heads:
             hint = _TIED
         yield UNKNOWN_MODULE.found(WEIGHTS, message, hint)
+
+
+FILE = "config.json"
+_SHOWN = 60
+_SCALING = "rope_scaling"
+_CHANGING = ("rope_theta", _SCALING, "partial_rotary_factor", "rope_local_base_freq")
+"""Keys that change what is computed, rather than whether the class can be made."""
+
+BASE_KEYS_ADDED = warning(
+    "base_keys_added",
+    "the base's config.json says something under keys of transformers 5 that mlx-lm's class of the model does not read",
+    "mlx-lm by itself takes defaults in silence, or cannot load the base; fusery gives it the keys wherever it runs, "
+    "fuses, trains and serves, and the base's files stay as they are",
+    "train with fusery train, or add the keys to config.json yourself where mlx-lm runs on its own",
+)
+BASE_KEYS_LOST = warning(
+    "base_keys_lost",
+    "mlx-lm's class of the base ignores settings in config.json",
+    "mlx-lm and transformers compute different outputs",
+    "use the base with transformers' own class of the model, not with mlx",
+)
+BASE_NOT_LOADED = warning(
+    "base_not_loaded",
+    "mlx-lm's class of the model cannot load the base",
+    "nothing can be fused into it, measured or served by mlx; adapters can be kept and given to other servers",
+    "take the files as the model's authors published them, or a conversion by mlx_lm.convert",
+)
+BASE_WINDOW_IGNORED = warning(
+    "base_window_ignored",
+    "the base has a sliding window that mlx-lm's class of the model ignores",
+    "on longer texts mlx-lm also attends to tokens before the window, so that its answers differ from those of transformers",
+    "keep prompt and answer together within the window, or use a server that computes it: fusery materialize --target vllm",
+)
+TRAINED_ON_DEFAULTS = info(
+    "trained_on_defaults",
+    "the adapter is in mlx-lm's form, and mlx-lm by itself reads the base's config.json incompletely",
+    "unless fusery train trained it, it was trained on a model that computes something else than the base does",
+    "look at its losses with fusery eval probe; if they are worse than in training, train anew with fusery train",
+)
+
+
+@rule(BASE_KEYS_ADDED, BASE_KEYS_LOST, BASE_NOT_LOADED, BASE_WINDOW_IGNORED, TRAINED_ON_DEFAULTS)
+def trained_on_what_the_base_says(candidate: Candidate) -> Iterator[Finding]:
+    """An adapter that mlx-lm trained was trained on the base with all that its configuration says."""
+    config = candidate.base.architecture.config
+    changing = {
+        key: value for key, value in added_keys(config).items() if key.rpartition(".")[2] in _CHANGING
+    }
+    if candidate.folder.form == "mlx" and changing:
+        message = f"mlx-lm by itself does not see {_list(changing)} of {candidate.base.name}"
+        yield TRAINED_ON_DEFAULTS.found(CONFIG, message)
+
+
+def key_findings(config: Mapping[str, Any], failure: str | None = None) -> Iterator[Finding]:
+    """Say what mlx-lm does not read of a base's configuration."""
+    added = added_keys(config)
+    known = _fields(config) if added else None
+    given = {
+        key: value
+        for key, value in added.items()
+        if known is None or key in known or ("." in key and not any("." in name for name in known))
+    }
+    needed = {key: value for key, value in given.items() if not known or known.get(key, ...) != value}
+    if needed:
+        parts = []
+        for key, value in sorted(needed.items()):
+            default = (known or {}).get(key, dataclasses.MISSING)
+            without = f" instead of {_value(default)}" if default is not dataclasses.MISSING else ""
+            parts.append(f"{key} ({_value(value)}{without})")
+        yield BASE_KEYS_ADDED.found(FILE, f"{FILE} lacks keys that mlx-lm reads: {', '.join(parts)}")
+    lost = {key: value for key, value in added.items() if key not in given and _matters(key, value)}
+    if lost:
+        name = f"{class_of(config.get('model_type'))[:_SHOWN]} ({version('mlx-lm')})"
+        yield BASE_KEYS_LOST.found(FILE, f"mlx-lm's class {name} has no place for {_list(lost)} of {FILE}")
+    if failure:
+        yield BASE_NOT_LOADED.found(FILE, failure)
+    if window := ignored_window(config):
+        yield BASE_WINDOW_IGNORED.found(
+            FILE, f"mlx-lm's class ignores the sliding window of {window} tokens that {FILE} asks for"
+        )
+
+
+def _list(keys: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} ({_value(value)})" for key, value in sorted(keys.items()))
+
+
+def _value(value: Any) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def _matters(key: str, value: Any) -> bool:
+    """Tell whether it matters that a class has no place for a key."""
+    name = key.rpartition(".")[2]
+    if name == "partial_rotary_factor":
+        return bool(value != 1.0)
+    return name == "rope_scaling" and isinstance(value, Mapping) and value.get("rope_type") != "default"
+
+
+def _fields(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the keys that mlx-lm's class of a model reads, with their defaults; None if unknown."""
+    arguments = _arguments(config)
+    if arguments is None:
+        return None
+    found = _defaults(arguments)
+    text = config.get("text_config")
+    inner = (
+        _arguments({"model_type": class_of(text.get("model_type"))}) if isinstance(text, Mapping) else None
+    )
+    if inner is not None:
+        found |= {f"text_config.{key}": value for key, value in _defaults(inner).items()}
+    return found
+
+
+def _defaults(arguments: Any) -> dict[str, Any]:
+    found = {field.name: field.default for field in dataclasses.fields(arguments)}
+    source = inspect.getsource(sys.modules[arguments.__module__])
+    if source.count(_SCALING) == 1:
+        found.pop(_SCALING, None)  # declared, and never read
+    return found
+
+
+def _arguments(config: Mapping[str, Any]) -> Any:
+    """Return the class of a model's arguments, None where mlx-lm is not installed or has none."""
+    try:
+        from mlx_lm.utils import _get_classes
+
+        return _get_classes(dict(config))[1]
+    except (ImportError, SystemExit, ValueError, KeyError, TypeError, AttributeError):
+        return None

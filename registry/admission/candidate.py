@@ -2,25 +2,120 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 from ..adapters.files import PEFT_WEIGHTS, WEIGHTS
 from ..adapters.finding import Finding
 from ..adapters.folder import AdapterFolder
-from ..adapters.groups import group_of
 from ..adapters.peft_form import is_tied
+from ..adapters.tensors import group_of
 from ..adapters.whole import WholeTensors
 from ..adapters.whole_fit import FittedWhole
 from ..models.architecture import Architecture, Weight
-from .submission import Submission
-from .surroundings import Surroundings
-from .values import TensorValues, Values
+from .measuring import TensorValues, Values
+from .submission import Submission, TrainedOn
+
+DEPTH = 4
+"""Folders inside each other that are looked into."""
+
+LIMIT = 2_000
+"""Entries that are looked at."""
+
+_HEAD = 8
+# What version control, hubs and desktops leave in every folder.
+_TOOLS = frozenset({".git", ".cache", ".ipynb_checkpoints", ".DS_Store", ".gitattributes", ".gitignore"})
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One thing in the folder that is no folder itself.
+
+    Attributes:
+        size: bytes; 0 for what is no regular file.
+        head: its first bytes; empty for what is no regular file.
+    """
+
+    path: str
+    size: int
+    head: bytes
+    hidden: bool
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return self.path.rpartition("/")[2]
+
+    @property
+    def suffix(self) -> str:
+        """What follows the last dot of the name, in lower case, with the dot."""
+        return Path(self.name).suffix.lower()
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What lies in the folder."""
+
+    root: Path = field(default_factory=Path)
+    entries: tuple[Entry, ...] = ()
+
+    def named(self, *names: str) -> Iterator[Entry]:
+        """Yield the entries at the top of the folder that are called one of these."""
+        return (entry for entry in self.entries if entry.path in names)
+
+
+def look_around(root: Path) -> Surroundings:
+    """Inspect the files of a folder; those that cannot be read are skipped, since they are not stored either."""
+    entries = islice(_walk(root, "", DEPTH, hidden=False), LIMIT)
+    return Surroundings(root, tuple(sorted(entries, key=lambda entry: entry.path)))
+
+
+def _walk(folder: Path, prefix: str, depth: int, *, hidden: bool) -> Iterator[Entry]:
+    try:
+        with os.scandir(folder) as scanned:
+            # A folder may hold millions of names.
+            children = sorted(islice(scanned, LIMIT), key=lambda child: child.name)
+    except OSError:
+        return
+    for child in children:
+        if child.name in _TOOLS:
+            continue
+        out_of_sight = hidden or child.name.startswith(".")
+        if child.is_dir(follow_symlinks=False):
+            if depth:
+                yield from _walk(
+                    folder / child.name, f"{prefix}{child.name}/", depth - 1, hidden=out_of_sight
+                )
+        else:
+            size, head = _peek(folder / child.name, follow=not out_of_sight)
+            # A name may hold anything, and is recorded and printed.
+            text = (prefix + child.name).encode("utf-8", "backslashreplace").decode()
+            path = "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
+            yield Entry(path, size, head, out_of_sight)
+
+
+def _peek(path: Path, *, follow: bool) -> tuple[int, bytes]:
+    """Return size and first bytes of a regular file; of anything else nothing, since opening it may have effects."""
+    try:
+        # Where links in sight lead was seen to when the folder was read; nobody looked at hidden ones.
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW))
+    except OSError:
+        return 0, b""
+    try:
+        found = os.fstat(fd)
+        return (found.st_size, os.read(fd, _HEAD)) if stat.S_ISREG(found.st_mode) else (0, b"")
+    except OSError:
+        return 0, b""
+    finally:
+        os.close(fd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,17 +123,8 @@ class BaseFacts:
     """The base model that the user named, and what else this registry knows.
 
     Attributes:
-        name: its first name.
-        architecture: its configuration and weights.
         known_as: every name, hub id and folder that these bytes are known by.
-        others: names of other base models to their first names.
-        aliases: further names that people gave to it.
         revisions: the hub's commits that its bytes are known to be of.
-        tokenizer: its tokenizer's files as text, by name; those that can be read without fetching them.
-        fit_whole: holds whole tensors in an adapter's file against the base's, whose files are fetched for it.
-        weight_sizes: root mean square of the numbers of some of its weights, given the paths of their modules;
-            those that can be read without fetching them.
-        tokenizer_files: names of all its tokenizer files.
     """
 
     name: str
@@ -54,24 +140,10 @@ class BaseFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
-    """Another base that the adapter was declared to be trained on: its name, and every name it is known by."""
-
-    name: str
-    known_as: frozenset[str]
-
-
-@dataclass(frozen=True, slots=True)
 class Neighbour:
     """A registered adapter that is the same, or nearly.
 
     Attributes:
-        name: what it is called.
-        task: what it is for.
-        base: the first name of its base.
-        same_bytes: its weights are the same file, in the form of mlx-lm.
-        same_file: so are those that were registered, with all whole tensors that may be in them.
-        same_adapter: so is every file that is kept: where its task is the same, it is this very adapter.
         yanked: why it is yanked; None if it is not.
         similarity: cosine between the two updates, from -1 to 1.
     """
@@ -86,34 +158,18 @@ class Neighbour:
     yanked: str | None = None
 
 
-def _nobody() -> Sequence[Neighbour]:
-    return ()
-
-
 @dataclass(frozen=True)
 class Candidate:
-    """An adapter to be admitted.
-
-    Attributes:
-        folder: its files.
-        base: the base that it is to stand on.
-        declared: what the user said; it wins over what the files say, and a difference is a finding.
-        surroundings: what else lies in its folder.
-        neighbours: finds registered adapters that are equal or similar; called only when everything else is sound.
-        today: today's date in UTC.
-        training: findings about its training run.
-        trained_on: the base that it was trained on, if declared to be another one.
-        task: what it will be for, where only its files say so.
-    """
+    """An adapter to be admitted."""
 
     folder: AdapterFolder
     base: BaseFacts
     declared: Submission
     surroundings: Surroundings = field(default_factory=Surroundings)
-    neighbours: Callable[[], Sequence[Neighbour]] = _nobody
+    neighbours: Callable[[], Sequence[Neighbour]] = tuple
     today: date | None = None
     training: tuple[Finding, ...] = ()
-    trained_on: Trained | None = None
+    trained_on: TrainedOn | None = None
     task: str | None = None
 
     @cached_property

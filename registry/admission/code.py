@@ -1,16 +1,18 @@
-"""Codes: the stable names of findings, with what each means; and the rules that find them.
+"""Codes: the stable names of findings, with what each means; rules that find them; and what a check says as a whole.
 
-A code is defined beside the rule that finds it.  The pages of the documentation, the rules of a SARIF log and the
-severities in `config.toml` all come from these.
+The pages of the documentation, the rules of a SARIF log and the severities in `config.toml` all come from the codes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
-from ..adapters.finding import Finding, Severity
+from ..adapters.finding import Finding, Severity, Verdict, verdict
+from ..errors import RegistryError
+from ..record import Record, described
 
 if TYPE_CHECKING:
     from .candidate import Candidate
@@ -18,16 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """One kind of finding.
-
-    Attributes:
-        name: as printed, recorded and configured.
-        severity: the default; configurable.
-        what: what is wrong, in one sentence.
-        why: what it leads to.
-        hint: what to do about it; a finding may have a better one.
-        fixed: the severity cannot be lowered, since the registry cannot work with such a folder.
-    """
+    """One kind of finding."""
 
     name: str
     severity: Severity
@@ -41,17 +34,32 @@ class Code:
         return Finding(self.name, self.severity, subject, message, self.hint if hint is None else hint)
 
 
+def error(name: str, what: str, why: str, hint: str = "") -> Code:
+    """Return a code that keeps an adapter out, unless it is configured otherwise."""
+    return Code(name, "error", what, why, hint)
+
+
+def always_error(name: str, what: str, why: str, hint: str = "") -> Code:
+    """Return a code that always keeps an adapter out."""
+    return Code(name, "error", what, why, hint, fixed=True)
+
+
+def warning(name: str, what: str, why: str, hint: str = "") -> Code:
+    """Return a code that is recorded with an adapter, and keeps it out with `--strict`."""
+    return Code(name, "warning", what, why, hint)
+
+
+def info(name: str, what: str, why: str, hint: str = "") -> Code:
+    """Return a code that is only recorded with an adapter."""
+    return Code(name, "info", what, why, hint)
+
+
 Look = Callable[["Candidate"], Iterator[Finding]]
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A named function that looks at a candidate.
-
-    Attributes:
-        look: yields what it finds.
-        codes: all codes that it can find.
-    """
+    """A named function that looks at a candidate."""
 
     look: Look
     codes: tuple[Code, ...]
@@ -69,3 +77,128 @@ class Rule:
 def rule(*codes: Code) -> Callable[[Look], Rule]:
     """Turn a function into a rule that can find these codes."""
     return lambda look: Rule(look, codes)
+
+
+BEST_NOT_LAST = info(
+    "best_not_last",
+    "the checkpoint with the best validation loss is not the last one, and is the one that is registered",
+    "the trainer keeps the last weights as `adapters.safetensors`, which may have learned their examples by heart",
+    "--checkpoint last takes the last one",
+)
+BETTER_UNSAVED = warning(
+    "better_unsaved",
+    "the run was validated with a lower loss where it saved no checkpoint",
+    "the best weights of the run are lost",
+    "save what is validated: --save-every with the same number as --steps-per-eval; save_steps with that of eval_steps",
+)
+WORSE_THAN_START = warning(
+    "worse_than_start",
+    "the validation loss of the checkpoint is not below that of the model before training",
+    "the run made the model worse on what it was to learn",
+    "train with a smaller learning rate",
+)
+LOSS_NOT_FINITE = warning(
+    "loss_not_finite",
+    "a loss of the run was NaN or infinite",
+    "training diverged there, or a batch had nothing to learn from",
+    "train with a smaller learning rate",
+)
+LOSS_NEGATIVE = warning(
+    "loss_negative",
+    "the validation loss of the checkpoint is negative, and is not recorded for the adapter",
+    "a cross-entropy is never negative: the number is another loss, such as that of reinforcement learning",
+    "give the cross-entropy on the validation set with --val-loss LOSS",
+)
+STALE_CHECKPOINT = info(
+    "stale_checkpoint",
+    "a checkpoint has more iterations than the run, or another history",
+    "it is of an earlier run in the same folder, and is not used",
+)
+CHECKPOINT_UNUSABLE = warning(
+    "checkpoint_unusable",
+    "a checkpoint of the run lacks the trainer's state, or its weights end too early, and is not used",
+    "a run that is killed leaves its last checkpoint half written",
+    "register another: --checkpoint ITER",
+)
+FINAL_WEIGHTS_UNCLEAR = warning(
+    "final_weights_unclear",
+    "it cannot be told from which iteration of its run the folder's own weights are, and they are none of its checkpoints",
+    "it may be of an earlier run, so nothing that was measured is taken for it",
+    "register a checkpoint that has a number: --checkpoint ITER",
+)
+TRAINING_CONFLICT = warning(
+    "training_conflict",
+    "the log or the record of the run says other than the configuration, the hand-written file or a flag",
+    "one of them is of another run, or was copied wrongly",
+    "take log, record and configuration of one run, and leave out flags that they answer",
+)
+RECORD_UNUSABLE = warning(
+    "record_unusable",
+    "`fusery_run.json` or a trainer's `trainer_state.json` cannot be read, and is not used",
+    "what the run recorded of itself is missing from the registration",
+    "give what the trainer printed instead: --log FILE",
+)
+OTHER_LOG = warning(
+    "log_of_another_run",
+    "a log in the folder goes on after the configured number of iterations, and is not used",
+    "its curve would be that of another run",
+    "give the log of this run with --log FILE",
+)
+
+TRAINING_CODES = (
+    BEST_NOT_LAST,
+    BETTER_UNSAVED,
+    WORSE_THAN_START,
+    LOSS_NOT_FINITE,
+    LOSS_NEGATIVE,
+    STALE_CHECKPOINT,
+    CHECKPOINT_UNUSABLE,
+    FINAL_WEIGHTS_UNCLEAR,
+    TRAINING_CONFLICT,
+    RECORD_UNUSABLE,
+    OTHER_LOG,
+)
+
+
+class AdmissionError(RegistryError):
+    """An adapter was refused; every reason is a finding."""
+
+    code = "refused"
+
+    def __init__(self, message: str, findings: Sequence[Finding], *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.findings = tuple(findings)
+
+    @classmethod
+    def of(cls, name: str, findings: Iterable[Finding], hint: str = "") -> AdmissionError:
+        """Return the refusal of an adapter: its first error in words, and the codes of the others."""
+        found = tuple(findings)
+        first, *others = (finding for finding in found if finding.severity == "error")
+        codes = ", ".join(dict.fromkeys(one.code for one in others if one.code != first.code))
+        message = f"{name} was refused: {first.code}: {first.message}" + (
+            f"; besides: {codes}" if codes else ""
+        )
+        return cls(message, found, hint=first.hint or hint)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked(Record):
+    """What admission says of a folder."""
+
+    verdict: Verdict = described(
+        "`fail` if the adapter would be refused, `warn` if there are warnings, else `pass`"
+    )
+    findings: tuple[Finding, ...] = described("the findings, errors first")
+
+    @classmethod
+    def of(cls, findings: Iterable[Finding], **more: Any) -> Self:
+        """Sum findings up; `more` are the other attributes."""
+        found = tuple(findings)
+        return cls(verdict=verdict(found), findings=found, **more)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedFolder(Checked):
+    """What admission says of one of several folders."""
+
+    folder: Path = described("path of the folder")

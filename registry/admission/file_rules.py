@@ -2,105 +2,91 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
-from ..adapters.files import METADATA, WEIGHTS
+from fusery.storage.errors import FuseryError
+from fusery.storage.safetensors import BASE_HEADER_LIMIT, read_header
+
+from ..adapters.files import CONFIG, METADATA, PEFT_WEIGHTS, WEIGHTS
 from ..adapters.finding import Finding, some
-from ..adapters.folder import Problem
 from ..parsing import plural
 from .candidate import Candidate
-from .code import Code, rule
+from .code import always_error, error, rule, warning
 
 _FLOATS = ("BF16", "F16", "F32")
 _PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")
 
-FILE_MISSING = Code(
+FILE_MISSING = always_error(
     "file_missing",
-    "error",
     "the folder lacks the weights or their configuration",
     "without both, nobody can load the adapter",
     "give the folder that mlx_lm.lora wrote with --adapter-path",
-    fixed=True,
 )
-NOT_SAFETENSORS = Code(
+NOT_SAFETENSORS = always_error(
     "not_safetensors",
-    "error",
     "the weights are not a well-formed safetensors file",
     "what a hostile or broken header describes, readers understand differently",
     "save the weights again with mlx-lm or the safetensors library",
-    fixed=True,
 )
-WEIGHTS_PICKLED = Code(
+WEIGHTS_PICKLED = always_error(
     "weights_pickled",
-    "error",
     "the weights are a pickle or a zip archive under the name of a safetensors file",
     "a pickle runs code when it is loaded",
     "save them with safetensors where you trust their origin; nothing is ever unpickled here",
-    fixed=True,
 )
-WEIGHTS_POINTER = Code(
+WEIGHTS_POINTER = always_error(
     "weights_pointer",
-    "error",
     "the weights are the pointer that Git LFS leaves instead of a file",
     "the repository was cloned without its large files",
     "in the clone, run: git lfs pull",
-    fixed=True,
 )
-WEIGHTS_TRUNCATED = Code(
+WEIGHTS_TRUNCATED = always_error(
     "weights_truncated",
-    "error",
     "the weights end before the last tensor does",
     "a copy or a download was not finished, or the trainer is still writing",
     "copy or download the file again",
-    fixed=True,
 )
-CONFIG_INVALID = Code(
+CONFIG_INVALID = always_error(
     "config_invalid",
-    "error",
     "adapter_config.json is not JSON, or a value in it cannot be what it stands for",
     "rank, scale and layers come from it",
     "take the file that the training run wrote",
-    fixed=True,
 )
-METADATA_INVALID = Code(
+METADATA_INVALID = always_error(
     "metadata_invalid",
-    "error",
     "adapter_metadata.json is not JSON, or a value in it cannot be what it stands for",
     "what it says would be recorded wrongly",
     "correct the file, or remove it: it is optional",
-    fixed=True,
 )
-NO_TENSORS = Code(
+NO_TENSORS = error(
     "no_tensors",
-    "error",
     "the file holds no tensors of an adapter",
     "nothing would be added to the base",
     "give the adapters.safetensors of the run",
 )
-UNKNOWN_TENSOR = Code(
+UNKNOWN_TENSOR = error(
     "unknown_tensor",
-    "error",
     "tensors are not part of an adapter, or not of a model like the base",
     "mlx-lm refuses to load them",
     "give the adapter in the form in which its trainer wrote it",
 )
-DTYPE_UNSUPPORTED = Code(
+DTYPE_UNSUPPORTED = error(
     "dtype_unsupported",
-    "error",
     "tensors are not in a floating-point format that can be added to a weight",
     "they cannot be fused",
     "save them as float32, float16 or bfloat16",
 )
-DTYPE_MIXED = Code(
+DTYPE_MIXED = warning(
     "dtype_mixed",
-    "warning",
     "factors are in different floating-point formats",
     "trainers write one format: files of two runs may have been put together",
     "save all factors in one format",
 )
-EMPTY_TENSOR = Code(
+EMPTY_TENSOR = error(
     "empty_tensor",
-    "error",
     "tensors hold no numbers at all",
     "a factor with a dimension of zero adds nothing, and some readers fail on it",
     "save the adapter again from its run",
@@ -122,19 +108,16 @@ def readable_files(candidate: Candidate) -> Iterator[Finding]:
         if problem.absent:
             yield FILE_MISSING.found(problem.file, problem.message)
         elif problem.file.endswith(".safetensors"):
-            yield _weights_code(candidate, problem).found(problem.file, problem.message)
+            head = next((entry.head for entry in candidate.surroundings.named(problem.file)), b"")
+            code = WEIGHTS_TRUNCATED if "cut short" in problem.message else NOT_SAFETENSORS
+            if head.startswith(_PICKLES):
+                code = WEIGHTS_PICKLED
+            elif head == b"version ":
+                code = WEIGHTS_POINTER
+            yield code.found(problem.file, problem.message)
         else:
             code = METADATA_INVALID if problem.file == METADATA else CONFIG_INVALID
             yield code.found(problem.file, problem.message)
-
-
-def _weights_code(candidate: Candidate, problem: Problem) -> Code:
-    head = next((entry.head for entry in candidate.surroundings.named(problem.file)), b"")
-    if head.startswith(_PICKLES):
-        return WEIGHTS_PICKLED
-    if head == b"version ":
-        return WEIGHTS_POINTER
-    return WEIGHTS_TRUNCATED if "cut short" in problem.message else NOT_SAFETENSORS
 
 
 @rule(NO_TENSORS, UNKNOWN_TENSOR)
@@ -177,3 +160,133 @@ def tensors_hold_numbers(candidate: Candidate) -> Iterator[Finding]:
     empty = [tensor.name for tensor in header.tensors.values() if not tensor.size] if header else []
     if empty:
         yield EMPTY_TENSOR.found(WEIGHTS, f"{plural(len(empty), 'tensor')} without a number: {some(empty)}")
+
+
+OTHER_KIND = always_error(
+    "other_kind",
+    "the folder holds something else than the LoRA adapter of a language model in mlx-lm's or PEFT's form",
+    "it cannot be put on a base here",
+    "give the folder that mlx_lm.lora or PEFT's save_pretrained wrote",
+)
+
+_CLASSIFIERS = {
+    "SEQ_CLS": "AutoModelForSequenceClassification",
+    "TOKEN_CLS": "AutoModelForTokenClassification",
+    "QUESTION_ANS": "AutoModelForQuestionAnswering",
+}
+"""PEFT's tasks whose models have no language-model head, with the class of transformers for each."""
+
+_FULL = """echo '{"fine_tune_type": "full", "num_layers": -1}' > adapter_config.json"""
+"""The command that writes mlx-lm's configuration of a full fine-tune; mlx-lm-lora writes the model's instead."""
+
+_MOST_HEADERS = 4
+"""Files whose tensors' names are looked at."""
+
+_IMAGES = "fusery keeps adapters of language models: use it with the program that it was trained for"
+_KOHYA = re.compile(r"(lora_(unet|te[0-9]?|transformer|prior|prior_te)_|lycoris_)\w+\.")
+_DIFFUSERS = re.compile(
+    r"(unet|transformer|text_encoder(_[0-9])?|diffusion_model|prior)\.(?=.*lora)", re.IGNORECASE
+)
+_VLM = re.compile(r"(?!base_model\.).+\.([AB]|lora_[AB]\.\w+\.weight)")
+_VLM_RETRAIN = "train it again with mlx-vlm 0.6.0 or later, which writes mlx-lm's form"
+_MODEL = re.compile(r"(pytorch_)?model(-[0-9]+-of-[0-9]+)?\.(safetensors|bin)")
+_FACTORS = re.compile(r"(?:.*/)?(?:adapters|adapter_model)\.safetensors")
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a folder is, and what its owner can do."""
+
+    file: str
+    what: str
+    hint: str
+
+
+def other_kind(candidate: Candidate) -> Kind | None:
+    """Return what a folder is that holds no adapter as it is read here; None if it does, or if nobody knows."""
+    task = candidate.folder.raw_config.get("task_type")
+    if candidate.folder.form == "peft" and isinstance(task, str) and task in _CLASSIFIERS:
+        hint = f"fusery keeps adapters of language models: load it with PEFT on transformers' {_CLASSIFIERS[task]}"
+        return Kind(CONFIG, f"the configuration of a classifier's adapter (task_type {task})", hint)
+    if candidate.folder.modules:
+        return None
+    top = {entry.path for entry in candidate.surroundings.entries if "/" not in entry.path}
+    return (
+        _by_tensors(candidate, top)
+        or _full_weights(candidate)
+        or (None if top & {WEIGHTS, PEFT_WEIGHTS} else _by_names(candidate, top))
+    )
+
+
+def _full_weights(candidate: Candidate) -> Kind | None:
+    """Return the kind of a folder with whole weights, if its configuration does not declare a full fine-tune."""
+    folder = candidate.folder
+    if folder.form != "mlx" or folder.header is None or folder.config.method == "full":
+        return None
+    known = candidate.base.architecture.weights
+    tensors = folder.header.tensors.items()
+    if not any(len(tensor.shape) == 2 and name.removesuffix(".weight") in known for name, tensor in tensors):
+        return None
+    hint = f"in its folder: {_FULL}; or add the merged model as a base: fusery base add FOLDER"
+    return Kind(WEIGHTS, "a full fine-tune, whole weights instead of an adapter", hint)
+
+
+def _by_tensors(candidate: Candidate, top: Collection[str]) -> Kind | None:
+    root = candidate.surroundings.root
+    for name in sorted(name for name in top if name.endswith(".safetensors"))[:_MOST_HEADERS]:
+        try:
+            names = list(read_header(root / name, limit=BASE_HEADER_LIMIT).tensors)
+        except FuseryError:
+            continue  # whether it can be read is for another rule to say
+        if any(map(_KOHYA.match, names)):
+            return Kind(name, "a LoRA of an image or video model in kohya's form", _IMAGES)
+        if any(map(_DIFFUSERS.match, names)):
+            return Kind(name, "a LoRA of an image or video model in diffusers' form", _IMAGES)
+        if names and all(map(_VLM.fullmatch, names)):
+            return Kind(
+                name, "an adapter in the form that mlx-vlm wrote before it took mlx-lm's", _VLM_RETRAIN
+            )
+    return None
+
+
+def _by_names(candidate: Candidate, top: Collection[str]) -> Kind | None:
+    for name in ("adapter_model.bin", "adapter_model.pt"):
+        if name in top:
+            what = "a PEFT adapter in a pickle, which runs code when it is loaded and is never opened here"
+            hint = (
+                "where you trust its origin, load it with PEFT and save it again:"
+                " PeftModel.from_pretrained(model, FOLDER).save_pretrained(NEW)"
+            )
+            return Kind(name, what, hint)
+    for name in sorted(top):
+        if re.fullmatch(r"(?:[0-9]+_)?adapters?\.npz", name):
+            hint = (
+                f'write it anew, and register the folder: python -c "import mlx.core as mx;'
+                f" mx.save_safetensors('{WEIGHTS}', mx.load('{name}'))\""
+            )
+            what = "an adapter in the .npz form that mlx-lm wrote before it took safetensors"
+            return Kind(name, what, hint)
+        if name.endswith(".fmadapter"):
+            what = "an adapter of Apple's foundation models, which is bound to one version of a system"
+            return Kind(name, what, "use Apple's adapter toolkit")
+        if name.endswith(".gguf"):
+            hint = "register the adapter that it was made from; fusery identify says which one that is, if it is on record"
+            return Kind(name, "a file for llama.cpp", hint)
+    entries = candidate.surroundings.entries
+    below = sorted({entry.path.rpartition("/")[0] for entry in entries if _FACTORS.fullmatch(entry.path)})
+    if below:
+        hint = f"give one of them: {Path(candidate.surroundings.root.name, below[-1])}"
+        return Kind(".", f"a folder of adapters: {some(below)}", hint)
+    models = sorted(filter(_MODEL.fullmatch, top))
+    if models and (CONFIG not in top or "config.json" in top):
+        return Kind(models[0], "a whole model", "add it as a base: fusery base add FOLDER")
+    return None
+
+
+@rule(OTHER_KIND)
+def kind_is_known(candidate: Candidate) -> Iterator[Finding]:
+    """The folder holds an adapter in a form that is read here."""
+    kind = other_kind(candidate)
+    if kind is not None:
+        name = "this" if kind.file == "." else kind.file
+        yield OTHER_KIND.found(kind.file, f"{name} is {kind.what}", kind.hint)

@@ -11,9 +11,8 @@ from collections.abc import Iterable, Iterator
 from ..adapters.files import CONFIG
 from ..adapters.finding import Finding, some
 from ..adapters.tokenizer_files import SETTINGS, own_tokenizer, reader, settings_of
-from .candidate import Candidate
-from .code import Code, rule
-from .surroundings import Entry
+from .candidate import Candidate, Entry
+from .code import always_error, error, info, rule, warning
 
 _BIG = 100 << 20
 _HIDDEN_BIG = 1 << 20
@@ -43,93 +42,71 @@ _PROGRAM_HEADS = (
 )
 _ADAPTERS = re.compile(r"(?:.*/)?(?:[0-9]+_)?(?:adapters|adapter_model)[^/]*\.safetensors")
 
-LINK_OUTSIDE = Code(
+LINK_OUTSIDE = always_error(
     "link_outside",
-    "error",
     "a symbolic link leaves the folder, or leads nowhere",
     "what would be read is not what was handed over",
     "replace the link by the file itself",
-    fixed=True,
 )
-SPECIAL_FILE = Code(
+SPECIAL_FILE = always_error(
     "special_file",
-    "error",
     "something in the folder is a pipe, a socket or a device",
     "reading it may block, or have effects",
     "remove it, or copy the adapter's files elsewhere",
-    fixed=True,
 )
-UNSAFE_PATH = Code(
+UNSAFE_PATH = always_error(
     "unsafe_path",
-    "error",
     "a name in the folder cannot be kept, or there is far more in it than an adapter",
     "names that are not printable, or differ only in case, do not survive on every system",
     "copy the adapter's files to a folder of their own",
-    fixed=True,
 )
-PICKLE_FILE = Code(
+PICKLE_FILE = warning(
     "pickle_file",
-    "warning",
     "files in formats that run code when they are loaded lie beside the adapter",
     "they stay behind, and nothing here opens them, but other tools may",
     "remove them from what you hand on; optimizer states are not needed to use an adapter",
 )
-TRAINER_FILE = Code(
+TRAINER_FILE = info(
     "trainer_file",
-    "info",
     "a trainer's own files lie beside the adapter: its arguments, optimizer and random numbers",
     "they stay behind, and nothing here opens them: they run code when they are loaded",
-    "",
 )
-PROGRAM_FILE = Code(
+PROGRAM_FILE = warning(
     "program_file",
-    "warning",
     "a program or library lies beside the adapter",
     "no training run leaves one there",
     "find out where the folder comes from before you use the adapter",
 )
-SCRIPT_FILE = Code(
+SCRIPT_FILE = warning(
     "script_file",
-    "warning",
     "scripts lie beside the adapter",
     "they stay behind; an adapter that needs them to load is not one that mlx-lm can load",
     "keep scripts in a repository, and adapters apart",
 )
-REMOTE_CODE = Code(
+REMOTE_CODE = error(
     "remote_code",
-    "error",
     "a configuration names Python code that is to be run when the model is loaded (auto_map)",
     "whoever loads it with trust_remote_code runs that code",
     "remove auto_map; an adapter needs no code of its own",
 )
-REMOTE_CODE_TRUSTED = Code(
+REMOTE_CODE_TRUSTED = warning(
     "remote_code_trusted",
-    "warning",
     "the training run was told to trust remote code",
     "the base it saw may have been made by code that is not on record",
     "train on a base that needs no code of its own",
 )
-HIDDEN_FILE = Code(
+HIDDEN_FILE = warning(
     "hidden_file",
-    "warning",
     "a large hidden file lies in the folder",
     "nobody sees it when the folder is handed on",
     "look at what it is, and remove it",
 )
-UNEXPECTED_FILE = Code(
+UNEXPECTED_FILE = info(
     "unexpected_file",
-    "info",
     "a large file in the folder is not part of the adapter",
     "it is not kept: if it is needed, the record is not complete",
     "a whole model is a base: fusery base add",
 )
-
-
-def unreadable_code(message: str) -> Code:
-    """Return the code for what `read_adapter_folder` says when it refuses a folder."""
-    if "is a link" in message:
-        return LINK_OUTSIDE
-    return SPECIAL_FILE if "not a regular file" in message else UNSAFE_PATH
 
 
 @rule(PICKLE_FILE, TRAINER_FILE, PROGRAM_FILE, SCRIPT_FILE)

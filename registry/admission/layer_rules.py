@@ -5,87 +5,87 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+from fusery.storage.digest import digest_file
+
 from ..adapters.files import CONFIG, WEIGHTS
 from ..adapters.finding import Finding, some
+from ..adapters.trained_through import (
+    ITS_WEIGHTS,
+    MERGE_WITH_AXOLOTL,
+    NVFP4_MERGE_AWARE,
+    QUANTIZATION_AWARE,
+    in_words,
+    is_of_others,
+    trained_through,
+)
 from ..parsing import plural
 from .candidate import Candidate
-from .code import Code, rule
+from .code import error, info, rule, warning
 
 _WORDS = frozenset({"auto", "all", "all-linear", "all_linear", "default", "none", "null", "*", ".*", ""})
 
-KEYS_EMPTY = Code(
+KEYS_EMPTY = error(
     "keys_empty",
-    "error",
     "the configuration's list of keys is empty",
     "mlx-lm adapts no module then, and cannot load the tensors",
     "leave keys out to mean every linear layer",
 )
-KEY_PLACEHOLDER = Code(
+KEY_PLACEHOLDER = error(
     "key_placeholder",
-    "error",
     "a key is a word such as auto, not the path of a module",
     "mlx-lm takes keys literally: the word matches nothing, and nothing is adapted",
     "leave keys out to mean every linear layer, or write paths such as self_attn.q_proj",
 )
-KEY_SHORTENED = Code(
+KEY_SHORTENED = error(
     "key_shortened",
-    "error",
     "a key is only the end of a module's path within its layer",
     "PEFT matches the ends of paths, mlx-lm whole paths: the key matches nothing",
     "write the whole path within a layer, such as self_attn.q_proj",
 )
-KEY_TWICE = Code(
+KEY_TWICE = warning(
     "key_twice",
-    "warning",
     "a key is listed twice",
     "lists of keys are written by hand: another one may be missing in its place",
     "compare the list with the arguments of the run",
 )
-UNMATCHED_KEY = Code(
+UNMATCHED_KEY = error(
     "unmatched_key",
-    "error",
     "a key matches no module of the base",
     "what it was to adapt is not adapted, without a word from mlx-lm",
     "keys are paths in a layer: self_attn.q_proj",
 )
-LAYERS_MISSING = Code(
+LAYERS_MISSING = error(
     "layers_missing",
-    "error",
     "modules that the configuration promises have no tensors",
     "mlx-lm loads such a part without a word, and the model is not the one that was evaluated",
     "register the whole adapters.safetensors of the run",
 )
-LAYERS_UNPROMISED = Code(
+LAYERS_UNPROMISED = error(
     "layers_unpromised",
-    "error",
     "there are tensors of modules that the configuration does not promise",
     "mlx-lm refuses to load such an adapter",
     "take the adapter_config.json of the same run",
 )
-LAYERS_BEYOND_BASE = Code(
+LAYERS_BEYOND_BASE = warning(
     "layers_beyond_base",
-    "warning",
     "the configuration names more layers than the base has",
     "mlx-lm refuses to train so: the configuration is of another base, or was edited",
     "take the adapter_config.json of the same run",
 )
-LAYERS_UNSAID = Code(
+LAYERS_UNSAID = info(
     "layers_unsaid",
-    "info",
     "the configuration has no num_layers",
     "mlx-lm does not load such an adapter; fusery takes the layers from the tensors, whatever it makes of it",
     "nothing has to be done; mlx_lm itself wants num_layers in adapter_config.json",
 )
-LAYERS_CUT = Code(
+LAYERS_CUT = info(
     "layers_cut",
-    "info",
     "other layers are adapted than the configuration says, as mlx-lm 0.19 to 0.21 did it",
     "they took every layer for a positive num_layers, and all but the first for -1; today's mlx-lm loads other layers for that number",
     "nothing has to be done: fusery takes the layers from the tensors, whatever it makes of it",
 )
-FULL_INCOMPLETE = Code(
+FULL_INCOMPLETE = warning(
     "full_incomplete",
-    "warning",
     "a full fine-tune lacks weights in some of its layers that others have",
     "layers are trained alike: part of the result is missing",
     "register the whole adapters.safetensors of the run",
@@ -173,3 +173,105 @@ def full_layers(candidate: Candidate) -> Iterator[Finding]:
     if missing:
         message = f"{plural(len(missing), 'weight')} missing that other layers have: {some(missing)}"
         yield FULL_INCOMPLETE.found(WEIGHTS, message)
+
+
+METHOD_MISMATCH = error(
+    "method_mismatch",
+    "the configuration names another method than the tensors show",
+    "magnitudes of DoRA that nobody expects are lost, or missed",
+    'set "fine_tune_type" in adapter_config.json to what was trained',
+)
+INCOMPLETE_MODULE = error(
+    "incomplete_module",
+    "a module has one of its tensors and not the other, or no magnitude where DoRA has one",
+    "half a pair is no update",
+    "register the whole adapters.safetensors of the run",
+)
+AWARE_INVALID = error(
+    "quantization_aware_invalid",
+    "the format that the adapter was trained through is none of mlx",
+    "it would be fused, and measured, as another one than was trained",
+    'write "quantization_aware": {"bits": 4, "group_size": 64} of the run in adapter_config.json, or leave it out',
+)
+AWARE_OTHER = error(
+    "quantization_aware_other",
+    "the configuration says that other weights were trained through a quantiser",
+    "measured as if these were, a fuse would pass that has lost what they learned",
+    f"leave {QUANTIZATION_AWARE} and {ITS_WEIGHTS} out of adapter_config.json: they stand there from the configuration of another run",
+)
+AWARE = info(
+    "quantization_aware",
+    "the adapter was trained through a quantiser",
+    "its training computed with the model in that format: other formats and unfused use are refused",
+    "fuse it, and use the fused model",
+)
+NVFP4 = warning(
+    "nvfp4_merge_aware",
+    "the adapter was trained to be fused into NVFP4 with a scale per tensor (Axolotl's nvfp4_merge_aware)",
+    "fusery cannot write that format yet; unfused or fused into another format, the model is worse than its base",
+    MERGE_WITH_AXOLOTL,
+)
+
+
+@rule(METHOD_MISMATCH)
+def supported_method(candidate: Candidate) -> Iterator[Finding]:
+    """The method is the one that the tensors show."""
+    folder = candidate.folder
+    method = folder.config.method
+    factors = any(module.a is not None or module.b is not None for module in folder.modules.values())
+    magnitudes = any(module.m is not None for module in folder.modules.values())
+    if method == "full":
+        if factors:
+            message = "the configuration says full fine-tuning, and the tensors are lora_a and lora_b"
+            yield METHOD_MISMATCH.found(CONFIG, message, 'set "fine_tune_type": "lora"')
+    elif magnitudes and method == "lora":
+        message = "the tensors have DoRA magnitudes, and the configuration says LoRA"
+        yield METHOD_MISMATCH.found(CONFIG, message, 'set "fine_tune_type": "dora"')
+    elif folder.modules and not magnitudes and method == "dora":
+        message = "the configuration says DoRA, and the tensors have no magnitudes"
+        yield METHOD_MISMATCH.found(CONFIG, message, 'set "fine_tune_type": "lora"')
+
+
+@rule(INCOMPLETE_MODULE)
+def complete_pairs(candidate: Candidate) -> Iterator[Finding]:
+    """Each module has both factors, and with DoRA a magnitude."""
+    folder = candidate.folder
+    # That no module has one is for `supported_method` to say.
+    magnitudes = folder.config.method == "dora" and any(m.m is not None for m in folder.modules.values())
+    for module in folder.modules.values():
+        parts = {"lora_a": module.a, "lora_b": module.b, **({"m": module.m} if magnitudes else {})}
+        for part in (name for name, shape in parts.items() if shape is None):
+            yield INCOMPLETE_MODULE.found(module.path, f"{module.path} has no {part}")
+
+
+@rule(AWARE_INVALID, AWARE_OTHER, AWARE, NVFP4)
+def trained_through_a_format(candidate: Candidate) -> Iterator[Finding]:
+    """The format that an adapter says it was trained through is one of mlx, and it has factors that were."""
+    if candidate.folder.raw_config.get(NVFP4_MERGE_AWARE):
+        message = f"{CONFIG} declares {NVFP4_MERGE_AWARE}: the adapter can be stored and exported, but neither fused nor used unfused"
+        yield NVFP4.found(CONFIG, message)
+    try:
+        format_ = trained_through(candidate.folder.raw_config)
+    except ValueError:
+        said = str(candidate.folder.raw_config[QUANTIZATION_AWARE])[:80]
+        yield AWARE_INVALID.found(
+            CONFIG, f"{CONFIG} says {QUANTIZATION_AWARE} is {said}, which is no format of mlx"
+        )
+        return
+    if format_ is None:
+        return
+    if candidate.folder.config.method == "full":
+        message = f"{CONFIG} says the adapter was trained through a quantiser, and it holds whole weights"
+        yield AWARE_INVALID.found(
+            CONFIG, message, f"leave {QUANTIZATION_AWARE} out: quantise them afterwards"
+        )
+        return
+    folder = candidate.folder
+    # Rendered from another form, the weights are other bytes.
+    own = ITS_WEIGHTS in folder.raw_config and folder.form == "mlx" and WEIGHTS in folder.files
+    if own and is_of_others(folder.raw_config, digest_file(folder.files[WEIGHTS])[0]):
+        message = f"{CONFIG} says other weights than these were trained through a quantiser"
+        yield AWARE_OTHER.found(CONFIG, message)
+        return
+    message = f"the adapter was trained to be fused into {in_words(format_)}, and cannot be used unfused"
+    yield AWARE.found(CONFIG, message)

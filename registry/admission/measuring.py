@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fusery.storage.numbers import PLAIN, decoded
-from fusery.storage.opening import opened
-from fusery.storage.safetensors import Header, Tensor
+from fusery.storage.failures import opened
+from fusery.storage.safetensors import PLAIN, Header, Tensor, decoded
 
 from ..adapters.mlx_config import LoraModule
-from ..adapters.products import cross
-from .values import TensorValues, Values
+from ..adapters.tensors import cross
 
 _BLOCK = 4 << 20
 _WHOLE = 256 << 20
@@ -32,12 +31,6 @@ def measure(
     """Read the numbers of an adapter once.
 
     Memory stays at the size of one module's factors, and at a few MiB for tensors that are no factors or over 256 MiB.
-
-    Args:
-        path: the file.
-        header: of it.
-        modules: that it adapts.
-        group: how many neighbouring inputs are said to share a row of A.
     """
     tensors: dict[str, TensorValues] = {}
     norms: dict[str, float] = {}
@@ -46,7 +39,11 @@ def measure(
         fd = file.fileno()
         for module in modules.values():
             pair = [header.tensors.get(f"{module.path}.{part}") for part in ("lora_a", "lora_b")]
-            factors = [_whole(fd, tensor) for tensor in pair if tensor is not None and _is_small(tensor)]
+            factors = [
+                _whole(fd, tensor)
+                for tensor in pair
+                if tensor and _is_float(tensor) and 0 < tensor.size <= _WHOLE
+            ]
             for tensor, values in zip(filter(None, pair), factors, strict=False):
                 if len(factors) == 2:
                     tensors[tensor.name] = _look(tensor.name, values)
@@ -89,7 +86,7 @@ def update_norm(a: _Array, b: _Array) -> float:
 
 def _is_constant(a: _Array, group: int) -> bool:
     # Imported where it is needed: next to no adapter says this.
-    from ..engine.layouts import constant_in_groups
+    from ..engine.rows import constant_in_groups
 
     right = a.T if a.ndim == 2 else a.reshape(-1, a.shape[-1])
     return right.shape[1] % group == 0 and constant_in_groups(right, group)
@@ -97,10 +94,6 @@ def _is_constant(a: _Array, group: int) -> bool:
 
 def _is_float(tensor: Tensor) -> bool:
     return tensor.dtype in PLAIN or tensor.dtype == "BF16"
-
-
-def _is_small(tensor: Tensor) -> bool:
-    return _is_float(tensor) and 0 < tensor.size <= _WHOLE
 
 
 def _multiply(a: _Array, b: _Array) -> bool:
@@ -157,3 +150,34 @@ def _blocks(fd: int, tensor: Tensor) -> Iterator[_Array]:
         # The format keeps every block whole: its tensors begin and end between numbers.
         size = 2 if tensor.dtype in ("BF16", "F16") else 8 if tensor.dtype == "F64" else 4
         yield _decoded(data[: len(data) - len(data) % size], tensor.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorValues:
+    """What one tensor's numbers are like.
+
+    Attributes:
+        finite: no NaN and no infinity.
+        low: the smallest number; NaN where one is NaN.
+        high: the largest number; NaN where one is NaN.
+    """
+
+    name: str
+    finite: bool
+    zero: bool
+    low: float
+    high: float
+    clipped: float
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """What an adapter's numbers are like.
+
+    Attributes:
+        norms: Frobenius norm of `B A`, without the scale, of each module with both factors, by path.
+    """
+
+    tensors: Mapping[str, TensorValues] = field(default_factory=dict)
+    norms: Mapping[str, float] = field(default_factory=dict)
+    uneven: Sequence[str] = ()

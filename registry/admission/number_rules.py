@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from ..adapters.files import CONFIG, WEIGHTS
 from ..adapters.finding import Finding, some
-from ..adapters.groups import group_of
+from ..adapters.tensors import group_of
 from ..parsing import plural
 from .candidate import Candidate
-from .code import Code, rule
-from .values import TensorValues
+from .code import error, info, rule, warning
 
 _CLIPPED = 0.02
 _FEWEST_TO_CLIP = 256
@@ -24,74 +23,63 @@ _LARGE, _LARGE_UNSEEN = 1.0, 25.0
 """Times the weight from which an update is called large: measured, and by `_WEIGHT`."""
 _NEGLIGIBLE = 1e-6
 
-NOT_FINITE = Code(
+NOT_FINITE = error(
     "not_finite",
-    "error",
     "tensors hold NaN or infinity",
     "one of them makes every answer of the model NaN",
     "the training run diverged: take an earlier checkpoint",
 )
-ALL_ZERO = Code(
+ALL_ZERO = error(
     "all_zero",
-    "error",
     "the whole update is zero: lora_b as the trainer starts it, or a scale of zero",
     "the adapted model is the base",
     "the run saved its starting point: train longer, or take a later checkpoint",
 )
-MODULE_ZERO = Code(
+MODULE_ZERO = warning(
     "module_zero",
-    "warning",
     "the update of some modules is zero",
     "they were not trained, or lost on the way",
     "compare with another checkpoint of the run",
 )
-CLIPPED = Code(
+CLIPPED = warning(
     "factors_clipped",
-    "warning",
     f"over {_CLIPPED:.0%} of a factor's numbers are its largest or smallest one",
     "the numbers ran into the limits of a format, or of clipping",
     "train with a smaller learning rate, or save in a wider format",
 )
-GROUPS_UNEVEN = Code(
+GROUPS_UNEVEN = error(
     "qalora_uneven",
-    "error",
     "the configuration says QA-LoRA, and A differs within the groups of inputs that would share its rows",
     "a fuse would be said to be in the biases, which cannot hold such an update",
     "leave use_qalora out of adapter_config.json: it may stand there from the configuration of another run",
 )
-GROUPS_EVEN = Code(
+GROUPS_EVEN = info(
     "qalora",
-    "info",
     "the update is constant within groups of inputs (QA-LoRA)",
     "a base in affine codes whose groups fit takes it up in its biases, and loses next to nothing; another base does not",
-    "",
 )
-UPDATE_LARGE = Code(
+UPDATE_LARGE = warning(
     "update_large",
-    "warning",
     "the update of a module is larger than the weight it is added to",
     "the base is drowned: the run diverged, or the scale is wrong",
     "compare the scale with the arguments of the run, and take an earlier checkpoint",
 )
-UPDATE_NEGLIGIBLE = Code(
+UPDATE_NEGLIGIBLE = warning(
     "update_negligible",
-    "warning",
     f"the update of every module is under a {round(1 / _NEGLIGIBLE):,}th of the weight",
     "it is lost in the rounding of the base: the adapted model is the base",
     "train longer, or compare the scale with the arguments of the run",
 )
-MODULE_OUTLIER = Code(
+MODULE_OUTLIER = warning(
     "module_outlier",
-    "warning",
     f"the update of a module is over {_OUTLIER:g} times as large as that of most modules",
     "part of the run diverged, or the tensors are of another run",
     "take an earlier checkpoint",
 )
 _LARGEST_F16 = 65504.0
 
-MAGNITUDE_NOT_POSITIVE = Code(
+MAGNITUDE_NOT_POSITIVE = warning(
     "magnitude_not_positive",
-    "warning",
     "magnitudes of DoRA are zero or negative",
     "they are the norms of the weight's rows: zero switches a row off, less turns it round",
     "take an earlier checkpoint",
@@ -176,7 +164,12 @@ def numbers_not_clipped(candidate: Candidate) -> Iterator[Finding]:
 @rule(UPDATE_LARGE, UPDATE_NEGLIGIBLE, MODULE_OUTLIER)
 def updates_plausible(candidate: Candidate) -> Iterator[Finding]:
     """Each update is smaller than its weight, larger than nothing, and about as large as the others."""
-    sizes = _update_sizes(candidate)
+    scale, shapes = candidate.folder.scale or 0.0, candidate.base.architecture.weights
+    sizes = {  # root mean square of the numbers of each update that is not zero
+        path: abs(scale) * norm / math.sqrt(math.prod(shapes[path].shape))
+        for path, norm in candidate.values.norms.items()
+        if scale and norm and path in shapes and math.prod(shapes[path].shape)
+    }
     if not sizes or not all(map(math.isfinite, sizes.values())):
         return
     ordered = sorted(sizes, key=lambda path: sizes[path])
@@ -198,28 +191,115 @@ def updates_plausible(candidate: Candidate) -> Iterator[Finding]:
         yield MODULE_OUTLIER.found(far[-1], message)
 
 
-def _update_sizes(candidate: Candidate) -> Mapping[str, float]:
-    """Return the root mean square of the numbers of each module's update, of modules whose update is not zero."""
-    scale, weights = candidate.folder.scale, candidate.base.architecture.weights
-    if not scale:
-        return {}
-    return {
-        path: abs(scale) * norm / math.sqrt(math.prod(weights[path].shape))
-        for path, norm in candidate.values.norms.items()
-        if norm and path in weights and math.prod(weights[path].shape)
-    }
-
-
 @rule(MAGNITUDE_NOT_POSITIVE)
 def magnitudes_positive(candidate: Candidate) -> Iterator[Finding]:
     """Magnitudes of DoRA are norms: positive numbers."""
     if candidate.folder.config.method != "dora":
         return
-    low = [values.name for values in _magnitudes(candidate) if values.finite and values.low <= 0]
+    low = [
+        name
+        for name, values in candidate.values.tensors.items()
+        if _is_m(name) and values.finite and values.low <= 0
+    ]
     if low:
         message = f"{plural(len(low), 'module')} with magnitudes of zero or less: {some(low)}"
         yield MAGNITUDE_NOT_POSITIVE.found(WEIGHTS, message)
 
 
-def _magnitudes(candidate: Candidate) -> Iterator[TensorValues]:
-    return (values for name, values in candidate.values.tensors.items() if _is_m(name))
+_LARGEST, _SMALLEST = 1e3, 1e-4
+
+SCALE_MISSING = error(
+    "scale_missing",
+    "the configuration gives no scale",
+    "mlx-lm multiplies the update by it and cannot load the adapter without",
+    'write the "scale" of the run in lora_parameters (alpha / rank in other tools)',
+)
+ALPHA_WITHOUT_SCALE = error(
+    "alpha_without_scale",
+    "the configuration gives alpha where mlx-lm needs scale",
+    "alpha has no effect in mlx-lm, and without a scale the adapter cannot be loaded",
+    'write "scale" in lora_parameters: alpha / rank, or alpha / sqrt(rank) for rsLoRA',
+)
+SCALE_IS_ALPHA = warning(
+    "scale_is_alpha",
+    "the scale has the value of alpha",
+    "the update is rank times as large as alpha / rank makes it",
+    "if alpha was meant, write alpha / rank as the scale in adapter_config.json",
+)
+SCALE_IMPLAUSIBLE = warning(
+    "scale_implausible",
+    f"the scale is over {_LARGEST:g} or under {_SMALLEST:g}",
+    "runs use about 0.1 to 100; a slip of the decimal point drowns the base or the adapter",
+    "compare it with the arguments of the training run",
+)
+SCALE_NEGATIVE = warning(
+    "scale_negative",
+    "the scale is negative",
+    "the update is taken away from the base instead of added: it unlearns what was trained",
+    "write the scale of the run; to subtract an adapter, fuse it with a negative weight",
+)
+ALPHA_CONFLICT = warning(
+    "alpha_conflict",
+    "alpha is neither scale x rank nor, for rsLoRA, scale x sqrt(rank)",
+    "one of alpha, scale and rank is written wrongly",
+    "fusing uses the scale of adapter_config.json; alpha is only recorded",
+)
+RSLORA_SCALE = info(
+    "rslora_scale",
+    "alpha is scale x sqrt(rank), as in rank-stabilised LoRA",
+    "tools that do not know rsLoRA compute another scale from alpha and rank",
+    "for PEFT, use_rslora must be true",
+)
+
+
+@rule(SCALE_MISSING, ALPHA_WITHOUT_SCALE)
+def scale_given(candidate: Candidate) -> Iterator[Finding]:
+    """The configuration gives the scale."""
+    folder = candidate.folder
+    if folder.config.method == "full" or not folder.modules or folder.scale is not None:
+        return
+    if CONFIG in {problem.file for problem in folder.problems}:
+        return
+    parameters = folder.config.lora_parameters
+    if parameters is not None and parameters.alpha is not None:
+        message = f"the configuration gives alpha {parameters.alpha:g} and no scale"
+        yield ALPHA_WITHOUT_SCALE.found(CONFIG, message)
+    else:
+        yield SCALE_MISSING.found(CONFIG, "the configuration gives no scale")
+
+
+@rule(SCALE_IMPLAUSIBLE, SCALE_NEGATIVE)
+def scale_plausible(candidate: Candidate) -> Iterator[Finding]:
+    """The scale is a number that a run would use."""
+    scale = candidate.folder.scale
+    if candidate.folder.config.method == "full" or not scale:
+        return
+    if scale < 0:
+        yield SCALE_NEGATIVE.found(CONFIG, f"the scale is {scale:g}")
+    if not _SMALLEST <= abs(scale) <= _LARGEST:
+        yield SCALE_IMPLAUSIBLE.found(CONFIG, f"the scale is {scale:g}")
+
+
+@rule(SCALE_IS_ALPHA, ALPHA_CONFLICT, RSLORA_SCALE)
+def scale_agrees_with_alpha(candidate: Candidate) -> Iterator[Finding]:
+    """`alpha = scale * rank` holds where both are known, or `alpha = scale * sqrt(rank)` with rsLoRA."""
+    folder = candidate.folder
+    alpha = candidate.declared.alpha if candidate.declared.alpha is not None else folder.metadata.lora_alpha
+    if alpha is None or folder.scale is None or not folder.rank:
+        return
+    scale, rank = folder.scale, folder.rank
+    if any(_same(scale * each, alpha) for each in folder.ranks):
+        return
+    said = f"alpha is given as {alpha:g}, and scale {scale:g} x rank {rank} is {scale * rank:g}"
+    if alpha == scale:
+        yield SCALE_IS_ALPHA.found("alpha", f"{said}: the scale was written where alpha is meant")
+    elif _same(scale * math.sqrt(rank), alpha):
+        yield RSLORA_SCALE.found(
+            "alpha", f"alpha {alpha:g} is scale {scale:g} x the square root of rank {rank}"
+        )
+    else:
+        yield ALPHA_CONFLICT.found("alpha", said)
+
+
+def _same(a: float, b: float) -> bool:
+    return abs(a - b) <= 1e-6 * max(abs(a), abs(b))

@@ -2,48 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from fusery.storage.safetensors import read_header
 
 from ..adapters.files import CONFIG, PEFT_WEIGHTS
 from ..adapters.finding import WHOLE, Finding, some
 from ..adapters.patterns import PatternError
-from ..adapters.peft_config import CONVERT, TIED, PeftConfig, targets
-from ..adapters.peft_experts import promised_experts
+from ..adapters.peft_config import CONVERT, MERGE, TIED, PeftConfig, targets
 from ..adapters.peft_folder import PREFIX
 from ..adapters.peft_form import is_tied
-from ..adapters.peft_methods import MERGE
+from ..adapters.reading import promised_experts
 from ..adapters.whole_fit import FittedWhole
-from ..models.architecture import Weight
-from ..models.language_model import in_transformers, prefix_of, sees
+from ..models.libraries import in_transformers, prefix_of, sees
 from ..parsing import plural
 from .candidate import Candidate
-from .code import Code, rule
+from .code import Code, always_error, error, info, rule
 
-PEFT_METHOD = Code(
+PEFT_METHOD = always_error(
     "peft_method",
-    "error",
     "the adapter was made by another method of PEFT than LoRA",
     "its numbers are not two factors of an update",
     MERGE,
-    fixed=True,
 )
-PEFT_BASE_CHANGED = Code(
+PEFT_BASE_CHANGED = always_error(
     "peft_base_changed",
-    "error",
     "training began by changing the base's weights (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA, KaSA, repeated layers)",
     "on the base itself the adapter gives another model than the one that was trained",
     CONVERT,
-    fixed=True,
 )
-PEFT_FULL_MODULES = Code(
+PEFT_FULL_MODULES = always_error(
     "peft_full_modules",
-    "error",
     "whole tensors or trained rows beside the factors (modules_to_save, embeddings, trained tokens) do not fit the base",
     "a part of what was learned would be lost, or stand in the wrong place",
     MERGE,
-    fixed=True,
 )
 PEFT_WHOLE_TENSORS = Code(
     WHOLE,
@@ -53,99 +45,78 @@ PEFT_WHOLE_TENSORS = Code(
     "fuse it, and use the fused model",
     fixed=True,
 )
-PEFT_COPIES = Code(
+PEFT_COPIES = info(
     "peft_copies",
-    "info",
     "the adapter holds whole tensors that are copies of the base's",
     "they change nothing: PEFT adds an embedding by itself, and mergekit what it did not decompose",
     "nothing has to be done: they are left out wherever mlx-lm's form is used",
 )
-PEFT_BIAS = Code(
+PEFT_BIAS = always_error(
     "peft_bias",
-    "error",
     "the adapter changes or adds biases",
     "mlx-lm's LoRA has none, so a part of what was learned would be lost",
     MERGE,
-    fixed=True,
 )
-PEFT_VARIANT = Code(
+PEFT_VARIANT = always_error(
     "peft_variant",
-    "error",
     "the adapter is a variant of LoRA that mlx-lm does not have",
     "it would be loaded as a plain LoRA and answer differently",
     MERGE,
-    fixed=True,
 )
-PEFT_EXPERTS = Code(
+PEFT_EXPERTS = always_error(
     "peft_experts",
-    "error",
     "the factors of experts or of their router (target_parameters) do not belong to what mlx-lm has in their place",
     "PEFT keeps all experts of a layer in two tensors, mlx-lm in a layer for each projection: which is which would be guessed",
     "take adapter_config.json and the weights of one save_pretrained, and the base that it was trained on",
-    fixed=True,
 )
-PEFT_UNKNOWN_FIELD = Code(
+PEFT_UNKNOWN_FIELD = always_error(
     "peft_unknown_field",
-    "error",
     "the configuration sets a field that is not known here",
     "nobody can say what it does to the weights",
     "if it does nothing to them, remove it from adapter_config.json",
-    fixed=True,
 )
-PEFT_UNKNOWN_TENSOR = Code(
+PEFT_UNKNOWN_TENSOR = always_error(
     "peft_unknown_tensor",
-    "error",
     "tensors are not the factors of a LoRA as PEFT saves it",
     "a part of what was learned would be lost",
     "save it with save_pretrained of PEFT",
-    fixed=True,
 )
-PEFT_PATTERN = Code(
+PEFT_PATTERN = always_error(
     "peft_pattern",
-    "error",
     "rank_pattern or alpha_pattern holds an expression that is not matched here",
     "the scale of a module would be guessed",
     "write the modules' names instead",
-    fixed=True,
 )
-PEFT_RANK_MISMATCH = Code(
+PEFT_RANK_MISMATCH = always_error(
     "peft_rank_mismatch",
-    "error",
     "tensors do not have the rank that the configuration gives their module",
     "PEFT does not load such an adapter, and its scale depends on the rank",
     "restore adapter_config.json as PEFT saved it",
-    fixed=True,
 )
-PEFT_MODULES_MISSING = Code(
+PEFT_MODULES_MISSING = error(
     "peft_modules_missing",
-    "error",
     "modules that the configuration promises have no tensors",
     "a part of the adapter was lost",
     "register the whole folder that PEFT saved",
 )
-PEFT_TIED_EMBEDDING = Code(
+PEFT_TIED_EMBEDDING = always_error(
     "peft_tied_embedding",
-    "error",
     "the adapter changes an embedding that is also the base's head",
     "PEFT changes one end of it, mlx-lm both",
     TIED,
-    fixed=True,
 )
-PEFT_RANK_PADDED = Code(
+PEFT_RANK_PADDED = info(
     "peft_rank_padded",
-    "info",
     "modules have different ranks; in mlx-lm's form the smaller are padded with zeros",
     "the numbers mean the same, the file is larger",
 )
-PEFT_SCALE_FOLDED = Code(
+PEFT_SCALE_FOLDED = info(
     "peft_scale_folded",
-    "info",
     "modules have different scales; in mlx-lm's form they are multiplied into lora_b, exactly",
     "the numbers mean the same",
 )
-PEFT_SCALE_ROUNDED = Code(
+PEFT_SCALE_ROUNDED = info(
     "peft_scale_rounded",
-    "info",
     "modules have different scales; in mlx-lm's form they are multiplied into lora_b in float32, rounded once",
     "the update differs in the last bits of float32",
 )
@@ -176,16 +147,15 @@ def carried_over_from_peft(candidate: Candidate) -> Iterator[Finding]:
     if whole is None:
         return
     if whole.copies:
-        yield PEFT_COPIES.found(PEFT_WEIGHTS, _dropped(some(whole.copies), whole.quantised))
+        message = (
+            f"whole tensors are copies of the base's, change nothing and are left out: {some(whole.copies)}"
+        )
+        of = " (of a quantised base: what its weights were quantised from)" if whole.quantised else ""
+        yield PEFT_COPIES.found(PEFT_WEIGHTS, message + of)
     for problem in whole.problems:
         yield PEFT_FULL_MODULES.found(PEFT_WEIGHTS, f"{problem} ({candidate.base.name})")
     if whole and not whole.problems:
         yield PEFT_WHOLE_TENSORS.found(PEFT_WEIGHTS, _replacing(whole))
-
-
-def _dropped(names: str, quantised: bool) -> str:
-    message = f"whole tensors are copies of the base's, change nothing and are left out: {names}"
-    return f"{message} (of a quantised base: what its weights were quantised from)" if quantised else message
 
 
 def _replacing(whole: FittedWhole) -> str:
@@ -204,7 +174,7 @@ def whole_peft_adapter(candidate: Candidate) -> Iterator[Finding]:
     if folder.form != "peft" or not folder.modules or CONFIG in {problem.file for problem in folder.problems}:
         return
     config = PeftConfig.model_validate(folder.raw_config)
-    missing = _promised(config, base.weights, _prefix(candidate)) | promised_experts(config, base)
+    missing = _promised(candidate, config) | promised_experts(config, base)
     # What is saved whole has no factors, whatever else names it.
     missing -= {*folder.modules, *(path for path in missing if folder.whole.is_saved(f"{path}.weight"))}
     if missing:
@@ -221,21 +191,16 @@ def whole_peft_adapter(candidate: Candidate) -> Iterator[Finding]:
         yield PEFT_TIED_EMBEDDING.found(PEFT_WEIGHTS, message)
 
 
-def _prefix(candidate: Candidate) -> str:
-    """Return where PEFT found the language model: the fields of the configuration have the names of that day."""
-    originals = candidate.folder.originals
-    if originals is None or not sees(candidate.base.architecture):
-        return prefix_of(())
-    names = read_header(originals[PEFT_WEIGHTS]).tensors
-    return prefix_of(name.removeprefix(PREFIX) for name in names)
-
-
-def _promised(config: PeftConfig, weights: Mapping[str, Weight], prefix: str) -> set[str]:
+def _promised(candidate: Candidate, config: PeftConfig) -> set[str]:
     """Return the matrices of a base that PEFT would adapt; none where its names do not tell."""
+    originals, base = candidate.folder.originals, candidate.base.architecture
+    # The fields of the configuration have the names of the day on which PEFT looked for the language model.
+    names = read_header(originals[PEFT_WEIGHTS]).tensors if originals and sees(base) else ()
+    prefix = prefix_of(name.removeprefix(PREFIX) for name in names)
     try:
         return {
             path
-            for path, weight in weights.items()
+            for path, weight in base.weights.items()
             if len(weight.shape) == 2 and targets(config, in_transformers(path, prefix))
         }
     except PatternError:

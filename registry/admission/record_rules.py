@@ -6,83 +6,73 @@ import datetime as dt
 import math
 from collections.abc import Iterator
 
-from ..adapters.files import CONFIG, METADATA, RECIPE
+from ..adapters.files import CONFIG, METADATA, RECIPE, WEIGHTS
 from ..adapters.finding import Finding
 from ..errors import BadInputError
 from ..names import AdapterName, parse_date
 from .candidate import Candidate
-from .code import Code, rule
+from .code import TRAINING_CODES, error, info, rule, warning
 from .tokenizer_rules import embedding_rows
 
 _FIRST_LORA = dt.date(2021, 6, 1)
 """LoRA was published in June 2021 (arXiv:2106.09685)."""
 
-METADATA_CONFLICT = Code(
+METADATA_CONFLICT = warning(
     "metadata_conflict",
-    "warning",
     "adapter_metadata.json says something else than the flags or the tensors",
     "the record would say what one of them does not",
     "correct the file, or leave out the flag",
 )
-FOLDER_NAME_CONFLICT = Code(
+FOLDER_NAME_CONFLICT = warning(
     "folder_name_conflict",
-    "warning",
     "the folder's name gives the same task another version or date than the one that is recorded",
     "folders are found again by their names",
     "leave out --version and --date to take them from the name, or rename the folder",
 )
-DATE_IN_FUTURE = Code(
+DATE_IN_FUTURE = error(
     "date_in_future",
-    "error",
     "the day of training is not here yet",
     "the history of the task would be out of order",
     "give --date YYYYMMDD",
 )
-DATE_TOO_EARLY = Code(
+DATE_TOO_EARLY = warning(
     "date_too_early",
-    "warning",
     "the day of training is before LoRA was published, in June 2021",
     "a clock was wrong, or day, month and year were mixed up",
     "give --date YYYYMMDD",
 )
-DATE_INVALID = Code(
+DATE_INVALID = warning(
     "date_invalid",
-    "warning",
     "adapter_metadata.json gives a training_date that is not a date",
     "the day of registration is recorded instead",
     "write it as 2026-01-15, or give --date YYYYMMDD",
 )
-VAL_LOSS_NEGATIVE = Code(
+VAL_LOSS_NEGATIVE = error(
     "val_loss_negative",
-    "error",
     "the validation loss is negative",
     "a cross-entropy cannot be: it is another number, or has lost its meaning",
     "give the validation loss that the trainer printed",
 )
-VAL_LOSS_ABOVE_CHANCE = Code(
+VAL_LOSS_ABOVE_CHANCE = warning(
     "val_loss_above_chance",
-    "warning",
     "the validation loss is above that of guessing among all tokens",
     "the run diverged, or the number is another one, such as a perplexity",
     "give the validation loss that the trainer printed, not its exponential",
 )
-DATASET_UNKNOWN = Code(
+DATASET_UNKNOWN = info(
     "dataset_unknown",
-    "info",
     "nothing says what the adapter was trained on",
     "what was learned from a dataset cannot be found again when the dataset has to be withdrawn",
     "give --dataset",
 )
-NOT_TRAINED = Code(
+NOT_TRAINED = warning(
     "not_trained",
-    "warning",
     "the configuration is that of a run of no iterations",
     "the weights are the starting point, or of another run",
     "take the adapter_config.json of the same run",
 )
-DROPOUT_IMPLAUSIBLE = Code(
+DROPOUT_IMPLAUSIBLE = warning(
     "dropout_implausible",
-    "warning",
     "the dropout is not from 0 to below 1",
     "with a dropout of 1 nothing is learned",
     "take the adapter_config.json that the run wrote",
@@ -200,3 +190,59 @@ def training_recorded(candidate: Candidate) -> Iterator[Finding]:
     dropout = folder.config.lora_parameters.dropout if folder.config.lora_parameters else None
     if dropout is not None and not 0 <= dropout < 1:
         yield DROPOUT_IMPLAUSIBLE.found(CONFIG, f"the configuration says a dropout of {dropout:g}")
+
+
+@rule(*TRAINING_CODES)
+def training_run(candidate: Candidate) -> Iterator[Finding]:
+    """The checkpoint is the best of its run, and log, record, configuration and flags agree about the run."""
+    yield from candidate.training
+
+
+NEAR = 0.95
+"""Cosine between two updates from which one is called nearly the same as the other."""
+
+DUPLICATE_WEIGHTS = warning(
+    "duplicate_weights",
+    "the same weights are registered for another task, or with another configuration",
+    "one of the two records says something that the training run does not bear out",
+    "if it is one adapter for two uses, give it an alias instead: fusery show NAME",
+)
+NEAR_DUPLICATE = warning(
+    "near_duplicate",
+    f"the update points in almost the same direction as that of a registered adapter (cosine {NEAR} or more)",
+    "it is probably the same run: converted, rescaled, or trained for a few steps more",
+    "compare the two: fusery diff A B --weights",
+)
+
+
+@rule(DUPLICATE_WEIGHTS, NEAR_DUPLICATE)
+def not_there_yet(candidate: Candidate) -> Iterator[Finding]:
+    """No registered adapter on the base has the same weights, or nearly the same update."""
+    task = candidate.declared.task or candidate.task
+    known = candidate.neighbours()
+    if any(other.same_adapter and other.task == task for other in known):
+        return  # it is on record already, and whoever gave the same to another task was told then
+    for other in known:
+        if other.same_bytes:
+            # The same factors beside other whole tensors are another adapter.
+            if other.same_file or not candidate.whole:
+                message = f"these weights are registered as {other.name} on {other.base}"
+                if other.yanked is not None:
+                    message += f", which is yanked: {other.yanked}"
+                yield DUPLICATE_WEIGHTS.found(
+                    WEIGHTS, message, f"see what it was made for: fusery show {other.name}"
+                )
+        elif other.similarity >= NEAR:
+            message = f"the update is {_percent(other.similarity)} the same as that of {other.name}"
+            compare = f"fusery diff {other.name} {task}@{candidate.declared.version or 'latest'} --weights"
+            hint = (
+                f"once it is registered, compare: {compare}"
+                if task
+                else f"see what it is: fusery show {other.name}"
+            )
+            yield NEAR_DUPLICATE.found(WEIGHTS, message, hint)
+
+
+def _percent(share: float) -> str:
+    # 99.96 % is not 100 %.
+    return f"{min(share * 100, 99.9):.1f} %" if share < 1 - 1e-6 else "100 %"

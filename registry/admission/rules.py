@@ -5,72 +5,48 @@ The order is the order of understanding: files, configuration, base, modules, sh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from fusery.storage.errors import FuseryError
+from fusery.storage.plaintext import is_keepable
+from fusery.storage.plugins import Plugin, PluginError, blaming, load_plugin, plugins, taken_twice
+
+from ..adapters.finding import ORDER, Finding, Severity, by_severity
+from ..errors import BadInputError
 from . import (
     base_rules,
     file_rules,
     folder_rules,
-    key_rules,
-    kind_rules,
     layer_rules,
-    method_rules,
-    neighbour_rules,
     number_rules,
     peft_rules,
     record_rules,
-    scale_rules,
-    template_rules,
     tensor_rules,
     tokenizer_rules,
 )
+from .candidate import Candidate
 from .code import Code, Rule
-from .training_rules import training_run
 
-RULES: tuple[Rule, ...] = (
-    kind_rules.kind_is_known,
-    file_rules.readable_files,
-    peft_rules.carried_over_from_peft,
-    folder_rules.nothing_runs,
-    folder_rules.nothing_unexpected,
-    folder_rules.no_remote_code,
-    file_rules.has_adapter_tensors,
-    file_rules.float_tensors,
-    file_rules.tensors_hold_numbers,
-    method_rules.supported_method,
-    method_rules.trained_through_a_format,
-    base_rules.declared_base,
-    base_rules.base_as_in_training,
-    base_rules.modules_of_base,
-    key_rules.trained_on_what_the_base_says,
-    tokenizer_rules.tokens_fit,
-    tokenizer_rules.same_tokenizer,
-    template_rules.chats_can_be_rendered,
-    method_rules.complete_pairs,
-    tensor_rules.shapes_fit,
-    tensor_rules.full_weights,
-    layer_rules.full_layers,
-    tensor_rules.rank_consistent,
-    tensor_rules.rank_fits_matrix,
-    scale_rules.scale_given,
-    scale_rules.scale_plausible,
-    scale_rules.scale_agrees_with_alpha,
-    layer_rules.keys_are_paths,
-    layer_rules.promised_layers,
-    peft_rules.whole_peft_adapter,
-    number_rules.numbers_finite,
-    number_rules.numbers_do_something,
-    number_rules.as_even_as_said,
-    number_rules.numbers_not_clipped,
-    number_rules.updates_plausible,
-    number_rules.magnitudes_positive,
-    record_rules.metadata_agrees,
-    record_rules.names_agree,
-    record_rules.dates_plausible,
-    record_rules.loss_plausible,
-    record_rules.training_recorded,
-    training_run,
-    neighbour_rules.not_there_yet,
+if TYPE_CHECKING:
+    from .code import Look
+
+_MODULES = (
+    file_rules,
+    peft_rules,
+    folder_rules,
+    base_rules,
+    tokenizer_rules,
+    layer_rules,
+    tensor_rules,
+    number_rules,
+    record_rules,
+)
+RULES: tuple[Rule, ...] = tuple(
+    rule for module in _MODULES for rule in vars(module).values() if isinstance(rule, Rule)
 )
 
 UNREADABLE: tuple[Code, ...] = (
@@ -84,3 +60,153 @@ CODES: Mapping[str, Code] = {
     code.name: code for code in (*UNREADABLE, *(code for rule in RULES for code in rule.codes))
 }
 """Every code by its name."""
+
+
+def unreadable(error: FuseryError) -> Finding:
+    """Return what is wrong with a folder that cannot be read at all, as a finding."""
+    link, special, unsafe = UNREADABLE
+    other = special if "not a regular file" in error.message else unsafe
+    code = link if "is a link" in error.message else other
+    return code.found(".", error.message, error.hint)
+
+
+GROUP: Literal["fusery.rules"] = "fusery.rules"
+
+_LONGEST = 100
+"""Characters of a code, as the database has room for."""
+
+_TEXT = 2000
+"""Characters of what a finding says."""
+
+
+@dataclass(frozen=True, slots=True)
+class PluggedRule:
+    """A rule of a plugin, which is looked after while it looks."""
+
+    rule: Rule
+    plugin: Plugin
+
+    def __call__(self, candidate: Candidate) -> Iterator[Finding]:
+        """Let the rule look at a candidate."""
+        names = {code.name for code in self.rule.codes}
+        with blaming(self.plugin):
+            try:
+                found = list(self.rule(candidate))
+            except FuseryError as error:
+                # It is not the adapter that cannot be looked at: no audit may pass over a rule that was not heard.
+                raise PluginError(error.message, hint=error.hint) from error
+            if not all(_can_be_kept(finding, names) for finding in found):
+                raise self.plugin.wrong("yields something else than findings of its codes, in plain text")
+        yield from found
+
+
+def plugged_rules() -> tuple[PluggedRule, ...]:
+    """Return the rules of all plugins, by name.
+
+    None is left out, whatever is wrong with it: what a team has installed to keep adapters out is not passed over in silence.
+    """
+    found = plugins(GROUP)
+    for one, other in pairwise(found):
+        if one.name == other.name:
+            raise taken_twice([one, other])
+    return tuple(map(rule_of, found))
+
+
+def rule_of(plugin: Plugin) -> PluggedRule:
+    """Return the rule that a plugin adds."""
+    found = load_plugin(plugin)
+    with blaming(plugin):
+        if not isinstance(found, Rule) or not isinstance(found.codes, tuple):
+            raise plugin.wrong(f"is no Rule with a tuple of codes, which {plugin.value} has to be")
+        for code in found.codes:
+            _require_own(plugin, code)
+    return PluggedRule(found, plugin)
+
+
+def _require_own(plugin: Plugin, code: Code) -> None:
+    good = isinstance(code, Code) and code.severity in ORDER
+    if not good or not all(isinstance(text, str) for text in (code.name, code.what, code.why, code.hint)):
+        raise plugin.wrong("has a code that is no Code with a severity and texts")
+    form = re.compile(rf"{re.escape(plugin.name)}-[a-z0-9]+(_[a-z0-9]+)*")
+    if not form.fullmatch(code.name) or len(code.name) > _LONGEST:
+        raise plugin.wrong(
+            f"has the code {code.name[:60]!r}, and its codes are called {plugin.name}-WORD or {plugin.name}-TWO_WORDS"
+        )
+    if code.fixed:
+        raise plugin.wrong(f"has a fixed code {code.name}: whoever keeps a registry decides how severe it is")
+
+
+def _can_be_kept(finding: object, names: Collection[str]) -> bool:
+    if not isinstance(finding, Finding) or finding.code not in names:
+        return False
+    texts = (finding.subject, finding.message, finding.hint)
+    good = all(isinstance(text, str) and is_keepable(text) and len(text) <= _TEXT for text in texts)
+    return good and finding.severity in ORDER
+
+
+def took_part() -> list[str]:
+    """Return the plugins whose rules look at every adapter, as the log names them: distribution and version."""
+    return sorted({str(rule.plugin) for rule in plugged_rules()})
+
+
+Setting = Literal["error", "warning", "info", "off"]
+"""What can be set for a code in `config.toml`."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeverityPolicy:
+    """How findings count."""
+
+    severities: Mapping[str, Setting] = field(default_factory=dict)
+    strict: bool = False
+
+    @classmethod
+    def configured(cls, severities: Mapping[str, Any], *, strict: bool = False) -> SeverityPolicy:
+        """Return the policy that the settings ask for."""
+        known = dict(CODES)
+        if not severities.keys() <= known.keys():
+            known |= {code.name: code for plugged in plugged_rules() for code in plugged.rule.codes}
+        for name, setting in severities.items():
+            code = known.get(name)
+            if code is None:
+                from difflib import get_close_matches
+
+                close = get_close_matches(name, known, n=1)
+                meant = f"; did you mean {close[0]!r}?" if close else ""
+                raise _unacceptable(f"there is no finding {name[:60]!r}{meant}")
+            if setting not in get_args(Setting):
+                raise _unacceptable(f"{name} is set to {setting[:40]!r}, not to error, warning, info or off")
+            if code.fixed and setting not in ("error", code.severity):
+                why = (
+                    "such a folder cannot be read" if code.severity == "error" else "the registry goes by it"
+                )
+                what = "an error" if code.severity == "error" else "noted"
+                raise _unacceptable(f"{name} is always {what}: {why}")
+        return cls(severities, strict)
+
+    def apply(self, findings: Iterable[Finding]) -> list[Finding]:
+        """Return the findings with the severities of this policy, errors first."""
+        applied = []
+        for finding in findings:
+            setting = self.severities.get(finding.code, finding.severity)
+            if setting != "off":
+                severity: Severity = "error" if self.strict and setting == "warning" else setting
+                applied.append(replace(finding, severity=severity))
+        return by_severity(applied)
+
+
+def _unacceptable(why: str) -> BadInputError:
+    return BadInputError(
+        f"the settings are not acceptable: admission.severity: {why}",
+        hint="correct FUSERY_ADMISSION in the environment or config.toml in the home folder",
+    )
+
+
+def examine(candidate: Candidate, policy: SeverityPolicy | None = None) -> list[Finding]:
+    """Run every rule on a candidate, those of plugins last; return the findings, errors first."""
+    rules: list[Look] = [*RULES, *plugged_rules()]
+    # What is no adapter at all is said, and not what it lacks to be one.
+    found = list(file_rules.kind_is_known(candidate)) or [
+        finding for rule in rules for finding in rule(candidate)
+    ]
+    return (policy or SeverityPolicy()).apply(found)

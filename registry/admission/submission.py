@@ -32,13 +32,7 @@ _PATH = 4096
 
 @dataclass(frozen=True, slots=True)
 class TrainedOn:
-    """The base that an adapter was trained on, where it differs from the one it is registered for.
-
-    Attributes:
-        name: as declared.
-        digest: of its files.
-        known_as: every name that an adapter's files may use for it.
-    """
+    """The base that an adapter was trained on, where it differs from the one it is registered for."""
 
     name: str
     digest: str
@@ -80,9 +74,6 @@ class Submission:
 
     Values are checked on creation, so that both databases can store them alike: text without NUL, finite numbers,
     tags in canonical form, no credentials in URLs.
-
-    Raises:
-        BadInputError: a value is not acceptable.
     """
 
     base: str | None = None
@@ -103,11 +94,7 @@ class Submission:
 
     @classmethod
     def of(cls, facts: Facts) -> Submission:
-        """Return what keywords declare; a record among them stands for what it is the record of.
-
-        Raises:
-            BadInputError: a value is not acceptable.
-        """
+        """Return what keywords declare; a record among them stands for what it is the record of."""
         said: Any = {
             name: getattr(value, value.REFERENCE) if isinstance(value, Record) and value.REFERENCE else value
             for name, value in facts.items()
@@ -132,7 +119,7 @@ class Submission:
         """Return what is declared for columns of the same name in an adapter's row."""
         from .. import tables
 
-        columns = tables.Adapter.__table__.columns.keys()
+        columns = tables.AdapterRow.__table__.columns.keys()
         stored = (name for name, declared in DECLARED.items() if name in columns and not declared.later)
         return {name: getattr(self, name) for name in stored if name != "trained_on"}
 
@@ -143,11 +130,7 @@ class Submission:
 
 
 def require_text(what: str, value: Any, limit: int) -> None:
-    """Refuse text that a database cannot store; None is allowed.
-
-    Raises:
-        BadInputError: it is none, or too long.
-    """
+    """Refuse text that a database cannot store; None is allowed."""
     if value is None:
         return
     if not isinstance(value, str) or not is_keepable(value):
@@ -159,39 +142,26 @@ def require_text(what: str, value: Any, limit: int) -> None:
 
 
 def checked(name: str, value: Any) -> Any:
-    """Return a declared value in its canonical form; None is allowed.
-
-    Args:
-        name: of the field of an adapter's record.
-        value: as declared.
-
-    Raises:
-        BadInputError: it is not acceptable.
-    """
+    """Return a declared value in its canonical form; None is allowed."""
     part, declared = parts_of(Adapter)[name], DECLARED[name]
     if value is None:
         return None
     if part.kind == "whole":
-        hint = f"leave out --{name.replace('_', '-')} if it is not known"
-        return _whole(value, part.title, declared.least, declared.most, hint)
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if not whole or not declared.least <= value <= declared.most:
+            raise BadInputError(
+                f"the {part.title} is not a whole number from {declared.least} to {declared.most}",
+                hint=f"leave out --{name.replace('_', '-')} if it is not known",
+            )
+        return value
     if part.kind == "real":
         return not_negative(value, part.title)
     require_text(part.title, value, declared.most)
     return without_credentials(value) if declared.masked else value
 
 
-def _whole(value: Any, what: str, low: int, high: int, hint: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise BadInputError(f"the {what} is not a whole number from {low} to {high}", hint=hint)
-    return value
-
-
 def not_negative(value: Any, what: str) -> float | None:
-    """Return a number of 0 or more in its canonical form; None is allowed.
-
-    Raises:
-        BadInputError: the value is negative, or is not a number.
-    """
+    """Return a number of 0 or more in its canonical form; None is allowed."""
     if value is None:
         return None
     try:
@@ -219,11 +189,7 @@ def _checkpoint(said: Any) -> str | None:
 
 
 def checked_tags(said: Any) -> dict[str, str]:
-    """Return tags with canonical names and without credentials in their URLs.
-
-    Raises:
-        BadInputError: they are no tags, or one is given twice.
-    """
+    """Return tags with canonical names and without credentials in their URLs."""
     if not isinstance(said, Mapping):
         raise BadInputError("the tags are not names with values", hint="write --tag KEY=VALUE")
     require_count("the adapter", "tags", TAGS, len(said))

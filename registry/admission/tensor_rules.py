@@ -11,47 +11,41 @@ from fusery.storage.safetensors import Tensor
 from ..adapters.files import CONFIG, WEIGHTS
 from ..adapters.finding import Finding, some
 from ..adapters.mlx_config import LoraModule
+from ..adapters.whole_fit import EMBEDDINGS, HEADS
 from ..models.architecture import Weight
 from ..parsing import plural
 from .candidate import Candidate
-from .code import Code, rule
+from .code import error, rule, warning
 from .file_rules import NO_TENSORS, UNKNOWN_TENSOR
 
-_EMBEDDINGS = frozenset({"embed_tokens", "wte", "tok_embeddings", "word_embeddings", "embeddings"})
 _PARTS = ("weight", "bias", "scales", "biases")
-_HEADS = frozenset({"lm_head", "output", "embed_out"})
 
-SHAPE_MISMATCH = Code(
+SHAPE_MISMATCH = error(
     "shape_mismatch",
-    "error",
     "a tensor's shape does not fit its partner, or the weight of the base",
     "the update cannot be added",
     "the adapter belongs to another base model, or was transposed on the way",
 )
-VOCABULARY_MISMATCH = Code(
+VOCABULARY_MISMATCH = error(
     "vocabulary_mismatch",
-    "error",
     "the adapter's embedding or output layer has another number of rows than the base's",
     "tokens were added in training: without them the ids of the tokenizer mean something else",
     "add the base with the resized embedding, and register the adapter on that",
 )
-RANK_MISMATCH = Code(
+RANK_MISMATCH = error(
     "rank_mismatch",
-    "error",
     "the tensors have another rank than the configuration says",
     "mlx-lm makes layers of the configured rank, and then cannot load the tensors",
     "take the adapter_config.json of the same run",
 )
-RANK_MIXED = Code(
+RANK_MIXED = error(
     "rank_mixed",
-    "error",
     "modules have different ranks",
     "mlx-lm knows one rank for all modules and cannot load the tensors",
     "train with one rank, or pad the smaller factors with zeros",
 )
-RANK_EXCEEDS_MATRIX = Code(
+RANK_EXCEEDS_MATRIX = warning(
     "rank_exceeds_matrix",
-    "warning",
     "the rank is larger than the smaller side of the matrix",
     "the factors are larger than the change that they can describe",
     "train with a smaller rank",
@@ -65,7 +59,7 @@ def shapes_fit(candidate: Candidate) -> Iterator[Finding]:
     """The factors' and magnitudes' shapes fit each other and the base."""
     for module in candidate.folder.modules.values():
         weight = candidate.weights.get(module.path)
-        if weight is not None and (why := _misfit(module, weight) or _misfit_magnitude(module, weight)):
+        if weight is not None and (why := _misfit(module, weight)):
             code = VOCABULARY_MISMATCH if _is_resized(module, weight) else SHAPE_MISMATCH
             yield code.found(module.path, f"{module.path}: {why}")
 
@@ -76,15 +70,19 @@ def _is_resized(module: LoraModule, weight: Weight) -> bool:
     if a is None or b is None or not len(a) == len(b) == len(weight.shape) == 2 or a[1] != b[0]:
         return False
     last = module.path.rpartition(".")[2]
-    if last in _EMBEDDINGS:
+    if last in EMBEDDINGS:
         return b[1] == weight.shape[1] and a[0] != weight.shape[0]
-    return last in _HEADS and a[0] == weight.shape[1] and b[1] != weight.shape[0]
+    return last in HEADS and a[0] == weight.shape[1] and b[1] != weight.shape[0]
 
 
 def _misfit(module: LoraModule, weight: Weight) -> str | None:
     a, b, shape = module.a, module.b, weight.shape
+    if module.m is not None and module.m != shape[:1]:
+        magnitude = f"the magnitude m {module.m} does not fit a weight of shape {shape}"
+    else:
+        magnitude = None
     if a is None or b is None:
-        return None
+        return magnitude
     if len(shape) == 3:
         fits = (
             len(a) == 3
@@ -96,13 +94,7 @@ def _misfit(module: LoraModule, weight: Weight) -> str | None:
         linear = len(a) == len(b) == 2 and a[1] == b[0] and (a[0], b[1]) == (shape[1], shape[0])
         embedding = len(a) == len(b) == 2 and a[1] == b[0] and (a[0], b[1]) == shape
         fits = linear or embedding
-    return None if fits else f"lora_a {a} and lora_b {b} do not fit a weight of shape {shape}"
-
-
-def _misfit_magnitude(module: LoraModule, weight: Weight) -> str | None:
-    if module.m is None or module.m == weight.shape[:1]:
-        return None
-    return f"the magnitude m {module.m} does not fit a weight of shape {weight.shape}"
+    return magnitude if fits else f"lora_a {a} and lora_b {b} do not fit a weight of shape {shape}"
 
 
 @rule(NO_TENSORS, UNKNOWN_TENSOR, SHAPE_MISMATCH, VOCABULARY_MISMATCH)
@@ -136,7 +128,7 @@ def full_weights(candidate: Candidate) -> Iterator[Finding]:
 def _is_resized_full(tensor: Tensor, module: str, weight: Weight) -> bool:
     last = module.rpartition(".")[2]
     return (
-        last in _EMBEDDINGS | _HEADS
+        last in EMBEDDINGS | HEADS
         and len(tensor.shape) == len(weight.shape) == 2
         and tensor.shape[1] == weight.shape[1]
     )

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, nullcontext, suppress
+from contextvars import ContextVar
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fusery.storage.errors import FormatError, StorageError
 from fusery.storage.jsonfile import parse_json
@@ -16,46 +19,53 @@ from ..adapters.tokenizer_files import (
     MOST_VALUES,
     SETTINGS,
     TOKENIZER,
+    TOOLS,
+    Read,
     differences,
     differing_keys,
     own_tokenizer,
+    reader,
     reader_with,
     require_readable,
+    settings_of,
+    special_tokens,
+    templates_of,
 )
+from ..adapters.whole_fit import EMBEDDINGS
+from ..errors import ModelUnusableError
 from ..parsing import plural
 from .candidate import Candidate
-from .code import Code, rule
+from .code import Code, error, info, rule, warning
 
-_EMBEDDINGS = ("embed_tokens", "wte", "tok_embeddings", "word_embeddings", "embeddings")
+if TYPE_CHECKING:
+    from ..runtime.templates.chat import ChatTemplates
+
+
 _DIGITS = 19
 """Token ids have fewer digits; longer numbers are ignored."""
 _MOST_KEYS = 20
 """Keys that one message names."""
 
-TOKENS_BEYOND_BASE = Code(
+TOKENS_BEYOND_BASE = error(
     "tokens_beyond_base",
-    "error",
     "a tokenizer that came with the adapter has ids beyond the base's embedding",
     "the model has no row for such a token and fails, or answers nonsense, when one occurs",
     "add the base with the resized embedding, and register the adapter on that",
 )
-TOKENIZER_DIFFERS = Code(
+TOKENIZER_DIFFERS = warning(
     "tokenizer_differs",
-    "warning",
     "a tokenizer that came with the adapter gives tokens other ids than the base's",
     "a fused model and an export have the adapter's tokenizer; a server with the base's gives the model other ids than the training",
     "fuse it, or register it on the base with that tokenizer",
 )
-TOKENIZER_FILES_DIFFER = Code(
+TOKENIZER_FILES_DIFFER = info(
     "tokenizer_files_differ",
-    "info",
     "a chat template, special tokens or settings that came with the adapter differ from the base's",
     "a fused model, an export and servers that support them use the adapter's files",
     "remove the file to use the base's",
 )
-TOKENIZER_UNREADABLE = Code(
+TOKENIZER_UNREADABLE = error(
     "tokenizer_unreadable",
-    "error",
     "a tokenizer file that came with the adapter cannot be read, or is too large",
     "it would replace the base's in a fused model, which could then not be loaded",
     "save it again with the tokenizer's save_pretrained, or remove it to use the base's",
@@ -132,7 +142,7 @@ def _other_ids(candidate: Candidate, own: Mapping[str, Path]) -> list[str]:
 def embedding_rows(candidate: Candidate) -> int | None:
     """Return how many tokens the base has numbers for."""
     for path, weight in candidate.weights.items():
-        if path.rpartition(".")[2] in _EMBEDDINGS and len(weight.shape) == 2:
+        if path.rpartition(".")[2] in EMBEDDINGS and len(weight.shape) == 2:
             return weight.shape[0]
     size = candidate.base.architecture.config.get("vocab_size")
     return size if type(size) is int and size > 0 else None
@@ -157,21 +167,22 @@ def token_ids(data: bytes, name: str) -> Mapping[str, int] | None:
             return None
     else:
         ids = _plain(vocabulary)
-    return None if ids is None else {**ids, **_added(document.get("added_tokens"))}
+    if ids is None:
+        return None
+    listed = document.get("added_tokens")
+    added = [item for item in (listed if isinstance(listed, list) else []) if isinstance(item, dict)]
+    more = {
+        str(item["content"]): item["id"]
+        for item in added
+        if type(item.get("id")) is int and "content" in item
+    }
+    return {**ids, **more}
 
 
 def _plain(value: Any) -> dict[str, int] | None:
     if isinstance(value, dict) and all(type(number) is int for number in value.values()):
         return value
     return None
-
-
-def _added(listed: Any) -> dict[str, int]:
-    return {
-        str(item["content"]): item["id"]
-        for item in (listed if isinstance(listed, list) else [])
-        if isinstance(item, dict) and type(item.get("id")) is int and "content" in item
-    }
 
 
 def _decoded(settings: Any) -> dict[str, int] | None:
@@ -191,3 +202,119 @@ def _read(path: Path) -> bytes | None:
         return path.read_bytes()
     except OSError:
         return None
+
+
+_ASKED = "What is the capital of France?"
+_CONVERSATIONS = (
+    [{"role": "system", "content": "You are a helpful assistant."}, {"role": "user", "content": _ASKED}],
+    [{"role": "user", "content": _ASKED}],  # some templates know no system
+)
+_A_TOOL = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "Return the weather of a place.",
+        "parameters": {
+            "type": "object",
+            "properties": {"place": {"type": "string", "description": "A town."}},
+            "required": ["place"],
+        },
+    },
+}
+
+
+_STARTED: ContextVar[ChatTemplates | None] = ContextVar("started", default=None)
+"""What `rendering_soon` has started."""
+
+CHAT_TEMPLATE_FAILS = warning(
+    "chat_template_fails",
+    "a chat template does not parse, or refuses an ordinary conversation",
+    "no chat can be answered with it",
+    "take a chat template that works, such as that of the model's instruction-tuned sibling",
+)
+CHAT_TEMPLATE_EXCEEDS = warning(
+    "chat_template_exceeds",
+    "a chat template needs more time or memory for an ordinary conversation, or makes more text, than one may",
+    "it is broken, or made to stop whoever renders it: each server that has it has to refuse chats",
+    "do not use it; look at where the model comes from",
+)
+CHAT_TEMPLATE_DEAF = warning(
+    "chat_template_deaf",
+    "what a chat template makes of an ordinary conversation lacks what the user said",
+    "the model answers without knowing what it was asked",
+    "take a chat template for messages whose content is text",
+)
+
+
+@rule(CHAT_TEMPLATE_FAILS, CHAT_TEMPLATE_EXCEEDS, CHAT_TEMPLATE_DEAF)
+def chats_can_be_rendered(candidate: Candidate) -> Iterator[Finding]:
+    """The chat templates of the base, and those that came with the adapter, render an ordinary conversation."""
+    own = own_tokenizer(candidate.folder.kept)
+    ours = list(template_findings(reader(own)))
+    yield from ours
+    for finding in template_findings(candidate.base.tokenizer, of=f"of {candidate.base.name}"):
+        if finding.subject not in {each.subject for each in ours}:
+            yield finding
+
+
+def template_findings(read: Read, *, of: str = "") -> Iterator[Finding]:
+    """Render a model's chat templates once, within the limits of a server, and yield what is wrong with them."""
+    settings = settings_of(read)
+    for name, (file, source) in templates_of(read).items():
+        wrong = _tried(source, special_tokens(settings), name == TOOLS)
+        if wrong is not None:
+            code, message = wrong
+            yield code.found(file, " ".join(filter(None, (file, of))) + f": {message}")
+
+
+@contextmanager
+def rendering_soon() -> Iterator[None]:
+    """Let the process for templates start, while the block does what comes before they are rendered.
+
+    Once something was rendered, it most often need not be again.
+    """
+    if _tried.cache_info().currsize:
+        yield
+        return
+    from ..runtime.templates.chat import ChatTemplates
+    from ..runtime.templates.process import NoProcess
+
+    with closing(ChatTemplates()) as chats:
+        with suppress(NoProcess):  # said where it is needed
+            chats.start(wait=False)
+        before = _STARTED.set(chats)
+        try:
+            yield
+        finally:
+            _STARTED.reset(before)
+
+
+@lru_cache(64)
+def _tried(source: str, tokens: tuple[tuple[str, str], ...], tools: bool) -> tuple[Code, str] | None:
+    from ..runtime.templates.chat import ChatTemplates
+    from ..runtime.templates.process import NoProcess, TemplateRaised, TemplateTooMuch
+
+    values = {
+        **dict(tokens),
+        "tools": [_A_TOOL] if tools else None,
+        "documents": None,
+        "add_generation_prompt": True,
+        "enable_thinking": False,
+    }
+    refused = ""
+    started = _STARTED.get()
+    with nullcontext(started) if started is not None else closing(ChatTemplates()) as chats:
+        for conversation in _CONVERSATIONS:
+            try:
+                text = chats.render(source, {**values, "messages": conversation})
+            except TemplateRaised as error:
+                refused = str(error)[:400]
+            except TemplateTooMuch as error:
+                return CHAT_TEMPLATE_EXCEEDS, str(error)
+            except NoProcess as error:
+                raise ModelUnusableError(str(error)) from error
+            else:
+                if _ASKED in text:
+                    return None
+                return CHAT_TEMPLATE_DEAF, "the model's chat template leaves out what the user says"
+    return CHAT_TEMPLATE_FAILS, refused

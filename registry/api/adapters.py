@@ -4,34 +4,32 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from fusery.storage.progress import SILENT, Reporter
 
-from ..charts.files import picture_kind
-from .operation import operation
-from .resource import Named, Resource, each_named, moment, named, said
+from ..documents import picture_kind
+from .operation import Paging, operation
+from .resource import Named, Resource, each_named, named, runs
 
 if TYPE_CHECKING:
     from ..adapters.finding import Finding
     from ..adapters.render import Form
     from ..admission.submission import Corrections, Facts, Submission
-    from ..combining.combine import Combination
-    from ..combining.methods import Method
+    from ..comparison.combine import Combination
+    from ..comparison.methods import Method
     from ..records.adapter import Adapter, Amended, Registered, Version
     from ..records.adapter_details import AdapterDetails
     from ..records.difference import ComparedAdapters, Difference
-    from ..records.release import LiftedYank, Yank
-    from ..records.task import Task
+    from ..records.release import LiftedYank, Task, Yank
     from ..workspace import Workspace
 
 
 class Adapters(Resource):
     """The adapters of a registry: what comes in, what is known of it, and what is said of it later."""
-
-    NAME = "adapters"
 
     def register(
         self, folder: str | Path, *, strict: bool = False, reporter: Reporter = SILENT, **facts: Unpack[Facts]
@@ -41,14 +39,6 @@ class Adapters(Resource):
         Args:
             folder: weights and `adapter_config.json`, as mlx-lm or PEFT writes them, or a run with checkpoints, as mlx-lm's or
                 transformers' trainer leaves it; a path, `hf://OWNER/NAME[@REVISION]`, or the URL of a team's bucket.
-            strict: warnings keep it out, as errors do.
-            reporter: hears the bytes sent to a server, and their total.
-            facts: what is said of it; see `fusery.registry.admission.submission.Facts`.
-
-        Raises:
-            AdmissionError: it was refused; the error has all that was found.
-            AlreadyExistsError: name or version are taken by other bytes.
-            UnknownReferenceError, BadInputError: the base or parent does not exist, or a value is not acceptable.
         """
         from ..admission.submission import Submission
         from ..registration.sources import adapter_at
@@ -77,7 +67,7 @@ class Adapters(Resource):
         """Register an adapter from uploaded files: their digests by relative path."""
         from ..admission.submission import Submission
         from ..registration.register import register
-        from ..registration.uploaded import uploaded
+        from ..registration.sources import uploaded
 
         with uploaded(self.workspace, name, files) as (folder, log):
             facts["log"] = log
@@ -86,7 +76,6 @@ class Adapters(Resource):
     def _register_made(
         self, workspace: Workspace, path: Path, submission: Submission, *, sources: Sequence[str]
     ) -> Registered:
-        """Register an adapter that was computed from other adapters."""
         from ..registration.register import register
 
         if self.server is None:
@@ -123,7 +112,7 @@ class Adapters(Resource):
         """Return the findings of admission for a folder of uploaded files, without recording anything."""
         from ..admission.submission import Submission
         from ..registration.register import check
-        from ..registration.uploaded import uploaded
+        from ..registration.sources import uploaded
 
         with uploaded(self.workspace, name, files) as (folder, log):
             facts["log"] = log
@@ -133,9 +122,9 @@ class Adapters(Resource):
     def require_registrable(
         self, folder: str, *, model: str, iterations: int, same: bool = False, **facts: Unpack[Facts]
     ) -> None:
-        """Refuse a training whose result would be refused; see `fusery.registry.registration.readiness.require_registrable`."""
+        """Refuse a training whose result would be refused."""
         from ..admission.submission import Submission
-        from ..registration.readiness import require_registrable
+        from ..registration.register import require_registrable
 
         require_registrable(
             self.workspace,
@@ -148,7 +137,7 @@ class Adapters(Resource):
 
     def _sent(self, place: Path, facts: Facts, reporter: Reporter) -> tuple[str, Mapping[str, str], Facts]:
         """Upload the files of a folder, and return its name, their digests and the declared values."""
-        from ..registration.uploaded import files_to_send
+        from ..registration.sources import files_to_send
         from ..remote.blobs import send_files
 
         assert self.server is not None
@@ -170,49 +159,33 @@ class Adapters(Resource):
         found = self._show(reference, at=at)
         if plot is None:
             return found
-        from dataclasses import replace
+        from ..training.facts import draw_curves
 
-        from ..training.facts import draw_curve
-
-        return replace(found, plot=draw_curve(found.name, found.curve, Path(plot), force=force))
+        place = draw_curves({found.name: found.curve}, Path(plot), force=force)
+        return replace(found, plot=str(place))
 
     @operation("reader")
+    @runs("catalog.show:show_adapter")
     def _show(self, reference: Named, *, at: datetime | str | None = None) -> AdapterDetails:
         """Return an adapter with all details, now or at an earlier time."""
-        from ..catalog.show import show_adapter
 
-        return show_adapter(self.workspace, named(reference), at=moment(at))
-
+    @runs("records.renderings:adapter_folder", here=True)
     def folder(self, reference: Named, *, format: Form = "mlx") -> Path:
-        """Return a read-only local folder with an adapter's files; those of a server's registry are fetched.
+        """Return a read-only local folder with an adapter's files; those of a server's registry are fetched."""
 
-        Args:
-            reference: the adapter.
-            format: `mlx` for mlx-lm; `peft` for PEFT, vLLM and others.
-
-        Raises:
-            UnknownReferenceError, BadInputError: the adapter does not exist, is yanked, or has no such form.
-        """
-        from ..records.folders import adapter_folder
-
-        with self.here(reference) as (workspace, [name]):
-            return adapter_folder(workspace, name, format)
-
-    @operation("reader")
+    @operation("reader", pages=Paging("after", "task"))
+    @runs("catalog.waiting:list_tasks")
     def tasks(
         self, *, after: str | None = None, limit: int | None = None, holding: str | None = None
     ) -> builtins.list[Task]:
-        """Return the tasks by name, each with its newest version and aliases; see `fusery.registry.catalog.tasks.list_tasks`."""
-        from ..catalog.tasks import list_tasks
+        """Return the tasks by name, each with its newest version and aliases."""
 
-        return list_tasks(self.workspace, after=after, limit=limit, holding=holding)
-
-    @operation("reader")
-    def history(self, task: str) -> builtins.list[Version]:
+    @operation("reader", pages=Paging())
+    def history(self, task: str, *, limit: int | None = None, offset: int = 0) -> builtins.list[Version]:
         """Return the versions of a task, oldest first."""
         from ..catalog.listing import task_history
 
-        return task_history(self.workspace, task)
+        return task_history(self.workspace, task)[offset:][:limit]
 
     def diff(
         self,
@@ -223,8 +196,8 @@ class Adapters(Resource):
         plot: str | Path | None = None,
         force: bool = False,
     ) -> Difference:
-        """Return what differs between two adapters, a `WeightsDifference` with `weights`; see `fusery.registry.catalog.diff.diff_adapters`."""
-        from ..catalog.diff import diff_adapters
+        """Return what differs between two adapters, a `WeightsDifference` with `weights`."""
+        from ..catalog.compare import diff_adapters
 
         if not weights and plot is None:
             return self._diff(a, b)
@@ -233,40 +206,36 @@ class Adapters(Resource):
             return diff_adapters(workspace, first, second, weights=weights, plot=place, force=force)
 
     @operation("reader")
+    @runs("catalog.compare:diff_adapters")
     def _diff(self, a: Named, b: Named) -> Difference:
         """Return the differences between two adapters."""
-        from ..catalog.diff import diff_adapters
-
-        return diff_adapters(self.workspace, named(a), named(b))
 
     def compare(
         self, references: Sequence[Named] | Named, *, plot: str | Path | None = None, force: bool = False
     ) -> ComparedAdapters:
-        """Return what differs between any number of adapters; see `fusery.registry.catalog.compare.compare_adapters`."""
+        """Return what differs between any number of adapters."""
         if plot is not None:
             picture_kind(Path(plot))
         found = self._compare(each_named(references))
         if plot is None:
             return found
-        from ..catalog.compare import drawn
+        from ..training.facts import draw_curves
 
-        return drawn(found, Path(plot), force=force)
+        return replace(found, plot=draw_curves(found.curves, Path(plot), force=force))
 
     @operation("reader")
+    @runs("catalog.compare:compare_adapters")
     def _compare(self, references: Sequence[Named]) -> ComparedAdapters:
         """Return the differences between any number of adapters."""
-        from ..catalog.compare import compare_adapters
-
-        return compare_adapters(self.workspace, each_named(references))
 
     @operation("publisher", writes=True)
     def amend(self, reference: Named, **correction: Unpack[Corrections]) -> Amended:
-        """Correct what was said about an adapter; see `fusery.registry.registration.correction.Correction`."""
-        from ..registration.amend import amend
-        from ..registration.correction import Correction
+        """Amend the declared values of an adapter."""
+        from ..registration.amend import Correction, amend
 
         return amend(self.workspace, named(reference), Correction(**correction))
 
+    @runs("comparison.combine:combine", here=True)
     def combine(
         self,
         references: Sequence[Named],
@@ -282,26 +251,9 @@ class Adapters(Resource):
         dry_run: bool = False,
         reporter: Reporter = SILENT,
     ) -> Combination:
-        """Combine adapters into a new one, and register it; see `fusery.registry.combining.combine.combine`."""
-        from ..combining.combine import combine
+        """Combine adapters into a new one, and register it."""
 
-        with self.here(*each_named(references), reporter=reporter) as (workspace, names):
-            return combine(
-                workspace,
-                names,
-                method=method,
-                weights=weights,
-                density=density,
-                seed=seed,
-                rank=rank,
-                task=task,
-                tags=tags,
-                note=note,
-                dry_run=dry_run,
-                register=self._register_made,
-                reporter=reporter,
-            )
-
+    @runs("comparison.combine:shrink", here=True)
     def shrink(
         self,
         reference: Named,
@@ -313,45 +265,28 @@ class Adapters(Resource):
         dry_run: bool = False,
         reporter: Reporter = SILENT,
     ) -> Combination:
-        """Make the nearest adapter of a smaller rank, and register it; see `fusery.registry.combining.combine.shrink`."""
-        from ..combining.combine import shrink
-
-        with self.here(reference, reporter=reporter) as (workspace, [name]):
-            return shrink(
-                workspace,
-                name,
-                rank=rank,
-                task=task,
-                tags=tags,
-                note=note,
-                dry_run=dry_run,
-                register=self._register_made,
-                reporter=reporter,
-            )
+        """Make the nearest adapter of a smaller rank, and register it."""
 
     def yank(self, reference: Named, *, reason: str) -> Yank:
-        """Withdraw an adapter, and return what depends on it still; see `fusery.registry.releases.yanks.yank`."""
+        """Withdraw an adapter, and return what depends on it still."""
         return self.yank_all([reference], reason=reason)[0]
 
     @operation("approver", writes=True)
+    @runs("releases.yanks:yank")
     def yank_all(self, references: Sequence[Named], *, reason: str) -> tuple[Yank, ...]:
-        """Withdraw adapters for one reason, all of them or none; see `fusery.registry.releases.yanks.yank`."""
-        from ..releases.yanks import yank
-
-        return yank(self.workspace, each_named(references), reason=said(reason))
+        """Yank adapters for one reason, all of them or none."""
 
     def unyank(self, reference: Named, *, reason: str = "") -> LiftedYank:
-        """Take a yank back, and return whether there was one; see `fusery.registry.releases.yanks.lift`."""
+        """Take a yank back, and return whether there was one."""
         return self.unyank_all([reference], reason=reason)[0]
 
     @operation("approver", writes=True)
+    @runs("releases.yanks:lift")
     def unyank_all(self, references: Sequence[Named], *, reason: str = "") -> tuple[LiftedYank, ...]:
-        """Take yanks back, all of them or none; see `fusery.registry.releases.yanks.lift`."""
-        from ..releases.yanks import lift
+        """Lift yanks, all of them or none."""
 
-        return lift(self.workspace, each_named(references), reason=said(reason))
-
-    @operation("reader")
+    @operation("reader", pages=Paging())
+    @runs("catalog.listing:list_adapters")
     def list(
         self,
         *,
@@ -367,30 +302,7 @@ class Adapters(Resource):
         """Return adapters.
 
         Args:
-            task: only of this task.
-            base: only on this base.
-            tags: only with all of these tags.
             where: only those that fit an expression, such as `val_loss < 1 and rank >= 8`.
             sort: fields, each as `FIELD` or `FIELD:desc`, with commas between; what has no value comes last.
-            limit: at most so many.
-            offset: leave out so many from the beginning.
             metrics: names of metrics whose values each adapter's `metrics` is to have, such as `mmlu.acc`.
-
-        Raises:
-            UnknownReferenceError: there is no such task or base.
-            BadInputError: there is no such field to sort by.
-            WhereError: the expression is not one.
         """
-        from ..catalog.listing import list_adapters
-
-        return list_adapters(
-            self.workspace,
-            task=task,
-            base=None if base is None else named(base),
-            tags=dict(tags) if tags else None,
-            where=where,
-            sort=sort,
-            limit=limit,
-            offset=offset,
-            metrics=metrics,
-        )

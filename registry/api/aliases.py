@@ -1,4 +1,4 @@
-"""Aliases and what they ask of an adapter, as `registry.aliases` has them."""
+"""Aliases, what they ask of an adapter, and what runs where: `registry.aliases` and `registry.deployments`."""
 
 from __future__ import annotations
 
@@ -6,102 +6,80 @@ import builtins
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from .operation import operation
-from .resource import Named, Resource, named, said
+from .operation import Paging, operation
+from .resource import Named, Resource, runs
 
 if TYPE_CHECKING:
     from ..catalog.waiting import Waiting
-    from ..records.alias import Alias, AliasHolder, AliasMove, Moved
-    from ..records.release import AliasRules, Approval, Promotion, RemovedRules, SetRules
-    from ..records.task import Task
+    from ..records.release import (
+        Alias,
+        AliasHolder,
+        AliasMove,
+        AliasRules,
+        Approval,
+        Deployed,
+        Deployment,
+        Moved,
+        Promotion,
+        Refused,
+        RemovedRules,
+        SetRules,
+        Task,
+    )
 
 
 class Aliases(Resource):
     """Movable names on tasks, such as `prod`: what each holds and held, and the rules for moving it."""
 
-    NAME = "aliases"
-
     @operation("publisher", writes=True)
+    @runs("releases.aliases:set_alias")
     def set(self, alias: str, adapter: Named, *, reason: str = "") -> Moved:
-        """Let an alias, `prod` or `TASK#prod`, hold an adapter of its task, and return the move.
-
-        See `fusery.registry.releases.aliases.set_alias`.
-        """
-        from ..releases.aliases import set_alias
-
-        return set_alias(self.workspace, named(adapter), alias, reason=said(reason))
+        """Set an alias, `prod` or `TASK#prod`, to an adapter of its task, and return the move."""
 
     @operation("approver", writes=True)
+    @runs("releases.aliases:remove_alias")
     def remove(self, alias: str, *, reason: str = "", emergency: bool = False) -> Moved:
-        """Take an alias away from what it holds, and return the move.
-
-        See `fusery.registry.releases.aliases.remove_alias`.
-        """
-        from ..releases.aliases import remove_alias
-
-        return remove_alias(self.workspace, alias, reason=said(reason), emergency=emergency)
+        """Remove an alias, and return the move."""
 
     @operation("approver", writes=True)
+    @runs("releases.aliases:roll_back")
     def roll_back(self, alias: str, *, reason: str = "", emergency: bool = False) -> Moved:
-        """Give an alias back to the adapter that held it before, and return the move.
-
-        See `fusery.registry.releases.aliases.roll_back`.
-        """
-        from ..releases.aliases import roll_back
-
-        return roll_back(self.workspace, alias, reason=said(reason), emergency=emergency)
+        """Set an alias back to its previous adapter, and return the move."""
 
     @operation("reader")
+    @runs("releases.aliases:show_alias")
     def show(self, alias: str, *, at: str | None = None) -> AliasHolder:
-        """Return what an alias holds, or held at a date."""
-        from ..releases.history import show_alias
+        """Return the adapter of an alias, now or at an earlier time."""
 
-        return show_alias(self.workspace, alias, at=at)
-
-    @operation("reader")
+    @operation("reader", pages=Paging(newest=True))
+    @runs("releases.aliases:alias_history")
     def history(self, alias: str, *, limit: int | None = None, offset: int = 0) -> builtins.list[AliasMove]:
-        """Return the moves of an alias, oldest first; see `fusery.registry.releases.aliases.alias_history`."""
-        from ..releases.aliases import alias_history
-
-        return alias_history(self.workspace, alias, limit=limit, offset=offset)
+        """Return the moves of an alias, oldest first."""
 
     @operation("approver", writes=True)
+    @runs("releases.promote:promote")
     def promote(self, reference: Named, alias: str, *, reason: str = "", dry_run: bool = False) -> Promotion:
-        """Let an alias hold an adapter if its rules allow it, and return what came of each rule.
+        """Move an alias to an adapter if its rules allow it, and return the result of each rule.
 
-        Nothing is raised where they do not: look at `verdict`; see `fusery.registry.releases.promote.promote`.
+        Nothing is raised where they do not: look at `verdict`.
         """
-        from ..releases.promote import promote
-
-        return promote(self.workspace, named(reference), alias, reason=said(reason), dry_run=dry_run)
 
     @operation("approver", writes=True)
+    @runs("releases.approvals:approve")
     def approve(self, reference: Named, alias: str, *, note: str = "") -> Approval:
-        """Approve of an alias holding an adapter, and return the approval, with all that there are.
-
-        See `fusery.registry.releases.approvals.approve`.
-        """
-        from ..releases.approvals import approve
-
-        return approve(self.workspace, named(reference), alias, note=said(note))
+        """Approve an adapter for an alias, and return the approval, with all others."""
 
     @operation("approver", writes=True)
+    @runs("releases.approvals:withdraw")
     def withdraw_approval(self, reference: Named, alias: str, *, note: str = "") -> Approval:
-        """Take one's own approval back, and return those that are left.
+        """Withdraw your approval, and return the remaining ones."""
 
-        See `fusery.registry.releases.approvals.withdraw`.
-        """
-        from ..releases.approvals import withdraw
-
-        return withdraw(self.workspace, named(reference), alias, note=said(note))
-
+    @runs("catalog.waiting:waiting_for_approval")
     def waiting(self, tasks: Sequence[Task]) -> builtins.list[Waiting]:
-        """Return which newest versions wait for approval; see `fusery.registry.catalog.waiting.waiting_for_approval`."""
-        from ..catalog.waiting import waiting_for_approval
-
-        return waiting_for_approval(self.workspace, tasks)
+        """Return which newest versions wait for approval."""
 
     @operation("admin", writes=True)
+    @runs("releases.rules:set_rules")
     def set_rules(
         self,
         target: str,
@@ -111,42 +89,92 @@ class Aliases(Resource):
         reason: str = "",
         dry_run: bool = False,
     ) -> SetRules:
-        """Give an alias rules, and return them with what they apply to; see `fusery.registry.releases.keeping.set_rules`."""
-        from ..releases.keeping import set_rules
-
-        return set_rules(self.workspace, target, rules, guarded=guarded, reason=said(reason), dry_run=dry_run)
+        """Set the rules of an alias, and return them with their scope."""
 
     @operation("reader")
+    @runs("releases.rules:show_rules")
     def rules(self, target: str) -> AliasRules:
-        """Return the rules that count for an alias; see `fusery.registry.releases.keeping.show_rules`."""
-        from ..releases.keeping import show_rules
-
-        return show_rules(self.workspace, target)
+        """Return the effective rules of an alias."""
 
     @operation("reader")
+    @runs("releases.rules:list_rules")
     def all_rules(self) -> builtins.list[AliasRules]:
         """Return the rules of all aliases, those for every task first."""
-        from ..releases.keeping import list_rules
-
-        return list_rules(self.workspace)
 
     @operation("admin", writes=True)
+    @runs("releases.rules:remove_rules")
     def remove_rules(self, target: str, *, reason: str = "", dry_run: bool = False) -> RemovedRules:
-        """Take the rules of an alias away, and return them; see `fusery.registry.releases.keeping.remove_rules`."""
-        from ..releases.keeping import remove_rules
-
-        return remove_rules(self.workspace, target, reason=said(reason), dry_run=dry_run)
+        """Remove the rules of an alias, and return them."""
 
     @operation("reader")
+    @runs("releases.aliases:aliases_for")
     def names_for(self, adapter: Named) -> builtins.list[str]:
-        """Return the aliases that an adapter can be given; see `fusery.registry.releases.aliases.aliases_for`."""
-        from ..releases.aliases import aliases_for
+        """Return the possible aliases of an adapter."""
 
-        return aliases_for(self.workspace, named(adapter))
+    @operation("reader", pages=Paging())
+    @runs("releases.aliases:list_aliases")
+    def list(
+        self, task: str | None = None, *, limit: int | None = None, offset: int = 0
+    ) -> builtins.list[Alias]:
+        """Return the aliases with their adapters, by task and name."""
+
+
+_NAMES = 500
+"""Names in one request: they are in its address."""
+
+
+class Deployments(Resource):
+    """What ran where, from when until when; and bringing servers and folders to what they should have."""
+
+    @operation("publisher", writes=True)
+    @runs("releases.deployments:record_deployment")
+    def record(
+        self,
+        reference: Named,
+        place: str,
+        *,
+        note: str = "",
+        replace: bool = False,
+        via: str = "",
+        anew: str | None = None,
+    ) -> Deployed:
+        """Record a deployment, and return it, with those that it replaced."""
+
+    @operation("publisher", writes=True)
+    @runs("releases.deployments:record_refusal")
+    def refuse(self, reference: Named, place: str, *, reason: str, via: str = "") -> Refused:
+        """Log a refused deployment."""
+
+    @operation("publisher", writes=True)
+    @runs("releases.deployments:end_deployments")
+    def end(
+        self, places: Sequence[str], *, reference: Named | None = None, reason: str = "", via: str = ""
+    ) -> builtins.list[Deployment]:
+        """End the deployments at places, and return them."""
+
+    @operation("reader", pages=Paging())
+    @runs("releases.deployments:list_deployments")
+    def list(
+        self,
+        *,
+        at: str | None = None,
+        every: bool = False,
+        place: str | None = None,
+        reference: Named | None = None,
+        via: str | None = None,
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> builtins.list[Deployment]:
+        """Return deployments."""
+
+    def yanked(self, names: Sequence[str]) -> Mapping[str, str]:
+        """Return the yanked adapters among some names, with the reasons."""
+        found = dict[str, str]()
+        for start in range(0, len(names), _NAMES):
+            found |= self._yanked(names[start : start + _NAMES])
+        return found
 
     @operation("reader")
-    def list(self, task: str | None = None) -> builtins.list[Alias]:
-        """Return the aliases and what they hold, by task and name."""
-        from ..releases.aliases import list_aliases
-
-        return list_aliases(self.workspace, task)
+    @runs("releases.deployments:yanked_among")
+    def _yanked(self, names: Sequence[str]) -> Mapping[str, str]:
+        """Return the yanked adapters among some names, with the reasons."""

@@ -2,50 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TYPE_CHECKING
 
 from fusery.storage.progress import SILENT, Reporter
 
+from ..errors import BadInputError
 from ..settings.homes import is_server
 from .operation import operation
-from .resource import Named, Resource, named
+from .resource import Named, Resource, named, require_digest, runs
 
 if TYPE_CHECKING:
+    from fusery.storage.interface import Blob
+
     from ..adapters.render import Form
     from ..exchange import Exchanged
-    from ..exchange.exchange import Side
+    from ..exchange.exchange import Options
     from ..exchange.export import Exported
     from ..exchange.import_runs import ImportedRun
+    from ..exchange.local import HomePlace
     from ..exchange.over_http import ServerPlace
-    from ..exchange.place import Place
+    from ..exchange.uploads import Upload, UploadLimits
     from ..records.adapter import Registered
-    from ..workspace import Workspace
-
-
-class Options(TypedDict):
-    """Options of a push or pull."""
-
-    fused: bool
-    dry_run: bool
-    reporter: Reporter
+    from ..records.transfer import Arrived, PackagePlan, PackageTaken
 
 
 class Exchange(Resource):
     """What goes to other registries, and what comes from there."""
 
-    NAME = "exchange"
-
     def push(
         self,
         reference: Named,
-        home: str | Path | None = None,
+        home: str | Path,
         *,
-        database: str | None = None,
-        store: str | None = None,
-        store_options: str | None = None,
         insecure_http: bool = False,
         fused: bool = False,
         dry_run: bool = False,
@@ -53,61 +44,61 @@ class Exchange(Resource):
     ) -> Exchanged:
         """Copy a thing and all that it needs to another registry; return what became of each.
 
-        See `fusery.registry.exchange.exchange.push`.
-
         Args:
             reference: an adapter, a task for all of its versions, a base model, or a fused artifact.
-            home: the other registry's home folder, or the URL of a server for it, to which `FUSERY_TOKEN` or the file that
-                `FUSERY_TOKEN_FILE` names opens the door; or else
-            database: its database's URL, and
-            store: its store's, with
-            store_options: for the store's file system, as JSON.
+            home: the other registry's home folder, or the URL of its server, with the token of `FUSERY_TOKEN`,
+                `FUSERY_TOKEN_FILE` or `fusery login`.
             insecure_http: the token may go to the server over a network as it is.
-            fused: also what was fused from the adapters.
-            dry_run: only look what is missing.
-            reporter: hears what is going on and how much is done.
         """
+        from ..exchange import push
+
         with self.here(reference) as (workspace, [name]):
-            done = _push(
+            done = push(
                 workspace,
                 name if self.server is not None else named(reference),
-                _other(home, database, store, store_options, insecure_http),
+                _registry(home, insecure_http),
                 fused=fused,
                 dry_run=dry_run,
                 reporter=reporter,
             )
-        return done if self.server is None else replace(done, from_=self._side(done.from_))
+        if self.server is None:
+            return done
+        return replace(done, from_=replace(done.from_, place=self.server.url, store=self.server.url))
 
     def pull(
         self,
         reference: Named,
-        home: str | Path | None = None,
+        home: str | Path,
         *,
-        database: str | None = None,
-        store: str | None = None,
         store_options: str | None = None,
         insecure_http: bool = False,
         fused: bool = False,
         dry_run: bool = False,
         reporter: Reporter = SILENT,
     ) -> Exchanged:
-        """Copy a thing and all that it needs from another registry; arguments and answer are those of `push`."""
-        other = _other(home, database, store, store_options, insecure_http)
+        """Copy a thing and all that it needs from another registry; arguments and answer are those of `push`.
+
+        `home` may also be the folder or URL of a package, such as a backup, with options of its file system as JSON.
+        """
+        from ..exchange import pull, push
+        from ..exchange.stored import StoredPlace
+
+        package = _is_package(home)
+        other = StoredPlace(str(home), store_options) if package else _registry(home, insecure_http)
+
         options: Options = {"fused": fused, "dry_run": dry_run, "reporter": reporter}
         if self.server is None:
-            return _pull(self.workspace, named(reference), other, **options)
+            return pull(self.workspace, named(reference), other, **options)
         if dry_run:
-            from ..errors import BadInputError
-
             raise BadInputError(
                 f"cannot preview a pull to {self.server.url}",
                 hint="leave --dry-run out; or push from the other registry, with --dry-run",
             )
-        from ..exchange.replica import place_of
+        from ..exchange.exchange import place_of
 
         with self.here() as (workspace, _):
-            come = _pull(workspace, named(reference), other, **options)
-            done = _push(
+            come = pull(workspace, named(reference), other, **options)
+            done = push(
                 workspace,
                 named(reference),
                 place_of(self.server),
@@ -116,11 +107,6 @@ class Exchange(Resource):
                 reporter=reporter,
             )
         return replace(done, from_=come.from_)
-
-    def _side(self, side: Side) -> Side:
-        """Return the server's registry as the destination or source of a copy."""
-        assert self.server is not None
-        return replace(side, place=self.server.url, store=self.server.url)
 
     def export(
         self,
@@ -145,7 +131,7 @@ class Exchange(Resource):
 
         if self.server is None:
             return import_adapter(self.workspace, Path(folder), base=base)
-        from ..registration.uploaded import files_to_send
+        from ..registration.sources import files_to_send
         from ..remote.blobs import send_files
 
         files = send_files(self.server, files_to_send(Path(folder), None), SILENT)
@@ -155,7 +141,7 @@ class Exchange(Resource):
     def _import_folder(self, name: str, files: Mapping[str, str], *, base: str | None = None) -> Registered:
         """Import an exported folder from uploaded files: their digests by relative path."""
         from ..exchange.import_folder import import_adapter
-        from ..registration.uploaded import uploaded
+        from ..registration.sources import uploaded
 
         with uploaded(self.workspace, name, files) as (folder, _):
             return import_adapter(self.workspace, folder, base=base)
@@ -181,24 +167,14 @@ class Exchange(Resource):
         Args:
             source: where it keeps them: for MLflow a server's URL, `sqlite:///FILE`, or a folder; for W&B `ENTITY/PROJECT`.
             tracker: `mlflow`, `wandb`, or the name of a plugin.
-            experiments: of MLflow: names of those to take; none for all.
-            runs: ids of single runs, instead.
             base: the base model that they stand on; None for the one that the files of each name.
             task: what they are for; None for the name of the experiment or the project.
             metrics: patterns such as `mmlu*`; the last value of what they match is recorded as an evaluation.
-            dry_run: only look what there is.
-            reporter: hears of each.
-
-        Raises:
-            MissingExtraError: the tracker's client is not installed.
-            BadInputError: the source does not exist or cannot be read, or no run has an adapter.
-            UnknownReferenceError: there is no such experiment or run.
-            PluginError: the tracker is a plugin's, and that failed.
         """
         from ..exchange.import_runs import import_runs, tracked_runs
         from .adapters import Adapters
-        from .bases import Bases
         from .evaluations import Evaluations
+        from .fused import Bases
 
         found = tracked_runs(tracker, source, experiments=experiments, runs=runs)
         standing = named(base) if base is not None else None
@@ -225,43 +201,55 @@ class Exchange(Resource):
         return tuple(done)
 
 
-def _other(
-    home: str | Path | None, database: str | None, store: str | None, options: str | None, insecure: bool
-) -> Place | ServerPlace:
+def _registry(home: str | Path, insecure: bool) -> HomePlace | ServerPlace:
     """Return the other registry."""
+    from ..exchange.local import HomePlace
     from ..exchange.over_http import ServerPlace
-    from ..exchange.place import Place
 
-    if not is_server(home):
-        return Place(Path(home) if home is not None else None, database, store, options)
-    if database or store:
-        from ..errors import BadInputError
-
-        raise BadInputError(
-            "a server has its database and its store", hint="leave out --database and --store"
-        )
-    return ServerPlace(str(home), insecure)
+    if is_server(home):
+        return ServerPlace(str(home), insecure)
+    if _is_package(home):
+        raise BadInputError("cannot push to a package", hint="fusery admin backup DEST")
+    return HomePlace(Path(home))
 
 
-def _push(
-    workspace: Workspace, name: str, other: Place | ServerPlace, **options: Unpack[Options]
-) -> Exchanged:
-    from ..exchange.over_http import ServerPlace, push_to_server
-
-    if isinstance(other, ServerPlace):
-        return push_to_server(workspace, name, other, **options)
-    from ..exchange import push
-
-    return push(workspace, name, other, **options)
+def _is_package(home: str | Path) -> bool:
+    return not is_server(home) and ("://" in str(home) or (Path(home) / "package.json").is_file())
 
 
-def _pull(
-    workspace: Workspace, name: str, other: Place | ServerPlace, **options: Unpack[Options]
-) -> Exchanged:
-    from ..exchange.over_http import ServerPlace, pull_from_server
+class Transfers(Resource):
+    """Packages and bytes that clients of a server send and fetch."""
 
-    if isinstance(other, ServerPlace):
-        return pull_from_server(workspace, name, other, **options)
-    from ..exchange import pull
+    @runs("exchange.served:served_package")
+    def package(self, reference: str, *, fused: bool = False) -> bytes:
+        """Return the package of a thing and all that it needs."""
 
-    return pull(workspace, name, other, **options)
+    @runs("exchange.served:plan_package")
+    def plan(self, data: bytes, limits: UploadLimits) -> PackagePlan:
+        """Say what would become of a package."""
+
+    @runs("exchange.served:take_package")
+    def take(self, data: bytes, limits: UploadLimits) -> PackageTaken:
+        """Record a package of which all bytes are here."""
+
+    def arrived(self, digests: Sequence[str], limits: UploadLimits) -> list[Arrived]:
+        """Say of blobs how much has arrived."""
+        from ..exchange.uploads import Uploads
+
+        return Uploads(self.workspace, limits).arrived([require_digest(each) for each in digests])
+
+    def begin(self, digest: str, size: int, offset: int, limits: UploadLimits) -> Upload | None:
+        """Begin an upload, or go on with one."""
+        from ..exchange.uploads import Uploads
+
+        return Uploads(self.workspace, limits).begin(require_digest(digest), size, offset)
+
+    def blob(self, digest: str) -> Blob:
+        """Return a blob that something refers to."""
+        from ..exchange.served import find_blob
+
+        return find_blob(self.workspace, require_digest(digest))
+
+    def pieces(self, blob: Blob, start: int, stop: int) -> Iterator[bytes]:
+        """Yield bytes of a blob, not verified: whoever puts it together does that."""
+        return self.workspace.store.span(blob, start, stop)

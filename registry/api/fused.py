@@ -1,32 +1,40 @@
-"""Fused models, as `registry.fused` and `registry.cache` have them."""
+"""Base models, the fused models that adapters make of them, and bundles: `registry.bases`, `fused`, `cache` and `bundles`."""
 
 from __future__ import annotations
 
 import builtins
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusery.storage.progress import SILENT, Reporter
 
-from ..charts.files import picture_kind
-from .operation import operation
-from .resource import Named, Resource, named
+from ..documents import picture_kind
+from ..errors import BadInputError
+from ..parts import part
+from .adapters import Adapters
+from .operation import Paging, operation
+from .resource import Named, Resource, runs
 
 if TYPE_CHECKING:
-    from ..bulk.work import Done
-    from ..engine.precisions import RequestedPrecision
+    from ..bulk import Done, StandingBundle
+    from ..bundles import Choices, Content
+    from ..bundles.materialize import Materialized
+    from ..engine.recipe import RequestedPrecision
     from ..fusion.cache import CacheContents, Pinned, Pruned
+    from ..fusion.choice import Formats
     from ..fusion.explain import Explanation
-    from ..fusion.formats import Formats
-    from ..fusion.published import Publish
+    from ..fusion.records import Publish
     from ..fusion.request import FuseRequest
-    from ..records.fused import Fused, FusedDetails, ListedFused
+    from ..records.bases import KnownBase
+    from ..records.calibrations import CalibrationReport
+    from ..records.fused import AddedBase, Base, BaseDetails, Fused, FusedDetails, ListedFused
+    from ..records.transfer import SentBundle
 
 
-class FusedModels(Resource):
+class FusedModels(Resource, name="fused"):
     """The models that adapters make of their bases."""
-
-    NAME = "fused"
 
     def fuse(
         self,
@@ -39,27 +47,18 @@ class FusedModels(Resource):
         within: float = 600.0,
         reporter: Reporter = SILENT,
     ) -> Fused:
-        """Return the fused model of an adapter: cached, fetched or computed; see `fusery.registry.fusion.fuse.fuse`.
+        """Return the fused model of an adapter: cached, fetched or computed.
 
         Args:
-            reference: the adapter.
-            request: how to fuse, in every detail.
             precision: how to write it, where nothing else is asked for: `auto`, `keep`, `dither`, `mixed`, `dequantize`.
             publish: `full` puts its files into the store for others, `recipe` does not; None for what the settings say.
             probe: let `auto` ask the model where the weights alone are not sure; see
-                `fusery.registry.evaluation.second_opinion.fuse_asking`.
+                `fusery.research.second_opinion.fuse_asking`.
             within: seconds that this may take.
-            reporter: hears what is going on and how much is done.
-
-        Raises:
-            BadInputError: it cannot be written so, or both a request and a precision are given.
-            FuseLostError: too much of the update would be lost; nothing is published.
-            UnknownReferenceError: there is no such adapter.
         """
-        from ..errors import BadInputError
         from ..fusion.fuse import fuse
         from ..fusion.request import FuseRequest
-        from ..fusion.words import cautions
+        from ..fusion.views import cautions
 
         if request is not None and precision is not None:
             raise BadInputError("a request has its own precision", hint="FuseRequest(precision=...)")
@@ -67,9 +66,7 @@ class FusedModels(Resource):
         with self.here(reference, *wanted.others, reporter=reporter) as (workspace, [name, *others]):
             wanted = wanted.with_others(others)
             if probe:
-                from ..evaluation.second_opinion import fuse_asking
-
-                fused = fuse_asking(
+                fused: Fused = part("research.second_opinion:fuse_asking")(
                     workspace, name, wanted, within=within, publish=publish, reporter=reporter
                 )
             else:
@@ -89,13 +86,14 @@ class FusedModels(Resource):
         jobs: int | None = None,
         reporter: Reporter = SILENT,
     ) -> Done[Fused]:
-        """Fuse many adapters, and return what became of each; see `fusery.registry.bulk.work.fuse_all`."""
-        from ..bulk.work import fuse_all
+        """Fuse many adapters, and return what became of each."""
+        from ..bulk import fuse_all, usable_names
         from ..fusion.request import FuseRequest
-        from ..fusion.words import cautions
+        from ..fusion.views import cautions
 
         wanted = request or FuseRequest()
-        chosen = self.chosen(task, where, reporter)
+        found = Adapters(self.workspace, self.server).list(task=task, where=where)
+        chosen = usable_names(found, reporter.say)
         with self.here(*chosen, *wanted.others, reporter=reporter) as (workspace, names):
             wanted = wanted.with_others(names[len(chosen) :])
             done = fuse_all(
@@ -109,58 +107,43 @@ class FusedModels(Resource):
     def fidelity(
         self, reference: Named, *, plot: str | Path | None = None, force: bool = False
     ) -> FusedDetails:
-        """Return what a fused model retained, module by module; see `fusery.registry.fusion.fidelity.fidelity`."""
+        """Return what a fused model retained, module by module."""
         if plot is not None:
             picture_kind(Path(plot))
         found = self._fidelity(reference)
         if plot is None:
             return found
-        from ..fusion.fidelity import drawn
+        from ..fusion.views import drawn
 
         with self.here(found.base) as (workspace, _):
             return drawn(workspace, found, Path(plot), force=force)
 
     @operation("reader")
+    @runs("fusion.views:fidelity")
     def _fidelity(self, reference: Named) -> FusedDetails:
         """Return the fidelity of a fused model, module by module."""
-        from ..fusion.fidelity import fidelity
 
-        return fidelity(self.workspace, named(reference))
-
-    @operation("reader")
+    @operation("reader", pages=Paging())
+    @runs("fusion.views:list_fused")
     def list(self, *, limit: int | None = None, offset: int = 0) -> builtins.list[ListedFused]:
-        """Return fused models, the newest first; see `fusery.registry.fusion.listing.list_fused`."""
-        from ..fusion.listing import list_fused
+        """Return fused models, the newest first."""
 
-        return list_fused(self.workspace, limit=limit, offset=offset)
-
+    @runs("fusion.choice:formats", here=True)
     def formats(
         self, reference: Named, request: FuseRequest | None = None, *, reporter: Reporter = SILENT
     ) -> Formats:
-        """Return the ways to write an adapter's fused model; see `fusery.registry.fusion.formats.formats`."""
-        from ..fusion.formats import formats
+        """Return the ways to write an adapter's fused model."""
 
-        others = request.others if request is not None else ()
-        with self.here(reference, *others, reporter=reporter) as (workspace, [name, *more]):
-            request = request and request.with_others(more)
-            return formats(workspace, name, request, say=reporter.say)
-
+    @runs("fusion.explain:explain", here=True)
     def explain(self, reference: Named, request: FuseRequest | None = None) -> Explanation:
-        """Return why a fuse is a hit or a miss; see `fusery.registry.fusion.explain.explain`."""
-        from ..fusion.explain import explain
-
-        others = request.others if request is not None else ()
-        with self.here(reference, *others) as (workspace, [name, *more]):
-            return explain(workspace, name, request and request.with_others(more))
+        """Return why a fuse is a hit or a miss."""
 
 
 class Cache(Resource):
     """The fused models on this machine."""
 
-    NAME = "cache"
-
     def contents(self) -> CacheContents:
-        """Return what is in this machine's cache; see `fusery.registry.fusion.cache.cache_contents`."""
+        """Return what is in this machine's cache."""
         from ..fusion.cache import cache_contents
 
         if self.server is None:
@@ -170,23 +153,162 @@ class Cache(Resource):
         with self.here(*sorted(adapters)) as (workspace, _):  # which may have been yanked meanwhile
             return cache_contents(workspace)
 
+    @runs("fusion.cache:prune", here=True)
     def prune(self, limit: int | None = None, *, dry_run: bool = False) -> Pruned:
-        """Remove what was not used for longest from the cache, and return what that was; see `fusery.registry.fusion.cache.prune`."""
-        from ..fusion.cache import prune
+        """Remove what was not used for longest from the cache, and return what that was."""
 
-        with self.here() as (workspace, _):
-            return prune(workspace, limit, dry_run=dry_run)
-
+    @runs("fusion.cache:pin", here=True)
     def pin(self, reference: Named) -> list[Pinned]:
-        """Keep fused models in the cache whatever its limit, and return them; see `fusery.registry.fusion.cache.pin`."""
-        from ..fusion.cache import pin
+        """Keep fused models in the cache whatever its limit, and return them."""
 
-        with self.here(reference) as (workspace, [name]):
-            return pin(workspace, name)
-
+    @runs("fusion.cache:unpin", here=True)
     def unpin(self, reference: Named) -> list[Pinned]:
         """Let fused models leave the cache again, and return them."""
-        from ..fusion.cache import unpin
 
-        with self.here(reference) as (workspace, [name]):
-            return unpin(workspace, name)
+
+class Bundles(Resource):
+    """What is shipped of adapters."""
+
+    @runs("bundles.materialize:materialize", here=True)
+    def materialize(
+        self,
+        reference: Named | Sequence[Named],
+        destination: str | Path,
+        *,
+        target: str = "model",
+        request: FuseRequest | None = None,
+        content: Content | None = None,
+        choices: Choices | None = None,
+        force: bool = False,
+        reporter: Reporter = SILENT,
+    ) -> Materialized:
+        """Write a deployable bundle, and return what is in it."""
+
+    def materialize_all(
+        self,
+        pattern: str | Path,
+        request: FuseRequest | None = None,
+        *,
+        target: str = "model",
+        task: str | None = None,
+        where: str | None = None,
+        force: bool = False,
+        content: Content | None = None,
+        choices: Choices | None = None,
+        jobs: int | None = None,
+        reporter: Reporter = SILENT,
+    ) -> Done[Materialized | StandingBundle]:
+        """Write bundles of many adapters, and return what became of each."""
+        from ..bulk import materialize_all, usable_names
+        from ..fusion.request import FuseRequest
+
+        wanted = request or FuseRequest()
+        found = Adapters(self.workspace, self.server).list(task=task, where=where)
+        chosen = usable_names(found, reporter.say)
+        with self.here(*chosen, *wanted.others, reporter=reporter) as (workspace, names):
+            return materialize_all(
+                workspace,
+                names[: len(chosen)],
+                str(pattern),
+                wanted.with_others(names[len(chosen) :]),
+                target=target,
+                force=force,
+                content=content,
+                choices=choices,
+                jobs=jobs,
+                reporter=reporter,
+            )
+
+    @operation("publisher", writes=True)
+    def record(self, bundle: SentBundle) -> bool:
+        """Record a bundle that a client wrote, and return whether it is new."""
+        from ..access.roles import require_role
+        from ..fusion.views import foreign_key
+        from ..records.bundles import record_sent
+
+        workspace = self.workspace
+        return record_sent(
+            workspace,
+            bundle,
+            claim=None if bundle.fused is None else foreign_key(workspace.identity, bundle.fused),
+            require_may_replace=lambda: require_role(workspace, "approver", "replacing another's bundle"),
+        )
+
+
+class Bases(Resource):
+    """The base models of a registry."""
+
+    def add(
+        self,
+        source: str | Path,
+        *,
+        name: str | None = None,
+        revision: str | None = None,
+        reference: bool = False,
+        reporter: Reporter = SILENT,
+    ) -> AddedBase:
+        """Take in a base model from a folder, a GGUF file or a hub id."""
+        from ..bases.add import add_base
+
+        if reference and self.server is not None:
+            raise BadInputError(
+                f"{self.server.url} cannot keep a base model by reference to a local folder",
+                hint="leave out --reference",
+            )
+        with self.here(reporter=reporter) as (workspace, _):
+            return add_base(
+                workspace, str(source), name=name, revision=revision, reference=reference, reporter=reporter
+            )
+
+    @runs("records.renderings:model_folder", here=True)
+    def folder(self, name: Named) -> Path:
+        """Return a folder of this machine with a base model's files, to be loaded and not to be written to."""
+
+    def to_train(self, name: Named) -> KnownBase:
+        """Return a base model to train, as `fusery.registry.recording.trainer.train` takes it."""
+        from ..records.bases import KnownBase, base_folder
+
+        base = self.show(name, limit=0)
+
+        @contextmanager
+        def files() -> Iterator[Path]:
+            with self.here(base.name) as (workspace, [there]), base_folder(workspace, there) as folder:
+                yield folder
+
+        return KnownBase(base.name, frozenset(base.names), files)
+
+    @operation("reader")
+    @runs("catalog.listing:show_base")
+    def show(self, name: Named, *, limit: int | None = None, offset: int = 0) -> BaseDetails:
+        """Return one base model, by name or digest prefix."""
+
+    def calibrate(
+        self,
+        base: str,
+        *,
+        prompts: str | Path | None = None,
+        adapter: Named | None = None,
+        reporter: Reporter = SILENT,
+    ) -> CalibrationReport:
+        """Have a base read prompts, so that rounding can go by them, and return what was kept.
+
+        With `adapter` the scales and biases of that one's fused model are learned besides.
+        See `fusery.research.calibrate.calibrate` and `fusery.research.learn.learn`.
+        """
+        place = Path(prompts) if prompts is not None else None
+        several = [base] if adapter is None else [base, adapter]
+        with self.here(*several, reporter=reporter) as (workspace, [name, *others]):
+            if others:
+                learned: CalibrationReport = part("research.learn:learn")(
+                    workspace, name, others[0], prompts=place, reporter=reporter
+                )
+                return learned
+            made: CalibrationReport = part("research.calibrate:calibrate")(
+                workspace, name, prompts=place, reporter=reporter
+            )
+            return made
+
+    @operation("reader")
+    @runs("catalog.listing:list_bases")
+    def list(self) -> builtins.list[Base]:
+        """Return all base models."""

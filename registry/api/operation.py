@@ -13,30 +13,44 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache, wraps
+from functools import cache, partial, wraps
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, get_args, get_type_hints
+
+from ..record import parts_of
 
 if TYPE_CHECKING:
-    from ..records.token import Role
+    from ..records.trust import Role
     from .resource import Resource
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+PAGE = 1_000
+"""The most records of one response with a list; the client requests longer lists page by page."""
+
+
+class Paging(NamedTuple):
+    """How the next page of a list is requested.
+
+    Attributes:
+        key: the parameter that changes from page to page.
+        field: the field of a page's last record that `key` is set to; empty if `key` is the offset.
+        newest: whether the first page has the newest records, and each further one those before.
+    """
+
+    key: str = "offset"
+    field: str = ""
+    newest: bool = False
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Operation:
-    """An operation of a registry.
-
-    Attributes:
-        method: the method that runs it on a local registry.
-        role: the role that a client of a server needs.
-        writes: whether it changes records.
-    """
+    """An operation of a registry."""
 
     method: Callable[..., Any]
     role: Role
     writes: bool
+    pages: Paging | None = None
 
     @property
     def name(self) -> str:
@@ -47,6 +61,16 @@ class Operation:
     def summary(self) -> str:
         """Return the first line of the method's docstring."""
         return (inspect.getdoc(self.method) or "").partition("\n")[0]
+
+    def description_of(self, resource: str, parameter: str) -> str:
+        """Return the description of a parameter, or an empty string; keywords of a `TypedDict` are fields of an adapter."""
+        from ..records.adapter_details import AdapterDetails
+        from .parameters import description
+
+        part = parts_of(AdapterDetails).get(parameter)
+        if part and part.about.text and parameter not in inspect.signature(self.method).parameters:
+            return f"{part.about.text[:1].upper()}{part.about.text[1:]}."
+        return description(f"{resource}.{self.method.__name__.strip('_')}", parameter)
 
     @property
     def parameters(self) -> Mapping[str, inspect.Parameter]:
@@ -75,11 +99,7 @@ class Operation:
         return found
 
     def arguments(self, args: tuple[Any, ...], keywords: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the arguments of a call by name, without those that equal their default.
-
-        Raises:
-            TypeError: the arguments do not fit the method's signature.
-        """
+        """Return the arguments of a call by name, without those that equal their default."""
         bound = inspect.signature(self.method).bind(None, *args, **keywords)
         parameters = self.parameters
         given = dict(bound.arguments)
@@ -92,25 +112,39 @@ class Operation:
             if name in parameters and value is not parameters[name].default
         }
 
+    def listed(self, ask: Callable[[Mapping[str, Any]], list[Any]], given: Mapping[str, Any]) -> list[Any]:
+        """Return a list that is requested page by page.
 
-def operation(role: Role, *, writes: bool = False) -> Callable[[F], F]:
-    """Make a method of a resource an operation: on a server's registry, call the server instead.
+        Args:
+            given: the arguments of the call; their `limit` is that of the whole list.
+        """
+        assert self.pages is not None
+        key, field, newest = self.pages
+        found, most, start = list[Any](), given.get("limit"), given.get("offset", 0)
+        while True:
+            size = PAGE if most is None else min(PAGE, most - len(found))
+            page = ask({**given, "limit": size})
+            found = [*page, *found] if newest else [*found, *page]
+            if len(page) < size or len(found) == most:
+                return found
+            given = {**given, key: getattr(page[0 if newest else -1], field) if field else start + len(found)}
 
-    Args:
-        role: the role that a client of a server needs.
-        writes: whether it changes records.
-    """
+
+def operation(role: Role, *, writes: bool = False, pages: Paging | None = None) -> Callable[[F], F]:
+    """Make a method of a resource an operation, see `Operation`: on a server's registry, call the server instead."""
 
     def wrap(method: F) -> F:
-        described = Operation(method, role, writes)
+        described = Operation(method, role, writes, pages)
 
         @wraps(method)
         def run(self: Resource, *args: Any, **keywords: Any) -> Any:
             if self.server is None:
                 return method(self, *args, **keywords)
             given = described.arguments(args, keywords)
-            path = f"{self.NAME}/{described.name}"
-            return self.server.ask(path, given, described.returns, writes=writes)
+            ask = partial(
+                self.server.ask, f"{self.NAME}/{described.name}", returns=described.returns, writes=writes
+            )
+            return described.listed(ask, given) if pages else ask(given)
 
         run.operation = described  # type: ignore[attr-defined]
         return run  # type: ignore[return-value]

@@ -4,38 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 from fusery.storage.errors import FuseryError
 from fusery.storage.locate import protocol_of
 from fusery.storage.plugins import Group, Plugin, plugins, taken_twice
 from fusery.storage.progress import SILENT, Reporter
 
-from ..admission.plugged import rule_of
+from ..admission.rules import rule_of
 from ..audit.doctor import Check
 from ..bundles import target_of
 from ..exchange.import_runs import source_of
-from ..webhooks.hooks import unspoken
-from ..webhooks.notifiers import notifier_of
-
-if TYPE_CHECKING:
-    from ..workspace import Workspace
 
 _LOADERS: Mapping[Group, Callable[[Plugin], object]] = {
     "fusery.targets": target_of,
     "fusery.rules": rule_of,
     "fusery.sources": source_of,
     "fusery.backends": protocol_of,
-    "fusery.notifiers": notifier_of,
 }
 
 
 def plugin_checks(reporter: Reporter = SILENT) -> Iterator[Check]:
-    """Import every plugin, and yield what is to be said of each name: its distribution and version, or what is wrong with it.
-
-    Args:
-        reporter: told of each before it is imported: nothing limits how long that takes.
-    """
+    """Import every plugin, and yield what is to be said of each name: its distribution and version, or what is wrong with it."""
     try:
         found = plugins()
     except FuseryError as error:
@@ -55,12 +44,3 @@ def _check(name: str, found: list[Plugin], reporter: Reporter) -> Check:
     except FuseryError as error:
         return Check(name, "problem", error.message, error.hint or "")
     return Check(name, "ok", f"{plugin}: {plugin.value}, imported")
-
-
-def receiver_checks(workspace: Workspace) -> Iterator[Check]:
-    """Yield what is to be said of the webhooks that nothing here sends to; others may, where their plugin is installed."""
-    try:
-        for name, error in unspoken(workspace):
-            yield Check(f"webhook.{name}", "note", error.message, error.hint or "")
-    except FuseryError:
-        return  # the check of the database says what is wrong with it

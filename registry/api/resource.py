@@ -1,40 +1,42 @@
-"""The base class of the Python API's resources, and helpers for references."""
+"""The base class of the Python API's resources, references as arguments, and methods that only call a use case."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ClassVar
+from functools import cache, wraps
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+from fusery.storage.digest import parse_digest
 from fusery.storage.plaintext import is_keepable
 from fusery.storage.progress import SILENT, Reporter
 
+from ..errors import BadInputError, UnknownReferenceError
+from ..parts import part
 from ..record import Record
 
 if TYPE_CHECKING:
     from fusery.storage.digest import Digest
 
-    from ..records.resolved import Resolved
+    from ..records.transfer import Resolved
     from ..remote.server import Server
     from ..workspace import Workspace
+
 
 Named = str | Record
 """A reference: a string as on the command line, or a record that has a name."""
 
 
 def named(reference: Named) -> str:
-    """Return a reference as a string.
-
-    Raises:
-        BadInputError: records of this class cannot be references.
-    """
+    """Return a reference as a string."""
     if isinstance(reference, str):
         return reference
     if isinstance(reference, Record) and reference.REFERENCE:
         return str(getattr(reference, reference.REFERENCE))
-    from ..errors import BadInputError
-
     raise BadInputError(
         f"invalid reference: {type(reference).__name__}", hint="pass a string or a record of list()"
     )
@@ -47,30 +49,16 @@ def each_named(references: Sequence[Named] | Named) -> list[str]:
 
 
 def said(text: str) -> str:
-    """Return a reason or note for the log, after validation.
-
-    Raises:
-        BadInputError: it contains NUL or a lone surrogate, which databases do not store.
-    """
+    """Return a reason or note for the log, after validation."""
     if is_keepable(text):
         return text
-    from ..errors import BadInputError
-
     raise BadInputError(
         f"invalid text: {text[:60]!r} (it contains NUL or a lone surrogate)", hint="remove it"
     )
 
 
 def require_digest(text: str) -> Digest:
-    """Return a digest.
-
-    Raises:
-        BadInputError: the text is not a digest.
-    """
-    from fusery.storage.digest import parse_digest
-
-    from ..errors import BadInputError
-
+    """Return a digest."""
     try:
         return parse_digest(text)
     except ValueError as error:
@@ -83,51 +71,20 @@ def moment(at: datetime | str | None) -> str | None:
 
 
 class Resource:
-    """A resource of a registry, such as `registry.adapters`.
-
-    Attributes:
-        NAME: its attribute on `Registry`, and its name in URLs.
-        workspace: the local registry; for a server's registry, its local replica.
-        server: the server; None for a local registry.
-    """
+    """A resource of a registry, such as `registry.adapters`."""
 
     NAME: ClassVar[str]
+
+    def __init_subclass__(cls, *, name: str = "") -> None:
+        cls.NAME = name or cls.__name__.lower()
 
     def __init__(self, workspace: Workspace, server: Server | None = None) -> None:
         self.workspace, self.server = workspace, server
 
-    def chosen(self, task: str | None, where: str | None, reporter: Reporter) -> list[str]:
-        """Return the names of the selected adapters without the yanked ones.
-
-        Raises:
-            UnknownReferenceError: the task does not exist.
-            WhereError: the expression is invalid.
-        """
-        from ..bulk.selection import usable_names
-        from ..records.adapter import Adapter
-
-        if self.server is not None:
-            chosen = {name: value for name, value in (("task", task), ("where", where)) if value is not None}
-            found = self.server.ask("adapters/list", chosen, list[Adapter], writes=False)
-        else:
-            from ..catalog.listing import list_adapters
-
-            found = list_adapters(self.workspace, task=task, where=where)
-        return usable_names(found, reporter.say)
-
     def local(self, what: str) -> Workspace:
-        """Return the workspace of a local registry.
-
-        Args:
-            what: the action, for the error message.
-
-        Raises:
-            BadInputError: the registry is on a server.
-        """
+        """Return the workspace of a local registry."""
         if self.server is None:
             return self.workspace
-        from ..errors import BadInputError
-
         raise BadInputError(
             f"cannot {what} a server's registry from here", hint="run the command where the server runs"
         )
@@ -139,22 +96,13 @@ class Resource:
         """Yield the parts of a registry on this machine in which things are, to compute with them, and their names there.
 
         For a server's registry, download and verify missing files first, and send the new records at the end.
-
-        Args:
-            references: what is computed with.
-            reporter: hears what the server did not record, and the bytes done and the total.
-            send: what is recorded meanwhile is sent.
-
-        Raises:
-            UnknownReferenceError: a reference does not exist.
-            ServerUnavailableError, ServerRefusedError: the server did not answer, or refused.
         """
         names = [named(each) for each in references]
         if self.server is None:
             yield self.workspace, names
             return
-        from ..exchange.replica import fetched
-        from ..records.token import OwnIdentity
+        from ..exchange.exchange import fetched
+        from ..records.trust import OwnIdentity
 
         ask = self.server.ask
         registry = ask("tokens/own", {}, OwnIdentity, writes=False).registry
@@ -174,8 +122,7 @@ class Resource:
 
     def _resolved(self, name: str, ask: Callable[..., Any]) -> Resolved:
         """Return what a reference means at the server; an alias that is gone there is removed here."""
-        from ..errors import UnknownReferenceError
-        from ..records.resolved import Resolved
+        from ..records.transfer import Resolved
 
         try:
             found: Resolved = ask("provenance/resolve", {"reference": name}, Resolved, writes=False)
@@ -193,12 +140,92 @@ class Resource:
                 if found.yanked:
                     self._remove_alias(reference)
                 else:
-                    set_alias(self.workspace, found.name, reference.strip().casefold())
+                    set_alias(self.workspace, reference.strip().casefold(), found.name)
 
     def _remove_alias(self, reference: str) -> None:
-        from ..errors import BadInputError, UnknownReferenceError
         from ..releases.aliases import remove_alias
 
         if "#" in reference and not self.workspace.is_unmade:
             with suppress(BadInputError, UnknownReferenceError):
                 remove_alias(self.workspace, reference)
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def runs(use_case: str, *, here: bool = False, local: str = "") -> Callable[[F], F]:
+    """Make a method call a use case with the registry's parts and its own arguments.
+
+    References become strings, times ISO 8601, and paths `Path` or `str` as the use case needs; reasons and notes are
+    validated.
+
+    Args:
+        use_case: module and function, such as `signing.recorded:list_signatures`, or `fusery.research.bench:bench` of a part.
+        here: it computes on this machine, with the referenced records; see `Resource.here`.
+        local: the verb for the error message that it cannot run on a server's registry.
+    """
+
+    def wrap(method: F) -> F:
+        @wraps(method)
+        def run(self: Resource, *args: Any, **keywords: Any) -> Any:
+            function, bound = use_case_of(run), _signature(method).bind(self, *args, **keywords)
+            bound.apply_defaults()
+            taken, given = _signature(function).parameters, bound.arguments
+            for name, value in given.items():
+                if name != "self":
+                    given[name] = _converted(name, str(method.__annotations__[name]), value, taken)
+            extra: dict[str, Any] = {}
+            reporter = given.get("reporter", SILENT)
+            if "reporter" in given and "say" in taken:
+                extra["say"] = given.pop("reporter").say
+            if not here:
+                workspace = self.local(local) if local else self.workspace
+                return function(workspace, *bound.args[1:], **bound.kwargs, **extra)
+            if "register" in taken:
+                extra["register"] = self._register_made  # type: ignore[attr-defined]
+            reference = next((name for name in given if name in ("reference", "references", "name")), "")
+            value = given[reference] if reference else []
+            several = value if isinstance(value, list) else [value]
+            others = getattr(given.get("request"), "others", ())
+            with self.here(*several, *others, reporter=reporter) as (workspace, names):
+                if others:
+                    given["request"] = given["request"].with_others(names[len(several) :])
+                if reference:
+                    given[reference] = names[: len(several)] if several is value else names[0]
+                return function(workspace, *bound.args[1:], **bound.kwargs, **extra)
+
+        run.use_case = use_case  # type: ignore[attr-defined]
+        return run  # type: ignore[return-value]
+
+    return wrap
+
+
+def use_case_of(method: Any) -> Callable[..., Any]:
+    """Return the function that a method calls."""
+    module, _, name = method.use_case.partition(":")
+    if module.startswith("fusery."):
+        return part(method.use_case.removeprefix("fusery."))  # type: ignore[no-any-return]
+    function: Callable[..., Any] = getattr(import_module(f"..{module}", __package__), name)
+    return function
+
+
+@cache
+def _signature(method: Callable[..., Any]) -> inspect.Signature:
+    return inspect.signature(method)
+
+
+def _converted(name: str, annotation: str, value: Any, taken: Mapping[str, inspect.Parameter]) -> Any:
+    if value is None:
+        return None
+    if annotation.startswith("str | Path"):
+        of = str(taken[name].annotation)
+        return value if "str | Path" in of else Path(value) if "Path" in of else str(value)
+    if "Sequence[Named]" in annotation:
+        return each_named(value)
+    if annotation.startswith("Named"):
+        return named(value)
+    if annotation.startswith("datetime"):
+        return moment(value)
+    if name in ("reason", "note", "anew"):
+        return said(value)
+    return (said(value) or None) if name == "via" else value

@@ -21,9 +21,12 @@ from ..record import Record, names_of, optional_names, parts_of
 _ATTRIBUTE = re.compile(r"^ {4}(\w+): (.+(?:\n {8,}.+)*)", re.MULTILINE)
 
 
-def schema_of(kind: Any) -> dict[str, Any]:
-    """Return the JSON Schema (draft 2020-12) of what a record, or an array of records, is printed as."""
-    return TypeAdapter(_shape(kind)).json_schema(schema_generator=_Untitled)
+def schema_of(kind: Any, references: str = "#/$defs/{model}") -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of what a record, or an array of records, is printed as.
+
+    Its `$defs` are referred to by the template `references`.
+    """
+    return TypeAdapter(_shape(kind)).json_schema(schema_generator=_Untitled, ref_template=references)
 
 
 class _Untitled(GenerateJsonSchema):
@@ -32,7 +35,6 @@ class _Untitled(GenerateJsonSchema):
 
 
 def _shape(kind: Any) -> Any:
-    """Return the type of a value's JSON."""
     origin, args = get_origin(kind), get_args(kind)
     if isinstance(kind, type) and hasattr(kind, "to_dict") and is_dataclass(kind):
         return _object(kind)

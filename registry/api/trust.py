@@ -1,8 +1,10 @@
-"""Signatures, and whose count, as `registry.trust` has them."""
+"""Signatures, the keys that count, and tokens: `registry.trust` and `registry.tokens`."""
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,28 +12,30 @@ from fusery.storage.progress import SILENT, Reporter
 
 from ..wire import LongText
 from .operation import operation
-from .resource import Named, Resource, named, said
+from .resource import Named, Resource, moment, named, runs
 
 if TYPE_CHECKING:
-    from ..records.signature import (
+    from ..records.trust import (
+        Identity,
+        NewToken,
         OneSignature,
+        OwnIdentity,
         RecordedEnvelope,
         RecordedFiles,
+        Role,
         Signatures,
+        SigningSubject,
+        Token,
         TrustedKey,
     )
     from ..signing.anchor import Anchor
-    from ..signing.checking import Checker
     from ..signing.recorded import ExportedSignature
     from ..signing.sign import Signed, SigningKey
-    from ..signing.subject import Subject
-    from ..signing.verify import Verification
+    from ..signing.verify import KeyChecker, Verification
 
 
 class Trust(Resource):
     """Signatures on what is recorded and shipped, the keys that count, and anchors of the log."""
-
-    NAME = "trust"
 
     def sign(
         self,
@@ -42,7 +46,7 @@ class Trust(Resource):
         force: bool = False,
         reporter: Reporter = SILENT,
     ) -> Signed:
-        """Sign an adapter, a fused model or a bundle, and return the signature; see `fusery.registry.signing.sign.sign`."""
+        """Sign an adapter, a fused model or a bundle, and return the signature."""
         from ..signing.sign import sign
 
         place = Path(output) if output is not None else None
@@ -57,69 +61,49 @@ class Trust(Resource):
         )
 
     @operation("reader")
-    def find(self, reference: Named) -> Subject:
-        """Return the manifest to sign of a record; see `fusery.registry.signing.subject.find_recorded`."""
-        from ..signing.subject import find_on_record
-
-        return find_on_record(self.workspace, named(reference))
+    @runs("signing.sign:find_on_record")
+    def find(self, reference: Named) -> SigningSubject:
+        """Return the manifest of a record for signing."""
 
     @operation("reader")
+    @runs("signing.recorded:look_up")
     def look_up(self, digest: str, *, lone: bool = False) -> RecordedFiles:
-        """Return the recorded signatures of a manifest, and the trusted keys.
-
-        Args:
-            digest: of the list; with `lone` of the only file.
-            lone: it is one file, and not a folder.
-        """
-        from ..signing.recorded import look_up
-
-        return look_up(self.workspace, digest, lone=lone)
+        """Return the recorded signatures of a manifest, and the trusted keys."""
 
     @operation("publisher", writes=True)
+    @runs("signing.recorded:record_signature")
     def record_signature(
         self, kind: str, digest: str, *, key_id: str, scheme: str, envelope: LongText, public: str = ""
     ) -> RecordedEnvelope:
-        """Record a signature of a recorded manifest; see `fusery.registry.signing.recorded.record_signature`."""
-        from ..signing.recorded import record_signature
-
-        return record_signature(
-            self.workspace, kind, digest, key_id=key_id, scheme=scheme, envelope=envelope, public=public
-        )
+        """Record a signature of a recorded manifest."""
 
     @operation("reader")
+    @runs("signing.recorded:list_signatures")
     def signatures(self, reference: Named) -> Signatures:
-        """Return the signatures on record over a thing; see `fusery.registry.signing.recorded.list_signatures`."""
-        from ..signing.recorded import list_signatures
-
-        return list_signatures(self.workspace, named(reference))
+        """Return the recorded signatures of a record."""
 
     def export_signature(
         self, reference: Named, output: str | Path, *, by: str | None = None, force: bool = False
     ) -> ExportedSignature:
-        """Write a signature on record to a file, and return which; see `fusery.registry.signing.recorded.export_signature`."""
+        """Write a signature on record to a file, and return which."""
         from ..signing.recorded import export_signature
 
         return export_signature(self._signature(reference, by=by), Path(output), force=force)
 
     @operation("reader")
+    @runs("signing.recorded:find_signature")
     def _signature(self, reference: Named, *, by: str | None = None) -> OneSignature:
         """Return a recorded signature with its envelope; `by` selects one of several."""
-        from ..signing.recorded import find_signature
-
-        return find_signature(self.workspace, named(reference), by=by)
 
     def verify(
         self,
         path: str | Path,
         *,
         signature: str | Path | None = None,
-        checkers: Sequence[Checker] = (),
+        checkers: Sequence[KeyChecker] = (),
         reporter: Reporter = SILENT,
     ) -> Verification:
-        """Verify a folder or file with what is on record; return the verdict and all that differs.
-
-        See `fusery.registry.signing.recorded.verify_on_record`; `fusery.registry.signing.verify.verify` does it without a registry.
-        """
+        """Verify a folder or file with what is on record; return the verdict and all that differs."""
         from ..signing.recorded import verify_on_record
 
         place = Path(signature) if signature is not None else None
@@ -130,43 +114,65 @@ class Trust(Resource):
     def add_key(
         self, name: str, key: str | Path, aliases: Sequence[str] = (), *, fused: bool = False
     ) -> TrustedKey:
-        """Let the signatures of a key count, and return its record; see `fusery.registry.signing.trusted.add_key`."""
+        """Let the signatures of a key count, and return its record."""
         from ..dsse.keys import public_pem, read_public_key
 
         return self._add_key(name, public_pem(read_public_key(Path(key))), aliases, fused=fused)
 
     @operation("admin", writes=True)
+    @runs("signing.trusted:add_key")
     def _add_key(
         self, name: str, key: str, aliases: Sequence[str] = (), *, fused: bool = False
     ) -> TrustedKey:
         """Trust a public key, given as PEM."""
-        from ..signing.trusted import add_key
-
-        return add_key(self.workspace, name, key, aliases, fused=fused)
 
     @operation("admin", writes=True)
+    @runs("signing.trusted:revoke_key")
     def revoke_key(self, name: str, *, reason: str = "") -> TrustedKey:
-        """Let no signature of a key count any more, and return its record; see `fusery.registry.signing.trusted.revoke_key`."""
-        from ..signing.trusted import revoke_key
-
-        return revoke_key(self.workspace, name, reason=said(reason))
+        """Revoke a trusted key, and return its record."""
 
     @operation("reader")
+    @runs("signing.trusted:list_keys")
     def list_keys(self) -> list[TrustedKey]:
-        """Return the keys that count, and those that were revoked."""
-        from ..signing.trusted import list_keys
-
-        return list_keys(self.workspace)
+        """Return the trusted keys, including revoked ones."""
 
     def anchor(self, key: str | Path | None, passphrase: Callable[[], bytes]) -> tuple[Anchor, bytes]:
-        """Return where the log stands, and the document that says so; see `fusery.registry.signing.anchor`."""
+        """Return where the log stands, and the document that says so."""
         from ..signing.anchor import signed_anchor
 
         return signed_anchor(self._anchor, Path(key) if key is not None else None, passphrase)
 
     @operation("reader")
+    @runs("signing.anchor:newest_anchor")
     def _anchor(self) -> Anchor:
         """Return the current position of the log."""
-        from ..signing.anchor import newest_anchor
 
-        return newest_anchor(self.workspace)
+
+class Tokens(Resource):
+    """Who may ask a server for this registry, until when, and what they may do there."""
+
+    @operation("admin", writes=True)
+    def create(self, name: str, role: Role, *, expires: datetime | str | None = "90d") -> NewToken:
+        """Create a token, and return it with its secret, which is shown only once; `expires=None` for no expiry."""
+        from ..access.tokens import create
+
+        return create(self.workspace, name, role, "never" if expires is None else str(moment(expires)))
+
+    @operation("admin")
+    @runs("access.tokens:list_tokens")
+    def list(self, *, revoked: bool = False) -> builtins.list[Token]:
+        """Return the tokens by name; `revoked` includes revoked ones."""
+
+    @operation("admin", writes=True)
+    @runs("access.tokens:revoke")
+    def revoke(self, name: Named, *, reason: str = "") -> Token:
+        """Revoke a token, and return its record."""
+
+    @operation("reader")
+    @runs("access.tokens:own")
+    def own(self) -> OwnIdentity:
+        """Return the name and role of the token that this registry uses."""
+
+    @runs("access.tokens:authenticate")
+    def authenticate(self, secret: str) -> Identity:
+        """Return who has a token with this secret."""

@@ -3,78 +3,66 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fusery.storage.progress import SILENT, Reporter
 
-from .operation import operation
-from .resource import Named, Resource, named
+from .operation import Paging, operation
+from .resource import Named, Resource, each_named, runs
 
 if TYPE_CHECKING:
-    from ..audit import Report
     from ..audit.doctor import Check
-    from ..audit.upgrade import Upgraded
+    from ..audit.report import Report
     from ..backup import BackedUp, Restored
-    from ..collect import Collection
-    from ..database.schema import SchemaState
-    from ..records.event import Event
+    from ..collect.collection import Collection
+    from ..database.schema import SchemaState, Upgraded
+    from ..records.event import AddedWebhook, Event, SkippedEvent, Webhook, WebhookDeliveries, WebhookKey
     from ..workspace import Workspace
 
 
 class Upkeep(Resource):
     """Audits, backups, the collector, and the schema of the database."""
 
-    NAME = "upkeep"
-
     def doctor(self, *, reporter: Reporter = SILENT) -> Sequence[Check]:
-        """Check settings, database, schema, store, cache, engine, plugins and receivers; return the results.
+        """Check settings, database, schema, store, cache, engine and plugins; return the results.
 
         Of a server's registry: the settings, cache, engine and plugins of this machine, and whether the server answers.
         """
         from ..audit.doctor import examine
-        from .plugged import plugin_checks, receiver_checks
+        from .plugged import plugin_checks
 
         if self.server is not None:
-            from ..audit.remote_doctor import examine_remote
-            from .tokens import Tokens
+            from ..audit.doctor import examine_remote
+            from .trust import Tokens
 
             own = Tokens(self.workspace, self.server).own
             return [*examine_remote(self.workspace, self.server.url, own), *plugin_checks(reporter)]
-        return [*examine(self.workspace), *plugin_checks(reporter), *receiver_checks(self.workspace)]
+        return [*examine(self.workspace), *plugin_checks(reporter)]
 
     def audit(
         self,
-        references: tuple[Named, ...] = (),
-        *,
-        repair: bool = False,
-        copies: Sequence[str | Path] = (),
-        reporter: Reporter = SILENT,
-    ) -> Report:
-        """Check database, store and cache, and repair them; return what was found; see `fusery.registry.audit.audit`."""
-        names = [named(each) for each in references]
-        if copies:
-            return audited(self.local("give local copies to an audit of"), names, repair, copies, reporter)
-        return self._audit(names, repair=repair, reporter=reporter)
-
-    def audit_all(
-        self,
+        references: Sequence[Named] = (),
         *,
         repair: bool = False,
         copies: Sequence[str | Path] = (),
         jobs: int | None = None,
-        anew: bool = False,
         anchors: Sequence[str | Path] = (),
         keys: Sequence[str | Path] = (),
         reporter: Reporter = SILENT,
     ) -> Report:
-        """Audit everything in parallel, and return what was found; see `fusery.registry.audit.audit`."""
+        """Check database, store and cache, and repair them; return what was found.
+
+        Without references everything is checked, in parallel.
+        """
+        names = each_named(references)
+        options: Mapping[str, Any] = {"repair": repair, "jobs": jobs, "reporter": reporter}
         if not (copies or anchors):
-            return self._audit((), repair=repair, jobs=jobs, anew=anew, reporter=reporter)
+            return self._audit(names, **options)
         workspace = self.local("give local files to an audit of")
-        return audited(workspace, (), repair, copies, reporter, jobs, anew, anchors, keys)
+        return audited(workspace, names, copies=copies, anchors=anchors, keys=keys, **options)
 
     @operation("admin", writes=True)
     def _audit(
@@ -83,36 +71,32 @@ class Upkeep(Resource):
         *,
         repair: bool = False,
         jobs: int | None = None,
-        anew: bool = False,
         reporter: Reporter = SILENT,
     ) -> Report:
         """Check and repair database, store and cache; return the findings."""
-        return audited(self.workspace, references, repair, (), reporter, jobs, anew)
+        return audited(self.workspace, references, repair=repair, jobs=jobs, reporter=reporter)
 
     def audit_chain(self, *, anchors: Sequence[str | Path] = (), keys: Sequence[str | Path] = ()) -> Report:
-        """Return what following the log up to anchors has shown; see `fusery.registry.audit.audit.audit_chain`."""
-        from ..audit import audit_chain
-
+        """Return what following the log up to anchors has shown."""
         if not anchors:
             return self._audit_chain()
+        from ..audit.audit import audit_chain
+
         workspace = self.local("compare an anchor with the log of")
         return audit_chain(workspace, [Path(each) for each in anchors], [Path(each) for each in keys])
 
     @operation("admin")
+    @runs("audit.audit:audit_chain")
     def _audit_chain(self) -> Report:
         """Verify the chain of the log; return the result."""
-        from ..audit import audit_chain
-
-        return audit_chain(self.workspace, [], [])
 
     @operation("admin", writes=True)
+    @runs("audit.audit:audit_rebuild")
     def audit_rebuild(self, references: Sequence[Named] = (), *, reporter: Reporter = SILENT) -> Report:
-        """Make fused models again, and return how they compare; see `fusery.registry.audit.audit.audit_rebuild`."""
-        from ..audit import audit_rebuild
-
-        return audit_rebuild(self.workspace, tuple(named(each) for each in references), say=reporter.say)
+        """Rebuild fused models, and return the comparisons with the records."""
 
     @operation("admin", writes=True)
+    @runs("collect.collect:collect")
     def gc(
         self,
         *,
@@ -121,17 +105,9 @@ class Upkeep(Resource):
         force: bool = False,
         reporter: Reporter = SILENT,
     ) -> Collection:
-        """Remove from the store what nothing refers to, and return what that was; see `fusery.registry.collect.collect`."""
-        from ..collect import GRACE, collect
+        """Remove unreferenced blobs and files from the store, and return them."""
 
-        return collect(
-            self.workspace,
-            grace=GRACE if grace is None else grace,
-            dry_run=dry_run,
-            force=force,
-            say=reporter.say,
-        )
-
+    @runs("backup.backup:backup", local="back up")
     def backup(
         self,
         destination: str | Path,
@@ -140,17 +116,9 @@ class Upkeep(Resource):
         store_options: str | None = None,
         reporter: Reporter = SILENT,
     ) -> BackedUp:
-        """Make a backup of everything on record, and return what it consists of; see `fusery.registry.backup.backup`."""
-        from ..backup import backup
+        """Make a backup of everything on record, and return what it consists of."""
 
-        return backup(
-            self.local("back up"),
-            str(destination),
-            verify=verify,
-            store_options=store_options,
-            reporter=reporter,
-        )
-
+    @runs("backup.restore:restore", local="restore into")
     def restore(
         self,
         source: str | Path,
@@ -159,18 +127,10 @@ class Upkeep(Resource):
         store_options: str | None = None,
         reporter: Reporter = SILENT,
     ) -> Restored:
-        """Restore a backup into this empty registry; see `fusery.registry.backup.restore`."""
-        from ..backup import restore
+        """Restore a backup into this empty registry."""
 
-        return restore(
-            self.local("restore into"),
-            str(source),
-            own=own,
-            store_options=store_options,
-            reporter=reporter,
-        )
-
-    @operation("reader")
+    @operation("reader", pages=Paging("before", "seq", newest=True))
+    @runs("catalog.journal:journal")
     def log(
         self,
         *,
@@ -181,18 +141,7 @@ class Upkeep(Resource):
         before: int | None = None,
         limit: int | None = None,
     ) -> list[Event]:
-        """Return entries of the log, the newest last; see `fusery.registry.catalog.journal.journal`."""
-        from ..catalog.journal import journal
-
-        return journal(
-            self.workspace,
-            reference=None if reference is None else named(reference),
-            since=since,
-            action=action,
-            after=after,
-            before=before,
-            limit=limit,
-        )
+        """Return entries of the log, the newest last."""
 
     def follow(
         self,
@@ -202,62 +151,132 @@ class Upkeep(Resource):
         action: str | None = None,
         limit: int | None = None,
         stop: threading.Event | None = None,
+        pause: float = 1.0,
     ) -> Iterator[Event]:
-        """Yield entries of the log, and those that come until `stop` is set; see `fusery.registry.catalog.following.follow`."""
-        from ..catalog.following import follow
+        """Yield entries of the log, and those that come until `stop` is set; `pause` is in seconds."""
+        stopped, seen = stop or threading.Event(), self._newest()
+        yield from self.log(reference=reference, since=since, action=action, before=seen + 1, limit=limit)
+        while not stopped.wait(pause):
+            # The number first: what is written after it was read is for the next look.
+            if (last := self._newest()) > seen:
+                yield from self.log(reference=reference, action=action, after=seen, before=last + 1)
+                seen = last
 
-        name = None if reference is None else named(reference)
-        return follow(self, reference=name, since=since, action=action, limit=limit, stop=stop)
+    def _newest(self) -> int:
+        return max((event.seq for event in self.log(limit=1)), default=0)
 
     @operation("admin")
     def schema(self) -> SchemaState:
-        """Return which schema the database has, and which one this program needs; the database may be of any."""
+        """Return the schema revisions of the database and of this program."""
         from ..database import Database, schema
 
         with closing(Database.open(self.workspace.settings.database)) as database:
             return schema.state(database)
 
     def upgrade(self) -> Upgraded:
-        """Upgrade the database's schema to this version; see `fusery.registry.audit.upgrade.upgrade`."""
-        from ..audit.upgrade import upgrade
+        """Upgrade the database's schema to this version."""
+        from ..database import Database, schema
 
-        return upgrade(self.local("upgrade the database of"))
+        workspace = self.local("upgrade the database of")
+        with closing(Database.open(workspace.settings.database)) as database:
+            before = schema.upgrade(database)
+            return schema.Upgraded(before.current, schema.state(database).current)
 
     @operation("admin")
     def schema_differences(self) -> list[str]:
-        """Compare the database with the tables of this program; return each difference as a sentence."""
+        """Compare the database with the tables of this program; return the differences."""
         from ..database import schema
 
         return schema.check(self.workspace.database)
 
 
-def audited(
-    workspace: Workspace,
-    names: Sequence[str],
-    repair: bool,
-    copies: Sequence[str | Path],
-    reporter: Reporter,
-    jobs: int | None = None,
-    anew: bool = False,
-    anchors: Sequence[str | Path] = (),
-    keys: Sequence[str | Path] = (),
-) -> Report:
-    """Run an audit; see `fusery.registry.audit.audit`."""
-    from ..audit import audit
+def audited(workspace: Workspace, names: Sequence[str], *, jobs: int | None = None, **options: Any) -> Report:
+    """Run an audit, of all webhooks too where no names are given."""
+    from ..audit.audit import audit
     from ..webhooks.checks import check_deliveries
     from ..workers.cluster import check_jobs
 
-    report = audit(
-        workspace,
-        tuple(names),
-        repair=repair,
-        copies=tuple(map(Path, copies)),
-        jobs=None if names else check_jobs(jobs),
-        anew=anew,
-        anchors=tuple(map(Path, anchors)),
-        keys=tuple(map(Path, keys)),
-        reporter=reporter,
-    )
+    for name in options.keys() & {"copies", "anchors", "keys"}:
+        options[name] = tuple(map(Path, options[name]))
+    report = audit(workspace, tuple(names), jobs=check_jobs(jobs), **options)
     if not names:
         check_deliveries(workspace, report)
     return report
+
+
+class Webhooks(Resource):
+    """Webhooks: entries of the log, sent to other programs as they come, at least once and in order."""
+
+    @operation("admin", writes=True)
+    def add(
+        self,
+        url: str,
+        actions: Sequence[str] | str,
+        *,
+        tasks: Sequence[str] | str = (),
+        name: str | None = None,
+        allow_private: bool = False,
+    ) -> AddedWebhook:
+        """Add a webhook, and return it with its key."""
+        from ..webhooks.hooks import add
+
+        return add(
+            self.workspace, url, _several(actions), tasks=_several(tasks), name=name, private=allow_private
+        )
+
+    @operation("admin")
+    @runs("webhooks.hooks:list_hooks")
+    def list(self) -> list[Webhook]:
+        """Return all webhooks, by name."""
+
+    @operation("admin")
+    @runs("webhooks.hooks:show")
+    def show(self, name: str) -> Webhook:
+        """Return a webhook, with its position, pending events and last failure."""
+
+    @operation("admin", writes=True)
+    @runs("webhooks.hooks:remove")
+    def remove(self, name: str, *, reason: str = "") -> Webhook:
+        """Remove a webhook, and return it."""
+
+    @operation("admin")
+    @runs("webhooks.hooks:signing_key")
+    def key(self, name: str) -> WebhookKey:
+        """Return the key with which a receiver verifies events."""
+
+    def deliver(
+        self, name: str | None = None, *, stop: threading.Event | None = None, reporter: Reporter = SILENT
+    ) -> Sequence[WebhookDeliveries]:
+        """Deliver what is due, and return what became of it."""
+        if stop is None:
+            return self._deliver(name, reporter=reporter)
+        from ..webhooks.delivering import deliver
+
+        return deliver(self.local("deliver webhooks of"), name, stop=stop, reporter=reporter)
+
+    @operation("admin", writes=True)
+    def _deliver(
+        self, name: str | None = None, *, reporter: Reporter = SILENT
+    ) -> Sequence[WebhookDeliveries]:
+        """Deliver the due events, and return the results."""
+        from ..webhooks.delivering import deliver
+
+        return deliver(self.workspace, name, stop=None, reporter=reporter)
+
+    @runs("webhooks.delivering:run", local="deliver webhooks of")
+    def run(self, *, stop: threading.Event, reporter: Reporter = SILENT) -> None:
+        """Deliver events as they come, until `stop` is set."""
+
+    @operation("admin", writes=True)
+    @runs("webhooks.delivering:retry")
+    def retry(self, name: str, *, reporter: Reporter = SILENT) -> Webhook:
+        """Retry the pending events of a webhook now, and return the webhook."""
+
+    @operation("admin", writes=True)
+    @runs("webhooks.hooks:skip")
+    def skip(self, name: str, *, reason: str) -> SkippedEvent:
+        """Skip the first pending event of a webhook, and return it."""
+
+
+def _several(patterns: Sequence[str] | str) -> Sequence[str]:
+    return [patterns] if isinstance(patterns, str) else patterns

@@ -3,8 +3,3 @@
 Garbage is not a problem: an interrupted command may leave part files, blobs that nothing names and claims that ran
 out, and none of them can be taken for a record.  They are counted as notes, for the collector to remove.
 """
-
-from .audit import audit, audit_chain, audit_rebuild
-from .report import Problem, Repair, Report
-
-__all__ = ["Problem", "Repair", "Report", "audit", "audit_chain", "audit_rebuild"]

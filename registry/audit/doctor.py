@@ -1,22 +1,25 @@
-"""Doctor: every setting and where it came from, and one look at each part of the registry."""
+"""Doctor: show every setting and its source, and check each part of the registry."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from fusery.storage.errors import FuseryError
-from fusery.storage.private import others_may_write
+from fusery.storage.vouchers import others_may_write
 
-from ..admission.policy import Policy
+from ..admission.rules import SeverityPolicy
 from ..parsing import plural, shown_size
-from ..record import Record
-from ..settings.settings import Settings
-from .extras import extras
+from ..record import Record, described
+from ..records.trust import OwnIdentity
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -49,23 +52,39 @@ USES = {
     "demo": "what the demo needs beside its model",
     "dev": "the tests, and what checks the code",
 }
-"""What each extra is for; which there are is in the metadata of the installation."""
+"""Purposes of the extras."""
 
 _INSTEAD = {"mlx": "mlx-cuda13", "mlx-cuda13": "mlx"}
 """Extras that exclude each other."""
 
 _SHOWN = 4
 
+_OF_SERVER = (
+    "setting.home",
+    "setting.database_url",
+    "setting.store_url",
+    "setting.store_options",
+    "database",
+    "store",
+)
+"""Checks that a server's registry leaves to the server."""
+
+_REQUIREMENT = re.compile(
+    r"\s*(?P<name>[\w.-]+)\s*(?:\[(?P<extras>[^\]]*)\])?[^;]*;?(?P<marker>.*)", re.DOTALL
+)
+_EXTRA = re.compile(r"""extra\s*==\s*["']([^"']+)["']""")
+_PLATFORM = re.compile(r"""sys_platform\s*==\s*["']([^"']+)["']""")
+
 
 @dataclass(frozen=True, slots=True)
 class Check(Record):
-    """One thing looked at.
+    """The result of one check.
 
     Attributes:
-        name: what was looked at, such as `setting.store_url` or `database`.
-        status: `ok`, `note` for something to know, `problem` for something to mend.
-        detail: what was found; never a credential.
-        hint: what to do, or empty.
+        name: the setting or part, such as `setting.store_url` or `database`.
+        status: `ok`, `note`, or `problem` for something to fix.
+        detail: the finding, without credentials.
+        hint: what to do; empty if nothing.
     """
 
     name: str
@@ -76,62 +95,61 @@ class Check(Record):
 
 @dataclass(frozen=True, slots=True)
 class Health(Record):
-    """What was found of all that was looked at.
+    """The results of all checks."""
 
-    Attributes:
-        checks: each thing.
-    """
-
-    checks: tuple[Check, ...]
+    checks: tuple[Check, ...] = described("results")
     KEYS: ClassVar[tuple[str, ...]] = ("ok", "checks")
 
     @property
     def ok(self) -> bool:
-        """Nothing has a problem."""
+        """Whether there is no problem."""
         return all(check.status != "problem" for check in self.checks)
 
 
 def examine(workspace: Workspace) -> list[Check]:
-    """Look at every setting and part.  Nothing is made or changed."""
-    checks = [*_settings(workspace)]
-    for name, look in (("database", _database), ("store", _store), ("cache", _cache)):
-        checks.append(_guarded(name, lambda look=look: look(workspace)))  # type: ignore[misc]
-    checks.append(_engine())
-    checks.extend(_extras())
-    return checks
+    """Check every setting and part, without changes."""
+    parts = {"database": _database, "store": _store, "cache": _cache}
+    looked = (_guarded(name, partial(look, workspace)) for name, look in parts.items())
+    return [*_settings(workspace), *looked, _engine(), *_extras()]
+
+
+def examine_remote(workspace: Workspace, url: str, own: Callable[[], OwnIdentity]) -> list[Check]:
+    """Check the server, and every setting and part of this machine."""
+
+    def server() -> str:
+        identity = own()
+        until = "" if identity.expires_at is None else f", until {identity.expires_at:%Y-%m-%d}"
+        version = f"fusery {identity.version}; " if identity.version else ""
+        return f"{url}: {version}{identity.name}, {identity.role}{until}"
+
+    return [_guarded("server", server), *(each for each in examine(workspace) if each.name not in _OF_SERVER)]
 
 
 def _settings(workspace: Workspace) -> Iterator[Check]:
-    from ..database import Database
-
-    settings = workspace.settings
-    shown = {"home": str(settings.home), "cache_dir": str(settings.cache), "user": settings.actor}
-    shown["cache_limit"] = shown_size(settings.cache_limit)
-    shown["publish"] = settings.publish
-    shown["card"] = str(settings.card or "the package's own")
-    yield Check("setting.home", "ok", f"{shown.pop('home')} ({settings.origin('home')})")
-    yield _guarded(
-        "setting.database_url",
-        lambda: f"{Database.open(settings.database).display_url} ({settings.origin('database_url')})",
-    )
-    yield _guarded("setting.store_url", lambda: f"{_store_url(workspace)} ({settings.origin('store_url')})")
-    options = f"{len(settings.store_options)} given" if settings.store_options else "none"
-    yield Check("setting.store_options", "ok", f"{options} ({settings.origin('store_options')})")
-    yield _guarded("setting.admission", lambda: f"{_severities(settings)} ({settings.origin('admission')})")
-    for field, value in shown.items():
-        yield Check(f"setting.{field}", "ok", f"{value} ({settings.origin(field)})")
-
-
-def _severities(settings: Settings) -> str:
-    set_here = Policy.configured(settings.severities).severities
-    changed = ", ".join(f"{code} = {value}" for code, value in sorted(set_here.items()))
-    return f"severities: {changed or 'as documented'}"
-
-
-def _store_url(workspace: Workspace) -> str:
     from fusery.storage.locate import display_url
 
-    return display_url(workspace.settings.store)
+    from ..database import Database
+
+    def severities() -> str:
+        set_here = SeverityPolicy.configured(settings.severities).severities
+        changed = ", ".join(f"{code} = {value}" for code, value in sorted(set_here.items()))
+        return f"severities: {changed or 'as documented'}"
+
+    settings, options = workspace.settings, len(workspace.settings.store_options)
+    shown: dict[str, Callable[[], object]] = {
+        "home": lambda: settings.home,
+        "database_url": lambda: Database.open(settings.database).display_url,
+        "store_url": lambda: display_url(settings.store),
+        "store_options": lambda: f"{options} given" if options else "none",
+        "admission": severities,
+        "cache_dir": lambda: settings.cache,
+        "user": lambda: settings.actor,
+        "cache_limit": lambda: shown_size(settings.cache_limit),
+        "publish": lambda: settings.publish,
+        "card": lambda: settings.card or "the package's own",
+    }
+    for name, look in shown.items():
+        yield _guarded(f"setting.{name}", lambda name=name, look=look: f"{look()} ({settings.origin(name)})")  # type: ignore[misc]
 
 
 def _guarded(name: str, look: Callable[[], str]) -> Check:
@@ -150,18 +168,17 @@ def _database(workspace: Workspace) -> str:
         counts = [
             (name, session.scalar(select(func.count()).select_from(table)))
             for name, table in (
-                ("base model", tables.BaseModel),
-                ("adapter", tables.Adapter),
-                ("fused model", tables.Fused),
+                ("base model", tables.BaseModelRow),
+                ("adapter", tables.AdapterRow),
+                ("fused model", tables.FusedRow),
             )
         ]
     return ", ".join(plural(count or 0, name) for name, count in counts)
 
 
 def _store(workspace: Workspace) -> str:
-    store, able = workspace.store, workspace.store.capabilities
-    said = able.promise if able.local else f"{able.promise}, {able.interruption}"
-    return f"{store.url} belongs to this database, {said}"
+    store = workspace.store
+    return f"{store.url} belongs to this database, {store.capabilities.promise}"
 
 
 def _cache(workspace: Workspace) -> str:
@@ -205,3 +222,68 @@ def _extras() -> Iterator[Check]:
 def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
+
+
+@dataclass(frozen=True, slots=True)
+class InstalledExtra:
+    """An extra: its installed and missing distributions, and whether it supports this platform."""
+
+    name: str
+    present: tuple[str, ...]
+    missing: tuple[str, ...]
+    fits: bool
+
+
+def extras(name: str = "fusery") -> list[InstalledExtra]:
+    """Return the extras of an installed distribution, in the order of its metadata; none if it is not installed."""
+    found = _installed(name)
+    names = [] if found is None else found.metadata.get_all("Provides-Extra") or []
+    return [_look(found, extra) for extra in names if found is not None]
+
+
+def _look(found: Distribution, extra: str) -> InstalledExtra:
+    asked = list(_asked(found, extra))
+    names = dict.fromkeys(name for name, _, _ in asked)
+    here = {name for name, _, fits in asked if fits}
+    present = (
+        f"{name} {one.version}"
+        for name in names
+        if name in here and name != found.name and (one := _installed(name)) is not None
+    )
+    return InstalledExtra(
+        extra, tuple(present), tuple(dict.fromkeys(_missing(found, extra))), set(names) == here
+    )
+
+
+def _missing(found: Distribution, extra: str) -> Iterator[str]:
+    for name, more, fits in _asked(found, extra):
+        if not fits:
+            continue
+        there = _installed(name)
+        if there is None:
+            yield name
+            continue
+        for inner in more:
+            yield from _missing(there, inner)
+
+
+def _asked(found: Distribution, extra: str) -> Iterator[tuple[str, list[str], bool]]:
+    """Yield an extra's requirements: a distribution, its extras, and whether it is for this platform."""
+    for text in found.requires or ():
+        parts = _REQUIREMENT.fullmatch(text)
+        if parts is None or (of := _EXTRA.search(parts["marker"])) is None or _plain(of[1]) != _plain(extra):
+            continue
+        platform = _PLATFORM.search(parts["marker"])
+        more = [each.strip() for each in (parts["extras"] or "").split(",") if each.strip()]
+        yield parts["name"], more, platform is None or platform[1] == sys.platform
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _installed(name: str) -> Distribution | None:
+    try:
+        return distribution(name)
+    except PackageNotFoundError:
+        return None

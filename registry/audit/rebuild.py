@@ -1,7 +1,7 @@
-"""`audit --rebuild`: each fused model made again by its recipe, and held against what is on record.
+"""`audit --rebuild`: rebuild fused models by their recipes, and compare them with the records.
 
-What another registry says it has made is made here by that, and has a record of our own from then on.  Nothing is published: the model is written into a scratch folder and goes away with it.  If an input is not what it was,
-the model is made from it all the same, so that the answer can say what the change has led to.
+A model that another registry claims gets a local record.  Nothing is published.  If an input changed, the model is built from
+it all the same, to show the effect of the change.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from sqlalchemy.orm import Session
 
 from fusery.storage.digest import Digest, digest_file
 from fusery.storage.errors import BlobCorruptError, BlobMissingError, FuseryError, StorageError
-from fusery.storage.manifest import FileEntry, Manifest
+from fusery.storage.manifest import Manifest
 from fusery.storage.plugins import PluginError
 
 from .. import tables
 from ..engine.recipe import Recipe
-from ..fusion.foreign import compare_claims, recipe_key
 from ..fusion.fuse_inputs import FuseInputs, InputFiles, gather
-from ..fusion.published import fetch_published, is_published
-from ..fusion.records import find_fused, record_fused
+from ..fusion.records import compare_claims, fetch_published, record_fused
+from ..fusion.views import find_fused, is_published, recipe_key
+from ..inspection.views import exact_digest, read_views
 from ..records.bases import blob_generations
-from ..records.fused_label import label_of
-from ..records.references import fused_from, resolve_any
-from .differences import differences
+from ..records.fused_rows import fused_from, label_of
+from ..records.references import resolve_any
+from .repairing import has_bytes
 from .report import Rebuilt, Verdict
 
 if TYPE_CHECKING:
-    from ..engine.fidelity import Fidelity
+    from ..engine.fidelity import FuseFidelity
     from ..workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True)
 class _Record:
-    """What is on record about a fused model; `made_as` is the key under which it is made here, if others claim it."""
+    """The record of a fused model; `made_as` is the local cache key of a claim."""
 
     key: Digest
     made_as: Digest
@@ -57,35 +57,29 @@ class _Record:
 def rebuild(
     workspace: Workspace, references: Sequence[str] = (), *, say: Callable[[str], None] = lambda _: None
 ) -> Iterator[Rebuilt]:
-    """Yield the answer for each fused model on record, or for those that references name or that were made from them.
-
-    Raises:
-        UnknownReferenceError: a reference names nothing.
-        PluginError: a plugin cannot be used.
-    """
+    """Yield the result for each fused model, or for those of some references."""
     with workspace.database.read() as session:
         keys = _keys(session, references)
     for key in keys:
         with workspace.database.read() as session:
             record = _record(session, key)
-        say(f"making {record.name} again")
+        say(f"rebuilding {record.name}")
         yield _rebuilt(workspace, record)
 
 
 def _keys(session: Session, references: Sequence[str]) -> list[str]:
-    fused = tables.Fused
+    fused = tables.FusedRow
     if not references:
         return list(session.scalars(select(fused.key).order_by(fused.id)))
     found: dict[str, None] = {}
     for reference in references:
         subject = resolve_any(session, reference)
-        if subject.fused is not None:
-            rows = [subject.fused]
-        elif subject.adapter is not None:
-            rows = list(session.scalars(fused_from(subject.adapter)))
+        if isinstance(subject, tables.FusedRow):
+            rows = [subject]
+        elif isinstance(subject, tables.AdapterRow):
+            rows = list(session.scalars(fused_from(subject)))
         else:
-            assert subject.base is not None
-            query = select(fused).where(fused.base_id == subject.base.id).order_by(fused.id)
+            query = select(fused).where(fused.base_id == subject.id).order_by(fused.id)
             rows = list(session.scalars(query))
         found |= {row.key: None for row in rows}
     return list(found)
@@ -138,53 +132,47 @@ def _rebuilt(workspace: Workspace, record: _Record) -> Rebuilt:
             made, fidelity, changed = _make(fuse_inputs, record, folder)
             inputs += changed
             if record.key != record.made_as and not inputs:
-                _record_own(workspace, fuse_inputs, record, made, fidelity, time.monotonic() - started)
+                seconds = time.monotonic() - started
+                with workspace.database.write() as session:
+                    if find_fused(session, record.made_as) is None:
+                        record_fused(
+                            session,
+                            fuse_inputs,
+                            record.recipe,
+                            record.made_as,
+                            made,
+                            fidelity,
+                            seconds,
+                        )
+                        compare_claims(workspace, session, record.made_as, made)
             if not inputs and fidelity.verdict != record.fidelity:
-                why = f"its fidelity is {fidelity.verdict}, and {record.fidelity} is on record"
+                why = f"its fidelity is {fidelity.verdict} (recorded: {record.fidelity})"
                 return answer("different", why, made)
             if made.digest == record.manifest.digest:
                 return answer("bit-identical", "every file has the recorded digest", made)
             with _recorded_bytes(workspace, record, scratch) as theirs:
                 return answer(*_compared(folder, theirs, made))
     except PluginError:
-        raise  # of all that is made again, and not this one's
+        raise  # it concerns all models
     except FuseryError as error:
         return answer("not-rebuilt", error.message)
 
 
-def _record_own(
-    workspace: Workspace,
-    fuse_inputs: FuseInputs,
-    record: _Record,
-    made: Manifest,
-    fidelity: Fidelity,
-    seconds: float,
-) -> None:
-    """Record what came out here beside what another registry says."""
-    with workspace.database.write() as session:
-        if find_fused(session, record.made_as) is None:
-            record_fused(
-                workspace, session, fuse_inputs, record.recipe, record.made_as, made, fidelity, seconds
-            )
-            compare_claims(workspace, session, record.made_as, made)
+def _make(fuse_inputs: FuseInputs, record: _Record, folder: Path) -> tuple[Manifest, FuseFidelity, list[str]]:
+    """Rebuild the model from the present inputs, and return those that changed."""
 
+    def compute(inputs: InputFiles) -> tuple[Manifest, FuseFidelity]:
+        return inputs.compute(record.recipe, record.made_as, folder, check=lambda: None, progress=None)
 
-def _make(fuse_inputs: FuseInputs, record: _Record, folder: Path) -> tuple[Manifest, Fidelity, list[str]]:
-    """Make the model again; from inputs as they are, if they are not what they were, and name those."""
     try:
         with fuse_inputs.opened() as inputs:
-            return *_compute(inputs, record, folder), []
+            return *compute(inputs), []
     except (BlobCorruptError, BlobMissingError):
         for path in folder.iterdir():
             path.unlink()
         with fuse_inputs.opened(verify=False) as inputs:
             changed = _changed_inputs(fuse_inputs, inputs)
-            return *_compute(inputs, record, folder), changed
-
-
-def _compute(inputs: InputFiles, record: _Record, folder: Path) -> tuple[Manifest, Fidelity]:
-    made = inputs.compute(record.recipe, record.made_as, folder, check=lambda: None, progress=None)
-    return made.manifest, made.fidelity
+            return *compute(inputs), changed
 
 
 def _changed_inputs(fuse_inputs: FuseInputs, inputs: InputFiles) -> list[str]:
@@ -192,7 +180,7 @@ def _changed_inputs(fuse_inputs: FuseInputs, inputs: InputFiles) -> list[str]:
     found = [
         f"{file.path} of the base {name}"
         for file in fuse_inputs.base.manifest.files
-        if not _is(inputs.base[file.path], file.sha256)
+        if digest_file(inputs.base[file.path])[0] != file.sha256
     ]
     store = fuse_inputs.workspace.store
     for part in fuse_inputs.parts:
@@ -205,10 +193,6 @@ def _changed_inputs(fuse_inputs: FuseInputs, inputs: InputFiles) -> list[str]:
     return found
 
 
-def _is(path: Path, digest: str) -> bool:
-    return digest_file(path)[0] == digest
-
-
 def _changed_files(recorded: Manifest, made: Manifest) -> list[str]:
     before = {entry.path: entry.sha256 for entry in recorded}
     after = {entry.path: entry.sha256 for entry in made}
@@ -217,9 +201,11 @@ def _changed_files(recorded: Manifest, made: Manifest) -> list[str]:
 
 @contextmanager
 def _recorded_bytes(workspace: Workspace, record: _Record, scratch: Path) -> Iterator[Path | None]:
-    """Yield a folder with the bytes that are on record, from the cache or the store; None if they are nowhere."""
+    """Yield a folder with the recorded bytes, from the cache or the store; None if neither has them."""
     with workspace.cache.using(record.key) as folder:
-        if folder is not None and all(_matches(folder, entry) for entry in record.manifest):
+        if folder is not None and all(
+            has_bytes(folder / entry.path, entry.sha256, entry.size) for entry in record.manifest
+        ):
             yield folder
             return
     if not record.published:
@@ -234,22 +220,19 @@ def _recorded_bytes(workspace: Workspace, record: _Record, scratch: Path) -> Ite
         yield fetched
 
 
-def _matches(folder: Path, entry: FileEntry) -> bool:
-    try:
-        return digest_file(folder / entry.path) == (entry.sha256, entry.size)
-    except (OSError, StorageError):
-        return False
-
-
 def _compared(ours: Path, theirs: Path | None, made: Manifest) -> tuple[Verdict, str, Manifest, str | None]:
     if theirs is None:
-        message = "other bytes came out, and those on record are not at hand to compare tensors with"
+        message = "the digest differs; tensors cannot be compared, as the recorded bytes are missing"
         return "different", message, made, None
-    found = list(differences(theirs, ours))
-    if not found:
-        return "identical-tensors", "the tensors are the same, other parts of the files are not", made, None
-    worst = next((one for one in found if not one.tolerable), None)
-    first = found[0] if worst is None else worst
-    more = f", and {len(found) - 1} more" if len(found) > 1 else ""
-    message = f"{first.tensor} {first.message}{more}"
-    return ("within-tolerance" if worst is None else "different"), message, made, first.tensor
+    new, old = _tensors(ours), _tensors(theirs)
+    differing = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    if not differing:
+        return "identical-tensors", "the tensors are the same; other parts of the files differ", made, None
+    more = f", and {len(differing) - 1} more" if len(differing) > 1 else ""
+    return "different", f"{differing[0]} differs{more}", made, differing[0]
+
+
+def _tensors(folder: Path) -> dict[str, Digest]:
+    """Return the digests of the tensors in a folder's safetensors files."""
+    files = sorted(folder.glob("*.safetensors"))
+    return {view.name: exact_digest(view) for path in files for view in read_views(path)}

@@ -1,107 +1,95 @@
-"""Every record against its seal: changed, removed, or put in by other means than fusery's.
+"""Compare records with their seals in the log, and stored values with their canonical form and the checks of their tables.
 
-The newest seal of each record is found by going through the log once.  They are kept in a scratch database on disk, so
-that memory does not grow with the registry.
+Seals cover parsed values.  SQLite stores and compares times and documents as texts, so an edit can change query results
+but no seal.  On PostgreSQL this is possible in documents only.
 """
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import closing, suppress
-from dataclasses import dataclass
+from contextlib import suppress
+from decimal import Decimal
+from typing import Any, Self
 
-from sqlalchemy import Table, exists, func, or_, select
+from sqlalchemy import CheckConstraint, Table, exists, func, or_, select
 from sqlalchemy.orm import Session
 
 from .. import tables
-from ..database.log import parse_seals
-from ..database.sealing import KINDS, Key, Kind, Seal, seal_rows
+from ..database.engine import BATCH, batches
+from ..database.events import parse_seals
+from ..database.sealing import KINDS, OWNERS, Key, RecordKind, Seal, seal_rows
+from ..tables.record import document_text, kind_of
+from .report import Problem
 
-_BATCH = 500
-NAMED = 200
-"""Records whose seals are looked for by name: of more the whole log is read, since no database takes any number of conditions."""
+_NAMED = 200
+"""Records whose seals are searched by name; for more, the whole log is read."""
+
 _SCHEMA = """
-CREATE TABLE seal (kind TEXT, number INTEGER, name TEXT, digest TEXT, PRIMARY KEY (kind, number)) WITHOUT ROWID;
+CREATE TABLE seal (kind TEXT, number INTEGER, seq INTEGER, name TEXT, digest TEXT, PRIMARY KEY (kind, number, seq))
+WITHOUT ROWID;
 PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Discrepancy:
-    """A record that is not what the log says.
+class SealLog:
+    """The seals in the log, in a scratch database on disk, so that memory does not grow with the log."""
 
-    Attributes:
-        code: `record_changed`, `record_missing`, `record_unsealed` or `record_rewritten`; of `audit.spellings`, `value_respelled` or `row_forbidden`.
-        subject: the record, as `kind name`.
-        message: what is the case, in one sentence.
-    """
+    def __init__(self, session: Session, only: Collection[Key] | None = None) -> None:
+        self.only = only
+        self._scratch = sqlite3.connect("")
+        self._scratch.executescript(_SCHEMA)
+        for seq, seals in _sealed_entries(session, only):
+            rows = [
+                (seal.kind, seal.number, seq, seal.name, seal.digest)
+                for seal in seals
+                if only is None or seal.key in only
+            ]
+            self._scratch.executemany("INSERT OR REPLACE INTO seal VALUES (?, ?, ?, ?, ?)", rows)
 
-    code: str
-    subject: str
-    message: str
+    def __enter__(self) -> Self:
+        return self
 
+    def __exit__(self, *_: object) -> None:
+        self._scratch.close()
 
-def check_records(session: Session, only: Collection[Key] | None = None) -> Iterator[Discrepancy]:
-    """Yield every record that is not as its newest seal has it.
+    def newest(self, kind: str, numbers: Sequence[int]) -> dict[int, tuple[str, str | None]]:
+        """Return the name and the digest of the newest seal of records."""
+        marks = ", ".join("?" * len(numbers))
+        query = f"SELECT number, name, digest, max(seq) FROM seal WHERE kind = ? AND number IN ({marks}) GROUP BY number"
+        rows = self._scratch.execute(query, [kind, *numbers])
+        return {number: (name, digest) for number, name, digest, _ in rows}
 
-    The chain itself is another matter: who changed a seal, too, is found by `events.verify_chain`.
+    def present(self, kind: str) -> Iterator[tuple[int, str]]:
+        """Yield the number and the name of each record of a kind that was not removed, according to its newest seal."""
+        query = "SELECT number, name, digest, max(seq) FROM seal WHERE kind = ? GROUP BY number"
+        for number, name, digest, _ in self._scratch.execute(query, [kind]):
+            if digest is not None:
+                yield number, name
 
-    Args:
-        session: of any transaction.
-        only: look at these few records, and not for rows without one.
-    """
-    with closing(sqlite3.connect("")) as scratch:
-        scratch.executescript(_SCHEMA)
-        _gather(session, scratch, only)
-        for kind in KINDS.values():
-            for numbers in _numbers(session, kind.table) if only is None else _among(only, kind):
-                yield from _compare(session, scratch, kind, numbers)
-            if only is None:
-                yield from _strays(session, kind)
-        yield from _missing(scratch)
+    def changed(self) -> list[Key]:
+        """Return the records whose seals have several digests."""
+        query = "SELECT kind, number FROM seal GROUP BY kind, number HAVING count(DISTINCT digest) > 1"
+        return self._scratch.execute(query).fetchall()
 
+    def seals(self, key: Key) -> list[tuple[int, str, str]]:
+        """Return the entry, the name and the digest of each seal of a record, oldest first."""
+        query = "SELECT seq, name, digest FROM seal WHERE kind = ? AND number = ? AND digest IS NOT NULL ORDER BY seq"
+        return self._scratch.execute(query, key).fetchall()
 
-def count_records(session: Session) -> int:
-    """Return how many records there are."""
-    return sum(session.scalar(select(func.count()).select_from(kind.table)) or 0 for kind in KINDS.values())
-
-
-def unsealed(session: Session) -> Iterator[list[Seal]]:
-    """Yield the seals that records without one would have, in batches."""
-    with closing(sqlite3.connect("")) as scratch:
-        scratch.executescript(_SCHEMA)
-        _gather(session, scratch)
-        for kind in KINDS.values():
-            for numbers in _numbers(session, kind.table):
-                known = _known(scratch, kind, numbers)
-                new = [number for number in numbers if number not in known]
-                if new:
-                    yield seal_rows(session, kind, new)
+    def first_entries(self, kind: str) -> dict[int, int]:
+        """Return the log entry that added each record of a kind, by the record's number."""
+        query = "SELECT number, min(seq) FROM seal WHERE kind = ? AND digest IS NOT NULL GROUP BY number"
+        return dict(self._scratch.execute(query, [kind]))
 
 
-def _gather(session: Session, scratch: sqlite3.Connection, only: Collection[Key] | None = None) -> None:
-    """Write the newest seal of every record into the scratch database."""
-    for _, seals in sealed_entries(session, only):
-        rows = seals if only is None else [seal for seal in seals if seal.key in only]
-        scratch.executemany(
-            "INSERT OR REPLACE INTO seal VALUES (?, ?, ?, ?)",
-            [(seal.kind, seal.number, seal.name, seal.digest) for seal in rows],
-        )
-
-
-def sealed_entries(session: Session, only: Collection[Key] | None = None) -> Iterator[tuple[int, list[Seal]]]:
-    """Yield the numbers of the log's entries with their seals, oldest first; an unreadable one is the chain's matter.
-
-    Args:
-        session: of any transaction.
-        only: at least the entries with seals of these records.
-    """
-    seq, event = 0, tables.Event
-    chosen = select(event.seq, event.seals).where(event.seals.is_not(None)).order_by(event.seq).limit(_BATCH)
-    if only is not None and len(only) <= NAMED:
-        # The beginning of a seal as it stands in the text; one that stands there otherwise is the chain's matter.
+def _sealed_entries(session: Session, only: Collection[Key] | None) -> Iterator[tuple[int, list[Seal]]]:
+    """Yield the log's entries with their seals, oldest first; `events.verify_chain` reports unreadable ones."""
+    seq, event = 0, tables.EventRow
+    chosen = select(event.seq, event.seals).where(event.seals.is_not(None)).order_by(event.seq).limit(BATCH)
+    if only is not None and len(only) <= _NAMED:
         starts = [f'["{kind}",{number},' for kind, number in only]
         chosen = chosen.where(or_(*(event.seals.contains(start, autoescape=True) for start in starts)))
     while found := session.execute(chosen.where(event.seq > seq)).all():
@@ -111,85 +99,165 @@ def sealed_entries(session: Session, only: Collection[Key] | None = None) -> Ite
         seq = found[-1].seq
 
 
-def _numbers(session: Session, table: Table) -> Iterator[Sequence[int]]:
-    """Yield the numbers of all rows in batches.  SQLite keeps any value in a column if somebody insists; not here."""
-    last: int | None = None
-    while True:
-        query = select(table.c.id).order_by(table.c.id).limit(_BATCH)
-        found = session.scalars(query if last is None else query.where(table.c.id > last)).all()
-        if not found:
-            return
+def count_records(session: Session) -> int:
+    """Return the number of all records."""
+    return sum(session.scalar(select(func.count()).select_from(kind.table)) or 0 for kind in KINDS.values())
+
+
+def check_records(session: Session, log: SealLog) -> Iterator[Problem]:
+    """Yield every record that differs from its newest seal, and rows that belong to no record."""
+    for kind in KINDS.values():
+        for numbers in _numbers(session, kind, log.only):
+            yield from _differing(session, log, kind, numbers)
+        if log.only is None:
+            yield from _strays(session, kind)
+        names = dict(log.present(kind.name))
+        for chosen in batches(names):
+            there = set(session.scalars(select(kind.table.c.id).where(kind.table.c.id.in_(chosen))))
+            for number in sorted(set(chosen) - there):
+                message = f"row {number} of {kind.name} was removed"
+                yield Problem("record_missing", f"{kind.name} {names[number]}", message)
+
+
+def _numbers(session: Session, kind: RecordKind, only: Collection[Key] | None) -> Iterator[Sequence[int]]:
+    """Yield the numbers of the rows of a kind, in batches."""
+    number, last = kind.table.c.id, 0
+    query = select(number).order_by(number).limit(BATCH)
+    if only is not None:
+        query = query.where(number.in_([each for name, each in only if name == kind.name]))
+    while found := session.scalars(query.where(number > last)).all():
         yield found
         last = found[-1]
 
 
-def _among(only: Collection[Key], kind: Kind) -> Iterator[Sequence[int]]:
-    numbers = sorted(number for name, number in only if name == kind.name)
-    if numbers:
-        yield numbers
-
-
-def _known(
-    scratch: sqlite3.Connection, kind: Kind, numbers: Sequence[int]
-) -> dict[int, tuple[str, str | None]]:
-    marks = ", ".join("?" * len(numbers))
-    query = f"SELECT number, name, digest FROM seal WHERE kind = ? AND number IN ({marks})"
-    return {number: (name, digest) for number, name, digest in scratch.execute(query, [kind.name, *numbers])}
-
-
-def _compare(
-    session: Session, scratch: sqlite3.Connection, kind: Kind, numbers: Sequence[int]
-) -> Iterator[Discrepancy]:
-    known = _known(scratch, kind, numbers)
-    now = _sealed(session, kind, numbers)
+def _differing(session: Session, log: SealLog, kind: RecordKind, numbers: Sequence[int]) -> Iterator[Problem]:
+    known, now = log.newest(kind.name, numbers), _seals_now(session, kind, numbers)
     for number in numbers:
         name, digest = known.get(number, ("", None))
-        seal = now.get(number)
+        seal, row = now.get(number), f"row {number} of {kind.table.name}"
         subject = f"{kind.name} {name or (seal.name if seal else number)}"
         if digest is None:
-            yield Discrepancy(
-                "record_unsealed",
-                subject,
-                f"row {number} of {kind.table.name} is in the database, and the log does not know it",
-            )
+            yield Problem("record_unsealed", subject, f"{row} has no entry in the log")
         elif seal is None or seal.digest != digest:
-            yield Discrepancy(
-                "record_changed",
-                subject,
-                f"row {number} of {kind.table.name}, or what belongs to it, is not what was written",
-            )
-    scratch.executemany(
-        "UPDATE seal SET digest = NULL WHERE kind = ? AND number = ?",
-        [(kind.name, number) for number in numbers],
-    )
+            yield Problem("record_changed", subject, f"{row} or its related rows were changed")
 
 
-def _sealed(session: Session, kind: Kind, numbers: Sequence[int]) -> dict[int, Seal]:
-    """Return the seals that records have now, without those in which a value is none of its column's type."""
+def _seals_now(session: Session, kind: RecordKind, numbers: Sequence[int]) -> dict[int, Seal]:
+    """Return the seals that records have now, without records that have invalid values."""
     try:
         return {seal.number: seal for seal in seal_rows(session, kind, numbers)}
     except (ValueError, TypeError, LookupError):
         if len(numbers) == 1:
             return {}
         middle = len(numbers) // 2
-        return _sealed(session, kind, numbers[:middle]) | _sealed(session, kind, numbers[middle:])
+        return _seals_now(session, kind, numbers[:middle]) | _seals_now(session, kind, numbers[middle:])
 
 
-def _strays(session: Session, kind: Kind) -> Iterator[Discrepancy]:
+def _strays(session: Session, kind: RecordKind) -> Iterator[Problem]:
     """Yield rows that belong to no record: foreign keys forbid them, and can be switched off."""
-    for part, column in kind.parts.items():
-        owner = exists().where(kind.table.c.id == part.c[column])
-        for number in session.scalars(select(part.c[column]).where(~owner).distinct().limit(_BATCH)):
-            yield Discrepancy(
-                "record_unsealed",
-                f"{kind.name} {number}",
-                f"{part.name} has rows of a record that is not there",
-            )
+    for part in kind.parts:
+        column = tables.metadata.tables[part].c[kind.column]
+        owner = exists().where(kind.table.c.id == column)
+        for number in session.scalars(select(column).where(~owner).distinct().limit(BATCH)):
+            message = f"{part} has rows of a missing record"
+            yield Problem("record_unsealed", f"{kind.name} {number}", message)
 
 
-def _missing(scratch: sqlite3.Connection) -> Iterator[Discrepancy]:
-    query = "SELECT kind, number, name FROM seal WHERE digest IS NOT NULL ORDER BY kind, number"
-    for kind, number, name in scratch.execute(query):
-        yield Discrepancy(
-            "record_missing", f"{kind} {name}", f"row {number} of {kind} was written, and is gone"
+_SHOWN = 80
+
+_DIGIT = "[0-9]"
+_DATE = f"{_DIGIT * 4}-{_DIGIT * 2}-{_DIGIT * 2}"
+_TIME = f"{_DIGIT * 2}:{_DIGIT * 2}:{_DIGIT * 2}.{_DIGIT * 6}"
+_SECOND = "substr({0}, 1, 19)"
+_SQLITE = {
+    "integer": "typeof({0}) = 'integer'",
+    "boolean": "typeof({0}) = 'integer' AND {0} IN (0, 1)",
+    "number": "typeof({0}) = 'real'",
+    # 2026-02-30 and 24:00:00 have the form of a moment.
+    "moment": f"typeof({{0}}) = 'text' AND {{0}} GLOB '{_DATE} {_TIME}' AND length(CAST({{0}} AS BLOB)) = 26 "
+    f"AND datetime({_SECOND}, '+0 days') IS {_SECOND}",
+    "date": f"typeof({{0}}) = 'text' AND {{0}} GLOB '{_DATE}' AND length(CAST({{0}} AS BLOB)) = 10 "
+    "AND date({0}, '+0 days') IS {0}",
+    "document": "typeof({0}) = 'text'",
+    "text": "typeof({0}) = 'text' AND instr({0}, char(0)) = 0",
+}
+"""SQL that is true of a value as fusery writes it, by the kind of its column; Python compares the content of documents."""
+
+
+def check_spellings(session: Session, log: SealLog) -> Iterator[Problem]:
+    """Yield the findings of `check_table` in every table but the log, or in the rows of some records."""
+    for table in tables.metadata.sorted_tables:
+        if log.only is None:
+            if table.name != tables.EventRow.__tablename__:
+                yield from check_table(session, table)
+        elif table.name in OWNERS:
+            kind, column = OWNERS[table.name]
+            numbers = sorted(number for name, number in log.only if name == kind.name)
+            if numbers:
+                yield from check_table(session, table, f'"{column}" IN ({", ".join(map(str, numbers))})')
+
+
+def check_table(session: Session, table: Table, among: str = "true") -> Iterator[Problem]:
+    """Yield every value in a non-canonical form and every row that violates a check, where the SQL `among` is true."""
+    sqlite, keys = session.get_bind().dialect.name == "sqlite", list(table.primary_key.columns)
+    for column in table.columns:
+        name, kind = f'"{column.name}"', kind_of(column)
+        there, bad_form = f"{among} AND {name} IS NOT NULL", f"({_SQLITE[kind].format(name)}) IS FALSE"
+        found: list[tuple[str, Any, str]] = []
+        if sqlite and not (
+            kind == "integer" and keys == [column]
+        ):  # SQLite takes nothing else as a row's number
+            found += _rows(session, table, column.name, f"{there} AND {bad_form}")
+        if kind == "document":
+            rows = _rows(session, table, column.name, there)
+            found += [row for row in rows if row[0] in ("text", "jsonb") and not _is_spelled(row[1], sqlite)]
+        for form, stored, key in found:
+            shown = f"the {form} {repr(stored)[:_SHOWN]} as {column.name}: non-canonical form"
+            message = f"row {key} of {table.name} has {shown}"
+            yield Problem("value_respelled", f"{table.name}.{column.name} {key}", message)
+    checks = [each for each in table.constraints if isinstance(each, CheckConstraint)]
+    for check in sorted(checks, key=lambda each: str(each.name)):
+        for *_, key in _rows(session, table, keys[0].name, f"{among} AND ({check.sqltext}) IS FALSE"):
+            message = f"the check {check.name} refuses row {key} of {table.name}, and it is there"
+            yield Problem("row_forbidden", f"{table.name} {key}", message)
+
+
+def _rows(session: Session, table: Table, column: str, condition: str) -> Iterator[tuple[str, Any, str]]:
+    """Yield of rows the type that a column's value is stored with, the value, and the primary key."""
+    sqlite = session.get_bind().dialect.name == "sqlite"
+    keys = [_raw(key.name, sqlite) for key in table.primary_key.columns]
+    form = f'typeof("{column}")' if sqlite else f'CAST(pg_typeof("{column}") AS TEXT)'
+    query = f'SELECT {form}, {_raw(column, sqlite)}, {", ".join(keys)} FROM "{table.name}" WHERE {condition}'
+    options = {"yield_per": BATCH, "no_parameters": True}
+    for stored_as, *values in session.connection().exec_driver_sql(query, execution_options=options):
+        stored, *key = (
+            each.decode("utf-8", "backslashreplace") if isinstance(each, bytes) else each for each in values
         )
+        plain = all(str(part).isprintable() for part in key)
+        yield stored_as, stored, ", ".join(str(part) if plain else repr(part) for part in key)[:_SHOWN]
+
+
+def _raw(column: str, sqlite: bool) -> str:
+    """Return the SQL for a value as it is stored: on SQLite texts as bytes, which may be no UTF-8."""
+    if sqlite:
+        return f'CASE typeof("{column}") WHEN \'text\' THEN CAST("{column}" AS BLOB) ELSE "{column}" END'
+    return f'CAST("{column}" AS TEXT)'
+
+
+def _is_spelled(stored: str, sqlite: bool) -> bool:
+    """Return whether a document is stored as fusery writes it; in JSONB that depends on numbers and null alone."""
+    try:
+        if sqlite:
+            value = json.loads(stored)
+            return value is not None and document_text(value) == stored
+        return json.loads(stored, parse_float=_number) is not None
+    except (ValueError, RecursionError):
+        return False
+
+
+def _number(literal: str) -> float:
+    """Return a number with a fraction as PostgreSQL prints it."""
+    value = float(literal)
+    if literal != format(Decimal(repr(value)), "f"):
+        raise ValueError(literal)
+    return value

@@ -1,36 +1,23 @@
-"""What an audit found, and what it repaired."""
+"""Reports of audits: problems, repairs and rebuilt models."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal
-
-from sqlalchemy.exc import InvalidRequestError
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Literal
 
 from fusery.storage.digest import Digest
 
-from ..record import Record
+from ..record import Record, described
 
-Verdict = Literal["bit-identical", "identical-tensors", "within-tolerance", "different", "not-rebuilt"]
-
-SOUND: frozenset[Verdict] = frozenset({"bit-identical", "identical-tensors", "within-tolerance"})
-"""Answers that prove a model."""
+Verdict = Literal["bit-identical", "identical-tensors", "different", "not-rebuilt"]
 
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """A blob that is missing or is not what it should be, or an entry of the cache.
-
-    Attributes:
-        digest: of the blob, or key of the fused model.
-        size: bytes that it should have.
-        generation: under which the blob is recorded.
-        state: as it is recorded; `cached` for an entry of the cache.
-        recorded_size: size in the blob's row; None for an entry of the cache, or a blob without a row.
-    """
+    """A missing or damaged blob, with its recorded size if any; or an entry of the cache (its key, `cached`)."""
 
     digest: Digest
     size: int = 0
@@ -41,14 +28,14 @@ class Damage:
 
 @dataclass(frozen=True, slots=True)
 class Problem(Record):
-    """Something that is not as recorded.
+    """A difference from the records.
 
     Attributes:
         code: its kind.
-        subject: what it was found at.
-        message: what is the case.
-        dependants: everything that relies on it, as `kind name`.
-        damage: what could be repaired, if anything.
+        subject: the record, blob or file.
+        message: the difference.
+        dependants: the records that depend on the subject, as `kind name`.
+        damage: the blob or cache entry to repair, if any.
     """
 
     code: str
@@ -60,93 +47,64 @@ class Problem(Record):
 
     @property
     def digest(self) -> str | None:
-        """Digest of the blob, or key of the fused model, that could be repaired; None where it is neither."""
+        """Digest of the blob, or key of the fused model, to repair; None if neither is damaged."""
         return self.damage.digest if self.damage else None
 
 
 @dataclass(frozen=True, slots=True)
-class Repair(Record):
-    """A problem that is one no more.
+class Repair(Problem):
+    """A repaired problem.
 
     Attributes:
-        problem: what it was.
-        source: where the good bytes came from.
-        quarantined: where the damaged bytes are now, None if there were none.
+        source: the source of the good bytes.
+        quarantined: location of the damaged bytes; None if there were none.
     """
 
-    problem: Problem
-    source: str
+    source: str = ""
     quarantined: str | None = None
     KEYS: ClassVar[tuple[str, ...]] = (*Problem.KEYS, "source", "quarantined")
 
-    @property
-    def code(self) -> str:
-        """Kind of the problem."""
-        return self.problem.code
-
-    @property
-    def subject(self) -> str:
-        """What it was found at."""
-        return self.problem.subject
-
-    @property
-    def message(self) -> str:
-        """What was the case."""
-        return self.problem.message
-
-    @property
-    def digest(self) -> str | None:
-        """Digest of the blob, or key of the fused model, that was repaired."""
-        return self.problem.digest
-
-    @property
-    def dependants(self) -> tuple[str, ...]:
-        """Everything that relies on it, as `kind name`."""
-        return self.problem.dependants
+    @classmethod
+    def of(cls, problem: Problem, source: str, quarantined: str | None = None) -> Repair:
+        """Return the repair of a problem."""
+        known = {each.name: getattr(problem, each.name) for each in fields(problem)}
+        return cls(**known, source=source, quarantined=quarantined)
 
 
 @dataclass(frozen=True, slots=True)
 class Rebuilt(Record):
-    """What making a fused model again has shown.
+    """The result of rebuilding a fused model."""
 
-    Attributes:
-        key: of the model.
-        name: its adapters and precision.
-        verdict: `bit-identical`: every file has the recorded digest; `identical-tensors`: other files with the same
-            tensors; `within-tolerance`: numbers differ by no more than `differences.TOLERANCE`; `different`; or
-            `not-rebuilt`, where it could not be made at all.
-        recorded: the digest on record.
-        digest: the digest that came out, None if nothing did.
-        tensor: the first tensor that differs, where the recorded bytes are at hand to compare with.
-        files: files whose digests are not the recorded ones.
-        inputs: what of base, adapters and engine is not what the model was made from.
-        seconds: how long it took.
-        message: all of this in a sentence.
-    """
-
-    key: str
-    name: str
-    verdict: Verdict
-    recorded: str
-    digest: str | None
-    tensor: str | None
-    files: tuple[str, ...]
-    inputs: tuple[str, ...]
-    seconds: float
-    message: str
+    key: str = described("cache key of the model")
+    name: str = described("its adapters and precision")
+    verdict: Verdict = described(
+        "`bit-identical`: every file has the recorded digest; `identical-tensors`: other files with the same tensors; "
+        "`different`; or `not-rebuilt`, if it could not be rebuilt"
+    )
+    recorded: str = described("recorded digest")
+    digest: str | None = described("digest of the rebuilt model; None if it was not rebuilt")
+    tensor: str | None = described(
+        "the first tensor that differs; None if the recorded bytes are not available"
+    )
+    files: tuple[str, ...] = described("files with other digests than recorded")
+    inputs: tuple[str, ...] = described(
+        "base model, adapters or engine that differ from those of the recorded fuse"
+    )
+    seconds: float = described("duration in seconds")
+    message: str = described("summary")
 
 
 @dataclass(slots=True)
 class Report(Record):
-    """What an audit found.
+    """The result of an audit.
 
     Attributes:
-        checked: how many things of each kind were looked at.
-        problems: what is not as recorded.
-        repaired: what was not, and is now.
-        quarantined: names of damaged blobs that were put aside in the store, now or earlier.
-        notes: what is worth knowing and harms nobody.
-        rebuilt: the fused models that were made again, and what that has shown.
+        checked: number of checked items of each kind.
+        problems: differences from the records.
+        repaired: problems that were repaired.
+        quarantined: names of damaged blobs in the store's quarantine.
+        notes: harmless observations.
+        rebuilt: results of rebuilding fused models.
         anchored: the log was compared with an anchor; None if the log was not checked.
     """
 
@@ -170,34 +128,25 @@ class Report(Record):
 
     @property
     def inconclusive(self) -> bool:
-        """A fused model could not be made again, so nothing is known of it."""
+        """Whether a fused model could not be rebuilt."""
         return any(one.verdict == "not-rebuilt" for one in self.rebuilt)
 
     @property
     def ok(self) -> bool:
-        """No problem was found, or none is left."""
+        """Whether no problem is left."""
         return not self.problems
 
-    def add(
-        self,
-        code: str,
-        subject: str,
-        message: str,
-        *,
-        damage: Damage | None = None,
-        dependants: tuple[str, ...] = (),
-    ) -> None:
-        """Note a problem."""
-        self.problems.append(Problem(code, subject, message, dependants, damage))
+    def add(self, *facts: Any, **more: Any) -> None:
+        """Add a problem; see `Problem`."""
+        self.problems.append(Problem(*facts, **more))
 
 
 @contextmanager
 def in_order(report: Report, subject: str) -> Iterator[None]:
-    """Look at something that follows from records; where a value of theirs is none, or leads to nothing, say so in a note.
+    """Run a check that relies on valid records; if one is invalid, which another check reports, note that."""
+    from sqlalchemy.exc import InvalidRequestError
 
-    Such a value is named by what looks at records and at spellings: every audit does both.
-    """
     try:
         yield
     except (AttributeError, OSError, ValueError, TypeError, LookupError, InvalidRequestError):
-        report.notes.append(f"{subject} cannot be looked at before the records are in order")
+        report.notes.append(f"{subject} not checked: records with invalid values")

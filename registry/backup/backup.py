@@ -1,48 +1,44 @@
-"""Make a backup: a snapshot of the rows, then their blobs, and last `backup.json`."""
+"""Make a backup: a snapshot of the rows, then their blobs, and last `package.json`."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 
-from fusery.storage.digest import Digest, canonical_json
 from fusery.storage.errors import BlobCorruptError, BlobMissingError, StoreUnavailableError
 from fusery.storage.failures import os_failures
-from fusery.storage.hands import in_order
 from fusery.storage.interface import Blob, BlobStore
 from fusery.storage.locate import display_url
-from fusery.storage.manifest import FileEntry
+from fusery.storage.processes import temporary_folder
 from fusery.storage.progress import SILENT, Reporter, tally
-from fusery.storage.room import require_room
-from fusery.storage.temporary import temporary_folder
+from fusery.storage.transfer import in_order, require_room
 
 from .. import tables
 from ..database import Database, leases
-from ..database.intents import Intents
+from ..database.engine import batches
+from ..database.leases import Intents
 from ..database.schema import HEAD
 from ..errors import BadInputError, DatabaseUnavailableError
+from ..exchange.stored import open_place
+from ..packages.container import Amount, BackupError, Contents, Position, store_members, write_member
+from ..packages.reading import all_documents
 from ..parsing import plural
 from ..record import Record, described
-from ..tables.values import kind_of
-from .catalogue import BLOBS, Amount, Catalogue, File, Position
-from .errors import BackupError
-from .own import require_restorable
-from .places import JOBS, carry, open_place
-from .rows import LEASE, all_tables, needed_blobs, table_rows
+from ..tables.record import kind_of
+from ..wire import encode
+from .filling import LEASE, all_tables, needed_blobs, table_rows
+from .restore import JOBS, carry, require_restorable
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
 
 _ATTEMPTS = 5
-_BATCH = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,23 +65,8 @@ def backup(
     """Back up the database and all blobs, or update an earlier backup.
 
     The rows are a consistent snapshot, even if others write meanwhile.  `gc` keeps their blobs until they are
-    copied.  An interrupted backup leaves the previous one unchanged; the next one copies only the missing
-    blobs.
-
-    Args:
-        workspace: the registry's workspace.
-        destination: a folder, or a URL like that of a store.
-        verify: whether to verify the blobs in the backup, replace damaged ones, and restore the rows into a
-            temporary database to prove that a restore works.
-        store_options: options of its file system as JSON; see `places.open_place`.
-        reporter: receives messages, and the bytes of blobs done and the total.
-
-    Raises:
-        BadInputError: the destination has files and is not a backup.
-        StoreMismatchError: the destination has something else, such as the backup of another registry.
-        BackupError: a restore would refuse the backup; the previous backup is kept.
-        BlobMissingError, BlobCorruptError: a blob of the registry is missing or damaged.
-        StoreUnavailableError: a store failed.
+    copied.  An interrupted backup leaves the previous one unchanged; the next one removes its part files and copies
+    only the missing blobs.  `verify` replaces damaged blobs, and proves that the rows can be restored.
     """
     place = open_place(workspace, destination, store_options)
     lease = leases.wait(
@@ -98,28 +79,54 @@ def backup(
     )
     with lease.keep(), temporary_folder("backup") as folder:
         store_id = workspace.store.identify()
-        _require_backup_or_empty(place)
+        if place.identify() is None and (name := next(place.strays(), None)) is not None:
+            raise BadInputError(
+                f"the destination is not empty and not a backup: {display_url(place.url)} (it has {name})",
+                hint="give an empty folder or a new one, such as fusery admin backup NEW_FOLDER",
+            )
         place.initialise(f"backup.{store_id}")
-        former = _former(place, reporter.say)
+        # Only the holder of the lease writes to the backup: these are of backups that were killed.
+        for left in list(place.leftovers()):
+            place.remove_leftover(left.name)
+        former = None
+        try:
+            former = Contents.read(place)
+        except BackupError as error:
+            reporter.say(f"{error.message}; it is replaced")
         there = {blob.digest: blob.size for blob in place.blobs()}
-        with _protected(workspace, str(store_id), folder, there, verify, reporter.say) as snapshot:
-            made, blobs, missing = snapshot
-            coming = [blob.size for blob in missing if there.get(blob.digest) != blob.size]
-            require_room(place, [*coming, *(file.size for file in made.files)])
-            reporter.say(f"copying {len(missing)} of {plural(made.blobs.count, 'blob')}")
-            copied = _copy(workspace.store, place, missing, reporter.progress)
-            for file in made.files:
-                place.put_file(folder / file.name, expected=FileEntry(file.name, file.size, file.sha256))
-            if verify:
-                require_restorable(place, made, actor=workspace.actor, say=reporter.say)
+        intents = Intents(workspace.database, workspace.owner())
+        try:
+            for _ in range(_ATTEMPTS):
+                reporter.say("reading the database")
+                made, blobs = _take_snapshot(workspace, str(store_id), folder)
+                missing = [blob for blob in blobs if verify or there.get(blob.digest) != blob.size]
+                if _claim(workspace.database, intents, missing):
+                    break
+            else:
+                raise StoreUnavailableError(
+                    "cannot claim the blobs: a concurrent gc removes them", hint="run the command again"
+                )
+            with intents.kept():
+                coming = [blob.size for blob in missing if there.get(blob.digest) != blob.size]
+                require_room(place, [*coming, *(member.size for member in made.members)])
+                reporter.say(f"copying {len(missing)} of {plural(made.blobs.count, 'blob')}")
+                copied = _copy(workspace.store, place, missing, reporter.progress)
+                store_members(place, folder, made)
+                if verify:
+                    reporter.say("restoring into a temporary database")
+                    with temporary_folder("verify") as temporary:
+                        require_restorable(place, made, temporary)
+        finally:
+            with contextlib.suppress(DatabaseUnavailableError), workspace.database.write() as session:
+                intents.drop(session)
         lease.check()
-        made.write(place)
-        # Keep blobs of earlier backups.  A file of rows can have the same digest as a blob.
-        needed = {file.sha256 for file in made.files} | {blob.digest for blob in blobs}
-        for file in former.files if former is not None else ():
-            if file.sha256 not in needed:
+        made.publish(place)
+        # Keep blobs of earlier backups.  A member can have the same digest as a blob.
+        needed = {member.sha256 for member in made.members} | {blob.digest for blob in blobs}
+        for member in former.members if former is not None else ():
+            if member.sha256 not in needed:
                 lease.check()
-                place.delete(file.sha256)
+                place.delete(member.sha256)
         with workspace.database.write() as session:
             lease.release(session)
     return BackedUp(
@@ -127,116 +134,53 @@ def backup(
         schema=made.schema,
         made_at=datetime.fromisoformat(made.made_at),
         last_event=made.last_event,
-        rows={file.table: file.rows for file in made.tables},
+        rows={member.stem: member.lines for member in made.within("rows")},
         blobs=made.blobs,
         copied=copied,
     )
 
 
-def _require_backup_or_empty(place: BlobStore) -> None:
-    """Raise an error if the destination has files and is not a backup.
-
-    Raises:
-        BadInputError: the destination has other files.
-    """
-    if place.identify() is None and (name := next(place.strays(), None)) is not None:
-        raise BadInputError(
-            f"the destination is not empty and not a backup: {display_url(place.url)} (it has {name})",
-            hint="give an empty folder or a new one, such as fusery backup NEW_FOLDER",
-        )
-
-
-def _former(place: BlobStore, say: Callable[[str], None]) -> Catalogue | None:
-    try:
-        return Catalogue.read(place)
-    except BackupError as error:
-        say(f"{error.message}; it is replaced")
-        return None
-
-
-@contextlib.contextmanager
-def _protected(
-    workspace: Workspace,
-    store: str,
-    folder: Path,
-    there: Mapping[Digest, int],
-    verify: bool,
-    say: Callable[[str], None],
-) -> Iterator[tuple[Catalogue, Sequence[Blob], Sequence[Blob]]]:
-    """Yield a snapshot, its blobs, and the blobs to copy, which `gc` keeps within the block.
-
-    Raises:
-        StoreUnavailableError: `gc` removed blobs in every attempt.
-    """
-    database = workspace.database
-    intents = Intents(database, workspace.owner())
-    try:
-        for _ in range(_ATTEMPTS):
-            say("reading the database")
-            made, blobs = _take_snapshot(workspace, store, folder)
-            missing = [blob for blob in blobs if verify or there.get(blob.digest) != blob.size]
-            if _claim(database, intents, missing):
-                with intents.kept():
-                    yield made, blobs, missing
-                return
-        raise StoreUnavailableError(
-            "cannot claim the blobs: gc removes them at the same time", hint="run the command again"
-        )
-    finally:
-        with contextlib.suppress(DatabaseUnavailableError), database.write() as session:
-            intents.drop(session)
-
-
 def _claim(database: Database, intents: Intents, blobs: Sequence[Blob]) -> bool:
     """Claim blobs; return whether all still have the generation in the snapshot."""
-    for start in range(0, len(blobs), _BATCH):
-        batch = blobs[start : start + _BATCH]
-        digests = [blob.digest for blob in batch]
+    row, generations = tables.BlobRow, {blob.digest: blob.generation for blob in blobs}
+    for digests in batches(generations):
         with database.write() as session:
             intents.claim(session, digests)
-            rows = session.execute(
-                select(tables.Blob.digest, tables.Blob.generation).where(
-                    tables.Blob.digest.in_(digests), tables.Blob.state.in_(("ready", "pending"))
-                )
-            )
-            now = {row.digest: row.generation for row in rows}
-        if any(now.get(blob.digest) != blob.generation for blob in batch):
+            ready = row.digest.in_(digests) & row.state.in_(("ready", "pending"))
+            rows = session.execute(select(row.digest, row.generation).where(ready))
+            now = {each.digest: each.generation for each in rows}
+        if any(now.get(digest) != generations[digest] for digest in digests):
             return False
     return True
 
 
-def _take_snapshot(workspace: Workspace, store: str, folder: Path) -> tuple[Catalogue, list[Blob]]:
-    """Write a snapshot of all tables to files; return the catalogue and the blobs."""
-    files = list[File]()
+def _take_snapshot(workspace: Workspace, store: str, folder: Path) -> tuple[Contents, list[Blob]]:
+    """Write a snapshot of all records and rows to files; return the contents and the blobs."""
     with workspace.database.read() as session, os_failures("write the rows of a backup", near=folder):
-        for table in all_tables():
-            columns = {column.name: kind_of(column) for column in table.columns}
-            files.append(_write_lines(folder / f"{table.name}.ndjson", table_rows(session, table), columns))
+        members = [
+            write_member(folder, f"documents/{kind}.ndjson", map(encode, documents))
+            for kind, documents in all_documents(session)
+        ]
+        members += [
+            write_member(
+                folder,
+                f"rows/{table.name}.ndjson",
+                table_rows(session, table),
+                {column.name: kind_of(column) for column in table.columns},
+            )
+            for table in all_tables()
+        ]
         blobs = list(needed_blobs(session))
-        lines = ({"digest": blob.digest, "size": blob.size} for blob in blobs)
-        files.append(_write_lines(folder / BLOBS, lines, {}))
-        made = Catalogue(
-            store=store,
-            schema=HEAD,
+        made = Contents(
+            registry=store,
             made_at=Database.utcnow(session).isoformat(timespec="seconds"),
             made_by=workspace.actor,
-            tool=f"fusery {version('fusery')}",
             last_event=Position.newest(session),
             blobs=Amount(len(blobs), sum(blob.size for blob in blobs)),
-            files=tuple(files),
+            members=tuple(members),
+            schema=HEAD,
         )
     return made, blobs
-
-
-def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -> File:
-    running, size, count = hashlib.sha256(), 0, 0
-    with path.open("wb") as file:
-        for row in rows:
-            line = canonical_json(row) + b"\n"
-            file.write(line)
-            running.update(line)
-            size, count = size + len(line), count + 1
-    return File(path.name, count, size, Digest(running.hexdigest()), columns)
 
 
 def _copy(

@@ -1,48 +1,94 @@
-"""Insert the rows of a backup into an empty database in one transaction, and check them."""
+"""Check that the registry to restore into is empty, and insert the rows of a backup."""
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping
-from contextlib import closing
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, delete, func, insert, inspect, select, text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Connection,
+    Date,
+    Double,
+    Integer,
+    String,
+    Table,
+    cast,
+    delete,
+    exists,
+    func,
+    insert,
+    inspect,
+    select,
+    sql,
+    types,
+)
+from sqlalchemy.dialects.postgresql import REGCLASS
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, selectinload
+from sqlalchemy.sql import collate
 
-from fusery.storage.digest import Digest
+from fusery.storage.digest import Digest, parse_digest
 from fusery.storage.errors import FormatError, UnsafePathError
-from fusery.storage.manifest import FileEntry, Manifest
+from fusery.storage.interface import Blob, BlobStore
+from fusery.storage.processes import temporary_folder
 
 from .. import tables
-from ..audit.upgrade import bring_up
 from ..database import Database, events
-from ..database.schema import HEAD, VERSION_TABLE, move
-from .catalogue import Catalogue, Position
-from .errors import NotEmptyError
-from .reading import Backup
-from .rows import all_tables, light_table
+from ..database.schema import HEAD, VERSION_TABLE, move, require, state
+from ..errors import RegistryError
+from ..packages.container import Amount, Container, Contents, Member, Position, write_member
+from ..record import Record, described
+from ..tables.record import DOCUMENT, UtcDateTime, from_json, kind_of, to_json
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
+
 
 _BATCH = 500
 _EMPTY, _TIMES = 4 << 20, 4
-"""Bytes of an empty database, and per byte of the rows as text; both include the write-ahead log."""
+"""Bytes of an empty database, and bytes per byte of rows as text, both with the write-ahead log."""
 
 
-def database_size(catalogue: Catalogue) -> int:
-    """Return the maximum size in bytes of a database with a backup's rows."""
-    return _EMPTY + _TIMES * sum(file.size for file in catalogue.files)
+class NotEmptyError(RegistryError):
+    """The registry to restore into is not empty."""
 
 
-def entry_beyond(connection: Connection, copied_from: str | None = None) -> str | None:
-    """Return the action of a log entry that shows that a registry is not empty; None if it is empty.
+@dataclass(frozen=True, slots=True)
+class LeftOut(Record):
+    """Something in another party's backup that was not restored."""
 
-    Args:
-        connection: a connection to a database with the current schema.
-        copied_from: the id of a registry; ignore entries of base models and of records copied from it.
-    """
-    event = tables.Event
+    kind: str = described("`base`, `calibration`, `adapter` or `fused`, or a table whose rows never come")
+    name: str | None = described("its name; None for all rows of a table")
+    count: int = described("how many")
+    reason: str = described("why")
+
+
+@dataclass(frozen=True, slots=True)
+class Restored(Record):
+    """What a restore did."""
+
+    source: str = described("where the backup is")
+    made_at: str = described("when it was made, as it says itself")
+    rows: Mapping[str, int] = described("how many rows each table has, or items of each kind were copied")
+    blobs: Amount = described("how many blobs the backup has, and their bytes")
+    last_event: Position = described("the newest entry of the log of the backup")
+    own: bool = described("it is the user's own, and its rows are restored as they are")
+    left_out: tuple[LeftOut, ...] = described("what another party's backup has besides")
+
+
+def database_size(rows: Iterable[Member]) -> int:
+    """Return the maximum size in bytes of a database with these rows."""
+    return _EMPTY + _TIMES * sum(member.size for member in rows)
+
+
+def _entry_beyond(connection: Connection, copied_from: str | None = None) -> str | None:
+    """Return the action of a log entry that shows that a registry is not empty; None if it is empty."""
+    event = tables.EventRow
     query = select(event.action, event.subject_kind, event.detail).where(event.action != "registry.made")
     for action, kind, detail in connection.execute(query.execution_options(yield_per=_BATCH)):
         base = copied_from is not None and kind in ("base", "registry")
@@ -52,92 +98,121 @@ def entry_beyond(connection: Connection, copied_from: str | None = None) -> str 
     return None
 
 
-def fill_temporary(backup: Backup, folder: Path, *, actor: str) -> str:
-    """Insert a backup's rows into a temporary database, and return its URL.
+def require_empty(database: Database, copied_from: str | None = None) -> str | None:
+    """Return the id of the store of an empty registry; None if there is no registry yet.  See `_entry_beyond`."""
+    if state(database).status == "empty":
+        return None
+    require(database, may_create=False)
+    with database.read() as session:
+        if (action := _entry_beyond(session.connection(), copied_from)) is not None:
+            raise NotEmptyError(
+                f"the registry in {database.shown} is not empty: its log has {action}",
+                hint="restore into an empty one: name another FUSERY_REGISTRY, or other URLs",
+            )
+        row = session.get(tables.RegistryRow, 1)
+        return row.store_id if row else None
 
-    Args:
-        backup: the backup; its files have been fetched.  All its blobs have generation 0 in its store.
-        folder: the folder for the database.
-        actor: the user who restores.
 
-    Raises:
-        BackupError: the rows are invalid.
+def restored_store(database: Database, contents: Contents) -> str | None:
+    """Return the id of the store of a registry that has exactly the rows of a backup; else None.
+
+    The generations of blobs and the id of the store are those of the registry.
     """
-    url = f"sqlite:///{folder / 'rows.db'}"
-    with closing(Database.open(url)) as database, database.schema_change() as connection:
-        fill(connection, backup, store_id=backup.catalogue.store, generations={}, actor=actor)
-    return url
+    if contents.schema != HEAD or state(database).status != "current":
+        return None
+    own = {tables.BlobRow.__tablename__, tables.RegistryRow.__tablename__}
+    with database.read() as session, temporary_folder("rows") as folder:
+        if Position.newest(session) != contents.last_event:
+            return None
+        for member in contents.within("rows"):
+            table = tables.metadata.tables.get(member.stem)
+            if member.stem not in own and (
+                table is None
+                or write_member(folder, member.name, table_rows(session, table)).sha256 != member.sha256
+            ):
+                return None
+        row = session.get(tables.RegistryRow, 1)
+        return row.store_id if row else None
+
+
+def missing_sizes(store: BlobStore, blobs: Sequence[Blob]) -> list[int]:
+    """Return the sizes of those blobs that a store on this machine does not have."""
+    if not store.capabilities.local:
+        return []
+    return [blob.size for blob in blobs if store.size(blob.digest, generation=blob.generation) is None]
+
+
+def make_ready(workspace: Workspace) -> None:
+    """Open the restored registry, and write its settings file."""
+    from ..workspace import write_config
+
+    workspace.close()
+    workspace.ensure(explicit=True)
+    write_config(workspace.settings)
 
 
 def fill(
     connection: Connection,
-    backup: Backup,
+    backup: Container,
     *,
     store_id: str,
     generations: Mapping[Digest, int],
-    actor: str,
 ) -> None:
     """Insert all rows in the backup's schema revision, and upgrade the schema to this version's.
 
-    Args:
-        connection: the connection of a schema change, which is the only writer.
-        backup: the backup; its files have been fetched.
-        store_id: the id of the store that now has the blobs.
-        generations: the generation of each blob in that store; 0 if missing.
-        actor: the user who restores.
-
-    Raises:
-        BackupError: the rows are invalid; roll back the transaction.
-        NotEmptyError: somebody wrote to the registry meanwhile.
+    The connection is that of a schema change, which is the only writer; the rows have been fetched.  `generations`
+    has the generation of each blob in the store with the id `store_id`; 0 if missing.
     """
-    _clear(connection)
-    move(connection, backup.catalogue.schema)
+    if inspect(connection).has_table(tables.RegistryRow.__tablename__):  # the initial rows of a new registry
+        if (action := _entry_beyond(connection)) is not None:
+            raise NotEmptyError(
+                f"the registry is no longer empty: its log has {action}",
+                hint="restore into an empty registry",
+            )
+        for table in reversed(all_tables()):
+            connection.execute(delete(table))
+    move(connection, backup.contents.schema)
     _require_tables(connection, backup)
-    for file in backup.catalogue.tables:
-        rows = backup.rows(file)
-        if file.table == tables.Blob.__tablename__:
+    for member in backup.contents.within("rows"):
+        rows = read_rows(backup, member)
+        if member.stem == tables.BlobRow.__tablename__:
             rows = ({**row, "generation": generations.get(row["digest"], 0)} for row in rows)
-        elif file.table == tables.Registry.__tablename__:
+        elif member.stem == tables.RegistryRow.__tablename__:
             rows = ({**row, "store_id": store_id} for row in rows)
         try:
-            target = insert(light_table(file.table, file.columns))
+            # Columns of the member, not of the current schema.
+            columns = [sql.column(name, _TYPES[kind]()) for name, kind in member.columns.items()]
+            target = insert(sql.table(member.stem, *columns))
             while batch := list(itertools.islice(rows, _BATCH)):
                 connection.execute(target, batch)
         except (DBAPIError, LookupError) as error:
-            raise backup.refuse(file.name, "has invalid rows: the database refuses them") from error
+            raise backup.refuse(member.name, "has invalid rows: the database refuses them") from error
     try:
         move(connection, HEAD)
         _continue_numbers(connection)
         with Session(bind=connection) as session:
-            _require_log(session, backup)
+            for problem in events.verify_chain(session):
+                raise backup.refuse("rows/event.ndjson", f"breaks the chain of the log: {problem.message}")
+            if backup.contents.last_event != Position.newest(session):
+                raise backup.refuse(
+                    "rows/event.ndjson", "does not end with the last entry named in the backup"
+                )
             _require_manifests(session, backup)
-            _require_blobs(session, backup)
-            bring_up(session, backup.catalogue.schema, actor=actor)
-            session.flush()
+            file, blob = tables.ManifestFileRow, tables.BlobRow
+            needed = set(session.scalars(select(file.blob).where(file.blob.is_not(None)).distinct()))
+            if needed != set(session.scalars(select(blob.digest).where(blob.state != "absent"))):
+                raise backup.refuse("rows/blob.ndjson", "does not list the blobs that the manifests refer to")
     except (DBAPIError, ValueError, TypeError, LookupError) as error:
-        raise backup.refuse("backup.json", "lists files with invalid rows") from error
+        raise backup.refuse("package.json", "lists files with invalid rows") from error
 
 
-def _clear(connection: Connection) -> None:
-    """Remove the initial rows of a new registry, if it has a schema."""
-    if not inspect(connection).has_table(tables.Registry.__tablename__):
-        return
-    if (action := entry_beyond(connection)) is not None:
-        raise NotEmptyError(
-            f"the registry is no longer empty: its log has {action}",
-            hint="restore into an empty registry",
-        )
-    for table in reversed(all_tables()):
-        connection.execute(delete(table))
-
-
-def _require_tables(connection: Connection, backup: Backup) -> None:
+def _require_tables(connection: Connection, backup: Container) -> None:
     present = set(inspect(connection).get_table_names()) - {VERSION_TABLE}
-    named = {file.table for file in backup.catalogue.tables}
+    named = {member.stem for member in backup.contents.within("rows")}
     if strange := sorted(named - present):
-        raise backup.refuse(f"{strange[0]}.ndjson", "belongs to no table")
+        raise backup.refuse(f"rows/{strange[0]}.ndjson", "belongs to no table")
     if missing := sorted((present & {table.name for table in all_tables()}) - named):
-        raise backup.refuse(f"{missing[0]}.ndjson", "is missing")
+        raise backup.refuse(f"rows/{missing[0]}.ndjson", "is missing")
 
 
 def _continue_numbers(connection: Connection) -> None:
@@ -146,61 +221,133 @@ def _continue_numbers(connection: Connection) -> None:
         return
     for table in all_tables():
         for column in table.primary_key.columns:
-            sequence = connection.scalar(
-                text("SELECT pg_get_serial_sequence(:table, :column)"),
-                {"table": table.name, "column": column.name},
-            )
-            if sequence is None:
-                continue
-            largest = connection.scalar(select(func.max(column)))
-            connection.execute(
-                text("SELECT setval(CAST(:sequence AS regclass), :value, :used)"),
-                {"sequence": sequence, "value": largest or 1, "used": largest is not None},
-            )
+            if isinstance(column.type, Integer):
+                sequence = cast(func.pg_get_serial_sequence(table.name, column.name), REGCLASS)
+                largest = func.max(column)
+                connection.execute(
+                    select(func.setval(sequence, func.coalesce(largest, 1), largest.is_not(None)))
+                )
 
 
-def _require_log(session: Session, backup: Backup) -> None:
-    for problem in events.verify_chain(session):
-        raise backup.refuse("event.ndjson", f"breaks the chain of the log: {problem.message}")
-    if backup.catalogue.last_event != Position.newest(session):
-        raise backup.refuse("event.ndjson", "does not end with the entry that the backup names")
-
-
-def _require_manifests(session: Session, backup: Backup) -> None:
+def _require_manifests(session: Session, backup: Container) -> None:
     """Check the digest of each manifest, and that each record has the digest of its manifest."""
-    file, manifest = tables.ManifestFile, tables.Manifest
-    query = (
-        select(manifest.id, manifest.digest, file.path, file.size, file.sha256)
-        .join(file, file.manifest_id == manifest.id, isouter=True)
-        .order_by(manifest.id, file.path)
-        .execution_options(yield_per=_BATCH)
-    )
-    for (_, digest), rows in itertools.groupby(session.execute(query), lambda row: (row[0], row[1])):
-        entries = [FileEntry(row.path, row.size, Digest(row.sha256)) for row in rows if row.path is not None]
+    manifest = tables.ManifestRow
+    query = select(manifest).options(selectinload(manifest.files)).execution_options(yield_per=_BATCH)
+    for row in session.scalars(query):
         try:
-            same = Manifest.of(entries).digest == digest
+            same = row.value.digest == row.digest
         except (UnsafePathError, FormatError):
             same = False
         if not same:
             raise backup.refuse(
-                "manifest_file.ndjson", f"has files of manifest {digest[:12]} that do not have its digest"
+                "rows/manifest_file.ndjson",
+                f"has files of manifest {row.digest[:12]} that do not have its digest",
             )
-    for table in (
-        tables.BaseModel,
-        tables.Calibration,
-        tables.Adapter,
-        tables.AdapterRendering,
-        tables.Fused,
-    ):
+    records = (
+        tables.BaseModelRow,
+        tables.CalibrationRow,
+        tables.AdapterRow,
+        tables.AdapterRenderingRow,
+        tables.FusedRow,
+    )
+    for table in records:
         others = select(table.digest).join(manifest, table.manifest_id == manifest.id)
         if (digest := session.scalar(others.where(table.digest != manifest.digest).limit(1))) is not None:
-            name = f"{table.__tablename__}.ndjson"
+            name = f"rows/{table.__tablename__}.ndjson"
             raise backup.refuse(name, f"has a record whose digest {digest[:12]} is not that of its manifest")
 
 
-def _require_blobs(session: Session, backup: Backup) -> None:
-    """Check that the backup's blobs are those that the manifests refer to."""
-    file, blob = tables.ManifestFile, tables.Blob
-    needed = set(session.scalars(select(file.blob).where(file.blob.is_not(None)).distinct()))
-    if needed != set(session.scalars(select(blob.digest).where(blob.state != "absent"))):
-        raise backup.refuse("blob.ndjson", "does not list the blobs that the manifests refer to")
+Row = dict[str, Any]
+
+LEASE = "backup"
+"""The key of the lease that prevents two concurrent backups of one registry; backups do not include it."""
+
+_BATCH = 1000
+
+_TYPES: Mapping[str, Callable[[], types.TypeEngine[Any]]] = {
+    "moment": UtcDateTime,
+    "boolean": Boolean,
+    "integer": BigInteger,
+    "number": Double,
+    "date": Date,
+    "document": lambda: DOCUMENT,
+    "text": String,
+}
+KINDS = frozenset(_TYPES)
+
+
+def all_tables() -> list[Table]:
+    """Return the tables of the schema, each after those that it references."""
+    return list(tables.metadata.sorted_tables)
+
+
+def table_rows(session: Session, source: Table) -> Iterator[Row]:
+    """Yield the rows of a table as JSON values, ordered by primary key.
+
+    - Intents are omitted: they belong to running commands.
+    - Leases are released, and keep their fence.
+    - A blob without references is recorded as absent: a backup does not have its bytes.
+    """
+    rows = _stored_rows(session, source)
+    if source.name == tables.IntentRow.__tablename__:
+        return
+    if source.name == tables.LeaseRow.__tablename__:
+        yield from ({**row, "owner": "", "expires": 0.0} for row in rows if row["key"] != LEASE)
+    elif source.name == tables.BlobRow.__tablename__:
+        blob = tables.ManifestFileRow.blob
+        referenced = set(session.scalars(select(blob).where(blob.is_not(None)).distinct()))
+        for row in rows:
+            state = row["state"] if row["digest"] in referenced else "absent"
+            yield {**row, "state": state, "tomb_expires": None}
+    else:
+        yield from rows
+
+
+def needed_blobs(session: Session) -> Iterator[Blob]:
+    """Yield the blobs that files of manifests refer to."""
+    file, blob = tables.ManifestFileRow, tables.BlobRow
+    query = select(blob.digest, blob.size, blob.generation).where(exists().where(file.blob == blob.digest))
+    for row in session.execute(query.order_by(blob.digest).execution_options(yield_per=_BATCH)):
+        yield Blob(Digest(row.digest), row.size, row.generation)
+
+
+def _stored_rows(session: Session, source: Table) -> Iterator[Row]:
+    kinds = {one.name: kind_of(one) for one in source.columns}
+    # By default, PostgreSQL orders strings by the server's locale.
+    plain = session.get_bind().dialect.name == "postgresql"
+    key = source.primary_key.columns
+    order = [collate(one, "C") if plain and isinstance(one.type, String) else one for one in key]
+    for found in session.execute(
+        select(source).order_by(*order).execution_options(yield_per=_BATCH)
+    ).mappings():
+        yield {name: to_json(kind, found[name]) for name, kind in kinds.items()}
+
+
+def read_rows(backup: Container, member: Member) -> Iterator[Row]:
+    """Yield the rows of a table for an insert."""
+    for number, document in backup.lines(member):
+        if document.keys() != member.columns.keys():
+            raise backup.broken(member, f"has wrong columns in line {number}")
+        try:
+            yield {name: from_json(kind, document[name]) for name, kind in member.columns.items()}
+        except ValueError as error:
+            raise backup.broken(member, f"has an invalid value in line {number}") from error
+
+
+def read_blobs(backup: Container) -> Iterator[tuple[Blob, bool]]:
+    """Yield the blobs with their generations, and whether the backup has their bytes."""
+    name = f"rows/{tables.BlobRow.__tablename__}.ndjson"
+    member = next((member for member in backup.contents.members if member.name == name), None)
+    if member is None:
+        raise backup.refuse(name, "is missing")
+    count = size = 0
+    for row in read_rows(backup, member):
+        try:
+            blob, stored = Blob(parse_digest(row["digest"]), row["size"], row["generation"]), row["state"]
+        except (ValueError, LookupError) as error:
+            raise backup.refuse(name, "has an invalid blob") from error
+        if stored != "absent":
+            count, size = count + 1, size + blob.size
+        yield blob, stored != "absent"
+    if Amount(count, size) != backup.contents.blobs:
+        raise backup.refuse(name, "has another number of blobs or bytes than package.json")

@@ -7,9 +7,9 @@ ids and folders only refer to it, so the same model under two names, or in other
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,29 +17,31 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from fusery.storage.digest import digest_file
-from fusery.storage.errors import MissingFileError
+from fusery.storage.errors import BlobCorruptError, MissingFileError
+from fusery.storage.failures import os_failures
 from fusery.storage.folder import scan
 from fusery.storage.progress import SILENT, Reporter, tally
-from fusery.storage.room import needs_of, require_rooms
+from fusery.storage.transfer import needs_of, require_rooms
 
 from .. import tables
 from ..database import events
-from ..errors import AlreadyExistsError, BadInputError
+from ..errors import AlreadyExistsError, BadInputError, FusionUnsupportedError, MissingExtraError
 from ..models.architecture import WEIGHTS, Architecture
-from ..models.identity import Identity, identify_base
+from ..models.identity import BaseIdentity, identify_base, lasting
 from ..names import parse_base_name
-from ..records.base import AddedBase
-from ..records.base_views import base_facts
+from ..packages.documents import BaseDocument
 from ..records.derived import base_columns, describe_base, require_recordable, require_sensible
-from ..records.scratch import scratch_folder
-from .contents import learn_contents, may_be
+from ..records.fused import AddedBase
+from ..records.views import base_facts
+from ..runtime.mlx_keys import mlx_keys
 from .fetch import FetchedBase, fetched
-from .findings import look_at_base
 
 if TYPE_CHECKING:
     from fusery.storage.copying import Progress
 
+    from ..adapters.finding import Finding
     from ..workspace import Workspace
+
 
 _COMPANIONS = re.compile(
     r"config\.json|generation_config\.json|tokenizer[^/]*\.(json|jinja|model)|[^/]*\.tiktoken|special_tokens_map\.json"
@@ -52,10 +54,6 @@ def model_files(folder: Path) -> dict[str, Path]:
     """Return the files of a model folder that make up the model: weights, configuration, tokenizer, licence.
 
     Python files, checkpoints of other formats and everything else stay behind.
-
-    Raises:
-        MissingFileError: there is no such folder, or no `config.json` in it.
-        UnsafePathError: a link leaves the folder, or something in it is not a plain file.
     """
     files = {file.path: file.real for file in scan(folder) if is_model_file(file.path)}
     if "config.json" not in files:
@@ -79,32 +77,17 @@ def add_base(
     reference: bool = False,
     reporter: Reporter = SILENT,
 ) -> AddedBase:
-    """Add a base model, or a name to one that is already there.
-
-    Args:
-        workspace: the registry's parts.
-        source: a model folder, a GGUF file, or a hub id.
-        name: of the base; by default that of the source.
-        revision: the hub's branch, tag or commit.
-        reference: record the files where they lie, instead of copying them into the store.
-        reporter: hears what is going on, and the bytes done and the total; what is copied is read twice.
-
-    Raises:
-        AlreadyExistsError: the name is taken by a base with other bytes.
-        AdmissionError: a finding is configured as an error.
-        FuseryError: of the source, the format or the store.
-    """
+    """Add a base model, or a name to one that is already there."""
     if name is not None:
         parse_base_name(name)
     workspace.ensure()
-    with fetched(
-        source, revision=revision, scratch=partial(scratch_folder, workspace), say=reporter.say
-    ) as origin:
+    with fetched(source, revision=revision, scratch=workspace.scratch, say=reporter.say) as origin:
         if reference and not origin.durable:
             raise BadInputError(
                 "a GGUF file is converted and cannot be kept by reference", hint="leave out --reference"
             )
-        called = parse_base_name(name or _tidy(origin.name))
+        tidy = re.sub(r"[^A-Za-z0-9._/-]+", "-", origin.name).strip("-._/") or "base"
+        called = parse_base_name(name or tidy)
         files = model_files(origin.folder)
         require_sensible(files)
         failures: list[str] = []
@@ -116,13 +99,8 @@ def add_base(
         size = sum(file.stat().st_size for file in files.values())
         told = tally(reporter.progress, size if reference else 2 * size)
         identity = identify_base(files, architecture.config, progress=told)
-        learn_contents(workspace, identity, architecture, reporter.say)
         added = _record(workspace, origin, called, files, architecture, identity, reference, told)
         return replace(added, findings=findings)
-
-
-def _tidy(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._/-]+", "-", name).strip("-._/") or "base"
 
 
 def _refuse_taken(
@@ -130,12 +108,14 @@ def _refuse_taken(
 ) -> None:
     """Say that a name is taken before gigabytes are read, where configuration and shapes can tell."""
     with workspace.database.read() as session:
-        row = session.scalar(select(tables.BaseName).where(tables.BaseName.folded == name.casefold()))
+        row = session.scalar(select(tables.BaseNameRow).where(tables.BaseNameRow.folded == name.casefold()))
         if row is None:
             return
         base = row.base
         known = {file.path: (file.size, file.sha256) for file in base.manifest.files}
-        alike = may_be(base, architecture)
+        alike = base.parameters == architecture.parameters and lasting(base.config) == lasting(
+            architecture.config
+        )
     sizes = {path: file.stat().st_size for path, file in files.items()}
     same = sizes == {path: size for path, (size, _) in known.items()}
     if same and digest_file(files["config.json"])[0] == known["config.json"][1]:
@@ -156,7 +136,7 @@ def _record(
     name: str,
     files: Mapping[str, Path],
     architecture: Architecture,
-    identity: Identity,
+    identity: BaseIdentity,
     reference: bool,
     progress: Progress | None,
 ) -> AddedBase:
@@ -179,7 +159,8 @@ def _record(
         created, now = base is None, workspace.database.utcnow(session)
         if base is None:
             row = record_manifest(session, manifest) if reference else deposit.commit(session)
-            base = _new_base(workspace, origin, architecture, identity, row, reference, now)
+            folder = str(origin.folder.resolve()) if reference else None
+            base = base_row(base_columns(architecture, identity), row, folder, now, workspace.actor)
             session.add(base)
             session.flush()
         elif base.digest == manifest.digest:
@@ -197,11 +178,10 @@ def _record(
         facts = base_facts(base)
         events.record(
             session,
-            action="base.added",
-            kind="base",
-            subject=base.digest,
-            detail={"name": name, "source": origin.source, "reference": reference, "created": created},
-            actor=workspace.actor,
+            "base.added",
+            "base",
+            base.digest,
+            {"name": name, "source": origin.source, "reference": reference, "created": created},
             at=now,
         )
     if same_as is not None:
@@ -209,56 +189,109 @@ def _record(
     return AddedBase(**facts, created=created, same_as=same_as, findings=())
 
 
-def _same(session: Session, identity: Identity) -> tables.BaseModel | None:
+def _same(session: Session, identity: BaseIdentity) -> tables.BaseModelRow | None:
     """Return the base with these files, or else the first one with this content."""
-    by_files = select(tables.BaseModel).where(tables.BaseModel.digest == identity.manifest.digest)
+    by_files = select(tables.BaseModelRow).where(tables.BaseModelRow.digest == identity.manifest.digest)
     by_content = (
-        select(tables.BaseModel)
-        .where(tables.BaseModel.content == identity.content)
-        .order_by(tables.BaseModel.id)
+        select(tables.BaseModelRow)
+        .where(tables.BaseModelRow.content == identity.content)
+        .order_by(tables.BaseModelRow.id)
     )
     return session.scalar(by_files) or session.scalars(by_content).first()
 
 
-def _refuse_other(session: Session, name: str, base: tables.BaseModel | None) -> None:
-    """Refuse a name that belongs to another base."""
-    row = session.scalar(select(tables.BaseName).where(tables.BaseName.folded == name.casefold()))
+def _refuse_other(session: Session, name: str, base: tables.BaseModelRow | None) -> None:
+    row = session.scalar(select(tables.BaseNameRow).where(tables.BaseNameRow.folded == name.casefold()))
     if row is not None and (base is None or row.base_id != base.id):
         raise _taken(name)
 
 
-def _new_base(
-    workspace: Workspace,
-    origin: FetchedBase,
-    architecture: Architecture,
-    identity: Identity,
-    row: tables.Manifest,
-    reference: bool,
-    now: Any,
-) -> tables.BaseModel:
-    return tables.BaseModel(
-        **base_columns(architecture, identity),
-        manifest=row,
-        location=str(origin.folder.resolve()) if reference else None,
-        created_at=now,
-        created_by=workspace.actor,
+def base_row(
+    facts: Mapping[str, Any], manifest: tables.ManifestRow, folder: str | None, at: datetime, by: str
+) -> tables.BaseModelRow:
+    """Return the row of a new base model, from the facts of its files and the folder that they stay in."""
+    return tables.BaseModelRow(
+        **facts, manifest_id=manifest.id, location=folder, created_at=at, created_by=by
     )
 
 
-def _name(session: Session, base: tables.BaseModel, name: str, now: Any) -> None:
+def identify_received(document: BaseDocument, files: Mapping[str, Path]) -> dict[str, Any]:
+    """Return the facts of a base model of another registry, computed from its files as for one that is added here."""
+    hint = "nothing of it was recorded; fusery audit, on the other registry"
+    require_sensible(files)
+    architecture = describe_base(files)
+    require_recordable(architecture)
+    identity = identify_base(files, architecture.config)
+    if identity.manifest.digest != document.digest:
+        raise BlobCorruptError(
+            f"the files of {document.name} have other bytes than its digest {document.digest[:12]}", hint=hint
+        )
+    if document.content not in (None, identity.content):
+        raise BadInputError(
+            f"{document.name} is on record there with the content {str(document.content)[:12]}, and its bytes have "
+            f"the content {identity.content[:12]}: it is not the model that it says it is",
+            hint=hint,
+        )
+    return base_columns(architecture, identity)
+
+
+def _name(session: Session, base: tables.BaseModelRow, name: str, now: Any) -> None:
     folded = name.casefold()
-    row = session.scalar(select(tables.BaseName).where(tables.BaseName.folded == folded))
+    row = session.scalar(select(tables.BaseNameRow).where(tables.BaseNameRow.folded == folded))
     if row is None:
-        session.add(tables.BaseName(base_id=base.id, name=name, folded=folded, created_at=now))
+        session.add(tables.BaseNameRow(base_id=base.id, name=name, folded=folded, created_at=now))
     elif row.base_id != base.id:
         raise _taken(name)
 
 
-def _revise(session: Session, base: tables.BaseModel, origin: FetchedBase, now: Any) -> None:
+def _revise(session: Session, base: tables.BaseModelRow, origin: FetchedBase, now: Any) -> None:
     known = {(row.source, row.revision) for row in base.revisions}
     if (origin.source, origin.revision) not in known:
         session.add(
-            tables.BaseRevision(
+            tables.BaseRevisionRow(
                 base_id=base.id, source=origin.source, revision=origin.revision, created_at=now
             )
         )
+
+
+def look_at_base(
+    workspace: Workspace,
+    name: str,
+    files: Mapping[str, Path],
+    config: Mapping[str, Any],
+    failures: Sequence[str] = (),
+) -> tuple[Finding, ...]:
+    """Return the findings about a base; its chat templates are rendered once."""
+    from ..adapters.finding import verdict
+    from ..admission.base_rules import key_findings
+    from ..admission.code import AdmissionError
+    from ..admission.rules import SeverityPolicy
+    from ..admission.tokenizer_rules import template_findings
+
+    def read(file: str) -> bytes | None:
+        if file not in files:
+            return None
+        with os_failures(f"read {file}", near=files[file].parent):
+            return files[file].read_bytes()
+
+    failure = next(iter(failures), None) or _failure(files, config)
+    found = [*key_findings(config, failure), *template_findings(read)]
+    findings = SeverityPolicy.configured(workspace.settings.severities).apply(found)
+    if verdict(findings) == "fail":
+        raise AdmissionError.of(name, findings)
+    return tuple(findings)
+
+
+def _failure(files: Mapping[str, Path], config: Mapping[str, Any]) -> str | None:
+    """Say why mlx-lm's class cannot load a base whose configuration is not as the class knows it; None if it can."""
+    from ..engine.model_class import describe_by_class
+
+    if not mlx_keys(config):
+        return None
+    try:
+        describe_by_class(files, config)
+    except FusionUnsupportedError as error:
+        return error.message
+    except MissingExtraError:
+        return None
+    return None

@@ -1,4 +1,4 @@
-"""Turning a source that the user typed into a local folder in MLX or Hugging Face layout."""
+"""Fetching the source of a base model: a folder, a hub id or a GGUF file."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ from fusery.storage.errors import MissingFileError
 
 from ..errors import BadInputError, MissingExtraError
 from ..names import is_hub_id
-from .hub import reason_of, transport_errors
 
 Scratch = Callable[[], AbstractContextManager[Path]]
-"""What gives a folder for a while."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +23,6 @@ class FetchedBase:
     """A base model's files on this machine.
 
     Attributes:
-        folder: of the files.
         source: as recorded: `folder:NAME`, `hub:ORG/NAME` or `gguf:FILE`.
         revision: the hub's commit, the SHA-256 of a GGUF file, or empty.
         name: the default name.
@@ -43,19 +40,7 @@ class FetchedBase:
 def fetched(
     source: str, *, revision: str | None, scratch: Scratch, say: Callable[[str], None]
 ) -> Iterator[FetchedBase]:
-    """Yield a source's files as a local folder; temporary files are removed afterwards.
-
-    Args:
-        source: a folder, a GGUF file, or a hub id `org/name`.
-        revision: the hub's branch, tag or commit; only for hub ids.
-        scratch: returns a folder for temporary files, on a disk with room for the model.
-        say: called with each progress message.
-
-    Raises:
-        MissingFileError: there is no such file or folder, and it is not a hub id.
-        BadInputError: the file is of no known kind, or the hub does not have it.
-        MissingExtraError: the packages for this kind of source are not installed.
-    """
+    """Yield a source's files as a local folder; temporary files are removed afterwards."""
     path = Path(source).expanduser()
     is_hub = not path.exists() and is_hub_id(source)
     if revision and not is_hub:
@@ -116,3 +101,20 @@ def _from_hub(source: str, revision: str | None, say: Callable[[str], None]) -> 
         ) from error
     # A snapshot's folder is named by its commit.
     return FetchedBase(folder, f"hub:{source}", folder.name, source, durable=True)
+
+
+def transport_errors() -> tuple[type[Exception], ...]:
+    """Return the base class of what huggingface_hub's HTTP library raises, whichever that is, and what the client itself does."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    names = ("HTTPError", "RequestException")
+    theirs = tuple(each for each in HfHubHTTPError.__mro__[1:] if each.__name__ in names)
+    # The last are what an answer of another shape than the client expects ends in.
+    return (OSError, RuntimeError, ValueError, *theirs, LookupError, TypeError, AttributeError, OverflowError)
+
+
+def reason_of(error: Exception) -> str:
+    """Return in a few words why something could not be fetched; texts of theirs may hold a token."""
+    name = type(error).__name__
+    # What the client raises where it got no answer, and looked for a copy that it had fetched before.
+    return "it was not reached" if name == "LocalEntryNotFoundError" else name

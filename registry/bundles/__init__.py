@@ -1,22 +1,42 @@
-"""Bundles: deployable packages of a model or of adapters, written from files on this machine."""
+"""Bundles: deployable packages of a model or of adapters, written from files on this machine.
+
+A plugin that adds a target needs nothing else from here than these names.
+"""
 
 from ..documents import BUNDLE_FORMAT
-from .choices import Choices
-from .source import BundledAdapter, BundleSource, Files
-from .target import TARGETS, Content, Target, find_target, target_names, target_of
-from .write import Written, write_bundle
+from .source import BundledAdapter, BundleSource, Choices, Files
+from .target import (
+    Content,
+    Layout,
+    LayoutError,
+    Target,
+    Written,
+    find_target,
+    model_layout,
+    own_targets,
+    target_names,
+    target_of,
+    write_bundle,
+)
+from .writing import BundleFolder, bundle_record, sealed_bytes
 
 __all__ = [
     "BUNDLE_FORMAT",
-    "TARGETS",
+    "BundleFolder",
     "BundleSource",
     "BundledAdapter",
     "Choices",
     "Content",
     "Files",
+    "Layout",
+    "LayoutError",
     "Target",
     "Written",
+    "bundle_record",
     "find_target",
+    "model_layout",
+    "own_targets",
+    "sealed_bytes",
     "target_names",
     "target_of",
     "write_bundle",

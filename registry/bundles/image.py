@@ -1,108 +1,156 @@
-"""Building the image of a bundle with the container engine of this machine."""
+"""Container images of bundles with our server: their names, and the files that build one, for the CPU or NVIDIA."""
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-from collections.abc import Callable
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from fusery.storage.shell import typed
+from ..documents import provenance_part
+from ..errors import BadInputError
+from .card import card_values, licences, sources
+from .rendering import render, resource, server_files
+from .source import Choices
+from .target import LayoutError
+from .writing import BundleFolder
 
-from ..errors import BadInputError, BuildFailedError
-from .built import BuiltImage
-from .image_files import image_name
+_IMAGE = re.compile(
+    r"(?:[A-Za-z0-9.-]{1,120}(?::[0-9]{1,5})?/)?[a-z0-9]+(?:[._/-]+[a-z0-9]+)*"
+    r"(?::[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?(?:@sha256:[0-9a-f]{64})?"
+)
+"""A reference to an image: the grammar of distribution/reference/reference.go, a little narrower."""
 
-# docker's own format has the health check, which OCI's lacks; docker writes nothing else.
-_BUILD = {
-    "docker": ("docker", "build"),
-    "podman": ("podman", "build", "--format", "docker"),
-    "buildah": ("buildah", "build", "--format", "docker"),
+
+def is_image(reference: str) -> bool:
+    """Tell whether a text is a reference to an image."""
+    return _IMAGE.fullmatch(reference) is not None
+
+
+def checked_image(reference: str, example: str) -> str:
+    """Return a reference to an image."""
+    if not is_image(reference):
+        raise BadInputError(
+            f"{reference[:60]!r} is not the name of an image", hint=f"for example: --base-image {example}"
+        )
+    return reference
+
+
+BASE_IMAGE = "docker.io/library/python:3.12-slim-bookworm"
+"""The default base image; any with Python 3.11 to 3.13 on glibc will do."""
+
+REPOSITORIES = {"docker": "fused", "adapters": "adapters"}
+"""Targets whose bundles build an image, and what the image is called before its tag."""
+
+_HARMLESS = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,198}[a-z0-9])?")
+_SPDX = {
+    "apache-2.0": "Apache-2.0",
+    "mit": "MIT",
+    "bsd-3-clause": "BSD-3-Clause",
+    "cc-by-4.0": "CC-BY-4.0",
+    "cc-by-sa-4.0": "CC-BY-SA-4.0",
+    "cc-by-nc-4.0": "CC-BY-NC-4.0",
+    "cc0-1.0": "CC0-1.0",
+    "mpl-2.0": "MPL-2.0",
+    "unlicense": "Unlicense",
 }
-_SECONDS_TO_ANSWER = 20
+"""Identifiers of SPDX for those of the hub; what has none becomes a LicenseRef (SPDX 2.3, annex D)."""
 
 
-def find_engine() -> str:
-    """Return the first engine that is installed and answers.
-
-    Raises:
-        BadInputError: there is none.
-    """
-    silent = []
-    for engine in _BUILD:
-        if shutil.which(engine) is None:
-            continue
-        if _answers(engine):
-            return engine
-        silent.append(engine)
-    why = (
-        f"{' and '.join(silent)} does not answer"
-        if silent
-        else "none of docker, podman and buildah is installed"
+def write_image_files(
+    record: Mapping[str, Any], bundle: BundleFolder, choices: Choices, *, folders: Sequence[str], served: str
+) -> None:
+    """Write the server, its requirements, pinned, and what builds an image of them and of the models."""
+    base_image = checked_image(choices.base_image or BASE_IMAGE, BASE_IMAGE)
+    for name, content in server_files().items():
+        bundle.write(name, content)
+    bundle.write("requirements-nvidia.txt", resource("requirements_nvidia.txt"))
+    said = labels(record, served)
+    bundle.write(
+        "Dockerfile",
+        render("Dockerfile.j2", served=served, folders=folders, labels=said, base_image=base_image),
     )
-    raise BadInputError(
-        f"no image can be built on this machine: {why}",
-        hint="leave --build out, and build where one is: docker build -t NAME DEST",
-    )
+    bundle.write("compose.yaml", render("compose.yaml.j2", **image_names(record)))
+    bundle.write(".dockerignore", render("dockerignore.j2", folders=folders))
 
 
-def _answers(engine: str) -> bool:
-    """Tell whether an engine works for this user; docker's client may be there without its daemon."""
-    try:
-        done = subprocess.run(
-            [engine, "info"],
-            capture_output=True,
-            check=False,
-            timeout=_SECONDS_TO_ANSWER,
-            stdin=subprocess.DEVNULL,
+def check_image_files(folder: Path) -> None:
+    """Look for what the Dockerfile copies."""
+    copied = re.findall(r"^COPY (?:--\S+ )?(.+) \S+$", (folder / "Dockerfile").read_text(), re.MULTILINE)
+    missing = [name for line in copied for name in line.split() if not (folder / name).exists()]
+    if missing or not copied:
+        raise LayoutError(
+            f"the bundle's Dockerfile copies {missing or 'nothing'}, which is not in the bundle"
         )
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return done.returncode == 0
 
 
-def build_image(
-    engine: str,
-    folder: Path,
-    name: str,
-    *,
-    target: str = "docker",
-    nvidia: bool = False,
-    say: Callable[[str], None] = lambda _: None,
-) -> BuiltImage:
-    """Build a bundle's image.
+def image_names(record: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a bundle's images are called, for templates: `image` and `nvidia_image`."""
+    target, name = record["target"], record["name"]
+    return {"image": image_name(target, name), "nvidia_image": image_name(target, name, nvidia=True)}
 
-    Args:
-        engine: as `find_engine` returned it.
-        folder: the bundle.
-        name: what the bundle is called; the image is `fused:NAME`, or `fused:NAME-nvidia`, and `adapters:NAME` of adapters.
-        target: the bundle's.
-        nvidia: with CUDA's libraries in place of the CPU's.
-        say: called with each line that the engine prints.
 
-    Raises:
-        BuildFailedError: the engine failed.
-    """
-    image = image_name(target, name, nvidia=nvidia)
-    chosen = ["--build-arg", "REQUIREMENTS=requirements-nvidia.txt"] if nvidia else []
-    command = [*_BUILD[engine], "--tag", image, *chosen, str(folder)]
-    last = ""
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.strip():
-                last = line.strip()
-                say(last)
-    if process.returncode != 0:
-        raise BuildFailedError(
-            f"{engine} did not build the image of {name}: {last[:300] or 'it gave no reason'}",
-            hint=f"the bundle itself is complete: {' '.join(_BUILD[engine])} {typed(folder)}",
-        )
-    return BuiltImage(engine, image)
+def image_name(target: str, name: str, *, nvidia: bool = False) -> str:
+    """Return what the image of a bundle is called."""
+    return f"{REPOSITORIES[target]}:{image_tag(name, '-nvidia' if nvidia else '')}"
+
+
+def image_tag(name: str, suffix: str = "") -> str:
+    """Return a bundle's name as the tag of an image, which has at most 128 characters."""
+    return f"{name[: 128 - len(suffix)]}{suffix}"
+
+
+def labels(record: Mapping[str, Any], served: str) -> list[tuple[str, str]]:
+    """Return the image's labels: names and digests, and of those only what can be nothing but a name or a digest."""
+    provenance, adapters = record["provenance"], _adapters(record)
+    one = adapters[0] if len(adapters) == 1 else {}
+    found = {
+        "fusery.adapter.digest": one.get("digest"),
+        "fusery.adapter.name": one.get("name"),
+        "fusery.base.digest": provenance_part(provenance, "base").get("digest"),
+        "fusery.key": provenance.get("key"),
+        "fusery.model.digest": None if record["adapters"] else record["digest"],
+        "org.opencontainers.image.title": record["name"],
+        "org.opencontainers.image.version": _version(one.get("version")),
+    }
+    plain = [
+        (key, text) for key, text in found.items() if isinstance(text, str) and _HARMLESS.fullmatch(text)
+    ]
+    for key in ("digest", "name") if len(adapters) > 1 else ():
+        texts = [adapter.get(key) for adapter in adapters]
+        if all(isinstance(text, str) and _HARMLESS.fullmatch(text) for text in texts):
+            plain.append((f"fusery.adapters.{key}s", " ".join(map(str, texts))))
+    licence = spdx(_licence(record))
+    # The description is a text of ours, and says no more than that.
+    plain.append(("org.opencontainers.image.description", f"An OpenAI-compatible server for {served}"))
+    plain += [("org.opencontainers.image.licenses", licence)] if licence else []
+    return sorted(plain)
+
+
+def _adapters(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return facts of the adapters: of those that are not fused, or of the one that is."""
+    if not record["adapters"]:
+        return [provenance_part(record["provenance"], "adapter")]
+    return [{**each["facts"], "name": each["name"]} for each in record["adapters"]]
+
+
+def _licence(record: Mapping[str, Any]) -> str | None:
+    if not record["adapters"]:
+        found = card_values(record)["licence"]
+    else:
+        named = [
+            part for adapter in _adapters(record) for part in ((adapter["name"], adapter), *sources(adapter))
+        ]
+        found = licences(provenance_part(record["provenance"], "base"), named)
+    return None if found["id"] is None else str(found["id"])
+
+
+def spdx(licence: str | None) -> str | None:
+    """Return an SPDX expression for a licence that the hub knows; None for one that is not known."""
+    if licence in (None, "other", "unknown"):
+        return None
+    return _SPDX.get(licence, f"LicenseRef-{licence}")
+
+
+def _version(version: Any) -> str | None:
+    return str(version) if isinstance(version, int) and not isinstance(version, bool) else None

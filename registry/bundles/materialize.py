@@ -14,21 +14,21 @@ from fusery.storage.manifest import FileEntry, Manifest
 from fusery.storage.progress import SILENT, Reporter
 
 from .. import tables
+from ..adapters.trained_through import is_merge_aware
 from ..errors import BadInputError
 from ..fusion.fuse import FuseRequest
-from ..fusion.words import chat_template_problems
+from ..fusion.views import chat_template_problems
 from ..record import Record, described
+from ..records.adapter import Withdrawals
 from ..records.bundles import WRITTEN, note_replaced, record_bundle
-from ..records.fused import Foreign
+from ..records.fused import Foreign, Fused
 from ..records.references import resolve_adapter
-from ..records.withdrawal import Withdrawals
 from ..records.withdrawals import of_bundles
-from . import Choices, Content, Target, Written, find_target, write_bundle
-from .built import BuiltImage
-from .choices import Compression
+from . import BundleSource, Choices, Content, Target, Written, find_target, write_bundle
 from .delivery import Place, deliver, place_at
-from .layout import Layout
-from .sources import Gathered, adapters_source, fused_source
+from .source import Compression
+from .sources import adapters_source, fused_source
+from .target import Layout
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -41,12 +41,8 @@ class Materialized(Record):
     """A bundle that was written.
 
     Attributes:
-        label: of the fused model.
-        withdrawals: the yanks that concern the bundle.
-        foreign: where the fused model comes from, if it was not made here.
         unfound_base: name of the base, if the bundle's server has to be given its location at start.
-        name: of the bundle: the adapter's, or one made from the base's where there are several.
-        quantized: the fused model's weights are quantised.
+        name: the adapter's, or one made from the base's.
         merge_aware: its adapter was trained for that format, and for no other.
     """
 
@@ -57,11 +53,12 @@ class Materialized(Record):
     fused: str | None = described("digest of the fused model it was made from, None where nothing is fused")
     existed: bool = described("the same bundle was there already")
     layout: Layout = described("counts of what its consumer finds in it")
-    label: str | None = None
-    withdrawals: Withdrawals = ()
-    foreign: Foreign | None = None
+    label: str | None = described("name of the fused model", default=None)
+    withdrawals: Withdrawals = described("yanks that concern it", default=())
+    foreign: Foreign | None = described(
+        "the registry that computed the fused model, if not this one", default=None
+    )
     unfound_base: str | None = None
-    image: BuiltImage | None = described("the image, if one was built", optional=True)
     name: str = ""
     quantized: bool = False
     merge_aware: bool = False
@@ -78,7 +75,6 @@ class Materialized(Record):
         "withdrawals",
         "layout",
         "files",
-        "image",
     )
 
     @property
@@ -98,7 +94,7 @@ def materialize(
     destination: str | Path,
     *,
     target: str,
-    request: FuseRequest,
+    request: FuseRequest | None = None,
     content: Content | None = None,
     choices: Choices | None = None,
     force: bool = False,
@@ -109,21 +105,8 @@ def materialize(
     The bundle appears whole or not at all.  If the same bundle is there already, it is left as it is.
 
     Args:
-        workspace: the registry's parts.
         references: the adapters; exactly one if the target holds a fused model.
-        destination: a path, or a URL of any kind that a store can have.
-        target: one of `bundles.TARGETS`, or a plugin's.
-        request: how to fuse.
         content: fused or not, if the target can hold either; None for its default.
-        choices: options of the target.
-        force: replace what is at the destination.
-        reporter: hears what is going on, and as for `fuse`.
-
-    Raises:
-        AlreadyExistsError: there is something else at the destination.
-        BadInputError: there is no such target, or it cannot hold the requested content.
-        StoreDeniedError: the destination's folder may not be written.
-        FuseryError: as `fuse`.
     """
     chosen = find_target(target)
     if not references and not (choices and choices.models):
@@ -137,48 +120,47 @@ def materialize(
     place.require_free(force)
     workspace.database.require_writable()
     written: list[Written] = []
-    located = _located(chosen, place, options)
-    with _gathered(workspace, references, chosen, holding, request, options, reporter) as gathered:
+    located, wanted = _located(chosen, place, options), request or FuseRequest()
+    with _gathered(workspace, references, chosen, holding, wanted, options, reporter) as (source, fused):
 
         def fill(folder: Path) -> Manifest:
             reporter.say(f"writing {place.name}")
-            written.append(write_bundle(gathered.source, chosen, folder, located))
+            written.append(write_bundle(source, chosen, folder, located))
             return written[-1].manifest
 
-        done = deliver(
+        manifest, existed = deliver(
             place,
             fill,
             force=force,
             before_replacing=lambda: note_replaced(workspace, place.text),
             progress=reporter.progress,
         )
-    if gathered.fused is None:
-        for problem in chat_template_problems(workspace, gathered.adapters):
+    names = (fused.adapter,) if fused else tuple(adapter.name for adapter in source.adapters)
+    if fused is None:
+        for problem in chat_template_problems(workspace, names):
             reporter.say(problem)
-    if gathered.source.tokenizer is not None and not chosen.tokenizer:
+    if source.tokenizer is not None and not chosen.tokenizer:
         reporter.say(
             f"the adapter has another tokenizer or chat template than its base, and {chosen.name} does not include it:"
-            " give the server the files from fusery export, or use --fused"
+            " give the server the files from fusery get, or use --fused"
         )
-    unfound = _unfound_base(gathered, options) if chosen.names_base else None
-    told = _record(workspace, gathered, chosen, place, done.manifest, options)
-    layout = written[-1].layout
-    names, fused = gathered.adapters, gathered.fused
+    unfound = chosen.unfound_base(source, options.base_name)
+    withdrawals = _record(workspace, names, fused, chosen, place, manifest, options)
     return Materialized(
-        chosen.name,
-        place.text,
-        done.manifest,
-        names,
-        fused,
-        done.existed,
-        layout,
-        gathered.label,
-        told,
-        gathered.foreign,
-        unfound,
-        name=gathered.source.name,
-        quantized=gathered.quantized,
-        merge_aware=gathered.merge_aware,
+        target=chosen.name,
+        path=place.text,
+        manifest=manifest,
+        adapters=names,
+        fused=fused.digest if fused else None,
+        existed=existed,
+        layout=written[-1].layout,
+        label=fused.label if fused else None,
+        withdrawals=withdrawals,
+        foreign=fused.foreign if fused else None,
+        unfound_base=unfound,
+        name=source.name,
+        quantized=fused is not None and fused.quantization is not None,
+        merge_aware=fused is not None and is_merge_aware(fused.recipe),
     )
 
 
@@ -196,7 +178,7 @@ def _gathered(
     request: FuseRequest,
     choices: Choices,
     reporter: Reporter,
-) -> AbstractContextManager[Gathered]:
+) -> AbstractContextManager[tuple[BundleSource, Fused | None]]:
     if content == "fused":
         if choices.models:
             raise BadInputError("names for adapters were given, and they are fused", hint="leave --model out")
@@ -220,15 +202,7 @@ def _located(target: Target, place: Place, choices: Choices) -> Choices:
     """Return the options with where the bundle will be found: at its destination, if nothing else is said and it can be."""
     if not target.located or choices.location is not None:
         return choices
-    from .cluster.location import Location
-
-    return replace(choices, location=place.text) if Location.in_bucket(place.text) else choices
-
-
-def _unfound_base(gathered: Gathered, choices: Choices) -> str | None:
-    from .servers import unfound_base
-
-    return unfound_base(gathered.source, choices.base_name)
+    return replace(choices, location=place.text) if place.text.startswith("s3://") else choices
 
 
 def _archive(destination: str | Path, choices: Choices) -> tuple[str | Path, Choices]:
@@ -243,24 +217,24 @@ def _archive(destination: str | Path, choices: Choices) -> tuple[str | Path, Cho
 
 def _record(
     workspace: Workspace,
-    gathered: Gathered,
+    names: Sequence[str],
+    fused: Fused | None,
     target: Target,
     place: Place,
     manifest: Manifest,
     choices: Choices,
 ) -> Withdrawals:
     """Record a bundle; return the yanks that concern it."""
-    names = list(gathered.adapters)
-    which = {"adapter": names[0]} if len(names) == 1 else {"adapters": names}
-    detail = {"fused": gathered.key, **which, "choices": choices.digest()}
+    which = {"adapter": names[0]} if len(names) == 1 else {"adapters": list(names)}
+    detail = {"fused": fused and fused.key, **which, "choices": choices.digest()}
     if target.plugin is not None:
         detail["plugin"] = str(target.plugin)
-    if gathered.foreign is not None:
-        detail["foreign"] = gathered.foreign.registry
+    if fused and fused.foreign:
+        detail["foreign"] = fused.foreign.registry
     with workspace.database.write() as session:
         row = None
-        if gathered.key is not None:
-            row = session.scalars(select(tables.Fused).where(tables.Fused.key == gathered.key)).one()
+        if fused:
+            row = session.scalars(select(tables.FusedRow).where(tables.FusedRow.key == fused.key)).one()
         number = record_bundle(
             session,
             workspace,

@@ -1,16 +1,16 @@
-"""Gathering the source of a bundle: a fused model, or adapters and their base."""
+"""Gathering the source of a bundle: a fused model, or adapters and their base, and the facts about them that are recorded."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from fusery.storage.manifest import Manifest
 from fusery.storage.progress import Reporter
@@ -18,52 +18,117 @@ from fusery.storage.progress import Reporter
 from .. import tables
 from ..adapters.render import Form
 from ..adapters.tokenizer_files import own_tokenizer
-from ..adapters.trained_through import is_merge_aware
+from ..documents import measured_without_people, without_people
 from ..engine.verdict import closeness
 from ..fusion.fuse import FuseRequest, fuse_to_read
-from ..fusion.views import fused_line
-from ..fusion.words import cautions
-from ..records.bases import locate_files, recorded_architecture
-from ..records.fused import Foreign, Fused, ModuleFidelity
-from ..records.licences import adapter_licence
+from ..fusion.views import cautions, fused_line
+from ..record import plain
+from ..records.amendments import amendment_records
+from ..records.bases import adapter_licence, base_licence, locate_files, recorded_architecture
+from ..records.fused import Fused, ModuleFidelity
 from ..records.references import resolve_adapter
-from ..records.renderings import fetch_form, rendering_of
-from ..records.unfused_tokenizers import unfused_tokenizer
-from ..records.views import entries, moment
-from ..serving.plan import ServingPlan, Split, plan_serving
+from ..records.renderings import fetch_form, rendering_of, unfused_tokenizer
+from ..records.views import adapter_values, entries, evaluation_records, travelling
+from ..records.withdrawals import recipe_in
+from ..training.curve import point_view
+from ..training.facts import recorded_curve
 from . import BundledAdapter, BundleSource, Files
-from .facts import adapter_facts, base_facts
+from .serving_plan import ServingPlan, Split, plan_serving
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
 
+_ARGUMENTS = (
+    "batch_size",
+    "grad_accumulation_steps",
+    "learning_rate",
+    "lr_schedule",
+    "mask_prompt",
+    "max_seq_length",
+    "optimizer",
+    "seed",
+)
+"""Of what a trainer was given: what says how it was trained, and not where."""
+
+_MOST = 1000
+"""Points of a curve that a bundle has; of more, every second, third and so on, and the last."""
+
+
+def base_facts(workspace: Workspace, base: tables.BaseModelRow) -> dict[str, Any]:
+    """Return `name`, `digest`, `licence`, and `hub_id` with `revision` if it came from a hub."""
+    hub = next((row for row in base.revisions if row.source.startswith("hub:")), None)
+    return {
+        "name": base.name,
+        "digest": base.digest,
+        "licence": base_licence(workspace, base),
+        "hub_id": hub.source.removeprefix("hub:") if hub else None,
+        "revision": (hub.revision or None) if hub else None,
+    }
+
+
+def adapter_facts(session: Session, adapter: tables.AdapterRow) -> dict[str, Any]:
+    """Return the facts about an adapter that a bundle records."""
+    return {
+        **travelling(adapter_values(adapter)),
+        "licence": adapter_licence({tag.key: tag.value for tag in adapter.tags}),
+        "amendments": without_people(amendment_records(adapter.amendments)),
+        **_measured(adapter),
+        **computed_facts(adapter),
+        "training": _training(session, adapter),
+        "curve": _curve(session, adapter),
+    }
+
+
+def _measured(adapter: tables.AdapterRow) -> dict[str, Any]:
+    """Return what was measured of it; a bundle of an adapter of which nothing was is what it always was."""
+    found = measured_without_people(evaluation_records(adapter.name, adapter.evaluations))
+    return {"evaluations": found} if found else {}
+
+
+def computed_facts(adapter: tables.AdapterRow) -> dict[str, Any]:
+    """Return under `computed` how it was computed from others; a bundle of an adapter that was trained is what it always was."""
+    recipe = recipe_in(adapter.training)
+    if recipe is None:
+        return {}
+    known = {row.position: row.source for row in adapter.sources}
+    parts = [
+        {
+            "name": source.name if (source := known.get(position)) is not None else None,
+            "digest": digest,
+            "weight": weight,
+            "licence": adapter_licence({tag.key: tag.value for tag in source.tags}) if source else None,
+        }
+        for position, (digest, weight) in enumerate(zip(recipe.sources, recipe.weights, strict=True))
+    ]
+    how = {"method": recipe.method, "density": recipe.density, "seed": recipe.seed, "fusery": recipe.fusery}
+    return {"computed": {**how, "from": parts}}
+
+
+def _training(session: Session, adapter: tables.AdapterRow) -> dict[str, Any]:
+    """Return how it was trained, as far as that is on record."""
+    found = {key: adapter.training.get(key) for key in _ARGUMENTS}
+    run = session.scalars(select(tables.TrainingRunRow).filter_by(adapter_id=adapter.id)).first()
+    if run is not None:
+        found |= {
+            "checkpoint": run.checkpoint,
+            "chosen": run.chosen,
+            "started_at": plain(run.started_at),
+            "seconds": run.seconds,
+            "trained_tokens": run.trained_tokens,
+            "git_commit": run.git_commit,
+        }
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _curve(session: Session, adapter: tables.AdapterRow) -> list[dict[str, Any]]:
+    points = recorded_curve(adapter).points
+    step = -(-len(points) // _MOST) or 1
+    kept = points if step == 1 else (*points[:-1:step], points[-1])
+    return [point_view(point) for point in kept]
+
+
 _WORST = 5
 """Modules that a model card names."""
-
-
-@dataclass(frozen=True, slots=True)
-class Gathered:
-    """A source, and what the record of a bundle made from it refers to.
-
-    Attributes:
-        source: for `write_bundle`.
-        adapters: full names of the adapters.
-        key: of the fused model, None where nothing is fused.
-        fused: digest of the fused model.
-        label: of the fused model.
-        foreign: where the fused model comes from, if it was not made here.
-        quantized: the fused model's weights are quantised.
-        merge_aware: its adapter was trained for that format, and for no other.
-    """
-
-    source: BundleSource
-    adapters: tuple[str, ...]
-    key: str | None = None
-    fused: str | None = None
-    label: str | None = None
-    foreign: Foreign | None = None
-    quantized: bool = False
-    merge_aware: bool = False
 
 
 @contextmanager
@@ -73,21 +138,13 @@ def fused_source(
     request: FuseRequest,
     *,
     reporter: Reporter,
-) -> Iterator[Gathered]:
-    """Yield an adapter's fused model; it stays in the cache until the block ends.
-
-    Raises:
-        FuseryError: as `fusery.registry.fusion.fuse.fuse`.
-    """
+) -> Iterator[tuple[BundleSource, Fused | None]]:
+    """Yield an adapter's fused model; it stays in the cache until the block ends."""
     with fuse_to_read(workspace, reference, request, reporter=reporter) as fused:
         for sentence in cautions(workspace, fused, request):
             reporter.say(sentence)
         files = Files.within(fused.path, Manifest.of(fused.files))
-        source = BundleSource(fused.adapter, _provenance(workspace, fused), files)
-        made = (fused.key, fused.digest, fused.label, fused.foreign)
-        aware = is_merge_aware(fused.recipe)
-        quantized = fused.quantization is not None
-        yield Gathered(source, (fused.adapter,), *made, quantized=quantized, merge_aware=aware)
+        yield BundleSource(fused.adapter, _provenance(workspace, fused), files), fused
 
 
 @contextmanager
@@ -99,22 +156,8 @@ def adapters_source(
     with_base: bool,
     models: Sequence[str] = (),
     whole: bool = False,
-) -> Iterator[Gathered]:
-    """Yield unfused adapters of one base; their files stay until the block ends.
-
-    Args:
-        workspace: the registry's parts.
-        references: the adapters; two may name the same one, which then has both names.
-        form: of their files.
-        with_base: the base's files are there, too.
-        models: further names, as `Split.parse` takes them; their adapters are there, too.
-        whole: the target takes whole tensors beside the factors.
-
-    Raises:
-        UnknownReferenceError: there is no such adapter.
-        BadInputError: an adapter is yanked or merge-aware, or has no such form; or they have different bases or need
-            different tokenizers.
-    """
+) -> Iterator[tuple[BundleSource, Fused | None]]:
+    """Yield unfused adapters of one base; their files stay until the block ends."""
     splits = tuple(Split.parse(text) for text in models)
     with workspace.database.read() as session:
         plan = plan_serving(session, references, splits, whole=whole)
@@ -132,13 +175,12 @@ def adapters_source(
         name = rows[0].name if len(rows) == 1 else _common_name(base.name)
         own = unfused_tokenizer(workspace, base, rows, scratch / "tokenizer")
         tokenizer = Files.of(own) if own else None
-        source = BundleSource(name, provenance, model, bundled, plan.routes, architecture, tokenizer)
-        yield Gathered(source, tuple(row.name for row in rows))
+        yield BundleSource(name, provenance, model, bundled, plan.routes, architecture, tokenizer), None
 
 
 def _bundled(
     workspace: Workspace,
-    adapter: tables.Adapter,
+    adapter: tables.AdapterRow,
     plan: ServingPlan,
     facts: dict[str, Any],
     form: Form,
@@ -152,7 +194,7 @@ def _bundled(
 
 def _provenance(workspace: Workspace, fused: Fused) -> dict[str, Any]:
     with workspace.database.read() as session:
-        row = session.scalars(select(tables.Fused).where(tables.Fused.key == fused.key)).one()
+        row = session.scalars(select(tables.FusedRow).where(tables.FusedRow.key == fused.key)).one()
         adapter, base = resolve_adapter(session, fused.adapter), row.base
         line = fused_line(row, adapter.name)
         foreign = line["foreign"]
@@ -168,12 +210,12 @@ def _provenance(workspace: Workspace, fused: Fused) -> dict[str, Any]:
             "quantization": row.quantization,
             **{key: line[key] for key in ("label", "format", "weights_bytes", "times_base", "rebuild")},
             "fidelity": {**line["fidelity"], "worst": _worst(row)},
-            "created_at": moment(row.created_at),
+            "created_at": plain(row.created_at),
             "tool": _tool(),
         }
 
 
-def _part(extra: tables.FusedExtra) -> dict[str, Any]:
+def _part(extra: tables.FusedExtraRow) -> dict[str, Any]:
     """Return a further adapter of a sum."""
     tags = {tag.key: tag.value for tag in extra.adapter.tags}
     return {
@@ -184,7 +226,7 @@ def _part(extra: tables.FusedExtra) -> dict[str, Any]:
     }
 
 
-def _worst(fused: tables.Fused) -> list[dict[str, Any]]:
+def _worst(fused: tables.FusedRow) -> list[dict[str, Any]]:
     """Return the modules whose share retained is furthest from 1."""
     known = [module for module in fused.modules if module.retained is not None]
     worst = sorted(known, key=lambda module: (closeness(module.retained), module.module))[:_WORST]

@@ -1,33 +1,69 @@
-"""The targets of bundles."""
+"""The targets of bundles, writing a bundle, and its self-test: counts of what its consumer would find in it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, cast, get_args
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
+from fusery.storage.errors import StorageError
+from fusery.storage.jsonfile import read_object
+from fusery.storage.manifest import Manifest
 from fusery.storage.plugins import Plugin, blaming, find_plugin, load_plugin, plugins
+from fusery.storage.safetensors import read_header
 
 from ..adapters.render import Form
-from ..errors import BadInputError
-from .layout import Layout, LayoutError
+from ..errors import BadInputError, RegistryError
+from ..parts import has_part, part
+from ..record import Record, described
+from .source import BundleSource, Choices
+from .writing import BundleFolder
 
 if TYPE_CHECKING:
-    from .choices import Choices
-    from .source import BundleSource
-    from .writing import BundleFolder
+    from collections.abc import Mapping
 
 Content = Literal["fused", "adapters"]
 """What a bundle holds: one model with the adapters in its weights, or adapters beside their base."""
 
+INDEX = "model.safetensors.index.json"
 
-class _Writer(Protocol):
-    """The module of a target."""
 
-    def write(self, source: BundleSource, bundle: BundleFolder, choices: Choices) -> None: ...
+class LayoutError(RegistryError):
+    """A bundle is not what its consumer can read: a defect of fusery's, found before delivery."""
 
-    def check(self, folder: Path) -> Layout: ...
+    code = "bad_layout"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout(Record):
+    """What a consumer finds."""
+
+    tensors: int = described("tensors of the model", default=0)
+    modules: int = described("adapted modules", default=0)
+    adapters: int = described("adapters", default=0)
+
+
+def model_layout(folder: Path) -> Layout:
+    """Read a model's folder as mlx-lm and transformers find their way in it: configuration, index, headers."""
+    try:
+        config = read_object(folder / "config.json")
+        found = {path.name: set(read_header(path).tensors) for path in sorted(folder.glob("*.safetensors"))}
+        index = read_object(folder / INDEX).get("weight_map") if (folder / INDEX).is_file() else None
+    except StorageError as error:
+        raise LayoutError(f"the bundle's model cannot be read: {error.message}") from error
+    if not isinstance(config.get("model_type"), str):
+        raise LayoutError("the bundle's config.json names no model_type")
+    tensors = [name for names in found.values() for name in names]
+    if not tensors or len(tensors) != len(set(tensors)):
+        raise LayoutError("the bundle's model has no tensors, or one of them twice")
+    if len(found) > 1 and index is None:
+        raise LayoutError(f"the bundle's model is in several files without {INDEX}")
+    if index is not None and index != {name: file for file, names in found.items() for name in names}:
+        raise LayoutError(f"the bundle's {INDEX} does not say where its tensors are")
+    return Layout(tensors=len(tensors))
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,22 +71,20 @@ class Target:
     """A consumer of bundles, and the module that writes them.
 
     The module has two functions: `write(source, bundle, choices)` fills a folder, and `check(folder)` reads it again as
-    the consumer would, counts what that finds, and raises `LayoutError` where it would find something else.
+    the consumer would, counts what that finds, and raises `LayoutError` where it would find something else.  If the target
+    does not take every fused model, `accepts(source)` tells; a target that `names_base` has `unfound_base(source, given)`.
 
     A plugin has one of these for each target that it adds (docs/guides/plugins.md).
 
     Attributes:
-        name: for `--target`.
         module: its full name; with a dot before it, within this package.
         contents: what it can hold; the first is the default.
-        form: of the adapters that are not fused.
-        base: bundles of adapters include their base.
         single: the bundle is one file, an archive, whose name says how it is compressed.
         names_base: its server is given the location of the base at start.
         whole: who reads its adapters takes whole tensors beside the factors.
         located: its files say where it will be found.
-        plugin: that brings it; None for one of fusery's own.
         tokenizer: its bundles of adapters include the tokenizer that these need instead of the base's.
+        service: scheme of the URLs of a service that takes these bundles and no others, and `module:class` of the place there.
     """
 
     name: str
@@ -64,17 +98,10 @@ class Target:
     located: bool = False
     plugin: Plugin | None = None
     tokenizer: bool = False
+    service: tuple[str, str] | None = None
 
     def content(self, wanted: Content | None, adapters: int) -> Content:
-        """Return what a bundle will hold.
-
-        Args:
-            wanted: the requested content; None for the default.
-            adapters: how many there will be.
-
-        Raises:
-            BadInputError: the target does not hold that.
-        """
+        """Return what a bundle will hold."""
         chosen = wanted or self.contents[0]
         if chosen not in self.contents:
             other = "--unfused" if chosen == "adapters" else "--fused"
@@ -87,108 +114,78 @@ class Target:
         return chosen
 
     def write(self, source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
-        """Fill a folder.
-
-        Raises:
-            PluginError: a plugin did not.
-        """
-        module = self._module()
+        """Fill a folder."""
+        module = self.require()
         with blaming(self.plugin):
             module.write(source, bundle, choices)
 
     def check(self, folder: Path) -> Layout:
-        """Read what was written as its consumer would.
-
-        Raises:
-            LayoutError: it would find something else than is meant.
-            PluginError: a plugin did not.
-        """
-        module = self._module()
+        """Read what was written as its consumer would."""
+        module = self.require()
         if self.plugin is None:
-            # A file that has to be there is not, or is another one than it should be.
             try:
-                return module.check(folder)
-            except (FileNotFoundError, ValueError) as error:
-                raise LayoutError(f"the bundle for {self.name} lacks what belongs in it") from error
+                return cast("Layout", module.check(folder))
+            except (OSError, ValueError, StorageError) as error:
+                raise LayoutError(f"the bundle for {self.name} lacks what belongs in it: {error}") from error
         with blaming(self.plugin):
             found: object = module.check(folder)
             if not isinstance(found, Layout):
                 raise self.plugin.wrong("returns no Layout from check(folder)")
         return found
 
-    def require(self) -> None:
-        """Import the module.
+    def accepts(self, source: BundleSource) -> bool:
+        """Tell whether the target takes a fused model."""
+        return bool(getattr(self.require(), "accepts", lambda _: True)(source))
 
-        Raises:
-            PluginError: a plugin's cannot be imported, or is no target's.
-        """
-        self._module()
+    def unfound_base(self, source: BundleSource, given: str | None) -> str | None:
+        """Return the base's name if the target's server has to be given its location at start; else None."""
+        return cast("str | None", self.require().unfound_base(source, given)) if self.names_base else None
 
-    def _module(self) -> _Writer:
+    def require(self) -> Any:
+        """Import the module, and return it."""
         with blaming(self.plugin, "cannot be imported"):
             module = import_module(self.module, __package__)
-        if self.plugin is not None and not all(callable(getattr(module, each, None)) for each in _FUNCTIONS):
+        if self.plugin is not None and not all(
+            callable(getattr(module, each, None)) for each in ("write", "check")
+        ):
             raise self.plugin.wrong(f"has no functions write and check in {self.module}")
-        return cast("_Writer", module)
+        return module
 
 
-_FUNCTIONS = ("write", "check")
-_ALL = (
+_CORE = (
     Target("model", ".targets.model"),
     Target("archive", ".targets.archive", single=True),
     Target("docker", ".targets.docker"),
     Target("adapters", ".targets.adapters", ("adapters",), tokenizer=True),
-    Target(
-        "vllm",
-        ".targets.vllm",
-        ("adapters", "fused"),
-        form="peft",
-        base=False,
-        names_base=True,
-        tokenizer=True,
-    ),
-    Target("k8s", ".targets.k8s", ("adapters",), form="peft", base=False, located=True),
-    Target("lorax", ".targets.lorax", ("adapters",), form="peft", base=False, names_base=True),
-    Target("ollama", ".targets.ollama", ("fused", "adapters"), form="peft"),
-    Target("llamacpp", ".targets.llamacpp", ("adapters", "fused"), form="peft"),
-    Target("gguf", ".targets.gguf"),
-    Target("onnx", ".targets.onnx"),
-    Target("oci", ".targets.oci"),
-    Target("hub", ".targets.hub", ("fused", "adapters"), form="peft", base=False, whole=True, tokenizer=True),
 )
-TARGETS = {target.name: target for target in _ALL}
-"""Fusery's own targets by name."""
-
 _GROUP: Literal["fusery.targets"] = "fusery.targets"
 
 
-def find_target(name: str) -> Target:
-    """Return a target by its name: one of fusery's own, or a plugin's.
+@cache
+def own_targets() -> Mapping[str, Target]:
+    """Return fusery's own targets by name: the core's, and those of `integrations` if it is installed."""
+    found: tuple[Target, ...] = (*_CORE, *(part("integrations:TARGETS") if has_part("integrations") else ()))
+    return MappingProxyType({target.name: target for target in found})
 
-    Raises:
-        BadInputError: there is none.
-        PluginError: there is one, and it is none that can be used.
-    """
-    if (own := TARGETS.get(name)) is not None:
+
+def find_target(name: str) -> Target:
+    """Return a target by its name: one of fusery's own, or a plugin's."""
+    if (own := own_targets().get(name)) is not None:
         return own
     plugin = find_plugin(_GROUP, name)
     if plugin is None:
-        raise BadInputError(f"there is no target {name[:40]!r}", hint=f"--target {'|'.join(target_names())}")
+        raise BadInputError(f"unknown target {name[:40]!r}", hint=f"--target {'|'.join(target_names())}")
     return target_of(plugin)
 
 
 def target_names() -> list[str]:
     """Return the names of all targets, fusery's own first; no plugin is imported."""
-    return [*TARGETS, *dict.fromkeys(each.name for each in plugins(_GROUP) if each.name not in TARGETS)]
+    return list(dict.fromkeys([*own_targets(), *(each.name for each in plugins(_GROUP))]))
 
 
 def target_of(plugin: Plugin) -> Target:
-    """Return the target that a plugin adds.
-
-    Raises:
-        PluginError: it is none.
-    """
-    found = load_plugin(plugin, own=TARGETS)
+    """Return the target that a plugin adds."""
+    found = load_plugin(plugin, own=own_targets())
     with blaming(plugin):
         if not isinstance(found, Target):
             raise plugin.wrong(f"is no Target, which {plugin.value} has to be")
@@ -199,3 +196,24 @@ def target_of(plugin: Plugin) -> Target:
         made = replace(found, plugin=plugin)
     made.require()
     return made
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A bundle in a local folder: its files, and what its consumer finds in them."""
+
+    manifest: Manifest
+    layout: Layout
+
+
+def write_bundle(source: BundleSource, target: Target, folder: Path, choices: Choices) -> Written:
+    """Fill an empty folder with a bundle, and read it again; the same source gives the same bytes in every file.
+
+    The files hold nothing about this machine but what the source has, without absolute paths and credentials in URLs.
+    """
+    if target.plugin is not None:
+        source = replace(source, provenance={**source.provenance, "plugin": str(target.plugin)})
+    source.check()
+    bundle = BundleFolder(folder)
+    target.write(source, bundle, choices)
+    return Written(bundle.manifest(), target.check(folder))

@@ -1,20 +1,21 @@
-"""A bundle's folder while it is filled."""
+"""A bundle's folder while it is filled, and `fusery.json`, the machine-readable record in it."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
-from fusery.storage.copying import Method, copy_file
+from fusery.storage.copying import copy_file
 from fusery.storage.digest import Digest, digest_bytes, digest_file
 from fusery.storage.manifest import FileEntry, Manifest
-from fusery.storage.room import NOTES, Need, on_disk, require_rooms
+from fusery.storage.transfer import NOTES, Need, on_disk, require_rooms
 
+from ..documents import BUNDLE_FORMAT, CHECKSUM, checksum_of, record_bytes, without_places
 from ..errors import BadInputError
-from .source import Files
+from .source import BundledAdapter, BundleSource, Files
 
 FILE_MODE = 0o644
 FOLDER_MODE = 0o755
@@ -39,11 +40,7 @@ class HashedFile:
         self._require_room = require_room
 
     def announce(self, size: int) -> None:
-        """Say how many bytes are still to come.
-
-        Raises:
-            OutOfSpaceError: there is no room for them.
-        """
+        """Say how many bytes are still to come."""
         self._require_room(size)
 
     def write(self, data: bytes | memoryview) -> int:
@@ -63,17 +60,10 @@ class HashedFile:
 
 
 class BundleFolder:
-    """Writes files into an empty folder and keeps their manifest.
-
-    Files get the same modes whatever the umask: they are read by another user in a container.
-    """
+    """Writes files into an empty folder and keeps their manifest."""
 
     def __init__(self, root: Path) -> None:
-        """Take an existing, empty folder.
-
-        Raises:
-            BadInputError: it is not that.
-        """
+        """Take an existing, empty folder."""
         if not root.is_dir() or any(root.iterdir()):
             raise BadInputError(f"{root} is not an empty folder")
         root.chmod(FOLDER_MODE)
@@ -90,26 +80,14 @@ class BundleFolder:
         self._entries.append(FileEntry(path, len(content), digest_bytes(content)))
 
     def copy(self, files: Files, *, under: str = "", link: bool = False) -> None:
-        """Copy files, checking each against its manifest.
-
-        Args:
-            files: where and what they are.
-            under: folder of the bundle they go to, with a slash at its end, or nothing.
-            link: make hard links to read-only files where that works.
-
-        Raises:
-            DigestMismatchError: a file is not what the manifest says.
-            MissingFileError: a file is not there.
-            OutOfSpaceError: there is no room for them.
-        """
+        """Copy files, checking each against its manifest."""
         if not link and not self._has_room:
             self.require_room(*(entry.size for entry in files.manifest))
         for entry in files.manifest:
             path = under + entry.path
             destination = self._prepare(path)
             source = files.paths[entry.path]
-            method = copy_file(source, destination, link=link, expected=entry.sha256)
-            if method is not Method.LINK:
+            if not copy_file(source, destination, link=link, expected=entry.sha256):
                 destination.chmod(FILE_MODE)
             self._entries.append(FileEntry(path, entry.size, entry.sha256))
 
@@ -136,11 +114,7 @@ class BundleFolder:
         return Manifest.of(self._entries)
 
     def require_room(self, *sizes: int) -> None:
-        """Refuse files that there is no room for, and small ones beside them; `copy` does so with the first ones.
-
-        Raises:
-            OutOfSpaceError: there is no room.
-        """
+        """Refuse files that there is no room for, and small ones beside them; `copy` does so with the first ones."""
         self._has_room = True
         held = on_disk(self.root)
         need = Need(self.root.parents[1], [*sizes, held + NOTES], taken=held)
@@ -153,3 +127,47 @@ class BundleFolder:
                 (self.root / parent).mkdir()
                 (self.root / parent).chmod(FOLDER_MODE)
         return target
+
+
+def bundle_record(source: BundleSource, target: str, model: str | None) -> dict[str, Any]:
+    """Return the document of `fusery.json`.
+
+    Args:
+        model: where the model's files are, relative to the document: `.` or `model`; None if they are not in the bundle.
+
+    Returns:
+        `format`, `name`, `target`, `model`, `digest` (of the model's manifest, or null), `provenance`, `files` (the
+        model's, each `path` relative to `model`, `size`, `sha256`), and `adapters`, those that are not fused: each
+        `name`, `names` (other references that it was requested by), `path` (of its folder), `digest`, `facts` and `files`.
+    """
+    manifest = source.model.manifest if source.model is not None and model is not None else Manifest.of(())
+    return {
+        "format": BUNDLE_FORMAT,
+        "name": source.name,
+        "target": target,
+        "model": model,
+        "digest": manifest.digest if model is not None else None,
+        "provenance": without_places(source.provenance),
+        "files": [entry.to_dict() for entry in manifest],
+        "adapters": [_adapter(adapter) for adapter in source.adapters],
+    }
+
+
+def _adapter(adapter: BundledAdapter) -> dict[str, Any]:
+    return {
+        "name": adapter.name,
+        "names": list(adapter.names),
+        "path": f"adapters/{adapter.name}",
+        "digest": adapter.facts.get("digest"),
+        "facts": without_places(adapter.facts),
+        "files": [entry.to_dict() for entry in adapter.files.manifest],
+    }
+
+
+def sealed_bytes(record: Mapping[str, Any], others: Iterable[FileEntry]) -> bytes:
+    """Return a document with a list of all other files of the bundle, and its own checksum.
+
+    Write it last: `verify` treats files that are not listed as added.
+    """
+    whole = {**record, "contents": [entry.to_dict() for entry in Manifest.of(others)]}
+    return record_bytes({**whole, CHECKSUM: checksum_of(whole)})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,26 +11,122 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from .. import tables
-from ..charts.files import picture_kind
-from ..documents import write_picture
+from ..adapters.finding import WHOLE
+from ..documents import picture_kind, write_picture
 from ..errors import BadInputError
-from ..fusion.views import line_of
-from ..record import compared
+from ..record import compared, parts_of
 from ..records.adapter_details import AdapterDetails
-from ..records.difference import ComparedAdapters, NotComparable
-from ..records.evaluation import Evaluation
-from ..records.evaluations import METRIC, comparable, mismatch, setting_of
+from ..records.difference import ComparedAdapters, Difference, NotComparable, WeightsDifference
+from ..records.evaluation import METRIC, Evaluation, comparable, mismatch, setting_of
 from ..records.fused import Fidelity, FusedLine
 from ..records.fused_rows import fused_by_adapter
 from ..records.references import load_adapters, resolve_adapter
-from ..records.run import CurvePoint
-from ..records.withdrawal import own
-from ..records.withdrawals import of_adapters, of_fused
-from .diff import amended_in, fields
-from .views import full_records
+from .show import full_records, fused_lines, show_adapter
 
 if TYPE_CHECKING:
+    from ..comparison.modules import ModuleChange
     from ..workspace import Workspace
+
+
+_SAID_ABOVE = frozenset({"training.iters", "training.lora_parameters.rank", "training.lora_parameters.scale"})
+
+
+def diff_adapters(
+    workspace: Workspace,
+    a: str,
+    b: str,
+    *,
+    weights: bool = False,
+    plot: Path | None = None,
+    force: bool = False,
+) -> Difference:
+    """Return the differences, a `WeightsDifference` where weights are compared too."""
+    kind = None if plot is None else picture_kind(plot)
+    left, right = show_adapter(workspace, a), show_adapter(workspace, b)
+    found = fields([left, right])
+    changed = {field: values for field, values in found.items() if values[0] != values[1]}
+    amended = {field: names for field in changed if (names := amended_in(field, left, right))}
+    withdrawals = {adapter.name: adapter.withdrawals for adapter in (left, right)}
+    difference = Difference(
+        a=left.name, b=right.name, changed=changed, amended=amended, withdrawals=withdrawals
+    )
+    if not weights:
+        return difference
+    changes = _changes(workspace, left.name, right.name)
+    place = None if plot is None else plot.expanduser().absolute()
+    if place is not None and kind is not None:
+        from ..comparison.picture import draw
+
+        write_picture(place, draw(left.name, right.name, changes, kind), force=force)
+    from ..comparison.modules import overall
+
+    return WeightsDifference(
+        **{name: getattr(difference, name) for name in parts_of(Difference)},
+        overall=overall(changes),
+        modules=tuple(change.record() for change in changes),
+        plot=place,
+        uncompared=tuple(adapter.name for adapter in (left, right) if _whole(adapter)),
+    )
+
+
+def amended_in(field: str, *adapters: AdapterDetails) -> tuple[str, ...]:
+    """Return the names of the adapters in which a field was amended; `tags` are one field here."""
+    prefix = "tag." if field == "tags" else None
+    return tuple(
+        adapter.name
+        for adapter in adapters
+        if any(
+            each.field == field or (prefix and each.field.startswith(prefix)) for each in adapter.amendments
+        )
+    )
+
+
+def fields(adapters: Sequence[AdapterDetails]) -> dict[str, tuple[object, ...]]:
+    """Return what can be compared of adapters: each field of the record and of the training with a value for each."""
+    found: dict[str, tuple[object, ...]] = {
+        field: tuple(adapter[field] for adapter in adapters) for field in compared(AdapterDetails)
+    }
+    if any(whole := tuple(map(_whole, adapters))):
+        found["whole_tensors"] = whole
+    training = [_flat(adapter.training, "training") for adapter in adapters]
+    for field in sorted({field for flat in training for field in flat} - _SAID_ABOVE):
+        found[field] = tuple(flat.get(field) for flat in training)
+    return found
+
+
+def _whole(adapter: AdapterDetails) -> str | None:
+    return next((finding.message for finding in adapter.findings if finding.code == WHOLE), None)
+
+
+def _changes(workspace: Workspace, a: str, b: str) -> list[ModuleChange]:
+    from ..comparison.modules import compare_adapters as compare_modules
+    from ..comparison.modules import open_registered
+
+    with workspace.database.read() as session:
+        adapters = [resolve_adapter(session, name) for name in (a, b)]
+        one, other = adapters
+        if one.base_id != other.base_id:
+            raise BadInputError(
+                f"{one.name} is on {one.base.name} and {other.name} on {other.base.name}: updates of different "
+                "weights cannot be compared",
+                hint=f"fusery diff {one.name} {other.name}  compares their records",
+            )
+        for adapter in adapters:
+            adapter.manifest.files  # noqa: B018 -- loaded now: the session ends here
+    with open_registered(workspace, adapters) as (ours, theirs):
+        return compare_modules(ours, theirs)
+
+
+def _flat(value: Mapping[str, object], prefix: str) -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, item in value.items():
+        name = f"{prefix}.{key}"
+        if isinstance(item, Mapping):
+            flat.update(_flat(item, name))
+        else:
+            flat[name] = item
+    return flat
+
 
 MOST = 50
 """Adapters that one table compares."""
@@ -41,15 +136,13 @@ def compare_adapters(workspace: Workspace, references: Sequence[str]) -> Compare
     """Return the differences between adapters.
 
     Args:
-        workspace: the registry's parts.
         references: two or more different ones; a task means all its versions.
-
-    Raises:
-        UnknownReferenceError: one does not exist.
-        BadInputError: fewer than two different ones are given, or too many.
     """
     with workspace.database.read() as session:
-        details = _details(session, _chosen(session, references))
+        chosen = _chosen(session, references)
+        lines = fused_lines(session, chosen, fused_by_adapter(session, chosen))
+        made = {number: {"fused": each} for number, each in lines.items()}
+        details = full_records(session, chosen, made)
     names = tuple(adapter.name for adapter in details)
     found = fields(details) | _measured_fields(details) | _fused_fields(details)
     curves = {adapter.name: adapter.curve for adapter in details}
@@ -67,33 +160,17 @@ def compare_adapters(workspace: Workspace, references: Sequence[str]) -> Compare
     )
 
 
-def drawn(found: ComparedAdapters, plot: Path, *, force: bool = False) -> ComparedAdapters:
-    """Draw all training curves into a file, `.png` or `.svg`, and return the record with its path.
-
-    Raises:
-        BadInputError: there is no curve to draw, or the picture's ending is not known.
-        AlreadyExistsError: another file is there already.
-        MissingExtraError: a PNG needs the extra `plot`, which is not installed.
-    """
-    from ..charts.curves import draw
-
-    kind, place = picture_kind(plot), plot.expanduser().absolute()
-    _require_curves(found.curves)
-    write_picture(place, draw(found.curves, kind), force=force)
-    return replace(found, plot=place)
-
-
-def _chosen(session: Session, references: Sequence[str]) -> list[tables.Adapter]:
+def _chosen(session: Session, references: Sequence[str]) -> list[tables.AdapterRow]:
     """Return what references name, each adapter once; a task means all its versions."""
     wanted = _with_versions(session, references)
     if len(wanted) > MOST:
         raise BadInputError(
             f"{len(wanted)} adapters are too many for one table",
-            hint=f"at most {MOST}, such as TASK@1 TASK@2; fusery history TASK lists all",
+            hint=f"at most {MOST}, such as TASK@1 TASK@2; fusery log TASK lists all",
         )
     # What is called by its name, as most are, takes one question for all.
     query = load_adapters(in_full=True)
-    named = query.where(tables.Adapter.name.in_({text.strip() for text in wanted}))
+    named = query.where(tables.AdapterRow.name.in_({text.strip() for text in wanted}))
     known = {adapter.name: adapter for adapter in session.scalars(named).unique()}
     found = {
         adapter.id: adapter
@@ -103,41 +180,20 @@ def _chosen(session: Session, references: Sequence[str]) -> list[tables.Adapter]
     if len(found) < 2:
         raise BadInputError(
             "comparing takes two different adapters or more",
-            hint="fusery compare REF REF..., or TASK for all its versions; of one: fusery show REF",
+            hint="fusery diff REF REF..., or TASK for all its versions; of one: fusery show REF",
         )
     return list(found.values())
 
 
 def _with_versions(session: Session, references: Sequence[str]) -> list[str]:
     """Return references with a task's versions in its place."""
-    adapter, task = tables.Adapter, tables.Task
+    adapter, task = tables.AdapterRow, tables.TaskRow
     query = select(task.name, adapter.name).join(task, task.id == adapter.task_id)
     query = query.where(task.name.in_({text.strip().casefold() for text in references}))
     versions: dict[str, list[str]] = {}
     for name, version in session.execute(query.order_by(adapter.version)):
         versions.setdefault(name, []).append(version)
     return [each for text in references for each in versions.get(text.strip().casefold(), [text])]
-
-
-def _details(session: Session, adapters: Sequence[tables.Adapter]) -> list[AdapterDetails]:
-    """Return adapters in full with the models made of them, which are all that is compared of what was made."""
-    ids = [adapter.id for adapter in adapters]
-    parents = [adapter.parent_id for adapter in adapters if adapter.parent_id is not None]
-    reasons = of_adapters(session, [*ids, *parents])
-    made = fused_by_adapter(session, adapters)
-    told = of_fused(session, [artifact.id for each in made.values() for artifact in each])
-    facts = {
-        adapter.id: {
-            "yanked_reason": own(reasons.get(adapter.id, ())),
-            "parent_yanked": own(reasons.get(adapter.parent_id or 0, ())),
-            "fused": tuple(
-                line_of(artifact, adapter, withdrawals=told.get(artifact.id, ()))
-                for artifact in made[adapter.id]
-            ),
-        }
-        for adapter in adapters
-    }
-    return full_records(session, adapters, reasons, facts)
 
 
 def _alike(values: Sequence[object]) -> bool:
@@ -170,7 +226,12 @@ def _measured_fields(adapters: Sequence[AdapterDetails]) -> dict[str, tuple[obje
 
 
 def _not_comparable(adapters: Sequence[AdapterDetails]) -> Iterator[NotComparable]:
-    measured = [(one.name, _by_metric(one.evaluations)) for one in adapters]
+    measured: list[tuple[str, dict[str, list[Evaluation]]]] = []
+    for adapter in adapters:
+        by_metric: dict[str, list[Evaluation]] = {}
+        for each in adapter.evaluations:
+            by_metric.setdefault(each.metric, []).append(each)
+        measured.append((adapter.name, by_metric))
     for metric in sorted({metric for _, values in measured for metric in values}):
         having = [(name, values[metric]) for name, values in measured if metric in values]
         first, theirs = having[0]
@@ -184,18 +245,3 @@ def _not_comparable(adapters: Sequence[AdapterDetails]) -> Iterator[NotComparabl
             yield NotComparable(
                 code=code, metric=metric, adapters=(first, name), why=f"{metric} was measured of {of}"
             )
-
-
-def _by_metric(evaluations: Sequence[Evaluation]) -> dict[str, list[Evaluation]]:
-    found: dict[str, list[Evaluation]] = {}
-    for each in evaluations:
-        found.setdefault(each.metric, []).append(each)
-    return found
-
-
-def _require_curves(curves: Mapping[str, Sequence[CurvePoint]]) -> None:
-    if not any(curves.values()):
-        raise BadInputError(
-            "no training curve is on record for these adapters",
-            hint="register a training run with its log: fusery register DIR --base NAME --log FILE",
-        )

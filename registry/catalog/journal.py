@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -13,24 +12,23 @@ from sqlalchemy import ColumnElement, and_, func, or_, select, union
 from sqlalchemy.orm import Session
 
 from .. import tables
-from ..database.actions import ACTIONS
+from ..database.events import ACTIONS
 from ..errors import BadInputError, UnknownReferenceError
 from ..names import Reference
-from ..parsing import parse_moment
+from ..parsing import nearest, parse_moment
+from ..records.alias_moves import EVERY_TASK
 from ..records.event import Event, WrittenRecord
-from ..records.guards import EVERY_TASK
-from ..records.references import begins_with, no_alias
-from ..records.things import Thing, find_things, places_of
+from ..records.references import begins_with, digest_prefix, find_things, no_alias, places_of
+from ..workspace import Workspace
 from .journal_words import names_of, told_of
 
 if TYPE_CHECKING:
-    from ..workspace import Workspace
+    from ..records.references import Thing
 
 _SAID = frozenset({"reason", "reasons", "note", "path"})
 """What people wrote: a name in it is not the thing itself."""
 
 _ADAPTER = "adapter"
-_SHORTEST = 8
 _APPROVALS = ("adapter.approved", "adapter.unapproved")
 
 
@@ -47,32 +45,22 @@ def journal(
     """Return entries of the log, oldest first.
 
     Args:
-        workspace: the registry's parts.
         reference: only entries about this: an adapter, base model, fused artifact, bundle, alias (`task#alias`, with its rules and
             approvals), place, key or blob, by its name or the beginning of its digest; entries that mention an adapter, a fused artifact or a
             bundle, such as moves of an alias, belong to it.
-        since: only entries from this moment on.
-        action: only entries of this action, such as `adapter.registered`.
-        after: only entries with a greater number.
-        before: only entries with a smaller number.
-        limit: only this many of the newest.
-
-    Raises:
-        UnknownReferenceError: nothing has that name.
-        BadInputError: the moment or the action is not one.
     """
     moment = parse_moment(since) if since is not None else None
     places = places_of(reference) if reference is not None else []
     with workspace.database.read() as session:
-        query = select(tables.Event).order_by(tables.Event.seq.desc())
+        query = select(tables.EventRow).order_by(tables.EventRow.seq.desc())
         if action is not None:
-            query = query.where(tables.Event.action == _known(session, action))
+            query = query.where(tables.EventRow.action == _known(session, action))
         if moment is not None:
-            query = query.where(tables.Event.at >= moment)
+            query = query.where(tables.EventRow.at >= moment)
         if after is not None:
-            query = query.where(tables.Event.seq > after)
+            query = query.where(tables.EventRow.seq > after)
         if before is not None:
-            query = query.where(tables.Event.seq < before)
+            query = query.where(tables.EventRow.seq < before)
         about = _about(session, reference, places) if reference is not None else _About()
         if about.condition is not None:
             query = query.where(about.condition)
@@ -82,42 +70,33 @@ def journal(
         return events_of(session, list(reversed(list(islice(rows, limit)))))
 
 
-def events_of(session: Session, rows: Sequence[tables.Event]) -> list[Event]:
+def events_of(session: Session, rows: Sequence[tables.EventRow]) -> list[Event]:
     """Return the records of entries."""
     names = names_of(session, rows)
     return [_event(row, names[row.seq]) for row in rows]
 
 
-def _event(row: tables.Event, name: str | None) -> Event:
+def _event(row: tables.EventRow, name: str | None) -> Event:
     detail = json.loads(row.detail)
+    seals = json.loads(row.seals) if row.seals is not None else []
     return Event.from_row(
         row,
         kind=row.subject_kind,
         name=name,
         told=told_of(row.action, detail),
         detail=detail,
-        records=_records(row.seals),
+        records=tuple(WrittenRecord(kind=kind, name=name, digest=digest) for kind, _, name, digest in seals),
     )
 
 
-def _records(seals: str | None) -> tuple[WrittenRecord, ...]:
-    found = json.loads(seals) if seals is not None else []
-    return tuple(WrittenRecord(kind=kind, name=name, digest=digest) for kind, _, name, digest in found)
-
-
 def _known(session: Session, action: str) -> str:
-    """Return an action that there is: of this version, or recorded by another.
-
-    Raises:
-        BadInputError: there is none of that name.
-    """
+    """Return an action that there is: of this version, or recorded by another."""
     if action in ACTIONS or session.scalar(
-        select(tables.Event.seq).where(tables.Event.action == action).limit(1)
+        select(tables.EventRow.seq).where(tables.EventRow.action == action).limit(1)
     ):
         return action
-    close = get_close_matches(action.casefold(), ACTIONS, n=1, cutoff=0.6)
-    meant = f"did you mean {close[0]}? " if close else ""
-    raise BadInputError(f"there is no action {action[:60]!r}", hint=f"{meant}there are: {', '.join(ACTIONS)}")
+    hint = f"{nearest(action, ACTIONS, most=1) or ''} there are: {', '.join(ACTIONS)}".lstrip()
+    raise BadInputError(f"there is no action {action[:60]!r}", hint=hint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +116,7 @@ class _About:
     figures: frozenset[str] = frozenset()
     approves: str = ""
 
-    def holds(self, event: tables.Event) -> bool:
+    def holds(self, event: tables.EventRow) -> bool:
         """Tell whether an entry that the database found is about it: of a detail it sees the text only."""
         if self.condition is None or event.subject in self.subjects:
             return True
@@ -159,15 +138,9 @@ def _figures(value: Any, names: frozenset[str]) -> bool:
 
 
 def _about(session: Session, text: str, places: Sequence[str]) -> _About:
-    """Find out what a reference means.
-
-    Raises:
-        UnknownReferenceError: it is no name of anything, and nothing in the log has it.
-    """
     wanted, kinds = text.strip(), _kinds(session)
     subjects, figures = {wanted}, set[str]()
-    prefix = wanted.casefold()
-    prefix = prefix if _SHORTEST <= len(prefix) <= 64 and not prefix.strip("0123456789abcdef") else ""
+    prefix = digest_prefix(wanted)
     unknown: UnknownReferenceError | None = None
     if _is_alias(wanted):
         found = _about_alias(session, Reference.parse(wanted), kinds)
@@ -183,14 +156,14 @@ def _about(session: Session, text: str, places: Sequence[str]) -> _About:
         found = _condition(kinds, frozenset(subjects), prefix, frozenset(figures))
     if unknown is not None:
         assert found.condition is not None
-        if session.scalar(select(tables.Event.seq).where(found.condition).limit(1)) is None:
+        if session.scalar(select(tables.EventRow.seq).where(found.condition).limit(1)) is None:
             raise unknown
     return found
 
 
 def _kinds(session: Session) -> list[str]:
     """Return what the log calls things, from its index: one step for each of them, and not for each entry."""
-    kind = tables.Event.subject_kind
+    kind = tables.EventRow.subject_kind
     found = select(func.min(kind).label("kind")).cte("kinds", recursive=True)
     following = select(func.min(kind)).where(kind > found.c.kind).scalar_subquery()
     every = found.union_all(select(following).where(found.c.kind.is_not(None)))
@@ -200,11 +173,11 @@ def _kinds(session: Session) -> list[str]:
 def _about_alias(session: Session, alias: Reference, kinds: Sequence[str]) -> _About:
     """Return what is about an alias: its moves, its rules and those of every task, and approvals of it holding something."""
     subjects = {f"{alias.task}#{alias.value}"}
-    adapter, task = tables.Adapter, tables.Task
+    adapter, task = tables.AdapterRow, tables.TaskRow
     if session.scalar(select(task.id).where(task.name == alias.task)) is not None:
         subjects.add(f"{EVERY_TASK}#{alias.value}")
     names = select(adapter.name).join(task, task.id == adapter.task_id).where(task.name == alias.task)
-    event = tables.Event
+    event = tables.EventRow
     approved = and_(
         event.subject_kind == _ADAPTER,
         event.subject.in_(names),
@@ -218,7 +191,7 @@ def _about_alias(session: Session, alias: Reference, kinds: Sequence[str]) -> _A
 def _condition(
     kinds: Sequence[str], subjects: frozenset[str], prefix: str, figures: frozenset[str]
 ) -> _About:
-    event = tables.Event
+    event = tables.EventRow
     ways = [and_(event.subject_kind.in_(kinds), event.subject.in_(sorted(subjects)))]
     if prefix:
         ways.append(and_(event.subject_kind.in_(kinds), begins_with(event.subject, prefix)))
@@ -232,19 +205,19 @@ def _condition(
 
 def _any_of(ways: Sequence[ColumnElement[bool]]) -> ColumnElement[bool]:
     """Return the condition that one of several holds, each of which has an index: OR alone would read the whole log."""
-    seq = tables.Event.seq
+    seq = tables.EventRow.seq
     return seq.in_(union(*(select(seq).where(way) for way in ways)))
 
 
 def _names(thing: Thing) -> tuple[set[str], set[str]]:
     """Return what the log calls a thing where it is the subject, and by what it is told in other entries."""
-    if isinstance(thing, tables.Adapter):
+    if isinstance(thing, tables.AdapterRow):
         return {thing.name, thing.digest}, {thing.name}
-    if isinstance(thing, tables.Fused):
+    if isinstance(thing, tables.FusedRow):
         return {thing.key}, {thing.key, thing.digest}
-    if isinstance(thing, tables.Bundle):
+    if isinstance(thing, tables.BundleRow):
         return {thing.digest}, {thing.digest}
-    return {thing.digest} if isinstance(thing, tables.BaseModel) else set(), set()
+    return {thing.digest} if isinstance(thing, tables.BaseModelRow) else set(), set()
 
 
 def _is_alias(text: str) -> bool:

@@ -11,10 +11,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from .. import tables
-from ..database.actions import ACTIONS
-from ..database.batches import batches
+from ..database.engine import batches
+from ..database.events import ACTIONS
 from ..engine.verdict import share_in_words
-from ..records.fused_label import label_of
+from ..records.fused_rows import label_of
 
 _NAMED = frozenset({"adapter", "alias", "deployment", "key", "webhook"})
 """Kinds of subjects that the log calls by their names."""
@@ -22,12 +22,12 @@ _NAMED = frozenset({"adapter", "alias", "deployment", "key", "webhook"})
 Detail = Mapping[str, Any]
 
 
-def names_of(session: Session, events: Sequence[tables.Event]) -> dict[int, str | None]:
+def names_of(session: Session, events: Sequence[tables.EventRow]) -> dict[int, str | None]:
     """Return the names of the subjects of entries, by number; None where only a digest is known."""
     wanted: dict[str, set[str]] = defaultdict(set)
     for event in events:
         wanted[event.subject_kind].add(event.subject)
-    known = {kind: look(session, wanted[kind]) for kind, look in _LOOKS.items() if wanted[kind]}
+    known = {kind: _look_up(session, kind, subjects) for kind, subjects in wanted.items()}
     found = {}
     for event in events:
         name = known.get(event.subject_kind, {}).get(event.subject)
@@ -53,37 +53,35 @@ def _rows(session: Session, column: Any, values: Iterable[str]) -> Iterable[Any]
         yield from session.scalars(select(column.class_).where(column.in_(chosen)).order_by(column.class_.id))
 
 
-def _adapters(session: Session, subjects: set[str]) -> dict[str, str]:
-    """Return the names of those that go by their digests; most entries have a name themselves, and need no question."""
+_NAMES: Mapping[str, tuple[Any, Callable[[Any], str]]] = {
+    "adapter": (tables.AdapterRow.digest, lambda row: row.name),
+    "base": (tables.BaseModelRow.digest, lambda row: row.name),
+    "bundle": (tables.BundleRow.digest, lambda row: f"{row.target} {row.path}"),
+    "calibration": (tables.CalibrationRow.digest, lambda row: f"calibration of {row.base.name}"),
+    "fused": (tables.FusedRow.key, label_of),
+}
+"""By kind: the column with the digest that the log calls a subject by, and the name of a row."""
+
+
+def _look_up(session: Session, kind: str, subjects: set[str]) -> dict[str, str]:
+    if kind == "blob":
+        return _blobs(session, subjects)
+    if kind not in _NAMES:
+        return {}
+    column, name = _NAMES[kind]
+    # Most entries about adapters have a name themselves, and need no question.
     digests = {each for each in subjects if len(each) == 64 and not each.strip("0123456789abcdef")}
-    return {row.digest: row.name for row in _rows(session, tables.Adapter.digest, digests)}
-
-
-def _bases(session: Session, digests: set[str]) -> dict[str, str]:
-    return {row.digest: row.names[0].name for row in _rows(session, tables.BaseModel.digest, digests)}
-
-
-def _fused(session: Session, keys: set[str]) -> dict[str, str]:
-    return {row.key: label_of(row) for row in _rows(session, tables.Fused.key, keys)}
-
-
-def _bundles(session: Session, digests: set[str]) -> dict[str, str]:
-    return {row.digest: f"{row.target} {row.path}" for row in _rows(session, tables.Bundle.digest, digests)}
-
-
-def _calibrations(session: Session, digests: set[str]) -> dict[str, str]:
-    rows = _rows(session, tables.Calibration.digest, digests)
-    return {row.digest: f"calibration of {row.base.names[0].name}" for row in rows}
+    return {getattr(row, column.key): name(row) for row in _rows(session, column, digests)}
 
 
 def _blobs(session: Session, digests: set[str]) -> dict[str, str]:
     """Return the first file that is made of each blob, and whose it is."""
     from ..identification.owners import owners_of
 
-    files: dict[str, tables.ManifestFile] = {}
+    files: dict[str, tables.ManifestFileRow] = {}
     for chosen in batches(sorted(digests)):
-        query = select(tables.ManifestFile).where(tables.ManifestFile.sha256.in_(chosen))
-        for file in session.scalars(query.order_by(tables.ManifestFile.manifest_id)):
+        query = select(tables.ManifestFileRow).where(tables.ManifestFileRow.sha256.in_(chosen))
+        for file in session.scalars(query.order_by(tables.ManifestFileRow.manifest_id)):
             files.setdefault(file.sha256, file)
     owners = owners_of(session, {file.manifest_id for file in files.values()})
     return {
@@ -93,20 +91,11 @@ def _blobs(session: Session, digests: set[str]) -> dict[str, str]:
     }
 
 
-_LOOKS: Mapping[str, Callable[[Session, set[str]], dict[str, str]]] = {
-    "adapter": _adapters,
-    "base": _bases,
-    "blob": _blobs,
-    "bundle": _bundles,
-    "calibration": _calibrations,
-    "fused": _fused,
-}
-
-
 def told_of(action: str, detail: Detail) -> str:
     """Return an entry in words: its own, or else the meaning of its action."""
-    tell = _TELLS.get(action)
-    first = tell(detail) if tell is not None else ""
+    tell = _TELLS.get(action, "")
+    known = defaultdict(lambda: None, detail)
+    first = tell.format_map(known) if isinstance(tell, str) else tell(detail)
     said = detail.get("reason") or detail.get("note") or ""
     return "; ".join(str(part) for part in (first, said) if part) or ACTIONS.get(action, "")
 
@@ -141,14 +130,6 @@ _SHOWN = 3
 """Metrics that a line of the log names."""
 
 
-def _signed(detail: Detail) -> str:
-    return f"with the key {_short(detail.get('key_id'))}"
-
-
-def _short(digest: Any) -> str:
-    return str(digest)[:12]
-
-
 def _repaired(detail: Detail) -> str:
     source, moved = detail.get("source"), detail.get("moved_to")
     told = [f"from {source}"] if source else ["made again by its recipe"]
@@ -156,7 +137,7 @@ def _repaired(detail: Detail) -> str:
 
 
 def _proved(detail: Detail) -> str:
-    claimed, made = _short(detail.get("claimed")), _short(detail.get("made"))
+    claimed, made = (str(detail.get(key))[:12] for key in ("claimed", "made"))
     same = "the same came out here" if claimed == made else f"{made} came out here"
     return f"registry {str(detail.get('registry'))[:8]} claimed {claimed}, and {same}"
 
@@ -169,26 +150,6 @@ def _trusted(detail: Detail) -> str:
     return f"for {' and '.join(counts)}" if counts else ""
 
 
-def _adopted(detail: Detail) -> str:
-    counts = (f"{detail[name]} {words}" for name, words in _DOUBTED.items() if detail.get(name))
-    return f"taken at nobody's word: {', '.join(counts)}"
-
-
-_DOUBTED = {
-    "fused": "fused models",
-    "trusted_keys": "keys",
-    "approvals": "approvals",
-    "tokens": "tokens",
-    "webhooks": "webhooks",
-    "adapters": "adapters with new findings",
-}
-
-
-def _not_moved(detail: Detail) -> str:
-    reasons = "; ".join(detail.get("reasons", ()))
-    return f"{_moved(detail)} refused: {reasons}"
-
-
 def _name(stated: Any) -> str:
     return str(stated["name"]) if isinstance(stated, Mapping) and "name" in stated else "nobody"
 
@@ -199,17 +160,9 @@ def _measured(detail: Detail) -> str:
     return f"{detail.get('verdict')}{retained}"
 
 
-def _not_made(detail: Detail) -> str:
-    return f"not published: {detail.get('reason') or _measured(detail)}"
-
-
 def _shipped(detail: Detail) -> str:
     names = detail.get("adapters") or [detail.get("adapter")]
     return ", ".join(str(name) for name in names if name)
-
-
-def _runs(detail: Detail) -> str:
-    return f"{detail.get('of')} {detail.get('name')}"
 
 
 def _approved(detail: Detail) -> str:
@@ -233,59 +186,52 @@ def _sent(detail: Detail) -> str:
     return f"{', '.join(detail.get('actions', ()))}{tasks} to {detail.get('url')}"
 
 
-_TELLS: Mapping[str, Callable[[Detail], str]] = {
+_TELLS: Mapping[str, str | Callable[[Detail], str]] = {
     "adapter.amended": _amended,
     "adapter.approved": _approved,
     "adapter.evaluated": _evaluated,
     "adapter.evaluation_withdrawn": _evaluated,
-    "adapter.exported": lambda detail: f"{detail.get('target')} to {detail.get('path')}",
+    "adapter.exported": "{target} to {path}",
     "adapter.received": _received,
     "adapter.registered": _registered,
     "adapter.unapproved": _approved,
-    "adapter.signed": _signed,
+    "adapter.signed": "with the key {key_id!s:.12}",
     "alias.confirmed": lambda detail: (
         f"{_name(detail.get('to'))} holds it still, and was judged once more by what is amended"
     ),
     "alias.moved": _moved,
-    "alias.refused": _not_moved,
-    "base.added": lambda detail: f"{detail.get('name')} from {detail.get('source')}",
-    "base.calibrated": lambda detail: f"{detail.get('prompts')}, {detail.get('tokens')} tokens",
-    "base.calibration_chosen": lambda detail: (
-        f"{detail.get('prompts')}, {str(detail.get('calibration'))[:12]}"
-    ),
+    "alias.refused": lambda detail: f"{_moved(detail)} refused: {'; '.join(detail.get('reasons', ()))}",
+    "base.added": "{name} from {source}",
+    "base.calibrated": "{prompts}, {tokens} tokens",
+    "base.calibration_chosen": "{prompts}, {calibration!s:.12}",
     "base.received": _received,
-    "base.recognised": lambda detail: (
-        f"{detail.get('name')} holds the same as the base {_short(detail.get('same_as'))}"
-    ),
-    "blob.quarantined": lambda detail: f"moved to {detail.get('moved_to')}",
+    "base.recognised": "{name} holds the same as the base {same_as!s:.12}",
+    "blob.quarantined": "moved to {moved_to}",
     "blob.repaired": _repaired,
-    "bundle.signed": _signed,
+    "bundle.signed": "with the key {key_id!s:.12}",
     "bundle.written": _shipped,
     "calibration.received": _received,
-    "deployment.ended": _runs,
-    "deployment.recorded": _runs,
-    "deployment.refused": _runs,
-    "fuse.fitted": lambda detail: f"into {detail.get('budget')} times the base's size",
-    "fuse.refused": _not_made,
+    "deployment.ended": "{of} {name}",
+    "deployment.recorded": "{of} {name}",
+    "deployment.refused": "{of} {name}",
+    "fuse.fitted": "into {budget} times the base's size",
+    "fuse.refused": lambda detail: f"not published: {detail.get('reason') or _measured(detail)}",
     "fused.confirmed": _proved,
-    "fused.disowned": lambda detail: f"{detail.get('fused')} that came from other registries are claims now",
     "fused.made": _measured,
-    "fused.published": lambda detail: f"{detail.get('bytes')} bytes to the store",
+    "fused.published": "{bytes} bytes to the store",
     "fused.received": _received,
     "fused.refuted": _proved,
     "fused.repaired": _repaired,
-    "fused.signed": _signed,
-    "guards.mended": lambda detail: f"made anew: {', '.join(detail.get('mended', ()))}",
+    "fused.signed": "with the key {key_id!s:.12}",
     "key.trusted": _trusted,
-    "registry.adopted": _adopted,
-    "registry.made": lambda detail: f"its files are in {detail.get('store')}",
+    "registry.made": "its files are in {store}",
     "rules.removed": _ruled,
     "rules.set": _ruled,
-    "store.collected": lambda detail: f"{detail.get('removed')} removed, {detail.get('freed_bytes')} bytes",
+    "store.collected": "{removed} removed, {freed_bytes} bytes",
     "token.created": lambda detail: (
         f"as {detail.get('role')}, until {detail.get('expires') or 'it is revoked'}"
     ),
     "webhook.added": _sent,
     "webhook.removed": _sent,
-    "webhook.skipped": lambda detail: f"entry {detail.get('seq')}, {detail.get('action')}",
+    "webhook.skipped": "entry {seq}, {action}",
 }

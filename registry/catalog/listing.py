@@ -1,26 +1,169 @@
-"""Registered adapters: a list, and the versions of a task."""
+"""Lists: adapters, the versions of a task, base models, and a search by a part of a name or digest."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import Any, NamedTuple
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, Select, Subquery, false, func, or_, select, union_all
+from sqlalchemy.orm import Session, aliased, joinedload, selectinload
+
+from fusery.storage.plaintext import is_keepable
 
 from .. import tables
 from ..errors import BadInputError, UnknownReferenceError
-from ..names import parse_slug, parse_task
+from ..names import Reference, parse_slug, parse_task
+from ..parsing import nearest
+from ..record import parts_of
 from ..records.adapter import Adapter, Version
-from ..records.evaluations import newest_values, parse_metric
-from ..records.references import load_adapters, resolve_base
-from ..records.views import adapter_facts, adapter_records
-from .paging import Page
+from ..records.evaluation import METRIC, parse_metric
+from ..records.fused import Base, BaseDetails
+from ..records.references import begins_with, digest_prefix, load_adapters, named_by, resolve_base
+from ..records.transfer import Found
+from ..records.views import adapter_facts, adapter_records, base_facts, is_newest, newest_values
+from ..workspace import Workspace
 
-if TYPE_CHECKING:
-    from ..workspace import Workspace
+SORTABLE: dict[str, Any] = {
+    name: getattr(tables.AdapterRow, name) for name, part in parts_of(Adapter).items() if part.about.sortable
+}
+"""Fields that `list` can sort by."""
+
+MOST_SORT_FIELDS = 8
+
+FEW = 2_000
+"""Adapters that are sooner sorted than a page of them found among all others."""
+
+
+class _Key(NamedTuple):
+    """A field to sort by: a column of the adapter, or the value of a metric, in a table that is joined for it."""
+
+    name: str
+    column: Any
+    descending: bool
+    nullable: bool
+    joined: Any = None
+    on: Any = None
+
+    def order(self, column: Any) -> ColumnElement[Any]:
+        """Return how to sort by it, given where its values are; those without a value come last."""
+        ordered: ColumnElement[Any] = column.desc() if self.descending else column.asc()
+        return ordered.nulls_last() if self.nullable else ordered
+
+
+class Page:
+    """A query for adapters, built filter by filter."""
+
+    def __init__(self, session: Session, sort: str) -> None:
+        """Begin with all adapters."""
+        self._session = session
+        self._keys = _keys(sort)
+        self._filters: list[ColumnElement[bool]] = []
+        self._sorts_all = False
+
+    def keep(self, fits: ColumnElement[bool]) -> None:
+        """Keep adapters that match a condition on an indexed column."""
+        self._filters.append(fits)
+        self._sorts_all = self._sorts_all or self._are_few(select(tables.AdapterRow.id).where(fits))
+
+    def keep_tagged(self, key: str, value: str) -> None:
+        """Keep adapters with a tag."""
+        tag = tables.AdapterTagRow
+        having = select(tag.adapter_id).where(tag.key == key, tag.value == value)
+        if self._are_few(having):
+            self._sorts_all = True
+            self._filters.append(tables.AdapterRow.id.in_(having))
+        else:
+            self._filters.append(
+                having.where(tag.adapter_id == tables.AdapterRow.id).correlate(tables.AdapterRow).exists()
+            )
+
+    def keep_those(self, fits: ColumnElement[bool]) -> None:
+        """Keep adapters that match any condition."""
+        self._filters.append(fits)
+
+    def query(self, offset: int, limit: int | None) -> Select[tables.AdapterRow]:
+        """Return the query for the adapters of a page, with everything their views need."""
+        if limit is None:
+            query = self._joined(load_adapters()).where(*self._filters)
+            return query.order_by(*self._order()).offset(offset or None)
+        page = self._page(offset, limit)
+        # By the page's own columns, or the database might walk an index of all adapters once more.
+        return load_adapters().join(page, page.c.id == tables.AdapterRow.id).order_by(*self._order(page.c))
+
+    def _page(self, offset: int, limit: int) -> Subquery:
+        """Return the query for a page: ids, and what they are sorted by.
+
+        Those without a value of the first field are found apart, because an index has them at one end for both
+        directions.
+        """
+        first = self._keys[0]
+        if self._sorts_all or not first.nullable:
+            return self._ids(self._order()).limit(limit).offset(offset or None).subquery()
+        order = self._order(plain=True)
+        with_value = self._ids(order).where(first.column.is_not(None)).limit(offset + limit).subquery()
+        without = self._ids(order).where(first.column.is_(None)).limit(offset + limit).subquery()
+        both = union_all(select(with_value), select(without)).subquery()
+        return select(both).order_by(*self._order(both.c)).limit(limit).offset(offset or None).subquery()
+
+    def _ids(self, order: list[ColumnElement[Any]]) -> Select[Any]:
+        columns = {"id": tables.AdapterRow.id, **{key.name: key.column.label(key.name) for key in self._keys}}
+        query = self._joined(select(*columns.values()).select_from(tables.AdapterRow)).order_by(*order)
+        filters = self._filters
+        if not self._sorts_all and self._session.get_bind().dialect.name == "sqlite":
+            # In this form SQLite, which does not count what fits, uses no index for it.
+            filters = [func.coalesce(fits, false()) for fits in filters]
+        return query.where(*filters)
+
+    def _joined(self, query: Select[Any]) -> Select[Any]:
+        """Return a query with the tables that the fields to sort by are in."""
+        for key in self._keys:
+            if key.joined is not None:
+                query = query.outerjoin(key.joined, key.on)
+        return query
+
+    def _order(self, where: Any = None, *, plain: bool = False) -> list[ColumnElement[Any]]:
+        """Return how to sort adapters, or rows that have the fields as attributes."""
+        order: list[ColumnElement[Any]] = []
+        for number, key in enumerate(self._keys):
+            column = key.column if where is None else getattr(where, key.name)
+            if plain and number == 0:
+                order.append(column.desc() if key.descending else column.asc())
+            else:
+                order.append(key.order(column))
+        # The other way round too, or no index would have the two together.
+        last = tables.AdapterRow.id if where is None else where.id
+        return [*order, last.desc() if self._keys[-1].descending else last.asc()]
+
+    def _are_few(self, ids: Select[Any]) -> bool:
+        some = ids.limit(FEW + 1).subquery()
+        return (self._session.scalar(select(func.count()).select_from(some)) or 0) <= FEW
+
+
+def _keys(sort: str) -> list[_Key]:
+    fields = sort.split(",")
+    if len(fields) > MOST_SORT_FIELDS:
+        raise BadInputError(
+            f"{len(fields)} fields to sort by are too many", hint=f"at most {MOST_SORT_FIELDS}"
+        )
+    return [_key(text.strip(), f"key_{number}") for number, text in enumerate(fields)]
+
+
+def _key(text: str, name: str) -> _Key:
+    field, colon, direction = text.rpartition(":")
+    if not colon or direction not in ("asc", "desc"):  # names of metrics may have a colon
+        field, direction = text, ""
+    if field.startswith(METRIC):
+        metric, row = parse_metric(field.removeprefix(METRIC)), aliased(tables.EvaluationRow)
+        return _Key(name, row.value, direction == "desc", True, row, is_newest(row, metric))
+    column = SORTABLE.get(field)
+    if column is None:
+        raise BadInputError(
+            f"cannot sort by {text[:40]!r}", hint=f"--sort {'|'.join(SORTABLE)}|{METRIC}NAME[:desc][,...]"
+        )
+    return _Key(name, column, direction == "desc", column.expression.nullable)
+
 
 _MOST_METRICS = 50
 
@@ -41,23 +184,7 @@ def list_adapters(
 
     Pages are stable: adapters that are equal in all sorted fields come in the order of registration (reversed where the
     last field is), and one registered meanwhile moves only those that sort behind it.  Reading a page takes the same
-    time however many adapters there are (`fusery.registry.catalog.paging`).
-
-    Args:
-        workspace: the registry's parts.
-        task: only of this task.
-        base: only on this base.
-        tags: only with all of these tags.
-        where: only those that match an expression; see `fusery.registry.catalog.where`.
-        sort: fields, each as `FIELD` or `FIELD:desc`, with commas between; adapters without a value come last.
-        limit: at most this many.
-        offset: skip this many at the beginning.
-        metrics: names of metrics whose values each adapter's `metrics` is to have.
-
-    Raises:
-        UnknownReferenceError: there is no such task or base.
-        BadInputError: there is no such field to sort by, that is no name of a metric, or there are too many.
-        WhereError: the expression is not one.
+    time however many adapters there are (`fusery.registry.catalog.listing`).
     """
     if len(metrics) > _MOST_METRICS:
         raise BadInputError(f"too many metrics: {len(metrics):,} (at most {_MOST_METRICS})")
@@ -69,9 +196,9 @@ def list_adapters(
     with workspace.database.read() as session:
         page = Page(session, sort)
         if task:
-            page.keep(tables.Adapter.task_id == _task_id(session, task))
+            page.keep(tables.AdapterRow.task_id == _task_id(session, task))
         if base:
-            page.keep(tables.Adapter.base_id == resolve_base(session, base).id)
+            page.keep(tables.AdapterRow.base_id == resolve_base(session, base).id)
         for key, value in (tags or {}).items():
             page.keep_tagged(parse_slug(key, "tag"), value)
         if chosen is not None:
@@ -88,32 +215,106 @@ def list_adapters(
 
 
 def _task_id(session: Session, name: str) -> int:
-    found = session.scalar(select(tables.Task.id).where(tables.Task.name == parse_task(name)))
+    found = session.scalar(select(tables.TaskRow.id).where(tables.TaskRow.name == parse_task(name)))
     if found is None:
-        import difflib
-
-        known = list(session.scalars(select(tables.Task.name).limit(1000)))
-        close = difflib.get_close_matches(name.casefold(), known, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(close)}?" if close else "fusery list"
-        raise UnknownReferenceError(f"there is no task {name!r}", hint=hint)
+        hint = nearest(name.casefold(), session.scalars(select(tables.TaskRow.name).limit(1000)))
+        raise UnknownReferenceError(f"there is no task {name!r}", hint=hint or "fusery list")
     return found
 
 
 def task_history(workspace: Workspace, task: str) -> list[Version]:
-    """Return the versions of a task, oldest first, each with the change of its validation loss against the one before.
-
-    Raises:
-        UnknownReferenceError: there is no such task.
-    """
+    """Return the versions of a task, oldest first, each with the change of its validation loss against the one before."""
     with workspace.database.read() as session:
-        query = load_adapters().where(tables.Adapter.task_id == _task_id(session, task))
-        versions = adapter_facts(session, list(session.scalars(query.order_by(tables.Adapter.version))))
-    losses = [facts["val_loss"] for facts in versions]
-    changes = [None, *itertools.starmap(_change, itertools.pairwise(losses))]
+        query = load_adapters().where(tables.AdapterRow.task_id == _task_id(session, task))
+        versions = adapter_facts(session, list(session.scalars(query.order_by(tables.AdapterRow.version))))
+    losses = [None, *(facts["val_loss"] for facts in versions)]
     return [
-        Version(**facts, val_loss_change=change) for facts, change in zip(versions, changes, strict=False)
+        Version(**facts, val_loss_change=None if None in pair else pair[1] - pair[0])
+        for facts, pair in zip(versions, itertools.pairwise(losses), strict=True)
     ]
 
 
-def _change(before: float | None, after: float | None) -> float | None:
-    return None if before is None or after is None else after - before
+MOST = 50
+"""Of a kind."""
+
+
+def search(workspace: Workspace, text: str) -> Found:
+    """Return what is called so, in a few statements however much is on record."""
+    wanted, folded = text.strip(), text.strip().casefold()
+    if not wanted or not is_keepable(wanted):  # which no name has, and no database takes
+        return Found(query=wanted, adapters=(), tasks=(), bases=(), fused=())
+    digest = digest_prefix(folded)
+    fused = tables.FusedRow
+    begun = or_(begins_with(fused.key, digest), begins_with(fused.digest, digest))
+    with workspace.database.read() as session:
+        task = tables.TaskRow.name
+        tasks = _names(session, select(task).where(task.contains(folded, autoescape=True)).order_by(task))
+        return Found(
+            query=wanted,
+            tasks=tasks,
+            adapters=_adapters(session, wanted, beginning=None if tasks else folded),
+            bases=_bases(session, folded, digest),
+            fused=_names(session, select(fused.key).where(begun).order_by(fused.id)) if digest else (),
+        )
+
+
+def _adapters(session: Session, text: str, *, beginning: str | None) -> tuple[str, ...]:
+    name = tables.AdapterRow.name
+    found: tuple[str, ...] = ()
+    try:
+        reference = Reference.parse(text)
+    except BadInputError:
+        reference = None
+    if reference is not None:
+        meant = named_by(reference, select(name))
+        found = _names(session, meant, most=MOST if reference.kind == "digest" else 1)
+    if not found and beginning is not None:
+        # A range, which the index answers: names are small ASCII letters, digits and a few signs.
+        found = _names(
+            session, select(name).where(name >= beginning, name < f"{beginning}\x7f").order_by(name)
+        )
+    return found
+
+
+def _bases(session: Session, text: str, digest: str) -> tuple[str, ...]:
+    """Return the first names of bases; there are few of them."""
+    base, name = tables.BaseModelRow, tables.BaseNameRow
+    ways = [name.folded.contains(text, autoescape=True)]
+    if digest:
+        ways.append(begins_with(base.digest, digest))
+    first = select(name.name).where(name.base_id == base.id).order_by(name.id).limit(1).scalar_subquery()
+    query = select(first).where(base.id.in_(select(name.base_id).join(base).where(or_(*ways))))
+    return _names(session, query.order_by(base.id))
+
+
+def _names(session: Session, query: Select[Any], *, most: int = MOST) -> tuple[str, ...]:
+    found: Iterable[str] = session.scalars(query.limit(most))
+    return tuple(dict.fromkeys(found))
+
+
+def list_bases(workspace: Workspace) -> list[Base]:
+    """Return all base models, oldest first."""
+    with workspace.database.read() as session:
+        base = tables.BaseModelRow
+        query = select(base).options(
+            selectinload(base.names),
+            selectinload(base.revisions),
+            selectinload(base.calibrations),
+            joinedload(base.manifest).selectinload(tables.ManifestRow.files),
+        )
+        return [Base(**base_facts(row)) for row in session.scalars(query.order_by(base.id))]
+
+
+def show_base(workspace: Workspace, name: str, *, limit: int | None = None, offset: int = 0) -> BaseDetails:
+    """Return one base model by name or digest prefix, with its adapters."""
+    with workspace.database.read() as session:
+        base = resolve_base(session, name)
+        query = select(tables.AdapterRow.name).where(tables.AdapterRow.base_id == base.id)
+        query = query.order_by(tables.AdapterRow.id.desc()).offset(offset or None)
+        found = session.scalars(query.limit(None if limit is None else limit + 1)).all()
+        more = limit is not None and len(found) > limit
+        return BaseDetails(
+            **base_facts(base),
+            adapters=tuple(reversed(found[:limit])),
+            next=offset + limit if limit is not None and more else None,
+        )

@@ -2,62 +2,106 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
 
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from .. import tables
+from ..errors import BadInputError, UnknownReferenceError
 from ..fusion.views import line_of
-from ..records.adapter_details import AdapterDetails, BundleLine, Rendering
+from ..names import Reference
+from ..parsing import parse_moment
+from ..records.adapter import Withdrawals, own
+from ..records.adapter_details import AdapterDetails, Rendering, TrainingRun
+from ..records.amendments import FIELDS, TAG, amendment_records, state_then
+from ..records.fused import FusedLine
 from ..records.fused_rows import fused_by_adapter
-from ..records.references import load_adapters, resolve_adapter
-from ..records.signatures import recorded_signature
-from ..records.withdrawal import own
-from ..records.withdrawals import of_adapters, of_bundles, of_fused
+from ..records.references import latest_version, load_adapters, resolve_adapter
+from ..records.release import BundleLine
+from ..records.renderings import own_form
+from ..records.views import adapter_facts, entries, evaluation_records, recorded_signature
+from ..records.withdrawals import of_adapters, of_bundles, of_fused, recipe_in
+from ..releases.aliases import holder_then
 from ..releases.deployments import deployments_of
-from .views import full_records
-
-if TYPE_CHECKING:
-    from ..workspace import Workspace
+from ..workspace import Workspace
 
 
-def show_adapter(
-    workspace: Workspace,
-    reference: str,
-    *,
-    at: str | None = None,
-) -> AdapterDetails:
+def full_records(
+    session: Session,
+    adapters: Sequence[tables.AdapterRow],
+    facts: Mapping[int, Mapping[str, Any]],
+    at: datetime | None = None,
+) -> list[AdapterDetails]:
+    """Return adapters with sizes, files and training; those asked for with `in_full` take the same statements however many they are.
+
+    Args:
+        facts: by the number of its row, further fields of a record, and those that were otherwise at another moment.
+        at: that moment; None for now.
+    """
+    parents = [adapter.parent_id for adapter in adapters if adapter.parent_id is not None]
+    told = of_adapters(session, [*(adapter.id for adapter in adapters), *parents], at=at)
+    known = adapter_facts(session, adapters, told)
+    return [
+        AdapterDetails(**{**each, **_full_facts(row, told), **facts[row.id]})
+        for row, each in zip(adapters, known, strict=True)
+    ]
+
+
+def fused_lines(
+    session: Session, adapters: Sequence[tables.AdapterRow], made: Mapping[int, Sequence[tables.FusedRow]]
+) -> dict[int, tuple[FusedLine, ...]]:
+    """Return the lines of the models that were fused from each adapter, by the number of its row."""
+    told = of_fused(session, [row.id for rows in made.values() for row in rows])
+    return {
+        adapter.id: tuple(line_of(row, adapter, withdrawals=told.get(row.id, ())) for row in made[adapter.id])
+        for adapter in adapters
+    }
+
+
+def _full_facts(adapter: tables.AdapterRow, told: Mapping[int, Withdrawals]) -> dict[str, Any]:
+    from ..training.facts import recorded_points
+
+    recipe = recipe_in(adapter.training)
+    return {
+        "reduction_factor": round(adapter.total_parameters / max(1, adapter.trainable_parameters), 2),
+        "bytes": adapter.manifest.size,
+        "base_bytes": adapter.base.bytes,
+        "files": entries(adapter.manifest),
+        "format": own_form(adapter),
+        "training": adapter.training,
+        # Asked of the database only where there are any: sources without a recipe are for the audit.
+        "computed_from": tuple(row.source.name for row in adapter.sources) if recipe is not None else (),
+        "recipe": recipe,
+        "training_run": None if adapter.run is None else TrainingRun.from_row(adapter.run),
+        "curve": recorded_points(adapter),
+        "evaluations": evaluation_records(adapter.name, adapter.evaluations),
+        "yanked_reason": own(told.get(adapter.id, ())),
+        "parent_yanked": own(told.get(adapter.parent_id or 0, ())),
+    }
+
+
+def show_adapter(workspace: Workspace, reference: str, *, at: str | None = None) -> AdapterDetails:
     """Return one adapter in full: as `list` has it, with sizes, training run, files, fused artifacts and bundles.
 
     Sizes: `reduction_factor` is how many times fewer parameters were trained than the base has.
-
-    Args:
-        workspace: the registry's parts.
-        reference: the adapter.
-        at: as it was recorded at that moment; see `fusery.registry.catalog.past.show_then`.
-
-    Raises:
-        UnknownReferenceError: there is, or was then, no such adapter.
-        BadInputError: that is no moment.
     """
     if at is not None:
-        from .past import show_then
-
         return show_then(workspace, reference, at)
     with workspace.database.read() as session:
         adapter = resolve_adapter(session, reference, load_adapters(in_full=True))
         fused = fused_by_adapter(session, [adapter])[adapter.id]
-        told = of_fused(session, [artifact.id for artifact in fused])
         bundles = list(
             session.scalars(
-                select(tables.Bundle)
-                .join(tables.BundleAdapter, tables.BundleAdapter.bundle_id == tables.Bundle.id)
-                .where(tables.BundleAdapter.adapter_id == adapter.id)
-                .order_by(tables.Bundle.id)
+                select(tables.BundleRow)
+                .join(tables.BundleAdapterRow, tables.BundleAdapterRow.bundle_id == tables.BundleRow.id)
+                .where(tables.BundleAdapterRow.adapter_id == adapter.id)
+                .order_by(tables.BundleRow.id)
             )
         )
         packed = of_bundles(session, [bundle.id for bundle in bundles])
-        reasons = of_adapters(session, [adapter.id, *([adapter.parent_id] if adapter.parent_id else [])])
         running = deployments_of(
             session,
             adapters=[adapter.id],
@@ -65,22 +109,82 @@ def show_adapter(
             bundles=[bundle.id for bundle in bundles],
         )
         facts = {
-            "yanked_reason": own(reasons.get(adapter.id, ())),
-            "parent_yanked": own(reasons.get(adapter.parent_id or 0, ())),
             "renderings": tuple(Rendering(format=row.form, digest=row.digest) for row in adapter.renderings),
-            "fused": tuple(
-                line_of(artifact, adapter, withdrawals=told.get(artifact.id, ())) for artifact in fused
-            ),
+            "fused": fused_lines(session, [adapter], {adapter.id: fused})[adapter.id],
             "bundles": tuple(
-                BundleLine(
-                    target=bundle.target,
-                    path=bundle.path,
-                    digest=bundle.digest,
-                    withdrawals=packed.get(bundle.id, ()),
-                )
-                for bundle in bundles
+                BundleLine.from_row(bundle, withdrawals=packed.get(bundle.id, ())) for bundle in bundles
             ),
             "deployments": tuple(running),
             "signatures": tuple(recorded_signature(row) for row in adapter.signatures),
         }
-        return full_records(session, [adapter], reasons, {adapter.id: facts})[0]
+        return full_records(session, [adapter], {adapter.id: facts})[0]
+
+
+def show_then(workspace: Workspace, reference: str, at: str) -> AdapterDetails:
+    """Return an adapter as it was recorded at a moment.
+
+    Later amendments are undone; aliases and withdrawal are those of that moment.  What was made of it and where it ran is
+    left out: `events` and `deploy list --at` have that.
+    """
+    moment = parse_moment(at, end_of_day=True)
+    with workspace.database.read() as session:
+        adapter = resolve_then(session, reference, moment)
+        then = {**_believed(session, adapter, moment), "at": moment}
+        return full_records(session, [adapter], {adapter.id: then}, moment)[0]
+
+
+def resolve_then(session: Session, text: str, moment: datetime) -> tables.AdapterRow:
+    """Return the adapter that a reference named at a moment."""
+    adapter = tables.AdapterRow
+    try:
+        kind = Reference.parse(text)
+    except BadInputError:
+        return resolve_adapter(session, text)  # which says what else it could be
+    found: tables.AdapterRow | None = None
+    if kind.kind == "alias":
+        number = holder_then(session, kind, moment)
+        if number is not None:
+            found = session.scalars(load_adapters().where(adapter.id == number)).one()
+    elif kind.kind == "latest":
+        query = (
+            load_adapters().join(adapter.task.of_type(tables.TaskRow)).where(tables.TaskRow.name == kind.task)
+        )
+        query = query.where(adapter.version == latest_version(moment))
+        found = session.scalars(query).first()
+    else:
+        found = resolve_adapter(session, text)
+        if found.created_at > moment:
+            raise UnknownReferenceError(
+                f"{found.name} was not registered yet on {moment.isoformat(timespec='seconds')}",
+                hint=f"it was on {found.created_at.isoformat(timespec='seconds')}",
+            )
+    if found is None:
+        resolve_adapter(session, text)  # which says what there is, where it has never named anything
+        raise UnknownReferenceError(
+            f"{text} named nothing on {moment.isoformat(timespec='seconds')}",
+            hint=f"fusery show {text}, without --at",
+        )
+    return found
+
+
+def _believed(session: Session, adapter: tables.AdapterRow, moment: datetime) -> dict[str, Any]:
+    """Return what changes with time about an adapter, besides yanks: values, evaluations, aliases."""
+    state = state_then(adapter, moment)
+    tags = sorted(field for field in state if field.startswith(TAG))
+    return {
+        **{field: state[field] for field in FIELDS},
+        "tags": {field.removeprefix(TAG): state[field] for field in tags},
+        "amendments": tuple(amendment_records(row for row in adapter.amendments if row.since <= moment)),
+        "evaluations": evaluation_records(adapter.name, adapter.evaluations, moment),
+        "aliases": _aliases(session, adapter, moment),
+    }
+
+
+def _aliases(session: Session, adapter: tables.AdapterRow, moment: datetime) -> tuple[str, ...]:
+    alias, moved, task = tables.AliasRow, tables.AliasMoveRow, adapter.task.name
+    held = select(moved.alias_id).where(moved.to_adapter_id == adapter.id)
+    names = session.scalars(
+        select(alias.name).where(alias.task_id == adapter.task_id, alias.id.in_(held)).order_by(alias.name)
+    )
+    wanted = (Reference("alias", f"{task}#{name}", task, name) for name in names)
+    return tuple(one.value for one in wanted if holder_then(session, one, moment) == adapter.id)

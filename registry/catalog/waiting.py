@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -13,11 +12,11 @@ from sqlalchemy.orm import Session
 from .. import tables
 from ..actors import person
 from ..record import Record, described
-from ..records.task import Task
-from ..records.withdrawal import own
-
-if TYPE_CHECKING:
-    from ..workspace import Workspace
+from ..records.adapter import own
+from ..records.references import latest_version
+from ..records.release import HeldVersion, Task
+from ..records.withdrawals import of_adapters
+from ..workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,12 +30,6 @@ class Waiting(Record):
     approvals: tuple[str, ...] = described("who approves, and counts")
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    number: int
-    authenticated: bool
-
-
 def waiting_for_approval(workspace: Workspace, tasks: Sequence[Task]) -> list[Waiting]:
     """Return which of the newest versions wait for approval, by task and alias; withdrawn ones wait for nothing.
 
@@ -47,7 +40,7 @@ def waiting_for_approval(workspace: Workspace, tasks: Sequence[Task]) -> list[Wa
         asked = _asked(session, newest)
         given = _given(session, [newest[name] for name in {task for task, _ in asked}])
     found = []
-    for (name, alias), wanted in sorted(asked.items()):
+    for (name, alias), (wanted, with_token) in sorted(asked.items()):
         task = newest[name]
         held = {each.alias: each.version for each in task.aliases}.get(alias)
         if held == task.version:
@@ -56,28 +49,28 @@ def waiting_for_approval(workspace: Workspace, tasks: Sequence[Task]) -> list[Wa
             sorted(
                 by
                 for by, authenticated in given[task.adapter, alias].values()
-                if authenticated or not wanted.authenticated
+                if authenticated or not with_token
             )
         )
-        if len(who) < wanted.number:
+        if len(who) < wanted:
             found.append(
                 Waiting(
                     adapter=task.adapter,
                     alias=f"{name}#{alias}",
                     version=held,
-                    wanted=wanted.number,
+                    wanted=wanted,
                     approvals=who,
                 )
             )
     return found
 
 
-def _asked(session: Session, tasks: Mapping[str, Task]) -> dict[tuple[str, str], _Asked]:
-    """Return how many approvals are asked for, by task and alias.
+def _asked(session: Session, tasks: Mapping[str, Task]) -> dict[tuple[str, str], tuple[int, bool]]:
+    """Return how many approvals are asked for, and whether only those with a token count, by task and alias.
 
     Rules of one task count before those of all (`task` is empty), which say nothing of a task that has no such alias.
     """
-    rule = tables.AliasRule
+    rule = tables.AliasRuleRow
     rows = session.scalars(select(rule).where(rule.task.in_(["", *tasks])).order_by(rule.task))
     found = {}
     for row in rows:
@@ -85,23 +78,19 @@ def _asked(session: Session, tasks: Mapping[str, Task]) -> dict[tuple[str, str],
             name for name, task in tasks.items() if any(each.alias == row.alias for each in task.aliases)
         ]
         for name in [row.task] if row.task else having:
-            found[name, row.alias] = row.rules
-    return {key: wanted for key, rules in found.items() if (wanted := _wanted(rules)) is not None}
-
-
-def _wanted(rules: object) -> _Asked | None:
-    number = rules.get("approvals") if isinstance(rules, dict) else None
-    if not isinstance(number, int) or number < 1:
-        return None
-    assert isinstance(rules, dict)
-    return _Asked(number, bool(rules.get("authenticated")))
+            found[name, row.alias] = row.rules if isinstance(row.rules, dict) else {}
+    return {
+        key: (number, bool(rules.get("authenticated")))
+        for key, rules in found.items()
+        if isinstance(number := rules.get("approvals"), int) and number >= 1
+    }
 
 
 def _given(
     session: Session, tasks: Sequence[Task]
 ) -> defaultdict[tuple[str, str], dict[str, tuple[str, bool]]]:
     """Return who approves, each person once, by adapter and alias, without authors."""
-    approval, adapter = tables.Approval, tables.Adapter
+    approval, adapter = tables.ApprovalRow, tables.AdapterRow
     query = (
         select(adapter.name, adapter.created_by, approval.alias, approval.by, approval.authenticated)
         .join(approval, approval.adapter_id == adapter.id)
@@ -113,4 +102,42 @@ def _given(
         who, known = person(by), found[name, alias]
         if who != person(author):
             known[who] = (by, bool(authenticated) or known.get(who, ("", False))[1])
+    return found
+
+
+def list_tasks(
+    workspace: Workspace, *, after: str | None = None, limit: int | None = None, holding: str | None = None
+) -> list[Task]:
+    """Return tasks by name, in a constant number of queries; a page takes the same time however many adapters there are."""
+    task, row = tables.TaskRow, tables.AdapterRow
+    query = select(task, row).join(row, (row.task_id == task.id) & (row.version == latest_version()))
+    if after is not None:
+        query = query.where(task.name > after)
+    if holding:
+        query = query.where(task.name.contains(holding.casefold(), autoescape=True))
+    with workspace.database.read() as session:
+        found = session.execute(query.order_by(task.name).limit(limit)).all()
+        told = of_adapters(session, [adapter.id for _, adapter in found])
+        held = _held(session, [each.id for each, _ in found])
+        return [
+            Task.from_row(
+                adapter,
+                task=each.name,
+                adapter=adapter.name,
+                withdrawals=tuple(told.get(adapter.id, ())),
+                aliases=held.get(each.id, ()),
+            )
+            for each, adapter in found
+        ]
+
+
+def _held(session: Session, tasks: Sequence[int]) -> dict[int, tuple[HeldVersion, ...]]:
+    alias, row = tables.AliasRow, tables.AdapterRow
+    query = select(alias.task_id, alias.name, row.version, row.id).join(row, row.id == alias.adapter_id)
+    rows = session.execute(query.where(alias.task_id.in_(tasks)).order_by(alias.name)).all()
+    told = of_adapters(session, [each.id for each in rows])
+    found: dict[int, tuple[HeldVersion, ...]] = {}
+    for task, name, version, adapter in rows:
+        held = HeldVersion(alias=name, version=version, withdrawals=tuple(told.get(adapter, ())))
+        found[task] = (*found.get(task, ()), held)
     return found

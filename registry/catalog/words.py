@@ -39,13 +39,7 @@ _NAMES: dict[Kind, str] = {
 
 
 def names_beginning(prefix: str, kinds: Iterable[Kind], *, home: Path | None = None) -> list[str]:
-    """Return recorded names with a prefix, ignoring case, kind by kind; none if the database cannot be read.
-
-    Args:
-        prefix: what was typed.
-        kinds: of names.
-        home: the home folder; None for the default.
-    """
+    """Return recorded names with a prefix, ignoring case, kind by kind; none if the database cannot be read."""
     try:
         found = dict.fromkeys(_read(_database(home), prefix, list(kinds)))
         # A database may be anybody's, and shells take lines and escapes for what they are.
@@ -103,8 +97,7 @@ def _from_postgresql(url: str, prefix: str, kinds: Sequence[Kind]) -> Iterator[s
         with psycopg.connect(url, connect_timeout=_SECONDS, options=options) as connection:
             for kind in kinds:
                 rows: list[tuple[Any, ...]] = connection.execute(
-                    _query(kind, "%s"),
-                    (len(prefix), prefix.lower()),
+                    _query(kind, "%s"), (len(prefix), prefix.lower())
                 ).fetchall()
                 yield from (str(word) for (word,) in rows)
     except psycopg.Error:

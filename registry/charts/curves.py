@@ -1,4 +1,4 @@
-"""Training curves: on a page, in a file over one another, and the one that goes with a bundle."""
+"""Training curves, on a page, in a file and in a bundle; and the validation losses of a task's versions."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any
 
 from markupsafe import Markup
 
+from ..parsing import plural
 from . import svg
-from .files import rendered
-from .text import finite, short
+from .svg import rendered
+from .text import finite, number, short
 
 CURVE = "curve.svg"
 """Name of the file in a bundle."""
@@ -24,7 +25,7 @@ _TOLD = "Loss by iteration; validation loss with marks, training loss as a thin 
 Line = list[tuple[float, float]]
 
 
-def curves_chart(key: str, section: Mapping[str, Any], width: int = WIDTH) -> Markup | None:
+def curves_chart(key: str, section: Mapping[str, Any]) -> Markup | None:
     """Return training curves: validation loss with marks, training loss as a thin line; None where there are none."""
     curves = [_curve(each["points"]) for each in section["curves"]]
     if not any(line for curve in curves for line in curve):
@@ -34,23 +35,15 @@ def curves_chart(key: str, section: Mapping[str, Any], width: int = WIDTH) -> Ma
         key,
         f"Learning curves of {section['task']}: {names}",
         f"{_TOLD} The tables below have the numbers.",
-        width,
+        WIDTH,
         296,
-        _drawn(curves, width, 244),
+        _drawn(curves, 244),
     )
 
 
 def draw(curves: Mapping[str, Sequence[Mapping[str, Any]]], kind: str) -> bytes:
-    """Return curves over one another as a PNG or SVG file, with their names below.
-
-    Args:
-        curves: the points of each adapter by its name, as `compare.compare_adapters` returns them.
-        kind: `png` or `svg`.
-
-    Raises:
-        MissingExtraError: a PNG is wanted, and what draws it is not installed.
-    """
-    parts = _drawn([_curve(points) for points in curves.values()], WIDTH, 344)
+    """Return curves over one another as a PNG or SVG file, with their names below."""
+    parts = _drawn([_curve(points) for points in curves.values()], 344)
     for at, (name, points) in enumerate(curves.items()):
         y = 412 + 18 * at
         parts += [Markup(f'<g transform="translate({_LEFT} {y - 12})">'), *_swatch(at), Markup("</g>")]
@@ -69,17 +62,13 @@ def draw(curves: Mapping[str, Sequence[Mapping[str, Any]]], kind: str) -> bytes:
 
 
 def curve_svg(points: Any) -> bytes | None:
-    """Return the picture of a curve for a bundle, None where it has not two points of one kind.
-
-    Args:
-        points: as `point_view` has them: `iteration`, `train_loss`, `val_loss`; anything else is passed over.
-    """
+    """Return the picture of a curve for a bundle, None where it has not two points of one kind."""
     rows = [row for row in points if isinstance(row, Mapping)] if isinstance(points, list) else []
     curve = _curve(rows)
     if max(map(len, curve)) < 2:
         return None
     told = "loss by iteration: validation with marks, training thin"
-    return svg.document("Training curve", _TOLD, WIDTH, 296, _drawn([curve], WIDTH, 244), below=told).encode()
+    return svg.document("Training curve", _TOLD, WIDTH, 296, _drawn([curve], 244), below=told).encode()
 
 
 def _curve(points: Sequence[Mapping[str, Any]]) -> tuple[Line, Line]:
@@ -93,16 +82,16 @@ def _curve(points: Sequence[Mapping[str, Any]]) -> tuple[Line, Line]:
     return found[0], found[1]
 
 
-def _drawn(curves: Sequence[tuple[Line, Line]], width: int, bottom: float) -> list[Markup]:
+def _drawn(curves: Sequence[tuple[Line, Line]], bottom: float) -> list[Markup]:
     """Return curves and their axes, with the iterations below the bottom."""
     points = [point for curve in curves for line in curve for point in line]
     rise, ticks = svg.axis([loss for _, loss in points], bottom, 20)
     steps = [0.0, *(step for step, _ in points)]
-    run, marks = svg.axis(steps, _LEFT, width - _RIGHT, about=6 if width >= WIDTH else 3)
-    parts = [*svg.grid(rise, ticks, _LEFT, width - _RIGHT)]
+    run, marks = svg.axis(steps, _LEFT, WIDTH - _RIGHT, about=6)
+    parts = [*svg.grid(rise, ticks, _LEFT, WIDTH - _RIGHT)]
     for value in filter(float.is_integer, marks):
         parts.append(svg.text(run(value), bottom + 22, f"{value:,.0f}", anchor="middle"))
-    parts.append(svg.text((_LEFT + width - _RIGHT) / 2, bottom + 42, "iteration", anchor="middle"))
+    parts.append(svg.text((_LEFT + WIDTH - _RIGHT) / 2, bottom + 42, "iteration", anchor="middle"))
     for at, (validated, trained) in enumerate(curves):
         for line, kind in ((trained, "thin"), (validated, "curve")):
             if len(line) > 1:
@@ -132,3 +121,92 @@ def swatch(at: int) -> Markup:
     return svg.element(
         "svg", _swatch(at), viewBox="0 0 28 16", width=28, height=16, aria_hidden="true", class_="swatch"
     )
+
+
+_ROW = 18
+_MOST_FLAGS = 5
+_APART = 78
+"""Pixels between labels of versions, at least: a date is as long."""
+
+
+def versions_chart(key: str, section: Mapping[str, Any]) -> Markup | None:
+    """Return validation loss by version, with the aliases that hold one; None where no loss is known."""
+    versions = section["versions"]
+    losses = [finite(version["val_loss"]) for version in versions]
+    known = [loss for loss in losses if loss is not None]
+    if not known:
+        return None
+    # Aliases, and the places of the versions that hold them.
+    flags = [(alias, at) for at, version in enumerate(versions) for alias in version["aliases"]][
+        -_MOST_FLAGS:
+    ]
+    top, height = 16 + _ROW * len(flags), 250 + _ROW * len(flags)
+    bottom = height - 46
+    rise, ticks = svg.axis(known, bottom, top + 8)
+    step = (WIDTH - _LEFT - _RIGHT - 28) / max(1, len(versions) - 1)
+    places = [_LEFT + 14 + step * at for at in range(len(versions))]
+    if len(versions) == 1:
+        places = [(_LEFT + WIDTH - _RIGHT) / 2]
+    parts = [*svg.grid(rise, ticks, _LEFT, WIDTH - _RIGHT), *_version_labels(versions, places, step, bottom)]
+    parts += _flagged(flags, places, [bottom if loss is None else rise(loss) for loss in losses])
+    measured = [(at, rise(loss)) for at, loss in zip(places, losses, strict=True) if loss is not None]
+    parts.append(svg.path(measured, "curve s0"))
+    for version, at, loss in zip(versions, places, losses, strict=True):
+        parts += _point(version, at, bottom if loss is None else rise(loss), loss)
+    return svg.picture(
+        key,
+        f"Validation loss of {section['task']} by version",
+        _losses_in_words(versions, losses),
+        WIDTH,
+        height,
+        parts,
+    )
+
+
+def _losses_in_words(versions: Sequence[Mapping[str, Any]], losses: Sequence[float | None]) -> str:
+    known = [
+        (loss, version["version"]) for version, loss in zip(versions, losses, strict=True) if loss is not None
+    ]
+    best = min(known)
+    return (
+        f"{plural(len(known), 'version')} with a validation loss, from {number(known[0][0])} at version {known[0][1]} "
+        f"to {number(known[-1][0])} at version {known[-1][1]}; the lowest is {number(best[0])}, at version {best[1]}. "
+        "The table below has all of them."
+    )
+
+
+def _version_labels(
+    versions: Sequence[Mapping[str, Any]], places: Sequence[float], step: float, bottom: float
+) -> Iterator[Markup]:
+    every = max(1, -(-_APART // max(1, int(step))))
+    for at, (version, x) in enumerate(zip(versions, places, strict=True)):
+        if (len(versions) - 1 - at) % every == 0:
+            date = version["date"]
+            yield svg.text(x, bottom + 22, f"v{version['version']}", "label strong", "middle")
+            yield svg.text(x, bottom + 38, f"{date[:4]}-{date[4:6]}-{date[6:]}", "label", "middle")
+
+
+def _flagged(
+    flags: Sequence[tuple[str, int]],
+    places: Sequence[float],
+    heights: Sequence[float],
+) -> Iterator[Markup]:
+    for row, (alias, at) in enumerate(flags):
+        x, y = places[at], 14.0 + _ROW * row
+        left = x < WIDTH / 2
+        yield svg.line(x, y - 9, x, heights[at] - 8, "flag")
+        yield svg.text(
+            x + (7 if left else -7), y, f"#{short(alias, 24)}", "flagged", "start" if left else "end"
+        )
+
+
+def _point(version: Mapping[str, Any], x: float, y: float, loss: float | None) -> Iterator[Markup]:
+    told = f"{version['name']}: {'no validation loss' if loss is None else number(loss)}"
+    if version["yanked"]:
+        yield svg.mark(x, y, 0, "ring yanked", f"{told}, withdrawn")
+        yield svg.path([(x - 6, y - 6), (x + 6, y + 6)], "cross")
+        yield svg.path([(x - 6, y + 6), (x + 6, y - 6)], "cross")
+    elif loss is None:
+        yield svg.line(x, y - 5, x, y + 5, "missing")
+    else:
+        yield svg.mark(x, y, 0, "dot s0", told)

@@ -1,14 +1,21 @@
-"""Fidelity as a map, layer by module: what a picture shows, without any of the drawing."""
+"""Maps of layers and modules: of fidelity on a page and in a file, and whatever else has a number for each module."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from markupsafe import Markup
+
+from ..engine.verdict import DEGRADED_FROM, PASS_FROM, closeness
 from ..errors import BadInputError
+from . import svg
+from .svg import rendered
+from .text import finite, number, share, short
 
 MOST_LAYERS = 512
 MOST_ROWS = 64
@@ -17,30 +24,17 @@ MOST_ROWS = 64
 _BLOCK = re.compile(r"(?P<stem>(?:[^.0-9][^.]*\.)*)(?P<block>[0-9]{1,5})\.(?P<kind>.+)")
 _NUMBER = re.compile(r"(?<=\.)[0-9]+(?=\.|$)")
 _Item = TypeVar("_Item")
-_DIGITS = re.compile(r"([0-9]+)")
 _LABEL = 48
 _ORDER = (
-    "q_proj",
-    "k_proj",
-    "v_proj",
-    "qkv_proj",
-    "o_proj",
-    "gate_proj",
-    "up_proj",
-    "gate_up_proj",
-    "down_proj",
+    *("q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj"),
+    *("gate_proj", "up_proj", "gate_up_proj", "down_proj"),
 )
 """As they are used in a block; kinds with other names come after these, by name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One kind of module.
-
-    Attributes:
-        label: its name, as short as it can be told from the others; printable.
-        cells: its number in each layer, None where there is none.
-    """
+    """One kind of module, and its number in each layer; None where there is none."""
 
     label: str
     cells: tuple[float | None, ...]
@@ -48,15 +42,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class HeatMap:
-    """What a picture of fidelity shows.
-
-    Attributes:
-        title: adapters and precision.
-        subtitle: the verdict and the overall figures.
-        layers: the numbers of the blocks, one for each column of `rows`.
-        rows: kinds of modules within the blocks, in the order of their use.
-        outside: modules outside of the blocks, each a row of one cell.
-    """
+    """What a picture of fidelity shows: rows within the blocks, and rows of one cell for modules outside of them."""
 
     title: str
     subtitle: str
@@ -65,27 +51,22 @@ class HeatMap:
     outside: tuple[Row, ...]
 
 
-def natural(name: str) -> tuple[Any, ...]:
-    """Return a key that sorts names as people do: layer 9 comes before layer 10."""
-    # Even parts of the split are text and odd ones digits, so that like is compared with like.
-    return tuple(int(part) if place % 2 else part for place, part in enumerate(_DIGITS.split(name)))
-
-
 def heat_map(view: Mapping[str, Any], base_modules: Iterable[str]) -> HeatMap:
     """Return the map of a fused artifact.
 
     A cell that stands for several modules (experts that are stored one by one) has the share retained over all of them.
-
-    Args:
-        view: as `fidelity.fidelity` returns it.
-        base_modules: paths of the base's modules, which say how many layers there are.
-
-    Raises:
-        BadInputError: there are too many layers or kinds of modules for a picture.
     """
-    modules = {module["module"]: module for module in view["fidelity"]["modules"]}
-    layers, rows, outside = arranged(modules, base_modules, _retained)
-    return HeatMap(_title(view), _subtitle(view["fidelity"]), layers, rows, outside)
+    fidelity = view["fidelity"]
+    modules = {module["module"]: module for module in fidelity["modules"]}
+    extras = [f" + {part['weight']:g} {part['adapter']}" for part in view["with"]]
+    scale = "" if view["scale"] is None else f" at scale {view['scale']:g}"
+    retained, cosine, error = (fidelity[key] or 0.0 for key in ("retained", "cosine", "relative_error"))
+    return HeatMap(
+        f"{view['adapter']}{scale}{''.join(extras)}, {view['format']}",
+        f"{fidelity['verdict']}: {100 * retained:.1f} % retained, "
+        f"cosine {cosine:.3f}, relative error {error:.3g}",
+        *arranged(modules, base_modules, _retained),
+    )
 
 
 def arranged(
@@ -96,12 +77,7 @@ def arranged(
     """Return the numbers of the layers, the rows of modules within them, and the rows of modules outside.
 
     Args:
-        modules: what is known of each, by its path.
-        base_modules: paths of the base's modules, which say how many layers there are.
         cell: the number to show for the modules of one kind in one layer; None for nothing.
-
-    Raises:
-        BadInputError: there are too many layers or kinds of modules for a picture.
     """
     inside: dict[tuple[str, str], dict[int, list[_Item]]] = defaultdict(lambda: defaultdict(list))
     outside = []
@@ -112,44 +88,35 @@ def arranged(
         else:
             kind = (match["stem"], _NUMBER.sub("*", match["kind"]))
             inside[kind][int(match["block"])].append(module)
-    layers = _layers(inside, base_modules)
+    stems = {stem for stem, _ in inside}
+    numbers = {number for layers in inside.values() for number in layers}
+    for match in filter(None, map(_BLOCK.fullmatch, base_modules)):
+        if match["stem"] in stems:
+            numbers.add(int(match["block"]))
+    layers = tuple(sorted(numbers))
     if len(layers) > MOST_LAYERS or len(inside) + len(outside) > MOST_ROWS:
         raise BadInputError(
             f"{len(inside) + len(outside)} kinds of modules in {len(layers)} layers are too many for a picture",
             hint="leave --plot out, and read them with --json",
         )
-    kinds = sorted(inside, key=_place)
-    labels = _labels(kinds)
-    rows = [Row(labels[kind], tuple(cell(inside[kind].get(layer, ())) for layer in layers)) for kind in kinds]
-    return layers, tuple(rows), tuple(outside)
 
+    def place(kind: tuple[str, str]) -> tuple[Any, ...]:
+        last = kind[1].rpartition(".")[2]
+        return (_ORDER.index(last) if last in _ORDER else len(_ORDER), *kind)
 
-def _layers(
-    inside: Mapping[tuple[str, str], Mapping[int, Any]], base_modules: Iterable[str]
-) -> tuple[int, ...]:
-    stems = {stem for stem, _ in inside}
-    numbers = {number for found in inside.values() for number in found}
-    for name in base_modules:
-        match = _BLOCK.fullmatch(name)
-        if match is not None and match["stem"] in stems:
-            numbers.add(int(match["block"]))
-    return tuple(sorted(numbers))
-
-
-def _place(kind: tuple[str, str]) -> tuple[Any, ...]:
-    last = kind[1].rpartition(".")[2]
-    return (_ORDER.index(last) if last in _ORDER else len(_ORDER), *kind)
-
-
-def _labels(kinds: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
-    """Return the shortest name of each kind that no other has: its last part, its path in the block, or all of it."""
+    kinds = sorted(inside, key=place)
+    # The shortest name of each kind that no other has: its last part, its path in the block, or all of it.
     spellings = [
         [kind.rpartition(".")[2] for _, kind in kinds],
         [kind for _, kind in kinds],
         [f"{stem}*.{kind}" for stem, kind in kinds],
     ]
     chosen = next((names for names in spellings if len(set(names)) == len(kinds)), spellings[-1])
-    return {kind: _printable(name) for kind, name in zip(kinds, chosen, strict=True)}
+    rows = [
+        Row(_printable(name), tuple(cell(inside[kind].get(layer, ())) for layer in layers))
+        for kind, name in zip(kinds, chosen, strict=True)
+    ]
+    return layers, tuple(rows), tuple(outside)
 
 
 def _retained(modules: Sequence[Mapping[str, Any]]) -> float | None:
@@ -163,23 +130,196 @@ def _retained(modules: Sequence[Mapping[str, Any]]) -> float | None:
     return float(sum(w * module["retained"] for w, module in zip(weights, known, strict=True)) / sum(weights))
 
 
-def _title(view: Mapping[str, Any]) -> str:
-    extras = [f" + {part['weight']:g} {part['adapter']}" for part in view["with"]]
-    scale = "" if view["scale"] is None else f" at scale {view['scale']:g}"
-    return f"{view['adapter']}{scale}{''.join(extras)}, {view['format']}"
-
-
-def _subtitle(fidelity: Mapping[str, Any]) -> str:
-    retained, cosine, error = (fidelity[key] for key in ("retained", "cosine", "relative_error"))
-    return (
-        f"{fidelity['verdict']}: {100 * (retained or 0.0):.1f} % retained, "
-        f"cosine {cosine or 0.0:.3f}, relative error {error or 0.0:.3g}"
-    )
-
-
 def _printable(name: str) -> str:
     """Return a name of a tensor as printable ASCII of a bounded length: it comes from a file."""
     plain = "".join(
         char if " " <= char <= "~" else char.encode("unicode_escape").decode() for char in name[: 2 * _LABEL]
     )
     return plain if len(plain) <= _LABEL else f"{plain[: _LABEL - 3]}..."
+
+
+Colour = tuple[int, int, int]
+
+
+def colours(written: str) -> tuple[Colour, ...]:
+    """Return colours that are written as six hexadecimal digits each."""
+    return tuple((each[0], each[1], each[2]) for each in map(bytes.fromhex, written.split()))
+
+
+VIRIDIS = colours(
+    "440154 471365 482475 463480 414487 3b528b 355f8d 2f6c8e 2a788e 25848e 21918c "
+    "1e9c89 22a884 2fb47c 44bf70 5ec962 7ad151 9bd93c bddf26 dfe318 fde725"
+)
+"""matplotlib's: told apart by the colour-blind, and by their brightness on paper."""
+
+WIDTH = 860
+FILE_WIDTH = 2400
+"""Pixels that a map in a file fits into."""
+
+_WIDE, _NARROW, _HIGH = 40, 20, 26
+"""Of a cell with a number in it, and of one with a mark at most."""
+
+_LEAST = 420
+_STEPS = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Shades:
+    """From numbers to colours, and to what is written in a cell.
+
+    Attributes:
+        low: what has the first colour, and all that is below.
+        high: what has the last one, and all that is above.
+        shares: they are shares retained: written as percentages, with a mark where a verdict changes.
+    """
+
+    name: str
+    stops: tuple[Colour, ...]
+    low: float
+    high: float
+    marks: tuple[float, ...]
+    shares: bool = False
+
+    def colour(self, value: float) -> Colour:
+        """Return the colour of a number."""
+        part = (value - self.low) / (self.high - self.low)
+        at = min(max(part, 0.0), 1.0) * (len(self.stops) - 1)
+        low = min(int(at), len(self.stops) - 2)
+        red, green, blue = (
+            round(a + (b - a) * (at - low)) for a, b in zip(self.stops[low], self.stops[low + 1], strict=True)
+        )
+        return red, green, blue
+
+    def written(self, value: float, wide: bool) -> str:
+        """Return what is in a cell: a number where there is room for one, and a mark that tells what no colour has to."""
+        if not self.shares:
+            return "" if not wide else f"{value:z.2f}" if abs(value) < 10 else f"{min(value, 9999):.0f}"
+        close = closeness(value)
+        mark = "×" if close < DEGRADED_FROM else "–" if close < PASS_FROM else ""
+        return f"{100 * value:.0f} {mark}".rstrip() if wide else mark
+
+
+RETAINED = Shades("retained", VIRIDIS, 0.0, 1.0, (0.0, DEGRADED_FROM, PASS_FROM, 1.0), shares=True)
+
+
+def draw(picture: HeatMap, kind: str) -> bytes:
+    """Return a map of fidelity as a PNG or SVG file, with all layers."""
+    left = room_for([*picture.rows, *picture.outside])
+    parts, right, bottom = drawn(picture.layers, picture.rows, picture.outside, RETAINED, left, FILE_WIDTH, 4)
+    told = (
+        f"× below {100 * DEGRADED_FROM:.0f} or above {100 * (2 - DEGRADED_FROM):.0f} %: lost; "
+        f"– below {100 * PASS_FROM:.0f} or above {100 * (2 - PASS_FROM):.0f} %: degraded; grey: not adapted"
+    )
+    return rendered(
+        svg.document(
+            picture.title,
+            "The share of the adapter's update that is in the written weights, by layer and module.",
+            max(right, left + _LEAST),
+            bottom + 36,
+            [*parts, svg.text(left, bottom + 18, told)],
+            below=picture.subtitle,
+        ),
+        kind,
+    )
+
+
+def room_for(rows: Sequence[Row]) -> int:
+    """Return the pixels that the labels of rows take, and some between them and the cells."""
+    return max(124, 24 + 7 * max((len(row.label) for row in rows), default=0))
+
+
+def drawn(
+    layers: Sequence[int],
+    rows: Sequence[Row],
+    outside: Sequence[Row],
+    shades: Shades,
+    left: int,
+    width: int,
+    top: float,
+) -> tuple[list[Markup], int, int]:
+    """Draw the rows of the layers, those outside of them, and the scale of colours; return also the right and the bottom.
+
+    Where there are more layers than the width has room for, they stand in bands below each other.
+    """
+    room = width - left - 16
+    wide = _WIDE if len(layers) * _WIDE <= room else _NARROW
+    most = max(1, room // wide)
+    bands = max(1, math.ceil(len(layers) / most))
+    each = max(1, math.ceil(len(layers) / bands))
+    parts: list[Markup] = []
+    for start in range(0, len(layers), each):
+        part = slice(start, start + each)
+        parts += _cells([Row(row.label, row.cells[part]) for row in rows], shades, left, wide, top)
+        top += _HIGH * len(rows)
+        parts += _layer_numbers(layers[part], left, wide, top)
+        top += 40
+    parts += _cells(outside, shades, left, _WIDE, top)
+    top += _HIGH * len(outside) + 14
+    parts += _legend(shades, left, top, min(6.0, (width - left - 24) / _STEPS))
+    return parts, left + wide * each + 16, int(top + 44)
+
+
+def heat_map_picture(key: str, picture: HeatMap) -> Markup:
+    """Return the map of one fused model for a page, without layers in which no module was adapted."""
+    kept = [at for at in range(len(picture.layers)) if any(row.cells[at] is not None for row in picture.rows)]
+    rows = [Row(row.label, tuple(row.cells[at] for at in kept)) for row in picture.rows] if kept else []
+    layers = [picture.layers[at] for at in kept]
+    parts, right, bottom = drawn(layers, rows, picture.outside, RETAINED, 124, WIDTH, 10.0)
+    return svg.picture(
+        key,
+        f"Fidelity of {picture.title}",
+        f"{picture.subtitle}. The table below has the numbers.",
+        max(_LEAST, right),
+        bottom,
+        parts,
+        kind="fixed",
+    )
+
+
+def _cells(rows: Sequence[Row], shades: Shades, left: int, wide: int, top: float) -> Iterator[Markup]:
+    for down, row in enumerate(rows):
+        y = top + _HIGH * down
+        yield svg.text(left - 10, y + 17, short(row.label, left // 7 - 1), anchor="end")
+        for across, cell in enumerate(row.cells):
+            yield from _cell(finite(cell), shades, left + wide * across, y, wide)
+
+
+def _cell(value: float | None, shades: Shades, x: float, y: float, wide: int) -> Iterator[Markup]:
+    box = {"x": x + 1, "y": y + 1, "width": wide - 2, "height": _HIGH - 2, "rx": 2}
+    if value is None:
+        yield svg.element("rect", **box, class_="nothing")
+        return
+    colour = shades.colour(value)
+    told = svg.element("title", share(value) if shades.shares else number(value))
+    yield svg.element("rect", told, **box, fill=f"#{bytes(colour).hex()}")
+    # The relative luminance, as the rules for contrast have it.
+    linear = [
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4
+        for part in (each / 255 for each in colour)
+    ]
+    brightness = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    kind = "on-light" if brightness > 0.18 else "on-dark"
+    if written := shades.written(value, wide == _WIDE):
+        yield svg.text(x + wide / 2, y + 17.5, written, kind, "middle")
+
+
+def _layer_numbers(layers: Sequence[int], left: int, wide: int, bottom: float) -> Iterator[Markup]:
+    every = 1 if wide == _WIDE else 2
+    for at, layer in enumerate(layers):
+        if at % every == 0:
+            yield svg.text(left + wide * (at + 0.5), bottom + 16, str(layer), anchor="middle")
+    yield svg.text(left - 10, bottom + 16, "layer", anchor="end")
+
+
+def _legend(shades: Shades, left: int, top: float, wide: float) -> Iterator[Markup]:
+    """Yield the scale of colours, with the numbers that it shows."""
+    run = svg.Scale(shades.low, shades.high, left, left + _STEPS * wide)
+    for at in range(_STEPS):
+        value = shades.low + (at + 0.5) / _STEPS * (shades.high - shades.low)
+        colour = f"#{bytes(shades.colour(value)).hex()}"
+        yield svg.element("rect", x=left + wide * at, y=top, width=wide + 0.5, height=10, fill=colour)
+    for value in shades.marks:
+        yield svg.line(run(value), top, run(value), top + 14, "axis")
+        told = f"{100 * value:.0f} %" if shades.shares else number(value, 3)
+        yield svg.text(run(value), top + 28, told, anchor="middle")
+    yield svg.text(left - 10, top + 9, shades.name, anchor="end")

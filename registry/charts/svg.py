@@ -12,6 +12,7 @@ from importlib.resources import files
 
 from markupsafe import Markup, escape
 
+from ..errors import MissingExtraError
 from .text import number, shown
 
 Content = str | Markup
@@ -46,17 +47,7 @@ def picture(
     *,
     kind: str = "wide",
 ) -> Markup:
-    """Return a picture with its name and a description for who cannot see it.
-
-    Args:
-        key: unique on the page; ids are made of it.
-        title: its name.
-        described: what it shows, in a sentence or two.
-        width: in pixels, at which its letters have the size of the page's.
-        height: in pixels.
-        parts: what is in it.
-        kind: `wide` fills its place, `fixed` keeps its size.
-    """
+    """Return a picture with its name and a description for who cannot see it."""
     named = (
         element("title", title, id=f"{key}-title"),
         element("desc", described, id=f"{key}-desc"),
@@ -82,16 +73,7 @@ def style_sheet() -> str:
 def document(
     title: str, described: str, width: int, height: int, parts: Iterable[Markup], *, below: str = ""
 ) -> str:
-    """Return a picture as a file of its own, on white and with its title on it; it needs no other file.
-
-    Args:
-        title: its name; shown, in as many lines as it takes.
-        described: what it shows, for who cannot see it.
-        width: in pixels.
-        height: in pixels, without the title.
-        parts: what is in it.
-        below: a line below the title.
-    """
+    """Return a picture as a file of its own, on white and with its title on it; it needs no other file."""
     light, _, rules = style_sheet().partition("/* Pictures")
     # Programs that draw SVG know no variables, and the first colours of each name are the light ones.
     colours = dict(reversed(re.findall(r"--(\w+): (#\w+)", light)))
@@ -138,13 +120,11 @@ def path(points: Sequence[tuple[float, float]], kind: str) -> Markup:
     return element("path", d=steps, class_=kind)
 
 
-_SHAPES = ("M-4 0A4 4 0 1 0 4 0A4 4 0 1 0-4 0Z", "M-3.5-3.5H3.5V3.5H-3.5Z", "M0-4.5L4.5 3.5H-4.5Z")
-_MORE_SHAPES = (
-    "M0-5L5 0L0 5L-5 0Z",
-    "M-4.5-3.5H4.5L0 4.5Z",
+SHAPES = (
+    *("M-4 0A4 4 0 1 0 4 0A4 4 0 1 0-4 0Z", "M-3.5-3.5H3.5V3.5H-3.5Z", "M0-4.5L4.5 3.5H-4.5Z"),
+    *("M0-5L5 0L0 5L-5 0Z", "M-4.5-3.5H4.5L0 4.5Z"),
     "M-1.5-4.5H1.5V-1.5H4.5V1.5H1.5V4.5H-1.5V1.5H-4.5V-1.5H-1.5Z",
 )
-SHAPES = _SHAPES + _MORE_SHAPES
 """Circle, square, triangle, diamond, triangle upside down, plus: told apart without any colour."""
 
 
@@ -161,14 +141,7 @@ def mark(x: float, y: float, shape: int, kind: str, title: str | None = None) ->
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """From values to pixels along one axis.
-
-    Attributes:
-        low: value at `start`.
-        high: value at `end`; not the same as `low`.
-        start: pixel.
-        end: pixel.
-    """
+    """From values to pixels along one axis."""
 
     low: float
     high: float
@@ -192,16 +165,13 @@ def axis(values: Sequence[float], start: float, end: float, *, about: int = 5) -
         low, high = -0.1, 0.1
     elif high - low <= 1e-9 * largest:
         low, high = low - largest / 10, high + largest / 10
-    step = _step(high / about - low / about)
+    rough = high / about - low / about
+    power = 10.0 ** math.floor(math.log10(rough))
+    # The round number next above: 1, 2 or 5 times a power of ten.
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
     first, last = math.floor(low / step), math.ceil(high / step)
     ticks = [number * step for number in range(first, last + 1)]
     return Scale(ticks[0], ticks[-1], start, end), ticks
-
-
-def _step(rough: float) -> float:
-    """Return the round number next above: 1, 2 or 5 times a power of ten."""
-    power = 10.0 ** math.floor(math.log10(rough))
-    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
 
 
 def grid(rise: Scale, ticks: Iterable[float], left: float, right: float) -> Iterator[Markup]:
@@ -209,3 +179,29 @@ def grid(rise: Scale, ticks: Iterable[float], left: float, right: float) -> Iter
     for value in ticks:
         yield line(left, rise(value), right, rise(value), "grid")
         yield text(left - 10, rise(value) + 4, number(value), anchor="end")
+
+
+_ZOOM = 1.5625
+"""150 dots an inch, where a picture's own pixels are 96."""
+
+
+def rendered(document: str, kind: str) -> bytes:
+    """Return a picture as a file; the same picture gives the same bytes."""
+    if kind == "svg":
+        return document.encode()
+    try:
+        # Letters of a package: a machine may have none, and those that it has differ from another's.
+        from importlib.resources import files
+
+        from resvg_py import svg_to_bytes
+
+        letters = files("ttf_opensans") / "ttf"
+    except ImportError as error:
+        raise MissingExtraError("a picture as PNG", "plot") from error
+    return svg_to_bytes(
+        document,
+        zoom=_ZOOM,
+        skip_system_fonts=True,
+        font_files=[str(letters / f"OpenSans-{weight}.ttf") for weight in ("Regular", "SemiBold")],
+        sans_serif_family="Open Sans",
+    )

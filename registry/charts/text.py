@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,6 +11,7 @@ from fusery.storage.plaintext import visible
 LONGEST = 2_000
 """Characters of one text that are shown."""
 
+_DIGITS = re.compile(r"([0-9]+)")
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -38,15 +40,6 @@ def number(value: Any, digits: int = 4) -> str:
     """Return a number with a few significant digits, or a dash for none."""
     found = finite(value)
     return "–" if found is None else f"{found:.{digits}g}".replace("-", "\N{MINUS SIGN}")
-
-
-def change(value: Any) -> str:
-    """Return a difference with its sign."""
-    found = finite(value)
-    if found is None:
-        return "–"
-    text = number(found, 3)
-    return f"+{text}" if found > 0 else text
 
 
 def share(value: Any) -> str:
@@ -79,8 +72,7 @@ def when(value: str | None) -> str:
     return "–" if found is None else f"{found:%Y-%m-%d %H:%M}"
 
 
-def version_of(task: str, name: str) -> str:
-    """Return the version in an adapter's name, or the name where it has none."""
-    return (
-        name.removeprefix(f"{task}_v").partition("_")[0] if name.startswith(f"{task}_v") else short(name, 10)
-    )
+def natural(name: str) -> tuple[Any, ...]:
+    """Return a key that sorts names as people do: layer 9 comes before layer 10."""
+    # Even parts of the split are text and odd ones digits, so that like is compared with like.
+    return tuple(int(part) if place % 2 else part for place, part in enumerate(_DIGITS.split(name)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -45,17 +44,9 @@ class Collection(Record):
     quarantined_bytes: int = 0
     notes: list[str] = field(default_factory=list)
     KEYS: ClassVar[tuple[str, ...]] = (
-        "dry_run",
-        "removed",
-        "freed_bytes",
-        "kept",
-        "live",
-        "live_bytes",
-        "quarantined",
-        "quarantined_bytes",
-        "items_",
-        "notes",
-    )
+        "dry_run", "removed", "freed_bytes", "kept", "live", "live_bytes", "quarantined", "quarantined_bytes",
+        "items_", "notes",
+    )  # fmt: skip
 
     @property
     def removed(self) -> int:
@@ -71,7 +62,3 @@ class Collection(Record):
     def kept(self) -> int:
         """Blobs that are still in the store: live ones, and those that are too young or in use."""
         return max(0, self.listed - sum(item.kind != "leftover" for item in self.items_))
-
-    def add(self, items: Iterable[Removed]) -> None:
-        """Note what was removed."""
-        self.items_.extend(items)

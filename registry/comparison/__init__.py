@@ -1,1 +1,1 @@
-"""What two adapters have in common in their weights, computed from their factors and never from whole matrices."""
+"""What adapters have in common in their weights, and new adapters from them: from factors, never from whole matrices."""

@@ -22,8 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .gram import Gram
-from .spectra import angles_between, numerical_rank, singular_values, spaces
+from .gram import Gram, angles_between, numerical_rank, singular_values, spaces
 
 Array = NDArray[Any]
 
@@ -52,19 +51,15 @@ class LowRank:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class UpdateComparison:
     """What two updates of one module have to do with each other.
 
     Attributes:
         norm_a: Frobenius norm of the first, 0 if there is none.
-        norm_b: of the second.
         product: Frobenius inner product of the two.
-        change: norm of the difference.
         spectrum_a: singular values of the first, falling, as many as its rank; right to 1e-7 of the norm.
-        spectrum_b: of the second.
         angles_in: principal angles in radians, rising, between the column spaces of the two: what they read from,
             for a layer that multiplies x A B; right to 1e-6.
-        angles_out: between their row spaces: what they write to.
     """
 
     norm_a: float
@@ -91,17 +86,8 @@ class Comparison:
         return self.change / self.norm_a if self.norm_a else None
 
 
-def compare(a: LowRank | None, b: LowRank | None, *, shapes: bool = True) -> Comparison:
-    """Compare two updates of one module, of which one may be missing; their ranks may differ.
-
-    Args:
-        a: the first.
-        b: the second.
-        shapes: find spectra and angles too, which takes as long as the rest.
-
-    Raises:
-        ValueError: a number is not finite, or the two are not of one shape.
-    """
+def compare(a: LowRank | None, b: LowRank | None, *, shapes: bool = True) -> UpdateComparison:
+    """Compare two updates of one module, of which one may be missing; their ranks may differ."""
     if a is None or b is None or a.same(b):
         return _one(a, b, shapes=shapes)
     if a.shape != b.shape:
@@ -115,7 +101,7 @@ def compare(a: LowRank | None, b: LowRank | None, *, shapes: bool = True) -> Com
         change = _difference(a, b)
     if change is None:
         change = terms.cores.norm(ours - theirs)
-    found = Comparison(*norms, terms.product(ours, theirs), change)
+    found = UpdateComparison(*norms, terms.product(ours, theirs), change)
     if not shapes:
         return found
     spectra, angles = terms.shapes(ours, theirs)
@@ -128,7 +114,7 @@ def compare(a: LowRank | None, b: LowRank | None, *, shapes: bool = True) -> Com
     )
 
 
-def _one(a: LowRank | None, b: LowRank | None, *, shapes: bool) -> Comparison:
+def _one(a: LowRank | None, b: LowRank | None, *, shapes: bool) -> UpdateComparison:
     """Compare an update with nothing, or with itself."""
     one = a if a is not None else b
     if one is None:
@@ -138,11 +124,11 @@ def _one(a: LowRank | None, b: LowRank | None, *, shapes: bool) -> Comparison:
     norm = terms.norm(weights)
     spectrum = _fitted(terms.spectrum(weights), one) if shapes else ()
     if b is None:
-        return Comparison(norm, 0.0, 0.0, norm, spectrum_a=spectrum)
+        return UpdateComparison(norm, 0.0, 0.0, norm, spectrum_a=spectrum)
     if a is None:
-        return Comparison(0.0, norm, 0.0, norm, spectrum_b=spectrum)
+        return UpdateComparison(0.0, norm, 0.0, norm, spectrum_b=spectrum)
     angles = (0.0,) * numerical_rank(spectrum)
-    return Comparison(norm, norm, norm * norm, 0.0, spectrum, spectrum, angles, angles)
+    return UpdateComparison(norm, norm, norm * norm, 0.0, spectrum, spectrum, angles, angles)
 
 
 def _fitted(spectrum: Array, update: LowRank) -> tuple[float, ...]:
@@ -264,14 +250,14 @@ def _upper(columns: Any) -> Array:
     return np.asarray(upper)
 
 
-def joined(parts: Sequence[Comparison]) -> Comparison:
+def joined(parts: Sequence[UpdateComparison]) -> UpdateComparison:
     """Return the comparison of whole modules whose parts, experts say, share no numbers.
 
     It is that of matrices with the parts along their diagonal: squares add, spectra and angles are put together.
     """
     if len(parts) == 1:
         return parts[0]
-    return Comparison(
+    return UpdateComparison(
         math.hypot(*(part.norm_a for part in parts)),
         math.hypot(*(part.norm_b for part in parts)),
         math.fsum(part.product for part in parts),

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,19 +15,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fusery.storage.digest import Digest
 from fusery.storage.safetensors import Tensor
-from fusery.storage.stamps import FileState, state_of
+from fusery.storage.vouchers import FileState, Watch, state_of
 
-from ..charts.heat_map import natural
+from ..adapters.files import WEIGHTS
+from ..charts.text import natural
 from ..engine.adapter import FULL, LORA, Factors, read_adapter
 from ..engine.arithmetic import FORMATS, decode
 from ..engine.files import open_input, read_all
 from ..errors import BadInputError, FusionUnsupportedError
-from .cores import Comparison, LowRank, compare, joined
-from .spectra import effective_rank, numerical_rank, overlap
+from ..records.bases import blob_generations
+from ..records.renderings import fetch_form
+from .cores import LowRank, UpdateComparison, compare, joined
+from .gram import effective_rank, numerical_rank, overlap
 
 if TYPE_CHECKING:
+    from .. import tables
     from ..records.difference import Magnitudes, ModuleDifference, WholeDifference
+    from ..workspace import Workspace
 
 Array = NDArray[Any]
 
@@ -43,14 +49,7 @@ _SMALL = 256 << 10
 
 @dataclass(frozen=True, slots=True)
 class OpenAdapter:
-    """An adapter whose tensors can be read.
-
-    Attributes:
-        name: what to call it in messages.
-        scale: factor of every update.
-        factors: where the tensors of each module lie, by its path.
-        file: descriptor of the safetensors file.
-    """
+    """An adapter whose tensors can be read."""
 
     name: str
     scale: float
@@ -59,12 +58,14 @@ class OpenAdapter:
 
     def parts(self, module: str) -> int:
         """Return how many updates a module has: one for each expert, else one."""
-        factors = self.factors[module]
-        return factors.a.shape[0] if factors.switch else 1
+        return self.shape(module)[0]
 
     def shape(self, module: str) -> tuple[int, int, int]:
         """Return how many updates a module has, and their sizes, which are the same whatever the rank."""
-        return (self.parts(module), *_shape(self.factors[module]))
+        factors = self.factors[module]
+        if factors.switch:
+            return factors.a.shape[0], factors.a.shape[2], factors.b.shape[1]
+        return 1, factors.a.shape[0], factors.b.shape[1]
 
     def largest(self, module: str) -> int:
         """Return the bytes of the larger of a module's factors."""
@@ -76,11 +77,7 @@ class OpenAdapter:
         return self.factors[module].rank if module in self.factors else 0
 
     def read(self, module: str, part: int = 0) -> LowRank:
-        """Return the update of a module, or of one of its experts.
-
-        Raises:
-            BlobCorruptError: the file ends before it should.
-        """
+        """Return the update of a module, or of one of its experts."""
         factors = self.factors[module]
         if factors.switch:
             # An expert's factors stand the other way round than those of a linear layer.
@@ -108,13 +105,7 @@ class OpenAdapter:
 
 @contextmanager
 def open_adapter(path: Path, scale: float, *, method: str = LORA, name: str = "") -> Iterator[OpenAdapter]:
-    """Open the safetensors file of an adapter as mlx-lm writes it.
-
-    Raises:
-        FusionUnsupportedError: its tensors are not those of an adapter, or it is a full fine-tune.
-        FormatError: the file is malformed.
-        MissingFileError: it cannot be read.
-    """
+    """Open the safetensors file of an adapter as mlx-lm writes it."""
     if method == FULL:
         raise FusionUnsupportedError(
             f"{name or path} is the result of full fine-tuning, which has no factors"
@@ -143,17 +134,14 @@ class ModuleChange:
     """What differs in one module.
 
     Attributes:
-        module: its path.
         rank_a: the rank that the first gives it, 0 if it does not adapt it.
-        rank_b: likewise of the second.
-        updates: the low-rank updates compared.
         magnitudes: those of DoRA compared; None with LoRA.
     """
 
     module: str
     rank_a: int
     rank_b: int
-    updates: Comparison
+    updates: UpdateComparison
     magnitudes: Magnitudes | None
 
     def record(self) -> ModuleDifference:
@@ -184,13 +172,7 @@ class ModuleChange:
 
 
 def compare_adapters(a: OpenAdapter, b: OpenAdapter) -> list[ModuleChange]:
-    """Compare every module that one of two adapters changes, in the order of the layers.
-
-    Raises:
-        BadInputError: a module has other sizes in the one than in the other.
-        FusionUnsupportedError: a number is not finite.
-        BlobCorruptError: a file ends before it should.
-    """
+    """Compare every module that one of two adapters changes, in the order of the layers."""
     modules = sorted(a.factors.keys() | b.factors.keys(), key=natural)
     with ThreadPoolExecutor(WORKERS) as pool:
         return list(pool.map(lambda module: compare_module(a, b, module), modules))
@@ -199,7 +181,10 @@ def compare_adapters(a: OpenAdapter, b: OpenAdapter) -> list[ModuleChange]:
 def compare_module(a: OpenAdapter, b: OpenAdapter, module: str, *, shapes: bool = True) -> ModuleChange:
     """Compare one module; see `compare_adapters`."""
     both = [adapter for adapter in (a, b) if module in adapter.factors]
-    _require_alike(both, module)
+    sizes = {adapter.name: adapter.shape(module) for adapter in both}
+    if len(set(sizes.values())) > 1:
+        said = " and ".join(f"{' x '.join(map(str, size))} in {name}" for name, size in sizes.items())
+        raise BadInputError(f"{module} is {said}: the two were not trained on one base")
     try:
         parts = [
             compare(
@@ -214,19 +199,6 @@ def compare_module(a: OpenAdapter, b: OpenAdapter, module: str, *, shapes: bool 
         ) from None
     magnitudes = _magnitudes(a.magnitudes(module), b.magnitudes(module))
     return ModuleChange(module, a.rank(module), b.rank(module), joined(parts), magnitudes)
-
-
-def _require_alike(adapters: Sequence[OpenAdapter], module: str) -> None:
-    sizes = {adapter.name: adapter.shape(module) for adapter in adapters}
-    if len(set(sizes.values())) > 1:
-        said = " and ".join(f"{' x '.join(map(str, size))} in {name}" for name, size in sizes.items())
-        raise BadInputError(f"{module} is {said}: the two were not trained on one base")
-
-
-def _shape(factors: Factors) -> tuple[int, int]:
-    if factors.switch:
-        return factors.a.shape[2], factors.b.shape[1]
-    return factors.a.shape[0], factors.b.shape[1]
 
 
 def _magnitudes(ours: Array | None, theirs: Array | None) -> Magnitudes | None:
@@ -249,7 +221,9 @@ def _magnitudes(ours: Array | None, theirs: Array | None) -> Magnitudes | None:
 
 def overall(changes: Sequence[ModuleChange]) -> WholeDifference:
     """Return what two adapters have in common over all modules."""
-    whole = joined([change.updates for change in changes]) if changes else Comparison(0.0, 0.0, 0.0, 0.0)
+    whole = (
+        joined([change.updates for change in changes]) if changes else UpdateComparison(0.0, 0.0, 0.0, 0.0)
+    )
     squares = [(change.updates.norm_a**2, change.updates.norm_b**2) for change in changes]
     ranks = [
         (effective_rank(change.updates.spectrum_a), effective_rank(change.updates.spectrum_b))
@@ -276,3 +250,46 @@ def _mean(values: Sequence[float], weights: Sequence[float]) -> float:
     total = math.fsum(weights)
     products = (value * weight for value, weight in zip(values, weights, strict=True))
     return math.fsum(products) / total if total else 0.0
+
+
+@contextmanager
+def open_registered(
+    workspace: Workspace, adapters: Sequence[tables.AdapterRow]
+) -> Iterator[list[OpenAdapter]]:
+    """Open the weights of registered adapters for as long as something is read from them."""
+    with workspace.cache.scratch() as scratch, ExitStack() as stack:
+        with ThreadPoolExecutor(max(1, len(adapters))) as pool:
+            # A folder for each: it may be the same adapter twice.
+            folders = [scratch / str(number) for number in range(len(adapters))]
+            paths = list(
+                pool.map(lambda adapter, folder: _located(workspace, adapter, folder), adapters, folders)
+            )
+        for adapter in adapters:
+            if adapter.scale is None and adapter.method != "full":
+                hint = f"fusery show {adapter.name}"
+                raise BadInputError(f"no scale is on record for {adapter.name}", hint=hint)
+        yield [
+            stack.enter_context(
+                open_adapter(path, adapter.scale or 0.0, method=adapter.method, name=adapter.name)
+            )
+            for path, adapter in zip(paths, adapters, strict=True)
+        ]
+
+
+def _located(workspace: Workspace, adapter: tables.AdapterRow, folder: Path) -> Path:
+    """Return where the weights lie; they were read through and found right today, or are now."""
+    file = next((file for file in adapter.manifest.files if file.path == WEIGHTS), None)
+    if file is None:  # registered in PEFT's form
+        return fetch_form(workspace, adapter, "mlx", folder, factors_only=True)[WEIGHTS]
+    digest = Digest(file.sha256)
+    generation = blob_generations(workspace, [digest])[digest]
+    local = workspace.store.local_path(digest, generation=generation)
+    if local is None:
+        folder.mkdir()
+        local = folder / WEIGHTS
+        workspace.store.fetch(digest, local, generation=generation)
+    elif not workspace.vouchers.hold(local, digest):
+        watch = Watch({WEIGHTS: local})
+        workspace.store.verify(digest, file.size, generation=generation)
+        workspace.vouchers.note(watch, WEIGHTS, digest)
+    return local

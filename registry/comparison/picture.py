@@ -10,9 +10,8 @@ import numpy as np
 from markupsafe import Markup
 
 from ..charts import svg
-from ..charts.files import rendered
-from ..charts.heat_map import Row, arranged
-from ..charts.heat_map_svg import FILE_WIDTH, VIRIDIS, Shades, colours, drawn, room_for
+from ..charts.heat_map import FILE_WIDTH, VIRIDIS, Shades, arranged, colours, drawn, room_for
+from ..charts.svg import rendered
 from .cores import joined
 from .modules import ModuleChange, overall
 
@@ -27,16 +26,12 @@ _PLOT_LEFT, _PLOT_WIDTH, _PLOT_HEIGHT = 76, 640, 240
 
 
 def draw(a: str, b: str, changes: Sequence[ModuleChange], kind: str) -> bytes:
-    """Return the picture as a PNG or SVG file; the same numbers give the same bytes.
-
-    Raises:
-        MissingExtraError: a PNG is wanted, and what draws it is not installed.
-        BadInputError: there are too many layers or kinds of modules for a picture.
-    """
+    """Return the picture as a PNG or SVG file; the same numbers give the same bytes."""
     modules = {change.module: change for change in changes}
-    layers, *of_change = arranged(modules, (), _relative_change)
-    _, *of_cosine = arranged(modules, (), _cosine)
-    largest = _largest([*of_change[0], *of_change[1]])
+    layers, *of_change = arranged(modules, (), lambda changes: _of(changes, "relative_change"))
+    _, *of_cosine = arranged(modules, (), lambda changes: _of(changes, "cosine"))
+    cells = [cell for row in (*of_change[0], *of_change[1]) for cell in row.cells if cell is not None]
+    largest = min(_MOST_CHANGE, max(cells, default=0.0)) or 1.0
     above = f"; {largest:g} and more have one colour" if largest == _MOST_CHANGE else ""
     scale = Shades("change", VIRIDIS, 0.0, largest, tuple(largest * part / 4 for part in range(5)))
     left = room_for([*of_change[0], *of_change[1]])
@@ -51,9 +46,9 @@ def draw(a: str, b: str, changes: Sequence[ModuleChange], kind: str) -> bytes:
         ("cosine of the updates (grey: not in both)", _COSINES, of_cosine),
     ):
         parts.append(svg.text(16, top + 18, title, "label strong"))
-        made = drawn(layers, rows, outside, shades, left, FILE_WIDTH, top + 28)
-        parts += made.parts
-        top, width = made.bottom, max(width, made.right)
+        drawing, right, top = drawn(layers, rows, outside, shades, left, FILE_WIDTH, top + 28)
+        parts += drawing
+        width = max(width, right)
     parts.append(svg.text(16, top + 18, "share of the norm, by singular value", "label strong"))
     parts += _spectra((a, b), changes, top + 36.0)
     whole = overall(changes)
@@ -73,17 +68,8 @@ def draw(a: str, b: str, changes: Sequence[ModuleChange], kind: str) -> bytes:
     )
 
 
-def _relative_change(changes: Sequence[ModuleChange]) -> float | None:
-    return joined([change.updates for change in changes]).relative_change if changes else None
-
-
-def _cosine(changes: Sequence[ModuleChange]) -> float | None:
-    return joined([change.updates for change in changes]).cosine if changes else None
-
-
-def _largest(rows: Sequence[Row]) -> float:
-    known = [cell for row in rows for cell in row.cells if cell is not None]
-    return min(_MOST_CHANGE, max(known, default=0.0)) or 1.0
+def _of(changes: Sequence[ModuleChange], figure: str) -> float | None:
+    return getattr(joined([change.updates for change in changes]), figure) if changes else None
 
 
 def _spectra(names: tuple[str, str], changes: Sequence[ModuleChange], top: float) -> Iterator[Markup]:

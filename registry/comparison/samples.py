@@ -1,6 +1,6 @@
-"""A first look whether two adapters may be alike: the cosine of their updates over a few modules, in single precision.
+"""How alike two adapters are: the cosine of their updates, exactly, or over a few modules in single precision.
 
-It is right to a thousandth, which is enough to pass over the many that are not alike.  Those that one adapter is compared
+The latter is right to a thousandth, which is enough to pass over the many that are not alike.  Those that one adapter is compared
 with are mostly those of the next as well, so that what was read of small ones is held for a while.
 """
 
@@ -16,12 +16,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fusery.storage.stamps import FileState, state_of
+from fusery.storage.vouchers import FileState, state_of
 
-from ..adapters.products import cross
-from .modules import OpenAdapter
+from ..adapters.tensors import cross
+from .cores import joined
+from .modules import OpenAdapter, compare_module
 
 Array = NDArray[Any]
+
+LARGEST = 64 << 20
+"""Bytes of a factor from which `shared_modules` passes a module over."""
 
 _HELD = 1 << 20
 """Bytes of a module's factors up to which they are held."""
@@ -41,11 +45,7 @@ class _Update:
 
 
 def rough_cosine(ours: OpenAdapter, theirs: OpenAdapter, modules: Sequence[str]) -> float | None:
-    """Return the cosine between two adapters over some modules; None where one is zero or holds what is no number.
-
-    Raises:
-        BlobCorruptError: a file ends before it should.
-    """
+    """Return the cosine between two adapters over some modules; None where one is zero or holds what is no number."""
     product = ours_squared = theirs_squared = 0.0
     for module in modules:
         for one, other in zip(_updates(ours, module), _updates(theirs, module), strict=True):
@@ -61,10 +61,10 @@ def _updates(adapter: OpenAdapter, module: str) -> Sequence[_Update]:
     factors = adapter.factors[module]
     if factors.a.size + factors.b.size > _HELD:
         return _read(adapter, module)
-    return _held(_Key(adapter, state_of(os.fstat(adapter.file))), module)
+    return _held(_FileKey(adapter, state_of(os.fstat(adapter.file))), module)
 
 
-class _Key:
+class _FileKey:
     """An open adapter that is the same as another one if its file is, and what is made of it."""
 
     def __init__(self, adapter: OpenAdapter, state: FileState) -> None:
@@ -72,27 +72,25 @@ class _Key:
         self._same = (*state, adapter.scale)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Key) and self._same == other._same
+        return isinstance(other, _FileKey) and self._same == other._same
 
     def __hash__(self) -> int:
         return hash(self._same)
 
 
 @lru_cache(_MOST)
-def _held(key: _Key, module: str) -> Sequence[_Update]:
+def _held(key: _FileKey, module: str) -> Sequence[_Update]:
     return _read(key.adapter, module)
 
 
 def _read(adapter: OpenAdapter, module: str) -> Sequence[_Update]:
-    return [_update(adapter, module, part) for part in range(adapter.parts(module))]
-
-
-def _update(adapter: OpenAdapter, module: str, part: int) -> _Update:
-    read = adapter.read(module, part)
-    a, size_a = _scaled(read.a)
-    b, size_b = _scaled(read.b.T)
-    norm = math.sqrt(max(0.0, float(np.vdot(cross(a, a), cross(b, b)))))
-    return _Update(a, b, read.scale * size_a * size_b, norm)
+    updates = []
+    for part in range(adapter.parts(module)):
+        read = adapter.read(module, part)
+        (a, size_a), (b, size_b) = _scaled(read.a), _scaled(read.b.T)
+        norm = math.sqrt(max(0.0, float(np.vdot(cross(a, a), cross(b, b)))))
+        updates.append(_Update(a, b, read.scale * size_a * size_b, norm))
+    return updates
 
 
 def _scaled(factor: Array) -> tuple[Array, float]:
@@ -101,3 +99,24 @@ def _scaled(factor: Array) -> tuple[Array, float]:
     if not high or not math.isfinite(high):
         return np.zeros(factor.shape, np.float32), high
     return (factor / factor.dtype.type(high)).astype(np.float32), high
+
+
+def shared_modules(ours: OpenAdapter, theirs: OpenAdapter) -> list[str]:
+    """Return the modules that both change and that can be compared, sorted; none where that is less than half of either's.
+
+    Passed over are those of other sizes in the one than in the other, and those with a factor above 64 MiB.
+    """
+    shared = sorted(
+        module
+        for module in ours.factors.keys() & theirs.factors.keys()
+        if ours.shape(module) == theirs.shape(module)
+        and max(ours.largest(module), theirs.largest(module)) <= LARGEST
+    )
+    enough = 2 * len(shared) >= max(len(ours.factors), len(theirs.factors))
+    return shared if enough else []
+
+
+def cosine(ours: OpenAdapter, theirs: OpenAdapter, modules: Sequence[str]) -> float | None:
+    """Return the cosine between two adapters over some modules; None where one is zero, or there are none."""
+    changes = [compare_module(ours, theirs, module, shapes=False) for module in modules]
+    return joined([change.updates for change in changes]).cosine if changes else None

@@ -28,11 +28,9 @@ from ..errors import (
     SchemaError,
     UnreadableRecordError,
 )
-from . import clock
-from .aside import Aside, may_only_be_read
-from .engine import make_engine
-from .filesystems import network_file_system
-from .outages import explain, is_outage, is_transient
+from . import engine as engines
+from .engine import explain, is_outage, is_transient
+from .files import Aside, may_only_be_read, network_file_system
 
 _SQLITE = ("sqlite", "sqlite+pysqlite")
 _POSTGRESQL = ("postgresql", "postgres", "postgresql+psycopg")
@@ -54,7 +52,6 @@ class Database:
     """
 
     def __init__(self, engine: Engine, *, timeout: float, aside: Aside | None = None) -> None:
-        """Take an engine that `make_engine` made; use `open`."""
         self._engine, self._aside = engine, aside
         self._timeout = timeout
         self._answered = False
@@ -65,39 +62,15 @@ class Database:
         self.shown: Path | str = self.path or self.display_url
 
     @classmethod
-    def open(
-        cls,
-        url: str,
-        *,
-        echo: bool = False,
-        timeout: float = 30.0,
-        allow_network_file_system: bool = False,
-    ) -> Database:
-        """Open the database that an SQLAlchemy URL names.
-
-        Args:
-            url: `sqlite:////absolute/path.db`, or `postgresql://user@host/name`.
-            echo: log every statement with its parameters.
-            timeout: seconds to wait for another writer.
-            allow_network_file_system: accept an SQLite file on NFS and the like, for use by one machine only.
-
-        Raises:
-            BadInputError: the URL is none, or names another kind of database.
-            MissingExtraError: PostgreSQL's driver is not installed.
-            DatabaseUnavailableError: an SQLite file would lie on a network file system.
-        """
-        parsed = _parse(url)
-        local = parsed.get_backend_name() != "sqlite" or _is_local(parsed, allow_network_file_system)
-        file = Path(str(parsed.database))
-        aside = Aside(file) if parsed.get_backend_name() == "sqlite" and may_only_be_read(file) else None
+    def open(cls, url: str, *, timeout: float = 30.0) -> Database:
+        """Open the database that an SQLAlchemy URL names; `timeout` is in seconds, to wait for another writer."""
+        parsed, aside = _parse(url), None
+        if parsed.get_backend_name() == "sqlite":
+            file = Path(str(parsed.database))
+            _require_local(file)
+            aside = Aside(file) if may_only_be_read(file) else None
         try:
-            engine = make_engine(
-                parsed,
-                echo=echo,
-                timeout=timeout,
-                shared_memory=local,
-                connect=aside.connect if aside else None,
-            )
+            engine = engines.make_engine(parsed, timeout=timeout, connect=aside.connect if aside else None)
         except ArgumentError as error:
             raise BadInputError("an option in the database URL is not acceptable", hint=_URL_HINT) from error
         except ImportError as error:
@@ -112,11 +85,7 @@ class Database:
         return url.set(drivername=self.dialect, query=masked).render_as_string(hide_password=True)
 
     def make_folder(self) -> None:
-        """Make the folder of an SQLite file, if it is not there.
-
-        Raises:
-            DatabaseUnavailableError: it cannot be made.
-        """
+        """Make the folder of an SQLite file, if it is not there."""
         if self.path is None:
             return
         try:
@@ -128,32 +97,16 @@ class Database:
                 hint="set FUSERY_REGISTRY to a folder of yours",
             ) from error
 
-    @contextlib.contextmanager
-    def read(self) -> Iterator[Session]:
-        """Yield a session that sees one state of the database and cannot change it.
+    def read(self) -> contextlib.AbstractContextManager[Session]:
+        """Yield a session that sees one state of the database and cannot change it."""
+        return self._session("read")
 
-        Raises:
-            DatabaseUnavailableError: the database did not answer, or refused.
-        """
-        with self._session("read") as session:
-            yield session
-
-    @contextlib.contextmanager
-    def write(self) -> Iterator[Session]:
-        """Yield a session that is the only writer; all of it is committed at the end, or nothing after an exception.
-
-        Raises:
-            DatabaseUnavailableError: the database did not answer, or refused, or another writer took too long.
-        """
-        with self._session("write") as session:
-            yield session
+    def write(self) -> contextlib.AbstractContextManager[Session]:
+        """Yield a session that is the only writer; all of it is committed at the end, or nothing after an exception."""
+        return self._session("write")
 
     def require_writable(self) -> None:
-        """Refuse to begin what ends with a record that cannot be written.
-
-        Raises:
-            DatabaseReadOnlyError: this user may only read the database, or it lies where nobody can write.
-        """
+        """Refuse to begin what ends with a record that cannot be written."""
         self._require_allowed("write")
         if self.dialect == "postgresql":
             query = text("SELECT has_table_privilege('event', 'INSERT') AND NOT pg_is_in_recovery()")
@@ -167,9 +120,6 @@ class Database:
         """Run work in a write transaction; again as a whole if the connection is lost in it, or the server asks for it.
 
         Only for work that may be done twice: whether a commit whose answer was lost has happened is not known.
-
-        Raises:
-            DatabaseUnavailableError: as for `write`.
         """
         self._require_allowed("write")
         for attempt in range(1, _ATTEMPTS + 1):
@@ -187,30 +137,26 @@ class Database:
 
     @contextlib.contextmanager
     def schema_change(self) -> Iterator[Connection]:
-        """Yield a connection for migrations: the only writer, with foreign keys checked at the end.
-
-        Raises:
-            SchemaError: rows would point at nothing; nothing was changed.
-            DatabaseUnavailableError: as for `write`.
-        """
+        """Yield a connection for migrations: the only writer, with foreign keys checked at the end."""
         self._require_allowed("schema")
-        with self._explained(), self._start(self._schema_connection) as connection:
+        with self._explained(), self._start(lambda: self._begun("schema")) as session:
+            connection = session.connection()
             yield connection
             if self.dialect == "sqlite":
                 broken = connection.exec_driver_sql("PRAGMA foreign_key_check").first()
                 if broken is not None:
                     raise SchemaError(f"the change would leave rows of {broken[0]} pointing at nothing")
-            connection.commit()
+            session.commit()
 
     @staticmethod
     def clock() -> FunctionElement[float]:
         """Return the SQL expression for seconds since 1970 on the database's own clock."""
-        return clock.Clock()
+        return engines.Clock()
 
     @staticmethod
     def utcnow(session: Session) -> datetime:
         """Return the time of the database's clock, aware and in UTC."""
-        return clock.utcnow(session)
+        return engines.utcnow(session)
 
     def under(self, actor: str) -> Database:
         """Return the same database, over the same connections, for changes under another name."""
@@ -243,9 +189,9 @@ class Database:
             )
 
     def _commit(self, session: Session) -> None:
-        from .log import conclude  # the tables: who only looks at the schema needs none
+        from .events import conclude  # the tables: who only looks at the schema needs none
 
-        conclude(session, self.actor)
+        conclude(session)
         session.commit()
 
     def _begun(self, purpose: str) -> Session:
@@ -256,19 +202,12 @@ class Database:
             session.close()
             raise
         if purpose == "write":
+            from .events import ACTOR
             from .sealing import watch
 
+            session.info[ACTOR] = self.actor
             watch(session)
         return session
-
-    def _schema_connection(self) -> Connection:
-        connection = self._engine.execution_options(purpose="schema").connect()
-        try:
-            connection.begin()
-        except DBAPIError:
-            connection.close()
-            raise
-        return connection
 
     def _start(self, begin: Callable[[], T]) -> T:
         """Begin a transaction; wait `timeout` seconds for other transactions, and `outage_seconds` for an unreachable server.
@@ -340,17 +279,14 @@ def _parse(url: str) -> URL:
     return parsed.set(database=str(Path(str(parsed.database)).absolute()))
 
 
-def _is_local(url: URL, allowed: bool) -> bool:
-    """Tell whether an SQLite file is on a disk of this machine.
+def _require_local(path: Path) -> None:
+    """Refuse an SQLite file that is not on a disk of this machine.
 
     "All processes using a database must be on the same host computer; WAL does not work over a network filesystem",
     https://www.sqlite.org/wal.html; and file locks on network file systems succeed for everybody at once.
     """
-    path = Path(str(url.database))
-    kind = network_file_system(path)
-    if kind is not None and not allowed:
+    if (kind := network_file_system(path)) is not None:
         raise DatabaseUnavailableError(
             f"an SQLite database cannot be used safely over the network file system {kind}, where {path} lies",
             hint="use PostgreSQL for several machines, or put the database on a local disk",
         )
-    return kind is None

@@ -1,4 +1,4 @@
-"""The one place that makes SQLAlchemy engines, so that every connection has the same rules of transactions.
+"""Engines whose every connection has the same rules of transactions, and what their drivers' failures mean.
 
 The drivers' defaults lose updates silently on both databases (docs/internals/database.md).  Here every transaction says what it is for through
 the execution option `purpose`:
@@ -11,13 +11,24 @@ the execution option `purpose`:
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine, Float, create_engine, event, select
 from sqlalchemy.engine.interfaces import DBAPIConnection, ExceptionContext
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+
+from ..errors import BadInputError, DatabaseReadOnlyError, DatabaseUnavailableError, RegistryError
 
 WRITE_LOCK = int.from_bytes(b"fusery\x00\x01")
 """Key of the PostgreSQL advisory lock that makes write transactions exclusive, as BEGIN IMMEDIATE does on SQLite."""
@@ -37,33 +48,17 @@ KEEPALIVE = {
 
 
 def make_engine(
-    url: URL,
-    *,
-    echo: bool,
-    timeout: float,
-    shared_memory: bool = True,
-    connect: Callable[[], sqlite3.Connection] | None = None,
+    url: URL, *, timeout: float, connect: Callable[[], sqlite3.Connection] | None = None
 ) -> Engine:
-    """Return an engine for an SQLite file or a PostgreSQL database; nothing is connected yet.
-
-    Args:
-        url: with the driver name `sqlite` or `postgresql+psycopg`.
-        echo: log every statement with its parameters.
-        timeout: seconds to wait for a lock that somebody else holds.
-        shared_memory: use SQLite's write-ahead log, which needs memory shared by all who have the file open.
-        connect: gives the connections to an SQLite file that may only be read.
-
-    Raises:
-        ImportError: the driver is not installed.
-    """
+    """Return an engine for an SQLite file or a PostgreSQL database; nothing is connected yet."""
     _leave_no_last_resort()
-    common: dict[str, Any] = {"echo": echo, "hide_parameters": not echo, "json_serializer": _document_text}
+    common: dict[str, Any] = {"hide_parameters": True, "json_serializer": _document_text}
     if url.get_backend_name() == "sqlite":
         if connect is not None:
             # A transaction each: the next one may read another copy.
             common |= {"creator": connect, "poolclass": NullPool}
         engine = create_engine(url, **common)
-        _prepare_sqlite(engine, timeout, "WAL" if shared_memory else "DELETE")
+        _prepare_sqlite(engine, timeout)
         return engine
     # Server-side prepared statements and start-up options do not survive pgbouncer; SET LOCAL does.
     arguments = {
@@ -78,7 +73,7 @@ def make_engine(
 
 
 def _document_text(value: Any) -> str:
-    from ..tables.values import document_text  # the tables: who only looks at the schema needs none
+    from ..tables.record import document_text  # the tables: who only looks at the schema needs none
 
     return document_text(value)
 
@@ -118,7 +113,7 @@ def _purpose(connection: Connection) -> str:
     return str(connection.get_execution_options().get("purpose", "read"))
 
 
-def _prepare_sqlite(engine: Engine, timeout: float, journal: str) -> None:
+def _prepare_sqlite(engine: Engine, timeout: float) -> None:
     @event.listens_for(engine, "connect")
     def connect(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
         connection.isolation_level = None  # or the driver begins transactions by itself, and only some
@@ -138,7 +133,7 @@ def _prepare_sqlite(engine: Engine, timeout: float, journal: str) -> None:
             connection.exec_driver_sql("BEGIN")
             return
         # Not when connecting: it changes the file, which may turn out to belong to another program.
-        connection.exec_driver_sql(f"PRAGMA journal_mode={journal}")
+        connection.exec_driver_sql("PRAGMA journal_mode=WAL")
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
@@ -159,3 +154,191 @@ def _prepare_postgresql(engine: Engine, timeout: float) -> None:
             statements.append(f"SELECT pg_advisory_xact_lock({WRITE_LOCK})")
         # One round trip: without parameters psycopg sends several statements at once.
         connection.exec_driver_sql("; ".join(statements), execution_options={"no_parameters": True})
+
+
+class Clock(FunctionElement[float]):
+    """Seconds since 1970 on the database's clock, at the moment the statement runs."""
+
+    type = Float()
+    inherit_cache = True
+
+
+@compiles(Clock, "sqlite")
+def _clock_sqlite(element: Clock, compiler: SQLCompiler, **_: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(Clock, "postgresql")
+def _clock_postgresql(element: Clock, compiler: SQLCompiler, **_: Any) -> str:
+    # now() would be the transaction's start, which may lie behind a long wait for a lock.
+    return "CAST(extract(epoch from clock_timestamp()) AS double precision)"
+
+
+def utcnow(session: Session) -> datetime:
+    """Return the time of the database's clock, aware and in UTC."""
+    return datetime.fromtimestamp(session.scalars(select(Clock())).one(), UTC)
+
+
+def insert(session: Session, table: Any) -> Any:
+    """Return an INSERT that has `on_conflict_do_update` and `on_conflict_do_nothing`.
+
+    Only the dialect at hand is imported: PostgreSQL's brings its asynchronous driver along, a twentieth of a second.
+    """
+    if session.get_bind().dialect.name == "sqlite":
+        from sqlalchemy.dialects import sqlite
+
+        return sqlite.insert(table)
+    from sqlalchemy.dialects import postgresql
+
+    return postgresql.insert(table)
+
+
+Value = TypeVar("Value")
+
+BATCH = 500
+
+
+def batches(values: Iterable[Value], size: int = BATCH) -> Iterator[list[Value]]:
+    """Yield the values, each once and in their order, in lists of at most `size`."""
+    waiting = iter(dict.fromkeys(values))
+    while batch := list(islice(waiting, size)):
+        yield batch
+
+
+# Primary result codes, https://www.sqlite.org/rescode.html
+_BUSY, _LOCKED, _PERM, _READONLY, _IOERR, _CORRUPT, _FULL, _CANTOPEN, _AUTH, _NOTADB = (
+    5, 6, 3, 8, 10, 11, 13, 14, 23, 26,
+)  # fmt: skip
+
+# SQLSTATEs, https://www.postgresql.org/docs/current/errcodes-appendix.html
+_LOCK_NOT_AVAILABLE, _SERIALIZATION, _DEADLOCK, _STARTING = "55P03", "40001", "40P01", "57P03"
+_DENIED, _READ_ONLY, _DISK_FULL, _IDLE, _TOO_LONG = "42501", "25006", "53100", "25P03", "57014"
+_CORRUPTED = ("XX001", "XX002")
+
+
+def _sqlite_code(error: DBAPIError) -> int | None:
+    code = getattr(error.orig, "sqlite_errorcode", None)
+    return None if code is None else int(code) & 0xFF
+
+
+def _sqlstate(error: DBAPIError) -> str | None:
+    state = getattr(error.orig, "sqlstate", None)
+    return None if state is None else str(state)
+
+
+def is_transient(error: BaseException) -> bool:
+    """Tell whether beginning the same transaction again may succeed."""
+    if not isinstance(error, DBAPIError):
+        return False
+    states = (_LOCK_NOT_AVAILABLE, _SERIALIZATION, _DEADLOCK, _STARTING)
+    return _sqlite_code(error) in (_BUSY, _LOCKED) or _sqlstate(error) in states
+
+
+def is_outage(error: BaseException) -> bool:
+    """Tell whether the connection was lost or not made, so that the server may be there again in a moment.
+
+    A wrong password or name looks the same to the driver: ask only where it worked before.
+    """
+    if not isinstance(error, DBAPIError) or isinstance(error, IntegrityError | DataError):
+        return False
+    state = _sqlstate(error)
+    if error.connection_invalidated or (state or "").startswith(("08", "57P")):
+        return True
+    return isinstance(error, OperationalError) and state is None and _sqlite_code(error) is None
+
+
+def explain(error: DBAPIError, name: str, path: Path | None, timeout: float) -> RegistryError | None:
+    """Return a driver's failure as an error of ours, or None when it is a fault of the program or a broken constraint."""
+    if isinstance(error, IntegrityError):
+        return None
+    if isinstance(error, DataError):
+        return BadInputError(f"the database refuses a value: {_first_line(error)}")
+    if path is not None:
+        return _explain_sqlite(_sqlite_code(error), path, timeout, _first_line(error))
+    return _explain_postgresql(error, name, timeout)
+
+
+def _first_line(error: DBAPIError) -> str:
+    return (str(error.orig).strip().splitlines() or ["no reason given"])[0][:300]
+
+
+def _locked(name: str, timeout: float) -> DatabaseUnavailableError:
+    return DatabaseUnavailableError(
+        f"the database {name} is locked: another process has been writing for more than {timeout:g} s",
+        hint="try again when it has finished",
+    )
+
+
+def _explain_sqlite(
+    code: int | None, path: Path, timeout: float, reason: str
+) -> DatabaseUnavailableError | None:
+    if code in (_BUSY, _LOCKED):
+        return _locked(str(path), timeout)
+    if code == _CANTOPEN and not path.parent.is_dir():
+        return DatabaseUnavailableError(
+            f"cannot open the database {path}: there is no such folder", hint="fusery admin init"
+        )
+    if code == _READONLY and os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
+        # The system did not let SQLite open it for writing, and SQLite opens it for reading then without a word.
+        return DatabaseUnavailableError(
+            f"the database {path} could be opened for reading only",
+            hint="is the disk full, or mounted for reading only?  Run the command again",
+        )
+    sentences = {
+        _CANTOPEN: (
+            "cannot open the database {path}: permission denied, or it is not a file",
+            "check who owns it",
+        ),
+        _READONLY: (
+            "cannot write the database {path}: permission denied",
+            "check who owns it and its folder",
+        ),
+        _PERM: ("cannot use the database {path}: permission denied", "check who owns it"),
+        _AUTH: ("cannot use the database {path}: permission denied", "check who owns it"),
+        _FULL: (
+            "there is no space left for the database {path}",
+            "free some space and run the command again",
+        ),
+        _IOERR: (
+            "the database {path} cannot be read or written: {reason}",
+            "check the disk and its free space",
+        ),
+        _CORRUPT: ("the database {path} is damaged: {reason}", "restore it from a backup"),
+        _NOTADB: ("{path} is not an SQLite database", "restore it from a backup, or name another file"),
+    }
+    if code not in sentences:
+        return None
+    sentence, hint = sentences[code]
+    return DatabaseUnavailableError(sentence.format(path=path, reason=reason), hint=hint)
+
+
+def _explain_postgresql(error: DBAPIError, name: str, timeout: float) -> DatabaseUnavailableError | None:
+    state = _sqlstate(error)
+    if state == _LOCK_NOT_AVAILABLE:
+        return _locked(name, timeout)
+    if state in (_DENIED, _READ_ONLY):
+        return DatabaseReadOnlyError(
+            f"the database {name} refuses: {_first_line(error)}", hint="ask its owner"
+        )
+    if state == _TOO_LONG:
+        return DatabaseUnavailableError(
+            f"the database {name} took too long for one statement", hint="ask its owner what it is busy with"
+        )
+    if state == _DISK_FULL:
+        return DatabaseUnavailableError(f"there is no space left for the database {name}")
+    if state in _CORRUPTED:
+        return DatabaseUnavailableError(f"the database {name} is damaged", hint="restore it from a backup")
+    if error.connection_invalidated or state == _IDLE or (state or "").startswith("57P"):
+        return DatabaseUnavailableError(
+            f"lost the connection to the database {name}: what was being written is either there whole or not at all",
+            hint="run the command again; what is already done is found",
+        )
+    if state is None or state[:2] in ("08", "28", "3D", "40", "53"):
+        return DatabaseUnavailableError(f"cannot use the database {name}: {_unreachable(error)}")
+    return None
+
+
+def _unreachable(error: DBAPIError) -> str:
+    """Return why a connection was refused: libpq's last line holds the server's word or the system's."""
+    line = _first_line(error)
+    return line.rsplit("FATAL:", 1)[-1].strip() if "FATAL:" in line else line

@@ -17,7 +17,9 @@ was written anew as a whole, shows up only against a hash that was noted down el
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -25,27 +27,24 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from fusery.storage.digest import canonical_json
+from fusery.storage.digest import canonical_json, digest_json
 from fusery.storage.secrets import without_credentials
 
-from ..tables import Event
-from . import Database
-from .actions import ACTIONS
-from .log import FIRST_PREVIOUS, append, event_hash, last, parse_seals
+from ..tables import EventRow
+from . import engine
+from .engine import BATCH
+from .sealing import KINDS, Seal, seals_of
 
-__all__ = ["FIRST_PREVIOUS", "Problem", "event_hash", "history", "last", "record", "verify_chain"]
-
-_BATCH = 500
+FIRST_PREVIOUS = "0" * 64
+_WAITING = "entries of the log"
+ACTOR = "actor"
+"""Key of the information about a session that says under which name changes are logged."""
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something wrong with the log.
-
-    Attributes:
-        seq: number of the entry where it shows.
-        message: what is wrong, in one sentence.
-    """
+    """The number of an entry of the log, and what is wrong there, in one sentence."""
 
     seq: int
     message: str
@@ -53,40 +52,121 @@ class Problem:
 
 def record(
     session: Session,
-    *,
     action: str,
     kind: str,
     subject: str,
     detail: Mapping[str, Any],
-    actor: str,
+    *,
+    actor: str | None = None,
     at: datetime | None = None,
-) -> Event:
+) -> EventRow:
     """Append one entry, in the write transaction that does what it tells of; it has its number when that is committed.
 
-    Args:
-        session: of a write transaction, which makes this the only writer.
-        action: what was done: one of `actions.ACTIONS`.
-        kind: what it was done to: `adapter`, `base`, `alias` …
-        subject: its name or digest.
-        detail: more, as far as JSON can say it; credentials in its URLs are left out.
-        actor: who did it.
-        at: when; the database's clock says it if it is not given.
-
-    Raises:
-        ValueError: the detail holds a NaN or an infinity, or there is no such action.
+    By default, the actor is that of the database, and the time that of its clock.
     """
     if action not in ACTIONS:
-        raise ValueError(f"the action {action!r} is not declared in `fusery.registry.database.actions`")
-    entry = Event(
-        at=(at or Database.utcnow(session)).astimezone(UTC),
-        actor=actor,
+        raise ValueError(f"the action {action!r} is not declared in `fusery.registry.database.events`")
+    entry = EventRow(
+        at=(at or engine.utcnow(session)).astimezone(UTC),
+        actor=session.info[ACTOR] if actor is None else actor,
         action=action,
         subject_kind=kind,
         subject=subject,
         detail=canonical_json(without_credentials(detail)).decode("ascii"),
     )
-    append(session, entry)
+    # It is written when the transaction ends: only then is it known what the transaction has written.
+    session.info.setdefault(_WAITING, []).append(entry)
     return entry
+
+
+def conclude(session: Session) -> None:
+    """Write the entries that wait, with the seals of what was written in the last of them; then it can be committed."""
+    seals = seals_of(session)
+    if seals and not session.info.get(_WAITING):
+        record(session, "records.changed", "registry", "records", {})
+    waiting: list[EventRow] = session.info.pop(_WAITING, [])
+    if not waiting:
+        return
+    waiting[-1].seals = seals_text(seals) if seals else None
+    newest = last(session)
+    seq, previous = (newest.seq, newest.hash) if newest else (0, FIRST_PREVIOUS)
+    for entry in waiting:
+        seq += 1
+        entry.seq, entry.previous = seq, previous
+        entry.hash = previous = event_hash(entry)
+        session.add(entry)
+    session.flush()
+
+
+def last(session: Session) -> EventRow | None:
+    """Return the newest entry: its hash stands for the whole log."""
+    return session.scalars(select(EventRow).order_by(EventRow.seq.desc()).limit(1)).first()
+
+
+def event_hash(event: EventRow) -> str:
+    """Return the hash that an entry should have."""
+    return digest_json(_hashed(event))
+
+
+def _hashed(event: EventRow) -> dict[str, Any]:
+    content: dict[str, Any] = {
+        "seq": event.seq,
+        "at": event.at.astimezone(UTC).isoformat(timespec="microseconds"),
+        "actor": event.actor,
+        "action": event.action,
+        "subject_kind": event.subject_kind,
+        "subject": event.subject,
+        "detail": event.detail,
+        "previous": event.previous,
+    }
+    if event.seals is not None:
+        content["seals"] = event.seals
+    return content
+
+
+def entry_values(event: EventRow) -> dict[str, Any]:
+    """Return an entry as it travels: what its hash covers, and the hash."""
+    return {**_hashed(event), "hash": event.hash}
+
+
+def is_entry_of(values: Mapping[str, Any], kind: str, subject: str) -> bool:
+    """Return whether an entry that travelled is about a record, and has the hash that it should have."""
+    hashed = {key: value for key, value in values.items() if key != "hash"}
+    is_about = (values.get("subject_kind"), values.get("subject")) == (kind, subject)
+    return is_about and digest_json(hashed) == values.get("hash")
+
+
+def parse_seals(text: str) -> list[Seal]:
+    """Return the seals of an entry from its text."""
+    try:
+        found = [Seal(*each) for each in json.loads(text)]
+        good = all(_is_seal(seal) for seal in found) and len({seal.key for seal in found}) == len(found)
+        if good and seals_text(found) == text:
+            return found
+    except (TypeError, RecursionError) as error:
+        raise ValueError("seals that are none") from error
+    raise ValueError("seals that fusery does not write")
+
+
+def _is_seal(seal: Seal) -> bool:
+    return (
+        isinstance(seal.kind, str)
+        and seal.kind in KINDS
+        and type(seal.number) is int
+        and seal.number > 0
+        and isinstance(seal.name, str)
+        and (
+            seal.digest is None
+            or (isinstance(seal.digest, str) and _DIGEST.fullmatch(seal.digest) is not None)
+        )
+    )
+
+
+def seals_text(seals: Sequence[Seal]) -> str:
+    """Return the text of an entry's seals: canonical JSON, a list of `[kind, number, name, digest]`."""
+    return canonical_json([[seal.kind, seal.number, seal.name, seal.digest] for seal in seals]).decode(
+        "ascii"
+    )
 
 
 def verify_chain(session: Session) -> Iterator[Problem]:
@@ -107,14 +187,14 @@ def verify_chain(session: Session) -> Iterator[Problem]:
         seq, previous = event.seq, event.hash
 
 
-def _is_as_written(event: Event) -> bool:
+def _is_as_written(event: EventRow) -> bool:
     try:
         return event.hash == event_hash(event)
     except TypeError:  # SQLite keeps bytes where somebody put them instead of a text
         return False
 
 
-def _is_well_spelled(event: Event) -> bool:
+def _is_well_spelled(event: EventRow) -> bool:
     try:
         if event.seals is not None:
             parse_seals(event.seals)
@@ -129,52 +209,82 @@ def history(
     kind: str | None = None,
     subject: str | None = None,
     action: str | None = None,
-    since: datetime | None = None,
     limit: int | None = None,
-) -> list[Event]:
-    """Return entries, oldest first; with a limit, the newest ones.
-
-    Args:
-        session: of any transaction.
-        kind: only about this kind of thing.
-        subject: only about this name or digest.
-        action: only of this action.
-        since: only from this moment on.
-        limit: at most so many.
-    """
-    query = select(Event).order_by(Event.seq.desc()).limit(limit)
-    wanted = {Event.subject_kind: kind, Event.subject: subject, Event.action: action}
-    for column, value in wanted.items():
-        if value is not None:
-            query = query.where(column == value)
-    if since is not None:
-        query = query.where(Event.at >= since)
+) -> list[EventRow]:
+    """Return entries, oldest first; with a limit, the newest ones."""
+    query = select(EventRow).order_by(EventRow.seq.desc()).limit(limit)
+    wanted = {EventRow.subject_kind: kind, EventRow.subject: subject, EventRow.action: action}
+    query = query.where(*(column == value for column, value in wanted.items() if value is not None))
     return list(reversed(session.scalars(query).all()))
 
 
-def _all(session: Session) -> Iterator[tuple[int, Event | None]]:
-    """Yield every entry by its number, and let go of each; None where somebody wrote a time that cannot be parsed."""
-    seq, more = 0, True
-    while more:
-        numbers = session.scalars(
-            select(Event.seq).where(Event.seq > seq).order_by(Event.seq).limit(_BATCH)
-        ).all()
-        more = len(numbers) == _BATCH
-        seq = numbers[-1] if numbers else seq
-        yield from _read(session, numbers)
+def _all(session: Session) -> Iterator[tuple[int, EventRow | None]]:
+    """Yield every entry by its number, and let go of each; None where the time is invalid."""
+    query, seq = select(EventRow).execution_options(populate_existing=True), 0
+    following = select(EventRow.seq).order_by(EventRow.seq).limit(BATCH)
+    while numbers := session.scalars(following.where(EventRow.seq > seq)).all():
+        found: dict[int, EventRow] = {}
+        try:
+            found = {each.seq: each for each in session.scalars(query.where(EventRow.seq.in_(numbers)))}
+        except ValueError:
+            for number in numbers:
+                with suppress(ValueError):
+                    found[number] = session.scalars(query.where(EventRow.seq == number)).one()
+        yield from ((number, found.get(number)) for number in numbers)
+        seq = numbers[-1]
 
 
-def _read(session: Session, numbers: Sequence[int]) -> Iterator[tuple[int, Event | None]]:
-    query = select(Event).where(Event.seq.in_(numbers)).execution_options(populate_existing=True)
-    try:
-        found = {event.seq: event for event in session.scalars(query)}
-    except ValueError:
-        if len(numbers) == 1:
-            found = {}
-        else:
-            middle = len(numbers) // 2
-            yield from _read(session, numbers[:middle])
-            yield from _read(session, numbers[middle:])
-            return
-    for number in numbers:
-        yield number, found.get(number)
+ACTIONS: Mapping[str, str] = {
+    "adapter.amended": "what was said about it was corrected",
+    "adapter.approved": "somebody approved of an alias holding it",
+    "adapter.benched": "its forms were timed on this machine",
+    "adapter.evaluated": "what was measured of it was recorded",
+    "adapter.evaluation_withdrawn": "what was recorded wrongly as measured of it was withdrawn",
+    "adapter.exported": "it was written to a folder",
+    "adapter.received": "it came from another registry",
+    "adapter.registered": "it was registered",
+    "adapter.signed": "it was signed",
+    "adapter.unapproved": "an approval was taken back",
+    "adapter.unyanked": "its withdrawal was lifted",
+    "adapter.yanked": "it was withdrawn",
+    "alias.confirmed": "its holder was judged once more, because of an amendment",
+    "alias.moved": "it moved from one adapter to another, or to none",
+    "alias.refused": "it was not moved, because rules of it were not fulfilled",
+    "base.added": "it was added, or given another name or source",
+    "base.calibrated": "a calibration of it was made",
+    "base.calibration_chosen": "a calibration that was there is taken again, and not the newest",
+    "base.recognised": "other files were found to hold the same",
+    "base.received": "it came from another registry",
+    "blob.quarantined": "a damaged blob was put aside",
+    "blob.repaired": "a damaged blob was replaced by a good one",
+    "bundle.signed": "it was signed",
+    "bundle.written": "it was written",
+    "calibration.received": "it came from another registry",
+    "deployment.ended": "nothing, or something else, runs at the place now",
+    "deployment.recorded": "something runs at the place",
+    "deployment.refused": "something was asked for at the place, and was not let run there",
+    "fuse.fitted": "what fits into a budget was worked out",
+    "fuse.refused": "it was measured and not published",
+    "fused.confirmed": "another registry's claim was true: the same bytes came out here",
+    "fused.made": "it was made",
+    "fused.published": "its files went to the store",
+    "fused.received": "it came from another registry",
+    "fused.refuted": "another registry's claim was false: other bytes came out here",
+    "fused.repaired": "a damaged copy in a cache was made again",
+    "fused.signed": "it was signed",
+    "key.revoked": "its signatures count no more",
+    "key.trusted": "its signatures count for some aliases",
+    "records.changed": "records changed, and nothing else tells of it",
+    "registry.made": "the registry was made",
+    "rules.removed": "an alias has its rules no more",
+    "rules.set": "an alias has these rules",
+    "store.collected": "what nothing refers to was removed from the store",
+    "token.created": "a server takes it until it expires or is revoked",
+    "token.revoked": "no server takes it any more",
+    "webhook.added": "events are sent to it",
+    "webhook.disabled": "its receiver said that it is gone, and nothing is sent to it any more",
+    "webhook.enabled": "events are sent to it again",
+    "webhook.removed": "nothing is sent to it any more",
+    "webhook.skipped": "an entry that it did not take was passed over",
+}
+"""A new action is a new line here: `events.record` takes no other, and `events --action` knows no other."""

@@ -1,29 +1,34 @@
-"""Copies of SQLite files, and the room that writes to them need."""
+"""SQLite files: on which file system they lie, copies of those that may only be read, and the room that writes need."""
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
+import sqlite3
+import sys
 from pathlib import Path
 
 from fusery.storage.copying import pump, reading
 from fusery.storage.failures import os_failures
-from fusery.storage.room import NOTES, Need, on_disk
+from fusery.storage.processes import make_temporary
+from fusery.storage.publishing import remove_tree
+from fusery.storage.transfer import NOTES, Need, on_disk
 
 from ..errors import DatabaseUnavailableError, SchemaError
 
 _ATTEMPTS = 5
+_NETWORK = re.compile(
+    r"9p|acfs|afpfs|afs|beegfs|ceph|cifs|coda|davfs|drvfs|fuse(\..*)?|gfs2?|glusterfs|gpfs|lustre|ncpfs|nfs4?|ocfs2"
+    r"|orangefs|pvfs2|smb[23]|smbfs|vboxsf|webdav"
+)
+_MOUNTS = Path("/proc/self/mountinfo")
 _STATE = ("-wal", "-journal")
 """What holds a part of the database's state: writes that are not merged yet, and one that is to be undone."""
 
 
 def copy_aside(path: Path, folder: Path) -> Path:
-    """Copy an SQLite file with its write-ahead log and journal, in one state; return the copy.
-
-    Raises:
-        SchemaError: there is no room for the copy.
-        DatabaseUnavailableError: somebody writes to the file all the time.
-        StorageError: the file cannot be read.
-    """
+    """Copy an SQLite file with its write-ahead log and journal, in one state; return the copy."""
     copy = folder / "fusery.db"
     for _ in range(_ATTEMPTS):
         before = stamps(path)
@@ -71,3 +76,83 @@ def notes_of(path: Path | None) -> list[Need]:
         return []
     taken = sum(on_disk(path.with_name(path.name + suffix)) for suffix in ("-wal", "-shm"))
     return [Need(path.parent, [NOTES], taken=taken)]
+
+
+def may_only_be_read(path: Path) -> bool:
+    """Tell whether there is an SQLite file beside which this user cannot write: a read-only disk, or another's folder."""
+    return path.is_file() and os.access(path, os.R_OK) and not os.access(path.parent, os.W_OK)
+
+
+class Aside:
+    """Gives connections to a copy of a file, made anew when the file has changed; `close` removes it.
+
+    SQLite makes files beside a database even to read it, and where it cannot it may only be told that nobody ever writes,
+    which is not known: somebody else may have the right to, or another mount of the same disk.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._folder: Path | None = None
+        self._copied: list[tuple[int, int]] = []
+
+    def connect(self) -> sqlite3.Connection:
+        """Return a connection to a copy of the file as it is now."""
+        if self._folder is None or stamps(self.path) != self._copied:
+            self.close()
+            self._folder = make_temporary("read")
+            self._copied = stamps(self.path)
+            copy_aside(self.path, self._folder)
+        return sqlite3.connect(self._folder / "fusery.db", check_same_thread=False)
+
+    def close(self) -> None:
+        """Remove the copy."""
+        if self._folder is not None:
+            remove_tree(self._folder)
+            self._folder = None
+
+
+def network_file_system(path: Path) -> str | None:
+    """Return the name of the network file system that `path` lies on, or None for a local or an unknown one."""
+    name = _file_system(_nearest(path))
+    return name if _NETWORK.fullmatch(name) else None
+
+
+def _nearest(path: Path) -> Path:
+    resolved = path.resolve()
+    return next((part for part in (resolved, *resolved.parents) if part.exists()), resolved)
+
+
+def _file_system(path: Path) -> str:
+    if sys.platform == "darwin":
+        return _ask_darwin(path)
+    try:
+        return file_system_in(_MOUNTS.read_text(errors="replace"), path)
+    except OSError:
+        return ""
+
+
+def file_system_in(mounts: str, path: Path) -> str:
+    """Return the type of the file system that holds an absolute path, from the text of `/proc/self/mountinfo`.
+
+    The format is in proc_pid_mountinfo(5): the fifth field is the mount point, and the type follows the `-`.  Of two
+    mounts on one point the later one covers the earlier one.
+    """
+    depth, kind = -1, ""
+    for line in mounts.splitlines():
+        fields, _, rest = line.partition(" - ")
+        point = Path(re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), fields.split(" ")[4]))
+        if path.is_relative_to(point) and len(point.parts) >= depth:
+            depth, kind = len(point.parts), rest.split(" ", 1)[0]
+    return kind
+
+
+def _ask_darwin(path: Path) -> str:
+    """Return `f_fstypename` of statfs(2): 16 bytes at offset 72 of the structure with 64-bit inodes."""
+    import ctypes
+
+    library = ctypes.CDLL(None)
+    statfs = getattr(library, "statfs$INODE64", None) or library.statfs
+    buffer = ctypes.create_string_buffer(4096)
+    if statfs(os.fsencode(path), buffer) != 0:
+        return ""
+    return buffer.raw[72:88].split(b"\0", 1)[0].decode("ascii", "replace")

@@ -1,10 +1,12 @@
-"""Leases: one process builds a key at a time, across threads, processes and machines.
+"""Leases and intents: what running commands claim, on the database's clock only.
 
-The protocol, and what went wrong with others, is in docs/internals/leases.md.
+A lease lets one process build a key at a time, across threads, processes and machines; the protocol, and what went
+wrong with others, is in docs/internals/leases.md.  The order that makes it right: take the lease, *then* look whether
+the thing is there, build, and publish in the same transaction that gives the lease back.  Every take-over raises the
+fence, and only the newest fence can publish, so a process that slept through its time can neither publish nor harm.
 
-The order that makes it right: take the lease, *then* look whether the thing is there, build, and publish in the same
-transaction that gives the lease back.  Every take-over raises the fence, and only the newest fence can publish, so a
-process that slept through its time can neither publish nor harm.  Time is the database's clock only.
+An intent says which blobs a command reads or stores, so that the collector spares them (docs/internals/collection.md).
+It binds nobody else, and one that a dead process leaves expires.
 """
 
 from __future__ import annotations
@@ -13,17 +15,21 @@ import contextlib
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
-from sqlalchemy import CursorResult, Update, or_, select, update
+from sqlalchemy import CursorResult, Update, delete, func, or_, select, update
 from sqlalchemy.orm import Session
+
+from fusery.storage.digest import Digest
 
 from .. import tables
 from ..errors import DatabaseUnavailableError, LeaseLostError
+from ..tables import IntentRow
 from .connection import Database
-from .owner import Owner
-from .upsert import insert
+from .engine import batches, insert
+from .owner import LeaseOwner
 
 TTL = 120.0
 """Seconds that a lease lasts without being renewed."""
@@ -33,33 +39,23 @@ _ELAPSED = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # goes on whil
 
 @dataclass(frozen=True, slots=True)
 class Busy:
-    """Somebody else holds the lease.
-
-    Attributes:
-        key: what is being built.
-        owner: who builds it, or None where the row is not readable.
-        remaining: seconds until the lease ends, unless it is renewed.
-    """
+    """Somebody else holds the lease on a key (`owner` is None where the row is not readable), for `remaining` seconds at least."""
 
     key: str
-    owner: Owner | None
+    owner: LeaseOwner | None
     remaining: float
 
 
 class Lease:
     """The right to build one key.
 
-    Attributes:
-        key: what is being built.
-        owner: who builds it.
-        fence: grows by one with each holder; part of the path that is built in, so that a late process never writes
-            on its successor's files.
+    Its fence grows by one with each holder; it is part of the path that is built in, so that a late process never writes on
+    its successor's files.
     """
 
     def __init__(
-        self, database: Database, key: str, owner: Owner, *, fence: int, ttl: float, since: float
+        self, database: Database, key: str, owner: LeaseOwner, *, fence: int, ttl: float, since: float
     ) -> None:
-        """Take the values that `acquire` found; use `acquire`."""
         self.key = key
         self.owner = owner
         self.fence = fence
@@ -74,20 +70,19 @@ class Lease:
 
         The thread has its own connection.  It never interrupts the block: call `check` in it.
         """
-        stop = threading.Event()
-        keeper = threading.Thread(
-            target=self._renew_until, args=(stop,), name=f"lease {self.key[:12]}", daemon=True
-        )
-        keeper.start()
         try:
-            yield
+            with repeated(self._renew_or_lose, self._ttl / 3, f"lease {self.key[:12]}"):
+                yield
         except BaseException:
-            _end(stop, keeper)
             with contextlib.suppress(DatabaseUnavailableError), self._database.write() as session:
                 self.release(session)
             raise
-        finally:
-            _end(stop, keeper)
+
+    def _renew_or_lose(self) -> None:
+        # An outage may end before the lease does: `check` measures how long it has lasted.
+        with contextlib.suppress(LeaseLostError):
+            if not self._lost:
+                self.renew()
 
     def check(self) -> None:
         """Return if the lease certainly still holds.
@@ -99,12 +94,7 @@ class Lease:
             raise self._loss()
 
     def renew(self) -> None:
-        """Extend the lease to its full time from now.
-
-        Raises:
-            LeaseLostError: it ran out or was taken over.
-            DatabaseUnavailableError: the database did not answer.
-        """
+        """Extend the lease to its full time from now."""
         asked = _now()
         extended = self._fenced().values(expires=Database.clock() + self._ttl)
         if self._database.repeat(lambda session: _rows(session, extended)) == 0:
@@ -125,7 +115,7 @@ class Lease:
         return _rows(session, self._fenced().values(owner="", expires=0.0)) == 1
 
     def _fenced(self) -> Update:
-        held = tables.Lease
+        held = tables.LeaseRow
         return update(held).where(
             held.key == self.key,
             held.owner == str(self.owner),
@@ -140,23 +130,30 @@ class Lease:
             hint="run the command again",
         )
 
-    def _renew_until(self, stop: threading.Event) -> None:
-        while not stop.wait(self._ttl / 3):
-            # An outage may end before the lease does: `check` measures how long it has lasted.
+
+@contextlib.contextmanager
+def repeated(work: Callable[[], None], seconds: float, name: str) -> Iterator[None]:
+    """Do some work again and again in a thread until the block ends; a database that does not answer is asked next time."""
+    stop = threading.Event()
+
+    def run() -> None:
+        while not stop.wait(seconds):
             with contextlib.suppress(DatabaseUnavailableError):
-                try:
-                    self.renew()
-                except LeaseLostError:
-                    return
+                work()
+
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
-def acquire(database: Database, key: str, owner: Owner, *, ttl: float = TTL) -> Lease | Busy:
+def acquire(database: Database, key: str, owner: LeaseOwner, *, ttl: float = TTL) -> Lease | Busy:
     """Take the lease on a key if it is free, has run out, or belonged to a process that is provably dead.
 
     Look for the finished thing only *after* this returned a lease: whoever held it before may have published.
-
-    Raises:
-        DatabaseUnavailableError: the database did not answer.
     """
     asked = _now()
     taken = database.repeat(lambda session: _take(session, key, owner, ttl))
@@ -168,23 +165,12 @@ def acquire(database: Database, key: str, owner: Owner, *, ttl: float = TTL) -> 
 def wait(
     database: Database,
     key: str,
-    owner: Owner,
+    owner: LeaseOwner,
     *,
     ttl: float = TTL,
     told: Callable[[Busy], None] | None = None,
 ) -> Lease:
-    """Take the lease on a key, waiting for as long as others hold it.
-
-    Args:
-        database: where leases are.
-        key: what is to be built.
-        owner: who wants to build it.
-        ttl: seconds that the lease lasts without being renewed.
-        told: called once for each holder that is waited for.
-
-    Raises:
-        DatabaseUnavailableError: the database did not answer.
-    """
+    """Take the lease on a key, waiting for as long as others hold it."""
     pause, met = 0.05, None
     while isinstance(found := acquire(database, key, owner, ttl=ttl), Busy):
         if told is not None and found.owner != met:
@@ -195,25 +181,25 @@ def wait(
     return found
 
 
-def _take(session: Session, key: str, owner: Owner, ttl: float) -> int | Busy:
+def _take(session: Session, key: str, owner: LeaseOwner, ttl: float) -> int | Busy:
     """Take the lease if that may be; return the fence, or who holds it."""
     fence = _take_free(session, key, owner, ttl)
     if fence is not None:
         return fence
     holder, number, remaining = session.execute(
-        select(tables.Lease.owner, tables.Lease.fence, tables.Lease.expires - Database.clock()).where(
-            tables.Lease.key == key
-        )
+        select(
+            tables.LeaseRow.owner, tables.LeaseRow.fence, tables.LeaseRow.expires - Database.clock()
+        ).where(tables.LeaseRow.key == key)
     ).one()
-    known = Owner.parse(holder)
+    known = LeaseOwner.parse(holder)
     if known is None or not known.is_dead():
         return Busy(key, known, remaining)
     return _take_over(session, key, owner, ttl, number)
 
 
-def _take_free(session: Session, key: str, owner: Owner, ttl: float) -> int | None:
+def _take_free(session: Session, key: str, owner: LeaseOwner, ttl: float) -> int | None:
     """Insert the row, or take it over where it has run out; return the fence, or None if somebody holds it."""
-    held, expires = tables.Lease, Database.clock() + ttl
+    held, expires = tables.LeaseRow, Database.clock() + ttl
     statement = (
         insert(session, held)
         .values(key=key, owner=str(owner), fence=1, expires=expires)
@@ -229,9 +215,9 @@ def _take_free(session: Session, key: str, owner: Owner, ttl: float) -> int | No
     return fence
 
 
-def _take_over(session: Session, key: str, owner: Owner, ttl: float, fence: int) -> int:
+def _take_over(session: Session, key: str, owner: LeaseOwner, ttl: float, fence: int) -> int:
     values = {"owner": str(owner), "fence": fence + 1, "expires": Database.clock() + ttl}
-    session.execute(update(tables.Lease).where(tables.Lease.key == key).values(values))
+    session.execute(update(tables.LeaseRow).where(tables.LeaseRow.key == key).values(values))
     return fence + 1
 
 
@@ -241,10 +227,89 @@ def _rows(session: Session, statement: Update) -> int:
     return int(result.rowcount)
 
 
-def _end(stop: threading.Event, keeper: threading.Thread) -> None:
-    stop.set()
-    keeper.join()
-
-
 def _now() -> float:
     return time.clock_gettime(_ELAPSED)
+
+
+LONGEST = 86400.0
+"""Seconds after which every claim and every lease has ended, unless it is extended."""
+
+INTENT_TTL = 3600.0
+"""Seconds that an intent lasts without being renewed: generous, since it costs nobody anything but disk space."""
+
+
+class Intents:
+    """The intents of one piece of work; its owner has a token of its own, so that two of one process do not end each other's."""
+
+    def __init__(self, database: Database, owner: LeaseOwner, *, ttl: float = INTENT_TTL) -> None:
+        self.owner = str(replace(owner, token=uuid.uuid4().hex))
+        self._database = database
+        self._ttl = ttl
+
+    def claim(self, session: Session, digests: Iterable[Digest]) -> None:
+        """Insert intents on blobs, or extend them."""
+        claim(session, digests, self.owner, self._ttl)
+
+    def are_alive(self, session: Session, digests: Sequence[Digest]) -> bool:
+        """Tell whether every one of these blobs still has an intent of ours that has not run out."""
+        alive = 0
+        for batch in batches(digests):
+            query = select(func.count()).select_from(IntentRow)
+            query = query.where(IntentRow.owner == self.owner, IntentRow.digest.in_(batch))
+            alive += session.scalar(query.where(IntentRow.expires >= Database.clock())) or 0
+        return alive == len(set(digests))
+
+    def drop(self, session: Session) -> None:
+        """Delete all of them."""
+        session.execute(delete(IntentRow).where(IntentRow.owner == self.owner))
+
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """Extend those that are there from a thread until the block ends, well before they run out."""
+        ours = update(IntentRow).where(IntentRow.owner == self.owner)
+        extended = ours.values(expires=Database.clock() + self._ttl)
+
+        def extend() -> None:
+            # A recording checks `are_alive` first, so a missed extension does no harm.
+            with self._database.write() as session:
+                session.execute(extended, execution_options={"synchronize_session": False})
+
+        with repeated(extend, self._ttl / 3, "intents"):
+            yield
+
+
+def claim(session: Session, digests: Iterable[Digest], owner: str, ttl: float) -> None:
+    """Insert intents on blobs for an owner, or extend them to so many seconds from now."""
+    end = Database.clock() + ttl
+    for batch in batches(digests):
+        rows = [{"digest": digest, "owner": owner, "expires": end} for digest in batch]
+        statement = insert(session, IntentRow).values(rows)
+        session.execute(
+            statement.on_conflict_do_update(index_elements=["digest", "owner"], set_={"expires": end})
+        )
+
+
+def release(session: Session, digests: Iterable[Digest], owner: str) -> None:
+    """Delete an owner's intents on blobs."""
+    for batch in batches(digests):
+        session.execute(delete(IntentRow).where(IntentRow.owner == owner, IntentRow.digest.in_(batch)))
+
+
+@contextlib.contextmanager
+def reading(
+    database: Database, digests: Iterable[Digest], owner: LeaseOwner, *, ttl: float = INTENT_TTL
+) -> Iterator[None]:
+    """Keep the collector off the blobs that the block reads.
+
+    An intent that comes after the collector's decision is too late; the read then fails as any missing blob does.
+    """
+    intents = Intents(database, owner, ttl=ttl)
+    wanted = list(digests)
+    database.repeat(lambda session: intents.claim(session, wanted))
+    try:
+        with intents.kept():
+            yield
+    finally:
+        # They run out by themselves; an outage here must not hide what the block has done.
+        with contextlib.suppress(DatabaseUnavailableError), database.write() as session:
+            intents.drop(session)

@@ -20,19 +20,11 @@ _DEAD_STATES = "ZXx"
 
 
 @dataclass(frozen=True, slots=True)
-class Owner:
+class LeaseOwner:
     """A process that holds something in the database.
 
-    The law: `Owner.parse(str(owner)) == owner`; the text is at most 200 characters.
-
-    Attributes:
-        user: who runs it.
-        host: name of the machine or container, for people only.
-        pid: its number within its namespace.
-        started: ticks between the machine's start and its own, empty where unknown.
-        boot: identity of this run of the machine's kernel, empty where unknown.
-        namespace: the namespace that the number belongs to, empty where there are none.
-        token: 32 random hex digits.
+    The law: `Owner.parse(str(owner)) == owner`; the text is at most 200 characters.  `host` is for people only; `pid` is its
+    number within its namespace, and `started` the ticks between the machine's start and its own.  What is unknown is empty.
     """
 
     user: str
@@ -44,7 +36,7 @@ class Owner:
     token: str
 
     @classmethod
-    def current(cls) -> Owner:
+    def current(cls) -> LeaseOwner:
         """Return an owner for this process, a new one at each call."""
         pid = os.getpid()
         state = _process_state(pid)
@@ -60,7 +52,7 @@ class Owner:
         )
 
     @classmethod
-    def parse(cls, text: str) -> Owner | None:
+    def parse(cls, text: str) -> LeaseOwner | None:
         """Return the owner that `str` wrote, or None for anything else."""
         match = _FORM.fullmatch(text)
         if match is None:
@@ -99,7 +91,6 @@ class Owner:
 
 
 def _plain(text: str, limit: int) -> str:
-    """Return text without the characters that separate an owner's parts."""
     return re.sub(r"[^\w.+-]", "-", text)[:limit]
 
 

@@ -6,50 +6,50 @@ it does not know.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
-
-from sqlalchemy import Connection, text
-from sqlalchemy.orm import Session
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import SchemaError
-from ..record import Record
-from .connection import Database
+from ..record import Record, described
 
 if TYPE_CHECKING:
     from alembic.config import Config
+    from sqlalchemy import Connection
 
-HEAD = "0020"
+    from .connection import Database
+
+HEAD = "0001"
 """The newest revision in `fusery.migrations.versions`; a test compares."""
 
 VERSION_TABLE = "alembic_version"
 _LANDMARKS = frozenset({"adapter", "blob", "manifest", "event"})
+
+_EQUAL: set[frozenset[str]] = set()
+"""Schemas of SQLite files in which nothing differs: Alembic takes a quarter of a second to see it."""
 
 Status = Literal["empty", "current", "older", "newer", "foreign"]
 
 
 @dataclass(frozen=True, slots=True)
 class SchemaState(Record):
-    """What a database holds.
+    """What a database holds."""
 
-    Attributes:
-        current: its revision, or None where there is none.
-        head: the revision that this version of fusery works with.
-        status: `empty` (nothing yet), `current`, `older`, `newer`, or `foreign` (not a registry of fusery's).
-    """
+    current: str | None = described("its revision, or None where there is none")
+    head: str = described("the revision that this version of fusery works with")
+    status: Status = described("`empty`, `current`, `older`, `newer`, or `foreign` (not a registry)")
 
-    current: str | None
-    head: str
-    status: Status
+
+@dataclass(frozen=True, slots=True)
+class Upgraded(Record):
+    """What an upgrade has done."""
+
+    before: str | None = described("the revision that the database had, None if there was none")
+    after: str | None = described("the one that it has")
 
 
 def state(database: Database) -> SchemaState:
-    """Return what a database holds, without changing anything; a missing SQLite file is `empty` and stays missing.
-
-    Raises:
-        DatabaseUnavailableError: the database does not answer.
-    """
+    """Return what a database holds, without changing anything; a missing SQLite file is `empty` and stays missing."""
     if database.path is not None and not database.path.exists():
         return SchemaState(None, HEAD, "empty")
     with database.read() as session:
@@ -60,12 +60,10 @@ def require(database: Database, *, may_create: bool) -> None:
     """Make sure that the database has the schema of this version of fusery.
 
     Args:
-        database: the database.
         may_create: give an empty SQLite file the schema, and make the file and its folder, without being asked.
 
     Raises:
         SchemaError: the schema is older, newer, missing, or not fusery's; nothing was written.
-        DatabaseUnavailableError: the database does not answer.
     """
     found = state(database)
     if found.status == "current":
@@ -76,18 +74,11 @@ def require(database: Database, *, may_create: bool) -> None:
     raise _refusal(found, database)
 
 
-def upgrade(
-    database: Database, *, afterwards: Callable[[Session, str | None], None] = lambda session, since: None
-) -> SchemaState:
+def upgrade(database: Database) -> SchemaState:
     """Bring the schema to the newest revision in one transaction; return the state before.
-
-    Args:
-        database: the database.
-        afterwards: what else is to be done in that transaction; told the revision before.
 
     Raises:
         SchemaError: the database is newer, or not fusery's; nothing was written.
-        DatabaseUnavailableError: the database does not answer, or another process is writing for too long.
     """
     found = state(database)
     if found.status in ("newer", "foreign"):
@@ -101,9 +92,6 @@ def upgrade(
             from alembic import command
 
             command.upgrade(_config(connection), HEAD)
-            with Session(bind=connection) as session:
-                afterwards(session, before.current)
-                session.flush()
     return before
 
 
@@ -128,14 +116,52 @@ def move(connection: Connection, revision: str) -> None:
 
 
 def check(database: Database) -> list[str]:
-    """Return the differences between the tables in the database and those that the program makes.
+    """Return the differences between the tables in the database and those that the program makes."""
+    return [message for _, message in differences(database)]
 
-    Raises:
-        DatabaseUnavailableError: the database does not answer.
-    """
-    from .definitions import differences
 
-    return [found.message for found in differences(database)]
+def differences(database: Database) -> list[tuple[str, str]]:
+    """Return the tables that differ from those of the program, each with a difference; tables of others do not count."""
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+    from sqlalchemy import CheckConstraint, inspect, text
+
+    from ..tables import metadata
+
+    def is_ours(_: Any, name: str | None, kind: str, *__: Any) -> bool:
+        return kind != "table" or name in metadata.tables
+
+    with database.read() as session:
+        connection, statements = session.connection(), frozenset[str]()
+        if database.dialect == "sqlite":  # PostgreSQL keeps no text of its schema
+            query = text("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")
+            statements = frozenset(connection.scalars(query))
+        if statements in _EQUAL:
+            return []
+        context = MigrationContext.configure(connection, opts={"include_object": is_ours})
+        found = list(_differences(compare_metadata(context, metadata)))
+        there = inspect(connection).get_multi_check_constraints()
+        for name, table in metadata.tables.items():
+            checks = {str(one.name) for one in table.constraints if isinstance(one, CheckConstraint)}
+            for check in checks - {str(one["name"]) for one in there.get((None, name), ())}:
+                found.append((name, f"the check {check} of {name} is gone"))
+    if statements and not found:
+        _EQUAL.add(statements)
+    return sorted(found)
+
+
+def _differences(operations: Any) -> Iterator[tuple[str, str]]:
+    """Yield a difference for each operation by which Alembic would change the database."""
+    for operation in operations:
+        if isinstance(operation, list):  # of one column
+            for _, _, table, column, _, is_, should in operation:
+                yield table, f"the column {column} of {table} is {is_!r}, and should be {should!r}"
+            continue
+        verb, _, kind = operation[0].partition("_")
+        table, what = (operation[2], operation[3]) if kind == "column" else (operation[1], operation[1])
+        name = table if isinstance(table, str) else getattr(table, "table", table).name
+        subject = f"the table {name}" if kind == "table" else f"the {kind} {what.name} of {name}"
+        yield name, f"{subject} {'is gone' if verb == 'add' else 'is not of this program'}"
 
 
 def _config(connection: Connection) -> Config:
@@ -154,7 +180,7 @@ def _inspect(connection: Connection) -> SchemaState:
     versions: list[str] = []
     if VERSION_TABLE in tables:
         # SQLite keeps bytes, numbers and nothing as well, where somebody put them instead of a text.
-        found = connection.scalars(text(f"SELECT version_num FROM {VERSION_TABLE}"))
+        found = _texts(connection, f"SELECT version_num FROM {VERSION_TABLE}")
         versions = [one if isinstance(one, str) else repr(one)[:40] for one in found]
     current = versions[0] if len(versions) == 1 else None
     return SchemaState(current, HEAD, _status(current, tables - {VERSION_TABLE}))
@@ -184,18 +210,24 @@ def _tables(connection: Connection) -> set[str]:
                 SELECT FROM pg_catalog.pg_depend AS d
                 WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
         """
-    return set(connection.scalars(text(query)))
+    return set(_texts(connection, query))
+
+
+def _texts(connection: Connection, query: str) -> Iterable[str]:
+    from sqlalchemy import text  # a client has no SQLAlchemy
+
+    return connection.scalars(text(query))
 
 
 def _refusal(found: SchemaState, database: Database) -> SchemaError:
     name = database.shown
     match found.status:
         case "empty":
-            return SchemaError(f"there is no registry in {name} yet", hint="fusery init")
+            return SchemaError(f"there is no registry in {name} yet", hint="fusery admin init")
         case "older":
             return SchemaError(
                 f"the database is at {found.current}, this version of fusery needs {found.head}",
-                hint="fusery db upgrade",
+                hint="fusery admin db upgrade",
             )
         case "newer":
             return SchemaError(

@@ -1,19 +1,24 @@
-"""A signature as it lies in a file: a Sigstore bundle with a DSSE envelope, read without trusting a byte of it."""
+"""Signatures in files: Sigstore bundles with a DSSE envelope, and the list of files that an in-toto statement signs."""
 
 from __future__ import annotations
 
 import base64
 import binascii
+import json
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from fusery.storage.errors import FormatError, StorageError
+from fusery.storage.failures import opened
 from fusery.storage.jsonfile import parse_json
-from fusery.storage.opening import opened
+from fusery.storage.manifest import Manifest, safe_relative_path
 
 from ..errors import RegistryError
+from .keys import key_id
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import (
@@ -26,35 +31,27 @@ MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 IN_TOTO = "application/vnd.in-toto+json"
 LARGEST = 64 << 20
 """Bytes that a signature may have: a list of some hundred thousand files."""
-_MOST_CERTIFICATES = 16
 
 
 class BadSignatureError(RegistryError):
     """A signature cannot be read, or is not what it should be."""
 
-    code = "bad_signature"
     exit_code = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """What a signature says, before anybody has checked it.
+    """A signature that is not verified yet.
 
     Attributes:
-        payload_type: what the payload is.
         payload: the bytes that are signed, together with the type.
-        signature: the signature itself.
-        hint: the name of the key, or nothing.
-        certificates: the signer's and those that vouch for it, as DER; none where a key signed.
-        logged: a transparency log has an entry of it, as Sigstore makes them.
+        hint: the id of the key; may be empty.
     """
 
     payload_type: str
     payload: bytes
     signature: bytes
     hint: str = ""
-    certificates: tuple[bytes, ...] = ()
-    logged: bool = False
 
     def signed_bytes(self) -> bytes:
         """Return what the signature is over: DSSE's pre-authentication encoding."""
@@ -66,48 +63,35 @@ class Envelope:
         from cryptography.exceptions import InvalidSignature
 
         try:
-            key.verify(self.signature, self.signed_bytes(), _algorithm(key.curve.key_size))
+            key.verify(self.signature, self.signed_bytes(), _algorithm(key))
         except InvalidSignature:
             return False
         return True
 
     def sign(self, key: EllipticCurvePrivateKey) -> bytes:
         """Return a key's signature over the payload."""
-        return key.sign(self.signed_bytes(), _algorithm(key.curve.key_size))
+        return key.sign(self.signed_bytes(), _algorithm(key))
 
 
-def _algorithm(bits: int) -> ECDSA:
+def _algorithm(key: EllipticCurvePrivateKey | EllipticCurvePublicKey) -> ECDSA:
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
 
-    return ECDSA({256: hashes.SHA256(), 384: hashes.SHA384(), 521: hashes.SHA512()}[bits])
+    return ECDSA({256: hashes.SHA256(), 384: hashes.SHA384(), 521: hashes.SHA512()}[key.curve.key_size])
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return the bytes of a signature's file, one more than a signature may have at most.
-
-    Raises:
-        MissingFileError: it is not there.
-    """
+    """Return the bytes of a signature's file, one more than a signature may have at most."""
     with opened(path) as file:
         return file.read(LARGEST + 1)
 
 
 def parse_envelope(data: bytes, name: str) -> Envelope:
-    """Read a signature.
-
-    Args:
-        data: a Sigstore bundle as JSON.
-        name: what it is called in an error.
-
-    Raises:
-        BadSignatureError: it is not a signature.
-    """
+    """Read a Sigstore bundle as JSON; `name` is for errors."""
     if len(data) > LARGEST:
         raise BadSignatureError(f"{name} is larger than {LARGEST >> 20} MiB, which no signature is")
     try:
-        document = parse_json(data, name)
-        return _envelope(document)
+        return _envelope(parse_json(data, name))
     except (FormatError, TypeError, KeyError, ValueError, AttributeError) as error:
         why = (
             error.message if isinstance(error, StorageError) else "it is not a Sigstore bundle in version 0.3"
@@ -116,11 +100,7 @@ def parse_envelope(data: bytes, name: str) -> Envelope:
 
 
 def parse_dsse(document: Mapping[str, Any]) -> Envelope:
-    """Return a bare DSSE envelope.
-
-    Raises:
-        TypeError, KeyError, ValueError: it is none.
-    """
+    """Return a bare DSSE envelope; an invalid one raises TypeError, KeyError or ValueError."""
     (entry,) = document["signatures"]
     return Envelope(
         payload_type=_text(document["payloadType"]),
@@ -129,28 +109,27 @@ def parse_dsse(document: Mapping[str, Any]) -> Envelope:
     )
 
 
+def signed_document(
+    payload_type: str, payload: bytes, key: EllipticCurvePrivateKey | None = None, name: str = ""
+) -> dict[str, Any]:
+    """Return a bare DSSE envelope, signed with a key of this name if there is one."""
+    signatures = []
+    if key is not None:
+        signature = Envelope(payload_type, payload, b"").sign(key)
+        signatures = [{"keyid": name, "sig": base64.b64encode(signature).decode("ascii")}]
+    text = base64.b64encode(payload).decode("ascii")
+    return {"payloadType": payload_type, "payload": text, "signatures": signatures}
+
+
 def _envelope(document: Any) -> Envelope:
     if document["mediaType"] != MEDIA_TYPE:
         raise ValueError("not a bundle of a known kind")
     bare = parse_dsse(document["dsseEnvelope"])
-    material = document["verificationMaterial"]
-    chain = material.get("x509CertificateChain", {}).get("certificates", [])
-    if "certificate" in material:
-        chain = [material["certificate"]]
-    if len(chain) > _MOST_CERTIFICATES:
-        raise ValueError("too many certificates")
-    return Envelope(
-        payload_type=bare.payload_type,
-        payload=bare.payload,
-        signature=bare.signature,
-        hint=_text(material.get("publicKey", {}).get("hint") or ""),
-        certificates=tuple(_bytes(entry["rawBytes"]) for entry in chain),
-        logged=bool(material.get("tlogEntries")),
-    )
+    return replace(bare, hint=_text(document["verificationMaterial"].get("publicKey", {}).get("hint") or ""))
 
 
 def _text(value: Any) -> str:
-    if not isinstance(value, str) or len(value) > 200:
+    if not isinstance(value, str) or len(value) > 200 or not value.isprintable():
         raise TypeError("no text")
     return value
 
@@ -162,3 +141,98 @@ def _bytes(value: Any) -> bytes:
         return base64.b64decode(value, validate=True)
     except binascii.Error as error:
         raise ValueError("not base64") from error
+
+
+STATEMENT = "https://in-toto.io/Statement/v1"
+PREDICATE = "https://model_signing/signature/v1.0"
+LONE = "."
+"""How model-signing calls the file where a single one was signed: whatever its name is."""
+_HEX = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """The signed list of files: SHA-256 by path.  The name proves nothing; ignored paths count as added files."""
+
+    name: str
+    files: Mapping[str, str]
+    ignored: tuple[str, ...] = ()
+
+    @property
+    def lone(self) -> bool:
+        """A single file was signed, whatever its name is."""
+        return set(self.files) == {LONE}
+
+    def covers(self, manifest: Manifest) -> bool:
+        """Return whether it lists exactly a manifest's files."""
+        listed = {entry.path: str(entry.sha256) for entry in manifest}
+        if self.lone and len(listed) == 1:
+            return set(listed.values()) == set(self.files.values())
+        return listed == dict(self.files)
+
+
+def sign_files(name: str, files: Mapping[str, str], key: EllipticCurvePrivateKey) -> bytes:
+    """Return a signature over a list of files, the SHA-256 by path, as OpenSSF model-signing makes it."""
+    paths = sorted(files, key=PurePosixPath)
+    digest = sha256(b"".join(bytes.fromhex(files[path]) for path in paths)).hexdigest()
+    statement = {
+        "_type": STATEMENT,
+        "subject": [{"name": name, "digest": {"sha256": digest}}],
+        "predicateType": PREDICATE,
+        "predicate": {
+            "serialization": {"hash_type": "sha256", "method": "files", "allow_symlinks": False},
+            "resources": [{"name": path, "digest": files[path], "algorithm": "sha256"} for path in paths],
+        },
+    }
+    document = {
+        "mediaType": MEDIA_TYPE,
+        "verificationMaterial": {"publicKey": {"hint": key_id(key.public_key())}, "tlogEntries": []},
+        "dsseEnvelope": signed_document(IN_TOTO, json.dumps(statement).encode(), key),
+    }
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def read_statement(envelope: Envelope) -> Statement:
+    """Return the list of files that a signature of model-signing states, by their SHA-256."""
+    try:
+        if envelope.payload_type != IN_TOTO:
+            raise ValueError("it is over something else than an in-toto statement")
+        return _statement(parse_json(envelope.payload, "the signed statement"))
+    except KeyError as error:
+        raise BadSignatureError(f"the signature lacks {str(error)[:60]} in its statement") from error
+    except (StorageError, TypeError, AttributeError, ValueError) as error:
+        why = error.message if isinstance(error, StorageError) else str(error)
+        raise BadSignatureError(
+            f"the signature does not state which files are signed: {why[:200]}"
+        ) from error
+
+
+def _statement(document: Any) -> Statement:
+    if document["_type"] != STATEMENT or document["predicateType"] != PREDICATE:
+        raise ValueError("it is not of the kind that model-signing 1.0 makes")
+    (subject,) = document["subject"]
+    predicate = document["predicate"]
+    method = predicate["serialization"]
+    if method["method"] != "files" or method["hash_type"] != "sha256":
+        raise ValueError("it is not over whole files by their SHA-256")
+    running, files = sha256(), {}
+    for resource in predicate["resources"]:
+        path, digest = resource["name"], resource["digest"]
+        if resource["algorithm"] != "sha256" or not _HEX.fullmatch(digest):
+            raise ValueError("a digest is no SHA-256")
+        if path != LONE:
+            safe_relative_path(path)
+        if path in files:
+            raise FormatError("it names a path twice")
+        files[path] = digest
+        running.update(bytes.fromhex(digest))
+    if not files or (LONE in files and len(files) > 1):
+        raise ValueError("it names no files")
+    if subject["digest"]["sha256"] != running.hexdigest():
+        raise ValueError("its digest is not that of its list")
+    ignored = method.get("ignore_paths", [])
+    return Statement(
+        name=str(subject.get("name", ""))[:300],
+        files=files,
+        ignored=tuple(str(path)[:300] for path in ignored),
+    )

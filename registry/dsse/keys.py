@@ -11,9 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from fusery.storage.opening import opened
+from fusery.storage.failures import opened
 
 from ..errors import BadInputError, MissingExtraError
 from ..record import Record, described
@@ -25,15 +25,11 @@ CURVES = ("secp256r1", "secp384r1", "secp521r1")
 """The curves that model-signing knows: NIST P-256, P-384 and P-521."""
 _MOST = 64 << 10
 """Bytes that a key or a chain of certificates may have."""
-_KEYGEN = "fusery trust keygen NAME"
+_KEYGEN = "fusery admin trust keygen NAME"
 
 
 def need_cryptography() -> None:
-    """Say which extra is missing, where it is.
-
-    Raises:
-        MissingExtraError: cryptography is not installed.
-    """
+    """Say which extra is missing, where it is."""
     try:
         import cryptography  # noqa: F401
     except ImportError as error:
@@ -41,12 +37,7 @@ def need_cryptography() -> None:
 
 
 def read_pem(path: Path) -> bytes:
-    """Return the bytes of a PEM file.
-
-    Raises:
-        BadInputError: it is too large, or no PEM at all.
-        MissingFileError: it is not there.
-    """
+    """Return the bytes of a PEM file."""
     with opened(path) as file:
         data = file.read(_MOST + 1)
     if len(data) > _MOST or b"-----BEGIN " not in data:
@@ -55,16 +46,7 @@ def read_pem(path: Path) -> bytes:
 
 
 def parse_public_key(data: bytes, name: str) -> EllipticCurvePublicKey:
-    """Return the public key in a PEM text: of a public key or of a certificate.
-
-    Args:
-        data: the text.
-        name: what it is called in an error.
-
-    Raises:
-        BadInputError: it holds none that can check a signature, or a private one.
-        MissingExtraError: cryptography is not installed.
-    """
+    """Return the public key in a PEM text: of a public key or of a certificate; `name` is for errors."""
     need_cryptography()
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
@@ -85,11 +67,7 @@ def parse_public_key(data: bytes, name: str) -> EllipticCurvePublicKey:
 
 
 def known_curve(key: object, name: str) -> EllipticCurvePublicKey:
-    """Return a public key if it is of a kind that signs models.
-
-    Raises:
-        BadInputError: it is of another kind.
-    """
+    """Return a public key if it is of a kind that signs models."""
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
     if not isinstance(key, EllipticCurvePublicKey) or key.curve.name not in CURVES:
@@ -106,16 +84,7 @@ def read_public_key(path: Path) -> EllipticCurvePublicKey:
 
 
 def read_private_key(path: Path, passphrase: Callable[[], bytes]) -> EllipticCurvePrivateKey:
-    """Return the private key of a file.
-
-    Args:
-        path: the PEM file.
-        passphrase: gives it, and is asked only if the key needs one.
-
-    Raises:
-        BadInputError: it is not a private key of a known curve, or the passphrase is wrong.
-        MissingExtraError: cryptography is not installed.
-    """
+    """Return the private key of a file; `passphrase` is called only if the key needs one."""
     need_cryptography()
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
@@ -131,18 +100,17 @@ def read_private_key(path: Path, passphrase: Callable[[], bytes]) -> EllipticCur
             key = load_pem_private_key(data, secret)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         # Without its cause: what the library says of a key is nothing for a log.
-        wrong = f"the passphrase of {path.name} is wrong" if secret is not None else _no_private(path, data)
-        raise BadInputError(wrong, hint=_KEYGEN if secret is None else None) from None
+        if secret is not None:
+            raise BadInputError(f"the passphrase of {path.name} is wrong") from None
+        public = b"BEGIN PUBLIC KEY-----" in data or b"BEGIN CERTIFICATE-----" in data
+        wrong = (
+            "is public: signing takes the private key" if public else "holds no private key that can be read"
+        )
+        raise BadInputError(f"{path.name} {wrong}", hint=_KEYGEN) from None
     if not isinstance(key, EllipticCurvePrivateKey):
         raise BadInputError(f"{path.name} is not a key on an elliptic curve, which sign models", hint=_KEYGEN)
     known_curve(key.public_key(), path.name)
     return key
-
-
-def _no_private(path: Path, data: bytes) -> str:
-    if b"BEGIN PUBLIC KEY-----" in data or b"BEGIN CERTIFICATE-----" in data:
-        return f"{path.name} is public: signing takes the private key"
-    return f"{path.name} holds no private key that can be read"
 
 
 def public_pem(key: EllipticCurvePublicKey) -> str:
@@ -159,36 +127,16 @@ def key_id(key: EllipticCurvePublicKey) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Pair(Record):
-    """Two new files: a private key and its public one."""
+    """A new private key and its public key."""
 
     key_id: str = described("SHA-256 of the public key")
-    private: Path = described("the file of the private key")
-    public: Path = described("the file of the public key")
+    private_key: Path = described("the file of the private key")
+    public_key: Path = described("the file of the public key")
     locked: bool = described("the private key needs a passphrase")
-    KEYS: ClassVar[tuple[str, ...]] = ("key_id", "private_key", "public_key", "locked")
-
-    @property
-    def private_key(self) -> Path:
-        """The file of the private key."""
-        return self.private
-
-    @property
-    def public_key(self) -> Path:
-        """The file of the public key."""
-        return self.public
 
 
 def make_pair(path: Path, passphrase: bytes | None) -> Pair:
-    """Write a new pair of keys on P-256: the private one for its owner's eyes only, the public one in a file beside it.
-
-    Args:
-        path: of the private key, `NAME.pem`; the public one is `NAME.pub`.
-        passphrase: what it is encrypted with, if anything.
-
-    Raises:
-        BadInputError: one of the two files is there.
-        MissingExtraError: cryptography is not installed.
-    """
+    """Write a new pair of keys on P-256: `NAME.pem`, for its owner's eyes only, and `NAME.pub`."""
     need_cryptography()
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec

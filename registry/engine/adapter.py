@@ -44,15 +44,19 @@ class Factors:
         """The rank of the update."""
         return self.a.shape[1]
 
+    def shape(self, *, embedding: bool) -> tuple[int, ...]:
+        """Return the shape of the product."""
+        a, b = self.a.shape, self.b.shape
+        if self.switch:
+            return (a[0], b[1], a[2])
+        return (a[0], b[1]) if embedding else (b[1], a[0])
+
 
 @dataclass(frozen=True, slots=True)
-class Adapter:
+class TrainedAdapter:
     """An adapter as mlx-lm's trainer writes it.
 
     Attributes:
-        path: its safetensors file.
-        kind: `lora`, `dora` or `full`.
-        scale: factor of every update.
         num_layers: how many blocks from the end it was trained on; 0 and less is all of them.
         keys: paths of the adapted modules within a block or from the model's root; None for every linear layer.
         factors: by module path; none of a full fine-tune.
@@ -68,24 +72,22 @@ class Adapter:
     tensors: Mapping[str, Tensor]
 
 
-def read_adapter(path: Path, config: Mapping[str, Any], scale: float | None = None) -> Adapter:
-    """Read an adapter's configuration and the header of its tensors.
-
-    Args:
-        path: `adapters.safetensors`.
-        config: the parsed `adapter_config.json`.
-        scale: instead of the scale in the configuration.
-
-    Raises:
-        FusionUnsupportedError: it is not an adapter that mlx-lm could load, or contradicts itself.
-        FormatError: the file is malformed.
-        MissingFileError: it cannot be read.
-    """
-    kind = _kind(config)
+def read_adapter(path: Path, config: Mapping[str, Any], scale: float | None = None) -> TrainedAdapter:
+    """Read an adapter's configuration and the header of its tensors; `scale` replaces that of the configuration."""
+    kind = config.get("fine_tune_type", LORA)
+    if kind not in _KINDS:
+        raise FusionUnsupportedError(f"there is no kind of adapter {str(kind)[:40]!r} in mlx-lm")
+    if kind == LORA and config.get("use_dora"):
+        raise FusionUnsupportedError(
+            "the adapter's configuration says use_dora, which mlx-lm before 0.19 wrote and mlx-lm today passes over",
+            hint='replace it in adapter_config.json by "fine_tune_type": "dora"',
+        )
     if kind == FULL:
         if scale is not None:
             raise FusionUnsupportedError("the result of full fine-tuning has no scale to override")
-        return Adapter(path, kind, 1.0, 0, None, {}, read_header(path, limit=BASE_HEADER_LIMIT).tensors)
+        return TrainedAdapter(
+            path, kind, 1.0, 0, None, {}, read_header(path, limit=BASE_HEADER_LIMIT).tensors
+        )
     parameters = config.get("lora_parameters")
     parameters = parameters if isinstance(parameters, Mapping) else {}
     factors = _read_factors(path, kind)
@@ -95,73 +97,34 @@ def read_adapter(path: Path, config: Mapping[str, Any], scale: float | None = No
             raise FusionUnsupportedError(
                 f"the adapter's tensors for {module} have rank {pair.rank}, its configuration says {rank!r}"
             )
-    return Adapter(
-        path, kind, _scale(parameters, scale), _num_layers(config), _keys(parameters.get("keys")), factors, {}
-    )
+    scale = scale if scale is not None else parameters.get("scale")
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale):
+        reason = "has no scale" if scale is None else f"has the scale {str(scale)[:40]!r}"
+        alpha = ", alpha is something else in mlx-lm" if "alpha" in parameters and scale is None else ""
+        raise FusionUnsupportedError(f"the adapter's configuration {reason}{alpha}")
+    number, keys = config.get("num_layers"), parameters.get("keys")
+    if type(number) is not int:
+        raise FusionUnsupportedError(
+            "the adapter's configuration has no num_layers; mlx-lm before 0.19 wrote it so and cannot fuse it either"
+        )
+    if keys is not None and not (isinstance(keys, list) and all(isinstance(key, str) for key in keys)):
+        raise FusionUnsupportedError("the keys in the adapter's configuration are not a list of paths")
+    paths = None if keys is None else tuple(keys)
+    return TrainedAdapter(path, kind, float(scale), number, paths, factors, {})
 
 
-def require_linear(adapters: Sequence[tuple[Adapter, float]], *, whole: bool, scaled: bool) -> None:
-    """Refuse a sum of what cannot be added.
-
-    Args:
-        adapters: each with its weight.
-        whole: the first replaces tensors of the base, too.
-        scaled: another scale than its own was asked for.
-
-    Raises:
-        FusionUnsupportedError: their effect is not a sum.
-    """
+def require_linear(adapters: Sequence[tuple[TrainedAdapter, float]], *, whole: bool, scaled: bool) -> None:
+    """Refuse a sum of what cannot be added."""
     kinds = {adapter.kind for adapter, _ in adapters}
     weighted = len(adapters) > 1 or adapters[0][1] != 1.0
-    other = kinds & {DORA, FULL}
-    if other and weighted:
-        name = "DoRA adapters" if DORA in other else "results of full fine-tuning"
+    if weighted and kinds & {DORA, FULL}:
+        name = "DoRA adapters" if DORA in kinds else "results of full fine-tuning"
         raise FusionUnsupportedError(f"{name} cannot be weighted or combined: their effect is not a sum")
     if whole and (weighted or scaled):
         raise FusionUnsupportedError(
             "an adapter with whole tensors cannot be scaled, weighted or combined: they replace the base's",
             hint="fuse it as it is",
         )
-
-
-def _kind(config: Mapping[str, Any]) -> str:
-    kind = config.get("fine_tune_type", LORA)
-    if kind not in _KINDS:
-        raise FusionUnsupportedError(f"there is no kind of adapter {str(kind)[:40]!r} in mlx-lm")
-    if kind == LORA and config.get("use_dora"):
-        raise FusionUnsupportedError(
-            "the adapter's configuration says use_dora, which mlx-lm before 0.19 wrote and mlx-lm today passes over",
-            hint='replace it in adapter_config.json by "fine_tune_type": "dora"',
-        )
-    return str(kind)
-
-
-def _scale(parameters: Mapping[str, Any], override: float | None) -> float:
-    scale = override if override is not None else parameters.get("scale")
-    if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale):
-        reason = "has no scale" if scale is None else f"has the scale {str(scale)[:40]!r}"
-        alpha = "alpha" in parameters and scale is None
-        raise FusionUnsupportedError(
-            f"the adapter's configuration {reason}" + (", alpha is something else in mlx-lm" if alpha else "")
-        )
-    return float(scale)
-
-
-def _num_layers(config: Mapping[str, Any]) -> int:
-    number = config.get("num_layers")
-    if type(number) is not int:
-        raise FusionUnsupportedError(
-            "the adapter's configuration has no num_layers; mlx-lm before 0.19 wrote it so and cannot fuse it either"
-        )
-    return number
-
-
-def _keys(keys: Any) -> tuple[str, ...] | None:
-    if keys is None:
-        return None
-    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-        raise FusionUnsupportedError("the keys in the adapter's configuration are not a list of paths")
-    return tuple(keys)
 
 
 def _read_factors(path: Path, kind: str) -> dict[str, Factors]:
@@ -176,26 +139,23 @@ def _read_factors(path: Path, kind: str) -> dict[str, Factors]:
                 f"the adapter's tensor {name!r} is {tensor.dtype}, not a float format"
             )
         parts.setdefault(match["module"], {})[match["part"]] = tensor
-    return {module: _pair(module, found, kind) for module, found in parts.items()}
+    return {module: _pair(module, pair, kind) for module, pair in parts.items()}
 
 
-def _pair(module: str, found: Mapping[str, Tensor], kind: str) -> Factors:
+def _pair(module: str, parts: Mapping[str, Tensor], kind: str) -> Factors:
     needed = {"lora_a", "lora_b"} | ({"m"} if kind == DORA else set())
-    if missing := sorted(needed - found.keys()):
+    if missing := sorted(needed - parts.keys()):
         raise FusionUnsupportedError(f"the adapter holds no {missing[0]} of {module}")
-    pair = Factors(found["lora_a"], found["lora_b"], found.get("m"))
+    pair = Factors(parts["lora_a"], parts["lora_b"], parts.get("m"))
+    a, b = pair.a.shape, pair.b.shape
     if kind == DORA and pair.switch:
         raise FusionUnsupportedError(
             f"{module} is a switch layer (experts), which DoRA does not adapt in mlx-lm"
         )
-    if not _multiply(pair) or 0 in pair.a.shape + pair.b.shape:
-        raise FusionUnsupportedError(
-            f"the adapter's tensors for {module} do not multiply: {pair.a.shape}, {pair.b.shape}"
-        )
+    if pair.switch and len(b) == 3:
+        multiply = (a[0], a[1]) == (b[0], b[2])
+    else:
+        multiply = len(a) == len(b) == 2 and a[1] == b[0]
+    if not multiply or 0 in a + b:
+        raise FusionUnsupportedError(f"the adapter's tensors for {module} do not multiply: {a}, {b}")
     return pair
-
-
-def _multiply(pair: Factors) -> bool:
-    if pair.switch and len(pair.b.shape) == 3:
-        return pair.a.shape[0] == pair.b.shape[0] and pair.a.shape[1] == pair.b.shape[2]
-    return len(pair.a.shape) == len(pair.b.shape) == 2 and pair.a.shape[1] == pair.b.shape[0]

@@ -11,24 +11,11 @@ scales and biases, one per column, meet whole vectors, and minimum and maximum r
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from .arithmetic import Array, Format, decode, encode, round_any, round_sum
-
-
-class Packing(Protocol):
-    """How codes are packed: what `unpack` and `pack` need to know of a grid."""
-
-    @property
-    def bits(self) -> int:
-        """Bits of a code."""
-
-    @property
-    def top(self) -> int:
-        """The largest code."""
-
+from .arithmetic import Array, Format, decode, encode, round_to
 
 BITS = (2, 3, 4, 5, 6, 8)
 GROUP_SIZES = (32, 64, 128)
@@ -38,23 +25,11 @@ _CODES_PER_PACK = {2: 16, 3: 8, 4: 8, 5: 4, 6: 4, 8: 4}
 
 
 @dataclass(frozen=True, slots=True)
-class Grid:
-    """How a weight is quantised.
-
-    Attributes:
-        bits: per code, one of `BITS`.
-        group_size: one of `GROUP_SIZES`.
-        form: format of scales and biases, which is that of the dequantised numbers.
-    """
+class Packing:
+    """How codes of some bits are packed, and how many of them share a scale."""
 
     bits: int
     group_size: int
-    form: Format
-
-    @property
-    def stored(self) -> np.dtype[Any]:
-        """The NumPy dtype of stored scales."""
-        return self.form.stored
 
     @property
     def words_per_group(self) -> int:
@@ -70,21 +45,22 @@ class Grid:
         """Return the 32-bit words of a row of `columns` numbers."""
         return columns // self.group_size * self.words_per_group
 
-    def fast(self, scales: Array, biases: Array) -> bool:
-        """Whether dequantising with these float32 scales and biases stays where the fast ways are right."""
-        peaks = np.abs(scales).max(initial=0) * np.float64(self.top) + np.abs(biases).max(initial=0)
-        return bool(peaks < self.form.limit * 0.9)  # false for NaN
+
+@dataclass(frozen=True, slots=True)
+class Grid(Packing):
+    """How a weight is quantised; `form` is that of scales and biases, and of the dequantised numbers."""
+
+    form: Format
+
+    @property
+    def stored(self) -> np.dtype[Any]:
+        """The NumPy dtype of stored scales."""
+        return self.form.stored
 
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """A block of quantised rows.
-
-    Attributes:
-        words: uint32 (groups, words per group).
-        scales: stored numbers (groups,).
-        biases: stored numbers (groups,).
-    """
+    """A block of quantised rows: words, uint32 (groups, words per group), and scales and biases as stored, (groups,)."""
 
     words: Array
     scales: Array
@@ -92,13 +68,7 @@ class Packed:
 
 
 def unpack(words: Array, grid: Packing, codes: Array) -> None:
-    """Write the codes of groups to `codes`.
-
-    Args:
-        words: uint32 (groups, words per group).
-        grid: how they are packed.
-        codes: uint32 (group size, groups).
-    """
+    """Write the codes of words, uint32 (groups, words per group), to `codes`, uint32 (group size, groups)."""
     packs = _split(words, grid.bits)
     per = _CODES_PER_PACK[grid.bits]
     shifts = np.arange(0, per * grid.bits, grid.bits, dtype=np.uint32)
@@ -119,38 +89,23 @@ def pack(codes: Array, grid: Packing) -> Array:
     return _join(packs, grid.bits)
 
 
-def dequantize(
-    codes: Array, scales: Array, biases: Array, form: Format, out: Array, scratch: Array, *, exact: bool
-) -> None:
-    """Write code * scale + bias, rounded to `form` after the product and after the sum, to `out` as float32.
+def dequantize(codes: Array, scales: Array, biases: Array, form: Format, out: Array, scratch: Array) -> None:
+    """Write code * scale + bias, rounded to `form` after the product and after the sum, to `out`.
 
-    Args:
-        codes: uint32 (group size, groups).
-        scales: float32 (groups,).
-        biases: float32 (groups,).
-        form: format of the result.
-        out: float32 (group size, groups).
-        scratch: like `out`.
-        exact: take the exact way of rounding.
+    Codes are uint32 (group size, groups), scales and biases float32 (groups,), `out` and `scratch` float32 like `codes`.
     """
     np.copyto(out, codes.view(np.int32))  # faster than from unsigned numbers
     np.multiply(out, scales, out=out)
-    round_sum(out, form, scratch, out, exact=exact)
+    round_to(out, form, scratch, out)
     np.add(out, biases, out=out)
-    round_sum(out, form, scratch, out, exact=exact)
+    round_to(out, form, scratch, out)
 
 
 def quantize(values: Array, grid: Grid, scratch: Array, codes: Array) -> tuple[Array, Array]:
-    """Quantise finite numbers: write the codes, return scales and biases as new float32.
+    """Quantise finite float32 numbers of the grid's format: write the codes, return scales and biases as new float32.
 
     The codes are found with the scale in float32, before it is rounded to the grid's format, as MLX does; the biases
     are of that format already.
-
-    Args:
-        values: float32 (group size, groups), numbers of the grid's format.
-        grid: how to quantise.
-        scratch: like `values`.
-        codes: uint32 (group size, groups).
     """
     scales, biases = _fit(values.max(axis=0), values.min(axis=0), np.float32(grid.top))
     np.subtract(values, biases, out=scratch)
@@ -160,16 +115,13 @@ def quantize(values: Array, grid: Grid, scratch: Array, codes: Array) -> tuple[A
     if not scales.all():  # equal numbers so large that one step was too small for float32
         np.copyto(scratch, np.float32(0), where=scales == 0)
     np.copyto(codes.view(np.int32), scratch, casting="unsafe")
-    exact = not grid.fast(scales, biases)
-    round_any(scales, grid.form, np.empty_like(scales), scales, exact=exact)
-    return scales, biases
+    return decode(encode(scales, grid.form), grid.form), biases
 
 
 def fit(values: Array, grid: Grid) -> tuple[Array, Array]:
     """Return the scales and biases that `quantize` would give to finite numbers: float32 of the grid's format."""
     scales, biases = _fit(values.max(axis=0), values.min(axis=0), np.float32(grid.top))
-    round_any(scales, grid.form, np.empty_like(scales), scales, exact=True)
-    return scales, biases
+    return decode(encode(scales, grid.form), grid.form), biases
 
 
 def unpack_rows(packed: Packed, grid: Grid) -> Array:
@@ -178,7 +130,7 @@ def unpack_rows(packed: Packed, grid: Grid) -> Array:
     values = np.empty(codes.shape, np.float32)
     unpack(packed.words, grid, codes)
     scales, biases = decode(packed.scales, grid.form), decode(packed.biases, grid.form)
-    dequantize(codes, scales, biases, grid.form, values, np.empty_like(values), exact=True)
+    dequantize(codes, scales, biases, grid.form, values, np.empty_like(values))
     return np.ascontiguousarray(values.T)
 
 

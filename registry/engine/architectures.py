@@ -3,18 +3,22 @@
 A base that mlx-lm wrote ("format": "mlx") has passed `sanitize` already: its names are module names, whatever the
 architecture.  A base as Hugging Face lays it out may only be taken by name if the architecture is in this table,
 where `sanitize` is missing or only drops tensors (from mlx-lm 0.32.2; a test compares the table with the installed
-mlx-lm).
+mlx-lm).  Light on purpose: the key of a fused artifact depends on it, and keys are computed before anything is loaded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import platform
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
+
+from ..errors import FusionUnsupportedError, MissingExtraError
 
 
 @dataclass(frozen=True, slots=True)
-class Architecture:
+class TensorNames:
     """What mlx-lm does to the tensors of one `model_type` when loading it.
 
     Attributes:
@@ -42,28 +46,28 @@ class Architecture:
 _ROTARY = ("self_attn.rotary_emb.inv_freq",)
 _ROPE = ("attention.rope.inv_freq",)
 
-_BY_NAME: Final = Architecture()
-_HEAD_IF_TIED: Final = Architecture(tied=True)
-_ROTARY_AND_HEAD: Final = Architecture(_ROTARY, tied=True)
+_BY_NAME: Final = TensorNames()
+_HEAD_IF_TIED: Final = TensorNames(tied=True)
+_ROTARY_AND_HEAD: Final = TensorNames(_ROTARY, tied=True)
 
-TABLE: Final[Mapping[str, Architecture]] = {
+TABLE: Final[Mapping[str, TensorNames]] = {
     "gemma3_text": _BY_NAME,
     "glm": _ROTARY_AND_HEAD,
     "granite": _HEAD_IF_TIED,
-    "hunyuan_v1_dense": Architecture(tied=False),
-    "internlm2": Architecture(_ROPE),
-    "internlm3": Architecture(_ROPE),
-    "lille-130m": Architecture(("rotary_emb",)),
+    "hunyuan_v1_dense": TensorNames(tied=False),
+    "internlm2": TensorNames(_ROPE),
+    "internlm3": TensorNames(_ROPE),
+    "lille-130m": TensorNames(("rotary_emb",)),
     "llama": _ROTARY_AND_HEAD,
-    "mimo": Architecture(_ROTARY, "model.mtp_layers.", tied=False),
-    "minicpm": Architecture(needs="lm_head.weight"),
-    "nanbeige": Architecture(_ROTARY),
-    "nemotron-nas": Architecture(tied=False),
-    "olmo2": Architecture(_ROTARY),
-    "phi3small": Architecture(_ROTARY),
+    "mimo": TensorNames(_ROTARY, "model.mtp_layers.", tied=False),
+    "minicpm": TensorNames(needs="lm_head.weight"),
+    "nanbeige": TensorNames(_ROTARY),
+    "nemotron-nas": TensorNames(tied=False),
+    "olmo2": TensorNames(_ROTARY),
+    "phi3small": TensorNames(_ROTARY),
     "plamo3": _HEAD_IF_TIED,
     "qwen2": _ROTARY_AND_HEAD,
-    "qwen3": Architecture(tied=False),
+    "qwen3": TensorNames(tied=False),
     "seed_oss": _HEAD_IF_TIED,
     "smollm3": _ROTARY_AND_HEAD,
     "youtu_llm": _HEAD_IF_TIED,
@@ -155,6 +159,76 @@ NOT_IN_TRANSFORMERS: Final = frozenset(
 """Model types of mlx-lm that transformers reads only with code from the hub, which a fused model never contains."""
 
 
-def architecture_of(model_type: str) -> Architecture | None:
+def architecture_of(model_type: str) -> TensorNames | None:
     """Return the entry of a `model_type`, None if it is not in the table."""
     return TABLE.get(REMAPPED.get(model_type, model_type))
+
+
+class NeedsModelClassError(FusionUnsupportedError):
+    """The names of the tensors do not tell enough: mlx-lm's own class of the model has to."""
+
+    code = "fusion_unsupported"
+
+
+def taken_by_name(
+    config: Mapping[str, Any], files: Collection[str], *, written_by_mlx: bool, quantize: bool = False
+) -> bool:
+    """Tell from the configuration whether a base's tensors can be taken by their names, without mlx-lm."""
+    if quantize and not quantised_alike(config):
+        return False
+    try:
+        require_by_name(config, written_by_mlx=written_by_mlx)
+        require_plain_quantization(files, config)
+    except NeedsModelClassError:
+        return False
+    except FusionUnsupportedError:
+        return True  # nobody can fuse it, which is said when it is tried
+    return True
+
+
+def quantised_alike(config: Mapping[str, Any]) -> bool:
+    """Tell whether mlx-lm is known to quantise every matrix of an architecture, and all in the same way."""
+    model_type = str(config.get("model_type"))
+    return architecture_of(model_type) is not None and model_type not in OWN_QUANTISATION
+
+
+def require_by_name(config: Mapping[str, Any], *, written_by_mlx: bool) -> None:
+    """Raise unless the names of the tensors are those of mlx-lm's modules."""
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str):
+        raise FusionUnsupportedError("the base's config.json has no model_type")
+    if config.get("model_file") is not None:
+        raise FusionUnsupportedError("the base brings its own code (model_file), which is never run")
+    by_name = written_by_mlx or architecture_of(model_type) is not None
+    if model_type in CHANGED_BY_LOADING or not by_name:
+        raise NeedsModelClassError(f"mlx-lm rearranges a base of the architecture {model_type[:40]!r}")
+
+
+def require_plain_quantization(files: Collection[str], config: Mapping[str, Any]) -> None:
+    """Raise unless the base is not quantised, or as MLX does it."""
+    if config.get("quantize_activations"):
+        raise FusionUnsupportedError(
+            "a base with quantised activations cannot be fused, not by mlx-lm either"
+        )
+    quantization = config.get("quantization")
+    if quantization is not None:
+        sound = isinstance(quantization, Mapping) and {"bits", "group_size"} <= quantization.keys()
+        if not sound or not all(type(quantization[key]) is int for key in ("bits", "group_size")):
+            raise FusionUnsupportedError("the quantization entry of the base's config.json is malformed")
+        return
+    text = config.get("text_config")
+    other = config.get("quantization_config") or (
+        isinstance(text, Mapping) and text.get("quantization_config")
+    )
+    if other or "hf_quant_config.json" in files:
+        method = other.get("quant_method") if isinstance(other, Mapping) else None
+        raise NeedsModelClassError(f"the base was quantised by {str(method or 'another tool')[:40]}")
+
+
+def fingerprint() -> str:
+    """Name what loads a base that cannot be taken by name, without importing it."""
+    try:
+        versions = [f"{package} {version(package)}" for package in ("mlx-lm", "mlx")]
+    except PackageNotFoundError:
+        raise MissingExtraError("a base whose tensors mlx-lm rearranges", "mlx") from None
+    return ", ".join([*versions, f"{platform.system()}-{platform.machine()}"])

@@ -1,16 +1,30 @@
 """Exact arithmetic on bfloat16, float16 and float32 in NumPy, bit for bit that of MLX on a CPU.
 
 Every step is one IEEE 754 binary32 operation in a fixed order: no BLAS, no fused multiply-add, no reassociation, so
-the bits are the same on every platform, and those of `mlx_lm.fuse` on Linux x86-64.
+the bits are the same on every platform, and those of `mlx_lm.fuse` on Linux x86-64.  Numbers are stored as they lie in
+the file (BF16 and F16 as uint16, F32 as float32) and computed as float32.
 
-Numbers are stored as they lie in the file (BF16 and F16 as uint16, F32 as float32) and computed as float32.  Every
-operation comes in two ways with one result: a fast one, a few passes over a block that stays in the processor's
-cache, right within stated bounds; and an exact one, slower, right for every bit pattern (subnormal deltas, overflow,
-NaN).  Whoever uses the fast way checks the bounds, cheaply, and takes the exact way where they do not hold.
+DoRA scales rows to learned lengths, as `DoRALinear.fuse` and `DoRAEmbedding.fuse` do: mlx-lm adds the low-rank update to
+the weight in the weight's format, W1, and writes `(m / norm(W1))[:, None] * W1`.  What MLX 0.32.4 rounds, in order (found by
+trying, the tests hold it): each square to the format of W1; the sum of a row runs in float32, strictly from the first
+column to the last, and is rounded once; so is its square root.  Quotient and product are in the format that MLX
+promotes `m` and W1 to: float32, unless both have one 16-bit format.
+
+The order of the sum does not depend on how wide the processor's vectors are where MLX's vectors hold one number, on
+x86-64; by its source (mlx/backend/cpu/reduce.cpp, simd.h), Apple's processors add in several lanes, so that
+`mlx_lm.fuse` may differ there in last bits.  This module gives the bits of x86-64 everywhere.  A row of zeros has no
+direction: 0 / 0 and m / 0 times 0 are NaN, here as in MLX.
+
+Rounding at random (`dither`) lets updates much smaller than a step survive on average.  The base's numbers lie on a grid:
+code * scale + bias.  A change D moves a code by D / scale steps, a fraction of one as a rule; the code moves to the next
+step with a probability equal to the fraction, so that the mean of what is written is what was meant (stochastic rounding,
+as in Gupta et al., arXiv:1502.02551, but on the base's own grid).  Thresholds come from a counter-based generator: a
+number depends on the seed, the module, the row and the column, and on nothing else.
 """
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,31 +34,20 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 _F32 = np.float32
-_ZERO = _F32(0)
-_TWO_112 = _F32(2.0**112)
-_TWO_MINUS_112 = _F32(2.0**-112)
-_MAGIC = _F32(1.5 * 2.0**13)
-_SMALLEST_NORMAL = np.uint32(0x38800000)
-_EXPONENT = np.uint32(0x7F800000)
-_SIGN = np.uint32(0x80000000)
-_SIGN_AND_HALF = np.uint32(0x8FFFFFFF)
+_FEW = 8
+_GAP = 16
+
+
+class NotFiniteError(ValueError):
+    """A module would have to hold a NaN or an infinity, or numbers that its format has no scale for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A number format of weights.
-
-    Attributes:
-        name: safetensors dtype.
-        size: bytes per number.
-        splitter: 2^s + 1, where s is the number of mantissa bits that float32 has more; 1 for float32.
-        limit: the fast ways are right for magnitudes up to this one.
-    """
+    """A number format of weights; `size` is bytes per number."""
 
     name: str
     size: int
-    splitter: np.float32
-    limit: float
 
     @property
     def stored(self) -> np.dtype[Any]:
@@ -52,9 +55,7 @@ class Format:
         return np.dtype(np.float32 if self.size == 4 else np.uint16)
 
 
-BF16 = Format("BF16", 2, _F32(65537), 2.0**100)
-F16 = Format("F16", 2, _F32(8193), 65504.0)
-F32 = Format("F32", 4, _F32(1), 2.0**100)
+BF16, F16, F32 = Format("BF16", 2), Format("F16", 2), Format("F32", 4)
 FORMATS = {form.name: form for form in (BF16, F16, F32)}
 
 
@@ -83,94 +84,23 @@ def encode(values: Array, form: Format) -> Array:
     return np.where(wrong, canonical, stored)
 
 
-def widen(stored: Array, form: Format, out: Array, *, exact: bool) -> None:
-    """Write stored numbers to `out` as float32; the fast way reads float16's infinities and NaN as 65536 and more."""
-    if exact or form is F32:
-        np.copyto(out, decode(stored, form) if exact else stored)
-        return
-    bits = out.view(np.uint32)
-    if form is BF16:
-        np.copyto(bits, stored)
-        np.left_shift(bits, 16, out=bits)
-    else:
-        # The sign goes to the top, exponent and mantissa to where a product with 2^112 mends the bias.
-        np.copyto(out.view(np.int32), stored.view(np.int16))
-        np.left_shift(bits, 13, out=bits)
-        np.bitwise_and(bits, _SIGN_AND_HALF, out=bits)
-        np.multiply(out, _TWO_112, out=out)
+def round_to(values: Array, form: Format, scratch: Array, out: Array) -> None:
+    """Round float32 numbers to `form`, to nearest, ties to even, into `out`, which may be `values` itself.
 
-
-def low_halves(values: Array, form: Format, out: Array, *, exact: bool) -> None:
-    """Write the stored bits of numbers that a 16-bit format can hold to `out`, one in each uint32.
-
-    The fast way is for finite numbers.
-    """
-    if exact:
-        np.copyto(out, encode(values, form))
-    elif form is BF16:
-        np.right_shift(values.view(np.uint32), 16, out=out)
-    else:
-        np.multiply(values, _TWO_MINUS_112, out=out.view(_F32))
-        np.right_shift(out, 13, out=out)
-        np.bitwise_and(out, np.uint32(0x7FFF), out=out)
-        sign = values.view(np.uint32) >> np.uint32(16)
-        np.bitwise_and(sign, np.uint32(0x8000), out=sign)
-        np.bitwise_or(out, sign, out=out)
-
-
-def narrow(values: Array, form: Format, scratch: Array, out: Array, *, exact: bool) -> None:
-    """Store float32 numbers that `form` can hold; the fast way is for finite ones."""
-    if form is F32:
-        np.copyto(out, values)
-        return
-    bits = scratch.view(np.uint32)
-    low_halves(values, form, bits, exact=exact)
-    np.copyto(out, bits, casting="unsafe")
-
-
-def round_sum(values: Array, form: Format, scratch: Array, out: Array, *, exact: bool) -> None:
-    """Round sums of two numbers of `form`, or products of one with a small whole number, into `out`.
-
-    The fast way is Veltkamp's splitting, c - (c - x) with c = x (2^s + 1): three passes that round to nearest, ties
-    to even (all 2^23 mantissas are tried in the tests).  It takes no account of the coarser steps of subnormal
-    numbers, and need not: such sums and products are whole multiples of the smallest step.
-
-    Args:
-        values: float32.
-        form: the format to round to.
-        scratch: like `values`.
-        out: like `values`, or `values` itself.
-        exact: take the exact way.
+    NaN stays NaN where its upper 16 bits say so, as those of 16-bit numbers and of operations do.
     """
     if form is F32:
         if out is not values:
             np.copyto(out, values)
-    elif exact:
-        np.copyto(out, decode(encode(values, form), form))
+    elif form is F16:
+        np.copyto(out, values.astype(np.float16))
     else:
-        np.multiply(values, form.splitter, out=scratch)
-        np.subtract(scratch, values, out=out)
-        np.subtract(scratch, out, out=out)
-
-
-def round_any(values: Array, form: Format, scratch: Array, out: Array, *, exact: bool) -> None:
-    """Round any float32 numbers to `form`, into `out`; arguments as for `round_sum`.
-
-    The fast way is right for magnitudes that are 0 or from 2^-126 (any, in float16) up to `form.limit`.
-    """
-    if exact or form is not F16:
-        round_sum(values, form, scratch, out, exact=exact)
-        return
-    # Adding and subtracting 1.5 * 2^13 times the number's power of two, but at least 2^-14, leaves the ten bits of
-    # mantissa or the multiple of 2^-24 that float16 has; the sign of what became zero is put back.
-    bits, steps = values.view(np.uint32), scratch.view(np.uint32)
-    sign = bits & _SIGN
-    np.bitwise_and(bits, _EXPONENT, out=steps)
-    np.clip(steps, _SMALLEST_NORMAL, _EXPONENT, out=steps)  # a third of the time of np.maximum
-    np.multiply(scratch, _MAGIC, out=scratch)
-    np.add(values, scratch, out=out)
-    np.subtract(out, scratch, out=out)
-    np.bitwise_or(out.view(np.uint32), sign, out=out.view(np.uint32))
+        bits, odd = out.view(np.uint32), scratch.view(np.uint32)
+        np.right_shift(values.view(np.uint32), 16, out=odd)
+        np.bitwise_and(odd, 1, out=odd)
+        np.add(odd, np.uint32(0x7FFF), out=odd)
+        np.add(values.view(np.uint32), odd, out=bits)
+        np.bitwise_and(bits, np.uint32(0xFFFF0000), out=bits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,15 +111,11 @@ class Update:
         left: float32 (rank, rows): `scale * lora_b` of a linear layer, `scale * lora_a.T` of an embedding.
         right: float32 (rank, columns): `lora_a.T`, or `lora_b`.
         form: format in which MLX holds the product.
-        smallest: no product that is not zero is smaller than this.
-        largest: no sum of products is larger than this.
     """
 
     left: Array
     right: Array
     form: Format
-    smallest: float
-    largest: float
 
     @classmethod
     def of(
@@ -198,9 +124,6 @@ class Update:
         """Build the update from the stored tensors `lora_a` and `lora_b` of a module.
 
         The scale is a weak scalar in MLX: rounded to float32, then to the format of the tensor it multiplies.
-
-        Raises:
-            ValueError: a number is not finite.
         """
         scaled, scaled_form, other = (a, a_form, b) if embedding else (b, b_form, a)
         factor = decode(encode(np.full(1, scale, _F32), scaled_form), scaled_form)[0]
@@ -208,36 +131,15 @@ class Update:
         right = decode(other, b_form if embedding else a_form)
         left, right = (left.T, right) if embedding else (left, right.T)
         if not (np.isfinite(left).all() and np.isfinite(right).all()):
-            raise ValueError("not finite")
+            raise NotFiniteError("not finite")
         form = a_form if a_form is b_form else F32
-        magnitudes = np.abs(left), np.abs(right)
-        smallest = np.prod(
-            [np.min(part, where=part > 0, initial=1e30).astype(np.float64) for part in magnitudes]
-        )
-        peaks = magnitudes[0].max(axis=1).astype(np.float64) * magnitudes[1].max(axis=1).astype(np.float64)
-        return cls(
-            np.ascontiguousarray(left), np.ascontiguousarray(right), form, float(smallest), float(peaks.sum())
-        )
+        return cls(np.ascontiguousarray(left), np.ascontiguousarray(right), form)
 
-    @classmethod
-    def nothing(cls, rows: int, columns: int) -> Update:
-        """Return the update that changes nothing: what mlx-lm makes of a module it wraps and finds no tensors for."""
-        return cls(np.zeros((1, rows), _F32), np.zeros((1, columns), _F32), F32, 1.0, 0.0)
-
-    def needs_exact(self, form: Format) -> bool:
-        """Whether the fast ways could be wrong for this update on weights of `form`.
-
-        Sums of products are multiples of 2^-23 of the smallest one, so products from 2^-100 keep clear of the
-        subnormal numbers.  In float16 the update must be so small that weight + update tells an infinite weight.
-        """
-        half = form is F16 or self.form is F16
-        return not (self.smallest >= 2.0**-100 and self.largest <= (16.0 if half else form.limit))
-
-    def round_to(self, delta: Array, form: Format, scratch: Array, out: Array, *, exact: bool) -> None:
+    def round_to(self, delta: Array, form: Format, scratch: Array, out: Array) -> None:
         """Round the product as MLX stores it, then as `.astype` of the weight's format does, into `out`."""
-        round_any(delta, self.form, scratch, out, exact=exact)
+        round_to(delta, self.form, scratch, out)
         if form is not self.form:
-            round_any(out, form, scratch, out, exact=exact)
+            round_to(out, form, scratch, out)
 
 
 def multiply_out(left: Array, right: Array, out: Array, scratch: Array) -> None:
@@ -245,16 +147,137 @@ def multiply_out(left: Array, right: Array, out: Array, scratch: Array) -> None:
 
     This is the loop of the reference BLAS that MLX uses on Linux x86-64, and of MLX's own loop for 16-bit formats:
     starting from +0, one product and one sum at a time.
-
-    Args:
-        left: as many arrays as the rank, that broadcast against those of `right`.
-        right: as many arrays as the rank.
-        out: of the broadcast shape.
-        scratch: like `out`.
     """
     np.multiply(left[0], right[0], out=out)
     for k in range(1, len(left)):
         np.multiply(left[k], right[k], out=scratch)
         np.add(out, scratch, out=out)
     # The sum started from +0: products that are all -0 give +0.
-    np.add(out, _ZERO, out=out)
+    np.add(out, _F32(0), out=out)
+
+
+_HALF = np.uint32(0x7FFF)
+_UPPER = np.uint32(0xFFFF0000)
+
+
+def spare_size(rows: int, columns: int) -> int:
+    """Return how many float32 numbers `row_norms` needs in each of its spare arrays, for values of that shape."""
+    return rows * (columns + _GAP)
+
+
+@np.errstate(all="ignore")
+def row_norms(values: Array, form: Format, spare: Array, turned: Array, *, per_row: int = 0) -> Array:
+    """Return `mx.linalg.norm(values, axis=1)` as new float32 (rows,), numbers of `form`.
+
+    Args:
+        values: float32 numbers of `form`: (rows, columns), or a quantised block (group size, groups).
+        spare: float32, one-dimensional, at least `spare_size(*values.shape)` long, overwritten, as is `turned`.
+    """
+    high, width = values.shape
+    rows = width // per_row if per_row else high
+    # Rows that begin a power of two apart would fall on each other in the cache when they are transposed.
+    squares = spare[: spare_size(high, width)].reshape(high, width + _GAP)[:, :width]
+    np.multiply(values, values, out=squares)
+    across = turned[: values.size]
+    round_to(squares, form, across.reshape(values.shape), squares)
+    ordered = squares.reshape(high, rows, per_row).transpose(2, 0, 1) if per_row else squares.T
+    np.copyto(across.reshape(ordered.shape), ordered)
+    across = across.reshape(-1, rows)
+    # NumPy adds a lone row in pairs, and short ones slowly.
+    sums = np.add.accumulate(across, axis=0)[-1] if rows < _FEW else np.add.reduce(across, axis=0)
+    return _rounded(np.sqrt(_rounded(sums, form)), form)
+
+
+def result_form(m_form: Format, form: Format) -> Format:
+    """Return the format of DoRA's result for magnitudes of one format and a weight of another."""
+    return form if m_form is form else F32
+
+
+@np.errstate(all="ignore")
+def row_factors(m: Array, norms: Array, result: Format) -> Array:
+    """Return `m / norms` as MLX computes it: float32 (rows,), numbers of `result`; not finite for rows of zeros."""
+    return _rounded(m / norms, result)
+
+
+def _rounded(values: Array, form: Format) -> Array:
+    return decode(encode(values, form), form)
+
+
+_STEP = np.uint32(0x9E3779B9)
+_FIRST, _SECOND = np.uint32(0x85EBCA6B), np.uint32(0xC2B2AE35)
+_UNIT = np.float32(2.0**-24)
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """Numbers in [0, 1), one for each element of a module's weight; the seed has 32 bits, of the module."""
+
+    seed: int
+
+    @classmethod
+    def of(cls, seed: int, path: str) -> Thresholds:
+        """Return the thresholds of a module."""
+        digest = hashlib.sha256(f"{seed}:{path}".encode()).digest()
+        return cls(int.from_bytes(digest[:4], "little"))
+
+    def fill(self, first: int, rows: int, out: Array, scratch: Array) -> None:
+        """Write the thresholds of whole rows to `out`, float32 (group size, groups), in groups (`layouts`)."""
+        size, groups = out.shape
+        per_row = groups // rows
+        seeds = np.repeat(mixed(np.arange(first, first + rows), self.seed), per_row)
+        columns = np.tile(np.arange(per_row, dtype=np.uint32) * np.uint32(size), rows)
+        bits = out.view(np.uint32)
+        np.add(np.arange(size, dtype=np.uint32)[:, None], columns, out=bits)
+        np.multiply(bits, _STEP, out=bits)
+        np.bitwise_xor(bits, seeds, out=bits)
+        _mix(bits, scratch)
+        np.right_shift(bits, 8, out=bits)
+        np.copyto(scratch.view(np.int32), bits.view(np.int32))
+        np.multiply(scratch.view(np.int32), _UNIT, out=out, dtype=np.float32, casting="unsafe")
+
+    def of_groups(self, first: int, shape: tuple[int, int]) -> Array:
+        """Return thresholds of the groups of whole rows, float32 (rows, groups), one for each."""
+        numbers = (first + np.arange(shape[0], dtype=np.int64))[:, None] * shape[1] + np.arange(shape[1])
+        bits = mixed(numbers.reshape(-1), self.seed).reshape(shape)
+        found: Array = (bits >> np.uint32(8)).astype(np.float32) * _UNIT
+        return found
+
+
+def round_at_random(values: Array, form: Format, chance: Array) -> Array:
+    """Round float32 numbers to those of a format, up where the way from the lower neighbour is more than the threshold in [0, 1).
+
+    What is beyond the format is left to whoever stores it.
+    """
+    if form is F32:
+        return values
+    finest = np.float32(2.0**-24 if form is F16 else 2.0**-133)
+    steps = np.maximum(np.spacing(np.abs(values)) * np.float32(8192 if form is F16 else 65536), finest)
+    places = values / steps
+    lower = np.floor(places)
+    found: Array = (lower + (chance < places - lower)).astype(np.float32) * steps
+    return found
+
+
+def round_steps(steps: Array, thresholds: Array, scratch: Array) -> None:
+    """Round a number of steps to a whole one, up where the fraction exceeds the threshold; in place, overwriting the thresholds."""
+    np.floor(steps, out=scratch)
+    np.subtract(steps, scratch, out=steps)
+    np.less(thresholds, steps, out=thresholds, casting="unsafe")
+    np.add(scratch, thresholds, out=steps)
+
+
+def mixed(numbers: Array, seed: int) -> Array:
+    """Return 32 random bits for each number, a permutation of the numbers for each seed: uint32."""
+    bits = numbers.astype(np.uint32) * _STEP + np.uint32(seed)
+    _mix(bits, np.empty_like(bits))
+    return bits
+
+
+def _mix(bits: Array, scratch: Array) -> None:
+    """Mix 32 bits: the finaliser of MurmurHash3 (Appleby, public domain)."""
+    for shift, factor in ((16, _FIRST), (13, _SECOND)):
+        np.right_shift(bits, shift, out=scratch)
+        np.bitwise_xor(bits, scratch, out=bits)
+        np.multiply(bits, factor, out=bits)
+    np.right_shift(bits, 16, out=scratch)
+    np.bitwise_xor(bits, scratch, out=bits)

@@ -1,10 +1,13 @@
 """A base model as a fuse sees it: its tensors by name, which of them mlx-lm would drop, and how they are quantised.
 
-Also decides whether tensors may be taken by their names on disk at all (docs/internals/arithmetic.md).
+Also decides whether tensors may be taken by their names on disk at all (docs/internals/arithmetic.md).  mlx-lm stacks the
+experts of a base in transformers' layout, and drops the vision tower; transformers cannot read mlx-lm's names.  Such a base
+is fused under its own names: adapted modules replace the base's, every other tensor is copied.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
@@ -15,10 +18,12 @@ from fusery.storage.errors import FormatError
 from fusery.storage.safetensors import BASE_HEADER_LIMIT, Tensor, read_header
 
 from ..errors import FusionUnsupportedError
-from .architectures import architecture_of
+from .architectures import NeedsModelClassError, architecture_of, require_by_name, require_plain_quantization
 from .arithmetic import FORMATS
 from .config import weight_names
-from .naming import NeedsModelClassError, require_by_name, require_plain_quantization
+
+REPLACED = "adapter:whole"
+"""What the file of replaced tensors is called among the base's files; no file has such a name."""
 
 _LAYER_LISTS = ("layers", "h", "blocks")
 _COPYABLE = {"BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64", "F16", "BF16", "F32"}
@@ -26,12 +31,7 @@ _COPYABLE = {"BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64", "F16"
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A tensor of the base.
-
-    Attributes:
-        file: name of the base's file that holds it.
-        tensor: where in the file.
-    """
+    """A tensor of the base, and the name of the base's file that holds it."""
 
     file: str
     tensor: Tensor
@@ -78,8 +78,6 @@ class Base:
     """A base model whose tensors can be taken by name.
 
     Attributes:
-        files: every file of the base, by name.
-        config: its `config.json`.
         tensors: those that mlx-lm keeps, by name, in the order of the files.
         known: every matrix of a block is known to be a linear layer.
         kinds: what mlx-lm's class says of each module that can be adapted, `linear`, `embedding` or `switch`; None
@@ -103,16 +101,7 @@ class Base:
     own: OwnLayout | None = None
 
     def with_tensors(self, file: str, path: Path, tensors: Mapping[str, Tensor]) -> Base:
-        """Return the base with some of its tensors taken from another file, as after full fine-tuning.
-
-        Args:
-            file: what to call the file.
-            path: where it lies.
-            tensors: those to replace, by name.
-
-        Raises:
-            FusionUnsupportedError: the base has no such tensor, or it has another shape or kind of numbers.
-        """
+        """Return the base with some of its tensors taken from another file, as after full fine-tuning."""
         for name, tensor in tensors.items():
             if name not in self.tensors:
                 raise FusionUnsupportedError(
@@ -149,9 +138,6 @@ class Base:
 
         Args:
             adapted: paths of adapted modules; of several lists of blocks (a vision tower's), theirs is meant.
-
-        Raises:
-            NeedsModelClassError: the blocks cannot be told from the names.
         """
         if self.blocks is not None:
             return [list(block) for block in self.blocks]
@@ -177,30 +163,26 @@ class Base:
         return [blocks.get(index, []) for index in range(max(blocks) + 1)]
 
 
-def read_base(files: Mapping[str, Path], config: Mapping[str, Any]) -> Base:
-    """Read the headers of a base's weights and check that its tensors can be taken by name.
-
-    Args:
-        files: every file of the base, name to local path.
-        config: the parsed `config.json`.
-
-    Raises:
-        NeedsModelClassError: this base needs mlx-lm's own class.
-        FusionUnsupportedError: mlx-lm cannot fuse it either.
-        FormatError: a weight file is malformed, or there is none.
-        MissingFileError: a file cannot be read.
-    """
+def read_sources(files: Mapping[str, Path]) -> tuple[dict[str, Source], bool]:
+    """Return every tensor of a base's weight files by name, and whether MLX wrote all of them."""
     names = weight_names(files)
     if not names:
         raise FormatError("the base has no weights in safetensors format (model*.safetensors)")
-    headers = {name: read_header(files[name], limit=BASE_HEADER_LIMIT) for name in names}
     tensors: dict[str, Source] = {}
-    for file, header in headers.items():
+    written_by_mlx = True
+    for file in names:
+        header = read_header(files[file], limit=BASE_HEADER_LIMIT)
+        written_by_mlx &= header.metadata.get("format") == "mlx"
         for name, tensor in header.tensors.items():
             if name in tensors:
                 raise FormatError(f"two weight files of the base hold the tensor {name!r}")
             tensors[name] = Source(file, tensor)
-    written_by_mlx = all(header.metadata.get("format") == "mlx" for header in headers.values())
+    return tensors, written_by_mlx
+
+
+def read_base(files: Mapping[str, Path], config: Mapping[str, Any]) -> Base:
+    """Read the headers of a base's weights and check that its tensors can be taken by name."""
+    tensors, written_by_mlx = read_sources(files)
     require_by_name(config, written_by_mlx=written_by_mlx)
     require_plain_quantization(files, config)
     architecture = architecture_of(str(config.get("model_type")))
@@ -215,3 +197,50 @@ def read_base(files: Mapping[str, Path], config: Mapping[str, Any]) -> Base:
         if source.tensor.dtype not in _COPYABLE:
             raise NeedsModelClassError(f"{name} is {source.tensor.dtype}")
     return Base(files, config, tensors, architecture is not None)
+
+
+_DROPPABLE = re.compile(
+    # Buffers, which every library computes anew.
+    r"(.*\.)?(inv_freq|rotary_emb\.\w+|rope\.freqs|masked_bias|position_ids)|(.*\.)?(attn|attention)\.bias"
+    # Scales of activations and of cached keys and values, which mlx-lm does not quantise.
+    r"|.*\.(input_scale|output_scale|activation_scale|k_scale|v_scale)"
+    # Heads that predict further tokens, which only speeds generation up.
+    r"|(.*\.)?(mtp|mtp_layers|mtp_block|nextn)\..*"
+)
+_LAYER = re.compile(r"(?:(?:model|language_model)\.)*layers\.(\d+)\..*")
+
+
+def is_droppable(name: str, config: Mapping[str, Any]) -> bool:
+    """Tell whether a model does not need a tensor: a buffer, a tied head, or a layer that only predicts ahead."""
+    text = config.get("text_config")
+    parts = [config, text] if isinstance(text, Mapping) else [config]
+    if name.endswith("lm_head.weight") and any(part.get("tie_word_embeddings") for part in parts):
+        return True
+    counts = [count for part in parts if type(count := part.get("num_hidden_layers")) is int]
+    layer = _LAYER.fullmatch(name)
+    beyond = layer is not None and bool(counts) and int(layer[1]) >= max(counts)
+    return beyond or _DROPPABLE.fullmatch(name) is not None
+
+
+def in_own_layout(base: Base, computed: Collection[str], *, quantized: bool) -> Base:
+    """Return a base with the tensors to write, and the layout to write them in.
+
+    Quantised weights have mlx-lm's layout where that is complete: only mlx-lm reads them.
+    """
+    own = base.own
+    if own is None:
+        return base
+    if not own.dropped:
+        return base if base.tensors.keys() <= own.names.keys() and not quantized else replace(base, own=None)
+    changed = {f"{path}.weight" for path in computed}
+    changed |= {name for name, source in base.tensors.items() if source.file == REPLACED}
+    stacked = {name for name, tensors in own.names.items() if len(tensors) > 1}
+    if unwritable := sorted(changed - own.names.keys() | (changed & stacked if quantized else set())):
+        raise FusionUnsupportedError(
+            f"the fused model would lose {len(own.dropped)} tensors of the base, such as {min(own.dropped)}: mlx-lm drops"
+            f" them, and {unwritable[0]} cannot be written in the base's own layout",
+            hint="for the language model alone: mlx_lm.convert --hf-path BASE --mlx-path FOLDER, then fusery base add FOLDER",
+        )
+    kept = {name: source for name, source in base.tensors.items() if name in own.names}
+    tensors = sorted({**kept, **own.copied}.items(), key=lambda item: (item[1].file, item[1].tensor.begin))
+    return replace(base, tensors=dict(tensors))

@@ -83,11 +83,8 @@ class Learned:
     """What the scales and biases of one adapter's fused model were learned to be, but for the numbers.
 
     Attributes:
-        adapter: its digest.
         seed: of the codes that they go with.
-        steps: that were taken.
         tokens: how many tokens were read for that, some of them more than once.
-        prompts: digest of what was read.
     """
 
     adapter: Digest
@@ -107,16 +104,11 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
-class Calibration:
+class CalibrationFile:
     """A calibration file that was read; its tensors stay in the file until they are asked for.
 
     Attributes:
         path: of the file, which has to stay where it is.
-        modules: module path to the id of its input.
-        base: digest of the base.
-        tokens: how many tokens the base read.
-        prompts: digest of the prompts.
-        learned: what was learned for one adapter, if it is for one.
     """
 
     path: Path
@@ -129,24 +121,23 @@ class Calibration:
     _learned: Mapping[str, str]
 
     def of(self, module_path: str) -> Directions | None:
-        """Return what goes into a module, read from the file now; None if the file does not know the module.
-
-        Raises:
-            MissingFileError: the file is gone.
-            FormatError: it changed since it was opened, or a number in it is infinite, not a number, too large, or
-                negative where it may not be.
-        """
+        """Return what goes into a module, read from the file now; None if the file does not know the module."""
         known = self.modules.get(module_path)
         if known is None:
             return None
         directions, rest, mean = (self._numbers(f"{known}.{part}") for part in ("directions", "rest", "mean"))
-        found = Directions(directions, rest, float(mean[0]))
-        if (problem := _problem(found)) is not None:
+        along = np.square(directions, dtype=np.float64).sum(axis=0)
+        problem = None
+        if (rest < 0).any() or mean[0] < 0:
+            problem = "has a negative square"
+        elif max(mean[0], *(part.max(initial=0) for part in (along, rest))) > MOST_ENERGY:
+            problem = f"has a square of more than {MOST_ENERGY:.0e}"
+        if problem is not None:
             raise FormatError(
                 f"{self.path.name}: the input {known!r} {problem}",
                 hint="fusery base calibrate BASE makes one that can be used",
             )
-        return found
+        return Directions(directions, rest, float(mean[0]))
 
     def width_of(self, module_path: str) -> int | None:
         """Return how many numbers go into a module, None if the file does not know the module."""
@@ -154,17 +145,7 @@ class Calibration:
         return None if known is None else self._header.tensors[f"{known}.rest"].shape[0]
 
     def scales_of(self, module_path: str, form: Format, shape: tuple[int, int]) -> Stored | None:
-        """Return the scales and biases that were learned for a module, read from the file now; None where there are none.
-
-        Args:
-            module_path: of the module.
-            form: in which the base has them.
-            shape: rows and groups.
-
-        Raises:
-            MissingFileError: the file is gone.
-            FormatError: it changed since it was opened, a number in it is not finite, or they are another module's.
-        """
+        """Return the scales and biases that were learned for a module, read from the file now; None where there are none."""
         known = self._learned.get(module_path)
         if known is None:
             return None
@@ -190,13 +171,8 @@ class Calibration:
         return numbers.reshape(tensor.shape)
 
 
-def read_calibration(path: Path) -> Calibration:
-    """Open a calibration file and check all of it but the numbers, which are checked as they are read.
-
-    Raises:
-        MissingFileError: it cannot be opened.
-        FormatError: it is not a calibration file as described above.
-    """
+def read_calibration(path: Path) -> CalibrationFile:
+    """Open a calibration file and check all of it but the numbers, which are checked as they are read."""
     try:
         header = read_header(path)
         meta = header.metadata
@@ -218,7 +194,7 @@ def read_calibration(path: Path) -> Calibration:
             f"{path.name} is not a calibration file: {error.message}",
             hint="fusery base calibrate BASE makes one",
         ) from None
-    return Calibration(path, modules, base, int(meta["tokens"]), prompts, learned, header, of_modules)
+    return CalibrationFile(path, modules, base, int(meta["tokens"]), prompts, learned, header, of_modules)
 
 
 def write_calibration(
@@ -235,19 +211,6 @@ def write_calibration(
 
     The law: `read_calibration(path)` has the arguments, and gives each module its input with the directions rounded to
     bfloat16 (`rounded`) and everything else as it is.
-
-    Args:
-        path: a file that is not there yet.
-        inputs: by id (lower-case letters, digits, `-` and `_`).
-        modules: module path to the id of its input; every id is used, and every one is in `inputs`.
-        base: digest of the base.
-        tokens: how many tokens it read, at least 1.
-        prompts: digest of the prompts.
-        learned: of a calibration for one adapter, what was learned, and the numbers by module path.
-
-    Raises:
-        FormatError: the arguments do not make a file that can be read, numbers that are not finite included.
-        StorageError: it cannot be written.
     """
     metadata = {
         "format": FORMAT if learned is None else FOR_ADAPTER,
@@ -256,13 +219,20 @@ def write_calibration(
         "tokens": str(tokens),
         "prompts": prompts,
     }
-    tensors = {name: part for known in sorted(inputs) for name, part in _parts(known, inputs[known])}
+    tensors: dict[str, tuple[str, NDArray[np.generic]]] = {}
+    for known, given in sorted(inputs.items()):
+        tensors[f"{known}.directions"] = "BF16", encode(given.directions, BF16)
+        tensors[f"{known}.rest"] = "F32", given.rest.astype(np.float32)
+        tensors[f"{known}.mean"] = "F32", np.array([given.mean], np.float32)
+    numbers: Mapping[str, Stored] = {}
     if learned is not None:
-        about, stored = learned
-        ids = {path: f"of-{number}" for number, path in enumerate(sorted(stored))}
+        about, numbers = learned
+        ids = {path: f"of-{number}" for number, path in enumerate(sorted(numbers))}
         metadata[_LEARNED] = canonical_json({**asdict(about), "modules": ids}).decode("ascii")
         for module, known in ids.items():
-            tensors |= dict(_learned_parts(known, stored[module]))
+            stored = numbers[module]
+            tensors[f"{known}.scales"] = stored.form.name, stored.scales
+            tensors[f"{known}.biases"] = stored.form.name, stored.biases
     header = build_header([(name, dtype, data.shape) for name, (dtype, data) in tensors.items()], metadata)
     with os_failures(f"write {path}", near=path.parent):
         with path.open("xb") as file:
@@ -270,7 +240,11 @@ def write_calibration(
             for _, data in tensors.values():
                 file.write(data.tobytes())
         try:
-            read_calibration(path)
+            written = read_calibration(path)
+            for module in {known: module for module, known in modules.items()}.values():
+                written.of(module)
+            for module, stored in numbers.items():
+                written.scales_of(module, stored.form, stored.scales.shape)
         except FormatError:
             path.unlink()
             raise
@@ -279,41 +253,6 @@ def write_calibration(
 def rounded(directions: Floats) -> Floats:
     """Return directions as a file will hold them, in bfloat16's precision."""
     return decode(encode(directions, BF16), BF16)
-
-
-def _parts(known: str, given: Directions) -> list[tuple[str, tuple[str, NDArray[np.generic]]]]:
-    mean = np.array([given.mean], np.float32)
-    stored = encode(given.directions, BF16)
-    rest = given.rest.astype(np.float32)
-    if not all(np.isfinite(part).all() for part in (decode(stored, BF16), rest, mean)):
-        raise FormatError(f"the input {known!r} holds a number that is not finite")
-    if (problem := _problem(Directions(decode(stored, BF16), rest, float(mean[0])))) is not None:
-        raise FormatError(f"the input {known!r} {problem}")
-    return [
-        (f"{known}.directions", ("BF16", stored)),
-        (f"{known}.rest", ("F32", rest)),
-        (f"{known}.mean", ("F32", mean)),
-    ]
-
-
-def _problem(inputs: Directions) -> str | None:
-    """Say what is wrong with the numbers of an input, all of them finite."""
-    if (inputs.rest < 0).any() or inputs.mean < 0:
-        return "has a negative square"
-    along = np.square(inputs.directions, dtype=np.float64).sum(axis=0)
-    if max(inputs.mean, *(part.max(initial=0) for part in (along, inputs.rest))) > MOST_ENERGY:
-        return f"has a square of more than {MOST_ENERGY:.0e}"
-    return None
-
-
-def _learned_parts(known: str, stored: Stored) -> list[tuple[str, tuple[str, NDArray[np.generic]]]]:
-    for part in (stored.scales, stored.biases):
-        if not np.isfinite(decode(part, stored.form)).all():
-            raise FormatError(f"{known!r} holds a number that is not finite")
-    return [
-        (f"{known}.scales", (stored.form.name, stored.scales)),
-        (f"{known}.biases", (stored.form.name, stored.biases)),
-    ]
 
 
 def _learned(text: str) -> tuple[Learned, dict[str, str]]:

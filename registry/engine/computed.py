@@ -1,16 +1,18 @@
-"""Writing the tensors that mlx-lm computes when it loads a base: one at a time, into one scratch file."""
+"""The tensors that mlx-lm computes when it loads a base: watched, and written one at a time, into one scratch file."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from fusery.storage.room import Need, require_rooms
 from fusery.storage.safetensors import BASE_HEADER_LIMIT, build_header, read_header, tensor_bytes
+from fusery.storage.transfer import Need, require_rooms
 
 from ..errors import FusionUnsupportedError
 from .base import Source
@@ -35,8 +37,6 @@ class Computed:
     """A tensor to compute.
 
     Attributes:
-        dtype: as mlx calls it.
-        shape: of the result.
         pieces: what its bytes are put together from, in order: a `Source` is copied, a lazy mlx array is evaluated.
             Emptied while it is written, so that each piece is freed before the next.
     """
@@ -49,29 +49,14 @@ class Computed:
 def write_computed(
     mx: ModuleType, wanted: Mapping[str, Computed], files: Mapping[str, Path], scratch: Path
 ) -> tuple[dict[str, Source], dict[str, Path]]:
-    """Evaluate tensors piece by piece and write them.
-
-    Args:
-        mx: `mlx.core`.
-        wanted: by name; their pieces are used up.
-        files: of the base, name to path.
-        scratch: existing folder.
-
-    Returns:
-        Where each tensor lies, and the scratch file by its name; both empty if there is nothing to compute.
-
-    Raises:
-        FusionUnsupportedError: a tensor has a dtype that is not fused.
-        OutOfSpaceError: there is no room for them.
-        StorageError: the system reports something else.
-    """
+    """Evaluate tensors piece by piece and write them; return where each lies, and the scratch file by its name."""
     if not wanted:
         return {}, {}
     entries = [(name, dtype_of(name, tensor.dtype), tensor.shape) for name, tensor in wanted.items()]
     header = build_header(entries, {"format": "mlx"})
     size = len(header) + sum(tensor_bytes(dtype, shape) for _, dtype, shape in entries)
     path = scratch / "computed.safetensors"
-    require_rooms([Need(scratch, [size])], hint="fusery cache prune")
+    require_rooms([Need(scratch, [size])], hint="fusery admin cache prune")
     with told_plainly(scratch):
         output = create_output(path, header, size)
         try:
@@ -125,12 +110,68 @@ def _evaluated(mx: ModuleType, array: Any) -> memoryview:
 
 
 def dtype_of(name: str, dtype: Any) -> str:
-    """Return the safetensors name of an MLX dtype.
-
-    Raises:
-        FusionUnsupportedError: it is none that is fused.
-    """
+    """Return the safetensors name of an MLX dtype."""
     short = str(dtype).rpartition(".")[2].removesuffix("_")
     if short not in _DTYPES:
         raise FusionUnsupportedError(f"mlx-lm makes {name} a tensor of {short}, which is not fused")
     return _DTYPES[short]
+
+
+_IN_PLACE = (
+    *("__iadd__", "__isub__", "__imul__", "__itruediv__", "__ifloordiv__", "__imod__", "__ipow__"),
+    *("__imatmul__", "__iand__", "__ior__", "__ixor__", "__ilshift__", "__irshift__", "__setitem__"),
+)
+
+
+@dataclass(slots=True)
+class ArrayWatch:
+    """What was seen while a model sanitised its tensors, without evaluating one.
+
+    `mlx.core.stack` and `concatenate` are watched, so that experts that are only put one behind the other can be written
+    one by one: a layer's experts (gigabytes) need never be held together.  The in-place operators are watched because
+    `x *= 2` changes an array and leaves the object the same.
+
+    Attributes:
+        loaded: the arrays as they came from the files, by name on disk.
+        joined: arrays put together along the first axis, by identity: the array itself, and its parts.
+        changed: identities of arrays that were changed in place.
+    """
+
+    loaded: dict[str, Any] = field(default_factory=dict)
+    joined: dict[int, tuple[Any, Sequence[Any]]] = field(default_factory=dict)
+    changed: dict[int, Any] = field(default_factory=dict)
+
+    def forget(self) -> None:
+        """Let go of every array."""
+        self.loaded, self.joined, self.changed = {}, {}, {}
+
+    @contextlib.contextmanager
+    def installed(self, mx: ModuleType) -> Iterator[None]:
+        """Watch for as long as the context lasts."""
+        with contextlib.ExitStack() as stack:
+
+            def exchange(owner: Any, name: str, watch: Callable[..., Any]) -> None:
+                original = getattr(owner, name)
+                stack.callback(setattr, owner, name, original)
+                setattr(owner, name, watch(original))
+
+            for name in ("stack", "concatenate"):
+                exchange(mx, name, lambda original: partial(self._join, original))
+            for name in _IN_PLACE:
+                if hasattr(mx.array, name):
+                    exchange(mx.array, name, self._changing)
+            yield
+
+    def _join(self, original: Callable[..., Any], arrays: Any, axis: Any = 0, **options: Any) -> Any:
+        parts = list(arrays)
+        result = original(parts, axis, **options)
+        if axis == 0:
+            self.joined[id(result)] = (result, parts)
+        return result
+
+    def _changing(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def change(array: Any, *arguments: Any) -> Any:
+            self.changed[id(array)] = array
+            return original(array, *arguments)
+
+        return change

@@ -59,15 +59,7 @@ def fused_config(
     dequantized: bool,
     keep_vision: bool,
 ) -> bytes:
-    """Return `config.json` of a fused model, byte for byte what `mlx_lm.fuse` writes.
-
-    Args:
-        config: `config.json` of the base.
-        generation: its `generation_config.json`, whose `eos_token_id` goes before that of `config`.
-        quantization: how the weights are quantised, None if they are not, and never were.
-        dequantized: they are not any more.
-        keep_vision: keep `vision_config`, for models that keep their vision tower (`has_vision`).
-    """
+    """Return `config.json` of a fused model, byte for byte what `mlx_lm.fuse` writes."""
     result = {key: _with_floats(value) for key, value in config.items()}
     if eos := generation.get("eos_token_id"):
         result["eos_token_id"] = eos
@@ -83,13 +75,7 @@ def fused_config(
 
 
 def weight_index(where: Mapping[str, str], size: int, parameters: int) -> bytes:
-    """Return the index of the weight files, as `mlx_lm.fuse` writes it.
-
-    Args:
-        where: file of each tensor.
-        size: bytes of all tensors.
-        parameters: numbers in them, quantised ones counted unpacked.
-    """
+    """Return the index of the weight files, as `mlx_lm.fuse` writes it."""
     metadata = {"total_size": size, "total_parameters": parameters}
     return json.dumps({"metadata": metadata, "weight_map": dict(sorted(where.items()))}, indent=4).encode()
 
@@ -113,3 +99,49 @@ def _with_tags(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _with_tags(item) for key, item in value.items()}
     return [_with_tags(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+_COUNTS = ("num_hidden_layers", "n_layers", "n_layer", "num_layers")
+_SIZES = (
+    *("hidden_size", "intermediate_size", "n_embd", "d_model", "moe_intermediate_size"),
+    *("num_attention_heads", "num_key_value_heads", "n_heads", "n_head", "head_dim"),
+    *("num_experts", "num_local_experts", "n_routed_experts", "num_experts_per_tok"),
+)
+MOST: Mapping[str, int] = {
+    **dict.fromkeys(_COUNTS, 10_000),
+    **dict.fromkeys(_SIZES, 1 << 24),
+    "vocab_size": 1 << 28,
+    "max_position_embeddings": (1 << 31) - 1,
+}
+"""Whole numbers of a configuration and the most that they can be, far above any model there is."""
+
+_AT_LEAST_ONE = frozenset({"num_hidden_layers", "hidden_size", "vocab_size", "max_position_embeddings"})
+_POSITIVE = frozenset({"rope_theta", "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps"})
+
+
+def absurdity(config: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with the first size that cannot be one, in a few words; None where nothing is.
+
+    Sizes are checked before anything is counted, allocated or built by them.  A size may be left out, null or, where layers
+    differ, a list of sizes.
+    """
+    for name, most in MOST.items():
+        least = 1 if name in _AT_LEAST_ONE else 0
+        values = config.get(name)
+        for value in values if isinstance(values, list) else [values]:
+            if value is None:
+                continue
+            number = int(value) if isinstance(value, float) and value.is_integer() else value
+            if type(number) is not int or not least <= number <= most:
+                return f"{name} is {repr(value)[:40]}, and not a whole number from {least} to {most:,}"
+    for name in sorted(_POSITIVE):
+        # Models compute in float32, which knows no larger ones.
+        if (value := config.get(name)) is not None and not (type(value) in (int, float) and 0 < value < 3e38):
+            return f"{name} is {repr(value)[:40]}, and not a number above 0"
+    quantization = config.get("quantization")
+    if quantization is not None and not isinstance(quantization, Mapping):
+        return f"quantization is {repr(quantization)[:40]}, and not an object"
+    for part in ("text_config", "vision_config"):
+        if isinstance(inner := config.get(part), Mapping) and (problem := absurdity(inner)):
+            return f"{part}: {problem}"
+    return None

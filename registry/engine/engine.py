@@ -7,28 +7,33 @@ depend on the number of threads, nor do the fidelity figures.
 from __future__ import annotations
 
 import hashlib
+import heapq
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fusery.storage.digest import Digest, digest_bytes, digest_file
 from fusery.storage.errors import BlobCorruptError
 from fusery.storage.manifest import FileEntry
-from fusery.storage.room import Need, require_rooms
+from fusery.storage.transfer import Need, require_rooms
 
+from .affine import Grid
 from .config import weight_names
-from .fidelity import Fidelity, Sums
-from .files import create_output, open_input, read_all, told_plainly
-from .plan import Compute, Plan
+from .fidelity import FuseFidelity, Sums
+from .files import OpenFiles, create_output, open_input, read_all, told_plainly
+from .grids import AFFINE, AnyGrid
+from .plan import ComputeStep, FusePlan
+from .recipe import OWN
+from .rows import Arrays
 from .schedule import CHUNK, Chain, Hash, Schedule
 from .work import Block, Worker
-from .workspace import Workspace
 
 _BUFFER = 512
 _CHECK_BYTES = 32 << 20
@@ -37,73 +42,54 @@ _WAIT = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Fused:
-    """What a fuse wrote.
-
-    Attributes:
-        files: every file of the folder, sorted by path.
-        fidelity: how much of the adapter's update is in the weights.
-        seconds: wall time.
-    """
+class FuseResult:
+    """What a fuse wrote: every file of the folder, sorted by path, and how much of the adapter's update is in the weights."""
 
     files: tuple[FileEntry, ...]
-    fidelity: Fidelity
+    fidelity: FuseFidelity
     seconds: float
 
 
 def fuse(
-    plan: Plan,
+    plan: FusePlan,
     folder: Path,
     *,
     threads: int = 2,
     expected: Mapping[str, str] | None = None,
     progress: Callable[[int], None] | None = None,
     check: Callable[[], None] | None = None,
-) -> Fused:
+) -> FuseResult:
     """Write a fused model.
 
     Args:
-        plan: what to write.
-        folder: an existing empty folder.
-        threads: how many to compute with, this one among them.
         expected: SHA-256 of files of the base, by name; what is read of them is verified in the same pass.
         progress: called with the bytes of weights written so far, up to `plan.size`; from this thread.
         check: called every 64 MB or half a second from this thread; raises to give up.
-
-    Raises:
-        BlobCorruptError: a file of the base is not what `expected` says.
-        FusionUnsupportedError: the adapter or a quantised weight holds a number that is not finite.
-        OutOfSpaceError: there is no room.
-        StorageError: reading or writing failed otherwise.
     """
     started = time.monotonic()
     expected = expected or {}
-    require_rooms([Need(folder, plan.sizes)], hint="fusery cache prune")
+    require_rooms([Need(folder, plan.sizes)], hint="fusery admin cache prune")
     with told_plainly(folder):
         files, fidelity = _write_weights(plan, folder, threads, expected, _Watch(progress, check))
-        files += [_write_document(folder / name, data) for name, data in plan.documents.items()]
+        for name, data in plan.documents.items():
+            (folder / name).write_bytes(data)
+            files.append(FileEntry(name, len(data), digest_bytes(data)))
         files += [_copy_file(plan.base.files[name], folder, name, expected.get(name)) for name in plan.copies]
     if "config.json" in expected and "config.json" in plan.base.files:
         _require("config.json", digest_file(plan.base.files["config.json"])[0], expected["config.json"])
-    return Fused(tuple(sorted(files)), fidelity, time.monotonic() - started)
+    return FuseResult(tuple(sorted(files)), fidelity, time.monotonic() - started)
 
 
 def _write_weights(
-    plan: Plan, folder: Path, threads: int, expected: Mapping[str, str], watch: _Watch
-) -> tuple[list[FileEntry], Fidelity]:
-    with ExitStack() as stack:
-
-        def held(descriptor: int) -> int:
-            stack.callback(os.close, descriptor)
-            return descriptor
-
+    plan: FusePlan, folder: Path, threads: int, expected: Mapping[str, str], watch: _Watch
+) -> tuple[list[FileEntry], FuseFidelity]:
+    with OpenFiles() as stack:
         # Files of the base that nothing is copied from are verified too: tensors may have been computed from them.
         read = {source.file for source in plan.base.tensors.values()}
         names = sorted(read | (expected.keys() & set(weight_names(plan.base.files))))
-        inputs = {name: held(open_input(plan.base.files[name])) for name in names}
-        adapters = {part.path for module in plan.modules for part in module.parts}
-        factors = {path: held(open_input(path)) for path in sorted(adapters)}
-        outputs = [held(create_output(folder / out.name, out.header, out.size)) for out in plan.outputs]
+        inputs = {name: stack.hold(open_input(plan.base.files[name])) for name in names}
+        factors = stack.inputs(part.path for module in plan.modules for part in module.parts)
+        outputs = [stack.hold(create_output(folder / out.name, out.header, out.size)) for out in plan.outputs]
         written = [
             Chain(descriptor, out.size, reach=len(out.header))
             for descriptor, out in zip(outputs, plan.outputs, strict=True)
@@ -112,11 +98,11 @@ def _write_weights(
             name: Chain(inputs[name], os.fstat(inputs[name]).st_size) for name in names if name in expected
         }
         worker = Worker(plan.policy, inputs, outputs, factors, threads + 1)
-        run = _Run(Schedule(plan.steps, written, verified, threads), worker)
+        run = _Threads(Schedule(plan.steps, written, verified, threads), worker)
         run.all(threads, watch)
         for name, chain in verified.items():
             _require(name, chain.digest, expected[name])
-    watch.finish(plan.size)
+    watch.call(plan.size)
     entries = [
         FileEntry(out.name, out.size, chain.digest) for out, chain in zip(plan.outputs, written, strict=True)
     ]
@@ -132,22 +118,18 @@ class _Watch:
 
     def look(self, written: int) -> None:
         now = time.monotonic()
-        if written - self._bytes < _CHECK_BYTES and now - self._time < _CHECK_SECONDS:
-            return
-        self._bytes, self._time = written, now
+        if written - self._bytes >= _CHECK_BYTES or now - self._time >= _CHECK_SECONDS:
+            self._bytes, self._time = written, now
+            self.call(written)
+
+    def call(self, written: int) -> None:
         if self._check is not None:
             self._check()
         if self._progress is not None:
             self._progress(written)
 
-    def finish(self, size: int) -> None:
-        if self._check is not None:
-            self._check()
-        if self._progress is not None:
-            self._progress(size)
 
-
-class _Run:
+class _Threads:
     """The threads at work on one schedule."""
 
     def __init__(self, schedule: Schedule, worker: Worker) -> None:
@@ -168,12 +150,12 @@ class _Run:
         for helper in helpers:
             helper.result()
 
-    def fidelity(self, plan: Plan) -> Fidelity:
+    def fidelity(self, plan: FusePlan) -> FuseFidelity:
         """Add up what every block retained, always in the same order."""
         totals = {module.path: Sums() for module in plan.modules}
         for path, first in sorted(self._sums):
             totals[path] += self._sums[path, first]
-        return Fidelity.of(totals, plan.replaced)
+        return FuseFidelity.of(totals, plan.replaced)
 
     def _help(self) -> None:
         try:
@@ -186,7 +168,7 @@ class _Run:
 
     def _tasks(self) -> Iterator[int]:
         """Carry out tasks until none is left; yield the bytes written so far after each."""
-        work, buffer, schedule = Workspace(), np.empty(CHUNK, np.uint8), self._schedule
+        work, buffer, schedule = Arrays(), np.empty(CHUNK, np.uint8), self._schedule
         while not schedule.finished:
             task = schedule.take(_WAIT)
             if isinstance(task, Hash):
@@ -196,7 +178,7 @@ class _Run:
                 schedule.done(task)
             elif isinstance(task, Block):
                 spans, sums = self._worker.run(task, work)
-                if sums is not None and isinstance(task.step, Compute):
+                if sums is not None and isinstance(task.step, ComputeStep):
                     self._sums[task.step.module.path, task.first] = sums
                 schedule.done(task, spans)
             yield schedule.written
@@ -215,11 +197,6 @@ def numpy_tuned() -> Iterator[None]:
             yield
         finally:
             np.setbufsize(before)
-
-
-def _write_document(path: Path, data: bytes) -> FileEntry:
-    path.write_bytes(data)
-    return FileEntry(path.name, len(data), digest_bytes(data))
 
 
 def _copy_file(source: Path, folder: Path, name: str, expected: str | None) -> FileEntry:
@@ -242,3 +219,113 @@ def _require(name: str, digest: str, expected: str) -> None:
             f"the base's {name} is not what was recorded: its SHA-256 is {digest[:12]}, recorded is {expected[:12]}",
             hint="fusery audit",
         )
+
+
+_SHARE = 8
+_FEWEST = 64
+
+
+def sample(plan: FusePlan, *, threads: int = 2) -> FuseFidelity:
+    """Estimate the fidelity of a plan."""
+    steps = [step for step in plan.steps if isinstance(step, ComputeStep) and step.module.touched]
+    with OpenFiles() as stack:
+        names = sorted({source.file for source in plan.base.tensors.values()})
+        inputs = {name: stack.hold(open_input(plan.base.files[name])) for name in names}
+        factors = stack.inputs(part.path for step in steps for part in step.module.parts)
+        worker = Worker(plan.policy, inputs, None, factors, threads + 1)
+
+        def measure(step: ComputeStep) -> Sums:
+            total, work = Sums(), Arrays()
+            with numpy_tuned():
+                for block in _blocks(step):
+                    total += worker.run(block, work)[1] or Sums()
+            return total
+
+        pool = stack.enter_context(ThreadPoolExecutor(threads, "sample"))
+        paths = [step.module.path for step in steps]
+        return FuseFidelity.of(dict(zip(paths, pool.map(measure, steps), strict=True)))
+
+
+def _blocks(step: ComputeStep) -> Iterator[Block]:
+    """Yield the middle eighth of the rows, of one expert if there are several; at once, where each block pays what others owe."""
+    each = step.module.rows // step.module.experts
+    count = min(each, max(each // _SHARE, _FEWEST))
+    first = step.module.experts // 2 * each + (each - count) // 2
+    size = count if step.module.target.shaped else _FEWEST
+    for start in range(first, first + count, size):
+        yield Block(step, start, min(size, first + count - start), 0.0)
+
+
+_NOISE = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """What a recipe would give.
+
+    Attributes:
+        fidelity: what each module retains.
+        sizes: bytes that each touched module takes of them.
+        own: what a recipe calls the format that the base has of each, by `own_bits`.
+    """
+
+    fidelity: FuseFidelity
+    size: int
+    sizes: Mapping[str, int]
+    own: Mapping[str, int] = field(default_factory=dict)
+
+
+def own_bits(grid: AnyGrid | None, quantization: Mapping[str, Any] | None) -> int:
+    """Return what the recipe of `mixed` calls the format that a module has in the base.
+
+    Args:
+        grid: of the module; one that is plain stays so whatever is said, and is called as the base is.
+    """
+    if isinstance(grid, Grid):
+        return grid.bits
+    usual = quantization or {}
+    return int(usual.get("bits", OWN)) if grid is None and usual.get("mode", AFFINE) == AFFINE else OWN
+
+
+def allocate(samples: Mapping[int, Sampled], room: float) -> dict[str, int]:
+    """Return the bits of every touched module: where another byte brings back most of the update, as far as there is room.
+
+    What a module lacks is the squared norm of the part of its update that is not there, |D|^2 (1 - retained)^2, and a
+    hundredth of the noise that came with it: behaviour follows the first (docs/measurements.md).  Steps to more bits,
+    also over several widths at once, are taken in the order of what they bring per byte, as in the greedy solution of
+    the knapsack problem; one that does not fit is passed over.
+
+    Args:
+        samples: what each number of bits would give, if all modules had it; under `OWN`, where they start, as the base has them.
+    """
+    levels = sorted(samples)
+    kept = samples[OWN]
+    sizes = {path: [samples[bits].sizes[path] for bits in levels] for path in kept.sizes}
+    lacks: dict[str, list[float]] = {path: [] for path in sorted(sizes)}
+    for bits in levels:
+        for module in samples[bits].fidelity.modules:
+            missing = (1 - module.retained) ** 2
+            noise = max(module.relative_error**2 - missing, 0.0)
+            lacks[module.module].append(module.norm**2 * (missing + _NOISE * noise))
+    reached = dict.fromkeys(lacks, 0)
+    heap = [step for path in lacks for step in _steps(path, 0, lacks[path], sizes[path])]
+    heapq.heapify(heap)
+    while heap:
+        _, path, start, end, cost = heapq.heappop(heap)
+        if reached[path] != start or cost > room:
+            continue
+        room -= cost
+        reached[path] = end
+        for step in _steps(path, end, lacks[path], sizes[path]):
+            heapq.heappush(heap, step)
+    return {path: levels[level] or kept.own.get(path, OWN) for path, level in reached.items()}
+
+
+def _steps(
+    path: str, start: int, lacks: Sequence[float], sizes: Sequence[int]
+) -> Iterator[tuple[float, str, int, int, int]]:
+    """Yield the steps of a module from a level: the change per byte, and from where to where for how many bytes."""
+    for end in range(start + 1, len(sizes)):
+        cost = max(sizes[end] - sizes[start], 1)
+        if lacks[end] < lacks[start]:
+            yield (lacks[end] - lacks[start]) / cost, path, start, end, cost

@@ -19,7 +19,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -70,15 +69,12 @@ class Sums:
 
 
 @dataclass(frozen=True, slots=True)
-class ModuleFidelity:
+class ModuleShare:
     """What one module retained.
 
     Attributes:
-        module: its path in the model.
         norm: Frobenius norm of the intended update.
         retained: share of the update that is in the written weights, above 1 if too much is; 1 if nothing was intended.
-        cosine: between real change and intended update.
-        relative_error: of the real change.
     """
 
     module: str
@@ -88,7 +84,7 @@ class ModuleFidelity:
     relative_error: float
 
     @classmethod
-    def of(cls, module: str, sums: Sums) -> ModuleFidelity:
+    def of(cls, module: str, sums: Sums) -> ModuleShare:
         """Build from the sums over the module."""
         if sums.intended <= 0:
             return cls(module, 0.0, 1.0, 1.0, 0.0)
@@ -104,27 +100,12 @@ class ModuleFidelity:
             _digits(math.sqrt(sums.error / sums.intended)),
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the JSON form."""
-        return {
-            "module": self.module,
-            "norm": self.norm,
-            "retained": self.retained,
-            "cosine": self.cosine,
-            "relative_error": self.relative_error,
-        }
-
 
 @dataclass(frozen=True, slots=True)
-class Fidelity:
+class FuseFidelity:
     """What a fused model retained of an adapter.
 
     Attributes:
-        verdict: `PASS`, `DEGRADED` or `LOST`.
-        norm: Frobenius norm of the whole intended update.
-        retained: share of the update over all modules; above 1 if too much was written.
-        cosine: over all modules.
-        relative_error: over all modules.
         noise: what was written beside the update, as a share of the touched weights: |R - D| / |W|.
         modules: each touched module, in the order of the weights; then what was replaced whole.
     """
@@ -135,20 +116,20 @@ class Fidelity:
     cosine: float
     relative_error: float
     noise: float
-    modules: tuple[ModuleFidelity, ...]
+    modules: tuple[ModuleShare, ...]
 
     @classmethod
-    def of(cls, sums: Mapping[str, Sums], replaced: Mapping[str, Sums] | None = None) -> Fidelity:
+    def of(cls, sums: Mapping[str, Sums], replaced: Mapping[str, Sums] | None = None) -> FuseFidelity:
         """Build from the sums of each module, and of those whose numbers were replaced."""
         replaced = replaced or {}
         total = sum(sums.values(), Sums())
-        whole = ModuleFidelity.of("", total)
+        whole = ModuleShare.of("", total)
         modules = tuple(
-            ModuleFidelity.of(module, value)
+            ModuleShare.of(module, value)
             for module, value in [*sums.items(), *((m, v) for m, v in replaced.items() if m not in sums)]
         )
         close = sum(value.close for value in sums.values()) / total.intended if total.intended > 0 else 1.0
-        kept = [closeness(ModuleFidelity.of("", value).retained) for value in replaced.values()]
+        kept = [closeness(ModuleShare.of("", value).retained) for value in replaced.values()]
         return cls(
             judge(min([_digits(close), *kept]), total.noise),
             whole.norm,
@@ -159,18 +140,6 @@ class Fidelity:
             modules,
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as `--json` prints it."""
-        return {
-            "verdict": self.verdict,
-            "norm": self.norm,
-            "retained": self.retained,
-            "cosine": self.cosine,
-            "relative_error": self.relative_error,
-            "noise": self.noise,
-            "modules": [module.to_dict() for module in self.modules],
-        }
-
 
 def measure(real: Array, intended: Array, base: Array, scratch: Array, *, grouped: bool) -> Sums:
     """Return the inner products over a block: float32 products, added in one order on every platform.
@@ -180,10 +149,7 @@ def measure(real: Array, intended: Array, base: Array, scratch: Array, *, groupe
 
     Args:
         real: float32 matrix, the change in the weights.
-        intended: like `real`.
-        base: like `real`, the base's weight.
         scratch: like `real`, overwritten.
-        grouped: how the block is laid out.
     """
     total = _total_of_groups if grouped else _total_of_rows
     np.multiply(intended, intended, out=scratch)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from fusery.storage.errors import (
@@ -22,24 +22,30 @@ _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def open_input(path: Path) -> int:
-    """Open a file for reading; return its descriptor.
-
-    Raises:
-        MissingFileError: it cannot be opened.
-    """
+    """Open a file for reading; return its descriptor."""
     try:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise MissingFileError(f"cannot read {path}: {error.strerror}") from error
 
 
+class OpenFiles(ExitStack):
+    """Descriptors of open files, closed together."""
+
+    def hold(self, descriptor: int) -> int:
+        """Take a descriptor over, and return it."""
+        self.callback(os.close, descriptor)
+        return descriptor
+
+    def inputs(self, paths: Iterable[Path]) -> dict[Path, int]:
+        """Open files for reading; return their descriptors in the order of the paths."""
+        return {path: self.hold(open_input(path)) for path in sorted(set(paths))}
+
+
 def create_output(path: Path, header: bytes, size: int) -> int:
     """Create a file of its final size that begins with `header`; return its descriptor.
 
     The size is set first so that threads can write anywhere in it.
-
-    Raises:
-        FileExistsError: there is a file already.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
@@ -52,11 +58,7 @@ def create_output(path: Path, header: bytes, size: int) -> int:
 
 
 def read_all(descriptor: int, buffer: memoryview, offset: int) -> None:
-    """Fill a buffer of bytes from a file.
-
-    Raises:
-        BlobCorruptError: the file ends before.
-    """
+    """Fill a buffer of bytes from a file."""
     view = buffer
     while view:
         count = os.preadv(descriptor, [view], offset)
@@ -76,18 +78,7 @@ def write_all(descriptor: int, data: memoryview, offset: int) -> None:
 def copy_range(source: int, target: int, offset: int, place: int, size: int) -> bool:
     """Copy bytes from one file to another without bringing them here; a reflink where the file system has them.
 
-    Args:
-        source: descriptor to read from.
-        target: descriptor to write to.
-        offset: of the first byte in the source.
-        place: of the first byte in the target.
-        size: how many bytes.
-
-    Returns:
-        Whether it was done; False where the system cannot, and then something may have been copied.
-
-    Raises:
-        OSError: writing failed.
+    False where the system cannot, and then something may have been copied.
     """
     if not hasattr(os, "copy_file_range"):
         return False
@@ -108,17 +99,11 @@ def copy_range(source: int, target: int, offset: int, place: int, size: int) -> 
 
 @contextmanager
 def told_plainly(folder: Path) -> Iterator[None]:
-    """Turn a failure of the system while writing to `folder` into one sentence.
-
-    Raises:
-        OutOfSpaceError: the disk or a quota is full.
-        StoreDeniedError: writing is not allowed.
-        StorageError: anything else that the system reports.
-    """
+    """Turn a failure of the system while writing to `folder` into one sentence."""
     try:
         yield
     except OSError as error:
         if error.errno in _FULL:
-            raise OutOfSpaceError(f"no space is left in {folder}", hint="fusery cache prune") from error
+            raise OutOfSpaceError(f"no space is left in {folder}", hint="fusery admin cache prune") from error
         kind = StoreDeniedError if error.errno in _DENIED else StorageError
         raise kind(f"cannot write to {folder}: {error.strerror or error}") from error

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from fusery.storage.errors import FuseryError
+
 from ..errors import FusionUnsupportedError
-from .affine import BITS, GROUP_SIZES, Grid
-from .arithmetic import FORMATS
-from .base import Base, Source
+from .affine import BITS, GROUP_SIZES, Grid, Packed, unpack_rows
+from .architectures import NeedsModelClassError
+from .arithmetic import FORMATS, Array, decode
+from .base import Base, Source, read_base
+from .files import open_input, read_all
 from .microscaling import MODES, FloatGrid
-from .naming import NeedsModelClassError
 
 AnyGrid = Grid | FloatGrid
 
@@ -20,17 +28,7 @@ _BY_SHAPE = {(grid.bits, grid.group_size): mode for mode, grid in MODES.items()}
 
 
 def grid_of(base: Base, module: str, columns: int | None = None) -> AnyGrid:
-    """Return how a packed module is quantised.
-
-    Args:
-        base: the base.
-        module: its path.
-        columns: unpacked columns, if known (from the adapter).
-
-    Raises:
-        FusionUnsupportedError: `mlx_lm.fuse` would write wrong weights, or the configuration contradicts the shapes.
-        NeedsModelClassError: it cannot be told.
-    """
+    """Return how a packed module is quantised."""
     weight, scales, biases = (base.tensors.get(f"{module}.{part}") for part in ("weight", "scales", "biases"))
     if weight is None or scales is None:
         raise NeedsModelClassError(f"{module} is quantised in an unknown way")
@@ -41,14 +39,14 @@ def grid_of(base: Base, module: str, columns: int | None = None) -> AnyGrid:
         )
     settings = _settings(base, module, columns, weight, scales)
     mode, bits, size = settings["mode"], settings["bits"], settings["group_size"]
-    _require_fit(module, weight, scales, bits, size, columns)
+    groups, whole = scales.shape[-1], type(bits) is type(size) is int
+    fits = whole and weight.shape[-1] * 32 == groups * size * bits and columns in (None, groups * size)
+    if not fits or weight.tensor.dtype != "U32" or weight.shape[:-1] != scales.shape[:-1]:
+        raise _misfit(module, bits, size)
     if mode == AFFINE:
-        form = FORMATS.get(scales.tensor.dtype)
-        same = biases is not None and (scales.shape, scales.tensor.dtype) == (
-            biases.shape,
-            biases.tensor.dtype,
-        )
-        if form is None or not same or bits not in BITS or size not in GROUP_SIZES:
+        form, parts = FORMATS.get(scales.tensor.dtype), {(scales.shape, scales.tensor.dtype)}
+        parts.add((biases.shape, biases.tensor.dtype) if biases is not None else ((), ""))
+        if form is None or len(parts) > 1 or bits not in BITS or size not in GROUP_SIZES:
             raise _misfit(module, bits, size)
         return Grid(bits, size, form)
     grid = MODES.get(mode) if isinstance(mode, str) else None
@@ -71,16 +69,6 @@ def bits_of(base: Base, module: str) -> int:
         return int(_by_shape(module, weight, scales)["bits"])
     told = _columns(base, weight, scales) if scales.tensor.dtype in FORMATS else set()
     return weight.shape[-1] * 32 // told.pop() if len(told) == 1 else int(_default(base)["bits"])
-
-
-def _require_fit(
-    module: str, weight: Source, scales: Source, bits: Any, size: Any, columns: int | None
-) -> None:
-    groups = scales.shape[-1]
-    whole = type(bits) is type(size) is int
-    fits = whole and weight.shape[-1] * 32 == groups * size * bits and columns in (None, groups * size)
-    if not fits or weight.tensor.dtype != "U32" or weight.shape[:-1] != scales.shape[:-1]:
-        raise _misfit(module, bits, size)
 
 
 def _misfit(module: str, bits: Any, size: Any) -> FusionUnsupportedError:
@@ -146,3 +134,69 @@ def _widths(base: Base) -> set[int]:
     if type(heads) is int and type(size) is int:
         widths.add(heads * size)
     return {width for width in widths if type(width) is int}
+
+
+_ROWS = 32
+_BYTES = 1 << 20
+
+
+def weight_sizes(
+    files: Mapping[str, Path], config: Mapping[str, Any], modules: Sequence[str]
+) -> dict[str, float]:
+    """Return the root mean square of the numbers in the first rows of weights, by module.
+
+    Left out is what cannot be told from names and rows alone: formats other than MLX's affine one, experts, and bases
+    whose tensors mlx-lm rearranges.
+    """
+    try:
+        base = read_base(files, config)
+    except FuseryError:
+        return {}
+    sizes = {}
+    for module in modules:
+        with suppress(FuseryError, ValueError, KeyError):
+            if (size := _size(base, module)) is not None and np.isfinite(size):
+                sizes[module] = size
+    return sizes
+
+
+def _size(base: Base, module: str) -> float | None:
+    source, scales = (base.tensors.get(f"{module}.{part}") for part in ("weight", "scales"))
+    if source is None or len(source.shape) != 2 or not source.tensor.size:
+        return None
+    rows = max(1, min(_ROWS, source.shape[0], _BYTES * source.shape[0] // source.tensor.size))
+    grid = scales and affine_grid(base.quantization, module, scales.tensor.dtype)
+    if grid:
+        words = _first_rows(base, f"{module}.weight", rows).view("<u4").reshape(-1, grid.words_per_group)
+        groups = (
+            _first_rows(base, f"{module}.{part}", rows).view(grid.stored).reshape(-1)
+            for part in ("scales", "biases")
+        )
+        values = unpack_rows(Packed(words, *groups), grid)
+    elif (form := FORMATS.get(source.tensor.dtype)) is not None:
+        values = decode(_first_rows(base, f"{module}.weight", rows).view(form.stored), form)
+    else:
+        return None
+    return float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
+
+
+def affine_grid(quantization: Mapping[str, Any], module: str, dtype: str) -> Grid | None:
+    """Return how a module's weight is packed in MLX's affine format, from the configuration; None in any other."""
+    own = quantization.get(module)
+    settings = {**quantization, **(own if isinstance(own, Mapping) else {})}
+    bits, group_size = settings.get("bits"), settings.get("group_size")
+    if bits not in BITS or group_size not in GROUP_SIZES or dtype not in FORMATS:
+        return None
+    return Grid(bits, group_size, FORMATS[dtype])
+
+
+def _first_rows(base: Base, name: str, rows: int) -> Array:
+    """Return the bytes of the first rows of a tensor."""
+    source = base.tensors[name]
+    data = np.empty(source.tensor.size // source.shape[0] * rows, np.uint8)
+    descriptor = open_input(base.files[source.file])
+    try:
+        read_all(descriptor, data.data, source.tensor.begin)
+    finally:
+        os.close(descriptor)
+    return data

@@ -1,4 +1,4 @@
-"""The compiled arithmetic, where it was built: the bits of `blocks`, and of `shaping` and `fitting`, in one pass over the numbers.
+"""The compiled arithmetic, where it was built: the bits of `blocks`, `shaping` and `shaped`, in one pass over the numbers.
 
 It is optional.  An installation without a compiler computes in NumPy, with the same result, at a fifth of the speed;
 `fusery doctor` says which it is.
@@ -15,7 +15,7 @@ from .arithmetic import Array, Format
 from .fidelity import Sums
 
 if TYPE_CHECKING:
-    from .rows import Change, Kind, Rows
+    from .rows import Change, RowsFormat, StoredRows
 
 try:
     from . import _kernel as _compiled
@@ -28,14 +28,16 @@ else:
 _FORMS = {"F32": 0, "BF16": 1, "F16": 2}
 
 
-def handles(kind: Kind, change: Change | None) -> bool:
+def handles(kind: RowsFormat, change: Change | None) -> bool:
     """Whether the compiled arithmetic knows a kind of module: LoRA, from plain or affine numbers to plain or affine."""
     known = all(grid is None or isinstance(grid, Grid) for grid in (kind.grid, kind.target.grid))
     plain = kind.aware is None and (change is None or change.magnitudes is None)
     return compiled is not None and known and plain and not kind.target.dither and kind.plain is kind.form
 
 
-def fuse_rows(rows: Rows, kind: Kind, change: Change | None, first: int, out: Rows) -> Sums | None:
+def fuse_rows(
+    rows: StoredRows, kind: RowsFormat, change: Change | None, first: int, out: StoredRows
+) -> Sums | None:
     """Do what `blocks.fuse_rows` does for a kind that is handled; None if a number is not finite."""
     left = right = None
     stride = rank = update_form = 0
@@ -43,26 +45,25 @@ def fuse_rows(rows: Rows, kind: Kind, change: Change | None, first: int, out: Ro
         left, right = change.update.left, change.update.right
         rank, stride = left.shape
         update_form = _FORMS[change.update.form.name]
-    found = compiled.fuse(
+
+    def parts(some: StoredRows, grid: Any) -> tuple[Array | None, Array | None]:
+        return (some.scales, some.biases) if grid is not None else (None, None)
+
+    def numbers(grid: Any, form: Format) -> tuple[int, int, int]:
+        return *((grid.bits, grid.group_size) if grid is not None else (0, 0)), _FORMS[form.name]
+
+    sums = compiled.fuse(
         rows.weight,
-        *_pair(rows, kind.grid),
+        *parts(rows, kind.grid),
         out.weight,
-        *_pair(out, kind.target.grid),
+        *parts(out, kind.target.grid),
         left,
         right,
         (len(rows.weight), kind.columns, first, stride, rank, update_form),
-        _numbers(kind.grid, kind.form),
-        _numbers(kind.target.grid, kind.target.form),
+        numbers(kind.grid, kind.form),
+        numbers(kind.target.grid, kind.target.form),
     )
-    return None if found is None else Sums(*found)
-
-
-def _pair(rows: Rows, grid: Any) -> tuple[Array | None, Array | None]:
-    return (rows.scales, rows.biases) if grid is not None else (None, None)
-
-
-def _numbers(grid: Any, form: Format) -> tuple[int, int, int]:
-    return (grid.bits, grid.group_size, _FORMS[form.name]) if grid is not None else (0, 0, _FORMS[form.name])
+    return None if sums is None else Sums(*sums)
 
 
 def shape(
@@ -72,12 +73,7 @@ def shape(
 
     Args:
         codes: float32 (columns, rows), as are `steps`, `wanted` and `out`.
-        steps: of each code.
-        wanted: the change.
         directions: float32 (columns, K, 1), as are `gains`.
-        gains: of the columns.
-        top: the largest code.
-        out: is written.
     """
     columns, rows = codes.shape
     count = directions.shape[1]
@@ -90,14 +86,13 @@ def shape(
 def fit(
     directions: Array, rest: Array, codes: Array, wanted: Array, ridge: float
 ) -> tuple[Array, Array] | None:
-    """Do what `fitting.Fit.changes` does; None where it is not done.
+    """Do what `shaped.Fit.changes` does; None where it is not done.
 
     Args:
         directions: float64 (group size, K, groups).
         rest: float64 (group size, groups).
         codes: float32 (rows, columns).
         wanted: float32 (rows, columns).
-        ridge: as a share of the diagonal.
     """
     size, count, groups = directions.shape
     if compiled is None or not count:

@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from .arithmetic import BF16, Array, Format, decode, encode, round_any
+from .affine import Packing
+from .arithmetic import BF16, Array, Format, NotFiniteError, decode, encode, round_to
 
 NVFP4 = "nvfp4"
 
@@ -33,18 +34,12 @@ _TIES = tuple(_F32(tie) for tie in (0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0))
 _SMALLEST_NORMAL = _F32(2.0**-126)
 
 
-class OutOfRangeError(ValueError):
-    """A group of numbers cannot be quantised: not finite, or so large or small that MLX would write nonsense."""
-
-
 @dataclass(frozen=True, slots=True)
 class _Numbers:
     """A format of small numbers.
 
     Attributes:
-        mantissa: bits.
         lowest: exponent of the smallest normal number.
-        top: the largest number.
     """
 
     mantissa: int
@@ -57,10 +52,7 @@ class _Numbers:
         return np.uint32((127 + self.lowest) << 23)
 
     def split(self, magnitudes: Array) -> tuple[Array, Array]:
-        """Return the float32 exponent bits in place, at least `lowest_bits`, and as new codes those of the exponent.
-
-        A number of this format is the code of its exponent plus the count of steps of 2^(exponent - mantissa).
-        """
+        """Return the float32 exponent bits in place, at least `lowest_bits`, and as new codes those of the exponent."""
         exponents = magnitudes.view(np.uint32) & _EXPONENT
         np.clip(exponents, self.lowest_bits, _EXPONENT, out=exponents)
         codes = exponents - self.lowest_bits
@@ -79,10 +71,7 @@ class _Numbers:
         return np.asarray(np.add(steps, codes, out=codes))
 
     def at_random(self, magnitudes: Array, thresholds: Array) -> Array:
-        """Return the codes of a neighbour of numbers in [0, top], the higher one where the fraction is larger.
-
-        Both arguments are float32; `magnitudes` is overwritten.
-        """
+        """Return the codes of a neighbour of numbers in [0, top], the higher one where the fraction is larger."""
         exponents, codes = self.split(magnitudes)
         np.subtract(np.uint32((254 + self.mantissa) << 23), exponents, out=exponents)
         whole, bits = exponents.view(_F32), magnitudes.view(np.uint32)
@@ -100,39 +89,16 @@ _E4M3 = _Numbers(3, -6, _F32(448))
 
 
 @dataclass(frozen=True, slots=True)
-class FloatGrid:
-    """How a weight is quantised.
-
-    Attributes:
-        mode: MLX's name of the format.
-        bits: per code.
-        group_size: numbers that share a scale.
-        form: format of the dequantised numbers.
-    """
+class FloatGrid(Packing):
+    """How a weight is quantised; `form` is that of the dequantised numbers."""
 
     mode: str
-    bits: int
-    group_size: int
     form: Format = BF16
 
     @property
     def stored(self) -> np.dtype[Any]:
         """The NumPy dtype of stored scales."""
         return np.dtype(np.uint8)
-
-    @property
-    def words_per_group(self) -> int:
-        """32-bit words that hold the codes of a group."""
-        return self.group_size * self.bits // 32
-
-    @property
-    def top(self) -> int:
-        """The largest code."""
-        return (1 << self.bits) - 1
-
-    def words(self, columns: int) -> int:
-        """Return the 32-bit words of a row of `columns` numbers."""
-        return columns // self.group_size * self.words_per_group
 
     def dequantize(self, codes: Array, scales: Array, out: Array) -> None:
         """Write the numbers, rounded to bfloat16, to `out` as float32.
@@ -145,7 +111,10 @@ class FloatGrid:
         self._decode(codes, out)
         with np.errstate(all="ignore"):
             np.multiply(out, self._factors()[scales], out=out)
-            if not self._exact_products(scales):
+            # Where every code times every scale is a bfloat16 number, neither subnormal nor too large, there is nothing to round.
+            low, high = (2, 252) if self.bits == 4 else (10, 246)
+            sound = scales.min(initial=255) >= low and scales.max(initial=0) <= high
+            if self.mode != NVFP4 and not sound:
                 np.copyto(out, decode(encode(out, BF16), BF16))
 
     def quantize(self, values: Array, codes: Array, form: Format) -> Array:
@@ -154,23 +123,23 @@ class FloatGrid:
         Args:
             values: float32 (group size, groups), numbers of `form`.
             codes: uint32 (group size, groups).
-            form: of the array that is quantised, on which roundings depend.
-
-        Raises:
-            OutOfRangeError: a NaN, an infinity, or a group whose largest magnitude has no scale in this format.
         """
         magnitudes = np.abs(values)
         peaks = magnitudes.max(axis=0)
         quotients = peaks / self._numbers.top
         with np.errstate(all="ignore"):
             quotients = decode(encode(quotients, form), form)
-        self._require_range(peaks, quotients)
+        # MLX makes nonsense of these: large numbers become small there, and small ones large.
+        limit = 2.0**32 if self.mode == NVFP4 else 2.0**100
+        small = self.mode != NVFP4 and ((peaks > 0) & (quotients > 0) & (quotients < _SMALLEST_NORMAL)).any()
+        if small or not peaks.max(initial=0) < limit:  # so for NaN
+            raise NotFiniteError(f"not every group of 16 or 32 numbers has a scale in {self.mode}")
         if self.mode == NVFP4:
             scales = _E4M3.nearest(quotients)
             divisors = self._factors()[scales]
             np.copyto(divisors, np.inf, where=scales == 0)  # MLX divides by zero, and writes the code 0
             np.divide(magnitudes, divisors, out=magnitudes)
-            round_any(magnitudes, form, np.empty_like(magnitudes), magnitudes, exact=False)
+            round_to(magnitudes, form, np.empty_like(magnitudes), magnitudes)
         else:
             scales = (quotients.view(np.uint32) + _BELOW_ONE) >> np.uint32(23)
             scales = np.where(quotients == 0, np.uint32(127), scales)
@@ -227,24 +196,10 @@ class FloatGrid:
         factors[255] = np.inf
         return factors
 
-    def _exact_products(self, scales: Array) -> bool:
-        """Whether every code times every scale is a bfloat16 number: neither subnormal nor too large."""
-        if self.mode == NVFP4:
-            return True
-        low, high = (2, 252) if self.bits == 4 else (10, 246)
-        return bool(scales.min(initial=255) >= low and scales.max(initial=0) <= high)
-
-    def _require_range(self, peaks: Array, quotients: Array) -> None:
-        """Refuse what MLX makes nonsense of: large numbers become small there, and small ones large."""
-        limit = 2.0**32 if self.mode == NVFP4 else 2.0**100
-        small = self.mode != NVFP4 and ((peaks > 0) & (quotients > 0) & (quotients < _SMALLEST_NORMAL)).any()
-        if small or not peaks.max(initial=0) < limit:  # so for NaN
-            raise OutOfRangeError(f"not every group of 16 or 32 numbers has a scale in {self.mode}")
-
 
 MODES = {
     grid.mode: grid
-    for grid in (FloatGrid("mxfp4", 4, 32), FloatGrid(NVFP4, 4, 16), FloatGrid("mxfp8", 8, 32))
+    for grid in (FloatGrid(4, 32, "mxfp4"), FloatGrid(4, 16, NVFP4), FloatGrid(8, 32, "mxfp8"))
 }
 """The formats by MLX's name."""
 

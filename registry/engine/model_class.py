@@ -20,18 +20,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from fusery.storage.errors import FormatError
-from fusery.storage.safetensors import BASE_HEADER_LIMIT, Tensor, read_header
-from fusery.storage.temporary import temporary_folder
+from fusery.storage.processes import temporary_folder
+from fusery.storage.safetensors import Tensor
 
 from ..errors import FusionUnsupportedError, MissingExtraError
-from ..server.mlx_keys import with_mlx_keys
-from .base import OwnLayout, Source
-from .computed import Computed, dtype_of, write_computed
+from ..runtime.mlx_keys import with_mlx_keys
+from .base import Base, OwnLayout, Source, is_droppable, read_sources
+from .computed import ArrayWatch, Computed, dtype_of, write_computed
 from .config import weight_names
-from .fingerprint import fingerprint
-from .own_layout import is_droppable
-from .watch import Watch
 
 LINEAR, EMBEDDING, SWITCH = "linear", "embedding", "switch"
 
@@ -50,73 +46,90 @@ _REFUSALS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """A base as mlx-lm's own model class sees it.
+@dataclass(slots=True)
+class _Opened:
+    """A model that was loaded lazily: where its tensors lie, who wrote them, its configuration, and what was watched."""
 
-    Attributes:
-        tensors: what `mlx_lm.fuse` would write of this base, by name: those that lie in the base's files in the order
-            of their bytes, then the computed ones.
-        files: the scratch file that holds the computed ones, by the name it has in `tensors`; empty if there are none.
-        kinds: what each module that mlx-lm can adapt is, by path: `linear`, `embedding` or `switch`, quantised or not.
-        blocks: for each block of the model, in order, the paths that an adapter without `keys` adapts.
-        formats: how each quantised module is quantised, as an entry of MLX's `quantization` says it.
-        quantizable: every module that mlx-lm can quantise, in its order: True, or parameters that the class asks for,
-            or False where it asks not to.
-        fingerprint: the versions and the machine that computed tensors depend on.
-        computed: names of the tensors that were computed, sorted.
-        config: `config.json` as mlx-lm has it after loading.
-        own: the layout on disk, where the class renames, stacks or drops tensors; None if the files have mlx-lm's.
-    """
+    sources: Mapping[str, Source]
+    written_by_mlx: bool
+    mx: ModuleType
+    model: Any
+    config: dict[str, Any]
+    watch: ArrayWatch
 
-    tensors: Mapping[str, Source]
-    files: Mapping[str, Path]
-    kinds: Mapping[str, str]
-    blocks: tuple[tuple[str, ...], ...]
-    formats: Mapping[str, Mapping[str, Any]]
-    quantizable: Mapping[str, Any]
-    fingerprint: str
-    computed: tuple[str, ...]
-    config: Mapping[str, Any]
-    own: OwnLayout | None = None
+    @classmethod
+    def of(cls, files: Mapping[str, Path], config: Mapping[str, Any]) -> _Opened:
+        _require_harmless(config)
+        sources, written_by_mlx = read_sources(files)
+        try:
+            import mlx.core as mx
+            import mlx_lm.utils  # noqa: F401
+        except ImportError as error:
+            raise MissingExtraError("loading a base through mlx-lm's class of it", "mlx") from error
+        with temporary_folder("class") as folder:
+            # A folder as `load_model` wants it: the weights are links.
+            for name in [*weight_names(files), *({_MODELOPT} & files.keys())]:
+                (folder / name).symlink_to(files[name].absolute())
+            (folder / "config.json").write_text(json.dumps(with_mlx_keys(config)), encoding="utf-8")
+            try:
+                return cls(sources, written_by_mlx, mx, *_load(mx, folder))
+            except _REFUSALS as error:
+                raise FusionUnsupportedError(f"mlx-lm cannot load this base: {_reason(error)}") from error
+
+    def parameters(self) -> list[tuple[str, Any]]:
+        """Return the lazy arrays of the model by name."""
+        from mlx.utils import tree_flatten
+
+        return list(tree_flatten(self.model.parameters()))
+
+    def origins(self) -> dict[int, Source]:
+        """Return where the arrays lie that were not changed, by identity."""
+        loaded, changed = self.watch.loaded, self.watch.changed
+        return {id(array): self.sources[name] for name, array in loaded.items() if id(array) not in changed}
+
+    def forget(self) -> None:
+        """Take the arrays out of the model, so that each one can be freed once it is written."""
+        from mlx.utils import tree_map
+
+        self.model.update(tree_map(lambda _: self.mx.array([]), self.model.parameters()))
+        self.watch.forget()
 
 
-def load_by_class(files: Mapping[str, Path], config: Mapping[str, Any], scratch: Path) -> Loaded:
+def load_by_class(files: Mapping[str, Path], config: Mapping[str, Any], scratch: Path) -> Base:
     """Load a base through mlx-lm's class of it, without holding its weights.
 
-    Args:
-        files: every file of the base, name to local path.
-        config: the parsed `config.json`.
-        scratch: existing, empty folder for the tensors that have to be computed; which may be larger than the base.
-
-    Raises:
-        FusionUnsupportedError: mlx-lm cannot load this base, or adapts its layers in a way of its own.
-        MissingExtraError: mlx-lm is not installed.
-        FormatError: a weight file is malformed, or there is none.
-        MissingFileError: a file cannot be read.
-        OutOfSpaceError: the scratch folder has no room for the computed tensors.
+    Its tensors are what `mlx_lm.fuse` would write: those that lie in the base's files in the order of their bytes, then the
+    computed ones, in a file in `scratch`.
     """
-    sources, mx, model, result, watch = _opened(files, config)
-    kinds = _kinds(model)
-    blocks, formats, quantizable = _blocks(model, kinds), _formats(model), _quantizable(model)
-    kept, wanted = _origins(model, watch, sources)
-    own = _own_layout(mx, model, watch, sources, config, written_by_mlx=_written_by_mlx(files))
-    _let_go(mx, model)
-    watch.forget()
+    opened = _Opened.of(files, config)
+    model, kinds = opened.model, _kinds(opened.model)
+    paths = {id(module): path for path, module in model.named_modules()}
+    stems = [paths.get(id(block)) for block in getattr(model, "layers", ())]
+    blocks = [
+        tuple(path for path in kinds if stem is not None and path.startswith(f"{stem}.")) for stem in stems
+    ]
+    formats = {
+        path: {"group_size": module.group_size, "bits": module.bits, "mode": module.mode}
+        for path, module in model.named_modules()
+        if "scales" in module and hasattr(module, "bits")
+    }
+    quantizable = _quantizable(model)
+    kept, wanted = _origins(opened)
+    own = _own_layout(opened, config)
+    opened.forget()
     try:
-        tensors, scratch_files = write_computed(mx, wanted, files, scratch)
+        tensors, scratch_files = write_computed(opened.mx, wanted, files, scratch)
     except _REFUSALS as error:
         raise FusionUnsupportedError(f"mlx-lm cannot load this base: {_reason(error)}") from error
-    return Loaded(
+    return Base(
+        files={**files, **scratch_files},
+        config=opened.config,
         tensors={**kept, **tensors},
-        files=scratch_files,
+        known=True,
         kinds=kinds,
         blocks=blocks,
         formats=formats,
         quantizable=quantizable,
-        fingerprint=fingerprint(),
-        computed=tuple(sorted(tensors)),
-        config=result,
         own=own,
     )
 
@@ -125,54 +138,14 @@ def describe_by_class(files: Mapping[str, Path], config: Mapping[str, Any]) -> d
     """Return the tensors that mlx-lm's class of a base has, by the names of its modules; no weight is read.
 
     Offsets mean nothing: where a tensor lies is left out.
-
-    Args:
-        files: every file of the base, name to local path.
-        config: the parsed `config.json`.
-
-    Raises:
-        FusionUnsupportedError: mlx-lm cannot load this base.
-        MissingExtraError: mlx-lm is not installed.
-        FormatError: a weight file is malformed, or there is none.
-        MissingFileError: a file cannot be read.
     """
-    _, mx, model, _, watch = _opened(files, config)
-    from mlx.utils import tree_flatten
-
-    found = {
-        name: Tensor(name, dtype, tuple(array.shape), 0, array.nbytes)
-        for name, array in tree_flatten(model.parameters())
-        if (dtype := dtype_of(name, array.dtype))
+    opened = _Opened.of(files, config)
+    tensors = {
+        name: Tensor(name, dtype_of(name, array.dtype), tuple(array.shape), 0, array.nbytes)
+        for name, array in opened.parameters()
     }
-    _let_go(mx, model)
-    watch.forget()
-    return found
-
-
-def _opened(
-    files: Mapping[str, Path], config: Mapping[str, Any]
-) -> tuple[dict[str, Source], ModuleType, Any, dict[str, Any], Watch]:
-    """Load a model lazily; return where its tensors lie, mlx, the model, its configuration, and what was watched."""
-    _require_harmless(config)
-    sources = _sources(files)
-    mx = _mlx()
-    with temporary_folder("class") as folder:
-        _lay_out(folder, files, with_mlx_keys(config))
-        try:
-            model, result, watch = _load(mx, folder)
-        except _REFUSALS as error:
-            raise FusionUnsupportedError(f"mlx-lm cannot load this base: {_reason(error)}") from error
-    return sources, mx, model, result, watch
-
-
-def _mlx() -> ModuleType:
-    try:
-        import mlx.core
-        import mlx_lm.utils  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("loading a base through mlx-lm's class of it", "mlx") from error
-    module: ModuleType = mlx.core
-    return module
+    opened.forget()
+    return tensors
 
 
 def _require_harmless(config: Mapping[str, Any]) -> None:
@@ -187,38 +160,10 @@ def _require_harmless(config: Mapping[str, Any]) -> None:
                 raise FusionUnsupportedError(f"the base's config.json has {name} over {_COUNT_LIMIT}")
 
 
-def _sources(files: Mapping[str, Path]) -> dict[str, Source]:
-    """Return every tensor of the weight files; parsed strictly before mlx sees them."""
-    names = weight_names(files)
-    if not names:
-        raise FormatError("the base has no weights in safetensors format (model*.safetensors)")
-    found: dict[str, Source] = {}
-    for file in names:
-        for name, tensor in read_header(files[file], limit=BASE_HEADER_LIMIT).tensors.items():
-            if name in found:
-                raise FormatError(f"two weight files of the base hold the tensor {name!r}")
-            found[name] = Source(file, tensor)
-    return found
-
-
-def _written_by_mlx(files: Mapping[str, Path]) -> bool:
-    headers = (read_header(files[name], limit=BASE_HEADER_LIMIT) for name in weight_names(files))
-    return all(header.metadata.get("format") == "mlx" for header in headers)
-
-
-def _lay_out(folder: Path, files: Mapping[str, Path], config: Mapping[str, Any]) -> None:
-    """Make a folder as `load_model` wants it: the weights are links."""
-    for name in weight_names(files):
-        (folder / name).symlink_to(files[name].absolute())
-    if _MODELOPT in files:
-        (folder / _MODELOPT).symlink_to(files[_MODELOPT].absolute())
-    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-
-
-def _load(mx: ModuleType, folder: Path) -> tuple[Any, dict[str, Any], Watch]:
+def _load(mx: ModuleType, folder: Path) -> tuple[Any, dict[str, Any], ArrayWatch]:
     from mlx_lm.utils import _get_classes, load_model
 
-    watch = Watch()
+    watch = ArrayWatch()
 
     def classes(config: dict[str, Any]) -> tuple[type, Any]:
         model_class, arguments = _get_classes(config)
@@ -258,23 +203,6 @@ def _kinds(model: Any) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def _blocks(model: Any, kinds: Mapping[str, str]) -> tuple[tuple[str, ...], ...]:
-    paths = {id(module): path for path, module in model.named_modules()}
-    blocks = []
-    for block in getattr(model, "layers", ()):
-        prefix = paths.get(id(block))
-        blocks.append(tuple(path for path in kinds if prefix is not None and path.startswith(f"{prefix}.")))
-    return tuple(blocks)
-
-
-def _formats(model: Any) -> dict[str, dict[str, Any]]:
-    return {
-        path: {"group_size": module.group_size, "bits": module.bits, "mode": module.mode}
-        for path, module in model.named_modules()
-        if "scales" in module and hasattr(module, "bits")
-    }
-
-
 def _quantizable(model: Any) -> dict[str, Any]:
     from mlx.nn import Module
     from mlx.utils import tree_flatten
@@ -288,49 +216,33 @@ def _quantizable(model: Any) -> dict[str, Any]:
     }
 
 
-def _origins(
-    model: Any, watch: Watch, sources: Mapping[str, Source]
-) -> tuple[dict[str, Source], dict[str, Computed]]:
+def _origins(opened: _Opened) -> tuple[dict[str, Source], dict[str, Computed]]:
     """Tell the tensors that lie in the base's files from those to compute."""
-    from mlx.utils import tree_flatten
-
-    found = {id(array): sources[name] for name, array in watch.loaded.items()}
-    for changed in watch.changed:
-        found.pop(changed, None)
+    origins = opened.origins()
     kept: dict[str, Source] = {}
     computed: dict[str, Computed] = {}
-    for name, array in tree_flatten(model.parameters()):
-        if id(array) in found:
-            kept[name] = _renamed(name, found[id(array)])
+    for name, array in opened.parameters():
+        if id(array) in origins:
+            kept[name] = _renamed(name, origins[id(array)])
         else:
-            computed[name] = Computed(array.dtype, tuple(array.shape), _pieces(array, watch, found))
+            pieces = _pieces(array, opened.watch, origins)
+            computed[name] = Computed(array.dtype, tuple(array.shape), pieces)
     ordered = sorted(kept.items(), key=lambda item: (item[1].file, item[1].tensor.begin, item[0]))
     return dict(ordered), dict(sorted(computed.items()))
 
 
-def _own_layout(
-    mx: ModuleType,
-    model: Any,
-    watch: Watch,
-    sources: Mapping[str, Source],
-    config: Mapping[str, Any],
-    *,
-    written_by_mlx: bool,
-) -> OwnLayout | None:
+def _own_layout(opened: _Opened, config: Mapping[str, Any]) -> OwnLayout | None:
     """Return the layout on disk; None if mlx-lm wrote it and its class drops no tensor that the model needs."""
-    from mlx.utils import tree_flatten
-
-    used = _used(mx, model, watch)
-    dropped = sorted(name for name in watch.loaded.keys() - used if not is_droppable(name, config))
-    if written_by_mlx and not dropped:
+    unused = opened.watch.loaded.keys() - _used(opened)
+    dropped = sorted(name for name in unused if not is_droppable(name, config))
+    if opened.written_by_mlx and not dropped:
         return None
-    found = {
-        id(array): sources[name] for name, array in watch.loaded.items() if id(array) not in watch.changed
-    }
+    origins = opened.origins()
     names: dict[str, tuple[Tensor, ...]] = {}
-    copied = dict(sources)
-    for name, array in tree_flatten(model.parameters()):
-        tensors = [piece.tensor for piece in _pieces(array, watch, found) if isinstance(piece, Source)]
+    copied = dict(opened.sources)
+    for name, array in opened.parameters():
+        pieces = _pieces(array, opened.watch, origins)
+        tensors = [piece.tensor for piece in pieces if isinstance(piece, Source)]
         if tensors and all(tensor.name in copied and tensor.dtype not in _RENAMED for tensor in tensors):
             names[name] = tuple(tensors)
             for tensor in tensors:
@@ -338,19 +250,18 @@ def _own_layout(
     return OwnLayout(names, {name: _renamed(name, source) for name, source in copied.items()}, dropped)
 
 
-def _used(mx: ModuleType, model: Any, watch: Watch) -> set[str]:
+def _used(opened: _Opened) -> set[str]:
     """Return the tensors of the files that the model's parameters depend on, from the graph of lazy arrays."""
-    from mlx.utils import tree_flatten
-
-    numbered = {f"n{number}": name for number, name in enumerate(watch.loaded)}
-    arrays = {number: watch.loaded[name] for number, name in numbered.items()}
-    outputs = [mx.stop_gradient(array) for _, array in tree_flatten(model.parameters())]
+    mx, loaded = opened.mx, opened.watch.loaded
+    numbered = {f"n{number}": name for number, name in enumerate(loaded)}
+    arrays = {number: loaded[name] for number, name in numbered.items()}
+    outputs = [mx.stop_gradient(array) for _, array in opened.parameters()]
     graph = io.StringIO()
     mx.export_to_dot(graph, *outputs, **arrays)
     return {numbered[number] for number in re.findall(r'^"(n\d+)" -> ', graph.getvalue(), re.MULTILINE)}
 
 
-def _pieces(array: Any, watch: Watch, found: Mapping[int, Source]) -> list[Any]:
+def _pieces(array: Any, watch: ArrayWatch, found: Mapping[int, Source]) -> list[Any]:
     if id(array) in found:
         return [found[id(array)]]
     _, parts = watch.joined.get(id(array), (None, ()))
@@ -359,13 +270,6 @@ def _pieces(array: Any, watch: Watch, found: Mapping[int, Source]) -> list[Any]:
     if not parts or not plain or id(array) in watch.changed:
         return [array]
     return [piece for part in parts for piece in _pieces(part, watch, found)]
-
-
-def _let_go(mx: ModuleType, model: Any) -> None:
-    """Take the arrays out of a model, so that each one can be freed once it is written."""
-    from mlx.utils import tree_map
-
-    model.update(tree_map(lambda _: mx.array([]), model.parameters()))
 
 
 def _renamed(name: str, source: Source) -> Source:

@@ -7,81 +7,54 @@ wrapped and has no tensors goes through `W + 0` and, where it is quantised, thro
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-from fusery.storage.safetensors import Tensor, tensor_bytes
-
 from ..errors import FusionUnsupportedError
-from .adapter import DORA, FULL, Adapter, Factors
+from .adapter import DORA, FULL, Factors, TrainedAdapter
 from .affine import Grid
-from .arithmetic import BF16, F16, F32, FORMATS, Format
+from .architectures import NeedsModelClassError, quantised_alike
+from .arithmetic import BF16, F16, F32, FORMATS, result_form
 from .base import Base, Source
 from .grids import AFFINE, AnyGrid, grid_of
-from .magnitude import result_form
-from .naming import NeedsModelClassError, quantised_alike
-from .policy import Policy, Quantize, Target, quantized_target
+from .policy import Quantize, WritePolicy, quantized_target
 from .recipe import ONCE
+from .rows import RowsFormat
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """What one adapter adds to a module.
-
-    Attributes:
-        path: the adapter's file.
-        factors: its tensors for the module.
-        scale: of the update.
-    """
+class ModuleUpdate:
+    """What one adapter adds to a module."""
 
     path: Path
     factors: Factors
     scale: float
 
 
-@dataclass(frozen=True, slots=True)
-class Module:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedModule(RowsFormat):
     """A module whose weight is computed rather than copied.
 
     The weight of a switch layer (experts, rows, columns) counts as one of experts * rows rows.
 
     Attributes:
-        path: in the model.
-        rows: of the weight.
-        columns: of the weight, unpacked.
         experts: how many parts of equal size the rows are in, each with factors of its own; 1 of other layers.
-        form: format of the weight's numbers.
-        plain: format of the sum's, which is another one with DoRA unless it is rounded once.
-        grid: how the base's weight is quantised, None if it is dense.
-        target: what is written.
-        weight: the base's tensor.
         scales: the base's, None if dense.
-        biases: the base's, None if dense or in a format without.
-        touched: an adapter changes it.
         parts: the updates; none if mlx-lm takes it to be zero.
-        embedding: the updates are those of an embedding.
-        once: DoRA's rescaling is rounded at its end only.
-        aware: the grid that the update was trained through, None for none.
     """
 
     path: str
     rows: int
-    columns: int
     experts: int
-    form: Format
-    plain: Format
-    grid: AnyGrid | None
-    target: Target
     weight: Source
     scales: Source | None
     biases: Source | None
     touched: bool
-    parts: tuple[Part, ...]
+    parts: tuple[ModuleUpdate, ...]
     embedding: bool
-    once: bool = False
-    aware: AnyGrid | None = None
 
     @property
     def rank(self) -> int:
@@ -89,32 +62,26 @@ class Module:
         return max(sum(part.factors.rank for part in self.parts), 1) if self.touched else 0
 
     @property
-    def magnitudes(self) -> tuple[Path, Tensor] | None:
-        """DoRA's magnitudes: the file and the tensor; None for LoRA."""
-        m = self.parts[0].factors.m if self.parts else None
-        return None if m is None else (self.parts[0].path, m)
+    def keeps_scales(self) -> bool:
+        """Whether only codes are written: scales and biases are copied."""
+        return self.target.dither and not self.target.fitted
 
-    @property
-    def lead(self) -> tuple[int, ...]:
-        """The shape of the weight without its columns."""
-        return self.weight.shape[:-1]
+    def written(self) -> list[tuple[str, str, tuple[int, ...]]]:
+        """Return the tensors that are written: part of the name, dtype and shape."""
+        grid, lead = self.target.grid, self.weight.shape[:-1]
+        if grid is None:
+            return [("weight", self.target.form.name, (*lead, self.columns))]
+        groups = (*lead, self.columns // grid.group_size)
+        weight = ("weight", "U32", (*lead, grid.words(self.columns)))
+        if isinstance(grid, Grid):
+            return [weight, ("scales", grid.form.name, groups), ("biases", grid.form.name, groups)]
+        return [weight, ("scales", "U8", groups)]
 
 
 def computed_modules(
-    base: Base, adapters: Sequence[tuple[Adapter, float]], policy: Policy
-) -> dict[str, Module]:
-    """Return the modules to compute, by path, in the order of the base's tensors.
-
-    Args:
-        base: the base.
-        adapters: each with its weight in the sum.
-        policy: what is written.
-
-    Raises:
-        FusionUnsupportedError: an adapter does not belong to this base, or mlx-lm would write wrong weights.
-        NeedsModelClassError: what mlx-lm would do cannot be told from names.
-        FormatError: the policy's calibration is of another base.
-    """
+    base: Base, adapters: Sequence[tuple[TrainedAdapter, float]], policy: WritePolicy
+) -> dict[str, PlannedModule]:
+    """Return the modules to compute, by path, in the order of the base's tensors."""
     touched = set().union(*(_touched(base, adapter) for adapter, _ in adapters))
     modules = {}
     for name in base.tensors:
@@ -123,7 +90,7 @@ def computed_modules(
             continue
         if path in touched:
             parts = tuple(
-                Part(adapter.path, adapter.factors[path], adapter.scale * weight)
+                ModuleUpdate(adapter.path, adapter.factors[path], adapter.scale * weight)
                 for adapter, weight in adapters
                 if path in adapter.factors
             )
@@ -149,7 +116,7 @@ def _quantize(base: Base, path: str, asked: Quantize) -> Quantize | None:
     return asked if own else None
 
 
-def _touched(base: Base, adapter: Adapter) -> set[str]:
+def _touched(base: Base, adapter: TrainedAdapter) -> set[str]:
     if adapter.kind == FULL:
         return set()
     wrapped = _wrapped(base, adapter)
@@ -170,23 +137,21 @@ def _touched(base: Base, adapter: Adapter) -> set[str]:
     return wrapped - set(missing) if adapter.kind == DORA else wrapped
 
 
-def _wrapped(base: Base, adapter: Adapter) -> set[str]:
+def _wrapped(base: Base, adapter: TrainedAdapter) -> set[str]:
     roots = {key for key in adapter.keys or () if f"{key}.weight" in base.tensors}
     within = None if adapter.keys is None else set(adapter.keys) - roots
     if within is not None and not within:
         return roots  # nothing within a block, so the blocks need not be told
     blocks = base.layer_modules(adapter.factors)[-max(adapter.num_layers, 0) :]
-    paths = (path for block in blocks for path in block)
-    return roots | {path for path in paths if within is None or _within_block(path) in within}
+    paths = {path for block in blocks for path in block}
+    if within is None:
+        return roots | paths
+    return roots | {path for path in paths if re.split(r"\.\d+\.", path, maxsplit=1)[-1] in within}
 
 
-def _within_block(path: str) -> str:
-    parts = path.split(".")
-    number = next(index for index, part in enumerate(parts) if part.isdecimal())
-    return ".".join(parts[number + 1 :])
-
-
-def _touched_module(base: Base, path: str, parts: tuple[Part, ...], policy: Policy, *, dora: bool) -> Module:
+def _touched_module(
+    base: Base, path: str, parts: tuple[ModuleUpdate, ...], policy: WritePolicy, *, dora: bool
+) -> PlannedModule:
     weight, packed = base.tensors[f"{path}.weight"], base.is_quantized(path)
     if not 2 <= len(weight.shape) <= 3:
         raise FusionUnsupportedError(
@@ -196,10 +161,11 @@ def _touched_module(base: Base, path: str, parts: tuple[Part, ...], policy: Poli
         return _module(base, path, grid_of(base, path) if packed else None, policy, touched=True)
     embeddings = {_is_embedding(base, path, part.factors) for part in parts}
     embedding = embeddings.pop()
-    shapes = {_shape(part.factors, embedding) for part in parts}
+    shapes = {part.factors.shape(embedding=embedding) for part in parts}
     shape = shapes.pop()
     fits = shape[:-1] == weight.shape[:-1] and (packed or shape[-1] == weight.shape[-1])
-    if embeddings or shapes or not fits or not all(_magnitudes_fit(part.factors, shape) for part in parts):
+    fits &= all(part.factors.m is None or part.factors.m.shape == shape[:1] for part in parts)
+    if embeddings or shapes or not fits:
         pair = parts[-1].factors
         raise FusionUnsupportedError(
             f"the adapter's tensors for {path} ({pair.a.shape}, {pair.b.shape}) do not fit its weight {weight.shape}",
@@ -212,18 +178,6 @@ def _touched_module(base: Base, path: str, parts: tuple[Part, ...], policy: Poli
         )
     grid = grid_of(base, path, shape[-1]) if packed else None
     return _module(base, path, grid, policy, touched=True, parts=parts, embedding=embedding)
-
-
-def _shape(factors: Factors, embedding: bool) -> tuple[int, ...]:
-    """Return the shape of the product."""
-    a, b = factors.a.shape, factors.b.shape
-    if factors.switch:
-        return (a[0], b[1], a[2])
-    return (a[0], b[1]) if embedding else (b[1], a[0])
-
-
-def _magnitudes_fit(factors: Factors, shape: tuple[int, ...]) -> bool:
-    return factors.m is None or factors.m.shape == shape[:1]
 
 
 def _is_embedding(base: Base, path: str, factors: Factors) -> bool:
@@ -244,24 +198,28 @@ def _module(
     base: Base,
     path: str,
     grid: AnyGrid | None,
-    policy: Policy,
+    policy: WritePolicy,
     *,
     touched: bool = False,
-    parts: tuple[Part, ...] = (),
+    parts: tuple[ModuleUpdate, ...] = (),
     embedding: bool = False,
-) -> Module:
+) -> PlannedModule:
     weight = base.tensors[f"{path}.weight"]
     form = grid.form if grid else FORMATS.get(weight.tensor.dtype)
     if form is None:
         raise FusionUnsupportedError(f"the weight of {path} is {weight.tensor.dtype}, not in a float format")
     scales, biases = base.tensors.get(f"{path}.scales"), base.tensors.get(f"{path}.biases")
     columns = scales.shape[-1] * grid.group_size if grid and scales else weight.shape[-1]
-    quantize = None if policy.quantize is None else _quantize(base, path, policy.quantize)
     m = parts[0].factors.m if parts else None
     once = m is not None and policy.rounding == ONCE
     plain = form if m is None or once else result_form(FORMATS[m.dtype], form)
     if policy.quantize is not None:
-        target = quantized_target(quantize, _declared(base) or plain, plain, columns, policy.quantize)
+        # mlx-lm casts numbers to the format that the configuration says they are before it quantises.
+        text = base.config.get("text_config")
+        name = base.config.get("torch_dtype") or (text.get("dtype") if isinstance(text, Mapping) else None)
+        declared = {"bfloat16": BF16, "float16": F16, "float32": F32}.get(str(name), plain)
+        quantize = _quantize(base, path, policy.quantize)
+        target = quantized_target(quantize, declared, plain, columns, policy.quantize)
     else:
         target = policy.target(
             path,
@@ -272,60 +230,25 @@ def _module(
             rescaled=m is not None,
             switch=len(weight.shape) > 2,
         )
-    rows = prod(weight.shape[:-1])
-    return Module(
-        path,
-        rows,
-        columns,
-        weight.shape[0] if parts and len(weight.shape) == 3 else 1,
-        form,
-        plain,
-        grid,
-        target,
-        weight,
-        scales if grid else None,
-        biases if grid else None,
-        touched,
-        parts,
-        embedding,
-        once,
-        _aware(policy.aware, target, columns) if parts else None,
+    aware = None
+    if parts and policy.aware is not None and columns % policy.aware.group_size == 0:
+        # What has no groups of that size was not trained through it.
+        aware = policy.aware.grid(target.grid.form if isinstance(target.grid, Grid) else target.form)
+    return PlannedModule(
+        columns=columns,
+        form=form,
+        plain=plain,
+        grid=grid,
+        target=target,
+        once=once,
+        aware=aware,
+        path=path,
+        rows=prod(weight.shape[:-1]),
+        experts=weight.shape[0] if parts and len(weight.shape) == 3 else 1,
+        weight=weight,
+        scales=scales if grid else None,
+        biases=biases if grid else None,
+        touched=touched,
+        parts=parts,
+        embedding=embedding,
     )
-
-
-def _aware(aware: Quantize | None, target: Target, columns: int) -> AnyGrid | None:
-    """Return the grid that a module's update was trained through; what has no groups of that size was not."""
-    if aware is None or columns % aware.group_size:
-        return None
-    grid = target.grid
-    return aware.grid(grid.form if isinstance(grid, Grid) else target.form)
-
-
-def _declared(base: Base) -> Format | None:
-    """Return the format that mlx-lm casts numbers to before it quantises: what the configuration says they are."""
-    text = base.config.get("text_config")
-    name = base.config.get("torch_dtype") or (text.get("dtype") if isinstance(text, Mapping) else None)
-    return {"bfloat16": BF16, "float16": F16, "float32": F32}.get(str(name))
-
-
-def part_names(module: Module) -> Iterator[str]:
-    """Yield the names of the base's tensors that a module is computed from."""
-    sources = {"weight": module.weight, "scales": module.scales, "biases": module.biases}
-    return (f"{module.path}.{part}" for part, source in sources.items() if source is not None)
-
-
-def written_parts(module: Module) -> Collection[tuple[str, str, tuple[int, ...]]]:
-    """Return the tensors that are written of a module: part of the name, dtype and shape."""
-    grid, lead = module.target.grid, module.lead
-    if grid is None:
-        return [("weight", module.target.form.name, (*lead, module.columns))]
-    groups = (*lead, module.columns // grid.group_size)
-    weight = ("weight", "U32", (*lead, grid.words(module.columns)))
-    if isinstance(grid, Grid):
-        return [weight, ("scales", grid.form.name, groups), ("biases", grid.form.name, groups)]
-    return [weight, ("scales", "U8", groups)]
-
-
-def written_bytes(module: Module) -> int:
-    """Return the bytes of the tensors that are written of a module."""
-    return sum(tensor_bytes(dtype, shape) for _, dtype, shape in written_parts(module))

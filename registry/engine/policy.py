@@ -23,18 +23,17 @@ from fusery.storage.errors import FormatError
 from ..errors import FusionUnsupportedError
 from .affine import BITS, GROUP_SIZES, Grid
 from .arithmetic import Format
-from .calibration import Calibration
+from .calibration import CalibrationFile
 from .grids import AFFINE, AnyGrid
 from .microscaling import MODES
-from .precisions import DEQUANTIZE, DITHER, MIXED, PRECISIONS
-from .recipe import ONCE, OWN
+from .recipe import DEQUANTIZE, DITHER, MIXED, ONCE, OWN, PRECISIONS
 
 _LEAST = min(GROUP_SIZES)
 """MLX has no smaller affine groups; those of nvfp4 are 16 wide."""
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class WriteTarget:
     """What is written of a module.
 
     Attributes:
@@ -56,13 +55,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Quantize:
-    """How to quantise every layer.
-
-    Attributes:
-        bits: per number.
-        group_size: numbers that share a scale.
-        mode: `affine`, `mxfp4`, `nvfp4` or `mxfp8`.
-    """
+    """How to quantise every layer: bits per number, numbers that share a scale, and `affine`, `mxfp4`, `nvfp4` or `mxfp8`."""
 
     bits: int
     group_size: int
@@ -91,29 +84,14 @@ class Quantize:
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
-    """A precision and what belongs to it.
-
-    Attributes:
-        precision: one of `PRECISIONS`.
-        bits: with `mixed`, of each touched module by path; under "" of all others; `OWN` where it keeps the base's format.
-        quantize: quantise everything so.
-        seed: with `dither`, of the thresholds.
-        calibration: with `dither` and `mixed`, what is known of the inputs.
-        rounding: of DoRA: `once`, or None as `mlx_lm.fuse` does.
-        biases: with `keep`, an update that is constant within the base's groups moves their biases alone.
-        aware: the format that the adapter was trained through, which what is written is measured against.
-        fitted: with `dither` and a calibration, scales and biases are fitted to what the codes are still off by.
-
-    Raises:
-        FusionUnsupportedError: there is no such precision, no such width, or no such rounding.
-    """
+class WritePolicy:
+    """A precision and what belongs to it, as `recipe.Recipe` says; the calibration is what is known of the inputs."""
 
     precision: str
     bits: Mapping[str, int] = field(default_factory=dict)
     quantize: Quantize | None = None
     seed: int = 0
-    calibration: Calibration | None = None
+    calibration: CalibrationFile | None = None
     rounding: str | None = None
     biases: bool = False
     aware: Quantize | None = None
@@ -155,29 +133,15 @@ class Policy:
         adapted: bool,
         rescaled: bool = False,
         switch: bool = False,
-    ) -> Target:
-        """Return what is written of a module; with `quantize`, `quantized_target` does.
-
-        Args:
-            path: of the module.
-            grid: how the base's weight is quantised.
-            plain: format of the sum's numbers.
-            columns: of its weight.
-            adapted: an adapter has tensors for it.
-            rescaled: by DoRA, which no calibration shapes and no biases hold.
-            switch: its weight is that of several experts, which no calibration shapes either.
-
-        Raises:
-            FusionUnsupportedError: with `mixed`, the columns cannot be cut into groups.
-            FormatError: the calibration is not one of this module's inputs.
-        """
+    ) -> WriteTarget:
+        """Return what is written of a module; with `quantize`, `quantized_target` does."""
         if grid is None or self.precision == DEQUANTIZE:
-            return Target(None, plain)
+            return WriteTarget(None, plain)
         sound = adapted and not rescaled and plain is grid.form and isinstance(grid, Grid)
         sound &= self.aware is None and self.precision in (DITHER, MIXED)
         shaped = sound and self._knows(path, columns, switch=switch)
         if self.precision == DITHER:
-            return Target(grid, grid.form, dither=True, shaped=shaped, fitted=shaped and self.fitted)
+            return WriteTarget(grid, grid.form, dither=True, shaped=shaped, fitted=shaped and self.fitted)
         bits = self.bits.get(path, self.bits.get("", 8))
         if self.precision == MIXED and adapted and bits != OWN:
             size = max(grid.group_size, _LEAST)
@@ -185,11 +149,11 @@ class Policy:
                 raise FusionUnsupportedError(
                     f"{path} has {columns} columns, which {MIXED} cannot cut into groups of {size}"
                 )
-            return Target(Grid(bits, size, plain), plain, shaped=shaped and size == grid.group_size)
+            return WriteTarget(Grid(bits, size, plain), plain, shaped=shaped and size == grid.group_size)
         if not isinstance(grid, Grid):
-            return Target(grid, plain)
+            return WriteTarget(grid, plain)
         biases = self.biases and adapted and not rescaled and plain is grid.form and self.aware is None
-        return Target(Grid(grid.bits, grid.group_size, plain), plain, biases=biases)
+        return WriteTarget(Grid(grid.bits, grid.group_size, plain), plain, biases=biases)
 
     def _knows(self, path: str, columns: int, *, switch: bool) -> bool:
         """Tell whether the calibration knows what goes into a module, and refuse one that knows it of another."""
@@ -207,16 +171,12 @@ class Policy:
 
 def quantized_target(
     quantize: Quantize | None, form: Format, plain: Format, columns: int, asked: Quantize
-) -> Target:
+) -> WriteTarget:
     """Return what is written of a module when all are quantised anew.
 
     Args:
         quantize: how this one is; None to leave it plain.
-        form: what its numbers are rounded to first.
-        plain: what they are.
-        columns: of its weight.
-        asked: how all are; mlx-lm looks at its groups, whatever a layer has of its own.
     """
     if quantize is None or columns % asked.group_size or columns % quantize.group_size:
-        return Target(None, plain)
-    return Target(quantize.grid(form), form)
+        return WriteTarget(None, plain)
+    return WriteTarget(quantize.grid(form), form)

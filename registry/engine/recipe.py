@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final, Literal
 
 from fusery.storage.digest import Digest, digest_json
-
-from .precisions import Precision
 
 ENGINE = "canonical-1"
 """The arithmetic of this package; the number goes up when the same inputs would give other bytes."""
@@ -112,13 +110,7 @@ class Recipe:
 
 
 def artifact_key(base_digest: str, adapter_digest: str, recipe: Recipe) -> Digest:
-    """Return the key of a fused artifact: equal inputs, equal key, on every machine.
-
-    Args:
-        base_digest: digest of the base's manifest.
-        adapter_digest: digest of the adapter's manifest.
-        recipe: how they are fused.
-    """
+    """Return the key of a fused artifact: equal inputs, equal key, on every machine."""
     return digest_json(
         {"format": FORMAT, "base": base_digest, "adapter": adapter_digest, "recipe": recipe.to_dict()}
     )
@@ -127,3 +119,18 @@ def artifact_key(base_digest: str, adapter_digest: str, recipe: Recipe) -> Diges
 def seed_of(key: str) -> int:
     """Return the seed of the generator for random rounding: the first 64 bits of the key."""
     return int(key[:16], 16)
+
+
+Precision = Literal["keep", "dither", "mixed", "dequantize"]
+RequestedPrecision = Literal["auto", "keep", "dither", "mixed", "dequantize"]
+
+KEEP: Final = "keep"
+DITHER: Final = "dither"
+MIXED: Final = "mixed"
+DEQUANTIZE: Final = "dequantize"
+PRECISIONS: tuple[Precision, ...] = (KEEP, DITHER, MIXED, DEQUANTIZE)
+
+AUTO: Final = "auto"
+"""The smallest that passes: what may be asked for besides."""
+
+CHOICES: tuple[RequestedPrecision, ...] = (AUTO, *PRECISIONS)

@@ -1,51 +1,46 @@
-"""Rows of a weight, and what is done to them."""
+"""Rows of a weight, what is done to them, and two ways to lay a block of them out, in arrays that a thread uses again and again.
+
+Blocks lie row by row, or with the groups of a grid side by side.  In the second, an array has the shape (group size, groups):
+scales and biases, one per column, meet whole vectors.  The groups of a row follow one another, the rows too.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .arithmetic import Array, Format, Update
-from .dither import Thresholds
+import numpy as np
+
+from .arithmetic import Array, Format, Thresholds, Update
 from .grids import AnyGrid
-from .layouts import tile
-from .policy import Target
-
-
-class NotFiniteError(ValueError):
-    """A module would have to hold a NaN or an infinity, or numbers that its format has no scale for."""
+from .policy import WriteTarget
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class StoredRows:
     """Whole rows of a weight as they are stored.
 
     Attributes:
         weight: plain numbers (rows, columns), or uint32 (rows, words).
         scales: (rows, groups), None for plain numbers.
-        biases: (rows, groups), None for plain numbers and for formats without.
     """
 
     weight: Array
     scales: Array | None = None
     biases: Array | None = None
 
-    def __getitem__(self, part: slice) -> Rows:
+    def __getitem__(self, part: slice) -> StoredRows:
         """Return some of the rows."""
         scales, biases = (None if array is None else array[part] for array in (self.scales, self.biases))
-        return Rows(self.weight[part], scales, biases)
+        return StoredRows(self.weight[part], scales, biases)
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class RowsFormat:
     """How the rows of a module are stored, before and after.
 
     Attributes:
-        columns: numbers in a row.
-        form: format of the base's numbers.
         plain: format of the sum's.
         grid: how the base's are quantised, None for plain numbers.
-        target: what is written.
-        once: DoRA's rescaling is rounded at its end only.
         aware: the grid that the update was trained through, None for none.
     """
 
@@ -53,7 +48,7 @@ class Kind:
     form: Format
     plain: Format
     grid: AnyGrid | None
-    target: Target
+    target: WriteTarget
     once: bool = False
     aware: AnyGrid | None = None
 
@@ -70,9 +65,6 @@ class Change:
     """What is to be added to a module, ready for its blocks.
 
     Attributes:
-        update: the factors.
-        magnitudes: float32 (rows,) of the module, with DoRA.
-        thresholds: with dithering, and where biases move.
         constant: the update is the same for all numbers of a group.
     """
 
@@ -88,3 +80,68 @@ class Change:
         if found is None:
             found = self._tiles[group, rows] = tile(self.update.right, group, rows)
         return found
+
+
+def to_groups(rows: Array, out: Array) -> None:
+    """Write (rows, columns) to `out` (group size, rows * groups of a row)."""
+    size = len(out)
+    np.copyto(out, rows.reshape(-1, size).T)
+
+
+def to_rows(groups: Array, out: Array) -> None:
+    """Write (group size, groups) to `out` (rows, columns)."""
+    np.copyto(out.reshape(-1, len(groups)), groups.T)
+
+
+def tile(right: Array, size: int, rows: int) -> Array:
+    """Return a right factor (rank, columns) laid out like `rows` rows in groups of `size`: (rank, size, groups)."""
+    rank, columns = right.shape
+    groups = columns // size
+    tiles = np.empty((rank, size, rows, groups), np.float32)
+    tiles[...] = right.reshape(rank, groups, size).transpose(0, 2, 1)[:, :, None, :]
+    return tiles.reshape(rank, size, rows * groups)
+
+
+def constant_in_groups(right: Array, size: int) -> bool:
+    """Tell whether a right factor (rank, columns) has equal numbers within each group of `size` columns, to the bit."""
+    groups = right.reshape(len(right), -1, size)
+    return bool((groups == groups[:, :, :1]).all())
+
+
+BLOCK = 1 << 18
+"""Numbers computed at a time: 1 MiB in float32; about five such arrays are at work.  Larger blocks leave the
+cache, smaller ones have threads wait for the interpreter more often than they compute."""
+
+_TILES = 8 << 20
+
+
+class Arrays:
+    """Arrays that a thread uses again and again; asking the system for fresh ones costs more than computing."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[str, Array] = {}
+
+    def floats(self, shape: tuple[int, int], *names: str) -> list[Array]:
+        """Return a float32 array of a shape for each name, with old contents."""
+        return [self._take(name, shape).view(np.float32) for name in names]
+
+    def words(self, shape: tuple[int, int], name: str) -> Array:
+        """Return a uint32 array of a shape, with old contents."""
+        return self._take(name, shape)
+
+    def bytes(self, size: int, name: str) -> Array:
+        """Return an array of `size` bytes, with old contents."""
+        return self._take(name, (1, -(-size // 4))).reshape(-1).view(np.uint8)[:size]
+
+    def _take(self, name: str, shape: tuple[int, int]) -> Array:
+        size = shape[0] * shape[1]
+        held = self._arrays.get(name)
+        if held is None or held.size < size:
+            held = self._arrays[name] = np.empty(max(size, BLOCK), np.uint32)
+        return held[:size].reshape(shape)
+
+
+def rows_per_block(columns: int, rank: int = 0) -> int:
+    """Return how many rows of a module make a block; fewer where a large rank would make the tiles large."""
+    numbers = min(BLOCK, max(_TILES // rank, 1)) if rank else BLOCK
+    return max(1, numbers // columns)

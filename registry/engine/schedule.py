@@ -16,7 +16,7 @@ from typing import Any
 
 from fusery.storage.digest import Digest
 
-from .plan import Copy, Step
+from .plan import CopyStep, Step
 from .work import Block, Span, blocks_of, cost
 
 CHUNK = 1 << 20
@@ -29,15 +29,7 @@ _HASH_COST = 0.55
 
 @dataclass(slots=True)
 class Chain:
-    """A file that is hashed from its first byte to its last.
-
-    Attributes:
-        descriptor: the open file.
-        size: bytes in it.
-        reach: bytes from its beginning that may be hashed by now.
-        position: bytes hashed.
-        busy: a thread is at it.
-    """
+    """A file that is hashed from its first byte to its last, by now up to `reach`."""
 
     descriptor: int
     size: int
@@ -85,19 +77,12 @@ class Schedule:
     def __init__(
         self, steps: Sequence[Step], outputs: Sequence[Chain], inputs: dict[str, Chain], threads: int
     ) -> None:
-        """Prepare the work.
-
-        Args:
-            steps: what to write, in order.
-            outputs: chain of each file that is written.
-            inputs: chain of each file of the base that is to be verified, by name.
-            threads: how many will take tasks.
-        """
+        """Prepare the work; `inputs` are the chains of the files of the base that are to be verified, by name."""
         self.written = 0
         self._outputs, self._inputs = outputs, inputs
         self._chains = [*outputs, *inputs.values()]
         self._threads = threads
-        self._blocks: Iterator[Block] = _all_blocks(steps)
+        self._blocks: Iterator[Block] = (block for step in steps for block in blocks_of(step))
         self._next: Block | None = next(self._blocks, None)
         self._cost = sum(cost(step) for step in steps)
         self._flying = 0
@@ -160,7 +145,7 @@ class Schedule:
 
     def _block(self, block: Block) -> Block:
         self._cost -= block.cost
-        source = block.step if isinstance(block.step, Copy) else block.step.module.weight
+        source = block.step if isinstance(block.step, CopyStep) else block.step.module.weight
         if (chain := self._inputs.get(source.file)) is not None:
             # The base is hashed near to where it is being read, while its pages are in memory.
             chain.reach = max(chain.reach, min(chain.size, block.source_end + _AHEAD))
@@ -172,7 +157,3 @@ class Schedule:
     def _open_inputs(self) -> None:
         for chain in self._inputs.values():
             chain.reach = chain.size
-
-
-def _all_blocks(steps: Sequence[Step]) -> Iterator[Block]:
-    return (block for step in steps for block in blocks_of(step))

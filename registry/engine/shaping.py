@@ -22,9 +22,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import kernel
-from .arithmetic import Array, Update
+from .arithmetic import Array, Update, mixed
 from .calibration import Directions
-from .dither import mixed
 
 DAMPING = 0.1
 """What is added to d, as a share of the mean energy of the inputs."""
@@ -50,7 +49,6 @@ class Shape:
     """How the rounding errors of a module are shaped.
 
     Attributes:
-        order: of the columns, (columns,).
         directions: float32 (columns, K, 1), U in that order.
         gains: float32 (columns, K, 1), P u / d in that order.
         outputs: float64 (rows, rank), an orthonormal basis of what the update can reach.
@@ -63,13 +61,7 @@ class Shape:
 
     @classmethod
     def of(cls, inputs: Directions, left: Array, right: Array) -> Shape:
-        """Prepare a module.
-
-        Args:
-            inputs: statistics of what comes in.
-            left: float32 (rank, rows), as in `arithmetic.Update`.
-            right: float32 (rank, columns).
-        """
+        """Prepare a module; `left` and `right` are those of `arithmetic.Update`."""
         directions, rest = metric(inputs, right)
         energy = rest + np.add.reduce(directions * directions, axis=0)
         order = np.argsort(-energy, kind="stable")
@@ -83,12 +75,7 @@ class Shape:
 
 
 def metric(inputs: Directions, right: Array) -> tuple[Array, Array]:
-    """Return in what errors of a row are small: U^T, float64 (K, columns), and d, float64 (columns,).
-
-    Args:
-        inputs: statistics of what comes in.
-        right: float32 (rank, columns), of the update.
-    """
+    """Return in what errors of a row are small: U^T, float64 (K, columns), and d, float64 (columns,)."""
     own = orthonormal(right)
     # Where nothing came in while the base read, all inputs count alike.
     mean = inputs.mean if inputs.mean > 0 else 1.0
@@ -113,12 +100,7 @@ def orthonormal(rows: Array) -> Array:
 
 
 def mean_steps(update: Update, scales: Array) -> float:
-    """Return the root mean square of an update, as a share of the mean step.
-
-    Args:
-        update: its factors; the norm of the product comes from theirs.
-        scales: float32, of all groups.
-    """
+    """Return the root mean square of an update, as a share of the mean step; the scales are float32, of all groups."""
     left, right = update.left.astype(np.float64), update.right.astype(np.float64)
     square = sum(
         _dot(left[one], left[other]) * _dot(right[one], right[other])
@@ -130,13 +112,7 @@ def mean_steps(update: Update, scales: Array) -> float:
 
 
 def blocks_of_rows(first: int, count: int, seed: int) -> list[Array]:
-    """Return which of some rows make up each block, shuffled, so that each block has some of every kind.
-
-    Args:
-        first: number of the first row.
-        count: how many.
-        seed: 32 bits.
-    """
+    """Return which of some rows make up each block, shuffled, so that each block has some of every kind."""
     order = np.argsort(mixed(np.arange(first, first + count), seed), kind="stable") + first
     return np.array_split(order, max(count // ROWS, 1))
 
@@ -149,15 +125,7 @@ class Shaper:
         self._owed = np.zeros((shape.outputs.shape[1], columns))
 
     def round(self, codes: Array, steps: Array, delta: Array, rows: Array, top: int) -> Array:
-        """Return the new codes of a block, which are all that changes of it.
-
-        Args:
-            codes: float32 (rows, columns), the base's.
-            steps: float32 (rows, columns), the scale of each.
-            delta: float32 (rows, columns), the intended change.
-            rows: which rows of the module they are.
-            top: the largest code.
-        """
+        """Return the new codes of a block; codes, steps and the intended change are float32 (rows, columns)."""
         new, _ = self.choose(codes, steps, delta, rows, top)
         self.settle(rows, ((new - codes) * steps - delta).astype(np.float64))
         return new
@@ -176,12 +144,7 @@ class Shaper:
         return new, wanted
 
     def settle(self, rows: Array, error: Array) -> None:
-        """Note what the blocks to come have to take back.
-
-        Args:
-            rows: of the block.
-            error: float64 (rows, columns), what was written beyond the intended change.
-        """
+        """Note what the blocks to come have to take back: float64 (rows, columns), written beyond the intended change."""
         outputs = self._shape.outputs[rows]
         for row in range(len(rows)):
             self._owed += outputs[row][:, None] * error[row]

@@ -5,9 +5,7 @@ A module that was quantised is written in plain numbers: mlx-lm takes a module t
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
@@ -15,32 +13,27 @@ from typing import Any
 
 import numpy as np
 
-from fusery.storage.room import Need, require_rooms
 from fusery.storage.safetensors import BASE_HEADER_LIMIT, Tensor, build_header, read_header, tensor_bytes
+from fusery.storage.transfer import Need, require_rooms
 
 from ..errors import FusionUnsupportedError
 from .arithmetic import FORMATS, Array, Format, decode, encode
-from .base import Base, Source
+from .base import REPLACED, Base, Source
 from .blocks import fuse_rows
 from .fidelity import Sums, measure_exactly
-from .files import create_output, open_input, read_all, told_plainly, write_all
+from .files import OpenFiles, create_output, open_input, read_all, told_plainly, write_all
 from .grids import AnyGrid, grid_of
-from .policy import Target
-from .rows import Kind, Rows
-from .workspace import Workspace, rows_per_block
-
-REPLACED = "adapter:whole"
-"""What the file of replaced tensors is called among the base's files; no file has such a name."""
+from .policy import WriteTarget
+from .rows import Arrays, RowsFormat, StoredRows, rows_per_block
 
 _PARTS = ("weight", "scales", "biases")
 
 
 @dataclass(slots=True)
-class Whole:
+class ReplacedTensors:
     """What an adapter replaces in its base.
 
     Attributes:
-        file: the adapter's own file.
         tensors: in it, by the name of the base's tensor that each replaces.
         rows: in it, with the number of each row, by the name of the base's tensor that they are of.
         untied: the name of an embedding that was the head as well, and is not any more.
@@ -57,21 +50,17 @@ class Whole:
     _sums: dict[str, Sums] = field(default_factory=dict)
 
     def put_on(self, base: Base) -> tuple[Base, Mapping[str, Sums]]:
-        """Return a base with the tensors in it, and of each what rounding left of the change.
-
-        Raises:
-            FusionUnsupportedError: the base has no such tensor, or a number is not finite or has no place in its format.
-            BlobCorruptError: a file ends before it should.
-            OutOfSpaceError: there is no room for them.
-        """
+        """Return a base with the tensors in it, and of each what rounding left of the change."""
         names = list(dict.fromkeys([*self.tensors, *self.rows]))
-        homes = {name: _Home.of(base, name, self._home(base, name)) for name in names}
+        homes = {name: _Home.of(base, name, self.untied) for name in names}
         if not self.place.exists():
             self._write(base, homes)
         made = read_header(self.place, limit=BASE_HEADER_LIMIT).tensors
         tensors = dict(base.tensors)
         if self.untied is not None:
-            tensors |= _alias(base, self.untied, "lm_head.weight")
+            tied = self.untied.removesuffix(".weight")
+            own = ((part, base.tensors.get(f"{tied}.{part}")) for part in _PARTS)
+            tensors |= {f"lm_head.{part}": source for part, source in own if source is not None}
         for name in names:
             for part in _PARTS[1:]:
                 tensors.pop(f"{name.removesuffix('.weight')}.{part}", None)
@@ -80,9 +69,6 @@ class Whole:
         files = {**base.files, REPLACED: self.place}
         plain = frozenset(name.removesuffix(".weight") for name in names if len(made[name].shape) > 1)
         return replace(base, files=files, tensors=tensors, config=config, kept_plain=plain), self._sums
-
-    def _home(self, base: Base, name: str) -> str:
-        return self.untied if self.untied is not None and name not in base.tensors else name
 
     def _config(self, base: Base, plain: list[str]) -> dict[str, Any]:
         config = dict(base.config)
@@ -101,22 +87,20 @@ class Whole:
         return config
 
     def _write(self, base: Base, homes: Mapping[str, _Home]) -> None:
-        shapes = {name: self._shape(name, home) for name, home in homes.items()}
+        shapes = {
+            name: self.tensors[name].shape if name in self.tensors else home.shape
+            for name, home in homes.items()
+        }
         header = build_header((name, homes[name].form.name, shape) for name, shape in shapes.items())
         sizes = [tensor_bytes(homes[name].form.name, shape) for name, shape in shapes.items()]
-        require_rooms([Need(self.place.parent, [len(header), *sizes])], hint="fusery cache prune")
+        require_rooms([Need(self.place.parent, [len(header), *sizes])], hint="fusery admin cache prune")
         part = self.place.with_suffix(".part")
-        with told_plainly(part.parent), ExitStack() as stack:
-
-            def held(descriptor: int) -> int:
-                stack.callback(os.close, descriptor)
-                return descriptor
-
-            adapter = held(open_input(self.file))
+        with told_plainly(part.parent), OpenFiles() as stack:
+            adapter = stack.hold(open_input(self.file))
             files = {source.file for home in homes.values() for source in home.sources.values()}
-            inputs = {name: held(open_input(base.files[name])) for name in files}
+            inputs = {name: stack.hold(open_input(base.files[name])) for name in files}
             part.unlink(missing_ok=True)
-            out, offset = held(create_output(part, header, len(header) + sum(sizes))), len(header)
+            out, offset = stack.hold(create_output(part, header, len(header) + sum(sizes))), len(header)
             for name, home in homes.items():
                 total = Sums()
                 for block, sums in self._blocks(name, home, shapes[name], adapter, inputs):
@@ -126,14 +110,11 @@ class Whole:
                 self._sums[name.removesuffix(".weight")] = total
         part.replace(self.place)
 
-    def _shape(self, name: str, home: _Home) -> tuple[int, ...]:
-        return self.tensors[name].shape if name in self.tensors else home.shape
-
     def _blocks(
         self, name: str, home: _Home, shape: tuple[int, ...], adapter: int, inputs: Mapping[str, int]
     ) -> Iterator[tuple[Array, Sums]]:
         """Yield the new numbers of a tensor some rows at a time, as they are stored, with what was kept of the change."""
-        whole, work = self.tensors.get(name), Workspace()
+        whole, work = self.tensors.get(name), Arrays()
         indices, trained = self.rows.get(name, ((), None))
         places = {index: row for row, index in enumerate(indices)}
         count, columns = (shape[0], prod(shape[1:])) if len(shape) > 1 else (1, shape[0])
@@ -158,14 +139,7 @@ class Whole:
 
 @dataclass(frozen=True, slots=True)
 class _Home:
-    """Where the base has the numbers that are replaced.
-
-    Attributes:
-        sources: its tensors, by part of a module.
-        shape: unpacked.
-        form: of the numbers.
-        grid: how they are quantised, None if they are not.
-    """
+    """Where the base has the numbers that are replaced: its tensors by part of a module, and how they are quantised."""
 
     sources: Mapping[str, Source]
     shape: tuple[int, ...]
@@ -173,7 +147,8 @@ class _Home:
     grid: AnyGrid | None
 
     @classmethod
-    def of(cls, base: Base, name: str, home: str) -> _Home:
+    def of(cls, base: Base, name: str, untied: str | None) -> _Home:
+        home = untied if untied is not None and name not in base.tensors else name
         module = home.removesuffix(".weight")
         if home not in base.tensors:
             raise FusionUnsupportedError(
@@ -193,7 +168,7 @@ class _Home:
         shape = (*source.shape[:-1], sources["scales"].shape[-1] * grid.group_size)
         return cls(sources, shape, grid.form, grid)
 
-    def read(self, first: int, rows: int, columns: int, inputs: Mapping[str, int], work: Workspace) -> Array:
+    def read(self, first: int, rows: int, columns: int, inputs: Mapping[str, int], work: Arrays) -> Array:
         """Return some rows as float32 (rows, columns); those that the base does not have are zero."""
         result = np.zeros((rows, columns), np.float32)
         total = prod(self.shape) // columns
@@ -211,10 +186,10 @@ class _Home:
             return result
         stored = self.grid.stored if "biases" in parts else np.dtype(np.uint8)
         groups = {part: parts[part].view(stored) for part in _PARTS[1:] if part in parts}
-        packed = Rows(parts["weight"].view(np.uint32), groups["scales"], groups.get("biases"))
+        packed = StoredRows(parts["weight"].view(np.uint32), groups["scales"], groups.get("biases"))
         out = np.empty((there, columns), self.form.stored)
-        kind = Kind(columns, self.form, self.form, self.grid, Target(None, self.form))
-        fuse_rows(packed, kind, None, 0, Rows(out), work)
+        kind = RowsFormat(columns, self.form, self.form, self.grid, WriteTarget(None, self.form))
+        fuse_rows(packed, kind, None, 0, StoredRows(out), work)
         result[:there] = decode(out, self.form)
         return result
 
@@ -224,13 +199,3 @@ def _read(tensor: Tensor, first: int, rows: int, columns: int, file: int) -> Arr
     data = np.empty(rows * columns * form.size, np.uint8)
     read_all(file, data.data, tensor.begin + first * columns * form.size)
     return decode(data.view(form.stored), form).reshape(rows, columns)
-
-
-def _alias(base: Base, name: str, other: str) -> dict[str, Source]:
-    """Return a module's tensors under the name of another."""
-    module, path = name.removesuffix(".weight"), other.removesuffix(".weight")
-    return {
-        f"{path}.{part}": base.tensors[f"{module}.{part}"]
-        for part in _PARTS
-        if f"{module}.{part}" in base.tensors
-    }

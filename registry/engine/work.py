@@ -16,21 +16,16 @@ from fusery.storage.safetensors import Tensor
 from ..errors import FusionUnsupportedError
 from . import kernel
 from .affine import Grid
-from .arithmetic import Array, Update, decode
+from .arithmetic import F32, FORMATS, Array, NotFiniteError, Thresholds, Update, decode
 from .blocks import fuse_rows
-from .dither import Thresholds
 from .fidelity import Sums
 from .files import copy_range, read_all, write_all
-from .fitting import Fit
-from .layouts import constant_in_groups
-from .modules import Module
-from .plan import Compute, Copy, Place, Step
-from .policy import Policy
-from .rows import Change, Kind, NotFiniteError, Rows
-from .shaped import shape_rows
+from .modules import PlannedModule
+from .plan import ComputeStep, CopyStep, FusePlan, OutputPlace, Step
+from .policy import WritePolicy
+from .rows import Arrays, Change, StoredRows, constant_in_groups, rows_per_block
+from .shaped import Fit, shape_rows
 from .shaping import LEAST_STEPS, Shape, Shaper, blocks_of_rows, mean_steps, metric
-from .updates import read_magnitudes, read_update
-from .workspace import Workspace, rows_per_block
 
 _COPY = 2 << 20
 _SHAPED, _BY_DIRECTION, _FITTED = (100.0, 0.6, 0.02) if kernel.compiled is not None else (180.0, 3.0, 0.19)
@@ -55,14 +50,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A part of a step: bytes of a copy, or rows of a module.
-
-    Attributes:
-        step: the step.
-        first: first byte or row.
-        count: how many.
-        cost: rough nanoseconds, for deciding what to do next.
-    """
+    """A part of a step: bytes of a copy, or rows of a module; `cost` is rough nanoseconds, for deciding what to do next."""
 
     step: Step
     first: int
@@ -72,7 +60,7 @@ class Block:
     @property
     def source_end(self) -> int:
         """Offset behind the last byte that is read, in the base's file."""
-        if isinstance(self.step, Copy):
+        if isinstance(self.step, CopyStep):
             return self.step.begin + self.first + self.count
         tensor = self.step.module.weight.tensor
         return tensor.begin + (self.first + self.count) * (tensor.size // self.step.module.rows)
@@ -80,10 +68,12 @@ class Block:
 
 def blocks_of(step: Step) -> Iterator[Block]:
     """Yield the blocks of a step: always the same ones, on which the order of sums depends."""
-    if isinstance(step, Copy):
+    if isinstance(step, CopyStep):
         total, whole, size = step.size, step.size, _COPY
     else:
-        total, size = step.module.rows, _block_rows(step.module)
+        total = step.module.rows
+        # What one block of shaped rows owes is taken back by the next.
+        size = total if step.module.target.shaped else _rows(step.module) * _PARTS
         whole = total // step.module.experts
     each = cost(step) / max(total, 1)
     for begin in range(0, total, whole or 1):
@@ -102,7 +92,7 @@ def _cut(whole: Block, size: int) -> Iterator[Block]:
 
 def cost(step: Step) -> float:
     """Return the rough nanoseconds that a step takes."""
-    if isinstance(step, Compute) and step.module.target.shaped:
+    if isinstance(step, ComputeStep) and step.module.target.shaped:
         count = _DIRECTIONS + step.module.rank
         each = _SHAPED + _BY_DIRECTION * count + (_FITTED * count**2 if step.module.target.fitted else 0)
         return step.module.rows * step.module.columns * each
@@ -111,27 +101,15 @@ def cost(step: Step) -> float:
 
 def cost_unshaped(step: Step) -> float:
     """Return what a step would take if no calibration shaped its rounding."""
-    if isinstance(step, Copy):
+    if isinstance(step, CopyStep):
         return step.size * 0.3
     module = step.module
     each = 1.5 + 0.25 * module.rank + (1.5 if module.grid else 0) + (2.5 if module.target.grid else 0)
     return module.rows * module.columns * each
 
 
-def _kind(module: Module) -> Kind:
-    return Kind(
-        module.columns, module.form, module.plain, module.grid, module.target, module.once, module.aware
-    )
-
-
-def _block_rows(module: Module) -> int:
-    if module.target.shaped:
-        return module.rows  # what one block owes is taken back by the next
-    return _rows(module) * _PARTS
-
-
-def _rows(module: Module) -> int:
-    return rows_per_block(module.columns, module.rank if _kind(module).group else 0)
+def _rows(module: PlannedModule) -> int:
+    return rows_per_block(module.columns, module.rank if module.group else 0)
 
 
 class Worker:
@@ -139,21 +117,13 @@ class Worker:
 
     def __init__(
         self,
-        policy: Policy,
+        policy: WritePolicy,
         inputs: Mapping[str, int],
         outputs: list[int] | None,
         factors: Mapping[Path, int],
         modules: int,
     ) -> None:
-        """Take the open files.
-
-        Args:
-            policy: what is written.
-            inputs: descriptor of each of the base's weight files.
-            outputs: descriptors of the files to write; None to write nothing.
-            factors: descriptor of each adapter's file.
-            modules: how many modules' updates to hold at a time.
-        """
+        """Take the open files; `outputs` is None to write nothing."""
         self._policy, self._inputs, self._outputs, self._factors = policy, inputs, outputs, factors
         self._changes: OrderedDict[tuple[str, int], Change] = OrderedDict()
         self._modules = modules
@@ -165,16 +135,10 @@ class Worker:
         """Leave off what takes long; nobody wants the result any more."""
         self._stopped.set()
 
-    def run(self, block: Block, work: Workspace) -> tuple[list[Span], Sums | None]:
-        """Carry out a block; return what was written and, for a touched module, what it retained.
-
-        Raises:
-            FusionUnsupportedError: a quantised module or the adapter holds a number that is not finite.
-            BlobCorruptError: a file of the base ends before it should.
-            OSError: writing failed.
-        """
+    def run(self, block: Block, work: Arrays) -> tuple[list[Span], Sums | None]:
+        """Carry out a block; return what was written and, for a touched module, what it retained."""
         step = block.step
-        if isinstance(step, Copy):
+        if isinstance(step, CopyStep):
             return [self._copy(step, block, work)], None
         try:
             if step.module.target.shaped:
@@ -185,7 +149,7 @@ class Worker:
                 f"{step.module.path} would hold numbers that are not finite, or that its format cannot express"
             ) from None
 
-    def _copy(self, step: Copy, block: Block, work: Workspace) -> Span:
+    def _copy(self, step: CopyStep, block: Block, work: Arrays) -> Span:
         offset, place = step.begin + block.first, step.place.offset + block.first
         if self._outputs is not None and self._in_kernel:
             target = self._outputs[step.place.output]
@@ -194,11 +158,11 @@ class Worker:
                 return Span(step.place.output, place, place + block.count)
         return self._write(step.place, block.first, self._read(step.file, offset, block.count, "raw", work))
 
-    def _compute(self, step: Compute, block: Block, work: Workspace) -> tuple[list[Span], Sums | None]:
+    def _compute(self, step: ComputeStep, block: Block, work: Arrays) -> tuple[list[Span], Sums | None]:
         module = step.module
         each = module.rows // module.experts
         expert, first = divmod(block.first, each) if module.experts > 1 else (0, block.first)
-        kind, rows = _kind(module), self._rows(module, block, work)
+        rows = self._rows(module, block, work)
         change = self._change(module, expert) if module.touched else None
         out, sums = _room(step, block, work), Sums()
         if module.target.fitted:
@@ -206,18 +170,28 @@ class Worker:
             for kept, place in ((rows.scales, out.scales), (rows.biases, out.biases)):
                 assert kept is not None and place is not None
                 np.copyto(place, kept)
-        for part in _parts(module, block):
-            sums += fuse_rows(rows[part], kind, change, first + part.start, out[part], work)
+        size = _rows(module)
+        for start in range(0, block.count, size):
+            part = slice(start, start + size)
+            sums += fuse_rows(rows[part], module, change, first + start, out[part], work)
         return self._write_all(step, block, out), sums if module.touched else None
 
-    def _shape(self, step: Compute, whole: Block, work: Workspace) -> tuple[list[Span], Sums | None]:
+    def _shape(self, step: ComputeStep, whole: Block, work: Arrays) -> tuple[list[Span], Sums | None]:
         """Round a whole module, or a sample of it, one block of shuffled rows after the other."""
         module, calibration = step.module, self._policy.calibration
         inputs = calibration.of(module.path) if calibration is not None else None
         change = self._change(module, 0)
         assert inputs is not None and change.thresholds is not None
-        if module.target.dither and self._steps(module, change.update) < LEAST_STEPS:
-            return self._scattered(step, whole, work)
+        if module.target.dither:
+            assert module.scales is not None
+            data = np.empty(module.scales.tensor.size, np.uint8)
+            read_all(self._inputs[module.scales.file], data.data, module.scales.tensor.begin)
+            scales = decode(data.view(module.form.stored), module.form)
+            if mean_steps(change.update, scales) < LEAST_STEPS:
+                parts = _cut(whole, _rows(module) * _PARTS)
+                done = [self._compute(step, block, work) for block in parts]
+                sums = sum((some or Sums() for _, some in done), Sums())
+                return [span for spans, _ in done for span in spans], sums
         shaper = Shaper(Shape.of(inputs, change.update.left, change.update.right), module.columns)
         fit = learned = None
         if module.target.fitted:
@@ -226,76 +200,57 @@ class Worker:
             fit = Fit.of(*metric(inputs, change.update.right), size)
             learned = calibration.scales_of(module.path, module.form, (module.rows, module.columns // size))
         spans: list[Span] = []
-        kind, size, sums = _kind(module), max(_CHUNK // module.columns, 1), Sums()
+        size, sums = max(_CHUNK // module.columns, 1), Sums()
         for block in _cut(whole, size):
             first = block.first
             rows, out = self._rows(module, block, work), _room(step, block, work)
             for chosen in blocks_of_rows(first, block.count, change.thresholds.seed):
                 if self._stopped.is_set():
                     return spans, None
-                sums += shape_rows(rows, kind, change.update, shaper, chosen, first, out, fit, learned)
+                sums += shape_rows(rows, module, change.update, shaper, chosen, first, out, fit, learned)
             spans += self._write_all(step, block, out)
         return spans, sums
 
-    def _scattered(self, step: Compute, whole: Block, work: Workspace) -> tuple[list[Span], Sums | None]:
-        """Round them at random after all."""
-        spans, sums = [], Sums()
-        for block in _cut(whole, _rows(step.module) * _PARTS):
-            some, retained = self._compute(step, block, work)
-            spans += some
-            sums += retained or Sums()
-        return spans, sums
-
-    def _steps(self, module: Module, update: Update) -> float:
-        """Return how large an update is on average, in steps of the base's grid."""
-        assert module.scales is not None
-        data = np.empty(module.scales.tensor.size, np.uint8)
-        read_all(self._inputs[module.scales.file], data.data, module.scales.tensor.begin)
-        return mean_steps(update, decode(data.view(module.form.stored), module.form))
-
-    def _rows(self, module: Module, block: Block, work: Workspace) -> Rows:
+    def _rows(self, module: PlannedModule, block: Block, work: Arrays) -> StoredRows:
         """Read a block of rows."""
         weight = self._read_rows(module.weight.file, module.weight.tensor, module, block, "raw", work)
         if module.grid is None:
-            return Rows(weight.view(module.form.stored))
+            return StoredRows(weight.view(module.form.stored))
         parts = [
             None if source is None else self._read_rows(source.file, source.tensor, module, block, name, work)
             for name, source in (("scales", module.scales), ("biases", module.biases))
         ]
         if module.biases is not None:
             parts = [None if part is None else part.view(module.form.stored) for part in parts]
-        return Rows(weight.view(np.uint32), *parts)
+        return StoredRows(weight.view(np.uint32), *parts)
 
     def _read_rows(
-        self, file: str, tensor: Tensor, module: Module, block: Block, name: str, work: Workspace
+        self, file: str, tensor: Tensor, module: PlannedModule, block: Block, name: str, work: Arrays
     ) -> Array:
         width = tensor.size // module.rows
         data = self._read(file, tensor.begin + block.first * width, block.count * width, name, work)
         return data.reshape(block.count, width)
 
-    def _read(self, file: str, offset: int, size: int, name: str, work: Workspace) -> Array:
+    def _read(self, file: str, offset: int, size: int, name: str, work: Arrays) -> Array:
         data = work.bytes(size, name)
         read_all(self._inputs[file], data.data, offset)
         return data
 
-    def _write_all(self, step: Compute, block: Block, out: Rows) -> list[Span]:
+    def _write_all(self, step: ComputeStep, block: Block, out: StoredRows) -> list[Span]:
         places = ((step.weight, out.weight), (step.scales, out.scales), (step.biases, out.biases))
         return [
-            self._write_rows(place, block, data)
+            self._write(place, block.first * (data.nbytes // block.count), data.reshape(-1).view(np.uint8))
             for place, data in places
             if place is not None and data is not None
         ]
 
-    def _write_rows(self, place: Place, block: Block, data: Array) -> Span:
-        return self._write(place, block.first * (data.nbytes // block.count), data.reshape(-1).view(np.uint8))
-
-    def _write(self, place: Place, offset: int, data: Array) -> Span:
+    def _write(self, place: OutputPlace, offset: int, data: Array) -> Span:
         begin = place.offset + offset
         if self._outputs is not None:
             write_all(self._outputs[place.output], data.data, begin)
         return Span(place.output, begin, begin + data.nbytes)
 
-    def _change(self, module: Module, expert: int) -> Change:
+    def _change(self, module: PlannedModule, expert: int) -> Change:
         """Return a module's change, made once; blocks come in order, so that a few modules are in use at a time."""
         with self._lock:
             found = self._changes.get((module.path, expert))
@@ -305,7 +260,7 @@ class Worker:
                 found = self._changes[module.path, expert] = self._prepare(module, expert)
             return found
 
-    def _prepare(self, module: Module, expert: int) -> Change:
+    def _prepare(self, module: PlannedModule, expert: int) -> Change:
         update = read_update(module, expert, self._factors)
         magnitudes = read_magnitudes(module, self._factors)
         thresholds = None
@@ -318,25 +273,81 @@ class Worker:
         return Change(update, magnitudes, thresholds, constant)
 
 
-def _room(step: Compute, block: Block, work: Workspace) -> Rows:
+def _room(step: ComputeStep, block: Block, work: Arrays) -> StoredRows:
     """Return arrays for what a block writes."""
     module, count = step.module, block.count
     grid = module.target.grid
     if grid is None:
-        return Rows(_array(work, "out", count, module.columns, module.target.form.stored))
+        return StoredRows(_array(work, "out", count, module.columns, module.target.form.stored))
     weight = _array(work, "out", count, grid.words(module.columns), np.dtype(np.uint32))
     groups, stored = module.columns // grid.group_size, grid.stored
     parts = (
         None if place is None else _array(work, f"out {name}", count, groups, stored)
         for name, place in (("scales", step.scales), ("biases", step.biases))
     )
-    return Rows(weight, *parts)
+    return StoredRows(weight, *parts)
 
 
-def _array(work: Workspace, name: str, rows: int, columns: int, stored: np.dtype[Any]) -> Array:
+def _array(work: Arrays, name: str, rows: int, columns: int, stored: np.dtype[Any]) -> Array:
     return work.bytes(rows * columns * stored.itemsize, name).view(stored).reshape(rows, columns)
 
 
-def _parts(module: Module, block: Block) -> Iterator[slice]:
-    rows = _rows(module)
-    return (slice(start, min(start + rows, block.count)) for start in range(0, block.count, rows))
+def slowly(plan: FusePlan) -> str | None:
+    """Return a sentence for a fuse that takes more than twice what `keep` takes; None for any other."""
+    whole, kept = (sum(map(each, plan.steps)) for each in (cost, cost_unshaped))
+    if whole <= 2 * kept:
+        return None
+    seconds = whole / 1e9
+    said = f"some {seconds:.0f} s" if seconds >= 1 else "less than a second"
+    return f"rounding by the base's calibration takes {said} of a processor, about {whole / kept:.0f} times what keep takes"
+
+
+def read_update(module: PlannedModule, expert: int, files: Mapping[Path, int]) -> Update:
+    """Return the update of a module or of one of its experts; one that changes nothing where there are no tensors.
+
+    Several adapters make one update, whose rank is the sum of theirs: what `mlx_lm.fuse` makes of an adapter whose
+    factors are those of all, one behind the other.
+    """
+    if not module.parts:
+        return Update(np.zeros((1, module.rows), np.float32), np.zeros((1, module.columns), np.float32), F32)
+    updates = []
+    for part in module.parts:
+        factors = part.factors
+        number = expert if factors.switch else None
+        a, b = (_read(tensor, files[part.path], number) for tensor in (factors.a, factors.b))
+        if factors.switch:  # an expert's factors stand the other way round than those of a linear layer
+            a, b = a.T, b.T
+        forms = FORMATS[factors.a.dtype], FORMATS[factors.b.dtype]
+        try:
+            updates.append(Update.of(a, b, *forms, part.scale, embedding=module.embedding))
+        except NotFiniteError:
+            raise FusionUnsupportedError(
+                f"the adapter's update of {module.path} holds numbers that are not finite"
+            ) from None
+    same = len({update.form.name for update in updates}) == 1
+    left, right = (np.concatenate([getattr(one, side) for one in updates]) for side in ("left", "right"))
+    return Update(left, right, updates[0].form if same else F32)
+
+
+def read_magnitudes(module: PlannedModule, files: Mapping[Path, int]) -> Array | None:
+    """Return DoRA's magnitudes of a module, float32 (rows,); None with LoRA."""
+    m = module.parts[0].factors.m if module.parts else None
+    if m is None:
+        return None
+    values = decode(_read(m, files[module.parts[0].path]), FORMATS[m.dtype])
+    if not np.isfinite(values).all():
+        raise FusionUnsupportedError(
+            f"the adapter's magnitudes of {module.path} hold numbers that are not finite"
+        )
+    return values
+
+
+def _read(tensor: Tensor, file: int, expert: int | None = None) -> Array:
+    """Read a tensor of an adapter, or one expert's part of it, as stored."""
+    size, begin, shape = tensor.size, tensor.begin, tensor.shape
+    if expert is not None:
+        size, shape = size // shape[0], shape[1:]
+        begin += expert * size
+    data = np.empty(size, np.uint8)
+    read_all(file, data.data, begin)
+    return data.view(FORMATS[tensor.dtype].stored).reshape(shape)

@@ -23,23 +23,24 @@ from typing import Any, Literal
 
 from fusery.storage.digest import digest_bytes
 from fusery.storage.errors import FormatError
+from fusery.storage.failures import opened
 from fusery.storage.jsonfile import MAX_BYTES, parse_json
-from fusery.storage.opening import opened
 
-from .. import tables
 from ..errors import BadInputError, MetricNotFiniteError
 from ..names import is_hub_id
-from ..records.evaluations import LONGEST, key_of, parse_metric, range_problem
-from ..tables.bounds import problem_of
+from ..records.evaluation import LONGEST, key_of, parse_metric, range_problem
 
 MOST_METRICS = 2_000
 """In one file."""
+
+MEASURED = "what was measured"
+"""What messages call results that are from no file."""
 
 LM_EVAL, LIGHTEVAL = "lm-eval", "lighteval"
 Form = Literal["lm-eval", "lighteval", "plain"]
 
 _ABOUT = ("dataset", "split", "harness", "harness_version", "seed", "shots", "samples")
-"""Of a plain map: what is no metric, and says something of all of them."""
+"""Of a plain map: keys that are no metrics, and describe all of them."""
 
 _MODEL = ("adapter", "model", "model_name")
 _NO_METRIC = frozenset({"name", "alias", "sample_len", "sample_count", "samples"})
@@ -49,7 +50,7 @@ _HINT = "fusery eval record --help"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
+class MetricValue:
     """One value as a file or a program says it; see `fusery.registry.records.evaluation.Evaluation`.
 
     Unknown texts are empty where they are a part of what tells evaluations apart.
@@ -78,28 +79,23 @@ class Results:
     """What a file of results says.
 
     Attributes:
-        form: who wrote it.
-        measured: the values.
-        said_of: what it says of the model that was measured: names and paths.
+        said_of: names and paths of the model that was measured.
         source: SHA-256 of the file; None of what a program said.
     """
 
     form: Form
-    measured: tuple[Measured, ...]
+    measured: tuple[MetricValue, ...]
     said_of: tuple[str, ...]
     source: str | None
 
 
-def read_results(path: Path) -> Results:
-    """Read a file of results.
-
-    Raises:
-        MissingFileError: there is no such file, or it is not a regular one.
-        BadInputError: it is too large or no JSON, holds something else than results, or a value that is no finite number.
-    """
-    with opened(path) as file:
+def results_in(results: Path | Mapping[str, float]) -> Results:
+    """Return what a file of results, or a map of metrics to values, says."""
+    if not isinstance(results, Path):
+        return results_of(results, MEASURED)
+    with opened(results) as file:
         data = file.read(MAX_BYTES + 1)
-    name = path.name
+    name = results.name
     if len(data) > MAX_BYTES:
         raise BadInputError(
             f"{name} is larger than {MAX_BYTES >> 20} MiB", hint="give the results, without samples"
@@ -114,28 +110,20 @@ def read_results(path: Path) -> Results:
 
 
 def results_of(document: Mapping[str, Any], name: str) -> Results:
-    """Return what a document says.
-
-    Args:
-        document: as read from JSON.
-        name: what errors call it.
-
-    Raises:
-        BadInputError: as for `read_results`.
-    """
-    reader = _Reader(name)
+    """Return what a document, as read from JSON, says."""
+    reader = _ResultsReader(name)
     form: Form = "plain"
     if isinstance(document.get("config_general"), Mapping):
-        form, found = "lighteval", reader.lighteval(document)
+        form, values = "lighteval", reader.lighteval(document)
     elif isinstance(document.get("results"), Mapping):
-        form, found = "lm-eval", reader.lm_eval(document)
+        form, values = "lm-eval", reader.lm_eval(document)
     else:
-        found = reader.plain(document)
-    measured: dict[tuple[Any, ...], Measured] = {}
-    for each in found:
-        require_measured(each, name)
-        if measured.setdefault(key_of(each.values()), each) is not each:
-            raise reader.problem(f"has two values of {each.metric}")
+        values = reader.plain(document)
+    measured: dict[tuple[Any, ...], MetricValue] = {}
+    for value in values:
+        _require_possible(value, name)
+        if measured.setdefault(key_of(value.values()), value) is not value:
+            raise reader.problem(f"has two values of {value.metric}")
         if len(measured) > MOST_METRICS:
             raise reader.problem(f"has more than {MOST_METRICS:,} metrics")
     if not measured:
@@ -143,28 +131,25 @@ def results_of(document: Mapping[str, Any], name: str) -> Results:
     return Results(form, tuple(measured.values()), tuple(reader.said_of), None)
 
 
-def require_measured(each: Measured, name: str) -> None:
-    """Refuse a value that no column takes, such as a text that is too long, or a name that is none.
+def require_measured(value: MetricValue, name: str) -> None:
+    """Refuse a value that no column takes, such as a text that is too long, or an invalid name."""
+    from .. import tables
+    from ..tables.bounds import problem_of
 
-    Args:
-        each: the value.
-        name: what errors call the file that it is from.
+    problem = problem_of(tables.metadata.tables["evaluation"], value.values())
+    _require_possible(value, name, problem and problem.replace(" in evaluation.", " of "))
 
-    Raises:
-        BadInputError: it is such a value.
-    """
-    parse_metric(each.metric)
-    problem = problem_of(tables.metadata.tables["evaluation"], each.values())
-    if problem is None and min(each.stderr or 0, each.shots or 0, each.samples or 0, each.seed or 0) < 0:
+
+def _require_possible(value: MetricValue, name: str, problem: str | None = None) -> None:
+    parse_metric(value.metric)
+    if problem is None and min(value.stderr or 0, value.shots or 0, value.samples or 0, value.seed or 0) < 0:
         problem = "a negative number"
-    problem = problem or range_problem(each.metric, each.value)
+    problem = problem or range_problem(value.metric, value.value)
     if problem is not None:
-        raise BadInputError(
-            f"{name} has {problem.replace(' in evaluation.', ' of ')}, at {each.metric}", hint=_HINT
-        )
+        raise BadInputError(f"{name} has {problem}, at {value.metric}", hint=_HINT)
 
 
-class _Reader:
+class _ResultsReader:
     """Reads one document; notes what it says of the model."""
 
     def __init__(self, name: str) -> None:
@@ -174,65 +159,63 @@ class _Reader:
     def problem(self, what: str) -> BadInputError:
         return BadInputError(f"{self._name} {what}", hint=_HINT)
 
-    def lm_eval(self, document: Mapping[str, Any]) -> Iterator[Measured]:
-        config, samples = _part(document, "config"), _part(document, "n-samples")
+    def lm_eval(self, document: Mapping[str, Any]) -> Iterator[MetricValue]:
+        config = _part(document, "config")
         self._note_model(document.get("model_name"), config.get("model_args"))
-        seeds = (config.get(f"{name}_seed") for name in ("fewshot", "torch", "numpy", "random"))
+        seed = _first(*(config.get(f"{name}_seed") for name in ("fewshot", "torch", "numpy", "random")))
         version = _text(document.get("lm_eval_version")) or _text(document.get("git_hash"))
-        common = {
-            "harness": LM_EVAL,
-            "harness_version": version,
-            "seed": _first(*seeds),
-        }
         for task, values in document["results"].items():
-            about = _part(_part(document, "configs"), task)
+            about = _part(document, "configs", task)
             own = {
-                **common,
+                "harness": LM_EVAL,
+                "harness_version": version,
+                "seed": seed,
                 "dataset": _dataset(about.get("dataset_path"), task),
                 # The harness reads the test split where there is one (`lm_eval/api/task.py`, `eval_docs`).
                 "split": _text(about.get("test_split")) or _text(about.get("validation_split")) or "",
                 "task_version": _version(_part(document, "versions").get(task)),
-                "shots": _whole(_part(document, "n-shot").get(task)),
-                "samples": _whole(_part(samples, task).get("effective")),
+                "shots": _first(_part(document, "n-shot").get(task)),
+                "samples": _first(_part(document, "n-samples", task).get("effective")),
             }
-            better = _part(_part(document, "higher_is_better"), task)
+            better = _part(document, "higher_is_better", task)
             for key, value, stderr in self._values(task, values):
                 metric, _, chosen = key.partition(",")
                 names = [task, metric, *([chosen] if chosen not in ("", "none") else [])]
                 yield self._made(names, value, stderr, better.get(metric), own)
 
-    def lighteval(self, document: Mapping[str, Any]) -> Iterator[Measured]:
+    def lighteval(self, document: Mapping[str, Any]) -> Iterator[MetricValue]:
         general, configs = document["config_general"], _part(document, "config_tasks")
         model = _part(general, "model_config")
         self._note_model(general.get("model_name"), model.get("adapter_weights"))
         results = document.get("results")
         if not isinstance(results, Mapping):
             raise self.problem("has no results")
-        common = {
-            "harness": LIGHTEVAL,
-            "harness_version": _text(general.get("lighteval_sha")),
-            "seed": _first(_part(model, "generation_parameters").get("seed"), model.get("seed")),
-        }
         for key, values in results.items():
             if key == "all":
                 continue
             task, shots = _task(key)
-            config = _config_of(configs, key, task)
+            named = (one for one in configs.values() if isinstance(one, Mapping) and one.get("name") == task)
+            config = _part(configs, key) or next(named, {})
             splits = config.get("evaluation_splits")
             own = {
-                **common,
+                "harness": LIGHTEVAL,
+                "harness_version": _text(general.get("lighteval_sha")),
+                "seed": _first(_part(model, "generation_parameters").get("seed"), model.get("seed")),
                 "dataset": _dataset(config.get("hf_repo"), task),
-                "split": "+".join(filter(None, map(_text_of, splits))) if isinstance(splits, list) else "",
+                "split": "+".join(filter(None, map(_text, splits))) if isinstance(splits, list) else "",
                 "task_version": _version(_part(document, "versions").get(key)),
                 "shots": shots,
-                "samples": _whole(config.get("effective_num_docs")),
+                "samples": _first(config.get("effective_num_docs")),
             }
             better = dict(_directions(config.get("metrics", config.get("metric"))))
             for metric, value, stderr in self._values(task, values):
                 yield self._made([task, metric], value, stderr, better.get(metric), own)
 
-    def plain(self, document: Mapping[str, Any]) -> Iterator[Measured]:
-        own: dict[str, Any] = {name: document[name] for name in _ABOUT if not _is_unsaid(document.get(name))}
+    def plain(self, document: Mapping[str, Any]) -> Iterator[MetricValue]:
+        given = {name: document.get(name) for name in _ABOUT}
+        own: dict[str, Any] = {
+            name: value for name, value in given.items() if value is not None and str(value).strip()
+        }
         self._note_model(*(document.get(name) for name in _MODEL))
         for name, value in document.items():
             if name in (*_ABOUT, *_MODEL):
@@ -242,15 +225,12 @@ class _Reader:
                 raise self.problem(
                     f"has {strange[0][:60]!r} within {name[:60]!r}, which is no metric and its value"
                 )
-            yield Measured(
-                **{
-                    **own,
-                    **facts,
-                    "metric": parse_metric(name),
-                    "value": self._number(name, facts.get("value")),
-                    "stderr": self._stderr(name, facts.get("stderr")),
-                }
-            )
+            made = {
+                "metric": parse_metric(name),
+                "value": self._number(name, facts.get("value")),
+                "stderr": self._stderr(name, facts.get("stderr")),
+            }
+            yield MetricValue(**{**own, **facts, **made})
 
     def _values(self, task: str, values: Any) -> Iterator[tuple[str, float, float | None]]:
         """Yield the metrics of a task, each with its value and standard error."""
@@ -266,15 +246,16 @@ class _Reader:
 
     def _made(
         self, names: list[str], value: float, stderr: float | None, better: Any, own: Mapping[str, Any]
-    ) -> Measured:
-        return Measured(
-            **{
-                **own,
-                "metric": parse_metric(_tidy(".".join(names))),
-                "value": value,
-                "stderr": stderr,
-                "higher_is_better": better if isinstance(better, bool) else None,
-            }
+    ) -> MetricValue:
+        # A harness's name as a name here: other signs become `_`, and of several separators one stays.
+        name = re.sub(r"[^A-Za-z0-9_.:@-]+", "_", ".".join(names))
+        name = re.sub(r"([.:@-])[.:@-]+", r"\1", name).strip(".:@-")[: LONGEST + 1]
+        return MetricValue(
+            metric=parse_metric(name),
+            value=value,
+            stderr=stderr,
+            higher_is_better=better if isinstance(better, bool) else None,
+            **own,
         )
 
     def _number(self, name: str, value: Any) -> float:
@@ -295,22 +276,22 @@ class _Reader:
         """Return a standard error; None where the harness could not compute one."""
         if value is None or _is_none(value) or (isinstance(value, float) and math.isnan(value)):
             return None
-        found = self._number(f"{name} (standard error)", value)
-        if found < 0:
+        number = self._number(f"{name} (standard error)", value)
+        if number < 0:
             raise self.problem(f"has a negative standard error of {name[:100]!r}")
-        return found
+        return number
 
     def _note_model(self, *said: Any) -> None:
-        for each in said:
-            if isinstance(each, str):
-                self.said_of.append(each)
-            elif isinstance(each, Mapping):
-                self.said_of += [value for value in each.values() if isinstance(value, str)]
+        for one in said:
+            values = one.values() if isinstance(one, Mapping) else (one,)
+            self.said_of += [value for value in values if isinstance(value, str)]
 
 
-def _part(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    found = document.get(key)
-    return found if isinstance(found, Mapping) else {}
+def _part(document: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
+    for key in keys:
+        found = document.get(key)
+        document = found if isinstance(found, Mapping) else {}
+    return document
 
 
 def _text(value: Any) -> str | None:
@@ -318,39 +299,23 @@ def _text(value: Any) -> str | None:
 
 
 def _dataset(said: Any, task: str) -> str:
-    """Return what a task was measured on: the hub's id of the dataset, which a hub asks for; else the task itself."""
+    """Return what a task was measured on: the hub's id of the dataset; else the task itself."""
     return str(said) if is_hub_id(said) else task
-
-
-def _text_of(value: Any) -> str:
-    return _text(value) or ""
 
 
 def _version(value: Any) -> str | None:
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else _text(value)
 
 
-def _whole(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
-
-
 def _first(*values: Any) -> int | None:
-    return next((value for value in map(_whole, values) if value is not None), None)
-
-
-def _is_unsaid(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and not value.strip())
+    """Return the first value that is a whole number, and not negative."""
+    whole = (value for value in values if isinstance(value, int) and not isinstance(value, bool))
+    return next((value for value in whole if value >= 0), None)
 
 
 def _is_none(value: Any) -> bool:
     """Tell whether a text stands where a harness has no value."""
     return isinstance(value, str) and value in _NO_VALUE
-
-
-def _tidy(name: str) -> str:
-    """Return a harness's name as a name here: other signs become `_`, and of several separators one stays."""
-    kept = re.sub(r"[^A-Za-z0-9_.:@-]+", "_", name)
-    return re.sub(r"([.:@-])[.:@-]+", r"\1", kept).strip(".:@-")[: LONGEST + 1]
 
 
 def _task(key: str) -> tuple[str, int | None]:
@@ -364,19 +329,12 @@ def _task(key: str) -> tuple[str, int | None]:
     return parts[1], None if shots is None else int(shots[:6])
 
 
-def _config_of(configs: Mapping[str, Any], key: str, task: str) -> Mapping[str, Any]:
-    if isinstance(configs.get(key), Mapping):
-        return _part(configs, key)
-    named = (each for each in configs.values() if isinstance(each, Mapping) and each.get("name") == task)
-    return next(named, {})
-
-
 def _directions(metrics: Any) -> Iterator[tuple[str, Any]]:
     """Yield of each of lighteval's metrics whether more of it is better; one entry may be of several."""
-    for each in metrics if isinstance(metrics, list) else ():
-        name, better = (
-            (each.get("metric_name"), each.get("higher_is_better")) if isinstance(each, Mapping) else (0, 0)
-        )
+    for entry in metrics if isinstance(metrics, list) else ():
+        if not isinstance(entry, Mapping):
+            continue
+        name, better = entry.get("metric_name"), entry.get("higher_is_better")
         if isinstance(name, str):
             yield name, better
         elif isinstance(name, list) and isinstance(better, Mapping):

@@ -4,39 +4,49 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
-from fusery.storage.shell import typed
+from fusery.storage.plaintext import typed
+from fusery.storage.progress import Reporter
+from fusery.storage.secrets import without_credentials
 
 from .. import tables
-from ..access.roles import require_may_change
+from ..access.roles import require_may_change, require_role
+from ..actors import person
+from ..admission.submission import LIMITS, require_text
 from ..database import events
-from ..errors import BadInputError, MetricOfOtherAdapterError, MetricRecordedTwiceError
+from ..errors import (
+    BadInputError,
+    DatabaseReadOnlyError,
+    MetricOfOtherAdapterError,
+    MetricRecordedTwiceError,
+    UnknownReferenceError,
+)
 from ..limits import EVALUATIONS, require_count, require_within
-from ..records.evaluation import Evaluation, RecordedEvaluations
-from ..records.evaluations import (
-    evaluation_records,
+from ..records.evaluation import (
+    SETTING,
+    Evaluation,
+    RecordedEvaluations,
+    WithdrawnEvaluations,
     key_of,
-    missing_evaluations,
     parse_metric,
     setting_of,
-    stands,
 )
 from ..records.references import resolve_adapter
-from .harness_results import Measured, Results, read_results, require_measured, results_of
+from ..records.views import evaluation_records, missing_evaluations, stands
+from .harness_results import MEASURED, MetricValue, Results, require_measured
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
 
-EVALUATED = "adapter.evaluated"
 
-MEASURED = "what was measured"
-"""What messages call results that are from no file."""
+EVALUATED = "adapter.evaluated"
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*_v[1-9][0-9]*_[0-9]{8}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -45,62 +55,16 @@ _MOST_PIECES = 200
 """Of the texts that name a model; a command line of a harness has a few dozen."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
-    """What a measurement was made on and with, where the results do not say it; None where they do, or nobody knows.
-
-    Attributes:
-        dataset: what was measured on.
-        split: of the dataset.
-        harness: the program that measured.
-        seed: of the measurement.
-    """
-
-    dataset: str | None = None
-    split: str | None = None
-    harness: str | None = None
-    seed: int | None = None
-
-
-def results_in(results: Path | Mapping[str, float]) -> Results:
-    """Return what a file of results, or a map of metrics to values, says.
-
-    Raises:
-        MissingFileError: there is no such file, or it is not a regular one.
-        FormatError: it is too large, or no JSON.
-        BadInputError: these are no results.
-    """
-    if isinstance(results, Path):
-        return read_results(results)
-    return results_of(results, MEASURED)
-
-
 def record_evaluations(
     workspace: Workspace,
     reference: str,
     results: Results,
     *,
     file: str | None = None,
-    setting: Setting,
     dry_run: bool = False,
+    **setting: str | int | None,
 ) -> RecordedEvaluations:
-    """Record what was measured of an adapter; all of it or nothing.
-
-    Args:
-        workspace: the registry's parts.
-        reference: the adapter.
-        results: as `results_in` returns them.
-        file: that they are from.
-        setting: what the results do not say.
-        dry_run: only read and compare them.
-
-    Raises:
-        UnknownReferenceError: there is no such adapter.
-        BadInputError: these are no results, or say otherwise than `setting`.
-        MetricOfOtherAdapterError: they are of another registered adapter.
-        MetricNotFiniteError: a value is NaN or infinite.
-        MetricRecordedTwiceError: another value of the same metric is on record, measured on and with the same.
-    """
+    """Record what was measured of an adapter; all of it or nothing."""
     name = MEASURED if file is None else Path(file).name
     measured = [_settled(each, setting, name) for each in results.measured]
     with workspace.database.read() if dry_run else workspace.database.write() as session:
@@ -117,16 +81,11 @@ def record_evaluations(
 
 
 def adopt_evaluations(
-    workspace: Workspace, reference: str, measured: Sequence[tuple[Measured, str | None]]
+    workspace: Workspace, reference: str, measured: Sequence[tuple[MetricValue, str | None]]
 ) -> None:
     """Record what was measured elsewhere, as far as nothing of it is on record; where that differs, it stays.
 
     What was withdrawn here does not come back by this.
-
-    Args:
-        workspace: the registry's parts.
-        reference: the adapter.
-        measured: values that `require_measured` takes, each with the digest of the file that said it.
     """
     if not measured:
         return
@@ -142,38 +101,33 @@ def adopt_evaluations(
 
 
 def evaluation_rows(
-    workspace: Workspace, session: Session, measured: Sequence[tuple[Measured, str | None]]
-) -> list[tables.Evaluation]:
+    workspace: Workspace, session: Session, measured: Sequence[tuple[MetricValue, str | None]]
+) -> list[tables.EvaluationRow]:
     """Return rows of values, each with the digest of the file that said it."""
     at = workspace.database.utcnow(session)
     return [
-        tables.Evaluation(**each.values(), source=source, at=at, by=workspace.actor)
+        tables.EvaluationRow(**each.values(), source=source, at=at, by=workspace.actor)
         for each, source in measured
     ]
 
 
 def write_evaluations(
-    workspace: Workspace, session: Session, adapter: tables.Adapter, rows: Sequence[tables.Evaluation]
+    workspace: Workspace, session: Session, adapter: tables.AdapterRow, rows: Sequence[tables.EvaluationRow]
 ) -> None:
-    """Record evaluations of an adapter and their log entry, in the caller's write transaction.
-
-    Raises:
-        BadInputError: the adapter would have too many evaluations.
-    """
+    """Record evaluations of an adapter and their log entry, in the caller's write transaction."""
     require_within(adapter.name, "evaluations", EVALUATIONS, [*adapter.evaluations, *rows])
     adapter.evaluations.extend(rows)
     session.flush()
     events.record(
         session,
-        action=EVALUATED,
-        kind="adapter",
-        subject=adapter.name,
-        detail={
+        EVALUATED,
+        "adapter",
+        adapter.name,
+        {
             "digest": adapter.digest,
             "sources": sorted({row.source for row in rows if row.source is not None}),
             "metrics": [{"metric": row.metric, "value": row.value} for row in rows],
         },
-        actor=workspace.actor,
         at=rows[0].at,
     )
 
@@ -184,20 +138,10 @@ def list_evaluations(
     *,
     metric: str | None = None,
     limit: int | None = None,
+    offset: int = 0,
 ) -> list[Evaluation]:
-    """Return evaluations in the order in which they were recorded; with a limit, the newest ones.
-
-    Args:
-        workspace: the registry's parts.
-        reference: only of this adapter.
-        metric: only of this name.
-        limit: at most so many.
-
-    Raises:
-        UnknownReferenceError: there is no such adapter.
-        BadInputError: that is no name of a metric.
-    """
-    row, adapter = tables.Evaluation, tables.Adapter
+    """Return evaluations in the order in which they were recorded; with a limit, the newest ones."""
+    row, adapter = tables.EvaluationRow, tables.AdapterRow
     query = select(row, adapter.name).join(adapter, adapter.id == row.adapter_id)
     query = query.where(row.withdrawn_at.is_(None))
     with workspace.database.read() as session:
@@ -205,11 +149,13 @@ def list_evaluations(
             query = query.where(row.adapter_id == resolve_adapter(session, reference).id)
         if metric is not None:
             query = query.where(row.metric == parse_metric(metric))
-        found = session.execute(query.order_by(row.id.desc()).limit(limit)).all()
+        found = session.execute(query.order_by(row.id.desc()).limit(limit).offset(offset or None)).all()
         return [record for each, name in reversed(found) for record in evaluation_records(name, [each])]
 
 
-def _missing(adapter: tables.Adapter, measured: Sequence[Measured]) -> tuple[list[Measured], list[str]]:
+def _missing(
+    adapter: tables.AdapterRow, measured: Sequence[MetricValue]
+) -> tuple[list[MetricValue], list[str]]:
     own = {key_of(each.values()): each for each in measured}
     new, known, others = missing_evaluations(adapter, [each.values() for each in measured])
     if others:
@@ -226,11 +172,11 @@ def _missing(adapter: tables.Adapter, measured: Sequence[Measured]) -> tuple[lis
     return [own[key_of(values)] for values in new], known
 
 
-def _settled(each: Measured, setting: Setting, name: str) -> Measured:
+def _settled(each: MetricValue, setting: Mapping[str, str | int | None], name: str) -> MetricValue:
     """Return a value with what was said besides; refuse what contradicts the results."""
     said: dict[str, Any] = {}
-    for field in ("dataset", "split", "harness", "seed"):
-        wanted, known = getattr(setting, field), getattr(each, field)
+    for field, wanted in setting.items():
+        known = getattr(each, field)
         if wanted is None:
             continue
         if known not in ("", None, wanted):
@@ -244,17 +190,13 @@ def _settled(each: Measured, setting: Setting, name: str) -> Measured:
     return settled
 
 
-def _require_own(session: Session, adapter: tables.Adapter, found: Results, name: str, file: str) -> None:
-    """Refuse results whose model is another registered adapter, by its name or its digest.
-
-    Raises:
-        MetricOfOtherAdapterError: they are of another one.
-    """
+def _require_own(session: Session, adapter: tables.AdapterRow, found: Results, name: str, file: str) -> None:
+    """Refuse results whose model is another registered adapter, by its name or its digest."""
     names, digests = set[str](), set[str]()
     for piece in list(_pieces(found.said_of))[:_MOST_PIECES]:
         names |= set(_NAME.findall(piece.removeprefix("adapters_"))[:1])
         digests |= set(_DIGEST.findall(piece)[:1])
-    row = tables.Adapter
+    row = tables.AdapterRow
     said = session.execute(
         select(row.name, row.digest).where(or_(row.name.in_(names), row.digest.in_(digests))).order_by(row.id)
     ).all()
@@ -270,3 +212,135 @@ def _require_own(session: Session, adapter: tables.Adapter, found: Results, name
 def _pieces(said_of: Sequence[str]) -> Iterator[str]:
     for text in said_of:
         yield from (piece for piece in _PIECE.split(text[:10_000].lower()) if piece)
+
+
+AGAIN = "measured again"
+"""Why a value of the same measurement is withdrawn."""
+
+
+def record_own(
+    workspace: Workspace, measured: Sequence[tuple[int, Sequence[MetricValue]]], reporter: Reporter
+) -> None:
+    """Record values of adapters, each by the number of its row; a registry that can only be read stays as it is."""
+    try:
+        with workspace.database.write() as session:
+            for number, values in measured:
+                adapter = session.get_one(tables.AdapterRow, number)
+                if put_own(workspace, session, adapter, values)[0]:
+                    reporter.say(f"on record: fusery eval list {adapter.name}")
+    except DatabaseReadOnlyError:
+        reporter.say("not put on record: this registry may only be read here")
+
+
+def put_own(
+    workspace: Workspace, session: Session, adapter: tables.AdapterRow, measured: Sequence[MetricValue]
+) -> tuple[list[tables.EvaluationRow], list[str]]:
+    """Record values of an adapter, in the caller's write transaction; return the new rows, and the metrics that were known.
+
+    Of an adapter that has as many evaluations as it may have, nothing is recorded.
+    """
+    own = {key_of(each.values()): each for each in measured}
+    new, known, others = missing_evaluations(adapter, [each.values() for each in own.values()])
+    keys = [key_of(values) for values in new] + [key_of(row) for row in others]
+    if not keys or len(adapter.evaluations) + len(keys) > EVALUATIONS:
+        return [], known
+    rows = evaluation_rows(workspace, session, [(own[key], None) for key in keys])
+    if others:
+        withdraw_rows(session, adapter, others, reason=AGAIN, at=rows[0].at, by=workspace.actor)
+    write_evaluations(workspace, session, adapter, rows)
+    return rows, known
+
+
+WITHDRAWN = "adapter.evaluation_withdrawn"
+
+
+def withdraw_evaluations(
+    workspace: Workspace,
+    reference: str,
+    metric: str | None = None,
+    *,
+    reason: str,
+    dataset: str | None = None,
+    split: str | None = None,
+    harness: str | None = None,
+    seed: int | None = None,
+    dry_run: bool = False,
+) -> WithdrawnEvaluations:
+    """Withdraw those of an adapter's evaluations that fit all that is said."""
+    require_text("reason", reason, LIMITS["note"])
+    if not reason.strip():
+        raise BadInputError(
+            "what was measured is withdrawn for a reason", hint="--reason 'of another adapter'"
+        )
+    given = {"dataset": dataset, "split": split, "harness": harness, "seed": seed, "metric": metric}
+    wanted = {name: value for name, value in given.items() if value is not None}
+    if not wanted:
+        raise BadInputError(
+            "nothing says which evaluations to withdraw",
+            hint="give the metric's name, --dataset, --split, --harness or --seed",
+        )
+    if metric is not None:
+        parse_metric(metric)
+    with workspace.database.read() if dry_run else workspace.database.write() as session:
+        adapter = resolve_adapter(session, reference)
+        rows = [
+            row
+            for row in adapter.evaluations
+            if stands(row) and all(getattr(row, name) == value for name, value in wanted.items())
+        ]
+        if not rows:
+            raise UnknownReferenceError(
+                f"nothing like that is on record as measured of {adapter.name}",
+                hint=f"fusery eval list {adapter.name}",
+            )
+        said = WithdrawnEvaluations(
+            adapter.name, evaluation_records(adapter.name, rows), str(without_credentials(reason)), dry_run
+        )
+        if not dry_run:
+            if not all(person(row.by) == person(workspace.actor) for row in rows):
+                require_role(workspace, "approver", "the evaluation of another")
+            withdraw_rows(
+                session,
+                adapter,
+                rows,
+                reason=said.reason,
+                at=workspace.database.utcnow(session),
+                by=workspace.actor,
+            )
+        return said
+
+
+def withdraw_rows(
+    session: Session,
+    adapter: tables.AdapterRow,
+    rows: Sequence[tables.EvaluationRow],
+    *,
+    reason: str,
+    at: datetime,
+    by: str,
+) -> None:
+    """Withdraw evaluations, and record their values in the log, in the caller's write transaction."""
+    for row in rows:
+        row.withdrawn_at, row.withdrawn_by, row.withdrawn_reason = at, by, reason
+    require_within(adapter.name, "evaluations", EVALUATIONS, adapter.evaluations)
+    session.flush()
+    events.record(
+        session,
+        WITHDRAWN,
+        "adapter",
+        adapter.name,
+        {
+            "digest": adapter.digest,
+            "reason": reason,
+            "metrics": [
+                {
+                    name: value
+                    for name in ("metric", "value", *SETTING)
+                    if (value := getattr(row, name)) not in (None, "")
+                }
+                for row in rows
+            ],
+        },
+        actor=by,
+        at=at,
+    )

@@ -1,11 +1,9 @@
-"""Moving between registries: one thing with all that it needs, copied as far as the other side lacks it.
+"""Push and pull: copy a record and everything it needs from one registry to another.
 
-`place` opens the other registry, `package` reads what is to go, `claims` holds what people said to this registry's limits,
-`planning` says what of it is missing, `carrying` brings the bytes, `arriving` looks what they are, `receiving` records that,
-`taking` does these one after the other, for small adapters in batches, and `exchange` all of it.
-
-Through a server, `wire` has a package as a document, `served` and `uploads` are what the server does, and `over_http` is what the
-client does.
+`exchange` copies from an origin to a destination: registries on this machine or behind a server (`over_http`).  What travels
+are the documents of `fusery.registry.packages`.  `checks` refuses invalid ones, `planning` tells what is missing, `carrying`
+brings the files, `receiving` examines and records them, and `updates` adds to records that are there.
+`served` and `uploads` are what a server does.
 """
 
 from ..records.transfer import Moved

@@ -1,198 +1,231 @@
-"""Pushing and pulling: read a package, look what is missing, carry and record it piece by piece.
+"""Push and pull: read documents from one registry, and record those that the other one lacks.
 
-Each thing is complete when it is recorded, small adapters in batches of which all are recorded or none, and comes after what it needs.  So an interrupted push leaves whole things and,
-at worst, bytes that nobody refers to; the next one goes on with what is still missing.
+Each document is recorded whole, after those that it needs.  An interrupted push leaves complete records and, at worst,
+unreferenced blobs; the next push copies the rest.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypedDict, Unpack
+
+from sqlalchemy import select
 
 from fusery.storage.errors import FuseryError
-from fusery.storage.progress import SILENT, Reporter, tally
-from fusery.storage.room import needs_of, require_rooms
+from fusery.storage.locate import open_store
+from fusery.storage.progress import SILENT, Reporter
 
-from ..errors import BadInputError, SchemaError
-from ..record import Record
-from ..records.transfer import Moved
-from .believing import require_believable, require_identity
-from .carrying import Carrier
-from .package import Item, read_package
-from .place import Place
-from .planning import files_to_copy, plan
-from .taking import Receiver
-from .telling import told_of_yanks
+from .. import tables
+from ..errors import SchemaError, ServerRefusedError, ServerUnavailableError
+from ..packages.container import Position
+from ..packages.documents import AdapterDocument, FusedDocument
+from ..record import Record, described
+from ..records.bundles import written_bundle
+from ..records.transfer import Moved, SentBundle
+from ..releases.yanks import lift
+from ..remote.server import Server
+from .checks import check_package
+from .local import HomePlace, LocalRegistry, Side
+from .over_http import ServerPlace, ServerRegistry
+from .stored import StoredPackage, StoredPlace
 
 if TYPE_CHECKING:
+    from ..records.transfer import Resolved
     from ..workspace import Workspace
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Side(Record):
-    """One of two registries.
-
-    Attributes:
-        registry: its id; None where there is none yet.
-        place: its home folder, or its database.
-        store: where its bytes are.
-    """
-
-    registry: str | None
-    place: str
-    store: str
 
 
 @dataclass(frozen=True, slots=True)
 class Exchanged(Record):
-    """What `push` or `pull` did, or would do.
+    """The result of `push` or `pull`, or of a dry run."""
 
-    Attributes:
-        reference: as given.
-        from_: the registry that it comes from.
-        to: the one that it goes to.
-        dry_run: nothing was written.
-        items_: the package, in the order in which it is recorded.
-    """
-
-    reference: str
-    from_: Side
-    to: Side
-    dry_run: bool
-    items_: tuple[Moved, ...]
+    reference: str = described("the reference, as given")
+    from_: Side = described("the registry that it comes from")
+    to: Side = described("the registry that it goes to")
+    dry_run: bool = described("True if nothing was written")
+    items_: tuple[Moved, ...] = described("the package, in the order in which it is recorded")
     KEYS: ClassVar[tuple[str, ...]] = ("reference", "from_", "to", "dry_run", "copied", "bytes", "items_")
 
     @property
     def moved(self) -> list[Moved]:
-        """What was not there in full."""
+        """The records that were missing or incomplete."""
         return [item for item in self.items_ if item.state in ("copied", "completed")]
 
     @property
     def bytes(self) -> int:
-        """Bytes of all files that were missing."""
+        """Size of all missing files in bytes."""
         return sum(item.bytes for item in self.items_)
 
     @property
     def copied(self) -> int:
-        """How many things were not there in full."""
+        """The number of records that were missing or incomplete."""
         return len(self.moved)
 
 
-def push(
-    workspace: Workspace,
+def copy(
+    origin: LocalRegistry | ServerRegistry | StoredPackage,
+    destination: LocalRegistry | ServerRegistry,
     reference: str,
-    place: Place,
     *,
     fused: bool = False,
     dry_run: bool = False,
     reporter: Reporter = SILENT,
 ) -> Exchanged:
-    """Copy an adapter, all versions of a task, a base model or a fused artifact to another registry.
+    """Copy an adapter, all versions of a task, a base model or a fused model from one registry to another."""
+    package = origin.package(reference, fused=fused)
+    check_package(package)
+    if not dry_run and isinstance(destination, LocalRegistry):
+        destination.workspace.ensure()
+    registry, done = destination.plan(package)
+    if not dry_run:
+        done = destination.take(package, origin, done, reporter)
+    items = []
+    for moved, document, there in zip(
+        done, package.documents, destination.withdrawals(package, done), strict=True
+    ):
+        recorded = document.withdrawals if isinstance(document, AdapterDocument | FusedDocument) else ()
+        known = {(each.adapter, each.relation): each for each in (*recorded, *there)}
+        items.append(moved.with_withdrawals(tuple(known.values())))
+    sides = origin.side(package.registry), destination.side(registry)
+    return Exchanged(reference, *sides, dry_run, tuple(items))
 
-    Args:
-        workspace: this registry's parts.
-        reference: what to copy, with all that it needs.
-        place: the other registry; made, where it is a folder without one.
-        fused: also what was fused from the adapters: their records, and their files if they are published.
-        dry_run: only look what is missing.
-        reporter: hears what is going on, and the bytes done and the total.
 
-    Raises:
-        UnknownReferenceError: nothing has that name.
-        AlreadyExistsError: a name or version is taken there by other bytes; nothing of the package was copied.
-        BadInputError: the other registry is this one, or is not told in full.
-        StorageError, DatabaseUnavailableError: one of the two sides failed.
-    """
+class Options(TypedDict, total=False):
+    """Options of a push or pull; see `copy`."""
+
+    fused: bool
+    dry_run: bool
+    reporter: Reporter
+
+
+def push(
+    workspace: Workspace, reference: str, place: HomePlace | ServerPlace, **options: Unpack[Options]
+) -> Exchanged:
+    """Copy from this registry to another one, which is created in a new folder; see `copy`."""
     with place.opened(workspace) as other:
-        return copy(workspace, other, workspace, reference, fused=fused, dry_run=dry_run, reporter=reporter)
+        return copy(LocalRegistry(workspace, workspace), other, reference, **options)
 
 
 def pull(
     workspace: Workspace,
     reference: str,
-    place: Place,
+    place: HomePlace | ServerPlace | StoredPlace,
     *,
-    fused: bool = False,
-    dry_run: bool = False,
-    reporter: Reporter = SILENT,
+    own: bool = False,
+    **options: Unpack[Options],
 ) -> Exchanged:
-    """Copy from another registry to this one; as `push` otherwise."""
+    """Copy from another registry to this one; `own` if this one is its local replica; see `copy`."""
     with place.opened(workspace) as other:
-        if other.is_unmade:
+        if isinstance(other, LocalRegistry) and other.workspace.is_unmade:
             raise SchemaError(
-                f"there is no registry in {other.settings.home}", hint="is that where the other registry is?"
+                f"registry not found in {other.workspace.settings.home}",
+                hint="name the home folder of a registry, the folder of a backup, or the URL of a server",
             )
-        return copy(other, workspace, workspace, reference, fused=fused, dry_run=dry_run, reporter=reporter)
+        return copy(other, LocalRegistry(workspace, workspace, own), reference, **options)
 
 
-def copy(
-    origin: Workspace,
-    destination: Workspace,
-    here: Workspace,
-    reference: str,
+_SENT = "sent"
+"""The file with the number of the last log entry that was sent."""
+
+_KNOWN_THERE = (".received", ".recognised", ".unyanked")
+"""Suffixes of actions for records that came from the server."""
+
+_MADE = frozenset({"adapter", "base", "calibration", "fused"})
+"""Kinds of records that packages contain."""
+
+
+@contextmanager
+def fetched(
+    workspace: Workspace,
+    server: Server,
+    registry: str,
+    wanted: Sequence[Resolved],
     *,
-    fused: bool,
-    dry_run: bool = False,
-    reporter: Reporter = SILENT,
-) -> Exchanged:
-    """Copy from one registry to another, of which `here` is the user's own; see `push`."""
-    come_from = identity_of(origin)
-    package = read_any(origin, reference, fused=fused)
-    require_believable(package)
-    if not dry_run:
-        destination.ensure()
-    there = None if destination.is_unmade else destination.identity
-    if there == come_from:
-        raise BadInputError("the other registry is this one", hint="name another home, or another database")
-    planned = plan(destination, package, come_from, unmade=there is None)
-    done = planned
-    if not dry_run:
-        total = sum(moved.bytes for moved in planned)
-        sizes = files_to_copy(destination, package, planned, unmade=there is None)
-        require_rooms([*needs_of(destination.store, sizes), *destination.notes])
-        carrier = Carrier(origin, destination, here, tally(reporter.progress, total))
-        done = list(Receiver(destination, here, carrier, come_from, reporter.say).take(package))
-    places = [origin] if there is None else [destination, origin]
-    told = told_of_yanks(places, package, come_from)
-    items = (moved.with_withdrawals(each) for moved, each in zip(done, told, strict=True))
-    return Exchanged(
-        reference, side_of(origin, come_from), side_of(destination, there), dry_run, tuple(items)
-    )
+    say: Callable[[str], None],
+    progress: Callable[[int, int], None] | None,
+    send: bool = True,
+) -> Iterator[None]:
+    """Pull records from a server, run the block, and push the new records at the end.
 
-
-def identity_of(origin: Workspace) -> str:
-    """Return the id of the registry that something comes from.
-
-    Raises:
-        BadInputError: it cannot be one.
+    Also push records that an interrupted run left.
     """
-    return require_identity(origin.identity)
+    place, reporter = place_of(server), Reporter(progress=progress)
+    _require_same(workspace, server, registry)
+    for each in wanted:
+        pull(workspace, each.name, place, own=True, reporter=reporter)
+        if each.kind == "adapter" and not each.yanked:
+            lift(workspace, [each.name])
+    _send_made(workspace, server, reporter, say)
+    yield
+    if send:
+        _send_made(workspace, server, reporter, say)
+    else:
+        with workspace.database.read() as session:
+            _note_sent(workspace, Position.newest(session).seq)
 
 
-def read_any(origin: Workspace, reference: str, *, fused: bool) -> list[Item]:
-    """Read a package.
-
-    Raises:
-        BadInputError: the database was edited, and a value in it cannot be read.
-    """
-    try:
-        with origin.database.read() as session:
-            return read_package(session, reference, fused=fused)
-    except FuseryError:
-        raise
-    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
-        raise BadInputError(
-            f"the other registry's record of {reference} cannot be read: {type(error).__name__}",
-            hint="fusery audit, there",
-        ) from error
+def place_of(server: Server) -> ServerPlace:
+    """Return a server as the destination or source of a push or pull."""
+    return ServerPlace(server.url, insecure=not server.address.secure, token=server.token)
 
 
-def side_of(workspace: Workspace, identity: str | None) -> Side:
-    """Return what is told of a registry that is opened here."""
-    from fusery.storage.locate import display_url
+def _require_same(workspace: Workspace, server: Server, registry: str) -> None:
+    """Give a new replica the registry's id; refuse the replica of another registry."""
+    if workspace.is_unmade:
+        store = open_store(workspace.settings.store)
+        if store.identify() is None:
+            store.initialise(registry)
+        workspace.ensure()
+    if workspace.identity != registry:
+        raise ServerRefusedError(
+            f"{server.url} now has another registry than the local replica in {workspace.settings.home}",
+            hint=f"remove {workspace.settings.home}, and run the command again",
+        )
 
-    from ..database import Database
 
-    settings = workspace.settings
-    place = Database.open(settings.database).display_url if settings.database_url else str(settings.home)
-    return Side(registry=identity, place=place, store=display_url(settings.store))
+def _send_made(workspace: Workspace, server: Server, reporter: Reporter, say: Callable[[str], None]) -> None:
+    """Send what the log tells of since the entry up to which all was sent."""
+    place, event = place_of(server), tables.EventRow
+    subjects, bundles = dict[str, str](), list[SentBundle]()
+    with workspace.database.read() as session:
+        newest = Position.newest(session).seq
+        query = select(event).where(event.seq > _sent_up_to(workspace), event.seq <= newest)
+        for row in session.scalars(query.order_by(event.seq)):
+            if bundle := written_bundle(session, row):
+                bundles.append(bundle)
+            elif row.subject_kind in _MADE and not row.action.endswith(_KNOWN_THERE):
+                subjects[row.subject] = row.subject_kind
+    refused: FuseryError | None = None
+    for subject, kind in subjects.items():
+        try:
+            push(workspace, subject, place, reporter=reporter)
+        except ServerUnavailableError:
+            raise
+        except FuseryError as error:
+            refused = refused or (error if kind in ("adapter", "base") else None)
+            say(f"not recorded at {server.url}: {error.message}")
+    for bundle in bundles:
+        try:
+            server.ask("bundles/record", {"bundle": bundle}, bool, writes=True)
+        except ServerUnavailableError:
+            raise
+        except FuseryError as error:
+            say(f"not recorded at {server.url}: {error.message}")
+    _note_sent(workspace, newest)
+    if refused is not None:
+        raise refused
+
+
+def _sent_up_to(workspace: Workspace) -> int:
+    noted = workspace.settings.home / _SENT
+    return int(noted.read_text()) if noted.exists() else 0
+
+
+def _note_sent(workspace: Workspace, seq: int) -> None:
+    if seq > _sent_up_to(workspace):
+        noted = workspace.settings.home / _SENT
+        part = noted.with_name(f".{_SENT}.{os.getpid()}")
+        part.write_text(str(seq))
+        part.replace(noted)

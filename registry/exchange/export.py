@@ -1,15 +1,16 @@
-"""Exporting an adapter: a folder `adapters_{name}/` that git users, hubs and other registries take, in either form.
+"""Export an adapter as a folder `adapters_{name}/` for git, hubs and other registries, in either form.
 
-The folder has the weights and their configuration, `adapter_metadata.json` with what is on record, a model card, and
-`.gitattributes` for Git LFS.  The same adapter gives the same bytes every time; `import_folder` reads them back.
+The folder has the weights and their configuration, `adapter_metadata.json`, a model card, and `.gitattributes` for Git LFS.
+The same adapter gives the same bytes every time; `import_folder` reads them back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from fusery.storage.manifest import FileEntry, Manifest
 
@@ -18,32 +19,54 @@ from ..adapters.files import METADATA
 from ..adapters.render import FORMS, Form
 from ..adapters.tokenizer_files import own_tokenizer
 from ..adapters.trained_through import format_in_words
-from ..bundles.cards.computed import computed_rows
-from ..bundles.cards.measured import measured_rows
-from ..bundles.delivery import Place, deliver, place_at
-from ..bundles.facts import computed_facts
+from ..bundles.card import computed_rows
+from ..bundles.card_facts import measured_rows
+from ..bundles.delivery import deliver, place_at
 from ..bundles.rendering import render, resource
 from ..bundles.source import Files
+from ..bundles.sources import computed_facts
 from ..bundles.writing import BundleFolder
-from ..documents import document_bytes
+from ..documents import (
+    CHECKSUM,
+    FORMAT,
+    KEY,
+    checksum_of_metadata,
+    document_bytes,
+    measured_without_people,
+    without_people,
+)
 from ..errors import BadInputError
-from ..record import Record
-from ..records.adapter import Adapter
+from ..names import parse_date
+from ..record import Record, parts_of
+from ..records.adapter import Adapter, Withdrawal
 from ..records.bundles import note_replaced, record_bundle
 from ..records.evaluation import Evaluation
-from ..records.evaluations import evaluation_records
 from ..records.references import resolve_adapter
 from ..records.renderings import fetch_form, fetch_originals, own_form, record_rendering, rendering_of
-from ..records.views import adapter_record
-from ..records.withdrawal import Withdrawal
+from ..records.views import adapter_records, evaluation_records
 from ..records.withdrawals import refuse_yanked
-from .export_metadata import export_metadata
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
 
 FOLDER = "adapters_{}"
 """What an exported adapter's folder is called, by its name."""
+
+_HAND_WRITTEN = {
+    "base": "base_model",
+    "task": "adapter_name",
+    "version": "version",
+    "date": "training_date",
+    "dataset": "dataset",
+    "examples": "training_examples",
+    "val_loss": "final_val_loss",
+    "rank": "lora_rank",
+    "alpha": "lora_alpha",
+}
+"""Keys of `adapter_metadata.json` that people write by hand, by the fields of the record."""
+
+_PINNED = {"name", "digest", "parent", "trained_on", "trained_on_digest"}
+_FACTS = [name for name, part in parts_of(Adapter).items() if part.about.travels and name not in _PINNED]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +76,10 @@ class Exported(Record):
     Attributes:
         name: of the adapter.
         digest: of the adapter.
-        form: `mlx` or `peft`.
+        path: the folder that was written.
+        withdrawals: yanks that concern the adapter.
         rendered: the form is not the one that was registered.
-        path: where the folder lies.
-        manifest: its files.
         existed: the very same folder was there already.
-        withdrawals: what is to be known of the adapter.
     """
 
     name: str
@@ -69,16 +90,7 @@ class Exported(Record):
     manifest: Manifest
     existed: bool
     withdrawals: tuple[Withdrawal, ...] = ()
-    KEYS: ClassVar[tuple[str, ...]] = (
-        "name",
-        "digest",
-        "format",
-        "rendered",
-        "path",
-        "existed",
-        "withdrawals",
-        "files",
-    )
+    KEYS: ClassVar = ("name", "digest", "format", "rendered", "path", "existed", "withdrawals", "files")
 
     @property
     def format(self) -> Form:
@@ -92,10 +104,10 @@ class Exported(Record):
 
 
 @dataclass(frozen=True, slots=True)
-class _Facts:
-    """What is on record of an adapter, read once."""
+class _ExportFacts:
+    """The records of an adapter, read once; `base` and `parent` have names and digests."""
 
-    adapter: tables.Adapter
+    adapter: tables.AdapterRow
     view: Adapter
     base: Mapping[str, str | None]
     parent: Mapping[str, str] | None
@@ -114,21 +126,7 @@ def export_adapter(
     force: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> Exported:
-    """Write an adapter's folder into a folder that may exist; it appears whole or not at all.
-
-    Args:
-        workspace: the registry's parts.
-        reference: the adapter.
-        destination: the folder that `adapters_{name}` is written into.
-        form: `mlx` or `peft`; by default the one that was registered.
-        force: replace what is there.
-        say: called with each progress message.
-
-    Raises:
-        UnknownReferenceError: there is no such adapter.
-        BadInputError: it is yanked, has no such form, or the place is one of the registry's own.
-        AlreadyExistsError: there is something else at the destination.
-    """
+    """Write an adapter's folder into `destination`; it appears whole or not at all."""
     if form is not None and form not in FORMS:
         raise BadInputError(f"there is no format {form[:40]!r}", hint=f"--format {'|'.join(FORMS)}")
     facts = _facts(workspace, reference, form)
@@ -149,25 +147,45 @@ def export_adapter(
             say(f"writing {place.name}")
             return _fill(BundleFolder(folder), facts, files, rendering)
 
-        done = deliver(
+        manifest, existed = deliver(
             place, fill, force=force, before_replacing=lambda: note_replaced(workspace, place.text)
         )
-    _record(workspace, facts, place, done.manifest, rendering)
-    name, digest = facts.adapter.name, facts.adapter.digest
-    path, told = Path(place.text), facts.view.withdrawals
-    return Exported(name, digest, facts.form, facts.rendered, path, done.manifest, done.existed, told)
+    with workspace.database.write() as session:
+        adapter = session.get_one(tables.AdapterRow, facts.adapter.id)
+        if facts.rendered:
+            record_rendering(session, adapter, facts.form, rendering, workspace.database.utcnow(session))
+        record_bundle(
+            session,
+            workspace,
+            action="adapter.exported",
+            target=f"adapter-{facts.form}",
+            place=place.text,
+            manifest=manifest,
+            adapters=[adapter],
+            detail={"adapter": adapter.name},
+        )
+    return Exported(
+        facts.view.name,
+        facts.view.digest,
+        facts.form,
+        facts.rendered,
+        Path(place.text),
+        manifest,
+        existed,
+        facts.view.withdrawals,
+    )
 
 
-def _facts(workspace: Workspace, reference: str, form: str | None) -> _Facts:
+def _facts(workspace: Workspace, reference: str, form: str | None) -> _ExportFacts:
     with workspace.database.read() as session:
         adapter = resolve_adapter(session, reference)
-        view = adapter_record(session, adapter)
+        [view] = adapter_records(session, [adapter])
         if view.yanked:
             refuse_yanked(session, adapter)
         own = own_form(adapter)
         chosen = next((each for each in FORMS if each == form), own)
         base, parent = adapter.base, adapter.parent
-        return _Facts(
+        return _ExportFacts(
             adapter,
             view,
             {"name": base.name, "digest": base.digest, "content": base.content},
@@ -179,7 +197,9 @@ def _facts(workspace: Workspace, reference: str, form: str | None) -> _Facts:
         )
 
 
-def _fill(bundle: BundleFolder, facts: _Facts, files: Mapping[str, Path], rendering: Manifest) -> Manifest:
+def _fill(
+    bundle: BundleFolder, facts: _ExportFacts, files: Mapping[str, Path], rendering: Manifest
+) -> Manifest:
     bundle.copy(Files(files, rendering))
     tokenizer = Files.of(own_tokenizer(files))
     bundle.copy(tokenizer)
@@ -196,37 +216,44 @@ def _fill(bundle: BundleFolder, facts: _Facts, files: Mapping[str, Path], render
     )
     bundle.write("README.md", card)
     bundle.write(".gitattributes", resource("gitattributes.txt"))
-    document = export_metadata(
-        facts.view,
-        facts.base,
-        facts.parent,
-        facts.form,
-        facts.rendered,
-        rendering,
-        files.get(METADATA),
-        [entry for entry in bundle.manifest() if entry not in rendering.files],
-        tokenizer.manifest,
-        facts.evaluations,
-    )
-    bundle.write(METADATA, document_bytes(document))
+    metadata = _metadata(facts, rendering, files.get(METADATA), bundle.manifest(), tokenizer.manifest)
+    bundle.write(METADATA, document_bytes(metadata))
     return bundle.manifest()
 
 
-def _record(
-    workspace: Workspace, facts: _Facts, place: Place, manifest: Manifest, rendering: Manifest
-) -> None:
-    with workspace.database.write() as session:
-        adapter = session.get_one(tables.Adapter, facts.adapter.id)
-        if facts.rendered:
-            now = workspace.database.utcnow(session)
-            record_rendering(session, adapter, facts.form, rendering, now)
-        record_bundle(
-            session,
-            workspace,
-            action="adapter.exported",
-            target=f"adapter-{facts.form}",
-            place=place.text,
-            manifest=manifest,
-            adapters=[adapter],
-            detail={"adapter": adapter.name},
-        )
+def _metadata(
+    facts: _ExportFacts,
+    rendering: Manifest,
+    own: Path | None,
+    contents: Manifest,
+    tokenizer: Iterable[FileEntry],
+) -> dict[str, Any]:
+    """Return `adapter_metadata.json`: the keys that people write by hand, and the full record under `fusery`."""
+    view, text = facts.view, own.read_bytes().decode() if own else None
+    document: dict[str, Any] = json.loads(text) if text else {}
+    document |= {theirs: view[ours] for ours, theirs in _HAND_WRITTEN.items() if view[ours] is not None}
+    document["training_date"] = parse_date(view["date"]).isoformat()
+    trained_on = {"name": view["trained_on"], "digest": view["trained_on_digest"]}
+    recorded: dict[str, Any] = {key: view[key] for key in (*_FACTS, "tags")}
+    recorded["amendments"] = without_people(view["amendments"])
+    if facts.evaluations:
+        recorded["evaluations"] = measured_without_people(facts.evaluations)
+    inner = {
+        "format": FORMAT,
+        "name": view["name"],
+        "digest": view["digest"],
+        "form": facts.form,
+        "rendered": facts.rendered,
+        "files": [entry.to_dict() for entry in rendering],
+        "base": facts.base,
+        "parent": facts.parent,
+        "trained_on": trained_on if trained_on["digest"] is not None else None,
+        "facts": recorded,
+        "metadata": text,
+        "contents": [entry.to_dict() for entry in contents],
+    }
+    if carried := [entry.to_dict() for entry in tokenizer]:
+        inner["tokenizer"] = carried
+    document[KEY] = inner
+    inner[CHECKSUM] = checksum_of_metadata(document)
+    return document

@@ -1,4 +1,4 @@
-"""Importing the adapters that a tracker keeps: each is registered as its trainer left it, with what is known of its run."""
+"""Import the adapters of a tracker's runs, with the record of each run."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ from ..errors import AlreadyExistsError, BadInputError
 from ..names import parse_slug, parse_task
 from ..parsing import plural
 from ..record import Record
-from ..records.evaluations import parse_metric
-from ..records.scratch import scratch_folder
+from ..records.evaluation import parse_metric
 from ..registration.sources import wanted
 from ..training.record import write_record
 from .tracked_run import TrackedAdapter, TrackedRun, is_inside, tracked_adapters
@@ -36,18 +35,18 @@ _NOT_OF_A_METRIC = re.compile(r"[^A-Za-z0-9_.:@-]+")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportedRun(Record):
-    """What became of an adapter among the files that a tracker keeps of a run.
+    """The result for an adapter among the files of a tracker's run.
 
     Attributes:
         run: the tracker's id of the run.
-        run_name: what it is called there.
-        project: what it belongs to: an experiment of MLflow, a project of W&B.
+        run_name: its name in the tracker.
+        project: its experiment in MLflow, or its project in W&B.
         path: of the adapter among the run's files; empty for all of them.
-        adapter: its name here; None where it was refused, or is only looked at.
-        created: it was not here before.
+        adapter: its name in this registry; None if it was refused, or in a dry run.
+        created: whether it is new.
         metrics: names of those that were recorded as evaluations.
-        error: why it was refused, or a metric of it.
-        hint: what can be done then.
+        error: why it, or a metric of it, was refused.
+        hint: what to do then.
     """
 
     run: str
@@ -62,7 +61,7 @@ class ImportedRun(Record):
     REFERENCE: ClassVar[str] = "adapter"
 
 
-class Source(Protocol):
+class RunSource(Protocol):
     """Reads the runs of a tracker."""
 
     def __call__(
@@ -71,18 +70,14 @@ class Source(Protocol):
         """Yield runs, oldest first.
 
         Args:
-            source: where the tracker keeps them, as the user says it.
-            experiments: names of those to read; none for all.  A tracker that has none refuses them.
+            source: the tracker's location, as given.
+            experiments: names; none for all.  A tracker without experiments refuses them.
             runs: ids of single runs, instead.
-
-        Raises:
-            BadInputError: there is nothing there, or it cannot be read.
-            UnknownReferenceError: there is no such experiment or run.
         """
 
 
 SOURCES: Mapping[str, str] = {"mlflow": ".mlflow_runs:mlflow_runs", "wandb": ".wandb_runs:wandb_runs"}
-"""Fusery's own, by the tracker's name: a module within this package and its function."""
+"""Built-in sources by the tracker's name: module and function."""
 
 _GROUP: Literal["fusery.sources"] = "fusery.sources"
 
@@ -90,52 +85,43 @@ _GROUP: Literal["fusery.sources"] = "fusery.sources"
 def tracked_runs(
     tracker: str, source: str, *, experiments: Sequence[str] = (), runs: Sequence[str] = ()
 ) -> Iterator[TrackedRun]:
-    """Return the runs that a tracker has, oldest first: one of `SOURCES`, or a plugin's.
-
-    Raises:
-        BadInputError: there is no such tracker.
-        PluginError: it is a plugin's, and that failed.
-    """
+    """Return the runs of a tracker, oldest first: one of `SOURCES`, or a plugin's."""
     if (own := SOURCES.get(tracker)) is not None:
         module, _, name = own.partition(":")
-        read: Source = getattr(import_module(module, __package__), name)
+        read: RunSource = getattr(import_module(module, __package__), name)
         return read(source, experiments=experiments, runs=runs)
     plugin = find_plugin(_GROUP, tracker)
     if plugin is None:
         raise BadInputError(
-            f"there is no tracker {tracker[:40]!r}", hint=f"--from {'|'.join(source_names())}"
+            f"unknown tracker {tracker[:40]!r}", hint=f"choose from {', '.join(source_names())}"
         )
     return _runs_of(plugin, source_of(plugin), source, experiments, runs)
 
 
 def source_names() -> list[str]:
-    """Return the names of all trackers, fusery's own first; no plugin is imported."""
+    """Return the names of all trackers, built-in ones first; no plugin is imported."""
     return [*SOURCES, *dict.fromkeys(each.name for each in plugins(_GROUP) if each.name not in SOURCES)]
 
 
-def source_of(plugin: Plugin) -> Source:
-    """Return what a plugin reads runs with.
-
-    Raises:
-        PluginError: it is nothing that could.
-    """
+def source_of(plugin: Plugin) -> RunSource:
+    """Return a plugin's source."""
     try:
         parse_slug(plugin.name, "tracker")
     except BadInputError as error:
-        raise plugin.wrong("has a name that no tag can begin with, as those of imported runs do") from error
+        raise plugin.wrong("has a name that is invalid in tags of imported runs") from error
     found = load_plugin(plugin, own=SOURCES)
     if not callable(found):
-        raise plugin.wrong(f"cannot be called, as {plugin.value} has to be")
-    return cast("Source", found)
+        raise plugin.wrong(f"is not callable: {plugin.value}")
+    return cast("RunSource", found)
 
 
 _END = object()
 
 
 def _runs_of(
-    plugin: Plugin, read: Source, source: str, experiments: Sequence[str], runs: Sequence[str]
+    plugin: Plugin, read: RunSource, source: str, experiments: Sequence[str], runs: Sequence[str]
 ) -> Iterator[TrackedRun]:
-    """Yield what a plugin finds, and look after what it does when its files are fetched."""
+    """Yield a plugin's runs; report errors of the plugin, also while files are fetched."""
     with blaming(plugin):
         found = iter(read(source, experiments=experiments, runs=runs))
     while True:
@@ -144,9 +130,7 @@ def _runs_of(
             if run is _END:
                 return
             if not isinstance(run, TrackedRun) or not all(map(is_inside, run.files)):
-                raise plugin.wrong(
-                    "yields something else than runs, with paths of files that stay within them"
-                )
+                raise plugin.wrong("yields an object that is not a TrackedRun with relative file paths")
         yield replace(run, fetch=_fetch_of(plugin, run))
 
 
@@ -155,31 +139,15 @@ def _fetch_of(plugin: Plugin, run: TrackedRun) -> Callable[[str, Path], None]:
         with blaming(plugin):
             run.fetch(path, place)
         if place.is_symlink() or not place.is_file():
-            raise plugin.wrong(f"has not fetched {path[:100]}")
+            raise plugin.wrong(f"did not fetch {path[:100]}")
 
     return fetch
 
 
-class Register(Protocol):
-    """Registers a folder: `registry.adapters.register`."""
-
-    def __call__(
-        self, folder: Path, *, base: str | None, task: str | None, tags: Mapping[str, str]
-    ) -> Registered:
-        """Return its record."""
-
-
-class RecordMetrics(Protocol):
-    """Records what was measured of an adapter: `registry.evaluations.record`."""
-
-    def __call__(self, reference: str, results: Mapping[str, float], *, harness: str) -> object:
-        """Record it."""
-
-
 def import_runs(
     workspace: Workspace,
-    register: Register,
-    record: RecordMetrics,
+    register: Callable[..., Registered],
+    record: Callable[..., object],
     runs: Iterable[TrackedRun],
     tracker: str,
     *,
@@ -188,23 +156,9 @@ def import_runs(
     metrics: Sequence[str] = (),
     dry_run: bool = False,
 ) -> Iterator[ImportedRun]:
-    """Register the adapters of runs, in the order of the runs; yield what became of each.
+    """Register the adapters of runs, in the order of the runs; yield the result for each.
 
-    A run's id and its project become tags.  One that is refused keeps no other out.
-
-    Args:
-        workspace: the registry's parts, for what is fetched.
-        register: registers a folder.
-        record: records metrics.
-        runs: as the tracker has them.
-        tracker: its name, for tags and evaluations.
-        base: that they stand on; None for the one that the files of each name.
-        task: what they are for; None for the name of the run's project.
-        metrics: patterns such as `mmlu*`; what they match is recorded as evaluations.
-        dry_run: only look what there is.
-
-    Raises:
-        BadInputError: the task's name is invalid, the tracker cannot be read, or no run has an adapter.
+    A run's id and its project become tags.  One that is refused does not prevent others from import.
     """
     if task is not None:
         parse_task(task)
@@ -222,7 +176,7 @@ def import_runs(
             try:
                 done = _register(workspace, register, run, found, tracker, base, task)
             except PluginError:
-                raise  # of all that it was asked for, and not this run's
+                raise  # it concerns all runs
             except FuseryError as error:
                 yield _imported(run, found, error=error)
                 continue
@@ -263,7 +217,7 @@ def _imported(
 
 def _register(
     workspace: Workspace,
-    register: Register,
+    register: Callable[..., Registered],
     run: TrackedRun,
     found: TrackedAdapter,
     tracker: str,
@@ -272,8 +226,8 @@ def _register(
 ) -> Registered:
     task = task or _task(run.project)
     tags = {f"{tracker}.run_id": run.id, f"{tracker}.project": run.project[:500]}
-    with scratch_folder(workspace) as scratch:
-        # Messages have the folder's name, and one such as lessons_v3_20260201 has version and day.
+    with workspace.scratch() as scratch:
+        # Messages show the folder's name; lessons_v3_20260201 gives version and date.
         name = found.path.rpartition("/")[2]
         folder = scratch / (name if _FOLDER.fullmatch(name) else "run")
         folder.mkdir()
@@ -287,29 +241,25 @@ def _register(
         try:
             return register(folder, base=base, task=task, tags=tags)
         except AlreadyExistsError:
-            # The same bytes from another run, or registered by hand: they are known, if nothing else contradicts that.
+            # The same bytes were registered from another run, or by hand.
             return register(folder, base=base, task=task, tags={})
 
 
 def _task(project: str) -> str:
-    """Return a project's name as that of a task.
-
-    Raises:
-        BadInputError: there is nothing left of it.
-    """
+    """Return a project's name as a task."""
     name = _NOT_OF_A_TASK.sub("_", project.casefold()).strip("._-")[:128].strip("._-")
     try:
         return parse_task(re.sub(r"\.\.+", ".", name))
     except BadInputError as error:
         raise BadInputError(
-            f"{project[:60]!r} does not make the name of a task", hint="give --task"
+            f"cannot derive a task name from project {project[:60]!r}", hint="give --task"
         ) from error
 
 
 def _chosen(
     metrics: Mapping[str, float], patterns: Sequence[str]
 ) -> tuple[dict[str, float], BadInputError | None]:
-    """Return the metrics that were asked for, named as evaluations are, and what is wrong with others."""
+    """Return the requested metrics under names of evaluations, and the problem of others."""
     found: dict[str, float] = {}
     names: dict[str, str] = {}
     problem = None
@@ -320,11 +270,11 @@ def _chosen(
         try:
             parse_metric(key)
         except BadInputError:
-            problem = BadInputError(f"the metric {name[:60]!r} has no name that can be recorded")
+            problem = BadInputError(f"invalid metric name: {name[:60]!r}")
             continue
         if key in found:
-            said = f"the metrics {names[key][:60]!r} and {name[:60]!r} would both be called {key}"
-            problem = BadInputError(said, hint="take one of them with --metric")
+            message = f"metrics {names[key][:60]!r} and {name[:60]!r} would have the same name: {key}"
+            problem = BadInputError(message, hint="select one of them with --metric")
             continue
         found[key], names[key] = value, name
     return found, problem

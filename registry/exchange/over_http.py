@@ -1,273 +1,169 @@
-"""Pushing to a server for a registry, and pulling from it: as between two databases, with a token and nothing else.
+"""Push to and pull from a server.
 
-A push sends a package's records first, to learn which bytes are wanted, then these, and then the records once more, to be
-recorded.  A pull reads a package, validates it, and fetches the bytes that are missing.
+A push sends the documents, uploads the blobs that the server lacks, and sends the documents again to record them.  A
+pull reads a package, validates it, and fetches the missing blobs.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Generator, Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from fusery.storage.digest import Digest
 from fusery.storage.manifest import FileEntry
-from fusery.storage.progress import SILENT, Reporter, tally
-from fusery.storage.room import Need, needs_of, require_rooms
-from fusery.storage.staging import Staging
+from fusery.storage.progress import Reporter, tally
 
-from ..errors import BadInputError, BlobsMissingError, ServerRefusedError
-from ..records.bases import blob_generations
-from ..records.transfer import Moved, PackagePlan, PackageTaken
-from ..remote.address import ServerAddress, required_token
-from ..remote.blobs import Progress, download, in_parallel, upload
+from ..errors import BadInputError, ServerRefusedError
+from ..packages.documents import MOST_BYTES, Item, Package, read_package
+from ..records.adapter import Withdrawals
+from ..records.transfer import Arrived, Moved, PackagePlan, PackageTaken
+from ..remote.address import ServerAddress, token_for
+from ..remote.blobs import download, in_parallel, upload
 from ..remote.server import API, LONG, Server
-from .believing import require_believable, require_identity
-from .carrying import Carrier, kept_by_reference, referenced
-from .exchange import Exchanged, Side, identity_of, read_any, side_of
-from .package import Files, Item
-from .planning import files_to_copy, plan
-from .taking import Receiver
-from .telling import merged, told_of_yanks
-from .wire import Package, bytes_of, document_of, read_document
+from ..wire import encode
+from .local import LocalRegistry, Origin, Side
+from .receiving import Carrier, Progress
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
 
-_ROUNDS = 3
-"""How often bytes are sent that a collector took before their records came."""
-
 
 @dataclass(frozen=True, slots=True)
 class ServerPlace:
-    """A server for another registry.
+    """The address of a server.
 
     Attributes:
-        url: its address.
-        insecure: a token may go over a network as it is.
-        token: for it; None for that of the environment.
+        insecure: allow sending the token over HTTP without TLS.
+        token: None for that of the environment, or that which `fusery login` stored.
     """
 
     url: str
     insecure: bool = False
     token: str | None = field(default=None, repr=False)
 
+    @contextmanager
+    def opened(self, _: Workspace | None = None) -> Iterator[ServerRegistry]:
+        """Yield the server's registry, and close the connections at the end."""
+        with self.open() as server:
+            yield ServerRegistry(server)
+
     def open(self) -> Server:
-        """Return the server; nothing is connected yet.
-
-        Raises:
-            BadInputError: the address is invalid, or there is no token.
-        """
+        """Return a client of the server, without connecting."""
         address = ServerAddress.parse(self.url, insecure=self.insecure)
-        return Server(address, required_token() if self.token is None else self.token)
+        return Server(address, token_for(address.url) if self.token is None else self.token)
 
 
-def push_to_server(
-    workspace: Workspace,
-    reference: str,
-    place: ServerPlace,
-    *,
-    fused: bool = False,
-    dry_run: bool = False,
-    reporter: Reporter = SILENT,
-) -> Exchanged:
-    """Copy a thing and all that it needs to a server; arguments and answer are those of `push`.
+@dataclass(slots=True)
+class ServerRegistry:
+    """A registry behind a server, as the origin or destination of a copy; see `LocalRegistry`."""
 
-    Raises:
-        UnknownReferenceError: nothing has that name.
-        AlreadyExistsError: a name or version is taken there by other bytes; nothing of the package was copied.
-        ServerRefusedError: the server refused it.
-        ServerUnavailableError: it did not answer; the next push goes on where this one stopped.
-    """
-    come_from = identity_of(workspace)
-    package = read_any(workspace, reference, fused=fused)
-    require_believable(package)
-    document = bytes_of(document_of(Package(come_from, package, [() for _ in package]), sending=True))
-    with place.open() as server:
-        planned = _plan(server, document)
-        _require_as_many(planned.items_, package, server)
-        done: Sequence[Moved] = planned.items_
-        if not dry_run:
-            done = _Sending(workspace, server, package).done(document, planned, reporter)
-    told = merged(told_of_yanks([workspace], package, come_from), [each.withdrawals for each in done])
-    items = tuple(moved.with_withdrawals(each) for moved, each in zip(done, told, strict=True))
-    other = Side(registry=planned.registry, place=server.url, store=server.url)
-    return Exchanged(reference, side_of(workspace, come_from), other, dry_run, items)
-
-
-def pull_from_server(
-    workspace: Workspace,
-    reference: str,
-    place: ServerPlace,
-    *,
-    fused: bool = False,
-    dry_run: bool = False,
-    own: bool = False,
-    reporter: Reporter = SILENT,
-) -> Exchanged:
-    """Copy a thing and all that it needs from a server; arguments and answer are those of `pull`.
-
-    With `own`, the workspace is the local copy of that server's registry, and has its id.
-
-    Raises:
-        UnknownReferenceError: nothing has that name there.
-        AlreadyExistsError: a name or version is taken here by other bytes; nothing of the package was copied.
-        BadInputError: what the server says cannot be.
-        ServerRefusedError, ServerUnavailableError: it refused, or did not answer.
-    """
-    with place.open() as server:
-        package = read_document(fetch_package(server, reference, fused=fused))
-        come_from = require_identity(package.registry)
-        require_believable(package.items)
-        if not dry_run:
-            workspace.ensure()
-        here = None if workspace.is_unmade else workspace.identity
-        if (here == come_from) is not own:
-            # Who knows the id of a registry could give out what they like as made in it.
-            raise BadInputError("the other registry has the id of this one", hint="name another server")
-        done = planned = plan(workspace, package.items, come_from, unmade=here is None)
-        if not dry_run:
-            sizes = files_to_copy(workspace, package.items, planned, unmade=here is None)
-            cache = Need(workspace.settings.cache, sizes)
-            require_rooms([*needs_of(workspace.store, sizes), cache, *workspace.notes])
-            progress = tally(reporter.progress, sum(moved.bytes for moved in planned))
-            carrier = _Fetching(workspace, server, progress)
-            receiver = Receiver(workspace, workspace, carrier, come_from, reporter.say)
-            done = list(receiver.take(package.items))
-    ours = told_of_yanks([] if here is None else [workspace], package.items, come_from)
-    told = merged(ours, package.told)
-    items = tuple(moved.with_withdrawals(each) for moved, each in zip(done, told, strict=True))
-    other = Side(registry=come_from, place=server.url, store=server.url)
-    return Exchanged(reference, other, side_of(workspace, here), dry_run, items)
-
-
-@dataclass(frozen=True, slots=True)
-class _Sending:
-    """Sends the bytes that a server wants, and has their records made."""
-
-    workspace: Workspace
     server: Server
-    package: Sequence[Item]
+    blobs: Sequence[Arrived] = ()
 
-    def done(self, document: bytes, planned: PackagePlan, reporter: Reporter) -> list[Moved]:
-        """Return what became of each thing."""
-        places = {entry.sha256: (item, entry) for item in self.package for entry in item.files.manifest}
-        blobs = planned.blobs
-        for item, moved in zip(self.package, planned.items_, strict=True):
+    def side(self, registry: str | None) -> Side:
+        """Return its description."""
+        return Side(registry=registry, place=self.server.url, store=self.server.url)
+
+    def package(self, reference: str, *, fused: bool = False) -> Package:
+        """Return the documents of a record and everything it needs."""
+        params = [("fused", "true")] if fused else []
+        path = f"{API}/packages/{quote(reference, safe='')}"
+        return read_package(self.server.request("GET", path, params=params, timeout=LONG))
+
+    def carrier(self, destination: Workspace, *, own: bool, progress: Progress | None) -> Carrier:
+        """Return the carrier of its files to a registry."""
+        del own
+        return _ServerCarrier(self.server, destination, progress)
+
+    def plan(self, package: Package) -> tuple[str | None, list[Moved]]:
+        """Return its id, and the planned state of each document."""
+        found: PackagePlan = self._sent(PackagePlan, "packages/plan", package)
+        self.blobs = found.blobs
+        return found.registry, list(found.items_)
+
+    def take(
+        self, package: Package, origin: Origin, planned: Sequence[Moved], reporter: Reporter
+    ) -> list[Moved]:
+        """Upload the blobs that the server lacks, and have the documents recorded."""
+        places = {entry.sha256: (each, entry) for each in package.documents for entry in each.files}
+        for document, moved in zip(package.documents, planned, strict=True):
             if moved.state == "copied":
-                reporter.say(f"copying {item.kind} {item.name}")
-        for left in reversed(range(_ROUNDS)):
-            wanted = [
-                (*places[Digest(each.digest)], each.bytes)
-                for each in blobs
-                if not each.complete and each.digest in places
-            ]
-            progress = tally(reporter.progress, sum(entry.size - offset for _, entry, offset in wanted))
-            self._send(wanted, progress)
-            try:
-                taken = _take(self.server, document)
-                _require_as_many(taken, self.package, self.server)
-                # Their bytes are there by now, and were missing before.
-                return [
-                    replace(moved, bytes=before.bytes if moved.state == before.state else moved.bytes)
-                    for moved, before in zip(taken, planned.items_, strict=True)
-                ]
-            except BlobsMissingError:
-                if not left:
-                    raise
-                blobs = _plan(self.server, document).blobs
-        raise AssertionError
-
-    def _send(self, wanted: Sequence[tuple[Item, FileEntry, int]], progress: Progress | None) -> None:
-        digests = [entry.sha256 for _, entry, _ in wanted]
-        generations = blob_generations(self.workspace, digests)
-        with self.workspace.cache.scratch() as scratch:
+                reporter.say(f"copying {document.kind} {document.name}")
+        wanted = [
+            (*places[Digest(each.digest)], each.bytes)
+            for each in self.blobs
+            if not each.complete and each.digest in places
+        ]
+        progress = tally(reporter.progress, sum(entry.size - offset for _, entry, offset in wanted))
+        if not isinstance(origin, LocalRegistry):
+            raise BadInputError("cannot copy from one server to another", hint="pull from one, then push")
+        carrier = origin.carrier(origin.workspace, own=True, progress=None)
+        with origin.here.cache.scratch() as scratch:
 
             def send(one: tuple[Item, FileEntry, int]) -> None:
-                item, entry, offset = one
+                document, entry, offset = one
                 fetched = scratch / entry.sha256
-                path = self._path(item.files, entry, generations[entry.sha256], fetched)
-                upload(self.server, entry, path, offset, progress)
+                upload(self.server, entry, carrier.path(document, entry, fetched), offset, progress)
                 fetched.unlink(missing_ok=True)
 
             in_parallel(self.server, send, wanted)
+        taken = self._sent(PackageTaken, "packages", package).items_
+        # The server reports them as present after the upload: keep the planned sizes.
+        return [
+            replace(moved, bytes=before.bytes if moved.state == before.state else moved.bytes)
+            for moved, before in zip(taken, planned, strict=True)
+        ]
 
-    def _path(self, files: Files, entry: FileEntry, generation: int, fetched: Path) -> Path:
-        """Return where the bytes of a file can be read; a store that is not on this machine is asked for them."""
-        if files.folder is not None and not files.stored:
-            return referenced(files.folder / entry.path)
-        store = self.workspace.store
-        path = store.local_path(entry.sha256, generation=generation)
-        if path is None:
-            store.fetch(entry.sha256, fetched, generation=generation)
-            path = fetched
-        return path
+    def withdrawals(self, package: Package, moved: Sequence[Moved]) -> list[Withdrawals]:
+        """Return the yanks at the server that concern each document."""
+        del package
+        return [each.withdrawals for each in moved]
 
-
-def fetch_package(server: Server, reference: str, *, fused: bool) -> bytes:
-    """Return the document of a thing and all that it needs."""
-    params = [("fused", "true")] if fused else []
-    return server.request("GET", f"{API}/packages/{quote(reference, safe='')}", params=params, timeout=LONG)
-
-
-def _plan(server: Server, document: bytes) -> PackagePlan:
-    found: PackagePlan = server.decoded(
-        PackagePlan, server.request("POST", f"{API}/packages/plan", document, timeout=LONG)
-    )
-    return found
-
-
-def _take(server: Server, document: bytes) -> Sequence[Moved]:
-    found: PackageTaken = server.decoded(
-        PackageTaken, server.request("POST", f"{API}/packages", document, timeout=LONG)
-    )
-    return found.items_
-
-
-def _require_as_many(moved: Sequence[Moved], package: Sequence[Item], server: Server) -> None:
-    if len(moved) != len(package):
-        raise ServerRefusedError(f"{server.url} answers about other items than were sent")
-
-
-class _Fetching(Carrier):
-    """Carries files from a server to this registry's store."""
-
-    def __init__(self, workspace: Workspace, server: Server, progress: Progress | None) -> None:
-        # What is counted is what comes over the network, and not what is stored of it.
-        super().__init__(workspace, workspace, workspace, None)
-        self._server, self._come = server, progress
-        self._parts = workspace.cache.root / "tmp"
-
-    def bring(
-        self, files: Files, folder: Path, *, copied: bool = False, staging: Staging | None = None
-    ) -> dict[str, Path]:
-        """Return where files lie that were fetched; see `Carrier.bring`."""
-        del copied, staging  # each has its own name here in any case, and has to be copied
-        if not files.stored:
-            raise kept_by_reference()
-        folder.mkdir()
-        found = {entry.path: folder / entry.path for entry in files.manifest}
-        first = {entry.sha256: entry for entry in reversed(files.manifest.files)}
-        for place in found.values():
-            place.parent.mkdir(parents=True, exist_ok=True)
-
-        def fetch(entry: FileEntry) -> None:
-            download(self._server, entry, found[entry.path], self._parts, self._come)
-
-        in_parallel(self._server, fetch, first.values())
-        for entry in files.manifest:
-            if first[entry.sha256] is not entry:
-                os.link(found[first[entry.sha256].path], found[entry.path])
+    def _sent(self, kind: type[Any], path: str, package: Package) -> Any:
+        # The files of a base model kept by reference are sent.
+        base = tuple(replace(each, kept="store") for each in package.base)
+        data = package_bytes(replace(package, base=base))
+        found = self.server.decoded(kind, self.server.request("POST", f"{API}/{path}", data, timeout=LONG))
+        if len(found.items_) != len(package.documents):
+            raise ServerRefusedError(
+                f"invalid response of {self.server.url}: {len(found.items_)} items (expected {len(package.documents)})"
+            )
         return found
 
-    def bring_many(
-        self, wanted: Sequence[tuple[Files, Path]], staging: Staging | None = None
-    ) -> Generator[dict[str, Path]]:
-        """Yield where the files of each thing lie; see `Carrier.bring_many`."""
-        del staging
-        for files, folder in wanted:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            yield self.bring(files, folder)
+
+def package_bytes(package: Package) -> bytes:
+    """Return an encoded package."""
+    data = json.dumps(encode(package), separators=(",", ":"), allow_nan=False).encode()
+    if len(data) > MOST_BYTES:
+        raise BadInputError(
+            f"package too large: {len(data):,} bytes (at most {MOST_BYTES:,})",
+            hint="copy versions one by one",
+        )
+    return data
+
+
+class _ServerCarrier(Carrier):
+    """Copies files from a server to a registry on this machine."""
+
+    def __init__(self, server: Server, destination: Workspace, progress: Progress | None) -> None:
+        # Progress counts received bytes, not stored ones.
+        super().__init__(destination.store, destination)
+        self._server, self._received = server, progress
+        self._parts = destination.cache.root / "tmp"
+
+    def _in_parallel(
+        self, fetch: Callable[[tuple[FileEntry, Path]], None], blobs: Sequence[tuple[FileEntry, Path]]
+    ) -> None:
+        in_parallel(self._server, fetch, blobs)
+
+    def _fetch(self, entry: FileEntry, generation: int, place: Path) -> None:
+        del generation
+        download(self._server, entry, place, self._parts, self._received)
+
+    def _local(self, document: Item, entry: FileEntry, generation: int) -> None:
+        del document, entry, generation

@@ -1,198 +1,232 @@
-"""What of a package is missing where it goes, and what keeps a thing of it out."""
+"""Which documents of a package are missing in a registry, under whatever name, and what keeps others out."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from dataclasses import replace
+import json
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from .. import tables
-from ..access.roles import PARTS, allows, may_change, owner_of, parse_role
-from ..actors import name_sender, person
-from ..database.batches import batches
-from ..errors import RoleError
-from ..records.amendments import is_free
+from ..access.roles import may_change
+from ..database import events
+from ..database.engine import batches
+from ..errors import AlreadyExistsError, BadInputError
+from ..fusion.views import foreign_key
+from ..packages.documents import AdapterDocument, BaseDocument, CalibrationDocument, FusedDocument, Item
+from ..records.references import next_version
+from ..records.renderings import own_form
 from ..records.transfer import Moved, State
-from .corrections import missing_corrections, why_kept
-from .finding import Row, find_base, find_many, is_complete, known_fused, missing_yanks, require_name
-from .measurements import evaluation_changes
-from .package import Adapter, Base, Calibration, Fused, Item, Values
-from .signed import missing_signatures
+from ..records.withdrawals import stands_at
+from .updates import Updates, find_updates, missing_signatures, require_allowed
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
 
+RECOGNISED = "base.recognised"
+"""The action of a log entry that says which base model here has the same content in other files."""
 
-def plan(destination: Workspace, package: list[Item], origin: str, *, unmade: bool) -> list[Moved]:
-    """Say of each thing whether it is missing, and how many bytes would be copied.
+Row = tables.BaseModelRow | tables.CalibrationRow | tables.AdapterRow | tables.FusedRow
 
-    Raises:
-        AlreadyExistsError: one cannot come in.
-        RoleError: an item has changes that the sender's role does not allow.
-    """
+
+def plan(destination: Workspace, documents: Sequence[Item], origin: str) -> list[Moved]:
+    """Return the planned state of each document, with the number of bytes to copy."""
     counted: set[str] = set()
-    if unmade:
-        return [moved_as(item, item.name, "copied", _bytes((), item, counted)) for item in package]
+    if destination.is_unmade:
+        return [moved_as(each, each.name, "copied", sum(_missing((), each, counted))) for each in documents]
     with destination.database.read() as session:
-        rows = find_many(session, package, origin)
-        ready = _ready(session, package)
-        return [
-            _planned(destination, session, item, row, origin, counted, ready)
-            for item, row in zip(package, rows, strict=True)
-        ]
+        ready = _ready(session, documents)
+
+        def planned(document: Item) -> Moved:
+            row, name, kept = find(session, document, origin), document.name, None
+            if row is None:
+                if isinstance(document, BaseDocument):
+                    free_names(session, document, document.content)
+                if (reason := _obstacle(destination, session, document, origin)) is not None:
+                    return moved_as(document, name, "left out", 0, reason)
+                return moved_as(document, name, "copied", sum(_missing(ready, document, counted)))
+            if isinstance(row, tables.BaseModelRow | tables.AdapterRow):
+                name = row.name
+            signatures, unsigned = missing_signatures(destination, session, document, row)
+            updates = Updates()
+            if isinstance(row, tables.AdapterRow) and isinstance(document, AdapterDocument):
+                updates = find_updates(session, row, document)
+                kept = f"keeps its own {', '.join(updates.kept)}" if updates.kept else None
+            kept = "; ".join(filter(None, (kept, unsigned))) or None
+            if is_complete(row, document) and not signatures and not updates.any:
+                return moved_as(document, name, "present", 0, kept)
+            if isinstance(row, tables.AdapterRow):
+                require_allowed(destination, session, row, updates)
+            return moved_as(document, name, "completed", sum(_missing(ready, document, counted)), kept)
+
+        return [planned(each) for each in documents]
 
 
-def _planned(
-    destination: Workspace,
-    session: Session,
-    item: Item,
-    row: Row | None,
-    origin: str,
-    counted: set[str],
-    ready: Collection[str],
-) -> Moved:
-    if row is None:
-        if isinstance(item, Base):
-            require_name(session, item, item.values.get("content"))
-        if (reason := _obstacle(destination, session, item, origin)) is not None:
-            return moved_as(item, item.name, "left out", 0, reason)
-        return moved_as(item, item.name, "copied", _bytes(ready, item, counted))
-    name = item.name
-    if isinstance(row, tables.BaseModel | tables.Adapter):
-        name = row.name
-    signatures, kept = missing_signatures(destination, session, item, row)
-    complete = is_complete(row, item) and not signatures
-    if isinstance(row, tables.Adapter) and isinstance(item, Adapter):
-        corrections, fields = missing_corrections(row, item)
-        evaluations = evaluation_changes(row, item)
-        lacks = evaluations.missing or evaluations.withdrawn or corrections
-        complete = complete and not missing_yanks(session, row, item) and not lacks
-        own = why_kept([*fields, *sorted({each.metric for each in evaluations.kept})])
-        kept = "; ".join(filter(None, (own, kept))) or None
-        if not complete:
-            require_allowed(destination, session, row, item)
-    if complete:
-        return moved_as(item, name, "present", 0, kept)
-    return moved_as(item, name, "completed", _bytes(ready, item, counted), kept)
-
-
-def require_allowed(workspace: Workspace, session: Session, row: tables.Adapter, item: Adapter) -> None:
-    """Refuse a package that changes more of an adapter than its sender's role allows.
-
-    Args:
-        workspace: the registry that receives, with the sender's name and role.
-        session: of any transaction there.
-        row: the adapter there; a new adapter may bring its whole history.
-        item: the adapter in the package.
-
-    Raises:
-        RoleError: the role does not allow a change.
-    """
-    if not workspace.role:
-        return
-    role, sender = parse_role(workspace.role), person(workspace.actor)
-    own, evaluations = person(owner_of(session, row)) == sender, evaluation_changes(row, item)
-    changed = [("yank", own) for _ in missing_yanks(session, row, item)]
-    for amendment in missing_corrections(row, item)[0]:
-        changed.append(("note or tag" if is_free(amendment.field) else "amendment", own))
-    changed += [("evaluation", own) for _ in evaluations.missing]
-    changed += [("withdrawn evaluation", person(known.by) == sender) for known, _ in evaluations.withdrawn]
-    for part, is_own in changed:
-        needed = PARTS[part][0 if is_own else 1]
-        if not allows(role, needed):
-            raise RoleError(
-                f"{workspace.actor} has the role {role}, and this package has a new {part} of {row.name}, "
-                f"which needs the role {needed}",
-                hint=f"ask somebody with the role {needed} to push it",
-            )
-
-
-def with_sender(workspace: Workspace, item: Item) -> Item:
-    """Return an item with its authenticated sender as the author of its yanks, amendments, evaluations and signatures."""
-    if not workspace.authenticated:
-        return item
-
-    def sent(row: Values) -> Values:
-        names = {key for key in row if key == "by" or key.endswith("_by")}
-        return {
-            key: name_sender(workspace.actor, value) if key in names and value is not None else value
-            for key, value in row.items()
-        }
-
-    item = replace(item, signatures=[sent(row) for row in item.signatures])
-    if not isinstance(item, Adapter):
-        return item
-    return replace(
-        item,
-        yanks=[sent(row) for row in item.yanks],
-        amendments=[sent(row) for row in item.amendments],
-        evaluations=[sent(row) for row in item.evaluations],
-    )
-
-
-def _obstacle(destination: Workspace, session: Session, item: Item, origin: str) -> str | None:
-    """Return why a new item is left out; None if it is not.
-
-    A fused model's key is made from the digest of its base, so it needs the same base there.  A calibration
-    changes later fuses of its base or its adapter.
-    """
-    if isinstance(item, Calibration):
-        of: Row | None = find_base(session, item.base)
-        if (adapter := item.values["adapter"]) is not None:
-            table = tables.Adapter
-            of = session.scalars(select(table).where(table.digest == adapter).order_by(table.id)).first()
+def _obstacle(destination: Workspace, session: Session, document: Item, origin: str) -> str | None:
+    """Return why a new document is left out; None if it is not."""
+    if isinstance(document, CalibrationDocument):
+        of: Row | None = find_base(session, document.base_digest)
+        if document.adapter is not None:
+            table = tables.AdapterRow
+            query = select(table).where(table.digest == document.adapter).order_by(table.id)
+            of = session.scalars(query).first()
         if of is not None and not may_change(destination, session, "calibration", of):
-            return "later fuses there would take it: an approver may push it"
-    if not isinstance(item, Fused):
+            return "it would change later fuses in the destination; an approver may push it"
+    if not isinstance(document, FusedDocument):
         return None
-    base = find_base(session, item.base)
-    if base is not None and base.digest != item.base.digest:
-        return "the base there holds the same in other files, from which other keys follow"
-    for row in known_fused(session, item, origin):
+    base = find_base(session, document.base_digest)
+    if base is not None and base.digest != document.base_digest:
+        return "the destination has the base model in other files, so cache keys differ"
+    for row in known_fused(session, document, origin):
         if row.origin is None:
-            return "it was made there, and other bytes came out: what is claimed is false"
-        return "other bytes were claimed before"
+            return "the destination fused it with different bytes: the claim is false"
+        return "an earlier claim has other bytes"
     return None
 
 
-def moved_as(item: Item, there: str, state: State, size: int, reason: str | None = None) -> Moved:
-    """Return what became of an item, or will."""
-    return Moved(item.kind, item.name, there, item.digest, state, size, reason)
+def moved_as(document: Item, there: str, state: State, size: int, reason: str | None = None) -> Moved:
+    """Return the result of copying a document."""
+    return Moved(document.kind, document.name, there, document.digest, state, size, reason)
 
 
-def files_to_copy(
-    destination: Workspace, package: list[Item], planned: list[Moved], *, unmade: bool
-) -> list[int]:
-    """Return the sizes of the files that what was planned copies."""
+def files_to_copy(destination: Workspace, documents: Sequence[Item], planned: Sequence[Moved]) -> list[int]:
+    """Return the sizes of the files that what was planned copies to a registry that exists."""
     counted: set[str] = set()
-    coming = [item for item, moved in zip(package, planned, strict=True) if moved.bytes]
-    if unmade:
-        return [size for item in coming for size in _missing((), item, counted)]
+    coming = [document for document, moved in zip(documents, planned, strict=True) if moved.bytes]
     with destination.database.read() as session:
         ready = _ready(session, coming)
-    return [size for item in coming for size in _missing(ready, item, counted)]
+    return [size for document in coming for size in _missing(ready, document, counted)]
 
 
-def _ready(session: Session, package: Iterable[Item]) -> set[str]:
-    """Return the digests of those files of some things that are in the store."""
-    blob, found = tables.Blob, set[str]()
-    wanted = (entry.sha256 for item in package if item.files.there for entry in item.files.manifest)
+def _ready(session: Session, documents: Iterable[Item]) -> set[str]:
+    """Return the digests of the documents' files that are in the store."""
+    blob, found = tables.BlobRow, set[str]()
+    wanted = (entry.sha256 for each in documents if each.kept != "absent" for entry in each.files)
     for some in batches(wanted):
         found |= set(session.scalars(select(blob.digest).where(blob.digest.in_(some), blob.state == "ready")))
     return found
 
 
-def _bytes(ready: Collection[str], item: Item, counted: set[str]) -> int:
-    return sum(_missing(ready, item, counted))
-
-
-def _missing(ready: Collection[str], item: Item, counted: set[str]) -> list[int]:
-    """Return the sizes of an item's files that are neither in the store nor counted already."""
-    if not item.files.there:
+def _missing(ready: Collection[str], document: Item, counted: set[str]) -> list[int]:
+    """Return the sizes of a document's files that are neither stored nor counted."""
+    if document.kept == "absent":
         return []
-    sizes = {entry.sha256: entry.size for entry in item.files.manifest if entry.sha256 not in counted}
+    sizes = {entry.sha256: entry.size for entry in document.files if entry.sha256 not in counted}
     counted |= sizes.keys()
     return [size for digest, size in sizes.items() if digest not in ready]
+
+
+def find(session: Session, document: Item, origin: str) -> Row | None:
+    """Return the record of the same thing, or None if it is missing."""
+    if isinstance(document, BaseDocument):
+        return find_base(session, document.digest)
+    if isinstance(document, CalibrationDocument):
+        base, made = find_base(session, document.base_digest), tables.CalibrationRow
+        if base is None:
+            return None
+        return session.scalar(select(made).where(made.base_id == base.id, made.digest == document.digest))
+    if isinstance(document, AdapterDocument):
+        return find_adapter(session, document)
+    known = known_fused(session, document, origin)
+    return next((row for row in known if row.digest == document.digest), None)
+
+
+def find_base(session: Session, digest: str) -> tables.BaseModelRow | None:
+    """Return the base model with these files, or else one that was found to have the same content in other files.
+
+    The content that a document claims does not count: only the files tell, and the log remembers what they told.
+    """
+    base = tables.BaseModelRow
+    found = session.scalar(select(base).where(base.digest == digest))
+    if found is not None:
+        return found
+    told = events.history(session, kind="base", subject=digest, action=RECOGNISED, limit=1)
+    return with_content(session, json.loads(told[0].detail)["content"]) if told else None
+
+
+def with_content(session: Session, content: str) -> tables.BaseModelRow | None:
+    """Return the first base model with a content."""
+    base = tables.BaseModelRow
+    return session.scalars(select(base).where(base.content == content).order_by(base.id)).first()
+
+
+def free_names(session: Session, document: BaseDocument, content: str | None) -> list[str]:
+    """Return those of a base model's names that no other one has."""
+    folded = {name.casefold(): name for name in document.names}
+    name = tables.BaseNameRow
+    holders = session.scalars(select(name).where(name.folded.in_(folded))).all()
+    for holder in holders:
+        del folded[holder.folded]
+    if not folded and not any(holder.base.content in (content, None) for holder in holders):
+        raise AlreadyExistsError(
+            f"the name {document.name!r} belongs to a base model with other bytes there",
+            hint=f"give it another name first: fusery base add SOURCE --name OTHER ({document.digest[:12]})",
+        )
+    return list(folded.values())
+
+
+def known_fused(session: Session, document: FusedDocument, origin: str) -> list[tables.FusedRow]:
+    """Return what is here under a fused model's key: made here, or claimed by the registry it comes from."""
+    fused = tables.FusedRow
+    keys = (document.key, foreign_key(origin, document.key))
+    return list(session.scalars(select(fused).where(fused.key.in_(keys)).order_by(fused.id)))
+
+
+def find_adapter(session: Session, document: AdapterDocument) -> tables.AdapterRow | None:
+    """Return the adapter with these bytes and this name, or with these bytes under this task.
+
+    Under another name it is another record if that is yanked and this is not, or if a fact differs that is never
+    amended: yanked bytes may be registered anew.
+    """
+    adapter, yank, version = tables.AdapterRow, tables.YankRow, document.version
+    named = session.scalar(select(adapter).where(adapter.name == document.name))
+    if named is not None and named.digest == document.digest:
+        return named
+    of_task = select(adapter).join(adapter.task).where(tables.TaskRow.name == document.task)
+    same = session.scalars(of_task.where(adapter.digest == document.digest).order_by(adapter.id)).all()
+    if same and not any(each.lifted_at is None for each in document.yanks):
+        query = select(yank.adapter_id).where(yank.adapter_id.in_([row.id for row in same]), stands_at())
+        yanked = set(session.scalars(query))
+        same = [row for row in same if row.id not in yanked]
+    base = find_base(session, document.base_digest) if same else None
+    for row in same:
+        if row.alpha == document.alpha and (base is None or row.base_id == base.id):
+            return row
+    taken = named or session.scalar(of_task.where(adapter.version == version))
+    if taken is not None:
+        again = next_version(session, taken.task)
+        raise AlreadyExistsError(
+            f"{taken.name} is there with other bytes, registered by {taken.created_by} on "
+            f"{taken.created_at:%Y-%m-%d}: {document.name} cannot take version {version} of {document.task}",
+            hint=f"export it, and register it there with --version {again}",
+        )
+    return None
+
+
+def required_base(session: Session, digest: str, name: str) -> tables.BaseModelRow:
+    """Return the base model that a document needs."""
+    row = find_base(session, digest)
+    if row is None:
+        raise BadInputError(f"{name}, which this needs, is not on record", hint="run the command again")
+    return row
+
+
+def required_adapter(session: Session, name: str, digest: str) -> tables.AdapterRow:
+    """Return the adapter that a document needs: with this digest, if possible with this name or of this task."""
+    adapter, task = tables.AdapterRow, name.rpartition("_v")[0]
+    rows = session.scalars(select(adapter).where(adapter.digest == digest).order_by(adapter.id)).all()
+    if not rows:
+        raise BadInputError(f"{name}, which this needs, is not on record", hint="run the command again")
+    return min(rows, key=lambda row: (row.name != name, row.task.name != task))
+
+
+def is_complete(row: Row, document: Item) -> bool:
+    """Return whether a record lacks nothing that may come later: files that were published, other forms."""
+    if isinstance(document, FusedDocument) and isinstance(row, tables.FusedRow):
+        return document.kept != "store" or all(file.blob is not None for file in row.manifest.files)
+    if isinstance(document, AdapterDocument) and isinstance(row, tables.AdapterRow):
+        forms = {form.form for form in row.renderings}
+        return all(each.format in (*forms, own_form(row)) for each in document.renderings)
+    return True

@@ -1,363 +1,362 @@
-"""Recording an item from another registry: facts from its bytes, and what was declared there.
+"""Receive documents: fetch their files, examine them as if registered here, store and record them.
 
-Times stay those of the registry it came from.
+A document is recorded in one transaction, small adapters of one task in batches.  A record has the facts computed from
+the files, and the values and times declared in the origin.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sqlalchemy import func, select
-from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
+from sqlalchemy import select
+
+from fusery.storage.copying import copy_file
+from fusery.storage.digest import Digest
+from fusery.storage.errors import (
+    BlobCorruptError,
+    FuseryError,
+    MissingFileError,
+    OutOfSpaceError,
+    StoreUnavailableError,
+)
+from fusery.storage.interface import BlobStore
+from fusery.storage.layout import MAX_GENERATION
+from fusery.storage.manifest import FileEntry, Manifest, manifest_of
+from fusery.storage.safetensors import BASE_HEADER_LIMIT, read_header
+from fusery.storage.transfer import in_order
 
 from .. import tables
-from ..access.roles import is_trusted
-from ..database import Database, events
-from ..errors import AlreadyExistsError, BadInputError
-from ..fusion.foreign import foreign_key
-from ..limits import CALIBRATIONS, CLAIMS, SIGNATURES, YANKS, require_count, require_within
-from ..records.datasets import require_short
-from ..records.deposit import record_manifest
-from ..records.recipe import false_sources
-from ..records.references import require_version
-from ..records.renderings import record_rendering, recorded_digest
-from ..records.withdrawals import stands
-from .arrival_log import record_arrival
-from .arriving import Seen
-from .corrections import bring_corrections, rows_of
-from .finding import (
-    RECOGNISED,
-    Row,
-    find,
-    find_adapter,
-    find_base,
-    find_many,
-    free_names,
-    is_complete,
-    missing_yanks,
-    require_name,
-    with_content,
-)
-from .measurements import bring_evaluations
-from .package import Adapter, Base, Calibration, Fused, Item
-from .planning import require_allowed, with_sender
-from .signed import missing_signatures, take_signature
+from ..adapters.render import Form, other_forms
+from ..bases.add import identify_received
+from ..database.engine import batches
+from ..errors import BadInputError, DatabaseUnavailableError, ServerUnavailableError
+from ..models.architecture import WEIGHTS as WEIGHTS_OF_MODELS
+from ..packages.documents import AdapterDocument, BaseDocument, FusedDocument, Item
+from ..records.bases import Generations, blob_generations, recorded_architecture
+from ..records.calibrations import calibration_facts
+from ..records.deposit import Deposit
+from ..records.derived import differing
+from ..records.renderings import fetch_originals
+from ..records.transfer import Moved
+from ..registration.context import RegistrationContext, context_on
+from ..registration.new_adapter import examine_recorded
+from .planning import find, find_base, is_complete, plan, required_adapter, required_base, with_content
+from .recording import ExaminedDocument, Recorder
 
 if TYPE_CHECKING:
-    from ..records.deposit import Deposit
     from ..workspace import Workspace
 
-T = TypeVar("T")
+
+_MOST = 32
+"""Maximum number of adapters per transaction; more would block other writers for long."""
+
+_MOST_BYTES = 64 << 20
+"""Maximum size of their files, which are temporarily on this machine."""
+
+_UNREACHABLE = (DatabaseUnavailableError, ServerUnavailableError, StoreUnavailableError, OutOfSpaceError)
+
+_HINT = "fusery audit, on the other registry"
 
 
-def receive(
-    workspace: Workspace, item: Item, seen: Seen, deposit: Deposit | None, origin: str
-) -> tuple[bool, str]:
-    """Record a thing, or what it lacks here; return whether anything was new, and what it is called here.
+@dataclass(frozen=True, slots=True)
+class Receiver:
+    """Receives documents in order, each after those that it needs.
 
-    Args:
-        workspace: the registry that receives.
-        item: what has come.
-        seen: what it is by its bytes.
-        deposit: of its files, which are stored; None where they have no bytes, or are here already.
-        origin: the id of the registry it came from.
-
-    Raises:
-        AlreadyExistsError: its name was taken meanwhile.
+    Attributes:
+        destination: the registry that gets the documents.
+        here: the user's own registry, in whose cache files are examined.
+        origin: id of the registry that the documents come from.
     """
-    with deposit.recording() if deposit else workspace.database.write() as session:
-        row, now = find(session, item, origin), Database.utcnow(session)
-        added, name, recognised = _received(workspace, session, item, seen, deposit, origin, row, now)
-        if deposit is not None and not recognised:
-            deposit.finish(session)
-    if recognised and deposit is not None:
-        deposit.abandon()  # somebody added it meanwhile
-    return added, name
+
+    destination: Workspace
+    here: Workspace
+    carrier: Carrier
+    origin: str
+    say: Callable[[str], None]
+
+    @property
+    def _recorder(self) -> Recorder:
+        return Recorder(self.destination, self.origin)
+
+    def take(self, documents: Iterable[Item]) -> Iterator[Moved]:
+        """Yield the result for each document, once it is recorded."""
+        self.here.cache.sweep()
+        for batch in _batches(documents):
+            # Earlier documents can change the plan: a base model may be recognised in other files.
+            planned = plan(self.destination, batch, self.origin)
+            for state, pairs in groupby(zip(batch, planned, strict=True), lambda pair: pair[1].state):
+                if state == "copied":
+                    new = list(pairs)
+                    try:
+                        done = self._take(new)
+                    except _UNREACHABLE:
+                        raise
+                    except FuseryError:
+                        if len(new) == 1:
+                            raise
+                        # One of them is refused: record those before it.
+                        yield from (self._take([pair])[0] for pair in new)
+                    else:
+                        yield from done
+                    continue
+                for document, moved in pairs:
+                    if state != "completed":
+                        yield moved
+                    elif isinstance(document, FusedDocument) and self._lacks_files(document):
+                        yield from self._take([(document, moved)])
+                    else:
+                        self.say(f"copying {document.kind} {document.name}")
+                        one = ExaminedDocument(document, moved, forms=self._other_forms(document))
+                        yield from self._recorder.record([one], None)
+
+    def _lacks_files(self, document: FusedDocument) -> bool:
+        """Return whether the files of a recorded fused model were published later."""
+        with self.destination.database.read() as session:
+            row = find(session, document, self.origin)
+            return row is not None and not is_complete(row, document)
+
+    def _take(self, pairs: Sequence[tuple[Item, Moved]]) -> list[Moved]:
+        """Fetch documents in parallel, examine them one by one, and record them in one transaction."""
+        with self.here.cache.scratch() as scratch:
+            folders = [scratch / str(number) for number in range(len(pairs))]
+            there = [
+                (document, folder / "arrived")
+                for (document, _), folder in zip(pairs, folders, strict=True)
+                if document.kept != "absent"
+            ]
+            for folder in folders:
+                folder.mkdir()
+            coming = iter(self.carrier.fetch(there))
+            arrived, context = list[ExaminedDocument](), self._context(pairs[0][0])
+            for (document, moved), folder in zip(pairs, folders, strict=True):
+                self.say(f"copying {document.kind} {document.name}")
+                one = ExaminedDocument(document, moved)
+                if document.kept != "absent":
+                    one = self._examined(replace(one, paths=next(coming)), folder, arrived, context)
+                arrived.append(one)
+            stored = [(each.document, each.paths) for each in arrived if each.paths is not None]
+            deposit = self.carrier.deposit(stored) if stored else None
+            return self._recorder.record(arrived, deposit)
+
+    def _context(self, document: Item) -> RegistrationContext | None:
+        """Return the registration context of an adapter's base model, shared by a batch."""
+        if not isinstance(document, AdapterDocument):
+            return None
+        with self.destination.database.read() as session:
+            base = required_base(session, document.base_digest, document.base)
+            return context_on(self.destination, session, base)
+
+    def _examined(
+        self,
+        one: ExaminedDocument,
+        folder: Path,
+        before: Sequence[ExaminedDocument],
+        context: RegistrationContext | None,
+    ) -> ExaminedDocument:
+        document, paths = one.document, one.paths
+        assert paths is not None
+        if isinstance(document, AdapterDocument):
+            assert context is not None
+            parent = None
+            if document.parent is not None:
+                with self.destination.database.read() as session:
+                    row = required_adapter(session, document.parent, str(document.parent_digest))
+                    parent = row.name
+            beside = [other for each in before if (other := each.as_known()) is not None]
+            seen = examine_recorded(
+                self.destination, document, paths, folder, base=context, parent=parent, beside=beside
+            )
+            return replace(one, adapter=seen, forms=seen.forms, corrected=seen.corrected)
+        if isinstance(document, FusedDocument):
+            _require_key(document, paths)
+            return one
+        if isinstance(document, BaseDocument):
+            values = identify_received(document, paths)
+            with self.destination.database.read() as session:
+                if with_content(session, values["content"]) is not None:
+                    one = replace(one, paths=None)  # known in other files: do not store these
+        else:
+            with self.destination.database.read() as session:
+                base = find_base(session, document.base_digest)
+                architecture = recorded_architecture(base) if base is not None else None
+            (path,) = paths.values()
+            _require_same(document, paths)
+            values = calibration_facts(
+                path, document.name, document.base_digest, document.adapter, architecture
+            )
+        return replace(one, values=values, corrected=differing(dict(document), values))
+
+    def _other_forms(self, document: Item) -> Sequence[tuple[Form, Manifest]]:
+        """Compute the missing formats of a recorded adapter from its files."""
+        if not isinstance(document, AdapterDocument):
+            return ()
+        with self.here.cache.scratch() as scratch:
+            with self.destination.database.read() as session:
+                row = find(session, document, self.origin)
+                if not isinstance(row, tables.AdapterRow) or is_complete(row, document):
+                    return ()
+                base = recorded_architecture(row.base)
+                assert row.manifest.files is not None
+            files = fetch_originals(self.destination, row, scratch / "arrived")
+            wanted = [each.format for each in document.renderings]
+            return tuple(other_forms(files, base, wanted, scratch))
 
 
-def receive_many(
-    workspace: Workspace, things: Sequence[tuple[Item, Seen]], deposit: Deposit, origin: str
-) -> list[tuple[bool, str]]:
-    """Record some adapters in one transaction; as `receive` for each of them.
-
-    All of them are recorded or none.  Where one cannot be, those before it are recorded one by one, as they would have
-    been without it.
-
-    Args:
-        workspace: the registry that receives.
-        things: what has come, and what it is by its bytes.
-        deposit: of the files of all of them.
-        origin: the id of the registry they came from.
-
-    Raises:
-        AlreadyExistsError, BadInputError: as `receive`, of the first that cannot be recorded.
-    """
-    try:
-        with workspace.database.write() as session:
-            deposit.settle(session)
-            items, now, done = [item for item, _ in things], Database.utcnow(session), []
-            met = Counter(item.digest for item in items)
-            for (item, seen), row in zip(things, find_many(session, items, origin), strict=True):
-                if met[item.digest] > 1:  # of two with the same bytes, the second finds the first
-                    row = find(session, item, origin)
-                done.append(_received(workspace, session, item, seen, deposit, origin, row, now)[:2])
-            deposit.finish(session)
-        return done
-    except (AlreadyExistsError, BadInputError):
-        done = []
-        for item, seen in things:
-            with workspace.database.write() as session:
-                row, now = find(session, item, origin), Database.utcnow(session)
-                done.append(_received(workspace, session, item, seen, deposit, origin, row, now)[:2])
-        return done
-    finally:
-        deposit.abandon()
+def _batches(documents: Iterable[Item]) -> Iterator[list[Item]]:
+    """Yield documents in order, in batches to record together: adapters of one task on one base model."""
+    batch, size = list[Item](), 0
+    for document in documents:
+        length = document.manifest.size
+        if batch and not (_goes_with(document, batch) and size + length <= _MOST_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(document)
+        size += length
+    if batch:
+        yield batch
 
 
-def _received(
-    workspace: Workspace,
-    session: Session,
-    item: Item,
-    seen: Seen,
-    deposit: Deposit | None,
-    origin: str,
-    row: Row | None,
-    now: datetime,
-) -> tuple[bool, str, bool]:
-    """Record a thing in a transaction; return whether anything was new, its name, and whether a base was there in other files."""
-    item = with_sender(workspace, item)
-    if workspace.authenticated and origin == workspace.identity and row is None:
-        # A client of this registry made it: its token says by whom, and not the package.
-        said = {"created_by": workspace.actor, "created_at": now}
-        if isinstance(item, Adapter):
-            del said["created_at"]  # amendments are later than that
-        item = replace(item, values={**item.values, **{key: said[key] for key in said.keys() & item.values}})
-    if isinstance(item, Adapter) and isinstance(row, tables.Adapter):
-        require_allowed(workspace, session, row, item)
-    try:
-        if isinstance(item, Base) and row is None:
-            row = with_content(session, seen.values["content"])
-            if row is not None:
-                _recognise(workspace, session, item, seen, row, origin)
-        recognised = isinstance(item, Base) and row is not None
-        row_is_new = row is None
-        added = ["record"] if row_is_new else []
-        if row is not None and deposit is not None and not is_complete(row, item):
-            added.append("files")
-        if not recognised:
-            manifest = item.files.manifest
-            files = deposit.record(session, manifest) if deposit else record_manifest(session, manifest)
-        if row is None:
-            row = _insert(workspace, session, item, seen, files, origin, now)
-            session.flush()
-        added += _attach(workspace, session, row, item, seen, now, new=row_is_new)
-        if added:
-            record_arrival(workspace, session, item, seen, row, origin, added, now)
-    except IntegrityError as error:
-        raise BadInputError(
-            f"{item.name} is on record with values that no registry takes", hint="fusery audit, there"
-        ) from error
-    return bool(added), row.name if isinstance(row, tables.BaseModel) else item.name, recognised
+def _goes_with(document: Item, batch: list[Item]) -> bool:
+    first = batch[0]
+    if not isinstance(document, AdapterDocument) or not isinstance(first, AdapterDocument):
+        return False
+    needed = {document.parent_digest, *(each.digest for each in document.sources)}
+    alike = (document.task, document.base_digest) == (first.task, first.base_digest)
+    return alike and len(batch) < _MOST and not any(each.digest in needed for each in batch)
 
 
-def _recognise(
-    workspace: Workspace, session: Session, item: Base, seen: Seen, row: tables.BaseModel, origin: str
-) -> None:
-    """Say in the log that a base here holds what other files hold: they need not be read again to know that."""
-    events.record(
-        session,
-        action=RECOGNISED,
-        kind="base",
-        subject=item.digest,
-        detail={
-            "name": item.name,
-            "content": seen.values["content"],
-            "same_as": row.digest,
-            "origin": {"registry": origin},
-        },
-        actor=workspace.actor,
-    )
-
-
-def _insert(
-    workspace: Workspace,
-    session: Session,
-    item: Item,
-    seen: Seen,
-    files: tables.Manifest,
-    origin: str,
-    now: datetime,
-) -> Row:
-    row: Row
-    values = {**item.values, **seen.values}
-    if isinstance(item, Base):
-        names = free_names(session, item)
-        if not names:
-            require_name(session, item, "")
-        row = tables.BaseModel(**{**values, "location": None}, manifest_id=files.id)
-        row.names = [tables.BaseName(**name) for name in names]
-        row.revisions = [tables.BaseRevision(**revision) for revision in item.revisions]
-    elif isinstance(item, Calibration):
-        base = _base(session, item.base)
-        require_count(base.name, "calibrations", CALIBRATIONS, len(base.calibrations) + 1)
-        row = tables.Calibration(**values, manifest_id=files.id, base_id=base.id)
-    elif isinstance(item, Adapter):
-        return _insert_adapter(session, item, seen, files, now)
-    else:
-        row = _fused(workspace, session, item, files, origin)
-    session.add(row)
-    return row
-
-
-def _insert_adapter(
-    session: Session, item: Adapter, seen: Seen, files: tables.Manifest, now: datetime
-) -> tables.Adapter:
-    require_version(session, item.task, item.values["version"])
-    base = _base(session, item.base)
-    row = tables.Adapter(
-        **{**item.values, **seen.values, "name": item.name, "total_parameters": base.parameters},
-        manifest_id=files.id,
-        task_id=_task(session, item.task).id,
-        base_id=base.id,
-        dataset_id=_dataset(session, item.dataset).id if item.dataset is not None else None,
-        parent_id=_adapter(session, item.parent).id if item.parent is not None else None,
-        tags=[tables.AdapterTag(**tag) for tag in item.tags],
-        findings=[tables.AdapterFinding(**finding.to_dict()) for finding in seen.findings],
-        amendments=rows_of(item, now),
-        renderings=[],
-        evaluations=[],
-        **({} if item.sources else {"sources": []}),
-    )
-    session.add(row)
-    session.flush()
-    session.add_all(tables.CurvePoint(**point, adapter_id=row.id) for point in item.curve)
-    session.add_all(
-        tables.AdapterSource(**values, adapter_id=row.id, source_id=_adapter(session, source).id)
-        for values, source in item.sources
-    )
-    if false_sources(row):
-        raise BadInputError(
-            f"{item.name} is on record there as computed from other adapters than its own recipe names",
-            hint="let its owner run: fusery audit, there",
+def _require_same(document: Item, paths: Mapping[str, Path]) -> None:
+    if manifest_of(paths) != document.manifest:
+        raise BlobCorruptError(
+            f"wrong digest of the files of {document.name} (expected {document.digest[:12]})",
+            hint=_HINT,
         )
-    if item.run is not None:
-        session.add(tables.TrainingRun(**item.run, adapter_id=row.id))
-    lifted = [yank for yank in item.yanks if not stands(yank)]
-    session.add_all(tables.Yank(**yank, adapter_id=row.id) for yank in lifted)
-    return row
 
 
-def _fused(
-    workspace: Workspace, session: Session, item: Fused, files: tables.Manifest, origin: str
-) -> tables.Fused:
-    """Return the record of a fused model: one of this registry, or under a key of its own what is claimed.
-
-    What was fused by a client of this registry is this registry's, on the word of somebody who may promote.
-
-    Raises:
-        BadInputError: there are too many claims about the adapter.
-    """
-    adapter, fused = _adapter(session, item.adapter), tables.Fused
-    claimed: dict[str, Any] = {}
-    if origin != workspace.identity or not is_trusted(workspace):
-        counted = select(func.count()).where(fused.adapter_id == adapter.id, fused.origin.is_not(None))
-        require_count(adapter.name, "claims of fused models", CLAIMS, (session.scalar(counted) or 0) + 1)
-        claimed = {"key": foreign_key(origin, item.values["key"]), "origin": origin}
-    return tables.Fused(
-        **{**item.values, **claimed},
-        manifest_id=files.id,
-        base_id=_base(session, item.base).id,
-        adapter_id=adapter.id,
-        modules=[tables.ModuleFidelity(**module) for module in item.modules],
-        extras=[
-            tables.FusedExtra(**values, adapter_id=_adapter(session, extra).id)
-            for values, extra in item.extras
-        ],
-    )
+def _require_key(document: FusedDocument, paths: Mapping[str, Path]) -> None:
+    """Refuse files of a fused model with another digest or cache key; only fusing it shows if they match the recipe."""
+    _require_same(document, paths)
+    for name, path in paths.items():
+        if not WEIGHTS_OF_MODELS.fullmatch(name):
+            continue
+        key = read_header(path, limit=BASE_HEADER_LIMIT).metadata.get("fusery.key")
+        if key != document.key:
+            raise BadInputError(
+                f"wrong fusery.key in {name} of {document.name}: {str(key)[:12]} (expected {document.key[:12]})",
+                hint=_HINT,
+            )
 
 
-def _attach(
-    workspace: Workspace, session: Session, row: Row, item: Item, seen: Seen, now: datetime, *, new: bool
-) -> list[str]:
-    """Add what may have come later than the record; return what was added."""
-    added = []
-    if isinstance(item, Adapter) and isinstance(row, tables.Adapter):
-        for form, manifest in seen.forms:
-            if recorded_digest(row, form) is None:
-                record_rendering(session, row, form, manifest, now)
-                added.append(f"form {form}")
-        if yanks := missing_yanks(session, row, item):
-            rows = [tables.Yank(**values, adapter_id=row.id) for values in yanks]
-            known = session.scalars(select(tables.Yank).where(tables.Yank.adapter_id == row.id)).all()
-            require_within(row.name, "yanks", YANKS, [*known, *rows])
-            session.add_all(rows)
-            added += ["yank"] * len(rows)
-        if bring_corrections(session, row, item, now):
-            added.append("amendment")
-        added += bring_evaluations(row, item, now)
-    signatures, _ = missing_signatures(workspace, session, item, None if new else row)
-    if signatures:
-        for values in signatures:
-            take_signature(session, values)
-        session.flush()
-        query = select(tables.Signature).where(tables.Signature.subject_digest == item.digest)
-        require_within(item.name, "signatures", SIGNATURES, session.scalars(query).all())
-        added += ["signature"] * len(signatures)
-    session.flush()
-    return added
+Progress = Callable[[int], None]
 
 
-def _task(session: Session, name: str) -> tables.Task:
-    query = select(tables.Task).where(tables.Task.name == name)
-    task = _once(session, ("task", name), lambda: session.scalar(query))
-    if task is None:
-        task = tables.Task(name=name)
-        session.add(task)
-        session.flush()
-    return task
+class Carrier:
+    """Copies the files of documents from a store to a registry; `own` allows reading the paths that `origin` names."""
 
+    def __init__(
+        self,
+        store: BlobStore,
+        destination: Workspace,
+        *,
+        origin: Workspace | None = None,
+        own: bool = False,
+        progress: Progress | None = None,
+    ) -> None:
+        self.store, self.destination, self.progress = store, destination, progress
+        self._origin, self._own = origin, own
 
-def _base(session: Session, item: Base) -> tables.BaseModel:
-    row = _once(session, ("base", item.digest), lambda: find_base(session, item))
-    if row is None:
-        raise _gone(item)
-    return row
+    def fetch(self, wanted: Sequence[tuple[Item, Path]]) -> list[dict[str, Path]]:
+        """Return the local paths of each document's files; `wanted` has a new folder for each document.
 
+        The files of an adapter are copied to its folder, under their own names; others may stay in place.
+        """
+        first = dict[Digest, tuple[FileEntry, Path]]()
+        places = list[dict[str, Path]]()
+        stored = [entry for each, _ in wanted if each.kept == "store" for entry in each.files]
+        generations = self._generations(entry.sha256 for entry in stored)
+        for document, folder in wanted:
+            if document.kept != "store":
+                places.append(self._referenced(document))
+                continue
+            places.append({entry.path: folder / entry.path for entry in document.files})
+            for entry in document.files:
+                local = self._local(document, entry, generations[entry.sha256])
+                if local is not None:
+                    places[-1][entry.path] = local
+                else:
+                    first.setdefault(entry.sha256, (entry, folder / entry.path))
+                    (folder / entry.path).parent.mkdir(parents=True, exist_ok=True)
 
-def _adapter(session: Session, item: Adapter) -> tables.Adapter:
-    row = find_adapter(session, item)
-    if row is None:
-        raise _gone(item)
-    return row
+        def fetch(one: tuple[FileEntry, Path]) -> None:
+            self._fetch(one[0], generations[one[0].sha256], one[1])
 
+        self._in_parallel(fetch, list(first.values()))
+        for (document, _), paths in zip(wanted, places, strict=True):
+            for entry in document.files if document.kept == "store" else ():
+                if entry.sha256 in first and (place := first[entry.sha256][1]) != paths[entry.path]:
+                    copy_file(place, paths[entry.path], link=True)
+        return places
 
-def _once(session: Session, key: tuple[str, ...], look: Callable[[], T | None]) -> T | None:
-    """Return what was found for a key in this transaction, which is the only writer; what is missing is looked for again."""
-    known: dict[tuple[str, ...], T] = session.info.setdefault("met while receiving", {})
-    if key not in known and (found := look()) is not None:
-        known[key] = found
-    return known.get(key)
+    def path(self, document: Item, entry: FileEntry, place: Path) -> Path:
+        """Return the local path of a document's file; fetch it to `place` if needed."""
+        if document.kept != "store":
+            return self._referenced(document)[entry.path]
+        generation = self._generations([entry.sha256])[entry.sha256]
+        local = self.store.local_path(entry.sha256, generation=generation)
+        if local is None:
+            self.store.fetch(entry.sha256, place, generation=generation)
+        return local or place
 
+    def _in_parallel(
+        self, fetch: Callable[[tuple[FileEntry, Path]], None], blobs: Sequence[tuple[FileEntry, Path]]
+    ) -> None:
+        for _ in in_order(fetch, blobs):
+            pass
 
-def _gone(item: Item) -> BadInputError:
-    return BadInputError(f"{item.name}, which this needs, is gone there", hint="run the command again")
+    def _fetch(self, entry: FileEntry, generation: int, place: Path) -> None:
+        self.store.fetch(entry.sha256, place, generation=generation, size=entry.size)
 
+    def _local(self, document: Item, entry: FileEntry, generation: int) -> Path | None:
+        """Return the path of a file that need not be fetched; None if it must be."""
+        if isinstance(document, AdapterDocument):
+            return None
+        return self.store.local_path(entry.sha256, generation=generation)
 
-def _dataset(session: Session, values: dict[str, Any]) -> tables.Dataset:
-    require_short(values["name"], values["revision"])
-    data = tables.Dataset
-    query = select(data).where(
-        data.name == values["name"], data.revision == values["revision"], data.digest == values["digest"]
-    )
-    key = ("dataset", values["name"], values["revision"], values["digest"])
-    found: tables.Dataset | None = _once(session, key, lambda: session.scalar(query))
-    if found is None:
-        found = data(**values)
-        session.add(found)
-        session.flush()
-    return found
+    def _referenced(self, document: Item) -> dict[str, Path]:
+        """Return the paths of a base model that the origin keeps by reference."""
+        if self._origin is None or not self._own or document.kind != "base":
+            raise BadInputError(
+                "the other registry keeps the base model by reference, and its folder must not be read",
+                hint="add it to this registry, then pull again: fusery base add FOLDER --name NAME",
+            )
+        base = tables.BaseModelRow
+        with self._origin.database.read() as session:
+            location = session.scalar(select(base.location).where(base.digest == document.digest))
+        paths = {entry.path: Path(location or "") / entry.path for entry in document.files}
+        for path in paths.values():
+            if not path.is_file():
+                raise MissingFileError(
+                    f"the base model is kept by reference, and {path} is not on this machine",
+                    hint="run it where the folder is, or add the base to the store: fusery base add SOURCE",
+                )
+        return {name: path.resolve() for name, path in paths.items()}
+
+    def _generations(self, digests: Iterable[Digest]) -> Generations:
+        found = Generations()
+        if self._origin is not None:
+            for some in batches(digests):
+                found |= blob_generations(self._origin, some)
+        if any(not 0 <= generation <= MAX_GENERATION for generation in found.values()):
+            raise BadInputError("invalid generation of a blob", hint=_HINT)
+        return found
+
+    def deposit(self, things: Sequence[tuple[Item, Mapping[str, Path]]]) -> Deposit:
+        """Store the files of documents; the transaction that records them makes them visible."""
+        there = self.destination
+        deposit = Deposit(there.database, there.store, there.owner())
+        deposit.put_many([(each.manifest, {**paths}) for each, paths in things], progress=self.progress)
+        return deposit

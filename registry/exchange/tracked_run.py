@@ -1,109 +1,81 @@
-"""A run as a tracker keeps it, and the adapters among its files."""
+"""A run as a tracker keeps it, the adapters among its files, and how a tracker's own client is read."""
 
 from __future__ import annotations
 
+import logging
+import math
+import os
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeGuard, TypeVar
 
 from fusery.storage.errors import FuseryError
 from fusery.storage.plaintext import is_keepable
+from fusery.storage.secrets import redact, without_secrets
 
 from ..adapters.files import CHECKPOINT, CONFIG, PEFT_WEIGHTS, WEIGHTS
 from ..errors import BadInputError
-from ..training.record import RecordedPoint, RunRecord
+from ..training.record import MOST_POINTS, RecordedData, RecordedGit, RecordedPoint, RunRecord
 
 LOSSES: Mapping[str, Sequence[str]] = {
     "train_loss": ("loss", "train/loss", "train_loss"),
     "val_loss": ("eval_loss", "eval/loss", "val_loss", "valid_loss", "validation_loss"),
     "learning_rate": ("learning_rate", "train/learning_rate", "lr"),
 }
-"""What trainers call a loss: transformers', mlx-lm's, and those that follow them.  The first that was measured counts."""
+"""Names of metrics in transformers, mlx-lm and similar trainers; the first that was logged is used."""
 
 UNKNOWN = RunRecord(started_at=datetime.fromtimestamp(0, UTC))
-"""The record of a run that its tracker does not tell about."""
+"""The record of a run that cannot be read."""
 
 MOST_RUNS = 10_000
-MOST_POINTS = 200_000
 TEXT = 500
-"""Characters of a name."""
+"""Maximum length of a name."""
 
-COMMIT = re.compile(r"[0-9a-f]{40,64}")
-FINGERPRINT = re.compile(r"[0-9A-Za-z]{1,64}")
+_COMMIT = re.compile(r"[0-9a-f]{40,64}")
+_FINGERPRINT = re.compile(r"[0-9A-Za-z]{1,64}")
 
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
-_SECRETS = frozenset(
-    [
-        "password",
-        "passwd",
-        "passphrase",
-        "pwd",
-        "secret",
-        "secrets",
-        "credential",
-        "credentials",
-        "apikey",
-        "accesskey",
-        "token",
-        "tok",
-    ]
-)
+_SECRETS = frozenset({
+    "password", "passwd", "passphrase", "pwd", "secret", "secrets", "credential", "credentials", "apikey",
+    "accesskey", "token", "tok",
+})  # fmt: skip
 _KEYS = frozenset({"api", "access", "secret", "private"})
-_OF_A_TOKENIZER = frozenset(
-    [
-        "pad",
-        "eos",
-        "bos",
-        "unk",
-        "sep",
-        "cls",
-        "mask",
-        "image",
-        "video",
-        "audio",
-        "start",
-        "end",
-        "stop",
-        "special",
-        "boi",
-        "eoi",
-        "new",
-        "next",
-        "first",
-        "last",
-    ]
-)
-"""What stands before `token` in the name of one that a tokenizer has."""
+_OF_A_TOKENIZER = frozenset({
+    "pad", "eos", "bos", "unk", "sep", "cls", "mask", "image", "video", "audio", "start", "end", "stop",
+    "special", "boi", "eoi", "new", "next", "first", "last",
+})  # fmt: skip
+"""Words before `token` in the name of a tokenizer's token."""
 
 _LONGEST = 10_000
-"""Characters of a text among a run's parameters."""
+"""Maximum length of a text parameter."""
 
 _DEEPEST = 20
-"""Levels of lists and objects among a run's parameters."""
+"""Maximum depth of lists and objects in parameters."""
+
+_MESSAGE = 200
+"""Characters of an error's message."""
 
 _BEST = "best"
 _OF_CALLBACK = re.compile(r"(?:(?P<output>.*)/)?(?P<name>checkpoint-[0-9]+)/artifacts/(?P=name)")
-"""A checkpoint as transformers' own callback for MLflow logs it: a model of its own for each."""
+"""A checkpoint logged by transformers' callback for MLflow, as a separate model."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrackedRun:
-    """What a tracker knows of a run.
+    """A run of a tracker.
 
     Attributes:
-        id: the tracker's name for it.
-        name: for people.
-        project: what it belongs to: an experiment of MLflow, a project of W&B.
-        record: when it ran, its arguments, data, commit and curve.
+        project: its experiment in MLflow, or its project in W&B.
         metrics: the last value of each.
-        files: its artifacts, path to size in bytes; None where the tracker does not say.
-        fetch: puts one of them at a place on this machine.
-        problem: why the tracker does not say what it has; then there are no files.
+        files: its artifacts: path to size in bytes, or None if unknown.
+        fetch: downloads an artifact to a path on this machine.
+        problem: why it cannot be read; then there are no files.
     """
 
     id: str
@@ -118,19 +90,14 @@ class TrackedRun:
 
 @dataclass(frozen=True, slots=True)
 class TrackedAdapter:
-    """An adapter, or a trainer's output folder with its checkpoints, among the artifacts of a run.
-
-    Attributes:
-        path: of the folder among the artifacts; empty for all of them.
-        files: its files, by their path in the folder, to their path among the artifacts.
-    """
+    """An adapter, or a trainer's output folder with its checkpoints, among the artifacts of a run."""
 
     path: str
     files: dict[str, str] = field(default_factory=dict)
 
 
 def tracked_adapters(run: TrackedRun) -> list[TrackedAdapter]:
-    """Return the adapters of a run, by path; the checkpoints in one folder are one: a trainer's output folder."""
+    """Return the adapters of a run by path; checkpoints in one folder are one adapter, a trainer's output folder."""
     folders: dict[str, dict[str, str]] = {}
     for path in run.files:
         place = PurePosixPath(path)
@@ -139,18 +106,20 @@ def tracked_adapters(run: TrackedRun) -> list[TrackedAdapter]:
     for folder, names in folders.items():
         if CONFIG not in names or names.keys().isdisjoint((WEIGHTS, PEFT_WEIGHTS)):
             continue
-        if not _is_checkpoint(folder):
+        place = PurePosixPath(folder)
+        if place.name != _BEST and not CHECKPOINT.fullmatch(place.name):
             found.setdefault(folder, TrackedAdapter(folder)).files.update(names)
             continue
-        output, name = _output(folder), PurePosixPath(folder).name
+        match = _OF_CALLBACK.fullmatch(folder)
+        output = (match["output"] or "") if match else _text(place.parent)
         whole = found.setdefault(output, TrackedAdapter(output))
         whole.files.update(folders.get(output, {}))
-        whole.files.update((f"{name}/{each}", path) for each, path in names.items())
+        whole.files.update((f"{place.name}/{each}", path) for each, path in names.items())
     return [found[path] for path in sorted(found)]
 
 
 def is_secret(name: str) -> bool:
-    """Tell whether a parameter is called like a secret: `hub_token`, `openaiApiKey`; `pad_token` and `max_tokens` are none."""
+    """Return whether a parameter's name is that of a secret, such as `hub_token` or `openaiApiKey`, but not `pad_token`."""
     words = [word.casefold() for word in _WORDS.findall(name)]
     if not words:
         return False
@@ -160,21 +129,17 @@ def is_secret(name: str) -> bool:
     return words[-1] in _SECRETS and not (words[-1] in ("token", "tok") and before in _OF_A_TOKENIZER)
 
 
-def parameters(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a run's parameters as they can be kept: without the values of secrets, and without what no record keeps."""
-    found = {}
-    for name, value in given.items():
-        key = str(name)
-        if is_keepable(key) and len(key) <= TEXT:
-            found[key] = _kept(key, value, _DEEPEST)
-    return found
+def parameters(given: Mapping[Any, Any], levels: int = _DEEPEST) -> dict[str, Any]:
+    """Return a run's parameters as they can be recorded: without the values of secrets, and without other values than JSON's."""
+    names = ((str(key), value) for key, value in given.items())
+    return {key: _kept(key, value, levels) for key, value in names if is_keepable(key) and len(key) <= TEXT}
 
 
 def _kept(name: str, value: Any, levels: int) -> Any:
     if is_secret(name):
         return "***"
     if isinstance(value, Mapping):
-        return _inner(value, levels) if levels else None
+        return parameters(value, levels - 1) if levels else None
     if isinstance(value, list | tuple):
         return _items(value, levels) if levels else None
     if isinstance(value, str):
@@ -184,13 +149,8 @@ def _kept(name: str, value: Any, levels: int) -> Any:
     return value if value is None or isinstance(value, bool | float) else str(value)[:TEXT]
 
 
-def _inner(value: Mapping[Any, Any], levels: int) -> dict[str, Any]:
-    names = ((str(key), each) for key, each in value.items())
-    return {key: _kept(key, each, levels - 1) for key, each in names if is_keepable(key) and len(key) <= TEXT}
-
-
 def _items(value: Sequence[Any], levels: int) -> list[Any]:
-    """Return the items of a list; what follows an option called like a secret, or stands behind its `=`, is one."""
+    """Return the items of a list without the values of secret options: `--hub_token X` and `--hub_token=X`."""
     found: list[Any] = []
     hidden = False
     for each in value:
@@ -206,15 +166,19 @@ def _items(value: Sequence[Any], levels: int) -> list[Any]:
     return found
 
 
-def curve_of(run: str, points: Mapping[int, Mapping[str, float]]) -> list[RecordedPoint]:
-    """Return a run's points, by step, to what was measured there; those that have no loss are left out.
-
-    Raises:
-        BadInputError: there are absurdly many.
-    """
+def curve_of(
+    run: str, metrics: Container[str], history: Callable[[str], Iterable[tuple[object, object]]]
+) -> list[RecordedPoint]:
+    """Return a run's points that have a loss, by step."""
+    points: dict[int, dict[str, float]] = {}
+    for loss, names in LOSSES.items():
+        logged = next((name for name in names if name in metrics), None)
+        for step, value in history(logged) if logged else ():
+            if is_number(step) and is_number(value) and 0 <= step < 2**31:
+                points.setdefault(int(step), {})[loss] = float(value)
     if len(points) > MOST_POINTS:
         raise BadInputError(
-            f"run {run} has {len(points):,} points", hint=f"at most {MOST_POINTS:,} are taken"
+            f"run {run} has {len(points):,} points", hint=f"at most {MOST_POINTS:,} are allowed"
         )
     return [
         RecordedPoint.model_validate({"iteration": step, **values})
@@ -223,49 +187,140 @@ def curve_of(run: str, points: Mapping[int, Mapping[str, float]]) -> list[Record
     ]
 
 
+def git_of(commit: str, *, dirty: bool) -> RecordedGit | None:
+    """Return a run's commit, if it is one."""
+    return RecordedGit(commit=commit, dirty=dirty) if _COMMIT.fullmatch(commit) else None
+
+
+def dataset_of(name: str, digest: str) -> RecordedData:
+    """Return a run's dataset; its digest only if that can be recorded."""
+    return RecordedData(name=name[:TEXT], fingerprint=digest if _FINGERPRINT.fullmatch(digest) else None)
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Return whether a value is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def is_inside(path: str) -> bool:
-    """Tell whether a path that a tracker gives stays below the folder that it is of, and is its only spelling."""
+    """Return whether a path of a tracker is relative, normalised, and inside the run's folder."""
     plain = path == str(PurePosixPath(path)) and "\\" not in path and is_keepable(path)
     return plain and not path.startswith("/") and ".." not in path.split("/") and path != "."
 
 
-def moved_in(
-    place: Path,
-    put: Callable[[Path], Path],
-    missing: str,
-    *,
-    size: int | None,
-    digest: Callable[[Path], bool],
-) -> None:
-    """Have a tracker's client put a file into a folder of its own, and move it to its place.
+T = TypeVar("T")
 
-    Args:
-        place: where the file is to be.
-        put: puts it somewhere below a folder, and says where.
-        missing: the sentence, if that is not the file that the tracker has listed.
-        size: that it is listed with; None if it is not said.
-        digest: tells whether a file's bytes are those that are listed.
 
-    Raises:
-        BadInputError: with that sentence.
+def at_most(items: Iterable[T], most: int, owner: str, what: str, hint: str) -> Iterator[T]:
+    """Yield the items of a list of a server, which may have no end."""
+    for number, item in enumerate(items):
+        if number == most:
+            raise BadInputError(f"{owner} over {most:,} {what}", hint=hint)
+        yield item
+
+
+@dataclass(frozen=True, slots=True)
+class TrackedFile:
+    """A file of a run.
+
+    Attributes:
+        size: in bytes; None where the tracker does not say.
+        download: puts it somewhere below a folder, and returns where.
+        is_listed: tells whether downloaded bytes have the digest that the tracker lists.
     """
-    with TemporaryDirectory(dir=place.parent, prefix=".fetched-") as scratch:
-        fetched = put(Path(scratch)).resolve()
-        inside = fetched.is_relative_to(Path(scratch).resolve()) and fetched.is_file()
-        if not inside or size not in (None, fetched.stat().st_size) or not digest(fetched):
-            raise BadInputError(missing, hint="look at the run in the tracker's own pages")
-        shutil.move(fetched, place)
+
+    size: int | None
+    download: Callable[[Path], Path]
+    is_listed: Callable[[Path], bool] = lambda _: True
 
 
-def _output(folder: str) -> str:
-    """Return the folder that a checkpoint is of."""
-    match = _OF_CALLBACK.fullmatch(folder)
-    return (match["output"] or "") if match else _text(PurePosixPath(folder).parent)
+@dataclass(frozen=True, slots=True)
+class Client:
+    """A tracker's own client, as an import uses it.
 
+    Attributes:
+        settings: variables of the environment that it gets, unless the user sets them.
+        loggers: those that report errors only.
+        hint: what to check when it fails.
+    """
 
-def _is_checkpoint(folder: str) -> bool:
-    name = PurePosixPath(folder).name
-    return name == _BEST or CHECKPOINT.fullmatch(name) is not None
+    tracker: str
+    settings: Mapping[str, str]
+    loggers: Sequence[str]
+    hint: str
+
+    @contextmanager
+    def quiet(self, **settings: str) -> Iterator[None]:
+        """Apply the settings while the client is in use: the process may be one that logs to the tracker itself."""
+        changed = {name: value for name, value in self.settings.items() if name not in os.environ}
+        changed |= settings
+        before = {name: os.environ.get(name) for name in changed}
+        levels = {logger: logger.level for logger in map(logging.getLogger, self.loggers)}
+        os.environ.update(changed)
+        for logger in levels:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
+            for logger, level in levels.items():
+                logger.setLevel(level)
+
+    @contextmanager
+    def readable(self, what: str) -> Iterator[None]:
+        """Convert errors of the client and its plugins, which may be of any type; keep secrets out of their text."""
+        try:
+            yield
+        except FuseryError:
+            raise
+        except Exception as error:  # noqa: BLE001 -- clients raise any type; each error is reported and ends the import
+            message = redact(str(error)).partition("\n")[0][:_MESSAGE]
+            raise BadInputError(
+                f"{what} cannot be read: {type(error).__name__}{f': {message}' if message else ''}",
+                hint=self.hint,
+            ) from without_secrets(error)
+
+    def run(
+        self,
+        number: str,
+        name: str,
+        project: str,
+        read: Callable[[dict[str, TrackedFile]], tuple[RunRecord, Mapping[str, float]]],
+    ) -> TrackedRun:
+        """Return a run; if it cannot be read, it has a problem, and does not prevent others from import."""
+        files: dict[str, TrackedFile] = {}
+
+        def fetch(path: str, place: Path) -> None:
+            file = files[path]
+            with (
+                self.quiet(),
+                self.readable(f"{path[:200]} of {self.tracker}'s run {number[:60]}"),
+                TemporaryDirectory(dir=place.parent, prefix=".fetched-") as scratch,
+            ):
+                fetched = file.download(Path(scratch)).resolve()
+                inside = fetched.is_relative_to(Path(scratch).resolve()) and fetched.is_file()
+                if (
+                    not inside
+                    or file.size not in (None, fetched.stat().st_size)
+                    or not file.is_listed(fetched)
+                ):
+                    raise BadInputError(
+                        f"{path[:200]} from {self.tracker} is not the file that it lists",
+                        hint="look at the run in the tracker's own pages",
+                    )
+                shutil.move(fetched, place)
+
+        try:
+            with self.readable(f"{self.tracker}'s run {number[:60]}"):
+                record, metrics = read(files)
+        except BadInputError as problem:
+            return TrackedRun(number, name[:TEXT], project, UNKNOWN, {}, {}, fetch, problem)
+        sizes = {path: file.size for path, file in files.items()}
+        return TrackedRun(number, name[:TEXT], project, record, metrics, sizes, fetch)
 
 
 def _text(place: PurePosixPath) -> str:

@@ -1,19 +1,17 @@
-"""Blobs on their way into the store, sent by somebody over a network: resumable, and complete only with the right digest.
+"""Uploads of blobs to a server: resumable, and complete only with the right digest.
 
-What has arrived of a blob lies in a part file of its sender's, in the store's own folder of part files if it is on this machine.
-Intents in the sender's name keep the collector off: off the part file, and off the blob until its record comes
-(docs/internals/collection.md).  They belong to no process, so that a server that is started again goes on where it was.
+Received bytes are in a part file of the sender, in the store's folder of part files if the store is on this machine.  Intents in
+the sender's name keep the collector from the blob until its record is made (docs/internals/collection.md).  They belong to no
+process, so that uploads can be resumed after a restart of the server.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import os
-import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,18 +19,17 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 
-from fusery.storage.copying import source_of
-from fusery.storage.digest import CHUNK, Digest, digest_bytes
+from fusery.storage.copying import Staged, pump, source_of
+from fusery.storage.digest import Digest, digest_bytes
 from fusery.storage.errors import BlobCorruptError
 from fusery.storage.failures import os_failures
 from fusery.storage.manifest import FileEntry, Manifest
 from fusery.storage.publishing import make_folders, write_all
-from fusery.storage.room import Need, require_rooms
-from fusery.storage.staging import Staged
+from fusery.storage.transfer import Need, require_rooms
 
 from .. import tables
-from ..database.batches import batches
-from ..database.intents import LONGEST, claim, release
+from ..database.engine import batches
+from ..database.leases import LONGEST, claim, release
 from ..errors import BadInputError, UploadBusyError, UploadOffsetError, UploadTooLargeError
 from ..records.deposit import Deposit
 from ..records.transfer import Arrived
@@ -41,20 +38,19 @@ if TYPE_CHECKING:
     from ..workspace import Workspace
 
 HELD = LONGEST
-"""Seconds for which bytes that have arrived wait for their records, or for the rest of them."""
+"""Seconds for which received bytes are kept without their records."""
 
 _ENDING = ".upload"
-_NAME = re.compile(r"(?P<sender>[0-9a-f]{16})\.[0-9a-f]{64}\.upload")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UploadLimits:
-    """How much may be on its way.
+    """Limits of uploads.
 
     Attributes:
-        largest: bytes of one blob.
-        parts: unfinished blobs of one sender.
-        bytes: of all unfinished blobs that there are, of all senders.
+        largest: bytes of a blob.
+        parts: unfinished blobs of a sender.
+        bytes: of the unfinished blobs of all senders.
     """
 
     largest: int = 64 << 30
@@ -66,12 +62,7 @@ USUAL = UploadLimits()
 
 
 class Uploads:
-    """The uploads of one sender.
-
-    Args:
-        workspace: the registry that receives, under the sender's name.
-        limits: how much may be on its way.
-    """
+    """The uploads of one sender."""
 
     def __init__(self, workspace: Workspace, limits: UploadLimits) -> None:
         self._workspace, self._limits = workspace, limits
@@ -80,34 +71,30 @@ class Uploads:
         self._sender = name[:16]
 
     def arrived(self, digests: Sequence[Digest]) -> list[Arrived]:
-        """Say of blobs how much has arrived, and keep the collector off them from now on."""
+        """Return how much of each blob has arrived, and keep the collector from them."""
         # Nothing is written of what is not here: who sends it claims it then.
         complete = self._claimed(digests, known=True)
         return [Arrived(digest, digest in complete, self._size(digest)) for digest in digests]
 
     def begin(self, digest: Digest, size: int, offset: int) -> Upload | None:
-        """Begin an upload, or go on with one; None where the blob is there already.
-
-        Args:
-            digest: that its bytes must have.
-            size: of the whole blob.
-            offset: where the bytes that come belong; 0 begins anew.
-
-        Raises:
-            UploadTooLargeError: it is larger than a blob may be.
-            BadInputError: this sender has too many unfinished blobs, or there are too many in all.
-            UploadBusyError: the same sender is sending the same blob at this moment.
-            UploadOffsetError: another number of bytes has arrived.
-            OutOfSpaceError: there is no room for the rest.
-        """
+        """Begin or resume an upload; return None if the store has the blob."""
         if size > self._limits.largest:
             raise UploadTooLargeError(
-                f"a blob may have {self._limits.largest:,} bytes here, and this one has {size:,}",
-                hint="ask who runs the server: fusery server --largest-blob BYTES",
+                f"blob too large: {size:,} bytes (at most {self._limits.largest:,})",
+                hint="ask the server's administrator to raise the limit: fusery server --largest-blob BYTES",
             )
         if digest in self._claimed([digest]):
             return None
-        folder = self._folder()
+        try:
+            return self._opened(digest, size, offset)
+        except BaseException:
+            # Claims of what nobody sends would fill the database.
+            if not self._size(digest):
+                self.release([digest])
+            raise
+
+    def _opened(self, digest: Digest, size: int, offset: int) -> Upload:
+        folder = self._folder
         self._make_place(folder, digest, size - offset)
         require_rooms([Need(folder, [size], taken=offset)])
         path = folder / self._name(digest)
@@ -123,8 +110,8 @@ class Uploads:
                 if not found:
                     path.unlink(missing_ok=True)
                 raise UploadOffsetError(
-                    f"{found:,} bytes of this blob have arrived, and these begin after {offset:,}",
-                    hint=f"go on after {found}",
+                    f"wrong offset of the upload: {offset:,} (expected {found:,})",
+                    hint=f"resume at offset {found}",
                 )
             return Upload(self._workspace, self.owner, path, fd, digest, size)
         except BaseException:
@@ -132,16 +119,13 @@ class Uploads:
             raise
 
     def release(self, digests: Sequence[Digest]) -> None:
-        """Give up the claims on blobs whose records are made."""
+        """Release the claims on blobs whose records are made."""
         with self._workspace.database.write() as session:
             release(session, digests, self.owner)
 
     def _claimed(self, digests: Sequence[Digest], *, known: bool = False) -> set[Digest]:
-        """Return those that are in the store; claim all, or with `known` those alone of which there is a record.
-
-        The claim comes before the look, in one transaction: what a collector has marked meanwhile is not there any more.
-        """
-        blob = tables.Blob
+        """Claim blobs, or with `known` only recorded ones; return those that are in the store."""
+        blob = tables.BlobRow
         with self._workspace.database.write() as session:
             if known:
                 digests = [
@@ -156,13 +140,14 @@ class Uploads:
                 )
             ).all()
         store = self._workspace.store
-        # A record of a blob may have outlived it: then it is sent again, which mends that.
+        # A recorded blob may be missing in the store: sending it again repairs that.
         return {
             Digest(row.digest)
             for row in rows
             if store.size(Digest(row.digest), generation=row.generation) == row.size
         }
 
+    @property
     def _folder(self) -> Path:
         folder = self._workspace.store.staging_folder
         if folder is None:
@@ -176,37 +161,39 @@ class Uploads:
 
     def _size(self, digest: Digest) -> int:
         try:
-            return (self._folder() / self._name(digest)).lstat().st_size
+            return (self._folder / self._name(digest)).lstat().st_size
         except FileNotFoundError:
             return 0
 
     def _make_place(self, folder: Path, digest: Digest, size: int) -> None:
-        """Remove uploads that nobody has gone on with for a day, and the sender's oldest for one too many; else refuse that."""
+        """Remove uploads that were not resumed for a day, and the sender's oldest ones above the limit; else refuse."""
         mine, total = list[tuple[float, int, Path]](), size
-        for path, found in _parts(folder):
-            if time.time() - found.st_mtime > HELD:
-                path.unlink(missing_ok=True)
-                continue
-            total += found.st_size
-            match = _NAME.fullmatch(path.name)
-            if match and match["sender"] == self._sender and path.name != self._name(digest):
-                mine.append((found.st_mtime, found.st_size, path))
+        for path in folder.glob(f"*{_ENDING}"):
+            with os_failures(f"look at {path}", near=folder), suppress(FileNotFoundError):
+                found = path.lstat()
+                if time.time() - found.st_mtime > HELD:
+                    path.unlink(missing_ok=True)
+                    continue
+                total += found.st_size
+                if path.name.startswith(f"{self._sender}.") and path.name != self._name(digest):
+                    mine.append((found.st_mtime, found.st_size, path))
         count = len(mine)
         for _, bytes_, path in sorted(mine):
-            # Whoever is interrupted often is not to shut themselves out.
+            # A sender that is interrupted often must not lock itself out.
             if count >= self._limits.parts and _given_up(path):
                 count, total = count - 1, total - bytes_
+                self.release([Digest(path.name.split(".")[1])])
         if count >= self._limits.parts or total > self._limits.bytes:
             raise BadInputError(
-                "too many uploads here are not finished",
-                hint="finish those, or wait a day for them to expire",
+                "too many unfinished uploads", hint="finish them, or wait a day until they expire"
             )
 
 
 class Upload:
-    """A blob that is arriving, from its beginning or from where it was interrupted.
+    """A new or resumed upload; the caller closes it, and can resume it later.
 
-    Whoever has one closes it; what has arrived by then stays, and can be gone on with.
+    Attributes:
+        has_claim: the sender claims the blob, or the part of it that has arrived.
     """
 
     def __init__(
@@ -215,51 +202,37 @@ class Upload:
         self._workspace, self._owner = workspace, owner
         self._path, self._fd = path, fd
         self._digest, self._size = digest, size
-        self._running, self._hashed = hashlib.sha256(), 0
-        self._come = os.fstat(fd).st_size
-        os.lseek(fd, 0, os.SEEK_END)
+        self._stored, self.has_claim = False, True
+        self._come = os.lseek(fd, 0, os.SEEK_END)
 
     @property
     def missing(self) -> int:
-        """Bytes that are still to come."""
+        """Number of bytes that have not arrived."""
         return self._size - self._come
 
     def write(self, piece: bytes | bytearray) -> None:
-        """Take the next bytes.
-
-        Raises:
-            BadInputError: there are more than there should be.
-            OutOfSpaceError: the disk is full; nothing of the blob stays.
-        """
+        """Append bytes."""
         if len(piece) > self.missing:
             self.discard()
-            raise BadInputError("there are more bytes than were announced")
+            raise BadInputError("the upload has more bytes than announced")
         try:
             with os_failures(f"store blob {self._digest[:12]}", near=self._path):
-                self._catch_up()
                 write_all(self._fd, piece)
         except BaseException:
-            # Half of a blob would keep a full disk full.
+            # A partial blob would keep a full disk full.
             self.discard()
             raise
-        self._running.update(piece)
         self._come += len(piece)
-        self._hashed = self._come
 
     def finish(self) -> None:
-        """Store the blob, and leave it to the sender's claim until its record comes.
-
-        Raises:
-            BlobCorruptError: the bytes have another digest; nothing of them stays.
-            OutOfSpaceError, StoreUnavailableError: it could not be stored.
-        """
+        """Store the blob; the sender's claim keeps it until its record is made."""
         with os_failures(f"read {self._path}", near=self._path):
-            self._catch_up()
-        if self._running.hexdigest() != self._digest:
+            os.lseek(self._fd, 0, os.SEEK_SET)
+            digest, _ = pump(self._fd, None)
+        if digest != self._digest:
             self.discard()
             raise BlobCorruptError(
-                f"the bytes that came are not those of blob {self._digest[:12]}",
-                hint="nothing of them was kept",
+                f"wrong digest of the uploaded blob {self._digest[:12]}", hint="upload it again from offset 0"
             )
         stamp = source_of(self._path, self._fd).stamp
         staged = Staged(self._path, self._size, self._digest, stamp)
@@ -268,34 +241,28 @@ class Upload:
         deposit.put({"blob": staged}, manifest=manifest)
         with deposit.recording() as session:
             deposit.hand_over(session, self._owner, HELD)
+        self._stored = True
         self.discard()
 
     def discard(self) -> None:
-        """Remove what has arrived."""
+        """Remove the part file."""
         self._path.unlink(missing_ok=True)
+        self.has_claim = self._stored
+
+    def release(self) -> None:
+        """Give up the claim on a blob of which nothing is here: claims of what nobody sends would fill the database."""
+        with self._workspace.database.write() as session:
+            release(session, [self._digest], self._owner)
 
     def close(self) -> None:
-        """Let go of the part file; an empty one goes."""
+        """Close the part file; remove an empty one."""
         if not self._come:
             self.discard()
         os.close(self._fd)
 
-    def _catch_up(self) -> None:
-        """Hash what had arrived before, once it is needed."""
-        while self._hashed < self._come:
-            piece = os.pread(self._fd, min(CHUNK, self._come - self._hashed), self._hashed)
-            if not piece:
-                break
-            self._running.update(piece)
-            self._hashed += len(piece)
-
 
 def _lock(path: Path, fd: int) -> None:
-    """Make sure that nobody else writes to a part file: the lock goes with the process that has it.
-
-    Raises:
-        UploadBusyError: somebody else does, or has just finished.
-    """
+    """Lock a part file for this process, or refuse the upload."""
     busy = UploadBusyError("this blob is being sent under the same name", hint="run the command again")
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -310,7 +277,7 @@ def _lock(path: Path, fd: int) -> None:
 
 
 def _given_up(path: Path) -> bool:
-    """Remove a part file that nobody writes to; tell whether that was so."""
+    """Remove a part file unless it is locked; return whether it was removed."""
     with os_failures(f"remove {path}", near=path.parent):
         try:
             fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -324,10 +291,3 @@ def _given_up(path: Path) -> bool:
     finally:
         os.close(fd)
     return True
-
-
-def _parts(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    with os_failures(f"look at {folder}", near=folder):
-        for path in folder.glob(f"*{_ENDING}"):
-            with suppress(FileNotFoundError):
-                yield path, path.lstat()

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from fusery.storage.digest import Digest
+from fusery.storage.jsonfile import read_object
 from fusery.storage.manifest import FileEntry
 
 from .. import tables
-from ..adapters.groups import group_of
+from ..adapters.files import CONFIG, PEFT_WEIGHTS
+from ..adapters.tensors import group_of
 from ..adapters.trained_through import aware_of
+from ..engine.recipe import DITHER, USUAL_SEED, Recipe
+from ..errors import FusionUnsupportedError
+from ..records.calibrations import fetch_calibration
 from ..records.derived import within_layer
 from ..records.renderings import recorded_digest
+
+if TYPE_CHECKING:
+    from .. import tables
+    from ..engine.calibration import CalibrationFile
+    from ..engine.policy import WritePolicy
+    from ..engine.whole import ReplacedTensors
+    from ..workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +49,7 @@ class AdapterPart:
     target_modules: frozenset[str] = frozenset()
 
 
-def part_of(adapter: tables.Adapter, weight: float) -> AdapterPart:
+def part_of(adapter: tables.AdapterRow, weight: float) -> AdapterPart:
     """Return an adapter as a part of a sum."""
     files = tuple(file.entry for file in adapter.manifest.files)
     rendering = recorded_digest(adapter, "mlx")
@@ -55,12 +68,7 @@ def part_of(adapter: tables.Adapter, weight: float) -> AdapterPart:
 
 
 def fits_biases(groups: Iterable[int | None], quantization: Mapping[str, Any] | None) -> bool:
-    """Tell whether updates are constant within the groups that a base is quantised in, so that its biases can hold them.
-
-    Args:
-        groups: of each adapter, as `group_of` has it.
-        quantization: MLX's entry of the base, with entries for modules that are quantised otherwise.
-    """
+    """Tell whether updates are constant within the groups that a base is quantised in, so that its biases can hold them."""
     own = quantization or {}
     # Some modules may be quantised otherwise than the rest.
     formats = [own, *({**own, **each} for each in own.values() if isinstance(each, Mapping))]
@@ -80,14 +88,7 @@ def keeps_format(
     quantization: Mapping[str, Any] | None,
     aware: Mapping[str, Any],
 ) -> bool:
-    """Tell whether the adapted modules of a base are all stored in the format that an adapter was trained through.
-
-    Args:
-        paths: paths of the base's modules.
-        targets: paths within a layer that the adapter adapts; in layers that it leaves out they count as well.
-        quantization: MLX's entry of the base, with entries for modules that are quantised otherwise.
-        aware: as `aware_of` has it.
-    """
+    """Tell whether the adapted modules of a base are all stored in the format that an adapter was trained through."""
     own = quantization or {}
     common = {
         "mode": "affine",
@@ -99,3 +100,74 @@ def keeps_format(
         if within_layer(path) in targets and any(form.get(key) != value for key, value in aware.items()):
             return False
     return True
+
+
+def whole_of(
+    name: str, adapter: Mapping[str, Path], base: Mapping[str, Path], place: Path
+) -> ReplacedTensors | None:
+    """Return the whole tensors and trained rows of an adapter that are not the base's own; None if there are none."""
+    from ..adapters.reading import read_peft
+    from ..adapters.whole_fit import fit_whole
+    from ..engine.whole import ReplacedTensors
+
+    weights = adapter[PEFT_WEIGHTS]
+    found = read_peft({PEFT_WEIGHTS: weights, CONFIG: adapter[CONFIG]})
+    lost = next((remark for remark in found.remarks if remark.code == "peft_full_modules"), None)
+    if lost is not None:
+        # Whoever admitted it knew less: a part of it would be missing without a word.
+        raise FusionUnsupportedError(
+            f"the whole tensors of {name} cannot be used: {lost.message}", hint=f"fusery show {name}"
+        )
+    if not found.whole:
+        return None
+    fitted = fit_whole(base, read_object(base["config.json"]), weights, found.whole)
+    if fitted.problems:
+        raise FusionUnsupportedError(
+            f"the whole tensors of {name} do not fit its base: {fitted.problems[0]}",
+            hint=f"fusery show {name}",
+        )
+    if not fitted:
+        return None
+    rows = {path: (each.indices, each.tensor) for path, each in fitted.rows.items()}
+    return ReplacedTensors(weights, fitted.tensors, rows, fitted.untied, fitted.vocabulary, place)
+
+
+def policy_of(recipe: Recipe, seed: int, calibration: CalibrationFile | None = None) -> WritePolicy:
+    """Return the engine's policy for a recipe."""
+    from ..engine.policy import Quantize, WritePolicy
+
+    return WritePolicy(
+        recipe.precision,
+        recipe.bits,
+        Quantize(**recipe.quantization) if recipe.quantization else None,
+        # The codes are those that the scales were learned for.
+        calibration.learned.seed if calibration is not None and calibration.learned is not None else seed,
+        calibration=calibration,
+        rounding=recipe.rounding,
+        biases=recipe.biases,
+        fitted=recipe.fitted,
+        aware=Quantize(**recipe.aware) if recipe.aware else None,
+    )
+
+
+def calibration_of(
+    workspace: Workspace, recipe: Recipe, base: tables.BaseModelRow, adapter: AdapterPart, scratch: Path
+) -> CalibrationFile | None:
+    """Return the calibration of a recipe, if that has one; its file stays in `scratch` while it is used."""
+    if recipe.calibration is None:
+        return None
+    from ..engine.calibration import read_calibration
+
+    digest = Digest(recipe.calibration)
+    file = fetch_calibration(workspace, digest, scratch / f"{digest}.safetensors", base=base)
+    calibration = read_calibration(file)
+    plain = recipe.precision == DITHER and recipe.fitted and recipe.seed == USUAL_SEED
+    alone = plain and recipe.scale is None and not recipe.extras
+    learned = calibration.learned
+    if learned is not None and (learned.adapter != adapter.digest or not alone):
+        raise FusionUnsupportedError(
+            f"the calibration {digest[:12]} was learned for another adapter than {adapter.name}, or for it alone at its own"
+            " scale, by the usual draw of dither",
+            hint=f"fusery fuse {adapter.name} --precision dither",
+        )
+    return calibration

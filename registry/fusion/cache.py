@@ -13,22 +13,21 @@ from typing import TYPE_CHECKING, ClassVar
 from sqlalchemy import select
 from sqlalchemy.orm import Session, selectinload
 
+from fusery.storage.cache_space import CacheEntry
 from fusery.storage.digest import Digest
-from fusery.storage.eviction import CacheEntry
-from fusery.storage.temporary import sweep_temporary
+from fusery.storage.processes import sweep_temporary
 
 from .. import tables
-from ..database.batches import batches
+from ..database.engine import batches
 from ..errors import BadInputError
 from ..record import Record, described
+from ..records.adapter import Withdrawal
 from ..records.fused import Foreign, FusedLabel
-from ..records.fused_label import label_record
-from ..records.fused_rows import load_fused
-from ..records.references import fused_from, resolve_any
-from ..records.withdrawal import Withdrawal
+from ..records.fused_rows import fused_from, label_record, load_fused
+from ..records.references import resolve_any
 from ..records.withdrawals import of_fused
-from .foreign import foreign_record
 from .records import aliased_keys
+from .views import foreign_record
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -49,7 +48,7 @@ class Here(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CachedModel(Here):
-    """A fused model in the cache, or the files of an adapter or a base (`fusery path`); what only the registry's records say of it is None where it is on none."""
+    """A fused model in the cache, or the files of an adapter or a base (`fusery get`); what only the registry's records say of it is None where it is on none."""
 
     key: Digest = described("digest of what it is made from and how", cell="{:.12}")
     bytes: int = described("size in bytes of its files", title="size", kind="size")
@@ -146,35 +145,19 @@ def prune(workspace: Workspace, limit: int | None = None, *, dry_run: bool = Fal
     Entries that are pinned, held by an alias or being read are not removed.
 
     Args:
-        workspace: the registry's parts.
         limit: of the cache in bytes; None for the setting `cache_limit`.
-        dry_run: only report what would be removed.
-
-    Raises:
-        StoreDeniedError: the cache may not be written to.
     """
     limit = workspace.settings.cache_limit if limit is None else limit
     cache = workspace.cache
     with workspace.database.read() as session:
         spared = aliased_keys(session)
     plan = cache.evict(limit, spared)
-    if dry_run:
-        return _pruned(plan.remove, plan.keep, limit, dry_run=True)
-    gone = {entry.key for entry in plan.carry_out()}
-    swept = cache.sweep() + sweep_temporary()
-    removed = tuple(entry for entry in plan.remove if entry.key in gone)
-    kept = (*plan.keep, *(entry for entry in plan.remove if entry.key not in gone))
-    return _pruned(removed, kept, limit, swept=swept)
-
-
-def _pruned(
-    removed: Sequence[CacheEntry],
-    kept: Sequence[CacheEntry],
-    limit: int,
-    *,
-    swept: int = 0,
-    dry_run: bool = False,
-) -> Pruned:
+    removed, kept, swept = plan.remove, plan.keep, 0
+    if not dry_run:
+        gone = {entry.key for entry in plan.execute()}
+        swept = cache.sweep() + sweep_temporary()
+        removed = tuple(entry for entry in plan.remove if entry.key in gone)
+        kept = (*plan.keep, *(entry for entry in plan.remove if entry.key not in gone))
     left = sum(entry.size for entry in kept)
     return Pruned(
         dry_run=dry_run,
@@ -190,19 +173,7 @@ def _pruned(
 
 
 def pin(workspace: Workspace, reference: str) -> list[Pinned]:
-    """Pin fused models: they stay in this machine's cache whatever its limit.
-
-    Args:
-        workspace: the registry's parts.
-        reference: a fused artifact, or an adapter for all fused artifacts made from it.
-
-    Returns:
-        each of them, and whether it was pinned already.
-
-    Raises:
-        BadInputError: nothing was fused from it yet.
-        UnknownReferenceError: nothing has that name.
-    """
+    """Pin fused models: they stay in this machine's cache whatever its limit."""
     return [Pinned(key=key, changed=workspace.cache.pin(key)) for key in _keys(workspace, reference)]
 
 
@@ -211,30 +182,25 @@ def unpin(workspace: Workspace, reference: str) -> list[Pinned]:
     return [Pinned(key=key, changed=workspace.cache.unpin(key)) for key in _keys(workspace, reference)]
 
 
-def aliases_of(session: Session, fused: tables.Fused) -> list[str]:
-    """Return the aliases that stand for an adapter with these bytes, as `task#alias`."""
-    found = _aliases_by_digest(session, set(_parts(fused)))
-    return sorted({name for part in _parts(fused) for name in found.get((part, fused.base_id), ())})
+def parts_of(fused: tables.FusedRow) -> list[tuple[str, int]]:
+    """Return the digests of the adapters in a fused model, each with the number of the base."""
+    adapters = [fused.adapter, *(extra.adapter for extra in fused.extras)]
+    return [(adapter.digest, fused.base_id) for adapter in adapters]
 
 
-def _parts(fused: tables.Fused) -> list[str]:
-    """Return the digests of the adapters in a fused model."""
-    return [fused.adapter.digest, *(extra.adapter.digest for extra in fused.extras)]
-
-
-def _aliases_by_digest(session: Session, digests: AbstractSet[str]) -> dict[tuple[str, int], list[str]]:
-    """Return the aliases that stand for adapters with some bytes, as `task#alias`, by digest and the number of the base."""
-    named, alias, found = tables.Adapter, tables.Alias, defaultdict[tuple[str, int], list[str]](list)
-    for chosen in batches(sorted(digests)):
+def aliases_of(session: Session, parts: Iterable[tuple[str, int]]) -> dict[tuple[str, int], list[str]]:
+    """Return the aliases that stand for adapters with some bytes, as `task#alias`, by digest and number of the base."""
+    named, alias, aliases = tables.AdapterRow, tables.AliasRow, defaultdict[tuple[str, int], list[str]](list)
+    for chosen in batches(sorted({digest for digest, _ in parts})):
         query = (
-            select(named.digest, named.base_id, tables.Task.name, alias.name)
+            select(named.digest, named.base_id, tables.TaskRow.name, alias.name)
             .join(alias, alias.adapter_id == named.id)
-            .join(tables.Task, tables.Task.id == alias.task_id)
+            .join(tables.TaskRow, tables.TaskRow.id == alias.task_id)
             .where(named.digest.in_(chosen))
         )
         for digest, base, task, name in session.execute(query):
-            found[digest, base].append(f"{task}#{name}")
-    return found
+            aliases[digest, base].append(f"{task}#{name}")
+    return aliases
 
 
 def entry_named(workspace: Workspace, text: str) -> CacheEntry | None:
@@ -250,20 +216,19 @@ def _cached_models(
     workspace: Workspace, session: Session, entries: Sequence[CacheEntry], pinned: AbstractSet[Digest]
 ) -> Iterator[CachedModel]:
     """Yield what is known of entries; of fused models in a constant number of statements."""
-    fused = tables.Fused
+    fused = tables.FusedRow
     rows = {
         row.key: row
         for chosen in batches(entry.key for entry in entries)
         for row in session.scalars(load_fused().where(fused.key.in_(chosen)))
     }
     told = of_fused(session, [row.id for row in rows.values()])
-    aliases = _aliases_by_digest(session, {digest for row in rows.values() for digest in _parts(row)})
+    aliases = aliases_of(session, (part for row in rows.values() for part in parts_of(row)))
     folders = _folders(session, [entry.key for entry in entries if entry.key not in rows])
     for entry in entries:
         row = rows.get(entry.key)
         label = label_record(row) if row else folders.get(entry.key)
-        parts = [(digest, row.base_id) for digest in _parts(row)] if row else []
-        held = sorted({name for part in parts for name in aliases.get(part, ())})
+        held = sorted({name for part in (parts_of(row) if row else ()) for name in aliases.get(part, ())})
         yield CachedModel(
             key=entry.key,
             path=entry.path,
@@ -286,7 +251,7 @@ def _cached_models(
 
 def _folders(session: Session, digests: Iterable[str]) -> dict[str, FusedLabel]:
     """Return what the files of adapters and of bases are called that lie here for somebody to load; others are left out."""
-    adapter, rendering, base = tables.Adapter, tables.AdapterRendering, tables.BaseModel
+    adapter, rendering, base = tables.AdapterRow, tables.AdapterRenderingRow, tables.BaseModelRow
     found: dict[str, FusedLabel] = {}
     for chosen in batches(digests):
         own = select(adapter.digest, adapter.name).where(adapter.digest.in_(chosen)).order_by(adapter.id)
@@ -310,9 +275,9 @@ def _keys(workspace: Workspace, reference: str) -> list[Digest]:
         return [entry.key]
     with workspace.database.read() as session:
         subject = resolve_any(session, reference)
-        if subject.fused is not None:
-            return [Digest(subject.fused.key)]
-        made = session.scalars(fused_from(subject.adapter)) if subject.adapter is not None else ()
+        if isinstance(subject, tables.FusedRow):
+            return [Digest(subject.key)]
+        made = session.scalars(fused_from(subject)) if isinstance(subject, tables.AdapterRow) else ()
         keys = [Digest(row.key) for row in made]
     if not keys:
         raise BadInputError(f"nothing was fused from {reference} yet", hint=f"fusery fuse {reference}")

@@ -11,255 +11,340 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from sqlalchemy.orm import Session
-
-from fusery.storage.digest import Digest, digest_json
+from fusery.storage.digest import digest_json
 
 from ..database import events
-from ..engine.recipe import OWN, Recipe, artifact_key
-from ..errors import FidelityError
-from ..records.fused_label import describe, label
-from .fuse_inputs import FuseInputs, InputFiles
-from .known import REFUSED, Known, Measured, look_up
-from .request import FuseRequest
-from .sampling import look_at
+from ..engine.recipe import OWN, Recipe
+from ..errors import BadInputError, FidelityError, FusionUnsupportedError
+from ..record import Record, described
+from ..records.fused import Fidelity, Weighted
+from ..records.fused_rows import describe
+from .fuse_inputs import FuseInputs, InputFiles, gather
+from .job import FuseCandidate
+from .known import MeasuredFuse, known_measurement
+from .request import FuseRequest, candidates
+from .views import find_fused, fused_line, weights_bytes
 
 if TYPE_CHECKING:
-    from ..engine.allocate import Sampled
+    from ..engine.engine import Sampled
     from ..workspace import Workspace
+
 
 FITTED = "fuse.fitted"
 
 
-def record_refusal(
+def worth_computing(template: FuseCandidate, recipes: Sequence[Recipe]) -> Iterator[FuseCandidate]:
+    """Yield the candidates of a request until one of them is taken, without those that lose the adapter by a sample."""
+    budget = template.request.budget
+    if budget is not None:
+        recipes = _fitting(template.inputs, template.request, recipes, budget)
+    *others, last = recipes
+    for recipe in others:
+        job = _candidate(template, recipe, strict=True)
+        if not _is_passed_over(job):
+            yield job
+    if budget is not None:
+        yield from _sound(template, others, last)
+    yield _candidate(template, last)
+
+
+def look_at(
+    inputs: InputFiles, recipe: Recipe, request: FuseRequest, *, strict: bool, sound: bool = False
+) -> tuple[Sampled, MeasuredFuse]:
+    """Return a sample of what a recipe writes, and its overall figures.
+
+    The recipe's calibration shapes it only where that matters: what is too loud at random no calibration mends, and what passes
+    at random is measured whole.
+    """
+    sampled = inputs.sample(recipe)
+    measured = MeasuredFuse.of_sample(sampled.fidelity, recipe, at_random=recipe.calibration is not None)
+    passes = measured.passes(request, strict=strict, sound=sound)
+    if recipe.calibration is None or passes or not measured.is_quiet:
+        return sampled, measured
+    sampled = inputs.sample(recipe, shaped=True)
+    return sampled, MeasuredFuse.of_sample(sampled.fidelity, recipe)
+
+
+def _candidate(
+    template: FuseCandidate, recipe: Recipe, *, strict: bool = False, sound: bool = False
+) -> FuseCandidate:
+    job = replace(template, recipe=recipe, strict=strict, sound=sound)
+    return replace(job, found=job.look_up())
+
+
+def _sound(template: FuseCandidate, others: Sequence[Recipe], last: Recipe) -> Iterator[FuseCandidate]:
+    """Yield what has the verdict PASS within a budget, if there is such a thing beside the last, which need only not be lost."""
+    rivals = []
+    for recipe in others:
+        known = _candidate(template, recipe).found
+        measured = known.measured if known is not None else None
+        if measured is not None and measured.passes(template.request, strict=False, sound=True):
+            rivals.append((measured.noise or 0.0, recipe))
+    # Of what was trained through a quantiser, the last is that format.
+    if not rivals or last.aware is not None:
+        return
+    # What a calibration shapes is better than its sample.
+    job = _candidate(template, last, sound=True)
+    if last.calibration is not None or not _is_passed_over(job):
+        yield job
+    for _, recipe in sorted(rivals, key=lambda rival: rival[0]):
+        yield _candidate(template, recipe, sound=True)
+
+
+def _is_passed_over(job: FuseCandidate) -> bool:
+    recipe, inputs = job.recipe, job.fuse_inputs
+    measured = job.found.measured if job.found is not None else None
+    if measured is None:
+        _, measured = look_at(job.inputs, recipe, job.request, strict=job.strict, sound=job.sound)
+        if not job.passes(measured):
+            with job.workspace.database.write() as session:
+                job.record_refusal(session, measured)
+    if job.passes(measured):
+        return False
+    without = ", without the calibration" if measured.at_random else ""
+    seen = f" (an eighth of the rows{without})" if measured.sampled else ""
+    job.reporter.say(f"{describe(recipe)}{seen}: {job.passed_over(measured)}")
+    # Measured on 4 bits; on 3 bits noise went from 18.7 to 18.3 % only.
+    gains = inputs.shaped and int((inputs.quantization or {}).get("bits", 0)) >= 4
+    if recipe.precision == "dither" and recipe.calibration is None and gains:
+        base = inputs.base.name
+        job.reporter.say(
+            f"{base} has no calibration. On a 4-bit SmolLM2-135M, one halved the KL divergence of `--precision dither` "
+            f"from base + adapter, at the base's size (docs/precision.md): fusery base calibrate {base}"
+        )
+    return True
+
+
+def _fitting(
+    inputs: InputFiles, request: FuseRequest, candidates: Sequence[Recipe], budget: float
+) -> list[Recipe]:
+    """Return what fits into the budget: as the log has it, so that what is published needs no byte of the base."""
+    ours, workspace = inputs.fuse_inputs, inputs.fuse_inputs.workspace
+    asked = digest_json(
+        {
+            "base": ours.base_digest,
+            "adapter": ours.adapter.digest,
+            "candidates": [recipe.to_dict() for recipe in candidates],
+            "calibration": ours.calibration,
+            "budget": budget,
+            "best": request.precision == "mixed",
+            # Where the base has other formats, what was noted before they were told apart counts no more.
+            **({} if _is_all_affine(ours) else {"own": OWN}),
+        }
+    )
+    with workspace.database.read() as session:
+        noted = events.history(session, kind="fused", subject=asked, action=FITTED, limit=1)
+    if noted:
+        return [Recipe.from_dict(form) for form in json.loads(noted[0].detail)["recipes"]]
+    fitting = _within_budget(inputs, request, candidates, budget)
+    with workspace.database.write() as session:
+        events.record(
+            session,
+            FITTED,
+            "fused",
+            asked,
+            {
+                "adapter": ours.adapter.name,
+                "budget": budget,
+                "recipes": [recipe.to_dict() for recipe in fitting],
+            },
+        )
+    return fitting
+
+
+def _within_budget(
+    inputs: InputFiles, request: FuseRequest, candidates: Sequence[Recipe], budget: float
+) -> list[Recipe]:
+    """Keep what fits, and add what holds most of the update within the budget, bits module by module."""
+    first, ours = candidates[0], inputs.fuse_inputs
+    own = {name: getattr(first, name) for name in ("engine", "scale", "rounding", "aware", "extras")}
+    plain = Recipe("keep", **own)
+    kept = inputs.sample(plain)
+    samples = {OWN: kept}
+    fitting = []
+    for recipe in candidates:
+        sampled = inputs.sample(recipe)
+        if recipe.precision == "mixed":
+            samples[recipe.bits[""]] = sampled
+        if sampled.size <= budget * kept.size:
+            fitting.append(recipe)
+    if request.precision == "mixed":
+        fitting = []  # not the smallest that passes, but the best that fits
+    if len(samples) > 1:
+        if OWN in kept.own.values():  # as many affine bits are more than those of mxfp4 or nvfp4
+            least = int((ours.quantization or {}).get("bits", 4))
+            samples[least] = inputs.sample(replace(plain, precision="mixed", bits={"": least}))
+        mixed = replace(plain, precision="mixed", calibration=ours.calibration)
+        fitting += _allocated(inputs, mixed, samples, budget)
+    if not fitting:
+        raise FidelityError(
+            f"nothing that was asked for fits into {budget} times the base's size",
+            hint="allow more: --budget 1.5x",
+        )
+    return fitting
+
+
+def _allocated(
+    inputs: InputFiles, mixed: Recipe, samples: Mapping[int, Sampled], budget: float
+) -> Iterator[Recipe]:
+    """Yield the recipe of `mixed` that has bits module by module, if there is one that fits."""
+    from ..engine.engine import allocate
+
+    kept = samples[OWN]
+    room = (budget - 1) * kept.size
+    while room >= 0:
+        recipe = replace(mixed, bits=allocate(samples, room))
+        # What a file says of tensors that its base has not (biases beside mxfp4) takes room as well.
+        affine = _is_all_affine(inputs.fuse_inputs)
+        over = 0.0 if affine else inputs.size(recipe) - budget * kept.size
+        if over <= 0:
+            yield recipe
+            return
+        room -= over
+
+
+def _is_all_affine(inputs: FuseInputs) -> bool:
+    """Tell whether the base has one affine format: whatever its modules are given, the files have the same tensors."""
+    own = inputs.quantization or {}
+    return own.get("mode", "affine") == "affine" and not any(isinstance(one, Mapping) for one in own.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Format(Record):
+    """One format that a fused model could have.
+
+    Attributes:
+        key: of the model in it; None where the format does not fit this base.
+        bytes: of its weights.
+        times_base: the same over that of the base.
+        fidelity: what it holds of the update; None where the format does not fit this base.
+        sampled: that was measured on a sample of the rows, rounded at random where its calibration would not decide; false
+            where it is on record.
+        reason: why the format does not fit this base; None where it does.
+        chosen: `fuse` would write it.
+    """
+
+    format: str = described("its precision in words")
+    precision: str = described("`keep`, `dither`, `mixed` or `dequantize`")
+    bits: int | None = described("where the adapter is, if all of it has as many of its own")
+    key: str | None = None
+    bytes: int | None = None
+    times_base: float | None = None
+    fidelity: Fidelity | None = None
+    sampled: bool = False
+    reason: str | None = None
+    chosen: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Formats(Record):
+    """The formats that an adapter's fused model could have."""
+
+    adapter: str = described("its name")
+    scale: float | None = described("factor of its update, if that is not its own scale")
+    with_: tuple[Weighted, ...] = described("further adapters of a sum")
+    base: str = described("name of the base")
+    base_bytes: int = described("size of the base model's weights in bytes")
+    chosen: str | None = described("the format that `fuse` would write; None if all lose the adapter")
+    formats: tuple[Format, ...] = described("from the smallest to the largest")
+
+
+def formats(
     workspace: Workspace,
-    session: Session,
-    fuse_inputs: FuseInputs,
-    recipe: Recipe,
-    key: Digest,
-    measured: Measured,
-    request: FuseRequest,
-) -> None:
-    """Log what was measured, and why it was not published."""
-    events.record(
-        session,
-        action=REFUSED,
-        kind="fused",
-        subject=key,
-        detail={
-            "adapter": fuse_inputs.adapter.name,
-            "label": label(
-                fuse_inputs.adapter.name, recipe, [(part.name, part.weight) for part in fuse_inputs.extras]
-            ),
-            "precision": recipe.precision,
-            "verdict": measured.verdict,
-            "retained": measured.retained,
-            "noise": measured.noise,
-            "cosine": measured.cosine,
-            "shaped": measured.shaped,
-            "sampled": measured.sampled,
-            "at_random": measured.at_random,
-            "reason": measured.reason(request),
-        },
-        actor=workspace.actor,
-        at=workspace.database.utcnow(session),
+    reference: str,
+    request: FuseRequest | None = None,
+    *,
+    say: Callable[[str], None] = lambda _: None,
+) -> Formats:
+    """Return the formats of an adapter's fused model, from the smallest to the largest."""
+    request = request or FuseRequest()
+    request.check()
+    if replace(request, scale=None, extras=(), min_fidelity=None) != FuseRequest():
+        raise BadInputError(
+            "all formats are compared, so none can be asked for",
+            hint="leave all but --scale, --with and --min-fidelity out",
+        )
+    fuse_inputs = gather(workspace, reference, request.extras)
+    base_bytes = weights_bytes(fuse_inputs.base.manifest)
+    rows: list[tuple[Format, MeasuredFuse | None]] = []
+    refusals: list[FusionUnsupportedError] = []
+    with fuse_inputs.opened() as inputs:
+        recipes = candidates(request, fuse_inputs)
+        for recipe in recipes:
+            format = Format(format=describe(recipe), precision=recipe.precision, bits=recipe.bits.get(""))
+            try:
+                row = _recorded(fuse_inputs, recipe, format)
+                if row is None:
+                    say(f"sampling {format.format}")
+                    strict = recipe is not recipes[-1]
+                    row = _sampled(inputs, recipe, request, format, base_bytes, strict=strict)
+                rows.append(row)
+            except FusionUnsupportedError as error:
+                refusals.append(error)
+                rows.append((replace(format, reason=error.message), None))
+    if len(refusals) == len(rows):
+        raise refusals[0]
+    # What `auto` would write: the first that passes, or the last unless it loses the adapter.
+    chosen = None
+    for at, (_, measured) in enumerate(rows):
+        if measured is None:
+            break  # a fuse stops there and says why
+        if measured.passes(request, strict=at + 1 < len(rows)):
+            chosen = at
+            break
+    formats = tuple(replace(row, chosen=at == chosen) for at, (row, _) in enumerate(rows))
+    return Formats(
+        adapter=fuse_inputs.adapter.name,
+        scale=request.scale,
+        with_=tuple(Weighted(adapter=part.name, weight=part.weight) for part in fuse_inputs.extras),
+        base=fuse_inputs.base.name,
+        base_bytes=base_bytes,
+        chosen=None if chosen is None else formats[chosen].format,
+        formats=formats,
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A recipe that may answer a request.
-
-    Attributes:
-        recipe: it.
-        key: of what it makes.
-        known: what is on record about that.
-        strict: it is taken only if hardly anything is lost: there is a larger one.
-        sound: it is taken only if it has the verdict PASS: something else that fits has it.
-    """
-
-    recipe: Recipe
-    key: Digest
-    known: Known
-    strict: bool
-    sound: bool
+def _recorded(inputs: FuseInputs, recipe: Recipe, format: Format) -> tuple[Format, MeasuredFuse] | None:
+    key = inputs.key(recipe)
+    with inputs.workspace.database.read() as session:
+        if (fused := find_fused(session, key)) is None:
+            return None
+        line = fused_line(fused)
+    format = replace(
+        format, key=key, bytes=line.weights_bytes, times_base=line.times_base, fidelity=line.fidelity
+    )
+    return format, MeasuredFuse.of(fused, recipe)
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """Iterates over the candidates of a request and skips those that lose the adapter according to a sample."""
-
-    workspace: Workspace
-    fuse_inputs: FuseInputs
-    inputs: InputFiles
-    request: FuseRequest
-    say: Callable[[str], None]
-
-    def candidates(self, recipes: Sequence[Recipe]) -> Iterator[Candidate]:
-        """Yield what is worth computing, until one of them is taken.
-
-        Raises:
-            FidelityError: nothing fits into the budget.
-        """
-        if self.request.budget is not None:
-            recipes = self._fitting(recipes, self.request.budget)
-        *others, last = recipes
-        for recipe in others:
-            each = self._candidate(recipe, strict=True)
-            if not self._passed_over(each):
-                yield each
-        if self.request.budget is not None:
-            yield from self._sound(others, last)
-        yield self._candidate(last)
-
-    def _sound(self, others: Sequence[Recipe], last: Recipe) -> Iterator[Candidate]:
-        """Yield what has the verdict PASS within a budget, if there is such a thing beside the last candidate, which need only not be lost.
-
-        That one comes first, then what has the least noise.  Of what was trained through a quantiser, the last is that format.
-        """
-        passed_over = [(recipe, self._candidate(recipe).known.measured) for recipe in others]
-        rivals = [
-            (measured.noise or 0.0, recipe)
-            for recipe, measured in passed_over
-            if measured is not None and measured.passes(self.request, strict=False, sound=True)
-        ]
-        if not rivals or last.aware is not None:
-            return
-        # What a calibration shapes is better than its sample.
-        each = self._candidate(last, sound=True)
-        if last.calibration is not None or not self._passed_over(each):
-            yield each
-        for _, recipe in sorted(rivals, key=lambda rival: rival[0]):
-            yield self._candidate(recipe, sound=True)
-
-    def _candidate(self, recipe: Recipe, *, strict: bool = False, sound: bool = False) -> Candidate:
-        ours = self.fuse_inputs
-        key = artifact_key(ours.base_digest, ours.adapter.digest, recipe)
-        known = look_up(self.workspace, key, ours.adapter.name, self.request, strict=strict, sound=sound)
-        return Candidate(recipe, key, known, strict, sound)
-
-    def _passed_over(self, each: Candidate) -> bool:
-        recipe, measured, strict, sound = each.recipe, each.known.measured, each.strict, each.sound
-        if measured is None:
-            _, measured = look_at(self.inputs, recipe, self.request, strict=strict, sound=sound)
-            if not measured.passes(self.request, strict=strict, sound=sound):
-                with self.workspace.database.write() as session:
-                    record_refusal(
-                        self.workspace, session, self.fuse_inputs, recipe, each.key, measured, self.request
-                    )
-        if measured.passes(self.request, strict=strict, sound=sound):
-            return False
-        without = ", without the calibration" if measured.at_random else ""
-        seen = f" (an eighth of the rows{without})" if measured.sampled else ""
-        self.say(f"{describe(recipe)}{seen}: {measured.passed_over(self.request, sound=sound)}")
-        if recipe.precision == "dither" and recipe.calibration is None and self._gains_from_calibration:
-            base = self.fuse_inputs.base.name
-            self.say(
-                f"{base} has no calibration. On a 4-bit SmolLM2-135M, one halved the KL divergence of `--precision dither` "
-                f"from base + adapter, at the base's size (docs/precision.md): fusery base calibrate {base}"
-            )
-        return True
-
-    @property
-    def _gains_from_calibration(self) -> bool:
-        """Whether a calibration reduces the noise: measured on 4 bits; on 3 bits it went from 18.7 to 18.3 % only."""
-        bits = int((self.fuse_inputs.quantization or {}).get("bits", 0))
-        return self.fuse_inputs.shaped and bits >= 4
-
-    def _fitting(self, candidates: Sequence[Recipe], budget: float) -> list[Recipe]:
-        """Return what fits into the budget: as the log has it, so that what is published needs no byte of the base.
-
-        Raises:
-            FidelityError: nothing fits.
-        """
-        asked = digest_json(
-            {
-                "base": self.fuse_inputs.base_digest,
-                "adapter": self.fuse_inputs.adapter.digest,
-                "candidates": [recipe.to_dict() for recipe in candidates],
-                "calibration": self.fuse_inputs.calibration,
-                "budget": budget,
-                "best": self.request.precision == "mixed",
-                # Where the base has other formats, what was noted before they were told apart counts no more.
-                **({} if self._all_affine else {"own": OWN}),
-            }
-        )
-        with self.workspace.database.read() as session:
-            noted = events.history(session, kind="fused", subject=asked, action=FITTED, limit=1)
-        if noted:
-            return [Recipe.from_dict(form) for form in json.loads(noted[0].detail)["recipes"]]
-        fitting = self._within_budget(candidates, budget)
-        with self.workspace.database.write() as session:
-            events.record(
-                session,
-                action=FITTED,
-                kind="fused",
-                subject=asked,
-                detail={
-                    "adapter": self.fuse_inputs.adapter.name,
-                    "budget": budget,
-                    "recipes": [recipe.to_dict() for recipe in fitting],
-                },
-                actor=self.workspace.actor,
-            )
-        return fitting
-
-    def _within_budget(self, candidates: Sequence[Recipe], budget: float) -> list[Recipe]:
-        """Keep what fits, and add what holds most of the update within the budget, bits module by module."""
-        plain = replace(
-            candidates[0],
-            precision="keep",
-            seed=None,
-            bits={},
-            calibration=None,
-            biases=False,
-            fitted=False,
-            quantization=None,
-        )
-        kept = self.inputs.sample(plain)
-        samples = {OWN: kept}
-        fitting = []
-        for recipe in candidates:
-            sampled = self.inputs.sample(recipe)
-            if recipe.precision == "mixed":
-                samples[recipe.bits[""]] = sampled
-            if sampled.size <= budget * kept.size:
-                fitting.append(recipe)
-        if self.request.precision == "mixed":
-            fitting = []  # not the smallest that passes, but the best that fits
-        if len(samples) > 1:
-            if OWN in kept.own.values():  # as many affine bits are more than those of mxfp4 or nvfp4
-                least = int((self.fuse_inputs.quantization or {}).get("bits", 4))
-                samples[least] = self.inputs.sample(replace(plain, precision="mixed", bits={"": least}))
-            fitting += self._allocated(
-                replace(plain, precision="mixed", calibration=self.fuse_inputs.calibration), samples, budget
-            )
-        if not fitting:
-            raise FidelityError(
-                f"nothing that was asked for fits into {budget} times the base's size",
-                hint="allow more: --budget 1.5x",
-            )
-        return fitting
-
-    def _allocated(self, mixed: Recipe, samples: Mapping[int, Sampled], budget: float) -> Iterator[Recipe]:
-        """Yield the recipe of `mixed` that has bits module by module, if there is one that fits."""
-        from ..engine.allocate import allocate
-
-        kept = samples[OWN]
-        room = (budget - 1) * kept.size
-        while room >= 0:
-            recipe = replace(mixed, bits=allocate(samples, room))
-            # What a file says of tensors that its base has not (biases beside mxfp4) takes room as well.
-            over = 0.0 if self._all_affine else self.inputs.size(recipe) - budget * kept.size
-            if over <= 0:
-                yield recipe
-                return
-            room -= over
-
-    @property
-    def _all_affine(self) -> bool:
-        """The base has one affine format: whatever its modules are given, the files have the same tensors."""
-        said = self.fuse_inputs.quantization or {}
-        return said.get("mode", "affine") == "affine" and not any(
-            isinstance(value, Mapping) for value in said.values()
-        )
+def _sampled(
+    inputs: InputFiles,
+    recipe: Recipe,
+    request: FuseRequest,
+    format: Format,
+    base_bytes: int,
+    *,
+    strict: bool,
+) -> tuple[Format, MeasuredFuse]:
+    sampled, measured = look_at(inputs, recipe, request, strict=strict)
+    key, kept = inputs.fuse_inputs.key(recipe), sampled.fidelity
+    fidelity = Fidelity(
+        verdict=kept.verdict,
+        retained=kept.retained,
+        cosine=kept.cosine,
+        relative_error=kept.relative_error,
+        noise=kept.noise,
+    )
+    # A fuse that was computed and refused is in the log, measured over all rows: it decides, as it does for `auto`.
+    # What is in the log of a sample is no more than this one.
+    known = known_measurement(inputs.fuse_inputs.workspace, key).settled
+    if known is not None:
+        fidelity = replace(fidelity, verdict=known.verdict, retained=known.retained, noise=known.noise)
+    format = replace(
+        format,
+        key=key,
+        bytes=sampled.size,
+        times_base=round(sampled.size / max(1, base_bytes), 4),
+        fidelity=fidelity,
+        sampled=True,
+    )
+    return format, known or measured

@@ -12,18 +12,17 @@ from sqlalchemy.orm import Session
 from fusery.storage.digest import Digest
 
 from .. import tables
-from ..engine.recipe import Recipe, artifact_key
 from ..errors import BadInputError, UnknownReferenceError
 from ..record import Record, described
-from ..records.fused_label import label_record, names
-from ..records.references import fused_from, resolve_adapter, resolve_any
-from .cache import Here, aliases_of, entry_named
-from .foreign import foreign_record
-from .fuse_inputs import FuseInputs, gather
+from ..records.fused_rows import fused_from, label_record
+from ..records.references import resolve_adapter, resolve_any
+from .adapter_part import AdapterPart
+from .cache import Here, aliases_of, entry_named, parts_of
+from .fuse_inputs import gather
 from .known import known_measurement
-from .published import is_published
-from .records import find_fused, in_words
+from .records import in_words
 from .request import FuseRequest, candidates
+from .views import find_fused, foreign_record, is_published
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -109,93 +108,101 @@ class Explanation(Record):
 
 
 def explain(workspace: Workspace, reference: str, request: FuseRequest | None = None) -> Explanation:
-    """Explain whether a fused artifact, or each one that fusing an adapter could give, is here, and why.
-
-    Args:
-        workspace: the registry's parts.
-        reference: a fused artifact by key or digest, or an adapter.
-        request: how an adapter would be fused; as `fuse` takes it.
-
-    Raises:
-        UnknownReferenceError: nothing has that name.
-        BadInputError: it is a base model, or the request makes no sense.
-    """
+    """Explain whether a fused artifact, or each one that fusing an adapter could give, is here, and why."""
     with workspace.database.read() as session:
         try:
             subject = resolve_any(session, reference)
         except UnknownReferenceError:
-            if entry_named(workspace, reference) is None:
+            if (entry := entry_named(workspace, reference)) is None:
                 raise
-            return Explanation(reference=reference, models=(_unrecorded(workspace, reference),))
-        if subject.fused is not None:
-            model = _recorded(workspace, session, subject.fused)
+            reason = "in the cache, and on record nowhere in this registry: nothing looks it up"
+            here = _here(workspace, entry.key)
+            model = ExplainedModel(key=entry.key, status="miss", reason=reason, here=here)
             return Explanation(reference=reference, models=(model,))
-        if subject.adapter is None:
+        if isinstance(subject, tables.FusedRow):
+            model = _recorded(workspace, session, subject)
+            return Explanation(reference=reference, models=(model,))
+        if isinstance(subject, tables.BaseModelRow):
             raise BadInputError(
-                f"{reference} is a base model, and not fused itself", hint="fusery cache explain ADAPTER"
+                f"{reference} is a base model, and not fused itself",
+                hint="fusery admin cache explain ADAPTER",
             )
-    models = _asked(workspace, reference, request or FuseRequest())
-    models += _others(workspace, reference, models)
-    return Explanation(reference=reference, models=tuple(models))
+    asked = _asked(workspace, reference, request or FuseRequest())
+    known, others = {model.key for model in asked}, []
+    with workspace.database.read() as session:
+        for row in session.scalars(fused_from(resolve_adapter(session, reference))):
+            if row.key not in known:
+                model = _recorded(workspace, session, row)
+                # The nearest of those that were asked for: the one it differs from in the fewest entries.
+                differences = [_differences(model.inputs, other.inputs) for other in asked]
+                others.append(replace(model, differs=min(differences, key=len, default=())))
+    return Explanation(reference=reference, models=(*asked, *others))
 
 
 def _asked(workspace: Workspace, reference: str, request: FuseRequest) -> list[ExplainedModel]:
     """Explain the keys that a fuse of the adapter would try, in its order."""
     request.check()
-    fuse_inputs = gather(workspace, reference, request.extras)
+    ours = gather(workspace, reference, request.extras)
     models = []
-    recipes = candidates(request, fuse_inputs)
+    recipes = candidates(request, ours)
     for recipe in recipes:
-        key = artifact_key(fuse_inputs.base_digest, fuse_inputs.adapter.digest, recipe)
+        key = ours.key(recipe)
         with workspace.database.read() as session:
-            row = find_fused(session, key)
-            if row is not None:
+            if (row := find_fused(session, key)) is not None:
                 models.append(replace(_recorded(workspace, session, row), asked=True))
                 continue
-        models.append(_never_made(workspace, fuse_inputs, recipe, key, last=recipe is recipes[-1]))
+        known = known_measurement(workspace, key)
+        # What was passed over by a sample is computed where there is nothing else to take.
+        measured = known.settled if recipe is recipes[-1] else known.measured
+        reason = "never made under this key"
+        if measured is not None:
+            reason = f"looked at before and passed over: {measured.in_words}"
+        extras = [(part, part.weight) for part in ours.extras]
+        model = ExplainedModel(
+            key=key,
+            status="miss" if measured is None else "refused",
+            reason=reason,
+            **ours.label(recipe),
+            inputs=_key_inputs(ours.base, ours.adapter, extras, recipe.to_dict()),
+            asked=True,
+            here=_here(workspace, key),
+        )
+        models.append(model)
     return models
 
 
-def _others(workspace: Workspace, reference: str, asked: Sequence[ExplainedModel]) -> list[ExplainedModel]:
-    """Explain what else was fused from the adapter, and what keeps the request from leading to it."""
-    known = {model.key for model in asked}
-    others = []
-    with workspace.database.read() as session:
-        for row in session.scalars(fused_from(resolve_adapter(session, reference))):
-            if row.key in known:
-                continue
-            model = _recorded(workspace, session, row)
-            # The nearest of those that were asked for: the one it differs from in the fewest entries.
-            differences = [_differences(model.inputs, other.inputs) for other in asked]
-            others.append(replace(model, differs=min(differences, key=len, default=())))
-    return others
+def _key_inputs(
+    base: tables.BaseModelRow,
+    adapter: tables.AdapterRow | AdapterPart,
+    extras: Sequence[tuple[tables.AdapterRow | AdapterPart, float]],
+    recipe: Mapping[str, object],
+) -> KeyInputs:
+    return KeyInputs(
+        base=Ingredient(name=base.name, digest=base.digest),
+        adapter=Ingredient(name=adapter.name, digest=adapter.digest),
+        with_=tuple(
+            WeightedIngredient(name=extra.name, digest=extra.digest, weight=weight)
+            for extra, weight in extras
+        ),
+        recipe=recipe,
+    )
 
 
 def _differences(one: KeyInputs | None, other: KeyInputs | None) -> tuple[str, ...]:
-    assert one is not None
-    assert other is not None
+    assert one is not None and other is not None
     names = sorted({*one.recipe, *other.recipe})
     differs = [name for name in names if one.recipe.get(name) != other.recipe.get(name)]
     parts = [("base", one.base, other.base), ("adapter", one.adapter, other.adapter)]
     return (*(name for name, ours, theirs in parts if ours.digest != theirs.digest), *differs)
 
 
-def _recorded(workspace: Workspace, session: Session, row: tables.Fused) -> ExplainedModel:
-    manifest = row.manifest.value
-    here = _here(workspace, row.key)
-    inputs = KeyInputs(
-        base=Ingredient(name=row.base.name, digest=row.base.digest),
-        adapter=Ingredient(name=row.adapter.name, digest=row.adapter.digest),
-        with_=tuple(
-            WeightedIngredient(name=extra.adapter.name, digest=extra.adapter.digest, weight=extra.weight)
-            for extra in row.extras
-        ),
-        recipe=row.recipe,
-    )
+def _recorded(workspace: Workspace, session: Session, row: tables.FusedRow) -> ExplainedModel:
+    here, parts = _here(workspace, row.key), parts_of(row)
+    aliases = {part: names for part, names in aliases_of(session, parts).items() if part in parts}
     missing: list[str] = []
     if here is None:
         reason, missing = _to_be_had(workspace, session, row)
-    elif workspace.cache.is_vouched(row.key, manifest):
+    elif workspace.cache.is_vouched(row.key, row.manifest.value):
         reason = "in the cache, and untouched since it was last hashed"
     else:
         reason = "in the cache, and hashed again before it is served"
@@ -204,16 +211,18 @@ def _recorded(workspace: Workspace, session: Session, row: tables.Fused) -> Expl
         status="miss" if here is None else "hit",
         reason=reason,
         **label_record(row),
-        inputs=inputs,
+        inputs=_key_inputs(
+            row.base, row.adapter, [(extra.adapter, extra.weight) for extra in row.extras], row.recipe
+        ),
         recorded=OnRecord(digest=row.digest, bytes=row.bytes, created_at=row.created_at),
-        aliases=tuple(aliases_of(session, row)),
+        aliases=tuple(sorted({name for names in aliases.values() for name in names})),
         here=here,
         published=is_published(row),
         missing=tuple(missing),
     )
 
 
-def _to_be_had(workspace: Workspace, session: Session, row: tables.Fused) -> tuple[str, list[str]]:
+def _to_be_had(workspace: Workspace, session: Session, row: tables.FusedRow) -> tuple[str, list[str]]:
     """Say how a fused model that is not in the cache would be had, as `fuse` goes about it, and what it lacks for that."""
     published, where = is_published(row), "made once, and not in this machine's cache"
     if (foreign := foreign_record(row)) is not None and not foreign.signed_by:
@@ -233,45 +242,6 @@ def _to_be_had(workspace: Workspace, session: Session, row: tables.Fused) -> tup
     return f"{where}: it is made again, to the same digest", []
 
 
-def _never_made(
-    workspace: Workspace, fuse_inputs: FuseInputs, recipe: Recipe, key: Digest, *, last: bool
-) -> ExplainedModel:
-    known = known_measurement(workspace, key)
-    # What was passed over by a sample is computed where there is nothing else to take.
-    measured = known.settled if last else known.measured
-    reason = "never made under this key"
-    if measured is not None:
-        reason = f"looked at before and passed over: {measured.in_words}"
-    return ExplainedModel(
-        key=key,
-        status="miss" if measured is None else "refused",
-        reason=reason,
-        **names(fuse_inputs.adapter.name, recipe, [(part.name, part.weight) for part in fuse_inputs.extras]),
-        inputs=KeyInputs(
-            base=Ingredient(name=fuse_inputs.base.name, digest=fuse_inputs.base_digest),
-            adapter=Ingredient(name=fuse_inputs.adapter.name, digest=fuse_inputs.adapter.digest),
-            with_=tuple(
-                WeightedIngredient(name=part.name, digest=part.digest, weight=part.weight)
-                for part in fuse_inputs.extras
-            ),
-            recipe=recipe.to_dict(),
-        ),
-        asked=True,
-        here=_here(workspace, key),
-    )
-
-
-def _unrecorded(workspace: Workspace, reference: str) -> ExplainedModel:
-    entry = entry_named(workspace, reference)
-    assert entry is not None
-    return ExplainedModel(
-        key=entry.key,
-        status="miss",
-        reason="in the cache, and on record nowhere in this registry: nothing looks it up",
-        here=_here(workspace, entry.key),
-    )
-
-
 def _here(workspace: Workspace, key: str) -> Here | None:
     cache = workspace.cache
     if not cache.entry(key).is_dir():
@@ -284,11 +254,11 @@ def _here(workspace: Workspace, key: str) -> Here | None:
     )
 
 
-def _missing(workspace: Workspace, session: Session, manifests: list[tables.Manifest]) -> list[str]:
+def _missing(workspace: Workspace, session: Session, manifests: list[tables.ManifestRow]) -> list[str]:
     missing = []
     for manifest in manifests:
         for file in manifest.files:
-            blob = session.get(tables.Blob, file.sha256)
+            blob = session.get(tables.BlobRow, file.sha256)
             found = (
                 workspace.store.size(Digest(file.sha256), generation=blob.generation)
                 if blob is not None and blob.state == "ready"

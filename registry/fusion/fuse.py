@@ -8,7 +8,7 @@ the adapter learned.  A refused fuse leaves its measurement in the log, so that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -26,14 +26,12 @@ from ..errors import FusionUnsupportedError, MissingExtraError, UnknownReference
 from ..records.fused import Fused
 from ..records.references import resolve_adapter
 from ..records.withdrawals import usable_record
-from .choice import Choice
-from .foreign import made_alike
-from .fuse_inputs import FuseInputs, gather
-from .job import Job
-from .known import Known
-from .published import checked_publish
-from .records import find_fused
+from .choice import worth_computing
+from .fuse_inputs import gather
+from .job import FuseCandidate
+from .records import checked_publish, made_alike
 from .request import FuseRequest, candidates, require_meaning, require_own
+from .views import find_fused
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -55,19 +53,7 @@ def fuse(
     """Return the fused model of an adapter: from the cache, from the store if it is published, or computed.
 
     Args:
-        workspace: the registry's parts.
-        reference: the adapter.
-        request: how to fuse.
         publish: `full` puts the files into the store, `recipe` only the record; None for the setting.
-        reporter: hears what is going on, and the bytes done and the total while computing, fetching and publishing.
-
-    Raises:
-        FidelityError: the fused weights would not hold what the adapter learned; nothing was published.
-        FusionUnsupportedError: this base or adapter cannot be fused, or `mlx_lm.fuse` would write wrong weights.
-        MissingExtraError: the base needs mlx-lm, which is not installed.
-        BadInputError: the adapter is yanked, or the request makes no sense.
-        UnknownReferenceError: there is no such adapter.
-        OutOfSpaceError: there is no room for the result.
     """
     request.check()
     wanted = checked_publish(publish or workspace.settings.publish)
@@ -78,39 +64,25 @@ def fuse(
         return _by_recipe(workspace, reference, recipe, request, wanted, reporter, said=True)
     fuse_inputs = gather(workspace, reference, request.extras)
     with fuse_inputs.opened(reporter.progress) as inputs:
-
-        def job_of(recipe: Recipe, last: bool, known: Known | None = None) -> Job:
-            return Job(workspace, fuse_inputs, inputs, recipe, request, not last, wanted, reporter, known)
-
         try:
             recipes = candidates(request, fuse_inputs)
         except MissingExtraError:
-            if (model := _made_elsewhere(workspace, fuse_inputs, request, job_of)) is not None:
-                return model
+            # Nothing can be computed: what another machine made of the request is in the cache or the store.
+            recipes = candidates(request, fuse_inputs, engine="any")
+            job = FuseCandidate(inputs, recipes[0], request, wanted, reporter)
+            for recipe in recipes:
+                with workspace.database.read() as session:
+                    row = made_alike(session, fuse_inputs, recipe, accept=request.accept_foreign)
+                    made = Recipe.from_dict(row.recipe) if row is not None else None
+                if made is not None:
+                    last = recipe == recipes[-1]
+                    if (model := replace(job, recipe=made, strict=not last).at_hand()) is not None:
+                        return model
             raise
-        choice = Choice(workspace, fuse_inputs, inputs, request, reporter.say)
-        for each in choice.candidates(recipes):
-            job = job_of(each.recipe, not each.strict, each.known)
-            if (model := replace(job, sound=each.sound).run()) is not None:
+        for job in worth_computing(FuseCandidate(inputs, recipes[0], request, wanted, reporter), recipes):
+            if (model := job.run()) is not None:
                 return model
     raise AssertionError("the last candidate either returns or raises")
-
-
-def _made_elsewhere(
-    workspace: Workspace,
-    fuse_inputs: FuseInputs,
-    request: FuseRequest,
-    job_of: Callable[[Recipe, bool], Job],
-) -> Fused | None:
-    """Return what another machine made of the request, from the cache or the store, where nothing can be computed."""
-    recipes = candidates(request, fuse_inputs, engine="any")
-    for recipe in recipes:
-        with workspace.database.read() as session:
-            row = made_alike(session, fuse_inputs, recipe, accept=request.accept_foreign)
-            made = Recipe.from_dict(row.recipe) if row is not None else None
-        if made is not None and (model := job_of(made, recipe == recipes[-1]).at_hand()) is not None:
-            return model
-    return None
 
 
 @contextmanager
@@ -124,10 +96,6 @@ def fuse_to_read(
     """Fuse like `fuse`, and keep the model in the cache until the block ends.
 
     The block must hash what leaves the machine or is served: the cache may rely on an earlier verification.
-
-    Raises:
-        DigestMismatchError: the block found a damaged file; the next fuse makes the model again.
-        StoreUnavailableError: it was removed again and again.
     """
     for _ in range(_ATTEMPTS):
         with workspace.cache.holding():
@@ -151,17 +119,13 @@ def remake(
     *,
     reporter: Reporter = SILENT,
 ) -> Fused:
-    """Return a recorded fused model: from the cache, from the store if it is published, or made by its recipe.
-
-    Raises:
-        RebuildDiffersError: it came out different from its record; nothing was published.
-        FusionUnsupportedError: it was made by another engine than there is here.
-        BadInputError: an adapter of it is yanked, and so is every other with its bytes.
-    """
+    """Return a recorded fused model: from the cache, from the store if it is published, or made by its recipe."""
     with workspace.database.read() as session:
         row = find_fused(session, key)
         if row is None:
-            raise UnknownReferenceError(f"there is no fused artifact {key[:12]}", hint="fusery cache list")
+            raise UnknownReferenceError(
+                f"there is no fused artifact {key[:12]}", hint="fusery admin cache list"
+            )
         recipe, adapter = Recipe.from_dict(row.recipe), usable_record(session, row.adapter).name
     return _by_recipe(workspace, adapter, recipe, FuseRequest(accept_loss=True), "recipe", reporter)
 
@@ -176,15 +140,12 @@ def _by_recipe(
     *,
     said: bool = False,
 ) -> Fused:
-    """Return what a recipe makes of an adapter: from the cache, from the store if it is published, or computed.
-
-    One that somebody `said` has to be one for this adapter; what is on record is made again as it was.
-    """
+    """Return what a recipe makes of an adapter: from the cache, from the store if it is published, or computed."""
     fuse_inputs = gather(workspace, reference, _added(workspace, reference, recipe))
     if said:
         require_own(recipe, fuse_inputs)
     with fuse_inputs.opened(reporter.progress) as inputs:
-        job = Job(workspace, fuse_inputs, inputs, recipe, request, False, publish, reporter)
+        job = FuseCandidate(inputs, recipe, request, publish, reporter)
         job = replace(job, found=job.look_up())
         if (found := job.at_hand()) is not None:
             return job.shared(found)
@@ -201,17 +162,13 @@ def _by_recipe(
 
 
 def _added(workspace: Workspace, reference: str, recipe: Recipe) -> list[tuple[str, float]]:
-    """Return the further adapters of a recipe by name: of several records with the bytes, one that is not withdrawn.
-
-    Raises:
-        UnknownReferenceError: one of them is not on record on the base.
-    """
+    """Return the further adapters of a recipe by name: of several records with the bytes, one that is not withdrawn."""
     added = []
     with workspace.database.read() as session:
         base = resolve_adapter(session, reference).base if recipe.extras else None
         for digest, weight in recipe.extras:
             assert base is not None
-            adapter = tables.Adapter
+            adapter = tables.AdapterRow
             query = select(adapter).where(adapter.digest == digest, adapter.base_id == base.id)
             row = session.scalars(query.order_by(adapter.id)).first()
             if row is None:

@@ -15,43 +15,43 @@ from fusery.storage.digest import Digest
 from fusery.storage.jsonfile import read_object
 from fusery.storage.manifest import Manifest
 from fusery.storage.progress import tally
-from fusery.storage.room import Need, needs_of, require_rooms
-from fusery.storage.watching import watched
+from fusery.storage.safetensors import tensor_bytes
+from fusery.storage.transfer import Need, needs_of, require_rooms
+from fusery.storage.vouchers import watched
 
 from .. import tables
 from ..adapters.files import CONFIG, WEIGHTS
 from ..adapters.render import form_of, render_mlx
 from ..adapters.tokenizer_files import own_tokenizer, with_tokenizer
 from ..adapters.trained_through import require_fusable, require_usable_unfused
-from ..engine.recipe import BY_CLASS, ENGINE, KEYS, SEEING, Recipe, seed_of
+from ..engine.recipe import BY_CLASS, ENGINE, KEYS, SEEING, Recipe, artifact_key, seed_of
 from ..errors import BadInputError
-from ..records.base_files import base_manifest, unproven, vouch
-from ..records.bases import blob_generations, locate_files, recorded_architecture
-from ..records.current_calibrations import current_calibration, learned_with
+from ..records.bases import (
+    blob_generations,
+    locate_files,
+    recorded_architecture,
+    unproven,
+    vouch,
+)
+from ..records.calibrations import current_calibration, learned_with
+from ..records.fused_rows import names
 from ..records.references import resolve_adapter
 from ..records.renderings import require_factors_alone
 from ..records.withdrawals import refuse_yanked
-from ..server.mlx_keys import written_config
-from .adapter_part import AdapterPart, fits_biases, keeps_format, part_of
-from .calibrated import calibrated, policy_of
+from ..runtime.mlx_keys import written_config
+from .adapter_part import AdapterPart, calibration_of, fits_biases, keeps_format, part_of, policy_of
 
 if TYPE_CHECKING:
     from fusery.storage.copying import Progress
 
-    from ..engine.allocate import Sampled
-    from ..engine.fidelity import Fidelity
-    from ..engine.plan import Extra, Plan
-    from ..engine.policy import Policy
-    from ..engine.whole import Whole
+    from ..engine.calibration import CalibrationFile
+    from ..engine.engine import Sampled
+    from ..engine.fidelity import FuseFidelity
+    from ..engine.plan import FusePlan
+    from ..engine.policy import WritePolicy
+    from ..engine.whole import ReplacedTensors
+    from ..records.fused import FusedLabel
     from ..workspace import Workspace
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """The result of a fuse: its files and its fidelity."""
-
-    manifest: Manifest
-    fidelity: Fidelity
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +62,10 @@ class FuseInputs:
     """
 
     workspace: Workspace
-    base: tables.BaseModel
+    base: tables.BaseModelRow
     parts: tuple[AdapterPart, ...]
     calibration: Digest | None = None
     learned: Digest | None = None
-
-    @property
-    def base_id(self) -> int:
-        """The base's row, for foreign keys."""
-        return self.base.id
 
     @property
     def base_digest(self) -> Digest:
@@ -121,23 +116,24 @@ class FuseInputs:
         affine = self.quantization is not None and self.quantization.get("mode", "affine") == "affine"
         return affine and self.aware is None and all(part.method == "lora" for part in self.parts)
 
+    def key(self, recipe: Recipe) -> Digest:
+        """Return the key of what a recipe makes of them."""
+        return artifact_key(self.base_digest, self.adapter.digest, recipe)
+
+    def label(self, recipe: Recipe) -> FusedLabel:
+        """Return what the model of a recipe is called."""
+        return names(self.adapter.name, recipe, [(part.name, part.weight) for part in self.extras])
+
     def engine(self, *, quantize: bool = False) -> str:
-        """Name the arithmetic that will run, before any file is read.
-
-        Args:
-            quantize: every layer is to be quantised anew.
-
-        Raises:
-            MissingExtraError: the base needs mlx-lm, which is not installed.
-        """
-        from ..engine.naming import taken_by_name
+        """Name the arithmetic that will run, before any file is read."""
+        from ..engine.architectures import taken_by_name
 
         names = [file.path for file in self.base.manifest.files]
         keys = f"; {KEYS}" if written_config(self.base.config) != self.base.config else ""
         engine = SEEING if self.base.config.get("vision_config") else ENGINE
         if taken_by_name(self.base.config, names, written_by_mlx=self.base.written_by_mlx, quantize=quantize):
             return f"{engine}{keys}"
-        from ..engine.fingerprint import fingerprint
+        from ..engine.architectures import fingerprint
 
         by_class = SEEING if engine == SEEING else BY_CLASS
         return f"{by_class}{keys}; {fingerprint()}"
@@ -162,11 +158,9 @@ class InputFiles:
     def __init__(
         self, fuse_inputs: FuseInputs, stack: ExitStack, arrived: Progress | None, *, verify: bool = True
     ) -> None:
-        self._fuse_inputs, self._stack, self._arrived = fuse_inputs, stack, arrived
+        self.fuse_inputs, self._stack, self._arrived = fuse_inputs, stack, arrived
         self._verify = verify
         self._workspace = fuse_inputs.workspace
-        self._base: dict[str, Path] | None = None
-        self._adapters: list[dict[str, Path]] = []
 
     @cached_property
     def _scratch(self) -> Path:
@@ -175,16 +169,17 @@ class InputFiles:
         cache.sweep()
         return self._stack.enter_context(cache.scratch())
 
-    def plan(self, policy: Policy, recipe: Recipe, metadata: Mapping[str, str] | None = None) -> Plan:
-        """Plan a fuse.
-
-        Raises:
-            FusionUnsupportedError: it cannot be fused, or the result would be wrong.
-            MissingExtraError: the base needs mlx-lm, which is not installed.
-        """
-        from ..engine.plan import make_plan
+    def plan(
+        self, policy: WritePolicy, recipe: Recipe, metadata: Mapping[str, str] | None = None
+    ) -> FusePlan:
+        """Plan a fuse."""
+        from ..engine.plan import AddedAdapter, make_plan
 
         adapters = self.adapters
+        extras = [
+            AddedAdapter(files[WEIGHTS], read_object(files[CONFIG]), part.weight)
+            for files, part in zip(adapters[1:], self.fuse_inputs.extras, strict=True)
+        ]
         return make_plan(
             with_tokenizer(self.base, adapters[0]),
             read_object(self.base["config.json"]),
@@ -192,36 +187,39 @@ class InputFiles:
             read_object(adapters[0][CONFIG]),
             policy,
             scale=recipe.scale,
-            extras=self._extras(adapters[1:]),
+            extras=extras,
             whole=self._whole,
             metadata=metadata,
             scratch=Path(tempfile.mkdtemp(prefix="loaded-", dir=self._scratch)),
         )
 
     @cached_property
-    def _whole(self) -> Whole | None:
+    def _whole(self) -> ReplacedTensors | None:
         """What the adapter replaces in the base, by its files and whatever was noted when it was registered."""
-        part = self._fuse_inputs.adapter
+        part = self.fuse_inputs.adapter
         if form_of(entry.path for entry in part.files) == "mlx" or not self.adapters:
             return None
-        from .whole import whole_of
+        from .adapter_part import whole_of
 
         files = {entry.path: self._place(0, entry.path) for entry in part.files}
         return whole_of(part.name, files, self.base, self._scratch / "whole.safetensors")
 
     def sample(self, recipe: Recipe, *, shaped: bool = False) -> Sampled:
         """Estimate the fidelity of a recipe without writing anything; at random where its calibration is not to shape it."""
-        from ..engine.allocate import Sampled, own_bits
-        from ..engine.modules import written_bytes
-        from ..engine.sample import sample
+        from ..engine.engine import Sampled, own_bits, sample
 
-        policy, inputs = policy_of(recipe, 0), self._fuse_inputs
-        if shaped:
-            policy = calibrated(self._workspace, policy, recipe, inputs.base, inputs.adapter, self._scratch)
-        plan = self.plan(policy, recipe)
-        sizes = {module.path: written_bytes(module) for module in plan.modules}
+        inputs = self.fuse_inputs
+        plan = self.plan(policy_of(recipe, 0, self._calibration(recipe) if shaped else None), recipe)
+        sizes = {
+            module.path: sum(tensor_bytes(dtype, shape) for _, dtype, shape in module.written())
+            for module in plan.modules
+        }
         own = {module.path: own_bits(module.grid, inputs.quantization) for module in plan.modules}
         return Sampled(sample(plan), plan.size, sizes, own)
+
+    def _calibration(self, recipe: Recipe) -> CalibrationFile | None:
+        ours = self.fuse_inputs
+        return calibration_of(self._workspace, recipe, ours.base, ours.adapter, self._scratch)
 
     def size(self, recipe: Recipe) -> int:
         """Return the bytes of the weight files that a recipe would give, without reading a tensor."""
@@ -237,28 +235,16 @@ class InputFiles:
         *,
         say: Callable[[str], None] = lambda _: None,
         publish: bool = False,
-    ) -> Made:
+    ) -> tuple[Manifest, FuseFidelity]:
         """Write the fused model into an empty folder, verifying every byte that is read.
 
         Args:
-            recipe: how.
-            key: of the result; it goes into the metadata of the weight files.
-            folder: where to.
-            check: called repeatedly; raises to stop the work.
-            progress: called with the bytes done and the total.
             say: called with a sentence if it takes much longer than `keep`, before it begins.
-            publish: the files will also be put into the store, which needs room as well.
-
-        Raises:
-            FusionUnsupportedError: the engine cannot do this; nothing was written.
-            BlobCorruptError: a file of the base or the adapter is not what is recorded.
-            OutOfSpaceError: there is no room for the result.
         """
         from ..engine.engine import fuse
-        from ..engine.pace import slowly
+        from ..engine.work import slowly
 
-        policy, inputs = policy_of(recipe, seed_of(key)), self._fuse_inputs
-        policy = calibrated(self._workspace, policy, recipe, inputs.base, inputs.adapter, self._scratch)
+        policy = policy_of(recipe, seed_of(key), self._calibration(recipe))
         plan = self.plan(policy, recipe, {"fusery.key": key})
         self._require_room(folder, plan, publish=publish)
         if (slow := slowly(plan)) is not None:
@@ -266,50 +252,42 @@ class InputFiles:
         told = None if progress is None else lambda done: progress(done, plan.size)
         if not self._verify:
             fused = fuse(plan, folder, check=check, progress=told)
-            return Made(Manifest.of(fused.files), fused.fidelity)
-        manifest = base_manifest(self._fuse_inputs.base)
-        with watched(self.base, manifest, near=self._workspace.vouchers.root) as watch:
+            return Manifest.of(fused.files), fused.fidelity
+        manifest = self.fuse_inputs.base.manifest.value
+        with watched(self.base, manifest) as watch:
             left = unproven(self._workspace, manifest, self.base)
             replaced = own_tokenizer(self.adapters[0])
             expected = {entry.path: entry.sha256 for entry in left if entry.path not in replaced}
             fused = fuse(plan, folder, check=check, progress=told, expected=expected)
             vouch(self._workspace, watch, left)
-        return Made(Manifest.of(fused.files), fused.fidelity)
+        return Manifest.of(fused.files), fused.fidelity
 
-    @property
+    @cached_property
     def base(self) -> dict[str, Path]:
         """The base's files by name."""
-        if self._base is None:
-            self._base = locate_files(
-                self._workspace, self._fuse_inputs.base, self._scratch, progress=self._arrived
-            )
-        return self._base
+        base = self.fuse_inputs.base
+        return locate_files(self._workspace, base, self._scratch, progress=self._arrived)
 
-    @property
+    @cached_property
     def adapters(self) -> list[dict[str, Path]]:
         """The files of each adapter by name, verified: they are small, and read whole by the plan."""
-        if not self._adapters:
-            self._adapters = [
-                self._fetched(number, part) for number, part in enumerate(self._fuse_inputs.parts)
-            ]
-        return self._adapters
+        return [self._fetched(number, part) for number, part in enumerate(self.fuse_inputs.parts)]
 
-    def _require_room(self, folder: Path, plan: Plan, *, publish: bool) -> None:
-        """Refuse what there is no room for: in the cache, beside the database and, where it goes there, in the store.
-
-        The files that were fetched for it lie in the cache until the end, and are gone when this is refused.
-        """
+    def _require_room(self, folder: Path, plan: FusePlan, *, publish: bool) -> None:
+        """Refuse what there is no room for: in the cache, beside the database and, where it goes there, in the store."""
         workspace, held = self._workspace, self._workspace.cache.in_use_here()
         needs = [Need(folder.parent, [held, *plan.sizes], taken=held), *workspace.notes]
         if publish:
             # What is copied from a base whose files are in the store is there already.
-            stored = self._fuse_inputs.base.location is None
+            stored = self.fuse_inputs.base.location is None
             copied = [plan.base.files[name].stat().st_size for name in plan.copies] if stored else []
             sizes = plan.sizes
             for size in copied:
                 sizes.remove(size)
             needs += needs_of(workspace.store, sizes)
-        require_rooms(needs, hint="fusery cache prune, or set FUSERY_CACHE_DIR to a folder on another disk")
+        require_rooms(
+            needs, hint="fusery admin cache prune, or set FUSERY_CACHE_DIR to a folder on another disk"
+        )
 
     def _place(self, number: int, path: str) -> Path:
         return self._scratch / f"adapter-{number}-{path.replace('/', '-')}"
@@ -327,16 +305,8 @@ class InputFiles:
             else:
                 self._workspace.store.fetch(entry.sha256, found[entry.path], generation=generation)
         expected = part.rendering if self._verify else None
-        base = recorded_architecture(self._fuse_inputs.base)
+        base = recorded_architecture(self.fuse_inputs.base)
         return render_mlx(found, base, self._scratch / f"rendered-{number}", expected=expected)
-
-    def _extras(self, adapters: Sequence[Mapping[str, Path]]) -> list[Extra]:
-        from ..engine.plan import Extra
-
-        return [
-            Extra(files[WEIGHTS], read_object(files[CONFIG]), part.weight)
-            for files, part in zip(adapters, self._fuse_inputs.extras, strict=True)
-        ]
 
 
 def gather(
@@ -346,20 +316,7 @@ def gather(
     *,
     yanked: bool = False,
 ) -> FuseInputs:
-    """Return the inputs for fusing an adapter.
-
-    Args:
-        workspace: the registry's parts.
-        reference: the adapter.
-        extras: further adapters to add, and their weights.
-        yanked: also take withdrawn adapters.
-
-    Raises:
-        UnknownReferenceError: there is no such adapter.
-        BadInputError: one is yanked, or merge-aware where several are added.
-        BadInputError: they were not trained on the same base.
-        FusionUnsupportedError: one was trained for a format that cannot be written.
-    """
+    """Return the inputs for fusing an adapter."""
     with workspace.database.read() as session:
         adapters = [resolve_adapter(session, text) for text in (reference, *(text for text, _ in extras))]
         weights = [1.0, *(weight for _, weight in extras)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,57 +14,77 @@ from fusery.storage.errors import BlobCorruptError, BlobMissingError, StorageErr
 from fusery.storage.manifest import Manifest
 from fusery.storage.progress import Reporter
 
-from .. import tables
-from ..database import leases
-from ..engine.recipe import Recipe, artifact_key
-from ..errors import DatabaseReadOnlyError
+from ..database import events, leases
+from ..engine.recipe import Recipe
+from ..engine.verdict import closeness, range_in_words, share_in_words
+from ..errors import DatabaseReadOnlyError, FidelityError, RebuildDiffersError
 from ..records.fused import Fused
-from ..records.fused_label import describe
-from .choice import record_refusal
-from .foreign import compare_claims
+from ..records.fused_rows import describe
 from .fuse_inputs import FuseInputs, InputFiles
-from .known import Known, Measured, look_up
-from .published import deposit_files, fetch_published, is_published, record_published
-from .records import find_fused, in_words, make_room, on_this_machine, record_fused
+from .known import REFUSED, Known, MeasuredFuse, refused
+from .records import (
+    compare_claims,
+    counting,
+    deposit_files,
+    fetch_published,
+    in_words,
+    make_room,
+    on_this_machine,
+    record_fused,
+    record_published,
+)
 from .request import FuseRequest
-from .views import fused_record
-from .words import claim_in_words, differing, lost, unpublished, waiting
+from .views import find_fused, fused_record
 
 if TYPE_CHECKING:
-    from ..engine.fidelity import Fidelity
     from ..records.deposit import Deposit
     from ..workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """One candidate: a key, and how to get its model.
+class FuseCandidate:
+    """One candidate: a recipe, and how to get its model.
 
     What is on record about the key is looked up three times: before the lease, after it, and where the model is recorded.
-    `found` is what was found before the lease, if somebody has looked already.  `strict` and `sound` say what it has to be, as
-    `Measured.passes` takes them.
+
+    Attributes:
+        strict: it is taken only if hardly anything is lost: there is a larger candidate.
+        sound: it is taken only if it has the verdict PASS: something else that fits has it.
+        found: what was on record before the lease, if somebody has looked already.
     """
 
-    workspace: Workspace
-    fuse_inputs: FuseInputs
     inputs: InputFiles
     recipe: Recipe
     request: FuseRequest
-    strict: bool
     publish: str
     reporter: Reporter
-    found: Known | None = None
+    strict: bool = False
     sound: bool = False
+    found: Known | None = None
+
+    @property
+    def fuse_inputs(self) -> FuseInputs:
+        """The base and the adapters."""
+        return self.inputs.fuse_inputs
+
+    @property
+    def workspace(self) -> Workspace:
+        """The registry's parts."""
+        return self.inputs.fuse_inputs.workspace
 
     @property
     def key(self) -> Digest:
         """Of the result."""
-        return artifact_key(self.fuse_inputs.base_digest, self.fuse_inputs.adapter.digest, self.recipe)
+        return self.fuse_inputs.key(self.recipe)
+
+    @property
+    def _name(self) -> str:
+        return f"{self.fuse_inputs.adapter.name} ({describe(self.recipe)})"
 
     def run(self) -> Fused | None:
         """Return the model, or None when it does not pass and there is another candidate."""
         known = self.found or self.look_up()
-        if known.settled is not None and not self._passes(known.settled):
+        if known.settled is not None and not self._taken(known.settled):
             return None
         if (model := self._cached(known)) is not None:
             return self.shared(model)
@@ -74,27 +93,83 @@ class Job:
     def at_hand(self) -> Fused | None:
         """Return the model if it need not be computed, None if it would have to be, or does not pass."""
         known = self.found or self.look_up()
-        if known.settled is not None and not self._passes(known.settled):
+        if known.settled is not None and not self._taken(known.settled):
             return None
         if (model := self._cached(known)) is not None:
             return model
         return self._build(compute=False) if known.published else self._claimed(known)
 
     def look_up(self) -> Known:
-        """Return what is on record about the key."""
-        name = self.fuse_inputs.adapter.name
-        return look_up(self.workspace, self.key, name, self.request, strict=self.strict, sound=self.sound)
+        """Return what is on record about the key; the same bytes may be registered under other names, too."""
+        with self.workspace.database.read() as session:
+            row = counting(session, self.key, accept=self.request.accept_foreign)
+            if row is None:
+                return Known(refused(session, self.key))
+            measured = MeasuredFuse.of(row, Recipe.from_dict(row.recipe))
+            if not self.passes(measured):
+                return Known(measured)
+            return Known(measured, fused_record(row, self.fuse_inputs.adapter.name))
 
-    def _passes(self, measured: Measured) -> bool:
+    def passes(self, measured: MeasuredFuse) -> bool:
+        """Tell whether a model with these figures may be taken."""
+        return measured.passes(self.request, strict=self.strict, sound=self.sound)
+
+    def passed_over(self, measured: MeasuredFuse) -> str:
+        """Return why the next candidate is tried: the figures, and the limit that they missed."""
+        if self.sound:
+            return f"{measured.in_words}: taking what passes within the budget"
+        return f"{measured.reason(self.request)}: trying the next format"
+
+    def record_refusal(self, session: Session, measured: MeasuredFuse) -> None:
+        """Log what was measured, and why it was not published."""
+        events.record(
+            session,
+            REFUSED,
+            "fused",
+            self.key,
+            {
+                "adapter": self.fuse_inputs.adapter.name,
+                "label": self.fuse_inputs.label(self.recipe).label,
+                "precision": self.recipe.precision,
+                "verdict": measured.verdict,
+                "retained": measured.retained,
+                "noise": measured.noise,
+                "cosine": measured.cosine,
+                "shaped": measured.shaped,
+                "sampled": measured.sampled,
+                "at_random": measured.at_random,
+                "reason": measured.reason(self.request),
+            },
+            at=self.workspace.database.utcnow(session),
+        )
+
+    def _taken(self, measured: MeasuredFuse) -> bool:
         """Return True to go on, False to try the next candidate; raise when there is none."""
-        if measured.passes(self.request, strict=self.strict, sound=self.sound):
+        if self.passes(measured):
             return True
-        if self.strict or self.sound:
-            self.reporter.say(
-                f"{describe(self.recipe)}: {measured.passed_over(self.request, sound=self.sound)}"
-            )
-            return False
-        raise lost(self.fuse_inputs, self.recipe, measured, self.request)
+        if not self.strict and not self.sound:
+            raise self._lost(measured)
+        self.reporter.say(f"{describe(self.recipe)}: {self.passed_over(measured)}")
+        return False
+
+    def _lost(self, measured: MeasuredFuse) -> FidelityError:
+        """Return the error for a model that would lose the adapter, with a hint."""
+        inputs, recipe, least = self.fuse_inputs, self.recipe, self.request.min_fidelity
+        message = f"{describe(recipe)} would lose the adapter: {measured.in_words}"
+        if least is not None and closeness(measured.retained) < least:
+            share = share_in_words(measured.retained)
+            message = f"{describe(recipe)}: {share}, --min-fidelity asks for {range_in_words(least)}"
+        larger = recipe.precision != "dequantize" and inputs.quantized
+        again, accept = f"fusery fuse {inputs.adapter.name}", "--accept-loss publishes it"
+        if self.request.budget is not None:
+            hint = "allow more: --budget 1.5x, or leave it out"
+        elif inputs.aware is not None:  # more bits are no nearer to what was trained
+            hint = accept if recipe.quantization is not None or self.request.precision == "auto" else again
+        elif larger:
+            hint = f"{again} --precision {'auto' if recipe.precision == 'keep' else 'dequantize'}"
+        else:
+            hint = accept
+        return FidelityError(message, hint=hint)
 
     def _cached(self, known: Known) -> Fused | None:
         if (view := known.own) is None:
@@ -106,20 +181,19 @@ class Job:
         """Return what another registry says is this model, if it has its files and the user or a signature says so."""
         if (view := known.claim) is None:
             return None
-        key = Digest(view.key)
+        key, manifest = Digest(view.key), Manifest.of(view.files)
         self.reporter.say(f"{self.fuse_inputs.adapter.name}: {in_words(view.foreign)}")
-        manifest = Manifest.of(view.files)
         if (path := self.workspace.cache.lookup(key, manifest)) is not None:
             return on_this_machine(view, path, "cache")
         try:
             lease = self._lease(key)
         except DatabaseReadOnlyError:
             path = self._fetch(None, key, manifest)
-            return on_this_machine(view, path, "store") if path else None
-        with lease.keep():
-            path = self._fetch(lease, key, manifest)
-            with self.workspace.database.write() as session:
-                lease.release(session)
+        else:
+            with lease.keep():
+                path = self._fetch(lease, key, manifest)
+                with self.workspace.database.write() as session:
+                    lease.release(session)
         return on_this_machine(view, path, "store") if path else None
 
     def _build(self, *, compute: bool = True) -> Fused | None:
@@ -128,7 +202,10 @@ class Job:
         except DatabaseReadOnlyError as error:
             # What is published may be fetched by two at a time; what is computed could not be recorded.
             if (model := self._fetched(None, self.look_up())) is None and compute:
-                raise unpublished(self.fuse_inputs, self.recipe, error) from error
+                raise DatabaseReadOnlyError(
+                    f"{self._name} is not published, and to fuse it needs the right to write: {error.message}",
+                    hint=f"have somebody who may write run: fusery fuse {self.fuse_inputs.adapter.name} --publish full",
+                ) from error
             return model
         with lease.keep():
             # After the lease, not before: whoever held it may just have published.
@@ -141,10 +218,11 @@ class Job:
             return self._compute(lease, known)
 
     def _lease(self, key: Digest) -> leases.Lease:
-        workspace = self.workspace
-        return leases.wait(
-            workspace.database, key, workspace.owner(), told=lambda busy: self.reporter.say(waiting(busy))
-        )
+        def told(busy: leases.Busy) -> None:
+            who = busy.owner.description if busy.owner else "another process"
+            self.reporter.say(f"being fused by {who}, waiting")
+
+        return leases.wait(self.workspace.database, key, self.workspace.owner(), told=told)
 
     def _fetched(self, lease: leases.Lease | None, known: Known) -> Fused | None:
         """Return the model from the store, None if it is not published or cannot be had."""
@@ -156,9 +234,7 @@ class Job:
     def _fetch(self, lease: leases.Lease | None, key: Digest, manifest: Manifest) -> Path | None:
         """Bring files from the store into the cache, under a key; None if they cannot be had."""
         cache = self.workspace.cache
-        self.reporter.say(
-            f"fetching {self.fuse_inputs.adapter.name} ({describe(self.recipe)}) from the store"
-        )
+        self.reporter.say(f"fetching {self._name} from the store")
         try:
             with cache.build(key, lease.fence if lease else 0) as folder:
                 check = lease.check if lease else lambda: None
@@ -180,7 +256,7 @@ class Job:
         with self.workspace.cache.using(self.key) as folder:
             if folder is None:  # evicted since: what was asked for is a model, and there is one no more
                 return model
-            self.reporter.say(f"publishing {self.fuse_inputs.adapter.name} ({describe(self.recipe)})")
+            self.reporter.say(f"publishing {self._name}")
             deposit = deposit_files(self.workspace, manifest, folder, self.reporter.progress)
         with deposit.recording() as session:
             deposit.commit(session)
@@ -188,33 +264,50 @@ class Job:
         return replace(model, published=True)
 
     def _compute(self, lease: leases.Lease, known: Known) -> Fused | None:
-        started = time.monotonic()
-        cache = self.workspace.cache
+        started, cache, full = time.monotonic(), self.workspace.cache, self.publish == "full"
         with cache.build(self.key, lease.fence) as folder:
-            self.reporter.say(f"fusing {self.fuse_inputs.adapter.name} ({describe(self.recipe)})")
-            full, tell = self.publish == "full", self.reporter.progress
-            made = self.inputs.compute(
-                self.recipe, self.key, folder, lease.check, tell, say=self.reporter.say, publish=full
+            self.reporter.say(f"fusing {self._name}")
+            manifest, fidelity = self.inputs.compute(
+                self.recipe,
+                self.key,
+                folder,
+                lease.check,
+                self.reporter.progress,
+                say=self.reporter.say,
+                publish=full,
             )
-            measured = Measured.of(made.fidelity, self.recipe)
-            if not measured.passes(self.request, strict=self.strict, sound=self.sound):
-                self._refuse(lease, measured)
+            measured = MeasuredFuse.of(fidelity, self.recipe)
+            if not self.passes(measured):
+                with self.workspace.database.write() as session:
+                    self.record_refusal(session, measured)
+                    lease.release(session)
+                self._taken(measured)
                 return None
             lease.check()
-            if known.own is not None and known.own["digest"] != made.manifest.digest:
-                raise differing(self.key, made.manifest.digest, known.own["digest"])
-            path = cache.publish(self.key, folder, made.manifest, hashed=True)
+            if known.own is not None and known.own.digest != manifest.digest:
+                raise RebuildDiffersError(
+                    f"rebuilding {self.key[:12]} gave other bytes than are recorded: {manifest.digest[:12]}, "
+                    f"recorded is {known.own.digest[:12]}",
+                    hint="fusery audit",
+                )
+            path = cache.publish(self.key, folder, manifest, hashed=True)
         seconds = time.monotonic() - started
-        deposit, failure = self._deposit(known, made.manifest, path)
+        deposit, failure = self._deposit(known, manifest, path)
         with deposit.recording() if deposit else self.workspace.database.write() as session:
             lease.publish(session)
-            row, told = self._record(session, made.manifest, made.fidelity, seconds)
+            if (row := find_fused(session, self.key)) is None:
+                row = record_fused(
+                    session, self.fuse_inputs, self.recipe, self.key, manifest, fidelity, seconds
+                )
+                claims = compare_claims(self.workspace, session, self.key, manifest)
+            else:
+                claims = []
             if deposit:
                 deposit.commit(session)
-                record_published(self.workspace, session, self.key, made.manifest)
-            view = fused_record(row, self.fuse_inputs.adapter.name, published=is_published(row))
-        for registry, true in told:
-            self.reporter.say(claim_in_words(registry, true))
+                record_published(self.workspace, session, self.key, manifest)
+            view = fused_record(row, self.fuse_inputs.adapter.name)
+        for claim in claims:
+            self.reporter.say(claim)
         if failure is not None:
             raise failure  # the model is here and on record; the same command only publishes it then
         make_room(self.workspace, self.key)
@@ -226,28 +319,8 @@ class Job:
         """Bring the files into the store if they are to be there; while the lease holds, so that nobody fuses it too."""
         if self.publish != "full" and known.published is None:
             return None, None
-        self.reporter.say(f"publishing {self.fuse_inputs.adapter.name} ({describe(self.recipe)})")
+        self.reporter.say(f"publishing {self._name}")
         try:
             return deposit_files(self.workspace, manifest, path, self.reporter.progress), None
         except StorageError as error:
             return None, error if self.publish == "full" else None
-
-    def _refuse(self, lease: leases.Lease, measured: Measured) -> None:
-        with self.workspace.database.write() as session:
-            record_refusal(
-                self.workspace, session, self.fuse_inputs, self.recipe, self.key, measured, self.request
-            )
-            lease.release(session)
-        self._passes(measured)
-
-    def _record(
-        self, session: Session, manifest: Manifest, fidelity: Fidelity, seconds: float
-    ) -> tuple[tables.Fused, Sequence[tuple[str, bool]]]:
-        """Record the model if it is not; also return which registries had said what it is, and whether that was true."""
-        row = find_fused(session, self.key)
-        if row is not None:
-            return row, ()
-        row = record_fused(
-            self.workspace, session, self.fuse_inputs, self.recipe, self.key, manifest, fidelity, seconds
-        )
-        return row, compare_claims(self.workspace, session, self.key, manifest)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 from sqlalchemy.orm import Session
@@ -27,28 +27,22 @@ from ..engine.verdict import (
     share_in_words,
 )
 from ..records.fused import FusedRecord
-from .foreign import counting
-from .published import is_published
+from .records import counting
 from .request import FuseRequest
-from .views import fused_record
 
 if TYPE_CHECKING:
-    from ..engine.fidelity import Fidelity
+    from ..engine.fidelity import FuseFidelity
     from ..workspace import Workspace
 
 REFUSED = "fuse.refused"
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class MeasuredFuse:
     """What a fuse was found to retain.
 
     Attributes:
-        verdict: `PASS`, `DEGRADED` or `LOST`.
-        retained: share of the update.
         noise: what was written beside the update, as a share of the weights; None if it is not known.
-        cosine: between the update and what changed; None if it is not known.
-        shaped: it is of `mixed`, shaped by a calibration.
         sampled: it is of a sample of the rows: enough for `auto` to pass over what it would try next to another, and to say
             nothing else by.
         at_random: that sample is rounded at random, though a calibration shapes what is written.
@@ -63,19 +57,14 @@ class Measured:
     at_random: bool = False
 
     @classmethod
-    def of(cls, fidelity: Fidelity | tables.Fused, recipe: Recipe) -> Measured:
-        """Take the overall figures of a fuse or of a record.
-
-        Args:
-            fidelity: the figures.
-            recipe: how it was written.
-        """
+    def of(cls, fidelity: FuseFidelity | tables.FusedRow, recipe: Recipe) -> MeasuredFuse:
+        """Take the overall figures of a fuse or of a record."""
         shaped = recipe.precision == "mixed" and recipe.calibration is not None
         verdict = recorded_verdict(fidelity.verdict, fidelity.retained, fidelity.noise)
         return cls(verdict, fidelity.retained, fidelity.noise, fidelity.cosine, shaped)
 
     @classmethod
-    def of_sample(cls, fidelity: Fidelity, recipe: Recipe, *, at_random: bool = False) -> Measured:
+    def of_sample(cls, fidelity: FuseFidelity, recipe: Recipe, *, at_random: bool = False) -> MeasuredFuse:
         """Take the overall figures of a sample of what a recipe writes."""
         return replace(cls.of(fidelity, recipe), sampled=True, at_random=at_random)
 
@@ -83,12 +72,6 @@ class Measured:
     def in_words(self) -> str:
         """The verdict with its reason."""
         return in_words(self.verdict, self.retained, self.noise)
-
-    def passed_over(self, request: FuseRequest, *, sound: bool = False) -> str:
-        """Return why the next candidate is tried: the figures, and the limit that they missed."""
-        if sound:
-            return f"{self.in_words}: taking what passes within the budget"
-        return f"{self.reason(request)}: trying the next format"
 
     def reason(self, request: FuseRequest) -> str:
         """Return why a request does not take it: the figures, and the limit that they missed."""
@@ -117,7 +100,6 @@ class Measured:
         """Tell whether it may be published.
 
         Args:
-            request: what was asked for.
             strict: it asks for nearly all of the update, little noise, and that it stands out of that, while there is a larger
                 format.
             sound: it asks for the verdict PASS, while something else that fits into the budget has it.
@@ -151,11 +133,11 @@ class Known:
         view: the record; None if there is none, or it does not pass what was asked for.
     """
 
-    measured: Measured | None = None
+    measured: MeasuredFuse | None = None
     view: FusedRecord | None = None
 
     @property
-    def settled(self) -> Measured | None:
+    def settled(self) -> MeasuredFuse | None:
         """What it retained, where all of its rows were measured: only that can refuse what was asked for."""
         return None if self.measured is None or self.measured.sampled else self.measured
 
@@ -175,58 +157,23 @@ class Known:
         return self.view if self.own is None else None
 
 
-def look_up(
-    workspace: Workspace,
-    key: Digest,
-    adapter: str,
-    request: FuseRequest,
-    *,
-    strict: bool = False,
-    sound: bool = False,
-) -> Known:
-    """Return what is on record about a key.
-
-    Args:
-        workspace: the registry's parts.
-        key: of the fused artifact.
-        adapter: the name that was asked for: the same bytes may be registered under another, too.
-        request: what was asked for.
-        strict: there is a larger format.
-        sound: something else that fits has the verdict PASS.
-    """
-    with workspace.database.read() as session:
-        row = counting(session, key, accept=request.accept_foreign)
-        if row is None:
-            return Known(_refused(session, key))
-        measured = Measured.of(row, Recipe.from_dict(row.recipe))
-        passes = measured.passes(request, strict=strict, sound=sound)
-        return Known(measured, fused_record(row, adapter, published=is_published(row)) if passes else None)
-
-
 def known_measurement(workspace: Workspace, key: Digest) -> Known:
     """Return what is on record about a key, or what the log says of a refused attempt, whatever is asked for."""
     with workspace.database.read() as session:
         row = counting(session, key, accept=False)
         return Known(
-            _refused(session, key) if row is None else Measured.of(row, Recipe.from_dict(row.recipe))
+            refused(session, key) if row is None else MeasuredFuse.of(row, Recipe.from_dict(row.recipe))
         )
 
 
-def _refused(session: Session, key: str) -> Measured | None:
+def refused(session: Session, key: str) -> MeasuredFuse | None:
     """Return what the log says of refused attempts: the newest of which all rows were measured, else of a sample."""
-    found = None
+    newest = None
     for refusal in reversed(events.history(session, kind="fused", subject=key, action=REFUSED)):
         detail = json.loads(refusal.detail)
-        measured = Measured(
-            detail["verdict"],
-            detail["retained"],
-            detail.get("noise"),
-            detail.get("cosine"),
-            detail.get("shaped", False),
-            detail.get("sampled", False),
-            detail.get("at_random", False),
-        )
+        known = {field.name: detail[field.name] for field in fields(MeasuredFuse) if field.name in detail}
+        measured = MeasuredFuse(**known)
         if not measured.sampled:
             return measured
-        found = found or measured
-    return found
+        newest = newest or measured
+    return newest

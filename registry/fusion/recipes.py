@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 from sqlalchemy import select
@@ -40,7 +40,7 @@ class _Shape(_Strict):
     mode: Annotated[str, Field(max_length=40)]
 
 
-class _Part(_Strict):
+class _Added(_Strict):
     adapter: _Digest
     weight: FiniteFloat
 
@@ -60,22 +60,11 @@ class _Form(_Strict):
     fitted: bool = False
     quantization_aware: _Shape | None = None
     # JSON says it with a word that is none of Python's names.
-    parts: Annotated[list[_Part], Field(alias="with", max_length=1000)] = []
+    parts: Annotated[list[_Added], Field(alias="with", max_length=1000)] = []
 
 
 def find_recipe(workspace: Workspace, said: str) -> Recipe:
-    """Return the recipe that is meant.
-
-    Args:
-        workspace: the registry's parts.
-        said: the key of a fused artifact that is on record, its first digits, or a file that holds a recipe.
-
-    Raises:
-        UnknownReferenceError: there is neither such a key nor such a file.
-        AmbiguousReferenceError: several keys begin so.
-        BadInputError: the file holds no recipe.
-        StorageError: it cannot be read.
-    """
+    """Return the recipe that is meant."""
     path = Path(said).expanduser()
     if path.is_file():
         return _read(path)
@@ -84,7 +73,7 @@ def find_recipe(workspace: Workspace, said: str) -> Recipe:
         raise UnknownReferenceError(f"there is no recipe {said[:80]!r}: no such file, and no key", hint=_HINT)
     with workspace.database.read() as session:
         rows = session.scalars(
-            select(tables.Fused).where(begins_with(tables.Fused.key, folded)).limit(2)
+            select(tables.FusedRow).where(begins_with(tables.FusedRow.key, folded)).limit(2)
         ).all()
     if len(rows) > 1:
         raise AmbiguousReferenceError(f"more than one key begins with {folded}", hint="give more digits")
@@ -96,7 +85,9 @@ def find_recipe(workspace: Workspace, said: str) -> Recipe:
 def _read(path: Path) -> Recipe:
     """Read a recipe, or what has one in it: the record of a fuse, the record of a bundle."""
     document = read_object(path)
-    for inner in (document.get("recipe"), _object(document.get("provenance")).get("recipe"), document):
+    provenance = document.get("provenance")
+    nested = provenance.get("recipe") if isinstance(provenance, Mapping) else None
+    for inner in (document.get("recipe"), nested, document):
         if isinstance(inner, Mapping) and "precision" in inner and "engine" in inner:
             break
     else:
@@ -110,7 +101,3 @@ def _read(path: Path) -> Recipe:
             f"the recipe in {path.name[:80]} is none: {where}: {first['msg'][:200]}", hint=_HINT
         ) from None
     return Recipe.from_dict(form.model_dump(by_alias=True))
-
-
-def _object(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}

@@ -1,9 +1,14 @@
-"""The records of fused artifacts: find one by its key, or make one."""
+"""The records of fused artifacts, and their files in the shared store.
+
+A fused artifact is published when every file of its manifest has a blob.  The blobs are referred to by its record, so
+the collector leaves them alone; fetched files are verified against the record before they become visible.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,60 +17,69 @@ from sqlalchemy import or_, select
 from sqlalchemy.orm import Session, aliased
 
 from fusery.storage.digest import Digest
+from fusery.storage.errors import BlobCorruptError, StorageError
 from fusery.storage.manifest import Manifest
+from fusery.storage.progress import tally
+from fusery.storage.transfer import Need, require_rooms
 
 from .. import tables
 from ..database import events
 from ..engine.recipe import Recipe
+from ..errors import BadInputError
+from ..records.bases import blob_generations
 from ..records.deposit import record_manifest
 from ..records.fused import Fused, FusedRecord
-from .fuse_inputs import FuseInputs
+from .views import claims, counts, find_fused, is_published
 
 if TYPE_CHECKING:
-    from ..engine.fidelity import Fidelity
+    from ..engine.fidelity import FuseFidelity
+    from ..records.deposit import Deposit
     from ..workspace import Workspace
-
-
-def find_fused(session: Session, key: Digest) -> tables.Fused | None:
-    """Return the record of a key, None if there is none."""
-    return session.scalar(select(tables.Fused).where(tables.Fused.key == key))
+    from .fuse_inputs import FuseInputs
 
 
 def aliased_keys(session: Session) -> list[str]:
     """Return the keys of fused models whose adapter is held by an alias."""
-    named, same = aliased(tables.Adapter), aliased(tables.Adapter)
+    named, same = aliased(tables.AdapterRow), aliased(tables.AdapterRow)
     relied_on = (
         select(same.id)
         .join(named, named.digest == same.digest)
-        .join(tables.Alias, tables.Alias.adapter_id == named.id)
+        .join(tables.AliasRow, tables.AliasRow.adapter_id == named.id)
     )
-    added = select(tables.FusedExtra.fused_id).where(tables.FusedExtra.adapter_id.in_(relied_on))
-    fused = tables.Fused
+    added = select(tables.FusedExtraRow.fused_id).where(tables.FusedExtraRow.adapter_id.in_(relied_on))
+    fused = tables.FusedRow
     return list(
         session.scalars(select(fused.key).where(or_(fused.adapter_id.in_(relied_on), fused.id.in_(added))))
     )
 
 
 def record_fused(
-    workspace: Workspace,
     session: Session,
     fuse_inputs: FuseInputs,
     recipe: Recipe,
     key: Digest,
     manifest: Manifest,
-    fidelity: Fidelity,
+    fidelity: FuseFidelity,
     seconds: float,
-) -> tables.Fused:
+) -> tables.FusedRow:
     """Record and log a fused artifact whose bytes are in the cache."""
+    workspace = fuse_inputs.workspace
     now = workspace.database.utcnow(session)
-    row = tables.Fused(
+    # MLX's entry, with the bits of the touched modules if they have more.
+    quantization = None if recipe.precision == "dequantize" else fuse_inputs.quantization
+    if recipe.quantization is not None:
+        quantization = dict(recipe.quantization)
+    elif quantization is not None and recipe.precision == "mixed":
+        common = {key: value for key, value in quantization.items() if not isinstance(value, dict | bool)}
+        quantization = {**common, "touched_bits": recipe.bits.get("", dict(recipe.bits))}
+    row = tables.FusedRow(
         key=key,
-        base_id=fuse_inputs.base_id,
+        base_id=fuse_inputs.base.id,
         adapter_id=fuse_inputs.adapter.id,
         recipe=recipe.to_dict(),
         engine=recipe.engine,
         precision=recipe.precision,
-        quantization=_quantization(fuse_inputs, recipe),
+        quantization=quantization,
         manifest_id=record_manifest(session, manifest).id,
         digest=manifest.digest,
         bytes=manifest.size,
@@ -78,9 +92,9 @@ def record_fused(
         created_at=now,
         created_by=workspace.actor,
         used_at=now,
-        modules=[tables.ModuleFidelity(**module.to_dict()) for module in fidelity.modules],
+        modules=[tables.ModuleFidelityRow(**asdict(module)) for module in fidelity.modules],
         extras=[
-            tables.FusedExtra(position=position, adapter_id=part.id, weight=part.weight)
+            tables.FusedExtraRow(position=position, adapter_id=part.id, weight=part.weight)
             for position, part in enumerate(fuse_inputs.extras, start=1)
         ],
     )
@@ -89,10 +103,10 @@ def record_fused(
     session.refresh(row)
     events.record(
         session,
-        action="fused.made",
-        kind="fused",
-        subject=key,
-        detail={
+        "fused.made",
+        "fused",
+        key,
+        {
             "adapter": fuse_inputs.adapter.name,
             "with": {part.name: part.weight for part in fuse_inputs.extras},
             "base": fuse_inputs.base_digest,
@@ -102,24 +116,9 @@ def record_fused(
             "retained": fidelity.retained,
             "tool": f"fusery {version('fusery')}",
         },
-        actor=workspace.actor,
         at=now,
     )
     return row
-
-
-def _quantization(fuse_inputs: FuseInputs, recipe: Recipe) -> dict[str, Any] | None:
-    """Return how the result is quantised: MLX's entry, with the bits of the touched modules if they have more."""
-    if recipe.quantization is not None:
-        return dict(recipe.quantization)
-    if recipe.precision == "dequantize" or fuse_inputs.quantization is None:
-        return None
-    plain = {
-        key: value for key, value in fuse_inputs.quantization.items() if not isinstance(value, dict | bool)
-    }
-    if recipe.precision != "mixed":
-        return fuse_inputs.quantization
-    return {**plain, "touched_bits": recipe.bits.get("", dict(recipe.bits))}
 
 
 def make_room(workspace: Workspace, key: Digest) -> None:
@@ -130,13 +129,7 @@ def make_room(workspace: Workspace, key: Digest) -> None:
 
 
 def on_this_machine(known: FusedRecord, path: Path, source: Literal["cache", "store", "computed"]) -> Fused:
-    """Return a fused model whose files are in the local cache.
-
-    Args:
-        known: what is on record about it.
-        path: its folder.
-        source: where it is from.
-    """
+    """Return a fused model whose files are in the local cache."""
     facts = {each.name: getattr(known, each.name) for each in fields(FusedRecord)}
     return Fused(**facts, path=path, source=source, cached=source == "cache")
 
@@ -153,3 +146,135 @@ def in_words(foreign: Mapping[str, Any] | None) -> str | None:
     if foreign["signed_by"]:
         return f"from registry {registry}, signed by {', '.join(foreign['signed_by'])}"
     return f"foreign: registry {registry} says so, and it was not made again here"
+
+
+Publish = Literal["full", "recipe"]
+PUBLISH: tuple[Publish, ...] = ("full", "recipe")
+"""What of a fused model goes to the store: its files, or its record alone, by which anybody can make it again."""
+
+
+def checked_publish(wanted: str) -> str:
+    """Return one of `PUBLISH`."""
+    if wanted not in PUBLISH:
+        raise BadInputError(
+            f"there is no way to publish {wanted[:40]!r}", hint=f"--publish {'|'.join(PUBLISH)}"
+        )
+    return wanted
+
+
+def deposit_files(
+    workspace: Workspace, manifest: Manifest, folder: Path, progress: Callable[[int, int], None] | None
+) -> Deposit:
+    """Store the files of a fused model; they count once a transaction commits the deposit."""
+    from ..records.deposit import Deposit
+
+    deposit = Deposit(workspace.database, workspace.store, workspace.owner())
+    files = {entry.path: folder / entry.path for entry in manifest}
+    deposit.put(files, manifest=manifest, progress=tally(progress, manifest.size))
+    return deposit
+
+
+def record_published(workspace: Workspace, session: Session, key: str, manifest: Manifest) -> None:
+    """Log that the files of a fused artifact are now in the store."""
+    session.expire_all()  # the manifest's rows were read before the deposit set their blobs
+    events.record(
+        session,
+        "fused.published",
+        "fused",
+        key,
+        {"digest": manifest.digest, "bytes": manifest.size},
+    )
+
+
+def fetch_published(
+    workspace: Workspace,
+    manifest: Manifest,
+    folder: Path,
+    *,
+    check: Callable[[], None],
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    """Write the files of a published model into an empty folder, each verified; a damaged blob is put aside."""
+    told = tally(progress, manifest.size)
+    workspace.cache.sweep()  # what a killed fetch left may be as large as what is coming
+    held = workspace.cache.in_use_here()
+    need = Need(folder.parent, [held, *(entry.size for entry in manifest)], taken=held)
+    require_rooms([need, *workspace.notes], hint="fusery admin cache prune")
+
+    def arrived(number: int) -> None:
+        check()
+        if told:
+            told(number)
+
+    generations = blob_generations(workspace, [entry.sha256 for entry in manifest])
+    for entry in manifest:
+        target, generation = folder / entry.path, generations[entry.sha256]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            workspace.store.fetch(entry.sha256, target, generation=generation, progress=arrived)
+        except BlobCorruptError:
+            # Only so that good bytes can take its place; who may not write to the store goes on without.
+            with suppress(StorageError):
+                workspace.store.quarantine(entry.sha256, generation=generation)
+            raise
+
+
+CONFIRMED, REFUTED = "fused.confirmed", "fused.refuted"
+
+
+def counting(session: Session, key: Digest, *, accept: bool) -> tables.FusedRow | None:
+    """Return the record of an artifact that was made here, or else the claim that may stand in for it, None if there is none.
+
+    Only a claim whose files are in the store: without them it would have to be made anyway, and then what is said of it
+    is of no use.
+    """
+    if (row := find_fused(session, key)) is not None:
+        return row
+    there = (row for row in claims(session, key) if is_published(row))
+    return next((row for row in there if accept or counts(session, row)), None)
+
+
+def compare_claims(workspace: Workspace, session: Session, key: Digest, manifest: Manifest) -> list[str]:
+    """Log which claims about an artifact turned out to be true when it was made here, and return that in words."""
+    sentences = []
+    for row in claims(session, key):
+        true, registry = row.digest == manifest.digest, str(row.origin)[:8]
+        same = f"what registry {registry} has under this key are the same bytes"
+        other = f"WARNING: what registry {registry} has under this key is FALSE: other bytes came out here, and ours count"
+        sentences.append(same if true else other)
+        made = (
+            select(tables.BundleRow).where(tables.BundleRow.fused_id == row.id).order_by(tables.BundleRow.id)
+        )
+        bundles = [] if true else [{"path": one.path, "digest": one.digest} for one in session.scalars(made)]
+        events.record(
+            session,
+            CONFIRMED if true else REFUTED,
+            "fused",
+            row.key,
+            {
+                "registry": row.origin,
+                "key": key,
+                "claimed": row.digest,
+                "made": manifest.digest,
+                "bundles": bundles,
+            },
+        )
+    return sentences
+
+
+def made_alike(
+    session: Session, fuse_inputs: FuseInputs, recipe: Recipe, *, accept: bool
+) -> tables.FusedRow | None:
+    """Return the newest record of this recipe by any engine, None if there is none."""
+    wanted = {**recipe.to_dict(), "engine": ""}
+    query = (
+        select(tables.FusedRow)
+        .join(tables.FusedRow.adapter)
+        .where(
+            tables.FusedRow.base_id == fuse_inputs.base.id,
+            tables.AdapterRow.digest == fuse_inputs.adapter.digest,
+        )
+        .order_by(tables.FusedRow.id.desc())
+    )
+    alike = (row for row in session.scalars(query) if {**row.recipe, "engine": ""} == wanted)
+    return next((row for row in alike if accept or counts(session, row)), None)

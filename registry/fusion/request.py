@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ..adapters.trained_through import in_words
-from ..engine.precisions import CHOICES, RequestedPrecision
-from ..engine.recipe import ONCE, USUAL_SEED, Recipe
+from ..engine.recipe import CHOICES, ONCE, USUAL_SEED, Recipe, RequestedPrecision
 from ..errors import BadInputError, FusionUnsupportedError
 from ..records.calibrations import require_of_base
 from .fuse_inputs import FuseInputs
@@ -45,7 +44,6 @@ class FuseRequest:
         scale: replaces the adapter's own scale.
         extras: further adapters to add, each with its weight.
         budget: largest size of the weights, as a multiple of the base's; None for no limit.
-        seed: of random rounding.
         rounding: of DoRA: `once`, in float32 to the end, or `mlx-lm`, after each step as `mlx_lm.fuse` does; None for
             `once` with `auto`, and `mlx-lm` otherwise.
         min_fidelity: share of the update that must be retained, 0 to 1: 0.9 asks for 0.9 to 1.1; None for the verdict alone.
@@ -70,43 +68,38 @@ class FuseRequest:
     recipe: str | None = None
 
     def check(self) -> None:
-        """Refuse contradictory or impossible values.
+        """Refuse contradictory or impossible values."""
+        for message, hint in self._faults():
+            raise BadInputError(message, hint=hint)
 
-        Raises:
-            BadInputError: names the value and how to write it.
-        """
-        if self.precision not in CHOICES:
-            raise BadInputError(
-                f"there is no precision {self.precision[:40]!r}", hint=f"--precision {'|'.join(CHOICES)}"
-            )
-        if self.rounding not in (None, *ROUNDINGS):
-            raise BadInputError(
-                f"unknown rounding {str(self.rounding)[:40]!r}", hint=f"--rounding {'|'.join(ROUNDINGS)}"
-            )
-        if self.min_fidelity is not None and not 0 <= self.min_fidelity <= 1:
-            raise BadInputError(
-                "the share that must be retained is a number from 0 to 1", hint="--min-fidelity 0.9"
-            )
+    def _faults(self) -> Iterator[tuple[str, str]]:
+        """Yield what is wrong, with a hint."""
         weights = [weight for _, weight in self.extras]
+        if self.precision not in CHOICES:
+            yield f"there is no precision {self.precision[:40]!r}", f"--precision {'|'.join(CHOICES)}"
+        if self.rounding not in (None, *ROUNDINGS):
+            yield f"unknown rounding {str(self.rounding)[:40]!r}", f"--rounding {'|'.join(ROUNDINGS)}"
+        if self.min_fidelity is not None and not 0 <= self.min_fidelity <= 1:
+            yield "the share that must be retained is a number from 0 to 1", "--min-fidelity 0.9"
         if not all(math.isfinite(number) for number in (*weights, self.scale or 0.0)):
-            raise BadInputError(
-                "a scale or a weight is not a finite number", hint="--scale 10, --with REF:0.5"
-            )
+            yield "a scale or a weight is not a finite number", "--scale 10, --with REF:0.5"
         if self.scale == 0:
-            raise BadInputError(
-                "invalid scale: 0 (it would remove the adapter's update)",
-                hint="leave --scale out for the adapter's own scale",
-            )
+            own = "leave --scale out for the adapter's own scale"
+            yield "invalid scale: 0 (it would remove the adapter's update)", own
         if self.budget is not None and not (math.isfinite(self.budget) and self.budget >= 1):
-            raise BadInputError(
-                "the budget is a multiple of the base's size, at least 1", hint="--budget 1.2x"
-            )
-        self._check_quantization()
+            yield "the budget is a multiple of the base's size, at least 1", "--budget 1.2x"
+        if self.quantize is None and (self.group_size is not None or self.mode is not None):
+            yield "--group-size and --mode go with --quantize", "--quantize 4 --group-size 64"
+        if self.quantize is not None and self.precision != "auto":
+            both = "--quantize says how every layer is written, and so does --precision"
+            yield both, "leave one of them out"
+        if self.quantize is not None and self.budget is not None:
+            yield "--quantize and --budget exclude each other", "leave one of them out"
+        if self.mode is not None and self.mode not in MODES:
+            yield f"there is no mode {self.mode[:40]!r}", f"--mode {'|'.join(MODES)}"
         if self.recipe is not None and self.says_how:
-            raise BadInputError(
-                "a recipe says how to fuse, and nothing can be said besides",
-                hint="with --recipe: --min-fidelity, --accept-loss, --accept-foreign, --publish",
-            )
+            others = "with --recipe: --min-fidelity, --accept-loss, --accept-foreign, --publish"
+            yield "a recipe says how to fuse, and nothing can be said besides", others
 
     @property
     def says_how(self) -> bool:
@@ -124,23 +117,6 @@ class FuseRequest:
         weights = [weight for _, weight in self.extras]
         return replace(self, extras=tuple(zip(names, weights, strict=True)))
 
-    def _check_quantization(self) -> None:
-        if self.quantize is None:
-            if self.group_size is not None or self.mode is not None:
-                raise BadInputError(
-                    "--group-size and --mode go with --quantize", hint="--quantize 4 --group-size 64"
-                )
-            return
-        if self.precision != "auto":
-            raise BadInputError(
-                "--quantize says how every layer is written, and so does --precision",
-                hint="leave one of them out",
-            )
-        if self.budget is not None:
-            raise BadInputError("--quantize and --budget exclude each other", hint="leave one of them out")
-        if self.mode is not None and self.mode not in MODES:
-            raise BadInputError(f"there is no mode {self.mode[:40]!r}", hint=f"--mode {'|'.join(MODES)}")
-
     @property
     def rounds_once(self) -> bool:
         """Whether DoRA is rounded at its end only."""
@@ -157,11 +133,7 @@ class FuseRequest:
 
 
 def parse_extra(text: str) -> tuple[str, float]:
-    """Read `REF` or `REF:WEIGHT`.
-
-    Raises:
-        BadInputError: the weight is not a number.
-    """
+    """Read `REF` or `REF:WEIGHT`."""
     reference, colon, weight = text.rpartition(":")
     if not colon:
         return text, 1.0
@@ -172,11 +144,7 @@ def parse_extra(text: str) -> tuple[str, float]:
 
 
 def parse_budget(text: str) -> float:
-    """Read `1.2x` or `1.2`.
-
-    Raises:
-        BadInputError: it is something else.
-    """
+    """Read `1.2x` or `1.2`."""
     match = _BUDGET.fullmatch(text)
     if match is None:
         raise BadInputError(f"the budget {text[:40]!r} is not a multiple", hint="--budget 1.2x")
@@ -184,11 +152,7 @@ def parse_budget(text: str) -> float:
 
 
 def require_meaning(precision: str, fuse_inputs: FuseInputs) -> None:
-    """Refuse a precision that says nothing of a dense base.
-
-    Raises:
-        BadInputError: it is one, and the base is dense.
-    """
+    """Refuse a precision that says nothing of a dense base."""
     if not fuse_inputs.quantized and precision in ("dither", "mixed"):
         raise BadInputError(
             f"{precision} is for quantised bases, {fuse_inputs.base.name} is not",
@@ -197,12 +161,7 @@ def require_meaning(precision: str, fuse_inputs: FuseInputs) -> None:
 
 
 def require_own(recipe: Recipe, fuse_inputs: FuseInputs) -> None:
-    """Refuse a recipe of an adapter that was trained otherwise, or of another base: it would mean nothing for this one.
-
-    Raises:
-        BadInputError: it is one.
-        FusionUnsupportedError: the recipe writes another format than the adapter was trained through.
-    """
+    """Refuse a recipe of an adapter that was trained otherwise, or of another base: it would mean nothing for this one."""
     name = fuse_inputs.adapter.name
     if recipe.aware != fuse_inputs.aware:
         raise BadInputError(
@@ -227,18 +186,7 @@ def require_own(recipe: Recipe, fuse_inputs: FuseInputs) -> None:
 def candidates(
     request: FuseRequest, fuse_inputs: FuseInputs, *, engine: str | None = None
 ) -> tuple[Recipe, ...]:
-    """Return the recipes that may answer a request, from the smallest output to the largest.
-
-    Args:
-        request: how to fuse.
-        fuse_inputs: the base and the adapters.
-        engine: replaces the one that would run here.
-
-    Raises:
-        BadInputError: the base is not quantised, and the request has no meaning for it.
-        FusionUnsupportedError: the adapter was trained through another format, or not at this scale.
-        MissingExtraError: the base needs mlx-lm, which is not installed.
-    """
+    """Return the recipes that may answer a request, from the smallest output to the largest."""
     aware = fuse_inputs.aware
     if aware is not None and request.scale is not None:
         raise _other_format(fuse_inputs)
@@ -255,7 +203,13 @@ def candidates(
         return (Recipe("dequantize", quantization=request.quantization, rounding=once, **common),)
     require_meaning(request.precision, fuse_inputs)
     if aware is not None:
-        return (_as_trained(request, fuse_inputs, once, engine, common),)
+        # What was trained through a format is written in it: by `keep`, or with every layer in that format.
+        if fuse_inputs.keeps_aware and request.precision in ("auto", "keep"):
+            return (Recipe("keep", rounding=once, **common),)
+        if request.precision != "auto":
+            raise _other_format(fuse_inputs)
+        common["engine"] = engine or fuse_inputs.engine(quantize=True)
+        return (Recipe("dequantize", quantization=aware, rounding=once, **common),)
     keep = Recipe("keep", rounding=once, biases=fuse_inputs.fits_biases, **common)
     # Always computed in float32 to the end.
     calibration = fuse_inputs.calibration
@@ -283,22 +237,6 @@ def candidates(
             hint="--precision keep",
         )
     return ways
-
-
-def _as_trained(
-    request: FuseRequest,
-    fuse_inputs: FuseInputs,
-    once: str | None,
-    engine: str | None,
-    common: Mapping[str, Any],
-) -> Recipe:
-    """Return the recipe that writes the format that an adapter was trained through: `keep`, or every layer in that format."""
-    if fuse_inputs.keeps_aware and request.precision in ("auto", "keep"):
-        return Recipe("keep", rounding=once, **common)
-    if request.precision != "auto":
-        raise _other_format(fuse_inputs)
-    engine = engine or fuse_inputs.engine(quantize=True)
-    return Recipe("dequantize", quantization=fuse_inputs.aware, rounding=once, **{**common, "engine": engine})
 
 
 def _other_format(fuse_inputs: FuseInputs) -> FusionUnsupportedError:

@@ -1,54 +1,77 @@
-"""How rows become the records of fused models."""
+"""How rows become the records of fused models, pictures of their fidelity, and cautions about them.
+
+Fused artifacts of other registries are claims, until they are rebuilt here or signed by a trusted key.  A claim has a key of
+its own, so that a lookup by key never finds one, and an artifact that is made here gets its own record beside it.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy.orm import object_session
+from sqlalchemy import select
+from sqlalchemy.orm import Session, object_session
+
+from fusery.storage.digest import Digest, digest_json
+from fusery.storage.errors import MissingFileError
+from fusery.storage.safetensors import BASE_HEADER_LIMIT, Tensor, read_header
 
 from .. import tables
+from ..documents import write_picture
+from ..engine.recipe import Recipe, artifact_key
+from ..engine.verdict import PASS
+from ..errors import BadInputError, MissingExtraError, UnknownReferenceError
 from ..record import row_values
+from ..records.adapter import Withdrawals
 from ..records.fused import (
     Fidelity,
+    Foreign,
+    Fused,
     FusedDetails,
     FusedFacts,
     FusedLine,
     FusedRecord,
+    ListedFused,
     ModuleFidelity,
     Weighted,
 )
-from ..records.views import entries
-from ..records.withdrawal import Withdrawals
+from ..records.fused_rows import fused_from, load_fused
+from ..records.references import resolve_any, resolve_base
+from ..records.views import SCHEME, entries, is_good, signed_name
 from ..records.withdrawals import of_fused
 
+if TYPE_CHECKING:
+    from ..workspace import Workspace
+    from .request import FuseRequest
 
-def weights_bytes(manifest: tables.Manifest) -> int:
+
+FORMAT = "fusery.foreign.v1"
+
+
+def weights_bytes(manifest: tables.ManifestRow) -> int:
     """Return the bytes of a model's weight files."""
     return sum(file.size for file in manifest.files if file.path.endswith(".safetensors"))
 
 
 def fused_line(
-    fused: tables.Fused, adapter: str | None = None, *, withdrawals: Withdrawals | None = None
+    fused: tables.FusedRow, adapter: str | None = None, *, withdrawals: Withdrawals | None = None
 ) -> FusedLine:
-    """Return a fused artifact as `show` lists it: label, size, fidelity, and the command that makes it again.
-
-    Args:
-        fused: its row.
-        adapter: the name to call its adapter by; the same bytes may be registered under several.
-        withdrawals: what it has to do with yanks, where that is to be said.
-    """
+    """Return a fused artifact as `show` lists it: label, size, fidelity, and the command that makes it again."""
     return FusedLine(**line_facts(fused, adapter), withdrawals=withdrawals)
 
 
-def line_of(fused: tables.Fused, adapter: tables.Adapter, *, withdrawals: Withdrawals) -> FusedLine:
+def line_of(fused: tables.FusedRow, adapter: tables.AdapterRow, *, withdrawals: Withdrawals) -> FusedLine:
     """Return the line of a fused artifact among those of one of its adapters, called by that one's name if the bytes are its."""
     name = adapter.name if fused.adapter.digest == adapter.digest else fused.adapter.name
     return fused_line(fused, name, withdrawals=withdrawals)
 
 
-def fused_details(fused: tables.Fused, adapter: str) -> FusedDetails:
+def fused_details(fused: tables.FusedRow, adapter: str) -> FusedDetails:
     """Return the same with the fidelity of each module."""
-    from ..charts.heat_map import natural
+    from ..charts.text import natural
 
     facts = line_facts(fused, adapter)
     modules = sorted(fused.modules, key=lambda module: natural(module.module))
@@ -56,14 +79,14 @@ def fused_details(fused: tables.Fused, adapter: str) -> FusedDetails:
     return FusedDetails(**facts, base=fused.base.name, withdrawals=_withdrawals(fused))
 
 
-def fused_record(fused: tables.Fused, adapter: str | None = None, *, published: bool) -> FusedRecord:
-    """Return the record of a fused artifact.
+def is_published(row: tables.FusedRow) -> bool:
+    """Tell whether the files of a fused artifact are in the store."""
+    files = row.manifest.files
+    return bool(files) and all(file.blob is not None for file in files)
 
-    Args:
-        fused: its row.
-        adapter: the name to call its adapter by, as for `fused_line`.
-        published: its files are in the store.
-    """
+
+def fused_record(fused: tables.FusedRow, adapter: str | None = None) -> FusedRecord:
+    """Return the record of a fused artifact."""
     return FusedRecord(
         **_facts(fused, adapter),
         base=fused.base.name,
@@ -71,12 +94,12 @@ def fused_record(fused: tables.Fused, adapter: str | None = None, *, published: 
         recipe=fused.recipe,
         fidelity=_fidelity(fused, fused.modules),
         files=entries(fused.manifest),
-        published=published,
+        published=is_published(fused),
         withdrawals=_withdrawals(fused),
     )
 
 
-def line_facts(fused: tables.Fused, adapter: str | None) -> dict[str, Any]:
+def line_facts(fused: tables.FusedRow, adapter: str | None) -> dict[str, Any]:
     """Return the fields of a fused artifact's line; see `fused_line`."""
     facts = _facts(fused, adapter)
     accepted = " --accept-loss" if fused.verdict == "LOST" else ""
@@ -87,10 +110,9 @@ def line_facts(fused: tables.Fused, adapter: str | None) -> dict[str, Any]:
     }
 
 
-def _facts(fused: tables.Fused, adapter: str | None) -> dict[str, Any]:
+def _facts(fused: tables.FusedRow, adapter: str | None) -> dict[str, Any]:
     """Return the fields that all records of a fused artifact have."""
-    from ..records.fused_label import label_record
-    from .foreign import foreign_record
+    from ..records.fused_rows import label_record
 
     name, weights = adapter or fused.adapter.name, weights_bytes(fused.manifest)
     return {
@@ -104,13 +126,226 @@ def _facts(fused: tables.Fused, adapter: str | None) -> dict[str, Any]:
     }
 
 
-def _withdrawals(fused: tables.Fused) -> Withdrawals:
+def _withdrawals(fused: tables.FusedRow) -> Withdrawals:
     session = object_session(fused)
     assert session is not None
     return of_fused(session, [fused.id]).get(fused.id, ())
 
 
-def _fidelity(fused: tables.Fused, modules: list[tables.ModuleFidelity] | None) -> Fidelity:
+def _fidelity(fused: tables.FusedRow, modules: list[tables.ModuleFidelityRow] | None) -> Fidelity:
     return Fidelity.from_row(
         fused, modules=None if modules is None else tuple(map(ModuleFidelity.from_row, modules))
     )
+
+
+def list_fused(workspace: Workspace, *, limit: int | None = None, offset: int = 0) -> list[ListedFused]:
+    """Return fused models, the newest first; a page takes the same statements however many there are."""
+    if offset < 0 or (limit is not None and limit < 0):
+        raise BadInputError("a limit and an offset are 0 or more")
+    with workspace.database.read() as session:
+        query = load_fused().order_by(tables.FusedRow.id.desc()).limit(limit).offset(offset)
+        rows = list(session.scalars(query))
+        told = of_fused(session, [row.id for row in rows])
+        return [
+            ListedFused(**line_facts(row, None), withdrawals=told.get(row.id, ()), base=row.base.name)
+            for row in rows
+        ]
+
+
+def fidelity(workspace: Workspace, reference: str) -> FusedDetails:
+    """Return the recorded fidelity of a fused artifact, as `show` has it, with that of each module."""
+    with workspace.database.read() as session:
+        fused, name = _recorded(session, reference)
+        return fused_details(fused, name)
+
+
+def drawn(workspace: Workspace, found: FusedDetails, plot: Path, *, force: bool = False) -> FusedDetails:
+    """Draw a map of layers and modules, coloured by the share retained, and return the record with the picture's path."""
+    from ..charts.heat_map import draw, heat_map
+    from ..documents import picture_kind
+
+    kind, place = picture_kind(plot), plot.expanduser().absolute()
+    with workspace.database.read() as session:
+        blocks = list(resolve_base(session, found.base).weights)
+    write_picture(place, draw(heat_map(found, blocks), kind), force=force)
+    return replace(found, plot=place)
+
+
+def _recorded(session: Session, reference: str) -> tuple[tables.FusedRow, str]:
+    """Return the fused artifact that is meant, and what its adapter is called."""
+    adapter = resolve_any(session, reference)
+    if isinstance(adapter, tables.BaseModelRow):
+        raise BadInputError(
+            f"{reference} is a base model, and fidelity is that of a fused model",
+            hint=f"fusery list --base {adapter.name}",
+        )
+    if isinstance(adapter, tables.FusedRow):
+        return adapter, adapter.adapter.name
+    # What it was only added to is the other adapter's.
+    made = [fused for fused in session.scalars(fused_from(adapter)) if fused.adapter.digest == adapter.digest]
+    if not made:
+        raise UnknownReferenceError(
+            f"nothing was fused from {adapter.name} yet",
+            hint=f"fusery fuse {adapter.name}, or without writing anything: "
+            f"fusery show {adapter.name} --fidelity --formats",
+        )
+    # What another registry says counts where there is nothing else.
+    return max(made, key=lambda fused: (fused.origin is None, fused.id)), adapter.name
+
+
+_GROUPS = (64, 32)
+"""Group sizes of MLX below the largest, the larger first."""
+
+
+def chat_template_problems(workspace: Workspace, adapters: Collection[str]) -> list[str]:
+    """Return the recorded problems of the chat templates of adapters, by their names."""
+    adapter, finding = tables.AdapterRow, tables.AdapterFindingRow
+    query = (
+        select(adapter.name, finding.code, finding.message)
+        .join(adapter, adapter.id == finding.adapter_id)
+        .where(adapter.name.in_(adapters), finding.code.startswith("chat_template_", autoescape=True))
+        .order_by(finding.id)
+    )
+    with workspace.database.read() as session:
+        return [f"{name}: {code}: {message}" for name, code, message in session.execute(query)]
+
+
+def cautions(workspace: Workspace, fused: Fused, request: FuseRequest) -> Iterator[str]:
+    """Yield cautions: about a verdict that is not PASS, unquantised matrices, a large size, and problems of a chat template."""
+    verdict = fused.fidelity.verdict
+    scale = "" if fused.scale is None else f" --scale {fused.scale:g}"
+    added = "".join(f" --with {part.adapter}:{part.weight:g}" for part in fused.with_)
+    compare = f"fusery show {fused.adapter}{scale}{added} --fidelity --formats"
+    if verdict != PASS:
+        hint = f" {advice}" if (advice := _better_format(fused, f"{scale}{added}", compare)) else ""
+        yield f"{verdict}: expect most exact answers of base + adapter to change.{hint}"
+    yield from _unquantised(fused)
+    if request.precision == "auto" and fused.precision == "dequantize" and fused.quantization is None:
+        yield (
+            f"16 bits take {fused.times_base:.2f} times the size of the base: `auto` took no smaller format. "
+            f"Compare the formats: {compare}"
+        )
+    yield from chat_template_problems(workspace, [fused.adapter])
+
+
+def _better_format(fused: Fused, options: str, compare: str) -> str | None:
+    """Return how to find a format that retains more; None where there is no other."""
+    if fused.recipe.get("aware") is not None:
+        return None  # more bits are no nearer to what was trained
+    if fused.quantization is None:
+        return f"Compare the formats: {compare}" if fused.precision != "keep" else None
+    if fused.precision != "dequantize":
+        return f"Compare the formats: {compare}"
+    bits, size = int(str(fused.quantization["bits"])), int(str(fused.quantization["group_size"]))
+    more = next((each for each in (4, 6, 8) if each > bits), None)
+    if more is None and size <= min(_GROUPS):
+        return None
+    return (
+        "Use more bits or a smaller group: "
+        f"fusery fuse {fused.adapter}{options} --quantize {more or bits} --group-size {min(_GROUPS)}"
+    )
+
+
+def _unquantised(fused: Fused) -> Iterator[str]:
+    """Yield how many matrices of a requantised model have no group size that fits, and one that does."""
+    if fused.precision != "dequantize" or fused.quantization is None:
+        return
+    tensors: dict[str, Tensor] = {}
+    with suppress(MissingFileError):  # another process may evict the model from the cache
+        for path in fused.path.glob("*.safetensors"):
+            tensors |= read_header(path, limit=BASE_HEADER_LIMIT).tensors
+    paths = [name.removesuffix(".weight") for name, tensor in tensors.items() if len(tensor.shape) >= 2]
+    quantised = sum(f"{path}.scales" in tensors for path in paths)
+    size = int(str(fused.quantization["group_size"]))
+    # Convolutions have short rows, and no group size makes MLX quantise them.
+    rows = [
+        tensors[f"{path}.weight"].shape[-1]
+        for path in paths
+        if f"{path}.weight" in tensors and f"{path}.scales" not in tensors
+    ]
+    left = [columns for columns in rows if columns >= min(_GROUPS) and columns % size]
+    if not left:
+        return
+    fits = next((each for each in _GROUPS if each < size and not any(n % each for n in left)), None)
+    hint = "" if fits is None else f" Quantise them too: --group-size {fits}"
+    yield (
+        f"{len(left)} of {quantised + len(left)} matrices are not quantised: "
+        f"the length of their rows is not a multiple of the group size {size}.{hint}"
+    )
+
+
+def find_fused(session: Session, key: Digest) -> tables.FusedRow | None:
+    """Return the record of a key, None if there is none."""
+    return session.scalar(select(tables.FusedRow).where(tables.FusedRow.key == key))
+
+
+def foreign_key(origin: str, key: str) -> Digest:
+    """Return the key that another registry's artifact has in this database and cache."""
+    return digest_json({"format": FORMAT, "registry": origin, "key": key})
+
+
+def recipe_key(row: tables.FusedRow) -> Digest:
+    """Return the key that follows from an artifact's base, adapters and recipe: the one it would have if it were made here."""
+    return recipe_key_of(row.base.digest, row.adapter.digest, row.recipe)[0]
+
+
+def recipe_key_of(base: str, adapter: str, form: Mapping[str, Any]) -> tuple[Digest, Recipe]:
+    """Return the key that follows from the digests of a base and an adapter and the JSON form of a recipe, and that."""
+    recipe = Recipe.from_dict(form)
+    return artifact_key(base, adapter, recipe), recipe
+
+
+def claims(session: Session, key: str) -> list[tables.FusedRow]:
+    """Return the claims about a key, those signed by a trusted key first."""
+    fused = tables.FusedRow
+    origins = session.scalars(select(fused.origin).where(fused.origin.is_not(None)).distinct()).all()
+    keys = [foreign_key(str(origin), key) for origin in origins]
+    found = session.scalars(select(fused).where(fused.key.in_(keys)).order_by(fused.id)).all() if keys else ()
+    return sorted(found, key=lambda row: not counts(session, row))
+
+
+def counts(session: Session, row: tables.FusedRow) -> bool:
+    """Tell whether an artifact counts like one that was made here."""
+    return row.origin is None or bool(signers(session, row))
+
+
+def signers(session: Session, row: tables.FusedRow) -> list[str]:
+    """Return the names of the keys that count for fused artifacts and have signed one: its files, its key and its verdict.
+
+    Where signatures cannot be checked, since cryptography is not installed, none counts.
+    """
+    key, signature = tables.TrustedKeyRow, tables.SignatureRow
+    rows = session.execute(
+        select(key, signature)
+        .join(signature, signature.key_id == key.key_id)
+        .where(
+            signature.subject_kind == "fused",
+            signature.subject_digest == row.digest,
+            signature.scheme == SCHEME,
+            key.revoked_at.is_(None),
+        )
+        .order_by(key.name)
+    ).all()
+    name = signed_name(recipe_key(row), row.verdict)
+    try:
+        return [
+            trusted.name
+            for trusted, found in rows
+            if trusted.fused and is_good(session, found, trusted.public_key, name=name)
+        ]
+    except MissingExtraError:
+        return []
+
+
+def foreign_record(row: tables.FusedRow) -> Foreign | None:
+    """Return where an artifact comes from that was not made here; None if it was.
+
+    What a rebuild here gave is looked up too: the same bytes or others.
+    """
+    if row.origin is None:
+        return None
+    session, key = object_session(row), recipe_key(row)
+    assert session is not None
+    own = find_fused(session, key)
+    rebuilt = None if own is None else "same" if own.digest == row.digest else "other"
+    return Foreign(registry=row.origin, key=key, signed_by=tuple(signers(session, row)), rebuilt=rebuilt)

@@ -1,4 +1,1 @@
-"""GGUF files.
-
-Reading a model out of one, and writing models, adapters and tokenizers into one, in llama.cpp's words.
-"""
+"""GGUF files: reading a model out of one; and the numbers of models, for those who write one."""

@@ -40,9 +40,7 @@ class TensorEntry:
     """One tensor as the header lists it.
 
     Attributes:
-        name: llama.cpp's name, such as `blk.0.attn_q.weight`.
         shape: outermost dimension first, as in PyTorch; GGUF stores the reverse.
-        kind: the number of its ggml type.
         offset: of its first byte from the start of the data.
     """
 
@@ -54,14 +52,7 @@ class TensorEntry:
 
 @dataclass(frozen=True, slots=True)
 class GGUFHeader:
-    """What a GGUF file says about itself.
-
-    Attributes:
-        metadata: key to scalar, string or list.
-        tensors: by name, in the file's order.
-        data_start: where the tensors' bytes begin, from the start of the file.
-        file_size: bytes of the whole file.
-    """
+    """What a GGUF file says about itself."""
 
     metadata: Mapping[str, Value]
     tensors: Mapping[str, TensorEntry]
@@ -70,12 +61,7 @@ class GGUFHeader:
 
 
 def read_header(path: Path) -> GGUFHeader:
-    """Read and check the header of the GGUF file at `path`.
-
-    Raises:
-        FormatError: it is not GGUF of a known version, is cut short, or claims something absurd.
-        OSError: it cannot be read.
-    """
+    """Read and check the header of the GGUF file at `path`."""
     with path.open("rb") as file:
         size = path.stat().st_size
         reader = _Reader(file, size, path.name)

@@ -39,20 +39,7 @@ ROPE_FACTORS = "rope_freqs.weight"
 
 @dataclass(frozen=True, slots=True)
 class Llama:
-    """The dimensions of one model.
-
-    Attributes:
-        layers: transformer blocks.
-        hidden: width of the residual stream.
-        intermediate: width of the MLP.
-        heads: attention heads.
-        kv_heads: heads of keys and values.
-        head_dim: width of one head.
-        vocab: rows of the embedding.
-        tied: the output is the embedding.
-        attention_bias: q, k, v and o have biases.
-        mlp_bias: gate, up and down have biases.
-    """
+    """The dimensions of one model."""
 
     layers: int
     hidden: int
@@ -71,9 +58,6 @@ class Placement:
     """One tensor of the output.
 
     Attributes:
-        name: in Hugging Face's words.
-        shape: of the output.
-        entry: where its values are in the GGUF file.
         permuted_head: the width of a head whose rows llama.cpp interleaved for its rotary embedding, else None.
     """
 
@@ -84,12 +68,7 @@ class Placement:
 
 
 def read_llama(header: GGUFHeader) -> Llama:
-    """Return the model's dimensions.
-
-    Raises:
-        BadInputError: another architecture, or a variant of llama that would not be the same model afterwards.
-        FormatError: a value is missing, of the wrong type or impossible.
-    """
+    """Return the model's dimensions."""
     architecture = header.metadata.get("general.architecture")
     if architecture != ARCHITECTURE:
         raise BadInputError(
@@ -127,13 +106,7 @@ def read_llama(header: GGUFHeader) -> Llama:
 def model_config(
     header: GGUFHeader, model: Llama, rope_factors: np.ndarray[Any, Any] | None
 ) -> dict[str, Any]:
-    """Return config.json without the token ids.
-
-    Args:
-        header: the GGUF file's.
-        model: from `read_llama`.
-        rope_factors: float32 [head_dim / 2], the tensor `rope_freqs.weight`, if the file has one.
-    """
+    """Return config.json without the token ids."""
     config: dict[str, Any] = {
         "architectures": ["LlamaForCausalLM"],
         "attention_bias": model.attention_bias,
@@ -158,12 +131,7 @@ def model_config(
 
 
 def placements(header: GGUFHeader, model: Llama) -> list[Placement]:
-    """Return every tensor of the output, in the order in which it is written.
-
-    Raises:
-        FormatError: a tensor is missing or has another shape.
-        BadInputError: there is a tensor that the converted model would have no place for.
-    """
+    """Return every tensor of the output, in the order in which it is written."""
     result = []
     for source, name, shape, head in _expected(model):
         entry = header.tensors.get(source)

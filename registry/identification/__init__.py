@@ -1,5 +1,1 @@
-"""Identification: what a folder, an archive, a safetensors or a GGUF file is that was found somewhere."""
-
-from .identify import Begun, identify
-
-__all__ = ["Begun", "identify"]
+"""Identification of a folder, an archive, a safetensors or a GGUF file."""

@@ -5,28 +5,29 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from fusery.storage.plaintext import is_keepable
+
 from .. import tables
 from ..database import events
-from ..database.batches import batches
+from ..database.engine import batches
 from ..errors import BadInputError
-from ..inspection.files import unpacked
+from ..inspection.files import look_at, unpacked
 from ..inspection.views import View
-from ..record import Record
-from ..records.scratch import scratch_folder
-from ..records.sent_bundles import SentBundle, written_bundle
-from .index import Index
-from .owners import Owner, PlausibleOwners, owners_in, owners_of
+from ..records.bundles import written_bundle
+from ..records.transfer import Candidates, SentBundle, Sought, SoughtTensor, SoughtUnit
+from ..wire import encode
+from .library import Hasher, Index
+from .owners import PlausibleOwners, RecordedItem, owners_in, owners_of
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
-    from .identify import Begun
 
 _MOST = 20
 """Things that are fetched to be compared, for one unit of weights."""
@@ -35,77 +36,21 @@ _UNITS, _TENSORS, _FILES = 100, 3_000, 5_000
 """Units of weights, their tensors, and digests of files in one request."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SoughtTensor(Record):
-    """A tensor that was found.
-
-    Attributes:
-        name: of it.
-        shape: outermost dimension first.
-        digest: of its bytes.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    digest: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SoughtUnit(Record):
-    """Weights that may be one model or one adapter.
-
-    Attributes:
-        is_adapter: they are the factors of an adapter.
-        files: digests of the files that they are in.
-        tensors: that they have.
-    """
-
-    is_adapter: bool
-    files: tuple[str, ...]
-    tensors: tuple[SoughtTensor, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sought(Record):
-    """What was found, as a server needs it.
-
-    Attributes:
-        files: digests of all files.
-        units: of weights.
-    """
-
-    files: tuple[str, ...]
-    units: tuple[SoughtUnit, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidates(Record):
-    """What something may be.
-
-    Attributes:
-        names: of adapters and base models, and keys of fused models.
-        bundles: that have one of the files.
-    """
-
-    names: tuple[str, ...]
-    bundles: tuple[SentBundle, ...]
-
-
-def sought(workspace: Workspace, begun: Begun) -> Sought:
-    """Return the digests of what was found; of an archive, also of what is in it."""
+def sought(workspace: Workspace, path: str | Path) -> Sought:
+    """Return the digests of what is at a path; of an archive, also of its contents."""
+    found, hasher = look_at(Path(path)), Hasher()
+    archive: tuple[str, ...] = ()
     with ExitStack() as held:
-        found, tensors = begun.found, begun.tensors
-        files = {file.path: str(begun.hasher.file(file.file).result()) for file in found.files}
-        archive = tuple(files.values()) if found.kind == "archive" else ()
-        if archive:
-            held.enter_context(scratch_folder(workspace))
+        held.callback(hasher.close)
+        if found.kind == "archive":
+            archive = (str(hasher.file(found.files[0].file).result()),)
             found = held.enter_context(unpacked(workspace, found))
-            tensors = begun.hasher.exact(found.views)
-            files = {file.path: str(begun.hasher.file(file.file).result()) for file in found.files}
+        tensors = hasher.tensors(found.views)
+        files = {file.path: str(hasher.file(file.file).result()) for file in found.files}
         units = tuple(
             SoughtUnit(
                 is_adapter=unit.is_adapter,
-                files=tuple(files[weights.path] for weights in unit.weights if weights.path in files),
+                files=tuple(files[weights.path] for weights in unit.weights),
                 tensors=tuple(
                     SoughtTensor(name=view.name, shape=view.shape, digest=str(tensors[view].result()))
                     for view in unit.views
@@ -136,16 +81,14 @@ def _of_units(units: Sequence[SoughtUnit]) -> Sought:
 
 
 def candidates(workspace: Workspace, sought: Sought) -> Candidates:
-    """Return what is on record with one of the files, else with some of the tensors, else what has such shapes.
-
-    Raises:
-        BadInputError: there are too many units of weights.
-    """
+    """Return what is on record with one of the files, else with some of the tensors, else what has such shapes."""
     if len(sought.units) > _UNITS:
         raise BadInputError(
             f"too many models and adapters in one request: {len(sought.units):,} (at most {_UNITS})",
             hint="send several requests",
         )
+    if not is_keepable(encode(sought)):
+        raise BadInputError("invalid characters in a digest or in the name of a tensor")
     index = Index(workspace)
     with workspace.database.read() as session:
         whole = _with_files(session, sought.files)
@@ -167,7 +110,7 @@ def candidates(workspace: Workspace, sought: Sought) -> Candidates:
 
 
 def _with_files(session: Session, digests: Sequence[str]) -> dict[int, set[str]]:
-    files, found = tables.ManifestFile, dict[int, set[str]]()
+    files, found = tables.ManifestFileRow, dict[int, set[str]]()
     for some in batches(sorted(set(digests))):
         query = select(files.manifest_id, files.sha256).where(files.sha256.in_(some))
         for manifest, digest in session.execute(query):
@@ -175,7 +118,9 @@ def _with_files(session: Session, digests: Sequence[str]) -> dict[int, set[str]]
     return found
 
 
-def _with_tensors(session: Session, index: Index, shaped: PlausibleOwners, unit: SoughtUnit) -> list[Owner]:
+def _with_tensors(
+    session: Session, index: Index, shaped: PlausibleOwners, unit: SoughtUnit
+) -> list[RecordedItem]:
     holders: Counter[int] = index.holders([tensor.digest for tensor in unit.tensors])
     most = [manifest for manifest, _ in holders.most_common(_MOST)]
     views = [View(tensor.name, "", tensor.shape, Path(), 0, 0) for tensor in unit.tensors]
@@ -185,7 +130,7 @@ def _with_tensors(session: Session, index: Index, shaped: PlausibleOwners, unit:
     ]
 
 
-def _reference(session: Session, owner: Owner) -> str:
+def _reference(session: Session, owner: RecordedItem) -> str:
     """Return what a thing is fetched by; empty for what is not fetched."""
     if owner.kind == "fused":
         return str(owner.facts["key"])
@@ -194,6 +139,6 @@ def _reference(session: Session, owner: Owner) -> str:
     return owner.name if owner.kind in ("adapter", "base") else ""
 
 
-def _written(session: Session, owner: Owner) -> SentBundle | None:
+def _written(session: Session, owner: RecordedItem) -> SentBundle | None:
     rows = events.history(session, kind="bundle", subject=owner.digest)
     return next((bundle for row in rows if (bundle := written_bundle(session, row))), None)

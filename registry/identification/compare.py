@@ -1,17 +1,27 @@
-"""What was found beside something on record, tensor by tensor: the same, converted, changed, missing, more than there should be."""
+"""Compare found tensors with recorded ones: the same, converted, changed, missing or added; in any layout of an adapter."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from ..inspection.views import View, pieces
-from .index import HEADER, Entry
+from sqlalchemy import select
+
+from .. import tables
+from ..inspection.views import NUMBERS, View, named_digest, pieces, whole
+
+if TYPE_CHECKING:
+    import numpy as np
+    from sqlalchemy.orm import Session
+
+    Array = np.ndarray[Any, Any]
 
 Digests = Mapping[View, Sequence[str]]
-"""Of each tensor that was found: its own digest, and those of its transposed layouts."""
+"""Of each found tensor: its own digest, and those of its transposed layouts."""
 
 _GRID = (".scales", ".biases")
 _COMPUTED = ("rope_freqs.weight", "rotary_emb.inv_freq")
@@ -20,18 +30,21 @@ _COMPUTED = ("rope_freqs.weight", "rotary_emb.inv_freq")
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|blk)\.(\d+)\.")
 _DISTINCT = 16
 _LEAST = 128
+_MOST_TRANSPOSED = 256 << 20
+"""Bytes of the largest factor that is transposed in memory; no adapter has one as large."""
+
+_QUERIES = re.compile(r"self_attn\.[qk]_proj\.lora_b")
 
 
 @dataclass(slots=True)
-class Comparison:
-    """How something that was found compares with a manifest.
+class TensorComparison:
+    """How found tensors compare with a manifest.
 
     Attributes:
-        pairs: tensors that are the same, and the names on record.
-        converted: how many of them have other bytes, and the same numbers.
-        renamed: how many have another name.
-        changed: names on record of tensors with other numbers.
-        missing: names on record of tensors that are not there.
+        pairs: tensors with the same numbers, and their recorded names.
+        converted: how many of them have other bytes.
+        changed: recorded names of tensors with other numbers.
+        missing: recorded names of tensors that were not found.
         extra: names of tensors that are not on record.
     """
 
@@ -43,32 +56,21 @@ class Comparison:
     extra: list[str] = field(default_factory=list)
 
     @property
-    def same(self) -> int:
-        """Number of tensors that hold the same numbers."""
-        return len(self.pairs)
-
-    @property
     def bytes(self) -> int:
-        """Bytes of these."""
+        """Bytes of the tensors with the same numbers."""
         return sum(view.size for view in self.pairs)
 
     @property
-    def altered(self) -> bool:
-        """Something of it is changed, missing or added."""
-        return bool(self.changed or self.missing or self.extra)
-
-    @property
-    def layers(self) -> list[int]:
-        """Numbers of the layers in which something is changed, missing or added."""
-        return layers_of([*self.changed, *self.missing, *self.extra])
+    def altered(self) -> list[str]:
+        """Names of the tensors that are changed, missing or added."""
+        return [*self.changed, *self.missing, *self.extra]
 
     @property
     def confidence(self) -> float:
-        """The share of tensors that are the same, of all that there are or should be; at most 0.99 of what was converted."""
-        whole = self.same + len(self.changed) + len(self.missing) + len(self.extra)
-        share = self.same / whole if whole else 0.0
-        most = 0.99 if self.converted or self.altered else 1.0
-        return round(min(share, most), 4)
+        """The share of tensors that are the same; at most 0.99 if something was converted or altered."""
+        total = len(self.pairs) + len(self.altered)
+        share = len(self.pairs) / total if total else 0.0
+        return round(min(share, 0.99 if self.converted or self.altered else 1.0), 4)
 
 
 def layers_of(names: Collection[str]) -> list[int]:
@@ -77,46 +79,21 @@ def layers_of(names: Collection[str]) -> list[int]:
 
 
 def compare(
-    found: Digests,
-    entries: Mapping[str, Entry],
-    *,
-    loose: Callable[[Collection[View]], Digests] | None = None,
-    rounded: Callable[[Collection[str]], Mapping[str, Entry]] | None = None,
-    cast: Callable[[str, str], str | None] = lambda *_: None,
-    casting: bool = False,
-) -> Comparison:
-    """Compare what was found with a manifest.
-
-    Args:
-        found: every tensor that was found.
-        entries: the manifest's.
-        loose: gives the loose digests of some that were found; None to compare bytes only.
-        rounded: gives the manifest's entries with the loose digests of some names.
-        cast: gives the digest of a name on record in another dtype, None where its bytes are nowhere.
-        casting: look for what only that tells; otherwise it confirms what the loose digests say.
-    """
-    left = {name: entry.digest for name, entry in entries.items() if not name.startswith(HEADER)}
-    result = Comparison()
-    result.pairs = _pair(found, left)
-    rest = _without(found, result.pairs)
-    names = left.keys() - set(result.pairs.values())
-    if rest and names:
-        converted: dict[View, str] = {}
-        if loose and rounded:
-            dtypes = {view.dtype for view in result.pairs}
-            converted = _confirmed(_converted(rest, names, loose, rounded), found, cast, dtypes)
-        if casting:
-            converted |= _cast(_without(rest, converted), names - set(converted.values()), cast)
-        result.pairs |= converted
-        result.converted = len(converted)
-        rest, names = _without(rest, converted), names - set(converted.values())
+    found: Digests, recorded: Mapping[str, str], cast: Callable[[str, str], str | None] | None = None
+) -> TensorComparison:
+    """Compare found tensors with recorded ones; `cast` returns the digest of a recorded one in another dtype."""
+    result = TensorComparison(_pair(found, recorded))
+    rest = [view for view in found if view not in result.pairs]
+    names = recorded.keys() - set(result.pairs.values())
+    for view in rest if cast is not None and names else ():
+        assert cast is not None
+        if view.name in names and cast(view.name, view.dtype) in found[view]:
+            result.pairs[view] = view.name
+            result.converted += 1
+    rest = [view for view in rest if view not in result.pairs]
     result.renamed = sum(view.name != name for view, name in result.pairs.items())
-    _tell_rest(result, list(rest), names)
+    _sort_rest(result, rest, names - set(result.pairs.values()))
     return result
-
-
-def _without(found: Digests, pairs: Mapping[View, str]) -> dict[View, Sequence[str]]:
-    return {view: digests for view, digests in found.items() if view not in pairs}
 
 
 def _pair(found: Digests, recorded: Mapping[str, str]) -> dict[View, str]:
@@ -135,55 +112,21 @@ def _pair(found: Digests, recorded: Mapping[str, str]) -> dict[View, str]:
     return pairs
 
 
-def _converted(
-    rest: Digests,
-    names: Collection[str],
-    loose: Callable[[Collection[View]], Digests],
-    rounded: Callable[[Collection[str]], Mapping[str, Entry]],
-) -> dict[View, str]:
-    known = rounded(names)
-    recorded = {name: str(known[name].loose) for name in names if name in known and known[name].loose}
-    return _pair(loose(list(rest)), recorded) if recorded else {}
-
-
-def _confirmed(
-    pairs: Mapping[View, str], found: Digests, cast: Callable[[str, str], str | None], dtypes: Collection[str]
-) -> dict[View, str]:
-    """Drop pairs that are only nearly the same: a float32 has bits that float16 has not.
-
-    Where the bytes on record are nowhere, a tensor of a format in which others are just as on record was changed.
-    """
-    confirmed = {}
-    for view, name in pairs.items():
-        turned = cast(name, view.dtype)
-        if turned in found[view] or (turned is None and view.dtype not in dtypes):
-            confirmed[view] = name
-    return confirmed
-
-
-def _cast(rest: Digests, names: Collection[str], cast: Callable[[str, str], str | None]) -> dict[View, str]:
-    """Pair tensors of the same name where turning the numbers on record into the dtype found gives what was found."""
-    pairs = {}
-    for view, digests in rest.items():
-        if view.name in names and cast(view.name, view.dtype) in digests:
-            pairs[view] = view.name
-    return pairs
-
-
-def _tell_rest(result: Comparison, rest: Sequence[View], names: Collection[str]) -> None:
-    """Tell what is changed from what is missing and what was added."""
-    found = {view.name: view for view in rest}
+def _sort_rest(result: TensorComparison, rest: Sequence[View], names: Collection[str]) -> None:
+    """Tell changed tensors from missing and added ones."""
+    found = {view.name for view in rest}
     changed = {name: name for name in names if name in found}
     open_names = sorted(set(names) - changed.keys())
-    open_found = sorted(set(found) - set(changed.values()))
+    open_found = sorted(found - set(changed.values()))
     for name in list(open_names):
-        close = next((each for each in open_found if _alike(name, each)), None)
-        if close is not None:
+        # Prefixes come and go.
+        ends = (other for other in open_found if name.endswith(f".{other}") or other.endswith(f".{name}"))
+        if (close := next(ends, None)) is not None:
             changed[name] = close
             open_names.remove(name)
             open_found.remove(close)
     if len(open_names) == len(open_found) == 1 and result.renamed:
-        # All else has been paired under other names: what is left are the two sides of one tensor.
+        # All else has been paired under other names: these are the two sides of one tensor.
         changed[open_names.pop()] = open_found.pop()
     result.changed = sorted(changed)
     grids = any(view.name.endswith(_GRID) for view in (*rest, *result.pairs))
@@ -197,17 +140,8 @@ def _tell_rest(result: Comparison, rest: Sequence[View], names: Collection[str])
     result.extra = [name for name in open_found if not name.endswith(_COMPUTED)]
 
 
-def _alike(name: str, other: str) -> bool:
-    """Tell whether two names differ in what they begin with only, as prefixes come and go."""
-    return name.endswith(f".{other}") or other.endswith(f".{name}")
-
-
 def is_distinctive(view: View) -> bool:
-    """Tell whether a tensor's numbers can tell one model from another: many have norms of ones and biases of zeros.
-
-    Raises:
-        OSError: it cannot be read.
-    """
+    """Tell whether a tensor's numbers can tell models apart: many have norms of ones and biases of zeros."""
     import numpy as np
 
     if not view.is_matrix and view.shape[:1] < (_LEAST,):
@@ -217,3 +151,46 @@ def is_distinctive(view: View) -> bool:
     piece = next(iter(pieces(view)), b"")
     width = 2 if len(piece) % 2 == 0 else 1
     return len(np.unique(np.frombuffer(piece, f"<u{width}"))) > _DISTINCT
+
+
+def with_transposed(session: Session, digests: Digests) -> Digests:
+    """Return the digests of an adapter's factors with those of their transposed layouts.
+
+    PEFT and llama.cpp store factors transposed, and llama.cpp interleaves the rows of some.
+    """
+    widths = _head_widths(session)
+    return {
+        view: [
+            *own,
+            *(
+                named_digest(view.dtype, matrix.shape, hashlib.sha256(matrix.tobytes()).hexdigest())
+                for matrix in _transposed(view, widths)
+            ),
+        ]
+        for view, own in digests.items()
+    }
+
+
+def _head_widths(session: Session) -> frozenset[int]:
+    """Return the widths of the attention heads of all bases."""
+    found = set()
+    for config in session.scalars(select(tables.BaseModelRow.config)):
+        hidden, heads, width = (config.get(key) for key in ("hidden_size", "num_attention_heads", "head_dim"))
+        if isinstance(width, int):
+            found.add(width)
+        elif isinstance(hidden, int) and isinstance(heads, int) and heads > 0:
+            found.add(hidden // heads)
+    return frozenset(width for width in found if width > 0 and width % 2 == 0)
+
+
+def _transposed(view: View, widths: frozenset[int]) -> Iterator[Array]:
+    if len(view.shape) != 2 or view.dtype not in NUMBERS or view.size > _MOST_TRANSPOSED:
+        return
+    matrix = whole(view)
+    yield matrix.T
+    if _QUERIES.search(view.name):
+        rows, columns = matrix.shape
+        for width in sorted(widths):
+            if rows % width == 0:
+                turned = matrix.reshape(-1, width // 2, 2, columns).swapaxes(1, 2)
+                yield turned.reshape(matrix.shape).T

@@ -9,28 +9,18 @@ from functools import cached_property
 from typing import Any
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session, selectinload
+from sqlalchemy.orm import Session
 
 from .. import tables
-from ..database.batches import batches
+from ..database.engine import batches
 from ..inspection.views import View
-from ..records.fused_label import label_record
-from ..records.weights import is_a_part
-from ..records.withdrawals import of_adapters, of_bundles, of_fused
+from ..records.fused_rows import label_record
+from ..records.withdrawals import is_a_part, of_adapters, of_bundles, of_fused
 
 
 @dataclass(frozen=True, slots=True)
-class Owner:
-    """Something on record that has files.
-
-    Attributes:
-        kind: `base`, `adapter`, `fused`, `bundle` or `calibration`.
-        id: of its row.
-        name: what people call it.
-        digest: its own; of another form of an adapter, that form's.
-        manifest: the row of its manifest.
-        facts: what else there is to say: the fields that its kind has in `identified`.
-    """
+class RecordedItem:
+    """A recorded item with files; `facts` are the fields that its kind has in `identified`."""
 
     kind: str
     id: int
@@ -45,15 +35,15 @@ class Owner:
         return str(self.facts.get("label", self.name))
 
 
-def owners_of(session: Session, manifests: Collection[int]) -> dict[int, list[Owner]]:
+def owners_of(session: Session, manifests: Collection[int]) -> dict[int, list[RecordedItem]]:
     """Return what has these manifests, by manifest."""
-    found: dict[int, list[Owner]] = defaultdict(list)
+    found: dict[int, list[RecordedItem]] = defaultdict(list)
     for some in batches(sorted(manifests)):
         for owner in (
-            *_bases(session, tables.BaseModel.manifest_id.in_(some)),
-            *_adapters(session, tables.Adapter.manifest_id.in_(some)),
+            *_bases(session, tables.BaseModelRow.manifest_id.in_(some)),
+            *_adapters(session, tables.AdapterRow.manifest_id.in_(some)),
             *_renderings(session, some),
-            *_fused(session, tables.Fused.manifest_id.in_(some)),
+            *_fused(session, tables.FusedRow.manifest_id.in_(some)),
             *_bundles(session, some),
             *_calibrations(session, some),
         ):
@@ -62,7 +52,7 @@ def owners_of(session: Session, manifests: Collection[int]) -> dict[int, list[Ow
     return found
 
 
-def _tell_of_yanks(session: Session, owners: Sequence[Owner]) -> None:
+def _tell_of_yanks(session: Session, owners: Sequence[RecordedItem]) -> None:
     for kind, look in (("adapter", of_adapters), ("fused", of_fused), ("bundle", of_bundles)):
         told = look(session, [owner.id for owner in owners if owner.kind == kind])
         for owner in owners:
@@ -76,35 +66,35 @@ def _newest(session: Session, table: Any, where: Any, most: int | None) -> list[
     return list(rows[::-1])
 
 
-def _bases(session: Session, where: Any, most: int | None = None) -> Iterable[Owner]:
-    for row in _newest(session, tables.BaseModel, where, most):
+def _bases(session: Session, where: Any, most: int | None = None) -> Iterable[RecordedItem]:
+    for row in _newest(session, tables.BaseModelRow, where, most):
         names = [name.name for name in row.names]
-        yield Owner("base", row.id, names[0], row.digest, row.manifest_id, {"names": tuple(names)})
+        yield RecordedItem("base", row.id, names[0], row.digest, row.manifest_id, {"names": tuple(names)})
 
 
-def _adapters(session: Session, where: Any, most: int | None = None) -> Iterable[Owner]:
-    for row in _newest(session, tables.Adapter, where, most):
+def _adapters(session: Session, where: Any, most: int | None = None) -> Iterable[RecordedItem]:
+    for row in _newest(session, tables.AdapterRow, where, most):
         yield _adapter(row, row.digest, row.manifest_id, None)
 
 
-def _adapter(row: tables.Adapter, digest: str, manifest: int, form: str | None) -> Owner:
+def _adapter(row: tables.AdapterRow, digest: str, manifest: int, form: str | None) -> RecordedItem:
     facts = {"base": row.base.name, "form": form}
-    return Owner("adapter", row.id, row.name, digest, manifest, facts)
+    return RecordedItem("adapter", row.id, row.name, digest, manifest, facts)
 
 
-def _renderings(session: Session, manifests: Sequence[int]) -> Iterable[Owner]:
-    rendering = tables.AdapterRendering
+def _renderings(session: Session, manifests: Sequence[int]) -> Iterable[RecordedItem]:
+    rendering = tables.AdapterRenderingRow
     query = (
-        select(rendering, tables.Adapter)
-        .join(tables.Adapter, tables.Adapter.id == rendering.adapter_id)
+        select(rendering, tables.AdapterRow)
+        .join(tables.AdapterRow, tables.AdapterRow.id == rendering.adapter_id)
         .where(rendering.manifest_id.in_(manifests), ~is_a_part())
     )
     for row, adapter in session.execute(query):
         yield _adapter(adapter, row.digest, row.manifest_id, row.form)
 
 
-def _fused(session: Session, where: Any, most: int | None = None) -> Iterable[Owner]:
-    for row in _newest(session, tables.Fused, where, most):
+def _fused(session: Session, where: Any, most: int | None = None) -> Iterable[RecordedItem]:
+    for row in _newest(session, tables.FusedRow, where, most):
         names = [row.adapter.name, *(extra.adapter.name for extra in row.extras)]
         facts = {
             "key": row.key,
@@ -115,11 +105,11 @@ def _fused(session: Session, where: Any, most: int | None = None) -> Iterable[Ow
             "quantization": row.quantization,
             **label_record(row),
         }
-        yield Owner("fused", row.id, facts["combined"], row.digest, row.manifest_id, facts)
+        yield RecordedItem("fused", row.id, facts["combined"], row.digest, row.manifest_id, facts)
 
 
-def _bundles(session: Session, manifests: Sequence[int]) -> Iterable[Owner]:
-    bundle = tables.Bundle
+def _bundles(session: Session, manifests: Sequence[int]) -> Iterable[RecordedItem]:
+    bundle = tables.BundleRow
     for row in session.scalars(select(bundle).where(bundle.manifest_id.in_(manifests)).order_by(bundle.id)):
         fused = row.fused
         facts = {
@@ -132,58 +122,48 @@ def _bundles(session: Session, manifests: Sequence[int]) -> Iterable[Owner]:
             "base": row.adapters[0].base.name if row.adapters else None,
             "base_digest": row.adapters[0].base.digest if row.adapters else None,
         }
-        yield Owner("bundle", row.id, row.path, row.digest, row.manifest_id, facts)
+        yield RecordedItem("bundle", row.id, row.path, row.digest, row.manifest_id, facts)
 
 
-def owners_in(session: Session, bundle: Owner) -> list[Owner]:
+def owners_in(session: Session, bundle: RecordedItem) -> list[RecordedItem]:
     """Return what a bundle holds: the fused model, or the adapters."""
-    row = session.get_one(tables.Bundle, bundle.id)
+    row = session.get_one(tables.BundleRow, bundle.id)
     if row.fused_id is not None:
-        return list(_fused(session, tables.Fused.id == row.fused_id))
-    return list(_adapters(session, tables.Adapter.id.in_([adapter.id for adapter in row.adapters])))
+        return list(_fused(session, tables.FusedRow.id == row.fused_id))
+    return list(_adapters(session, tables.AdapterRow.id.in_([adapter.id for adapter in row.adapters])))
 
 
-def _calibrations(session: Session, manifests: Sequence[int]) -> Iterable[Owner]:
-    row = tables.Calibration
+def _calibrations(session: Session, manifests: Sequence[int]) -> Iterable[RecordedItem]:
+    row = tables.CalibrationRow
     for found in session.scalars(select(row).where(row.manifest_id.in_(manifests)).order_by(row.id)):
         facts = {"base": found.base.name, "prompts": found.prompts}
-        yield Owner("calibration", found.id, found.prompts, found.digest, found.manifest_id, facts)
+        yield RecordedItem("calibration", found.id, found.prompts, found.digest, found.manifest_id, facts)
 
 
 class PlausibleOwners:
     """Adapters, bases and fused models that could have tensors of given shapes; what was looked up is kept."""
 
     def __init__(self, session: Session, most: int | None = None) -> None:
-        """Read from a session.
-
-        Args:
-            session: reading.
-            most: of each kind, only the newest ones; None for all.
-        """
+        """Read from a session."""
         self._session, self._most = session, most
-        self._by_ranks: dict[frozenset[int], list[Owner]] = {}
+        self._by_ranks: dict[frozenset[int], list[RecordedItem]] = {}
 
-    def find(self, views: Sequence[View], *, adapter: bool) -> list[Owner]:
-        """Return what could have the tensors that were found: adapters, or bases and what is fused on them.
-
-        Args:
-            views: the tensors.
-            adapter: they are the factors of an adapter.
-        """
+    def find(self, views: Sequence[View], *, adapter: bool) -> list[RecordedItem]:
+        """Return what could have the tensors that were found: adapters, or bases and what is fused on them."""
         if adapter:
             return self._of_ranks(views)
         rows = Counter(view.shape[0] for view in views if view.is_matrix and not _is_grid(view.name))
         bases = [base for base, own in self._rows if _overlap(rows, own)][-self._most if self._most else 0 :]
-        found = list(_bases(self._session, tables.BaseModel.id.in_(bases)))
-        found += _fused(self._session, tables.Fused.base_id.in_(bases), self._most)
-        full = tables.Adapter.base_id.in_(bases) & (tables.Adapter.method == "full")
+        found = list(_bases(self._session, tables.BaseModelRow.id.in_(bases)))
+        found += _fused(self._session, tables.FusedRow.base_id.in_(bases), self._most)
+        full = tables.AdapterRow.base_id.in_(bases) & (tables.AdapterRow.method == "full")
         # An adapter whose tensors have lost their names looks like a base.
         return [*found, *_adapters(self._session, full, self._most)] or self._of_ranks(views)
 
-    def _of_ranks(self, views: Sequence[View]) -> list[Owner]:
+    def _of_ranks(self, views: Sequence[View]) -> list[RecordedItem]:
         ranks = frozenset(rank for view in views if view.is_matrix and (rank := min(view.shape)) < 1 << 31)
         if ranks not in self._by_ranks:
-            of_rank = tables.Adapter.rank.in_(sorted(ranks)) | tables.Adapter.rank.is_(None)
+            of_rank = tables.AdapterRow.rank.in_(sorted(ranks)) | tables.AdapterRow.rank.is_(None)
             self._by_ranks[ranks] = list(_adapters(self._session, of_rank, self._most))
         return self._by_ranks[ranks]
 
@@ -192,23 +172,8 @@ class PlausibleOwners:
         """The bases, and how many of their matrices have how many rows."""
         return [
             (base.id, Counter(shape[0] for shape, _, _ in base.weights.values() if len(shape) > 1))
-            for base in self._session.scalars(select(tables.BaseModel).order_by(tables.BaseModel.id))
+            for base in self._session.scalars(select(tables.BaseModelRow).order_by(tables.BaseModelRow.id))
         ]
-
-
-def adapters_on(session: Session, base: int, most: int) -> list[tuple[tables.Adapter, Owner]]:
-    """Return the newest adapters on a base whose update is a product of factors, with their manifests."""
-    adapter = tables.Adapter
-    query = (
-        select(adapter)
-        .where(adapter.base_id == base, adapter.method != "full", adapter.scale.is_not(None))
-        .options(selectinload(adapter.manifest).selectinload(tables.Manifest.files))
-        .order_by(adapter.id.desc())
-        .limit(most)
-    )
-    found = [(row, _adapter(row, row.digest, row.manifest_id, None)) for row in session.scalars(query)]
-    _tell_of_yanks(session, [owner for _, owner in found])
-    return found
 
 
 def _is_grid(name: str) -> bool:

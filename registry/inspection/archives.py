@@ -11,8 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
+import zstandard
+
 from fusery.storage.errors import FormatError, OutOfSpaceError, UnsafePathError
-from fusery.storage.failures import os_failures
+from fusery.storage.failures import opened, os_failures
 from fusery.storage.manifest import safe_relative_path
 
 MOST_FILES = 10_000
@@ -23,6 +25,9 @@ FREE = 64 << 20
 """Bytes that any archive may unpack to, and that are left on the disk."""
 
 MOST_HEADER = 1 << 20
+_DAMAGES = (tarfile.TarError, EOFError, ValueError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError)
+"""Errors of reading a damaged archive."""
+
 _WINDOW = 1 << 27
 _PIECE = 1 << 20
 _LONG = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME) + (
@@ -30,35 +35,35 @@ _LONG = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUT
 )
 
 
+_MAGIC = {b"\x1f\x8b": "gz", b"\x28\xb5\x2f\xfd": "zst"}
+
+
+def archive_kind(path: Path) -> str | None:
+    """Tell by its first bytes whether a file is an archive: `tar`, `gz` or `zst`; None if it is none of these."""
+    with opened(path) as file:
+        start = file.read(512)
+    if start[257:262] == b"ustar":
+        return "tar"
+    return next((kind for magic, kind in _MAGIC.items() if start.startswith(magic)), None)
+
+
 def unpack(path: Path, kind: str, folder: Path) -> None:
-    """Unpack an archive into an empty folder.
-
-    Args:
-        path: the archive.
-        kind: what `archive_kind` said.
-        folder: where to.
-
-    Raises:
-        FormatError: it is damaged, or no archive of files.
-        UnsafePathError: it holds something else than plain files, leads out of the folder, or unpacks to too much.
-        OutOfSpaceError: there is no room for what it holds.
-    """
+    """Unpack an archive into an empty folder."""
     size = path.stat().st_size
     limit = max(RATIO * size, FREE)
     if kind == "tar":
         limit = size
     room = shutil.disk_usage(folder).free - FREE
     try:
-        with decompressed(path, kind) as stream:
+        with _decompressed(path, kind) as stream:
             source = _Bounded(path.name, stream, limit, room)
             with tarfile.open(
-                fileobj=cast("IO[bytes]", source), mode="r|", tarinfo=Member, errorlevel=1
+                fileobj=cast("IO[bytes]", source), mode="r|", tarinfo=_Member, errorlevel=1
             ) as archive:
                 _extract(path.name, archive, folder)
-    except (tarfile.TarError, EOFError, ValueError, zlib.error, _zstd_error()) as error:
-        raise FormatError(f"the archive {path.name} cannot be read: {_reason(error)}") from error
-    except gzip.BadGzipFile as error:
-        raise FormatError(f"the archive {path.name} cannot be read: {_reason(error)}") from error
+    except _DAMAGES as error:
+        reason = (str(error) or type(error).__name__)[:160]
+        raise FormatError(f"the archive {path.name} cannot be read: {reason}") from error
 
 
 def _extract(name: str, archive: tarfile.TarFile, folder: Path) -> None:
@@ -87,7 +92,7 @@ def _extract(name: str, archive: tarfile.TarFile, folder: Path) -> None:
             raise FormatError(f"the archive {name} is cut short: it ends within {member.name[:80]!r}")
 
 
-class Member(tarfile.TarInfo):
+class _Member(tarfile.TarInfo):
     """A member whose header may not be larger than memory: tarfile reads long names and pax headers whole."""
 
     def _proc_member(self, archive: tarfile.TarFile) -> Any:
@@ -120,14 +125,8 @@ class _Bounded:
 
 
 @contextmanager
-def decompressed(path: Path, kind: str, *, frames: bool = False) -> Iterator[IO[bytes]]:
-    """Yield the bytes of an archive; memory does not grow with what its header asks for.
-
-    Args:
-        path: the archive.
-        kind: what `archive_kind` said.
-        frames: of Zstandard, go on after the first frame, to the end of the file.
-    """
+def _decompressed(path: Path, kind: str) -> Iterator[IO[bytes]]:
+    """Yield the bytes of an archive; memory does not grow with what its header asks for."""
     with os_failures(f"read {path}", near=path):
         file = path.open("rb")
     with file:
@@ -135,21 +134,8 @@ def decompressed(path: Path, kind: str, *, frames: bool = False) -> Iterator[IO[
             with gzip.GzipFile(fileobj=file, mode="rb") as stream:
                 yield cast("IO[bytes]", stream)
         elif kind == "zst":
-            import zstandard
-
             reader = zstandard.ZstdDecompressor(max_window_size=_WINDOW)
-            with reader.stream_reader(file, read_across_frames=frames) as stream:
+            with reader.stream_reader(file) as stream:
                 yield cast("IO[bytes]", stream)
         else:
             yield file
-
-
-def _zstd_error() -> type[Exception]:
-    import zstandard
-
-    found: type[Exception] = zstandard.ZstdError
-    return found
-
-
-def _reason(error: Exception) -> str:
-    return (str(error) or type(error).__name__)[:160]

@@ -1,22 +1,24 @@
-"""What a bundle, an exported adapter or a file says of itself: which files it has and what they were made from.
+"""Files to be verified, hidden ones and links included, and what a bundle, an exported adapter or a GGUF file claims to be.
 
-Nothing here proves anything: whoever changes a file can change what is said of it.  It shows accidents, names the
-thing, and says which files a signature of its model or of its adapter is about.
+Claims prove nothing: they show accidents, and say which files a signature of a model or an adapter is about.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, ClassVar
 
+from fusery.storage.copying import pump, reading
 from fusery.storage.digest import Digest, parse_digest
-from fusery.storage.errors import FuseryError, StorageError
+from fusery.storage.errors import FuseryError, MissingFileError, StorageError
+from fusery.storage.failures import opened, os_failures
 from fusery.storage.jsonfile import parse_json
 from fusery.storage.manifest import FileEntry, Manifest
-from fusery.storage.opening import opened
 
 from ..adapters.files import METADATA
 from ..documents import (
@@ -30,13 +32,111 @@ from ..documents import (
     record_bytes,
 )
 from ..record import Record, described
-from .problem import Problem
+
+
+@dataclass(frozen=True, slots=True)
+class FileProblem(Record):
+    """Something that differs."""
+
+    code: str = described("its kind")
+    path: str = described("the file it is about, within what is verified")
+    message: str = described("the problem, in one sentence")
+
+
+DEEPEST = 64
+"""Folders inside each other."""
+Progress = Callable[[int, int], None]
+
+
+@dataclass(slots=True)
+class HashedFiles:
+    """Files by path and digest."""
+
+    path: Path
+    lone: bool
+    files: dict[str, FileEntry] = field(default_factory=dict)
+    problems: list[FileProblem] = field(default_factory=list)
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """The files as a manifest; None where something has no place in one."""
+        if self.problems:
+            return None
+        try:
+            return Manifest.of(self.files.values())
+        except StorageError:
+            return None
+
+
+def look(path: Path, *, but: Path | None = None, progress: Progress | None = None) -> HashedFiles:
+    """Hash every file of a folder, or a single file; no link is followed within it.
+
+    Args:
+        but: a file that is left out: the signature, where it lies inside.
+        progress: called with the bytes done and the total.
+    """
+    with os_failures(f"read {path}", near=path):
+        real = path.resolve()
+        if not real.is_dir() and not real.is_file():
+            raise MissingFileError(
+                f"{path} is neither a folder nor a file", hint="name a bundle or a file of one"
+            )
+        found = HashedFiles(real, lone=real.is_file())
+        left_out = but.resolve() if but is not None else None
+        names = [real.name] if found.lone else list(_names(real, "", found.problems, DEEPEST))
+        wanted = [name for name in names if _place(found, name) != left_out]
+        total, done = sum(_place(found, name).lstat().st_size for name in wanted), 0
+        for name in sorted(wanted):
+            entry = _hashed(found, name)
+            if entry is not None:
+                found.files[name] = entry
+                done += entry.size
+            if progress is not None:
+                progress(done, total)
+    return found
+
+
+def _place(found: HashedFiles, name: str) -> Path:
+    return found.path if found.lone else found.path / name
+
+
+def _names(folder: Path, prefix: str, problems: list[FileProblem], deep: int) -> Iterator[str]:
+    """Yield the paths of regular files below a folder, and note what is something else."""
+    if deep == 0:
+        problems.append(
+            FileProblem("too_deep", prefix, f"{prefix[:100]}… lies deeper than {DEEPEST} folders")
+        )
+        return
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda each: each.name):
+            name = f"{prefix}{entry.name}"
+            if entry.is_symlink():
+                target = os.readlink(entry.path)
+                problems.append(FileProblem("link", name, f"{name} is a symbolic link, to {target[:200]}"))
+            elif entry.is_dir(follow_symlinks=False):
+                yield from _names(Path(entry.path), f"{name}/", problems, deep - 1)
+            elif stat.S_ISREG(entry.stat(follow_symlinks=False).st_mode):
+                yield name
+            else:
+                problems.append(FileProblem("special", name, f"{name} is neither a file nor a folder"))
+
+
+def _hashed(found: HashedFiles, name: str) -> FileEntry | None:
+    place = _place(found, name)
+    try:
+        with reading(place) as source, os_failures(f"read {place}", near=place):
+            digest, size = pump(source.fd, None)
+    except StorageError as error:
+        found.problems.append(FileProblem("unreadable", name, f"{name} cannot be read: {error.message}"))
+        return None
+    return FileEntry(name, size, digest)
+
 
 _LARGEST = 16 << 20
 
 
 @dataclass(slots=True)
-class Claim(Record):
+class SignedClaim(Record):
     """What something says of itself.
 
     Attributes:
@@ -57,11 +157,11 @@ class Claim(Record):
     files: dict[str, FileEntry] = field(default_factory=dict)
     complete: bool = False
     parts: list[tuple[str, dict[str, str]]] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[FileProblem] = field(default_factory=list)
     KEYS: ClassVar[tuple[str, ...]] = ("kind", "document", "name", "target", "digest", "complete")
 
 
-def read_claim(path: Path) -> Claim | None:
+def read_claim(path: Path) -> SignedClaim | None:
     """Return what a folder or a file says of itself, None if it says nothing that fusery wrote."""
     if path.is_file():
         return _gguf(path)
@@ -73,8 +173,8 @@ def read_claim(path: Path) -> Claim | None:
     return None
 
 
-def _document(path: Path, kind: str, read: Callable[[bytes, Claim], None]) -> Claim:
-    claim = Claim(kind, path.name)
+def _document(path: Path, kind: str, read: Callable[[bytes, SignedClaim], None]) -> SignedClaim:
+    claim = SignedClaim(kind, path.name)
     try:
         with opened(path) as file:
             data = file.read(_LARGEST + 1)
@@ -89,16 +189,12 @@ def _document(path: Path, kind: str, read: Callable[[bytes, Claim], None]) -> Cl
     return claim
 
 
-def _changed(name: str, why: str) -> Problem:
-    return Problem("changed", name, f"{name} is not as it was written: {why[:200]}")
+def _changed(name: str, why: str) -> FileProblem:
+    return FileProblem("changed", name, f"{name} is not as it was written: {why[:200]}")
 
 
-def read_record(data: bytes, claim: Claim) -> None:
-    """Take what `fusery.json` says.
-
-    Raises:
-        StorageError, ValueError, TypeError, KeyError, AttributeError: it is not one.
-    """
+def read_record(data: bytes, claim: SignedClaim) -> None:
+    """Take what `fusery.json` says."""
     document = parse_json(data, RECORD)
     if document["format"] != BUNDLE_FORMAT:
         raise ValueError("another format")
@@ -119,7 +215,7 @@ def read_record(data: bytes, claim: Claim) -> None:
         _take(claim, prefix, rows)
 
 
-def _read_export_metadata(data: bytes, claim: Claim) -> None:
+def _read_export_metadata(data: bytes, claim: SignedClaim) -> None:
     document = parse_json(data, METADATA)
     inner = document.get(KEY) if isinstance(document, Mapping) else None
     if not isinstance(inner, Mapping) or inner.get("format") != FORMAT:
@@ -139,7 +235,7 @@ def _read_export_metadata(data: bytes, claim: Claim) -> None:
 
 
 def _check(
-    claim: Claim,
+    claim: SignedClaim,
     document: Any,
     data: bytes,
     checksum: Any,
@@ -153,14 +249,14 @@ def _check(
         claim.problems.append(_changed(claim.document, "it says the same in other characters"))
 
 
-def _take(claim: Claim, prefix: str, rows: Any) -> None:
+def _take(claim: SignedClaim, prefix: str, rows: Any) -> None:
     for entry in _entries(prefix, rows):
         known = claim.files.setdefault(entry.path, entry)
         if known != entry:
             claim.problems.append(_changed(claim.document, f"it lists {entry.path} twice, differently"))
 
 
-def _take_part(claim: Claim, prefix: str, rows: Any, digest: str | None) -> None:
+def _take_part(claim: SignedClaim, prefix: str, rows: Any, digest: str | None) -> None:
     entries = _entries("", rows)
     claim.parts.append((prefix, {entry.path: str(entry.sha256) for entry in entries}))
     if digest is not None and Manifest.of(entries).digest != digest:
@@ -183,18 +279,20 @@ def _text(value: Any, longest: int = 1000) -> str:
     return value
 
 
-def _gguf(path: Path) -> Claim | None:
+def _gguf(path: Path) -> SignedClaim | None:
     """Return what a GGUF file's keys say; they hold the digest of what it was made from, and none of the file."""
     from ..gguf.header import MAGIC, read_header
 
     with opened(path) as file:
         if file.read(len(MAGIC)) != MAGIC:
             return None
-    claim = Claim("gguf", path.name)
+    claim = SignedClaim("gguf", path.name)
     try:
         keys = read_header(path).metadata
     except FuseryError as error:
-        claim.problems.append(Problem("changed", path.name, f"{path.name} is damaged: {error.message[:200]}"))
+        claim.problems.append(
+            FileProblem("changed", path.name, f"{path.name} is damaged: {error.message[:200]}")
+        )
         return claim
     if not any(key.startswith("fusery.") for key in keys):
         return None

@@ -1,14 +1,15 @@
-"""Tensors wherever they lie: in safetensors, or in a GGUF file with its rows in their original order, and their digests.
+"""Tensors of safetensors and GGUF files, and their digests: of dtype, shape and bytes, under any name and in any file.
 
-`digest` is that of dtype, shape and bytes, so that a tensor is the same under any name and in any file.  `loose` is that
-of its numbers as float16: what was converted from bf16 or float32 to float16, or on to float32, keeps it.
+Those of a GGUF file have the names of MLX and Hugging Face, and the rows of queries and keys in their original order.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,9 @@ from typing import TYPE_CHECKING, Any
 from fusery.storage.digest import Digest, digest_json
 from fusery.storage.errors import FormatError
 from fusery.storage.safetensors import BASE_HEADER_LIMIT, Header, read_header
+
+from ..gguf.header import GGUFHeader, TensorEntry
+from ..gguf.llama import LINEAR, NORMS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,24 +37,14 @@ ones take no more of a processor, as far as this size.
 """
 
 NUMBERS = {"BF16": 2, "F16": 2, "F32": 4, "F64": 8}
-"""Bytes of the dtypes that can be rounded to float16."""
+"""Bytes of the dtypes that are plain numbers."""
 
-_EXACT, _LOOSE = "fusery.tensor.v1", "fusery.tensor.f16.v1"
+_EXACT = "fusery.tensor.v1"
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One tensor of a file.
-
-    Attributes:
-        name: as models of MLX and Hugging Face call it.
-        dtype: in the words of safetensors, or ggml's name of a quantised type.
-        shape: outermost dimension first.
-        path: the file.
-        begin: offset of its first byte.
-        size: bytes.
-        head: rows of an attention head that llama.cpp interleaved, None where rows are as they were.
-    """
+    """One tensor of a file: dtype in the words of safetensors or ggml, shape with the outermost dimension first."""
 
     name: str
     dtype: str
@@ -78,29 +72,12 @@ def safetensors_views(path: Path, header: Header) -> list[View]:
 
 
 def read_views(path: Path) -> list[View]:
-    """Return the tensors of a safetensors file of the registry's own.
-
-    Raises:
-        FormatError: it is malformed.
-    """
+    """Return the tensors of a safetensors file of the registry's own."""
     return safetensors_views(path, read_header(path, limit=BASE_HEADER_LIMIT))
 
 
-def header_digest(path: Path, data_start: int) -> Digest:
-    """Return the digest of all that comes before a file's first tensor; it and the tensors' make up the file."""
-    running = hashlib.sha256()
-    for piece in _read(path, 0, data_start):
-        running.update(piece)
-    return digest_json(["fusery.header.v1", running.hexdigest()])
-
-
 def exact_digest(view: View, told: Told | None = None) -> Digest:
-    """Return the digest of dtype, shape and bytes.
-
-    Raises:
-        FormatError: the file became shorter.
-        OSError: it cannot be read.
-    """
+    """Return the digest of dtype, shape and bytes."""
     running = hashlib.sha256()
     for piece in pieces(view, _HASHED):
         running.update(piece)
@@ -114,33 +91,13 @@ def named_digest(dtype: str, shape: tuple[int, ...], content: str) -> Digest:
     return digest_json([_EXACT, dtype, list(shape), content])
 
 
-def loose_digest(view: View, told: Told | None = None) -> Digest | None:
-    """Return the digest of the numbers as float16; None of what has no such numbers."""
-    if view.dtype not in NUMBERS:
-        return None
-    return loose_of(view.shape, values(view, told))
-
-
-def loose_of(shape: tuple[int, ...], blocks: Iterator[Array]) -> Digest:
-    """Return the digest of numbers as float16, which come block by block."""
-    import numpy as np
-
-    running = hashlib.sha256()
-    with np.errstate(over="ignore", invalid="ignore"):
-        for block in blocks:
-            running.update(block.astype("<f2").data)
-    return digest_json([_LOOSE, list(shape), running.hexdigest()])
-
-
-def values(view: View, told: Told | None = None) -> Iterator[Array]:
+def values(view: View) -> Iterator[Array]:
     """Yield the numbers, block by block, as float32 (float64 where they are that)."""
-    from fusery.storage.numbers import decoded
+    from fusery.storage.safetensors import decoded
 
     for piece in pieces(view):
         block = decoded(piece, view.dtype)
         yield block.astype("float32") if view.dtype == "F16" else block
-        if told is not None:
-            told(len(piece))
 
 
 def whole(view: View) -> Array:
@@ -153,12 +110,7 @@ def whole(view: View) -> Array:
 
 
 def pieces(view: View, most: int = PIECE) -> Iterator[memoryview | bytes]:
-    """Yield a tensor's bytes in order, at most a few MiB at a time; each piece is good until the next one is asked for.
-
-    Raises:
-        FormatError: the file became shorter.
-        OSError: it cannot be read.
-    """
+    """Yield a tensor's bytes in order, at most a few MiB at a time; each piece is good until the next one is asked for."""
     if view.head is None:
         yield from _read(view.path, view.begin, view.size, most)
         return
@@ -188,3 +140,101 @@ def _read(path: Path, begin: int, size: int, most: int = PIECE) -> Iterator[memo
             begin, size = begin + count, size - count
     finally:
         os.close(descriptor)
+
+
+_PLAIN = {0: ("F32", 4), 1: ("F16", 2), 30: ("BF16", 2), 28: ("F64", 8)}
+"""ggml's types that are numbers one by one, by their number (ggml.h, `ggml_type`)."""
+
+_SIZES = {2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34), 10: (256, 84), 11: (256, 110)} | {
+    12: (256, 144),
+    13: (256, 176),
+    14: (256, 210),
+}
+"""Numbers and bytes of a block of the quantised types (gguf's constants.py, `GGML_QUANT_SIZES`)."""
+
+_MOST_HEAD = 64 << 20
+"""The largest rows of one head that are reordered in memory, in bytes; no model has larger ones."""
+
+_TOP = {
+    "token_embd": "model.embed_tokens",
+    "output_norm": "model.norm",
+    "output": "lm_head",
+}
+_INNER = {**LINEAR, **NORMS, "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}
+_BLOCK = re.compile(r"blk\.(?P<layer>\d{1,5})\.(?P<key>\w+)")
+_TURNED = ("llama",)
+"""Architectures whose queries and keys llama.cpp's converter interleaves."""
+
+
+def gguf_views(path: Path, header: GGUFHeader) -> list[View]:
+    """Return the tensors of a GGUF file."""
+    found = []
+    for entry in header.tensors.values():
+        dtype, size = _extent(entry)
+        begin = header.data_start + entry.offset
+        if begin + size > header.file_size:
+            raise FormatError(f"{path.name} is cut short: {entry.name[:80]} goes beyond the end of the file")
+        found.append(View(_named(entry.name), dtype, entry.shape, path, begin, size, _head(header, entry)))
+    return found
+
+
+def gguf_texts(header: GGUFHeader, prefix: str) -> dict[str, str]:
+    """Return the keys of a GGUF file that begin with a prefix and hold a text, at most a line of it."""
+    return {
+        key: value[:1000]
+        for key, value in header.metadata.items()
+        if key.startswith(prefix) and isinstance(value, str)
+    }
+
+
+def _extent(entry: TensorEntry) -> tuple[str, int]:
+    count = math.prod(entry.shape)
+    if entry.kind in _PLAIN:
+        dtype, width = _PLAIN[entry.kind]
+        return dtype, count * width
+    # A type that is not known here has at least one bit for each number.
+    block, size = _SIZES.get(entry.kind, (8, 1))
+    return f"ggml:{entry.kind}", -(-count // block) * size
+
+
+def _named(name: str) -> str:
+    """Return llama.cpp's name in the words of Hugging Face; what is not known stays as it is."""
+    for ending, theirs in ((".lora_a", ".lora_a"), (".lora_b", ".lora_b")):
+        if name.endswith(ending):
+            return _named(name.removesuffix(ending)).removesuffix(".weight") + theirs
+    stem, _, part = name.rpartition(".")
+    if stem in _TOP:
+        return f"{_TOP[stem]}.{part}"
+    match = _BLOCK.fullmatch(stem)
+    inner: Mapping[str, str] = _INNER
+    if match is None or match["key"] not in inner:
+        return name
+    return f"model.layers.{int(match['layer'])}.{inner[match['key']]}.{part}"
+
+
+def _head(header: GGUFHeader, entry: TensorEntry) -> int | None:
+    """Return the width of the heads whose rows were interleaved, None where they were not."""
+    architecture = header.metadata.get("general.architecture")
+    stem = entry.name.removesuffix(".lora_b")
+    if (
+        architecture not in _TURNED
+        or entry.name.endswith(".lora_a")
+        or not re.fullmatch(r"blk\.\d+\.attn_[qk]\.(weight|bias)", stem)
+    ):
+        return None
+    heads, hidden = (
+        header.metadata.get(f"llama.{key}") for key in ("attention.head_count", "embedding_length")
+    )
+    width = header.metadata.get("llama.attention.key_length")
+    if not _whole(width) and _whole(heads) and _whole(hidden):
+        width = int(str(hidden)) // int(str(heads))
+    if not _whole(width):
+        return None
+    head = int(str(width))
+    _, size = _extent(entry)
+    fits = head % 2 == 0 and entry.shape[0] % head == 0 and size // entry.shape[0] * head <= _MOST_HEAD
+    return head if fits else None
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 20

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,10 +36,8 @@ class Weight:
     """One module's weight as the model sees it.
 
     Attributes:
-        module: path of the module, without `.weight`.
         shape: logical shape, unpacked when the weight is quantised: (out, in) for a linear layer.
         dtype: dtype of the numbers: of the scales when quantised.
-        bits: bits per number when quantised, else None.
     """
 
     module: str
@@ -53,12 +51,8 @@ class Architecture:
     """The facts of a base model that are recorded and that adapters are held against.
 
     Attributes:
-        config: `config.json`.
-        weights: by module path.
         parameters: numbers in all weights and biases, counted unpacked.
         dtype: the dtype that most parameters have, in the words of safetensors, lower case (`bf16`).
-        quantization: MLX's `quantization` entry, or None.
-        written_by_mlx: every weight file says so in its metadata.
     """
 
     config: Mapping[str, Any]
@@ -81,35 +75,42 @@ class Architecture:
 
     def layers(self) -> dict[int, dict[str, Weight]]:
         """Return the matrices of each layer: layer number to path within the layer to weight."""
-        stems: Counter[str] = Counter()
-        found: dict[str, dict[int, dict[str, Weight]]] = {}
-        for weight in self.weights.values():
-            if len(weight.shape) >= 2 and (match := _LAYER.fullmatch(weight.module)):
-                stems[match["stem"]] += 1
-                layers = found.setdefault(match["stem"], {})
+        stem, layers = self.layer_stem(), dict[int, dict[str, Weight]]()
+        for match, weight in self._in_layers():
+            if match["stem"] == stem:
                 layers.setdefault(int(match["index"]), {})[match["key"]] = weight
-        return found[stems.most_common(1)[0][0]] if stems else {}
+        return layers
 
     def layer_stem(self) -> str:
         """Return the path that layer numbers follow, such as `model.layers`."""
-        stems = Counter(
-            match["stem"]
-            for weight in self.weights.values()
-            if len(weight.shape) >= 2 and (match := _LAYER.fullmatch(weight.module))
-        )
+        stems = Counter(match["stem"] for match, _ in self._in_layers())
         return stems.most_common(1)[0][0] if stems else ""
+
+    def _in_layers(self) -> Iterator[tuple[re.Match[str], Weight]]:
+        for weight in self.weights.values():
+            if len(weight.shape) >= 2 and (match := _LAYER.fullmatch(weight.module)):
+                yield match, weight
 
 
 def read_architecture(folder: Path | Mapping[str, Path]) -> Architecture:
-    """Read the architecture of a model from its folder, or from its files by name.
-
-    Raises:
-        MissingFileError: there is no `config.json`, or some of the shards are not there.
-        FormatError: a file is malformed, there are no weights, or two shards hold the same tensor.
-    """
+    """Read the architecture of a model from its folder, or from its files by name."""
     files = folder if isinstance(folder, Mapping) else {path.name: path for path in folder.iterdir()}
     config = read_object(files.get("config.json", Path("config.json")))
-    _require_recordable(config)
+    if not is_keepable(config):
+        raise FormatError("config.json holds text with NUL or half of a character")
+    listed = config.get("architectures")
+    name = listed[0] if isinstance(listed, list) and listed else ""
+    model_type = config.get("model_type", "")
+    # They have to fit into the record of a base.
+    for key, value, limit in (
+        ("architectures", name, NAME_LIMIT),
+        ("model_type", model_type, TYPE_LIMIT),
+    ):
+        if not isinstance(value, str) or len(value) > limit:
+            raise FormatError(
+                f"config.json: {key} is not a name of at most {limit} characters",
+                hint="is this the config.json that came with the model?",
+            )
     _require_all_shards(files)
     headers = [
         read_header(path, limit=BASE_HEADER_LIMIT)
@@ -124,44 +125,22 @@ def read_architecture(folder: Path | Mapping[str, Path]) -> Architecture:
     return architecture_of(config, headers)
 
 
-def _require_recordable(config: Mapping[str, Any]) -> None:
-    """Refuse a configuration that does not fit into the record of a base."""
-    if not is_keepable(config):
-        raise FormatError("config.json holds text with NUL or half of a character")
-    listed = config.get("architectures")
-    name = listed[0] if isinstance(listed, list) and listed else ""
-    for key, value, limit in (
-        ("architectures", name, NAME_LIMIT),
-        ("model_type", config.get("model_type", ""), TYPE_LIMIT),
-    ):
-        if not isinstance(value, str) or len(value) > limit:
-            raise FormatError(
-                f"config.json: {key} is not a name of at most {limit} characters",
-                hint="is this the config.json that came with the model?",
-            )
-
-
 def _require_all_shards(files: Mapping[str, Path]) -> None:
     """Refuse a model of which only some weight files are there: the index names them, and so does `-of-N`."""
-    missing = sorted(_indexed(files) - files.keys())
-    if missing:
+    indexed: set[str] = set()
+    if INDEX in files:
+        places = read_object(files[INDEX]).get("weight_map")
+        if not isinstance(places, dict) or not all(isinstance(place, str) for place in places.values()):
+            raise FormatError(f"{INDEX} has no weight_map from tensors to files")
+        indexed = set(places.values())
+    if missing := sorted(indexed - files.keys()):
         raise _incomplete(f"{INDEX} names {missing[0]}", len(missing))
     numbers: dict[tuple[str, int], set[int]] = {}
     for match in filter(None, map(_SHARD.fullmatch, files)):
         numbers.setdefault((match["stem"], int(match["total"])), set()).add(int(match["number"]))
-    for (stem, total), found in numbers.items():
-        # Most count from 1, some from 0.
-        if len(found) < total:
-            raise _incomplete(f"{stem} is in {total} parts", total - len(found))
-
-
-def _indexed(files: Mapping[str, Path]) -> set[str]:
-    if INDEX not in files:
-        return set()
-    places = read_object(files[INDEX]).get("weight_map")
-    if not isinstance(places, dict) or not all(isinstance(place, str) for place in places.values()):
-        raise FormatError(f"{INDEX} has no weight_map from tensors to files")
-    return set(places.values())
+    for (stem, total), parts in numbers.items():
+        if len(parts) < total:  # most count from 1, some from 0
+            raise _incomplete(f"{stem} is in {total} parts", total - len(parts))
 
 
 def _incomplete(why: str, count: int) -> MissingFileError:
@@ -170,11 +149,7 @@ def _incomplete(why: str, count: int) -> MissingFileError:
 
 
 def architecture_of(config: Mapping[str, Any], headers: Iterable[Header]) -> Architecture:
-    """Work out the architecture from a configuration and the headers of the shards.
-
-    Raises:
-        FormatError: two shards hold the same tensor, or a packed weight fits no format.
-    """
+    """Work out the architecture from a configuration and the headers of the shards."""
     tensors: dict[str, Tensor] = {}
     written_by_mlx = True
     for header in headers:

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from fusery.storage.digest import Digest, digest_bytes, digest_file, digest_json
 from fusery.storage.manifest import FileEntry, Manifest
-from fusery.storage.safetensors import BASE_HEADER_LIMIT, read_header
-from fusery.storage.tensor_digests import digest_tensors
+from fusery.storage.safetensors import BASE_HEADER_LIMIT, digest_tensors, read_header
 
-from ..engine.naming import taken_by_name
+from ..engine.architectures import taken_by_name
 from .architecture import WEIGHTS
 
 if TYPE_CHECKING:
@@ -35,13 +34,8 @@ _JSON_LIMIT = 128 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
-    """A base model's files, and what they hold.
-
-    Attributes:
-        manifest: the files with their digests.
-        content: the digest that files with the same content share.
-    """
+class BaseIdentity:
+    """A base model's files, and the digest that files with the same content share."""
 
     manifest: Manifest
     content: Digest
@@ -49,18 +43,8 @@ class Identity:
 
 def identify_base(
     files: Mapping[str, Path], config: Mapping[str, Any], *, progress: Progress | None = None
-) -> Identity:
-    """Read a model's files once, and return their manifest and the digest of their content.
-
-    Args:
-        files: by path within the model's folder.
-        config: its `config.json`.
-        progress: called with the bytes of each piece that was read.
-
-    Raises:
-        FormatError: a weight file is malformed.
-        StorageError: a file changed while it was read, or cannot be read.
-    """
+) -> BaseIdentity:
+    """Read a model's files once, and return their manifest and the digest of their content."""
     entries: list[FileEntry] = []
     tensors: list[list[Any]] = []
     documents: dict[str, str] = {}
@@ -80,7 +64,8 @@ def identify_base(
             entries.append(FileEntry(path, size, digest))
             if progress:
                 progress(size)
-            if _counts(path):
+            known = path in _CONFIGURATION or path in _TOKENIZER or path.startswith("tokenizer")
+            if known or (path.endswith(_TOKENIZER_SUFFIXES) and not path.startswith("LICENSE")):
                 documents[path] = _document_digest(path, file, digest)
     content = {
         "format": FORMAT,
@@ -88,18 +73,12 @@ def identify_base(
         "documents": documents,
         "rearranged": _rearranged(config, files, written_by_mlx),
     }
-    return Identity(Manifest.of(entries), digest_json(content))
+    return BaseIdentity(Manifest.of(entries), digest_json(content))
 
 
 def lasting(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a configuration without what changes from one place to the next."""
     return {key: value for key, value in config.items() if key not in _PASSING}
-
-
-def _counts(path: str) -> bool:
-    if path in _CONFIGURATION or path in _TOKENIZER or path.startswith("tokenizer"):
-        return True
-    return path.endswith(_TOKENIZER_SUFFIXES) and not path.startswith("LICENSE")
 
 
 def _document_digest(path: str, file: Path, digest: Digest) -> str:

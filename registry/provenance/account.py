@@ -1,42 +1,35 @@
-"""What is on record of how something was made, read once and told in several forms."""
+"""The record of how something was made, for attestations in several forms."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from sqlalchemy.orm import Session
+
+from fusery.storage.manifest import FileEntry
 
 from .. import tables
 from ..database import events
 from ..documents import without_people, without_places
 from ..errors import BadInputError
 from ..fusion.views import fused_line
+from ..records.adapter import Withdrawals
+from ..records.adapter_details import CombinationRecipe
 from ..records.amendments import amendment_records
+from ..records.bases import adapter_licence, base_licence
 from ..records.bundles import WRITTEN
-from ..records.combination import CombinationRecipe
-from ..records.licences import adapter_licence, base_licence
-from ..records.recipe import recipe_in
-from ..records.views import trained_on_view
-from ..records.withdrawal import Withdrawals
-from ..records.withdrawals import of_adapters, of_bundles, of_fused
+from ..records.views import public_facts, trained_on_view
+from ..records.withdrawals import of_adapters, of_bundles, of_fused, recipe_in
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
 
-Subject = tables.Adapter | tables.Fused | tables.Bundle
-
-
-@dataclass(frozen=True, slots=True)
-class File:
-    """One file by its content."""
-
-    path: str
-    size: int
-    sha256: str
+Subject = tables.AdapterRow | tables.FusedRow | tables.BundleRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,25 +43,13 @@ class Data:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """Something that went in, or that an account is of.
-
-    Attributes:
-        kind: `base`, `adapter` or `fused`.
-        name: what it is called.
-        digest: of its manifest.
-        files: of it.
-        licence: as somebody wrote it down, None where nobody did.
-        weight: of an adapter in a sum.
-        hub: id and revision at a hub that it came from.
-        data: what an adapter was trained on.
-        facts: more about it, plain values.
-    """
+class AccountPart:
+    """Something that went in, or that an account is of."""
 
     kind: str
     name: str
     digest: str
-    files: tuple[File, ...]
+    files: tuple[FileEntry, ...]
     licence: str | None = None
     weight: float | None = None
     hub: tuple[str, str] | None = None
@@ -82,34 +63,22 @@ class Account:
 
     Attributes:
         kind: `adapter`, `fused` or `bundle`.
-        name: what it is called.
-        digest: of its manifest.
-        files: of it.
-        base: the base model.
-        adapters: what is in it; of an adapter itself, the one whose training it continues, or those that it was computed
-            from.
+        adapters: what is in it; of an adapter itself, those that it was continued or computed from.
         fused: of a bundle, the fused model in it.
-        data: of an adapter, what it was trained on.
-        began, ended: as far as they are on record.
-        recorded: when the record was made.
-        by: who made it.
-        tool: name and version of what made it, None where that was not recorded.
-        entry: the hash of the log's entry about it, None where the log here has none.
-        asked: what was asked for.
-        chosen: what was decided by the tool.
-        fidelity: how much of the adapter a fused model holds.
-        withdrawals: the yanks that concern it.
+        tool: name and version of what made it, if recorded.
+        entry: the hash of the log's entry about it, if there is one.
+        chosen: what the tool decided.
     """
 
     kind: str
     name: str
     digest: str
-    files: tuple[File, ...]
-    base: Part
-    adapters: tuple[Part, ...]
+    files: tuple[FileEntry, ...]
+    base: AccountPart
+    adapters: tuple[AccountPart, ...]
     recorded: datetime
     by: str
-    fused: Part | None = None
+    fused: AccountPart | None = None
     data: Data | None = None
     began: datetime | None = None
     ended: datetime | None = None
@@ -129,20 +98,22 @@ class Account:
 
 def account_of(workspace: Workspace, session: Session, subject: Subject) -> Account:
     """Return the account of a record."""
-    if isinstance(subject, tables.Adapter):
+    if isinstance(subject, tables.AdapterRow):
         return _of_adapter(workspace, session, subject)
-    if isinstance(subject, tables.Fused):
+    if isinstance(subject, tables.FusedRow):
         return _of_fused(workspace, session, subject)
     return _of_bundle(workspace, session, subject)
 
 
-def _of_adapter(workspace: Workspace, session: Session, row: tables.Adapter) -> Account:
-    run = session.get(tables.TrainingRun, row.id)
+def _of_adapter(workspace: Workspace, session: Session, row: tables.AdapterRow) -> Account:
+    run = session.get(tables.TrainingRunRow, row.id)
     began = run.started_at if run else None
     ended = began + timedelta(seconds=run.seconds) if run and began and run.seconds is not None else None
     own, recipe = _adapter(row), recipe_in(row.training)
     entry, detail = _entry(session, "adapter", row.name, "adapter.registered")
-    asked: dict[str, Any] = {"arguments": _shown(run.arguments) if run and run.arguments else {}}
+    asked: dict[str, Any] = {
+        "arguments": without_places(dict(run.arguments)) if run and run.arguments else {}
+    }
     if recipe is not None:
         asked["combination"] = recipe.to_dict()
     return Account(
@@ -160,12 +131,12 @@ def _of_adapter(workspace: Workspace, session: Session, row: tables.Adapter) -> 
         entry=entry,
         tool=detail.get("tool"),
         asked=asked,
-        chosen={**own.facts, "versions": _shown(run.versions) if run and run.versions else {}},
+        chosen={**own.facts, "versions": without_places(dict(run.versions)) if run and run.versions else {}},
         withdrawals=of_adapters(session, [row.id]).get(row.id, ()),
     )
 
 
-def _origins(row: tables.Adapter, recipe: CombinationRecipe | None) -> Iterator[Part]:
+def _origins(row: tables.AdapterRow, recipe: CombinationRecipe | None) -> Iterator[AccountPart]:
     if row.parent is not None:
         yield _adapter(row.parent)
     weights = dict(enumerate(recipe.weights)) if recipe is not None else {}
@@ -173,7 +144,7 @@ def _origins(row: tables.Adapter, recipe: CombinationRecipe | None) -> Iterator[
         yield _adapter(each.source, weights.get(each.position))
 
 
-def _of_fused(workspace: Workspace, session: Session, row: tables.Fused) -> Account:
+def _of_fused(workspace: Workspace, session: Session, row: tables.FusedRow) -> Account:
     line = fused_line(row)
     if line["foreign"] is not None:
         raise BadInputError(
@@ -222,12 +193,12 @@ def _of_fused(workspace: Workspace, session: Session, row: tables.Fused) -> Acco
     )
 
 
-def _of_bundle(workspace: Workspace, session: Session, row: tables.Bundle) -> Account:
+def _of_bundle(workspace: Workspace, session: Session, row: tables.BundleRow) -> Account:
     entry, detail = _entry(session, "bundle", row.digest, WRITTEN, path=row.path)
     made = _of_fused(workspace, session, row.fused) if row.fused is not None else None
     adapters = made.adapters if made else tuple(_adapter(adapter) for adapter in row.adapters)
     base = made.base if made else _base(workspace, row.adapters[0].base)
-    fused = made and Part("fused", made.name, made.digest, made.files, facts=made.chosen)
+    fused = made and AccountPart("fused", made.name, made.digest, made.files, facts=made.chosen)
     names = [part.name for part in adapters]
     return Account(
         "bundle",
@@ -254,9 +225,9 @@ def _of_bundle(workspace: Workspace, session: Session, row: tables.Bundle) -> Ac
     )
 
 
-def _base(workspace: Workspace, row: tables.BaseModel) -> Part:
+def _base(workspace: Workspace, row: tables.BaseModelRow) -> AccountPart:
     hub = next((each for each in row.revisions if each.source.startswith("hub:")), None)
-    return Part(
+    return AccountPart(
         "base",
         row.name,
         row.digest,
@@ -273,8 +244,8 @@ def _base(workspace: Workspace, row: tables.BaseModel) -> Part:
     )
 
 
-def _adapter(row: tables.Adapter, weight: float | None = None) -> Part:
-    return Part(
+def _adapter(row: tables.AdapterRow, weight: float | None = None) -> AccountPart:
+    return AccountPart(
         "adapter",
         row.name,
         row.digest,
@@ -284,21 +255,14 @@ def _adapter(row: tables.Adapter, weight: float | None = None) -> Part:
         data=_data(row),
         facts={
             "task": row.task.name,
+            **public_facts(row),
             "trained_on": trained_on_view(row),
-            "method": row.method,
-            "rank": row.rank,
-            "alpha": row.alpha,
-            "scale": row.scale,
-            "layers": row.layers,
-            "target_modules": row.target_modules,
-            "val_loss": row.val_loss,
             "amended": without_people(amendment_records(row.amendments)) or None,
-            "iterations": row.iterations,
         },
     )
 
 
-def _data(row: tables.Adapter) -> Data | None:
+def _data(row: tables.AdapterRow) -> Data | None:
     data = row.dataset
     if data is None:
         return None
@@ -306,8 +270,8 @@ def _data(row: tables.Adapter) -> Data | None:
     return Data(str(without_places(data.name)), data.revision, data.digest, examples)
 
 
-def _files(manifest: tables.Manifest) -> tuple[File, ...]:
-    return tuple(File(file.path, file.size, file.sha256) for file in manifest.files)
+def _files(manifest: tables.ManifestRow) -> tuple[FileEntry, ...]:
+    return tuple(file.entry for file in manifest.files)
 
 
 def _entry(
@@ -321,6 +285,13 @@ def _entry(
     return None, {}
 
 
-def _shown(values: Mapping[str, Any]) -> Any:
-    """Return what a trainer was given, without places of the machine that it ran on."""
-    return without_places(dict(values))
+def hub_url(hub: tuple[str, str]) -> str:
+    """Return the package URL of a model on the hub."""
+    name, revision = hub
+    at = f"@{quote(revision, safe='._-')}" if revision else ""
+    return f"pkg:huggingface/{quote(name, safe='/._-')}{at}"
+
+
+def stamp(moment: datetime) -> str:
+    """Return a moment as SLSA and CycloneDX have it: RFC 3339 in UTC."""
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")

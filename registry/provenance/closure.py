@@ -1,4 +1,4 @@
-"""All that things were made from, or that was made from them, however far away: as queries, in the database.
+"""What was made from what: one query for each relation; and everything that is reached, however far away, as queries.
 
 Kinds of things are made from one another in one order: an adapter from bases, datasets and adapters, a fused model from
 adapters, a bundle from both, and aliases and deployments hold or run these.  So what is reached is one query for each kind,
@@ -7,24 +7,190 @@ and only adapters, which are made from adapters, take one that calls itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import CTE, Select, func, literal, select, true, union, union_all
+from sqlalchemy import (
+    CTE,
+    ColumnElement,
+    Row,
+    Select,
+    and_,
+    case,
+    func,
+    literal,
+    literal_column,
+    select,
+    true,
+    union,
+    union_all,
+)
 from sqlalchemy.orm import Session, aliased
 
 from .. import tables
-from .relations import RELATIONS, Key, Relation
+from ..database.engine import batches
+from ..records.graph import COMPUTED_FROM, REGISTERED_FOR, TRAINED_ON
 
-ADAPTER = tables.Adapter.__tablename__
+Key = tuple[str, int]
+"""What tells a record from all others of its database: its table and its number."""
+
+Link = tuple[Key, Key, str]
+"""What was made, what it was made from, and the relation of the two."""
+
+Asked = tuple[Key, bool]
+"""A thing, and whether it is asked what it was made from: else what was made from it."""
+
+
+FUSED_FROM = "fused-from-base"
+"""The relation of a fused model to its base, which is followed upwards only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """One way in which things are made from others.
+
+    Attributes:
+        pairs: a query for the number of what was made, of what it was made from, and the name of the relation.
+        upwards: it is followed upwards only, since downwards another way leads there.
+    """
+
+    pairs: Select[*tuple[Any, ...]]
+    made: Any
+    source: Any
+    upwards: bool = False
+
+    def column(self, up: bool) -> Any:
+        """Return the column with the number of what is asked about."""
+        return self.pairs.selected_columns[0 if up else 1]
+
+    def ends(self, up: bool) -> tuple[str, str]:
+        """Return the table of what is asked about, and that of what it leads to."""
+        names = self.made.__tablename__, self.source.__tablename__
+        return names if up else names[::-1]
+
+
+def _relations() -> Iterator[Relation]:
+    base, adapter, dataset = tables.BaseModelRow, tables.AdapterRow, tables.DatasetRow
+    fused, extra, bundle, packed = (
+        tables.FusedRow,
+        tables.FusedExtraRow,
+        tables.BundleRow,
+        tables.BundleAdapterRow,
+    )
+    alias, runs, sources = tables.AliasRow, tables.DeploymentRow, tables.AdapterSourceRow
+
+    # What the base that an adapter is registered for is to it: as a rule, the one that it was trained on.
+    for_base = case((adapter.trained_on.is_(None), TRAINED_ON), else_=REGISTERED_FOR)
+    yield Relation(select(adapter.id, adapter.base_id, for_base), adapter, base)
+    said = select(adapter.id, base.id, literal(TRAINED_ON)).join(base, base.digest == adapter.trained_on)
+    yield Relation(said, adapter, base)
+    yield _plain(adapter.id, adapter.dataset_id, "trained-on-data", adapter, dataset)
+    yield _plain(adapter.id, adapter.parent_id, "continued-from", adapter, adapter)
+    yield _plain(sources.adapter_id, sources.source_id, COMPUTED_FROM, adapter, adapter)
+
+    # A fused model is of bytes, alone or with others, under whichever name they are registered.
+    part, twin = aliased(adapter), aliased(adapter)
+    # The sums keep SQLite from going through all that there is for a base, which looks like little to it.
+    same = and_(twin.digest == part.digest, twin.base_id + 0 == fused.base_id + 0)
+    made = select(fused.id, twin.id, literal("fused-from-adapter"))
+    first = made.join(part, part.id == fused.adapter_id)
+    further = made.join(extra, extra.fused_id == fused.id).join(part, part.id == extra.adapter_id)
+    yield Relation(first.join(twin, same), fused, adapter)
+    yield Relation(further.join(twin, same), fused, adapter)
+    onto = select(fused.id, fused.base_id, literal(FUSED_FROM))
+    yield Relation(onto, fused, base, upwards=True)
+
+    yield _plain(bundle.id, bundle.fused_id, "packed-from", bundle, fused)
+    apart = select(packed.bundle_id, packed.adapter_id, literal("packed-from"))
+    # And here from going through all bundles.
+    alone = apart.join(bundle, bundle.id == packed.bundle_id).where((bundle.fused_id + 0).is_(None))
+    yield Relation(alone, bundle, adapter)
+    yield _plain(alias.id, alias.adapter_id, "holds", alias, adapter)
+    yield _plain(runs.id, runs.adapter_id, "runs", runs, adapter)
+    yield _plain(runs.id, runs.fused_id, "runs", runs, fused)
+    yield _plain(runs.id, runs.bundle_id, "runs", runs, bundle)
+
+
+def _plain(made_id: Any, source_id: Any, name: str, made: Any, source: Any) -> Relation:
+    """Return a relation that a column has; where that is null, there is none."""
+    return Relation(select(made_id, source_id, literal(name)).where(source_id.is_not(None)), made, source)
+
+
+RELATIONS = tuple(_relations())
+
+Within = Mapping[bool, Collection[Key]]
+"""What both ends of a link are to be among, where it was asked for upwards, and where downwards."""
+
+
+def links_of(
+    session: Session, asked: Sequence[Asked], most: int | None, *, within: Within | None = None
+) -> list[tuple[bool, Link]]:
+    """Return the links of things, upward ones first, and which way each was asked for.
+
+    Args:
+        most: so many of each relation, the newest; None for all.
+        within: only links to one of these; they and the things are few enough for one statement.
+    """
+    found: list[Row[*tuple[Any, ...]]] = []
+    ends = {up: _by_table(keys) for up, keys in within.items()} if within is not None else None
+    for chosen in batches(asked, len(asked) or 1) if within is not None else batches(asked):
+        numbers: dict[tuple[str, bool], list[int]] = defaultdict(list)
+        for (table, number), up in chosen:
+            numbers[table, up].append(number)
+        ways = list(_ways(numbers, most, ends))
+        found += session.execute(union_all(*ways)).all() if ways else []
+    newest = -1 if most is not None and len(found) > most else 1
+    found.sort(key=lambda row: (row[0], newest * row[1], newest * row[2]))
+    return [
+        (way < len(RELATIONS), ((of.made.__tablename__, made), (of.source.__tablename__, source), name))
+        for way, made, source, name in found
+        for of in (RELATIONS[way % len(RELATIONS)],)
+    ]
+
+
+def _by_table(keys: Iterable[Key]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = defaultdict(list)
+    for table, number in keys:
+        found[table].append(number)
+    return found
+
+
+def _ways(
+    numbers: Mapping[tuple[str, bool], list[int]],
+    most: int | None,
+    within: Mapping[bool, Mapping[str, list[int]]] | None,
+) -> Iterator[Select[*tuple[Any, ...]]]:
+    """Yield the queries that lead on from things, by their table and the direction: a number tells each, those that lead up first."""
+    for up in (True, False):
+        for position, relation in enumerate(RELATIONS):
+            table, other = relation.ends(up)
+            if (relation.upwards and not up) or not (ids := numbers.get((table, up))):
+                continue
+            if within is not None and not within[up].get(other):
+                continue
+            made, source, name = relation.pairs.selected_columns
+            way: ColumnElement[int] = literal_column(str(position + (0 if up else len(RELATIONS))))
+            query = relation.pairs.with_only_columns(way.label("way"), made, source, name.label("name"))
+            query = query.where(relation.column(up).in_(ids))
+            if within is not None:
+                query = query.where(relation.column(not up).in_(within[up][other]))
+            if most is not None:
+                newest = query.order_by(made.desc(), source.desc()).limit(most + 1).subquery()
+                query = select(*newest.c)
+            yield query
+
+
+ADAPTER = tables.AdapterRow.__tablename__
 _KINDS = (
-    tables.BaseModel,
-    tables.Dataset,
-    tables.Adapter,
-    tables.Fused,
-    tables.Bundle,
-    tables.Alias,
-    tables.Deployment,
+    tables.BaseModelRow,
+    tables.DatasetRow,
+    tables.AdapterRow,
+    tables.FusedRow,
+    tables.BundleRow,
+    tables.AliasRow,
+    tables.DeploymentRow,
 )
 _TABLES: Mapping[str, Any] = {kind.__tablename__: kind for kind in _KINDS}
 
@@ -41,16 +207,14 @@ MANY = 5_000
 def adapters_from(
     session: Session, roots: Select[*tuple[Any, ...]], *, up: bool = False, deepest: int | None = None
 ) -> CTE:
-    """Return the query for adapters and all that they were continued or computed from, or that was so made from them.
+    """Return the query for adapters and all that they were made from (`up`), or that was made from them.
 
     Args:
-        session: its database has a way of its own to follow two relations in one query.
         roots: a query for the numbers of the first ones; with `deepest`, also how far away each is.
-        up: what they were made from.
         deepest: so many steps away at most; the second column is how many.
     """
     reached = roots.cte("reached", recursive=True)
-    adapter, source = aliased(tables.Adapter), aliased(tables.AdapterSource)
+    adapter, source = aliased(tables.AdapterRow), aliased(tables.AdapterSourceRow)
     pairs = ((adapter.parent_id, adapter.id), (source.source_id, source.adapter_id))
     further: list[Any] = [] if deepest is None else [reached.c[1] + 1]
     near = true() if deepest is None else reached.c[1] < deepest
@@ -74,14 +238,7 @@ def adapters_from(
 
 
 def closure(session: Session, starts: Sequence[Key], *, up: bool, many: bool) -> dict[str, CTE]:
-    """Return the query for the numbers of all that is reached from some things, by kind; the things are in it.
-
-    Args:
-        session: of any transaction.
-        starts: the things.
-        up: what they were made from.
-        many: many adapters are reached: what holds them is found by reading through what there is.
-    """
+    """Return the query for the numbers of all that is reached from some things, by kind; the things are in it."""
     found: dict[str, CTE] = {}
     for kind in UP if up else DOWN:
         table = _TABLES[kind]
@@ -144,15 +301,8 @@ def numbers(session: Session, starts: Sequence[Key], *, up: bool) -> dict[str, s
 
 
 def nearest_adapters(session: Session, starts: Sequence[Key], *, up: bool, limit: int) -> list[int]:
-    """Return adapters that are reached from some things, the nearest first and the newest of what is as near.
-
-    Args:
-        session: of any transaction.
-        starts: the things; those that are adapters are not among what is returned.
-        up: what they were made from.
-        limit: so many; one more where there are more.
-    """
-    adapter = tables.Adapter
+    """Return up to `limit` + 1 other adapters that are reached, the nearest first, then the newest."""
+    adapter = tables.AdapterRow
     own = [number for kind, number in starts if kind == ADAPTER]
     ways: list[Select[*tuple[Any, ...]]] = []
     if own:

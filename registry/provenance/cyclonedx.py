@@ -1,175 +1,123 @@
-"""A bill of materials in CycloneDX 1.6 (https://cyclonedx.org): the model, what it descends from, data and licences.
-
-The library knows machine-learning models and their ancestors; the model card, which it does not know yet, is put in
-afterwards, and the tests hold the whole against the published schema.
-"""
+"""A bill of materials in CycloneDX 1.6 (https://cyclonedx.org): the model, what it descends from, data and licences."""
 
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID, uuid5
 
 from fusery.storage.digest import digest_json
+from fusery.storage.manifest import FileEntry
 
 from ..errors import MissingExtraError
-from ..records.withdrawal import own
-from .account import Account, Data, File, Part
-
-if TYPE_CHECKING:
-    from cyclonedx.model.bom import Bom
-    from cyclonedx.model.component import Component
-    from cyclonedx.model.license import License
+from ..records.adapter import own
+from .account import Account, AccountPart, Data, hub_url, stamp
 
 _BOMS = UUID("0d0a2c1e-9a3e-5a53-8a3b-4f8d6c2b7e51")
 """The name space of serial numbers: the same thing has the same in every registry and run."""
 
+Component = dict[str, Any]
+
 
 def bill(account: Account) -> dict[str, Any]:
-    """Return the bill of materials as a JSON document.
-
-    Raises:
-        MissingExtraError: cyclonedx-python-lib is not installed.
-    """
-    try:
-        from cyclonedx.output.json import JsonV1Dot6
-    except ImportError as error:
-        raise MissingExtraError("a bill of materials", "bom") from error
-    document: dict[str, Any] = json.loads(JsonV1Dot6(_bom(account)).output_as_string())
-    component = document["metadata"]["component"]
-    component["modelCard"] = _card(account)
-    for ancestor in component["pedigree"]["ancestors"]:
-        part = next((each for each in account.adapters if _ref(each) == ancestor["bom-ref"]), None)
-        if part is not None and (card := _adapter_card(part)):
-            ancestor["modelCard"] = card
-    return document
-
-
-def _bom(account: Account) -> Bom:
-    from cyclonedx.model.bom import Bom, BomMetaData
-    from cyclonedx.model.component import Component, ComponentType, Pedigree
-    from cyclonedx.model.tool import ToolRepository
-
-    tool = Component(
-        name="fusery", version=version("fusery"), type=ComponentType.APPLICATION, bom_ref="tool:fusery"
-    )
-    parts = [account.base, *account.adapters, *([account.fused] if account.fused else [])]
-    main = _model(
-        f"{account.kind}:{account.digest}",
-        account.name,
-        account.digest,
-        account.files,
-        {"kind": account.kind, "by": account.by, **_withdrawn(account)},
-        pedigree=Pedigree(ancestors=_ancestors(parts)),
-    )
-    datasets = [_dataset(data) for data in account.datasets]
-    bom = Bom(
-        serial_number=uuid5(_BOMS, f"{account.kind}:{account.digest}:{account.name}"),
-        metadata=BomMetaData(
-            tools=ToolRepository(components=[tool]), component=main, timestamp=account.recorded
-        ),
-        components=datasets,
-    )
-    bom.register_dependency(main, datasets)
-    return bom
-
-
-def _withdrawn(account: Account) -> dict[str, Any]:
+    """Return the bill of materials as a JSON document."""
     others = [each.told for each in account.withdrawals if each.relation != "itself"]
-    return {"yanked": own(account.withdrawals), "withdrawals": others or None}
+    yanked = {"yanked": own(account.withdrawals), "withdrawals": others or None}
+    facts = {"kind": account.kind, "by": account.by, **yanked}
+    ref = f"{account.kind}:{account.digest}"
+    main = _model(ref, account.name, account.digest, account.files, facts)
+    main["pedigree"] = {"ancestors": _ancestors(account)}
+    main["modelCard"] = _card(account)
+    datasets = [_dataset(data) for data in account.datasets]
+    refs = [data["bom-ref"] for data in datasets]
+    tool = {
+        "type": "application",
+        "name": "fusery",
+        "version": version("fusery"),
+        "bom-ref": "tool:fusery",
+    }
+    return {
+        "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.6",
+        "serialNumber": uuid5(_BOMS, f"{ref}:{account.name}").urn,
+        "version": 1,
+        "metadata": {
+            "timestamp": stamp(account.recorded),
+            "tools": {"components": [tool]},
+            "component": main,
+        },
+        "components": datasets,
+        "dependencies": [{"ref": ref, "dependsOn": refs}, *({"ref": data} for data in refs)],
+    }
 
 
 def _model(
-    ref: str, name: str, digest: str, files: Iterable[File], facts: Mapping[str, Any], **more: Any
+    ref: str, name: str, digest: str, files: Iterable[FileEntry], facts: Mapping[str, Any]
 ) -> Component:
-    from cyclonedx.model import Property
-    from cyclonedx.model.component import Component, ComponentType
-
-    told = {"digest": f"sha256:{digest}", **facts}
-    return Component(
-        type=ComponentType.MACHINE_LEARNING_MODEL,
-        name=name,
-        version=digest[:12],
-        bom_ref=ref,
-        properties=[
-            Property(name=f"fusery:{key}", value=_text(value))
-            for key, value in told.items()
+    described = {"digest": f"sha256:{digest}", **facts}
+    return {
+        "type": "machine-learning-model",
+        "name": name,
+        "version": digest[:12],
+        "bom-ref": ref,
+        "properties": [
+            {"name": f"fusery:{key}", "value": _text(value)}
+            for key, value in sorted(described.items())
             if value is not None
         ],
-        components=[_file(ref, file) for file in files],
-        **more,
-    )
+        "components": [
+            {
+                "type": "file",
+                "name": file.path,
+                "bom-ref": f"{ref}/{file.path}",
+                "hashes": [{"alg": "SHA-256", "content": file.sha256}],
+                "properties": [{"name": "fusery:size", "value": str(file.size)}],
+            }
+            for file in files
+        ],
+    }
 
 
-def _file(ref: str, file: File) -> Component:
-    from cyclonedx.model import HashAlgorithm, HashType, Property
-    from cyclonedx.model.component import Component, ComponentType
-
-    return Component(
-        type=ComponentType.FILE,
-        name=file.path,
-        bom_ref=f"{ref}/{file.path}",
-        hashes=[HashType(alg=HashAlgorithm.SHA_256, content=file.sha256)],
-        properties=[Property(name="fusery:size", value=str(file.size))],
-    )
-
-
-def _ancestors(parts: Iterable[Part]) -> list[Component]:
+def _ancestors(account: Account) -> list[Component]:
     """Return what went in; an adapter that is in a sum twice is one ancestor with two weights."""
-    weights: dict[str, list[float]] = defaultdict(list)
-    once: dict[str, Part] = {}
-    for part in parts:
-        once[_ref(part)] = part
-        if part.weight is not None:
-            weights[_ref(part)].append(part.weight)
-    return [_ancestor(part, weights[ref]) for ref, part in once.items()]
-
-
-def _ancestor(part: Part, weights: list[float]) -> Component:
-    facts: dict[str, Any] = {"kind": part.kind, **part.facts}
-    if weights:
-        facts["weight"] = ", ".join(repr(weight) for weight in weights)
-    more: dict[str, Any] = {}
-    if part.licence:
-        more["licenses"] = [_licence(part.licence)]
-    if part.hub is not None:
-        from packageurl import PackageURL
-
-        name, revision = part.hub
-        space, _, own = name.rpartition("/")
-        more["purl"] = PackageURL("huggingface", space or None, own, revision or None)
-    return _model(_ref(part), part.name, part.digest, part.files, facts, **more)
-
-
-def _licence(text: str) -> License:
-    """Return a licence: by its SPDX identifier if it is one, in whatever case, else by the words that were written."""
-    from cyclonedx.model.license import DisjunctiveLicense
-    from cyclonedx.spdx import fixup_id
-
-    known = fixup_id(text)
-    return DisjunctiveLicense(id=known) if known else DisjunctiveLicense(name=text)
+    try:
+        from cyclonedx.spdx import fixup_id
+    except ImportError as error:
+        raise MissingExtraError("a bill of materials", "bom") from error
+    parts = [account.base, *account.adapters, *([account.fused] if account.fused else [])]
+    found = []
+    for part in {_ref(part): part for part in parts}.values():
+        weights = [each.weight for each in parts if _ref(each) == _ref(part) and each.weight is not None]
+        facts: dict[str, Any] = {"kind": part.kind, **part.facts}
+        if weights:
+            facts["weight"] = ", ".join(map(repr, weights))
+        component = _model(_ref(part), part.name, part.digest, part.files, facts)
+        if part.licence:  # by its SPDX identifier if it is one, in whatever case
+            known = fixup_id(part.licence)
+            component["licenses"] = [{"license": {"id": known} if known else {"name": part.licence}}]
+        if part.hub is not None:
+            component["purl"] = hub_url(part.hub)
+        if part.kind == "adapter":
+            component["modelCard"] = _adapter_card(part)
+        found.append(component)
+    return found
 
 
 def _dataset(data: Data) -> Component:
-    from cyclonedx.model import HashAlgorithm, HashType, Property
-    from cyclonedx.model.component import Component, ComponentType
-
-    hashes = [HashType(alg=HashAlgorithm.SHA_256, content=data.digest)] if data.digest else []
-    examples = [] if data.examples is None else [Property(name="fusery:examples", value=str(data.examples))]
-    return Component(
-        type=ComponentType.DATA,
-        name=data.name,
-        version=data.revision or None,
-        bom_ref=_data_ref(data),
-        hashes=hashes,
-        properties=examples,
-    )
+    component: Component = {"type": "data", "name": data.name, "bom-ref": _data_ref(data)}
+    if data.revision:
+        component["version"] = data.revision
+    if data.digest:
+        component["hashes"] = [{"alg": "SHA-256", "content": data.digest}]
+    if data.examples is not None:
+        component["properties"] = [{"name": "fusery:examples", "value": str(data.examples)}]
+    return component
 
 
-def _ref(part: Part) -> str:
+def _ref(part: AccountPart) -> str:
     return f"ancestor:{part.kind}:{part.name}"
 
 
@@ -178,7 +126,7 @@ def _data_ref(data: Data) -> str:
 
 
 def _card(account: Account) -> dict[str, Any]:
-    """Return the model card: what it is for, what it was trained on, how good it is, and what is wrong with it."""
+    """Return the model card: tasks, data, metrics and limits."""
     facts = account.base.facts
     tasks = [part.facts["task"] for part in account.adapters] or [account.chosen.get("task")]
     parameters: dict[str, Any] = {
@@ -193,7 +141,11 @@ def _card(account: Account) -> dict[str, Any]:
     card: dict[str, Any] = {"modelParameters": parameters}
     if metrics := _metrics(account):
         card["quantitativeAnalysis"] = {"performanceMetrics": metrics}
-    if limits := _limits(account):
+    limits = [each.told for each in account.withdrawals]
+    verdict = (account.fidelity or {}).get("verdict")
+    if verdict in ("DEGRADED", "LOST"):
+        limits.append(f"fidelity of the fuse: {verdict}")
+    if limits:
         card["considerations"] = {"technicalLimitations": limits}
     chosen = {key: value for key, value in account.chosen.items() if value not in (None, {}, [])}
     card["properties"] = [{"name": f"fusery:{key}", "value": _text(chosen[key])} for key in sorted(chosen)]
@@ -220,15 +172,7 @@ def _metrics(account: Account) -> list[dict[str, str]]:
     return metrics
 
 
-def _limits(account: Account) -> list[str]:
-    limits = [each.told for each in account.withdrawals]
-    verdict = (account.fidelity or {}).get("verdict")
-    if verdict in ("DEGRADED", "LOST"):
-        limits.append(f"fidelity of the fuse: {verdict}")
-    return limits
-
-
-def _adapter_card(part: Part) -> dict[str, Any]:
+def _adapter_card(part: AccountPart) -> dict[str, Any]:
     card: dict[str, Any] = {"modelParameters": {"task": part.facts["task"]}}
     if part.data is not None:
         card["modelParameters"]["datasets"] = [{"ref": _data_ref(part.data)}]

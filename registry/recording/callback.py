@@ -17,10 +17,9 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace, TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self, Unpack
+from typing import TYPE_CHECKING, Any, Protocol, Self, Unpack, cast
 
 from fusery.storage.digest import digest_file
 from fusery.storage.errors import StorageError
@@ -28,18 +27,14 @@ from fusery.storage.failures import os_failures
 from fusery.storage.publishing import make_folders
 
 from ..admission.submission import Facts
-from ..training.dataset import read_data
 from ..training.record import (
     RecordedData,
-    RecordedFile,
-    RecordedGit,
-    RecordedMachine,
     RecordedPoint,
     RecordedStart,
-    RunRecord,
+    begin_record,
+    read_data,
     write_record,
 )
-from ..training.surroundings import git_commit, machine, versions
 
 if TYPE_CHECKING:
     from ..api.registry import Registry
@@ -94,7 +89,8 @@ class RecordRun:
     ) -> None:
         self.folder = Path(folder).expanduser().absolute()
         self._wrapped = wrapped
-        self._active = _rank() == 0
+        mlx = sys.modules.get("mlx.core")
+        self._active = mlx is None or int(mlx.distributed.init().rank()) == 0
         self._began = time.monotonic()
         self._written, self._cost = -math.inf, 0.0
         self._offset: int | None = None
@@ -102,15 +98,11 @@ class RecordRun:
             return
         said = plain_arguments(arguments)
         source = data if data is not None else said.get("data")
-        commit = git_commit(Path(working_folder))
-        self.record = RunRecord(
-            started_at=datetime.now(UTC),
-            arguments=said,
-            dataset=_dataset(source, examples),
+        self.record = begin_record(
+            said,
+            _dataset(source, examples),
             resumed=_resumed(said.get("resume_adapter_file")),
-            machine=RecordedMachine(**machine()),
-            versions=versions(),
-            git=RecordedGit(commit=commit[0], dirty=commit[1]) if commit else None,
+            folder=Path(working_folder),
         )
         make_folders(self.folder)
         self._write()
@@ -129,14 +121,14 @@ class RecordRun:
             memory = train_info.get("peak_memory")
             if isinstance(memory, int | float) and math.isfinite(memory):
                 self.record.peak_memory = round(memory * 1e9)
-            self._add(_iteration(train_info), train_info)
+            self._add(int(cast(Any, train_info["iteration"])), train_info)
         if self._wrapped is not None:
             self._wrapped.on_train_loss_report(train_info)
 
     def on_val_loss_report(self, val_info: dict[str, object]) -> None:
         """Take in a validation loss."""
         if self._active:
-            iteration = _iteration(val_info)
+            iteration = int(cast(Any, val_info["iteration"]))
             if self._offset is None:
                 # Since 0.25 mlx-lm tells callbacks the steps that were done, from 0; its output counts from 1.
                 self._offset = 1 if iteration == 0 else 0
@@ -173,16 +165,15 @@ class RecordRun:
         Raises:
             FuseryError: as `Registry.adapters.register`.
         """
-        from ..api.registry import Registry
-
         self.finish()
-        if registry is not None:
-            return registry.adapters.register(self.folder, strict=strict, **facts)
-        with Registry.open() as opened:
-            return opened.adapters.register(self.folder, strict=strict, **facts)
+        return register_run(self.folder, registry, strict=strict, facts=facts)
 
     def _add(self, iteration: int, said: Mapping[str, Any], *, now: bool = False) -> None:
-        values = {name: _number(said[name]) for name in _NUMBERS if said.get(name) is not None}
+        # An array of mlx or NumPy with one element has `item`.
+        given = {name: said[name] for name in _NUMBERS if said.get(name) is not None}
+        values = {
+            name: float(value.item() if hasattr(value, "item") else value) for name, value in given.items()
+        }
         sound = {name: value for name, value in values.items() if math.isfinite(value)}
         if len(sound) < len(values):
             self.record.not_finite.append(iteration)
@@ -204,24 +195,20 @@ class RecordRun:
         self._cost = self._written - begun
 
 
+def register_run(folder: Path, registry: Registry | None, *, strict: bool, facts: Facts) -> Registered:
+    """Register the best checkpoint of a run; without a registry, in that of the environment."""
+    from ..api.registry import Registry
+
+    if registry is not None:
+        return registry.adapters.register(folder, strict=strict, **facts)
+    with Registry.open() as opened:
+        return opened.adapters.register(folder, strict=strict, **facts)
+
+
 def _thinned(points: list[RecordedPoint]) -> list[RecordedPoint]:
     """Leave out every other training loss; every validation stays, and so do the last few of all."""
     older, newest = points[:-2], points[-2:]
     return [p for number, p in enumerate(older) if p.val_loss is not None or number % 2 == 0] + newest
-
-
-def _number(value: Any) -> float:
-    # An array of mlx or NumPy with one element has `item`.
-    return float(value.item() if hasattr(value, "item") else value)
-
-
-def _iteration(said: Mapping[str, Any]) -> int:
-    return int(said["iteration"])
-
-
-def _rank() -> int:
-    mlx = sys.modules.get("mlx.core")
-    return int(mlx.distributed.init().rank()) if mlx is not None else 0
 
 
 def plain_arguments(arguments: object) -> dict[str, Any]:
@@ -256,7 +243,4 @@ def _dataset(source: object, examples: int | None) -> RecordedData | None:
     name, found = str(source), read_data(Path(str(source)).expanduser())
     if found is None:
         return RecordedData(name=name[:500], examples=examples)
-    files = [RecordedFile(**file.entry.to_dict(), examples=file.examples) for file in found.files]
-    return RecordedData(
-        name=name[:500], digest=found.digest, files=files, examples=found.examples() or examples
-    )
+    return found.model_copy(update={"name": name[:500], "examples": found.examples or examples})

@@ -44,9 +44,6 @@ class FuseryArtifactRepository(ArtifactRepository):
         artifact_uri: `fusery://TASK/.../ID/artifacts`, as MLflow makes it from the experiment's.
         tracking_uri: of MLflow; not used.
         registry_uri: of MLflow's own model registry; not used.
-
-    Raises:
-        MlflowException: the URI names no task, or no run.
     """
 
     def __init__(
@@ -72,11 +69,7 @@ class FuseryArtifactRepository(ArtifactRepository):
         )
 
     def log_artifacts(self, local_dir: str, artifact_path: str | None = None) -> None:
-        """Register an adapter's folder, or the best checkpoint of a run's, as the next version of the task.
-
-        Raises:
-            MlflowException: there is no adapter in it, or it is refused.
-        """
+        """Register an adapter's folder, or the best checkpoint of a run's, as the next version of the task."""
         from ..admission.submission import checked_tags  # MLflow loads this module whenever it starts
 
         path = str(self._place(artifact_path))

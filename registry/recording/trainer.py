@@ -14,29 +14,33 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 from fusery.storage.errors import FuseryError
 from fusery.storage.jsonfile import read_object
 
+from ..adapters.trained_through import ITS_WEIGHTS, QUANTIZATION_AWARE
 from ..errors import MissingExtraError, TrainingFailedError
-from ..records.base_files import KnownBase
-from ..registration.readiness import data_source
-from ..server.mlx_keys import mlx_keys
-from ..server.templates.chat import ChatTemplates
+from ..parts import part
+from ..record import Record, described
+from ..records.adapter import Registered
+from ..records.bases import KnownBase
+from ..registration.register import data_source
+from ..runtime.mlx_keys import mlx_keys
+from ..runtime.templates.chat import ChatTemplates
+from ..training.record import State
 from .callback import RecordRun
-from .quantized_training import Way, bound_to_weights, make_layers, require_trainable, without_format
+
+Way = Literal["qat", "qa-lora"]
+"""Through the base's quantiser, or with an update that is constant within its groups; each is an option of `fusery train`."""
+
+GROUPED = "use_qalora", "qalora_group_size"
+"""PEFT's entries of the configuration for an update that is constant within groups."""
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
-    """How the trainer ended.
-
-    Attributes:
-        code: its exit code.
-        run: the record of what was trained; None where nothing was, as with `--test` alone or `--help`.
-    """
+class TrainerOutcome:
+    """How the trainer ended."""
 
     code: int
     run: RecordRun | None
@@ -48,7 +52,7 @@ def train(
     ready: Callable[[Any], None],
     base: KnownBase | None = None,
     way: Way | None = None,
-) -> Trained:
+) -> TrainerOutcome:
     """Run the trainer.
 
     Args:
@@ -56,13 +60,11 @@ def train(
         ready: called with its complete arguments before anything is loaded; what it raises ends the run.
         base: what is trained unless the arguments name another model.
         way: train for a fuse at the base's size (`quantized_training`).
-
-    Raises:
-        BadInputError: this cannot be trained that way.
-        MissingExtraError: mlx-lm is not installed.
-        TrainingFailedError: the trainer raised; the record says `stopped`.
     """
-    lora = _lora()
+    try:
+        from mlx_lm import lora
+    except ImportError as error:
+        raise MissingExtraError("training", "mlx") from error
     runs: list[RecordRun] = []
     chats = ChatTemplates()
     with (
@@ -76,21 +78,12 @@ def train(
         except SystemExit as stop:
             # What argparse does for --help and for what it does not know; it has printed why.
             code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-            return Trained(code, None)
+            return TrainerOutcome(code, None)
         except FuseryError:
             raise
         except Exception as error:
             raise _failed(error, runs) from error
-    return Trained(0, runs[-1] if runs else None)
-
-
-def _lora() -> ModuleType:
-    try:
-        from mlx_lm import lora
-    except ImportError as error:
-        raise MissingExtraError("training", "mlx") from error
-    module: ModuleType = lora
-    return module
+    return TrainerOutcome(0, runs[-1] if runs else None)
 
 
 @contextlib.contextmanager
@@ -102,13 +95,15 @@ def _recorded(
 
     def ready_then_run(args: Any, *rest: Any, **named: Any) -> Any:
         if way is not None:
-            require_trainable(args, way)
+            part("research.quantized_training:require_trainable")(args, way)
         without_format(args)
         ready(args)
         return run(args, *rest, **named)
 
     def complete_and_load(model: str, *rest: Any, **named: Any) -> Any:
-        config = _model_folder(model) / "config.json"
+        from mlx_lm.utils import _download
+
+        config = _download(model) / "config.json"  # fetched from a hub if it is no folder here
         keys = mlx_keys(read_object(config)) if config.is_file() else {}
         return load(model, *rest, **named, **({"model_config": keys} if keys else {}))
 
@@ -120,7 +115,10 @@ def _recorded(
         args: Any, model: Any, train_set: Any, valid_set: Any, training_callback: Any = None
     ) -> None:
         # Before its arguments are recorded, and before anything is written.
-        layers = make_layers(args, model, lora.linear_to_lora_layers, way) if way else []
+        layers = []
+        if way:
+            make_layers = part("research.quantized_training:make_layers")
+            layers = make_layers(args, model, lora.linear_to_lora_layers, way)
         record = RecordRun(
             args.adapter_path,
             arguments=args,
@@ -134,6 +132,7 @@ def _recorded(
             if way:
                 stack.enter_context(_made(lora, layers))
             if way == "qat":
+                bound_to_weights = part("research.quantized_training:bound_to_weights")
                 stack.enter_context(bound_to_weights(Path(args.adapter_path)))
             train_model(args, model, train_set, valid_set, record)
 
@@ -143,6 +142,13 @@ def _recorded(
         yield
     finally:
         lora.run, lora.load, lora.load_dataset, lora.train_model = before
+
+
+def without_format(args: Any) -> None:
+    """Take the format out of arguments that have it from somewhere, such as the configuration of an earlier run that is repeated."""
+    for name in (QUANTIZATION_AWARE, ITS_WEIGHTS, *GROUPED):
+        if hasattr(args, name):
+            delattr(args, name)
 
 
 @contextlib.contextmanager
@@ -159,14 +165,6 @@ def _made(lora: Any, layers: Sequence[Any]) -> Iterator[None]:
         yield
     finally:
         lora.linear_to_lora_layers = before
-
-
-def _model_folder(model: str) -> Path:
-    """Return the folder of a model that the trainer was given, fetched from a hub if it is no folder here."""
-    from mlx_lm.utils import _download
-
-    folder: Path = _download(model)
-    return folder
 
 
 @contextlib.contextmanager
@@ -206,3 +204,13 @@ def _failed(error: Exception, runs: list[RecordRun]) -> TrainingFailedError:
     if runs and any(Path(runs[-1].folder).glob("*adapters.safetensors")):
         hint = f"what was saved is in {runs[-1].folder}; {hint}"
     return TrainingFailedError(f"the trainer stopped: {type(error).__name__}: {text}", hint=hint)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingResult(Record):
+    """A training run that is over."""
+
+    folder: Path = described("folder that the trainer wrote to")
+    state: State = described("how the run ended")
+    seconds: float = described("duration in seconds")
+    registered: Registered | None = described("the adapter that it left, if it was to be registered")

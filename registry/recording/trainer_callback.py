@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import time
 import warnings
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -20,11 +19,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from fusery.storage.errors import FuseryError, StorageError
 from fusery.storage.secrets import redact
 
+from ..adapters.files import STATE
 from ..admission.submission import Facts, Submission
-from ..training.record import RecordedData, RecordedGit, RecordedMachine, RunRecord, write_record
-from ..training.surroundings import git_commit, machine, versions
-from ..training.trainer_state import STATE
-from .callback import plain_arguments
+from ..training.record import RecordedData, RunRecord, begin_record, write_record
+from .callback import plain_arguments, register_run
 
 if TYPE_CHECKING:
     from ..api.registry import Registry
@@ -72,7 +70,9 @@ class FuseryCallback(TrainerCallback):  # type: ignore[misc]  # transformers is 
             return
         self._began, self._saved, self.adapter, self.error = time.monotonic(), False, None, None
         try:
-            self._record = _record(args, getattr(around.get("train_dataloader"), "dataset", None))
+            data = getattr(around.get("train_dataloader"), "dataset", None)
+            arguments = plain_arguments(args.to_dict())
+            self._record = begin_record(arguments, _dataset(data), packages=_PACKAGES)
         except Exception as error:  # noqa: BLE001 -- whatever it is, the training is worth more
             self._warn("does not record this run", error)
 
@@ -95,7 +95,7 @@ class FuseryCallback(TrainerCallback):  # type: ignore[misc]  # transformers is 
         try:
             place = out if self._saved else _save(around.get("model"), out, state)
             self._write(place)
-            self.adapter = self._register(place)
+            self.adapter = register_run(place, self._registry, strict=self._strict, facts=self._facts)
         except Exception as error:  # noqa: BLE001 -- whatever it is, the trainer goes on to save the weights
             self.error = error
             self._warn("registered nothing of this run", error)
@@ -104,14 +104,6 @@ class FuseryCallback(TrainerCallback):  # type: ignore[misc]  # transformers is 
         why = error.message if isinstance(error, FuseryError) else f"{type(error).__name__}: {error}"
         hint = f" ({error.hint})" if isinstance(error, FuseryError) and error.hint else ""
         warnings.warn(redact(f"fusery {what}: {why}{hint}"), stacklevel=3)
-
-    def _register(self, out: Path) -> Registered:
-        from ..api.registry import Registry
-
-        if self._registry is not None:
-            return self._registry.adapters.register(out, strict=self._strict, **self._facts)
-        with Registry.open() as opened:
-            return opened.adapters.register(out, strict=self._strict, **self._facts)
 
     def _write(self, folder: Path) -> None:
         if self._record is None:
@@ -131,18 +123,6 @@ def _save(model: Any, out: Path, state: TrainerState) -> Path:
     model.save_pretrained(str(place))
     state.save_to_json(str(place / STATE))
     return place
-
-
-def _record(args: TrainingArguments, data: Any) -> RunRecord:
-    commit = git_commit(Path())
-    return RunRecord(
-        started_at=datetime.now(UTC),
-        arguments=plain_arguments(args.to_dict()),
-        dataset=_dataset(data),
-        machine=RecordedMachine(**machine()),
-        versions=versions(_PACKAGES),
-        git=RecordedGit(commit=commit[0], dirty=commit[1]) if commit else None,
-    )
 
 
 def _dataset(data: Any) -> RecordedData | None:

@@ -1,15 +1,51 @@
-"""The records of an adapter and its amendments."""
+"""The records of an adapter, its amendments and the yanks that concern it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from ..adapters.finding import Finding
-from ..record import Declaration, Record, column, described
-from .withdrawal import Withdrawal
+from ..record import LARGE, LONG, Declaration, Record, column, described
+
+Relation = Literal["itself", "same-bytes", "contains", "computed-from"]
+_WORDS: Mapping[Relation, str] = {
+    "itself": "yanked: {reason}",
+    "same-bytes": "the same bytes were yanked as {adapter}: {reason}",
+    "contains": "contains the weights of {adapter}, which is yanked: {reason}",
+    "computed-from": "computed from {adapter}, which is yanked: {reason}",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawal(Record):
+    """The relation of a thing to one yank that stands."""
+
+    adapter: str = described("name of the record that is yanked")
+    relation: Relation = described(
+        "the thing is that record `itself`, has the `same-bytes` under another name, `contains` its weights, or it or "
+        "an adapter in it is `computed-from` them"
+    )
+    reason: str = described("reason of the yank", most=LONG)
+    at: datetime = described("when it was yanked")
+    by: str = described("who did that")
+    KEYS: ClassVar[tuple[str, ...]] = ("adapter", "relation", "reason", "at", "by", "told")
+
+    @property
+    def told(self) -> str:
+        """A sentence that names the yanked record."""
+        return _WORDS[self.relation].format(adapter=self.adapter, reason=self.reason)
+
+
+Withdrawals = tuple[Withdrawal, ...]
+
+
+def own(withdrawals: Withdrawals) -> str | None:
+    """Return why the record itself is yanked, None if it is not."""
+    return next((each.reason for each in withdrawals if each.relation == "itself"), None)
+
 
 METHODS = ("lora", "dora", "full")
 MAX_VERSION = 999_999_999
@@ -19,13 +55,13 @@ MAX_VERSION = 999_999_999
 class Amendment(Record):
     """A change of a declared value of an adapter."""
 
-    field: str = described("the amended field, such as `val_loss` or `tag.KEY`", title="what")
-    from_: object = described("the value before; None if there was none")
-    to: object = described("the value after")
-    reason: str = described("the reason", title="why")
+    field: str = described("the amended field, such as `val_loss` or `tag.KEY`", title="what", most=140)
+    from_: object = described("the value before; None if there was none", most=LONG)
+    to: object = described("the value after", most=LONG)
+    reason: str = described("the reason", title="why", most=LONG)
     at: datetime = described("when it was recorded", title="when")
     since: datetime = described("the time from which the new value applies")
-    by: str = described("who amended it")
+    by: str = described("who amended it", most=200)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +70,7 @@ class Adapter(Record):
 
     name: str = column("`{task}_v{version}_{date}`", compared=False)
     task: str = column(
-        "the task",
-        declared=Declaration("Task", "TASK", "the task in its files", most=200),
+        "the task", sortable=False, declared=Declaration("Task", "TASK", "the task in its files", most=200)
     )
     version: int = column(
         "the version, counted from 1 within the task",
@@ -52,6 +87,7 @@ class Adapter(Record):
     base: str = column(
         "name of its base model",
         free=True,
+        sortable=False,
         travels=False,
         declared=Declaration("Base model", "NAME", "the registered one that its files name"),
     )
@@ -59,14 +95,11 @@ class Adapter(Record):
         "name of the base model that it was trained on, if that differs from its base model",
         free=True,
         brief=True,
-        declared=Declaration(
-            "The base model it was trained on, if that is --base at another precision (QLoRA)", "BASE"
-        ),
+        sortable=False,
+        declared=Declaration("Base model of the training, if --base is its quantised form (QLoRA)", "BASE"),
     )
-    trained_on_digest: str | None = described(
-        "digest of the base model that it was trained on", title="trained on, digest", travels=True
-    )
-    digest: str = column("digest of its manifest, which lists all its files", cell="{:.12}")
+    trained_on_digest: str | None = described("its digest", title="trained on, digest", travels=True)
+    digest: str = column("digest of its manifest, which lists all its files", cell="{:.12}", sortable=False)
     method: str = column("the method: `lora`, `dora` or `full`", choices=METHODS)
     rank: int | None = column("rank; None if its modules have different ranks", words=", rank {}")
     alpha: float | None = column(
@@ -83,11 +116,9 @@ class Adapter(Record):
         compared=True,
         travels=True,
     )
-    trainable_parameters: int = column("number of trainable parameters", heading="trained", form="{:,}")
-    total_parameters: int = described("number of parameters of its base model", form="{:,}", filterable=True)
-    trainable_percent: float = described(
-        "trainable parameters in percent of all", title="share", form="{:.3f} %"
-    )
+    trainable_parameters: int = column("trainable parameters", heading="trained", form="{:,}", most=LARGE)
+    total_parameters: int = described("parameters of its base", form="{:,}", filterable=True, most=LARGE)
+    trainable_percent: float = described("trainable ones in percent of all", title="share", form="{:.3f} %")
     val_loss: float | None = column(
         "final validation loss",
         title="validation loss",
@@ -101,7 +132,8 @@ class Adapter(Record):
     dataset: str | None = column(
         "name of its dataset",
         free=True,
-        declared=Declaration("Dataset it was trained on", "D", masked=True),
+        sortable=False,
+        declared=Declaration("Training dataset", "D", masked=True),
         amendable="with a reason",
     )
     dataset_revision: str | None = described(
@@ -129,13 +161,15 @@ class Adapter(Record):
     )
     parent: str | None = column(
         "the adapter whose training it continued",
-        declared=Declaration("The adapter whose training it continued", "REF"),
+        sortable=False,
+        declared=Declaration("Adapter whose training was continued", "REF"),
     )
     aliases: tuple[str, ...] = described("aliases that point to it, such as `prod`", column=True, free=True)
     tags: Mapping[str, str] = described("its tags", column=True, free=True, compared=True)
     note: str | None = column(
         "a note for people",
         free=True,
+        sortable=False,
         declared=Declaration("A note for people", "TEXT", most=10_000, masked=True),
         amendable="freely",
     )
@@ -143,16 +177,24 @@ class Adapter(Record):
     yanked: bool = described("whether it is yanked", filterable=True)
     withdrawals: tuple[Withdrawal, ...] = described("yanks that concern it")
     created_at: datetime = described(
-        "when it was registered", title="registered", heading="created", column=True, filterable=True
+        "when it was registered",
+        title="registered",
+        heading="created",
+        column=True,
+        filterable=True,
+        sortable=True,
     )
     created_by: str = described(
-        "who registered it", heading="by", words=" by {}", column=True, filterable=True
+        "who registered it",
+        heading="by",
+        words=" by {}",
+        column=True,
+        filterable=True,
+        sortable=True,
+        most=200,
     )
     findings: tuple[Finding, ...] = described("findings of admission")
-    metrics: Mapping[str, float | None] | None = described(
-        "the newest values of the requested metrics; None for a metric without a value",
-        optional=True,
-    )
+    metrics: Mapping[str, float | None] | None = described("newest values of metrics", optional=True)
     REFERENCE: ClassVar[str] = "name"
 
     def __repr__(self) -> str:
@@ -164,7 +206,7 @@ class Version(Adapter):
     """An adapter in the history of its task."""
 
     val_loss_change: float | None = described(
-        "validation loss minus that of the previous version", title="change", form="{:+.4g}"
+        "change since the version before", title="change", form="{:+.4g}"
     )
 
 

@@ -1,24 +1,163 @@
-"""The record of an adapter with all details."""
+"""The record of an adapter with all details; and records for people, as table cells and lines with titles."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
 
 from fusery.storage.manifest import FileEntry
 
 from ..adapters.render import Form
-from ..record import Record, described
+from ..charts.text import size
+from ..parsing import plural
+from ..record import LARGE, Part, Record, described, parts_of
 from .adapter import Adapter
-from .combination import CombinationRecipe
-from .deployment import Deployment
 from .evaluation import Evaluation
 from .fused import FusedLine
-from .lines import HIDDEN, OTHERS
-from .run import CurvePoint, TrainingRun
-from .signature import RecordedSignature
-from .withdrawal import Withdrawal
+from .release import BundleLine, Deployment
+from .trust import RecordedSignature
+
+OTHERS = "..."
+"""In a layout: all other columns."""
+
+HIDDEN = "-"
+"""In a layout: the prefix of a hidden line, whose fields `OTHERS` omits."""
+
+
+class Line(NamedTuple):
+    """A line with the values of one or several fields."""
+
+    name: str
+    title: str
+    text: str
+    fields: Sequence[str]
+
+
+def value_text(part: Part, value: Any, *, cell: bool = False) -> str:
+    """Format a value for people; return an empty string for None.
+
+    Args:
+        cell: whether to format it for a table cell: shorter, and without the unit.
+    """
+    about = part.about
+    if value is None or value == "":
+        return ""
+    if form := (cell and about.cell) or about.form:
+        return form.format(value)
+    if about.unit and not cell:
+        return plural(value, about.unit)
+    if part.kind == "size":
+        return size(value)
+    if cell and isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    if part.kind == "share":
+        return f"{100 * value:.1f} %"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return plain_text(value)
+
+
+def plain_text(value: Any) -> str:
+    """Format a JSON value other than null on one line."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, datetime):
+        return value.isoformat(timespec="seconds")
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}={each}" for key, each in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return str(value)
+
+
+def lines_of(kind: type, layout: str, record: Mapping[str, Any], nothing: str) -> Iterator[Line]:
+    """Yield the lines of a record.
+
+    Args:
+        layout: comma-separated lines of space-separated field names; see `OTHERS` and `HIDDEN`.
+        record: the record, or its JSON; fields that it does not have are left out.
+    """
+    parts = parts_of(kind)
+    named = set(layout.replace(",", " ").split())
+    for line in layout.split(", "):
+        if line.startswith(HIDDEN):
+            continue
+        others = [name for name, part in parts.items() if part.about.column and name not in named]
+        for names in [line.split()] if line != OTHERS else [[name] for name in others]:
+            first, *more = (parts[name] for name in names)
+            text = value_text(first, record.get(first.key))
+            if first.key not in record or (first.about.brief and not text):
+                continue
+            rest = (
+                part.about.words.format(found)
+                for part in more
+                if (found := value_text(part, record.get(part.key)))
+            )
+            yield Line(names[0], first.title, (text or nothing) + "".join(rest), names)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurvePoint(Record):
+    """What was measured at one iteration; None if it was not."""
+
+    iteration: int = described("counted from 1")
+    train_loss: float | None = described("mean over the steps since the point before", title="training loss")
+    val_loss: float | None = described("loss on the validation set", title="validation loss")
+    learning_rate: float | None = described("learning rate of the step")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured(Record):
+    """An iteration and its validation loss."""
+
+    iteration: int | None = described("counted from 1")
+    val_loss: float | None = described("loss on the validation set")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commit(Record):
+    """The state of the code that trained."""
+
+    commit: str = described("its identifier in git", most=64)
+    dirty: bool | None = described("there were changes beside it")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingRun(Record):
+    """Where an adapter's weights are from."""
+
+    checkpoint: int | None = described("the iteration that was registered")
+    chosen: str = described("`best`, `last` or by number", choices=("best", "last", "iteration"))
+    best: Measured | None = described("the iteration with the lowest validation loss")
+    last: Measured = described("the last one that was validated")
+    state: str = described("how the run ended", choices=("finished", "stopped", "unknown"))
+    source: str = described("what says so", choices=("record", "log", "config"))
+    started_at: datetime | None = described("when it began")
+    seconds: float | None = described("duration in seconds")
+    trained_tokens: int | None = described("number of tokens that it was trained on", most=LARGE)
+    peak_memory: int | None = described("bytes", most=LARGE)
+    git: Commit | None = described("the code")
+    machine: Mapping[str, object] | None = described("processor, cores, memory and system")
+    versions: Mapping[str, str] | None = described("versions of the packages")
+    arguments: Mapping[str, object] | None = described("arguments of the trainer")
+    dataset_files: tuple[Mapping[str, object], ...] | None = described("path, size and digest of each")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CombinationRecipe(Record):
+    """How an adapter was computed."""
+
+    method: str = described("`svd`, `cat`, `linear`, `ties` or `dare`, of `combine`; or `shrink`")
+    sources: tuple[str, ...] = described("digests of the adapters it was computed from, in their order")
+    weights: tuple[float, ...] = described("that of each")
+    density: float | None = described("share of the numbers that `ties` or `dare` kept, else None")
+    seed: int | None = described("seed of what `dare` kept; None for other methods")
+    rank: int = described("rank of the new adapter")
+    fusery: str = described("the version that computed it")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,45 +168,20 @@ class Rendering(Record):
     digest: str = described("digest of its manifest")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ShippedBundle(Record):
-    """A bundle that was written."""
-
-    target: str = described("target, such as `vllm`")
-    path: str = described("path or URL")
-    digest: str = described("digest of its manifest")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BundleLine(ShippedBundle):
-    """A bundle in the details of an adapter or fused model."""
-
-    withdrawals: tuple[Withdrawal, ...] = described("yanks that concern it")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class AdapterDetails(Adapter):
     """An adapter with all details, now or at an earlier time."""
 
     reduction_factor: float = described(
-        "parameters of its base model divided by its trainable parameters",
-        words=" ({} times fewer)",
-        form="{:.0f}",
+        "base parameters per trained one", words=" ({} times fewer)", form="{:.0f}"
     )
-    bytes: int = described(
-        "size of its files in bytes", title="size", kind="size", filterable=True, compared=True
-    )
+    bytes: int = described("size of its files", title="size", kind="size", filterable=True, compared=True)
     base_bytes: int = described("size of its base model's files in bytes", kind="size", words=" (base: {})")
     files: tuple[FileEntry, ...] = described("path, size in bytes and SHA-256 of each file")
     format: Form = described("format of the registered files, `mlx` or `peft`")
     training: Mapping[str, object] = described("configuration of its trainer")
-    computed_from: tuple[str, ...] = described(
-        "names of the registered adapters that it was combined or shrunk from",
-        brief=True,
-    )
-    recipe: CombinationRecipe | None = described(
-        "how it was computed from them; None if it was trained", brief=True
-    )
+    computed_from: tuple[str, ...] = described("names of adapters that it was computed from", brief=True)
+    recipe: CombinationRecipe | None = described("how it was computed; None if it was trained", brief=True)
     training_run: TrainingRun | None = described("the training run")
     curve: tuple[CurvePoint, ...] = described("the training curve")
     evaluations: tuple[Evaluation, ...] = described("its evaluations, in the order of recording")
@@ -77,11 +191,9 @@ class AdapterDetails(Adapter):
     fused: tuple[FusedLine, ...] | None = described("fused models with it", optional=True)
     bundles: tuple[BundleLine, ...] | None = described("bundles with it", optional=True)
     deployments: tuple[Deployment, ...] | None = described(
-        "deployments of it, its fused models and its bundles", optional=True
+        "where it and what is made of it runs", optional=True
     )
-    signatures: tuple[RecordedSignature, ...] | None = described(
-        "signatures of its files, oldest first; `fusery verify` verifies them", optional=True
-    )
+    signatures: tuple[RecordedSignature, ...] | None = described("of its files, oldest first", optional=True)
     at: datetime | None = described(
         "the requested time; fused models, bundles and deployments are then omitted",
         title="on record",

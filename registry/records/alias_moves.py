@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -13,17 +16,41 @@ from fusery.storage.secrets import without_credentials
 
 from .. import tables
 from ..database import events
-from .alias import AliasMove, Moved
+from ..database.events import parse_seals
+from ..errors import AliasGuardedError
+from ..record import row_values
+from ..workspace import Workspace
+from .release import AliasMove, Moved
 
-if TYPE_CHECKING:
-    from ..workspace import Workspace
+EVERY_TASK = "*"
+"""How the task of rules for every task is written."""
+
+
+def rule_for(session: Session, task: str, alias: str) -> tables.AliasRuleRow | None:
+    """Return the rules of an alias: those of its task, or else those of every task."""
+    rule = tables.AliasRuleRow
+    query = select(rule).where(rule.task.in_((task, "")), rule.alias == alias)
+    return session.scalar(query.order_by(rule.task.desc()).limit(1))
+
+
+def refuse_guarded(session: Session, task: str, alias: str, *, hint: str) -> None:
+    """Refuse to move an alias that only a promotion may move."""
+    rule = rule_for(session, task, alias)
+    if rule is not None and rule.guarded:
+        raise AliasGuardedError(f"{task}#{alias} is guarded: only a promotion moves it", hint=hint)
+
+
+def rule_target(rule: tables.AliasRuleRow) -> str:
+    """Return which alias rules are for: `course_rec#prod`, or `*#prod` for every task."""
+    return f"{rule.task or EVERY_TASK}#{rule.alias}"
+
 
 ALIAS_MOVED = "alias.moved"
 
 
-def alias_row(session: Session, adapter: tables.Adapter, name: str) -> tables.Alias:
+def alias_row(session: Session, adapter: tables.AdapterRow, name: str) -> tables.AliasRow:
     """Return an alias of an adapter's task; where there is none, one that is recorded when it moves."""
-    alias = tables.Alias
+    alias = tables.AliasRow
     found = session.scalar(select(alias).where(alias.task_id == adapter.task_id, alias.name == name))
     return found or alias(task_id=adapter.task_id, task=adapter.task, name=name, adapter_id=None)
 
@@ -31,27 +58,18 @@ def alias_row(session: Session, adapter: tables.Adapter, name: str) -> tables.Al
 def move(
     workspace: Workspace,
     session: Session,
-    alias: tables.Alias,
-    to: tables.Adapter | None,
+    alias: tables.AliasRow,
+    to: tables.AdapterRow | None,
     reason: str,
     told: Mapping[str, Any] | None = None,
 ) -> Moved:
-    """Move an alias, in the caller's write transaction, with the event of it.
-
-    Args:
-        workspace: the registry's parts.
-        session: of a write transaction.
-        alias: what is moved.
-        to: who holds it then; None for nobody.
-        reason: for the log.
-        told: more for the event.
-    """
+    """Move an alias, in the caller's write transaction, with the event of it."""
     if alias in session:
         session.refresh(alias, ["adapter_id"], with_for_update=True)
-    before = session.get(tables.Adapter, alias.adapter_id) if alias.adapter_id is not None else None
+    before = session.get(tables.AdapterRow, alias.adapter_id) if alias.adapter_id is not None else None
     moved = (before.id if before else None) != (to.id if to else None)
     at = _time_of_move(workspace, session, alias)
-    made = tables.AliasMove(
+    made = tables.AliasMoveRow(
         alias_id=alias.id,
         from_adapter_id=before.id if before else None,
         to_adapter_id=to.id if to else None,
@@ -59,10 +77,8 @@ def move(
         at=at,
         by=workspace.actor,
     )
-    names: dict[int | None, str] = {
-        adapter.id: adapter.name for adapter in (before, to) if adapter is not None
-    }
-    result = Moved(**_move_facts(alias, made, names), moved=moved)
+    names = {adapter.id: adapter.name for adapter in (before, to) if adapter is not None}
+    result = Moved(**move_facts(alias, made, names), moved=moved)
     if moved:
         session.add(alias)
         session.flush()
@@ -70,21 +86,13 @@ def move(
         session.add(made)
         session.flush()
         detail = {"from": stated(before), "to": stated(to), "reason": reason, **(told or {})}
-        events.record(
-            session,
-            action=ALIAS_MOVED,
-            kind="alias",
-            subject=text_of(alias),
-            detail=detail,
-            actor=workspace.actor,
-            at=at,
-        )
+        events.record(session, ALIAS_MOVED, "alias", text_of(alias), detail, at=at)
     return result
 
 
-def _time_of_move(workspace: Workspace, session: Session, alias: tables.Alias) -> datetime:
+def _time_of_move(workspace: Workspace, session: Session, alias: tables.AliasRow) -> datetime:
     """Return the time, but not one before the last move: a clock that was set back must not turn the history round."""
-    moved = tables.AliasMove
+    moved = tables.AliasMoveRow
     last = session.scalar(
         select(moved.at).where(moved.alias_id == alias.id).order_by(moved.at.desc()).limit(1)
     )
@@ -92,30 +100,125 @@ def _time_of_move(workspace: Workspace, session: Session, alias: tables.Alias) -
     return now if last is None else max(now, last)
 
 
-def stated(adapter: tables.Adapter | None) -> dict[str, str] | None:
+def stated(adapter: tables.AdapterRow | None) -> dict[str, str] | None:
     """Name an adapter beyond doubt, for the log."""
     return None if adapter is None else {"name": adapter.name, "digest": adapter.digest}
 
 
-def move_record(alias: tables.Alias, move: tables.AliasMove, names: Mapping[int | None, str]) -> AliasMove:
-    """Return the record of a move; `names` are those of adapters by their rows."""
-    return AliasMove(**_move_facts(alias, move, names))
-
-
-def _move_facts(
-    alias: tables.Alias, move: tables.AliasMove, names: Mapping[int | None, str]
-) -> dict[str, Any]:
+def move_facts(alias: tables.AliasRow, move: tables.AliasMoveRow, names: Mapping[int, str]) -> dict[str, Any]:
+    """Return the fields of the record of a move; `names` are those of adapters by their rows."""
     return {
+        **row_values(AliasMove, move),
         "alias": text_of(alias),
         "task": alias.task.name,
-        "from_": names.get(move.from_adapter_id),
-        "to": names.get(move.to_adapter_id),
-        "reason": move.reason,
-        "at": move.at,
-        "by": move.by,
+        "from_": names.get(move.from_adapter_id or 0),
+        "to": names.get(move.to_adapter_id or 0),
     }
 
 
-def text_of(alias: tables.Alias) -> str:
+def text_of(alias: tables.AliasRow) -> str:
     """Return an alias with its task."""
     return f"{alias.task.name}#{alias.name}"
+
+
+ALIAS_CONFIRMED = "alias.confirmed"
+"""The holder of an alias was judged once more, because of an amendment."""
+
+_RULES_CHANGED = ("rules.set", "rules.removed")
+_JUDGED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "val_loss_within": {"to": ("val_loss",), "from": ("val_loss",)},
+    "licences": {"to": ("tag.licence", "tag.license")},
+}
+"""Of each rule that judges by what can be amended: which fields of the candidate, and of the holder before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overtaken:
+    """A judgement that rests on a value which was corrected since."""
+
+    alias: str
+    rule: str
+    adapter: str
+    amendment: tables.AmendmentRow
+    entry: int
+
+    @property
+    def message(self) -> str:
+        """What is the case, in one sentence."""
+        was, will = self.amendment.before[:80], self.amendment.after[:80]
+        return (
+            f"{self.amendment.field} of {self.adapter} was amended from {was} to {will} by {self.amendment.by}, after "
+            f"{self.rule} had judged by it in entry {self.entry} of the log; promote the holder again, or another"
+        )
+
+
+def overtaken(session: Session, alias: tables.AliasRow) -> list[Overtaken]:
+    """Return what the present holder of an alias was judged by and was corrected since."""
+    event = tables.EventRow
+    query = select(event).where(event.subject_kind == "alias", event.subject == text_of(alias))
+    query = query.where(event.action.in_((ALIAS_MOVED, ALIAS_CONFIRMED))).order_by(event.seq.desc()).limit(1)
+    judged = session.scalars(query).first()
+    if judged is None:
+        return []
+    detail = _detail(judged.detail)
+    found = []
+    for rule in _rules_then(session, alias, judged.seq):
+        for side, fields in _JUDGED.get(rule, {}).items():
+            holder = detail.get(side)
+            name = str(holder.get("name")) if isinstance(holder, dict) else ""
+            adapter = session.scalar(select(tables.AdapterRow).where(tables.AdapterRow.name == name))
+            if adapter is None:
+                continue
+            known = _entries(session, adapter, judged.seq)
+            found += [
+                Overtaken(text_of(alias), rule, adapter.name, row, judged.seq)
+                for row in adapter.amendments
+                if row.field in fields and known.get(row.id, 0) > judged.seq
+            ]
+    return found
+
+
+def judged_against(session: Session, alias: tables.AliasRow) -> tables.AdapterRow | None:
+    """Return the adapter that an alias held before its present holder; None if it held none."""
+    moved = tables.AliasMoveRow
+    query = select(moved.from_adapter_id).where(
+        moved.alias_id == alias.id, moved.to_adapter_id == alias.adapter_id
+    )
+    number = session.scalars(query.order_by(moved.id.desc()).limit(1)).first()
+    return None if number is None else session.get(tables.AdapterRow, number)
+
+
+def _entries(session: Session, adapter: tables.AdapterRow, since: int) -> dict[int, int]:
+    """Return the entries about an adapter that amendments are sealed in."""
+    event = tables.EventRow
+    query = select(event.seq, event.seals).where(
+        event.subject_kind == "adapter", event.subject == adapter.name, event.seq > since
+    )
+    found = dict[int, int]()
+    for row in session.execute(query.where(event.seals.is_not(None))):
+        with suppress(ValueError):  # the audit of the chain reports it
+            found |= {seal.number: row.seq for seal in parse_seals(row.seals) if seal.kind == "amendment"}
+    return found
+
+
+def _detail(text: str) -> Mapping[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}  # the chain's matter
+    return found if isinstance(found, dict) else {}
+
+
+def _rules_then(session: Session, alias: tables.AliasRow, entry: int) -> Iterator[str]:
+    """Yield the rules that an alias had at an entry, by the log: what an entry says of rules is its client's word."""
+    event = tables.EventRow
+    for subject in (text_of(alias), f"{EVERY_TASK}#{alias.name}"):
+        query = select(event).where(
+            event.subject_kind == "alias", event.subject == subject, event.seq < entry
+        )
+        query = query.where(event.action.in_(_RULES_CHANGED)).order_by(event.seq.desc()).limit(1)
+        told = session.scalars(query).first()
+        if told is not None and told.action == "rules.set":
+            rules = _detail(told.detail).get("rules")
+            yield from rules if isinstance(rules, dict) else ()
+            return

@@ -11,16 +11,45 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from fusery.storage.digest import canonical_json
 
 from .. import tables
+from ..errors import BadInputError
 from ..limits import AMENDMENTS, REMARKS, TEXT, require_within
 from ..names import compact_date, parse_date
 from ..record import parts_of
 from .adapter import Adapter, Amendment
-from .datasets import dataset_row
+
+_BYTES = 2_000
+"""Bytes of a dataset's name and revision: PostgreSQL indexes at most 2,704 bytes of a row, with the digest."""
+
+
+def dataset_row(
+    session: Session, name: str, *, revision: str = "", digest: str = "", examples: int | None = None
+) -> tables.DatasetRow:
+    """Return the row of a dataset, inserted if it is new; `examples` is what a new one is recorded with."""
+    require_short(name, revision)
+    data = tables.DatasetRow
+    query = select(data).where(data.name == name, data.revision == revision, data.digest == digest)
+    found = session.scalar(query)
+    if found is None:
+        found = data(name=name, revision=revision, digest=digest, examples=examples)
+        session.add(found)
+        session.flush()
+    return found
+
+
+def require_short(name: str, revision: str) -> None:
+    """Refuse a dataset's name and revision that PostgreSQL cannot index together."""
+    length = len(f"{name}{revision}".encode())
+    if length > _BYTES:
+        raise BadInputError(
+            f"name and revision of the dataset have {length:,} bytes", hint=f"give at most {_BYTES:,} bytes"
+        )
+
 
 State = dict[str, Any]
 """Field to value."""
@@ -32,7 +61,7 @@ DATASET = ("dataset", "dataset_revision", "dataset_digest")
 """The fields that make up a dataset: its name, its revision and its digest."""
 
 FIELDS = tuple(name for name, part in parts_of(Adapter).items() if part.about.amendable != "no")
-"""All fields but the tags': names of the record, of `Correction` and of `fusery amend`."""
+"""All fields but the tags': names of the record, of `Correction` and of `fusery edit`."""
 
 COLUMNS = tuple(field for field in FIELDS if field not in (*DATASET, "date"))
 """Those whose value is that of the adapter's column of this name."""
@@ -48,36 +77,39 @@ def is_free(field: str) -> bool:
     return field.startswith(TAG) or (field in FIELDS and parts_of(Adapter)[field].about.amendable == "freely")
 
 
-def require_few_amendments(name: str, rows: Sequence[tables.Amendment]) -> None:
-    """Refuse more amendments than one adapter may have.
-
-    Raises:
-        BadInputError: there are more, or more of notes and tags, or they hold too much text.
-    """
+def require_few_amendments(name: str, rows: Sequence[tables.AmendmentRow]) -> None:
+    """Refuse more amendments than one adapter may have."""
     require_within(name, "amendments", AMENDMENTS, rows)
     remarks = [row for row in rows if is_free(row.field)]
     require_within(name, "changes of notes and tags", REMARKS, remarks, text=TEXT // 2)
 
 
-def state_of(adapter: tables.Adapter) -> State:
+def state_of(adapter: tables.AdapterRow) -> State:
     """Return what is on record about an adapter today."""
-    data = adapter.dataset
     return {
         **{field: getattr(adapter, field) for field in COLUMNS},
-        "dataset": data.name if data else None,
-        "dataset_revision": (data.revision or None) if data else None,
-        "dataset_digest": (data.digest or None) if data else None,
-        "date": compact_date(adapter.date),
+        **composed_values(adapter),
         **{f"{TAG}{tag.key}": tag.value for tag in adapter.tags},
     }
 
 
-def state_then(adapter: tables.Adapter, moment: datetime) -> State:
+def composed_values(adapter: tables.AdapterRow) -> State:
+    """Return those of the amendable values that are no columns of the adapter: its dataset and its date."""
+    data = adapter.dataset
+    return {
+        "dataset": data.name if data else None,
+        "dataset_revision": (data.revision or None) if data else None,
+        "dataset_digest": (data.digest or None) if data else None,
+        "date": compact_date(adapter.date),
+    }
+
+
+def state_then(adapter: tables.AdapterRow, moment: datetime) -> State:
     """Return what was on record about an adapter at a moment."""
     return undone(state_of(adapter), [row for row in adapter.amendments if row.since > moment])
 
 
-def undone(state: Mapping[str, Any], amendments: Sequence[tables.Amendment]) -> State:
+def undone(state: Mapping[str, Any], amendments: Sequence[tables.AmendmentRow]) -> State:
     """Return what a state was before some amendments, of which the last one is the newest."""
     before = dict(state)
     for row in reversed(amendments):
@@ -92,7 +124,7 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[s
     return [(name, was, will) for name, was, will in pairs if was != will]
 
 
-def misfits(state: Mapping[str, Any], amendments: Iterable[tables.Amendment]) -> list[str]:
+def misfits(state: Mapping[str, Any], amendments: Iterable[tables.AmendmentRow]) -> list[str]:
     """Say of amendments, oldest first, which do not follow from one another or do not lead to a state."""
     last: State = {}
     found = []
@@ -116,13 +148,13 @@ def misfits(state: Mapping[str, Any], amendments: Iterable[tables.Amendment]) ->
     return found
 
 
-def amend_row(session: Session, adapter: tables.Adapter, rows: Sequence[tables.Amendment]) -> None:
+def amend_row(session: Session, adapter: tables.AdapterRow, rows: Sequence[tables.AmendmentRow]) -> None:
     """Give an adapter the values that new amendments say, in the caller's write transaction."""
     adapter.amendments.extend(rows)
     put(session, adapter, {row.field: json.loads(row.after) for row in rows})
 
 
-def put(session: Session, adapter: tables.Adapter, values: Mapping[str, Any]) -> None:
+def put(session: Session, adapter: tables.AdapterRow, values: Mapping[str, Any]) -> None:
     """Write values into an adapter's row and its tags."""
     after = {**state_of(adapter), **values}
     for field in COLUMNS:
@@ -144,7 +176,11 @@ def put(session: Session, adapter: tables.Adapter, values: Mapping[str, Any]) ->
 
 
 def _put_tag(
-    session: Session, adapter: tables.Adapter, tags: Mapping[str, tables.AdapterTag], key: str, value: Any
+    session: Session,
+    adapter: tables.AdapterRow,
+    tags: Mapping[str, tables.AdapterTagRow],
+    key: str,
+    value: Any,
 ) -> None:
     known = tags.get(key)
     if value is None:
@@ -155,7 +191,7 @@ def _put_tag(
     elif known is not None:
         known.value = value
     else:
-        adapter.tags.append(tables.AdapterTag(key=key, value=value))
+        adapter.tags.append(tables.AdapterTagRow(key=key, value=value))
 
 
 def text_of(value: Any) -> str:
@@ -163,17 +199,8 @@ def text_of(value: Any) -> str:
     return canonical_json(value).decode("ascii")
 
 
-def amendment_records(amendments: Iterable[tables.Amendment]) -> list[Amendment]:
+def amendment_records(amendments: Iterable[tables.AmendmentRow]) -> list[Amendment]:
     """Return the records of amendments."""
     return [
-        Amendment(
-            field=row.field,
-            from_=json.loads(row.before),
-            to=json.loads(row.after),
-            reason=row.reason,
-            at=row.at,
-            since=row.since,
-            by=row.by,
-        )
-        for row in amendments
+        Amendment.from_row(row, from_=json.loads(row.before), to=json.loads(row.after)) for row in amendments
     ]

@@ -1,21 +1,31 @@
-"""A base model as it is on record: its files, their generations in the store, and its architecture."""
+"""A base model as it is on record: its files, their generations in the store, its architecture, and licences."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import json
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 
 from fusery.storage.digest import Digest
-from fusery.storage.errors import BlobCorruptError, MissingFileError
+from fusery.storage.errors import BlobCorruptError, MissingFileError, StorageError
+from fusery.storage.jsonfile import read_object
+from fusery.storage.manifest import Manifest
+from fusery.storage.vouchers import require_digests, watched
 
 from .. import tables
 from ..models.architecture import Architecture, Weight
+from ..runtime.mlx_keys import mlx_keys, written_config
+from .references import resolve_base
 
 if TYPE_CHECKING:
     from fusery.storage.copying import Progress
+    from fusery.storage.vouchers import Watch
 
     from ..workspace import Workspace
 
@@ -23,7 +33,7 @@ if TYPE_CHECKING:
 _SHAPE = ("config", "weights", "parameters", "dtype", "quantization", "written_by_mlx")
 
 
-def recorded_architecture(base: tables.BaseModel) -> Architecture:
+def recorded_architecture(base: tables.BaseModelRow) -> Architecture:
     """Return a base's architecture from its record, without its files."""
     return architecture_of({name: getattr(base, name) for name in _SHAPE})
 
@@ -39,26 +49,13 @@ def architecture_of(values: Mapping[str, Any]) -> Architecture:
 
 def locate_files(
     workspace: Workspace,
-    base: tables.BaseModel,
+    base: tables.BaseModelRow,
     scratch: Path,
     *,
     only: Collection[str] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Path]:
-    """Return where a base's files can be read on this machine; from a store that is not local they are fetched.
-
-    Args:
-        workspace: the registry's parts.
-        base: the base, with its manifest loaded.
-        scratch: a folder that lives as long as the files are needed.
-        only: names of the files that are needed; None for all.
-        progress: called with the bytes of each piece that is fetched.
-
-    Raises:
-        BlobMissingError: the store lacks a file.
-        BlobCorruptError: a file of a referenced base has another size than when it was added.
-        MissingFileError: the folder of a referenced base is gone.
-    """
+    """Return where a base's files can be read on this machine; from a store that is not local they are fetched."""
     wanted = [file for file in base.manifest.files if only is None or file.path in only]
     if base.location is not None:
         return {file.path: _referenced(Path(base.location), base, file) for file in wanted}
@@ -75,6 +72,14 @@ def locate_files(
     return found
 
 
+def known_as(base: tables.BaseModelRow) -> frozenset[str]:
+    """Return every name, hub id and folder that a base is known by."""
+    names = {name.name for name in base.names}
+    names |= {revision.source.partition(":")[2] for revision in base.revisions}
+    declared = base.config.get("_name_or_path")
+    return frozenset(names | ({declared} if isinstance(declared, str) else set())) - {""}
+
+
 class Generations(dict[str, int]):
     """Blobs' generations by digest; that of a blob which is not on record is the first, 0."""
 
@@ -85,11 +90,13 @@ class Generations(dict[str, int]):
 def blob_generations(workspace: Workspace, digests: Sequence[str]) -> Generations:
     """Return the generation under which each of these blobs is stored."""
     with workspace.database.read() as session:
-        query = select(tables.Blob.digest, tables.Blob.generation).where(tables.Blob.digest.in_(digests))
+        query = select(tables.BlobRow.digest, tables.BlobRow.generation).where(
+            tables.BlobRow.digest.in_(digests)
+        )
         return Generations({row.digest: row.generation for row in session.execute(query)})
 
 
-def _referenced(folder: Path, base: tables.BaseModel, file: tables.ManifestFile) -> Path:
+def _referenced(folder: Path, base: tables.BaseModelRow, file: tables.ManifestFileRow) -> Path:
     path = folder / file.path
     name = base.name
     try:
@@ -105,3 +112,159 @@ def _referenced(folder: Path, base: tables.BaseModel, file: tables.ManifestFile)
             hint="a changed model is another base: fusery base add SOURCE --name OTHER_NAME",
         )
     return path
+
+
+@contextmanager
+def proven_files(
+    workspace: Workspace, base: tables.BaseModelRow, scratch: Path, *, anew: bool = False
+) -> Iterator[dict[str, Path]]:
+    """Yield where a base's files can be read; they are refused if they change before the block ends.
+
+    Args:
+        anew: hash also what was hashed today and is untouched since.
+    """
+    files, manifest = locate_files(workspace, base, scratch), base.manifest.value
+    with watched(files, manifest) as watch:
+        left = manifest if anew else unproven(workspace, manifest, files)
+        require_digests(files, left)
+        vouch(workspace, watch, left)
+        yield files
+
+
+def lay_out(files: Mapping[str, Path], folder: Path) -> None:
+    """Make a folder of links to a model's files under their own names, for mlx-lm to load.
+
+    Where its `config.json` lacks keys that mlx-lm needs, the folder gets one that has them.
+    """
+    for path, real in files.items():
+        place = folder / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        completed = completed_config(real) if path == "config.json" else None
+        if completed is None:
+            place.symlink_to(real.absolute())
+        else:
+            place.write_bytes(completed)
+
+
+def completed_config(file: Path) -> bytes | None:
+    """Return a `config.json` with the keys beside its own that mlx-lm needs, None where it needs none."""
+    config = read_object(file)
+    return json.dumps(written_config(config), indent=2).encode() + b"\n" if mlx_keys(config) else None
+
+
+def unproven(workspace: Workspace, manifest: Manifest, files: dict[str, Path]) -> Manifest:
+    """Return the files that were not found to be right of late; to be asked for when they are watched already."""
+    vouchers = workspace.vouchers
+    return Manifest.of(entry for entry in manifest if not vouchers.hold(files[entry.path], entry.sha256))
+
+
+def vouch(workspace: Workspace, watch: Watch, proven: Manifest) -> None:
+    """Note which weights were read from beginning to end since they are watched; the rest is hashed in no time."""
+    for entry in proven:
+        if entry.path.endswith(".safetensors"):
+            workspace.vouchers.note(watch, entry.path, entry.sha256)
+
+
+@contextmanager
+def base_folder(workspace: Workspace, name: str) -> Iterator[Path]:
+    """Yield a folder of links to a base model's files, as mlx-lm takes it, for as long as it is needed."""
+    with workspace.scratch() as folder:
+        scratch, model = folder / "blobs", folder / "model"
+        scratch.mkdir()
+        with workspace.database.read() as session:
+            base = resolve_base(session, name)
+            assert base.names is not None
+            assert base.manifest.files is not None
+        with proven_files(workspace, base, scratch) as files:
+            lay_out(files, model)
+            yield model
+
+
+@dataclass(frozen=True, slots=True)
+class KnownBase:
+    """A base of the registry, as a model to train; `folder` makes a folder with its files while they are read."""
+
+    name: str
+    names: frozenset[str]
+    folder: Callable[[], AbstractContextManager[Path]]
+
+
+_TAGS = ("license", "licence")
+_FILE = re.compile(r"LICEN[CS]E(\.(txt|md))?", re.IGNORECASE)
+_FRONT = re.compile(r"---\r?\n(.*?)\r?\n---(\r?\n|$)", re.DOTALL)
+_LINE = re.compile(r"^license:[ \t]*[\"']?([A-Za-z0-9][A-Za-z0-9.+-]{0,63})[\"']?[ \t]*(#.*)?$", re.MULTILINE)
+_LARGEST = 1 << 20
+_BEGINNING = 4096
+
+_TEXTS = (
+    ("apache-2.0", r"Apache License\s+Version 2\.0, January 2004"),
+    (
+        "mit",
+        r"(\A\s*(The )?MIT License\b|Permission is hereby granted, free of charge, to any person obtaining a copy)",
+    ),
+    ("bsd-3-clause", r"\A\s*BSD 3-Clause License"),
+    ("llama2", r"LLAMA 2 COMMUNITY LICENSE AGREEMENT"),
+    ("llama3", r"META LLAMA 3 COMMUNITY LICENSE AGREEMENT"),
+    ("llama3.1", r"LLAMA 3\.1 COMMUNITY LICENSE AGREEMENT"),
+    ("llama3.2", r"LLAMA 3\.2 COMMUNITY LICENSE AGREEMENT"),
+    ("llama3.3", r"LLAMA 3\.3 COMMUNITY LICENSE AGREEMENT"),
+    ("llama4", r"LLAMA 4 COMMUNITY LICENSE AGREEMENT"),
+    ("gemma", r"\A\s*Gemma Terms of Use"),
+    ("cc-by-4.0", r"\A\s*(Creative Commons )?Attribution 4\.0 International"),
+    ("cc-by-sa-4.0", r"\A\s*(Creative Commons )?Attribution-ShareAlike 4\.0 International"),
+    ("cc-by-nc-4.0", r"\A\s*(Creative Commons )?Attribution-NonCommercial 4\.0 International"),
+)
+"""Identifiers as the hub has them (https://huggingface.co/docs/hub/repositories-licenses), and how the text begins."""
+
+
+def licence_of_text(text: str) -> str | None:
+    """Return the identifier of a well-known licence by the beginning of its text."""
+    beginning = text[:_BEGINNING]
+    return next((name for name, pattern in _TEXTS if re.search(pattern, beginning, re.IGNORECASE)), None)
+
+
+def licence_of_readme(text: str) -> str | None:
+    """Return what the front matter of a README says under `license`."""
+    front = _FRONT.match(text)
+    found = _LINE.search(front[1]) if front else None
+    return found[1] if found else None
+
+
+def base_licence(workspace: Workspace, base: tables.BaseModelRow) -> str | None:
+    """Return a base's licence; None where nobody says one, or its files cannot be read."""
+    said = base.config.get("license")
+    if isinstance(said, str) and said:
+        return said
+    if base.location is not None and (
+        declared := licence_of_readme(_local(Path(base.location) / "README.md"))
+    ):
+        return declared
+    for file in base.manifest.files:
+        if _FILE.fullmatch(file.path) and file.size <= _LARGEST:
+            return licence_of_text(_text(workspace, base, file))
+    return None
+
+
+def adapter_licence(tags: Mapping[str, str]) -> str | None:
+    """Return what an adapter's tags say of its licence."""
+    return next((tags[name] for name in _TAGS if tags.get(name)), None)
+
+
+def _local(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return file.read(_LARGEST).decode(errors="replace")
+    except OSError:  # a card says what is known, and is no reason to fail
+        return ""
+
+
+def _text(workspace: Workspace, base: tables.BaseModelRow, file: tables.ManifestFileRow) -> str:
+
+    if base.location is not None:
+        return _local(Path(base.location) / file.path)
+    generation = blob_generations(workspace, [file.sha256]).get(file.sha256, 0)
+    try:
+        data = workspace.store.read_bytes(Digest(file.sha256), generation=generation, limit=_LARGEST)
+    except StorageError:  # as above
+        return ""
+    return data.decode(errors="replace")

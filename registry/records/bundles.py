@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from fusery.storage.digest import parse_digest
+from fusery.storage.errors import StorageError
 from fusery.storage.manifest import Manifest
+from fusery.storage.plaintext import is_keepable
+from fusery.storage.secrets import without_credentials
 
 from .. import tables
+from ..actors import person
 from ..database import events
-
-if TYPE_CHECKING:
-    from ..workspace import Workspace
-
+from ..errors import BadInputError, UnknownReferenceError
+from ..limits import BUNDLES, require_count
+from ..workspace import Workspace
+from .references import resolve_adapter
+from .transfer import SentBundle
 
 WRITTEN = "bundle.written"
 """What the log calls the writing of a bundle."""
@@ -31,7 +38,7 @@ def note_replaced(workspace: Workspace, place: str) -> None:
 
 def mark_replaced(session: Session, place: str) -> None:
     """Mark the bundles at a path as replaced."""
-    bundle = tables.Bundle
+    bundle = tables.BundleRow
     for replaced in session.scalars(select(bundle).where(bundle.path == place)):
         replaced.path = f"{place} (replaced)"
 
@@ -44,14 +51,14 @@ def record_bundle(
     target: str,
     place: str,
     manifest: Manifest,
-    adapters: Sequence[tables.Adapter],
-    fused: tables.Fused | None = None,
+    adapters: Sequence[tables.AdapterRow],
+    fused: tables.FusedRow | None = None,
     detail: Mapping[str, Any],
 ) -> int:
     """Record a bundle that was written, unless the very same is on record at its place; return the number of its row."""
     from .deposit import record_manifest
 
-    bundle = tables.Bundle
+    bundle = tables.BundleRow
     known = select(bundle.id).where(
         bundle.path == place, bundle.digest == manifest.digest, bundle.target == target
     )
@@ -72,11 +79,10 @@ def record_bundle(
     session.flush()
     events.record(
         session,
-        action=action,
-        kind="bundle",
-        subject=manifest.digest,
-        detail={**detail, "target": target, "path": place, "tool": f"fusery {version('fusery')}"},
-        actor=workspace.actor,
+        action,
+        "bundle",
+        manifest.digest,
+        {**detail, "target": target, "path": place, "tool": f"fusery {version('fusery')}"},
         at=now,
     )
     return row.id
@@ -87,3 +93,145 @@ def choices_of(session: Session, digest: str, place: str) -> set[str]:
     told = events.history(session, kind="bundle", subject=digest, action=WRITTEN)
     details = [json.loads(event.detail) for event in told]
     return {detail["choices"] for detail in details if detail["path"] == place and "choices" in detail}
+
+
+_ACTIONS = (WRITTEN, "adapter.exported")
+"""Actions of log entries for a written bundle or adapter folder."""
+
+_SENT = "sent"
+"""The detail of a log entry for a bundle that a client described: its path is on the client's machine."""
+
+
+_LONGEST = 10_000
+"""The maximum length of a path, and of the log entry's other details."""
+_LONGEST_TARGET = 32
+_LARGEST = 2**62
+"""Bytes of all files."""
+_DETAILS = frozenset({"fused", "adapter", "choices", "plugin", "foreign"})
+"""The texts, or null, that the log says of a bundle; `adapters` is a list of texts."""
+
+
+def written_bundle(session: Session, event: tables.EventRow) -> SentBundle | None:
+    """Return the bundle of a log entry; None if the entry is not about a written bundle."""
+    if event.subject_kind != "bundle" or event.action not in _ACTIONS:
+        return None
+    detail = json.loads(event.detail)
+    bundle = tables.BundleRow
+    query = select(bundle).where(bundle.digest == event.subject, bundle.target == detail.get("target"))
+    row = session.scalars(query.order_by(bundle.id.desc())).first()
+    if row is None or "path" not in detail:
+        return None
+    return SentBundle(
+        action=event.action,
+        target=row.target,
+        path=detail["path"],
+        files=row.manifest.value.files,
+        adapters=tuple(adapter.name for adapter in row.adapters),
+        fused=row.fused.key if row.fused is not None else None,
+        detail={key: value for key, value in detail.items() if key not in ("target", "path", "tool", _SENT)},
+    )
+
+
+def is_elsewhere(session: Session, row: tables.BundleRow) -> bool:
+    """Return whether only a client named a bundle's path: it is on another machine, and is never read here."""
+    found = events.history(session, kind="bundle", subject=row.digest)
+    details = [json.loads(event.detail) for event in found if event.action in _ACTIONS]
+    sent = [_SENT in detail for detail in details if detail["path"] == row.path]
+    return bool(sent) and all(sent)
+
+
+def record_sent(
+    workspace: Workspace,
+    bundle: SentBundle,
+    *,
+    claim: str | None = None,
+    require_may_replace: Callable[[], None] = lambda: None,
+) -> bool:
+    """Record a bundle that a client wrote, and mark the previous bundle at its path as replaced.
+
+    Args:
+        claim: the key that its fused model has here if another registry's claim is recorded.
+        require_may_replace: called before another person's bundle is marked as replaced, to refuse that.
+    """
+    manifest = _validate(bundle)
+    bundle = replace(bundle, path=str(without_credentials(bundle.path)))
+    with workspace.database.write() as session:
+        rows = session.scalars(select(tables.BundleRow).where(tables.BundleRow.path == bundle.path)).all()
+        if any((row.digest, row.target) == (manifest.digest, bundle.target) for row in rows):
+            return False
+        adapters = [resolve_adapter(session, name) for name in bundle.adapters]
+        if len({adapter.id for adapter in adapters}) < len(adapters):
+            raise _invalid("adapters", "each once")
+        _require_few(session, adapters)
+        fused = None if bundle.fused is None else _find_fused(session, bundle.fused, claim)
+        if any(person(row.created_by) != person(workspace.actor) for row in rows):
+            require_may_replace()
+        mark_replaced(session, bundle.path)
+        record_bundle(
+            session,
+            workspace,
+            action=bundle.action,
+            target=bundle.target,
+            place=bundle.path,
+            manifest=manifest,
+            adapters=adapters,
+            fused=fused,
+            detail={**bundle.detail, _SENT: True},
+        )
+    return True
+
+
+def _require_few(session: Session, adapters: Sequence[tables.AdapterRow]) -> None:
+    packed = tables.BundleAdapterRow
+    for adapter in adapters:
+        count = session.scalar(select(func.count()).where(packed.adapter_id == adapter.id)) or 0
+        require_count(adapter.name, "bundles", BUNDLES, count + 1)
+
+
+def _find_fused(session: Session, key: str, claim: str | None) -> tables.FusedRow:
+    """Return the fused model of a key: the one that was made here, else the claim."""
+    fused = tables.FusedRow
+    for known in (key, claim):
+        if (row := session.scalar(select(fused).where(fused.key == known))) is not None:
+            return row
+    raise UnknownReferenceError(f"there is no fused model {key[:12]}", hint="fusery list")
+
+
+def _validate(bundle: SentBundle) -> Manifest:
+    """Return the manifest of a bundle that a client describes."""
+    if bundle.action not in _ACTIONS:
+        raise _invalid("action", f"one of {', '.join(_ACTIONS)}")
+    if not 0 < len(bundle.target) <= _LONGEST_TARGET or not bundle.target.isprintable():
+        raise _invalid("target", f"1 to {_LONGEST_TARGET} printable characters")
+    if not 0 < len(bundle.path) <= _LONGEST or not bundle.path.isprintable():
+        raise _invalid("path", f"1 to {_LONGEST:,} printable characters")
+    if not bundle.adapters or len(set(bundle.adapters)) < len(bundle.adapters):
+        raise _invalid("adapters", "at least one, each once")
+    if not is_keepable(list(bundle.adapters)):
+        raise _invalid("adapters", "names on record")
+    _validate_detail(bundle.detail)
+    sizes = [file.size for file in bundle.files]
+    if not sizes or min(sizes) < 0 or sum(sizes) > _LARGEST:
+        raise _invalid("files", f"at least one, and 0 to {_LARGEST} bytes")
+    try:
+        for digest in (*(file.sha256 for file in bundle.files), *filter(None, [bundle.fused])):
+            parse_digest(digest)
+        return Manifest.of(bundle.files)
+    except (ValueError, StorageError) as error:
+        raise _invalid("files", "relative paths, each once, with SHA-256 digests") from error
+
+
+def _validate_detail(detail: Mapping[str, object]) -> None:
+    """Refuse keys and values that no entry of the log about a bundle has."""
+    for key, value in detail.items():
+        texts = value if key == "adapters" and isinstance(value, list) else [value]
+        known = key in _DETAILS or (key == "adapters" and isinstance(value, list))
+        nullable = value is None and key in _DETAILS
+        if not known or not (nullable or all(isinstance(text, str) for text in texts)):
+            raise _invalid("detail", "what fusery writes to the log; update the client or the server")
+    if not is_keepable(dict(detail)) or len(json.dumps(detail)) > _LONGEST:
+        raise _invalid("detail", f"text of at most {_LONGEST:,} characters")
+
+
+def _invalid(field: str, allowed: str) -> BadInputError:
+    return BadInputError(f"invalid {field} of a bundle ({allowed})", hint="update the client")

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from fusery.storage.digest import Digest
-from fusery.storage.errors import BlobCorruptError, BlobMissingError
+from fusery.storage.errors import BlobCorruptError, BlobMissingError, StorageError
+from fusery.storage.interface import Blob
+from fusery.storage.jsonfile import parse_json
+from fusery.storage.safetensors import ADAPTER_HEADER_LIMIT, METADATA
 
 from .. import tables
 from ..database import events
@@ -20,7 +24,82 @@ from ..record import Record, described
 from .bases import blob_generations
 
 if TYPE_CHECKING:
+    from ..models.architecture import Architecture
     from ..workspace import Workspace
+
+
+CHOSEN = "base.calibration_chosen"
+"""The action of an entry of the log that says which calibration is taken, though another one is newer."""
+
+_LENGTH = 8
+
+
+def current_calibration(session: Session, base: tables.BaseModelRow) -> tables.CalibrationRow | None:
+    """Return the calibration of a base that serves all of its adapters, or None if it has none.
+
+    Of several it is the newest, unless an older one was asked for again since that one came.
+    """
+    rows = [row for row in base.calibrations if row.adapter is None]
+    if len(rows) < 2:
+        return rows[0] if rows else None
+    told = events.history(session, kind="base", subject=base.digest, action=CHOSEN, limit=1)
+    chosen = json.loads(told[0].detail) if told else {}
+    if chosen.get("newest") != rows[-1].digest:
+        return rows[-1]
+    return next((row for row in rows if row.digest == chosen.get("calibration")), rows[-1])
+
+
+def choose_calibration(session: Session, row: tables.CalibrationRow) -> tables.CalibrationRow | None:
+    """Make a calibration that is there the one that is taken; return the one that was until now, None if it was this one.
+
+    What is on record stays as it is: the log says what was asked for, and how far the record had come then.
+    """
+    before = current_calibration(session, row.base)
+    if before is None or before.id == row.id:
+        return None
+    newest = [made.digest for made in row.base.calibrations if made.adapter is None][-1]
+    detail = {"calibration": row.digest, "prompts": row.prompts, "newest": newest}
+    events.record(session, CHOSEN, "base", row.base.digest, detail)
+    return before
+
+
+def learned_with(workspace: Workspace, adapter: str, known: tables.CalibrationRow) -> list[Digest]:
+    """Return the calibrations for one adapter that were learned with a calibration of its base, the newest first.
+
+    Their files have its directions, and say which texts these are from and how many tokens: no clock says more, since
+    what was learned may have come from elsewhere, and so may the base's.  One whose file cannot be read counts, so that
+    what is missing is told by what needs it.
+    """
+    made = tables.CalibrationRow
+    with workspace.database.read() as session:
+        query = select(made).where(
+            made.base_id == known.base_id, made.adapter == adapter, made.rank == known.rank
+        )
+        files = [
+            (row.digest, row.manifest.files[0]) for row in session.scalars(query.order_by(made.id.desc()))
+        ]
+        blobs = [(Digest(digest), Digest(file.sha256), file.size) for digest, file in files]
+    generations = blob_generations(workspace, [blob for _, blob, _ in blobs])
+    expected = (known.prompts_digest, str(known.tokens))
+    return [
+        digest
+        for digest, blob, size in blobs
+        if _said(workspace, Blob(blob, size, generations[blob])) in (expected, None)
+    ]
+
+
+def _said(workspace: Workspace, blob: Blob) -> tuple[object, object] | None:
+    """Return of which texts a file says that its directions are, and of how many tokens; None where it cannot be read."""
+    try:
+        length = int.from_bytes(b"".join(workspace.store.span(blob, 0, _LENGTH)), "little")
+        if length > min(blob.size - _LENGTH, ADAPTER_HEADER_LIMIT):
+            return None
+        data = b"".join(workspace.store.span(blob, _LENGTH, _LENGTH + length))
+        said = parse_json(data, "the header")[METADATA]
+        return said["prompts"], said["tokens"]
+    except (StorageError, KeyError, TypeError):
+        return None
+
 
 CALIBRATION = "calibration.safetensors"
 """What the file is called in its manifest."""
@@ -28,13 +107,7 @@ CALIBRATION = "calibration.safetensors"
 
 @dataclass(frozen=True, slots=True)
 class CalibrationReport(Record):
-    """A calibration that was made, or was there already.
-
-    Attributes:
-        adapter: name of the adapter that it is for, where scales and biases were learned for that one's fused model.
-        before: how far that model's answers were from those of base + adapter, in nats per token, on texts put aside.
-        after: the same with what was learned.  Both are null of one that was there already.
-    """
+    """A calibration that was made, or was there already."""
 
     base: str = described("name of the base")
     digest: str = described("digest of the calibration")
@@ -45,21 +118,14 @@ class CalibrationReport(Record):
     engine: str = described("which mlx-lm ran the base")
     created: bool = described("whether it is new")
     seconds: float = described("duration in seconds")
-    adapter: str | None = None
-    before: float | None = None
-    after: float | None = None
+    adapter: str | None = described("adapter whose fused model's scales were learned", default=None)
+    before: float | None = described("nats per token from base + adapter", default=None)
+    after: float | None = described("the same with what was learned; None if it existed", default=None)
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a calibration is made from, and for what.
-
-    Attributes:
-        prompts: name of the texts.
-        prompts_digest: of the texts.
-        rank: directions per input.
-        adapter: digest of the adapter that it is for; None for all on the base.
-    """
+    """What a calibration is made from: texts, directions per input, and the digest of an adapter if it is for one."""
 
     prompts: str
     prompts_digest: Digest
@@ -68,17 +134,10 @@ class Reading:
 
 
 def known_calibration(
-    workspace: Workspace, base: tables.BaseModel, reading: Reading, *, among: Collection[str] | None = None
+    workspace: Workspace, base: tables.BaseModelRow, reading: Reading, *, among: Collection[str] | None = None
 ) -> CalibrationReport | None:
-    """Return what is there already; what the store has lost is not, and is made anew.
-
-    Args:
-        workspace: the registry's parts.
-        base: its row.
-        reading: what it would be made from.
-        among: digests of those that count; None for all.
-    """
-    table = tables.Calibration
+    """Return what is there already; what the store has lost is not, and is made anew."""
+    table = tables.CalibrationRow
     query = select(table).where(
         table.base_id == base.id,
         table.prompts_digest == reading.prompts_digest,
@@ -104,15 +163,15 @@ def known_calibration(
 def record_calibration(
     workspace: Workspace,
     session: Session,
-    manifest: tables.Manifest,
-    base: tables.BaseModel,
+    manifest: tables.ManifestRow,
+    base: tables.BaseModelRow,
     reading: Reading,
     *,
     tokens: int,
     engine: str,
-) -> tuple[tables.Calibration, bool]:
+) -> tuple[tables.CalibrationRow, bool]:
     """Return a calibration's record, and whether it is new."""
-    table = tables.Calibration
+    table = tables.CalibrationRow
     known = session.scalars(
         select(table).where(table.base_id == base.id, table.digest == manifest.digest)
     ).first()
@@ -120,70 +179,77 @@ def record_calibration(
         return known, False
     now = workspace.database.utcnow(session)
     row = table(
+        **asdict(reading),
         base=base,
         digest=manifest.digest,
         manifest=manifest,
-        prompts=reading.prompts,
-        prompts_digest=reading.prompts_digest,
         tokens=tokens,
-        rank=reading.rank,
         engine=engine,
-        adapter=reading.adapter,
         created_at=now,
         created_by=workspace.actor,
     )
     session.add(row)
     session.flush()
-    own = {} if reading.adapter is None else {"adapter": reading.adapter}
     events.record(
         session,
-        action="base.calibrated",
-        kind="base",
-        subject=base.digest,
-        detail={
+        "base.calibrated",
+        "base",
+        base.digest,
+        {
             "calibration": row.digest,
             "prompts": row.prompts,
             "tokens": tokens,
-            "rank": reading.rank,
-            **own,
+            "rank": row.rank,
+            **({} if row.adapter is None else {"adapter": row.adapter}),
         },
-        actor=workspace.actor,
         at=now,
     )
     return row, True
 
 
-def calibration_report(row: tables.Calibration, *, created: bool, seconds: float) -> CalibrationReport:
+def calibration_facts(
+    path: Path, name: str, base: str, adapter: str | None, architecture: Architecture | None
+) -> dict[str, Any]:
+    """Return the facts of a calibration of another registry, computed from its file."""
+    from ..engine.calibration import read_calibration
+
+    hint = "nothing of it was recorded; fusery audit, on the other registry"
+    found = read_calibration(path)
+    if found.base != base:
+        raise BadInputError(f"{name} was made of another base: {found.base[:12]}", hint=hint)
+    for module in found.modules if architecture is not None else ():
+        width, weight = found.width_of(module), architecture.weights.get(module)  # type: ignore[union-attr]
+        # Plain numbers are not rounded, and may lie in the file the other way round than in the model.
+        if weight is None or weight.bits is None or (len(weight.shape) == 2 and weight.shape[1] == width):
+            continue
+        raise BadInputError(f"{name} does not fit its base: {module[:80]} has not {width} inputs", hint=hint)
+    for module in {known: module for module, known in found.modules.items()}.values():
+        found.of(module)  # raises where its numbers cannot be used
+    learned = found.learned
+    if adapter != (learned.adapter if learned is not None else None):
+        raise BadInputError(f"{name} was learned for another adapter than the package declares", hint=hint)
+    made = found if learned is None else learned
+    return {"tokens": made.tokens, "prompts_digest": made.prompts, "adapter": adapter}
+
+
+def calibration_report(row: tables.CalibrationRow, *, created: bool, seconds: float) -> CalibrationReport:
     """Return what is said of a calibration's record."""
     return CalibrationReport.from_row(
         row, base=row.base.name, bytes=_file(row).size, created=created, seconds=round(seconds, 3)
     )
 
 
-def _file(row: tables.Calibration) -> tables.ManifestFile:
+def _file(row: tables.CalibrationRow) -> tables.ManifestFileRow:
     return next(file for file in row.manifest.files if file.path == CALIBRATION)
 
 
-def require_of_base(session: Session, digest: str, base: tables.BaseModel) -> None:
-    """Refuse a calibration that is on record of other bases only: what it knows of their layers is not so of this one's.
-
-    The record says whose it is, and not its file, which has the digest that the base had where it was made.
-
-    Args:
-        session: reads the database.
-        digest: of the calibration, all of it.
-        base: the base's row, with its names loaded.
-
-    Raises:
-        BadInputError: it is one of another base, in which other numbers are.
-    """
-    made = tables.Calibration
-    owners = [
-        row.base for row in session.scalars(select(made).where(made.digest == digest).order_by(made.id))
-    ]
-    if owners and not any(
-        owner.id == base.id or owner.content == base.content is not None for owner in owners
-    ):
+def require_of_base(session: Session, digest: str, base: tables.BaseModelRow) -> None:
+    """Refuse a calibration that is recorded for other bases only: the file does not say whose it is."""
+    made = tables.CalibrationRow
+    rows = session.scalars(select(made).where(made.digest == digest).order_by(made.id))
+    owners = [row.base for row in rows]
+    same = (owner.id == base.id or owner.content == base.content is not None for owner in owners)
+    if owners and not any(same):
         raise BadInputError(
             f"the calibration {digest[:12]} is of the base {owners[0].name}, and not of {base.name}",
             hint=f"fusery base calibrate {base.name}, and fuse without that recipe",
@@ -191,27 +257,14 @@ def require_of_base(session: Session, digest: str, base: tables.BaseModel) -> No
 
 
 def fetch_calibration(
-    workspace: Workspace, digest: str, target: Path, *, base: tables.BaseModel | None = None
+    workspace: Workspace, digest: str, target: Path, *, base: tables.BaseModelRow | None = None
 ) -> Path:
-    """Write the file of a calibration to `target`, verified, and return that.
-
-    Args:
-        workspace: the registry's parts.
-        digest: of the calibration, all of it.
-        target: a file that is not there yet.
-        base: whose calibration it has to be; None for anybody's.
-
-    Raises:
-        UnknownReferenceError: there is no such calibration.
-        BadInputError: it is one of another base.
-        BlobMissingError: the store lacks it.
-        BlobCorruptError: it is damaged in the store.
-    """
+    """Write the file of a calibration to `target`, verified, and return that."""
     with workspace.database.read() as session:
         if base is not None:
             require_of_base(session, digest, base)
-        query = select(tables.Calibration).where(tables.Calibration.digest == digest)
-        row = session.scalars(query.order_by(tables.Calibration.id)).first()
+        query = select(tables.CalibrationRow).where(tables.CalibrationRow.digest == digest)
+        row = session.scalars(query.order_by(tables.CalibrationRow.id)).first()
         if row is None:
             raise UnknownReferenceError(
                 f"there is no calibration {digest[:12]}", hint="fusery base show BASE lists them"

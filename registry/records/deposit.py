@@ -21,19 +21,18 @@ from pathlib import Path
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from fusery.storage.copying import Progress, pump, reading
+from fusery.storage.copying import Progress, Staged, pump, reading
 from fusery.storage.digest import Digest, digest_bytes
 from fusery.storage.failures import os_failures
 from fusery.storage.interface import BlobStore
 from fusery.storage.manifest import FileEntry, Manifest, Outgoing
-from fusery.storage.room import require_room
-from fusery.storage.staging import Staged
+from fusery.storage.transfer import require_room
 
 from .. import tables
 from ..database import Database
-from ..database.batches import batches
-from ..database.intents import TTL, Intents, claim
-from ..database.owner import Owner
+from ..database.engine import batches
+from ..database.leases import INTENT_TTL, Intents, claim
+from ..database.owner import LeaseOwner
 from ..errors import DatabaseUnavailableError, DepositLostError
 
 _SETTLED = "settled deposit"
@@ -45,7 +44,9 @@ Source = Path | Staged | bytes
 class Deposit:
     """The files of one base or adapter on their way into the store and the database."""
 
-    def __init__(self, database: Database, store: BlobStore, owner: Owner, *, ttl: float = TTL) -> None:
+    def __init__(
+        self, database: Database, store: BlobStore, owner: LeaseOwner, *, ttl: float = INTENT_TTL
+    ) -> None:
         """Prepare a deposit; nothing is read or written yet."""
         self._database = database
         self._store = store
@@ -66,13 +67,6 @@ class Deposit:
         Args:
             files: path within the artifact, and where the bytes are.
             manifest: of these files, if they have been hashed already; what is stored must still be that.
-            progress: called with the bytes of each piece that is stored.
-
-        Raises:
-            UnsafePathError: a path leaves the artifact's folder.
-            StorageError: a file could not be read, changed meanwhile, or could not be stored.
-            OutOfSpaceError: there is no room for all of them.
-            DatabaseUnavailableError: the database did not answer.
         """
         if manifest is None:
             manifest = Manifest.of(_entry(path, source) for path, source in files.items())
@@ -83,12 +77,7 @@ class Deposit:
     def put_many(
         self, artifacts: Sequence[tuple[Manifest, Mapping[str, Source]]], *, progress: Progress | None = None
     ) -> None:
-        """Store the bytes of many small artifacts, each content once; raises as `put`.
-
-        Args:
-            artifacts: the manifest of each, and where the bytes of its files are.
-            progress: called with the bytes of each piece that is stored.
-        """
+        """Store the bytes of many small artifacts, each content once; raises as `put`."""
         wanted = {
             entry.sha256: (entry, files[entry.path]) for manifest, files in artifacts for entry in manifest
         }
@@ -125,7 +114,7 @@ class Deposit:
             self.abandon()
             raise
 
-    def commit(self, session: Session) -> tables.Manifest:
+    def commit(self, session: Session) -> tables.ManifestRow:
         """Record the manifest and its blobs in the caller's write transaction; return its row, new or known.
 
         Raises:
@@ -144,11 +133,11 @@ class Deposit:
         _is_stored(session, rows.values())
         session.info[_SETTLED] = (self, rows)
 
-    def record(self, session: Session, manifest: Manifest) -> tables.Manifest:
+    def record(self, session: Session, manifest: Manifest) -> tables.ManifestRow:
         """Record one of the artifacts in the caller's write transaction; as `commit`, but the others are still claimed."""
         owner, rows = session.info.get(_SETTLED, (None, {}))
         if owner is self and manifest.digest in rows:
-            settled: tables.Manifest = rows[manifest.digest]
+            settled: tables.ManifestRow = rows[manifest.digest]
             return settled
         self._settle(session, {entry.sha256 for entry in manifest})
         row = record_manifest(session, manifest)
@@ -160,22 +149,12 @@ class Deposit:
         self._intents.drop(session)
 
     def hand_over(self, session: Session, owner: str, ttl: float) -> None:
-        """Leave the blobs to another owner's claim, in the caller's write transaction: their record is still to come.
-
-        Args:
-            session: of the transaction.
-            owner: whose intents hold from now on.
-            ttl: seconds for which they do.
-
-        Raises:
-            DepositLostError: as `commit`.
-        """
+        """Leave the blobs to another owner's claim, in the caller's write transaction: their record is still to come."""
         self._settle(session, self._generations.keys())
         claim(session, self._generations, owner, ttl)
         self._intents.drop(session)
 
     def _settle(self, session: Session, digests: Collection[Digest]) -> None:
-        """Say that blobs are there."""
         if not self._intents.are_alive(session, list(digests)):
             raise _lost()
         rows = _blobs(session, digests)
@@ -238,42 +217,48 @@ class Deposit:
         return self._store.size(entry.sha256, generation=self._generations[entry.sha256]) == entry.size
 
 
-def record_manifest(session: Session, manifest: Manifest) -> tables.Manifest:
+def record_manifest(session: Session, manifest: Manifest) -> tables.ManifestRow:
     """Return the row of a manifest, inserted if it is new; the files of a new one have no bytes in the store."""
     return record_manifests(session, [manifest])[manifest.digest]
 
 
-def record_manifests(session: Session, manifests: Iterable[Manifest]) -> dict[str, tables.Manifest]:
+def record_manifests(session: Session, manifests: Iterable[Manifest]) -> dict[str, tables.ManifestRow]:
     """Return the rows of manifests by digest; see `record_manifest`."""
     wanted = {manifest.digest: manifest for manifest in manifests}
-    row = tables.Manifest
+    row = tables.ManifestRow
     rows = {
         found.digest: found
         for some in batches(wanted)
         for found in session.scalars(select(row).where(row.digest.in_(some)))
     }
-    new = [_row_of(manifest) for digest, manifest in wanted.items() if digest not in rows]
+    new = [
+        row(
+            digest=digest,
+            size=manifest.size,
+            files=[
+                tables.ManifestFileRow(path=file.path, size=file.size, sha256=file.sha256)
+                for file in manifest
+            ],
+        )
+        for digest, manifest in wanted.items()
+        if digest not in rows
+    ]
     if new:
         session.add_all(new)
         session.flush()
     return rows | {one.digest: one for one in new}
 
 
-def _row_of(manifest: Manifest) -> tables.Manifest:
-    files = [tables.ManifestFile(path=entry.path, size=entry.size, sha256=entry.sha256) for entry in manifest]
-    return tables.Manifest(digest=manifest.digest, size=manifest.size, files=files)
-
-
-def _is_stored(session: Session, rows: Iterable[tables.Manifest]) -> None:
+def _is_stored(session: Session, rows: Iterable[tables.ManifestRow]) -> None:
     for row in rows:
         for file in row.files:
             file.blob = file.sha256
     session.flush()
 
 
-def _blobs(session: Session, digests: Iterable[Digest]) -> dict[str, tables.Blob]:
+def _blobs(session: Session, digests: Iterable[Digest]) -> dict[str, tables.BlobRow]:
     """Return the rows of blobs as they are now, of those that are on record."""
-    blob, fresh = tables.Blob, {"populate_existing": True}
+    blob, fresh = tables.BlobRow, {"populate_existing": True}
     return {
         row.digest: row
         for some in batches(digests)
@@ -282,11 +267,11 @@ def _blobs(session: Session, digests: Iterable[Digest]) -> dict[str, tables.Blob
 
 
 def _decide(
-    session: Session, blob: tables.Blob | None, entry: FileEntry, now: datetime
-) -> tables.Blob | None:
+    session: Session, blob: tables.BlobRow | None, entry: FileEntry, now: datetime
+) -> tables.BlobRow | None:
     """Return a blob's row with the generation to store it under, or None while a collector is deleting it."""
     if blob is None:
-        blob = tables.Blob(
+        blob = tables.BlobRow(
             digest=entry.sha256, size=entry.size, generation=0, state="pending", created_at=now
         )
         session.add(blob)

@@ -16,13 +16,13 @@ from fusery.storage.safetensors import Header
 
 from .. import tables
 from ..adapters.folder import AdapterFolder
-from ..engine.naming import taken_by_name
-from ..engine.sizes import absurdity
+from ..engine.architectures import taken_by_name
+from ..engine.config import absurdity
 from ..errors import BadInputError, FusionUnsupportedError, MissingExtraError
 from ..models.architecture import Architecture, architecture_of, read_architecture
-from ..models.identity import Identity
+from ..models.identity import BaseIdentity
 from ..tables.bounds import problem_of
-from ..tables.values import to_json
+from ..tables.record import to_json
 
 LEARNED = frozenset({"architecture", "parameters", "dtype", "weights"})
 """Columns of a base that mlx-lm's class of the model has a say in, where that is needed and installed."""
@@ -33,14 +33,6 @@ def describe_base(files: Mapping[str, Path], failed: Callable[[str], None] = lam
 
     Where mlx-lm renames or stacks tensors as it loads them, its class is asked; without mlx-lm, and for what it cannot
     load, the names in the files have to do.
-
-    Args:
-        files: its files by name.
-        failed: called with the reason where mlx-lm's class cannot load it.
-
-    Raises:
-        MissingFileError: there is no `config.json`, or some of the shards are not there.
-        FormatError: a file is malformed.
     """
     architecture = read_architecture(files)
     if taken_by_name(architecture.config, files.keys(), written_by_mlx=architecture.written_by_mlx):
@@ -59,12 +51,7 @@ def describe_base(files: Mapping[str, Path], failed: Callable[[str], None] = lam
 
 
 def require_sensible(files: Mapping[str, Path]) -> None:
-    """Refuse a model whose configuration says sizes that no model has.
-
-    Raises:
-        BadInputError: it does.
-        FormatError: the configuration cannot be read.
-    """
+    """Refuse a model whose configuration says sizes that no model has."""
     found = absurdity(read_object(files["config.json"])) if "config.json" in files else None
     if found is not None:
         raise BadInputError(
@@ -74,11 +61,7 @@ def require_sensible(files: Mapping[str, Path]) -> None:
 
 
 def require_recordable(architecture: Architecture) -> None:
-    """Refuse a base model whose record would be larger than backups and other registries accept.
-
-    Raises:
-        BadInputError: the model has too many tensors, or its configuration is too long.
-    """
+    """Refuse a base model whose record would be larger than backups and other registries accept."""
     columns = {"config": dict(architecture.config), "weights": _weights(architecture)}
     if (problem := problem_of(tables.metadata.tables["base_model"], columns)) is not None:
         raise BadInputError(
@@ -86,7 +69,7 @@ def require_recordable(architecture: Architecture) -> None:
         )
 
 
-def base_columns(architecture: Architecture, identity: Identity) -> dict[str, Any]:
+def base_columns(architecture: Architecture, identity: BaseIdentity) -> dict[str, Any]:
     """Return the columns of a base that follow from its files."""
     return {
         "digest": identity.manifest.digest,
@@ -111,19 +94,14 @@ def _weights(architecture: Architecture) -> dict[str, Any]:
 
 
 def adapter_columns(folder: AdapterFolder, digest: str) -> dict[str, Any]:
-    """Return the columns of an adapter that follow from its files, whatever anybody says.
-
-    Args:
-        folder: the files, as they are kept.
-        digest: of their manifest.
-    """
+    """Return the columns of an adapter that follow from its files, whatever anybody says."""
     return {
         "digest": digest,
         "method": folder.config.method,
         "rank": folder.rank,
         "scale": folder.scale,
-        "layers": _layer_count(folder),
-        "target_modules": _target_modules(folder),
+        "layers": len({part for path in folder.modules for part in path.split(".") if part.isdigit()}),
+        "target_modules": sorted({within_layer(path) for path in folder.modules}),
         "trainable_parameters": folder.trainable_parameters,
         "training": json.loads(json.dumps(folder.raw_config)),
     }
@@ -139,20 +117,11 @@ def alpha_of(folder: AdapterFolder) -> float | None:
 
 def differing(said: Mapping[str, Any], derived: Mapping[str, Any]) -> list[str]:
     """Return the names of the columns in which a record says something else than the bytes."""
-    return sorted(name for name, value in derived.items() if name in said and not _alike(said[name], value))
-
-
-def _alike(one: Any, other: Any) -> bool:
-    """Compare as the databases hand values back: 2 and 2.0 are one number."""
-    return bool(to_json("document", one) == to_json("document", other))
-
-
-def _layer_count(folder: AdapterFolder) -> int:
-    return len({part for path in folder.modules for part in path.split(".") if part.isdigit()})
-
-
-def _target_modules(folder: AdapterFolder) -> list[str]:
-    return sorted({within_layer(path) for path in folder.modules})
+    # Compared as databases return values: 2 and 2.0 are one number.
+    known = {name: value for name, value in derived.items() if name in said}
+    return sorted(
+        name for name, value in known.items() if to_json("document", said[name]) != to_json("document", value)
+    )
 
 
 def within_layer(path: str) -> str:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..record import Record, described
-from .run import CurvePoint
-from .withdrawal import Withdrawal
+from .adapter import Withdrawal
+from .adapter_details import CurvePoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,9 +17,7 @@ class Magnitudes(Record):
 
     norm_a: float | None = described("norm of the update of the first adapter; None without one")
     norm_b: float | None = described("likewise of the second")
-    cosine: float | None = described(
-        "cosine of the angle between the two; None where one of them is zero or missing"
-    )
+    cosine: float | None = described("cosine of their angle; None where one is zero or missing")
     relative_change: float | None = described("norm of the difference over that of the first; likewise")
 
 
@@ -31,34 +29,22 @@ class ModuleDifference(Record):
     rank_a: int = described("the rank that the first gives it, 0 if it does not adapt it")
     rank_b: int = described("likewise of the second")
     norm_a: float = described("Frobenius norm of the first's update, 0 if there is none")
-    norm_b: float = described("likewise of the second's")
-    cosine: float | None = described(
-        "cosine of the angle between the two updates; None where one of them is zero"
-    )
-    relative_change: float | None = described(
-        "norm of the difference over that of the first; None for a change from zero", heading="change"
-    )
-    effective_rank_a: float | None = described(
-        "effective rank of the first's update; None if the update is zero",
-        heading="eff. rank a",
-        cell="{:.3g}",
-    )
-    effective_rank_b: float | None = described(
-        "likewise of the second's", heading="eff. rank b", cell="{:.3g}"
-    )
+    norm_b: float = described("likewise of the second")
+    cosine: float | None = described("cosine of the updates' angle; None where one is zero")
+    relative_change: float | None = described("norm of the difference over the first's", heading="change")
+    effective_rank_a: float | None = described("of the first", heading="eff. rank a", cell="{:.3g}")
+    effective_rank_b: float | None = described("likewise of the second", heading="eff. rank b", cell="{:.3g}")
     numerical_rank_a: int = described("how many singular values of the first's update are not zero")
-    numerical_rank_b: int = described("likewise of the second's")
+    numerical_rank_b: int = described("likewise of the second")
     overlap_in: float | None = described(
-        "share of what the one reads from, whichever is smaller, that the other reads from too; None where one reads from nothing",
+        "share of the smaller input space that both read from",
         kind="share",
     )
-    overlap_out: float | None = described("likewise of what they write to", kind="share")
-    angles_in: tuple[float, ...] = described(
-        "principal angles between what the two read from, in degrees, rising"
-    )
+    overlap_out: float | None = described("likewise of the outputs", kind="share")
+    angles_in: tuple[float, ...] = described("principal angles between their inputs, in degrees, rising")
     angles_out: tuple[float, ...] = described("likewise between what they write to")
     spectrum_a: tuple[float, ...] = described("singular values of the first's update, falling")
-    spectrum_b: tuple[float, ...] = described("likewise of the second's")
+    spectrum_b: tuple[float, ...] = described("likewise of the second")
     magnitudes: Magnitudes | None = described("those of DoRA compared; None with LoRA", kind="real")
 
 
@@ -72,23 +58,19 @@ class WholeDifference(Record):
     norm_a: float = described("Frobenius norm of all updates of the first", title="norm")
     norm_b: float = described("likewise of the second", words=" and {}")
     cosine: float | None = described("cosine of the angle between the two; None where one of them is zero")
-    relative_change: float | None = described(
-        "norm of the difference over that of the first; None for a change from zero"
-    )
+    relative_change: float | None = described("norm of the difference over that of the first")
     effective_rank_a: float = described(
-        "mean over the modules of the first, weighted by the squares of the norms: where the update is",
+        "of the first, weighted by squared norms",
         title="effective rank",
         form="{:.3g}",
     )
     effective_rank_b: float = described("likewise of the second", words=" and {}", form="{:.3g}")
     overlap_in: float | None = described(
-        "share of what the one reads from, whichever is smaller, that the other reads from too; None where one reads from nothing",
+        "share of the smaller input space that both read from",
         title="overlap of inputs",
         kind="share",
     )
-    overlap_out: float | None = described(
-        "likewise of what they write to", title="overlap of outputs", kind="share"
-    )
+    overlap_out: float | None = described("likewise of the outputs", title="overlap of outputs", kind="share")
 
 
 LAYOUT = (
@@ -104,9 +86,7 @@ class Difference(Record):
 
     a: str = described("name of the one")
     b: str = described("name of the other")
-    changed: Mapping[str, tuple[object, ...]] = described(
-        "by field, its two values; fields of the training configuration are called `training.FIELD`, and a field that one side lacks is null there"
-    )
+    changed: Mapping[str, tuple[object, ...]] = described("by field, its two values; null where one lacks it")
     amended: Mapping[str, tuple[str, ...]] = described("by field, the adapters that it was amended in")
     withdrawals: Mapping[str, tuple[Withdrawal, ...]] = described("by adapter, the yanks that concern it")
 
@@ -116,22 +96,16 @@ class WeightsDifference(Difference):
     """What differs between two adapters, in their weights too."""
 
     overall: WholeDifference = described("differences over all modules")
-    modules: tuple[ModuleDifference, ...] = described(
-        "differences of each module, in the order of the layers"
-    )
+    modules: tuple[ModuleDifference, ...] = described("differences of each module, by layer")
     plot: Path | None = described("the picture of it; None if none was asked for")
-    uncompared: tuple[str, ...] = described(
-        "names of those with whole tensors beside their factors, which are not compared"
-    )
+    uncompared: tuple[str, ...] = described("names of those whose whole tensors are not compared")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NotComparable(Record):
     """A metric that was measured of two adapters, on or with something else."""
 
-    code: str = described(
-        "`metric_other_dataset`, `metric_other_split`, `metric_other_harness` or `metric_other_shots`"
-    )
+    code: str = described("`metric_other_` and `dataset`, `split`, `harness` or `shots`")
     metric: str = described("its name")
     adapters: tuple[str, ...] = described("the two")
     why: str = described("in one sentence")
@@ -146,12 +120,8 @@ class ComparedAdapters(Record):
         "by field, one value for each adapter, null where it has none; fields of the training configuration are called `training.FIELD`, those of the newest model fused from each `fused.FIELD`, what was measured `metric.NAME`. What was measured on other datasets, splits or examples is in fields of its own, `metric.NAME (SETTING)`"
     )
     same: Mapping[str, object] = described("the fields with one value for all")
-    findings: tuple[NotComparable, ...] = described(
-        "metrics that cannot be compared, each with the first adapter that has it and another one"
-    )
+    findings: tuple[NotComparable, ...] = described("metrics that cannot be compared, with two adapters each")
     amended: Mapping[str, tuple[str, ...]] = described("by field, the adapters that it was amended in")
-    curves: Mapping[str, tuple[CurvePoint, ...]] = described(
-        "by adapter, the points of its training curve, by iteration"
-    )
+    curves: Mapping[str, tuple[CurvePoint, ...]] = described("by adapter, its training curve")
     withdrawals: Mapping[str, tuple[Withdrawal, ...]] = described("by adapter, the yanks that concern it")
     plot: Path | None = described("the picture of the curves; None if none was asked for")

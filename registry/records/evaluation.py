@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
-from ..record import Record, described
+from ..errors import BadInputError
+from ..record import LARGE, Record, described
+
+if TYPE_CHECKING:
+    from .. import tables
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,21 +22,19 @@ class Evaluation(Record):
     adapter: str = described("its name")
     metric: str = described("name of the metric, such as `mmlu.acc`")
     value: float = described("value as the harness reports it; most are shares from 0 to 1", cell="{:.6g}")
-    higher_is_better: bool | None = described("None if nobody said so")
-    stderr: float | None = described(
-        "standard error of the value, in its unit", title="standard error", heading="stderr", cell="{:.3g}"
-    )
-    dataset: str | None = described("dataset; for a harness, its task", free=True)
-    split: str | None = described("split of the dataset, such as `test`")
-    harness: str | None = described("the program that measured it, such as `lm-eval`")
-    harness_version: str | None = described("its version, or the commit it was built from")
-    task_version: str | None = described("task version of the harness's task")
+    higher_is_better: bool | None = described("None if not declared")
+    stderr: float | None = described("in its unit", title="standard error", heading="stderr", cell="{:.3g}")
+    dataset: str | None = described("dataset; for a harness, its task", free=True, most=300)
+    split: str | None = described("split of the dataset, such as `test`", most=100)
+    harness: str | None = described("the program that measured it, such as `lm-eval`", most=100)
+    harness_version: str | None = described("its version, or the commit it was built from", most=100)
+    task_version: str | None = described("task version of the harness's task", most=100)
     shots: int | None = described("solved examples in each prompt", rare=True)
-    seed: int | None = described("seed of the measurement", rare=True)
-    samples: int | None = described("number of samples", form="{:,}", rare=True)
+    seed: int | None = described("seed of the measurement", rare=True, least=-LARGE - 1, most=LARGE)
+    samples: int | None = described("number of samples", form="{:,}", rare=True, most=LARGE)
     source: str | None = described("SHA-256 of the file that said it; None if a program did")
     at: datetime = described("when it was recorded", title="when")
-    by: str = described("who recorded it")
+    by: str = described("who recorded it", most=200)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +53,85 @@ class RecordedEvaluations(Record):
     """What `eval record` or `eval run` did, or would do."""
 
     adapter: str = described("its name")
-    form: str = described(
-        "who wrote the results: `lm-eval`, `lighteval`, or `plain`; `probe` of what `eval run` measured without a harness"
-    )
+    form: str = described("source of the results: `lm-eval`, `lighteval`, `plain`, or `probe` for `eval run`")
     recorded: tuple[Evaluation, ...] = described("the new evaluations")
     known: tuple[str, ...] = described("names of metrics that were on record already, with the same value")
     dry_run: bool = described("nothing was written")
     REFERENCE: ClassVar[str] = "adapter"
+
+
+METRIC = "metric."
+"""What a field of a list begins with that is the value of a metric: `metric.mmlu.acc`."""
+
+LONGEST = 200
+"""Characters of a metric's name."""
+
+_NAME = re.compile(r"[A-Za-z0-9_]+(?:[.:@-][A-Za-z0-9_]+)*")
+
+SETTING = ("dataset", "split", "harness", "shots", "seed")
+"""What a value was measured on and with: two values of one metric that differ in these are two evaluations."""
+
+
+class Setting(TypedDict, total=False):
+    """What a value was measured on and with, as somebody says it."""
+
+    dataset: str | None
+    split: str | None
+    harness: str | None
+    seed: int | None
+
+
+_COMPARED = ("dataset", "split", "harness", "shots")
+"""What `comparable` is made of."""
+
+
+def parse_metric(text: str) -> str:
+    """Return the name of a metric."""
+    if not isinstance(text, str) or len(text) > LONGEST or not _NAME.fullmatch(text):
+        raise BadInputError(
+            f"{str(text)[:60]!r} is not the name of a metric",
+            hint="letters, digits and _, with single . : @ - between them, such as mmlu.acc",
+        )
+    return text
+
+
+_PERPLEXITY = re.compile(r"(.*_)?(perplexity|ppl)")
+_ENTROPY = re.compile(r"bits_per_byte|((val|eval|test|validation)_)?loss")
+
+
+def range_problem(metric: str, value: float) -> str | None:
+    """Return why a metric cannot have a value, in a few words; None if it can, or if its range is not known.
+
+    A cross-entropy is 0 or more, and a perplexity is 1 or more, apart from rounding.
+    """
+    word = re.split(r"[.:@-]", metric)[-1].lower()
+    if _PERPLEXITY.fullmatch(word) and value < 1 - 1e-6:
+        return f"the value {value:g} (a perplexity is 1 or more)"
+    if _ENTROPY.fullmatch(word) and value < 0:
+        return f"the value {value:g} (a loss is 0 or more)"
+    return None
+
+
+def key_of(values: Mapping[str, Any] | tables.EvaluationRow) -> tuple[Any, ...]:
+    """Return what tells an adapter's evaluations apart: the metric, and what it was measured on and with."""
+    names = ("metric", *SETTING)
+    return tuple(values[name] if isinstance(values, Mapping) else getattr(values, name) for name in names)
+
+
+def comparable(row: tables.EvaluationRow | Evaluation) -> tuple[object, ...]:
+    """Return what two values of a metric must share to be compared: dataset, split, harness and examples, not the seed."""
+    return row.dataset or None, row.split or None, row.harness or None, row.shots
+
+
+def mismatch(a: tables.EvaluationRow | Evaluation, b: tables.EvaluationRow | Evaluation) -> str | None:
+    """Return the code of why two values of a metric cannot be compared: the first in which they differ; None if they can."""
+    pairs = zip(_COMPARED, comparable(a), comparable(b), strict=True)
+    return next((f"metric_other_{name}" for name, ours, theirs in pairs if ours != theirs), None)
+
+
+def setting_of(row: tables.EvaluationRow | Evaluation, *, seed: bool = True) -> str:
+    """Return what a value was measured on and with, in words; empty if nobody said so."""
+    said = ["/".join(part for part in (row.dataset, row.split) if part), row.harness]
+    said += [] if row.shots is None else [f"{row.shots}-shot"]
+    said += [] if row.seed is None or not seed else [f"seed {row.seed}"]
+    return ", ".join(part for part in said if part)

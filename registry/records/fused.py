@@ -1,4 +1,4 @@
-"""The records of a fused model: in a line, and in full."""
+"""The records of base models and fused models."""
 
 from __future__ import annotations
 
@@ -10,21 +10,85 @@ from typing import ClassVar, Literal
 
 from fusery.storage.manifest import FileEntry
 
-from ..record import Record, described
-from .withdrawal import Withdrawal
+from ..adapters.finding import Finding
+from ..record import LONG, Record, described
+from .adapter import Withdrawal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source(Record):
+    """Where a base model was taken from."""
+
+    source: str = described("a path, a URL or a name on a hub", most=LONG)
+    revision: str | None = described("what was asked for there", most=200)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration(Record):
+    """Statistics of a base model's inputs, for better rounding."""
+
+    digest: str = described("digest of the statistics")
+    prompts: str = described("digest of the prompts that they are from")
+    tokens: int = described("how many these had")
+    adapter: str | None = described("digest of the adapter that it is for; None for all")
+    created_at: datetime = described("when it was recorded")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Base(Record):
+    """A base model."""
+
+    name: str = described("the first of its names")
+    names: tuple[str, ...] = described("all that it goes by", title="name")
+    digest: str = described("digest of its manifest, which lists all files", cell="{:.12}")
+    content: str | None = described("digest of its tensors, independent of their files")
+    architecture: str | None = described("class that runs it, as its configuration says")
+    model_type: str | None = described("family of the architecture", heading="type")
+    parameters: int = described("number of parameters", form="{:,}")
+    dtype: str = described("dtype of its weights")
+    quantization: Mapping[str, object] | None = described(
+        "group size, bits, mode", kind="whole", heading="bits"
+    )
+    bytes: int = described("size in bytes of all files", title="size", kind="size")
+    reference: str | None = described(
+        "folder of its files, if not the store", title="kept by reference", brief=True
+    )
+    sources: tuple[Source, ...] = described("where it was taken from", title="source")
+    created_at: datetime = described("when it was added")
+    created_by: str = described("who added it", heading="by")
+    calibrations: tuple[Calibration, ...] = described("a fuse takes the last one for all adapters")
+    files: tuple[FileEntry, ...] = described("path, size in bytes and SHA-256 of each")
+    REFERENCE: ClassVar[str] = "name"
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}>"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class BaseDetails(Base):
+    """A base model, and what stands on it."""
+
+    adapters: tuple[str, ...] = described("names of its adapters, oldest first; with `limit`, the newest")
+    next: int | None = described("`offset` for the adapters registered before these; None if these are all")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class AddedBase(Base):
+    """A base model that was handed in."""
+
+    created: bool = described("whether it is new")
+    same_as: str | None = described("name of the model with the same content in other files, if any")
+    findings: tuple[Finding, ...] = described("notes about it")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModuleFidelity(Record):
     """What a fused module holds of its update."""
 
-    module: str = described("name of the module")
+    module: str = described("name of the module", most=600)
     norm: float = described("Frobenius norm of the update")
-    retained: float | None = described(
-        "share of the update that is in the fused weights, above 1 if it overshoots; None if there is no update",
-        kind="share",
-    )
-    cosine: float | None = described("cosine of the angle between the update and what is in the weights")
+    retained: float | None = described("share of the update in the fused weights", kind="share")
+    cosine: float | None = described("cosine between the update and its part in the weights")
     relative_error: float | None = described("norm of the difference, over that of the update")
 
 
@@ -34,19 +98,11 @@ class Fidelity(Record):
 
     verdict: str = described("`PASS`, `DEGRADED` or `LOST`", compared=True)
     retained: float | None = described(
-        "share of the update that is in the fused weights, above 1 if it overshoots; None if there is no update",
-        compared=True,
-        kind="share",
+        "share of the update in the weights; above 1 if it overshoots", compared=True, kind="share"
     )
-    cosine: float | None = described(
-        "cosine of the angle between the update and what is in the weights", compared=True
-    )
+    cosine: float | None = described("cosine between the update and its part in the weights", compared=True)
     relative_error: float | None = described("norm of the difference, over that of the update", compared=True)
-    noise: float | None = described(
-        "what rounding added beside the update, over the update's norm; None if it is not known",
-        compared=True,
-        kind="share",
-    )
+    noise: float | None = described("rounding noise over the update's norm", compared=True, kind="share")
     modules: tuple[ModuleFidelity, ...] | None = described("the same of each module", optional=True)
 
 
@@ -57,9 +113,7 @@ class Foreign(Record):
     registry: str = described("registry that claims to have made it")
     key: str = described("key of the model there")
     signed_by: tuple[str, ...] = described("names of trusted keys")
-    rebuilt: str | None = described(
-        "a rebuild here gave the `same` or `other` bytes; None where there was none"
-    )
+    rebuilt: str | None = described("a rebuild here gave the `same` or `other` bytes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,9 +144,7 @@ class FusedFacts(FusedLabel):
     adapter: str = described("name of its first adapter")
     with_: tuple[Weighted, ...] = described("further adapters of a sum")
     precision: str = described("how it was written, such as `keep` or `auto`")
-    quantization: Mapping[str, object] | None = described(
-        "group size, bits and mode; None if it is not quantised"
-    )
+    quantization: Mapping[str, object] | None = described("group size, bits and mode, if quantised")
     bytes: int = described("size in bytes of all files")
     weights_bytes: int = described("size of its weights in bytes", compared=True)
     times_base: float = described("size of its weights over that of the base's", compared=True)
@@ -113,14 +165,10 @@ class FusedLine(FusedFacts):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FusedDetails(FusedLine):
-    """A fused model with the fidelity of each module.
-
-    Attributes:
-        plot: the picture of the modules' fidelity; None if none was asked for.
-    """
+    """A fused model with the fidelity of each module."""
 
     base: str = described("name of its base")
-    plot: Path | None = None
+    plot: Path | None = described("picture of the modules' fidelity", default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,12 +199,10 @@ class Fused(FusedRecord):
     """A fused model on this machine."""
 
     path: Path = described("its folder, which `mlx_lm.load` takes; read-only")
-    source: Literal["cache", "store", "computed"] = described(
-        "it was in the `cache`, fetched from the `store`, or `computed`"
-    )
+    source: Literal["cache", "store", "computed"] = described("`cache`, `store` or `computed`")
     cached: bool = described("whether it was in the cache")
     opinions: tuple[Opinion, ...] | None = described(
-        "what the model was asked before this was taken, in that order; none where nothing could be asked",
+        "what the model was asked before, in that order",
         optional=True,
     )
 

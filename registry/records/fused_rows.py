@@ -1,35 +1,147 @@
-"""Rows of fused artifacts with all that their lines need, in a constant number of statements."""
+"""Fused models on record: the queries for them, and what each is called: its adapters with weights, and how it is written.
+
+No two artifacts of one adapter have the same label: whatever of a recipe tells two of them apart is in it, and what is as
+usual is left out.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from sqlalchemy import Select, select, union
-from sqlalchemy.orm import Session, joinedload, selectinload
+from sqlalchemy.orm import Session, aliased, joinedload, selectinload
 from sqlalchemy.sql.base import ExecutableOption
 
+from fusery.storage.digest import digest_json
+
 from .. import tables
+from ..engine.recipe import ENGINE, OWN, Recipe
+from .fused import FusedLabel
+
+_DIGITS = 8
+"""Of a digest: enough to tell the calibrations of a base, or the choices of bits, from one another."""
 
 
-def load_fused() -> Select[tables.Fused]:
-    """Return the query for fused artifacts with all that their lines need, in a constant number of statements."""
-    return select(tables.Fused).options(*_of_fused())
+def describe(recipe: Recipe) -> str:
+    """Return how a fused artifact is written, in a few words; its adapters, weights and scale are `combined`'s."""
+    return ", ".join(_words(recipe))
 
 
-def _of_fused() -> Sequence[ExecutableOption]:
-    fused, base, files = tables.Fused, joinedload(tables.Fused.base), tables.Manifest.files
+def combined(adapter: str, scale: float | None, extras: Sequence[tuple[str, float]]) -> str:
+    """Return the adapters of a fused artifact with their weights, and a scale that is not the adapter's own."""
+    own = "" if scale is None else f" (scale {_number(scale)})"
+    return " + ".join([adapter + own, *(f"{_number(weight)} x {name}" for name, weight in extras)])
+
+
+def label_of(row: tables.FusedRow) -> str:
+    """Return what a fused artifact on record is called."""
+    return label_record(row).label
+
+
+def label_with_key(row: tables.FusedRow) -> str:
+    """Return the same with the beginning of its key, which finds it."""
+    return f"{label_of(row).removesuffix(')')}, {row.key[:12]})"
+
+
+def label_record(row: tables.FusedRow, adapter: str | None = None) -> FusedLabel:
+    """Return what views say of the name of a fused artifact: `scale`, `combined`, `format` and `label`.
+
+    Another registry's claim is called foreign: one's own of the same recipe is another thing.
+
+    Args:
+        adapter: the name to call its adapter by; the same bytes may be registered under several.
+    """
+    extras = [(extra.adapter.name, extra.weight) for extra in row.extras]
+    made = names(adapter or row.adapter.name, Recipe.from_dict(row.recipe), extras)
+    if row.origin is not None:
+        return replace(made, label=f"{made.label.removesuffix(')')}, foreign)")
+    return made
+
+
+def names(adapter: str, recipe: Recipe, extras: Sequence[tuple[str, float]]) -> FusedLabel:
+    """Return what `label_record` does, of what is not on record, or not loaded."""
+    both, format = combined(adapter, recipe.scale, extras), describe(recipe)
+    return FusedLabel(scale=recipe.scale, combined=both, format=format, label=f"{both} ({format})")
+
+
+def _words(recipe: Recipe) -> Iterator[str]:
+    if (shape := recipe.quantization) is not None:
+        if recipe.precision != "dequantize":
+            yield recipe.precision
+        yield f"requantised to {shape.get('bits')} bits"
+        yield f"{shape.get('mode')}"
+        yield f"groups of {shape.get('group_size')}"
+    else:
+        yield recipe.precision
+    if recipe.aware is not None:
+        yield f"trained through {recipe.aware.get('bits')} bits in groups of {recipe.aware.get('group_size')}"
+    if recipe.biases:
+        yield "in the biases"
+    if recipe.bits:
+        yield _bits(recipe.bits)
+    if recipe.rounding is not None:
+        yield f"rounded {recipe.rounding}"
+    if recipe.seed:
+        yield f"seed {recipe.seed}"
+    if recipe.calibration is not None:
+        yield f"calibration {recipe.calibration[:_DIGITS]}"
+    if recipe.fitted:
+        yield "fitted"
+    if recipe.engine != ENGINE:
+        yield f"by {recipe.engine.removeprefix(f'{ENGINE}; ')}"
+
+
+def _bits(bits: Mapping[str, int]) -> str:
+    wide = "/".join("own" if number == OWN else str(number) for number in sorted(set(bits.values())))
+    if set(bits) == {""}:
+        return f"{wide} bits where adapted"
+    return f"{wide} bits by module ({digest_json(dict(bits))[:_DIGITS]})"
+
+
+def _number(value: float) -> str:
+    """Return the shortest text that gives the number back."""
+    return repr(float(value)).removesuffix(".0")
+
+
+def fused_from(adapter: tables.AdapterRow) -> Select[tables.FusedRow]:
+    """Return the query for what was fused from an adapter's bytes, alone or with others.
+
+    The same bytes may be registered under two tasks; they have one fused model, which belongs to both.
+    """
+    twin = aliased(tables.AdapterRow)
+    same = select(twin.id).where(twin.digest == adapter.digest)
+    alone = select(tables.FusedRow.id).where(tables.FusedRow.adapter_id.in_(same))
+    added = select(tables.FusedExtraRow.fused_id).where(tables.FusedExtraRow.adapter_id.in_(same))
     return (
-        joinedload(fused.adapter),
-        joinedload(fused.manifest).selectinload(files),
-        base.joinedload(tables.BaseModel.manifest).selectinload(files),
-        base.selectinload(tables.BaseModel.names),
-        selectinload(fused.extras).joinedload(tables.FusedExtra.adapter),
+        select(tables.FusedRow)
+        .where(tables.FusedRow.id.in_(union(alone, added)))  # OR would read the whole table
+        .where(tables.FusedRow.base_id == adapter.base_id)
+        .order_by(tables.FusedRow.id)
     )
 
 
-def fused_by_adapter(session: Session, adapters: Sequence[tables.Adapter]) -> dict[int, list[tables.Fused]]:
+def load_fused() -> Select[tables.FusedRow]:
+    """Return the query for fused artifacts with all that their lines need, in a constant number of statements."""
+    return select(tables.FusedRow).options(*_of_fused())
+
+
+def _of_fused() -> Sequence[ExecutableOption]:
+    fused, base, files = tables.FusedRow, joinedload(tables.FusedRow.base), tables.ManifestRow.files
+    return (
+        joinedload(fused.adapter),
+        joinedload(fused.manifest).selectinload(files),
+        base.joinedload(tables.BaseModelRow.manifest).selectinload(files),
+        base.selectinload(tables.BaseModelRow.names),
+        selectinload(fused.extras).joinedload(tables.FusedExtraRow.adapter),
+    )
+
+
+def fused_by_adapter(
+    session: Session, adapters: Sequence[tables.AdapterRow]
+) -> dict[int, list[tables.FusedRow]]:
     """Return what was fused from each of a number of adapters, by the number of its row, oldest first: as `fused_from`."""
-    twin, fused, extra = tables.Adapter, tables.Fused, tables.FusedExtra
+    twin, fused, extra = tables.AdapterRow, tables.FusedRow, tables.FusedExtraRow
     same = twin.digest.in_({adapter.digest for adapter in adapters})
     alone = select(twin.digest, fused.id).join(fused, fused.adapter_id == twin.id).where(same)
     added = select(twin.digest, extra.fused_id).join(extra, extra.adapter_id == twin.id).where(same)

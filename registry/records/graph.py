@@ -1,4 +1,4 @@
-"""The lineage graph: plain records, which can be drawn and exported without a database."""
+"""The lineage graph: plain records, which can be drawn without a database."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import ClassVar
 
 from ..record import Record, described
-from .withdrawal import Withdrawal, own
+from .adapter import Withdrawal, own
 
 TRAINED_ON = "trained-on-base"
 REGISTERED_FOR = "registered-for-base"
@@ -20,35 +20,18 @@ COMPUTED_FROM = "computed-from"
 
 @dataclass(frozen=True, slots=True)
 class Node(Record):
-    """A node of the lineage graph.
-
-    Attributes:
-        withdrawals: yanks that concern it; for an alias or deployment, those of its adapter.
-        at: when it was registered, made, set or deployed.
-        by: who did that.
-        facts: further values for exports, which depend on the kind.
-    """
+    """A node of the lineage graph."""
 
     id: str = described("id, unique within the graph and the same in every run and registry")
     kind: str = described("kind: `base`, `dataset`, `adapter`, `fused`, `bundle`, `alias` or `deployment`")
     name: str = described("name")
-    digest: str = described(
-        "digest of its files, or of what an alias holds or a deployment runs; empty without one"
+    digest: str = described("digest of its files, or of what it holds or runs; may be empty")
+    withdrawals: tuple[Withdrawal, ...] = described(
+        "yanks that concern it; for an alias or deployment, those of its adapter", default=()
     )
-    withdrawals: tuple[Withdrawal, ...] = ()
-    at: datetime | None = None
-    by: str | None = None
-    facts: Mapping[str, object] = field(default_factory=dict, compare=False)
-    KEYS: ClassVar[tuple[str, ...]] = (
-        "id",
-        "kind",
-        "name",
-        "digest",
-        "yanked",
-        "withdrawals",
-        "at",
-        "by",
-    )
+    at: datetime | None = described("when it was registered, made, set or deployed", default=None)
+    by: str | None = described("who did that", default=None)
+    KEYS: ClassVar[tuple[str, ...]] = ("id", "kind", "name", "digest", "yanked", "withdrawals", "at", "by")
 
     @property
     def yanked(self) -> str | None:
@@ -68,13 +51,9 @@ class Node(Record):
 
 @dataclass(frozen=True, slots=True)
 class DeploymentNode(Node):
-    """A current or ended deployment.
+    """A current or ended deployment."""
 
-    Attributes:
-        ended_at: when it was ended; None while it runs.
-    """
-
-    ended_at: datetime | None = field(kw_only=True)
+    ended_at: datetime | None = described("when it was ended; None while it runs", kw_only=True)
     KEYS: ClassVar[tuple[str, ...]] = (*Node.KEYS, "ended_at")
 
     @property

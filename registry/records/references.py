@@ -1,18 +1,26 @@
-"""From what a user typed to the record that is meant, with the nearest names when nothing fits."""
+"""From what a user typed to the record that is meant, of any kind, with the nearest names when nothing fits."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from datetime import datetime
-from typing import Any, TypeVarTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVarTuple
 
-from sqlalchemy import ColumnElement, Select, and_, case, exists, func, not_, or_, select, union
+from sqlalchemy import ColumnElement, Select, and_, case, exists, func, not_, or_, select
 from sqlalchemy.orm import Session, aliased, joinedload, selectinload
 
 from .. import tables
+from ..database.engine import batches
 from ..errors import AmbiguousReferenceError, BadInputError, UnknownReferenceError
 from ..names import MAX_DECLARED_VERSION, Reference
+from ..parsing import nearest
+
+if TYPE_CHECKING:  # naming the rows would import all tables
+    Thing: TypeAlias = (
+        tables.BaseModelRow | tables.DatasetRow | tables.AdapterRow | tables.FusedRow | tables.BundleRow
+    )
 
 _STEP = 1_000
 """The most that a version above the limit may exceed its task's newest version."""
@@ -20,22 +28,13 @@ _STEP = 1_000
 Values = TypeVarTuple("Values")
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """A record that a reference names, of whatever kind: exactly one of the three is set."""
-
-    base: tables.BaseModel | None = None
-    adapter: tables.Adapter | None = None
-    fused: tables.Fused | None = None
-
-
-def load_adapters(*, in_full: bool = False) -> Select[tables.Adapter]:
+def load_adapters(*, in_full: bool = False) -> Select[tables.AdapterRow]:
     """Return the query for adapters with all that their views need, in a constant number of statements.
 
     In full, files, training and what was measured come too; what is one row, or a few short ones, comes with the adapter itself,
     since each further statement is another way to the server.  Its rows are to be made unique.
     """
-    adapter, base = tables.Adapter, joinedload(tables.Adapter.base)
+    adapter, base = tables.AdapterRow, joinedload(tables.AdapterRow.base)
     query = select(adapter).options(
         joinedload(adapter.task),
         joinedload(adapter.dataset),
@@ -45,53 +44,39 @@ def load_adapters(*, in_full: bool = False) -> Select[tables.Adapter]:
         selectinload(adapter.amendments),
     )
     if not in_full:
-        return query.options(base.selectinload(tables.BaseModel.names))
+        return query.options(base.selectinload(tables.BaseModelRow.names))
     return query.options(
-        base.joinedload(tables.BaseModel.names),
-        joinedload(adapter.manifest).selectinload(tables.Manifest.files),
+        base.joinedload(tables.BaseModelRow.names),
+        joinedload(adapter.manifest).selectinload(tables.ManifestRow.files),
         joinedload(adapter.run),
         joinedload(adapter.renderings),
-        joinedload(adapter.signatures).joinedload(tables.Signature.key),
+        joinedload(adapter.signatures).joinedload(tables.SignatureRow.key),
         selectinload(adapter.curve),
         selectinload(adapter.evaluations),
     )
 
 
-def _load_one() -> Select[tables.Adapter]:
-    """Return the query for one adapter: what is asked of it beside its own row comes with a statement each, and only if it is asked."""
-    adapter = tables.Adapter
-    return select(adapter).options(
-        *map(joinedload, (adapter.task, adapter.base, adapter.dataset, adapter.parent))
-    )
-
-
 def resolve_adapter(
-    session: Session, text: str, among: Select[tables.Adapter] | None = None
-) -> tables.Adapter:
-    """Return the adapter that a reference names.
-
-    Args:
-        session: of any transaction.
-        text: the reference.
-        among: the query for adapters, with what is needed of them; None where the rest may come as it is asked for.
-
-    Raises:
-        UnknownReferenceError: nothing has that name.
-        AmbiguousReferenceError: a digest prefix fits several adapters.
-    """
+    session: Session, text: str, among: Select[tables.AdapterRow] | None = None
+) -> tables.AdapterRow:
+    """Return the adapter that a reference names."""
     if (found := _find_adapter(session, text, among)) is None:
         raise _no_adapter(session, text)
     return found
 
 
-def _find_adapter(session: Session, text: str, among: Select[tables.Adapter] | None) -> tables.Adapter | None:
-    """Return what `resolve_adapter` does, None where nothing has that name."""
+def _find_adapter(
+    session: Session, text: str, among: Select[tables.AdapterRow] | None
+) -> tables.AdapterRow | None:
     try:
         reference = Reference.parse(text)
     except BadInputError:
         return None
-    query = _load_one() if among is None else among
-    found = list(session.scalars(named_by(reference, query).limit(3)).unique())
+    if among is None:  # the rest comes with a statement each, if it is asked for
+        adapter = tables.AdapterRow
+        related = (adapter.task, adapter.base, adapter.dataset, adapter.parent)
+        among = select(adapter).options(*map(joinedload, related))
+    found = list(session.scalars(named_by(reference, among).limit(3)).unique())
     if reference.kind == "digest" and len({adapter.digest for adapter in found}) > 1:
         names = ", ".join(adapter.name for adapter in found)
         raise AmbiguousReferenceError(
@@ -111,17 +96,17 @@ def _no_adapter(session: Session, text: str) -> UnknownReferenceError:
 
 def named_by(reference: Reference, query: Select[*Values]) -> Select[*Values]:
     """Return a query for adapters, or for some of their columns, of those alone that a reference can mean."""
-    adapter = tables.Adapter
+    adapter = tables.AdapterRow
     if reference.kind == "name":
         return query.where(adapter.name == reference.value)
     if reference.kind == "digest":
         return query.where(begins_with(adapter.digest, reference.value)).order_by(adapter.id)
-    query = query.join(adapter.task.of_type(tables.Task)).where(tables.Task.name == reference.task)
+    query = query.join(adapter.task.of_type(tables.TaskRow)).where(tables.TaskRow.name == reference.task)
     if reference.kind == "version":
         return query.where(adapter.version == int(reference.value))
     if reference.kind == "latest":
         return query.where(adapter.version == latest_version())
-    alias = tables.Alias
+    alias = tables.AliasRow
     return query.join(alias, alias.adapter_id == adapter.id).where(alias.name == reference.value)
 
 
@@ -130,12 +115,9 @@ def latest_version(at: datetime | None = None) -> ColumnElement[int]:
 
     It is the newest version.  An adapter from `combine` or `shrink` is skipped until it has a validation loss, unless the task
     has no other adapter.
-
-    Args:
-        at: a moment; None for now.
     """
-    version, source, change = aliased(tables.Adapter), tables.AdapterSource, tables.Amendment
-    versions = select(version.version).where(version.task_id == tables.Task.id)
+    version, source, change = aliased(tables.AdapterRow), tables.AdapterSourceRow, tables.AmendmentRow
+    versions = select(version.version).where(version.task_id == tables.TaskRow.id)
     measured: ColumnElement[bool] = version.val_loss.is_not(None)
     if at is not None:
         versions = versions.where(version.created_at <= at)
@@ -146,7 +128,7 @@ def latest_version(at: datetime | None = None) -> ColumnElement[int]:
         measured = case((first.is_not(None), first != "null"), else_=measured)
     computed = exists().where(source.adapter_id == version.id).correlate(version)
     found, newest = (
-        query.order_by(version.version.desc()).limit(1).correlate(tables.Task).scalar_subquery()
+        query.order_by(version.version.desc()).limit(1).correlate(tables.TaskRow).scalar_subquery()
         for query in (versions.where(or_(measured, not_(computed))), versions)
     )
     return func.coalesce(found, newest)
@@ -155,88 +137,69 @@ def latest_version(at: datetime | None = None) -> ColumnElement[int]:
 def no_alias(session: Session, text: str) -> UnknownReferenceError:
     """Return the error for an alias that there is not, with those that may be meant."""
     task, _, wanted = text.strip().partition("#")
-    alias = tables.Alias
-    there = select(tables.Task.name, alias.name).join(alias.task).where(alias.adapter_id.is_not(None))
-    own = [name for _, name in session.execute(there.where(tables.Task.name == task).limit(1000))]
+    alias = tables.AliasRow
+    there = select(tables.TaskRow.name, alias.name).join(alias.task).where(alias.adapter_id.is_not(None))
+    own = [name for _, name in session.execute(there.where(tables.TaskRow.name == task).limit(1000))]
     if own:
         # What the names of a task have in common says nothing.
-        import difflib
-
-        close = difflib.get_close_matches(wanted[:_LONGEST].casefold(), own, n=1, cutoff=0.5)
-        those = f"there are: {', '.join(f'{task}#{name}' for name in own[:5])}"
-        hint = f"did you mean {task}#{close[0]}?" if close else those
+        hint = nearest(wanted[:200], own, most=1, before=f"{task}#") or (
+            f"there are: {', '.join(f'{task}#{name}' for name in own[:5])}"
+        )
     else:
         known = [f"{name}#{one}" for name, one in session.execute(there.limit(1000))]
-        hint = _nearest(f"{task}#{wanted}", known) or "fusery alias list"
+        hint = nearest(f"{task}#{wanted}", known) or "fusery alias list"
     return UnknownReferenceError(f"there is no alias {text!r}", hint=hint)
 
 
 def _unknown(session: Session, text: str, hint: str | None) -> UnknownReferenceError:
     wanted = text.strip().casefold()
     task = wanted.partition("@")[0].partition("#")[0]
-    tasks = session.execute(select(tables.Task.name, latest_version()).limit(1000))
+    alias, name = tables.AliasRow, wanted.partition("@")[2]  # MLflow writes an alias with @
+    of_task = select(alias.name).join(alias.task).where(tables.TaskRow.name == task, alias.name == name)
+    if name and session.scalars(of_task.where(alias.adapter_id.is_not(None))).first():
+        return UnknownReferenceError(f"there is no adapter {text!r}", hint=f"did you mean {task}#{name}?")
+    tasks = session.execute(select(tables.TaskRow.name, latest_version()).limit(1000))
     newest = {name: version for name, version in tasks}  # noqa: C416 -- a row is no pair to mypy
     if task in newest:
         versions = session.scalars(
-            select(tables.Adapter.version).join(tables.Adapter.task).where(tables.Task.name == task)
+            select(tables.AdapterRow.version).join(tables.AdapterRow.task).where(tables.TaskRow.name == task)
         )
         listed = ", ".join(f"{task}@{version}" for version in sorted(versions)[-5:])
         return UnknownReferenceError(
             f"there is no adapter {text!r}", hint=f"there are: {listed}" if listed else hint
         )
-    alias = tables.Alias
-    held = select(tables.Task.name).join(alias, alias.task_id == tables.Task.id)
+    held = select(tables.TaskRow.name).join(alias, alias.task_id == tables.TaskRow.id)
     if named := list(
         session.scalars(held.where(alias.name == wanted, alias.adapter_id.is_not(None)).limit(3))
     ):
         meant = " or ".join(f"{one}#{wanted}" for one in named)
         return UnknownReferenceError(f"there is no adapter {text!r}", hint=f"did you mean {meant}?")
-    names = session.scalars(select(tables.Adapter.name).order_by(tables.Adapter.id.desc()).limit(1000))
-    suffix = wanted[len(task) :][:_LONGEST]
+    names = session.scalars(select(tables.AdapterRow.name).order_by(tables.AdapterRow.id.desc()).limit(1000))
+    suffix = wanted[len(task) :][:200]
     like_tasks = [f"{known}{suffix or f'@{version}'}" for known, version in newest.items() if version]
     return UnknownReferenceError(
-        f"there is no adapter {text!r}", hint=_nearest(task + (suffix or "@1"), [*like_tasks, *names]) or hint
+        f"there is no adapter {text!r}", hint=nearest(task + (suffix or "@1"), [*like_tasks, *names]) or hint
     )
 
 
-_LONGEST = 200
-"""Characters of a text that something else may have been meant by: what it costs to look grows with the square."""
-
-
-def _nearest(wanted: str, known: Iterable[str]) -> str | None:
-    if len(wanted) > _LONGEST:
-        return None
-    folded = {name.casefold(): name for name in known}
-    import difflib
-
-    close = difflib.get_close_matches(wanted, folded, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(folded[name] for name in close)}?" if close else None
-
-
-def resolve_base(session: Session, text: str) -> tables.BaseModel:
-    """Return the base model that a name or a digest prefix means.
-
-    Raises:
-        UnknownReferenceError: nothing has that name.
-        AmbiguousReferenceError: a digest prefix fits several bases.
-    """
+def resolve_base(session: Session, text: str) -> tables.BaseModelRow:
+    """Return the base model that a name or a digest prefix means."""
     if (found := _find_base(session, text)) is None:
         folded, known = (
             text.strip().casefold(),
-            list(session.scalars(select(tables.BaseName.name).limit(1000))),
+            list(session.scalars(select(tables.BaseNameRow.name).limit(1000))),
         )
-        hint = _nearest(folded, known) or ("fusery base list" if known else "fusery base add SOURCE")
+        hint = nearest(folded, known) or ("fusery base list" if known else "fusery base add SOURCE")
         raise UnknownReferenceError(f"there is no base model {text!r}", hint=hint)
     return found
 
 
-def _find_base(session: Session, text: str) -> tables.BaseModel | None:
-    """Return what `resolve_base` does, None where nothing has that name."""
-    base, folded = tables.BaseModel, text.strip().casefold()
-    named = session.scalar(select(base).join(base.names).where(tables.BaseName.folded == folded))
+def _find_base(session: Session, text: str) -> tables.BaseModelRow | None:
+    base, folded = tables.BaseModelRow, text.strip().casefold()
+    named = session.scalar(select(base).join(base.names).where(tables.BaseNameRow.folded == folded))
     if named is not None:
         return named
-    matches: list[tables.BaseModel] = _by_digest(session, base, folded)
+    matches: list[tables.BaseModelRow] = _by_digest(session, base.digest, folded)
     if len(matches) > 1:
         raise AmbiguousReferenceError(f"the digest {text} fits more than one base", hint="give more digits")
     return matches[0] if matches else None
@@ -250,58 +213,54 @@ def begins_with(column: Any, prefix: str) -> ColumnElement[bool]:
     return and_(column >= prefix, column < f"{prefix}g")
 
 
-def _by_digest(session: Session, table: Any, text: str) -> list[Any]:
-    if not 8 <= len(text) <= 64 or text.strip("0123456789abcdef"):
-        return []
-    return list(session.scalars(select(table).where(begins_with(table.digest, text)).limit(2)))
-
-
-def resolve_any(session: Session, text: str, among: Select[tables.Adapter] | None = None) -> Subject:
-    """Return whatever a reference names: an adapter, a base model by name or digest, a fused artifact by digest or key.
-
-    Raises:
-        UnknownReferenceError: nothing has that name.
-    """
+def digest_prefix(text: str) -> str:
+    """Return a text as the beginning of a digest; empty if it cannot be one."""
     folded = text.strip().casefold()
-    fused = _by_digest(session, tables.Fused, folded)
-    if not fused and 8 <= len(folded) <= 64 and not folded.strip("0123456789abcdef"):
-        fused = list(
-            session.scalars(select(tables.Fused).where(begins_with(tables.Fused.key, folded)).limit(2))
-        )
+    return folded if 8 <= len(folded) <= 64 and not folded.strip("0123456789abcdef") else ""
+
+
+def _by_digest(session: Session, column: Any, text: str) -> list[Any]:
+    if not (prefix := digest_prefix(text)):
+        return []
+    return list(session.scalars(select(column.class_).where(begins_with(column, prefix)).limit(2)))
+
+
+def resolve_any(
+    session: Session, text: str, among: Select[tables.AdapterRow] | None = None
+) -> tables.BaseModelRow | tables.AdapterRow | tables.FusedRow:
+    """Return whatever a reference names: an adapter, a base model by name or digest, a fused artifact by digest or key."""
+    fused: list[tables.FusedRow] = _by_digest(session, tables.FusedRow.digest, text)
+    fused = fused or _by_digest(session, tables.FusedRow.key, text)
     if len(fused) > 1 and len({row.digest for row in fused}) == 1:
         # The same bytes, made here and claimed elsewhere.
         fused = [row for row in fused if row.origin is None] or fused[:1]
-    if len(fused) == 1:
-        return Subject(fused=fused[0])
-    if (adapter := _find_adapter(session, text, among)) is not None:
-        return Subject(adapter=adapter)
-    if (base := _find_base(session, text)) is not None:
-        return Subject(base=base)
-    raise _no_adapter(session, text)
+    found = fused[0] if len(fused) == 1 else _find_adapter(session, text, among) or _find_base(session, text)
+    if found is None:
+        raise _no_adapter(session, text)
+    return found
 
 
-def next_version(session: Session, task: tables.Task) -> int:
+def adapter_names(session: Session, numbers: Collection[int]) -> dict[int, str]:
+    """Return the names of adapters by the numbers of their rows, in the order of these."""
+    row = tables.AdapterRow
+    query = select(row.id, row.name).order_by(row.id)
+    found = (session.execute(query.where(row.id.in_(some))) for some in batches(sorted(numbers)))
+    return {each.id: each.name for rows in found for each in rows}
+
+
+def next_version(session: Session, task: tables.TaskRow) -> int:
     """Return the number after the highest version of a task.  Call it within a write transaction only."""
     highest = session.scalar(
-        select(func.max(tables.Adapter.version)).where(tables.Adapter.task_id == task.id)
+        select(func.max(tables.AdapterRow.version)).where(tables.AdapterRow.task_id == task.id)
     )
     return (highest or 0) + 1
 
 
 def require_version(session: Session, task: str, version: int) -> None:
-    """Refuse a version so large that automatic numbering could run out.
-
-    Args:
-        session: of any transaction.
-        task: the name of the task, which need not exist.
-        version: the version that the user or another registry declares.
-
-    Raises:
-        BadInputError: the version is over the limit, and far above the task's newest version.
-    """
+    """Refuse a version so large that automatic numbering could run out."""
     if version <= MAX_DECLARED_VERSION:
         return
-    row = session.scalar(select(tables.Task).where(tables.Task.name == task))
+    row = session.scalar(select(tables.TaskRow).where(tables.TaskRow.name == task))
     newest = next_version(session, row) - 1 if row is not None else 0
     if version > newest + _STEP:
         raise BadInputError(
@@ -310,26 +269,97 @@ def require_version(session: Session, task: str, version: int) -> None:
         )
 
 
-def fused_from(adapter: tables.Adapter) -> Select[tables.Fused]:
-    """Return the query for what was fused from an adapter's bytes, alone or with others.
+KINDS = ("base", "dataset", "adapter", "bundle")
+"""What a reference may begin with, and a colon, where it would not be clear: `dataset:courses`, `bundle:out`."""
 
-    The same bytes may be registered under two tasks; they have one fused model, which belongs to both.
+
+def find_things(
+    session: Session,
+    text: str,
+    places: Sequence[str] | None = None,
+    among: Select[tables.AdapterRow] | None = None,
+) -> list[Thing]:
+    """Return what a reference names: one thing, or all revisions of a dataset.
+
+    Args:
+        text: an adapter's name, `task@version`, `task#alias`; a base's name; a fused artifact's digest or key; a bundle's
+            digest, or the place where it was written; `dataset:NAME`.  Each with its kind before a colon, if need be.
+        places: `places_of(text)`, where the session writes: no file is looked at while others wait.
+        among: as `resolve_adapter` has it.
     """
-    twin = aliased(tables.Adapter)
-    same = select(twin.id).where(twin.digest == adapter.digest)
-    alone = select(tables.Fused.id).where(tables.Fused.adapter_id.in_(same))
-    added = select(tables.FusedExtra.fused_id).where(tables.FusedExtra.adapter_id.in_(same))
-    return (
-        select(tables.Fused)
-        .where(tables.Fused.id.in_(union(alone, added)))  # OR would read the whole table
-        .where(tables.Fused.base_id == adapter.base_id)
-        .order_by(tables.Fused.id)
-    )
+    kind, rest = _kind_of(text)
+    lies = places_of(text) if places is None else places
+    if kind == "base":
+        return [resolve_base(session, rest)]
+    if kind == "adapter":
+        return [resolve_adapter(session, rest, among)]
+    if kind == "dataset":
+        return [*find_datasets(session, rest)]
+    if (bundle := find_bundle(session, rest, lies)) is not None:
+        return [bundle]
+    if kind:
+        raise UnknownReferenceError(f"there is no bundle {rest[:80]!r}", hint="fusery show REF --json")
+    return [resolve_any(session, text, among)]
 
 
-def twins(adapter: tables.Adapter) -> Select[tables.Adapter]:
-    """Return the query for all adapters with these bytes on this base, the adapter itself among them."""
-    same = tables.Adapter
-    return (
-        select(same).where(same.digest == adapter.digest, same.base_id == adapter.base_id).order_by(same.id)
+def places_of(text: str) -> list[str]:
+    """Return how the place that a reference may name can have been recorded: as typed, and as a path of this machine."""
+    place = _kind_of(text)[1]
+    if "://" in place or "\0" in place:
+        return [place]
+    try:
+        return [place, str(Path(place).expanduser().resolve())]
+    except (OSError, RuntimeError):  # a loop of links, or nobody's home
+        return [place]
+
+
+def _kind_of(text: str) -> tuple[str, str]:
+    kind, colon, rest = text.partition(":")
+    if colon and kind in KINDS and rest.strip() and not rest.startswith("//"):
+        return kind, rest.strip()
+    return "", text
+
+
+def find_datasets(session: Session, text: str) -> Sequence[tables.DatasetRow]:
+    """Return the revisions of a dataset by its name, or the one with a digest."""
+    dataset = tables.DatasetRow
+    found = session.scalars(select(dataset).where(dataset.name == text).order_by(dataset.id)).all()
+    if not found and (prefix := digest_prefix(text)):
+        query = select(dataset).where(begins_with(dataset.digest, prefix)).order_by(dataset.id)
+        found = session.scalars(query).all()
+    if not found:
+        raise UnknownReferenceError(
+            f"there is no dataset {text[:80]!r}", hint="fusery list --where 'dataset = NAME'"
+        )
+    return found
+
+
+def find_bundle(session: Session, text: str, places: Sequence[str]) -> tables.BundleRow | None:
+    """Return a bundle by where it lies, or by its digest; of several records the newest."""
+    bundle = tables.BundleRow
+    lies = select(bundle).where(bundle.path.in_(places)).order_by(bundle.id.desc()).limit(1)
+    if (found := session.scalars(lies).first()) is not None:
+        return found
+    if not (prefix := digest_prefix(text)):
+        return None
+    query = select(bundle).where(begins_with(bundle.digest, prefix)).order_by(bundle.id.desc())
+    rows = session.scalars(query).all()
+    others = len({row.digest for row in rows}) > 1
+    if rows and not others:
+        with suppress(UnknownReferenceError):
+            others = resolve_any(session, text) is not None
+    if others:
+        raise AmbiguousReferenceError(
+            f"the digest {text} fits more than one thing", hint="give more digits, or its place"
+        )
+    return rows[0] if rows else None
+
+
+def shippable(things: Sequence[Thing], text: str) -> tables.AdapterRow | tables.FusedRow | tables.BundleRow:
+    """Return the one thing that can run somewhere."""
+    thing = things[0]
+    if isinstance(thing, tables.AdapterRow | tables.FusedRow | tables.BundleRow):
+        return thing
+    raise BadInputError(
+        f"{text[:80]!r} is neither an adapter, a fused model nor a bundle", hint="fusery list"
     )

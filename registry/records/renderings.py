@@ -1,35 +1,53 @@
-"""Renderings on record: which other forms of an adapter there are, and the digest that each has to have."""
+"""An adapter's files on this machine in either form, and folders of adapters and base models, as mlx-lm and PEFT load them.
+
+Folders lie in the cache beside the fused models, each under the digest of its files: whole, read-only, checked, pinned and
+removed by the same rules.  A base that was added by reference is given as it lies, if nothing else lies beside it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import Literal
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from fusery.storage.copying import copy_file
-from fusery.storage.digest import Digest
-from fusery.storage.manifest import Manifest, manifest_of
+from fusery.storage.digest import Digest, digest_bytes
+from fusery.storage.manifest import FileEntry, Manifest, manifest_of
+from fusery.storage.transfer import Need, require_rooms
 
 from .. import tables
 from ..adapters.finding import WHOLE
-from ..adapters.render import FORM_FILES, Form, form_of, render_mlx, render_peft
-from ..errors import BadInputError
-from .bases import blob_generations, recorded_architecture
+from ..adapters.render import FORM_FILES, FORMS, Form, form_of, render_mlx, render_peft
+from ..adapters.tokenizer_files import (
+    differences,
+    is_tokenizer_file,
+    is_tokenizer_of_base,
+    reader,
+    with_tokenizer,
+)
+from ..errors import BadInputError, UnknownReferenceError
+from ..record import Record, described
+from ..workspace import Workspace
+from .adapter import Withdrawal
+from .bases import blob_generations, completed_config, locate_files, proven_files, recorded_architecture
+from .fused_rows import label_of
+from .references import resolve_adapter, resolve_any, resolve_base
+from .withdrawals import of_adapters, of_fused, refuse_yanked
 
-if TYPE_CHECKING:
-    from ..workspace import Workspace
 
-
-def own_form(adapter: tables.Adapter) -> Form:
+def own_form(adapter: tables.AdapterRow) -> Form:
     """Return the form in which an adapter was registered."""
     return form_of(file.path for file in adapter.manifest.files)
 
 
-def recorded_digest(adapter: tables.Adapter, form: Form) -> Digest | None:
+def recorded_digest(adapter: tables.AdapterRow, form: Form) -> Digest | None:
     """Return the digest on record of an adapter's rendering."""
     return next((Digest(row.digest) for row in adapter.renderings if row.form == form), None)
 
@@ -39,15 +57,11 @@ def rendering_of(files: Mapping[str, Path], form: Form) -> Manifest:
     return manifest_of({name: files[name] for name in FORM_FILES[form]})
 
 
-def require_factors_alone(adapter: tables.Adapter, why: str) -> None:
+def require_factors_alone(adapter: tables.AdapterRow, why: str) -> None:
     """Refuse an adapter that replaces tensors of its base where only its factors would count.
 
     Args:
-        adapter: with its findings loaded.
         why: what goes on after "holds whole tensors beside its factors".
-
-    Raises:
-        BadInputError: it does.
     """
     # Admission noted it: a copy of the base's is no such tensor, and only the base's files tell.
     if any(finding.code == WHOLE for finding in adapter.findings):
@@ -58,7 +72,7 @@ def require_factors_alone(adapter: tables.Adapter, why: str) -> None:
 
 
 def record_rendering(
-    session: Session, adapter: tables.Adapter, form: Form, manifest: Manifest, at: datetime
+    session: Session, adapter: tables.AdapterRow, form: Form, manifest: Manifest, at: datetime
 ) -> None:
     """Record a rendering if it is not on record."""
     from .deposit import record_manifest
@@ -66,31 +80,19 @@ def record_rendering(
     if recorded_digest(adapter, form) is None:
         row = record_manifest(session, manifest)
         adapter.renderings.append(
-            tables.AdapterRendering(form=form, digest=manifest.digest, manifest_id=row.id, created_at=at)
+            tables.AdapterRenderingRow(form=form, digest=manifest.digest, manifest_id=row.id, created_at=at)
         )
         session.flush()
 
 
 def fetch_originals(
     workspace: Workspace,
-    adapter: tables.Adapter,
+    adapter: tables.AdapterRow,
     folder: Path,
     kept: Mapping[Digest, Path] = MappingProxyType({}),
     only: Callable[[str], bool] = lambda _: True,
 ) -> dict[str, Path]:
-    """Fetch an adapter's files as they were registered, by name.
-
-    Args:
-        workspace: the registry's parts.
-        adapter: with its manifest loaded.
-        folder: where they are to lie.
-        kept: blobs that were fetched, and verified, a moment ago.
-        only: returns whether to fetch the file with a path.
-
-    Raises:
-        BlobMissingError: the store lacks one.
-        BlobCorruptError: one is damaged.
-    """
+    """Fetch an adapter's files as they were registered, by name."""
     folder.mkdir(parents=True, exist_ok=True)
     entries = [file.entry for file in adapter.manifest.files if only(file.path)]
     missing = [entry for entry in entries if entry.sha256 not in kept]
@@ -106,30 +108,17 @@ def fetch_originals(
 
 
 def fetch_form(
-    workspace: Workspace,
-    adapter: tables.Adapter,
-    form: Form,
-    folder: Path,
-    *,
-    factors_only: bool = False,
+    workspace: Workspace, adapter: tables.AdapterRow, form: Form, folder: Path, *, factors_only: bool = False
 ) -> dict[str, Path]:
     """Fetch an adapter's files in one form, by name, to be run or shipped; what is not its own form is computed.
 
     Its own are `fetch_originals`: in mlx-lm's form, a configuration of other years is put into the words of today.
 
     Args:
-        workspace: the registry's parts.
-        adapter: with its manifest loaded.
-        form: which.
-        folder: a new folder for temporary files.
         factors_only: whole tensors beside the factors do not matter to the caller.
-
-    Raises:
-        BadInputError: the adapter has no form in PEFT, or none in mlx-lm: it holds whole tensors beside its factors.
-        FormatError: the rendering is another than recorded.
     """
     with workspace.database.read() as session:
-        row = session.get_one(tables.Adapter, adapter.id)
+        row = session.get_one(tables.AdapterRow, adapter.id)
         if form == "mlx" and not factors_only:
             require_factors_alone(row, "for which mlx-lm's form has no place")
         expected, base = recorded_digest(row, form), recorded_architecture(row.base)
@@ -137,3 +126,151 @@ def fetch_form(
     if form == "mlx":
         return render_mlx(originals, base, folder / "mlx", expected=expected)
     return render_peft(originals, base, folder / "peft", expected=expected)
+
+
+CONFIG = "config.json"
+"""transformers finds a tokenizer's class by this file; its end token counts if `generation_config.json` names none."""
+
+
+def unfused_tokenizer(
+    workspace: Workspace, base: tables.BaseModelRow, adapters: Sequence[tables.AdapterRow], scratch: Path
+) -> dict[str, Path]:
+    """Return the tokenizer files that unfused adapters need instead of their base's; empty if they use the base's."""
+    if not any(is_tokenizer_file(file.path) for adapter in adapters for file in adapter.manifest.files):
+        return {}
+    scratch.mkdir(parents=True)
+    needed = {file.path for file in base.manifest.files if is_tokenizer_of_base(file.path)}
+    theirs = locate_files(workspace, base, scratch, only={*needed, CONFIG})
+    found = [
+        with_tokenizer(
+            theirs, fetch_originals(workspace, adapter, scratch / str(number), only=is_tokenizer_file)
+        )
+        for number, adapter in enumerate(adapters)
+    ]
+    for adapter, own in zip(adapters[1:], found[1:], strict=True):
+        for name, what in differences(reader(own), reader(found[0])):
+            raise BadInputError(
+                f"{adapters[0].name} and {adapter.name} differ in their {what} ({name}), and a server has only one",
+                hint=f"start a server for each adapter, or serve a fused model: fusery serve {adapter.name} --fused",
+            )
+    return found[0] if differences(reader(found[0]), reader(theirs)) else {}
+
+
+_HARMLESS = ("", ".md", ".png", ".jpg")
+_LATELY = 3600.0
+"""Seconds in which a folder that was handed out stays, whatever the limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFolder(Record):
+    """Where the files of something are on this machine."""
+
+    kind: Literal["adapter", "base", "fused"] = described("`adapter`, `base` or `fused`")
+    name: str = described("its name; the label of a fused model")
+    digest: str = described("its digest")
+    format: str | None = described("format of an adapter's files, `mlx` or `peft`; None for models")
+    path: Path = described("the folder, which is not to be written to")
+    withdrawals: tuple[Withdrawal, ...] = described("yanks that concern it")
+
+
+def local_folder(workspace: Workspace, reference: str, form: str | None = None) -> LocalFolder:
+    """Return a folder of this machine with the files of an adapter, a base model or a fused model."""
+    with workspace.database.read() as session:
+        found = resolve_any(session, reference)
+        if isinstance(found, tables.FusedRow):
+            # Its own files, or the same bytes under another key.
+            same = select(tables.FusedRow).where(
+                tables.FusedRow.digest == found.digest, tables.FusedRow.id != found.id
+            )
+            found_here = (
+                workspace.cache.lookup(Digest(row.key), row.manifest.value)
+                for row in (found, *session.scalars(same))
+            )
+            here, name = next(filter(None, found_here), None), label_of(found)
+            if here is None:
+                raise UnknownReferenceError(
+                    f"{name} is not on this machine",
+                    hint=f"fusery fuse {found.adapter.name} --recipe {found.key}",
+                )
+            told = of_fused(session, [found.id]).get(found.id, ())
+        elif isinstance(found, tables.BaseModelRow):
+            name, told = found.name, ()
+        else:
+            name, told = found.name, of_adapters(session, [found.id]).get(found.id, ())
+    if isinstance(found, tables.AdapterRow):
+        path = adapter_folder(workspace, name, format=form or "mlx")
+        return LocalFolder("adapter", name, found.digest, form or "mlx", path, told)
+    if form is not None:
+        raise BadInputError(f"{name} is a model, and a format is one of adapters", hint="leave out --format")
+    if isinstance(found, tables.FusedRow) and here is not None:
+        return LocalFolder("fused", name, found.digest, None, here, told)
+    return LocalFolder("base", name, found.digest, None, model_folder(workspace, name), told)
+
+
+def adapter_folder(workspace: Workspace, reference: str, *, format: str = "mlx") -> Path:
+    """Return a folder with an adapter's files."""
+    chosen: Form | None = next((each for each in FORMS if each == format), None)
+    if chosen is None:
+        raise BadInputError(f"there is no format {format[:40]!r}", hint=f"--format {'|'.join(FORMS)}")
+    with workspace.database.read() as session:
+        adapter = resolve_adapter(session, reference)
+        refuse_yanked(session, adapter)
+        assert adapter.manifest.files is not None
+        assert adapter.renderings is not None
+    with workspace.scratch() as scratch:
+        files = fetch_form(workspace, adapter, chosen, scratch / "adapter")
+        return _kept(workspace, files, manifest_of(files), {})
+
+
+def model_folder(workspace: Workspace, name: str) -> Path:
+    """Return a folder with a base model's files.
+
+    A model that was added by reference is where it lies, unless mlx-lm needs keys that its `config.json` has not, or
+    other files lie beside those on record.
+    """
+    with workspace.database.read() as session:
+        base = resolve_base(session, name)
+        assert base.names is not None
+        manifest = base.manifest.value
+    with workspace.scratch() as scratch, proven_files(workspace, base, scratch) as files:
+        completed = completed_config(files[CONFIG])
+        if completed is None and base.location is not None and _holds_only(Path(base.location), manifest):
+            return Path(base.location)
+        own = {} if completed is None else {CONFIG: completed}
+        entries = (
+            FileEntry(entry.path, len(own[entry.path]), digest_bytes(own[entry.path]))
+            if entry.path in own
+            else entry
+            for entry in manifest
+        )
+        return _kept(workspace, files, Manifest.of(entries), own)
+
+
+def _kept(workspace: Workspace, files: dict[str, Path], manifest: Manifest, own: dict[str, bytes]) -> Path:
+    """Return the entry of the cache with these files, made if it is not there; `own` has those that are written anew."""
+    key = Digest(manifest.digest)
+    if (path := workspace.cache.lookup(key, manifest)) is not None:
+        return path
+    require_rooms([Need(workspace.cache.root, [entry.size for entry in manifest])])
+    with workspace.cache.build(key, 0) as folder:
+        for entry in manifest:
+            place = folder / entry.path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if entry.path in own:
+                place.write_bytes(own[entry.path])
+            else:
+                copy_file(files[entry.path], place, expected=entry.sha256)
+        path = workspace.cache.publish(key, folder, manifest)
+    # Who asks for an adapter has just asked for its base, and goes on with both.
+    lately = time.time() - _LATELY
+    spared = {entry.key for entry in workspace.cache.entries() if entry.last_used > lately}
+    workspace.cache.evict(workspace.settings.cache_limit, {key, *spared}).execute()
+    return path
+
+
+def _holds_only(folder: Path, manifest: Manifest) -> bool:
+    """Tell whether there is nothing beside a model's files that somebody might load as a part of it."""
+    known = {entry.path for entry in manifest}
+    there = (path for path in folder.rglob("*") if not path.is_dir())
+    others = (path for path in there if path.relative_to(folder).as_posix() not in known)
+    return all(path.name.startswith(".") or path.suffix.lower() in _HARMLESS for path in others)

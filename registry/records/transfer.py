@@ -2,38 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from ..record import Record
-from .withdrawal import Withdrawal
+from fusery.storage.manifest import FileEntry
+
+from ..record import Record, described
+from .adapter import Withdrawal
 
 State = Literal["copied", "completed", "present", "left out"]
 
 
 @dataclass(frozen=True, slots=True)
 class Moved(Record):
-    """An item of a package.
+    """An item of a package."""
 
-    Attributes:
-        kind: `base`, `calibration`, `adapter` or `fused`.
-        name: its name in the source registry.
-        there: its name in the destination registry.
-        digest: digest of its manifest.
-        state: `copied`; `completed`, if only later additions were missing; `present`; or `left out`.
-        bytes: size of the missing files.
-        reason: why it was left out, or that its amendments differ in the destination.
-        withdrawals: yanks that concern it in the destination.
-    """
-
-    kind: str
-    name: str
-    there: str
-    digest: str
-    state: State
-    bytes: int
-    reason: str | None = None
-    withdrawals: tuple[Withdrawal, ...] = ()
+    kind: str = described("`base`, `calibration`, `adapter` or `fused`")
+    name: str = described("its name in the source registry")
+    there: str = described("its name in the destination registry")
+    digest: str = described("digest of its manifest")
+    state: State = described("`copied`, `completed` (later additions), `present` or `left out`")
+    bytes: int = described("size of the missing files")
+    reason: str | None = described("why it was left out, or that amendments differ", default=None)
+    withdrawals: tuple[Withdrawal, ...] = described("yanks that concern it in the destination", default=())
 
     def with_withdrawals(self, told: tuple[Withdrawal, ...]) -> Moved:
         """Return a copy with the yanks that concern it."""
@@ -42,42 +34,95 @@ class Moved(Record):
 
 @dataclass(frozen=True, slots=True)
 class Arrived(Record):
-    """How much of a blob has arrived.
+    """How much of a blob has arrived."""
 
-    Attributes:
-        digest: digest of the blob.
-        complete: whether it is in the store.
-        bytes: received bytes of an unfinished upload, which the same sender can resume.
-    """
-
-    digest: str
-    complete: bool
-    bytes: int
+    digest: str = described("digest of the blob")
+    complete: bool = described("whether it is in the store")
+    bytes: int = described("received bytes of an unfinished upload, which the same sender can resume")
 
 
 @dataclass(frozen=True, slots=True)
 class PackagePlan(Record):
-    """The plan of receiving a package.
+    """The plan of receiving a package."""
 
-    Attributes:
-        registry: id of the destination registry.
-        items_: the planned state of each item.
-        blobs: the blobs that its items need, and how much of each has arrived.
-    """
-
-    registry: str
-    items_: tuple[Moved, ...]
-    blobs: tuple[Arrived, ...]
+    registry: str = described("id of the destination registry")
+    items_: tuple[Moved, ...] = described("the planned state of each item")
+    blobs: tuple[Arrived, ...] = described("the blobs that its items need, and how much of each has arrived")
 
 
 @dataclass(frozen=True, slots=True)
 class PackageTaken(Record):
-    """The result of receiving a package.
+    """The result of receiving a package."""
 
-    Attributes:
-        registry: id of the destination registry.
-        items_: the state of each item.
-    """
+    registry: str = described("id of the destination registry")
+    items_: tuple[Moved, ...] = described("the state of each item")
 
-    registry: str
-    items_: tuple[Moved, ...]
+
+@dataclass(frozen=True, slots=True)
+class Resolved(Record):
+    """The adapter, base model or fused model of a reference."""
+
+    kind: Literal["adapter", "base", "fused"] = described("`adapter`, `base` or `fused`")
+    name: str = described("name of an adapter or base model; key of a fused model")
+    digest: str = described("digest of its manifest")
+    yanked: bool = described("whether it is a yanked adapter", default=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SentBundle(Record):
+    """A bundle that a client wrote."""
+
+    action: str = described("action of its log entry")
+    target: str = described("its target, such as `vllm`")
+    path: str = described("its path or URL")
+    files: tuple[FileEntry, ...] = described("path, size in bytes and SHA-256 of each file")
+    adapters: tuple[str, ...] = described("names of the adapters in it")
+    fused: str | None = described("key of the fused model in it; None without one")
+    detail: Mapping[str, object] = described("other details of its log entry")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found(Record):
+    """What a search found, of each kind at most so many."""
+
+    query: str = described("the search text")
+    adapters: tuple[str, ...] = described(
+        "names of adapters: the one that it refers to, those whose digest begins so, and, where no task is called so, those whose name does"
+    )
+    tasks: tuple[str, ...] = described("names of tasks that have it in them")
+    bases: tuple[str, ...] = described("names of base models by part of a name, or by digest")
+    fused: tuple[str, ...] = described("keys of fused models whose key or digest begins so")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SoughtTensor(Record):
+    """A tensor that was found."""
+
+    name: str = described("of it")
+    shape: tuple[int, ...] = described("outermost dimension first")
+    digest: str = described("of its bytes")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SoughtUnit(Record):
+    """Weights that may be one model or one adapter."""
+
+    is_adapter: bool = described("they are the factors of an adapter")
+    files: tuple[str, ...] = described("digests of the files that they are in")
+    tensors: tuple[SoughtTensor, ...] = described("that they have")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sought(Record):
+    """What was found, as a server needs it."""
+
+    files: tuple[str, ...] = described("digests of all files")
+    units: tuple[SoughtUnit, ...] = described("of weights")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidates(Record):
+    """What something may be."""
+
+    names: tuple[str, ...] = described("of adapters and base models, and keys of fused models")
+    bundles: tuple[SentBundle, ...] = described("that have one of the files")

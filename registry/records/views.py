@@ -1,92 +1,90 @@
-"""How rows become the records of adapters."""
+"""How rows become records: adapters, base models, evaluations and signatures."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from fnmatch import fnmatchcase
 from typing import Any, cast
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, func, select
+from sqlalchemy.orm import Session, aliased, joinedload, object_session
 
 from fusery.storage.digest import Digest
-from fusery.storage.manifest import FileEntry
+from fusery.storage.errors import StorageError
+from fusery.storage.manifest import FileEntry, Manifest
 
 from .. import tables
 from ..adapters.finding import Finding, Severity
+from ..database.engine import batches
+from ..documents import without_places
+from ..errors import MissingExtraError, RegistryError
 from ..names import compact_date
-from ..record import row_values
-from .adapter import Adapter, Registered
-from .amendments import amendment_records
-from .withdrawal import Withdrawals, own
+from ..record import parts_of, plain, row_values
+from .adapter import Adapter, Registered, Withdrawals, own
+from .amendments import amendment_records, composed_values
+from .evaluation import Evaluation, key_of
+from .trust import RecordedSignature
 from .withdrawals import of_adapters
 
 
-def moment(value: datetime) -> str:
-    """Return a moment as ISO 8601 in UTC with its offset."""
-    return value.isoformat(timespec="seconds")
-
-
-def entries(manifest: tables.Manifest) -> tuple[FileEntry, ...]:
+def entries(manifest: tables.ManifestRow) -> tuple[FileEntry, ...]:
     """Return the files of a manifest: path, size in bytes, digest."""
     return tuple(FileEntry(file.path, file.size, Digest(file.sha256)) for file in manifest.files)
 
 
-def adapter_records(session: Session, adapters: Sequence[tables.Adapter]) -> list[Adapter]:
+def adapter_records(session: Session, adapters: Sequence[tables.AdapterRow]) -> list[Adapter]:
     """Return the records of adapters; the number of queries does not depend on how many they are."""
     return [Adapter(**facts) for facts in adapter_facts(session, adapters)]
 
 
-def adapter_record(session: Session, adapter: tables.Adapter) -> Adapter:
-    """Return the record of one adapter."""
-    return adapter_records(session, [adapter])[0]
-
-
-def registered_record(session: Session, adapter: tables.Adapter, *, created: bool) -> Registered:
+def registered_record(session: Session, adapter: tables.AdapterRow, *, created: bool) -> Registered:
     """Return the record of an adapter that was handed in."""
     return Registered(**adapter_facts(session, [adapter])[0], created=created)
 
 
 def adapter_facts(
-    session: Session, adapters: Sequence[tables.Adapter], told: Mapping[int, Withdrawals] | None = None
+    session: Session, adapters: Sequence[tables.AdapterRow], told: Mapping[int, Withdrawals] | None = None
 ) -> list[dict[str, Any]]:
-    """Return the fields of adapters' records, for those that have more of them.
-
-    Args:
-        session: of any transaction.
-        adapters: their rows.
-        told: the yanks that concern each, if they are known already.
-    """
+    """Return the fields of adapters' records, for those that have more of them."""
     ids = [adapter.id for adapter in adapters]
     aliases: dict[int, list[str]] = defaultdict(list)
     for alias in session.scalars(
-        select(tables.Alias).where(tables.Alias.adapter_id.in_(ids)).order_by(tables.Alias.name)
+        select(tables.AliasRow).where(tables.AliasRow.adapter_id.in_(ids)).order_by(tables.AliasRow.name)
     ):
         aliases[alias.adapter_id or 0].append(alias.name)
     told = of_adapters(session, ids) if told is None else told
     return [_adapter_facts(adapter, aliases[adapter.id], told.get(adapter.id, ())) for adapter in adapters]
 
 
-def adapter_values(adapter: tables.Adapter) -> dict[str, Any]:
+def adapter_values(adapter: tables.AdapterRow) -> dict[str, Any]:
     """Return what an adapter's own row says under the names of its record: its columns, and what stands for others."""
-    dataset = adapter.dataset
     return {
         **row_values(Adapter, adapter),
+        **composed_values(adapter),
         "task": adapter.task.name,
-        "date": compact_date(adapter.date),
         "base": adapter.base.names[0].name,
         "trained_on": adapter.trained_on_name,
         "trained_on_digest": adapter.trained_on,
-        "target_modules": tuple(adapter.target_modules),
-        "dataset": dataset.name if dataset else None,
-        "dataset_revision": (dataset.revision or None) if dataset else None,
-        "dataset_digest": (dataset.digest or None) if dataset else None,
         "parent": adapter.parent.name if adapter.parent else None,
     }
 
 
-def _adapter_facts(adapter: tables.Adapter, aliases: list[str], told: Withdrawals) -> dict[str, Any]:
+def travelling(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of an adapter's values that leave the registry with it, as JSON."""
+    parts = parts_of(Adapter)
+    return {name: plain(values[name]) for name in parts if parts[name].about.travels and name in values}
+
+
+def public_facts(adapter: tables.AdapterRow) -> dict[str, Any]:
+    """Return the facts of an adapter in lineage and attestations: its columns that travel, without local paths."""
+    own = {"trained_on": adapter.trained_on_name, "date": compact_date(adapter.date)}
+    facts = travelling({**row_values(Adapter, adapter), **own})
+    return {name: without_places(value) for name, value in facts.items() if name not in ("name", "digest")}
+
+
+def _adapter_facts(adapter: tables.AdapterRow, aliases: list[str], told: Withdrawals) -> dict[str, Any]:
     return {
         **adapter_values(adapter),
         "trainable_percent": round(100 * adapter.trainable_parameters / adapter.total_parameters, 6),
@@ -102,10 +100,213 @@ def _adapter_facts(adapter: tables.Adapter, aliases: list[str], told: Withdrawal
     }
 
 
-def trained_on_view(adapter: tables.Adapter) -> dict[str, Any] | None:
+def trained_on_view(adapter: tables.AdapterRow) -> dict[str, Any] | None:
     """Return name and digest of the base that it was said to be trained on; None where that is its own."""
-    return (
-        None
-        if adapter.trained_on is None
-        else {"name": adapter.trained_on_name, "digest": adapter.trained_on}
+    if adapter.trained_on is None:
+        return None
+    return {"name": adapter.trained_on_name, "digest": adapter.trained_on}
+
+
+def base_facts(base: tables.BaseModelRow) -> dict[str, Any]:
+    """Return the fields of a base model's record."""
+    from .fused import Base, Calibration, Source
+
+    return {
+        **row_values(Base, base),
+        "name": base.names[0].name,
+        "names": tuple(name.name for name in base.names),
+        "reference": base.location,
+        "sources": tuple(Source(source=row.source, revision=row.revision or None) for row in base.revisions),
+        "calibrations": tuple(map(Calibration.from_row, _last_taken(base))),
+        "files": entries(base.manifest),
+    }
+
+
+def _last_taken(base: tables.BaseModelRow) -> list[tables.CalibrationRow]:
+    """Return the calibrations of a base, oldest first; the last of those for all adapters is the one that a fuse takes."""
+    from .calibrations import current_calibration
+
+    session, rows = object_session(base), list(base.calibrations)
+    taken = current_calibration(session, base) if session is not None else None
+    if taken is not None:
+        newest = [row for row in rows if row.adapter is None][-1]
+        if newest is not taken:
+            rows.remove(taken)
+            rows.insert(rows.index(newest) + 1, taken)
+    return rows
+
+
+def stands(row: tables.EvaluationRow, at: datetime | None = None) -> bool:
+    """Tell whether an evaluation counts: it is on record and not withdrawn, today or at a moment."""
+    if at is None:
+        return row.withdrawn_at is None
+    return row.at <= at and (row.withdrawn_at is None or row.withdrawn_at > at)
+
+
+def evaluation_records(
+    adapter: str, rows: Iterable[tables.EvaluationRow], at: datetime | None = None
+) -> tuple[Evaluation, ...]:
+    """Return the records of those of an adapter's evaluations that count, today or at a moment."""
+    return tuple(Evaluation.from_row(row, adapter=adapter) for row in rows if stands(row, at))
+
+
+def missing_evaluations(
+    adapter: tables.AdapterRow, measured: Iterable[Mapping[str, Any]]
+) -> tuple[list[Mapping[str, Any]], list[str], list[tables.EvaluationRow]]:
+    """Return which values of an adapter are not on record; the metrics that are; and what is on record otherwise.
+
+    What was withdrawn is not on record in this sense: the right value may take its place, and so may the same once more.
+    """
+    there = {key_of(row): row for row in adapter.evaluations if stands(row)}
+    new, known, others = list[Mapping[str, Any]](), list[str](), list[tables.EvaluationRow]()
+    for values in measured:
+        row = there.get(key_of(values))
+        if row is None:
+            new.append(values)
+        elif row.value == values["value"]:
+            known.append(row.metric)
+        else:
+            others.append(row)
+    return new, known, others
+
+
+def newest_value(name: str) -> Any:
+    """Return the expression of an adapter's value of a metric: the one that was recorded last, null if there is none."""
+    row = aliased(tables.EvaluationRow)
+    query = select(row.value).where(
+        row.adapter_id == tables.AdapterRow.id, row.metric == name, row.withdrawn_at.is_(None)
+    )
+    return query.order_by(row.id.desc()).limit(1).correlate(tables.AdapterRow).scalar_subquery()
+
+
+def is_newest(row: Any, name: str) -> ColumnElement[bool]:
+    """Return the condition that an alias of the table is an adapter's newest row of a metric."""
+    other = aliased(tables.EvaluationRow)
+    newest = (
+        select(func.max(other.id))
+        .where(other.adapter_id == tables.AdapterRow.id, other.metric == name, other.withdrawn_at.is_(None))
+        .correlate(tables.AdapterRow)
+        .scalar_subquery()
+    )
+    found: ColumnElement[bool] = (
+        (row.adapter_id == tables.AdapterRow.id) & (row.metric == name) & (row.id == newest)
+    )
+    return found
+
+
+def newest_values(
+    session: Session, adapters: Sequence[int], metrics: Sequence[str]
+) -> dict[int, dict[str, float]]:
+    """Return adapters' newest values of some metrics, by the number of the adapter and the metric's name."""
+    row = tables.EvaluationRow
+    found: dict[int, dict[str, float]] = {}
+    for chosen in batches(adapters):
+        query = select(row.adapter_id, row.metric, row.value).where(
+            row.adapter_id.in_(chosen), row.metric.in_(metrics), row.withdrawn_at.is_(None)
+        )
+        for number, metric, value in session.execute(query.order_by(row.id)):
+            found.setdefault(number, {})[metric] = value
+    return found
+
+
+SCHEME = "model-signing"
+"""What the table calls a Sigstore bundle over a list of files, as OpenSSF model-signing makes it."""
+
+
+def trusted_signers(session: Session, kind: str, digest: str, alias: str) -> list[str]:
+    """Return the names of the keys, sorted, whose signatures over a thing count for an alias, `TASK#ALIAS`.
+
+    A signature counts when its key is trusted, not revoked and for this alias, when it verifies with that key, and
+    when what it states is the thing's list of files.
+    """
+    key, signature = tables.TrustedKeyRow, tables.SignatureRow
+    rows = session.execute(
+        select(key, signature)
+        .join(signature, signature.key_id == key.key_id)
+        .where(
+            signature.subject_kind == kind,
+            signature.subject_digest == digest,
+            signature.scheme == SCHEME,
+            key.revoked_at.is_(None),
+        )
+        .order_by(key.name)
+    )
+    return [
+        trusted.name
+        for trusted, found in rows
+        if any(fnmatchcase(alias.casefold(), str(pattern).casefold()) for pattern in trusted.aliases)
+        and is_good(session, found, trusted.public_key)
+    ]
+
+
+def signed_name(key: str, verdict: str) -> str:
+    """Return how the name begins that a signature gives to a fused artifact: with what the files do not say."""
+    return f"fused {key} {verdict}: "
+
+
+def is_good(
+    session: Session, signature: tables.SignatureRow, public_key: str, *, name: str | None = None
+) -> bool:
+    """Return whether a recorded signature was made by a key, over the list of files that its digest stands for.
+
+    Args:
+        name: what the signer must have called it; the name is signed, too, and has to begin so.
+    """
+    from ..dsse.envelope import parse_envelope, read_statement
+    from ..dsse.keys import key_id, parse_public_key
+
+    manifest = manifest_of(session, signature.subject_digest)
+    try:
+        key = parse_public_key(public_key.encode(), "the trusted key")
+        envelope = parse_envelope(signature.envelope.encode(), "the signature")
+        return (
+            manifest is not None
+            and key_id(key) == signature.key_id
+            and envelope.signed_by(key)
+            and (statement := read_statement(envelope)).covers(manifest)
+            and (name is None or statement.name.startswith(name))
+        )
+    except RegistryError as error:
+        if error.code == "missing_extra":
+            raise
+        return False
+
+
+def manifest_of(session: Session, digest: str) -> Manifest | None:
+    """Return the list of files that a digest stands for, or None if there is none that it is the digest of."""
+    row = session.scalar(select(tables.ManifestRow).where(tables.ManifestRow.digest == digest))
+    if row is None:
+        return None
+    try:
+        manifest = row.value
+    except StorageError:
+        return None
+    return manifest if manifest.digest == digest else None
+
+
+def signatures_of(session: Session, digest: str) -> list[RecordedSignature]:
+    """Return the recorded signatures over a digest, oldest first, with the name of each key where it is trusted."""
+    signature = tables.SignatureRow
+    rows = session.scalars(
+        select(signature)
+        .options(joinedload(signature.key))
+        .where(signature.subject_digest == digest)
+        .order_by(signature.id)
+    )
+    return [recorded_signature(row) for row in rows]
+
+
+def recorded_signature(row: tables.SignatureRow) -> RecordedSignature:
+    """Return the record of a signature; only one that a trusted key has made has that key's name.
+
+    A package could name any key before that was trusted.
+    """
+    key, session = row.key if row.scheme == SCHEME else None, object_session(row)
+    assert session is not None
+    try:
+        key = key if key is not None and is_good(session, row, key.public_key) else None
+    except MissingExtraError:  # nothing verifies it here
+        key = None
+    return RecordedSignature.from_row(
+        row, kind=row.subject_kind, signer=key.name if key else None, revoked=bool(key and key.revoked_at)
     )

@@ -1,50 +1,106 @@
-"""Withdrawals, and which records they concern: the single place for all views and refusals.
+"""Withdrawals, and which records they concern: the single place for all views and refusals; and recipes of computed adapters.
 
 A yank covers one record: an adapter under its name.  Commands refuse to make anything from that record.  They warn about
 adapters with the same bytes under another name, adapters with the same weights beside other files, fused models, sums and
 bundles that contain these bytes, and adapters that `combine` or `shrink` computed from them in any number of steps.  Adapters whose training continued from a yanked one get no warning.
+
+A recipe says how an adapter was computed from others; it is part of its configuration and so of its digest.
 """
 
 from __future__ import annotations
 
+import math
+import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from datetime import datetime
 from functools import cache
 from typing import Any
 
 from sqlalchemy import (
+    CTE,
     BindParameter,
     ColumnElement,
     Select,
     and_,
     bindparam,
     exists,
+    func,
     or_,
     select,
     true,
+    union,
     union_all,
 )
 from sqlalchemy.orm import Session, aliased
 
 from .. import tables
-from ..database.batches import BATCH
+from ..adapters.files import PEFT_WEIGHTS, RECIPE, WEIGHTS
+from ..adapters.finding import WHOLE
+from ..database.engine import BATCH
 from ..errors import BadInputError
-from .recipe import source_pairs
-from .weights import same_weights
-from .withdrawal import Relation, Withdrawal, Withdrawals
+from ..wire import decode
+from .adapter import Relation, Withdrawal, Withdrawals
+from .adapter_details import CombinationRecipe
+
+
+def is_a_part() -> ColumnElement[bool]:
+    """Return the condition that a rendering is the factors alone of an adapter that has whole tensors too."""
+    finding = tables.AdapterFindingRow
+    return (
+        select(finding.id)
+        .where(finding.adapter_id == tables.AdapterRenderingRow.adapter_id, finding.code == WHOLE)
+        .exists()
+    )
+
+
+def same_weights(first: Select[int]) -> CTE:
+    """Return the query for pairs of an adapter and each adapter with the same weights file, itself included.
+
+    The other files may differ, such as the configuration or a chat template.  An adapter in PEFT's form also has the weights
+    file of its rendering in mlx-lm's form.
+    """
+    adapter, rendering, file = tables.AdapterRow, tables.AdapterRenderingRow, tables.ManifestFileRow
+    start = first.distinct().subquery()
+    is_weights = file.path.in_((WEIGHTS, PEFT_WEIGHTS))
+    stored = (
+        select(start.c[0].label("adapter"), file.sha256)
+        .join(adapter, adapter.id == start.c[0])
+        .join(file, file.manifest_id == adapter.manifest_id)
+        .where(is_weights)
+    )
+    rendered = (
+        select(start.c[0], file.sha256)
+        .join(rendering, rendering.adapter_id == start.c[0])
+        .join(file, file.manifest_id == rendering.manifest_id)
+        .where(is_weights, ~is_a_part())
+    )
+    weights = union(stored, rendered).cte("weights")
+    # A function of the digest keeps SQLite from indexing `weights` and reading every file to look it up there.
+    with_file = select(weights.c.adapter).join(file, file.sha256 == func.lower(weights.c.sha256))
+    with_file = with_file.where(is_weights)
+    storing = with_file.join(adapter, adapter.manifest_id == file.manifest_id).add_columns(
+        adapter.id.label("other")
+    )
+    rendering_them = (
+        with_file.join(rendering, rendering.manifest_id == file.manifest_id)
+        .where(~is_a_part())
+        .add_columns(rendering.adapter_id)
+    )
+    twin = aliased(adapter)
+    same_digest = (
+        select(start.c[0], twin.id)
+        .join(adapter, adapter.id == start.c[0])
+        .join(twin, twin.digest == adapter.digest)
+    )
+    return union(storing, rendering_them, same_digest).cte("same_weights")
 
 
 def of_adapters(
     session: Session, ids: Collection[int], *, at: datetime | None = None
 ) -> dict[int, Withdrawals]:
-    """Return the yanks that concern adapters, by the number of their row, their own first; those without are left out.
-
-    Args:
-        session: of any transaction.
-        ids: of the adapters.
-        at: a moment; None for now.
-    """
+    """Return the yanks that concern adapters, by the number of their row, their own first; those without are left out."""
     return _found(session, ids, _itself, at=at)
 
 
@@ -58,17 +114,7 @@ def of_bundles(session: Session, ids: Collection[int]) -> dict[int, Withdrawals]
     return _found(session, ids, _packed, holding=True)
 
 
-def shown(withdrawals: Withdrawals) -> list[dict[str, Any]]:
-    """Return the value of the key `withdrawals`."""
-    return [each.to_dict() for each in withdrawals]
-
-
-def own_reason(view: Mapping[str, Any]) -> str | None:
-    """Return the same of a view that has `withdrawals`."""
-    return next((each["reason"] for each in view["withdrawals"] if each["relation"] == "itself"), None)
-
-
-def told_of(session: Session, adapters: Iterable[tables.Adapter]) -> Withdrawals:
+def told_of(session: Session, adapters: Iterable[tables.AdapterRow]) -> Withdrawals:
     """Return the yanks that whoever uses adapters is to know of, each once."""
     found = of_adapters(session, [adapter.id for adapter in adapters])
     return tuple(dict.fromkeys(each for told in found.values() for each in told))
@@ -78,18 +124,13 @@ Moment = datetime | BindParameter[datetime] | None
 
 
 def is_yanked(adapter_id: Any, at: Moment = None) -> ColumnElement[bool]:
-    """Return the condition that an adapter is yanked: now, or at a moment.
-
-    Args:
-        adapter_id: the column with the number of its row.
-        at: a withdrawal counts from its own moment on, until it is lifted.
-    """
-    return exists().where(tables.Yank.adapter_id == adapter_id, stands_at(at))
+    """Return the condition that an adapter is yanked: now, or at a moment."""
+    return exists().where(tables.YankRow.adapter_id == adapter_id, stands_at(at))
 
 
 def stands_at(at: Moment = None) -> ColumnElement[bool]:
     """Return the condition that a withdrawal stands: now, or at a moment."""
-    yank = tables.Yank
+    yank = tables.YankRow
     if at is None:
         return yank.lifted_at.is_(None)
     return and_(yank.at <= at, or_(stands_at(), yank.lifted_at > at))
@@ -100,31 +141,28 @@ def stands(yank: Mapping[str, Any]) -> bool:
     return yank["lifted_at"] is None
 
 
-def standing_yank(session: Session, adapter: tables.Adapter) -> tables.Yank | None:
-    """Return the yank of a record that stands, None if there is none."""
-    yank = tables.Yank
+def standing_yanks(session: Session, adapter: tables.AdapterRow) -> Sequence[tables.YankRow]:
+    """Return the yanks of a record that stand; one of several may have come from another registry."""
+    yank = tables.YankRow
     query = select(yank).where(yank.adapter_id == adapter.id, stands_at())
-    return session.scalars(query.order_by(yank.id).limit(1)).first()
+    return session.scalars(query.order_by(yank.id)).all()
 
 
-def refuse_yanked(session: Session, adapter: tables.Adapter) -> None:
-    """Refuse to make anything of a record that is withdrawn.
+def standing_yank(session: Session, adapter: tables.AdapterRow) -> tables.YankRow | None:
+    """Return the first of these; None without one."""
+    return next(iter(standing_yanks(session, adapter)), None)
 
-    Raises:
-        BadInputError: it is yanked.
-    """
+
+def refuse_yanked(session: Session, adapter: tables.AdapterRow) -> None:
+    """Refuse to make anything of a record that is withdrawn."""
     yank = standing_yank(session, adapter)
     if yank is not None:
         raise BadInputError(f"{adapter.name} was yanked by {yank.by} on {yank.at:%Y-%m-%d}: {yank.reason}")
 
 
-def usable_record(session: Session, adapter: tables.Adapter) -> tables.Adapter:
-    """Return the record to make a fused model again with: the adapter, or one with its bytes that is not yanked.
-
-    Raises:
-        BadInputError: all of them are yanked.
-    """
-    twin = tables.Adapter
+def usable_record(session: Session, adapter: tables.AdapterRow) -> tables.AdapterRow:
+    """Return the record to make a fused model again with: the adapter, or one with its bytes that is not yanked."""
+    twin = tables.AdapterRow
     query = select(twin).where(
         twin.digest == adapter.digest, twin.base_id == adapter.base_id, ~is_yanked(twin.id)
     )
@@ -139,14 +177,12 @@ Where = Callable[[Any], ColumnElement[bool]]
 
 
 def _itself(where: Where) -> Select[*tuple[Any, ...]]:
-    """Return the query for which adapter an adapter is."""
-    adapter = tables.Adapter
-    return select(adapter.id, adapter.id).where(where(adapter.id))
+    return select(tables.AdapterRow.id, tables.AdapterRow.id).where(where(tables.AdapterRow.id))
 
 
 def _parts(where: Where) -> Select[*tuple[Any, ...]]:
     """Return the query for which adapters fused models hold: the first, and the further ones of a sum."""
-    fused, extra = tables.Fused, tables.FusedExtra
+    fused, extra = tables.FusedRow, tables.FusedExtraRow
     first = select(fused.id, fused.adapter_id).where(where(fused.id))
     further = select(extra.fused_id, extra.adapter_id).where(where(extra.fused_id))
     both = union_all(first, further).subquery()
@@ -155,7 +191,12 @@ def _parts(where: Where) -> Select[*tuple[Any, ...]]:
 
 def _packed(where: Where) -> Select[*tuple[Any, ...]]:
     """Return the query for which adapters bundles hold; of a sum, `BundleAdapter` has the first one only."""
-    bundle, packed, fused, extra = tables.Bundle, tables.BundleAdapter, tables.Fused, tables.FusedExtra
+    bundle, packed, fused, extra = (
+        tables.BundleRow,
+        tables.BundleAdapterRow,
+        tables.FusedRow,
+        tables.FusedExtraRow,
+    )
     apart = select(bundle.id, packed.adapter_id).join(packed, packed.bundle_id == bundle.id)
     first = select(bundle.id, fused.adapter_id).join(fused, fused.id == bundle.fused_id)
     further = select(bundle.id, extra.adapter_id).join(extra, extra.fused_id == bundle.fused_id)
@@ -175,11 +216,7 @@ def _found(
     """Return the withdrawals of things, by their numbers.
 
     Args:
-        session: of any transaction.
-        ids: of the things.
         parts_of: the query for pairs of a thing and an adapter that it is or holds.
-        holding: the things are no adapters, and hold them.
-        at: of that moment; None for now.
     """
     if not ids or session.scalar(_any(at is None), {"moment": at}) is None:
         return {}
@@ -218,14 +255,14 @@ _MOMENT: BindParameter[datetime] = bindparam("moment")
 
 @cache
 def _any(now: bool) -> Select[int]:
-    return select(tables.Yank.id).where(stands_at(None if now else _MOMENT)).limit(1)
+    return select(tables.YankRow.id).where(stands_at(None if now else _MOMENT)).limit(1)
 
 
 @cache
 def _query(
     parts_of: Callable[[Where], Select[*tuple[Any, ...]]], *, many: bool, now: bool
 ) -> Select[*tuple[Any, ...]]:
-    part, record, yank = aliased(tables.Adapter), aliased(tables.Adapter), tables.Yank
+    part, record, yank = aliased(tables.AdapterRow), aliased(tables.AdapterRow), tables.YankRow
     asked: BindParameter[Sequence[int]] = bindparam("ids", expanding=True)
     standing = stands_at(None if now else _MOMENT)
     held = parts_of(lambda column: true() if many else column.in_(asked)).cte("held")
@@ -256,4 +293,77 @@ def _query(
         .join(yank, yank.adapter_id == record.id)
         .where(standing)
         .order_by(lines.c.adapter != part.id, yank.id)  # of each yank, the nearest relation counts
+    )
+
+
+SHRINK = "shrink"
+"""The method of what was only cut to a smaller rank."""
+
+_DIGEST = re.compile("[0-9a-f]{64}")
+_MOST = 1000
+
+
+_FIELDS = frozenset(each.name for each in fields(CombinationRecipe))
+
+
+def recipe_in(config: Mapping[str, Any]) -> CombinationRecipe | None:
+    """Return the recipe in a configuration; None where there is none, or something else under its key."""
+    found = config.get(RECIPE)
+    if not isinstance(found, Mapping) or set(found) != _FIELDS:
+        return None
+    try:
+        recipe: CombinationRecipe = decode(CombinationRecipe, found)
+    except ValueError:
+        return None
+    fits = (
+        0 < len(recipe.sources) == len(recipe.weights) <= _MOST
+        and all(map(_DIGEST.fullmatch, recipe.sources))
+        and all(map(math.isfinite, (*recipe.weights, recipe.density or 0.0)))
+        and all(0 <= number < 1 << 63 for number in (recipe.rank, recipe.seed or 0))
+    )
+    return recipe if fits else None
+
+
+def known_sources(session: Session, recipe: CombinationRecipe, base_id: int) -> list[tables.AdapterSourceRow]:
+    """Return the rows for those of a recipe's sources that are on record, on the same base: the first with the bytes."""
+    adapter = tables.AdapterRow
+    query = select(adapter.digest, adapter.id).where(
+        adapter.digest.in_(recipe.sources), adapter.base_id == base_id
+    )
+    first: dict[str, int] = {}
+    for digest, number in session.execute(query.order_by(adapter.id)):
+        first.setdefault(digest, number)
+    return [
+        tables.AdapterSourceRow(position=position, source_id=first[digest])
+        for position, digest in enumerate(recipe.sources)
+        if digest in first
+    ]
+
+
+def source_pairs(first: Select[int], *, up: bool) -> CTE:
+    """Return the query for pairs of an adapter and each direct or indirect source of it, itself included."""
+    start, step = first.distinct().subquery(), tables.AdapterSourceRow
+    pairs = select(start.c[0].label("adapter"), start.c[0].label("source")).cte("computed", recursive=True)
+    if up:
+        further = select(pairs.c.adapter, step.source_id).join(step, step.adapter_id == pairs.c.source)
+    else:
+        further = select(step.adapter_id, pairs.c.source).join(step, step.source_id == pairs.c.adapter)
+    return pairs.union(further)
+
+
+def inherited_dataset(session: Session, recipe: CombinationRecipe, sources: Sequence[int]) -> int | None:
+    """Return the id of the dataset that all sources of a recipe were trained on; None if they differ or one is unknown."""
+    adapter = tables.AdapterRow
+    query = select(adapter.dataset_id).where(adapter.id.in_(sources)).distinct()
+    datasets = session.scalars(query).all()
+    return datasets[0] if len(datasets) == 1 and len(sources) == len(recipe.sources) else None
+
+
+def false_sources(adapter: tables.AdapterRow) -> bool:
+    """Tell whether sources are on record that the recipe in the configuration does not have in their place."""
+    recipe = recipe_in(adapter.training)
+    digests: Sequence[str] = recipe.sources if recipe else ()
+    return any(
+        not 0 <= row.position < len(digests) or row.source.digest != digests[row.position]
+        for row in adapter.sources
     )

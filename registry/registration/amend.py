@@ -1,57 +1,152 @@
-"""Amending an adapter's record: the new value, and in the log who changed it, from what to what, and why."""
+"""Amending an adapter's record: the user's correction, and in the log who changed a value, from what to what, and why."""
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import TYPE_CHECKING
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
 
-from sqlalchemy.orm import Session
+from fusery.storage.secrets import without_credentials
 
 from .. import tables
 from ..access.roles import require_may_change
+from ..admission.submission import LIMITS, checked, checked_tags, require_text
 from ..database import events
 from ..errors import BadInputError
 from ..limits import TAGS, require_count
+from ..names import compact_date, parse_date, parse_slug
+from ..parsing import require_past
+from ..record import parts_of
 from ..records.adapter import Amended
+from ..records.adapter_details import AdapterDetails
 from ..records.amendments import (
+    DATASET,
+    FIELDS,
     TAG,
     State,
     amend_row,
     amendment_records,
     changes,
+    is_amendable,
     is_free,
     require_few_amendments,
     state_of,
     text_of,
 )
 from ..records.references import resolve_adapter
+from ..workspace import Workspace
 
-if TYPE_CHECKING:
-    from ..workspace import Workspace
-    from .correction import Correction
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_IDENTITY = frozenset({"base", "name", "task", "version"})
+
+
+class Correction:
+    """New values for an adapter's record; None leaves a value as it is.
+
+    Everything is checked as `register` checks it.  `date` corrects the day of training; the name keeps the day of
+    registration.  `clear` lists fields to empty, `tag.KEY` for a tag.
+    """
+
+    def __init__(
+        self,
+        *,
+        tags: Mapping[str, str] | None = None,
+        clear: Collection[str] = (),
+        reason: str = "",
+        **values: Any,
+    ) -> None:
+        require_text("reason", reason, LIMITS["note"])
+        self.reason = without_credentials(reason)
+        self.values: State = {
+            **{name: _checked(name, value) for name, value in values.items() if value is not None},
+            **{f"{TAG}{key}": value for key, value in checked_tags({} if tags is None else tags).items()},
+        }
+        self.clear = frozenset(_cleared(name) for name in clear)
+        if twice := sorted(self.clear & self.values.keys()):
+            raise BadInputError(f"{twice[0]} is both given and cleared", hint="give it, or clear it")
+
+    @property
+    def is_empty(self) -> bool:
+        """There is nothing to correct."""
+        return not self.clear and not self.values
+
+    def applied(self, state: State) -> State:
+        """Return the values that an adapter has with the correction."""
+        cleared = set(self.clear) | (set(DATASET) if "dataset" in self.clear else set())
+        after = {**state, **dict.fromkeys(cleared), **self.values}
+        if after["dataset"] is None and any(after[name] is not None for name in DATASET):
+            raise BadInputError(
+                "there is no dataset on record that could have a revision or a digest",
+                hint="name it too: --dataset NAME",
+            )
+        return {name: value for name, value in after.items() if value is not None or not name.startswith(TAG)}
+
+
+def accepted(field: str, value: Any) -> Any:
+    """Return a value in its canonical form if the field may have it; null for none."""
+    if not isinstance(field, str) or not is_amendable(field) or (value is None and field == "date"):
+        raise BadInputError(f"{str(field)[:40]!r} is never amended, or not to nothing")
+    if value is None:
+        return None
+    if field.startswith(TAG):
+        return next(iter(Correction(tags={field.removeprefix(TAG): value}).values.values()))
+    return _checked(field, value)
+
+
+def _checked(name: str, value: Any) -> Any:
+    _require_amendable(name)
+    if value == "":
+        raise BadInputError(f"the {name} is empty", hint=f"to take it off: --clear {name}")
+    if name == "dataset_digest":
+        text = value.strip().casefold() if isinstance(value, str) else ""
+        if not _DIGEST.fullmatch(text):
+            raise BadInputError(
+                "the digest of the dataset is not one", hint="give a SHA-256 as 64 hex digits"
+            )
+        return text
+    value = checked(name, value)
+    if name != "date":
+        return value
+    day = parse_date(value)
+    require_past("date", day)
+    return compact_date(day)
+
+
+def _cleared(name: Any) -> str:
+    text = str(name).strip().casefold()
+    if text.startswith(TAG):
+        return f"{TAG}{parse_slug(text.removeprefix(TAG), 'tag')}"
+    _require_amendable(text)
+    if text == "date":
+        raise BadInputError("the date cannot be cleared", hint="--date YYYYMMDD")
+    return text
+
+
+def _require_amendable(name: str) -> None:
+    if name in FIELDS:
+        return
+    if name in _IDENTITY:
+        raise BadInputError(f"{name} is what an adapter is known by, and is never amended")
+    if name in parts_of(AdapterDetails):
+        raise BadInputError(f"{name} is read from the adapter's files, and is never amended")
+    raise BadInputError(f"{name[:40]!r} cannot be amended", hint=f"there are {', '.join(FIELDS)}, tag.KEY")
+
 
 AMENDED = "adapter.amended"
 
 
 def amend(workspace: Workspace, reference: str, correction: Correction) -> Amended:
-    """Correct what is recorded about an adapter; values that are recorded already change and log nothing.
-
-    Args:
-        workspace: the registry's parts.
-        reference: the adapter.
-        correction: the right values.
-
-    Raises:
-        UnknownReferenceError: there is no such adapter.
-        BadInputError: the correction is empty, a reason is missing, a tag to remove does not exist, or the adapter would
-            have too many amendments or tags.
-    """
+    """Correct what is recorded about an adapter; values that are recorded already change and log nothing."""
     if correction.is_empty:
-        raise BadInputError("it is not said what to amend", hint="fusery amend --help")
+        raise BadInputError("it is not said what to amend", hint="fusery edit --help")
     with workspace.database.write() as session:
         adapter = resolve_adapter(session, reference)
         before = state_of(adapter)
-        _require_tags(adapter.name, before, correction)
+        for field in sorted(correction.clear):
+            if field.startswith(TAG) and field not in before:  # its key is most likely another one
+                tags = ", ".join(tag.removeprefix(TAG) for tag in before if tag.startswith(TAG))
+                there = f"its tags are {tags}" if tags else "it has none"
+                raise BadInputError(f"{adapter.name} has no tag {field.removeprefix(TAG)!r}", hint=there)
         changed = changes(before, correction.applied(before))
         if not changed:
             return Amended(adapter.name, adapter.digest, ())
@@ -61,9 +156,10 @@ def amend(workspace: Workspace, reference: str, correction: Correction) -> Amend
                 f"another {facts[0]} needs a reason", hint="--reason TEXT; tags and notes need none"
             )
         require_may_change(workspace, session, "amendment" if facts else "note or tag", adapter)
-        at = time_of_amendment(workspace, session, adapter)
+        # Never before the last amendment, even if the clock was set back.
+        at = max([workspace.database.utcnow(session), *(row.since for row in adapter.amendments)])
         rows = [
-            tables.Amendment(
+            tables.AmendmentRow(
                 field=field,
                 before=text_of(was),
                 after=text_of(will),
@@ -79,30 +175,14 @@ def amend(workspace: Workspace, reference: str, correction: Correction) -> Amend
         require_count(adapter.name, "tags", TAGS, len(adapter.tags))
         events.record(
             session,
-            action=AMENDED,
-            kind="adapter",
-            subject=adapter.name,
-            detail={
+            AMENDED,
+            "adapter",
+            adapter.name,
+            {
                 "digest": adapter.digest,
                 "changes": [{"field": field, "from": was, "to": will} for field, was, will in changed],
                 "reason": correction.reason,
             },
-            actor=workspace.actor,
             at=at,
         )
         return Amended(adapter.name, adapter.digest, tuple(amendment_records(rows)))
-
-
-def _require_tags(name: str, before: State, correction: Correction) -> None:
-    """Refuse to take off a tag that is not there: its key is most likely another one."""
-    tags = [field.removeprefix(TAG) for field in before if field.startswith(TAG)]
-    for field in sorted(correction.clear):
-        if field.startswith(TAG) and field not in before:
-            there = f"its tags are {', '.join(tags)}" if tags else "it has none"
-            raise BadInputError(f"{name} has no tag {field.removeprefix(TAG)!r}", hint=there)
-
-
-def time_of_amendment(workspace: Workspace, session: Session, adapter: tables.Adapter) -> datetime:
-    """Return the time, but never one before the last amendment, even if the clock was set back."""
-    now = workspace.database.utcnow(session)
-    return max([now, *(row.since for row in adapter.amendments)])

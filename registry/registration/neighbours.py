@@ -25,14 +25,35 @@ from ..adapters.files import PEFT_WEIGHTS, WEIGHTS
 from ..adapters.folder import AdapterFolder
 from ..admission.candidate import Neighbour
 from ..errors import FusionUnsupportedError
-from ..records.weights import is_a_part
-from ..records.withdrawal import own
-from ..records.withdrawals import of_adapters
-from .unrecorded import Unrecorded
+from ..records.adapter import own
+from ..records.withdrawals import is_a_part, of_adapters
 
 if TYPE_CHECKING:
     from ..comparison.modules import OpenAdapter
     from ..workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class Unrecorded:
+    """An adapter on the same base and of the same task, which is recorded with those that come after it.
+
+    Attributes:
+        name: what it is called.
+        weights: digests of its weights in mlx-lm's form, as it came and as a rendering.
+        method: as it is recorded.
+        scale: as it is recorded.
+        path: its weights, None where it came in another form.
+    """
+
+    name: str
+    task: str
+    version: int
+    digest: str
+    weights: frozenset[str]
+    method: str
+    scale: float | None
+    path: Path | None
+
 
 READ = 16
 """Registered adapters that are looked into: those of the same task first, then the newest."""
@@ -52,8 +73,6 @@ NEAREST = 2
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """A registered adapter whose weights can be read."""
-
     name: str
     task: str
     base: str
@@ -66,23 +85,13 @@ def neighbours(
     workspace: Workspace,
     folder: AdapterFolder,
     *,
-    base: tables.BaseModel,
+    base: tables.BaseModelRow,
     task: str | None,
     parent: str | None = None,
     digest: str | None = None,
     beside: Sequence[Unrecorded] = (),
 ) -> list[Neighbour]:
-    """Return the registered adapters that have the same weights, then those with nearly the same update.
-
-    Args:
-        workspace: the registry's parts.
-        folder: the new adapter.
-        base: of the new adapter; only adapters on it are compared by their updates.
-        task: of the new adapter, if known.
-        parent: digest of the adapter whose training it continues, which it may well be like.
-        digest: of its weights, if known.
-        beside: adapters of its task and on its base that are recorded with it.
-    """
+    """Return the registered adapters that have the same weights, then those with nearly the same update."""
     file = folder.files.get(WEIGHTS)
     if file is None or folder.header is None:
         return []
@@ -125,43 +134,42 @@ def _with_weights() -> Any:
     """
     weights: Any = bindparam("weights")
     as_registered: Any = bindparam("file")
-    files = select(tables.ManifestFile.manifest_id).where(
-        tables.ManifestFile.sha256 == weights, tables.ManifestFile.path == WEIGHTS
+    files = select(tables.ManifestFileRow.manifest_id).where(
+        tables.ManifestFileRow.sha256 == weights, tables.ManifestFileRow.path == WEIGHTS
     )
     # What was registered in PEFT's form has these weights as its rendering in mlx-lm's.
     # Of one with whole tensors that is a part only.
-    rendered = select(tables.AdapterRendering.adapter_id).where(
-        tables.AdapterRendering.manifest_id.in_(files),
-        ~is_a_part(),
+    rendered = select(tables.AdapterRenderingRow.adapter_id).where(
+        tables.AdapterRenderingRow.manifest_id.in_(files), ~is_a_part()
     )
     first_name = (
-        select(tables.BaseName.name)
-        .where(tables.BaseName.base_id == tables.Adapter.base_id)
-        .order_by(tables.BaseName.id)
+        select(tables.BaseNameRow.name)
+        .where(tables.BaseNameRow.base_id == tables.AdapterRow.base_id)
+        .order_by(tables.BaseNameRow.id)
         .limit(1)
         .scalar_subquery()
     )
-    stored = select(tables.Adapter.id).where(tables.Adapter.manifest_id.in_(files))
-    file = tables.ManifestFile
+    stored = select(tables.AdapterRow.id).where(tables.AdapterRow.manifest_id.in_(files))
+    file = tables.ManifestFileRow
     in_peft = select(file.manifest_id).where(file.sha256 == as_registered, file.path == PEFT_WEIGHTS)
-    whole = select(tables.Adapter.id).where(tables.Adapter.manifest_id.in_(in_peft))
+    whole = select(tables.AdapterRow.id).where(tables.AdapterRow.manifest_id.in_(in_peft))
     theirs = (
         select(file.sha256)
-        .where(file.manifest_id == tables.Adapter.manifest_id, file.path == PEFT_WEIGHTS)
+        .where(file.manifest_id == tables.AdapterRow.manifest_id, file.path == PEFT_WEIGHTS)
         .scalar_subquery()
     )
     return (
         select(
-            tables.Adapter.id,
-            tables.Adapter.name.label("adapter"),
-            tables.Adapter.digest,
-            tables.Task.name.label("task"),
+            tables.AdapterRow.id,
+            tables.AdapterRow.name.label("adapter"),
+            tables.AdapterRow.digest,
+            tables.TaskRow.name.label("task"),
             first_name.label("base"),
             theirs.label("file"),
         )
-        .join(tables.Task, tables.Adapter.task_id == tables.Task.id)
-        .where(tables.Adapter.id.in_(union(stored, rendered, whole)))  # OR would read the whole table
-        .order_by(tables.Task.name != bindparam("task"), tables.Adapter.id)
+        .join(tables.TaskRow, tables.AdapterRow.task_id == tables.TaskRow.id)
+        .where(tables.AdapterRow.id.in_(union(stored, rendered, whole)))  # OR would read the whole table
+        .order_by(tables.TaskRow.name != bindparam("task"), tables.AdapterRow.id)
         .limit(READ)
     )
 
@@ -171,45 +179,45 @@ def _newest(*, of_task: bool) -> Any:
     """Select what adapters on the `base` are compared by, the newest first, but for those with the `weights`."""
     every = (
         select(
-            tables.Adapter.name,
-            tables.Adapter.digest,
-            tables.Adapter.method,
-            tables.Adapter.scale,
-            tables.Adapter.version,
-            tables.Task.name.label("task"),
-            tables.ManifestFile.sha256,
-            tables.Blob.generation,
+            tables.AdapterRow.name,
+            tables.AdapterRow.digest,
+            tables.AdapterRow.method,
+            tables.AdapterRow.scale,
+            tables.AdapterRow.version,
+            tables.TaskRow.name.label("task"),
+            tables.ManifestFileRow.sha256,
+            tables.BlobRow.generation,
         )
-        .join(tables.Task, tables.Adapter.task_id == tables.Task.id)
-        .join(tables.ManifestFile, tables.ManifestFile.manifest_id == tables.Adapter.manifest_id)
-        .join(tables.Blob, tables.Blob.digest == tables.ManifestFile.sha256)
+        .join(tables.TaskRow, tables.AdapterRow.task_id == tables.TaskRow.id)
+        .join(tables.ManifestFileRow, tables.ManifestFileRow.manifest_id == tables.AdapterRow.manifest_id)
+        .join(tables.BlobRow, tables.BlobRow.digest == tables.ManifestFileRow.sha256)
         .where(
-            tables.Adapter.base_id == bindparam("base"),
-            tables.Adapter.method != "full",
-            tables.Adapter.scale.is_not(None),
-            tables.ManifestFile.path == WEIGHTS,
-            tables.ManifestFile.sha256 != bindparam("weights"),
+            tables.AdapterRow.base_id == bindparam("base"),
+            tables.AdapterRow.method != "full",
+            tables.AdapterRow.scale.is_not(None),
+            tables.ManifestFileRow.path == WEIGHTS,
+            tables.ManifestFileRow.sha256 != bindparam("weights"),
         )
         .limit(READ)
     )
     # Each along an index and not by sorting: however many there are, only the newest are looked at.
     if of_task:
-        return every.where(tables.Adapter.task_id == bindparam("task")).order_by(
-            tables.Adapter.version.desc()
+        return every.where(tables.AdapterRow.task_id == bindparam("task")).order_by(
+            tables.AdapterRow.version.desc()
         )
-    return every.order_by(tables.Adapter.id.desc())
+    return every.order_by(tables.AdapterRow.id.desc())
 
 
 def _candidates(
     workspace: Workspace,
     session: Session,
-    base: tables.BaseModel,
+    base: tables.BaseModelRow,
     task: str | None,
     digest: str,
     parent: str | None,
     beside: Sequence[Unrecorded],
 ) -> list[_Known]:
-    ours = session.scalar(select(tables.Task.id).where(tables.Task.name == (task or "")))
+    ours = session.scalar(select(tables.TaskRow.id).where(tables.TaskRow.name == (task or "")))
     said = {"base": base.id, "weights": digest}
     rows: dict[str, Any] = {}
     if ours is not None:
@@ -226,21 +234,20 @@ def _candidates(
         [*rows.values(), *together], key=lambda one: -one.version if one.task == task else 0
     )
     for row in itertools.islice(ranked, READ):
-        path = row.path if isinstance(row, Unrecorded) else _local(workspace, row)
+        # What would have to be fetched first is left out.
+        path = (
+            row.path
+            if isinstance(row, Unrecorded)
+            else workspace.store.local_path(Digest(row.sha256), generation=row.generation)
+        )
         if path is not None and row.digest != parent and row.scale:
             found.append(_Known(row.name, row.task, base.name, row.method, row.scale, path))
     return found
 
 
-def _local(workspace: Workspace, row: Any) -> Path | None:
-    """Return where an adapter's weights can be read; what would have to be fetched first is left out."""
-    return workspace.store.local_path(Digest(row.sha256), generation=row.generation)
-
-
 def _nearest(file: Path, scale: float, method: str, known: Sequence[_Known]) -> list[Neighbour]:
     from ..comparison.modules import open_adapter
-    from ..comparison.samples import rough_cosine
-    from ..comparison.similarity import cosine
+    from ..comparison.samples import cosine, rough_cosine
 
     near: list[tuple[float, _Known]] = []
     try:
@@ -268,7 +275,7 @@ def _cosine(
 ) -> float | None:
     """Return the cosine between two updates over some of their modules; None where they have too little in common."""
     from ..comparison.modules import open_adapter
-    from ..comparison.similarity import shared_modules
+    from ..comparison.samples import shared_modules
 
     try:
         with open_adapter(other.path, other.scale, method=other.method) as theirs:

@@ -1,4 +1,4 @@
-"""Where an adapter's folder can lie besides this machine: in a repository of the hub, and in a team's bucket.
+"""Fetching an adapter's folder from the hub, from a team's bucket, or from files that a client uploads to a server.
 
 Only what an adapter or a run is made of is fetched, into a folder with the place's name that goes away afterwards.
 """
@@ -8,18 +8,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from pathlib import Path, PurePosixPath
+from typing import Any
 
+from fusery.storage.copying import copy_file
+from fusery.storage.digest import Digest, parse_digest
 from fusery.storage.errors import FuseryError, MissingFileError
+from fusery.storage.folder import scan
 
-from ..adapters.files import CHECKPOINT, CONFIG, LOG_NAME, METADATA, PEFT_WEIGHTS, RUN_RECORD, WEIGHTS
+from ..adapters.files import CHECKPOINT, CONFIG, LOG_NAME, METADATA, PEFT_WEIGHTS, RUN_RECORD, STATE, WEIGHTS
 from ..adapters.tokenizer_files import is_tokenizer_file
-from ..errors import BadInputError, MissingExtraError
-from ..training.trainer_state import STATE
-
-if TYPE_CHECKING:
-    from ..workspace import Workspace
+from ..errors import BadInputError, BlobsMissingError, MissingExtraError
+from ..parsing import plural
+from ..workspace import Workspace
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://.*", re.DOTALL)
 _HUB = re.compile(
@@ -36,43 +37,28 @@ _MOST_BYTES = 256 << 30
 """More is a mistake: checkpoints of a large adapter are some gigabytes each."""
 
 
-def _is_tokenizer_file(name: str) -> bool:
-    return is_tokenizer_file(name[match.end() :] if (match := _CHECKPOINT.match(name)) else name)
-
-
 def is_wanted(name: str) -> bool:
     """Tell whether a path in a folder is one that an adapter or a run has."""
-    return bool(_WANTED.fullmatch(name) or LOG_NAME.fullmatch(name)) or _is_tokenizer_file(name)
+    own = name[match.end() :] if (match := _CHECKPOINT.match(name)) else name
+    return bool(_WANTED.fullmatch(name) or LOG_NAME.fullmatch(name)) or is_tokenizer_file(own)
 
 
 @contextmanager
 def adapter_at(workspace: Workspace, source: str | Path) -> Iterator[Path]:
-    """Yield a local folder with what lies at a path, at `hf://OWNER/NAME[@REVISION]` or at a bucket's URL.
-
-    Args:
-        workspace: the registry's parts; the options of its store go to the same server.
-        source: the place.
-
-    Raises:
-        BadInputError: it is a URL of no such place, there is no adapter, or the hub does not give it.
-        MissingExtraError: the packages for it are not installed.
-        StorageError: the bucket cannot be read, or there is no room here.
-    """
+    """Yield a local folder with what lies at a path, at `hf://OWNER/NAME[@REVISION]` or at a bucket's URL."""
     text = str(source)
     if isinstance(source, Path) or _SCHEME.fullmatch(text) is None:
         yield Path(text).expanduser()
         return
     from fusery.storage.locate import local_path
 
-    from ..records.scratch import scratch_folder
-
     if text.lower().startswith("hf://"):
-        with scratch_folder(workspace) as scratch:
+        with workspace.scratch() as scratch:
             yield _from_hub(text, scratch)
     elif (local := local_path(text)) is not None:
         yield local
     else:
-        with scratch_folder(workspace) as scratch:
+        with workspace.scratch() as scratch:
             yield _from_bucket(workspace, text if text.endswith("://") else text.rstrip("/"), scratch)
 
 
@@ -84,7 +70,7 @@ def _from_hub(url: str, scratch: Path) -> Path:
         )
     from fusery.storage.secrets import remember, without_secrets
 
-    from ..bases.hub import reason_of, transport_errors
+    from ..bases.fetch import reason_of, transport_errors
 
     try:
         from huggingface_hub import HfApi, get_token
@@ -133,18 +119,8 @@ def _from_bucket(workspace: Workspace, url: str, scratch: Path) -> Path:
 
 
 def wanted(sizes: Mapping[str, Any], shown: str, scratch: Path) -> list[str]:
-    """Return the names that are to be fetched; each is one that an adapter or a run has, and leads nowhere else.
-
-    Args:
-        sizes: of what lies there, in bytes, by path in the folder.
-        shown: the place, for messages.
-        scratch: the folder that they are fetched into.
-
-    Raises:
-        BadInputError: there is no adapter, absurdly much, or it is not said how much.
-        OutOfSpaceError: there is no room for them.
-    """
-    from fusery.storage.room import Need, require_rooms
+    """Return the names that are to be fetched; each is one that an adapter or a run has, and leads nowhere else."""
+    from fusery.storage.transfer import Need, require_rooms
 
     names = sorted(name for name in sizes if isinstance(name, str) and is_wanted(name))
     if not all(isinstance(sizes[name], int) and sizes[name] >= 0 for name in names):
@@ -162,3 +138,100 @@ def wanted(sizes: Mapping[str, Any], shown: str, scratch: Path) -> list[str]:
         )
     require_rooms([Need(scratch, [sizes[name] for name in names])])
     return names
+
+
+LOG = "log/"
+"""The prefix of a training log that is outside the folder."""
+
+_MOST_SENT = 1_000
+_MOST_SENT_BYTES = 8 << 30
+
+
+def files_to_send(folder: Path, log: Path | None) -> dict[str, Path]:
+    """Return the files of a folder that `register` reads, by relative path, and the training log."""
+    if not folder.is_dir():
+        from ..adapters.folder import read_adapter_folder
+
+        read_adapter_folder(folder)  # raises the error
+    found = {file.path: file.real for file in scan(folder) if is_wanted(file.path)}
+    return found if log is None else {**found, f"{LOG}{log.name}": log}
+
+
+@contextmanager
+def uploaded(workspace: Workspace, name: str, files: Mapping[str, str]) -> Iterator[tuple[Path, Path | None]]:
+    """Yield a temporary folder with uploaded files, and the training log if it was uploaded."""
+    from fusery.storage.transfer import Need, require_rooms
+
+    from ..records.bases import blob_generations
+
+    digests = _checked(name, files)
+    sizes = _sizes(workspace, set(digests.values()))
+    if missing := [path for path, digest in digests.items() if digest not in sizes]:
+        raise BlobsMissingError(
+            f"{plural(len(missing), 'file')} of this adapter not uploaded, such as {missing[0]}",
+            hint="run the command again",
+        )
+    if sum(sizes.values()) > _MOST_SENT_BYTES:
+        raise BadInputError("adapter folder is too large (at most 8 GiB)", hint="give the folder of one run")
+    generations = blob_generations(workspace, list(digests.values()))
+    with workspace.scratch() as scratch:
+        require_rooms([Need(scratch, list(sizes.values()))])
+        folder, log = scratch / "sent" / name, None
+        written = dict[Digest, Path]()
+        folder.mkdir(parents=True)
+        for path, digest in digests.items():
+            place = folder / path
+            if path.startswith(LOG):
+                place = log = scratch / "log" / path.removeprefix(LOG)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if digest in written:
+                copy_file(written[digest], place, link=True)
+                continue
+            workspace.store.fetch(digest, place, generation=generations[digest], size=sizes[digest])
+            written[digest] = place
+        yield folder, log
+
+
+def _checked(name: str, files: Mapping[str, str]) -> dict[str, Digest]:
+    if not _is_plain(name) or len(files) > _MOST_SENT:
+        raise BadInputError(
+            f"invalid adapter folder (its name is invalid, or it has more than {_MOST_SENT:,} files)",
+            hint="give the folder of one run",
+        )
+    found = {}
+    for path, digest in files.items():
+        if not (is_wanted(path) or (path.startswith(LOG) and _is_plain(path.removeprefix(LOG)))):
+            raise BadInputError(f"unexpected file: {path[:80]!r}", hint="update the client")
+        try:
+            found[path] = parse_digest(digest)
+        except ValueError as error:
+            raise BadInputError(f"invalid digest: {digest[:80]!r}", hint="update the client") from error
+    return found
+
+
+def _is_plain(name: str) -> bool:
+    """Return whether a text is a valid name of a file or folder, without a path."""
+    parts = PurePosixPath(name).parts
+    return (
+        len(parts) == 1
+        and parts[0] not in ("..", "/", ".")
+        and name.isprintable()
+        and len(name) <= 200
+        and "\\" not in name
+    )
+
+
+def _sizes(workspace: Workspace, digests: set[Digest]) -> dict[Digest, int]:
+    from sqlalchemy import select
+
+    from .. import tables
+    from ..database.engine import batches
+
+    blob, found = tables.BlobRow, dict[Digest, int]()
+    with workspace.database.read() as session:
+        for some in batches(digests):
+            rows = session.execute(
+                select(blob.digest, blob.size).where(blob.digest.in_(some), blob.state == "ready")
+            )
+            found |= {Digest(digest): size for digest, size in rows}
+    return found

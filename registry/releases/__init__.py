@@ -1,1 +1,1 @@
-"""Which version is in use: aliases and their moves, rules, approvals, promotions, yanks, deployments, impact."""
+"""Which version is in use: aliases and their moves, rules, approvals, promotions, yanks, deployments."""

@@ -9,21 +9,22 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select, union
+from sqlalchemy import BindParameter, Select, bindparam, select, union
 from sqlalchemy.orm import Session, joinedload
 
 from .. import tables
-from ..database.batches import batches
 from ..database.events import history
 from ..errors import BadInputError
 from ..names import Reference, parse_alias
-from ..records.alias import Alias, AliasMove, Moved
-from ..records.alias_moves import ALIAS_MOVED, alias_row, move, move_record, text_of
-from ..records.guards import refuse_guarded
-from ..records.references import no_alias, resolve_adapter
-from ..records.withdrawals import of_adapters, refuse_yanked, told_of
+from ..parsing import parse_moment
+from ..records.alias_moves import ALIAS_MOVED, alias_row, move, move_facts, refuse_guarded, text_of
+from ..records.references import adapter_names, no_alias, resolve_adapter
+from ..records.release import Alias, AliasHolder, AliasMove, Moved
+from ..records.withdrawals import is_yanked, of_adapters, refuse_yanked, told_of
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -32,23 +33,8 @@ _ROLLBACK = "rollback"
 """What the log says of a move that is one."""
 
 
-def set_alias(workspace: Workspace, reference: str, alias: str, *, reason: str = "") -> Moved:
-    """Set an alias of an adapter's task to that adapter.
-
-    Args:
-        workspace: the registry's parts.
-        reference: the adapter.
-        alias: its name, which may stand behind that of the task, `TASK#NAME`.
-        reason: for the log.
-
-    Returns:
-        The move, which is none if the alias held the adapter already.
-
-    Raises:
-        UnknownReferenceError: there is no such adapter.
-        BadInputError: the adapter is yanked, or the alias is not a valid name, or one of another task.
-        AliasGuardedError: only a promotion moves it.
-    """
+def set_alias(workspace: Workspace, alias: str, reference: str, *, reason: str = "") -> Moved:
+    """Set an alias of an adapter's task, `NAME` or `TASK#NAME`, to that adapter."""
     task, _, bare = alias.rpartition("#")
     try:
         name = parse_alias(bare)
@@ -72,19 +58,7 @@ def set_alias(workspace: Workspace, reference: str, alias: str, *, reason: str =
 
 
 def remove_alias(workspace: Workspace, reference: str, *, reason: str = "", emergency: bool = False) -> Moved:
-    """Take an alias, `task#alias`, away from the adapter that holds it; its history stays.
-
-    Args:
-        workspace: the registry's parts.
-        reference: `task#alias`.
-        reason: for the log.
-        emergency: also remove a guarded alias; this is logged.
-
-    Raises:
-        UnknownReferenceError: there is no such alias.
-        BadInputError: an emergency without a reason.
-        AliasGuardedError: it is guarded, and this is no emergency.
-    """
+    """Take an alias, `task#alias`, from its adapter; its history stays."""
     with workspace.database.write() as session:
         alias = _find(session, reference)
         told = _allow(session, alias, "remove", reason, emergency)
@@ -92,80 +66,66 @@ def remove_alias(workspace: Workspace, reference: str, *, reason: str = "", emer
 
 
 def roll_back(workspace: Workspace, reference: str, *, reason: str = "", emergency: bool = False) -> Moved:
-    """Set an alias to the adapter that held it before; a second rollback goes back one further.
-
-    Args:
-        workspace: the registry's parts.
-        reference: `task#alias`.
-        reason: for the log.
-        emergency: also roll back a guarded alias, whatever its rules; this is logged.
-
-    Raises:
-        UnknownReferenceError: there is no such alias.
-        BadInputError: no adapter held it before, or that one is yanked; or an emergency without a reason.
-        AliasGuardedError: it is guarded, and this is no emergency.
-    """
+    """Set an alias to the adapter that held it before; a second rollback goes back one further."""
     with workspace.database.write() as session:
         alias = _find(session, reference)
         told = {**_allow(session, alias, "rollback", reason, emergency), _ROLLBACK: True}
-        moves = _moves(session, alias)
+        query = select(tables.AliasMoveRow).where(tables.AliasMoveRow.alias_id == alias.id)
+        moves = session.scalars(query.order_by(tables.AliasMoveRow.id)).all()
         holders = holders_of(moves, _rollbacks(session, alias, len(moves)))
         if len(holders) < 2:
-            raise BadInputError(
-                f"no other adapter held {reference} before", hint=f"fusery alias history {reference}"
-            )
-        adapter = session.get_one(tables.Adapter, holders[-2])
+            raise BadInputError(f"no other adapter held {reference} before", hint=f"fusery log {reference}")
+        adapter = session.get_one(tables.AdapterRow, holders[-2])
         refuse_yanked(session, adapter)
         moved = move(workspace, session, alias, adapter, reason or "rolled back", told)
         return replace(moved, withdrawals=told_of(session, [adapter]))
 
 
 def aliases_for(workspace: Workspace, reference: str) -> list[str]:
-    """Return the aliases that an adapter can be given, `TASK#NAME` each: those of its task, and those with rules for it.
-
-    Raises:
-        UnknownReferenceError: there is no such adapter.
-    """
-    alias, rule = tables.Alias, tables.AliasRule
+    """Return the aliases that an adapter can be given, `TASK#NAME` each: those of its task, and those with rules for it."""
+    alias, rule = tables.AliasRow, tables.AliasRuleRow
     with workspace.database.read() as session:
-        query = select(tables.Adapter).options(joinedload(tables.Adapter.task))
+        query = select(tables.AdapterRow).options(joinedload(tables.AdapterRow.task))
         task = resolve_adapter(session, reference, query).task
         own = select(alias.name).where(alias.task_id == task.id)
         ruled = select(rule.alias).where(rule.task.in_(("", task.name)))
         return sorted(f"{task.name}#{name}" for name in session.scalars(union(own, ruled)))
 
 
-def list_aliases(workspace: Workspace, task: str | None = None) -> list[Alias]:
+def list_aliases(
+    workspace: Workspace, task: str | None = None, *, limit: int | None = None, offset: int = 0
+) -> list[Alias]:
     """Return the aliases that hold an adapter, by task and name."""
     latest = (
-        select(tables.AliasMove.id)
-        .where(tables.AliasMove.alias_id == tables.Alias.id)
-        .order_by(tables.AliasMove.id.desc())
+        select(tables.AliasMoveRow.id)
+        .where(tables.AliasMoveRow.alias_id == tables.AliasRow.id)
+        .order_by(tables.AliasMoveRow.id.desc())
         .limit(1)
-        .correlate(tables.Alias)
+        .correlate(tables.AliasRow)
         .scalar_subquery()
     )
     query = (
-        select(tables.Alias, tables.AliasMove, tables.Adapter.name)
-        .join(tables.Alias.task)
-        .join(tables.Adapter, tables.Adapter.id == tables.Alias.adapter_id)
-        .join(tables.AliasMove, tables.AliasMove.id == latest)
-        .options(joinedload(tables.Alias.task))
-        .order_by(tables.Task.name, tables.Alias.name)
+        select(tables.AliasRow, tables.AliasMoveRow, tables.AdapterRow.name)
+        .join(tables.AliasRow.task)
+        .join(tables.AdapterRow, tables.AdapterRow.id == tables.AliasRow.adapter_id)
+        .join(tables.AliasMoveRow, tables.AliasMoveRow.id == latest)
+        .options(joinedload(tables.AliasRow.task))
+        .order_by(tables.TaskRow.name, tables.AliasRow.name)
+        .limit(limit)
+        .offset(offset or None)
     )
     if task is not None:
-        query = query.where(tables.Task.name == task.casefold())
+        query = query.where(tables.TaskRow.name == task.casefold())
     with workspace.database.read() as session:
         rows = session.execute(query).all()
         told = of_adapters(session, [alias.adapter_id or 0 for alias, _, _ in rows])
         return [
-            Alias(
+            Alias.from_row(
+                move,
                 alias=text_of(alias),
                 task=alias.task.name,
                 adapter=adapter,
                 since=move.at,
-                by=move.by,
-                reason=move.reason,
                 withdrawals=told.get(alias.adapter_id or 0, ()),
             )
             for alias, move, adapter in rows
@@ -175,31 +135,26 @@ def list_aliases(workspace: Workspace, task: str | None = None) -> list[Alias]:
 def alias_history(
     workspace: Workspace, reference: str, *, limit: int | None = None, offset: int = 0
 ) -> list[AliasMove]:
-    """Return the moves of an alias, oldest first.
-
-    Args:
-        workspace: the registry's parts.
-        reference: the alias.
-        limit: at most so many, the newest; None for all.
-        offset: without so many of the newest.
-
-    Raises:
-        UnknownReferenceError: there is no such alias.
-    """
+    """Return the moves of an alias, oldest first."""
     with workspace.database.read() as session:
         return alias_moves(session, _find(session, reference), limit, offset)
 
 
-def alias_moves(session: Session, alias: tables.Alias, limit: int | None, offset: int = 0) -> list[AliasMove]:
+def alias_moves(
+    session: Session, alias: tables.AliasRow, limit: int | None, offset: int = 0
+) -> list[AliasMove]:
     """Return what `alias_history` does, of its row."""
-    moved = tables.AliasMove
+    moved = tables.AliasMoveRow
     query = select(moved).where(moved.alias_id == alias.id).order_by(moved.id.desc())
     moves = session.scalars(query.limit(limit).offset(offset or None)).all()[::-1]
-    names = _names(session, moves)
-    return [move_record(alias, move, names) for move in moves]
+    ids = {number for move in moves for number in (move.from_adapter_id, move.to_adapter_id) if number}
+    names = adapter_names(session, ids)
+    return [AliasMove(**move_facts(alias, move, names)) for move in moves]
 
 
-def _allow(session: Session, alias: tables.Alias, verb: str, reason: str, emergency: bool) -> dict[str, Any]:
+def _allow(
+    session: Session, alias: tables.AliasRow, verb: str, reason: str, emergency: bool
+) -> dict[str, Any]:
     """Return what the log is to say of a move without a promotion."""
     if emergency and not reason.strip():
         raise BadInputError(
@@ -213,13 +168,8 @@ def _allow(session: Session, alias: tables.Alias, verb: str, reason: str, emerge
     return {"emergency": True}
 
 
-def holders_of(moves: Sequence[tables.AliasMove], rollbacks: Sequence[bool]) -> list[int]:
-    """Return the holders of an alias, the current one last; a rollback removes the holder that it left.
-
-    Args:
-        moves: of the alias, oldest first.
-        rollbacks: which moves are rollbacks; any other move back to the previous holder is an ordinary move.
-    """
+def holders_of(moves: Sequence[tables.AliasMoveRow], rollbacks: Sequence[bool]) -> list[int]:
+    """Return the holders of an alias, the current one last; a rollback removes the holder that it left."""
     holders: list[int] = []
     for each, back in zip(moves, rollbacks, strict=True):
         if each.to_adapter_id is None:
@@ -231,19 +181,19 @@ def holders_of(moves: Sequence[tables.AliasMove], rollbacks: Sequence[bool]) -> 
     return holders
 
 
-def _rollbacks(session: Session, alias: tables.Alias, count: int) -> list[bool]:
+def _rollbacks(session: Session, alias: tables.AliasRow, count: int) -> list[bool]:
     """Return which of the moves of an alias, of which the log has one entry each, are rollbacks."""
     told = history(session, kind="alias", subject=text_of(alias), action=ALIAS_MOVED, limit=count)
     found = [bool(json.loads(event.detail).get(_ROLLBACK)) for event in told]
     return [False] * (count - len(found)) + found
 
 
-def _find(session: Session, text: str) -> tables.Alias:
+def _find(session: Session, text: str) -> tables.AliasRow:
     reference = alias_reference(text)
     query = (
-        select(tables.Alias)
-        .join(tables.Alias.task)
-        .where(tables.Task.name == reference.task, tables.Alias.name == reference.value)
+        select(tables.AliasRow)
+        .join(tables.AliasRow.task)
+        .where(tables.TaskRow.name == reference.task, tables.AliasRow.name == reference.value)
     )
     found = session.scalar(query)
     if found is None:
@@ -252,11 +202,7 @@ def _find(session: Session, text: str) -> tables.Alias:
 
 
 def alias_reference(text: str) -> Reference:
-    """Return the reference `task#alias`.
-
-    Raises:
-        BadInputError: it is something else.
-    """
+    """Return the reference `task#alias`."""
     reference = Reference.parse(text)
     if reference.kind != "alias":
         raise BadInputError(
@@ -265,16 +211,69 @@ def alias_reference(text: str) -> Reference:
     return reference
 
 
-def _moves(session: Session, alias: tables.Alias) -> list[tables.AliasMove]:
-    query = select(tables.AliasMove).where(tables.AliasMove.alias_id == alias.id)
-    return list(session.scalars(query.order_by(tables.AliasMove.id)))
+def show_alias(workspace: Workspace, reference: str, *, at: str | None = None) -> AliasHolder:
+    """Return the adapter that an alias holds, or held at a moment, to the microsecond.
+
+    Args:
+        at: a moment; a day means its end, in UTC.
+    """
+    moment = parse_moment(at, end_of_day=True) if at is not None else None
+    wanted = alias_reference(reference)
+    with workspace.database.read() as session:
+        row = _held(session, wanted, moment)
+        if row is None:
+            raise no_alias(session, reference)
+        told = of_adapters(session, [row.holder] if row.holder is not None else [], at=moment)
+    return AliasHolder(
+        alias=f"{row.task}#{row.alias}",
+        adapter=row.adapter,
+        digest=row.digest,
+        yanked=None if row.adapter is None else bool(row.yanked),
+        withdrawals=told.get(row.holder, ()),
+        at=moment,
+        since=row.since,
+        by=row.by,
+        reason=row.reason,
+    )
 
 
-def _names(session: Session, moves: Sequence[tables.AliasMove]) -> dict[int | None, str]:
-    ids = {number for move in moves for number in (move.from_adapter_id, move.to_adapter_id)}
-    query = select(tables.Adapter.id, tables.Adapter.name)
-    return {
-        row.id: row.name
-        for chosen in batches(ids - {None})
-        for row in session.execute(query.where(tables.Adapter.id.in_(chosen)))
-    }
+def holder_then(session: Session, wanted: Reference, moment: datetime) -> int | None:
+    """Return the row number of the adapter that an alias held at a moment; None if it held none or does not exist."""
+    row = _held(session, wanted, moment)
+    return None if row is None else row.holder
+
+
+def _held(session: Session, wanted: Reference, moment: datetime | None) -> Any:
+    """Return the row of an alias with its last move until a moment, and where that went; None if there is no such alias."""
+    asked = {"task": wanted.task, "alias": wanted.value, "moment": moment}
+    return session.execute(_holders(moment is None), asked).first()
+
+
+@cache
+def _holders(now: bool) -> Select[*tuple[Any, ...]]:
+    task, alias, moved, adapter = tables.TaskRow, tables.AliasRow, tables.AliasMoveRow, tables.AdapterRow
+    newest = select(moved.id).where(moved.alias_id == alias.id).correlate(alias).limit(1)
+    moment: BindParameter[datetime] | None = None if now else bindparam("moment")
+    if moment is None:
+        newest = newest.order_by(moved.id.desc())
+    else:
+        # Of several moves in one moment the last one counts.
+        newest = newest.where(moved.at <= moment).order_by(moved.at.desc(), moved.id.desc())
+    return (
+        select(
+            task.name.label("task"),
+            alias.name.label("alias"),
+            adapter.name.label("adapter"),
+            adapter.digest,
+            adapter.id.label("holder"),
+            moved.at.label("since"),
+            moved.by,
+            moved.reason,
+            is_yanked(adapter.id, moment).label("yanked"),
+        )
+        .select_from(alias)
+        .join(task, task.id == alias.task_id)
+        .outerjoin(moved, moved.id == newest.scalar_subquery())
+        .outerjoin(adapter, adapter.id == moved.to_adapter_id)
+        .where(task.name == bindparam("task"), alias.name == bindparam("alias"))
+    )

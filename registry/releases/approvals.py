@@ -12,7 +12,7 @@ from fusery.storage.secrets import without_credentials
 
 from .. import tables
 from ..access.roles import owner_of
-from ..actors import person
+from ..actors import is_author, person
 from ..database import events
 from ..errors import BadInputError
 from ..limits import APPROVALS, require_count
@@ -29,20 +29,14 @@ LONGEST_NOTE = 10_000
 
 
 def approve(workspace: Workspace, reference: str, alias: str, *, note: str = "") -> Approval:
-    """Approve that an alias may hold an adapter; a second time changes nothing, unless now a token says who approves.
-
-    Raises:
-        UnknownReferenceError: there is no such adapter.
-        BadInputError: the adapter is yanked, or one's own, or, where a token says who approves, one that they have
-            brought; or the alias or the note is not valid.
-    """
+    """Approve that an alias may hold an adapter; a second time changes nothing, unless now a token says who approves."""
     if len(note) > LONGEST_NOTE or not is_keepable(note):
         raise BadInputError("the note is not acceptable", hint=f"give at most {LONGEST_NOTE:,} characters")
     with workspace.database.write() as session:
         adapter = resolve_adapter(session, reference)
         name = alias_of(adapter, alias)
         refuse_yanked(session, adapter)
-        if person(workspace.actor) == person(adapter.created_by):
+        if is_author(workspace.actor, adapter.created_by):
             raise BadInputError(
                 f"{adapter.name} was registered by {adapter.created_by}: its author's own approval does not count",
                 hint="somebody else runs the same command",
@@ -60,7 +54,7 @@ def approve(workspace: Workspace, reference: str, alias: str, *, note: str = "")
         ]
         if not given:
             at = workspace.database.utcnow(session)
-            made = tables.Approval(
+            made = tables.ApprovalRow(
                 adapter_id=adapter.id,
                 alias=name,
                 note=str(without_credentials(note)),
@@ -68,7 +62,7 @@ def approve(workspace: Workspace, reference: str, alias: str, *, note: str = "")
                 by=workspace.actor,
                 authenticated=workspace.authenticated or None,
             )
-            counted = select(func.count()).where(tables.Approval.adapter_id == adapter.id)
+            counted = select(func.count()).where(tables.ApprovalRow.adapter_id == adapter.id)
             require_count(adapter.name, "approvals", APPROVALS, (session.scalar(counted) or 0) + 1)
             session.add(made)
             _tell(workspace, session, adapter, "adapter.approved", name, note)
@@ -77,12 +71,7 @@ def approve(workspace: Workspace, reference: str, alias: str, *, note: str = "")
 
 
 def withdraw(workspace: Workspace, reference: str, alias: str, *, note: str = "") -> Approval:
-    """Withdraw one's own approval.
-
-    Raises:
-        UnknownReferenceError: there is no such adapter.
-        BadInputError: that is no alias.
-    """
+    """Withdraw one's own approval."""
     with workspace.database.write() as session:
         adapter = resolve_adapter(session, reference)
         name = alias_of(adapter, alias)
@@ -95,31 +84,19 @@ def withdraw(workspace: Workspace, reference: str, alias: str, *, note: str = ""
 
 
 def approvers(
-    session: Session, adapter: tables.Adapter, alias: str, *, authenticated: bool = False
+    session: Session, adapter: tables.AdapterRow, alias: str, *, authenticated: bool = False
 ) -> list[str]:
-    """Return who approves that an alias may hold an adapter, each once, without its author.
-
-    Args:
-        session: of any transaction.
-        adapter: that is approved.
-        alias: name of the alias.
-        authenticated: only those of whom a token said who they are.
-    """
-    author = person(adapter.created_by)
+    """Return who approves that an alias may hold an adapter, without its author; `authenticated`: by a token."""
     found = {
         person(approval.by): approval.by
         for approval in _standing(session, adapter, alias)
         if approval.authenticated or not authenticated
     }
-    return sorted(by for who, by in found.items() if who != author)
+    return sorted(by for by in found.values() if not is_author(by, adapter.created_by))
 
 
-def alias_of(adapter: tables.Adapter, text: str) -> str:
-    """Return the name of an alias given as `prod`, `#prod` or `course_rec#prod`.
-
-    Raises:
-        BadInputError: it is none, or one of another task.
-    """
+def alias_of(adapter: tables.AdapterRow, text: str) -> str:
+    """Return the name of an alias given as `prod`, `#prod` or `course_rec#prod`."""
     task, _, name = text.rpartition("#")
     if task and parse_task(task) != adapter.task.name:
         raise BadInputError(
@@ -128,36 +105,36 @@ def alias_of(adapter: tables.Adapter, text: str) -> str:
     return parse_alias(name)
 
 
-def _standing(session: Session, adapter: tables.Adapter, alias: str) -> list[tables.Approval]:
-    approval = tables.Approval
+def _standing(session: Session, adapter: tables.AdapterRow, alias: str) -> list[tables.ApprovalRow]:
+    approval = tables.ApprovalRow
     query = select(approval).where(
         approval.adapter_id == adapter.id, approval.alias == alias, approval.withdrawn_at.is_(None)
     )
     return list(session.scalars(query.order_by(approval.id)))
 
 
-def _given_by(session: Session, adapter: tables.Adapter, alias: str, actor: str) -> list[tables.Approval]:
+def _given_by(
+    session: Session, adapter: tables.AdapterRow, alias: str, actor: str
+) -> list[tables.ApprovalRow]:
     standing = _standing(session, adapter, alias)
     return [approval for approval in standing if person(approval.by) == person(actor)]
 
 
 def _tell(
-    workspace: Workspace, session: Session, adapter: tables.Adapter, action: str, alias: str, note: str
+    workspace: Workspace, session: Session, adapter: tables.AdapterRow, action: str, alias: str, note: str
 ) -> None:
-    session.flush()
     known = {"authenticated": True} if workspace.authenticated else {}
-    events.record(
-        session,
-        action=action,
-        kind="adapter",
-        subject=adapter.name,
-        detail={"digest": adapter.digest, "alias": alias, "reason": note, **known},
-        actor=workspace.actor,
-    )
+    detail = {"digest": adapter.digest, "alias": alias, "reason": note, **known}
+    events.record(session, action, "adapter", adapter.name, detail)
 
 
 def _record(
-    session: Session, adapter: tables.Adapter, alias: str, standing: tables.Approval | None, *, changed: bool
+    session: Session,
+    adapter: tables.AdapterRow,
+    alias: str,
+    standing: tables.ApprovalRow | None,
+    *,
+    changed: bool,
 ) -> Approval:
     return Approval(
         adapter=adapter.name,

@@ -1,4 +1,4 @@
-"""Deployments: what ran where and when, as recorded by people and pipelines, by `fusery sync`, and by servers' resolvers.
+"""Deployments: what ran where and when, as recorded by people and pipelines, by `fusery deploy sync`, and by servers' resolvers.
 
 A place is any name: a host, a cluster and service, a device.  Several things may run at one place.
 """
@@ -6,7 +6,7 @@ A place is any name: a host, a cluster and service, a device.  Several things ma
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -18,15 +18,17 @@ from fusery.storage.secrets import without_credentials
 from .. import tables
 from ..admission.submission import LIMITS, require_text
 from ..database import events
-from ..database.batches import batches
+from ..database.engine import batches
 from ..errors import BadInputError, UnknownReferenceError
 from ..limits import DEPLOYMENTS, require_count
 from ..parsing import parse_moment
-from ..provenance.nodes import key_of, nodes_of
-from ..provenance.relations import Key
-from ..records.deployment import Deployed, Deployment, Refused
+from ..provenance.closure import Key
+from ..provenance.trace import key_of, nodes_of
+from ..record import row_values
 from ..records.graph import Node
-from ..records.things import find_things, places_of, shippable
+from ..records.references import find_things, places_of, shippable
+from ..records.release import Deployed, Deployment, Refused
+from ..records.withdrawals import is_yanked, standing_yank
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -37,8 +39,6 @@ _LONGEST = 300
 """Characters of a place: as many as the log takes for the name of what an entry is about."""
 
 _VIA = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
-
-Subject = tables.Adapter | tables.Fused | tables.Bundle
 
 
 def record_deployment(
@@ -53,40 +53,31 @@ def record_deployment(
 ) -> Deployed:
     """Record that something runs at a place from now on; if it does already, nothing changes.
 
-    A yanked adapter may be recorded as well, since it does run; the record says that it is yanked.
-
     Args:
-        workspace: the registry's parts.
-        reference: an adapter, a fused model or a bundle, as `fusery impact` takes it.
-        place: where it runs.
-        note: for people.
         replace: everything that ran there until now has ended.
-        via: what keeps the record up to date; None where somebody says so.
-        anew: why it has come anew, if it is on record that it runs there already; None if it has not.
-
-    Raises:
-        UnknownReferenceError: nothing has that name.
-        BadInputError: the place is not valid, the reference names something that cannot run, or it has too many
-            deployments.
+        via: the program that keeps the record up to date, if any.
+        anew: why it was deployed again, if it was.
     """
-    require_text("note", note, LIMITS["note"])
-    where, said, lies = _place(place), str(without_credentials(note)), places_of(reference)
-    _require_name(via)
+    where, note, lies = _place(place), _text("note", note, via), places_of(reference)
     with workspace.database.write() as session:
         subject = shippable(find_things(session, reference, lies), reference)
         standing = [row for row in _at(session, where) if row.ended_at is None]
-        known = [row for row in standing if _is(row, subject)]
-        same = (
-            None if anew is not None else next((row for row in known if via is None or row.via == via), None)
-        )
+        known = [row for row in standing if _which(row) == key_of(subject)]
+        kept = [row for row in known if via in (None, row.via)] if anew is None else []
+        same = kept[0] if kept else None
         given_way = [row for row in (standing if replace else known) if row is not same]
-        now = workspace.database.utcnow(session)
+        now, name = workspace.database.utcnow(session), _node(session, key_of(subject)).name
         for row in given_way:
-            reason = (
-                anew or f"from now on by {via}" if row in known else f"replaced by {_title(session, subject)}"
-            )
+            reason = anew or f"from now on by {via}" if row in known else f"replaced by {name}"
             _end(workspace, session, row, now, reason)
-        row = same or _new(workspace, session, subject, where, said, now, via)
+        row = same or tables.DeploymentRow(place=where, note=note, at=now, by=workspace.actor, via=via)
+        if same is None:
+            column = f"{subject.__tablename__}_id"
+            count = select(func.count()).where(getattr(tables.DeploymentRow, column) == subject.id)
+            require_count(name, "deployments", DEPLOYMENTS, (session.scalar(count) or 0) + 1)
+            setattr(row, column, subject.id)
+            session.add(row)
+            _tell(workspace, session, row, RECORDED, now, {"note": note, **({"via": via} if via else {})})
         facts, *ended = _facts(session, [row, *given_way])
         return Deployed(
             **facts,
@@ -103,33 +94,19 @@ def end_deployments(
     reason: str = "",
     via: str | None = None,
 ) -> list[Deployment]:
-    """Record that nothing runs at some places any more, or that one thing does not; return the ended deployments.
-
-    Deployments that have ended before do not change.
-
-    Args:
-        workspace: the registry's parts.
-        places: where they ran.
-        reference: only this adapter, fused model or bundle.
-        reason: for the log.
-        via: only what this keeps up to date.
-
-    Raises:
-        UnknownReferenceError: nothing ever ran at one of the places.
-    """
-    require_text("reason", reason, LIMITS["note"])
-    names, lies = [_place(place) for place in places], places_of(reference or "")
-    _require_name(via)
+    """Record that nothing, or one thing, no longer runs at some places; `via`: only deployments of that program."""
+    reason, lies = _text("reason", reason, via), places_of(reference or "")
+    names = dict.fromkeys(_place(place) for place in places)
     with workspace.database.write() as session:
         subject = shippable(find_things(session, reference, lies), reference) if reference else None
         now, ended = workspace.database.utcnow(session), []
-        for name in dict.fromkeys(names):
-            known = [row for row in _at(session, name) if subject is None or _is(row, subject)]
+        for name in names:
+            known = [row for row in _at(session, name) if subject is None or _which(row) == key_of(subject)]
             if not known:
                 raise UnknownReferenceError(f"nothing runs at {name!r}", hint="fusery deploy list")
             found = [row for row in known if row.ended_at is None and via in (None, row.via)]
             for row in found:
-                _end(workspace, session, row, now, str(without_credentials(reason)))
+                _end(workspace, session, row, now, reason)
             ended += found
         return deployment_records(session, ended)
 
@@ -137,37 +114,15 @@ def end_deployments(
 def record_refusal(
     workspace: Workspace, reference: str, place: str, *, reason: str, via: str | None = None
 ) -> Refused:
-    """Record that something was asked for at a place and not let run there.
-
-    Args:
-        workspace: the registry's parts.
-        reference: an adapter, a fused model or a bundle.
-        place: where it would have run.
-        reason: why it did not.
-        via: what refused it.
-
-    Raises:
-        UnknownReferenceError: nothing has that name.
-        BadInputError: the place is not valid, or the reference names something that cannot run.
-    """
-    require_text("reason", reason, LIMITS["note"])
-    where, said, lies = _place(place), str(without_credentials(reason)), places_of(reference)
-    _require_name(via)
+    """Record that something was asked for at a place and not let run there."""
+    where, reason, lies = _place(place), _text("reason", reason, via), places_of(reference)
     with workspace.database.write() as session:
         subject = shippable(find_things(session, reference, lies), reference)
-        now, of = workspace.database.utcnow(session), nodes_of(session, [key_of(subject)])[key_of(subject)]
-        told = {"reason": said, **({"via": via} if via else {})}
-        _tell(workspace, session, where, of, REFUSED, now, told)
-        return Refused(
-            place=where,
-            kind=of.kind,
-            name=of.name,
-            digest=of.digest,
-            reason=said,
-            via=via,
-            at=now,
-            by=workspace.actor,
-        )
+        now, of = workspace.database.utcnow(session), _node(session, key_of(subject))
+        facts = {"name": of.name, "digest": of.digest, "reason": reason}
+        told = {"of": of.kind, **facts, **({"via": via} if via else {})}
+        events.record(session, REFUSED, "deployment", where, told, at=now)
+        return Refused(**facts, place=where, kind=of.kind, via=via, at=now, by=workspace.actor)
 
 
 def list_deployments(
@@ -181,23 +136,8 @@ def list_deployments(
     limit: int | None = None,
     offset: int = 0,
 ) -> list[Deployment]:
-    """Return what runs where, by place.
-
-    Args:
-        workspace: the registry's parts.
-        at: the deployments at that moment; a day means its end, in UTC.
-        every: include ended ones.
-        place: only this place.
-        reference: only this adapter, fused model or bundle, itself and not what holds it.
-        via: only what this keeps up to date, such as `sync`.
-        limit: at most so many; None for all.
-        offset: without so many of the first.
-
-    Raises:
-        BadInputError: that is no moment.
-        UnknownReferenceError: nothing has that name.
-    """
-    row = tables.Deployment
+    """Return the deployments by place, now or at a moment; of a reference itself, and not of what holds it."""
+    row = tables.DeploymentRow
     query = select(row).order_by(row.place, row.id)
     if at is not None:
         then = parse_moment(at, end_of_day=True)
@@ -223,8 +163,8 @@ def deployments_of(
     bundles: Sequence[int] = (),
 ) -> list[Deployment]:
     """Return current deployments by the numbers of their rows."""
-    row = tables.Deployment
-    found: dict[int, tables.Deployment] = {}
+    row = tables.DeploymentRow
+    found: dict[int, tables.DeploymentRow] = {}
     for column, numbers in ((row.adapter_id, adapters), (row.fused_id, fused), (row.bundle_id, bundles)):
         for chosen in batches(numbers):
             query = select(row).where(column.in_(chosen), row.ended_at.is_(None))
@@ -232,141 +172,72 @@ def deployments_of(
     return deployment_records(session, sorted(found.values(), key=lambda each: (each.place, each.id)))
 
 
-def deployment_records(session: Session, rows: Sequence[tables.Deployment]) -> list[Deployment]:
+def deployment_records(session: Session, rows: Sequence[tables.DeploymentRow]) -> list[Deployment]:
     """Return the records of deployments."""
     return [Deployment(**facts) for facts in _facts(session, rows)]
 
 
-def _facts(session: Session, rows: Sequence[tables.Deployment]) -> list[dict[str, Any]]:
+def _facts(session: Session, rows: Sequence[tables.DeploymentRow]) -> list[dict[str, Any]]:
     nodes = nodes_of(session, (_which(row) for row in rows))
-    return [_facts_of(row, nodes[_which(row)]) for row in rows]
+    names = ("kind", "name", "digest", "id", "yanked", "withdrawals")
+    return [
+        {
+            **row_values(Deployment, row),
+            "note": row.note,
+            **{name: getattr(nodes[_which(row)], name) for name in names},
+        }
+        for row in rows
+    ]
 
 
-def _facts_of(row: tables.Deployment, subject: Node) -> dict[str, Any]:
-    return {
-        "place": row.place,
-        "kind": subject.kind,
-        "name": subject.name,
-        "digest": subject.digest,
-        "id": subject.id,
-        "yanked": subject.yanked,
-        "withdrawals": subject.withdrawals,
-        "note": row.note,
-        "at": row.at,
-        "by": row.by,
-        "ended_at": row.ended_at,
-        "ended_by": row.ended_by,
-        "via": row.via,
-    }
-
-
-def _which(row: tables.Deployment) -> Key:
+def _which(row: tables.DeploymentRow) -> Key:
     held = {"bundle": row.bundle_id, "fused": row.fused_id, "adapter": row.adapter_id}
     return next((name, number) for name, number in held.items() if number is not None)
 
 
-def _is(row: tables.Deployment, subject: Subject) -> bool:
-    return _which(row) == key_of(subject)
-
-
-def _at(session: Session, place: str) -> list[tables.Deployment]:
-    row = tables.Deployment
+def _at(session: Session, place: str) -> list[tables.DeploymentRow]:
+    row = tables.DeploymentRow
     return list(session.scalars(select(row).where(row.place == place).order_by(row.id)))
 
 
-def _new(
-    workspace: Workspace,
-    session: Session,
-    subject: Subject,
-    place: str,
-    note: str,
-    now: datetime,
-    via: str | None,
-) -> tables.Deployment:
-    _require_limit(session, subject)
-    row = tables.Deployment(
-        bundle_id=subject.id if isinstance(subject, tables.Bundle) else None,
-        fused_id=subject.id if isinstance(subject, tables.Fused) else None,
-        adapter_id=subject.id if isinstance(subject, tables.Adapter) else None,
-        place=place,
-        note=note,
-        at=now,
-        by=workspace.actor,
-        via=via,
-    )
-    session.add(row)
-    session.flush()
-    of = nodes_of(session, [_which(row)])[_which(row)]
-    _tell(workspace, session, place, of, RECORDED, now, {"note": note, **({"via": via} if via else {})})
-    return row
-
-
-def _require_limit(session: Session, subject: Subject) -> None:
-    """Refuse one deployment too many of an adapter, fused model or bundle.
-
-    Raises:
-        BadInputError: the limit is exceeded.
-    """
-    key = getattr(tables.Deployment, f"{subject.__tablename__}_id")
-    count = session.scalar(select(func.count()).where(key == subject.id)) or 0
-    require_count(_title(session, subject), "deployments", DEPLOYMENTS, count + 1)
-
-
-def _end(workspace: Workspace, session: Session, row: tables.Deployment, now: datetime, reason: str) -> None:
+def _end(
+    workspace: Workspace, session: Session, row: tables.DeploymentRow, now: datetime, reason: str
+) -> None:
     row.ended_at, row.ended_by = now, workspace.actor
-    session.flush()
-    of = nodes_of(session, [_which(row)])[_which(row)]
-    _tell(workspace, session, row.place, of, ENDED, now, {"reason": reason})
+    _tell(workspace, session, row, ENDED, now, {"reason": reason})
 
 
 def _tell(
     workspace: Workspace,
     session: Session,
-    place: str,
-    of: Node,
+    row: tables.DeploymentRow,
     action: str,
     now: datetime,
-    said: dict[str, str],
+    more: Mapping[str, str],
 ) -> None:
-    events.record(
-        session,
-        action=action,
-        kind="deployment",
-        subject=place,
-        detail={
-            "of": of.kind,
-            "name": of.name,
-            "digest": of.digest,
-            **said,
-        },
-        actor=workspace.actor,
-        at=now,
-    )
+    session.flush()
+    of = _node(session, _which(row))
+    detail = {"of": of.kind, "name": of.name, "digest": of.digest, **more}
+    events.record(session, action, "deployment", row.place, detail, at=now)
 
 
-def _title(session: Session, subject: Subject) -> str:
-    return nodes_of(session, [key_of(subject)])[key_of(subject)].name
+def _node(session: Session, key: Key) -> Node:
+    return nodes_of(session, [key])[key]
 
 
-def _require_name(via: str | None) -> None:
-    """Refuse what is no name of a program.
-
-    Raises:
-        BadInputError: it is none.
-    """
+def _text(name: str, text: str, via: str | None) -> str:
+    """Return a note or a reason without any secret, and refuse an invalid `via`."""
+    require_text(name, text, LIMITS["note"])
     if via is not None and not _VIA.fullmatch(via):
         raise BadInputError(
             f"{via[:60]!r} is not the name of what keeps a deployment up to date",
             hint="at most 40 letters, digits, '.', '_' and '-', such as vllm",
         )
+    return str(without_credentials(text))
 
 
 def _place(text: str) -> str:
-    """Return a place in its one form, without any secret.
-
-    Raises:
-        BadInputError: it is empty, too long, or not one line of text.
-    """
+    """Return a place in its one form, without any secret."""
     place = str(without_credentials(text.strip()))
     if not place or len(place) > _LONGEST or not place.isprintable():
         raise BadInputError(
@@ -374,3 +245,16 @@ def _place(text: str) -> str:
             hint=f"a name of at most {_LONGEST} characters, such as prod-eu/ranker",
         )
     return place
+
+
+def yanked_among(workspace: Workspace, names: Collection[str]) -> Mapping[str, str]:
+    """Return the yanked adapters among some names, with the reasons."""
+    adapter, found = tables.AdapterRow, {}
+    with workspace.database.read() as session:
+        for chosen in batches(sorted(names)):
+            for row in session.scalars(
+                select(adapter).where(adapter.name.in_(chosen), is_yanked(adapter.id))
+            ):
+                yank = standing_yank(session, row)
+                found[row.name] = yank.reason if yank is not None else ""
+    return found

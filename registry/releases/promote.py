@@ -2,41 +2,292 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Select, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session, joinedload
 
 from .. import tables
+from ..adapters.trained_through import aware_of
 from ..database import events
-from ..errors import BadInputError
-from ..records.alias_moves import alias_row, move, stated
-from ..records.guards import rule_for
-from ..records.licences import base_licence
-from ..records.overtaken import ALIAS_CONFIRMED, judged_against, overtaken
+from ..engine.verdict import VERDICTS, closeness, recorded_verdict
+from ..errors import BadInputError, MissingExtraError
+from ..fusion.views import counts
+from ..records.alias_moves import (
+    ALIAS_CONFIRMED,
+    alias_row,
+    judged_against,
+    move,
+    overtaken,
+    rule_for,
+    stated,
+)
+from ..records.bases import adapter_licence, base_licence
+from ..records.evaluation import comparable, mismatch, setting_of
+from ..records.fused_rows import fused_from
 from ..records.references import load_adapters, resolve_adapter
-from ..records.release import Outcome, Promotion
-from ..records.withdrawals import told_of
-from .approvals import alias_of
-from .judging import Case, judge, verdict_of
-from .rules import make_rules
+from ..records.release import Outcome, Promotion, State
+from ..records.views import stands
+from ..records.withdrawals import of_adapters, refuse_yanked, told_of
+from .approvals import alias_of, approvers
+from .rules import MetricRule, Rules, bound_words, make_rules
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
 
-ALIAS_REFUSED = "alias.refused"
+
+Said = tuple[State, str] | tuple[State, str, str | None] | tuple[State, str, str | None, str | None]
+"""State, reason, the command that helps, and the code of what was found."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Wanted:
-    """The request, with facts that are read before the deciding transaction; the licence comes from files."""
+class Case:
+    """A candidate for an alias, and the alias's holder; the licence of its base is read from files, and so before."""
 
-    adapter_id: int
+    session: Session
+    adapter: tables.AdapterRow
     alias: str
-    licence: str | None
+    holder: tables.AdapterRow | None
+    base_licence: str | None
     licence_read: bool
+
+    @property
+    def reference(self) -> str:
+        """The alias with its task."""
+        return f"{self.adapter.task.name}#{self.alias}"
+
+
+def judge(case: Case, recorded: Mapping[str, Any] | None) -> list[Outcome]:
+    """Evaluate every recorded rule of an alias for an adapter."""
+    outcomes = [_outcome("not_yanked", True, _not_yanked(case))]
+    if recorded is None:
+        return outcomes
+    try:
+        rules = make_rules(recorded)
+    except BadInputError as error:
+        # Written by a newer version, which may well ask for more than this one knows of.
+        said: Said = ("unknown", f"this version cannot read the rules: {error.message}")
+        return [*outcomes, _outcome("rules", recorded, said)]
+    wanted = rules.to_dict()
+    for name, look in _LOOKS.items():
+        if name in wanted:
+            outcomes.append(_outcome(name, wanted[name], look(case, rules)))
+    return outcomes
+
+
+def verdict_of(outcomes: list[Outcome]) -> State:
+    """Return the overall verdict: failed if any rule failed, else unknown if any is unknown."""
+    states = {outcome.state for outcome in outcomes}
+    return "failed" if "failed" in states else "unknown" if "unknown" in states else "passed"
+
+
+def _outcome(name: str, wanted: object, said: Said) -> Outcome:
+    return Outcome(name, wanted, *said)
+
+
+def _not_yanked(case: Case) -> Said:
+    try:
+        refuse_yanked(case.session, case.adapter)
+    except BadInputError as error:
+        return "failed", error.message
+    found = of_adapters(case.session, [case.adapter.id]).get(case.adapter.id, ())
+    others = [withdrawal.told for withdrawal in found if withdrawal.relation != "itself"]
+    return "passed", "; ".join(["it is not withdrawn", *others])
+
+
+def _admission(case: Case, rules: Rules) -> Said:
+    bad = ("error", "warning") if rules.admission == "clean" else ("error",)
+    codes = sorted({finding.code for finding in case.adapter.findings if finding.severity in bad})
+    if not codes:
+        return "passed", f"admission found no {' and no '.join(bad)}"
+    return "failed", f"admission found {', '.join(codes)}", f"fusery show {case.adapter.name}"
+
+
+def _fidelity(case: Case, rules: Rules) -> Said:
+    known = _fused_alone(case)
+    made = [row for row in known if counts(case.session, row)]
+    if not made:
+        why = "nothing was fused from it yet, so its fidelity was not measured"
+        if known:
+            why = "it was fused in another registry only, and what that says of its fidelity was not measured here"
+        return "unknown", why, f"fusery fuse {case.adapter.name}"
+    verdicts = {fused: recorded_verdict(fused.verdict, fused.retained, fused.noise) for fused in made}
+    best = max(made, key=lambda fused: (VERDICTS.index(verdicts[fused]), closeness(fused.retained)))
+    enough = VERDICTS.index(verdicts[best]) >= VERDICTS.index(str(rules.fidelity))
+    why = f"the best fuse of it on record, {best.key[:12]}, has {verdicts[best]}"
+    return (
+        ("passed", why)
+        if enough
+        else ("failed", why, f"fusery show {case.adapter.name} --fidelity --formats")
+    )
+
+
+def _fused_alone(case: Case) -> list[tables.FusedRow]:
+    """Return what was fused from the adapter alone at its own scale, also by other registries.
+
+    What was measured against another yardstick than this adapter's says nothing of it.
+    """
+    aware = aware_of(case.adapter.method, case.adapter.training)
+    return [
+        fused
+        for fused in case.session.scalars(fused_from(case.adapter))
+        if fused.adapter.digest == case.adapter.digest
+        and not fused.extras
+        and fused.recipe.get("scale") is None
+        and fused.recipe.get("quantization_aware") == aware
+    ]
+
+
+def _evaluations(adapter: tables.AdapterRow, metric: str) -> list[tables.EvaluationRow]:
+    """Return what was measured of a metric and not withdrawn, the newest first."""
+    return [row for row in reversed(adapter.evaluations) if row.metric == metric and stands(row)]
+
+
+def _val_loss(case: Case, rules: Rules) -> Said:
+    if case.holder is None:
+        return "passed", f"{case.reference} holds nothing that it could be worse than"
+    ours, theirs = case.adapter.val_loss, case.holder.val_loss
+    for adapter, loss in ((case.adapter, ours), (case.holder, theirs)):
+        if loss is None:
+            return "unknown", f"no validation loss is recorded for {adapter.name}"
+    # By the digits that people wrote: in binary, 0.8 is more than 0.7 and 0.1.
+    worse = Decimal(repr(ours)) - Decimal(repr(theirs))
+    allowed = Decimal(repr(rules.val_loss_within))
+    why = f"{ours:g} against {theirs:g} of {case.holder.name}, at most {allowed:f} more wanted"
+    return ("passed" if worse <= allowed else "failed"), why
+
+
+def _metrics(case: Case, rules: Rules) -> Said:
+    found = [_metric(case, name, rule) for name, rule in sorted((rules.metrics or {}).items())]
+    worst = next((said for state in ("failed", "unknown") for said in found if said[0] == state), found[0])
+    return worst[0], "; ".join(said[1] for said in found if said[0] == worst[0]), *worst[2:]
+
+
+def _metric(case: Case, name: str, rule: MetricRule) -> Said:
+    ours, why, code = _measured(case.adapter, name, rule)
+    if ours is None:
+        return "unknown", why, f"fusery eval record {case.adapter.name} RESULTS.json", code
+    bounds = bound_words({"at_least": rule.at_least, "at_most": rule.at_most})
+    said = f"{name} is {ours.value:g}"
+    if bounds:
+        said = f"{said}, {' and '.join(bounds)} wanted"
+    low = rule.at_least is not None and ours.value < rule.at_least
+    if low or (rule.at_most is not None and ours.value > rule.at_most):
+        return "failed", said
+    if rule.within is None or case.holder is None:
+        return "passed", said
+    return _against_holder(case, ours, rule)
+
+
+def _against_holder(case: Case, ours: tables.EvaluationRow, rule: MetricRule) -> Said:
+    """Hold a value against that of the alias's holder: of the same dataset, split, harness and examples, or not at all."""
+    assert case.holder is not None and rule.within is not None
+    name, holder = ours.metric, case.holder.name
+    if ours.higher_is_better is None:
+        hint = '"higher_is_better": true or false in the results'
+        return "unknown", f"nobody said whether more of {name} is better", hint
+    rows = _evaluations(case.holder, name)
+    theirs = next((row for row in rows if comparable(row) == comparable(ours)), None)
+    if theirs is None:
+        why = f"no {name} is recorded for {holder}"
+        if rows:
+            why = (
+                f"{name} of {case.adapter.name} was measured on {setting_of(ours) or 'nobody said what'}, and of {holder} "
+                f"on {setting_of(rows[0]) or 'nobody said what'}: they cannot be compared"
+            )
+        code = mismatch(ours, rows[0]) if rows else None
+        return "unknown", why, f"fusery eval record {holder} RESULTS.json", code
+    # By the digits that people wrote: in binary, 0.8 is more than 0.7 and 0.1.
+    gain = Decimal(repr(ours.value)) - Decimal(repr(theirs.value))
+    worse = -gain if ours.higher_is_better else gain
+    why = (
+        f"{name} is {ours.value:g} against {theirs.value:g} of {holder}, at most {rule.within:g} worse wanted"
+    )
+    return ("passed" if worse <= Decimal(repr(rule.within)) else "failed"), why
+
+
+def _measured(
+    adapter: tables.AdapterRow, name: str, rule: MetricRule
+) -> tuple[tables.EvaluationRow | None, str, str | None]:
+    """Return the newest value that a rule is about; without one, why there is none, and the code of that."""
+    rows = _evaluations(adapter, name)
+    for row in rows:
+        if rule.dataset in (None, row.dataset) and rule.split in (None, row.split):
+            return row, "", None
+    if not rows:
+        return None, f"no {name} is recorded for {adapter.name}", None
+    wanted = "/".join(part for part in (rule.dataset, rule.split) if part)
+    there = ", ".join(dict.fromkeys(setting_of(row) or "nobody said what" for row in rows[:5]))
+    same = any(rule.dataset in (None, row.dataset) for row in rows)
+    code = "metric_other_split" if same else "metric_other_dataset"
+    return None, f"{name} of {adapter.name} was measured on {there}, and not on {wanted}", code
+
+
+def _signed(case: Case, rules: Rules) -> Said:
+    from ..records.views import trusted_signers
+
+    try:
+        names = trusted_signers(case.session, "adapter", case.adapter.digest, case.reference)
+    except MissingExtraError as error:
+        return "unknown", error.message, error.hint or None
+    if names:
+        return "passed", f"signed with {', '.join(names)}"
+    return (
+        "failed",
+        f"no key that counts for {case.reference} has signed it",
+        f"fusery sign {case.adapter.name} --key KEY.pem, and fusery admin trust list",
+    )
+
+
+def _licences(case: Case, rules: Rules) -> Said:
+    if not case.licence_read:
+        return "unknown", "the rules were changed at this moment", "the same command again"
+    allowed, base = set(rules.licences or ()), case.adapter.base.name
+    own = adapter_licence({tag.key: tag.value for tag in case.adapter.tags})
+    if own is not None and own.casefold() not in allowed:
+        return "failed", f"the adapter is under {own}"
+    if case.base_licence is None:
+        return "unknown", f"nothing says which licence its base {base} is under", f"fusery base show {base}"
+    if case.base_licence.casefold() not in allowed:
+        return "failed", f"its base {base} is under {case.base_licence}"
+    said = f"and the adapter under {own}" if own else "and the adapter says nothing else"
+    return "passed", f"its base is under {case.base_licence}, {said}"
+
+
+def _approvals(case: Case, rules: Rules) -> Said:
+    names = approvers(case.session, case.adapter, case.alias, authenticated=rules.authenticated)
+    wanted = rules.approvals or 0
+    how = ", authenticated" if rules.authenticated else ""
+    why = f"{len(names)} of {wanted} approved{how}{': ' if names else ''}{', '.join(names)}"
+    if len(names) >= wanted:
+        return "passed", why
+    if not rules.authenticated:
+        return "failed", why, f"fusery alias approve {case.adapter.name} {case.alias}"
+    if others := [name for name in approvers(case.session, case.adapter, case.alias) if name not in names]:
+        why += f"; without a token: {', '.join(others)}"
+    return (
+        "failed",
+        why,
+        "approve through the server, with a token: fusery admin token create NAME --role approver",
+    )
+
+
+_LOOKS: dict[str, Callable[[Case, Rules], Said]] = {
+    "admission": _admission,
+    "fidelity": _fidelity,
+    "val_loss_within": _val_loss,
+    "metrics": _metrics,
+    "signed": _signed,
+    "licences": _licences,
+    "approvals": _approvals,
+}
+
+
+ALIAS_REFUSED = "alias.refused"
 
 
 def promote(
@@ -44,128 +295,60 @@ def promote(
 ) -> Promotion:
     """Move an alias to an adapter that fulfils every rule of the alias; else record the refusal.
 
-    The rules are evaluated in the transaction that moves the alias, which is the only writer: a concurrent promotion is
-    compared with the holder at that point.  The holder itself is evaluated again if facts that its rules used were amended.
-
-    Args:
-        workspace: the registry's parts.
-        reference: the adapter, resolved when the transaction begins.
-        alias: `prod`, or `course_rec#prod`.
-        reason: for the log.
-        dry_run: only evaluate; record nothing.
-
-    Raises:
-        UnknownReferenceError: there is no such adapter.
-        BadInputError: the alias is not one of its task.
+    The rules are evaluated in the transaction that moves the alias: a concurrent promotion is compared with the holder at
+    that point.  The holder itself is evaluated again if facts that its rules used were amended.
     """
-    wanted = _look(workspace, reference, alias)
-    if dry_run:
-        with workspace.database.read() as session:
-            case, rule, again = _case(session, wanted)
-            outcomes = judge(case, _recorded(rule))
-            return _told(case, outcomes, rule, reason, again=again, dry_run=True)
-    with workspace.database.write() as session:
-        case, rule, again = _case(session, wanted)
-        outcomes = judge(case, _recorded(rule))
-        told = [outcome.to_dict() for outcome in outcomes]
-        if verdict_of(outcomes) != "passed":
-            _refuse(workspace, case, outcomes, reason)
-            return _told(case, outcomes, rule, reason, again=again)
+    adapter_id, name, licence, licence_read = _look(workspace, reference, alias)
+    with workspace.database.read() if dry_run else workspace.database.write() as session:
+        adapter = session.scalars(load_adapters().where(tables.AdapterRow.id == adapter_id)).one()
+        row = alias_row(session, adapter, name)
+        holder = against = row.adapter
+        again = holder is adapter and bool(overtaken(session, row))
         if again:
-            _record(workspace, case, ALIAS_CONFIRMED, reason or "promoted", {"rules": told})
-            return _told(case, outcomes, rule, reason, again=True, confirmed=True)
-        row = alias_row(session, case.adapter, case.alias)
-        done = move(workspace, session, row, case.adapter, reason or "promoted", {"rules": told})
-        return _told(case, outcomes, rule, reason, moved=done.moved)
-
-
-def _look(workspace: Workspace, reference: str, alias: str) -> _Wanted:
-    with workspace.database.read() as session:
-        adapter = resolve_adapter(session, reference, _with_its_base())
-        name, base = alias_of(adapter, alias), adapter.base
+            against = judged_against(session, row)
+        case = Case(session, adapter, name, against, licence, licence_read)
         rule = rule_for(session, adapter.task.name, name)
-        needed = rule is not None and _asks_for_licence(rule)
+        outcomes = judge(case, None if rule is None else rule.rules)
+        verdict, told = verdict_of(outcomes), {"rules": [outcome.to_dict() for outcome in outcomes]}
+        moved = False
+        if verdict != "passed" and not dry_run:
+            reasons = [f"{found.rule}: {found.why}" for found in outcomes if found.state != "passed"]
+            refused = {"verdict": verdict, "reasons": reasons, **told}
+            _record(workspace, case, ALIAS_REFUSED, reason, refused)
+        elif again and not dry_run:
+            _record(workspace, case, ALIAS_CONFIRMED, reason or "promoted", told)
+        elif not dry_run:
+            moved = move(workspace, session, row, adapter, reason or "promoted", told).moved
+        return Promotion(
+            alias=case.reference,
+            adapter=adapter.name,
+            holder=holder.name if holder else None,
+            verdict=verdict,
+            guarded=rule is not None and rule.guarded,
+            moved=moved,
+            confirmed=again and verdict == "passed" and not dry_run,
+            dry_run=dry_run,
+            reason=reason,
+            withdrawals=told_of(session, [adapter]),
+            rules=tuple(outcomes),
+        )
+
+
+def _look(workspace: Workspace, reference: str, alias: str) -> tuple[int, str, str | None, bool]:
+    """Return the adapter's number, the alias's name, and the base's licence if a rule needs it, which is read from files."""
+    query = select(tables.AdapterRow)
+    query = query.options(joinedload(tables.AdapterRow.task), joinedload(tables.AdapterRow.base))
+    with workspace.database.read() as session:
+        adapter = resolve_adapter(session, reference, query)
+        name, base = alias_of(adapter, alias), adapter.base
+        rule, needed = rule_for(session, adapter.task.name, name), False
+        if rule is not None:
+            with suppress(BadInputError):  # a newer version wrote rules that this one cannot read
+                needed = make_rules(rule.rules).licences is not None
         assert not needed or base.manifest.files is not None  # loaded, while the session is there
-    return _Wanted(adapter.id, name, base_licence(workspace, base) if needed else None, needed)
-
-
-def _with_its_base() -> Select[tables.Adapter]:
-    adapter = tables.Adapter
-    return select(adapter).options(joinedload(adapter.task), joinedload(adapter.base))
-
-
-def _asks_for_licence(rule: tables.AliasRule) -> bool:
-    try:
-        return make_rules(rule.rules).licences is not None
-    except BadInputError:
-        return False
-
-
-def _case(session: Session, wanted: _Wanted) -> tuple[Case, tables.AliasRule | None, bool]:
-    """Return what is to be judged, by which rules, and whether it is the holder that is judged once more.
-
-    A holder is held against the one before it, and that only where an amendment has overtaken its promotion.
-    """
-    adapter = session.scalars(load_adapters().where(tables.Adapter.id == wanted.adapter_id)).one()
-    query = select(tables.Alias).where(
-        tables.Alias.task_id == adapter.task_id, tables.Alias.name == wanted.alias
-    )
-    row = session.scalar(query.options(joinedload(tables.Alias.adapter)))
-    holder = row.adapter if row is not None else None
-    again = row is not None and holder is adapter and bool(overtaken(session, row))
-    if again and row is not None:
-        holder = judged_against(session, row)
-    case = Case(session, adapter, wanted.alias, holder, wanted.licence, wanted.licence_read)
-    return case, rule_for(session, adapter.task.name, wanted.alias), again
-
-
-def _recorded(rule: tables.AliasRule | None) -> Mapping[str, Any] | None:
-    return None if rule is None else rule.rules
-
-
-def _refuse(workspace: Workspace, case: Case, outcomes: list[Outcome], reason: str) -> None:
-    """Record that an alias was not moved, and why."""
-    told = {
-        "verdict": verdict_of(outcomes),
-        "reasons": [f"{found.rule}: {found.why}" for found in outcomes if found.state != "passed"],
-        "rules": [found.to_dict() for found in outcomes],
-    }
-    _record(workspace, case, ALIAS_REFUSED, reason, told)
+    return adapter.id, name, base_licence(workspace, base) if needed else None, needed
 
 
 def _record(workspace: Workspace, case: Case, action: str, reason: str, told: Mapping[str, Any]) -> None:
-    events.record(
-        case.session,
-        action=action,
-        kind="alias",
-        subject=case.reference,
-        detail={"from": stated(case.holder), "to": stated(case.adapter), "reason": reason, **told},
-        actor=workspace.actor,
-    )
-
-
-def _told(
-    case: Case,
-    outcomes: list[Outcome],
-    rule: tables.AliasRule | None,
-    reason: str,
-    *,
-    again: bool = False,
-    moved: bool = False,
-    confirmed: bool = False,
-    dry_run: bool = False,
-) -> Promotion:
-    holder = case.adapter if again else case.holder
-    return Promotion(
-        alias=case.reference,
-        adapter=case.adapter.name,
-        holder=holder.name if holder else None,
-        verdict=verdict_of(outcomes),
-        guarded=rule is not None and rule.guarded,
-        moved=moved,
-        confirmed=confirmed,
-        dry_run=dry_run,
-        reason=reason,
-        withdrawals=told_of(case.session, [case.adapter]),
-        rules=tuple(outcomes),
-    )
+    detail = {"from": stated(case.holder), "to": stated(case.adapter), "reason": reason, **told}
+    events.record(case.session, action, "alias", case.reference, detail)

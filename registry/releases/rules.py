@@ -1,4 +1,4 @@
-"""The rules of an alias as data: what an adapter must fulfil, read from a file or from options."""
+"""The rules of an alias: what an adapter must fulfil, read from a file or from options, and recorded."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -18,13 +18,25 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from fusery.storage.errors import FormatError
+from fusery.storage.failures import opened
 from fusery.storage.jsonfile import parse_json
-from fusery.storage.opening import opened
 
-from ..errors import BadInputError
-from ..records.evaluations import parse_metric
+from .. import tables
+from ..database import events
+from ..errors import BadInputError, UnknownReferenceError
+from ..names import parse_alias, parse_task
+from ..record import row_values
+from ..records.alias_moves import EVERY_TASK, rule_for, rule_target
+from ..records.evaluation import parse_metric
+from ..records.release import AliasRules, RemovedRules, SetRules
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
+
 
 LARGEST = 64 << 10
 """Bytes of a file of rules."""
@@ -100,20 +112,12 @@ class Rules(BaseModel):
 
 
 def make_rules(values: Mapping[str, Any], subject: str = "the rules") -> Rules:
-    """Return rules from plain values.
-
-    Args:
-        values: by name.
-        subject: what errors call them.
-
-    Raises:
-        BadInputError: there is no such rule, or a value is not acceptable.
-    """
+    """Return rules from plain values."""
     try:
         return Rules.model_validate(dict(values))
     except ValidationError as error:
         raise BadInputError(
-            f"{subject} cannot be taken: {_first(error)}", hint="fusery rules set --help"
+            f"{subject} cannot be taken: {_first(error)}", hint="fusery alias rules set --help"
         ) from error
 
 
@@ -127,9 +131,6 @@ def metric_rules(said: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Return rules about metrics from texts: `NAME >= X`, `NAME <= X` or `NAME within E`, each perhaps with `on SPLIT`.
 
     `on DATASET/SPLIT` names the dataset as well.  What is said of one metric is one rule.
-
-    Raises:
-        BadInputError: one of them is no such text, or two contradict one another.
     """
     found: dict[str, dict[str, Any]] = {}
     for text in said:
@@ -194,17 +195,13 @@ def _number(value: Any) -> str:
 
 
 def read_rules(path: Path) -> tuple[dict[str, Any], bool | None]:
-    """Return the values in a file of rules (TOML or JSON, by its name), and whether it marks the alias as guarded.
-
-    Raises:
-        BadInputError: it is too large, or holds something else.
-        MissingFileError: there is no such file, or it is not a regular one.
-        FormatError: it is not strict JSON.
-    """
+    """Return the values in a file of rules (TOML or JSON, by its name), and whether it marks the alias as guarded."""
     with opened(path) as file:
         data = file.read(LARGEST + 1)
     if len(data) > LARGEST:
-        raise BadInputError(f"{path.name} is larger than {LARGEST >> 10} KiB", hint="fusery rules set --help")
+        raise BadInputError(
+            f"{path.name} is larger than {LARGEST >> 10} KiB", hint="fusery alias rules set --help"
+        )
     values = parse_json(data, path.name) if path.suffix.lower() == ".json" else _toml(data, path.name)
     if not isinstance(values, dict):
         raise FormatError(f"{path.name} is not a JSON object")
@@ -231,3 +228,116 @@ def _first(error: ValidationError) -> str:
         return f"there is no rule {place!r}, only {', '.join(Rules.model_fields)}"
     said = str(found["msg"])
     return f"{place}: {said[:1].lower()}{said[1:]}"
+
+
+def set_rules(
+    workspace: Workspace,
+    target: str,
+    rules: Mapping[str, Any] | None,
+    *,
+    guarded: bool | None = None,
+    reason: str = "",
+    dry_run: bool = False,
+) -> SetRules:
+    """Replace the rules of an alias.
+
+    Args:
+        target: `prod` for that alias of every task, `course_rec#prod` for one task, whose own rules take precedence.
+        rules: by name, as `fusery.registry.releases.rules.Rules` has them; None to keep the present ones.
+        guarded: only a promotion may move the alias.  The default is yes, whatever it was before, so that the same
+            command or file always has the same effect.
+        dry_run: only check and show them.
+    """
+    task, alias = _target(target)
+    values = None if rules is None else make_rules(rules).to_dict()
+    with workspace.database.read() if dry_run else workspace.database.write() as session:
+        row = _own(session, task, alias)
+        before = _stated(row)
+        if values is None:
+            values = row.rules if row is not None else {}
+        after: dict[str, Any] = {"guarded": guarded is not False, "rules": values}
+        changed = before != after
+        if changed and not dry_run:
+            row = row or tables.AliasRuleRow(task=task, alias=alias)
+            row.guarded, row.rules = after["guarded"], after["rules"]
+            row.created_at, row.created_by = workspace.database.utcnow(session), workspace.actor
+            session.add(row)
+            detail = {"before": before, **after, "reason": reason}
+            events.record(session, "rules.set", "alias", rule_target(row), detail)
+        shown = row or tables.AliasRuleRow(task=task, alias=alias)
+        return SetRules(
+            **{**_facts(shown), **after},
+            changed=changed,
+            applies_to=tuple(_aliases_under(session, task, alias)),
+        )
+
+
+def show_rules(workspace: Workspace, target: str) -> AliasRules:
+    """Return the rules that apply to an alias: its own, or those for every task."""
+    task, alias = _target(target)
+    with workspace.database.read() as session:
+        row = rule_for(session, task, alias)
+        if row is None:
+            raise _none(target)
+        return AliasRules(**_facts(row))
+
+
+def list_rules(workspace: Workspace) -> list[AliasRules]:
+    """Return all rules, those for every task first."""
+    rule = tables.AliasRuleRow
+    with workspace.database.read() as session:
+        rows = session.scalars(select(rule).order_by(rule.task, rule.alias))
+        return [AliasRules(**_facts(row)) for row in rows]
+
+
+def remove_rules(
+    workspace: Workspace, target: str, *, reason: str = "", dry_run: bool = False
+) -> RemovedRules:
+    """Remove the rules of an alias, and return them; those for every task then apply to it."""
+    task, alias = _target(target)
+    with workspace.database.read() if dry_run else workspace.database.write() as session:
+        row = _own(session, task, alias)
+        if row is None:
+            raise _none(target)
+        facts = _facts(row)
+        if not dry_run:
+            detail = {"before": _stated(row), "guarded": False, "rules": {}, "reason": reason}
+            session.delete(row)
+            events.record(session, "rules.removed", "alias", rule_target(row), detail)
+        return RemovedRules(**facts, removed=not dry_run)
+
+
+def _target(text: str) -> tuple[str, str]:
+    task, hash_mark, alias = text.strip().rpartition("#")
+    if not hash_mark or task in ("", EVERY_TASK):
+        return "", parse_alias(alias)
+    return parse_task(task), parse_alias(alias)
+
+
+def _own(session: Session, task: str, alias: str) -> tables.AliasRuleRow | None:
+    rule = tables.AliasRuleRow
+    return session.scalar(select(rule).where(rule.task == task, rule.alias == alias))
+
+
+def _aliases_under(session: Session, task: str, alias: str) -> list[str]:
+    """Return the aliases of today that these rules are for: not those with rules of their own."""
+    row, kept, rule = tables.AliasRow, tables.TaskRow, tables.AliasRuleRow
+    query = select(kept.name).join(row, row.task_id == kept.id).where(row.name == alias).order_by(kept.name)
+    if task:
+        query = query.where(kept.name == task)
+    else:
+        query = query.where(kept.name.not_in(select(rule.task).where(rule.alias == alias)))
+    return [f"{name}#{alias}" for name in session.scalars(query)]
+
+
+def _stated(row: tables.AliasRuleRow | None) -> dict[str, Any] | None:
+    return None if row is None else {"guarded": row.guarded, "rules": row.rules}
+
+
+def _facts(row: tables.AliasRuleRow) -> dict[str, Any]:
+    others = {"alias": rule_target(row), "at": row.created_at, "by": row.created_by}
+    return {**row_values(AliasRules, row), **others}
+
+
+def _none(target: str) -> UnknownReferenceError:
+    return UnknownReferenceError(f"there are no rules for {target!r}", hint="fusery alias rules list")

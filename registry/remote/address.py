@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from fusery.storage.errors import MissingFileError
 from fusery.storage.failures import os_failures
+from fusery.storage.publishing import write_atomically
 
 from ..errors import BadInputError
 
 if TYPE_CHECKING:
     import ssl
+
 
 _TOKEN = re.compile(r"[!-~]{1,4096}")
 
@@ -27,10 +31,7 @@ class ServerAddress:
     """The address of a server.
 
     Attributes:
-        url: as messages show it.
-        port: None for the scheme's default.
-        path: prefix of every path of the API, for a server behind a proxy.
-        secure: over TLS.
+        path: a prefix of the API's paths, for a server behind a proxy.
     """
 
     url: str
@@ -41,23 +42,14 @@ class ServerAddress:
 
     @classmethod
     def parse(cls, text: str, *, insecure: bool = False, variable: str = "FUSERY_TOKEN") -> ServerAddress:
-        """Parse the URL of a server.
-
-        Args:
-            text: the URL.
-            insecure: allow HTTP without TLS to another machine.
-            variable: the environment variable of the token.
-
-        Raises:
-            BadInputError: it is invalid, contains a password, or needs TLS.
-        """
+        """Parse the URL of a server; `variable` is the environment variable of its token."""
         try:
             parts = urlsplit(text)
             host, port = parts.hostname or "", parts.port
         except ValueError as error:
-            raise BadInputError("invalid URL of a server", hint="https://HOST") from error
+            raise _invalid(text) from error
         if parts.scheme not in ("http", "https") or not host or not text.isprintable() or " " in text:
-            raise BadInputError("invalid URL of a server", hint="https://HOST")
+            raise _invalid(text)
         if "@" in parts.netloc or parts.query or parts.fragment:
             # Not repeated: there may be a password in it.
             raise BadInputError(
@@ -65,7 +57,7 @@ class ServerAddress:
                 hint=f"set the token in {variable} or {variable}_FILE",
             )
         secure = parts.scheme == "https"
-        if not (secure or insecure or _is_loopback(host)):
+        if not (secure or insecure or is_loopback(host)):
             raise BadInputError(
                 f"the token would be sent to {host} without encryption",
                 hint="use https://, or --insecure-http",
@@ -75,11 +67,18 @@ class ServerAddress:
 
     @property
     def loopback(self) -> bool:
-        """The server is on this machine."""
-        return _is_loopback(self.host)
+        """Return whether the server is on this machine."""
+        return is_loopback(self.host)
 
 
-def _is_loopback(host: str) -> bool:
+def _invalid(url: str) -> BadInputError:
+    # A text with one of these characters may contain a password.
+    shown = "" if any(sign in url for sign in "@?#") else f": {url[:80]!r}"
+    return BadInputError(f"invalid server URL{shown}", hint="write it as https://HOST or https://HOST:PORT")
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host is this machine."""
     if host == "localhost":
         return True
     try:
@@ -89,15 +88,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def bearer_token(environment: Mapping[str, str] = os.environ, variable: str = "FUSERY_TOKEN") -> str:
-    """Return the token of the environment; empty if there is none.
-
-    Args:
-        environment: the variables.
-        variable: holds the token; the variable with the suffix `_FILE` names a file that holds it.
-
-    Raises:
-        BadInputError: the token is invalid.
-    """
+    """Return the token in a variable, or in the file that the variable with the suffix `_FILE` names; empty without."""
     token = environment.get(variable, "").strip()
     file = environment.get(f"{variable}_FILE", "")
     if not token and file:
@@ -109,38 +100,15 @@ def bearer_token(environment: Mapping[str, str] = os.environ, variable: str = "F
     return checked_token(token, f"check {variable} or {variable}_FILE") if token else ""
 
 
-def checked_token(token: str, hint: str = "give the token that fusery token create printed") -> str:
-    """Return a token after validation.
-
-    Raises:
-        BadInputError: it is invalid.
-    """
+def checked_token(token: str, hint: str = "give the token that fusery admin token create printed") -> str:
+    """Return a token, or raise `BadInputError` if it is invalid."""
     if not _TOKEN.fullmatch(token):
         raise BadInputError("invalid token", hint=hint)
     return token
 
 
-def required_token(environment: Mapping[str, str] = os.environ) -> str:
-    """Return the token for a server from the environment.
-
-    Raises:
-        BadInputError: the environment has no token, or an invalid one.
-    """
-    token = bearer_token(environment)
-    if not token:
-        raise BadInputError(
-            "the server needs a token",
-            hint="set FUSERY_TOKEN, or FUSERY_TOKEN_FILE to a file that holds it",
-        )
-    return token
-
-
 def trusted_certificates() -> ssl.SSLContext:
-    """Return a TLS context that trusts the certificates of `FUSERY_CA_FILE`, or the system's.
-
-    Raises:
-        MissingFileError, BadInputError: the file does not exist, or has no certificates.
-    """
+    """Return a TLS context that trusts the certificates of `FUSERY_CA_FILE`, or the system's."""
     import ssl  # 10 ms
 
     file = os.environ.get("FUSERY_CA_FILE") or None
@@ -152,3 +120,87 @@ def trusted_certificates() -> ssl.SSLContext:
         raise MissingFileError(f"file not found: {file}", hint="check FUSERY_CA_FILE") from error
     except (ssl.SSLError, OSError) as error:
         raise BadInputError(f"no certificates in {file}", hint="check FUSERY_CA_FILE") from error
+
+
+_SERVICE = "fusery"
+
+
+def token_for(url: str) -> str:
+    """Return the token for a server: from `FUSERY_TOKEN`, from `FUSERY_TOKEN_FILE`, or the stored one."""
+    if found := bearer_token() or _stored(url):
+        return found
+    raise BadInputError(f"token not found for {url}", hint=f"fusery login {url}")
+
+
+def store_token(url: str, token: str) -> str:
+    """Store or replace the token for a server, and return its location."""
+    checked_token(token)
+    keyring = _keyring()
+    if keyring is not None:
+        keyring.set_password(_SERVICE, url, token)
+        _write({each: value for each, value in _read().items() if each != url})
+        return "the system's keyring"
+    _write({**_read(), url: token})
+    return str(tokens_file())
+
+
+def forget_token(url: str) -> bool:
+    """Remove the stored token for a server, and return whether there was one."""
+    there = _read()
+    found = there.pop(url, None) is not None
+    if found:
+        _write(there)
+    keyring = _keyring()
+    if keyring is not None and keyring.get_password(_SERVICE, url) is not None:
+        keyring.delete_password(_SERVICE, url)
+        found = True
+    return found
+
+
+def tokens_file() -> Path:
+    """Return the path of the file with tokens."""
+    import platformdirs
+
+    return Path(platformdirs.user_config_dir("fusery", appauthor=False)) / "tokens.json"
+
+
+def _stored(url: str) -> str:
+    if found := _read().get(url):
+        return found
+    keyring = _keyring()
+    return (keyring.get_password(_SERVICE, url) or "") if keyring is not None else ""
+
+
+def _read() -> dict[str, str]:
+    path = tokens_file()
+    try:
+        found = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not all(isinstance(each, str) for each in found.values()):
+        raise BadInputError(f"invalid token file: {path}", hint="remove it, and run fusery login URL again")
+    return found
+
+
+def _write(tokens: dict[str, str]) -> None:
+    path = tokens_file()
+    if not tokens:
+        path.unlink(missing_ok=True)
+        return
+    with os_failures(f"write {path}", near=path):
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    write_atomically(path, json.dumps(tokens).encode(), mode=0o600)
+
+
+def _keyring() -> Any:
+    """Return the system's keyring; None where there is none, or the extra `keyring` is not installed."""
+    try:
+        if sys.platform == "darwin":
+            from keyring.backends.macOS import Keyring
+        else:
+            from keyring.backends.SecretService import Keyring
+    except ImportError:
+        return None
+    return Keyring() if Keyring.viable else None

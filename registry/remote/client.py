@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
+import random
+import re
 import socket
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from fusery.storage.errors import FuseryError
 
 from ..errors import BadInputError, ServerRefusedError, ServerUnavailableError
 from .address import ServerAddress, trusted_certificates
-from .failures import shown
 
 if TYPE_CHECKING:
     import httpx2 as httpx
@@ -53,23 +52,21 @@ class TransientError(Exception):
     """A failure after which a retry may succeed."""
 
 
-@dataclass(slots=True)
 class RetryBudget:
-    """The attempts and the time since the last progress."""
+    """The failed attempts and the time since the last progress."""
 
-    attempts: int
-    failures: int = 0
-    failing_since: float = 0.0
+    def __init__(self) -> None:
+        self.failures, self._since = 0, 0.0
 
     def progressed(self) -> None:
         """Reset the attempts and the time after progress."""
-        self.failures, self.failing_since = 0, 0.0
+        self.failures, self._since = 0, 0.0
 
-    def is_spent(self, wait: float) -> bool:
+    def is_spent(self, attempts: int, wait: float) -> bool:
         """Count a failure; return whether to give up instead of retrying in `wait` seconds."""
         self.failures += 1
-        self.failing_since = self.failing_since or time.monotonic()
-        return self.failures >= self.attempts or time.monotonic() + wait - self.failing_since > GIVE_UP
+        self._since = self._since or time.monotonic()
+        return self.failures >= attempts or time.monotonic() + wait - self._since > GIVE_UP
 
 
 class Sockets:
@@ -88,11 +85,7 @@ class Sockets:
                 self.shut_down()
 
     def shut_down(self, *, further: bool = False) -> None:
-        """Shut the connections down: closing them would not wake up threads that read from them.
-
-        Args:
-            further: also those that are made later.
-        """
+        """Shut the connections down, with `further` later ones too: closing them would not wake up their readers."""
         self._refused = self._refused or further
         with self._lock:
             connections = list(self._open)
@@ -133,6 +126,7 @@ class HttpClient:
         self._cancelled = threading.Event()
         self._sockets = Sockets()
         self._reached = False
+        self._pool: httpx.Client | None = None
 
     @property
     def url(self) -> str:
@@ -147,8 +141,10 @@ class HttpClient:
 
     def close(self) -> None:
         """Close all connections."""
-        if "pool" in self.__dict__:
-            self.__dict__.pop("pool").close()
+        with self._lock:
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.close()
 
     def cancel(self) -> None:
         """Abort the requests of other threads, and refuse new ones."""
@@ -172,22 +168,7 @@ class HttpClient:
         repeat: bool = True,
         accept: Callable[[int, bytes], bool] = lambda status, data: False,
     ) -> bytes:
-        """Send a JSON request with retries, and return the response's body.
-
-        Args:
-            method: the HTTP method.
-            path: the path relative to the server's URL.
-            content: the request body as JSON.
-            params: the query parameters.
-            timeout: seconds until the response starts.
-            whole: seconds until the response ends.
-            repeat: whether to retry after a lost response, which may run the request twice.
-            accept: returns whether to accept a response with an error status, from its status and body.
-
-        Raises:
-            FuseryError: the server refused the request.
-            ServerUnavailableError: the server did not answer.
-        """
+        """Send a JSON request with retries, and return the response's body."""
         headers = {"Accept": "application/json"}
         if content is not None:
             headers["Content-Type"] = "application/json"
@@ -205,31 +186,17 @@ class HttpClient:
         return self.retried(once)
 
     def retried(self, once: Callable[[RetryBudget], T]) -> T:
-        """Call a function, retry it after `TransientError`, and return its result.
-
-        Raises:
-            ServerUnavailableError: the retry budget is spent.
-        """
-        import tenacity  # 30 ms
-
-        budget = RetryBudget(self.attempts)
-
-        def is_over(state: tenacity.RetryCallState) -> bool:
-            # If the server was never reached, its address is probably wrong.
-            budget.attempts = self.attempts if self._reached else 2
-            return budget.is_spent(state.upcoming_sleep) or self._cancelled.is_set()
-
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(TransientError),
-            wait=tenacity.wait_random_exponential(multiplier=0.25, max=LONGEST_WAIT),
-            stop=is_over,
-            sleep=tenacity.sleep_using_event(self._cancelled),
-            reraise=True,
-        )
-        try:
-            return retrying(lambda: once(budget))
-        except TransientError as error:
-            raise self._unavailable(str(error)) from error
+        """Call a function, retry it after `TransientError`, and return its result."""
+        budget = RetryBudget()
+        while True:
+            try:
+                return once(budget)
+            except TransientError as error:
+                # If the server was never reached, its address is probably wrong.
+                attempts = self.attempts if self._reached else 2
+                wait = random.uniform(0, min(LONGEST_WAIT, 0.25 * 2**budget.failures))
+                if budget.is_spent(attempts, wait) or self._cancelled.wait(wait):
+                    raise self._unavailable(str(error)) from error
 
     @contextmanager
     def stream(
@@ -243,12 +210,7 @@ class HttpClient:
         timeout: float = TIMEOUT,
         repeat: bool = True,
     ) -> Iterator[httpx.Response]:
-        """Send a request once, and yield the response before its body is read.
-
-        Raises:
-            TransientError: a retry may succeed.
-            ServerUnavailableError: the request failed, and must not be retried.
-        """
+        """Send a request once, and yield the response before its body is read."""
         import httpx2 as httpx
 
         self.require_wanted()
@@ -281,12 +243,7 @@ class HttpClient:
             raise (TransientError(reason) if repeat else self._unavailable(reason)) from error
 
     def require_success(self, response: httpx.Response, repeat: frozenset[str] = frozenset()) -> None:
-        """Raise the error of a response with an error status.
-
-        Args:
-            response: a response whose body is not read yet.
-            repeat: codes of transient errors.
-        """
+        """Raise the error of a response with an error status; `repeat` lists the codes of transient errors."""
         if response.status_code not in (200, 206):
             with self._within(TIMEOUT):
                 data = self._read(response, _REFUSAL)
@@ -319,36 +276,38 @@ class HttpClient:
         message = self._message(data)
         return ServerRefusedError(f"{self.url} refused the request: {message or status}")
 
-    @cached_property
+    @property
     def pool(self) -> httpx.Client:
-        """Return the connection pool; it takes proxies from the environment, except for this machine."""
+        """Return the connection pool."""
+        with self._lock:
+            if self._pool is None:
+                self._pool = self._make_pool()
+            return self._pool
+
+    def _make_pool(self) -> httpx.Client:
+        """Return a connection pool; it takes proxies from the environment, except for this machine."""
         from ssl import PROTOCOL_TLS_CLIENT, SSLContext
 
         import httpx2 as httpx
 
-        with self._lock:
-            if "pool" in self.__dict__:
-                found: httpx.Client = self.__dict__["pool"]
-                return found
-            headers = {"User-Agent": "fusery", "Accept-Encoding": "identity"}
-            if self.token:
-                headers["Authorization"] = f"Bearer {self.token}"
-            # Without TLS, skip loading the system's certificates, which is slow.
-            verify = trusted_certificates() if self.address.secure else SSLContext(PROTOCOL_TLS_CLIENT)
-            try:
-                made = httpx.Client(
-                    base_url=self.url,
-                    headers=headers,
-                    verify=verify,
-                    trust_env=not self.address.loopback,
-                    limits=httpx.Limits(keepalive_expiry=IDLE),
-                )
-            except (ValueError, ImportError, httpx.InvalidURL) as error:
-                raise BadInputError(
-                    "invalid proxy in the environment", hint="check HTTPS_PROXY, HTTP_PROXY and ALL_PROXY"
-                ) from error
-            self.__dict__["pool"] = made
-            return made
+        headers = {"User-Agent": "fusery", "Accept-Encoding": "identity"}
+        if self.token:
+            headers["Authorization"] = f"Bearer {self.token}"
+        # Without TLS, skip loading the system's certificates, which is slow.
+        verify = trusted_certificates() if self.address.secure else SSLContext(PROTOCOL_TLS_CLIENT)
+        limits = httpx.Limits(keepalive_expiry=IDLE)
+        try:
+            return httpx.Client(
+                base_url=self.url,
+                headers=headers,
+                verify=verify,
+                trust_env=not self.address.loopback,
+                limits=limits,
+            )
+        except (ValueError, ImportError, httpx.InvalidURL) as error:
+            raise BadInputError(
+                "invalid proxy in the environment", hint="check HTTPS_PROXY, HTTP_PROXY and ALL_PROXY"
+            ) from error
 
     def _read(self, response: httpx.Response, most: int) -> bytes:
         if response.headers.get("content-encoding", "identity") != "identity":
@@ -396,3 +355,13 @@ class HttpClient:
             f"unexpected response from {self.url}: it is no fusery server, or has another version",
             hint="check the address",
         )
+
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_LONGEST = 2_000
+
+
+def shown(text: str, token: str) -> str:
+    """Return text of a server without the token and control characters, and not too long."""
+    hidden = text.replace(token, "...") if token else text
+    return _CONTROL.sub(" ", hidden)[:_LONGEST]

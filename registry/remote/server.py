@@ -1,25 +1,32 @@
-"""The client of a server's API: one request for each operation."""
+"""The client of a server's API: one request for each operation; its errors are exceptions of the same classes."""
 
 from __future__ import annotations
 
+import importlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
 from typing import Any
 
+from fusery.storage.digest import digest_bytes
 from fusery.storage.errors import FormatError, FuseryError
 from fusery.storage.jsonfile import MAX_DEPTH, parse_json
 
+from ..adapters.finding import Finding
 from ..record import Record
+from ..settings.settings import Settings
 from ..wire import decode, encode
-from .client import HttpClient
-from .failures import failure
+from ..workspace import Workspace
+from .address import ServerAddress, checked_token, token_for
+from .client import HttpClient, shown
 
 API = "/api/v1"
 
 LONG = 900.0
 """The timeout of an operation in seconds."""
-
 
 MOST_VALUES = 2_000_000
 """Values in a response: what is parsed takes up to thirty times the memory of its text."""
@@ -29,18 +36,9 @@ class Server(HttpClient):
     """The client of a server's API."""
 
     def ask(self, path: str, arguments: Mapping[str, Any], returns: Any, *, writes: bool) -> Any:
-        """Run an operation on the server, and return its result.
+        """Run the operation `RESOURCE/NAME` on the server, and return its result of the type `returns`.
 
-        Args:
-            path: the operation, `RESOURCE/NAME`.
-            arguments: the arguments by name.
-            returns: the type of the result.
-            writes: whether it changes records; such a request is not retried after a lost response.
-
-        Raises:
-            FuseryError: the operation failed; the class is the same as on a local registry.
-            ServerUnavailableError: the server did not answer.
-            ServerRefusedError: the server refused the token, or is not a fusery server.
+        A request that writes is not retried after a lost response.
         """
         given = {name: _sent(value) for name, value in arguments.items() if name != "reporter"}
         if writes:
@@ -51,11 +49,7 @@ class Server(HttpClient):
         return self.decoded(returns, data)
 
     def decoded(self, returns: Any, data: bytes) -> Any:
-        """Return a result from its JSON.
-
-        Raises:
-            ServerRefusedError: the JSON does not fit the type.
-        """
+        """Return a result from its JSON, or raise `ServerRefusedError`."""
         try:
             return decode(returns, _parsed(data))
         except (ValueError, RecursionError, FormatError) as error:
@@ -104,3 +98,79 @@ def _query(given: Mapping[str, Any]) -> list[tuple[str, str]]:
             if each is not None
         ]
     return found
+
+
+def open_server(url: str, token: str | None, *, insecure_http: bool = False) -> tuple[Workspace, Server]:
+    """Return the workspace of a server's local replica, and the server, without connecting.
+
+    Without `token`, that of `FUSERY_TOKEN` or `fusery login` is used.
+    """
+    address = ServerAddress.parse(url, insecure=insecure_http)
+    found = token_for(address.url) if token is None else checked_token(token)
+    settings = Settings.load(replica_of(address))
+    # The environment's database and store are those of a local registry.
+    return Workspace(replace(settings, database_url="", store_url="", store_options={})), Server(
+        address, found
+    )
+
+
+def replica_of(address: ServerAddress) -> Path:
+    """Return the folder of the local replica of a server's registry."""
+    import platformdirs
+
+    name = f"{address.host}-{digest_bytes(address.url.encode())[:12]}"
+    return Path(platformdirs.user_cache_dir("fusery", appauthor=False)) / "servers" / name
+
+
+_MODULES = (
+    "storage.errors",
+    "registry.errors",
+    "registry.admission.code",
+)
+"""Modules that define exceptions; those that are slow to import come last."""
+_DETAILS: Mapping[str, Any] = {"findings": tuple[Finding, ...], "position": int, "excerpt": tuple[str, str]}
+"""Attributes of errors that the server sends, and their types."""
+
+
+class ServerError(FuseryError):
+    """An error that this version does not know."""
+
+    code = "error"
+
+
+def failure(error: Mapping[str, Any], token: str) -> FuseryError:
+    """Return the error that a server reports as JSON, with the token hidden in its text."""
+    code, message, hint = error["code"], error["message"], error.get("hint") or None
+    if not (isinstance(code, str) and isinstance(message, str) and isinstance(hint, str | None)):
+        raise TypeError("invalid error")
+    kind = _kind_of(code)
+    raised = kind.__new__(kind)
+    FuseryError.__init__(raised, shown(message, token), hint=hint and shown(hint, token))
+    details = error.get("details") or {}
+    if kind is ServerError:
+        raised.code, raised.exit_code = code, 1 if error.get("exit_code") == 1 else 2  # type: ignore[misc]
+    for name, kind_of in _DETAILS.items():
+        if name in details:
+            setattr(raised, name, decode(kind_of, details[name]))
+    return raised
+
+
+def details_of(error: FuseryError) -> dict[str, Any]:
+    """Return the attributes of an error that clients get."""
+    return {name: encode(getattr(error, name)) for name in _DETAILS if hasattr(error, name)}
+
+
+@cache
+def _kind_of(code: str) -> type[FuseryError]:
+    for name in _MODULES:
+        importlib.import_module(f"fusery.{name}")
+        if kind := next((kind for kind in _kinds(FuseryError) if kind.code == code), None):
+            return kind
+    return ServerError
+
+
+def _kinds(kind: type[FuseryError]) -> Iterator[type[FuseryError]]:
+    """Yield a class of errors and its subclasses, general ones first."""
+    yield kind
+    for subclass in kind.__subclasses__():
+        yield from _kinds(subclass)

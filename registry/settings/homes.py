@@ -14,11 +14,7 @@ EMBEDDED = "fusery.db"
 
 
 def require_path(path: str | Path, hint: str = "give a file or folder of this machine") -> None:
-    """Refuse a URL where a path of this machine is expected: it would name a folder such as `https:`.
-
-    Raises:
-        BadInputError: the path is a URL.
-    """
+    """Refuse a URL where a path of this machine is expected: it would name a folder such as `https:`."""
     import re
 
     if scheme := re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):  # a Path has one of the two slashes
@@ -27,11 +23,7 @@ def require_path(path: str | Path, hint: str = "give a file or folder of this ma
 
 
 def expanded(path: Path) -> Path:
-    """Return a path with `~` replaced by the folder that it means.
-
-    Raises:
-        BadInputError: `~` names no home folder, or the path is a URL.
-    """
+    """Return a path with `~` replaced by the folder that it means."""
     require_path(path)
     try:
         return path.expanduser()
@@ -57,11 +49,7 @@ def default_home() -> Path:
 
 
 def home_folder(home: Path | None) -> Path:
-    """Return the absolute path of a home folder, `None` for the default one.
-
-    Raises:
-        BadInputError: the path is a URL or a file.
-    """
+    """Return the absolute path of a home folder, `None` for the default one."""
     require_path(
         home or os.environ.get("FUSERY_REGISTRY", ""),
         hint="this command needs a registry in a folder of this machine",
@@ -75,11 +63,7 @@ def home_folder(home: Path | None) -> Path:
 
 
 def said_in_file(home: str | None) -> dict[str, Any]:
-    """Return what the `config.toml` of a home says, acceptable or not; of what is no TOML, every text between quotes.
-
-    Args:
-        home: the home folder, None for the default one.
-    """
+    """Return what the `config.toml` of a home says, acceptable or not; of what is no TOML, every text between quotes."""
     import re
     import tomllib
 

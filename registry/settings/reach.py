@@ -7,13 +7,17 @@ in the user's own home, and what starts a program counts in no file at all.
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fusery.storage.shell import typed
+from fusery.storage.failures import os_failures
+from fusery.storage.layout import BLOBS, FORMAT_NAME, QUARANTINE, TMP
+from fusery.storage.plaintext import typed
 
 from ..errors import BadInputError
 
@@ -22,6 +26,7 @@ STARTING = frozenset(
 )
 """Options of a store that run a command, load a library or a file that names some, or hand on what the user has."""
 
+_FAN = re.compile(r"[0-9a-f]{2}")
 _INNER_DATABASE = re.compile(r"sqlite(?:\+pysqlite)?:///(?P<path>[^?]*)")
 
 
@@ -29,12 +34,8 @@ def require_allowed(folder: Path, said: Mapping[str, Any], *, own: bool) -> None
     """Refuse what a folder's file of settings may not say.
 
     Args:
-        folder: the home folder, absolute.
         said: what the file sets, of what nothing in the environment overrides.
         own: it is the home that the user's environment names.
-
-    Raises:
-        BadInputError: it would start a program; or leads out of the folder, which is not the user's or may be written by others.
     """
     path = folder / "config.toml"
     if starting := sorted(set(_names(said.get("store_options") or {})) & STARTING):
@@ -104,3 +105,41 @@ def _written_by_others(*paths: Path) -> str | None:
 
 def _variables(names: list[str]) -> str:
     return ", ".join(f"FUSERY_{name.upper()}" for name in sorted(names))
+
+
+def require_folders(store: Path) -> None:
+    """Refuse a local store whose folders are links: a backup of others could have files outside of it read or written."""
+    with os_failures(f"read {store}", near=store):
+        _require(store, stat.S_ISDIR, "a folder")
+        _require(store / FORMAT_NAME, stat.S_ISREG, "a file")
+        blobs = store / BLOBS
+        for folder in (blobs.parent, blobs, store / TMP, store / QUARANTINE):
+            _require(folder, stat.S_ISDIR, "a folder")
+        if not os.path.lexists(blobs):
+            return
+        with os.scandir(blobs) as entries:
+            for entry in entries:
+                if _FAN.fullmatch(entry.name):
+                    _require(Path(entry.path), stat.S_ISDIR, "a folder")
+
+
+def _require(path: Path, is_so: Any, what: str) -> None:
+    if os.path.lexists(path) and not is_so(path.lstat().st_mode):
+        raise BadInputError(
+            f"{path} is not {what} but leads elsewhere, which is not followed in a folder of others",
+            hint="name the place itself that it leads to",
+        )
+
+
+def options_of(text: str | None) -> dict[str, Any]:
+    """Parse the options of another store, which the user gives as JSON."""
+    try:
+        options = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        options = None
+    if not isinstance(options, dict):
+        raise BadInputError(
+            "the options of the other store are not a JSON object",
+            hint='FUSERY_OTHER_STORE_OPTIONS=\'{"profile": "team"}\'',
+        )
+    return options

@@ -11,7 +11,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -67,15 +67,6 @@ class Settings:
 
         The environment is the user's, and so is the `config.toml` of the default home, or of that which `FUSERY_REGISTRY`
         names, if nobody else can write it.  Of any other folder, settings that lead out of it are refused; see `reach`.
-
-        Args:
-            home: the home folder.
-            environment: False to read only the `config.toml` of the folder.
-
-        Raises:
-            BadInputError: a value in the environment or in `config.toml` is not acceptable, or a setting leads out of the
-                folder and is not the user's.
-            StoreDeniedError: the home folder may not be read.
         """
         folder = home_folder(home)
         try:
@@ -95,15 +86,6 @@ class Settings:
         if from_file:
             require_allowed(folder, from_file, own=_same(folder, default_home()))
         return cls(**{**from_file, **from_environment, "home": folder})
-
-    def elsewhere(self, database_url: str, store_url: str, store_options: dict[str, Any]) -> Settings:
-        """Return the settings of a registry at another database and store, used by the same person here."""
-        return replace(
-            self,
-            database_url=_anchored_database(database_url, Path()),
-            store_url=_anchored_store(store_url, Path()),
-            store_options=store_options,
-        )
 
     @property
     def database(self) -> str:
@@ -257,7 +239,6 @@ def _count(value: Any) -> int:
 
 
 def _size(text: str) -> int | None:
-    """Return the bytes of a size with a unit; None for anything else."""
     from ..parsing import parse_size
 
     try:

@@ -1,1 +1,1 @@
-"""Signatures: making them with OpenSSF model-signing, checking them with nothing but a key, and anchors of the log."""
+"""Signatures as OpenSSF model-signing makes them, the keys that count, and anchors of the log."""

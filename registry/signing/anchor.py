@@ -8,7 +8,6 @@ much as the place it is kept in.
 from __future__ import annotations
 
 import json
-from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -17,13 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from fusery.storage.digest import canonical_json, parse_digest
 from fusery.storage.errors import StorageError
+from fusery.storage.failures import opened
 from fusery.storage.jsonfile import parse_json
-from fusery.storage.opening import opened
 
-from .. import tables
-from ..database import events
 from ..documents import write_picture
-from ..dsse.envelope import BadSignatureError, Envelope, parse_dsse
+from ..dsse.envelope import BadSignatureError, Envelope, parse_dsse, signed_document
 from ..dsse.keys import key_id, read_private_key, read_public_key
 from ..errors import CheckFailedError
 from ..record import Record, described
@@ -63,13 +60,12 @@ class WrittenAnchor(Anchor):
 
 
 def newest_anchor(workspace: Workspace) -> Anchor:
-    """Return where the log stands.
+    """Return where the log stands."""
+    from .. import tables
+    from ..database import events
 
-    Raises:
-        CheckFailedError: there is no entry, or the newest one was changed.
-    """
     with workspace.database.read() as session:
-        newest, registry = events.last(session), session.get(tables.Registry, 1)
+        newest, registry = events.last(session), session.get(tables.RegistryRow, 1)
         if newest is None or registry is None or newest.hash != events.event_hash(newest):
             raise CheckFailedError(
                 "the newest entry of the log is not as it was written", hint="fusery audit --chain"
@@ -86,60 +82,25 @@ def newest_anchor(workspace: Workspace) -> Anchor:
 def signed_anchor(
     newest: Callable[[], Anchor], key: Path | None, passphrase: Callable[[], bytes]
 ) -> tuple[Anchor, bytes]:
-    """Return where the log stands, and the document that says so.
-
-    Args:
-        newest: asks the registry where its log stands, once the key was read.
-        key: PEM file of the private key that signs it, if one is to.
-        passphrase: returns the key's passphrase if the key needs one.
-
-    Raises:
-        CheckFailedError: there is no entry, or the newest one was changed.
-    """
+    """Return where the log stands, asked for once the key was read, and the document that says so."""
     private = read_private_key(key, passphrase) if key is not None else None
     anchor = newest()
     said = {key: value for key, value in anchor.to_dict().items() if key != "key_id"}
-    envelope = Envelope(TYPE, canonical_json({"format": 1, **said}), b"")
-    signatures: list[dict[str, str]] = []
     if private is not None:
         anchor = replace(anchor, key_id=key_id(private.public_key()))
-        signed = envelope.sign(private)
-        signatures = [{"keyid": str(anchor.key_id), "sig": b64encode(signed).decode("ascii")}]
-    document = {
-        "payloadType": TYPE,
-        "payload": b64encode(envelope.payload).decode("ascii"),
-        "signatures": signatures,
-    }
+    payload = canonical_json({"format": 1, **said})
+    document = signed_document(TYPE, payload, private, str(anchor.key_id))
     return anchor, json.dumps(document, indent=2).encode() + b"\n"
 
 
 def write_anchor(anchor: Anchor, document: bytes, path: Path, *, force: bool = False) -> WrittenAnchor:
-    """Write an anchor's document to a file.
-
-    Args:
-        anchor: what it says.
-        document: its bytes, as `make_anchor` returns them.
-        path: the file.
-        force: replace another file.
-
-    Raises:
-        AlreadyExistsError: there is another file.
-    """
+    """Write an anchor's document to a file."""
     write_picture(path, document, force=force)
     return WrittenAnchor(**anchor, path=path)
 
 
 def read_anchor(path: Path, keys: Sequence[Path] = ()) -> Anchor:
-    """Return what an anchor says.
-
-    Args:
-        path: of its document.
-        keys: PEM files of public keys, one of which has to have signed it; none, and no signature is looked at.
-
-    Raises:
-        BadSignatureError: it is no anchor, or none of the keys signed it.
-        MissingFileError: a file is not there.
-    """
+    """Return an anchor; if public keys are given, one of them has to have signed it."""
     public = [read_public_key(key) for key in keys]
     with opened(path) as file:
         data = file.read(_LARGEST + 1)
@@ -154,7 +115,7 @@ def read_anchor(path: Path, keys: Sequence[Path] = ()) -> Anchor:
     except (StorageError, TypeError, KeyError, ValueError, AttributeError) as error:
         raise BadSignatureError(
             f"{path.name} is not an anchor that can be read",
-            hint="fusery signature anchor -o FILE writes one",
+            hint="fusery sign --log -o FILE writes one",
         ) from error
     if keys and unsigned:
         raise BadSignatureError(f"the anchor {path.name} is not signed")

@@ -17,23 +17,18 @@ from ..access.roles import require_may_change, require_role
 from ..actors import person
 from ..database import events
 from ..documents import write_picture
-from ..dsse.envelope import BadSignatureError, Envelope, parse_envelope, read_bytes
-from ..dsse.keys import key_id as id_of
-from ..dsse.statement import read_statement
+from ..dsse.envelope import BadSignatureError, parse_envelope, read_bytes, read_statement
 from ..errors import BadInputError, UnknownReferenceError
-from ..inspection.problem import Problem
-from ..inspection.signed_files import Found
+from ..inspection.signed_claim import FileProblem
 from ..record import Record, described
-from ..records.signature import KnownKey, OneSignature, RecordedEnvelope, RecordedFiles, Signatures
-from ..records.signatures import SCHEME, SIGSTORE, is_good, manifest_of, signatures_of, signed_name
-from .checking import Checker, KeyChecker
-from .sign import sigstore_identity
-from .subject import alone, find_recorded, kind_of, kinds_of
-from .verify import OnRecord, Verification, beside_of, examine, judge
+from ..records.trust import KnownKey, OneSignature, RecordedEnvelope, RecordedFiles, Signatures
+from ..records.views import SCHEME, is_good, manifest_of, signatures_of, signed_name
+from .sign import find_recorded
+from .verify import KeyChecker, RecordedState, Verification, beside_of, examine, judge
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
-    from .subject import SignatureLog
+    from .sign import SignatureLog
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,16 +38,17 @@ class ExportedSignature(Record):
     kind: str = described("kind of the signed object: `adapter`, `fused` or `bundle`")
     name: str = described("its name")
     digest: str = described("digest of its manifest")
-    key_id: str = described("id of the key, or the Sigstore identity")
+    key_id: str = described("id of the key")
     path: Path = described("the file")
 
 
 def look_up(workspace: Workspace, digest: str, *, lone: bool) -> RecordedFiles:
     """Return what is on record of a list of files; with `lone`, of a file with that digest that is alone."""
     with workspace.database.read() as session:
-        found = alone(session, digest) if lone else digest or None
-        kind, event = kind_of(session, found) if found is not None else (None, "")
-        rows = session.scalars(select(tables.TrustedKey).order_by(tables.TrustedKey.name))
+        found = _alone(session, digest) if lone else digest or None
+        kinds = _kinds_of(session, found) if found is not None else {}
+        kind = next(iter(kinds), None)
+        rows = session.scalars(select(tables.TrustedKeyRow).order_by(tables.TrustedKeyRow.name))
         keys = tuple(
             KnownKey(
                 name=key.name,
@@ -63,37 +59,31 @@ def look_up(workspace: Workspace, digest: str, *, lone: bool) -> RecordedFiles:
             )
             for key in rows
         )
-        envelopes = tuple(_envelopes(session, found))
-    return RecordedFiles(kind=kind, event=event, digest=found, keys_=keys, envelopes=envelopes)
+        signature = tables.SignatureRow
+        texts = select(signature.envelope).where(
+            signature.subject_digest == (found or ""), signature.scheme == SCHEME
+        )
+        envelopes = tuple(session.scalars(texts.order_by(signature.id.desc())))
+    return RecordedFiles(
+        kind=kind, event=kinds.get(kind or "", ""), digest=found, keys_=keys, envelopes=envelopes
+    )
 
 
 def record_signature(
     workspace: Workspace, kind: str, digest: str, *, key_id: str, scheme: str, envelope: str, public: str
 ) -> RecordedEnvelope:
-    """Record a signature, or return the one that is on record already.
+    """Record a signature, or return the recorded one.
 
     Args:
-        workspace: the registry's parts.
-        kind: of what was signed; recorded is the one that the digest is on record as.
-        digest: of its list of files.
-        key_id: of the key that signed it, or whom Sigstore names.
-        scheme: `model-signing` or `sigstore`.
-        envelope: the signature.
-        public: the public key as PEM; empty for Sigstore.
-
-    Raises:
-        BadInputError: the scheme is unknown, or the digest is on record as something else.
-        UnknownReferenceError: nothing of these files is on record.
-        BadSignatureError: it is no signature, or not by that key.
-        RoleError: it is another's and the key is not trusted, or it would replace another person's signature.
+        kind: of what was signed; the kind that the digest is recorded as is recorded.
+        public: the public key as PEM.
     """
-    if scheme not in (SCHEME, SIGSTORE):
-        raise BadInputError(f"unknown scheme {visible(scheme)[:60]!r}", hint=f"{SCHEME} or {SIGSTORE}")
-    data = envelope.encode()
-    parsed = parse_envelope(data, "the new signature")
-    signature = tables.Signature
+    if scheme != SCHEME:
+        raise BadInputError(f"unknown scheme {visible(scheme)[:60]!r}", hint=SCHEME)
+    parsed = parse_envelope(envelope.encode(), "the new signature")
+    signature = tables.SignatureRow
     with workspace.database.write() as session:
-        kinds = kinds_of(session, digest) if is_keepable(digest) else {}
+        kinds = _kinds_of(session, digest) if is_keepable(digest) else {}
         manifest = manifest_of(session, digest) if kinds else None
         if manifest is None:
             raise UnknownReferenceError(
@@ -107,16 +97,15 @@ def record_signature(
         kind, event = next(iter(kinds.items()))
         if not read_statement(parsed).covers(manifest):
             raise BadSignatureError("the signature is over other files")
-        if scheme == SCHEME and _signer(parsed, data, public) != key_id:
+        key = KeyChecker.parse("the key", public)
+        if key.key_id != key_id or not parsed.signed_by(key.key):
             raise BadSignatureError("the signature is not by this key")
-        if scheme == SIGSTORE and sigstore_identity(data) != key_id:
-            raise BadSignatureError("Sigstore's certificate names another identity")
-        _require_may_sign(workspace, session, kind, event, key_id if scheme == SCHEME else None)
+        _require_may_sign(workspace, session, kind, event, key_id)
         query = select(signature).where(
             signature.subject_digest == digest, signature.key_id == key_id, signature.scheme == scheme
         )
         row = session.scalar(query)
-        if row is not None and _same(session, row, kind, envelope, public):
+        if row is not None and _same(session, row, kind, public):
             return RecordedEnvelope(envelope=row.envelope, existed=True)
         if row is not None and person(row.by) != person(workspace.actor):
             require_role(workspace, "approver", "replacing another's signature")
@@ -127,29 +116,18 @@ def record_signature(
         row.subject_kind, row.envelope, row.at, row.by = kind, envelope, now, workspace.actor
         events.record(
             session,
-            action=f"{kind}.signed",
-            kind=kind,
-            subject=event,
-            detail={"digest": digest, "key_id": key_id, "scheme": scheme},
-            actor=workspace.actor,
+            f"{kind}.signed",
+            kind,
+            event,
+            {"digest": digest, "key_id": key_id, "scheme": scheme},
             at=now,
         )
         return RecordedEnvelope(envelope=envelope, existed=False)
 
 
-def _signer(envelope: Envelope, data: bytes, public: str) -> str | None:
-    signer = KeyChecker.parse("the key", public).signer(envelope, data)
-    return signer.key_id if signer is not None else None
-
-
-def _require_may_sign(
-    workspace: Workspace, session: Session, kind: str, event: str, key_id: str | None
-) -> None:
-    """Refuse a signature over another's thing where the role does not allow it.
-
-    A trusted key may sign everything.  `key_id` is None for a signature that this registry does not check.
-    """
-    key, bundle = tables.TrustedKey, tables.Bundle
+def _require_may_sign(workspace: Workspace, session: Session, kind: str, event: str, key_id: str) -> None:
+    """Refuse a signature over another's thing, except by a trusted key."""
+    key, bundle = tables.TrustedKeyRow, tables.BundleRow
     trusted = select(key.id).where(key.key_id == key_id, key.revoked_at.is_(None))
     if session.scalar(trusted) is not None:
         return
@@ -160,41 +138,28 @@ def _require_may_sign(
         if by is not None and person(by) != person(workspace.actor):
             require_role(workspace, "approver", "another's signature")
         return
-    row: tables.Adapter | tables.Fused | None = None
+    row: tables.AdapterRow | tables.FusedRow | None = None
     if kind == "adapter":
-        row = session.scalar(select(tables.Adapter).where(tables.Adapter.name == event))
+        row = session.scalar(select(tables.AdapterRow).where(tables.AdapterRow.name == event))
     elif kind == "fused":
-        row = session.scalar(select(tables.Fused).where(tables.Fused.key == event))
+        row = session.scalar(select(tables.FusedRow).where(tables.FusedRow.key == event))
     if row is not None:
         require_may_change(workspace, session, "signature", row)
 
 
-def _same(session: Session, row: tables.Signature, kind: str, envelope: str, public: str) -> bool:
+def _same(session: Session, row: tables.SignatureRow, kind: str, public: str) -> bool:
     """Return whether a signature on record is as good as a new one."""
     if row.scheme != SCHEME or row.subject_kind != kind:
         return False
-    new = parse_envelope(envelope.encode(), "the new signature")
-    try:
-        old = parse_envelope(row.envelope.encode(), "the recorded signature")
-    except BadSignatureError:
-        return False
-    return old.certificates == new.certificates and is_good(session, row, public, name=_said(session, row))
-
-
-def _said(session: Session, signature: tables.Signature) -> str:
-    """Return how the name begins that a signature has to give: of what was fused here, with what its files do not say."""
-    fused = tables.Fused
-    query = select(fused).where(fused.digest == signature.subject_digest, fused.origin.is_(None))
-    row = session.scalars(query).first() if signature.subject_kind == "fused" else None
-    return "" if row is None else signed_name(row.key, row.verdict)
+    fused = tables.FusedRow
+    query = select(fused).where(fused.digest == row.subject_digest, fused.origin.is_(None))
+    made = session.scalars(query).first() if kind == "fused" else None
+    name = "" if made is None else signed_name(made.key, made.verdict)
+    return is_good(session, row, public, name=name)
 
 
 def list_signatures(workspace: Workspace, reference: str) -> Signatures:
-    """Return the signatures over an adapter, a fused model or a bundle on record.
-
-    Raises:
-        UnknownReferenceError: nothing has that name.
-    """
+    """Return the signatures over an adapter, a fused model or a bundle on record."""
     with workspace.database.read() as session:
         subject = find_recorded(session, reference)
         found = signatures_of(session, subject.digest)
@@ -204,20 +169,10 @@ def list_signatures(workspace: Workspace, reference: str) -> Signatures:
 
 
 def find_signature(workspace: Workspace, reference: str, *, by: str | None = None) -> OneSignature:
-    """Return a signature on record.
-
-    Args:
-        workspace: the registry's parts.
-        reference: an adapter, a fused model, or a bundle by its digest or place.
-        by: whose: the name of a trusted key, or the beginning of a key's id; needed where there are several.
-
-    Raises:
-        UnknownReferenceError: it has no such signature.
-        BadInputError: it has several.
-    """
+    """Return a recorded signature; `by` is the name of a trusted key or the beginning of a key id."""
     with workspace.database.read() as session:
         subject = find_recorded(session, reference)
-        key, signature = tables.TrustedKey, tables.Signature
+        key, signature = tables.TrustedKeyRow, tables.SignatureRow
         rows = session.execute(
             select(signature, key.name)
             .outerjoin(key, and_(key.key_id == signature.key_id, signature.scheme == SCHEME))
@@ -245,11 +200,7 @@ def find_signature(workspace: Workspace, reference: str, *, by: str | None = Non
 
 
 def export_signature(signature: OneSignature, output: Path, *, force: bool = False) -> ExportedSignature:
-    """Write a signature to a file, which model-signing and `verify` read.
-
-    Raises:
-        AlreadyExistsError: there is another file, and it is not to be replaced.
-    """
+    """Write a signature to a file, which model-signing and `verify` read."""
     write_picture(output, signature.envelope.encode(), force=force)
     return ExportedSignature(
         kind=signature.kind,
@@ -265,22 +216,24 @@ def verify_on_record(
     path: Path,
     *,
     signature: Path | None = None,
-    checkers: Sequence[Checker] = (),
+    checkers: Sequence[KeyChecker] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> Verification:
-    """Verify what lies at a path with what the registry knows: its digest, its signatures, and whose keys count.
+    """Verify the files at a path with what the registry knows: its digest, its signatures, and the trusted keys.
 
     Args:
-        registry: what is on record.
-        path: a folder or a file.
-        signature: the signature; else `PATH.sig`, else the ones on record.
+        signature: else `PATH.sig`, else the recorded ones.
         checkers: who may have signed; else every trusted key.
-        progress: called with the bytes done and the total.
     """
     beside = beside_of(path)
     place = signature or (beside if beside.is_file() else None)
-    result = examine(path, but=place, progress=progress)
-    recorded = _looked_up(registry, result.found)
+    result = examine(path, but=signature, progress=progress)
+    if result.found.lone:
+        (entry,) = result.found.files.values()
+        recorded = registry.look_up(str(entry.sha256), lone=True)
+    else:  # an empty digest is that of nothing
+        manifest = result.found.manifest
+        recorded = registry.look_up(str(manifest.digest) if manifest is not None else "")
     counted = {key.key_id: key for key in recorded.keys_}
     envelopes = [text.encode() for text in recorded.envelopes]
     known = [KeyChecker.parse(key.name, key.public_key) for key in recorded.keys_]
@@ -295,9 +248,9 @@ def verify_on_record(
     if signer is not None and signer.revoked:
         name = Path(result.signature or "").name
         result.problems.append(
-            Problem("revoked", name, f"the signature is by {signer.name}, whose key was revoked")
+            FileProblem("revoked", name, f"the signature is by {signer.name}, whose key was revoked")
         )
-    result.registry = OnRecord(
+    result.registry = RecordedState(
         known=recorded.kind is not None,
         kind=recorded.kind,
         name=recorded.event or None,
@@ -306,22 +259,17 @@ def verify_on_record(
         signer=signer.name if signer else None,
         aliases=signer.aliases if signer else (),
     )
-    _note(result)
+    if recorded.kind is None:
+        result.notes.append("the registry has no record of exactly these files")
+    if result.signature is not None and signer is None and not result.problems:
+        result.notes.append("the registry does not trust the key that it was signed with")
     return result
 
 
-def _envelopes(session: Session, digest: str | None) -> list[str]:
-    """Return the signatures on record over a digest, the newest first."""
-    signature = tables.Signature
-    rows = select(signature.envelope).where(signature.subject_digest == digest, signature.scheme == SCHEME)
-    found = session.scalars(rows.order_by(signature.id.desc())) if digest is not None else ()
-    return list(found)
-
-
-def _by_one_of(data: bytes, checkers: Sequence[Checker]) -> bool:
+def _by_one_of(data: bytes, checkers: Sequence[KeyChecker]) -> bool:
     try:
         envelope = parse_envelope(data, "the recorded signature")
-        return any(checker.signer(envelope, data) for checker in checkers)
+        return any(envelope.signed_by(checker.key) for checker in checkers)
     except BadSignatureError:
         return False
 
@@ -329,24 +277,26 @@ def _by_one_of(data: bytes, checkers: Sequence[Checker]) -> bool:
 def _may_be(data: bytes, key: KeyChecker) -> bool:
     """Return whether a signature is a key's, or says so: then it is a wrong one, and not a stranger's."""
     try:
-        return parse_envelope(data, "the signature").hint == id_of(key.key) or _by_one_of(data, [key])
+        return parse_envelope(data, "the signature").hint == key.key_id or _by_one_of(data, [key])
     except BadSignatureError:
         return False
 
 
-def _looked_up(registry: SignatureLog, found: Found) -> RecordedFiles:
-    """Return what is on record of the files that were found; an empty digest is that of nothing."""
-    if found.lone:
-        (entry,) = found.files.values()
-        return registry.look_up(str(entry.sha256), lone=True)
-    manifest = found.manifest
-    return registry.look_up(str(manifest.digest) if manifest is not None else "")
+def _alone(session: Session, sha256: str) -> str | None:
+    """Return the digest of a bundle on record that is this one file, under whatever name."""
+    bundle, file = tables.BundleRow, tables.ManifestFileRow
+    rows = session.scalars(
+        select(bundle).join(file, file.manifest_id == bundle.manifest_id).where(file.sha256 == sha256)
+    )
+    return next((row.digest for row in rows if len(row.manifest.files) == 1), None)
 
 
-def _note(result: Verification) -> None:
-    registry = result.registry
-    assert registry is not None
-    if not registry.known:
-        result.notes.append("the registry has no record of exactly these files")
-    if result.signature is not None and registry.signer is None and not result.problems:
-        result.notes.append("the registry does not trust the key that it was signed with")
+def _kinds_of(session: Session, digest: str) -> dict[str, str]:
+    """Return as what a digest is on record, the strongest claim first: what the log calls it, by kind."""
+    adapter, fused, bundle = tables.AdapterRow, tables.FusedRow, tables.BundleRow
+    found = {
+        "adapter": session.scalar(select(adapter.name).where(adapter.digest == digest).limit(1)),
+        "fused": session.scalar(select(fused.key).where(fused.digest == digest).order_by(fused.id).limit(1)),
+        "bundle": session.scalar(select(bundle.digest).where(bundle.digest == digest).limit(1)),
+    }
+    return {kind: event for kind, event in found.items() if event is not None}

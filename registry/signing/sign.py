@@ -1,73 +1,77 @@
-"""Signing: a signature over a list of files, recorded and, for a path, written to a file beside it."""
+"""Sign a list of files: of a record, as it is recorded, or of a path, which is read and gets a signature beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from fusery.storage.manifest import Manifest
+from fusery.storage.plaintext import typed, visible
 from fusery.storage.publishing import write_atomically
 
-from ..dsse.envelope import BadSignatureError, parse_envelope, read_bytes
+from .. import tables
+from ..dsse.envelope import LONE, BadSignatureError, parse_envelope, read_bytes, sign_files
 from ..dsse.keys import key_id, public_pem, read_private_key
-from ..errors import AlreadyExistsError, BadInputError
+from ..errors import (
+    AlreadyExistsError,
+    AmbiguousReferenceError,
+    BadInputError,
+    CheckFailedError,
+    ServerRefusedError,
+    UnknownReferenceError,
+)
+from ..inspection.signed_claim import Progress
+from ..names import AdapterName, Reference, an
 from ..record import Record, described
-from ..records.signatures import SCHEME, SIGSTORE
+from ..records.fused_rows import label_of
+from ..records.references import begins_with, resolve_any
+from ..records.trust import SigningSubject
+from ..records.views import SCHEME, manifest_of, signed_name
 from ..wire import LongText
-from .library import chain_of, sign_with_key, sign_with_sigstore, with_certificates
-from .subject import Subject, find_subject
-from .verify import beside_of
+from .verify import beside_of, examine, judge
 
 if TYPE_CHECKING:
-    from .subject import SignatureLog
+    from ..records.trust import RecordedEnvelope, RecordedFiles
+    from ..workspace import Workspace
 
 NO_PASSPHRASE = "the key is locked with a passphrase, and none was given"
 
 
 def no_passphrase() -> bytes:
-    """Refuse: the default for who gives a passphrase."""
+    """Refuse: the default source of a passphrase."""
     raise BadInputError(NO_PASSPHRASE, hint="--passphrase-file FILE, or FUSERY_KEY_PASSPHRASE")
 
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """What to sign with.
+    """The PEM file of a private key; `passphrase` is called if the key needs one."""
 
-    Attributes:
-        key: PEM file of a private key; without it, Sigstore.
-        passphrase: returns the key's passphrase if the key needs one.
-        certificate: PEM file of the certificate of the key.
-        chain: PEM files of the certificates that vouch for that one.
-        token: with Sigstore: of the identity, if it is not to be asked for.
-    """
-
-    key: Path | None = None
+    key: Path
     passphrase: Callable[[], bytes] = no_passphrase
-    certificate: Path | None = None
-    chain: tuple[Path, ...] = ()
-    token: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Signed(Record):
-    """A signature that was made.
+    """A signature that was made."""
 
-    Attributes:
-        recorded: it is on record; False where nothing of these files is.
-        existed: it was on record already.
-        output: the file it was written to, if any.
-        public: the public key as PEM; empty for Sigstore, whose keys live for minutes.
-    """
-
-    subject: Subject = described("what was signed")
+    kind: str | None = described(
+        "`adapter`, `fused` or `bundle`; None if nothing of these files is on record"
+    )
+    name: str = described("the name of the subject")
+    digest: str = described("the digest of its list of files")
+    files: int = described("the number of its files")
+    scheme: str = described("`model-signing`")
     key_id: str = described("id of the key")
-    scheme: str = described("`model-signing` or `sigstore`")
-    signature: bytes = described("the file's content")
-    recorded: bool = False
-    existed: bool = False
-    output: Path | None = None
-    public: str = ""
+    recorded: bool = described("whether the signature is on record")
+    existed: bool = described("whether it was on record already")
+    path: Path | None = described("the file that it was written to, if any")
+    signature: bytes
+    public: str
     KEYS: ClassVar[tuple[str, ...]] = (
         "kind",
         "name",
@@ -80,30 +84,20 @@ class Signed(Record):
         "path",
     )
 
-    @property
-    def kind(self) -> str | None:
-        """`adapter`, `fused` or `bundle`; None where nothing of these files is on record."""
-        return self.subject.kind
 
-    @property
-    def name(self) -> str:
-        """What people call that which was signed."""
-        return self.subject.name
+class SignatureLog(Protocol):
+    """The signatures of a registry, on this machine or at a server: `registry.trust`."""
 
-    @property
-    def digest(self) -> str:
-        """The digest of its list of files."""
-        return self.subject.digest
+    def find(self, reference: str) -> SigningSubject:
+        """Return the record that a reference names."""
 
-    @property
-    def files(self) -> int:
-        """How many files it has."""
-        return len(self.subject.files)
+    def look_up(self, digest: str, *, lone: bool = False) -> RecordedFiles:
+        """Return the record of a list of files."""
 
-    @property
-    def path(self) -> Path | None:
-        """The file that the signature was written to, if any."""
-        return self.output
+    def record_signature(
+        self, kind: str, digest: str, *, key_id: str, scheme: str, envelope: LongText, public: str = ""
+    ) -> RecordedEnvelope:
+        """Record a signature."""
 
 
 def sign(
@@ -114,101 +108,52 @@ def sign(
     output: Path | None = None,
     force: bool = False,
     at_server: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Signed:
     """Sign an adapter, a fused model or a bundle.
 
-    A thing on record is signed by its recorded list of files, and nothing is read; what lies at a path is read and held
-    against what it says of itself before.  The same key signs the same files once.
+    A record is signed by its list of files, and nothing is read; what is at a path is read and compared with its own claims
+    before.  The same key signs the same files once.
 
     Args:
-        registry: what is on record.
         text: a reference, or a path.
-        with_key: what to sign with.
         output: file for the signature; for a path, `PATH.sig` beside it by default.
-        force: replace that file if it is something else than a signature.
-        at_server: the registry is at a server, whose answer is compared with the reference.
+        force: replace that file even if it is no signature.
+        at_server: compare the registry's answer with the reference.
         progress: called with the bytes read and the total, for a path.
-
-    Raises:
-        CheckFailedError: what lies at the path is damaged.
-        BadInputError: the key cannot be used.
-        AlreadyExistsError: the file for the signature is something else.
-        ServerRefusedError: the server answered with something else than the reference means.
-        MissingExtraError: model-signing is not installed.
     """
     subject = find_subject(registry, text, at_server=at_server, progress=progress)
     place = output or (beside_of(subject.path) if subject.path is not None else None)
     if place is not None and not force:
-        _require_signature_or_nothing(place)
-    made = _make(subject, with_key)
+        _require_replaceable(place)
+    private = read_private_key(with_key.key, with_key.passphrase)
+    data, public = sign_files(subject.said + subject.name, subject.files, private), private.public_key()
+    number, pem = key_id(public), public_pem(public)
+    recorded: RecordedEnvelope | None = None
     if subject.kind is not None:
+        envelope = LongText(data.decode("ascii"))
         recorded = registry.record_signature(
-            subject.kind,
-            subject.digest,
-            key_id=made.key_id,
-            scheme=made.scheme,
-            envelope=LongText(made.signature.decode("ascii")),
-            public=made.public,
+            subject.kind, subject.digest, key_id=number, scheme=SCHEME, envelope=envelope, public=pem
         )
-        made = replace(made, signature=recorded.envelope.encode(), recorded=True, existed=recorded.existed)
+        data = recorded.envelope.encode()
     if place is not None:
-        write_atomically(place, made.signature, mode=0o644)
-    return replace(made, output=place)
+        write_atomically(place, data, mode=0o644)
+    return Signed(
+        kind=subject.kind,
+        name=subject.name,
+        digest=subject.digest,
+        files=len(subject.files),
+        scheme=SCHEME,
+        key_id=number,
+        recorded=recorded is not None,
+        existed=recorded is not None and recorded.existed,
+        path=place,
+        signature=data,
+        public=pem,
+    )
 
 
-def _make(subject: Subject, chosen: SigningKey) -> Signed:
-    called = subject.said + subject.name
-    if chosen.key is None:
-        data = sign_with_sigstore(called, subject.files, chosen.token)
-        return Signed(subject, sigstore_identity(data), SIGSTORE, data)
-    secrets: list[bytes] = []
-
-    def remembered() -> bytes:
-        secrets.append(chosen.passphrase())
-        return secrets[0]
-
-    private = read_private_key(chosen.key, remembered)
-    public = public_pem(private.public_key())
-    chain = _chain(chosen, public)
-    data = sign_with_key(called, subject.files, chosen.key, secrets[0] if secrets else None)
-    if chain:
-        data = with_certificates(data, chain)
-    return Signed(subject, key_id(private.public_key()), SCHEME, data, public=public)
-
-
-def _chain(chosen: SigningKey, public: str) -> Sequence[bytes]:
-    if chosen.certificate is None:
-        return ()
-    from ..dsse.keys import read_public_key
-
-    if public_pem(read_public_key(chosen.certificate)) != public:
-        raise BadInputError(f"{chosen.certificate.name} is not the certificate of this key")
-    return chain_of(chosen.certificate, chosen.chain)
-
-
-def sigstore_identity(signature: bytes) -> str:
-    """Return whom Sigstore's certificate in a signature names, as `sigstore:IDENTITY`.
-
-    Raises:
-        BadSignatureError: the signature has no certificate that names anybody.
-    """
-    from cryptography.x509 import ExtensionNotFound, SubjectAlternativeName, load_der_x509_certificate
-
-    envelope = parse_envelope(signature, "the new signature")
-    if not envelope.certificates:
-        raise BadSignatureError("Sigstore's signature has no certificate")
-    try:
-        certificate = load_der_x509_certificate(envelope.certificates[0])
-        names = list(certificate.extensions.get_extension_for_class(SubjectAlternativeName).value)
-    except (ValueError, ExtensionNotFound) as error:
-        raise BadSignatureError("Sigstore's certificate cannot be read") from error
-    if not names or not str(names[0].value).isprintable():
-        raise BadSignatureError("Sigstore's certificate names nobody")
-    return f"sigstore:{names[0].value}"[:200]
-
-
-def _require_signature_or_nothing(place: Path) -> None:
+def _require_replaceable(place: Path) -> None:
     if place.is_dir():
         raise AlreadyExistsError(f"{place} is a folder", hint="-o FILE")
     if place.is_file():
@@ -218,3 +163,127 @@ def _require_signature_or_nothing(place: Path) -> None:
             raise AlreadyExistsError(
                 f"{place} is there and is no signature", hint="-o FILE, or --force to replace it"
             ) from error
+
+
+def find_subject(
+    registry: SignatureLog, text: str, *, at_server: bool = False, progress: Progress | None = None
+) -> SigningSubject:
+    """Return the record that a reference names, or the files at a path."""
+    path = Path(text)
+    exists = path.exists()
+    try:
+        known = registry.find(text)
+    except (UnknownReferenceError, BadInputError):
+        if not exists:
+            raise
+        known = None
+    if known is not None and at_server:
+        require_meant(text, known)
+    if known is not None and exists and str(path) != str(path.absolute()):
+        raise AmbiguousReferenceError(
+            f"{text} is the name of {an(str(known.kind))} on record, and of something that lies here",
+            hint=f"for what lies here: ./{text}",
+        )
+    return known if known is not None and not exists else _at(registry, path, progress)
+
+
+def require_meant(text: str, subject: SigningSubject) -> None:
+    """Compare a server's answer with the reference: nobody signs what they did not name."""
+    if not _is_meant(text, subject):
+        raise ServerRefusedError(
+            f"the server answered {text[:60]} with {visible(subject.name)[:100]}, and nothing was signed",
+            hint="ask an admin of the server",
+        )
+
+
+def _is_meant(text: str, subject: SigningSubject) -> bool:
+    kind, digest, name = subject.kind, subject.digest, subject.name
+    vouched = kind == "fused" and subject.said.startswith(f"fused {subject.event} ")
+    if subject.path is not None or (subject.said and not vouched):
+        return False
+    try:
+        reference = Reference.parse(text)
+        if reference.kind == "digest":
+            digests = {
+                "adapter": [digest],
+                "fused": [digest, subject.event],
+                "bundle": [digest] if (name, subject.event) == (f"bundle {digest[:12]}", digest) else [],
+            }
+            return any(each.startswith(reference.value) for each in digests.get(str(kind), ()))
+        found = AdapterName.parse(name)
+    except BadInputError:
+        return False
+    if kind != "adapter" or subject.event != name:
+        return False
+    if reference.kind == "name":
+        return name == reference.value
+    version = reference.kind != "version" or found.version == int(reference.value)
+    return found.task == reference.task and version
+
+
+def find_on_record(workspace: Workspace, text: str) -> SigningSubject:
+    """Return a record for signing, as `find_recorded` does.
+
+    A bundle is named by its digest: its place is what the publisher wrote, and so is the list of files of that name.
+    """
+    with workspace.database.read() as session:
+        return find_recorded(session, text, by_place=False)
+
+
+def find_recorded(session: Session, text: str, *, by_place: bool = True) -> SigningSubject:
+    """Return an adapter, a fused model, or a bundle by its digest or place."""
+    bundle = tables.BundleRow
+    wanted = [bundle.path == text] if by_place else []
+    if 8 <= len(text) <= 64 and not text.strip("0123456789abcdef"):
+        wanted.append(begins_with(bundle.digest, text))
+    for condition in wanted:
+        digests = set(session.scalars(select(bundle.digest).where(condition)))
+        if len(digests) > 1:
+            raise AmbiguousReferenceError(f"{text} fits more than one bundle", hint="give more digits")
+        if digests:
+            (digest,) = digests
+            return _recorded(session, "bundle", f"bundle {digest[:12]}", digest, digest)
+    found = resolve_any(session, text)
+    if isinstance(found, tables.AdapterRow):
+        return _recorded(session, "adapter", found.name, found.digest, found.name)
+    if isinstance(found, tables.FusedRow):
+        subject = _recorded(session, "fused", label_of(found), found.digest, found.key)
+        # Only a model made here is known to be what its key says, and as faithful.
+        said = signed_name(found.key, found.verdict) if found.origin is None else ""
+        return replace(subject, said=said)
+    raise BadInputError(
+        f"{text} is a base model: what is signed are adapters, fused models and bundles", hint="fusery list"
+    )
+
+
+def _recorded(session: Session, kind: str, name: str, digest: str, event: str) -> SigningSubject:
+    manifest = manifest_of(session, digest)
+    if manifest is None:
+        raise CheckFailedError(
+            f"the list of files of {name} was changed after it was recorded", hint="fusery audit"
+        )
+    return SigningSubject(
+        kind, name, digest, event, _listed(manifest, lone=kind == "bundle" and len(manifest) == 1)
+    )
+
+
+def _listed(manifest: Manifest, *, lone: bool) -> dict[str, str]:
+    return {LONE if lone else entry.path: str(entry.sha256) for entry in manifest}
+
+
+def _at(registry: SignatureLog, path: Path, progress: Progress | None) -> SigningSubject:
+    """Read the files at a path; damaged ones are not signed."""
+    seen = examine(path, progress=progress)
+    judge(seen, None, "", ())
+    manifest = seen.found.manifest
+    if seen.problems or not manifest:
+        first = seen.problems[0].message if seen.problems else f"{path} has no files that can be listed"
+        raise CheckFailedError(
+            f"{first}, and nothing was signed", hint=f"fusery identify {typed(path)} --verify"
+        )
+    files = _listed(manifest, lone=seen.found.lone)
+    known = registry.look_up(files[LONE] if seen.found.lone else manifest.digest, lone=seen.found.lone)
+    name = seen.found.path.name
+    return SigningSubject(
+        known.kind, name, known.digest or manifest.digest, known.event, files, seen.found.path
+    )

@@ -14,8 +14,8 @@ from ..database import events
 from ..dsse.keys import key_id, parse_public_key, public_pem
 from ..errors import AlreadyExistsError, BadInputError, UnknownReferenceError
 from ..names import parse_slug
-from ..records.signature import TrustedKey
-from ..records.signatures import SCHEME
+from ..records.trust import TrustedKey
+from ..records.views import SCHEME
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -28,24 +28,17 @@ _MOST = 100
 def add_key(
     workspace: Workspace, name: str, pem: str, aliases: Sequence[str] = (), *, fused: bool = False
 ) -> TrustedKey:
-    """Let the signatures of a key count.
+    """Trust a key.
 
     Args:
-        workspace: the registry's parts.
-        name: what the key is called here, such as its owner's name.
-        pem: the public key.
-        aliases: for which: patterns of `TASK#ALIAS` with `*` and `?`.  The same key under the same name again gets these.
-        fused: fused artifacts of other registries count as made here when this key has signed them.
-
-    Raises:
-        BadInputError: the name, the key or a pattern is none.
-        AlreadyExistsError: the name is another key's, the key has another name, or it was revoked.
+        aliases: patterns of `TASK#ALIAS` with `*` and `?`; those of a trusted key are replaced.
+        fused: fused models of other registries count as made here if this key has signed them.
     """
     called = parse_slug(name, "key")
     patterns = _patterns(aliases, may_be_none=fused)
     public = parse_public_key(pem.encode(), "the key")
     number = key_id(public)
-    key = tables.TrustedKey
+    key = tables.TrustedKeyRow
     with workspace.database.write() as session:
         row = session.scalar(select(key).where(key.key_id == number))
         other = session.scalar(select(key).where(key.name == called))
@@ -62,14 +55,16 @@ def add_key(
         return _view(session, row)
 
 
-def _refuse(row: tables.TrustedKey | None, other: tables.TrustedKey | None, name: str) -> None:
+def _refuse(row: tables.TrustedKeyRow | None, other: tables.TrustedKeyRow | None, name: str) -> None:
     if row is not None and row.revoked_at is not None:
         raise AlreadyExistsError(
             f"this key was trusted as {row.name} and revoked, and is not trusted again",
-            hint="fusery trust keygen NAME makes a new one",
+            hint="fusery admin trust keygen NAME makes a new one",
         )
     if row is not None and row.name != name:
-        raise AlreadyExistsError(f"this key is trusted already, as {row.name}", hint="fusery trust list")
+        raise AlreadyExistsError(
+            f"this key is trusted already, as {row.name}", hint="fusery admin trust list"
+        )
     if other is not None and other is not row:
         raise AlreadyExistsError(f"{name} is the name of another key", hint="choose another name")
 
@@ -90,16 +85,7 @@ def _patterns(aliases: Sequence[str], *, may_be_none: bool) -> list[str]:
 
 
 def revoke_key(workspace: Workspace, name: str, *, reason: str = "") -> TrustedKey:
-    """Let no signature of a key count any more, those made before included: nothing proves when one was made.
-
-    Args:
-        workspace: the registry's parts.
-        name: the key's, or the beginning of its id.
-        reason: for the log.
-
-    Raises:
-        UnknownReferenceError: there is no such key.
-    """
+    """Revoke a key, also for signatures made before: nothing proves when one was made."""
     with workspace.database.write() as session:
         row = find_key(session, name)
         if row.revoked_at is None:
@@ -109,13 +95,9 @@ def revoke_key(workspace: Workspace, name: str, *, reason: str = "") -> TrustedK
         return _view(session, row)
 
 
-def find_key(session: Session, name: str) -> tables.TrustedKey:
-    """Return a key by its name or the beginning of its id.
-
-    Raises:
-        UnknownReferenceError: there is none.
-    """
-    key = tables.TrustedKey
+def find_key(session: Session, name: str) -> tables.TrustedKeyRow:
+    """Return a key by its name or the beginning of its id."""
+    key = tables.TrustedKeyRow
     wanted = name.strip().casefold()
     row = session.scalar(select(key).where(key.name == wanted))
     if row is None and len(wanted) >= 8:
@@ -124,14 +106,14 @@ def find_key(session: Session, name: str) -> tables.TrustedKey:
         ).all()
         row = found[0] if len(found) == 1 else None
     if row is None:
-        raise UnknownReferenceError(f"there is no key {name[:60]!r}", hint="fusery trust list")
+        raise UnknownReferenceError(f"there is no key {name[:60]!r}", hint="fusery admin trust list")
     return row
 
 
 def list_keys(workspace: Workspace) -> list[TrustedKey]:
     """Return all keys, the revoked ones too, by name."""
     with workspace.database.read() as session:
-        rows = session.scalars(select(tables.TrustedKey).order_by(tables.TrustedKey.name))
+        rows = session.scalars(select(tables.TrustedKeyRow).order_by(tables.TrustedKeyRow.name))
         return [_view(session, row) for row in rows]
 
 
@@ -139,24 +121,16 @@ def _tell(
     workspace: Workspace,
     session: Session,
     action: str,
-    row: tables.TrustedKey,
+    row: tables.TrustedKeyRow,
     detail: dict[str, Any],
     at: Any,
 ) -> None:
-    events.record(
-        session,
-        action=action,
-        kind="key",
-        subject=row.name,
-        detail={"key_id": row.key_id, **detail},
-        actor=workspace.actor,
-        at=at,
-    )
+    events.record(session, action, "key", row.name, {"key_id": row.key_id, **detail}, at=at)
 
 
-def _view(session: Session, row: tables.TrustedKey) -> TrustedKey:
-    signature = tables.Signature
+def _view(session: Session, row: tables.TrustedKeyRow) -> TrustedKey:
+    signature = tables.SignatureRow
     made = session.scalar(
         select(func.count(signature.id)).where(signature.key_id == row.key_id, signature.scheme == SCHEME)
     )
-    return TrustedKey.from_row(row, aliases=tuple(row.aliases), fused=bool(row.fused), signatures=made or 0)
+    return TrustedKey.from_row(row, fused=bool(row.fused), signatures=made or 0)

@@ -1,4 +1,4 @@
-"""Verifying: is a bundle, an adapter's folder or a file what somebody signed, and who?  No registry is needed for it."""
+"""Verify a bundle, an adapter's folder or a file against its signature and its own claims, without a registry."""
 
 from __future__ import annotations
 
@@ -9,16 +9,45 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from fusery.storage.manifest import FileEntry
 
-from ..dsse.envelope import BadSignatureError, Envelope, parse_envelope, read_bytes
-from ..dsse.statement import LONE, Statement, read_statement
-from ..inspection.packed import read_packed
-from ..inspection.problem import Problem
-from ..inspection.signed_claim import Claim, read_claim
-from ..inspection.signed_files import Found, Progress, look
+from ..dsse.envelope import (
+    LONE,
+    BadSignatureError,
+    Envelope,
+    Statement,
+    parse_envelope,
+    read_bytes,
+    read_statement,
+)
+from ..dsse.keys import key_id, parse_public_key, read_public_key
+from ..inspection.signed_claim import FileProblem, HashedFiles, Progress, SignedClaim, look, read_claim
 from ..record import Record, described
 
 if TYPE_CHECKING:
-    from .checking import Checker
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+
+
+@dataclass(frozen=True, slots=True)
+class KeyChecker:
+    """A public key that may have signed."""
+
+    name: str
+    key: EllipticCurvePublicKey
+
+    @classmethod
+    def of(cls, path: Path) -> KeyChecker:
+        """Read a key, or the key of a certificate, from a file."""
+        return cls(path.name, read_public_key(path))
+
+    @classmethod
+    def parse(cls, name: str, pem: str) -> KeyChecker:
+        """Read a key from a text."""
+        return cls(name, parse_public_key(pem.encode(), name))
+
+    @property
+    def key_id(self) -> str:
+        """The id of the key."""
+        return key_id(self.key)
+
 
 SUFFIX = ".sig"
 """What a signature is called that lies beside what it is about: `bundle.sig` for the folder `bundle`."""
@@ -26,7 +55,7 @@ Verdict = Literal["verified", "differs", "unproven"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OnRecord(Record):
+class RecordedState(Record):
     """What the registry knows of verified files."""
 
     known: bool = described("exactly these files are on record")
@@ -42,30 +71,30 @@ class OnRecord(Record):
 
 @dataclass(slots=True)
 class Verification(Record):
-    """What was found at a path.
+    """The result of verifying what is at a path.
 
     Attributes:
-        claim: what it says of itself, if it does.
+        record: its own claims, if it has any.
         signature: where the signature was found: a path, or `registry`.
-        hint: the key that the signature says it was made with.
-        signer: with whose key it verifies: the name of a file or of a trusted key, or an identity; None for nobody's.
+        signed_with: the key that the signature names.
+        signer: whose key it verifies with: the name of a file or of a trusted key; None for nobody's.
         key_id: of that key.
-        problems: what differs.
-        notes: what was not looked at, and what is missing for a proof.
-        unsigned: files that a signature of the model or the adapter within is not about.
-        registry: what the registry has recorded about it, if one was consulted.
+        problems: the differences.
+        notes: what was not checked, and what is missing for a proof.
+        unsigned: files that a signature of the model or the adapter within does not cover.
+        registry: what the registry has recorded about it, if one was asked.
     """
 
-    found: Found = described("its files")
-    claim: Claim | None = None
+    found: HashedFiles = described("its files")
+    record: SignedClaim | None = None
     signature: str | None = None
-    hint: str | None = None
+    signed_with: str | None = None
     signer: str | None = None
     key_id: str | None = None
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[FileProblem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     unsigned: tuple[str, ...] = ()
-    registry: OnRecord | None = None
+    registry: RecordedState | None = None
     KEYS: ClassVar[tuple[str, ...]] = (
         "path",
         "verdict",
@@ -102,42 +131,24 @@ class Verification(Record):
         """How many files were looked at."""
         return len(self.found.files)
 
-    @property
-    def record(self) -> Claim | None:
-        """What they say of themselves."""
-        return self.claim
-
-    @property
-    def signed_with(self) -> str | None:
-        """The key that the signature says it was made with."""
-        return self.hint
-
 
 def verify(
     path: Path,
     *,
     signature: Path | None = None,
-    checkers: Sequence[Checker] = (),
+    checkers: Sequence[KeyChecker] = (),
     progress: Progress | None = None,
 ) -> Verification:
-    """Compare a folder or a file with its signature and with what it says of itself.
+    """Compare a folder or a file with its signature and its own claims.
 
     Args:
-        path: a bundle, an exported adapter's folder, or a single file.
-        signature: the signature; by default `PATH.sig`, if it is there.
-        checkers: who may have signed; without any, a signature shows what was changed, and not by whom it was made.
-        progress: called with the bytes done and the total.
-
-    Raises:
-        MissingFileError: there is nothing at the path, or no such signature.
+        signature: by default `PATH.sig`, if it exists.
+        checkers: who may have signed; without any, a signature shows changes, and not who made it.
     """
     beside = beside_of(path)
     place = signature or (beside if beside.is_file() else None)
-    result = examine(path, but=place, progress=progress)
-    if place is None:
-        judge(result, None, str(place), checkers)
-    else:
-        judge(result, read_bytes(place), str(place), checkers)
+    result = examine(path, but=signature, progress=progress)
+    judge(result, read_bytes(place) if place is not None else None, str(place), checkers)
     return result
 
 
@@ -150,47 +161,41 @@ def beside_of(path: Path) -> Path:
 def examine(path: Path, *, but: Path | None = None, progress: Progress | None = None) -> Verification:
     """Read what is at a path, and nothing about signatures yet."""
     found = look(path, but=but, progress=progress)
-    claim = read_claim(found.path)
-    if claim is None and found.lone:
-        claim = read_packed(found.path)
-    return Verification(found, claim, problems=list(found.problems))
+    return Verification(found, read_claim(found.path), problems=list(found.problems))
 
 
-def judge(result: Verification, data: bytes | None, place: str, checkers: Sequence[Checker]) -> None:
+def judge(result: Verification, data: bytes | None, place: str, checkers: Sequence[KeyChecker]) -> None:
     """Hold what was found against a signature, if there is one, and against what it says of itself."""
     statement, name = None, Path(place).name
     if data is not None:
         result.signature = place
         try:
             envelope = parse_envelope(data, name)
-            result.hint = envelope.hint or None
+            result.signed_with = envelope.hint or None
             statement = read_statement(envelope)
-            _find_signer(result, envelope, data, checkers, name)
+            _find_signer(result, envelope, checkers, name)
         except BadSignatureError as error:
-            result.problems.append(Problem("bad_signature", name, error.message))
-    claim = result.claim
+            result.problems.append(FileProblem("bad_signature", name, error.message))
+    claim = result.record
     if claim is not None:
         result.problems += claim.problems
     if statement is not None:
         _compare_signed(result, statement)
     elif claim is not None and not result.found.lone and not claim.problems:
-        _compare(result, _listed(claim), listing=claim.document, complete=claim.complete)
+        _compare(result, dict(claim.files), listing=claim.document, complete=claim.complete)
     _note_what_is_missing(result, statement)
 
 
-def _find_signer(
-    result: Verification, envelope: Envelope, data: bytes, checkers: Sequence[Checker], name: str
-) -> None:
+def _find_signer(result: Verification, envelope: Envelope, checkers: Sequence[KeyChecker], name: str) -> None:
     for checker in checkers:
-        signer = checker.signer(envelope, data)
-        if signer is not None:
-            result.signer, result.key_id = signer.name, signer.key_id
+        if envelope.signed_by(checker.key):
+            result.signer, result.key_id = checker.name, checker.key_id
             return
     if checkers:
         asked = " nor ".join(checker.name for checker in checkers)
         made = f"; it says that it was made with the key {envelope.hint[:16]}" if envelope.hint else ""
         result.problems.append(
-            Problem(
+            FileProblem(
                 "wrong_key", name, f"the signature {name} was not made with {asked}{made}, or was changed"
             )
         )
@@ -198,7 +203,7 @@ def _find_signer(
 
 def _compare_signed(result: Verification, statement: Statement) -> None:
     """Compare with the signed list; one of the model or adapter inside a bundle leaves the rest to the bundle's record."""
-    found, claim = result.found, result.claim
+    found, claim = result.found, result.record
     if found.lone or statement.lone:
         _compare_lone(result, statement)
         return
@@ -208,13 +213,13 @@ def _compare_signed(result: Verification, statement: Statement) -> None:
         return
     prefix, _ = part
     covered = {prefix + path for path in signed} - {claim.document}
-    _compare(result, _listed(claim), listing=claim.document, complete=claim.complete)
+    _compare(result, dict(claim.files), listing=claim.document, complete=claim.complete)
     digests = {prefix + path: digest for path, digest in signed.items() if prefix + path in covered}
     _compare(result, digests, listing="the signature", complete=False, quiet=True)
     result.unsigned = tuple(sorted(set(found.files) - covered))
 
 
-def _part(claim: Claim, signed: dict[str, str]) -> tuple[str, dict[str, str]] | None:
+def _part(claim: SignedClaim, signed: dict[str, str]) -> tuple[str, dict[str, str]] | None:
     """Return the part of a bundle that a signature is about, where that is not all of it."""
     if not claim.files or {*claim.files, claim.document} == set(signed):
         return None
@@ -227,15 +232,11 @@ def _compare_lone(result: Verification, statement: Statement) -> None:
         what = "a single file" if statement.lone else "a folder"
         here = "a single file" if result.found.lone else "a folder"
         result.problems.append(
-            Problem("other", result.found.path.name, f"the signature is about {what}, and this is {here}")
+            FileProblem("other", result.found.path.name, f"the signature is about {what}, and this is {here}")
         )
     elif [entry.sha256 for entry in files] != [statement.files[LONE]]:
         name = result.found.path.name
-        result.problems.append(Problem("changed", name, f"{name} is not the file that was signed"))
-
-
-def _listed(claim: Claim) -> dict[str, FileEntry | str]:
-    return dict(claim.files)
+        result.problems.append(FileProblem("changed", name, f"{name} is not the file that was signed"))
 
 
 def _compare(
@@ -254,15 +255,15 @@ def _compare(
         here = found.get(path)
         if here is None:
             if not any(problem.path == path for problem in result.found.problems):
-                problems.append(Problem("missing", path, f"{path} is missing, and {listing} lists it"))
+                problems.append(FileProblem("missing", path, f"{path} is missing, and {listing} lists it"))
         elif (here if isinstance(expected, FileEntry) else str(here.sha256)) != expected:
-            problems.append(Problem("changed", path, f"{path} is not what {listing} lists"))
-    claim = result.claim
+            problems.append(FileProblem("changed", path, f"{path} is not what {listing} lists"))
+    claim = result.record
     document = claim.document if claim is not None and listing == claim.document else None
     unexpected = sorted(set(found) - set(listed) - {document})
     if complete:
         problems += [
-            Problem("added", path, f"{path} was added: {listing} does not list it") for path in unexpected
+            FileProblem("added", path, f"{path} was added: {listing} does not list it") for path in unexpected
         ]
     elif unexpected and not quiet:
         result.notes.append(
@@ -277,8 +278,8 @@ def _note_what_is_missing(result: Verification, statement: Statement | None) -> 
         return
     if statement is None:
         result.notes.append("there is no signature, so nothing proves who made this")
-        if result.claim is None or result.claim.kind == "gguf":
+        if result.record is None or result.record.kind == "gguf":
             result.notes.append("there is no list of digests to compare it with either")
     else:
-        made = f", made with the key {result.hint[:16]}," if result.hint else ""
+        made = f", made with the key {result.signed_with[:16]}," if result.signed_with else ""
         result.notes.append(f"the signature{made} was not checked: no public key was given")

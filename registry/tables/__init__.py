@@ -1,8 +1,5 @@
 """The schema: every table as a typed class; docs/internals/data-model.md says what the rows mean and what may change.
 
-`bytes` holds blobs and manifests, `bases`, `adapters`, `fused` and `bundles` what the registry is for, `aliases` which of it
-counts, `trail` the log, `signatures` who signed it, `trust` who decides about it and where it runs, `webhooks` who is told.
-
 A module is imported when one of its tables is asked for, since SQLAlchemy takes a third as long to map all of them as to be
 imported itself; `metadata` has all.  So no module of a table postpones its annotations: SQLAlchemy would evaluate each.
 `__init__.pyi` has the names once more, for type checkers and editors.
@@ -18,23 +15,20 @@ from sqlalchemy import event
 from sqlalchemy.orm import Mapper
 from sqlalchemy.orm.interfaces import EXT_SKIP
 
-from .record import Record
+from .record import TableRow
 
 _MODULES = {
-    "adapters": "SORTED Adapter AdapterFinding AdapterRendering AdapterSource AdapterTag Amendment CurvePoint Dataset Evaluation Task TrainingRun",
-    "aliases": "Alias AliasMove Yank",
-    "bases": "BaseModel BaseName BaseRevision Calibration",
-    "bytes": "Blob Intent Lease Manifest ManifestFile Tensor",
-    "bundles": "Bundle BundleAdapter",
-    "fused": "Fused FusedExtra ModuleFidelity",
-    "signatures": "Signature TrustedKey",
-    "trail": "Event Registry",
-    "trust": "AliasRule Approval Deployment Token",
-    "webhooks": "Webhook WebhookDelivery",
+    "adapters": "AdapterRow AdapterFindingRow AdapterRenderingRow AdapterSourceRow AdapterTagRow AliasRow AliasMoveRow "
+    "AmendmentRow CurvePointRow DatasetRow EvaluationRow TaskRow TrainingRunRow YankRow",
+    "bases": "BaseModelRow BaseNameRow BaseRevisionRow BlobRow CalibrationRow IntentRow LeaseRow ManifestRow "
+    "ManifestFileRow SignatureRow TensorRow TrustedKeyRow",
+    "fused": "BundleRow BundleAdapterRow FusedRow FusedExtraRow ModuleFidelityRow",
+    "trail": "EventRow RegistryRow WebhookRow WebhookDeliveryRow",
+    "trust": "AliasRuleRow ApprovalRow DeploymentRow TokenRow",
 }
 _PLACES = {name: module for module, names in _MODULES.items() for name in names.split()}
 
-__all__ = sorted([*_PLACES, "Record", "metadata"])  # noqa: PLE0605 -- a list, which the stub says name by name
+__all__ = sorted([*_PLACES, "TableRow", "metadata"])  # noqa: PLE0605 -- a list, which the stub says name by name
 
 
 def __getattr__(name: str) -> Any:
@@ -42,7 +36,7 @@ def __getattr__(name: str) -> Any:
         # Whoever goes through all tables gets all of them, whatever was asked for before.
         for module in _MODULES:
             import_module(f".{module}", __name__)
-        found: Any = Record.metadata
+        found: Any = TableRow.metadata
     elif name in _PLACES:
         found = getattr(import_module(f".{_PLACES[name]}", __name__), name)
     else:
@@ -51,7 +45,7 @@ def __getattr__(name: str) -> Any:
     return found
 
 
-@event.listens_for(Record, "before_mapper_configured", retval=True, propagate=True)
+@event.listens_for(TableRow, "before_mapper_configured", retval=True, propagate=True)
 def _whole(_mapper: Mapper[Any], kind: type) -> Any:
     """Leave a table alone while its module is being imported, by another thread: what it is related to may not be there yet."""
     module = sys.modules[kind.__module__]

@@ -1,4 +1,4 @@
-"""Tables of adapters: tasks, datasets, the adapters with what is known of their training, corrections and evaluations."""
+"""Tables of adapters: tasks, datasets, the adapters with what is known of their training, evaluations, aliases and yanks."""
 
 from datetime import date, datetime
 from typing import Any
@@ -6,25 +6,20 @@ from typing import Any
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from .bases import BaseModel
-from .bytes import Manifest
-from .record import DIGEST, DOCUMENT, Record, one_of, sorted_text
-from .signatures import Signature
+from .bases import BaseModelRow, ManifestRow, SignatureRow
+from .record import DIGEST, DOCUMENT, TableRow, one_of, sorted_text
 
 
-class Task(Record):
+class TaskRow(TableRow):
     """What adapters are for; versions count up within a task."""
-
-    __tablename__ = "task"
 
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(String(128), unique=True)
 
 
-class Dataset(Record):
+class DatasetRow(TableRow):
     """What an adapter was trained on, as far as it is known.  Unknown parts are the empty string, so that the constraint binds."""
 
-    __tablename__ = "dataset"
     __table_args__ = (UniqueConstraint("name", "revision", "digest"),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -34,7 +29,7 @@ class Dataset(Record):
     examples: Mapped[int | None] = mapped_column(BigInteger)
 
 
-SORTED = (
+_INDEXED = (
     "version",
     "date",
     "method",
@@ -49,10 +44,10 @@ SORTED = (
     "created_at",
     "created_by",
 )
-"""Columns of an adapter that lists are sorted by, besides its name."""
+"""Columns of the fields that lists are sorted by, besides its name; a page is read along the index of one."""
 
 
-class Adapter(Record):
+class AdapterRow(TableRow):
     """One trained LoRA or DoRA, one version of one task, immutable once registered.
 
     Declared facts (`fusery.registry.records.amendments`) have their current values; `amendments` has earlier ones.
@@ -60,14 +55,12 @@ class Adapter(Record):
     be another than the one it is registered for; the registry need not have it.
     """
 
-    __tablename__ = "adapter"
     __table_args__ = (
         UniqueConstraint("task_id", "version"),
         CheckConstraint(one_of("method", "lora", "dora", "full"), name="method"),
         CheckConstraint("version > 0", name="version"),
         CheckConstraint("rank IS NULL OR rank > 0", name="rank"),
-        # A page of a list is read along one of these, however many adapters there are.
-        *(Index(f"ix_adapter_{column}_id", column, "id") for column in SORTED),
+        *(Index(f"ix_adapter_{column}_id", column, "id") for column in _INDEXED),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -98,44 +91,41 @@ class Adapter(Record):
     created_at: Mapped[datetime]
     created_by: Mapped[str] = mapped_column(sorted_text(200))
 
-    task: Mapped[Task] = relationship()
-    base: Mapped[BaseModel] = relationship()
-    manifest: Mapped[Manifest] = relationship()
-    dataset: Mapped[Dataset | None] = relationship()
-    parent: Mapped["Adapter | None"] = relationship(remote_side=[id])
-    tags: Mapped[list["AdapterTag"]] = relationship(order_by="AdapterTag.key")
-    findings: Mapped[list["AdapterFinding"]] = relationship(order_by="AdapterFinding.id")
-    renderings: Mapped[list["AdapterRendering"]] = relationship(order_by="AdapterRendering.form")
-    amendments: Mapped[list["Amendment"]] = relationship(order_by="Amendment.id")
-    sources: Mapped[list["AdapterSource"]] = relationship(
-        order_by="AdapterSource.position", foreign_keys="AdapterSource.adapter_id"
+    task: Mapped[TaskRow] = relationship()
+    base: Mapped[BaseModelRow] = relationship()
+    manifest: Mapped[ManifestRow] = relationship()
+    dataset: Mapped[DatasetRow | None] = relationship()
+    parent: Mapped["AdapterRow | None"] = relationship(remote_side=[id])
+    tags: Mapped[list["AdapterTagRow"]] = relationship(order_by="AdapterTagRow.key")
+    findings: Mapped[list["AdapterFindingRow"]] = relationship(order_by="AdapterFindingRow.id")
+    renderings: Mapped[list["AdapterRenderingRow"]] = relationship(order_by="AdapterRenderingRow.form")
+    amendments: Mapped[list["AmendmentRow"]] = relationship(order_by="AmendmentRow.id")
+    sources: Mapped[list["AdapterSourceRow"]] = relationship(
+        order_by="AdapterSourceRow.position", foreign_keys="AdapterSourceRow.adapter_id"
     )
-    evaluations: Mapped[list["Evaluation"]] = relationship(order_by="Evaluation.id")
-    run: Mapped["TrainingRun | None"] = relationship(viewonly=True)
-    signatures: Mapped[list[Signature]] = relationship(
-        primaryjoin="foreign(Signature.subject_digest) == Adapter.digest",
-        order_by="Signature.id",
+    evaluations: Mapped[list["EvaluationRow"]] = relationship(order_by="EvaluationRow.id")
+    run: Mapped["TrainingRunRow | None"] = relationship(viewonly=True)
+    signatures: Mapped[list[SignatureRow]] = relationship(
+        primaryjoin="foreign(SignatureRow.subject_digest) == AdapterRow.digest",
+        order_by="SignatureRow.id",
         viewonly=True,
     )
-    curve: Mapped[list["CurvePoint"]] = relationship(order_by="CurvePoint.iteration", viewonly=True)
+    curve: Mapped[list["CurvePointRow"]] = relationship(order_by="CurvePointRow.iteration", viewonly=True)
 
 
-class AdapterSource(Record):
+class AdapterSourceRow(TableRow):
     """An adapter that another one was computed from, by the recipe in that one's configuration; not its training's parent."""
-
-    __tablename__ = "adapter_source"
 
     adapter_id: Mapped[int] = mapped_column(ForeignKey("adapter.id"), primary_key=True)
     position: Mapped[int] = mapped_column(primary_key=True)
     source_id: Mapped[int] = mapped_column(ForeignKey("adapter.id"), index=True)
 
-    source: Mapped[Adapter] = relationship(foreign_keys=[source_id])
+    source: Mapped[AdapterRow] = relationship(foreign_keys=[source_id])
 
 
-class AdapterTag(Record):
+class AdapterTagRow(TableRow):
     """One `key=value` of an adapter."""
 
-    __tablename__ = "adapter_tag"
     __table_args__ = (Index("ix_adapter_tag_key_value", "key", "value"),)
 
     adapter_id: Mapped[int] = mapped_column(ForeignKey("adapter.id"), primary_key=True)
@@ -143,10 +133,9 @@ class AdapterTag(Record):
     value: Mapped[str] = mapped_column(String(500))
 
 
-class AdapterFinding(Record):
+class AdapterFindingRow(TableRow):
     """What admission found when the adapter was registered: warnings and remarks, since errors keep it out."""
 
-    __tablename__ = "adapter_finding"
     __table_args__ = (CheckConstraint(one_of("severity", "error", "warning", "info"), name="severity"),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -158,10 +147,9 @@ class AdapterFinding(Record):
     hint: Mapped[str] = mapped_column(Text, default="")
 
 
-class AdapterRendering(Record):
+class AdapterRenderingRow(TableRow):
     """The other form of an adapter: the files that are computed from it, by their digests.  Their bytes are not stored."""
 
-    __tablename__ = "adapter_rendering"
     __table_args__ = (CheckConstraint(one_of("form", "mlx", "peft"), name="form"),)
 
     adapter_id: Mapped[int] = mapped_column(ForeignKey("adapter.id"), primary_key=True)
@@ -170,13 +158,11 @@ class AdapterRendering(Record):
     manifest_id: Mapped[int] = mapped_column(ForeignKey("manifest.id"), index=True)
     created_at: Mapped[datetime]
 
-    manifest: Mapped[Manifest] = relationship()
+    manifest: Mapped[ManifestRow] = relationship()
 
 
-class CurvePoint(Record):
+class CurvePointRow(TableRow):
     """One point of an adapter's training curve."""
-
-    __tablename__ = "curve_point"
 
     adapter_id: Mapped[int] = mapped_column(ForeignKey("adapter.id"), primary_key=True)
     iteration: Mapped[int] = mapped_column(primary_key=True)
@@ -185,14 +171,13 @@ class CurvePoint(Record):
     learning_rate: Mapped[float | None]
 
 
-class TrainingRun(Record):
+class TrainingRunRow(TableRow):
     """Where an adapter's weights come from within the run that made them, as far as its folder, log or record tell.
 
     `checkpoint` is the number of iterations that the weights have behind them.  Losses and iterations named `best_` and
     `last_` are of the whole run; the curve of an adapter ends at its checkpoint.  `peak_memory` is in bytes.
     """
 
-    __tablename__ = "training_run"
     __table_args__ = (
         CheckConstraint("checkpoint IS NULL OR checkpoint >= 0", name="checkpoint"),
         CheckConstraint(one_of("chosen", "best", "last", "iteration"), name="chosen"),
@@ -221,14 +206,12 @@ class TrainingRun(Record):
     dataset_files: Mapped[list[dict[str, Any]] | None] = mapped_column(DOCUMENT)
 
 
-class Amendment(Record):
+class AmendmentRow(TableRow):
     """One correction of a declared fact about an adapter: which field, from what to what, by whom and why.
 
     `before` and `after` are canonical JSON as text.  `at` is when it was made, `since` from when on it counts here: later,
     where it came from another registry.  The adapter's row has the value of today; the audit holds both together.
     """
-
-    __tablename__ = "amendment"
 
     id: Mapped[int] = mapped_column(primary_key=True)
     adapter_id: Mapped[int] = mapped_column(ForeignKey("adapter.id"), index=True)
@@ -241,7 +224,7 @@ class Amendment(Record):
     by: Mapped[str] = mapped_column(String(200))
 
 
-class Evaluation(Record):
+class EvaluationRow(TableRow):
     """One metric that somebody measured of an adapter: its value, on what, and with what.
 
     What tells two of them apart is all of metric, dataset, split, harness, few-shot examples and seed; unknown texts are the
@@ -249,7 +232,6 @@ class Evaluation(Record):
     a program did.  One that was recorded wrongly stays, with `withdrawn_at`, and counts for nothing.
     """
 
-    __tablename__ = "evaluation"
     __table_args__ = (
         CheckConstraint("stderr IS NULL OR stderr >= 0", name="stderr"),
         CheckConstraint("shots IS NULL OR shots >= 0", name="shots"),
@@ -279,3 +261,43 @@ class Evaluation(Record):
     withdrawn_at: Mapped[datetime | None]
     withdrawn_by: Mapped[str | None] = mapped_column(String(200))
     withdrawn_reason: Mapped[str | None] = mapped_column(Text)
+
+
+class AliasRow(TableRow):
+    """A movable name on a task, such as `prod`.  A null adapter means that it was taken away."""
+
+    __table_args__ = (UniqueConstraint("task_id", "name"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    task_id: Mapped[int] = mapped_column(ForeignKey("task.id"))
+    name: Mapped[str] = mapped_column(String(128))
+    adapter_id: Mapped[int | None] = mapped_column(ForeignKey("adapter.id"), index=True)
+
+    task: Mapped[TaskRow] = relationship()
+    adapter: Mapped[AdapterRow | None] = relationship()
+
+
+class AliasMoveRow(TableRow):
+    """One move of an alias: from which adapter to which, when, by whom and why."""
+
+    __table_args__ = (Index("ix_alias_move_alias_id_at", "alias_id", "at"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    alias_id: Mapped[int] = mapped_column(ForeignKey("alias.id"))
+    from_adapter_id: Mapped[int | None] = mapped_column(ForeignKey("adapter.id"))
+    to_adapter_id: Mapped[int | None] = mapped_column(ForeignKey("adapter.id"))
+    reason: Mapped[str] = mapped_column(Text, default="")
+    at: Mapped[datetime]
+    by: Mapped[str] = mapped_column(String(200))
+
+
+class YankRow(TableRow):
+    """A withdrawal: the adapter stays on record, and is neither fused nor shipped until it is lifted."""
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    adapter_id: Mapped[int] = mapped_column(ForeignKey("adapter.id"), index=True)
+    reason: Mapped[str] = mapped_column(Text)
+    at: Mapped[datetime]
+    by: Mapped[str] = mapped_column(String(200))
+    lifted_at: Mapped[datetime | None]
+    lifted_by: Mapped[str | None] = mapped_column(String(200))

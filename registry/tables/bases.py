@@ -1,4 +1,4 @@
-"""Tables of base models: what they are, what they are called, where they came from, and their calibrations."""
+"""Tables of bytes and base models: blobs and manifests, what protects and signs them, the models, and their calibrations."""
 
 from datetime import datetime
 from typing import Any
@@ -6,11 +6,133 @@ from typing import Any
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from .bytes import Manifest
-from .record import DIGEST, Record
+from fusery.storage import manifest as values
+from fusery.storage.digest import Digest
+
+from .record import DIGEST, TableRow, one_of
 
 
-class BaseModel(Record):
+class BlobRow(TableRow):
+    """Immutable bytes in the store.  `generation` is part of the name in the store, and never used twice (docs/internals/collection.md)."""
+
+    __table_args__ = (
+        CheckConstraint(one_of("state", "pending", "ready", "deleting", "absent"), name="state"),
+        CheckConstraint("size >= 0", name="size"),
+    )
+
+    digest: Mapped[str] = mapped_column(DIGEST, primary_key=True)
+    size: Mapped[int] = mapped_column(BigInteger)
+    generation: Mapped[int] = mapped_column(default=0)
+    state: Mapped[str] = mapped_column(String(8), index=True)
+    tomb_expires: Mapped[float | None]
+    created_at: Mapped[datetime]
+
+
+class IntentRow(TableRow):
+    """A running command's claim on a blob: the collector spares the blob while the claim is alive."""
+
+    __table_args__ = (UniqueConstraint("digest", "owner"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    digest: Mapped[str] = mapped_column(DIGEST, index=True)
+    owner: Mapped[str] = mapped_column(String(200))
+    expires: Mapped[float] = mapped_column(index=True)
+
+
+class ManifestRow(TableRow):
+    """The files of one base, adapter, fused artifact or bundle, identified by the digest of their canonical list."""
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    digest: Mapped[str] = mapped_column(DIGEST, unique=True)
+    size: Mapped[int] = mapped_column(BigInteger)
+    files: Mapped[list["ManifestFileRow"]] = relationship(order_by="ManifestFileRow.path", cascade="all")
+
+    @property
+    def value(self) -> values.Manifest:
+        """The manifest itself."""
+        return values.Manifest.of(file.entry for file in self.files)
+
+
+class ManifestFileRow(TableRow):
+    """One file of a manifest.  `blob` is set where its bytes are in the store, and null where only their digest is kept."""
+
+    __table_args__ = (
+        CheckConstraint("blob IS NULL OR blob = sha256", name="blob_is_content"),
+        CheckConstraint("size >= 0", name="size"),
+    )
+
+    manifest_id: Mapped[int] = mapped_column(ForeignKey("manifest.id", ondelete="CASCADE"), primary_key=True)
+    path: Mapped[str] = mapped_column(String(512), primary_key=True)
+    size: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str] = mapped_column(DIGEST, index=True)
+    blob: Mapped[str | None] = mapped_column(ForeignKey("blob.digest"), index=True)
+
+    @property
+    def entry(self) -> values.FileEntry:
+        """The entry of the manifest itself."""
+        return values.FileEntry(self.path, self.size, Digest(self.sha256))
+
+
+class TensorRow(TableRow):
+    """One tensor of a manifest's weight files by what it holds, so that it is found again under any name.
+
+    `digest` is that of its dtype, shape and bytes, `loose` that of its numbers rounded to float16, where it has some:
+    a tensor that was converted keeps the second (`identify`).
+    """
+
+    manifest_id: Mapped[int] = mapped_column(ForeignKey("manifest.id", ondelete="CASCADE"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(600), primary_key=True)
+    digest: Mapped[str] = mapped_column(DIGEST, index=True)
+    loose: Mapped[str | None] = mapped_column(DIGEST, index=True)
+
+
+class LeaseRow(TableRow):
+    """The right to build one key.  The row is never deleted, or its fencing number would start again (docs/internals/leases.md)."""
+
+    key: Mapped[str] = mapped_column(String(100), primary_key=True)
+    owner: Mapped[str] = mapped_column(String(200))
+    fence: Mapped[int] = mapped_column(BigInteger)
+    expires: Mapped[float]
+
+
+class TrustedKeyRow(TableRow):
+    """A public key whose signatures count, and for which aliases: patterns such as `*#prod` and `course_rec#*`.
+
+    `fused`: a fused artifact of another registry counts as if it had been made here when this key has signed it.
+    """
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    key_id: Mapped[str] = mapped_column(String(200), unique=True)
+    name: Mapped[str] = mapped_column(String(200), unique=True)
+    public_key: Mapped[str] = mapped_column(Text)
+    aliases: Mapped[list[str]]
+    fused: Mapped[bool | None]
+    created_at: Mapped[datetime]
+    created_by: Mapped[str] = mapped_column(String(200))
+    revoked_at: Mapped[datetime | None]
+    revoked_by: Mapped[str | None] = mapped_column(String(200))
+
+
+class SignatureRow(TableRow):
+    """A signature over a digest: the envelope as it was made, with the key that made it."""
+
+    __table_args__ = (UniqueConstraint("subject_digest", "key_id", "scheme"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    subject_kind: Mapped[str] = mapped_column(String(20))
+    subject_digest: Mapped[str] = mapped_column(DIGEST, index=True)
+    scheme: Mapped[str] = mapped_column(String(50))
+    key_id: Mapped[str] = mapped_column(String(200))
+    envelope: Mapped[str] = mapped_column(Text)
+    at: Mapped[datetime]
+    by: Mapped[str] = mapped_column(String(200))
+
+    key: Mapped[TrustedKeyRow | None] = relationship(
+        primaryjoin="foreign(SignatureRow.key_id) == TrustedKeyRow.key_id", viewonly=True
+    )
+
+
+class BaseModelRow(TableRow):
     """A frozen model that adapters are trained on.
 
     `location` is set when its files are referenced and not copied.  `weights` says of each module which shape, dtype and
@@ -19,7 +141,6 @@ class BaseModel(Record):
     hold (`fusery.registry.models.identity`); unknown of bases that were added before it was recorded.
     """
 
-    __tablename__ = "base_model"
     __table_args__ = (CheckConstraint("parameters > 0", name="parameters"),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -39,10 +160,12 @@ class BaseModel(Record):
     created_at: Mapped[datetime]
     created_by: Mapped[str] = mapped_column(String(200))
 
-    manifest: Mapped[Manifest] = relationship()
-    names: Mapped[list["BaseName"]] = relationship(order_by="BaseName.id", back_populates="base")
-    revisions: Mapped[list["BaseRevision"]] = relationship(order_by="BaseRevision.id")
-    calibrations: Mapped[list["Calibration"]] = relationship(order_by="Calibration.id", back_populates="base")
+    manifest: Mapped[ManifestRow] = relationship()
+    names: Mapped[list["BaseNameRow"]] = relationship(order_by="BaseNameRow.id", back_populates="base")
+    revisions: Mapped[list["BaseRevisionRow"]] = relationship(order_by="BaseRevisionRow.id")
+    calibrations: Mapped[list["CalibrationRow"]] = relationship(
+        order_by="CalibrationRow.id", back_populates="base"
+    )
 
     @property
     def name(self) -> str:
@@ -50,13 +173,11 @@ class BaseModel(Record):
         return self.names[0].name
 
 
-class BaseName(Record):
+class BaseNameRow(TableRow):
     """A name that a base model is known by; the first is the one that is shown.
 
     `folded` is the name in lower case, and unique: two names that differ in case alone are one folder on many disks.
     """
-
-    __tablename__ = "base_name"
 
     id: Mapped[int] = mapped_column(primary_key=True)
     base_id: Mapped[int] = mapped_column(ForeignKey("base_model.id"), index=True)
@@ -64,13 +185,12 @@ class BaseName(Record):
     folded: Mapped[str] = mapped_column(String(200), unique=True)
     created_at: Mapped[datetime]
 
-    base: Mapped[BaseModel] = relationship(back_populates="names")
+    base: Mapped[BaseModelRow] = relationship(back_populates="names")
 
 
-class BaseRevision(Record):
+class BaseRevisionRow(TableRow):
     """Where a base model's bytes came from: a folder, a hub id with its revision, or a GGUF file with its SHA-256."""
 
-    __tablename__ = "base_revision"
     __table_args__ = (UniqueConstraint("base_id", "source", "revision"),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -80,14 +200,13 @@ class BaseRevision(Record):
     created_at: Mapped[datetime]
 
 
-class Calibration(Record):
+class CalibrationRow(TableRow):
     """Statistics of the inputs of a base model's linear layers, as a file in the store (`fusery.registry.engine.calibration`).
 
     `prompts` is the name of the texts it was made from, `prompts_digest` their digest.  `adapter` is the digest of the one
     that it is for, where scales and biases were learned for that one's fused model; null of one for all adapters.
     """
 
-    __tablename__ = "calibration"
     __table_args__ = (
         UniqueConstraint("base_id", "digest"),
         CheckConstraint("tokens > 0", name="tokens"),
@@ -107,5 +226,5 @@ class Calibration(Record):
     created_at: Mapped[datetime]
     created_by: Mapped[str] = mapped_column(String(200))
 
-    base: Mapped[BaseModel] = relationship(back_populates="calibrations")
-    manifest: Mapped[Manifest] = relationship()
+    base: Mapped[BaseModelRow] = relationship(back_populates="calibrations")
+    manifest: Mapped[ManifestRow] = relationship()

@@ -18,8 +18,7 @@ from fusery.storage.digest import parse_digest
 from fusery.storage.jsonfile import MAX_DEPTH
 from fusery.storage.plaintext import is_keepable
 
-from .record import DIGEST
-from .values import kind_of
+from .record import DIGEST, kind_of
 
 LONGEST = 1 << 20
 """Characters of a text whose column has no length."""
@@ -30,7 +29,7 @@ LARGEST = 16 << 20
 MOST_VALUES = 1_000_000
 """The most values in a document; a base model has about seven for each tensor."""
 
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 """What a terminal acts upon, and what changes the direction or the lines of a text."""
 
 
@@ -43,30 +42,34 @@ def problem_of(table: Table, values: Mapping[str, Any]) -> str | None:
         if value is None:
             if not column.nullable:
                 return f"nothing in {table.name}.{name}"
-        elif kind_of(column) == "document" and _holds_too_many(value):
-            return f"more than {MOST_VALUES:,} values in {table.name}.{name}"
-        elif kind_of(column) == "document" and _is_too_long(value):
-            return f"more than {LARGEST:,} characters of JSON in {table.name}.{name}"
+        elif kind_of(column) == "document":
+            if (problem := json_problem(value)) is not None:
+                return f"{problem} in {table.name}.{name}"
         elif not _FITS[kind_of(column)](column, value):
             return f"an unfit value in {table.name}.{name}"
     return None
 
 
-def _holds_too_many(document: Any) -> bool:
-    count, stack = 0, [document]
-    while stack and count <= MOST_VALUES:
-        node = stack.pop()
-        if isinstance(node, dict | list):
-            count += len(node)
-            stack.extend(node.values() if isinstance(node, dict) else node)
-    return count > MOST_VALUES
-
-
-def _is_too_long(document: Any) -> bool:
+def json_problem(document: Any) -> str | None:
+    """Return why a document of JSON cannot be recorded, in a few words; None if it can."""
+    count, level, layer = 0, 0, [document]
+    while layer and level <= MAX_DEPTH:
+        layer = [
+            child
+            for node in layer
+            if isinstance(node, dict | list)
+            for child in (node.values() if isinstance(node, dict) else node)
+        ]
+        count, level = count + len(layer), level + 1
+        if count > MOST_VALUES:
+            return f"more than {MOST_VALUES:,} values"
     try:
-        return len(json.dumps(document)) > LARGEST
+        if layer or not is_keepable(document):
+            return "an unfit value"
+        length = len(json.dumps(document, allow_nan=False))
     except (ValueError, TypeError, RecursionError):
-        return False  # `_document` refuses it
+        return "an unfit value"
+    return f"more than {LARGEST:,} characters of JSON" if length > LARGEST else None
 
 
 def _text(column: Column[Any], value: Any) -> bool:
@@ -78,7 +81,7 @@ def _text(column: Column[Any], value: Any) -> bool:
     if length is None:
         # A log entry has the seals of all records that its transaction wrote.
         return len(value) <= (LARGEST if column.table.name == "event" else LONGEST)
-    return len(value) <= length and not _CONTROL.search(value)
+    return len(value) <= length and not CONTROL.search(value)
 
 
 def _is_digest(value: str) -> bool:
@@ -99,42 +102,19 @@ def _number(column: Column[Any], value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _moment(column: Column[Any], value: Any) -> bool:
+def is_moment(value: Any) -> bool:
+    """Return whether a value is a moment with its time zone, which can be said in UTC."""
     try:
-        return isinstance(value, datetime) and value.astimezone(UTC) is not None and value.tzinfo is not None
+        return isinstance(value, datetime) and value.tzinfo is not None and value.astimezone(UTC) is not None
     except OverflowError:
         return False
-
-
-def _document(column: Column[Any], value: Any) -> bool:
-    if not is_keepable(value) or _depth(value) > MAX_DEPTH:
-        return False
-    try:
-        json.dumps(value, allow_nan=False)
-    except (ValueError, RecursionError):
-        return False
-    return True
-
-
-def _depth(value: Any) -> int:
-    level, layer = 0, [value]
-    while layer and level <= MAX_DEPTH:
-        layer = [
-            child
-            for node in layer
-            if isinstance(node, dict | list)
-            for child in (node.values() if isinstance(node, dict) else node)
-        ]
-        level += 1
-    return level if layer else 0
 
 
 _FITS: Mapping[str, Any] = {
     "boolean": lambda _, value: isinstance(value, bool),
     "date": lambda _, value: isinstance(value, date),
-    "document": _document,
     "integer": _integer,
-    "moment": _moment,
+    "moment": lambda _, value: is_moment(value),
     "number": _number,
     "text": _text,
 }

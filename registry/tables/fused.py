@@ -1,25 +1,23 @@
-"""Tables of fused artifacts: what was computed from a base, adapters and a recipe, and how much of the update it holds."""
+"""Tables of fused artifacts and bundles: what was computed or written of which adapters."""
 
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, String
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, String, Text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from .adapters import Adapter
-from .bases import BaseModel
-from .bytes import Manifest
-from .record import DIGEST, DOCUMENT, Record, one_of
+from .adapters import AdapterRow
+from .bases import BaseModelRow, ManifestRow
+from .record import DIGEST, DOCUMENT, TableRow, one_of
 
 
-class Fused(Record):
+class FusedRow(TableRow):
     """A fused artifact: the standalone model computed from a base, an adapter and a recipe.  Its bytes are a cache.
 
     `origin` is the id of the registry that says so, null where it was made here.  The `key` of what was not made here is
     one of its own (`foreign.foreign_key`), so that nothing that looks for an artifact by its key finds a claim.
     """
 
-    __tablename__ = "fused"
     __table_args__ = (
         CheckConstraint(one_of("precision", "keep", "dither", "mixed", "dequantize"), name="precision"),
         CheckConstraint(one_of("verdict", "PASS", "DEGRADED", "LOST"), name="verdict"),
@@ -47,30 +45,26 @@ class Fused(Record):
     created_by: Mapped[str] = mapped_column(String(200))
     used_at: Mapped[datetime]
 
-    base: Mapped[BaseModel] = relationship()
-    adapter: Mapped[Adapter] = relationship()
-    manifest: Mapped[Manifest] = relationship()
-    modules: Mapped[list["ModuleFidelity"]] = relationship(order_by="ModuleFidelity.module")
-    extras: Mapped[list["FusedExtra"]] = relationship(order_by="FusedExtra.position")
+    base: Mapped[BaseModelRow] = relationship()
+    adapter: Mapped[AdapterRow] = relationship()
+    manifest: Mapped[ManifestRow] = relationship()
+    modules: Mapped[list["ModuleFidelityRow"]] = relationship(order_by="ModuleFidelityRow.module")
+    extras: Mapped[list["FusedExtraRow"]] = relationship(order_by="FusedExtraRow.position")
 
 
-class FusedExtra(Record):
+class FusedExtraRow(TableRow):
     """A further adapter of a linear combination, and its weight."""
-
-    __tablename__ = "fused_extra"
 
     fused_id: Mapped[int] = mapped_column(ForeignKey("fused.id"), primary_key=True)
     position: Mapped[int] = mapped_column(primary_key=True)
     adapter_id: Mapped[int] = mapped_column(ForeignKey("adapter.id"), index=True)
     weight: Mapped[float]
 
-    adapter: Mapped[Adapter] = relationship()
+    adapter: Mapped[AdapterRow] = relationship()
 
 
-class ModuleFidelity(Record):
+class ModuleFidelityRow(TableRow):
     """How much of the intended update one module's written weights hold."""
-
-    __tablename__ = "module_fidelity"
 
     fused_id: Mapped[int] = mapped_column(ForeignKey("fused.id"), primary_key=True)
     module: Mapped[str] = mapped_column(String(600), primary_key=True)
@@ -78,3 +72,27 @@ class ModuleFidelity(Record):
     retained: Mapped[float | None]
     cosine: Mapped[float | None]
     relative_error: Mapped[float | None]
+
+
+class BundleRow(TableRow):
+    """Something deployable that `materialize` wrote: what, where, when and with which digest."""
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    target: Mapped[str] = mapped_column(String(32))
+    path: Mapped[str] = mapped_column(Text)
+    digest: Mapped[str] = mapped_column(DIGEST, index=True)
+    manifest_id: Mapped[int] = mapped_column(ForeignKey("manifest.id"), index=True)
+    fused_id: Mapped[int | None] = mapped_column(ForeignKey("fused.id"), index=True)
+    created_at: Mapped[datetime]
+    created_by: Mapped[str] = mapped_column(String(200))
+
+    manifest: Mapped[ManifestRow] = relationship()
+    fused: Mapped[FusedRow | None] = relationship()
+    adapters: Mapped[list[AdapterRow]] = relationship(secondary="bundle_adapter", order_by="AdapterRow.id")
+
+
+class BundleAdapterRow(TableRow):
+    """Which adapters a bundle holds."""
+
+    bundle_id: Mapped[int] = mapped_column(ForeignKey("bundle.id"), primary_key=True)
+    adapter_id: Mapped[int] = mapped_column(ForeignKey("adapter.id"), primary_key=True, index=True)

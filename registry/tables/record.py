@@ -1,23 +1,38 @@
-"""What all tables share: the metadata with its naming convention, and column types that mean the same everywhere."""
+"""What all tables share: naming, column types that mean the same everywhere, and the JSON form of their values."""
 
 from __future__ import annotations
 
+import json
+import math
+import re
+import sys
 from collections.abc import Callable
 from datetime import UTC, date, datetime
+from decimal import Decimal
 from typing import Any, ClassVar, TypeVar
 
-from sqlalchemy import JSON, Date, DateTime, Dialect, MetaData, String, TypeDecorator
-from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    Date,
+    DateTime,
+    Dialect,
+    Float,
+    Integer,
+    MetaData,
+    String,
+    TypeDecorator,
+)
+from sqlalchemy.orm import DeclarativeBase, declared_attr
 from sqlalchemy.types import TypeEngine
+
+from fusery.storage.plaintext import is_keepable
 
 T = TypeVar("T")
 
 
-class DigestText(String):
-    """A SHA-256 in hex, in lower case."""
-
-
-DIGEST = DigestText(64)
+DIGEST = String(64)
 """Column type of a SHA-256 in hex."""
 
 
@@ -107,8 +122,11 @@ class Day(_Parsed[date]):
     meaning = "date"
 
 
-class Record(DeclarativeBase):
-    """The class all tables derive from.  Constraint names are fixed, so that migrations can name them."""
+class TableRow(DeclarativeBase):
+    """The class all tables derive from; `FusedExtraRow` is the table `fused_extra`.
+
+    Constraint names are fixed, so that migrations can name them.
+    """
 
     metadata = MetaData(
         naming_convention={
@@ -126,7 +144,110 @@ class Record(DeclarativeBase):
         list[str]: DOCUMENT,
     }
 
+    @declared_attr.directive
+    def __tablename__(cls) -> str:
+        """Return the class's name without `Row`, in lower case, with underscores."""
+        return re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__.removesuffix("Row")).lower()
+
 
 def one_of(column: str, *values: str) -> str:
     """Return the SQL of a check constraint that limits a column to some words."""
     return f"{column} IN ({', '.join(repr(value) for value in values)})"
+
+
+_EARLIEST, _LATEST = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
+"""A day within what Python can say, so that every moment between has a time in UTC."""
+
+_MARKS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+_WIDEST = 2**63
+_LARGEST = int(sys.float_info.max)
+_PLAIN = 1e16  # from here on Python writes a float with an exponent, and PostgreSQL hands it back as a whole number
+
+
+def kind_of(one: Column[Any]) -> str:
+    """Return the kind of a column."""
+    kind = one.type
+    if isinstance(kind, TypeDecorator) and not isinstance(kind, UtcDateTime):
+        kind = kind.impl_instance
+    match kind:
+        case UtcDateTime():
+            return "moment"
+        case Boolean():
+            return "boolean"
+        case Integer():
+            return "integer"
+        case Float():
+            return "number"
+        case Date():
+            return "date"
+        case JSON():
+            return "document"
+        case String():
+            return "text"
+    raise TypeError(f"{one.table.name}.{one.name} has a type that backups do not know: {one.type!r}")
+
+
+def document_text(value: Any) -> str:
+    """Return the one text of a document: keys sorted, numbers as both databases hand them back."""
+    return json.dumps(_settled(value), sort_keys=True, allow_nan=False)
+
+
+def to_json(kind: str, value: Any) -> Any:
+    """Return the JSON form of a value, from which `from_json` makes the same value again."""
+    if value is None:
+        return None
+    match kind:
+        case "moment":
+            return value.astimezone(UTC).isoformat(timespec="microseconds")
+        case "date":
+            return value.isoformat()
+        case "number":
+            return float(value) if math.isfinite(value) else str(float(value))
+        case "document":
+            return _settled(value)
+    return value
+
+
+def from_json(kind: str, value: Any) -> Any:
+    """Return a value for the database."""
+    if value is None:
+        return None
+    match kind:
+        case "moment" if isinstance(value, str):
+            moment = datetime.fromisoformat(value)
+            if moment.tzinfo is not None and _EARLIEST < moment < _LATEST:
+                return moment
+        case "date" if isinstance(value, str):
+            return date.fromisoformat(value)
+        case "boolean" if isinstance(value, bool):
+            return value
+        case "integer" if isinstance(value, int) and not isinstance(value, bool):
+            if -_WIDEST <= value < _WIDEST:
+                return value
+        case "number" if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+        case "number" if isinstance(value, str) and value in _MARKS:
+            return _MARKS[value]
+        case "text" if isinstance(value, str) and is_keepable(value):
+            return value
+        case "document" if is_keepable(value):
+            return value
+    raise ValueError(f"not a value of the kind {kind}")
+
+
+def _settled(value: Any) -> Any:
+    """Return a document with its numbers as PostgreSQL hands them back, so that both databases give the same text."""
+    if isinstance(value, dict):
+        return {key: _settled(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_settled(part) for part in value]
+    if isinstance(value, float):
+        if value == 0:
+            return 0.0
+        return int(value) if _PLAIN <= abs(value) < _WIDEST else value
+    if isinstance(value, int) and _WIDEST <= abs(value) <= _LARGEST:
+        number = float(value)
+        # JSONB hands 1e23 back as the whole number with the digits of Python's text, which 1e23 is not exactly.
+        if value in (number, Decimal(repr(number))):
+            return number
+    return value

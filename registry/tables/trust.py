@@ -6,20 +6,18 @@ from typing import Any
 from sqlalchemy import CheckConstraint, ForeignKey, Index, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from .adapters import Adapter
-from .bundles import Bundle
-from .fused import Fused
-from .record import DIGEST, Record, one_of
+from .adapters import AdapterRow
+from .fused import BundleRow, FusedRow
+from .record import DIGEST, TableRow, one_of
 
 
-class AliasRule(Record):
+class AliasRuleRow(TableRow):
     """What an adapter must fulfil before an alias may hold it, as data.
 
     `task` is the empty string for every task; a rule for one task comes before it.  `guarded`: only `promote` moves the
     alias then, and `alias set`, `remove` and `rollback` refuse.
     """
 
-    __tablename__ = "alias_rule"
     __table_args__ = (UniqueConstraint("task", "alias"),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -31,13 +29,12 @@ class AliasRule(Record):
     created_by: Mapped[str] = mapped_column(String(200))
 
 
-class Approval(Record):
+class ApprovalRow(TableRow):
     """Somebody's approval that an alias may hold an adapter; withdrawn if `withdrawn_at` is set.
 
     `authenticated`: a server knew by a token who gave it; null where a client said its own name.
     """
 
-    __tablename__ = "approval"
     __table_args__ = (Index("ix_approval_adapter_id_alias", "adapter_id", "alias"),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -49,16 +46,15 @@ class Approval(Record):
     withdrawn_at: Mapped[datetime | None]
     authenticated: Mapped[bool | None]
 
-    adapter: Mapped[Adapter] = relationship()
+    adapter: Mapped[AdapterRow] = relationship()
 
 
-class Token(Record):
+class TokenRow(TableRow):
     """A secret of somebody who asks a server, as its digest: under which name, and what they may do.
 
     Its name is nobody else's until it is revoked, which the only writer sees to: no index of a registry has a condition.
     """
 
-    __tablename__ = "token"
     __table_args__ = (
         CheckConstraint(one_of("role", "reader", "publisher", "approver", "admin"), name="role"),
     )
@@ -74,13 +70,12 @@ class Token(Record):
     revoked_by: Mapped[str | None] = mapped_column(String(200))
 
 
-class Deployment(Record):
+class DeploymentRow(TableRow):
     """Where a bundle, a fused model or an adapter runs, as a person or pipeline recorded; ended if `ended_at` is set.
 
     `via` is what keeps it up to date, such as `sync`; null where somebody said so.
     """
 
-    __tablename__ = "deployment"
     __table_args__ = (
         CheckConstraint("coalesce(bundle_id, fused_id, adapter_id) IS NOT NULL", name="subject"),
     )
@@ -97,6 +92,6 @@ class Deployment(Record):
     ended_by: Mapped[str | None] = mapped_column(String(200))
     via: Mapped[str | None] = mapped_column(String(40))
 
-    bundle: Mapped[Bundle | None] = relationship()
-    fused: Mapped[Fused | None] = relationship()
-    adapter: Mapped[Adapter | None] = relationship()
+    bundle: Mapped[BundleRow | None] = relationship()
+    fused: Mapped[FusedRow | None] = relationship()
+    adapter: Mapped[AdapterRow | None] = relationship()

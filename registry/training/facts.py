@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sqlalchemy import insert, select
@@ -12,18 +12,18 @@ from .. import tables
 from ..adapters.files import WEIGHTS
 from ..errors import BadInputError
 from ..parsing import plural
-from ..records.run import Commit, CurvePoint, Measured, TrainingRun
-from .checkpoint import Choice
+from ..records.adapter_details import CurvePoint
 from .curve import Curve, Point, curve_from, point_view, sparkline
 from .run_folder import Run
+from .selection import CheckpointChoice
 
 
-def record_run(session: Session, adapter: tables.Adapter, run: Run, choice: Choice) -> None:
+def record_run(session: Session, adapter: tables.AdapterRow, run: Run, choice: CheckpointChoice) -> None:
     """Record the facts of an adapter's run, and its curve up to the checkpoint, in the caller's transaction."""
     record, best, last = run.record, run.curve.best(), run.curve.last()
     data = record.dataset if record else None
     session.add(
-        tables.TrainingRun(
+        tables.TrainingRunRow(
             adapter_id=adapter.id,
             checkpoint=choice.checkpoint.iteration,
             chosen=choice.chosen,
@@ -49,68 +49,45 @@ def record_run(session: Session, adapter: tables.Adapter, run: Run, choice: Choi
     if points:
         # Every row names every column: rows that name others than the one before begin another statement.
         row = {"adapter_id": adapter.id, "train_loss": None, "val_loss": None, "learning_rate": None}
-        session.execute(insert(tables.CurvePoint), [row | point_view(point) for point in points])
+        session.execute(insert(tables.CurvePointRow), [row | point_view(point) for point in points])
 
 
-def adapter_with_weights(session: Session, digest: str) -> tables.Adapter | None:
+def adapter_with_weights(session: Session, digest: str) -> tables.AdapterRow | None:
     """Return the adapter whose weights have a digest, the first one registered of several."""
     query = (
-        select(tables.Adapter)
-        .join(tables.ManifestFile, tables.ManifestFile.manifest_id == tables.Adapter.manifest_id)
-        .where(tables.ManifestFile.sha256 == digest, tables.ManifestFile.path == WEIGHTS)
-        .order_by(tables.Adapter.id)
+        select(tables.AdapterRow)
+        .join(tables.ManifestFileRow, tables.ManifestFileRow.manifest_id == tables.AdapterRow.manifest_id)
+        .where(tables.ManifestFileRow.sha256 == digest, tables.ManifestFileRow.path == WEIGHTS)
+        .order_by(tables.AdapterRow.id)
     )
     return session.scalars(query).first()
 
 
-def recorded_curve(adapter: tables.Adapter) -> Curve:
+def recorded_curve(adapter: tables.AdapterRow) -> Curve:
     """Return the recorded curve of an adapter; empty if there is none."""
     return Curve.of(
         Point(row.iteration, row.train_loss, row.val_loss, row.learning_rate) for row in adapter.curve
     )
 
 
-def recorded_points(adapter: tables.Adapter) -> tuple[CurvePoint, ...]:
+def recorded_points(adapter: tables.AdapterRow) -> tuple[CurvePoint, ...]:
     """Return the recorded curve of an adapter as records."""
     return tuple(CurvePoint(**point_view(point)) for point in recorded_curve(adapter).points)
 
 
-def run_record(adapter: tables.Adapter) -> TrainingRun | None:
-    """Return the record of an adapter's run, None if nothing is known of one."""
-    run = adapter.run
-    if run is None:
-        return None
-    best = Measured(iteration=run.best_iteration, val_loss=run.best_val_loss)
-    return TrainingRun.from_row(
-        run,
-        best=None if run.best_iteration is None else best,
-        last=Measured(iteration=run.last_iteration, val_loss=run.last_val_loss),
-        git=Commit(commit=run.git_commit, dirty=run.git_dirty) if run.git_commit else None,
-        dataset_files=None if run.dataset_files is None else tuple(run.dataset_files),
-    )
-
-
-def draw_curve(name: str, rows: Sequence[CurvePoint], plot: Path, *, force: bool) -> str:
-    """Draw an adapter's curve to a file; return the file's path.
-
-    Raises:
-        BadInputError: there is no curve, or the picture's ending is not known.
-        AlreadyExistsError: another file is there already.
-        MissingExtraError: a PNG needs the extra `plot`, which is not installed.
-        StorageError: the picture cannot be written.
-    """
+def draw_curves(curves: Mapping[str, Sequence[CurvePoint]], plot: Path, *, force: bool) -> Path:
+    """Draw the curves of adapters, by name, to a file; return the file's path."""
     from ..charts.curves import draw
-    from ..charts.files import picture_kind
-    from ..documents import write_picture
+    from ..documents import picture_kind, write_picture
 
     kind, place = picture_kind(plot), plot.expanduser().absolute()
-    if not rows:
+    if not any(curves.values()):
         raise BadInputError(
-            f"there is no training curve on record for {name}",
+            f"there is no training curve on record for {', '.join(curves)}",
             hint="register with what the trainer printed: fusery register DIR --log FILE",
         )
-    write_picture(place, draw({name: rows}, kind), force=force)
-    return str(place)
+    write_picture(place, draw(curves, kind), force=force)
+    return place
 
 
 def curve_line(rows: Sequence[CurvePoint]) -> str:

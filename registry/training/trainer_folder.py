@@ -11,18 +11,20 @@ contradict that of the newest are of another run.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from fusery.storage.errors import FormatError, MissingFileError
 from fusery.storage.failures import os_failures
+from fusery.storage.jsonfile import read_object
 from fusery.storage.safetensors import read_header
 
-from ..adapters.files import CHECKPOINT, CONFIG, PEFT_WEIGHTS, WEIGHTS
+from ..adapters.files import CHECKPOINT, CONFIG, PEFT_WEIGHTS, STATE, WEIGHTS
 from ..adapters.finding import Finding, some
-from ..admission.training_codes import (
+from ..admission.code import (
     CHECKPOINT_UNUSABLE,
     FINAL_WEIGHTS_UNCLEAR,
     RECORD_UNUSABLE,
@@ -30,12 +32,12 @@ from ..admission.training_codes import (
     TRAINING_CONFLICT,
 )
 from ..errors import BadInputError
-from .curve import Curve
+from .curve import Curve, Point
 from .run_folder import Checkpoint, Run, record_in, same_bytes
-from .trainer_state import MAX_STEP, STATE, TrainerState, read_trainer_state
 
 if TYPE_CHECKING:
     from .record import RunRecord
+
 
 _BEST = "best"
 _MOST = 10_000
@@ -52,12 +54,7 @@ class _Saved:
 
 
 def read_trainer_folder(path: Path) -> Run | None:
-    """Return the run whose checkpoints are folders in this one; None where there are none such.
-
-    Raises:
-        BadInputError: there are absurdly many.
-        StoreDeniedError: it may not be read.
-    """
+    """Return the run whose checkpoints are folders in this one; None where there are none such."""
     if not path.is_dir():
         return None
     with os_failures(f"read {path}", near=path):
@@ -71,7 +68,11 @@ def _read(path: Path) -> Run | None:
     if not saved and best is None:
         return None
     told = state_in(path, remarks)
-    newest = _newest(path, told, saved)
+    # The state that was written last; of several that were written at once that of more steps.
+    written = [(one.written, one.state.step, one.state) for one in saved if one.state is not None]
+    if told is not None:
+        written.append(((path / STATE).stat().st_mtime_ns, told.step, told))
+    newest = max(written, key=lambda entry: entry[:2])[2] if written else None
     saved = list(_of_one_run(saved, newest, remarks))
     states = [each.state for each in saved if each.state is not None]
     state = max([*([newest] if newest else []), *states], key=lambda each: each.step, default=None)
@@ -81,7 +82,11 @@ def _read(path: Path) -> Run | None:
     final = _weights(path)
     # What has no readable header may be a terabyte of nothing, and is not compared.
     whole = final is not None and _is_whole(path / final)
-    if final is not None and not (whole and any(_alike(path, final, item) for item in reversed(checkpoints))):
+    alike = whole and any(
+        item.name == final and same_bytes(path / final, path / item.folder / item.name)
+        for item in reversed(checkpoints)
+    )
+    if final is not None and not alike:
         checkpoints.append(Checkpoint(_age(told, final, remarks), final))
     record = record_in(path, remarks)
     return Run(
@@ -162,14 +167,6 @@ def state_in(folder: Path, remarks: list[Finding]) -> TrainerState | None:
         return None
 
 
-def _newest(path: Path, told: TrainerState | None, saved: Iterable[_Saved]) -> TrainerState | None:
-    """Return the state that was written last, that of more steps where several were written at once."""
-    states = [(each.written, each.state.step, each.state) for each in saved if each.state is not None]
-    if told is not None:
-        states.append(((path / STATE).stat().st_mtime_ns, told.step, told))
-    return max(states, key=lambda each: each[:2])[2] if states else None
-
-
 def _of_one_run(
     saved: Iterable[_Saved], newest: TrainerState | None, remarks: list[Finding]
 ) -> Iterable[_Saved]:
@@ -186,10 +183,6 @@ def _of_one_run(
         )
         remarks.append(STALE_CHECKPOINT.found(others[0], message))
     return mine
-
-
-def _alike(path: Path, final: str, item: Checkpoint) -> bool:
-    return item.name == final and same_bytes(path / final, path / item.folder / item.name)
 
 
 def _age(told: TrainerState | None, final: str, remarks: list[Finding]) -> int | None:
@@ -211,14 +204,7 @@ def _end(record: RunRecord | None, state: TrainerState | None) -> Literal["finis
 
 
 def run_of_state(folder: Path, files: Collection[str], state: TrainerState, log: str) -> Run:
-    """Return the run of one adapter's folder with a trainer's state, which a trainer or the user has put beside it.
-
-    Args:
-        folder: the adapter's.
-        files: the names of the weights in it.
-        state: of the trainer.
-        log: name of the file that holds it.
-    """
+    """Return the run of one adapter's folder with a trainer's state, which a trainer or the user has put beside it."""
     remarks: list[Finding] = []
     name = folder.resolve().name
     here = CHECKPOINT.fullmatch(name)
@@ -251,3 +237,115 @@ def conflict(given: TrainerState, own: Curve, log: str) -> list[Finding]:
         return []
     message = f"at iteration {at} {log} has another loss than the {STATE} beside the weights; {log} wins"
     return [TRAINING_CONFLICT.found(STATE, message)]
+
+
+MAX_STATE_BYTES = 64 << 20
+MAX_POINTS = 200_000
+_MAX_VALUES = 1_000_000
+
+MAX_STEP = 2**31 - 1
+_MAX_TOKENS = 2**53
+_MAX_LOSS = 1e30
+_NAMED_LOSS = re.compile(r"eval_.+_loss")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerState:
+    """What a trainer says of itself.
+
+    Attributes:
+        step: steps that the weights beside the file have behind them.
+        planned: steps of the whole run, where that is said.
+        best: the step that the trainer calls the best so far, by whatever it was told to judge by.
+        curve: all that was measured until now.
+    """
+
+    step: int
+    planned: int | None
+    best: int | None
+    curve: Curve
+
+    @property
+    def is_finished(self) -> bool:
+        """The run came to its end."""
+        return self.planned is not None and self.step >= self.planned
+
+    def is_of_one_run_with(self, other: TrainerState) -> bool:
+        """Tell whether two states' histories agree as far as both go."""
+        return self.curve.until(min(self.step, other.step)).differs_at(other.curve) is None
+
+
+def read_trainer_state(path: Path) -> TrainerState:
+    """Read a state that nobody vouches for."""
+    found = read_object(path, limit=MAX_STATE_BYTES, most=_MAX_VALUES, constants=True)
+    step = _step(found.get("global_step"))
+    history = found.get("log_history")
+    if step is None or not isinstance(history, list):
+        raise FormatError(f"{STATE} has no global_step and log_history, as a trainer writes them")
+    if len(history) > MAX_POINTS:
+        raise FormatError(f"{STATE} has over {MAX_POINTS:,} entries")
+    best = _step(found.get("best_global_step", found.get("best_step"))) or _of_folder(found)
+    curve = Curve.of(_points([entry for entry in history if isinstance(entry, dict)], best), start=0)
+    return TrainerState(step, _step(found.get("max_steps")) or None, best, curve)
+
+
+def _of_folder(found: Mapping[str, Any]) -> int | None:
+    """Return the step that the name of the best checkpoint's folder has: all that was said before transformers 4.50."""
+    name = found.get("best_model_checkpoint")
+    match = re.search(r"checkpoint-([0-9]{1,10})/?\Z", name[-40:]) if isinstance(name, str) else None
+    return _step(int(match[1])) if match else None
+
+
+def _points(entries: list[dict[str, Any]], best: int | None) -> Iterator[Point]:
+    loss = _loss_of(entries)
+    ended, measured = False, set()
+    for entry in entries:
+        # At its end a run may go back to its best weights; what is measured then stands under its last step.
+        ended = ended or "train_loss" in entry
+        step = _step(entry.get("step"))
+        if step is None:
+            continue
+        val_loss = _number(entry.get(loss)) if loss else None
+        if ended and (step in measured or best not in (None, step)):
+            val_loss = None
+        if val_loss is not None:
+            measured.add(step)
+        rate, tokens = (
+            _number(entry.get("learning_rate")),
+            _number(entry.get("num_input_tokens_seen", entry.get("num_tokens"))),
+        )
+        rate = None if rate is not None and rate < 0 else rate
+        train_loss = _number(entry.get("loss"))
+        if (train_loss, val_loss) != (None, None):
+            yield Point(
+                step, train_loss, val_loss, rate, None if tokens is None else _whole(tokens, _MAX_TOKENS)
+            )
+
+
+def _loss_of(entries: list[dict[str, Any]]) -> str | None:
+    """Return what the loss on the data that was held out is called; of several sets of it, none is the one."""
+    names = {name for entry in entries for name in entry}
+    named = [name for name in names if _NAMED_LOSS.fullmatch(name)]
+    if "eval_loss" in names:
+        return "eval_loss"
+    return named[0] if len(named) == 1 else None
+
+
+def _step(value: Any) -> int | None:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return value if whole and 0 <= value <= MAX_STEP else None
+
+
+def _number(value: Any) -> float | None:
+    """Return a number, NaN and infinities too; None for what is no measurement."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if not abs(number) > _MAX_LOSS or number in (float("inf"), float("-inf")) else None
+
+
+def _whole(number: float, most: int) -> int | None:
+    return round(number) if 0 <= number <= most else None

@@ -1,34 +1,42 @@
-"""Webhooks on record: adding, listing, showing and removing them, and the keys that their receivers need."""
+"""Webhooks on record: add, list, show and remove them; the events that they get; the keys that their receivers need."""
 
 from __future__ import annotations
 
+import json
 import re
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select
+from sqlalchemy import CursorResult, func, or_, select, update
 from sqlalchemy.orm import Session
-
-from fusery.storage.errors import FuseryError
 
 from .. import tables
 from ..database import events
+from ..database.events import ACTIONS
 from ..errors import AlreadyExistsError, BadInputError, UnknownReferenceError
-from ..names import parse_slug
-from ..records.webhook import AddedWebhook, State, Webhook, WebhookKey
-from .addresses import Target, is_named_private, parse_url
-from .deliverer import PRIVATE, Deliverer
-from .filters import parse_actions, parse_tasks, patterns_of
-from .notifiers import require_notifier
-from .signing_key import derive, key_text
-from .waiting import count, head, newest
+from ..names import AdapterName, parse_slug
+from ..record import row_values
+from ..records.event import AddedWebhook, SkippedEvent, State, Webhook, WebhookKey
+from .sending import is_named_private, parse_url
+from .signing import PRIVATE, Deliverer, derive, key_text
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
 
 _MOST = 100
+_ACTION = re.compile(r"[a-z._*?]{1,50}")
+_TASK = re.compile(r"[a-z0-9._*?-]{1,128}")
+_MOST_PATTERNS = 50
+_MOST_COUNTED = 1000
+_BATCH = 100
+
+_NAMING = ("adapter", "adapters", "name", "with")
+"""Keys of details that name adapters: one, a list, or each with its weight."""
 
 
 def add(
@@ -39,59 +47,47 @@ def add(
     tasks: Sequence[str] = (),
     name: str | None = None,
     private: bool = False,
-    deliverer: Deliverer | None = None,
 ) -> AddedWebhook:
     """Have events sent to a receiver from now on.
 
     Args:
-        workspace: the registry's parts.
-        url: of the receiver, http or https, or of a plugin's scheme, without credentials: they would be on record.
-        actions: which events: actions of the log, and patterns with `*` and `?`.
+        url: without credentials: they would be on record.
+        actions: actions of the log, and patterns with `*` and `?`.
         tasks: only about these tasks, or patterns of them; none for events of every task and of none.
-        name: what it is called; by default its host.
         private: it may be in a private network.
-        deliverer: what whoever delivers knows and may do; by default what the environment says.
-
-    Raises:
-        BadInputError: the URL, a pattern or the name is none, or private networks may not be reached from here.
-        AlreadyExistsError: the name is another's.
-        PluginError: the plugin for the URL's scheme cannot be used.
     """
-    known = deliverer or Deliverer.load()
-    target = parse_url(url)
-    require_notifier(target)
-    _require_reachable(target, private, known)
+    deliverer, target = Deliverer.load(), parse_url(url)
+    if private and not deliverer.private:
+        raise BadInputError(
+            "webhooks cannot reach private networks from here",
+            hint=f"on the machine that delivers: export {PRIVATE}=1",
+        )
+    if not private and is_named_private(target.host):
+        raise BadInputError(
+            f"{target.host[:60]} is in a private network",
+            hint="--allow-private, if the machine that delivers may connect to it",
+        )
     values = {"actions": parse_actions(actions), "tasks": parse_tasks(tasks), "url": target.url}
     given = parse_slug(name, "webhook") if name is not None else None
-    hook, delivery = tables.Webhook, tables.WebhookDelivery
+    hook, delivery = tables.WebhookRow, tables.WebhookDeliveryRow
     with workspace.database.write() as session:
         taken = set(session.scalars(select(hook.name)))
         if given in taken:
             raise AlreadyExistsError(
-                f"{given} is the name of another webhook", hint="fusery webhook list; or choose another name"
+                f"{given} is the name of another webhook",
+                hint="fusery admin webhook list; or choose another name",
             )
         if len(taken) >= _MOST:
-            raise BadInputError(f"there are {_MOST} webhooks already", hint="fusery webhook remove NAME")
+            raise BadInputError(
+                f"there are {_MOST} webhooks already", hint="fusery admin webhook remove NAME"
+            )
         row = hook(uid=uuid.uuid4().hex, name=given or _free(target.host, taken), private=private, **values)
         row.created_at, row.created_by = workspace.database.utcnow(session), workspace.actor
         row.delivery = delivery(position=newest(session), attempts=0)
         session.add(row)
         session.flush()
         tell(workspace, session, "webhook.added", row, {**values, "private": private}, row.created_at)
-        return AddedWebhook(**_facts(session, row), key=_key(row, known) if known.secrets else None)
-
-
-def _require_reachable(target: Target, private: bool, known: Deliverer) -> None:
-    if private and not known.private:
-        raise BadInputError(
-            "private networks may not be reached by webhooks here",
-            hint=f"whoever delivers allows it in its own environment: export {PRIVATE}=1",
-        )
-    if not private and is_named_private(target.host):
-        raise BadInputError(
-            f"{target.host[:60]} is in a private network",
-            hint="--allow-private, if whoever delivers may go there",
-        )
+        return AddedWebhook(**_facts(session, row), key=_key(row, deliverer) if deliverer.secrets else None)
 
 
 def _free(host: str, taken: set[str]) -> str:
@@ -108,83 +104,83 @@ def _free(host: str, taken: set[str]) -> str:
 def list_hooks(workspace: Workspace) -> list[Webhook]:
     """Return all webhooks, by name."""
     with workspace.database.read() as session:
-        rows = session.scalars(select(tables.Webhook).order_by(tables.Webhook.name)).all()
-        return [hook_record(session, row) for row in rows]
-
-
-def unspoken(workspace: Workspace) -> Iterator[tuple[str, FuseryError]]:
-    """Yield the names of webhooks that nothing here sends to, such as those of a plugin that is gone, and what is in the way."""
-    hook = tables.Webhook
-    with workspace.database.read() as session:
-        found = session.execute(select(hook.name, hook.url).order_by(hook.name)).all()
-    for name, url in found:
-        try:
-            parse_url(str(url))
-        except FuseryError as error:
-            yield name, error
+        rows = session.scalars(select(tables.WebhookRow).order_by(tables.WebhookRow.name)).all()
+        return [Webhook(**_facts(session, row)) for row in rows]
 
 
 def show(workspace: Workspace, name: str) -> Webhook:
-    """Return a webhook: how far it has come, what waits, and what went wrong.
-
-    Raises:
-        UnknownReferenceError: there is no such webhook.
-    """
+    """Return a webhook."""
     with workspace.database.read() as session:
-        return hook_record(session, find(session, name))
+        return Webhook(**_facts(session, find(session, name)))
 
 
 def remove(workspace: Workspace, name: str, *, reason: str = "") -> Webhook:
-    """Send nothing to a receiver any more, and return what the webhook was.
-
-    Args:
-        workspace: the registry's parts.
-        name: of the webhook.
-        reason: for the log.
-
-    Raises:
-        UnknownReferenceError: there is no such webhook.
-    """
+    """Send nothing to a receiver any more, and return what the webhook was."""
     with workspace.database.write() as session:
         row = find(session, name)
-        shown = hook_record(session, row)
-        said = {"actions": row.actions, "tasks": row.tasks, "url": row.url, "reason": reason}
+        shown = Webhook(**_facts(session, row))
+        detail = {"actions": row.actions, "tasks": row.tasks, "url": row.url, "reason": reason}
         session.delete(row)
-        tell(workspace, session, "webhook.removed", row, said)
+        tell(workspace, session, "webhook.removed", row, detail)
         return shown
 
 
-def signing_key(workspace: Workspace, name: str, *, deliverer: Deliverer | None = None) -> WebhookKey:
-    """Return the key that the receiver of a webhook knows the events by.
+def skip(workspace: Workspace, name: str, *, reason: str) -> SkippedEvent:
+    """Skip the first event that a webhook waits for, log it, and return it."""
+    if not reason.strip():
+        raise BadInputError(
+            "an event is passed over for a reason", hint="--reason 'the receiver cannot read it'"
+        )
+    with workspace.database.write() as session:
+        row = find(session, name)
+        position = delivery_to(row).position
+        entry = head(session, row, position)
+        if entry is None:
+            raise BadInputError(
+                f"{row.name} waits for no event", hint=f"fusery admin webhook show {row.name}"
+            )
+        moved(session, row.id, position, entry.seq)
+        detail = {"seq": entry.seq, "action": entry.action, "hash": entry.hash, "reason": reason}
+        tell(workspace, session, "webhook.skipped", row, detail)
+        return SkippedEvent(
+            name=row.name, seq=entry.seq, action=entry.action, subject=entry.subject, reason=reason
+        )
 
-    Args:
-        workspace: the registry's parts.
-        name: of the webhook.
-        deliverer: what whoever delivers knows; by default what the environment says.
 
-    Raises:
-        UnknownReferenceError: there is no such webhook.
-        NoWebhookSecretError: the secret that keys are made of is not known here.
-    """
-    known = deliverer or Deliverer.load()
+def moved(
+    session: Session, number: int, before: int, position: int, *, delivered_at: datetime | None = None
+) -> bool:
+    """Move a webhook's position if it is still `before`; return whether it was."""
+    also = {"delivered_at": delivered_at} if delivered_at is not None else {}
+    return changed(session, number, before, position=position, attempts=0, error=None, next_at=None, **also)
+
+
+def changed(session: Session, number: int, before: int, **values: object) -> bool:
+    """Change the delivery of a webhook if its position is still `before`; return whether it was."""
+    row = tables.WebhookDeliveryRow
+    statement = update(row).where(row.webhook_id == number, row.position == before).values(values)
+    result = session.execute(statement, execution_options={"synchronize_session": False})
+    assert isinstance(result, CursorResult)
+    return result.rowcount == 1
+
+
+def signing_key(workspace: Workspace, name: str) -> WebhookKey:
+    """Return the key with which the receiver of a webhook verifies events."""
+    deliverer = Deliverer.load()
     with workspace.database.read() as session:
         row = find(session, name)
-        return WebhookKey(name=row.name, key=_key(row, known))
+        return WebhookKey(name=row.name, key=_key(row, deliverer))
 
 
-def _key(row: tables.Webhook, known: Deliverer) -> str:
-    return key_text(derive(known.require_secrets()[0], row.uid, row.url))
+def _key(row: tables.WebhookRow, deliverer: Deliverer) -> str:
+    return key_text(derive(deliverer.require_secrets()[0], row.uid, row.url))
 
 
-def find(session: Session, name: str) -> tables.Webhook:
-    """Return a webhook by its name.
-
-    Raises:
-        UnknownReferenceError: there is none.
-    """
-    row = session.scalar(select(tables.Webhook).where(tables.Webhook.name == name.strip().casefold()))
+def find(session: Session, name: str) -> tables.WebhookRow:
+    """Return a webhook by its name."""
+    row = session.scalar(select(tables.WebhookRow).where(tables.WebhookRow.name == name.strip().casefold()))
     if row is None:
-        raise UnknownReferenceError(f"there is no webhook {name[:60]!r}", hint="fusery webhook list")
+        raise UnknownReferenceError(f"there is no webhook {name[:60]!r}", hint="fusery admin webhook list")
     return row
 
 
@@ -192,57 +188,135 @@ def tell(
     workspace: Workspace,
     session: Session,
     action: str,
-    row: tables.Webhook,
+    row: tables.WebhookRow,
     detail: Mapping[str, Any],
     at: datetime | None = None,
 ) -> None:
     """Append to the log what was done to a webhook."""
-    events.record(
-        session,
-        action=action,
-        kind="webhook",
-        subject=row.name,
-        detail=detail,
-        actor=workspace.actor,
-        at=at,
-    )
+    events.record(session, action, "webhook", row.name, detail, at=at)
 
 
-def hook_record(session: Session, row: tables.Webhook) -> Webhook:
-    """Return the record of a webhook."""
-    return Webhook(**_facts(session, row))
-
-
-def _facts(session: Session, row: tables.Webhook) -> dict[str, Any]:
+def _facts(session: Session, row: tables.WebhookRow) -> dict[str, Any]:
     delivery = delivery_to(row)
     first = head(session, row, delivery.position) if delivery.attempts else None
+    failing: State = "failing" if delivery.attempts else "active"
+    waiting = islice(waiting_for(session, row, delivery.position), _MOST_COUNTED)
     return {
-        "name": row.name,
-        "url": row.url,
-        "actions": tuple(patterns_of(row.actions)),
-        "tasks": tuple(patterns_of(row.tasks)),
-        "private": row.private,
-        "state": _state(delivery),
-        "position": delivery.position,
-        "waiting": count(session, row, delivery.position),
+        **row_values(Webhook, row),
+        **row_values(Webhook, delivery),
+        "state": "disabled" if delivery.disabled_at is not None else failing,
+        "waiting": sum(1 for _ in waiting),
         "failing": first.seq if first is not None else None,
-        "attempts": delivery.attempts,
-        "error": delivery.error,
         "next_attempt": delivery.next_at,
-        "delivered_at": delivery.delivered_at,
-        "disabled_at": delivery.disabled_at,
-        "created_at": row.created_at,
-        "created_by": row.created_by,
     }
 
 
-def delivery_to(row: tables.Webhook) -> tables.WebhookDelivery:
-    """Return how far the delivery to a webhook has come; where somebody removed that, it is disabled."""
-    found: tables.WebhookDelivery | None = row.delivery
-    return found or tables.WebhookDelivery(position=0, attempts=0, disabled_at=row.created_at)
+def delivery_to(row: tables.WebhookRow) -> tables.WebhookDeliveryRow:
+    """Return the state of the delivery to a webhook; if somebody removed that, it is disabled."""
+    found: tables.WebhookDeliveryRow | None = row.delivery
+    return found or tables.WebhookDeliveryRow(position=0, attempts=0, disabled_at=row.created_at)
 
 
-def _state(delivery: tables.WebhookDelivery) -> State:
-    if delivery.disabled_at is not None:
-        return "disabled"
-    return "failing" if delivery.attempts else "active"
+def parse_actions(patterns: Sequence[str]) -> list[str]:
+    """Return patterns of actions in their canonical form."""
+    folded = sorted({pattern.strip().casefold() for pattern in patterns})
+    if not folded or len(folded) > _MOST_PATTERNS:
+        raise BadInputError(
+            "a webhook is for 1 to 50 actions or patterns of them", hint="--on alias.moved, or --on 'alias.*'"
+        )
+    for pattern in folded:
+        if not _ACTION.fullmatch(pattern) or not actions_of([pattern]):
+            close = get_close_matches(pattern, ACTIONS, n=1)
+            raise BadInputError(
+                f"nothing that the log says is {pattern[:60]!r}",
+                hint=f"did you mean {close[0]}?" if close else "--on alias.moved, or --on 'alias.*'",
+            )
+    return folded
+
+
+def parse_tasks(patterns: Sequence[str]) -> list[str]:
+    """Return patterns of tasks in their canonical form."""
+    folded = sorted({pattern.strip().casefold() for pattern in patterns})
+    wrong = next((pattern for pattern in folded if not _TASK.fullmatch(pattern)), None)
+    if wrong is not None or len(folded) > _MOST_PATTERNS:
+        raise BadInputError(
+            f"{(wrong or '')[:60]!r} is no pattern of tasks, or there are more than {_MOST_PATTERNS}",
+            hint="--task course_rec, or --task 'course_*'",
+        )
+    return folded
+
+
+def actions_of(patterns: Sequence[str]) -> list[str]:
+    """Return the actions that match one of the patterns."""
+    return [action for action in ACTIONS if is_one_of([action], patterns)]
+
+
+def is_one_of(names: Iterable[str], patterns: Sequence[str]) -> bool:
+    """Tell whether one of the names matches one of the patterns."""
+    return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
+
+
+def tasks_of(kind: str, subject: str, detail: str) -> frozenset[str]:
+    """Return the tasks that an entry is about: those of its alias, and of the adapters that it names.
+
+    Rules of an alias of every task (`*#prod`) are about none.
+    """
+    if kind == "alias":
+        task = subject.rpartition("#")[0]
+        return frozenset() if task in ("", "*") else frozenset({task})
+    names = [subject]
+    try:
+        facts = json.loads(detail)
+    except (ValueError, RecursionError):  # edited by other means: `audit` reports it
+        facts = None
+    for value in map(facts.get, _NAMING) if isinstance(facts, Mapping) else ():
+        values = [value] if isinstance(value, str) else value if isinstance(value, list | Mapping) else ()
+        names += (name for name in values if isinstance(name, str))
+    tasks = set()
+    for name in names:
+        try:
+            tasks.add(AdapterName.parse(name).task)
+        except BadInputError:
+            continue
+    return frozenset(tasks)
+
+
+def newest(session: Session) -> int:
+    """Return the number of the newest entry of the log, 0 if there is none."""
+    return session.scalar(select(func.max(tables.EventRow.seq))) or 0
+
+
+def waiting_for(session: Session, hook: tables.WebhookRow, after: int) -> Iterator[tables.EventRow]:
+    """Yield the entries after a number that a webhook gets, in their order, a few at a time."""
+    event = tables.EventRow
+    wanted, patterns = actions_of(hook.actions), hook.tasks
+    while wanted:
+        query = select(event).where(event.seq > after, event.action.in_(wanted))
+        rows = session.scalars(query.order_by(event.seq).limit(_BATCH)).all()
+        for row in rows:
+            kind, subject = row.subject_kind, row.subject
+            if not patterns or is_one_of(
+                tasks_of(kind, subject, row.detail) or _recorded(session, kind, subject), patterns
+            ):
+                yield row
+        if len(rows) < _BATCH:
+            return
+        after = rows[-1].seq
+
+
+def head(session: Session, hook: tables.WebhookRow, after: int) -> tables.EventRow | None:
+    """Return the first entry after a number that a webhook gets."""
+    return next(waiting_for(session, hook, after), None)
+
+
+def _recorded(session: Session, kind: str, digest: str) -> Iterator[str]:
+    """Yield the tasks of the adapters of a digest, for an entry that names nothing else."""
+    task, adapter, fused = tables.TaskRow, tables.AdapterRow, tables.FusedRow
+    query = select(task.name).distinct().join(adapter, adapter.task_id == task.id)
+    if kind == "adapter":
+        yield from session.scalars(query.where(adapter.digest == digest))
+    elif kind == "fused":
+        extra = tables.FusedExtraRow
+        others = select(extra.adapter_id).join(fused, fused.id == extra.fused_id).where(fused.key == digest)
+        own = select(fused.adapter_id).where(fused.key == digest)
+        yield from session.scalars(query.where(or_(adapter.id.in_(own), adapter.id.in_(others))))

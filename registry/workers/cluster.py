@@ -16,7 +16,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from ..errors import BadInputError, MissingExtraError, RegistryError
-from .executor import AHEAD, LOST, MOST_JOBS, Outcome, Workers, attempt, default_jobs
+from .executor import AHEAD, LOST, MOST_JOBS, ItemOutcome, Workers, attempt, default_jobs
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -45,18 +45,9 @@ _LEFT = "it went away, and the work with it"
 class ClusterError(RegistryError):
     """The cluster cannot be reached, or went away."""
 
-    code = "cluster"
-
 
 class Cluster(Workers):
-    """The workers of a dask scheduler.
-
-    Args:
-        address: `tcp://host:port` or `tls://host:port`.
-
-    Raises:
-        BadInputError: it is no such address.
-    """
+    """The workers of a dask scheduler."""
 
     def __init__(self, address: str) -> None:
         if not address.startswith(("tcp://", "tls://")):
@@ -65,13 +56,8 @@ class Cluster(Workers):
             )
         self._address = address
 
-    def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[Outcome[T, R]]:
-        """Yield an outcome for every item; see `Workers.run`.
-
-        Raises:
-            MissingExtraError: dask is not installed.
-            ClusterError: no scheduler answers, or it has no workers, now or for a while in between.
-        """
+    def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[ItemOutcome[T, R]]:
+        """Yield an outcome for every item; see `Workers.run`."""
         with self._connected() as client:
             from distributed.scheduler import KilledWorker
 
@@ -89,7 +75,7 @@ class Cluster(Workers):
                 if error is None:
                     yield self._result(client, future)
                 elif isinstance(error, KilledWorker):
-                    yield Outcome(item, None, LOST)
+                    yield ItemOutcome(item, None, LOST)
                 else:
                     raise error
                 self._hand_out(client, work, rest, running, done, 1)
@@ -131,11 +117,6 @@ class Cluster(Workers):
                 raise self._gone(_LEFT) from error
 
     def _look(self, client: Any, alone_since: float | None) -> float | None:
-        """Ask whether there are workers, and return since when there are none.
-
-        Raises:
-            ClusterError: there are none for too long, or the scheduler does not answer.
-        """
         try:
             alone = not client.sync(client.scheduler.ncores, callback_timeout=ANSWER)
         except (OSError, TimeoutError) as error:
@@ -195,11 +176,7 @@ def cluster_address() -> str | None:
 
 
 def check_jobs(jobs: int | None) -> int:
-    """Return how many items to work on at a time.
-
-    Raises:
-        BadInputError: it is no such number.
-    """
+    """Return how many items to work on at a time."""
     if jobs is not None and not 1 <= jobs <= MOST_JOBS:
         raise BadInputError(f"{jobs} jobs at a time are not possible", hint=f"--jobs 1 to {MOST_JOBS}")
     return jobs or default_jobs()

@@ -5,31 +5,38 @@ An item that fails with a `FuseryError` is an outcome like any other, and does n
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import multiprocessing
 import os
 import signal
 import sys
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import (
-    FIRST_COMPLETED,
     Executor,
     Future,
     ProcessPoolExecutor,
     ThreadPoolExecutor,
-    wait,
 )
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.context import SpawnContext, SpawnProcess
+from queue import SimpleQueue
 from types import ModuleType
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from fusery.storage.errors import FuseryError
 
-from ..record import Record
+from ..errors import BadInputError
+from ..record import Record, described
+from ..workspace import Workspace
+
+if TYPE_CHECKING:
+    from ..settings.settings import Settings
+
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -43,17 +50,11 @@ _LOSSES = 3
 
 @dataclass(frozen=True, slots=True)
 class Failure(Record):
-    """Why an item failed.
+    """Why an item failed."""
 
-    Attributes:
-        code: of the kind of error.
-        message: one sentence.
-        hint: what to do about it.
-    """
-
-    code: str
-    message: str
-    hint: str | None = None
+    code: str = described("of the kind of error")
+    message: str = described("one sentence")
+    hint: str | None = described("what to do about it", default=None)
 
     @classmethod
     def of(cls, error: FuseryError) -> Failure:
@@ -67,7 +68,7 @@ LOST = Failure(
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome(Generic[T, R]):
+class ItemOutcome(Generic[T, R]):
     """What became of one item: a result or a failure."""
 
     item: T
@@ -79,32 +80,25 @@ class Workers(ABC):
     """Runs one function on many items."""
 
     @abstractmethod
-    def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[Outcome[T, R]]:
+    def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[ItemOutcome[T, R]]:
         """Yield an outcome for every item, in the order in which they are done.
 
         When the caller stops, or is interrupted, what has not begun is not begun any more.
-
-        Args:
-            work: what to do.  Beyond this process it has to be picklable, as its items and results have to be.
-            items: taken only as they are needed.
-
-        Raises:
-            Exception: whatever `work` raised that is no `FuseryError`.
         """
 
 
-def attempt(work: Callable[[T], R], item: T) -> Outcome[T, R]:
+def attempt(work: Callable[[T], R], item: T) -> ItemOutcome[T, R]:
     """Do one item."""
     try:
-        return Outcome(item, work(item))
+        return ItemOutcome(item, work(item))
     except FuseryError as error:
-        return Outcome(item, None, Failure.of(error))
+        return ItemOutcome(item, None, Failure.of(error))
 
 
 class Serial(Workers):
     """One after the other, in this thread."""
 
-    def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[Outcome[T, R]]:
+    def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[ItemOutcome[T, R]]:
         """Yield an outcome for every item; see `Workers.run`."""
         for item in items:
             yield attempt(work, item)
@@ -117,17 +111,17 @@ class Threads(Workers):
         """Prepare; the threads begin with the work."""
         self._jobs = jobs
 
-    def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[Outcome[T, R]]:
+    def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[ItemOutcome[T, R]]:
         """Yield an outcome for every item; see `Workers.run`."""
         pool = ThreadPoolExecutor(self._jobs)
         try:
             for item, future in _as_done(pool, work, items, self._jobs * AHEAD):
-                yield future.result() if not future.cancelled() else Outcome(item, None, LOST)
+                yield future.result() if not future.cancelled() else ItemOutcome(item, None, LOST)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-class Processes(Workers):
+class ProcessPool(Workers):
     """Processes on this machine: for work that computes.
 
     A process that is killed takes the pool with it; a new one does what was left, up to three times.
@@ -137,7 +131,7 @@ class Processes(Workers):
         """Prepare; the processes begin with the work."""
         self._jobs = jobs
 
-    def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[Outcome[T, R]]:
+    def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[ItemOutcome[T, R]]:
         """Yield an outcome for every item; see `Workers.run`."""
         left: Iterable[T] = items
         for _ in range(_LOSSES):
@@ -148,23 +142,46 @@ class Processes(Workers):
             if not lost:
                 return
         for item in left:
-            yield Outcome(item, None, LOST)
+            yield ItemOutcome(item, None, LOST)
 
-    def _round(self, work: Callable[[T], R], items: Iterator[T], lost: list[T]) -> Iterator[Outcome[T, R]]:
+    def _round(
+        self, work: Callable[[T], R], items: Iterator[T], lost: list[T]
+    ) -> Iterator[ItemOutcome[T, R]]:
         others = set(multiprocessing.active_children())
         with _safe_path():  # which starts a process of Python's own beside them
             pool = ProcessPoolExecutor(self._jobs, mp_context=_Alone(), initializer=_stand_aside)
+        stop = threading.Event()
+        outcomes: SimpleQueue[ItemOutcome[T, R] | BaseException | None] = SimpleQueue()
+
+        def drive() -> None:
+            end: BaseException | None = None
+            try:
+                until = itertools.takewhile(lambda _: not stop.is_set(), items)
+                for _, future in _as_done(pool, work, until, self._jobs * AHEAD, lost):
+                    outcomes.put(future.result())
+            except BaseException as error:  # noqa: BLE001 - raised again where the outcomes are read
+                end = error
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+                outcomes.put(end)
+
+        # A Ctrl-C, which only this thread gets, would leave a future or the pool locked for ever if it used them.
+        driver = threading.Thread(target=drive, name="processes", daemon=True)
+        driver.start()
         finished = False
         try:
-            for _, future in _as_done(pool, work, items, self._jobs * AHEAD, lost):
-                yield future.result()
+            while isinstance(outcome := outcomes.get(), ItemOutcome):
+                yield outcome
             finished = True
         finally:
+            stop.set()
             if not finished:
                 # Interrupted: what is half done is not waited for.  It left nothing, and its leases are those of the dead.
                 for child in set(multiprocessing.active_children()) - others:
                     child.terminate()
-            pool.shutdown(wait=True, cancel_futures=True)
+            driver.join()
+        if outcome is not None:
+            raise outcome
 
 
 class _Process(SpawnProcess):
@@ -213,29 +230,31 @@ def _as_done(
     items: Iterable[T],
     ahead: int,
     lost: list[T] | None = None,
-) -> Iterator[tuple[T, Future[Outcome[T, R]]]]:
+) -> Iterator[tuple[T, Future[ItemOutcome[T, R]]]]:
     """Hand out items, so many at a time, and yield them as they are done; those of a broken pool go to `lost`."""
     rest = iter(items)
-    running: dict[Future[Outcome[T, R]], T] = {}
+    running: dict[Future[ItemOutcome[T, R]], T] = {}
+    done: SimpleQueue[Future[ItemOutcome[T, R]]] = SimpleQueue()
     broken = False
     while True:
         for item in itertools.islice(rest, 0 if broken else ahead - len(running)):
             try:
-                running[pool.submit(attempt, work, item)] = item
+                future = pool.submit(attempt, work, item)
             except BrokenProcessPool:
                 broken = True
                 _lose(lost, item)
                 break
+            running[future] = item
+            future.add_done_callback(done.put)
         if not running:
             return
-        done, _ = wait(running, return_when=FIRST_COMPLETED)
-        for future in done:
-            item = running.pop(future)
-            if isinstance(future.exception(), BrokenProcessPool):
-                broken = True
-                _lose(lost, item)
-            else:
-                yield item, future
+        future = done.get()
+        item = running.pop(future)
+        if isinstance(future.exception(), BrokenProcessPool):
+            broken = True
+            _lose(lost, item)
+        else:
+            yield item, future
 
 
 def _lose(lost: list[T] | None, item: T) -> None:
@@ -248,3 +267,34 @@ def default_jobs() -> int:
     return max(
         1, min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Which registry the work is for."""
+
+    store: str
+    settings: Settings | None = None
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[Workspace]:
+        """Yield the parts of the registry."""
+        from ..settings.settings import Settings
+
+        workspace = Workspace(self.settings or Settings.load())
+        try:
+            if workspace.store.identify() != self.store:
+                raise BadInputError(
+                    "a worker is set up for another registry",
+                    hint="give the workers the same FUSERY_DATABASE_URL and FUSERY_STORE_URL",
+                )
+            yield workspace
+        finally:
+            workspace.close()
+
+
+Say = Callable[[str], None]
+
+
+Told = Callable[[int, int], None]
+"""Called with how many items are done, and how many there are."""

@@ -1,1 +1,202 @@
-"""Object stores and servers behind fsspec: what each needs beyond what fsspec's file systems do alike."""
+"""The objects under one prefix of an fsspec file system: the part of a store that differs between backends.
+
+This class is right for a file system whose `pipe_file` writes an object whole or not at all.  The others refine it:
+uploads in parts, what an interrupted one leaves behind, how an object is moved.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext, suppress
+from importlib import import_module
+from typing import Any
+
+from fsspec.spec import AbstractFileSystem
+
+from ..copying import Progress
+from ..errors import StorageError
+from ..interface import Leftover
+from ..remote_calls import Call, FailureKind, NoPlaceError, RemoteCalls, RemoteError, StoreSilentError, age
+from ..transfer import in_order
+
+PART = 16 << 20
+"""Bytes of a part of an upload."""
+
+READ = 8 << 20
+"""Bytes of one ranged read."""
+
+AHEAD = 4
+"""Parts under way at a time, up or down: with `PART`, the memory that a transfer takes."""
+
+_IN_MEMORY = threading.Lock()
+
+_STAMPS = ("LastModified", "updated", "last_modified", "mtime", "created")
+
+
+class Objects:
+    """The objects under a prefix that nobody else uses."""
+
+    in_parts = False
+    """Whether `upload` needs no more memory than some parts."""
+    durable = True
+    place = "bucket"
+    """What the backend calls the place that must exist before a store can be in it."""
+
+    def __init__(self, prefix: str, calls: RemoteCalls) -> None:
+        """Look at the objects below `prefix`: bucket and folder, without a slash at either end."""
+        self.prefix = prefix
+        self.calls = calls
+        self.durable = calls.file_system.protocol != "memory"
+        self._place_seen = False
+
+    def key(self, name: str) -> str:
+        """Return the file system's path of an object."""
+        return f"{self.prefix}/{name}"
+
+    def size(self, name: str) -> int | None:
+        """Return an object's size in bytes, None if it is not there."""
+        try:
+            info = self.calls.run("info", self.key(name))
+        except RemoteError:
+            return None
+        return int(info["size"]) if info["type"] == "file" else None
+
+    def read(self, name: str, limit: int) -> bytes:
+        """Return a small object, or the first `limit` bytes of one that is not small; raises RemoteError if it is not there."""
+        size = self.size(name)
+        if size is None:
+            raise RemoteError(FailureKind.MISSING)
+        return b"".join(piece for _, piece in self.pieces(name, min(size, limit)))
+
+    def pieces(self, name: str, size: int, first: int = 0) -> Iterator[tuple[int, bytes]]:
+        """Return an object's bytes from `first` on with how many were asked for, some pieces ahead; raises RemoteError."""
+        # A size that a server made up is no list of spans that fits into memory.
+        spans = range(first, size, READ)
+        # Twice as many are kept as are under way.
+        pieces = in_order(
+            lambda start: self.read_range(name, start, min(start + READ, size)), spans, AHEAD // 2
+        )
+        for start, piece in zip(spans, pieces, strict=True):
+            yield min(READ, size - start), piece
+
+    def read_range(self, name: str, start: int, end: int) -> bytes:
+        """Return a range of an object."""
+        piece: bytes = self.calls.run("cat_file", self.key(name), start=start, end=end)
+        return piece
+
+    def write(self, name: str, data: bytes, *, exclusive: bool) -> bool:
+        """Write an object in one request; return whether its name was free, or did not need to be."""
+        mode = "create" if exclusive else "overwrite"
+        # fsspec's memory looks first and writes then; what is in this process alone needs no more than a lock in it.
+        turn = nullcontext() if self.durable else _IN_MEMORY
+        with turn:
+            return self.done(lambda: self.calls.run("pipe_file", self.key(name), data, mode=mode))
+
+    def upload(
+        self, name: str, parts: Iterable[bytes], size: int, *, exclusive: bool, progress: Progress | None
+    ) -> bool:
+        """Write a large object; return whether its name was free, or did not need to be.
+
+        Args:
+            parts: its bytes, each but the last of `part_size(size)`; raising ends the upload without an object.
+        """
+        is_new = self.write(name, b"".join(parts), exclusive=exclusive)
+        if progress:
+            progress(size)
+        return is_new
+
+    def part_size(self, size: int) -> int:
+        """Return how many bytes each part of an upload of `size` bytes has, but the last."""
+        return PART
+
+    def move(self, name: str, target: str) -> None:
+        """Give an object another name; raises RemoteError."""
+        self.calls.run("cp_file", self.key(name), self.key(target))
+        self.remove(name)
+
+    def remove(self, name: str) -> int:
+        """Remove an object and return the bytes freed: 0 if it was gone."""
+        size = self.size(name)
+        if size is None:
+            return 0
+        with suppress(RemoteError):
+            self.calls.run("rm_file", self.key(name))
+        return size
+
+    def discard(self, name: str) -> None:
+        """Remove an object of ours that nobody needs; one that stays is swept one day."""
+        self.calls.tidy("rm_file", self.key(name))
+
+    def entries(self, folder: str) -> Iterator[Leftover]:
+        """List the objects below a folder of the prefix, or all of them for an empty one, in no order."""
+        start = self.key("")
+        try:
+            found = self.calls.run("find", self.key(folder).rstrip("/"), detail=True)
+        except RemoteError:
+            return
+        for name, info in found.items():
+            if info["type"] == "file":
+                stamp = next((info[key] for key in _STAMPS if info.get(key)), None)
+                path = str(name) if start.startswith("/") else str(name).lstrip("/")
+                yield Leftover(path.removeprefix(start), int(info["size"]), age(stamp))
+
+    def done(self, write: Callable[[], Any]) -> bool:
+        """Make a write; return False if the name was taken."""
+        try:
+            return self.went_on(write)
+        except RemoteError as error:
+            raise self.no_place() from error
+
+    def went_on(self, write: Callable[[], Any]) -> bool:
+        """Go on with an upload that was begun; return False if the name was taken."""
+        try:
+            write()
+        except RemoteError as error:
+            if error.kind is FailureKind.EXISTS:
+                return False
+            raise
+        return True
+
+    def no_place(self) -> NoPlaceError:
+        """Return the error for a store whose place, such as its bucket, is not there."""
+        return NoPlaceError(self.calls.where, self.place)
+
+    def see_place(self, call: Call, *arguments: Any) -> None:
+        """Look once, by `call`, whether the place is there: an object that is missing says nothing about that."""
+        if self._place_seen:
+            return
+        try:
+            self.calls.run(call, *arguments)
+        except RemoteError as error:
+            raise self.no_place() from error
+        except (NoPlaceError, StoreSilentError):
+            raise
+        except StorageError:
+            # Who may read and write objects may perhaps not ask for this; then it is taken to be there.
+            pass
+        self._place_seen = True
+
+
+def below(folder: str) -> str:
+    """Return the prefix of the names below a folder; an empty one is where everything is."""
+    return f"{folder}/" if folder else ""
+
+
+def objects_for(file_system: AbstractFileSystem, prefix: str, calls: RemoteCalls) -> Objects:
+    """Return the objects under a prefix, by what the file system speaks."""
+    spoken = file_system.protocol
+    protocols = {spoken} if isinstance(spoken, str) else set(spoken)
+    for protocol, (module, name) in _KINDS.items():
+        if protocol in protocols:
+            kind: type[Objects] = getattr(import_module(f".{module}", __package__), name)
+            return kind(prefix, calls)
+    return Objects(prefix, calls)
+
+
+_KINDS = {
+    "s3": ("cloud", "CloudObjects"),
+    "az": ("cloud", "CloudObjects"),
+    "gs": ("gcs", "GcsObjects"),
+    "sftp": ("sftp", "SftpObjects"),
+}

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ..copying import Progress
-from ..remote_calls import RemoteCalls, age
-from ..remote_errors import RemoteError
-from .objects import Entry, Objects, below
+from ..interface import Leftover
+from ..remote_calls import RemoteCalls, RemoteError, age
+from . import Objects, below
 
 _TYPE = "application/octet-stream"
 
@@ -30,16 +30,13 @@ def file_system(**options: Any) -> Any:
 class GcsObjects(Objects):
     """Objects in a bucket of Google Cloud Storage, over gcsfs."""
 
+    in_parts = True
+
     def __init__(self, prefix: str, calls: RemoteCalls) -> None:
         """Look below bucket and folder."""
         super().__init__(prefix, calls)
         self._bucket, _, folder = prefix.partition("/")
         self._start = f"{folder}/" if folder else ""
-
-    @property
-    def in_parts(self) -> bool:
-        """True."""
-        return True
 
     def size(self, name: str) -> int | None:
         """Return an object's size; gcsfs would take a refusal for a name that is not there."""
@@ -50,7 +47,7 @@ class GcsObjects(Objects):
             self.see_place(_look_for_bucket, self._bucket)
             return None
 
-    def entries(self, folder: str) -> Iterator[Entry]:
+    def entries(self, folder: str) -> Iterator[Leftover]:
         """List page by page."""
         options = {"prefix": self._start + below(folder)}
         while True:
@@ -60,7 +57,7 @@ class GcsObjects(Objects):
                 raise self.no_place() from error
             for item in page.get("items", []):
                 name = str(item["name"]).removeprefix(self._start)
-                yield Entry(name, int(item["size"]), age(item["updated"]))
+                yield Leftover(name, int(item["size"]), age(item["updated"]))
             if "nextPageToken" not in page:
                 return
             options["pageToken"] = page["nextPageToken"]

@@ -10,16 +10,14 @@ import asyncio
 import posixpath
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from concurrent.futures import Future
 from contextlib import asynccontextmanager, suppress
-from functools import partial
 from typing import Any
 
 from ..copying import Progress
+from ..interface import Leftover
 from ..layout import TMP
-from ..remote_calls import RemoteCalls, age
-from ..remote_errors import Kind, RemoteError
-from .objects import AHEAD, Entry, Objects
+from ..remote_calls import FailureKind, RemoteCalls, RemoteError, age
+from . import Objects
 
 _PIECE = 256 << 10
 """Bytes of one request of SFTP, of which asyncssh keeps many under way."""
@@ -87,17 +85,13 @@ class _Pool:
 class SftpObjects(Objects):
     """Files below a folder of an SFTP server."""
 
+    in_parts = True
     place = "folder"
 
     def __init__(self, prefix: str, calls: RemoteCalls) -> None:
         """Look below a folder; its path on the server begins with a slash."""
         super().__init__("/" + prefix.lstrip("/"), calls)
         self._folders: set[str] = set()
-
-    @property
-    def in_parts(self) -> bool:
-        """True."""
-        return True
 
     def size(self, name: str) -> int | None:
         """Return a file's size, None if it is not there or not a regular file."""
@@ -107,9 +101,10 @@ class SftpObjects(Objects):
             return None
         return found
 
-    def start_read(self, name: str, start: int, end: int) -> Future[Any]:
-        """Begin to read a range."""
-        return self.calls.start(_get, self.key(name), start, end, self.calls.mark())
+    def read_range(self, name: str, start: int, end: int) -> bytes:
+        """Return a range."""
+        piece: bytes = self.calls.run(_get, self.key(name), start, end, self.calls.mark())
+        return piece
 
     def write(self, name: str, data: bytes, *, exclusive: bool) -> bool:
         """Write a file: part file, fsync, name."""
@@ -121,7 +116,7 @@ class SftpObjects(Objects):
     def upload(
         self, name: str, parts: Iterable[bytes], size: int, *, exclusive: bool, progress: Progress | None
     ) -> bool:
-        """Write a part file in `tmp/`, several pieces at a time, and give it its name when it is whole."""
+        """Write a part file in `tmp/`, and give it its name when it is whole."""
         part = self.key(f"{TMP}/{uuid.uuid4().hex}.part")
         final = self.key(name)
         self._make_folders(part)
@@ -138,7 +133,7 @@ class SftpObjects(Objects):
         self._make_folders(self.key(target))
         self.calls.run(_rename, self.key(name), self.key(target))
 
-    def entries(self, folder: str) -> Iterator[Entry]:
+    def entries(self, folder: str) -> Iterator[Leftover]:
         """List the files below a folder."""
         waiting = [(self.key(folder), 0)]
         while waiting:
@@ -153,38 +148,30 @@ class SftpObjects(Objects):
                     if depth < _DEEPEST:
                         waiting.append((path, depth + 1))
                 else:
-                    yield Entry(path.removeprefix(self.key("")), size, age(modified))
+                    yield Leftover(path.removeprefix(self.key("")), size, age(modified))
 
     def _written(
         self, part: str, final: str, parts: Iterable[bytes], exclusive: bool, progress: Progress | None
     ) -> None:
+        offset = 0
         try:
-            self.done(lambda: self.calls.run(_create, part))
-            for count in self.calls.in_order(self._sending(part, parts), AHEAD):
+            for data in parts:
+                self.calls.run(_put, part, data, offset, self.calls.mark())
+                offset += len(data)
                 if progress:
-                    progress(count)
-            self._publish(part, final, exclusive)
+                    progress(len(data))
+            self.calls.run(_finish, part)
+            try:
+                self.calls.run(_link if exclusive else _rename, part, final)
+            except RemoteError as error:
+                # The server may have lost the reply to the first try: then the part file is gone, or has two names.
+                if error.kind is FailureKind.MISSING and self.calls.run(_size, final) is not None:
+                    raise RemoteError(FailureKind.EXISTS) from error
+                raise
         except BaseException as error:
             if not isinstance(error, KeyboardInterrupt):
                 self.calls.tidy("rm_file", part)
             raise
-
-    def _publish(self, part: str, final: str, exclusive: bool) -> None:
-        self.calls.run(_finish, part)
-        try:
-            self.calls.run(_link if exclusive else _rename, part, final)
-        except RemoteError as error:
-            # The server may have lost the reply to the first try: then the part file is gone, or has two names.
-            if error.kind is Kind.MISSING and self.calls.run(_size, final) is not None:
-                raise RemoteError(Kind.EXISTS) from error
-            raise
-
-    def _sending(self, part: str, parts: Iterable[bytes]) -> Iterator[Callable[[], Future[Any]]]:
-        offset = 0
-        for data in parts:
-            if data:
-                yield partial(self.calls.start, _put, part, data, offset, self.calls.mark())
-            offset += len(data)
 
     def _make_folders(self, path: str) -> None:
         folder = posixpath.dirname(path)
@@ -205,17 +192,11 @@ async def _get(file_system: Any, path: str, start: int, end: int, reached: Calla
     return bytes(data)
 
 
-async def _put(file_system: Any, path: str, data: bytes, offset: int, reached: Callable[[int], None]) -> int:
-    async with file_system._pool.get() as channel, channel.open(path, "r+b") as file:
+async def _put(file_system: Any, path: str, data: bytes, offset: int, reached: Callable[[int], None]) -> None:
+    async with file_system._pool.get() as channel, channel.open(path, "r+b" if offset else "wb") as file:
         for start in range(0, len(data), 8 * _PIECE):
             await file.write(data[start : start + 8 * _PIECE], offset + start)
             reached(start + 8 * _PIECE)
-    return len(data)
-
-
-async def _create(file_system: Any, path: str) -> None:
-    async with file_system._pool.get() as channel, channel.open(path, "wb"):
-        return
 
 
 async def _finish(file_system: Any, path: str) -> None:

@@ -1,4 +1,4 @@
-"""`fusery backup` and `restore` through the command line."""
+"""`fusery admin backup` and `restore` through the command line."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def test_a_backup_is_restored_and_holds_no_secret(
 ) -> None:
     monkeypatch.setenv("FUSERY_STORE_OPTIONS", f'{{"secret": "{CANARY}", "token": "{CANARY}"}}')
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", CANARY)
-    made = stocked("backup", "saved", "--json")
-    restored = stocked("--registry", "new", "restore", "saved", "--own", "--json")
+    made = stocked("admin", "backup", "saved", "--json")
+    restored = stocked("--registry", "new", "admin", "restore", "saved", "--own", "--json")
     assert (made.code, restored.code) == (0, 0)
     assert made.json["path"] == str(tmp_path / "saved")
     assert made.json["copied"] == made.json["blobs"]
     assert restored.json["rows"] == made.json["rows"]
     assert stocked("--registry", "new", "audit").code == 0
-    for words in ("list", "events"):
+    for words in ("list", "log"):
         assert stocked("--registry", "new", words, "--json").json == stocked(words, "--json").json
     assert CANARY not in made.out + made.err
     files = [path for path in (tmp_path / "saved").rglob("*") if path.is_file()]
@@ -35,12 +35,12 @@ def test_a_backup_is_restored_and_holds_no_secret(
 @pytest.mark.slow
 def test_another_partys_backup_is_copied_and_named_is_what_stays_behind(stocked: Fusery) -> None:
     assert stocked("promote", "course_rec@1", "prod").code == 0
-    assert stocked("backup", "saved").code == 0
-    restored = stocked("--registry", "new", "restore", "saved")
+    assert stocked("admin", "backup", "saved").code == 0
+    restored = stocked("--registry", "new", "admin", "restore", "saved")
     assert restored.code == 0
     assert "1 alias" in restored.out
     assert stocked("--registry", "new", "audit").code == 0
-    again = stocked("--registry", "new", "restore", "saved", "--json")
+    again = stocked("--registry", "new", "admin", "restore", "saved", "--json")
     assert again.json["rows"]["adapter"] == len(stocked("list", "--json").json)
     assert {"event", "alias"} <= {each["kind"] for each in again.json["left_out"]}
     names = [
@@ -48,18 +48,20 @@ def test_another_partys_backup_is_copied_and_named_is_what_stays_behind(stocked:
         for home in ((), ("--registry", "new"))
     ]
     assert names[0] == names[1]
+    assert stocked("--registry", "third", "admin", "init").code == 0
+    assert stocked("--registry", "third", "pull", "course_rec@1", "--from", "saved").code == 0
 
 
 def test_refusals(stocked: Fusery, tmp_path: Path) -> None:
     (tmp_path / "other" / "sub").mkdir(parents=True)
     (tmp_path / "other" / "sub" / "config.json").write_text("{}")
     (tmp_path / "empty").mkdir()
-    assert stocked("backup", "empty").code == stocked("backup", "empty").code == 0
+    assert stocked("admin", "backup", "empty").code == stocked("admin", "backup", "empty").code == 0
     require_refusals(
         stocked,
-        ("backup other", "sub/config.json"),
-        ("restore empty", "not empty"),
-        *((f"--registry new restore {place}", "") for place in ("nothing", "ftp://host/x", "a::b")),
+        ("admin backup other", "sub/config.json"),
+        ("admin restore empty", "not empty"),
+        *((f"--registry new admin restore {place}", "") for place in ("nothing", "ftp://host/x", "a::b")),
     )
     assert [path.name for path in (tmp_path / "other").iterdir()] == ["sub"]
-    assert "pw" not in stocked("--registry", "new", "restore", "s3://user:pw@bucket/x").err
+    assert "pw" not in stocked("--registry", "new", "admin", "restore", "s3://user:pw@bucket/x").err

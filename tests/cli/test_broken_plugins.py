@@ -12,9 +12,8 @@ from pathlib import Path
 
 import pytest
 from fixture_types import Fusery
-from interrupts import interrupts
 from plugin_packages import write_package
-from waiting import wait_until
+from programs import interrupts
 
 from fusery.storage import plugins
 from fusery.storage.plugins import Group
@@ -38,9 +37,8 @@ FAILED = "failed: Panic: no luck"
 NEEDS: dict[Group, tuple[str, ...]] = {
     "fusery.targets": ("materialize", "course_rec@2", "out", "--target", "odd"),
     "fusery.rules": ("check", "first", "--base", "tiny"),
-    "fusery.sources": ("import", "somewhere", "--from", "odd"),
-    "fusery.backends": ("gc",),
-    "fusery.notifiers": ("webhook", "add", "odd://somewhere", "--on", "*"),
+    "fusery.sources": ("register", "odd://somewhere"),
+    "fusery.backends": ("admin", "gc"),
 }
 """A command that needs a plugin of a group."""
 
@@ -69,10 +67,10 @@ BROKEN: dict[Group, list[tuple[str, str]]] = {
         (f"{MUTE}raise Mute", "cannot be imported: Mute"),
     ],
     "fusery.sources": [
-        ("X = 5", "cannot be called"),
+        ("X = 5", "is not callable"),
         ("def X(*_, **__): 1 / 0", "failed: ZeroDivisionError"),
         ("def X(*_, **__):\n    yield 1 / 0", "failed: ZeroDivisionError"),
-        ("def X(*_, **__): yield None", "yields something else"),
+        ("def X(*_, **__): yield None", "not a TrackedRun"),
         (TRACKED % "{'adapter_config.json': 2, 'adapters.safetensors': 8}", "failed: ZeroDivisionError"),
         (TRACKED % "None", "failed: TypeError"),
     ],
@@ -82,10 +80,6 @@ BROKEN: dict[Group, list[tuple[str, str]]] = {
         (f"{BACKEND}def file_system(**_): return 5", "makes no file system of fsspec"),
         (f"{BACKEND}def file_system(**_): 1 / 0", "cannot be opened: ZeroDivisionError"),
         (f"{UNBOUND}X = Unbound()", "cannot be imported: RuntimeError: no luck"),
-    ],
-    "fusery.notifiers": [
-        ("X = 5", "cannot be called"),
-        (f"{PANIC}raise Panic('no luck')", "cannot be imported: Panic: no luck"),
     ],
 }  # fmt: skip
 
@@ -98,7 +92,6 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "packages").mkdir()
     monkeypatch.syspath_prepend(tmp_path / "packages")
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    monkeypatch.setenv("FUSERY_WEBHOOK_SECRET", "0123456789abcdef" * 2)
     monkeypatch.delitem(sys.modules, "odd", raising=False)
     return tmp_path / "packages"
 
@@ -126,10 +119,7 @@ def plugin_checks(stocked: Fusery) -> dict[str, tuple[str, str]]:
 
 @pytest.mark.parametrize(
     "group",
-    [
-        pytest.param(group, marks=() if group in ("fusery.sources", "fusery.notifiers") else pytest.mark.slow)
-        for group in NEEDS
-    ],
+    [pytest.param(group, marks=() if group == "fusery.sources" else pytest.mark.slow) for group in NEEDS],
 )
 def test_a_broken_plugin_is_one_error_of_the_command_that_needs_it(
     group: Group, stocked: Fusery, install: Install, packages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -189,35 +179,6 @@ def test_nothing_is_audited_while_a_rule_or_backend_is_broken(
     assert stocked("audit", "--rebuild", "--json").json["error"]["code"] == "plugin_failed"
 
 
-def test_a_failing_notifier_is_a_failed_attempt(
-    stocked: Fusery, packages: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = (
-        f"{PANIC}from fusery.registry.webhooks.sending import Answer\nprint('hello')\n"
-        "def X(*_, **__): raise RuntimeError('no luck')\ndef Y(*_, **__): return 5\n"
-        "def Z(*_, **__): raise Panic('no luck')\ndef P(*_, **__):\n    print('sent')\n    return Answer()"
-    )
-    names = {"odd": "luckless:X", "even": "luckless:Y", "panic": "luckless:Z", "prints": "luckless:P"}
-    write_package(packages, "luckless", {"fusery.notifiers": names}, source)
-    for scheme in names:
-        assert stocked("webhook", "add", f"{scheme}://a", "--on", "alias.*", "--name", scheme).code == 0
-    stocked("alias", "set", "course_rec@2", "prod")
-    done = stocked("webhook", "deliver", "--json")
-    errors = [each["error"] for each in done.json]
-    assert (done.code, errors) == (
-        1,
-        [
-            "the notifier even of luckless 1.2 returns no Answer",
-            "the notifier odd of luckless 1.2 failed: RuntimeError: no luck",
-            "the notifier panic of luckless 1.2 failed: Panic: no luck",
-            None,
-        ],
-    )
-    assert len(done.json[-1]["delivered"]) == 1 and "sent\n" in done.err
-    monkeypatch.setattr(sys, "path", [each for each in sys.path if each != str(packages)])
-    assert "no plugin for it is installed" in stocked("webhook", "retry", "odd", "--json").json["error"]
-
-
 FILE_SYSTEM = f"""
 from fsspec.implementations.memory import MemoryFileSystem
 {BACKEND}{PANIC}
@@ -237,9 +198,9 @@ def test_exceptions_of_a_plugin_s_file_system(fusery: Fusery, install: Install) 
         ("raise PermissionError('no luck')", "permission_denied"),
     ):
         install("fusery.backends", FILE_SYSTEM % raised)
-        assert fusery("init", "--json").json["error"]["code"] == code
+        assert fusery("admin", "init", "--json").json["error"]["code"] == code
     install("fusery.backends", FILE_SYSTEM % "print('written')")
-    done = fusery("init", "--json")
+    done = fusery("admin", "init", "--json")
     assert (done.code, "written\n" in done.err, bool(done.json)) == (0, True, True)
 
 
@@ -262,7 +223,7 @@ def test_names_of_plugins(stocked: Fusery, packages: Path) -> None:
             packages, "odd", {"fusery.sources": {name: "odd:X"}}, "def X(*_, **__): return iter(())"
         )
         plugins._installed.cache_clear()
-        assert f"{name} of odd 1.2" in stocked("import", "somewhere", "--from", name).err
+        assert f"{name} of odd 1.2" in stocked("register", f"{name}://somewhere").err
     for each in ("odd", "even"):
         write_package(packages, each, {"fusery.rules": {"same": f"{each}:X"}})
     plugins._installed.cache_clear()
@@ -276,30 +237,6 @@ def test_names_of_plugins(stocked: Fusery, packages: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timing
-@pytest.mark.parametrize(
-    ("how", "words", "code"),
-    [(signal.SIGTERM, (), 143), (signal.SIGINT, (), 130), (signal.SIGTERM, ("--follow",), 0)],
-)
-def test_a_command_ends_although_a_notifier_hangs(
-    how: signal.Signals, words: tuple[str, ...], code: int, stocked: Fusery, install: Install, tmp_path: Path
-) -> None:
-    source = (
-        "import pathlib, time\ndef X(*_, **__):\n    pathlib.Path('reached').touch()\n    time.sleep(1000)"
-    )
-    install("fusery.notifiers", source)
-    assert stocked("webhook", "add", "odd://a", "--on", "alias.*", "--name", "odd").code == 0
-    stocked("alias", "set", "course_rec@2", "prod")
-    with interrupts():
-        process = started("webhook", "deliver", *words, cwd=tmp_path, PYTHONPATH=str(tmp_path / "packages"))
-        wait_until((tmp_path / "reached").exists)
-        process.send_signal(how)
-        _, err = process.communicate(timeout=60)
-    assert process.returncode == code, err
-    assert stocked("webhook", "show", "odd", "--json").json["error"] == "no answer within 10 s"
-
-
-@pytest.mark.slow
-@pytest.mark.timing
 def test_doctor_names_the_plugin_that_it_imports(stocked: Fusery, install: Install, tmp_path: Path) -> None:
     install("fusery.targets", "import time\ntime.sleep(1000)")
     with interrupts():
@@ -309,16 +246,3 @@ def test_doctor_names_the_plugin_that_it_imports(stocked: Fusery, install: Insta
         process.send_signal(signal.SIGINT)
         assert process.communicate(timeout=60) == ("", "\nInterrupted.\n")
     assert process.returncode == 130
-
-
-@pytest.mark.timing
-@pytest.mark.slow
-def test_a_package_that_cannot_be_listed_is_named_by_every_command(
-    stocked: Fusery, install: Install, packages: Path, tmp_path: Path
-) -> None:
-    """Libraries that fusery imports list all installed packages before fusery does."""
-    install("fusery.targets", "")
-    (packages / "odd-1.2.dist-info" / "entry_points.txt").write_bytes(b"[console_scripts]\nodd = \xff:X\n")
-    for words in ("doctor", "show course_rec@2", "check first --base tiny"):
-        out, err = started(*words.split(), cwd=tmp_path, PYTHONPATH=str(packages)).communicate(timeout=60)
-        assert (out, f"{packages}/odd-1.2.dist-info\nHint: " in err) == ("", True), err

@@ -15,7 +15,7 @@ import pytest
 import tiny_models
 from dask_cluster import RunningCluster, cluster
 from fixture_types import Fusery
-from interrupts import interrupts
+from programs import interrupts
 from waiting import wait_until
 
 from fusery.registry.database.leases import TTL
@@ -42,7 +42,7 @@ def test_all_are_fused_and_found_done_the_second_time(stocked: Fusery) -> None:
     assert chosen("--where", "val_loss < 0.5") == [SECOND]
     assert chosen("--where", "rank > 4000") == []
     assert chosen("--task", "course_rec", "--where", "version = 1") == [FIRST]
-    stocked("cache", "prune", "0")
+    stocked("admin", "cache", "prune", "0")
     first, second = (stocked(*ALL, "--json") for _ in range(2))
     assert (first.code, second.code) == (0, 0)
     assert [document["adapter"] for document in first.json] == [FIRST, SECOND]
@@ -195,7 +195,7 @@ def test_a_cluster_does_it_and_survives_a_killed_worker(
         assert ran.code == 1
         assert {document["error"]["code"] for document in ran.json} <= {"schema", "bad_input"}
         assert wrong.poll() is None
-    events = eight("events", "--json").json
+    events = eight("log", "--json").json
     assert sum(event["action"] == "fused.made" for event in events) in (0, 8)
 
 

@@ -17,10 +17,9 @@ from fixture_types import Fusery
 from sarif_structure import require_sarif
 
 from fusery.registry.adapters.finding import Finding
-from fusery.registry.admission.checked import CheckedFolder
-from fusery.registry.admission.code_quality import code_quality
+from fusery.registry.admission.ci_reports import code_quality, place_of
+from fusery.registry.admission.code import CheckedFolder
 from fusery.registry.admission.rules import CODES
-from fusery.registry.admission.sarif import place_of
 
 from .conftest import require_refusals
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from fixture_types import Fusery
 
-from fusery.cli import combine
-from fusery.registry.combining import methods
+from fusery.cli import compare
+from fusery.registry.comparison import methods
 
 from .conftest import require_refusals
 
@@ -18,7 +18,7 @@ KEYS = {
 
 @pytest.mark.slow
 def test_combine_for_people_scripts_and_once_more(stocked: Fusery) -> None:
-    assert combine.METHODS == methods.METHODS
+    assert compare.METHODS == methods.METHODS
     words = ("combine", "course_rec@1", "course_rec@2", "--weights", "0.7,0.3")
     assert stocked(*words, "--dry-run").out.startswith("Nothing was made")
     before = stocked(*words, "--dry-run", "--json").json
@@ -50,9 +50,9 @@ def test_refusals_register_nothing(stocked: Fusery) -> None:
         (f"{both} --method linear", "rank"),
         ("combine course_rec@1 nothing@1", "unknown_reference"),
         ("combine", "usage"),
-        ("shrink course_rec@1", "'--rank'"),
-        ("shrink course_rec@1 --rank 9", "9"),
-        ("shrink course_rec@1 --rank -1", "invalid rank"),
-        ("shrink course_rec@1 --rank 2 --task a/b", "a/b"),
+        ("combine course_rec@1", "one adapter alone"),
+        ("combine course_rec@1 --rank 9", "9"),
+        ("combine course_rec@1 --rank -1", "invalid rank"),
+        ("combine course_rec@1 --rank 2 --task a/b", "a/b"),
     )
     assert stocked("list", "-q").out == before

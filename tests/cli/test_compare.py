@@ -1,4 +1,4 @@
-"""`fusery diff --weights`, `compare` and `list --where` as people and scripts see them."""
+"""`fusery diff` and `list --where` as people and scripts see them."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ def test_refusals(stocked: Fusery, tmp_path: Path) -> None:
     assert stocked("register", "first", "--base", "tiny", "--task", "alone").code == 0
     require_refusals(
         stocked,
-        (f"diff {both} --plot x.png", "--weights"),
         (f"diff {both} --weights --force", "--force goes with --plot"),
         (f"diff {both} --weights --plot x.gif", ".svg"),
-        ("compare course_rec@1", "two different adapters"),
-        (f"compare {both} --force", "--force goes with --plot"),
-        (f"compare {both} --plot x.png", "no training curve"),
-        ("compare", "usage"),
-        ("compare course_rek", "did you mean"),
-        ("compare alone", "fusery show REF"),
+        ("diff course_rec@1", "two different adapters"),
+        ("diff course_rec@1 --weights", "--weights compares two adapters"),
+        (f"diff {both} --force", "--force goes with --plot"),
+        (f"diff {both} --plot x.png", "no training curve"),
+        ("diff", "usage"),
+        ("diff course_rek", "did you mean"),
+        ("diff alone", "fusery show REF"),
         (("list", "--where", ""), "bad_expression"),
         ("list --limit 0", "--limit"),
         ("list --offset -1", "--offset"),
@@ -36,19 +36,19 @@ def test_refusals(stocked: Fusery, tmp_path: Path) -> None:
 
 
 def test_compare(stocked: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = stocked("compare", "course_rec", "--json").json
+    whole = stocked("diff", "course_rec", "--json").json
     assert whole.keys() == {
         "adapters", "differs", "same", "amended", "findings", "curves", "withdrawals", "plot"
     }  # fmt: skip
     assert whole["adapters"] == [FIRST, SECOND]
     assert whole["differs"]["val_loss"] == [0.61, 0.42]
-    assert whole == stocked("compare", *BOTH, "--json").json
-    assert stocked("compare", "Course_Rec", "course_rec@1", "--json").json["adapters"] == [FIRST, SECOND]
-    assert stocked("compare", *BOTH, "-q").out.splitlines() == list(whole["differs"])
-    shown = stocked("compare", *BOTH).out
-    assert all(text in shown for text in (FIRST, SECOND, "0.61"))
+    assert stocked("diff", "course_rec", "-q").out.splitlines() == list(whole["differs"])
+    assert whole == stocked("diff", *BOTH, "--json").json
+    assert stocked("diff", "Course_Rec", "course_rec@1", "--json").json["adapters"] == [FIRST, SECOND]
+    for words in (BOTH, ["course_rec"]):
+        assert all(text in stocked("diff", *words).out for text in (FIRST, SECOND, "0.61"))
     monkeypatch.setattr("fusery.registry.catalog.compare.MOST", 1)
-    require_refusals(stocked, ("compare course_rec", "TASK@1 TASK@2"))
+    require_refusals(stocked, ("diff course_rec", "TASK@1 TASK@2"))
 
 
 def test_list_filters_and_pages(stocked: Fusery) -> None:
@@ -67,7 +67,7 @@ def test_the_place_in_a_wrong_expression_is_shown(stocked: Fusery) -> None:
     assert ran.err.splitlines()[1:] == [
         "  rank >= 8 and val_los < 1",
         "                ^",
-        "Hint: did you mean val_loss?",
+        "Hint: did you mean val_loss or alias?",
     ]
     error = stocked("list", "--where", "rank >= 8 and val_los < 1", "--json").json["error"]
     assert (error["code"], error["position"]) == ("bad_expression", 14)

@@ -11,7 +11,7 @@ import pytest
 import tiny_models
 from fixture_types import Fusery
 
-from fusery.cli.cpu_cost import _computes_on_linux_cpu
+from fusery.cli.fuse import computes_on_linux_cpu
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="mlx computes on other processors there")
 
@@ -67,9 +67,9 @@ def test_no_command_where_the_format_is_the_only_one(fusery: Fusery, tmp_path: P
 
 
 def test_cost_is_printed_only_on_a_linux_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert _computes_on_linux_cpu()
+    assert computes_on_linux_cpu()
     with monkeypatch.context() as patch:
         patch.setattr(sys, "platform", "darwin")
-        assert not _computes_on_linux_cpu()
+        assert not computes_on_linux_cpu()
     monkeypatch.setitem(sys.modules, "mlx.core", None)
-    assert not _computes_on_linux_cpu()
+    assert not computes_on_linux_cpu()

@@ -1,4 +1,4 @@
-"""`fusery eval`, and its metrics in lists, comparisons, rules and reports."""
+"""`fusery eval` through the command line."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_record_and_list(stocked: Fusery, plain: Path) -> None:
     assert stocked("eval", "list", "course_rec@2", "-q").out == "accuracy\n"
     assert stocked("eval", "list", "--metric", "courses.acc", "--limit", "1", "-q").out == "courses.acc\n"
     assert stocked("audit").code == 0
-    event = stocked("events", "--action", "adapter.evaluated", "--json").json[0]
+    event = stocked("log", "--action", "adapter.evaluated", "--json").json[0]
     assert event["told"].startswith("courses_text.word_perplexity 1.163, ")
     assert event["told"].endswith("and 3 more")
 
@@ -53,7 +53,7 @@ def test_show_prints_the_newest_rows(stocked: Fusery, tmp_path: Path) -> None:
 
 
 def test_files_that_hold_no_results_are_refused(stocked: Fusery, tmp_path: Path) -> None:
-    before = stocked("events", "-q").out
+    before = stocked("log", "-q").out
     for content, named in (
         (b'{"accuracy": NaN}', "'accuracy'"),
         (b'{"accuracy": 1e999}', "too large"),
@@ -74,7 +74,7 @@ def test_files_that_hold_no_results_are_refused(stocked: Fusery, tmp_path: Path)
         ("eval run course_rec@1 --shots 2", "--shots"),
         ("eval run course_rec@1 --prompts q.json --task arc_easy", "--prompts"),
     )
-    assert stocked("events", "-q").out == before
+    assert stocked("log", "-q").out == before
 
 
 @pytest.mark.slow
@@ -86,15 +86,13 @@ def test_columns_filters_order_and_reports(stocked: Fusery, plain: Path, tmp_pat
     assert stocked("list", "--where", "metric.accuracy > 0.6", "-q").out == f"{ONE}\n"
     assert stocked("list", "--columns", "metric.a..b").code == 2
     require_refusals(stocked, (("list", "--where", "metrics.x > 1"), "metric.NAME"))
-    found = stocked("compare", "course_rec", "--json").json["differs"]
+    found = stocked("diff", "course_rec", "--json").json["differs"]
     assert found["metric.accuracy (courses/test)"] == [0.91, None]
     assert "measured" in stocked("show", "course_rec@1").out
-    task = stocked("report", "course_rec", "--json").json["tasks"][0]
-    assert (task["evaluations_total"], task["evaluations"][0]["metric"]) == (2, "accuracy")
-    assert stocked("report", "course_rec", "--html", "page.html").code == 0
+    assert stocked("ui", "course_rec@1", "--save", "page.html").code == 0
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert ("Evaluations" in page, "0.91" in page) == (True, True)
-    assert stocked("export", "course_rec@1", "out").code == 0
+    assert stocked("get", "course_rec@1", "out").code == 0
     metadata = json.loads((tmp_path / f"out/adapters_{ONE}/adapter_metadata.json").read_text("utf-8"))
     [row] = metadata["fusery"]["facts"]["evaluations"]
     assert (row["metric"], row["value"], "by" in row) == ("accuracy", 0.91, False)
@@ -102,15 +100,15 @@ def test_columns_filters_order_and_reports(stocked: Fusery, plain: Path, tmp_pat
 
 def test_a_rule_about_a_metric(stocked: Fusery, plain: Path) -> None:
     words = ("--metric", "accuracy >= 0.9 on courses/test", "--metric", "loss within 0.1")
-    assert stocked("rules", "set", "prod", *words, "--json").json["rules"]["metrics"] == {
+    assert stocked("alias", "rules", "set", "prod", *words, "--json").json["rules"]["metrics"] == {
         "accuracy": {"at_least": 0.9, "dataset": "courses", "split": "test"},
         "loss": {"within": 0.1},
     }
-    stocked("rules", "set", "prod", *words[:2])
+    stocked("alias", "rules", "set", "prod", *words[:2])
     assert stocked("promote", "course_rec@1", "prod").code == 3
     stocked("eval", "record", "course_rec@1", plain)
     assert stocked("promote", "course_rec@1", "prod").code == 0
-    assert stocked("rules", "set", "prod", "--metric", "accuracy > 1").code == 2
+    assert stocked("alias", "rules", "set", "prod", "--metric", "accuracy > 1").code == 2
 
 
 @pytest.mark.slow
@@ -126,15 +124,45 @@ def test_a_metric_of_another_split_is_not_compared(stocked: Fusery, plain: Path,
     stocked("eval", "record", "course_rec@1", plain)
     two = write(tmp_path / "two.json", accuracy=0.5, dataset="courses", split="dev")
     stocked("eval", "record", "course_rec@2", two)
-    [finding] = stocked("compare", "course_rec", "--json").json["findings"]
+    [finding] = stocked("diff", "course_rec", "--json").json["findings"]
     assert (finding["code"], finding["metric"]) == ("metric_other_split", "accuracy")
     assert "courses/test" in finding["why"] and "courses/dev" in finding["why"]
-    assert "metric_other_split: " in stocked("compare", "course_rec").err
-    stocked("rules", "set", "prod", "--metric", "accuracy >= 0.1 on courses/test")
+    assert "metric_other_split: " in stocked("diff", "course_rec").err
+    stocked("alias", "rules", "set", "prod", "--metric", "accuracy >= 0.1 on courses/test")
     refused = stocked("promote", "course_rec@2", "prod")
     assert (refused.code, "(metric_other_split)" in refused.out) == (3, True)
-    stocked("rules", "set", "prod", "--metric", "accuracy >= 0.1 on other/test")
+    stocked("alias", "rules", "set", "prod", "--metric", "accuracy >= 0.1 on other/test")
     rules = stocked("promote", "course_rec@2", "prod", "--dry-run", "--json").json["rules"]
     assert [each.get("code") for each in rules] == [None, "metric_other_dataset"]
     write(two, accuracy=0.6, dataset="courses", split="dev")
     require_refusals(stocked, ("eval record course_rec@2 two.json", "metric_recorded_twice"))
+
+
+def test_without_a_measurement_it_is_inconclusive(stocked: Fusery) -> None:
+    ran = stocked("eval", "bench", "course_rec@1", "--last")
+    assert (ran.code, ran.out) == (3, "")
+    assert "fusery eval bench course_rec@1" in ran.err
+    assert stocked("eval", "bench", "course_rec@1", "--last", "--json").json is None
+    require_refusals(
+        stocked,
+        ("eval bench course_rec@1 --last --precision keep", "--last"),
+        ("eval bench course_rec@1 --tokens 1", "measure nothing"),
+    )
+
+
+def test_refusals(stocked: Fusery) -> None:
+    require_refusals(
+        stocked,
+        ("eval probe tiny", "--against"),
+        ("eval probe course_rec@1 --against base --precision keep", "--precision"),
+        ("eval probe course_rec@1 --prompts absent.jsonl", "absent.jsonl"),
+        ("eval probe course_rec@1 --against nothing@1", "unknown_reference"),
+        ("eval probe course_rec@1 --limit 0", "--limit"),
+        ("base calibrate nothing", "unknown_reference"),
+        ("base calibrate tiny --prompts absent.jsonl", "absent.jsonl"),
+        ("fuse course_rec@1 --precision keep --probe auto", "leave out --precision"),
+        ("fuse --all --probe auto", "fusery fuse REF --probe auto"),
+        ("fuse course_rec@1 --probe auto --probe-within 0", "--probe-within"),
+    )
+    ran = stocked("fuse", "course_rec@1", "--probe", "auto")
+    assert (ran.code, "tiny is not quantised" in ran.err, ran.out[:6]) == (0, True, "fused "), ran.err

@@ -16,7 +16,7 @@ from fusery.registry import Registry
 from .conftest import started
 from .test_transcripts import NamedDoor
 
-CODES = {"backup": 2, "restore": 2, "db upgrade": 2, "doctor": 0}
+CODES = {"admin backup": 2, "admin restore": 2, "admin db upgrade": 2, "doctor": 0}
 """Exit codes that differ: what changes the server's database or reads all of it is done where the server runs."""
 
 HERE = {"server": "it serves a registry of this machine", "ui": "as above: the pages are the server's"}

@@ -28,37 +28,19 @@ def test_push_and_pull(stocked: Fusery, tmp_path: Path) -> None:
     assert stocked(*home, "list", "--json").json == stocked("list", "--json").json
     require_refusals(
         stocked,
-        ("push course_rec", "--database and --store"),
+        ("push course_rec", "--to"),
         (("push", "nothing", "--to", tmp_path / "x"), "unknown_reference"),
-        (("pull", "course_rec", "--from", tmp_path / "x"), "is that where the other registry is?"),
+        (("pull", "course_rec", "--from", tmp_path / "x"), "the folder of a backup"),
     )
 
 
-@pytest.mark.slow
-def test_the_environment_names_the_other_side_only_where_no_home_is_given(
-    stocked: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("FUSERY_OTHER_DATABASE_URL", f"sqlite:///{tmp_path}/other.db")
-    monkeypatch.setenv("FUSERY_OTHER_STORE_URL", str(tmp_path / "other-store"))
-    assert stocked("push", "course_rec", "--to", tmp_path / "there").code == 0
-    assert not (tmp_path / "other.db").exists()
-    done = stocked("push", "course_rec")
-    assert done.code == 0, done.err
-    assert (tmp_path / "other.db").exists()
-    assert "Nothing to copy" in stocked("push", "course_rec").out
-
-
 REFUSED: tuple[tuple[tuple[str, ...], dict[str, str]], ...] = (
-    (("--to", f"postgresql://ann:{CANARY}@127.0.0.1:1/db"), {}),
-    (("--database", f"postgresql://ann:{CANARY}@127.0.0.1:1/db", "--store", "/tmp/none"), {}),
-    (("--database", f"mysql://ann:{CANARY}@h/db", "--store", "/tmp/none"), {}),
-    (("--database", f"not a url {CANARY}", "--store", "/tmp/none"), {}),
-    (("--database", "sqlite:///x.db", "--store", f"s3://key:{CANARY}@bucket/x"), {}),
-    (("--database", "sqlite:///x.db", "--store", f"s3://bucket/x?secret={CANARY}"), {}),
-    (("--database", "sqlite:///x.db", "--store", "s3://bucket/x"), {"FUSERY_OTHER_STORE_OPTIONS": f"{{{CANARY}"}),
-    (("--database", "sqlite:///x.db"), {"FUSERY_OTHER_STORE_OPTIONS": f'{{"secret": "{CANARY}"}}'}),
+    (("push", "--to", f"postgresql://ann:{CANARY}@127.0.0.1:1/db"), {}),
+    (("pull", "--from", f"s3://key:{CANARY}@bucket/x"), {}),
+    (("pull", "--from", f"s3://bucket/x?secret={CANARY}"), {}),
+    (("pull", "--from", "s3://bucket/x"), {"FUSERY_OTHER_STORE_OPTIONS": f"{{{CANARY}"}),
     (
-        ("--database", "sqlite:///x.db", "--store", "s3://bucket/x"),
+        ("pull", "--from", "s3://bucket/x"),
         {"FUSERY_OTHER_STORE_OPTIONS": f'{{"no_such_option": "{CANARY}", "endpoint_url": "http://127.0.0.1:1"}}'},
     ),
 )  # fmt: skip
@@ -69,12 +51,12 @@ def test_no_refusal_repeats_a_secret(
     stocked: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG")
-    for words, environment in REFUSED:
+    for (command, *words), environment in REFUSED:
         with monkeypatch.context() as patch:
             for name, value in environment.items():
                 patch.setenv(name, value)
             for form in ((), ("--json",), ("--dry-run",)):
-                done = stocked("push", "course_rec", *words, *form)
+                done = stocked(command, "course_rec", *words, *form)
                 assert done.code == 2, done.out + done.err
                 assert CANARY not in done.out + done.err + caplog.text
     assert [path for path in files(tmp_path) if CANARY.encode() in path.read_bytes()] == []

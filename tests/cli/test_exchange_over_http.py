@@ -11,7 +11,7 @@ from fixture_types import Fusery
 from page_server import pages_of
 
 from fusery.registry import Registry
-from fusery.web.doors import Proxies, TeamDoor
+from fusery.web.auth import Proxies, TokenAuth
 
 from .conftest import require_refusals
 
@@ -23,11 +23,11 @@ def test_push_and_pull_by_command(stocked: Fusery, tmp_path: Path, monkeypatch: 
         there.init()
         token = there.tokens.create("ci", "publisher").secret
         (tmp_path / "token").write_text(token + "\n")
-        with pages_of(there, TeamDoor(there, Proxies())) as url:
+        with pages_of(there, TokenAuth(there, Proxies())) as url:
             said = []
             for words in (["push", "course_rec", "--to", url], ["pull", "course_rec", "--from", url]):
                 ran = stocked(*words)
-                assert (ran.code, "FUSERY_TOKEN" in ran.err) == (2, True), ran.err
+                assert (ran.code, "fusery login" in ran.err) == (2, True), ran.err
             monkeypatch.setenv("FUSERY_TOKEN_FILE", str(tmp_path / "token"))
             told = stocked("push", "course_rec", "--to", url, "--dry-run")
             assert (told.code, "Would copy 3 records" in told.out) == (0, True), told.err
@@ -60,7 +60,7 @@ def test_register_on_a_server_from_a_machine_without_a_registry(
     with Registry.open(tmp_path / "home") as there:
         there.bases.add(tiny_models.make_base(tmp_path / "other", dtype="float32"), name="other")
         monkeypatch.setenv("FUSERY_TOKEN", there.tokens.create("ci", "publisher").secret)
-        with pages_of(there, TeamDoor(there, Proxies())) as url:
+        with pages_of(there, TokenAuth(there, Proxies())) as url:
             words = ["--registry", url, "register", trained]
             said = ["--base", "tiny", "--task", "course_rec", "--val-loss", "0.3", "--tag", "team=search"]
             assert stocked(*words).code == 2
@@ -102,7 +102,7 @@ def test_promote_on_a_server_as_its_rules_have_it(
     with Registry.open(tmp_path / "home") as there:
         there.aliases.set_rules("prod", {"val_loss_within": 0.1, "fidelity": "PASS"}, reason="as agreed")
         publisher, approver = (there.tokens.create(name, name).secret for name in ("publisher", "approver"))
-        with pages_of(there, TeamDoor(there, Proxies())) as url:
+        with pages_of(there, TokenAuth(there, Proxies())) as url:
             words = ["--registry", url, "promote", "course_rec@1", "prod"]
             monkeypatch.setenv("FUSERY_TOKEN", approver)
             words += ["--reason", "launch"]
@@ -140,7 +140,7 @@ def test_many_at_once_get_one_version_each(
     ]
     with Registry.open(tmp_path / "home") as there:
         monkeypatch.setenv("FUSERY_TOKEN", there.tokens.create("ci", "publisher").secret)
-        with pages_of(there, TeamDoor(there, Proxies())) as url, Registry.open(url) as own:
+        with pages_of(there, TokenAuth(there, Proxies())) as url, Registry.open(url) as own:
 
             def register(folder: Path) -> int:
                 return own.adapters.register(folder, base="tiny", task="new").version

@@ -1,4 +1,4 @@
-"""Export and import: a folder for git that any registry with the base reads back to the same adapter."""
+"""`fusery get`: a cached folder, and a folder for git that `register` reads back."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def require_same(fusery: Fusery, reference: str, *more: str) -> None:
 @pytest.fixture
 def exported(stocked: Fusery, tmp_path: Path) -> Path:
     """`course_rec@1` as a folder."""
-    assert stocked("export", "course_rec@1", tmp_path / "out").code == 0
+    assert stocked("get", "course_rec@1", tmp_path / "out").code == 0
     return tmp_path / "out" / "adapters_course_rec_v1_20260115"
 
 
@@ -63,12 +63,12 @@ def test_what_an_exported_folder_holds(stocked: Fusery, exported: Path) -> None:
 def test_an_export_is_repeated_only_where_it_destroys_nothing(
     stocked: Fusery, exported: Path, tmp_path: Path
 ) -> None:
-    words = ("export", "course_rec@1", tmp_path / "out")
+    words = ("get", "course_rec@1", tmp_path / "out")
     before = digests(exported)
     assert stocked(*words, "--json").json["existed"] is True
     assert stocked(*words, "-q").out == f"{exported}\n"
-    assert stocked("import", exported, "-q").out == "course_rec_v1_20260115\n"
-    assert stocked("import", exported, "--json").json["created"] is False
+    assert stocked("register", exported, "-q").out == "course_rec_v1_20260115\n"
+    assert stocked("register", exported, "--json").json["created"] is False
     (exported / "README.md").write_text("my own words")
     require_refusals(stocked, (words, "already_exists"), (words, "--force"))
     assert (exported / "README.md").read_text() == "my own words"
@@ -91,11 +91,11 @@ def add_elsewhere(fusery: Fusery, base: Path, name: str = "tiny") -> None:
 @pytest.mark.parametrize("name", [pytest.param("tiny", marks=pytest.mark.slow), "known-by-its-digest"])
 def test_another_registry_reads_it_back(stocked: Fusery, exported: Path, tiny_base: Path, name: str) -> None:
     add_elsewhere(stocked, tiny_base, name)
-    came = stocked(*HOME, "import", exported, "--json")
+    came = stocked(*HOME, "register", exported, "--json")
     assert (came.code, came.json["created"]) == (0, True), came.err
     require_same(stocked, "course_rec@1")
-    again = stocked(*HOME, "import", exported)
-    assert (again.code, again.out.splitlines()[0]) == (0, "Already there: course_rec_v1_20260115")
+    again = stocked(*HOME, "register", exported)
+    assert (again.code, again.out.splitlines()[0]) == (0, "Already registered: course_rec_v1_20260115")
     [row] = stocked(*HOME, "list", "--json").json
     assert row["base"] == name
     assert stocked(*HOME, "audit").code == 0
@@ -111,13 +111,13 @@ def test_a_metadata_file_of_the_user_s_own_comes_back_to_the_byte(
     words = ("--tag", "team=x", "--note", "a note", "--examples", "7", "--parent", "course_rec@2")
     assert stocked("register", folder, "--base", "tiny", "--dataset", "d", *words).code == 0
     for reference in ("course_rec@2", "mine@4"):
-        assert stocked("export", reference, tmp_path / "out").code == 0
+        assert stocked("get", reference, tmp_path / "out").code == 0
     written = json.loads(
         (tmp_path / "out" / "adapters_mine_v4_20260301" / "adapter_metadata.json").read_text()
     )
     assert written["owner"] == "Zoë"
     add_elsewhere(stocked, tiny_base)
-    assert stocked(*HOME, "import", tmp_path / "out" / "adapters_mine_v4_20260301").code == 0
+    assert stocked(*HOME, "register", tmp_path / "out" / "adapters_mine_v4_20260301").code == 0
     require_same(stocked, "mine@4")
     assert stocked(*HOME, "show", "mine@4", "--json").json["parent"] is None
 
@@ -135,12 +135,12 @@ def test_peft_s_form_goes_out_and_its_own_comes_back(
     )
     words = ("--base", "tiny", "--task", "theirs", "--date", "20260301")
     assert stocked("register", folder, *words).code == 0
-    assert stocked("export", "theirs@1", tmp_path / "own").code == 0
+    assert stocked("get", "theirs@1", tmp_path / "own").code == 0
     out = tmp_path / "own" / "adapters_theirs_v1_20260301"
     for name in ("adapter_model.safetensors", "adapter_config.json"):
         assert (out / name).read_bytes() == (folder / name).read_bytes()
     add_elsewhere(stocked, tiny_base)
-    assert stocked(*HOME, "import", out).code == 0
+    assert stocked(*HOME, "register", out).code == 0
     require_same(stocked, "theirs@1", "renderings")
 
 
@@ -152,21 +152,22 @@ def test_the_other_form_is_on_record_and_knows_its_adapter(
     folder = peft_folders.make_peft(tmp_path / "peft", tiny_base, base_model_name_or_path="tiny")
     assert stocked("register", folder, "--base", "tiny", "--task", "theirs", "--date", "20260301").code == 0
     reference = "theirs@1" if form == "mlx" else "course_rec@1"
-    made = stocked("export", reference, tmp_path / "out", "--format", form, "--json").json
+    made = stocked("get", reference, tmp_path / "out", "--format", form, "--json").json
     assert (made["format"], made["rendered"]) == (form, True)
     shown = stocked("show", reference, "--json").json
     files = {file["path"]: file["sha256"] for file in made["files"]}
     assert [rendering["format"] for rendering in shown["renderings"]] == [form]
     assert ("adapters.safetensors" in files) == (form == "mlx")
     assert ("adapter_model.safetensors" in files) == (form == "peft")
-    known = stocked("import", made["path"], "--json")
+    known = stocked("register", made["path"], "--json")
     assert (known.code, known.json["created"], known.json["name"]) == (0, False, shown["name"])
     forms = [line for line in stocked("show", reference).out.splitlines() if line.startswith("format")]
     assert f"{form} (rendered)" in forms[0]
     add_elsewhere(stocked, tiny_base)
-    require_refusals(stocked, ((*HOME, "import", made["path"]), "computed from"))
+    require_refusals(stocked, ((*HOME, "register", made["path"]), "computed from"))
     # A rendering is an adapter like any other to somebody who wants it.
-    assert stocked(*HOME, "register", made["path"], "--base", "tiny").code == 0
+    (Path(made["path"]) / "adapter_metadata.json").unlink()
+    assert stocked(*HOME, "register", made["path"], "--base", "tiny", "--task", "own").code == 0
 
 
 def edited(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], object]:
@@ -194,15 +195,13 @@ def link_outside(folder: Path) -> None:
 WEIGHTS = "adapters.safetensors"
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:00\n"
 SPOILED: tuple[tuple[Callable[[Path], object], str], ...] = (
-    (lambda folder: (folder / "adapter_metadata.json").unlink(), "adapter_metadata.json"),
     (lambda folder: (folder / "adapter_metadata.json").write_text("{"), "JSON"),
-    (edited(lambda document: document.pop("fusery")), "not exported by fusery"),
     (edited(lambda document: document["fusery"].update(format="fusery.export.v9")), "not exported by fusery"),
-    (edited(lambda document: document["fusery"].update(files=3)), "fusery.files"),
+    (edited(lambda document: document["fusery"].update(files=3)), "invalid entry"),
     (lambda folder: (folder / WEIGHTS).unlink(), WEIGHTS),
     (lambda folder: (folder / WEIGHTS).write_text(POINTER), "Git LFS"),
-    (flip_last_byte, "not as it was exported"),
-    (edited(lambda document: document["fusery"].update(digest="0" * 64)), "another"),
+    (flip_last_byte, "changed after the export"),
+    (edited(lambda document: document["fusery"].update(digest="0" * 64)), "does not match the files"),
     (edited(lambda document: document["fusery"]["facts"].update(task="../x")), "task name"),
     (link_outside, "outside the folder"),
 )
@@ -216,13 +215,13 @@ def test_a_folder_that_was_changed_is_refused(
     for number, (spoil, named) in enumerate(SPOILED):
         copy = shutil.copytree(exported, tmp_path / f"copy{number}" / exported.name)
         spoil(copy)
-        require_refusals(stocked, ((*HOME, "import", copy), named))
+        require_refusals(stocked, ((*HOME, "register", copy), named))
     assert stocked(*HOME, "list", "--json").json == []
 
 
 def test_the_base_must_be_there(stocked: Fusery, exported: Path, tmp_path: Path) -> None:
-    assert stocked(*HOME, "init").code == 0
-    words = (*HOME, "import", exported)
+    assert stocked(*HOME, "admin", "init").code == 0
+    words = (*HOME, "register", exported)
     require_refusals(stocked, (words, "unknown_reference"), (words, "elsewhere base add SOURCE --name tiny"))
     add_elsewhere(stocked, tiny_models.make_base(tmp_path / "another", seed=7))
     require_refusals(stocked, (words, "--base tiny"))
@@ -234,9 +233,37 @@ def test_refusals_write_nothing(stocked: Fusery, tmp_path: Path) -> None:
     stocked("yank", "course_rec@1", "--reason", "leaked")
     require_refusals(
         stocked,
-        ("export course_rec@2 file", "file"),
-        ("export course_rec@2 home/store", "store"),
-        ("export course_rec@9 out", "unknown_reference"),
-        ("export course_rec@1 out", "leaked"),
+        ("get course_rec@2 file", "file"),
+        ("get course_rec@2 home/store", "store"),
+        ("get course_rec@9 out", "unknown_reference"),
+        ("get course_rec@1 out", "leaked"),
     )
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_is_printed_and_nothing_else(stocked: Any) -> None:
+    done = stocked("get", "course_rec@1")
+    assert done.code == 0
+    folder = Path(done.out.strip())
+    assert (folder / "adapters.safetensors").is_file()
+    assert stocked("get", "course_rec@1", "-q").out == done.out
+    found = stocked("get", "course_rec@1", "--format", "peft", "--json").json
+    assert (found["kind"], found["format"]) == ("adapter", "peft")
+    assert (Path(found["path"]) / "adapter_model.safetensors").is_file()
+
+
+def test_a_base_has_one_as_well(stocked: Any) -> None:
+    assert (Path(stocked("get", "tiny").out.strip()) / "config.json").is_file()
+
+
+@pytest.mark.slow
+def test_what_is_not_here_says_how_to_get_it(stocked: Any) -> None:
+    made = stocked("fuse", "course_rec@1", "--accept-loss", "--json").json
+    assert stocked("get", made["key"]).out.strip() == made["path"]
+    assert stocked("admin", "cache", "prune", "0").code == 0
+    done = stocked("get", made["key"])
+    assert (done.code, done.out) == (2, "")
+    assert f"fuse {made['adapter']} --recipe {made['key']}" in done.err
+    [command] = [line.partition("fusery ")[2].split() for line in done.err.splitlines() if "Hint" in line]
+    assert stocked(*command, "--accept-loss").code == 0
+    assert stocked("get", made["key"]).out.strip() == made["path"]

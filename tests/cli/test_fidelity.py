@@ -1,4 +1,4 @@
-"""`fusery fidelity`, what `show` says of fused models, and that the command it names makes the same again."""
+"""`fusery show --fidelity`, what `show` says of fused models, and that the command it names makes the same again."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_fuse_explains_a_lost_fuse_and_gives_a_hint(small: Fusery) -> None:
     ran = small("fuse", "one@1", *options)
     assert "LOST" in ran.out
     (note,) = [line for line in ran.err.splitlines() if line.startswith("LOST: ")]
-    command = note[note.index("fusery fidelity ") :]
+    command = note[note.index("fusery show ") :]
     assert "LOST: " in small("fuse", "one@1", *options).err, "also from the cache"
     assert "LOST: " not in small("fuse", "one@1").err
     advised = small(*shlex.split(command)[1:], "--json")
@@ -66,23 +66,23 @@ def test_fuse_explains_a_lost_fuse_and_gives_a_hint(small: Fusery) -> None:
 @pytest.mark.slow
 def test_as_json_as_names_and_as_a_picture(small: Fusery, tmp_path: Path) -> None:
     key = small("fuse", "one@1", "--json").json["key"]
-    ran = small("fidelity", key[:10], "--json")
+    ran = small("show", "--fidelity", key[:10], "--json")
     assert (ran.code, ran.err, ran.json["key"]) == (0, "", key)
     modules = ran.json["fidelity"]["modules"]
     assert len(modules) == 14
     assert modules[0].keys() >= {"module", "norm", "retained", "cosine", "relative_error"}
-    assert small("fidelity", "one@1", "-q").out == f"{key}\n"
-    ran = small("fidelity", "one@1", "--plot", "a.svg", "-q")
+    assert small("show", "--fidelity", "one@1", "-q").out == f"{key}\n"
+    ran = small("show", "--fidelity", "one@1", "--plot", "a.svg", "-q")
     assert (ran.code, ran.out) == (0, f"{tmp_path / 'a.svg'}\n")
     assert (tmp_path / "a.svg").read_text(encoding="utf-8").startswith("<?xml")
     small("fuse", "one@1", "--scale", "3")
-    require_refusals(small, ("fidelity one@1 --plot a.svg", "--force"))
-    assert small("fidelity", "one@1", "--plot", "a.svg", "--force").code == 0
+    require_refusals(small, ("show --fidelity one@1 --plot a.svg", "--force"))
+    assert small("show", "--fidelity", "one@1", "--plot", "a.svg", "--force").code == 0
 
 
 def test_formats_are_compared(small: Fusery, tmp_path: Path) -> None:
     before = sorted((tmp_path / "home" / "cache").rglob("*"))
-    ran = small("fidelity", "one@1", "--formats")
+    ran = small("show", "--fidelity", "one@1", "--formats")
     assert ran.code == 0
     lines = [line for line in ran.out.splitlines()[2:] if line.strip()]
     assert [re.split(r"  +", line)[0] for line in lines] == [
@@ -95,7 +95,7 @@ def test_formats_are_compared(small: Fusery, tmp_path: Path) -> None:
     ]
     assert ["<- auto" in line for line in lines] == [False, False, False, True, False, False]
     assert "`auto` writes mixed, 6 bits where adapted" in ran.err
-    words = ("fidelity", "one@1", "--formats", "--scale", "30", "--with", "two@1:0.5", "--json")
+    words = ("show", "--fidelity", "one@1", "--formats", "--scale", "30", "--with", "two@1:0.5", "--json")
     document = small(*words).json
     assert (document["scale"], document["with"]) == (30.0, [{"adapter": "two_v1_20260115", "weight": 0.5}])
     assert [row["format"] for row in document["formats"] if row["chosen"]] == [document["chosen"]]
@@ -114,7 +114,7 @@ def test_refusals(stocked: Fusery) -> None:
         ("--formats --with two@1:x", "number"),
         ("--plot a.gif", ".svg"),
     )
-    require_refusals(stocked, *((f"fidelity course_rec@1 {words}", named) for words, named in cases))
+    require_refusals(stocked, *((f"show --fidelity course_rec@1 {words}", named) for words, named in cases))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`fusery gc`, `cache` and `audit --repair` on the command line."""
+"""`fusery admin gc`, `cache` and `audit --repair` on the command line."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ def litter(tmp_path: Path, data: bytes = b"garbage") -> None:
 
 def test_gc_removes_unreferenced_blobs(stocked: Fusery, tmp_path: Path) -> None:
     cases = (
-        ("--registry none gc", "no registry"),
-        ("gc --grace soon", "soon"),
-        ("cache pin course_rec@1", "fusery fuse"),
+        ("--registry none admin gc", "no registry"),
+        ("admin gc --grace soon", "soon"),
+        ("admin cache pin course_rec@1", "fusery fuse"),
     )
     require_refusals(stocked, *cases)
     litter(tmp_path)
-    assert "Would remove 1, 7 B" in stocked("gc", "--dry-run", "--grace", "0").out
-    assert "Removed 0" in stocked("gc").out, "it is young"
-    plan = stocked("gc", "--dry-run", "--grace", "0", "--json").json
-    done = stocked("gc", "-y", "--grace", "0s", "--json").json
+    assert "Would remove 1, 7 B" in stocked("admin", "gc", "--dry-run", "--grace", "0").out
+    assert "Removed 0" in stocked("admin", "gc").out, "it is young"
+    plan = stocked("admin", "gc", "--dry-run", "--grace", "0", "--json").json
+    done = stocked("admin", "gc", "-y", "--grace", "0s", "--json").json
     assert plan["dry_run"] and {**plan, "dry_run": False} == done
     assert (done["removed"], done["freed_bytes"], done["items"][0]["kind"]) == (1, 7, "blob")
     assert done["kept"] == done["live"] > 4
@@ -47,7 +47,7 @@ def test_gc_removes_unreferenced_blobs(stocked: Fusery, tmp_path: Path) -> None:
     sizes = [path.stat().st_size for path in files if path.name != "format.json"]
     assert (len(sizes), sum(sizes)) == (done["live"], done["live_bytes"])
     litter(tmp_path)
-    [line] = stocked("gc", "-q", "--grace", "0").out.splitlines()
+    [line] = stocked("admin", "gc", "-q", "--grace", "0").out.splitlines()
     assert len(line) == 64
     assert stocked("audit").code == 0
 
@@ -60,25 +60,25 @@ def fused(stocked: Fusery) -> Fusery:
 
 
 def test_prune_takes_the_oldest_first(fused: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
-    document = fused("cache", "list", "--json").json
+    document = fused("admin", "cache", "list", "--json").json
     first, second = document["entries"]
     assert (first["adapter"], second["adapter"]) == (FIRST, SECOND)
     assert document["bytes"] == first["bytes"] + second["bytes"]
-    assert FIRST in fused("cache", "list").out
-    assert fused("cache", "list", "-q").out.split()[0] == first["key"]
-    assert fused("cache", "prune", "--json").json["removed"] == 0
-    plan = fused("cache", "prune", str(second["bytes"]), "--dry-run", "--json").json
-    done = fused("cache", "prune", str(second["bytes"]), "--json").json
+    assert FIRST in fused("admin", "cache", "list").out
+    assert fused("admin", "cache", "list", "-q").out.split()[0] == first["key"]
+    assert fused("admin", "cache", "prune", "--json").json["removed"] == 0
+    plan = fused("admin", "cache", "prune", str(second["bytes"]), "--dry-run", "--json").json
+    done = fused("admin", "cache", "prune", str(second["bytes"]), "--json").json
     assert {**plan, "dry_run": False} == done
     assert (done["removed"], done["freed_bytes"], done["kept"]) == (1, first["bytes"], 1)
     assert done["items"][0]["key"] == first["key"]
     assert fused("audit").code == 0
     monkeypatch.setenv("FUSERY_CACHE_LIMIT", "0")
-    assert fused("cache", "prune", "--json").json["removed"] == 1, "the setting is the limit"
+    assert fused("admin", "cache", "prune", "--json").json["removed"] == 1, "the setting is the limit"
 
 
 def test_explain(fused: Fusery, tmp_path: Path) -> None:
-    words = ("cache", "explain", "course_rec@1", "--precision", "keep")
+    words = ("admin", "cache", "explain", "course_rec@1", "--precision", "keep")
     [hit] = fused(*words, "--json").json["models"]
     assert (hit["status"], hit["asked"], hit["missing"]) == ("hit", True, [])
     assert (hit["inputs"]["adapter"]["name"], hit["inputs"]["recipe"]["precision"]) == (FIRST, "keep")
@@ -86,17 +86,17 @@ def test_explain(fused: Fusery, tmp_path: Path) -> None:
     assert (asked["status"], asked["asked"]) == ("miss", True)
     assert (other["status"], other["asked"], other["differs"]) == ("hit", False, ["scale"])
     assert "scale" in fused(*words, "--scale", "3").out
-    fused("cache", "prune", "0")
+    fused("admin", "cache", "prune", "0")
     [miss] = fused(*words, "--json").json["models"]
     assert (miss["status"], miss["key"], miss["here"]) == ("miss", hit["key"], None)
-    [by_key] = fused("cache", "explain", hit["key"][:16], "--json").json["models"]
+    [by_key] = fused("admin", "cache", "explain", hit["key"][:16], "--json").json["models"]
     assert (by_key["key"], by_key["status"]) == (hit["key"], "miss")
     files = fused("show", "course_rec@1", "--json").json["files"]
     [digest] = [file["sha256"] for file in files if "safe" in file["path"]]
     next((tmp_path / "home" / "store").rglob(digest)).unlink()
     [model] = fused(*words, "--json").json["models"]
     assert model["missing"] == ["adapters.safetensors"]
-    assert "adapters.safetensors" in fused("cache", "explain", model["key"]).out
+    assert "adapters.safetensors" in fused("admin", "cache", "explain", model["key"]).out
 
 
 @pytest.mark.slow

@@ -10,17 +10,17 @@ from fusery.cli.groups import _WITHIN, MEANT
 from fusery.cli.main import cli
 
 EXPECTED = {
-    "edit": "amend",
+    "correct": "edit",
     "rm": "yank",
     "DELETE": "yank",
     "regster": "register",
     "rollback": "alias rollback",
-    "upgrade": "db upgrade",
+    "upgrade": "admin db",
     "version": "--version",
     "alias rm": "alias remove",
     "base ad": "base add",
-    "trust delete": "trust revoke",
-    "cache clean": "cache prune",
+    "admin trust delete": "admin trust revoke",
+    "admin cache clean": "admin cache prune",
     "deploy stop": "deploy end",
 }
 
@@ -45,8 +45,11 @@ def test_every_word_leads_to_a_command_and_is_none_itself() -> None:
         command = cli.get_command(context, name)
         assert command is not None, meant
         options = {option for parameter in command.params for option in parameter.opts}
-        known = options | set(command.commands if isinstance(command, click.Group) else ())
+        known = options | set(command.list_commands(context) if isinstance(command, click.Group) else ())
         assert set(rest) <= known, meant
     groups = [cli.get_command(context, name) for name in COMMANDS]
+    admin = cli.get_command(context, "admin")
+    assert isinstance(admin, click.Group)
+    groups += [admin.get_command(context, name) for name in admin.list_commands(context)]
     below = {inner for group in groups if isinstance(group, click.Group) for inner in group.commands}
     assert {meant for words in _WITHIN.values() for meant in words} <= below

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import click
 import pytest
 from fixture_types import Fusery
 
-import fusery.cli
-from fusery.cli.commands import COMMANDS, FORMER, SECTIONS
-from fusery.cli.hints import Hints
+from fusery.cli.commands import ADMIN, COMMANDS, EVERYDAY, FORMER, SECTIONS, TABLE, successor
 from fusery.cli.main import cli
 
 WIDTH = 80
-FOLDER = Path(str(fusery.cli.__file__)).parent
+MOST_OPTIONS = 12
 
 
 def all_commands(group: click.Group = cli, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -42,10 +39,16 @@ def found(*words: str) -> click.Command:
 
 def test_help_fits_80_columns(fusery: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", str(WIDTH))
-    for words in (*all_commands(), *((name,) for name in FORMER)):
-        printed = fusery(*words, "--help").out
-        assert [line for line in printed.splitlines() if len(line) > WIDTH] == []
+    for words in all_commands():
         command = found(*words)
+        shown = [each for each in command.params if isinstance(each, click.Option) and not each.hidden]
+        assert len(shown) <= MOST_OPTIONS, words
+        everything = any("--help-all" in each.opts for each in command.params)
+        printed = fusery(*words, "--help-all" if everything else "--help").out
+        assert len(shown) == len(
+            [each for each in command.params if isinstance(each, click.Option) and not each.hidden]
+        )
+        assert [line for line in printed.splitlines() if len(line) > WIDTH] == []
         told = " ".join(printed.split())
         for option in command.params:
             if isinstance(option, click.Option):
@@ -56,32 +59,57 @@ def test_help_fits_80_columns(fusery: Fusery, monkeypatch: pytest.MonkeyPatch) -
                 assert re.search(rf"^  {name} +{re.escape(first)}$", printed, re.MULTILINE), name
 
 
-def test_sections_come_in_the_order_of_a_day(fusery: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_screen_and_the_whole_tree(fusery: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", str(WIDTH))
+    assert (len(EVERYDAY), len(COMMANDS) <= 32) == (12, True)
     printed = fusery("--help").out
-    titles = ["Get started", "Track", "Compare", "Fuse", "Ship", "Prove", "Run as a team"]
-    assert re.findall(r"^(\S.*):$", printed, re.MULTILINE) == ["Options", *titles]
-    assert list(SECTIONS) == titles
-    table = printed.partition("Get started:")[2]
+    table, _, others = printed.partition("Everyday:")[2].partition("More commands")
+    assert re.findall(r"^  (\S+)", table, re.MULTILINE) == list(EVERYDAY)
+    assert others.split("\n", 1)[1].split() == [name for name in COMMANDS if name not in EVERYDAY]
+    printed = fusery("--help-all").out
+    assert re.findall(r"^(\S.*):$", printed, re.MULTILINE) == ["Options", *SECTIONS]
+    table = printed.partition("Everyday:")[2]
     assert re.findall(r"^  (\S+)", table, re.MULTILINE) == list(COMMANDS)
     assert len({line.index(line.split()[1], 2) for line in table.splitlines() if line.startswith("  ")}) == 1
+    assert re.findall(
+        r"^  (\S+)", fusery("admin", "--help").out.partition("Commands:")[2], re.MULTILINE
+    ) == list(ADMIN)
 
 
-def test_an_old_spelling_works_and_no_help_shows_it(fusery: Fusery) -> None:
-    hints = Hints()
-    hints.registry = "here"
-    shown = fusery("--help").out
-    for former, (_, now) in FORMER.items():
-        assert found(former) is found(*now.split())
-        assert f"Usage: fusery {former} " in fusery(former, "--help").out
-        assert not re.search(rf"^  {former} ", shown, re.MULTILINE)
-        assert hints.spelled(f"fusery {former} X") == f"fusery --registry here {former} X"
+def test_a_former_command_names_its_successor(fusery: Fusery) -> None:
+    known = {" ".join(words) for words in all_commands()}
+    for name in FORMER:
+        ran = fusery(*name.split(), "course_rec@1", "a b", "--json")
+        now = ran.json["error"]["hint"].removeprefix("fusery ")
+        assert (ran.code, repr(name) in ran.json["error"]["message"]) == (2, True)
+        assert name not in TABLE
+        assert now == "doctor" or now.endswith("course_rec@1 'a b' --json"), name
+        command = now.split()
+        assert any(" ".join(command[:length]) in known for length in (1, 2)), name
+        flags = {flag for each in found(command[0]).params for flag in each.opts}
+        assert not command[1:] or not command[1].startswith("--") or command[1] in flags, name
+
+
+@pytest.mark.parametrize(
+    ("words", "now"),
+    [
+        ("events --ref course_rec#prod", "log course_rec#prod"),
+        ("impact base:tiny", "lineage --down tiny"),
+        ("import http://host --from mlflow", "register mlflow+http://host"),
+        ("import --from folder runs --dry-run", "register folder+runs --dry-run"),
+        ("report course_rec --html a.html", "ui course_rec --save a.html"),
+        ("verify out --registry", "identify --verify out --trusted"),
+        ("signature list course_rec@1", "sign --list course_rec@1"),
+    ],
+)
+def test_arguments_of_a_former_command_are_filled_in(words: str, now: str) -> None:
+    assert (successor(words.split()) or ("", []))[1] == now.split()
 
 
 WITH_TABLES = {
-    "base list", "list", "history", "diff", "compare", "probe", "bench", "fidelity", "cache list", "alias list",
-    "alias history", "deploy list", "eval list", "eval record", "eval run", "eval withdraw", "events", "import", "signature list", "trust list", "push", "pull", "rules list", "token list",
-    "webhook list",
+    "base list", "list", "show", "diff", "eval probe", "eval bench", "admin cache list", "alias list", "deploy list",
+    "eval list", "eval record", "eval run", "eval withdraw", "log", "register", "sign", "admin trust list", "push", "pull",
+    "alias rules list", "admin token list", "admin webhook list",
 }  # fmt: skip
 
 
@@ -92,10 +120,3 @@ def test_every_command_with_a_table_can_show_all_of_it() -> None:
         if "wide" in {parameter.name for parameter in found(*words).params}
     }
     assert wide == WITH_TABLES
-    modules = {
-        path.name for path in FOLDER.glob("*.py") if ".print_table(" in path.read_text(encoding="utf-8")
-    }
-    declared = {
-        path.name for path in FOLDER.glob("*.py") if "table=True)" in path.read_text(encoding="utf-8")
-    }
-    assert modules == declared

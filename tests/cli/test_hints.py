@@ -25,7 +25,7 @@ def hint_of(said: str) -> str:
 def test_a_hint_names_the_home_that_was_given(fusery: Fusery, tmp_path: Path) -> None:
     home = tmp_path / "my home"
     ran = fusery("--registry", home, "list")
-    assert (ran.code, hint_of(ran.err)) == (2, f"fusery --registry '{home}' init")
+    assert (ran.code, hint_of(ran.err)) == (2, f"fusery --registry '{home}' admin init")
     made = fusery(*shlex.split(hint_of(ran.err))[1:])
     assert (made.code, (home / "fusery.db").is_file()) == (0, True)
     assert hint_of(made.err) == f"fusery --registry '{home}' base add SOURCE"
@@ -34,9 +34,9 @@ def test_a_hint_names_the_home_that_was_given(fusery: Fusery, tmp_path: Path) ->
 
 def test_words_of_people_stay_as_they_are(stocked: Fusery) -> None:
     here = ("--registry", "home")
-    stocked(*here, "amend", "course_rec@1", "--note", "made by fusery fuse, as fusery list says")
+    stocked(*here, "edit", "course_rec@1", "--note", "made by fusery fuse, as fusery list says")
     assert "made by fusery fuse, as fusery list says" in stocked(*here, "show", "course_rec@1").out
-    document = {"error": {"hint": "fusery init"}}
+    document = {"error": {"hint": "fusery admin init"}}
     assert Hints().in_document(document) == document
     assert Path(sys.argv[0]).stem != "fusery"  # the hints below must not start with this program's name
 
@@ -44,7 +44,7 @@ def test_words_of_people_stay_as_they_are(stocked: Fusery) -> None:
 def test_a_hint_about_another_registry_does_not_name_this_home() -> None:
     hints = Hints()
     hints.registry = "here"
-    assert hints.spelled("fusery audit, there") == "fusery audit, there"
+    assert hints.spelled("fusery audit, on the other registry") == "fusery audit, on the other registry"
     assert (
         hints.spelled("fusery is not fusery-list, .fusery list") == "fusery is not fusery-list, .fusery list"
     )
@@ -76,7 +76,7 @@ def test_a_hint_names_a_program_that_the_shell_finds(tmp_path: Path, on_the_path
         )
 
     ran = shell(f"{typed} list")
-    assert (ran.returncode, hint_of(ran.stderr)) == (2, f"{typed} init")
+    assert (ran.returncode, hint_of(ran.stderr)) == (2, f"{typed} admin init")
     assert shell(hint_of(ran.stderr)).returncode == 0
     used = shell(f"{typed} show")
     assert f"Try '{typed} show --help'" in used.stderr

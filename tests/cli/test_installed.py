@@ -11,11 +11,10 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-from quick_compiler import make_quick_compiler
-from source_copy import copy_sources
+from source_copy import copy_sources, make_quick_compiler
 
-from fusery.cli import installed
-from fusery.cli.installed import as_installed
+from fusery.cli import hints
+from fusery.cli.hints import as_installed
 
 
 @pytest.mark.parametrize(
@@ -33,7 +32,7 @@ def test_it_comes_from_where_it_came_from(
     said: dict[str, object], source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = json.loads(json.dumps(said).replace("FOLDER", str(tmp_path)))
-    monkeypatch.setattr(installed, "_origin", lambda: said)
+    monkeypatch.setattr(hints, "_origin", lambda: said)
     hint = as_installed("it needs more: pip install 'fusery[mlx]'")
     assert hint.startswith("it needs more: ")
     assert hint.endswith(f"pip install {source.replace('FOLDER', str(tmp_path))}")
@@ -57,7 +56,7 @@ def test_what_is_to_be_compiled_is_no_wheel(
 ) -> None:
     (tmp_path / "fusery-1.0.tar.gz").touch()
     said = {"url": url.replace("FOLDER", str(tmp_path)), "archive_info": {}}
-    monkeypatch.setattr(installed, "_origin", lambda: said)
+    monkeypatch.setattr(hints, "_origin", lambda: said)
     options = as_installed("pip install --no-cache-dir --no-binary fusery fusery")
     assert options.endswith(
         f" install --no-cache-dir --no-binary fusery {source.replace('FOLDER', str(tmp_path))}"

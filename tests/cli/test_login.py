@@ -13,8 +13,8 @@ from fixture_types import Fusery
 from page_server import pages_of
 
 from fusery.registry import Registry
-from fusery.registry.remote.login import tokens_file
-from fusery.web.doors import Proxies, TeamDoor
+from fusery.registry.remote.address import tokens_file
+from fusery.web.auth import Proxies, TokenAuth
 
 from .conftest import Ran
 
@@ -41,14 +41,14 @@ class Kept:
 def own_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("platformdirs.user_config_dir", lambda *_, **__: str(tmp_path / "config"))
     monkeypatch.setattr("platformdirs.user_cache_dir", lambda *_, **__: str(tmp_path / "cached"))
-    monkeypatch.setattr("fusery.registry.remote.login._keyring", lambda: None)
+    monkeypatch.setattr("fusery.registry.remote.address._keyring", lambda: None)
 
 
 @pytest.fixture
 def team(stocked: Fusery, tmp_path: Path) -> Iterator[tuple[str, Registry]]:
     with (
         Registry.open(tmp_path / "home") as registry,
-        pages_of(registry, TeamDoor(registry, Proxies())) as url,
+        pages_of(registry, TokenAuth(registry, Proxies())) as url,
     ):
         yield url, registry
 
@@ -59,7 +59,7 @@ def log_in(fusery: Fusery, monkeypatch: pytest.MonkeyPatch, url: str, token: str
 
 
 def test_a_token_is_stored_for_its_user_alone(
-    stocked: Fusery, team: tuple[str, Registry], monkeypatch: pytest.MonkeyPatch
+    stocked: Fusery, team: tuple[str, Registry], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     url, registry = team
     secret = registry.tokens.create("ann", "publisher").secret
@@ -71,7 +71,9 @@ def test_a_token_is_stored_for_its_user_alone(
     assert secret not in done.out + done.err
     assert stat.S_IMODE(tokens_file().stat().st_mode) == 0o600
     assert stocked("--registry", url, "list", "-q").out == stocked("list", "-q").out
-    assert stocked("--registry", url, "amend", "course_rec@1", "--note", "read", "-q").code == 0
+    pulled = stocked("--registry", tmp_path / "other", "pull", "course_rec@1", "--from", url, "-q")
+    assert pulled.code == 0, pulled.err
+    assert stocked("--registry", url, "edit", "course_rec@1", "--note", "read", "-q").code == 0
     assert registry.adapters.show("course_rec@1").note == "read"
     refused = stocked("--registry", url, "promote", "course_rec@1", "prod", "--json")
     assert (refused.code, refused.json["error"]["code"]) == (2, "role_not_enough")
@@ -85,7 +87,7 @@ def test_a_keyring_is_taken_where_there_is_one(
 ) -> None:
     url, registry = team
     kept = Kept()
-    monkeypatch.setattr("fusery.registry.remote.login._keyring", lambda: kept)
+    monkeypatch.setattr("fusery.registry.remote.address._keyring", lambda: kept)
     secret = registry.tokens.create("ann", "reader").secret
     assert log_in(stocked, monkeypatch, url, secret, "-q").code == 0
     assert kept.passwords == {("fusery", url): secret}

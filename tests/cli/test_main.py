@@ -13,12 +13,12 @@ from pathlib import Path
 
 import click
 import pytest
+from database_facts import forced
 from fixture_types import Fusery
-from tampered_database import forced
 
 from fusery.cli.commands import COMMANDS
 from fusery.cli.main import cli
-from fusery.cli.session import LocalPath
+from fusery.cli.options import LocalPath
 
 from .conftest import require_refusals
 
@@ -37,7 +37,7 @@ HEAVY = (
 UNASKED = (
     "html", "tomllib", "tarfile", "platformdirs", "multiprocessing", "urllib.request", "fusery.registry.provenance",
     "fusery.registry.training", "fusery.registry.tables.fused", "fusery.registry.tables.trust",
-    "fusery.registry.tables.webhooks",
+    "fusery.registry.tables.trail",
 )  # fmt: skip
 """Modules that are cheap to import, and that `fusery list` does not need."""
 
@@ -175,10 +175,9 @@ def test_names_are_printed_as_they_are(stocked: Fusery) -> None:
         assert "a:fire:ü" in stocked("lineage", "other@1", "--format", form).out
 
 
-def test_completion_prints_the_script(fusery: Fusery) -> None:
-    plain, quiet, document = (fusery("completion", "bash", *words) for words in ((), ("-q",), ("--json",)))
-    assert "_FUSERY_COMPLETE" in plain.out
-    assert quiet.out == plain.out == document.json["script"] + "\n"
+def test_doctor_prints_the_line_for_completion(fusery: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHELL", "/usr/bin/zsh")
+    assert 'eval "$(_FUSERY_COMPLETE=zsh_source fusery)"' in fusery("doctor").err
 
 
 def test_a_database_that_was_edited_is_no_traceback(
@@ -204,7 +203,7 @@ def test_a_repair_is_advised_only_where_there_is_one(stocked: Fusery, tmp_path: 
     assert (ran.code, "record_changed" in ran.out, "--repair" in ran.err) == (1, True, False)
 
 
-URL_OPTIONS = {"push --to", "pull --from", "register folder", "check folders"}
+URL_OPTIONS = {"push --to", "pull --from", "register sources", "check folders"}
 """Parameters that also accept URLs."""
 
 
@@ -227,14 +226,22 @@ def test_a_file_or_a_url_as_home_is_refused(
     monkeypatch.setenv("FUSERY_TOKEN", "x" * 20)
     server = ("http://host/home", "--insecure-http")
     for home, named in (("plain.txt", "is a file"), server, *((url, "is a URL") for url in urls)):
-        for words in (("init",), ("list",), ("doctor",), ("register", "somewhere")):
+        for words in (
+            (
+                "admin",
+                "init",
+            ),
+            ("list",),
+            ("doctor",),
+            ("register", "somewhere"),
+        ):
             require_refusals(fusery, (("--registry", home, *words), named))
         monkeypatch.setenv("FUSERY_REGISTRY", home)
-        require_refusals(fusery, ("init", named))
+        require_refusals(fusery, ("admin init", named))
     monkeypatch.setenv("FUSERY_REGISTRY", str(tmp_path / "home"))
     monkeypatch.setenv("FUSERY_CACHE_DIR", urls[0])
-    require_refusals(fusery, ("cache list", "is a URL"))
-    for words in (("demo", "--dir", urls[0]), ("export", "course_rec@1", urls[0]), ("report", "-o", urls[0])):
+    require_refusals(fusery, ("admin cache list", "is a URL"))
+    for words in (("demo", "--dir", urls[0]), ("get", "course_rec@1", urls[0]), ("ui", "--save", urls[0])):
         assert fusery(*words).code == 2, words
     assert [path.name for path in tmp_path.iterdir()] == ["plain.txt"]
 

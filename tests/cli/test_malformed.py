@@ -14,7 +14,7 @@ from fixture_types import Fusery
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fusery.registry.engine.sizes import MOST, absurdity
+from fusery.registry.engine.config import MOST, absurdity
 
 HOST = "postgresql://ann@host"
 DATABASES = (
@@ -45,14 +45,11 @@ def test_malformed_urls(stocked: Fusery, monkeypatch: pytest.MonkeyPatch) -> Non
     for url in DATABASES:
         monkeypatch.setenv("FUSERY_DATABASE_URL", url)
         require_reported(stocked("list"), "database URL", url)
-        require_reported(
-            stocked("pull", "x@1", "--database", url, "--store", "s3://bucket/x"), "database URL", url
-        )
     monkeypatch.delenv("FUSERY_DATABASE_URL")
     for url, options in STORES:
         monkeypatch.setenv("FUSERY_STORE_URL", url)
         monkeypatch.setenv("FUSERY_STORE_OPTIONS", json.dumps(options))
-        require_reported(stocked("--registry", "new", "init"), "is not the URL of a", (url, options))
+        require_reported(stocked("--registry", "new", "admin", "init"), "is not the URL of a", (url, options))
     for port in ("nine", "99999", "-1", "1.5", ""):
         require_reported(stocked("serve", "course_rec@1", "--port", port), "'--port'", port)
 
@@ -61,7 +58,7 @@ def test_a_schema_version_that_is_no_text(stocked: Fusery, tmp_path: Path) -> No
     for value in ("x'30303131'", "x'ff00'", "11", "1e400", "'0011' || char(0)", "CAST(x'ff' AS TEXT)"):
         with closing(sqlite3.connect(tmp_path / "home" / "fusery.db")) as connection, connection:
             connection.execute(f"UPDATE alembic_version SET version_num = {value}")
-        for words in ("list", "db upgrade", "db check", "init", "audit"):
+        for words in ("list", "admin db upgrade", "admin db check", "init", "audit"):
             require_reported(stocked(*words.split()), "Hint: ", (value, words))
 
 

@@ -18,8 +18,8 @@ from consumers import transformers_logits
 from fixture_types import Fusery
 from warm_python import warm_python
 
-from fusery.registry.bundles import TARGETS
-from fusery.registry.bundles.onnx_files import PYTHON
+from fusery.integrations.onnx import PYTHON
+from fusery.registry.bundles import own_targets
 from fusery.registry.models.architecture import read_architecture
 
 pytestmark = pytest.mark.slow
@@ -97,7 +97,7 @@ def _register(fusery: Fusery, tmp_path: Path, base: str, adapter: str) -> Path:
         made = peft_folders.make_peft(tmp_path / "adapter", folder, rank=600)
     else:
         made = adapters_by_class.make_adapter(tmp_path / "adapter", folder, rank=2)
-    assert fusery("init").code == 0
+    assert fusery("admin", "init").code == 0
     assert fusery("base", "add", folder, "--name", "tiny").code == 0
     done = fusery("register", made, "--base", "tiny", "--task", "task", "--date", "20260115")
     assert done.code == 0, done.err
@@ -138,7 +138,7 @@ CASES = [
 def test_every_hint_of_a_refusal_works(base: str, adapter: str, fusery: Fusery, tmp_path: Path) -> None:
     _register(fusery, tmp_path, base, adapter)
     followed = 0
-    for name, target in TARGETS.items():
+    for name, target in own_targets().items():
         for content in target.contents if name != "onnx" else ():
             words = ["--target", name, *(["--fused" if content == "fused" else "--unfused"])]
             words = words if len(target.contents) > 1 else words[:2]

@@ -62,7 +62,7 @@ def test_a_cluster_is_told_where_the_adapters_are(stocked: Fusery, tmp_path: Pat
     done = stocked(*words, *options)
     assert done.code == 0, done.err
     assert f"Next: see {tmp_path / 'out'}/README.md" in done.err
-    text = (tmp_path / "out" / "llm-d" / "server.yaml").read_text()
+    text = (tmp_path / "out" / "deployment" / "server.yaml").read_text()
     assert 'image: "team/vllm:v2"' in text
     assert 'reference: "team/adapters:v1"' in text
 

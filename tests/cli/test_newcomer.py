@@ -43,8 +43,9 @@ STEPS = (
     (f"{REGISTER} course_rec --version 1", "--version 3"),
     (f"{REGISTER} t --parent course_rek@1", "did you mean course_rec@1"),
     ("show course_rec", "course_rec@2"),
-    ("history course_rek", "did you mean course_rec?"),
+    ("log course_rek", "did you mean course_rec@2"),
     ("fuse course_rec@9", "there are: course_rec@1, course_rec@2"),
+    ("materialize course_rec@1", "REF DEST"),
     ("materialize course_rec@1 full", "--force"),
     ("materialize course_rec@1 notes.txt", "is a file"),
 )
@@ -135,8 +136,8 @@ def test_a_home_without_permissions(
     assert fusery("doctor").code == 1  # imports what is needed while it still may be read
     shared_folder.chmod(0o555)
     with another_user():
-        require_refusals(fusery, ("init", "cannot be made"), ("init", "FUSERY_REGISTRY"))
-    assert fusery("init").code == 0
+        require_refusals(fusery, ("admin init", "cannot be made"), ("admin init", "FUSERY_REGISTRY"))
+    assert fusery("admin", "init").code == 0
     (shared_folder / "home").chmod(0o000)
     with another_user():
         require_refusals(fusery, ("list", "may not be read"), ("list", "FUSERY_REGISTRY"))

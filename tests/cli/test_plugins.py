@@ -14,8 +14,6 @@ from fixture_types import Fusery
 from plugin_packages import install_example, write_package
 from sarif_structure import require_sarif
 
-from fusery.cli.export import _TRACKERS
-from fusery.registry.exchange.import_runs import SOURCES
 from fusery.storage.plugins import Group
 from fusery.testing import samples
 
@@ -45,10 +43,6 @@ def of_great_rank(tiny_base: Path, tmp_path: Path) -> Path:
     return tiny_models.make_adapter(tmp_path / "adapters", tiny_base, rank=65, keys=["mlp.up_proj"], seed=5)
 
 
-def test_the_trackers_are_those_of_the_package() -> None:
-    assert tuple(SOURCES) == _TRACKERS
-
-
 @pytest.mark.slow
 def test_a_target_of_a_plugin(
     stocked: Fusery, example: None, tmp_path: Path, installed: Path, monkeypatch: pytest.MonkeyPatch
@@ -59,12 +53,12 @@ def test_a_target_of_a_plugin(
     assert (done.code, done.json["target"]) == (0, "checksums")
     record = json.loads((tmp_path / "bundle" / "fusery.json").read_bytes())
     assert (record["target"], record["provenance"]["plugin"]) == ("checksums", OURS)
-    [written] = [each for each in stocked("events", "--json").json if each["action"] == "bundle.written"]
+    [written] = [each for each in stocked("log", "--json").json if each["action"] == "bundle.written"]
     assert written["detail"]["plugin"] == OURS
-    assert stocked("verify", "bundle", "-q").out.split() == []
+    assert stocked("identify", "--verify", "bundle", "-q").out.split() == []
     assert stocked("materialize", "course_rec@2", "bundle", "--target", "checksums").code == 0, "it is there"
     (tmp_path / "bundle" / "SHA256SUMS").write_text("")
-    assert stocked("verify", "bundle", "-q").out.split() == ["SHA256SUMS"]
+    assert stocked("identify", "--verify", "bundle", "-q").out.split() == ["SHA256SUMS"]
     done = stocked("materialize", "--all", "out/{name}", "--target", "checksums", "--jobs", "1")
     assert (done.code, len(list((tmp_path / "out").glob("*/SHA256SUMS")))) == (0, 2), done.err
     monkeypatch.setattr(sys, "path", [each for each in sys.path if each != str(installed)])
@@ -75,7 +69,7 @@ def test_a_target_of_a_plugin(
 
 @pytest.mark.slow
 def test_a_rule_of_a_plugin(stocked: Fusery, example: None, of_great_rank: Path, tmp_path: Path) -> None:
-    assert all("plugins" not in each["detail"] for each in stocked("events", "--json").json)
+    assert all("plugins" not in each["detail"] for each in stocked("log", "--json").json)
     words = (of_great_rank, "--base", "tiny", "--task", "other")
     checked = stocked("check", *words, "--json")
     found = {each["code"]: each for each in checked.json["findings"]}
@@ -93,7 +87,7 @@ def test_a_rule_of_a_plugin(stocked: Fusery, example: None, of_great_rank: Path,
     config.write_text(before, encoding="utf-8")
     name = stocked("register", *words, "--json").json["name"]
     assert CODE in stocked("show", name, "--json").out
-    [entry] = [each for each in stocked("events", "--json").json if each["detail"].get("plugins")]
+    [entry] = [each for each in stocked("log", "--json").json if each["detail"].get("plugins")]
     assert (entry["action"], entry["subject"]) == ("adapter.registered", name)
     assert entry["detail"]["plugins"] == [OURS]
     assert stocked("audit", name).code == 0
@@ -114,38 +108,26 @@ def test_runs_of_a_plugin_are_imported(stocked: Fusery, example: None, tmp_path:
     (tmp_path / "runs" / "first" / "run.json").write_text(json.dumps(about))
     samples.make_base(tmp_path / "sample")
     assert stocked("base", "add", "sample").code == 0
-    done = stocked("import", "runs", "--from", "folder", "--base", "sample", "--json")
+    done = stocked("register", "folder+runs", "--base", "sample", "--json")
     assert (done.code, [each["error"] for each in done.json]) == (0, [None])
     tags = stocked("show", done.json[0]["adapter"], "--json").json["tags"]
     assert tags["folder.run_id"] == "first"
-    assert "'mlflow', 'wandb', 'folder'" in stocked("import", "runs", "--from", "folders").err
+    assert stocked("register", "folders+runs", "--base", "sample").code == 2
 
 
-def test_a_store_and_a_webhook_of_a_plugin(
-    fusery: Fusery, example: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_store_of_a_plugin(fusery: Fusery, example: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FUSERY_STORE_URL", "shelf://team/store")
-    monkeypatch.setenv("FUSERY_WEBHOOK_SECRET", "0123456789abcdef" * 2)
-    monkeypatch.setenv("FUSERY_WEBHOOK_PRIVATE", "1")
-    assert fusery("init").code == 0
+    assert fusery("admin", "init").code == 0
     checks = {each["name"]: each for each in fusery("doctor", "--json").json["checks"]}
     assert checks["store"]["detail"].startswith("shelf://team/store belongs to this database")
     plugin_checks = {name: each for name, each in checks.items() if name.startswith("plugin.")}
     assert {name: each["status"] for name, each in plugin_checks.items()} == dict.fromkeys(
-        ("plugin.backends.shelf", "plugin.notifiers.unix", "plugin.rules.house", "plugin.sources.folder",
+        ("plugin.backends.shelf", "plugin.rules.house", "plugin.sources.folder",
          "plugin.targets.checksums"), "ok"
     )  # fmt: skip
     assert all(each["detail"].startswith(f"{OURS}: fusery_example.") for each in plugin_checks.values())
-    words = ("--on", "token.*", "--allow-private", "--name", "ci")
-    assert fusery("webhook", "add", "unix:///nowhere/ci.sock", *words).code == 0
-    fusery("token", "create", "ann", "--role", "reader")
-    done = fusery("webhook", "deliver", "--json")
-    assert (done.code, done.json[0]["error"]) == (1, "not reached: FileNotFoundError")
-    for url in ("ftp://nowhere", "unix:user:hunter2@there/x", "unix://there/user:hunter2@x"):
-        done = fusery("webhook", "add", url, "--on", "*")
-        assert (done.code, "hunter2" in done.err) == (2, False)
     monkeypatch.setenv("FUSERY_STORE_URL", "shell://team/store")
-    assert "'shell'" in fusery("gc").err
+    assert "'shell'" in fusery("admin", "gc").err
 
 
 @pytest.mark.slow
@@ -158,14 +140,13 @@ def test_fusery_s_own_names_stay_its_own(
         "fusery.targets": ["model"],
         "fusery.sources": ["mlflow"],
         "fusery.backends": ["s3", "file"],
-        "fusery.notifiers": ["https"],
     }
     entries = {group: dict.fromkeys(each, "thief:X") for group, each in names.items()}
     write_package(packages, "thief", entries, "raise SystemExit('imported')")
     assert stocked("materialize", "course_rec@2", "out", "--target", "model").code == 0
     checks = stocked("doctor", "--json").json["checks"]
     found = [(each["status"], each["detail"]) for each in checks if each["name"].startswith("plugin.")]
-    assert len(found) == 5
+    assert len(found) == 4
     assert all(status == "problem" and "fusery's own" in detail for status, detail in found)
     assert "thief" not in sys.modules
 
@@ -174,7 +155,7 @@ def test_fusery_s_own_names_stay_its_own(
 def test_commands_that_need_no_plugin_do_not_look_for_any(stocked: Fusery, tmp_path: Path) -> None:
     line = (
         "from fusery.cli.main import run\nfrom fusery.storage import plugins\n"
-        "words = [['list'], ['show', 'course_rec@2'], ['alias', 'list'], ['webhook', 'list']]\n"
+        "words = [['list'], ['show', 'course_rec@2'], ['alias', 'list'], ['admin', 'webhook', 'list']]\n"
         "assert [run([*each, '-q']) for each in words] == [0] * len(words)\n"
         "assert run(['materialize', 'course_rec@2', 'out', '-q']) == 0\n"
         "print(plugins._installed.cache_info().misses)"

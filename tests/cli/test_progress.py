@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 import tiny_models
 
-from fusery.cli import terminal
-from fusery.cli.bulk import counting
+from fusery.cli import tables
 from fusery.cli.hints import Hints
 from fusery.cli.session import Session
 
@@ -56,14 +55,14 @@ def test_commands_that_move_bytes_show_a_bar(
     adapter = tiny_models.make_adapter(tmp_path / "adapter", tiny_base)
     add = ("base", "add", tiny_base, "--name", "tiny")
     assert SHARE not in shown(*add, "-q") + fusery("--registry", "quiet", *add).err
-    assert fusery("--registry", "third", "init").code == 0
+    assert fusery("--registry", "third", "admin", "init").code == 0
     for words, label in (
         ((*add, "--reference"), "reading"),
         (add, "copying"),
         (("register", adapter, "--base", "tiny", "--task", "course_rec"), ""),
         (("fuse", "course_rec@1", "--publish", "full"), "fusing"),
-        (("backup", "saved"), "copying"),
-        (("--registry", "other", "restore", "saved"), "copying"),
+        (("admin", "backup", "saved"), "copying"),
+        (("--registry", "other", "admin", "restore", "saved"), "copying"),
         (("push", "course_rec@1", "--to", "third"), "pushing"),
         (("--registry", "fourth", "pull", "course_rec@1", "--from", "third"), "pulling"),
     ):
@@ -77,7 +76,7 @@ def test_commands_that_move_bytes_show_a_bar(
 
 @pytest.mark.parametrize("colours", [True, False])
 def test_a_bar_moves_makes_way_and_goes_away(colours: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(terminal, "_PAUSE", 60)
+    monkeypatch.setattr(tables, "_PAUSE", 60)
     for name, value in {"TERM": "xterm", "NO_COLOR": "" if colours else "1", "COLUMNS": "80"}.items():
         monkeypatch.setenv(name, value)
     session, screen = Session(place=None, insecure_http=False, debug=False, hints=Hints()), Terminal()
@@ -85,7 +84,7 @@ def test_a_bar_moves_makes_way_and_goes_away(colours: bool, monkeypatch: pytest.
         patched.setattr(sys, "stderr", screen)
         for label, bar, half in (
             ("copying", session.progress("copying"), "4.0/4.0 MiB" if colours else " 1.00 MiB of 4.00 MiB"),
-            ("steps", counting(session, "steps"), "4194304/4194304" if colours else " 1048576/4194304"),
+            ("steps", session.counting("steps"), "4194304/4194304" if colours else " 1048576/4194304"),
         ):
             screen.truncate(screen.seek(0))
             with bar as told:

@@ -15,17 +15,17 @@ from fusery.registry import Registry
 pytestmark = pytest.mark.timing
 
 READS = (
-    "list", "list --json", "show course_rec@1", "history course_rec", "lineage course_rec@1",
-    "diff course_rec@1 course_rec@2", "compare course_rec@1 course_rec@2", "events", "base list", "base show tiny",
-    "alias list", "alias history course_rec#prod", "rules list", "trust list", "token list --all", "deploy list",
-    "impact base:tiny", "fidelity course_rec@1", "cache list", "check first --base tiny", "identify first",
-    "attest course_rec@1", "db check", "audit", "gc --dry-run", "doctor",
+    "list", "list --json", "show course_rec@1", "log course_rec", "lineage course_rec@1",
+    "diff course_rec@1 course_rec@2", "diff course_rec@1 course_rec@2", "log", "base list", "base show tiny",
+    "alias list", "log course_rec#prod", "alias rules list", "admin trust list", "admin token list --all", "deploy list",
+    "lineage --down tiny", "show --fidelity course_rec@1", "admin cache list", "check first --base tiny", "identify first",
+    "lineage --format slsa course_rec@1", "admin db check", "audit", "admin gc --dry-run", "doctor",
 )  # fmt: skip
 WRITES = (
-    "init", "register first --base tiny --task other", "base add first --name other", "amend course_rec@1 --note x",
+    "admin init", "register first --base tiny --task other", "base add first --name other", "edit course_rec@1 --note x",
     "alias set course_rec@2 prod", "yank course_rec@1 --reason x", "materialize course_rec@1 bundle",
-    "export course_rec@1 exported", "backup copy", "deploy record course_rec@1 there",
-    "token create anna --role reader", "eval run course_rec@1", "eval withdraw course_rec@1 acc --reason x",
+    "get course_rec@1 exported", "admin backup copy", "deploy record course_rec@1 there",
+    "admin token create anna --role reader", "eval run course_rec@1", "eval withdraw course_rec@1 acc --reason x",
 )  # fmt: skip
 
 
@@ -81,7 +81,7 @@ def test_a_probe_is_measured_and_not_put_on_record(
     monkeypatch.setenv("FUSERY_CACHE_DIR", str(tmp_path / "cache"))
     texts = tmp_path / "texts.txt"
     texts.write_text("One says what one means.\n")
-    ran = stocked("probe", "course_rec@1", "--against", "base", "--prompts", texts)
+    ran = stocked("eval", "probe", "course_rec@1", "--against", "base", "--prompts", texts)
     assert (ran.code, ran.out.startswith("The adapter changed ")) == (0, True)
     assert "not put on record: this registry may only be read here" in ran.err
     assert stocked("eval", "list", "-q").out == ""

@@ -49,24 +49,26 @@ WORDS: tuple[tuple[str, ...], ...] = (
     ("list", "--where", f"note = {URL}"),
     ("list", "--sort", URL),
     ("fuse", "course_rec@1", "--with", f"{URL}:0.5"),
-    ("probe", "course_rec@1", "--prompts", URL),
+    ("eval", "probe", "course_rec@1", "--prompts", URL),
     *(("materialize", "course_rec@1", f"{scheme}://ann:{CANARY}@bucket/bundle") for scheme in ("s3", "ftp", "hf")),
     ("materialize", "course_rec@1", f"oci://ann:{CANARY}@127.0.0.1:9/bundle"),
-    ("export", "course_rec@1", URL),
+    ("get", "course_rec@1", URL),
     ("push", "course_rec@1", "--to", URL),
-    ("push", "course_rec@1", "--database", DATABASE, "--store", f"s3://ann:{CANARY}@bucket/x"),
-    ("push", "course_rec@1", "--database", DATABASE.replace(":9/", ":nine/"), "--store", "s3://bucket/x"),
-    ("pull", "course_rec@1", "--database", DATABASE, "--store", f"s3://bucket/x?sig={CANARY}"),
-    ("backup", f"s3://ann:{CANARY}@bucket/x"),
-    ("restore", f"sftp://ann:{CANARY}@127.0.0.1/x"),
+    ("pull", "course_rec@1", "--from", f"s3://ann:{CANARY}@bucket/x"),
+    ("pull", "course_rec@1", "--from", f"s3://bucket/x?sig={CANARY}"),
+    ("admin", "backup", f"s3://ann:{CANARY}@bucket/x"),
+    ("admin", "restore", f"sftp://ann:{CANARY}@127.0.0.1/x"),
     ("promote", "course_rec@1", URL),
-    ("rules", "set", URL, "--approvals", "1"),
-    *((command, URL) for command in ("show", "fuse", "import", "identify", "verify", "report", "lineage", "serve")),
-    *((command, URL) for command in ("bench", "calibrate", "impact", "audit")),
+    ("alias", "rules", "set", URL, "--approvals", "1"),
+    *((command, URL) for command in ("show", "fuse", "identify", "log", "diff", "lineage", "serve", "audit")),
+    ("eval", "bench", URL),
+    ("base", "calibrate", URL),
+    ("identify", "--verify", URL),
+    ("ui", URL, "--save", "page.html"),
     (URL,),
     ("list", f"--{URL}"),
     ("--registry", URL, "list"),
-    ("db", "check", URL),
+    ("admin", "db", "check", URL),
 )  # fmt: skip
 """A secret among the arguments, in commands that fail."""
 
@@ -95,8 +97,6 @@ ENVIRONMENTS: dict[str, dict[str, str]] = {
     "a template": {"FUSERY_CARD": URL},
     "a cache": {"FUSERY_CACHE_DIR": f"/dev/null/https://ann:{CANARY}@host"},
     "the other store": {
-        "FUSERY_OTHER_DATABASE_URL": DATABASE,
-        "FUSERY_OTHER_STORE_URL": "s3://bucket/x",
         "FUSERY_OTHER_STORE_OPTIONS": OPTIONS[:-1],
     },
     "the image registry": {"FUSERY_OCI_USERNAME": "ann", "FUSERY_OCI_PASSWORD": CANARY},
@@ -115,7 +115,7 @@ FILES = (
 )
 """A secret in `config.toml`."""
 
-COMMANDS = (["init"], ["list"], ["doctor"], ["base", "add", "nothing"], ["audit"], ["pull", "course_rec@1"],
+COMMANDS = (["admin", "init"], ["list"], ["doctor"], ["base", "add", "nothing"], ["audit"], ["pull", "course_rec@1"],
             ["materialize", "course_rec@1", "oci://127.0.0.1:9/team/tiny:1"])  # fmt: skip
 HOW = ([], ["--debug"], ["--json"], ["--debug", "--json"])
 
@@ -210,17 +210,17 @@ def test_notes_are_recorded_without_credentials(stocked: Fusery, tmp_path: Path)
     key = tmp_path / "ann.pem"
     done = [
         stocked("register", "second", "--base", "tiny", "--task", "other", "--note", said, "--dataset", URL, "--tag", f"from={URL}"),
-        stocked("amend", "course_rec@1", "--note", said, "--dataset", SIGNED, "--tag", f"where={URL}", "--reason", said),
+        stocked("edit", "course_rec@1", "--note", said, "--dataset", SIGNED, "--tag", f"where={URL}", "--reason", said),
         stocked("alias", "set", "course_rec@1", "prod", "--reason", said),
         stocked("alias", "remove", "course_rec#prod", "--reason", said),
         stocked("yank", "course_rec@2", "--reason", said),
         stocked("yank", "course_rec@2", "--undo"),
-        stocked("rules", "set", "canary", "--approvals", "1", "--reason", said),
+        stocked("alias", "rules", "set", "canary", "--approvals", "1", "--reason", said),
         stocked("deploy", "record", "course_rec@1", f"https://ann:{CANARY}@api.example/v1", "--note", said),
-        stocked("trust", "keygen", key),
-        stocked("trust", "add", "ann", tmp_path / "ann.pub"),
+        stocked("admin", "trust", "keygen", key),
+        stocked("admin", "trust", "add", "ann", tmp_path / "ann.pub"),
         stocked("show", "course_rec@1", "--json"),
-        stocked("events", "--json"),
+        stocked("log", "--json"),
         stocked("audit"),
     ]  # fmt: skip
     assert told_nothing("".join(ran.out + ran.err for ran in done))

@@ -24,7 +24,7 @@ import pytest
 from postgres_server import RestartedServer
 from waiting import wait_until
 
-from fusery.registry.serving.serve import POLL_SECONDS
+from fusery.model_server.local.serve import POLL_SECONDS
 
 from .conftest import Fusery, require_refusals, started
 
@@ -220,7 +220,7 @@ def test_a_key_is_taken_back_while_the_database_is_away(
     server = RestartedServer()
     try:
         monkeypatch.setenv("FUSERY_DATABASE_URL", server.url)
-        assert fusery("init").code == 0
+        assert fusery("admin", "init").code == 0
         assert fusery("base", "add", tiny_base, "--name", "tiny").code == 0
         words = ("--base", "tiny", "--task", "course_rec", "--date", "20260115")
         assert fusery("register", stocked_home / "first", *words).code == 0

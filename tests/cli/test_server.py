@@ -12,9 +12,8 @@ from urllib.parse import urlsplit
 import printed_documents
 import pytest
 from certificates import certificate
-from page_process import running
 from page_server import ask
-from ports import free_port
+from programs import free_port, running
 from waiting import wait_until
 from webhook_receiver import Receiver, up
 
@@ -24,15 +23,15 @@ from .conftest import Fusery, require_refusals
 @pytest.mark.slow
 @pytest.mark.timing
 def test_a_token_of_the_command_line_is_let_in_until_it_is_revoked(fusery: Fusery, tmp_path: Path) -> None:
-    assert fusery("init").code == 0
-    secret = json.loads(fusery("token", "create", "ci", "--role", "reader", "--json").out)["secret"]
+    assert fusery("admin", "init").code == 0
+    secret = json.loads(fusery("admin", "token", "create", "ci", "--role", "reader", "--json").out)["secret"]
     with running(tmp_path / "home", "server", "--port", "0", "--json") as (process, printed):
         found = json.loads(printed)
         printed_documents.require("server", found)
         address, borne = found["url"], {"authorization": f"Bearer {secret}"}
         assert ask(address, "/api/v1/adapters/tasks").status == 401
         assert ask(address, "/api/v1/adapters/tasks", **borne).json == []
-        assert fusery("token", "revoke", "ci").code == 0
+        assert fusery("admin", "token", "revoke", "ci").code == 0
         assert ask(address, "/api/v1/adapters/tasks", **borne).status == 401
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=60)
@@ -43,8 +42,8 @@ def test_a_token_of_the_command_line_is_let_in_until_it_is_revoked(fusery: Fuser
 @pytest.mark.slow
 @pytest.mark.timing
 def test_over_tls(fusery: Fusery, tmp_path: Path) -> None:
-    assert fusery("init").code == 0
-    secret = json.loads(fusery("token", "create", "ci", "--role", "reader", "--json").out)["secret"]
+    assert fusery("admin", "init").code == 0
+    secret = json.loads(fusery("admin", "token", "create", "ci", "--role", "reader", "--json").out)["secret"]
     public, private = certificate(tmp_path)
     words = ["server", "--port", "0", "--json", "--certificate", str(public), "--key", str(private)]
     with running(tmp_path / "home", *words) as (_, printed):
@@ -64,13 +63,13 @@ def test_over_tls(fusery: Fusery, tmp_path: Path) -> None:
 
 
 def test_refusals(fusery: Fusery, tmp_path: Path) -> None:
-    assert fusery("init").code == 0
+    assert fusery("admin", "init").code == 0
     public, _ = certificate(tmp_path)
     (tmp_path / "none.pem").write_text("nothing")
     cases = (
-        ("--host 0.0.0.0", "fusery token create"),
-        ("--host 192.0.2.7 --insecure-http", "fusery token create"),
-        ("--proxy somewhere", "not an address"),
+        ("--host 0.0.0.0", "fusery admin token create"),
+        ("--host 192.0.2.7 --insecure-http", "fusery admin token create"),
+        ("--proxy somewhere", "invalid address"),
         (f"--certificate {public}", "go together"),
         ("--certificate none.pem --key none.pem", "none.pem"),
     )
@@ -80,17 +79,19 @@ def test_refusals(fusery: Fusery, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timing
 def test_it_delivers_webhooks_while_it_runs(fusery: Fusery, tmp_path: Path) -> None:
-    assert fusery("init").code == 0
+    assert fusery("admin", "init").code == 0
     receiver = Receiver(free_port())
     private = {"FUSERY_WEBHOOK_SECRET": "0123456789abcdef" * 4, "FUSERY_WEBHOOK_PRIVATE": "1"}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in private.items():
             patch.setenv(name, value)
-        added = fusery("webhook", "add", receiver.url, "--on", "token.*", "--name", "ci", "--allow-private")
+        added = fusery(
+            "admin", "webhook", "add", receiver.url, "--on", "token.*", "--name", "ci", "--allow-private"
+        )
     assert added.code == 0, added.err
     words = ("server", "--port", "0", "--json")
     with up(receiver), running(tmp_path / "home", *words, **private) as (process, _):
-        assert fusery("token", "create", "one", "--role", "reader").code == 0
+        assert fusery("admin", "token", "create", "one", "--role", "reader").code == 0
         wait_until(lambda: len(receiver.requests) == 1)
         assert receiver.requests[0].document["type"] == "token.created"
         process.send_signal(signal.SIGTERM)

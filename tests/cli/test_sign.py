@@ -16,36 +16,36 @@ pytest.importorskip("model_signing")
 @pytest.fixture
 def keyed(stocked: Fusery) -> Fusery:
     """The command line with two versions of a task, and a key `anna.pem`."""
-    assert stocked("trust", "keygen", "anna").code == 0
+    assert stocked("admin", "trust", "keygen", "anna").code == 0
     return stocked
 
 
 @pytest.mark.slow
 def test_from_a_key_to_a_verified_bundle(keyed: Fusery, tmp_path: Path) -> None:
     assert keyed("materialize", "course_rec@1", "out").code == 0
-    before = keyed("verify", "out")
+    before = keyed("identify", "--verify", "out")
     assert before.code == 3 and "nothing proves who made" in before.out
     signed = keyed("sign", "out", "--key", "anna.pem")
     assert signed.code == 0 and "out.sig" in signed.out
-    assert "Verified: " in keyed("verify", "out", "--key", "anna.pub").out
-    assert keyed("verify", "out", "--registry").code == 3
-    assert "counts for *#prod" in keyed("trust", "add", "Anna", "anna.pub", "--for", "*#prod").out
-    assert "signed with anna" in keyed("verify", "out", "--registry").out
+    assert "Verified: " in keyed("identify", "--verify", "out", "--key", "anna.pub").out
+    assert keyed("identify", "--verify", "out", "--trusted").code == 3
+    assert "counts for *#prod" in keyed("admin", "trust", "add", "Anna", "anna.pub", "--for", "*#prod").out
+    assert "signed with anna" in keyed("identify", "--verify", "out", "--trusted").out
     (tmp_path / "out" / "README.md").write_text("x")
-    changed = keyed("verify", "out", "--key", "anna.pub")
+    changed = keyed("identify", "--verify", "out", "--key", "anna.pub")
     assert changed.code == 1 and "changed: README.md" in changed.out
-    assert keyed("verify", "out", "-q").out.split() == ["README.md"]
+    assert keyed("identify", "--verify", "out", "-q").out.split() == ["README.md"]
     assert keyed("audit").code == 1
 
 
 def test_a_locked_key(stocked: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "pass.txt").write_text("correct horse\n")
     given = ["--passphrase-file", "pass.txt"]
-    assert stocked("trust", "keygen", "locked", *given).code == 0
+    assert stocked("admin", "trust", "keygen", "locked", *given).code == 0
     assert b"ENCRYPTED" in (tmp_path / "locked.pem").read_bytes()
     assert stocked("sign", "course_rec@1", "--key", "locked.pem", *given).code == 0
     monkeypatch.setenv("FUSERY_KEY_PASSPHRASE", "correct horse")
-    assert stocked("anchor", "--key", "locked.pem", "-o", "head.json").code == 0
+    assert stocked("sign", "--log", "--key", "locked.pem", "-o", "head.json").code == 0
     monkeypatch.delenv("FUSERY_KEY_PASSPHRASE")
     (tmp_path / "pass.txt").write_text("guessed")
     words = "sign course_rec@2 --key locked.pem"
@@ -61,14 +61,14 @@ def test_a_locked_key(stocked: Fusery, tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.slow
 def test_an_anchor(keyed: Fusery, tmp_path: Path) -> None:
-    printed = keyed("anchor").out
+    printed = keyed("sign", "--log").out
     assert json.loads(printed)["signatures"] == []
-    made = keyed("anchor", "--key", "anna.pem", "-o", "head.json", "--json").json
+    made = keyed("sign", "--log", "--key", "anna.pem", "-o", "head.json", "--json").json
     keyed("alias", "set", "course_rec@1", "prod")
     good = keyed("audit", "--chain", "--anchor", "head.json", "--key", "anna.pub")
     assert good.code == 0 and "1 anchor" in good.out
-    assert keyed("anchor", "--key", "anna.pem", "-o", "head.json").code == 2
-    newer = keyed("anchor", "--key", "anna.pem", "-o", "head.json", "--force", "--json").json
+    assert keyed("sign", "--log", "--key", "anna.pem", "-o", "head.json").code == 2
+    newer = keyed("sign", "--log", "--key", "anna.pem", "-o", "head.json", "--force", "--json").json
     assert newer["seq"] == made["seq"] + 1
     everything = keyed("audit", "--anchor", "head.json", "--key", "anna.pub", "--json").json
     assert everything["checked"]["anchor"] == 1 and everything["anchored"] is True
@@ -81,11 +81,14 @@ def test_an_anchor(keyed: Fusery, tmp_path: Path) -> None:
 
 def test_refusals(keyed: Fusery, tmp_path: Path) -> None:
     options = (
-        "", "--key anna.pem --sigstore", "--sigstore --certificate x", "--key anna.pem --chain x",
-        "--key anna.pem --identity-token-file x", "--key nothing.pem", "--key anna.pub",
+        "", "--key nothing.pem", "--key anna.pub", "--log --key anna.pem", "--list --key anna.pem", "--export", "--by x",
     )  # fmt: skip
     require_refusals(keyed, *((f"sign course_rec@1 {each}", "") for each in options))
-    cases = ("verify out --identity me", "sign nothing@1 --key anna.pem", "trust keygen anna")
+    cases = (
+        "sign --key anna.pem",
+        "sign nothing@1 --key anna.pem",
+        "admin trust keygen anna",
+    )
     require_refusals(keyed, *((words, "") for words in cases))
     (tmp_path / "course_rec@1").mkdir()
     (tmp_path / "course_rec@1" / "x").write_text("x")

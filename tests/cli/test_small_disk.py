@@ -111,7 +111,7 @@ def test_a_published_model(big: Fusery, disk: Path, tmp_path: Path, monkeypatch:
 
 def test_a_base_is_added_to_a_small_store(big: Fusery, disk: Path, tmp_path: Path) -> None:
     words = ["--registry", str(disk / "home"), "base", "add", str(tmp_path / "base"), "-q"]
-    assert big("--registry", disk / "home", "init").code == 0
+    assert big("--registry", disk / "home", "admin", "init").code == 0
     weights = weights_of(tmp_path / "base")
     require_true_need(
         big, disk, words, weights, lambda: [one for one in disk.rglob("*") if one.stat().st_size == weights]
@@ -122,15 +122,17 @@ def test_a_backup_on_a_small_disk_and_back(
     big: Fusery, disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def restored() -> bool:
-        return bool(big("--registry", tmp_path / "other", "restore", disk / "copy", "--own", "-q").code == 0)
+        return bool(
+            big("--registry", tmp_path / "other", "admin", "restore", disk / "copy", "--own", "-q").code == 0
+        )
 
     need = bytes_in(tmp_path / "home" / "store")
-    require_true_need(big, disk, ["backup", str(disk / "copy"), "-q"], need, restored)
+    require_true_need(big, disk, ["admin", "backup", str(disk / "copy"), "-q"], need, restored)
     shutil.move(disk / "copy", tmp_path / "copy")
     # A restore first tries its rows in a database in the temporary folder: put that on the same disk.
     (disk / "tmp").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(disk / "tmp"))
-    words = ["--registry", str(disk / "home"), "restore", str(tmp_path / "copy"), "--own", "-q"]
+    words = ["--registry", str(disk / "home"), "admin", "restore", str(tmp_path / "copy"), "--own", "-q"]
     require_true_need(big, disk, words, bytes_in(tmp_path / "copy"), partial(glob, disk, "home/fusery.db"))
     assert big("--registry", disk / "home", "audit").code == 0
 
@@ -141,7 +143,7 @@ def test_an_exchange_with_a_small_disk(big: Fusery, disk: Path, tmp_path: Path, 
     words = ["push", "course_rec@1", "--to", there, "-q"]
     if verb == "pull":
         words = ["--registry", there, "pull", "course_rec@1", "--from", str(tmp_path / "home"), "-q"]
-    assert big("--registry", there, "init").code == 0
+    assert big("--registry", there, "admin", "init").code == 0
     weights = bytes_in(tmp_path / "home" / "store")
     require_true_need(
         big, disk, words, weights, lambda: big("--registry", there, "show", "course_rec@1").code == 0

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from interrupts import interrupts
+from programs import interrupts
 
 pytestmark = pytest.mark.timing
 

@@ -1,4 +1,4 @@
-"""`fusery sync`: what it prints, how it ends, and what is left of one that is killed."""
+"""`fusery deploy sync`: what it prints, how it ends, and what is left of one that is killed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import lora_server
 import pytest
-from interrupts import interrupts
+from programs import interrupts
 from waiting import wait_until
 
 from .conftest import MAIN, Fusery, require_refusals, started
@@ -29,7 +29,7 @@ def lines(text: str) -> list[str]:
 def test_a_folder(stocked: Fusery, tmp_path: Path) -> None:
     root = tmp_path / "nim"
     assert stocked("alias", "set", "course_rec@1", "prod").code == 0
-    words = ("sync", "course_rec#prod", "--to", root)
+    words = ("deploy", "sync", "course_rec#prod", "--to", root)
     place = f"{socket.gethostname()}:{root}"
     for options, code, shown in (
         (("--dry-run",), 0, f"to load {V1} course_rec#prod"),
@@ -60,19 +60,19 @@ def test_a_folder(stocked: Fusery, tmp_path: Path) -> None:
 def test_refusals(stocked: Fusery, tmp_path: Path) -> None:
     to = f"--to {tmp_path / 'x'}"
     cases: list[tuple[str | tuple[str | Path, ...], str]] = [
-        (f"sync {to}", "which adapters"),
-        (f"sync course_rec@1 --none {to}", "--none"),
-        (f"sync course_rec#prod {to}", "prod"),
-        ("sync course_rec@1 --to http://127.0.0.1:1", "which kind of server"),
-        ("sync course_rec@1 --to tgi=http://127.0.0.1:1", "no server that takes adapters"),
-        ("sync course_rec@1 --to vllm=http://127.0.0.1:1", "server_unavailable"),
-        ("sync course_rec@1 --to s3://u:p@bucket/x", "a user"),
-        (("sync", "--where", "rank >", "--to", tmp_path / "x"), "bad_expression"),
-        (("sync", "--where", "rank > 99", "--to", tmp_path / "x"), "no adapter fits"),
-        ("sync course_rec@1 --to fusery=127.0.0.1:8080", "has no address"),
-        (f"sync course_rec@1 {to} --check --watch 5", "--watch"),
-        (f"sync course_rec@1 {to} --to y", "One place at a time"),
-        ("sync course_rec@1", "usage"),
+        (f"deploy sync {to}", "which adapters"),
+        (f"deploy sync course_rec@1 --none {to}", "--none"),
+        (f"deploy sync course_rec#prod {to}", "prod"),
+        ("deploy sync course_rec@1 --to http://127.0.0.1:1", "which kind of server"),
+        ("deploy sync course_rec@1 --to tgi=http://127.0.0.1:1", "no server that takes adapters"),
+        ("deploy sync course_rec@1 --to vllm=http://127.0.0.1:1", "server_unavailable"),
+        ("deploy sync course_rec@1 --to s3://u:p@bucket/x", "a user"),
+        (("deploy", "sync", "--where", "rank >", "--to", tmp_path / "x"), "bad_expression"),
+        (("deploy", "sync", "--where", "rank > 99", "--to", tmp_path / "x"), "no adapter fits"),
+        ("deploy sync course_rec@1 --to fusery=127.0.0.1:8080", "has no address"),
+        (f"deploy sync course_rec@1 {to} --check --watch 5", "--watch"),
+        (f"deploy sync course_rec@1 {to} --to y", "One place at a time"),
+        ("deploy sync course_rec@1", "usage"),
     ]
     require_refusals(stocked, *cases)
     assert not (tmp_path / "x").exists()
@@ -84,13 +84,13 @@ def test_refusals(stocked: Fusery, tmp_path: Path) -> None:
 def test_a_server_s_refusal_ends_with_1(stocked: Fusery, tmp_path: Path) -> None:
     with lora_server.serving("vllm", "tiny") as (server, url):
         server.max_rank = 4
-        ran = stocked("sync", "course_rec@1", "course_rec@2", "--to", f"vllm={url}")
+        ran = stocked("deploy", "sync", "course_rec@1", "course_rec@2", "--to", f"vllm={url}")
         assert ran.code == 1
         assert lines(ran.out)[1:] == [
             f"not loaded {V1} {url} refused the request: LoRA rank 8 is greater than max_lora_rank 4.",
             f"loaded {V2} course_rec@2",
         ]
-        assert stocked("sync", "course_rec@2", "--to", f"vllm={url}", "--check").code == 0
+        assert stocked("deploy", "sync", "course_rec@2", "--to", f"vllm={url}", "--check").code == 0
 
 
 @pytest.mark.slow
@@ -110,26 +110,26 @@ def test_a_sync_that_is_killed_at_any_instant(stocked: Fusery, tmp_path: Path, k
             return {path.name for path in root.glob("[a-z]*")} if root.exists() else set()
 
         began = time.monotonic()
-        first = started("sync", "course_rec@1", "--to", to)
+        first = started("deploy", "sync", "course_rec@1", "--to", to)
         first.communicate()
         assert first.returncode == 0
         whole = time.monotonic() - began
         hit = 0
         for turn in range(int(os.environ.get("FUSERY_SOAK") or 0) * 20 or 3):
             wanted = V2 if turn % 2 == 0 else V1
-            process = started("sync", wanted, "--to", to)
+            process = started("deploy", "sync", wanted, "--to", to)
             time.sleep(whole * dice.uniform(0.4, 1.0))
             process.send_signal(signal.SIGKILL)
             process.communicate()
             hit += process.returncode == -signal.SIGKILL
-            ran = stocked("sync", wanted, "--to", to, "--check", "--json")
+            ran = stocked("deploy", "sync", wanted, "--to", to, "--check", "--json")
             recorded = {row["name"] for row in stocked("deploy", "list", "--json").json}
             reached = there() == {wanted} and recorded == {wanted}
             assert (ran.code == 0) == reached, (turn, ran.out, there(), recorded)
-            assert stocked("sync", wanted, "--to", to).code == 0
+            assert stocked("deploy", "sync", wanted, "--to", to).code == 0
             assert there() == {wanted}
             assert {row["name"] for row in stocked("deploy", "list", "--json").json} == {wanted}
-            assert stocked("sync", wanted, "--to", to, "--check").code == 0
+            assert stocked("deploy", "sync", wanted, "--to", to, "--check").code == 0
         assert hit, "no sync was hit: the instants were too late"
         if kind == "folder":
             assert [path.name for path in root.iterdir()] == [wanted], "something is left"
@@ -160,7 +160,7 @@ def test_watching_follows_an_alias_and_a_server_that_starts_anew(stocked: Fusery
 
     with told.open("w") as out:
         with lora_server.serving("sglang", "tiny") as (_, url):
-            words = ("sync", "course_rec#prod", "--to", f"sglang={url}", "--watch", "0.2", "--json")
+            words = ("deploy", "sync", "course_rec#prod", "--to", f"sglang={url}", "--watch", "0.2", "--json")
             with interrupts():
                 process = subprocess.Popen(
                     [sys.executable, "-P", "-c", MAIN, *words], stdout=out, stderr=subprocess.PIPE, text=True
@@ -198,14 +198,17 @@ def test_the_server_of_our_own(stocked: Fusery, tmp_path: Path) -> None:
     process = start("course_rec@1", "--adapters-from", str(shelf))
     try:
         url = document(process)["url"]
-        words = ("sync", "course_rec@1", "course_rec@2", "--to", f"fusery={url}")
+        words = ("deploy", "sync", "course_rec@1", "course_rec@2", "--to", f"fusery={url}")
         refused = stocked(*words)  # the server may not read the default folder
         assert refused.code == 1 and "--adapters-from FOLDER" in refused.out
         ran = stocked(*words, "--folder", shelf)
         assert ran.code == 0, ran.err
         with openai.OpenAI(base_url=url, api_key="none", max_retries=0) as client:
             assert client.completions.create(model=V2, prompt="a", max_tokens=2).model == V2
-            assert stocked("sync", "course_rec@1", "--to", f"fusery={url}", "--folder", shelf).code == 0
+            assert (
+                stocked("deploy", "sync", "course_rec@1", "--to", f"fusery={url}", "--folder", shelf).code
+                == 0
+            )
             with pytest.raises(openai.NotFoundError):
                 client.completions.create(model=V2, prompt="a", max_tokens=2)
     finally:

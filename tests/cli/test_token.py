@@ -1,4 +1,4 @@
-"""`fusery token` as a user meets it: the secret is printed once, by `create` alone."""
+"""`fusery admin token` as a user meets it: the secret is printed once, by `create` alone."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ SECRET = re.compile(r"fusery_[A-Za-z0-9_-]{43}")
 
 
 def test_a_secret_is_printed_once(fusery: Fusery) -> None:
-    fusery("init")
-    made = fusery("token", "create", "Anna", "--role", "approver")
+    fusery("admin", "init")
+    made = fusery("admin", "token", "create", "Anna", "--role", "approver")
     assert SECRET.fullmatch(made.out.strip())
     assert "It is shown this once." in made.err
     assert "This is the secret of anna, approver, valid until 20" in made.err
     assert not SECRET.search(made.err)
-    quiet = fusery("token", "create", "bob", "--role", "reader", "--expires", "never", "-q")
+    quiet = fusery("admin", "token", "create", "bob", "--role", "reader", "--expires", "never", "-q")
     assert (bool(SECRET.fullmatch(quiet.out.strip())), quiet.err) == (True, "")
-    document = fusery("token", "create", "ci", "--role", "publisher", "--expires", "12h", "--json")
-    printed_documents.require("token create", document.json)
+    document = fusery("admin", "token", "create", "ci", "--role", "publisher", "--expires", "12h", "--json")
+    printed_documents.require("admin token create", document.json)
     assert SECRET.fullmatch(document.json["secret"])
     secrets = [made.out.strip(), quiet.out.strip(), document.json["secret"]]
     others = [
-        fusery("token", "list", "--all", "--wide"),
-        fusery("token", "list", "--all", "--json"),
-        fusery("token", "revoke", "ci", "--json"),
-        fusery("events", "--json"),
+        fusery("admin", "token", "list", "--all", "--wide"),
+        fusery("admin", "token", "list", "--all", "--json"),
+        fusery("admin", "token", "revoke", "ci", "--json"),
+        fusery("log", "--json"),
         fusery("doctor", "--json"),
         fusery("audit", "--json"),
     ]
@@ -38,14 +38,14 @@ def test_a_secret_is_printed_once(fusery: Fusery) -> None:
 
 
 def test_refusals(fusery: Fusery) -> None:
-    fusery("init")
-    fusery("token", "create", "bob", "--role", "reader")
+    fusery("admin", "init")
+    fusery("admin", "token", "create", "bob", "--role", "reader")
     require_refusals(
         fusery,
-        ("token create bob --role admin", "already"),
-        (("token", "create", "a b", "--role", "admin"), "'a b'"),
-        ("token create bob2 --role admin --expires soon", "'soon'"),
-        ("token create bob2 --role root", "'root'"),
-        ("token create bob2", "--role"),
-        ("token revoke bob2", "bob2"),
+        ("admin token create bob --role admin", "already"),
+        (("admin", "token", "create", "a b", "--role", "admin"), "'a b'"),
+        ("admin token create bob2 --role admin --expires soon", "'soon'"),
+        ("admin token create bob2 --role root", "'root'"),
+        ("admin token create bob2", "--role"),
+        ("admin token revoke bob2", "bob2"),
     )

@@ -33,12 +33,11 @@ def test_a_twin_may_be_used_and_its_user_is_told(twins: Fusery) -> None:
     ways = {
         "fuse other@1": HOLDS,
         "materialize other@1 apart --target adapters": HOLDS,
-        "export other@1 exported": SAME,
+        "get other@1 exported": SAME,
         "alias set other@1 prod": SAME,
         "deploy record other@1 lab": SAME,
         "fuse --all --task other --jobs 1": HOLDS,
         "push other@1 --to there": f"{TWIN}: {SAME}",
-        "compare other@1 course_rec@2": f"{TWIN}: {SAME}",
         "diff other@1 course_rec@2": f"{TWIN}: {SAME}",
     }
     for words, note in ways.items():

@@ -20,8 +20,8 @@ from waiting import wait_until
 from warm_processes import WarmProcess
 
 from fusery.registry.adapters.files import RUN_RECORD
-from fusery.registry.recording.quantized_training import make_layers
 from fusery.registry.training.record import read_record
+from fusery.research.quantized_training import make_layers
 from fusery.storage.digest import digest_file
 
 from .conftest import Fusery
@@ -272,7 +272,7 @@ def test_what_was_trained_through_the_quantiser_is_what_the_fused_model_gives(
     made = ready("fuse", "cats@1", "--json").json
     assert made["recipe"]["precision"] == "keep", "auto"
     assert (made["fidelity"]["retained"], made["fidelity"]["verdict"]) == (1.0, "PASS")
-    registered = Path(ready("path", "cats@1", "-q").out.strip())
+    registered = Path(ready("get", "cats@1", "-q").out.strip())
     trained = loss_of(four, data, registered, through=True)
     assert trained < loss_of(four, data) - 0.1, "it learned something"
     assert loss_of(Path(made["path"]), data) == trained

@@ -29,8 +29,7 @@ from run_folders import plain_log
 
 from fusery.cli.main import run
 from fusery.registry import Registry, parsing
-from fusery.web.doors import OwnDoor, bearer
-from fusery.web.visitors import Visitor
+from fusery.web.auth import LocalAuth, Principal, bearer
 
 from .conftest import Fusery
 
@@ -51,14 +50,15 @@ VARIABLE = (
 AGE = parsing.age
 
 ELSEWHERE: dict[str, str] = {
-    "init": "the server made the registry, and says so",
-    "db upgrade": "whoever runs the server upgrades its database",
-    "backup kept": "a backup is made where the server runs",
-    "--registry new restore kept": "there is no backup, since that is made where the server runs",
-    "--registry new restore kept --own": "there is no backup, since that is made where the server runs",
+    "admin init": "the server made the registry, and says so",
+    "admin db upgrade": "whoever runs the server upgrades its database",
+    "admin backup kept": "a backup is made where the server runs",
+    "--registry new admin restore kept": "there is no backup, since that is made where the server runs",
+    "--registry new admin restore kept --own": "there is no backup, since that is made where the server runs",
+    "audit": "a server reads no files at a path that a client names, such as a bundle's",
     "audit --chain --anchor log.anchor --key ann.pub": "files of this machine are no part of the server's audit",
-    "report --html page.html": "the server does not tell how far it is",
-    "gc --grace 0s --dry-run": "the server does not tell how far it is",
+    "ui --save page.html": "the server does not tell how far it is",
+    "admin gc --grace 0s --dry-run": "the server does not tell how far it is",
     "show course_rec@2": "another form of an adapter that an export made here stays here",
 }
 """Commands that cannot print the same on a server's registry, each with a reason."""
@@ -156,13 +156,13 @@ def test_transcript(
         assert retold == told
 
 
-class NamedDoor(OwnDoor):
+class NamedDoor(LocalAuth):
     """Everybody who asks has a token, with their name in it."""
 
-    def visitor(self, request: Request) -> Visitor:
+    def principal(self, request: Request) -> Principal:
         """Return who asks."""
         name = (bearer(request) or "").removeprefix("token-of-")
-        return Visitor(name, "admin", is_program=True)
+        return Principal(name, "admin", is_program=True)
 
 
 def blocks(told: str) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""`fusery ui` as a process: it says where it is, answers there and nowhere else, and ends with Ctrl-C."""
+"""`fusery ui`: the pages in a browser, and saved to a file."""
 
 from __future__ import annotations
 
@@ -6,19 +6,22 @@ import json
 import re
 import signal
 import socket
+import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import printed_documents
 import pytest
-from page_process import MAIN, running
+from fixture_types import Fusery
 from page_server import ask
+from programs import MAIN, running
 from waiting import wait_until
 
-from .conftest import Fusery, require_refusals
+from .conftest import require_refusals
 
-SLOW = f"import time, fusery.registry.api.bases as b; b.Bases.list = lambda self: time.sleep(60); {MAIN}"
+SLOW = f"import time, fusery.registry.api.fused as b; b.Bases.list = lambda self: time.sleep(60); {MAIN}"
 """A registry whose page of base models takes a minute."""
 
 
@@ -26,7 +29,7 @@ SLOW = f"import time, fusery.registry.api.bases as b; b.Bases.list = lambda self
 @pytest.mark.timing
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_answers_until_it_is_ended(fusery: Fusery, tmp_path: Path, number: signal.Signals) -> None:
-    assert fusery("init").code == 0
+    assert fusery("admin", "init").code == 0
     with running(tmp_path / "home", "ui", "--json") as (process, printed):
         found = json.loads(printed)
         printed_documents.require("ui", found)
@@ -42,7 +45,7 @@ def test_it_answers_until_it_is_ended(fusery: Fusery, tmp_path: Path, number: si
 @pytest.mark.timing
 def test_refusals(fusery: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
     require_refusals(fusery, ("ui --no-browser --port 1", "init"))
-    assert fusery("init").code == 0
+    assert fusery("admin", "init").code == 0
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -54,7 +57,7 @@ def test_refusals(fusery: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 @pytest.mark.timing
 def test_the_address_is_printed_for_people(fusery: Fusery, tmp_path: Path) -> None:
-    assert fusery("init").code == 0
+    assert fusery("admin", "init").code == 0
     with running(tmp_path / "home", "ui", "--no-browser") as (_, line):
         assert re.search(r" http://127\.0\.0\.1:\d+/enter/[\w-]{43};", line)
         assert line.endswith("; Ctrl-C ends it.\n")
@@ -63,7 +66,7 @@ def test_the_address_is_printed_for_people(fusery: Fusery, tmp_path: Path) -> No
 @pytest.mark.slow
 @pytest.mark.timing
 def test_it_ends_although_a_page_is_being_made(fusery: Fusery, tmp_path: Path) -> None:
-    assert fusery("init").code == 0
+    assert fusery("admin", "init").code == 0
     with running(tmp_path / "home", "ui", "--json", main=SLOW) as (process, printed):
         url = urlsplit(json.loads(printed)["url"])
         with socket.create_connection((url.hostname or "", url.port or 0)) as asking:
@@ -72,3 +75,43 @@ def test_it_ends_although_a_page_is_being_made(fusery: Fusery, tmp_path: Path) -
             process.send_signal(signal.SIGINT)
             _, said = process.communicate(timeout=40)
         assert (process.returncode, said) == (0, "")
+
+
+def test_a_page(stocked: Fusery, tmp_path: Path) -> None:
+    place = tmp_path / "a.html"
+    assert stocked("ui", "--save", "a.html").code == 0
+    page = place.read_text(encoding="utf-8")
+    assert page.startswith("<!doctype html>") and "course_rec" in page
+    assert stocked("ui", "course_rec", "--save", "task.HTM", "-q").out == "task.HTM\n"
+    ran = stocked("ui", "--save", "a.html", "--force", "--json")
+    assert (ran.code, ran.json["bytes"]) == (0, place.stat().st_size)
+    assert not list(tmp_path.glob(".*part*"))
+
+
+def test_exit_code_1_when_the_audit_in_it_finds_something(stocked: Fusery, tmp_path: Path) -> None:
+    assert stocked("ui", "course_rec", "--save", "good.html", "--audit").code == 0
+    assert "The audit found no problem" in (tmp_path / "good.html").read_text(encoding="utf-8")
+    with closing(sqlite3.connect(tmp_path / "home" / "fusery.db")) as database, database:
+        database.execute("UPDATE adapter SET val_loss = 0.1 WHERE version = 1")
+    ran = stocked("ui", "course_rec", "--save", "a.html", "--audit")
+    assert ran.code == 1
+    assert "The audit found" in ran.err
+    assert "record_changed" in (tmp_path / "a.html").read_text(encoding="utf-8")
+
+
+def test_refusals_of_report(stocked: Fusery, tmp_path: Path) -> None:
+    require_refusals(stocked, ("ui course_rec", "goes with --save"), ("ui --force", "goes with --save"))
+    (tmp_path / "folder.html").mkdir()
+    (tmp_path / "there.html").write_text("mine")
+    require_refusals(
+        stocked,
+        ("ui --save a.pdf", ".html"),
+        ("ui --save .", ".html"),
+        ("ui --save folder.html", "is a folder"),
+        ("ui --save there.html", "--force"),
+        ("ui --save nowhere/a.html", "nowhere"),
+        ("ui nothing --save a.html", "unknown_reference"),
+        ("ui tiny --save a.html", "cannot report on a base model"),
+        ("--registry none ui --save a.html", "init"),
+    )
+    assert not (tmp_path / "a.html").exists()

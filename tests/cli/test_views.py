@@ -15,22 +15,26 @@ from typing import Any
 
 import pytest
 
-from fusery.cli import audit, bench, training, webhook
+from fusery.cli import adapters, audit, evaluations, trust
 from fusery.cli.base import _facts, _quantization
 from fusery.cli.hints import Hints
 from fusery.cli.session import Session
-from fusery.registry.api.bases import Bases
 from fusery.registry.api.evaluations import Evaluations
 from fusery.registry.api.exchange import Exchange
-from fusery.registry.audit.report import Problem, Report
-from fusery.registry.evaluation.bench_report import BenchReport
-from fusery.registry.evaluation.probe_prompts import Prompts
-from fusery.registry.evaluation.probe_report import ProbeReport, Row, Side
-from fusery.registry.evaluation.subjects import FormCost
+from fusery.registry.api.fused import Bases
+from fusery.registry.audit.report import Problem, Repair, Report
+from fusery.registry.evaluation.reports import (
+    BenchReport,
+    FormCost,
+    ProbedModel,
+    ProbePrompts,
+    ProbeReport,
+    PromptScores,
+)
 from fusery.registry.exchange.import_runs import ImportedRun
+from fusery.registry.records.adapter_details import Commit, CurvePoint, Measured, TrainingRun
 from fusery.registry.records.calibrations import CalibrationReport
-from fusery.registry.records.run import Commit, CurvePoint, Measured, TrainingRun
-from fusery.registry.records.webhook import Webhook
+from fusery.registry.records.event import Webhook
 
 from .conftest import Fusery
 
@@ -64,23 +68,23 @@ def benches() -> Iterator[BenchReport]:
     )  # fmt: skip
     held: Any = SimpleNamespace(retained=0.5)
     rows = (replace(form, label="base", error="no room"), form, replace(form, label="other", fidelity=held))
-    for cores, choice, plot in ((None, "fused (keep)", None), (1, None, Path("x.svg"))):
+    for cores, choice in ((None, "fused (keep)"), (1, None)):
         machine: Any = SimpleNamespace(cores=cores, processor="M4", mlx="0.31")
         yield BenchReport(
             adapter="course_v1", base="tiny", machine=machine, prompt_tokens=64, tokens=1, runs=3, rows=rows,
-            choice=choice, reasons=("it is small",), at=AT, plot=plot,
+            choice=choice, reasons=("it is small",), at=AT,
         )  # fmt: skip
 
 
 def probes() -> Iterator[ProbeReport]:
     kl = {"first": 0.25, "worst": 0.75, "least": 0.125, "second": 0.5}
     found = ProbeReport(
-        a=Side("adapter", "course_v1", "a" * 64), b=Side("base", "tiny", "b" * 64), prompts=4, tokens=1, kl=0.375,
+        a=ProbedModel("adapter", "course_v1", "a" * 64), b=ProbedModel("base", "tiny", "b" * 64), prompts=4, tokens=1, kl=0.375,
         kl_p99=0.875, top1_agreement=0.5, loss_a=1.25, loss_b=1.5, loss_base=None, gain_kept=None, seconds=2.0,
-        rows=tuple(Row(prompt, 1, value, 0.75, 1.0, 1.0) for prompt, value in kl.items()),
+        rows=tuple(PromptScores(prompt, 1, value, 0.75, 1.0, 1.0) for prompt, value in kl.items()),
     )  # fmt: skip
     yield found
-    for about in (Prompts("held-out", "test.jsonl"), Prompts("file", gain=-1.0)):
+    for about in (ProbePrompts("held-out", "test.jsonl"), ProbePrompts("file", gain=-1.0)):
         yield replace(found, about=about)
 
 
@@ -121,7 +125,7 @@ def audits() -> Iterator[tuple[Report, bool]]:
     names = tuple(f"adapter a_v{number}" for number in range(1, 11))
     damage: Any = SimpleNamespace(digest="d")
     many, one = (Problem("blob_missing", "b", "it is gone", names[:count], damage) for count in (10, 8))
-    mended: Any = [SimpleNamespace(problem=one, source="cache", quarantined=kept) for kept in ("q", None)]
+    mended = [Repair.of(one, "cache", kept) for kept in ("q", None)]
     rebuilt: Any = [SimpleNamespace(verdict="different", name="a_v1", message="other bytes")]
     yield Report(problems=[many, one], rebuilt=rebuilt, notes=["a note"]), True
     yield Report(problems=[one], repaired=mended, quarantined=["q"]), False
@@ -154,22 +158,23 @@ def test_what_is_printed(
         list[str](),
         list[dict[str, Any]](),
     )
-    assert fusery("init").code == 0
-    for title, records, show in (
-        ("a training run", runs(), lambda view: training.print_training(session, view)),
-        ("a bench", benches(), lambda found: bench._print(session, found)),
+    assert fusery("admin", "init").code == 0
+    assert fusery("register", "--help").code == 0, "its options are made before the method is replaced"
+    for title, records, view in (
+        ("a training run", runs(), lambda view: adapters.print_training(session, view)),
+        ("a bench", benches(), lambda found: evaluations.print_bench(session, found)),
         ("a base", bases(), lambda view: _facts(session, view)),
         ("an audit", audits(), lambda found: audit._tell(session, found[0], hint=found[1])),
-        ("a webhook", hooks(), lambda hook: webhook._print_hook(session, hook)),
+        ("a webhook", hooks(), lambda hook: trust.show(session, hook)),
     ):
         for record in records:  # type: ignore[attr-defined]
-            show(record)
+            view(record)
             out, err = capsys.readouterr()
             printed.append(f"## {title}\n{out}{err}")
     for resource, name, results, words in (
-        (Evaluations, "probe", probes(), ("probe", "a@1")),
+        (Evaluations, "probe", probes(), ("eval", "probe", "a@1")),
         (Bases, "calibrate", calibrations(), ("base", "calibrate", "tiny")),
-        (Exchange, "import_runs", imports(), ("import", "x", "--from", "mlflow")),
+        (Exchange, "import_runs", imports(), ("register", "mlflow+x")),
     ):
         for result in results:  # type: ignore[attr-defined]
             monkeypatch.setattr(resource, name, lambda *_, result=result, **how: asked.append(how) or result)
@@ -184,8 +189,6 @@ def test_what_is_printed(
         (FOLDER / "views.txt").write_text(text, encoding="utf-8")
     assert text == (FOLDER / "views.txt").read_text(encoding="utf-8")
     assert asked[0]["request"] is None
-    for options in (("--precision", "keep"), ("--with", "course@2:0.5")):
-        monkeypatch.setattr(Evaluations, "probe", lambda *_, **how: asked.append(how) or next(probes()))
-        fusery("probe", "a@1", *options)
-        request = asked[-1]["request"]
-        assert (request.precision, len(request.extras)) == (("keep", 0) if "keep" in options else ("auto", 1))
+    monkeypatch.setattr(Evaluations, "probe", lambda *_, **how: asked.append(how) or next(probes()))
+    fusery("eval", "probe", "a@1", "--precision", "keep")
+    assert asked[-1]["request"].precision == "keep"

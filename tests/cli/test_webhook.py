@@ -1,4 +1,4 @@
-"""`fusery webhook` and `fusery events --follow` as a user meets them."""
+"""`fusery admin webhook` and `fusery log --follow` as a user meets them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import signal
 
 import pytest
 from fixture_types import Fusery
-from interrupts import interrupts
-from ports import free_port
+from programs import free_port, interrupts
 from waiting import wait_until
 from webhook_receiver import Receiver, up
 
@@ -29,51 +28,52 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_from_adding_to_delivery(stocked: Fusery) -> None:
     receiver = Receiver(free_port())
     words = ("--on", "alias.*", "--task", "course_*", "--name", "ci", "--allow-private")
-    made = stocked("webhook", "add", receiver.url, *words)
+    made = stocked("admin", "webhook", "add", receiver.url, *words)
     assert made.code == 0
     assert made.out.startswith(f"ci gets alias.* of course_*, at {receiver.url}.\n")
     key = made.out.split()[-1]
-    assert stocked("webhook", "key", "ci").out.strip() == key
-    assert stocked("webhook", "key", "ci", "--json").json == {"name": "ci", "key": key}
-    assert "Nothing is due." in stocked("webhook", "deliver").err
+    assert stocked("admin", "webhook", "key", "ci").out.strip() == key
+    assert stocked("admin", "webhook", "key", "ci", "--json").json == {"name": "ci", "key": key}
+    assert "Nothing is due." in stocked("admin", "webhook", "deliver").err
     stocked("alias", "set", "course_rec@1", "prod")
     stocked("alias", "set", "course_rec@2", "prod", "--reason", "better")
-    failed = stocked("webhook", "deliver")
+    failed = stocked("admin", "webhook", "deliver")
     assert failed.code == 1
     assert failed.out.startswith("ci: 0 events delivered; nothing listens at its port; next attempt ")
-    shown = stocked("webhook", "show", "ci")
+    shown = stocked("admin", "webhook", "show", "ci")
     assert {"state         failing", "waiting       2"} <= set(shown.out.splitlines())
-    assert stocked("webhook", "list", "-q").out == "ci\n"
-    assert "nothing listens" in stocked("webhook", "list").out
+    assert stocked("admin", "webhook", "list", "-q").out == "ci\n"
+    assert "nothing listens" in stocked("admin", "webhook", "list").out
     with up(receiver):
-        tried = stocked("webhook", "retry", "ci", "--json").json
+        tried = stocked("admin", "webhook", "retry", "ci", "--json").json
         assert (tried["state"], tried["waiting"], tried["error"]) == ("active", 0, None)
         assert [each.document["data"]["detail"]["reason"] for each in receiver.requests] == ["", "better"]
         stocked("alias", "rollback", "course_rec#prod")
-        done = stocked("webhook", "deliver", "ci", "--json")
+        done = stocked("admin", "webhook", "deliver", "ci", "--json")
         assert (done.code, done.json[0]["delivered"]) == (0, [receiver.taken[-1]])
-    removed = stocked("webhook", "remove", "ci", "--reason", "not needed")
+    removed = stocked("admin", "webhook", "remove", "ci", "--reason", "not needed")
     assert removed.out == "ci gets nothing any more.\n"
-    assert "There is no webhook." in stocked("webhook", "list").err
+    assert "There is no webhook." in stocked("admin", "webhook", "list").err
     assert stocked("audit").code == 0
 
 
 def test_refusals(stocked: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
     require_refusals(
         stocked,
-        ("webhook add http://127.0.0.1/ --on alias.moved", "127.0.0.1 is in a private network"),
-        ("webhook add https://ann:s3cr3t@a.example --on alias.moved", "a password"),
-        ("webhook add https://a.example --on alias.mved", "'alias.mved'"),
-        ("webhook add https://a.example", "'--on'"),
-        ("webhook deliver ci --follow", "--follow"),
+        ("admin webhook add http://127.0.0.1/ --on alias.moved", "127.0.0.1 is in a private network"),
+        ("admin webhook add https://ann:s3cr3t@a.example --on alias.moved", "a password"),
+        ("admin webhook add https://a.example --on alias.mved", "'alias.mved'"),
+        ("admin webhook add https://a.example", "'--on'"),
+        ("admin webhook deliver ci --follow", "--follow"),
     )
     assert (
-        "s3cr3t" not in stocked("webhook", "add", "https://ann:s3cr3t@a.example", "--on", "alias.moved").err
+        "s3cr3t"
+        not in stocked("admin", "webhook", "add", "https://ann:s3cr3t@a.example", "--on", "alias.moved").err
     )
     monkeypatch.delenv("FUSERY_WEBHOOK_SECRET")
-    made = stocked("webhook", "add", "https://a.example", "--on", "alias.moved", "--name", "ci")
-    assert (made.code, "fusery webhook key ci" in made.err) == (0, True)
-    require_refusals(stocked, ("webhook deliver", "no_webhook_secret"))
+    made = stocked("admin", "webhook", "add", "https://a.example", "--on", "alias.moved", "--name", "ci")
+    assert (made.code, "fusery admin webhook key ci" in made.err) == (0, True)
+    require_refusals(stocked, ("admin webhook deliver", "no_webhook_secret"))
 
 
 @pytest.mark.slow
@@ -83,9 +83,9 @@ def test_events_are_delivered_as_they_come_until_somebody_interrupts(
     how: signal.Signals, stocked: Fusery
 ) -> None:
     receiver = Receiver(free_port())
-    stocked("webhook", "add", receiver.url, "--on", "alias.moved", "--name", "ci", "--allow-private")
+    stocked("admin", "webhook", "add", receiver.url, "--on", "alias.moved", "--name", "ci", "--allow-private")
     with up(receiver), interrupts():
-        process = started("webhook", "deliver", "--follow")
+        process = started("admin", "webhook", "deliver", "--follow")
         stocked("alias", "set", "course_rec@1", "prod")
         wait_until(lambda: len(receiver.taken) == 1)
         stocked("alias", "set", "course_rec@2", "prod")
@@ -99,12 +99,12 @@ def test_events_are_delivered_as_they_come_until_somebody_interrupts(
 @pytest.mark.timing
 def test_the_log_is_followed_a_line_for_each_entry_until_somebody_interrupts(stocked: Fusery) -> None:
     with interrupts():
-        process = started("events", "--follow", "--json", "--limit", "1")
+        process = started("log", "--follow", "--json", "--limit", "1")
         assert process.stdout is not None
         assert json.loads(process.stdout.readline())["action"] == "adapter.registered"
         stocked("alias", "set", "course_rec@1", "prod")
         moved = json.loads(process.stdout.readline())
-        assert moved == stocked("events", "--action", "alias.moved", "--json").json[0]
+        assert moved == stocked("log", "--action", "alias.moved", "--json").json[0]
         process.send_signal(signal.SIGINT)
         assert process.communicate(timeout=60) == ("", "")
     assert process.returncode == 0

@@ -55,7 +55,7 @@ def _prose(source: str) -> Iterator[str]:
 
 
 def test_docstrings_and_comments_cite_what_is_here() -> None:
-    assert len(CODE) > 500
+    assert len(CODE) > 400
     found = {
         str(path.relative_to(ROOT)): bad
         for path in CODE

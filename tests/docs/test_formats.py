@@ -8,7 +8,7 @@ from fusery.registry.adapters.peft_config import FIELDS
 from fusery.registry.admission import peft_rules
 from fusery.registry.admission.code import Code
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "guides" / "formats.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "reference" / "formats.md").read_text(encoding="utf-8")
 
 
 def test_every_field_of_peft_is_in_the_guide() -> None:

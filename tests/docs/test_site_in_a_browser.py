@@ -91,9 +91,9 @@ def test_the_search_finds_a_page_and_asks_nobody_else(chromium: Any, address: st
     page.goto(address)
     page.wait_for_url("**/dev/")
     page.get_by_role("button", name="Search").first.click()
-    page.get_by_role("combobox").fill("webhook signature")
-    page.get_by_role("option", name="Receive", exact=True).click()
-    page.wait_for_url("**/guides/webhooks/**#receive")
+    page.get_by_role("combobox").fill("standard webhooks")
+    page.get_by_role("option", name="Webhooks", exact=True).click()
+    page.wait_for_url("**/guides/team/**#webhooks")
     assert any(url.endswith("/search.json") for url in reader.asked)
     assert reader.said == []
     assert {url for url in reader.asked if not url.startswith((address + "/", "data:", "blob:"))} == set()

@@ -19,6 +19,6 @@ def installation(tmp_path: Path) -> Installation:
         tiny_models.make_adapter(tmp_path / "first", base, seed=1),
         tiny_models.make_adapter(tmp_path / "second", base, seed=2, rank=4),
     )
-    made.run("init")
+    made.run("admin", "init")
     made.run("base", "add", base, "--name", "tiny")
     return made

@@ -17,6 +17,7 @@ import course_answers
 import llama_server
 import numpy as np
 import pytest
+from bundle_cases import MARKS, course_bundles, question_tokens
 from consumers import (
     llama_cpp_logits,
     mlx_logits,
@@ -26,15 +27,14 @@ from consumers import (
     transformers_logits,
 )
 from course_answers import BASE, NAMES
-from course_bundles import MARKS, course_bundles, question_tokens
 from installation import Installation
 from peft_folders import peers_python
 
-from fusery.registry.bundles.onnx_files import PYTHON
+from fusery.integrations.onnx import PYTHON
 
 pytestmark = [pytest.mark.timing, *MARKS]
 V1, V2 = NAMES[1:]
-COUNT = 20 if os.environ.get("FUSERY_SOAK") else 6
+COUNT = 20 if os.environ.get("FUSERY_SOAK") else 3
 QUESTIONS = course_answers.questions()[:COUNT]
 EXPECTED = {name: answers[:COUNT] for name, answers in course_answers.answers().items()}
 

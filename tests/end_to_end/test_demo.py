@@ -10,7 +10,7 @@ from pathlib import Path
 
 import printed_documents
 import pytest
-from course_bundles import MARKS
+from bundle_cases import MARKS
 from installation import PROGRAM, Installation
 
 README = Path(__file__).parents[2] / "README.md"

@@ -14,8 +14,8 @@ import course_answers
 import llama_server
 import openai
 import pytest
+from bundle_cases import course_bundles
 from course_answers import NAMES
-from course_bundles import course_bundles
 from installation import PROGRAM, Installation
 
 pytestmark = [
@@ -78,10 +78,10 @@ def test_what_was_synced_answers_as_what_was_there(made: Installation) -> None:
         to = ("--to", f"fusery={client.base_url}", "--folder", made.folder / "shelf")
         with pytest.raises(openai.NotFoundError):
             llama_server.chat(client, V2, QUESTIONS[0])
-        found = made.json("sync", V1, V2, *to)
+        found = made.json("deploy", "sync", V1, V2, *to)
         assert [(step["act"], step["adapter"]) for step in found["steps"]] == [("keep", V1), ("load", V2)]
         assert answers(client) == expected
-        made.run("sync", V1, *to)
+        made.run("deploy", "sync", V1, *to)
         with pytest.raises(openai.NotFoundError):
             llama_server.chat(client, V2, QUESTIONS[0])
         assert json.loads(made.run("deploy", "list", "--json")) == []

@@ -29,7 +29,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def reference(tmp_path_factory: pytest.TempPathFactory, files: Path) -> Installation:
     """A registry with the two, the base by reference, and with the fused model."""
     made = Installation(tmp_path_factory.mktemp("user"), files, files, files)
-    made.run("init")
+    made.run("admin", "init")
     made.run("base", "add", files / "qwen2-0.5b-4bit", "--reference")
     made.run("register", files / "adapters", "--base", "qwen2-0.5b-4bit", "--task", "reference")
     assert not made.json("fuse", "reference@1", "--precision", "dequantize", "--accept-loss")["cached"]

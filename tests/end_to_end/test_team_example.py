@@ -18,7 +18,7 @@ import pytest
 import yaml
 from certificates import certificate
 from installation import PROGRAM
-from page_process import running
+from programs import running
 from s3_server import BUCKET, KEY, SECRET, S3Server, find_server, running_server
 
 pytestmark = pytest.mark.timing
@@ -103,8 +103,8 @@ def _unit() -> list[str]:
 def test_it_serves_over_tls_on_postgresql_and_s3(
     environment: dict[str, str], tmp_path: Path, words: list[str]
 ) -> None:
-    fusery(environment, "init")
-    token = fusery(environment, "token", "create", "ops", "--role", "admin")["secret"]
+    fusery(environment, "admin", "init")
+    token = fusery(environment, "admin", "token", "create", "ops", "--role", "admin")["secret"]
     secrets = f"{tmp_path}/secrets/"
     places = {
         SECRETS: secrets,

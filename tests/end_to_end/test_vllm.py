@@ -13,11 +13,11 @@ import numpy as np
 import openai
 import pytest
 import vllm_server
+from bundle_cases import course_bundles, question_tokens
 from consumers import mlx_logits
 from course_answers import NAMES
-from course_bundles import course_bundles, question_tokens
 from installation import Installation
-from ports import free_port
+from programs import free_port
 
 pytestmark = [pytest.mark.timing, *vllm_server.MARKS]
 

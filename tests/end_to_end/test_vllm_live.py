@@ -10,15 +10,15 @@ import socket
 from collections.abc import Iterator
 
 import course_answers
-import json_calls
 import llama_server
 import openai
 import pytest
+import stub_server
 import vllm_server
+from bundle_cases import course_bundles
 from course_answers import NAMES
-from course_bundles import course_bundles
 from installation import Installation
-from ports import free_port
+from programs import free_port
 
 pytestmark = [pytest.mark.timing, *vllm_server.MARKS]
 
@@ -56,19 +56,19 @@ def answers(client: openai.OpenAI, name: str) -> list[str]:
 
 def test_a_sync_loads_what_answers_as_it_should(made: Installation, client: openai.OpenAI) -> None:
     to = f"vllm={str(client.base_url).removesuffix('/v1/')}"
-    found = made.json("sync", V1, "--to", to)
+    found = made.json("deploy", "sync", V1, "--to", to)
     assert [(step["act"], step["done"]) for step in found["steps"]] == [("load", True)]
     assert models(client) == {BASE, V1}
     expected = course_answers.answers()
     assert answers(client, V1) == expected[V1]
     assert answers(client, BASE) == expected[BASE]
-    made.run("sync", V1, "--to", to, "--check")
+    made.run("deploy", "sync", V1, "--to", to, "--check")
     url = f"{client.base_url}"
-    assert json_calls.post(f"{url}unload_lora_adapter", {"lora_name": V1}).status == 200
-    made.run("sync", V1, "--to", to, "--check", code=1)
-    made.run("sync", V1, "--to", to)
+    assert stub_server.post(f"{url}unload_lora_adapter", {"lora_name": V1}).status == 200
+    made.run("deploy", "sync", V1, "--to", to, "--check", code=1)
+    made.run("deploy", "sync", V1, "--to", to)
     assert answers(client, V1) == expected[V1]
-    made.run("sync", "--none", "--to", to)
+    made.run("deploy", "sync", "--none", "--to", to)
     assert models(client) == {BASE}
     assert made.json("deploy", "list") == []
 

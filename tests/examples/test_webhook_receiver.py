@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from ports import free_port
+from programs import free_port
 from waiting import wait_until
 
 from fusery.registry import Registry
 from fusery.registry.settings.settings import Settings
-from fusery.registry.webhooks.signing_key import derive, headers, key_text
+from fusery.registry.webhooks.signing import derive, headers, key_text
 from fusery.registry.workspace import Workspace
 
 pytestmark = pytest.mark.timing

@@ -15,35 +15,24 @@ COMMANDS: dict[str, str] = {
     "register": "register third --base tiny --task course_rec --parent course_rec@1",
     "fuse": f"fuse course_rec@2 {KEEP} --publish full",
     "materialize": f"materialize course_rec@1 bundle {KEEP} --target docker --force",
-    "gc": "gc --yes --grace 0",
-    "push": "push course_rec --fused",
+    "gc": "admin gc --yes --grace 0",
+    "push": "push course_rec --fused --to there",
     "deploy record": "deploy record course_rec@2 eu/ranker --replace",
     "deploy end": "deploy end lab",
     "sign": "sign course_rec@1 --key anna.pem",
-    "trust add": "trust add anna anna.pub --for *#prod",
-    "rules set": "rules set prod --val-loss-within 0.5",
+    "trust add": "admin trust add anna anna.pub --for *#prod",
+    "rules set": "alias rules set prod --val-loss-within 0.5",
     "identify": "identify bundle",
-    "amend": "amend course_rec@2 --val-loss 0.5 --dataset data --tag a=b --reason typo",
-    "approve": "approve course_rec@2 prod",
+    "amend": "edit course_rec@2 --val-loss 0.5 --dataset data --tag a=b --reason typo",
+    "approve": "alias approve course_rec@2 prod",
     "promote": "promote course_rec@2 canary",
 }
-"""Name to words; where a push goes is added by `words_of`."""
-
 LITTER = 12
 """Blobs that nothing refers to."""
 
 
-def words_of(command: str, *, servers: bool) -> tuple[str, ...]:
-    words = COMMANDS[command].split()
-    return (*words, "--to", "there") if command == "push" and not servers else tuple(words)
-
-
 def prepare(folder: Path, there: dict[str, str]) -> None:
-    """Make the registry of the environment, in `folder`, with files of a user around it.
-
-    There are two versions of a task, the first one fused, published and in a bundle, and litter; a base and an adapter
-    lie beside it.  With `there`, the registry that these variables name is made as well.
-    """
+    """Make the registry of the environment, in `folder`, with files of a user around it."""
     from fusery.cli.main import run
 
     base = tiny_models.make_base(folder / "tiny", layers=1)
@@ -51,7 +40,7 @@ def prepare(folder: Path, there: dict[str, str]) -> None:
     for number, name in enumerate(("first", "second", "third")):
         tiny_models.make_adapter(folder / name, base, seed=number, rank=4, num_layers=1)
     steps = (
-        "init",
+        "admin init",
         "base add tiny --name tiny",
         "register first --base tiny --task course_rec --dataset courses",
         "register second --base tiny --task course_rec --parent course_rec@1",
@@ -60,8 +49,8 @@ def prepare(folder: Path, there: dict[str, str]) -> None:
         "alias set course_rec@1 prod",
         "deploy record course_rec@1 eu/ranker",
         "deploy record course_rec@1 lab",
-        "trust keygen anna",
-        "rules set canary --admission no_errors",
+        "admin trust keygen anna",
+        "alias rules set canary --admission no_errors",
     )
     os.environ["FUSERY_USER"] = "author"  # who may not approve
     for words in steps:
@@ -69,7 +58,7 @@ def prepare(folder: Path, there: dict[str, str]) -> None:
     leave_litter()
     if there:
         os.environ.update(there)
-        assert run(["init"]) == 0
+        assert run(["admin", "init"]) == 0
 
 
 def leave_litter() -> None:

@@ -47,10 +47,7 @@ class HangsError(Exception):
 
 
 class Nursery:
-    """A process that forks; one job at a time.
-
-    Without `forks` it does the jobs itself, one after the other: what only looks is then quicker from the second time on.
-    """
+    """A process that forks; one job at a time."""
 
     def __init__(self, modules: Iterable[str] = (), *, forks: bool = True) -> None:
         self._modules, self._forks = sorted(modules), forks
@@ -158,9 +155,6 @@ def run_command(words: Sequence[str]) -> None:
 
 
 def run_all(prepare: Callable[..., object], arguments: Sequence[Any], note: Path) -> None:
-    """Do something for the first time, and note which modules that took, one a line.
-
-    Without the compiled halves of others, which those import: `_asyncio` before `asyncio` leaves both crippled.
-    """
+    """Do something for the first time, and note which modules that took, one a line."""
     prepare(*arguments)
     note.write_text("\n".join(name for name in sys.modules if not name.startswith("_")))

@@ -53,26 +53,26 @@ def _registry(collect: bool, records_alone: bool) -> dict[str, Any]:
 def records(registry: Registry) -> list[str]:
     lines: list[str] = []
     with registry.workspace.database.read() as session:
-        for name in session.scalars(select(tables.BaseName)):
+        for name in session.scalars(select(tables.BaseNameRow)):
             lines.append(f"base {name.name} {name.base.digest}")
-        for adapter in session.scalars(select(tables.Adapter)):
+        for adapter in session.scalars(select(tables.AdapterRow)):
             parent = adapter.parent.name.rpartition("_")[0] if adapter.parent else ""
             lines.append(f"adapter {adapter.task.name} {adapter.version} {adapter.digest} {parent}")
-        for fused in session.scalars(select(tables.Fused)):
+        for fused in session.scalars(select(tables.FusedRow)):
             lines.append(f"fused {fused.key} {fused.digest}")
             if all(file.blob for file in fused.manifest.files):
                 lines.append(f"published {fused.key}")
-        for bundle in session.scalars(select(tables.Bundle)):
+        for bundle in session.scalars(select(tables.BundleRow)):
             lines.append(f"bundle {bundle.target} {bundle.digest}")
-        for alias in session.scalars(select(tables.Alias)):
+        for alias in session.scalars(select(tables.AliasRow)):
             lines.append(f"alias {alias.name} of adapter {alias.adapter_id}")
-        for signature in session.scalars(select(tables.Signature)):
+        for signature in session.scalars(select(tables.SignatureRow)):
             lines.append(f"signature over {signature.subject_digest} by {signature.key_id}")
-        for key in session.scalars(select(tables.TrustedKey)):
+        for key in session.scalars(select(tables.TrustedKeyRow)):
             lines.append(f"key {key.name} {key.key_id} for {key.aliases} {key.revoked_at}")
-        for rule in session.scalars(select(tables.AliasRule)):
+        for rule in session.scalars(select(tables.AliasRuleRow)):
             lines.append(f"rules of {rule.task}#{rule.alias}: {rule.guarded} {rule.rules}")
-        for approval in session.scalars(select(tables.Approval)):
+        for approval in session.scalars(select(tables.ApprovalRow)):
             lines.append(
                 f"approval {approval.alias} of adapter {approval.adapter_id} {approval.withdrawn_at}"
             )

@@ -15,7 +15,7 @@ from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
 
-from faults.commands import prepare, words_of
+from faults.commands import COMMANDS, prepare
 from faults.forks import PATIENCE, HangsError, Job, Nursery, run_all, run_command
 from faults.judging import Expected, Look, complaints_after, complaints_at_end, complaints_of
 from faults.looking import files, look
@@ -23,7 +23,7 @@ from faults.points import CTRL_C, Point, Result
 from faults.sites import DISK, Site, Stack
 from faults.tracing import Call, calls, injection, traced, was_hit
 from installation import PROGRAM
-from interrupts import interrupts
+from programs import interrupts
 
 EVERY = 10
 """After so many points the command is done again by the installed program instead of by a fork."""
@@ -125,7 +125,7 @@ class Sweep:
 
     def _program(self, site: Site, command: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [PROGRAM, *words_of(command, servers=self.stack.name != DISK)],
+            [PROGRAM, *COMMANDS[command].split()],
             cwd=site.folder,
             env=site.environment(),
             stdout=subprocess.PIPE,
@@ -134,7 +134,7 @@ class Sweep:
         )
 
     def _job(self, site: Site, command: str, *, stopped: bool = False) -> Job:
-        words = words_of(command, servers=self.stack.name != DISK)
+        words = COMMANDS[command].split()
         return Job(run_command, (words,), site.environment(), site.folder, self._folder / "said", stopped)
 
     def _do(self, site: Site, command: str, *, by_program: bool = False) -> None:
@@ -164,11 +164,7 @@ class Sweep:
 
 
 def was_starting(code: int, err: str) -> bool:
-    """Whether Python was interrupted before it came to the first line of the program, in `cli/start.py`.
-
-    Then SIGINT ends the process as the system does it, or with a traceback of Python's own: while it makes itself ready,
-    or in the script that its installer wrote, whose first import leads to the first line that can catch it.
-    """
+    """Whether Python was interrupted before it came to the first line of the program, in `cli/start.py`."""
     places = re.findall(r'^  File "(.*)", line', err, re.MULTILINE)
     fatal = err.startswith("Fatal Python error: init_")
     unready = "<frozen site>" in places or err.startswith("python: failed") or not places

@@ -13,7 +13,8 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,9 @@ TALKING = (
 )  # fmt: skip
 TRACED = (*WRITING, *READING, *TALKING)
 """Calls that concern files and sockets; those an architecture does not have are asked for with a `?`."""
+
+WATCHED = ("-e", "trace=" + ",".join(f"?{name}" for name in TRACED))
+"""strace's options to record them."""
 
 _LINE = re.compile(r"^(\d+) +(\w+)\((.*)$")
 _NAMED = re.compile(r'"(/[^"]*)"')
@@ -56,25 +60,32 @@ def find_strace() -> str | None:
 
 def traced(nursery: Nursery, job: Job, log: Path, *options: str) -> int:
     """Run a job with strace attached from its first call on; return its exit code."""
-    strace = find_strace()
-    assert strace is not None and job.stopped
+    assert job.stopped
     pid = nursery.begin(job)
     _wait(pid, lambda status: status["State"][0] == "T")
+    try:
+        with attached(pid, log, *options):
+            os.kill(pid, signal.SIGCONT)
+            return nursery.end(pid)
+    except PermissionError:
+        os.kill(pid, signal.SIGKILL)
+        nursery.end(pid)
+        raise
+
+
+@contextmanager
+def attached(pid: int, log: Path, *options: str) -> Iterator[None]:
+    """Attach strace to all threads of a process within the block."""
+    strace = find_strace()
+    assert strace is not None
     words = [strace, "-f", "-yy", "-s", "64", "-p", str(pid), "-o", os.fspath(log), *options]
     with subprocess.Popen(
         words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     ) as tracer:
-        attached = _wait(
-            pid, lambda status: status["TracerPid"] != "0" and status["State"][0] in "tT", tracer.poll
-        )
-        if not attached:
-            os.kill(pid, signal.SIGKILL)
-            nursery.end(pid)
-            tracer.kill()
-            raise PermissionError("strace cannot attach to a process here")
-        os.kill(pid, signal.SIGCONT)
         try:
-            return nursery.end(pid)
+            if not _wait(pid, lambda status: status["TracerPid"] != "0", tracer.poll):
+                raise PermissionError("strace cannot attach to a process here")
+            yield
         finally:
             tracer.terminate()
 
@@ -92,8 +103,13 @@ def _wait(
 
 
 def calls(nursery: Nursery, job: Job, log: Path) -> list[Call]:
-    code = traced(nursery, job, log, "-e", "trace=" + ",".join(f"?{name}" for name in TRACED))
+    code = traced(nursery, job, log, *WATCHED)
     assert code == 0, job.said()
+    return calls_in(log, job.folder)
+
+
+def calls_in(log: Path, folder: Path) -> list[Call]:
+    """Return the calls in strace's log that concern files in a folder, databases and networks."""
     counts: Counter[tuple[str, str]] = Counter()
     found = set()
     for line in log.read_text(errors="replace").splitlines():
@@ -101,7 +117,7 @@ def calls(nursery: Nursery, job: Job, log: Path) -> list[Call]:
             continue
         thread, name, rest = match.groups()
         counts[thread, name] += 1
-        if (about := _about(rest, os.fspath(job.folder))) is not None:
+        if (about := _about(rest, os.fspath(folder))) is not None:
             found.add(Call(name, counts[thread, name], about))
     return sorted(found)
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 from forge_steps import ROOT, TOOLS, Done, git, read_yaml, run_step
-from quick_compiler import make_quick_compiler
 from sarif_structure import require_sarif
+from source_copy import make_quick_compiler
 
 pytestmark = pytest.mark.timing
 

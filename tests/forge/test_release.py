@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from forge_steps import ROOT, TOOLS, git, read_yaml, run_shell
-from quick_compiler import make_quick_compiler
+from source_copy import make_quick_compiler
 
 pytestmark = pytest.mark.timing
 

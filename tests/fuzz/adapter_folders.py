@@ -13,11 +13,9 @@ from fuzz.mutate import garble, mutate, text, tree
 
 from fusery.registry.adapters.finding import verdict
 from fusery.registry.adapters.folder import read_adapter_folder
-from fusery.registry.admission.candidate import BaseFacts, Candidate
-from fusery.registry.admission.examine import examine
-from fusery.registry.admission.rules import CODES
+from fusery.registry.admission.candidate import BaseFacts, Candidate, look_around
+from fusery.registry.admission.rules import CODES, examine
 from fusery.registry.admission.submission import Submission
-from fusery.registry.admission.surroundings import look_around
 from fusery.storage.errors import StorageError
 
 METADATA: Mapping[str, Any] = {

@@ -69,20 +69,18 @@ DOCUMENTS = {
     "base list": "base list",
     "list": "list",
     "show": f"show {REF}",
-    "history": "history course_rec",
-    "diff": f"diff course_rec@1 {REF}",
+    "history": "log course_rec",
     "alias list": "alias list",
-    "alias history": "alias history course_rec#prod",
-    "rules list": "rules list",
+    "rules list": "alias rules list",
     "eval list": f"eval list {REF}",
     "deploy list": "deploy list --all",
     "lineage": f"lineage {REF}",
-    "signature list": f"signature list {REF}",
-    "trust list": "trust list",
-    "token list": "token list",
-    "webhook list": "webhook list",
-    "events": "events --limit 1000",
-    "attest": f"attest {REF}",
+    "signature list": f"sign --list {REF}",
+    "trust list": "admin trust list",
+    "token list": "admin token list",
+    "webhook list": "admin webhook list",
+    "events": "log --limit 1000",
+    "attest": f"lineage --format slsa {REF}",
 }
 """Commands that ask the registry when all is made; each later version has to answer the same, and may say more."""
 
@@ -133,47 +131,47 @@ def prepare(folder: Path) -> dict[str, dict[str, str]]:
     )
     Path("results.json").write_text('{"courses.acc": 0.75}')
     course = "--base tiny --task course_rec --dataset courses --examples 120"
-    answer("init")
+    answer("admin", "init")
     answer("base add tiny --name tiny")
     answer(f"register adapter1 {course} --date 20260115 --val-loss 0.61 --note Ünïcode")
     answer(
         f"register adapter2 {course} --date 20260201 --val-loss 0.42 --parent course_rec@1 --tag team=search"
     )
     answer("register adapter3 --base tiny --task dora --date 20260202")
-    answer(f"amend {REF} --examples 121 --reason typo")
-    answer(f"shrink {REF} --rank 2 --task small")
+    answer(f"edit {REF} --examples 121 --reason typo")
+    answer(f"combine {REF} --rank 2 --task small")
     answer(f"eval record {REF} results.json --dataset courses --split test")
     fused = {name: answer(f"fuse {words} --publish recipe") for name, words in FUSES.items()}
     answer("base calibrate tiny --prompts prompts.txt")
     fused |= {name: answer(f"fuse {words} --publish recipe") for name, words in SHAPED.items()}
     answer("fuse course_rec@1 --precision keep --accept-loss --publish full")
-    answer("trust keygen anna")
-    answer("trust add anna anna.pub --for *#prod")
+    answer("admin trust keygen anna")
+    answer("admin trust add anna anna.pub --for *#prod")
     answer(f"sign {REF} --key anna.pem")
     Path("bundles").mkdir()
     for name, words in BUNDLES.items():
         answer(f"materialize {words} bundles/{name}")
     for form in ("mlx", "peft"):
         Path(f"exports/{form}").mkdir(parents=True)
-        answer(f"export {REF} exports/{form} --format {form}")
+        answer(f"get {REF} exports/{form} --format {form}")
     for signed in ("bundles/model", "bundles/archive.tar.zst", next(Path("exports/mlx").iterdir())):
         answer(f"sign {signed} --key anna.pem")
-    answer("rules set canary --admission no_errors")
+    answer("alias rules set canary --admission no_errors")
     answer("alias set course_rec@1 prod --reason first")
     answer(f"alias set {REF} prod --reason better")
     os.environ["FUSERY_USER"] = "ben"  # an author's own approval counts for nothing
-    answer(f"approve {REF} canary")
+    answer(f"alias approve {REF} canary")
     os.environ["FUSERY_USER"] = "golden"
     answer(f"promote {REF} canary")
     answer(f"deploy record {REF} eu/ranker")
     answer("deploy record course_rec@1 lab")
     answer("deploy end lab")
     answer("yank small@1 --reason worse")
-    answer("token create ci --role publisher")
-    answer("webhook add https://hooks.example.org/fusery --on alias.moved --name ci")
-    answer(f"attest {REF} -o attestation.json --key anna.pem")
-    answer("signature anchor -o anchor.json --key anna.pem")
-    answer("backup backup")
+    answer("admin token create ci --role publisher")
+    answer("admin webhook add https://hooks.example.org/fusery --on alias.moved --name ci")
+    answer(f"lineage --format slsa {REF} -o attestation.json --key anna.pem")
+    answer("sign --log -o anchor.json --key anna.pem")
+    answer("admin backup backup")
     Path("anna.pem").unlink()  # of no use, and those who look for lost keys would find it
     return {name: {key: each[key] for key in ("key", "digest")} for name, each in fused.items()}
 

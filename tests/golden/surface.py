@@ -11,23 +11,22 @@ from pathlib import Path
 from typing import Any, get_args
 
 import click
+from make_reference import signature_of
 
 import fusery
 import fusery.registry
 import fusery.storage
 import fusery.web
-from fusery.cli.commands import FORMER
-from fusery.cli.documents import DOCUMENTS, document_of
+from fusery.cli.documents import document_of, documents
 from fusery.cli.main import INTERRUPTED, OTHER_ERRORS, TERMINATED, cli
 from fusery.registry import Registry
 from fusery.registry.admission.rules import CODES
-from fusery.registry.api.keywords import signature_of
 from fusery.registry.api.resource import Resource
 from fusery.registry.api.schema import schema_of
 from fusery.registry.database import schema
-from fusery.registry.database.actions import ACTIONS
+from fusery.registry.database.events import ACTIONS
 from fusery.registry.record import Record
-from fusery.registry.records.token import Role
+from fusery.registry.records.trust import Role
 from fusery.registry.settings.settings import Settings, variable_of
 from fusery.storage.errors import FuseryError
 from fusery.storage.plugins import GROUPS
@@ -41,23 +40,18 @@ PLUGINS = (
     "fusery.registry.bundles.BundleSource",
     "fusery.registry.bundles.Choices",
     "fusery.registry.bundles.Target",
-    "fusery.registry.bundles.layout.Layout",
-    "fusery.registry.bundles.layout.LayoutError",
-    "fusery.registry.bundles.layout.model_layout",
-    "fusery.registry.bundles.record.bundle_record",
-    "fusery.registry.bundles.record.sealed_bytes",
-    "fusery.registry.bundles.writing.BundleFolder",
+    "fusery.registry.bundles.Layout",
+    "fusery.registry.bundles.LayoutError",
+    "fusery.registry.bundles.model_layout",
+    "fusery.registry.bundles.bundle_record",
+    "fusery.registry.bundles.sealed_bytes",
+    "fusery.registry.bundles.BundleFolder",
     "fusery.registry.exchange.tracked_run.TrackedRun",
     "fusery.registry.training.record.RunRecord",
-    "fusery.registry.webhooks.addresses.Target",
-    "fusery.registry.webhooks.addresses.parse_url",
-    "fusery.registry.webhooks.sending.Answer",
     "fusery.storage.digest.digest_file",
     "fusery.storage.interface.BlobStore",
     "fusery.storage.locate.Protocol",
     "fusery.storage.locate.open_store",
-    "fusery.testing.notifiers.NotifierContract",
-    "fusery.testing.notifiers.Receiving",
     "fusery.testing.rules.RuleContract",
     "fusery.testing.samples.adapter_source",
     "fusery.testing.samples.candidate",
@@ -79,7 +73,7 @@ def surface() -> dict[str, Any]:
     return {
         "commands": dict(sorted(commands())),
         "exit codes": exit_codes(),
-        "JSON": {name: whole(schema_of(document_of(name))) for name in DOCUMENTS},
+        "JSON": {name: whole(schema_of(document_of(name))) for name in documents()},
         "HTTP API": routes(),
         "Python API": python(),
         "plugins": plugins(),
@@ -91,10 +85,10 @@ def surface() -> dict[str, Any]:
 
 
 def commands() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield every command by its name, those included that no help shows, and its parameters."""
+    """Yield every command by its name, and its parameters."""
     context = click.Context(cli, info_name="fusery")
     yield "", {"parameters": _parameters(cli)}
-    for name in [*cli.list_commands(context), *FORMER]:
+    for name in cli.list_commands(context):
         command = cli.get_command(context, name)
         assert command is not None
         yield from _below(name, command)
@@ -102,8 +96,11 @@ def commands() -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _below(name: str, command: click.Command) -> Iterator[tuple[str, dict[str, Any]]]:
     if isinstance(command, click.Group):
-        for inner in sorted(command.commands):
-            yield from _below(f"{name} {inner}", command.commands[inner])
+        context = click.Context(command)
+        for inner in sorted(command.list_commands(context)):
+            below = command.get_command(context, inner)
+            assert below is not None
+            yield from _below(f"{name} {inner}", below)
         return
     yield name, {"parameters": _parameters(command)}
 
@@ -151,10 +148,10 @@ def _kinds(kind: type[FuseryError]) -> Iterator[type[FuseryError]]:
 def routes() -> dict[str, Any]:
     """Return what programs may ask a server for, by method and path."""
     from fusery.web.app import create_app
-    from fusery.web.doors import OwnDoor
-    from fusery.web.openapi import document
+    from fusery.web.auth import LocalAuth
+    from fusery.web.routes import document
 
-    app = create_app(Registry.open(), OwnDoor("anna"))
+    app = create_app(Registry.open(), LocalAuth("anna"))
     made = document(app, app.state.routes.made)
     roles = {
         f"{each.method} {each.path.replace(':path}', '}')}": each.role
@@ -285,9 +282,8 @@ _STARRED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 def formats() -> dict[str, Any]:
     """Return the names of what is written to disks, and the numbers of the schema and of the layout of stores."""
     from fusery.registry import documents
-    from fusery.registry.backup import catalogue
     from fusery.registry.engine import calibration, recipe
-    from fusery.registry.exchange import wire
+    from fusery.registry.packages import documents as packages
     from fusery.storage import layout, manifest
 
     return {
@@ -296,8 +292,8 @@ def formats() -> dict[str, Any]:
         "manifest": manifest.FORMAT,
         "bundle": documents.BUNDLE_FORMAT,
         "export": documents.FORMAT,
-        "backup": catalogue.FORMAT,
-        "package": wire.FORM,
+        "backup": packages.FORMAT,
+        "package": packages.FORMAT,
         "key": recipe.FORMAT,
         "calibration": calibration.FORMAT,
         "engines": [recipe.ENGINE, recipe.SEEING],

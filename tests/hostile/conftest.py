@@ -59,7 +59,7 @@ def both_homes(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 )
                 more = ["--base", base, "--task", task, "--date", f"2026011{version}", "-q"]
                 assert run([*words, "register", str(adapter), *more]) == 0
-        assert run(["--registry", str(root / "other"), "backup", str(root / "saved"), "-q"]) == 0
+        assert run(["--registry", str(root / "other"), "admin", "backup", str(root / "saved"), "-q"]) == 0
     return root
 
 

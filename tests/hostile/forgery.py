@@ -5,7 +5,6 @@ What is forged is forged well: digests, seals and the chain of the log agree wit
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,8 +19,6 @@ from store_shelf import open_workspace
 from fusery.registry import Registry, tables
 from fusery.registry.fusion.fuse import FuseRequest
 from fusery.registry.records.deposit import Deposit
-from fusery.storage.digest import digest_json
-from fusery.storage.local import LocalStore
 from fusery.storage.manifest import Manifest
 
 Bring = Callable[..., Any]
@@ -46,7 +43,7 @@ def forging(registry: Registry) -> Iterator[Session]:
 
 def put(
     registry: Registry,
-    session_of: Callable[[Session, tables.Manifest, Manifest], None],
+    session_of: Callable[[Session, tables.ManifestRow, Manifest], None],
     files: Mapping[str, bytes],
 ) -> None:
     workspace = registry.workspace
@@ -56,7 +53,7 @@ def put(
         session_of(session, deposit.commit(session), manifest)
 
 
-def files_of(registry: Registry, manifest: tables.Manifest) -> dict[str, bytes]:
+def files_of(registry: Registry, manifest: tables.ManifestRow) -> dict[str, bytes]:
     found = {}
     for file in manifest.files:
         path = registry.workspace.store.local_path(file.sha256)  # type: ignore[arg-type]
@@ -65,8 +62,8 @@ def files_of(registry: Registry, manifest: tables.Manifest) -> dict[str, bytes]:
     return found
 
 
-def adapter(session: Session) -> tables.Adapter:
-    return session.scalars(select(tables.Adapter).order_by(tables.Adapter.id)).first()  # type: ignore[return-value]
+def adapter(session: Session) -> tables.AdapterRow:
+    return session.scalars(select(tables.AdapterRow).order_by(tables.AdapterRow.id)).first()  # type: ignore[return-value]
 
 
 def with_weights(
@@ -86,7 +83,7 @@ def with_weights(
 
 
 def with_files(registry: Registry, files: Mapping[str, bytes]) -> None:
-    def record(session: Session, stored: tables.Manifest, manifest: Manifest) -> None:
+    def record(session: Session, stored: tables.ManifestRow, manifest: Manifest) -> None:
         row = adapter(session)
         row.manifest_id, row.digest = stored.id, manifest.digest
 
@@ -97,11 +94,11 @@ def forged_fused(registry: Registry, *, altering: bool = True, **columns: Any) -
     made = registry.fused.fuse(ADAPTER, KEEP, publish="full")
     key = str(made["key"])
     with registry.workspace.database.read() as session:
-        row = session.scalars(select(tables.Fused).where(tables.Fused.key == key)).one()
+        row = session.scalars(select(tables.FusedRow).where(tables.FusedRow.key == key)).one()
         files = files_of(registry, row.manifest)
 
-    def record(session: Session, stored: tables.Manifest, manifest: Manifest) -> None:
-        row = session.scalars(select(tables.Fused).where(tables.Fused.key == key)).one()
+    def record(session: Session, stored: tables.ManifestRow, manifest: Manifest) -> None:
+        row = session.scalars(select(tables.FusedRow).where(tables.FusedRow.key == key)).one()
         row.manifest_id, row.digest, row.bytes = stored.id, manifest.digest, manifest.size
         for name, value in {"verdict": "PASS", "retained": 1.0, **columns}.items():
             setattr(row, name, value)
@@ -110,21 +107,6 @@ def forged_fused(registry: Registry, *, altering: bool = True, **columns: Any) -
         files["model.safetensors"] = files["model.safetensors"][:-64] + bytes(64)
     put(registry, record, files)
     return key
-
-
-def resign(place: Path, changes: Mapping[str, Callable[[list[dict[str, Any]]], None]]) -> None:
-    document = json.loads((place / "backup.json").read_bytes())
-    document.pop("sha256")
-    for file in document["files"]:
-        if file["name"] not in changes:
-            continue
-        path = place / "blobs" / "sha256" / file["sha256"][:2] / file["sha256"]
-        rows = [json.loads(line) for line in path.read_bytes().splitlines()]
-        changes[file["name"]](rows)
-        data = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
-        blob = LocalStore(place).put_bytes(data)
-        file.update(rows=len(rows), size=len(data), sha256=blob.digest)
-    (place / "backup.json").write_text(json.dumps({**document, "sha256": digest_json(document)}))
 
 
 def setting(table: type[Any], **values: Any) -> Forge:

@@ -22,7 +22,7 @@ _EVENTS = frozenset({
     "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.system", "pty.spawn", "socket.connect",
     "socket.getaddrinfo", "subprocess.Popen",
 })  # fmt: skip
-_HEAVY = ("asyncio", "s3fs", "psycopg", "asyncssh")
+_HEAVY = ("asyncio", "obstore.fsspec", "psycopg", "asyncssh")
 """What commands import besides for stores and databases of other kinds."""
 
 _PORT = re.compile(r"\('[^']*', (\d+)[,)]")
@@ -47,7 +47,7 @@ def _learn(homes: Path) -> None:
     home = str(homes / "home")
     assert run(["--registry", home, "pull", "course_rec@1", "--from", str(homes / "other")]) == 0
     assert run(["--registry", home, "push", "own_task@1", "--to", str(homes / "other")]) == 0
-    assert run(["--registry", str(homes / "new"), "restore", str(homes / "saved")]) == 0
+    assert run(["--registry", str(homes / "new"), "admin", "restore", str(homes / "saved")]) == 0
 
 
 def _watch(words: Sequence[str], log: Path) -> None:

@@ -41,8 +41,6 @@ _PASSING = frozenset({"blob", "intent", "lease", "tensor", "webhook_delivery"})
 class Stage:
     """A user's registry in `home` with the base `own` and the adapter `own_task@1`, and another one in `other` with the base
     `tiny` and two versions of `course_rec`, to be spoilt; beside a listener where credentials must not arrive.
-
-    `allowed` are ports that the user named.
     """
 
     folder: Path

@@ -14,14 +14,15 @@ pytestmark = pytest.mark.timing
 @pytest.mark.parametrize("case", BACKUPS.values(), ids=BACKUPS.keys())
 def test_restore_refuses(stage: Stage, case: Case) -> None:
     case.make(stage)
-    stage.attempt("restore", place(stage), says=case.says, home=stage.folder / "new")
+    words = ("admin", "restore", place(stage), *(["--own"] if case.own else []))
+    stage.attempt(*words, says=case.says, home=stage.folder / "new")
 
 
 def test_a_sound_one_is_restored_where_a_hostile_one_was_refused(stage: Stage, both_homes: Path) -> None:
-    BACKUPS["rows twice"].make(stage)
+    BACKUPS["a line that is no document"].make(stage)
     new = stage.folder / "new"
-    stage.attempt("restore", place(stage), says="the database refuses", home=new)
-    ran = stage.command("restore", both_homes / "saved", home=new)
+    stage.attempt("admin", "restore", place(stage), says="invalid document", home=new)
+    ran = stage.command("admin", "restore", both_homes / "saved", home=new)
     stage.require_harmless(ran)
     assert ran.code == 0, ran
     assert recorded(new).keys() == recorded(stage.other).keys()

@@ -44,7 +44,9 @@ def endless() -> Iterator[int]:
         thread.join()
 
 
-@pytest.mark.parametrize("words", [*BOTH, ("backup",), ("restore",)], ids=lambda words: words[0])
+@pytest.mark.parametrize(
+    "words", [PULL, ("admin", "backup"), ("admin", "restore")], ids=lambda words: words[-1]
+)
 def test_a_server_that_never_ends_is_left(stage: Stage, words: tuple[str, ...]) -> None:
     with endless() as port:
         stage.allowed.add(port)
@@ -53,7 +55,6 @@ def test_a_server_that_never_ends_is_left(stage: Stage, words: tuple[str, ...]) 
             "key": "a",
         }
         stage.environment["FUSERY_OTHER_STORE_OPTIONS"] = json.dumps({**options, "secret": "b", "token": "c"})
-        database = ("--database", f"sqlite:///{stage.other}/fusery.db", "--store", "s3://bucket/x")
-        there = database if words in BOTH else ("s3://bucket/x",)
-        home = stage.folder / "new" if words == ("restore",) else None
+        there = ("--from", "s3://bucket/x") if words == PULL else ("s3://bucket/x",)
+        home = stage.folder / "new" if words == ("admin", "restore") else None
         stage.attempt(*words, *there, says="is not JSON|too large", home=home)

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostile.forgery import ADAPTER, KEEP, Forge, forging, opened, resign, setting, with_weights
+from hostile.forgery import ADAPTER, KEEP, Forge, forging, opened, setting, with_weights
+from package_files import change_lines
 from signing_keys import write_pair
 from sqlalchemy import delete
 
 from fusery.registry import Registry, tables
-from fusery.registry.backup.errors import BackupError, NotEmptyError
+from fusery.registry.backup.filling import NotEmptyError
+from fusery.registry.packages.container import BackupError
 from fusery.registry.workspace import Workspace
 from fusery.storage.digest import digest_bytes
 
@@ -47,52 +49,48 @@ def saved(saved_once: Path, tmp_path: Path) -> Path:
 
 
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
-    "the content of another base": ("base_model.ndjson", {"content": NOBODY_S}, "content"),
-    "an adapter's name": ("adapter.ndjson", {"name": "../evil"}, "evil"),
-    "an adapter's date": ("adapter.ndjson", {"created_at": "2999-01-01T00:00:00.000000+00:00"}, "future"),
-    "an adapter's author": ("adapter.ndjson", {"created_by": "x\x1b[2J"}, "created_by"),
-    "a fused artifact's key": ("fused.ndjson", {"key": NOBODY_S}, "key"),
+    "the content of another base": ("base", {"content": NOBODY_S}, "content"),
+    "an adapter's name": ("adapter", {"name": "../evil"}, "evil"),
+    "an adapter's date": ("adapter", {"created_at": "2999-01-01T00:00:00.000000+00:00"}, "future"),
+    "an adapter's author": ("adapter", {"created_by": "x\x1b[2J"}, "created_by"),
+    "an adapter's digest": ("adapter", {"digest": NOBODY_S}, "digest"),
+    "a fused artifact's key": ("fused", {"key": NOBODY_S}, "log"),
 }
 CORRECTED: dict[str, tuple[str, dict[str, Any]]] = {
-    "a base's facts": ("base_model.ndjson", {"parameters": 7}),
-    "an adapter's rank": ("adapter.ndjson", {"rank": 64}),
+    "a base's facts": ("base", {"parameters": 7}),
+    "an adapter's rank": ("adapter", {"rank": 64}),
 }
-DIGESTS = ("adapter.ndjson", "adapter_rendering.ndjson")
+NEEDING = {"base": {"base", "adapter", "fused"}, "adapter": {"adapter", "fused"}, "fused": {"fused"}}
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_forged_row_is_left_out_with_what_needs_it(case: str, saved: Path, tmp_path: Path) -> None:
-    name, values, reason = REFUSED[case]
-    resign(saved, {name: lambda rows: rows[0].update(values)})
+def test_a_forged_document_is_left_out_with_what_needs_it(case: str, saved: Path, tmp_path: Path) -> None:
+    kind, values, reason = REFUSED[case]
+    change_lines(saved, f"documents/{kind}.ndjson", lambda documents: documents[0].update(values))
     with opened(tmp_path / "restored") as restored:
         done = restored.upkeep.restore(saved)
         left = [each for each in done.left_out if each.name is not None]
         assert reason in left[0].reason
-        needing = {
-            "base_model": {"base", "adapter", "fused"},
-            "adapter": {"adapter", "fused"},
-            "fused": {"fused"},
-        }
-        assert {each.kind for each in left} == needing[name.removesuffix(".ndjson")]
+        assert {each.kind for each in left} == NEEDING[kind]
         assert restored.upkeep.audit().ok
 
 
 @pytest.mark.parametrize("case", CORRECTED)
 def test_facts_come_from_the_bytes(case: str, saved: Path, tmp_path: Path) -> None:
-    name, values = CORRECTED[case]
-    resign(saved, {name: lambda rows: rows[0].update(values)})
+    kind, values = CORRECTED[case]
+    change_lines(saved, f"documents/{kind}.ndjson", lambda documents: documents[0].update(values))
     with opened(tmp_path / "restored") as restored:
         assert restored.upkeep.restore(saved).rows["adapter"] == 1
         assert restored.upkeep.audit().ok
 
 
-@pytest.mark.parametrize("own", [False, True])
-@pytest.mark.parametrize("name", DIGESTS)
-def test_a_digest_that_the_files_do_not_have(name: str, own: bool, saved: Path, tmp_path: Path) -> None:
-    resign(saved, {name: lambda rows: rows[0].update(digest=NOBODY_S)})
+@pytest.mark.parametrize("table", ["adapter", "adapter_rendering"])
+def test_a_digest_that_the_files_do_not_have(table: str, saved: Path, tmp_path: Path) -> None:
+    name = f"rows/{table}.ndjson"
+    change_lines(saved, name, lambda rows: rows[0].update(digest=NOBODY_S))
     with opened(tmp_path / "restored") as restored:
         with pytest.raises(BackupError, match=name) as caught:
-            restored.upkeep.restore(saved, own=own)
+            restored.upkeep.restore(saved, own=True)
         assert "nothing was restored" in str(caught.value.hint)
 
 
@@ -147,7 +145,7 @@ def test_one_s_own_backup_counts_as_it_is(saved: Path, tmp_path: Path) -> None:
 def test_unfit_adapter_in_a_backup(liar: Registry, tmp_path: Path, own: bool) -> None:
     with_weights(liar, _nan, tmp_path)
     with forging(liar) as session:
-        session.execute(delete(tables.AdapterFinding))
+        session.execute(delete(tables.AdapterFindingRow))
     liar.upkeep.backup(tmp_path / "saved")
     with opened(tmp_path / "restored") as restored:
         done = restored.upkeep.restore(tmp_path / "saved", own=own)
@@ -159,10 +157,10 @@ def test_unfit_adapter_in_a_backup(liar: Registry, tmp_path: Path, own: bool) ->
 
 
 OWN: dict[str, tuple[Forge, str]] = {
-    "a base's content": (setting(tables.BaseModel, content=NOBODY_S), "content_differs"),
-    "a base's facts": (setting(tables.BaseModel, dtype="f64"), "facts_differ"),
-    "an adapter's facts": (setting(tables.Adapter, rank=64), "facts_differ"),
-    "a fused model's key": (setting(tables.Fused, key=NOBODY_S), "key_differs"),
+    "a base's content": (setting(tables.BaseModelRow, content=NOBODY_S), "content_differs"),
+    "a base's facts": (setting(tables.BaseModelRow, dtype="f64"), "facts_differ"),
+    "an adapter's facts": (setting(tables.AdapterRow, rank=64), "facts_differ"),
+    "a fused model's key": (setting(tables.FusedRow, key=NOBODY_S), "key_differs"),
 }
 
 

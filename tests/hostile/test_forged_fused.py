@@ -61,7 +61,7 @@ def test_foreign_is_shown_everywhere(ours: Registry, forged: str, liar: Registry
     assert caught.value.hint == "make it here: fusery fuse course_rec_v1_20260115 --precision keep"
     with pytest.raises(BadInputError) as caught:
         ours.exchange.push(line["key"], tmp_path / "third")
-    assert caught.value.hint == "make it first: fusery fuse"
+    assert caught.value.hint == "fuse it in this registry first: fusery fuse"
     bundle = ours.bundles.materialize(
         ADAPTER, tmp_path / "bundle", request=FuseRequest("keep", accept_loss=True, accept_foreign=True)
     )
@@ -144,20 +144,28 @@ def _files_of_another(liar: Registry, _: Path) -> None:
     other = liar.fused.fuse(ADAPTER, FuseRequest("keep", scale=3.0, accept_loss=True), publish="full")
     liar.fused.fuse(ADAPTER, KEEP, publish="full")
     with forging(liar) as session:
-        rows = {row.key: row for row in session.scalars(select(tables.Fused))}
+        rows = {row.key: row for row in session.scalars(select(tables.FusedRow))}
         source = rows.pop(str(other["key"]))
         (row,) = rows.values()
         row.manifest_id, row.digest, row.bytes = source.manifest_id, source.digest, source.bytes
-        session.execute(delete(tables.ModuleFidelity).where(tables.ModuleFidelity.fused_id == source.id))
-        session.execute(delete(tables.Fused).where(tables.Fused.id == source.id))
+        session.execute(
+            delete(tables.ModuleFidelityRow).where(tables.ModuleFidelityRow.fused_id == source.id)
+        )
+        session.execute(delete(tables.FusedRow).where(tables.FusedRow.id == source.id))
 
 
 IMPOSSIBLE: dict[str, tuple[Forge, str]] = {
-    "a key that nothing leads to": (setting(tables.Fused, key=digest_bytes(b"another base")), "do not have"),
-    "a recipe of another precision": (setting(tables.Fused, precision="dequantize"), "its recipe says keep"),
-    "a recipe that is none": (setting(tables.Fused, recipe={"x": 1}), "recipe that is none"),
-    "a size that is none of its files'": (setting(tables.Fused, bytes=1), "bytes"),
-    "the files of another artifact": (_files_of_another, "says that it is of the fused artifact"),
+    "a key that nothing leads to": (
+        setting(tables.FusedRow, key=digest_bytes(b"another base")),
+        "does not match its base model",
+    ),
+    "a recipe of another precision": (
+        setting(tables.FusedRow, precision="dequantize"),
+        "does not match its recipe",
+    ),
+    "a recipe that is none": (setting(tables.FusedRow, recipe={"x": 1}), "invalid recipe"),
+    "a size that is none of its files'": (setting(tables.FusedRow, bytes=1), "bytes"),
+    "the files of another artifact": (_files_of_another, "wrong fusery.key"),
 }
 
 
@@ -171,7 +179,7 @@ def test_impossible_fused_record(
     with pytest.raises(FuseryError, match=said):
         bring(fused=True)
     with ours.workspace.database.read() as session:
-        assert session.scalars(select(tables.Fused)).all() == []
+        assert session.scalars(select(tables.FusedRow)).all() == []
 
 
 @pytest.mark.usefixtures("published")
@@ -200,7 +208,7 @@ def test_signature_covers_the_verdict(liar: Registry, ours: Registry, bring: Bri
     made = liar.fused.fuse(ADAPTER, KEEP, publish="full")
     liar.trust.sign(str(made["key"]), ann.signing())
     other = {"PASS": "DEGRADED"}.get(made["fidelity"]["verdict"], "PASS")
-    setting(tables.Fused, verdict=other)(liar, Path())
+    setting(tables.FusedRow, verdict=other)(liar, Path())
     bring(fused=True)
     [line] = ours.adapters.show(ADAPTER)["fused"]
     assert line["foreign"]["signed_by"] == []

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from hostile.stage import CANARY, Stage
-from ports import free_port
+from programs import free_port
 
 from fusery.registry.bundles.delivery import place_at
 from fusery.registry.settings.settings import Settings
@@ -98,7 +98,7 @@ def options(password: str) -> dict[str, object]:
 def test_password_goes_to_its_server(stage: Stage, servers: tuple[Server, Server], words: str) -> None:
     ours, theirs = servers
     home = stage.folder / "far"
-    assert stage.command("init", home=home).code == 0
+    assert stage.command("admin", "init", home=home).code == 0
     assert set(ours.told) == {PASSWORD}
     ran = stage.command(words, theirs.url("saved"), home=home)
     assert ran.code == 2, ran
@@ -106,10 +106,10 @@ def test_password_goes_to_its_server(stage: Stage, servers: tuple[Server, Server
     assert CANARY not in ran.out + ran.err
     # The same server by the same name, and another one with what the user says is for it.
     if words == "backup":
-        ran = stage.command("backup", ours.url("saved"), home=home)
+        ran = stage.command("admin", "backup", ours.url("saved"), home=home)
         assert ran.code == 0, ran
         stage.environment["FUSERY_OTHER_STORE_OPTIONS"] = json.dumps(options("for-them"))
-        ran = stage.command("backup", theirs.url("saved"), home=home)
+        ran = stage.command("admin", "backup", theirs.url("saved"), home=home)
         assert ran.code == 0, ran
         assert set(theirs.told) == {"for-them"}
 

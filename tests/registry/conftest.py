@@ -11,14 +11,13 @@ from typing import Any
 import pytest
 import signing_keys
 import tiny_models
-from kept_registries import KeptStates
+from kept_registries import KeptStates, Template, Templates
 from signing_keys import FORMS, Pair
 from sqlalchemy import make_url
-from stocked_homes import Template, Templates
 from store_shelf import open_workspace
 
 from fusery.registry import Registry
-from fusery.registry.bundles import TARGETS, Choices
+from fusery.registry.bundles import Choices, own_targets
 from fusery.registry.fusion.fuse import FuseRequest
 
 MakeAdapter = Callable[..., Path]
@@ -163,7 +162,7 @@ def shelf(works: Registry, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     shelf: dict[str, Path] = {}
     for name, target in FORMS.items():
         content = "fused" if name == "vllm fused" else "adapters" if name == "hub adapter" else None
-        fused = TARGETS[target].content(content, 1) == "fused"
+        fused = own_targets()[target].content(content, 1) == "fused"
         extra = {"request": fusing} if fused else {}
         choices = Choices(base_name="org/tiny", location="oci://team/adapters:v1")
         written = works.bundles.materialize(

@@ -5,10 +5,9 @@ Tests that write a voucher themselves show that what leaves the machine does not
 
 from __future__ import annotations
 
-import mmap
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,14 +15,14 @@ from typing import Any
 
 import pytest
 
+from fusery.model_server.local import serve as serving
+from fusery.model_server.local.serve import ServeRequest
 from fusery.registry import Registry, Reporter
 from fusery.registry.bundles import Choices
 from fusery.registry.fusion.fuse import FuseRequest
-from fusery.registry.serving import serve as serving
-from fusery.registry.serving.serve import ServeRequest
 from fusery.storage.digest import Digest
 from fusery.storage.errors import BlobCorruptError, StorageError
-from fusery.storage.stamps import folder_state
+from fusery.storage.vouchers import folder_state
 
 WEIGHTS = "model.safetensors"
 
@@ -39,14 +38,13 @@ def cached(request: pytest.FixtureRequest, stocked: Registry) -> Iterator[Regist
 
 
 @contextmanager
-def mapped(path: Path) -> Iterator[mmap.mmap]:
-    """Map a file for writing and dirty a page of it, as training in place does; the bytes are what they were."""
-    mode = path.stat().st_mode
+def opened(path: Path) -> Iterator[Callable[[], object]]:
+    """Open a file for writing; yield what flips its last bit."""
+    mode, data = path.stat().st_mode, path.read_bytes()
     path.chmod(0o644)
-    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
+    with path.open("r+b", buffering=0) as file:
         path.chmod(mode & 0o7777)
-        memory[-1] = memory[-1]
-        yield memory
+        yield lambda: os.pwrite(file.fileno(), bytes([data[-1] ^ 1]), len(data) - 1)
 
 
 def alter(path: Path) -> None:
@@ -97,7 +95,7 @@ def test_a_bundle_is_made_of_the_recorded_bytes_despite_a_voucher(
 @contextmanager
 def loading(registry: Registry, **request: Any) -> Iterator[ExitStack]:
     """Go as far as `serve` goes before it loads; closing what is yielded is what it does when all is in memory."""
-    wanted = ServeRequest(["course_rec@1"], **request)
+    wanted = ServeRequest(references=["course_rec@1"], **request)
     with ExitStack() as reading, serving._folder(registry.workspace, wanted, reading, lambda _: None):
         yield reading
 
@@ -120,8 +118,8 @@ def test_weights_are_hashed_before_they_are_served(stocked: Registry, fused: boo
 @pytest.mark.parametrize("fused", [True, False])
 def test_weights_that_change_while_they_are_loaded_are_not_served(cached: Registry, fused: bool) -> None:
     path = cached.fused.fuse("course_rec@1").path / WEIGHTS if fused else base_file(cached)
-    with mapped(path) as memory, pytest.raises(StorageError), loading(cached, fused=fused) as reading:
-        memory[-1] ^= 1
+    with opened(path) as flip, pytest.raises(StorageError), loading(cached, fused=fused) as reading:
+        flip()
         reading.close()
 
 
@@ -129,14 +127,14 @@ def test_weights_that_change_while_they_are_loaded_are_not_served(cached: Regist
 def test_a_base_that_changes_while_it_is_fused_gives_no_model(stocked: Registry, hashed: bool) -> None:
     if hashed:
         stocked.fused.fuse("course_rec@2")
-    with mapped(base_file(stocked)) as memory:
+    with opened(base_file(stocked)) as flip:
         if hashed:  # the mode was changed: it is hashed once more
             stocked.fused.fuse("course_rec@2", FuseRequest(scale=3.0))
         changed: list[int] = []
 
         def meddle(done: int, whole: int) -> None:
             if done == whole and not changed:
-                memory[-1] ^= 1
+                flip()
                 changed.append(done)
 
         with pytest.raises(StorageError):

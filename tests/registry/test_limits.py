@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from many_rows import add_rows
+from database_facts import add_rows
 
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError

@@ -11,12 +11,11 @@ import pytest
 import query_plans
 import tiny_models
 from kept_registries import lasting_registry
-from sqlalchemy import select, text
+from sqlalchemy import text
 
-from fusery.registry import Registry, tables
-from fusery.registry.catalog.paging import SORTABLE
+from fusery.registry import Registry
+from fusery.registry.catalog.listing import SORTABLE
 from fusery.registry.database import events
-from fusery.registry.reporting.task import task_section
 
 METRIC = "metric.courses.acc"
 MANY = {"sqlite": 2_000, "postgresql": 20_000}
@@ -80,14 +79,7 @@ def commands(number: int) -> dict[str, Callable[[Registry], Any]]:
         "names for": lambda registry: registry.aliases.names_for(f"{task}@7"),
         "tasks": lambda registry: registry.adapters.tasks(limit=50),
         "log": lambda registry: registry.upkeep.log(before=5000, limit=50),
-        "section of a report": lambda registry: section(registry, task),
     }
-
-
-def section(registry: Registry, name: str) -> None:
-    with registry.workspace.database.read() as session:
-        task = session.scalars(select(tables.Task).where(tables.Task.name == name)).one()
-        assert task_section(session, task, None).facts["versions_total"] == large_registry.VERSIONS
 
 
 def test_no_command_reads_a_whole_table(crowded: Registry, make_adapter: Any, base: Path) -> None:

@@ -41,7 +41,7 @@ def test_damage_is_found(shipped: Registry) -> None:
     assert shipped.upkeep.audit(("course_rec@1",)).ok, "only its own sources are checked"
     assert not shipped.upkeep.audit(("course_rec@2",)).ok
     path.with_name("elsewhere").rename(path)
-    event, file = tables.Event, tables.ManifestFile
+    event, file = tables.EventRow, tables.ManifestFileRow
     with shipped.workspace.database.write() as session:
         session.execute(update(file).where(file.path == "adapter_config.json").values(size=1))
         session.execute(delete(event).where(event.seq == 2))
@@ -60,7 +60,7 @@ def test_unknown_files_of_the_store_are_noted(shipped: Registry) -> None:
     (store / "link").symlink_to(store)
     report = shipped.upkeep.audit()
     assert report.ok
-    assert any("belong to nothing" in note for note in report.notes)
+    assert any("unreferenced blob" in note for note in report.notes)
     [note] = [note for note in report.notes if "run.sh" in note]
     assert "blobs/sha256/ab/run.sh, link" in note
 

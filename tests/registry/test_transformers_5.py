@@ -15,14 +15,14 @@ import pytest
 import tiny_models
 from peft_folders import real_peft
 
+from fusery.integrations.common import transformers_reads
+from fusery.integrations.gguf.family import FAMILIES, dimensions_of
 from fusery.registry import Registry
-from fusery.registry.bundles.servers import transformers_reads
 from fusery.registry.fusion.fuse import FuseRequest
-from fusery.registry.gguf.write_family import FAMILIES, dimensions_of
 from fusery.registry.models.architecture import read_architecture
-from fusery.registry.models.sliding_window import ignored_window
-from fusery.registry.records.base_files import base_folder
-from fusery.registry.server.mlx_keys import written_config
+from fusery.registry.models.libraries import ignored_window
+from fusery.registry.records.bases import base_folder
+from fusery.registry.runtime.mlx_keys import written_config
 from fusery.storage.jsonfile import read_object
 
 pytest.importorskip("mlx_lm")
@@ -66,9 +66,9 @@ def of_transformers(model: Path, scratch: Path) -> np.ndarray[Any, Any]:
 
 def of_mlx(model: Path, scratch: Path, adapter: Path | None = None) -> np.ndarray[Any, Any]:
     """Return the logits that mlx-lm's class computes in float32, as a probe does."""
-    from fusery.registry.behaviour.models import Model
+    from fusery.research.models import LoadedModel
 
-    loaded = Model.load(model, numpy=False)
+    loaded = LoadedModel.load(model, numpy=False)
     if adapter is not None:
         loaded.put_on(adapter)
     return loaded.run(some_tokens(scratch)[0].astype(np.int32))

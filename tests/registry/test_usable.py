@@ -22,15 +22,15 @@ from bundle_cases import WRITTEN_HERE
 
 from fusery.registry import Registry
 from fusery.registry.adapters.finding import verdict
-from fusery.registry.behaviour.models import Model
-from fusery.registry.bundles.choices import Choices
-from fusery.registry.bundles.target import TARGETS
+from fusery.registry.bundles.source import Choices
+from fusery.registry.bundles.target import own_targets
 from fusery.registry.engine.engine import fuse
 from fusery.registry.engine.plan import make_plan
 from fusery.registry.errors import BadInputError, FusionUnsupportedError
-from fusery.registry.evaluation.probe import source_of, subject_of
 from fusery.registry.fusion.fuse import FuseRequest
-from fusery.registry.server.switching import Switchboard
+from fusery.registry.runtime.switching import Switchboard
+from fusery.research.models import LoadedModel
+from fusery.research.probe import source_of, subject_of
 from fusery.storage.jsonfile import read_object
 
 pytest.importorskip("mlx_lm")
@@ -265,7 +265,7 @@ def used_in_every_way(
     for target, content in wanted:
         out = scratch / f"{target}-{content}{'.tar' if WRITTEN_HERE[target].single else ''}"
         request = {"request": KEEP} if content == "fused" else {}
-        told = IN_A_CLUSTER if TARGETS[target].located else None
+        told = IN_A_CLUSTER if own_targets()[target].located else None
         try:
             form = {"target": target, "content": content, "choices": told, **request}
             registry.bundles.materialize(reference, out, **form)
@@ -285,7 +285,7 @@ def put_on(base: Path, adapter: Path | None, *, serve: bool = True) -> None:
         _PUT_ON.add(key)
     from mlx_lm.utils import load_model
 
-    model = Model.load(base)
+    model = LoadedModel.load(base)
     if adapter is None:
         return
     model.put_on(adapter)

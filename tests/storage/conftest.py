@@ -10,10 +10,10 @@ import gcs_server
 import pytest
 import s3_server
 import sftp_server
-from azure_backend import AzureBackend
-from gcs_backend import GcsBackend
-from s3_backend import S3Backend, file_system_of
-from sftp_backend import SftpBackend
+from azure_server import AzureBackend
+from gcs_server import GcsBackend
+from s3_server import S3Backend, file_system_of
+from sftp_server import SftpBackend
 
 
 def needed(program: object, package: str) -> None:
@@ -24,7 +24,7 @@ def needed(program: object, package: str) -> None:
 
 @pytest.fixture(scope="session")
 def make_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], S3Backend]]:
-    needed(binary := s3_server.find_server(), "s3fs")
+    needed(binary := s3_server.find_server(), "obstore")
     with (
         s3_server.running_server(str(binary), tmp_path_factory.mktemp("s3")) as server,
         closing(server.client()) as client,
@@ -43,7 +43,7 @@ def make_gcs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], 
 
 @pytest.fixture(scope="session")
 def make_azure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], AzureBackend]]:
-    needed(command := azure_server.find_server(), "adlfs")
+    needed(command := azure_server.find_server(), "azure.storage.blob")
     assert command is not None
     with (
         azure_server.running_server(command, tmp_path_factory.mktemp("azure")) as server,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from fusery.storage import stamps, vouchers
+from fusery.storage import processes, vouchers
 from fusery.storage.cache import FusedCache
 from fusery.storage.digest import Digest, digest_bytes
 from fusery.storage.failures import DigestMismatchError
@@ -216,7 +216,7 @@ def test_rewritten_file_is_hashed_again(cache: FusedCache, monkeypatch: pytest.M
 
 
 def test_without_boot_id_every_hit_is_hashed(cache: FusedCache, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stamps, "boot_id", lambda: "")
+    monkeypatch.setattr(vouchers, "boot_id", lambda: "")
     monkeypatch.setattr(vouchers, "boot_id", lambda: "")
     publish(cache)
     hashed = count_hashing(monkeypatch)
@@ -269,7 +269,7 @@ def test_eviction_takes_the_oldest(
     assert plan.fits is fits
     assert plan.freed_bytes + plan.kept_bytes == 600
     assert cache.size() == 600
-    assert plan.execute() == plan.freed_bytes
+    assert sum(entry.size for entry in plan.execute()) == plan.freed_bytes
     assert cache.size() == plan.kept_bytes
     assert {path.name for path in (cache.root / "used").iterdir()} == {entry.key for entry in plan.keep}
 
@@ -279,7 +279,7 @@ def test_what_was_used_since_the_plan_stays(cache: FusedCache) -> None:
     plan = cache.evict(0)
     cache.lookup(keys[1], manifest_of({"f": bytes(200)}))
     assert [entry.key for entry in cache.entries()] == [keys[0], keys[2], keys[1]]
-    assert plan.execute() == 400
+    assert sum(entry.size for entry in plan.execute()) == 400
     assert [entry.key for entry in cache.entries()] == [keys[1]]
 
 
@@ -343,8 +343,7 @@ def test_what_is_old_or_half_removed_is_swept(cache: FusedCache) -> None:
     rewrite(path / "config.json", b"[]")
     cache.lookup(KEY, MANIFEST)
     publish(cache, OTHER)
-    old = {f"used/{KEY}": b"", f"stamps/{KEY}.json": b"{}", f"vouchers/{KEY}.json": b"{}"}
-    fill(cache.root, {**old, f"tmp/{KEY}.trash.abc/f": b"12345"})
+    fill(cache.root, {f"used/{KEY}": b"", f"tmp/{KEY}.trash.abc/f": b"12345"})
     voucher(cache).with_name(".0123456789abcdef0123456789abcdef.part").write_bytes(b"{")
     assert cache.sweep(older_than=3600) == 5
     assert len(list((cache.root / "quarantine").iterdir())) == 1
@@ -357,15 +356,11 @@ def test_what_is_old_or_half_removed_is_swept(cache: FusedCache) -> None:
 
 
 def test_only_a_process_of_this_machine_is_known_to_be_dead() -> None:
-    assert not stamps.is_dead(stamps.this_process())
+    own = processes.process_tag()
+    assert not processes.is_tag_dead(own)
     with subprocess.Popen(["true"]) as child:
         child.wait()
-    boot, space, _ = stamps.this_process().split(" ")
-    assert stamps.is_dead(f"{boot} {space} {child.pid}")
-    for doubtful in (
-        f"x {space} {child.pid}",
-        f"{boot} x {child.pid}",
-        f"{boot} {space} x",
-        f"{boot} {space}",
-    ):
-        assert not stamps.is_dead(doubtful)
+    place = own.partition("-")[2]
+    assert processes.is_tag_dead(f"{child.pid}-{place}")
+    for doubtful in (f"{child.pid}-x", f"x-{place}", f"{child.pid}", ""):
+        assert not processes.is_tag_dead(doubtful)

@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import mmap
 import os
-import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from storage_backends import LocalBackend, MemoryBackend
 
 from fusery.storage import copying
-from fusery.storage.copying import CHUNK, Method, copy_file, pump, reading
+from fusery.storage.backends import Objects
+from fusery.storage.copying import CHUNK, Staging, copy_file, manifest_of_staged, pump, reading
 from fusery.storage.digest import digest_bytes
-from fusery.storage.errors import OutOfSpaceError, StorageError
+from fusery.storage.errors import (
+    MissingFileError,
+    OutOfSpaceError,
+    StorageError,
+    StoreUnavailableError,
+    UnsafePathError,
+)
 from fusery.storage.failures import DigestMismatchError
+from fusery.storage.interface import Blob
+from fusery.storage.local import LocalStore
+from fusery.storage.manifest import FileEntry
+from fusery.storage.transfer import transfer
+from fusery.testing.stores import Backend, name_of
 
 SHA256 = hashlib.sha256
 SIZES = [0, 1, CHUNK, 11 * CHUNK + 5]
@@ -40,23 +52,6 @@ def test_pump_copies_hashes_and_counts(tmp_path: Path, size: int) -> None:
     assert sum(steps) == size
 
 
-@pytest.mark.parametrize("every", [2, 5], ids=["with more to come", "at the end"])
-def test_failed_early_flush_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int) -> None:
-    def fail(_fd: int) -> None:
-        raise OSError(errno.EIO, "Input/output error")
-
-    path, _ = source_of(tmp_path, 6 * CHUNK)
-    monkeypatch.setattr(copying, "SYNC_EVERY", every * CHUNK)
-    monkeypatch.setattr(copying, "_start_flush", fail)
-    with (
-        reading(path) as source,
-        (tmp_path / "target").open("w+b") as target,
-        pytest.raises(OSError) as caught,
-    ):
-        pump(source.fd, target.fileno())
-    assert caught.value.errno == errno.EIO
-
-
 def test_a_clone_is_hashed_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def pretend(_source: int, target: int) -> bool:
         os.pwrite(target, b"cloned", 0)
@@ -73,8 +68,7 @@ def test_a_clone_is_hashed_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_copy_has_the_same_bytes_and_is_its_own_file(tmp_path: Path, size: int, checked: bool) -> None:
     path, data = source_of(tmp_path, size)
     path.chmod(0o444)
-    method = copy_file(path, tmp_path / "copy", expected=digest_bytes(data) if checked else None)
-    assert method in (Method.COPY, Method.REFLINK)
+    assert not copy_file(path, tmp_path / "copy", expected=digest_bytes(data) if checked else None)
     assert (tmp_path / "copy").read_bytes() == data
     found = (tmp_path / "copy").stat()
     assert (found.st_nlink, found.st_mode & 0o200) == (1, 0o200)
@@ -83,7 +77,7 @@ def test_a_copy_has_the_same_bytes_and_is_its_own_file(tmp_path: Path, size: int
 
 def test_a_link_is_made_only_on_request(tmp_path: Path) -> None:
     path, data = source_of(tmp_path, 100)
-    assert copy_file(path, tmp_path / "link", link=True, expected=digest_bytes(data)) is Method.LINK
+    assert copy_file(path, tmp_path / "link", link=True, expected=digest_bytes(data))
     assert (tmp_path / "link").samefile(path)
 
 
@@ -97,7 +91,7 @@ def test_where_no_link_can_be_made_a_copy_is(tmp_path: Path, monkeypatch: pytest
         real(*arguments, **options)
 
     monkeypatch.setattr(os, "link", refuse)
-    assert copy_file(path, tmp_path / "copy", link=True) is not Method.LINK
+    assert copy_file(path, tmp_path / "copy", link=True) is False
     assert (tmp_path / "copy").read_bytes() == data
 
 
@@ -114,28 +108,10 @@ def test_a_full_disk_leaves_no_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise OSError(errno.ENOSPC, "No space left on device")
 
     path, _ = source_of(tmp_path, 100)
-    monkeypatch.setattr(os, "copy_file_range", full)
+    monkeypatch.setattr(os, "write", full)
     with pytest.raises(OutOfSpaceError):
         copy_file(path, tmp_path / "copy")
     assert [p.name for p in tmp_path.iterdir()] == ["source"]
-
-
-@pytest.mark.timing
-def test_source_written_after_its_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, data = source_of(tmp_path, 3 << 20)
-    real = os.copy_file_range
-    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
-        memory[1000] = memory[1000]
-
-        def meddle(source: int, target: int, count: int) -> int:
-            time.sleep(0.2)  # time enough to read the source to its end
-            memory[1000] ^= 1
-            return real(source, target, count)
-
-        monkeypatch.setattr(os, "copy_file_range", meddle)
-        with pytest.raises(DigestMismatchError):
-            copy_file(path, tmp_path / "copy", expected=digest_bytes(data))
-    assert not (tmp_path / "copy").exists()
 
 
 def test_link_to_a_replaced_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,18 +131,171 @@ def test_link_to_a_replaced_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert not (tmp_path / "copy").exists()
 
 
-def test_without_the_kernels_copy_ours_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, data = source_of(tmp_path, 9 * CHUNK + 3)
-    real, calls = os.copy_file_range, []
-
-    def tired(source: int, target: int, count: int) -> int:
-        calls.append(count)
-        if len(calls) > 2:
-            raise OSError(errno.EXDEV, "Invalid cross-device link")
-        return real(source, target, min(count, CHUNK))
-
-    monkeypatch.setattr(os, "copy_file_range", tired)
+def test_a_name_that_is_taken_is_refused(tmp_path: Path) -> None:
+    path, _ = source_of(tmp_path, 3)
     copy_file(path, tmp_path / "copy")
-    assert (tmp_path / "copy").read_bytes() == data
     with pytest.raises(StorageError):
         copy_file(path, tmp_path / "copy")
+
+
+DATA = b"weights" * 1000
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "file"
+    path.write_bytes(DATA)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "staging"
+    path.mkdir()
+    return path
+
+
+def test_a_copy_is_private_and_goes_away(file: Path, folder: Path) -> None:
+    with Staging(folder) as staging:
+        copy = staging.take(file)
+        assert copy.read_bytes() == DATA
+        assert copy.stat().st_mode & 0o777 == 0o600
+        file.write_bytes(b"other")
+        assert copy.read_bytes() == DATA
+        copies = staging.copies({"a": copy})
+        (entry,) = manifest_of_staged(copies)
+        assert (entry.path, entry.size, entry.sha256) == ("a", len(DATA), digest_bytes(DATA))
+    assert list(folder.iterdir()) == []
+
+
+def _replace(file: Path) -> None:
+    other = file.with_name("other")
+    other.write_bytes(DATA)
+    other.replace(file)
+
+
+def _link(file: Path) -> None:
+    other = file.with_name("other")
+    file.rename(other)
+    file.symlink_to(other)
+
+
+@pytest.mark.parametrize("change", [lambda file: file.write_bytes(DATA[::-1]), _replace, _link, os.unlink])
+def test_a_file_that_changes_is_noticed(file: Path, folder: Path, change: Callable[[Path], object]) -> None:
+    with Staging(folder) as staging:
+        staging.take(file)
+        staging.require_unchanged()
+        change(file)
+        with pytest.raises(StorageError) as caught:
+            staging.require_unchanged()
+        assert caught.value.code == "storage"
+
+
+def test_what_cannot_be_copied(file: Path, folder: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+
+    def full(size: int) -> None:
+        raise OutOfSpaceError(f"{size} bytes")
+
+    with Staging(folder, full) as staging:
+        with pytest.raises(UnsafePathError):
+            staging.take(tmp_path / "pipe")
+        with pytest.raises(MissingFileError):
+            staging.take(tmp_path / "nowhere")
+        with pytest.raises(OutOfSpaceError, match=str(len(DATA))):
+            staging.take(file)
+    assert list(folder.iterdir()) == []
+
+
+def test_changed_or_removed_copy_is_not_stored(file: Path, tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store")
+    with Staging(store.staging_folder) as staging:
+        staged = staging.copies({"a": file})["a"]
+        with staged.path.open("r+b") as looked_at:
+            looked_at.write(b"other")
+        with pytest.raises(StorageError) as caught:
+            store.put_staged(staged)
+        assert caught.value.code == "storage"
+        staged.path.unlink()
+        with pytest.raises(StoreUnavailableError) as told:
+            store.put_staged(staged)
+        assert told.value.hint == "run the command again"
+    assert list(store.blobs()) == []
+    assert list(store.leftovers()) == []
+
+
+TRANSFERRED_DATA = os.urandom(1 << 20) * 5 + b"tail"
+ENTRY = FileEntry("weights", len(TRANSFERRED_DATA), digest_bytes(TRANSFERRED_DATA))
+KINDS: dict[str, Callable[[Path], Backend]] = {"folder": LocalBackend, "objects": lambda _: MemoryBackend()}
+
+
+@pytest.fixture(params=sorted(KINDS))
+def origin(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
+    return KINDS[request.param](tmp_path / "origin")
+
+
+@pytest.fixture(params=sorted(KINDS))
+def target(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
+    return KINDS[request.param](tmp_path / "target")
+
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> Path:
+    (tmp_path / "scratch").mkdir()
+    return tmp_path / "scratch"
+
+
+def test_a_blob_arrives_under_its_generation(origin: Backend, target: Backend, scratch: Path) -> None:
+    origin.store.put_bytes(TRANSFERRED_DATA, generation=2)
+    before = origin.names()
+    told: list[int] = []
+    args = (origin.store, target.store, ENTRY, scratch)
+    made = transfer(*args, from_generation=2, to_generation=7, progress=told.append)
+    assert made == Blob(ENTRY.sha256, ENTRY.size, 7)
+    assert target.read(name_of(ENTRY.sha256, 7)) == TRANSFERRED_DATA
+    assert sum(told) == len(TRANSFERRED_DATA)
+    assert origin.names() == before
+    assert list(scratch.iterdir()) == []
+    assert target.names() == {name_of(ENTRY.sha256, 7)}
+
+
+def test_only_a_damaged_blob_is_replaced(origin: Backend, target: Backend, scratch: Path) -> None:
+    origin.store.put_bytes(TRANSFERRED_DATA)
+    transfer(origin.store, target.store, ENTRY, scratch)
+    names = target.names()
+    transfer(origin.store, target.store, ENTRY, scratch)
+    assert target.names() == names
+    target.write(name_of(ENTRY.sha256), b"x" + TRANSFERRED_DATA[1:])
+    transfer(origin.store, target.store, ENTRY, scratch)
+    assert target.read(name_of(ENTRY.sha256)) == TRANSFERRED_DATA
+    assert [target.read(name) for name in target.names() - names] == [b"x" + TRANSFERRED_DATA[1:]]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [TRANSFERRED_DATA[:-1], TRANSFERRED_DATA + b"!", b"x" + TRANSFERRED_DATA[1:], b""],
+    ids=["short", "long", "flipped", "empty"],
+)
+def test_damaged_blob_does_not_arrive(origin: Backend, target: Backend, scratch: Path, wrong: bytes) -> None:
+    origin.write(name_of(ENTRY.sha256), wrong)
+    with pytest.raises(DigestMismatchError):
+        transfer(origin.store, target.store, ENTRY, scratch)
+    assert target.names() == set()
+    assert list(scratch.iterdir()) == []
+
+
+def test_wrong_bytes_are_read_again(tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    origin, target = MemoryBackend(), LocalBackend(tmp_path / "target")
+    origin.store.put_bytes(TRANSFERRED_DATA)
+    pieces = Objects.pieces
+    turns: list[str] = []
+
+    def at_first_wrong(self: Objects, name: str, size: int, first: int = 0) -> Iterator[tuple[int, bytes]]:
+        turns.append(name)
+        for wanted, piece in pieces(self, name, size, first):
+            yield wanted, piece if len(turns) > 1 else bytes(len(piece))
+
+    monkeypatch.setattr(Objects, "pieces", at_first_wrong)
+    transfer(origin.store, target.store, ENTRY, scratch)
+    assert len(turns) == 2
+    assert target.read(name_of(ENTRY.sha256)) == TRANSFERRED_DATA

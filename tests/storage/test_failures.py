@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from fusery.storage.errors import (
     MissingFileError,
@@ -17,6 +21,8 @@ from fusery.storage.errors import (
     UnsafePathError,
 )
 from fusery.storage.failures import os_failures
+from fusery.storage.plaintext import is_keepable, typed
+from fusery.storage.progress import tally
 
 
 @pytest.mark.parametrize(
@@ -47,3 +53,65 @@ def test_what_is_no_failure_of_the_system_passes(tmp_path: Path) -> None:
     with pytest.raises(StorageError) as caught, os_failures("x", near=tmp_path):
         raise ours
     assert caught.value is ours
+
+
+def test_tally_adds_up_and_never_exceeds_the_total() -> None:
+    counts: list[tuple[int, int]] = []
+    told = tally(lambda done, total: counts.append((done, total)), 10)
+    for number in (4, 6, 3):
+        told(number)
+    assert counts == [(4, 10), (10, 10), (13, 13)]
+    assert tally(None, 10) is None
+
+
+@pytest.mark.parametrize(
+    "value", ["", "模型", "\U0001f525", "\n", 7, None, {"a": ["b", {"c": 1.5}]}], ids=ascii
+)
+def test_text_is_keepable(value: object) -> None:
+    assert is_keepable(value)
+
+
+@pytest.mark.parametrize("value", ["a\0", "\ud800", {"\0": 1}, {"a": [1, {"b": "\ud83d"}]}], ids=ascii)
+def test_nul_and_half_characters_are_not(value: object) -> None:
+    assert not is_keepable(value)
+
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1, max_size=40)
+
+
+@pytest.mark.timing
+@settings(max_examples=10)
+@given(st.lists(TEXTS, min_size=1, max_size=60))
+@example(["$(touch x)", "a;b", "it's", "--help", "/a/b-c_d.e"])
+def test_a_shell_makes_the_paths_of_them(paths: list[str]) -> None:
+    words = " ".join(typed(path) for path in paths)
+    done = subprocess.run(["sh", "-c", f"printf '%s\\0' {words}"], capture_output=True, check=True)
+    found = done.stdout.decode().split("\0")[:-1]
+    assert [
+        text.removeprefix("./") if path.startswith("-") else text
+        for text, path in zip(found, paths, strict=True)
+    ] == paths
+    assert not any(text.startswith("-") for text in found)
+    assert typed(Path("/a/b-c_d.e")) == "/a/b-c_d.e"
+
+
+COMMAND = re.compile(
+    r"(?:fusery [a-z][a-z -]*|\b(?:mkdir|rm|rm -r|mv|cat|cd|sh|tar -xf|chmod [\w-]+|NAME|--model) |export \w+=)"
+    r"\{(?!typed\()[^}]*(?:path|folder|file|home|destination|_from)[^}]*\}",
+    re.IGNORECASE,
+)
+
+
+def test_every_path_in_a_command_is_typed() -> None:
+    found = [
+        f"{source.relative_to(ROOT)}: {line.strip()}"
+        for top in ("registry", "storage", "cli", "web")
+        for source in sorted((ROOT / top).rglob("*.py"))
+        for line in source.read_text().splitlines()
+        if COMMAND.search(line)
+    ]
+    assert found == []
+    assert COMMAND.search('hint=f"fusery check {path}"')

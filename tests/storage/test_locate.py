@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fusery.storage.digest import Digest
 from fusery.storage.errors import StorageError
+from fusery.storage.layout import MAX_GENERATION, blob_name, format_document, parse_blob_name, parse_format
 from fusery.storage.local import LocalStore
 from fusery.storage.locate import PROTOCOLS, StoreUrlError, display_url, open_store, same_server
 from fusery.storage.remote import FsspecStore
@@ -33,17 +35,13 @@ def test_the_url_of_a_local_store_opens_it_again(tmp_path: Path, name: str) -> N
     assert display_url(store.url) == str(tmp_path.resolve() / name)
 
 
-def test_s3_takes_options_and_keeps_its_own() -> None:
-    pytest.importorskip("s3fs")
-    options = {"key": "a", "secret": SECRET, "config_kwargs": {"read_timeout": 7}}
+def test_each_store_has_a_file_system_of_its_own() -> None:
+    pytest.importorskip("obstore")
+    options = {"key": "a", "secret": SECRET}
     store = open_store("s3://bucket/some/prefix", options=options)
     assert store.url == "s3://bucket/some/prefix"
     assert isinstance(store, FsspecStore)
-    file_system = store._fs
-    assert file_system.config_kwargs["read_timeout"] == 7
-    assert file_system.config_kwargs["connect_timeout"] == 5
-    assert file_system.dircache.use_listings_cache is False
-    assert file_system is not open_store("s3://bucket/some/prefix", options=options)._fs  # type: ignore[attr-defined]
+    assert store._fs is not open_store("s3://bucket/some/prefix", options=options)._fs  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -121,7 +119,8 @@ def test_a_missing_package_is_named_with_its_command(scheme: str, monkeypatch: p
     for name in [*sys.modules, protocol.package]:
         if f"{name}.".startswith(f"{protocol.package}."):
             monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.delitem(sys.modules, f"fusery.storage{protocol.maker}", raising=False)
+    for name in [name for name in sys.modules if name.startswith("fusery.storage.backends.")]:
+        monkeypatch.delitem(sys.modules, name)
     known = sys.modules["fsspec.registry"]._registry
     for name in list(known):
         monkeypatch.delitem(known, name)
@@ -135,7 +134,7 @@ def test_a_missing_package_is_named_with_its_command(scheme: str, monkeypatch: p
 def test_a_local_store_loads_no_file_system_library() -> None:
     code = (
         "import sys; from fusery.storage.locate import open_store; open_store('/nowhere/store');"
-        "print([m for m in ('fsspec', 's3fs', 'tenacity', 'asyncio', 'concurrent.futures') if m in sys.modules])"
+        "print([m for m in ('fsspec', 'obstore', 'tenacity', 'asyncio', 'concurrent.futures') if m in sys.modules])"
     )
     shown = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"
@@ -157,3 +156,29 @@ def test_a_local_store_loads_no_file_system_library() -> None:
 def test_options_are_for_one_server(one: str, other: str, same: bool) -> None:
     assert same_server(one, other) is same
     assert same_server(other, one) is same
+
+
+digests = st.text("0123456789abcdef", min_size=64, max_size=64).map(Digest)
+generations = st.integers(0, MAX_GENERATION)
+
+
+@given(digests, generations)
+def test_a_name_is_read_back(digest: Digest, generation: int) -> None:
+    assert parse_blob_name(blob_name(digest, generation)) == (digest, generation)
+
+
+@given(st.text("0123456789abcdefgAB./\n", max_size=90), digests, generations)
+def test_whatever_is_read_is_a_name_we_make(text: str, digest: Digest, generation: int) -> None:
+    for name in (
+        text,
+        f"blobs/sha256/{text}",
+        blob_name(digest, generation) + text,
+        text + blob_name(digest),
+    ):
+        parsed = parse_blob_name(name)
+        assert parsed is None or blob_name(*parsed) == name
+
+
+@given(st.from_regex(r"[0-9A-Za-z][0-9A-Za-z._-]{0,127}", fullmatch=True))
+def test_a_store_id_is_read_back(store_id: str) -> None:
+    assert parse_format(format_document(store_id), "here") == store_id

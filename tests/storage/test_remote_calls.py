@@ -7,8 +7,7 @@ import errno
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,15 @@ from fusery.storage.errors import (
     StoreUnavailableError,
 )
 from fusery.storage.remote import FsspecStore
-from fusery.storage.remote_calls import ATTEMPTS, Body, RemoteCalls, age
-from fusery.storage.remote_errors import Kind, NoPlaceError, RemoteError, classify
+from fusery.storage.remote_calls import (
+    ATTEMPTS,
+    FailureKind,
+    NoPlaceError,
+    RemoteCalls,
+    RemoteError,
+    age,
+    classify,
+)
 
 pytestmark = pytest.mark.timing
 
@@ -49,16 +55,12 @@ class Failing(MemoryFileSystem):  # type: ignore[misc]
         return b"content"
 
 
-def boto(code: str, status: int = 400) -> BaseException:
-    exceptions = pytest.importorskip("botocore.exceptions")
-    reply = {"Error": {"Code": code, "Message": SECRET}, "ResponseMetadata": {"HTTPStatusCode": status}}
-    error: BaseException = exceptions.ClientError(reply, "PutObject")
-    return error
-
-
-def caused_by(error: BaseException, cause: BaseException) -> BaseException:
-    error.__cause__ = cause
-    return error
+def refusal(name: str, status: int, code: str) -> Callable[[], BaseException]:
+    """Return an error as obstore words it; without a status, it had no reply."""
+    reply = (
+        f" - Server returned non-2xx status code: {status} X: <Error><Code>{code}</Code>" if status else ""
+    )
+    return of_module("obstore.exceptions", name, f"Generic S3 error: Error performing PUT {SECRET}{reply}")
 
 
 def of_module(module: str, name: str, *arguments: Any, **options: Any) -> Callable[[], BaseException]:
@@ -71,31 +73,40 @@ TRANSIENT: dict[str, Callable[[], BaseException]] = {
     "timeout": TimeoutError,
     "fsspec timeout": of_module("fsspec.exceptions", "FSTimeoutError"),
     "short body": of_module("aiohttp", "ClientPayloadError", "not enough data"),
-    "read timeout": of_module("botocore.exceptions", "ReadTimeoutError", endpoint_url="x"),
-    "bad checksum": of_module("botocore.exceptions", "FlexibleChecksumError", error_msg="x"),
+    "no reply": refusal("GenericError", 0, ""),
+    "slow down": refusal("GenericError", 503, "SlowDown"),
 }
-FINAL: dict[str, tuple[Callable[[], BaseException], Kind]] = {
-    "exists": (FileExistsError, Kind.EXISTS),
-    "precondition": (
-        lambda: caused_by(OSError(errno.EINVAL, "pre-conditions"), boto("PreconditionFailed", 412)),
-        Kind.EXISTS,
+FINAL: dict[str, tuple[Callable[[], BaseException], FailureKind]] = {
+    "exists": (FileExistsError, FailureKind.EXISTS),
+    "taken": (refusal("AlreadyExistsError", 412, "PreconditionFailed"), FailureKind.EXISTS),
+    "conflict": (refusal("GenericError", 409, "ConditionalRequestConflict"), FailureKind.EXISTS),
+    "upload gone": (refusal("GenericError", 404, "NoSuchUpload"), FailureKind.MISSING),
+    "blocks gone": (refusal("GenericError", 400, "InvalidBlockList"), FailureKind.MISSING),
+    "forbidden": (refusal("GenericError", 403, "InvalidAccessKeyId"), FailureKind.DENIED),
+    "not implemented": (refusal("GenericError", 501, "NotImplemented"), FailureKind.BROKEN),
+    "other region": (
+        of_module("obstore.exceptions", "GenericError", "an incorrectly configured region"),
+        FailureKind.BROKEN,
     ),
-    "missing": (FileNotFoundError, Kind.MISSING),
-    "no key": (lambda: caused_by(FileNotFoundError("x"), boto("NoSuchKey", 404)), Kind.MISSING),
-    "no bucket": (lambda: caused_by(FileNotFoundError("x"), boto("NoSuchBucket", 404)), Kind.BROKEN),
-    "denied": (PermissionError, Kind.DENIED),
-    "read-only": (lambda: OSError(errno.EROFS, "read-only"), Kind.DENIED),
-    "no credentials": (of_module("botocore.exceptions", "NoCredentialsError"), Kind.DENIED),
-    "full": (lambda: OSError(errno.ENOSPC, "no space"), Kind.FULL),
-    "bad parameter": (of_module("botocore.exceptions", "ParamValidationError", report=SECRET), Kind.BROKEN),
-    "bad endpoint": (lambda: ValueError(f"Invalid endpoint: {SECRET}"), Kind.BROKEN),
+    "missing": (FileNotFoundError, FailureKind.MISSING),
+    "no key": (lambda: FileNotFoundError("x not found: <Code>NoSuchKey</Code>"), FailureKind.MISSING),
+    "no bucket": (lambda: FileNotFoundError("x not found: <Code>NoSuchBucket</Code>"), FailureKind.BROKEN),
+    "denied": (PermissionError, FailureKind.DENIED),
+    "read-only": (lambda: OSError(errno.EROFS, "read-only"), FailureKind.DENIED),
+    "no credentials": (of_module("botocore.exceptions", "NoCredentialsError"), FailureKind.DENIED),
+    "full": (lambda: OSError(errno.ENOSPC, "no space"), FailureKind.FULL),
+    "bad option": (
+        of_module("obstore.exceptions", "UnknownConfigurationKeyError", SECRET),
+        FailureKind.BROKEN,
+    ),
+    "bad endpoint": (lambda: ValueError(f"Invalid endpoint: {SECRET}"), FailureKind.BROKEN),
 }
 
 
 @pytest.mark.parametrize("name", sorted(TRANSIENT))
 def test_what_may_pass_is_tried_again(name: str) -> None:
     make = TRANSIENT[name]
-    assert classify(make()) is Kind.TRANSIENT
+    assert classify(make()) is FailureKind.TRANSIENT
     file_system = Failing(make(), make())
     assert RemoteCalls(file_system, WHERE).run("cat_file", "x") == b"content"
     assert file_system.calls == 3
@@ -109,11 +120,11 @@ def test_what_does_not_pass_is_not_tried_again(name: str) -> None:
     with pytest.raises((RemoteError, StorageError)) as caught:
         RemoteCalls(file_system, WHERE).run("cat_file", "x")
     wanted = {
-        Kind.EXISTS: RemoteError,
-        Kind.MISSING: RemoteError,
-        Kind.DENIED: StoreDeniedError,
-        Kind.FULL: OutOfSpaceError,
-        Kind.BROKEN: StoreUnavailableError,
+        FailureKind.EXISTS: RemoteError,
+        FailureKind.MISSING: RemoteError,
+        FailureKind.DENIED: StoreDeniedError,
+        FailureKind.FULL: OutOfSpaceError,
+        FailureKind.BROKEN: StoreUnavailableError,
     }
     assert type(caught.value) is (NoPlaceError if name == "no bucket" else wanted[kind])
     assert file_system.calls == 1
@@ -176,60 +187,12 @@ def test_only_what_no_try_had_reached_is_progress() -> None:
         step()
         return calls._left() > 50.0
 
-    body, reached = Body(b"abcdef", calls), calls.mark()
-    first = body.open()
+    reached = calls.mark()
     assert moves(calls.progressed)
     assert not moves(lambda: None)
-    assert moves(lambda: first.read(1))
-    assert not moves(lambda: body.open().read())
     assert moves(lambda: reached(3))
     assert not moves(lambda: reached(3))
     assert moves(lambda: reached(4))
-
-
-def test_calls_come_back_in_order_and_no_more_are_begun_than_there_is_room_for() -> None:
-    calls = RemoteCalls(Hanging(), WHERE)
-    begun: list[int] = []
-    most = [0]
-    done = [0]
-
-    async def wait(_file_system: Hanging, number: int) -> int:
-        await asyncio.sleep(0.05 if number % 2 else 0.01)
-        return number
-
-    def starts() -> Iterator[Callable[[], Any]]:
-        for number in range(20):
-            begun.append(number)
-            most[0] = max(most[0], len(begun) - done[0])
-            yield partial(calls.start, wait, number)
-
-    for number in calls.in_order(starts(), 4):
-        assert number == done[0]
-        done[0] += 1
-    assert begun == list(range(20))
-    assert most[0] == 4
-
-
-@pytest.mark.parametrize("fails", [True, False], ids=["one fails", "the caller stops"])
-def test_the_others_are_cancelled(fails: bool) -> None:
-    file_system = Hanging()
-    calls = RemoteCalls(file_system, WHERE)
-
-    async def first(_file_system: Hanging) -> str:
-        if fails:
-            raise OSError(errno.EINVAL, SECRET)
-        return "first"
-
-    results = calls.in_order(iter([partial(calls.start, first), partial(calls.start, "cat_file", "x")]), 2)
-    if fails:
-        with pytest.raises(StoreUnavailableError) as caught:
-            next(results)
-        assert isinstance(caught.value.__cause__, OSError)
-        assert caught.value.__cause__.errno == errno.EINVAL
-    else:
-        assert next(results) == "first"
-        results.close()  # type: ignore[attr-defined]
-    assert file_system.cancelled.wait(10)
 
 
 def test_ages() -> None:

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import os
+import random
+import threading
 import tracemalloc
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from fault_proxy import Fault, FaultProxy, always, fault_proxy, times
-from s3_backend import S3Backend
-from server_contract import HttpContract, kill_an_upload
+from s3_server import S3Backend
+from server_contract import HttpContract
 
 from fusery.storage import remote
-from fusery.storage.backends.objects import AHEAD, PART
+from fusery.storage.backends import AHEAD, PART
+from fusery.storage.copying import Staging
 from fusery.storage.digest import Digest, digest_bytes
 from fusery.storage.errors import StorageError, StoreDeniedError, StoreUnavailableError
+from fusery.storage.interface import Blob, BlobStore
 from fusery.storage.locate import open_store, open_tree
 from fusery.storage.manifest import FileEntry
-from fusery.storage.remote import SMALL
-from fusery.storage.staging import Staging
+from fusery.storage.remote_calls import DEADLINE
 from fusery.testing.stores import HELLO, file_with, name_of
 
-MULTIPART = os.urandom(1 << 20) * ((SMALL >> 20) + 3)
+MULTIPART = os.urandom(1 << 20) * ((PART >> 20) + 3)
 MULTIPART_DIGEST = digest_bytes(MULTIPART)
 
 pytestmark = pytest.mark.timing
@@ -75,52 +79,6 @@ def test_a_file_that_changes_while_it_is_sent_leaves_no_blob(backend: S3Backend,
     with pytest.raises(StorageError):
         backend.store.put_file(source, progress=change)
     assert list(backend.store.blobs()) == []
-
-
-def test_killed_upload_goes_on(backend: S3Backend, proxy: FaultProxy, tmp_path: Path) -> None:
-    data = os.urandom(1 << 20) * (5 * (PART >> 20) + 3)
-    source = file_with(tmp_path, data)
-    kill_an_upload(backend, source)
-    (leftover,) = backend.store.leftovers()
-    assert leftover.name.startswith(f"upload:{name_of(digest_bytes(data))}:")
-    assert leftover.age_seconds < 600
-    steps: list[int] = []
-    backend.at(proxy.endpoint).put_file(source, progress=steps.append)
-    sent = [path for method, path in proxy.seen if method == "PUT" and "partNumber=" in path]
-    assert 0 < len(sent) < 6
-    assert sum(steps) == len(data)
-    assert backend.read(name_of(digest_bytes(data))) == data
-    assert list(backend.store.leftovers()) == []
-
-
-def test_killed_upload_is_removed(
-    backend: S3Backend, make_s3: Callable[[], S3Backend], tmp_path: Path
-) -> None:
-    kill_an_upload(backend, file_with(tmp_path, MULTIPART))
-    assert list(make_s3().store.leftovers()) == []
-    for leftover in backend.store.leftovers():
-        backend.store.remove_leftover(leftover.name)
-    assert list(backend.store.leftovers()) == []
-
-
-def test_an_upload_that_another_writer_completes_is_success(
-    backend: S3Backend, proxy: FaultProxy, tmp_path: Path
-) -> None:
-    # The other one takes the upload up when all parts but the last have arrived, and is quicker.
-    source = file_with(tmp_path, MULTIPART)
-
-    def overtake(method: str, path: str) -> None:
-        if method == "POST" and "uploadId=" in path:
-            proxy.rule = lambda _method, _path: None
-            other.put_file(source)
-
-    other = backend.reopen()
-    proxy.rule = overtake
-    steps: list[int] = []
-    assert backend.at(proxy.endpoint).put_file(source, progress=steps.append).digest == MULTIPART_DIGEST
-    assert sum(steps) == len(MULTIPART)
-    assert backend.read(name_of(MULTIPART_DIGEST)) == MULTIPART
-    assert list(backend.store.leftovers()) == []
 
 
 @pytest.mark.parametrize("before", ["partNumber=2", "uploadId="])
@@ -222,3 +180,96 @@ def test_wrong_credentials_are_said_so_without_repeating_them(backend: S3Backend
 def test_who_may_not_ask_for_the_bucket_may_still_ask_for_keys(backend: S3Backend, proxy: FaultProxy) -> None:
     proxy.rule = lambda _method, path: None if "/blobs/" in path else Fault.ERROR_403
     assert backend.at(proxy.endpoint).size(Digest("0" * 64)) is None
+
+
+COUNT = 2_000 if os.environ.get("FUSERY_SOAK") else 100
+
+
+class Chaos:
+    def __init__(self) -> None:
+        self.met: Counter[Fault] = Counter()
+        self._random = random.Random(COUNT)
+        self._reads = 0
+        self._lock = threading.Lock()
+
+    def __call__(self, method: str, path: str) -> Fault | None:
+        with self._lock:
+            dice, faults = self._random.random(), list[Fault]()
+            is_read = method == "GET" and "/blobs/" in path
+            self._reads += is_read
+            if is_read and self._reads % 20 == 0:
+                faults = [Fault.FLIP_ANYWHERE]
+            elif dice < 0.05:
+                faults = [Fault.ERROR_500, Fault.ERROR_503, Fault.LOST_500]
+            elif dice < 0.07:
+                faults = [Fault.DROP, Fault.LOST, Fault.SHORT]
+            elif dice < 0.12:
+                faults = [Fault.SLOW]
+            fault = self._random.choice(faults) if faults else None
+            if fault is not None:
+                self.met[fault] += 1
+            return fault
+
+
+class Run:
+    def __init__(self, store: BlobStore, folder: Path) -> None:
+        self.store, self.folder, self.random = store, folder, random.Random(COUNT)
+        self.there: dict[Blob, bytes] = {}
+        self.maybe: set[str] = set()
+
+    def step(self, number: int) -> None:
+        if number == 0:
+            self.write(PART + 1, 0)
+        elif not self.there or self.random.random() < 0.3:
+            self.write(self.random.randrange(1, 200_000), number % 3)
+        else:
+            do = self.random.choice([self.read, self.read, self.read, self.verify, self.listing, self.delete])
+            do(self.random.choice(sorted(self.there)))
+
+    def write(self, size: int, generation: int) -> None:
+        data = self.random.randbytes(size)
+        self.maybe.add(digest_bytes(data))
+        blob = self.store.put_file(file_with(self.folder, data), generation=generation)
+        assert blob == Blob(digest_bytes(data), size, generation)
+        self.there[blob] = data
+
+    def read(self, blob: Blob) -> None:
+        out = self.folder / "out.bin"
+        out.unlink(missing_ok=True)
+        assert self.store.fetch(blob.digest, out, generation=blob.generation) == blob.size
+        assert out.read_bytes() == self.there[blob]
+
+    def verify(self, blob: Blob) -> None:
+        self.store.verify(blob.digest, blob.size, generation=blob.generation)
+
+    def delete(self, blob: Blob) -> None:
+        del self.there[blob]
+        # A reply that was lost makes the second try find nothing.
+        assert self.store.delete(blob.digest, generation=blob.generation) in (0, blob.size)
+
+    def listing(self, _: Blob) -> None:
+        found = set(self.store.blobs())
+        assert set(self.there) <= found
+        assert {blob.digest for blob in found} <= self.maybe
+
+
+def test_a_faulty_server_never_yields_wrong_data(make_s3: Callable[[], S3Backend], tmp_path: Path) -> None:
+    chaos, backend, failed = Chaos(), make_s3(), 0
+    with fault_proxy(backend.server.endpoint) as proxy:
+        proxy.rule = chaos
+        run = Run(backend.at(proxy.endpoint, DEADLINE), tmp_path)
+        for number in range(COUNT):
+            try:
+                run.step(number)
+            except StorageError:
+                failed += 1
+                assert not list(tmp_path.glob("*.part"))
+    assert sum(chaos.met.values()) > COUNT // 20
+    assert chaos.met[Fault.FLIP_ANYWHERE] > 0
+    assert failed < COUNT // 4
+    # What was acknowledged is there, nothing good was put aside, and what is there is what somebody wrote.
+    for blob, data in run.there.items():
+        assert backend.store.read_bytes(blob.digest, generation=blob.generation, limit=len(data)) == data
+    assert list(backend.store.quarantined()) == []
+    for blob in backend.store.blobs():
+        backend.store.verify(blob.digest, blob.size, generation=blob.generation)

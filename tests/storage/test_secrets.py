@@ -38,12 +38,12 @@ def azure_string(**changed: str) -> str:
 
 CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "s3": (
-        "s3fs",
+        "obstore",
         "s3://bucket/prefix",
         {"key": f"{CANARY}K", "secret": CANARY, "token": f"{CANARY}T", "client_kwargs": {"endpoint_url": NOWHERE}},
     ),
     "s3 with a bad endpoint": (
-        "s3fs",
+        "obstore",
         "s3://bucket/prefix",
         {"key": CANARY, "secret": CANARY, "client_kwargs": {"endpoint_url": f"http://{CANARY}@[bad"}},
     ),
@@ -57,14 +57,14 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
         "gs://bucket/prefix",
         {"token": {"type": "service_account", "private_key": CANARY, "client_email": "x"}, "endpoint_url": NOWHERE},
     ),
-    "azure": ("adlfs", "az://container/prefix", {"connection_string": azure_string()}),
+    "azure": ("obstore", "az://container/prefix", {"connection_string": azure_string()}),
     "azure with a bad key": (
-        "adlfs",
+        "obstore",
         "az://container/prefix",
         {"connection_string": azure_string(AccountKey=CANARY + "!not base64")},
     ),
     "azure signed": (
-        "adlfs",
+        "obstore",
         "az://container/prefix",
         {"account_name": "account", "account_host": "127.0.0.1:9", "sas_token": f"sv=2024-01-01&sig={CANARY}%3D"},
     ),
@@ -111,7 +111,7 @@ def test_errors_show_no_secret(
     assert CANARY not in "".join(capfd.readouterr())
 
 
-COMMANDS = (["init"], ["doctor"], ["--debug", "audit"], ["gc"])
+COMMANDS = (["admin", "init"], ["doctor"], ["--debug", "audit"], ["admin", "gc"])
 
 
 @pytest.mark.parametrize("case", ["s3", "sftp"])

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 from server_contract import ServerContract, kill_an_upload
-from sftp_backend import SftpBackend
+from sftp_server import SftpBackend
 
-from fusery.storage.backends.objects import PART
+from fusery.storage.backends import PART
 from fusery.storage.errors import StoreDeniedError
 from fusery.storage.locate import open_store
 from fusery.storage.remote import SMALL
@@ -57,7 +57,7 @@ def test_a_part_file_that_was_swept_is_written_anew(backend: SftpBackend, tmp_pa
         steps.append(count)
 
     blob = backend.store.put_file(file_with(tmp_path, LARGE), progress=sweep)
-    assert sum(steps) == len(LARGE)
+    assert sum(steps) > len(LARGE)  # some parts are sent again
     assert backend.names() == {name_of(blob.digest)}
     assert backend.read(name_of(blob.digest)) == LARGE
 

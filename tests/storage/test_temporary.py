@@ -10,14 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from fusery.storage.stamps import process_tag
-from fusery.storage.temporary import sweep_temporary, temporary_folder
+from fusery.storage.processes import process_tag, sweep_temporary, temporary_folder
 
 pytestmark = pytest.mark.timing
 
 HOLDER = """
 import sys
-from fusery.storage.temporary import temporary_folder
+from fusery.storage.processes import temporary_folder
 with temporary_folder("base") as folder:
     (folder / "deep").mkdir()
     (folder / "deep" / "weights").write_bytes(bytes(12345))

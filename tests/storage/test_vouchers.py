@@ -1,3 +1,5 @@
+"""Tests."""
+
 from __future__ import annotations
 
 import os
@@ -6,8 +8,13 @@ from pathlib import Path
 import pytest
 
 from fusery.storage.digest import Digest, digest_bytes
-from fusery.storage.vouchers import Vouchers
-from fusery.storage.watching import Watch
+from fusery.storage.errors import MissingFileError, StorageError, StoreDeniedError
+from fusery.storage.failures import DigestMismatchError
+from fusery.storage.manifest import FileEntry, Manifest
+from fusery.storage.vouchers import Vouchers, Watch, private_folder, read_private, verified
+
+pytestmark = pytest.mark.timing
+
 
 DATA = b"weights" * 1000
 DIGEST = digest_bytes(DATA)
@@ -73,3 +80,93 @@ def test_where_none_can_be_written_nothing_fails(tmp_path: Path, file: Path) -> 
     made = Vouchers(tmp_path / "taken")
     made.note(watch(file), NAME, DIGEST)
     assert not made.hold(file, DIGEST)
+
+
+WATCHED_DATA = os.urandom(20_000)
+MANIFEST = Manifest.of([FileEntry("f", len(WATCHED_DATA), digest_bytes(WATCHED_DATA))])
+
+
+@pytest.fixture
+def watched_file(tmp_path: Path) -> Path:
+    path = tmp_path / "f"
+    path.write_bytes(WATCHED_DATA)
+    return path
+
+
+def test_a_write_shows_even_with_its_time_set_back(watched_file: Path) -> None:
+    watch, before = Watch({"f": watched_file}), watched_file.stat()
+    assert watch.changed() == []
+    with watched_file.open("r+b") as opened:
+        opened.write(bytes([WATCHED_DATA[0] ^ 1]))
+    os.utime(watched_file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert watch.changed() == ["f"]
+    with pytest.raises(StorageError) as caught:
+        watch.require_unchanged()
+    assert caught.value.code == "storage"
+    watched_file.unlink()
+    assert watch.changed() == ["f"]
+
+
+def test_what_changes_while_it_is_read_is_refused(watched_file: Path) -> None:
+    with pytest.raises(StorageError) as caught, verified({"f": watched_file}, MANIFEST):
+        watched_file.write_bytes(WATCHED_DATA[::-1])
+    assert caught.value.code == "storage"
+
+
+def test_what_is_not_of_the_manifest_is_refused(watched_file: Path) -> None:
+    watched_file.write_bytes(WATCHED_DATA[::-1])
+    with pytest.raises(DigestMismatchError), verified({"f": watched_file}, MANIFEST):
+        raise AssertionError("the block must not run")
+
+
+PRIVATE_DATA = b"weights"
+root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "home" / "private"
+    with private_folder(path, make=True):
+        pass
+    return path
+
+
+def read(folder: Path, name: str = "note") -> bytes:
+    with private_folder(folder) as opened:
+        return read_private(opened, name, 3)
+
+
+def test_it_is_made_for_nobody_else(folder: Path) -> None:
+    assert folder.stat().st_mode & 0o777 == 0o700
+    (folder / "note").write_bytes(b"mine")
+    assert read(folder) == b"min"
+
+
+def test_one_that_is_not_there_is_not_made_by_reading(tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError):
+        read(tmp_path / "nothing")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o707, 0o777, 0o1777])
+def test_one_that_others_may_write_is_refused(folder: Path, mode: int) -> None:
+    folder.chmod(mode)
+    with pytest.raises(StoreDeniedError):
+        read(folder)
+
+
+@root
+def test_one_of_another_user_is_refused(folder: Path) -> None:
+    os.chown(folder, 12345, -1)
+    with pytest.raises(StoreDeniedError):
+        read(folder)
+
+
+def test_a_file_that_others_may_write_and_a_link_are_not_read(folder: Path, tmp_path: Path) -> None:
+    (folder / "note").write_bytes(b"mine")
+    (folder / "note").chmod(0o666)
+    (tmp_path / "elsewhere").write_bytes(b"mine")
+    (folder / "link").symlink_to(tmp_path / "elsewhere")
+    for name in ("note", "link"):
+        with pytest.raises(OSError):
+            read(folder, name)

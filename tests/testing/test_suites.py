@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,11 +17,9 @@ from fusery.registry.adapters.finding import Finding
 from fusery.registry.admission.candidate import Candidate
 from fusery.registry.admission.code import Code, Rule
 from fusery.registry.bundles import Target
-from fusery.registry.bundles.layout import Layout
+from fusery.registry.bundles.target import Layout
 from fusery.registry.exchange.tracked_run import UNKNOWN, TrackedRun
-from fusery.registry.webhooks.sending import Answer
 from fusery.testing import samples
-from fusery.testing.notifiers import NotifierContract, Receiving
 from fusery.testing.rules import RuleContract
 from fusery.testing.sources import SourceContract
 from fusery.testing.targets import TargetContract
@@ -97,36 +95,6 @@ def test_a_bad_target_fails(
             lambda _: samples.fused_source(tmp_path / "source"),
             tmp_path,
         )
-
-
-class Nobody(Receiving):
-    url = "https://receiver.example.org/hook?token-free"
-
-    def received(self) -> list[tuple[Mapping[str, str], bytes]]:
-        return []
-
-    def leave(self) -> None:
-        """Nobody was there."""
-
-    def stop_answering(self) -> None:
-        """Nobody has answered."""
-
-
-@pytest.mark.parametrize(
-    ("notifier", "test"),
-    [
-        (lambda *_, **__: Answer(), "test_the_body_arrives_byte_for_byte_with_its_signature"),
-        (lambda *_, **__: Answer(), "test_a_receiver_that_is_away_is_told_of_in_few_words"),
-        (lambda target, *_, **__: Answer(target.url), "test_a_receiver_that_is_away_is_told_of_in_few_words"),
-        (lambda *_, **__: Answer(), "test_one_that_does_not_answer_is_given_up_in_time"),
-    ],
-    ids=["sends nothing", "is always content", "tells the URL", "waits for nobody"],
-)
-def test_a_bad_notifier_fails(notifier: Any, test: str) -> None:
-    suite = NotifierContract()
-    suite.notifier = notifier
-    with pytest.raises((AssertionError, ValueError)):
-        getattr(suite, test)(Nobody())
 
 
 def test_a_bad_source_fails(tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 from page_server import pages_of
-from report_home import filled, open_at
+from report_registry import filled, open_at
 
 from fusery.registry import Registry
-from fusery.web.doors import OwnDoor
+from fusery.web.auth import LocalAuth
 
 
 @pytest.fixture(scope="session")
@@ -28,12 +28,12 @@ def shown(home: Path) -> Iterator[Registry]:
 
 
 @pytest.fixture(scope="module")
-def door() -> OwnDoor:
-    return OwnDoor("anna")
+def door() -> LocalAuth:
+    return LocalAuth("anna")
 
 
 @pytest.fixture(scope="module")
-def address(shown: Registry, door: OwnDoor) -> Iterator[str]:
+def address(shown: Registry, door: LocalAuth) -> Iterator[str]:
     with pages_of(shown, door) as served:
         yield served
 

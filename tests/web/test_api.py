@@ -19,7 +19,7 @@ from schemathesis.specs.openapi.checks import (
 
 from fusery.registry import Registry
 from fusery.web.app import create_app
-from fusery.web.doors import OwnDoor
+from fusery.web.auth import LocalAuth
 
 pytestmark = pytest.mark.timing
 
@@ -47,7 +47,7 @@ def test_the_document_is_one(document: Any) -> None:
 
 @pytest.mark.slow
 def test_whatever_is_asked_is_answered_as_the_document_says(own: Registry) -> None:
-    door = OwnDoor("bea")
+    door = LocalAuth("bea")
     app = create_app(own, door)
     app.state.routes.unhurried()
     schema = schemathesis.openapi.from_asgi("/api/v1/openapi.json", app, headers={"host": "localhost"})

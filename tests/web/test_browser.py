@@ -7,12 +7,12 @@ from typing import Any
 
 import browser
 import pytest
-from page_addresses import acts, places
-from page_measures import BROKEN, CUT
+from browser import BROKEN, CUT
 from page_server import pages_of, post_json
+from report_registry import acts, places
 
 from fusery.registry import Registry
-from fusery.web.doors import OwnDoor, Proxies, TeamDoor
+from fusery.web.auth import LocalAuth, Proxies, TokenAuth
 from fusery.web.routes import API
 
 pytestmark = [
@@ -34,7 +34,7 @@ SIZES = (320, 390, 768, 1090, 1280)
 
 @pytest.fixture(scope="module")
 def team(shown: Registry) -> Iterator[str]:
-    with pages_of(shown, TeamDoor(shown, Proxies())) as served:
+    with pages_of(shown, TokenAuth(shown, Proxies())) as served:
         yield served
 
 
@@ -50,7 +50,7 @@ def chromium() -> Iterator[Any]:
 
 
 def test_every_page_is_quiet_alone_and_whole(
-    chromium: Any, shown: Registry, address: str, door: OwnDoor, team: str
+    chromium: Any, shown: Registry, address: str, door: LocalAuth, team: str
 ) -> None:
     """Without JavaScript: the pages have none."""
     context = chromium.new_context(java_script_enabled=True)
@@ -76,7 +76,7 @@ def test_every_page_is_quiet_alone_and_whole(
     context.close()
 
 
-def test_axe_finds_nothing(chromium: Any, shown: Registry, address: str, door: OwnDoor, team: str) -> None:
+def test_axe_finds_nothing(chromium: Any, shown: Registry, address: str, door: LocalAuth, team: str) -> None:
     """Every page is loaded once, and turned to each look: no script of its own would notice."""
     context = chromium.new_context(bypass_csp=True)
     page = context.new_page()
@@ -121,7 +121,7 @@ def test_a_promotion_by_keyboard_alone(chromium: Any, own: Registry, scripts: bo
     newest = own.adapters.list(task="course_rec", sort="version:desc", limit=1)[0].name
     secret, other = (own.tokens.create(name, "approver").secret for name in ("lead", "colleague"))
     own.aliases.set_rules("course_rec#prod", {"approvals": 1}, reason="the only one that this story needs")
-    with pages_of(own, TeamDoor(own, Proxies())) as address:
+    with pages_of(own, TokenAuth(own, Proxies())) as address:
         page = chromium.new_context(java_script_enabled=scripts).new_page()
 
         def promote() -> str:

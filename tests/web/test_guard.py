@@ -16,13 +16,13 @@ from page_server import ask
 from starlette.responses import PlainTextResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from fusery.web import guard, limits, turns
-from fusery.web.guard import Caught
+from fusery.web import limits
+from fusery.web.limits import Slots
 
 pytestmark = pytest.mark.timing
 
 SCOPE: Scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": []}
-AT_ONCE, EACH = guard.AT_ONCE
+AT_ONCE, EACH = limits.AT_ONCE
 
 
 def askers() -> Callable[[Any], str]:
@@ -43,7 +43,7 @@ async def turns_of_the_loop() -> None:
         await asyncio.sleep(0)
 
 
-async def status_of(caught: Caught) -> int:
+async def status_of(caught: Slots) -> int:
     sent: list[Message] = []
 
     async def send(message: Message) -> None:
@@ -64,7 +64,7 @@ async def broken(scope: Scope, receive: Receive, send: Send) -> None:
 @pytest.mark.parametrize(("app", "status"), [(answered, 200), (broken, 500)])
 def test_who_reads_slowly_takes_nobody_s_turn(app: Callable[..., Any], status: int) -> None:
     async def tried() -> int:
-        caught = Caught(app, askers())
+        caught = Slots(app, askers())
         slow = [asyncio.create_task(caught(SCOPE, receive, never)) for _ in range(2 * AT_ONCE)]
         await asyncio.sleep(0)
         try:
@@ -89,7 +89,7 @@ def test_so_many_are_worked_on_at_a_time_and_all_get_their_turn() -> None:
         await answered(scope, receive, send)
 
     async def tried() -> list[int]:
-        caught = Caught(working, askers())
+        caught = Slots(working, askers())
         return list(await asyncio.gather(*(status_of(caught) for _ in range(5 * AT_ONCE))))
 
     assert asyncio.run(tried()) == [200] * (5 * AT_ONCE)
@@ -97,7 +97,7 @@ def test_so_many_are_worked_on_at_a_time_and_all_get_their_turn() -> None:
 
 
 def test_who_asks_for_much_waits_behind_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "WAITING", 2 * EACH)
+    monkeypatch.setattr(limits, "WAITING", 2 * EACH)
     ends, at_work = asyncio.Event(), list[str]()
 
     async def working(scope: Scope, receive: Receive, send: Send) -> None:
@@ -106,7 +106,7 @@ def test_who_asks_for_much_waits_behind_others(monkeypatch: pytest.MonkeyPatch) 
             await ends.wait()
         await answered(scope, receive, send)
 
-    async def asked(caught: Caught, asker: str, path: str = "/") -> int:
+    async def asked(caught: Slots, asker: str, path: str = "/") -> int:
         sent: list[Message] = []
 
         async def send(message: Message) -> None:
@@ -124,14 +124,14 @@ def test_who_asks_for_much_waits_behind_others(monkeypatch: pytest.MonkeyPatch) 
         return int(sent[0]["status"])
 
     async def tried() -> None:
-        caught = Caught(working, lambda request: str(request.scope["asker"]))
+        caught = Slots(working, lambda request: str(request.scope["asker"]))
         many = [asyncio.create_task(asked(caught, "much")) for _ in range(3 * EACH)]
         await turns_of_the_loop()
         assert at_work == ["much"] * EACH
         assert await asyncio.wait_for(asked(caught, "little"), 10) == 200
         assert await asyncio.wait_for(asked(caught, "much"), 10) == 429, "so many wait already"
         assert await asyncio.wait_for(asked(caught, "nobody", "/style.css"), 10) == 200
-        monkeypatch.setattr(turns, "PATIENCE", 0.05)
+        monkeypatch.setattr(limits, "QUEUED", 0.05)
         many[-1].cancel()
         await asyncio.gather(many[-1], return_exceptions=True)
         assert await asyncio.wait_for(asked(caught, "much"), 10) == 429, "none was free in time"
@@ -167,7 +167,7 @@ def test_nothing_is_done_for_who_hung_up_before_their_turn() -> None:
         assert await asyncio.gather(*busy) == [200] * EACH
         assert await status_of(caught) == 200
 
-    caught = Caught(working, lambda _: "one")
+    caught = Slots(working, lambda _: "one")
     asyncio.run(tried())
     assert done == EACH + 1
 
@@ -175,7 +175,7 @@ def test_nothing_is_done_for_who_hung_up_before_their_turn() -> None:
 @pytest.mark.parametrize("steps", range(6))
 def test_a_turn_that_comes_to_nobody_is_given_back(steps: int) -> None:
     async def tried() -> None:
-        only = turns.Turns(1, 1)
+        only = limits.FairQueue(1, 1)
         await only.take("a")
         left = [await receive()]
 
@@ -184,7 +184,7 @@ def test_a_turn_that_comes_to_nobody_is_given_back(steps: int) -> None:
                 await asyncio.Event().wait()
             return left.pop()
 
-        waiting = asyncio.create_task(guard._waited(only, "b", received))
+        waiting = asyncio.create_task(limits._queued(only, "b", received))
         await turns_of_the_loop()
         only.release("a")
         for _ in range(steps):
@@ -194,7 +194,7 @@ def test_a_turn_that_comes_to_nobody_is_given_back(steps: int) -> None:
         if not isinstance(ended, BaseException):
             only.release("b")
         await turns_of_the_loop()
-        assert only.has_one("c")
+        assert only.has_slot("c")
 
     asyncio.run(tried())
 

@@ -11,12 +11,47 @@ from urllib.parse import quote
 
 import html_tree
 import pytest
-from hostile_texts import TEXTS
 from page_server import Answer, ask, pages_of, post_form, post_json
 
 from fusery.registry import Registry
-from fusery.web.acts import ACTS, Act
-from fusery.web.doors import OwnDoor
+from fusery.web.auth import LocalAuth
+from fusery.web.forms import FORMS, Form
+
+TEXTS = (
+    "<script>alert(1)</script>",
+    "</style><script>alert(1)</script>",
+    "</textarea><img src=x onerror=alert(2)>",
+    '"><svg onload=alert(3)>',
+    "' onfocus='alert(4)' autofocus='",
+    "<a href='javascript:alert(5)'>x</a>",
+    "<!-- ]]> --> <?php",
+    "<base href=//evil.example>",
+    "<form action=//evil.example><button>Sign in",
+    "<meta http-equiv=refresh content='0;url=//evil.example'>",
+    "{{ 7*7 }} {% raw %}",
+    "{{ ''.__class__.__mro__ }}",
+    "${7*7} #{7*7} %(x)s %s {0}",
+    "$(touch /tmp/x) `id` ; rm -rf . | cat",
+    "' OR 1=1 --",
+    "'; DROP TABLE event; --",
+    "..",
+    "../../../../etc/passwd",
+    "//evil.example/%2e%2e",
+    "\u202egnp.exe\u202c",
+    "\u200b\u200d\ufeff",
+    "a\u0300\u0301\u0302\u0303" * 20,
+    "\x1b[31mred\x1b[0m\x07",
+    "line\r\nSet-Cookie: x=1\r\n\r\nbody",
+    "nul\x00byte",
+    "\ud83d\ude00\ud83c\udff3\ufe0f\u200d\ud83c\udf08".encode("utf-16", "surrogatepass").decode("utf-16"),
+    "\u0130stanbul \u212a \ufb03 \u00df",
+    '=HYPERLINK("http://evil.example")',
+    "https://user:password@evil.example/x?token=secret",
+    "x" * 5_000,
+    "1e999",
+    "-0",
+)
+
 
 pytestmark = pytest.mark.timing
 
@@ -35,18 +70,19 @@ class Open:
 
     @property
     def form_token(self) -> str:
-        page = ask(self.address, "/acts/yank", cookie=self.cookie, **HTML)
+        page = ask(self.address, "/acts/adapters/yank-all", cookie=self.cookie, **HTML)
         return page.text.partition('name="form_token" value="')[2].partition('"')[0]
 
-    def values(self, act: Act) -> dict[str, str]:
-        known = {"adapter": self.adapter, "alias": "course_rec#canary", "place": "https://edge.example/1"}
-        values = {field.name: "t=v" if field.kind == "pairs" else "fine" for field in act.fields}
+    def values(self, form: Form) -> dict[str, str]:
+        known = dict.fromkeys(("reference", "references", "adapter"), self.adapter)
+        known |= {"alias": "course_rec#canary"} | dict.fromkeys(("place", "places"), "https://edge.example/1")
+        values = {field.name: "t=v" if field.kind == "pairs" else "fine" for field in form.fields}
         return values | {name: value for name, value in known.items() if name in values}
 
 
 @pytest.fixture
 def opened(own: Registry) -> Iterator[Open]:
-    door = OwnDoor("bea")
+    door = LocalAuth("bea")
     newest = own.adapters.list(task="course_rec", sort="version:desc", limit=1)[0].name
     with pages_of(own, door) as address:
         cookie, bearer = f"{door.cookie}={door.key}", {"authorization": f"Bearer {door.key}"}
@@ -73,16 +109,16 @@ def harmless(page: Answer) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("act", ACTS, ids=[act.name for act in ACTS])
-def test_every_field_of_every_act(opened: Open, act: Act) -> None:
+@pytest.mark.parametrize("form", FORMS, ids=[form.name for form in FORMS])
+def test_every_field_of_every_act(opened: Open, form: Form) -> None:
     token = opened.form_token
-    for field in act.fields:
-        for text in some(act.name, field.name):
+    for field in form.fields:
+        for text in some(form.name, field.name):
             if field.kind == "flag":
                 continue
             written = f"tag={text}" if field.kind == "pairs" else text
-            values = {**opened.values(act), field.name: written, "form_token": token}
-            page = post_form(opened.address, f"/acts/{act.name}", values, cookie=opened.cookie)
+            values = {**opened.values(form), field.name: written, "form_token": token}
+            page = post_form(opened.address, f"/acts/{form.name}", values, cookie=opened.cookie)
             assert page.status < 500, (field.name, text, page.text[:500])
             if page.status != 303:
                 harmless(page)
@@ -120,8 +156,8 @@ def test_every_address(opened: Open) -> None:
         "/?q={}", "/?after={}", "/tasks/{}", "/tasks/course_rec?where={}", "/tasks/course_rec?sort={}",
         "/tasks/course_rec?offset={}", "/adapters/{}", "/compare?ref={}&ref=course_rec@1", "/aliases/{}/prod",
         "/aliases/course_rec/{}", "/bases/{}", "/fused/{}", "/lineage/{}", "/places?at={}", "/log?reference={}",
-        "/log?action={}", "/log?since={}", "/log?before={}", "/search?q={}", "/acts/promote?adapter={}&alias=prod",
-        "/acts/promote?adapter=course_rec@1&alias={}", "/acts/yank?reason={}", "/enter/{}", "/{}", "/static/{}",
+        "/log?action={}", "/log?since={}", "/log?before={}", "/search?q={}", "/acts/aliases/promote?reference={}&alias=prod",
+        "/acts/aliases/promote?reference=course_rec@1&alias={}", "/acts/adapters/yank-all?reason={}", "/enter/{}", "/{}", "/static/{}",
     ]  # fmt: skip
     for place in places:
         for text in some(place):
@@ -149,7 +185,7 @@ def test_hostile_fields_of_a_form(opened: Open) -> None:
     """The fast part of `test_every_field_of_every_act`."""
     token = opened.form_token
     for text in some("yank"):
-        values = {"adapter": text, "reason": text, "form_token": token}
-        page = post_form(opened.address, "/acts/yank", values, cookie=opened.cookie)
+        values = {"references": text, "reason": text, "form_token": token}
+        page = post_form(opened.address, "/acts/adapters/yank-all", values, cookie=opened.cookie)
         assert 400 <= page.status < 500, text
         harmless(page)

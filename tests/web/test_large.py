@@ -13,11 +13,11 @@ import pytest
 import query_plans
 import tiny_models
 from page_server import ask, pages_of
-from report_home import open_at
+from report_registry import open_at
 
 from fusery.registry import Registry
-from fusery.web import pages
-from fusery.web.doors import OwnDoor
+from fusery.web import sheets
+from fusery.web.auth import LocalAuth
 
 pytestmark = pytest.mark.timing
 
@@ -33,7 +33,7 @@ def crowded(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         large_registry.fill(registry, 20_000)
         registry.aliases.set("prod", large_registry.name_of(5))
         registry.deployments.record(large_registry.name_of(5), "https://edge.example")
-        door = OwnDoor("anna")
+        door = LocalAuth("anna")
         with pages_of(registry, door) as address:
             yield Crowd(registry, address, f"{door.cookie}={door.key}")
 
@@ -52,7 +52,7 @@ class Crowd:
 
 
 HTML, JSON = {"accept": "text/html"}, {"accept": "application/json"}
-MOST_STATEMENTS = 12
+MOST_STATEMENTS = 13
 """Of a page, however much is on record."""
 
 
@@ -77,7 +77,7 @@ def test_no_page_asks_the_database_much_or_reads_a_whole_table(crowded: Crowd) -
         f"/log?reference={name}",
         f"/search?q={name}",
         "/search?q=deadbeef",
-        f"/acts/promote?adapter={name}&alias=prod",
+        f"/acts/aliases/promote?reference={name}&alias=prod",
     ]
     for path in paths:
         crowded.text(path)
@@ -98,7 +98,7 @@ def test_a_base_shows_its_adapters_a_page_at_a_time(crowded: Crowd) -> None:
     found = crowded.json("/bases/tiny?offset=19930")
     assert (found["next"], len(found["adapters"]), found["adapters"][-1]) == (19_980, 50, name(69))
     cut = crowded.json("/lineage/tiny")
-    assert cut["cut"] and len(cut["nodes"]) == pages.THINGS + 1
+    assert cut["cut"] and len(cut["nodes"]) == sheets.THINGS + 1
     assert {name(19_999), name(19_940)} <= {node["name"] for node in cut["nodes"]}
     assert "--complete" in crowded.text("/lineage/tiny")
 

@@ -15,7 +15,7 @@ from page_server import ask, pages_of, post_json
 from fusery.registry import Registry
 from fusery.registry.settings.settings import Settings
 from fusery.registry.workspace import Workspace
-from fusery.web.doors import Proxies, TeamDoor
+from fusery.web.auth import Proxies, TokenAuth
 
 pytestmark = pytest.mark.timing
 
@@ -42,7 +42,7 @@ def test_readers_and_writers_at_once(team: Registry) -> None:
     secrets = [team.tokens.create(f"writer{number}", "approver").secret for number in range(WRITERS)]
     reader = team.tokens.create("reader", "reader").secret
     at_work = [True] * WRITERS
-    with pages_of(team, TeamDoor(team, Proxies())) as address, ThreadPoolExecutor(WRITERS + READERS) as pool:
+    with pages_of(team, TokenAuth(team, Proxies())) as address, ThreadPoolExecutor(WRITERS + READERS) as pool:
 
         def write(number: int) -> None:
             borne, adapter = {"authorization": f"Bearer {secrets[number]}"}, f"task{number}@1"

@@ -15,13 +15,13 @@ import html_tree
 import pytest
 import report_registry
 import tiny_models
-from page_addresses import places
 from page_server import Answer, ask, pages_of
+from report_registry import places
 
 from fusery.registry import Registry
 from fusery.registry.charts.text import shown as shown_text
-from fusery.web import pages
-from fusery.web.guard import HEADERS
+from fusery.web import sheets
+from fusery.web.limits import HEADERS
 
 pytestmark = pytest.mark.timing
 
@@ -118,14 +118,14 @@ def test_long_lists_are_read_page_by_page(
                 return
             path = following.format(page["next"])
 
-    monkeypatch.setattr(pages, "PAGE", 7)
+    monkeypatch.setattr(sheets, "PAGE", 7)
     logged = [[each["seq"] for each in page["events"]] for page in pages_from("/log", "/log?before={}")]
     assert [seq for page in logged for seq in page] == [event.seq for event in reversed(shown.upkeep.log())]
     assert {len(page) for page in logged[:-1]} == {7}
-    monkeypatch.setattr(pages, "TASKS", 1)
+    monkeypatch.setattr(sheets, "TASKS", 1)
     tasks = [each["task"] for page in pages_from("/", "/?after={}") for each in page["tasks"]]
     assert tasks == sorted({adapter.task for adapter in shown.adapters.list()})
-    monkeypatch.setattr(pages, "PAGE", 3)
+    monkeypatch.setattr(sheets, "PAGE", 3)
     path = "/tasks/course_rec?sort=version&offset="
     versions = [each["version"] for page in pages_from(path + "0", path + "{}") for each in page["versions"]]
     assert versions == [each.version for each in shown.adapters.history("course_rec")]
@@ -296,7 +296,7 @@ def test_a_lineage_of_too_much_is_no_picture_anywhere(
     shown: Registry, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert ask(address, "/pictures/lineage/course_rec%407").headers["content-type"] == "image/svg+xml"
-    monkeypatch.setattr(pages, "DRAWN", 1)
+    monkeypatch.setattr(sheets, "DRAWN", 1)
     refused = ask(address, "/pictures/lineage/course_rec%407", **JSON)
     assert refused.status == 400
     page = ask(address, "/lineage/course_rec%407", **HTML)

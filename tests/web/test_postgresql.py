@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from page_addresses import acts, places
 from page_server import ask, pages_of
+from report_registry import acts, places
 
 from fusery.registry import Registry
 from fusery.registry.settings.settings import Settings
 from fusery.registry.workspace import Workspace
-from fusery.web.doors import OwnDoor
+from fusery.web.auth import LocalAuth
 
 pytestmark = pytest.mark.timing
 
@@ -39,7 +39,7 @@ def told(value: Any) -> Any:
 
 @pytest.mark.slow
 def test_every_page_is_the_same(shown: Registry, moved: Registry, address: str) -> None:
-    door = OwnDoor("anna")
+    door = LocalAuth("anna")
     cookie = f"{door.cookie}={door.key}"
     with pages_of(moved, door) as theirs:
         for name, path in (places(shown) | acts(shown)).items():

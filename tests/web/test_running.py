@@ -17,9 +17,8 @@ from page_server import ask
 from fusery.registry import Registry, Reporter
 from fusery.registry.exchange.uploads import USUAL, UploadLimits
 from fusery.storage.errors import FuseryError
-from fusery.web import running, team
-from fusery.web.running import Tls, serve_pages
-from fusery.web.team import TeamRequest, serve_team
+from fusery.web import running
+from fusery.web.running import TeamRequest, Tls, serve_pages, serve_team
 
 pytestmark = pytest.mark.timing
 
@@ -84,14 +83,14 @@ def test_a_team_s_server_delivers_webhooks_and_says_what_is_missing(
             found.extend([uploads.largest, "webhooks" in {thread.name for thread in threading.enumerate()}])
             return 0
 
-        monkeypatch.setattr(team, "serve_pages", served)
+        monkeypatch.setattr(running, "serve_pages", served)
         request = TeamRequest(**options)
         assert serve_team(own, request, ready=lambda *_: None, reporter=Reporter(said.append)) == 0
         return said, found[0], found[1]
 
     monkeypatch.delenv("FUSERY_WEBHOOK_SECRET", raising=False)
     said, largest, delivers = serve(port=0)
-    assert ("fusery token create" in said[0], largest, delivers) == (True, USUAL.largest, False)
+    assert ("fusery admin token create" in said[0], largest, delivers) == (True, USUAL.largest, False)
     own.tokens.create("one", "reader")
     assert serve(host="localhost", largest_blob=7) == ([], 7, False)
     own.webhooks.add("https://hooks.example/x", "alias.moved")

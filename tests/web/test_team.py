@@ -17,13 +17,13 @@ from waiting import wait_until
 from fusery.registry import Registry
 from fusery.registry.access.roles import ROLES, allows
 from fusery.registry.errors import BadInputError
-from fusery.web import doors
-from fusery.web.acts import ACTS, BY_NAME
+from fusery.web import auth
 from fusery.web.app import create_app
-from fusery.web.doors import SESSIONS, OwnDoor, Proxies, Sessions, TeamDoor
+from fusery.web.auth import SESSIONS, LocalAuth, Proxies, Sessions, TokenAuth
+from fusery.web.errors import NotSignedInError
+from fusery.web.forms import BY_NAME, FORMS
 from fusery.web.routes import API, Route
-from fusery.web.team import TeamRequest, serve_team
-from fusery.web.visitors import NotSignedInError
+from fusery.web.running import TeamRequest, serve_team
 
 pytestmark = pytest.mark.timing
 
@@ -55,7 +55,7 @@ def team(own: Registry) -> Iterator[Team]:
     secrets = {f"the-{role}": own.tokens.create(f"the-{role}", role).secret for role in ROLES}
     secrets["revoked"] = own.tokens.create("revoked", "admin").secret
     own.tokens.revoke("revoked")
-    with pages_of(own, TeamDoor(own, Proxies())) as address:
+    with pages_of(own, TokenAuth(own, Proxies())) as address:
         yield Team(own, address, secrets)
 
 
@@ -78,7 +78,7 @@ def asked(team: Team, route: Route, headers: Mapping[str, str]) -> Answer:
 
 
 def table(registry: Registry) -> list[Route]:
-    routes: list[Route] = create_app(registry, TeamDoor(registry, Proxies())).state.routes.made
+    routes: list[Route] = create_app(registry, TokenAuth(registry, Proxies())).state.routes.made
     return routes
 
 
@@ -86,7 +86,7 @@ def table(registry: Registry) -> list[Route]:
 def test_every_route_by_every_role(team: Team) -> None:
     routes = table(team.registry)
     assert len(routes) > 45
-    app = create_app(team.registry, TeamDoor(team.registry, Proxies()))
+    app = create_app(team.registry, TokenAuth(team.registry, Proxies()))
     assert {(each.path, method) for each in app.routes for method in each.methods - {"HEAD"}} == {
         (route.path, route.method) for route in routes if route.method != "HEAD"
     }
@@ -189,7 +189,13 @@ def test_pages_offer_what_the_role_may(team: Team) -> None:
     newest = team.registry.adapters.list(task="course_rec", sort="version:desc", limit=1)[0].name
     for role in ROLES:
         page = ask(team.address, f"/adapters/{newest}", **team.cookie(f"the-{role}"), **HTML).text
-        for name in ("promote", "approve", "yank", "set-alias", "note", "tags"):
+        for name in (
+            "aliases/promote",
+            "aliases/approve",
+            "adapters/yank-all",
+            "aliases/set",
+            "adapters/amend",
+        ):
             offered = f"/acts/{name}?" in page
             assert offered is allows(role, BY_NAME[name].role), (role, name)
 
@@ -197,7 +203,7 @@ def test_pages_offer_what_the_role_may(team: Team) -> None:
 def test_no_secret_is_shown_or_logged(team: Team, caplog: pytest.LogCaptureFixture) -> None:
     secret = team.secrets["the-admin"]
     cookie = team.cookie("the-admin")
-    for path in ("/", "/log", "/acts/yank", "/sign-in", "/nothing"):
+    for path in ("/", "/log", "/acts/adapters/yank-all", "/sign-in", "/nothing"):
         page = ask(team.address, path, **cookie, **HTML)
         assert secret not in page.text and secret not in str(page.headers)
     post_form(team.address, "/sign-in", {"token": secret + "x", "then": "/"})
@@ -213,32 +219,32 @@ def form_token(page: Answer) -> str:
 def test_a_proxy_is_believed_by_its_address(own: Registry) -> None:
     proxies = Proxies(networks=[LOOPBACK], role_header="X-Role", secret="between us")
     named = {"x-forwarded-user": "carla", "x-fusery-proxy": "between us", **HTML}
-    with pages_of(own, TeamDoor(own, proxies)) as address:
+    with pages_of(own, TokenAuth(own, proxies)) as address:
         page = ask(address, "/log", **named)
         assert (page.status, "carla (reader)" in page.text) == (200, True)
-        assert ask(address, "/acts/yank", **named).status == 403
-        token = form_token(ask(address, "/acts/yank", x_role="approver", **named))
+        assert ask(address, "/acts/adapters/yank-all", **named).status == 403
+        token = form_token(ask(address, "/acts/adapters/yank-all", x_role="approver", **named))
         assert len(token) == 64
         wrong = [{"x-fusery-proxy": "guessed"}, {"x-fusery-proxy": ""}, {"x-role": "root"}]
         for headers in (*wrong, {"x-forwarded-user": ""}, {"x-forwarded-user": "x" * 300}):
             assert ask(address, "/log", **{**named, **headers, **JSON}).status == 401, headers
         newest = own.adapters.list(task="course_rec", sort="version:desc", limit=1)[0].name
-        fields = {"form_token": token, "adapter": newest, "reason": "no"}
-        done = post_form(address, "/acts/yank", fields, **{**named, "x-role": "approver"})
+        fields = {"form_token": token, "references": newest, "reason": "no"}
+        done = post_form(address, "/acts/adapters/yank-all", fields, **{**named, "x-role": "approver"})
         assert done.status == 303
         assert own.upkeep.log(limit=1)[0].actor == "carla"
         # Another's form is not good for her.
         other = {**named, "x-forwarded-user": "dan", "x-role": "approver"}
-        assert post_form(address, "/acts/lift", fields, **other).status == 403
+        assert post_form(address, "/acts/adapters/unyank-all", fields, **other).status == 403
     elsewhere = Proxies(networks=[ip_network("10.0.0.0/8")])
-    with pages_of(own, TeamDoor(own, elsewhere)) as address:
+    with pages_of(own, TokenAuth(own, elsewhere)) as address:
         said = {**named, "x-forwarded-for": "10.1.2.3", **JSON}
         assert ask(address, "/log", **said).status == 401
 
 
 def test_who_asks_too_often_waits(own: Registry, caplog: pytest.LogCaptureFixture) -> None:
     secret = own.tokens.create("fast", "reader").secret
-    with pages_of(own, TeamDoor(own, Proxies()), paced=True) as address:
+    with pages_of(own, TokenAuth(own, Proxies()), paced=True) as address:
         wrong = [ask(address, "/log", authorization="Bearer wrong", **JSON).status for _ in range(20)]
         assert wrong == [401] * 20
         wait_until(lambda: ask(address, "/log", authorization="Bearer wrong", **JSON).status == 429)
@@ -256,10 +262,10 @@ def test_who_asks_too_often_waits(own: Registry, caplog: pytest.LogCaptureFixtur
 def test_a_proxy_s_headers_are_one_each_and_only_those_that_were_named(own: Registry) -> None:
     """Nobody gets a role by a header that no proxy knows to remove, nor a second name by brackets."""
     named = {"x-forwarded-user": "bob", **JSON}
-    with pages_of(own, TeamDoor(own, Proxies(networks=[LOOPBACK]))) as address:
+    with pages_of(own, TokenAuth(own, Proxies(networks=[LOOPBACK]))) as address:
         assert ask(address, "/log", **named).status == 200
         for header in ("-", "x-role", "x-forwarded-role"):
-            assert ask(address, "/acts/yank", **{**named, header: "admin"}).status == 403, header
+            assert ask(address, "/acts/adapters/yank-all", **{**named, header: "admin"}).status == 403, header
         for name in ("anna (a) (b)", "anna (x)", ")", "an\x07na", "   ", "\xff"):
             assert ask(address, "/log", **{**named, "x-forwarded-user": name}).status in (400, 401), name
         assert raw_status(address, "X-Forwarded-User: eve", "X-Forwarded-User: anna") == 401
@@ -302,7 +308,7 @@ def test_unsafe_settings_are_refused(own: Registry) -> None:
 def test_over_tls_the_cookie_is_this_host_s_alone(own: Registry) -> None:
     secret = own.tokens.create("t", "reader").secret
     secure = {"x-forwarded-proto": "https"}
-    with pages_of(own, TeamDoor(own, Proxies(networks=[LOOPBACK]))) as address:
+    with pages_of(own, TokenAuth(own, Proxies(networks=[LOOPBACK]))) as address:
         entered = post_form(address, "/sign-in", {"token": secret}, **secure)
         cookie = entered.headers["set-cookie"].split("; ")[0]
         assert cookie.startswith("__Host-fusery_token=") and "Secure" in entered.headers["set-cookie"]
@@ -311,15 +317,16 @@ def test_over_tls_the_cookie_is_this_host_s_alone(own: Registry) -> None:
 
 
 def test_each_act_says_which_role_it_needs() -> None:
-    publisher = {"set-alias", "note", "tags", "record-deployment", "end-deployment"}
-    approver = {"promote", "approve", "withdraw-approval", "roll-back", "yank", "lift"}
-    assert {act.name for act in ACTS if act.role == "publisher"} == publisher
-    assert {act.name for act in ACTS if act.role == "approver"} == approver
-    assert len(ACTS) == len(publisher | approver)
+    publisher = {"aliases/set", "adapters/amend", "deployments/record", "deployments/end"}
+    approver = {f"aliases/{name}" for name in ("promote", "approve", "withdraw-approval", "roll-back")}
+    approver |= {"adapters/yank-all", "adapters/unyank-all"}
+    assert {act.name for act in FORMS if act.role == "publisher"} == publisher
+    assert {act.name for act in FORMS if act.role == "approver"} == approver
+    assert len(FORMS) == len(publisher | approver)
 
 
 def test_a_key_of_one_s_own_pages_opens_no_others() -> None:
-    one, two = OwnDoor("a"), OwnDoor("a")
+    one, two = LocalAuth("a"), LocalAuth("a")
     assert one.key != two.key and one.cookie != two.cookie
     assert not one.opens(two.key) and not one.opens("")
 
@@ -327,7 +334,7 @@ def test_a_key_of_one_s_own_pages_opens_no_others() -> None:
 def test_one_principal_has_one_share_of_requests(own: Registry) -> None:
     """A client without a valid token is counted by its address, whatever its header says."""
     secret = own.tokens.create("ann", "reader").secret
-    door = TeamDoor(own, Proxies())
+    door = TokenAuth(own, Proxies())
 
     def asker(authorization: str = "", cookie: str = "") -> str:
         headers = [(b"authorization", authorization.encode())] if authorization else []
@@ -336,19 +343,19 @@ def test_one_principal_has_one_share_of_requests(own: Registry) -> None:
             "type": "http", "method": "GET", "path": "/", "query_string": b"", "scheme": "http",
             "server": ("localhost", 80), "client": ("192.0.2.7", 5), "headers": headers,
         }  # fmt: skip
-        return door.asker(Request(scope))
+        return door.client_key(Request(scope))
 
     anonymous = asker()
     made_up = {asker(f"Bearer fusery_{n:043d}") for n in range(5)} | {asker("Basic eA=="), asker("Bearer")}
     assert made_up == {anonymous}
-    door.holder(secret)
+    door.authenticate(secret)
     cookie = f"fusery_token={door.sessions.begin(secret)}"
     named = {asker(f"{scheme} {secret}") for scheme in ("Bearer", "bearer", "BEARER", "bearer  ")}
     assert named | {asker(cookie=cookie)} == {"name ann"} != {anonymous}
     assert asker(cookie="fusery_token=made-up") == anonymous
     own.tokens.revoke("ann")
     with pytest.raises(NotSignedInError):
-        door.holder(secret)
+        door.authenticate(secret)
     assert {asker(f"Bearer {secret}"), asker(cookie=cookie)} == {anonymous}, "a stolen token is not ann"
 
 
@@ -358,6 +365,6 @@ def test_sessions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     begun = [sessions.begin("a token") for _ in range(SESSIONS[1] + 1)]
     assert [sessions.token_of(each) for each in begun[:2]] == [None, "a token"]
     assert sessions.token_of(other) == "another token"
-    monkeypatch.setattr(doors, "SESSIONS", (2, 20))
+    monkeypatch.setattr(auth, "SESSIONS", (2, 20))
     begun = [sessions.begin(f"token {number}") for number in range(3)]
     assert [sessions.token_of(each) for each in (other, *begun)] == [None, None, "token 1", "token 2"]

@@ -18,17 +18,17 @@ from urllib.parse import urlsplit
 
 import pytest
 import tiny_models
-from page_server import Answer, ask, pages_of, post_form
+from page_server import Answer, ask, pages_of, post_form, post_json
 from sqlalchemy import select, update
 from starlette.requests import Request
 from waiting import wait_until
 
 from fusery.registry import Registry, tables
-from fusery.registry.collect import collect
+from fusery.registry.collect.collect import collect
 from fusery.registry.exchange.uploads import UploadLimits
 from fusery.web import app as application
-from fusery.web import guard, transfers
-from fusery.web.doors import Proxies, TeamDoor
+from fusery.web import limits, transfers
+from fusery.web.auth import Proxies, TokenAuth
 
 pytestmark = pytest.mark.timing
 
@@ -60,8 +60,8 @@ class Server:
             return SimpleNamespace(status=answer.status, headers=headers_back, body=answer.read())
 
     def missing(self, *digests: str) -> list[dict[str, object]]:
-        named = {"method": "POST", "authorization": f"Bearer {self.publisher}"}
-        answer = ask(self.url, "/api/v1/blobs/missing", body=json.dumps(digests), **named)
+        authorization = f"Bearer {self.publisher}"
+        answer = post_json(self.url, "/api/v1/blobs/missing", digests, authorization=authorization)
         assert answer.status == 200, answer.text
         return list(answer.json)
 
@@ -131,14 +131,14 @@ def server(own: Registry, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
             yield chunk
 
     monkeypatch.setattr(transfers, "_chunks", counted)
-    with pages_of(own, TeamDoor(own, Proxies())) as url:
+    with pages_of(own, TokenAuth(own, Proxies())) as url:
         yield Server(own, url, made["ci"], made["ann"], made["eve"], received)
 
 
 @pytest.fixture
 def known(server: Server) -> tuple[str, bytes]:
     with server.registry.workspace.database.read() as session:
-        row = session.scalars(select(tables.Blob).order_by(tables.Blob.size.desc())).first()
+        row = session.scalars(select(tables.BlobRow).order_by(tables.BlobRow.size.desc())).first()
         assert row is not None
         digest, generation = row.digest, row.generation
     path = server.registry.workspace.store.local_path(digest, generation=generation)  # type: ignore[arg-type]
@@ -178,7 +178,7 @@ def test_damaged_blobs_are_errors_with_a_hint(server: Server, known: tuple[str, 
 
     def record(size: int) -> None:
         with server.registry.workspace.database.write() as session:
-            session.execute(update(tables.Blob).where(tables.Blob.digest == digest).values(size=size))
+            session.execute(update(tables.BlobRow).where(tables.BlobRow.digest == digest).values(size=size))
 
     for size in (len(data) + 7, len(data) - 3):
         record(size)
@@ -204,7 +204,7 @@ def test_a_blob_is_stored_once_and_waits_for_its_record(server: Server) -> None:
 
     def intents() -> int:
         with workspace.database.read() as session:
-            return len(session.scalars(select(tables.Intent)).all())
+            return len(session.scalars(select(tables.IntentRow)).all())
 
     before = intents()
     assert server.missing(digest) == [{"digest": digest, "complete": False, "bytes": 0}]
@@ -217,7 +217,7 @@ def test_a_blob_is_stored_once_and_waits_for_its_record(server: Server) -> None:
     assert digest not in {each.name for each in collect(workspace, grace=0).items_}
     assert workspace.store.size(digest) == len(data)  # type: ignore[arg-type]
     with workspace.database.write() as session:  # as after a day
-        for intent in session.scalars(select(tables.Intent)):
+        for intent in session.scalars(select(tables.IntentRow)):
             session.delete(intent)
     assert digest in {each.name for each in collect(workspace, grace=0).items_}
 
@@ -244,6 +244,29 @@ def test_wrong_bytes_leave_nothing(server: Server) -> None:
     assert (server.parts, server.come(data)) == ([], 0)
 
 
+def test_what_is_not_sent_leaves_no_claim(server: Server) -> None:
+    def claimed() -> set[str]:
+        with server.registry.workspace.database.read() as session:
+            return set(session.scalars(select(tables.IntentRow.digest)))
+
+    before = claimed()
+    for seed in range(4):
+        data = noise(1000, seed)
+        assert server.put(b"?" * 1000, digest_of(data)).status == 400
+        assert server.put(data[:1], digest_of(data), Upload_Offset="9", Upload_Length="10").status == 409
+        head = server.head_of(digest_of(data), "Content-Length: 1000")
+        with server.connect() as connection:
+            connection.sendall(head)
+    wait_until(lambda: claimed() == before)
+    parts = [noise(1000, seed) for seed in range(20, 26)]
+    for data in parts:
+        server.begin(data, 100).close()
+        wait_until(lambda data=data: server.come(data) == 100)  # type: ignore[misc]
+    assert len(claimed() - before) == LIMITS.parts
+    empty = server.put(b"")
+    assert empty.status == 200 and digest_of(b"") in claimed()
+
+
 def test_lengths_that_cannot_be(server: Server) -> None:
     data = b"some bytes"
     for lines, status in [
@@ -259,6 +282,8 @@ def test_lengths_that_cannot_be(server: Server) -> None:
         (("Content-Length: 10", "X: and more"), "200"),  # which is another request, and none
     ]:
         body = data + b"and more\r\n\r\n" if status == "200" else data
+        if not lines:
+            body = b""  # which would be another request, and may be refused first
         if "chunked" in str(lines):
             body = b"a\r\nsome bytes\r\n0\r\n\r\n"
         back = server.raw(server.head_of(digest_of(data), *lines), body)
@@ -288,7 +313,7 @@ def test_whoever_holds_on_leaves_room_for_others(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As many fetch a blob and read nothing as there are turns, by one name, however they write the header; somebody else is served meanwhile."""
-    monkeypatch.setattr(guard, "STALLED", 600)  # none of them is hung up on
+    monkeypatch.setattr(limits, "STALLED", 600)  # none of them is hung up on
     folder = tiny_models.make_base(tmp_path / "large", layers=1, vocab=40_000, hidden=256)
     server.registry.bases.add(folder, name="large")
     data = (folder / "model.safetensors").read_bytes()
@@ -297,7 +322,7 @@ def test_whoever_holds_on_leaves_room_for_others(
     schemes = itertools.cycle(("Bearer ", "bearer ", "BEARER ", "bEARER  "))
     with ExitStack() as opened:
         parts = urlsplit(server.url)
-        for scheme in itertools.islice(schemes, guard.TRANSFERS[0]):
+        for scheme in itertools.islice(schemes, limits.TRANSFERS[0]):
             head = f"GET /api/v1/blobs/{digest_of(data)} HTTP/1.1\r\nHost: localhost\r\n"
             reading = opened.enter_context(socket.socket())
             reading.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -344,6 +369,19 @@ def test_bodies_that_are_none(server: Server, place: str) -> None:
         answer = ask(server.url, f"/api/v1/{place}", body=body, **asking)
         assert answer.status in (400, 413), answer.text
         assert answer.json["error"]["message"]
+
+
+@pytest.mark.parametrize("text", ["\ud800", "\x1b[2J"])
+def test_errors_repeat_no_text_that_cannot_be_shown(server: Server, text: str) -> None:
+    sent = json.loads(server.registry.transfers.package("course_rec@1", fused=False))
+    authorization = f"Bearer {server.publisher}"
+    for kind, change in (("adapter", {"name": text}), ("base", {"names": [text]})):
+        changed = {**sent, kind: [{**sent[kind][0], **change}]}
+        answer = post_json(server.url, "/api/v1/packages/plan", changed, authorization=authorization)
+        assert (answer.status, text in answer.json["error"]["message"]) == (400, False)
+    for document in ({"reference": text, "note": "x"}, {"reference": "course_rec@1", "tags": {text: "x"}}):
+        answer = post_json(server.url, "/api/v1/adapters/amend", document, authorization=authorization)
+        assert 400 <= answer.status < 500 and text not in answer.json["error"]["message"]
 
 
 def test_who_sends_next_to_nothing_is_not_waited_for(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

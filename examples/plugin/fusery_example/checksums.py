@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fusery.registry.bundles import BundleSource, Choices, Target
-from fusery.registry.bundles.layout import Layout, LayoutError, model_layout
-from fusery.registry.bundles.record import bundle_record, sealed_bytes
-from fusery.registry.bundles.writing import BundleFolder
+from fusery.registry.bundles import (
+    BundleFolder,
+    BundleSource,
+    Choices,
+    Layout,
+    LayoutError,
+    Target,
+    bundle_record,
+    model_layout,
+    sealed_bytes,
+)
 from fusery.storage.digest import digest_file
 
 LIST = "SHA256SUMS"

@@ -16,7 +16,7 @@ RANK = Code(
     "warning",
     "the rank is above what our servers are started for",
     "the adapter is refused when it is served, which is too late",
-    f"train with a rank of {MOST} at most, or: fusery shrink REF --rank {MOST}",
+    f"train with a rank of {MOST} at most, or: fusery combine REF --rank {MOST}",
 )
 
 

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 from fusery_example.checksums import LIST
 
-from fusery.registry.bundles import Target
-from fusery.registry.bundles.layout import LayoutError
+from fusery.registry.bundles import LayoutError, Target
 from fusery.testing.targets import MakeSource, TargetContract
 
 

@@ -15,7 +15,7 @@ from vllm.lora.request import LoRARequest
 from vllm.lora.resolver import LoRAResolver
 
 if TYPE_CHECKING:
-    from fusery.registry.sync.resolving import Resolver
+    from fusery.integrations.sync.resolving import Resolver
 
 LOG = logging.getLogger("fusery_vllm")
 
@@ -24,7 +24,7 @@ _PORT = "8000"
 
 
 class FuseryResolver(LoRAResolver):
-    """Asks the registry that the environment names; see `fusery.registry.sync.served_from`."""
+    """Asks the registry that the environment names; see `fusery.integrations.sync.resolving`."""
 
     def __init__(self) -> None:
         """Open nothing yet."""
@@ -47,8 +47,7 @@ class FuseryResolver(LoRAResolver):
         return await asyncio.to_thread(self._resolved, base_model_name, lora_name)
 
     def _resolved(self, base: str, name: str) -> LoRARequest | None:
-        from fusery.registry.sync.resolving import NotServedError
-        from fusery.registry.sync.served_from import max_lora_rank
+        from fusery.integrations.sync.resolving import NotServedError, max_lora_rank
         from fusery.storage.errors import FuseryError
 
         try:
@@ -69,7 +68,7 @@ class FuseryResolver(LoRAResolver):
     def _opened(self) -> Resolver:
         with self._lock:
             if self._resolver is None:
-                from fusery.registry.sync.served_from import resolver_of_environment
+                from fusery.integrations.sync.resolving import resolver_of_environment
 
                 place = f"vllm@{socket.gethostname()}:{_port(sys.argv)}"
                 self._resolver = resolver_of_environment(os.environ, "vllm", place)

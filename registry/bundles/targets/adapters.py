@@ -13,15 +13,13 @@ from fusery.storage.safetensors import read_header
 
 from ...adapters.files import CONFIG, WEIGHTS
 from ...documents import provenance_part
-from ...server.document import read_document
-from ...server.errors import DocumentError
-from ..choices import Choices
-from ..image_files import check_image_files, image_names, write_image_files
-from ..layout import Layout, LayoutError, model_layout
-from ..record import bundle_record, sealed_bytes
+from ...runtime.document import read_document
+from ...runtime.errors import DocumentError
+from ..image import check_image_files, image_names, write_image_files
 from ..rendering import render
-from ..source import BundleSource
-from ..writing import BundleFolder
+from ..source import BundleSource, Choices
+from ..target import Layout, LayoutError, model_layout
+from ..writing import BundleFolder, bundle_record, sealed_bytes
 
 BASE, ADAPTERS, TOKENIZER = "base", "adapters", "tokenizer"
 
@@ -41,12 +39,23 @@ def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
     if source.tokenizer is not None:
         bundle.copy(source.tokenizer, under=f"{TOKENIZER}/")
     bundle.write("serving.json", json.dumps(serving_document(source, record), indent=2).encode() + b"\n")
-    bundle.write("README.md", render("adapters_readme.md.j2", **readme_values(source, record)))
+    readme: Mapping[str, Any] = {
+        "name": source.name,
+        "base": provenance_part(record["provenance"], "base").get("name"),
+        "adapters": [adapter["facts"] for adapter in record["adapters"]],
+        "routes": {
+            name: {target: 1.0} if isinstance(target, str) else target
+            for name, target in source.routes.items()
+        },
+        "first": source.adapters[0].name,
+        **image_names(record),
+    }
+    bundle.write("README.md", render("adapters_readme.md.j2", **readme))
     bundle.write("fusery.json", sealed_bytes(record, bundle.manifest()))
 
 
 def serving_document(source: BundleSource, record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the server reads; `fusery.registry.server.document` describes it."""
+    """Return what the server reads; `fusery.registry.runtime.document` describes it."""
     base = provenance_part(record["provenance"], "base")
     return {
         "format": 1,
@@ -61,21 +70,6 @@ def serving_document(source: BundleSource, record: Mapping[str, Any]) -> dict[st
             for adapter in source.adapters
         ],
         "routes": dict(source.routes),
-    }
-
-
-def readme_values(source: BundleSource, record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the README is rendered from."""
-    leads = {
-        name: {target: 1.0} if isinstance(target, str) else target for name, target in source.routes.items()
-    }
-    return {
-        "name": source.name,
-        "base": provenance_part(record["provenance"], "base").get("name"),
-        "adapters": [adapter["facts"] for adapter in record["adapters"]],
-        "routes": leads,
-        "first": source.adapters[0].name,
-        **image_names(record),
     }
 
 
@@ -102,7 +96,7 @@ def check(folder: Path) -> Layout:
 
 def _modules(base: Path) -> set[str]:
     """Return the modules of a base by name; none where mlx-lm calls them otherwise than the files do."""
-    from ...engine.naming import NeedsModelClassError, require_by_name
+    from ...engine.architectures import NeedsModelClassError, require_by_name
 
     try:
         require_by_name(read_object(base / "config.json"), written_by_mlx=False)

@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ...server.document import read_document
-from ...server.errors import DocumentError
-from ..cards.card import card_values
-from ..choices import Choices
-from ..image_files import check_image_files, image_names, write_image_files
-from ..layout import Layout, LayoutError, model_layout
-from ..record import bundle_record, sealed_bytes
+from ...runtime.document import read_document
+from ...runtime.errors import DocumentError
+from ..card import card_values
+from ..image import check_image_files, image_names, write_image_files
 from ..rendering import render
-from ..source import BundleSource
-from ..writing import BundleFolder
+from ..source import BundleSource, Choices
+from ..target import Layout, LayoutError, model_layout
+from ..writing import BundleFolder, bundle_record, sealed_bytes
 from .model import write_model
 
 MODEL = "model"

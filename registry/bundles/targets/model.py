@@ -12,16 +12,12 @@ from fusery.storage.manifest import FileEntry
 from ...charts.curves import CURVE, curve_svg
 from ...documents import provenance_part
 from ...models.architecture import Architecture, read_architecture
-from ..cards.card import ALWAYS, card_values
-from ..cards.measured import EVAL_RESULTS, eval_results
-from ..cards.template import render_card
-from ..choices import Choices
-from ..gguf_files import writes_gguf
-from ..layout import Layout, model_layout
-from ..record import bundle_record, sealed_bytes
-from ..servers import transformers_class, transformers_reads
-from ..source import BundleSource
-from ..writing import BundleFolder, Sink
+from ..card import SHIPS, card_values
+from ..card_facts import EVAL_RESULTS, eval_results
+from ..card_template import render_card
+from ..source import BundleSource, Choices
+from ..target import Layout, model_layout, own_targets
+from ..writing import BundleFolder, Sink, bundle_record, sealed_bytes
 
 
 def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
@@ -30,10 +26,7 @@ def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
 
 
 def write_model(source: BundleSource, bundle: Sink, choices: Choices, *, under: str = "") -> None:
-    """Write them to a folder of the bundle, with a slash at its end, or to the bundle itself.
-
-    What a reader of a stream wants to know first comes first.
-    """
+    """Write them to a folder of the bundle, with a slash at its end, or to the bundle itself."""
     for name, content in own_files(source, choices).items():
         bundle.write(under + name, content)
     bundle.copy(source.fused, under=under, link=choices.link)
@@ -47,7 +40,7 @@ def own_files(source: BundleSource, choices: Choices, *, target: str = "model") 
         record,
         base_name=choices.base_name,
         transformers=transformers_class(model),
-        targets=_targets(source, model),
+        targets={name for name, _ in SHIPS if (ship := own_targets().get(name)) and ship.accepts(source)},
     )
     card = render_card(values, choices.card)
     own = {"README.md": card}
@@ -59,13 +52,6 @@ def own_files(source: BundleSource, choices: Choices, *, target: str = "model") 
     return {"fusery.json": sealed_bytes(record, [*source.fused.manifest, *made]), **own}
 
 
-def _targets(source: BundleSource, model: Architecture) -> set[str]:
-    """Return the targets in the card's list that accept a fused model."""
-    found = {*ALWAYS, *(("ollama", "gguf") if writes_gguf(source.fused.paths) else ())}
-    named = isinstance(model.config.get("architectures"), list)
-    return {*found, "vllm"} if named and transformers_reads(model) else found
-
-
 def _eval_results(provenance: Mapping[str, Any]) -> bytes | None:
     """Return what was measured of the adapter, where a model is that adapter: alone, at its own scale, and all of it."""
     adapter, recipe = provenance_part(provenance, "adapter"), provenance_part(provenance, "recipe")
@@ -73,6 +59,28 @@ def _eval_results(provenance: Mapping[str, Any]) -> bytes | None:
     if provenance.get("with") or recipe.get("scale") is not None or not whole:
         return None
     return eval_results(adapter, name=f"the adapter {adapter.get('name')}")
+
+
+def is_packed(model: Architecture) -> bool:
+    """Tell whether a model is quantised in MLX's format, which only MLX reads."""
+    return any(weight.bits is not None for weight in model.weights.values())
+
+
+def transformers_reads(model: Architecture) -> bool:
+    """Tell whether transformers loads a model from its folder, with every tensor and without code from the hub."""
+    from ...adapters.peft_form import names_are_shared
+    from ...engine.architectures import NOT_IN_TRANSFORMERS
+
+    named = not model.written_by_mlx or names_are_shared(model)
+    return named and not is_packed(model) and model.model_type not in NOT_IN_TRANSFORMERS
+
+
+def transformers_class(model: Architecture) -> str | None:
+    """Return the class by which transformers loads a model from its folder; None where it does not load it."""
+    if not transformers_reads(model):
+        return None
+    # Only some models with a vision tower are in the other class, and all of them are in this one.
+    return "AutoModelForImageTextToText" if "vision_config" in model.config else "AutoModelForCausalLM"
 
 
 def check(folder: Path) -> Layout:

@@ -10,15 +10,10 @@
 
 The logic has two values.  A test of a field without a value is false; `not` negates, and `!=`, `!~` and `not in` are
 short for it.  So every adapter matches exactly one of X and not X.
-
-Two hundred lines of our own rather than a parser generator: the language is this small, and what takes the lines is
-what no generator brings, messages that point at the place and name the nearest field.
 """
 
-from .fields import FIELDS
+from ...errors import WhereError
+from .fields import FIELDS, And, In, IsNull, Node, Not, Or, Test, condition
 from .parse import parse
-from .problem import WhereError
-from .select import condition
-from .tree import And, In, IsNull, Node, Not, Or, Test
 
 __all__ = ["FIELDS", "And", "In", "IsNull", "Node", "Not", "Or", "Test", "WhereError", "condition", "parse"]

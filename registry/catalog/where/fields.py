@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, date, datetime, time
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, exists, false, func, or_, select
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Double,
+    Select,
+    and_,
+    collate,
+    exists,
+    false,
+    func,
+    literal,
+    not_,
+    or_,
+    select,
+)
 from sqlalchemy.orm import aliased
 
 from ... import tables
@@ -14,14 +30,69 @@ from ...errors import BadInputError
 from ...names import parse_slug
 from ...record import Kind, parts_of
 from ...records.adapter_details import AdapterDetails
-from ...records.evaluations import METRIC, newest_value, parse_metric
-from ...records.recipe import source_pairs
-from ...records.withdrawals import is_yanked
+from ...records.amendments import TAG
+from ...records.evaluation import METRIC, parse_metric
+from ...records.views import newest_value
+from ...records.withdrawals import is_yanked, source_pairs
+
+Value = bool | int | float | str | date | datetime
+"""What a field is compared with, of the field's kind."""
+
+WORDS = frozenset({"and", "or", "not", "in", "is", "null", "true", "false"})
+"""What cannot be a text without quotes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Test:
+    """A field compared with a value.  `op` is one of = < <= > >= ~, of which ~ looks for a part of a text."""
+
+    __test__ = False  # pytest takes what is called so for a class of tests
+
+    field: str
+    op: str
+    value: Value
+
+
+@dataclass(frozen=True, slots=True)
+class In:
+    """A field that has one of some values."""
+
+    field: str
+    values: tuple[Value, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class IsNull:
+    """A field that has no value."""
+
+    field: str
+
+
+@dataclass(frozen=True, slots=True)
+class Not:
+    """What holds where another does not."""
+
+    operand: Node
+
+
+@dataclass(frozen=True, slots=True)
+class And:
+    """What holds where all of two or more do."""
+
+    operands: tuple[Node, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Or:
+    """What holds where one of two or more does."""
+
+    operands: tuple[Node, ...]
+
+
+Node = Test | In | IsNull | Not | And | Or
+
 
 Condition = Callable[[Any], ColumnElement[bool]]
-
-TAG = "tag."
-"""What the name of a tag begins with."""
 
 _TEXT = frozenset({"=", "~"})
 _ORDER = frozenset({"=", "<", "<=", ">", ">="})
@@ -38,11 +109,10 @@ _EXAMPLES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
+class WhereField:
     """One field.
 
     Attributes:
-        kind: of its values.
         column: the expression of its value; None if there may be several.
         rows: the query for its values, whose one column is tested, if there may be several.
         choices: all values that it can have, if they are known.
@@ -71,84 +141,149 @@ class Field:
         if self.inherited is not None:
             adapter, value = self.inherited.selected_columns
             having = self.inherited.with_only_columns(adapter).where(condition(value))
-            return or_(func.coalesce(condition(self.column), false()), tables.Adapter.id.in_(having))
+            return or_(func.coalesce(condition(self.column), false()), tables.AdapterRow.id.in_(having))
         if self.rows is None:
             return func.coalesce(condition(self.column), false())
         (value,) = self.rows.selected_columns
-        return exists(self.rows.where(condition(value)).correlate(tables.Adapter))
+        return exists(self.rows.where(condition(value)).correlate(tables.AdapterRow))
 
     def missing(self) -> ColumnElement[bool]:
         """Return a condition that is true where it has no value."""
         if self.inherited is not None:
             having = self.inherited.with_only_columns(self.inherited.selected_columns[0])
-            return and_(self.column.is_(None), tables.Adapter.id.not_in(having))
+            return and_(self.column.is_(None), tables.AdapterRow.id.not_in(having))
         if self.rows is None:
             found: ColumnElement[bool] = self.column.is_(None)
             return found
-        return ~exists(self.rows.correlate(tables.Adapter))
+        return ~exists(self.rows.correlate(tables.AdapterRow))
 
 
-def field_named(name: str) -> Field | None:
+def field_named(name: str) -> WhereField | None:
     """Return a field, None if there is none of that name."""
-    if name.startswith(METRIC):
-        return _metric(name.removeprefix(METRIC))
-    if not name.startswith(TAG):
+    if not name.startswith((METRIC, TAG)):
         return FIELDS.get(name)
     try:
+        if name.startswith(METRIC):
+            return WhereField("real", newest_value(parse_metric(name.removeprefix(METRIC))))
         key = parse_slug(name.removeprefix(TAG), "tag")
     except BadInputError:
         return None
-    tag = tables.AdapterTag
-    return Field(
-        "text",
-        _one(select(tag.value).where(tag.adapter_id == tables.Adapter.id, tag.key == key)),
+    tag = tables.AdapterTagRow
+    return WhereField(
+        "text", _one(select(tag.value).where(tag.adapter_id == tables.AdapterRow.id, tag.key == key))
     )
-
-
-def _metric(name: str) -> Field | None:
-    try:
-        value = newest_value(parse_metric(name))
-    except BadInputError:
-        return None
-    return Field("real", value)
 
 
 def _one(query: Select[Any]) -> Any:
-    return query.correlate(tables.Adapter).scalar_subquery()
+    return query.correlate(tables.AdapterRow).scalar_subquery()
 
 
-def _fields() -> dict[str, Field]:
-    adapter, base = tables.Adapter, tables.BaseName
+def _fields() -> dict[str, WhereField]:
+    adapter, base = tables.AdapterRow, tables.BaseNameRow
     parent = aliased(adapter)
-    task = _one(select(tables.Task.name).where(tables.Task.id == adapter.task_id))
-    dataset = _one(select(tables.Dataset.name).where(tables.Dataset.id == adapter.dataset_id))
-    source, pairs = aliased(adapter), source_pairs(select(tables.AdapterSource.adapter_id), up=True)
+    task = _one(select(tables.TaskRow.name).where(tables.TaskRow.id == adapter.task_id))
+    dataset = _one(select(tables.DatasetRow.name).where(tables.DatasetRow.id == adapter.dataset_id))
+    source, pairs = aliased(adapter), source_pairs(select(tables.AdapterSourceRow.adapter_id), up=True)
     of_sources = (
-        select(pairs.c.adapter, tables.Dataset.name)
+        select(pairs.c.adapter, tables.DatasetRow.name)
         .join(source, source.id == pairs.c.source)
-        .join(tables.Dataset, tables.Dataset.id == source.dataset_id)
+        .join(tables.DatasetRow, tables.DatasetRow.id == source.dataset_id)
     )
-    size = _one(select(tables.Manifest.size).where(tables.Manifest.id == adapter.manifest_id))
+    size = _one(select(tables.ManifestRow.size).where(tables.ManifestRow.id == adapter.manifest_id))
     parents = _one(select(parent.name).where(parent.id == adapter.parent_id))
     bases = select(base.name).where(base.base_id == adapter.base_id)
-    aliases = select(tables.Alias.name).where(tables.Alias.adapter_id == adapter.id)
-    findings = select(tables.AdapterFinding.code).where(tables.AdapterFinding.adapter_id == adapter.id)
+    aliases = select(tables.AliasRow.name).where(tables.AliasRow.adapter_id == adapter.id)
+    findings = select(tables.AdapterFindingRow.code).where(tables.AdapterFindingRow.adapter_id == adapter.id)
     elsewhere = {
-        "task": Field("text", task),
-        "base": Field("text", None, bases),
-        "trained_on": Field("text", adapter.trained_on_name),
-        "bytes": Field("size", size),
-        "dataset": Field("text", dataset, inherited=of_sources),
-        "parent": Field("text", parents),
-        "yanked": Field("flag", is_yanked(adapter.id)),
+        "task": WhereField("text", task),
+        "base": WhereField("text", None, bases),
+        "trained_on": WhereField("text", adapter.trained_on_name),
+        "bytes": WhereField("size", size),
+        "dataset": WhereField("text", dataset, inherited=of_sources),
+        "parent": WhereField("text", parents),
+        "yanked": WhereField("flag", is_yanked(adapter.id)),
     }
     found = {
-        name: elsewhere.get(name) or Field(part.kind, getattr(adapter, name), choices=part.about.choices)
+        name: elsewhere.get(name) or WhereField(part.kind, getattr(adapter, name), choices=part.about.choices)
         for name, part in parts_of(AdapterDetails).items()
         if part.about.filterable
     }
-    return {**found, "alias": Field("text", None, aliases), "finding": Field("text", None, findings)}
+    return {
+        **found,
+        "alias": WhereField("text", None, aliases),
+        "finding": WhereField("text", None, findings),
+    }
 
 
-FIELDS: dict[str, Field] = _fields()
+FIELDS: dict[str, WhereField] = _fields()
 """Every field by its name; besides, each tag is one, `tag.KEY`, and each metric, `metric.NAME`."""
+
+
+_ESCAPE = "\\"
+
+
+def condition(node: Node, dialect: str) -> ColumnElement[bool]:
+    """Return the condition on `tables.AdapterRow` that a tree means; true or false, never NULL."""
+    match node:
+        case And(operands):
+            return and_(*(condition(operand, dialect) for operand in operands))
+        case Or(operands):
+            return or_(*(condition(operand, dialect) for operand in operands))
+        case Not(operand):
+            return not_(condition(operand, dialect))
+        case IsNull(name):
+            return _field(name).missing()
+        case In(name, values):
+            field = _field(name)
+            return or_(*(field.holds(_test(field, "=", value, dialect)) for value in values))
+        case Test(name, op, value):
+            field = _field(name)
+            return field.holds(_test(field, op, value, dialect))
+
+
+def _field(name: str) -> WhereField:
+    field = field_named(name)
+    assert field is not None, "the parser knows all fields"
+    return field
+
+
+def _test(field: WhereField, op: str, value: Value, dialect: str) -> Condition:
+    if op == "~":
+        # On both databases, only the letters A to Z are folded.
+        return lambda column: func.lower(collate(column, "C") if dialect == "postgresql" else column).like(
+            _pattern(str(value)), escape=_ESCAPE
+        )
+    if field.kind == "moment" and isinstance(value, date) and not isinstance(value, datetime):
+        return _day_test(op, value)
+    bound: Any = value
+    if field.kind in ("whole", "size", "real"):
+        # A parameter as wide as its value: the column's own type may be narrower.
+        bound = literal(value, BigInteger if isinstance(value, int) else Double)
+    return lambda column: _COMPARISONS[op](column, bound)
+
+
+_COMPARISONS: Mapping[str, Callable[[Any, Any], Any]] = {
+    "=": operator.eq,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+
+
+def _day_test(op: str, day: date) -> Condition:
+    """A moment against a day: within it, before its start, after its end."""
+    start, end = (datetime.combine(day, at, UTC) for at in (time.min, time.max))
+    if op == "=":
+        return lambda column: and_(column >= start, column <= end)
+    return lambda column: _COMPARISONS[op](column, end if op in ("<=", ">") else start)
+
+
+def _pattern(text: str) -> str:
+    """Return LIKE's pattern: the whole value where the text has * or ?, else any value that contains it."""
+    small = "".join(char.lower() if char.isascii() else char for char in text)
+    for special in (_ESCAPE, "%", "_"):
+        small = small.replace(special, _ESCAPE + special)
+    if "*" in small or "?" in small:
+        return small.replace("*", "%").replace("?", "_")
+    return f"%{small}%"

@@ -2,14 +2,203 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Literal, cast
 
-from ...records.evaluations import METRIC
-from .fields import FIELDS, TAG, Field, field_named
-from .problem import WhereError, nearest
-from .tokens import Token, tokenize
-from .tree import WORDS, And, In, IsNull, Node, Not, Or, Test, Value
-from .values import read_value
+from ...errors import BadInputError, WhereError
+from ...parsing import is_ago, nearest, parse_moment
+from ...records.amendments import TAG
+from ...records.evaluation import METRIC
+from .fields import FIELDS, WORDS, And, In, IsNull, Node, Not, Or, Test, Value, WhereField, field_named
+
+LENGTH = 4000
+"""Characters of an expression."""
+
+Kind = Literal["word", "number", "date", "text", "sign", "end"]
+
+_TOKEN = re.compile(
+    r"""
+      (?P<space>\s+)
+    | (?P<date>[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[Tt][0-9:.]+(?:[Zz]|[+-][0-9]{2}:?[0-9]{2})?)?(?![0-9A-Za-z_]))
+    | (?P<number>[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?[A-Za-z]*(?![0-9A-Za-z_]))
+    | (?P<word>[A-Za-z_*?][A-Za-z0-9_*?]*(?:[.:@-][A-Za-z0-9_*?]+)*)
+    | (?P<text>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')
+    | (?P<sign><=|>=|!=|==|!~|[=<>~(),])
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Lexeme:
+    """One piece."""
+
+    kind: Kind
+    text: str
+    start: int
+
+
+def tokenize(expression: str) -> list[Lexeme]:
+    """Cut an expression into tokens, the last of which is an `end`."""
+    if len(expression) > LENGTH:
+        raise WhereError(
+            f"the expression has {len(expression)} characters, more than {LENGTH}", expression, LENGTH
+        )
+    tokens, place = [], 0
+    while place < len(expression):
+        match = _TOKEN.match(expression, place)
+        if match is None:
+            raise _strange(expression, place)
+        kind, text = str(match.lastgroup), match.group()
+        if kind == "text":
+            text = re.sub(r"\\(.)", r"\1", text[1:-1], flags=re.DOTALL)
+        if kind != "space":
+            tokens.append(Lexeme(cast(Kind, kind), text, place))
+        place = match.end()
+    return [*tokens, Lexeme("end", "", len(expression))]
+
+
+def _strange(expression: str, place: int) -> WhereError:
+    if expression[place] in "\"'":
+        return WhereError("this text has no closing quote", expression, place)
+    if expression[place].isdigit():
+        return WhereError(
+            "this is neither a number nor a date", expression, place, hint="put a text in quotes"
+        )
+    return WhereError(
+        f"{expression[place]!r} has no meaning here", expression, place, hint="put a text in quotes"
+    )
+
+
+PATTERN = 200
+"""Characters of a pattern."""
+
+STARS = 8
+"""Stars in a pattern: what matching costs grows with each."""
+
+_NUMBER = re.compile(r"(?P<number>[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)(?P<unit>[A-Za-z]*)")
+_SIZES = {
+    "": 1,
+    "B": 1,
+    **{f"{prefix}B": 1000**power for power, prefix in enumerate("KMGT", 1)},
+    **{f"{prefix}IB": 1024**power for power, prefix in enumerate("KMGT", 1)},
+}
+_COUNTS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9}
+_LARGEST = 2**63 - 1
+_EXPECTED = {
+    "text": "a text",
+    "choice": "a word",
+    "whole": "a number",
+    "real": "a number",
+    "size": "a size, such as 5MB",
+    "day": "a date, such as 2026-01-15 or 7d for seven days ago",
+    "moment": "a date or a time, such as 2026-01-15T12:30Z or 7d for seven days ago",
+    "flag": "true or false",
+}
+
+
+def read_value(field: WhereField, token: Lexeme, expression: str, *, part: bool = False) -> Value:
+    """Return the value that a token means to a field."""
+    value = _read(field, token)
+    if value is None:
+        reserved = token.kind == "word" and token.text.lower() in WORDS
+        hint = "to look for what has no value, write: FIELD is null" if token.text.lower() == "null" else None
+        if reserved and field.kind == "text" and hint is None:
+            hint = f'put it in quotes: "{token.text}"'
+        raise WhereError(f"expected {_EXPECTED[field.kind]}", expression, token.start, hint=hint)
+    if field.choices and value not in field.choices and not part:
+        hint = nearest(str(value), field.choices) or f"one of {', '.join(field.choices)}"
+        raise WhereError(f"{str(value)[:60]!r} is none of its values", expression, token.start, hint=hint)
+    if part and (len(str(value)) > PATTERN or str(value).count("*") > STARS):
+        raise WhereError(
+            f"a pattern has at most {PATTERN} characters and {STARS} stars", expression, token.start
+        )
+    if isinstance(value, str) and ("\0" in value or any("\ud800" <= char <= "\udfff" for char in value)):
+        raise WhereError("this text holds NUL or half of a character", expression, token.start)
+    return value
+
+
+def _read(field: WhereField, token: Lexeme) -> Value | None:
+    if field.kind in ("text", "choice"):
+        return _text(token)
+    if field.kind == "flag":
+        return {"true": True, "false": False}.get(token.text.lower()) if token.kind == "word" else None
+    if field.kind == "day":
+        return _day(token)
+    if field.kind == "moment":
+        return _moment(token)
+    if token.kind != "number":
+        return None
+    if field.kind == "size":
+        return _whole(token, _SIZES)
+    return _whole(token, _COUNTS) if field.kind == "whole" else _real(token)
+
+
+def _text(token: Lexeme) -> str | None:
+    # A number or a date is a text too, as one may be a tag's value; a word that means something else is not.
+    if token.kind in ("text", "number", "date"):
+        return token.text
+    return token.text if token.kind == "word" and token.text.lower() not in WORDS else None
+
+
+def _whole(token: Lexeme, units: dict[str, int]) -> int | float | None:
+    """Return a number with its unit: whole where it is, so that what is compared is exact."""
+    match = _NUMBER.fullmatch(token.text)
+    unit = units.get(match["unit"].upper()) if match else None
+    if match is None or unit is None:
+        return None
+    if re.fullmatch(r"[+-]?[0-9]{1,30}", match["number"]):
+        whole = int(match["number"]) * unit
+        return whole if abs(whole) <= _LARGEST else None
+    value = float(match["number"]) * unit
+    if not math.isfinite(value) or abs(value) > _LARGEST:
+        return None
+    return int(value) if value.is_integer() else value
+
+
+def _real(token: Lexeme) -> float | None:
+    match = _NUMBER.fullmatch(token.text)
+    if match is None or match["unit"]:
+        return None
+    value = float(match["number"])
+    return value if math.isfinite(value) else None
+
+
+def _day(token: Lexeme) -> date | None:
+    if token.kind not in ("date", "text", "number"):
+        return None
+    if is_ago(token.text):
+        moment = _ago(token.text)
+        return moment and moment.date()
+    try:
+        return date.fromisoformat(token.text)
+    except ValueError:
+        return None
+
+
+def _moment(token: Lexeme) -> date | datetime | None:
+    if is_ago(token.text) and token.kind in ("text", "number"):
+        return _ago(token.text)
+    day = _day(token)
+    if day is not None or token.kind not in ("date", "text"):
+        return day
+    try:
+        moment = datetime.fromisoformat(token.text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _ago(text: str) -> datetime | None:
+    try:
+        return parse_moment(text)
+    except BadInputError:  # before the first year
+        return None
+
 
 DEPTH = 50
 """Parentheses and `not` within each other."""
@@ -22,11 +211,7 @@ _OPERATORS = frozenset({"=", "==", "!=", "<", "<=", ">", ">=", "~", "!~"})
 
 
 def parse(expression: str) -> Node:
-    """Return the tree of an expression.
-
-    Raises:
-        WhereError: it is not one; says where, and what was expected.
-    """
+    """Return the tree of an expression."""
     return _Parser(expression).whole()
 
 
@@ -44,39 +229,33 @@ class _Parser:
         return node
 
     @property
-    def _token(self) -> Token:
+    def _token(self) -> Lexeme:
         return self._tokens[self._place]
 
-    def _take(self) -> Token:
+    def _take(self) -> Lexeme:
         token = self._token
         self._place += token.kind != "end"
         return token
 
     def _word(self, *words: str) -> bool:
-        """Take a word or a sign if it is there."""
         token = self._token
         found = token.kind in ("word", "sign") and token.text.lower() in words
         if found:
             self._take()
         return found
 
-    def _problem(self, message: str, token: Token | None = None, hint: str | None = None) -> WhereError:
+    def _problem(self, message: str, token: Lexeme | None = None, hint: str | None = None) -> WhereError:
         at = token or self._token
         return WhereError(message, self._expression, at.start, hint=hint)
 
     def _disjunction(self, depth: int) -> Node:
-        nodes = self._chain("or", lambda: self._conjunction(depth))
-        return nodes[0] if len(nodes) == 1 else Or(tuple(nodes))
+        return self._chain("or", Or, lambda: self._chain("and", And, lambda: self._negation(depth)))
 
-    def _conjunction(self, depth: int) -> Node:
-        nodes = self._chain("and", lambda: self._negation(depth))
-        return nodes[0] if len(nodes) == 1 else And(tuple(nodes))
-
-    def _chain(self, word: str, operand: Callable[[], Node]) -> list[Node]:
+    def _chain(self, word: str, kind: type[And | Or], operand: Callable[[], Node]) -> Node:
         nodes = [operand()]
         while self._word(word):
             nodes.append(operand())
-        return nodes
+        return nodes[0] if len(nodes) == 1 else kind(tuple(nodes))
 
     def _negation(self, depth: int) -> Node:
         if depth > DEPTH:
@@ -115,13 +294,12 @@ class _Parser:
         self._take()
         op = _NEGATED.get(operator.text, "=" if operator.text == "==" else operator.text)
         if op not in field.operators:
-            raise self._problem(
-                f"{token.text} cannot be compared with {op!r}", operator, hint=_operators(field, token.text)
-            )
+            hint = f"{token.text} takes {' '.join(sorted(field.operators))}, 'in' and 'is null'"
+            raise self._problem(f"{token.text} cannot be compared with {op!r}", operator, hint=hint)
         node = Test(token.text, op, self._value(field, part=op == "~"))
         return Not(node) if operator.text in _NEGATED else node
 
-    def _field(self, token: Token) -> Field:
+    def _field(self, token: Lexeme) -> WhereField:
         field = field_named(token.text) if token.kind == "word" else None
         if field is None:
             hint = nearest(token.text, [*FIELDS, f"{TAG}KEY", f"{METRIC}NAME"]) or _field_hint()
@@ -134,7 +312,7 @@ class _Parser:
             raise self._problem("expected 'null' or 'not null' after 'is'")
         return Not(IsNull(name)) if negated else IsNull(name)
 
-    def _values(self, field: Field) -> tuple[Value, ...]:
+    def _values(self, field: WhereField) -> tuple[Value, ...]:
         if not self._word("("):
             raise self._problem("expected '(' after 'in'")
         values = [self._value(field)]
@@ -145,11 +323,10 @@ class _Parser:
             raise self._problem("expected ',' or ')'")
         return tuple(values)
 
-    def _value(self, field: Field, *, part: bool = False) -> Value:
-        token = self._take()
-        return read_value(field, token, self._expression, part=part)
+    def _value(self, field: WhereField, *, part: bool = False) -> Value:
+        return read_value(field, self._take(), self._expression, part=part)
 
-    def _count(self, token: Token) -> None:
+    def _count(self, token: Lexeme) -> None:
         self._tests += 1
         if self._tests > TESTS:
             raise self._problem(f"the expression has more than {TESTS} tests", token)
@@ -157,7 +334,3 @@ class _Parser:
 
 def _field_hint() -> str:
     return f"fields: {', '.join(FIELDS)}, {TAG}KEY, {METRIC}NAME"
-
-
-def _operators(field: Field, name: str) -> str:
-    return f"{name} takes {' '.join(sorted(field.operators))}, 'in' and 'is null'"

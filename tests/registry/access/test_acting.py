@@ -21,13 +21,13 @@ def test_records_are_made_under_the_name(stocked: Registry) -> None:
     expected = [("tester", False), ("anna", True), ("carl", False)]
     assert [(one.actor, one.authenticated) for one in workspaces] == expected
     with stocked.workspace.database.read() as session:
-        row = session.scalars(select(tables.Adapter)).all()[0]
+        row = session.scalars(select(tables.AdapterRow)).all()[0]
         session.expunge(row)
         row.created_by = "somebody, another registry claims"
         assert owner_of(session, row) == "tester"
     # So is a change that no use case records.
     with stocked.acting("anna").workspace.database.write() as session:
-        session.add(tables.Task(name="other"))
+        session.add(tables.TaskRow(name="other"))
     last = stocked.upkeep.log()[-1]
     assert (last.action, last.actor) == ("records.changed", "anna")
 

@@ -16,7 +16,7 @@ def test_each_role_may_what_those_before_it_may() -> None:
     assert list(MEANINGS) == list(ROLES)
     for (first, one), (second, other) in product(enumerate(ROLES), repeat=2):
         assert allows(one, other) is (first >= second)
-    [check] = [one for one in tables.Token.__table__.constraints if isinstance(one, CheckConstraint)]
+    [check] = [one for one in tables.TokenRow.__table__.constraints if isinstance(one, CheckConstraint)]
     assert str(check.sqltext) == f"role IN ({', '.join(map(repr, ROLES))})"
     assert parse_role(" Admin ") == "admin"
     with pytest.raises(BadInputError):
@@ -25,7 +25,7 @@ def test_each_role_may_what_those_before_it_may() -> None:
 
 def test_a_publisher_changes_only_own_adapters(stocked: Registry) -> None:
     with stocked.workspace.database.read() as session:
-        adapter = session.get_one(tables.Adapter, 1)
+        adapter = session.get_one(tables.AdapterRow, 1)
         for name, role, may in (
             ("tester", "publisher", True),
             ("Tester (laptop)", "publisher", True),

@@ -40,7 +40,7 @@ def refused(registry: Registry, secret: str) -> tuple[str, str | None]:
 
 def expire(registry: Registry, name: str, at: datetime) -> None:
     with registry.workspace.database.write() as session:
-        session.execute(update(tables.Token).where(tables.Token.name == name).values(expires_at=at))
+        session.execute(update(tables.TokenRow).where(tables.TokenRow.name == name).values(expires_at=at))
 
 
 def test_a_token_lets_its_bearer_in_until_it_is_revoked(registry: Registry) -> None:

@@ -12,7 +12,7 @@ import pytest
 import tiny_models
 
 from fusery.registry import Registry
-from fusery.registry.adapters.base_copies import COPY, OTHER, QUANTISED_COPY, UNKNOWN, likeness
+from fusery.registry.adapters.whole import COPY, OTHER, QUANTISED_COPY, UNKNOWN, likeness
 from fusery.storage.jsonfile import read_object
 
 HEAD, EMBEDDING, NORM = "lm_head.weight", "model.embed_tokens.weight", "model.norm.weight"

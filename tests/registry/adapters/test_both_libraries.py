@@ -11,13 +11,11 @@ import adapters_by_class
 import numpy as np
 import pytest
 import tiny_models
-from both_libraries import apart, by_mlx, by_peft, fused
-from peft_folders import edit_config, numbers, real_peft
+from peft_folders import apart, by_mlx, by_peft, edit_config, fused, numbers, real_peft
 
 from fusery.registry import Registry
-from fusery.registry.models.experts import LAYOUTS
-from fusery.registry.models.language_model import ALIKE
-from fusery.registry.records.base_files import base_folder
+from fusery.registry.models.libraries import ALIKE, LAYOUTS
+from fusery.registry.records.bases import base_folder
 from fusery.storage.jsonfile import read_object
 
 pytest.importorskip("mlx_lm")

@@ -18,7 +18,7 @@ from fusery.registry import Registry
 from fusery.registry.adapters.folder import read_adapter_folder
 from fusery.registry.errors import BadInputError
 from fusery.registry.models.architecture import read_architecture
-from fusery.registry.models.experts import LAYOUTS
+from fusery.registry.models.libraries import LAYOUTS
 from fusery.storage.jsonfile import read_object
 from fusery.storage.manifest import manifest_of
 
@@ -35,8 +35,8 @@ _NUMBERS = count()
 
 
 def test_the_guide_names_the_classes() -> None:
-    guide = Path(__file__).parents[3] / "docs/guides/formats.md"
-    told = guide.read_text(encoding="utf-8").partition("fusery knows ")[2].partition(". For these")[0]
+    guide = Path(__file__).parents[3] / "docs/reference/formats.md"
+    told = guide.read_text(encoding="utf-8").partition("fusery maps them for ")[2].partition("; others")[0]
     assert set(re.findall("`([^`]+)`", told)) == set(LAYOUTS)
 
 
@@ -95,7 +95,7 @@ def test_wherever_it_goes_it_is_laid_on_its_base(
     with Registry.open(tmp_path / "elsewhere") as other:
         there = other.adapters.show(added.name)
         assert there["renderings"] == module_registry.adapters.show(added.name)["renderings"]
-        assert other.upkeep.audit_all(anew=True, jobs=1).ok
+        assert other.upkeep.audit(jobs=1).ok
         assert "switch_mlp.gate_proj" in there["target_modules"][1]
 
 

@@ -17,9 +17,8 @@ from fusery.registry import Registry
 from fusery.registry.adapters.files import PEFT_WEIGHTS as WEIGHTS
 from fusery.registry.adapters.peft_form import write_peft
 from fusery.registry.models.architecture import Architecture
-from fusery.registry.models.language_model import ALIKE
-from fusery.registry.records.base_files import base_folder
-from fusery.registry.records.bases import recorded_architecture
+from fusery.registry.models.libraries import ALIKE
+from fusery.registry.records.bases import base_folder, recorded_architecture
 from fusery.registry.records.references import resolve_base
 from fusery.storage.digest import digest_file
 
@@ -129,6 +128,6 @@ def exported(registry: Registry, base: Path, tmp_path: Path) -> Path:
 
 
 def test_the_guide_names_the_classes() -> None:
-    guide = Path(__file__).parents[3] / "docs/guides/formats.md"
-    told = guide.read_text(encoding="utf-8").partition("The way to PEFT is known for ")[2].partition(":")[0]
+    guide = Path(__file__).parents[3] / "docs/reference/formats.md"
+    told = guide.read_text(encoding="utf-8").partition("Conversion to PEFT supports ")[2].partition(".\n")[0]
     assert set(re.findall("`([^`]+)`", told)) == ALIKE

@@ -9,17 +9,16 @@ import numpy as np
 import peft_folders
 import pytest
 import tiny_models
-from both_libraries import apart
-from peft_folders import make_peft, numbers, real_peft
+from peft_folders import apart, make_peft, numbers, real_peft
 
 from fusery.registry import Registry
 from fusery.registry.adapters.folder import read_adapter_folder
 from fusery.registry.adapters.peft_config import FIELDS
 from fusery.registry.adapters.render import render_peft
-from fusery.registry.behaviour.models import Model
 from fusery.registry.errors import BadInputError
 from fusery.registry.fusion.fuse import FuseRequest
 from fusery.registry.models.architecture import read_architecture
+from fusery.research.models import LoadedModel
 
 # Importing torch takes seconds, and PEFT is asked by every test.
 pytestmark = pytest.mark.slow
@@ -162,7 +161,7 @@ def test_groups_of_a_quantised_base_take_the_update_up_in_their_biases(
     for precision in ("auto", "keep"):
         fused = module_registry.fused.fuse(added.name, FuseRequest(precision))
         assert (fused.format, fused.fidelity.verdict) == ("keep, in the biases", "PASS")
-        found = Model.load(Path(fused["path"]), numpy=False).run(TOKENS.astype(np.int32))
+        found = LoadedModel.load(Path(fused["path"]), numpy=False).run(TOKENS.astype(np.int32))
         assert apart(found, expected[0]) < 1e-4
     after = tiny_models.read_tensors(Path(fused["path"]) / "model.safetensors")
     changed = {tensor for tensor, value in after.items() if value != before[tensor]}

@@ -15,7 +15,7 @@ from sqlalchemy import func, select
 
 from fusery.registry import Registry, tables
 from fusery.registry.adapters.folder import read_adapter_folder
-from fusery.registry.admission.refusal import AdmissionError
+from fusery.registry.admission.code import AdmissionError
 from fusery.registry.errors import BadInputError
 from fusery.storage.digest import digest_file
 from fusery.storage.errors import FormatError
@@ -67,7 +67,7 @@ def test_a_rendering_that_came_out_differently_is_not_fused(
 ) -> None:
     with_base.adapters.register(make_peft(tmp_path / "peft", tiny_base), base="tiny", task="one")
     with with_base.workspace.database.write() as session:
-        row = session.scalars(select(tables.AdapterRendering)).one()
+        row = session.scalars(select(tables.AdapterRenderingRow)).one()
         row.digest = "0" * 64
     with pytest.raises(FormatError):
         with_base.fused.fuse("one@1")
@@ -157,8 +157,8 @@ def test_what_cannot_be_carried_over_is_refused_by_name(
     assert code in {finding.code for finding in errors}, [finding.to_dict() for finding in errors]
     assert all(finding.message and "\n" not in finding.message for finding in errors)
     with untouched.workspace.database.read() as session:
-        assert session.scalar(select(func.count()).select_from(tables.Adapter)) == 0
-        assert session.scalar(select(func.count()).select_from(tables.Intent)) == 0
+        assert session.scalar(select(func.count()).select_from(tables.AdapterRow)) == 0
+        assert session.scalar(select(func.count()).select_from(tables.IntentRow)) == 0
     assert [finding.code for finding in untouched.adapters.check(folder, base="tiny", task="one")]
 
 

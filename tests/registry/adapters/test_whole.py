@@ -13,12 +13,11 @@ import numpy as np
 import peft_folders
 import pytest
 import tiny_models
-from both_libraries import by_mlx
-from peft_folders import PREFIX, numbers
+from peft_folders import PREFIX, by_mlx, numbers
 
 from fusery.registry import Registry
 from fusery.registry.adapters.whole import read_whole
-from fusery.registry.bundles.target import TARGETS
+from fusery.registry.bundles.target import own_targets
 from fusery.registry.errors import BadInputError, FusionUnsupportedError
 from fusery.registry.fusion.fuse import FuseRequest
 from fusery.storage.safetensors import read_header
@@ -141,7 +140,7 @@ USES: dict[str, Callable[[Registry, str, Path], object]] = {
         f"bundle for {target}": lambda r, name, out, target=target: r.bundles.materialize(
             name, out / "bundle", target=target, content="adapters"
         )
-        for target, kind in TARGETS.items()
+        for target, kind in own_targets().items()
         if "adapters" in kind.contents and target != "hub"
     },
 }

@@ -3,18 +3,70 @@
 from __future__ import annotations
 
 import json
-import re
+import os
 import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import pytest
 import tiny_models
 from broken_adapters import look
+
+from fusery.registry.admission.candidate import LIMIT, look_around
+
+
+def test_names_sizes_and_first_bytes_are_seen(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b.py").write_text("print('hi')")
+    (tmp_path / ".c").write_bytes(b"\x7fELF" + b"\0" * 20)
+    found = {entry.path: entry for entry in look_around(tmp_path).entries}
+    assert (found["a/b.py"].size, found["a/b.py"].head, found["a/b.py"].suffix) == (11, b"print('h", ".py")
+    assert (found[".c"].size, found[".c"].head[:4], found[".c"].hidden) == (24, b"\x7fELF", True)
+
+
+def test_what_tools_leave_is_passed_over(tmp_path: Path) -> None:
+    for name in (".git", ".cache"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.py").write_text("x")
+    (tmp_path / ".DS_Store").write_text("x")
+    assert look_around(tmp_path).entries == ()
+
+
+def test_links_and_pipes_are_not_opened(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("canary")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / ".link").symlink_to("../secret")
+    os.mkfifo(folder / ".pipe")
+    assert {(each.path, each.size, each.head) for each in look_around(folder).entries} == {
+        (".link", 0, b""),
+        (".pipe", 0, b""),
+    }
+
+
+def test_any_name_can_be_recorded(tmp_path: Path) -> None:
+    os.close(os.open(os.fsencode(tmp_path) + b"/.a\n\xff\x1b", os.O_CREAT | os.O_WRONLY))
+    (entry,) = look_around(tmp_path).entries
+    assert entry.path.isprintable()
+    assert entry.path.encode()
+
+
+def test_a_crowd_is_cut_off(tmp_path: Path) -> None:
+    for number in range(LIMIT + 50):
+        (tmp_path / f"{number}").touch()
+    assert len(look_around(tmp_path).entries) == LIMIT
+
+
+def test_depth_is_bounded(tmp_path: Path) -> None:
+    folder = tmp_path.joinpath(*["d"] * 9)
+    folder.mkdir(parents=True)
+    (folder / "x.py").write_text("x")
+    assert look_around(tmp_path).entries == ()
+    assert look_around(tmp_path / "nowhere").entries == ()
+
 
 Make = Callable[[Path], None]
 
@@ -37,13 +89,6 @@ def files(**contents: bytes) -> Make:
             path.write_bytes(content)
 
     return make
-
-
-def raw_of(tensors: dict[str, Any], dtype: Any) -> dict[str, tiny_models.Raw]:
-    return {
-        name: (kind, np.frombuffer(data, dtype).reshape(shape))
-        for name, (kind, shape, data) in tensors.items()
-    }
 
 
 def both(*makes: Make) -> Make:
@@ -165,37 +210,6 @@ def test_the_hint_for_npz_makes_an_adapter_of_it(
     assert not [finding for finding in look(folder, tiny_base) if finding.severity == "error"]
     after = mx.load(str(folder / "adapters.safetensors"))
     assert all(mx.array_equal(after[name], value) for name, value in before.items())
-
-
-@pytest.mark.parametrize(
-    ("words", "scale"),
-    [
-        (r"earlier versions by alpha = ([0-9.]+);", 20.0),
-        (r"0\.5\.0 and later multiply by alpha / rank = ([0-9.]+),", 2.5),
-    ],
-)
-def test_the_hint_for_mlx_vlm_has_the_scale_of_each_version(
-    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, scale: float
-) -> None:
-    """Layers multiply by alpha up to 0.4.4 and by alpha / rank in 0.5.0 (mlx_vlm/trainer/lora.py); the files are alike."""
-    folder = tiny_models.make_adapter(tmp_path / "folder", tiny_base, scale=scale)
-    before = tiny_models.read_tensors(folder / "adapters.safetensors")
-    raw = {
-        name.replace("lora_a", "A").replace("lora_b", "B"): value
-        for name, value in raw_of(before, np.float32).items()
-    }
-    (folder / "adapters.safetensors").unlink()
-    tiny_models.write_tensors(folder / "adapters.safetensors", raw, None)
-    (folder / "adapter_config.json").write_text(json.dumps({"rank": 8, "alpha": 20.0, "dropout": 0.0}))
-    (found,) = look(folder, tiny_base)
-    (advised,) = re.findall(words, found.hint)
-    with pytest.raises(ValueError):  # nobody passes over the choice
-        follow(found.hint, folder, monkeypatch, found.hint.rpartition('" ')[2])
-    follow(found.hint, folder, monkeypatch, advised)
-    assert not [finding for finding in look(folder, tiny_base) if finding.severity == "error"]
-    assert tiny_models.read_tensors(folder / "adapters.safetensors") == before
-    config = json.loads((folder / "adapter_config.json").read_text())
-    assert (config["lora_parameters"]["scale"], config["lora_parameters"]["rank"]) == (scale, 8)
 
 
 def test_other_files_beside_an_adapter_do_not_matter(tiny_base: Path, tmp_path: Path) -> None:

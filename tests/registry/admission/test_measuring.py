@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusery.registry.adapters.mlx_config import lora_modules
-from fusery.registry.admission.measuring import measure, update_norm
-from fusery.registry.admission.values import Values
+from fusery.registry.admission.measuring import Values, measure, update_norm
 from fusery.storage.safetensors import read_header
 
 

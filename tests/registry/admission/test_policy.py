@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusery.registry.adapters.finding import Finding, verdict
-from fusery.registry.admission.policy import Policy
-from fusery.registry.admission.rules import CODES
+from fusery.registry.admission.rules import CODES, SeverityPolicy
 from fusery.registry.errors import BadInputError
 from fusery.registry.settings.settings import Settings
 
@@ -32,7 +31,7 @@ SEVERITIES = st.dictionaries(
 
 @given(FINDINGS, SEVERITIES)
 def test_what_is_set_is_what_counts(findings: list[Finding], severities: dict[str, Any]) -> None:
-    counted = Policy(severities).apply(findings)
+    counted = SeverityPolicy(severities).apply(findings)
     assert len(counted) == sum(severities.get(finding.code) != "off" for finding in findings)
     assert all(finding.severity == severities.get(finding.code, finding.severity) for finding in counted)
     order = ["error", "warning", "info"]
@@ -41,7 +40,10 @@ def test_what_is_set_is_what_counts(findings: list[Finding], severities: dict[st
 
 @given(FINDINGS, SEVERITIES)
 def test_strict_fails_where_there_was_a_warning(findings: list[Finding], severities: dict[str, Any]) -> None:
-    plain, strict = Policy(severities).apply(findings), Policy(severities, strict=True).apply(findings)
+    plain, strict = (
+        SeverityPolicy(severities).apply(findings),
+        SeverityPolicy(severities, strict=True).apply(findings),
+    )
     assert verdict(strict) == ("pass" if verdict(plain) == "pass" else "fail")
     assert len(strict) == len(plain)
 
@@ -64,17 +66,17 @@ def configured(home: Path, text: str) -> Settings:
 )
 def test_invalid_severities_are_refused(text: str, tmp_path: Path) -> None:
     with pytest.raises(BadInputError):
-        Policy.configured(configured(tmp_path / "home", text).severities)
+        SeverityPolicy.configured(configured(tmp_path / "home", text).severities)
 
 
 def test_an_unknown_code_names_the_nearest_and_some_codes_are_fixed() -> None:
     with pytest.raises(BadInputError, match="did you mean 'pickle_file'"):
-        Policy.configured({"pickel_file": "off"})
-    assert Policy.configured({"peft_whole_tensors": "error"})
+        SeverityPolicy.configured({"pickel_file": "off"})
+    assert SeverityPolicy.configured({"peft_whole_tensors": "error"})
     fixed = {code.name: code.severity for code in CODES.values() if code.fixed}
     for name, severity in fixed.items():
         with pytest.raises(BadInputError, match="an error: such" if severity == "error" else "noted: the"):
-            Policy.configured({name: "off"})
+            SeverityPolicy.configured({name: "off"})
     # By this one the registry knows later what the adapter holds.
     assert fixed.pop("peft_whole_tensors") == "info"
     assert set(fixed.values()) == {"error"}

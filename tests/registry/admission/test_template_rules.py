@@ -11,13 +11,13 @@ from typing import Any
 
 import chat_templates
 import pytest
-from template_processes import template_processes
+from programs import template_processes
 
 from fusery.registry import Registry
-from fusery.registry.admission.refusal import AdmissionError
-from fusery.registry.admission.template_rules import template_findings
+from fusery.registry.admission.code import AdmissionError
+from fusery.registry.admission.tokenizer_rules import template_findings
 from fusery.registry.errors import ModelUnusableError
-from fusery.registry.server.templates import process
+from fusery.registry.runtime.templates import process
 
 FILE, TOOLS, SETTINGS = (
     "chat_template.jinja",

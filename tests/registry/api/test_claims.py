@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-import json
-from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
 from page_server import Answer, pages_of, post_json
 from signing_keys import Pair
 from sqlalchemy import select
 
 from fusery.registry import Registry, tables
 from fusery.registry.errors import RoleError, ServerRefusedError
-from fusery.registry.fusion.foreign import foreign_key
 from fusery.registry.fusion.request import FuseRequest
-from fusery.registry.records.signature import RecordedEnvelope
-from fusery.registry.records.signatures import trusted_signers
-from fusery.registry.signing.sign import Signed, sign
-from fusery.registry.signing.subject import Subject, require_meant
+from fusery.registry.fusion.views import foreign_key
+from fusery.registry.records import bundles
+from fusery.registry.records.trust import RecordedEnvelope
+from fusery.registry.records.views import trusted_signers
+from fusery.registry.signing.sign import Signed, SigningSubject, require_meant, sign
 from fusery.registry.wire import LongText
-from fusery.web.doors import Proxies, TeamDoor
+from fusery.web.auth import Proxies, TokenAuth
 
 pytestmark = pytest.mark.timing
 
@@ -57,7 +51,7 @@ def team(stocked: Registry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
         name: stocked.tokens.create(f"the-{name}", "publisher" if name == "other" else name).secret
         for name in roles
     }
-    with pages_of(stocked, TeamDoor(stocked, Proxies())) as address:
+    with pages_of(stocked, TokenAuth(stocked, Proxies())) as address:
         yield Team(stocked, address, secrets)
 
 
@@ -87,27 +81,6 @@ def document(signed: Signed, **changes: str) -> dict[str, str]:
     }
 
 
-def sigstore(signed: Signed, identity: str) -> dict[str, str]:
-    """Return a signature as Sigstore makes it: with a certificate that names somebody."""
-    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([]))
-        .issuer_name(x509.Name([]))
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now)
-        .not_valid_after(now + timedelta(minutes=10))
-        .add_extension(x509.SubjectAlternativeName([x509.RFC822Name(identity)]), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    envelope = json.loads(signed.signature)
-    raw = b64encode(certificate.public_bytes(Encoding.DER)).decode()
-    envelope["verificationMaterial"] = {"x509CertificateChain": {"certificates": [{"rawBytes": raw}]}}
-    changed = {"scheme": "sigstore", "key_id": f"sigstore:{identity}", "public": ""}
-    return document(signed, **changed, envelope=json.dumps(envelope))
-
-
 def test_nobody_signs_in_another_keys_name(team: Team, key: Pair, stranger: Pair) -> None:
     trusted = team.own.trust.add_key("ceo", key.public, ["*#prod"])
     forged = made(team.own, stranger)
@@ -117,13 +90,7 @@ def test_nobody_signs_in_another_keys_name(team: Team, key: Pair, stranger: Pair
         )
         assert refused.status == 400, refused.text
     assert team.post("trust/record-signature", document(forged)).status == 403
-    by_sigstore = sigstore(forged, "ceo@example.org")
-    assert team.post("trust/record-signature", by_sigstore).status == 403
-    assert team.post("trust/record-signature", {**by_sigstore, "key_id": trusted.key_id}).status == 400
     assert team.own.trust.signatures("course_rec@1").signatures == ()
-    assert team.post("trust/record-signature", by_sigstore, "approver").status == 200
-    [recorded] = team.own.trust.signatures("course_rec@1").signatures
-    assert (recorded.signer, recorded.scheme) == (None, "sigstore")
 
 
 def test_rows_of_other_schemes_never_show_a_keys_name(team: Team, key: Pair) -> None:
@@ -136,7 +103,7 @@ def test_rows_of_other_schemes_never_show_a_keys_name(team: Team, key: Pair) -> 
         }
         kind, digest = values.pop("kind"), values.pop("digest")
         del values["public"]
-        session.add(tables.Signature(subject_kind=kind, subject_digest=digest, **values))
+        session.add(tables.SignatureRow(subject_kind=kind, subject_digest=digest, **values))
     [recorded] = team.own.trust.signatures("course_rec@1").signatures
     assert (recorded.key_id, recorded.signer) == (trusted.key_id, None)
     assert team.own.adapters.show("course_rec@1").signatures[0].signer is None
@@ -228,7 +195,7 @@ def test_invalid_bundles_are_refused(team: Team) -> None:
         refused = team.post("bundles/record", bundle(**changes))
         assert refused.status == 400, (str(changes)[:200], refused.text)
     with team.own.workspace.database.read() as session:
-        assert list(session.scalars(select(tables.Bundle))) == []
+        assert list(session.scalars(select(tables.BundleRow))) == []
 
 
 def test_bundles_of_others_are_replaced_by_approvers(team: Team) -> None:
@@ -239,8 +206,37 @@ def test_bundles_of_others_are_replaced_by_approvers(team: Team) -> None:
     assert (refused.status, refused.json["error"]["code"]) == (403, RoleError.code)
     assert team.post("bundles/record", changed, "approver").json is True
     with team.own.workspace.database.read() as session:
-        paths = [row.path for row in session.scalars(select(tables.Bundle).order_by(tables.Bundle.id))]
+        paths = [row.path for row in session.scalars(select(tables.BundleRow).order_by(tables.BundleRow.id))]
     assert paths == ["/srv/prod (replaced)", "/srv/prod"]
+
+
+def test_an_audit_never_reads_the_path_that_a_client_named(team: Team, tmp_path: Path) -> None:
+    private = tmp_path / "private"
+    private.mkdir()
+    (private / "secret.txt").write_bytes(b"of the server")
+    for path in (private, private / "secret.txt"):
+        assert team.post("bundles/record", bundle(path=str(path))).json is True
+    report = team.own.upkeep.audit()
+    assert report.ok, report.problems
+
+
+def test_a_repair_never_reads_the_path_that_a_client_named(team: Team, tmp_path: Path) -> None:
+    entry = team.own.adapters.show("course_rec@1").files[0]
+    place = team.own.workspace.store.local_path(entry.sha256)
+    assert place is not None
+    folder = tmp_path / "clients"
+    folder.mkdir()
+    (folder / entry.path).write_bytes(place.read_bytes())
+    assert team.post("bundles/record", bundle(path=str(folder), files=[entry.to_dict()])).json is True
+    place.unlink()
+    report = team.own.upkeep.audit(repair=True)
+    assert not report.ok and report.repaired == []
+
+
+def test_a_publisher_records_so_many_bundles(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundles, "BUNDLES", 2)
+    answers = [team.post("bundles/record", bundle(path=f"/srv/{number}")).status for number in range(3)]
+    assert answers == [200, 200, 400]
 
 
 def test_a_publisher_materializes_at_a_server(team: Team, tmp_path: Path) -> None:
@@ -254,14 +250,16 @@ def test_a_publisher_materializes_at_a_server(team: Team, tmp_path: Path) -> Non
     [recorded] = team.own.adapters.show("course_rec@1").bundles
     assert (recorded.path, recorded.digest) == (str(tmp_path / "out"), written.manifest.digest)
     with team.own.workspace.database.read() as session:
-        row = session.scalars(select(tables.Bundle)).one()
+        row = session.scalars(select(tables.BundleRow)).one()
         assert row.fused is not None
         assert row.fused.key == foreign_key(team.own.workspace.identity, again.key)
 
 
-MEANT = Subject("adapter", NAME, DIGEST, NAME, {"x": DIGEST})
-FUSED = Subject("fused", "a fused model", DIGEST, "b" * 64, {"x": DIGEST}, said=f"fused {'b' * 64} exact: ")
-BUNDLE = Subject("bundle", f"bundle {DIGEST[:12]}", DIGEST, DIGEST, {"x": DIGEST})
+MEANT = SigningSubject("adapter", NAME, DIGEST, NAME, {"x": DIGEST})
+FUSED = SigningSubject(
+    "fused", "a fused model", DIGEST, "b" * 64, {"x": DIGEST}, said=f"fused {'b' * 64} exact: "
+)
+BUNDLE = SigningSubject("bundle", f"bundle {DIGEST[:12]}", DIGEST, DIGEST, {"x": DIGEST})
 
 
 @pytest.mark.parametrize(
@@ -273,10 +271,10 @@ BUNDLE = Subject("bundle", f"bundle {DIGEST[:12]}", DIGEST, DIGEST, {"x": DIGEST
         ),
         *((text, MEANT) for text in (NAME, DIGEST, "A" * 8)),
         *((text, FUSED) for text in (DIGEST, "a" * 8, "b" * 64)),
-        *((text, BUNDLE) for text in (DIGEST, "/srv/prod")),
+        (DIGEST, BUNDLE),
     ],
 )
-def test_what_a_server_may_answer(text: str, subject: Subject) -> None:
+def test_what_a_server_may_answer(text: str, subject: SigningSubject) -> None:
     require_meant(text, subject)
 
 
@@ -294,10 +292,10 @@ def test_what_a_server_may_answer(text: str, subject: Subject) -> None:
         ("c" * 64, FUSED),
         ("b" * 64, replace(FUSED, said=f"fused {'c' * 64} exact: ")),
         *((text, BUNDLE) for text in ("c" * 64, "course_rec@1", "course_rec#prod", NAME)),
-        ("/srv/prod", replace(BUNDLE, name=NAME)),
+        ("/srv/prod", BUNDLE),
     ],
 )
-def test_what_a_server_may_not_answer(text: str, subject: Subject) -> None:
+def test_what_a_server_may_not_answer(text: str, subject: SigningSubject) -> None:
     with pytest.raises(ServerRefusedError):
         require_meant(text, subject)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pytest
 import fusery.registry
 from fusery.registry import BadInputError, Finding, FuseRequest, Registry
 from fusery.registry.api.resource import Resource
+from fusery.registry.database import events
+from fusery.registry.errors import UnknownReferenceError
 from fusery.registry.record import Record
 
 
@@ -73,8 +76,7 @@ def test_records_and_moments_are_references(
     third = stocked.adapters.register(folder, base=base, task="course_rec", parent=second)
     assert (third.base, third.parent) == (base.name, second.name)
     assert len(stocked.adapters.list(base=base)) == 3
-    assert stocked.provenance.impact(base).adapters == stocked.provenance.impact(f"base:{base.name}").adapters
-    assert stocked.provenance.impact(first).name == first.name
+    assert stocked.provenance.lineage(base).root == stocked.provenance.lineage(f"base:{base.name}").root
     assert stocked.adapters.show(first, at=third.created_at).name == first.name
     alone, several = stocked.adapters.compare("course_rec"), stocked.adapters.compare(["course_rec"])
     assert alone.to_dict() == several.to_dict()
@@ -85,10 +87,63 @@ def test_records_are_hashable(stocked: Registry) -> None:
 
     def read() -> list[Record]:
         adapter, listed = stocked.adapters.show("course_rec@1"), stocked.adapters.list()
-        return [adapter, stocked.bases.show("tiny"), stocked.provenance.impact("base:tiny"), *listed]
+        return [adapter, stocked.bases.show("tiny"), *listed]
 
     first, second = read(), read()
     assert [hash(record) for record in first] == [hash(record) for record in second]
     assert set(first) == set(second)
     with pytest.raises(TypeError, match="unhashable"):
         hash(stocked.upkeep.audit())
+
+
+pytestmark = pytest.mark.timing
+
+
+def happen(registry: Registry, *actions: str) -> None:
+    with registry.workspace.database.write() as session:
+        for action in actions:
+            kind = action.partition(".")[0]
+            events.record(session, action=action, kind=kind, subject="x", detail={}, actor="ann")
+
+
+def test_entries_are_yielded_as_they_come(registry: Registry) -> None:
+    happen(registry, "base.added")
+    stop = threading.Event()
+    coming = registry.upkeep.follow(stop=stop, pause=0.01)
+    assert [next(coming).action for _ in range(2)] == ["registry.made", "base.added"]
+    happen(registry, "adapter.signed", "alias.moved")
+    happen(registry, "adapter.yanked")
+    assert [next(coming).action for _ in range(3)] == ["adapter.signed", "alias.moved", "adapter.yanked"]
+    stop.set()
+    assert list(coming) == []
+
+
+def test_only_what_was_asked_for_is_yielded(registry: Registry) -> None:
+    happen(registry, *["base.added"] * 3)
+    coming = registry.upkeep.follow(action="base.added", limit=1, pause=0.01)
+    assert next(coming).seq == 4
+    happen(registry, "adapter.signed", "base.added", "adapter.signed")
+    assert next(coming).seq == 6
+    happen(registry, "base.added")
+    assert next(coming).seq == 8
+    coming.close()
+    with pytest.raises(UnknownReferenceError):
+        next(registry.upkeep.follow(reference="nowhere"))
+
+
+def test_what_is_written_at_the_same_time_is_yielded_once(registry: Registry) -> None:
+    stop, count = threading.Event(), 60
+
+    def write() -> None:
+        for _ in range(count):
+            happen(registry, "base.added")
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    found = []
+    for entry in registry.upkeep.follow(stop=stop, pause=0.001):
+        found.append(entry.seq)
+        if len(found) == count + 1:
+            stop.set()
+    thread.join()
+    assert found == list(range(1, count + 2))

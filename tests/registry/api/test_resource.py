@@ -11,7 +11,7 @@ import pytest
 import tiny_models
 
 from fusery.registry import Registry
-from fusery.registry.api.resource import Resource
+from fusery.registry.api.resource import Resource, use_case_of
 from fusery.registry.errors import BadInputError
 
 ADAPTER = "mail@1"
@@ -86,3 +86,25 @@ def test_a_token_that_somebody_pastes_is_not_on_record(known: Registry) -> None:
     shown = str(known.adapters.show(ADAPTER).to_dict()) + str(known.aliases.history("mail#beta"))
     assert secret[8:] not in "".join(said) + shown
     assert "fusery_***, as always" in shown and "fusery_*** leaked" in shown
+
+
+def test_each_use_case_takes_the_arguments_of_its_method(known: Registry) -> None:
+    methods = [
+        method
+        for part in vars(known).values()
+        if isinstance(part, Resource)
+        for method in vars(type(part)).values()
+        if hasattr(method, "use_case")
+    ]
+    assert len(methods) > 50
+    for method in methods:
+        taken, given = inspect.signature(use_case_of(method)), dict(inspect.signature(method).parameters)
+        if hasattr(method, "operation"):  # with the keys of keywords
+            given = {"self": given["self"], **method.operation.parameters}
+        names = [name for name, each in given.items() if each.kind is not each.KEYWORD_ONLY]
+        keywords = given.keys() - set(names)
+        if "say" in taken.parameters:
+            keywords -= {"reporter"}
+        given_too = taken.parameters.keys() & {"register"}
+        bound = taken.bind(*names, **dict.fromkeys(keywords | given_too))
+        assert keywords <= bound.kwargs.keys() <= taken.parameters.keys(), method.use_case

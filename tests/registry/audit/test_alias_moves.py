@@ -9,7 +9,8 @@ import pytest
 from sqlalchemy import text
 
 from fusery.registry import Registry
-from fusery.registry.audit.alias_moves import check_alias_moves
+from fusery.registry.audit.history import check_alias_moves
+from fusery.registry.audit.records import SealLog
 from fusery.registry.database import events
 
 FIRST, SECOND = "course_rec_v1_20260115", "course_rec_v2_20260201"
@@ -39,7 +40,7 @@ def edit(registry: Registry, *statements: str) -> None:
 
 def found(registry: Registry) -> list[str]:
     with registry.workspace.database.read() as session:
-        return [f"{each.subject}: {each.message}" for each in check_alias_moves(session)]
+        return [f"{each.subject}: {each.message}" for each in check_alias_moves(session, SealLog(session))]
 
 
 def test_honest_moves_agree(moved: Registry) -> None:
@@ -52,14 +53,14 @@ def test_honest_moves_agree(moved: Registry) -> None:
     [
         (
             "UPDATE alias SET adapter_id = 2 WHERE name = 'prod'",
-            "holds another adapter than its last move says",
+            "alias and its last move have different adapters",
         ),
-        ("UPDATE alias_move SET reason = 'x' WHERE id = 1", "the log has no entry for the move to"),
-        ("UPDATE alias_move SET to_adapter_id = 1 WHERE id = 2", "does not follow from the one before"),
-        ("DELETE FROM alias_move WHERE id = 1", "tells of a move that is not on record"),
+        ("UPDATE alias_move SET reason = 'x' WHERE id = 1", "no log entry for the move to"),
+        ("UPDATE alias_move SET to_adapter_id = 1 WHERE id = 2", "contradicts the previous move"),
+        ("DELETE FROM alias_move WHERE id = 1", "unrecorded move in entry"),
         (
             ADDED,
-            "the log has no entry for the move to",
+            "no log entry for the move to",
         ),
     ],
 )
@@ -75,9 +76,7 @@ def test_an_entry_without_a_move_is_named(moved: Registry) -> None:
         entry = events.record(
             session, action="alias.moved", kind="alias", subject=PROD, detail=detail, actor="eve"
         )
-    assert found(moved) == [
-        f"alias {PROD}: entry {entry.seq} of the log tells of a move that is not on record"
-    ]
+    assert found(moved) == [f"alias {PROD}: unrecorded move in entry {entry.seq} of the log"]
 
 
 ENDINGS: dict[str, tuple[str, Callable[[Registry], Any]]] = {

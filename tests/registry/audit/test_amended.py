@@ -13,8 +13,8 @@ from kept_registries import KeptStates
 from sqlalchemy import text
 
 from fusery.registry import Registry, tables
-from fusery.registry.audit.amended import check_amendments
-from fusery.registry.audit.records import check_records
+from fusery.registry.audit.history import check_amendments, check_history
+from fusery.registry.audit.records import SealLog, check_records
 from fusery.registry.database import events
 from fusery.registry.records.references import resolve_adapter
 
@@ -28,7 +28,9 @@ ONE, TWO = "course_rec_v1_20260115", "course_rec_v2_20260201"
 
 def found(registry: Registry) -> list[tuple[str, str]]:
     with registry.workspace.database.read() as session:
-        return [(each.code, each.subject) for each in (*check_records(session), *check_amendments(session))]
+        log = SealLog(session)
+        checks = (check_records, check_history, check_amendments)
+        return [(each.code, each.subject) for check in checks for each in check(session, log)]
 
 
 @pytest.fixture
@@ -79,7 +81,7 @@ def write_anew(registry: Registry, reference: str, *, told: bool = False, **valu
         adapter = resolve_adapter(session, reference)
         if told:
             now = registry.workspace.database.utcnow(session)
-            row = tables.Amendment(
+            row = tables.AmendmentRow(
                 field="val_loss", before="0.99", after="0.01", reason="", at=now, since=now, by="eve"
             )
             adapter.amendments.append(row)
@@ -104,7 +106,7 @@ def test_a_sealed_change_without_an_amendment_is_found(stocked: Registry) -> Non
     ):
         write_anew(stocked, TWO, **{column: value})
         with stocked.workspace.database.read() as session:
-            [problem] = [each for each in check_amendments(session) if TWO in each.subject]
+            [problem] = [each for each in check_history(session, SealLog(session)) if TWO in each.subject]
             entry = events.last(session)
         assert entry is not None and f"entry {entry.seq} " in problem.message
 
@@ -176,7 +178,7 @@ def test_no_value_of_an_amendment_stops_the_audit(stocked: Registry) -> None:
     for number, (field, value) in enumerate(values):
         with stocked.workspace.database.write() as session:
             adapter, at = resolve_adapter(session, ONE), stocked.workspace.database.utcnow(session)
-            row = tables.Amendment(
+            row = tables.AmendmentRow(
                 field=field, before=value, after="null", reason="", at=at, since=at, by="eve"
             )
             adapter.amendments.append(row)

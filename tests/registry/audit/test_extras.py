@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from fusery.registry import Registry
-from fusery.registry.audit.doctor import USES
-from fusery.registry.audit.extras import Extra, extras
+from fusery.registry.audit.doctor import USES, InstalledExtra, extras
 
 DECLARED = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text(encoding="utf-8"))[
     "project"
@@ -42,11 +41,11 @@ def test_an_extra_is_there_when_all_that_it_asks_for_is(
     )
     installed(tmp_path, "lib-x", "Provides-Extra: fast", 'Requires-Dist: fast-x==1.5; extra == "fast"')
     assert extras("app-x") == [
-        Extra("plain", ("lib-x 1.5",), (), True),
-        Extra("inner", ("lib-x 1.5",), ("fast-x",), True),
-        Extra("lacking", (), ("none-x",), True),
-        Extra("both", (), ("fast-x",), True),
-        Extra("elsewhere", (), (), False),
+        InstalledExtra("plain", ("lib-x 1.5",), (), True),
+        InstalledExtra("inner", ("lib-x 1.5",), ("fast-x",), True),
+        InstalledExtra("lacking", (), ("none-x",), True),
+        InstalledExtra("both", (), ("fast-x",), True),
+        InstalledExtra("elsewhere", (), (), False),
     ]
     installed(tmp_path, "fast-x")
     assert [each.name for each in extras("app-x") if each.missing] == ["lacking"]

@@ -48,7 +48,7 @@ def test_each_flipped_bit_is_found_named_and_repaired(
             path.name for path in blobs
         }
         changed = [each for each in problems if each.code == "cache_changed"]
-        assert all(any(f"{path} has " in each.message for each in changed) for path in cached)
+        assert all(any(f"{path} (" in each.message for each in changed) for path in cached)
         assert len(problems) == len(good)
         assert names <= {name for each in problems for name in each.dependants}
         report = shelf.upkeep.audit(repair=True, copies=copies)

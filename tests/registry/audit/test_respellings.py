@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+from database_facts import forced
 from full_registry import fill
-from tampered_database import forced
 
 from fusery.registry import Registry
 from fusery.storage.errors import FuseryError

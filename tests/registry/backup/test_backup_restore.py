@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,14 @@ import pytest
 import tiny_models
 from full_registry import fill, used
 from kept_registries import lasting_registry
-from sqlalchemy import select
+from package_files import blob_path, change_contents, change_lines, member_path
+from sqlalchemy import select, update
 from store_shelf import open_workspace
 
 from fusery.registry import Registry, tables
-from fusery.registry.backup.catalogue import Catalogue
-from fusery.registry.backup.errors import BackupError, NotEmptyError
+from fusery.registry.backup.filling import NotEmptyError
 from fusery.registry.errors import BadInputError, SchemaError
-from fusery.storage.digest import digest_json
+from fusery.registry.packages.container import BackupError, Contents
 from fusery.storage.errors import BlobCorruptError, FuseryError, StoreMismatchError
 from fusery.storage.local import LocalStore
 
@@ -73,16 +73,10 @@ def saved(small_once: Path, tmp_path: Path) -> Iterator[Registry]:
         yield opened
 
 
-def catalogue(place: Path) -> Catalogue:
-    found = Catalogue.read(LocalStore(place))
+def contents(place: Path) -> Contents:
+    found = Contents.read(LocalStore(place))
     assert found is not None
     return found
-
-
-def file_path(place: Path, name: str) -> Path:
-    """Return where a file of a backup lies."""
-    file = next(file for file in catalogue(place).files if file.name == name)
-    return place / "blobs" / "sha256" / file.sha256[:2] / file.sha256
 
 
 @pytest.fixture
@@ -98,7 +92,7 @@ def test_every_table_is_filled_by_the_fixture_and_named_by_the_backup(full: Regi
 
     full.upkeep.backup(tmp_path / "backup")
 
-    rows = {file.table: file.rows for file in catalogue(tmp_path / "backup").tables}
+    rows = {member.stem: member.lines for member in contents(tmp_path / "backup").within("rows")}
     assert rows.keys() == tables.metadata.tables.keys()
     assert [name for name, count in rows.items() if count == 0] == ["intent"]
 
@@ -112,7 +106,7 @@ def test_a_restored_registry_is_the_same_on_the_other_kind_of_database(
         answer = restored.upkeep.restore(tmp_path / "backup", own=True)
         restored.upkeep.backup(tmp_path / "again")
 
-        assert catalogue(tmp_path / "backup").files == catalogue(tmp_path / "again").files
+        assert contents(tmp_path / "backup").members == contents(tmp_path / "again").members
         assert answer.last_event == made.last_event
         assert restored.adapters.list() == full.adapters.list()
         assert restored.aliases.history("course_rec#prod") == full.aliases.history("course_rec#prod")
@@ -126,7 +120,7 @@ def test_a_restored_registry_is_the_same_on_the_other_kind_of_database(
 
 def test_a_blob_that_moved_on_to_another_generation_is_kept_under_it(small: Registry, tmp_path: Path) -> None:
     with small.workspace.database.write() as session:
-        blob = session.scalars(select(tables.Blob)).first()
+        blob = session.scalars(select(tables.BlobRow)).first()
         assert blob is not None
         digest, blob.generation = blob.digest, 5
         old = small.workspace.store.local_path(digest)  # type: ignore[arg-type]
@@ -160,9 +154,55 @@ def test_a_lost_database_is_restored_onto_its_own_store(
     assert len(saved.adapters.list()) == 1
 
 
+def test_a_backup_removes_what_a_killed_one_left(saved: Registry, tmp_path: Path) -> None:
+    part = tmp_path / "backup" / "tmp" / f"{'0' * 32}.part"
+    part.parent.mkdir(exist_ok=True)
+    part.write_bytes(b"half of a blob")
+
+    saved.upkeep.backup(tmp_path / "backup")
+
+    assert not part.exists()
+
+
+@pytest.mark.parametrize("step", ["fill", "make_ready"])
+def test_an_interrupted_restore_resumes(
+    saved: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with open_registry(tmp_path / "new") as new:
+        new.init()
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(import_module("fusery.registry.backup.restore"), step, interrupt)
+            new.upkeep.restore(tmp_path / "backup", own=True)
+        for _ in range(2):
+            new.upkeep.restore(tmp_path / "backup", own=True)
+        assert new.upkeep.audit().ok
+        assert new.adapters.list() == saved.adapters.list()
+
+
+@pytest.mark.parametrize("change", ["rows", "store"])
+def test_a_restore_leaves_an_edited_registry_and_a_strange_store_alone(
+    saved: Registry, tmp_path: Path, change: str
+) -> None:
+    with open_registry(tmp_path / "new") as new:
+        new.init()
+        if change == "rows":
+            new.upkeep.restore(tmp_path / "backup", own=True)
+            with new.workspace.database.write() as session:
+                session.execute(update(tables.AdapterRow).values(note="edited"))
+        else:
+            (tmp_path / "strange").write_bytes(b"bytes of another command")
+            new.workspace.store.put_file(tmp_path / "strange")
+        with pytest.raises(NotEmptyError):
+            new.upkeep.restore(tmp_path / "backup", own=True)
+
+
 def test_an_empty_registry_is_filled_and_one_with_something_in_it_left_alone(
     saved: Registry, tmp_path: Path
 ) -> None:
+    saved.aliases.set("prod", "course_rec@1")
     before = saved.upkeep.log()
     for own in (True, False):
         with pytest.raises(NotEmptyError):
@@ -209,15 +249,15 @@ def test_only_new_blobs_are_copied_and_old_rows_removed(
     assert (third.copied.count, third.copied.bytes) == (0, 0)
     store = LocalStore(tmp_path / "backup")
     with small.workspace.database.read() as session:
-        blobs = set(session.scalars(select(tables.Blob.digest)))
-    files = {file.sha256 for file in catalogue(tmp_path / "backup").files}
-    assert {blob.digest for blob in store.blobs()} == blobs | files
+        blobs = set(session.scalars(select(tables.BlobRow.digest)))
+    members = {member.sha256 for member in contents(tmp_path / "backup").members}
+    assert {blob.digest for blob in store.blobs()} == blobs | members
     with open_registry(tmp_path / "restored") as restored:
         restored.upkeep.restore(tmp_path / "backup")
         assert len(restored.adapters.list()) == 2
     # A damaged blob of the backup is replaced on request.
     digest = next(iter(small.workspace.store.blobs())).digest
-    flip(tmp_path / "backup" / "blobs" / "sha256" / digest[:2] / digest)
+    flip(blob_path(tmp_path / "backup", digest))
     assert small.upkeep.backup(tmp_path / "backup", verify=True).copied.count == 1
     store.verify(digest, store.size(digest) or 0)
 
@@ -240,80 +280,59 @@ def flip(path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [truncate, edit, flip, Path.unlink])
-@pytest.mark.parametrize("name", ["adapter.ndjson", "event.ndjson", "backup.json", "blob"])
+@pytest.mark.parametrize("name", ["rows/adapter.ndjson", "rows/event.ndjson", "package.json", "blob"])
 def test_a_changed_file_is_named_and_nothing_is_restored(
     saved: Registry, tmp_path: Path, name: str, change: Change
 ) -> None:
     digest = next(iter(saved.workspace.store.blobs())).digest
     backup = tmp_path / "backup"
-    others = {"backup.json": backup / name, "blob": backup / "blobs" / "sha256" / digest[:2] / digest}
-    path = others.get(name) or file_path(backup, name)
+    others = {"package.json": backup / name, "blob": blob_path(backup, digest)}
+    path = others.get(name) or member_path(backup, name)
     change(path)
-    if change is edit and name == "backup.json":
+    if change is edit and name == "package.json":
         path.write_bytes(path.read_bytes().replace(b'"tester"', b'"someone"'))
     elif change is edit and name == "blob":
         truncate(path)  # it has no such text
     with open_registry(tmp_path / "restored") as restored:
         with pytest.raises(
-            BackupError, match="backup" if name == "backup.json" else digest if name == "blob" else name
+            BackupError, match="backup" if name == "package.json" else digest if name == "blob" else name
         ):
             restored.upkeep.restore(backup, own=True)
         with pytest.raises(SchemaError):
             restored.adapters.list()
 
 
-def sign(place: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change the catalogue and sign it anew."""
-    document = json.loads((place / "backup.json").read_bytes())
-    document.pop("sha256")
-    change(document)
-    (place / "backup.json").write_text(json.dumps({**document, "sha256": digest_json(document)}))
-
-
-def resign(place: Path, name: str, change: Callable[[list[dict[str, Any]]], object]) -> None:
-    """Change the rows of a file and sign everything anew."""
-    rows = [json.loads(line) for line in file_path(place, name).read_bytes().splitlines()]
-    change(rows)
-    data = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
-    blob = LocalStore(place).put_bytes(data)
-
-    def update(document: dict[str, Any]) -> None:
-        [file] = [file for file in document["files"] if file["name"] == name]
-        file.update(rows=len(rows), size=len(data), sha256=blob.digest)
-
-    sign(place, update)
-
-
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
-        ("manifest_file.ndjson", {"path": "../../../etc/cron.d/evil"}),
-        ("event.ndjson", {"actor": "somebody else"}),
-        ("event.ndjson", None),
-        ("adapter.ndjson", {"note": "a\0b"}),
-        ("adapter.ndjson", {"base_id": 4711}),
-        ("blob.ndjson", {"state": "absent"}),
-        ("backup.json", {"schema": "9999"}),
+        ("rows/manifest_file.ndjson", {"path": "../../../etc/cron.d/evil"}),
+        ("rows/event.ndjson", {"actor": "somebody else"}),
+        ("rows/event.ndjson", None),
+        ("rows/adapter.ndjson", {"note": "a\0b"}),
+        ("rows/adapter.ndjson", {"base_id": 4711}),
+        ("rows/blob.ndjson", {"state": "absent"}),
+        ("package.json", {"schema": "9999"}),
     ],
 )
 def test_a_forged_backup_is_refused(
     saved: Registry, tmp_path: Path, name: str, changes: dict[str, Any] | None
 ) -> None:
     """Rows changed, or without the last one, by somebody who knows how to sign."""
-    if name == "backup.json":
-        sign(tmp_path / "backup", lambda document: document.update(changes or {}))
+    if name == "package.json":
+        change_contents(tmp_path / "backup", lambda document: document.update(changes or {}))
     else:
-        resign(tmp_path / "backup", name, lambda rows: rows[-1].update(changes) if changes else rows.pop())
+        change_lines(
+            tmp_path / "backup", name, lambda rows: rows[-1].update(changes) if changes else rows.pop()
+        )
     with open_registry(tmp_path / "restored") as restored:
-        for own in (True, False):
-            with pytest.raises(FuseryError):
-                restored.upkeep.restore(tmp_path / "backup", own=own)
-            with pytest.raises(SchemaError):
-                restored.adapters.list()
+        with pytest.raises(FuseryError):
+            restored.upkeep.restore(tmp_path / "backup", own=True)
+        with pytest.raises(SchemaError):
+            restored.adapters.list()
 
 
 def test_a_damaged_blob_of_the_registry_is_not_backed_up(saved: Registry, tmp_path: Path) -> None:
-    before = (tmp_path / "backup" / "backup.json").read_bytes()
+    before = (tmp_path / "backup" / "package.json").read_bytes()
     digest = next(iter(saved.workspace.store.blobs())).digest
     path = saved.workspace.store.local_path(digest)
     assert path is not None
@@ -322,8 +341,8 @@ def test_a_damaged_blob_of_the_registry_is_not_backed_up(saved: Registry, tmp_pa
     with pytest.raises(BlobCorruptError, match=digest):
         saved.upkeep.backup(tmp_path / "other")
 
-    assert not (tmp_path / "other" / "backup.json").exists()
-    assert (tmp_path / "backup" / "backup.json").read_bytes() == before
+    assert not (tmp_path / "other" / "package.json").exists()
+    assert (tmp_path / "backup" / "package.json").read_bytes() == before
 
 
 def test_a_place_of_another_registry_is_refused(small: Registry, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -12,8 +13,9 @@ from pathlib import Path
 import pytest
 import tiny_models
 from bulk_workers import work
-from commands_by_fork import run_silently
-from ready_processes import CONTEXT
+from database_workers import run_silently
+from programs import CONTEXT
+from s3_server import BUCKET, find_server, running_server
 from store_shelf import open_workspace
 
 from fusery.registry import Registry
@@ -64,14 +66,14 @@ def test_a_killed_backup_leaves_the_former_one(tiny_base: Path, tmp_path: Path) 
         registry.init()
         registry.bases.add(tiny_base, name="tiny")
         registry.upkeep.backup(place)
-        former = (place / "backup.json").read_bytes()
+        former = (place / "package.json").read_bytes()
         for number in range(6):
             adapter = tiny_models.make_adapter(tmp_path / f"adapter{number}", tiny_base, seed=number)
             registry.adapters.register(adapter, base="tiny", task="course_rec")
         kills = 0
         for delay in (0.0, 0.02, 0.1):
             kills += _killed(tmp_path / "home", place, delay)
-            if (place / "backup.json").read_bytes() != former:
+            if (place / "package.json").read_bytes() != former:
                 break
             with Registry(open_workspace(tmp_path / f"restored{delay}")) as restored:
                 restored.upkeep.restore(place, own=True)
@@ -92,7 +94,7 @@ def test_a_killed_backup_leaves_the_former_one(tiny_base: Path, tmp_path: Path) 
 def _killed(home: Path, place: Path, delay: float) -> bool:
     """Begin a backup, kill it some time after it has stored something; tell whether it was still at it."""
     before = sum(1 for _ in place.rglob("*"))
-    words = ["--registry", str(home), "backup", str(place)]
+    words = ["--registry", str(home), "admin", "backup", str(place)]
     process = CONTEXT.Process(target=run_silently, args=(words, {**os.environ, "FUSERY_USER": "tester"}))
     process.start()
     while process.is_alive() and sum(1 for _ in place.rglob("*")) <= before:
@@ -107,7 +109,7 @@ def test_two_backups_to_one_place_take_turns(tiny_base: Path, tmp_path: Path) ->
     with Registry(open_workspace(tmp_path / "home")) as registry:
         registry.init()
         registry.bases.add(tiny_base, name="tiny")
-    words = ["--registry", str(tmp_path / "home"), "backup", str(tmp_path / "backup")]
+    words = ["--registry", str(tmp_path / "home"), "admin", "backup", str(tmp_path / "backup")]
     both = [
         subprocess.Popen([sys.executable, "-P", "-c", "from fusery.cli.main import main; main()", *words])
         for _ in range(2)
@@ -118,3 +120,34 @@ def test_two_backups_to_one_place_take_turns(tiny_base: Path, tmp_path: Path) ->
     with Registry(open_workspace(tmp_path / "restored")) as restored:
         restored.upkeep.restore(tmp_path / "backup")
         assert restored.upkeep.audit().ok
+
+
+WEED = find_server()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(WEED is None, reason="no SeaweedFS here")
+def test_from_bucket_to_bucket(tiny_base: Path, tmp_path: Path) -> None:
+    assert WEED is not None
+    (tmp_path / "s3").mkdir()
+    with running_server(WEED, tmp_path / "s3") as server:
+        options = server.options()
+        store = f"s3://{BUCKET}/live"
+        with Registry(open_workspace(tmp_path / "home", "", store, options)) as registry:
+            registry.init()
+            registry.bases.add(tiny_base, name="tiny")
+            registry.upkeep.backup(f"s3://{BUCKET}/saved")
+            adapter = tiny_models.make_adapter(tmp_path / "adapter", tiny_base, seed=1)
+            registry.adapters.register(adapter, base="tiny", task="course_rec")
+
+            made = registry.upkeep.backup(f"s3://{BUCKET}/saved")
+
+            assert made.copied.count == 2
+            restored_store = f"s3://{BUCKET}/restored"
+            with Registry(open_workspace(tmp_path / "new", "", restored_store, options)) as restored:
+                restored.upkeep.restore(f"s3://{BUCKET}/saved")
+                assert restored.upkeep.audit(jobs=2).ok
+                assert restored.adapters.list() == registry.adapters.list()
+        secrets = [text for name, text in options.items() if name in ("key", "secret")]
+        document = json.dumps(made.to_dict())
+        assert not any(secret in document for secret in secrets)

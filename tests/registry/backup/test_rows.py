@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusery.registry import tables
-from fusery.registry.backup.rows import KINDS
-from fusery.registry.tables.values import from_json, kind_of, to_json
+from fusery.registry.backup.filling import KINDS
+from fusery.registry.tables.record import from_json, kind_of, to_json
 
 _TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
 _ZONES = st.integers(-12, 14).map(lambda hours: timezone(timedelta(hours=hours)))

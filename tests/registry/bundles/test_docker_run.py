@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from bundle_cases import Imaged
 
-from fusery.registry.server.run import main
+from fusery.model_server.run import main
 
 pytestmark = pytest.mark.timing
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from bundle_cases import make_bundle, model_folder
-from bundle_server import RunningBundle, running_bundle, start
+from bundle_server import COMMAND, RunningBundle, running_bundle
 
 from fusery.registry.bundles import BundleSource
 
@@ -83,8 +83,7 @@ def test_what_ends_mlx_lm_s_server_is_survived(server: RunningBundle) -> None:
         ({"stop": 5}, 400),
         ({"prompt": ""}, 400),
         ({"prompt": ["a", "b"], "max_tokens": 1}, 200),
-        ({"xtc_probability": 0.5, "xtc_threshold": 0.9}, 400),
-        ({"repetition_context_size": 10**30}, 400),
+        ({"xtc_probability": 0.5}, 400),
     ):
         assert post(server, {"prompt": "a"} | body, "/v1/completions")[0] == status
         assert post(server, {"prompt": "a", "max_tokens": 1}, "/v1/completions")[0] == 200
@@ -101,6 +100,8 @@ def test_a_model_that_does_not_load_ends_it(plain_source: BundleSource, tmp_path
     (tmp_path / "bundle").mkdir()
     make_bundle(plain_source, "docker", tmp_path / "bundle")
     (tmp_path / "bundle" / "model" / "model.safetensors").write_bytes(b"\0" * 100)
-    with start(tmp_path / "bundle", tmp_path / "log") as process:
-        assert process.wait(timeout=120) == 2
-    assert "Traceback" not in (tmp_path / "log").read_text()
+    done = subprocess.run(
+        COMMAND, cwd=tmp_path / "bundle", capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stdout + done.stderr

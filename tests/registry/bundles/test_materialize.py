@@ -76,8 +76,8 @@ def test_a_place_is_one_place_however_it_is_spelled(stocked: Registry, tmp_path:
 def test_a_crash_around_the_swap_leaves_a_clean_audit(
     step: str, stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from fusery.registry.bundles import delivery as local
     from fusery.registry.bundles import materialize
-    from fusery.registry.bundles.delivery import local
 
     stocked.bundles.materialize("course_rec@1", tmp_path / "out")
 

@@ -4,7 +4,7 @@ import yaml
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from fusery.registry.bundles.quoting import CARD_LIMIT, markdown_text, yaml_string
+from fusery.registry.bundles.rendering import CARD_LIMIT, markdown_text, yaml_string
 
 
 def test_yaml_reads_back_exactly(evil_texts: list[str]) -> None:

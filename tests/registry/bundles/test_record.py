@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from fusery.registry.bundles import BUNDLE_FORMAT, BundleSource
-from fusery.registry.bundles.record import bundle_record
+from fusery.registry.bundles.writing import bundle_record
 from fusery.registry.documents import record_bytes, without_places
 from fusery.registry.errors import BadInputError
 

@@ -143,7 +143,7 @@ def test_curves_over_one_another(stocked: Registry, tmp_path: Path) -> None:
     with stocked.workspace.database.write() as session:
         for adapter, at, train, val in points:
             row = {"adapter_id": adapter, "iteration": at, "train_loss": train, "val_loss": val}
-            session.add(tables.CurvePoint(**row))
+            session.add(tables.CurvePointRow(**row))
     found = stocked.adapters.compare(pair, plot=place)
     assert [point["iteration"] for point in found["curves"]["course_rec_v2_20260201"]] == [1, 20]
     first = {"iteration": 1, "train_loss": None, "val_loss": 2.0, "learning_rate": None}

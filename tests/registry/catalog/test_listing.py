@@ -1,15 +1,21 @@
+"""None"""
+
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_models
+from alias_year import Clock
 
-from fusery.registry import Registry
+from fusery.registry import Registry, tables
+from fusery.registry.catalog.listing import MOST, SORTABLE
 from fusery.registry.errors import BadInputError, SchemaError, UnknownReferenceError
 
 
@@ -31,6 +37,11 @@ def test_only_known_fields_can_be_sorted_by(sort: str, stocked: Registry) -> Non
         stocked.adapters.list(sort=sort)
 
 
+def test_fields_to_sort_by_have_an_index() -> None:
+    indexed = {tuple(index.columns.keys()) for index in tables.AdapterRow.__table__.indexes}
+    assert all((field, "id") in indexed for field in SORTABLE if field != "name")
+
+
 def test_references(stocked: Registry) -> None:
     for reference in ("course_rec@1", "course_rec@v1", "course_rec_v1_20260115", "Course_Rec@1"):
         assert stocked.adapters.show(reference)["version"] == 1
@@ -40,7 +51,10 @@ def test_references(stocked: Registry) -> None:
     hints = {
         "course_rek": "did you mean course_rec@2 or ",
         "course_rec@9": "there are: course_rec@1, course_rec@2",
+        "Course_Rec@prod": "did you mean course_rec#prod?",
+        "course_rec@test": "there are: course_rec@1, course_rec@2",
     }
+    stocked.aliases.set("course_rec#prod", "course_rec@1")
     for reference, hint in hints.items():
         with pytest.raises(UnknownReferenceError) as caught:
             stocked.adapters.show(reference)
@@ -123,3 +137,108 @@ def test_nothing_is_guessed_from_a_text_that_is_no_name(
             stocked.adapters.show(text)
         assert caught.value.hint is None or "did you mean" not in caught.value.hint
     assert max(looked, default=0) <= 200
+
+
+@pytest.fixture
+def known(registry: Registry, tmp_path: Path) -> Registry:
+    base = tiny_models.make_base(tmp_path / "tiny")
+    registry.bases.add(base, name="Tiny-Chat", reference=True)
+    for number, task in enumerate(["mail", "course_rec", "course_rec", "notes"]):
+        folder = tiny_models.make_adapter(tmp_path / f"a{number}", base, seed=number, num_layers=1)
+        registry.adapters.register(folder, base="tiny-chat", task=task)
+    registry.aliases.set("prod", "course_rec@1")
+    return registry
+
+
+def test_each_kind_is_found_by_what_people_know_of_it(known: Registry) -> None:
+    first, second = (known.adapters.show(f"course_rec@{number}") for number in (1, 2))
+    base = known.bases.show("tiny-chat")
+    made = known.fused.fuse(first.name)
+    assert known.search(" COURSE ").tasks == ("course_rec",)
+    assert known.search("o").tasks == ("course_rec", "notes")
+    for text, meant in {
+        first.name: first,
+        "course_rec@1": first,
+        "course_rec#prod": first,
+        "course_rec@latest": second,
+        second.digest[:10]: second,
+    }.items():
+        found = known.search(text)
+        assert (found.adapters, found.tasks, found.fused) == ((meant.name,), (), ()), text
+    assert known.search("course_rec_v").adapters == (first.name, second.name)
+    assert known.search("course_rec").adapters == ()  # its task says where they are
+    for text in ("chat", "TINY", base.digest[:8], base.digest.upper()):
+        assert known.search(text).bases == ("Tiny-Chat",), text
+    assert known.search(made.key[:12]).fused == known.search(made.digest[:12]).fused == (made.key,)
+
+
+def test_other_texts_find_nothing(known: Registry) -> None:
+    references = ["mail@99", "mail#none", "course_rec@0", "deadbeef"]
+    for text in ("", " ", "%", "_", "nothing", "a\0b", "ü" * 400, "\ud800", *references):
+        found = known.search(text)
+        assert found.tasks == () or text == "_"  # which is in a name
+        assert (found.adapters, found.bases, found.fused) == ((), (), ()), text
+
+
+def test_no_more_than_so_many_of_a_kind(known: Registry, tmp_path: Path) -> None:
+    base = tmp_path / "tiny"
+    folder = tiny_models.make_adapter(tmp_path / "again", base, seed=9, num_layers=1)
+    for number in range(MOST + 1):
+        known.adapters.register(folder, base="tiny-chat", task=f"task{number:03}")
+    assert known.search("task").tasks == tuple(f"task{number:03}" for number in range(MOST))
+    twins = known.search(known.adapters.show("task000@1").digest)
+    assert len(twins.adapters) == MOST
+
+
+BEGIN = datetime(2030, 1, 1, 12, tzinfo=UTC)
+ONE, TWO = "course_rec_v1_20260115", "course_rec_v2_20260201"
+
+
+def test_what_was_known_at_a_moment(
+    stocked: Registry, make_adapter: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(BEGIN)
+    clock.put_in(monkeypatch)
+    days = [BEGIN + timedelta(days=day, hours=1) for day in range(4)]
+    clock.now += timedelta(days=1)
+    stocked.aliases.set("course_rec#prod", "course_rec@1")
+    stocked.adapters.amend("course_rec@1", val_loss=0.5, tags={"team": "x"}, reason="again")
+    stocked.evaluations.record("course_rec@1", {"acc": 0.5})
+    clock.now += timedelta(days=1)
+    stocked.aliases.set("course_rec#prod", "course_rec@2")
+    stocked.aliases.set("course_rec#canary", "course_rec@2")
+    stocked.adapters.yank("course_rec@1", reason="leaked")
+    clock.now += timedelta(days=1)
+    third = stocked.adapters.register(make_adapter("third", seed=3), base="tiny", task="course_rec").name
+    stocked.adapters.register(
+        make_adapter("other", seed=4), base="tiny", task="aaa", version=2, date="20260401"
+    )
+
+    for reference, names in (
+        ("course_rec#prod", (None, ONE, TWO, TWO)),
+        ("course_rec@latest", (TWO, TWO, TWO, third)),
+        ("course_rec@3", (None, None, None, third)),
+        ("aaa@latest", (None, None, None, "aaa_v2_20260401")),
+        (ONE, (ONE,) * 4),
+    ):
+        for day, name in zip(days, names, strict=True):
+            if name is None:
+                with pytest.raises(UnknownReferenceError) as caught:
+                    stocked.adapters.show(reference, at=day)
+                assert "2030" in caught.value.message
+            else:
+                assert stocked.adapters.show(reference, at=day).name == name
+
+    def told(name: str, *fields: str) -> list[tuple[object, ...]]:
+        shown = [stocked.adapters.show(name, at=day) for day in days[:3]]
+        return [tuple(getattr(each, field) for field in fields) for each in shown]
+
+    assert told(ONE, "aliases", "val_loss", "yanked", "yanked_reason") == [
+        ((), 0.61, False, None), (("prod",), 0.5, False, None), ((), 0.5, True, "leaked"),
+    ]  # fmt: skip
+    assert [(dict(tags), len(amended), len(measured)) for tags, amended, measured in told(ONE, "tags", "amendments", "evaluations")] == [
+        ({}, 0, 0), ({"team": "x"}, 2, 1), ({"team": "x"}, 2, 1),
+    ]  # fmt: skip
+    assert told(TWO, "aliases", "parent_yanked", "yanked") == [
+        ((), None, False), ((), None, False), (("canary", "prod"), "leaked", False),
+    ]  # fmt: skip

@@ -10,8 +10,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from fusery.registry.charts import bars, curves, svg
-from fusery.registry.charts.files import rendered
+from fusery.registry.charts import curves, svg
+from fusery.registry.charts.svg import rendered
 from fusery.registry.errors import MissingExtraError
 
 
@@ -64,20 +64,3 @@ def test_each_of_many_curves_looks_different_and_has_its_name() -> None:
     dots = {(node.get("class"), node.get("d")) for node in root.iter() if "dot" in (node.get("class") or "")}
     assert len(dots) >= 24, "no two have dots of one colour and shape"
     assert shape(curves.draw(named, "png"))[1] > 1_000
-
-
-def test_bars_are_as_long_as_their_numbers() -> None:
-    figures = ("tokens_per_second", "first_token_seconds", "load_seconds", "peak_bytes", "bytes")
-    rows = [
-        {"label": label, "error": None, "fidelity": None, **dict.fromkeys(figures, number)}
-        for label, number in (("base", 1.0), ("fused, keep", 4.0), ("fused, <q4>", 2.0), ("nothing", 0.0))
-    ]
-    failed = {"label": "failed", "error": "no room"}
-    view = {"adapter": "a_v1_20260101", "base": "tiny", "choice": "fused, keep", "rows": [*rows, failed]}
-    root = ElementTree.fromstring(bars.draw(view, "svg"))
-    found = [node for node in root.iter() if node.tag.endswith("}rect")][1:]
-    assert [float(bar.attrib["width"]) for bar in found] == [25.0, 100.0, 50.0, 0.0] * 5
-    shown = [node.text for node in root.iter() if node.tag.endswith("}text")]
-    assert {"fused, <q4>", "4,000", "tokens a second"} <= set(shown)
-    assert "failed" not in shown
-    assert bars.draw({**view, "rows": [failed]}, "svg")

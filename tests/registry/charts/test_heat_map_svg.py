@@ -9,9 +9,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from fusery.registry.charts.heat_map import HeatMap, Row
-from fusery.registry.charts.heat_map_svg import VIRIDIS as STOPS
-from fusery.registry.charts.heat_map_svg import Shades, draw
+from fusery.registry.charts.heat_map import VIRIDIS as STOPS
+from fusery.registry.charts.heat_map import HeatMap, Row, Shades, draw
 
 LAYERS = 6
 MAP = HeatMap(

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from collect_workers import collect_until_killed, fill_and_forget, use_a_registry
 from database_workers import start
-from ready_processes import CONTEXT
+from programs import CONTEXT
 from s3_server import BUCKET, find_server, running_server
 from store_shelf import open_workspace
 
 from fusery.registry import Registry
-from fusery.registry.collect import collect
+from fusery.registry.collect.collect import collect
 from fusery.registry.collect.liveness import count_live
 from fusery.registry.workspace import Workspace
 

@@ -22,11 +22,11 @@ from sqlalchemy import update
 from store_shelf import Shelf, open_workspace, tear
 
 from fusery.registry import tables
-from fusery.registry.collect import collect
-from fusery.registry.collect.marking import Marked, Marking
+from fusery.registry.collect.collect import Marking, collect
 from fusery.registry.errors import DepositLostError
 from fusery.registry.records.deposit import Deposit
 from fusery.storage.digest import digest_bytes
+from fusery.storage.interface import Blob
 
 CONTENTS = tuple(f"content {number}".encode() for number in range(3))
 some_contents = st.sets(st.sampled_from(CONTENTS), min_size=1, max_size=2).map(sorted)
@@ -49,7 +49,7 @@ class Collecting(RuleBasedStateMachine):
     def teardown(self) -> None:
         collect(self.shelf.workspace, grace=0.0)
         with self.shelf.database.write() as session:
-            session.execute(update(tables.Intent).values(expires=1.0))
+            session.execute(update(tables.IntentRow).values(expires=1.0))
         collect(self.shelf.workspace, grace=0.0)
         wanted = {data for contents in self.live.values() for data in contents}
         assert self.shelf.files() == wanted
@@ -93,7 +93,9 @@ class Collecting(RuleBasedStateMachine):
         self.slept.add(deposit[0])
         with self.shelf.database.write() as session:
             owner = deposit[0]._intents.owner
-            session.execute(update(tables.Intent).where(tables.Intent.owner == owner).values(expires=1.0))
+            session.execute(
+                update(tables.IntentRow).where(tables.IntentRow.owner == owner).values(expires=1.0)
+            )
 
     @rule(number=consumes(kept))
     def forget(self, number: int) -> None:
@@ -112,23 +114,23 @@ class Collecting(RuleBasedStateMachine):
 
     def has_row(self, data: bytes) -> bool:
         with self.shelf.database.read() as session:
-            return session.get(tables.Blob, digest_bytes(data)) is not None
+            return session.get(tables.BlobRow, digest_bytes(data)) is not None
 
     @rule()
     def collect_at_once(self) -> None:
         collect(self.shelf.workspace, grace=0.0)
 
     @rule(target=collectors, contents=some_contents)
-    def mark(self, contents: list[bytes]) -> tuple[Marking, Sequence[Marked]]:
+    def mark(self, contents: list[bytes]) -> tuple[Marking, Sequence[Blob]]:
         marking = self.shelf.marking(tombstone=0.001)
         return marking, marking.mark([digest_bytes(data) for data in contents])
 
     @rule(collector=collectors)
-    def delete(self, collector: tuple[Marking, Sequence[Marked]]) -> None:
+    def delete(self, collector: tuple[Marking, Sequence[Blob]]) -> None:
         collector[0].delete(collector[1])
 
     @rule(collector=consumes(collectors))
-    def strike(self, collector: tuple[Marking, Sequence[Marked]]) -> None:
+    def strike(self, collector: tuple[Marking, Sequence[Blob]]) -> None:
         collector[0].delete(collector[1])
         collector[0].strike(collector[1])
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusery.registry.comparison import cores
-from fusery.registry.comparison.cores import Comparison, LowRank, compare
-from fusery.registry.comparison.spectra import angles_between, effective_rank, overlap
+from fusery.registry.comparison.cores import LowRank, UpdateComparison, compare
+from fusery.registry.comparison.gram import angles_between, effective_rank, overlap
 
 Array = np.ndarray[Any, Any]
 TOLERANCE = 1e-5
@@ -163,7 +163,7 @@ def test_zeros_and_missing_updates() -> None:
     assert (both.relative_change, both.cosine, both.spectrum_a) == (0.0, None, (0.0,) * 4)
     assert effective_rank(both.spectrum_a) == 0.0
     assert overlap(both.angles_in) is None
-    assert Comparison(0.0, 0.0, 0.0, 0.0).relative_change == 0.0
+    assert UpdateComparison(0.0, 0.0, 0.0, 0.0).relative_change == 0.0
     gone, new = compare(one, None), compare(None, one)
     assert (gone.norm_a, gone.relative_change, gone.cosine) == (new.norm_b, 1.0, None)
     assert (new.norm_a, new.relative_change) == (0.0, None)

@@ -14,22 +14,51 @@ import numpy as np
 import pytest
 import tiny_models
 
+from fusery.registry import Registry
 from fusery.registry.comparison import modules as modules_of_files
 from fusery.registry.comparison import samples
-from fusery.registry.comparison import similarity as similar
-from fusery.registry.comparison.cores import Comparison
+from fusery.registry.comparison import samples as similar
+from fusery.registry.comparison.cores import UpdateComparison
 from fusery.registry.comparison.modules import (
     ModuleChange,
     OpenAdapter,
     compare_adapters,
     open_adapter,
+    open_registered,
     overall,
 )
 from fusery.registry.comparison.picture import draw
-from fusery.registry.comparison.samples import rough_cosine
-from fusery.registry.comparison.similarity import cosine, shared_modules, similarity, sketch, sketch_cosine
+from fusery.registry.comparison.samples import cosine, rough_cosine, shared_modules
 from fusery.registry.errors import BadInputError, FusionUnsupportedError
+from fusery.registry.records.references import resolve_adapter
 from fusery.storage.errors import BlobCorruptError
+
+
+def compared(registry: Registry) -> object:
+    with registry.workspace.database.read() as session:
+        adapters = [resolve_adapter(session, f"course_rec@{version}") for version in (1, 2)]
+        files = [file for adapter in adapters for file in adapter.manifest.files]
+    assert files
+    with open_registered(registry.workspace, adapters) as (ours, theirs):
+        return overall(compare_adapters(ours, theirs)).to_dict()
+
+
+def test_weights_are_read_in_place_or_fetched(stocked: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = compared(stocked)
+    monkeypatch.setattr(type(stocked.workspace.store), "local_path", lambda *_, **__: None)
+    assert compared(stocked) == expected
+
+
+def test_damaged_weights_are_refused(stocked: Registry) -> None:
+    files = stocked.adapters.show("course_rec@1")["files"]
+    digest = next(file["sha256"] for file in files if file["path"].endswith("safetensors"))
+    path = stocked.workspace.store.local_path(digest)
+    assert path is not None
+    path.chmod(0o600)
+    path.write_bytes(path.read_bytes()[:-1] + b"\xff")
+    with pytest.raises(BlobCorruptError):
+        compared(stocked)
+
 
 Array = np.ndarray[Any, Any]
 Tensors = Mapping[str, Array]
@@ -188,26 +217,6 @@ def many(seed: int, noise: float = 0.0) -> dict[str, Array]:
     }
 
 
-def test_similarity_and_sketches_tell_near_duplicates_from_strangers(opened: Open) -> None:
-    names = [f"model.layers.{layer}.q" for layer in range(80)]
-    one, near, stranger = opened("a", many(1)), opened("b", many(2, 0.05)), opened("c", lora(9, *names))
-    found = similarity(one, near)
-    assert found.cosine == pytest.approx(0.9975, abs=2e-3)
-    assert (found.compared, found.shared, found.modules) == (64, 64, 80)
-    assert found.overlap_in is not None and found.overlap_in > 0.98
-    assert similarity(one, stranger).cosine == pytest.approx(0, abs=0.05)
-    exact = overall(compare_adapters(one, near))
-    assert similarity(one, near, most=80).cosine == pytest.approx(exact["cosine"])
-    first = sketch(one)
-    assert first.shape == (256,)
-    assert sketch_cosine(first, sketch(near)) == pytest.approx(found.cosine, abs=0.01)
-    assert abs(sketch_cosine(first, sketch(stranger))) < 0.3
-    assert np.linalg.norm(first) == pytest.approx(overall(compare_adapters(one, one))["norm_a"], rel=0.3)
-    assert sketch_cosine(first, np.zeros(256)) == 0.0
-    some = similarity(opened("d", lora(1, "x", "y")), opened("e", lora(2, "y", "z")))
-    assert (some.compared, some.shared, some.modules) == (3, 1, 3)
-
-
 def test_shared_modules(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = opened("a", lora(1, "x", "y")), opened("b", lora(2, "y", "z"))
     assert shared_modules(a, b) == ["y"]
@@ -242,7 +251,9 @@ def test_rough_cosine(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_picture_is_as_it_was() -> None:
     spectra = ((4.0, 2.0, 1.0), (3.0, 1e-9), (2.0,), (0.0,))
     changes = [
-        ModuleChange(name, 1, 1, Comparison(norm, 1.0, product, change, spectrum, spectra[at - 1]), None)
+        ModuleChange(
+            name, 1, 1, UpdateComparison(norm, 1.0, product, change, spectrum, spectra[at - 1]), None
+        )
         for at, (name, norm, product, change, spectrum) in enumerate(
             zip(
                 ("h.0.q_proj", "h.1.q_proj", "h.1.up_proj", "lm_head"),

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.timing
 
 def count(database: Database) -> int:
     with database.read() as session:
-        return session.scalar(select(func.count()).select_from(tables.Task)) or 0
+        return session.scalar(select(func.count()).select_from(tables.TaskRow)) or 0
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def impatient(database_url: str) -> Iterator[Database]:
 class TestTransactions:
     def test_a_write_is_committed_at_its_end(self, database: Database) -> None:
         with database.write() as session:
-            task = tables.Task(name="a")
+            task = tables.TaskRow(name="a")
             session.add(task)
             assert count(database) == 0
         assert count(database) == 1
@@ -50,7 +50,7 @@ class TestTransactions:
     @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
     def test_an_exception_takes_everything_back(self, database: Database, error: type[BaseException]) -> None:
         with pytest.raises(error), database.write() as session:
-            session.add(tables.Task(id=1, name="a"))
+            session.add(tables.TaskRow(id=1, name="a"))
             session.flush()
             session.execute(text("CREATE TABLE surplus (id INTEGER)"))
             raise error
@@ -60,18 +60,18 @@ class TestTransactions:
 
     def test_a_reader_cannot_write(self, database: Database) -> None:
         with pytest.raises((DBAPIError, DatabaseUnavailableError)), database.read() as session:
-            session.add(tables.Task(id=1, name="a"))
+            session.add(tables.TaskRow(id=1, name="a"))
         assert count(database) == 0
         with database.write() as session:  # on the same connection
-            session.add(tables.Task(id=1, name="a"))
+            session.add(tables.TaskRow(id=1, name="a"))
         assert count(database) == 1
 
     def test_a_reader_sees_one_state(self, database: Database) -> None:
         with database.read() as session:
-            assert session.scalar(select(func.count()).select_from(tables.Task)) == 0
+            assert session.scalar(select(func.count()).select_from(tables.TaskRow)) == 0
             with database.write() as writing:
-                writing.add(tables.Task(id=1, name="a"))
-            assert session.scalar(select(func.count()).select_from(tables.Task)) == 0
+                writing.add(tables.TaskRow(id=1, name="a"))
+            assert session.scalar(select(func.count()).select_from(tables.TaskRow)) == 0
         assert count(database) == 1
 
 
@@ -115,13 +115,13 @@ class TestConcurrency:
 def prepare_adapter(database: Database) -> None:
     moment = datetime(2026, 1, 15, tzinfo=UTC)
     with database.write() as session:
-        manifest = tables.Manifest(digest="m", size=0)
-        base = tables.BaseModel(
+        manifest = tables.ManifestRow(digest="m", size=0)
+        base = tables.BaseModelRow(
             digest="b", manifest=manifest, architecture="a", model_type="m", parameters=1, dtype="bf16", bytes=1,
             config={}, weights={}, written_by_mlx=True, created_at=moment, created_by="ann",
         )  # fmt: skip
-        session.add(tables.Adapter(
-            id=1, task=tables.Task(name="course_rec"), version=1, date=moment.date(), name="course_rec_v1_20260115",
+        session.add(tables.AdapterRow(
+            id=1, task=tables.TaskRow(name="course_rec"), version=1, date=moment.date(), name="course_rec_v1_20260115",
             base=base, manifest=manifest, digest="m", method="lora", layers=8, target_modules=["q_proj"],
             trainable_parameters=1, total_parameters=2, training={}, created_at=moment, created_by="ann",
         ))  # fmt: skip
@@ -132,13 +132,13 @@ class TestValues:
         prepare_adapter(database)
         document = {"ä": [1, 2.5, None, True, {"deep": "\u2028 🜁"}], "big": 2**53}
         with database.write() as session:
-            session.scalars(select(tables.Adapter)).one().training = document
-            base = session.scalars(select(tables.BaseModel)).one()
+            session.scalars(select(tables.AdapterRow)).one().training = document
+            base = session.scalars(select(tables.BaseModelRow)).one()
             base.quantization = {"bits": 4}
             session.flush()
             base.quantization = None
         with database.read() as session:
-            adapter = session.scalars(select(tables.Adapter)).one()
+            adapter = session.scalars(select(tables.AdapterRow)).one()
             assert (adapter.training, adapter.created_at) == (document, datetime(2026, 1, 15, tzinfo=UTC))
             assert adapter.created_at.tzinfo is UTC
             assert session.scalar(text("SELECT count(*) FROM base_model WHERE quantization IS NULL")) == 1

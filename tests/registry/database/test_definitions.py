@@ -7,7 +7,7 @@ from sqlalchemy import text
 
 from fusery.registry import Registry
 from fusery.registry.database import Database, schema
-from fusery.registry.database.definitions import differences
+from fusery.registry.database.schema import differences
 
 EVERYWHERE = [
     ("DROP INDEX ix_adapter_digest", "adapter", "index ix_adapter_digest of adapter is gone"),
@@ -34,12 +34,12 @@ def test_what_differs(database: Database, statement: str, table: str, message: s
         connection.execute(text("CREATE TABLE of_others (id INTEGER)"))
         connection.execute(text(statement))
     [found] = differences(database)
-    assert found.table == table and message in found.message
-    assert schema.check(database) == [found.message]
+    assert found[0] == table and message in found[1]
+    assert schema.check(database) == [found[1]]
 
 
 def test_an_audit_names_what_differs(stocked: Registry) -> None:
     with stocked.workspace.database.write() as session:
         session.execute(text("DROP INDEX ix_event_at"))
-    for report in (stocked.upkeep.audit(), stocked.upkeep.audit_all()):
+    for report in (stocked.upkeep.audit(), stocked.upkeep.audit()):
         assert [(one.code, one.subject) for one in report.problems] == [("schema_differs", "table event")]

@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from fusery.registry.catalog.journal_words import _TELLS
 from fusery.registry.database import Database, events
-from fusery.registry.database.actions import ACTIONS
+from fusery.registry.database.events import ACTIONS
 
 AT = datetime(2026, 1, 15, 14, 2, 3, 45, tzinfo=UTC)
 

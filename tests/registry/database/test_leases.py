@@ -17,28 +17,28 @@ from waiting import wait_until
 from fusery.registry import tables
 from fusery.registry.database import Database, leases
 from fusery.registry.database.leases import Busy, Lease
-from fusery.registry.database.owner import Owner
+from fusery.registry.database.owner import LeaseOwner
 from fusery.registry.errors import LeaseLostError
 
 pytestmark = pytest.mark.timing
 
 
 def take(database: Database, key: str = "k", ttl: float = leases.TTL) -> Lease:
-    lease = leases.acquire(database, key, Owner.current(), ttl=ttl)
+    lease = leases.acquire(database, key, LeaseOwner.current(), ttl=ttl)
     assert isinstance(lease, Lease)
     return lease
 
 
-def row(database: Database, key: str = "k") -> tables.Lease:
+def row(database: Database, key: str = "k") -> tables.LeaseRow:
     with database.read() as session:
-        return session.get_one(tables.Lease, key)
+        return session.get_one(tables.LeaseRow, key)
 
 
 def let_run_out(database: Database, key: str = "k") -> None:
     """Put a lease's end behind us, as if its owner had slept."""
     with database.write() as session:
         session.execute(
-            update(tables.Lease).where(tables.Lease.key == key).values(expires=Database.clock() - 1)
+            update(tables.LeaseRow).where(tables.LeaseRow.key == key).values(expires=Database.clock() - 1)
         )
 
 
@@ -46,7 +46,7 @@ class TestLease:
     def test_the_first_gets_it_and_the_second_learns_who_has_it(self, database: Database) -> None:
         lease = take(database)
         assert lease.fence == 1
-        busy = leases.acquire(database, "k", Owner.current())
+        busy = leases.acquire(database, "k", LeaseOwner.current())
         assert isinstance(busy, Busy)
         assert busy.owner == lease.owner
         assert 0 < busy.remaining <= leases.TTL
@@ -63,22 +63,22 @@ class TestLease:
         late = take(database)
         let_run_out(database)
         with pytest.raises(LeaseLostError), database.write() as session:
-            session.add(tables.Task(id=1, name="too late"))
+            session.add(tables.TaskRow(id=1, name="too late"))
             late.publish(session)
         winner = take(database)
         assert winner.fence == 2
         with pytest.raises(LeaseLostError):
             late.renew()
         with pytest.raises(LeaseLostError), database.write() as session:
-            session.add(tables.Task(id=1, name="too late"))
+            session.add(tables.TaskRow(id=1, name="too late"))
             late.publish(session)
         with database.write() as session:
             assert late.release(session) is False
-            assert session.get(tables.Task, 1) is None
+            assert session.get(tables.TaskRow, 1) is None
             winner.publish(session)
 
     def test_the_same_owner_does_not_publish_under_an_older_fence(self, database: Database) -> None:
-        owner = Owner.current()
+        owner = LeaseOwner.current()
         old = leases.acquire(database, "k", owner)
         let_run_out(database)
         new = leases.acquire(database, "k", owner)
@@ -94,7 +94,7 @@ class TestLease:
         with lease.keep():
             wait_until(lambda: row(database).expires > first)
             lease.check()
-            assert isinstance(leases.acquire(database, "k", Owner.current()), Busy)
+            assert isinstance(leases.acquire(database, "k", LeaseOwner.current()), Busy)
         assert not [thread for thread in threading.enumerate() if thread.name.startswith("lease")]
 
     def test_keeping_notices_a_loss(self, database: Database) -> None:
@@ -125,14 +125,14 @@ class TestLease:
             with database.write() as session:
                 lease.publish(session)
 
-        assert leases.wait(database, "k", Owner.current(), told=give_back).fence == 2
+        assert leases.wait(database, "k", LeaseOwner.current(), told=give_back).fence == 2
         assert [busy.owner for busy in met] == [lease.owner]
 
     def test_a_row_with_an_owner_nobody_can_read_runs_out(self, database: Database) -> None:
         take(database)
         with database.write() as session:
-            session.execute(update(tables.Lease).values(owner="somebody else's format"))
-        busy = leases.acquire(database, "k", Owner.current())
+            session.execute(update(tables.LeaseRow).values(owner="somebody else's format"))
+        busy = leases.acquire(database, "k", LeaseOwner.current())
         assert isinstance(busy, Busy)
         assert busy.owner is None
         let_run_out(database)
@@ -145,9 +145,9 @@ class TestProcesses:
         built = database_workers.run_all(database_workers.build_each_once, 8, database_url, keys)
         assert sorted(key for each in built for key in each) == keys
         with database.read() as session:
-            assert set(session.scalars(select(tables.Task.name))) == set(keys)
-            assert set(session.scalars(select(tables.Lease.owner))) == {""}
-            assert set(session.scalars(select(tables.Lease.fence))) == {8}
+            assert set(session.scalars(select(tables.TaskRow.name))) == set(keys)
+            assert set(session.scalars(select(tables.LeaseRow.owner))) == {""}
+            assert set(session.scalars(select(tables.LeaseRow.fence))) == {8}
 
     @pytest.mark.parametrize("reaped", [True, False], ids=["gone", "zombie"])
     def test_a_killed_owner_is_taken_over_at_once(
@@ -157,7 +157,7 @@ class TestProcesses:
             database_workers.hold_lease, database_url, "k", 3600.0, context=database_workers.SPAWN
         )
         assert talk.recv() == 1
-        assert isinstance(leases.acquire(database, "k", Owner.current()), Busy)
+        assert isinstance(leases.acquire(database, "k", LeaseOwner.current()), Busy)
         process.kill()
         if reaped:
             process.join()
@@ -172,12 +172,12 @@ class TestProcesses:
 
 class TestOwner:
     def test_it_fits_its_column_at_its_longest(self) -> None:
-        longest = Owner("u" * 32, "h" * 48, 4194304, "9" * 15, "b" * 36, "4026531836", "f" * 32)
-        assert len(str(longest)) <= tables.Lease.__table__.c.owner.type.length  # type: ignore[attr-defined]
+        longest = LeaseOwner("u" * 32, "h" * 48, 4194304, "9" * 15, "b" * 36, "4026531836", "f" * 32)
+        assert len(str(longest)) <= tables.LeaseRow.__table__.c.owner.type.length  # type: ignore[attr-defined]
 
     @given(
         st.builds(
-            Owner,
+            LeaseOwner,
             user=st.from_regex(r"[\w.+-]{0,32}", fullmatch=True),
             host=st.from_regex(r"[\w.+-]{0,48}", fullmatch=True),
             pid=st.integers(0, 2**32),
@@ -187,18 +187,18 @@ class TestOwner:
             token=st.from_regex(r"[0-9a-f]{32}", fullmatch=True),
         )
     )
-    def test_what_is_written_is_read(self, owner: Owner) -> None:
-        assert Owner.parse(str(owner)) == owner
+    def test_what_is_written_is_read(self, owner: LeaseOwner) -> None:
+        assert LeaseOwner.parse(str(owner)) == owner
 
     @given(st.text())
     def test_anything_else_is_nobody(self, text: str) -> None:
-        assert Owner.parse(text) is None
+        assert LeaseOwner.parse(text) is None
 
     def test_who_is_dead(self) -> None:
-        me, process = Owner.current(), subprocess.Popen(["true"])
+        me, process = LeaseOwner.current(), subprocess.Popen(["true"])
         process.wait()
         gone = dataclasses.replace(me, pid=process.pid)
-        assert me != Owner.current()
+        assert me != LeaseOwner.current()
         assert (
             dataclasses.replace(me, user="ann", host="gpu3", pid=4711).description
             == "ann@gpu3 (process 4711)"

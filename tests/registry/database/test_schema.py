@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import programs
 import pytest
-import ready_processes
-from breaking_upgrades import upgrade, upgrade_with
-from database_facts import migrate_to, snapshot
+from database_facts import snapshot
+from database_workers import upgrade, upgrade_with
 from sqlalchemy import text
 
 import fusery.migrations
@@ -83,7 +83,7 @@ def test_check_names_what_differs(database: Database) -> None:
     ("version", "status", "hint"),
     [
         ("9999", "newer", "--upgrade fusery"),
-        ("0000", "older", "fusery db upgrade"),
+        ("0000", "older", "fusery admin db upgrade"),
         ("ae1027a6acf", "foreign", "FUSERY_DATABASE_URL"),
     ],
 )
@@ -130,7 +130,7 @@ def test_require_creates_only_an_embedded_database(empty: Database) -> None:
     with pytest.raises(SchemaError) as caught:
         schema.require(empty, may_create=False)
     assert empty.path is None or not empty.path.parent.exists()
-    assert caught.value.hint == "fusery init"
+    assert caught.value.hint == "fusery admin init"
     if empty.path is None:
         with pytest.raises(SchemaError):
             schema.require(empty, may_create=True)
@@ -162,20 +162,18 @@ BREAKS = {
 """What a migration does, and what is said then."""
 
 
-@pytest.mark.parametrize("start", ["empty", "older", "current"])
+@pytest.mark.parametrize("start", ["empty", "current"])
 def test_a_migration_that_breaks_leaves_nothing(
     empty: Database, empty_url: str, tmp_path: Path, start: str
 ) -> None:
     if start != "empty":
-        migrate_to(empty, "0001" if start == "older" else schema.HEAD)
+        schema.upgrade(empty)
     before, tables_before = schema.state(empty), snapshot(empty)
     assert before.status == start
     for number, (body, words) in enumerate(BREAKS.items()):
         migrations = broken_migrations(tmp_path / str(number), body)
         said = tmp_path / f"said-{number}"
-        process = ready_processes.CONTEXT.Process(
-            target=upgrade_with, args=(empty_url, str(migrations), str(said))
-        )
+        process = programs.CONTEXT.Process(target=upgrade_with, args=(empty_url, str(migrations), str(said)))
         process.start()
         process.join()
         assert process.exitcode == (1 if words else -9)
@@ -188,7 +186,7 @@ def test_a_migration_that_breaks_leaves_nothing(
 
 def test_upgrades_at_once_take_turns(empty: Database, empty_url: str, tmp_path: Path) -> None:
     told = [tmp_path / f"told-{number}" for number in range(4)]
-    running = [ready_processes.CONTEXT.Process(target=upgrade, args=(empty_url, str(path))) for path in told]
+    running = [programs.CONTEXT.Process(target=upgrade, args=(empty_url, str(path))) for path in told]
     for process in running:
         process.start()
     for process in running:

@@ -24,31 +24,31 @@ def test_a_pair_is_for_its_owner_alone(tmp_path: Path) -> None:
             made = make_pair(tmp_path / f"{umask}.pem", None)
         finally:
             os.umask(before)
-        assert stat.S_IMODE(made.private.stat().st_mode) == 0o600
-    assert made.public == made.private.with_suffix(".pub")
-    assert key_id(read_public_key(made.public)) == made.key_id
-    assert sha256(made.public.read_bytes()).hexdigest() == made.key_id
-    assert key_id(read_private_key(made.private, bytes).public_key()) == made.key_id
+        assert stat.S_IMODE(made.private_key.stat().st_mode) == 0o600
+    assert made.public_key == made.private_key.with_suffix(".pub")
+    assert key_id(read_public_key(made.public_key)) == made.key_id
+    assert sha256(made.public_key.read_bytes()).hexdigest() == made.key_id
+    assert key_id(read_private_key(made.private_key, bytes).public_key()) == made.key_id
 
 
 def test_a_key_is_never_overwritten(tmp_path: Path) -> None:
     made = make_pair(tmp_path / "me.pem", None)
-    before = made.private.read_bytes()
+    before = made.private_key.read_bytes()
     with pytest.raises(BadInputError):
         make_pair(tmp_path / "me.pem", None)
-    assert made.private.read_bytes() == before
-    made.private.unlink()
+    assert made.private_key.read_bytes() == before
+    made.private_key.unlink()
     with pytest.raises(BadInputError):
         make_pair(tmp_path / "me.pem", None)
-    assert not made.private.exists()
+    assert not made.private_key.exists()
 
 
 def test_a_locked_pair(tmp_path: Path) -> None:
     made = make_pair(tmp_path / "me", b"secret")
-    assert b"ENCRYPTED" in made.private.read_bytes()
-    assert key_id(read_private_key(made.private, lambda: b"secret").public_key()) == made.key_id
+    assert b"ENCRYPTED" in made.private_key.read_bytes()
+    assert key_id(read_private_key(made.private_key, lambda: b"secret").public_key()) == made.key_id
     with pytest.raises(BadInputError):
-        read_private_key(made.private, lambda: b"")
+        read_private_key(made.private_key, lambda: b"")
 
 
 def test_what_is_no_key(tmp_path: Path) -> None:

@@ -15,14 +15,19 @@ import numpy as np
 import pytest
 import tiny_models
 
-from fusery.registry.engine.calibration import Calibration, Directions, read_calibration, write_calibration
-from fusery.registry.engine.engine import Fused, fuse
-from fusery.registry.engine.plan import Plan, make_plan
+from fusery.registry.engine.calibration import (
+    CalibrationFile,
+    Directions,
+    read_calibration,
+    write_calibration,
+)
+from fusery.registry.engine.engine import FuseResult, fuse
+from fusery.registry.engine.plan import FusePlan, make_plan
 from fusery.storage.digest import Digest
 
 MlxFuse = Callable[..., Path]
-Planner = Callable[..., Plan]
-OurFuse = Callable[..., tuple[Path, Fused]]
+Planner = Callable[..., FusePlan]
+OurFuse = Callable[..., tuple[Path, FuseResult]]
 
 
 @pytest.fixture
@@ -84,7 +89,7 @@ def planned(tmp_path: Path) -> Planner:
         config: dict[str, Any] | None = None,
         adapter_config: dict[str, Any] | None = None,
         **options: Any,
-    ) -> Plan:
+    ) -> FusePlan:
         files = {str(path.relative_to(base)): path for path in base.rglob("*") if path.is_file()}
         base_config = json.loads((base / "config.json").read_text()) | (config or {})
         settings = json.loads((adapter / "adapter_config.json").read_text()) | (adapter_config or {})
@@ -107,7 +112,7 @@ def our_fuse(tmp_path: Path, planned: Planner) -> OurFuse:
         name: str = "ours",
         threads: int = 2,
         **options: Any,
-    ) -> tuple[Path, Fused]:
+    ) -> tuple[Path, FuseResult]:
         folder = tmp_path / name
         folder.mkdir()
         return folder, fuse(planned(base, adapter, precision, **options), folder, threads=threads)
@@ -116,7 +121,7 @@ def our_fuse(tmp_path: Path, planned: Planner) -> OurFuse:
 
 
 @pytest.fixture
-def calibrated(tmp_path: Path) -> tuple[Path, Path, Calibration]:
+def calibrated(tmp_path: Path) -> tuple[Path, Path, CalibrationFile]:
     base = tiny_models.make_base(tmp_path / "base", bits=4, group_size=32)
     adapter = tiny_models.make_adapter(tmp_path / "adapter", base, update=0.02)
     paths = tiny_models.adapted_modules(json.loads((base / "config.json").read_text()), 4)
@@ -124,7 +129,7 @@ def calibrated(tmp_path: Path) -> tuple[Path, Path, Calibration]:
     return base, adapter, known(tmp_path / "calibration.safetensors", modules)
 
 
-def known(path: Path, modules: dict[str, int], *, size: float = 1.0, rest: float = 1.0) -> Calibration:
+def known(path: Path, modules: dict[str, int], *, size: float = 1.0, rest: float = 1.0) -> CalibrationFile:
     """Return a calibration of some modules, each with as many inputs as are given for it."""
     random = np.random.default_rng(2)
     inputs = {

@@ -11,7 +11,7 @@ import pytest
 import tiny_models
 from tensor_files import Change, load_raw, rewrite
 
-from fusery.registry.engine.adapter import Adapter, read_adapter
+from fusery.registry.engine.adapter import TrainedAdapter, read_adapter
 from fusery.registry.errors import FusionUnsupportedError
 
 from .conftest import Planner
@@ -20,7 +20,7 @@ _UP = "model.layers.2.mlp.up_proj"
 _A, _B = f"{_UP}.lora_a", f"{_UP}.lora_b"
 
 
-def read(folder: Path, change: dict[str, Any] | None = None, scale: float | None = None) -> Adapter:
+def read(folder: Path, change: dict[str, Any] | None = None, scale: float | None = None) -> TrainedAdapter:
     config = json.loads((folder / "adapter_config.json").read_text()) | (change or {})
     return read_adapter(folder / "adapters.safetensors", config, scale)
 

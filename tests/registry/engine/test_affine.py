@@ -11,12 +11,10 @@ from fusery.registry.engine.affine import (
     GROUP_SIZES,
     Grid,
     Packed,
-    dequantize,
     pack_rows,
-    unpack,
     unpack_rows,
 )
-from fusery.registry.engine.arithmetic import BF16, F16, FORMATS, Array, Format, decode, encode
+from fusery.registry.engine.arithmetic import FORMATS, Array, Format, decode, encode
 
 mx = pytest.importorskip("mlx.core")
 pytestmark = pytest.mark.usefixtures("no_warnings")
@@ -51,7 +49,7 @@ def test_quantising_and_dequantising_have_the_bits_of_mlx(grid: Grid, seed: int,
 
 
 @given(grid=grids, seed=st.integers(0, 1 << 30))
-def test_dequantising_any_codes_and_scales_has_the_bits_of_mlx_both_ways(grid: Grid, seed: int) -> None:
+def test_dequantising_any_codes_and_scales_has_the_bits_of_mlx(grid: Grid, seed: int) -> None:
     random = np.random.default_rng(seed)
     words = random.integers(0, 1 << 32, (6, grid.words(256)), dtype=np.uint32)
     shape = (6, 256 // grid.group_size)
@@ -67,19 +65,3 @@ def test_dequantising_any_codes_and_scales_has_the_bits_of_mlx_both_ways(grid: G
     packed = Packed(words.reshape(-1, grid.words_per_group), scales.reshape(-1), biases.reshape(-1))
     ours = unpack_rows(packed, grid)
     np.testing.assert_array_equal(encode(ours, grid.form).reshape(6, -1), from_mlx(theirs))
-    wide = decode(packed.scales, grid.form), decode(packed.biases, grid.form)
-    if not grid.fast(*wide):
-        return  # near the end of what the format can express
-    codes = np.empty((grid.group_size, len(packed.words)), np.uint32)
-    unpack(packed.words, grid, codes)
-    fast, scratch = np.empty(codes.shape, np.float32), np.empty(codes.shape, np.float32)
-    dequantize(codes, *wide, grid.form, fast, scratch, exact=False)
-    np.testing.assert_array_equal(fast.T, ours)
-
-
-@pytest.mark.parametrize("value", [np.inf, np.nan, 3e38, 60000])
-def test_scales_out_of_range_take_the_exact_way(value: float) -> None:
-    scales, biases = np.full(3, value, np.float32), np.zeros(3, np.float32)
-    assert not Grid(4, 64, F16).fast(scales, biases)
-    assert not Grid(4, 64, F16).fast(biases, scales + 1000)
-    assert Grid(4, 64, BF16).fast(scales, biases) is (value == 60000)

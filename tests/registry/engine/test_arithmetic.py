@@ -19,13 +19,14 @@ from fusery.registry.engine.arithmetic import (
     Update,
     decode,
     encode,
-    low_halves,
     multiply_out,
-    narrow,
-    round_any,
-    round_sum,
-    widen,
+    result_form,
+    round_to,
+    row_factors,
+    row_norms,
+    spare_size,
 )
+from fusery.registry.engine.rows import rows_per_block, tile
 
 mx = pytest.importorskip("mlx.core")
 pytestmark = pytest.mark.usefixtures("no_warnings")
@@ -38,10 +39,6 @@ AWKWARD = [
     *(0x00000001, 0x807FFFFF, 0x00008000, 0x3F808000),
 ]
 bits32 = arrays(np.uint32, st.integers(1, 64), elements=st.integers(0, 2**32 - 1) | st.sampled_from(AWKWARD))
-
-
-def rounded(values: Array, form: Format) -> Array:
-    return decode(encode(values, form), form)
 
 
 @halves
@@ -63,50 +60,18 @@ def test_any_number_is_stored_as_mlx_stores_it(bits: Array) -> None:
 
 
 @given(bits=bits32)
-def test_fast_rounding_of_anything_within_the_bounds(bits: Array) -> None:
+@example(np.array(AWKWARD, np.uint32))
+def test_rounding_gives_the_number_that_would_be_stored(bits: Array) -> None:
     values = bits.view(np.float32)
-    values[~np.isfinite(values)] = 1
-    for form in HALVES:
-        usable = values.copy()
-        usable[np.abs(usable) > (65000 if form is F16 else 2.0**100)] = 1
-        if form is BF16:
-            usable[np.abs(usable) < 2.0**-126] = 0
-        out = np.empty_like(usable)
-        round_any(usable, form, np.empty_like(usable), out, exact=False)
-        expected = rounded(usable, form)
-        np.testing.assert_array_equal(out.view(np.uint32), expected.view(np.uint32))  # signs of zeros too
-
-
-@given(left=arrays(np.uint16, 32), right=arrays(np.uint16, 32))
-def test_fast_rounding_of_sums_even_of_subnormal_numbers(left: Array, right: Array) -> None:
-    for form in HALVES:
-        a, b = decode(left, form), decode(right, form)
-        limit = 30000 if form is F16 else 2.0**99
-        a[~(np.abs(a) < limit)], b[~(np.abs(b) < limit)] = 0, 0
-        total = a + b
-        out = np.empty_like(total)
-        round_sum(total, form, np.empty_like(total), out, exact=False)
-        np.testing.assert_array_equal(out.view(np.uint32), rounded(total, form).view(np.uint32))
-
-
-@pytest.mark.parametrize("form", FORMATS.values(), ids=lambda form: form.name)
-def test_fast_widening_and_narrowing_of_every_finite_number(form: Format) -> None:
-    stored = np.arange(1 << 16, dtype=np.uint16)
-    if form is F32:
-        stored = (stored.astype(np.uint32) << 16).view(np.float32)
-    stored = stored[np.isfinite(decode(stored, form))]
-    wide, back = np.empty(stored.shape, np.float32), np.empty_like(stored)
-    widen(stored, form, wide, exact=False)
-    np.testing.assert_array_equal(wide.view(np.uint32), decode(stored, form).view(np.uint32))
-    narrow(wide, form, np.empty_like(wide), back, exact=False)
-    np.testing.assert_array_equal(back, stored)
-    if form is not F32:
-        bits = np.empty(stored.shape, np.uint32)
-        low_halves(wide, form, bits, exact=True)
-        np.testing.assert_array_equal(bits, stored)
-    if form is F16:  # what is not finite lies beyond the limit
-        widen(np.array([0x7C00, 0xFC00, 0x7E00, 0xFFFF], np.uint16), F16, wide[:4], exact=False)
-        assert (np.abs(wide[:4]) > F16.limit + 16).all()
+    values[np.isnan(values)] = np.nan  # as operations and 16-bit numbers have it
+    for form in FORMATS.values():
+        expected, out = decode(encode(values, form), form), np.empty_like(values)
+        round_to(values, form, np.empty_like(values), out)
+        np.testing.assert_array_equal(out, expected)
+        np.testing.assert_array_equal(np.signbit(out), np.signbit(expected))
+        own = values.copy()
+        round_to(own, form, np.empty_like(values), own)
+        np.testing.assert_array_equal(own, expected)
 
 
 def test_an_update_that_is_not_finite_is_refused() -> None:
@@ -118,16 +83,6 @@ def test_an_update_that_is_not_finite_is_refused() -> None:
     b[1, 1] = 1e30
     with pytest.raises(ValueError):
         Update.of(a, b, F32, F32, 1e30, embedding=False)
-
-
-def test_the_exact_way_is_taken_where_the_fast_one_could_be_wrong() -> None:
-    for form, size, exact in (
-        *((BF16, size, False) for size in (0.0, 3e-3)),
-        *((BF16, size, True) for size in (1e-20, 1e25)),
-        *((F16, 3e-3, False), (F16, 10.0, True)),
-    ):
-        a, b = np.full((4, 2), size, np.float32), np.full((2, 3), size, np.float32)
-        assert Update.of(a, b, F32, F32, 1.0, embedding=False).needs_exact(form) is exact
 
 
 forms = pytest.mark.parametrize(
@@ -148,13 +103,10 @@ def factor(seed: int, shape: tuple[int, ...], form: Format) -> Array:
 
 def delta_of(update: Update, form: Format) -> Array:
     delta = np.empty((update.left.shape[1], update.right.shape[1]), np.float32)
-    scratch, found = np.empty_like(delta), []
-    for exact in {True, update.needs_exact(form)}:
-        multiply_out(update.left[:, :, None], update.right[:, None, :], delta, scratch)
-        update.round_to(delta, form, scratch, delta, exact=exact)
-        found.append(encode(delta, form))
-    np.testing.assert_array_equal(found[0], found[-1])
-    return found[0]
+    scratch = np.empty_like(delta)
+    multiply_out(update.left[:, :, None], update.right[:, None, :], delta, scratch)
+    update.round_to(delta, form, scratch, delta)
+    return encode(delta, form)
 
 
 @forms
@@ -168,3 +120,119 @@ def test_updates_of_any_rank_have_the_bits_of_mlx(embedding: bool, a_form: Forma
         update = Update.of(a, b, a_form, b_form, SCALE, embedding=embedding)
         for form in FORMATS.values():
             np.testing.assert_array_equal(delta_of(update, form), from_mlx(whole.astype(mlx_type(form))))
+
+
+def test_blocks_of_a_large_rank_are_smaller_so_that_tiles_stay_small() -> None:
+    for rank, columns in ((8, 896), (64, 896), (256, 4096), (1024, 4096), (8, 1 << 18)):
+        rows = rows_per_block(columns, rank)
+        assert rows >= 1
+        assert rank * rows * columns <= max(8 << 20, rank * columns)
+    right = np.arange(2 * 128, dtype=np.float32).reshape(2, 128)
+    tiles = tile(right, 64, 3)
+    assert tiles.shape == (2, 64, 6)
+    assert tiles[1, 5].tolist() == [128 + 5, 128 + 64 + 5] * 3
+
+
+each_form = pytest.mark.parametrize("form", FORMATS.values(), ids=lambda form: form.name)
+
+
+def weights(seed: int, rows: int, columns: int, form: Format, spread: float = 3) -> Array:
+    random = np.random.default_rng(seed)
+    values = random.standard_normal((rows, columns)) * 10.0 ** random.uniform(-spread, 0, (rows, 1))
+    return encode(values.astype(np.float32), form)
+
+
+def norms_of(values: Array, form: Format) -> Array:
+    spare, turned = np.empty((2, spare_size(*values.shape)), np.float32)
+    return row_norms(values, form, spare, turned)
+
+
+def theirs(stored: Array, form: Format) -> Array:
+    norms: Array = from_mlx(mx.linalg.norm(to_mlx(stored, form), axis=1))
+    return norms
+
+
+SHAPES = [
+    *product((1, 2, 7, 8, 9, 64), (1, 2, 63, 64, 65, 576, 895, 896)),
+    *((40, 4096), (50, 4097), (30, 4864), (11, 14336), (3, 14336), (700, 300)),
+]
+
+
+@each_form
+def test_norms_have_the_bits_of_mlx(form: Format) -> None:
+    for rows, columns in SHAPES:
+        assert_norms(weights(rows * columns, rows, columns, form), form)
+
+
+def assert_norms(stored: Array, form: Format) -> None:
+    np.testing.assert_array_equal(encode(norms_of(decode(stored, form), form), form), theirs(stored, form))
+
+
+AWKWARD_VALUES = [
+    *(0.0, -0.0, 1e-45, 1e-39, 3e-23, 1e-20, 1e-8, 3e-4, 255.0, 256.0, 65504.0, 1e19, 2e19, 3e38),
+    *(np.inf, np.nan),
+]
+
+
+@each_form
+def test_norms_of_awkward_rows(form: Format) -> None:
+    with np.errstate(all="ignore"):
+        for value in AWKWARD_VALUES:
+            stored = weights(3, 9, 40, form)
+            stored[2, 5:9] = encode(np.array([value], np.float32), form)[0]
+            stored[4] = stored[2, 5]
+            assert_norms(stored, form)
+
+
+@each_form
+@pytest.mark.parametrize("m_form", FORMATS.values(), ids=lambda form: f"m-{form.name}")
+def test_rescaled_rows_have_the_bits_of_mlx(m_form: Format, form: Format) -> None:
+    stored = weights(4, 60, 200, form, 1)
+    m = encode(np.abs(np.random.default_rng(5).standard_normal(60)).astype(np.float32), m_form)
+    weight = to_mlx(stored, form)
+    expected = (to_mlx(m, m_form) / mx.linalg.norm(weight, axis=1))[:, None] * weight
+    result = result_form(m_form, form)
+    assert expected.dtype == mlx_type(result)
+    values = decode(stored, form)
+    factors = row_factors(decode(m, m_form), norms_of(values, form), result)
+    out = values * factors[:, None]
+    round_to(out, result, np.empty_like(out), out)
+    np.testing.assert_array_equal(encode(out, result), from_mlx(expected))
+
+
+@each_form
+def test_rows_of_zeros_become_nan_as_in_mlx(form: Format) -> None:
+    stored = weights(6, 8, 32, form)
+    stored[3:5] = 0
+    m = np.ones(8, np.float32)
+    m[4] = 0
+    weight = to_mlx(stored, form)
+    expected = np.array((mx.array(m) / mx.linalg.norm(weight, axis=1))[:, None] * weight)
+    values = decode(stored, form)
+    with np.errstate(invalid="ignore"):
+        out = values * row_factors(m, norms_of(values, form), F32)[:, None]
+    np.testing.assert_array_equal(out, expected)
+    assert np.isnan(out[3:5]).all()
+    assert np.isfinite(np.delete(out, [3, 4], axis=0)).all()
+
+
+def run_time_weight(base: Array, a: Array, b: Array, m: Array, scale: float) -> Array:
+    """Return the weight that DoRALinear computes with, read off its outputs for the unit vectors."""
+    dora = pytest.importorskip("mlx_lm.tuner.dora")
+    from mlx import nn
+
+    linear = nn.Linear(base.shape[1], base.shape[0], bias=False)
+    linear.weight = mx.array(base)
+    layer = dora.DoRALinear.from_base(linear, r=len(b), dropout=0.0, scale=scale)
+    layer.lora_a, layer.lora_b, layer.m = mx.array(a), mx.array(b), mx.array(m)
+    layer.eval()
+    return np.array(layer(mx.eye(base.shape[1]))).T
+
+
+def test_rows_are_as_long_as_the_adapter_makes_them_at_run_time() -> None:
+    random = np.random.default_rng(7)
+    base, a, b = (random.standard_normal(shape).astype(np.float32) for shape in ((24, 40), (40, 4), (4, 24)))
+    m = np.abs(random.standard_normal(24)).astype(np.float32) * 6
+    whole = base + (np.float32(0.5) * b.T) @ a.T
+    whole *= row_factors(m, norms_of(whole, F32), F32)[:, None]
+    np.testing.assert_allclose(whole, run_time_weight(base, a, b, m, 0.5), rtol=0, atol=2e-5)

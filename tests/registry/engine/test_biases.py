@@ -8,15 +8,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusery.registry.engine.affine import BITS, GROUP_SIZES, Grid, Packed, pack, unpack_rows
-from fusery.registry.engine.arithmetic import FORMATS, Array, Format, Update, decode, encode
-from fusery.registry.engine.blocks import fuse_rows
-from fusery.registry.engine.dither import Thresholds, round_at_random
+from fusery.registry.engine.arithmetic import (
+    FORMATS,
+    Array,
+    Format,
+    NotFiniteError,
+    Thresholds,
+    Update,
+    decode,
+    encode,
+    round_at_random,
+)
 from fusery.registry.engine.fidelity import Sums
-from fusery.registry.engine.layouts import constant_in_groups
-from fusery.registry.engine.policy import Policy, Target
-from fusery.registry.engine.precisions import DEQUANTIZE, DITHER, KEEP, MIXED
-from fusery.registry.engine.rows import Change, Kind, NotFiniteError, Rows
-from fusery.registry.engine.workspace import Workspace
+from fusery.registry.engine.policy import WritePolicy, WriteTarget
+from fusery.registry.engine.recipe import DEQUANTIZE, DITHER, KEEP, MIXED
+from fusery.registry.engine.rows import Change, RowsFormat, StoredRows, constant_in_groups
+
+from .blocks import fused, share, update
 
 pytestmark = pytest.mark.usefixtures("no_warnings")
 ROWS, COLUMNS, RANK = 8, 256, 3
@@ -26,38 +34,32 @@ GRIDS = st.builds(
 )
 
 
-def base(grid: Grid, seed: int) -> Rows:
+def base(grid: Grid, seed: int) -> StoredRows:
     random = np.random.default_rng(seed)
     groups = ROWS * COLUMNS // grid.group_size
     codes = random.integers(0, grid.top + 1, (grid.group_size, groups), dtype=np.uint32)
     scales = random.uniform(0.01, 0.03, groups).astype(np.float32)
     biases = random.standard_normal(groups).astype(np.float32) / 10
     stored = [encode(part, grid.form).reshape(ROWS, -1) for part in (scales, biases)]
-    return Rows(pack(codes, grid).reshape(ROWS, -1), *stored)
+    return StoredRows(pack(codes, grid).reshape(ROWS, -1), *stored)
 
 
-def update(size: int, seed: int, scale: float = 1.0) -> Update:
+def grouped(size: int, seed: int, scale: float = 1.0) -> Update:
     """Return an update that is equal within groups of `size` columns."""
     random = np.random.default_rng(seed)
     a = np.repeat(random.standard_normal((COLUMNS // size, RANK)), size, axis=0).astype(np.float32)
     b = (random.standard_normal((RANK, ROWS)) / 100).astype(np.float32)
-    return Update.of(a, b, FORMATS["F32"], FORMATS["F32"], scale, embedding=False)
+    return update(a, b, scale)
 
 
-def fuse(rows: Rows, grid: Grid, change: Update, *, biases: bool = True) -> tuple[Rows, Sums]:
-    target = Target(grid, grid.form, biases=biases)
-    kind = Kind(COLUMNS, grid.form, grid.form, grid, target)
+def fuse(rows: StoredRows, grid: Grid, change: Update, *, biases: bool = True) -> tuple[StoredRows, Sums]:
+    target = WriteTarget(grid, grid.form, biases=biases)
+    kind = RowsFormat(COLUMNS, grid.form, grid.form, grid, target)
     constant = biases and constant_in_groups(change.right, grid.group_size)
-    assert rows.scales is not None and rows.biases is not None
-    out = Rows(*(np.empty_like(part) for part in (rows.weight, rows.scales, rows.biases)))
-    return out, fuse_rows(rows, kind, Change(change, None, THRESHOLDS, constant), 0, out, Workspace())
+    return fused(rows, kind, Change(change, None, THRESHOLDS, constant))
 
 
-def share(sums: Sums) -> float:
-    return sums.inner / sums.intended
-
-
-def numbers(rows: Rows, grid: Grid) -> Array:
+def numbers(rows: StoredRows, grid: Grid) -> Array:
     assert rows.scales is not None and rows.biases is not None
     words = rows.weight.reshape(-1, grid.words_per_group)
     parts = Packed(words, rows.scales.reshape(-1), rows.biases.reshape(-1))
@@ -66,7 +68,7 @@ def numbers(rows: Rows, grid: Grid) -> Array:
 
 @given(grid=GRIDS, times=st.sampled_from([1, 2]), seed=st.integers(0, 1000))
 def test_codes_and_scales_stay_and_the_biases_hold_the_update(grid: Grid, times: int, seed: int) -> None:
-    rows, change = base(grid, seed), update(grid.group_size * times, seed)
+    rows, change = base(grid, seed), grouped(grid.group_size * times, seed)
     out, sums = fuse(rows, grid, change)
     assert np.array_equal(out.weight, rows.weight)
     assert rows.scales is not None and rows.biases is not None and out.biases is not None
@@ -88,7 +90,7 @@ def test_codes_and_scales_stay_and_the_biases_hold_the_update(grid: Grid, times:
 @pytest.mark.parametrize("size", [16, 32])
 def test_an_update_that_is_not_constant_there_is_written_as_keep_does(size: int) -> None:
     grid = Grid(4, 64, FORMATS["BF16"])
-    rows, change = base(grid, 2), update(size, 2)
+    rows, change = base(grid, 2), grouped(size, 2)
     assert constant_in_groups(change.right, size) and not constant_in_groups(change.right, 64)
     ours, theirs = (fuse(rows, grid, change, biases=biases)[0] for biases in (True, False))
     for name in ("weight", "scales", "biases"):
@@ -98,12 +100,12 @@ def test_an_update_that_is_not_constant_there_is_written_as_keep_does(size: int)
 def test_a_bias_that_its_format_cannot_hold_is_refused() -> None:
     grid = Grid(4, 64, FORMATS["F16"])
     with pytest.raises(NotFiniteError):
-        fuse(base(grid, 3), grid, update(64, 3, 1e8))
+        fuse(base(grid, 3), grid, grouped(64, 3, 1e8))
 
 
 @pytest.mark.parametrize("precision", [KEEP, DITHER, MIXED, DEQUANTIZE])
 def test_only_keep_moves_biases_and_only_where_an_adapter_is(precision: str) -> None:
-    policy = Policy(precision, biases=True)
+    policy = WritePolicy(precision, biases=True)
     grid = Grid(4, 64, FORMATS["BF16"])
     assert policy.target("m", grid, grid.form, 128, adapted=True).biases == (precision == KEEP)
     assert not policy.target("m", grid, grid.form, 128, adapted=False).biases

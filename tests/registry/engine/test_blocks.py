@@ -14,12 +14,19 @@ from mlx_numbers import from_mlx, mlx_type, to_mlx
 
 from fusery.registry.engine import kernel
 from fusery.registry.engine.affine import Grid, pack_rows
-from fusery.registry.engine.arithmetic import F32, FORMATS, Array, Format, Update, decode, encode
-from fusery.registry.engine.blocks import fuse_dense, fuse_rows
-from fusery.registry.engine.fidelity import Sums
-from fusery.registry.engine.policy import Target
-from fusery.registry.engine.rows import Change, Kind, NotFiniteError, Rows
-from fusery.registry.engine.workspace import Workspace
+from fusery.registry.engine.arithmetic import (
+    F32,
+    FORMATS,
+    Array,
+    Format,
+    NotFiniteError,
+    decode,
+    encode,
+)
+from fusery.registry.engine.policy import WriteTarget
+from fusery.registry.engine.rows import Change, RowsFormat, StoredRows
+
+from .blocks import fused, update
 
 mx = pytest.importorskip("mlx.core")
 pytestmark = pytest.mark.usefixtures("no_warnings")
@@ -53,15 +60,11 @@ def delta_of(a: Array, b: Array, form: Format) -> Any:
     return ((2.0 * mx.array(b).T) @ mx.array(a).T).astype(kind)
 
 
-def update_of(a: Array, b: Array) -> Update:
-    return Update.of(a, b, F32, F32, 2.0, embedding=False)
-
-
 def assert_dense_like_mlx(stored: Array, form: Format, seed: int, size: float) -> None:
     a, b = factors(seed, size)
     theirs = from_mlx(to_mlx(stored, form) + delta_of(a, b, form))
-    out = np.empty_like(stored)
-    fuse_dense(stored, form, update_of(a, b), 0, out, Workspace())
+    kind = RowsFormat(COLUMNS, form, form, None, WriteTarget(None, form))
+    out = fused(StoredRows(stored), kind, Change(update(a, b, 2.0)))[0].weight
     if form is F32:
         # Which of two NaN comes through an addition is the processor's choice.
         same = np.isnan(out) & np.isnan(theirs)
@@ -84,32 +87,18 @@ def stored_as(numbers: Array, form: Format) -> Array:
     return numbers.view(np.float32) if form is F32 else numbers.astype(np.uint16)
 
 
-def plain_rows(form: Format, seed: int, scale: float = 1.0, rows: int = ROWS) -> Rows:
+def plain_rows(form: Format, seed: int, scale: float = 1.0, rows: int = ROWS) -> StoredRows:
     values = np.random.default_rng(seed).standard_normal((rows, COLUMNS)) * scale
-    return Rows(encode(values.astype(np.float32), form))
+    return StoredRows(encode(values.astype(np.float32), form))
 
 
-def packed_rows(grid: Grid, seed: int, scale: float = 1.0, rows: int = ROWS) -> Rows:
+def packed_rows(grid: Grid, seed: int, scale: float = 1.0, rows: int = ROWS) -> StoredRows:
     plain = decode(plain_rows(grid.form, seed, scale, rows).weight, grid.form)
     packed = pack_rows(plain.reshape(-1, grid.group_size), grid)
-    return Rows(*(part.reshape(rows, -1) for part in (packed.words, packed.scales, packed.biases)))
+    return StoredRows(*(part.reshape(rows, -1) for part in (packed.words, packed.scales, packed.biases)))
 
 
-def room(kind: Kind, count: int) -> Rows:
-    grid = kind.target.grid
-    if grid is None:
-        return Rows(np.empty((count, kind.columns), kind.target.form.stored))
-    groups = (count, kind.columns // grid.group_size)
-    scales, biases = (np.empty(groups, grid.stored) for _ in range(2))
-    return Rows(np.empty((count, grid.words(kind.columns)), np.uint32), scales, biases)
-
-
-def fused(rows: Rows, kind: Kind, change: Change | None, first: int = 0) -> tuple[Rows, Sums]:
-    out = room(kind, len(rows.weight))
-    return out, fuse_rows(rows, kind, change, first, out, Workspace())
-
-
-def meant(rows: Rows, grid: Grid | None, form: Format) -> Any:
+def meant(rows: StoredRows, grid: Grid | None, form: Format) -> Any:
     if grid is None:
         return to_mlx(rows.weight, form)
     assert rows.scales is not None and rows.biases is not None
@@ -117,7 +106,7 @@ def meant(rows: Rows, grid: Grid | None, form: Format) -> Any:
     return mx.dequantize(mx.array(rows.weight), *parts, group_size=grid.group_size, bits=grid.bits)
 
 
-def assert_written(out: Rows, target: Target, expected: Any) -> None:
+def assert_written(out: StoredRows, target: WriteTarget, expected: Any) -> None:
     if target.grid is None:
         np.testing.assert_array_equal(out.weight, from_mlx(expected))
         return
@@ -146,8 +135,8 @@ def test_from_any_format_to_any_other_with_the_bits_of_mlx(
     scale: float,
 ) -> None:
     grid = None if source is None else Grid(*source, form)
-    written = Target(None if target is None else Grid(*target, form), form)
-    kind = Kind(COLUMNS, form, form, grid, written)
+    written = WriteTarget(None if target is None else Grid(*target, form), form)
+    kind = RowsFormat(COLUMNS, form, form, grid, written)
     if kind.group is None and not touched:
         return  # dense and untouched is a copy of bytes and never computed
     rows = plain_rows(form, seed, scale) if grid is None else packed_rows(grid, seed, scale)
@@ -155,7 +144,7 @@ def test_from_any_format_to_any_other_with_the_bits_of_mlx(
     expected = meant(rows, grid, form)
     if touched:
         expected = expected + delta_of(a, b, form)
-    out, _ = fused(rows, kind, Change(update_of(a, b)) if touched else None)
+    out, _ = fused(rows, kind, Change(update(a, b, 2.0)) if touched else None)
     assert_written(out, written, expected)
 
 
@@ -173,13 +162,13 @@ def test_any_bits_quantised_as_by_mlx(
     stored = stored_as(numbers, form)
     a, b = factors(seed, size)
     grid = Grid(bits, 32, form)
-    kind = Kind(COLUMNS, form, form, None, Target(grid, form))
+    kind = RowsFormat(COLUMNS, form, form, None, WriteTarget(grid, form))
     expected = to_mlx(stored, form) + delta_of(a, b, form)
     # MLX quantises a NaN as if it were not there, and a range beyond float32 to infinite scales.
     parts = (expected, *mx.quantize(expected, group_size=32, bits=bits)[1:])
     finite = all(np.isfinite(decode(from_mlx(part), form)).all() for part in parts)
     try:
-        out, _ = fused(Rows(stored), kind, Change(update_of(a, b)))
+        out, _ = fused(StoredRows(stored), kind, Change(update(a, b, 2.0)))
     except NotFiniteError:
         assert not finite
         return

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import ast
-import itertools
 import json
 import os
 import platform
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -152,45 +149,3 @@ def test_whatever_the_vectors_of_the_processor() -> None:
     environment = {"NPY_DISABLE_CPU_FEATURES": " ".join(features)}
     assert run(sys.executable, "-c", ask, environment=environment).split() == []
     assert digests(environment=environment) == {name: here(name) for name in DIGESTS}
-
-
-def search_path() -> list[str]:
-    """Return the folders of programs: of this Python, of the PATH, and of the system."""
-    return [str(Path(sys.executable).parent), *os.get_exec_path(), *os.defpath.split(os.pathsep)]
-
-
-def other_python() -> str:
-    """Return a CPython 3.11 to 3.14 other than this one; skip where none runs.
-
-    A version manager has commands on the PATH for versions that are not selected; those end with an error.
-    """
-    minors = [minor for minor in range(11, 15) if minor != sys.version_info.minor]
-    failures = []
-    for minor, folder in itertools.product(minors, dict.fromkeys(search_path())):
-        if (python := shutil.which(f"python3.{minor}", path=folder)) is None:
-            continue
-        expected = f"cpython 3 {minor}"
-        script = "import sys; print(sys.implementation.name, *sys.version_info[:2])"
-        done = subprocess.run([python, "-c", script], capture_output=True, text=True, check=False)
-        if done.stdout.strip() == expected:
-            return python
-        failures.append(f"{python} ended with {done.returncode}")
-    pytest.skip(f"no other CPython 3.11 to 3.14 runs here: {'; '.join(failures) or 'none is on the PATH'}")
-
-
-@pytest.mark.slow
-def test_under_another_python_and_the_oldest_numpy(tmp_path: Path) -> None:
-    """CI runs the tests with each Python; this fuses once with another Python, and the oldest NumPy that it can have."""
-    python = other_python()
-    uv = shutil.which("uv", path=os.pathsep.join(search_path()))
-    if uv is None:
-        pytest.skip("needs uv, to make an environment")
-    inside = str(tmp_path / "bin" / "python")
-    install = ("pip", "install", "-q", "--only-binary", ":all:", "--resolution", "lowest", "--python", inside)
-    try:
-        run(uv, "venv", "-q", "--no-project", "--allow-existing", "--python", python, str(tmp_path))
-        run(uv, *install, "numpy>=2.0.2")
-    except AssertionError as error:
-        pytest.skip(f"cannot make the environment: {error}")
-    assert run(inside, "-c", "import numpy; print(numpy.__version__)").strip() != version("numpy")
-    assert {name: found[0] for name, found in digests(python=inside).items()} == DIGESTS

@@ -12,16 +12,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusery.registry.engine.affine import Grid, Packed, pack, unpack, unpack_rows
-from fusery.registry.engine.arithmetic import BF16, F16, F32, FORMATS, Array, Format, Update, encode
-from fusery.registry.engine.blocks import fuse_rows
-from fusery.registry.engine.dither import Thresholds
+from fusery.registry.engine.arithmetic import (
+    BF16,
+    F16,
+    F32,
+    FORMATS,
+    Array,
+    Format,
+    NotFiniteError,
+    Thresholds,
+    encode,
+)
 from fusery.registry.engine.fidelity import Sums
-from fusery.registry.engine.layouts import to_rows
-from fusery.registry.engine.policy import Policy, Target
-from fusery.registry.engine.precisions import DITHER, KEEP, MIXED
-from fusery.registry.engine.rows import Change, Kind, NotFiniteError, Rows
-from fusery.registry.engine.workspace import Workspace
+from fusery.registry.engine.policy import WritePolicy, WriteTarget
+from fusery.registry.engine.recipe import DITHER, KEEP, MIXED
+from fusery.registry.engine.rows import Change, RowsFormat, StoredRows, to_rows
 
+from .blocks import fused, update
 from .conftest import OurFuse
 
 pytestmark = pytest.mark.usefixtures("no_warnings")
@@ -94,12 +101,12 @@ def test_thresholds_depend_on_row_and_column_alone(cuts: list[int], group: int, 
 ROWS, COLUMNS, RANK = 8, 128, 3
 
 
-def packed(grid: Grid, codes: Array, scales: Array, biases: Array) -> Rows:
+def packed(grid: Grid, codes: Array, scales: Array, biases: Array) -> StoredRows:
     words = pack(codes, grid).reshape(ROWS, -1)
-    return Rows(words, *(encode(part, grid.form).reshape(ROWS, -1) for part in (scales, biases)))
+    return StoredRows(words, *(encode(part, grid.form).reshape(ROWS, -1) for part in (scales, biases)))
 
 
-def random_rows(grid: Grid, seed: int) -> tuple[Rows, Array, Array]:
+def random_rows(grid: Grid, seed: int) -> tuple[StoredRows, Array, Array]:
     """Return rows with scales of either sign, their codes and their scales as stored, (group size, groups)."""
     random = np.random.default_rng(seed)
     groups = ROWS * COLUMNS // grid.group_size
@@ -118,16 +125,13 @@ def random_rows(grid: Grid, seed: int) -> tuple[Rows, Array, Array]:
 
 
 def dithered(
-    rows: Rows, grid: Grid, a: Array, b: Array, seed: int, scale: float = 1.0
-) -> tuple[Array, Rows, Sums]:
-    update = Update.of(a, b, F32, F32, scale, embedding=False)
-    kind = Kind(COLUMNS, grid.form, grid.form, grid, Target(grid, grid.form, dither=True))
-    change = Change(update, None, Thresholds.of(seed, "m"))
-    out = Rows(np.empty_like(rows.weight))
-    sums = fuse_rows(rows, kind, change, 0, out, Workspace())
+    rows: StoredRows, grid: Grid, a: Array, b: Array, seed: int, scale: float = 1.0
+) -> tuple[Array, Sums]:
+    kind = RowsFormat(COLUMNS, grid.form, grid.form, grid, WriteTarget(grid, grid.form, dither=True))
+    out, sums = fused(rows, kind, Change(update(a, b, scale), None, Thresholds.of(seed, "m")))
     codes = np.empty((grid.group_size, ROWS * COLUMNS // grid.group_size), np.uint32)
     unpack(out.weight.reshape(-1, grid.words_per_group), grid, codes)
-    return codes, out, sums
+    return codes, sums
 
 
 def factors(seed: int, size: float) -> tuple[Array, Array]:
@@ -151,7 +155,7 @@ def test_codes_move_to_a_neighbour(form: Format, bits: int, group: int, seed: in
     grid = Grid(bits, group, form)
     rows, codes, scales = random_rows(grid, seed)
     a, b = factors(seed, size)
-    new, out, sums = dithered(rows, grid, a, b, seed)
+    new, sums = dithered(rows, grid, a, b, seed)
     product = grouped(b.T.astype(np.float64) @ a.T, grid)
     intended = codes + product / scales
     slack = 1e-4 + 1e-5 * np.abs(intended)  # float32 against float64
@@ -160,7 +164,6 @@ def test_codes_move_to_a_neighbour(form: Format, bits: int, group: int, seed: in
     )
     assert (low <= new).all()
     assert (new <= high).all()
-    assert out.scales is out.biases is None
     # What is retained is measured on what is written.
     assert sums.intended == pytest.approx((product**2).sum(), rel=1e-4)
     if form is F32:
@@ -195,7 +198,7 @@ def test_a_group_of_scale_zero_stays_as_it_is() -> None:
     assert rows.scales is not None
     rows.scales[2] = 0
     rows.scales[3] = 0x8000  # minus zero
-    new, _, sums = dithered(rows, grid, *factors(0, 1.0), seed=1)
+    new, sums = dithered(rows, grid, *factors(0, 1.0), seed=1)
     np.testing.assert_array_equal(new[:, 4:8], codes[:, 4:8])
     assert (new[:, :4] != codes[:, :4]).mean() > 0.5
     assert sums.finite
@@ -218,7 +221,7 @@ def test_a_file_has_the_size_of_keep_and_the_scales_of_the_base(tmp_path: Path, 
     base = tiny_models.make_base(tmp_path / "base", bits=4, hidden=256, intermediate=1024)
     adapter = tiny_models.make_adapter(tmp_path / "adapter", base, update=0.01)
     kept, before = our_fuse(base, adapter, KEEP, name="kept")
-    folder, after = our_fuse(base, adapter, Policy(DITHER, seed=1), name="dithered")
+    folder, after = our_fuse(base, adapter, WritePolicy(DITHER, seed=1), name="dithered")
     assert (folder / "model.safetensors").stat().st_size == (kept / "model.safetensors").stat().st_size
     assert (folder / "config.json").read_bytes() == (kept / "config.json").read_bytes()
     theirs, ours = tiny_models.read_tensors(base), tiny_models.read_tensors(folder)
@@ -236,7 +239,9 @@ def test_modules_without_tensors_and_dense_modules(tmp_path: Path, our_fuse: Our
     up, down = "model.layers.3.mlp.up_proj", "model.layers.3.mlp.down_proj"
     base = tiny_models.make_base(tmp_path / "partly", bits=4, overrides={down: False})
     partial = tiny_models.make_adapter(tmp_path / "partial", base, skip=[up])
-    fused = [our_fuse(base, partial, Policy(name, {"": 6}), name=name)[0] for name in (KEEP, DITHER, MIXED)]
+    fused = [
+        our_fuse(base, partial, WritePolicy(name, {"": 6}), name=name)[0] for name in (KEEP, DITHER, MIXED)
+    ]
     theirs, kept, ours, mixed = (tiny_models.read_tensors(path) for path in (base, *fused))
     assert ours[f"{up}.weight"] == theirs[f"{up}.weight"]  # nothing to round
     # A dense module has no grid to dither on and no width to raise.

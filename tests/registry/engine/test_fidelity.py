@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tiny_models
+from hypothesis import given
+from hypothesis import strategies as st
 from tensor_files import numbers, weight
 
 from fusery.registry.engine.arithmetic import Array
-from fusery.registry.engine.fidelity import Fidelity, ModuleFidelity, Sums, measure, measure_exactly
-from fusery.registry.engine.verdict import judge
+from fusery.registry.engine.fidelity import FuseFidelity, ModuleShare, Sums, measure, measure_exactly
+from fusery.registry.engine.verdict import closeness, in_words, judge, recorded_verdict, share_in_words
 
 from .conftest import OurFuse
 
@@ -53,7 +56,7 @@ def test_figures_are_exact(
     )
 
 
-def compare(found: ModuleFidelity | Fidelity, real: Array, wanted: Array) -> None:
+def compare(found: ModuleShare | FuseFidelity, real: Array, wanted: Array) -> None:
     norm = np.linalg.norm(wanted)
     assert found.norm == pytest.approx(norm, rel=1e-5)
     assert found.retained == pytest.approx((real * wanted).sum() / norm**2, rel=1e-5, abs=1e-6)
@@ -62,24 +65,24 @@ def compare(found: ModuleFidelity | Fidelity, real: Array, wanted: Array) -> Non
 
 
 def test_nothing_intended_is_all_retained_and_nothing_changed_is_nothing() -> None:
-    assert ModuleFidelity.of("m", Sums(0.0, 0.0, 4.0)) == ModuleFidelity("m", 0.0, 1.0, 1.0, 0.0)
-    assert Fidelity.of({}).verdict == "PASS"
-    found = ModuleFidelity.of("m", Sums(4.0, 0.0, 4.0))
+    assert ModuleShare.of("m", Sums(0.0, 0.0, 4.0)) == ModuleShare("m", 0.0, 1.0, 1.0, 0.0)
+    assert FuseFidelity.of({}).verdict == "PASS"
+    found = ModuleShare.of("m", Sums(4.0, 0.0, 4.0))
     assert (found.norm, found.retained, found.cosine, found.relative_error) == (2.0, 0.0, 0.0, 1.0)
-    json.dumps(Fidelity.of({"m": Sums(1.0, 1.0, 0.0)}).to_dict(), allow_nan=False)
+    json.dumps(asdict(FuseFidelity.of({"m": Sums(1.0, 1.0, 0.0)})), allow_nan=False)
 
 
 def test_the_whole_weighs_modules_by_their_updates() -> None:
-    found = Fidelity.of({"large": Sums(9.0, 9.0, 0.0), "small": Sums(1.0, 0.0, 1.0)})
+    found = FuseFidelity.of({"large": Sums(9.0, 9.0, 0.0), "small": Sums(1.0, 0.0, 1.0)})
     assert found.retained == 0.9
     assert [module.retained for module in found.modules] == [1.0, 0.0]
 
 
 def test_modules_that_overshoot_do_not_make_up_for_others() -> None:
     """One module has 190 % of its update and the other 10 %: together 100 %, and neither is right."""
-    found = Fidelity.of({"much": Sums(1.0, 1.9, 0.81), "little": Sums(1.0, 0.1, 0.81)})
+    found = FuseFidelity.of({"much": Sums(1.0, 1.9, 0.81), "little": Sums(1.0, 0.1, 0.81)})
     assert (found.retained, found.verdict) == (1.0, "LOST")
-    assert Fidelity.of({"a": Sums(1.0, 1.1, 0.01), "b": Sums(1.0, 0.9, 0.01)}).verdict == "PASS"
+    assert FuseFidelity.of({"a": Sums(1.0, 1.1, 0.01), "b": Sums(1.0, 0.9, 0.01)}).verdict == "PASS"
 
 
 @pytest.mark.parametrize(
@@ -87,7 +90,7 @@ def test_modules_that_overshoot_do_not_make_up_for_others() -> None:
 )
 def test_replaced_tensor_can_overshoot(share: float, verdict: str) -> None:
     replaced = {"embed": Sums(100.0, 100.0 * share, 100.0 * (share - 1) ** 2)}
-    assert Fidelity.of({"m": Sums(1.0, 1.0, 0.0)}, replaced).verdict == verdict
+    assert FuseFidelity.of({"m": Sums(1.0, 1.0, 0.0)}, replaced).verdict == verdict
 
 
 def test_the_exact_way_leaves_out_what_is_not_finite() -> None:
@@ -97,3 +100,39 @@ def test_the_exact_way_leaves_out_what_is_not_finite() -> None:
     sums = measure_exactly(real, wanted, base)
     assert (sums.intended, sums.inner, sums.error, sums.weight) == (1 + 9 + 25, 1 + 9 + 30, 1, 1 + 9 + 36)
     assert not measure(real, wanted, base, np.empty_like(real), grouped=False).finite
+
+
+def test_verdicts() -> None:
+    for verdict, figures in {
+        "PASS": [(1.0, 0.0), (0.8, 0.12), (1.2, 0.12)],
+        "DEGRADED": [(0.799, 0.0), (1.201, 0.0), (1.0, 0.121), (0.3, 0.0), (1.7, 0.0)],
+        "LOST": [(0.29, 0.0), (1.71, 0.0), (1.936, 0.04), (2.67, 0.04), (-0.2, 1.0)],
+    }.items():
+        for retained, noise in figures:
+            assert judge(retained, noise) == verdict, (retained, noise)
+
+
+@given(st.integers(0, 1000), st.sampled_from([0.0, 0.1, 0.2]))
+def test_overshooting_is_judged_like_a_loss(thousandths: int, noise: float) -> None:
+    distance = thousandths / 512  # exact in binary, and so are both shares
+    assert judge(1 + distance, noise) == judge(1 - distance, noise)
+    assert closeness(1 + distance) == closeness(1 - distance) == 1 - distance
+
+
+def test_words_name_the_figures_and_say_when_a_fuse_overshoots() -> None:
+    words = in_words("LOST", 1.936, 0.042)
+    assert all(part in words for part in ("LOST", "overshoots", "193.6 %", "4.2 %"))
+    assert "overshoots" not in in_words("LOST", 0.1, 0.042)
+    assert "103.0 %" in share_in_words(1.03) and "0.0 %" in share_in_words(None)
+    reason = "some modules"  # where the figures alone give none
+    assert reason in in_words("DEGRADED", 0.95, 0.04)
+    for verdict, retained, noise in (("DEGRADED", 0.95, 0.13), ("DEGRADED", 1.3, 0.04), ("PASS", 1.0, 0.04)):
+        assert reason not in in_words(verdict, retained, noise)
+
+
+def test_a_recorded_verdict_is_no_better_than_its_figures() -> None:
+    assert recorded_verdict("PASS", 1.936, 0.04) == "LOST"
+    assert recorded_verdict("PASS", 1.0, 0.2) == "DEGRADED"
+    assert recorded_verdict("LOST", 1.0, 0.04) == "LOST"
+    assert recorded_verdict("DEGRADED", 1.0, None) == "DEGRADED"
+    assert recorded_verdict("PASS", None, None) == "PASS"

@@ -16,15 +16,15 @@ from tensor_files import numbers, weight
 from fusery.registry.engine import kernel
 from fusery.registry.engine.arithmetic import FORMATS, decode, encode
 from fusery.registry.engine.calibration import (
-    Calibration,
+    CalibrationFile,
     Learned,
     Stored,
     read_calibration,
     write_calibration,
 )
-from fusery.registry.engine.fitting import RIDGE, Fit
-from fusery.registry.engine.policy import Policy
-from fusery.registry.engine.precisions import DITHER
+from fusery.registry.engine.policy import WritePolicy
+from fusery.registry.engine.recipe import DITHER
+from fusery.registry.engine.shaped import RIDGE, Fit
 from fusery.registry.engine.shaping import metric
 from fusery.storage.errors import FormatError
 
@@ -77,7 +77,7 @@ def test_codes_that_are_all_the_same_and_nothing_lacking() -> None:
     assert not any(part.any() for part in nothing)
 
 
-def heard(base: Path, adapter: Path, fused: Path, calibration: Calibration, path: str) -> float:
+def heard(base: Path, adapter: Path, fused: Path, calibration: CalibrationFile, path: str) -> float:
     scale = json.loads((adapter / "adapter_config.json").read_text())["lora_parameters"]["scale"]
     left, right = (numbers(adapter / "adapters.safetensors", f"{path}.lora_{part}") for part in "ba")
     update = scale * left.T @ right.T
@@ -92,11 +92,13 @@ def heard(base: Path, adapter: Path, fused: Path, calibration: Calibration, path
     return size(error) / size(update)
 
 
-def test_less_is_off_at_the_same_size(calibrated: tuple[Path, Path, Calibration], our_fuse: OurFuse) -> None:
+def test_less_is_off_at_the_same_size(
+    calibrated: tuple[Path, Path, CalibrationFile], our_fuse: OurFuse
+) -> None:
     base, adapter, calibration = calibrated
-    plain, without = our_fuse(base, adapter, Policy(DITHER, calibration=calibration), name="plain")
+    plain, without = our_fuse(base, adapter, WritePolicy(DITHER, calibration=calibration), name="plain")
     fitted, found = our_fuse(
-        base, adapter, Policy(DITHER, calibration=calibration, fitted=True), name="fitted"
+        base, adapter, WritePolicy(DITHER, calibration=calibration, fitted=True), name="fitted"
     )
     tensors = tiny_models.read_tensors(adapter / "adapters.safetensors")
     adapted = [path for path in calibration.modules if f"{path}.lora_b" in tensors]
@@ -116,35 +118,35 @@ def test_less_is_off_at_the_same_size(calibrated: tuple[Path, Path, Calibration]
 
 @pytest.mark.parametrize("fitted", [False, True])
 def test_a_layer_that_nothing_came_into(
-    calibrated: tuple[Path, Path, Calibration], our_fuse: OurFuse, tmp_path: Path, fitted: bool
+    calibrated: tuple[Path, Path, CalibrationFile], our_fuse: OurFuse, tmp_path: Path, fitted: bool
 ) -> None:
     """It was fused into garbage: everything was divided by nothing."""
     base, adapter, calibration = calibrated
     widths = {path: calibration.width_of(path) or 0 for path in calibration.modules}
     dead = known(tmp_path / "dead.safetensors", widths, size=0.0, rest=0.0)
-    policy = Policy(DITHER, calibration=dead, fitted=fitted)
+    policy = WritePolicy(DITHER, calibration=dead, fitted=fitted)
     _, found = our_fuse(base, adapter, policy)
     assert found.fidelity.retained == pytest.approx(1, abs=0.1)
     assert found.fidelity.noise < 0.3
 
 
 def test_a_small_update(
-    calibrated: tuple[Path, Path, Calibration], our_fuse: OurFuse, tmp_path: Path
+    calibrated: tuple[Path, Path, CalibrationFile], our_fuse: OurFuse, tmp_path: Path
 ) -> None:
     base, _, calibration = calibrated
     small = tiny_models.make_adapter(tmp_path / "small", base, update=0.00001)
-    folder, _ = our_fuse(base, small, Policy(DITHER, calibration=calibration, fitted=True))
+    folder, _ = our_fuse(base, small, WritePolicy(DITHER, calibration=calibration, fitted=True))
     before, after = tiny_models.read_tensors(base), tiny_models.read_tensors(folder)
     assert {name.rpartition(".")[2] for name in before if before[name] != after[name]} <= {"weight"}
 
 
 @pytest.mark.parametrize(("part", "share"), [("scales", 0.05), ("biases", 0.05), ("biases", 2.0)])
 def test_what_was_learned_is_written_where_it_is_near_what_was_fitted(
-    calibrated: tuple[Path, Path, Calibration], our_fuse: OurFuse, tmp_path: Path, part: str, share: float
+    calibrated: tuple[Path, Path, CalibrationFile], our_fuse: OurFuse, tmp_path: Path, part: str, share: float
 ) -> None:
     """A file of a stranger can say that it is for this adapter, and would write any model it liked."""
     base, adapter, calibration = calibrated
-    policy = Policy(DITHER, calibration=calibration, fitted=True)
+    policy = WritePolicy(DITHER, calibration=calibration, fitted=True)
     fitted, _ = our_fuse(base, adapter, policy, name="fitted")
     path = "model.layers.3.mlp.down_proj"
     tensors = tiny_models.read_tensors(fitted)
@@ -168,7 +170,7 @@ def test_what_was_learned_is_written_where_it_is_near_what_was_fitted(
         prompts="b" * 64,
         learned=(about, {path: Stored(form, found["scales"], found["biases"])}),
     )
-    policy = Policy(DITHER, calibration=read_calibration(file), fitted=True)
+    policy = WritePolicy(DITHER, calibration=read_calibration(file), fitted=True)
     if share > 1:
         with pytest.raises(FormatError):
             our_fuse(base, adapter, policy, name="learned")

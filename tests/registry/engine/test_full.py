@@ -12,9 +12,9 @@ import tiny_models
 from fuse_cases import assert_same
 from tensor_files import load_raw
 
-from fusery.registry.engine.plan import Compute
-from fusery.registry.engine.policy import Policy, Quantize
-from fusery.registry.engine.precisions import KEEP
+from fusery.registry.engine.plan import ComputeStep
+from fusery.registry.engine.policy import Quantize, WritePolicy
+from fusery.registry.engine.recipe import KEEP
 from fusery.registry.errors import FusionUnsupportedError
 
 from .conftest import MlxFuse, OurFuse, Planner
@@ -89,8 +89,8 @@ def test_odd_fine_tunes(
 def test_a_fine_tune_can_be_quantised(tmp_path: Path, planned: Planner) -> None:
     base = make_base(tmp_path / "base")
     adapter = make_full(tmp_path / "adapter", base, last_block(base))
-    plan = planned(base, adapter, Policy(KEEP, quantize=Quantize(4, 64)))
-    computed = {step.module.path: step.module for step in plan.steps if isinstance(step, Compute)}
+    plan = planned(base, adapter, WritePolicy(KEEP, quantize=Quantize(4, 64)))
+    computed = {step.module.path: step.module for step in plan.steps if isinstance(step, ComputeStep)}
     assert len(computed) == 4 * 7 + 2
     assert computed[_UP].weight.file != computed["lm_head"].weight.file
     assert plan.modules == ()

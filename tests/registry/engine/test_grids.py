@@ -10,13 +10,15 @@ import pytest
 import tiny_models
 from tensor_files import Change, rewrite
 
+from fusery.registry.bases.add import model_files
 from fusery.registry.engine.affine import Grid
+from fusery.registry.engine.architectures import NeedsModelClassError
 from fusery.registry.engine.arithmetic import BF16
 from fusery.registry.engine.base import read_base
-from fusery.registry.engine.grids import bits_of, grid_of
+from fusery.registry.engine.grids import bits_of, grid_of, weight_sizes
 from fusery.registry.engine.microscaling import MODES
-from fusery.registry.engine.naming import NeedsModelClassError
 from fusery.registry.errors import FusionUnsupportedError
+from fusery.storage.jsonfile import read_object
 
 from .conftest import Planner
 
@@ -137,3 +139,38 @@ def test_a_module_without_words_or_scales_needs_the_class(tmp_path: Path) -> Non
     quantised(tmp_path, 4, 64)
     with pytest.raises(NeedsModelClassError):
         grid_of(read(tmp_path, _PLAIN), "model.layers.0.mlp.up_proj")
+
+
+MODULE = "model.layers.1.mlp.down_proj"
+
+
+def sizes(folder: Path, *modules: str) -> dict[str, float]:
+    return weight_sizes(model_files(folder), read_object(folder / "config.json"), modules)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        {"dtype": "float16"},
+        {"bits": 4},
+        {"bits": 8, "group_size": 32},
+        {"bits": 4, "overrides": {MODULE: {"bits": 8, "group_size": 32}}},
+        {"bits": 4, "overrides": {MODULE: False}},
+        {"shards": 3},
+    ],
+    ids=str,
+)
+def test_it_is_that_of_the_numbers(made: dict[str, Any], tmp_path: Path) -> None:
+    folder = tiny_models.make_base(tmp_path / "base", **made)
+    # Weights are normal numbers over the square root of their columns.
+    assert sizes(folder, MODULE)[MODULE] == pytest.approx(1 / np.sqrt(256), rel=0.05)
+
+
+def test_what_cannot_be_told_is_left_out(tmp_path: Path) -> None:
+    folder = tiny_models.make_base(tmp_path / "base", layout="hf")
+    assert sizes(folder, "model.norm", "model.nothing", MODULE).keys() == {MODULE}
+    rearranged = {**read_object(folder / "config.json"), "model_type": "not_known_here"}
+    assert weight_sizes(model_files(folder), rearranged, [MODULE]) == {}
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert sizes(folder, MODULE) == {}

@@ -12,8 +12,8 @@ import tiny_architectures
 import tiny_models
 from fuse_cases import assert_same
 
-from fusery.registry.engine.policy import Policy, Quantize
-from fusery.registry.engine.precisions import KEEP
+from fusery.registry.engine.policy import Quantize, WritePolicy
+from fusery.registry.engine.recipe import KEEP
 
 from .conftest import MlxFuse, OurFuse
 
@@ -67,7 +67,7 @@ def test_same_bits(
     for number, form in enumerate(written):
         theirs = mlx_fuse(made, trained, dequantize=form != "keep", name=f"theirs-{number}")
         if isinstance(form, Quantize):
-            theirs, form = converted(tmp_path, theirs, form), Policy(KEEP, quantize=form)
+            theirs, form = converted(tmp_path, theirs, form), WritePolicy(KEEP, quantize=form)
         assert_same(theirs, our_fuse(made, trained, form, name=f"ours-{number}")[0])
 
 
@@ -81,7 +81,7 @@ def test_quantising_dora(
         del config["torch_dtype"]
         (base / "config.json").write_text(json.dumps(config))
     adapter = tiny_models.make_adapter(tmp_path / "adapter", base, fine_tune_type="dora")
-    ours, _ = our_fuse(base, adapter, Policy(KEEP, quantize=Quantize(8, 32)))
+    ours, _ = our_fuse(base, adapter, WritePolicy(KEEP, quantize=Quantize(8, 32)))
     assert_same(converted(tmp_path, mlx_fuse(base, adapter, dequantize=True), Quantize(8, 32)), ours)
 
 
@@ -91,7 +91,7 @@ def test_modules_with_their_own_format(
 ) -> None:
     base = tiny_architectures.make_architecture(tmp_path / "base", name)
     adapter = adapters_by_class.make_adapter(tmp_path / "adapter", base)
-    ours, _ = our_fuse(base, adapter, Policy(KEEP, quantize=Quantize(4, 32)))
+    ours, _ = our_fuse(base, adapter, WritePolicy(KEEP, quantize=Quantize(4, 32)))
     assert_same(converted(tmp_path, mlx_fuse(base, adapter, dequantize=True), Quantize(4, 32)), ours)
 
 

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from fusery.registry.engine import kernel
 from fusery.registry.engine.affine import Grid
-from fusery.registry.engine.arithmetic import BF16, F16, F32, Array, Format, Update, encode
-from fusery.registry.engine.blocks import fuse_rows
-from fusery.registry.engine.policy import Target
-from fusery.registry.engine.rows import Change, Kind, NotFiniteError, Rows
-from fusery.registry.engine.workspace import Workspace
+from fusery.registry.engine.arithmetic import BF16, F16, F32, Array, Format, NotFiniteError, Update, encode
+from fusery.registry.engine.policy import WriteTarget
+from fusery.registry.engine.rows import Change, RowsFormat, StoredRows
+
+from .blocks import fused, room, update
 
 compiled = pytest.mark.skipif(kernel.compiled is None, reason="the compiled arithmetic was not built")
 
@@ -29,7 +29,7 @@ grids = st.none() | st.tuples(st.sampled_from([2, 3, 4, 5, 6, 8]), st.sampled_fr
 
 
 @st.composite
-def kinds(draw: st.DrawFn) -> Kind:
+def kinds(draw: st.DrawFn) -> RowsFormat:
     form, target_form = draw(forms), draw(forms)
     base, target = (
         None if chosen is None else Grid(*chosen, form=of)
@@ -40,7 +40,7 @@ def kinds(draw: st.DrawFn) -> Kind:
         columns = draw(st.integers(1, 1100))
     else:
         columns = 128 * draw(st.integers(1, 9))
-    return Kind(columns, form, form, base, Target(target, target_form))
+    return RowsFormat(columns, form, form, base, WriteTarget(target, target_form))
 
 
 def numbers(random: np.random.Generator, shape: tuple[int, ...], form: Format, size: float) -> Array:
@@ -52,25 +52,17 @@ def numbers(random: np.random.Generator, shape: tuple[int, ...], form: Format, s
     return encode(values, form)
 
 
-def rows_of(kind: Kind, count: int, random: np.random.Generator, size: float) -> Rows:
+def rows_of(kind: RowsFormat, count: int, random: np.random.Generator, size: float) -> StoredRows:
     if kind.grid is None:
-        return Rows(numbers(random, (count, kind.columns), kind.form, size))
+        return StoredRows(numbers(random, (count, kind.columns), kind.form, size))
     words = random.integers(0, 1 << 32, (count, kind.grid.words(kind.columns)), np.uint32)
     groups = (count, kind.columns // kind.grid.group_size)
     scales, biases = (numbers(random, groups, kind.form, size) for _ in range(2))
-    return Rows(words, scales, biases)
-
-
-def room(kind: Kind, count: int) -> Rows:
-    grid = kind.target.grid
-    if grid is None:
-        return Rows(np.zeros((count, kind.columns), kind.target.form.stored))
-    scales, biases = (np.zeros((count, kind.columns // grid.group_size), grid.stored) for _ in range(2))
-    return Rows(np.zeros((count, grid.words(kind.columns)), np.uint32), scales, biases)
+    return StoredRows(words, scales, biases)
 
 
 def change_of(
-    kind: Kind, rank: int, rows: int, random: np.random.Generator, size: float, form: Format
+    kind: RowsFormat, rank: int, rows: int, random: np.random.Generator, size: float, form: Format
 ) -> Change | None:
     if not rank:
         return None
@@ -95,7 +87,7 @@ def change_of(
     update_form=forms,
 )
 def test_the_same_bits_and_sums_as_numpy(
-    kind: Kind,
+    kind: RowsFormat,
     count: int,
     rank: int,
     first: int,
@@ -108,12 +100,12 @@ def test_the_same_bits_and_sums_as_numpy(
     rows = rows_of(kind, count, random, size)
     change = change_of(kind, rank, first + count + 1, random, of_update, update_form)
     assume(change is not None or kind.group is not None)  # plain numbers that nobody touches are copied
-    ours, theirs = room(kind, count), room(kind, count)
+    ours = room(kind, count)
     found = kernel.fuse_rows(rows, kind, change, first, ours)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernel, "compiled", None)
         try:
-            expected = fuse_rows(rows, kind, change, first, theirs, Workspace())
+            theirs, expected = fused(rows, kind, change, first)
         except NotFiniteError:
             assert found is None
             return
@@ -126,7 +118,7 @@ def test_the_same_bits_and_sums_as_numpy(
         np.testing.assert_array_equal(mine, other)
 
 
-def parts(rows: Rows) -> list[Array]:
+def parts(rows: StoredRows) -> list[Array]:
     return [
         part.view(np.uint32 if part.itemsize == 4 else np.uint16)
         for part in (rows.weight, rows.scales, rows.biases)
@@ -139,10 +131,10 @@ def test_ordinary_numbers_are_not_left_to_numpy() -> None:
     random = np.random.default_rng(0)
     for form in (BF16, F16, F32):
         for base, target in product((None, Grid(4, 64, form)), (None, Grid(4, 64, form), Grid(6, 32, form))):
-            kind = Kind(640, form, form, base, Target(target, form))
+            kind = RowsFormat(640, form, form, base, WriteTarget(target, form))
             rows = rows_of(kind, 5, random, 0.1)
             a, b = (random.standard_normal(shape).astype(np.float32) for shape in ((640, 8), (8, 5)))
-            change = Change(Update.of(a, b, F32, F32, 0.01, embedding=False))
+            change = Change(update(a, b, 0.01))
             assert kernel.handles(kind, change)
             assert kernel.fuse_rows(rows, kind, change, 0, room(kind, 5)) is not None
 
@@ -150,8 +142,11 @@ def test_ordinary_numbers_are_not_left_to_numpy() -> None:
 @compiled
 def test_sizes_that_do_not_fit_are_refused() -> None:
     """A mistake of ours must not become one of memory."""
-    kind = Kind(64, BF16, BF16, None, Target(None, BF16))
-    rows, change = Rows(np.zeros((4, 64), np.uint16)), Change(Update.nothing(4, 64))
+    kind = RowsFormat(64, BF16, BF16, None, WriteTarget(None, BF16))
+    rows, change = (
+        StoredRows(np.zeros((4, 64), np.uint16)),
+        Change(Update(np.zeros((1, 4), np.float32), np.zeros((1, 64), np.float32), F32)),
+    )
     for bad in (
         (rows, replace(kind, columns=65), change, 0, room(kind, 4)),
         (rows, kind, change, 1, room(kind, 4)),

@@ -127,12 +127,6 @@ def several_updates(folder: Path) -> tuple[Path, Path]:
     return base, adapters_by_class.make_adapter(folder / "adapter", base)
 
 
-def one_block(folder: Path) -> tuple[Path, Path]:
-    base, adapter = made(folder, keys=["self_attn.q_proj"])
-    set_config(adapter, "adapter_config.json", num_layers=1)
-    return base, adapter
-
-
 def renamed(old: str, new: str) -> Setup:
     def setup(folder: Path) -> tuple[Path, Path]:
         base, adapter = made(folder)
@@ -144,18 +138,7 @@ def renamed(old: str, new: str) -> Setup:
     return setup
 
 
-def changed(name: str, change: Callable[[Any], Any], *words: str, **options: Any) -> Setup:
-    def setup(folder: Path) -> tuple[Path, Path]:
-        base, adapter = made(folder, *words, **options)
-        rewrite(adapter, lambda t: t.update({name: (t[name][0], change(t[name][1]))}))
-        return base, adapter
-
-    return setup
-
-
-_QUERY, _UP = "model.layers.0.self_attn.q_proj", "model.layers.1.mlp.up_proj"
-_EXPERTS = "model.layers.1.mlp.switch_mlp.up_proj.lora_a"
-UNKNOWN, MISSHAPEN = "not an adapter parameter", "does not match"
+_QUERY, UNKNOWN = "model.layers.0.self_attn.q_proj", "not an adapter parameter"
 REFUSED: dict[str, tuple[Setup, str, str]] = {
     "a global scale": (with_global_scale, "", "global_scale"),
     "DoRA on a quantised embedding": (
@@ -169,22 +152,6 @@ REFUSED: dict[str, tuple[Setup, str, str]] = {
     "layers of several updates": (several_updates, UNKNOWN, "qkv_proj.lora_"),
     "an unknown module": (renamed(_QUERY, "model.layers.0.self_attn.x_proj"), UNKNOWN, "x_proj"),
     "a norm": (renamed(_QUERY, "model.layers.0.input_layernorm"), UNKNOWN, "input_layernorm"),
-    "blocks beyond num_layers, of mlx-lm 0.19 to 0.21": (
-        one_block,
-        UNKNOWN,
-        "model.layers.0",
-    ),
-    "a wider lora_a": (changed(f"{_UP}.lora_a", lambda a: np.concatenate([a, a])), MISSHAPEN, _UP),
-    "experts in one matrix, of before October 2025": (
-        changed(
-            _EXPERTS,
-            lambda a: a.reshape(-1, a.shape[-1]),
-            *("qwen3_moe", "4bit", "experts"),
-            keys=["mlp.switch_mlp.up_proj"],
-        ),
-        MISSHAPEN,
-        "switch_mlp.up_proj",
-    ),
 }
 """How a base and an adapter are made, what mlx-lm says of them, and what our refusal names."""
 

@@ -16,7 +16,7 @@ import tiny_architectures
 from processes import measure
 from shapes import Shape, write_base
 
-from fusery.registry.engine.workspace import BLOCK
+from fusery.registry.engine.rows import BLOCK
 
 pytestmark = [
     pytest.mark.timing,

@@ -9,17 +9,23 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import adapters_by_class
 import numpy as np
 import pytest
 import tiny_architectures
 import tiny_models
-from tensor_files import Change, rewrite
+from tensor_files import Change, load_raw, rewrite
 from tiny_architectures import ARCHITECTURES, make_architecture, write_base
 
-from fusery.registry.engine.fingerprint import fingerprint
-from fusery.registry.engine.model_class import Loaded, load_by_class
+from fusery.registry.engine.base import Base, is_droppable
+from fusery.registry.engine.computed import COMPUTED
+from fusery.registry.engine.model_class import load_by_class
+from fusery.registry.engine.policy import Quantize, WritePolicy
+from fusery.registry.engine.recipe import DEQUANTIZE, KEEP
 from fusery.registry.errors import FusionUnsupportedError
 from fusery.storage.errors import MissingFileError, OutOfSpaceError
+
+from .conftest import OurFuse
 
 mx = pytest.importorskip("mlx.core")
 pytest.importorskip("mlx_lm")
@@ -30,12 +36,12 @@ names = pytest.mark.parametrize(
     "name", [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
 )
 Stored = dict[str, tuple[str, tuple[int, ...], bytes]]
-Load = Callable[..., Loaded]
+Load = Callable[..., Base]
 
 
 @pytest.fixture
 def load(tmp_path: Path) -> Load:
-    def run(base: Path, config: Mapping[str, Any] | None = None) -> Loaded:
+    def run(base: Path, config: Mapping[str, Any] | None = None) -> Base:
         scratch = tmp_path / f"scratch-{len(list(tmp_path.iterdir()))}"
         scratch.mkdir()
         settings = json.loads((base / "config.json").read_text()) | dict(config or {})
@@ -44,7 +50,11 @@ def load(tmp_path: Path) -> Load:
     return run
 
 
-def stored(base: Path, loaded: Loaded) -> Stored:
+def computed_of(loaded: Base) -> list[str]:
+    return [name for name, source in loaded.tensors.items() if source.file == COMPUTED]
+
+
+def stored(base: Path, loaded: Base) -> Stored:
     contents: dict[str, bytes] = {}
     found = {}
     for name, source in loaded.tensors.items():
@@ -64,7 +74,7 @@ def written_by_mlx(base: Path, folder: Path) -> tuple[Stored, Any, dict[str, Any
     return tiny_models.read_tensors(folder), model, config
 
 
-def assert_as_mlx_lm(base: Path, loaded: Loaded, folder: Path) -> None:
+def assert_as_mlx_lm(base: Path, loaded: Base, folder: Path) -> None:
     """Names, dtypes, shapes, bytes, configuration, kinds and blocks are those of mlx-lm."""
     theirs, model, config = written_by_mlx(base, folder)
     ours = stored(base, loaded)
@@ -75,7 +85,7 @@ def assert_as_mlx_lm(base: Path, loaded: Loaded, folder: Path) -> None:
     assert_wraps_the_same(model, loaded)
 
 
-def assert_wraps_the_same(model: Any, loaded: Loaded) -> None:
+def assert_wraps_the_same(model: Any, loaded: Base) -> None:
     from mlx_lm.tuner.utils import linear_to_lora_layers
 
     settings = {"rank": 2, "scale": 1.0, "dropout": 0.0}
@@ -115,7 +125,7 @@ def test_layout_of_mlx_and_quantised_by_it(name: str, tmp_path: Path, load: Load
     for bits in (None, 4):
         base = make_architecture(tmp_path / f"base-{bits}", name, bits=bits)
         loaded = load(base)
-        assert loaded.computed == (("lm_head.weight",) if name == "baichuan_m1" and not bits else ())
+        assert computed_of(loaded) == (["lm_head.weight"] if name == "baichuan_m1" and not bits else [])
         assert_as_mlx_lm(base, loaded, tmp_path / f"theirs-{bits}")
 
 
@@ -129,16 +139,12 @@ def test_layout_of_the_hub(name: str, tmp_path: Path, load: Load) -> None:
     changed = {"baichuan_m1"} | {
         name for name in tiny_architectures.REARRANGED if name not in ("gemma3", "gpt_neox")
     }
-    assert bool(loaded.computed) is (name in changed)
-    assert set(loaded.computed) == {
-        name for name, source in loaded.tensors.items() if source.file in loaded.files
-    }
+    assert bool(computed_of(loaded)) is (name in changed)
     assert_as_mlx_lm(base, loaded, tmp_path / "theirs")
     # Tensors keep the order of the file.
-    kept = [source.tensor.begin for source in loaded.tensors.values() if source.file not in loaded.files]
+    kept = [source.tensor.begin for source in loaded.tensors.values() if source.file != COMPUTED]
     assert kept == sorted(kept)
-    assert list(loaded.tensors)[len(kept) :] == list(loaded.computed)
-    assert loaded.fingerprint == fingerprint()
+    assert list(loaded.tensors)[len(kept) :] == sorted(computed_of(loaded))
 
 
 def test_shards_and_odd_folders(tmp_path: Path, load: Load) -> None:
@@ -150,8 +156,8 @@ def test_shards_and_odd_folders(tmp_path: Path, load: Load) -> None:
     base = make_architecture(tmp_path / "mixtral [1]*", "mixtral", layout="hf")
     config = json.loads((base / "config.json").read_text())
     loaded = load_by_class({path.name: path for path in base.iterdir()}, config, tmp_path / "scratch [2]?")
-    assert [path.parent.name for path in loaded.files.values()] == ["scratch [2]?"]
-    assert len(loaded.computed) == 6
+    assert loaded.files[COMPUTED].parent.name == "scratch [2]?"
+    assert len(computed_of(loaded)) == 6
 
 
 def quantized_by_others(folder: Path, method: str) -> Path:
@@ -211,7 +217,7 @@ def test_quantized_elsewhere(
 ) -> None:
     base = quantized_by_others(tmp_path / "base", method)
     loaded = load(base)
-    assert bool(loaded.computed) is computed
+    assert bool(computed_of(loaded)) is computed
     assert set(loaded.kinds.values()) == kinds
     assert ("quantization" in loaded.config) is (method not in ("fp8", "bitnet"))
     assert_as_mlx_lm(base, loaded, tmp_path / "theirs")
@@ -262,9 +268,9 @@ def test_damaged_files_and_a_full_disk(tmp_path: Path, load: Load, monkeypatch: 
 
 
 def test_watching_changes_in_place() -> None:
-    from fusery.registry.engine.watch import Watch
+    from fusery.registry.engine.computed import ArrayWatch
 
-    watch = Watch()
+    watch = ArrayWatch()
     one, two, other = mx.zeros((2,)), mx.ones((2,)), mx.ones((2,))
     with watch.installed(mx):
         both = mx.stack([one, two])
@@ -278,7 +284,77 @@ def test_watching_changes_in_place() -> None:
     assert id(two) not in watch.changed
     assert other.tolist() == [5.0, 1.0]
     before = mx.stack
-    with pytest.raises(ZeroDivisionError), Watch().installed(mx):  # it ends with an error, too
+    with pytest.raises(ZeroDivisionError), ArrayWatch().installed(mx):  # it ends with an error, too
         assert mx.stack is not before
         raise ZeroDivisionError
     assert mx.stack is before
+
+
+pytest.importorskip("mlx_lm")
+
+SEES = {"vision_config": {"hidden_size": 8}}
+
+
+@pytest.mark.parametrize("precision", [KEEP, DEQUANTIZE, WritePolicy(KEEP, quantize=Quantize(4, 32))])
+def test_every_precision_keeps_the_tower(
+    precision: str | WritePolicy, tmp_path: Path, our_fuse: OurFuse
+) -> None:
+    base = tiny_architectures.make_architecture(tmp_path / "base", "gemma3", layout="hf", config=SEES)
+    adapter = adapters_by_class.make_adapter(tmp_path / "adapter", base)
+    folder, _ = our_fuse(base, adapter, precision)
+    assert json.loads((folder / "config.json").read_text())["vision_config"] == SEES["vision_config"]
+    before, after = tiny_models.read_tensors(base), tiny_models.read_tensors(folder)
+    tower = [name for name in before if name.startswith(("vision_tower.", "multi_modal_projector."))]
+    assert tower and {name: after[name] for name in tower} == {name: before[name] for name in tower}
+    assert before.keys() <= after.keys()
+    adapters_by_class.load_lazily(folder)
+
+
+def test_base_that_fits_neither_layout_is_refused(tmp_path: Path, our_fuse: OurFuse) -> None:
+    base = tiny_architectures.make_architecture(tmp_path / "base", "llama4", layout="hf", config=SEES)
+    attention = adapters_by_class.make_adapter(tmp_path / "attention", base, keys=["self_attn.q_proj"])
+    folder, _ = our_fuse(base, attention)
+    assert tiny_models.read_tensors(folder).keys() == tiny_models.read_tensors(base).keys()
+    experts = adapters_by_class.make_adapter(tmp_path / "experts", base)
+    (tmp_path / "other").mkdir()
+    with pytest.raises(FusionUnsupportedError, match=r"vision_model\.class_embedding"):
+        our_fuse(base, experts, name="refused", scratch=tmp_path / "other")
+
+
+def test_known_droppable_tensors() -> None:
+    config = {"tie_word_embeddings": True, "text_config": {"num_hidden_layers": 2}}
+    for name, droppable in {
+        "model.layers.0.self_attn.rotary_emb.inv_freq": True,
+        "transformer.h.0.attn.bias": True,
+        "transformer.h.0.attn.c_attn.bias": False,
+        "lm_head.weight": True,
+        "mtp.layers.0.mlp.up_proj.weight": True,
+        "model.layers.2.enorm.weight": True,
+        "model.layers.1.enorm.weight": False,
+        "model.visual.blocks.0.attn.qkv.weight": False,
+        "model.audio_tower.layers.7.fc1.weight": False,
+    }.items():
+        assert is_droppable(name, config) is droppable, name
+
+
+def test_it_keeps_its_tower_and_the_configuration(tmp_path: Path, our_fuse: OurFuse) -> None:
+    """Names and entries as transformers 5.24 makes them of a tiny gemma3, and as mlx-vlm saves such models."""
+    tower = {
+        "vision_tower.vision_model.embeddings.patch_embedding.weight": (32, 14, 14, 3),
+        "multi_modal_projector.mm_input_projection_weight": (32, 128),
+    }
+    base = tiny_models.make_base(tmp_path / "base")
+    adapter = tiny_models.make_adapter(tmp_path / "adapter", base, num_layers=-1)
+    for file in (base / "model.safetensors", adapter / "adapters.safetensors"):
+        tensors = {f"language_model.{path}": raw for path, raw in load_raw(file).items()}
+        if file.parent == base:
+            tensors |= {path: ("BF16", np.ones(shape, np.uint16)) for path, shape in tower.items()}
+        tiny_models.write_tensors(file, tensors, {"format": "mlx"} if file.parent == base else None)
+    parts = {"text_config": {"hidden_size": 128}, "vision_config": {"hidden_size": 32, "patch_size": 14}}
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, "model_type": "gemma3", **parts}))
+    folder, _ = our_fuse(base, adapter)
+    written = json.loads((folder / "config.json").read_text())
+    before, after = tiny_models.read_tensors(base), tiny_models.read_tensors(folder)
+    assert {part: after[part] for part in tower} == {part: before[part] for part in tower}
+    assert {name: written[name] for name in parts} == parts

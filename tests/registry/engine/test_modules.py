@@ -9,10 +9,10 @@ import pytest
 import tiny_models
 from tensor_files import rewrite
 
-from fusery.registry.engine.naming import NeedsModelClassError
-from fusery.registry.engine.plan import Compute, Plan
-from fusery.registry.engine.policy import Policy, Quantize
-from fusery.registry.engine.precisions import KEEP
+from fusery.registry.engine.architectures import NeedsModelClassError
+from fusery.registry.engine.plan import ComputeStep, FusePlan
+from fusery.registry.engine.policy import Quantize, WritePolicy
+from fusery.registry.engine.recipe import KEEP
 from fusery.registry.errors import FusionUnsupportedError
 
 from .conftest import Planner
@@ -24,8 +24,8 @@ _ALL = {f"model.layers.{n}.{key}" for n in range(3) for key in tiny_models.LINEA
 }
 
 
-def computed(plan: Plan) -> set[str]:
-    return {step.module.path for step in plan.steps if isinstance(step, Compute)}
+def computed(plan: FusePlan) -> set[str]:
+    return {step.module.path for step in plan.steps if isinstance(step, ComputeStep)}
 
 
 def test_which_modules_are_computed(base: Path, dense: Path, adapter: Path, planned: Planner) -> None:
@@ -35,7 +35,7 @@ def test_which_modules_are_computed(base: Path, dense: Path, adapter: Path, plan
     for precision in ("keep", "dither", "mixed", "dequantize"):
         assert computed(planned(dense, adapter, precision)) == touched
     assert computed(planned(base, adapter, "dequantize")) == _ALL
-    anew = Policy(KEEP, quantize=Quantize(8, 64))
+    anew = WritePolicy(KEEP, quantize=Quantize(8, 64))
     for folder in (base, dense):
         plan = planned(folder, adapter, anew)
         assert computed(plan) == _ALL
@@ -45,8 +45,10 @@ def test_which_modules_are_computed(base: Path, dense: Path, adapter: Path, plan
 def test_what_cannot_be_cut_into_groups_is_not_quantised(tmp_path: Path, planned: Planner) -> None:
     base = tiny_models.make_base(tmp_path / "narrow", hidden=96, intermediate=128, layers=1)
     adapter = tiny_models.make_adapter(tmp_path / "adapter", base, num_layers=1)
-    plan = planned(base, adapter, Policy(KEEP, quantize=Quantize(4, 128)))
-    targets = {step.module.path: step.module.target.grid for step in plan.steps if isinstance(step, Compute)}
+    plan = planned(base, adapter, WritePolicy(KEEP, quantize=Quantize(4, 128)))
+    targets = {
+        step.module.path: step.module.target.grid for step in plan.steps if isinstance(step, ComputeStep)
+    }
     assert {path for path, grid in targets.items() if grid is not None} == {"model.layers.0.mlp.down_proj"}
     assert "lm_head" not in targets  # neither touched nor quantised: a copy
 
@@ -65,7 +67,7 @@ def test_layers_need_the_class(
     dora = tiny_models.make_adapter(tmp_path / "dora", base, num_layers=1, skip=[_W], fine_tune_type="dora")
     assert _W not in {module.path for module in planned(base, dora).modules}
     with pytest.raises(NeedsModelClassError):  # which layers can be quantised is not known either
-        planned(dense, adapter, Policy(KEEP, quantize=Quantize(4, 64)), config=unknown, scratch=None)
+        planned(dense, adapter, WritePolicy(KEEP, quantize=Quantize(4, 64)), config=unknown, scratch=None)
 
 
 def test_an_adapter_of_another_base_is_refused(tmp_path: Path, base: Path, planned: Planner) -> None:
@@ -117,7 +119,7 @@ def test_experts_are_rows_one_behind_the_other(dense: Path, adapter: Path, plann
     rewrite(adapter, lambda t: t.update({f"{_W}.lora_a": ("F32", a), f"{_W}.lora_b": ("F32", b)}))
     module = next(module for module in planned(dense, adapter).modules if module.path == _W)
     assert (module.experts, module.rows, module.columns) == (4, 1024, 128)
-    assert (module.lead, module.rank, module.embedding) == ((4, 256), 8, False)
+    assert (module.weight.shape[:-1], module.rank, module.embedding) == ((4, 256), 8, False)
     rewrite(dense, lambda t: t.update({f"{_W}.weight": ("F32", experts[:3])}))
     with pytest.raises(FusionUnsupportedError):
         planned(dense, adapter)

@@ -11,9 +11,8 @@ from tensor_files import numbers, weight
 
 from fusery.registry.engine.arithmetic import FORMATS, Array, decode, encode
 from fusery.registry.engine.calibration import Directions, read_calibration, write_calibration
-from fusery.registry.engine.policy import Policy
-from fusery.registry.engine.precisions import KEEP, MIXED
-from fusery.registry.engine.recipe import ONCE
+from fusery.registry.engine.policy import WritePolicy
+from fusery.registry.engine.recipe import KEEP, MIXED, ONCE
 from fusery.storage.digest import Digest
 
 from .conftest import OurFuse
@@ -36,7 +35,7 @@ def test_every_number_is_the_nearest(dtype: tiny_models.FloatType, tmp_path: Pat
     base = tiny_models.make_base(tmp_path / "base", dtype=dtype)
     keys = [_EMBEDDING, "mlp.up_proj"]
     adapter = tiny_models.make_adapter(tmp_path / "adapter", base, fine_tune_type="dora", keys=keys)
-    folder, fused = our_fuse(base, adapter, Policy(KEEP, rounding=ONCE))
+    folder, fused = our_fuse(base, adapter, WritePolicy(KEEP, rounding=ONCE))
     assert fused.fidelity.retained == pytest.approx(1, abs=0.02)
     form = FORMATS[{"bfloat16": "BF16", "float16": "F16", "float32": "F32"}[dtype]]
     for module in (_UP, _EMBEDDING):
@@ -51,9 +50,12 @@ def test_every_number_is_the_nearest(dtype: tiny_models.FloatType, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("policy", "own"), [(Policy(KEEP, rounding=ONCE), 8), (Policy(MIXED, {"": 8}, rounding=ONCE), 4)]
+    ("policy", "own"),
+    [(WritePolicy(KEEP, rounding=ONCE), 8), (WritePolicy(MIXED, {"": 8}, rounding=ONCE), 4)],
 )
-def test_quantised_anew_keeps_its_format(policy: Policy, own: int, tmp_path: Path, our_fuse: OurFuse) -> None:
+def test_quantised_anew_keeps_its_format(
+    policy: WritePolicy, own: int, tmp_path: Path, our_fuse: OurFuse
+) -> None:
     base = tiny_models.make_base(tmp_path / "base", bits=own)
     adapter = tiny_models.make_adapter(tmp_path / "adapter", base, fine_tune_type="dora")
     folder, _ = our_fuse(base, adapter, policy)
@@ -79,6 +81,6 @@ def test_a_calibration_leaves_the_lengths_alone(tmp_path: Path, our_fuse: OurFus
     file = tmp_path / "calibration.safetensors"
     write_calibration(file, inputs, {_UP: "x"}, base=Digest("a" * 64), tokens=1, prompts=Digest("b" * 64))
     calibration = read_calibration(file)
-    plain, _ = our_fuse(base, adapter, Policy(MIXED, {"": 8}), name="plain")
-    shaped, _ = our_fuse(base, adapter, Policy(MIXED, {"": 8}, calibration=calibration))
+    plain, _ = our_fuse(base, adapter, WritePolicy(MIXED, {"": 8}), name="plain")
+    shaped, _ = our_fuse(base, adapter, WritePolicy(MIXED, {"": 8}, calibration=calibration))
     assert tiny_models.read_tensors(plain) == tiny_models.read_tensors(shaped)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusery.registry.engine import schedule as module
-from fusery.registry.engine.plan import Copy, Place
+from fusery.registry.engine.plan import CopyStep, OutputPlace
 from fusery.registry.engine.schedule import CHUNK, Chain, Hash, Schedule
 from fusery.registry.engine.work import Block, Span
 
@@ -27,10 +27,10 @@ def test_a_chain_reaches_as_far_as_everything_before_is_written(cuts: list[int],
         assert chain.reach == next(n for n in range(101) if n not in written)
 
 
-def copies(sizes: list[int]) -> list[Copy]:
+def copies(sizes: list[int]) -> list[CopyStep]:
     steps, position = [], 8
     for size in sizes:
-        steps.append(Copy("base", position - 8, size, Place(0, position)))
+        steps.append(CopyStep("base", position - 8, size, OutputPlace(0, position)))
         position += size
     return steps
 
@@ -43,7 +43,7 @@ def run_all(schedule: Schedule, in_flight: int, seed: int = 0) -> list[Block | H
         task = flying.pop(order.randrange(len(flying)))
         tasks.append(task)
         if isinstance(task, Block):
-            assert isinstance(task.step, Copy)
+            assert isinstance(task.step, CopyStep)
             begin = task.step.place.offset + task.first
             schedule.done(task, [Span(0, begin, begin + task.count)])
         else:

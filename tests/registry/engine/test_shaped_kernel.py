@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from fusery.registry.engine import kernel
 from fusery.registry.engine.arithmetic import Array
-from fusery.registry.engine.calibration import Calibration, Directions
-from fusery.registry.engine.fitting import Fit
-from fusery.registry.engine.policy import Policy
+from fusery.registry.engine.calibration import CalibrationFile, Directions
+from fusery.registry.engine.policy import WritePolicy
+from fusery.registry.engine.shaped import Fit
 from fusery.registry.engine.shaping import Shape, Shaper, metric
 
 from .conftest import OurFuse
@@ -98,10 +98,10 @@ def test_scales_are_fitted_alike(
 
 @pytest.mark.parametrize("fitted", [False, True])
 def test_a_fuse_has_the_same_bytes(
-    calibrated: tuple[Path, Path, Calibration], our_fuse: OurFuse, fitted: bool
+    calibrated: tuple[Path, Path, CalibrationFile], our_fuse: OurFuse, fitted: bool
 ) -> None:
     base, adapter, calibration = calibrated
-    policy = Policy("dither", calibration=calibration, fitted=fitted)
+    policy = WritePolicy("dither", calibration=calibration, fitted=fitted)
     _, compiled = our_fuse(base, adapter, policy, name="compiled", threads=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernel, "compiled", None)

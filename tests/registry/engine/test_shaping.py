@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from fusery.registry.engine import calibration as calibrations
 from fusery.registry.engine.arithmetic import Array
-from fusery.registry.engine.calibration import Calibration, Directions
-from fusery.registry.engine.policy import Policy
-from fusery.registry.engine.precisions import DITHER, KEEP, MIXED
+from fusery.registry.engine.calibration import CalibrationFile, Directions
+from fusery.registry.engine.policy import WritePolicy
+from fusery.registry.engine.recipe import DITHER, KEEP, MIXED
 from fusery.registry.engine.shaping import (
     DAMPING,
     UPDATE_WEIGHT,
@@ -120,28 +120,28 @@ def test_blocks_take_every_row_once(first: int, count: int, seed: int) -> None:
     assert all((one == other).all() for one, other in zip(blocks, again, strict=True))
 
 
-def test_dither_moves_codes_only(calibrated: tuple[Path, Path, Calibration], our_fuse: OurFuse) -> None:
+def test_dither_moves_codes_only(calibrated: tuple[Path, Path, CalibrationFile], our_fuse: OurFuse) -> None:
     base, adapter, calibration = calibrated
-    folder, fused = our_fuse(base, adapter, Policy(DITHER, calibration=calibration))
+    folder, fused = our_fuse(base, adapter, WritePolicy(DITHER, calibration=calibration))
     before, after = tiny_models.read_tensors(base), tiny_models.read_tensors(folder)
     changed = {name for name in before if before[name] != after[name]}
     assert changed
     assert all(name.endswith(".weight") for name in changed)
     assert fused.fidelity.retained == pytest.approx(1, abs=0.05)
-    _, random = our_fuse(base, adapter, Policy(DITHER), name="random")
+    _, random = our_fuse(base, adapter, WritePolicy(DITHER), name="random")
     assert abs(1 - fused.fidelity.retained) <= abs(1 - random.fidelity.retained)
     # `keep` takes no notice of it.
     kept = [
-        our_fuse(base, adapter, Policy(KEEP, calibration=given), name=str(given is None))[1]
+        our_fuse(base, adapter, WritePolicy(KEEP, calibration=given), name=str(given is None))[1]
         for given in (None, calibration)
     ]
     assert kept[0].files == kept[1].files
 
 
-def test_mixed_has_the_same_scales(calibrated: tuple[Path, Path, Calibration], our_fuse: OurFuse) -> None:
+def test_mixed_has_the_same_scales(calibrated: tuple[Path, Path, CalibrationFile], our_fuse: OurFuse) -> None:
     base, adapter, calibration = calibrated
-    shaped, fused = our_fuse(base, adapter, Policy(MIXED, {"": 5}, calibration=calibration))
-    plain, nearest = our_fuse(base, adapter, Policy(MIXED, {"": 5}), name="plain")
+    shaped, fused = our_fuse(base, adapter, WritePolicy(MIXED, {"": 5}, calibration=calibration))
+    plain, nearest = our_fuse(base, adapter, WritePolicy(MIXED, {"": 5}), name="plain")
     ours, theirs = tiny_models.read_tensors(shaped), tiny_models.read_tensors(plain)
     different = {name for name in theirs if ours[name] != theirs[name]}
     assert different
@@ -151,7 +151,7 @@ def test_mixed_has_the_same_scales(calibrated: tuple[Path, Path, Calibration], o
 
 
 def test_calibrations_that_do_not_fit(
-    calibrated: tuple[Path, Path, Calibration], planned: Planner, tmp_path: Path
+    calibrated: tuple[Path, Path, CalibrationFile], planned: Planner, tmp_path: Path
 ) -> None:
     """Each expert has inputs of its own, and a calibration has one set for a module."""
     adapters_by_class = pytest.importorskip("adapters_by_class")
@@ -169,20 +169,20 @@ def test_calibrations_that_do_not_fit(
     strange = known(tmp_path / "strange", {"strange": 96})
     for precision in (DITHER, MIXED):
         with pytest.raises(FormatError):
-            planned(mixture, of_experts, Policy(precision, {"": 5}, calibration=experts))
+            planned(mixture, of_experts, WritePolicy(precision, {"": 5}, calibration=experts))
         for other in others:
             with pytest.raises(FormatError) as caught:
-                planned(base, adapter, Policy(precision, {"": 5}, calibration=other))
+                planned(base, adapter, WritePolicy(precision, {"": 5}, calibration=other))
             assert caught.value.hint
         # What the adapter does not touch, and what is not shaped, are of no account.
-        planned(base, adapter, Policy(precision, {"": 5}, calibration=strange))
-    planned(base, adapter, Policy(KEEP, calibration=others[0]))
+        planned(base, adapter, WritePolicy(precision, {"": 5}, calibration=strange))
+    planned(base, adapter, WritePolicy(KEEP, calibration=others[0]))
 
 
 @pytest.mark.parametrize("precision", [DITHER, MIXED])
 def test_no_code_is_written_that_is_no_number(
     precision: str,
-    calibrated: tuple[Path, Path, Calibration],
+    calibrated: tuple[Path, Path, CalibrationFile],
     our_fuse: OurFuse,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -193,4 +193,4 @@ def test_no_code_is_written_that_is_no_number(
     widths = {path: 256 if path.endswith("down_proj") else 128 for path in sound.modules}
     huge = known(tmp_path / "huge", widths, size=3e38)
     with pytest.raises(FusionUnsupportedError):
-        our_fuse(base, adapter, Policy(precision, {"": 5}, calibration=huge, fitted=precision == DITHER))
+        our_fuse(base, adapter, WritePolicy(precision, {"": 5}, calibration=huge, fitted=precision == DITHER))

@@ -13,7 +13,7 @@ import tiny_models
 from tensor_files import load_raw, rewrite
 
 from fusery.registry.engine.arithmetic import FORMATS, Array, decode, encode
-from fusery.registry.engine.plan import Extra
+from fusery.registry.engine.plan import AddedAdapter
 from fusery.registry.errors import FusionUnsupportedError
 
 from .conftest import MlxFuse, OurFuse, Planner
@@ -25,8 +25,8 @@ def settings_of(adapter: Path) -> dict[str, Any]:
     return dict(json.loads((adapter / "adapter_config.json").read_text()))
 
 
-def extra(adapter: Path, weight: float) -> Extra:
-    return Extra(adapter / "adapters.safetensors", settings_of(adapter), weight)
+def extra(adapter: Path, weight: float) -> AddedAdapter:
+    return AddedAdapter(adapter / "adapters.safetensors", settings_of(adapter), weight)
 
 
 def concatenated(folder: Path, adapters: Sequence[Weighted], **settings: Any) -> Path:

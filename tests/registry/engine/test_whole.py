@@ -13,7 +13,7 @@ from tensor_files import load_raw, rewrite
 
 from fusery.registry.engine.arithmetic import BF16, Array, encode
 from fusery.registry.engine.base import Base, read_base
-from fusery.registry.engine.whole import REPLACED, Whole
+from fusery.registry.engine.whole import REPLACED, ReplacedTensors
 from fusery.registry.errors import FusionUnsupportedError
 from fusery.storage.safetensors import read_header
 
@@ -38,11 +38,11 @@ def trained(tmp_path: Path) -> Path:
     return path
 
 
-def whole(trained: Path, names: dict[str, str], **options: Any) -> Whole:
+def whole(trained: Path, names: dict[str, str], **options: Any) -> ReplacedTensors:
     given = read_header(trained).tensors
     tensors = {name: given[of] for name, of in names.items()}
     more = {"rows": {}, "untied": None, "vocabulary": None} | options
-    return Whole(trained, tensors, place=trained.parent / "made.safetensors", **more)
+    return ReplacedTensors(trained, tensors, place=trained.parent / "made.safetensors", **more)
 
 
 @pytest.mark.parametrize("bits", [None, 4])

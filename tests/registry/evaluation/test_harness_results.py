@@ -19,10 +19,16 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusery.registry.bundles.cards.measured import eval_results
+from fusery.registry.bundles.card_facts import eval_results
 from fusery.registry.errors import BadInputError
-from fusery.registry.evaluation.harness_results import MOST_METRICS, Measured, read_results, results_of
-from fusery.registry.records.evaluations import parse_metric
+from fusery.registry.evaluation.harness_results import (
+    MOST_METRICS,
+    MetricValue,
+    require_measured,
+    results_in,
+    results_of,
+)
+from fusery.registry.records.evaluation import parse_metric
 from fusery.storage.digest import digest_bytes
 from fusery.storage.errors import FuseryError
 
@@ -39,7 +45,7 @@ def lm_eval(**task: object) -> dict[str, Any]:
 
 
 def test_what_lm_evaluation_harness_wrote() -> None:
-    found = read_results(REAL / "lm_eval_0.4.13.json")
+    found = results_in(REAL / "lm_eval_0.4.13.json")
     assert found.form == "lm-eval"
     assert found.source == digest_bytes((REAL / "lm_eval_0.4.13.json").read_bytes())
     assert "adapters_course_rec_v1_20260115" in found.said_of
@@ -48,25 +54,25 @@ def test_what_lm_evaluation_harness_wrote() -> None:
     about = {"dataset": "courses", "split": "test", "shots": 0, "seed": 1234, "samples": 4}
     harness = {"harness": "lm-eval", "harness_version": "0.4.13", "task_version": "1.0"}
     measured = {"value": 0.75, "higher_is_better": True, "stderr": 0.25}
-    assert by_name["courses.acc"] == Measured(metric="courses.acc", **measured, **about, **harness)  # type: ignore[arg-type]
+    assert by_name["courses.acc"] == MetricValue(metric="courses.acc", **measured, **about, **harness)  # type: ignore[arg-type]
     perplexity = by_name["courses_text.word_perplexity"]
     assert (perplexity.higher_is_better, perplexity.stderr) == (False, None)  # "N/A" is no number
     assert (by_name["catalogue.acc"].split, by_name["catalogue.acc"].samples) == ("", None)
 
 
 def test_what_lighteval_wrote() -> None:
-    found = read_results(REAL / "lighteval_0.13.0.json")
+    found = results_in(REAL / "lighteval_0.13.0.json")
     assert (found.form, found.said_of) == ("lighteval", ("adapters_course_rec_v1_20260115",))
     common: dict[str, Any] = {"dataset": "courses", "split": "test", "harness": "lighteval", "shots": 0}
     common |= {"seed": 42, "higher_is_better": True}
     assert found.measured == (
-        Measured(metric="courses.acc", value=0.5, stderr=0.28867513459481287, **common),
-        Measured(metric="courses.em", value=0.0, stderr=0.0, **common),
+        MetricValue(metric="courses.acc", value=0.5, stderr=0.28867513459481287, **common),
+        MetricValue(metric="courses.em", value=0.0, stderr=0.0, **common),
     )
 
 
 def test_the_example_of_lighteval_s_documentation() -> None:
-    found = read_results(REAL / "lighteval_documented.json")
+    found = results_in(REAL / "lighteval_documented.json")
     [em, majority] = found.measured
     assert (em.metric, majority.metric) == ("gsm8k.em", "gsm8k.maj@8")
     assert (em.samples, em.split, em.shots, em.higher_is_better) == (1, "test", 0, True)
@@ -94,8 +100,8 @@ def test_a_plain_map() -> None:
     found = results_of({**document, **common}, "r")
     assert (found.form, found.said_of) == ("plain", ("course_rec_v1_20260115",))
     assert found.measured == (
-        Measured(metric="accuracy", value=0.91, **common),
-        Measured(metric="loss", value=1.0, **loss, **common),  # type: ignore[arg-type]
+        MetricValue(metric="accuracy", value=0.91, **common),
+        MetricValue(metric="loss", value=1.0, **loss, **common),  # type: ignore[arg-type]
     )
 
 
@@ -125,7 +131,8 @@ NO_RESULTS: dict[str, object] = {
 @pytest.mark.parametrize("case", NO_RESULTS)
 def test_what_is_no_results(case: str, tmp_path: Path) -> None:
     with pytest.raises(FuseryError) as caught:
-        read_results(written(tmp_path / "r.json", NO_RESULTS[case]))
+        for each in results_in(written(tmp_path / "r.json", NO_RESULTS[case])).measured:
+            require_measured(each, "r.json")
     assert caught.value.exit_code == 2
     assert caught.value.code != "unexpected"
 
@@ -135,12 +142,12 @@ def test_files_that_are_absurd(tmp_path: Path) -> None:
     for content in (b"[" * 100_000, b"\x80\x04pickle"):
         path.write_bytes(content)
         with pytest.raises(BadInputError):
-            read_results(path)
+            results_in(path)
     os.truncate(path, (16 << 20) + 1)
     with pytest.raises(BadInputError):
-        read_results(path)
+        results_in(path)
     with pytest.raises(FuseryError):
-        read_results(tmp_path)
+        results_in(tmp_path)
 
 
 def test_two_tasks_of_one_name_here_are_told_apart_by_what_they_are_called_there() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from contextlib import nullcontext
 from pathlib import Path
@@ -19,10 +20,8 @@ from fusery.registry.errors import (
     UploadTooLargeError,
 )
 from fusery.registry.exchange.uploads import UploadLimits, Uploads
-from fusery.registry.remote.blobs import _Part
 from fusery.storage.digest import digest_bytes
 from fusery.storage.errors import BlobCorruptError
-from fusery.storage.manifest import FileEntry
 
 pytestmark = pytest.mark.timing
 
@@ -31,7 +30,7 @@ VAL = {1: 5.0, 200: 2.0, 400: 1.2, 600: 1.5}
 
 
 def parts(uploads: Uploads) -> list[Path]:
-    return sorted(uploads._folder().glob("*.upload"))
+    return sorted(uploads._folder.glob("*.upload"))
 
 
 def left(uploads: Uploads, data: bytes, come: int = 1) -> Path:
@@ -79,17 +78,6 @@ def test_an_upload_in_pieces(sqlite_registry: Registry) -> None:
     assert len(os.listdir("/dev/fd")) == len(limits)
 
 
-def test_a_part_that_came_is_gone_on_with(tmp_path: Path) -> None:
-    entry = FileEntry("blob", 10, digest_bytes(b"0123456789"))
-    for come, resumed in ((b"0123", True), (b"x" * 11, False)):
-        (tmp_path / f"{entry.sha256}.arriving").write_bytes(come)
-        part = _Part.open(tmp_path, entry)
-        assert (part.size, part.resumed) == (4 * resumed, resumed)
-        part.write(b"0123456789"[part.size :])
-        assert part.digest() == entry.sha256
-        part.close()
-
-
 def test_a_training_run_and_forms_come_along(
     stocked: Registry, other: Registry, other_home: Path, tiny_base: Path, tmp_path: Path
 ) -> None:
@@ -111,6 +99,18 @@ def test_a_training_run_and_forms_come_along(
     assert other.adapters.show("t@1").renderings == stocked.adapters.show("t@1").renderings
     assert stocked.exchange.push("t@1", other_home).moved == []
     assert other.upkeep.audit().ok
+
+
+def test_an_exported_folder_with_invalid_text_is_refused(stocked: Registry, tmp_path: Path) -> None:
+    folder = stocked.exchange.export("course_rec@1", tmp_path).path
+    document = json.loads((folder / "adapter_metadata.json").read_text())
+    for change in ({"metadata": "\ud800"}, {"form": "\x1b[2J"}):
+        (folder / "adapter_metadata.json").unlink()
+        changed = {**document, "fusery": {**document["fusery"], **change}}
+        (folder / "adapter_metadata.json").write_text(json.dumps(changed))
+        with pytest.raises(BadInputError) as caught:
+            stocked.exchange.import_folder(folder)
+        assert "\x1b" not in str(caught.value)
 
 
 def test_an_exported_folder_is_imported_as_it_was(

@@ -72,19 +72,10 @@ def test_only_what_is_missing_is_copied(stocked: Registry, other: Registry, othe
 def test_what_cannot_be_pushed_leaves_no_registry_and_neither_does_a_dry_run(
     stocked: Registry, other_home: Path
 ) -> None:
-    settings = stocked.workspace.settings
-    places: list[tuple[str | None, dict[str, str]]] = [
-        (None, {}),
-        (None, {"database": "sqlite:////x.db"}),
-        (None, {"store": "/x"}),
-        ("/x", {"store": "/y"}),
-        ("s3://bucket/x", {}),
-        (None, {"database": settings.database, "store": settings.store}),  # this registry itself
-    ]
-    for home, place in places:
+    for home in ("s3://bucket/x", stocked.workspace.settings.home):  # the latter is this registry itself
         with pytest.raises(BadInputError) as caught:
-            stocked.exchange.push("course_rec", home, **place)
-        assert caught.value.hint or place.get("store") == settings.store
+            stocked.exchange.push("course_rec", home)
+        assert caught.value.hint
     with pytest.raises(UnknownReferenceError):
         stocked.exchange.push("nothing_of_it", other_home)
     planned = stocked.exchange.push("course_rec", other_home, dry_run=True)

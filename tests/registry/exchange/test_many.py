@@ -16,7 +16,7 @@ from tiny_models import make_adapter, make_base
 
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError
-from fusery.registry.exchange import taking
+from fusery.registry.exchange import receiving
 
 pytestmark = pytest.mark.timing
 MANY = 12
@@ -88,15 +88,15 @@ def test_one_that_does_not_get_in_keeps_those_after_it_out_and_no_other(
     many: Registry, other: Registry, other_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refused = versions(many)[7]["name"]
-    honest = taking.look_at_adapter
+    honest = receiving.examine_recorded
 
-    def look(workspace: Any, item: Any, paths: Any, **rest: Any) -> Any:
-        if item.name == refused:
+    def look(workspace: Any, document: Any, *paths: Any, **rest: Any) -> Any:
+        if document.name == refused:
             raise BadInputError("no")
-        return honest(workspace, item, paths, **rest)
+        return honest(workspace, document, *paths, **rest)
 
     with monkeypatch.context() as patched:
-        patched.setattr(taking, "look_at_adapter", look)
+        patched.setattr(receiving, "examine_recorded", look)
         with pytest.raises(BadInputError):
             many.exchange.push("many", other_home)
     assert [each["name"] for each in versions(other)] == [each["name"] for each in versions(many)[:7]]

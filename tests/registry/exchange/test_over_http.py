@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -14,31 +14,30 @@ from typing import Any
 
 import pytest
 from certificates import certificate
-from cutting_proxy import cutting_proxy
-from fault_proxy import Fault, always, fault_proxy
+from fault_proxy import Fault, always, cutting_proxy, fault_proxy
 from mounts import leave_free, small_disk
-from page_process import running
 from page_server import ask, pages_of
 from postgres_server import RestartedServer
+from programs import running
 from sqlalchemy import select
 from waiting import wait_until
 
 from fusery.registry import Registry, tables
-from fusery.registry.collect import collect
+from fusery.registry.collect.collect import collect
 from fusery.registry.errors import (
     BadInputError,
+    BlobsMissingError,
     RoleError,
     ServerRefusedError,
     ServerUnavailableError,
     UnknownReferenceError,
 )
 from fusery.registry.exchange import over_http
-from fusery.registry.exchange.package import values_of
 from fusery.registry.remote import client
 from fusery.registry.remote.address import ServerAddress
 from fusery.registry.remote.server import Server
 from fusery.storage.errors import BlobCorruptError, OutOfSpaceError
-from fusery.web.doors import Proxies, TeamDoor
+from fusery.web.auth import Proxies, TokenAuth
 
 pytestmark = pytest.mark.timing
 
@@ -59,27 +58,34 @@ def served(other: Registry, other_home: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(client, "LONGEST_WAIT", 0.1)
     token = other.tokens.create("ci", role="publisher").secret
     monkeypatch.setenv("FUSERY_TOKEN", token)
-    with pages_of(other, TeamDoor(other, Proxies())) as url:
+    with pages_of(other, TokenAuth(other, Proxies())) as url:
         yield Served(other, other_home, url, token)
 
 
 def contents(registry: Registry) -> dict[str, object]:
     """Return what is on record of things, without what is about the recording itself."""
-    kinds = (tables.BaseModel, tables.Adapter, tables.AdapterTag, tables.AdapterFinding, tables.CurvePoint, tables.BaseName,
-             tables.BaseRevision, tables.TrainingRun, tables.Dataset, tables.Fused, tables.Manifest, tables.ManifestFile)  # fmt: skip
+    kinds = (tables.BaseModelRow, tables.AdapterRow, tables.AdapterTagRow, tables.AdapterFindingRow, tables.CurvePointRow, tables.BaseNameRow,
+             tables.BaseRevisionRow, tables.TrainingRunRow, tables.DatasetRow, tables.FusedRow, tables.ManifestRow, tables.ManifestFileRow)  # fmt: skip
     with registry.workspace.database.read() as session:
         found: dict[str, object] = {
             kind.__tablename__: sorted(
-                sorted((key, repr(value)) for key, value in values_of(row).items())
+                sorted(
+                    # A server records the sender, and whom the package names as a claim.
+                    (column.name, repr(getattr(row, column.name)).replace("ci (claim: tester)", "tester"))
+                    for column in kind.__table__.columns
+                    if column.name != "id" and not column.foreign_keys
+                )
                 for row in session.scalars(select(kind))
             )
             for kind in kinds
         }
         found["blobs"] = sorted(
-            (row.digest, row.size, row.state) for row in session.scalars(select(tables.Blob))
+            (row.digest, row.size, row.state) for row in session.scalars(select(tables.BlobRow))
         )
         events = session.scalars(
-            select(tables.Event).where(tables.Event.action.like("%.received")).order_by(tables.Event.seq)
+            select(tables.EventRow)
+            .where(tables.EventRow.action.like("%.received"))
+            .order_by(tables.EventRow.seq)
         )
         found["log"] = [(event.action, event.subject, event.detail) for event in events]
     return found
@@ -127,6 +133,24 @@ def test_a_pull_leaves_what_a_pull_from_a_database_does(
         assert (told.bytes, done.bytes) == (other.bytes, other.bytes)
         assert over.exchange.pull("course_rec", served.url).moved == []
     assert files_of(tmp_path / "over") == files_of(tmp_path / "straight")
+
+
+def test_a_base_kept_by_reference_is_sent_as_files(
+    registry: Registry, served: Served, tiny_base: Path, make_adapter: Callable[..., Path], tmp_path: Path
+) -> None:
+    registry.bases.add(tiny_base, name="tiny", reference=True)
+    registry.adapters.register(make_adapter(), base="tiny", task="t")
+    assert registry.exchange.push("t", served.url).copied == 2
+    assert served.registry.bases.show("tiny").reference is None
+    assert served.registry.upkeep.audit().ok
+    with served.registry.workspace.database.write() as session:
+        session.scalars(select(tables.BaseModelRow)).one().location = str(tiny_base)
+        for file in session.scalars(
+            select(tables.ManifestFileRow).where(tables.ManifestFileRow.path == "config.json")
+        ):
+            file.blob = None
+    with Registry.open(tmp_path / "over") as over, pytest.raises(BadInputError):
+        over.exchange.pull("t", served.url)
 
 
 def partial_uploads(home: Path) -> list[Path]:
@@ -247,7 +271,7 @@ def test_a_full_disk_is_one_sentence_and_keeps_nothing(
         there.init()
         monkeypatch.setenv("FUSERY_TOKEN", there.tokens.create("ci", "publisher").secret)
         leave_free(disk, 1 << 20)
-        with pages_of(there, TeamDoor(there, Proxies())) as url:
+        with pages_of(there, TokenAuth(there, Proxies())) as url:
             with pytest.raises(OutOfSpaceError):
                 stocked.exchange.push("course_rec", url)
             assert all(size < 400_000 for size in upload_sizes(disk / "home"))
@@ -258,18 +282,20 @@ def test_a_full_disk_is_one_sentence_and_keeps_nothing(
 def test_bytes_that_a_collector_took_are_sent_again(
     stocked: Registry, served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take, taken = over_http._take, []
+    send, taken = over_http.ServerRegistry._sent, []
 
-    def late(server: Server, document: bytes) -> Any:
-        if not taken:
+    def late(server: Any, kind: Any, path: str, package: Any) -> Any:
+        if not taken and path == "packages":
             taken.append(True)
             with served.registry.workspace.database.write() as session:
-                for intent in session.scalars(select(tables.Intent)):
+                for intent in session.scalars(select(tables.IntentRow)):
                     session.delete(intent)
             assert collect(served.registry.workspace, grace=0).removed > 0
-        return take(server, document)
+        return send(server, kind, path, package)
 
-    monkeypatch.setattr(over_http, "_take", late)
+    monkeypatch.setattr(over_http.ServerRegistry, "_sent", late)
+    with pytest.raises(BlobsMissingError):
+        stocked.exchange.push("course_rec", served.url)
     assert stocked.exchange.push("course_rec", served.url).copied == 3
     assert served.registry.upkeep.audit().ok
 

@@ -13,10 +13,11 @@ from made_calibrations import put_calibration
 from page_server import pages_of
 from signing_keys import write_pair
 
+from fusery.cli.main import run
 from fusery.registry import Registry, tables
-from fusery.registry.errors import RoleError
+from fusery.registry.errors import BadInputError, RoleError
 from fusery.registry.remote import client
-from fusery.web.doors import Proxies, TeamDoor
+from fusery.web.auth import Proxies, TokenAuth
 
 pytestmark = pytest.mark.timing
 ONE = "course_rec_v1_20260115"
@@ -52,7 +53,7 @@ def team(stocked: Registry, other: Registry, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(client, "LONGEST_WAIT", 0.1)
     roles = {"ann": "publisher", "bob": "publisher", "rae": "approver"}
     secrets = {name: other.tokens.create(name, role).secret for name, role in roles.items()}
-    with pages_of(other, TeamDoor(other, Proxies())) as url:
+    with pages_of(other, TokenAuth(other, Proxies())) as url:
         made = Team(stocked, other, url, secrets, monkeypatch)
         made.push("ann")
         yield made
@@ -119,7 +120,28 @@ def test_a_signature_of_a_strangers_key_is_the_owners_or_an_approvers(
     assert team.there.trust.signatures(ONE)["signatures"] == []
     team.push(token)
     with team.there.workspace.database.read() as session:
-        assert [row.by for row in session.query(tables.Signature)] == [f"{token} (claim: tester)"]
+        assert [row.by for row in session.query(tables.SignatureRow)] == [f"{token} (claim: tester)"]
+
+
+def test_a_signature_does_not_get_the_name_of_a_key_that_did_not_make_it(
+    team: Team, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before a key is trusted, a package can name it for a signature that another key has made."""
+    ceo, eve = write_pair(tmp_path, "ceo"), write_pair(tmp_path, "eve")
+    named = team.laptop.trust.sign("course_rec@2", ceo.signing()).key_id
+    team.laptop.trust.sign(ONE, eve.signing())
+    with team.laptop.workspace.database.write() as session:
+        digest = team.laptop.adapters.show(ONE).digest
+        row = session.query(tables.SignatureRow).filter_by(subject_digest=digest).one()
+        row.envelope, row.key_id = row.envelope.replace(row.key_id, named), named
+    team.push("ann")
+    team.there.trust.add_key("ceo", ceo.public, ["*#prod"])
+    [recorded] = team.there.trust.signatures(ONE).signatures
+    assert (recorded.key_id, recorded.signer) == (named, None)
+    assert team.there.adapters.show(ONE).signatures[0].signer is None
+    assert run(["--registry", str(team.there.workspace.settings.home), "show", ONE]) == 0
+    shown = capsys.readouterr().out
+    assert "not verified: a signature that names" in shown and "signed by" not in shown
 
 
 def test_a_signature_of_a_base_is_not_recorded(team: Team, tiny_base: Path, tmp_path: Path) -> None:
@@ -128,14 +150,14 @@ def test_a_signature_of_a_base_is_not_recorded(team: Team, tiny_base: Path, tmp_
         str(tiny_base), write_pair(tmp_path, "eve").signing(), output=tmp_path / "sig"
     )
     with team.laptop.workspace.database.write() as session:
-        digest, at = session.get_one(tables.BaseModel, 1).digest, datetime(2026, 1, 2, tzinfo=UTC)
+        digest, at = session.get_one(tables.BaseModelRow, 1).digest, datetime(2026, 1, 2, tzinfo=UTC)
         values = {"key_id": made.key_id, "scheme": made.scheme, "envelope": made.signature.decode()}
         session.add(
-            tables.Signature(subject_kind="base", subject_digest=digest, at=at, by="tester", **values)
+            tables.SignatureRow(subject_kind="base", subject_digest=digest, at=at, by="tester", **values)
         )
     assert {item.state for item in team.push("rae").items_} == {"present"}
     with team.there.workspace.database.read() as session:
-        assert session.query(tables.Signature).count() == 0
+        assert session.query(tables.SignatureRow).count() == 0
 
 
 def test_a_signature_of_a_trusted_key_is_every_publishers(team: Team, tmp_path: Path) -> None:
@@ -161,6 +183,16 @@ def test_a_new_adapter_comes_with_its_history(team: Team, tmp_path: Path) -> Non
     team.monkeypatch.setenv("FUSERY_TOKEN", team.secrets["bob"])
     team.laptop.exchange.push("course_rec@2", team.url)
     assert team.there.adapters.show("course_rec@2")["yanked"]
+
+
+def test_nobody_is_named_as_the_creator_by_another_sender(team: Team) -> None:
+    """The package says `tester`, which proves nothing, and whom it names does not approve of it either."""
+    shown = team.there.adapters.show(ONE)
+    assert (shown.created_by, team.there.bases.show("tiny").created_by) == ("ann (claim: tester)",) * 2
+    for name in ("tester", "tester (laptop)", "ann"):
+        with pytest.raises(BadInputError):
+            team.there.acting(name).aliases.approve(ONE, "prod")
+    assert team.there.acting("rae").aliases.approve(ONE, "prod").approvals == ("rae",)
 
 
 def test_sender_is_recorded_with_the_name_in_the_package_as_claim(team: Team) -> None:

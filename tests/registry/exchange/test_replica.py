@@ -14,12 +14,12 @@ from tiny_models import make_base
 from fusery.registry import BadInputError, FuseRequest, Registry
 from fusery.registry.errors import RoleError
 from fusery.registry.exchange import over_http
-from fusery.registry.records.token import Role
+from fusery.registry.records.trust import Role
 from fusery.registry.remote import blobs
 from fusery.registry.remote.server import Server
 from fusery.storage.manifest import FileEntry
 from fusery.storage.progress import Reporter
-from fusery.web.doors import Proxies, TeamDoor
+from fusery.web.auth import Proxies, TokenAuth
 
 pytestmark = pytest.mark.timing
 
@@ -29,7 +29,7 @@ KEEP = FuseRequest("dequantize")
 @pytest.fixture
 def team(stocked: Registry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
     monkeypatch.setattr("platformdirs.user_cache_dir", lambda *_, **__: str(tmp_path / "cached"))
-    with pages_of(stocked, TeamDoor(stocked, Proxies())) as url:
+    with pages_of(stocked, TokenAuth(stocked, Proxies())) as url:
         yield url
 
 

@@ -257,7 +257,7 @@ def test_a_reference_under_another_spelling_is_never_fetched(
     weights = {"adapter_model.safetensors": private.as_uri()}
     tracker.runs = [WandbRun("abc", logged=[Artifact("adapter", config, references=weights, listed=listed)])]
     [done] = with_base.exchange.import_runs(SOURCE, "wandb", base="tiny")
-    assert (done.adapter, "outside of its folder" in (done.error or "")) == (None, True)
+    assert (done.adapter, "outside its folder" in (done.error or "")) == (None, True)
     assert with_base.adapters.list() == []
 
 
@@ -311,7 +311,7 @@ def test_lists_without_an_end(with_base: Registry, tracker: Tracker, monkeypatch
         WandbRun("two", logged=gone),
         WandbRun("three", used=gone),
     ]
-    for run, what in (("one", "files"), ("two", "artifacts"), ("three", "artifacts that it has used")):
+    for run, what in (("one", "files"), ("two", "artifacts"), ("three", "used artifacts")):
         [done] = with_base.exchange.import_runs(SOURCE, "wandb", runs=[run])
         assert done.error == f"run {run} has over 5 {what}"
 

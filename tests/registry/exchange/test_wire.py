@@ -5,19 +5,24 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from database_facts import add_rows
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
 
 from fusery.registry import Registry, tables
-from fusery.registry.errors import BadInputError, CheckFailedError
+from fusery.registry.errors import BadInputError, CheckFailedError, RegistryError
+from fusery.registry.exchange import checks, updates
 from fusery.registry.exchange import served as serving
 from fusery.registry.exchange.uploads import USUAL
-from fusery.registry.exchange.wire import FORM, bytes_of, read_document
+from fusery.registry.names import MAX_DECLARED_VERSION
+from fusery.registry.packages.documents import FORMAT, read_package
+from fusery.registry.records import amendments
 from fusery.registry.remote.address import ServerAddress
 from fusery.storage.errors import FuseryError
 
@@ -28,6 +33,11 @@ def test_addresses_that_are_none(url: str) -> None:
     with pytest.raises(BadInputError) as caught:
         ServerAddress.parse(url)
     assert "secret" not in str(caught.value)
+
+
+def test_an_address_without_a_scheme_is_named() -> None:
+    with pytest.raises(BadInputError, match="invalid server URL: '127.0.0.1:8430'"):
+        ServerAddress.parse("127.0.0.1:8430")
 
 
 def test_over_a_network_only_with_tls() -> None:
@@ -46,8 +56,8 @@ VALUES = st.one_of(
 def package(stocked: Registry, other: Registry, other_home: Path) -> Any:
     """A package of which all bytes have arrived at the server."""
     stocked.exchange.push("tiny", other_home)
-    document = stocked.transfers.package("course_rec", fused=False)
-    files = {entry["sha256"] for item in document["items"] for entry in item["files"]}
+    document = json.loads(stocked.transfers.package("course_rec", fused=False))
+    files = {entry["sha256"] for item in (*document["base"], *document["adapter"]) for entry in item["files"]}
     for path in (stocked.workspace.settings.home / "store" / "blobs").rglob("*"):
         if path.name in files:
             upload = other.acting("ci").transfers.begin(path.name, path.stat().st_size, 0, USUAL)
@@ -87,18 +97,16 @@ def test_a_damaged_package_is_refused_or_harmless(other: Registry, package: Any,
 
 
 def test_documents_that_are_none(stocked: Registry) -> None:
-    document = stocked.transfers.package("course_rec", fused=False)
-    assert len(read_document(bytes_of(document)).items) == 3
-    for wrong in (b"", b"[]", b"{}", b"[" * 10_000, json.dumps({"form": FORM}).encode(), b"\xff"):
+    data = stocked.transfers.package("course_rec", fused=False)
+    assert len(read_package(data).documents) == 3
+    for wrong in (b"", b"[]", b"{}", b"[" * 10_000, json.dumps({"format": FORMAT}).encode(), b"\xff"):
         with pytest.raises(FuseryError):
-            read_document(wrong)
-    with pytest.raises(FuseryError):
-        read_document(bytes_of({**document, "schema": "9999"}))
-    for item in document["items"]:
-        for event in item["events"]:
-            event["actor"] = "somebody else"
+            read_package(wrong)
+    document = json.loads(data)
+    for entry in document["adapter"][0]["log"]:
+        entry["actor"] = "somebody else"
     with pytest.raises(BadInputError):
-        read_document(bytes_of(document))
+        stocked.acting("ci").transfers.plan(json.dumps(document).encode(), USUAL)
 
 
 def test_a_package_has_so_many_adapters_and_no_more(
@@ -112,15 +120,166 @@ def test_a_package_has_so_many_adapters_and_no_more(
             task="course_rec",
             parent=f"course_rec@{number - 1}",
         )
-    package = read_document(bytes_of(stocked.transfers.package("course_rec@5")))
-    assert sum(item.kind == "adapter" for item in package.items) == 5
+    assert len(read_package(stocked.transfers.package("course_rec@5")).adapter) == 5
     monkeypatch.setattr(serving, "MOST_SERVED", 4)
     assert stocked.transfers.package("course_rec@4")
     for reference in ("course_rec@5", "course_rec"):
         with pytest.raises(BadInputError):
             stocked.transfers.package(reference)
     with stocked.workspace.database.write() as session:
-        rows = {row.version: row for row in session.scalars(select(tables.Adapter))}
+        rows = {row.version: row for row in session.scalars(select(tables.AdapterRow))}
         rows[2].parent_id = rows[4].id
     with pytest.raises(CheckFailedError):
         stocked.transfers.package("course_rec@3")
+
+
+ONE = "course_rec_v1_20260115"
+FUTURE = "2999-01-01 00:00:00.000000"
+PAST = "1999-01-01 00:00:00.000000"
+
+
+@pytest.mark.parametrize(
+    ("module", "kind", "values"),
+    [
+        (checks, "Yank", {"reason": "bad data", "lifted_by": "tester"}),
+        (checks, "Evaluation", {"value": 0.5}),
+        (amendments, "Amendment", {"field": "note"}),
+    ],
+    ids=["yanks", "evaluations", "amendments"],
+)
+def test_package_over_a_limit_is_refused(
+    stocked: Registry, sound: Registry, other_home: Path, module: Any, kind: str, values: Any
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, f"{kind.upper()}S", 20)
+        add_rows(stocked, kind, 21, **values)
+        with pytest.raises(BadInputError) as caught:
+            stocked.exchange.push(ONE, other_home)
+    assert "at most 20" in caught.value.message
+    assert sound.adapters.list() == []
+
+
+def test_packages_together_cannot_exceed_a_limit(
+    stocked: Registry, sound: Registry, other_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(updates, "EVALUATIONS", 20)
+    stocked.exchange.push(ONE, other_home)
+    add_rows(sound, "Evaluation", 20, value=0.5)
+    stocked.evaluations.record(ONE, {"acc": 0.5})
+    with pytest.raises(BadInputError) as caught:
+        stocked.exchange.push(ONE, other_home)
+    assert "at most 20" in caught.value.message
+
+
+def test_signatures_have_a_limit_together(stocked: Registry, sound: Registry, other_home: Path) -> None:
+    stocked.exchange.push(ONE, other_home)
+    with stocked.workspace.database.write() as session:
+        digest = session.get_one(tables.AdapterRow, 1).digest
+        session.add_all(
+            tables.SignatureRow(
+                subject_kind="adapter", subject_digest=digest, scheme="model-signing", key_id=f"{number:064}",
+                envelope="x" * (1 << 20), at=datetime(2026, 1, 2, tzinfo=UTC), by="tester",
+            )
+            for number in range(3)
+        )  # fmt: skip
+    with pytest.raises(BadInputError, match="signatures of course_rec"):
+        stocked.exchange.push(ONE, other_home)
+
+
+def test_the_same_yank_with_another_date_is_on_record(
+    stocked: Registry, sound: Registry, other_home: Path
+) -> None:
+    stocked.exchange.push(ONE, other_home)
+    with stocked.workspace.database.write() as session:
+        adapter = session.get(tables.AdapterRow, 1)
+        assert adapter is not None
+        at = adapter.created_at
+        session.add_all(
+            tables.YankRow(adapter_id=1, reason="bad data", at=at + timedelta(seconds=n), by="tester")
+            for n in range(10)
+        )
+    stocked.exchange.push(ONE, other_home)
+    with sound.workspace.database.read() as session:
+        assert session.query(tables.YankRow).count() == 1
+    done = stocked.exchange.push(ONE, other_home)
+    assert {item.state for item in done.items_} == {"present"}
+
+
+@pytest.fixture
+def full(stocked: Registry) -> Registry:
+    """A registry whose first adapter has a row of each kind."""
+    stocked.adapters.yank(ONE, reason="bad data")
+    stocked.adapters.unyank(ONE)
+    stocked.adapters.amend(ONE, val_loss=0.6, reason="typo")
+    stocked.evaluations.record(ONE, {"acc": 0.5, "f1": 0.5})
+    stocked.evaluations.withdraw(ONE, "f1", reason="of another adapter")
+    return stocked
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        f"UPDATE adapter SET created_at = '{FUTURE}'",
+        f"UPDATE base_model SET created_at = '{FUTURE}'",
+        f"UPDATE yank SET at = '{FUTURE}', lifted_at = '{FUTURE}'",
+        f"UPDATE yank SET lifted_at = '{FUTURE}'",
+        f"UPDATE yank SET at = '{PAST}'",
+        f"UPDATE yank SET lifted_at = '{PAST}'",
+        f"UPDATE amendment SET at = '{FUTURE}', since = '{FUTURE}'",
+        f"UPDATE amendment SET since = '{PAST}'",
+        f"UPDATE evaluation SET at = '{FUTURE}'",
+        f"UPDATE evaluation SET at = '{PAST}'",
+        f"UPDATE evaluation SET withdrawn_at = '{PAST}' WHERE metric = 'f1'",
+        "UPDATE adapter SET val_loss = -1; UPDATE amendment SET after = '-1'",
+        "UPDATE adapter SET val_loss = -1; DELETE FROM amendment",
+        "UPDATE adapter SET date = '2999-01-01', name = 'course_rec_v1_29990101' WHERE id = 1",
+        "UPDATE adapter SET version = 999999999, name = 'course_rec_v999999999_20260115' WHERE id = 1",
+        "UPDATE evaluation SET metric = 'lambada.perplexity' WHERE metric = 'acc'",
+    ],
+)
+def test_impossible_dates_and_values_are_refused(
+    full: Registry, sound: Registry, other_home: Path, edit: Callable[..., None], change: str
+) -> None:
+    edit(*change.split("; "))
+    with full.workspace.database.read() as session:
+        adapter = session.get(tables.AdapterRow, 1)
+        assert adapter is not None
+        name = adapter.name
+    with pytest.raises(RegistryError) as caught:
+        full.exchange.push(name, other_home)
+    assert caught.value.code in ("bad_input", "refused")
+    assert sound.adapters.list() == []
+
+
+def test_yank_and_evaluation_before_registration_are_accepted(
+    stocked: Registry, sound: Registry, other_home: Path, tmp_path: Path, edit: Callable[..., None]
+) -> None:
+    # Both registries registered the adapter, this one three days earlier, and measured and yanked it before the other had it.
+    stocked.exchange.push(ONE, other_home)
+    earlier = (datetime.now(UTC) - timedelta(days=3)).strftime("%Y-%m-%d %H:%M:%S.%f")
+    edit(f"UPDATE adapter SET created_at = '{earlier}'")
+    stocked.evaluations.record(ONE, {"acc": 0.5})
+    stocked.adapters.yank(ONE, reason="bad data")
+    edit(f"UPDATE evaluation SET at = '{earlier}'", f"UPDATE yank SET at = '{earlier}'")
+    stocked.exchange.push(ONE, other_home)
+    assert {item.state for item in stocked.exchange.push(ONE, other_home).items_} == {"present"}
+    created: Any = sound.adapters.show(ONE).created_at
+    assert sound.evaluations.list()[0].at >= created
+    with Registry.open(tmp_path / "third") as third:
+        third.init()
+        third.exchange.pull(ONE, other_home)
+        assert third.adapters.show(ONE).yanked
+        third.adapters.unyank(ONE)
+        third.exchange.pull(ONE, other_home)
+        assert not third.adapters.show(ONE).yanked
+
+
+def test_version_over_the_limit_may_follow_an_existing_one(
+    stocked: Registry, sound: Registry, other_home: Path, make_adapter: Any
+) -> None:
+    for seed, version in enumerate((MAX_DECLARED_VERSION, None, None), start=20):
+        stocked.adapters.register(
+            make_adapter(f"big{seed}", seed=seed), base="tiny", task="big", date="20260115", version=version
+        )
+    stocked.exchange.push("big", other_home)
+    assert sound.adapters.show("big@latest").version == MAX_DECLARED_VERSION + 2

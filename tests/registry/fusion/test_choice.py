@@ -204,6 +204,6 @@ def test_more_bits_on_a_coarse_base_can_overshoot(sqlite_registry: Registry, tmp
         "small@1", FuseRequest(recipe=str(file), accept_loss=True), reporter=Reporter(said.append)
     )
     assert made.fidelity.verdict == "LOST"
-    assert [line for line in said if line.endswith(f"fusery fidelity {made.adapter} --formats")]
+    assert [line for line in said if line.endswith(f"fusery show {made.adapter} --fidelity --formats")]
     (refused,) = [log.detail for log in coarse.upkeep.log(action=REFUSED) if not log.detail["sampled"]]
     assert refused["verdict"] == "LOST"

@@ -24,7 +24,10 @@ def test_by_key_digest_and_adapter(stocked: Registry) -> None:
     with pytest.raises(UnknownReferenceError) as caught:
         stocked.fused.fidelity("course_rec@1")
     assert caught.value.exit_code == 2
-    for command in ("fusery fuse course_rec_v1_20260115", "fusery fidelity course_rec_v1_20260115 --formats"):
+    for command in (
+        "fusery fuse course_rec_v1_20260115",
+        "fusery show course_rec_v1_20260115 --fidelity --formats",
+    ):
         assert command in str(caught.value.hint)
     with pytest.raises(BadInputError) as refused:
         stocked.fused.fidelity("tiny")

@@ -7,18 +7,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
+from fusery.model_server.local.serve import ServeRequest, serve
 from fusery.registry import Registry, tables
 from fusery.registry.errors import BadInputError
-from fusery.registry.fusion.foreign import (
-    claims,
-    counting,
-    counts,
-    disown,
-    foreign_record,
-    recipe_key,
-)
 from fusery.registry.fusion.fuse import FuseRequest
-from fusery.registry.serving.serve import ServeRequest, serve
+from fusery.registry.fusion.records import counting
+from fusery.registry.fusion.views import claims, counts, foreign_key, foreign_record, recipe_key
 
 KEEP = FuseRequest(precision="keep", accept_loss=True)
 ORIGIN = "11111111-2222-3333-4444-555555555555"
@@ -28,14 +22,15 @@ ORIGIN = "11111111-2222-3333-4444-555555555555"
 def claimed(stocked: Registry) -> Registry:
     stocked.fused.fuse("course_rec@1", KEEP, publish="full")
     with stocked.workspace.database.write() as session:
-        assert counts(session, session.scalars(select(tables.Fused)).one())
-        disown(session.scalars(select(tables.Fused)).one(), ORIGIN)
+        assert counts(session, session.scalars(select(tables.FusedRow)).one())
+        row = session.scalars(select(tables.FusedRow)).one()
+        row.key, row.origin = foreign_key(ORIGIN, row.key), ORIGIN
     return stocked
 
 
 def test_a_claim_is_found_by_the_key_that_it_claims_and_counts_for_nothing(claimed: Registry) -> None:
     with claimed.workspace.database.write() as session:
-        row = session.scalars(select(tables.Fused)).one()
+        row = session.scalars(select(tables.FusedRow)).one()
         key = recipe_key(row)
         assert [one.id for one in claims(session, key)] == [row.id]
         assert not counts(session, row)
@@ -58,6 +53,6 @@ def test_explain_says_what_a_claim_is(claimed: Registry) -> None:
 
 def test_nothing_foreign_is_served_where_nothing_is_fused(claimed: Registry, tmp_path: Path) -> None:
     pytest.importorskip("mlx_lm")
-    request = ServeRequest(("course_rec@1",), accept_foreign=True, port=0)
+    request = ServeRequest(references=("course_rec@1",), accept_foreign=True, port=0)
     with pytest.raises(BadInputError):
-        serve(claimed.workspace, request, ready=lambda _: None, say=lambda _: None)
+        serve(claimed, request, ready=lambda _: None)

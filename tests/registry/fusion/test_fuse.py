@@ -21,7 +21,7 @@ from sqlalchemy import update
 from fusery.registry import Registry, Reporter, tables
 from fusery.registry.errors import BadInputError, FidelityError, RebuildDiffersError, UnknownReferenceError
 from fusery.registry.fusion.fuse import FuseRequest
-from fusery.storage import room
+from fusery.storage import transfer
 from fusery.storage.errors import MissingFileError, OutOfSpaceError
 
 DOCUMENTED = {
@@ -175,7 +175,7 @@ def test_a_rebuild_that_differs_from_its_record_is_said(stocked: Registry) -> No
     fused = stocked.fused.fuse("course_rec@1")
     stocked.workspace.cache.remove(fused["key"])
     with stocked.workspace.database.write() as session:
-        session.execute(update(tables.Fused).values(digest="0" * 64))
+        session.execute(update(tables.FusedRow).values(digest="0" * 64))
     with pytest.raises(RebuildDiffersError):
         stocked.fused.fuse("course_rec@1")
 
@@ -206,7 +206,7 @@ def test_no_room_is_said_before_writing(stocked: Registry, monkeypatch: pytest.M
     # That the number is the true need is shown on a small disk: tests/cli/test_small_disk.py.
     found = os.statvfs("/")
     full = SimpleNamespace(f_frsize=found.f_frsize, f_bavail=1)
-    monkeypatch.setattr(room, "os", SimpleNamespace(statvfs=lambda _: full))
+    monkeypatch.setattr(transfer, "os", SimpleNamespace(statvfs=lambda _: full))
     with pytest.raises(OutOfSpaceError) as caught:
         stocked.fused.fuse("course_rec@1")
     assert "FUSERY_CACHE_DIR" in str(caught.value.hint)

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 from fusery.registry.fusion.fuse import FuseRequest
-from fusery.registry.fusion.known import Measured
+from fusery.registry.fusion.known import MeasuredFuse
 
 
 def test_auto_names_the_limit_that_a_candidate_missed() -> None:
     """A candidate with the verdict PASS was not passed over for its verdict, so the message leaves it out."""
     asked = FuseRequest()
     for limit, measured in (
-        ("at most 2.5 %", Measured("PASS", 0.99, 0.031)),
-        ("at most 3.5 %", Measured("PASS", 1.0, 0.036, 0.5, shaped=True)),
-        ("cosine is 0.08", Measured("PASS", 0.96, 0.014, 0.077)),
-        ("90 to 110 %", Measured("PASS", 0.854, 0.018, 0.26)),
-        ("90 to 110 %", Measured("PASS", 1.15, 0.018, 0.26)),
+        ("at most 2.5 %", MeasuredFuse("PASS", 0.99, 0.031)),
+        ("at most 3.5 %", MeasuredFuse("PASS", 1.0, 0.036, 0.5, shaped=True)),
+        ("cosine is 0.08", MeasuredFuse("PASS", 0.96, 0.014, 0.077)),
+        ("90 to 110 %", MeasuredFuse("PASS", 0.854, 0.018, 0.26)),
+        ("90 to 110 %", MeasuredFuse("PASS", 1.15, 0.018, 0.26)),
     ):
-        message = measured.passed_over(asked)
+        message = measured.reason(asked)
         assert not measured.passes(asked, strict=True)
         assert "auto takes" in message and limit in message
         assert "PASS" not in message
-    noisy = Measured("PASS", 0.99, 0.031)
-    assert "mixed takes at most 2.5 %" in noisy.passed_over(FuseRequest("mixed"))
-    message = Measured("PASS", 1.01, 0.031).passed_over(FuseRequest(min_fidelity=0.995))
+    noisy = MeasuredFuse("PASS", 0.99, 0.031)
+    assert "mixed takes at most 2.5 %" in noisy.reason(FuseRequest("mixed"))
+    message = MeasuredFuse("PASS", 1.01, 0.031).reason(FuseRequest(min_fidelity=0.995))
     assert "99.5 to 100.5 %" in message
-    lost = Measured("LOST", 0.2, 0.031).passed_over(asked)
+    lost = MeasuredFuse("LOST", 0.2, 0.031).reason(asked)
     assert lost.startswith("LOST, ")
     assert "auto takes" not in lost
 
@@ -32,15 +32,15 @@ def test_auto_names_the_limit_that_a_candidate_missed() -> None:
 def test_auto_requires_closeness_low_noise_and_cosine() -> None:
     asked = FuseRequest()
     takes = {
-        retained: Measured("PASS", retained, 0.018, 0.26).passes(asked, strict=True)
+        retained: MeasuredFuse("PASS", retained, 0.018, 0.26).passes(asked, strict=True)
         for retained in (0.899, 0.9, 1.1, 1.101)
     }
     assert takes == {0.899: False, 0.9: True, 1.1: True, 1.101: False}
-    shaped = [Measured("PASS", 1.0, noise, 0.5, shaped=True) for noise in (0.035, 0.036)]
+    shaped = [MeasuredFuse("PASS", 1.0, noise, 0.5, shaped=True) for noise in (0.035, 0.036)]
     assert [each.passes(asked, strict=True) for each in shaped] == [True, False]
     clear = {
-        cosine: Measured("PASS", 0.96, 0.014, cosine).passes(asked, strict=True)
+        cosine: MeasuredFuse("PASS", 0.96, 0.014, cosine).passes(asked, strict=True)
         for cosine in (None, 0.1, 0.09)
     }
     assert clear == {None: True, 0.1: True, 0.09: False}
-    assert Measured("PASS", 0.96, 0.014, 0.09).passes(asked, strict=False)
+    assert MeasuredFuse("PASS", 0.96, 0.014, 0.09).passes(asked, strict=False)

@@ -249,14 +249,16 @@ def test_shrunk_and_pushed_adapters_keep_it(sqlite_registry: Registry, adapter: 
 
 
 def test_server_uses_it(sqlite_registry: Registry, base: Path, adapter: Path, tmp_path: Path) -> None:
-    from fusery.registry.server.document import read_document
-    from fusery.registry.server.engine import Engine
-    from fusery.registry.serving.serve import Follower, ServeRequest
+    from fusery.model_server.engine import Engine
+    from fusery.model_server.local.serve import Follower, ServeRequest
+    from fusery.registry.runtime.document import read_document
 
     added = register(sqlite_registry, adapter)
     folder = tmp_path / "served"
     folder.mkdir()
-    follower = Follower(sqlite_registry.workspace, ServeRequest([added.name]), [], folder, lambda _: None)
+    follower = Follower(
+        sqlite_registry.workspace, ServeRequest(references=[added.name]), [], folder, lambda _: None
+    )
     follower.follow(follower.plan())
     document = read_document(folder / "serving.json")
     assert document.base.tokenizer is not None

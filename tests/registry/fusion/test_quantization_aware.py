@@ -11,23 +11,22 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_models
-from both_libraries import apart
-from peft_folders import make_peft
+from peft_folders import apart, make_peft
 from quantiser_trainer import train_through
 
+from fusery.integrations.sync.folders import write_adapter
 from fusery.registry import AdmissionError, FuseRequest, Registry, Reporter
-from fusery.registry.behaviour.models import Model
 from fusery.registry.bundles import Choices
+from fusery.registry.bundles.serving_plan import plan_serving
 from fusery.registry.errors import BadInputError, FusionUnsupportedError
-from fusery.registry.serving.plan import plan_serving
-from fusery.registry.sync.files import write_adapter
+from fusery.research.models import LoadedModel
 
 TOKENS = np.array([[72, 101, 108, 108, 111, 32, 119, 111, 114, 108, 100, 33]])
 SAID = {"val_loss": 1.0, "dataset": "greetings"}
 
 
 def logits(model: Path) -> np.ndarray[Any, Any]:
-    return Model.load(model, numpy=False).run(TOKENS.astype(np.int32))
+    return LoadedModel.load(model, numpy=False).run(TOKENS.astype(np.int32))
 
 
 def describe(adapter: Path, entry: object) -> None:

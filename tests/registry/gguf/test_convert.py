@@ -21,9 +21,8 @@ from gguf_llama import (
     write_gguf,
 )  # fmt: skip
 
-from fusery.registry.gguf import read_weights as gguf_weights
-from fusery.registry.gguf.convert import convert_gguf
-from fusery.registry.gguf.read_weights import round_to_bf16
+from fusery.registry.gguf import convert
+from fusery.registry.gguf.convert import convert_gguf, round_to_bf16
 
 
 @pytest.mark.parametrize(("tied", "bias"), [(True, False), (False, True)], ids=["tied", "untied-with-biases"])
@@ -108,7 +107,7 @@ def test_same_file_gives_same_bytes(
 ) -> None:
     steps: list[str] = []
     (tmp_path / "again.gguf").write_bytes(good_bytes)
-    monkeypatch.setattr(gguf_weights, "BLOCK_WEIGHTS", 200)  # three rows, which cut no head and leave a rest
+    monkeypatch.setattr(convert, "BLOCK_WEIGHTS", 200)  # three rows, which cut no head and leave a rest
     convert_gguf(tmp_path / "again.gguf", tmp_path / "folder", progress=steps.append)
     for file in converted.iterdir():
         assert (tmp_path / "folder" / file.name).read_bytes() == file.read_bytes(), file.name

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import tiny_models
-from identification_registry import FIRST, KEEP, LLAMA, OTHER, QWEN, SECOND, Museum
+from kept_registries import FIRST, KEEP, LLAMA, OTHER, QWEN, SECOND, Museum
 
 from fusery.registry import Registry
 

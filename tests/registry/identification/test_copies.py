@@ -9,7 +9,7 @@ from pathlib import Path
 
 import altered_models
 import pytest
-from identification_registry import FIRST, KEEP, LLAMA, OTHER, QWEN, SECOND, Museum
+from kept_registries import FIRST, KEEP, LLAMA, OTHER, QWEN, SECOND, Museum
 
 from fusery.registry.identification.identified import Identified
 

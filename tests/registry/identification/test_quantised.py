@@ -9,6 +9,7 @@ from pathlib import Path
 import altered_models
 import pytest
 import tiny_models
+from bundle_cases import model_file
 
 from fusery.registry import Registry
 from fusery.registry.fusion.fuse import FuseRequest
@@ -63,3 +64,15 @@ def test_a_changed_part_of_a_quantised_matrix_is_named(
         assert (told["name"], told["changed"], told["layers"]) == ("packed", [f"{PACKED}.{part}"], [1])
     stranger = tiny_models.make_base(tmp_path / "x", bits=4, layers=2, seed=3)
     assert registry.provenance.identify(stranger).matches == ()
+
+
+@pytest.mark.slow
+def test_a_base_that_was_converted_is_known_by_its_source(tmp_path: Path) -> None:
+    source = model_file()
+    with Registry.open(tmp_path / "home") as registry:
+        registry.init()
+        registry.bases.add(source, name="smollm2")
+        found = registry.provenance.identify(source)
+    (match,) = found.matches
+    assert (match.kind, match.evidence, found.verdict) == ("base", "source", "known")
+    assert match.sentence == "the file that the base model smollm2 was converted from"

@@ -16,7 +16,7 @@ import altered_models
 import numpy as np
 import pytest
 import tiny_models
-from identification_registry import FIRST, LLAMA, Museum
+from kept_registries import FIRST, LLAMA, Museum
 
 from fusery.registry.inspection.archives import FREE
 from fusery.storage.errors import FormatError, FuseryError, MissingFileError, UnsafePathError

@@ -13,8 +13,7 @@ import zstandard
 
 from fusery.registry import Registry
 from fusery.registry.inspection import archives, files
-from fusery.registry.inspection.archive_kind import archive_kind
-from fusery.registry.inspection.archives import unpack
+from fusery.registry.inspection.archives import archive_kind, unpack
 from fusery.registry.inspection.files import look_at
 from fusery.storage.errors import FormatError, OutOfSpaceError, UnsafePathError
 

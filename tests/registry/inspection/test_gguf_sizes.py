@@ -7,18 +7,18 @@ from pathlib import Path
 import pytest
 from gguf.constants import GGML_QUANT_SIZES
 
+from fusery.registry.gguf.convert import KINDS
 from fusery.registry.gguf.header import GGUFHeader, TensorEntry
-from fusery.registry.gguf.read_weights import KINDS
-from fusery.registry.inspection import gguf_views
+from fusery.registry.inspection import views
 from fusery.storage.errors import FormatError
 
 
 def test_sizes_are_those_of_gguf() -> None:
     sizes = {int(kind): size for kind, size in GGML_QUANT_SIZES.items()}
     blocks = {int(kind) for kind, size in GGML_QUANT_SIZES.items() if kind.name in KINDS and size[0] > 1}
-    assert {kind: sizes[kind] for kind in blocks} == gguf_views._SIZES
-    assert {kind: (1, size) for kind, (_, size) in gguf_views._PLAIN.items()} == {
-        kind: sizes[kind] for kind in gguf_views._PLAIN
+    assert {kind: sizes[kind] for kind in blocks} == views._SIZES
+    assert {kind: (1, size) for kind, (_, size) in views._PLAIN.items()} == {
+        kind: sizes[kind] for kind in views._PLAIN
     }
 
 
@@ -40,18 +40,18 @@ def header(size: int, **more: object) -> GGUFHeader:
 
 def test_tensors_have_their_names_and_heads() -> None:
     end = 100 + 300 * 5 + 4 * 48
-    found = gguf_views.gguf_views(Path("x"), header(end))
+    found = views.gguf_views(Path("x"), header(end))
     assert [(view.name, view.head) for view in found] == list(NAMES.values())
     assert [view.begin for view in found] == [100 + 300 * at for at in range(6)]
     assert {view.size for view in found} == {4 * 48}
-    assert gguf_views.gguf_views(Path("x"), header(end, **{"llama.attention.key_length": 8}))[0].head == 8
-    other = gguf_views.gguf_views(Path("x"), header(end, **{"general.architecture": "qwen2"}))
+    assert views.gguf_views(Path("x"), header(end, **{"llama.attention.key_length": 8}))[0].head == 8
+    other = views.gguf_views(Path("x"), header(end, **{"general.architecture": "qwen2"}))
     assert {view.head for view in other} == {None}
     with pytest.raises(FormatError):
-        gguf_views.gguf_views(Path("x"), header(end - 1))
+        views.gguf_views(Path("x"), header(end - 1))
 
 
 def test_texts_begin_with_a_prefix() -> None:
-    texts = gguf_views.gguf_texts(header(0, **{"general.name": "x" * 1001}), "general.")
+    texts = views.gguf_texts(header(0, **{"general.name": "x" * 1001}), "general.")
     assert texts == {"general.architecture": "llama", "general.name": "x" * 1000}
-    assert gguf_views.gguf_texts(header(0), "llama.") == {}
+    assert views.gguf_texts(header(0), "llama.") == {}

@@ -10,18 +10,16 @@ from typing import Any
 
 import pytest
 import tiny_models
-from sqlalchemy import update
 from tensor_files import load_raw, rewrite
 
-from fusery.registry import Registry, Reporter, tables
+from fusery.registry import Registry
 from fusery.registry.bases.add import model_files
 from fusery.registry.errors import AlreadyExistsError
 from fusery.registry.models.identity import identify_base
 from fusery.storage.digest import digest_bytes, digest_file
 from fusery.storage.errors import FormatError
 from fusery.storage.jsonfile import read_object
-from fusery.storage.safetensors import build_header, read_header
-from fusery.storage.tensor_digests import digest_tensors
+from fusery.storage.safetensors import build_header, digest_tensors, read_header
 
 Change = Callable[[Path], object]
 
@@ -139,22 +137,3 @@ def test_a_taken_name_is_refused_for_other_bytes(registry: Registry, tiny_base: 
         registry.bases.add(copy, name="Tiny")
     assert set(registry.workspace.store.blobs()) == blobs
     assert [base["names"] for base in registry.bases.list()] == [["tiny"]]
-
-
-def forget_contents(registry: Registry) -> None:
-    with registry.workspace.database.write() as session:
-        session.execute(update(tables.BaseModel).values(content=None))
-
-
-def test_an_older_record_is_read(registry: Registry, tiny_base: Path, copy: Path, tmp_path: Path) -> None:
-    registry.bases.add(tiny_base, name="tiny")
-    registry.bases.add(tiny_models.make_base(tmp_path / "other", layers=2), name="other")
-    forget_contents(registry)
-    resharded(copy, 2)
-    said: list[str] = []
-    assert registry.bases.add(copy, name="again", reporter=Reporter(said.append)).same_as == "tiny"
-    assert len([text for text in said if text.startswith("reading")]) == 1
-    assert registry.bases.show("tiny")["content"] == content(tiny_base)
-    assert registry.bases.show("other")["content"] is None
-    forget_contents(registry)
-    assert registry.bases.add(tiny_base, name="tiny")["content"] == content(tiny_base)

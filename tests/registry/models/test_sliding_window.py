@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from fusery.registry.admission.key_rules import key_findings
-from fusery.registry.models.sliding_window import EVERY_LAYER, IF_ASKED, SOME_LAYERS, ignored_window
-from fusery.registry.server.mlx_keys import class_of
+from fusery.registry.admission.base_rules import key_findings
+from fusery.registry.models.libraries import EVERY_LAYER, IF_ASKED, SOME_LAYERS, ignored_window
+from fusery.registry.runtime.mlx_keys import class_of
 
 LONG = {"max_position_embeddings": 32768, "num_hidden_layers": 4}
 ASKED = {"sliding_window": 4096, "use_sliding_window": True}

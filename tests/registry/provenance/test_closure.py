@@ -14,12 +14,10 @@ from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from fusery.registry import Registry, tables
-from fusery.registry.provenance import trace_things, trace_whole
-from fusery.registry.provenance.closure import ADAPTER, counts, nearest_adapters, numbers
-from fusery.registry.provenance.nodes import key_of
-from fusery.registry.provenance.relations import Key, Link, links_of
+from fusery.registry.provenance.closure import ADAPTER, Key, Link, counts, links_of, nearest_adapters, numbers
+from fusery.registry.provenance.trace import key_of, trace_things
 from fusery.registry.records.graph import Graph, more
-from fusery.registry.records.things import find_things
+from fusery.registry.records.references import find_things
 
 
 def walked(session: Session, starts: Sequence[Key], up: bool) -> tuple[dict[Key, int], set[Link]]:
@@ -71,16 +69,11 @@ def test_of_everything_the_same_as_step_by_step(registry: Registry, tmp_path: Pa
             few, all_of = trace_things(session, things), trace_things(session, things, limit=None)
             assert not few.cut and few.more == "" and few.left_out == {}
             assert drawn(few) == drawn(all_of)
-            for ways in ({"inputs": True}, {"up": False}, {"down": False}):
+            for ways in ({"up": False}, {"down": False}):
                 few, all_of = (
                     trace_things(session, things, **ways, **limit) for limit in ({}, {"limit": None})
                 )
                 assert drawn(few) == drawn(all_of)
-    with trace_whole(registry.workspace, "tiny") as whole:
-        nodes, edges = list(whole.nodes), list(whole.edges)
-    graph = registry.provenance.lineage("tiny", limit=None)
-    assert [node.to_dict() for node in nodes] == [node.to_dict() for node in graph.nodes]
-    assert edges == graph.edges and len({node.id for node in nodes}) == len(nodes)
 
 
 @pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
@@ -97,9 +90,9 @@ def sums(
 
 
 def _add_sums(registry: Registry, count: int) -> None:
-    chance, source = random.Random(5), tables.AdapterSource
+    chance, source = random.Random(5), tables.AdapterSourceRow
     with registry.workspace.database.write() as session:
-        ids = list(session.scalars(select(tables.Adapter.id).order_by(tables.Adapter.id)))
+        ids = list(session.scalars(select(tables.AdapterRow.id).order_by(tables.AdapterRow.id)))
         rows = [
             {"adapter_id": ids[at], "position": position, "source_id": ids[of]}
             for at in range(1, count)
@@ -110,8 +103,8 @@ def _add_sums(registry: Registry, count: int) -> None:
 
 def test_sums_of_sums(sums: Registry) -> None:
     with sums.workspace.database.read() as session:
-        base = session.scalars(select(tables.BaseModel)).one()
-        ids = list(session.scalars(select(tables.Adapter.id).order_by(tables.Adapter.id)))
+        base = session.scalars(select(tables.BaseModelRow)).one()
+        ids = list(session.scalars(select(tables.AdapterRow.id).order_by(tables.AdapterRow.id)))
         for starts in ([("adapter", ids[3])], [("adapter", ids[590])], [key_of(base)]):
             compare(session, starts)
         compare(session, [("adapter", ids[300]), ("adapter", ids[20])])

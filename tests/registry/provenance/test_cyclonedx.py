@@ -76,7 +76,7 @@ def test_what_a_sum_descends_from(withdrawn: Everything) -> None:
 
 
 def test_the_extra_is_named(withdrawn: Everything, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "cyclonedx.output.json", None)
+    monkeypatch.setitem(sys.modules, "cyclonedx.spdx", None)
     with pytest.raises(MissingExtraError) as raised:
         withdrawn[0].provenance.attest("course_rec@1", form="cyclonedx")
     assert "fusery[bom]" in (raised.value.hint or "")

@@ -22,19 +22,23 @@ from in_toto_attestation.v1.statement import Statement
 
 from fusery.registry import Registry, tables
 from fusery.registry.errors import BadInputError
-from fusery.registry.provenance.account import Account, Data, File, account_of
-from fusery.registry.provenance.attest import document_bytes
+from fusery.registry.provenance.account import Account, Data, account_of
+from fusery.registry.provenance.attest import BUILD_TYPES, Attested, statement
 from fusery.registry.provenance.cyclonedx import bill
-from fusery.registry.provenance.slsa import BUILD_TYPES, statement
-from fusery.registry.records.things import find_things, shippable
+from fusery.registry.records.references import find_things, shippable
 from fusery.storage.digest import digest_bytes
+from fusery.storage.manifest import FileEntry
 
 Everything = tuple[Registry, dict[str, str]]
 
 
+def written(document: dict[str, Any]) -> bytes:
+    return Attested("adapter", "x", "0" * 64, "slsa", document).data
+
+
 def check(document: dict[str, Any]) -> provenance_pb2.Provenance:
     """Hold a statement against in-toto's messages, which refuse what they do not know; return the predicate."""
-    document = json.loads(document_bytes(document))
+    document = json.loads(written(document))
     subjects = [
         json_format.ParseDict(each, resource_descriptor_pb2.ResourceDescriptor())
         for each in document["subject"]
@@ -75,8 +79,8 @@ def test_the_fuse_is_told_in_full(withdrawn: Everything) -> None:
     roles = {each.annotations["role"] for each in definition.resolved_dependencies}
     assert roles >= {"base weights", "adapter weights", "configuration", "chat template", "dataset"}
     with registry.workspace.database.read() as session:
-        row = session.query(tables.Fused).filter_by(key=found["sum"]).one()
-        event = session.query(tables.Event).filter_by(action="fused.made", subject=row.key).one()
+        row = session.query(tables.FusedRow).filter_by(key=found["sum"]).one()
+        event = session.query(tables.EventRow).filter_by(action="fused.made", subject=row.key).one()
         assert run.metadata.invocation_id == f"sha256:{event.hash}"
         assert run.metadata.finished_on.ToDatetime(UTC) == row.created_at
         took = run.metadata.finished_on.ToNanoseconds() - run.metadata.started_on.ToNanoseconds()
@@ -122,7 +126,7 @@ def test_any_names_give_a_valid_statement_and_a_valid_bill(
     real = account(kind)
     data = Data(name, licence or "", "ab" * 32, 1 << 40)
     base = replace(real.base, name=name, licence=licence, hub=("team/model", name))
-    files = tuple(File(f"{name}/{file.path}", file.size, file.sha256) for file in real.files)
+    files = tuple(FileEntry(f"{name}/{file.path}", file.size, file.sha256) for file in real.files)
     adapters = tuple(replace(part, name=name, licence=licence, data=data) for part in real.adapters)
     changed = replace(real, name=name, by=name, base=base, files=files, adapters=adapters)
     if kind == "adapter":
@@ -130,5 +134,5 @@ def test_any_names_give_a_valid_statement_and_a_valid_bill(
     if not known:
         changed = replace(changed, began=None, ended=None, tool=None, entry=None, fidelity=None)
     check(statement(changed))
-    text = document_bytes(bill(changed)).decode()
+    text = written(bill(changed)).decode()
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None

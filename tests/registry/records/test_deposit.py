@@ -12,8 +12,8 @@ from sqlalchemy import func, select, update
 from waiting import wait_until
 
 from fusery.registry import tables
-from fusery.registry.database import Database, intents
-from fusery.registry.database.owner import Owner
+from fusery.registry.database import Database, leases
+from fusery.registry.database.owner import LeaseOwner
 from fusery.registry.errors import DepositLostError
 from fusery.registry.records.deposit import Deposit, record_manifest
 from fusery.storage.digest import digest_bytes
@@ -51,7 +51,7 @@ def store(tmp_path: Path) -> WatchedStore:
 
 @pytest.fixture
 def make(database: Database, store: WatchedStore) -> Callable[[], Deposit]:
-    return lambda: Deposit(database, store, Owner.current())
+    return lambda: Deposit(database, store, LeaseOwner.current())
 
 
 def commit(database: Database, deposit: Deposit) -> int:
@@ -59,24 +59,24 @@ def commit(database: Database, deposit: Deposit) -> int:
         return deposit.commit(session).id
 
 
-def blob(database: Database, digest: str = DIGEST) -> tables.Blob:
+def blob(database: Database, digest: str = DIGEST) -> tables.BlobRow:
     with database.read() as session:
-        return session.get_one(tables.Blob, digest)
+        return session.get_one(tables.BlobRow, digest)
 
 
 def files(database: Database) -> dict[str, str | None]:
     with database.read() as session:
-        return {row.path: row.blob for row in session.scalars(select(tables.ManifestFile))}
+        return {row.path: row.blob for row in session.scalars(select(tables.ManifestFileRow))}
 
 
 def alive(database: Database) -> int:
     with database.read() as session:
-        return session.scalar(select(func.count()).select_from(tables.Intent)) or 0
+        return session.scalar(select(func.count()).select_from(tables.IntentRow)) or 0
 
 
 def set_blob(database: Database, **values: Any) -> None:
     with database.write() as session:
-        session.execute(update(tables.Blob).values(**values))
+        session.execute(update(tables.BlobRow).values(**values))
 
 
 class TestDeposit:
@@ -192,7 +192,7 @@ class TestCollector:
             set_blob(database, **change)
         else:
             with database.write() as session:
-                session.execute(update(tables.Intent).values(expires=Database.clock() - 1))
+                session.execute(update(tables.IntentRow).values(expires=Database.clock() - 1))
         with pytest.raises(DepositLostError) as caught:
             commit(database, deposit)
         assert caught.value.hint
@@ -205,11 +205,11 @@ class TestCollector:
 
         def is_renewed() -> bool:
             with database.read() as session:
-                ends.extend(session.scalars(select(tables.Intent.expires)))
+                ends.extend(session.scalars(select(tables.IntentRow.expires)))
             return len(set(ends)) > 1
 
         store.before_put = lambda: wait_until(is_renewed)
-        deposit = Deposit(database, store, Owner.current(), ttl=6)
+        deposit = Deposit(database, store, LeaseOwner.current(), ttl=6)
         deposit.put({"a": DATA})
         assert ends == sorted(ends)
 
@@ -227,18 +227,18 @@ class TestReading:
         yield
 
     def test_intents_live_as_long_as_the_block(self, database: Database) -> None:
-        with pytest.raises(RuntimeError), intents.reading(database, [DIGEST], Owner.current()):
+        with pytest.raises(RuntimeError), leases.reading(database, [DIGEST], LeaseOwner.current()):
             assert alive(database) == 1
             with database.read() as session:
-                owner = Owner.parse(session.scalars(select(tables.Intent.owner)).one())
+                owner = LeaseOwner.parse(session.scalars(select(tables.IntentRow.owner)).one())
             assert owner is not None and not owner.is_dead()
             raise RuntimeError
         assert alive(database) == 0
 
     def test_two_of_one_process_do_not_end_each_others(self, database: Database, store: WatchedStore) -> None:
-        owner = Owner.current()
-        with intents.reading(database, [DIGEST], owner):
-            with intents.reading(database, [DIGEST], owner):
+        owner = LeaseOwner.current()
+        with leases.reading(database, [DIGEST], owner):
+            with leases.reading(database, [DIGEST], owner):
                 assert alive(database) == 2
             deposit = Deposit(database, store, owner)
             deposit.put({"a": DATA})
@@ -247,7 +247,7 @@ class TestReading:
 
     def test_many_blobs_at_once(self, database: Database) -> None:
         digests = [digest_bytes(str(number).encode()) for number in range(1201)]
-        claims = intents.Intents(database, Owner.current())
+        claims = leases.Intents(database, LeaseOwner.current())
         with database.write() as session:
             claims.claim(session, digests)
             assert claims.are_alive(session, digests)

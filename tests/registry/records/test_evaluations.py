@@ -9,20 +9,16 @@ import pytest
 from sqlalchemy import select
 
 from fusery.registry import Registry, tables
-from fusery.registry.records.evaluations import (
-    comparable,
+from fusery.registry.records.evaluation import comparable, key_of, mismatch, range_problem, setting_of
+from fusery.registry.records.references import resolve_adapter
+from fusery.registry.records.views import (
     evaluation_records,
     is_newest,
-    key_of,
-    mismatch,
     missing_evaluations,
     newest_value,
     newest_values,
-    range_problem,
-    setting_of,
     stands,
 )
-from fusery.registry.records.references import resolve_adapter
 
 SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -31,9 +27,11 @@ DAY = timedelta(days=1)
 SETTING = {"dataset": "mmlu", "split": "test", "harness": "lm-eval", "shots": 5, "seed": 1}
 
 
-def made(value: float = 0.5, withdrawn: datetime | None = None, **changes: Any) -> tables.Evaluation:
+def made(value: float = 0.5, withdrawn: datetime | None = None, **changes: Any) -> tables.EvaluationRow:
     setting = {**SETTING, **changes}
-    return tables.Evaluation(metric="acc", value=value, at=AT, by="tester", withdrawn_at=withdrawn, **setting)
+    return tables.EvaluationRow(
+        metric="acc", value=value, at=AT, by="tester", withdrawn_at=withdrawn, **setting
+    )
 
 
 def test_values_outside_of_a_range() -> None:
@@ -54,7 +52,7 @@ def test_a_withdrawn_evaluation_counted_until_then() -> None:
 
 
 def test_which_values_are_on_record() -> None:
-    adapter = tables.Adapter(evaluations=[made(0.5), made(0.6, seed=2), made(0.7, AT, seed=3)])
+    adapter = tables.AdapterRow(evaluations=[made(0.5), made(0.6, seed=2), made(0.7, AT, seed=3)])
     measured = [{"metric": "acc", **SETTING, "seed": seed, "value": 0.5} for seed in (1, 2, 3)]
     new, known, others = missing_evaluations(adapter, measured)
     assert (new, known, others) == ([measured[2]], ["acc"], [adapter.evaluations[1]])
@@ -77,13 +75,15 @@ def test_the_newest_value_that_stands(stocked: Registry) -> None:
     stocked.evaluations.record("course_rec@1", {"acc": 0.7}, seed=2)
     stocked.evaluations.record("course_rec@2", {"acc": 0.6})
     with stocked.workspace.database.write() as session:
-        row = session.scalars(select(tables.Evaluation).where(tables.Evaluation.value == 0.7)).one()
+        row = session.scalars(select(tables.EvaluationRow).where(tables.EvaluationRow.value == 0.7)).one()
         row.withdrawn_at = AT
     with stocked.workspace.database.read() as session:
         one, two = (resolve_adapter(session, f"course_rec@{version}").id for version in (1, 2))
-        values = session.execute(select(tables.Adapter.id, newest_value("acc"))).all()
+        values = session.execute(select(tables.AdapterRow.id, newest_value("acc"))).all()
         assert sorted(map(tuple, values)) == [(one, 0.8), (two, 0.6)]
-        query = select(tables.Evaluation.value).join(tables.Adapter, is_newest(tables.Evaluation, "acc"))
+        query = select(tables.EvaluationRow.value).join(
+            tables.AdapterRow, is_newest(tables.EvaluationRow, "acc")
+        )
         assert sorted(session.scalars(query)) == [0.6, 0.8]
         found = newest_values(session, [one, two], ["acc", "f1"])
         assert found == {one: {"acc": 0.8, "f1": 0.1}, two: {"acc": 0.6}}

@@ -17,7 +17,7 @@ from fusery.registry.errors import (
     CheckFailedError,
     UnknownReferenceError,
 )
-from fusery.registry.records.signatures import trusted_signers
+from fusery.registry.records.views import trusted_signers
 from fusery.registry.signing.sign import SigningKey
 
 pytest.importorskip("model_signing")
@@ -61,13 +61,13 @@ def test_a_signature_counts_for_what_its_key_is_trusted_for(
     assert counted(stocked) == ["bert"]
 
 
-def change(session: Session, row: tables.Signature, what: str) -> None:
+def change(session: Session, row: tables.SignatureRow, what: str) -> None:
     """Change a recorded signature as an intruder would, who cannot make one."""
     if what == "another subject":
-        other = session.scalars(select(tables.Adapter).where(tables.Adapter.version == 2)).one()
+        other = session.scalars(select(tables.AdapterRow).where(tables.AdapterRow.version == 2)).one()
         row.subject_digest = other.digest
     elif what == "another key":
-        key = session.scalars(select(tables.TrustedKey).where(tables.TrustedKey.name == "bert")).one()
+        key = session.scalars(select(tables.TrustedKeyRow).where(tables.TrustedKeyRow.name == "bert")).one()
         row.key_id = key.key_id
     elif what == "no signature":
         row.envelope = "{}"
@@ -82,7 +82,7 @@ def test_a_forged_row_counts_for_nothing(stocked: Registry, anna: Pair, bert: Pa
     stocked.trust.add_key("bert", bert.public, ["*#*"])
     assert counted(stocked) == ["anna"]
     with stocked.workspace.database.write() as session:
-        change(session, session.scalars(select(tables.Signature)).one(), what)
+        change(session, session.scalars(select(tables.SignatureRow)).one(), what)
     assert counted(stocked) == counted(stocked, reference="course_rec@2") == []
     if what == "no signature":  # signing again makes it good
         assert not stocked.trust.sign(REFERENCE, anna.signing()).existed
@@ -95,7 +95,7 @@ def test_no_private_key_and_no_passphrase_is_on_record(stocked: Registry, tmp_pa
     stocked.trust.add_key("locked", pair.public, ["*#*"])
     secrets = ("correct horse", "PRIVATE", pair.private.read_text().splitlines()[1])
     with stocked.workspace.database.read() as session:
-        for table in (tables.Signature, tables.TrustedKey, tables.Event):
+        for table in (tables.SignatureRow, tables.TrustedKeyRow, tables.EventRow):
             for row in session.scalars(select(table)):
                 said = " ".join(str(getattr(row, column.key)) for column in table.__table__.columns)
                 assert not any(secret in said for secret in secrets)
@@ -104,9 +104,12 @@ def test_no_private_key_and_no_passphrase_is_on_record(stocked: Registry, tmp_pa
 def test_signatures_travel_with_what_they_are_over(stocked: Registry, anna: Pair, tmp_path: Path) -> None:
     bundle = stocked.bundles.materialize("course_rec@1", tmp_path / "out")
     by_path = stocked.trust.sign(str(tmp_path / "out"), anna.signing())
-    assert (by_path.subject.kind, by_path.subject.digest) == ("bundle", bundle.manifest.digest)
+    assert (by_path.kind, by_path.digest) == ("bundle", bundle.manifest.digest)
     assert stocked.trust.sign(bundle.manifest.digest[:12], anna.signing()).existed
-    assert stocked.trust.sign(bundle.path, anna.signing()).existed
+    moved = (tmp_path / "out").rename(tmp_path / "elsewhere")
+    with pytest.raises(UnknownReferenceError):  # nobody signs a list by the place that a publisher named
+        stocked.trust.sign(bundle.path, anna.signing())
+    moved.rename(tmp_path / "out")
     assert [event["action"] for event in stocked.upkeep.log()].count("bundle.signed") == 1
     stocked.trust.export_signature(bundle.manifest.digest, tmp_path / "again.sig")
     assert (tmp_path / "again.sig").read_bytes() == (tmp_path / "out.sig").read_bytes()
@@ -147,7 +150,7 @@ def test_what_is_not_on_record_is_signed_beside_itself_only(
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "x").write_text("x")
     signed = stocked.trust.sign(str(tmp_path / "foreign"), anna.signing())
-    assert (signed.recorded, signed.subject.kind, signed.output) == (False, None, tmp_path / "foreign.sig")
+    assert (signed.recorded, signed.kind, signed.path) == (False, None, tmp_path / "foreign.sig")
     (tmp_path / "foreign.sig").write_text("my own notes")
     with pytest.raises(AlreadyExistsError):
         stocked.trust.sign(str(tmp_path / "foreign"), anna.signing())

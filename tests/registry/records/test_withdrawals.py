@@ -21,11 +21,11 @@ from kept_registries import KeptStates
 from sqlalchemy import select
 
 from fusery.registry import Registry, tables
+from fusery.registry.bundles.serving_plan import plan_serving
 from fusery.registry.errors import BadInputError
 from fusery.registry.fusion.fuse import FuseRequest, remake
 from fusery.registry.provenance.account import account_of
 from fusery.registry.records.withdrawals import of_adapters, of_bundles, of_fused
-from fusery.registry.serving.plan import plan_serving
 from fusery.storage.digest import Digest
 
 YANKED, CHILD = "course_rec_v1_20260115", "course_rec_v2_20260201"
@@ -189,9 +189,9 @@ def look(family: Family) -> None:
         assert registry.upkeep.audit([key]).ok
     with registry.workspace.database.read() as session:
         for kind, column, known in (
-            (tables.Adapter, "name", family.adapters),
-            (tables.Fused, "key", family.fused),
-            (tables.Bundle, "path", family.bundles),
+            (tables.AdapterRow, "name", family.adapters),
+            (tables.FusedRow, "key", family.fused),
+            (tables.BundleRow, "path", family.bundles),
         ):
             for row in session.scalars(select(kind)):
                 found = [each.to_dict() for each in account_of(registry.workspace, session, row).withdrawals]
@@ -257,9 +257,9 @@ def test_a_rebuild_asks_whether_any_record_of_the_bytes_is_left(family: Family) 
     registry.adapters.yank("course_rec@1", reason=REASON)
     with registry.workspace.database.read() as session:
         for table, look_up in (
-            (tables.Adapter, of_adapters),
-            (tables.Fused, of_fused),
-            (tables.Bundle, of_bundles),
+            (tables.AdapterRow, of_adapters),
+            (tables.FusedRow, of_fused),
+            (tables.BundleRow, of_bundles),
         ):  # of more things than fit into one query the answer is the same
             ids = list(session.scalars(select(table.id)))
             few = look_up(session, ids)

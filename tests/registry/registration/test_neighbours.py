@@ -13,7 +13,7 @@ import pytest
 import tiny_models
 
 from fusery.registry import Registry
-from fusery.registry.admission.refusal import AdmissionError
+from fusery.registry.admission.code import AdmissionError
 from fusery.registry.registration import neighbours as module
 
 MakeAdapter = Callable[..., Path]

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import func, select
 
 from fusery.registry import Registry, tables
-from fusery.registry.admission.refusal import AdmissionError
+from fusery.registry.admission.code import AdmissionError
 from fusery.registry.errors import AlreadyExistsError, BadInputError, UnknownReferenceError
 from fusery.registry.names import MAX_DECLARED_VERSION
 from fusery.registry.registration import register as module
@@ -71,7 +71,14 @@ def test_a_taken_version_names_its_adapter(with_base: Registry, make_adapter: Ma
 
 
 def counts(registry: Registry) -> dict[str, int]:
-    kinds = (tables.Adapter, tables.Task, tables.Manifest, tables.Event, tables.Intent, tables.Dataset)
+    kinds = (
+        tables.AdapterRow,
+        tables.TaskRow,
+        tables.ManifestRow,
+        tables.EventRow,
+        tables.IntentRow,
+        tables.DatasetRow,
+    )
     with registry.workspace.database.read() as session:
         rows = {
             kind.__tablename__: session.scalar(select(func.count()).select_from(kind)) or 0 for kind in kinds
@@ -129,7 +136,7 @@ def test_the_same_bytes_are_the_same_adapter_and_other_facts_are_refused(
     for facts in ({"val_loss": 0.1}, {"note": "hi"}, {"tags": {"a": "b"}}, {"date": "20200101"}):
         with pytest.raises(AlreadyExistsError) as caught:
             with_base.adapters.register(folder, base="tiny", task="one", **facts)
-        assert str(caught.value.hint).startswith("fusery amend one_v1_")
+        assert str(caught.value.hint).startswith("fusery edit one_v1_")
     other = shutil.copytree(tiny_base, tmp_path / "copy")
     (other / "generation_config.json").write_text('{"do_sample": true}')
     with_base.bases.add(other, name="copy/tiny")

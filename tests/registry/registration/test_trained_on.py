@@ -11,12 +11,11 @@ import pytest
 import tiny_models
 
 from fusery.registry import Registry
-from fusery.registry.admission.refusal import AdmissionError
+from fusery.registry.admission.code import AdmissionError
 from fusery.registry.admission.submission import TrainedOn
-from fusery.registry.audit.records import check_records
+from fusery.registry.audit.records import SealLog, check_records
 from fusery.registry.errors import AlreadyExistsError, AmbiguousReferenceError, BadInputError
 from fusery.registry.fusion.fuse import FuseRequest
-from fusery.registry.provenance import openlineage, prov
 from fusery.storage.errors import FuseryError
 
 MakeAdapter = Callable[..., Path]
@@ -80,7 +79,7 @@ def test_what_was_said_is_on_record_and_no_finding(
     assert registered["detail"]["trained_on"] == {"name": other, "digest": digest_of(both, other)}
     assert registered["told"].startswith(f"trained on {other}")
     with both.workspace.database.read() as session:
-        assert list(check_records(session)) == []
+        assert list(check_records(session, SealLog(session))) == []
     assert both.upkeep.audit().ok
 
 
@@ -134,14 +133,6 @@ def test_lineages_documents_and_cards_name_both_bases(registered: Registry, tmp_
     for base, relation in (("tiny", "trained-on-base"), ("tiny4", "registered-for-base")):
         below = registered.provenance.lineage(base, up=False)
         assert [(edge.relation, below.by_id[edge.source].name) for edge in below.edges] == [(relation, NAME)]
-        assert list(registered.provenance.impact(f"base:{base}").adapters) == [NAME]
-    graph = registered.provenance.lineage(NAME, inputs=True)
-    used = [each["prov:entity"] for each in prov(graph)["used"].values()]
-    tiny, twin = (f"fusery:base/{digest_of(registered, name)[:16]}" for name in ("tiny", "tiny4"))
-    assert [name for name in used if name.startswith("fusery:base/")] == [tiny]
-    assert [each["prov:influencer"] for each in prov(graph)["wasInfluencedBy"].values()] == [twin]
-    inputs = [each["name"] for event in openlineage(graph) for each in event["inputs"]]
-    assert inputs and all(digest_of(registered, "tiny4")[:8] not in name for name in inputs)
     predicate = registered.provenance.attest(NAME).document["predicate"]["buildDefinition"]
     assert predicate["internalParameters"]["trained_on"] == {"name": "tiny", "digest": digest}
     registered.bundles.materialize(NAME, tmp_path / "model", request=DENSE)

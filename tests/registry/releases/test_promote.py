@@ -128,7 +128,7 @@ def test_admission_and_rules_of_a_newer_version(stocked: Registry, make_adapter:
     stocked.aliases.set_rules("prod", {"admission": "no_errors"})
     assert stocked.aliases.promote("course_rec@3", "prod").exit_code == 0
     with stocked.workspace.database.write() as session:
-        row = session.scalars(select(tables.AliasRule)).one()
+        row = session.scalars(select(tables.AliasRuleRow)).one()
         row.rules = {**row.rules, "probed": {"agreement": 0.9}}
     undecided = stocked.aliases.promote("course_rec@1", "prod")
     assert (undecided.exit_code, states(undecided)["rules"]) == (3, "unknown")
@@ -177,7 +177,7 @@ def test_fidelity(stocked: Registry) -> None:
     # Earlier versions recorded PASS for a fuse that overshoots.
     for retained, exit_code in ((1.936, 1), (0.064, 1), (1.1, 0)):
         with stocked.workspace.database.write() as session:
-            for row in session.scalars(select(tables.Fused)):
+            for row in session.scalars(select(tables.FusedRow)):
                 row.retained = retained
         assert stocked.aliases.promote("course_rec@1", "prod", dry_run=True).exit_code == exit_code
 
@@ -300,23 +300,25 @@ def test_who_brings_an_adapter_does_not_approve_of_it(stocked: Registry, tmp_pat
 def test_an_approval_of_the_author_under_another_name_does_not_count(stocked: Registry) -> None:
     stocked.aliases.set_rules("prod", {"approvals": 1})
     with stocked.workspace.database.write() as session:
-        adapter = session.scalars(select(tables.Adapter).where(tables.Adapter.version == 1)).one()
+        adapter = session.scalars(select(tables.AdapterRow).where(tables.AdapterRow.version == 1)).one()
         at = stocked.workspace.database.utcnow(session)
         by = "Tester (laptop)"
-        session.add(tables.Approval(adapter_id=adapter.id, alias="prod", note="", at=at, by=by))
+        session.add(tables.ApprovalRow(adapter_id=adapter.id, alias="prod", note="", at=at, by=by))
     assert stocked.aliases.promote("course_rec@1", "prod").exit_code == 1
 
 
 @pytest.mark.timing
+@pytest.mark.parametrize("held", [True, False])
 def test_promotions_at_once_let_no_worse_one_in(
-    stocked: Registry, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
+    stocked: Registry, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch, held: bool
 ) -> None:
     """The third version is better than the second, which begins while the third is decided upon but not moved.
 
     Compared with the former holder, both would pass, and the second version could come last.
     """
     stocked.adapters.register(make_adapter("third", seed=3), base="tiny", task="course_rec", val_loss=0.30)
-    stocked.aliases.set("prod", "course_rec@1")
+    if held:  # else both are the first promotion to the alias
+        stocked.aliases.set("prod", "course_rec@1")
     stocked.aliases.set_rules("prod", {"val_loss_within": 0.0})
     judged, decided = promotion.judge, threading.Event()
 

@@ -22,12 +22,12 @@ def test_signed_with_a_key_that_counts_for_the_alias(stocked: Registry, tmp_path
         return stocked.aliases.promote("course_rec@1", alias, dry_run=True).exit_code
 
     assert code() == 1
-    stocked.trust.sign("course_rec@1", SigningKey(eve.private))
-    stocked.trust.sign("course_rec@1", SigningKey(ann.private))
+    stocked.trust.sign("course_rec@1", SigningKey(eve.private_key))
+    stocked.trust.sign("course_rec@1", SigningKey(ann.private_key))
     assert code() == 1, "nobody trusts these keys"
-    stocked.trust.add_key("eve", eve.public, ["*#canary"])
+    stocked.trust.add_key("eve", eve.public_key, ["*#canary"])
     assert (code(), code("canary")) == (1, 0)
-    stocked.trust.add_key("ann", ann.public, ["course_rec#p*"])
+    stocked.trust.add_key("ann", ann.public_key, ["course_rec#p*"])
     done = stocked.aliases.promote("course_rec@1", "prod")
     assert (done.exit_code, done.rules[-1].why) == (0, "signed with ann")
     assert stocked.aliases.promote("course_rec@2", "prod").exit_code == 1, "another adapter"
@@ -38,13 +38,13 @@ def test_signed_with_a_key_that_counts_for_the_alias(stocked: Registry, tmp_path
 
 def test_a_signature_over_something_else_does_not_count(stocked: Registry, tmp_path: Path) -> None:
     ann = make_pair(tmp_path / "ann.pem", None)
-    stocked.trust.add_key("ann", ann.public, ["*#*"])
+    stocked.trust.add_key("ann", ann.public_key, ["*#*"])
     stocked.aliases.set_rules("prod", {"signed": True})
-    stocked.trust.sign("course_rec@2", SigningKey(ann.private))
+    stocked.trust.sign("course_rec@2", SigningKey(ann.private_key))
     assert stocked.aliases.promote("course_rec@2", "prod", dry_run=True).exit_code == 0
     first = stocked.adapters.show("course_rec@1")["digest"]
     with stocked.workspace.database.write() as session:
-        row = session.scalars(select(tables.Signature)).one()
+        row = session.scalars(select(tables.SignatureRow)).one()
         row.subject_digest = first
     assert stocked.aliases.promote("course_rec@1", "prod", dry_run=True).exit_code == 1
 
@@ -53,7 +53,7 @@ def test_without_the_extra_nothing_is_decided(stocked: Registry, monkeypatch: py
     def missing(*_: object, **__: object) -> list[str]:
         raise MissingExtraError("checking a signature", "sign")
 
-    monkeypatch.setattr("fusery.registry.records.signatures.trusted_signers", missing)
+    monkeypatch.setattr("fusery.registry.records.views.trusted_signers", missing)
     stocked.aliases.set_rules("prod", {"signed": True})
     undecided = stocked.aliases.promote("course_rec@1", "prod")
     assert (undecided.exit_code, undecided.rules[-1].hint) == (3, "pip install 'fusery[sign]'")

@@ -12,7 +12,7 @@ from page_server import pages_of
 from tiny_models import make_adapter
 
 from fusery.registry import Registry
-from fusery.web.doors import Proxies, TeamDoor
+from fusery.web.auth import Proxies, TokenAuth
 
 pytestmark = pytest.mark.timing
 
@@ -31,6 +31,8 @@ class Absent:
 
 sys.meta_path.insert(0, Absent())
 from fusery.registry import Registry
+from fusery.registry.api.operation import operations_of
+from fusery.registry.api.resource import Resource
 from fusery.registry.errors import UnknownReferenceError
 
 with Registry.open(sys.argv[1]) as registry:
@@ -44,6 +46,21 @@ with Registry.open(sys.argv[1]) as registry:
     registry.aliases.approve("course_rec@1", "prod")
     assert registry.provenance.lineage(done).nodes
     assert registry.upkeep.log()
+    for resource in vars(registry).values():
+        if isinstance(resource, Resource):
+            for operation in operations_of(type(resource)):
+                operation.returns  # which the client decodes answers to
+    assert registry.evaluations.record(done, {"accuracy": 0.5}).recorded
+    assert registry.evaluations.list(done) and registry.evaluations.last_bench(done) is None
+    assert registry.provenance.search("rerank").tasks == ("rerank",)
+    assert registry.provenance.attest(done).document
+    assert registry.trust.find(done.name).digest == done.digest
+    assert registry.trust.signatures(done).signatures == ()
+    assert registry.trust.list_keys() == []
+    assert registry.trust.anchor(None, bytes)[0].seq
+    assert registry.upkeep.audit((done,)).ok and registry.upkeep.audit_chain().ok
+    assert registry.upkeep.schema().status == "current"
+    assert registry.upkeep.gc(dry_run=True)
     registry.adapters.yank(done, reason="test")
     try:
         registry.adapters.show("nothing@1")
@@ -57,7 +74,7 @@ def test_client_imports_neither_sql_nor_arithmetic(
 ) -> None:
     make_adapter(tmp_path / "adapter", tiny_base, seed=7)
     token = stocked.tokens.create("ci", "admin").secret
-    with pages_of(stocked, TeamDoor(stocked, Proxies())) as url:
+    with pages_of(stocked, TokenAuth(stocked, Proxies())) as url:
         done = subprocess.run(
             [sys.executable, "-P", "-c", CODE, url, tmp_path / "adapter"],
             env={**os.environ, "FUSERY_TOKEN": token},

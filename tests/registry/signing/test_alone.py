@@ -1,4 +1,4 @@
-"""`fusery verify` without a registry: no database, store or home folder, nor the libraries for them."""
+"""`fusery identify --verify` without a registry: no database, store or home folder, nor the libraries for them."""
 
 from __future__ import annotations
 
@@ -75,14 +75,14 @@ def test_an_intact_bundle(elsewhere: Path) -> None:
     (elsewhere / "bundle.sig").rename(elsewhere / "other.sig")
     signed, document, unchecked, unsigned, stranger, no_key, not_a_key, nowhere = run(
         elsewhere,
-        "verify bundle --key anna.pub --signature other.sig",
-        "verify bundle --json --key anna.pub --signature other.sig",
-        "verify bundle --signature other.sig",
-        "verify bundle --key anna.pub",
-        "verify bundle --key stranger.pub --signature other.sig",
-        "verify bundle --key nothing.pub",
-        "verify bundle --key bundle/README.md --signature other.sig",
-        "verify nowhere",
+        "identify --verify bundle --key anna.pub --signature other.sig",
+        "identify --verify bundle --json --key anna.pub --signature other.sig",
+        "identify --verify bundle --signature other.sig",
+        "identify --verify bundle --key anna.pub",
+        "identify --verify bundle --key stranger.pub --signature other.sig",
+        "identify --verify bundle --key nothing.pub",
+        "identify --verify bundle --key bundle/README.md --signature other.sig",
+        "identify --verify nowhere",
     )
     assert (signed[0], signed[2]) == (0, "") and "signed with anna.pub" in signed[1]
     found = json.loads(document[1])
@@ -94,10 +94,10 @@ def test_an_intact_bundle(elsewhere: Path) -> None:
 
 
 def test_without_the_library_a_signature_needs_the_extra(elsewhere: Path) -> None:
-    [checked] = run(elsewhere, "verify bundle --key anna.pub", without="cryptography")
+    [checked] = run(elsewhere, "identify --verify bundle --key anna.pub", without="cryptography")
     assert checked[0] == 2 and "pip install " in checked[2] and "[sign]" in checked[2]
     (elsewhere / "bundle.sig").unlink()
-    [unsigned] = run(elsewhere, "verify bundle", without="cryptography")
+    [unsigned] = run(elsewhere, "identify --verify bundle", without="cryptography")
     assert unsigned[0] == 3 and "no signature" in unsigned[1]
 
 
@@ -108,6 +108,8 @@ def test_a_changed_bundle(elsewhere: Path) -> None:
     weights.write_bytes(data)
     (elsewhere / "bundle" / ".git").mkdir()
     (elsewhere / "bundle" / ".git" / "hook").write_text("x")
-    signed, unsigned = run(elsewhere, "verify bundle --key anna.pub -q", "verify bundle")
+    signed, unsigned = run(
+        elsewhere, "identify --verify bundle --key anna.pub -q", "identify --verify bundle"
+    )
     assert (signed[0], signed[1].split()) == (1, ["model/model.safetensors", ".git/hook"])
     assert unsigned[0] == 1

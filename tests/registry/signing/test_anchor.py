@@ -14,7 +14,7 @@ from sqlalchemy import delete, select
 from store_shelf import open_workspace
 
 from fusery.registry import Registry, tables
-from fusery.registry.audit import Report
+from fusery.registry.audit.report import Report
 from fusery.registry.database import events
 from fusery.registry.dsse.envelope import BadSignatureError
 from fusery.registry.errors import CheckFailedError
@@ -55,7 +55,7 @@ def rewrite(registry: Registry, first: int) -> None:
     """Rewrite the log from an entry on: a valid chain of other entries."""
     with registry.workspace.database.write() as session:
         rows = session.scalars(
-            select(tables.Event).where(tables.Event.seq >= first).order_by(tables.Event.seq)
+            select(tables.EventRow).where(tables.EventRow.seq >= first).order_by(tables.EventRow.seq)
         ).all()
         previous = rows[0].previous
         for row in rows:
@@ -66,20 +66,20 @@ def rewrite(registry: Registry, first: int) -> None:
 
 def cut(registry: Registry, after: int) -> None:
     with registry.workspace.database.write() as session:
-        session.execute(delete(tables.Event).where(tables.Event.seq > after))
+        session.execute(delete(tables.EventRow).where(tables.EventRow.seq > after))
 
 
 def test_an_honest_log_passes(registry: Registry, key: Pair, tmp_path: Path) -> None:
     anchor = anchored(registry, key, tmp_path / "head.json")
     say(registry, "later")
     upkeep = registry.upkeep
-    for report in (upkeep.audit_chain(), upkeep.audit(), upkeep.audit_all()):
+    for report in (upkeep.audit_chain(), upkeep.audit(), upkeep.audit()):
         assert report.ok and report.anchored is False
-        assert [note for note in report.to_dict()["notes"] if "fusery signature anchor" in note]
-    for report in (audit(registry, anchor, key), upkeep.audit_all(anchors=[anchor], keys=[key.public])):
+        assert [note for note in report.to_dict()["notes"] if "fusery sign --log" in note]
+    for report in (audit(registry, anchor, key), upkeep.audit(anchors=[anchor], keys=[key.public])):
         assert report.ok and report.anchored is True and report.notes == []
         assert report.checked["anchor"] == 1
-    assert any("was not checked" in note for note in audit(registry, anchor).notes)
+    assert any("was not verified" in note for note in audit(registry, anchor).notes)
 
 
 def test_a_log_that_was_cut_off_is_found(registry: Registry, key: Pair, tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_a_log_that_was_cut_off_is_found(registry: Registry, key: Pair, tmp_path
     (problem,) = audit(registry, anchor, key).problems
     assert (problem.code, problem.subject) == ("log_cut", f"event {last}")
     assert f"ends at entry {last - 3}" in problem.message
-    assert codes(registry.upkeep.audit_all(anchors=[anchor])) == ["log_cut"]
+    assert codes(registry.upkeep.audit(anchors=[anchor])) == ["log_cut"]
     for number in range(9):
         say(registry, f"another story {number}")
     assert registry.upkeep.audit_chain().ok
@@ -105,7 +105,9 @@ def test_a_log_that_was_rewritten_is_found(registry: Registry, key: Pair, tmp_pa
     assert codes(audit(registry, anchor, key)) == ["log_rewritten"]
     wanted = read_anchor(anchor)
     with registry.workspace.database.write() as session:
-        session.scalars(select(tables.Event).where(tables.Event.seq == wanted.seq)).one().hash = wanted.hash
+        session.scalars(
+            select(tables.EventRow).where(tables.EventRow.seq == wanted.seq)
+        ).one().hash = wanted.hash
     # The hash chain reveals an entry of which only the hash is right.
     assert "event_chain" in (found := codes(audit(registry, anchor, key))) and "log_rewritten" not in found
 
@@ -139,16 +141,16 @@ def test_foreign_changed_and_invalid_anchors_are_refused(
         anchor.write_bytes(content)
         with pytest.raises(BadSignatureError) as caught:
             audit(registry, anchor, key)
-        assert caught.value.hint == "fusery signature anchor -o FILE writes one"
+        assert caught.value.hint == "fusery sign --log -o FILE writes one"
     for name, value in (("seq", True), ("seq", 1 << 70), ("hash", "x"), ("at", "now"), ("format", 2)):
         with pytest.raises(BadSignatureError) as caught:
             audit(registry, changed(**{name: value}))
-        assert caught.value.hint == "fusery signature anchor -o FILE writes one"
+        assert caught.value.hint == "fusery sign --log -o FILE writes one"
 
 
 def test_an_anchor_of_a_damaged_log_is_not_made(registry: Registry, key: Pair) -> None:
     with registry.workspace.database.write() as session:
-        row = session.scalars(select(tables.Event).order_by(tables.Event.seq.desc()).limit(1)).one()
+        row = session.scalars(select(tables.EventRow).order_by(tables.EventRow.seq.desc()).limit(1)).one()
         row.actor = "somebody else"
     with pytest.raises(CheckFailedError):
         registry.trust.anchor(key.private, no_passphrase)

@@ -1,24 +1,21 @@
-"""model-signing itself checks what we signed, and we check what it signed: with keys on every curve, and certificates."""
+"""model-signing itself checks what we signed, and we check what it signed: with keys on every curve."""
 
 from __future__ import annotations
 
 import shutil
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import signing_keys
-from cryptography.hazmat.primitives.asymmetric import ec
 from model_signing import hashing, signing, verifying
-from signing_keys import Authority, Pair
+from signing_keys import Pair
 
 from fusery.registry import Registry
-from fusery.registry.errors import BadInputError, CheckFailedError
-from fusery.registry.signing.checking import CertificateChecker, KeyChecker
+from fusery.registry.errors import BadInputError
 from fusery.registry.signing.sign import SigningKey
-from fusery.registry.signing.verify import beside_of, verify
+from fusery.registry.signing.verify import KeyChecker, beside_of, verify
 
 Copy = Callable[[str], Path]
 
@@ -85,61 +82,3 @@ def test_a_locked_key(works: Registry, bundle: Copy, tmp_path: Path) -> None:
     with pytest.raises(BadInputError) as refused:
         works.trust.sign(str(place), SigningKey(pair.private))
     assert refused.value.hint == "--passphrase-file FILE, or FUSERY_KEY_PASSPHRASE"
-
-
-@pytest.fixture
-def authority(tmp_path: Path) -> Authority:
-    return Authority(tmp_path)
-
-
-def test_a_certificate(works: Registry, bundle: Copy, authority: Authority, tmp_path: Path) -> None:
-    private = ec.generate_private_key(ec.SECP256R1())
-    pair = signing_keys.write_key(tmp_path, "carol", private, passphrase=b"pass")
-    certificate = authority.signer("carol", private)
-    chosen = SigningKey(pair.private, lambda: b"pass", certificate, (authority.between,))
-    place = bundle("export")
-    works.trust.sign(str(place), chosen)
-    checking = verifying.Config().set_hashing_config(strict())
-    checking.use_certificate_verifier(certificate_chain=[authority.root]).verify(place, beside_of(place))
-    result = verify(place, checkers=[CertificateChecker.of([authority.root])])
-    assert (result.verdict, result.signer) == ("verified", "CN=carol")
-    assert verify(place, checkers=[KeyChecker.of(certificate)]).verdict == "verified"
-    assert verify(place, checkers=[KeyChecker.of(pair.public)]).key_id == result.key_id
-    (place / "README.md").write_text("x")
-    assert verify(place, checkers=[CertificateChecker.of([authority.root])]).verdict == "differs"
-
-
-def test_certificates_that_nobody_should_trust(
-    works: Registry, bundle: Copy, authority: Authority, key: Pair, tmp_path: Path
-) -> None:
-    private = ec.generate_private_key(ec.SECP256R1())
-    pair = signing_keys.write_key(tmp_path, "dave", private)
-    place = bundle("export")
-    unfit = authority.signer("unfit", private, signing=False)
-    works.trust.sign(str(place), SigningKey(pair.private, certificate=unfit, chain=(authority.between,)))
-    (problem,) = verify(place, checkers=[CertificateChecker.of([authority.root])]).problems
-    assert "cannot be used for signing" in problem.message
-    good = authority.signer("dave", private)
-    works.trust.sign(str(place), SigningKey(pair.private, certificate=good, chain=(authority.between,)))
-    other = tmp_path / "other"
-    other.mkdir()
-    (problem,) = verify(place, checkers=[CertificateChecker.of([Authority(other).root])]).problems
-    assert problem.code == "bad_signature"
-    works.trust.sign(str(place), key.signing())
-    (problem,) = verify(place, checkers=[CertificateChecker.of([authority.root])]).problems
-    assert "no certificate" in problem.message
-    with pytest.raises(BadInputError):
-        works.trust.sign(str(place), SigningKey(key.private, certificate=good))
-
-
-def test_sigstore_needs_a_network(works: Registry, bundle: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError("no network")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    place = bundle("export")
-    with pytest.raises(CheckFailedError) as refused:
-        works.trust.sign(str(place), SigningKey())
-    assert "--key" in str(refused.value.hint)
-    assert not beside_of(place).exists()

@@ -51,7 +51,7 @@ def test_a_key_counts_for_its_aliases_until_it_is_revoked(
     for name in ("anna", "other"):
         with pytest.raises(AlreadyExistsError) as caught:
             trust.add_key(name, key.public, ["*#prod"])
-        assert caught.value.hint == "fusery trust keygen NAME makes a new one"
+        assert caught.value.hint == "fusery admin trust keygen NAME makes a new one"
     assert [each.name for each in trust.list_keys()] == ["aaron", "anna"]
     assert actions(stocked) == [*["key.trusted"] * 4, "key.revoked"]
     log = [event.detail for event in stocked.upkeep.log(action="key.revoked")]

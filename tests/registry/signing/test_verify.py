@@ -14,16 +14,15 @@ import pytest
 from signing_keys import FORMS, Pair
 
 from fusery.registry import Registry
-from fusery.registry.bundles import TARGETS
+from fusery.registry.bundles import own_targets
 from fusery.registry.fusion.fuse import FuseRequest
-from fusery.registry.signing.checking import KeyChecker
-from fusery.registry.signing.verify import Verification, beside_of, verify
+from fusery.registry.signing.verify import KeyChecker, Verification, beside_of, verify
 from fusery.storage.errors import MissingFileError
 
 Copy = Callable[[str], Path]
 Check = Callable[..., Verification]
 ALL = [*FORMS, "export"]
-FOLDERS = [name for name in ALL if name not in TARGETS or not TARGETS[name].single]
+FOLDERS = [name for name in ALL if name not in own_targets() or not own_targets()[name].single]
 
 
 def files_of(place: Path) -> list[Path]:
@@ -84,7 +83,7 @@ def test_without_a_signature_the_bundle_s_own_record_shows_it(bundle: Copy, name
     place, random = bundle(name), Random(name)
     intact = verify(place)
     assert (intact.verdict, intact.problems) == ("unproven", [])
-    assert intact.claim is not None and intact.claim.complete
+    assert intact.record is not None and intact.record.complete
     for path in files_of(place):
         if size := path.stat().st_size:
             undo = flip(path, random.randrange(size), 1 << random.randrange(8))
@@ -149,7 +148,7 @@ def test_another_key_s_signature_and_an_unchecked_one(
     either = [KeyChecker.of(each.public) for each in (key, stranger)]
     assert verify(place, checkers=either).signer == "stranger.pub"
     result = verify(place)
-    assert (result.verdict, result.hint) == ("unproven", signed.key_id)
+    assert (result.verdict, result.signed_with) == ("unproven", signed.key_id)
     (place / "README.md").write_text("another")
     assert named(verify(place)) == {"README.md"}, "it still shows changes"
 
@@ -191,7 +190,7 @@ def test_without_a_record_or_a_file(tmp_path: Path) -> None:
     (tmp_path / "anything").mkdir()
     (tmp_path / "anything" / "x").write_text("x")
     result = verify(tmp_path / "anything")
-    assert (result.verdict, result.claim) == ("unproven", None)
+    assert (result.verdict, result.record) == ("unproven", None)
     assert any("no list of digests" in note for note in result.notes)
 
 
@@ -216,7 +215,7 @@ def test_a_file_may_have_another_name(
     lone = shutil.copyfile(gguf, tmp_path / "renamed.gguf")
     works.trust.sign(str(lone), key.signing())
     result = check(lone)
-    assert (result.verdict, result.claim is not None and result.claim.kind) == ("verified", "gguf")
+    assert (result.verdict, result.record is not None and result.record.kind) == ("verified", "gguf")
     flip(lone, lone.stat().st_size - 1, 1)
     assert named(check(lone)) == {"renamed.gguf"}
     assert verify(gguf).verdict == "unproven"

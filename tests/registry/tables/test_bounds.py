@@ -27,7 +27,7 @@ FIT = {
 }
 
 
-ADAPTER: Any = tables.Adapter.__table__
+ADAPTER: Any = tables.AdapterRow.__table__
 BAD: dict[str, list[Any]] = {
     "name": [None, "x" * 201, "a\x1b[31m", "a\nb", "a\u202eb", b"bytes", "\ud800"],
     "digest": ["ab", "../" * 21 + "x", ""],
@@ -57,7 +57,7 @@ def test_a_document_that_is_nested_too_deeply() -> None:
 
 
 def test_sizes_are_not_negative_and_some_digests_may_be_empty() -> None:
-    sizes: Any = tables.ManifestFile.__table__
-    datasets: Any = tables.Dataset.__table__
+    sizes: Any = tables.ManifestFileRow.__table__
+    datasets: Any = tables.DatasetRow.__table__
     assert problem_of(sizes, {"size": -1})
     assert problem_of(datasets, {"digest": ""}) is None

@@ -20,20 +20,20 @@ seen = []
 
 @event.listens_for(Mapper, "after_mapper_constructed")
 def another_thread_s_first_query(mapper, kind):
-    if kind.__name__ == "Fused":
+    if kind.__name__ == "FusedRow":
         configure_mappers()
-        seen.append((tables.Adapter.__mapper__.configured, mapper.configured))
+        seen.append((tables.AdapterRow.__mapper__.configured, mapper.configured))
 
-tables.Adapter
-tables.Fused
+tables.AdapterRow
+tables.FusedRow
 assert seen == [(True, False)], seen
 configure_mappers()
-assert tables.Fused.modules.property.mapper.class_ is tables.ModuleFidelity
+assert tables.FusedRow.modules.property.mapper.class_ is tables.ModuleFidelityRow
 """
 
 ALL_AFTER_ONE = """
 from fusery.registry import tables
-tables.Yank
+tables.YankRow
 from fusery.registry.tables import metadata
 print(len(metadata.tables), sorted(name for name in vars(tables) if name in tables.__all__))
 """
@@ -52,9 +52,9 @@ def test_a_query_while_a_module_is_imported_leaves_its_tables_alone() -> None:
 
 @pytest.mark.timing
 def test_whoever_goes_through_all_tables_gets_all() -> None:
-    assert run(ALL_AFTER_ONE).strip() == f"{len(tables.metadata.tables)} ['Record', 'Yank', 'metadata']"
-    mapped = {kind.class_.__name__ for kind in tables.Record.registry.mappers}
-    assert mapped | {"Record", "SORTED", "metadata"} == set(tables.__all__)
+    assert run(ALL_AFTER_ONE).strip() == f"{len(tables.metadata.tables)} ['TableRow', 'YankRow', 'metadata']"
+    mapped = {kind.class_.__name__ for kind in tables.TableRow.registry.mappers}
+    assert mapped | {"TableRow", "metadata"} == set(tables.__all__)
     assert len(mapped) == len(tables.metadata.tables)
 
 

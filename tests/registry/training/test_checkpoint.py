@@ -14,7 +14,7 @@ import pytest
 from run_folders import make_run, plain_log, register, table_log
 
 from fusery.registry import Registry
-from fusery.registry.admission.refusal import AdmissionError
+from fusery.registry.admission.code import AdmissionError
 from fusery.registry.errors import AlreadyExistsError, BadInputError
 from fusery.storage.digest import digest_file
 from fusery.storage.errors import FormatError, MissingFileError

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fusery.registry.training.surroundings import git_commit
+from fusery.registry.training.record import RecordedGit, git_commit
 
 pytestmark = pytest.mark.timing
 
@@ -38,11 +38,11 @@ def theirs(tmp_path: Path) -> Path:
 
 def test_the_commit_and_whether_files_differ(theirs: Path, tmp_path: Path) -> None:
     head = git(theirs, "rev-parse", "HEAD")
-    assert git_commit(theirs) == (head, False)
+    assert git_commit(theirs) == RecordedGit(commit=head, dirty=False)
     (theirs / "new").write_text("not tracked\n")
-    assert git_commit(theirs) == (head, False)
+    assert git_commit(theirs) == RecordedGit(commit=head, dirty=False)
     (theirs / "data.jsonl").write_text("{}\n{}\n")
-    assert git_commit(theirs) == (head, True)
+    assert git_commit(theirs) == RecordedGit(commit=head, dirty=True)
     assert git_commit(tmp_path) is None
 
 
@@ -77,7 +77,7 @@ def test_no_program_that_the_repository_names_is_run(
         git(theirs, "config", *options, key, value.format(ran=ran))
     found = git_commit(theirs)
     assert not ran.exists()
-    assert found == (git(theirs, "rev-parse", "HEAD"), name == "a name with =")
+    assert found == RecordedGit(commit=git(theirs, "rev-parse", "HEAD"), dirty=name == "a name with =")
     os.utime(theirs / "data.jsonl", (1, 1))
     subprocess.run(["git", "-C", theirs, "status"], check=False, capture_output=True)
     assert ran.exists(), "git itself runs it"
@@ -92,5 +92,5 @@ def test_no_program_that_a_submodule_names_is_run(theirs: Path, tmp_path: Path) 
     ran = tmp_path / "ran"
     git(outer / "inner", "config", "filter.x.clean", f"touch {ran}; cat")
     os.utime(outer / "inner" / "data.jsonl", (1, 1))
-    assert git_commit(outer) == (git(outer, "rev-parse", "HEAD"), False)
+    assert git_commit(outer) == RecordedGit(commit=git(outer, "rev-parse", "HEAD"), dirty=False)
     assert not ran.exists()

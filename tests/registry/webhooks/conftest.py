@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from ports import free_port
+from programs import free_port
 from webhook_receiver import Receiver, up
 
 from fusery.registry import Registry

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusery.registry.errors import BadInputError
-from fusery.registry.webhooks import addresses
-from fusery.registry.webhooks.addresses import (
+from fusery.registry.webhooks import sending
+from fusery.registry.webhooks.sending import (
     UnreachableError,
     addresses_of,
     is_named_private,
@@ -63,7 +63,7 @@ def answers(monkeypatch: pytest.MonkeyPatch, *found: str) -> None:
     def look(host: str, port: int, **_: Any) -> list[Any]:
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in found]
 
-    monkeypatch.setattr(addresses.socket, "getaddrinfo", look)
+    monkeypatch.setattr(sending.socket, "getaddrinfo", look)
 
 
 def test_a_name_with_one_private_address_among_others_is_not_reached(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,13 +76,13 @@ def test_a_name_with_one_private_address_among_others_is_not_reached(monkeypatch
 
 def test_a_resolver_that_hangs_or_fails_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     over = threading.Event()
-    monkeypatch.setattr(addresses.socket, "getaddrinfo", lambda *_, **__: over.wait(30) and [])
+    monkeypatch.setattr(sending.socket, "getaddrinfo", lambda *_, **__: over.wait(30) and [])
     with pytest.raises(UnreachableError):
         addresses_of("hooks.example.org", 443, private=False, seconds=0.05)
     over.set()
 
     unknown = Mock(side_effect=socket.gaierror(-2, "unknown"))
-    monkeypatch.setattr(addresses.socket, "getaddrinfo", unknown)
+    monkeypatch.setattr(sending.socket, "getaddrinfo", unknown)
     with pytest.raises(UnreachableError):
         addresses_of("hooks.example.org", 443, private=True, seconds=60)
 

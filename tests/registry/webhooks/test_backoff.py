@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusery.registry.webhooks.backoff import Backoff
+from fusery.registry.webhooks.delivering import Backoff
 
 ATTEMPTS = st.integers(1, 10_000)
 CHANCES = st.floats(0, 1)

@@ -24,7 +24,7 @@ def subjects(registry: Registry) -> list[str]:
 
 def edit(registry: Registry, **values: object) -> None:
     with registry.workspace.database.write() as session:
-        session.execute(update(tables.WebhookDelivery).values(**values))
+        session.execute(update(tables.WebhookDeliveryRow).values(**values))
 
 
 def add(registry: Registry, receiver: Receiver, **more: object) -> None:
@@ -41,7 +41,7 @@ def delivered(registry: Registry, receiver: Receiver, happen: Happen) -> Registr
     return registry
 
 
-POSITION = tables.WebhookDelivery.position
+POSITION = tables.WebhookDeliveryRow.position
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ POSITION = tables.WebhookDelivery.position
 def test_an_edited_or_removed_row_is_reported(delivered: Registry, values: dict[str, object] | None) -> None:
     if values is None:
         with delivered.workspace.database.write() as session:
-            session.execute(delete(tables.WebhookDelivery))
+            session.execute(delete(tables.WebhookDeliveryRow))
     else:
         edit(delivered, **values)
     assert subjects(delivered) == ["webhook ci"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fusery.registry.errors import BadInputError
-from fusery.registry.webhooks.deliverer import Deliverer, NoWebhookSecretError
+from fusery.registry.webhooks.signing import Deliverer, NoWebhookSecretError
 from fusery.storage.errors import MissingFileError, StorageError
 
 FIRST, SECOND = "f" * 32, "s" * 40

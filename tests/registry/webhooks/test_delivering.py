@@ -12,7 +12,7 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
-from ports import free_port
+from programs import free_port
 from sqlalchemy import update
 from waiting import wait_until
 from webhook_receiver import Receiver, up
@@ -20,12 +20,10 @@ from webhook_receiver import Receiver, up
 from fusery.registry import Registry, tables
 from fusery.registry.database import leases
 from fusery.registry.errors import DatabaseUnavailableError
-from fusery.registry.webhooks.addresses import Target
-from fusery.registry.webhooks.backoff import Backoff
-from fusery.registry.webhooks.deliverer import Deliverer, NoWebhookSecretError
-from fusery.registry.webhooks.delivering import Manner, deliver, run
-from fusery.registry.webhooks.passing import retry, skip
-from fusery.registry.webhooks.sending import Answer, post
+from fusery.registry.webhooks.delivering import Backoff, Manner, deliver, retry, run
+from fusery.registry.webhooks.hooks import skip
+from fusery.registry.webhooks.sending import DeliveryAnswer, WebhookTarget, post
+from fusery.registry.webhooks.signing import Deliverer, NoWebhookSecretError
 from fusery.storage.progress import Reporter
 
 pytestmark = pytest.mark.timing
@@ -160,7 +158,7 @@ def test_nothing_is_tried_before_its_time(registry: Registry, receiver: Receiver
     with registry.workspace.database.write() as session:
         assert failed.next_attempt is not None
         soon = failed.next_attempt - timedelta(seconds=2000)
-        session.execute(update(tables.WebhookDelivery).values(next_at=soon))
+        session.execute(update(tables.WebhookDeliveryRow).values(next_at=soon))
     [failed] = deliver(registry.workspace, manner=slow)
     assert failed.next_attempt is not None and failed.next_attempt - soon > timedelta(seconds=1800)
     assert retry(registry.workspace, "ci", manner=slow).attempts == 3
@@ -246,7 +244,9 @@ def test_an_event_that_is_passed_over_while_it_is_sent_is_passed_over(
     add(registry, receiver)
     happen(2)
 
-    def meanwhile(target: Target, headers: dict[str, str], body: bytes, **how: object) -> Answer:
+    def meanwhile(
+        target: WebhookTarget, headers: dict[str, str], body: bytes, **how: object
+    ) -> DeliveryAnswer:
         answer = post(target, headers, body, **how)  # type: ignore[arg-type]
         if len(receiver.taken) == 1:
             skip(registry.workspace, "ci", reason="in a hurry")
@@ -289,7 +289,7 @@ def test_an_error_that_nobody_thought_of_is_told_and_tried_again(
         [failed] = deliver(registry.workspace, manner=QUICK)
     assert (failed.name, failed.error, failed.next_attempt) == ("ci", away.message, None)
     assert registry.webhooks.show("ci").state == "active"
-    failing = Mock(side_effect=[AssertionError("with a secret in it"), Answer(gone=False)])
+    failing = Mock(side_effect=[AssertionError("with a secret in it"), DeliveryAnswer(gone=False)])
     with running(registry, replace(QUICK, post=failing)) as said:
         wait_until(lambda: registry.webhooks.show("ci").waiting == 0)
     assert said == ["webhook ci was not delivered to: AssertionError"]

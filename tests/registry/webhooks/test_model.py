@@ -11,15 +11,17 @@ from hypothesis import strategies as st
 
 from fusery.registry import Registry
 from fusery.registry.database import events
-from fusery.registry.webhooks.addresses import Target
-from fusery.registry.webhooks.backoff import Backoff
 from fusery.registry.webhooks.checks import CODE
-from fusery.registry.webhooks.deliverer import Deliverer
-from fusery.registry.webhooks.delivering import Manner, deliver
-from fusery.registry.webhooks.passing import retry, skip
-from fusery.registry.webhooks.sending import Answer
+from fusery.registry.webhooks.delivering import Backoff, Manner, deliver, retry
+from fusery.registry.webhooks.hooks import skip
+from fusery.registry.webhooks.sending import DeliveryAnswer, WebhookTarget
+from fusery.registry.webhooks.signing import Deliverer
 
-TAKEN, REFUSED, GONE = Answer(), Answer("it answered 500"), Answer("it answered 410: it is gone", gone=True)
+TAKEN, REFUSED, GONE = (
+    DeliveryAnswer(),
+    DeliveryAnswer("it answered 500"),
+    DeliveryAnswer("it answered 410: it is gone", gone=True),
+)
 TASKS = ("course_rec", "search", "course_a")
 HAPPENING = st.tuples(
     st.just("event"), st.sampled_from(["alias.moved", "alias.refused"]), st.sampled_from(TASKS)
@@ -40,7 +42,9 @@ class Receiver:
         self.coming: list[str] = []
         self.taken: list[int] = []
 
-    def __call__(self, target: Target, headers: Mapping[str, str], body: bytes, **_: object) -> Answer:
+    def __call__(
+        self, target: WebhookTarget, headers: Mapping[str, str], body: bytes, **_: object
+    ) -> DeliveryAnswer:
         seq = json.loads(body)["data"]["seq"]
         what = self.coming.pop(0) if self.coming else "take"
         if what == "die before":

@@ -5,26 +5,25 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from certificates import certificate
-from ports import free_port
-from webhook_receiver import OK, Receiver, up
+from programs import free_port
+from webhook_receiver import OK, Receiver
 
-from fusery.registry.webhooks import addresses
-from fusery.registry.webhooks.addresses import parse_url
-from fusery.registry.webhooks.sending import Answer, post
-from fusery.testing.notifiers import NotifierContract, Receiving
+from fusery.registry.webhooks import sending
+from fusery.registry.webhooks.sending import DeliveryAnswer, parse_url, post
 
 pytestmark = pytest.mark.timing
 
 BODY = b'{"data": {"seq": 1}}'
 
 
-def attempt(url: str, *, seconds: float = 60.0) -> Answer:
+def attempt(url: str, *, seconds: float = 60.0) -> DeliveryAnswer:
     return post(parse_url(url), {"Webhook-Id": "msg_1"}, BODY, private=True, seconds=seconds)
 
 
@@ -44,9 +43,9 @@ def test_the_address_that_was_looked_at_is_the_one_that_is_connected_to(
         made.connect(address)
         return made
 
-    monkeypatch.setattr(addresses.socket, "getaddrinfo", look)
+    monkeypatch.setattr(sending.socket, "getaddrinfo", look)
     monkeypatch.setattr(socket, "create_connection", connect)
-    assert attempt(f"http://hooks.example.org:{receiver.port}/hook") == Answer()
+    assert attempt(f"http://hooks.example.org:{receiver.port}/hook") == DeliveryAnswer()
     assert (asked, connected) == (["hooks.example.org"], ["127.0.0.1"])
     assert receiver.requests[0].headers["host"] == f"hooks.example.org:{receiver.port}"
 
@@ -56,14 +55,14 @@ def test_another_address_is_tried_where_one_does_not_take_it(
 ) -> None:
     found = ["127.0.0.2", "127.0.0.1"]  # the receiver listens at the second
     monkeypatch.setattr("fusery.registry.webhooks.sending.addresses_of", lambda *_, **__: found)
-    assert attempt(receiver.url) == Answer()
+    assert attempt(receiver.url) == DeliveryAnswer()
 
 
 def test_no_proxy_of_the_environment_is_used(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
     monkeypatch.delenv("no_proxy", raising=False)
-    assert attempt(receiver.url) == Answer()
+    assert attempt(receiver.url) == DeliveryAnswer()
 
 
 def test_a_receiver_that_does_not_read_is_not_waited_for() -> None:
@@ -79,12 +78,12 @@ def test_a_receiver_that_does_not_read_is_not_waited_for() -> None:
 def test_which_answers_are_success() -> None:
     for status in (200, 201, 204, 299):
         with answering(f"HTTP/1.1 {status} Fine\r\n\r\n".encode()) as url:
-            assert attempt(url) == Answer()
+            assert attempt(url) == DeliveryAnswer()
     for status in (300, 304, 400, 401, 429, 503, 999):
         with answering(f"HTTP/1.1 {status} No\r\n\r\n".encode()) as url:
             assert str(status) in attempt(url).error
     with answering(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 202 Accepted\r\n\r\n") as url:
-        assert attempt(url) == Answer()
+        assert attempt(url) == DeliveryAnswer()
 
 
 @contextmanager
@@ -127,7 +126,7 @@ def test_a_certificate_has_to_be_of_the_host_that_the_url_names(
     with answering(OK, context) as url:
         assert attempt(url).error.startswith("its certificate is not good: ")
         monkeypatch.setenv("SSL_CERT_FILE", str(path))
-        assert attempt(url) == Answer()
+        assert attempt(url) == DeliveryAnswer()
         # The same machine by a name, which the certificate does not have.
         monkeypatch.setattr("fusery.registry.webhooks.sending.addresses_of", lambda *_, **__: ["127.0.0.1"])
         assert "certificate is not good" in attempt(url.replace("127.0.0.1", "hooks.example.org")).error
@@ -143,26 +142,12 @@ def test_errors_repeat_nothing_of_the_url() -> None:
     assert "s3cr3t" not in attempt(f"http://127.0.0.1:{port}/s3cr3t").error
 
 
-class HttpReceiving(Receiving):
-    def __init__(self, receiver: Receiver, listening: ExitStack) -> None:
-        self.url, self.receiver, self.listening = receiver.url, receiver, listening
-
-    def received(self) -> list[tuple[Mapping[str, str], bytes]]:
-        return [(each.headers, each.body) for each in self.receiver.requests]
-
-    def leave(self) -> None:
-        self.listening.close()
-
-    def stop_answering(self) -> None:
-        self.receiver.manner = "hang"
-
-
-class TestHttp(NotifierContract):
-    notifier = staticmethod(post)
-
-    @pytest.fixture
-    def receiving(self) -> Iterator[HttpReceiving]:
-        with ExitStack() as listening:
-            receiver = Receiver(free_port())
-            listening.enter_context(up(receiver))
-            yield HttpReceiving(receiver, listening)
+def test_bodies_arrive_byte_for_byte(receiver: Receiver) -> None:
+    bodies = [b'{"data":{"seq":%d},"text":"%s"}' % (number, b"x" * (number << 18)) for number in range(5)]
+    target, sent = parse_url(receiver.url), {"Webhook-Id": "msg_1", "Webhook-Signature": "v1,c2lnbmF0dXJl"}
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda body: post(target, sent, body, private=True, seconds=60), bodies))
+    assert answers == [DeliveryAnswer()] * len(bodies)
+    assert sorted(request.body for request in receiver.requests) == bodies
+    for request in receiver.requests:
+        assert sent.items() <= {name.title(): value for name, value in request.headers.items()}.items()

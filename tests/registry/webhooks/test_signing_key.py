@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusery.registry.webhooks.signing_key import derive, headers, key_text
+from fusery.registry.webhooks.signing import derive, headers, key_text
 
 SECRETS = st.binary(min_size=32, max_size=64)
 

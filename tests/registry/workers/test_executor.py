@@ -13,7 +13,7 @@ from bulk_workers import break_off, die, die_once, double
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fusery.registry.workers.executor import AHEAD, Processes, Serial, Threads, Workers
+from fusery.registry.workers.executor import AHEAD, ProcessPool, Serial, Threads, Workers
 
 pytestmark = pytest.mark.timing
 
@@ -34,7 +34,7 @@ def test_every_item_has_one_outcome(workers: Workers, items: list[int]) -> None:
             assert (outcome.result, outcome.failure) == (2 * outcome.item, None)
 
 
-@pytest.mark.parametrize("workers", [*KINDS, Processes(2)])
+@pytest.mark.parametrize("workers", [*KINDS, ProcessPool(2)])
 def test_what_nobody_expected_is_raised(workers: Workers) -> None:
     with pytest.raises(ZeroDivisionError):
         list(workers.run(break_off, [1, 2]))
@@ -52,13 +52,13 @@ def test_items_are_taken_only_as_they_are_needed_and_no_thread_is_left() -> None
 @pytest.mark.slow
 def test_a_killed_process_costs_nothing_but_time(tmp_path: Path) -> None:
     items = [str(tmp_path / name) for name in ("a", "b", "deadly", "c", "d", "e")]
-    outcomes = list(Processes(2).run(die_once, items))
+    outcomes = list(ProcessPool(2).run(die_once, items))
     assert sorted(outcome.result or "" for outcome in outcomes) == ["a", "b", "c", "d", "deadly", "e"]
 
 
 @pytest.mark.slow
 def test_what_kills_again_and_again_is_given_up() -> None:
-    outcomes = list(Processes(1).run(die, ["x", "y"]))
+    outcomes = list(ProcessPool(1).run(die, ["x", "y"]))
     assert [outcome.failure.code for outcome in outcomes if outcome.failure] == ["worker_lost", "worker_lost"]
 
 
@@ -66,10 +66,10 @@ def test_processes_do_not_run_the_script_of_the_caller_again(tmp_path: Path) -> 
     script = tmp_path / "script.py"
     script.write_text(
         "import sys\n"
-        "from fusery.registry.workers.executor import Processes\n"
+        "from fusery.registry.workers.executor import ProcessPool\n"
         "with open(sys.argv[1], 'a') as log:\n"
         "    log.write('ran\\n')\n"
-        "print(sorted(outcome.result for outcome in Processes(2).run(str.upper, ['a', 'b', 'c'])))\n"
+        "print(sorted(outcome.result for outcome in ProcessPool(2).run(str.upper, ['a', 'b', 'c'])))\n"
     )
     for words in ([str(script)], ["-"]):
         log = tmp_path / "log"
@@ -85,8 +85,8 @@ def test_processes_import_nothing_from_the_folder_that_one_is_in(tmp_path: Path)
     script = tmp_path / "elsewhere" / "script.py"
     script.parent.mkdir()
     script.write_text(
-        "from fusery.registry.workers.executor import Processes\n"
-        "assert [each.result for each in Processes(1).run(len, ['ab'])] == [2]\n"
+        "from fusery.registry.workers.executor import ProcessPool\n"
+        "assert [each.result for each in ProcessPool(1).run(len, ['ab'])] == [2]\n"
     )
     # As the command line is started: not by `-P`, which would go on to its processes.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import tiny_models
 
+from fusery.integrations.gguf.model import read_model, write_model_gguf
 from fusery.registry.bundles.writing import HashedFile
-from fusery.registry.gguf.write_model import read_model, write_model_gguf
 
 Tensors = dict[str, tiny_models.Raw]
 Change = Callable[[Tensors], Tensors]

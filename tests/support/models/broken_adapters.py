@@ -14,10 +14,9 @@ import tiny_models
 
 from fusery.registry.adapters.finding import Finding
 from fusery.registry.adapters.folder import read_adapter_folder
-from fusery.registry.admission.candidate import BaseFacts, Candidate, Neighbour
-from fusery.registry.admission.examine import examine
+from fusery.registry.admission.candidate import BaseFacts, Candidate, Neighbour, look_around
+from fusery.registry.admission.rules import examine
 from fusery.registry.admission.submission import Submission
-from fusery.registry.admission.surroundings import look_around
 from fusery.registry.models.architecture import read_architecture
 
 Spoil = Callable[[Path], None]

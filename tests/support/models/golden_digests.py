@@ -24,7 +24,7 @@ import tiny_models
 
 from fusery.registry.engine.engine import fuse
 from fusery.registry.engine.plan import make_plan
-from fusery.registry.engine.policy import Policy
+from fusery.registry.engine.policy import WritePolicy
 
 _FLOATS: dict[str, tiny_models.FloatType] = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
 _MODES = {"mxfp4": (4, 32), "mxfp8": (8, 32), "nvfp4": (4, 16)}
@@ -48,7 +48,7 @@ class Golden:
 
     base: str
     adapter: str
-    policy: Policy
+    policy: WritePolicy
     digest: str
 
     @property
@@ -57,8 +57,11 @@ class Golden:
         return f"{self.base}-{self.adapter}-{self.policy.precision}"
 
 
-KEEP, DEQUANTIZE = Policy("keep"), Policy("dequantize")
-DITHER, MIXED = Policy("dither", seed=2**63 + 7), Policy("mixed", bits={"": 6, "model.embed_tokens": 8})
+KEEP, DEQUANTIZE = WritePolicy("keep"), WritePolicy("dequantize")
+DITHER, MIXED = (
+    WritePolicy("dither", seed=2**63 + 7),
+    WritePolicy("mixed", bits={"": 6, "model.embed_tokens": 8}),
+)
 
 GOLDEN = (
     Golden("bf16", "lora", KEEP, "0adb2b2666f292f173d347f1c9be945f67094a410b451d4a79f5883f7405b730"),

@@ -12,8 +12,6 @@ from json_peers import serve
 from llama_cpp_py_sync._cffi_bindings import get_ffi, get_lib
 
 FFI, LIB = get_ffi(), get_lib()
-FTYPES = {"Q4_0": 2, "Q5_0": 8, "Q2_K": 10, "Q4_K_M": 15, "Q6_K": 18}
-"""llama.h, `llama_ftype`."""
 
 
 @contextmanager
@@ -82,15 +80,6 @@ def tokenize(path: str, texts: list[str]) -> list[list[int]]:
     return answers
 
 
-def quantize(model: str, kind: str, out: str) -> None:
-    """Write a model in another type of `FTYPES`, as llama-quantize does."""
-    settings = LIB.llama_model_quantize_default_params()
-    settings.ftype, settings.nthread, settings.allow_requantize = FTYPES[kind], 1, True
-    given = FFI.new("llama_model_quantize_params *", settings)
-    if code := LIB.llama_model_quantize(model.encode(), out.encode(), given):
-        raise ValueError(f"llama_model_quantize returned {code}")
-
-
 @FFI.callback("void(enum ggml_log_level, const char *, void *)")
 def _quiet(_level: int, text: Any, _data: Any) -> None:
     """Pass on what llama.cpp says, to stderr."""
@@ -100,4 +89,4 @@ def _quiet(_level: int, text: Any, _data: Any) -> None:
 if __name__ == "__main__":
     LIB.llama_log_set(_quiet, FFI.NULL)
     LIB.llama_backend_init()
-    serve({"logits": save_logits, "tokens": tokenize, "quantize": quantize})
+    serve({"logits": save_logits, "tokens": tokenize})

@@ -17,6 +17,42 @@ import numpy as np
 import pytest
 import tiny_models
 
+from fusery.registry import Registry
+from fusery.registry.fusion.fuse import FuseRequest
+
+Logits = np.ndarray[Any, Any]
+
+
+def tokens(folder: Path) -> Path:
+    """Write a few token numbers, the same each time."""
+    np.save(folder / "tokens.npy", np.random.default_rng(1).integers(3, 300, (1, 24)))
+    return folder / "tokens.npy"
+
+
+def by_peft(base: Path, adapter: Path, scratch: Path) -> Logits:
+    """Return the logits of PEFT's own forward with the adapter on its base."""
+    real_peft("logits", base, adapter, tokens(scratch), scratch / "logits.npy")
+    found: Logits = np.load(scratch / "logits.npy")
+    return found[0]
+
+
+def by_mlx(model: Path, scratch: Path) -> Logits:
+    """Return the logits of mlx-lm's class in float32."""
+    from fusery.research.models import LoadedModel
+
+    return LoadedModel.load(model, numpy=False).run(np.load(tokens(scratch)).astype(np.int32))
+
+
+def apart(one: Logits, other: Logits) -> float:
+    """Return the largest difference, relative to the largest logit."""
+    return float(np.abs(one[:, : other.shape[1]] - other).max() / np.abs(other).max())
+
+
+def fused(registry: Registry, reference: str) -> Path:
+    """Fuse an adapter as mlx-lm does it, and return the model's folder."""
+    return Path(registry.fused.fuse(reference, FuseRequest("keep", accept_loss=True))["path"])
+
+
 ROOT = Path(__file__).resolve().parents[3]
 REAL = Path(__file__).resolve().parents[2] / "data" / "peft"
 """Adapters that PEFT itself trained, on SmolLM2-135M-Instruct."""
@@ -153,10 +189,7 @@ def numbers(path: Path) -> dict[str, np.ndarray]:
 
 
 def peers_python() -> Path:
-    """Return the interpreter with other libraries in it; skip where there is none.
-
-    `make test` brings one, and there its absence is a failure.
-    """
+    """Return the interpreter with other libraries in it; skip where there is none."""
     given = os.environ.get("PEFT_PYTHON")
     python = ROOT / (given or ".venv-peft/bin/python")
     if not python.exists():

@@ -29,10 +29,7 @@ def make_run(
     log: str | None = None,
     **config: Any,
 ) -> Path:
-    """Write a run: a checkpoint for each iteration in `saved`, the final weights, the configuration and a log.
-
-    The final weights are those of the last checkpoint when that is the end of the run or `final` is off.
-    """
+    """Write a run: a checkpoint for each iteration in `saved`, the final weights, the configuration and a log."""
     iterations = sorted(saved)
     for iteration in iterations:
         made = tiny_models.make_adapter(folder, base, seed=iteration, rank=2, num_layers=1)

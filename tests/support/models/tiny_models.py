@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from stored_tensors import _DTYPES, FloatType, Raw, encode, read_tensors, write_tensors  # noqa: F401
+from tensor_files import _DTYPES, FloatType, Raw, encode, read_tensors, write_tensors  # noqa: F401
 
 Kind = Literal["llama", "mistral", "qwen2", "qwen3"]
 Layout = Literal["mlx", "hf"]

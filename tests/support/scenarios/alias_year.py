@@ -23,7 +23,7 @@ import tiny_models
 from sqlalchemy.orm import Session
 
 from fusery.registry import Registry
-from fusery.registry.database import Database, clock, log
+from fusery.registry.database import Database, engine, events
 from fusery.registry.errors import BadInputError
 from fusery.registry.records.references import load_adapters
 from fusery.registry.releases import aliases, yanks
@@ -48,7 +48,7 @@ class Clock:
     def put_in(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Let the registry go by this clock."""
         monkeypatch.setattr(Database, "utcnow", staticmethod(lambda session: self.now))
-        monkeypatch.setattr(clock, "utcnow", lambda session: self.now)
+        monkeypatch.setattr(engine, "utcnow", lambda session: self.now)
 
 
 @dataclass(slots=True)
@@ -96,7 +96,7 @@ def shared(kind: str, registry: Registry) -> Iterator[None]:
         def same(database: Database) -> Iterator[Session]:
             yield session
             session.flush()
-            log.write(session, ())  # what happens next may ask the log
+            events.conclude(session)  # what happens next may ask the log
 
         patch.setattr(Database, kind, same)
         # Adapters are looked up by their names: half of the time would go into what their views need.

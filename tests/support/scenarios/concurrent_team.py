@@ -163,12 +163,9 @@ class _Worker:
         self.registry.adapters.unyank(reference)
 
     def give_up(self, turn: int) -> None:
-        """Store what is not recorded in the end, as a command that is refused: food for the collector.
-
-        Half of it is what everybody gives up, so that some want it at the moment in which it is deleted.
-        """
+        """Store what is not recorded in the end, as a command that is refused: food for the collector."""
         workspace = self.registry.workspace
-        deposit = Deposit(workspace.database, workspace.store, owner.Owner.current())
+        deposit = Deposit(workspace.database, workspace.store, owner.LeaseOwner.current())
         deposit.put({"own": self.random.randbytes(1000), "everybody's": b"the same of everybody"})
         deposit.abandon()
 
@@ -214,9 +211,9 @@ def inconsistencies(place: Place, results: list[dict[str, Any]]) -> list[str]:
         problems += [f"audit: {problem}" for part in found for problem in part]
         with registry.workspace.database.read() as session:
             problems += _moves(session)
-            held = session.query(tables.Lease).filter(tables.Lease.owner != "").all()
+            held = session.query(tables.LeaseRow).filter(tables.LeaseRow.owner != "").all()
             problems += [f"the lease {lease.key} is still held by {lease.owner}" for lease in held]
-            intents = session.query(tables.Intent).all()
+            intents = session.query(tables.IntentRow).all()
             problems += [f"an intent is left: {intent.owner}" for intent in intents]
     return problems
 
@@ -234,15 +231,15 @@ def _versions(registry: Registry, results: list[dict[str, Any]]) -> list[str]:
 
 def _moves(session: Session) -> list[str]:
     problems = []
-    for alias in session.query(tables.Alias).all():
+    for alias in session.query(tables.AliasRow).all():
         holder = None
-        for move in session.query(tables.AliasMove).filter_by(alias_id=alias.id).order_by("id"):
+        for move in session.query(tables.AliasMoveRow).filter_by(alias_id=alias.id).order_by("id"):
             if move.from_adapter_id != holder:
                 problems.append(f"move {move.id} of {alias.name} does not follow from the one before")
             holder = move.to_adapter_id
         if holder != alias.adapter_id:
             problems.append(f"{alias.name} holds another adapter than its last move says")
-    if len(events.history(session, action="alias.moved")) != session.query(tables.AliasMove).count():
+    if len(events.history(session, action="alias.moved")) != session.query(tables.AliasMoveRow).count():
         problems.append("not every move of an alias is one event")
     return problems
 

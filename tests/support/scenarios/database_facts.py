@@ -1,12 +1,51 @@
-"""What is in a database, and putting one at an older revision."""
+"""What is in a database."""
 
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import inspect, text
 
+from fusery.registry import Registry, tables
 from fusery.registry.database import Database
+
+
+def add_rows(registry: Registry, kind: str, count: int, **values: Any) -> None:
+    """Write a number of rows about the first adapter into the database, as if by hand."""
+    model: Any = getattr(tables, f"{kind}Row")
+    with registry.workspace.database.write() as session:
+        adapter = session.get(tables.AdapterRow, 1)
+        assert adapter is not None
+        at = adapter.created_at
+        moments: dict[str, Callable[[int], Any]] = {
+            "Yank": lambda n: {"at": at + timedelta(microseconds=n), "lifted_at": at + timedelta(hours=1)},
+            "Amendment": lambda n: {
+                "at": at,
+                "since": at,
+                "before": f'"{n}"' if n else "null",
+                "after": f'"{n + 1}"' if n + 1 < count else "null",
+            },
+            "Evaluation": lambda n: {"at": at, "metric": f"m{n}"},
+            "Deployment": lambda n: {"at": at, "ended_at": at, "ended_by": "tester"},
+        }
+        session.add_all(model(adapter_id=1, by="tester", **moments[kind](n), **values) for n in range(count))
+
+
+@contextmanager
+def forced(path: Path) -> Iterator[sqlite3.Connection]:
+    """Yield a connection to an SQLite file on which no check or key refuses anything."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA foreign_keys = OFF")
+        connection.execute("PRAGMA ignore_check_constraints = ON")
+        connection.execute("BEGIN")
+        yield connection
+        connection.execute("COMMIT")
+
 
 Rows = dict[str, list[dict[str, Any]]]
 
@@ -43,17 +82,3 @@ def all_rows(database: Database) -> Rows:
             )
             for name in names
         }
-
-
-def migrate_to(database: Database, revision: str) -> None:
-    """Run the migrations up to a revision, as the release that knew no newer one did."""
-    from alembic import command
-    from alembic.config import Config
-
-    database.make_folder()
-    config = Config()
-    config.set_main_option("script_location", "fusery.migrations:")
-    config.set_main_option("path_separator", "os")
-    with database.schema_change() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, revision)

@@ -9,20 +9,53 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Barrier
+from pathlib import Path
 from typing import Any
 
-from ready_processes import CONTEXT
+from programs import CONTEXT
 from sqlalchemy import func, select, text
 
 from fusery.registry import tables
 from fusery.registry.database import Database, events, leases, schema
-from fusery.registry.database.owner import Owner
+from fusery.registry.database.owner import LeaseOwner
 from fusery.registry.errors import FuseryError, LeaseLostError
+
+
+def run_silently(words: Sequence[str], environment: Mapping[str, str]) -> None:
+    """Be `fusery WORDS…` with this environment, as a process of its own that nobody listens to."""
+    os.environ.clear()
+    os.environ.update(environment)
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for number in range(3):
+        os.dup2(nowhere, number)
+    from fusery.cli.main import main
+
+    main(list(words))
+
+
+def upgrade_with(url: str, migrations: str, said: str) -> None:
+    """Run all of the migrations in a folder; write what goes wrong to the file `said`."""
+    from alembic import command
+
+    with Path(said).open("w") as file:
+        os.dup2(file.fileno(), 2)
+    database = Database.open(url)
+    database.make_folder()
+    with database.schema_change() as connection:
+        config = schema._config(connection)
+        config.set_main_option("script_location", migrations)
+        command.upgrade(config, "head")
+
+
+def upgrade(url: str, told: str) -> None:
+    """Upgrade a database; write what it was before to the file `told`."""
+    Path(told).write_text(schema.upgrade(Database.open(url)).status)
+
 
 SPAWN = multiprocessing.get_context("spawn")
 """For a process that must be this one's own child."""
@@ -64,8 +97,8 @@ def hand_out_versions(url: str, rounds: int, barrier: Barrier, test: Connection)
     barrier.wait()
     for _ in range(rounds):
         with database.write() as session:
-            version = (session.scalar(select(func.max(tables.CurvePoint.iteration))) or 0) + 1
-            session.add(tables.CurvePoint(adapter_id=1, iteration=version))
+            version = (session.scalar(select(func.max(tables.CurvePointRow.iteration))) or 0) + 1
+            session.add(tables.CurvePointRow(adapter_id=1, iteration=version))
             events.record(
                 session,
                 action="records.changed",
@@ -85,16 +118,16 @@ def build_each_once(url: str, keys: Sequence[str], barrier: Barrier, test: Conne
     built = []
     barrier.wait()
     for key in keys:
-        lease = leases.wait(database, key, Owner.current())
+        lease = leases.wait(database, key, LeaseOwner.current())
         with lease.keep():
             with database.read() as session:
-                done = session.get(tables.Task, int(key))
+                done = session.get(tables.TaskRow, int(key))
             if done is None:
                 built.append(key)
             with database.write() as session:
                 lease.publish(session)
                 if done is None:
-                    session.add(tables.Task(id=int(key), name=key))
+                    session.add(tables.TaskRow(id=int(key), name=key))
     database.close()
     test.send(built)
 
@@ -113,13 +146,13 @@ def build_with_a_wrong_clock(
 def hold_lease(url: str, key: str, ttl: float, test: Connection) -> None:
     """Take a lease and say so; when told to, try to publish, and send what came of it."""
     database = Database.open(url)
-    lease = leases.acquire(database, key, Owner.current(), ttl=ttl)
+    lease = leases.acquire(database, key, LeaseOwner.current(), ttl=ttl)
     assert isinstance(lease, leases.Lease)
     test.send(lease.fence)
     test.recv()
     try:
         with database.write() as session:
-            session.add(tables.Task(id=1, name="from the one that slept"))
+            session.add(tables.TaskRow(id=1, name="from the one that slept"))
             session.flush()
             lease.publish(session)
         test.send("published")
@@ -144,7 +177,7 @@ def write_once(url: str, test: Connection) -> None:
     database = Database.open(url)
     try:
         with database.write() as session:
-            session.add(tables.Task(id=2, name="second"))
+            session.add(tables.TaskRow(id=2, name="second"))
     except FuseryError as error:
         test.send(error.code)
     else:

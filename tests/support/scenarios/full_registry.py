@@ -11,11 +11,11 @@ from run_folders import plain_log
 from sqlalchemy import insert, select
 
 from fusery.registry import Registry, tables
-from fusery.registry.backup.rows import all_tables
+from fusery.registry.backup.filling import all_tables
 from fusery.registry.database import sealing
 from fusery.registry.dsse.keys import make_pair
 from fusery.registry.fusion.fuse import FuseRequest
-from fusery.registry.tables.values import kind_of
+from fusery.registry.tables.record import kind_of
 
 _LATER = {
     ("trusted_key", "fused"),
@@ -48,10 +48,7 @@ _MADE_UP: dict[str, Any] = {
 
 
 def fill(registry: Registry, tiny_base: Path, folder: Path, *, amended: bool = True) -> Registry:
-    """Do everything that can be done, and make up a row for tables that no command has filled.
-
-    Without `amended`, it is a registry of a time when nothing could be amended, and there were neither rules nor keys.
-    """
+    """Do everything that can be done, and make up a row for tables that no command has filled."""
     registry.bases.add(tiny_base, name="tiny")
     for number in (1, 2):
         adapter = tiny_models.make_adapter(folder / f"adapter{number}", tiny_base, seed=number)
@@ -84,7 +81,7 @@ def fill(registry: Registry, tiny_base: Path, folder: Path, *, amended: bool = T
         registry.evaluations.record("course_rec@2", {"f1": 0.5})
         registry.evaluations.withdraw("course_rec@2", "f1", reason="of another adapter")
         registry.aliases.set_rules("release", {"admission": "no_errors"})
-        registry.trust.add_key("ann", make_pair(folder / "ann.pem", None).public, ["*#canary"])
+        registry.trust.add_key("ann", make_pair(folder / "ann.pem", None).public_key, ["*#canary"])
         registry.tokens.create("ann", "reader")
         registry.webhooks.add("https://hooks.example.org/fusery", "alias.moved", tasks="course_*", name="ci")
     with registry.workspace.database.write() as session:
@@ -130,7 +127,7 @@ def _row(session: Any, table: Any) -> dict[str, Any]:
             length = getattr(column.type, "length", None) or 20
             row[column.name] = ("ab" * 32)[:length] if kind == "text" else _MADE_UP[kind]
     if "manifest_id" in row and "digest" in row:
-        manifest = tables.Manifest
+        manifest = tables.ManifestRow
         row["digest"] = session.scalar(select(manifest.digest).where(manifest.id == row["manifest_id"]))
     return row
 

@@ -58,16 +58,16 @@ def fill(registry: Registry, count: int, *, base: str = "tiny", start: int = 0) 
         base_facts = (found.id, found.digest, found.parameters)
         # Numbers of rows: after those that are there, for the adapter with number 0.
         first = (
-            _highest(session, tables.Adapter.id) + 1 - start,
-            _highest(session, tables.Manifest.id) + 1 - start,
-            _highest(session, tables.Task.id) + 1 - start // VERSIONS,
+            _highest(session, tables.AdapterRow.id) + 1 - start,
+            _highest(session, tables.ManifestRow.id) + 1 - start,
+            _highest(session, tables.TaskRow.id) + 1 - start // VERSIONS,
         )
         newest = events.last(session)
         chain = _Chain(newest.seq if newest else 0, newest.hash if newest else events.FIRST_PREVIOUS)
     for outer in range(start, start + count, _COMMITTED):
         with database.write() as session:
-            if session.get(tables.Blob, _CONFIG) is None:
-                _write(session, {tables.Blob: [_blob(_CONFIG, 300)]})
+            if session.get(tables.BlobRow, _CONFIG) is None:
+                _write(session, {tables.BlobRow: [_blob(_CONFIG, 300)]})
             end = min(outer + _COMMITTED, start + count)
             for begin in range(outer, end, _BATCH):
                 _write(session, _rows(range(begin, min(begin + _BATCH, end)), first, base_facts, chain))
@@ -128,8 +128,10 @@ def _blob(digest: str, size: int) -> dict[str, Any]:
 def _rows(numbers: range, first: tuple[int, int, int], base: tuple[int, str, int], chain: _Chain) -> Rows:
     """Return the rows of adapters by table, in an order in which they can be inserted."""
     base_id, base_digest, parameters = base
-    rows: Rows = {kind: [] for kind in (tables.Task, tables.Blob, tables.Manifest, tables.ManifestFile)}
-    rows |= {kind: [] for kind in (tables.Adapter, tables.AdapterTag, tables.Event)}
+    rows: Rows = {
+        kind: [] for kind in (tables.TaskRow, tables.BlobRow, tables.ManifestRow, tables.ManifestFileRow)
+    }
+    rows |= {kind: [] for kind in (tables.AdapterRow, tables.AdapterTagRow, tables.EventRow)}
     for number in numbers:
         version = number % VERSIONS + 1
         own, files, task = first[0] + number, first[1] + number, first[2] + number // VERSIONS
@@ -138,17 +140,17 @@ def _rows(numbers: range, first: tuple[int, int, int], base: tuple[int, str, int
         loss = None if number % 13 == 0 else (number * 7919 % 100_003) / 50_000
         at = START + timedelta(seconds=number)
         if version == 1:
-            rows[tables.Task].append({"id": task, "name": task_of(number)})
-        rows[tables.Blob].append(_blob(weights, 5_000_000))
-        rows[tables.Manifest].append({"id": files, "digest": digest, "size": 5_000_300})
+            rows[tables.TaskRow].append({"id": task, "name": task_of(number)})
+        rows[tables.BlobRow].append(_blob(weights, 5_000_000))
+        rows[tables.ManifestRow].append({"id": files, "digest": digest, "size": 5_000_300})
         for path, size, sha256 in (
             ("adapter_config.json", 300, _CONFIG),
             ("adapters.safetensors", 5_000_000, weights),
         ):
-            rows[tables.ManifestFile].append(
+            rows[tables.ManifestFileRow].append(
                 {"manifest_id": files, "path": path, "size": size, "sha256": sha256, "blob": sha256}
             )
-        rows[tables.Adapter].append(
+        rows[tables.AdapterRow].append(
             {
                 "id": own,
                 "task_id": task,
@@ -178,9 +180,9 @@ def _rows(numbers: range, first: tuple[int, int, int], base: tuple[int, str, int
             }
         )
         tags = (("run", f"r{number // VERSIONS}"), ("team", f"t{number % TEAMS}"))
-        rows[tables.AdapterTag] += [{"adapter_id": own, "key": key, "value": value} for key, value in tags]
+        rows[tables.AdapterTagRow] += [{"adapter_id": own, "key": key, "value": value} for key, value in tags]
         detail = {"digest": digest, "base": base_digest, "val_loss": loss}
-        rows[tables.Event].append(chain.next(at, name_of(number), detail))
+        rows[tables.EventRow].append(chain.next(at, name_of(number), detail))
     return rows
 
 
@@ -193,7 +195,7 @@ def _write(session: Session, rows: Rows) -> None:
 def _finish(session: Session) -> None:
     """Let PostgreSQL hand out numbers after ours."""
     if session.get_bind().dialect.name == "postgresql":
-        for name in (kind.__tablename__ for kind in (tables.Task, tables.Manifest, tables.Adapter)):
+        for name in (kind.__tablename__ for kind in (tables.TaskRow, tables.ManifestRow, tables.AdapterRow)):
             session.connection().exec_driver_sql(
                 f"SELECT setval(pg_get_serial_sequence('{name}', 'id'), (SELECT max(id) FROM {name}))"
             )

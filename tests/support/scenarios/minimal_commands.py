@@ -12,7 +12,7 @@ from typing import Any
 
 import tiny_models
 
-EXTRAS = ("mlx", "mlx_lm", "fastapi", "huggingface_hub", "s3fs", "gguf", "transformers", "torch")
+EXTRAS = ("mlx", "mlx_lm", "fastapi", "huggingface_hub", "obstore", "gguf", "transformers", "torch")
 """What an installation without extras cannot import."""
 
 
@@ -56,13 +56,13 @@ class MinimalUser:
 
     def engine(self) -> str:
         """Return what `doctor` says of the engine, of a home of its own: ok if it is compiled."""
-        self.run("init", home="looked")
+        self.run("admin init", home="looked")
         checks = self.run("doctor", home="looked")["checks"]
         return str(next(each["status"] for each in checks if each["name"] == "engine"))
 
     def keep_promises(self) -> list[str]:
         """Run all that needs no extra; return the digests of the fused weights, the same on every machine."""
-        self.run("init")
+        self.run("admin init")
         for base in ("dense", "four"):
             self.run(f"base add {base} --name {base}")
             self.run(f"check {base}-1 --base {base}")
@@ -71,7 +71,7 @@ class MinimalUser:
         assert len(self.run("list")) == 4
         self.run("show dense@1")
         self.run("diff dense@1 dense@2")
-        self.run("compare dense@1 dense@2")
+        self.run("diff dense@1 dense@2")
         self.run("combine dense@1 dense@2 --task sum")
         fused = [self.run(f"fuse {base}@1") for base in ("dense", "four")]
         self.run("materialize dense@1 plain")
@@ -79,12 +79,12 @@ class MinimalUser:
         self.run("alias set dense@1 prod")
         self.run("lineage dense@1")
         self.run("identify plain")
-        self.run("report --html page.html")
-        self.run("export dense@1 exported")
-        self.run("backup kept")
+        self.run("ui --save page.html")
+        self.run("get dense@1 exported")
+        self.run("admin backup kept")
         self.run("audit")
-        self.run("gc")
-        self.run("restore kept --own", home="other")
+        self.run("admin gc")
+        self.run("admin restore kept --own", home="other")
         assert self.run("list", home="other") == self.run("list")
         weights = [Path(each["path"]) / "model.safetensors" for each in fused]
         return [hashlib.sha256(path.read_bytes()).hexdigest() for path in weights]

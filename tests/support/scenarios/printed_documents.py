@@ -12,12 +12,10 @@ from unittest.mock import patch
 import click
 from jsonschema import Draft202012Validator, FormatChecker
 
-from fusery.cli.documents import DOCUMENTS, OTHERS_FORMAT, document_of
+from fusery.cli.documents import document_of, documents
 from fusery.cli.session import Session
 from fusery.registry.api.schema import schema_of
 from fusery.registry.record import plain
-
-FORMER = {"calibrate": "base calibrate", "anchor": "signature anchor"}
 
 HELD: set[str] = set()
 """The commands whose documents were held against their schemas in this process."""
@@ -45,7 +43,6 @@ def require(command: str, document: Any) -> None:
 
     A key that the schema does not name fails, too.
     """
-    command = FORMER.get(command, command)
     HELD.add(command)
     errors = _validator(command).iter_errors(document)
     found = [f"{error.json_path}: {error.message}" for error in errors]
@@ -54,7 +51,7 @@ def require(command: str, document: Any) -> None:
 
 def never_held() -> list[str]:
     """Return the commands that have a schema of ours, and that no test here has run."""
-    return sorted({name for name, said in DOCUMENTS.items() if said != OTHERS_FORMAT} - HELD)
+    return sorted({name for name in documents() if document_of(name) is not object} - HELD)
 
 
 @cache

@@ -23,10 +23,7 @@ _DIALECTS: dict[Hashable, int] = {}
 
 
 class SharedStatements:
-    """SQLAlchemy's `compiled_cache`, for engines of all databases that speak and are set up alike.
-
-    Its own is of one engine: whoever opens a database pays for compiling each statement.
-    """
+    """SQLAlchemy's `compiled_cache`, for engines of all databases that speak and are set up alike."""
 
     def __init__(self) -> None:
         self._of: tuple[Dialect, int] | None = None
@@ -75,10 +72,7 @@ def statements_shared() -> Iterator[None]:
 
 
 class KnownSchema:
-    """Gives an empty SQLite file what all migrations make of it, by the statements that they end with.
-
-    What is asked of it beside goes to Alembic.
-    """
+    """Gives an empty SQLite file what all migrations make of it, by the statements that they end with."""
 
     def __init__(self, migrate: Callable[[Config, str], None]) -> None:
         """Take what runs them."""

@@ -11,8 +11,8 @@ from pathlib import Path
 from sqlalchemy import delete, select
 
 from fusery.registry import tables
-from fusery.registry.collect.marking import TOMBSTONE, Marking
-from fusery.registry.database.owner import Owner
+from fusery.registry.collect.collect import TOMBSTONE, Marking
+from fusery.registry.database.owner import LeaseOwner
 from fusery.registry.records.deposit import Deposit
 from fusery.registry.settings.settings import Settings
 from fusery.registry.workspace import Workspace
@@ -50,7 +50,7 @@ class Shelf:
 
     def begin(self, *contents: bytes) -> Deposit:
         """Store contents, and do not record them yet."""
-        deposit = Deposit(self.database, self.store, Owner.current())
+        deposit = Deposit(self.database, self.store, LeaseOwner.current())
         deposit.put({f"file-{number}": data for number, data in enumerate(contents)})
         return deposit
 
@@ -58,7 +58,7 @@ class Shelf:
         """Record a deposit, and something that has it; return that thing's number."""
         with deposit.recording() as session:
             row = deposit.commit(session)
-            bundle = tables.Bundle(
+            bundle = tables.BundleRow(
                 target="test",
                 path=uuid.uuid4().hex,
                 digest=row.digest,
@@ -81,7 +81,7 @@ class Shelf:
     def forget(self, number: int) -> None:
         """Take away what refers to a deposit."""
         with self.database.write() as session:
-            session.execute(delete(tables.Bundle).where(tables.Bundle.id == number))
+            session.execute(delete(tables.BundleRow).where(tables.BundleRow.id == number))
 
     def marking(self, tombstone: float = TOMBSTONE) -> Marking:
         """Begin a collection without grace, to be taken step by step."""
@@ -89,9 +89,9 @@ class Shelf:
             started = self.database.utcnow(session)
         return Marking(self.database, self.store, grace=0.0, started=started, tombstone=tombstone)
 
-    def row(self, data: bytes) -> tables.Blob:
+    def row(self, data: bytes) -> tables.BlobRow:
         with self.database.read() as session:
-            return session.get_one(tables.Blob, digest_bytes(data))
+            return session.get_one(tables.BlobRow, digest_bytes(data))
 
     def read(self, data: bytes) -> bytes:
         """Read a content back through the store, by its row."""
@@ -102,7 +102,7 @@ class Shelf:
     def live(self) -> set[str]:
         """Return the digests that something refers to."""
         with self.database.read() as session:
-            files, bundle = tables.ManifestFile, tables.Bundle
+            files, bundle = tables.ManifestFileRow, tables.BundleRow
             query = select(files.blob).join(bundle, bundle.manifest_id == files.manifest_id)
             return {str(digest) for digest in session.scalars(query)}
 

@@ -14,8 +14,7 @@ from sqlalchemy.orm import Session
 
 from fusery.registry import tables
 from fusery.registry.catalog.where import FIELDS, And, In, IsNull, Node, Not, Or, Test
-from fusery.registry.catalog.where.fields import field_named
-from fusery.registry.catalog.where.tree import Value
+from fusery.registry.catalog.where.fields import WORDS, Value, field_named
 
 WHEN = datetime(2026, 1, 15, 12, tzinfo=UTC)
 DAYS = [date(2026, 1, 14), date(2026, 1, 15), date(2026, 1, 16)]
@@ -87,11 +86,11 @@ def facts(draw: st.DrawFn) -> Facts:
 def fill(session: Session, found: list[Facts]) -> None:
     """Write adapters to an empty database; each gets a name, and the one before may be its parent."""
     _keep_last_alias(found)
-    tasks = {name: tables.Task(name=name) for name in ("course_rec", "summary")}
+    tasks = {name: tables.TaskRow(name=name) for name in ("course_rec", "summary")}
     session.add_all(tasks.values())
-    bases: dict[frozenset[str], tables.BaseModel] = {}
-    datasets: dict[str, tables.Dataset] = {}
-    before: tables.Adapter | None = None
+    bases: dict[frozenset[str], tables.BaseModelRow] = {}
+    datasets: dict[str, tables.DatasetRow] = {}
+    before: tables.AdapterRow | None = None
     for number, one in enumerate(found):
         values = one.values
         task = tasks[values["task"]]
@@ -103,26 +102,26 @@ def fill(session: Session, found: list[Facts]) -> None:
         bases[values["base"]] = base
         text = values.setdefault("own dataset", values["dataset"])  # several databases are filled with these
         if text is not None and text not in datasets:
-            datasets[text] = tables.Dataset(name=text, revision="", digest="")
+            datasets[text] = tables.DatasetRow(name=text, revision="", digest="")
         plain = (
             "version", "date", "name", "digest", "method", "rank", "alpha", "scale", "layers", "created_at",
             "trainable_parameters", "total_parameters", "val_loss", "iterations", "examples", "note", "created_by",
         )  # fmt: skip
-        adapter = tables.Adapter(
+        adapter = tables.AdapterRow(
             task=task,
             base=base,
-            manifest=tables.Manifest(digest=f"{number:064x}", size=values["bytes"], files=[]),
+            manifest=tables.ManifestRow(digest=f"{number:064x}", size=values["bytes"], files=[]),
             target_modules=[],
             training={},
             dataset=datasets.get(text),
             parent=parent,
-            tags=[tables.AdapterTag(key=key, value=value) for key, value in one.tags.items()],
+            tags=[tables.AdapterTagRow(key=key, value=value) for key, value in one.tags.items()],
             findings=[
-                tables.AdapterFinding(code=code, severity="info", subject="", message="", hint="")
+                tables.AdapterFindingRow(code=code, severity="info", subject="", message="", hint="")
                 for code in sorted(values["finding"])
             ],
             evaluations=[
-                tables.Evaluation(metric=name, value=value, seed=seed, at=WHEN, by="")
+                tables.EvaluationRow(metric=name, value=value, seed=seed, at=WHEN, by="")
                 for name, measured in one.metrics.items()
                 for seed, value in enumerate(measured)
             ],
@@ -133,18 +132,18 @@ def fill(session: Session, found: list[Facts]) -> None:
         session.flush()
         datasets_of = frozenset() if text is None else frozenset({text})
         if before is not None and number % 3:
-            session.add(tables.AdapterSource(adapter_id=adapter.id, position=0, source_id=before.id))
+            session.add(tables.AdapterSourceRow(adapter_id=adapter.id, position=0, source_id=before.id))
             datasets_of |= found[number - 1].values["dataset"]
         one.values["dataset"] = datasets_of
         before = adapter
         for alias in values["alias"]:
-            session.add(tables.Alias(task_id=task.id, name=alias, adapter_id=adapter.id))
+            session.add(tables.AliasRow(task_id=task.id, name=alias, adapter_id=adapter.id))
         # A lifted yank is none; the last one counts.
         session.add(
-            tables.Yank(adapter_id=adapter.id, reason="", at=WHEN, by="", lifted_at=WHEN, lifted_by="")
+            tables.YankRow(adapter_id=adapter.id, reason="", at=WHEN, by="", lifted_at=WHEN, lifted_by="")
         )
         if values["yanked"]:
-            session.add(tables.Yank(adapter_id=adapter.id, reason="", at=WHEN, by=""))
+            session.add(tables.YankRow(adapter_id=adapter.id, reason="", at=WHEN, by=""))
         session.flush()
 
 
@@ -157,14 +156,14 @@ def _keep_last_alias(found: list[Facts]) -> None:
         taken |= {(one.values["task"], alias) for alias in mine}
 
 
-def _base(session: Session, names: frozenset[str]) -> tables.BaseModel:
+def _base(session: Session, names: frozenset[str]) -> tables.BaseModelRow:
     ordered = sorted(names)
-    base = tables.BaseModel(
+    base = tables.BaseModelRow(
         digest=ordered[0].encode().hex().ljust(64, "0"),
-        manifest=tables.Manifest(digest=ordered[0].encode().hex().ljust(64, "1"), size=1, files=[]),
+        manifest=tables.ManifestRow(digest=ordered[0].encode().hex().ljust(64, "1"), size=1, files=[]),
         architecture="A", model_type="a", parameters=1, dtype="BF16", bytes=1, config={}, weights={},
         written_by_mlx=False, created_at=WHEN, created_by="",
-        names=[tables.BaseName(name=name, folded=name.casefold(), created_at=WHEN) for name in ordered],
+        names=[tables.BaseNameRow(name=name, folded=name.casefold(), created_at=WHEN) for name in ordered],
     )  # fmt: skip
     session.add(base)
     return base
@@ -284,3 +283,43 @@ def same(ours: Any, theirs: Any) -> bool:
     if isinstance(ours, And | Or | Not | In | IsNull | Test):
         return all(same(getattr(ours, name), getattr(theirs, name)) for name in type(ours).__match_args__)
     return bool(ours == theirs)
+
+
+_BARE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:[.-][A-Za-z0-9_]+)*")
+
+
+def written(node: Node) -> str:
+    """A tree as an expression."""
+    match node:
+        case Test(field, op, value):
+            return f"{field} {op} {literal(value)}"
+        case In(field, values):
+            return f"{field} in ({', '.join(map(literal, values))})"
+        case IsNull(field):
+            return f"{field} is null"
+        case Not(operand):
+            return f"not {_within(operand, (And, Or))}"
+        case And(operands):
+            return " and ".join(_within(operand, (And, Or)) for operand in operands)
+        case Or(operands):
+            return " or ".join(_within(operand, (Or,)) for operand in operands)
+
+
+def _within(node: Node, loose: tuple[type, ...]) -> str:
+    return f"({written(node)})" if isinstance(node, loose) else written(node)
+
+
+def literal(value: Value) -> str:
+    """A value as it is written in an expression."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, int | float):
+        return repr(value)
+    if _BARE.fullmatch(value) and value.lower() not in WORDS:
+        return value
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

@@ -108,12 +108,6 @@ def peft_logits(base: Path, adapter: Path, scratch: Path, tokens: np.ndarray = T
     return found
 
 
-def llama_quantize(model: Path, kind: str, out: Path) -> Path:
-    """Return a GGUF file in another type, as llama-quantize writes it."""
-    _ask("quantize", str(model), kind, str(out))
-    return out
-
-
 def transformers_answers(model: Path, questions: list[str], adapter: Path | None = None) -> list[str]:
     """Return what transformers answers to questions with a model's folder, and PEFT with an adapter on it."""
     return real_peft("answers", model, adapter or "", json.dumps(questions))

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ports import free_port
+from programs import free_port
 
 
 @dataclass

@@ -8,11 +8,77 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
+
+
+@dataclass
+class CuttingProxy:
+    """What it does, and what it has passed on."""
+
+    endpoint: str
+    up: list[int] = field(default_factory=list)
+    down: list[int] = field(default_factory=list)
+    flip: int | None = None
+    sent: int = 0
+    back: int = 0
+
+
+@contextmanager
+def cutting_proxy(upstream: str) -> Iterator[CuttingProxy]:
+    """Run a proxy before a server."""
+    parts = urlsplit(upstream)
+    listener = socket.create_server(("127.0.0.1", 0))
+    proxy = CuttingProxy(f"http://127.0.0.1:{listener.getsockname()[1]}")
+    threading.Thread(target=_serve, args=(listener, proxy, (parts.hostname, parts.port)), daemon=True).start()
+    try:
+        yield proxy
+    finally:
+        listener.close()
+
+
+def _serve(listener: socket.socket, proxy: CuttingProxy, upstream: tuple[str | None, int | None]) -> None:
+    with suppress(OSError):
+        while True:
+            client, _ = listener.accept()
+            threading.Thread(target=_connected, args=(proxy, client, upstream), daemon=True).start()
+
+
+def _connected(proxy: CuttingProxy, client: socket.socket, upstream: tuple[str | None, int | None]) -> None:
+    place = str(upstream[0]), int(upstream[1] or 0)
+    with suppress(OSError), client, socket.create_connection(place) as server:
+        back = threading.Thread(target=_pass, args=(proxy, server, client, False), daemon=True)
+        back.start()
+        _pass(proxy, client, server, True)
+        back.join()
+
+
+def _pass(proxy: CuttingProxy, source: socket.socket, target: socket.socket, up: bool) -> None:
+    passed, cuts = 0, proxy.up if up else proxy.down
+    with suppress(OSError):
+        while data := source.recv(65_536):
+            if up and proxy.flip is not None and passed <= proxy.flip < passed + len(data):
+                place = proxy.flip - passed
+                data = data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+            if cuts and passed + len(data) > cuts[0]:
+                end = cuts.pop(0) - passed
+                target.sendall(data[: max(0, end)])
+                for each in (source, target):
+                    with suppress(OSError):
+                        each.shutdown(socket.SHUT_RDWR)
+                break
+            target.sendall(data)
+            passed += len(data)
+            if up:
+                proxy.sent += len(data)
+            else:
+                proxy.back += len(data)
+    # Also where the connection was reset, as a server's is that was killed: or the other side waits for ever.
+    with suppress(OSError):
+        target.shutdown(socket.SHUT_WR)
 
 
 class Fault(Enum):
@@ -83,12 +149,11 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = handle_any
 
     def pass_on(self, body: bytes, fault: Fault | None) -> None:
-        upstream = http.client.HTTPConnection(self.upstream, timeout=30)
         headers = {key: value for key, value in self.headers.items() if key.lower() != "expect"}
-        upstream.request(self.command, self.path, body, headers)
-        reply = upstream.getresponse()
-        data = reply.read()
-        upstream.close()
+        with closing(http.client.HTTPConnection(self.upstream, timeout=30)) as upstream:
+            upstream.request(self.command, self.path, body, headers)
+            reply = upstream.getresponse()
+            data = reply.read()
         if fault is Fault.LOST:
             self.hang_up()
             return

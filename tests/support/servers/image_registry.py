@@ -15,15 +15,7 @@ USER, PASSWORD = "tester", "hunter-5f0e6c1d"
 
 
 class StubRegistry(ThreadingHTTPServer):
-    """What the distribution specification asks of a registry for pushes and pulls, in memory.
-
-    Attributes:
-        failures: how often each method still answers 503.
-        asked: the methods of all requests.
-        password: the value of `Authorization` that requests need; None for none.
-        blobs: by digest.
-        manifests: content and media type by path.
-    """
+    """What the distribution specification asks of a registry for pushes and pulls, in memory."""
 
     daemon_threads = True
 

@@ -5,12 +5,6 @@ Written down from the sources that are named, as small as they are there; a fiel
 
 - kserve/kserve, config/crd/full/llmisvc/serving.kserve.io_llminferenceservices.yaml and
   pkg/apis/serving/v1alpha2/llm_inference_service_types.go, at aaac4e294dae of 2026-08-21
-- vllm-project/production-stack, operator/config/crd/bases/production-stack.vllm.ai_loraadapters.yaml and
-  helm/values.schema.json, at a6c01db05f65 of 2026-08-05
-- vllm-project/aibrix, config/crd/model/model.aibrix.ai_modeladapters.yaml, at e3e10f9e4aeb of 2026-08-22
-- llm-d/llm-d-router, config/crd/bases/llm-d.ai_inferencemodelrewrites.yaml, at ebab687927f5 of 2026-08-22; the same but for the
-  group as kubernetes-sigs/gateway-api-inference-extension,
-  config/crd/bases/inference.networking.x-k8s.io_inferencemodelrewrites.yaml, at df9f8909fe06 (v1.5.0) of 2026-04-18
 - Kubernetes 1.33: apps/v1 Deployment, v1 Service and the pod in the former
 """
 
@@ -169,80 +163,14 @@ RULES: dict[tuple[str, str], Schema] = {
         router=obj(route=obj(), gateway=obj(), scheduler=obj()),
         template=obj(containers=each(PART), serviceAccountName=NAME),
     ),
-    ("production-stack.vllm.ai/v1alpha1", "LoraAdapter"): obj(
-        "adapterSource baseModel",
-        # The controller looks for pods by a label of this value.
-        baseModel=LABEL_VALUE,
-        adapterSource=obj(
-            "adapterName type",
-            type=words("local", "s3", "http", "huggingface"),
-            adapterName=TEXT,
-            adapterPath=TEXT,
-            repository=TEXT,
-            credentialsSecretRef=obj("key name", key=TEXT, name=NAME),
-        ),
-        loraAdapterDeploymentConfig=obj(
-            "algorithm", algorithm=words("default", "ordered", "equalized"), replicas=COUNT
-        ),
-        vllmApiKey=obj("secretKey secretName", secretKey=TEXT, secretName=NAME),
-    ),
-    ("model.aibrix.ai/v1alpha1", "ModelAdapter"): obj(
-        "artifactURL podSelector",
-        # pkg/utils/modeladapter.go, and what of these are folders: python/aibrix/aibrix/runtime/downloaders.py
-        artifactURL={"pattern": r"^(((s3|gcs|tos)://.+/)|((huggingface|hf)://.+)|(/.+))$"},
-        baseModel=LABEL_VALUE,
-        podSelector=obj("matchLabels", matchLabels=LABELS),
-        credentialsSecretRef=obj("name", name=NAME),
-        schedulerName=TEXT,
-        replicas={"enum": [1]},
-        additionalConfig=ANNOTATIONS,
-    ),
-    ("llm-d.ai/v1alpha2", "InferenceModelRewrite"): obj(
-        "poolRef rules",
-        poolRef=obj("name", group={"pattern": SUBDOMAIN}, kind=TEXT, name=NAME),
-        rules=each(
-            obj(
-                matches=each(obj("model", model=obj("value", type=words("Exact"), value=TEXT))),
-                targets=each(
-                    obj("modelRewrite", modelRewrite=TEXT, weight={**COUNT, "maximum": 1_000_000}), 1
-                ),
-            )
-        ),
-    ),
 }
-VALUES = obj(
-    servingEngineSpec=obj(
-        securityContext=POD_SECURITY,
-        containerSecurityContext=SECURITY,
-        modelSpec=each(
-            obj(
-                "name repository tag modelURL",
-                name=LABEL_VALUE,
-                repository=TEXT,
-                tag=TEXT,
-                modelURL=TEXT,
-                modelRevision=TEXT,
-                replicaCount=COUNT,
-                resources=RESOURCES,
-                enableLoRA=TRUTH,
-                vllmConfig=obj(maxLoras=COUNT, extraArgs=each(TEXT)),
-                podAnnotations=ANNOTATIONS,
-                env=each(VARIABLE),
-                extraVolumes=each(VOLUME),
-                extraVolumeMounts=each(MOUNT),
-            )
-        ),
-    ),
-    loraController=obj(enableLoraController=TRUTH),
-)
-"""Values of the production stack's chart: those of helm/values.yaml that are used."""
 
 
 def hold(document: Manifest) -> None:
     """Hold a manifest against what is written down here."""
     version, kind = document["apiVersion"], document["kind"]
     _rule(version, kind).validate(document)
-    if version in ("v1", "model.aibrix.ai/v1alpha1"):  # AIBrix makes a service of that name
+    if version == "v1":
         assert is_label_name(document["metadata"]["name"])
     if kind == "Deployment":
         _hold_pods(document["spec"])

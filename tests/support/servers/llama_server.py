@@ -23,8 +23,7 @@ from typing import Any
 import openai
 import pytest
 from peft_folders import ROOT
-from ports import free_port
-from programs import running_program
+from programs import free_port, running_program
 
 STARTING = 120
 """Seconds after which an answer is given up."""

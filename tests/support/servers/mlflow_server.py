@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ports import free_port
-from programs import running_program
+from programs import free_port, running_program
 
 
 @contextmanager

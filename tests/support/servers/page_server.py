@@ -17,10 +17,9 @@ import uvicorn
 from waiting import wait_until
 
 from fusery.registry import Registry
-from fusery.registry.server.connections import Connection
-from fusery.registry.server.listening import bind
+from fusery.registry.runtime.http_server import Connection, bind
 from fusery.web.app import create_app
-from fusery.web.doors import OwnDoor, TeamDoor
+from fusery.web.auth import LocalAuth, TokenAuth
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +67,7 @@ def post_json(address: str, path: str, document: object, **headers: str) -> Answ
 @contextmanager
 def pages_of(
     registry: Registry,
-    door: OwnDoor | TeamDoor | None = None,
+    door: LocalAuth | TokenAuth | None = None,
     *,
     hosts: tuple[str, ...] = (),
     paced: bool = False,
@@ -76,7 +75,7 @@ def pages_of(
     """Serve, and yield the address; to whom asks from this machine, if no door is given; as often as they like if not paced."""
     listener = bind("127.0.0.1", 0)
     listener.listen()
-    app = create_app(registry, door or OwnDoor("anna"), hosts=hosts)
+    app = create_app(registry, door or LocalAuth("anna"), hosts=hosts)
     if not paced:
         app.state.routes.unhurried()
     config = uvicorn.Config(

@@ -25,11 +25,7 @@ PREFIX = "fusery-pg-"
 
 @contextlib.contextmanager
 def postgres_server() -> Iterator[str]:
-    """Yield the URL of a server's `postgres` database: the one that TEST_POSTGRES_URL names, or one of our own.
-
-    The folder is directly under the system's temporary folder: as root, the package makes every folder above it
-    readable for others.
-    """
+    """Yield the URL of a server's `postgres` database: the one that TEST_POSTGRES_URL names, or one of our own."""
     if given := os.environ.get("TEST_POSTGRES_URL"):
         yield given
         return
@@ -142,11 +138,7 @@ SELECT md5(string_agg(line, ',' ORDER BY line)) FROM (
 
 
 class PostgresDatabases:
-    """Databases on one server.
-
-    Making one and dropping it take long, so one that a test gave back is emptied and used again, unless the test
-    changed its schema.
-    """
+    """Databases on one server."""
 
     def __init__(self, admin: str, migrate: Callable[[str], None] = lambda _: None) -> None:
         self._admin, self._migrate = make_url(admin), migrate

@@ -5,14 +5,67 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ports import free_ports
-from programs import running_program
+from programs import free_ports, running_program
+
+from fusery.storage.backends.cloud import file_system
+from fusery.storage.interface import BlobStore
+from fusery.storage.locate import open_store
+from fusery.storage.remote import FsspecStore
+from fusery.testing.stores import Backend
+
+
+class S3Backend(Backend):
+    def __init__(self, server: S3Server, client: Any, file_system: Any) -> None:
+        self.server = server
+        self.client = client
+        self.prefix = uuid.uuid4().hex
+        # Only `reopen` makes a new connection: it takes half a second.
+        self.url = f"s3://{BUCKET}/{self.prefix}"
+        self.store: BlobStore = FsspecStore(file_system, f"{BUCKET}/{self.prefix}", self.url)
+
+    def read(self, name: str) -> bytes | None:
+        try:
+            reply = self.client.get_object(Bucket=BUCKET, Key=f"{self.prefix}/{name}")
+        except self.client.exceptions.NoSuchKey:
+            return None
+        return bytes(reply["Body"].read())
+
+    def write(self, name: str, data: bytes) -> None:
+        self.client.put_object(Bucket=BUCKET, Key=f"{self.prefix}/{name}", Body=data)
+
+    def names(self) -> set[str]:
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=f"{self.prefix}/")
+        keys = [str(item["Key"]) for page in pages for item in page.get("Contents", [])]
+        return {key.removeprefix(f"{self.prefix}/") for key in keys}
+
+    def abort_uploads(self) -> None:
+        listed = self.client.list_multipart_uploads(Bucket=BUCKET, Prefix=f"{self.prefix}/")
+        for item in listed.get("Uploads", []):
+            self.client.abort_multipart_upload(Bucket=BUCKET, Key=item["Key"], UploadId=item["UploadId"])
+
+    def reopen(self) -> BlobStore:
+        return open_store(self.url, options=self.server.options())
+
+    def at(self, endpoint: str, deadline: float = 30.0) -> BlobStore:
+        """Return the same store at another endpoint, such as that of a proxy."""
+        return self.seen_by(file_system_of(replace(self.server, endpoint=endpoint)), deadline)
+
+    def seen_by(self, file_system: Any, deadline: float = 30.0) -> BlobStore:
+        """Return the same store, seen by another file system."""
+        return FsspecStore(file_system, f"{BUCKET}/{self.prefix}", self.url, deadline=deadline)
+
+
+def file_system_of(server: S3Server) -> Any:
+    """Return a file system with a connection of its own, as a store opens it."""
+    return file_system("s3", **server.options())
+
 
 KEY, SECRET = "test-access", "test-secret"
 BUCKET = "fusery-test"

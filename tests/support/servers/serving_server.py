@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +11,55 @@ from typing import Any
 
 import openai
 
-from fusery.registry.server.document import read_document
-from fusery.registry.server.keys import Keys
-from fusery.registry.server.listening import bind, http_server
-from fusery.registry.server.service import Service
+from fusery.model_server.engine import Engine
+from fusery.model_server.keys import Keys
+from fusery.model_server.run import http_server
+from fusery.model_server.service import Service
+from fusery.model_server.writing import Generation, Piece
+from fusery.registry.runtime.document import ServerOptions, read_document
+from fusery.registry.runtime.http_server import bind
+
+
+class EngineHost:
+    """An engine that runs, and the pieces of each job."""
+
+    def __init__(self, base: Path, *, width: int = 4, prompt_cache_bytes: int = 0) -> None:
+        self.pieces: dict[Generation, list[Piece]] = {}
+        self._ended: dict[Generation, threading.Event] = {}
+        self.some = threading.Event()
+        self.engine = Engine(base, self._post, width=width, prompt_cache_bytes=prompt_cache_bytes)
+        self.engine.start()
+
+    def _post(self, pieces: Sequence[tuple[Generation, Piece]]) -> None:
+        for job, piece in pieces:
+            self.pieces[job].append(piece)
+            if piece.finish is not None:
+                self._ended[job].set()
+        self.some.set()
+
+    def begin(self, job: Generation) -> Generation:
+        """Submit a job, and return it."""
+        self.pieces[job], self._ended[job] = [], threading.Event()
+        self.engine.submit(job)
+        return job
+
+    def has_ended(self, job: Generation) -> bool:
+        """Tell whether the last piece of a job has come."""
+        return self._ended[job].is_set()
+
+    def finish(self, job: Generation) -> str | None:
+        """Wait for the end of a job, and return its reason."""
+        assert self._ended[job].wait(120)
+        return self.pieces[job][-1].finish
+
+    def text(self, job: Generation) -> str:
+        """Wait for the end of a job, and return its text."""
+        assert self.finish(job) != "error"
+        return "".join(piece.text for piece in self.pieces[job])
+
+    def tokens(self, text: str) -> list[int]:
+        """Return the tokens of a text."""
+        return list(self.engine.tokenizer.encode(text))
 
 
 @dataclass(frozen=True)
@@ -38,7 +83,7 @@ class Served:
 def served(folder: Path, keys: Keys | None = None, **options: Any) -> Iterator[Served]:
     """Serve the `serving.json` of a folder until the block ends, and drain."""
     document = folder / "serving.json"
-    service = Service(read_document(document), folder, keys or Keys.of_document(document))
+    service = Service(read_document(document), folder, keys or Keys(document, document=True))
     service.start()
     listener, ready, urls = bind("127.0.0.1", 0), threading.Event(), []
     clients: dict[str, openai.OpenAI] = {}
@@ -47,7 +92,8 @@ def served(folder: Path, keys: Keys | None = None, **options: Any) -> Iterator[S
         urls.append(url)
         ready.set()
 
-    server = http_server(service, document, listener, outcome=[0], drain=20, ready=tell, **options)
+    chosen = ServerOptions(drain=20, **options)
+    server = http_server(service, document, listener, chosen, outcome=[0], ready=tell)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:

@@ -8,14 +8,30 @@ import shutil
 import socket
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ports import free_port
-from programs import running_program
+from programs import free_port, running_program
+from storage_backends import FolderBackend
+
+from fusery.storage.interface import BlobStore
+from fusery.storage.locate import open_store
+
+
+class SftpBackend(FolderBackend):
+    def __init__(self, server: SftpServer) -> None:
+        self.server = server
+        self.root = server.folder / "data" / uuid.uuid4().hex
+        self.url = f"sftp://127.0.0.1:{server.port}{self.root}"
+        self.store = self.reopen()
+
+    def reopen(self, **options: Any) -> BlobStore:
+        return open_store(self.url, options={**self.server.options(), **options})
+
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin:/sbin")
 

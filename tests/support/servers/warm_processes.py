@@ -7,23 +7,77 @@ spawned; and so does macOS, whose libraries do not stand to be forked.
 from __future__ import annotations
 
 import atexit
+import fcntl
 import functools
 import json
 import os
+import pty
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import termios
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
-from interrupts import interrupts
+from programs import interrupts
 from waiting import PATIENCE
 
-_COMMANDS = ("adapters", "alias", "backup", "exchange", "fuse", "graphs", "main", "probe", "train")
+_UNSET = (
+    "COLUMNS",
+    "LINES",
+    "NO_COLOR",
+    "FORCE_COLOR",
+    "CLICOLOR_FORCE",
+    "TTY_COMPATIBLE",
+    "TTY_INTERACTIVE",
+)
+
+
+def shown_on(columns: int, *commands: Iterable[str], env: Mapping[str, str] | None = None) -> list[str]:
+    """Run commands of fusery in one process on a terminal; return what each of them shows, stdout and stderr."""
+    mark = "\x01next\x01"
+    code = (
+        "import os, sys; from fusery.cli.main import run\n"
+        f"for words in {[list(words) for words in commands]!r}:\n"
+        "    run(words); sys.stdout.flush(); sys.stderr.flush()\n"
+        f"    print({mark!r}, end='', flush=True)\n"
+        "os._exit(0)\n"  # to take all modules apart takes half a second
+    )
+    ours, theirs = pty.openpty()
+    try:
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        kept = {name: value for name, value in os.environ.items() if name not in _UNSET}
+        child = WarmProcess(code, (theirs,) * 3, {**kept, "TERM": "xterm-256color", **(env or {})})
+    finally:
+        os.close(theirs)
+    with child:
+        text = _all_of(ours).decode().replace("\r\n", "\n")
+    assert child.returncode == 0, text
+    parts = text.split(mark)
+    assert parts.pop() == "" and len(parts) == len(commands), text
+    return parts
+
+
+def _all_of(descriptor: int) -> bytes:
+    parts = []
+    with os.fdopen(descriptor, "rb", buffering=0) as stream:
+        while True:
+            try:
+                part = stream.read(65536)
+            except OSError:  # Linux tells the end of the other side so
+                break
+            if not part:
+                break
+            parts.append(part)
+    return b"".join(parts)
+
+
+_COMMANDS = ("adapters", "alias", "exchange", "evaluations", "fuse", "home", "main", "train", "trail")
 _OTHERS = (
     "alembic.command",
     "mlx_lm.lora",
@@ -32,13 +86,15 @@ _OTHERS = (
     "sqlalchemy.dialects.sqlite.pysqlite",
 )
 _REGISTRY = (
-    *("admission.rules", "api.registry", "backup", "bases.add", "behaviour.layers", "behaviour.measure"),
-    *("catalog.listing", "comparison.similarity", "database.schema", "evaluation.probe", "fusion.fuse"),
+    *("admission.rules", "api.registry", "backup", "bases.add"),
+    *("catalog.listing", "comparison.samples", "database.schema", "fusion.fuse"),
     *("recording.trainer", "registration.register"),
 )
 _IMPORTS = (
     *(f"fusery.cli.{name}" for name in _COMMANDS),
     *(f"fusery.registry.{name}" for name in _REGISTRY),
+    "fusery.research.layers",
+    "fusery.research.probe",
     *_OTHERS,
 )
 

@@ -15,7 +15,7 @@ from openai import OpenAI
 
 from fusery.registry import Registry
 from fusery.registry.bundles import BundleSource, Choices, Written, find_target
-from fusery.registry.bundles.layout import LayoutError
+from fusery.registry.bundles.target import LayoutError
 from fusery.registry.errors import BadInputError
 from fusery.registry.fusion.fuse import FuseRequest
 
@@ -31,7 +31,13 @@ def test_all_modules_are_counted(unfused: BundleSource, tmp_path: Path) -> None:
     assert written.layout.modules == 2 * 2 * 7, "two adapters, two layers, seven modules in each"
     assert written.layout.tensors > 20
     paths = {entry.path for entry in written.manifest}
-    assert paths > {"server.py", "serving/run.py", "requirements.txt", "serving.json", "README.md"}
+    assert paths > {
+        "server.py",
+        "serving/model_server/run.py",
+        "requirements.txt",
+        "serving.json",
+        "README.md",
+    }
     assert paths > {"Dockerfile", "compose.yaml", ".dockerignore", "requirements-nvidia.txt"}
     record = json.loads((tmp_path / "a" / "fusery.json").read_bytes())
     assert record["model"] == "base"
@@ -66,7 +72,7 @@ def test_no_text_becomes_code(unfused: BundleSource, evil_in_bundles: list[str],
         image = ("compose.yaml", ".dockerignore", "requirements-nvidia.txt")
         plain, spoiled = ((each / "Dockerfile").read_text() for each in (tmp_path / "plain", folder))
         assert re.sub("LABEL .*\n", "", spoiled) == re.sub("LABEL .*\n", "", plain)
-        for path in ("server.py", "requirements.txt", "serving/run.py", *image):
+        for path in ("server.py", "requirements.txt", "serving/model_server/run.py", *image):
             assert (folder / path).read_bytes() == (tmp_path / "plain" / path).read_bytes()
 
 

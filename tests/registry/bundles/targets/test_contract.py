@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from bundle_cases import WRITTEN_HERE
 
-from fusery.registry.bundles import TARGETS, Choices, Target
+from fusery.registry.bundles import Choices, Target, own_targets
 from fusery.testing.targets import TargetContract
 
 
@@ -14,4 +14,4 @@ class TestEachTarget(TargetContract):
 
     @pytest.fixture(params=list(WRITTEN_HERE))
     def target(self, request: pytest.FixtureRequest) -> Target:
-        return TARGETS[request.param]
+        return own_targets()[request.param]

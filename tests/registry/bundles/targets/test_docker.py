@@ -1,9 +1,11 @@
-"""What builds the image of a bundle: its file for compose, labels and base image, and `--build` without an engine and with one that fails."""
+"""What builds the image of a bundle: its file for compose, labels and base image."""
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,8 @@ from bundle_cases import Imaged, make_bundle
 from jsonschema import Draft202012Validator
 
 from fusery.registry.bundles import BundleSource, find_target
-from fusery.registry.bundles.image import build_image, find_engine
-from fusery.registry.bundles.layout import LayoutError
-from fusery.registry.errors import BadInputError, BuildFailedError
+from fusery.registry.bundles.target import LayoutError
+from fusery.registry.errors import BadInputError
 
 COMPOSE = Path(__file__).parents[3] / "data" / "compose" / "compose-spec.json"
 
@@ -50,6 +51,15 @@ def test_compose_takes_the_file(imaged: Imaged, tmp_path: Path) -> None:
     assert nvidia["build"]["args"] == {"REQUIREMENTS": "requirements-nvidia.txt"}
     (device,) = nvidia["deploy"]["resources"]["reservations"]["devices"]
     assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
+
+
+@pytest.mark.skipif(shutil.which("useradd") is None, reason="this machine has no useradd")
+def test_the_user_of_the_image_is_made_with_options_that_exist(source: BundleSource, tmp_path: Path) -> None:
+    [line] = re.findall(r"useradd (.*?) app ", (written(source, tmp_path / "a") / "Dockerfile").read_text())
+    known = subprocess.run(["useradd", "--help"], capture_output=True, text=True, check=True).stdout
+    options = re.findall(r"--[a-z-]+", line)
+    assert len(options) == 5
+    assert [option for option in options if f"{option}" not in known] == []
 
 
 def test_labels_have_oci_s_keys(source: BundleSource, provenance: dict[str, Any], tmp_path: Path) -> None:
@@ -108,38 +118,3 @@ def test_the_self_test_misses_what_the_dockerfile_copies(imaged: Imaged, tmp_pat
     (folder / "requirements-nvidia.txt").unlink()
     with pytest.raises(LayoutError, match="requirements-nvidia"):
         target.check(folder)
-
-
-def engine(folder: Path, name: str, script: str) -> Path:
-    folder.mkdir(exist_ok=True)
-    (folder / name).write_text(f"#!/bin/sh\n{script}\n")
-    (folder / name).chmod(0o755)
-    return folder
-
-
-def test_an_engine_that_answers_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(BadInputError) as caught:
-        find_engine()
-    assert "docker build" in str(caught.value.hint)
-    engine(tmp_path, "docker", "exit 1")
-    with pytest.raises(BadInputError, match="docker"):
-        find_engine()
-    engine(tmp_path, "buildah", "exit 0")
-    assert find_engine() == "buildah", "one without its daemon is passed over"
-
-
-def test_what_the_engine_says_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine(tmp_path, "podman", 'echo "$@"; [ "$1" = info ] || { echo no room >&2; exit 9; }')
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    told: list[str] = []
-    with pytest.raises(BuildFailedError, match="no room") as caught:
-        build_image("podman", tmp_path / "bundle", "x_v1", nvidia=True, say=told.append)
-    assert caught.value.exit_code == 1
-    arguments = (
-        "build --format docker --tag fused:x_v1-nvidia --build-arg REQUIREMENTS=requirements-nvidia.txt"
-    )
-    assert told == [f"{arguments} {tmp_path / 'bundle'}", "no room"]
-    with pytest.raises(BuildFailedError):
-        build_image("podman", tmp_path, "x" * 200, target="adapters", nvidia=True, say=told.append)
-    assert f"--tag adapters:{'x' * 121}-nvidia " in told[2], "a tag has at most 128 characters"

@@ -14,8 +14,8 @@ from tiny_models import make_tokenizer
 
 from fusery.registry import Registry
 from fusery.registry.fusion.fuse import FuseRequest
-from fusery.registry.records.base_files import base_folder
-from fusery.registry.server.mlx_keys import written_config
+from fusery.registry.records.bases import base_folder
+from fusery.registry.runtime.mlx_keys import written_config
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("mlx_lm")

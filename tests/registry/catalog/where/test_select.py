@@ -40,8 +40,8 @@ def agree(database: Database, found: list[where_oracle.Facts], trees: list[Node]
         for tree in trees:
             expected = {one.values["name"] for one in found if where_oracle.holds(tree, one)}
             for node, names in ((tree, expected), (Not(tree), everybody - expected)):
-                query = select(tables.Adapter.name).where(condition(node, database.dialect))
-                assert set(session.scalars(query)) == names, str(node)
+                query = select(tables.AdapterRow.name).where(condition(node, database.dialect))
+                assert set(session.scalars(query)) == names, node
         raise Undo
 
 
@@ -78,7 +78,7 @@ def test_every_field_can_be_asked_for(database: Database) -> None:
             known = field_named(name)
             assert known is not None
             for tree in (IsNull(name), parse(known.example(name))):
-                query = select(tables.Adapter.name).where(condition(tree, database.dialect))
+                query = select(tables.AdapterRow.name).where(condition(tree, database.dialect))
                 assert list(session.scalars(query)) == [], name
 
 
@@ -87,7 +87,9 @@ def test_values_are_bound(evil: str) -> None:
     quoted = evil.replace("\\", "\\\\").replace('"', '\\"')
     for text in (f'note = "{quoted}"', f'note ~ "{quoted}"', f'tag.team in ("{quoted}", b)'):
         for name, dialect in (("sqlite", sqlite.dialect()), ("postgresql", postgresql.dialect())):
-            compiled = select(tables.Adapter.id).where(condition(parse(text), name)).compile(dialect=dialect)
+            compiled = (
+                select(tables.AdapterRow.id).where(condition(parse(text), name)).compile(dialect=dialect)
+            )
             assert any(evil[-1] in str(value) for value in compiled.params.values())
             if len(evil) > 1:
                 assert evil not in str(compiled)

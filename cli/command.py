@@ -1,0 +1,229 @@
+"""Commands, made from functions and from the methods of the Python API that they call."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from operator import attrgetter
+from typing import Any, TypeVar, get_args
+
+import click
+
+from .commands import GROUPS
+from .completing import Recorded
+from .groups import Group
+from .options import Said, parameters
+from .session import Session
+
+F = TypeVar("F", bound=Callable[..., Any])
+Method = Callable[..., Any]
+Names = str | Callable[[Any], Iterable[Any]]
+
+MADE: dict[str, click.Command] = {}
+"""The commands and groups of the imported modules, by their full names."""
+
+PRINTED: dict[str, Method | str] = {}
+"""By command: the method that returns what `--json` prints, or the name of its record; see `documents`."""
+
+
+def command(
+    path: str,
+    of: Method | Sequence[Method] = (),
+    /,
+    *,
+    document: str | None = None,
+    table: bool = False,
+    kind: type[click.Command] = click.Command,
+    needs: Mapping[str, str] | None = None,
+    excludes: Collection[str] = (),
+    without: Collection[str] = (),
+    rare: str = "",
+    **said: Said,
+) -> Callable[[F], F]:
+    """Make a function a command that takes the session first and has `--json` and `-q`.
+
+    Args:
+        path: the command's full name, such as `alias set`.
+        of: the methods or functions whose parameters replace `**` in the function's signature.
+        document: the record that `--json` prints, if it differs from the method's result; see `documents`.
+        table: it prints a table, and has `--wide`.
+        needs: options that need another one, by parameter.
+        excludes: mutually exclusive options.
+        without: parameters of the method without options.
+        rare: parameters whose options only --help-all shows, separated by spaces.
+        said: specifications of options that differ from the signature; see `options`.
+    """
+
+    def wrap(function: F) -> F:
+        def run(as_json: bool, quiet: bool, wide: bool = False, **options: Any) -> Any:
+            session = click.get_current_context().find_object(Session)
+            assert session is not None
+            session.json, session.quiet, session.wide = as_json, quiet, wide
+            if as_json and quiet:
+                raise click.UsageError("--json and -q exclude each other.")
+            for name, value in options.items():
+                if isinstance(value, str) and not _is_text(value):
+                    raise click.UsageError(f"The value for {name!r} is not UTF-8 text.")
+            for name, other in (needs or {}).items():
+                if options[name] not in (None, False, ()) and options[other] in (None, False, ()):
+                    raise click.UsageError(f"{flags[name]} goes with {flags[other]}.")
+            if sum(options[name] not in (None, False, ()) for name in excludes) > 1:
+                raise click.UsageError(
+                    f"{' and '.join(flags[name] for name in excludes)} exclude each other."
+                )
+            return function(session, **options)
+
+        sources = [of] if callable(of) else of
+        found = parameters(function, sources, path, said, without)
+        flags = {str(each.name): each.opts[0] for each in found}
+        for each in found:
+            if type(each.type) is click.types.StringParamType:
+                each.type = Recorded()
+        if table:
+            found.append(_flag("--wide", "wide", "Show all columns in full on a narrow terminal."))
+        if hidden := {*rare.split(), *(["wide"] if rare else [])}:
+            for each in found:
+                if each.name in hidden:
+                    each.hidden = True  # type: ignore[attr-defined]
+            found.append(_HELP_ALL)
+        found.append(_flag("--json", "as_json", "Print one JSON document."))
+        found.append(_flag("-q", "--quiet", "Print names or paths only."))
+        _add(path, kind(path.rpartition(" ")[2], callback=run, params=found, help=inspect.getdoc(function)))
+        if printed := document or next(iter(sources), None):
+            PRINTED[path] = printed
+        return function
+
+    return wrap
+
+
+def _help_all(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+    """Print the help with all options, which are hidden again afterwards."""
+    if not value or ctx.resilient_parsing:
+        return
+    hidden = [each for each in ctx.command.params if isinstance(each, click.Option) and each.hidden]
+    for each in hidden:
+        each.hidden = False
+    try:
+        click.echo(ctx.get_help())
+    finally:
+        for each in hidden:
+            each.hidden = True
+    ctx.exit()
+
+
+_HELP_ALL = click.Option(
+    ["--help-all"],
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_help_all,
+    help="Show all options and exit.",
+)
+
+
+def _add(path: str, made: click.Command) -> None:
+    """Add a command to its group; those of `admin` and at the top are imported from the table."""
+    group, _, name = path.rpartition(" ")
+    if group not in ("", "admin"):
+        if group not in MADE:
+            _add(group, Group(group.rpartition(" ")[2], help=GROUPS[group]))
+        outer = MADE[group]
+        assert isinstance(outer, Group)
+        outer.add_command(made, name)
+    MADE[path] = made
+
+
+def prints(
+    path: str,
+    of: Method,
+    /,
+    *,
+    names: Names = "name",
+    code: Callable[[Any], int] | None = None,
+    progress: str | Callable[[Mapping[str, Any]], str] = "",
+    counting: str | Callable[[Mapping[str, Any]], str] = "",
+    given: Callable[[], Mapping[str, Any]] = dict,
+    **settings: Any,
+) -> Callable[[F], F]:
+    """Make a function that prints a method's result for people a command, which calls the method.
+
+    Args:
+        names: what `-q` prints: an attribute of each result, or a function of the whole.
+        progress: the label of a bar in bytes, or a function of the options that returns it.
+        settings: those of `command`.  The function has the session, the result, and the options that it names.
+    """
+
+    def wrap(view: F) -> F:
+        wanted = [*inspect.signature(view).parameters][2:]
+        reports = "reporter" in inspect.signature(of).parameters
+
+        def run(session: Session, **options: Any) -> int | None:
+            bar: AbstractContextManager[Any] = nullcontext()
+            if label := progress or counting:
+                text = label(options) if callable(label) else label
+                bar = session.progress(text) if progress else session.counting(text)
+            with bar as progress_bar:
+                more = {**given(), **({"reporter": session.reporter(progress_bar)} if reports else {})}
+                found = method_of(session, of)(**options, **more)
+            shown = {name: options[name] for name in wanted}
+            session.emit(found, names=_names(found, names), human=lambda: view(session, found, **shown))
+            return None if code is None else code(found)
+
+        run.__doc__ = view.__doc__
+        command(path, of, **settings)(run)
+        return view
+
+    return wrap
+
+
+def listing(
+    path: str,
+    of: Method,
+    text: str,
+    columns: str,
+    *,
+    none: str = "",
+    cells: Mapping[str, Callable[[Any], str]] | None = None,
+    **settings: Any,
+) -> None:
+    """Make a command that prints a table of the records that a method returns."""
+
+    def view(session: Session, rows: Any) -> None:
+        from fusery.registry.api.operation import hints_of
+
+        from .columns import record_table
+
+        described = getattr(of, "operation", None)
+        [kind] = get_args(described.returns if described else hints_of(of)["return"])
+        session.print_table(record_table(kind, rows, columns, **(cells or {})))
+        if none and not rows:
+            session.say(none)
+
+    view.__doc__ = text
+    prints(path, of, table=True, **settings)(view)
+
+
+def method_of(session: Session, of: Method) -> Method:
+    """Return a method of a resource, bound to the session's registry."""
+    owner, _, name = of.__qualname__.partition(".")
+    resource = getattr(session.registry, getattr(sys.modules[of.__module__], owner).NAME)
+    found: Method = getattr(resource, name)
+    return found
+
+
+def _names(found: Any, names: Names) -> Iterable[str]:
+    if callable(names):
+        return map(str, names(found))
+    value = attrgetter(names)
+    return [str(value(each) or "") for each in (found if isinstance(found, list | tuple) else [found])]
+
+
+def _is_text(value: str) -> bool:
+    # Non-UTF-8 bytes of an argument become lone surrogates, which databases refuse.
+    return not any("\ud800" <= char <= "\udfff" for char in value)
+
+
+def _flag(first: str, second: str, text: str) -> click.Option:
+    return click.Option([first, second], is_flag=True, help=text)

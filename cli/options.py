@@ -1,0 +1,249 @@
+"""Arguments and options of commands, derived from the signatures of the methods that the commands call.
+
+A parameter's type, default and text come from the method; `said` overrides them with `FLAGS METAVAR: help`, of which
+every part is optional, and with a click type or choices as a second item.
+
+An option that no signature has is a flag if it has no metavar.  The metavar N is a number, X a fraction, FILE and
+FOLDER are paths, and `a|b` are choices; `...` behind it makes it repeatable, and `(…)` behind that is the default.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+from click.shell_completion import CompletionItem
+
+from fusery.registry.api.parameters import description
+
+from .completing import Recorded
+
+MOST = 2**31 - 1
+
+Said = str | tuple[Any, ...] | click.Parameter
+
+
+class LocalPath(click.Path):
+    """A path on this machine; a URL is refused."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path."""
+        from fusery.registry.settings.homes import require_path
+
+        require_path(value)
+        return super().convert(value, param, ctx)
+
+
+class PluggedChoice(click.Choice[str]):
+    """A choice of built-in and plugin names; plugins are loaded for other values and for completion only."""
+
+    def __init__(self, own: Sequence[str], names: Callable[[], Sequence[str]]) -> None:
+        super().__init__(own)
+        self._names = names
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name, or raise an error that lists all."""
+        return value if value in self.choices else click.Choice(self._names()).convert(value, param, ctx)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Return the names with this prefix."""
+        return [CompletionItem(name) for name in self._names() if name.startswith(incomplete)]
+
+
+def _pairs(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    pairs = dict(value.partition("=")[::2] for value in values)
+    if len(pairs) != len(values):
+        raise click.BadParameter("duplicate tag")
+    if any(not key or not value for key, value in pairs.items()):
+        raise click.BadParameter("expected KEY=VALUE")
+    return pairs
+
+
+FILE = LocalPath(path_type=Path)
+FOLDER = LocalPath(path_type=Path, file_okay=False)
+PORT = click.IntRange(0, 65535)
+TAGS = click.Option(
+    ["tags", "--tag"], multiple=True, metavar="K=V", callback=_pairs, help="A tag; repeatable."
+)
+
+_SAID: Mapping[str, Said] = {
+    "alias": "TASK#ALIAS",
+    "at": "DATE",
+    "every": "--all",
+    "extras": "--with REF[:WEIGHT]",
+    "form": "--format",
+    "jobs": ("N", click.IntRange(1, 256)),
+    "limit": ("N", click.IntRange(1, MOST)),
+    "models": "--model NAME=SPLIT",
+    "note": "TEXT",
+    "offset": ("N", click.IntRange(0, MOST)),
+    "output": "-o --output FILE",
+    "passphrase_file": "FILE: File with the key's passphrase; default: FUSERY_KEY_PASSPHRASE, else a prompt.",
+    "port": ("N", PORT),
+    "reason": "TEXT",
+    "record": ": Record nothing.",
+    "reference": "REF",
+    "references": "REF...",
+    "seed": ("N", click.IntRange(0, MOST)),
+    "shots": ("N", click.IntRange(0, 1000)),
+    "since": "DATE",
+    "tags": TAGS,
+    "where": "EXPR",
+    "yes": "-y --yes: Do not ask for confirmation.",
+}
+"""Specifications of parameters for all commands."""
+
+_SPEC = re.compile(r"((?:-\S+ ?)*)([^\s:]\S*?)?(\.\.\.)?(?: (\(\S*\)))?(?:: (.*))?")
+"""Flags, metavar, `...`, default and help of an option."""
+
+_FOR_PROGRAMS = ("after", "before", "offset", "via")
+"""Parameters that are options only if `said` has them."""
+
+_LEFT_OUT = re.compile(r"Reporter|Callable|Event\b|Request\b|Unpack|store_options")
+"""Annotations and names of parameters without options."""
+
+
+def parameters(
+    function: Callable[..., Any],
+    of: Iterable[Callable[..., Any]],
+    path: str,
+    said: Mapping[str, Said],
+    without: Collection[str],
+) -> list[click.Parameter]:
+    """Return the parameters of a command.
+
+    Args:
+        function: its function; `**` in its signature stands for the method's other parameters.
+        said: specifications of options, and of further options.
+        without: parameters of the method without options.
+    """
+    found: dict[str, click.Parameter] = {}
+    owner = next((_owner(method) for method in of if "." in method.__qualname__), path)
+    for source, each in _signature(function, of):
+        name = each.name
+        if name in found or name in without or (name in _FOR_PROGRAMS and name not in said):
+            continue
+        if not _LEFT_OUT.search(f"{each.annotation} {name}"):
+            usual = _SAID.get(name, "")
+            here = said.get(name, usual)
+            if isinstance(here, str) and isinstance(usual, tuple):
+                here = (here, usual[1])
+            found[name] = here if isinstance(here, click.Parameter) else _parameter(source, each, here, owner)
+    for name, other in said.items():
+        if name not in found:
+            found[name] = other if isinstance(other, click.Parameter) else _own(name, other, path)
+    return list(found.values())
+
+
+def _owner(method: Callable[..., Any]) -> str:
+    resource, _, name = method.__qualname__.partition(".")
+    return f"{getattr(sys.modules[method.__module__], resource).NAME}.{name}"
+
+
+def _signature(
+    function: Callable[..., Any], of: Iterable[Callable[..., Any]]
+) -> Iterator[tuple[Callable[..., Any], inspect.Parameter]]:
+    for each in inspect.signature(function).parameters.values():
+        if each.kind is each.VAR_KEYWORD:
+            for method in of:
+                yield from _signature(method, ())
+        elif each.name not in ("self", "session") and each.kind is not each.POSITIONAL_ONLY:
+            yield function, each
+
+
+_ANNOTATIONS = {"N": "int", "X": "float", "FILE": "Path"}
+
+
+def _own(name: str, said: str | tuple[Any, ...], path: str) -> click.Parameter:
+    """Return an option that no signature has."""
+    spec, kind = said if isinstance(said, tuple) else (said, None)
+    usual = _SAID.get(name)
+    kind = kind or (usual[1] if isinstance(usual, tuple) else FOLDER if spec.startswith("FOLDER") else None)
+    found = _SPEC.fullmatch(spec)
+    assert found is not None, spec
+    flags, metavar, many, default, text = found.groups("")
+    if "|" in metavar and metavar.islower():
+        kind, metavar = click.Choice(metavar.split("|")), ""
+    annotation = _ANNOTATIONS.get(metavar, "str") if metavar or kind else "bool"
+    value: Any = default.strip("()") if default else False if annotation == "bool" else None
+    each = inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=int(value) if default and (metavar == "N" or isinstance(kind, click.IntRange)) else value,
+        annotation=f"tuple[{annotation}, ...]" if many else annotation,
+    )
+    return _parameter(_own, each, (f"{flags}{metavar}: {text}" if text else f"{flags}{metavar}", kind), path)
+
+
+def _parameter(
+    source: Callable[..., Any], each: inspect.Parameter, said: Said, owner: str
+) -> click.Parameter:
+    spec, kind = said[:2] if isinstance(said, tuple) else (said, None)
+    assert isinstance(spec, str)
+    head, _, text = spec.partition(": ") if not spec.startswith(": ") else ("", "", spec[2:])
+    words = head.split()
+    flags = [word for word in words if word.startswith("-") and word != "--"]
+    metavar = " ".join(word for word in words if word not in flags)
+    annotation = str(each.annotation)
+    many = annotation.startswith(("Sequence[", "tuple["))
+    default = None if each.default is each.empty or each.default == () else each.default
+    required = each.default is each.empty
+    if isinstance(kind, list):
+        kind = click.Choice(kind)
+    if kind is None and "bool" not in annotation:
+        kind = _type(source, each.name, annotation)
+    if each.kind is not each.KEYWORD_ONLY and not flags:
+        metavar = metavar or each.name.upper()
+        metavar = metavar if required or metavar.startswith("[") else f"[{metavar}]"
+        return click.Argument(
+            [each.name], required=required, nargs=-1 if many else 1, metavar=metavar, type=kind
+        )
+    helped = text or description(owner, each.name)
+    own = each.name.replace("_", "-")
+    if "bool" in annotation:
+        decls = flags or [f"--no-{own}" if default is True else f"--{own}"]
+        if "/" in decls[0]:
+            return click.Option([each.name, *decls], default=default, help=helped)
+        value = default is not True
+        return click.Option([each.name, *decls], is_flag=True, flag_value=value, default=default, help=helped)
+    if not metavar and not isinstance(kind, click.Choice):
+        metavar = (
+            "N" if kind is int else "X" if kind is float else "FILE" if kind is FILE else each.name.upper()
+        )
+    settings: dict[str, Any] = {}
+    if default is not None:
+        settings = {"default": default, "show_default": bool(default)}
+    return click.Option(
+        [each.name, *(flags or [f"--{own}"])],
+        required=required,
+        multiple=many,
+        **settings,
+        metavar=metavar or None,
+        type=kind,
+        help=helped,
+    )
+
+
+def _type(source: Callable[..., Any], name: str, annotation: str) -> Any:
+    if "Path" in annotation:
+        return FILE
+    for word, kind in (("int", int), ("float", float), ("str", Recorded()), ("Named", Recorded())):
+        if re.search(rf"\b{word}\b", annotation):
+            return kind
+    from fusery.registry.api.operation import hints_of
+
+    named = annotation.removesuffix(" | None")
+    if named.startswith("Literal["):
+        return click.Choice(ast.literal_eval(named.removeprefix("Literal")))
+    hint = vars(sys.modules[source.__module__]).get(named) or hints_of(source)[name]
+    while not all(isinstance(each, str) for each in get_args(hint)):
+        hint = next(each for each in get_args(hint) if get_args(each))
+    return click.Choice(get_args(hint))

@@ -1,0 +1,35 @@
+"""Integrations: bundles for other servers, hubs and registries, and adapters for live servers.
+
+The core works without this folder.  It finds the targets by the table here.
+"""
+
+from fusery.registry.bundles.target import Target
+
+TARGETS = (
+    Target(
+        "vllm",
+        "fusery.integrations.vllm",
+        ("adapters", "fused"),
+        form="peft",
+        base=False,
+        names_base=True,
+        tokenizer=True,
+    ),
+    Target("k8s", "fusery.integrations.k8s", ("adapters",), form="peft", base=False, located=True),
+    Target("lorax", "fusery.integrations.lorax", ("adapters",), form="peft", base=False, names_base=True),
+    Target("ollama", "fusery.integrations.gguf.ollama", ("fused", "adapters"), form="peft"),
+    Target("llamacpp", "fusery.integrations.gguf.llamacpp", ("adapters", "fused"), form="peft"),
+    Target("gguf", "fusery.integrations.gguf.bundles"),
+    Target("onnx", "fusery.integrations.onnx"),
+    Target("oci", "fusery.integrations.oci", service=("oci", "integrations.oci_registry:RegistryPlace")),
+    Target(
+        "hub",
+        "fusery.integrations.hub",
+        ("fused", "adapters"),
+        form="peft",
+        base=False,
+        whole=True,
+        tokenizer=True,
+        service=("hf", "integrations.hub:HubPlace"),
+    ),
+)

@@ -1,0 +1,144 @@
+"""`fusery deploy sync`: what should run on live servers and in folders."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fusery.cli.command import command
+from fusery.cli.session import Session
+from fusery.cli.text import cell
+
+if TYPE_CHECKING:
+    from .sync.plan import Synced, SyncStep
+
+_DONE = {
+    "load": "loaded",
+    "replace": "replaced",
+    "unload": "unloaded",
+    "record": "recorded",
+    "end": "gone",
+    "keep": "there",
+    "leave": "left alone",
+    "blocked": "in the way",
+    "withheld": "withheld",
+}
+_WOULD = {
+    **_DONE,
+    "load": "to load",
+    "replace": "to replace",
+    "unload": "to unload",
+    "record": "not on record",
+}
+_BRINGS = ("load", "replace")
+_GOES = ("unload", "end")
+
+
+@command(
+    "deploy sync",
+    rare="seen_as base_name place",
+    document="fusery.integrations.sync.plan:Synced",
+    references="[REF]...",
+    to="PLACE...: vllm=URL, sglang=URL, fusery=URL, FOLDER or s3://BUCKET/FOLDER.",
+    where="EXPR: Also load adapters that match, as in list --where.",
+    task="TASK: Load all adapters of this task, filtered by --where.",
+    nothing="--none: Unload all adapters that were synced.",
+    dry_run=": Only show what would change.",
+    check=": Only show differences; exit with 1 if there are any.",
+    watch=(
+        "SECONDS: Sync again after this time, until Ctrl-C.",
+        click.FloatRange(0.1, 86_400),
+    ),
+    folder="FOLDER: Folder for the server's adapter files; default: synced/ in the registry's folder.",
+    seen_as="PATH: Path of --folder on the server, if it differs.",
+    base_name="NAME: Name of the base model on the server, if it differs.",
+    place="NAME: Name of the place in deployments; default: PLACE, with this machine's name if it is local.",
+    insecure="--insecure-http: Allow sending the server's key without TLS.",
+)
+def sync(
+    session: Session,
+    references: tuple[str, ...] = (),
+    *,
+    to: tuple[str, ...],
+    dry_run: bool = False,
+    check: bool = False,
+    watch: float | None = None,
+    **options: Any,
+) -> int:
+    """Load and unload adapters in a live server or a folder.
+
+    Sync loads the missing adapters. It unloads adapters that an earlier sync loaded and that are yanked or no longer
+    chosen, and touches nothing else. The server's key comes from FUSERY_SYNC_KEY, or from the file in
+    FUSERY_SYNC_KEY_FILE.
+
+    \b
+    Examples:
+      fusery deploy sync course_rec#prod --to vllm=http://127.0.0.1:8000
+      fusery deploy sync --where "alias = 'prod'" --to /srv/loras --watch 10
+    """  # noqa: D301 (click wants the character, not a backslash)
+    from .sync import sync as live
+    from .sync.plan import DestinationOptions
+
+    if (dry_run + check + (watch is not None)) > 1:
+        raise click.UsageError("--dry-run, --check and --watch exclude each other.")
+    if len(to) > 1:
+        raise click.UsageError(
+            "One place at a time.\nHint: fusery deploy sync ... --to PLACE for each of them"
+        )
+    wish = {name: options.pop(name) for name in ("where", "task", "nothing")}
+    request = live.SyncRequest(DestinationOptions(to[0], **options), references, **wish)
+    if watch is not None:
+        _watch(session, request, watch)
+        return 0
+    found = live.sync(session.registry, request, dry_run=dry_run or check, reporter=session.reporter())
+    shown = [step for step in found.steps if step.is_drift or not check]
+    session.emit(
+        found,
+        names=[
+            step.adapter for step in shown if check or step.act == "keep" or step.act in _BRINGS and step.done
+        ],
+        human=lambda: _print(session, found, shown, looks=dry_run or check),
+    )
+    return int(found.drift) if check else int(not (dry_run or found.ok))
+
+
+def _watch(session: Session, request: Any, every: float) -> None:
+    import threading
+
+    from .sync import sync as live
+
+    def told(found: Synced) -> None:
+        if session.json:
+            session.document(found, indent=None)
+        else:
+            session.print(f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S}")
+            _print(session, found, list(found.steps), looks=False)
+
+    with suppress(KeyboardInterrupt):
+        live.watch(
+            session.registry,
+            request,
+            every=every,
+            told=told,
+            ended=threading.Event(),
+            reporter=session.reporter(),
+        )
+
+
+def _print(session: Session, found: Synced, shown: list[SyncStep], *, looks: bool) -> None:
+    session.print(cell(found.place))
+    width = max((len(step.adapter) for step in shown), default=0)
+    for step in shown:
+        undone = step.act in _BRINGS + _GOES and not step.done and not looks
+        word = f"not {_DONE[step.act]}" if undone else (_WOULD if looks else _DONE)[step.act]
+        # Of what comes for the first time, and of what went because nobody wants it any more, there is nothing to say.
+        said = step.reason if not step.done or step.references or step.act in _BRINGS else None
+        text = cell(said or " ".join(step.references))
+        session.print(f"  {word:<13}  {cell(step.adapter):<{width}}  {text}".rstrip())
+    if not shown:
+        session.print(
+            "  all is as it should be" if found.steps else "  nothing is there, and nothing is wanted"
+        )

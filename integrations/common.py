@@ -1,0 +1,201 @@
+"""Common parts of bundles for other servers: adapters in PEFT's form as all of them read it, and names for them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fusery.registry.adapters.files import CONFIG, PEFT_WEIGHTS
+from fusery.registry.adapters.mlx_form import OWN_SERVER
+from fusery.registry.adapters.trained_through import is_merge_aware
+from fusery.registry.bundles import rendering
+from fusery.registry.bundles.source import BundledAdapter, BundleSource
+from fusery.registry.bundles.target import Layout, LayoutError
+from fusery.registry.bundles.targets.model import is_packed, transformers_reads
+from fusery.registry.bundles.writing import BundleFolder, sealed_bytes
+from fusery.registry.documents import provenance_part
+from fusery.registry.errors import BadInputError
+from fusery.registry.models.architecture import Architecture, read_architecture
+from fusery.storage.safetensors import build_header, read_header
+
+if TYPE_CHECKING:
+    from fusery.registry.adapters.mlx_form import PlainAdapter
+
+_HARMLESS = re.compile(r"/?[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,198}[A-Za-z0-9])?")
+
+_SHOWN = ("name", "task", "version", "rank", "val_loss", "dataset", "digest")
+
+
+def render(template: str, /, **values: Any) -> bytes:
+    """Render a template of this part."""
+    return rendering.render(template, part="integrations", **values)
+
+
+def finish(bundle: BundleFolder, record: Mapping[str, Any], readme: str, **values: Any) -> None:
+    """Write the two files that end every bundle: README.md, from a template, and fusery.json."""
+    bundle.write("README.md", render(readme, **values))
+    bundle.write("fusery.json", sealed_bytes(record, bundle.manifest()))
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """An adapter in the form that servers compute."""
+
+    adapter: BundledAdapter
+    plain: PlainAdapter
+
+
+def base_architecture(source: BundleSource) -> Architecture:
+    """Return the architecture of a bundle's base or fused model."""
+    if source.base is not None:
+        return source.base
+    if source.model is None:
+        raise BadInputError(f"nothing is known of the base of {source.name}")
+    return read_architecture(source.model.paths)
+
+
+def served_adapters(source: BundleSource, base: Architecture) -> tuple[Served, ...]:
+    """Return a bundle's adapters as servers compute them."""
+    from fusery.registry.adapters.mlx_form import matched_modules, read_plain
+
+    found = []
+    for adapter in source.adapters:
+        plain = read_plain(adapter.name, adapter.files.paths)
+        matched_modules(adapter.name, plain, base)
+        found.append(Served(adapter, plain))
+    return tuple(found)
+
+
+def require_dense(source: BundleSource, base: Architecture, server: str) -> None:
+    """Refuse a model that only MLX reads."""
+    if base.written_by_mlx:
+        require_shared_names(base, server)
+    if not isinstance(base.config.get("architectures"), list):
+        raise BadInputError(
+            f"config.json of {source.name} has no architectures, which {server} finds the model's class by",
+            hint='add "architectures" to the base model\'s config.json, and add it again: fusery base add',
+        )
+    # Check this last: a user who follows its hint must not meet another refusal.
+    if is_packed(base):
+        recipe = provenance_part(source.provenance, "recipe")
+        raise BadInputError(
+            f"{source.name} is quantised in MLX's format, which {server} does not read",
+            hint=model_hint(base) if is_merge_aware(recipe) else "--precision dequantize",
+        )
+
+
+def model_hint(model: Architecture) -> str:
+    """Return the hint to use the target `model`, with the libraries that read its files."""
+    return f"--target model, which mlx-lm {'and transformers read' if transformers_reads(model) else 'reads'}"
+
+
+def require_shared_names(base: Architecture, server: str) -> None:
+    """Refuse a model whose modules have other names here than in transformers."""
+    from fusery.registry.adapters.peft_form import names_are_shared
+
+    if not names_are_shared(base):
+        raise BadInputError(
+            f"mlx-lm gives the modules of {base.model_type[:40]!r} other names than {server} does",
+            hint=OWN_SERVER,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class NamedBase:
+    """The name of the adapters' base for servers that bring the base themselves."""
+
+    name: str
+    found: bool
+    revision: str | None = None
+
+    @property
+    def word(self) -> str | None:
+        """The name, if a command may have it in it."""
+        return harmless(self.name) if self.found else None
+
+    @property
+    def known_as(self) -> str | None:
+        """The name, if requests and sentences in a script may have it in them."""
+        return harmless(self.name)
+
+
+def named_base(source: BundleSource, base: Architecture, given: str | None, server: str) -> NamedBase:
+    """Return the name of the base for servers that bring the base themselves."""
+    if given:
+        return NamedBase(given, found=True)
+    if is_packed(base):
+        raise BadInputError(
+            f"the adapters' base is quantised in MLX's format, which {server} does not read",
+            hint="--base-name NAME: the model that it was quantised from, as the server is started with it",
+        )
+    known = provenance_part(source.provenance, "base")
+    hub, revision = known.get("hub_id"), known.get("revision")
+    if isinstance(hub, str) and harmless(hub):
+        commit = harmless(revision) if isinstance(revision, str) else None
+        return NamedBase(hub, found=True, revision=commit)
+    return NamedBase(str(known.get("name") or "base"), found=False)
+
+
+def unfound_base(source: BundleSource, given: str | None) -> str | None:
+    """Return the name of the base that adapters were written for, if no server finds a model by it; else None."""
+    if not source.adapters:
+        return None
+    named = named_base(source, base_architecture(source), given, "a server")
+    return None if named.found else named.name
+
+
+def harmless(text: str) -> str | None:
+    """Return a name if it is one wherever it stands, in a command, in a URL or in a file; else None."""
+    return text if _HARMLESS.fullmatch(text) and ".." not in text else None
+
+
+def write_peft(bundle: BundleFolder, served: Served, base: str, *, under: str | None = None) -> None:
+    """Write an adapter's folder with the two files of PEFT's form."""
+    from fusery.registry.documents import document_bytes
+
+    folder = f"adapters/{served.adapter.name}/" if under is None else under
+    bundle.write(f"{folder}{CONFIG}", document_bytes(served.plain.config(base)))
+    tensors = list(served.plain.tensors())
+    header = build_header([(name, each.dtype, each.bits.shape) for name, each in tensors], {"format": "pt"})
+    with bundle.create(f"{folder}{PEFT_WEIGHTS}") as file:
+        file.write(header)
+        for _, each in tensors:
+            file.write(np.ascontiguousarray(each.bits).tobytes())
+
+
+def written_adapters(record: dict[str, Any], bundle: BundleFolder) -> dict[str, Any]:
+    """Return a bundle's record with the adapters' files as they were written: their form is not the registered one."""
+    entries = list(bundle.manifest())
+    adapters = []
+    for adapter in record["adapters"]:
+        stem = f"adapters/{adapter['name']}"
+        inside = [entry for entry in entries if entry.path.startswith(f"{stem}/")]
+        found = inside or [entry for entry in entries if entry.path == f"{stem}.gguf"]
+        place = stem if inside else "adapters"
+        files = [{**entry.to_dict(), "path": entry.path.removeprefix(f"{place}/")} for entry in found]
+        adapters.append({**adapter, "path": place, "files": files})
+    return {**record, "adapters": adapters}
+
+
+def peft_layout(folder: Path) -> Layout:
+    """Read a folder of adapters in PEFT's form, as servers do: a folder for each, named after it."""
+    from fusery.registry.adapters.peft_folder import sort_tensors
+
+    modules, places = 0, list(folder.iterdir())
+    for place in places:
+        found, whole, remarks = sort_tensors(read_header(place / PEFT_WEIGHTS))
+        if whole or remarks or not found:
+            raise LayoutError(f"{PEFT_WEIGHTS} of {place.name} holds tensors that no server knows")
+        modules += len(found)
+    return Layout(modules=modules, adapters=len(places))
+
+
+def facts_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what a README says of the adapters; unknown values are None."""
+    known = [adapter["facts"] for adapter in record["adapters"]]
+    return [{key: facts.get(key) for key in _SHOWN} for facts in known]

@@ -1,0 +1,1 @@
+"""GGUF files: models, adapters and tokenizers in llama.cpp's words, and the targets that consist of them."""

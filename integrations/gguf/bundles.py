@@ -1,0 +1,112 @@
+"""The target `gguf`: a fused model as one GGUF file; and what it has in common with `llamacpp` and `ollama`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fusery.registry.adapters.mlx_form import OWN_SERVER
+from fusery.registry.bundles.card import card_values
+from fusery.registry.bundles.source import BundleSource, Choices
+from fusery.registry.bundles.target import Layout, LayoutError
+from fusery.registry.bundles.writing import BundleFolder, bundle_record
+from fusery.registry.errors import BadInputError
+from fusery.registry.gguf.header import read_header
+from fusery.storage.errors import FuseryError
+from fusery.storage.vouchers import require_digests, watched
+
+from ..common import base_architecture, finish, model_hint, served_adapters
+from .model import (
+    provenance_keys,
+    read_model,
+    require_writable,
+    write_adapter_gguf,
+    write_model_gguf,
+)
+
+BASE = "base.gguf"
+
+
+def write_model_file(
+    source: BundleSource, bundle: BundleFolder, record: dict[str, Any], kind: str | None
+) -> str:
+    """Write the fused model as `NAME.gguf` and return that."""
+    name, files = f"{source.name}.gguf", source.fused
+    with watched(files.paths, files.manifest), _with_hint(model_hint(base_architecture(source))):
+        model = read_model(files.paths)
+        require_digests(files.paths, files.manifest)
+        with bundle.create(name) as file:
+            write_model_gguf(file, model, provenance_keys(source.name, record["provenance"], "model"), kind)
+    return name
+
+
+def write_base_and_adapters(
+    source: BundleSource, bundle: BundleFolder, record: dict[str, Any], kind: str | None
+) -> list[str]:
+    """Write `base.gguf` and `adapters/NAME.gguf`, and return the adapters' names."""
+    assert source.model is not None
+    files, base = source.model, record["provenance"]
+    with watched(files.paths, files.manifest), _with_hint(OWN_SERVER):
+        model = read_model(files.paths)
+        served = served_adapters(source, base_architecture(source))
+        require_digests(files.paths, files.manifest)
+        with bundle.create(BASE) as file:
+            write_model_gguf(file, model, provenance_keys("base", base, "model"), kind)
+    for each, facts in zip(served, (entry["facts"] for entry in record["adapters"]), strict=True):
+        name = each.adapter.name
+        keys = provenance_keys(name, {**base, "adapter": facts}, "adapter")
+        with bundle.create(f"adapters/{name}.gguf") as file:
+            write_adapter_gguf(file, name, each.plain, model.dimensions, model.base.tensors, keys)
+    return [each.adapter.name for each in served]
+
+
+@contextmanager
+def _with_hint(hint: str) -> Iterator[None]:
+    """Add a hint to a refusal that has none."""
+    try:
+        yield
+    except BadInputError as error:
+        error.hint = error.hint or hint
+        raise
+
+
+def accepts(source: BundleSource) -> bool:
+    """Tell whether a fused model can be written as a GGUF file here."""
+    try:
+        require_writable(read_model(source.fused.paths))
+    except FuseryError:
+        return False
+    return True
+
+
+def gguf_layout(model: Path, adapters: Sequence[Path] = ()) -> Layout:
+    """Read the headers of GGUF files, and count the tensors of the base that the adapters change."""
+    base, modules = read_header(model).tensors, 0
+    for path in adapters:
+        names = read_header(path).tensors
+        changed = {name.removesuffix(".lora_a") for name in names if name.endswith(".lora_a")}
+        if not changed or not changed <= base.keys():
+            raise LayoutError(f"{path.name} changes tensors that the base does not have")
+        modules += len(changed)
+    return Layout(tensors=len(base), modules=modules, adapters=len(adapters))
+
+
+def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
+    """Write `NAME.gguf`, README.md and fusery.json."""
+    write_fused(source, bundle, choices, "gguf")
+
+
+def write_fused(source: BundleSource, bundle: BundleFolder, choices: Choices, target: str) -> None:
+    """Write the same for another target that takes a fused model as a GGUF file."""
+    record = bundle_record(source, target, None)
+    file = write_model_file(source, bundle, record, choices.gguf_type)
+    values = {"name": source.name, "file": file, "adapters": [], "lineage": card_values(record)["lineage"]}
+    finish(bundle, record, "llamacpp_readme.md.j2", **values)
+
+
+def check(folder: Path) -> Layout:
+    """Read the file as llama.cpp does."""
+    (path,) = folder.glob("*.gguf")
+    return gguf_layout(path)

@@ -1,0 +1,196 @@
+"""Which architectures can be written, and their dimensions in GGUF's words.
+
+Keys: gguf/constants.py of the `gguf` package; values: `set_gguf_parameters` of llama.cpp's conversion/base.py and
+conversion/llama.py.  What llama.cpp would compute differently from mlx-lm is refused here rather than dropped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fusery.registry.errors import BadInputError
+from fusery.registry.models.libraries import ignored_window
+
+Value = str | bool | int | float | Sequence[str] | Sequence[int] | Sequence[float]
+"""What a key can hold: texts, truth values, whole numbers (32 bits), real numbers (32 bits), or a list of one of them."""
+
+ROPE_FACTORS = "rope_freqs.weight"
+_WINDOWED = "--target model --precision dequantize, for transformers or vLLM, which compute the window"
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """An architecture."""
+
+    name: str
+    interleaved: bool
+    theta: float
+
+
+FAMILIES: Mapping[str, Family] = {
+    "llama": Family("llama", True, 10000.0),
+    "mistral": Family("llama", True, 10000.0),
+    "qwen2": Family("qwen2", False, 1000000.0),
+    "qwen3": Family("qwen3", False, 1000000.0),
+}
+"""By `model_type`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dimensions:
+    """What a model's configuration says, checked."""
+
+    family: Family
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    context: int
+    epsilon: float
+    theta: float
+    scaling: Mapping[str, Any]
+    tied: bool
+
+
+def family_of(config: Mapping[str, Any]) -> Family:
+    """Return the architecture of a model."""
+    kind = config.get("model_type")
+    found = FAMILIES.get(kind) if isinstance(kind, str) else None
+    if found is None:
+        raise BadInputError(
+            f"the architecture {str(kind)[:40]!r} cannot be written as GGUF, only {', '.join(FAMILIES)}"
+        )
+    return found
+
+
+def dimensions_of(config: Mapping[str, Any]) -> Dimensions:
+    """Return a model's dimensions."""
+    family = family_of(config)
+    _require_plain(config)
+    heads, hidden = _whole(config, "num_attention_heads"), _whole(config, "hidden_size")
+    rope = config.get("rope_parameters")
+    rope = rope if isinstance(rope, Mapping) else {}
+    scaling = config.get("rope_scaling") or rope
+    return Dimensions(
+        family=family,
+        layers=_whole(config, "num_hidden_layers"),
+        hidden=hidden,
+        intermediate=_whole(config, "intermediate_size"),
+        heads=heads,
+        kv_heads=_whole(config, "num_key_value_heads", heads),
+        head_dim=_whole(config, "head_dim", hidden // heads),
+        vocab=_whole(config, "vocab_size"),
+        context=_whole(config, "max_position_embeddings", 2048),
+        epsilon=_real(config, "rms_norm_eps", 1e-6),
+        theta=_real(config, "rope_theta", _real(rope, "rope_theta", family.theta)),
+        scaling=_scaling(scaling if isinstance(scaling, Mapping) else {}),
+        tied=bool(config.get("tie_word_embeddings", True)),
+    )
+
+
+def dimension_keys(model: Dimensions) -> dict[str, Value]:
+    """Return the keys that llama.cpp builds the model from."""
+    found: dict[str, Value] = {
+        "block_count": model.layers,
+        "context_length": model.context,
+        "embedding_length": model.hidden,
+        "feed_forward_length": model.intermediate,
+        "attention.head_count": model.heads,
+        "attention.head_count_kv": model.kv_heads,
+        "attention.key_length": model.head_dim,
+        "attention.value_length": model.head_dim,
+        "attention.layer_norm_rms_epsilon": model.epsilon,
+        "rope.freq_base": model.theta,
+        "rope.dimension_count": model.head_dim,
+        "vocab_size": model.vocab,
+    }
+    if model.scaling.get("rope_type") == "linear":
+        found |= {
+            "rope.scaling.type": "linear",
+            "rope.scaling.factor": float(model.scaling["factor"]),
+        }
+    return {f"{model.family.name}.{key}": value for key, value in found.items()}
+
+
+def rope_factors(model: Dimensions) -> np.ndarray[Any, Any] | None:
+    """Return what Llama 3.1's rotary scaling divides each frequency by: float32 [head_dim / 2], or None.
+
+    The formula is that of `generate_extra_tensors` in llama.cpp's conversion/llama.py, in float32 as there.
+    """
+    if model.scaling.get("rope_type") != "llama3":
+        return None
+    factor, low, high, original = (float(model.scaling[key]) for key in _LLAMA3)
+    exponents = np.arange(0, model.head_dim, 2, dtype=np.float32) / np.float32(model.head_dim)
+    wavelengths = 2 * math.pi * (np.float64(model.theta) ** exponents.astype(np.float64))
+    smooth = (original / wavelengths - low) / (high - low)
+    between = 1 / ((1 - smooth) / factor + smooth)
+    short, long = wavelengths < original / high, wavelengths > original / low
+    return np.where(short, 1.0, np.where(long, factor, between)).astype(np.float32)
+
+
+_LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+
+
+def _scaling(given: Mapping[str, Any]) -> dict[str, Any]:
+    kind = given.get("rope_type", given.get("type", "default"))
+    if kind in (None, "default"):
+        return {}
+    defaults: dict[str, Any] = {
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
+    wanted = {"linear": ("factor",), "llama3": _LLAMA3}.get(str(kind))
+    if wanted is None:
+        raise _refusal(f"its rotary embedding is scaled as {str(kind)[:40]!r}")
+    values = {**defaults, **given}
+    if not all(_is_positive(values.get(key)) for key in wanted):
+        raise _refusal("its rotary embedding's scaling is malformed")
+    return {"rope_type": kind, **{key: values[key] for key in wanted}}
+
+
+def _require_plain(config: Mapping[str, Any]) -> None:
+    """Refuse what mlx-lm computes and llama.cpp's graph of the architecture does not."""
+    if config.get("hidden_act", "silu") != "silu":
+        raise _refusal(f"its activation is {str(config['hidden_act'])[:40]!r}")
+    if config.get("rope_traditional"):
+        raise _refusal("its rotary embedding is of the traditional kind")
+    if config.get("model_file") is not None:
+        raise _refusal("it brings its own code (model_file)")
+    layers = config.get("layer_types")
+    if window := ignored_window(config):
+        raise _refusal(f"llama.cpp would ignore its sliding window of {window} tokens", _WINDOWED)
+    if isinstance(layers, list) and set(map(str, layers)) - {"full_attention"}:
+        raise _refusal("some of its layers have a sliding window", _WINDOWED)
+
+
+def _refusal(why: str, hint: str | None = None) -> BadInputError:
+    return BadInputError(f"the model is not written as GGUF: {why}", hint=hint)
+
+
+def _whole(config: Mapping[str, Any], key: str, default: int | None = None) -> int:
+    value = config.get(key)
+    value = default if value is None else value
+    if type(value) is not int or not 1 <= value < 1 << 31:
+        raise _refusal(f"{key} of its config.json is {str(value)[:40]}")
+    return value
+
+
+def _real(config: Mapping[str, Any], key: str, default: float) -> float:
+    value = config.get(key)
+    value = default if value is None else value
+    if not _is_positive(value):
+        raise _refusal(f"{key} of its config.json is {str(value)[:40]}")
+    return float(value)
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e15

@@ -1,0 +1,374 @@
+"""Models and adapters as GGUF files, for llama.cpp and everything that is built on it.
+
+The container: ggml's page gguf.md, version 3, little-endian, written from its beginning to its end: keys and the list of tensors
+by llama.cpp's `gguf` package, numbers block by block.  The same keys and tensors in the same order give the same bytes.
+Adapters: what llama.cpp reads is in src/llama-adapter.cpp, what its converter writes in convert_lora_to_gguf.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fusery.registry.bundles.writing import HashedFile
+from fusery.registry.documents import provenance_part
+from fusery.registry.engine.arithmetic import FORMATS, Array, decode
+from fusery.registry.engine.base import Base, read_base
+from fusery.registry.errors import BadInputError, MissingExtraError
+from fusery.registry.gguf.numbers import KINDS, Numbers, interleaved, numbers_of
+from fusery.storage.jsonfile import read_object
+
+from .family import ROPE_FACTORS, Dimensions, Value, dimension_keys, dimensions_of, rope_factors
+from .tokenizer import tokenizer_keys
+
+if TYPE_CHECKING:
+    from fusery.registry.adapters.mlx_form import PlainAdapter, PlainFactors
+    from fusery.registry.adapters.tensors import StoredTensor
+
+ALIGNMENT = 32
+"""Bytes that the beginning of every tensor is a multiple of (`general.alignment`, which is not written)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A tensor that will be written.
+
+    Attributes:
+        shape: outermost dimension first, as in PyTorch; GGUF stores the reverse.
+        blocks: gives its bytes, in order, when it is its turn.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    kind: str
+    blocks: Callable[[], Iterator[bytes | memoryview]]
+
+
+def require_gguf() -> None:
+    """Refuse to begin without the package."""
+    import importlib
+
+    for package in ("gguf", "tokenizers"):
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise MissingExtraError("writing a GGUF file", "gguf") from error
+
+
+def byte_size(shape: Sequence[int], kind: str) -> int:
+    """Return the bytes of a tensor, padding left out."""
+    from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    block, size = GGML_QUANT_SIZES[GGMLQuantizationType[kind]]
+    return int(math.prod(shape) // block * size)
+
+
+def write_container(
+    file: HashedFile, architecture: str, keys: Mapping[str, Value], tensors: Sequence[Planned]
+) -> None:
+    """Write a GGUF file."""
+    from gguf.constants import GGMLQuantizationType
+
+    writer = _writer(file, architecture)
+    for key, value in keys.items():
+        if value != "":
+            writer.add_key_value(key, value, *_types(value))
+    for tensor in tensors:
+        kind, size = GGMLQuantizationType[tensor.kind], byte_size(tensor.shape, tensor.kind)
+        writer.add_tensor_info(tensor.name, tensor.shape, None, size, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    file.announce(sum(byte_size(tensor.shape, tensor.kind) + ALIGNMENT for tensor in tensors))
+    for tensor in tensors:
+        file.write(bytes(-file.size % ALIGNMENT))
+        begin, size = file.size, byte_size(tensor.shape, tensor.kind)
+        for block in tensor.blocks():
+            file.write(block)
+        if file.size - begin != size:
+            raise AssertionError(f"{tensor.name} has {file.size - begin} bytes, and {size} were announced")
+    file.write(bytes(-file.size % ALIGNMENT))
+
+
+def _writer(file: HashedFile, architecture: str) -> Any:
+    from gguf.constants import GGUFValueType
+    from gguf.gguf_writer import GGUFWriter, WriterState
+
+    class Writer(GGUFWriter):  # type: ignore[misc]  # untyped package
+        """The package's writer, which opens its file itself and knows no empty list."""
+
+        def open_output_file(self, path: Any = None) -> None:
+            self.fout, self.state = [file], WriterState.EMPTY
+
+        def _pack_val(self, val: Any, vtype: Any, add_vtype: bool, sub_type: Any = None) -> bytes:
+            if vtype is GGUFValueType.ARRAY and not val and sub_type is not None:
+                # llama.cpp wants a list of merges, and a tokenizer of single bytes has none.
+                head = self._pack("I", vtype) if add_vtype else b""
+                return bytes(head + self._pack("I", sub_type) + self._pack("Q", 0))
+            return bytes(super()._pack_val(val, vtype, add_vtype, sub_type))
+
+    return Writer(None, architecture)
+
+
+def _types(value: Value) -> tuple[Any, ...]:
+    from gguf.constants import GGUFValueType
+
+    if isinstance(value, str):
+        return (GGUFValueType.STRING,)
+    if isinstance(value, bool):
+        return (GGUFValueType.BOOL,)
+    if isinstance(value, int):
+        return (GGUFValueType.UINT32,)
+    if isinstance(value, float):
+        return (GGUFValueType.FLOAT32,)
+    first = value[0] if value else ""
+    item = (
+        GGUFValueType.STRING
+        if isinstance(first, str)
+        else GGUFValueType.INT32
+        if isinstance(first, int)
+        else GGUFValueType.FLOAT32
+    )
+    return GGUFValueType.ARRAY, item
+
+
+_FILE_TYPES = {"F32": 0, "F16": 1, "Q8_0": 7, "BF16": 32}
+"""`general.file_type` by the type that most matrices have (llama.h, `llama_ftype`)."""
+
+_NORMS = ("input_layernorm", "post_attention_layernorm", "self_attn.q_norm", "self_attn.k_norm")
+LINEAR = (
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+)
+_TURNED = LINEAR[:2]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model that can be written."""
+
+    files: Mapping[str, Path]
+    config: Mapping[str, Any]
+    dimensions: Dimensions
+    base: Base
+
+    @property
+    def names(self) -> dict[str, str]:
+        """llama.cpp's names of its tensors, by theirs."""
+        return tensor_names(self.dimensions, self.base.tensors)
+
+
+def read_model(files: Mapping[str, Path]) -> Model:
+    """Read a model's configuration and headers, and see that it can be written."""
+    require_gguf()
+    config = read_object(files["config.json"])
+    return Model(files, config, dimensions_of(config), read_base(files, config))
+
+
+def require_writable(model: Model) -> None:
+    """Refuse a model with tensors or a tokenizer that a GGUF file cannot hold."""
+    rows = model.base.tensors[next(iter(model.names))].shape[0]
+    tokenizer_keys(model.files, model.config, rows)
+
+
+def write_model_gguf(file: HashedFile, model: Model, keys: Mapping[str, Value], wanted: str | None) -> int:
+    """Write a model, and return the number of its tensors; the same model gives the same bytes."""
+    if wanted is not None and wanted not in KINDS:
+        raise BadInputError(
+            f"there is no format {wanted[:20]!r} for matrices", hint=f"--gguf-type {'|'.join(KINDS)}"
+        )
+    tensors = [_planned(model, name, target, wanted) for name, target in model.names.items()]
+    factors = rope_factors(model.dimensions)
+    if factors is not None:
+        tensors.append(Planned(ROPE_FACTORS, factors.shape, "F32", partial(_whole, factors)))
+    kinds = [tensor.kind for tensor in tensors if len(tensor.shape) > 1]
+    rows = next(tensor.shape[0] for tensor in tensors if tensor.name == "token_embd.weight")
+    all_keys: dict[str, Value] = {
+        **keys,
+        "general.file_type": _FILE_TYPES[max(sorted(set(kinds)), key=kinds.count)],
+        "general.quantization_version": 2,
+        **dimension_keys(model.dimensions),
+        **tokenizer_keys(model.files, model.config, rows),
+    }
+    write_container(file, model.dimensions.family.name, all_keys, tensors)
+    return len(tensors)
+
+
+def tensor_names(model: Dimensions, known: Mapping[str, object]) -> dict[str, str]:
+    """Return llama.cpp's names of tensors, in the order in which they are written."""
+    from gguf.constants import MODEL_ARCH
+    from gguf.tensor_mapping import get_tensor_name_map
+
+    names = get_tensor_name_map(MODEL_ARCH[model.family.name.upper()], model.layers)
+    found: dict[str, str] = {}
+    for name in _expected(model, known):
+        if name not in known:
+            raise BadInputError(f"the model is not written as GGUF: it has no tensor {name}")
+        target = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        if target is None:
+            raise BadInputError(f"the model is not written as GGUF: llama.cpp has no place for {name[:80]!r}")
+        found[name] = target
+    packed = {name.rpartition(".")[0] for name in known if name.endswith(".scales")}
+    rest = [
+        name
+        for name in known
+        if name not in found
+        and not (name.rpartition(".")[0] in packed and name.endswith((".scales", ".biases")))
+    ]
+    if rest:
+        raise BadInputError(
+            f"the model is not written as GGUF: llama.cpp has no place for {min(rest)[:80]!r}"
+        )
+    return found
+
+
+def _expected(model: Dimensions, known: Mapping[str, object]) -> Iterator[str]:
+    yield "model.embed_tokens.weight"
+    for layer in range(model.layers):
+        stem = f"model.layers.{layer}"
+        for norm in _NORMS:
+            if model.family.name == "qwen3" or not norm.startswith("self_attn"):
+                yield f"{stem}.{norm}.weight"
+        for key in LINEAR:
+            yield f"{stem}.{key}.weight"
+            if f"{stem}.{key}.bias" in known:
+                yield f"{stem}.{key}.bias"
+    yield "model.norm.weight"
+    if not model.tied:
+        yield "lm_head.weight"
+
+
+def logical_shape(model: Dimensions, name: str) -> tuple[int, ...]:
+    """Return the shape that a tensor must have."""
+    queries, keys = model.heads * model.head_dim, model.kv_heads * model.head_dim
+    module, _, part = name.rpartition(".")
+    shapes = {
+        "q_proj": (queries, model.hidden),
+        "k_proj": (keys, model.hidden),
+        "v_proj": (keys, model.hidden),
+        "o_proj": (model.hidden, queries),
+        "gate_proj": (model.intermediate, model.hidden),
+        "up_proj": (model.intermediate, model.hidden),
+        "down_proj": (model.hidden, model.intermediate),
+        "embed_tokens": (model.vocab, model.hidden),
+        "lm_head": (model.vocab, model.hidden),
+        "q_norm": (model.head_dim,),
+        "k_norm": (model.head_dim,),
+    }
+    shape = shapes.get(module.rpartition(".")[2], (model.hidden,))
+    return shape[:1] if part == "bias" else shape
+
+
+def turned_head(model: Dimensions, module: str) -> int | None:
+    """Return the width of a head where llama.cpp wants the rows of a module interleaved."""
+    return model.head_dim if model.family.interleaved and module.endswith(_TURNED) else None
+
+
+def _planned(model: Model, name: str, target: str, wanted: str | None) -> Planned:
+    numbers: Numbers = numbers_of(model.base, name)
+    expected = logical_shape(model.dimensions, name)
+    if numbers.shape != expected:
+        raise BadInputError(f"{name} has the shape {list(numbers.shape)}, and {list(expected)} was expected")
+    kind, head = numbers.kind(wanted), turned_head(model.dimensions, name.rpartition(".")[0])
+    return Planned(target, numbers.shape, kind, partial(numbers.blocks, kind, head))
+
+
+def _whole(values: np.ndarray[Any, Any]) -> Iterator[bytes]:
+    yield values.astype("<f4").tobytes()
+
+
+def provenance_keys(name: str, provenance: Mapping[str, Any], kind: str) -> dict[str, Value]:
+    """Return the keys of a file."""
+    base, adapter = provenance_part(provenance, "base"), provenance_part(provenance, "adapter")
+    found: dict[str, Any] = {
+        "general.type": kind,
+        "general.name": name,
+        "general.finetune": adapter.get("task"),
+        "general.version": f"v{adapter['version']}" if adapter.get("version") is not None else None,
+    }
+    if base.get("name"):
+        organisation, _, short = str(base["name"]).rpartition("/")
+        found |= {
+            "general.base_model.0.name": short,
+            "general.base_model.0.organization": organisation,
+        }
+    found |= {
+        "fusery.key": provenance.get("key"),
+        "fusery.digest": provenance.get("digest"),
+        "fusery.base.name": base.get("name"),
+        "fusery.base.digest": base.get("digest"),
+        "fusery.adapter.name": adapter.get("name"),
+        "fusery.adapter.digest": adapter.get("digest"),
+        "fusery.adapter.dataset": adapter.get("dataset"),
+    }
+    keys: dict[str, Value] = {key: plain(value) for key, value in found.items() if value not in (None, "")}
+    return ({"general.base_model.count": 1} if base.get("name") else {}) | keys
+
+
+def plain(value: Any) -> str:
+    """Return a value as text that UTF-8 can hold and that C does not end early: NUL and half characters as escapes."""
+    return str(value).replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
+
+
+def write_adapter_gguf(
+    file: HashedFile,
+    name: str,
+    adapter: PlainAdapter,
+    model: Dimensions,
+    known: Mapping[str, object],
+    keys: Mapping[str, Value],
+) -> int:
+    """Write an adapter, its numbers as float32, and return the number of modules; the same adapter gives the same bytes."""
+    targets = tensor_names(model, known)
+    tensors: list[Planned] = []
+    for path, factors in adapter.modules.items():
+        target = targets.get(f"{path}.weight")
+        if target is None or factors.shape != logical_shape(model, f"{path}.weight"):
+            raise BadInputError(
+                f"{name} has an update of {path}, and its base has no such module of that shape"
+            )
+        if target == "token_embd.weight" and "output.weight" not in targets.values():
+            raise BadInputError(
+                f"{name} has an update of the embedding, which is the head as well: llama.cpp cannot adapt it"
+            )
+        tensors += _pair(target, factors, turned_head(model, path))
+    all_keys: dict[str, Value] = {
+        **keys,
+        "general.file_type": 0,
+        "adapter.type": "lora",
+        "adapter.lora.alpha": float(adapter.alpha),
+    }
+    write_container(file, model.family.name, all_keys, tensors)
+    return len(adapter.modules)
+
+
+def _pair(target: str, factors: PlainFactors, head: int | None) -> Iterator[Planned]:
+    a, b = _values(factors.a), _values(factors.b)
+    if factors.embedding:
+        a = np.ascontiguousarray(a.T)  # llama.cpp looks rows up in it
+    elif head is not None:
+        b = interleaved(b, head)
+    for part, values in (("lora_a", a), ("lora_b", b)):
+        yield Planned(f"{target}.{part}", values.shape, "F32", partial(_bytes, values))
+
+
+def _values(stored: StoredTensor) -> Array:
+    form = FORMATS.get(stored.dtype)
+    if form is None:
+        raise BadInputError(f"an adapter with numbers of the kind {stored.dtype} is not written as GGUF")
+    return decode(stored.bits.view(form.stored), form)
+
+
+def _bytes(values: Array) -> Iterator[bytes]:
+    yield np.ascontiguousarray(values, "<f4").tobytes()

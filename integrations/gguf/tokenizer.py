@@ -1,0 +1,278 @@
+"""A tokenizer as GGUF's keys: a byte-level BPE, the other direction of `fusery.registry.gguf.tokenizer`, or one of pieces.
+
+GGUF names the way text is cut before the merges instead of storing it, so only cuts that llama.cpp knows by a name can
+be written; a wrong guess gives a model that works a little worse and nobody knows why.  What is written is read back
+and must cut and number a text of many kinds of characters exactly as the model's own tokenizer.json does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fusery.registry.errors import BadInputError
+from fusery.registry.gguf.tokenizer import CONTROL, STYLES, USER_DEFINED, convert_tokenizer
+from fusery.storage.errors import FormatError
+from fusery.storage.jsonfile import read_object
+
+from .family import Value
+
+NORMAL, UNUSED = 1, 5
+"""Kinds of tokens (`gguf.TokenType`), besides those of `read_tokenizer`."""
+
+_PROBE = (
+    "Hello, world!  It's 2026-11-25, 12:34:56; don't  'LL  we'd?\n\n\tdef f(x):\n        return x**2 # 1234567\r\n"
+    "  Grüße aus Köln — “quoted”… naïve café Å\u030a e\u0301 ﬁ 世界、こんにちは。한국어 Привет, мир! שלום مرحبا नमस्ते ไทย "
+    "\U0001f600\U0001f468\u200d\U0001f469\u200d\U0001f467 x=-3.14e-10; <b>bold</b> \u00a0\u2003 ١٢٣ ½ ² ∑∫ \u0001 ʼn ǆ İ    \n \n"
+)
+_JSON_LIMIT = 1 << 28
+_BYTES: Mapping[str, Value] = {
+    "tokenizer.ggml.model": "gpt2",
+    "tokenizer.ggml.tokens": [chr(0x100 + byte) for byte in range(256)],
+    "tokenizer.ggml.token_type": [NORMAL] * 256,
+    "tokenizer.ggml.merges": [],
+}
+"""A vocabulary that is just large enough to ask our reader how a name cuts texts."""
+
+
+def tokenizer_keys(files: Mapping[str, Path], config: Mapping[str, Any], rows: int) -> dict[str, Value]:
+    """Return `tokenizer.*` of a model."""
+    from tokenizers import Tokenizer
+
+    if "tokenizer.json" not in files:
+        raise _refusal("it has no tokenizer.json")
+    document = read_object(files["tokenizer.json"], limit=_JSON_LIMIT)
+    try:
+        own = Tokenizer.from_str(json.dumps(document))
+    except Exception as error:  # the library raises bare ones
+        raise FormatError(f"the model's tokenizer.json cannot be read: {error}") from error
+    model = document.get("model")
+    if not isinstance(model, dict) or model.get("type") != "BPE":
+        raise _refusal("its tokenizer is not a BPE")
+    tokens, kinds = _tokens(own, rows)
+    merges = _merges(model)
+    settings = _optional(files, "tokenizer_config.json")
+    ids = {token: index for index, token in enumerate(tokens)}
+    keys: dict[str, Value] = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "gpt-2",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": kinds,
+        **_roles(files, config, settings, ids),
+    }
+    begins, ends = _frame(own, keys)
+    keys |= {"tokenizer.ggml.add_bos_token": begins, "tokenizer.ggml.add_eos_token": ends}
+    if model.get("byte_fallback"):
+        keys |= piece_keys(document, tokens, kinds, merges)
+    else:
+        keys["tokenizer.ggml.merges"] = _joined(merges)
+        keys["tokenizer.ggml.pre"] = _name(own, keys, rows)
+    if template := _template(files, settings):
+        keys["tokenizer.chat_template"] = template
+    return keys
+
+
+def _tokens(own: Any, rows: int) -> tuple[list[str], list[int]]:
+    """Return tokens and their kinds, as `get_vocab_base` of llama.cpp's conversion/base.py has them."""
+    known = {index: token for token, index in own.get_vocab(with_added_tokens=True).items()}
+    added = own.get_added_tokens_decoder()
+    if known and max(known) >= rows:
+        raise _refusal(f"its tokenizer has {max(known) + 1} tokens and its embedding {rows} rows")
+    tokens, kinds = [], []
+    for index in range(rows):
+        tokens.append(known.get(index, f"[PAD{index}]"))
+        if index not in known:
+            kinds.append(UNUSED)
+        elif index in added:
+            kinds.append(CONTROL if added[index].special else USER_DEFINED)
+        else:
+            kinds.append(NORMAL)
+    if len(set(tokens)) != rows:
+        raise _refusal("its tokenizer has a token twice")
+    return tokens, kinds
+
+
+def _merges(model: Mapping[str, Any]) -> list[tuple[str, str]]:
+    merges = model.get("merges")
+    if not isinstance(merges, list):
+        raise FormatError("the model's tokenizer.json has no list of merges")
+    pairs = [tuple(pair.split(" ") if isinstance(pair, str) else map(str, pair)) for pair in merges]
+    if any(len(pair) != 2 for pair in pairs):
+        raise FormatError("a merge of the model's tokenizer.json is not one of two tokens")
+    return [(left, right) for left, right in pairs]
+
+
+def _joined(merges: list[tuple[str, str]]) -> list[str]:
+    """Return merges as GGUF has them, the two sides with a space between."""
+    if any(" " in side for pair in merges for side in pair):
+        raise _refusal("its tokenizer merges tokens with spaces in them")
+    return [f"{left} {right}" for left, right in merges]
+
+
+def _roles(
+    files: Mapping[str, Path], config: Mapping[str, Any], settings: Mapping[str, Any], ids: Mapping[str, int]
+) -> dict[str, Value]:
+    """Return the special tokens' numbers: tokenizer_config.json says them by name, generation_config.json goes before config.json."""
+    generation = _optional(files, "generation_config.json")
+    found: dict[str, Value] = {}
+    for role, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")):
+        token = settings.get(f"{role}_token")
+        text = token.get("content") if isinstance(token, Mapping) else token
+        number = ids.get(text) if isinstance(text, str) else None
+        numbered = [_numbers(place.get(f"{role}_token_id"), len(ids)) for place in (generation, config)]
+        named = [number] if number is not None else []
+        named = list(dict.fromkeys([*named, *(numbered[0] or numbered[1])]))
+        if named:
+            found[f"tokenizer.ggml.{key}_token_id"] = named[0]
+        if role == "eos":
+            # Further tokens that end an answer have two more places.
+            found |= {
+                f"tokenizer.ggml.{extra}_token_id": value
+                for extra, value in zip(("eot", "eom"), named[1:], strict=False)
+            }
+    return found
+
+
+def _numbers(value: Any, count: int) -> list[int]:
+    values = value if isinstance(value, list) else [value]
+    return [each for each in values if type(each) is int and 0 <= each < count]
+
+
+def _frame(own: Any, keys: Mapping[str, Value]) -> tuple[bool, bool]:
+    """Tell whether the tokenizer puts its first token before a text and its last one behind it: llama.cpp can do no other."""
+    bare, framed = (own.encode("a", add_special_tokens=special).ids for special in (False, True))
+    begin, end = (keys.get(f"tokenizer.ggml.{role}_token_id") for role in ("bos", "eos"))
+    for begins in (False, True):
+        for ends in (False, True):
+            if framed == [begin] * begins + bare + [end] * ends:
+                return begins, ends
+    raise _refusal("its tokenizer puts other tokens around a text than its first and its last one")
+
+
+def _name(own: Any, keys: Mapping[str, Value], rows: int) -> str:
+    """Return llama.cpp's name for the way in which the tokenizer cuts texts."""
+    expected = own.encode(_PROBE, add_special_tokens=False).ids
+    for name in STYLES:
+        if keys["tokenizer.ggml.merges"] and _pieces(_read_back(_BYTES, name, 256)) != _pieces(own):
+            continue  # A tokenizer without merges is the same under any cut.
+        if _read_back(keys, name, rows).encode(_PROBE, add_special_tokens=False).ids == expected:
+            return name
+    raise _refusal(
+        "its tokenizer cuts texts in a way that is not among those known here by llama.cpp's names"
+    )
+
+
+def _read_back(keys: Mapping[str, Value], name: str, rows: int) -> Any:
+    """Return the tokenizer that our own reader of GGUF makes of keys."""
+    from tokenizers import Tokenizer
+
+    metadata: dict[str, Any] = {**keys, "tokenizer.ggml.pre": name, "tokenizer.ggml.add_bos_token": False}
+    return Tokenizer.from_str(convert_tokenizer(metadata, rows, 2048).tokenizer)
+
+
+def _pieces(tokenizer: Any) -> list[str] | None:
+    if tokenizer.pre_tokenizer is None:
+        return None
+    text = _PROBE if tokenizer.normalizer is None else tokenizer.normalizer.normalize_str(_PROBE)
+    return [piece for piece, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text)]
+
+
+def _template(files: Mapping[str, Path], settings: Mapping[str, Any]) -> str:
+    if "chat_template.jinja" in files:
+        return files["chat_template.jinja"].read_text(encoding="utf-8", errors="replace")
+    found = settings.get("chat_template")
+    if isinstance(found, list):
+        named = {entry.get("name"): entry.get("template") for entry in found if isinstance(entry, Mapping)}
+        found = named.get("default")
+    # Half of a character, which JSON can hold and UTF-8 cannot, becomes an escape.
+    return found.encode("utf-8", "backslashreplace").decode() if isinstance(found, str) else ""
+
+
+def _optional(files: Mapping[str, Path], name: str) -> Mapping[str, Any]:
+    return read_object(files[name]) if name in files else {}
+
+
+def _refusal(why: str) -> BadInputError:
+    return BadInputError(f"the model is not written as GGUF: {why}")
+
+
+UNKNOWN, BYTE = 2, 6
+"""Kinds of tokens (`gguf.TokenType`)."""
+
+SPACE = "\u2581"
+_BYTE_TOKENS = [f"<0x{byte:02X}>" for byte in range(256)]
+_REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+_PREPEND = {"type": "Prepend", "prepend": SPACE}
+
+
+def piece_keys(
+    document: Mapping[str, Any],
+    tokens: Sequence[str],
+    kinds: Sequence[int],
+    merges: Sequence[tuple[str, str]],
+) -> dict[str, Value]:
+    """Return `tokenizer.ggml.*` of a tokenizer with byte fallback, as far as it differs from others."""
+    model = document["model"]
+    for setting in ("continuing_subword_prefix", "end_of_word_suffix", "dropout", "ignore_merges"):
+        if model.get(setting):
+            raise _refusal(f"its tokenizer has the setting {setting}")
+    if missing := set(_BYTE_TOKENS) - set(tokens):
+        raise _refusal(f"its tokenizer falls back to bytes and has no {min(missing)}")
+    ranks = _ranks(merges)
+    _require_complete(model["vocab"], merges)
+    unknown = model.get("unk_token")
+    return {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.pre": "default",
+        "tokenizer.ggml.scores": [float(-ranks.get(token, len(ranks))) for token in tokens],
+        "tokenizer.ggml.token_type": [
+            BYTE if token in _BYTE_TOKEN_SET else UNKNOWN if token == unknown else kind
+            for token, kind in zip(tokens, kinds, strict=True)
+        ],
+        "tokenizer.ggml.add_space_prefix": _prefixed(document),
+    }
+
+
+def _ranks(merges: Sequence[tuple[str, str]]) -> dict[str, int]:
+    """Return the place of each token in the order in which tokens are merged."""
+    ranks: dict[str, int] = {}
+    last = None
+    for left, right in merges:
+        token = left + right
+        if token != last and token in ranks:
+            raise _refusal("its tokenizer's merges are not in the order of the tokens that they make")
+        ranks.setdefault(token, len(ranks))
+        last = token
+    return ranks
+
+
+def _require_complete(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> None:
+    known = set(merges)
+    for token in vocab:
+        if token in _BYTE_TOKEN_SET or (token.startswith("<") and token.endswith(">")):
+            continue
+        for place in range(1, len(token)):
+            pair = (token[:place], token[place:])
+            if pair[0] in vocab and pair[1] in vocab and pair not in known:
+                raise _refusal(
+                    f"its tokenizer makes no {token!r} of {pair[0]!r} and {pair[1]!r}, as llama.cpp would"
+                )
+
+
+def _prefixed(document: Mapping[str, Any]) -> bool:
+    """Tell whether a text, and each part between special tokens, gets a space before it."""
+    normalizer, cut = document.get("normalizer"), document.get("pre_tokenizer")
+    steps = (
+        normalizer.get("normalizers") if normalizer and normalizer.get("type") == "Sequence" else [normalizer]
+    )
+    if cut is None and steps in ([_PREPEND, _REPLACE], [_REPLACE]):
+        return len(steps) == 2
+    plain = {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "never", "split": False}
+    if normalizer is None and cut == plain:
+        return False
+    raise _refusal("its tokenizer puts spaces before texts in a way that llama.cpp does not have")
+
+
+_BYTE_TOKEN_SET = frozenset(_BYTE_TOKENS)

@@ -1,0 +1,216 @@
+"""The target `hub`: a model's repository for huggingface.co, with its card; and `hf://OWNER/NAME`, to upload it in one commit.
+
+The card's front matter is what the hub reads (https://huggingface.co/docs/hub/model-cards#specifying-a-base-model): `base_model` and
+`base_model_relation`, `finetune` for a fused model and `adapter` for an adapter.  huggingface_hub does the requests and finds the
+token: `HF_TOKEN`, or the one of `hf auth login`.  A repository that does not exist is created as private, since publishing is a
+decision of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fusery.registry.adapters.files import CONFIG, PEFT_WEIGHTS
+from fusery.registry.bases.fetch import transport_errors
+from fusery.registry.bundles.card import card_values
+from fusery.registry.bundles.card_facts import EVAL_RESULTS, eval_results
+from fusery.registry.bundles.card_template import ADAPTER_CARD, render_card
+from fusery.registry.bundles.delivery import Place, Progress
+from fusery.registry.bundles.source import BundledAdapter, BundleSource, Choices
+from fusery.registry.bundles.target import Layout, LayoutError, model_layout
+from fusery.registry.bundles.targets.model import own_files, transformers_class
+from fusery.registry.bundles.writing import BundleFolder, bundle_record, sealed_bytes
+from fusery.registry.charts.curves import CURVE, curve_svg
+from fusery.registry.documents import RECORD, provenance_part
+from fusery.registry.errors import BadInputError, MissingExtraError
+from fusery.storage.errors import StoreDeniedError, StoreUnavailableError
+from fusery.storage.jsonfile import read_object
+from fusery.storage.manifest import Manifest
+from fusery.storage.safetensors import read_header
+from fusery.storage.secrets import remember, without_secrets
+
+from .common import base_architecture
+
+if TYPE_CHECKING:
+    from fusery.registry.workspace import Workspace
+
+
+def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
+    """Write what the repository will hold, all of it at its top."""
+    if not source.adapters:
+        for name, content in own_files(source, choices, target="hub").items():
+            bundle.write(name, content)
+        bundle.copy(source.fused, link=choices.link)
+        return
+    if len(source.adapters) > 1:
+        raise BadInputError(
+            f"a repository of the hub holds one adapter, and {len(source.adapters)} were given",
+            hint="materialize each to a repository of its own",
+        )
+    _write_adapter(source, source.adapters[0], bundle, choices)
+
+
+def _write_adapter(
+    source: BundleSource, adapter: BundledAdapter, bundle: BundleFolder, choices: Choices
+) -> None:
+    from fusery.registry.documents import document_bytes
+
+    record: dict[str, Any] = bundle_record(source, "hub", None)
+    base = provenance_part(record["provenance"], "base")
+    called = choices.base_name or base.get("hub_id") or base.get("name") or ""
+    weights = [entry for entry in adapter.files.manifest if entry.path != CONFIG]
+    # Who loads the adapter is told by this which base it is for; what the trainer called it means nothing elsewhere.
+    config = {**read_object(adapter.files.paths[CONFIG]), "base_model_name_or_path": str(called)}
+    if config.get("layers_to_transform") is None:
+        config.pop("layers_pattern", None)  # PEFT refuses a pattern without layers; older versions saved it
+    bundle.write(CONFIG, document_bytes(config))
+    bundle.copy(adapter.files.only(entry.path for entry in weights), link=choices.link)
+    bundle.copy(adapter.tokenizer, link=choices.link)
+    written = [entry.to_dict() for entry in bundle.manifest()]
+    facts = record["adapters"][0]["facts"]
+    values = card_values(
+        {
+            "name": adapter.name,
+            "digest": None,
+            "provenance": {**record["provenance"], "adapter": facts},
+            "files": written,
+        },
+        base_name=str(called),
+        transformers=transformers_class(base_architecture(source)),
+    )
+    bundle.write("README.md", render_card(values, choices.card, builtin=ADAPTER_CARD))
+    if results := eval_results(facts, name=adapter.name):
+        bundle.write(EVAL_RESULTS, results)
+    if picture := curve_svg(facts.get("curve")):
+        bundle.write(CURVE, picture)
+    record["adapters"] = [{**record["adapters"][0], "path": ".", "files": written}]
+    bundle.write("fusery.json", sealed_bytes(record, bundle.manifest()))
+
+
+def check(folder: Path) -> Layout:
+    """Read the model, or the adapter, as who downloads it does."""
+    if not (folder / CONFIG).is_file():
+        return model_layout(folder)
+    from fusery.registry.adapters.peft_folder import sort_tensors
+
+    # Whole tensors are PEFT's to put where they were.
+    found, _, wrong = sort_tensors(read_header(folder / PEFT_WEIGHTS))
+    if not found or wrong or read_object(folder / CONFIG).get("peft_type") != "LORA":
+        raise LayoutError("PEFT would not find in the bundle's adapter what is in it")
+    return Layout(modules=len(found), adapters=1)
+
+
+_REPOSITORY = re.compile(r"hf://(?P<id>[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95})")
+_THEIRS = frozenset({".gitattributes"})
+"""What a hub puts into a repository itself."""
+
+
+class HubPlace(Place):
+    """A repository's main branch."""
+
+    def __init__(self, workspace: Workspace, url: str) -> None:
+        """Name the place; no request is made yet."""
+        match = _REPOSITORY.fullmatch(url)
+        if match is None or ".." in url:
+            raise BadInputError("the URL names no model's repository", hint="give hf://OWNER/NAME")
+        try:
+            from huggingface_hub import HfApi, get_token
+        except ImportError as error:
+            raise MissingExtraError("a hub", "hub") from error
+        self._cache, self._api, self._id = workspace.cache, HfApi(), match["id"]
+        self._built: Path | None = None
+        self.text, self.name = url, match["id"].rpartition("/")[2]
+        remember({"token": get_token() or ""})
+
+    def require_free(self, force: bool) -> None:
+        """Refuse a repository that holds something, and no bundle."""
+        found = self._files()
+        if found and not force and RECORD not in found:
+            raise self.taken()
+
+    @contextmanager
+    def building(self) -> Iterator[Path]:
+        """Yield an empty folder in the cache."""
+        with super().building() as self._built:
+            yield self._built
+
+    def occupied(self) -> bool:
+        """Tell whether there are files."""
+        return bool(self._files())
+
+    def holds(self, manifest: Manifest) -> bool:
+        """Compare sizes and digests: a large file has its SHA-256 there, a small one that of git, which is computed here."""
+        found = self._files()
+        if found.keys() != {entry.path for entry in manifest}:
+            return False
+        for entry in manifest:
+            there = found[entry.path]
+            if there.lfs is not None:
+                if there.lfs.sha256 != entry.sha256:
+                    return False
+            elif self._built is None or there.blob_id != git_digest(self._built / entry.path):
+                return False
+        return True
+
+    def publish(
+        self, folder: Path, manifest: Manifest, *, replace: bool, progress: Progress | None = None
+    ) -> None:
+        """Make the repository if need be, and put all files into it by one commit, which also removes what was there."""
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+        paths = {entry.path for entry in manifest}
+        operations: list[Any] = [
+            CommitOperationDelete(path_in_repo=path) for path in sorted(self._files().keys() - paths)
+        ]
+        operations += [
+            CommitOperationAdd(path_in_repo=path, path_or_fileobj=folder / path) for path in sorted(paths)
+        ]
+        with self._told():
+            self._api.create_repo(self._id, private=True, exist_ok=True)
+            self._api.create_commit(self._id, operations, commit_message=f"fusery: {self.name}")
+
+    def _files(self) -> dict[str, Any]:
+        """Return the repository's files by path, none if there is no such repository."""
+        from huggingface_hub.errors import RepositoryNotFoundError
+        from huggingface_hub.hf_api import RepoFile
+
+        with self._told():
+            try:
+                tree = list(self._api.list_repo_tree(self._id, recursive=True))
+            except RepositoryNotFoundError:
+                return {}  # or one that this user may not see: making it will tell
+        return {each.path: each for each in tree if isinstance(each, RepoFile) and each.path not in _THEIRS}
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Turn what a hub or the network says into a sentence of ours, without the URLs and headers in it."""
+        from huggingface_hub.errors import HfHubHTTPError
+
+        others = transport_errors()
+        try:
+            yield
+        except HfHubHTTPError as error:
+            status = getattr(error.response, "status_code", None)
+            if status in (401, 403, 404):
+                raise StoreDeniedError(
+                    f"the hub does not let this user write to {self._id}",
+                    hint="hf auth login, or set HF_TOKEN to a token that may write",
+                ) from without_secrets(error)
+            raise StoreUnavailableError(f"the hub answered {status} for {self._id}") from without_secrets(
+                error
+            )
+        except others as error:
+            raise StoreUnavailableError(
+                f"the hub did not take {self._id}: {type(error).__name__}", hint="try again later"
+            ) from without_secrets(error)
+
+
+def git_digest(path: Path) -> str:
+    """Return the name that git gives to a file's content: SHA-1 of its kind, its size and itself."""
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()

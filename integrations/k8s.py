@@ -1,0 +1,192 @@
+"""The target `k8s`: adapters in PEFT's form, and manifests that serve them with vLLM in Kubernetes.
+
+KServe fetches adapters from a bucket; a plain deployment mounts them from an image or a claim.  Options and variables of vLLM:
+vllm 0.32.0, vllm/engine/arg_utils.py and vllm/envs.py.  KServe: kserve/kserve at aaac4e2,
+pkg/apis/serving/v1alpha2/llm_inference_service_types.go and pkg/controller/v1alpha2/llmisvc/workload_lora.go: adapters come
+from `hf://`, `s3://` or `pvc://`, never from `oci://`.  With `pvc://` a volume is named after the adapter as it is
+(`attachLoRAAdapters`), and a volume's name takes no underscore.  A base's revision follows its id
+(python/storage/kserve_storage/kserve_storage.py).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from fusery.registry.bundles.image import checked_image, is_image
+from fusery.registry.bundles.rendering import resource
+from fusery.registry.bundles.source import BundleSource, Choices
+from fusery.registry.bundles.target import Layout
+from fusery.registry.bundles.writing import BundleFolder, bundle_record
+from fusery.registry.documents import provenance_part
+from fusery.registry.errors import BadInputError
+from fusery.storage.digest import digest_bytes
+
+from .common import (
+    NamedBase,
+    base_architecture,
+    facts_of,
+    finish,
+    harmless,
+    named_base,
+    peft_layout,
+    render,
+    require_shared_names,
+    served_adapters,
+    write_peft,
+    written_adapters,
+)
+from .vllm import max_rank, require_adaptable
+
+IMAGE = "vllm/vllm-openai:v0.32.0"
+"""The default image of vLLM."""
+
+HINT = "--location s3://BUCKET/PATH, oci://REPOSITORY:TAG or pvc://CLAIM/PATH"
+
+_PATH = r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._=-]{1,200}){0,32}"
+_BUCKET = re.compile(rf"[a-z0-9][a-z0-9._-]{{1,220}}[a-z0-9]{_PATH}")
+_CLAIM = re.compile(rf"[a-z0-9](?:[a-z0-9.-]{{0,250}}[a-z0-9])?{_PATH}")
+_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+_SERVER = "vLLM"
+_LONGEST = 48
+"""Characters of an object's name: Kubernetes takes 63, and KServe adds fifteen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """A bucket's path or a claim's with the bundle in it, or an image with the bundle's adapters."""
+
+    kind: str
+    place: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read a URL of one of the kinds."""
+        kind, _, place = text.partition("://")
+        place = place.rstrip("/")
+        patterns = {"s3": _BUCKET, "pvc": _CLAIM}
+        if not (is_image(place) if kind == "oci" else kind in patterns and patterns[kind].fullmatch(place)):
+            raise BadInputError("invalid location of the adapters for a manifest", hint=HINT)
+        return cls(kind, place)
+
+    @property
+    def text(self) -> str:
+        """The URL."""
+        return f"{self.kind}://{self.place}"
+
+    @property
+    def claim(self) -> str:
+        """The name of a claim."""
+        return self.place.partition("/")[0]
+
+    @property
+    def path(self) -> str:
+        """Where the bundle is in the volume of a claim."""
+        return self.place.partition("/")[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """A base with adapters in a cluster.
+
+    Attributes:
+        adapters: full names with digests, in the bundle's order.
+        rank: value of `--max-lora-rank`.
+        annotations: name and digest of the base.
+    """
+
+    name: str
+    base: NamedBase
+    location: Location
+    adapters: Mapping[str, str]
+    rank: int
+    image: str
+    image_given: bool
+    annotations: Mapping[str, str]
+
+
+def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
+    """Write `adapters/`, the manifests, README.md and fusery.json; a Dockerfile for an image."""
+    if choices.models:
+        raise BadInputError("vLLM serves adapters by their full names only", hint="leave --model out")
+    architecture = base_architecture(source)
+    require_shared_names(architecture, _SERVER)
+    served = served_adapters(source, architecture)
+    for each in served:
+        require_adaptable(source, each, architecture)
+    rank = max_rank(source, max(each.plain.rank for each in served))
+    try:
+        base = named_base(source, architecture, choices.base_name, _SERVER)
+    except BadInputError as error:
+        error.hint = _with_location(str(error.hint), choices)
+        raise
+    deployed = _deployed(source, base, rank, choices)
+    for each in served:
+        write_peft(bundle, each, base.name)
+    kind = deployed.location.kind
+    bundle.write("kserve/service.yaml" if kind == "s3" else "deployment/server.yaml", manifest(deployed))
+    if kind == "oci":
+        bundle.write("Dockerfile", resource("k8s_dockerfile.txt", "integrations"))
+    record = written_adapters(bundle_record(source, "k8s", None), bundle)
+    values = {"deployed": deployed, "location": deployed.location, "adapters": facts_of(record)}
+    finish(bundle, record, "k8s_readme.md.j2", **values)
+
+
+def manifest(deployed: Deployed) -> bytes:
+    """Return KServe's service, or a deployment of one pod with its service; each text in them is quoted."""
+    template = "k8s_kserve.yaml.j2" if deployed.location.kind == "s3" else "k8s_deployment.yaml.j2"
+    values = {name: getattr(deployed, name) for name in deployed.__dataclass_fields__}
+    digests = json.dumps(deployed.adapters, sort_keys=True, separators=(",", ":"))
+    # Each adapter that a batch may have takes memory.
+    return render(template, digests=digests, at_once=min(len(deployed.adapters), 4), kind="", **values)
+
+
+def _deployed(source: BundleSource, base: NamedBase, rank: int, choices: Choices) -> Deployed:
+    if not (base.found and _HUB_ID.fullmatch(base.name) and base.word):
+        raise BadInputError(
+            f"{base.name[:60]!r} is not the id of a model on the hub, by which a cluster finds the base",
+            hint=_with_location("--base-name OWNER/NAME: the same model there", choices),
+        )
+    if choices.location is None:
+        raise BadInputError("manifests have to say where the cluster finds the adapters", hint=HINT)
+    known = provenance_part(source.provenance, "base")
+    annotations = {f"fusery.base.{key}": _plain(known.get(key)) for key in ("name", "digest")}
+    return Deployed(
+        name=object_name(source.name),
+        base=base,
+        location=Location.parse(choices.location),
+        adapters={each.name: _plain(each.facts.get("digest")) for each in source.adapters},
+        rank=rank,
+        image=checked_image(choices.base_image or IMAGE, IMAGE),
+        image_given=choices.base_image is not None,
+        annotations={key: text for key, text in annotations.items() if text},
+    )
+
+
+def object_name(text: str, limit: int = _LONGEST) -> str:
+    """Return a name of an object and of a service: small letters, digits and hyphens (RFC 1035)."""
+    name = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    name = name if name[:1].isalpha() else f"x-{name}".rstrip("-")
+    if len(name) <= limit:
+        return name
+    mark = digest_bytes(text.encode("utf-8", "backslashreplace"))[:8]
+    return f"{name[: limit - 9].rstrip('-')}-{mark}"
+
+
+def _plain(value: object) -> str:
+    """Return a name or a digest; nothing for other texts, which are in `fusery.json`."""
+    return value if isinstance(value, str) and harmless(value) else ""
+
+
+def _with_location(hint: str, choices: Choices) -> str:
+    """Return a hint, with the option for the location if that is missing: the next error would ask for it."""
+    return hint if choices.location is not None else f"{hint}; and {HINT}"
+
+
+def check(folder: Path) -> Layout:
+    """Read the adapters as vLLM does."""
+    return peft_layout(folder / "adapters")

@@ -1,0 +1,360 @@
+"""Folders of adapters, on this machine or in a bucket: a folder for each, named after it.
+
+NVIDIA NIM, vLLM's resolver and whatever mounts a folder read the one, Ray Serve LLM the other.  An adapter appears whole: on
+a disk by one rename, in a bucket with its configuration after its weights.  `fusery.json` in it says what it is.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fusery.registry.adapters.files import CONFIG, PEFT_WEIGHTS, WEIGHTS
+from fusery.registry.adapters.render import FORM_FILES, Form
+from fusery.registry.bundles.delivery import LocalFolder, Place, RemoteFolder
+from fusery.registry.bundles.sources import adapters_source
+from fusery.registry.bundles.writing import FOLDER_MODE, BundleFolder, bundle_record, sealed_bytes
+from fusery.registry.documents import CHECKSUM, RECORD, checksum_of
+from fusery.registry.errors import AlreadyExistsError
+from fusery.storage.digest import digest_file, parse_digest
+from fusery.storage.errors import FuseryError, StorageError
+from fusery.storage.failures import opened, os_failures
+from fusery.storage.jsonfile import parse_json, read_object
+from fusery.storage.locate import local_path, open_tree
+from fusery.storage.manifest import FileEntry, Manifest, safe_relative_path
+from fusery.storage.plaintext import typed
+from fusery.storage.processes import is_tag_dead, process_tag
+
+from ..common import base_architecture, named_base, require_shared_names, served_adapters, write_peft
+from .plan import Desired, Standing, on_this_machine
+
+if TYPE_CHECKING:
+    from fusery.registry.bundles.source import BundleSource
+    from fusery.registry.workspace import Workspace
+
+TARGET = "adapter"
+"""What `fusery.json` says that the folder is for."""
+
+MOST_RECORD = 4 << 20
+"""Bytes of a `fusery.json` that are read."""
+
+_SERVERS = "a server"
+
+
+def write_adapter(
+    workspace: Workspace, name: str, folder: Path, form: Form, *, base_name: str | None = None
+) -> Manifest:
+    """Fill an empty folder with an adapter and its record; the same adapter gives the same bytes."""
+    with adapters_source(workspace, [name], form, with_base=False) as (source, _):
+        source.check()
+        bundle = BundleFolder(folder)
+        if form == "mlx":
+            bundle.copy(source.adapters[0].files)
+        else:
+            write_plain(source, bundle, base_name)
+        bundle.write(RECORD, sealed_bytes(_record(source, bundle), bundle.manifest()))
+        return bundle.manifest()
+
+
+def write_plain(source: BundleSource, bundle: BundleFolder, base_name: str | None) -> int:
+    """Write an adapter's two files as every server computes them alike; return how many modules of the base it changes."""
+    base = base_architecture(source)
+    require_shared_names(base, _SERVERS)
+    (served,) = served_adapters(source, base)
+    write_peft(bundle, served, named_base(source, base, base_name, _SERVERS).name, under="")
+    return len(served.plain.modules)
+
+
+def _record(source: BundleSource, bundle: BundleFolder) -> dict[str, Any]:
+    record = bundle_record(source, TARGET, None)
+    files = [entry.to_dict() for entry in bundle.manifest()]
+    return {**record, "adapters": [{**record["adapters"][0], "path": ".", "files": files}]}
+
+
+def recorded_adapter(data: bytes) -> tuple[str, Manifest] | None:
+    """Return the digest of the adapter that a `fusery.json` is about, and the files that it lists; None if it is not ours.
+
+    What it says is a claim: whoever can write to the folder can write it.
+    """
+    with suppress(FuseryError, KeyError, TypeError, ValueError, IndexError, AttributeError):
+        record = parse_json(data, RECORD)
+        (adapter,) = record["adapters"]
+        if record["target"] == TARGET and record[CHECKSUM] == checksum_of(record):
+            listed = [_entry(each) for each in record["contents"]]
+            return parse_digest(adapter["digest"]), Manifest.of(listed)
+    return None
+
+
+def _entry(told: Any) -> FileEntry:
+    return FileEntry(safe_relative_path(told["path"]), int(told["size"]), parse_digest(told["sha256"]))
+
+
+_OURS = frozenset((CONFIG, PEFT_WEIGHTS, WEIGHTS, RECORD))
+_BESIDE = ".fusery-"
+"""In the names of folders that a command works in, beside those of adapters."""
+
+Stamps = tuple[tuple[str, int, int, int], ...]
+
+
+class AdapterFolders:
+    """What folders on this machine and in a bucket have in common."""
+
+    def __init__(self, workspace: Workspace, form: Form, base_name: str | None, text: str) -> None:
+        self._workspace, self._form, self._base_name, self.text = workspace, form, base_name, text
+
+    def require_base(self, desired: Desired) -> None:
+        """Take adapters of any bases: whoever reads the folders chooses."""
+
+    def bring(self, name: str, digest: str, *, announce: Callable[[], None]) -> None:
+        """Write the adapter's folder."""
+        self._make_room()
+        place = self._place(name)
+        with place.building() as folder:
+            manifest = write_adapter(self._workspace, name, folder, self._form, base_name=self._base_name)
+            # Somebody may have put something there meanwhile.
+            occupied = place.occupied()
+            if occupied and not self._may_give_way(name):
+                raise AlreadyExistsError(f"something else has come to {self.text}/{name}")
+            announce()
+            place.publish(folder, manifest, replace=occupied)
+
+    def in_the_way(self, name: str) -> str:
+        """Return what is said of another thing under an adapter's name."""
+        return "something else has its name there: other bytes, or without its fusery.json"
+
+    def _may_give_way(self, name: str) -> bool:
+        """Tell whether what has a name now may be what was brought."""
+        raise NotImplementedError
+
+    def sweep(self, stay: Collection[str]) -> None:
+        """Remove what is left of interrupted commands."""
+
+    def close(self) -> None:
+        """Hang up; a folder is no connection."""
+
+    def _make_room(self) -> None:
+        """Make what the folders lie in, where it has to be made."""
+
+    def _place(self, name: str) -> Place:
+        """Return where an adapter's folder is."""
+        raise NotImplementedError
+
+
+class DiskFolders(AdapterFolders):
+    """Folders below one on this machine."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        root: Path,
+        form: Form = "peft",
+        base_name: str | None = None,
+        place: str | None = None,
+    ) -> None:
+        super().__init__(workspace, form, base_name, place or on_this_machine(str(root)))
+        self.root = root
+        self._proven: dict[str, tuple[Stamps, str]] = {}
+
+    @classmethod
+    def at(
+        cls, workspace: Workspace, path: Path, base_name: str | None = None, place: str | None = None
+    ) -> DiskFolders:
+        """Return those below a path."""
+        folder = LocalFolder(path)
+        folder.refuse_ours(workspace)
+        return cls(workspace, folder.path, base_name=base_name, place=place)
+
+    def _place(self, name: str) -> Place:
+        path = self.root / name
+        if path.is_symlink():  # what it leads to is somebody else's
+            raise AlreadyExistsError(f"{path} is a symbolic link", hint=f"remove it: rm {typed(path)}")
+        return LocalFolder(path)
+
+    def _make_room(self) -> None:
+        with os_failures(f"write {self.root}", near=self.root.parent):
+            if not self.root.exists():
+                self.root.mkdir(parents=True)
+                self.root.chmod(FOLDER_MODE)  # others read it, whatever this user's files are like
+
+    def standing(self, names: Collection[str]) -> Mapping[str, Standing]:
+        """Return the folders that hold adapters; the files of those that are named are hashed, once while they do not change."""
+        found = {}
+        with os_failures(f"read {self.root}", near=self.root):
+            if not self.root.exists():
+                return {}
+            for path in sorted(self.root.iterdir()):
+                try:
+                    if path.name.startswith(".") or not path.is_dir():
+                        continue
+                    if path.name in names:
+                        found[path.name] = self._look(path)
+                    elif (path / CONFIG).exists() or (path / RECORD).exists():
+                        found[path.name] = Standing(None, brought=False)
+                except PermissionError:
+                    # What others have closed, such as lost+found, is theirs.
+                    if path.name in names:
+                        raise
+        return found
+
+    def digest_of(self, name: str) -> str | None:
+        """Return the digest of the adapter that a folder holds; None if it holds none, or not what it says."""
+        path = self.root / name
+        with os_failures(f"read {path}", near=self.root):
+            return self._look(path).digest if path.is_dir() else None
+
+    def _look(self, path: Path) -> Standing:
+        record = path / RECORD
+        if path.is_symlink() or not record.is_file():
+            return Standing(None, brought=False)
+        with opened(record) as file:
+            told = recorded_adapter(file.read(MOST_RECORD) or b"")
+        if told is None:
+            return Standing(None, brought=False)
+        digest, manifest = told
+        if {entry.path for entry in manifest} - {RECORD} != set(FORM_FILES[self._form]):
+            return Standing(None, brought=True)  # as another kind of server takes it
+        if self._base_name and not _is_for(path / CONFIG, self._base_name):
+            return Standing(None, brought=True)
+        stamps = _stamps(path)
+        if self._proven.get(path.name) != (stamps, digest):
+            listed = [entry for entry in manifest if entry.path != RECORD]
+            there = {name: size for name, size, *_ in stamps if name != RECORD}
+            if there != {entry.path: entry.size for entry in listed} or not _holds(path, listed):
+                return Standing(None, brought=True)
+            self._proven[path.name] = stamps, digest
+        return Standing(digest, brought=True)
+
+    def take_away(self, name: str) -> None:
+        """Take the folder away in one step."""
+        with os_failures(f"remove {self.root / name}", near=self.root):
+            if not os.path.lexists(self.root / name):
+                return
+            aside = Path(tempfile.mkdtemp(prefix=f".{name}{_BESIDE}{process_tag()}-", dir=self.root))
+            try:
+                (self.root / name).rename(aside / "gone")
+            except FileNotFoundError:
+                shutil.rmtree(aside, ignore_errors=True)
+                return
+            if not self._look(aside / "gone").brought:
+                # Somebody has put something in its place since it was looked at.
+                (aside / "gone").rename(self.root / name)
+                aside.rmdir()
+                raise AlreadyExistsError(f"something else has come to {self.root / name}")
+            shutil.rmtree(aside, ignore_errors=True)
+
+    def _may_give_way(self, name: str) -> bool:
+        return self._look(self.root / name).brought
+
+    def sweep(self, stay: Collection[str]) -> None:
+        """Remove the folders that killed commands worked in."""
+        for stale in self.root.glob(f".*{_BESIDE}*"):
+            # What made it is in its name; the rest of that is random.
+            if is_tag_dead(stale.name.rpartition(_BESIDE)[2].rpartition("-")[0]):
+                shutil.rmtree(stale, ignore_errors=True)
+
+
+class BucketFolders(AdapterFolders):
+    """Folders below a URL.
+
+    What is there is told by the names and sizes of the files, and by `fusery.json`; their bytes were read back when they
+    were written.
+    """
+
+    def __init__(
+        self, workspace: Workspace, url: str, base_name: str | None = None, place: str | None = None
+    ) -> None:
+        whole = RemoteFolder(workspace, url)
+        whole.refuse_ours(workspace)
+        super().__init__(workspace, "peft", base_name, place or whole.text)
+        self._url = url.rstrip("/")
+        self._tree = open_tree(url, options=workspace.settings.options_at(url))
+
+    def _place(self, name: str) -> Place:
+        return RemoteFolder(self._workspace, f"{self._url}/{name}")
+
+    def standing(self, names: Collection[str]) -> Mapping[str, Standing]:
+        """Return the folders that hold adapters."""
+        found = {}
+        for name, sizes in self._listed().items():
+            if name in names:
+                found[name] = self._look(name, sizes)
+            elif CONFIG in sizes or RECORD in sizes:
+                found[name] = Standing(None, brought=False)
+        return found
+
+    def _listed(self) -> Mapping[str, Mapping[str, int]]:
+        listed: dict[str, dict[str, int]] = defaultdict(dict)
+        for path, size in self._tree.sizes().items():
+            name, slash, inner = path.partition("/")
+            if slash:
+                listed[name][inner] = size
+        return listed
+
+    def _look(self, name: str, sizes: Mapping[str, int]) -> Standing:
+        if RECORD not in sizes or sizes[RECORD] > MOST_RECORD:
+            # A command that was killed leaves some of its files, without the record.
+            return Standing(None, brought=sizes.keys() <= _OURS)
+        with self._workspace.cache.scratch() as scratch:
+            path = scratch / RECORD
+            self._tree.fetch(f"{name}/{RECORD}", sizes[RECORD], path)
+            told = recorded_adapter(path.read_bytes())
+        if told is None:
+            return Standing(None, brought=False)
+        digest, manifest = told
+        listed = {entry.path: entry.size for entry in manifest}
+        there = {inner: size for inner, size in sizes.items() if inner != RECORD}
+        return Standing(digest if there == listed else None, brought=True)
+
+    def _may_give_way(self, name: str) -> bool:
+        return self._look(name, self._listed().get(name, {})).brought
+
+    def take_away(self, name: str) -> None:
+        """Remove the files: the configuration first, by which servers know an adapter, and the record last."""
+        inside = self._listed().get(name, {})
+        for inner in sorted(inside, key=lambda each: (each != CONFIG, each == RECORD, each)):
+            self._tree.remove(f"{name}/{inner}")
+
+
+def folders_at(
+    workspace: Workspace, text: str, *, base_name: str | None = None, place: str | None = None
+) -> DiskFolders | BucketFolders:
+    """Return the folders below a path or URL."""
+    path = local_path(text)
+    if path is None:
+        return BucketFolders(workspace, text, base_name, place)
+    return DiskFolders.at(workspace, path, base_name, place)
+
+
+def _stamps(folder: Path) -> Stamps:
+    """Return what tells whether the files of a folder have changed."""
+    found = []
+    for path in sorted(folder.rglob("*")):
+        status = path.lstat()
+        if not path.is_dir() or path.is_symlink():
+            found.append(
+                (path.relative_to(folder).as_posix(), status.st_size, status.st_mtime_ns, status.st_ino)
+            )
+    return tuple(found)
+
+
+def _is_for(config: Path, base_name: str) -> bool:
+    """Tell whether an adapter's configuration calls its base so: vLLM's resolver passes over all others."""
+    try:
+        return bool(read_object(config).get("base_model_name_or_path") == base_name)
+    except StorageError:
+        return False
+
+
+def _holds(folder: Path, entries: Collection[FileEntry]) -> bool:
+    return all(
+        (folder / entry.path).is_file()
+        and not (folder / entry.path).is_symlink()
+        and digest_file(folder / entry.path) == (entry.sha256, entry.size)
+        for entry in entries
+    )

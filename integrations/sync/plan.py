@@ -1,0 +1,283 @@
+"""What a place is, which adapters are wanted there, and what has to be done."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from fusery.registry import tables
+from fusery.registry.errors import BadInputError
+from fusery.registry.record import Record, described
+from fusery.registry.records.bases import known_as
+from fusery.registry.records.references import resolve_adapter
+from fusery.registry.records.views import entries
+from fusery.registry.records.withdrawals import standing_yank
+from fusery.storage.digest import digest_file
+from fusery.storage.errors import StorageError
+from fusery.storage.manifest import Manifest
+
+if TYPE_CHECKING:
+    from fusery.registry.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class WantedBase:
+    """The base that adapters stand on."""
+
+    name: str
+    digest: str
+    called: frozenset[str]
+    files: Manifest
+
+    @classmethod
+    def of(cls, row: tables.BaseModelRow) -> WantedBase:
+        """Return the base of a row."""
+        called = known_as(row) | ({row.location} if row.location else set())
+        return cls(row.name, row.digest, called, Manifest.of(entries(row.manifest)))
+
+    def lies_in(self, folder: str) -> bool:
+        """Tell whether a folder of this machine has its files: all of them by their sizes, the configuration by its bytes."""
+        root = Path(folder)
+        if not root.is_absolute():
+            return False
+        try:
+            return all(
+                (root / entry.path).stat().st_size == entry.size
+                and (entry.path != "config.json" or digest_file(root / entry.path)[0] == entry.sha256)
+                for entry in self.files
+            )
+        except (OSError, ValueError, StorageError):
+            return False
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An adapter that is wanted."""
+
+    digest: str
+    base: WantedBase
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """What is wanted, and what would be if it were not withdrawn; and of each name the references that mean it."""
+
+    adapters: Mapping[str, Wanted]
+    withdrawn: Mapping[str, str] = field(default_factory=dict)
+    references: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def base(self) -> WantedBase | None:
+        """The base of all of them; None where there are none."""
+        first = next(iter(self.adapters), None)
+        for name, adapter in self.adapters.items():
+            base, other = adapter.base, self.adapters[str(first)].base
+            if base.digest != other.digest:
+                raise BadInputError(
+                    f"{name} was trained on {base.name}, {first} on {other.name}: a server has one base",
+                    hint="one sync for each server; --where \"base = 'NAME'\" chooses by the base",
+                )
+        return self.adapters[first].base if first else None
+
+
+def desired(workspace: Workspace, references: Sequence[str], chosen: Sequence[str]) -> Desired:
+    """Return what is wanted now."""
+    if not references and not chosen:
+        raise BadInputError(
+            "no adapter fits, and so all that was brought would go", hint="--none, if that is what is wanted"
+        )
+    asked: dict[str, list[str]] = {}
+    adapters: dict[str, Wanted] = {}
+    withdrawn: dict[str, str] = {}
+    bases: dict[int, WantedBase] = {}
+    with workspace.database.read() as session:
+        for reference in dict.fromkeys([*references, *chosen]):
+            row = resolve_adapter(session, reference)
+            asked.setdefault(row.name, [])
+            if reference in references:
+                asked[row.name].append(reference)
+            if (yank := standing_yank(session, row)) is not None:
+                withdrawn[row.name] = yank.reason
+                continue
+            if row.base_id not in bases:
+                bases[row.base_id] = WantedBase.of(row.base)
+            adapters[row.name] = Wanted(row.digest, bases[row.base_id])
+    return Desired(adapters, withdrawn, {name: tuple(each) for name, each in asked.items()})
+
+
+Act = Literal["load", "replace", "unload", "record", "end", "leave", "keep", "blocked", "withheld"]
+"""What is done about an adapter.
+
+`load`: it is wanted and not there.  `replace`: it was brought, and is not what it was.  `unload`: it was brought, and is not
+wanted any more.  `record`: it is wanted, there and was brought, which only the record has yet to say.  `end`: it is not there
+any more, which only the record has yet to say.  `leave`: it is there, not wanted, and was not brought.  `keep`: it is wanted and
+there.  `blocked`: something has its name that is not what was brought, or that was not brought and is another one or yanked.
+`withheld`: it is wanted, and yanked.
+"""
+
+CHANGES: frozenset[Act] = frozenset(("load", "replace", "unload", "record", "end"))
+"""Those after which something is otherwise than before."""
+
+UNMET: frozenset[Act] = frozenset(("blocked", "withheld"))
+"""Those that say of a wish that it cannot be met."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """An adapter that is there.
+
+    Attributes:
+        digest: that it is registered under, where the place tells or its files prove it; None where nobody knows.
+        brought: it may be what a sync brought; False where it lies elsewhere than a sync puts things, or is something else.
+        ours: where it lies proves that a sync from this registry brought it.
+    """
+
+    digest: str | None
+    brought: bool
+    ours: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncStep(Record):
+    """What was done about one adapter, or would be."""
+
+    act: Act = described(
+        "`load`, `replace`, `unload`, `end`, `leave`, `keep`, `blocked` or `withheld`; see `fusery.integrations.sync.plan`"
+    )
+    adapter: str = described("its name")
+    digest: str | None = described("digest of the adapter; None where it is not known here")
+    references: tuple[str, ...] = described("what was asked for and means it", default=())
+    reason: str | None = described(
+        "why it is to be done, or was not; None where there is nothing to say", default=None
+    )
+    done: bool = described("it was done; False where it failed, or was only looked at", default=False)
+
+    @property
+    def is_drift(self) -> bool:
+        """What is there is not what should be there, or not what is on record."""
+        return self.act in CHANGES or self.act in UNMET
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Synced(Record):
+    """What a place has of what it should have."""
+
+    place: str = described("as deployments call it")
+    base: str | None = described("what the adapters stand on; None where nothing is wanted")
+    steps: tuple[SyncStep, ...] = described("one for each adapter that is wanted, was brought, or is there")
+    KEYS: ClassVar[tuple[str, ...]] = ("place", "base", "steps", "drift", "ok")
+
+    @property
+    def drift(self) -> bool:
+        """Something was otherwise than it should be."""
+        return any(step.is_drift for step in self.steps)
+
+    @property
+    def ok(self) -> bool:
+        """All is as it should be now."""
+        return not self.undone
+
+    @property
+    def undone(self) -> tuple[SyncStep, ...]:
+        """What is still otherwise than it should be."""
+        return tuple(step for step in self.steps if step.is_drift and not step.done)
+
+
+def plan(
+    wanted: Mapping[str, str],
+    standing: Mapping[str, Standing],
+    brought: Mapping[str, str],
+    yanked: Collection[str] = (),
+) -> tuple[SyncStep, ...]:
+    """Return what has to be done, adapters that come before those that go."""
+    acts: dict[str, tuple[Act, str | None]] = {
+        name: (_coming(name, digest, standing, brought), digest) for name, digest in wanted.items()
+    }
+    for name in dict.fromkeys([*brought, *standing]):
+        if name not in wanted:
+            there = standing.get(name)
+            digest = brought.get(name) or (there.digest if there else None)
+            acts[name] = _going(name, there, brought, yanked), digest
+    return tuple(SyncStep(act=act, adapter=name, digest=digest) for name, (act, digest) in acts.items())
+
+
+def _coming(name: str, digest: str, standing: Mapping[str, Standing], brought: Mapping[str, str]) -> Act:
+    there = standing.get(name)
+    if there is None:
+        return "load"
+    if there.digest == digest:
+        return "record" if there.ours and name not in brought else "keep"
+    if there.ours or (name in brought and _is_what_was_brought(there, brought[name])):
+        return "replace"
+    return "blocked"
+
+
+def _going(name: str, there: Standing | None, brought: Mapping[str, str], yanked: Collection[str]) -> Act:
+    if there is None:
+        return "end"
+    if there.ours:
+        return "unload"
+    if name in brought:
+        # Whatever has the name there now may be what was brought, and where nobody can tell it is not touched.
+        return "unload" if _is_what_was_brought(there, brought[name]) else "blocked"
+    return "blocked" if name in yanked else "leave"
+
+
+def _is_what_was_brought(there: Standing, digest: str) -> bool:
+    return there.brought and there.digest in (None, digest)
+
+
+SERVERS = ("vllm", "sglang", "fusery")
+"""Kinds of servers that take adapters while they run."""
+
+_WORD = re.compile(r"[A-Za-z0-9_-]+")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+HINT = "--to vllm=http://HOST:PORT, sglang=http://HOST:PORT, fusery=http://HOST:PORT, a folder, or s3://BUCKET/FOLDER"
+
+
+@dataclass(frozen=True, slots=True)
+class DestinationOptions:
+    """How a place is reached.
+
+    Attributes:
+        folder: where a server finds the files of its adapters, as this machine calls it; None for one in the home.
+        seen_as: what the server calls that folder; None for the same.
+        base_name: what the base is called there; None for one of its names here.
+        insecure: a key may go over a network as it is.
+        place: what the record calls it; None for what `to` says, with the name of this machine where that is on it.
+    """
+
+    to: str
+    folder: Path | None = None
+    seen_as: str | None = None
+    base_name: str | None = None
+    insecure: bool = False
+    place: str | None = None
+
+    @property
+    def kind(self) -> str | None:
+        """The kind of server; None for a folder."""
+        kind, equals, url = self.to.partition("=")
+        if equals and _WORD.fullmatch(kind):
+            if kind not in SERVERS:
+                raise BadInputError(
+                    f"{kind[:40]!r} is no server that takes adapters while it runs", hint=HINT
+                )
+            if not url.startswith(("http://", "https://")):
+                raise BadInputError(f"{self.to[:100]!r} has no address", hint=f"--to {kind}=http://HOST:PORT")
+            return kind
+        is_path = self.to.startswith(("/", "./", "../", "~"))
+        if not is_path and not _URL.match(self.to) and (":" in self.to or "//" in self.to):
+            # A folder by such a name is rather a URL that was mistyped.
+            raise BadInputError(f"{self.to[:100]!r} is no place", hint=HINT)
+        return None
+
+
+def on_this_machine(text: str) -> str:
+    """Return what a path or an address of this machine is called where there are several machines."""
+    return f"{socket.gethostname()}:{text}"

@@ -1,0 +1,343 @@
+"""Adapters for servers that ask by name: found, refused or fetched, once for all servers of a machine.
+
+A server keeps what a name led to for its life.  So a name has to lead to the same bytes for ever: full names and versions
+do, aliases do not.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from fusery.registry.bundles.delivery import LocalFolder
+from fusery.registry.bundles.writing import BundleFolder
+from fusery.registry.documents import document_bytes
+from fusery.registry.errors import BadInputError, UnknownReferenceError
+from fusery.registry.names import Reference
+from fusery.registry.settings.settings import Settings
+from fusery.registry.workspace import Workspace
+from fusery.storage.digest import digest_file, digest_json
+from fusery.storage.errors import FuseryError, StorageError
+from fusery.storage.failures import os_failures
+from fusery.storage.jsonfile import read_object
+
+from .sources import AdapterSource, Found, OwnRegistry, RegistryOverHttp
+
+LOG = logging.getLogger(__name__)
+
+UNKNOWN_SECONDS = 10.0
+"""For which a name that nothing has is not asked for again."""
+
+MOST_UNKNOWN = 1_000
+"""Names that are kept for that; and refusals that a server records."""
+
+_FILES = "adapter"
+_NOTE = "fusery.json"
+
+
+class NotServedError(BadInputError):
+    """An adapter is known, and not to be served."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """An adapter that a server can load."""
+
+    name: str
+    digest: str
+    folder: Path
+    modules: int
+    rank: int
+    nbytes: int
+
+
+class Resolver:
+    """Finds adapters for one server.
+
+    Args:
+        root: folder of this machine for their files; several servers may share it.
+        place: what deployments call the server; empty to record none.
+        aliases: an alias is taken for what it means when it is first asked for.
+        base: name or digest of the base that the server has, where what the server calls it is no name of it.
+    """
+
+    def __init__(
+        self,
+        source: AdapterSource,
+        root: Path,
+        *,
+        place: str = "",
+        via: str = "resolver",
+        aliases: bool = False,
+        base: str | None = None,
+    ) -> None:
+        self._source, self._root, self._place, self._via = source, root, place, via
+        self._aliases, self._base = aliases, base
+        self._unknown: dict[str, float] = {}
+        self._lock, self._beginning = threading.Lock(), threading.Lock()
+        self._begun = False
+        self._refused: set[tuple[str, str]] = set()
+
+    def resolve(
+        self, asked: str, base_called: str, *, max_rank: int | None = None, max_bytes: int | None = None
+    ) -> Resolved | None:
+        """Return the adapter that a name means; None if none is called so.
+
+        Args:
+            base_called: what the server calls its base: a hub id, or a folder.
+            max_rank: the server's `--max-lora-rank`; None if it is not known.
+            max_bytes: the server's limit on an adapter's files; None for no limit.
+
+        Raises:
+            NotServedError: the adapter is yanked, an alias, of another base, above a limit, or of an unsupported method.
+        """
+        reference = self._reference(asked)
+        if reference is None or self._is_unknown(asked):
+            return None
+        try:
+            found = self._source.look(reference)
+        except UnknownReferenceError:
+            self._note_unknown(asked)
+            return None
+        try:
+            self._require_servable(found, base_called)
+            resolved = self._fetched(found, base_called)
+            _require_loadable(resolved, max_rank, max_bytes)
+        except BadInputError as error:
+            self._record_refusal(found, error)
+            if isinstance(error, NotServedError):
+                raise
+            # Servers do not compute it, or it fits no module: asking again changes nothing.
+            raise NotServedError(error.message, hint=error.hint) from error
+        self._record(found)
+        return resolved
+
+    def close(self) -> None:
+        """Record that nothing of it runs any more, since the server ends."""
+        if self._begun:
+            self._begun = False
+            self._end("the server ended")
+        self._source.close()
+
+    def _reference(self, asked: str) -> str | None:
+        try:
+            reference = Reference.parse(asked)
+        except BadInputError:
+            return None
+        if reference.kind in ("name", "version"):
+            # A server loads an adapter once for each name: further spellings of one adapter would fill its memory.
+            named = reference.value if reference.kind == "name" else f"{reference.task}@{reference.value}"
+            return named if asked == named else None
+        if reference.kind in ("alias", "latest"):
+            if self._aliases:
+                return reference.text
+            raise NotServedError(
+                f"{asked} may mean another adapter tomorrow, and a server keeps what a name led to first: ask for the full"
+                " name or for TASK@VERSION, or resolve aliases before the server"
+            )
+        return None
+
+    def _is_unknown(self, asked: str) -> bool:
+        with self._lock:
+            since = self._unknown.get(asked)
+            return since is not None and time.monotonic() - since < UNKNOWN_SECONDS
+
+    def _note_unknown(self, asked: str) -> None:
+        with self._lock:
+            while len(self._unknown) >= MOST_UNKNOWN:
+                del self._unknown[next(iter(self._unknown))]
+            self._unknown.pop(asked, None)
+            self._unknown[asked] = time.monotonic()
+
+    def _require_servable(self, found: Found, base_called: str) -> None:
+        if found.yanked is not None:
+            raise NotServedError(f"{found.name} was withdrawn")
+        base = found.base
+        said = self._base is not None and self._base in (base.name, base.digest)
+        if not said and base_called not in base.called and not base.lies_in(base_called):
+            raise NotServedError(
+                f"{found.name} stands on {base.name}, and this server has {base_called[:200]!r}",
+                hint=f"if that is the same model: FUSERY_SERVED_BASE={base.name}",
+            )
+
+    def _fetched(self, found: Found, base_called: str) -> Resolved:
+        key = digest_json({"adapter": found.digest, "name": found.name, "base": base_called})[:32]
+        folder = self._root / key
+        with self._alone(key):
+            if (ready := _read(folder, found)) is not None:
+                return ready
+            LOG.info("fetching %s", found.name)
+            place = LocalFolder(folder)
+            with place.building() as work:
+                (work / _FILES).mkdir()
+                bundle = BundleFolder(work / _FILES)
+                modules = self._source.write(found, bundle, base_called)
+                files = [entry.to_dict() for entry in bundle.manifest()]
+                note = {"name": found.name, "digest": found.digest, "modules": modules, "files": files}
+                (work / _NOTE).write_bytes(document_bytes(note))
+                self._only(work)
+                place.publish(work, bundle.manifest(), replace=place.occupied())
+            ready = _read(folder, found)
+        if ready is None:
+            raise StorageError(f"{folder} does not hold what was written to it")
+        LOG.info("%s changes %d modules of %s", found.name, ready.modules, found.base.name)
+        return ready
+
+    @staticmethod
+    def _only(work: Path) -> None:
+        """Leave nothing beside the two files and the note: what a source worked with lies there too."""
+        for path in work.iterdir():
+            if path.name not in (_FILES, _NOTE):
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+
+    @contextmanager
+    def _alone(self, key: str) -> Iterator[None]:
+        """Hold the right to write one adapter's folder on this machine."""
+        locks = self._root / ".locks"
+        with os_failures(f"write {locks}", near=self._root):
+            locks.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(locks / key, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _record(self, found: Found) -> None:
+        """Record that it runs; who cannot has a server that works all the same."""
+        if not self._place:
+            return
+        try:
+            with self._beginning:
+                # Of the first ones that come at once, one ends what an earlier life of the server has left.
+                if not self._begun:
+                    self._begun = self._end("the server began anew")
+            self._source.record(found, self._place, self._via)
+        except FuseryError as error:
+            LOG.warning("that %s runs here is not on record: %s", found.name, error)
+
+    def _record_refusal(self, found: Found, error: BadInputError) -> None:
+        """Record that it was not served, once for a reason: a client that asks again and again fills no log."""
+        known = (found.digest, str(error))
+        with self._lock:
+            if known in self._refused or not self._place:
+                return
+            if len(self._refused) >= MOST_UNKNOWN:
+                LOG.warning("that %s was refused here is not on record: there were too many", found.name)
+                return
+            self._refused.add(known)
+        try:
+            self._source.refuse(found, self._place, self._via, str(error))
+        except FuseryError as problem:
+            LOG.warning("that %s was refused here is not on record: %s", found.name, problem)
+            with self._lock:
+                self._refused.discard(known)
+
+    def _end(self, reason: str) -> bool:
+        """Record that nothing runs here any more; return whether that was done."""
+        try:
+            self._source.end(self._place, self._via, reason)
+        except UnknownReferenceError:
+            return True  # nothing ever ran there
+        except FuseryError as error:
+            LOG.warning("what ran here is not ended on record: %s", error)
+            return False
+        return True
+
+
+def _require_loadable(resolved: Resolved, max_rank: int | None, max_bytes: int | None) -> None:
+    """Refuse an adapter that the server would refuse to load."""
+    if max_rank is not None and resolved.rank > max_rank:
+        raise NotServedError(
+            f"{resolved.name}: rank {resolved.rank} is above --max-lora-rank {max_rank}",
+            hint=f"start the server with --max-lora-rank {resolved.rank} or the next larger value that it accepts",
+        )
+    if max_bytes is not None and resolved.nbytes > max_bytes:
+        raise NotServedError(
+            f"{resolved.name}: {resolved.nbytes:,} bytes, and this server accepts at most {max_bytes:,}"
+        )
+
+
+def _read(folder: Path, found: Found) -> Resolved | None:
+    """Return what a folder holds, every byte hashed; None if it is not the adapter."""
+    try:
+        note = read_object(folder / _NOTE)
+        files = {str(each["path"]): (each["sha256"], each["size"]) for each in note["files"]}
+        inside = folder / _FILES
+        if (note["name"], note["digest"]) != (found.name, found.digest):
+            return None
+        if {path.name for path in inside.iterdir()} != set(files):
+            return None
+        if any((inside / name).is_symlink() or digest_file(inside / name) != files[name] for name in files):
+            return None
+        rank = int(read_object(inside / "adapter_config.json")["r"])
+        nbytes = sum(size for _, size in files.values())
+        return Resolved(found.name, found.digest, inside, int(note["modules"]), rank, nbytes)
+    except (OSError, StorageError, KeyError, TypeError, ValueError):
+        return None
+
+
+SERVER = "FUSERY_SERVER"
+"""URL of `fusery server`, which is asked with `FUSERY_TOKEN`; without it, the registry of the other settings."""
+
+_MAX_LORA_RANK = 16
+"""vLLM's default for `--max-lora-rank` (vllm/config/lora.py)."""
+
+
+def resolver_of_environment(
+    environment: Mapping[str, str], via: str, place: str, *, root: Path | None = None
+) -> Resolver:
+    """Return what finds adapters for a server.
+
+    `FUSERY_SERVER` and `FUSERY_TOKEN`, or the settings of a registry (`FUSERY_REGISTRY`, `FUSERY_DATABASE_URL`, ...), say where from.
+    `FUSERY_SERVED_FILES` is the folder for the adapters' files, one for all servers of a machine; `FUSERY_SERVED_BASE` the base in
+    the registry that the server has; `FUSERY_VLLM_ALIASES=pin` (`FUSERY_DYNAMO_ALIASES`) takes an alias for what it first means;
+    `FUSERY_SERVED_AT` is what deployments call the server, and `-` records none.
+    """
+    variable = f"FUSERY_{via.upper()}_ALIASES"
+    aliases = environment.get(variable, "")
+    if aliases not in ("", "pin"):
+        raise BadInputError(f"{variable} is {aliases[:40]!r}", hint=f"{variable}=pin, or unset it")
+    said = environment.get("FUSERY_SERVED_FILES")
+    folder = (
+        Path(said).expanduser() if said else root or Path(platformdirs.user_cache_dir("fusery")) / "served"
+    )
+    at = environment.get("FUSERY_SERVED_AT") or place
+    return Resolver(
+        _source(environment),
+        folder.absolute(),
+        place="" if at == "-" else at,
+        via=via,
+        aliases=aliases == "pin",
+        base=environment.get("FUSERY_SERVED_BASE") or None,
+    )
+
+
+def _source(environment: Mapping[str, str]) -> AdapterSource:
+    if url := environment.get(SERVER):
+        return RegistryOverHttp(url)
+    return OwnRegistry(Workspace(Settings.load()))
+
+
+def max_lora_rank(arguments: Sequence[str]) -> int | None:
+    """Return the largest rank that vLLM loads, from its command line; None if it is not known."""
+    words = [part for argument in arguments for part in argument.split("=", 1)]
+    names = [word.replace("_", "-") for word in words]
+    given = [value for name, value in zip(names, words[1:], strict=False) if name == "--max-lora-rank"]
+    if "--max-lora-rank" in names:
+        return int(given[-1]) if given and given[-1].isdecimal() else None
+    # A configuration file may set it.
+    return _MAX_LORA_RANK if "--enable-lora" in names and "--config" not in names else None

@@ -1,0 +1,346 @@
+"""Servers that take adapters while they run: vLLM, SGLang, and ours.
+
+All three load an adapter from a folder that they see too, name it in `/v1/models`, and drop it.  How each does it was read
+in its source: vLLM 0.33.0, vllm/entrypoints/serve/lora/ and openai/models/serving.py; SGLang 0.5.23,
+srt/entrypoints/http_server.py and srt/managers/tokenizer_manager.py; ours, `registry/server/loading.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import socket
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fusery.registry.adapters.render import Form
+from fusery.registry.errors import BadInputError, ServerRefusedError
+from fusery.registry.remote.address import ServerAddress, bearer_token
+from fusery.registry.remote.client import HttpClient
+from fusery.storage.digest import digest_bytes
+from fusery.storage.errors import FuseryError
+from fusery.storage.failures import os_failures
+from fusery.storage.jsonfile import parse_json
+
+from .folders import DiskFolders
+from .plan import Desired, DestinationOptions, Standing
+
+if TYPE_CHECKING:
+    from fusery.registry.workspace import Workspace
+
+KEY = "FUSERY_SYNC_KEY"
+"""The environment variable with the key of a server; `FUSERY_SYNC_KEY_FILE` names a file that has it."""
+
+LOADING = 600.0
+"""Seconds for which a server may be at loading an adapter, or wait for the answers of one that goes."""
+
+KEPT = 3600.0
+"""Seconds for which the files of an adapter stay after a server was told to drop it, where it may yet read them again."""
+
+_LISTING = 30.0
+"""Seconds for which it may think of what it has."""
+
+_MOST = 100_000
+"""Models that a server may name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of server.
+
+    Attributes:
+        prefix: of the paths that load and unload.
+        rereads: it reads an adapter's files again while answers need it, also after it was told to drop it.
+    """
+
+    form: Form
+    hint: str
+    prefix: str = "/v1"
+    rereads: bool = False
+
+
+KINDS: Mapping[str, Kind] = {
+    # An adapter that was pushed out of memory is read from its folder again in the middle of a step, also for answers
+    # that are still being written when it has been unloaded; without its files the whole engine ends.
+    "vllm": Kind(
+        "peft",
+        "it has to be started with VLLM_ALLOW_RUNTIME_LORA_UPDATING=true and --enable-lora",
+        rereads=True,
+    ),
+    # Waits with unloading until nobody needs the adapter.  But a request for one that was unloaded reads it again.
+    "sglang": Kind("peft", "it has to be started with --enable-lora", prefix=""),
+    "fusery": Kind("mlx", "--folder has to be the folder that it was started with: --adapters-from FOLDER"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """What `/v1/models` says of a server.
+
+    Attributes:
+        digest: of the base; None where the server does not tell.
+        adapters: names, each with the folder it was loaded from and the digest that it is registered under; None where the
+            server does not tell.
+    """
+
+    bases: frozenset[str]
+    digest: str | None
+    adapters: Mapping[str, tuple[str | None, str | None]]
+
+
+class _Client(HttpClient):
+    """Requests to a model server."""
+
+    secret = "key"
+    attempts = 3
+    unavailable_hint = "check that it runs, and its address"
+    login_hint = f"{KEY}, or {KEY}_FILE, has its key"
+
+
+class ModelServer:
+    """A server, and the folder that it loads adapters from."""
+
+    def __init__(
+        self,
+        kind: str,
+        client: HttpClient,
+        folders: DiskFolders,
+        seen_as: str,
+        base_name: str | None,
+        text: str,
+    ) -> None:
+        self.text, self._name = text, kind
+        self._kind, self._client, self._folders = KINDS[kind], client, folders
+        self._seen_as, self._base_name = seen_as, base_name
+
+    @classmethod
+    def at(cls, workspace: Workspace, kind: str, options: DestinationOptions) -> ModelServer:
+        """Return the server that is meant."""
+        key = bearer_token(variable=KEY)
+        url = options.to.partition("=")[2].rstrip("/").removesuffix("/v1")
+        # Without a key there is nothing on the way that others might use.
+        address = ServerAddress.parse(url, insecure=options.insecure or not key, variable=KEY)
+        form = KINDS[kind].form
+        text = options.place or _place(kind, address)
+        # One for each registry and server: whatever lies in it was brought from here, and there.
+        own = f"{kind}-{digest_bytes(f'{workspace.identity} {text}'.encode())[:12]}"
+        if options.seen_as is not None and not options.seen_as.startswith("/"):
+            raise BadInputError(
+                "--seen-as is an absolute path", hint="as the server has it, such as /adapters"
+            )
+        if options.folder is not None:
+            given = DiskFolders.at(workspace, options.folder).root
+        else:
+            given = workspace.settings.home.resolve() / "synced"
+        folders = DiskFolders(workspace, given / own, form, options.base_name)
+        seen_as = f"{(options.seen_as or str(given)).rstrip('/')}/{own}"
+        return cls(kind, _Client(address, key), folders, seen_as, options.base_name, text)
+
+    def close(self) -> None:
+        """Hang up."""
+        self._client.close()
+
+    def require_base(self, desired: Desired) -> None:
+        """Refuse adapters of another base than the server has."""
+        base = desired.base
+        if base is None:
+            return
+        listed = self._listed()
+        if listed.digest is not None:
+            if listed.digest != base.digest:
+                raise BadInputError(
+                    f"the adapters stand on {base.name}, and {self.text} has another base ({_some(listed.bases)})"
+                )
+            return
+        known = base.called | ({self._base_name} if self._base_name else set())
+        if not known & listed.bases and not any(base.lies_in(name) for name in listed.bases):
+            raise BadInputError(
+                f"the adapters stand on {base.name}, and {self.text} calls its base {_some(listed.bases)}",
+                hint=f"if that is the same model: --base-name {shlex.quote(min(listed.bases, key=len))}",
+            )
+
+    def standing(self, names: Collection[str]) -> Mapping[str, Standing]:
+        """Return the adapters that the server names."""
+        found = {}
+        for name, (folder, digest) in self._listed().adapters.items():
+            if folder is None:
+                # Ours tells the digest that it was given when the adapter was loaded.
+                found[name] = Standing(digest, brought=digest is not None)
+                continue
+            # Others tell the folder; that is a name of this registry's and this server's, and of its files, they tell.
+            ours = folder.rstrip("/") == self._seen(name)
+            digest = self._folders.digest_of(name) if ours and name in names else None
+            found[name] = Standing(digest, brought=ours, ours=ours)
+        return found
+
+    def in_the_way(self, name: str) -> str:
+        """Return what is said of another adapter of the same name."""
+        folder, _ = self._listed().adapters.get(name, (None, None))
+        if folder is None:
+            return "something else has its name there: other bytes"
+        return f"another --folder has brought it, or somebody else: it was loaded from {folder[:200]}"
+
+    def _seen(self, name: str) -> str:
+        return f"{self._seen_as}/{name}"
+
+    def bring(self, name: str, digest: str, *, announce: Callable[[], None]) -> None:
+        """Write the adapter's folder, and have it loaded from there."""
+        wrote = self._folders.digest_of(name) != digest
+        if wrote:
+            self._folders.bring(name, digest, announce=lambda: None)
+        self._touch(name)
+        if name in self._listed().adapters:
+            self._drop(name)
+        announce()
+        body: dict[str, Any] = {"lora_name": name, "lora_path": self._seen(name)}
+        if self._kind.form == "mlx":
+            body["digest"] = digest
+        try:
+            self._post("load", body)
+        except ServerRefusedError:
+            # The answer to the first attempt was lost, and to the second it says that it has it.
+            if not self._has(name, digest):
+                if wrote:
+                    self._folders.take_away(name)
+                raise
+        if not self._has(name, digest):
+            raise ServerRefusedError(f"{self.text} says that it has loaded {name}, and does not name it")
+
+    def _has(self, name: str, digest: str) -> bool:
+        there = self.standing((name,)).get(name)
+        return there is not None and there.brought and there.digest == digest
+
+    def take_away(self, name: str) -> None:
+        """Have it dropped; its files go at once, or later where the server may read them again."""
+        if name in self._listed().adapters:
+            self._drop(name)
+        if self._kind.rereads:
+            self._touch(name)
+        else:
+            self._folders.take_away(name)
+
+    def sweep(self, stay: Collection[str]) -> None:
+        """Remove the files of adapters that were dropped long ago."""
+        self._folders.sweep(stay)
+        standing = self._listed().adapters
+        for name in self._folders.standing(()):
+            if name in stay or name in standing:
+                continue
+            path = self._folders.root / name
+            with os_failures(f"read {path}", near=self._folders.root):
+                since = path.stat().st_mtime
+            if time.time() - since > KEPT:
+                self._folders.take_away(name)
+
+    def _touch(self, name: str) -> None:
+        """Note that the server has the adapter, or had it until now."""
+        path = self._folders.root / name
+        if path.is_dir():
+            with os_failures(f"write {path}", near=self._folders.root):
+                os.utime(path)
+
+    def _drop(self, name: str) -> None:
+        try:
+            self._post("unload", {"lora_name": name})
+        except FuseryError:
+            # Somebody else was quicker, or the answer to the first attempt was lost.
+            if name in self._listed().adapters:
+                raise
+
+    def _post(self, act: str, body: Mapping[str, Any]) -> None:
+        path = f"{self._kind.prefix}/{act}_lora_adapter"
+        try:
+            self._client.request("POST", path, json.dumps(body).encode(), timeout=LOADING, whole=LOADING)
+        except ServerRefusedError as error:
+            # No such path, or no such folder: it was started otherwise than it has to be.
+            elsewise = error.message.endswith(" 404") or "may load adapters from" in error.message
+            raise ServerRefusedError(
+                error.message, hint=error.hint or (self._kind.hint if elsewise else None)
+            ) from error
+
+    def _listed(self) -> Listed:
+        data = self._client.request("GET", "/v1/models", timeout=_LISTING, whole=_LISTING)
+        url, key = self._client.url, self._client.token
+        if key and key.encode() in data:
+            raise ServerRefusedError(f"{url} repeats the key among the names of its models")
+        with _reading(url):
+            answer = parse_json(data, "the list of models")
+            told = answer["data"]
+            if len(told) > _MOST:
+                raise ServerRefusedError(f"{url} names more than {_MOST:,} models")
+            ours = any(each.get("owned_by") == "fusery" for each in told)
+            if self._kind.form != "mlx":
+                if ours:
+                    raise ServerRefusedError(f"{url} is fusery's own server", hint=f"--to fusery={url}")
+                return _listed_by_others(told)
+            if "loads" not in answer:
+                raise ServerRefusedError(
+                    f"{url} is no server of fusery's", hint="--to vllm=URL, or sglang=URL"
+                )
+            if answer["loads"] is not True:
+                raise ServerRefusedError(
+                    f"{url} takes no adapters from whoever asks so",
+                    hint=f"it has to be started with --adapters-from FOLDER, and with keys, {KEY} be one of loads = true",
+                )
+            return _listed_by_ours(told)
+
+
+def _listed_by_others(told: list[Any]) -> Listed:
+    """Read the cards of vLLM and SGLang: an adapter has a parent, and as its root the folder it was loaded from."""
+    bases, adapters = set(), {}
+    for each in told:
+        name, root, parent = _text(each["id"]), each.get("root"), each.get("parent")
+        if parent is None:
+            bases |= {name} | ({root} if isinstance(root, str) else set())
+        else:
+            # vLLM's parent is the name of the base; the folder is what it was loaded from.
+            adapters[name] = (_text(root), None)
+    if not bases:
+        raise KeyError("no base")
+    return Listed(frozenset(bases), None, adapters)
+
+
+def _listed_by_ours(told: list[Any]) -> Listed:
+    """Read the cards of our server: what answers a name is in `versions`, and an adapter's own name leads to itself."""
+    bases, adapters, digest = set(), {}, None
+    for each in told:
+        name, root = _text(each["id"]), _text(each["root"])
+        bases.add(root)
+        if name == root:
+            digest = each["digest"]
+        elif each["versions"] == [name]:
+            adapters[name] = (None, each["digest"])
+    return Listed(frozenset(bases), digest, adapters)
+
+
+@contextmanager
+def _reading(url: str) -> Iterator[None]:
+    """What is read of an answer has the form that it should have."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ServerRefusedError(
+            f"{url}/v1/models answers what no server of models does", hint="is that its address?"
+        ) from error
+
+
+def _place(kind: str, address: ServerAddress) -> str:
+    """Return what a server is called, by whatever name it was asked for here."""
+    if address.loopback:
+        path = f":{address.port or (443 if address.secure else 80)}{address.path}"
+        return f"{kind}={'https' if address.secure else 'http'}://{socket.gethostname()}{path}"
+    return f"{kind}={address.url.lower()}"
+
+
+def _text(told: Any) -> str:
+    if not isinstance(told, str):
+        raise TypeError("no text")
+    return told
+
+
+def _some(names: Collection[str]) -> str:
+    return ", ".join(repr(name[:100]) for name in sorted(names)[:4])

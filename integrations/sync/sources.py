@@ -1,0 +1,163 @@
+"""Where a server that asks for an adapter by its name gets it from: a registry's own parts, or its server and a token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fusery.registry.adapters.finding import WHOLE
+from fusery.registry.adapters.render import FORM_FILES, render_peft
+from fusery.registry.adapters.trained_through import require_usable_unfused
+from fusery.registry.bundles.source import BundledAdapter, BundleSource, Files
+from fusery.registry.bundles.sources import adapters_source
+from fusery.registry.bundles.writing import BundleFolder
+from fusery.registry.documents import without_places
+from fusery.registry.errors import BadInputError, CheckFailedError
+from fusery.registry.exchange.checks import check_package
+from fusery.registry.exchange.over_http import ServerPlace, ServerRegistry
+from fusery.registry.packages.documents import AdapterDocument, BaseDocument
+from fusery.registry.records.bases import architecture_of
+from fusery.registry.records.references import resolve_adapter
+from fusery.registry.records.renderings import rendering_of
+from fusery.registry.records.withdrawals import standing_yank
+from fusery.registry.releases.deployments import (
+    end_deployments,
+    list_deployments,
+    record_deployment,
+    record_refusal,
+)
+from fusery.registry.remote.blobs import download
+from fusery.storage.digest import Digest
+
+from .folders import write_plain
+from .plan import WantedBase
+
+if TYPE_CHECKING:
+    from fusery.registry.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An adapter on record; `documents` has it and its base, if they come from a server."""
+
+    name: str
+    digest: str
+    base: WantedBase
+    yanked: str | None
+    documents: tuple[AdapterDocument, BaseDocument] | None = None
+
+
+class OwnRegistry:
+    """A registry whose database and store can be reached."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        """Take its parts."""
+        self._workspace = workspace
+
+    def look(self, reference: str) -> Found:
+        """Return what a reference means now."""
+        with self._workspace.database.read() as session:
+            row = resolve_adapter(session, reference)
+            yank = standing_yank(session, row)
+            reason = yank.reason if yank is not None else None
+            return Found(row.name, row.digest, WantedBase.of(row.base), reason)
+
+    def write(self, found: Found, bundle: BundleFolder, base_name: str) -> int:
+        """Write its files, fetched from the store."""
+        with adapters_source(self._workspace, [found.name], "peft", with_base=False) as (source, _):
+            return write_plain(source, bundle, base_name)
+
+    def record(self, found: Found, place: str, via: str) -> None:
+        """Record that it runs somewhere from now on."""
+        record_deployment(self._workspace, f"adapter:{found.name}", place, via=via)
+
+    def refuse(self, found: Found, place: str, via: str, reason: str) -> None:
+        """Record that it was asked for somewhere, and not served."""
+        record_refusal(self._workspace, f"adapter:{found.name}", place, reason=reason, via=via)
+
+    def end(self, place: str, via: str, reason: str) -> None:
+        """Record that what ran somewhere does not any more."""
+        if list_deployments(self._workspace, place=place, via=via):
+            end_deployments(self._workspace, [place], reason=reason, via=via)
+
+    def close(self) -> None:
+        """Let go of its parts."""
+        self._workspace.close()
+
+
+class RegistryOverHttp:
+    """A registry behind `fusery server`: what it says is as little believed as any other party's, and its bytes are hashed."""
+
+    def __init__(self, url: str, *, insecure: bool = False) -> None:
+        """Name it; the token is the environment's."""
+        self._server = ServerPlace(url, insecure).open()
+
+    def look(self, reference: str) -> Found:
+        """Return what a reference means now."""
+        package = ServerRegistry(self._server).package(reference)
+        check_package(package)
+        if not package.adapter or package.fused:
+            raise CheckFailedError(f"{self._server.url} answers with something else than an adapter")
+        adapter = package.adapter[-1]
+        base = next((each for each in package.base if each.digest == adapter.base_digest), None)
+        if base is None:
+            raise CheckFailedError(f"{self._server.url} answers without the base model of {adapter.name}")
+        declared = base.config.get("_name_or_path")
+        called = {*adapter.base_names, *base.names, *([declared] if isinstance(declared, str) else [])}
+        wanted = WantedBase(base.name, base.digest, frozenset(called), base.manifest)
+        yanked = next((yank.reason for yank in adapter.yanks if yank.lifted_at is None), None)
+        return Found(adapter.name, adapter.digest, wanted, yanked, (adapter, base))
+
+    def write(self, found: Found, bundle: BundleFolder, base_name: str) -> int:
+        """Write its files, fetched from the server."""
+        assert found.documents is not None
+        adapter, on = found.documents
+        if any(finding.code == WHOLE for finding in adapter.findings):
+            raise BadInputError(
+                f"{adapter.name} holds whole tensors beside its factors, which servers do not take"
+            )
+        require_usable_unfused(adapter.name, adapter.method, adapter.training)
+        beside = bundle.root.parent
+        paths: dict[str, Path] = {}
+        for entry in adapter.files:
+            paths[entry.path] = beside / entry.sha256
+            download(self._server, entry, paths[entry.path], beside, None)
+        base = architecture_of(on)
+        expected = next((Digest(form.digest) for form in adapter.renderings if form.format == "peft"), None)
+        files = render_peft(paths, base, beside / "peft", expected=expected)
+        kept = {name: files[name] for name in FORM_FILES["peft"]}
+        bundled = BundledAdapter(
+            adapter.name, (), Files(kept, rendering_of(files, "peft")), self._facts(found)
+        )
+        source = BundleSource(adapter.name, {"base": {"name": found.base.name}}, None, (bundled,), {}, base)
+        source.check()
+        return write_plain(source, bundle, base_name)
+
+    def _facts(self, found: Found) -> Mapping[str, Any]:
+        facts: Mapping[str, Any] = without_places({"name": found.name, "digest": found.digest})
+        return facts
+
+    def record(self, found: Found, place: str, via: str) -> None:
+        """Have it recorded under the token's name."""
+        self._ask("record", reference=f"adapter:{found.name}", place=place, via=via)
+
+    def refuse(self, found: Found, place: str, via: str, reason: str) -> None:
+        """Have it recorded that it was asked for somewhere, and not served."""
+        self._ask("refuse", reference=f"adapter:{found.name}", place=place, reason=reason, via=via)
+
+    def end(self, place: str, via: str, reason: str) -> None:
+        """Have it recorded that nothing of this server's runs there any more."""
+        self._ask("end", places=[place], reason=reason, via=via)
+
+    def _ask(self, operation: str, **arguments: Any) -> None:
+        self._server.ask(f"deployments/{operation}", arguments, Any, writes=True)
+
+    def close(self) -> None:
+        """Hang up."""
+        self._server.close()
+
+
+AdapterSource = OwnRegistry | RegistryOverHttp
+"""A registry, as a server sees it that asks for adapters."""

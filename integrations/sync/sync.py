@@ -1,0 +1,322 @@
+"""Bringing a place to what it should have: what is wanted comes, and what was brought and is not wanted any more goes.
+
+The record is the plan of what is going on.  A deployment is recorded before an adapter is put anywhere, and ended after it
+was taken away, so that a sync that is killed at any instant leaves nothing behind that the next one would not know to be
+its own.  A lease lets one sync at a time work on a place.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from fusery.registry.database import leases
+from fusery.registry.errors import (
+    BadInputError,
+    DatabaseUnavailableError,
+    LeaseLostError,
+    ServerUnavailableError,
+    UnknownReferenceError,
+)
+from fusery.storage.digest import digest_bytes
+from fusery.storage.errors import FuseryError
+from fusery.storage.progress import SILENT, Reporter
+
+from .folders import BucketFolders, DiskFolders, folders_at
+from .plan import HINT, Desired, DestinationOptions, Synced, SyncStep, desired, plan
+from .servers import ModelServer
+
+if TYPE_CHECKING:
+    from fusery.registry.api.registry import Registry
+    from fusery.registry.workspace import Workspace
+
+Destination = DiskFolders | BucketFolders | ModelServer
+"""What adapters are brought to, and taken away from."""
+
+VIA = "sync"
+"""By which the deployments of a sync are known."""
+
+_REASON = 300
+
+
+@dataclass(frozen=True, slots=True)
+class SyncRequest:
+    """What is wanted where."""
+
+    destination: DestinationOptions
+    references: Sequence[str] = ()
+    where: str | None = None
+    task: str | None = None
+    nothing: bool = False
+
+    def require_wish(self) -> None:
+        """Refuse to take everything away because nothing was said."""
+        said = bool(self.references) or self.where is not None or self.task is not None
+        if said == self.nothing:
+            raise BadInputError(
+                "--none goes with no other wish" if said else "which adapters are wanted there?",
+                hint="fusery deploy sync TASK#ALIAS... --to PLACE, --where EXPR, --task TASK; or --none, to take away all that was brought",
+            )
+
+
+def sync(
+    registry: Registry, request: SyncRequest, *, dry_run: bool = False, reporter: Reporter = SILENT
+) -> Synced:
+    """Bring a place to what it should have, or return what a sync would do.
+
+    What cannot be brought is told of and holds up nothing else, but then nothing is taken away that is not yanked: who moves
+    an alias to a version that a server refuses, or that is yanked, goes on with the one before.
+    """
+    with _opened(registry, request) as destination:
+        if dry_run:
+            return _Sync(registry, destination, request, SILENT, None).look()
+        with _alone(registry.workspace, destination, reporter) as lease:
+            return _Sync(registry, destination, request, reporter, lease).run()
+
+
+def watch(
+    registry: Registry,
+    request: SyncRequest,
+    *,
+    every: float,
+    told: Callable[[Synced], None],
+    ended: threading.Event,
+    reporter: Reporter = SILENT,
+) -> None:
+    """Sync again and again; what goes wrong is told of once, and tried again.
+
+    Args:
+        every: seconds between two syncs.
+        told: called with the first result, and with each that is another than the one before.
+    """
+    before: Synced | None = None
+    complaint = ""
+    with _opened(registry, request) as destination:
+        while not ended.is_set():
+            try:
+                with _alone(registry.workspace, destination, reporter) as lease:
+                    found = _Sync(registry, destination, request, reporter, lease).run()
+                complaint = ""
+                if before is None or found.undone != before.undone or any(step.done for step in found.steps):
+                    told(found)
+                before = found
+            except (FuseryError, OSError) as error:
+                if before is None and isinstance(error, (UnknownReferenceError, BadInputError)):
+                    raise  # a mistyped name: waiting does not help
+                # A server that starts anew, a database that is away: the next try may do.
+                if str(error) != complaint:
+                    complaint = str(error)
+                    reporter.say(f"{destination.text} cannot be synced at the moment: {error}")
+            ended.wait(every)
+
+
+@contextmanager
+def _opened(registry: Registry, request: SyncRequest) -> Iterator[Destination]:
+    request.require_wish()
+    with registry.deployments.here():
+        pass  # the replica of a server's registry, which has the leases, is there from now on
+    with closing(destination_of(registry.workspace, request.destination)) as destination:
+        yield destination
+
+
+@contextmanager
+def _alone(workspace: Workspace, destination: Destination, reporter: Reporter) -> Iterator[leases.Lease]:
+    """Hold the right to change a place."""
+    key = f"sync {digest_bytes(destination.text.encode())}"
+
+    def told(busy: leases.Busy) -> None:
+        who = busy.owner.description if busy.owner else "another process"
+        reporter.say(f"{destination.text} is being synced by {who}; waiting")
+
+    lease = leases.wait(workspace.database, key, workspace.owner(), told=told)
+    with lease.keep():
+        yield lease
+        with workspace.database.write() as session:
+            lease.release(session)
+
+
+@dataclass
+class _Sync:
+    """One sync of one place."""
+
+    registry: Registry
+    destination: Destination
+    request: SyncRequest
+    reporter: Reporter
+    lease: leases.Lease | None
+    _wanted: Desired = field(init=False)
+    _yanked: Mapping[str, str] = field(init=False)
+    _brought: Mapping[str, str] = field(init=False)
+    _objection: BadInputError | None = None
+
+    def _desired(self) -> Desired:
+        request, deployments = self.request, self.registry.deployments
+        if request.nothing:
+            return Desired({})
+        chosen: Sequence[str] = ()
+        if request.where is not None or request.task is not None:
+            listed = self.registry.adapters.list(where=request.where, task=request.task)
+            chosen = [adapter.name for adapter in listed]
+        with deployments.here(*request.references, *chosen) as (workspace, _):
+            return desired(workspace, request.references, chosen)
+
+    def _plan(self) -> tuple[SyncStep, ...]:
+        self._wanted = self._desired()
+        deployments = self.registry.deployments
+        self._brought = {
+            each.name: each.digest
+            for each in deployments.list(place=self.destination.text, via=VIA)
+            if each.kind == "adapter"
+        }
+        wanted = {name: each.digest for name, each in self._wanted.adapters.items()}
+        standing = self.destination.standing({*wanted, *self._brought})
+        self._yanked = deployments.yanked(sorted({*standing, *self._brought} - wanted.keys()))
+        steps = plan(wanted, standing, self._brought, self._yanked)
+        try:
+            self.destination.require_base(self._wanted)
+        except BadInputError as error:
+            # What is yanked goes all the same, and then it is said.
+            self._objection = error
+            return tuple(step for step in steps if step.act == "unload" and step.adapter in self._yanked)
+        # Who asks for what is yanked does not get it, whatever is to be done about what is there.
+        asked = self._wanted.references
+        withheld = [name for name in self._wanted.withdrawn if asked.get(name)]
+        return (*(SyncStep(act="withheld", adapter=name, digest=None) for name in withheld), *steps)
+
+    def look(self) -> Synced:
+        """Return what would be done."""
+        steps = self._plan()
+        if self._objection is not None:
+            raise self._objection
+        return self._told([self._step(step, reason=self._why(step)) for step in steps])
+
+    def run(self) -> Synced:
+        """Do it."""
+        done: list[SyncStep] = []
+        steps = self._plan()
+        # An alias that was moved to what is yanked, or is refused, leaves what it meant before in service.
+        held_up = any(self._is_unmet(step) for step in steps)
+        for step in steps:
+            if step.act in ("load", "replace"):
+                done.append(self._bring(step))
+                held_up = held_up or not done[-1].done
+            elif step.act in ("unload", "end"):
+                done.append(self._take_away(step, held_up=held_up))
+            else:
+                if step.act == "record":
+                    self._check()
+                    self._record(step.adapter)
+                done.append(self._step(step, reason=self._why(step), done=step.act == "record"))
+        if self._objection is not None:
+            raise self._objection
+        self.destination.sweep(
+            {
+                *self._wanted.adapters,
+                *(each.adapter for each in done if each.act == "unload" and not each.done),
+            }
+        )
+        return self._told(done)
+
+    def _is_unmet(self, step: SyncStep) -> bool:
+        """Tell whether a step is about something that somebody asked for and does not get."""
+        if step.adapter in self._wanted.withdrawn:
+            return bool(self._wanted.references.get(step.adapter))
+        return step.act == "blocked" and step.adapter in self._wanted.adapters
+
+    def _bring(self, step: SyncStep) -> SyncStep:
+        name, wanted = step.adapter, self._wanted.adapters[step.adapter]
+        announced = False
+
+        def announce() -> None:
+            nonlocal announced
+            self._check()
+            self._record(name, self._why(step) or "brought anew")
+            announced = True
+
+        self.reporter.say(f"bringing {name}")
+        try:
+            self._check()
+            self.destination.bring(name, wanted.digest, announce=announce)
+        except (LeaseLostError, DatabaseUnavailableError):
+            raise
+        except (FuseryError, OSError) as error:
+            # A server that did not answer may have loaded it all the same: then the next sync finds it there.
+            if announced and not isinstance(error, ServerUnavailableError):
+                self._end(name, f"not brought: {error}")
+            hint = getattr(error, "hint", None)
+            return self._step(step, reason=f"{error}" + (f" ({hint})" if hint else ""))
+        return self._step(step, reason=self._why(step), done=True)
+
+    def _take_away(self, step: SyncStep, *, held_up: bool) -> SyncStep:
+        if step.act == "unload":
+            if held_up and step.adapter not in self._yanked:
+                return self._step(step, reason="it stays until what is to come has come")
+            self.reporter.say(f"taking {step.adapter} away")
+            try:
+                self._check()
+                self.destination.take_away(step.adapter)
+            except (LeaseLostError, DatabaseUnavailableError):
+                raise
+            except (FuseryError, OSError) as error:
+                return self._step(step, reason=str(error))
+        self._check()
+        reason = self._why(step) or "not wanted any more"
+        self._end(step.adapter, reason)
+        return self._step(step, reason=reason, done=True)
+
+    def _record(self, name: str, anew: str | None = None) -> None:
+        note = " ".join(self._wanted.references.get(name, ()))
+        # By its kind: a bundle in the current folder may have the same name.
+        subject = f"adapter:{name}"
+        self.registry.deployments.record(subject, self.destination.text, note=note, via=VIA, anew=anew)
+
+    def _end(self, name: str, reason: str) -> None:
+        place, subject = self.destination.text, f"adapter:{name}"
+        self.registry.deployments.end([place], reference=subject, reason=reason[:_REASON], via=VIA)
+
+    def _why(self, step: SyncStep) -> str | None:
+        """Return why something is to be done, or cannot be; None where there is nothing to say."""
+        if (yanked := self._yanked.get(step.adapter) or self._wanted.withdrawn.get(step.adapter)) is not None:
+            stays = ": it was not brought from here, and stays" if step.act == "blocked" else ""
+            return f"yanked: {yanked}{stays}"
+        match step.act:
+            case "load" if step.adapter in self._brought:
+                return "it was not there any more"
+            case "replace":
+                return "what is there is not what was brought"
+            case "end":
+                return "it is not there any more"
+            case "unload":
+                return "not wanted any more"
+            case "blocked":
+                return self.destination.in_the_way(step.adapter)
+            case _:
+                return None
+
+    def _check(self) -> None:
+        if self.lease is not None:
+            self.lease.check()
+
+    def _step(self, step: SyncStep, *, reason: str | None = None, done: bool = False) -> SyncStep:
+        references = self._wanted.references.get(step.adapter, ())
+        return replace(step, references=references, reason=reason and reason[:_REASON], done=done)
+
+    def _told(self, steps: list[SyncStep]) -> Synced:
+        base = next((each.base.name for each in self._wanted.adapters.values()), None)
+        return Synced(place=self.destination.text, base=base, steps=tuple(steps))
+
+
+def destination_of(workspace: Workspace, options: DestinationOptions) -> Destination:
+    """Return the destination that is meant; nothing is asked or written yet."""
+    if options.to.startswith(("http://", "https://")):
+        raise BadInputError("which kind of server is that?", hint=HINT)
+    if (kind := options.kind) is not None:
+        return ModelServer.at(workspace, kind, options)
+    if options.folder is not None or options.seen_as is not None:
+        raise BadInputError("--folder and --seen-as are for servers", hint=HINT)
+    if not options.to.strip():
+        raise BadInputError("--to must not be empty", hint=HINT)
+    return folders_at(workspace, options.to, base_name=options.base_name, place=options.place)

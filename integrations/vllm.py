@@ -1,0 +1,146 @@
+"""The target `vllm`: adapters in the folder that vLLM's resolver and `--lora-modules` read, or a fused model, and how to start it.
+
+Rules: vllm 0.32.0, vllm/plugins/lora_resolvers/filesystem_resolver.py (the base's name is compared as text with what the
+server was started with), vllm/lora/peft_helper.py and lora_model.py (what is accepted), vllm/config/lora.py (ranks).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fusery.registry.adapters.mlx_form import OWN_SERVER
+from fusery.registry.bundles.card import card_values
+from fusery.registry.bundles.rendering import resource
+from fusery.registry.bundles.source import BundleSource, Choices
+from fusery.registry.bundles.target import Layout, model_layout
+from fusery.registry.bundles.targets.model import transformers_reads, write_model
+from fusery.registry.bundles.writing import BundleFolder, bundle_record
+from fusery.registry.errors import BadInputError
+from fusery.registry.models.architecture import Architecture, read_architecture
+
+from .common import (
+    NamedBase,
+    Served,
+    base_architecture,
+    facts_of,
+    finish,
+    named_base,
+    peft_layout,
+    render,
+    require_dense,
+    require_shared_names,
+    served_adapters,
+    unfound_base,
+    write_peft,
+    written_adapters,
+)
+
+__all__ = ["accepts", "check", "unfound_base", "write"]
+
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What `--max-lora-rank` takes (vllm/config/lora.py, `MaxLoRARanks`)."""
+
+WITH_ENDS = frozenset(
+    {"cohere", "cohere2", "exaone", "exaone4", "granite", "llama", "minicpm", "mistral", "nemotron", "qwen3"}
+)
+"""Model types whose embedding and head vLLM can adapt (`embedding_modules` in vllm/model_executor/models/)."""
+
+_SERVER = "vLLM"
+
+
+def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
+    """Write `adapters/`, `vllm.env` and `tokenizer/` if needed, or `model/`; and `serve.sh`, README.md, fusery.json."""
+    base = base_architecture(source)
+    if source.adapters:
+        require_shared_names(base, _SERVER)
+        _write_adapters(source, bundle, choices)
+        return
+    require_dense(source, base, _SERVER)
+    record = bundle_record(source, "vllm", "model")
+    write_model(source, bundle, choices, under="model/")
+    bundle.write(
+        "serve.sh",
+        render("vllm_serve.sh.j2", name=source.name, base=None, adapters=[], rank=None, tokenizer=False),
+    )
+    finish(bundle, record, "vllm_readme.md.j2", **_readme(record, None, None), tokenizer=False)
+
+
+def _write_adapters(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
+    architecture = base_architecture(source)
+    served = served_adapters(source, architecture)
+    for each in served:
+        require_adaptable(source, each, architecture)
+    largest = max(each.plain.rank for each in served)
+    rank = max_rank(source, largest)
+    base = named_base(source, architecture, choices.base_name, _SERVER)
+    for each in served:
+        write_peft(bundle, each, base.name)
+    own = source.tokenizer is not None
+    if source.tokenizer is not None:
+        bundle.copy(source.tokenizer, under="tokenizer/")
+    names = [each.adapter.name for each in served]
+    record = written_adapters(bundle_record(source, "vllm", None), bundle)
+    bundle.write(
+        "serve.sh",
+        render("vllm_serve.sh.j2", name=source.name, base=base, adapters=names, rank=rank, tokenizer=own),
+    )
+    bundle.write("vllm.env", resource("vllm.env.txt", "integrations"))
+    readme = _readme(record, base, rank)
+    ranks = {"largest": largest, "ranks": RANKS}
+    finish(bundle, record, "vllm_readme.md.j2", **readme, **ranks, tokenizer=own)
+
+
+def require_adaptable(source: BundleSource, served: Served, base: Architecture) -> None:
+    """Refuse an update of the embedding or the head, where vLLM does not adapt them."""
+    ends = [path for path in served.plain.modules if path in ("lm_head", "model.embed_tokens")]
+    if ends and base.model_type not in WITH_ENDS:
+        raise BadInputError(
+            f"{served.adapter.name} has an update of {ends[0]}, which vLLM does not adapt in {base.model_type}",
+            hint=_other_target(source, base),
+        )
+
+
+def max_rank(source: BundleSource, rank: int) -> int:
+    """Return the smallest `--max-lora-rank` that has room for a rank."""
+    found = next((each for each in RANKS if each >= rank), None)
+    if found is None:
+        raise BadInputError(
+            f"vLLM serves adapters up to rank {RANKS[-1]}, and an adapter has rank {rank}",
+            hint=_other_target(source, base_architecture(source)),
+        )
+    return found
+
+
+def _other_target(source: BundleSource, base: Architecture) -> str:
+    """Return the hint for adapters that vLLM does not serve beside their base."""
+    try:
+        require_dense(source, base, _SERVER)
+    except BadInputError:
+        return OWN_SERVER
+    return "--target vllm --fused" if len(source.adapters) == 1 else OWN_SERVER
+
+
+def accepts(source: BundleSource) -> bool:
+    """Tell whether vLLM loads a fused model."""
+    model = read_architecture(source.fused.paths)
+    return isinstance(model.config.get("architectures"), list) and transformers_reads(model)
+
+
+def check(folder: Path) -> Layout:
+    """Read the adapters or the model as vLLM does."""
+    if (folder / "model").is_dir():
+        return model_layout(folder / "model")
+    return peft_layout(folder / "adapters")
+
+
+def _readme(record: dict[str, Any], base: NamedBase | None, rank: int | None) -> dict[str, Any]:
+    facts = facts_of(record)
+    return {
+        "name": record["name"],
+        "base": base,
+        "adapters": facts,
+        "first": record["adapters"][0]["name"] if facts else record["name"],
+        "rank": rank,
+        "lineage": [] if facts else card_values(record)["lineage"],
+    }

@@ -1,0 +1,134 @@
+"""HTTP: OpenAI's paths, errors in OpenAI's form, `/health` and `/metrics`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Collection
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Route
+from starlette.types import Lifespan
+
+from ..registry.runtime import http_server as request_ids
+from ..registry.runtime.errors import Refusal
+from ..registry.runtime.http_server import HostCheck
+from .completions import Completions
+from .keys import Access
+from .metrics import CONTENT_TYPE
+from .schemas import ChatBody, TextBody
+from .service import Service
+
+SLOW_SECONDS = 0.1
+"""Until who was refused is told so."""
+
+SLOWED = 256
+"""How many are made to wait for that at most."""
+
+
+def create_app(
+    service: Service,
+    lifespan: Lifespan[FastAPI] | None = None,
+    *,
+    hosts: Collection[str] = (),
+    origins: Collection[str] = (),
+    loading: Callable[[FastAPI], None] | None = None,
+) -> FastAPI:
+    """Return the application for a service that has been started."""
+    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(HostCheck, hosts=hosts, origins=origins)
+    if origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(origins),
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=[request_ids.NAME],
+        )
+    app.add_middleware(request_ids.RequestIds)
+    created = int(time.time())
+    waiting = 0
+
+    def access(request: Request) -> Access:
+        return service.keys.authenticate(request.headers.get("authorization"))
+
+    @app.get("/health")
+    async def health() -> Response:
+        alive = service.alive
+        told = {"status": "ok" if alive else "dead"} | ({} if service.keys.usable else {"keys": "unusable"})
+        return JSONResponse(told, 200 if alive else 503)
+
+    @app.get("/metrics")
+    async def metrics(request: Request) -> Response:
+        tenant = access(request).tenant
+        if tenant is not None and not tenant.metrics:
+            raise Refusal(403, "this key may not read the metrics", code="forbidden")
+        return Response(service.metrics.text(), media_type=CONTENT_TYPE)
+
+    @app.get("/v1/models")
+    async def models(request: Request) -> Response:
+        tenant = access(request).tenant
+        # Who changes what is served sees all of it.
+        loads = loading is not None and (tenant is None or tenant.loads)
+        listed = [_model(service, name, created) for name in service.table.names(None if loads else tenant)]
+        return JSONResponse({"object": "list", "data": listed, "loads": loads})
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str, request: Request) -> Response:
+        tenant = access(request).tenant
+        service.table.choose(name, tenant, None)
+        return JSONResponse(_model(service, name, created))
+
+    chat, text = Completions(service, ChatBody, "chat"), Completions(service, TextBody, "text")
+    if loading is not None:
+        loading(app)
+    app.router.routes += [
+        Route("/v1/chat/completions", chat, methods=["POST"]),
+        Route("/chat/completions", chat, methods=["POST"]),
+        Route("/v1/completions", text, methods=["POST"]),
+    ]
+
+    @app.exception_handler(Refusal)
+    async def refused(request: Request, error: Refusal) -> Response:
+        nonlocal waiting
+        service.metrics.refused.labels(error.status).inc()
+        if error.status in (401, 413, 429) and waiting < SLOWED:
+            # To ask at once again would cost more than it is worth.
+            waiting += 1
+            try:
+                await asyncio.sleep(SLOW_SECONDS)
+            finally:
+                waiting -= 1
+        return JSONResponse(error.document, error.status, headers=error.headers)
+
+    @app.exception_handler(HTTPException)
+    async def unknown(request: Request, error: HTTPException) -> Response:
+        refusal = Refusal(error.status_code, f"{request.method} {request.url.path[:100]}: {error.detail}")
+        return JSONResponse(refusal.document, error.status_code, headers=error.headers)
+
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> Response:
+        # Starlette logs the traceback; the client gets no word of it.
+        # This response bypasses all middleware.
+        name = request_ids.NAME
+        known = {name: request.scope[name]} if name in request.scope else {}
+        return JSONResponse(Refusal(500, "internal error").document, 500, headers=known)
+
+    return app
+
+
+def _model(service: Service, name: str, created: int) -> dict[str, Any]:
+    table = service.table
+    return {
+        "id": name,
+        "object": "model",
+        "created": created,
+        "owned_by": "fusery",
+        "root": table.document.base.name,
+        "versions": table.versions(name),
+        "digest": table.digest(name),
+    }

@@ -1,0 +1,295 @@
+"""The thread that has the model: it loads the base and adapters, and writes all answers, a step of each batch in turn."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..registry.runtime.errors import EngineError, sentence
+from ..registry.runtime.mlx_keys import mlx_keys
+from ..registry.runtime.switching import Resident, Switchboard
+from .batching import Batch, ContinuousBatch
+from .fairness import Throttle
+from .prefixes import Prefixes
+from .sequential import SequentialBatch
+from .writing import Generation, Piece
+
+LOG = logging.getLogger(__name__)
+
+CONTEXT = 1 << 20
+"""Tokens that a model is taken to look back on when its configuration is silent."""
+
+REST = 4
+"""Reading prompts of one tenant, and dropping its answers, takes a fifth of the time at most while there are others."""
+
+T = TypeVar("T")
+Post = Callable[[Sequence[tuple[Generation, Piece]]], None]
+
+
+class Engine:
+    """One base in memory, and the answers that are being written on it.
+
+    mlx's arrays stay with one thread; other threads hand it jobs and functions to call.
+    """
+
+    def __init__(
+        self,
+        base: Path,
+        post: Post,
+        *,
+        tokenizer: Path | None = None,
+        width: int = 32,
+        prompt_cache_bytes: int = 0,
+    ) -> None:
+        self.context, self.vocabulary = CONTEXT, 1
+        self.tokenizer: Any = None
+        self.prefixes = Prefixes(prompt_cache_bytes)
+        self._base, self._post, self._width = base, post, width
+        self._say: Callable[[str], None] = LOG.info
+        self._tokenizer = tokenizer
+        self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        # By the adapter that is on the base as a whole; whose step is longest ago comes first.
+        self._batches_by_adapter: dict[Resident | None, Batch] = {}
+        self._board: Switchboard | None = None
+        self._owners: frozenset[str] = frozenset()
+        self._throttle = Throttle(REST, lambda: self._owners)
+        self._batch_class: type[ContinuousBatch | SequentialBatch] = ContinuousBatch
+        self._stream: Any = None
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._loaded: Future[None] = Future()
+
+    @property
+    def alive(self) -> bool:
+        """It has loaded the base and generates."""
+        return self._thread.is_alive() and self._loaded.done() and self._loaded.exception() is None
+
+    @property
+    def switches(self) -> int:
+        """How often another adapter was put on the base as a whole."""
+        return self._board.switches if self._board else 0
+
+    def start(self, say: Callable[[str], None] = LOG.info) -> None:
+        """Load the base and wait for it; `say` is called with each progress message, in the engine's thread."""
+        self._say = say
+        self._thread.start()
+        self._loaded.result()
+
+    def stop(self) -> None:
+        """Drop all answers and the model, and wait for the thread."""
+        self._inbox.put(None)
+        self._thread.join()
+
+    def load(self, name: str, folder: Path, digest: str | None = None) -> Future[Resident]:
+        """Read an adapter between two steps; the future raises `AdapterError`."""
+        return self._call(
+            lambda: self._require_board().load(
+                name, folder, digest, by_row=self._batch_class is ContinuousBatch
+            )
+        )
+
+    def submit(self, job: Generation) -> None:
+        """Begin an answer; what becomes of it goes to `post`."""
+        self._inbox.put(lambda: self._insert(job))
+
+    def cancel(self, job: Generation) -> None:
+        """End an answer that nobody wants; nothing more is posted."""
+        job.cancelled = True
+        self._inbox.put(lambda: self._drop(job))
+
+    def sweep(self) -> None:
+        """Forget prompts of keys that were taken back and of adapters that are gone."""
+        self._inbox.put(self.prefixes.sweep)
+
+    def _call(self, function: Callable[[], T]) -> Future[T]:
+        future: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(function())
+            except Exception as error:  # noqa: BLE001 - raised where the result is asked for
+                future.set_exception(error)
+
+        if not self._thread.is_alive():
+            future.set_exception(EngineError("the engine has ended"))
+        else:
+            self._inbox.put(run)
+        return future
+
+    def _require_board(self) -> Switchboard:
+        assert self._board is not None
+        return self._board
+
+    def _run(self) -> None:
+        try:
+            self._load_base()
+        except Exception as error:  # noqa: BLE001 - whatever a model's class raises
+            self._loaded.set_exception(EngineError(f"the base cannot be loaded: {sentence(error)}"))
+            return
+        else:
+            self._loaded.set_result(None)
+            while self._serve_inbox():
+                for resident in self._due():
+                    self._step(resident)
+                if all(batch.idle for batch in self._batches_by_adapter.values()):
+                    self._throttle.forgive()
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        """Give back what mlx holds for this thread, in this thread; otherwise the interpreter's end is an abort."""
+        import mlx.core as mx
+
+        for batch in self._batches_by_adapter.values():
+            batch.close()
+        self._batches_by_adapter.clear()
+        self.prefixes.clear()
+        self._board = None
+        if self._stream is not None:
+            mx.synchronize(self._stream)
+        mx.clear_streams()
+
+    def _load_base(self) -> None:
+        import mlx.core as mx
+        from mlx_lm import load
+        from mlx_lm.utils import load_config, load_tokenizer, maybe_set_recommended_wired_limit
+
+        if not (self._base / "config.json").is_file():
+            # mlx-lm would look for such a model on a hub.
+            raise EngineError("there is no config.json in its folder")
+        if mx.default_device() == mx.cpu and "MLX_DISABLE_COMPILE" not in os.environ:
+            # On a processor mlx calls a C++ compiler for every function it compiles: the first answers would wait for it.
+            mx.disable_compile()
+        # Each generator sets this limit and puts back what it found: the last to close must find the same.
+        maybe_set_recommended_wired_limit()
+        self._stream = mx.default_stream(mx.default_device())
+        config = json.loads((self._base / "config.json").read_text(encoding="utf-8"))
+        model, self.tokenizer = load(
+            str(self._base), tokenizer_config={"trust_remote_code": False}, model_config=mlx_keys(config)
+        )
+        if self._tokenizer is not None:
+            own = load_config(self._tokenizer)
+            self.tokenizer = load_tokenizer(
+                self._tokenizer, {"trust_remote_code": False}, eos_token_ids=own.get("eos_token_id")
+            )
+        self._board = Switchboard(model, wake=lambda: self._inbox.put(self._sweep_board))
+        if not self._batches(model):
+            self._batch_class = SequentialBatch
+        text = config.get("text_config") or config
+        self.context = int(text.get("max_position_embeddings") or CONTEXT)
+        self.vocabulary = int(text.get("vocab_size") or len(self.tokenizer))
+
+    def _batches(self, model: Any) -> bool:
+        """Tell whether answers can be written beside each other in one batch."""
+        from mlx_lm.models.cache import make_prompt_cache
+
+        if not all(hasattr(cache, "merge") for cache in make_prompt_cache(model)):
+            return False
+        try:
+            from .batch_generator import computes_batches
+        except ImportError:  # another mlx-lm, with other names within
+            LOG.warning(
+                "answers are written one beside the other: this mlx-lm has no batches that are known here"
+            )
+            return False
+        self._say("testing whether the model computes several answers at a time")
+        if computes_batches(model, self._require_board().rows, self._stream):
+            return True
+        LOG.warning("answers are written one beside the other: this model's class does not compute batches")
+        return False
+
+    def _sweep_board(self) -> None:
+        if self._board is not None:
+            self._board.sweep()
+
+    def _serve_inbox(self) -> bool:
+        """Do what was asked for since; wait if there is nothing else to do.  False at the end."""
+        while True:
+            try:
+                message = self._inbox.get(block=not self._batches_by_adapter)
+            except queue.Empty:
+                return True
+            if message is None:
+                return False
+            try:
+                message()
+            except Exception as error:  # noqa: BLE001 - those who wait for other things are not given up
+                LOG.error("the engine could not do what it was asked to: %s", type(error).__name__)
+
+    def _insert(self, job: Generation) -> None:
+        if job.cancelled:
+            return
+        resident = _whole(job.resident)
+        batch = self._batches_by_adapter.get(resident)
+        try:
+            if batch is None:
+                batch = self._batch_class(
+                    self._require_board(),
+                    self.tokenizer,
+                    width=self._width,
+                    stream=self._stream,
+                    throttle=self._throttle,
+                    prefixes=self.prefixes,
+                )
+                self._batches_by_adapter[resident] = batch
+            batch.insert(job)
+        except Exception as error:  # noqa: BLE001 - one bad job must not end the others
+            self._fail([job], error)
+
+    def _drop(self, job: Generation) -> None:
+        resident = _whole(job.resident)
+        batch = self._batches_by_adapter.get(resident)
+        if batch is not None:
+            began = time.perf_counter()
+            batch.remove(job)
+            self._throttle.charge(job.owner, time.perf_counter() - began)
+            self._close_if_done(resident)
+
+    def _due(self) -> list[Resident | None]:
+        """Return what is stepped next: of each owner the batch that has waited longest, however many it has."""
+        due: dict[str, Resident | None] = {}
+        for resident, batch in self._batches_by_adapter.items():
+            for owner in batch.owners():
+                due.setdefault(owner, resident)
+        self._owners = frozenset(due)
+        return list(dict.fromkeys(due.values()))
+
+    def _step(self, resident: Resident | None) -> None:
+        batch = self._batches_by_adapter[resident] = self._batches_by_adapter.pop(
+            resident
+        )  # which now has waited least
+        try:
+            self._require_board().use(resident)
+            pieces = batch.step()
+            if pieces:
+                self._post([(job, piece) for job, piece in pieces if not job.cancelled])
+            batch.keep()
+        except Exception as error:  # noqa: BLE001 - the other batches go on
+            self._batches_by_adapter.pop(resident)
+            self._fail(batch.jobs(), error)
+            batch.close()
+            return
+        self._close_if_done(resident)
+
+    def _close_if_done(self, resident: Resident | None) -> None:
+        batch = self._batches_by_adapter.get(resident)
+        if batch is not None and not batch.jobs():
+            del self._batches_by_adapter[resident]
+            batch.close()
+
+    def _fail(self, jobs: Sequence[Generation], error: Exception) -> None:
+        # Only the kind of error: its text may be made from the prompt.
+        LOG.error("generation failed for %d answers: %s", len(jobs), type(error).__name__)
+        self._post([(job, Piece("", 0, "error")) for job in jobs if not job.cancelled])
+
+
+def _whole(resident: Resident | None) -> Resident | None:
+    """Return the adapter that must be on the base as a whole, None where rows name theirs."""
+    return None if resident is None or resident.by_row else resident

@@ -1,0 +1,184 @@
+"""Who may ask: the tenants of a file, which is followed on its own, whatever becomes of the models.
+
+The file is read again and again by a thread that does nothing else, and compared by its content.  Once it has named tenants, what
+cannot be read, is not as it must be or names nobody lets nobody in until it is right again.  A key that is taken back ends the
+answers that are being written for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import logging
+import secrets
+import threading
+import time
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from ..registry.runtime.document import Tenant, check_tenants, read_file, reason
+from ..registry.runtime.errors import DocumentError, Refusal
+
+LOG = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.25
+"""Between two looks at the file."""
+
+STALE_SECONDS = 10.0
+"""After so long without a look, as when a network's file system hangs, the file counts as unreadable."""
+
+HINT = 'a table for each tenant: [acme]  key_sha256 = ["..."]  models = ["course_rec#prod"]'
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What a request's key opens."""
+
+    tenant: Tenant | None
+    mark: bytes = field(default=b"", repr=False)
+
+    @property
+    def owner(self) -> str:
+        """Whose share of the server it uses."""
+        return self.tenant.name if self.tenant else ""
+
+
+class Keys:
+    """The keys of one file, as they are now: TOML with a table for each tenant, or `tenants` of a `serving.json`."""
+
+    def __init__(self, path: Path, *, document: bool = False) -> None:
+        self._path, self._document = path, document
+        self._secret = secrets.token_bytes(32)
+        self._marks: Mapping[bytes, Tenant] = {}
+        self.complaint, self.tenants = "", tuple[Tenant, ...]()
+        self.count: Callable[[str], None] = lambda outcome: None
+        self._data = read_file(path)
+        self._take(self._parsed(self._data))
+        self._looked = time.monotonic()
+        self._reading = threading.Lock()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="keys", daemon=True)
+
+    def start(self) -> None:
+        """Look at the file from now on."""
+        self._looked = time.monotonic()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._ended.set()
+
+    @property
+    def usable(self) -> bool:
+        """Somebody may be let in."""
+        running = self._thread.is_alive()
+        return not self.complaint and not (running and time.monotonic() - self._looked > STALE_SECONDS)
+
+    def authenticate(self, header: str | None) -> Access:
+        """Return what the key of an `Authorization` header opens.
+
+        A key is looked up by a mark that nobody outside of this process can compute, so that the time tells nothing.
+        """
+        if not self.usable:
+            raise _unusable()
+        if not self.tenants:
+            return Access(None)
+        scheme, _, key = (header or "").partition(" ")
+        mark = self._mark(hashlib.sha256(key.strip().encode("utf-8", "surrogatepass")).hexdigest())
+        tenant = self._marks.get(mark)
+        if tenant is None or scheme.lower() != "bearer":
+            raise _unknown(given=bool(key))
+        return Access(tenant, mark)
+
+    def objection(self, access: Access, model: str | None) -> Refusal | None:
+        """Return why an answer cannot go on for whom it was begun; None if it can."""
+        if not self.usable:
+            return _unusable()
+        if access.tenant is None and not self.tenants:
+            return None
+        tenant = self._marks.get(access.mark)
+        if tenant is None or access.tenant is None or tenant.name != access.tenant.name:
+            return _unknown(given=True)
+        if model is not None and tenant.models is not None and model not in tenant.models:
+            return Refusal(403, f"the model {model[:100]!r} was taken from this key", code="forbidden")
+        return None
+
+    def look(self) -> None:
+        """Read the file and apply it; two calls never overlap, so that an older reading cannot replace a newer one."""
+        with self._reading:
+            try:
+                data = read_file(self._path)
+                if data != self._data or self.complaint:
+                    tenants = self._parsed(data)
+                    if self.tenants and not tenants:
+                        raise DocumentError(
+                            f"{self._path} names no tenant any more; to let everybody in, start anew"
+                        )
+                    self._take(tenants)
+                    LOG.log(
+                        logging.WARNING if self.complaint else logging.INFO,
+                        "the keys of %s are followed: %d tenants",
+                        self._path,
+                        len(tenants),
+                    )
+                    self._data, self.complaint = data, ""
+                    self.count("done")
+            except Exception as error:  # noqa: BLE001 - whatever it is, it must not let anybody in
+                why = str(error) if isinstance(error, DocumentError) else type(error).__name__
+                if self.tenants and why != self.complaint:
+                    self.complaint = why
+                    LOG.error("nobody is let in: the keys cannot be used: %s", why)
+                    self.count("refused")
+            self._looked = time.monotonic()
+
+    def _run(self) -> None:
+        while not self._ended.wait(LOOK_SECONDS):
+            self.look()
+
+    def _parsed(self, data: bytes) -> list[Tenant]:
+        try:
+            if self._document:
+                document = json.loads(data)
+                if not isinstance(document, dict):
+                    raise TypeError("it is not a JSON object")
+                values = document.get("tenants", [])
+            else:
+                tables = tomllib.loads(data.decode())
+                values = [{"name": name, **table} for name, table in tables.items()]
+                if not values:
+                    raise ValueError("it names no tenant, so that nobody could ask")
+            return check_tenants(TypeAdapter(list[Tenant]).validate_python(values))
+        except ValidationError as error:
+            raise DocumentError(f"{self._path} is no file of tenants: {reason(error)}") from error
+        except (ValueError, TypeError, RecursionError) as error:
+            raise DocumentError(f"{self._path} is no file of tenants: {error}") from error
+
+    def _take(self, tenants: list[Tenant]) -> None:
+        self._marks = {self._mark(key): tenant for tenant in tenants for key in tenant.key_sha256}
+        self.tenants = tuple(tenants)
+
+    def _mark(self, digest: str) -> bytes:
+        return hmac.digest(self._secret, digest.encode(), "sha256")
+
+
+def _unusable() -> Refusal:
+    return Refusal(
+        503,
+        "the server cannot read its keys and lets nobody in until it can; its log says why",
+        code="keys_unavailable",
+        headers={"Retry-After": "1"},
+    )
+
+
+def _unknown(*, given: bool) -> Refusal:
+    return Refusal(
+        401,
+        "incorrect API key provided" if given else "no API key provided: send Authorization: Bearer KEY",
+        code="invalid_api_key",
+        headers={"WWW-Authenticate": "Bearer"},
+    )

@@ -1,0 +1,312 @@
+"""Adapters that come and go by request, where the server was started to allow it.
+
+The two paths, their bodies and their answers are vLLM's (vllm/entrypoints/serve/lora/), so that what deploys adapters to
+vLLM deploys them here.  An adapter's folder is in mlx-lm's form and lies below one folder that the server was started
+with: a request must not make the server read what else is on the machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import PlainTextResponse
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+
+from ..registry.runtime.document import Digest, Name, ServedAdapter, ServingDocument, read_document, reason
+from ..registry.runtime.errors import AdapterError, DocumentError, Refusal, ServingError
+from .completions import announced, received
+from .keys import Keys
+from .schemas import DEFAULT_MODEL, read_object
+from .service import ClientGoneError, Service
+
+LOG = logging.getLogger(__name__)
+
+MOST_BYTES = 16 << 10
+"""Of a request's body."""
+
+B = TypeVar("B", bound="_Body")
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+    lora_name: Name
+
+    @field_validator("lora_name")
+    @classmethod
+    def _plain(cls, name: str) -> str:
+        # It is shown in logs and lists, and asked for by people.
+        if not name.isprintable() or not name.isascii() or name != name.strip() or name == DEFAULT_MODEL:
+            raise ValueError("it is no name for an adapter")
+        return name
+
+
+class _Load(_Body):
+    """What is to be loaded."""
+
+    lora_path: str
+    load_inplace: bool = False
+    digest: Digest | None = None
+
+
+def add_loading(app: FastAPI, keys: Keys, reloader: Reloader, root: Path) -> None:
+    """Add the two paths."""
+
+    def require_allowed(request: Request) -> None:
+        if "origin" in request.headers:
+            raise Refusal(403, "web pages load no adapters, wherever they are from", code="forbidden")
+        tenant = keys.authenticate(request.headers.get("authorization")).tenant
+        if tenant is not None and not tenant.loads:
+            raise Refusal(403, "this key may not load adapters", code="forbidden")
+
+    @app.post("/v1/load_lora_adapter")
+    async def load(request: Request) -> Response:
+        require_allowed(request)
+        body = await _body(request, _Load)
+        if body.load_inplace:
+            raise Refusal(
+                400,
+                "an adapter is not replaced in place: a name stands for the same bytes",
+                param="load_inplace",
+            )
+        try:
+            # Copied first, so that nothing changes, and nothing else is read, between the look and the loading.
+            async with copied(root, body.lora_path) as folder:
+                entry = ServedAdapter(name=body.lora_name, folder=str(folder), digest=body.digest)
+                await reloader.stand_beside(entry)
+        except ShelfError as error:
+            raise Refusal(error.status, str(error), param="lora_path") from error
+        except (AdapterError, DocumentError) as error:
+            raise Refusal(400, str(error), param="lora_name") from error
+        LOG.info("%s was loaded by a request", body.lora_name)
+        return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
+
+    @app.post("/v1/unload_lora_adapter")
+    async def unload(request: Request) -> Response:
+        require_allowed(request)
+        body = await _body(request, _Body)
+        if not await reloader.put_away(body.lora_name):
+            raise Refusal(
+                404,
+                f"{body.lora_name[:100]!r} was not loaded by a request",
+                param="lora_name",
+                code="model_not_found",
+            )
+        LOG.info("%s was unloaded by a request", body.lora_name)
+        return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
+
+
+async def _body(request: Request, kind: type[B]) -> B:
+    """Return a request's body."""
+    try:
+        data = await received(request.receive, announced(request.headers, MOST_BYTES))
+    except ClientGoneError as error:
+        raise Refusal(400, "the request did not come to its end") from error
+    try:
+        return kind.model_validate(read_object(data))
+    except ValidationError as error:
+        raise Refusal(400, reason(error)) from error
+
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapters.safetensors"
+
+MOST_CONFIG = 1 << 20
+"""Bytes of a configuration."""
+
+MOST_WEIGHTS = 16 << 30
+"""Bytes of the weights."""
+
+MOST_RANK = 4096
+"""Of an adapter: its size in memory follows it, whatever is in the file."""
+
+_MOST_HEADER = 64 << 20
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe's other end may never come
+
+
+class ShelfError(ServingError):
+    """There is no adapter where a request says; no more is told of what lies there."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@asynccontextmanager
+async def copied(root: Path, path: str) -> AsyncIterator[Path]:
+    """Yield a folder of our own with an adapter's two files; it is gone afterwards."""
+    folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="fusery-adapter-"))
+    try:
+        await asyncio.to_thread(_copy, root, path, folder)
+        yield folder
+    finally:
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+
+def _copy(root: Path, path: str, folder: Path) -> None:
+    try:
+        opened = _opened(root, path)
+    except (OSError, ValueError) as error:
+        raise ShelfError(404, "there is no such folder where this server may load adapters from") from error
+    try:
+        for name, most in ((CONFIG, MOST_CONFIG), (WEIGHTS, MOST_WEIGHTS)):
+            _copy_file(opened, name, folder / name, most)
+        _require_sane(folder)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ShelfError(
+            400, f"the folder holds no adapter with {CONFIG} and {WEIGHTS} that can be loaded"
+        ) from error
+    finally:
+        os.close(opened)
+
+
+def _opened(root: Path, path: str) -> int:
+    """Open a folder below another, step by step, so that no link leads out of it."""
+    whole = Path(os.path.normpath(root.absolute() / path))
+    base = next((each for each in (root.absolute(), root.resolve()) if whole.is_relative_to(each)), None)
+    parts = whole.relative_to(base).parts if base is not None else ()
+    if not parts:
+        raise ValueError("not below it")
+    opened = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    for part in parts:
+        try:
+            below = os.open(part, _FOLDER, dir_fd=opened)
+        finally:
+            os.close(opened)
+        opened = below
+    return opened
+
+
+def _copy_file(folder: int, name: str, target: Path, most: int) -> None:
+    descriptor = os.open(name, _FILE, dir_fd=folder)
+    with os.fdopen(descriptor, "rb") as source, target.open("xb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > most:
+            raise ValueError("no regular file, or too long")
+        left = status.st_size
+        while left and (piece := source.read(min(left, 1 << 20))):
+            file.write(piece)
+            left -= len(piece)
+
+
+def _require_sane(folder: Path) -> None:
+    """Refuse what would take much more memory than its files: a rank without its factors, for one."""
+    config: dict[str, Any] = json.loads((folder / CONFIG).read_bytes())
+    rank = config.get("lora_parameters", {}).get("rank", 0)
+    if not isinstance(rank, int) or not 0 <= rank <= MOST_RANK:
+        raise ValueError("no rank")
+    with (folder / WEIGHTS).open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > _MOST_HEADER:
+            raise ValueError("no header")
+        header = json.loads(file.read(length))
+    names = {name.rpartition(".")[::2] for name in header if name != "__metadata__"}
+    modules = {module for module, _ in names}
+    if not modules or any((module, part) not in names for module in modules for part in ("lora_a", "lora_b")):
+        raise ValueError("modules without factors")
+
+
+LOG = logging.getLogger(__name__)
+
+SECONDS = 1.0
+"""Between two looks at the file."""
+
+
+MOST_BESIDE = 1000
+"""Adapters that come by requests."""
+
+
+class Reloader:
+    """Looks at the document's file and does what it says when it has changed."""
+
+    def __init__(self, service: Service, path: Path) -> None:
+        self._service, self._path = service, path
+        self._document, self._beside = service.table.document, dict[str, ServedAdapter]()
+        self._seen = self._state()
+        self._lock = asyncio.Lock()
+
+    async def run(self) -> None:
+        """Look again and again, until cancelled."""
+        while True:
+            await asyncio.sleep(SECONDS)
+            state = self._state()
+            if state != self._seen:
+                self._seen = state
+                await self.reload()
+
+    async def reload(self) -> bool:
+        """Read the document and follow it; keep to the old one if that cannot be done, and return False."""
+        async with self._lock:
+            try:
+                document = await asyncio.to_thread(read_document, self._path)
+                if document != self._document:
+                    await self._follow(document, self._beside)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the next change is to be followed again
+                why = str(error) if isinstance(error, ServingError) else type(error).__name__
+                LOG.error("the document has changed and is not followed: %s", why)
+                self._service.metrics.reloads.labels("refused").inc()
+                return False
+            self._service.metrics.reloads.labels("done").inc()
+            return True
+
+    async def stand_beside(self, entry: ServedAdapter) -> None:
+        """Serve an adapter beside those of the document, under its own name."""
+        async with self._lock:
+            if entry.name in self._service.table.names(None):
+                raise DocumentError(f"{entry.name[:100]!r} is served already")
+            if len(self._beside) >= MOST_BESIDE:
+                raise DocumentError(f"{MOST_BESIDE} adapters came by requests already: unload one")
+            await self._follow(self._document, {**self._beside, entry.name: entry})
+
+    async def put_away(self, name: str) -> bool:
+        """Serve an adapter that stood beside those of the document no more; return False if none of that name does."""
+        async with self._lock:
+            if name not in self._beside:
+                return False
+            left = {other: entry for other, entry in self._beside.items() if other != name}
+            await self._follow(self._document, left)
+            return True
+
+    async def _follow(self, document: ServingDocument, beside: Mapping[str, ServedAdapter]) -> None:
+        old = self._service.table.document
+        if _fixed(document) != _fixed(old):
+            raise DocumentError("another base, batch, context or size of the prompt cache needs a new start")
+        named = {document.base.name, *document.routes, *(entry.name for entry in document.adapters)}
+        beside = {name: entry for name, entry in beside.items() if name not in named}
+        whole = document.model_copy(update={"adapters": [*document.adapters, *beside.values()]})
+        known = {(entry.name, entry.folder, entry.digest): entry.name for entry in old.adapters}
+        have = {resident.name: resident for resident in self._service.table.residents}
+        residents = {}
+        for entry in whole.adapters:
+            same = known.get((entry.name, entry.folder, entry.digest))
+            # One after the other, so that answers go on between two of them.
+            residents[entry.name] = (
+                have[same] if same else await asyncio.wrap_future(self._service.read(entry))
+            )
+        self._service.publish(whole, residents, beside.keys())
+        self._document, self._beside = document, beside
+        before, now = set(have), set(residents)
+        came, went = (", ".join(sorted(names)[:10]) or "none" for names in (now - before, before - now))
+        LOG.info("adapters came: %s; and went: %s", came, went)
+
+    def _state(self) -> tuple[int, int, int] | None:
+        try:
+            status = self._path.stat()
+        except OSError:
+            return None
+        return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def _fixed(document: ServingDocument) -> tuple[object, ...]:
+    limits = document.limits
+    return document.base, limits.batch, limits.context, limits.prompt_cache_bytes

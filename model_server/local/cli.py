@@ -1,0 +1,58 @@
+"""`fusery serve`: adapters behind OpenAI's API."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fusery.cli.command import command
+from fusery.cli.options import LocalPath
+from fusery.cli.session import Session
+
+if TYPE_CHECKING:
+    from .serve import Serving
+
+_FILE = LocalPath(exists=True, dir_okay=False, path_type=Path)
+
+
+@command(
+    "serve",
+    document="fusery.model_server.local.serve:Serving",
+    references="[REF]...",
+    models="--model NAME=SPLIT...: An additional model name and its split: course_rec=v1:0.9,v2:0.1; repeatable.",
+    host="ADDRESS (127.0.0.1): Address to listen on.",
+    port="N (8080)",
+    api_keys="FILE: TOML file of tenants with digests of their keys; default: no keys.",
+    hosts="--allow-host NAME...: Accept requests for this host name; * accepts all; repeatable.",
+    adapters_from="FOLDER: Allow clients to load adapters from FOLDER; with keys, only tenants with loads = true.",
+    fused=": Serve the fused model of one REF instead of base and adapter.",
+    accept_foreign="",
+)
+def serve(session: Session, references: tuple[str, ...] = (), **options: Any) -> int:
+    """Serve adapters of one base model through OpenAI's API.
+
+    When an alias moves, the next request gets the new version. A request names an adapter by REF, by its full name or by
+    its task. Ctrl-C ends the server after the running answers.
+
+    \b
+    Examples:
+      fusery serve course_rec#prod course_rec@latest
+      fusery serve --model course_rec=v1:0.9,v2:0.1
+    """  # noqa: D301 (click wants the character, not a backslash)
+    from .serve import ServeRequest
+    from .serve import serve as serve_models
+
+    def ready(serving: Serving) -> None:
+        session.emit(serving, names=[serving.url], human=lambda: _print_serving(session, serving))
+
+    request = ServeRequest(references=references, **options)
+    return serve_models(session.registry, request, ready=ready, reporter=session.reporter())
+
+
+def _print_serving(session: Session, serving: Serving) -> None:
+    session.print(f"Serving on {serving.url}")
+    for name in serving.models:
+        target = serving.routes.get(name, name)
+        parts = {target: 1.0} if isinstance(target, str) else target
+        leads = ", ".join(part if len(parts) == 1 else f"{part}: {parts[part]:g}" for part in parts)
+        session.print(f"  {name}" + ("" if leads == name else f"  ->  {leads}"))

@@ -1,0 +1,153 @@
+"""The prompt cache: keys and values of prompts that have been read, for the next prompt that begins alike.
+
+What is kept belongs to one adapter and one tenant, and nobody else gets any of it: a prompt that is read faster because somebody
+else sent its beginning would tell what that was.  It is bounded in bytes; who has most gives way first.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from ..registry.runtime.switching import Resident
+    from .writing import Generation
+
+LEAST_TOKENS = 16
+"""A beginning shorter than this is read again."""
+
+ENTRIES = 128
+"""Prompts that are kept at most, however small."""
+
+Tokens = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class CachedPrefix:
+    """What is known of a prompt's beginning.
+
+    Attributes:
+        cache: mlx-lm's caches, one for each layer, which are the caller's own; None if there are none.
+        length: how many of the prompt's tokens they hold.
+        boundary: where earlier prompts parted from this one, if their caches cannot be cut there; 0 for nowhere.  What is kept
+            there serves the next.
+    """
+
+    cache: list[Any] | None = None
+    length: int = 0
+    boundary: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Entry:
+    owner: str
+    resident: Resident | None
+    tokens: Tokens
+    cache: list[Any]
+    nbytes: int
+    may_keep: Callable[[], bool]
+    trimmable: bool
+
+
+class Prefixes:
+    """What has been read, by tenant and adapter; to be used by the thread that has the model."""
+
+    def __init__(self, limit: int = 0) -> None:
+        self.limit, self.nbytes = limit, 0
+        self._entries: dict[_Entry, None] = {}  # whose last use is longest ago comes first
+
+    def __len__(self) -> int:
+        """Return how many prompts are kept."""
+        return len(self._entries)
+
+    def find(self, job: Generation) -> CachedPrefix:
+        """Return the longest beginning of a job's prompt that was read for its owner and adapter.
+
+        The last token is never among it, since the first of the answer is computed from it.
+        """
+        if not self._entries:
+            return CachedPrefix()
+        from mlx_lm.models.cache import trim_prompt_cache
+
+        tokens = np.array(job.tokens, np.int64)
+        best, length, boundary = None, LEAST_TOKENS - 1, 0
+        for entry in self._of(job):
+            common = min(_common(entry.tokens, tokens), len(tokens) - 1)
+            if common < len(entry.tokens) and not entry.trimmable:
+                boundary = max(boundary, common)
+            elif common > length:
+                best, length = entry, common
+        if best is None:
+            return CachedPrefix(boundary=boundary if boundary >= LEAST_TOKENS else 0)
+        self._entries[best] = self._entries.pop(best)
+        # Copies, of which mlx's arrays are shared until one is written to.
+        cache = copy.deepcopy(best.cache)
+        if length < len(best.tokens):
+            trim_prompt_cache(cache, len(best.tokens) - length)
+        return CachedPrefix(cache, length, boundary if boundary >= length + LEAST_TOKENS else 0)
+
+    def put(self, job: Generation, tokens: Sequence[int], cache: list[Any]) -> None:
+        """Keep what has been read of a job: its prompt or a part of it, and perhaps its answer."""
+        from mlx.core import eval as evaluate
+        from mlx_lm.models.cache import can_trim_prompt_cache
+
+        nbytes = sum(int(layer.nbytes) for layer in cache)
+        if len(tokens) < LEAST_TOKENS or nbytes > self.limit or not job.may_keep():
+            return
+        new = np.array(tokens, np.int64)
+        trimmable = bool(can_trim_prompt_cache(cache))
+        for entry in self._of(job):
+            common = _common(entry.tokens, new)
+            if common == len(new) and (entry.trimmable or len(entry.tokens) == len(new)):
+                self._entries[entry] = self._entries.pop(entry)  # it holds all of this
+                return
+            if common == len(entry.tokens) and trimmable:
+                self._drop(entry)
+        # A cache that is not computed yet would hold all of the batch that it is cut from.
+        evaluate([layer.state for layer in cache])
+        made = _Entry(job.owner, job.resident, new, cache, nbytes, job.may_keep, trimmable)
+        self._entries[made] = None
+        self.nbytes += nbytes
+        self._make_room()
+
+    def sweep(self) -> None:
+        """Drop what may not be kept any more: of keys that were taken back, and of adapters that are gone."""
+        for entry in list(self._entries):
+            if not entry.may_keep():
+                self._drop(entry)
+
+    def clear(self) -> None:
+        """Drop everything."""
+        self._entries.clear()
+        self.nbytes = 0
+
+    def _of(self, job: Generation) -> list[_Entry]:
+        return [
+            entry for entry in self._entries if entry.owner == job.owner and entry.resident is job.resident
+        ]
+
+    def _drop(self, entry: _Entry) -> None:
+        del self._entries[entry]
+        self.nbytes -= entry.nbytes
+
+    def _make_room(self) -> None:
+        """Drop what was not used for longest, of the owner who has most."""
+        while self.nbytes > self.limit or len(self._entries) > ENTRIES:
+            held: Counter[str] = Counter()
+            for entry in self._entries:
+                held[entry.owner] += entry.nbytes if self.nbytes > self.limit else 1
+            most = held.most_common(1)[0][0]
+            self._drop(next(entry for entry in self._entries if entry.owner == most))
+
+
+def _common(one: Tokens, other: Tokens) -> int:
+    """Return how many tokens two prompts begin with alike."""
+    length = min(len(one), len(other))
+    different = one[:length] != other[:length]
+    return int(different.argmax()) if different.any() else length

@@ -1,0 +1,122 @@
+"""From messages or text to tokens; what cannot be short enough is refused before it is tokenised."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from ..registry.runtime.errors import EngineError, Refusal, sentence
+from ..registry.runtime.templates.chat import ChatTemplates, encoded
+from ..registry.runtime.templates.process import NoProcess, TemplateError, TemplateTooLong
+from .schemas import Message, Tool
+
+WIDTH = 2
+"""Chats whose templates are rendered at a time: one that takes long is not waited for by all."""
+
+T = TypeVar("T")
+
+
+class PromptEncoder:
+    """Makes tokens of prompts; to be used by one thread, but for `render`."""
+
+    def __init__(self, tokenizer: Any, *, context: int, vocabulary: int) -> None:
+        self._tokenizer, self._context, self._vocabulary = tokenizer, context, vocabulary
+        # A vocabulary spells a token with a character for each byte or each character of the text.
+        self._longest = max(map(len, tokenizer.get_vocab()), default=1)
+        self.templates = ChatTemplates(width=WIDTH)
+        bound = self.templates.bind(tokenizer, context=context)
+        self.renders_apart = bound and tokenizer.has_chat_template
+
+    def start(self) -> None:
+        """See that chats can be rendered."""
+        try:
+            if self.renders_apart:
+                self.templates.start()
+        except NoProcess as error:
+            raise EngineError(str(error)) from error
+
+    def render(
+        self, messages: Sequence[Message], options: Mapping[str, Any], tools: Sequence[Tool] = ()
+    ) -> str:
+        """Return the text of a chat, by the base's chat template."""
+        if not self._tokenizer.has_chat_template:
+            raise Refusal(400, "the base has no chat template; use /v1/completions", param="messages")
+        self._bounded(sum(len(message.content) for message in messages), "messages")
+        given = [_given_message(message) for message in messages]
+        functions = [tool.model_dump(exclude_unset=True) for tool in tools]
+        text = self._given(
+            "messages",
+            lambda: self._tokenizer.apply_chat_template(
+                given, tools=functions or None, add_generation_prompt=True, tokenize=False, **options
+            ),
+        )
+        return str(text)
+
+    def chat(self, text: str) -> list[int]:
+        """Return the tokens of a chat that is rendered."""
+        self._bounded(len(text), "messages")
+        return self._encoded("messages", lambda: encoded(self._tokenizer, text))
+
+    def text(self, prompt: str | list[int]) -> list[int]:
+        """Return the tokens of a prompt."""
+        if isinstance(prompt, str):
+            self._bounded(len(prompt), "prompt")
+            return self._encoded("prompt", lambda: self._tokenizer.encode(prompt))
+        if not all(0 <= token < self._vocabulary for token in prompt):
+            raise Refusal(400, f"prompt must have tokens from 0 to {self._vocabulary - 1}", param="prompt")
+        return self._checked(prompt, "prompt")
+
+    def close(self) -> None:
+        """Kill what renders."""
+        self.templates.close()
+
+    def _encoded(self, field: str, encode: Callable[[], Any]) -> list[int]:
+        return self._checked(self._given(field, lambda: [int(token) for token in encode()]), field)
+
+    def _given(self, field: str, make: Callable[[], T]) -> T:
+        try:
+            return make()
+        except TemplateTooLong as error:
+            raise self._too_long(field, sentence(error)) from error
+        except TemplateError as error:
+            raise Refusal(503 if error.temporary else 400, sentence(error), param=field) from error
+        except Exception as error:
+            raise Refusal(
+                400, f"the model's tokenizer refuses the {field}: {sentence(error)}", param=field
+            ) from error
+
+    def _bounded(self, characters: int, field: str) -> None:
+        """Refuse a text that is too long even if each of its tokens were the longest there is."""
+        if characters > self._context * self._longest:
+            raise self._too_long(field, f"{characters} characters")
+
+    def _checked(self, tokens: list[int], field: str) -> list[int]:
+        if not tokens:
+            raise Refusal(400, f"{field}: no tokens", param=field)
+        if len(tokens) >= self._context:
+            raise self._too_long(field, f"{len(tokens)} tokens")
+        return tokens
+
+    def _too_long(self, field: str, length: str) -> Refusal:
+        return Refusal(
+            400,
+            f"{field}: {length}; this model's maximum context length is {self._context}"
+            f" tokens, of which the answer needs at least one",
+            param=field,
+            code="context_length_exceeded",
+        )
+
+
+def _given_message(message: Message) -> dict[str, Any]:
+    """Return a message as templates expect it: with the arguments of calls as objects, which OpenAI has as text."""
+    given = message.model_dump(exclude_none=True)
+    for call in given.get("tool_calls", ()):
+        try:
+            arguments = json.loads(call["function"]["arguments"])
+        except (ValueError, RecursionError):
+            arguments = None
+        if not isinstance(arguments, dict):
+            raise Refusal(400, "messages: the arguments of a call must be a JSON object", param="messages")
+        call["function"]["arguments"] = arguments
+    return given

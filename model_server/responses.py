@@ -1,0 +1,226 @@
+"""What is said in return, in the form of OpenAI's API: whole answers, and the events of a stream."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Literal
+
+from ..registry.runtime.errors import Refusal
+from .engine import Engine
+from .routing import RouteTarget
+from .sampling import TokenLogprob, chat_form, text_form
+from .tools import CallReader
+from .writing import Generation, Piece
+
+DONE = b"data: [DONE]\n\n"
+
+
+@dataclass(slots=True)
+class AnswerChoice:
+    """One answer as it grows."""
+
+    text: str = ""
+    tokens: int = 0
+    finish: str | None = None
+    asks_logprobs: bool = False
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    calls: list[Mapping[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One reply: who answers, and since when."""
+
+    kind: Literal["chat", "text"]
+    target: RouteTarget
+    created: int = field(default_factory=lambda: int(time.time()))
+    id: str = field(default_factory=lambda: secrets.token_hex(12))
+
+    def whole(self, choices: Sequence[AnswerChoice], used: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a reply that is not streamed."""
+        return {
+            **self._head(stream=False),
+            "choices": [self._choice(number, choice) for number, choice in enumerate(choices)],
+            "usage": used,
+        }
+
+    def opening(self, count: int) -> list[bytes]:
+        """Return the events before the first text: a chat says who speaks."""
+        if self.kind == "text":
+            return []
+        delta = {"role": "assistant", "content": ""}
+        return [
+            self._event([{"index": number, "delta": delta, "logprobs": None, "finish_reason": None}])
+            for number in range(count)
+        ]
+
+    def piece(self, number: int, piece: Piece, choice: AnswerChoice) -> bytes:
+        """Return the event for new text of one answer, which `choice` has already."""
+        told = choice.logprobs[-1:] if piece.logprob else []
+        part: dict[str, Any] = {
+            "index": number,
+            "logprobs": self._logprobs(choice, told),
+            "finish_reason": piece.finish,
+        }
+        if self.kind == "text":
+            part["text"] = piece.text
+        else:
+            part["delta"] = {"content": piece.text} if piece.text else {}
+            before = len(choice.calls) - len(piece.calls)
+            if piece.calls:
+                part["delta"]["tool_calls"] = [
+                    {"index": before + place, **call} for place, call in enumerate(piece.calls)
+                ]
+        return self._event([part])
+
+    def closing(self, used: Mapping[str, Any]) -> bytes:
+        """Return the event with the numbers of tokens."""
+        return self._event([], usage=used)
+
+    def _head(self, *, stream: bool) -> dict[str, Any]:
+        chat = self.kind == "chat"
+        name = "chat.completion" + (".chunk" if stream else "") if chat else "text_completion"
+        return {
+            "id": f"{'chatcmpl' if chat else 'cmpl'}-{self.id}",
+            "object": name,
+            "created": self.created,
+            "model": self.target.name,
+            "system_fingerprint": f"fusery-{self.target.digest[:16]}" if self.target.digest else None,
+        }
+
+    def _choice(self, number: int, choice: AnswerChoice) -> dict[str, Any]:
+        logprobs = self._logprobs(choice, choice.logprobs)
+        common = {"index": number, "logprobs": logprobs, "finish_reason": choice.finish}
+        if self.kind == "text":
+            return {**common, "text": choice.text}
+        message: dict[str, Any] = {"role": "assistant", "content": choice.text}
+        if choice.calls:
+            message |= {"content": choice.text or None, "tool_calls": choice.calls}
+        return {**common, "message": message}
+
+    def _logprobs(self, choice: AnswerChoice, told: list[TokenLogprob]) -> dict[str, Any] | None:
+        """Return what is said of an answer's last tokens."""
+        if not choice.asks_logprobs:
+            return None
+        if self.kind == "chat":
+            return chat_form(told)
+        before = choice.logprobs[: len(choice.logprobs) - len(told)]
+        return text_form(told, sum(len(each.token) for each in before))
+
+    def _event(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
+        return event({**self._head(stream=True), "choices": choices, **more})
+
+
+def event(document: Mapping[str, Any]) -> bytes:
+    """Return a server-sent event."""
+    return b"data: " + json.dumps(document, separators=(",", ":")).encode() + b"\n\n"
+
+
+_Entry = tuple[int, Piece]
+
+
+class Answers:
+    """The answers to one request: several where it has several prompts or asks for several."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        reply: Reply,
+        jobs: Sequence[Generation],
+        readers: Sequence[CallReader | None],
+        *,
+        repeats: int = 1,
+    ) -> None:
+        self.reply, self._repeats, self._readers = reply, repeats, readers
+        self.choices = [AnswerChoice(asks_logprobs=job.alternatives is not None) for job in jobs]
+        self._engine, self._jobs = engine, jobs
+        self.first: float | None = None
+        self._queue: asyncio.Queue[_Entry] = asyncio.Queue()
+
+    @property
+    def reused(self) -> int:
+        """How many tokens of its prompts had been read before; each prompt counts once, as in `usage`."""
+        return sum(job.reused for job in self._jobs[:: self._repeats])
+
+    def _usage(self, prompt_tokens: int) -> dict[str, Any]:
+        written = sum(choice.tokens for choice in self.choices)
+        return {
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": written,
+            "total_tokens": prompt_tokens + written,
+            "prompt_tokens_details": {"cached_tokens": self.reused},
+        }
+
+    def _receive(self, number: int, piece: Piece) -> None:
+        self._queue.put_nowait((number, piece))
+
+    async def whole(self, prompt_tokens: int) -> dict[str, Any]:
+        """Wait for the answers; `prompt_tokens` is for `usage`."""
+        async with aclosing(self.pieces()) as pieces:
+            async for _ in pieces:
+                pass
+        return self.reply.whole(self.choices, self._usage(prompt_tokens))
+
+    async def events(self, prompt_tokens: int, *, include_usage: bool) -> AsyncGenerator[bytes, None]:
+        """Yield the events of a stream, the first of them when there is a first token."""
+        async with aclosing(self.pieces()) as pieces:
+            begun = False
+            async for number, piece in pieces:
+                if not begun:
+                    begun = True
+                    for opening in self.reply.opening(len(self.choices)):
+                        yield opening
+                if piece.text or piece.finish or piece.logprob or piece.calls:
+                    yield self.reply.piece(number, piece, self.choices[number])
+        if include_usage:
+            yield self.reply.closing(self._usage(prompt_tokens))
+        yield DONE
+
+    async def pieces(self) -> AsyncGenerator[_Entry, None]:
+        """Begin the jobs and yield their pieces, each with the number of its answer, until all have ended.
+
+        However it is left, the engine drops what has not ended.
+        """
+        try:
+            for number, job in enumerate(self._jobs):
+                job.receiver = partial(self._receive, number)
+                self._engine.submit(job)
+            left = len(self._jobs)
+            while left:
+                number, piece = await self._queue.get()
+                choice = self.choices[number]
+                piece = self._without_calls(number, piece)
+                if self.first is None and piece.tokens:
+                    self.first = time.perf_counter()
+                choice.text += piece.text
+                choice.calls += piece.calls
+                if piece.logprob is not None:
+                    choice.logprobs.append(piece.logprob)
+                choice.tokens += piece.tokens
+                if piece.finish == "error":
+                    raise Refusal(500, "generation failed")
+                if piece.finish is not None:
+                    choice.finish = piece.finish
+                    left -= 1
+                yield number, piece
+        finally:
+            for job, choice in zip(self._jobs, self.choices, strict=True):
+                if choice.finish is None:
+                    self._engine.cancel(job)
+
+    def _without_calls(self, number: int, piece: Piece) -> Piece:
+        """Return a piece with its calls apart from its text."""
+        reader = self._readers[number]
+        if reader is None or piece.finish == "error":
+            return piece
+        text, calls = reader.push(piece.text, last=piece.finish is not None)
+        called = calls or self.choices[number].calls
+        finish = "tool_calls" if called and piece.finish == "stop" else piece.finish
+        return replace(piece, text=text, calls=tuple(calls), finish=finish)

@@ -1,0 +1,337 @@
+"""Starting and ending: `python server.py` of a bundle, `fusery serve`, and uvicorn's server around a service."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, cast
+
+from ..registry.runtime.document import DRAIN_SECONDS, ServerOptions, read_document
+from ..registry.runtime.errors import DocumentError, Refusal, ServingError
+from ..registry.runtime.http_server import bind
+from ..registry.runtime.switching import keep_little
+from ..registry.runtime.templates.process import NoProcess
+
+if TYPE_CHECKING:
+    import uvicorn
+
+    from .keys import Keys
+    from .service import Service
+
+LOG = logging.getLogger(__name__)
+
+
+LAST_SECONDS = 5
+"""After the draining: whatever the process does then, it ends."""
+
+CHECK_SECONDS = 0.25
+"""Between two looks at the keys, the engine and the signals."""
+
+RETRY_SECONDS, MOST_RETRY_SECONDS = 0.5, 30.0
+"""Until a process for chat templates is tried again after none could be started; twice as long each time, up to the second."""
+
+SWITCH_SECONDS = 0.0005
+"""Until the engine's thread gets its turn when others compute: it asks for it several times a token."""
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+Ready = Callable[[str], None]
+
+
+class Stopped(BaseException):
+    """A signal came before there was anything to drain."""
+
+
+def main(bundle: Path, arguments: Sequence[str] | None = None) -> int:
+    """Serve the `serving.json` of a bundle until SIGTERM or Ctrl-C, or ask a running server for its health."""
+    words = _parser().parse_args(arguments)
+    if words.health:
+        return health(words.port)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    origins = [origin for origin in words.allowed_origins.split(",") if origin]
+    options = ServerOptions(
+        words.host, words.port, words.drain, words.api_keys, words.allow_host, origins, words.adapters_from
+    )
+    try:
+        return serve(bundle / "serving.json", options)
+    except ServingError as error:
+        sys.stderr.write(f"server.py: {error}\n")
+        return 2
+
+
+def serve(
+    document: Path,
+    options: ServerOptions,
+    *,
+    loaded: Callable[[], None] = lambda: None,
+    ready: Ready | None = None,
+    say: Callable[[str], None] = LOG.info,
+) -> int:
+    """Serve a document until a signal comes, and follow its changes.
+
+    Args:
+        loaded: called when the base and the adapters are in memory, before anything is answered; may raise.
+        ready: called with the server's URL once it answers.
+
+    Returns:
+        0 after a signal, 1 when generation died.
+    """
+    keep_little()
+    from .service import Service
+
+    before = {number: signal.signal(number, _stop) for number in _wanted()}
+    try:
+        content = read_document(document)
+        service = Service(content, document.parent, follow_keys(document, options.api_keys))
+        listener = bind(options.host, options.port)
+        return _serve(service, document, listener, options, loaded, ready, say)
+    except Stopped:
+        return 0
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def follow_keys(document: Path, api_keys: Path | None) -> Keys:
+    """Return the keys of a file of tenants, or of the document."""
+    from .keys import Keys
+
+    own = Keys(document, document=True)
+    if api_keys is None:
+        return own
+    if own.tenants:
+        raise DocumentError(f"there are tenants in {document} and in {api_keys}: it has to be one of the two")
+    return Keys(api_keys)
+
+
+def _serve(
+    service: Service,
+    document: Path,
+    listener: socket.socket,
+    options: ServerOptions,
+    loaded: Callable[[], None],
+    ready: Ready | None,
+    say: Callable[[str], None],
+) -> int:
+    outcome = [0]
+    last = threading.Timer(options.drain + LAST_SECONDS, _leave, [outcome])
+    last.daemon = True
+
+    def start_last() -> None:
+        with suppress(RuntimeError):  # at the second signal
+            last.start()
+
+    def stop(number: int, frame: Any) -> NoReturn:
+        start_last()
+        raise Stopped
+
+    def end(number: int, frame: Any) -> None:
+        start_last()
+        server.should_exit = True  # from here on uvicorn drains, and then raises the signal once more
+
+    try:
+        for number in _wanted():
+            signal.signal(number, stop)
+        sys.setswitchinterval(SWITCH_SECONDS)
+        service.start(say)
+        gc.freeze()
+        try:
+            loaded()
+            server = http_server(service, document, listener, options, outcome=outcome, ready=ready)
+            for number in _wanted():
+                signal.signal(number, end)
+            server.run(sockets=[listener])
+        finally:
+            service.stop()
+    finally:
+        last.cancel()
+        listener.close()
+    return outcome[0]
+
+
+def _leave(outcome: list[int]) -> NoReturn:
+    """End the process whatever it does: a busy thread cannot be ended otherwise."""
+    LOG.critical("what is in progress does not come to an end: it is given up")
+    logging.shutdown()
+    os._exit(outcome[0])
+
+
+def health(port: int) -> int:
+    """Return 0 if the server on this machine's port is ready, else 1."""
+    # A container may have a proxy set for everything else.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(f"http://127.0.0.1:{port}/health", timeout=4) as reply:
+            return 0 if json.load(reply)["status"] == "ok" else 1
+    except (OSError, ValueError, KeyError, TypeError):
+        return 1
+
+
+def _wanted() -> list[signal.Signals]:
+    """Return the signals that end the server: SIGINT is ignored by what a shell has started in the background."""
+    return [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+
+
+def _stop(number: int, frame: Any) -> NoReturn:
+    raise Stopped
+
+
+def _parser() -> argparse.ArgumentParser:
+    variables = os.environ
+    built = argparse.ArgumentParser(
+        prog="server.py", description="Serve what is in this bundle with OpenAI's API.", allow_abbrev=False
+    )
+    add = built.add_argument
+    add("--host", default=variables.get("HOST", "127.0.0.1"), help="address ($HOST)")
+    add("--port", type=int, default=variables.get("PORT", "8080"), help="port ($PORT)")
+    add(
+        "--api-keys",
+        type=Path,
+        metavar="FILE",
+        help="TOML file of tenants with digests of their keys; without, those in serving.json",
+    )
+    add(
+        "--allow-host",
+        action="append",
+        metavar="NAME",
+        default=[name for name in variables.get("ALLOW_HOST", "").split(",") if name],
+        help="name that requests may be for, besides addresses and localhost; * for all; may be given again"
+        " ($ALLOW_HOST, comma-separated)",
+    )
+    add(
+        "--allowed-origins",
+        default=variables.get("ALLOWED_ORIGINS", ""),
+        help="web pages that may ask and read answers, comma-separated, * for all ($ALLOWED_ORIGINS; default: none)",
+    )
+    add(
+        "--adapters-from",
+        type=Path,
+        metavar="FOLDER",
+        default=variables.get("ADAPTERS_FROM") or None,
+        help="let requests load adapters that lie below this folder, as fusery deploy sync does ($ADAPTERS_FROM; default: none)",
+    )
+    add(
+        "--drain",
+        type=int,
+        default=variables.get("DRAIN", str(DRAIN_SECONDS)),
+        help="seconds to finish answers after SIGTERM ($DRAIN)",
+    )
+    add("--health", action="store_true", help="ask the server on this port for its health, and exit")
+    return built
+
+
+def http_server(
+    service: Service,
+    document: Path,
+    listener: socket.socket,
+    options: ServerOptions,
+    *,
+    outcome: list[int],
+    ready: Ready | None = None,
+) -> uvicorn.Server:
+    """Return uvicorn's server for a service that has been started; its `run` takes the listener."""
+    import uvicorn
+    from uvicorn.server import HANDLED_SIGNALS
+
+    from ..registry.runtime.http_server import Connection
+    from .app import create_app
+    from .loading import Reloader, add_loading
+
+    reloader = Reloader(service, document)
+    loading = None
+    if options.adapters_from is not None:
+        loading = partial(add_loading, keys=service.keys, reloader=reloader, root=options.adapters_from)
+    host, port = listener.getsockname()[:2]
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+    async def announce() -> None:
+        while not server.started:  # uvicorn listens when the lifespan has begun
+            await asyncio.sleep(0.01)
+        LOG.info("listening on %s", address)
+        if ready is not None:
+            ready(address)
+
+    @asynccontextmanager
+    async def lifespan(_: Any) -> AsyncGenerator[None, None]:
+        service.listen(asyncio.get_running_loop())
+        beside = (
+            reloader.run(),
+            _supervise(service, server, options.drain, outcome),
+            _restart_templates(service, server),
+            announce(),
+        )
+        tasks = [asyncio.create_task(one) for one in beside]
+        yield
+        for task in tasks:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    ignored = {number for number in HANDLED_SIGNALS if signal.getsignal(number) is signal.SIG_IGN}
+
+    class StoppableServer(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: Any) -> None:
+            # uvicorn sets its handler also for what this process was started to ignore.
+            if sig not in ignored:
+                super().handle_exit(sig, frame)
+
+    hosts = [options.host, *options.hosts]
+    server = StoppableServer(
+        uvicorn.Config(
+            create_app(service, lifespan, hosts=hosts, origins=options.origins, loading=loading),
+            http=cast("type[asyncio.Protocol]", partial(Connection, {})),  # it is called, and no more
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=options.drain,
+        )
+    )
+    return server
+
+
+async def _supervise(service: Service, server: uvicorn.Server, drain: int, outcome: list[int]) -> None:
+    """End answers whose keys were taken back, the server when generation has died, and what does not end in time."""
+    ends: float | None = None
+    while True:
+        await asyncio.sleep(CHECK_SECONDS)
+        service.check()
+        if not service.engine.alive and not outcome[0]:
+            LOG.critical("generation has died")
+            outcome[0] = 1
+            server.should_exit = True
+        if server.should_exit and ends is None:
+            # No chat template is waited for: what generates drains, and nothing new begins.
+            service.prompts.templates.close()
+            ends = time.monotonic() + max(0, drain - 1)
+        if ends is not None and time.monotonic() >= ends:  # before uvicorn cancels them
+            for call in list(service.calls):
+                call.end(Refusal(503, "the server is being stopped"))
+
+
+async def _restart_templates(service: Service, server: uvicorn.Server) -> None:
+    """Retry to start a process for chat templates where none could be: clients of `/health` send no chat until it is good."""
+    pause = RETRY_SECONDS
+    while not server.should_exit:
+        await asyncio.sleep(pause)
+        if service.prompts.templates.able:
+            pause = RETRY_SECONDS
+            continue
+        with suppress(NoProcess):
+            await service.rendering.run("", service.prompts.templates.start)
+        pause = min(2 * pause, MOST_RETRY_SECONDS)

@@ -1,0 +1,163 @@
+"""How a token is chosen: mlx-lm's samplers and penalties, and one of our own where a request names a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+Sampler = Callable[[Any], Any]
+"""Takes log-probabilities (answers, vocabulary), returns token ids (answers)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """The options of a request, within the bounds that `schemas` checks.
+
+    Attributes:
+        temperature: 0 takes the likeliest token.
+        top_p: the smallest set of tokens with this much probability; 1 for all.
+        top_k: so many of the likeliest tokens; 0 for all.
+        min_p: tokens with at least this share of the likeliest one's probability.
+        presence_penalty: taken from the logit of a token that has been there.
+        frequency_penalty: taken for each time that it has been there.
+        repetition_penalty: the logit of such a token is divided by it; 1 for none.
+        logit_bias: token id to what is added to its logit.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+
+
+def make_sampler(options: Sampling) -> Sampler:
+    """Return a sampler; equal options give the same one, which lets a batch sample in one call.
+
+    With a seed it is a new one, since it counts its draws.
+    """
+    if options.seed is None or options.temperature == 0:
+        return _shared(options.temperature, options.top_p, options.top_k, options.min_p)
+    return _seeded(options, options.seed)
+
+
+@lru_cache(maxsize=256)
+def _shared(temperature: float, top_p: float, top_k: int, min_p: float) -> Sampler:
+    from mlx_lm.sample_utils import make_sampler as make
+
+    made: Sampler = make(temperature, top_p=top_p, top_k=top_k, min_p=min_p)
+    return made
+
+
+def _seeded(options: Sampling, seed: int) -> Sampler:
+    """Choose with random numbers of the request's own: mlx-lm's global seed would be everybody's."""
+    import mlx.core as mx
+    from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p
+
+    state = mx.random.key(seed)
+
+    def sample(logprobs: Any) -> Any:
+        nonlocal state
+        if 0 < options.top_p < 1:
+            logprobs = apply_top_p(logprobs, options.top_p)
+        if options.min_p > 0:
+            logprobs = apply_min_p(logprobs, options.min_p)
+        if options.top_k > 0:
+            logprobs = apply_top_k(logprobs, options.top_k)
+        state, draw = mx.random.split(state)
+        return mx.random.categorical(logprobs * (1 / options.temperature), key=draw)
+
+    return sample
+
+
+def make_processors(options: Sampling) -> list[Callable[[Any, Any], Any]]:
+    """Return mlx-lm's functions that change logits, which take the tokens so far and the logits."""
+    from mlx_lm.sample_utils import make_logits_processors
+
+    made: list[Callable[[Any, Any], Any]] = make_logits_processors(
+        dict(options.logit_bias) or None,
+        options.repetition_penalty if options.repetition_penalty != 1 else None,
+        presence_penalty=options.presence_penalty,
+        frequency_penalty=options.frequency_penalty,
+    )
+    return made
+
+
+IMPOSSIBLE = -9999.0
+"""For a token of no probability, as OpenAI's API has it: JSON has no infinity."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token of an answer.
+
+    Attributes:
+        token: its text; bytes that are no character by themselves are U+FFFD.
+        logprob: natural logarithm of its probability, before temperature and the like.
+        top: the likeliest tokens there with theirs, likeliest first.
+    """
+
+    token: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
+
+
+def measure(tokenizer: Any, token: int, logprobs: Any, count: int) -> TokenLogprob:
+    """Return how likely a token was."""
+    import mlx.core as mx
+
+    count = min(count, logprobs.size)
+    likeliest: Any = mx.argpartition(-logprobs, kth=count - 1)[:count].tolist() if count else []
+    wanted = logprobs[mx.array([token, *likeliest])].tolist()
+    values = [max(float(value), IMPOSSIBLE) for value in wanted]
+    top = sorted(zip(likeliest, values[1:], strict=True), key=lambda pair: (-pair[1], pair[0]))
+    anchor = anchor_tokens(tokenizer)
+    before = len(tokenizer.decode(anchor))
+    text, *others = (
+        tokenizer.decode([*anchor, each])[before:] for each in (token, *(each for each, _ in top))
+    )
+    pairs = zip(others, (value for _, value in top), strict=True)
+    return TokenLogprob(text, values[0], tuple(pairs))
+
+
+def anchor_tokens(tokenizer: Any) -> list[int]:
+    """Return tokens of a short text: decoders drop the space before a text's first word, but not before the next."""
+    tokens: list[int] = tokenizer.encode("a", add_special_tokens=False)
+    return tokens
+
+
+def chat_form(tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
+    """Return `logprobs` of a chat."""
+    return {
+        "content": [
+            _entry(each.token, each.logprob) | {"top_logprobs": [_entry(*other) for other in each.top]}
+            for each in tokens
+        ],
+        "refusal": None,
+    }
+
+
+def text_form(tokens: Sequence[TokenLogprob], offset: int) -> dict[str, Any]:
+    """Return `logprobs` of a text, of which `offset` characters came before."""
+    offsets = []
+    for each in tokens:
+        offsets.append(offset)
+        offset += len(each.token)
+    return {
+        "tokens": [each.token for each in tokens],
+        "token_logprobs": [each.logprob for each in tokens],
+        "top_logprobs": [dict(reversed(each.top)) for each in tokens],
+        "text_offset": offsets,
+    }
+
+
+def _entry(token: str, logprob: float) -> dict[str, Any]:
+    # Of half a character, only the tokenizer knows the bytes.
+    known = None if "\ufffd" in token else list(token.encode("utf-8", "surrogatepass"))
+    return {"token": token, "logprob": logprob, "bytes": known}

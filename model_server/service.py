@@ -1,0 +1,311 @@
+"""What runs: the engine, the keys, the table of names as it is now, and who has how much in progress."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from starlette.types import Receive
+
+from ..registry.runtime.document import ServedAdapter, ServingDocument
+from ..registry.runtime.errors import Refusal
+from ..registry.runtime.switching import Resident
+from .engine import Engine
+from .fairness import Admission, TenantExecutor
+from .keys import Access, Keys
+from .metrics import Metrics
+from .prompts import WIDTH, PromptEncoder
+from .routing import RouteTarget, RoutingTable
+from .schemas import DEFAULT_MODEL, Body, ChatBody, TextBody, read_body
+from .structured import Constraint, Grammars
+from .tools import CallReader, forced_grammar, require_tools
+from .writing import Generation, Piece
+
+LOG = logging.getLogger(__name__)
+
+TEXT_TOKENS = 16
+"""Tokens of an answer to `/v1/completions` that names no number: OpenAI's default."""
+
+BYTES_PER_TOKEN = 32
+"""Of a request's body: JSON may spell a character with 6 bytes, or with 12, and a token may be several."""
+
+SPARE_BYTES, MOST_BYTES = 64 << 10, 4 << 20
+"""Of a request's body: for everything else in it, and in all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A request that can be answered."""
+
+    body: Body
+    target: RouteTarget
+    jobs: list[Generation]
+    prompt_tokens: int
+
+
+class Service:
+    """The server without its HTTP."""
+
+    def __init__(self, document: ServingDocument, folder: Path, keys: Keys) -> None:
+        self.folder, self.keys = folder, keys
+        self.metrics = Metrics()
+        limits = document.limits
+        self.engine = Engine(
+            folder / document.base.folder,
+            self._post,
+            tokenizer=None if document.base.tokenizer is None else folder / document.base.tokenizer,
+            width=limits.batch,
+            prompt_cache_bytes=limits.prompt_cache_bytes,
+        )
+        self.admission = Admission(lambda: self.table.document.limits, self.metrics)
+        self.calls: set[Call] = set()
+        self.preparing = TenantExecutor(self.admission.owners)
+        self.rendering = TenantExecutor(self.admission.owners, threads=WIDTH, waits=True)
+        self._document = document
+        self._missing: set[tuple[str, str]] = set()
+        self._let_in: tuple[bool, Any] = (False, None)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        prefixes, read = self.engine.prefixes, self.metrics.read
+        read("fusery_keys_usable", "1 if the keys are known, 0 if nobody is let in.", lambda: keys.usable)
+        read("fusery_prompt_cache_entries", "PromptEncoder kept for later ones.", lambda: len(prefixes))
+        read("fusery_prompt_cache_bytes", "Bytes of what is kept.", lambda: prefixes.nbytes)
+        about = "How often another adapter was put on the base as a whole."
+        read("fusery_adapter_switches", about, lambda: self.engine.switches)
+        keys.count = lambda outcome: self.metrics.key_changes.labels(outcome).inc()
+
+    def start(self, say: Callable[[str], None] = LOG.info) -> None:
+        """Load the base and the adapters, wait for them, and follow the keys."""
+        try:
+            document = self._document
+            say(f"loading {document.base.name}")
+            self.engine.start(say)
+            if document.adapters:
+                say(f"loading adapters: {len(document.adapters)}")
+            futures = {adapter.name: self.read(adapter) for adapter in document.adapters}
+            self.publish(document, {name: future.result() for name, future in futures.items()})
+            say("preparing the tokenizer and the chat template")
+            self.prompts = PromptEncoder(
+                self.engine.tokenizer, context=self.context, vocabulary=self.engine.vocabulary
+            )
+            self.prompts.start()
+            self.grammars = Grammars(self.engine.tokenizer, self.engine.vocabulary)
+        except BaseException:  # a signal, too: the end of the interpreter must not meet mlx at work
+            self.engine.stop()
+            raise
+        self.keys.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether answers can be given."""
+        return self.engine.alive and self.prompts.templates.able
+
+    def listen(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Name the event loop in which requests are answered."""
+        self._loop = loop
+
+    def stop(self) -> None:
+        """Drop the model."""
+        self.keys.stop()
+        self.preparing.close()
+        self.rendering.close()
+        self.prompts.close()
+        self.engine.stop()
+
+    def read(self, adapter: ServedAdapter) -> Any:
+        """Read an adapter into memory; return the future."""
+        return self.engine.load(adapter.name, self.folder / adapter.folder, adapter.digest)
+
+    def publish(
+        self, document: ServingDocument, residents: dict[str, Resident], beside: Collection[str] = ()
+    ) -> None:
+        """Answer from now on by another document, whose adapters are all in memory; what is in progress goes on."""
+        self.table = RoutingTable(document, residents, beside)
+        self.metrics.adapters.set(len(residents))
+        self.metrics.adapter_bytes.set(sum(resident.nbytes for resident in residents.values()))
+        self.engine.sweep()
+
+    def check(self) -> None:
+        """End what is answered for keys that are no good any more, and log which models tenants have lost."""
+        for call in list(self.calls):
+            call.check(self.keys)
+        usable, tenants = self.keys.usable, self.keys.tenants
+        # Keys that were good for a moment between two checks are the same as before, and another object.
+        if usable != self._let_in[0] or tenants is not self._let_in[1]:
+            self._let_in = usable, tenants
+            self.engine.sweep()
+        names = set(self.table.names(None))
+        missing = {
+            (tenant.name, model)
+            for tenant in self.keys.tenants
+            for model in tenant.models or ()
+            if model not in names
+        }
+        if new := missing - self._missing:
+            told = ", ".join(f"{tenant} may use {model}" for tenant, model in sorted(new)[:10])
+            LOG.warning("tenants may use what is not served (%d names): %s", len(new), told)
+        self._missing = missing
+
+    @property
+    def context(self) -> int:
+        """Tokens of prompt and answer together."""
+        limit = self._document.limits.context
+        return min(limit, self.engine.context) if limit else self.engine.context
+
+    @property
+    def body_bytes(self) -> int:
+        """Bytes that a request may have: what the context can hold, unless the document says otherwise."""
+        given = self.table.document.limits.body_bytes
+        return given or min(MOST_BYTES, SPARE_BYTES + self.context * BYTES_PER_TOKEN)
+
+    async def prepare(self, data: bytes, kind: type[Body], access: Access) -> Prepared:
+        """Return what a request's body asks for, made ready."""
+        table = self.table
+        body, target = await self.preparing.run(access.owner, lambda: self._read(table, data, kind, access))
+        if not isinstance(body, ChatBody):
+            return await self.preparing.run(access.owner, lambda: self._jobs(table, body, target, access))
+        template = {str(name): value for name, value in body.chat_template_kwargs.items()}
+        place = self.rendering if self.prompts.renders_apart else self.preparing
+        tools = body.callable_tools
+        if tools:
+            require_tools(self.engine.tokenizer)
+        text = await place.run(access.owner, lambda: self.prompts.render(body.messages, template, tools))
+        return await self.preparing.run(access.owner, lambda: self._jobs(table, body, target, access, text))
+
+    def _read(
+        self, table: RoutingTable, data: bytes, kind: type[Body], access: Access
+    ) -> tuple[Body, RouteTarget]:
+        body = read_body(data, kind)
+        if body.model == DEFAULT_MODEL and table.default is not None:
+            body.model = table.default
+        elif "model" not in body.model_fields_set:
+            raise Refusal(400, "model is required", param="model")
+        return body, table.choose(body.model, access.tenant, body.user)
+
+    def _jobs(
+        self, table: RoutingTable, body: Body, target: RouteTarget, access: Access, chat: str | None = None
+    ) -> Prepared:
+        sampling = body.sampling(self.engine.vocabulary)
+        if chat is not None:
+            prompts, default = [self.prompts.chat(chat)], self.context
+        else:
+            assert isinstance(body, TextBody)
+            prompts, default = [self.prompts.text(prompt) for prompt in body.prompt], TEXT_TOKENS
+        matcher = self._matcher(body)
+
+        def may_keep() -> bool:
+            return self.keys.objection(access, body.model) is None and self.table.has(target.resident)
+
+        longest = table.document.limits.max_tokens
+        made = []
+        for tokens in prompts:
+            most = min(body.length(default), longest, self.context - len(tokens))
+            for number in range(body.n):
+                seed = None if sampling.seed is None else (sampling.seed + number) % (1 << 64)
+                options = replace(sampling, seed=seed)
+                made.append(
+                    Generation(
+                        target.resident,
+                        tokens,
+                        most,
+                        options,
+                        tuple(body.stop),
+                        owner=access.owner,
+                        continues=chat is None,
+                        alternatives=body.alternatives,
+                        constraint=matcher and Constraint(matcher, self.grammars.ends),
+                        may_keep=may_keep,
+                    )
+                )
+        return Prepared(body, target, made, sum(map(len, prompts)))
+
+    def _matcher(self, body: Body) -> Any:
+        """Return what an answer must match; None for any text."""
+        if not isinstance(body, ChatBody):
+            return None
+        if body.answer_schema is not None:
+            return self.grammars.of_schema(body.answer_schema, "response_format")
+        if body.forced_tools:
+            return self.grammars.of_lark(forced_grammar(self.engine.tokenizer, body.forced_tools), "tools")
+        return None
+
+    def reader(self, body: Body) -> CallReader | None:
+        """Return what takes the calls out of an answer; None if it may have none."""
+        tools = body.callable_tools if isinstance(body, ChatBody) else []
+        return CallReader(self.engine.tokenizer, tools) if tools else None
+
+    def _post(self, pieces: Sequence[tuple[Generation, Piece]]) -> None:
+        """Hand pieces over to the event loop; called by the engine."""
+
+        def deliver() -> None:
+            for job, piece in pieces:
+                job.receiver(piece)
+
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(deliver)
+
+
+GRACE_SECONDS = 0.5
+"""A file of keys that is being rewritten is empty for a moment: that ends no answer."""
+
+
+class ClientGoneError(Exception):
+    """The client has closed its connection."""
+
+
+class Call:
+    """One request, within `with`, in the task that answers it: `end` ends the block from outside."""
+
+    def __init__(self, access: Access) -> None:
+        self.access = access
+        self.model: str | None = None
+        self._why: Exception | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self._objected: float | None = None
+
+    def __enter__(self) -> Self:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task, self._cancelling = task, task.cancelling()
+        return self
+
+    def end(self, why: Exception) -> None:
+        """Leave the block with an exception, whatever it waits for."""
+        if self._why is None:
+            self._why = why
+            self._task.cancel()
+
+    def watch(self, receive: Receive) -> None:
+        """End it when the client goes; to be called when its whole body has arrived."""
+        self._watch = asyncio.create_task(self._wait(receive))
+
+    def check(self, keys: Keys) -> None:
+        """End it when its key has been invalid for a moment."""
+        objection = keys.objection(self.access, self.model)
+        if objection is None:
+            self._objected = None
+        elif self._objected is None:
+            self._objected = time.monotonic()
+        elif time.monotonic() - self._objected >= GRACE_SECONDS:
+            self.end(objection)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+        # As asyncio.timeout does it: only a cancellation of our own becomes the reason.
+        if self._why is None or self._task.uncancel() > self._cancelling:
+            return
+        if isinstance(error, asyncio.CancelledError):
+            raise self._why from None
+
+    async def _wait(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self.end(ClientGoneError())

@@ -1,0 +1,154 @@
+"""Findings in the forms that CI systems take: SARIF 2.1.0, and the Code Quality report of GitLab."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from fusery.storage.errors import UnsafePathError
+from fusery.storage.manifest import safe_relative_path
+
+from ..adapters.files import CONFIG, PEFT_WEIGHTS, WEIGHTS
+from ..adapters.finding import Finding
+from .code import CheckedFolder, Code
+from .rules import CODES, plugged_rules
+
+SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
+_LEVELS: Mapping[str, str] = {"error": "error", "warning": "warning", "info": "note"}
+
+
+def sarif_log(checked: Iterable[CheckedFolder]) -> dict[str, Any]:
+    """Return findings as a SARIF log of one run, with every code as a rule: those of plugins as the format's extensions."""
+    listed = [(each.folder, finding) for each in checked for finding in each.findings]
+    plugged: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for each in plugged_rules():
+        of = plugged.setdefault((each.plugin.package, each.plugin.version), [])
+        of += [_rule(code) for code in each.rule.codes]
+    extensions: list[dict[str, Any]] = [
+        {"name": name, "version": at, "rules": of} for (name, at), of in sorted(plugged.items())
+    ]
+    rules = [_rule(code) for code in CODES.values()]
+    places: dict[str, dict[str, Any]] = {rule["id"]: {"ruleIndex": index} for index, rule in enumerate(rules)}
+    for number, extension in enumerate(extensions):
+        for index, rule in enumerate(extension["rules"]):
+            reference = {"id": rule["id"], "index": index, "toolComponent": {"index": number}}
+            places[rule["id"]] = {"rule": reference}
+    for name in dict.fromkeys(finding.code for _, finding in listed if finding.code not in places):
+        places[name] = {"ruleIndex": len(rules)}
+        rules.append({"id": name})
+    tool: dict[str, Any] = {
+        "driver": {"name": "fusery", "semanticVersion": version("fusery"), "rules": rules},
+        **({"extensions": extensions} if extensions else {}),
+    }
+    return {
+        "$schema": SCHEMA,
+        "version": "2.1.0",
+        "runs": [
+            {
+                "tool": tool,
+                "columnKind": "unicodeCodePoints",
+                "results": [_result(finding, folder, places[finding.code]) for folder, finding in listed],
+            }
+        ],
+    }
+
+
+def _rule(code: Code) -> dict[str, Any]:
+    help_text = f"{_sentence(code.why)}  {_sentence(code.hint)}".strip()
+    return {
+        "id": code.name,
+        "name": "".join(part.capitalize() for part in re.split("[_-]", code.name)),
+        "shortDescription": {"text": _sentence(code.what)},
+        "fullDescription": {"text": f"{_sentence(code.what)}  {_sentence(code.why)}"},
+        "help": {"text": help_text},
+        "defaultConfiguration": {"level": _LEVELS[code.severity]},
+    }
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}." if text else ""
+
+
+def _result(finding: Finding, folder: Path, place: Mapping[str, Any]) -> dict[str, Any]:
+    hint = f"  Hint: {finding.hint}" if finding.hint else ""
+    # What stays the same when the wording changes: CI systems tell old findings from new ones by it.
+    print_ = hashlib.sha256(f"{finding.code}\0{finding.subject}".encode("utf-8", "replace")).hexdigest()
+    # What names have in them makes neither links nor placeholders of the message (3.11).
+    links = re.sub(r"\[(?=[^\]]*\]\()", r"\\[", readable(finding.message + hint))
+    return {
+        "ruleId": finding.code,
+        **place,
+        "level": _LEVELS[finding.severity],
+        "message": {"text": re.sub(r"\{(\d+)\}", r"{{\1}}", links)},
+        "locations": [_location(finding.subject, folder)],
+        "partialFingerprints": {"finding/v1": print_},
+    }
+
+
+def _location(subject: str, folder: Path) -> dict[str, Any]:
+    file, within = place_of(subject, folder)
+    # Of a relative path, a colon would make all before it a scheme.
+    uri = quote(os.fsencode(file.as_posix()), safe="/")
+    # Hosts of code show nothing that has no line, though a file of weights has none.
+    physical = {"artifactLocation": {"uri": uri}, "region": {"startLine": 1}}
+    place: dict[str, Any] = {"physicalLocation": physical}
+    if within:
+        place["logicalLocations"] = [{"fullyQualifiedName": readable(within)}]
+    return place
+
+
+def readable(text: str) -> str:
+    """Return text without what stands for bytes that are no UTF-8, which no reader of JSON has to take."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def place_of(subject: str, folder: Path) -> tuple[Path, str]:
+    """Return the file that a finding is about, or else the folder, and the module or field within it, or nothing."""
+    with suppress(
+        UnsafePathError, OSError
+    ):  # a tensor may be called like a file elsewhere, or longer than any
+        if subject and (folder / safe_relative_path(subject)).is_file():
+            return folder / subject, ""
+    names = (WEIGHTS, PEFT_WEIGHTS) if "." in subject else (CONFIG,)
+    file = next((folder / name for name in names if (folder / name).is_file()), folder)
+    return file, ("" if subject == "." else subject)
+
+
+_SEVERITIES: Mapping[str, str] = {"error": "critical", "warning": "minor", "info": "info"}
+
+
+def code_quality(checked: Iterable[CheckedFolder]) -> list[dict[str, Any]]:
+    """Return the findings in folders as a report of GitLab's; paths are relative to where the check runs."""
+    seen: Counter[tuple[str, str, str]] = Counter()
+    issues = []
+    for each in checked:
+        for finding in each.findings:
+            which = finding.code, finding.subject, each.folder.as_posix()
+            issues.append(_issue(finding, each, seen[which]))
+            seen[which] += 1
+    return issues
+
+
+def _issue(finding: Finding, checked: CheckedFolder, before: int) -> dict[str, Any]:
+    file, within = place_of(finding.subject, checked.folder)
+    told = f"{within}: " if within else ""
+    hint = f"  Hint: {finding.hint}" if finding.hint else ""
+    # One in a report has to differ from all others, and stay the same when the wording changes.
+    which = f"{finding.code}\0{finding.subject}\0{checked.folder.as_posix()}" + (
+        f"\0{before}" if before else ""
+    )
+    return {
+        "description": readable(told + finding.message + hint),
+        "check_name": finding.code,
+        "fingerprint": hashlib.sha256(which.encode("utf-8", "replace")).hexdigest(),
+        "severity": _SEVERITIES[finding.severity],
+        "location": {"path": readable(file.as_posix()), "lines": {"begin": 1}},
+    }

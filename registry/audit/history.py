@@ -1,0 +1,225 @@
+"""Check that log entries explain every change of records: amendments, endings and alias moves.
+
+A program that edits a record and seals it leaves a seal, but nothing that explains the change.  So each seal is compared
+with the record as it was before: the record of now without what ended it, or with its amendments undone.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session, aliased, joinedload
+
+from fusery.storage.digest import digest_json
+
+from .. import tables
+from ..database.sealing import KINDS, Content, contents_of
+from ..errors import BadInputError
+from ..names import parse_date
+from ..records.alias_moves import ALIAS_MOVED, overtaken, text_of
+from ..records.amendments import DATASET, TAG, misfits, state_of
+from ..records.references import load_adapters
+from ..registration.amend import accepted
+from .records import SealLog
+from .report import Problem
+
+_TAGS, _FORMS = "adapter_tag", "adapter_rendering"
+
+_ENDING: Mapping[str, frozenset[str]] = {
+    "alias_move": frozenset(),
+    "amendment": frozenset(),
+    "approval": frozenset({"withdrawn_at"}),
+    "evaluation": frozenset({"withdrawn_at", "withdrawn_by", "withdrawn_reason"}),
+    "fused": frozenset(),
+    "signature": frozenset(),
+    "task": frozenset(),
+    "yank": frozenset({"lifted_at", "lifted_by"}),
+}
+"""Kinds of immutable records, and the columns that are set when one ends."""
+
+_UNREADABLE = (ValueError, TypeError, LookupError, BadInputError)
+
+
+def check_history(session: Session, log: SealLog) -> Iterator[Problem]:
+    """Yield records with a sealed but unattributed change."""
+    entries = log.first_entries("amendment")
+    for kind, number in log.changed():
+        if kind != "adapter" and kind not in _ENDING:
+            continue
+        with suppress(*_UNREADABLE):  # `check_records` reports a record with invalid values
+            content = contents_of(session, KINDS[kind], [number]).get(number, {})
+            seq = _unattributed_change(session, kind, content, log.seals((kind, number)), entries)
+            if seq is not None:
+                name = log.seals((kind, number))[0][1]
+                message = f"unattributed change in entry {seq} of the log"
+                yield Problem("record_rewritten", f"{kind} {name}", message)
+
+
+def _unattributed_change(
+    session: Session,
+    kind: str,
+    content: Content,
+    seals: Sequence[tuple[int, str, str]],
+    entries: Mapping[int, int],
+) -> int | None:
+    """Return the newest entry that sealed an unattributed change; `entries` has the log entry of each amendment."""
+    if not content or digest_json(content) != seals[-1][2]:
+        return None  # `check_records` reports it
+    for (_, _, before), (seq, _, _) in reversed(list(itertools.pairwise(seals))):
+        try:
+            if kind == "adapter":
+                number = content["adapter"][0]["id"]
+                amendments = [row for row in _amendments(session, number) if entries.get(row.id) == seq]
+                candidates = _adapter_before(session, content, amendments)
+            else:
+                candidates = _before_end(kind, content)
+            content = next(each for each in candidates if digest_json(each) == before)
+        except (*_UNREADABLE, StopIteration):
+            return seq
+    return None
+
+
+def _before_end(kind: str, content: Content) -> Iterator[Content]:
+    """Yield an immutable record in its present state, and in that before it ended."""
+    yield content
+    [row] = content[KINDS[kind].table.name]
+    before = {name: value for name, value in row.items() if name not in _ENDING[kind]}
+    yield {**content, KINDS[kind].table.name: [before]}
+
+
+def _adapter_before(
+    session: Session, content: Content, amendments: Sequence[tables.AmendmentRow]
+) -> Iterator[Content]:
+    """Yield an adapter without some amendments, and without renderings, which are added when they are first computed."""
+    content = _undone(session, content, amendments)
+    forms = content.get(_FORMS, [])
+    for count in range(len(forms), -1, -1):
+        for chosen in itertools.combinations(forms, count):
+            yield _with(content, {_FORMS: list(chosen)})
+
+
+def _undone(session: Session, content: Content, amendments: Sequence[tables.AmendmentRow]) -> Content:
+    """Return what was hashed of an adapter before some amendments."""
+    values = dict(content["adapter"][0])
+    tags = {tag["key"]: tag for tag in content.get(_TAGS, [])}
+    row, data = tables.DatasetRow, dict.fromkeys(DATASET)
+    if (dataset := session.get(row, values.get("dataset_id", 0))) is not None:
+        data = dict(zip(DATASET, (dataset.name, dataset.revision, dataset.digest), strict=True))
+    for amendment in reversed(amendments):
+        field, value = amendment.field, accepted(amendment.field, json.loads(amendment.before))
+        if field.startswith(TAG):
+            key = field.removeprefix(TAG)
+            tags[key] = {"adapter_id": values["id"], "key": key, "value": value}
+        elif field in DATASET:
+            data[field] = value
+        else:
+            values[field] = parse_date(value).isoformat() if field == "date" else value
+    if any(amendment.field in DATASET for amendment in amendments):
+        name, revision, digest = (data[field] for field in DATASET)
+        known = select(row.id).where(row.name == name, row.revision == (revision or ""))
+        values["dataset_id"] = None
+        if name is not None:
+            values["dataset_id"] = session.scalar(known.where(row.digest == (digest or "")))
+    before = {name: value for name, value in values.items() if value is not None}
+    kept = [tags[key] for key in sorted(tags) if tags[key]["value"] is not None]
+    return _with(content, {"adapter": [before], _TAGS: kept})
+
+
+def _with(content: Content, rows: Content) -> Content:
+    """Return what is hashed with other rows of some tables; a table without rows is not part of it."""
+    return {name: of for name, of in {**content, **rows}.items() if of}
+
+
+def _amendments(session: Session, adapter: int) -> Sequence[tables.AmendmentRow]:
+    row = tables.AmendmentRow
+    return session.scalars(select(row).where(row.adapter_id == adapter).order_by(row.id)).all()
+
+
+def check_amendments(session: Session, log: SealLog) -> Iterator[Problem]:
+    """Yield amendments that do not lead to the adapter's values, and promotions that an amendment has overtaken."""
+    alias, amendment, adapter = tables.AliasRow, tables.AmendmentRow, tables.AdapterRow
+    only = None if log.only is None else {number for kind, number in log.only if kind == "adapter"}
+    # SQLite keeps any value in a column; other checks report a number that is invalid.
+    amended = {
+        each for each in session.scalars(select(amendment.adapter_id).distinct()) if isinstance(each, int)
+    }
+    for number in sorted(amended if only is None else amended & only):
+        with suppress(*_UNREADABLE):
+            query = load_adapters().where(adapter.id == number).execution_options(populate_existing=True)
+            for row in session.scalars(query):
+                for message in misfits(state_of(row), row.amendments):
+                    yield Problem("amendment_unfit", f"adapter {row.name}", message)
+    tasks = select(adapter.task_id).join(amendment, amendment.adapter_id == adapter.id)
+    held = select(alias).where(alias.task_id.in_(tasks), alias.adapter_id.is_not(None)).order_by(alias.id)
+    for holding in session.scalars(held):
+        if only is None or holding.adapter_id in only:
+            for found in overtaken(session, holding):
+                yield Problem("amended_after_promotion", f"alias {found.alias}", found.message)
+
+
+_Stated = tuple[datetime, str | None, str | None, str]
+"""The time of a move, the adapters before and after, and the reason."""
+
+
+def check_alias_moves(session: Session, log: SealLog) -> Iterator[Problem]:
+    """Yield aliases that contradict their last move, and moves that contradict the log."""
+    if log.only is not None:
+        return
+    event, logged = tables.EventRow, defaultdict[str, list[tuple[int, _Stated]]](list)
+    query = select(event.seq, event.subject, event.at, event.detail).where(event.action == ALIAS_MOVED)
+    for seq, subject, at, detail in session.execute(query.order_by(event.seq)):
+        logged[subject].append((seq, _stated(at, detail)))
+    row = tables.AliasRow
+    for alias in session.scalars(select(row).options(joinedload(row.task)).order_by(row.id)):
+        for message in _move_problems(session, alias, logged[text_of(alias)]):
+            yield Problem("alias_unexplained", f"alias {text_of(alias)}", message)
+
+
+def _move_problems(
+    session: Session, alias: tables.AliasRow, logged: Sequence[tuple[int, _Stated]]
+) -> Iterator[str]:
+    entries: dict[_Stated, list[int]] = defaultdict(list)
+    for seq, stated in logged:
+        entries[stated].append(seq)
+    moved, before, after = tables.AliasMoveRow, aliased(tables.AdapterRow), aliased(tables.AdapterRow)
+    query = (
+        select(moved, before.name, after.name)
+        .outerjoin(before, before.id == moved.from_adapter_id)
+        .outerjoin(after, after.id == moved.to_adapter_id)
+        .where(moved.alias_id == alias.id)
+        .order_by(moved.id)
+    )
+    holder: int | None = None
+    for move, was, now in session.execute(query):
+        which = f"the move to {now or 'nothing'} by {move.by} at {move.at.isoformat(timespec='seconds')}"
+        if move.from_adapter_id != holder:
+            yield f"{which} contradicts the previous move"
+        if found := entries[move.at, was, now, move.reason]:
+            found.pop(0)
+        else:
+            yield f"no log entry for {which}"
+        holder = move.to_adapter_id
+    for seq in sorted(seq for left in entries.values() for seq in left):
+        yield f"unrecorded move in entry {seq} of the log"
+    if alias.adapter_id != holder:
+        yield "the alias and its last move have different adapters"
+
+
+def _stated(at: datetime, detail: str) -> _Stated:
+    try:
+        said: Any = json.loads(detail)
+    except (ValueError, TypeError):
+        said = None  # `events.verify_chain` reports the entry
+    said = said if isinstance(said, dict) else {}
+    before, after = (
+        str(each.get("name")) if isinstance(each, dict) else None
+        for each in (said.get("from"), said.get("to"))
+    )
+    return at, before, after, str(said.get("reason"))

@@ -1,0 +1,241 @@
+"""The values of a fused model's card: its origin, how much of the adapter is in it, how to make it again.
+
+Texts may come from outside and are quoted by the template; a command is shown only if it matches a strict pattern.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, TypeGuard
+
+from ..adapters.trained_through import is_merge_aware
+from ..documents import provenance_part
+from ..engine.verdict import PASS_FROM
+from ..fusion.records import in_words
+from .card_facts import ORIGIN, curve_values, hub_datasets, measured_rows, training_rows
+
+HUB = frozenset({
+    "afl-3.0", "agpl-3.0", "apache-2.0", "apple-amlr", "apple-ascl", "artistic-2.0", "bigcode-openrail-m",
+    "bigscience-bloom-rail-1.0", "bigscience-openrail-m", "bsd", "bsd-2-clause", "bsd-3-clause",
+    "bsd-3-clause-clear", "bsl-1.0", "c-uda", "cc", "cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0",
+    "cc-by-nc-2.0", "cc-by-nc-3.0", "cc-by-nc-4.0", "cc-by-nc-nd-3.0", "cc-by-nc-nd-4.0", "cc-by-nc-sa-2.0",
+    "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc0-1.0",
+    "cdla-permissive-1.0", "cdla-permissive-2.0", "cdla-sharing-1.0", "creativeml-openrail-m",
+    "deepfloyd-if-license", "ecl-2.0", "epl-1.0", "epl-2.0", "etalab-2.0", "eupl-1.1", "eupl-1.2", "gemma",
+    "gfdl", "gpl", "gpl-2.0", "gpl-3.0", "h-research", "isc", "lgpl", "lgpl-2.1", "lgpl-3.0", "lgpl-lr",
+    "llama2", "llama3", "llama3.1", "llama3.2", "llama3.3", "llama4", "lppl-1.3c", "mit", "mpl-2.0",
+    "ms-pl", "ncsa", "odbl", "odc-by", "ofl-1.1", "open-mdw", "openrail", "openrail++", "osl-3.0", "other",
+    "pddl", "postgresql", "unknown", "unlicense", "wtfpl", "zlib",
+})  # fmt: skip
+"""What the hub takes under `license` (https://huggingface.co/docs/hub/repositories-licenses)."""
+
+_SLUG = re.compile(r"[a-z0-9][a-z0-9.-]{0,95}")
+
+
+def licences(base: Mapping[str, Any], adapters: Sequence[tuple[Any, Mapping[str, Any]]]) -> dict[str, Any]:
+    """Return `id` and `name` for the card's front matter, and `parts`, each with its licence or None.
+
+    `id` is None if the licence of any part is not recorded: licences are not guessed.
+    """
+    named = [("base model", base.get("licence"))]
+    several = len(adapters) > 1
+    for name, facts in adapters:
+        named.append((f"adapter {name}" if several else "adapter", facts.get("licence")))
+    known = {str(licence).strip().lower() for _, licence in named if licence}
+    if not known or not all(licence for _, licence in named):
+        return {"id": None, "name": None, "parts": named}
+    only = known.pop() if len(known) == 1 else None
+    if only in HUB:
+        return {"id": only, "name": None, "parts": named}
+    return {"id": "other", "name": only if only and _SLUG.fullmatch(only) else None, "parts": named}
+
+
+_DIGITS = 12
+
+
+def computed_rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield a label and a value of how it was computed and of each source; nothing of an adapter that was trained."""
+    computed = provenance_part(facts, "computed")
+    if not computed:
+        return
+    settings = ((name, computed.get(name)) for name in ("density", "seed"))
+    how = [f"{name} {value}" for name, value in settings if value is not None]
+    yield "computed by", ", ".join([str(computed.get("method")), *how])
+    for name, part in sources(facts):
+        weight = part.get("weight")
+        times = f"{weight:g} x " if isinstance(weight, int | float) and not isinstance(weight, bool) else ""
+        yield "computed from", f"{times}{name} ({str(part.get('digest'))[:_DIGITS]})"
+
+
+def sources(facts: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield name and facts of each adapter that it was computed from."""
+    found = provenance_part(facts, "computed").get("from")
+    for part in found if isinstance(found, list) else ():
+        if isinstance(part, Mapping):
+            yield str(part.get("name") or "not on record"), part
+
+
+_LABELS = {"val_loss": "validation loss", "created_at": "fused at"}
+_VERDICTS = {
+    "PASS": "The weights hold what the adapter learned.",
+    "DEGRADED": "The weights hold only a part of the adapter's update: expect fewer exact answers.",
+    "LOST": "The weights do not hold the adapter's update; they were published with --accept-loss.",
+}
+_COMMAND = re.compile(r"fusery fuse [A-Za-z0-9 ._:@=+-]{1,2000}")
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,199}")
+_WORST = 5
+SHIPS = (
+    ("docker", "an image with an OpenAI-compatible server"),
+    ("ollama", "Ollama"),
+    ("gguf", "llama.cpp"),
+    ("vllm", "vLLM"),
+    ("oci", "any OCI registry"),
+)
+"""Targets that the card lists if they accept the model, with the use of each."""
+
+
+def card_values(
+    record: Mapping[str, Any],
+    *,
+    base_name: str | None = None,
+    transformers: str | None = None,
+    targets: Collection[str] = (),
+) -> dict[str, Any]:
+    """Return the values that the model card is rendered from."""
+    provenance = record["provenance"]
+    base, adapter = provenance_part(provenance, "base"), provenance_part(provenance, "adapter")
+    fidelity, command = provenance_part(provenance, "fidelity"), provenance.get("rebuild")
+    name = adapter.get("name")
+    return {
+        "name": record["name"],
+        "base": base.get("name"),
+        "base_id": base_name or base.get("hub_id") or base.get("name"),
+        "tags": ["mlx", "fusery", "lora", *([adapter["task"]] if adapter.get("task") else [])],
+        "note": adapter.get("note"),
+        "datasets": list(hub_datasets(adapter)),
+        "quantized": bool(
+            provenance.get("quantization") or provenance_part(provenance, "recipe").get("bits")
+        ),
+        "merge_aware": is_merge_aware(provenance_part(provenance, "recipe")),
+        "transformers": transformers,
+        "adapter_name": name,
+        # A sum of adapters needs more than a name to be made again; `rebuild` has it.
+        "ships": [] if provenance.get("with") or not _is_name(name) else list(_ships(provenance, targets)),
+        "licence": licences(base, [(name, adapter), *_further(adapter, provenance)]),
+        "lineage": list(_lineage(record, base, adapter)),
+        "parts": list(_parts(provenance, adapter)),
+        "training": list(training_rows(adapter)),
+        "curve": curve_values(adapter),
+        "measured": list(measured_rows(adapter)),
+        "precision": list(_precision(provenance)),
+        "fidelity": list(_fidelity(fidelity)),
+        "worst": list(_worst(fidelity)),
+        "rebuild": command if isinstance(command, str) and _COMMAND.fullmatch(command) else None,
+        "files": record["files"],
+        "provenance": provenance,
+    }
+
+
+def _ships(provenance: Mapping[str, Any], targets: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Yield the options of each target that accepts the model, and its use."""
+    dequantized = provenance_part(provenance, "recipe").get("precision") == "dequantize"
+    for target, what in SHIPS:
+        if target in targets:
+            options = " --fused --precision dequantize" if dequantized else " --fused"
+            yield (f"{target}{options}" if target == "vllm" else target), what
+
+
+def _lineage(
+    record: Mapping[str, Any], base: Mapping[str, Any], adapter: Mapping[str, Any]
+) -> Iterator[tuple[str, Any]]:
+    provenance = record["provenance"]
+    yield "model", record["digest"]
+    yield "key", provenance.get("key")
+    yield "fused model", provenance.get("label")
+    if foreign := provenance_part(provenance, "foreign"):
+        yield "not made by who wrote this", in_words(dict(foreign))
+    yield "base model", base.get("name")
+    yield "base model, digest", base.get("digest")
+    yield "adapter", adapter.get("name")
+    yield "adapter, digest", adapter.get("digest")
+    yield "adapter, trained on", adapter.get("trained_on")
+    yield "adapter, trained on, digest", adapter.get("trained_on_digest")
+    for key in ORIGIN:
+        yield f"adapter, {_LABELS.get(key, key)}", adapter.get(key)
+    for label, value in computed_rows(adapter):
+        yield f"adapter, {label}", value
+    for each in _objects(adapter.get("amendments")):
+        yield "adapter, amended", f"{each.get('field')}: {each.get('from')} -> {each.get('to')}"
+    for key in ("recipe", "created_at", "tool"):
+        yield _LABELS.get(key, key), provenance.get(key)
+
+
+def _parts(provenance: Mapping[str, Any], adapter: Mapping[str, Any]) -> Iterator[tuple[Any, Any, Any]]:
+    """Yield name, weight and digest of each adapter, if there are several."""
+    extras = _objects(provenance.get("with"))
+    if extras:
+        yield adapter.get("name"), 1.0, adapter.get("digest")
+        for part in extras:
+            yield part.get("adapter"), part.get("weight"), part.get("digest")
+
+
+def _further(
+    adapter: Mapping[str, Any], provenance: Mapping[str, Any]
+) -> Iterator[tuple[Any, Mapping[str, Any]]]:
+    """Yield the adapters besides the first whose licences count: those that were added, or that it was computed from."""
+    for part in _objects(provenance.get("with")):
+        yield part.get("adapter"), part
+    yield from sources(adapter)
+
+
+def _precision(provenance: Mapping[str, Any]) -> Iterator[str]:
+    form, size, times = (provenance.get(key) for key in ("format", "weights_bytes", "times_base"))
+    if form is None:
+        return
+    large = f", {size:,} bytes of weights" if _is_number(size) else ""
+    larger = f", {times:.2f} times the base model's" if _is_number(times) else ""
+    yield f"Precision: {form}{large}{larger}."
+
+
+def _fidelity(fidelity: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what is measured, and a sentence on what was found."""
+    verdict, retained, cosine, error = (
+        fidelity.get(key) for key in ("verdict", "retained", "cosine", "relative_error")
+    )
+    if verdict is not None:
+        yield "verdict", f"{verdict}. {_VERDICTS.get(str(verdict), '')}".rstrip()
+    if _is_number(retained):
+        share = f"{100 * retained:.1f} % of the update that the adapter makes is in the written weights"
+        much = " That is too much: the fused model overshoots." if retained > 2 - PASS_FROM else ""
+        yield "share retained", f"{share}, measured along its own direction.{much}"
+    if _is_number(cosine):
+        noise = "rounding adds noise, which lowers it even where nothing of the update is missing"
+        yield "cosine", f"Between the change that was written and the update it is {cosine:.3f}: {noise}."
+    if _is_number(error):
+        lacks = "What the written change lacks or has too much"
+        yield "relative error", f"{lacks} is {error:.3g} times as large as the update."
+
+
+def _worst(fidelity: Mapping[str, Any]) -> Iterator[tuple[Any, str, str, str]]:
+    """Yield the modules whose share retained is furthest from 1."""
+    for module in _objects(fidelity.get("worst"))[:_WORST]:
+        retained, cosine, error = (module.get(key) for key in ("retained", "cosine", "relative_error"))
+        share = f"{100 * retained:.1f} %" if _is_number(retained) else "–"
+        yield module.get("module"), share, _short(cosine), _short(error)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if _is_number(value) else "–"
+
+
+def _objects(value: Any) -> list[Mapping[str, Any]]:
+    return [entry for entry in value if isinstance(entry, Mapping)] if isinstance(value, list) else []
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and _NAME.fullmatch(value) is not None
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)

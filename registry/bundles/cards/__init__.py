@@ -1,1 +1,0 @@
-"""Model cards: the origin of a bundle, as Markdown."""

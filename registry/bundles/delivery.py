@@ -1,0 +1,376 @@
+"""The destinations of bundles: folders and files on this machine or at a URL, and places that a target has of its own.
+
+A URL's files are uploaded one by one, each read back; `fusery.json` comes last.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from sqlalchemy import select
+
+from fusery.storage.digest import digest_file
+from fusery.storage.errors import StoreDeniedError
+from fusery.storage.failures import os_failures
+from fusery.storage.locate import display_url, local_path, open_tree
+from fusery.storage.manifest import FileEntry, Manifest
+from fusery.storage.processes import is_tag_dead, process_tag
+from fusery.storage.progress import tally
+from fusery.storage.publishing import link_exclusive, publish_folder, sync_file, sync_folder
+
+from .. import tables
+from ..documents import RECORD
+from ..errors import AlreadyExistsError, BadInputError
+from ..parts import part
+from ..settings.homes import require_path
+from .target import own_targets
+
+if TYPE_CHECKING:
+    from fusery.storage.cache import FusedCache
+
+    from ..workspace import Workspace
+
+
+def deliver(
+    place: Place,
+    fill: Callable[[Path], Manifest],
+    *,
+    force: bool,
+    before_replacing: Callable[[], None],
+    progress: Progress | None = None,
+) -> tuple[Manifest, bool]:
+    """Build a bundle and put it at its destination; return its files, and whether it was there already.
+
+    Args:
+        before_replacing: called before what is there is replaced, or a crash in between would leave a record of bytes that
+            are gone.
+    """
+    with place.building() as temp:
+        manifest = fill(temp)
+        existed = place.occupied() and place.holds(manifest)
+        if not existed:
+            if place.occupied() and not force:
+                raise place.taken()
+            before_replacing()
+            place.publish(temp, manifest, replace=force, progress=progress)
+    return manifest, existed
+
+
+Progress = Callable[[int, int], None]
+"""Called with the bytes done and the total."""
+
+
+class Place(ABC):
+    """A destination; `text` is its one spelling, as it is recorded and shown, without any secret."""
+
+    text: str
+    name: str
+    _cache: FusedCache
+
+    def refuse_ours(self, workspace: Workspace) -> None:  # noqa: B027 - a service holds nothing of ours
+        """Refuse a place that holds, or is part of, what must not be replaced."""
+
+    @abstractmethod
+    def require_free(self, force: bool) -> None:
+        """Refuse a place that cannot become the bundle, before anything is computed.
+
+        An earlier bundle may be this very one, and is compared later.
+        """
+
+    @contextmanager
+    def building(self) -> Iterator[Path]:
+        """Yield an empty local folder to build the bundle in; it is gone afterwards."""
+        with self._cache.scratch() as scratch:
+            folder = scratch / "bundle"
+            folder.mkdir()
+            yield folder
+
+    @abstractmethod
+    def occupied(self) -> bool:
+        """Tell whether there is something."""
+
+    @abstractmethod
+    def holds(self, manifest: Manifest) -> bool:
+        """Tell whether exactly the files of a manifest are there; every byte of them is read."""
+
+    @abstractmethod
+    def publish(
+        self, folder: Path, manifest: Manifest, *, replace: bool, progress: Progress | None = None
+    ) -> None:
+        """Put what was built there, durably."""
+
+    def taken(self) -> AlreadyExistsError:
+        """Return the refusal of a place that holds something."""
+        return AlreadyExistsError(
+            f"there is something in {self.text} already", hint="give another place, or --force to replace it"
+        )
+
+
+class LocalPlace(Place):
+    """A path: absolute, without `..` and links."""
+
+    def __init__(self, destination: Path) -> None:
+        """Name the place; nothing is written."""
+        with os_failures(f"look at {destination}", near=Path("/")):
+            self.path = destination.expanduser().resolve()
+        self.text, self.name = str(self.path), self.path.name
+
+    def refuse_ours(self, workspace: Workspace) -> None:
+        """Refuse a place that holds, or is part of: the registry, a base, the current folder."""
+        guarded = {"the registry's home": workspace.settings.home, "the cache": workspace.settings.cache}
+        if (database := workspace.database.path) is not None:
+            guarded["the database's folder"] = database.parent
+        if workspace.store.capabilities.local:
+            guarded["the store"] = Path(url2pathname(urlsplit(workspace.store.url).path))
+        base = tables.BaseModelRow
+        with workspace.database.read() as session:
+            for found in session.scalars(select(base).where(base.location.is_not(None))):
+                guarded[f"the base {found.name}"] = Path(str(found.location))
+        for what, folder in guarded.items():
+            real = folder.resolve()
+            if self.path == real or self.path in real.parents or real in self.path.parents:
+                raise BadInputError(
+                    f"{self.path} is, holds or lies in {what}, and cannot be a bundle",
+                    hint="give another folder",
+                )
+        here = Path.cwd()
+        if self.path == here or self.path in here.parents:
+            raise BadInputError(
+                f"{self.path} is, or holds, the current folder, and cannot be a bundle",
+                hint="give the name of a new folder",
+            )
+
+    @contextmanager
+    def building(self) -> Iterator[Path]:
+        """Yield an empty folder on the same file system; sweep those that killed commands left there."""
+        with os_failures(f"write {self.path}", near=self.path.parent):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        prefix = f".{self.name}.fusery-"
+        for stale in self.path.parent.glob(f"{prefix}*"):
+            # What made it is in its name; the rest of that is random.
+            if is_tag_dead(stale.name.removeprefix(prefix).rpartition("-")[0]):
+                shutil.rmtree(stale, ignore_errors=True)
+        with (
+            os_failures(f"write {self.path}", near=self.path.parent),
+            tempfile.TemporaryDirectory(
+                prefix=f"{prefix}{process_tag()}-", dir=self.path.parent, ignore_cleanup_errors=True
+            ) as folder,
+        ):
+            inner = Path(folder) / "bundle"
+            inner.mkdir()
+            yield inner
+
+    def _require_writable(self) -> None:
+        parent = next(folder for folder in self.path.parents if folder.exists())
+        if not parent.is_dir():
+            raise BadInputError(f"{parent} is a file and cannot hold a folder", hint="give another folder")
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise StoreDeniedError(
+                f"{parent} may not be written by this user", hint="give a folder that you may write"
+            )
+
+
+class LocalFolder(LocalPlace):
+    """A folder that is replaced as a whole."""
+
+    def require_free(self, force: bool) -> None:
+        """Refuse a file, and a folder with something in it that is no bundle."""
+        if os.path.lexists(self.path) and not self.path.is_dir():
+            raise AlreadyExistsError(f"{self.path} is a file", hint="give a folder that does not exist yet")
+        if self.occupied() and not force and not (self.path / RECORD).is_file():
+            raise self.taken()
+        self._require_writable()
+
+    def occupied(self) -> bool:
+        """Tell whether there is a folder with something in it."""
+        return self.path.is_dir() and any(self.path.iterdir())
+
+    def holds(self, manifest: Manifest) -> bool:
+        """Tell whether the folder holds exactly the files of a manifest."""
+        return folder_holds(self.path, manifest)
+
+    def publish(
+        self, folder: Path, manifest: Manifest, *, replace: bool, progress: Progress | None = None
+    ) -> None:
+        """Bring the files to the disk, then give the folder its name."""
+        with os_failures(f"write {self.path}", near=self.path.parent):
+            sync_tree(folder)
+            # An empty folder, which somebody may have made for this, gives way without being asked.
+            publish_folder(folder, self.path, replace=replace or self.path.is_dir())
+
+
+class LocalFile(LocalPlace):
+    """A file."""
+
+    def require_free(self, force: bool) -> None:
+        """Refuse a folder; a file may be this very bundle, and is compared later."""
+        if self.path.is_dir():
+            raise AlreadyExistsError(f"{self.path} is a folder", hint="give the name of a file")
+        self._require_writable()
+
+    def occupied(self) -> bool:
+        """Tell whether there is a file."""
+        return os.path.lexists(self.path)
+
+    def holds(self, manifest: Manifest) -> bool:
+        """Tell whether it is the one file of a manifest."""
+        return self.path.is_file() and [digest_file(self.path)] == [
+            (entry.sha256, entry.size) for entry in manifest
+        ]
+
+    def publish(
+        self, folder: Path, manifest: Manifest, *, replace: bool, progress: Progress | None = None
+    ) -> None:
+        """Bring the file to the disk, then give it its name."""
+        (entry,) = manifest
+        with os_failures(f"write {self.path}", near=self.path.parent):
+            sync_tree(folder)
+            try:
+                if replace:
+                    (folder / entry.path).replace(self.path)
+                else:
+                    link_exclusive(folder / entry.path, self.path)
+            except FileExistsError as error:
+                raise self.taken() from error
+            sync_folder(self.path.parent)
+
+
+def folder_holds(folder: Path, manifest: Manifest) -> bool:
+    """Tell whether a folder holds exactly the files of a manifest."""
+    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    return present == {entry.path for entry in manifest} and all(
+        digest_file(folder / entry.path) == (entry.sha256, entry.size) for entry in manifest
+    )
+
+
+def sync_tree(folder: Path) -> None:
+    """Bring a bundle to the disk before its name and its record are: unlike the cache, nobody could rebuild it."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                sync_file(descriptor)
+            finally:
+                os.close(descriptor)
+        else:
+            sync_folder(path)
+    sync_folder(folder)
+
+
+class RemoteFolder(Place):
+    """The files under a URL.
+
+    Many files cannot be renamed at once.  Readers look for `fusery.json`, which is removed first when an old bundle is
+    replaced, and written last when the new one is complete.
+    """
+
+    def __init__(self, workspace: Workspace, url: str, folder: str | None = None) -> None:
+        """Name the place; no request is made yet."""
+        self._cache = workspace.cache
+        self._tree = open_tree(folder or url, options=workspace.settings.options_at(url))
+        self.text = display_url(url.rstrip("/"))
+        self.name = self.text.rpartition("/")[2]
+
+    def refuse_ours(self, workspace: Workspace) -> None:
+        """Refuse the registry's store, and what lies in it or around it."""
+        own = display_url(workspace.store.url)
+        if f"{self.text}/".startswith(f"{own}/") or f"{own}/".startswith(f"{self.text}/"):
+            raise BadInputError(
+                f"{self.text} is, holds or lies in the registry's store, and cannot be a bundle",
+                hint="give another URL",
+            )
+
+    def require_free(self, force: bool) -> None:
+        """Refuse a URL with files under it that are no bundle."""
+        found = self._tree.sizes()
+        if found and not force and RECORD not in found:
+            raise self.taken()
+
+    def occupied(self) -> bool:
+        """Tell whether there are files."""
+        return bool(self._tree.sizes())
+
+    def holds(self, manifest: Manifest) -> bool:
+        """Compare sizes, then read everything back."""
+        expected = {entry.path: entry.size for entry in manifest}
+        return dict(self._tree.sizes()) == expected and all(self._tree.holds(entry) for entry in manifest)
+
+    def publish(
+        self, folder: Path, manifest: Manifest, *, replace: bool, progress: Progress | None = None
+    ) -> None:
+        """Take the old record away, upload, remove what is left of the old bundle, and write the record."""
+        entries, told = {entry.path: entry for entry in manifest}, tally(progress, manifest.size)
+        if replace:
+            self._tree.remove(RECORD)
+        # The record is last, and configurations are before it: servers take what has one for whole.
+        for path in sorted(entries, key=lambda path: (path == RECORD, path.endswith("config.json"), path)):
+            if path == RECORD and replace:
+                for name in self._tree.sizes().keys() - entries.keys():
+                    self._tree.remove(name)
+            self._tree.put(folder / path, entries[path], progress=told)
+
+
+class RemoteFile(RemoteFolder):
+    """One file at a URL."""
+
+    def __init__(self, workspace: Workspace, url: str) -> None:
+        """Name the place; no request is made yet."""
+        folder, _, name = url.rstrip("/").rpartition("/")
+        if not name or folder.endswith("/"):
+            raise BadInputError(
+                "the URL names no file", hint="give one with a name: s3://bucket/NAME.tar.zst"
+            )
+        super().__init__(workspace, url, folder)
+
+    def require_free(self, force: bool) -> None:
+        """Accept any file of that name: it is compared later."""
+
+    def occupied(self) -> bool:
+        """Tell whether there is a file of that name."""
+        return self._tree.size(self.name) is not None
+
+    def holds(self, manifest: Manifest) -> bool:
+        """Read it back."""
+        return self._tree.holds(self._named(manifest))
+
+    def publish(
+        self, folder: Path, manifest: Manifest, *, replace: bool, progress: Progress | None = None
+    ) -> None:
+        """Upload it; an object appears whole."""
+        (entry,) = manifest
+        told = tally(progress, manifest.size)
+        self._tree.put(folder / entry.path, self._named(manifest), progress=told)
+
+    def _named(self, manifest: Manifest) -> FileEntry:
+        (entry,) = manifest
+        return FileEntry(self.name, entry.size, entry.sha256)
+
+
+def place_at(
+    workspace: Workspace, destination: str | Path, *, single: bool = False, target: str | None = None
+) -> Place:
+    """Return the place that a path or a URL names; nothing is written or looked at yet."""
+    scheme = str(destination).partition("://")[0].lower() if isinstance(destination, str) else ""
+    for name, facts in own_targets().items():
+        if facts.service and facts.service[0] == scheme:
+            if target != name:
+                raise BadInputError(
+                    f"{scheme}:// takes bundles of the target {name}", hint=f"--target {name}"
+                )
+            return cast("Place", part(facts.service[1])(workspace, destination))
+    if isinstance(destination, Path):
+        require_path(destination)
+    path = destination if isinstance(destination, Path) else local_path(destination)
+    if path is not None:
+        return LocalFile(path) if single else LocalFolder(path)
+
+    return (RemoteFile if single else RemoteFolder)(workspace, str(destination))

@@ -1,0 +1,167 @@
+"""The serving plan: which adapters on which base, and the names that requests use.
+
+The plan becomes `serving.json`, which `fusery.registry.runtime.document` describes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+from sqlalchemy.orm import Session
+
+from .. import tables
+from ..adapters.trained_through import require_usable_unfused
+from ..errors import BadInputError
+from ..records.references import resolve_adapter
+from ..records.renderings import require_factors_alone
+from ..records.withdrawals import of_adapters, refuse_yanked
+from ..runtime.document import ServedAdapter, ServedBase, ServingDocument, ServingLimits, reason
+
+_VERSION = re.compile(r"v[1-9][0-9]{0,8}")
+_HINT = "for example --model course_rec=v1:0.9,v2:0.1, or --model course_rec=#prod"
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A public name and what it leads to."""
+
+    name: str
+    parts: tuple[tuple[str, float], ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Split:
+        """Read `NAME=REF` or `NAME=REF:WEIGHT,REF:WEIGHT`; within a task's own name, `v1`, `#prod` and `@latest` do."""
+        name, equals, rest = text.partition("=")
+        name = name.strip()
+        parts = tuple(_part(name, part.strip()) for part in rest.split(","))
+        if not (name and equals and len(name) <= 300 and all(reference for reference, _ in parts)):
+            raise BadInputError(f"{text[:100]!r} is not NAME=REF:WEIGHT,REF:WEIGHT", hint=_HINT)
+        if len({reference for reference, _ in parts}) < len(parts):
+            raise BadInputError(f"{text[:100]!r} has the same adapter twice", hint=_HINT)
+        if not sum(weight for _, weight in parts) > 0:
+            raise BadInputError(f"all weights of {name[:60]!r} are 0", hint=_HINT)
+        return cls(name, parts)
+
+
+def _part(name: str, text: str) -> tuple[str, float]:
+    reference, colon, number = text.rpartition(":")
+    if not colon:
+        reference, number = text, "1"
+    try:
+        weight = float(number)
+    except ValueError:
+        weight = math.nan
+    if not 0 <= weight < math.inf:
+        raise BadInputError(f"{number[:40]!r} is not a weight", hint=_HINT)
+    if _VERSION.fullmatch(reference):
+        return f"{name}@{reference[1:]}", weight
+    return (name + reference if reference.startswith(("#", "@")) else reference), weight
+
+
+@dataclass(frozen=True, slots=True)
+class ServingPlan:
+    """Adapters on one base."""
+
+    base: tables.BaseModelRow
+    adapters: tuple[tables.AdapterRow, ...]
+    routes: Mapping[str, str | dict[str, float]]
+    told: tuple[str, ...] = ()
+
+    def document(
+        self,
+        *,
+        base: str = "base",
+        adapters: str = "adapters",
+        tokenizer: str | None = None,
+        limits: ServingLimits | None = None,
+    ) -> ServingDocument:
+        """Return what the server reads."""
+        try:
+            return ServingDocument(
+                format=1,
+                base=ServedBase(
+                    name=self.base.name, folder=base, digest=self.base.digest, tokenizer=tokenizer
+                ),
+                adapters=[
+                    ServedAdapter(
+                        name=adapter.name, folder=f"{adapters}/{adapter.name}", digest=adapter.digest
+                    )
+                    for adapter in self.adapters
+                ],
+                routes=dict(self.routes),
+                limits=limits or ServingLimits(),
+            )
+        except ValidationError as error:
+            raise BadInputError(f"this cannot be served: {reason(error)}") from error
+
+
+def plan_serving(
+    session: Session, references: Sequence[str], splits: Sequence[Split] = (), *, whole: bool = False
+) -> ServingPlan:
+    """Return what a server of these adapters serves.
+
+    Each adapter is served under its full name, the given reference, and its task: of several adapters
+    of a task, that is the first.  A split takes precedence.
+    """
+    found: dict[str, tables.AdapterRow] = {}
+    for reference in [*references, *(part for split in splits for part, _ in split.parts)]:
+        if reference not in found:
+            found[reference] = _served(session, reference, next(iter(found.values()), None))
+    if not whole:
+        for adapter in found.values():
+            require_factors_alone(adapter, "which replace the base's and cannot stand beside them")
+    if not found:
+        raise BadInputError("there is nothing to serve", hint="fusery serve TASK#ALIAS")
+    base = next(iter(found.values())).base
+    own = {base.name, *(adapter.name for adapter in found.values())}
+    routes: dict[str, str | dict[str, float]] = {}
+    for reference in references:
+        adapter = found[reference]
+        for name in (reference, adapter.task.name):
+            if name not in own:
+                routes.setdefault(name, adapter.name)
+    for split in splits:
+        weights: dict[str, float] = {}
+        for reference, weight in split.parts:
+            name = found[reference].name
+            weights[name] = weights.get(name, 0.0) + weight
+        routes[split.name] = weights if len(weights) > 1 else next(iter(weights))
+    unique = {adapter.id: adapter for adapter in found.values()}
+    withdrawals = of_adapters(session, unique)
+    told = tuple(
+        f"{unique[number].name}: {each.told}" for number in unique for each in withdrawals.get(number, ())
+    )
+    return ServingPlan(base, tuple(unique.values()), routes, told)
+
+
+def _served(session: Session, reference: str, first: tables.AdapterRow | None) -> tables.AdapterRow:
+    adapter = resolve_adapter(session, reference)
+    refuse_yanked(session, adapter)
+    if first is not None and adapter.base_id != first.base_id:
+        raise BadInputError(
+            f"{adapter.name} was trained on {adapter.base.name}, {first.name} on"
+            f" {first.base.name}: they cannot share one base",
+            hint="one server for each base",
+        )
+    if adapter.method == "full":
+        raise BadInputError(
+            f"{adapter.name} is the result of full fine-tuning, which replaces the base's weights and cannot stand beside"
+            " them",
+            hint=f"fusery fuse {adapter.name}, and fusery serve {adapter.name} --fused",
+        )
+    require_usable_unfused(adapter.name, adapter.method, adapter.training)
+    assert adapter.manifest.files is not None  # loaded, for use after the session
+    assert adapter.base.manifest.files is not None
+    return adapter
+
+
+def document_bytes(document: ServingDocument) -> bytes:
+    """Return `serving.json`: the same bytes for the same document."""
+    values: dict[str, Any] = document.model_dump(mode="json")
+    return json.dumps(values, indent=2, ensure_ascii=False).encode() + b"\n"

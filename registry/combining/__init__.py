@@ -1,1 +1,0 @@
-"""A new adapter from registered ones: combined, or cut to a smaller rank."""

@@ -1,0 +1,247 @@
+"""`combine` and `shrink`: adapters on record become a new one, which is registered with the recipe that made it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from fusery.storage.progress import SILENT, Reporter
+
+from .. import tables
+from ..adapters.files import CONFIG, RECIPE, WEIGHTS
+from ..adapters.peft_config import PeftConfig
+from ..adapters.tokenizer_files import is_tokenizer_file
+from ..adapters.trained_through import require_usable_unfused
+from ..admission.submission import Submission
+from ..documents import write_document
+from ..engine.verdict import closeness
+from ..errors import BadInputError
+from ..names import parse_task
+from ..record import Record, described
+from ..records.adapter import Registered
+from ..records.adapter_details import CombinationRecipe
+from ..records.references import resolve_adapter
+from ..records.renderings import fetch_originals, own_form, require_factors_alone
+from ..records.withdrawals import SHRINK, refuse_yanked
+from .methods import CombinedUpdate
+from .modules import open_registered
+from .plan import CombineOptions, CombinePlan, SourceAdapter, choice, measure, plan, write
+
+if TYPE_CHECKING:
+    from fusery.storage.manifest import FileEntry
+
+    from ..workspace import Workspace
+
+
+class Register(Protocol):
+    """Registers a folder as an adapter that was computed from others."""
+
+    def __call__(
+        self, workspace: Workspace, path: Path, submission: Submission, *, sources: Sequence[str]
+    ) -> Registered:
+        """Return its record."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Combination(Record):
+    """What was computed from adapters, or would be.
+
+    Shares and errors are of the weighted sum of their updates, S, over all modules or in one: for `shrink`, S is the update.
+    """
+
+    name: str | None = described("the new adapter; None where nothing was made")
+    sources: tuple[str, ...] = described("names of the adapters that it is computed from")
+    recipe: CombinationRecipe = described("how")
+    modules: int = described("number of modules")
+    retained: float | None = described(
+        "the share of S that the new update has: the inner product of the two over the squared norm of S. For `svd` and `shrink` that is the share of the squared singular values, 0 to 1. None where S is zero"
+    )
+    relative_error: float | None = described(
+        "Frobenius norm of the difference of the two over that of S; None where S is zero"
+    )
+    least_module: str | None = described("the module whose share is furthest from 1; None where S is zero")
+    least_retained: float | None = described("share of `least_module`")
+    bytes: int = described("size in bytes of the new weights")
+    dry_run: bool = described("nothing was made")
+    adapter: Registered | None = described(
+        "the record of the new adapter; left out where nothing was made", optional=True
+    )
+
+
+def combine(
+    workspace: Workspace,
+    references: Sequence[str],
+    *,
+    method: str = "svd",
+    weights: Sequence[float] | None = None,
+    density: float | None = None,
+    seed: int | None = None,
+    rank: int | None = None,
+    task: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    note: str | None = None,
+    dry_run: bool = False,
+    register: Register,
+    reporter: Reporter = SILENT,
+) -> Combination:
+    """Combine adapters on one base into a new one; see `fusery.registry.comparison.methods` for the methods.
+
+    Args:
+        weights: one for each; None for 1 each.
+        density: share of the numbers of each factor that `ties` and `dare` keep, from a millionth to 1.
+        seed: of what `dare` keeps; None for 0.
+        rank: of the new adapter, for `svd`; None for the largest of theirs.
+        task: what the new adapter is for; None for the task that they all have.
+    """
+    asked = choice(references, method, weights, density, seed, rank)
+    about = Submission(task=task, tags=tags or {}, note=note)
+    return _compute(workspace, references, asked, about, register, dry_run=dry_run, reporter=reporter)
+
+
+def shrink(
+    workspace: Workspace,
+    reference: str,
+    *,
+    rank: int,
+    task: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    note: str | None = None,
+    dry_run: bool = False,
+    register: Register,
+    reporter: Reporter = SILENT,
+) -> Combination:
+    """Make the nearest adapter of a smaller rank to one: each update's largest singular values."""
+    asked = CombineOptions(SHRINK, (1.0,), rank=rank)
+    about = Submission(task=task, tags=tags or {}, note=note)
+    return _compute(workspace, [reference], asked, about, register, dry_run=dry_run, reporter=reporter)
+
+
+def _compute(
+    workspace: Workspace,
+    references: Sequence[str],
+    asked: CombineOptions,
+    about: Submission,
+    register: Register,
+    *,
+    dry_run: bool,
+    reporter: Reporter,
+) -> Combination:
+    task = None if about.task is None else parse_task(about.task)
+    with workspace.database.read() as session:
+        sources = [resolve_adapter(session, reference) for reference in references]
+        for source in sources:
+            refuse_yanked(session, source)
+            _require_lora(source)
+        first = sources[0]
+        other = next((source for source in sources if source.base_id != first.base_id), None)
+        if other is not None:
+            raise BadInputError(
+                f"{first.name} is on {first.base.name} and {other.name} on {other.base.name}: updates of different "
+                "weights are not combined",
+                hint=f"fusery list --base {first.base.name}",
+            )
+        names = tuple(source.name for source in sources)
+        base = sources[0].base.name
+        if task is None and not dry_run:
+            tasks = {source.task.name for source in sources}
+            if len(tasks) > 1:
+                raise BadInputError(
+                    f"it is not said what the new adapter is for: these are for {' and '.join(sorted(tasks)[:3])}",
+                    hint="give --task, for example --task combined",
+                )
+            [task] = tasks
+        # The files are loaded now: the session ends here.
+        configs = [
+            PeftConfig.model_validate(source.training) if own_form(source) == "peft" else None
+            for source in sources
+        ]
+    said = replace(about, base=base, task=task)
+    with open_registered(workspace, sources) as opened, workspace.scratch() as scratch:
+        adapters = [
+            SourceAdapter(adapter, row.digest, config)
+            for adapter, row, config in zip(opened, sources, configs, strict=True)
+        ]
+        made = plan(adapters, asked)
+        recipe = CombinationRecipe(
+            method=made.choice.method,
+            sources=tuple(source.digest for source in sources),
+            weights=made.choice.weights,
+            density=made.choice.density,
+            seed=made.choice.seed,
+            rank=made.rank,
+            fusery=version("fusery"),
+        )
+        if dry_run:
+            return _result(made, recipe, names, measure(adapters, made), None)
+        folder = scratch / "new"
+        folder.mkdir()
+        figures = write(adapters, made, folder / WEIGHTS, reporter.progress)
+        write_document(folder / CONFIG, _config(made, recipe))
+        fetch_originals(workspace, sources[0], folder, only=is_tokenizer_file)
+        if any(_tokenizer_entries(source) != _tokenizer_entries(sources[0]) for source in sources):
+            reporter.say(f"the tokenizer files differ: the new adapter has those of {names[0]}")
+        done = register(workspace, folder, said, sources=names)
+    return _result(made, recipe, names, figures, done)
+
+
+def _config(made: CombinePlan, recipe: CombinationRecipe) -> dict[str, object]:
+    """Return `adapter_config.json` as `mlx_lm` reads it, with the recipe in it."""
+    return {
+        "fine_tune_type": "lora",
+        RECIPE: recipe.to_dict(),
+        "lora_parameters": {
+            "dropout": 0.0,
+            "keys": sorted(module.path for module in made.modules),
+            "rank": made.rank,
+            "scale": 1.0,
+        },
+        "num_layers": -1,
+    }
+
+
+def _result(
+    made: CombinePlan,
+    recipe: CombinationRecipe,
+    names: tuple[str, ...],
+    figures: Mapping[str, CombinedUpdate],
+    done: Registered | None,
+) -> Combination:
+    whole = CombinedUpdate.joined(list(figures.values()))
+    shares = [(share, path) for path, each in figures.items() if (share := each.retained) is not None]
+    least = min(shares, key=lambda pair: (closeness(pair[0]), pair[1]), default=(None, None))
+    return Combination(
+        name=None if done is None else done.name,
+        sources=names,
+        recipe=recipe,
+        modules=len(made.modules),
+        retained=whole.retained,
+        relative_error=whole.relative_error,
+        least_module=least[1],
+        least_retained=least[0],
+        bytes=sum(4 * math.prod(shape) for _, _, shape in made.entries()),
+        dry_run=done is None,
+        adapter=done,
+    )
+
+
+def _tokenizer_entries(adapter: tables.AdapterRow) -> set[FileEntry]:
+    return {file.entry for file in adapter.manifest.files if is_tokenizer_file(file.path)}
+
+
+def _require_lora(adapter: tables.AdapterRow) -> None:
+    require_factors_alone(adapter, "which are no sum of updates")
+    require_usable_unfused(adapter.name, adapter.method, adapter.training, "combined or shrunk")
+    if adapter.method == "dora":
+        raise BadInputError(
+            f"{adapter.name} is a DoRA, whose magnitudes are no sum of updates",
+            hint=f"fusery fuse {adapter.name}  makes a model of it",
+        )
+    if adapter.method != "lora":
+        raise BadInputError(
+            f"{adapter.name} is the result of full fine-tuning, which has no factors",
+            hint=f"fusery fuse {adapter.name}  makes a model of it",
+        )

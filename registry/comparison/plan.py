@@ -1,0 +1,356 @@
+"""Which modules a new adapter has and of which rank, from the adapters that it is made of; and writing its weights."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fusery.storage.failures import os_failures
+from fusery.storage.safetensors import build_header
+from fusery.storage.transfer import in_order
+
+from ..adapters.peft_config import PeftConfig
+from ..charts.text import natural
+from ..errors import BadInputError, FusionUnsupportedError
+from ..parsing import plural
+from ..records.withdrawals import SHRINK
+from .cores import LowRank
+from .methods import (
+    METHODS,
+    OF_ONE_RANK,
+    SPARSE,
+    Array,
+    CombinedUpdate,
+    Mask,
+    Method,
+    WeightedUpdate,
+    combine,
+)
+from .modules import WORKERS, OpenAdapter
+
+
+@dataclass(frozen=True, slots=True)
+class SourceAdapter:
+    """An adapter whose updates can be read.
+
+    mlx-lm's form has one rank and one scale for all modules: what was rendered from PEFT's is padded with zeros, and has
+    other scales multiplied into `lora_b`.  The update is the same, but what adds up factors, or keeps a share of their numbers,
+    needs the factors themselves.
+    """
+
+    adapter: OpenAdapter
+    digest: str
+    config: PeftConfig | None = None
+
+    @property
+    def name(self) -> str:
+        """What to call it in messages."""
+        return self.adapter.name
+
+    @property
+    def modules(self) -> Collection[str]:
+        """The paths of its modules."""
+        return self.adapter.factors.keys()
+
+    def rank(self, module: str) -> int:
+        """Return the rank of a module's update."""
+        held = self.adapter.rank(module)
+        return held if self.config is None else min(held, self.config.rank_of(module))
+
+    def read(self, module: str, part: int = 0) -> LowRank:
+        """Return the update of a module, or of one of its experts."""
+        update = self.adapter.read(module, part)
+        if self.config is None:
+            return update
+        rank, scale = self.rank(module), self.config.scale_of(module)
+        a, b = update.a[:, :rank], update.b[:rank]
+        beside = scale / update.scale if update.scale else 1.0
+        if beside not in (0.0, 1.0):
+            b = np.divide(b, np.float32(beside), dtype=np.float32)
+        return LowRank(a, b, scale)
+
+
+MOST = 64
+"""Adapters that are combined at once: each is an open file."""
+
+_MOST_WEIGHT = 1e6
+_MOST_SEED = 1 << 63
+_LEAST_DENSITY = 1e-6
+"""`dare` divides by it: with less, numbers no longer fit into float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class CombineOptions:
+    """How adapters are to be combined, as it was asked for.
+
+    Attributes:
+        rank: for `svd` and `shrink`; None for the largest that the adapters have.
+    """
+
+    method: str
+    weights: tuple[float, ...]
+    density: float | None = None
+    seed: int | None = None
+    rank: int | None = None
+
+    @property
+    def arithmetic(self) -> Method:
+        """The method of `methods.combine` that does it."""
+        found: Method = "svd"
+        return next((method for method in METHODS if method == self.method), found)
+
+
+def choice(
+    names: Sequence[str],
+    method: str,
+    weights: Sequence[float] | None,
+    density: float | None,
+    seed: int | None,
+    rank: int | None,
+) -> CombineOptions:
+    """Return what was asked for, if it makes sense."""
+    if method not in METHODS:
+        raise BadInputError(f"there is no method {method[:40]!r}", hint=f"--method {'|'.join(METHODS)}")
+    if len(names) < 2:
+        raise BadInputError(
+            "one adapter alone cannot be combined", hint="name another; fusery combine REF --rank R"
+        )
+    if len(names) > MOST:
+        raise BadInputError(
+            f"{len(names)} adapters are more than the {MOST} that are combined at once",
+            hint=f"combine {MOST} of them first",
+        )
+    factors = tuple(map(_weight, weights)) if weights is not None else (1.0,) * len(names)
+    if len(factors) != len(names):
+        raise BadInputError(
+            f"{plural(len(factors), 'weight')} for {plural(len(names), 'adapter')}: each needs one",
+            hint=f"--weights {','.join(['1'] * len(names))}",
+        )
+    if density is not None and method not in SPARSE:
+        raise BadInputError(
+            f"{method} keeps every number, and so has no density", hint="--method ties --density 0.5"
+        )
+    if density is None and method in SPARSE:
+        raise BadInputError(
+            f"{method} keeps a share of the numbers, and it is not said which", hint="--density 0.5"
+        )
+    if density is not None and not _LEAST_DENSITY <= density <= 1:
+        raise BadInputError(
+            f"{density} is no density: it is from {_LEAST_DENSITY:.6f} to 1", hint="--density 0.5"
+        )
+    if seed is not None and method != "dare":
+        raise BadInputError(f"{method} has no chance in it, and so no seed", hint="--method dare --seed 0")
+    if seed is not None and not (_is_whole(seed) and 0 <= seed < _MOST_SEED):
+        raise BadInputError(f"{seed} is no seed", hint="--seed 0")
+    if rank is not None and method != "svd":
+        raise BadInputError(
+            f"the rank of what {method} makes follows from the adapters", hint=f"--method svd --rank {rank}"
+        )
+    if method == "dare" and seed is None:
+        seed = 0
+    return CombineOptions(method, factors, density, seed, rank)
+
+
+def _weight(said: object) -> float:
+    """Return a weight; one so small that nothing in float32 would be left of it is none, but for 0."""
+    try:
+        weight = float(said)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        weight = math.nan
+    if weight != 0 and not 1 / _MOST_WEIGHT <= abs(weight) <= _MOST_WEIGHT:
+        raise BadInputError(
+            f"{str(said)[:40]} is no weight",
+            hint="weights are 0, or numbers such as 0.5, from a millionth to a million",
+        )
+    return weight
+
+
+def _is_whole(said: object) -> bool:
+    return isinstance(said, int) and not isinstance(said, bool)
+
+
+@dataclass(frozen=True, slots=True)
+class NewModule:
+    """One module of the new adapter."""
+
+    path: str
+    parts: int
+    switch: bool
+    rows: int
+    columns: int
+    holders: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CombinePlan:
+    """What is to be made: how, of which rank, with which modules in which order."""
+
+    choice: CombineOptions
+    rank: int
+    modules: tuple[NewModule, ...]
+
+    def entries(self) -> list[tuple[str, str, tuple[int, ...]]]:
+        """Return name, dtype and shape of each tensor, in the order in which they are written."""
+        found: list[tuple[str, str, tuple[int, ...]]] = []
+        for module in self.modules:
+            a: tuple[int, ...] = (module.rows, self.rank)
+            b: tuple[int, ...] = (self.rank, module.columns)
+            if module.switch:
+                a, b = (module.parts, *reversed(a)), (module.parts, *reversed(b))
+            found += [(f"{module.path}.lora_a", "F32", a), (f"{module.path}.lora_b", "F32", b)]
+        return found
+
+
+def plan(adapters: Sequence[SourceAdapter], choice: CombineOptions) -> CombinePlan:
+    """Return what is made of adapters."""
+    left: dict[str, float] = {}
+    for adapter, weight in zip(adapters, choice.weights, strict=True):
+        left[adapter.digest] = left.get(adapter.digest, 0.0) + weight
+    if not any(left.values()):  # else rounding alone would be registered as an adapter
+        raise BadInputError("the weights leave nothing of the adapters", hint="--weights 0.5,0.5")
+    paths = sorted({path for adapter in adapters for path in adapter.modules}, key=natural)
+    modules = tuple(_module(adapters, path) for path in paths)
+    ranks = [max((adapter.rank(path) for path in adapter.modules), default=1) for adapter in adapters]
+    if choice.method in OF_ONE_RANK:
+        for module in modules:
+            _require_one_rank(adapters, module, choice.method)
+    if choice.method == "cat":
+        return CombinePlan(choice, sum(ranks), modules)
+    rank = choice.rank if choice.rank is not None else max(ranks)
+    if not _is_whole(rank) or rank < 1:
+        # A rank is not larger than the adapters', and a smaller one is what `shrink` is for.
+        lower = max(1, ranks[0] // 2) if choice.method == SHRINK else max(ranks)
+        raise BadInputError(f"invalid rank: {rank} (1 or more)", hint=f"--rank {lower}")
+    if choice.method == SHRINK and rank > ranks[0]:
+        raise BadInputError(
+            f"{adapters[0].name} has rank {ranks[0]}, and is not shrunk to {rank}",
+            hint=f"--rank {max(1, ranks[0] // 2)}",
+        )
+    if rank > sum(ranks):
+        raise BadInputError(
+            f"the whole sum has rank {sum(ranks)} at most, and not {rank}", hint=f"--rank {sum(ranks)}"
+        )
+    return CombinePlan(choice, rank, modules)
+
+
+def _module(adapters: Sequence[SourceAdapter], path: str) -> NewModule:
+    holders = [number for number, adapter in enumerate(adapters) if path in adapter.modules]
+    shapes = {adapters[number].adapter.shape(path): adapters[number].name for number in holders}
+    if len(shapes) > 1:
+        said = " and ".join(f"{' x '.join(map(str, size))} in {name}" for size, name in shapes.items())
+        raise BadInputError(
+            f"{path} is {said}: they were not trained on one base",
+            hint=f"fusery diff {' '.join(list(shapes.values())[:2])}",
+        )
+    [(parts, rows, columns)] = shapes
+    switch = adapters[holders[0]].adapter.factors[path].switch
+    return NewModule(path, parts, switch, rows, columns, tuple(holders))
+
+
+def _require_one_rank(adapters: Sequence[SourceAdapter], module: NewModule, method: str) -> None:
+    ranks = {adapters[number].rank(module.path): adapters[number].name for number in module.holders}
+    if len(ranks) > 1:
+        said = " and ".join(f"{rank} in {ranks[rank]}" for rank in sorted(ranks))
+        raise BadInputError(
+            f"{method} adds up factors, which must be of one rank: those of {module.path} have rank {said}",
+            hint="--method svd adds up whole updates, of any rank",
+        )
+
+
+def measure(adapters: Sequence[SourceAdapter], plan: CombinePlan) -> dict[str, CombinedUpdate]:
+    """Return the figures of each module of what would be made; nothing is written."""
+    return {module.path: CombinedUpdate.joined(made) for module, made in _each(adapters, plan)}
+
+
+def write(
+    adapters: Sequence[SourceAdapter],
+    plan: CombinePlan,
+    path: Path,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, CombinedUpdate]:
+    """Write a new adapter's safetensors file, and return the figures of each module.
+
+    The same bytes for the same adapters and plan, whatever the number of modules that are worked on at once.
+    """
+    entries = plan.entries()
+    total, done = sum(4 * math.prod(shape) for _, _, shape in entries), 0
+    figures = {}
+    with os_failures(f"write {path}", near=path.parent), path.open("xb") as file:
+        file.write(build_header(entries))
+        for module, made in _each(adapters, plan):
+            figures[module.path] = CombinedUpdate.joined(made)
+            for factor in (*(each.a for each in made), *(each.b for each in made)):
+                assert factor is not None
+                # An expert's factors stand the other way round than those of a linear layer.
+                laid = np.ascontiguousarray(factor.T if module.switch else factor, dtype="<f4")
+                file.write(laid.data)
+                done += laid.nbytes
+            if progress is not None:
+                progress(done, total)
+    return figures
+
+
+def _each(
+    adapters: Sequence[SourceAdapter], plan: CombinePlan
+) -> Iterator[tuple[NewModule, list[CombinedUpdate]]]:
+    """Yield the modules with what was made of each, in their order, never more than a few of them in memory."""
+
+    def make(module: NewModule) -> tuple[NewModule, list[CombinedUpdate]]:
+        parts = range(module.parts)
+        return module, [_make(adapters, plan, module, part) for part in parts]
+
+    yield from in_order(make, plan.modules, WORKERS)
+
+
+def _make(
+    adapters: Sequence[SourceAdapter], plan: CombinePlan, module: NewModule, part: int
+) -> CombinedUpdate:
+    choice, digests = plan.choice, [adapter.digest for adapter in adapters]
+    updates = [
+        WeightedUpdate(number, adapters[number].read(module.path, part), choice.weights[number])
+        for number in module.holders
+    ]
+    try:
+        made = combine(
+            updates,
+            choice.arithmetic,
+            rank=plan.rank,
+            density=1.0 if choice.density is None else choice.density,
+            mask=mask_of(choice.seed or 0, digests, choice.density or 1.0, f"{module.path}#{part}"),
+        )
+    except ValueError as error:
+        if error.args != ("not finite",):
+            raise
+        names = " or ".join(adapters[number].name for number in module.holders)
+        raise FusionUnsupportedError(
+            f"an update of {module.path} in {names} holds numbers that are not finite"
+        ) from None
+    if not all(np.isfinite(factor).all() for factor in (made.a, made.b) if factor is not None):
+        raise BadInputError(
+            f"numbers of {module.path} are too large for float32", hint="--weights with smaller ones"
+        )
+    return made
+
+
+def mask_of(seed: int, digests: Sequence[str], density: float, module: str) -> Mask:
+    """Return what says which numbers DARE keeps: each on its own with the probability `density`.
+
+    What is kept follows from the seed, the adapter's digest and place among the others, and the tensor's name alone, through
+    SHA-256 and Philox 4x64, whose stream is the same with every NumPy and on every machine.
+    """
+    bound = np.uint32(min(round(density * 2**32), 2**32 - 1))
+
+    def mask(number: int, which: str, shape: tuple[int, ...]) -> Array:
+        text = f"dare {seed} {number} {digests[number]} {module}.{which}"
+        key = int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little")
+        size = math.prod(shape)
+        drawn = np.random.Philox(key=key).random_raw((size + 1) // 2).astype("<u8", copy=False).view("<u4")
+        kept: Array = (drawn[:size] < bound).reshape(shape)
+        return kept
+
+    return mask

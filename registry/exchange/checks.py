@@ -1,0 +1,261 @@
+"""Check documents from another registry, before any file is fetched: values, contradictions and limits."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import is_dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from fusery.storage.manifest import FileEntry
+from fusery.storage.plaintext import is_keepable, visible
+
+from ..adapters.files import CONFIG, METADATA, PEFT_WEIGHTS, WEIGHTS
+from ..adapters.tokenizer_files import is_tokenizer_file, refusal
+from ..admission.submission import LIMITS
+from ..bases.add import is_model_file
+from ..database.events import is_entry_of
+from ..errors import BadInputError
+from ..fusion.views import recipe_key_of
+from ..limits import EVALUATIONS, NAMES, SIGNATURES, YANKS, require_count, require_within
+from ..names import AdapterName, parse_base_name, parse_date
+from ..packages.documents import (
+    MOST_EVENTS,
+    AdapterDocument,
+    BaseDocument,
+    Document,
+    FusedDocument,
+    Item,
+    Package,
+)
+from ..parsing import CLOCK_SKEW, require_past
+from ..record import LARGE, LINE, About, parts_of
+from ..records.evaluation import key_of, parse_metric, range_problem
+from ..registration.recorded import first_state, require_fitting, submission_of
+from ..tables.bounds import CONTROL, is_moment, json_problem
+from ..training.record import MOST_POINTS
+
+_HINT = "fusery audit, on the other registry"
+_ID = re.compile(r"[0-9A-Za-z.-]{1,36}")
+
+_ADAPTER_FILES = (WEIGHTS, CONFIG, METADATA, PEFT_WEIGHTS)
+
+
+def check_package(package: Package) -> None:
+    """Refuse a package that no registry could have made."""
+    check_identity(package.registry)
+    check_documents(package.documents)
+    digests = {None, *(each.digest for each in package.adapter)}
+    _refuse_if(
+        any(each.adapter not in digests for each in package.calibration),
+        "the package has a calibration of an adapter that it does not contain",
+    )
+
+
+def check_documents(documents: Iterable[Item]) -> None:
+    """Refuse documents that no registry could have recorded."""
+    now = datetime.now(UTC)
+    for document in documents:
+        validate(document, now)
+        _refuse_if(
+            document.kept == "absent" and document.kind != "fused",
+            f"the files of {document.name} are not in the store",
+        )
+        _refuse_if(
+            document.digest != document.manifest.digest,
+            f"the digest of {document.name} ({document.digest[:12]}) does not match its files",
+        )
+        _CHECKS[document.kind](document, now)
+
+
+def check_identity(registry: str) -> str:
+    """Return the id of another registry, or refuse an invalid one."""
+    _refuse_if(not _ID.fullmatch(registry), "invalid registry id")
+    return registry
+
+
+def _refuse_if(wrong: object, message: str) -> None:
+    if wrong:
+        raise BadInputError(message, hint=_HINT)
+
+
+def _check_base(document: BaseDocument, _: datetime) -> None:
+    require_count(document.name, "names and revisions", NAMES, len(document.names) + len(document.sources))
+    folded = {parse_base_name(name).casefold() for name in document.names}
+    _refuse_if(
+        not folded or len(folded) < len(document.names),
+        f"{document.name}: base model without a name, or with a duplicate name",
+    )
+    _require_kept(document, is_model_file)
+
+
+def _check_adapter(document: AdapterDocument, now: datetime) -> None:
+    name = document.name
+    require_within(name, "signatures", SIGNATURES, document.signatures)
+    require_within(name, "yanks", YANKS, document.yanks)
+    require_within(name, "evaluations", EVALUATIONS, document.evaluations)
+    require_fitting(document)
+    _refuse_if(
+        (document.parent is None) != (document.parent_digest is None),
+        f"invalid parent of {name}: name or digest is missing",
+    )
+    day = parse_date(first_state(document)["date"])
+    require_past(f"date of {name}", day, now=now)
+    expected = str(AdapterName(document.task, document.version, day))
+    _refuse_if(str(AdapterName.parse(name)) != expected, f"wrong name of {name} (expected {expected})")
+    submission_of(document, base="")
+    created = document.created_at
+    moments = [("date of a yank", created, each.at) for each in document.yanks]
+    moments += [("end of a yank", each.at, each.lifted_at or each.at) for each in document.yanks]
+    # An amendment from a third registry may be older than this record, but it only takes effect later.
+    moments += [("date of an amendment", created, each.since) for each in document.amendments]
+    moments += [("start of an amendment", each.at, each.since) for each in document.amendments]
+    for value in document.evaluations:
+        moments.append(("date of an evaluation", created, value.at))
+        moments.append(("withdrawal of an evaluation", value.at, value.withdrawn_at or value.at))
+    for what, earlier, later in moments:
+        _refuse_if(
+            later < earlier - CLOCK_SKEW,
+            f"invalid {what} of {name}: {later:%Y-%m-%d} is before {earlier:%Y-%m-%d}",
+        )
+    _check_evaluations(document)
+    _check_curve(document)
+    _require_kept(document, lambda path: path in _ADAPTER_FILES or is_tokenizer_file(path))
+    for entry in document.files:
+        if is_tokenizer_file(entry.path) and (why := refusal(entry.path, entry.size)) is not None:
+            raise BadInputError(f"{name}: {why}", hint=_HINT)
+
+
+def _check_evaluations(document: AdapterDocument) -> None:
+    keys = [key_of(each) for each in document.evaluations if each.withdrawn_at is None]
+    _refuse_if(len(set(keys)) < len(keys), f"duplicate evaluation of {document.name}")
+    for each in document.evaluations:
+        parse_metric(each.metric)
+        withdrawn = {value is None for value in (each.withdrawn_at, each.withdrawn_by, each.withdrawn_reason)}
+        _refuse_if(
+            len(withdrawn) > 1
+            or len(each.withdrawn_reason or "") > LIMITS["note"]
+            or (each.stderr or 0) < 0
+            or (each.source is not None and not re.fullmatch("[0-9a-f]{64}", each.source))
+            or range_problem(each.metric, each.value) is not None,
+            f"invalid evaluation of {document.name}: {each.metric[:60]}",
+        )
+
+
+def _check_curve(document: AdapterDocument) -> None:
+    numbers = [point.iteration for point in document.curve]
+    wrong = len(numbers) > MOST_POINTS or len(set(numbers)) < len(numbers)
+    _refuse_if(
+        wrong or any((point.learning_rate or 0) < 0 for point in document.curve),
+        f"invalid training curve of {document.name}",
+    )
+    end = document.training_run.checkpoint if document.training_run is not None else None
+    _refuse_if(
+        end is not None and max(numbers, default=0) > end,
+        f"the training curve of {document.name} ends at {max(numbers, default=0)}, after its last iteration {end}",
+    )
+
+
+def _check_fused(document: FusedDocument, _: datetime) -> None:
+    name = document.name
+    require_within(name, "signatures", SIGNATURES, document.signatures)
+    _require_kept(document, is_model_file)
+    try:
+        key, recipe = recipe_key_of(document.base_digest, document.adapter.digest, document.recipe)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadInputError(f"invalid recipe of {name}", hint=_HINT) from error
+    extras = [digest for digest, _ in recipe.extras]
+    _refuse_if(
+        key != document.key or extras != [each.digest for each in document.extras],
+        f"the key of {name} ({document.key[:12]}) does not match its base model, adapters and recipe",
+    )
+    _refuse_if(
+        (recipe.precision, recipe.engine) != (document.precision, document.engine),
+        f"the precision of {name} ({document.precision}) does not match its recipe ({recipe.precision})",
+    )
+    size = document.manifest.size
+    _refuse_if(document.bytes != size, f"wrong size of {name}: {document.bytes} bytes (its files: {size})")
+
+
+def _require_kept(document: Item, is_kept: Callable[[str], bool]) -> None:
+    """Refuse files that a registration here would not keep."""
+    unexpected = sorted(entry.path for entry in document.files if not is_kept(entry.path))
+    _refuse_if(unexpected, f"unexpected file of {document.name}: {unexpected[0] if unexpected else ''}")
+
+
+_CHECKS: Mapping[str, Callable[[Any, datetime], None]] = {
+    "base": _check_base,
+    "calibration": lambda document, _: _refuse_if(
+        len(document.files) != 1, f"{document.name} has {len(document.files)} files (expected 1)"
+    ),
+    "adapter": _check_adapter,
+    "fused": _check_fused,
+}
+
+
+_HINT = "fusery audit, on the other registry"
+_COMPUTED = frozenset({"findings", "log"})
+"""Fields of which this registry records codes and hashes only."""
+
+
+def validate(document: Document, now: datetime) -> None:
+    """Refuse a document with invalid values or edited log entries."""
+    name = visible(document.name[:200])
+    if (problem := _problem(document, About(), now)) is not None:
+        raise BadInputError(f"invalid {document.kind} {name}: {problem}", hint=_HINT)
+    if len(document.log) > MOST_EVENTS:
+        raise BadInputError(f"too many log entries of {name} (at most {MOST_EVENTS})")
+    for entry in document.log:
+        if not is_entry_of(entry, document.kind, document.subject):
+            raise BadInputError(f"the log of {name} was changed after it was written", hint=_HINT)
+        try:
+            problem = _problem(datetime.fromisoformat(entry["at"]), About(), now)
+        except (ValueError, TypeError, KeyError):
+            problem = "not a date and time"
+        if problem is not None:
+            raise BadInputError(f"invalid date of a log entry of {name}: {problem}", hint=_HINT)
+
+
+def _problem(value: Any, about: About, now: datetime) -> str | None:
+    """Return the problem with a value, after its path; None if it is valid."""
+    problem = None
+    if isinstance(value, FileEntry):
+        problem = None if value.size <= LARGE else "too large"
+    elif is_dataclass(value):
+        parts = parts_of(type(value))  # type: ignore[arg-type]
+        for name, part in parts.items():
+            if name not in _COMPUTED and (found := _problem(getattr(value, name), part.about, now)):
+                return f"{part.key}: {found}"
+    elif isinstance(value, tuple):
+        problem = next(filter(None, (_problem(each, about, now) for each in value)), None)
+    elif isinstance(value, Mapping | list):
+        problem = json_problem(value)
+    elif isinstance(value, datetime):
+        if not is_moment(value):
+            problem = "a time without a time zone"
+        elif value > now + CLOCK_SKEW:
+            problem = f"{value:%Y-%m-%d} is in the future"
+    elif isinstance(value, str):
+        problem = _text_problem(value, about)
+    elif isinstance(value, float):
+        problem = None if math.isfinite(value) else "not finite"
+    elif isinstance(value, int) and not about.least <= value <= _most(about, 2**31 - 1):
+        problem = f"{value} is not from {about.least} to {_most(about, 2**31 - 1)}"
+    return problem
+
+
+def _most(about: About, default: int) -> int:
+    return about.most or (about.declared.most if about.declared is not None else default)
+
+
+def _text_problem(text: str, about: About) -> str | None:
+    most = _most(about, LINE)
+    if about.choices and text not in about.choices:
+        return f"expected one of {', '.join(about.choices)}"
+    if len(text) > most:
+        return f"too long (at most {most:,} characters)"
+    if not is_keepable(text) or (most <= LINE and CONTROL.search(text)):
+        return "invalid characters"
+    return None

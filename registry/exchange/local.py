@@ -1,0 +1,160 @@
+"""Registries whose database and store can be reached from this machine, as origins and destinations of a copy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from fusery.storage.progress import Reporter, tally
+from fusery.storage.transfer import Need, needs_of, require_rooms
+
+from .. import tables
+from ..errors import BadInputError
+from ..packages.documents import Item, Package, read_document
+from ..packages.reading import MOST_ADAPTERS, read_documents
+from ..record import Record, described
+from ..records.adapter import Withdrawals
+from ..records.transfer import Moved
+from ..records.withdrawals import of_adapters, of_fused
+from ..settings.settings import Settings
+from ..wire import encode
+from .planning import files_to_copy, find, plan
+from .receiving import Carrier, Progress, Receiver
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side(Record):
+    """One of two registries."""
+
+    registry: str | None = described("id of the registry; None if it does not exist yet")
+    place: str = described("home folder, database or server")
+    store: str = described("the store with its files")
+
+
+class Origin(Protocol):
+    """The source of documents: a local registry, a server or a package."""
+
+    def carrier(self, destination: Workspace, *, own: bool, progress: Progress | None) -> Carrier:
+        """Return the carrier of its files to a registry."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalRegistry:
+    """A registry whose database and store can be reached from this machine.
+
+    Attributes:
+        here: the user's own registry, in whose cache files are examined.
+        own: this registry is the local replica of the other one, and has its id.
+    """
+
+    workspace: Workspace
+    here: Workspace
+    own: bool = False
+
+    def package(self, reference: str, *, fused: bool) -> Package:
+        """Return the documents of a record and everything it needs, with validated types."""
+        package: Package = read_document(Package, encode(package_of(self.workspace, reference, fused=fused)))
+        return package
+
+    def side(self, registry: str | None) -> Side:
+        """Return its description."""
+        from fusery.storage.locate import display_url
+
+        from ..database import Database
+
+        settings = self.workspace.settings
+        place = Database.open(settings.database).display_url if settings.database_url else str(settings.home)
+        return Side(registry=registry, place=place, store=display_url(settings.store))
+
+    def carrier(self, destination: Workspace, *, own: bool, progress: Progress | None) -> Carrier:
+        """Return the carrier of its files to a registry."""
+        return Carrier(self.workspace.store, destination, origin=self.workspace, own=own, progress=progress)
+
+    def plan(self, package: Package) -> tuple[str | None, list[Moved]]:
+        """Return its id, and the planned state of each document."""
+        registry = None if self.workspace.is_unmade else self.workspace.identity
+        if (registry == package.registry) is not self.own:
+            raise BadInputError(
+                "the other registry has the same id as this one",
+                hint="give another folder, server or database",
+            )
+        return registry, plan(self.workspace, package.documents, package.registry)
+
+    def take(
+        self, package: Package, origin: Origin, planned: Sequence[Moved], reporter: Reporter
+    ) -> list[Moved]:
+        """Record missing documents, and return the result for each document."""
+        workspace = self.workspace
+        sizes = files_to_copy(workspace, package.documents, planned)
+        needs = [*needs_of(workspace.store, sizes), *workspace.notes]
+        if not isinstance(origin, LocalRegistry) or not origin.workspace.store.capabilities.local:
+            needs.append(Need(self.here.settings.cache, sizes))
+        require_rooms(needs)
+        progress = tally(reporter.progress, sum(moved.bytes for moved in planned))
+        is_own = isinstance(origin, LocalRegistry) and origin.workspace is self.here
+        carrier = origin.carrier(workspace, own=is_own, progress=progress)
+        receiver = Receiver(workspace, self.here, carrier, package.registry, reporter.say)
+        return list(receiver.take(package.documents))
+
+    def withdrawals(self, package: Package, moved: Sequence[Moved]) -> list[Withdrawals]:
+        """Return the yanks in this registry that concern each document."""
+        del moved
+        if self.workspace.is_unmade:
+            return [() for _ in package.documents]
+        return withdrawals_of(self.workspace, package)
+
+
+@dataclass(frozen=True, slots=True)
+class HomePlace:
+    """Another registry of the user, by its home folder: its settings count, and those of the environment do not."""
+
+    home: Path
+
+    @contextmanager
+    def opened(self, ours: Workspace) -> Iterator[LocalRegistry]:
+        """Yield the other registry, under the name of this registry's user; close it at the end."""
+        from ..workspace import Workspace
+
+        there = Workspace(replace(Settings.load(self.home, environment=False), user=ours.actor))
+        try:
+            yield LocalRegistry(there, ours)
+        finally:
+            there.close()
+
+
+def package_of(workspace: Workspace, reference: str, *, fused: bool, most: int = MOST_ADAPTERS) -> Package:
+    """Return the documents of a record and everything it needs; see `read_documents`."""
+    with workspace.database.read() as session:
+        documents = read_documents(session, reference, fused=fused, most=most)
+    return package_with(workspace.identity, documents)
+
+
+def package_with(registry: str, documents: Sequence[Item]) -> Package:
+    """Return the package of documents of a registry."""
+    kinds: dict[str, list[Item]] = {}
+    for document in documents:
+        kinds.setdefault(document.kind, []).append(document)
+    parts = {kind: tuple(found) for kind, found in kinds.items()}
+    tool = f"fusery {version('fusery')}"
+    return Package(tool=tool, registry=registry, made_at=datetime.now(UTC), **parts)  # type: ignore[arg-type]
+
+
+def withdrawals_of(workspace: Workspace, package: Package) -> list[Withdrawals]:
+    """Return the yanks in a registry that concern each document of a package."""
+    with workspace.database.read() as session:
+        rows = [find(session, each, package.registry) for each in package.documents]
+        adapters = of_adapters(session, [row.id for row in rows if isinstance(row, tables.AdapterRow)])
+        fused = of_fused(session, [row.id for row in rows if isinstance(row, tables.FusedRow)])
+    found = list[Withdrawals]()
+    for row in rows:
+        known = adapters if isinstance(row, tables.AdapterRow) else fused
+        found.append(known.get(row.id, ()) if isinstance(row, tables.AdapterRow | tables.FusedRow) else ())
+    return found

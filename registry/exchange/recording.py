@@ -1,0 +1,339 @@
+"""Record examined documents: the facts computed from their files, and the values declared in the other registry."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import func, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from fusery.storage.manifest import Manifest
+
+from .. import tables
+from ..access.roles import is_trusted
+from ..adapters.files import WEIGHTS
+from ..adapters.finding import WHOLE
+from ..adapters.render import Form
+from ..admission.rules import took_part
+from ..bases.add import base_row
+from ..database import Database, events
+from ..engine.recipe import Recipe
+from ..errors import BadInputError
+from ..fusion.views import foreign_key
+from ..limits import CALIBRATIONS, CLAIMS, require_count
+from ..packages.documents import AdapterDocument, BaseDocument, CalibrationDocument, FusedDocument, Item
+from ..record import column_values
+from ..records.amendments import amend_row
+from ..records.deposit import Deposit, record_manifest
+from ..records.references import require_version
+from ..records.renderings import record_rendering
+from ..records.transfer import Moved
+from ..registration.neighbours import Unrecorded
+from ..registration.new_adapter import Examined, add_adapter
+from ..registration.recorded import amendment_rows
+from .planning import (
+    RECOGNISED,
+    Row,
+    find,
+    free_names,
+    moved_as,
+    required_adapter,
+    required_base,
+    with_content,
+)
+from .updates import (
+    find_updates,
+    missing_signatures,
+    record_signatures,
+    record_updates,
+    require_allowed,
+    with_sender,
+)
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
+
+
+RECEIVED = "received"
+"""The second word of the actions: `adapter.received`."""
+
+_HINT = "fusery audit, on the other registry"
+
+
+@dataclass(frozen=True, slots=True)
+class ExaminedDocument:
+    """A document whose files were examined.
+
+    Attributes:
+        paths: its files, if they must be stored.
+        values: columns computed from the files.
+        adapter: the admission result of a new adapter.
+        forms: other formats of an adapter.
+        corrected: fields in which the document contradicts the files.
+    """
+
+    document: Item
+    moved: Moved
+    paths: Mapping[str, Path] | None = None
+    values: Mapping[str, Any] | None = None
+    adapter: Examined | None = None
+    forms: Sequence[tuple[Form, Manifest]] = ()
+    corrected: Sequence[str] = ()
+
+    def as_known(self) -> Unrecorded | None:
+        """Return a new adapter as the next ones of its batch compare with it."""
+        seen = self.adapter
+        if seen is None:
+            return None
+        # A format with the factors alone is not the adapter.
+        forms = [] if any(each.code == WHOLE for each in seen.findings) else [form for _, form in seen.forms]
+        weights = {
+            each.sha256 for manifest in (seen.manifest, *forms) for each in manifest if each.path == WEIGHTS
+        }
+        return Unrecorded(
+            self.document.name,
+            seen.name.task,
+            seen.name.version,
+            self.document.digest,
+            frozenset(weights),
+            seen.folder.config.method,
+            seen.folder.scale,
+            seen.folder.kept.get(WEIGHTS),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Recorder:
+    """Records documents in a registry."""
+
+    destination: Workspace
+    origin: str
+
+    def record(self, arrived: Sequence[ExaminedDocument], deposit: Deposit | None) -> list[Moved]:
+        """Record documents in one transaction."""
+        try:
+            return self._transaction(arrived, deposit)
+        finally:
+            if deposit is not None:
+                deposit.abandon()
+
+    def _transaction(self, arrived: Sequence[ExaminedDocument], deposit: Deposit | None) -> list[Moved]:
+        with self.destination.database.write() as session:
+            if deposit is not None and len(arrived) > 1:
+                deposit.settle(session)
+            now, done = Database.utcnow(session), list[Moved]()
+            for one in arrived:
+                row = find(session, one.document, self.origin)
+                try:
+                    done.append(self._recorded(session, one, row, deposit, now))
+                except IntegrityError as error:
+                    raise BadInputError(
+                        f"invalid values in the record of {one.document.name}", hint=_HINT
+                    ) from error
+            if deposit is not None:
+                deposit.finish(session)
+        return done
+
+    def _recorded(
+        self, session: Session, one: ExaminedDocument, row: Row | None, deposit: Deposit | None, now: datetime
+    ) -> Moved:
+        workspace, document = self.destination, with_sender(self.destination, one.document)
+        if workspace.authenticated and self.origin == workspace.identity and row is None:
+            # A client of this registry made it: the token names the author, not the package.
+            document = replace(document, created_by=workspace.actor)
+            if not isinstance(document, AdapterDocument):  # amendments are later than that
+                document = replace(document, created_at=now)
+        if isinstance(document, BaseDocument) and row is None and one.values is not None:
+            row = with_content(session, one.values["content"])
+            if row is not None:
+                self._recognise(session, document, one.values["content"], row)
+        added = ["record"] if row is None else []
+        if row is None or (isinstance(document, FusedDocument) and one.paths is not None):
+            if row is not None and one.moved.state == "completed":
+                added.append("files")
+            manifest = document.manifest
+            stored = deposit is not None and one.paths is not None
+            files = deposit.record(session, manifest) if stored else record_manifest(session, manifest)  # type: ignore[union-attr]
+            if row is None:
+                row = self._inserted(session, one, document, files, now)
+                session.flush()
+        added += self._attach(session, row, one, document, now, new="record" in added)
+        if added:
+            self._log(session, one, document, row, added, now)
+        if not added:  # recorded meanwhile, or known in other files
+            name = row.name if isinstance(row, tables.BaseModelRow) else one.moved.there
+            return moved_as(document, name, "present", 0)
+        if one.corrected:
+            facts = ", ".join(one.corrected)
+            return replace(one.moved, reason=f"recorded from its files instead of as declared: {facts}")
+        return one.moved
+
+    def _recognise(
+        self, session: Session, document: BaseDocument, content: str, row: tables.BaseModelRow
+    ) -> None:
+        """Record in the log that a base model here has the same content in other files."""
+        events.record(
+            session,
+            RECOGNISED,
+            "base",
+            document.digest,
+            {
+                "name": document.name,
+                "content": content,
+                "same_as": row.digest,
+                "origin": {"registry": self.origin},
+            },
+        )
+
+    def _inserted(
+        self,
+        session: Session,
+        one: ExaminedDocument,
+        document: Item,
+        files: tables.ManifestRow,
+        now: datetime,
+    ) -> Row:
+        row: Row
+        if isinstance(document, AdapterDocument):
+            assert one.adapter is not None
+            require_version(session, document.task, document.version)
+            seen = replace(one.adapter, document=document)
+            adapter = add_adapter(self.destination, session, seen, seen.name, files)
+            amend_row(session, adapter, amendment_rows(document, now))
+            session.add_all(
+                tables.YankRow(adapter_id=adapter.id, **column_values(each, tables.YankRow.__table__))
+                for each in document.yanks
+                if each.lifted_at is not None
+            )
+            return adapter
+        if isinstance(document, BaseDocument):
+            names = free_names(session, document, "")
+            assert one.values is not None
+            row = base_row(one.values, files, None, document.created_at, document.created_by)
+            row.names = [
+                tables.BaseNameRow(name=name, folded=name.casefold(), created_at=document.created_at)
+                for name in names
+            ]
+            row.revisions = [
+                tables.BaseRevisionRow(
+                    source=each.source, revision=each.revision or "", created_at=document.created_at
+                )
+                for each in document.sources
+            ]
+        elif isinstance(document, CalibrationDocument):
+            base = required_base(session, document.base_digest, document.base)
+            require_count(base.name, "calibrations", CALIBRATIONS, len(base.calibrations) + 1)
+            values = {**column_values(document, tables.CalibrationRow.__table__), **(one.values or {})}
+            row = tables.CalibrationRow(**values, manifest_id=files.id, base_id=base.id)
+        else:
+            row = self._claim(session, document, files)
+        session.add(row)
+        return row
+
+    def _claim(self, session: Session, document: FusedDocument, files: tables.ManifestRow) -> tables.FusedRow:
+        """Return the record of a fused model: this registry's own, or a claim under another key."""
+        fused = tables.FusedRow
+        adapter = required_adapter(session, document.adapter.name, document.adapter.digest)
+        values = column_values(document, fused.__table__)
+        if self.origin != self.destination.identity or not is_trusted(self.destination):
+            counted = select(func.count()).where(fused.adapter_id == adapter.id, fused.origin.is_not(None))
+            require_count(adapter.name, "claims of fused models", CLAIMS, (session.scalar(counted) or 0) + 1)
+            values |= {"key": foreign_key(self.origin, document.key), "origin": self.origin}
+        weights = [weight for _, weight in Recipe.from_dict(document.recipe).extras]
+        return fused(
+            **values,
+            manifest_id=files.id,
+            base_id=required_base(session, document.base_digest, "its base model").id,
+            adapter_id=adapter.id,
+            modules=[
+                tables.ModuleFidelityRow(**column_values(each, tables.ModuleFidelityRow.__table__))
+                for each in document.modules
+            ],
+            extras=[
+                tables.FusedExtraRow(
+                    position=position,
+                    weight=weight,
+                    adapter_id=required_adapter(session, each.name, each.digest).id,
+                )
+                for position, (each, weight) in enumerate(zip(document.extras, weights, strict=True))
+            ],
+        )
+
+    def _attach(
+        self, session: Session, row: Row, one: ExaminedDocument, document: Item, now: datetime, *, new: bool
+    ) -> list[str]:
+        """Add parts that are newer than the record, and return their names."""
+        added = []
+        if isinstance(document, AdapterDocument) and isinstance(row, tables.AdapterRow):
+            updates = find_updates(session, row, document)
+            if not new:
+                require_allowed(self.destination, session, row, updates)
+                for form, manifest in one.forms:
+                    record_rendering(session, row, form, manifest, now)
+                    added.append(f"form {form}")
+            record_updates(session, row, updates, now)
+            added += updates.words()
+        signatures, _ = missing_signatures(self.destination, session, document, None if new else row)
+        record_signatures(session, document, signatures)
+        session.flush()
+        return added + ["signature"] * len(signatures)
+
+    def _log(
+        self,
+        session: Session,
+        one: ExaminedDocument,
+        document: Item,
+        row: Row,
+        added: list[str],
+        now: datetime,
+    ) -> None:
+        """Log the added parts and their origin."""
+        kind, subject = document.kind, row.digest
+        if (
+            isinstance(row, tables.BaseModelRow)
+            and self.destination.role  # a server acts for a client
+            and self.origin == self.destination.identity
+            and "record" in added
+        ):
+            source = row.revisions[-1].source if row.revisions else None
+            events.record(
+                session,
+                "base.added",  # by a client of this registry
+                kind,
+                subject,
+                {"name": row.name, "source": source, "reference": False, "created": True},
+                at=now,
+            )
+            return
+        if isinstance(row, tables.AdapterRow | tables.FusedRow):
+            subject = row.name if isinstance(row, tables.AdapterRow) else row.key
+        known = set[str]()
+        if "record" not in added:
+            for entry in events.history(session, kind=kind, subject=subject, action=f"{kind}.{RECEIVED}"):
+                known |= set(json.loads(entry.detail)["origin"].get("events", ()))
+        hashes = [str(entry["hash"]) for entry in document.log]
+        events.record(
+            session,
+            f"{kind}.{RECEIVED}",
+            kind,
+            subject,
+            {
+                "digest": document.digest,
+                "added": added,
+                **({"corrected": list(one.corrected)} if one.corrected else {}),
+                **({"plugins": others} if kind == "adapter" and (others := took_part()) else {}),
+                "origin": {
+                    "registry": self.origin,
+                    "name": document.name,
+                    "event": hashes[-1] if hashes else None,
+                    "events": [each for each in hashes if each not in known],
+                },
+            },
+            at=now,
+        )

@@ -1,0 +1,171 @@
+"""A package in a folder or store: its documents, and those that a reference needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fusery.storage.interface import BlobStore
+from fusery.storage.locate import display_url, local_path, open_store
+from fusery.storage.processes import temporary_folder
+
+from ..errors import BadInputError, UnknownReferenceError
+from ..packages.container import Container
+from ..packages.documents import (
+    KINDS,
+    AdapterDocument,
+    BaseDocument,
+    CalibrationDocument,
+    FusedDocument,
+    Item,
+    Package,
+    read_document,
+)
+from ..settings.reach import options_of, require_folders
+from .checks import check_identity
+from .local import Side, package_with
+from .receiving import Carrier, Progress
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
+
+
+_MOST_BYTES = 2 << 30
+"""The maximum size of the documents of another party's package, which are read into memory."""
+
+
+def open_place(workspace: Workspace, url: str, options: str | None = None) -> BlobStore:
+    """Open the store of a package in a folder or at a URL, without reading or writing.
+
+    Without options of its file system as JSON, it gets those of the registry's store, but only on the same server,
+    since they may contain a password.
+    """
+    settings = workspace.settings
+    if (path := local_path(url)) is not None:
+        require_folders(path.expanduser().resolve())
+    given = options_of(options) if options else settings.options_at(url)
+    place = open_store(url, options=given)
+    own = open_store(settings.store, options=settings.store_options)
+    if f"{place.url}/".startswith(f"{own.url}/") or f"{own.url}/".startswith(f"{place.url}/"):
+        raise BadInputError(
+            f"the package's location overlaps the store of this registry: {display_url(place.url)}",
+            hint="give another location",
+        )
+    return place
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPlace:
+    """The folder or URL of a package, and options of its file system as JSON."""
+
+    url: str
+    store_options: str | None = None
+
+    @contextmanager
+    def opened(self, ours: Workspace) -> Iterator[StoredPackage]:
+        """Yield the package."""
+        with temporary_folder("package") as folder:
+            yield StoredPackage(open_place(ours, self.url, self.store_options), folder)
+
+
+class StoredPackage(Container):
+    """A package to receive documents from; see `exchange.copy`."""
+
+    def __init__(self, place: BlobStore, folder: Path) -> None:
+        super().__init__(place, folder)
+        self.registry = check_identity(self.contents.registry)
+        if not self.contents.within("documents"):
+            raise self.refuse("package.json", "has no documents")
+
+    def side(self, registry: str | None) -> Side:
+        """Return the description of the package."""
+        return Side(registry=registry, place=self.where, store=self.where)
+
+    def carrier(self, destination: Workspace, *, own: bool, progress: Progress | None) -> Carrier:
+        """Return what brings its files to a registry."""
+        del own
+        return Carrier(self.place, destination, progress=progress)
+
+    @cached_property
+    def documents(self) -> list[Item]:
+        """All documents, each after those that it needs."""
+        # A later version may have further kinds.
+        members = [member for member in self.contents.within("documents") if member.stem in KINDS]
+        if sum(member.size for member in members) > _MOST_BYTES:
+            raise self.refuse("package.json", f"has documents of more than {_MOST_BYTES >> 30} GiB")
+        self.fetch(members)
+        documents = list[Item]()
+        for member in members:
+            for number, document in self.lines(member):
+                try:
+                    documents.append(read_document(KINDS[member.stem], document))
+                except BadInputError as error:
+                    raise self.broken(member, f"has an invalid document in line {number}") from error
+        return documents
+
+    def package(self, reference: str, *, fused: bool) -> Package:
+        """Return the documents of what a reference names and of all that it needs; `fused` adds what was fused from it."""
+        wanted = {_key(each) for each in self._named(reference.strip().casefold())}
+        if not wanted:
+            raise UnknownReferenceError(
+                f"{reference} not found in the package in {self.where}",
+                hint="give a name, TASK@VERSION or a digest",
+            )
+        if fused:
+            made = (each for each in self.documents if isinstance(each, FusedDocument))
+            wanted |= {each.key for each in made if each.adapter.digest in wanted}
+        # What a document needs comes before it.
+        for each in reversed(self.documents):
+            if _key(each) in wanted:
+                wanted |= set(needed_by(each))
+        # Fuses of these documents take the calibrations of their bases, for all adapters or for one of these.
+        needed = [
+            each
+            for each in self.documents
+            if _key(each) in wanted
+            or (
+                isinstance(each, CalibrationDocument)
+                and each.base_digest in wanted
+                and (each.adapter is None or each.adapter in wanted)
+            )
+        ]
+        return package_with(self.registry, needed)
+
+    def _named(self, reference: str) -> Iterator[Item]:
+        versions = dict[str, int]()
+        for each in self.documents:
+            if isinstance(each, AdapterDocument):
+                versions[each.task] = max(each.version, versions.get(each.task, 0))
+        for each in self.documents:
+            names = {each.name.casefold(), each.digest}
+            if isinstance(each, BaseDocument):
+                names |= {name.casefold() for name in each.names}
+            elif isinstance(each, AdapterDocument):
+                names |= {each.task, f"{each.task}@{each.version}"}
+                if each.version == versions[each.task]:
+                    names.add(f"{each.task}@latest")
+            elif isinstance(each, FusedDocument):
+                names.add(each.key)
+            if reference in names and not isinstance(each, CalibrationDocument):
+                yield each
+
+
+def _key(document: Item) -> str:
+    return document.key if isinstance(document, FusedDocument) else document.digest
+
+
+def needed_by(document: Item) -> Iterator[str]:
+    """Yield the digests of the documents that a document needs."""
+    if isinstance(document, BaseDocument):
+        return
+    yield document.base_digest
+    if isinstance(document, AdapterDocument):
+        yield from (source.digest for source in document.sources)
+        if document.parent_digest is not None:
+            yield document.parent_digest
+    elif isinstance(document, FusedDocument):
+        yield from (each.digest for each in (document.adapter, *document.extras))

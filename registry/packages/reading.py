@@ -1,0 +1,301 @@
+"""Read documents from a registry's database: a record with everything it needs, or all records."""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Select, func, select
+from sqlalchemy.orm import Session, joinedload, selectinload
+
+from fusery.storage.digest import Digest
+from fusery.storage.errors import FuseryError
+
+from .. import tables
+from ..database.engine import batches
+from ..database.events import entry_values
+from ..errors import AmbiguousReferenceError, BadInputError, CheckFailedError
+from ..records.adapter_details import CurvePoint, Rendering, TrainingRun
+from ..records.bases import known_as
+from ..records.calibrations import current_calibration
+from ..records.fused import ModuleFidelity, Source
+from ..records.fused_rows import fused_from
+from ..records.references import load_adapters, resolve_any
+from ..records.views import adapter_facts, entries
+from ..records.withdrawals import of_fused
+from .documents import (
+    MOST_EVENTS,
+    AdapterDocument,
+    BaseDocument,
+    CalibrationDocument,
+    EvaluationDocument,
+    FusedDocument,
+    Item,
+    LogEntries,
+    Pinned,
+    SignatureDocument,
+    YankDocument,
+)
+
+MOST_ADAPTERS = 20_000
+"""Maximum number of adapters in a package."""
+
+MOST_LOG = 1 << 20
+"""Maximum length of the log entries about a record; older entries are left out."""
+
+_AHEAD = 100
+"""Number of adapters per batch of statements."""
+
+
+def read_documents(session: Session, reference: str, *, fused: bool, most: int = MOST_ADAPTERS) -> list[Item]:
+    """Return the documents of what a reference names and of all that it needs, in the order in which they are received."""
+    try:
+        adapters, base, made = _resolve(session, reference, most)
+        if any(row.origin is not None for row in made):
+            raise BadInputError(
+                f"cannot copy {reference}: it is a claim of another registry",
+                hint="fuse it in this registry first: fusery fuse",
+            )
+        if fused:
+            made += [row for each in adapters for row in session.scalars(_made_from(each))]
+        adapters += [part for row in made for part in (row.adapter, *(extra.adapter for extra in row.extras))]
+        adapters = _with_ancestors(session, adapters, most)
+        bases = {base.id: base} if base is not None else {}
+        bases |= {row.base_id: row.base for row in adapters} | {row.base_id: row.base for row in made}
+        digests = {row.digest for row in adapters}
+        return [
+            *base_documents(session, bases.values()),
+            *calibration_documents(session, bases.values(), digests),
+            *adapter_documents(session, adapters),
+            *fused_documents(session, {row.id: row for row in made}.values()),
+        ]
+    except FuseryError:
+        raise
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+        raise BadInputError(
+            f"cannot read the records of {reference}: {type(error).__name__}",
+            hint="fusery audit, on the other registry",
+        ) from error
+
+
+def all_documents(session: Session) -> Iterator[tuple[str, Iterator[Item]]]:
+    """Yield each kind and its documents of a whole registry, in the order of recording."""
+    adapter, base, fused = tables.AdapterRow, tables.BaseModelRow, tables.FusedRow
+    bases = session.scalars(select(base).order_by(base.id)).all()
+    yield "base", base_documents(session, bases)
+    yield "calibration", calibration_documents(session, bases, None)
+    numbers = session.scalars(select(adapter.id).order_by(adapter.id)).all()
+    yield "adapter", adapter_documents(session, _rows(session, numbers))
+    yield (
+        "fused",
+        fused_documents(
+            session, session.scalars(select(fused).where(fused.origin.is_(None)).order_by(fused.id))
+        ),
+    )
+
+
+def _made_from(adapter: tables.AdapterRow) -> Select[tables.FusedRow]:
+    """Return the query for the models fused here from an adapter, without claims of other registries."""
+    return fused_from(adapter).where(tables.FusedRow.origin.is_(None))
+
+
+def _resolve(
+    session: Session, reference: str, most: int
+) -> tuple[list[tables.AdapterRow], tables.BaseModelRow | None, list[tables.FusedRow]]:
+    folded = reference.strip().casefold()
+    adapter, name = tables.AdapterRow, tables.BaseNameRow
+    of_task = select(adapter).join(adapter.task).where(tables.TaskRow.name == folded)
+    versions = list(session.scalars(of_task.order_by(adapter.version).limit(most + 1)))
+    if len(versions) > most:
+        raise BadInputError(f"{reference} has more than {most:,} versions", hint="name one version")
+    if versions:
+        if session.scalar(select(name).where(name.folded == folded)) is not None:
+            raise AmbiguousReferenceError(
+                f"{reference} is a task and a base model", hint="name an adapter, or the base by its digest"
+            )
+        return versions, None, []
+    subject = resolve_any(session, reference)
+    if isinstance(subject, tables.FusedRow):
+        return [], None, [subject]
+    return ([subject], None, []) if isinstance(subject, tables.AdapterRow) else ([], subject, [])
+
+
+def _with_ancestors(
+    session: Session, rows: Iterable[tables.AdapterRow], most: int
+) -> list[tables.AdapterRow]:
+    """Return adapters with their parents and sources, in the order of registration."""
+    adapter, source = tables.AdapterRow, tables.AdapterSourceRow
+    known = {row.id: row for row in rows}
+    todo = list(known)
+    while todo:
+        if len(known) > most:
+            raise BadInputError(
+                f"too many adapters in the package (at most {most:,}, with their ancestors)",
+                hint="copy fewer, or copy directly between the databases",
+            )
+        needed = list[tuple[int, int]]()
+        for some in batches(todo):
+            parents = select(adapter.id, adapter.parent_id).where(
+                adapter.parent_id.is_not(None), adapter.id.in_(some)
+            )
+            sources = select(source.adapter_id, source.source_id).where(source.adapter_id.in_(some))
+            needed += [*session.execute(parents), *session.execute(sources)]
+        for number, above in needed:
+            if above >= number:
+                raise CheckFailedError(
+                    f"{known[number].name} was registered before its parent or source",
+                    hint="fusery audit, on the other registry",
+                )
+        todo = list({above for _, above in needed} - known.keys())
+        known |= {row.id: row for row in _rows(session, todo)}
+    return [known[number] for number in sorted(known)]
+
+
+def _rows(session: Session, numbers: Sequence[int]) -> Iterator[tables.AdapterRow]:
+    for some in batches(numbers):
+        rows = {row.id: row for row in session.scalars(load_adapters().where(tables.AdapterRow.id.in_(some)))}
+        yield from (rows[number] for number in some)
+
+
+def base_documents(session: Session, rows: Iterable[tables.BaseModelRow]) -> Iterator[BaseDocument]:
+    """Yield the documents of base models."""
+    for row in rows:
+        if not row.names:
+            raise CheckFailedError(
+                f"the base {row.digest[:12]} has no name", hint="fusery audit, on the other registry"
+            )
+        yield BaseDocument.from_row(
+            row,
+            names=tuple(name.name for name in row.names),
+            sources=tuple(Source.from_row(each) for each in row.revisions),
+            **_files(row.manifest, "folder" if row.location else "absent"),
+            log=_logs(session, "base", [row.digest])[row.digest],
+        )
+
+
+def calibration_documents(
+    session: Session, bases: Iterable[tables.BaseModelRow], adapters: Collection[str] | None
+) -> Iterator[CalibrationDocument]:
+    """Yield the calibrations of base models, for all adapters or for some of them."""
+    for base in bases:
+        # The current calibration for all adapters comes last, so that it becomes current in a new registry.
+        taken = current_calibration(session, base)
+        for row in sorted(base.calibrations, key=lambda row: (row.adapter is not None, row is taken)):
+            if row.adapter is None or adapters is None or row.adapter in adapters:
+                yield CalibrationDocument.from_row(
+                    row,
+                    base=base.name,
+                    base_digest=Digest(base.digest),
+                    **_files(row.manifest),
+                    log=_logs(session, "calibration", [row.digest])[row.digest],
+                )
+
+
+def adapter_documents(session: Session, rows: Iterable[tables.AdapterRow]) -> Iterator[AdapterDocument]:
+    """Yield the documents of adapters, read in batches."""
+    remaining = iter(rows)
+    while some := list(itertools.islice(remaining, _AHEAD)):
+        numbers = [row.id for row in some]
+        _load(session, numbers)
+        yanks = defaultdict[int, list[YankDocument]](list)
+        for yank in session.scalars(
+            select(tables.YankRow).where(tables.YankRow.adapter_id.in_(numbers)).order_by(tables.YankRow.id)
+        ):
+            yanks[yank.adapter_id].append(YankDocument.from_row(yank))
+        logs = _logs(session, "adapter", [row.name for row in some])
+        for row, facts in zip(some, adapter_facts(session, some), strict=True):
+            yield AdapterDocument(
+                **facts | {"aliases": ()},
+                base_digest=Digest(row.base.digest),
+                base_names=tuple(sorted(known_as(row.base))),
+                trained_on_names=_names_of(session, row.trained_on),
+                parent_digest=Digest(row.parent.digest) if row.parent is not None else None,
+                sources=tuple(_pinned(each.source) for each in row.sources),
+                training_run=None if row.run is None else TrainingRun.from_row(row.run),
+                curve=tuple(map(CurvePoint.from_row, row.curve)),
+                training=row.training,
+                renderings=tuple(Rendering(format=each.form, digest=each.digest) for each in row.renderings),
+                yanks=tuple(yanks[row.id]),
+                evaluations=tuple(
+                    EvaluationDocument.from_row(each, adapter=row.name) for each in row.evaluations
+                ),
+                signatures=_signatures(row.signatures),
+                **_files(row.manifest),
+                log=logs[row.name],
+            )
+
+
+def fused_documents(session: Session, rows: Iterable[tables.FusedRow]) -> Iterator[FusedDocument]:
+    """Yield the documents of models fused here."""
+    signature = tables.SignatureRow
+    for row in rows:
+        signed = select(signature).where(signature.subject_digest == row.digest).order_by(signature.id)
+        yield FusedDocument.from_row(
+            row,
+            base_digest=Digest(row.base.digest),
+            adapter=_pinned(row.adapter),
+            extras=tuple(_pinned(each.adapter) for each in row.extras),
+            modules=tuple(map(ModuleFidelity.from_row, row.modules)),
+            withdrawals=of_fused(session, [row.id]).get(row.id, ()),
+            signatures=_signatures(session.scalars(signed)),
+            **_files(row.manifest),
+            log=_logs(session, "fused", [row.key])[row.key],
+        )
+
+
+def _load(session: Session, numbers: Sequence[int]) -> None:
+    """Load the related rows of adapter documents."""
+    adapter = tables.AdapterRow
+    query = load_adapters().options(
+        joinedload(adapter.manifest).selectinload(tables.ManifestRow.files),
+        joinedload(adapter.run),
+        selectinload(adapter.renderings),
+        selectinload(adapter.sources),
+        selectinload(adapter.curve),
+        selectinload(adapter.evaluations),
+        selectinload(adapter.signatures),
+    )
+    session.scalars(query.where(adapter.id.in_(numbers))).unique().all()
+
+
+def _names_of(session: Session, digest: str | None) -> tuple[str, ...]:
+    base = tables.BaseModelRow
+    row = session.scalar(select(base).where(base.digest == digest)) if digest is not None else None
+    return tuple(sorted(known_as(row))) if row is not None else ()
+
+
+def _pinned(row: tables.AdapterRow) -> Pinned:
+    return Pinned(name=row.name, digest=Digest(row.digest))
+
+
+def _signatures(rows: Iterable[tables.SignatureRow]) -> tuple[SignatureDocument, ...]:
+    return tuple(map(SignatureDocument.from_row, rows))
+
+
+def _files(manifest: tables.ManifestRow, otherwise: str = "absent") -> dict[str, Any]:
+    stored = all(file.blob is not None for file in manifest.files)
+    return {"files": entries(manifest), "kept": "store" if stored else otherwise}
+
+
+def _logs(session: Session, kind: str, subjects: Sequence[str]) -> Mapping[str, LogEntries]:
+    """Return the newest log entries about some records, oldest first, within the limits."""
+    event, number = tables.EventRow, func.row_number()
+    length = func.length(event.detail) + func.length(func.coalesce(event.seals, ""))
+    window: Any = {"partition_by": event.subject, "order_by": event.seq.desc()}
+    found = defaultdict[str, LogEntries](tuple)
+    for some in batches(subjects):
+        ranked = (
+            select(
+                event.seq, number.over(**window).label("rank"), func.sum(length).over(**window).label("total")
+            )
+            .where(event.subject_kind == kind, event.subject.in_(some))
+            .subquery()
+        )
+        # The newest entry is always included: its hash is checked, to report a forged one.
+        travels = (ranked.c.rank <= MOST_EVENTS) & ((ranked.c.rank == 1) | (ranked.c.total <= MOST_LOG))
+        query = select(event).join(ranked, ranked.c.seq == event.seq).where(travels).order_by(event.seq)
+        for row in session.scalars(query):
+            found[row.subject] += (entry_values(row),)
+    return found

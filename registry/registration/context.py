@@ -1,0 +1,298 @@
+"""What admission looks at: an adapter's folder, the user's submission, and what is known about its base."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session, defer
+
+from fusery.storage.digest import Digest
+from fusery.storage.errors import FuseryError
+from fusery.storage.plaintext import typed
+
+from .. import tables
+from ..adapters.files import CONFIG, METADATA
+from ..adapters.finding import Finding
+from ..adapters.folder import AdapterFolder
+from ..adapters.tokenizer_files import is_tokenizer_file
+from ..admission.candidate import BaseFacts, Candidate, Neighbour, look_around, tail
+from ..admission.rules import SeverityPolicy
+from ..admission.submission import Submission, TrainedOn
+from ..errors import AmbiguousReferenceError, BadInputError
+from ..models.architecture import Architecture
+from ..records.bases import Generations, blob_generations, known_as, recorded_architecture
+from ..records.references import resolve_adapter, resolve_base
+
+if TYPE_CHECKING:
+    from ..adapters.whole import WholeTensors
+    from ..adapters.whole_fit import FittedWhole
+    from ..workspace import Workspace
+    from .neighbours import Unrecorded
+
+
+_SHOWN = 8
+"""Bases that a hint names."""
+
+
+def trained_on(session: Session, base: tables.BaseModelRow, said: str | TrainedOn | None) -> TrainedOn | None:
+    """Return the other base that an adapter was trained on; None if none was declared, or it is the one it is registered for."""
+    if said is None:
+        return None
+    other = (
+        resolve_base(session, said)
+        if isinstance(said, str)
+        else session.scalar(select(tables.BaseModelRow).where(tables.BaseModelRow.digest == said.digest))
+    )
+    if other is not None and other.id != base.id:
+        _require_alike(base, other)
+    if isinstance(said, TrainedOn):
+        return said if said.digest != base.digest else None
+    assert other is not None
+    return TrainedOn(other.name, other.digest, known_as(other)) if other.id != base.id else None
+
+
+def named_by_files(session: Session, folder: AdapterFolder) -> tables.BaseModelRow:
+    """Return the base that an adapter's own files name, if this registry knows exactly one such."""
+    for remark in folder.remarks:
+        if remark.code == "peft_method":  # no base helps
+            raise BadInputError(remark.message, hint=remark.hint)
+    file, name = CONFIG, folder.config.model
+    if not name:
+        file, name = METADATA, folder.metadata.base_model
+    if not name and folder.problems:
+        problem = folder.problems[0]
+        raise BadInputError(
+            f"it is not known which base {folder.path.name or folder.path} is on: {problem.message}",
+            hint=f"fusery check {typed(folder.path)} --base NAME  lists all that is wrong with it",
+        )
+    bases = session.scalars(select(tables.BaseModelRow).options(defer(tables.BaseModelRow.weights)))
+    known = [(base, known_as(base)) for base in bases]
+    if not name:
+        raise BadInputError(
+            "neither --base nor the adapter's files say which base model it is on", hint=_among(known)
+        )
+    same = [base for base, names in known if name.casefold() in {each.casefold() for each in names}]
+    end = tail(name)
+    found = same or [base for base, names in known if end and end in {tail(each) for each in names}]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        called = [base.name for base in found]
+        raise AmbiguousReferenceError(
+            f"{file} names the base {name[:200]!r}, and {len(found)} bases here are called so: {', '.join(called)}",
+            hint=f"give --base {called[0]} or another of them",
+        )
+    raise BadInputError(
+        f"{file} names the base {name[:200]!r}, which is not in this registry", hint=_among(known)
+    )
+
+
+def _among(known: Sequence[tuple[tables.BaseModelRow, frozenset[str]]]) -> str:
+    if not known:
+        return "fusery base add SOURCE"
+    names = ", ".join(base.name for base, _ in known[:_SHOWN])
+    return f"give --base NAME; there are: {names}{', ...' if len(known) > _SHOWN else ''}"
+
+
+def _require_alike(base: tables.BaseModelRow, other: tables.BaseModelRow) -> None:
+    name, trained = base.name, other.name
+    if (found := _difference(recorded_architecture(base), recorded_architecture(other))) is not None:
+        what, here, there = found
+        raise BadInputError(
+            f"what was trained on {trained} cannot stand on {name}: {what} {there} in {trained} and {here} in {name}",
+            hint="--trained-on is the same model at another precision; fusery base show NAME",
+        )
+
+
+def _difference(base: Architecture, other: Architecture) -> tuple[str, object, object] | None:
+    """Return in what two bases differ, and what it is in each; None where one can stand for the other."""
+    if base.model_type != other.model_type:
+        return "the architecture is", base.model_type, other.model_type
+    layers, others = base.layers(), other.layers()
+    if len(layers) != len(others):
+        return "the number of layers is", len(layers), len(others)
+    for index in sorted(layers.keys() | others.keys()):
+        here, there = layers.get(index, {}).keys(), others.get(index, {}).keys()
+        if strange := sorted(here ^ there):
+            states = ("not there", "there")
+            return (
+                f"{strange[0]} of layer {index} is",
+                states[strange[0] in here],
+                states[strange[0] in there],
+            )
+    # What only one has outside of its layers (a vision tower, say) is no matter of an adapter that fits.
+    for module in sorted(base.weights.keys() & other.weights.keys()):
+        here_shape, there_shape = base.weights[module].shape, other.weights[module].shape
+        if here_shape != there_shape:
+            here_text, there_text = (" x ".join(map(str, shape)) for shape in (here_shape, there_shape))
+            return f"the shape of {module} is", here_text, there_text
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class RegistrationContext:
+    """What an adapter is to stand on."""
+
+    base: tables.BaseModelRow
+    facts: BaseFacts
+    parent: tables.AdapterRow | None = None
+    trained_on: TrainedOn | None = None
+
+
+def load_context(workspace: Workspace, folder: AdapterFolder, submission: Submission) -> RegistrationContext:
+    """Return what an adapter is to stand on.  What the base has can be read after the transaction, too."""
+    with workspace.database.read() as session:
+        if submission.base is not None:
+            base = resolve_base(session, submission.base)
+        elif submission.trained_on is not None:
+            raise BadInputError(
+                "it is said what it was trained on, and not which base it is to stand on",
+                hint="give --base NAME",
+            )
+        else:
+            base = named_by_files(session, folder)
+        parent = resolve_adapter(session, submission.parent) if submission.parent else None
+        other = trained_on(session, base, submission.trained_on)
+        return replace(context_on(workspace, session, base), parent=parent, trained_on=other)
+
+
+def context_on(workspace: Workspace, session: Session, base: tables.BaseModelRow) -> RegistrationContext:
+    """Return what an adapter stands on of which nothing else is said than its base.
+
+    What the base's files say is read when a rule needs it, and once.
+    """
+    _loaded = base.weights  # what is asked of the base itself after the transaction
+    row, first = tables.BaseNameRow, dict[int, str]()
+    query = select(row.base_id, row.name).where(row.base_id != base.id).order_by(row.id)
+    others = {name: first.setdefault(number, name) for number, name in session.execute(query)}
+    names = [name.name for name in base.names]
+    files = _BaseFiles(workspace, base)
+    facts = BaseFacts(
+        names[0],
+        recorded_architecture(base),
+        known_as(base),
+        others,
+        aliases=frozenset(names[1:]),
+        revisions=frozenset(row.revision for row in base.revisions),
+        tokenizer=lru_cache(_HELD)(files.read),
+        tokenizer_files=frozenset(file.path for file in base.manifest.files if is_tokenizer_file(file.path)),
+        weight_sizes=files.weight_sizes,
+        fit_whole=files.fit_whole,
+    )
+    return RegistrationContext(base, facts)
+
+
+_HELD = 8
+"""The most tokenizer files to hold in memory."""
+
+
+class _BaseFiles:
+    """A base's files, as far as they can be read on this machine."""
+
+    def __init__(self, workspace: Workspace, base: tables.BaseModelRow) -> None:
+        self._workspace, self._location, self._config = workspace, base.location, base.config
+        self._digests = {file.path: Digest(file.sha256) for file in base.manifest.files}
+        self._sizes: dict[str, float | None] = {}
+
+    @cached_property
+    def _generations(self) -> Generations:
+        return blob_generations(self._workspace, list(self._digests.values()))
+
+    def _place(self, name: str) -> Path | None:
+        digest = self._digests.get(name)
+        if digest is None:
+            return None
+        path: Path | None = Path(self._location, name) if self._location is not None else None
+        if path is None:
+            # A store that is away is said where bytes are stored.
+            with suppress(FuseryError):
+                path = self._workspace.store.local_path(digest, generation=self._generations[digest])
+        return path if path is not None and path.is_file() else None
+
+    def _all(self) -> dict[str, Path]:
+        found = {name: path for name in self._digests if (path := self._place(name)) is not None}
+        return found if len(found) == len(self._digests) else {}
+
+    def read(self, name: str) -> bytes | None:
+        """Return the bytes of a file, None if they are not here."""
+        path = self._place(name)
+        try:
+            return path.read_bytes() if path is not None else None
+        except OSError:
+            return None
+
+    def weight_sizes(self, modules: Sequence[str]) -> Mapping[str, float]:
+        """Return the sizes of modules' weights, of those that are known."""
+        from ..engine.grids import weight_sizes
+
+        if wanted := [module for module in modules if module not in self._sizes]:
+            here = self._all()
+            found = weight_sizes(here, self._config, wanted) if here else {}
+            self._sizes.update((module, found.get(module)) for module in wanted)
+        return {module: size for module in modules if (size := self._sizes[module]) is not None}
+
+    def fit_whole(self, weights: Path, whole: WholeTensors) -> FittedWhole:
+        """Return how an adapter's whole tensors fit; the files are fetched for that, or none if that fails."""
+        from ..adapters.whole_fit import fit_whole
+
+        if (found := self._all()) or self._location is not None:
+            return fit_whole(found, self._config, weights, whole)
+        with self._workspace.cache.scratch() as scratch:
+            try:
+                for digest in sorted(set(self._digests.values())):
+                    self._workspace.store.fetch(
+                        digest, scratch / digest, generation=self._generations[digest]
+                    )
+            except FuseryError:
+                return fit_whole({}, self._config, weights, whole)
+            places = {name: scratch / digest for name, digest in self._digests.items()}
+            return fit_whole(places, self._config, weights, whole)
+
+
+def candidate_for(
+    workspace: Workspace,
+    folder: AdapterFolder,
+    submission: Submission,
+    *,
+    context: RegistrationContext | None = None,
+    weights: str | None = None,
+    training: Iterable[Finding] = (),
+    beside: Sequence[Unrecorded] = (),
+    task: str | None = None,
+) -> Candidate:
+    """Return the candidate for the rules; expensive values are computed when a rule needs them."""
+    if context is None:
+        context = load_context(workspace, folder, submission)
+    base, other = context.base, context.trained_on
+    parent = context.parent.digest if context.parent else None
+    facts = replace(context.facts, known_as=context.facts.known_as | set(submission.base_known_as))
+
+    def registered() -> Sequence[Neighbour]:
+        from .neighbours import neighbours
+
+        return neighbours(
+            workspace,
+            folder,
+            base=base,
+            task=submission.task or task,
+            parent=parent,
+            digest=weights,
+            beside=beside,
+        )
+
+    today = dt.datetime.now(dt.UTC).date()
+    trained = None if other is None else replace(other, known_as=other.known_as | {other.name})
+    around = look_around(folder.path)
+    return Candidate(folder, facts, submission, around, registered, today, tuple(training), trained, task)
+
+
+def policy_of(workspace: Workspace, *, strict: bool = False) -> SeverityPolicy:
+    """Return this registry's policy for the severity of findings."""
+    return SeverityPolicy.configured(workspace.settings.severities, strict=strict)

@@ -1,0 +1,172 @@
+"""Read an adapter's document: its declared values as a submission, its amendments and its training run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+
+from sqlalchemy import insert
+from sqlalchemy.orm import Session
+
+from fusery.storage.digest import parse_digest
+from fusery.storage.errors import FuseryError
+
+from .. import tables
+from ..adapters.finding import Finding
+from ..adapters.folder import AdapterFolder
+from ..admission.code import TRAINING_CODES
+from ..admission.submission import DECLARED, Submission, TrainedOn
+from ..errors import BadInputError
+from ..packages.documents import AdapterDocument
+from ..record import column_values
+from ..records.adapter_details import TrainingRun
+from ..records.amendments import FIELDS, TAG, State, misfits, require_few_amendments, text_of, undone
+from ..training.curve import Curve, Point
+from ..training.run_folder import Checkpoint, Run
+from ..training.selection import CheckpointChoice, choice_findings, conflicts
+from .amend import accepted
+
+_HINT = "fusery audit, on the other registry"
+
+
+def submission_of(
+    document: AdapterDocument,
+    *,
+    base: str,
+    parent: str | None = None,
+    alpha: float | None = None,
+    folder: AdapterFolder | None = None,
+) -> Submission:
+    """Return the values declared at registration, without later amendments."""
+    first = first_state(document)
+    declared = {name for name, each in DECLARED.items() if not each.later}
+    values = {name: value for name, value in first.items() if name in declared}
+    return Submission(
+        **values,
+        base=base,
+        task=document.task,
+        version=document.version,
+        alpha=alpha,
+        parent=parent,
+        trained_on=_trained_on(document, folder),
+        tags={field.removeprefix(TAG): value for field, value in first.items() if field.startswith(TAG)},
+        base_known_as=document.base_names,
+    )
+
+
+def _trained_on(document: AdapterDocument, folder: AdapterFolder | None) -> TrainedOn | None:
+    name, digest, names = document.trained_on, document.trained_on_digest, set(document.trained_on_names)
+    if name is None or digest is None:
+        if name != digest:
+            raise BadInputError(
+                f"{document.name}: the base model it was trained on needs a name and a digest", hint=_HINT
+            )
+        return None
+    if not names and folder is not None:
+        names = {each for each in (folder.config.model, folder.metadata.base_model) if each}
+    return TrainedOn(name, parse_digest(digest), frozenset(names))
+
+
+def state_of_document(document: AdapterDocument) -> State:
+    """Return the values of the amendable fields; see `records.amendments.state_of`."""
+    return {
+        **{field: getattr(document, field) for field in FIELDS},
+        **{f"{TAG}{key}": value for key, value in document.tags.items()},
+    }
+
+
+def first_state(document: AdapterDocument) -> State:
+    """Return the values of the amendable fields before any amendment."""
+    return undone(state_of_document(document), amendment_rows(document))
+
+
+def amendment_rows(document: AdapterDocument, now: datetime | None = None) -> list[tables.AmendmentRow]:
+    """Return rows for the amendments, effective at `now` at the latest."""
+    return [
+        tables.AmendmentRow(
+            field=each.field,
+            before=text_of(each.from_),
+            after=text_of(each.to),
+            reason=each.reason,
+            at=min(each.at, now or each.at),
+            since=min(each.since, now or each.since),
+            by=each.by,
+        )
+        for each in document.amendments
+    ]
+
+
+def require_fitting(document: AdapterDocument) -> None:
+    """Refuse amendments that contradict one another or their record."""
+    rows = amendment_rows(document)
+    require_few_amendments(document.name, rows)
+    for each in document.amendments:
+        try:
+            for value in (each.from_, each.to):
+                if text_of(accepted(each.field, value)) != text_of(value):
+                    raise ValueError
+        except (ValueError, TypeError, FuseryError) as error:
+            raise BadInputError(
+                f"invalid amendment of {document.name}: {each.field[:60]}", hint=_HINT
+            ) from error
+    for problem in misfits(state_of_document(document), rows):
+        raise BadInputError(f"{document.name}: {problem}", hint=_HINT)
+
+
+def training_findings(
+    document: AdapterDocument, folder: AdapterFolder, submission: Submission
+) -> Iterator[Finding]:
+    """Yield findings about a training run from its record.
+
+    Findings of the other registry are repeated, since they can only count against the adapter.
+    """
+    run, found = document.training_run, list[Finding]()
+    if run is not None:
+        found += _contradictions(document, run, folder, submission)
+    known, reported = {finding.code for finding in found}, {finding.code for finding in document.findings}
+    yield from found
+    for code in TRAINING_CODES:
+        if code.name in reported - known:
+            yield code.found(
+                "training", "reported by the registry where it was registered, about files that are not kept"
+            )
+
+
+def _contradictions(
+    document: AdapterDocument, record: TrainingRun, folder: AdapterFolder, submission: Submission
+) -> Iterator[Finding]:
+    end = record.checkpoint
+    points = [
+        Point(each.iteration, each.train_loss, each.val_loss, each.learning_rate) for each in document.curve
+    ]
+    measured = None if end is None else Curve.of(points).validations.get(end)
+    for each in (record.best, record.last):
+        if each is not None and each.iteration is not None and each.val_loss is not None:
+            points.append(Point(each.iteration, val_loss=each.val_loss))
+    curve = Curve.of(points)
+    saved = sorted({*curve.validations, *({end} if end is not None else ())})
+    run = Run(
+        name=document.name,
+        checkpoints=tuple(Checkpoint(at, f"{at:07d}_adapters.safetensors") for at in saved),
+        curve=curve,
+        source=record.source,  # type: ignore[arg-type]
+        state=record.state,  # type: ignore[arg-type]
+        log="its training curve",
+    )
+    is_last = end is None or not saved or end == saved[-1]
+    choice = CheckpointChoice(Checkpoint(end, folder.path.name), record.chosen, measured, is_last)  # type: ignore[arg-type]
+    yield from choice_findings(run, choice)
+    yield from conflicts(run, choice, folder, submission)
+
+
+def record_training(session: Session, adapter: tables.AdapterRow, document: AdapterDocument) -> None:
+    """Record the training run and the curve of a document."""
+    if document.training_run is not None:
+        values = column_values(document.training_run, tables.TrainingRunRow.__table__)
+        session.add(tables.TrainingRunRow(adapter_id=adapter.id, **values))
+    if document.curve:
+        rows = [
+            {"adapter_id": adapter.id, **column_values(each, tables.CurvePointRow.__table__)}
+            for each in document.curve
+        ]
+        session.execute(insert(tables.CurvePointRow), rows)

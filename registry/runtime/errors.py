@@ -1,0 +1,57 @@
+"""What goes wrong: with the document, with an adapter, with a request."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class ServingError(Exception):
+    """Something that the operator has to put right; the message is one sentence."""
+
+
+class DocumentError(ServingError):
+    """`serving.json` is not as it must be."""
+
+
+class AddressError(ServingError):
+    """An address cannot be listened on."""
+
+
+class AdapterError(ServingError):
+    """An adapter cannot be put on the base."""
+
+
+class EngineError(ServingError):
+    """The base cannot be loaded, or generation has died."""
+
+
+class Refusal(Exception):
+    """A request that gets no answer."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        """Word a refusal; `param` is the field at fault and `code` OpenAI's name for what is wrong."""
+        super().__init__(message)
+        self.status = status
+        kind = "invalid_request_error" if status < 500 and status != 429 else "server_error"
+        error = {
+            "message": message,
+            "type": "rate_limit_error" if status == 429 else kind,
+            "param": param,
+            "code": code,
+        }
+        self.document: dict[str, Any] = {"error": error}
+        self.headers = headers or {}
+
+
+def sentence(error: BaseException, limit: int = 300) -> str:
+    """Return the beginning of what a library says, on one line, for a message of ours."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])[:limit]

@@ -1,0 +1,257 @@
+"""What fusery's HTTP servers share: host names, sockets, request ids, and connections with limits.
+
+A page of a stranger can have its own name lead to this machine (DNS rebinding), and then talk to the server as if it were its own.
+So a request has to name an address, which no name server can give away, this machine as itself, or a name the user allows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import re
+import resource
+import socket
+import uuid
+from collections.abc import Collection
+from contextlib import suppress
+from typing import Any
+
+import h11
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from .errors import AddressError, Refusal
+
+ANY = "*"
+
+_HOST = re.compile(
+    r"(?:\[(?P<v6>[0-9a-f:.]+)\]|(?P<name>[a-z0-9._-]+))(?::[0-9]{1,5})?", re.ASCII | re.IGNORECASE
+)
+"""What a browser sends: a name or an address, and perhaps a port; no user, path or zone."""
+
+
+class HostCheck:
+    """Refuses what is for another host or asked by a page of another origin; `/health` answers everybody."""
+
+    def __init__(self, app: ASGIApp, hosts: Collection[str], origins: Collection[str] = ()) -> None:
+        self._app, self._hosts = app, frozenset(host.lower() for host in hosts)
+        self._origins = frozenset(origins)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on what may be passed on."""
+        if scope["type"] == "http" and scope["path"] != "/health":
+            refusal = objection(Headers(scope=scope), self._hosts, self._origins)
+            if refusal is not None:
+                await JSONResponse(refusal.document, refusal.status)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def objection(headers: Headers, hosts: Collection[str], origins: Collection[str] = ()) -> Refusal | None:
+    """Return why a request is none for this server; None if it is."""
+    host, origin = headers.get("host"), headers.get("origin")
+    if host is not None and not _is_ours(host, hosts):
+        message = f"this server is not {host[:100]!r}: to be asked by that name, it has to be started with --allow-host"
+        return Refusal(403, message, code="unknown_host")
+    if origin is None or ANY in origins or origin in origins:
+        return None
+    if host is None or origin.partition("://")[2].lower() != host.lower():
+        return Refusal(403, "pages of other origins may not ask this server", code="foreign_origin")
+    return None
+
+
+def _is_ours(host: str, hosts: Collection[str]) -> bool:
+    if ANY in hosts:
+        return True
+    found = _HOST.fullmatch(host)
+    if found is None:
+        return False
+    name = (found["name"] or "").lower()
+    if name in hosts or name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        if found["v6"]:
+            ipaddress.IPv6Address(found["v6"])
+        else:
+            ipaddress.IPv4Address(name)
+    except ValueError:
+        return False
+    return True
+
+
+FILES = 4096
+"""Open files, of which each connection is one; some systems allow 256 unless asked."""
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Take an address, which is done before the model is loaded, since that takes a while."""
+    _allow_files()
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise AddressError(f"cannot listen on {host} port {port}: {error}") from error
+    return listener
+
+
+def _allow_files() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with suppress(OSError, ValueError):  # then it has to do with what it has
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+NAME = "x-request-id"
+"""Name of the header, and of the key in a request's scope."""
+
+_ACCEPTED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+
+
+class RequestIds:
+    """Adds an id to each response; a client's own id is kept if it is valid."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a request, and add the header to its response."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get(NAME, "")
+        scope[NAME] = given if _ACCEPTED.fullmatch(given) else uuid.uuid4().hex
+
+        async def sent(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)[NAME] = scope[NAME]
+            await send(message)
+
+        await self._app(scope, receive, sent)
+
+
+HEAD_SECONDS = 10.0
+"""For the head of a request, from the connection's beginning or the end of the answer before."""
+
+STALL_SECONDS = 30.0
+"""For a client that does not read what it asked for."""
+
+UNREAD_BYTES = 64 << 10
+"""Of the body of a request that was refused: of more, what still comes is thrown away and the connection then closed."""
+
+AHEAD_BYTES = 128 << 10
+"""Of requests that are sent before the one before them is answered; who sends more is hung up on."""
+
+IDLE_CONNECTIONS = 256
+"""Connections without a request; of more, the one that waits longest is closed."""
+
+Idle = dict["Connection", None]
+
+
+class Connection(H11Protocol):
+    """uvicorn's connection, closed when nothing comes of it."""
+
+    def __init__(self, idle: Idle, **options: Any) -> None:
+        super().__init__(**options)
+        self._idle = idle
+        self._begun: Any = None  # the request before or at present
+        self._unread: int | None = None  # bytes that are still to be thrown away
+        self._ahead = bytearray()  # of the next requests
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._stall_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Wait for the first request."""
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget it."""
+        self._forget()
+        self.resume_writing()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Note when the head of a request is there."""
+        if self._unread is not None:
+            self._unread -= len(data)
+            if self._unread <= 0:
+                self.transport.close()
+            return
+        if self._is_answering():
+            self._ahead += data
+            if len(self._ahead) > AHEAD_BYTES:
+                self.transport.abort()
+            return
+        super().data_received(data)
+        self._note_request()
+        if self._is_answering():
+            # uvicorn does not read while there is more than the request, and would not see that the client goes.
+            self.flow.resume_reading()
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request; what may still come of the last one's body counts as waiting.
+
+        A client that is still sending would not see the answer if the connection were closed at once.
+        """
+        super().on_response_complete()
+        if self.conn.their_state is h11.SEND_BODY:
+            headers = dict(self.headers)
+            length = None if b"transfer-encoding" in headers else headers.get(b"content-length")
+            unread = UNREAD_BYTES + 1 if length is None else int(length) - len(self.cycle.body)
+            self._unread = unread if unread > UNREAD_BYTES else None
+        if not self._note_request() and not self.transport.is_closing():
+            self._await_head()
+        if self._ahead and not self.transport.is_closing():
+            ahead = bytes(self._ahead)
+            self._ahead.clear()
+            self.data_received(ahead)
+        elif self._is_answering():  # a request that came with the one before, and perhaps with another
+            self.flow.resume_reading()
+
+    def _is_answering(self) -> bool:
+        """Tell whether a request is there as a whole and its answer is not."""
+        return self.conn.their_state is h11.DONE and not self.cycle.response_complete
+
+    def pause_writing(self) -> None:
+        """Wait for the client to read."""
+        super().pause_writing()
+        if self._stall_timer is None:
+            self._stall_timer = self.loop.call_later(STALL_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        super().resume_writing()
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
+
+    def _await_head(self) -> None:
+        self._forget()
+        self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
+        self._idle[self] = None
+        if len(self._idle) > IDLE_CONNECTIONS:
+            next(iter(self._idle)).drop()
+
+    def _note_request(self) -> bool:
+        if self.cycle is self._begun:
+            return False
+        self._begun = self.cycle
+        self._forget()
+        return True
+
+    def _forget(self) -> None:
+        self._idle.pop(self, None)
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def drop(self) -> None:
+        """Close it at once."""
+        self._forget()
+        self.transport.abort()

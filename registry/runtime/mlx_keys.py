@@ -1,0 +1,262 @@
+"""The keys of `config.json` that mlx-lm's classes read, for a model whose configuration has the names of transformers 5.
+
+Since version 5 transformers writes everything about rotary embeddings into `rope_parameters`, for each kind of layer
+where they differ, and leaves out what it has under another key.  mlx-lm 0.32 reads `rope_parameters` in some of its classes;
+the others take `rope_theta`, `rope_scaling` and `partial_rotary_factor` beside it, and a default in silence where there are
+none.  The keys are only added: transformers reads the same model with them as without.
+
+Light on purpose, and the same whether or not mlx-lm is installed: they are in a fused model's configuration, and so in
+its digest.  A test compares the tables with the installed mlx-lm, and every class with transformers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+READ_THETA: Final = frozenset(
+    ("exaone_moe", "granitemoehybrid", "lfm2", "lfm2_moe", "muse_glimmer", "muse_spark", "olmo_hybrid")
+)
+"""Classes that take `rope_theta` out of `rope_parameters`, and nothing else."""
+
+READ_ALL: Final = frozenset(
+    ("gemma4_text", "glm_moe_dsa", "laguna", "mellum", "minimax_m3_vl", "ministral3", "mistral4", "qwen3")
+) | {"qwen3_5", "spark2_5"}
+"""Classes that read all of `rope_parameters`."""
+
+CLASSES: Final[Mapping[str, str]] = {
+    "iquestcoder": "llama",
+    "minimax_m2": "minimax",
+    "minimax_m3_vl_text": "minimax_m3_vl",
+    "mistral": "llama",
+    "gemma4_unified_text": "gemma4_text",
+    "qwen2_5_vl_text": "qwen2",
+    "qwen2_vl_text": "qwen2",
+    "qwen3_5_moe_text": "qwen3_5",
+    "qwen3_5_text": "qwen3_5",
+    "qwen3_vl_text": "qwen3",
+    "xverse": "llama",
+}
+"""Model types, of whole models and of the text in them, whose class is called otherwise."""
+
+Config = Mapping[str, Any]
+
+
+def with_mlx_keys(config: Config) -> dict[str, Any]:
+    """Return a configuration with the keys beside its own that mlx-lm needs."""
+    return {**config, **mlx_keys(config)}
+
+
+def written_config(config: Config) -> dict[str, Any]:
+    """Return a configuration to write, with mlx-lm's keys, and with transformers 5's keys under their older names too.
+
+    transformers before version 5, and servers that are built on it, read `rope_theta`, `rope_scaling` and `torch_dtype`, and take
+    a default where these are missing.
+    """
+    found = with_mlx_keys(config)
+    text = found.get("text_config")
+    if isinstance(text, Mapping):
+        found["text_config"] = {**text, **_older_names(text)}
+    return {**found, **_older_names(found)}
+
+
+def mlx_keys(config: Config) -> dict[str, Any]:
+    """Return what has to be laid over a configuration for mlx-lm; nothing for most."""
+    new = _written_by_transformers_5(config)
+    found = _keys(config, new)
+    text = config.get("text_config")
+    if isinstance(text, Mapping):
+        own = _keys(text, new, config)
+        if own:
+            found["text_config"] = {**text, **own}
+    return found
+
+
+def added_keys(config: Config) -> dict[str, Any]:
+    """Return what `mlx_keys` adds, as a flat mapping: keys of the text in a model as `text_config.KEY`."""
+    found = mlx_keys(config)
+    text = found.pop("text_config", None)
+    if text is not None:
+        before = config["text_config"]
+        found |= {f"text_config.{key}": value for key, value in text.items() if before.get(key) is not value}
+    return found
+
+
+def class_of(model_type: object) -> str:
+    """Return the name of mlx-lm's class of a `model_type`, as far as the tables here go."""
+    name = str(model_type)
+    return CLASSES.get(name, name)
+
+
+def _written_by_transformers_5(config: Config) -> bool:
+    version = str(config.get("transformers_version", "")).partition(".")[0]
+    return re.fullmatch(r"[0-9]{1,4}", version) is not None and int(version) >= 5
+
+
+def _keys(config: Config, new: bool, parent: Config | None = None) -> dict[str, Any]:
+    name = class_of(config.get("model_type"))
+    rope = config.get("rope_parameters")
+    wanted: dict[str, Any] = {}
+    if isinstance(rope, Mapping) and rope:
+        wanted = _rotary(name, rope)
+        new = True
+    if new:
+        wanted |= {key: rule(config) for key, rule in _OTHERS.get(name, {}).items()}
+        if parent is not None:
+            wanted["tie_word_embeddings"] = parent.get("tie_word_embeddings")
+    missing = {key: value for key, value in wanted.items() if value is not None and config.get(key) is None}
+    if new and name in _WANT_SCALING and "rope_scaling" not in {**config, **missing}:
+        missing["rope_scaling"] = None
+    return missing
+
+
+def _rotary(name: str, rope: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `rope_parameters` say, under the names of before; of layers that see everything where they differ."""
+    if name in READ_ALL or name in _NAMED_OTHERWISE:
+        return {}
+    kinds = _kinds_of_layers(rope)
+    found = _flat_rotary(kinds.get("full_attention", next(iter(kinds.values()), rope)))
+    if name in READ_THETA:
+        del found["rope_theta"]
+    if name in _LOCAL:
+        found["rope_local_base_freq"] = kinds.get("sliding_attention", {}).get("rope_theta")
+    return found
+
+
+def _flat_rotary(rope: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the rotary embedding of one kind of layer under the names of transformers 4."""
+    found = {key: rope.get(key) for key in ("partial_rotary_factor", "rope_theta")}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind != "default" or "mrope_section" in rope:
+        found["rope_scaling"] = {**rope, "type": kind, "rope_type": kind}
+    return found
+
+
+def _kinds_of_layers(rope: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    return {key: value for key, value in rope.items() if isinstance(value, Mapping)}
+
+
+def _older_names(config: Config) -> dict[str, Any]:
+    """Return the keys of transformers 4 for settings that a configuration has only under transformers 5's keys."""
+    rope, dtype = config.get("rope_parameters"), config.get("dtype")
+    older: dict[str, Any] = {"torch_dtype": dtype if isinstance(dtype, str) else None}
+    by_kind = isinstance(rope, Mapping) and _kinds_of_layers(rope)
+    # Version 4 has no name for a rotary embedding of each kind of layer.
+    if isinstance(rope, Mapping) and not by_kind and config.get("model_type") not in _NAMED_OTHERWISE:
+        older |= _flat_rotary(rope)
+    return {key: value for key, value in older.items() if value is not None and config.get(key) is None}
+
+
+def _rope(config: Config, key: str, default: Any = None) -> Any:
+    rope = config.get("rope_parameters")
+    found = rope.get(key) if isinstance(rope, Mapping) else None
+    return default if found is None else found
+
+
+def _of(key: str) -> Callable[[Config], Any]:
+    return lambda config: config.get(key)
+
+
+def _always(value: Any) -> Callable[[Config], Any]:
+    return lambda config: value
+
+
+def _of_text(key: str, default: object) -> Callable[[Config], Any]:
+    """Take a key of the text, unless it is what the class takes anyway."""
+
+    def rule(config: Config) -> Any:
+        text = config.get("text_config")
+        found = text.get(key) if isinstance(text, Mapping) else None
+        return None if found == default else found
+
+    return rule
+
+
+def _head_dim(config: Config) -> int | None:
+    width, heads = config.get("hidden_size"), config.get("num_attention_heads")
+    return width // heads if isinstance(width, int) and isinstance(heads, int) and heads > 0 else None
+
+
+def _rotary_dim(config: Config) -> int | None:
+    head, part = config.get("head_dim") or _head_dim(config), _rope(config, "partial_rotary_factor", 1.0)
+    if not isinstance(head, int) or not isinstance(part, int | float) or not 0 < head < 1 << 20:
+        return None
+    return int(head * part) if 0 < part <= 1 else None
+
+
+def _inner_size(config: Config) -> int | None:
+    width, factor = config.get("hidden_size"), config.get("expand", 2)
+    return width * factor if type(width) is int and type(factor) is int else None
+
+
+def _period(config: Config) -> int | None:
+    """Return every how many layers one sees everything; None if they are not spread evenly."""
+    kinds = config.get("layer_types")
+    if not isinstance(kinds, list) or "full_attention" not in kinds:
+        return None
+    every = kinds.index("full_attention") + 1
+    even = all((kind == "full_attention") == ((n + 1) % every == 0) for n, kind in enumerate(kinds))
+    return every if even else None
+
+
+def _letters(config: Config) -> str | None:
+    """Return a letter for each layer: L where it has a window, G where it sees everything."""
+    kinds = config.get("layer_types")
+    if not isinstance(kinds, list) or "sliding_attention" not in kinds:
+        return None
+    return "".join("L" if kind == "sliding_attention" else "G" for kind in kinds)
+
+
+def _sparse(config: Config) -> list[bool] | None:
+    kinds = config.get("mlp_layer_types")
+    return [kind == "sparse" for kind in kinds] if isinstance(kinds, list) else None
+
+
+_NAMED_OTHERWISE: Final = frozenset(("gpt_neox",))
+"""Classes that have other names for all of it, which are among the rest."""
+
+_LOCAL: Final = frozenset(("gemma3_text", "gemma3n_text"))
+"""Classes that take another theta for layers with a window."""
+
+_WANT_SCALING: Final = frozenset(("exaone4", "glm4_moe", "llama4_text"))
+"""Classes that cannot do without `rope_scaling`, be it null."""
+
+_OTHERS: Final[Mapping[str, Mapping[str, Callable[[Config], Any]]]] = {
+    "apertus": {"mlp_bias": _always(False), "post_norm": _always(False), "qk_norm": _always(True)},
+    "cohere2": {"sliding_window_pattern": _period},
+    "exaone4": {"head_dim": _head_dim, "sliding_window_pattern": _letters},
+    "falcon_h1": {"head_dim": _head_dim},
+    "exaone_moe": {"head_dim": _head_dim, "is_moe_layer": _sparse},
+    "gemma3": {"vocab_size": _of_text("vocab_size", 262208)},
+    "gemma3_text": {"sliding_window_pattern": _period},
+    "gemma4": {"vocab_size": _of_text("vocab_size", 262144)},
+    "glm4_moe": {"head_dim": _head_dim},
+    "glm_moe_dsa": {
+        "moe_layer_freq": _always(1),
+        "scoring_func": _always("sigmoid"),
+        "topk_method": _always("noaux_tc"),
+    },
+    "gpt_neox": {
+        "rotary_emb_base": lambda config: _rope(config, "rope_theta"),
+        "rotary_pct": lambda config: _rope(config, "partial_rotary_factor", 1.0),
+    },
+    "lfm2": {"block_dim": _of("hidden_size")},
+    "mamba2": {"intermediate_size": _inner_size},
+    "mellum": {"num_experts": _of("num_local_experts")},
+    "minimax": {"rotary_dim": _rotary_dim, "shared_intermediate_size": _always(0)},
+    "qwen3_5": {"full_attention_interval": _period},
+    "qwen3_moe": {"head_dim": _head_dim, "num_experts": _of("num_local_experts")},
+    "qwen3_next": {"full_attention_interval": _period},
+    "qwen3_vl_moe_text": {
+        "head_dim": _head_dim,
+        "norm_topk_prob": _always(True),
+        "num_experts": _of("num_local_experts"),
+    },
+    "solar_open": {
+        "first_k_dense_replace": _always(0),
+        "intermediate_size": _of("moe_intermediate_size"),
+        "partial_rotary_factor": lambda config: _rope(config, "partial_rotary_factor", 1.0),
+    },
+}
+"""What else transformers 5 leaves out since its own class has it under another key, or always: key to where it is from."""

@@ -1,0 +1,319 @@
+"""Processes for templates: started when they are needed, asked one thing at a time, killed when one takes too long."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Self
+
+from . import program
+
+START_SECONDS = 60.0
+"""Time for a process to be there, on a machine that is busy with something else."""
+
+END_SECONDS = 5.0
+"""Time from the end of what a process says to its own end."""
+
+MOST_SAID = 1000
+"""Characters of what a template says when it refuses."""
+
+_KEPT = ("PATH", "PYTHONPATH", "LANG", "TZ", "TZDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")
+"""What a process sees of the environment: where things are, and no credentials."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one rendering may take.
+
+    Attributes:
+        seconds: of a processor; a busy machine does not count.
+        clock: seconds in all.
+        memory: bytes of the process, where the system holds it to that; macOS does not.
+    """
+
+    seconds: float = 2.0
+    clock: float = 10.0
+    memory: int = 512 << 20
+    characters: int = 16 << 20
+
+
+def chat_program() -> list[str]:
+    """Return the command that runs `program` for chat templates: an interpreter of its own, quick to start."""
+    return [sys.executable, "-I", "-S", "-B", "-X", "utf8", "-W", "ignore", program.__file__]
+
+
+def _jinja_path() -> list[str]:
+    """Return the folders that have Jinja and what it needs: an interpreter without `site` does not know them."""
+    specs = [find_spec(name) for name in ("jinja2", "markupsafe")]
+    return sorted({str(Path(spec.origin).parent.parent) for spec in specs if spec and spec.origin})
+
+
+class Process:
+    """A process that renders."""
+
+    def __init__(self, command: Sequence[str], limits: Limits) -> None:
+        self._limits, self._is_ready = limits, False
+        self._latest = time.monotonic() + START_SECONDS
+        told = {"seconds": limits.seconds, "memory": limits.memory, "path": _jinja_path()}
+        self._socket, theirs = socket.socketpair()
+        try:
+            with theirs:
+                self._process = subprocess.Popen(
+                    [*command, json.dumps(told)],
+                    stdin=theirs.fileno(),
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    env={name: os.environ[name] for name in _KEPT if name in os.environ},
+                    start_new_session=True,  # Ctrl-C is for whoever started it
+                )
+        except OSError as error:
+            self._socket.close()
+            raise NoProcess(
+                f"cannot be rendered: no process for it can be started: {error.strerror}"
+            ) from error
+
+    def ready(self) -> None:
+        """Wait until it is there."""
+        if self._is_ready:
+            return
+        try:
+            said = self._receive(self._latest, 1)
+        except BaseException as error:  # also Ctrl-C
+            self.close()
+            if isinstance(error, OSError | EOFError):
+                raise NoProcess("cannot be rendered: the process for it did not start") from error
+            raise
+        assert said == program.READY
+        self._is_ready = True
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can be asked."""
+        return self._process.poll() is None
+
+    def ask(self, request: Mapping[str, Any], most: int) -> str:
+        """Return the text that a request gives; after anything but an answer, the process is of no more use."""
+        until = time.monotonic() + self._limits.clock
+        message = json.dumps({**request, "most": most}).encode()
+        try:
+            self._socket.settimeout(self._limits.clock)
+            self._socket.sendall(len(message).to_bytes(program.HEAD) + message)
+            said = self._receive(until, 4 * most + 1)
+        except TimeoutError as error:
+            self.kill()
+            raise TemplateTooMuch(f"needed more than {self._limits.clock:g} s") from error
+        except (OSError, EOFError) as error:
+            raise self._why_it_ended() from error
+        kind, text = said[:1], said[1:].decode("utf-8", "surrogatepass")
+        if kind == program.TEXT:
+            return text
+        if kind == program.RAISED:
+            raise TemplateRaised(_plain(text[:MOST_SAID]))
+        if kind == program.LENGTH:
+            raise TemplateTooLong(f"made more than {most:,} characters")
+        raise TemplateTooMuch(f"needed more than {self._limits.memory >> 20} MiB of memory")
+
+    def kill(self) -> None:
+        """End it, whatever it is at; whoever waits for its answer is told so."""
+        self._process.kill()
+        self._process.wait()
+
+    def close(self) -> None:
+        """End it; for whoever asks it, and nobody else."""
+        self.kill()
+        self._socket.close()
+
+    def _why_it_ended(self) -> TemplateTooMuch | NoProcess:
+        try:
+            ended = self._process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            ended = 0
+        if ended == -signal.SIGPROF:
+            return TemplateTooMuch(f"needed more than {self._limits.seconds:g} s")
+        if ended == -signal.SIGKILL:
+            return NoProcess("was not rendered: its process was killed")
+        return TemplateTooMuch("needed more than its process has")  # a stack that ran over, most often
+
+    def _receive(self, until: float, most: int) -> bytes:
+        size = int.from_bytes(self._exactly(program.HEAD, until))
+        if not 0 < size <= max(most, 1 << 16):
+            self.kill()  # it is not what it was
+            raise EOFError
+        return self._exactly(size, until)
+
+    def _exactly(self, size: int, until: float) -> bytes:
+        data = bytearray()
+        while len(data) < size:
+            left = until - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            self._socket.settimeout(left)
+            piece = self._socket.recv(min(size - len(data), 1 << 20))
+            if not piece:
+                raise EOFError
+            data += piece
+        return bytes(data)
+
+
+class TemplateProcesses:
+    """Some processes for templates, for any number of threads; each is started when it is needed first."""
+
+    def __init__(
+        self, command: Sequence[str] | None = None, *, limits: Limits | None = None, width: int = 1
+    ) -> None:
+        self.limits = limits or Limits()
+        self._command = chat_program() if command is None else list(command)
+        self._free: queue.LifoQueue[Process | None] = queue.LifoQueue()
+        for _ in range(width):
+            self._free.put(None)
+        self._lock = threading.RLock()  # a signal's handler may close what its own thread is just looking at
+        self._all: set[Process] = set()
+        self._closed = False
+        self._startable = True
+
+    @property
+    def able(self) -> bool:
+        """Whether something can be rendered: they are not closed, and when one was needed last, it was there or could be started."""
+        return self._startable and not self._closed
+
+    def start(self, *, wait: bool = True) -> None:
+        """Start a process, to see that it can be done; without waiting, it starts while something else is done."""
+        process = self._take()
+        try:
+            process = self._living(process, wait=wait)
+        finally:
+            self._free.put(process)
+
+    def render(self, request: Mapping[str, Any], most: int | None = None) -> str:
+        """Return the text that a request gives."""
+        process = self._take()
+        try:
+            process = self._living(process)
+            length = self.limits.characters
+            return process.ask(request, length if most is None else min(most, length))
+        except TemplateRaised:
+            raise
+        except BaseException as error:  # also Ctrl-C, after which an answer would be that to another question
+            self._drop(process)
+            process = None
+            if self._closed and isinstance(error, TemplateError):
+                raise _stopped() from error
+            raise
+        finally:
+            self._free.put(process)
+
+    def close(self) -> None:
+        """Kill all processes; what is being rendered fails, and nothing is rendered any more."""
+        with self._lock:
+            self._closed = True
+            ended = list(self._all)
+        for process in ended:
+            process.kill()
+        idle = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                idle.append(self._free.get_nowait())
+        for free in idle:
+            self._drop(free)
+            self._free.put(None)  # for whoever waits, to be told
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _take(self) -> Process | None:
+        try:
+            return self._free.get(timeout=self.limits.clock)
+        except queue.Empty:
+            raise NoProcess("was not rendered: too many wait for it; try again in a moment") from None
+
+    def _living(self, process: Process | None, *, wait: bool = True) -> Process:
+        if process is None or not process.alive or self._closed:
+            self._drop(process)
+            process = self._made()
+        if not wait:
+            return process
+        try:
+            process.ready()
+        except BaseException as error:
+            self._drop(process)
+            if isinstance(error, NoProcess):
+                self._startable = False
+                if self._closed:
+                    raise _stopped() from error
+            raise
+        self._startable = True  # there is one, whatever became of another
+        return process
+
+    def _made(self) -> Process:
+        if self._closed:
+            raise _stopped()
+        try:
+            made = Process(self._command, self.limits)
+        except NoProcess:
+            self._startable = False
+            raise
+        with self._lock:
+            self._all.add(made)
+            if not self._closed:
+                return made
+        self._drop(made)
+        raise _stopped()
+
+    def _drop(self, process: Process | None) -> None:
+        if process is not None:
+            with self._lock:
+                self._all.discard(process)
+            process.close()
+
+
+def _plain(text: str) -> str:
+    """Return what a template said, as it can be printed and kept: it may say anything."""
+    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
+
+
+def _stopped() -> NoProcess:
+    return NoProcess("was not rendered: the server is stopping")
+
+
+class TemplateError(Exception):
+    """There is no text: a template is at fault, or what it is rendered in.
+
+    Attributes:
+        temporary: the same may go well later.
+    """
+
+    temporary = False
+
+
+class TemplateRaised(TemplateError):
+    """The template does not parse, or refuses what it is given; the message is its own."""
+
+
+class TemplateTooMuch(TemplateError):
+    """The template needed more time or memory, or made more text, than it may."""
+
+
+class TemplateTooLong(TemplateTooMuch):
+    """The template made more text than it may."""
+
+
+class NoProcess(TemplateError):
+    """It was not rendered: there is no process for it, or none any more.  The template is not at fault."""
+
+    temporary = True

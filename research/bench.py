@@ -1,0 +1,325 @@
+"""Measuring an adapter in every form it could be shipped as, on this machine; the log keeps what was found."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from fusery.registry import tables
+from fusery.registry.adapters.trained_through import format_in_words
+from fusery.registry.database import events
+from fusery.registry.engine.recipe import KEEP, PRECISIONS, Precision
+from fusery.registry.engine.verdict import in_words
+from fusery.registry.errors import (
+    BadInputError,
+    DatabaseReadOnlyError,
+    FusionUnsupportedError,
+    MissingExtraError,
+    ModelUnusableError,
+)
+from fusery.registry.evaluation.measured import put_own
+from fusery.registry.evaluation.reports import ACTION, BenchReport, FormCost, Held, Kind, Machine
+from fusery.registry.fusion.fuse import FuseRequest, fuse_to_read
+from fusery.registry.fusion.views import weights_bytes
+from fusery.registry.records.bases import base_folder
+from fusery.registry.records.references import resolve_adapter
+from fusery.registry.records.renderings import fetch_form
+from fusery.registry.records.withdrawals import refuse_yanked
+from fusery.storage.progress import SILENT, Reporter
+
+from .reports import COSTS, benched
+
+if TYPE_CHECKING:
+    from fusery.registry.workspace import Workspace
+
+
+MINUTES = 30
+"""After which one measurement is given up."""
+
+
+@dataclass(slots=True)
+class BenchForm:
+    """A form of an adapter to measure, and the measurements, one a round."""
+
+    kind: Kind
+    label: str
+    model: Path
+    size: int
+    adapters: tuple[Path, ...] = ()
+    precision: str | None = None
+    fidelity: Held | None = None
+    rounds: list[dict[str, float]] = field(default_factory=list)
+    error: str | None = None
+
+    def cost(self) -> FormCost:
+        """Return medians over the rounds."""
+        medians = {
+            name: statistics.median(one[name] for one in self.rounds) if self.rounds else None
+            for name in COSTS
+        }
+        return FormCost(
+            kind=self.kind,
+            label=self.label,
+            precision=self.precision,
+            fidelity=self.fidelity,
+            adapters=len(self.adapters),
+            bytes=self.size,
+            error=self.error,
+            **medians,
+        )
+
+
+def bench(
+    workspace: Workspace,
+    reference: str,
+    *,
+    precisions: Sequence[Precision] = (),
+    resident: int = 8,
+    prompt_tokens: int = 64,
+    tokens: int = 32,
+    runs: int = 3,
+    record: bool = True,
+    reporter: Reporter = SILENT,
+) -> BenchReport:
+    """Measure size, load time, time to the first token, tokens a second and peak memory of each form of an adapter.
+
+    Every measurement is a process of its own.  All forms take turns in each round, so that a machine that becomes busy does
+    so for all of them; the medians count.
+    """
+    if not (
+        0 <= resident <= 1000 and 1 <= prompt_tokens <= 100_000 and 2 <= tokens <= 10_000 and 1 <= runs <= 100
+    ):
+        raise BadInputError(
+            "these numbers measure nothing: a prompt and a run are needed, and two tokens or more",
+            hint="fusery eval bench REF --tokens 32 --runs 3",
+        )
+    if find_spec("mlx_lm") is None:
+        raise MissingExtraError("measuring models", "mlx")
+    with workspace.database.read() as session:
+        adapter = resolve_adapter(session, reference)
+        refuse_yanked(session, adapter)
+        assert adapter.manifest.files is not None  # loaded, for use after the session
+        base_name, size = adapter.base.name, weights_bytes(adapter.base.manifest)
+        quantized, served = adapter.base.quantization is not None, _served(session, adapter)
+    wanted = tuple(precisions) or (PRECISIONS if quantized else (KEEP,))
+    with _forms(workspace, adapter, base_name, size, wanted, resident, reporter.say) as forms:
+        _measure(forms, runs, prompt_tokens, tokens, reporter)
+    costs = tuple(form.cost() for form in forms)
+    choice, reasons = advise(costs, adapters=served)
+    with workspace.database.read() as session:
+        now = workspace.database.utcnow(session)
+    found = BenchReport(
+        adapter=adapter.name,
+        base=base_name,
+        machine=machine(),
+        prompt_tokens=prompt_tokens,
+        tokens=tokens,
+        runs=runs,
+        rows=costs,
+        choice=choice,
+        reasons=reasons,
+        at=now,
+    )
+    return _record(workspace, adapter, found, reporter) if record else found
+
+
+def machine() -> Machine:
+    """Return what the numbers depend on."""
+    return Machine(
+        system=platform.system(),
+        processor=platform.processor() or platform.machine(),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        mlx=version("mlx"),
+        mlx_lm=version("mlx-lm"),
+    )
+
+
+def _served(session: Session, adapter: tables.AdapterRow) -> int:
+    """Return how many adapters of the same base are in use, this one with them: those that an alias holds."""
+    held = (
+        select(tables.AliasRow.adapter_id)
+        .join(tables.AdapterRow, tables.AdapterRow.id == tables.AliasRow.adapter_id)
+        .where(tables.AdapterRow.base_id == adapter.base_id)
+        .distinct()
+    )
+    return len({adapter.id, *session.scalars(held)})
+
+
+@contextmanager
+def _forms(
+    workspace: Workspace,
+    adapter: tables.AdapterRow,
+    base: str,
+    size: int,
+    precisions: Sequence[Precision],
+    resident: int,
+    say: Callable[[str], None],
+) -> Iterator[list[BenchForm]]:
+    """Yield what is measured, for as long as its files are needed."""
+    with ExitStack() as held:
+        folder = held.enter_context(base_folder(workspace, base))
+        scratch = held.enter_context(workspace.cache.scratch())
+        files = fetch_form(workspace, adapter, "mlx", scratch)
+        own = files["adapters.safetensors"].parent
+        bytes_of_it = files["adapters.safetensors"].stat().st_size
+        found = [BenchForm("base", "base", folder, size)]
+        form = format_in_words(adapter.method, adapter.training)
+        if form is not None:
+            say(f"base + adapter is left out: {adapter.name} was trained to be fused into {form}")
+        else:
+            found.append(BenchForm("adapter", "base + adapter", folder, size + bytes_of_it, (own,)))
+        if form is None and resident > 1:
+            label = f"base + {resident} adapters"
+            found.append(
+                BenchForm("resident", label, folder, size + resident * bytes_of_it, (own,) * resident)
+            )
+        for precision in precisions:
+            request = FuseRequest(precision=precision, accept_loss=True)
+            try:
+                fused = held.enter_context(
+                    fuse_to_read(workspace, adapter.name, request, reporter=Reporter(say))
+                )
+            except FusionUnsupportedError as error:
+                say(f"{precision} is left out: {error.message}")
+                continue
+            kept = Held(verdict=fused.fidelity.verdict, retained=fused.fidelity.retained)
+            label, size = f"fused, {fused.format}", fused.weights_bytes
+            found.append(BenchForm("fused", label, fused.path, size, (), fused.precision, kept))
+        yield found
+
+
+def _measure(
+    forms: Sequence[BenchForm], runs: int, prompt_tokens: int, tokens: int, reporter: Reporter
+) -> None:
+    for turn in range(runs):
+        # In every other round backwards, so that none is always the one after a large one.
+        for done, form in enumerate(forms if turn % 2 == 0 else reversed(forms)):
+            reporter.progress(turn * len(forms) + done, runs * len(forms))
+            if form.error is None:
+                reporter.say(f"measuring {form.label}")
+                measured = _run(form, prompt_tokens, tokens)
+                form.error = measured.pop("error", None)
+                if form.error is None:
+                    form.rounds.append(measured)
+    if forms[0].error is not None:
+        raise ModelUnusableError(f"the base cannot be run: {forms[0].error}")
+
+
+def _run(form: BenchForm, prompt_tokens: int, tokens: int) -> dict[str, Any]:
+    asked = {
+        "model": str(form.model),
+        "adapters": [str(folder) for folder in form.adapters],
+        "prompt_tokens": prompt_tokens,
+        "tokens": tokens,
+    }
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", f"{__package__}.bench_worker"],
+            input=json.dumps(asked),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60 * MINUTES,
+        )
+    except subprocess.TimeoutExpired:
+        return {"error": f"it took longer than {MINUTES} minutes"}
+    try:
+        found: dict[str, Any] = json.loads(done.stdout)
+    except ValueError:
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1][:300]
+        return {"error": f"the process ended with {done.returncode}: {last}"}
+    return found
+
+
+def _record(
+    workspace: Workspace, adapter: tables.AdapterRow, report: BenchReport, reporter: Reporter
+) -> BenchReport:
+    """Write a report into the log, but for when that was, which the log says itself."""
+    kept = report.to_dict()
+    del kept["at"]
+    try:
+        with workspace.database.write() as session:
+            report = replace(report, at=workspace.database.utcnow(session))
+            events.record(session, ACTION, "adapter", adapter.digest, kept, at=report.at)
+            put_own(workspace, session, session.get_one(tables.AdapterRow, adapter.id), benched(report))
+    except DatabaseReadOnlyError:
+        reporter.say("not put on record: this registry may only be read here")
+    return report
+
+
+NOTICEABLE = 0.05
+"""A difference of speed or memory that anybody would notice; below it, other things decide."""
+
+
+def advise(rows: Sequence[FormCost], *, adapters: int) -> tuple[str | None, tuple[str, ...]]:
+    """Return the label of the form to ship, None if nothing could be measured; and the reasons.
+
+    A fused model that does not hold what the adapter learned is out, however fast it is.  Of the others the fastest is
+    taken; those within `NOTICEABLE` of it count as equally fast, and of them the one that takes least memory.  The adapter
+    on its base is one of them: it is exact, and several adapters share the base.
+    """
+    able = [
+        _Able.of(row, rows, adapters)
+        for row in rows
+        if row.kind in ("adapter", "fused") and row.error is None
+    ]
+    lossy = [one for one in able if one.held is not None and one.held.verdict != "PASS"]
+    kept = [one for one in able if one not in lossy]
+    reasons = [
+        f"{one.label} is out: {in_words(one.held.verdict, one.held.retained, None)}."
+        for one in lossy
+        if one.held is not None
+    ]
+    if not kept:
+        return None, (*reasons, "Nothing that holds what the adapter learned could be measured.")
+    fastest = max(one.speed for one in kept)
+    chosen = min((one for one in kept if one.speed >= (1 - NOTICEABLE) * fastest), key=lambda one: one.memory)
+    for_all = f" for {adapters} adapters" if adapters > 1 else ""
+    for one in kept:
+        slower, memory = 1 - one.speed / chosen.speed, one.memory / chosen.memory - 1
+        if one is chosen:
+            continue
+        if slower > NOTICEABLE:
+            reasons.append(f"{one.label} writes {slower:.0%} fewer tokens a second.")
+        elif memory > NOTICEABLE:
+            reasons.append(f"{one.label} is as fast, and takes {memory:.0%} more memory{for_all}.")
+        else:
+            reasons.append(f"{one.label} is as fast and as large; either will do.")
+    if chosen.held is None:
+        reasons.append("The adapter on its base is exact, and every further adapter costs its own size only.")
+    else:
+        share = "all" if chosen.held.retained is None else f"{chosen.held.retained:.1%}"
+        reasons.append(f"{chosen.label} holds {share} of the adapter's update and needs nothing but mlx-lm.")
+    return chosen.label, tuple(reasons)
+
+
+@dataclass(frozen=True, slots=True)
+class _Able:
+    """A measured form that can be shipped."""
+
+    label: str
+    speed: float
+    memory: float
+    held: Held | None
+
+    @classmethod
+    def of(cls, row: FormCost, rows: Sequence[FormCost], adapters: int) -> _Able:
+        peak, speed = row.peak_bytes or 0.0, row.tokens_per_second or 0.0
+        base = next((other.peak_bytes for other in rows if other.kind == "base" and other.peak_bytes), None)
+        if row.kind == "fused":
+            return cls(row.label, speed, peak * adapters, row.fidelity)
+        return cls(row.label, speed, peak if base is None else base + adapters * max(0, peak - base), None)

@@ -1,0 +1,169 @@
+"""Measuring an adapter and recording what came out: by fusery's own `probe`, or by lm-evaluation-harness.
+
+The harness runs the adapter on its base through mlx-lm's model for it, `mlx_lm.evaluate.MLXLM`, as `mlx_lm.evaluate` runs a
+whole model; the adapter is put on by `mlx_lm.tuner.utils.load_adapters`, as `mlx_lm.load` does it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fusery.registry import tables
+from fusery.registry.errors import BadInputError, MissingExtraError, ModelUnusableError
+from fusery.registry.evaluation.harness_results import MetricValue, results_of
+from fusery.registry.evaluation.measured import put_own
+from fusery.registry.records.evaluation import RecordedEvaluations
+from fusery.registry.records.references import resolve_adapter
+from fusery.registry.records.views import evaluation_records
+from fusery.storage.jsonfile import read_object
+from fusery.storage.progress import SILENT, Reporter
+
+from .models import reported, uncompiled
+from .probe import BASE, as_trained, measure_probe, source_of, subject_of
+from .prompts import LIMIT
+
+if TYPE_CHECKING:
+    from fusery.registry.workspace import Workspace
+
+    from .measure import ModelSource
+
+
+def run(
+    workspace: Workspace,
+    reference: str,
+    *,
+    prompts: Path | None = None,
+    tasks: Sequence[str] = (),
+    include: Path | None = None,
+    shots: int | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    reporter: Reporter = SILENT,
+) -> RecordedEvaluations:
+    """Measure an adapter on its base, by prompts or by tasks of lm-evaluation-harness, and record the results.
+
+    A merge-aware adapter is fused for it.  The split of tasks with a limit is called `test[:10]`.
+    """
+    workspace.database.require_writable()  # before the work, and not after it
+    with workspace.database.read() as session:
+        adapter = resolve_adapter(session, reference)
+        number, name = adapter.id, adapter.name
+    if not tasks:
+        _, probed = measure_probe(
+            workspace,
+            name,
+            against=BASE,
+            prompts=prompts,
+            limit=LIMIT if limit is None else limit,
+            fallback=False,
+            reporter=reporter,
+        )
+        return _recorded(workspace, number, "probe", dict(probed)[number])
+    if find_spec("lm_eval") is None or find_spec("mlx_lm") is None:
+        raise MissingExtraError("lm-evaluation-harness", "eval")
+    if include is not None and not include.is_dir():
+        raise BadInputError(f"there is no folder {include}", hint="--include DIR, with tasks in YAML")
+    # Standard output is for what the command prints; mlx-lm and the harness write to it as they work.
+    with redirect_stdout(sys.stderr):
+        manager = _manager(tasks, include)
+        reporter.say(f"running {', '.join(tasks)} of lm-evaluation-harness")
+        subject = as_trained(workspace, subject_of(workspace, name), name, None, reporter)
+        with source_of(workspace, subject) as source:
+            document = _evaluated(source, manager, tasks, shots=shots, limit=limit, seed=seed)
+    results = results_of(document, "what lm-evaluation-harness found")
+    return _recorded(workspace, number, results.form, results.measured)
+
+
+def _recorded(
+    workspace: Workspace, number: int, form: str, measured: Sequence[MetricValue]
+) -> RecordedEvaluations:
+    with workspace.database.write() as session:
+        adapter = session.get_one(tables.AdapterRow, number)
+        rows, known = put_own(workspace, session, adapter, measured)
+        return RecordedEvaluations(
+            adapter.name, form, evaluation_records(adapter.name, rows), tuple(known), dry_run=False
+        )
+
+
+def _manager(tasks: Sequence[str], include: Path | None) -> Any:
+    """Return what knows the tasks, once all that are asked for are known."""
+    from lm_eval.tasks import TaskManager
+
+    with reported("the tasks cannot be read"):
+        manager = TaskManager(include_path=None if include is None else str(include))
+        known = set(manager.all_tasks)
+    for task in tasks:
+        if task not in known:
+            raise BadInputError(
+                f"lm-evaluation-harness has no task {task[:100]!r}",
+                hint="lm-eval ls tasks; of your own: --include DIR",
+            )
+    return manager
+
+
+def _evaluated(
+    source: ModelSource,
+    manager: Any,
+    tasks: Sequence[str],
+    *,
+    shots: int | None,
+    limit: int | None,
+    seed: int,
+) -> dict[str, Any]:
+    import lm_eval
+    import mlx.core as mx
+
+    compiling = uncompiled(mx) if mx.default_device() == mx.cpu else nullcontext()
+    with reported("the tasks cannot be run"), compiling:
+        mx.random.seed(seed)
+        model = _model(source)
+        found = lm_eval.simple_evaluate(
+            model=model,
+            apply_chat_template=model.use_chat_template,
+            tasks=list(tasks),
+            num_fewshot=shots,
+            limit=limit,
+            task_manager=manager,
+            log_samples=False,
+            random_seed=seed,
+            numpy_random_seed=seed,
+            torch_random_seed=seed,
+            fewshot_random_seed=seed,
+        )
+        # Its numbers are NumPy's in part, and its tasks may hold functions.
+        document: dict[str, Any] = json.loads(json.dumps(found, default=_plain))
+    document["lm_eval_version"] = version("lm_eval")
+    if limit is not None:
+        for task in document.get("configs", {}).values():
+            for name in ("test_split", "validation_split"):
+                if isinstance(task.get(name), str):
+                    task[name] = f"{task[name]}[:{limit}]"
+    return document
+
+
+def _model(source: ModelSource) -> Any:
+    """Return the harness's model: the base with the adapter put on."""
+    from mlx_lm.evaluate import MLXLM
+    from mlx_lm.tuner.utils import load_adapters
+
+    if read_object(source.model / "config.json").get("model_file") is not None:
+        raise ModelUnusableError(
+            "the model brings its own code (model_file in config.json), which fusery never runs"
+        )
+    model = MLXLM(str(source.model))
+    if source.adapter is not None:
+        load_adapters(model._model, str(source.adapter))  # there is no public name for it
+        model._model.eval()
+    return model
+
+
+def _plain(value: Any) -> Any:
+    item = getattr(value, "item", None)
+    return item() if callable(item) else str(value)

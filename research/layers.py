@@ -1,0 +1,304 @@
+"""A model's large layers, computed by NumPy in float32 rather than by mlx.
+
+On a processor without a GPU mlx multiplies with a slow BLAS; NumPy's is some fifty times faster.  A layer keeps its class,
+its weights and its name: only how it is called changes, so that whatever a model's own code asks of it still holds.
+Weights are widened to float32, or dequantised, a block of rows at a time while they are used, and never kept.  An
+adapter is applied as what it means, `x W + scale (x A) B`, without the rounding of a fused weight.
+
+Import this module where mlx is known to be there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from mlx import nn
+from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
+from mlx_lm.tuner.dora import DoRAEmbedding, DoRALinear
+from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear, LoRASwitchLinear
+from numpy.typing import NDArray
+
+Matrix = NDArray[np.float32]
+Factors = tuple[Matrix, Matrix, float]
+"""An update `scale * left @ right` of a weight (out, in): left (out, rank), right (rank, in), scale."""
+
+BLOCK_BYTES = 64 << 20
+"""How much of a weight is held in float32 at a time."""
+
+
+def matrix(array: Any) -> Matrix:
+    """Return an mlx array in float32, computed; without a copy where it is float32 already."""
+    return np.asarray(array.astype(mx.float32))
+
+
+def widened(module: Any, part: Any) -> Any:
+    """Return a part of a layer's weight in float32, exactly what the stored numbers mean.
+
+    Args:
+        module: a layer, quantised or not.
+        part: an index along the first axis: a slice, a number or an array of numbers.
+    """
+    if "scales" not in module:
+        return module["weight"][part].astype(mx.float32)
+    affine = module.mode == "affine"
+    scales = module["scales"][part]
+    biases = module.get("biases")
+    whole = module.get("global_scale")
+    return mx.dequantize(
+        module["weight"][part],
+        # Scales of 16 bits would have every product rounded to 16 bits; the other modes' scales are codes.
+        scales.astype(mx.float32) if affine else scales,
+        biases[part].astype(mx.float32) if biases is not None else None,
+        group_size=module.group_size,
+        bits=module.bits,
+        mode=module.mode,
+        global_scale=whole if whole is None or whole.ndim == 0 else whole[part],
+        dtype=mx.float32,
+    )
+
+
+def blocks(module: Any) -> Iterator[tuple[slice, Matrix]]:
+    """Yield a weight (out, in) in float32, some rows at a time."""
+    rows, columns = module["weight"].shape
+    width = columns * 32 // module.bits if "scales" in module else columns
+    step = max(1, BLOCK_BYTES // (4 * width))
+    for start in range(0, rows, step):
+        part = slice(start, min(start + step, rows))
+        yield part, matrix(widened(module, part))
+
+
+def times(module: Any, x: Matrix, factors: Factors | None = None, magnitudes: Matrix | None = None) -> Matrix:
+    """Return x (n, in) times a layer's weight, (n, out), with the layer's bias if it has one.
+
+    With factors, the weight is `W + scale * left @ right`; with DoRA's magnitudes, each row of that is scaled to its magnitude.
+    """
+    out = np.empty((len(x), module["weight"].shape[0]), np.float32)
+    for part, weight in blocks(module):
+        if factors is None or magnitudes is None:
+            np.matmul(x, weight.T, out=out[:, part])
+            continue
+        left, right, scale = factors
+        adapted = weight + np.float32(scale) * (left[part] @ right)
+        np.matmul(x, adapted.T, out=out[:, part])
+        out[:, part] *= magnitudes[part] / np.linalg.norm(adapted, axis=1)
+    if "bias" in module:
+        out += matrix(module["bias"])
+    if factors is not None and magnitudes is None:
+        left, right, scale = factors
+        out += np.float32(scale) * ((x @ right.T) @ left.T)
+    return out
+
+
+def back_through(module: Any, gradient: Matrix) -> Matrix:
+    """Return what a gradient (n, out) of a layer's outputs says of its inputs, (n, in): the gradient times the weight."""
+    total: Matrix | None = None
+    for part, weight in blocks(module):
+        share: Matrix = gradient[:, part] @ weight
+        total = share if total is None else np.add(total, share, out=total)
+    assert total is not None
+    return total
+
+
+def _applied(module: Any, x: Any, product: Callable[[Matrix], Matrix]) -> Any:
+    """Return what a layer gives for x (..., in): `product` of its rows, or of those alone that are wanted of a head."""
+    if (heard := module.__dict__.get("_heard")) is not None:
+        return _differentiable(module, x, product, heard)
+    values = matrix(x)
+    if (told := module.__dict__.get("_told")) is not None:
+        told(values)
+    rows = values.reshape(-1, values.shape[-1])
+    if (wanted := module.__dict__.get("_wanted")) is not None:
+        return mx.array(product(rows[wanted])[None])
+    out = product(rows)
+    return mx.array(out.reshape(*values.shape[:-1], out.shape[-1]))
+
+
+def _differentiable(
+    module: Any, x: Any, product: Callable[[Matrix], Matrix], heard: Callable[[Matrix, Matrix], None]
+) -> Any:
+    """Return what a layer gives, so that mlx can go back through it."""
+
+    @mx.custom_function
+    def forward(given: Any) -> Any:
+        values = matrix(given)
+        out = product(values.reshape(-1, values.shape[-1]))
+        return mx.array(out.reshape(*values.shape[:-1], out.shape[-1]))
+
+    @forward.vjp
+    def backward(given: Any, gradient: Any, _: Any) -> Any:
+        values, slopes = matrix(given), matrix(gradient)
+        rows = slopes.reshape(-1, slopes.shape[-1])
+        heard(values.reshape(-1, values.shape[-1]), rows)
+        return mx.array(back_through(module, rows).reshape(values.shape))
+
+    return forward(x)
+
+
+def _multiplies(inner: str = "") -> Callable[[Any, Any], Any]:
+    """Return how a layer multiplies, alone or with the update and the magnitudes of an adapter around its `inner` layer."""
+
+    def call(module: Any, x: Any) -> Any:
+        if not inner:
+            return _applied(module, x, lambda rows: times(module, rows))
+        a, b = matrix(module["lora_a"]), matrix(module["lora_b"])
+        factors = (b.T, a.T, module.scale) if inner == "linear" else (a, b, module.scale)
+        magnitudes = matrix(module["m"]) if "m" in module else None
+        return _applied(module, x, lambda rows: times(module[inner], rows, factors, magnitudes))
+
+    return call
+
+
+def _look_up(module: Any, ids: Any) -> Any:
+    found = widened(module, ids)
+    moved = module.__dict__.get("_moved")
+    return found if moved is None else found + moved
+
+
+def _look_up_lora(module: Any, ids: Any) -> Any:
+    update = module["lora_a"][ids].astype(mx.float32) @ module["lora_b"].astype(mx.float32)
+    return _look_up(module.embedding, ids) + module.scale * update
+
+
+def _look_up_dora(module: Any, ids: Any) -> Any:
+    adapted = _look_up_lora(module, ids)
+    return (module["m"][ids] / mx.linalg.norm(adapted, axis=-1))[..., None] * adapted
+
+
+def _call_switch(module: Any, x: Any, indices: Any, sorted_indices: bool = False) -> Any:
+    if "_heard" in module.__dict__:
+        # mlx goes back through its own layer; experts are not calibrated, so that nobody hears of them.
+        return type(module).__mro__[1].__call__(module, x, indices, sorted_indices)
+    return _by_expert(module, x, indices, None)
+
+
+def _call_switch_lora(module: Any, x: Any, indices: Any, sorted_indices: bool = False) -> Any:
+    a, b = matrix(module["lora_a"]), matrix(module["lora_b"])
+    return _by_expert(module.linear, x, indices, lambda expert: (b[expert], a[expert], module.scale))
+
+
+def _by_expert(module: Any, x: Any, indices: Any, factors: Callable[[int], Factors] | None) -> Any:
+    """Return what mlx's `gather_mm` gives: each row of x (..., 1, in) times the weight of its expert."""
+    chosen = np.asarray(indices)
+    values = np.broadcast_to(matrix(x), (*chosen.shape, *x.shape[-2:]))
+    rows, experts = values.reshape(-1, x.shape[-1]), np.repeat(chosen.reshape(-1), x.shape[-2])
+    out = np.empty((len(rows), module["weight"].shape[1]), np.float32)
+    for expert in np.unique(experts):
+        mine = np.flatnonzero(experts == expert)
+        part = rows[mine]
+        product: Matrix = np.matmul(part, matrix(widened(module, int(expert))).T)
+        if factors is not None:
+            left, right, scale = factors(int(expert))
+            product += np.float32(scale) * ((part @ right.T) @ left.T)
+        if "bias" in module:
+            product += matrix(module["bias"][int(expert)])
+        out[mine] = product
+    return mx.array(out.reshape(*values.shape[:-1], out.shape[-1]))
+
+
+def _called(kind: type, **methods: Callable[..., Any]) -> type:
+    return type(f"Numpy{kind.__name__}", (kind,), methods)
+
+
+_IN_NUMPY: dict[type, type] = {
+    nn.Linear: _called(nn.Linear, __call__=_multiplies()),
+    nn.QuantizedLinear: _called(nn.QuantizedLinear, __call__=_multiplies()),
+    LoRALinear: _called(LoRALinear, __call__=_multiplies("linear")),
+    DoRALinear: _called(DoRALinear, __call__=_multiplies("linear")),
+    nn.Embedding: _called(nn.Embedding, __call__=_look_up, as_linear=_multiplies()),
+    nn.QuantizedEmbedding: _called(nn.QuantizedEmbedding, __call__=_look_up, as_linear=_multiplies()),
+    LoRAEmbedding: _called(LoRAEmbedding, __call__=_look_up_lora, as_linear=_multiplies("embedding")),
+    DoRAEmbedding: _called(DoRAEmbedding, __call__=_look_up_dora, as_linear=_multiplies("embedding")),
+    SwitchLinear: _called(SwitchLinear, __call__=_call_switch),
+    QuantizedSwitchLinear: _called(QuantizedSwitchLinear, __call__=_call_switch),
+    LoRASwitchLinear: _called(LoRASwitchLinear, __call__=_call_switch_lora),
+}
+"""Exactly these classes: a layer of a class of the model's own is left to mlx."""
+
+_IN_MLX: dict[type, type] = {
+    kind: _called(kind, __call__=look_up)
+    for kind, look_up in (
+        (nn.Embedding, _look_up),
+        (nn.QuantizedEmbedding, _look_up),
+        (LoRAEmbedding, _look_up_lora),
+        (DoRAEmbedding, _look_up_dora),
+    )
+}
+
+LINEAR = (nn.Linear, nn.QuantizedLinear, LoRALinear, DoRALinear)
+"""The layers that multiply by one matrix, whose inputs can be watched."""
+
+
+def use_float32(model: Any, *, numpy: bool) -> None:
+    """Let a model compute in float32 whatever its weights are stored in.
+
+    Args:
+        numpy: multiply by NumPy; else mlx does it, and widens its operands itself since the embedding gives float32.
+    """
+    classes = _IN_NUMPY if numpy else _IN_MLX
+    for _, module in model.named_modules():
+        if type(module) in classes:
+            module.__class__ = classes[type(module)]
+
+
+def watch(module: Any, told: Callable[[Matrix], None] | None) -> None:
+    """Have a linear layer show each input, in the shape in which it comes; None ends that."""
+    module.__dict__.pop("_told", None)
+    if told is not None:
+        module.__dict__["_told"] = told
+
+
+@contextmanager
+def differentiable(model: Any, heard: Callable[[str, Matrix, Matrix], None], moved: Any) -> Iterator[None]:
+    """Have a model's layers be gone back through from what depends on a number that is added to its embeddings.
+
+    Args:
+        heard: called on the way back with a linear layer's path, its inputs (tokens, in) and the gradient of its
+            outputs (tokens, out).
+    """
+    changed: list[tuple[Any, str]] = []
+
+    def put(module: Any, name: str, value: Any) -> None:
+        module.__dict__[name] = value
+        changed.append((module, name))
+
+    try:
+        for path, module in model.named_modules():
+            if isinstance(module, (nn.Embedding, nn.QuantizedEmbedding)):
+                put(module, "_moved", moved)
+                put(module, "_heard", lambda *_: None)
+            elif isinstance(module, LINEAR):
+                put(module, "_heard", partial(heard, path))
+            elif isinstance(module, (SwitchLinear, QuantizedSwitchLinear)):
+                put(module, "_heard", lambda *_: None)
+        yield
+    finally:
+        for module, name in changed:
+            del module.__dict__[name]
+
+
+@contextmanager
+def head_limited_to(model: Any, rows: NDArray[np.intp]) -> Iterator[None]:
+    """Have a model's head answer for some tokens only, since its logits are by far the largest thing in a run.
+
+    The logits then have the shape (1, rows, vocabulary) instead of (prompts, tokens, vocabulary).
+    """
+    heads = [module for path, module in model.named_modules() if _is_head(path, module)]
+    for module in heads:
+        module.__dict__["_wanted"] = rows
+    try:
+        yield
+    finally:
+        for module in heads:
+            del module.__dict__["_wanted"]
+
+
+def _is_head(path: str, module: Any) -> bool:
+    """Tell whether a layer gives logits: by name, or an embedding, where the two are tied."""
+    if isinstance(module, (nn.Embedding, nn.QuantizedEmbedding, LoRAEmbedding, DoRAEmbedding)):
+        return True
+    return isinstance(module, LINEAR) and path.rpartition(".")[2] == "lm_head"

@@ -1,0 +1,229 @@
+"""A calibration for one adapter: what the scales and biases of its fused model should be, learned from base + adapter.
+
+The model is fused by `dither` with the base's calibration; its codes stay, and its scales and biases are learned
+(`fusery.research.learned_scales`).  The result is the base's calibration with these numbers beside it, and the next fuse of
+this adapter by `dither` takes it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fusery.registry.adapters.files import CONFIG, WEIGHTS
+from fusery.registry.engine.recipe import Recipe, seed_of
+from fusery.registry.errors import BadInputError
+from fusery.registry.fusion.fuse_inputs import FuseInputs, gather
+from fusery.registry.fusion.request import FuseRequest, candidates
+from fusery.registry.records.bases import base_folder
+from fusery.registry.records.calibrations import (
+    CALIBRATION,
+    CalibrationReport,
+    Reading,
+    current_calibration,
+    fetch_calibration,
+    known_calibration,
+    learned_with,
+)
+from fusery.registry.records.references import resolve_adapter, resolve_base
+from fusery.registry.records.renderings import require_factors_alone
+from fusery.storage.errors import FuseryError
+from fusery.storage.progress import SILENT, Reporter
+from fusery.storage.safetensors import read_header
+
+from .calibrate import store
+from .prompts import BUILT_IN, LEARNED_FROM, Texts, for_learning, held_out, read_prompts, tokenise
+
+if TYPE_CHECKING:
+    from fusery.registry.engine.calibration import Directions, Stored
+    from fusery.registry.workspace import Workspace
+
+    from .learned_scales import LearnedScales
+
+LIMIT = 4096
+"""How many prompts of a file are read."""
+STEPS = 120
+_LEAST = 16
+"""Texts, at least."""
+
+
+def learn(
+    workspace: Workspace,
+    base_reference: str,
+    adapter_reference: str,
+    *,
+    prompts: Path | None = None,
+    steps: int = STEPS,
+    reporter: Reporter = SILENT,
+) -> CalibrationReport:
+    """Learn the scales and biases of an adapter's fused model at the base's own size, once for the same texts.
+
+    The default texts are fusery's own, Python's help, and the data that the adapter's run learned from, if still present.
+    """
+    started = time.monotonic()
+    inputs, recipe = _to_learn(workspace, base_reference, adapter_reference)
+    texts = _texts(workspace, inputs, prompts, reporter)
+    with workspace.database.read() as session:
+        row = current_calibration(session, inputs.base)
+        assert row is not None
+        reading = Reading(texts.label, texts.digest, row.rank, inputs.adapter.digest)
+    among = learned_with(workspace, inputs.adapter.digest, row)
+    report = known_calibration(workspace, inputs.base, reading, among=among)
+    if report is None:  # else it would be the very same once more, and no newer
+        from fusery.registry.engine.architectures import fingerprint
+
+        engine = fingerprint()
+        with workspace.scratch() as scratch:
+            file, work = scratch / CALIBRATION, _Learning(workspace, inputs, recipe, texts, reporter)
+            learned = work.learned(scratch, file, steps)
+            report = store(
+                workspace, file, inputs.base.digest, reading, learned.tokens, engine, started, reporter
+            )
+        report = replace(report, before=learned.before, after=learned.after)
+    taken = gather(workspace, inputs.adapter.name)
+    if taken.calibration != inputs.calibration:
+        reporter.say("a fuse takes the other calibration that the base has since: learn again with that")
+    elif taken.learned != report.digest:
+        reporter.say(f"a fuse takes what was learned from other texts since: {str(taken.learned)[:12]}")
+    return replace(report, adapter=inputs.adapter.name)
+
+
+def _to_learn(workspace: Workspace, base_reference: str, adapter_reference: str) -> tuple[FuseInputs, Recipe]:
+    """Return what is fused and how, before anything is learned."""
+    with workspace.database.read() as session:
+        base = resolve_base(session, base_reference)
+        asked = base.name
+        require_factors_alone(
+            resolve_adapter(session, adapter_reference), "and base + adapter is what is learned from"
+        )
+    inputs = gather(workspace, adapter_reference)
+    name = inputs.adapter.name
+    if inputs.base.id != base.id:
+        raise BadInputError(
+            f"{name} is registered for {inputs.base.name}, not for {asked}",
+            hint=f"fusery base calibrate {inputs.base.name} --adapter {name}",
+        )
+    if inputs.fits_biases or not inputs.shaped:
+        why = (
+            "the biases of its base hold its update as it is"
+            if inputs.fits_biases
+            else "its fused model's scales are learned where a LoRA is written into affine codes at the base's own size"
+        )
+        raise BadInputError(f"nothing can be learned for {name}: {why}", hint=f"fusery fuse {name}")
+    if inputs.calibration is None:
+        raise BadInputError(
+            f"{asked} has no calibration to begin with", hint=f"fusery base calibrate {asked}"
+        )
+    (recipe,) = candidates(FuseRequest("dither"), replace(inputs, learned=None))
+    return inputs, recipe
+
+
+def _texts(workspace: Workspace, inputs: FuseInputs, prompts: Path | None, reporter: Reporter) -> Texts:
+    if prompts is not None:
+        return Texts.of(prompts, LIMIT)
+    with workspace.database.read() as session:
+        own = held_out(session, inputs.adapter.id, LEARNED_FROM)
+    if own is not None and own.path is not None:
+        try:
+            texts = [*for_learning(), *read_prompts(own.path, LIMIT)]
+            return Texts.called(f"{BUILT_IN} and {own.name}", texts, strict=False)
+        except FuseryError as error:
+            reporter.say(f"{own.name} is left out: {error}")
+    return Texts.called(BUILT_IN, for_learning(), strict=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Learning:
+    """What is learned from what."""
+
+    workspace: Workspace
+    inputs: FuseInputs
+    recipe: Recipe
+    texts: Texts
+    reporter: Reporter
+
+    def learned(self, scratch: Path, file: Path, steps: int) -> LearnedScales:
+        """Fuse, learn, and write the calibration."""
+        from .learned_scales import learn_scales
+        from .models import LoadedModel, load_tokenizer
+
+        inputs, say = self.inputs, self.reporter.say
+        key = inputs.key(self.recipe)
+        model, adapter = scratch / "model", scratch / "adapter"
+        for folder in (model, adapter):
+            folder.mkdir()
+        with base_folder(self.workspace, inputs.base_digest) as base:
+            with inputs.opened() as files:
+                files.compute(self.recipe, key, model, lambda: None, None, say=say)
+                for name in (WEIGHTS, CONFIG):
+                    shutil.copyfile(files.adapters[0][name], adapter / name)
+            # The fused model has the adapter's own tokenizer, if there is one.
+            samples = tokenise(self.texts.prompts, load_tokenizer(model), strict=self.texts.strict)
+            if len(samples) < _LEAST:
+                raise BadInputError(
+                    f"{len(samples)} texts are too few to learn from and to judge by",
+                    hint=f"give {_LEAST} or more",
+                )
+            adapted = LoadedModel.load(base, numpy=True)
+            adapted.put_on(adapter)
+            say(f"learning in {steps} steps, from what base + adapter answers to {len(samples):,} texts")
+            fused, began = LoadedModel.load(model, numpy=True), time.monotonic()
+
+            def progress(done: int, total: int) -> None:
+                self.reporter.progress(done, total)
+                if 0 < done < total and done % max(1, total // 8) == 0:  # a log shows no bar
+                    left = (time.monotonic() - began) / done * (total - done)
+                    say(f"step {done} of {total}, about {max(1, round(left / 60))} min more")
+
+            learned = learn_scales(fused, adapted, samples, steps=steps, progress=progress)
+        if not learned.after < learned.before:
+            raise BadInputError(
+                f"nothing was learned: answers are {learned.after:.3g} nats a token from those of base + adapter on texts put aside,"
+                f" and were {learned.before:.3g}",
+                hint="give more texts, or such as the model will answer: --prompts FILE",
+            )
+        self._write(learned, _stored(learned, model), file, seed_of(key))
+        return learned
+
+    def _write(self, learned: LearnedScales, stored: Mapping[str, Stored], file: Path, seed: int) -> None:
+        from fusery.registry.engine.calibration import Learned, read_calibration, write_calibration
+
+        place = file.with_name("known.safetensors")
+        known = read_calibration(fetch_calibration(self.workspace, str(self.recipe.calibration), place))
+        directions: dict[str, Directions] = {}
+        for module, name in known.modules.items():
+            of_module = known.of(module)
+            assert of_module is not None
+            directions.setdefault(name, of_module)
+        adapter, texts = self.inputs.adapter.digest, self.texts.digest
+        write_calibration(
+            file,
+            directions,
+            known.modules,
+            base=self.inputs.base_digest,
+            tokens=known.tokens,
+            prompts=known.prompts,
+            learned=(Learned(adapter, seed, learned.steps, learned.tokens, texts), stored),
+        )
+
+
+def _stored(learned: LearnedScales, model: Path) -> dict[str, Stored]:
+    """Return what was learned in the formats in which the fused model has it."""
+    from fusery.registry.engine.arithmetic import FORMATS, encode
+    from fusery.registry.engine.calibration import Stored
+
+    forms = {
+        name: FORMATS[tensor.dtype]
+        for file in sorted(model.glob("*.safetensors"))
+        for name, tensor in read_header(file).tensors.items()
+        if name.endswith(".scales")
+    }
+    return {
+        path: Stored(form, encode(numbers.scales, form), encode(numbers.biases, form))
+        for path, numbers in learned.layers.items()
+        for form in (forms[f"{path}.scales"],)
+    }

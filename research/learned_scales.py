@@ -1,0 +1,259 @@
+"""Scales and biases that are learned: a fused model's, so that it answers as base + adapter does.
+
+Codes stay as they are, and their scales and biases go down the gradient of the Kullback-Leibler divergence from what base +
+adapter answers, token by token (distillation; mlx-lm's `dwq.py` does the same for a model and its quantised form).  What they are
+learned from are running texts; a part of those is put aside to see whether anything was gained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusery.registry.errors import ModelUnusableError
+
+from .models import LoadedModel, reported, uncompiled
+from .prompts import Sample
+
+Matrix = NDArray[np.float32]
+
+LONGEST = 256
+"""Tokens of a sample that are learned from: what every layer computed is in memory until it was gone back through."""
+BATCH = 1024
+"""Tokens of a step, at least."""
+RATE = 5e-4
+"""Of Adam, for scales as shares of themselves, and for biases as shares of scales."""
+_FIRST, _SECOND, _SMALL = 0.9, 0.98, 1e-8
+_WARM, _LAST = 10, 0.1
+"""Steps in which the rate grows, and what share of it is left at the end."""
+_FARTHEST = 0.5
+"""Steps of the grid by which no number moves farther: a fuse refuses what was learned for another."""
+_ASIDE, _MOST_ASIDE = 16, 2048
+"""Every so manieth sample is put aside, and fewer of so many that they would have more tokens than that."""
+_SEED = 1873
+
+
+@dataclass(frozen=True, slots=True)
+class LayerScales:
+    """Scales and biases of a layer, float32 (rows, groups)."""
+
+    scales: Matrix
+    biases: Matrix
+
+
+@dataclass(frozen=True, slots=True)
+class LearnedScales:
+    """What was learned.
+
+    Attributes:
+        layers: by path, those that the fuse had given scales of their own.
+        before: mean divergence from base + adapter in nats per token, on the texts put aside.
+        after: the same of what was learned, as it will be stored.
+    """
+
+    layers: Mapping[str, LayerScales]
+    steps: int
+    tokens: int
+    before: float
+    after: float
+
+
+@dataclass(slots=True)
+class _Layer:
+    """A layer whose scales and biases are learned.
+
+    Attributes:
+        form: mlx's, in which they are stored.
+        start: as the fuse has written them.
+        moved: by how much of a scale both have changed, (2, rows, groups).
+        gradient: of this step's tokens so far, by `moved`.
+    """
+
+    module: Any
+    form: Any
+    start: LayerScales
+    moved: Matrix
+    gradient: Matrix
+    mean: Matrix = field(init=False)
+    square: Matrix = field(init=False)
+
+    @classmethod
+    def of(cls, module: Any) -> _Layer:
+        from .layers import matrix
+
+        start = LayerScales(*(matrix(module[part]).copy() for part in ("scales", "biases")))
+        shape = (2, *start.scales.shape)
+        made = cls(
+            module, module["scales"].dtype, start, np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+        )
+        made.mean, made.square = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+        return made
+
+    def now(self) -> LayerScales:
+        scales, biases = self.start.scales, self.start.biases
+        return LayerScales(scales + scales * self.moved[0], biases + scales * self.moved[1])
+
+    def stored(self) -> LayerScales:
+        """Return what will be stored: rounded to the format in which the fuse has written them."""
+        import mlx.core as mx
+
+        from .layers import matrix
+
+        now = self.now()
+        return LayerScales(*(matrix(mx.array(part).astype(self.form)) for part in (now.scales, now.biases)))
+
+    def put(self, numbers: LayerScales) -> None:
+        import mlx.core as mx
+
+        self.module["scales"], self.module["biases"] = mx.array(numbers.scales), mx.array(numbers.biases)
+
+    def hear(self, inputs: Matrix, gradient: Matrix) -> None:
+        """Take in what some tokens say of the layer's outputs: its weight is scale * code + bias, group by group."""
+        import mlx.core as mx
+
+        from .layers import matrix
+
+        rows, groups = self.start.scales.shape
+        by_weight: Matrix = (gradient.T @ inputs).reshape(rows, groups, -1)
+        form = {"group_size": self.module.group_size, "bits": self.module.bits}
+        ones, zeros = mx.ones((rows, groups)), mx.zeros((rows, groups))
+        codes = matrix(mx.dequantize(self.module["weight"], ones, zeros, **form)).reshape(by_weight.shape)
+        self.gradient[0] += np.einsum("rgi,rgi->rg", by_weight, codes) * self.start.scales
+        self.gradient[1] += by_weight.sum(axis=2) * self.start.scales
+
+    def step(self, number: int, rate: float, tokens: int) -> None:
+        slope = self.gradient / np.float32(tokens)
+        self.mean += np.float32(1 - _FIRST) * (slope - self.mean)
+        self.square += np.float32(1 - _SECOND) * (slope * slope - self.square)
+        size = rate * np.sqrt(1 - _SECOND**number) / (1 - _FIRST**number)
+        self.moved -= np.float32(size) * self.mean / (np.sqrt(self.square) + np.float32(_SMALL))
+        if not np.isfinite(self.moved).all():
+            raise ModelUnusableError(
+                "what the answers say of the scales is not finite, and nothing can be learned"
+            )
+        most = _FARTHEST / 2**self.module.bits
+        np.clip(self.moved, -most, most, out=self.moved)
+        self.gradient[:] = 0
+        self.put(self.now())
+
+
+def learn_scales(
+    fused: LoadedModel,
+    adapted: LoadedModel,
+    samples: Sequence[Sample],
+    *,
+    steps: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> LearnedScales:
+    """Learn the scales and biases of a fused model, which has them afterwards."""
+    if not (fused.numpy and adapted.numpy):
+        raise ValueError("load the models with numpy=True to learn")
+    layers = {path: _Layer.of(module) for path, module in _moved_layers(fused, adapted)}
+    if not layers:
+        raise ModelUnusableError(
+            "no layer of the fused model has scales of its own, and there is nothing to learn"
+        )
+    learned_from, aside = _parted(samples)
+    before = _divergence(fused, adapted, aside)
+    total = 0
+    for number, batch in enumerate(_batches(learned_from, steps), start=1):
+        tokens = sum(len(sample.tokens) for sample in batch)
+        for sample in batch:
+            _go_back(fused, sample, _answers(adapted, sample), layers)
+        rate = RATE * min(1.0, number / _WARM) * (1 - (1 - _LAST) * (number - 1) / steps)
+        for layer in layers.values():
+            layer.step(number, rate, tokens)
+        total += tokens
+        if progress is not None:
+            progress(number, steps)
+    found = {path: layer.stored() for path, layer in layers.items()}
+    for path, layer in layers.items():
+        layer.put(found[path])
+    return LearnedScales(found, steps, total, before, _divergence(fused, adapted, aside))
+
+
+def _moved_layers(fused: LoadedModel, adapted: LoadedModel) -> Iterator[tuple[str, Any]]:
+    from .layers import LINEAR, matrix
+
+    others = dict(adapted.network.named_modules())
+    for path, module in fused.network.named_modules():
+        quantised = isinstance(module, LINEAR) and "scales" in module and module.mode == "affine"
+        if not (quantised and path in others):
+            continue
+        known = others[path]
+        known = known.linear if "lora_a" in known else known
+        if "scales" in known and not np.array_equal(matrix(known["scales"]), matrix(module["scales"])):
+            yield path, module
+
+
+def _parted(samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
+    """Return what to learn from, and what is put aside."""
+    if len(samples) < 2:
+        raise ValueError("learning needs texts to learn from and others to judge by")
+    # Of all of them alike: texts of one kind lie together, and those of the task last.
+    apart = max(min(_ASIDE, len(samples)), -(-sum(map(_length, samples)) // _MOST_ASIDE))
+    kept = [each for number, each in enumerate(samples) if number % apart]
+    return kept, list(samples[::apart])
+
+
+def _length(sample: Sample) -> int:
+    return min(len(sample.tokens), LONGEST)
+
+
+def _batches(samples: Sequence[Sample], steps: int) -> Iterator[list[Sample]]:
+    """Yield a batch for each step; all samples come once before one comes again."""
+    random, order = np.random.default_rng(_SEED), list[int]()
+    for _ in range(steps):
+        batch: list[Sample] = []
+        while sum(len(sample.tokens) for sample in batch) < BATCH:
+            if not order:
+                order = random.permutation(len(samples)).tolist()
+            sample = samples[order.pop()]
+            batch.append(Sample(sample.label, sample.tokens[:LONGEST], 1))
+        yield batch
+
+
+def _answers(model: LoadedModel, sample: Sample) -> Matrix:
+    """Return the logarithms (tokens, vocabulary) of how likely a model holds each word after each token."""
+    logits = model.run(np.array([sample.tokens[:LONGEST]], np.int32))
+    below: Matrix = logits - logits.max(axis=1, keepdims=True)
+    below -= np.log(np.exp(below).sum(axis=1, keepdims=True))
+    return below
+
+
+def _divergence(fused: LoadedModel, adapted: LoadedModel, samples: Sequence[Sample]) -> float:
+    total = tokens = 0.0
+    for sample in samples:
+        wanted, found = _answers(adapted, sample), _answers(fused, sample)
+        total += float((np.exp(wanted) * (wanted - found)).sum(dtype=np.float64))
+        tokens += len(wanted)
+    if not np.isfinite(total):
+        raise ModelUnusableError("the answers of the fused model differ by what is not finite")
+    return total / tokens
+
+
+def _go_back(fused: LoadedModel, sample: Sample, wanted: Matrix, layers: Mapping[str, _Layer]) -> None:
+    """Run a sample, and back, so that the layers hear of it."""
+    import mlx.core as mx
+
+    from .attention import attention_in_numpy
+    from .layers import differentiable
+
+    reference = mx.array(wanted)
+
+    def heard(path: str, inputs: Matrix, gradient: Matrix) -> None:
+        if path in layers:
+            layers[path].hear(inputs, gradient)
+
+    def loss(moved: Any) -> Any:
+        with differentiable(fused.network, heard, moved):
+            logits = fused.network(mx.array([sample.tokens])).astype(mx.float32)[0]
+        found = logits - mx.logsumexp(logits, axis=1, keepdims=True)
+        return (mx.exp(reference) * (reference - found)).sum()
+
+    with uncompiled(mx), attention_in_numpy(), reported("the model cannot be gone back through"):
+        mx.eval(mx.grad(loss)(mx.zeros(())))

@@ -1,0 +1,329 @@
+"""Probing: what two of base, base + adapter and fused model answer to the same prompts, and how far that is apart."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fusery.registry import tables
+from fusery.registry.adapters.files import WEIGHTS
+from fusery.registry.adapters.render import render_mlx
+from fusery.registry.adapters.tokenizer_files import own_tokenizer, with_tokenizer
+from fusery.registry.adapters.trained_through import format_in_words
+from fusery.registry.errors import BadInputError
+from fusery.registry.evaluation.harness_results import MetricValue
+from fusery.registry.evaluation.measured import record_own
+from fusery.registry.evaluation.reports import ProbedModel, ProbePrompts, ProbeReport
+from fusery.registry.fusion.request import FuseRequest
+from fusery.registry.names import an
+from fusery.registry.records.bases import base_folder, blob_generations, lay_out, recorded_architecture
+from fusery.registry.records.fused_rows import label_record
+from fusery.registry.records.references import resolve_any, resolve_base
+from fusery.registry.records.renderings import require_factors_alone
+from fusery.storage.digest import Digest
+from fusery.storage.manifest import FileEntry, Manifest
+from fusery.storage.progress import SILENT, Reporter
+
+from .prompts import LIMIT, Prompt, Sample, built_in, held_out, read_prompts, tokenise
+from .reports import probed, report
+
+if TYPE_CHECKING:
+    from fusery.registry.workspace import Workspace
+
+    from .measure import ModelSource
+
+BASE = "base"
+"""What `against` is to compare an adapter or a fused model with its own base."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeSubject:
+    """One of the two models, as the database knows it."""
+
+    side: ProbedModel
+    base: Digest
+    task_of: int | None = None
+    adapter: tuple[FileEntry, ...] = ()
+    fused: Path | None = None
+    owner: int | None = None
+    aware: bool = False
+
+
+def probe(
+    workspace: Workspace,
+    reference: str,
+    *,
+    against: str | None = None,
+    request: FuseRequest | None = None,
+    prompts: Path | None = None,
+    limit: int = LIMIT,
+    record: bool = True,
+    reporter: Reporter = SILENT,
+) -> ProbeReport:
+    """Measure how far two models' answers are apart.
+
+    Args:
+        reference: an adapter, which stands for its base with the adapter put on; a fused model; or a base.
+        against: what to compare with: another reference, or `base` for the base of `reference`.  None compares an
+            adapter with its fused model, which is fused if it is not in the cache; whatever it lost, since it is
+            only measured.  One that was trained through a quantiser is its fused model, and compared with the base.
+        request: how that model is fused; not with `against`.
+        prompts: a file of prompts; None for what the adapter's run kept out of training, where it recorded that and it is still
+            here, or else for the built-in ones.
+        record: record the measurements of adapters as evaluations, if the registry can be written; those on the built-in
+            prompts are never recorded.
+        reporter: hears what is going on, and the bytes done and the total while fusing; then, from its `begin("tokens")` on,
+            the tokens run and the total.
+    """
+    found, values = measure_probe(
+        workspace,
+        reference,
+        against=against,
+        request=request,
+        prompts=prompts,
+        limit=limit,
+        reporter=reporter,
+    )
+    if record and values and found.about.origin == "built-in":
+        reporter.say("not recorded: the built-in prompts are not of the adapter's task; give --prompts FILE")
+    elif record and values:
+        record_own(workspace, values, reporter)
+    return found
+
+
+def measure_probe(
+    workspace: Workspace,
+    reference: str,
+    *,
+    against: str | None = None,
+    request: FuseRequest | None = None,
+    prompts: Path | None = None,
+    limit: int = LIMIT,
+    fallback: bool = True,
+    reporter: Reporter = SILENT,
+) -> tuple[ProbeReport, list[tuple[int, list[MetricValue]]]]:
+    """Return the report of `probe`, and the evaluations to record, by the id of the adapter's row; record nothing.
+
+    Without `fallback`, missing prompts are an error, and the built-in prompts are not used.
+    """
+    if limit < 1:
+        raise BadInputError("at least one prompt is needed", hint="--limit 32")
+    asked = read_prompts(prompts, limit) if prompts is not None else None  # before anything is fused
+    a = subject_of(workspace, reference)
+    if a.aware and against is None:
+        b = subject_of(workspace, a.base)  # what was trained is its fused model, which nothing can be lost of
+    else:
+        b = _other(workspace, a, reference, against, request, reporter)
+    a = as_trained(workspace, a, reference, request, reporter)
+    b = as_trained(workspace, b, against or BASE, None, reporter)
+    about = ProbePrompts("file", prompts.name) if prompts is not None else ProbePrompts("built-in")
+    task_of = a.task_of if a.task_of is not None else b.task_of
+    if asked is None:
+        asked, about = _own_prompts(workspace, a, task_of, limit, reporter.say, fallback=fallback)
+    with workspace.database.read() as session:
+        val_loss = None if task_of is None else session.get_one(tables.AdapterRow, task_of).val_loss
+    about = replace(about, val_loss=val_loss)
+    started = time.monotonic()
+    with source_of(workspace, a) as first, source_of(workspace, b) as second:
+        samples = _samples(first, second, asked, a, b, strict=about.origin == "file")
+        from .measure import measure
+
+        reporter.begin("tokens")
+        with_base = bool(a.adapter) and b.side.kind != "base"
+        measured = measure(first, second, samples, with_base=with_base, reporter=reporter)
+    seconds = time.monotonic() - started
+    found = report(a.side, b.side, samples, measured, seconds, about=about, one_base=a.base == b.base)
+    return found, probed(found, asked, (a.owner, b.owner))
+
+
+def as_trained(
+    workspace: Workspace, one: ProbeSubject, reference: str, request: FuseRequest | None, reporter: Reporter
+) -> ProbeSubject:
+    """Return a model as it was trained: of an adapter that was trained through a quantiser, its fused one."""
+    if not one.aware:
+        return one
+    reporter.say(
+        f"{one.side.name} was trained through a quantiser: its fused model is asked, which is what was trained, and base + adapter is not"
+    )
+    return _own_fused(workspace, one, reference, request, reporter)
+
+
+def _own_prompts(
+    workspace: Workspace,
+    a: ProbeSubject,
+    task_of: int | None,
+    limit: int,
+    say: Callable[[str], None],
+    *,
+    fallback: bool,
+) -> tuple[list[Prompt], ProbePrompts]:
+    """Return the default prompts: the run's held-out data, or else the built-in prompts."""
+    with workspace.database.read() as session:
+        found = held_out(session, task_of) if task_of is not None else None
+    if found is not None and found.path is not None:
+        say(f"asking what {found.name} of its run has")
+        return read_prompts(found.path, limit), ProbePrompts("held-out", found.name)
+    if not fallback:
+        missing = (
+            f"{found.name} of its run, in {found.folder}" if found else "test.jsonl or valid.jsonl of its run"
+        )
+        raise BadInputError(
+            f"held-out data of {a.side.name} not found: {missing}",
+            hint=f"give --prompts FILE; fusery eval probe {a.side.name} --against base  compares on built-in prompts",
+        )
+    if found is not None:
+        say(
+            f"{found.name} of its run is not in {found.folder} any more, or has changed: "
+            "asking the built-in prompts, which are not of its task"
+        )
+    return built_in()[:limit], ProbePrompts("built-in")
+
+
+def subject_of(workspace: Workspace, reference: str) -> ProbeSubject:
+    """Return what a reference means as a model."""
+    with workspace.database.read() as session:
+        found = resolve_any(session, reference)
+        if isinstance(found, tables.FusedRow):
+            return _fused_subject(workspace, found)
+        if isinstance(found, tables.BaseModelRow):
+            return ProbeSubject(ProbedModel("base", found.name, found.digest), Digest(found.digest))
+        require_factors_alone(found, "and mlx-lm puts factors alone on a base")
+        side = ProbedModel("adapter", found.name, found.digest)
+        aware = format_in_words(found.method, found.training) is not None
+        return ProbeSubject(
+            side, Digest(found.base.digest), found.id, _entries(found.manifest), owner=found.id, aware=aware
+        )
+
+
+def _fused_subject(workspace: Workspace, fused: tables.FusedRow) -> ProbeSubject:
+    path = workspace.cache.lookup(Digest(fused.key), Manifest.of(_entries(fused.manifest)))
+    if path is None:
+        raise BadInputError(
+            f"the fused model {fused.digest[:12]} is not in this machine's cache any more",
+            hint=f"fusery fuse {fused.adapter.name} --precision {fused.precision}",
+        )
+    names = label_record(fused)
+    side = ProbedModel("fused", names.combined, fused.digest, fused.precision, names.format)
+    alone = not fused.extras and fused.recipe.get("scale") is None
+    owner = fused.adapter_id if alone else None
+    return ProbeSubject(side, Digest(fused.base.digest), fused.adapter_id, fused=path, owner=owner)
+
+
+def _entries(manifest: tables.ManifestRow) -> tuple[FileEntry, ...]:
+    return tuple(file.entry for file in manifest.files)
+
+
+def _other(
+    workspace: Workspace,
+    a: ProbeSubject,
+    reference: str,
+    against: str | None,
+    request: FuseRequest | None,
+    reporter: Reporter,
+) -> ProbeSubject:
+    """Return what `a` is compared with."""
+    if against is None:
+        if a.side.kind != "adapter":
+            raise BadInputError(
+                f"{reference} is {an(a.side.kind)} model: say what to compare it with",
+                hint=f"fusery eval probe {reference} --against REF",
+            )
+        return _own_fused(workspace, a, reference, request, reporter)
+    if request is not None:
+        raise BadInputError(
+            "how to fuse is for an adapter against its own fused model",
+            hint="leave --precision out",
+        )
+    if against != BASE:
+        return subject_of(workspace, against)
+    if a.side.kind == "base":
+        raise BadInputError(f"{reference} is a base itself", hint="fusery eval probe ADAPTER --against base")
+    return subject_of(workspace, a.base)
+
+
+def _own_fused(
+    workspace: Workspace,
+    a: ProbeSubject,
+    reference: str,
+    request: FuseRequest | None,
+    reporter: Reporter,
+) -> ProbeSubject:
+    from fusery.registry.fusion.fuse import fuse
+
+    # Refusing a loss would leave nothing to measure it on.
+    wanted = replace(request or FuseRequest(), accept_loss=True)
+    if wanted.scale is not None or wanted.extras:
+        raise BadInputError(
+            "a model is probed with its adapter as it is", hint="leave --scale and --with out"
+        )
+    made = fuse(workspace, reference, wanted, reporter=reporter)
+    side = ProbedModel("fused", a.side.name, made.digest, made.precision, made.format)
+    return ProbeSubject(side, a.base, a.task_of, fused=made.path, owner=a.owner)
+
+
+@contextmanager
+def source_of(workspace: Workspace, subject: ProbeSubject) -> Iterator[ModelSource]:
+    """Yield the folders of a model, for as long as they are needed."""
+    from .measure import ModelSource
+
+    if subject.fused is not None:
+        with workspace.cache.using(subject.fused.name):  # so that it is not evicted while it is read
+            yield ModelSource(subject.fused)
+        return
+    with base_folder(workspace, subject.base) as folder:
+        if not subject.adapter:
+            yield ModelSource(folder)
+            return
+        with workspace.database.read() as session:
+            base = recorded_architecture(resolve_base(session, subject.base))
+
+        own = _fetched(workspace, subject.adapter, folder.parent / "adapter")
+        adapter = render_mlx(own, base, folder.parent / "rendered-adapter")
+        yield ModelSource(_with_tokenizer(folder, adapter), adapter[WEIGHTS].parent)
+
+
+def _with_tokenizer(model: Path, adapter: Mapping[str, Path]) -> Path:
+    """Return a folder with links to a base's files and an adapter's tokenizer files; the base's folder without any."""
+    if not own_tokenizer(adapter):
+        return model
+    files = {path.relative_to(model).as_posix(): path for path in model.rglob("*") if not path.is_dir()}
+    lay_out(with_tokenizer(files, adapter), made := model.with_name("with-tokenizer"))
+    return made
+
+
+def _fetched(workspace: Workspace, files: Sequence[FileEntry], folder: Path) -> dict[str, Path]:
+    """Fetch an adapter's files, verified, under their own names."""
+    folder.mkdir()
+    generations = blob_generations(workspace, [entry.sha256 for entry in files])
+    for entry in files:
+        (folder / entry.path).parent.mkdir(exist_ok=True)
+        workspace.store.fetch(entry.sha256, folder / entry.path, generation=generations[entry.sha256])
+    return {entry.path: folder / entry.path for entry in files}
+
+
+def _samples(
+    first: ModelSource,
+    second: ModelSource,
+    asked: Sequence[Prompt],
+    a: ProbeSubject,
+    b: ProbeSubject,
+    *,
+    strict: bool,
+) -> list[Sample]:
+    """Make the prompts into tokens, which have to mean the same to both models."""
+    from .models import load_tokenizer
+
+    tokenizer: Any = load_tokenizer(first.model)
+    if a.base != b.base:
+        other: Any = load_tokenizer(second.model)
+        if tokenizer.get_vocab() != other.get_vocab():
+            raise BadInputError(
+                f"{a.side.name} and {b.side.name} stand on bases with different vocabularies, "
+                "so their predictions cannot be compared",
+                hint="compare models of one family",
+            )
+    return tokenise(asked, tokenizer, strict=strict)

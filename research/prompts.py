@@ -1,0 +1,332 @@
+"""Prompts: from a file as mlx-lm trains on them, or the built-in ones, made into tokens."""
+
+from __future__ import annotations
+
+from codecs import BOM_UTF8
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy.orm import Session
+
+from fusery.registry import tables
+from fusery.registry.errors import BadInputError
+from fusery.storage.digest import Digest, digest_file, digest_json
+from fusery.storage.errors import FormatError, MissingFileError, StorageError, StoreDeniedError
+from fusery.storage.jsonfile import parse_json
+from fusery.storage.plaintext import is_keepable, typed
+
+BUILT_IN = "built-in"
+LIMIT = 32
+"""How many prompts are read if nobody says."""
+LONGEST = 512
+"""How many tokens of a prompt are looked at."""
+LINE_BYTES = 1 << 20
+_CHUNK = 1000
+"""Characters of a running text that is cut."""
+_MESSAGES = 1000
+_ROLES = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A text that models are to predict: running text, or a dialogue whose last message counts."""
+
+    text: str = ""
+    messages: tuple[Mapping[str, str], ...] = ()
+    tools: Sequence[Any] | None = None
+
+    @property
+    def label(self) -> str:
+        """What tells it from others: the text, or the last question."""
+        return self.text or self.messages[max(0, len(self.messages) - 2)]["content"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A prompt as token ids.
+
+    Attributes:
+        first: position of the first token that is scored, at least 1; all after it are scored, too.
+    """
+
+    label: str
+    tokens: tuple[int, ...]
+    first: int
+
+    @property
+    def targets(self) -> NDArray[np.int64]:
+        """The tokens that are scored."""
+        return np.array(self.tokens[self.first :], np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """What a base is to read, and what that is called."""
+
+    prompts: Sequence[Prompt]
+    label: str
+    digest: Digest
+    strict: bool
+
+    @classmethod
+    def of(cls, path: Path | None, limit: int) -> Texts:
+        """Read a file, or return what is built in."""
+        prompts = for_calibration()[:limit] if path is None else read_prompts(path, limit)
+        # A file may be called what no database keeps.
+        label = BUILT_IN if path is None else path.name.encode("utf-8", "replace").decode()[:200]
+        return cls.called(label, prompts, strict=path is not None)
+
+    @classmethod
+    def called(cls, label: str, prompts: Sequence[Prompt], *, strict: bool) -> Texts:
+        """Return texts under a name."""
+        parts = [
+            [prompt.text, [dict(message) for message in prompt.messages], prompt.tools] for prompt in prompts
+        ]
+        return cls(prompts, label, digest_json(parts), strict=strict)
+
+
+def built_in() -> list[Prompt]:
+    """Return the prompts that come with fusery: prose, code, dialogues, several languages."""
+    return _shipped("prompts.jsonl")
+
+
+def for_calibration() -> list[Prompt]:
+    """Return what a base reads to be calibrated: longer texts and dialogues, none of them in `built_in`."""
+    return _shipped("calibration.jsonl")
+
+
+def for_learning() -> list[Prompt]:
+    """Return what scales and biases are learned from: `for_calibration`, and what Python's own help says of the language.
+
+    That is prose and code that lies on every machine; with another version of Python it is a little different.
+    """
+    texts: list[str] = []
+    with suppress(ModuleNotFoundError):  # some who package Python leave it out
+        from pydoc_data.topics import topics
+
+        texts = [topics[name] for name in sorted(topics)]
+    cut = (text[at : at + _CHUNK] for text in texts for at in range(0, len(text), _CHUNK))
+    return for_calibration() + [Prompt(part) for part in cut if len(part) > _CHUNK // 4]
+
+
+def _shipped(name: str) -> list[Prompt]:
+    data = files(__package__).joinpath(name).read_bytes()
+    return [_prompt(line, f"{name}:{number}") for number, line in enumerate(data.splitlines(), 1)]
+
+
+def read_prompts(path: Path, limit: int = LIMIT) -> list[Prompt]:
+    """Read the first prompts of a file.
+
+    Args:
+        path: JSON lines as `mlx_lm.lora` trains on (`messages`, `prompt` and `completion`, or `text`), or plain text
+            with one prompt a line.  It is JSON if its name ends with `.jsonl` or its first line starts with a brace.
+    """
+    prompts: list[Prompt] = []
+    is_json = path.name.endswith(".jsonl")
+    for number, line in _lines(path):
+        if not prompts and line.startswith(b"["):
+            raise BadInputError(
+                f"{path.name} is a JSON array, and prompts must be one JSON object or one text a line",
+                hint=f"of objects: jq -c '.[]' {typed(path)} > prompts.jsonl",
+            )
+        subject = f"{path.name}:{number}"
+        is_json = is_json or (not prompts and line.startswith(b"{"))
+        prompts.append(_prompt(line, subject) if is_json else Prompt(_text(line, subject)))
+        if len(prompts) == limit:
+            break
+    if not prompts:
+        raise BadInputError(f"there are no prompts in {path}", hint="one a line, as text or as JSON")
+    return prompts
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines that are not empty, with their numbers."""
+    try:
+        with path.open("rb") as file:
+            number = 0
+            while line := file.readline(LINE_BYTES + 1):
+                number += 1
+                if len(line) > LINE_BYTES:
+                    raise FormatError(f"{path.name}:{number} is longer than {LINE_BYTES >> 20} MiB")
+                text = line.removeprefix(BOM_UTF8) if number == 1 else line
+                if stripped := text.strip():
+                    yield number, stripped
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise MissingFileError(f"there is no file {path}") from error
+    except PermissionError as error:
+        raise StoreDeniedError(f"{path} may not be read by this user") from error
+
+
+def _text(line: bytes, subject: str) -> str:
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{subject} is not UTF-8 text") from error
+    if not is_keepable(text):
+        raise FormatError(f"{subject} holds NUL")
+    return text
+
+
+def _prompt(line: bytes, subject: str) -> Prompt:
+    value = parse_json(line, subject)
+    if not isinstance(value, dict):
+        raise FormatError(f"{subject} is not a JSON object")
+    if not is_keepable(value):
+        raise FormatError(f"{subject} holds text with NUL or half of a character")
+    tools = value.get("tools")
+    if tools is not None and not isinstance(tools, list):
+        raise FormatError(f"{subject}: tools are not a list")
+    if "prompt" in value and "completion" in value:
+        question, reply = _string(value, "prompt", subject), _string(value, "completion", subject)
+        pair = {"role": "user", "content": question}, {"role": "assistant", "content": reply}
+        return Prompt(messages=pair, tools=tools)
+    if "messages" in value:
+        return Prompt(messages=_dialogue(value["messages"], subject), tools=tools)
+    if "text" in value:
+        return Prompt(_string(value, "text", subject))
+    raise FormatError(
+        f"{subject} has none of messages, prompt with completion, and text", hint="the formats of mlx_lm.lora"
+    )
+
+
+def _string(value: Mapping[str, Any], key: str, subject: str) -> str:
+    text = value[key]
+    if not isinstance(text, str) or not text.strip():
+        raise FormatError(f"{subject}: {key} is not text, or empty")
+    return text
+
+
+def _dialogue(messages: Any, subject: str) -> tuple[Mapping[str, str], ...]:
+    if not isinstance(messages, list) or not 1 <= len(messages) <= _MESSAGES:
+        raise FormatError(f"{subject}: messages are not a list of 1 to {_MESSAGES}")
+    for message in messages:
+        if not isinstance(message, dict) or not isinstance(message.get("content"), str):
+            raise FormatError(f"{subject}: a message has no content that is text")
+        role = message.get("role")
+        if not isinstance(role, str) or not 1 <= len(role) <= _ROLES:
+            raise FormatError(f"{subject}: a message has no role")
+    return tuple({"role": message["role"], "content": message["content"]} for message in messages)
+
+
+def tokenise(prompts: Sequence[Prompt], tokenizer: Any, *, strict: bool = True) -> list[Sample]:
+    """Make prompts into tokens as `mlx_lm.lora --mask-prompt` does: of a dialogue only the last message is scored.
+
+    Args:
+        strict: refuse a dialogue where the model has no chat template; else its messages are scored as running text.
+    """
+    from fusery.registry.runtime.templates.chat import bound
+
+    with bound(tokenizer):
+        samples = [
+            sample
+            for number, prompt in enumerate(prompts, 1)
+            if (sample := _sample(prompt, tokenizer, number, strict)) is not None
+        ]
+    if not samples:
+        raise BadInputError("the prompts have no token to score", hint="a prompt needs at least two tokens")
+    return samples
+
+
+def _sample(prompt: Prompt, tokenizer: Any, number: int, strict: bool) -> Sample | None:
+    if prompt.messages and (strict or getattr(tokenizer, "has_chat_template", False)):
+        tokens, first = _templated(prompt, tokenizer, number)
+    else:
+        text = prompt.text or "\n".join(message["content"] for message in prompt.messages)
+        tokens, first = list(tokenizer.encode(text)), 0
+        if tokens and tokens[-1] != tokenizer.eos_token_id and tokenizer.eos_token_id is not None:
+            tokens.append(tokenizer.eos_token_id)
+    first = max(first, 1)
+    if len(tokens) > LONGEST:
+        # The end goes, and of a question that is too long for its answer the beginning.
+        end = min(len(tokens), max(LONGEST, first + LONGEST // 2))
+        start = end - LONGEST
+        tokens, first = tokens[start:end], max(first - start, 1)
+    return Sample(prompt.label, tuple(tokens), first) if first < len(tokens) else None
+
+
+def _templated(prompt: Prompt, tokenizer: Any, number: int) -> tuple[list[int], int]:
+    from fusery.registry.runtime.templates.process import TemplateError
+
+    messages = [dict(message) for message in prompt.messages]
+    answers = messages[-1]["role"] == "assistant"
+    options = {"tools": prompt.tools}
+    try:
+        whole = list(tokenizer.apply_chat_template(messages, **options))
+        if len(messages) == 1:
+            return whole, 0
+        asked = tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=answers, **options)
+    except TemplateError as error:
+        raise BadInputError(
+            f"{error} (prompt {number})"[:300], hint="give prompts as plain text, one a line"
+        ) from error
+    except (ValueError, TypeError, KeyError) as error:
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise BadInputError(
+            f"the model's chat template does not take prompt {number}: {first[:200]}",
+            hint="give prompts as plain text, one a line",
+        ) from error
+    return whole, len(asked)
+
+
+_HELD_OUT = ("test.jsonl", "valid.jsonl")
+"""What is never looked at in training comes before what its checkpoints are chosen by."""
+LEARNED_FROM = ("train.jsonl",)
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """A file of data that a run recorded."""
+
+    name: str
+    path: Path | None
+    folder: str
+
+
+def held_out(session: Session, adapter_id: int, names: Sequence[str] = _HELD_OUT) -> HeldOut | None:
+    """Return the held-out data of an adapter's run, or other data of it by name; None where none are on record.
+
+    A folder that was given relative to where the training ran is looked for below the working folder.  Wherever a file is
+    found, it counts only with the digest that the run recorded.
+    """
+    run = session.get(tables.TrainingRunRow, adapter_id)
+    if run is None:
+        return None
+    recorded = {name: file for file in run.dataset_files or () for name in names if file.get("path") == name}
+    wanted = [recorded[name] for name in names if name in recorded and recorded[name].get("examples")]
+    folders = list(_folders(session, run))
+    for file in wanted:
+        for folder in folders:
+            path = Path(folder).expanduser() / file["path"]
+            if _is_recorded(path, file):
+                return HeldOut(file["path"], path, folder)
+    return HeldOut(wanted[0]["path"], None, folders[0]) if wanted and folders else None
+
+
+def _folders(session: Session, run: tables.TrainingRunRow) -> Iterator[str]:
+    said = (run.arguments or {}).get("data")
+    if isinstance(said, str) and said:
+        yield said
+    adapter = session.get_one(tables.AdapterRow, run.adapter_id)
+    if adapter.dataset is not None:
+        yield adapter.dataset.name
+
+
+def _is_recorded(path: Path, file: dict[str, Any]) -> bool:
+    """Tell whether a file is the recorded one."""
+    try:
+        return (
+            path.is_file() and path.stat().st_size == file["size"] and digest_file(path)[0] == file["sha256"]
+        )
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        StorageError,
+    ):  # no name that a file could have, or not readable
+        return False

@@ -1,0 +1,199 @@
+"""Reports of probes, from what was measured, and the evaluations that probes and benchmarks record."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fusery.registry.evaluation.harness_results import MetricValue
+from fusery.registry.evaluation.reports import (
+    GAIN,
+    BenchReport,
+    ProbedModel,
+    ProbePrompts,
+    ProbeReport,
+    PromptScores,
+)
+from fusery.storage.digest import digest_json
+
+from .measure import Floats, TokenScores
+from .prompts import Prompt
+
+if TYPE_CHECKING:
+    from .measure import ModelScores
+    from .prompts import Sample
+
+
+_LABEL = 80
+
+
+def report(
+    a: ProbedModel,
+    b: ProbedModel,
+    samples: Sequence[Sample],
+    measured: ModelScores,
+    seconds: float,
+    *,
+    about: ProbePrompts | None = None,
+    one_base: bool = True,
+) -> ProbeReport:
+    """Sum up what was measured."""
+    whole = TokenScores.joined(measured.scores)
+    loss_a, loss_b = float(whole.loss_a.mean()), float(whole.loss_b.mean())
+    loss_base = float(np.concatenate(measured.base_losses).mean()) if measured.base_losses else None
+    kinds = (a.kind, b.kind)
+    if b.kind == "base" != a.kind and one_base:
+        loss_base = loss_b
+    gain = loss_base - loss_a if loss_base is not None and kinds == ("adapter", "fused") else 0.0
+    return ProbeReport(
+        a=a,
+        b=b,
+        prompts=len(samples),
+        tokens=len(whole.kl),
+        kl=float(whole.kl.mean()),
+        kl_p99=float(np.percentile(whole.kl, 99)),
+        top1_agreement=float(whole.same.mean()),
+        loss_a=loss_a,
+        loss_b=loss_b,
+        loss_base=loss_base,
+        gain_kept=(loss_base - loss_b) / gain if loss_base is not None and gain >= GAIN else None,
+        seconds=round(seconds, 3),
+        about=about_prompts(about or ProbePrompts(), kinds, measured, one_base=one_base),
+        rows=tuple(_row(sample, scores) for sample, scores in zip(samples, measured.scores, strict=True)),
+    )
+
+
+def _row(sample: Sample, scores: TokenScores) -> PromptScores:
+    return PromptScores(
+        prompt=" ".join(sample.label[: 4 * _LABEL].split())[:_LABEL],
+        tokens=len(scores.kl),
+        kl=float(scores.kl.mean()),
+        top1_agreement=float(scores.same.mean()),
+        loss_a=float(scores.loss_a.mean()),
+        loss_b=float(scores.loss_b.mean()),
+    )
+
+
+_HELD_OUT = {"test.jsonl": "test", "valid.jsonl": "validation"}
+
+
+def probed(
+    found: ProbeReport, prompts: Sequence[Prompt], owners: tuple[int | None, int | None]
+) -> list[tuple[int, list[MetricValue]]]:
+    """Return what a probe measured of adapters, by the numbers of their rows."""
+    about = found.about
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", about.file or "built-in")[:100]
+    setting: dict[str, Any] = {
+        "dataset": f"{name}@{digest_json([asdict(each) for each in prompts])[:12]}",
+        "split": _HELD_OUT.get(name, "") if about.origin == "held-out" else "",
+        "harness": "fusery probe",
+        "harness_version": version("fusery"),
+        "samples": found.prompts,
+    }
+
+    def made(metric: str, value: float, better: bool) -> MetricValue:
+        return MetricValue(metric=metric, value=_rounded(value), higher_is_better=better, **setting)
+
+    values: dict[int, list[MetricValue]] = {}
+    for side, owner, loss in zip((found.a, found.b), owners, (found.loss_a, found.loss_b), strict=True):
+        if owner is not None:
+            values.setdefault(owner, []).append(
+                made(_metric("probe", _form(side.format), "loss"), loss, False)
+            )
+    first, second = owners
+    if first is not None and found.a.kind == "adapter" and found.loss_base is not None:
+        values[first].append(made("probe.gain", found.loss_base - found.loss_a, True))
+    if first is not None and first == second and (found.a.kind, found.b.kind) == ("adapter", "fused"):
+        form = _form(found.b.format)
+        values[first].append(made(_metric("probe", form, "kl"), found.kl, False))
+        values[first].append(made(_metric("probe", form, "top1_agreement"), found.top1_agreement, True))
+    return list(values.items())
+
+
+def _form(said: str | None) -> str:
+    """Return the format of a fused model as a part of a metric's name."""
+    return re.sub(r"[^A-Za-z0-9]+", "_", said or "").strip("_")
+
+
+def _metric(*parts: str) -> str:
+    return ".".join(part for part in parts if part)
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.6g}") + 0.0  # no -0.0
+
+
+def about_prompts(
+    known: ProbePrompts, kinds: tuple[str, str], measured: ModelScores, *, one_base: bool
+) -> ProbePrompts:
+    """Return what the prompts are to the adapter: whether it makes them more likely than its base does."""
+    adapted, base = _losses(kinds, measured, one_base=one_base)
+    if not base:
+        return known
+    falls = np.array([float((b - a).mean()) for a, b in zip(adapted, base, strict=True)])
+    # Prompt by prompt, since tokens of one prompt go together.
+    error = float(falls.std(ddof=1)) / len(falls) ** 0.5 if len(falls) > 2 else 0.0
+    loss, loss_base = float(np.concatenate(adapted).mean()), float(np.concatenate(base).mean())
+    return replace(known, gain=loss_base - loss, clear=float(falls.mean()) >= 2 * error, loss=loss)
+
+
+def _losses(
+    kinds: tuple[str, str], measured: ModelScores, *, one_base: bool
+) -> tuple[list[Floats], list[Floats]]:
+    """Return the losses of the adapter and of its own base, prompt by prompt; nothing where the base was not measured."""
+    a, b = ([getattr(each, side) for each in measured.scores] for side in ("loss_a", "loss_b"))
+    if measured.base_losses:
+        return a, list(measured.base_losses)
+    if not one_base or kinds[0] == kinds[1]:
+        return [], []
+    if kinds[1] == "base":
+        return a, b
+    return (b, a) if kinds[0] == "base" else ([], [])
+
+
+COSTS = {
+    "tokens_per_second": True,
+    "first_token_seconds": False,
+    "load_seconds": False,
+    "peak_bytes": False,
+}
+"""What is recorded of each form, and whether more of it is better."""
+
+
+def benched(found: BenchReport) -> list[MetricValue]:
+    """Return what a bench measured of its adapter: on its base, and fused."""
+    machine = found.machine
+    cores = "" if machine.cores is None else f", {machine.cores} cores"
+    setting: dict[str, Any] = {
+        "dataset": _plain(f"{machine.system} {machine.processor}{cores}"),
+        "split": f"{found.prompt_tokens}+{found.tokens} tokens",
+        "harness": "fusery bench",
+        "harness_version": version("fusery"),
+        "task_version": _plain(f"mlx {machine.mlx}, mlx-lm {machine.mlx_lm}")[:100],
+        "samples": found.runs,
+    }
+    return [
+        MetricValue(
+            metric=_metric(
+                "bench",
+                "adapter" if row.kind == "adapter" else _form(row.label.removeprefix("fused, ")),
+                cost,
+            ),
+            value=_rounded(value),
+            higher_is_better=COSTS[cost],
+            **setting,
+        )
+        for row in found.rows
+        if row.kind in ("adapter", "fused") and row.error is None
+        for cost in COSTS
+        if (value := getattr(row, cost)) is not None
+    ]
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^\x20-\x7e]+", "_", text)[:300]

@@ -1,0 +1,199 @@
+"""A second opinion on what `auto` is not sure of: the model is asked, where its weights alone cannot say.
+
+By the weights, `auto` takes the base's own size only where hardly anything is written beside the update; much of what it passes
+over answers as base + adapter all the same, and some does not (docs/measurements.md, "The verdict").  Here each of those
+is fused, and asked what the adapter's run kept out of training.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from fusery.registry.engine.recipe import Recipe
+from fusery.registry.errors import BadInputError
+from fusery.registry.evaluation.measured import record_own
+from fusery.registry.fusion.fuse import fuse
+from fusery.registry.fusion.fuse_inputs import FuseInputs, gather
+from fusery.registry.fusion.known import MeasuredFuse, known_measurement
+from fusery.registry.fusion.request import FuseRequest, candidates
+from fusery.registry.records.fused import Fused, Opinion
+from fusery.registry.records.fused_rows import describe
+from fusery.storage.progress import SILENT, Reporter
+
+from .probe import measure_probe
+from .prompts import held_out
+
+if TYPE_CHECKING:
+    from fusery.registry.evaluation.reports import ProbeReport
+    from fusery.registry.workspace import Workspace
+
+WITHIN = 600.0
+"""Seconds for the opinion, if nobody says."""
+
+KEPT, NEAR = 0.95, 0.02
+"""A model passes that has this share of what the adapter gained, or is off by so many nats: the study's own measure."""
+
+LEAST_GAIN = 0.1
+"""An adapter that gains less on the held-out data, in nats, is not told from its base by them."""
+
+_OWN_SIZE = ("keep", "dither")
+"""The precisions of which one is asked: of those that are larger, the weights are enough to tell."""
+
+
+class _TimeIsUpError(Exception):
+    """The opinion takes longer than it may."""
+
+
+class _Timed(Reporter):
+    """Passes on what it hears, until the time is up."""
+
+    def __init__(self, reporter: Reporter, until: float) -> None:
+        super().__init__(reporter.say)
+        self._reporter, self._until = reporter, until
+
+    def begin(self, what: str) -> None:
+        """Pass it on."""
+        self._reporter.begin(what)
+
+    def progress(self, done: int, total: int) -> None:
+        """Pass it on, and give up when the time is up."""
+        if time.monotonic() > self._until:
+            raise _TimeIsUpError
+        self._reporter.progress(done, total)
+
+
+def fuse_asking(
+    workspace: Workspace,
+    reference: str,
+    request: FuseRequest,
+    *,
+    within: float = WITHIN,
+    publish: str | None = None,
+    reporter: Reporter = SILENT,
+) -> Fused:
+    """Fuse as `auto` does, but take the base's own size where the model answers there as base + adapter.
+
+    Asked are the models of `keep` and `dither` of which the weights are not sure, with the held-out data of the adapter's run;
+    what they answer is put on record as evaluations, `probe.*`.  Where nothing can be asked, it is `auto`; so it is of what was
+    trained through a quantiser, which base + adapter is not.
+    """
+    if request.precision != "auto" or request.quantize is not None or request.recipe is not None:
+        raise BadInputError(
+            "--probe is for what `auto` chooses, and another way to write it was asked for",
+            hint="leave out --precision, --quantize and --recipe",
+        )
+    if request.budget is not None or request.scale is not None:
+        raise BadInputError(
+            "--probe knows no budget and no other scale", hint="leave out --budget and --scale"
+        )
+    if not within > 0:
+        raise BadInputError("an opinion takes some time", hint="--probe-within 600")
+    request.check()
+    opinions: list[Opinion] = []
+    chosen = _smallest(workspace, reference, request, within, reporter, opinions)
+    reporter.begin("bytes")
+    fused = fuse(workspace, reference, chosen, publish=publish, reporter=reporter)
+    return replace(fused, opinions=tuple(opinions))
+
+
+def _smallest(
+    workspace: Workspace,
+    reference: str,
+    request: FuseRequest,
+    within: float,
+    reporter: Reporter,
+    opinions: list[Opinion],
+) -> FuseRequest:
+    """Return the request for the smallest model that passes by what it answers, or what was asked for; note each opinion."""
+    if request.extras:
+        reporter.say("no second opinion: several adapters are fused, and answers are known of one")
+        return request
+    inputs = gather(workspace, reference)
+    if inputs.aware is not None:
+        # Answers are held against base + adapter unrounded, which is not what was trained (decision 37).
+        reporter.say(
+            f"no second opinion: {inputs.adapter.name} was trained through a quantiser, and is written as it was trained"
+        )
+        return request
+    if not inputs.quantized:
+        reporter.say(f"no second opinion: {inputs.base.name} is not quantised, and hardly anything is lost")
+        return request
+    with workspace.database.read() as session:
+        found = held_out(session, inputs.adapter.id)
+    if found is None or found.path is None:
+        reporter.say(
+            f"no second opinion: the run of {inputs.adapter.name} kept nothing out of training that is still here as it was; "
+            f"fusery eval probe {inputs.adapter.name} --precision dither --prompts FILE asks what you have"
+        )
+        return request
+    timed = _Timed(reporter, time.monotonic() + within)
+    try:
+        for recipe in _unsure(workspace, inputs, request, timed):
+            trial = replace(request, precision=recipe.precision, accept_loss=False)
+            timed.begin("bytes")
+            report, values = measure_probe(workspace, reference, request=trial, reporter=timed)
+            record_own(workspace, values, reporter)
+            opinion = _opinion(recipe.precision, report)
+            opinions.append(opinion)
+            reporter.say(f"{describe(recipe)}: {_in_words(opinion)}")
+            if opinion.passed:
+                reporter.say(
+                    "text that has nothing to do with the task was not asked; "
+                    f"other commands take this with --precision {recipe.precision}"
+                )
+                return trial
+            if opinion.passed is None:
+                break
+    except _TimeIsUpError:
+        reporter.say(f"no second opinion: it takes longer than {within:g} s (--probe-within)")
+    return request
+
+
+def _unsure(
+    workspace: Workspace, inputs: FuseInputs, request: FuseRequest, reporter: Reporter
+) -> Iterator[Recipe]:
+    """Yield the recipes of the base's own size that the weights neither pass nor give up, before the first that they pass."""
+    with inputs.opened(reporter.progress) as files:
+        for recipe in candidates(request, inputs):
+            if recipe.precision not in _OWN_SIZE:
+                return
+            key = inputs.key(recipe)
+            known = known_measurement(workspace, key).settled
+            measured = known or MeasuredFuse.of_sample(files.sample(recipe).fidelity, recipe)
+            if measured.passes(request, strict=True):
+                return
+            if measured.passes(replace(request, accept_loss=False), strict=False):
+                yield recipe
+
+
+def passes(report: ProbeReport) -> bool | None:
+    """Tell whether a fused model does what base + adapter does; None where the questions cannot tell."""
+    assert report.loss_base is not None
+    gained = report.loss_base - report.loss_a
+    if gained < LEAST_GAIN:
+        return None
+    return report.loss_b - report.loss_a <= NEAR or report.loss_base - report.loss_b >= KEPT * gained
+
+
+def _opinion(precision: str, report: ProbeReport) -> Opinion:
+    assert report.loss_base is not None
+    return Opinion(
+        precision=precision,
+        prompts=report.prompts,
+        gained=report.loss_base - report.loss_a,
+        lost=report.loss_b - report.loss_a,
+        passed=passes(report),
+    )
+
+
+def _in_words(opinion: Opinion) -> str:
+    said = (
+        f"asked {opinion.prompts} questions, it loses {max(opinion.lost, 0.0):.3f} of {opinion.gained:.3f} nats that the "
+        "adapter gained"
+    )
+    if opinion.passed is None:
+        return f"{said}, which is too little to tell anything by"
+    return f"{said}: {'it is taken' if opinion.passed else 'trying what is larger'}"

@@ -1,0 +1,45 @@
+"""The fixtures of the registry and of bundles."""
+
+from registry.bundles.conftest import (
+    evil_in_bundles,
+    evil_texts,
+    fused_folder,
+    plain_source,
+    provenance,
+    source,
+    unfused,
+)
+from registry.conftest import (
+    fill,
+    make_adapter,
+    module_registry,
+    open_registry,
+    registry,
+    shelf,
+    sqlite_registry,
+    stocked,
+    templates,
+    tiny_base,
+    works,
+)
+
+__all__ = [
+    "evil_in_bundles",
+    "evil_texts",
+    "fill",
+    "fused_folder",
+    "make_adapter",
+    "module_registry",
+    "open_registry",
+    "plain_source",
+    "provenance",
+    "registry",
+    "shelf",
+    "source",
+    "sqlite_registry",
+    "stocked",
+    "templates",
+    "tiny_base",
+    "unfused",
+    "works",
+]

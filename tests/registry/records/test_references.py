@@ -1,0 +1,83 @@
+"""References to things of any kind: by name, digest, place, and with the kind before a colon."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fusery.registry import Registry, tables
+from fusery.registry.errors import BadInputError, UnknownReferenceError
+from fusery.registry.records.references import find_things, places_of, resolve_any, shippable
+from fusery.registry.records.withdrawals import recipe_in
+
+SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+
+def test_places_of_a_reference() -> None:
+    assert places_of("oci://team/x:v1") == ["oci://team/x:v1"]
+    assert places_of("a\0b") == ["a\0b"]
+    assert places_of("bundle:/tmp/../x") == ["/tmp/../x", "/x"]
+    assert places_of("other:/x")[0] == "other:/x"
+    assert places_of("~nobody-here/x")[0] == "~nobody-here/x"
+
+
+@SQLITE
+def test_what_a_reference_finds(stocked: Registry, tmp_path: Path) -> None:
+    made = stocked.bundles.materialize("course_rec@1", tmp_path / "out")
+    digest, base = str(made.manifest.digest), str(stocked.bases.show("tiny").digest)
+    with stocked.workspace.database.read() as session:
+
+        def kind_of(text: str) -> type[object]:
+            [found] = find_things(session, text)
+            return type(found)
+
+        for text in ("course_rec@1", "adapter:course_rec@1", "adapter: course_rec@1 "):
+            assert kind_of(text) is tables.AdapterRow
+        for text in ("tiny", "base:tiny", base[:8], base):
+            assert kind_of(text) is tables.BaseModelRow
+        for text in (made.path, f"bundle:{made.path}", digest[:8], digest.upper(), f"bundle:{digest}"):
+            assert kind_of(text) is tables.BundleRow
+        assert kind_of("dataset:courses") is tables.DatasetRow
+        for wrong in ("dataset:none", "bundle:none", "base:course_rec@1", "adapter:tiny", digest[:7], "base:",
+                      "dataset:" + digest, "bundle:" + base, digest + "0", "x" * 8):  # fmt: skip
+            with pytest.raises(UnknownReferenceError):
+                find_things(session, wrong)
+        for text in ("course_rec@1", digest):
+            assert shippable(find_things(session, text), text)
+        for text in ("tiny", "dataset:courses"):
+            with pytest.raises(BadInputError):
+                shippable(find_things(session, text), text)
+
+
+@SQLITE
+def test_references_to_any_record(stocked: Registry) -> None:
+    fused = stocked.fused.fuse("course_rec@1")
+    with stocked.workspace.database.read() as session:
+        for text in (fused.key, fused.key[:8], fused.digest, fused.digest[:8].upper()):
+            assert isinstance(resolve_any(session, text), tables.FusedRow)
+        for wrong in (fused.key[:7], fused.digest[:7], fused.key + "0"):
+            with pytest.raises(UnknownReferenceError):
+                resolve_any(session, wrong)
+
+
+KNOWN = {
+    "method": "linear", "sources": ["a" * 64, "b" * 64], "weights": [1, 0.5], "density": None, "seed": None, "rank": 4,
+    "fusery": "1.0",
+}  # fmt: skip
+
+
+def test_a_recipe_of_another_form_is_none() -> None:
+    for change in ({}, {"density": 0.5, "seed": 0}, {"seed": 3, "sources": ["a" * 64] * 2}):
+        recipe = recipe_in({"fusery_recipe": KNOWN | change})
+        assert recipe is not None and (recipe.weights, recipe.rank) == ((1.0, 0.5), 4)
+    assert recipe_in({"fusery_recipe": [KNOWN]}) is None
+    changes: dict[str, list[Any]] = {
+        "method": [1], "sources": [[], ["x"] * 2, ["a" * 64], "a" * 64, [1, 2]], "fusery": [None], "more": [1],
+        "weights": [[1.0, "a"], [float("inf"), 1.0], [True, 1.0]], "rank": [-1, True, 1 << 63], "seed": [-1, "1"],
+        "density": ["1", True],
+    }  # fmt: skip
+    for name, values in changes.items():
+        for value in values:
+            assert recipe_in({"fusery_recipe": {**KNOWN, name: value}}) is None, (name, value)

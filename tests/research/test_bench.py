@@ -1,0 +1,117 @@
+"""`bench` on a tiny quantised model: real processes, real numbers; and what it advises."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_models
+
+from fusery.registry import Registry
+from fusery.registry.errors import BadInputError, ModelUnusableError
+from fusery.registry.evaluation import reports
+from fusery.registry.evaluation.reports import FormCost, Held, Kind
+from fusery.registry.settings.settings import Settings
+from fusery.registry.workspace import Workspace
+from fusery.research.bench import advise
+
+
+@pytest.fixture
+def quantized(tmp_path: Path) -> Iterator[Registry]:
+    base = tiny_models.make_base(tmp_path / "tiny", layers=2, bits=4)
+    settings = Settings.load(tmp_path / "home")
+    with Registry(Workspace(settings)) as registry:
+        registry.init()
+        registry.bases.add(base, name="tiny")
+        adapter = tiny_models.make_adapter(tmp_path / "adapter", base)
+        registry.adapters.register(adapter, base="tiny", task="course_rec")
+        yield registry
+
+
+@pytest.mark.slow
+def test_every_form_is_measured_drawn_and_kept(
+    quantized: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Run in a folder whose modules must not replace the installed ones.
+    (tmp_path / "theirs").mkdir()
+    for name in ("fusery", "mlx_lm", "json"):
+        (tmp_path / "theirs" / f"{name}.py").write_text("raise SystemExit('ran')\n")
+    monkeypatch.chdir(tmp_path / "theirs")
+    assert quantized.evaluations.last_bench("course_rec@1") is None
+    little = {"resident": 3, "tokens": 4, "prompt_tokens": 8, "runs": 1}
+    found = quantized.evaluations.bench("course_rec@1", precisions=["keep", "dequantize"], **little).to_dict()
+    labels = [row["label"] for row in found["rows"]]
+    assert labels == ["base", "base + adapter", "base + 3 adapters", "fused, keep", "fused, dequantize"]
+    for row in found["rows"]:
+        assert row["error"] is None
+        assert row["tokens_per_second"] > 0 and row["first_token_seconds"] > 0 and row["load_seconds"] > 0
+        assert row["peak_bytes"] > 20 << 20
+    sizes = {row["label"]: row["bytes"] for row in found["rows"]}
+    assert sizes["base"] < sizes["base + adapter"] < sizes["base + 3 adapters"]
+    assert sizes["fused, dequantize"] > 2 * sizes["base"]
+    assert found["choice"] in labels[1:] and found["reasons"]
+    again = quantized.evaluations.last_bench("course_rec@1")
+    assert again is not None and again.to_dict() == found
+    assert quantized.upkeep.audit().ok
+
+
+def test_numbers_that_measure_nothing(quantized: Registry) -> None:
+    for wrong in ({"tokens": 1}, {"runs": 0}, {"prompt_tokens": 0}, {"resident": -1}):
+        with pytest.raises(BadInputError):
+            quantized.evaluations.bench("course_rec@1", **wrong)
+
+
+@pytest.mark.slow
+def test_a_base_that_cannot_be_run_is_said_so(quantized: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONHOME", "/nowhere")
+    with pytest.raises(ModelUnusableError):
+        quantized.evaluations.bench("course_rec@1", precisions=["keep"], resident=0, tokens=2, runs=1)
+
+
+def test_what_another_version_kept_is_read_as_far_as_it_goes() -> None:
+    kept = {"machine": {"system": "Linux", "later": 1}, "rows": [{"kind": "base", "later": 1}], "later": True}
+    report = reports._read(kept, datetime(2026, 1, 1, tzinfo=UTC))
+    assert (report.machine.system, report.machine.cores) == ("Linux", None)
+    assert [(row.kind, row.fidelity) for row in report.rows] == [("base", None)]
+
+
+def row(kind: Kind, label: str, speed: float, peak: int, verdict: str = "PASS", **more: Any) -> FormCost:
+    fidelity = Held(verdict=verdict, retained=0.99 if verdict == "PASS" else 0.2) if kind == "fused" else None
+    spent = {"load_seconds": 1.0, "first_token_seconds": 1.0, "tokens_per_second": speed, "peak_bytes": peak}
+    found = FormCost(
+        kind=kind, label=label, precision=None, fidelity=fidelity, adapters=0, bytes=0, error=None, **spent
+    )
+    return replace(found, **more)
+
+
+BASE = row("base", "base", 100, 1000)
+
+
+def test_what_loses_the_adapter_is_out_however_fast() -> None:
+    lost = row("fused", "keep", 100, 1000, "LOST")
+    found = advise([BASE, row("adapter", "on", 60, 1010), lost, row("fused", "16", 80, 3000)], adapters=1)
+    assert found[0] == "16"
+    assert any("keep is out: LOST, 20.0 %" in reason for reason in found[1])
+    assert any("25%" in reason for reason in found[1])
+
+
+def test_of_the_equally_fast_the_smaller_one() -> None:
+    rows = [BASE, row("adapter", "on", 98, 1010), row("fused", "keep", 100, 1200)]
+    assert advise(rows, adapters=1)[0] == "on"
+    rows = [BASE, row("adapter", "on", 99, 1050), row("fused", "keep", 100, 1000)]
+    assert advise(rows, adapters=1)[0] == "keep"
+    found = advise(rows, adapters=5)
+    assert found[0] == "on", "several adapters share the base"
+    assert any("300%" in reason for reason in found[1])
+
+
+def test_what_could_not_be_measured_is_no_choice() -> None:
+    broken = {"error": "no", "tokens_per_second": None, "peak_bytes": None}
+    rows = [BASE, row("adapter", "on", 0, 0, **broken), row("fused", "keep", 0, 0, **broken)]
+    assert advise(rows, adapters=1)[0] is None
+    rows[1] = row("adapter", "on", 10, 100)
+    assert advise(rows, adapters=1)[0] == "on"

@@ -1,0 +1,97 @@
+"""Scales and biases that are learned: the gradient is mlx's own, and what was put wrong finds back."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_models
+
+pytest.importorskip("mlx_lm")
+
+import mlx.core as mx
+
+from fusery.registry.errors import ModelUnusableError
+from fusery.research import learned_scales
+from fusery.research.learned_scales import BATCH, LONGEST, _batches, _parted, learn_scales
+from fusery.research.models import LoadedModel
+from fusery.research.prompts import Sample
+
+PATHS = ("model.layers.0.mlp.down_proj", "model.layers.1.self_attn.q_proj")
+
+
+def samples(count: int, length: int, seed: int = 0) -> list[Sample]:
+    random = np.random.default_rng(seed)
+    return [Sample(str(n), tuple(random.integers(0, 250, length).tolist()), 1) for n in range(count)]
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path, Path]:
+    base = tiny_models.make_base(tmp_path / "base", bits=4, group_size=32)
+    adapter = tiny_models.make_adapter(tmp_path / "adapter", base, update=0.001)
+    fused = tmp_path / "fused"
+    shutil.copytree(base, fused)
+    random = np.random.default_rng(1)
+    tensors: dict[str, Any] = dict(mx.load(str(fused / "model.safetensors")))
+    mx.eval(tensors)  # mlx 0.32.0 reads them when they are written, over what they are read from
+    for path in PATHS:
+        for part in ("scales", "biases"):
+            known = tensors[f"{path}.{part}"]
+            off = mx.array(1 + 0.04 * random.standard_normal(known.shape).astype(np.float32))
+            tensors[f"{path}.{part}"] = (known.astype(mx.float32) * off).astype(known.dtype)
+    mx.save_safetensors(str(fused / "model.safetensors"), tensors, metadata={"format": "mlx"})
+    return base, adapter, fused
+
+
+def loaded(base: Path, adapter: Path, fused: Path) -> tuple[LoadedModel, LoadedModel]:
+    adapted = LoadedModel.load(base, numpy=True)
+    adapted.put_on(adapter)
+    return LoadedModel.load(fused, numpy=True), adapted
+
+
+def test_what_was_off_comes_nearer(folders: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learned_scales, "BATCH", 96)
+    monkeypatch.setattr(learned_scales, "RATE", 5e-3)
+    model, adapted = loaded(*folders)
+    told: list[tuple[int, int]] = []
+    texts = samples(40, 32)
+    found = learn_scales(
+        model, adapted, texts, steps=12, progress=lambda done, total: told.append((done, total))
+    )
+    assert 0 < found.after < 0.75 * found.before
+    assert (told[0], told[-1], found.steps) == ((1, 12), (12, 12), 12)
+    assert found.tokens == 12 * 96
+    assert set(found.layers) == set(PATHS)
+    # The model has what is returned, and answers so.
+    module = dict(model.network.named_modules())[PATHS[0]]
+    assert np.array_equal(np.asarray(module["scales"]), found.layers[PATHS[0]].scales)
+    again = learn_scales(*loaded(*folders), texts, steps=12)
+    for path in PATHS:
+        assert np.array_equal(again.layers[path].scales, found.layers[path].scales)
+
+
+def test_a_model_with_the_bases_own_scales_has_nothing_to_learn(folders: tuple[Path, Path, Path]) -> None:
+    base, adapter, _ = folders
+    with pytest.raises(ModelUnusableError):
+        learn_scales(*loaded(base, adapter, base), samples(4, 20), steps=1)
+    with pytest.raises(ValueError):
+        learn_scales(*loaded(*folders), samples(1, 20), steps=1)
+
+
+def test_each_sample_comes_once_before_one_comes_again_and_none_that_was_put_aside() -> None:
+    learned_from, aside = _parted(samples(50, 300))
+    assert [sample.label for sample in aside] == ["0", "16", "32", "48"]
+    assert not {sample.label for sample in learned_from} & {sample.label for sample in aside}
+    batches = list(_batches(learned_from, 23))
+    assert {sum(len(sample.tokens) for sample in batch) for batch in batches} == {BATCH}, (
+        f"of each sample {LONGEST} tokens"
+    )
+    seen = [sample.label for batch in batches for sample in batch]
+    assert len(set(seen[:46])) == 46 and set(seen) == {sample.label for sample in learned_from}
+    many = _parted(samples(2000, 300))
+    # As many as fit into the tokens that are put aside, from the first to the last alike.
+    assert [int(sample.label) for sample in many[1]] == [250 * number for number in range(8)]
+    assert len(many[0]) == 1992

@@ -1,0 +1,123 @@
+"""`fusery server` and `ui`: the registry for a team, and in a browser."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fusery.cli.command import command
+from fusery.cli.options import LocalPath
+from fusery.cli.session import Session
+from fusery.registry.parsing import plural
+
+_FILE = LocalPath(exists=True, dir_okay=False, path_type=Path)
+
+
+@command(
+    "server",
+    rare="largest_blob role_header",
+    document="records.trust:Listening",
+    host="ADDRESS (127.0.0.1): Address to listen on.",
+    port="N (8430)",
+    hosts="--allow-host NAME...: Accept requests for this host name; repeatable.",
+    certificate=("FILE: PEM file of a certificate, for HTTPS.", _FILE),
+    key=("FILE: PEM file of its key.", _FILE),
+    proxies="--proxy ADDRESS...: Trust the user names that a proxy at this address sends; repeatable.",
+    user_header="HEADER (X-Forwarded-User): Header with the user name.",
+    role_header="HEADER (): Header with the role; default: --proxy-role applies.",
+    proxy_role="reader|publisher|approver|admin (reader): Role of users from a proxy.",
+    largest_blob=("BYTES: Maximum size of a pushed file.  [64 GiB]", click.IntRange(1)),
+    insecure="--insecure-http: Allow tokens without TLS.",
+)
+def server(
+    session: Session, *, certificate: Path | None = None, key: Path | None = None, **options: Any
+) -> int:
+    """Run the server of a team's registry: pages and HTTP API.
+
+    Clients send a token (`fusery admin token create`), or come through a proxy that signs users in. The log records the
+    name of the user. The proxy sends the secret in FUSERY_PROXY_SECRET as X-Fusery-Proxy.
+
+    Example: fusery server --host 0.0.0.0 --certificate cert.pem --key key.pem
+    """
+    from fusery.registry.records.trust import Listening
+
+    from .running import TeamRequest, Tls, serve_team
+
+    if (certificate is None) != (key is None):
+        raise click.UsageError("--certificate and --key go together.")
+
+    def ready(address: str, *_: str) -> None:
+        text = f"The registry is at {address}; Ctrl-C ends it."
+        session.emit(Listening(url=address), names=[address], human=lambda: session.print(text))
+
+    tls = Tls(certificate=certificate, key=key) if certificate and key else None
+    secret = os.environ.get("FUSERY_PROXY_SECRET", "")
+    request = TeamRequest(tls=tls, proxy_secret=secret, **options)
+    return serve_team(session.local_registry, request, ready=ready, reporter=session.reporter())
+
+
+@command(
+    "ui",
+    document="records.trust:Listening | .trail:WrittenDocument",
+    subject="[TASK|REF]",
+    needs={"force": "save", "audit": "save", "subject": "save"},
+    no_browser=": Only print the address.",
+    save=": Write the pages of TASK, of REF or of the registry to one HTML file.",
+    force=": Replace FILE.",
+    audit=": With --save: audit the registry, and include the findings.",
+)
+def ui(
+    session: Session,
+    subject: str | None = None,
+    *,
+    port: int = 0,
+    no_browser: bool = False,
+    save: Path | None = None,
+    force: bool = False,
+    audit: bool = False,
+) -> int:
+    """Open the registry in a browser, or save its pages.
+
+    With the printed address you can also promote, approve, yank and edit. Other users of this machine can only read. A
+    saved file loads nothing from elsewhere.
+
+    Example: fusery ui course_rec --save course_rec.html
+    """
+    if save is not None:
+        return _save(session, subject, save, force=force, audit=audit)
+    from fusery.registry.records.trust import Listening
+
+    from .running import serve_pages
+
+    def ready(address: str, entrance: str, once: str) -> None:
+        text = f"The registry is at {entrance}; Ctrl-C ends it."
+        found = Listening(url=address, entrance=entrance)
+        session.emit(found, names=[entrance], human=lambda: session.print(text))
+        if not no_browser and not session.json and not session.quiet:
+            import webbrowser
+
+            webbrowser.open(once)  # its arguments are seen by all who use this machine
+
+    return serve_pages(session.local_registry, port=port, ready=ready)
+
+
+def _save(session: Session, subject: str | None, file: Path, *, force: bool, audit: bool) -> int:
+    from fusery.cli.trail import require_free, write_document
+    from fusery.registry.errors import BadInputError
+
+    from .saved import saved
+
+    if file.suffix.lower() not in (".html", ".htm"):
+        raise BadInputError(f"pages are saved as .html, not {file.name[:60]!r}", hint="--save report.html")
+    require_free(file, force=force)  # before an audit that may take an hour
+    found = session.registry.upkeep.audit(reporter=session.reporter()) if audit else None
+    page = saved(session.registry, subject, found)
+    write_document(session, file, page.decode(), form="html", force=force)
+    if found is None or found.ok:
+        return 0
+    session.say(f"The audit found {plural(len(found.problems), 'problem')}, and the page says so.")
+    session.say("Next: fusery audit")
+    return 1

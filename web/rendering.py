@@ -1,0 +1,196 @@
+"""The templates of pages: texts are escaped by themselves, and what hides or reorders text is shown as escapes.
+
+On a phone a row of a table stands as a list of names and values, and the names come from the table's head.  What browsers
+would break anywhere or not at all, such as a path or a digest, gets places to break after signs that stand between parts.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from markupsafe import Markup, escape
+
+from fusery.registry.charts import svg, text
+from fusery.registry.charts.curves import swatch
+from fusery.registry.engine.verdict import share_in_words
+from fusery.registry.parsing import plural
+from fusery.registry.provenance.drawing import STYLE
+from fusery.registry.record import Part, parts_of
+from fusery.registry.records.adapter import Adapter, Amendment
+from fusery.registry.records.adapter_details import PAGE, AdapterDetails, CurvePoint, lines_of, value_text
+from fusery.registry.records.difference import ModuleDifference
+from fusery.registry.records.evaluation import Evaluation
+from fusery.registry.records.fused import ModuleFidelity
+from fusery.registry.releases.rules import rule_words
+from fusery.storage.secrets import masked
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+_VERDICTS = {"PASS": "good", "DEGRADED": "warn", "LOST": "bad"}
+_KINDS = {
+    each.__name__: each for each in (Amendment, CurvePoint, Evaluation, ModuleDifference, ModuleFidelity)
+}
+_SEVERITIES = {"error": "bad", "warning": "warn"}
+
+
+@cache
+def environment(base: str | None = None) -> Environment:
+    """Return what renders pages.
+
+    Args:
+        base: source of the template that pages extend; None for that of the server's pages.
+    """
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    made = Environment(
+        loader=FunctionLoader(lambda name: base if base and name == "base.html.j2" else _template(name)),
+        undefined=StrictUndefined,
+        finalize=_shown,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    names = ("number", "share", "short", "size", "when")
+    made.filters |= {name: getattr(text, name) for name in names}
+    made.filters |= {"cells": cells, "plural": plural, "retained": share_in_words, "wanted": rule_words}
+    made.filters |= {"segment": segment, "kept": escape}
+    made.filters |= {"lines": lambda view: list(lines_of(AdapterDetails, PAGE, view, "–"))}
+    made.globals |= {
+        "columns_of": columns_of,
+        "usual": [_column(part) for part in parts_of(Adapter).values() if part.about.usual],
+        "verdicts": _VERDICTS,
+        "severities": _SEVERITIES,
+        "swatch": swatch,
+    }
+    return made
+
+
+def columns_of(kind: str, names: str) -> list[dict[str, Any]]:
+    """Return columns of a table of records, each with its head, its part, its class, and the text of its cells."""
+    return [_column(parts_of(_KINDS[kind])[name]) for name in names.split()]
+
+
+def _column(part: Part) -> dict[str, Any]:
+    title, number = f"{part.title[:1].upper()}{part.title[1:]}", part.is_number
+
+    def cell(row: Mapping[str, Any]) -> str:
+        found = value_text(part, row[part.key], cell=True) or "–"
+        return found.replace("-", "\N{MINUS SIGN}") if number else found
+
+    return {
+        "head": f">{title}" if number else title,
+        "part": part,
+        "class": Markup(' class="num"' if number else ' class="day"' if part.kind == "moment" else ""),
+        "text": cell,
+    }
+
+
+def style_sheet() -> str:
+    """Return the style sheet of pages, and of the pictures in them."""
+    own = "".join(_resource(name) for name in ("style.css", "web.css"))
+    return svg.style_sheet() + own + STYLE
+
+
+def presentable(value: Any) -> Any:
+    """Return a value as JSON can have it, without passwords in the URLs of its texts.
+
+    Only who edits a database by other means puts infinity or bytes into it.
+    """
+    if isinstance(value, str):
+        return masked(value)
+    if isinstance(value, Mapping):
+        return {presentable(str(key)): presentable(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [presentable(each) for each in value]
+    if isinstance(value, bytes):
+        return repr(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _resource(name: str) -> str:
+    return (files(__package__) / "templates" / name).read_text(encoding="utf-8")
+
+
+def _template(name: str) -> str | None:
+    place = files(__package__) / "templates" / name
+    return _resource(name) if "/" not in name and place.is_file() else None
+
+
+def _shown(value: Any) -> Any:
+    """Return what an expression of the template inserts; what is marked as HTML was made here."""
+    return text.shown(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def segment(text: object) -> Markup:
+    """Return a text as one segment of a path; no text gets out of it."""
+    quoted = quote(str(text), safe="")
+    return Markup(quoted.replace(".", "%2E") if str(text) in (".", "..") else quoted)
+
+
+def of_adapter(name: str) -> str:
+    """Return the address of an adapter."""
+    return f"/adapters/{segment(name)}"
+
+
+def of_alias(alias: str) -> str:
+    """Return the address of an alias, `TASK#NAME`."""
+    task, _, name = alias.partition("#")
+    return f"/aliases/{segment(task)}/{segment(name)}"
+
+
+LONGEST = 16
+"""Letters that are kept together."""
+
+_TAG = re.compile(r"(<[^>]*>)")
+_CELL = re.compile(r"<(td|th)([^>]*)>(.*?)</\1>", re.DOTALL)
+_UNIT = re.compile(r"&[#\w]+;|.", re.DOTALL)
+_WORD = re.compile(r"\S+")
+_BETWEEN = frozenset("/_-.:,;@#=+|")
+
+
+def cells(table: Markup) -> Markup:
+    """Return the inner HTML of a table, made here and escaped, with names and places to break in the cells of its body."""
+    head, begins, body = str(table).partition("<tbody>")
+    names = [_TAG.sub("", match.group(3)) for match in _CELL.finditer(head)]
+    rows = body.split("</tr>")
+    return Markup(head + begins + "</tr>".join(_row(row, names) for row in rows))
+
+
+def _row(row: str, names: list[str]) -> str:
+    labels = iter(names)
+
+    def made(match: re.Match[str]) -> str:
+        kind, more, content = match.groups()
+        name = next(labels, "")
+        if kind == "td":
+            short = len(_UNIT.findall(_TAG.sub("", content))) <= LONGEST
+            more += f' data-name="{name}"' + (" data-short" if short else "")
+        parts = [part if part.startswith("<") else _spaced(part) for part in _TAG.split(content)]
+        return f"<{kind}{more}>{''.join(parts)}</{kind}>"
+
+    return _CELL.sub(made, row)
+
+
+def _spaced(text: str) -> str:
+    return _WORD.sub(lambda word: _broken(word.group()), text)
+
+
+def _broken(word: str) -> str:
+    """Return an escaped word with a place to break after at most so many letters."""
+    units = _UNIT.findall(word)
+    if len(units) <= LONGEST:
+        return word
+    ends, start = [0], 0
+    while len(units) - start > LONGEST:
+        signs = [at + 1 for at in range(start, start + LONGEST) if units[at] in _BETWEEN]
+        start = signs[-1] if signs else start + LONGEST
+        ends.append(start)
+    return "<wbr>".join("".join(units[a:b]) for a, b in pairwise([*ends, len(units)]))

@@ -1,0 +1,152 @@
+"""Save pages in one HTML file without scripts, requests or external links."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from urllib.parse import unquote
+
+from markupsafe import Markup
+
+from fusery.registry import Registry
+from fusery.registry.audit.report import Report
+from fusery.registry.errors import BadInputError, UnknownReferenceError
+from fusery.registry.record import plain
+
+from .rendering import environment, of_adapter, of_alias, presentable, segment, style_sheet
+from .sheets import (
+    PAGE,
+    Sheet,
+    adapter_sheet,
+    alias_sheet,
+    fused_sheet,
+    lineage_sheet,
+    start_sheet,
+    task_sheet,
+)
+
+TASKS = 500
+"""Maximum number of tasks in the table of a whole registry."""
+
+SECTIONS = 40
+"""Maximum number of tasks with pages there."""
+
+MOST = 8
+"""Maximum number of adapters of a task, and fused models of an adapter, with pages."""
+
+_BARE = "{% block main %}{% endblock %}"
+_READER = {"key": "", "role": None}
+_NAMED = re.compile(r' (id|aria-labelledby|href)="([^"]*)"')
+_PICTURE = re.compile(r'<img src="/pictures/[^>]*>')
+_CONTROLS = re.compile(
+    r'<form\b.*?</form>|<p class="sorts">.*?</p>|<p><a href="/(?:log|compare)\b.*?</p>', re.DOTALL
+)
+_FURTHER = re.compile(r'<p><a rel="next".*?</p>', re.DOTALL)
+_HEADING = re.compile(r"(</?h)([12])(?=[ >])")
+
+Page = tuple[str, Sheet]
+"""The path of a page at a server, and its content."""
+
+
+def saved(registry: Registry, subject: str | None = None, audit: Report | None = None) -> bytes:
+    """Return the pages about a task, an adapter or everything as one HTML document.
+
+    Args:
+        subject: a task, or an adapter or fused model by any reference; None for everything.
+        audit: the report of an audit, for another page.
+    """
+    pages = dict(_pages(registry, subject))
+    if audit is not None:
+        newest = registry.upkeep.log(limit=1)
+        found = {"reference": None, "chain": True, "report": audit, "newest": newest[0] if newest else None}
+        pages["/audit"] = Sheet("audit.html.j2", found)
+    anchors = {address: f"p{at}" for at, address in enumerate(pages, 1)}
+    html = [_html(sheet, anchors[address], anchors) for address, sheet in pages.items()]
+    values = {
+        "title": subject or "Adapter registry",
+        "style": Markup(style_sheet()),
+        "at": datetime.now(UTC).isoformat(),
+        "audit": audit,
+        "audit_anchor": anchors.get("/audit"),
+        "pages": [
+            {"anchor": anchor, "title": _title(address), "html": text}
+            for (address, anchor), text in zip(anchors.items(), html, strict=True)
+        ],
+    }
+    return environment().get_template("saved.html.j2").render(values).encode()
+
+
+def _title(address: str) -> str:
+    """Return the title of a page in the table of contents."""
+    kind, *names = [unquote(part) for part in address.strip("/").split("/")]
+    if kind == "aliases":
+        return "#".join(names)
+    return f"Lineage of {names[0]}" if kind == "lineage" else names[0] if names else kind.title() or "Tasks"
+
+
+def _pages(registry: Registry, subject: str | None) -> Iterator[Page]:
+    if subject is None:
+        yield "/", start_sheet(registry, most=TASKS)
+        for each in registry.adapters.tasks(limit=SECTIONS):
+            yield from _of_task(registry, each.task)
+        return
+    try:
+        (newest, *_) = registry.adapters.list(task=subject, sort="version:desc", limit=1)
+    except (UnknownReferenceError, BadInputError):  # not a task
+        found = registry.provenance.resolve(subject)
+    else:
+        yield from _of_task(registry, newest.task)
+        held = [each.adapter for each in registry.aliases.list(newest.task)]
+        for name in list(dict.fromkeys([*filter(None, held), newest.name]))[:MOST]:
+            yield from _of_adapter(registry, name)
+        return
+    if found.kind == "base":
+        raise BadInputError(
+            f"cannot report on a base model: {subject[:80]}",
+            hint=f"give a task or an adapter; list those on it: fusery list --base {found.name}",
+        )
+    name = registry.fused.fidelity(found.name).adapter if found.kind == "fused" else found.name
+    yield from _of_adapter(registry, name)
+    adapter = registry.adapters.show(name)
+    for alias in adapter.aliases:
+        yield of_alias(f"{adapter.task}#{alias}"), alias_sheet(registry, adapter.task, alias)
+
+
+def _of_task(registry: Registry, task: str) -> Iterator[Page]:
+    versions = registry.adapters.list(task=task, sort="version:desc", limit=PAGE + 1)
+    yield f"/tasks/{segment(task)}", task_sheet(registry, task, versions)
+    for each in registry.aliases.list(task)[:PAGE]:
+        name = each.alias.rpartition("#")[2]
+        yield of_alias(f"{task}#{name}"), alias_sheet(registry, task, name)
+
+
+def _of_adapter(registry: Registry, name: str) -> Iterator[Page]:
+    sheet = adapter_sheet(registry, name)
+    yield of_adapter(name), sheet
+    for each in sheet.found["fused"][:MOST]:
+        yield f"/fused/{segment(each['key'])}", fused_sheet(registry, each["key"])
+    yield f"/lineage/{segment(name)}", lineage_sheet(registry, name)
+
+
+def _html(sheet: Sheet, anchor: str, anchors: dict[str, str]) -> Markup:
+    """Return a page for the document: with unique ids, and without forms, pictures or links to a server."""
+    values = {
+        "it": presentable(plain(dict(sheet.found))),
+        "principal": _READER,
+        "asked": "",
+        "acts": {},
+        **sheet.more,
+    }
+    html = environment(_BARE).get_template(sheet.template).render(values)
+    html = _FURTHER.sub('<p class="bound">The registry has more.</p>', _CONTROLS.sub("", html))
+    html = _PICTURE.sub("Lineage: see below", html)
+    html = _HEADING.sub(lambda found: f"{found[1]}{int(found[2]) + 1}", html)
+
+    def named(found: re.Match[str]) -> str:
+        attribute, value = found.groups()
+        if attribute != "href":
+            return f' {attribute}="{" ".join(f"{anchor}-{each}" for each in value.split())}"'
+        return f' href="#{anchors[value]}"' if value in anchors else ""
+
+    return Markup(_NAMED.sub(named, html))

@@ -1,0 +1,195 @@
+"""Contents of pages, served or saved in a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from markupsafe import Markup
+
+from fusery.registry import Registry
+from fusery.registry.charts.curves import curves_chart, versions_chart
+from fusery.registry.charts.heat_map import heat_map, heat_map_picture
+from fusery.registry.errors import BadInputError, UnknownReferenceError
+from fusery.registry.provenance.drawing import svg
+from fusery.registry.records.adapter import Adapter
+from fusery.registry.records.fused import FusedDetails
+from fusery.registry.records.graph import Graph, Node
+from fusery.storage.secrets import masked
+
+from .rendering import of_adapter, of_alias, segment
+
+PAGE = 50
+"""Maximum number of rows in a table."""
+
+TASKS = 25
+"""Maximum number of tasks on the start page."""
+
+DRAWN = 400
+"""Maximum number of nodes in a lineage picture; larger lineages are only listed."""
+
+THINGS = 60
+"""Maximum number of nodes of each kind in a lineage, above and below: the nearest and newest."""
+
+CELLS = 2_000
+"""Maximum number of cells in a fidelity map."""
+
+LAST = 12
+"""Number of log entries on the start page."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """The content of a page.
+
+    Attributes:
+        found: a record, or several by name.
+        more: other template values, such as pictures.
+    """
+
+    template: str
+    found: Mapping[str, Any]
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+def start_sheet(
+    registry: Registry, *, after: str | None = None, holding: str | None = None, most: int = TASKS
+) -> Sheet:
+    """Return the tasks by name, and the newest log entries."""
+    tasks = registry.adapters.tasks(after=after, limit=most + 1, holding=holding)
+    found = {
+        "tasks": tasks[:most],
+        "holding": holding or None,
+        "next": tasks[most - 1].task if len(tasks) > most else None,
+        "waiting": registry.aliases.waiting(tasks[:most]),
+        "events": registry.upkeep.log(limit=LAST)[::-1],
+    }
+    return Sheet("start.html.j2", found)
+
+
+def task_sheet(
+    registry: Registry,
+    task: str,
+    versions: Sequence[Adapter],
+    *,
+    where: str | None = None,
+    sort: str = "version:desc",
+    offset: int = 0,
+    problem: BadInputError | None = None,
+) -> Sheet:
+    """Return a task with a page of its versions; one more in `versions` means another page."""
+    found = {
+        "task": task,
+        "where": where,
+        "sort": sort,
+        "offset": offset,
+        "next": next_page(versions, offset),
+        "versions": versions[:PAGE],
+        "aliases": registry.aliases.list(task),
+    }
+    shown = [each.to_dict() for each in sorted(versions[:PAGE], key=lambda each: each.version)]
+    picture = versions_chart("versions", {"task": task, "versions": shown})
+    return Sheet("one_task.html.j2", found, {"picture": picture, "problem": problem})
+
+
+def adapter_sheet(registry: Registry, reference: str) -> Sheet:
+    """Return an adapter in full."""
+    found = registry.adapters.show(reference)
+    section = {
+        "task": found.task,
+        "curves": [{"version": found.version, "points": [point.to_dict() for point in found.curve]}],
+    }
+    return Sheet("adapter.html.j2", found, {"curve": curves_chart("curve", section) if found.curve else None})
+
+
+def alias_sheet(registry: Registry, task: str, name: str, offset: int = 0) -> Sheet:
+    """Return an alias of a task, with its moves and rules."""
+    holder = registry.aliases.show(f"{task}#{name}")
+    newest, rules = registry.aliases.history(f"{task}#{name}", limit=PAGE + 1, offset=offset), None
+    moves = newest[-PAGE:]
+    with suppress(UnknownReferenceError):
+        rules = registry.aliases.rules(f"{task}#{name}")
+    found = {
+        "alias": f"{task}#{name}",
+        "holder": holder,
+        "rules": rules,
+        "offset": offset,
+        "next": next_page(newest, offset),
+        "moves": moves[::-1],
+    }
+    return Sheet("alias.html.j2", found, {"task": task})
+
+
+def fused_sheet(registry: Registry, key: str) -> Sheet:
+    """Return a fused model, with the fidelity of each module."""
+    found = registry.fused.fidelity(key)
+    return Sheet("fused.html.j2", found, {"picture": _map_of(found)})
+
+
+def lineage_sheet(registry: Registry, reference: str) -> Sheet:
+    """Return the lineage of a record, with a picture if it is small enough."""
+    graph = lineage_of(registry, reference)
+    links = {node.id: _link(node) for node in graph.nodes}
+    drawn = len(graph.nodes) <= DRAWN
+    picture = Markup(svg(graph, link=_link, style=False)) if drawn else None
+    return Sheet("lineage.html.j2", graph, {"picture": picture, "links": links, "subject": reference})
+
+
+def lineage_of(registry: Registry, reference: str) -> Graph:
+    """Return a lineage with masked passwords, since URLs cut for a picture are no longer recognisable."""
+    # Counting a hundred thousand adapters would take too long for a page.
+    graph = registry.provenance.lineage(reference, limit=THINGS, ancestors=THINGS, count=False)
+    return replace(
+        graph, by_id={key: replace(node, name=masked(node.name)) for key, node in graph.by_id.items()}
+    )
+
+
+def log_sheet(
+    registry: Registry,
+    *,
+    reference: str | None = None,
+    action: str | None = None,
+    since: str | None = None,
+    before: int | None = None,
+) -> Sheet:
+    """Return entries of the log, the newest first."""
+    events = registry.upkeep.log(
+        reference=reference, action=action, since=since, before=before, limit=PAGE + 1
+    )
+    shown = events[-PAGE:][::-1]
+    found = {
+        "reference": reference,
+        "action": action,
+        "since": since,
+        "events": shown,
+        "next": shown[-1].seq if len(events) > PAGE else None,
+    }
+    return Sheet("log.html.j2", found)
+
+
+def next_page(rows: Sequence[object], offset: int) -> int | None:
+    """Return the offset of the next page; None on the last page."""
+    return offset + PAGE if len(rows) > PAGE else None
+
+
+def _link(node: Node) -> str | None:
+    """Return the path of a node's page; None if it has no page."""
+    if node.kind == "alias":
+        return of_alias(node.name)
+    if node.kind == "adapter":
+        return of_adapter(node.name)
+    pages = {"base": ("bases", node.name), "fused": ("fused", node.digest)}
+    found = pages.get(node.kind)
+    return None if found is None else f"/{found[0]}/{segment(found[1])}"
+
+
+def _map_of(found: FusedDetails) -> Markup | None:
+    """Return the fidelity map of a fused model; None if it has too many modules, or no fidelity."""
+    try:
+        drawn = heat_map(found.to_dict(), ())
+    except BadInputError:
+        return None
+    few = len(drawn.layers) * len(drawn.rows) <= CELLS
+    return heat_map_picture("map", drawn) if few and (drawn.rows or drawn.outside) else None
