@@ -127,8 +127,8 @@ def moves(
     from s3_server import BUCKET
 
     from fusery.registry import Registry
-    from fusery.registry.settings.settings import Settings
-    from fusery.registry.workspace import Workspace
+    from fusery.registry.workspace.settings import Settings
+    from fusery.registry.workspace.workspace import Workspace
 
     name, there, home, mine, files = (
         load.reference,

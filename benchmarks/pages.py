@@ -98,8 +98,8 @@ def served(folder: Path, database: str, count: int) -> Iterator[str]:
     from sqlalchemy import text
 
     from fusery.registry import Registry
-    from fusery.registry.settings.settings import Settings
-    from fusery.registry.workspace import Workspace
+    from fusery.registry.workspace.settings import Settings
+    from fusery.registry.workspace.workspace import Workspace
     from fusery.web.auth import LocalAuth
 
     place = folder / f"{database}-{count}"

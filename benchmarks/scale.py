@@ -43,8 +43,8 @@ def fill(home: Path, url: str, base: Path, count: int) -> Any:
     from sqlalchemy import text
 
     from fusery.registry import Registry
-    from fusery.registry.settings.settings import Settings
-    from fusery.registry.workspace import Workspace
+    from fusery.registry.workspace.settings import Settings
+    from fusery.registry.workspace.workspace import Workspace
 
     registry = Registry(Workspace(replace(Settings.load(home), database_url=url)))
     registry.init()

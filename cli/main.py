@@ -327,7 +327,7 @@ def _without_secrets(words: list[str], text: str, error: Exception) -> str:
 
     settings: dict[str, Any] = {}
     if not isinstance(error, click.ClickException):  # which is raised before any settings are read
-        from fusery.registry.settings.homes import said_in_file
+        from fusery.registry.workspace.homes import said_in_file
 
         with contextlib.suppress(FuseryError):  # there is no such home, which is told elsewhere
             settings = said_in_file(_registry_of(words))

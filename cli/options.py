@@ -34,7 +34,7 @@ class LocalPath(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the path."""
-        from fusery.registry.settings.homes import require_path
+        from fusery.registry.workspace.homes import require_path
 
         require_path(value)
         return super().convert(value, param, ctx)

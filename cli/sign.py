@@ -22,10 +22,10 @@ from .session import Session
 from .text import cell
 
 if TYPE_CHECKING:
-    from fusery.registry.identification.identified import Identified
+    from fusery.registry.provenance.identified import Identified
+    from fusery.registry.provenance.sign import Signed
+    from fusery.registry.provenance.verify import Verification
     from fusery.registry.records.trust import Signatures
-    from fusery.registry.signing.sign import Signed
-    from fusery.registry.signing.verify import Verification
 
 
 PASSPHRASE = "FUSERY_KEY_PASSPHRASE"
@@ -40,7 +40,7 @@ def passphrase_from(file: Path | None) -> Callable[[], bytes]:
         if known is not None:
             return known
         if not sys.stdin.isatty():
-            from fusery.registry.signing.sign import no_passphrase
+            from fusery.registry.provenance.sign import no_passphrase
 
             return no_passphrase()
         return click.prompt("Passphrase of the key", hide_input=True, err=True).encode()
@@ -62,8 +62,8 @@ def given_passphrase(file: Path | None) -> bytes | None:
 @command(
     "sign",
     Trust.sign,
-    document="signing.sign:Signed | records.trust:Signatures | signing.recorded:ExportedSignature"
-    " | signing.anchor:WrittenAnchor",
+    document="provenance.sign:Signed | records.trust:Signatures | provenance.recorded:ExportedSignature"
+    " | provenance.anchor:WrittenAnchor",
     table=True,
     subject="[REF|PATH]",
     needs={"by": "export"},
@@ -125,7 +125,7 @@ def sign(
         return
     if key is None:
         raise click.UsageError("Missing option '--key'.")
-    from fusery.registry.signing.sign import SigningKey
+    from fusery.registry.provenance.sign import SigningKey
 
     chosen = SigningKey(key, passphrase_from(passphrase_file))
     with session.progress("reading") as told:
@@ -168,7 +168,7 @@ def _sign_log(
     if output is None:
         click.echo(data.decode(), nl=False)
         return
-    from fusery.registry.signing.anchor import write_anchor
+    from fusery.registry.provenance.anchor import write_anchor
 
     written = write_anchor(found, data, output, force=force)
     signed = f"signed with the key {written.key_id}" if written.key_id else "not signed"
@@ -186,7 +186,7 @@ _VERIFIED = {"verified": 0, "differs": 1, "unproven": 3}
 @command(
     "identify",
     Provenance.identify,
-    document="identification.identified:Identified | signing.verify:Verification",
+    document="provenance.identified:Identified | provenance.verify:Verification",
     path=("PATH", LocalPath()),
     strict=": Also exit with 1 for changed files and false claims.",
     verify=": Verify the signature and the list of files, without a registry.",
@@ -231,8 +231,8 @@ def _verify(
     session: Session, path: str, signature: str | None, keys: tuple[str, ...], *, recorded: bool
 ) -> int:
     """Check a path against its signature, and with `recorded` against the registry."""
-    from fusery.registry.signing.verify import KeyChecker
-    from fusery.registry.signing.verify import verify as verified
+    from fusery.registry.provenance.verify import KeyChecker
+    from fusery.registry.provenance.verify import verify as verified
 
     checkers = [KeyChecker.of(Path(key)) for key in keys]
     place = None if signature is None else Path(signature)

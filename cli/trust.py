@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fusery.registry.access.roles import MEANINGS
 from fusery.registry.api.trust import Tokens, Trust
 from fusery.registry.api.upkeep import Webhooks
 from fusery.registry.parsing import plural
 from fusery.registry.record import Record, described
+from fusery.registry.records.roles import MEANINGS
 from fusery.registry.records.trust import Role
 from fusery.storage.plaintext import typed
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @command(
     "admin trust keygen",
-    document="dsse.keys:Pair",
+    document="dsse:Pair",
     lock=": Ask for a passphrase, and encrypt the private key with it.",
 )
 def keygen(session: Session, name: str, *, passphrase_file: Path | None = None, lock: bool = False) -> None:
@@ -39,7 +39,7 @@ def keygen(session: Session, name: str, *, passphrase_file: Path | None = None, 
 
     Keep the private key NAME.pem to yourself; a passphrase encrypts it. Share the public key NAME.pub.
     """
-    from fusery.registry.dsse.keys import make_pair
+    from fusery.registry.dsse import make_pair
 
     secret = given_passphrase(passphrase_file)
     if secret is None and lock:

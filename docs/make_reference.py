@@ -38,7 +38,7 @@ from fusery.registry.catalog.listing import SORTABLE
 from fusery.registry.catalog.where import FIELDS
 from fusery.registry.record import About, Record, parts_of
 from fusery.registry.records.adapter_details import AdapterDetails
-from fusery.registry.settings.settings import Settings, variable_of
+from fusery.registry.workspace.settings import Settings, variable_of
 from fusery.storage.errors import FuseryError
 from fusery.web.answers import STATUS
 from fusery.web.app import create_app

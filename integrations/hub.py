@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusery.registry.adapters.files import CONFIG, PEFT_WEIGHTS
-from fusery.registry.bases.fetch import transport_errors
 from fusery.registry.bundles.card import card_values
 from fusery.registry.bundles.card_facts import EVAL_RESULTS, eval_results
 from fusery.registry.bundles.card_template import ADAPTER_CARD, render_card
@@ -28,6 +27,7 @@ from fusery.registry.bundles.writing import BundleFolder, bundle_record, sealed_
 from fusery.registry.charts.curves import CURVE, curve_svg
 from fusery.registry.documents import RECORD, provenance_part
 from fusery.registry.errors import BadInputError, MissingExtraError
+from fusery.registry.registration.fetch_base import transport_errors
 from fusery.storage.errors import StoreDeniedError, StoreUnavailableError
 from fusery.storage.jsonfile import read_object
 from fusery.storage.manifest import Manifest
@@ -37,7 +37,7 @@ from fusery.storage.secrets import remember, without_secrets
 from .common import base_architecture
 
 if TYPE_CHECKING:
-    from fusery.registry.workspace import Workspace
+    from fusery.registry.workspace.workspace import Workspace
 
 
 def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:

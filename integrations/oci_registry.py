@@ -31,7 +31,7 @@ from fusery.storage.secrets import remember, without_secrets
 from .oci import ARTIFACT_TYPE, BLOBS, MANIFEST_TYPE
 
 if TYPE_CHECKING:
-    from fusery.registry.workspace import Workspace
+    from fusery.registry.workspace.workspace import Workspace
 
 _ATTEMPTS = 4
 _TIMEOUT = (10, 300)

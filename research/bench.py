@@ -21,6 +21,8 @@ from sqlalchemy.orm import Session
 
 from fusery.registry import tables
 from fusery.registry.adapters.trained_through import format_in_words
+from fusery.registry.comparison.measured import put_own
+from fusery.registry.comparison.reports import ACTION, BenchReport, FormCost, Held, Kind, Machine
 from fusery.registry.database import events
 from fusery.registry.engine.recipe import KEEP, PRECISIONS, Precision
 from fusery.registry.engine.verdict import in_words
@@ -31,8 +33,6 @@ from fusery.registry.errors import (
     MissingExtraError,
     ModelUnusableError,
 )
-from fusery.registry.evaluation.measured import put_own
-from fusery.registry.evaluation.reports import ACTION, BenchReport, FormCost, Held, Kind, Machine
 from fusery.registry.fusion.fuse import FuseRequest, fuse_to_read
 from fusery.registry.fusion.views import weights_bytes
 from fusery.registry.records.bases import base_folder
@@ -44,7 +44,7 @@ from fusery.storage.progress import SILENT, Reporter
 from .reports import COSTS, benched
 
 if TYPE_CHECKING:
-    from fusery.registry.workspace import Workspace
+    from fusery.registry.workspace.workspace import Workspace
 
 
 MINUTES = 30

@@ -33,7 +33,7 @@ from fusery.storage.progress import SILENT, Reporter
 from .prompts import Texts, tokenise
 
 if TYPE_CHECKING:
-    from fusery.registry.workspace import Workspace
+    from fusery.registry.workspace.workspace import Workspace
 
     from .moments import Moment
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusery.registry import tables
+from fusery.registry.comparison.harness_results import MetricValue, results_of
+from fusery.registry.comparison.measured import put_own
 from fusery.registry.errors import BadInputError, MissingExtraError, ModelUnusableError
-from fusery.registry.evaluation.harness_results import MetricValue, results_of
-from fusery.registry.evaluation.measured import put_own
 from fusery.registry.records.evaluation import RecordedEvaluations
 from fusery.registry.records.references import resolve_adapter
 from fusery.registry.records.views import evaluation_records
@@ -30,7 +30,7 @@ from .probe import BASE, as_trained, measure_probe, source_of, subject_of
 from .prompts import LIMIT
 
 if TYPE_CHECKING:
-    from fusery.registry.workspace import Workspace
+    from fusery.registry.workspace.workspace import Workspace
 
     from .measure import ModelSource
 

@@ -40,7 +40,7 @@ from .prompts import BUILT_IN, LEARNED_FROM, Texts, for_learning, held_out, read
 
 if TYPE_CHECKING:
     from fusery.registry.engine.calibration import Directions, Stored
-    from fusery.registry.workspace import Workspace
+    from fusery.registry.workspace.workspace import Workspace
 
     from .learned_scales import LearnedScales
 

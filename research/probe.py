@@ -14,10 +14,10 @@ from fusery.registry.adapters.files import WEIGHTS
 from fusery.registry.adapters.render import render_mlx
 from fusery.registry.adapters.tokenizer_files import own_tokenizer, with_tokenizer
 from fusery.registry.adapters.trained_through import format_in_words
+from fusery.registry.comparison.harness_results import MetricValue
+from fusery.registry.comparison.measured import record_own
+from fusery.registry.comparison.reports import ProbedModel, ProbePrompts, ProbeReport
 from fusery.registry.errors import BadInputError
-from fusery.registry.evaluation.harness_results import MetricValue
-from fusery.registry.evaluation.measured import record_own
-from fusery.registry.evaluation.reports import ProbedModel, ProbePrompts, ProbeReport
 from fusery.registry.fusion.request import FuseRequest
 from fusery.registry.names import an
 from fusery.registry.records.bases import base_folder, blob_generations, lay_out, recorded_architecture
@@ -32,7 +32,7 @@ from .prompts import LIMIT, Prompt, Sample, built_in, held_out, read_prompts, to
 from .reports import probed, report
 
 if TYPE_CHECKING:
-    from fusery.registry.workspace import Workspace
+    from fusery.registry.workspace.workspace import Workspace
 
     from .measure import ModelSource
 

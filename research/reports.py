@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusery.registry.evaluation.harness_results import MetricValue
-from fusery.registry.evaluation.reports import (
+from fusery.registry.comparison.harness_results import MetricValue
+from fusery.registry.comparison.reports import (
     GAIN,
     BenchReport,
     ProbedModel,

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from fusery.registry.comparison.measured import record_own
 from fusery.registry.engine.recipe import Recipe
 from fusery.registry.errors import BadInputError
-from fusery.registry.evaluation.measured import record_own
 from fusery.registry.fusion.fuse import fuse
 from fusery.registry.fusion.fuse_inputs import FuseInputs, gather
 from fusery.registry.fusion.known import MeasuredFuse, known_measurement
@@ -27,8 +27,8 @@ from .probe import measure_probe
 from .prompts import held_out
 
 if TYPE_CHECKING:
-    from fusery.registry.evaluation.reports import ProbeReport
-    from fusery.registry.workspace import Workspace
+    from fusery.registry.comparison.reports import ProbeReport
+    from fusery.registry.workspace.workspace import Workspace
 
 WITHIN = 600.0
 """Seconds for the opinion, if nobody says."""

@@ -24,7 +24,7 @@ from fusery.registry.database import Database, schema
 os.environ["_FUSERY_RAISES"] = ""  # a test that looks for no traceback finds one
 
 BACKENDS = ("sqlite", "postgresql")
-ON_EACH_DATABASE = ("hostile", "migrations", "registry/audit", "registry/database", "registry/records")
+ON_EACH_DATABASE = ("hostile", "migrations", "registry/upkeep", "registry/database", "registry/records")
 """The rooms whose tests depend on the database; those of other rooms run on SQLite."""
 
 # The time of an example depends on how busy the machine is.  `make soak` draws new examples, `make test` the same ones.

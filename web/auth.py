@@ -16,8 +16,8 @@ from typing import Any, Protocol
 from fastapi import Request
 
 from fusery.registry import Registry
-from fusery.registry.access.roles import ROLES, allows
 from fusery.registry.errors import InvalidTokenError
+from fusery.registry.records.roles import ROLES, allows
 from fusery.registry.records.trust import Role
 
 from .errors import FormError, NotSignedInError, RefusedTokenError

@@ -15,7 +15,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fusery.registry.packages.documents import MOST_BYTES
+from fusery.registry.remote.documents import MOST_BYTES
 from fusery.registry.runtime.http_server import NAME, objection
 
 from .answers import refusal

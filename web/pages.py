@@ -11,10 +11,10 @@ from fastapi import Query, Request, Response
 from fastapi.responses import PlainTextResponse, RedirectResponse
 
 from fusery.registry import Registry
-from fusery.registry.audit.report import Report
 from fusery.registry.charts.curves import curves_chart
 from fusery.registry.errors import BadInputError
 from fusery.registry.provenance.drawing import svg
+from fusery.registry.upkeep.report import Report
 from fusery.storage.errors import BlobCorruptError
 
 from . import sheets

@@ -10,9 +10,9 @@ from urllib.parse import unquote
 from markupsafe import Markup
 
 from fusery.registry import Registry
-from fusery.registry.audit.report import Report
 from fusery.registry.errors import BadInputError, UnknownReferenceError
 from fusery.registry.record import plain
+from fusery.registry.upkeep.report import Report
 
 from .rendering import environment, of_adapter, of_alias, presentable, segment, style_sheet
 from .sheets import (

@@ -13,7 +13,7 @@ from fusery.registry.bundles.source import BundleSource, Choices
 from fusery.registry.bundles.target import Layout, LayoutError
 from fusery.registry.bundles.writing import BundleFolder, bundle_record
 from fusery.registry.errors import BadInputError
-from fusery.registry.gguf.header import read_header
+from fusery.registry.models.gguf_header import read_header
 from fusery.storage.errors import FuseryError
 from fusery.storage.vouchers import require_digests, watched
 

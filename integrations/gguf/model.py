@@ -21,7 +21,7 @@ from fusery.registry.documents import provenance_part
 from fusery.registry.engine.arithmetic import FORMATS, Array, decode
 from fusery.registry.engine.base import Base, read_base
 from fusery.registry.errors import BadInputError, MissingExtraError
-from fusery.registry.gguf.numbers import KINDS, Numbers, interleaved, numbers_of
+from fusery.registry.models.gguf_numbers import KINDS, Numbers, interleaved, numbers_of
 from fusery.storage.jsonfile import read_object
 
 from .family import ROPE_FACTORS, Dimensions, Value, dimension_keys, dimensions_of, rope_factors

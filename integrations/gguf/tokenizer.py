@@ -1,4 +1,4 @@
-"""A tokenizer as GGUF's keys: a byte-level BPE, the other direction of `fusery.registry.gguf.tokenizer`, or one of pieces.
+"""A tokenizer as GGUF's keys: a byte-level BPE, the other direction of `fusery.registry.models.gguf_tokenizer`, or one of pieces.
 
 GGUF names the way text is cut before the merges instead of storing it, so only cuts that llama.cpp knows by a name can
 be written; a wrong guess gives a model that works a little worse and nobody knows why.  What is written is read back
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fusery.registry.errors import BadInputError
-from fusery.registry.gguf.tokenizer import CONTROL, STYLES, USER_DEFINED, convert_tokenizer
+from fusery.registry.models.gguf_tokenizer import CONTROL, STYLES, USER_DEFINED, convert_tokenizer
 from fusery.storage.errors import FormatError
 from fusery.storage.jsonfile import read_object
 

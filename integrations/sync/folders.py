@@ -36,7 +36,7 @@ from .plan import Desired, Standing, on_this_machine
 
 if TYPE_CHECKING:
     from fusery.registry.bundles.source import BundleSource
-    from fusery.registry.workspace import Workspace
+    from fusery.registry.workspace.workspace import Workspace
 
 TARGET = "adapter"
 """What `fusery.json` says that the folder is for."""

@@ -21,7 +21,7 @@ from fusery.storage.errors import StorageError
 from fusery.storage.manifest import Manifest
 
 if TYPE_CHECKING:
-    from fusery.registry.workspace import Workspace
+    from fusery.registry.workspace.workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True)

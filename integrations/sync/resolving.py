@@ -24,8 +24,8 @@ from fusery.registry.bundles.writing import BundleFolder
 from fusery.registry.documents import document_bytes
 from fusery.registry.errors import BadInputError, UnknownReferenceError
 from fusery.registry.names import Reference
-from fusery.registry.settings.settings import Settings
-from fusery.registry.workspace import Workspace
+from fusery.registry.workspace.settings import Settings
+from fusery.registry.workspace.workspace import Workspace
 from fusery.storage.digest import digest_file, digest_json
 from fusery.storage.errors import FuseryError, StorageError
 from fusery.storage.failures import os_failures

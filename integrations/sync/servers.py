@@ -30,7 +30,7 @@ from .folders import DiskFolders
 from .plan import Desired, DestinationOptions, Standing
 
 if TYPE_CHECKING:
-    from fusery.registry.workspace import Workspace
+    from fusery.registry.workspace.workspace import Workspace
 
 KEY = "FUSERY_SYNC_KEY"
 """The environment variable with the key of a server; `FUSERY_SYNC_KEY_FILE` names a file that has it."""

@@ -17,7 +17,6 @@ from fusery.registry.documents import without_places
 from fusery.registry.errors import BadInputError, CheckFailedError
 from fusery.registry.exchange.checks import check_package
 from fusery.registry.exchange.over_http import ServerPlace, ServerRegistry
-from fusery.registry.packages.documents import AdapterDocument, BaseDocument
 from fusery.registry.records.bases import architecture_of
 from fusery.registry.records.references import resolve_adapter
 from fusery.registry.records.renderings import rendering_of
@@ -29,13 +28,14 @@ from fusery.registry.releases.deployments import (
     record_refusal,
 )
 from fusery.registry.remote.blobs import download
+from fusery.registry.remote.documents import AdapterDocument, BaseDocument
 from fusery.storage.digest import Digest
 
 from .folders import write_plain
 from .plan import WantedBase
 
 if TYPE_CHECKING:
-    from fusery.registry.workspace import Workspace
+    from fusery.registry.workspace.workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True)

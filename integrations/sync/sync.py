@@ -31,7 +31,7 @@ from .servers import ModelServer
 
 if TYPE_CHECKING:
     from fusery.registry.api.registry import Registry
-    from fusery.registry.workspace import Workspace
+    from fusery.registry.workspace.workspace import Workspace
 
 Destination = DiskFolders | BucketFolders | ModelServer
 """What adapters are brought to, and taken away from."""

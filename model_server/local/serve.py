@@ -35,7 +35,7 @@ from fusery.storage.progress import SILENT, Reporter
 
 if TYPE_CHECKING:
     from fusery.registry import Registry
-    from fusery.registry.workspace import Workspace
+    from fusery.registry.workspace.workspace import Workspace
 
 POLL_SECONDS = 3.0
 """Between two looks at the registry: how long a moved alias takes at most, but for loading the adapter."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..records.adapter_details import AdapterDetails
     from ..records.difference import ComparedAdapters, Difference
     from ..records.release import LiftedYank, Task, Yank
-    from ..workspace import Workspace
+    from ..workspace.workspace import Workspace
 
 
 class Adapters(Resource):
@@ -159,7 +159,7 @@ class Adapters(Resource):
         found = self._show(reference, at=at)
         if plot is None:
             return found
-        from ..training.facts import draw_curves
+        from ..registration.training_facts import draw_curves
 
         place = draw_curves({found.name: found.curve}, Path(plot), force=force)
         return replace(found, plot=str(place))
@@ -219,7 +219,7 @@ class Adapters(Resource):
         found = self._compare(each_named(references))
         if plot is None:
             return found
-        from ..training.facts import draw_curves
+        from ..registration.training_facts import draw_curves
 
         return replace(found, plot=draw_curves(found.curves, Path(plot), force=force))
 

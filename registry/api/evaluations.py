@@ -14,9 +14,9 @@ from .operation import Paging, operation
 from .resource import Named, Resource, named, require_digest, runs
 
 if TYPE_CHECKING:
+    from ..comparison.harness_results import Results
+    from ..comparison.reports import BenchReport, ProbeReport
     from ..engine.recipe import Precision
-    from ..evaluation.harness_results import Results
-    from ..evaluation.reports import BenchReport, ProbeReport
     from ..fusion.request import FuseRequest
     from ..records.evaluation import Evaluation, RecordedEvaluations, Setting, WithdrawnEvaluations
 
@@ -38,7 +38,7 @@ class Evaluations(Resource):
             results: a file that lm-evaluation-harness or lighteval wrote, one with a plain map of metrics to values, or
                 such a map.
         """
-        from ..evaluation.harness_results import results_in
+        from ..comparison.harness_results import results_in
 
         file = results if isinstance(results, str | Path) else None
         return self._record(
@@ -60,7 +60,7 @@ class Evaluations(Resource):
         **setting: Unpack[Setting],
     ) -> RecordedEvaluations:
         """Record the evaluations of an adapter from a results file."""
-        from ..evaluation.measured import record_evaluations
+        from ..comparison.measured import record_evaluations
 
         if results.source is not None:
             require_digest(results.source)
@@ -134,12 +134,12 @@ class Evaluations(Resource):
         """Measure the cost of an adapter in each form that it could be shipped in."""
 
     @operation("reader")
-    @runs("evaluation.reports:last_bench")
+    @runs("comparison.reports:last_bench")
     def last_bench(self, reference: Named) -> BenchReport | None:
         """Return the last benchmark of an adapter; None without one."""
 
     @operation("publisher", writes=True)
-    @runs("evaluation.measured:withdraw_evaluations")
+    @runs("comparison.measured:withdraw_evaluations")
     def withdraw(
         self,
         reference: Named,
@@ -152,7 +152,7 @@ class Evaluations(Resource):
         """Withdraw wrong evaluations of an adapter; they stay on record, but no longer count."""
 
     @operation("reader", pages=Paging(newest=True))
-    @runs("evaluation.measured:list_evaluations")
+    @runs("comparison.measured:list_evaluations")
     def list(
         self,
         reference: Named | None = None,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from fusery.storage.progress import SILENT, Reporter
 
 from ..errors import BadInputError
-from ..settings.homes import is_server
+from ..workspace.homes import is_server
 from .operation import operation
 from .resource import Named, Resource, named, require_digest, runs
 

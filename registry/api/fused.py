@@ -18,8 +18,8 @@ from .operation import Paging, operation
 from .resource import Named, Resource, runs
 
 if TYPE_CHECKING:
-    from ..bulk import Done, StandingBundle
     from ..bundles import Choices, Content
+    from ..bundles.bulk import Done, StandingBundle
     from ..bundles.materialize import Materialized
     from ..engine.recipe import RequestedPrecision
     from ..fusion.cache import CacheContents, Pinned, Pruned
@@ -87,7 +87,7 @@ class FusedModels(Resource, name="fused"):
         reporter: Reporter = SILENT,
     ) -> Done[Fused]:
         """Fuse many adapters, and return what became of each."""
-        from ..bulk import fuse_all, usable_names
+        from ..bundles.bulk import fuse_all, usable_names
         from ..fusion.request import FuseRequest
         from ..fusion.views import cautions
 
@@ -199,7 +199,7 @@ class Bundles(Resource):
         reporter: Reporter = SILENT,
     ) -> Done[Materialized | StandingBundle]:
         """Write bundles of many adapters, and return what became of each."""
-        from ..bulk import materialize_all, usable_names
+        from ..bundles.bulk import materialize_all, usable_names
         from ..fusion.request import FuseRequest
 
         wanted = request or FuseRequest()
@@ -222,9 +222,9 @@ class Bundles(Resource):
     @operation("publisher", writes=True)
     def record(self, bundle: SentBundle) -> bool:
         """Record a bundle that a client wrote, and return whether it is new."""
-        from ..access.roles import require_role
         from ..fusion.views import foreign_key
         from ..records.bundles import record_sent
+        from ..records.roles import require_role
 
         workspace = self.workspace
         return record_sent(
@@ -248,7 +248,7 @@ class Bases(Resource):
         reporter: Reporter = SILENT,
     ) -> AddedBase:
         """Take in a base model from a folder, a GGUF file or a hub id."""
-        from ..bases.add import add_base
+        from ..registration.add_base import add_base
 
         if reference and self.server is not None:
             raise BadInputError(

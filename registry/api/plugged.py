@@ -11,9 +11,9 @@ from fusery.storage.plugins import Group, Plugin, plugins, taken_twice
 from fusery.storage.progress import SILENT, Reporter
 
 from ..admission.rules import rule_of
-from ..audit.doctor import Check
 from ..bundles import target_of
 from ..exchange.import_runs import source_of
+from ..upkeep.doctor import Check
 
 _LOADERS: Mapping[Group, Callable[[Plugin], object]] = {
     "fusery.targets": target_of,

@@ -12,8 +12,8 @@ from .operation import operation
 from .resource import Named, Resource, named, runs
 
 if TYPE_CHECKING:
-    from ..identification.identified import Identified
     from ..provenance.attest import Attestation, Attested
+    from ..provenance.identified import Identified
     from ..records.graph import Graph
     from ..records.transfer import Candidates, Found, Resolved, Sought
 
@@ -81,11 +81,11 @@ class Provenance(Resource):
 
     def identify(self, path: str | Path, *, fresh: bool = False, reporter: Reporter = SILENT) -> Identified:
         """Return what a folder, an archive or a file is."""
-        from ..identification.identify import identify
+        from ..provenance.identify import identify
 
         if self.server is None:
             return identify(self.workspace, path, fresh=fresh, reporter=reporter)
-        from ..identification.candidates import in_parts, sought
+        from ..provenance.candidates import in_parts, sought
         from ..records.bundles import record_sent
 
         with self.here() as (workspace, _):
@@ -97,6 +97,6 @@ class Provenance(Resource):
             return identify(workspace, path, fresh=fresh, reporter=reporter)
 
     @operation("reader", writes=True)
-    @runs("identification.candidates:candidates")
+    @runs("provenance.candidates:candidates")
     def _candidates(self, sought: Sought) -> Candidates:
         """Identify files and tensors as known adapters and models, without recording anything."""

@@ -7,9 +7,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from ..settings.homes import is_server
-from ..settings.settings import Settings
-from ..workspace import Workspace
+from ..workspace.homes import is_server
+from ..workspace.settings import Settings
+from ..workspace.workspace import Workspace
 from .adapters import Adapters
 from .aliases import Aliases, Deployments
 from .evaluations import Evaluations
@@ -111,7 +111,7 @@ class Registry:
 
         Of a server's registry, which the server has made, nothing is made.
         """
-        from ..workspace import write_config
+        from ..workspace.workspace import write_config
 
         if self.server is not None:
             self.tokens.own()

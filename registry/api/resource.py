@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from ..records.transfer import Resolved
     from ..remote.server import Server
-    from ..workspace import Workspace
+    from ..workspace.workspace import Workspace
 
 
 Named = str | Record

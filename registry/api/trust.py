@@ -15,6 +15,10 @@ from .operation import operation
 from .resource import Named, Resource, moment, named, runs
 
 if TYPE_CHECKING:
+    from ..provenance.anchor import Anchor
+    from ..provenance.recorded import ExportedSignature
+    from ..provenance.sign import Signed, SigningKey
+    from ..provenance.verify import KeyChecker, Verification
     from ..records.trust import (
         Identity,
         NewToken,
@@ -28,10 +32,6 @@ if TYPE_CHECKING:
         Token,
         TrustedKey,
     )
-    from ..signing.anchor import Anchor
-    from ..signing.recorded import ExportedSignature
-    from ..signing.sign import Signed, SigningKey
-    from ..signing.verify import KeyChecker, Verification
 
 
 class Trust(Resource):
@@ -47,7 +47,7 @@ class Trust(Resource):
         reporter: Reporter = SILENT,
     ) -> Signed:
         """Sign an adapter, a fused model or a bundle, and return the signature."""
-        from ..signing.sign import sign
+        from ..provenance.sign import sign
 
         place = Path(output) if output is not None else None
         return sign(
@@ -61,24 +61,24 @@ class Trust(Resource):
         )
 
     @operation("reader")
-    @runs("signing.sign:find_on_record")
+    @runs("provenance.sign:find_on_record")
     def find(self, reference: Named) -> SigningSubject:
         """Return the manifest of a record for signing."""
 
     @operation("reader")
-    @runs("signing.recorded:look_up")
+    @runs("provenance.recorded:look_up")
     def look_up(self, digest: str, *, lone: bool = False) -> RecordedFiles:
         """Return the recorded signatures of a manifest, and the trusted keys."""
 
     @operation("publisher", writes=True)
-    @runs("signing.recorded:record_signature")
+    @runs("provenance.recorded:record_signature")
     def record_signature(
         self, kind: str, digest: str, *, key_id: str, scheme: str, envelope: LongText, public: str = ""
     ) -> RecordedEnvelope:
         """Record a signature of a recorded manifest."""
 
     @operation("reader")
-    @runs("signing.recorded:list_signatures")
+    @runs("provenance.recorded:list_signatures")
     def signatures(self, reference: Named) -> Signatures:
         """Return the recorded signatures of a record."""
 
@@ -86,12 +86,12 @@ class Trust(Resource):
         self, reference: Named, output: str | Path, *, by: str | None = None, force: bool = False
     ) -> ExportedSignature:
         """Write a signature on record to a file, and return which."""
-        from ..signing.recorded import export_signature
+        from ..provenance.recorded import export_signature
 
         return export_signature(self._signature(reference, by=by), Path(output), force=force)
 
     @operation("reader")
-    @runs("signing.recorded:find_signature")
+    @runs("provenance.recorded:find_signature")
     def _signature(self, reference: Named, *, by: str | None = None) -> OneSignature:
         """Return a recorded signature with its envelope; `by` selects one of several."""
 
@@ -104,7 +104,7 @@ class Trust(Resource):
         reporter: Reporter = SILENT,
     ) -> Verification:
         """Verify a folder or file with what is on record; return the verdict and all that differs."""
-        from ..signing.recorded import verify_on_record
+        from ..provenance.recorded import verify_on_record
 
         place = Path(signature) if signature is not None else None
         return verify_on_record(
@@ -115,35 +115,35 @@ class Trust(Resource):
         self, name: str, key: str | Path, aliases: Sequence[str] = (), *, fused: bool = False
     ) -> TrustedKey:
         """Let the signatures of a key count, and return its record."""
-        from ..dsse.keys import public_pem, read_public_key
+        from ..dsse import public_pem, read_public_key
 
         return self._add_key(name, public_pem(read_public_key(Path(key))), aliases, fused=fused)
 
     @operation("admin", writes=True)
-    @runs("signing.trusted:add_key")
+    @runs("provenance.trusted:add_key")
     def _add_key(
         self, name: str, key: str, aliases: Sequence[str] = (), *, fused: bool = False
     ) -> TrustedKey:
         """Trust a public key, given as PEM."""
 
     @operation("admin", writes=True)
-    @runs("signing.trusted:revoke_key")
+    @runs("provenance.trusted:revoke_key")
     def revoke_key(self, name: str, *, reason: str = "") -> TrustedKey:
         """Revoke a trusted key, and return its record."""
 
     @operation("reader")
-    @runs("signing.trusted:list_keys")
+    @runs("provenance.trusted:list_keys")
     def list_keys(self) -> list[TrustedKey]:
         """Return the trusted keys, including revoked ones."""
 
     def anchor(self, key: str | Path | None, passphrase: Callable[[], bytes]) -> tuple[Anchor, bytes]:
         """Return where the log stands, and the document that says so."""
-        from ..signing.anchor import signed_anchor
+        from ..provenance.anchor import signed_anchor
 
         return signed_anchor(self._anchor, Path(key) if key is not None else None, passphrase)
 
     @operation("reader")
-    @runs("signing.anchor:newest_anchor")
+    @runs("provenance.anchor:newest_anchor")
     def _anchor(self) -> Anchor:
         """Return the current position of the log."""
 
@@ -154,25 +154,25 @@ class Tokens(Resource):
     @operation("admin", writes=True)
     def create(self, name: str, role: Role, *, expires: datetime | str | None = "90d") -> NewToken:
         """Create a token, and return it with its secret, which is shown only once; `expires=None` for no expiry."""
-        from ..access.tokens import create
+        from ..records.tokens import create
 
         return create(self.workspace, name, role, "never" if expires is None else str(moment(expires)))
 
     @operation("admin")
-    @runs("access.tokens:list_tokens")
+    @runs("records.tokens:list_tokens")
     def list(self, *, revoked: bool = False) -> builtins.list[Token]:
         """Return the tokens by name; `revoked` includes revoked ones."""
 
     @operation("admin", writes=True)
-    @runs("access.tokens:revoke")
+    @runs("records.tokens:revoke")
     def revoke(self, name: Named, *, reason: str = "") -> Token:
         """Revoke a token, and return its record."""
 
     @operation("reader")
-    @runs("access.tokens:own")
+    @runs("records.tokens:own")
     def own(self) -> OwnIdentity:
         """Return the name and role of the token that this registry uses."""
 
-    @runs("access.tokens:authenticate")
+    @runs("records.tokens:authenticate")
     def authenticate(self, secret: str) -> Identity:
         """Return who has a token with this secret."""

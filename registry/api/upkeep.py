@@ -14,13 +14,14 @@ from .operation import Paging, operation
 from .resource import Named, Resource, each_named, runs
 
 if TYPE_CHECKING:
-    from ..audit.doctor import Check
-    from ..audit.report import Report
-    from ..backup import BackedUp, Restored
-    from ..collect.collection import Collection
     from ..database.schema import SchemaState, Upgraded
+    from ..exchange.backup import BackedUp
+    from ..exchange.filling import Restored
     from ..records.event import AddedWebhook, Event, SkippedEvent, Webhook, WebhookDeliveries, WebhookKey
-    from ..workspace import Workspace
+    from ..upkeep.collection import Collection
+    from ..upkeep.doctor import Check
+    from ..upkeep.report import Report
+    from ..workspace.workspace import Workspace
 
 
 class Upkeep(Resource):
@@ -31,11 +32,11 @@ class Upkeep(Resource):
 
         Of a server's registry: the settings, cache, engine and plugins of this machine, and whether the server answers.
         """
-        from ..audit.doctor import examine
+        from ..upkeep.doctor import examine
         from .plugged import plugin_checks
 
         if self.server is not None:
-            from ..audit.doctor import examine_remote
+            from ..upkeep.doctor import examine_remote
             from .trust import Tokens
 
             own = Tokens(self.workspace, self.server).own
@@ -80,23 +81,23 @@ class Upkeep(Resource):
         """Return what following the log up to anchors has shown."""
         if not anchors:
             return self._audit_chain()
-        from ..audit.audit import audit_chain
+        from ..upkeep.audit import audit_chain
 
         workspace = self.local("compare an anchor with the log of")
         return audit_chain(workspace, [Path(each) for each in anchors], [Path(each) for each in keys])
 
     @operation("admin")
-    @runs("audit.audit:audit_chain")
+    @runs("upkeep.audit:audit_chain")
     def _audit_chain(self) -> Report:
         """Verify the chain of the log; return the result."""
 
     @operation("admin", writes=True)
-    @runs("audit.audit:audit_rebuild")
+    @runs("upkeep.audit:audit_rebuild")
     def audit_rebuild(self, references: Sequence[Named] = (), *, reporter: Reporter = SILENT) -> Report:
         """Rebuild fused models, and return the comparisons with the records."""
 
     @operation("admin", writes=True)
-    @runs("collect.collect:collect")
+    @runs("upkeep.collect:collect")
     def gc(
         self,
         *,
@@ -107,7 +108,7 @@ class Upkeep(Resource):
     ) -> Collection:
         """Remove unreferenced blobs and files from the store, and return them."""
 
-    @runs("backup.backup:backup", local="back up")
+    @runs("exchange.backup:backup", local="back up")
     def backup(
         self,
         destination: str | Path,
@@ -118,7 +119,7 @@ class Upkeep(Resource):
     ) -> BackedUp:
         """Make a backup of everything on record, and return what it consists of."""
 
-    @runs("backup.restore:restore", local="restore into")
+    @runs("exchange.restore:restore", local="restore into")
     def restore(
         self,
         source: str | Path,
@@ -192,9 +193,9 @@ class Upkeep(Resource):
 
 def audited(workspace: Workspace, names: Sequence[str], *, jobs: int | None = None, **options: Any) -> Report:
     """Run an audit, of all webhooks too where no names are given."""
-    from ..audit.audit import audit
+    from ..upkeep.audit import audit
     from ..webhooks.checks import check_deliveries
-    from ..workers.cluster import check_jobs
+    from ..workspace.cluster import check_jobs
 
     for name in options.keys() & {"copies", "anchors", "keys"}:
         options[name] = tuple(map(Path, options[name]))

@@ -31,13 +31,13 @@ from .. import tables
 from ..documents import RECORD
 from ..errors import AlreadyExistsError, BadInputError
 from ..parts import part
-from ..settings.homes import require_path
+from ..workspace.homes import require_path
 from .target import own_targets
 
 if TYPE_CHECKING:
     from fusery.storage.cache import FusedCache
 
-    from ..workspace import Workspace
+    from ..workspace.workspace import Workspace
 
 
 def deliver(

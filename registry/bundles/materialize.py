@@ -31,7 +31,7 @@ from .sources import adapters_source, fused_source
 from .target import Layout
 
 if TYPE_CHECKING:
-    from ..workspace import Workspace
+    from ..workspace.workspace import Workspace
 
 _ARCHIVES: Mapping[str, Compression] = {".tar.gz": "gz", ".tgz": "gz", ".tar.zst": "zst", ".tzst": "zst"}
 

@@ -30,13 +30,13 @@ from ..records.references import resolve_adapter
 from ..records.renderings import fetch_form, rendering_of, unfused_tokenizer
 from ..records.views import adapter_values, entries, evaluation_records, travelling
 from ..records.withdrawals import recipe_in
-from ..training.curve import point_view
-from ..training.facts import recorded_curve
+from ..registration.training_curve import point_view
+from ..registration.training_facts import recorded_curve
 from . import BundledAdapter, BundleSource, Files
 from .serving_plan import ServingPlan, Split, plan_serving
 
 if TYPE_CHECKING:
-    from ..workspace import Workspace
+    from ..workspace.workspace import Workspace
 
 _ARGUMENTS = (
     "batch_size",

@@ -25,7 +25,7 @@ from .show import full_records, fused_lines, show_adapter
 
 if TYPE_CHECKING:
     from ..comparison.modules import ModuleChange
-    from ..workspace import Workspace
+    from ..workspace.workspace import Workspace
 
 
 _SAID_ABOVE = frozenset({"training.iters", "training.lora_parameters.rank", "training.lora_parameters.scale"})

@@ -19,7 +19,7 @@ from ..parsing import nearest, parse_moment
 from ..records.alias_moves import EVERY_TASK
 from ..records.event import Event, WrittenRecord
 from ..records.references import begins_with, digest_prefix, find_things, no_alias, places_of
-from ..workspace import Workspace
+from ..workspace.workspace import Workspace
 from .journal_words import names_of, told_of
 
 if TYPE_CHECKING:

@@ -76,7 +76,7 @@ def _look_up(session: Session, kind: str, subjects: set[str]) -> dict[str, str]:
 
 def _blobs(session: Session, digests: set[str]) -> dict[str, str]:
     """Return the first file that is made of each blob, and whose it is."""
-    from ..identification.owners import owners_of
+    from ..provenance.owners import owners_of
 
     files: dict[str, tables.ManifestFileRow] = {}
     for chosen in batches(sorted(digests)):

@@ -23,7 +23,7 @@ from ..records.fused import Base, BaseDetails
 from ..records.references import begins_with, digest_prefix, load_adapters, named_by, resolve_base
 from ..records.transfer import Found
 from ..records.views import adapter_facts, adapter_records, base_facts, is_newest, newest_values
-from ..workspace import Workspace
+from ..workspace.workspace import Workspace
 
 SORTABLE: dict[str, Any] = {
     name: getattr(tables.AdapterRow, name) for name, part in parts_of(Adapter).items() if part.about.sortable

@@ -26,7 +26,7 @@ from ..records.views import adapter_facts, entries, evaluation_records, recorded
 from ..records.withdrawals import of_adapters, of_bundles, of_fused, recipe_in
 from ..releases.aliases import holder_then
 from ..releases.deployments import deployments_of
-from ..workspace import Workspace
+from ..workspace.workspace import Workspace
 
 
 def full_records(
@@ -62,7 +62,7 @@ def fused_lines(
 
 
 def _full_facts(adapter: tables.AdapterRow, told: Mapping[int, Withdrawals]) -> dict[str, Any]:
-    from ..training.facts import recorded_points
+    from ..registration.training_facts import recorded_points
 
     recipe = recipe_in(adapter.training)
     return {

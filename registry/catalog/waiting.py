@@ -16,7 +16,7 @@ from ..records.adapter import own
 from ..records.references import latest_version
 from ..records.release import HeldVersion, Task
 from ..records.withdrawals import of_adapters
-from ..workspace import Workspace
+from ..workspace.workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from fusery.storage.errors import FuseryError
 
-from ..settings.homes import CONFIG_NAME, EMBEDDED, default_home, expanded
+from ..workspace.homes import CONFIG_NAME, EMBEDDED, default_home, expanded
 
 Kind = Literal["adapter", "latest", "alias", "alias_name", "task", "base", "webhook"]
 
@@ -53,7 +53,7 @@ def _database(home: Path | None) -> str:
     is_set = any(name.upper() == "FUSERY_DATABASE_URL" and value for name, value in os.environ.items())
     if not is_set and not (folder / CONFIG_NAME).exists():
         return f"sqlite:///{folder / EMBEDDED}"
-    from ..settings.settings import Settings  # a quarter of a second
+    from ..workspace.settings import Settings
 
     return Settings.load(folder).database
 

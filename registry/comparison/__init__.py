@@ -1,1 +1,1 @@
-"""What adapters have in common in their weights, and new adapters from them: from factors, never from whole matrices."""
+"""Compare adapters in their weights and in what they answer, and combine them into new ones, from factors only."""

@@ -34,7 +34,7 @@ from .plan import CombineOptions, CombinePlan, SourceAdapter, choice, measure, p
 if TYPE_CHECKING:
     from fusery.storage.manifest import FileEntry
 
-    from ..workspace import Workspace
+    from ..workspace.workspace import Workspace
 
 
 class Register(Protocol):

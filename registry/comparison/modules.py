@@ -33,7 +33,7 @@ from .gram import effective_rank, numerical_rank, overlap
 if TYPE_CHECKING:
     from .. import tables
     from ..records.difference import Magnitudes, ModuleDifference, WholeDifference
-    from ..workspace import Workspace
+    from ..workspace.workspace import Workspace
 
 Array = NDArray[Any]
 

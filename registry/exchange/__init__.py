@@ -1,9 +1,10 @@
-"""Push and pull: copy a record and everything it needs from one registry to another.
+"""Push, pull, export, back up and restore: copy records and everything that they need between registries.
 
-`exchange` copies from an origin to a destination: registries on this machine or behind a server (`over_http`).  What travels
-are the documents of `fusery.registry.packages`.  `checks` refuses invalid ones, `planning` tells what is missing, `carrying`
-brings the files, `receiving` examines and records them, and `updates` adds to records that are there.
-`served` and `uploads` are what a server does.
+`exchange` copies from an origin to a destination: registries on this machine or behind a server (`over_http`), in the
+documents of `registry.remote.documents`.  `checks` refuses invalid ones, `planning` lists what is missing, `receiving`
+examines and records files, and `updates` adds to existing records.  `served` and `uploads` are the server's half.
+A backup is a complete package in a store of its own, with the exact rows besides.  It is incremental, every byte has a
+digest, and its format does not depend on the database or the store.
 """
 
 from ..records.transfer import Moved

@@ -15,13 +15,18 @@ from fusery.storage.plaintext import is_keepable, visible
 from ..adapters.files import CONFIG, METADATA, PEFT_WEIGHTS, WEIGHTS
 from ..adapters.tokenizer_files import is_tokenizer_file, refusal
 from ..admission.submission import LIMITS
-from ..bases.add import is_model_file
 from ..database.events import is_entry_of
 from ..errors import BadInputError
 from ..fusion.views import recipe_key_of
 from ..limits import EVALUATIONS, NAMES, SIGNATURES, YANKS, require_count, require_within
 from ..names import AdapterName, parse_base_name, parse_date
-from ..packages.documents import (
+from ..parsing import CLOCK_SKEW, require_past
+from ..record import LARGE, LINE, About, parts_of
+from ..records.evaluation import key_of, parse_metric, range_problem
+from ..registration.add_base import is_model_file
+from ..registration.recorded import first_state, require_fitting, submission_of
+from ..registration.training_record import MOST_POINTS
+from ..remote.documents import (
     MOST_EVENTS,
     AdapterDocument,
     BaseDocument,
@@ -30,12 +35,7 @@ from ..packages.documents import (
     Item,
     Package,
 )
-from ..parsing import CLOCK_SKEW, require_past
-from ..record import LARGE, LINE, About, parts_of
-from ..records.evaluation import key_of, parse_metric, range_problem
-from ..registration.recorded import first_state, require_fitting, submission_of
 from ..tables.bounds import CONTROL, is_moment, json_problem
-from ..training.record import MOST_POINTS
 
 _HINT = "fusery audit, on the other registry"
 _ID = re.compile(r"[0-9A-Za-z.-]{1,36}")

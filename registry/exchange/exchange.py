@@ -20,12 +20,12 @@ from fusery.storage.progress import SILENT, Reporter
 
 from .. import tables
 from ..errors import SchemaError, ServerRefusedError, ServerUnavailableError
-from ..packages.container import Position
-from ..packages.documents import AdapterDocument, FusedDocument
 from ..record import Record, described
 from ..records.bundles import written_bundle
 from ..records.transfer import Moved, SentBundle
 from ..releases.yanks import lift
+from ..remote.container import Position
+from ..remote.documents import AdapterDocument, FusedDocument
 from ..remote.server import Server
 from .checks import check_package
 from .local import HomePlace, LocalRegistry, Side
@@ -34,7 +34,7 @@ from .stored import StoredPackage, StoredPlace
 
 if TYPE_CHECKING:
     from ..records.transfer import Resolved
-    from ..workspace import Workspace
+    from ..workspace.workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True)

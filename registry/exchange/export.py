@@ -47,7 +47,7 @@ from ..records.views import adapter_records, evaluation_records
 from ..records.withdrawals import refuse_yanked
 
 if TYPE_CHECKING:
-    from ..workspace import Workspace
+    from ..workspace.workspace import Workspace
 
 FOLDER = "adapters_{}"
 """What an exported adapter's folder is called, by its name."""

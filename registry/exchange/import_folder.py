@@ -23,10 +23,10 @@ from ..adapters.folder import read_adapter_folder
 from ..adapters.render import FORM_FILES, Form
 from ..adapters.tokenizer_files import is_tokenizer_file
 from ..admission.submission import DECLARED, Submission, TrainedOn
+from ..comparison.harness_results import MetricValue, require_measured
+from ..comparison.measured import adopt_evaluations
 from ..documents import FORMAT, KEY
 from ..errors import BadInputError, UnknownReferenceError
-from ..evaluation.harness_results import MetricValue, require_measured
-from ..evaluation.measured import adopt_evaluations
 from ..limits import EVALUATIONS, require_count
 from ..names import AdapterName, compact_date
 from ..records.adapter import Registered
@@ -38,7 +38,7 @@ from ..registration.register import register
 from ..wire import decode
 
 if TYPE_CHECKING:
-    from ..workspace import Workspace
+    from ..workspace.workspace import Workspace
 
 _POINTER = b"version https://git-lfs.github.com/spec/"
 

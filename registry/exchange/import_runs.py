@@ -21,12 +21,12 @@ from ..parsing import plural
 from ..record import Record
 from ..records.evaluation import parse_metric
 from ..registration.sources import wanted
-from ..training.record import write_record
+from ..registration.training_record import write_record
 from .tracked_run import TrackedAdapter, TrackedRun, is_inside, tracked_adapters
 
 if TYPE_CHECKING:
     from ..records.adapter import Registered
-    from ..workspace import Workspace
+    from ..workspace.workspace import Workspace
 
 _NOT_OF_A_TASK = re.compile(r"[^a-z0-9._-]+")
 _FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")

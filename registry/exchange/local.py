@@ -15,19 +15,19 @@ from fusery.storage.transfer import Need, needs_of, require_rooms
 
 from .. import tables
 from ..errors import BadInputError
-from ..packages.documents import Item, Package, read_document
-from ..packages.reading import MOST_ADAPTERS, read_documents
 from ..record import Record, described
 from ..records.adapter import Withdrawals
 from ..records.transfer import Moved
 from ..records.withdrawals import of_adapters, of_fused
-from ..settings.settings import Settings
+from ..remote.documents import Item, Package, read_document
+from ..remote.reading import MOST_ADAPTERS, read_documents
 from ..wire import encode
+from ..workspace.settings import Settings
 from .planning import files_to_copy, find, plan
 from .receiving import Carrier, Progress, Receiver
 
 if TYPE_CHECKING:
-    from ..workspace import Workspace
+    from ..workspace.workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +121,7 @@ class HomePlace:
     @contextmanager
     def opened(self, ours: Workspace) -> Iterator[LocalRegistry]:
         """Yield the other registry, under the name of this registry's user; close it at the end."""
-        from ..workspace import Workspace
+        from ..workspace.workspace import Workspace
 
         there = Workspace(replace(Settings.load(self.home, environment=False), user=ours.actor))
         try:

@@ -19,18 +19,18 @@ from fusery.storage.manifest import FileEntry
 from fusery.storage.progress import Reporter, tally
 
 from ..errors import BadInputError, ServerRefusedError
-from ..packages.documents import MOST_BYTES, Item, Package, read_package
 from ..records.adapter import Withdrawals
 from ..records.transfer import Arrived, Moved, PackagePlan, PackageTaken
 from ..remote.address import ServerAddress, token_for
 from ..remote.blobs import download, in_parallel, upload
+from ..remote.documents import MOST_BYTES, Item, Package, read_package
 from ..remote.server import API, LONG, Server
 from ..wire import encode
 from .local import LocalRegistry, Origin, Side
 from .receiving import Carrier, Progress
 
 if TYPE_CHECKING:
-    from ..workspace import Workspace
+    from ..workspace.workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True)

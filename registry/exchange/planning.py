@@ -10,20 +10,20 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from .. import tables
-from ..access.roles import may_change
 from ..database import events
 from ..database.engine import batches
 from ..errors import AlreadyExistsError, BadInputError
 from ..fusion.views import foreign_key
-from ..packages.documents import AdapterDocument, BaseDocument, CalibrationDocument, FusedDocument, Item
 from ..records.references import next_version
 from ..records.renderings import own_form
+from ..records.roles import may_change
 from ..records.transfer import Moved, State
 from ..records.withdrawals import stands_at
+from ..remote.documents import AdapterDocument, BaseDocument, CalibrationDocument, FusedDocument, Item
 from .updates import Updates, find_updates, missing_signatures, require_allowed
 
 if TYPE_CHECKING:
-    from ..workspace import Workspace
+    from ..workspace.workspace import Workspace
 
 RECOGNISED = "base.recognised"
 """The action of a log entry that says which base model here has the same content in other files."""

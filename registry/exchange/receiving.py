@@ -31,24 +31,24 @@ from fusery.storage.transfer import in_order
 
 from .. import tables
 from ..adapters.render import Form, other_forms
-from ..bases.add import identify_received
 from ..database.engine import batches
 from ..errors import BadInputError, DatabaseUnavailableError, ServerUnavailableError
 from ..models.architecture import WEIGHTS as WEIGHTS_OF_MODELS
-from ..packages.documents import AdapterDocument, BaseDocument, FusedDocument, Item
 from ..records.bases import Generations, blob_generations, recorded_architecture
 from ..records.calibrations import calibration_facts
 from ..records.deposit import Deposit
 from ..records.derived import differing
 from ..records.renderings import fetch_originals
 from ..records.transfer import Moved
+from ..registration.add_base import identify_received
 from ..registration.context import RegistrationContext, context_on
 from ..registration.new_adapter import examine_recorded
+from ..remote.documents import AdapterDocument, BaseDocument, FusedDocument, Item
 from .planning import find, find_base, is_complete, plan, required_adapter, required_base, with_content
 from .recording import ExaminedDocument, Recorder
 
 if TYPE_CHECKING:
-    from ..workspace import Workspace
+    from ..workspace.workspace import Workspace
 
 
 _MOST = 32

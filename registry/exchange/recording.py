@@ -16,27 +16,27 @@ from sqlalchemy.orm import Session
 from fusery.storage.manifest import Manifest
 
 from .. import tables
-from ..access.roles import is_trusted
 from ..adapters.files import WEIGHTS
 from ..adapters.finding import WHOLE
 from ..adapters.render import Form
 from ..admission.rules import took_part
-from ..bases.add import base_row
 from ..database import Database, events
 from ..engine.recipe import Recipe
 from ..errors import BadInputError
 from ..fusion.views import foreign_key
 from ..limits import CALIBRATIONS, CLAIMS, require_count
-from ..packages.documents import AdapterDocument, BaseDocument, CalibrationDocument, FusedDocument, Item
 from ..record import column_values
 from ..records.amendments import amend_row
 from ..records.deposit import Deposit, record_manifest
 from ..records.references import require_version
 from ..records.renderings import record_rendering
+from ..records.roles import is_trusted
 from ..records.transfer import Moved
+from ..registration.add_base import base_row
 from ..registration.neighbours import Unrecorded
 from ..registration.new_adapter import Examined, add_adapter
 from ..registration.recorded import amendment_rows
+from ..remote.documents import AdapterDocument, BaseDocument, CalibrationDocument, FusedDocument, Item
 from .planning import (
     RECOGNISED,
     Row,
@@ -57,7 +57,7 @@ from .updates import (
 )
 
 if TYPE_CHECKING:
-    from ..workspace import Workspace
+    from ..workspace.workspace import Workspace
 
 
 RECEIVED = "received"

@@ -17,11 +17,11 @@ from fusery.storage.interface import Blob
 from fusery.storage.transfer import require_rooms
 
 from .. import tables
-from ..collect.liveness import is_referenced
 from ..errors import BadInputError, BlobsMissingError
-from ..packages.documents import Item, Package, read_package
 from ..parsing import plural
 from ..records.transfer import Moved, PackagePlan, PackageTaken
+from ..remote.documents import Item, Package, read_package
+from ..upkeep.liveness import is_referenced
 from .checks import check_package
 from .local import package_of, withdrawals_of
 from .over_http import package_bytes
@@ -30,7 +30,7 @@ from .receiving import Carrier, Receiver
 from .uploads import UploadLimits, Uploads
 
 if TYPE_CHECKING:
-    from ..workspace import Workspace
+    from ..workspace.workspace import Workspace
 
 
 MOST_SERVED = 500

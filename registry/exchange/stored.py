@@ -14,8 +14,8 @@ from fusery.storage.locate import display_url, local_path, open_store
 from fusery.storage.processes import temporary_folder
 
 from ..errors import BadInputError, UnknownReferenceError
-from ..packages.container import Container
-from ..packages.documents import (
+from ..remote.container import Container
+from ..remote.documents import (
     KINDS,
     AdapterDocument,
     BaseDocument,
@@ -25,13 +25,13 @@ from ..packages.documents import (
     Package,
     read_document,
 )
-from ..settings.reach import options_of, require_folders
+from ..workspace.reach import options_of, require_folders
 from .checks import check_identity
 from .local import Side, package_with
 from .receiving import Carrier, Progress
 
 if TYPE_CHECKING:
-    from ..workspace import Workspace
+    from ..workspace.workspace import Workspace
 
 
 _MOST_BYTES = 2 << 30

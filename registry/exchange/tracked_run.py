@@ -21,7 +21,7 @@ from fusery.storage.secrets import redact, without_secrets
 
 from ..adapters.files import CHECKPOINT, CONFIG, PEFT_WEIGHTS, WEIGHTS
 from ..errors import BadInputError
-from ..training.record import MOST_POINTS, RecordedData, RecordedGit, RecordedPoint, RunRecord
+from ..registration.training_record import MOST_POINTS, RecordedData, RecordedGit, RecordedPoint, RunRecord
 
 LOSSES: Mapping[str, Sequence[str]] = {
     "train_loss": ("loss", "train/loss", "train_loss"),

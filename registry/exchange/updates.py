@@ -17,11 +17,16 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from .. import tables
-from ..access.roles import PARTS, Thing, allows, may_change, owner_of, parse_role
 from ..actors import name_sender, person
 from ..errors import MissingExtraError, RegistryError, RoleError
 from ..limits import EVALUATIONS, SIGNATURES, TAGS, YANKS, require_count, require_within
-from ..packages.documents import (
+from ..record import column_values
+from ..records.amendments import DATASET, amend_row, is_free, require_few_amendments, state_of
+from ..records.evaluation import key_of
+from ..records.roles import PARTS, Thing, allows, may_change, owner_of, parse_role
+from ..records.views import SCHEME, is_good, manifest_of, stands
+from ..registration.recorded import amendment_rows
+from ..remote.documents import (
     AdapterDocument,
     EvaluationDocument,
     FusedDocument,
@@ -29,14 +34,9 @@ from ..packages.documents import (
     SignatureDocument,
     YankDocument,
 )
-from ..record import column_values
-from ..records.amendments import DATASET, amend_row, is_free, require_few_amendments, state_of
-from ..records.evaluation import key_of
-from ..records.views import SCHEME, is_good, manifest_of, stands
-from ..registration.recorded import amendment_rows
 
 if TYPE_CHECKING:
-    from ..workspace import Workspace
+    from ..workspace.workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,7 +291,7 @@ def _known_signature(session: Session, document: Item, each: SignatureDocument) 
 
 def _is_claimable(session: Session, row: tables.SignatureRow, public: str | None) -> bool:
     """Return whether a signature covers these files and has the named key."""
-    from ..dsse.envelope import parse_envelope, read_statement
+    from ..dsse import parse_envelope, read_statement
 
     manifest = manifest_of(session, row.subject_digest)
     try:

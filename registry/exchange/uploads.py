@@ -35,7 +35,7 @@ from ..records.deposit import Deposit
 from ..records.transfer import Arrived
 
 if TYPE_CHECKING:
-    from ..workspace import Workspace
+    from ..workspace.workspace import Workspace
 
 HELD = LONGEST
 """Seconds for which received bytes are kept without their records."""

@@ -20,7 +20,7 @@ from fusery.storage.processes import temporary_folder
 from fusery.storage.secrets import remember, without_secrets
 
 from ..errors import BadInputError, MissingExtraError, UnknownReferenceError
-from ..training.record import RecordedData, RunRecord
+from ..registration.training_record import RecordedData, RunRecord
 from .tracked_run import (
     MOST_RUNS,
     Client,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ..engine.calibration import CalibrationFile
     from ..engine.policy import WritePolicy
     from ..engine.whole import ReplacedTensors
-    from ..workspace import Workspace
+    from ..workspace.workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True)

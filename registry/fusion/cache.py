@@ -30,7 +30,7 @@ from .records import aliased_keys
 from .views import foreign_record
 
 if TYPE_CHECKING:
-    from ..workspace import Workspace
+    from ..workspace.workspace import Workspace
 
 _SHORTEST = 8
 """Hex digits that name an entry of the cache."""

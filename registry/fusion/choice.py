@@ -27,7 +27,7 @@ from .views import find_fused, fused_line, weights_bytes
 
 if TYPE_CHECKING:
     from ..engine.engine import Sampled
-    from ..workspace import Workspace
+    from ..workspace.workspace import Workspace
 
 
 FITTED = "fuse.fitted"

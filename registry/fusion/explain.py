@@ -25,7 +25,7 @@ from .request import FuseRequest, candidates
 from .views import find_fused, foreign_record, is_published
 
 if TYPE_CHECKING:
-    from ..workspace import Workspace
+    from ..workspace.workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

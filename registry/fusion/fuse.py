@@ -34,7 +34,7 @@ from .request import FuseRequest, candidates, require_meaning, require_own
 from .views import find_fused
 
 if TYPE_CHECKING:
-    from ..workspace import Workspace
+    from ..workspace.workspace import Workspace
 
 __all__ = ["FuseRequest", "fuse", "fuse_to_read", "remake"]
 

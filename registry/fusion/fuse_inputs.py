@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from ..engine.policy import WritePolicy
     from ..engine.whole import ReplacedTensors
     from ..records.fused import FusedLabel
-    from ..workspace import Workspace
+    from ..workspace.workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True)

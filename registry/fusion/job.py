@@ -38,7 +38,7 @@ from .views import find_fused, fused_record
 
 if TYPE_CHECKING:
     from ..records.deposit import Deposit
-    from ..workspace import Workspace
+    from ..workspace.workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True)

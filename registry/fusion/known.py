@@ -32,7 +32,7 @@ from .request import FuseRequest
 
 if TYPE_CHECKING:
     from ..engine.fidelity import FuseFidelity
-    from ..workspace import Workspace
+    from ..workspace.workspace import Workspace
 
 REFUSED = "fuse.refused"
 

@@ -17,7 +17,7 @@ from ..errors import AmbiguousReferenceError, BadInputError, UnknownReferenceErr
 from ..records.references import begins_with
 
 if TYPE_CHECKING:
-    from ..workspace import Workspace
+    from ..workspace.workspace import Workspace
 
 _SHORTEST = 8
 """Hex digits of a key."""

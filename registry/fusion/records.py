@@ -34,7 +34,7 @@ from .views import claims, counts, find_fused, is_published
 if TYPE_CHECKING:
     from ..engine.fidelity import FuseFidelity
     from ..records.deposit import Deposit
-    from ..workspace import Workspace
+    from ..workspace.workspace import Workspace
     from .fuse_inputs import FuseInputs
 
 

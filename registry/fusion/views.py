@@ -44,7 +44,7 @@ from ..records.views import SCHEME, entries, is_good, signed_name
 from ..records.withdrawals import of_fused
 
 if TYPE_CHECKING:
-    from ..workspace import Workspace
+    from ..workspace.workspace import Workspace
     from .request import FuseRequest
 
 

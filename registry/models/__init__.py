@@ -1,1 +1,1 @@
-"""What a model is, from its files alone: architecture, identity, the size of its weights."""
+"""Models from their files alone: architecture, identity, size of the weights; and models in GGUF files."""

@@ -1,5 +1,5 @@
-"""Lineage: what a thing was made from, what was made from it, and where it went, as a graph; and attestations for auditors.
+"""Lineage, attestations, identification of files, and signatures.
 
-Edges point from the made to what it was made from and from an alias to
-the adapter that it holds, and from a deployment to what runs there.
+Edges of the lineage graph point from a result to its inputs, from an alias to its adapter, and from a deployment to
+what runs there.
 """

@@ -27,7 +27,7 @@ from ..records.views import public_facts, trained_on_view
 from ..records.withdrawals import of_adapters, of_bundles, of_fused, recipe_in
 
 if TYPE_CHECKING:
-    from ..workspace import Workspace
+    from ..workspace.workspace import Workspace
 
 Subject = tables.AdapterRow | tables.FusedRow | tables.BundleRow
 

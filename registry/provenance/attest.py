@@ -14,12 +14,11 @@ from urllib.parse import quote
 
 from fusery.storage.manifest import FileEntry
 
-from ..dsse.envelope import IN_TOTO, signed_document
-from ..dsse.keys import key_id, read_private_key
+from ..dsse import IN_TOTO, key_id, read_private_key, signed_document
 from ..errors import BadInputError
 
 if TYPE_CHECKING:
-    from ..workspace import Workspace
+    from ..workspace.workspace import Workspace
     from .account import Account, AccountPart, Data
 
 Attestation = Literal["slsa", "cyclonedx"]

@@ -23,7 +23,7 @@ from ..records.withdrawals import of_adapters, of_bundles, of_fused
 from .closure import ADAPTER, DOWN, FUSED_FROM, Key, counts, links_of, nearest_adapters, numbers
 
 if TYPE_CHECKING:
-    from ..workspace import Workspace
+    from ..workspace.workspace import Workspace
 
 
 Made = (

@@ -27,7 +27,7 @@ from fusery.storage.failures import os_failures
 from fusery.storage.publishing import make_folders
 
 from ..admission.submission import Facts
-from ..training.record import (
+from ..registration.training_record import (
     RecordedData,
     RecordedPoint,
     RecordedStart,

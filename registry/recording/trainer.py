@@ -26,9 +26,9 @@ from ..record import Record, described
 from ..records.adapter import Registered
 from ..records.bases import KnownBase
 from ..registration.register import data_source
+from ..registration.training_record import State
 from ..runtime.mlx_keys import mlx_keys
 from ..runtime.templates.chat import ChatTemplates
-from ..training.record import State
 from .callback import RecordRun
 
 Way = Literal["qat", "qa-lora"]

@@ -21,7 +21,7 @@ from fusery.storage.secrets import redact
 
 from ..adapters.files import STATE
 from ..admission.submission import Facts, Submission
-from ..training.record import RecordedData, RunRecord, begin_record, write_record
+from ..registration.training_record import RecordedData, RunRecord, begin_record, write_record
 from .callback import plain_arguments, register_run
 
 if TYPE_CHECKING:

@@ -1,5 +1,1 @@
-"""What is on record.
-
-References and how they are resolved, rows as plain values, manifests and deposits, and what every view
-asks.
-"""
+"""Records as typed values: references, manifests and deposits, and who may read or change what."""

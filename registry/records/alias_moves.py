@@ -19,7 +19,7 @@ from ..database import events
 from ..database.events import parse_seals
 from ..errors import AliasGuardedError
 from ..record import row_values
-from ..workspace import Workspace
+from ..workspace.workspace import Workspace
 from .release import AliasMove, Moved
 
 EVERY_TASK = "*"

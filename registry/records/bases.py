@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from fusery.storage.copying import Progress
     from fusery.storage.vouchers import Watch
 
-    from ..workspace import Workspace
+    from ..workspace.workspace import Workspace
 
 
 _SHAPE = ("config", "weights", "parameters", "dtype", "quantization", "written_by_mlx")

@@ -22,7 +22,7 @@ from ..actors import person
 from ..database import events
 from ..errors import BadInputError, UnknownReferenceError
 from ..limits import BUNDLES, require_count
-from ..workspace import Workspace
+from ..workspace.workspace import Workspace
 from .references import resolve_adapter
 from .transfer import SentBundle
 

@@ -25,7 +25,7 @@ from .bases import blob_generations
 
 if TYPE_CHECKING:
     from ..models.architecture import Architecture
-    from ..workspace import Workspace
+    from ..workspace.workspace import Workspace
 
 
 CHOSEN = "base.calibration_chosen"

@@ -34,7 +34,7 @@ from ..adapters.tokenizer_files import (
 )
 from ..errors import BadInputError, UnknownReferenceError
 from ..record import Record, described
-from ..workspace import Workspace
+from ..workspace.workspace import Workspace
 from .adapter import Withdrawal
 from .bases import blob_generations, completed_config, locate_files, proven_files, recorded_architecture
 from .fused_rows import label_of

@@ -252,8 +252,7 @@ def is_good(
     Args:
         name: what the signer must have called it; the name is signed, too, and has to begin so.
     """
-    from ..dsse.envelope import parse_envelope, read_statement
-    from ..dsse.keys import key_id, parse_public_key
+    from ..dsse import key_id, parse_envelope, parse_public_key, read_statement
 
     manifest = manifest_of(session, signature.subject_digest)
     try:

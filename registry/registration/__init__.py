@@ -1,1 +1,1 @@
-"""Registering an adapter, and amending what is recorded about one."""
+"""Add base models, register adapters with the facts of their training runs, and amend them."""

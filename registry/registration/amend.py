@@ -9,7 +9,6 @@ from typing import Any
 from fusery.storage.secrets import without_credentials
 
 from .. import tables
-from ..access.roles import require_may_change
 from ..admission.submission import LIMITS, checked, checked_tags, require_text
 from ..database import events
 from ..errors import BadInputError
@@ -34,7 +33,8 @@ from ..records.amendments import (
     text_of,
 )
 from ..records.references import resolve_adapter
-from ..workspace import Workspace
+from ..records.roles import require_may_change
+from ..workspace.workspace import Workspace
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _IDENTITY = frozenset({"base", "name", "task", "version"})

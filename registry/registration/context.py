@@ -33,7 +33,7 @@ from ..records.references import resolve_adapter, resolve_base
 if TYPE_CHECKING:
     from ..adapters.whole import WholeTensors
     from ..adapters.whole_fit import FittedWhole
-    from ..workspace import Workspace
+    from ..workspace.workspace import Workspace
     from .neighbours import Unrecorded
 
 

@@ -30,7 +30,7 @@ from ..records.withdrawals import is_a_part, of_adapters
 
 if TYPE_CHECKING:
     from ..comparison.modules import OpenAdapter
-    from ..workspace import Workspace
+    from ..workspace.workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True)

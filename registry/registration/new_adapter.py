@@ -30,20 +30,20 @@ from ..admission.rules import examine, unreadable
 from ..admission.submission import Submission
 from ..errors import AlreadyExistsError, BadInputError
 from ..names import AdapterName, compact_date, parse_date, parse_slug
-from ..packages.documents import AdapterDocument
 from ..records.adapter import own
 from ..records.amendments import TAG, State, dataset_row, is_amendable, state_of, undone
 from ..records.derived import adapter_columns, alpha_of, differing
 from ..records.references import load_adapters, resolve_adapter
 from ..records.renderings import record_rendering
 from ..records.withdrawals import inherited_dataset, known_sources, of_adapters, recipe_in
-from ..training.facts import adapter_with_weights, record_run, recorded_curve
-from ..training.selection import Training
+from ..remote.documents import AdapterDocument
+from .checkpoint_selection import Training
 from .context import RegistrationContext, candidate_for, load_context, policy_of
 from .recorded import first_state, record_training, submission_of, training_findings
+from .training_facts import adapter_with_weights, record_run, recorded_curve
 
 if TYPE_CHECKING:
-    from ..workspace import Workspace
+    from ..workspace.workspace import Workspace
     from .neighbours import Unrecorded
 
 

@@ -17,14 +17,14 @@ from ..adapters.folder import AdapterFolder
 from ..admission.code import TRAINING_CODES
 from ..admission.submission import DECLARED, Submission, TrainedOn
 from ..errors import BadInputError
-from ..packages.documents import AdapterDocument
 from ..record import column_values
 from ..records.adapter_details import TrainingRun
 from ..records.amendments import FIELDS, TAG, State, misfits, require_few_amendments, text_of, undone
-from ..training.curve import Curve, Point
-from ..training.run_folder import Checkpoint, Run
-from ..training.selection import CheckpointChoice, choice_findings, conflicts
+from ..remote.documents import AdapterDocument
 from .amend import accepted
+from .checkpoint_selection import CheckpointChoice, choice_findings, conflicts
+from .run_folder import Checkpoint, Run
+from .training_curve import Curve, Point
 
 _HINT = "fusery audit, on the other registry"
 

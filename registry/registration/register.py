@@ -37,13 +37,13 @@ from ..records.adapter import MAX_VERSION, Registered
 from ..records.references import load_adapters, next_version, require_version
 from ..records.renderings import rendering_of
 from ..records.views import registered_record, trained_on_view
-from ..training.selection import Training, select_folder, select_run
+from .checkpoint_selection import Training, select_folder, select_run
 from .context import RegistrationContext, candidate_for, load_context, policy_of
 from .new_adapter import Examined, add_adapter, known_adapter, task_row
 
 if TYPE_CHECKING:
     from ..records.deposit import Deposit
-    from ..workspace import Workspace
+    from ..workspace.workspace import Workspace
 
 
 def check(

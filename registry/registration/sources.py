@@ -20,7 +20,7 @@ from ..adapters.files import CHECKPOINT, CONFIG, LOG_NAME, METADATA, PEFT_WEIGHT
 from ..adapters.tokenizer_files import is_tokenizer_file
 from ..errors import BadInputError, BlobsMissingError, MissingExtraError
 from ..parsing import plural
-from ..workspace import Workspace
+from ..workspace.workspace import Workspace
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://.*", re.DOTALL)
 _HUB = re.compile(
@@ -70,7 +70,7 @@ def _from_hub(url: str, scratch: Path) -> Path:
         )
     from fusery.storage.secrets import remember, without_secrets
 
-    from ..bases.fetch import reason_of, transport_errors
+    from .fetch_base import reason_of, transport_errors
 
     try:
         from huggingface_hub import HfApi, get_token

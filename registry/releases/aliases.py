@@ -27,7 +27,7 @@ from ..records.release import Alias, AliasHolder, AliasMove, Moved
 from ..records.withdrawals import is_yanked, of_adapters, refuse_yanked, told_of
 
 if TYPE_CHECKING:
-    from ..workspace import Workspace
+    from ..workspace.workspace import Workspace
 
 _ROLLBACK = "rollback"
 """What the log says of a move that is one."""

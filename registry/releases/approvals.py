@@ -11,7 +11,6 @@ from fusery.storage.plaintext import is_keepable
 from fusery.storage.secrets import without_credentials
 
 from .. import tables
-from ..access.roles import owner_of
 from ..actors import is_author, person
 from ..database import events
 from ..errors import BadInputError
@@ -19,10 +18,11 @@ from ..limits import APPROVALS, require_count
 from ..names import parse_alias, parse_task
 from ..records.references import resolve_adapter
 from ..records.release import Approval
+from ..records.roles import owner_of
 from ..records.withdrawals import refuse_yanked, told_of
 
 if TYPE_CHECKING:
-    from ..workspace import Workspace
+    from ..workspace.workspace import Workspace
 
 LONGEST_NOTE = 10_000
 """Characters."""

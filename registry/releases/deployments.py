@@ -31,7 +31,7 @@ from ..records.release import Deployed, Deployment, Refused
 from ..records.withdrawals import is_yanked, standing_yank
 
 if TYPE_CHECKING:
-    from ..workspace import Workspace
+    from ..workspace.workspace import Workspace
 
 RECORDED, ENDED, REFUSED = "deployment.recorded", "deployment.ended", "deployment.refused"
 

@@ -37,7 +37,7 @@ from .approvals import alias_of, approvers
 from .rules import MetricRule, Rules, bound_words, make_rules
 
 if TYPE_CHECKING:
-    from ..workspace import Workspace
+    from ..workspace.workspace import Workspace
 
 
 Said = tuple[State, str] | tuple[State, str, str | None] | tuple[State, str, str | None, str | None]

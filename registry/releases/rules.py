@@ -35,7 +35,7 @@ from ..records.evaluation import parse_metric
 from ..records.release import AliasRules, RemovedRules, SetRules
 
 if TYPE_CHECKING:
-    from ..workspace import Workspace
+    from ..workspace.workspace import Workspace
 
 
 LARGEST = 64 << 10

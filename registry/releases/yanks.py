@@ -22,7 +22,7 @@ from ..records.withdrawals import same_weights, standing_yank, standing_yanks
 from .deployments import deployments_of
 
 if TYPE_CHECKING:
-    from ..workspace import Workspace
+    from ..workspace.workspace import Workspace
 
 
 def yank(workspace: Workspace, references: Sequence[str], *, reason: str) -> tuple[Yank, ...]:

@@ -1,1 +1,1 @@
-"""The client of a server's registry: requests, tokens and file transfers."""
+"""The client of a server's registry (requests, tokens, file transfers), and the packages that registries exchange."""

@@ -17,9 +17,9 @@ from fusery.storage.jsonfile import MAX_DEPTH, parse_json
 
 from ..adapters.finding import Finding
 from ..record import Record
-from ..settings.settings import Settings
 from ..wire import decode, encode
-from ..workspace import Workspace
+from ..workspace.settings import Settings
+from ..workspace.workspace import Workspace
 from .address import ServerAddress, checked_token, token_for
 from .client import HttpClient, shown
 

@@ -15,12 +15,12 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from .. import tables
-from ..audit.report import Report, in_order
+from ..upkeep.report import Report, in_order
 from .delivering import Backoff
 from .hooks import actions_of, is_one_of, newest, tasks_of
 
 if TYPE_CHECKING:
-    from ..workspace import Workspace
+    from ..workspace.workspace import Workspace
 
 CODE = "delivery_differs"
 _STATES = ("webhook.added", "webhook.disabled", "webhook.enabled", "webhook.skipped")

@@ -37,7 +37,7 @@ from .sending import SECONDS, DeliveryAnswer, WebhookTarget, parse_url, post
 from .signing import Deliverer, derive, headers
 
 if TYPE_CHECKING:
-    from ..workspace import Workspace
+    from ..workspace.workspace import Workspace
 
 TTL = 30.0
 """Seconds of a lease, many more than an attempt takes."""

@@ -26,7 +26,7 @@ from .sending import is_named_private, parse_url
 from .signing import PRIVATE, Deliverer, derive, key_text
 
 if TYPE_CHECKING:
-    from ..workspace import Workspace
+    from ..workspace.workspace import Workspace
 
 _MOST = 100
 _ACTION = re.compile(r"[a-z._*?]{1,50}")

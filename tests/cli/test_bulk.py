@@ -19,7 +19,7 @@ from programs import interrupts
 from waiting import wait_until
 
 from fusery.registry.database.leases import TTL
-from fusery.registry.workers.cluster import ALONE, ANSWER, GOODBYE, LOOK
+from fusery.registry.workspace.cluster import ALONE, ANSWER, GOODBYE, LOOK
 
 from .conftest import MAIN, require_refusals, started
 
@@ -132,7 +132,7 @@ def test_refusals(stocked: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 def test_a_cluster_that_is_not_there(stocked: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FUSERY_CLUSTER", "tcp://127.0.0.1:9")
-    monkeypatch.setattr("fusery.registry.workers.cluster.PATIENCE", 1)
+    monkeypatch.setattr("fusery.registry.workspace.cluster.PATIENCE", 1)
     require_refusals(stocked, ("fuse --all", "no scheduler answers"))
 
 
@@ -199,7 +199,7 @@ def test_a_cluster_does_it_and_survives_a_killed_worker(
     assert sum(event["action"] == "fused.made" for event in events) in (0, 8)
 
 
-HASTY = f"import fusery.registry.workers.cluster as c; c.ALONE = 4; c.LOOK = 0.01; {MAIN}"
+HASTY = f"import fusery.registry.workspace.cluster as c; c.ALONE = 4; c.LOOK = 0.01; {MAIN}"
 """Ask the scheduler all the time, also in the moment in which it goes."""
 
 

@@ -11,7 +11,7 @@ from fixture_types import Fusery
 from .conftest import require_refusals
 
 ONE, TWO = "course_rec_v1_20260115", "course_rec_v2_20260201"
-REAL = Path(__file__).parents[1] / "registry/evaluation/results/lm_eval_0.4.13.json"
+REAL = Path(__file__).parents[1] / "registry/comparison/results/lm_eval_0.4.13.json"
 
 
 @pytest.fixture

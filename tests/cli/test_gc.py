@@ -9,8 +9,8 @@ from fixture_types import Fusery
 
 from fusery.registry.errors import BadInputError
 from fusery.registry.parsing import parse_duration, parse_size
-from fusery.registry.settings.settings import Settings
-from fusery.registry.workspace import Workspace
+from fusery.registry.workspace.settings import Settings
+from fusery.registry.workspace.workspace import Workspace
 
 from .conftest import require_refusals
 

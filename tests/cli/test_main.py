@@ -36,7 +36,7 @@ HEAVY = (
 )
 UNASKED = (
     "html", "tomllib", "tarfile", "platformdirs", "multiprocessing", "urllib.request", "fusery.registry.provenance",
-    "fusery.registry.training", "fusery.registry.tables.fused", "fusery.registry.tables.trust",
+    "fusery.registry.registration", "fusery.registry.tables.fused", "fusery.registry.tables.trust",
     "fusery.registry.tables.trail",
 )  # fmt: skip
 """Modules that are cheap to import, and that `fusery list` does not need."""

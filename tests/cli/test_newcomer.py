@@ -14,8 +14,8 @@ import pytest
 import tiny_models
 from fixture_types import Fusery
 
-from fusery.registry.settings.settings import Settings
-from fusery.registry.workspace import Workspace
+from fusery.registry.workspace.settings import Settings
+from fusery.registry.workspace.workspace import Workspace
 
 from .conftest import require_refusals
 

@@ -20,7 +20,7 @@ from waiting import wait_until
 from warm_processes import WarmProcess
 
 from fusery.registry.adapters.files import RUN_RECORD
-from fusery.registry.training.record import read_record
+from fusery.registry.registration.training_record import read_record
 from fusery.research.quantized_training import make_layers
 from fusery.storage.digest import digest_file
 

@@ -22,8 +22,7 @@ from fusery.cli.session import Session
 from fusery.registry.api.evaluations import Evaluations
 from fusery.registry.api.exchange import Exchange
 from fusery.registry.api.fused import Bases
-from fusery.registry.audit.report import Problem, Repair, Report
-from fusery.registry.evaluation.reports import (
+from fusery.registry.comparison.reports import (
     BenchReport,
     FormCost,
     ProbedModel,
@@ -35,6 +34,7 @@ from fusery.registry.exchange.import_runs import ImportedRun
 from fusery.registry.records.adapter_details import Commit, CurvePoint, Measured, TrainingRun
 from fusery.registry.records.calibrations import CalibrationReport
 from fusery.registry.records.event import Webhook
+from fusery.registry.upkeep.report import Problem, Repair, Report
 
 from .conftest import Fusery
 

@@ -55,7 +55,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_folder = place / "run"
     make_run(run_folder, base, saved=(200, 400, 600), iters=600, log=plain_log(losses, {600: 1.1}))
     name_the_base(run_folder)
-    shutil.copy(ROOT / "tests/registry/evaluation/results/lm_eval_0.4.13.json", place / "results.json")
+    shutil.copy(ROOT / "tests/registry/comparison/results/lm_eval_0.4.13.json", place / "results.json")
     measured = re.findall(
         r"^```json\n(.*?)^```",
         (ROOT / "docs/guides/compare.md").read_text("utf-8"),

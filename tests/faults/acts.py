@@ -35,7 +35,7 @@ MODULES = (
     "fusery.web.app",
     "fusery.web.cli",
     "fusery.cli.exchange",
-    "fusery.registry.backup",
+    "fusery.registry.exchange",
     "uvicorn",
     "httpx",
 )

@@ -62,8 +62,8 @@ def prepare(folder: Path, there: dict[str, str]) -> None:
 
 
 def leave_litter() -> None:
-    from fusery.registry.settings.settings import Settings
-    from fusery.registry.workspace import Workspace
+    from fusery.registry.workspace.settings import Settings
+    from fusery.registry.workspace.workspace import Workspace
     from fusery.storage.publishing import make_folders
 
     workspace = Workspace(Settings.load())

@@ -9,7 +9,7 @@ import pytest
 from fuzz.mutate import garble
 from hostile.arena import hang_guard
 
-from fusery.registry.training.curve import parse_log
+from fusery.registry.registration.training_curve import parse_log
 from fusery.storage.errors import FormatError
 
 LINES = (

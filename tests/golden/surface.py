@@ -27,7 +27,7 @@ from fusery.registry.database import schema
 from fusery.registry.database.events import ACTIONS
 from fusery.registry.record import Record
 from fusery.registry.records.trust import Role
-from fusery.registry.settings.settings import Settings, variable_of
+from fusery.registry.workspace.settings import Settings, variable_of
 from fusery.storage.errors import FuseryError
 from fusery.storage.plugins import GROUPS
 
@@ -47,7 +47,7 @@ PLUGINS = (
     "fusery.registry.bundles.sealed_bytes",
     "fusery.registry.bundles.BundleFolder",
     "fusery.registry.exchange.tracked_run.TrackedRun",
-    "fusery.registry.training.record.RunRecord",
+    "fusery.registry.registration.training_record.RunRecord",
     "fusery.storage.digest.digest_file",
     "fusery.storage.interface.BlobStore",
     "fusery.storage.locate.Protocol",
@@ -283,7 +283,7 @@ def formats() -> dict[str, Any]:
     """Return the names of what is written to disks, and the numbers of the schema and of the layout of stores."""
     from fusery.registry import documents
     from fusery.registry.engine import calibration, recipe
-    from fusery.registry.packages import documents as packages
+    from fusery.registry.remote import documents as packages
     from fusery.storage import layout, manifest
 
     return {

@@ -14,9 +14,9 @@ from signing_keys import write_pair
 from sqlalchemy import delete
 
 from fusery.registry import Registry, tables
-from fusery.registry.backup.filling import NotEmptyError
-from fusery.registry.packages.container import BackupError
-from fusery.registry.workspace import Workspace
+from fusery.registry.exchange.filling import NotEmptyError
+from fusery.registry.remote.container import BackupError
+from fusery.registry.workspace.workspace import Workspace
 from fusery.storage.digest import digest_bytes
 
 NOBODY_S = digest_bytes(b"another base")

@@ -16,8 +16,8 @@ from hostile.stage import CANARY, Stage
 from programs import free_port
 
 from fusery.registry.bundles.delivery import place_at
-from fusery.registry.settings.settings import Settings
-from fusery.registry.workspace import Workspace
+from fusery.registry.workspace.settings import Settings
+from fusery.registry.workspace.workspace import Workspace
 from fusery.storage.errors import StorageError
 
 pytest.importorskip("sshfs")

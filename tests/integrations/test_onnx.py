@@ -25,7 +25,7 @@ from fusery.integrations.onnx import PYTHON
 from fusery.registry.bundles import BundleSource
 from fusery.registry.bundles.target import LayoutError
 from fusery.registry.errors import BadInputError, MissingExtraError
-from fusery.registry.signing.verify import verify
+from fusery.registry.provenance.verify import verify
 
 needs_no_packages = pytest.mark.skipif(
     importlib.util.find_spec("onnxruntime_genai") is not None, reason="the packages are installed here"

@@ -23,7 +23,7 @@ from peft_folders import make_peft
 from fusery.registry.bundles import BundleSource, own_targets
 from fusery.registry.bundles.target import LayoutError
 from fusery.registry.errors import BadInputError
-from fusery.registry.gguf.header import read_header
+from fusery.registry.models.gguf_header import read_header
 
 pytest.importorskip("gguf")
 

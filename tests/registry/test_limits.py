@@ -6,8 +6,8 @@ import pytest
 from database_facts import add_rows
 
 from fusery.registry import Registry
+from fusery.registry.comparison import measured
 from fusery.registry.errors import BadInputError
-from fusery.registry.evaluation import measured
 from fusery.registry.limits import REMARKS, YANKS, require_within
 from fusery.registry.releases import deployments
 

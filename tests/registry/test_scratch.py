@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fusery.registry import Registry
-from fusery.registry.workspace import Workspace
+from fusery.registry.workspace.workspace import Workspace
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 

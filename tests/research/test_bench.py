@@ -12,11 +12,11 @@ import pytest
 import tiny_models
 
 from fusery.registry import Registry
+from fusery.registry.comparison import reports
+from fusery.registry.comparison.reports import FormCost, Held, Kind
 from fusery.registry.errors import BadInputError, ModelUnusableError
-from fusery.registry.evaluation import reports
-from fusery.registry.evaluation.reports import FormCost, Held, Kind
-from fusery.registry.settings.settings import Settings
-from fusery.registry.workspace import Workspace
+from fusery.registry.workspace.settings import Settings
+from fusery.registry.workspace.workspace import Workspace
 from fusery.research.bench import advise
 
 

@@ -16,12 +16,12 @@ from sqlalchemy import select
 pytest.importorskip("mlx_lm")
 
 from fusery.registry import Registry, Reporter, tables
-from fusery.registry.audit.audit import NOT_ANCHORED
 from fusery.registry.database import events
 from fusery.registry.engine.calibration import CalibrationFile, read_calibration
 from fusery.registry.errors import MissingExtraError, UnknownReferenceError
 from fusery.registry.records.calibrations import CALIBRATION, current_calibration, fetch_calibration
 from fusery.registry.records.references import resolve_base
+from fusery.registry.upkeep.audit import NOT_ANCHORED
 from fusery.research.models import LoadedModel, load_tokenizer
 from fusery.research.prompts import built_in, for_calibration, read_prompts, tokenise
 from fusery.storage.digest import Digest

@@ -13,8 +13,8 @@ import shift_cipher_adapters
 import tiny_models
 
 from fusery.registry import RecordRun, Registry, Reporter
+from fusery.registry.comparison.reports import ProbedModel, ProbePrompts, ProbeReport, PromptScores
 from fusery.registry.errors import BadInputError, UnknownReferenceError
-from fusery.registry.evaluation.reports import ProbedModel, ProbePrompts, ProbeReport, PromptScores
 from fusery.registry.fusion.request import FuseRequest
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from fusery.registry import Registry
-from fusery.registry.evaluation import measured as module
-from fusery.registry.evaluation.harness_results import MetricValue
-from fusery.registry.evaluation.reports import (
+from fusery.registry.comparison import measured as module
+from fusery.registry.comparison.harness_results import MetricValue
+from fusery.registry.comparison.reports import (
     BenchReport,
     FormCost,
     Held,

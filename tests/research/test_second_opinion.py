@@ -12,8 +12,8 @@ import shift_cipher_adapters
 from broken_adapters import edit_config
 
 from fusery.registry import RecordRun, Registry, Reporter
+from fusery.registry.comparison.reports import ProbeReport
 from fusery.registry.errors import BadInputError
-from fusery.registry.evaluation.reports import ProbeReport
 from fusery.registry.fusion.request import FuseRequest
 from fusery.registry.records.fused import Fused
 from fusery.research import second_opinion

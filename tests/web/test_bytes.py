@@ -51,7 +51,9 @@ def test_what_is_damaged_is_shown_and_stays_as_it_is(own: Registry) -> None:
 def test_one_is_made_at_a_time_and_the_next_one_then(
     shown: Registry, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = importlib.import_module("fusery.registry.audit.audit")  # its package has a function of that name
+    module = importlib.import_module(
+        "fusery.registry.upkeep.audit"
+    )  # its package has a function of that name
     reached, free = threading.Event(), threading.Event()
     check = module.check_again
 

@@ -13,8 +13,8 @@ import tiny_models
 from page_server import ask, pages_of, post_json
 
 from fusery.registry import Registry
-from fusery.registry.settings.settings import Settings
-from fusery.registry.workspace import Workspace
+from fusery.registry.workspace.settings import Settings
+from fusery.registry.workspace.workspace import Workspace
 from fusery.web.auth import Proxies, TokenAuth
 
 pytestmark = pytest.mark.timing

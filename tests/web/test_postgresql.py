@@ -11,8 +11,8 @@ from page_server import ask, pages_of
 from report_registry import acts, places
 
 from fusery.registry import Registry
-from fusery.registry.settings.settings import Settings
-from fusery.registry.workspace import Workspace
+from fusery.registry.workspace.settings import Settings
+from fusery.registry.workspace.workspace import Workspace
 from fusery.web.auth import LocalAuth
 
 pytestmark = pytest.mark.timing

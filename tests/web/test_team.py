@@ -15,8 +15,8 @@ from starlette.requests import Request
 from waiting import wait_until
 
 from fusery.registry import Registry
-from fusery.registry.access.roles import ROLES, allows
 from fusery.registry.errors import BadInputError
+from fusery.registry.records.roles import ROLES, allows
 from fusery.web import auth
 from fusery.web.app import create_app
 from fusery.web.auth import SESSIONS, LocalAuth, Proxies, Sessions, TokenAuth

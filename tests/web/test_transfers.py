@@ -24,8 +24,8 @@ from starlette.requests import Request
 from waiting import wait_until
 
 from fusery.registry import Registry, tables
-from fusery.registry.collect.collect import collect
 from fusery.registry.exchange.uploads import UploadLimits
+from fusery.registry.upkeep.collect import collect
 from fusery.web import app as application
 from fusery.web import limits, transfers
 from fusery.web.auth import Proxies, TokenAuth

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fusery.registry.errors import BadInputError, UnknownReferenceError
 from fusery.registry.exchange.tracked_run import TrackedRun
-from fusery.registry.training.record import RunRecord
+from fusery.registry.registration.training_record import RunRecord
 
 ABOUT = "run.json"
 

@@ -15,7 +15,7 @@ from consumers import llama_cpp_logits, mlx_logits, transformers_logits
 from fusery.integrations.gguf.model import read_model, write_model_gguf
 from fusery.registry.bundles.writing import HashedFile
 from fusery.registry.errors import BadInputError, MissingExtraError
-from fusery.registry.gguf.convert import convert_gguf
+from fusery.registry.models.gguf_convert import convert_gguf
 
 gguf = pytest.importorskip("gguf")
 

@@ -16,8 +16,8 @@ from fusery.integrations.gguf.model import read_model, write_model_gguf
 from fusery.integrations.gguf.tokenizer import tokenizer_keys
 from fusery.registry.bundles.writing import HashedFile
 from fusery.registry.errors import BadInputError
-from fusery.registry.gguf.convert import convert_gguf
-from fusery.registry.gguf.tokenizer import STYLES, convert_tokenizer
+from fusery.registry.models.gguf_convert import convert_gguf
+from fusery.registry.models.gguf_tokenizer import STYLES, convert_tokenizer
 from fusery.storage.errors import FormatError
 
 pytest.importorskip("gguf")

@@ -17,7 +17,7 @@ from fusery.integrations.sync.sync import SyncRequest, sync
 from fusery.registry import Registry
 from fusery.registry.documents import checksum_of
 from fusery.registry.errors import BadInputError
-from fusery.registry.workspace import Workspace
+from fusery.registry.workspace.workspace import Workspace
 from fusery.storage.errors import FuseryError
 from fusery.storage.manifest import Manifest
 from fusery.storage.processes import process_tag

@@ -23,7 +23,7 @@ from fusery.integrations.sync.resolving import (
 from fusery.integrations.sync.sources import AdapterSource, Found, OwnRegistry, RegistryOverHttp
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError, ServerUnavailableError
-from fusery.registry.workspace import Workspace
+from fusery.registry.workspace.workspace import Workspace
 from fusery.storage.errors import FuseryError
 from fusery.web.auth import Proxies, TokenAuth
 

@@ -14,7 +14,7 @@ from fusery.integrations.sync.plan import DestinationOptions
 from fusery.integrations.sync.sync import SyncRequest, sync, watch
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError, UnknownReferenceError
-from fusery.registry.workspace import Workspace
+from fusery.registry.workspace.workspace import Workspace
 
 from .conftest import V1, V2, Somewhere, acts, running
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fusery.registry.adapters.finding import Finding, verdict
 from fusery.registry.admission.rules import CODES, SeverityPolicy
 from fusery.registry.errors import BadInputError
-from fusery.registry.settings.settings import Settings
+from fusery.registry.workspace.settings import Settings
 
 FINDINGS = st.lists(
     st.builds(

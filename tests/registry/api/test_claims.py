@@ -17,10 +17,10 @@ from fusery.registry import Registry, tables
 from fusery.registry.errors import RoleError, ServerRefusedError
 from fusery.registry.fusion.request import FuseRequest
 from fusery.registry.fusion.views import foreign_key
+from fusery.registry.provenance.sign import Signed, SigningSubject, require_meant, sign
 from fusery.registry.records import bundles
 from fusery.registry.records.trust import RecordedEnvelope
 from fusery.registry.records.views import trusted_signers
-from fusery.registry.signing.sign import Signed, SigningSubject, require_meant, sign
 from fusery.registry.wire import LongText
 from fusery.web.auth import Proxies, TokenAuth
 

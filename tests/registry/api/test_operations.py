@@ -22,10 +22,10 @@ from fusery.registry.admission.code import AdmissionError
 from fusery.registry.api import operation as operation_module
 from fusery.registry.api.operation import Operation, operations_of
 from fusery.registry.api.resource import Resource
-from fusery.registry.dsse.envelope import BadSignatureError
+from fusery.registry.dsse import BadSignatureError
 from fusery.registry.errors import MetricNotFiniteError
 from fusery.registry.fusion.request import FuseRequest
-from fusery.registry.signing.sign import SigningKey
+from fusery.registry.provenance.sign import SigningKey
 from fusery.registry.wire import LongText, decode, encode
 from fusery.storage.errors import FuseryError, MissingFileError
 from fusery.web import routes as web_operations

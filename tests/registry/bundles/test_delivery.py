@@ -178,8 +178,8 @@ def test_urls_that_nothing_can_be_at(registry: Registry) -> None:
 
 
 def test_the_store_of_the_registry_is_no_place(tmp_path: Path) -> None:
-    from fusery.registry.settings.settings import Settings
-    from fusery.registry.workspace import Workspace
+    from fusery.registry.workspace.settings import Settings
+    from fusery.registry.workspace.workspace import Workspace
 
     name = uuid.uuid4().hex
     settings = replace(Settings.load(tmp_path / "home"), store_url=f"memory://{name}/store")

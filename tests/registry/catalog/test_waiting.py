@@ -9,8 +9,8 @@ import pytest
 import tiny_models
 
 from fusery.registry import Registry
-from fusery.registry.settings.settings import Settings
-from fusery.registry.workspace import Workspace
+from fusery.registry.workspace.settings import Settings
+from fusery.registry.workspace.workspace import Workspace
 
 
 @pytest.fixture

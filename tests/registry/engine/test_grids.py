@@ -10,7 +10,6 @@ import pytest
 import tiny_models
 from tensor_files import Change, rewrite
 
-from fusery.registry.bases.add import model_files
 from fusery.registry.engine.affine import Grid
 from fusery.registry.engine.architectures import NeedsModelClassError
 from fusery.registry.engine.arithmetic import BF16
@@ -18,6 +17,7 @@ from fusery.registry.engine.base import read_base
 from fusery.registry.engine.grids import bits_of, grid_of, weight_sizes
 from fusery.registry.engine.microscaling import MODES
 from fusery.registry.errors import FusionUnsupportedError
+from fusery.registry.registration.add_base import model_files
 from fusery.storage.jsonfile import read_object
 
 from .conftest import Planner

@@ -32,7 +32,7 @@ from fusery.registry.exchange.tracked_run import (
     parameters,
     tracked_adapters,
 )
-from fusery.registry.training.record import RunRecord
+from fusery.registry.registration.training_record import RunRecord
 from fusery.testing.sources import SourceContract
 
 # MLflow's own tables ask SQLAlchemy for what that will leave out one day.

@@ -23,7 +23,6 @@ from sqlalchemy import select
 from waiting import wait_until
 
 from fusery.registry import Registry, tables
-from fusery.registry.collect.collect import collect
 from fusery.registry.errors import (
     BadInputError,
     BlobsMissingError,
@@ -36,6 +35,7 @@ from fusery.registry.exchange import over_http
 from fusery.registry.remote import client
 from fusery.registry.remote.address import ServerAddress
 from fusery.registry.remote.server import Server
+from fusery.registry.upkeep.collect import collect
 from fusery.storage.errors import BlobCorruptError, OutOfSpaceError
 from fusery.web.auth import Proxies, TokenAuth
 

@@ -12,7 +12,7 @@ from store_shelf import open_workspace
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError, UnknownReferenceError
 from fusery.registry.exchange import stored
-from fusery.registry.packages.container import BackupError
+from fusery.registry.remote.container import BackupError
 
 ONE, TWO = "course_rec_v1_20260115", "course_rec_v2_20260220"
 

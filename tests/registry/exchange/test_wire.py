@@ -21,9 +21,9 @@ from fusery.registry.exchange import checks, updates
 from fusery.registry.exchange import served as serving
 from fusery.registry.exchange.uploads import USUAL
 from fusery.registry.names import MAX_DECLARED_VERSION
-from fusery.registry.packages.documents import FORMAT, read_package
 from fusery.registry.records import amendments
 from fusery.registry.remote.address import ServerAddress
+from fusery.registry.remote.documents import FORMAT, read_package
 from fusery.storage.errors import FuseryError
 
 

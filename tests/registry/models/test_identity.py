@@ -13,9 +13,9 @@ import tiny_models
 from tensor_files import load_raw, rewrite
 
 from fusery.registry import Registry
-from fusery.registry.bases.add import model_files
 from fusery.registry.errors import AlreadyExistsError
 from fusery.registry.models.identity import identify_base
+from fusery.registry.registration.add_base import model_files
 from fusery.storage.digest import digest_bytes, digest_file
 from fusery.storage.errors import FormatError
 from fusery.storage.jsonfile import read_object

@@ -12,7 +12,7 @@ from securesystemslib.exceptions import VerificationError
 from securesystemslib.signer import SSlibKey
 
 from fusery.registry import Registry
-from fusery.registry.dsse.keys import Pair, make_pair
+from fusery.registry.dsse import Pair, make_pair
 from fusery.registry.errors import BadInputError
 
 Everything = tuple[Registry, dict[str, str]]

@@ -18,7 +18,7 @@ from run_folders import make_run, plain_log
 
 from fusery.registry import RecordRun, Registry
 from fusery.registry.adapters.files import RUN_RECORD
-from fusery.registry.training.record import read_record
+from fusery.registry.registration.training_record import read_record
 from fusery.storage.errors import FormatError
 
 

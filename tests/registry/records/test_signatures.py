@@ -17,8 +17,8 @@ from fusery.registry.errors import (
     CheckFailedError,
     UnknownReferenceError,
 )
+from fusery.registry.provenance.sign import SigningKey
 from fusery.registry.records.views import trusted_signers
-from fusery.registry.signing.sign import SigningKey
 
 pytest.importorskip("model_signing")
 REFERENCE, ALIAS = "course_rec@1", "course_rec#prod"

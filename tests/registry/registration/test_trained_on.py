@@ -13,9 +13,9 @@ import tiny_models
 from fusery.registry import Registry
 from fusery.registry.admission.code import AdmissionError
 from fusery.registry.admission.submission import TrainedOn
-from fusery.registry.audit.records import SealLog, check_records
 from fusery.registry.errors import AlreadyExistsError, AmbiguousReferenceError, BadInputError
 from fusery.registry.fusion.fuse import FuseRequest
+from fusery.registry.upkeep.records import SealLog, check_records
 from fusery.storage.errors import FuseryError
 
 MakeAdapter = Callable[..., Path]

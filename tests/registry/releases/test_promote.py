@@ -17,7 +17,7 @@ from fusery.registry import Registry, tables
 from fusery.registry.errors import AliasGuardedError, BadInputError, UnknownReferenceError
 from fusery.registry.fusion.fuse import FuseRequest
 from fusery.registry.releases import promote as promotion
-from fusery.registry.workspace import Workspace
+from fusery.registry.workspace.workspace import Workspace
 
 MakeAdapter = Callable[..., Path]
 FIRST, SECOND = "course_rec_v1_20260115", "course_rec_v2_20260201"

@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy import select
 
 from fusery.registry import Registry, tables
-from fusery.registry.dsse.keys import make_pair
+from fusery.registry.dsse import make_pair
 from fusery.registry.errors import MissingExtraError
-from fusery.registry.signing.sign import SigningKey
+from fusery.registry.provenance.sign import SigningKey
 
 
 def test_signed_with_a_key_that_counts_for_the_alias(stocked: Registry, tmp_path: Path) -> None:

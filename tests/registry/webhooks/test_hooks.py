@@ -9,8 +9,8 @@ from sqlalchemy import text, update
 
 from fusery.registry import Registry, tables
 from fusery.registry.errors import AlreadyExistsError, BadInputError, UnknownReferenceError
-from fusery.registry.settings.settings import Settings
-from fusery.registry.workspace import Workspace
+from fusery.registry.workspace.settings import Settings
+from fusery.registry.workspace.workspace import Workspace
 
 URL = "https://hooks.example.org/fusery"
 

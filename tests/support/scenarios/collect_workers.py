@@ -73,7 +73,7 @@ def fill_and_forget(place: dict[str, Any], number: int, test: Connection) -> Non
 
 def collect_until_killed(place: dict[str, Any], test: Connection) -> None:
     """Collect again and again without grace."""
-    from fusery.registry.collect.collect import Marking, collect
+    from fusery.registry.upkeep.collect import Marking, collect
 
     # Who comes for bytes that a killed collector had marked waits for as long; a minute shows no more than this.
     (Marking.__init__.__kwdefaults__ or {})["tombstone"] = 5.0

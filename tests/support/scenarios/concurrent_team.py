@@ -28,8 +28,8 @@ from fusery.registry.errors import FuseryError
 from fusery.registry.fusion.fuse import FuseRequest
 from fusery.registry.fusion.fuse_inputs import InputFiles
 from fusery.registry.records.deposit import Deposit
-from fusery.registry.settings.settings import Settings
-from fusery.registry.workspace import Workspace
+from fusery.registry.workspace.settings import Settings
+from fusery.registry.workspace.workspace import Workspace
 
 TASKS = ("course_rec", "search", "support")
 ALIASES = ("prod", "canary")

@@ -11,9 +11,9 @@ from run_folders import plain_log
 from sqlalchemy import insert, select
 
 from fusery.registry import Registry, tables
-from fusery.registry.backup.filling import all_tables
 from fusery.registry.database import sealing
-from fusery.registry.dsse.keys import make_pair
+from fusery.registry.dsse import make_pair
+from fusery.registry.exchange.filling import all_tables
 from fusery.registry.fusion.fuse import FuseRequest
 from fusery.registry.tables.record import kind_of
 

@@ -20,7 +20,7 @@ from store_shelf import open_workspace
 
 from fusery.registry import Registry
 from fusery.registry.fusion.fuse import FuseRequest
-from fusery.registry.workspace import Workspace
+from fusery.registry.workspace.workspace import Workspace
 from fusery.web.forms import FORMS
 
 

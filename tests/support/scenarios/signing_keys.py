@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from fusery.registry.signing.sign import SigningKey
+from fusery.registry.provenance.sign import SigningKey
 
 FORMS = {**{name: name for name in WRITTEN_HERE}, "vllm fused": "vllm", "hub adapter": "hub"}
 """Bundles of every target, and of those that hold either, both."""

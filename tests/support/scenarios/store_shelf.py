@@ -11,11 +11,11 @@ from pathlib import Path
 from sqlalchemy import delete, select
 
 from fusery.registry import tables
-from fusery.registry.collect.collect import TOMBSTONE, Marking
 from fusery.registry.database.owner import LeaseOwner
 from fusery.registry.records.deposit import Deposit
-from fusery.registry.settings.settings import Settings
-from fusery.registry.workspace import Workspace
+from fusery.registry.upkeep.collect import TOMBSTONE, Marking
+from fusery.registry.workspace.settings import Settings
+from fusery.registry.workspace.workspace import Workspace
 from fusery.storage.digest import Digest, digest_bytes
 
 

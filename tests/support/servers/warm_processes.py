@@ -86,7 +86,7 @@ _OTHERS = (
     "sqlalchemy.dialects.sqlite.pysqlite",
 )
 _REGISTRY = (
-    *("admission.rules", "api.registry", "backup", "bases.add"),
+    *("admission.rules", "api.registry", "exchange.backup", "registration.add_base"),
     *("catalog.listing", "comparison.samples", "database.schema", "fusion.fuse"),
     *("recording.trainer", "registration.register"),
 )

@@ -1,1 +1,0 @@
-"""Who may ask a server for this registry: tokens, and what their roles allow."""

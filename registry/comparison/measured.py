@@ -1,0 +1,346 @@
+"""Recording what was measured of an adapter, and listing it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import or_, select
+from sqlalchemy.orm import Session
+
+from fusery.storage.plaintext import typed
+from fusery.storage.progress import Reporter
+from fusery.storage.secrets import without_credentials
+
+from .. import tables
+from ..actors import person
+from ..admission.submission import LIMITS, require_text
+from ..database import events
+from ..errors import (
+    BadInputError,
+    DatabaseReadOnlyError,
+    MetricOfOtherAdapterError,
+    MetricRecordedTwiceError,
+    UnknownReferenceError,
+)
+from ..limits import EVALUATIONS, require_count, require_within
+from ..records.evaluation import (
+    SETTING,
+    Evaluation,
+    RecordedEvaluations,
+    WithdrawnEvaluations,
+    key_of,
+    parse_metric,
+    setting_of,
+)
+from ..records.references import resolve_adapter
+from ..records.roles import require_may_change, require_role
+from ..records.views import evaluation_records, missing_evaluations, stands
+from .harness_results import MEASURED, MetricValue, Results, require_measured
+
+if TYPE_CHECKING:
+    from ..workspace.workspace import Workspace
+
+
+EVALUATED = "adapter.evaluated"
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*_v[1-9][0-9]*_[0-9]{8}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_PIECE = re.compile(r"[\s,=/\\]+")
+_MOST_PIECES = 200
+"""Of the texts that name a model; a command line of a harness has a few dozen."""
+
+
+def record_evaluations(
+    workspace: Workspace,
+    reference: str,
+    results: Results,
+    *,
+    file: str | None = None,
+    dry_run: bool = False,
+    **setting: str | int | None,
+) -> RecordedEvaluations:
+    """Record what was measured of an adapter; all of it or nothing."""
+    name = MEASURED if file is None else Path(file).name
+    measured = [_settled(each, setting, name) for each in results.measured]
+    with workspace.database.read() if dry_run else workspace.database.write() as session:
+        adapter = resolve_adapter(session, reference)
+        _require_own(session, adapter, results, name, file or "RESULTS.json")
+        new, known = _missing(adapter, measured)
+        rows = evaluation_rows(workspace, session, [(each, results.source) for each in new])
+        if rows and not dry_run:
+            require_may_change(workspace, session, "evaluation", adapter)
+            write_evaluations(workspace, session, adapter, rows)
+        return RecordedEvaluations(
+            adapter.name, results.form, evaluation_records(adapter.name, rows), tuple(known), dry_run
+        )
+
+
+def adopt_evaluations(
+    workspace: Workspace, reference: str, measured: Sequence[tuple[MetricValue, str | None]]
+) -> None:
+    """Record what was measured elsewhere, as far as nothing of it is on record; where that differs, it stays.
+
+    What was withdrawn here does not come back by this.
+    """
+    if not measured:
+        return
+    with workspace.database.write() as session:
+        adapter = resolve_adapter(session, reference)
+        gone = {(key_of(row), row.value) for row in adapter.evaluations if not stands(row)}
+        told = [(key_of(each.values()), each, source) for each, source in measured]
+        sources = {key: (each, source) for key, each, source in told if (key, each.value) not in gone}
+        new, _, _ = missing_evaluations(adapter, [each.values() for each, _ in sources.values()])
+        if rows := evaluation_rows(workspace, session, [sources[key_of(values)] for values in new]):
+            require_may_change(workspace, session, "evaluation", adapter)
+            write_evaluations(workspace, session, adapter, rows)
+
+
+def evaluation_rows(
+    workspace: Workspace, session: Session, measured: Sequence[tuple[MetricValue, str | None]]
+) -> list[tables.EvaluationRow]:
+    """Return rows of values, each with the digest of the file that said it."""
+    at = workspace.database.utcnow(session)
+    return [
+        tables.EvaluationRow(**each.values(), source=source, at=at, by=workspace.actor)
+        for each, source in measured
+    ]
+
+
+def write_evaluations(
+    workspace: Workspace, session: Session, adapter: tables.AdapterRow, rows: Sequence[tables.EvaluationRow]
+) -> None:
+    """Record evaluations of an adapter and their log entry, in the caller's write transaction."""
+    require_within(adapter.name, "evaluations", EVALUATIONS, [*adapter.evaluations, *rows])
+    adapter.evaluations.extend(rows)
+    session.flush()
+    events.record(
+        session,
+        EVALUATED,
+        "adapter",
+        adapter.name,
+        {
+            "digest": adapter.digest,
+            "sources": sorted({row.source for row in rows if row.source is not None}),
+            "metrics": [{"metric": row.metric, "value": row.value} for row in rows],
+        },
+        at=rows[0].at,
+    )
+
+
+def list_evaluations(
+    workspace: Workspace,
+    reference: str | None = None,
+    *,
+    metric: str | None = None,
+    limit: int | None = None,
+    offset: int = 0,
+) -> list[Evaluation]:
+    """Return evaluations in the order in which they were recorded; with a limit, the newest ones."""
+    row, adapter = tables.EvaluationRow, tables.AdapterRow
+    query = select(row, adapter.name).join(adapter, adapter.id == row.adapter_id)
+    query = query.where(row.withdrawn_at.is_(None))
+    with workspace.database.read() as session:
+        if reference is not None:
+            query = query.where(row.adapter_id == resolve_adapter(session, reference).id)
+        if metric is not None:
+            query = query.where(row.metric == parse_metric(metric))
+        found = session.execute(query.order_by(row.id.desc()).limit(limit).offset(offset or None)).all()
+        return [record for each, name in reversed(found) for record in evaluation_records(name, [each])]
+
+
+def _missing(
+    adapter: tables.AdapterRow, measured: Sequence[MetricValue]
+) -> tuple[list[MetricValue], list[str]]:
+    own = {key_of(each.values()): each for each in measured}
+    new, known, others = missing_evaluations(adapter, [each.values() for each in measured])
+    if others:
+        row = others[0]
+        on = setting_of(row)
+        more = f", and {len(others) - 1} more differ" if len(others) > 1 else ""
+        raise MetricRecordedTwiceError(
+            f"{row.metric} of {adapter.name} is on record as {row.value:g}{f' ({on})' if on else ''}, and not as "
+            f"{own[key_of(row)].value:g}{more}",
+            hint="of another measurement, say what is different: --seed N, --split or --dataset; "
+            f"fusery eval list {adapter.name}",
+        )
+    require_count(adapter.name, "evaluations", EVALUATIONS, len(adapter.evaluations) + len(new))
+    return [own[key_of(values)] for values in new], known
+
+
+def _settled(each: MetricValue, setting: Mapping[str, str | int | None], name: str) -> MetricValue:
+    """Return a value with what was said besides; refuse what contradicts the results."""
+    said: dict[str, Any] = {}
+    for field, wanted in setting.items():
+        known = getattr(each, field)
+        if wanted is None:
+            continue
+        if known not in ("", None, wanted):
+            raise BadInputError(
+                f"{name} says that the {field} of {each.metric} is {known}, and --{field} says {wanted}",
+                hint=f"leave --{field} out",
+            )
+        said[field] = wanted
+    settled = replace(each, **said)
+    require_measured(settled, name)
+    return settled
+
+
+def _require_own(session: Session, adapter: tables.AdapterRow, found: Results, name: str, file: str) -> None:
+    """Refuse results whose model is another registered adapter, by its name or its digest."""
+    names, digests = set[str](), set[str]()
+    for piece in list(_pieces(found.said_of))[:_MOST_PIECES]:
+        names |= set(_NAME.findall(piece.removeprefix("adapters_"))[:1])
+        digests |= set(_DIGEST.findall(piece)[:1])
+    row = tables.AdapterRow
+    said = session.execute(
+        select(row.name, row.digest).where(or_(row.name.in_(names), row.digest.in_(digests))).order_by(row.id)
+    ).all()
+    others = [each for each in said if each.digest != adapter.digest]
+    if others and len(others) == len(said):
+        other = others[0].name
+        raise MetricOfOtherAdapterError(
+            f"{name} says that it is of {other}, and not of {adapter.name}",
+            hint=f"fusery eval record {other} {typed(file)}",
+        )
+
+
+def _pieces(said_of: Sequence[str]) -> Iterator[str]:
+    for text in said_of:
+        yield from (piece for piece in _PIECE.split(text[:10_000].lower()) if piece)
+
+
+AGAIN = "measured again"
+"""Why a value of the same measurement is withdrawn."""
+
+
+def record_own(
+    workspace: Workspace, measured: Sequence[tuple[int, Sequence[MetricValue]]], reporter: Reporter
+) -> None:
+    """Record values of adapters, each by the number of its row; a registry that can only be read stays as it is."""
+    try:
+        with workspace.database.write() as session:
+            for number, values in measured:
+                adapter = session.get_one(tables.AdapterRow, number)
+                if put_own(workspace, session, adapter, values)[0]:
+                    reporter.say(f"on record: fusery eval list {adapter.name}")
+    except DatabaseReadOnlyError:
+        reporter.say("not put on record: this registry may only be read here")
+
+
+def put_own(
+    workspace: Workspace, session: Session, adapter: tables.AdapterRow, measured: Sequence[MetricValue]
+) -> tuple[list[tables.EvaluationRow], list[str]]:
+    """Record values of an adapter, in the caller's write transaction; return the new rows, and the metrics that were known.
+
+    Of an adapter that has as many evaluations as it may have, nothing is recorded.
+    """
+    own = {key_of(each.values()): each for each in measured}
+    new, known, others = missing_evaluations(adapter, [each.values() for each in own.values()])
+    keys = [key_of(values) for values in new] + [key_of(row) for row in others]
+    if not keys or len(adapter.evaluations) + len(keys) > EVALUATIONS:
+        return [], known
+    rows = evaluation_rows(workspace, session, [(own[key], None) for key in keys])
+    if others:
+        withdraw_rows(session, adapter, others, reason=AGAIN, at=rows[0].at, by=workspace.actor)
+    write_evaluations(workspace, session, adapter, rows)
+    return rows, known
+
+
+WITHDRAWN = "adapter.evaluation_withdrawn"
+
+
+def withdraw_evaluations(
+    workspace: Workspace,
+    reference: str,
+    metric: str | None = None,
+    *,
+    reason: str,
+    dataset: str | None = None,
+    split: str | None = None,
+    harness: str | None = None,
+    seed: int | None = None,
+    dry_run: bool = False,
+) -> WithdrawnEvaluations:
+    """Withdraw those of an adapter's evaluations that fit all that is said."""
+    require_text("reason", reason, LIMITS["note"])
+    if not reason.strip():
+        raise BadInputError(
+            "what was measured is withdrawn for a reason", hint="--reason 'of another adapter'"
+        )
+    given = {"dataset": dataset, "split": split, "harness": harness, "seed": seed, "metric": metric}
+    wanted = {name: value for name, value in given.items() if value is not None}
+    if not wanted:
+        raise BadInputError(
+            "nothing says which evaluations to withdraw",
+            hint="give the metric's name, --dataset, --split, --harness or --seed",
+        )
+    if metric is not None:
+        parse_metric(metric)
+    with workspace.database.read() if dry_run else workspace.database.write() as session:
+        adapter = resolve_adapter(session, reference)
+        rows = [
+            row
+            for row in adapter.evaluations
+            if stands(row) and all(getattr(row, name) == value for name, value in wanted.items())
+        ]
+        if not rows:
+            raise UnknownReferenceError(
+                f"nothing like that is on record as measured of {adapter.name}",
+                hint=f"fusery eval list {adapter.name}",
+            )
+        said = WithdrawnEvaluations(
+            adapter.name, evaluation_records(adapter.name, rows), str(without_credentials(reason)), dry_run
+        )
+        if not dry_run:
+            if not all(person(row.by) == person(workspace.actor) for row in rows):
+                require_role(workspace, "approver", "the evaluation of another")
+            withdraw_rows(
+                session,
+                adapter,
+                rows,
+                reason=said.reason,
+                at=workspace.database.utcnow(session),
+                by=workspace.actor,
+            )
+        return said
+
+
+def withdraw_rows(
+    session: Session,
+    adapter: tables.AdapterRow,
+    rows: Sequence[tables.EvaluationRow],
+    *,
+    reason: str,
+    at: datetime,
+    by: str,
+) -> None:
+    """Withdraw evaluations, and record their values in the log, in the caller's write transaction."""
+    for row in rows:
+        row.withdrawn_at, row.withdrawn_by, row.withdrawn_reason = at, by, reason
+    require_within(adapter.name, "evaluations", EVALUATIONS, adapter.evaluations)
+    session.flush()
+    events.record(
+        session,
+        WITHDRAWN,
+        "adapter",
+        adapter.name,
+        {
+            "digest": adapter.digest,
+            "reason": reason,
+            "metrics": [
+                {
+                    name: value
+                    for name in ("metric", "value", *SETTING)
+                    if (value := getattr(row, name)) not in (None, "")
+                }
+                for row in rows
+            ],
+        },
+        actor=by,
+        at=at,
+    )

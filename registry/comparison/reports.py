@@ -1,0 +1,333 @@
+"""Reports of probes and benchmarks, as the research part makes them and the log keeps them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+
+from ..record import Record, described
+
+if TYPE_CHECKING:
+    from ..workspace.workspace import Workspace
+
+Kind = Literal["base", "adapter", "resident", "fused"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held(Record):
+    """What a fused model holds of what its adapter learned."""
+
+    verdict: str = described("`PASS`, `DEGRADED` or `LOST`")
+    retained: float | None = described(
+        "share of the update that is in the fused weights; None if there is no update"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FormCost(Record):
+    """What one form of an adapter costs: medians over the rounds, None where it could not be measured."""
+
+    kind: Kind = described(
+        "`base`; `adapter`: base with the adapter put on; `resident`: the same with more adapters in memory; `fused`"
+    )
+    label: str = described("its name")
+    precision: str | None = described("precision of a fused model, in words")
+    fidelity: Held | None = described("fidelity of a fused model")
+    adapters: int = described("how many are in memory")
+    bytes: int = described("size in bytes of all weights that it takes")
+    error: str | None = described("why it could not be measured, in one sentence")
+    load_seconds: float | None = described("until the model is in memory")
+    first_token_seconds: float | None = described("until the first token is there")
+    tokens_per_second: float | None = described("that are written")
+    peak_bytes: float | None = described("the most memory that its process took")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine(Record):
+    """What the numbers of a measurement depend on."""
+
+    system: str = described("system of the machine, such as `Linux`")
+    processor: str = described("what it calls itself")
+    cores: int | None = described("that the process may use; None if nobody knows")
+    mlx: str = described("version of the package")
+    mlx_lm: str = described("likewise")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchReport(Record):
+    """What was measured, and what follows from it."""
+
+    adapter: str = described("its name")
+    base: str = described("name of its base")
+    machine: Machine = described("on which it was measured")
+    prompt_tokens: int = described("length of the prompt")
+    tokens: int = described("how many were written")
+    runs: int = described("rounds")
+    rows: tuple[FormCost, ...] = described("each form")
+    choice: str | None = described("label of the form to ship; None if nothing could be measured")
+    reasons: tuple[str, ...] = described("why, in sentences")
+    at: datetime = described("when it was measured")
+
+
+GAIN = 0.02
+"""An adapter's gain in loss, in nats, from which on it makes sense to say what share of it is kept."""
+
+
+FAR = 1.0
+"""How much more than the validation loss on record, in nats, is no matter of how it was measured; and twice as much."""
+
+
+Origin = Literal["built-in", "file", "held-out"]
+"""Where prompts come from."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbePrompts(Record):
+    """What the prompts are to the adapter: of its task, or about something else.
+
+    An adapter makes texts like those that it was trained on more likely than its base does.  Where it does not, what was
+    measured says nothing of the task.
+
+    Attributes:
+        origin: where they come from.
+        file: name of the file; None for the built-in ones.
+        gain: mean fall in loss from the base to the adapter over the prompts, in nats; None where the base was not measured.
+        clear: that fall is more than chance, from prompt to prompt.
+        loss: of the adapter.
+        val_loss: the adapter's validation loss on record.
+    """
+
+    origin: Origin = "file"
+    file: str | None = None
+    gain: float | None = None
+    clear: bool = False
+    loss: float | None = None
+    val_loss: float | None = None
+    KEYS: ClassVar[tuple[str, ...]] = ("origin", "file", "gain", "val_loss", "of_task", "note")
+
+    @property
+    def of_task(self) -> bool | None:
+        """They are like what the adapter was trained on; None where nothing tells."""
+        if self.origin == "held-out":
+            return True
+        if self.gain is None:
+            return None
+        return self._helps and not self._far
+
+    @property
+    def note(self) -> str | None:
+        """What has to be known of them, in a sentence; None where all is well."""
+        if self.gain is None or (self._helps and (self.origin == "held-out" or not self._far)):
+            return None
+        if not self._helps:
+            lower = "not lower" if self.gain <= 0 else "hardly lower"
+            told = f"its loss on them is {lower} than the base's"
+            if self.origin == "held-out":
+                return f"The adapter learned nothing that its own held-out data show: {told}."
+            return (
+                "These prompts are unlike what the adapter was trained on, or it learned nothing that they show: "
+                f"{told}. They do not tell how it does its task."
+            )
+        return (
+            f"These prompts are unlike the adapter's validation data: its loss on them is {short(self.loss or 0.0)}, and "
+            f"{short(self.val_loss or 0.0)} is on record for those. They do not tell how it does its task."
+        )
+
+    @property
+    def _helps(self) -> bool:
+        return self.gain is not None and self.gain >= GAIN and self.clear
+
+    @property
+    def _far(self) -> bool:
+        if self.val_loss is None or self.loss is None:
+            return False
+        return self.loss >= max(self.val_loss + FAR, 2 * self.val_loss)
+
+
+def short(value: float) -> str:
+    """Return a number of nats as it is said."""
+    return f"{value:.3f}" if value >= 0.001 or value == 0 else f"{value:.1e}"
+
+
+SAME = 0.02
+"""Mean divergence in nats up to which models answer alike.
+
+It alone decides: how often the most likely token is the same depends on how sure a model can be of a text at all.
+"""
+
+
+NEAR = 0.1
+"""The same for models that answer nearly alike."""
+
+
+NOTHING = 1e-6
+"""A divergence below which a difference is that of rounding in float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbedModel(Record):
+    """One of the two models.
+
+    Attributes:
+        precision: of a fused model.
+        format: how a fused model is written.
+    """
+
+    kind: str = described("`base`, `adapter` (the base with the adapter put on) or `fused`")
+    name: str = described("name of the base or the adapter; of a sum, all of them with their weights")
+    digest: str = described("digest of the base, the adapter or the fused model")
+    precision: str | None = None
+    format: str | None = None
+
+    def __str__(self) -> str:
+        words = {
+            "base": self.name,
+            "adapter": f"base + {self.name}",
+            "fused": f"{self.name} fused ({self.format or self.precision})",
+        }
+        return words[self.kind]
+
+
+@dataclass(frozen=True, slots=True)
+class PromptScores(Record):
+    """What was found on one prompt."""
+
+    prompt: str = described("the beginning of it")
+    tokens: int = described("how many were scored")
+    kl: float = described(
+        "mean over the tokens of the divergence of b's prediction from a's, KL(a || b), in nats"
+    )
+    top1_agreement: float = described("share of the tokens for which both find the same token most likely")
+    loss_a: float = described("mean of -log p of the text's own next token, in nats")
+    loss_b: float = described("the same of b")
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeReport(Record):
+    """What a probe found.
+
+    Attributes:
+        about: what the prompts are to the adapter.
+    """
+
+    a: ProbedModel = described("the model to compare with")
+    b: ProbedModel = described("the other")
+    prompts: int = described("how many")
+    tokens: int = described("how many were scored, in all prompts")
+    kl: float = described(
+        "mean over the tokens of the divergence of b's prediction from a's, KL(a || b), in nats"
+    )
+    kl_p99: float = described("99 of 100 tokens have less")
+    top1_agreement: float = described("share of the tokens for which both find the same token most likely")
+    loss_a: float = described("mean of -log p of the text's own next token, in nats")
+    loss_b: float = described("the same of b")
+    loss_base: float | None = described("the same of the base, where it was asked; else None")
+    gain_kept: float | None = described(
+        "what share of the fall in loss from the base to a is in b; None where that has no meaning"
+    )
+    seconds: float = described("the measuring took, without fusing")
+    rows: tuple[PromptScores, ...] = described("each prompt")
+    about: ProbePrompts = field(default_factory=ProbePrompts)
+    KEYS: ClassVar[tuple[str, ...]] = (
+        "a",
+        "b",
+        "prompts",
+        "tokens",
+        "kl",
+        "kl_p99",
+        "top1_agreement",
+        "loss_a",
+        "loss_b",
+        "loss_base",
+        "gain_kept",
+        "seconds",
+        "conclusion",
+        "about_prompts",
+        "rows",
+    )
+
+    @property
+    def about_prompts(self) -> ProbePrompts:
+        """What the prompts are to the adapter."""
+        return self.about
+
+    @property
+    def conclusion(self) -> str:
+        """What it means, in a sentence or two, and what has to be known of the prompts."""
+        note = f" {self.about.note}" if self.about.note else ""
+        return f"{self._found}{note}"
+
+    @property
+    def _found(self) -> str:
+        numbers = f"KL {short(self.kl)}, {100 * self.top1_agreement:.1f} % of next tokens the same"
+        if self.b.kind == "base" != self.a.kind:
+            fused = ", fused," if self.a.kind == "fused" else ""
+            return f"The adapter{fused} {self._change}: {numbers}.{self._losses}"
+        who, whom = str(self.b), str(self.a)
+        if self.b.kind == "fused" and self.a.kind == "adapter" and self.a.name == self.b.name:
+            who, whom = "The fused model", "base + adapter"
+        kept = (
+            f" It keeps {100 * self.gain_kept:.1f} % of the adapter's gain."
+            if self.gain_kept is not None
+            else ""
+        )
+        return f"{who} {self._likeness} {whom}: {numbers}.{self._losses}{kept}"
+
+    @property
+    def _likeness(self) -> str:
+        if self.kl <= SAME:
+            return "answers as"
+        return "answers nearly as" if self.kl <= NEAR else "does not answer as"
+
+    @property
+    def _change(self) -> str:
+        if self.kl < NOTHING and self.top1_agreement == 1:
+            return "changed nothing that these prompts show"
+        return "changed little" if self.kl <= SAME else "changed what the model says"
+
+    @property
+    def _losses(self) -> str:
+        base = f", of the base {short(self.loss_base)}" if self.loss_base is not None else ""
+        if self.b.kind == "base" != self.a.kind:
+            return f" The loss is {short(self.loss_a)}{base}."
+        return f" The loss is {short(self.loss_b)} against {short(self.loss_a)}{base}."
+
+
+_Made = TypeVar("_Made", bound=Record)
+
+
+ACTION = "adapter.benched"
+"""What the log calls a measurement."""
+
+
+def last_bench(workspace: Workspace, reference: str) -> BenchReport | None:
+    """Return what was measured last of an adapter, on whatever machine; None if nothing was."""
+    from ..database import events
+    from ..records.references import resolve_adapter
+
+    with workspace.database.read() as session:
+        adapter = resolve_adapter(session, reference)
+        found = events.history(session, kind="adapter", subject=adapter.digest, action=ACTION, limit=1)
+    return _read(json.loads(found[0].detail), found[0].at) if found else None
+
+
+def _read(detail: Mapping[str, Any], at: datetime) -> BenchReport:
+    """Return the report that the log kept, perhaps of another version: what it has not is None, what is new is left out."""
+    rows = (
+        _made(FormCost, {**row, "fidelity": _made(Held, row["fidelity"]) if row.get("fidelity") else None})
+        for row in detail["rows"]
+    )
+    made = {
+        "machine": _made(Machine, detail["machine"]),
+        "rows": tuple(rows),
+        "reasons": tuple(detail.get("reasons", ())),
+        "at": at,
+    }
+    return _made(BenchReport, {**detail, **made})
+
+
+def _made(kind: type[_Made], said: Mapping[str, Any]) -> _Made:
+    return kind(**{each.name: said.get(each.name) for each in fields(kind)})  # type: ignore[arg-type]

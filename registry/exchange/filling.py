@@ -1,0 +1,353 @@
+"""Check that the registry to restore into is empty, and insert the rows of a backup."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Connection,
+    Date,
+    Double,
+    Integer,
+    String,
+    Table,
+    cast,
+    delete,
+    exists,
+    func,
+    insert,
+    inspect,
+    select,
+    sql,
+    types,
+)
+from sqlalchemy.dialects.postgresql import REGCLASS
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session, selectinload
+from sqlalchemy.sql import collate
+
+from fusery.storage.digest import Digest, parse_digest
+from fusery.storage.errors import FormatError, UnsafePathError
+from fusery.storage.interface import Blob, BlobStore
+from fusery.storage.processes import temporary_folder
+
+from .. import tables
+from ..database import Database, events
+from ..database.schema import HEAD, VERSION_TABLE, move, require, state
+from ..errors import RegistryError
+from ..record import Record, described
+from ..remote.container import Amount, Container, Contents, Member, Position, write_member
+from ..tables.record import DOCUMENT, UtcDateTime, from_json, kind_of, to_json
+
+if TYPE_CHECKING:
+    from ..workspace.workspace import Workspace
+
+
+_BATCH = 500
+_EMPTY, _TIMES = 4 << 20, 4
+"""Bytes of an empty database, and bytes per byte of rows as text, both with the write-ahead log."""
+
+
+class NotEmptyError(RegistryError):
+    """The registry to restore into is not empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut(Record):
+    """Something in another party's backup that was not restored."""
+
+    kind: str = described("`base`, `calibration`, `adapter` or `fused`, or a table whose rows never come")
+    name: str | None = described("its name; None for all rows of a table")
+    count: int = described("how many")
+    reason: str = described("why")
+
+
+@dataclass(frozen=True, slots=True)
+class Restored(Record):
+    """What a restore did."""
+
+    source: str = described("where the backup is")
+    made_at: str = described("when it was made, as it says itself")
+    rows: Mapping[str, int] = described("how many rows each table has, or items of each kind were copied")
+    blobs: Amount = described("how many blobs the backup has, and their bytes")
+    last_event: Position = described("the newest entry of the log of the backup")
+    own: bool = described("it is the user's own, and its rows are restored as they are")
+    left_out: tuple[LeftOut, ...] = described("what another party's backup has besides")
+
+
+def database_size(rows: Iterable[Member]) -> int:
+    """Return the maximum size in bytes of a database with these rows."""
+    return _EMPTY + _TIMES * sum(member.size for member in rows)
+
+
+def _entry_beyond(connection: Connection, copied_from: str | None = None) -> str | None:
+    """Return the action of a log entry that shows that a registry is not empty; None if it is empty."""
+    event = tables.EventRow
+    query = select(event.action, event.subject_kind, event.detail).where(event.action != "registry.made")
+    for action, kind, detail in connection.execute(query.execution_options(yield_per=_BATCH)):
+        base = copied_from is not None and kind in ("base", "registry")
+        if base or (action.endswith(".received") and json.loads(detail)["origin"]["registry"] == copied_from):
+            continue
+        return str(action)
+    return None
+
+
+def require_empty(database: Database, copied_from: str | None = None) -> str | None:
+    """Return the id of the store of an empty registry; None if there is no registry yet.  See `_entry_beyond`."""
+    if state(database).status == "empty":
+        return None
+    require(database, may_create=False)
+    with database.read() as session:
+        if (action := _entry_beyond(session.connection(), copied_from)) is not None:
+            raise NotEmptyError(
+                f"the registry in {database.shown} is not empty: its log has {action}",
+                hint="restore into an empty one: name another FUSERY_REGISTRY, or other URLs",
+            )
+        row = session.get(tables.RegistryRow, 1)
+        return row.store_id if row else None
+
+
+def restored_store(database: Database, contents: Contents) -> str | None:
+    """Return the id of the store of a registry that has exactly the rows of a backup; else None.
+
+    The generations of blobs and the id of the store are those of the registry.
+    """
+    if contents.schema != HEAD or state(database).status != "current":
+        return None
+    own = {tables.BlobRow.__tablename__, tables.RegistryRow.__tablename__}
+    with database.read() as session, temporary_folder("rows") as folder:
+        if Position.newest(session) != contents.last_event:
+            return None
+        for member in contents.within("rows"):
+            table = tables.metadata.tables.get(member.stem)
+            if member.stem not in own and (
+                table is None
+                or write_member(folder, member.name, table_rows(session, table)).sha256 != member.sha256
+            ):
+                return None
+        row = session.get(tables.RegistryRow, 1)
+        return row.store_id if row else None
+
+
+def missing_sizes(store: BlobStore, blobs: Sequence[Blob]) -> list[int]:
+    """Return the sizes of those blobs that a store on this machine does not have."""
+    if not store.capabilities.local:
+        return []
+    return [blob.size for blob in blobs if store.size(blob.digest, generation=blob.generation) is None]
+
+
+def make_ready(workspace: Workspace) -> None:
+    """Open the restored registry, and write its settings file."""
+    from ..workspace.workspace import write_config
+
+    workspace.close()
+    workspace.ensure(explicit=True)
+    write_config(workspace.settings)
+
+
+def fill(
+    connection: Connection,
+    backup: Container,
+    *,
+    store_id: str,
+    generations: Mapping[Digest, int],
+) -> None:
+    """Insert all rows in the backup's schema revision, and upgrade the schema to this version's.
+
+    The connection is that of a schema change, which is the only writer; the rows have been fetched.  `generations`
+    has the generation of each blob in the store with the id `store_id`; 0 if missing.
+    """
+    if inspect(connection).has_table(tables.RegistryRow.__tablename__):  # the initial rows of a new registry
+        if (action := _entry_beyond(connection)) is not None:
+            raise NotEmptyError(
+                f"the registry is no longer empty: its log has {action}",
+                hint="restore into an empty registry",
+            )
+        for table in reversed(all_tables()):
+            connection.execute(delete(table))
+    move(connection, backup.contents.schema)
+    _require_tables(connection, backup)
+    for member in backup.contents.within("rows"):
+        rows = read_rows(backup, member)
+        if member.stem == tables.BlobRow.__tablename__:
+            rows = ({**row, "generation": generations.get(row["digest"], 0)} for row in rows)
+        elif member.stem == tables.RegistryRow.__tablename__:
+            rows = ({**row, "store_id": store_id} for row in rows)
+        try:
+            # Columns of the member, not of the current schema.
+            columns = [sql.column(name, _TYPES[kind]()) for name, kind in member.columns.items()]
+            target = insert(sql.table(member.stem, *columns))
+            while batch := list(itertools.islice(rows, _BATCH)):
+                connection.execute(target, batch)
+        except (DBAPIError, LookupError) as error:
+            raise backup.refuse(member.name, "has invalid rows: the database refuses them") from error
+    try:
+        move(connection, HEAD)
+        _continue_numbers(connection)
+        with Session(bind=connection) as session:
+            for problem in events.verify_chain(session):
+                raise backup.refuse("rows/event.ndjson", f"breaks the chain of the log: {problem.message}")
+            if backup.contents.last_event != Position.newest(session):
+                raise backup.refuse(
+                    "rows/event.ndjson", "does not end with the last entry named in the backup"
+                )
+            _require_manifests(session, backup)
+            file, blob = tables.ManifestFileRow, tables.BlobRow
+            needed = set(session.scalars(select(file.blob).where(file.blob.is_not(None)).distinct()))
+            if needed != set(session.scalars(select(blob.digest).where(blob.state != "absent"))):
+                raise backup.refuse("rows/blob.ndjson", "does not list the blobs that the manifests refer to")
+    except (DBAPIError, ValueError, TypeError, LookupError) as error:
+        raise backup.refuse("package.json", "lists files with invalid rows") from error
+
+
+def _require_tables(connection: Connection, backup: Container) -> None:
+    present = set(inspect(connection).get_table_names()) - {VERSION_TABLE}
+    named = {member.stem for member in backup.contents.within("rows")}
+    if strange := sorted(named - present):
+        raise backup.refuse(f"rows/{strange[0]}.ndjson", "belongs to no table")
+    if missing := sorted((present & {table.name for table in all_tables()}) - named):
+        raise backup.refuse(f"rows/{missing[0]}.ndjson", "is missing")
+
+
+def _continue_numbers(connection: Connection) -> None:
+    """Set PostgreSQL's sequences to the largest ids; SQLite does so itself."""
+    if connection.dialect.name != "postgresql":
+        return
+    for table in all_tables():
+        for column in table.primary_key.columns:
+            if isinstance(column.type, Integer):
+                sequence = cast(func.pg_get_serial_sequence(table.name, column.name), REGCLASS)
+                largest = func.max(column)
+                connection.execute(
+                    select(func.setval(sequence, func.coalesce(largest, 1), largest.is_not(None)))
+                )
+
+
+def _require_manifests(session: Session, backup: Container) -> None:
+    """Check the digest of each manifest, and that each record has the digest of its manifest."""
+    manifest = tables.ManifestRow
+    query = select(manifest).options(selectinload(manifest.files)).execution_options(yield_per=_BATCH)
+    for row in session.scalars(query):
+        try:
+            same = row.value.digest == row.digest
+        except (UnsafePathError, FormatError):
+            same = False
+        if not same:
+            raise backup.refuse(
+                "rows/manifest_file.ndjson",
+                f"has files of manifest {row.digest[:12]} that do not have its digest",
+            )
+    records = (
+        tables.BaseModelRow,
+        tables.CalibrationRow,
+        tables.AdapterRow,
+        tables.AdapterRenderingRow,
+        tables.FusedRow,
+    )
+    for table in records:
+        others = select(table.digest).join(manifest, table.manifest_id == manifest.id)
+        if (digest := session.scalar(others.where(table.digest != manifest.digest).limit(1))) is not None:
+            name = f"rows/{table.__tablename__}.ndjson"
+            raise backup.refuse(name, f"has a record whose digest {digest[:12]} is not that of its manifest")
+
+
+Row = dict[str, Any]
+
+LEASE = "backup"
+"""The key of the lease that prevents two concurrent backups of one registry; backups do not include it."""
+
+_BATCH = 1000
+
+_TYPES: Mapping[str, Callable[[], types.TypeEngine[Any]]] = {
+    "moment": UtcDateTime,
+    "boolean": Boolean,
+    "integer": BigInteger,
+    "number": Double,
+    "date": Date,
+    "document": lambda: DOCUMENT,
+    "text": String,
+}
+KINDS = frozenset(_TYPES)
+
+
+def all_tables() -> list[Table]:
+    """Return the tables of the schema, each after those that it references."""
+    return list(tables.metadata.sorted_tables)
+
+
+def table_rows(session: Session, source: Table) -> Iterator[Row]:
+    """Yield the rows of a table as JSON values, ordered by primary key.
+
+    - Intents are omitted: they belong to running commands.
+    - Leases are released, and keep their fence.
+    - A blob without references is recorded as absent: a backup does not have its bytes.
+    """
+    rows = _stored_rows(session, source)
+    if source.name == tables.IntentRow.__tablename__:
+        return
+    if source.name == tables.LeaseRow.__tablename__:
+        yield from ({**row, "owner": "", "expires": 0.0} for row in rows if row["key"] != LEASE)
+    elif source.name == tables.BlobRow.__tablename__:
+        blob = tables.ManifestFileRow.blob
+        referenced = set(session.scalars(select(blob).where(blob.is_not(None)).distinct()))
+        for row in rows:
+            state = row["state"] if row["digest"] in referenced else "absent"
+            yield {**row, "state": state, "tomb_expires": None}
+    else:
+        yield from rows
+
+
+def needed_blobs(session: Session) -> Iterator[Blob]:
+    """Yield the blobs that files of manifests refer to."""
+    file, blob = tables.ManifestFileRow, tables.BlobRow
+    query = select(blob.digest, blob.size, blob.generation).where(exists().where(file.blob == blob.digest))
+    for row in session.execute(query.order_by(blob.digest).execution_options(yield_per=_BATCH)):
+        yield Blob(Digest(row.digest), row.size, row.generation)
+
+
+def _stored_rows(session: Session, source: Table) -> Iterator[Row]:
+    kinds = {one.name: kind_of(one) for one in source.columns}
+    # By default, PostgreSQL orders strings by the server's locale.
+    plain = session.get_bind().dialect.name == "postgresql"
+    key = source.primary_key.columns
+    order = [collate(one, "C") if plain and isinstance(one.type, String) else one for one in key]
+    for found in session.execute(
+        select(source).order_by(*order).execution_options(yield_per=_BATCH)
+    ).mappings():
+        yield {name: to_json(kind, found[name]) for name, kind in kinds.items()}
+
+
+def read_rows(backup: Container, member: Member) -> Iterator[Row]:
+    """Yield the rows of a table for an insert."""
+    for number, document in backup.lines(member):
+        if document.keys() != member.columns.keys():
+            raise backup.broken(member, f"has wrong columns in line {number}")
+        try:
+            yield {name: from_json(kind, document[name]) for name, kind in member.columns.items()}
+        except ValueError as error:
+            raise backup.broken(member, f"has an invalid value in line {number}") from error
+
+
+def read_blobs(backup: Container) -> Iterator[tuple[Blob, bool]]:
+    """Yield the blobs with their generations, and whether the backup has their bytes."""
+    name = f"rows/{tables.BlobRow.__tablename__}.ndjson"
+    member = next((member for member in backup.contents.members if member.name == name), None)
+    if member is None:
+        raise backup.refuse(name, "is missing")
+    count = size = 0
+    for row in read_rows(backup, member):
+        try:
+            blob, stored = Blob(parse_digest(row["digest"]), row["size"], row["generation"]), row["state"]
+        except (ValueError, LookupError) as error:
+            raise backup.refuse(name, "has an invalid blob") from error
+        if stored != "absent":
+            count, size = count + 1, size + blob.size
+        yield blob, stored != "absent"
+    if Amount(count, size) != backup.contents.blobs:
+        raise backup.refuse(name, "has another number of blobs or bytes than package.json")

@@ -1,1 +1,0 @@
-"""GGUF files: reading a model out of one; and the numbers of models, for those who write one."""

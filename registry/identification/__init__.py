@@ -1,1 +1,0 @@
-"""Identification of a folder, an archive, a safetensors or a GGUF file."""

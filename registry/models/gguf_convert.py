@@ -1,0 +1,172 @@
+"""Convert a llama in a GGUF file into a folder that `mlx_lm.load` loads: bf16 weights, configuration, tokenizer.
+
+Needs neither torch nor mlx: the `gguf` package's dequantisation, NumPy and `tokenizers`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from fusery.storage.errors import FormatError
+from fusery.storage.failures import os_failures
+
+from ..errors import BadInputError, MissingExtraError
+from .gguf_header import MAGIC, GGUFHeader, TensorEntry, read_header
+from .gguf_llama import ROPE_FACTORS, Placement, model_config, placements, read_llama
+from .gguf_tokenizer import convert_tokenizer
+
+KINDS = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
+BLOCK_WEIGHTS = 1 << 20
+"""Weights in memory at a time: 4 MiB as float32, and a few times that while they are dequantised."""
+
+Array = np.ndarray[Any, Any]
+
+
+class GGUFWeights:
+    """The tensors of an open GGUF file."""
+
+    def __init__(self, path: Path, file: BinaryIO, header: GGUFHeader) -> None:
+        """Take an open file and its header."""
+        try:
+            from gguf.constants import GGML_QUANT_SIZES
+        except ImportError as error:
+            raise MissingExtraError("reading a GGUF file", "gguf") from error
+        self._path, self._file, self._header = path, file, header
+        self._sizes = {int(kind): sizes for kind, sizes in GGML_QUANT_SIZES.items() if kind.name in KINDS}
+
+    def check(self, entry: TensorEntry) -> None:
+        """Check that `entry` can be dequantised and lies inside the file."""
+        if entry.kind not in self._sizes:
+            raise BadInputError(
+                f"{entry.name} is of ggml type {entry.kind}, and only {', '.join(KINDS)} are converted"
+            )
+        block, _ = self._sizes[entry.kind]
+        if entry.shape[-1] % block:
+            raise FormatError(
+                f"{entry.name} has rows of {entry.shape[-1]}, which are no whole blocks of {block}"
+            )
+        end = self._header.data_start + entry.offset + math.prod(entry.shape[:-1]) * self._row_bytes(entry)
+        if end > self._header.file_size:
+            raise FormatError(f"{self._path.name} is cut short: {entry.name} goes beyond the end of the file")
+
+    def whole(self, entry: TensorEntry) -> Array:
+        """Return a small tensor as float32, in its shape."""
+        return np.concatenate(list(self._blocks(entry, None))).reshape(entry.shape)
+
+    def bf16(self, placement: Placement) -> Iterator[bytes]:
+        """Yield a tensor's bytes as little-endian bf16, block by block, its rows in Hugging Face's order."""
+        for values in self._blocks(placement.entry, placement.permuted_head):
+            bits = round_to_bf16(values)
+            if ((bits & 0x7F80) == 0x7F80).any():
+                raise FormatError(f"{placement.entry.name} holds values that are NaN or infinite")
+            yield bits.astype("<u2").tobytes()
+
+    def _row_bytes(self, entry: TensorEntry) -> int:
+        block, size = self._sizes[entry.kind]
+        return int(entry.shape[-1] // block * size)
+
+    def _blocks(self, entry: TensorEntry, head: int | None) -> Iterator[Array]:
+        """Yield float32 [rows, width] blocks that are whole heads if the tensor has heads."""
+        from gguf import GGMLQuantizationType
+        from gguf.quants import dequantize
+
+        rows, row_bytes = math.prod(entry.shape[:-1]), self._row_bytes(entry)
+        if head is not None and len(entry.shape) == 1:
+            rows, row_bytes = entry.shape[0], row_bytes // entry.shape[0]
+        unit = head or 1
+        step = max(1, BLOCK_WEIGHTS // (math.prod(entry.shape) // rows * unit)) * unit
+        for start in range(0, rows, step):
+            count = min(step, rows - start)
+            raw = self._read(entry.offset + start * row_bytes, count * row_bytes).reshape(count, row_bytes)
+            if head is not None:
+                # llama.cpp turns [half, pair] into [pair, half] within each head (convert_hf_to_gguf.py, permute).
+                raw = raw.reshape(-1, head // 2, 2, row_bytes).swapaxes(1, 2).reshape(count, row_bytes)
+            with np.errstate(all="ignore"):
+                yield dequantize(np.ascontiguousarray(raw), GGMLQuantizationType(entry.kind))
+
+    def _read(self, offset: int, size: int) -> Array:
+        with os_failures(f"read {self._path}", near=self._path):
+            self._file.seek(self._header.data_start + offset)
+            data = self._file.read(size)
+        if len(data) != size:
+            raise FormatError(f"{self._path.name} ended while it was read")
+        return np.frombuffer(data, np.uint8)
+
+
+def round_to_bf16(values: Array) -> Array:
+    """Round float32 to bf16, to nearest and even, and return the bits as uint16; NaN stays NaN."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    with np.errstate(over="ignore"):
+        rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    return np.where(np.isnan(values), np.uint16(0x7FC0), rounded)
+
+
+def write_weights(
+    path: Path, plan: Sequence[Placement], weights: GGUFWeights, progress: Callable[[str], None] | None
+) -> None:
+    """Write the tensors of `plan` in its order, as one safetensors file in bf16 with mlx's metadata.
+
+    The file gets its name when it is whole.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "mlx"}}
+    end = 0
+    for placement in plan:
+        start, end = end, end + 2 * math.prod(placement.shape)
+        header[placement.name] = {"dtype": "BF16", "shape": placement.shape, "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for placement in plan:
+            if progress is not None:
+                progress(placement.name)
+            for block in weights.bf16(placement):
+                file.write(block)
+    part.rename(path)
+
+
+def is_gguf(path: Path) -> bool:
+    """Tell whether the file at `path` begins as GGUF does."""
+    with os_failures(f"read {path}", near=path), path.open("rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
+
+
+def convert_gguf(path: Path, folder: Path, *, progress: Callable[[str], None] | None = None) -> None:
+    """Convert the llama in the GGUF file `path` into a Hugging Face and MLX folder.
+
+    The same file gives the same bytes.  Weights are rounded to bf16, to nearest and even, and llama.cpp's interleaving
+    of query and key rows is undone.  Nothing is written before header, configuration and tokenizer are found good;
+    model.safetensors appears last and whole.
+    """
+    with os_failures(f"read {path}", near=path):
+        header = read_header(path)
+        file = path.open("rb")
+    with file:
+        weights = GGUFWeights(path, file, header)
+        model = read_llama(header)
+        plan = placements(header, model)
+        factors = header.tensors.get(ROPE_FACTORS)
+        for entry in [placement.entry for placement in plan] + ([factors] if factors else []):
+            weights.check(entry)
+        config = model_config(header, model, weights.whole(factors) if factors else None)
+        tokenizer = convert_tokenizer(header.metadata, model.vocab, config["max_position_embeddings"])
+        with os_failures(f"write {folder}", near=folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            if any(folder.iterdir()):
+                raise BadInputError(f"{folder} is not empty", hint="convert into a new folder")
+            _write_json(folder / "config.json", {**config, **tokenizer.ids})
+            _write_json(folder / "generation_config.json", tokenizer.ids)
+            _write_json(folder / "tokenizer_config.json", tokenizer.config)
+            (folder / "tokenizer.json").write_text(tokenizer.tokenizer, encoding="utf-8")
+            write_weights(folder / "model.safetensors", plan, weights, progress)
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")

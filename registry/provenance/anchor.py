@@ -1,0 +1,144 @@
+"""Anchors: a signed position of the log, stored where those who can change the log cannot reach it.
+
+A log whose end was cut off, or that was written anew as a whole, is a good chain of its own.  Only what was noted down
+elsewhere shows it.  An anchor is a DSSE envelope over canonical JSON; without a key it has no signature, and proves as
+much as the place it is kept in.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fusery.storage.digest import canonical_json, parse_digest
+from fusery.storage.errors import StorageError
+from fusery.storage.failures import opened
+from fusery.storage.jsonfile import parse_json
+
+from ..documents import write_picture
+from ..dsse import (
+    BadSignatureError,
+    Envelope,
+    key_id,
+    parse_dsse,
+    read_private_key,
+    read_public_key,
+    signed_document,
+)
+from ..errors import CheckFailedError
+from ..record import Record, described
+
+if TYPE_CHECKING:
+    from ..workspace.workspace import Workspace
+
+TYPE = "application/vnd.fusery.anchor.v1+json"
+_LARGEST = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor(Record):
+    """Where a log stood.  Its moments are texts as they were signed.
+
+    Attributes:
+        key_id: of the key that signed it, if one did.
+    """
+
+    registry: str = described("id of the registry")
+    seq: int = described("number of the newest entry")
+    hash: str = described("hash of that entry, which covers the whole log before it")
+    at: str = described("time of that entry")
+    made_at: str = described("when the anchor was made, by the database's clock")
+    key_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenAnchor(Anchor):
+    """An anchor that was written to a file.
+
+    Attributes:
+        path: the file.
+    """
+
+    path: Path = field(kw_only=True)
+
+
+def newest_anchor(workspace: Workspace) -> Anchor:
+    """Return where the log stands."""
+    from .. import tables
+    from ..database import events
+
+    with workspace.database.read() as session:
+        newest, registry = events.last(session), session.get(tables.RegistryRow, 1)
+        if newest is None or registry is None or newest.hash != events.event_hash(newest):
+            raise CheckFailedError(
+                "the newest entry of the log is not as it was written", hint="fusery audit --chain"
+            )
+        return Anchor(
+            registry.store_id,
+            newest.seq,
+            newest.hash,
+            newest.at.isoformat(timespec="microseconds"),
+            workspace.database.utcnow(session).isoformat(timespec="microseconds"),
+        )
+
+
+def signed_anchor(
+    newest: Callable[[], Anchor], key: Path | None, passphrase: Callable[[], bytes]
+) -> tuple[Anchor, bytes]:
+    """Return where the log stands, asked for once the key was read, and the document that says so."""
+    private = read_private_key(key, passphrase) if key is not None else None
+    anchor = newest()
+    said = {key: value for key, value in anchor.to_dict().items() if key != "key_id"}
+    if private is not None:
+        anchor = replace(anchor, key_id=key_id(private.public_key()))
+    payload = canonical_json({"format": 1, **said})
+    document = signed_document(TYPE, payload, private, str(anchor.key_id))
+    return anchor, json.dumps(document, indent=2).encode() + b"\n"
+
+
+def write_anchor(anchor: Anchor, document: bytes, path: Path, *, force: bool = False) -> WrittenAnchor:
+    """Write an anchor's document to a file."""
+    write_picture(path, document, force=force)
+    return WrittenAnchor(**anchor, path=path)
+
+
+def read_anchor(path: Path, keys: Sequence[Path] = ()) -> Anchor:
+    """Return an anchor; if public keys are given, one of them has to have signed it."""
+    public = [read_public_key(key) for key in keys]
+    with opened(path) as file:
+        data = file.read(_LARGEST + 1)
+    try:
+        if len(data) > _LARGEST:
+            raise ValueError("too large")
+        document = parse_json(data, path.name)
+        unsigned = document["signatures"] == []
+        blank = [{"sig": ""}] if unsigned else document["signatures"]
+        envelope = parse_dsse({**document, "signatures": blank})
+        anchor = _anchor(envelope, None if unsigned else str(document["signatures"][0].get("keyid"))[:200])
+    except (StorageError, TypeError, KeyError, ValueError, AttributeError) as error:
+        raise BadSignatureError(
+            f"{path.name} is not an anchor that can be read",
+            hint="fusery sign --log -o FILE writes one",
+        ) from error
+    if keys and unsigned:
+        raise BadSignatureError(f"the anchor {path.name} is not signed")
+    if keys and not any(envelope.signed_by(key) for key in public):
+        names = ", ".join(key.name for key in keys)
+        raise BadSignatureError(f"the anchor {path.name} was not signed with {names}, or was changed")
+    return anchor
+
+
+def _anchor(envelope: Envelope, key: str | None) -> Anchor:
+    said: Mapping[str, Any] = parse_json(envelope.payload, "the anchor")
+    if envelope.payload_type != TYPE or said["format"] != 1:
+        raise ValueError("another format")
+    seq, at, made_at = said["seq"], said["at"], said["made_at"]
+    if not isinstance(seq, int) or isinstance(seq, bool) or not 0 < seq < 1 << 62:
+        raise ValueError("no number of an entry")
+    for moment in (at, made_at):
+        datetime.fromisoformat(moment)
+    return Anchor(str(said["registry"])[:100], seq, parse_digest(said["hash"]), at, made_at, key)

@@ -1,0 +1,144 @@
+"""What a found thing may be, looked up at a server by the digests and shapes of what was found."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from fusery.storage.plaintext import is_keepable
+
+from .. import tables
+from ..database import events
+from ..database.engine import batches
+from ..errors import BadInputError
+from ..records.bundles import written_bundle
+from ..records.transfer import Candidates, SentBundle, Sought, SoughtTensor, SoughtUnit
+from ..wire import encode
+from .files import look_at, unpacked
+from .library import Hasher, Index
+from .owners import PlausibleOwners, RecordedItem, owners_in, owners_of
+from .views import View
+
+if TYPE_CHECKING:
+    from ..workspace.workspace import Workspace
+
+_MOST = 20
+"""Things that are fetched to be compared, for one unit of weights."""
+
+_UNITS, _TENSORS, _FILES = 100, 3_000, 5_000
+"""Units of weights, their tensors, and digests of files in one request."""
+
+
+def sought(workspace: Workspace, path: str | Path) -> Sought:
+    """Return the digests of what is at a path; of an archive, also of its contents."""
+    found, hasher = look_at(Path(path)), Hasher()
+    archive: tuple[str, ...] = ()
+    with ExitStack() as held:
+        held.callback(hasher.close)
+        if found.kind == "archive":
+            archive = (str(hasher.file(found.files[0].file).result()),)
+            found = held.enter_context(unpacked(workspace, found))
+        tensors = hasher.tensors(found.views)
+        files = {file.path: str(hasher.file(file.file).result()) for file in found.files}
+        units = tuple(
+            SoughtUnit(
+                is_adapter=unit.is_adapter,
+                files=tuple(files[weights.path] for weights in unit.weights),
+                tensors=tuple(
+                    SoughtTensor(name=view.name, shape=view.shape, digest=str(tensors[view].result()))
+                    for view in unit.views
+                ),
+            )
+            for unit in found.units
+        )
+        return Sought(files=(*archive, *files.values()), units=units)
+
+
+def in_parts(sought: Sought) -> Iterator[Sought]:
+    """Yield what was found in requests that a server takes; of a large model, some tensors are enough."""
+    for start in range(0, len(sought.files) or 1, _FILES):
+        yield Sought(files=sought.files[start : start + _FILES], units=())
+    some: list[SoughtUnit] = []
+    for unit in sought.units:
+        unit = replace(unit, tensors=unit.tensors[:_TENSORS])
+        if some and (len(some) == _UNITS or sum(len(u.tensors) for u in (*some, unit)) > _TENSORS):
+            yield _of_units(some)
+            some = []
+        some.append(unit)
+    if some:
+        yield _of_units(some)
+
+
+def _of_units(units: Sequence[SoughtUnit]) -> Sought:
+    return Sought(files=tuple({digest: None for unit in units for digest in unit.files}), units=tuple(units))
+
+
+def candidates(workspace: Workspace, sought: Sought) -> Candidates:
+    """Return what is on record with one of the files, else with some of the tensors, else what has such shapes."""
+    if len(sought.units) > _UNITS:
+        raise BadInputError(
+            f"too many models and adapters in one request: {len(sought.units):,} (at most {_UNITS})",
+            hint="send several requests",
+        )
+    if not is_keepable(encode(sought)):
+        raise BadInputError("invalid characters in a digest or in the name of a tensor")
+    index = Index(workspace)
+    with workspace.database.read() as session:
+        whole = _with_files(session, sought.files)
+        found = [owner for several in owners_of(session, list(whole)).values() for owner in several]
+        bundles = [owner for owner in found if owner.kind == "bundle"]
+        found += [each for owner in bundles for each in owners_in(session, owner)]
+        recorded, shaped = (
+            {digest for digests in whole.values() for digest in digests},
+            PlausibleOwners(session, _MOST),
+        )
+        for unit in sought.units:
+            if not set(unit.files) <= recorded:
+                found += _with_tensors(session, index, shaped, unit)
+        names = [name for owner in dict.fromkeys(found) if (name := _reference(session, owner))]
+        written = [_written(session, owner) for owner in bundles]
+    return Candidates(
+        names=tuple(dict.fromkeys(names)), bundles=tuple(bundle for bundle in written if bundle is not None)
+    )
+
+
+def _with_files(session: Session, digests: Sequence[str]) -> dict[int, set[str]]:
+    files, found = tables.ManifestFileRow, dict[int, set[str]]()
+    for some in batches(sorted(set(digests))):
+        query = select(files.manifest_id, files.sha256).where(files.sha256.in_(some))
+        for manifest, digest in session.execute(query):
+            found.setdefault(manifest, set()).add(digest)
+    return found
+
+
+def _with_tensors(
+    session: Session, index: Index, shaped: PlausibleOwners, unit: SoughtUnit
+) -> list[RecordedItem]:
+    holders: Counter[int] = index.holders([tensor.digest for tensor in unit.tensors])
+    most = [manifest for manifest, _ in holders.most_common(_MOST)]
+    views = [View(tensor.name, "", tensor.shape, Path(), 0, 0) for tensor in unit.tensors]
+    return [
+        *(owner for several in owners_of(session, most).values() for owner in several),
+        *shaped.find(views, adapter=unit.is_adapter)[-_MOST:],
+    ]
+
+
+def _reference(session: Session, owner: RecordedItem) -> str:
+    """Return what a thing is fetched by; empty for what is not fetched."""
+    if owner.kind == "fused":
+        return str(owner.facts["key"])
+    if owner.kind == "calibration":
+        return str(owner.facts["base"])
+    return owner.name if owner.kind in ("adapter", "base") else ""
+
+
+def _written(session: Session, owner: RecordedItem) -> SentBundle | None:
+    rows = events.history(session, kind="bundle", subject=owner.digest)
+    return next((bundle for row in rows if (bundle := written_bundle(session, row))), None)

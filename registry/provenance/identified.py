@@ -1,0 +1,278 @@
+"""Identified items: the records, and a match with its sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ..parsing import plural
+from ..record import Record, described
+from ..records.adapter import Withdrawal
+from .compare import TensorComparison, layers_of
+from .files import IdentityClaim
+from .owners import RecordedItem
+
+Verdict = Literal["known", "inconclusive", "unknown"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Matched(Record):
+    """Something on record that was found again."""
+
+    kind: str = described("`base`, `adapter`, `fused`, `bundle` or `calibration`")
+    name: str = described("its name")
+    digest: str = described("its own; of another form of an adapter, that form's")
+    evidence: str = described(
+        "`files` (digests of whole files), `source` (that of the file that it was converted from), `tensors` (digests of tensors), `numbers` (the same numbers in another format)"
+    )
+    confidence: float = described(
+        "1 where every byte of the weights is the same, else the share of the tensors that are"
+    )
+    sentence: str = described("all of this in a sentence")
+    identical: bool = described("nothing in it that counts was changed, is missing or was added")
+    path: str = described(
+        "path of the file or the folder, relative to what was asked about; `.` if there is only one that it can be"
+    )
+    tensors: int | None = described("how many hold the same numbers; None where whole files were enough")
+    converted: int = described("how many of them have other bytes, and the same numbers")
+    renamed: int = described("how many have another name")
+    changed: tuple[str, ...] = described("names on record of tensors with other numbers")
+    missing: tuple[str, ...] = described("names on record of tensors that are not there")
+    extra: tuple[str, ...] = described("names of tensors that are not on record")
+    layers: tuple[int, ...] = described(
+        "numbers of the layers in which something is changed, missing or added"
+    )
+    files: Mapping[str, tuple[str, ...]] = described(
+        "paths on record that are the `same`, `changed` or `missing`, and those that are `extra`"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MatchedBase(Matched):
+    """A base model that was found again."""
+
+    names: tuple[str, ...] = described("all of its names")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MatchedAdapter(Matched):
+    """An adapter that was found again."""
+
+    base: str = described("name of its base")
+    form: str | None = described(
+        "`mlx` or `peft`, where it was found in another form than it was registered in"
+    )
+    withdrawals: tuple[Withdrawal, ...] | None = described(
+        "yanks that concern it; omitted if they were not read", optional=True
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MatchedFused(Matched):
+    """A fused model that was found again."""
+
+    key: str = described("digest of what it is made from and how")
+    origin: str | None = described("id of the registry that made it; None if that is this one")
+    adapters: tuple[str, ...] = described("names of its adapters")
+    base: str = described("name of its base")
+    precision: str = described("how it was written, such as `keep` or `auto`")
+    scale: float | None = described("factor of the first adapter's update, if that is not its own scale")
+    combined: str = described("its adapters, with their weights")
+    format: str = described("its precision in words")
+    label: str = described("both")
+    quantization: Mapping[str, object] | None = described(
+        "group size, bits and mode; None if it is not quantised"
+    )
+    withdrawals: tuple[Withdrawal, ...] | None = described(
+        "yanks that concern it; omitted if they were not read", optional=True
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MatchedBundle(Matched):
+    """A bundle that was found again."""
+
+    target: str = described("its target, such as `vllm`")
+    written_to: str = described("where it was written")
+    adapters: tuple[str, ...] = described("names of the adapters in it")
+    adapter_digests: tuple[str, ...] = described("their digests")
+    key: str | None = described("key of the fused model in it; None where nothing is fused")
+    fused: str | None = described("its digest")
+    base: str | None = described("name of the base")
+    base_digest: str | None = described("digest of the base model")
+    withdrawals: tuple[Withdrawal, ...] | None = described(
+        "yanks that concern it; omitted if they were not read", optional=True
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MatchedCalibration(Matched):
+    """A calibration of a base model that was found again."""
+
+    base: str = described("name of the base")
+    prompts: str = described("name of the text")
+
+
+AnyMatch = MatchedBase | MatchedAdapter | MatchedFused | MatchedBundle | MatchedCalibration
+KINDS: Mapping[str, type[AnyMatch]] = {
+    "base": MatchedBase,
+    "adapter": MatchedAdapter,
+    "fused": MatchedFused,
+    "bundle": MatchedBundle,
+    "calibration": MatchedCalibration,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LookedAt(Record):
+    """A file of what was looked at."""
+
+    path: str = described("within it")
+    size: int = described("in bytes")
+    sha256: str | None = described("its digest; None where it was not needed")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unread(Record):
+    """Something on record that could not be compared with."""
+
+    name: str = described("its name")
+    reason: str = described("why not")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identified(Record):
+    """What something was found to be."""
+
+    path: str = described("path as given")
+    kind: str = described("`folder`, `archive`, `safetensors`, `gguf` or `file`")
+    verdict: Verdict = described(
+        "`known`, `unknown`, or what is neither. `inconclusive`: unknown, but something of it could not be read, or there is something that it could not be compared with"
+    )
+    intact: bool = described(
+        "it is known, nothing of it was changed, and nothing that it says of itself is wrong"
+    )
+    matches: tuple[AnyMatch, ...] = described(
+        "possible matches, the most certain first; empty if it is unknown"
+    )
+    claims: tuple[IdentityClaim, ...] = described("what it says of itself, and whether that is so")
+    files: tuple[LookedAt, ...] = described("its files")
+    problems: tuple[str, ...] = described("files and tensors that could not be read, one sentence each")
+    unread: tuple[Unread, ...] = described("records that could not be compared")
+
+
+_NAMED = 3
+
+
+@dataclass(slots=True)
+class Match:
+    """A recorded item that was found.
+
+    Attributes:
+        comparison: tensor by tensor, None if whole files were enough.
+        held: digests of all of its files, if all of its weights were found as whole files.
+    """
+
+    owner: RecordedItem
+    evidence: str
+    confidence: float
+    place: str
+    comparison: TensorComparison | None = None
+    files: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    held: frozenset[str] = frozenset()
+
+    @property
+    def identical(self) -> bool:
+        """Nothing in it that counts was changed, is missing or was added."""
+        if self.comparison is not None:
+            return not self.comparison.altered
+        return self.confidence == 1.0
+
+    @property
+    def sentence(self) -> str:
+        """The match in one sentence."""
+        if self.evidence == "source":
+            return f"the file that {_what(self.owner)} was converted from"
+        return f"{_what(self.owner)}{_but(self)}"
+
+    def record(self) -> AnyMatch:
+        """Return the record."""
+        tensors = self.comparison
+        return KINDS[self.owner.kind](
+            kind=self.owner.kind,
+            name=self.owner.name,
+            digest=self.owner.digest,
+            evidence=self.evidence,
+            confidence=self.confidence,
+            sentence=self.sentence,
+            identical=self.identical,
+            path=self.place,
+            tensors=len(tensors.pairs) if tensors else None,
+            converted=tensors.converted if tensors else 0,
+            renamed=tensors.renamed if tensors else 0,
+            changed=tuple(tensors.changed) if tensors else (),
+            missing=tuple(tensors.missing) if tensors else (),
+            extra=tuple(tensors.extra) if tensors else (),
+            layers=tuple(layers_of(tensors.altered)) if tensors else (),
+            files={key: tuple(paths) for key, paths in self.files.items()},
+            **self.owner.facts,
+        )
+
+
+def _what(owner: RecordedItem) -> str:
+    facts = owner.facts
+    if owner.kind == "fused":
+        return f"{owner.name} fused onto {facts['base']} ({facts['format']})"
+    if owner.kind == "adapter":
+        form = f", in {facts['form']}'s form" if facts.get("form") else ""
+        return f"the adapter {owner.name} for {facts['base']}{form}"
+    if owner.kind == "bundle":
+        return f"the bundle {facts['target']} of {', '.join(facts['adapters'])}, written to {facts['written_to']}"
+    if owner.kind == "calibration":
+        return f"a calibration of {facts['base']}"
+    return f"the base model {owner.name}"
+
+
+def _but(match: Match) -> str:
+    tensors = match.comparison
+    if tensors is None:
+        changed = [*match.files.get("changed", ()), *match.files.get("missing", ())]
+        return f", but {_some(changed)} changed or missing" if changed and match.confidence < 1 else ""
+    parts = []
+    if tensors.converted:
+        parts.append(f"{plural(tensors.converted, 'tensor')} in another format, the numbers the same")
+    if tensors.renamed:
+        parts.append(
+            f"{plural(tensors.renamed, 'tensor')} under {'another name' if tensors.renamed == 1 else 'other names'}"
+        )
+    if not tensors.altered:
+        return f" ({'; '.join(parts)})" if parts else ""
+    altered = []
+    if tensors.changed:
+        altered.append(f"{_layers(tensors.changed)}{_some(tensors.changed)} {_was(tensors.changed)} changed")
+    if tensors.missing:
+        altered.append(f"{_some(tensors.missing)} {'is' if len(tensors.missing) == 1 else 'are'} missing")
+    if tensors.extra:
+        altered.append(f"{_some(tensors.extra)} {_was(tensors.extra)} added")
+    extra = f" ({'; '.join(parts)})" if parts else ""
+    return f"{extra}, but {', and '.join(altered)}"
+
+
+def _layers(names: Sequence[str]) -> str:
+    layers = layers_of(names)
+    if not layers:
+        return ""
+    if len(layers) == 1:
+        return f"in layer {layers[0]} "
+    shown = ", ".join(str(layer) for layer in layers[:8])
+    return f"in layers {shown}{', …' if len(layers) > 8 else ''} "
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(name[:120] for name in names[:_NAMED])
+    return f"{shown} and {len(names) - _NAMED} more" if len(names) > _NAMED else shown
+
+
+def _was(names: Sequence[str]) -> str:
+    return "was" if len(names) == 1 else "were"

@@ -1,0 +1,336 @@
+"""Recorded items: their files, the index of their tensors, and digests that are computed in the background.
+
+The index is derived: what it lacks is computed from the files again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Row, Select, func, select
+from sqlalchemy.orm import selectinload
+
+from fusery.storage.copying import Progress
+from fusery.storage.digest import Digest, digest_file
+from fusery.storage.errors import FuseryError, StorageError
+from fusery.storage.failures import os_failures
+
+from .. import tables
+from ..database.engine import batches
+from .owners import RecordedItem
+from .views import NUMBERS, View, exact_digest, named_digest, read_views, values
+
+if TYPE_CHECKING:
+    from ..engine.base import Base
+    from ..models.gguf_numbers import Numbers
+    from ..workspace.workspace import Workspace
+
+
+class Hasher:
+    """Computes digests on threads; each byte is read once."""
+
+    def __init__(self) -> None:
+        self.progress: Progress | None = None
+        self._pool = ThreadPoolExecutor(min(4, os.cpu_count() or 2), "identify")
+        # A whole file is hashed from its beginning to its end, and would end last if it waited for all tensors.
+        self._files = ThreadPoolExecutor(1, "identify-files")
+        self._lock = Lock()
+        self._stopped = False
+
+    def tensors(self, views: Iterable[View]) -> dict[View, Future[Digest]]:
+        """Begin to hash tensors, the largest first so that all threads end together."""
+        ordered = sorted(views, key=lambda view: -view.size)
+        return {view: self._pool.submit(self._guarded, exact_digest, view.path, view) for view in ordered}
+
+    def file(self, path: Path) -> Future[Digest]:
+        """Begin to hash a whole file."""
+        return self._files.submit(self._guarded, self._whole, path, path)
+
+    def close(self) -> None:
+        """Give up what is not done."""
+        self._stopped = True
+        for pool in (self._pool, self._files):
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _guarded(self, work: Callable[..., Digest], path: Path, item: View | Path) -> Digest:
+        with os_failures(f"read {path}", near=path):
+            return work(item, self._count)
+
+    def _whole(self, path: Path, _: object) -> Digest:
+        return digest_file(path, lambda: self._count(0))[0]
+
+    def _count(self, count: int) -> None:
+        """Report that bytes were read; end the thread after `close`."""
+        if self._stopped:
+            raise CancelledError
+        if self.progress is not None and count:
+            with self._lock:
+                self.progress(count)
+
+
+class Index:
+    """The table of tensors; what cannot be written to it is kept in memory."""
+
+    def __init__(self, workspace: Workspace, *, fresh: bool = False) -> None:
+        self._workspace, self._fresh = workspace, fresh
+        self._kept: dict[int, dict[str, str]] = {}
+        self._writable = True
+
+    def known(self, manifests: Collection[int]) -> set[int]:
+        """Return which of these manifests are in the index."""
+        tensor = tables.TensorRow
+        found = {number for number in manifests if number in self._kept}
+        for some in batches(sorted(manifests)):
+            query = select(tensor.manifest_id).where(tensor.manifest_id.in_(some)).distinct()
+            found |= {row.manifest_id for row in self._rows(query)}
+        return found
+
+    def entries(self, manifest: int) -> dict[str, str]:
+        """Return the digests of a manifest's tensors by their names."""
+        tensor = tables.TensorRow
+        query = select(tensor.name, tensor.digest).where(tensor.manifest_id == manifest)
+        return {row.name: row.digest for row in self._rows(query)} | self._kept.get(manifest, {})
+
+    def holders(self, digests: Iterable[str]) -> Counter[int]:
+        """Return how many of these digests each manifest has."""
+        tensor, wanted = tables.TensorRow, set(digests)
+        found: Counter[int] = Counter()
+        for some in batches(sorted(wanted)):
+            count = func.count(tensor.digest.distinct()).label("number")
+            query = select(tensor.manifest_id, count).where(tensor.digest.in_(some))
+            for row in self._rows(query.group_by(tensor.manifest_id)):
+                found[row.manifest_id] += row.number
+        for manifest, entries in self._kept.items():
+            found[manifest] = len(set(entries.values()) & wanted)
+        return +found
+
+    def _rows(self, query: Select[*tuple[Any, ...]]) -> Sequence[Row[*tuple[Any, ...]]]:
+        if self._fresh:
+            return ()
+        with self._workspace.database.read() as session:
+            return session.execute(query).all()
+
+    def keep(self, manifest: int, entries: Mapping[str, str]) -> None:
+        """Record a manifest's tensors; of a registry that is only read, until this command ends."""
+        if self._writable:
+            try:
+                self._write(manifest, entries)
+            except FuseryError:
+                self._writable = False
+        if self._fresh or not self._writable:
+            self._kept[manifest] = dict(entries)
+
+    def _write(self, manifest: int, entries: Mapping[str, str]) -> None:
+        tensor = tables.TensorRow
+        with self._workspace.database.write() as session:
+            if session.get(tables.ManifestRow, manifest) is None:
+                return  # it was collected meanwhile
+            rows = session.scalars(select(tensor).where(tensor.manifest_id == manifest))
+            present = {row.name: row for row in rows}
+            for name, digest in entries.items():
+                if (row := present.get(name)) is not None:
+                    row.digest = digest
+                else:
+                    session.add(tensor(manifest_id=manifest, name=name, digest=digest))
+
+
+CASTS = {"F32": "F32", "F16": "F16", "BF16": "BF16", "ggml:8": "Q8_0"}
+"""Formats that recorded numbers can be converted to, by the dtype of a view."""
+
+
+class NotHereError(Exception):
+    """The files are not available; the text says why."""
+
+
+class Library:
+    """Recorded items with their files; `scratch` returns a folder for fetched ones."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        hasher: Hasher,
+        scratch: Callable[[], Path],
+        say: Callable[[str], None],
+        *,
+        fresh: bool,
+    ) -> None:
+        self.index = Index(workspace, fresh=fresh)
+        self.missing: dict[int, str] = {}
+        self.say = say
+        self._workspace, self._hasher, self._scratch = workspace, hasher, scratch
+        self._held = ExitStack()
+        self._files: dict[int, dict[str, Path]] = {}
+        self._bases: dict[int, Base | None] = {}
+        self._views: dict[int, dict[str, View]] = {}
+
+    def close(self) -> None:
+        """Release all files."""
+        self._held.close()
+
+    def _open(self, owner: RecordedItem) -> Mapping[str, Path] | None:
+        """Return the files of an item by path; None if they are not available: `missing` then says why."""
+        if owner.manifest not in self._files and owner.manifest not in self.missing:
+            try:
+                held = open_files(self._workspace, owner, self._scratch())
+                self._files[owner.manifest] = self._held.enter_context(held)
+            except NotHereError as error:
+                self._give_up(owner, str(error), quiet=True)
+        return self._files.get(owner.manifest)
+
+    def learn(self, owner: RecordedItem) -> None:
+        """Put an item's tensors into the index, if its files are as recorded."""
+        files = self._open(owner)
+        if files is None:
+            return
+        weights = {path: file for path, file in files.items() if path.endswith(".safetensors")}
+        try:
+            digests = {path: self._hasher.file(file) for path, file in weights.items()}
+            tensors = self._hasher.tensors(self._tensors(owner).values())
+            entries = {view.name: str(future.result()) for view, future in tensors.items()}
+            recorded = recorded_files(self._workspace, owner.manifest)
+            if any(recorded.get(path) != future.result() for path, future in digests.items()):
+                self._give_up(owner, "its files are damaged")
+                return
+        except (FuseryError, OSError) as error:
+            self._give_up(owner, str(error))
+            return
+        self.index.keep(owner.manifest, entries)
+
+    def cast(self, owner: RecordedItem, name: str, dtype: str) -> Digest | None:
+        """Return the digest of a tensor converted to another dtype; None if that cannot be computed."""
+        kind = CASTS.get(dtype)
+        if kind is None or self._open(owner) is None:
+            return None
+        try:
+            view = self._tensors(owner).get(name)
+            if view is None:
+                return None
+            if (numbers := self._numbers(owner, name)) is not None:
+                return _digest(dtype, numbers.shape, numbers.blocks(kind))
+            return _digest(dtype, view.shape, _converted(view, kind)) if view.dtype in NUMBERS else None
+        except (FuseryError, OSError, ImportError):
+            return None
+
+    def _tensors(self, owner: RecordedItem) -> dict[str, View]:
+        if owner.manifest not in self._views:
+            found: dict[str, View] = {}
+            for path, file in sorted(self._files[owner.manifest].items()):
+                if path.endswith(".safetensors"):
+                    found = {view.name: view for view in read_views(file)} | found
+            self._views[owner.manifest] = found
+        return self._views[owner.manifest]
+
+    def _numbers(self, owner: RecordedItem, name: str) -> Numbers | None:
+        """Return the numbers of a quantised weight; None if it is not quantised."""
+        module, _, part = name.rpartition(".")
+        if part != "weight" or f"{module}.scales" not in self._tensors(owner):
+            return None
+        from ..models.gguf_numbers import numbers_of
+
+        if owner.manifest not in self._bases:
+            self._bases[owner.manifest] = _read_base(self._files[owner.manifest])
+        base = self._bases[owner.manifest]
+        return numbers_of(base, name) if base is not None and name in base.tensors else None
+
+    def _give_up(self, owner: RecordedItem, why: str, *, quiet: bool = False) -> None:
+        self._files.pop(owner.manifest, None)
+        self.missing[owner.manifest] = why
+        if not quiet:
+            self.say(f"{owner.title} cannot be compared with: {why}")
+
+
+def _read_base(files: Mapping[str, Path]) -> Base | None:
+    from fusery.storage.jsonfile import read_object
+
+    from ..engine.base import read_base
+
+    try:
+        return read_base(files, read_object(files["config.json"]))
+    except (KeyError, FuseryError):
+        return None
+
+
+def _digest(dtype: str, shape: tuple[int, ...], blocks: Iterator[bytes]) -> Digest:
+    running = hashlib.sha256()
+    for block in blocks:
+        running.update(block)
+    return named_digest(dtype, shape, running.hexdigest())
+
+
+def _converted(view: View, kind: str) -> Iterator[bytes]:
+    """Yield a tensor's numbers in another format."""
+    import numpy as np
+
+    from ..engine.arithmetic import FORMATS, encode
+
+    with np.errstate(over="ignore", invalid="ignore"):
+        for block in values(view):
+            plain: Any = block.astype(np.float32)
+            if kind == "Q8_0":
+                from gguf import GGMLQuantizationType
+                from gguf.quants import quantize
+
+                # As one row: gguf goes by sixteen rows, and the groups of 32 are the same ones.
+                yield quantize(plain.reshape(1, -1), GGMLQuantizationType.Q8_0).tobytes()
+            else:
+                yield encode(plain, FORMATS[kind]).tobytes()
+
+
+def recorded_files(workspace: Workspace, manifest: int) -> dict[str, str]:
+    """Return the digests of a manifest's files, by path."""
+    files = tables.ManifestFileRow
+    with workspace.database.read() as session:
+        query = select(files.path, files.sha256).where(files.manifest_id == manifest)
+        return {row.path: row.sha256 for row in session.execute(query)}
+
+
+@contextmanager
+def open_files(workspace: Workspace, owner: RecordedItem, scratch: Path) -> Iterator[dict[str, Path]]:
+    """Yield the files of a base, an adapter or a fused model by path; raise `NotHereError` if they are not available."""
+    from ..records.bases import blob_generations, locate_files
+
+    loading = selectinload(tables.ManifestRow.files)
+    with workspace.database.read() as session:
+        manifest = session.get_one(tables.ManifestRow, owner.manifest, options=[loading])
+    try:
+        if owner.kind == "base":
+            base_model = tables.BaseModelRow
+            options = [
+                selectinload(base_model.names),
+                selectinload(base_model.manifest).selectinload(tables.ManifestRow.files),
+            ]
+            with workspace.database.read() as session:
+                base = session.get_one(base_model, owner.id, options=options)
+            yield {path: file.resolve() for path, file in locate_files(workspace, base, scratch).items()}
+            return
+        if owner.kind == "fused":
+            with workspace.cache.using(owner.facts["key"]) as folder:
+                if folder is not None and all(
+                    (folder / file.path).is_file() and (folder / file.path).stat().st_size == file.size
+                    for file in manifest.files
+                ):
+                    yield {file.path: folder / file.path for file in manifest.files}
+                    return
+        if any(file.blob is None for file in manifest.files):
+            raise NotHereError("its files are no longer in the cache")
+        generations = blob_generations(workspace, [file.sha256 for file in manifest.files])
+        found = {}
+        for file in manifest.files:
+            digest, generation = Digest(file.sha256), generations[file.sha256]
+            local = workspace.store.local_path(digest, generation=generation)
+            if local is None:
+                local = scratch / digest
+                if not local.exists():
+                    workspace.store.fetch(digest, local, generation=generation)
+            found[file.path] = local
+        yield found
+    except (StorageError, OSError) as error:
+        raise NotHereError(getattr(error, "message", None) or str(error)) from error

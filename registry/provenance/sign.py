@@ -1,0 +1,297 @@
+"""Sign a list of files: of a record, as it is recorded, or of a path, which is read and gets a signature beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from fusery.storage.manifest import Manifest
+from fusery.storage.plaintext import typed, visible
+from fusery.storage.publishing import write_atomically
+
+from .. import tables
+from ..dsse import (
+    LONE,
+    BadSignatureError,
+    key_id,
+    parse_envelope,
+    public_pem,
+    read_bytes,
+    read_private_key,
+    sign_files,
+)
+from ..errors import (
+    AlreadyExistsError,
+    AmbiguousReferenceError,
+    BadInputError,
+    CheckFailedError,
+    ServerRefusedError,
+    UnknownReferenceError,
+)
+from ..names import AdapterName, Reference, an
+from ..record import Record, described
+from ..records.fused_rows import label_of
+from ..records.references import begins_with, resolve_any
+from ..records.trust import SigningSubject
+from ..records.views import SCHEME, manifest_of, signed_name
+from ..wire import LongText
+from .signed_claim import Progress
+from .verify import beside_of, examine, judge
+
+if TYPE_CHECKING:
+    from ..records.trust import RecordedEnvelope, RecordedFiles
+    from ..workspace.workspace import Workspace
+
+NO_PASSPHRASE = "the key is locked with a passphrase, and none was given"
+
+
+def no_passphrase() -> bytes:
+    """Refuse: the default source of a passphrase."""
+    raise BadInputError(NO_PASSPHRASE, hint="--passphrase-file FILE, or FUSERY_KEY_PASSPHRASE")
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """The PEM file of a private key; `passphrase` is called if the key needs one."""
+
+    key: Path
+    passphrase: Callable[[], bytes] = no_passphrase
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signed(Record):
+    """A signature that was made."""
+
+    kind: str | None = described(
+        "`adapter`, `fused` or `bundle`; None if nothing of these files is on record"
+    )
+    name: str = described("the name of the subject")
+    digest: str = described("the digest of its list of files")
+    files: int = described("the number of its files")
+    scheme: str = described("`model-signing`")
+    key_id: str = described("id of the key")
+    recorded: bool = described("whether the signature is on record")
+    existed: bool = described("whether it was on record already")
+    path: Path | None = described("the file that it was written to, if any")
+    signature: bytes
+    public: str
+    KEYS: ClassVar[tuple[str, ...]] = (
+        "kind",
+        "name",
+        "digest",
+        "files",
+        "scheme",
+        "key_id",
+        "recorded",
+        "existed",
+        "path",
+    )
+
+
+class SignatureLog(Protocol):
+    """The signatures of a registry, on this machine or at a server: `registry.trust`."""
+
+    def find(self, reference: str) -> SigningSubject:
+        """Return the record that a reference names."""
+
+    def look_up(self, digest: str, *, lone: bool = False) -> RecordedFiles:
+        """Return the record of a list of files."""
+
+    def record_signature(
+        self, kind: str, digest: str, *, key_id: str, scheme: str, envelope: LongText, public: str = ""
+    ) -> RecordedEnvelope:
+        """Record a signature."""
+
+
+def sign(
+    registry: SignatureLog,
+    text: str,
+    with_key: SigningKey,
+    *,
+    output: Path | None = None,
+    force: bool = False,
+    at_server: bool = False,
+    progress: Progress | None = None,
+) -> Signed:
+    """Sign an adapter, a fused model or a bundle.
+
+    A record is signed by its list of files, and nothing is read; what is at a path is read and compared with its own claims
+    before.  The same key signs the same files once.
+
+    Args:
+        text: a reference, or a path.
+        output: file for the signature; for a path, `PATH.sig` beside it by default.
+        force: replace that file even if it is no signature.
+        at_server: compare the registry's answer with the reference.
+        progress: called with the bytes read and the total, for a path.
+    """
+    subject = find_subject(registry, text, at_server=at_server, progress=progress)
+    place = output or (beside_of(subject.path) if subject.path is not None else None)
+    if place is not None and not force:
+        _require_replaceable(place)
+    private = read_private_key(with_key.key, with_key.passphrase)
+    data, public = sign_files(subject.said + subject.name, subject.files, private), private.public_key()
+    number, pem = key_id(public), public_pem(public)
+    recorded: RecordedEnvelope | None = None
+    if subject.kind is not None:
+        envelope = LongText(data.decode("ascii"))
+        recorded = registry.record_signature(
+            subject.kind, subject.digest, key_id=number, scheme=SCHEME, envelope=envelope, public=pem
+        )
+        data = recorded.envelope.encode()
+    if place is not None:
+        write_atomically(place, data, mode=0o644)
+    return Signed(
+        kind=subject.kind,
+        name=subject.name,
+        digest=subject.digest,
+        files=len(subject.files),
+        scheme=SCHEME,
+        key_id=number,
+        recorded=recorded is not None,
+        existed=recorded is not None and recorded.existed,
+        path=place,
+        signature=data,
+        public=pem,
+    )
+
+
+def _require_replaceable(place: Path) -> None:
+    if place.is_dir():
+        raise AlreadyExistsError(f"{place} is a folder", hint="-o FILE")
+    if place.is_file():
+        try:
+            parse_envelope(read_bytes(place), place.name)
+        except BadSignatureError as error:
+            raise AlreadyExistsError(
+                f"{place} is there and is no signature", hint="-o FILE, or --force to replace it"
+            ) from error
+
+
+def find_subject(
+    registry: SignatureLog, text: str, *, at_server: bool = False, progress: Progress | None = None
+) -> SigningSubject:
+    """Return the record that a reference names, or the files at a path."""
+    path = Path(text)
+    exists = path.exists()
+    try:
+        known = registry.find(text)
+    except (UnknownReferenceError, BadInputError):
+        if not exists:
+            raise
+        known = None
+    if known is not None and at_server:
+        require_meant(text, known)
+    if known is not None and exists and str(path) != str(path.absolute()):
+        raise AmbiguousReferenceError(
+            f"{text} is the name of {an(str(known.kind))} on record, and of something that lies here",
+            hint=f"for what lies here: ./{text}",
+        )
+    return known if known is not None and not exists else _at(registry, path, progress)
+
+
+def require_meant(text: str, subject: SigningSubject) -> None:
+    """Compare a server's answer with the reference: nobody signs what they did not name."""
+    if not _is_meant(text, subject):
+        raise ServerRefusedError(
+            f"the server answered {text[:60]} with {visible(subject.name)[:100]}, and nothing was signed",
+            hint="ask an admin of the server",
+        )
+
+
+def _is_meant(text: str, subject: SigningSubject) -> bool:
+    kind, digest, name = subject.kind, subject.digest, subject.name
+    vouched = kind == "fused" and subject.said.startswith(f"fused {subject.event} ")
+    if subject.path is not None or (subject.said and not vouched):
+        return False
+    try:
+        reference = Reference.parse(text)
+        if reference.kind == "digest":
+            digests = {
+                "adapter": [digest],
+                "fused": [digest, subject.event],
+                "bundle": [digest] if (name, subject.event) == (f"bundle {digest[:12]}", digest) else [],
+            }
+            return any(each.startswith(reference.value) for each in digests.get(str(kind), ()))
+        found = AdapterName.parse(name)
+    except BadInputError:
+        return False
+    if kind != "adapter" or subject.event != name:
+        return False
+    if reference.kind == "name":
+        return name == reference.value
+    version = reference.kind != "version" or found.version == int(reference.value)
+    return found.task == reference.task and version
+
+
+def find_on_record(workspace: Workspace, text: str) -> SigningSubject:
+    """Return a record for signing, as `find_recorded` does.
+
+    A bundle is named by its digest: its place is what the publisher wrote, and so is the list of files of that name.
+    """
+    with workspace.database.read() as session:
+        return find_recorded(session, text, by_place=False)
+
+
+def find_recorded(session: Session, text: str, *, by_place: bool = True) -> SigningSubject:
+    """Return an adapter, a fused model, or a bundle by its digest or place."""
+    bundle = tables.BundleRow
+    wanted = [bundle.path == text] if by_place else []
+    if 8 <= len(text) <= 64 and not text.strip("0123456789abcdef"):
+        wanted.append(begins_with(bundle.digest, text))
+    for condition in wanted:
+        digests = set(session.scalars(select(bundle.digest).where(condition)))
+        if len(digests) > 1:
+            raise AmbiguousReferenceError(f"{text} fits more than one bundle", hint="give more digits")
+        if digests:
+            (digest,) = digests
+            return _recorded(session, "bundle", f"bundle {digest[:12]}", digest, digest)
+    found = resolve_any(session, text)
+    if isinstance(found, tables.AdapterRow):
+        return _recorded(session, "adapter", found.name, found.digest, found.name)
+    if isinstance(found, tables.FusedRow):
+        subject = _recorded(session, "fused", label_of(found), found.digest, found.key)
+        # Only a model made here is known to be what its key says, and as faithful.
+        said = signed_name(found.key, found.verdict) if found.origin is None else ""
+        return replace(subject, said=said)
+    raise BadInputError(
+        f"{text} is a base model: what is signed are adapters, fused models and bundles", hint="fusery list"
+    )
+
+
+def _recorded(session: Session, kind: str, name: str, digest: str, event: str) -> SigningSubject:
+    manifest = manifest_of(session, digest)
+    if manifest is None:
+        raise CheckFailedError(
+            f"the list of files of {name} was changed after it was recorded", hint="fusery audit"
+        )
+    return SigningSubject(
+        kind, name, digest, event, _listed(manifest, lone=kind == "bundle" and len(manifest) == 1)
+    )
+
+
+def _listed(manifest: Manifest, *, lone: bool) -> dict[str, str]:
+    return {LONE if lone else entry.path: str(entry.sha256) for entry in manifest}
+
+
+def _at(registry: SignatureLog, path: Path, progress: Progress | None) -> SigningSubject:
+    """Read the files at a path; damaged ones are not signed."""
+    seen = examine(path, progress=progress)
+    judge(seen, None, "", ())
+    manifest = seen.found.manifest
+    if seen.problems or not manifest:
+        first = seen.problems[0].message if seen.problems else f"{path} has no files that can be listed"
+        raise CheckFailedError(
+            f"{first}, and nothing was signed", hint=f"fusery identify {typed(path)} --verify"
+        )
+    files = _listed(manifest, lone=seen.found.lone)
+    known = registry.look_up(files[LONE] if seen.found.lone else manifest.digest, lone=seen.found.lone)
+    name = seen.found.path.name
+    return SigningSubject(
+        known.kind, name, known.digest or manifest.digest, known.event, files, seen.found.path
+    )

@@ -1,0 +1,112 @@
+"""The roles of tokens: what each lets its bearer do on a server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, get_args
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from .. import tables
+from ..actors import person
+from ..errors import BadInputError, RoleError
+from .trust import Role
+
+if TYPE_CHECKING:
+    from ..workspace.workspace import Workspace
+
+Thing = tables.AdapterRow | tables.BaseModelRow | tables.CalibrationRow | tables.FusedRow
+
+ROLES: Sequence[Role] = get_args(Role)
+"""From the one that may do least: each may do what those before it may."""
+
+MEANINGS: Mapping[Role, str] = {
+    "reader": "look at what is on record, and fetch files",
+    "publisher": "do what a reader may, and push what it has registered, set aliases that are open, and write notes and tags",
+    "approver": "do what a publisher may, and approve, promote and yank",
+    "admin": "do what an approver may",
+}
+"""What each may do, in words."""
+
+
+PARTS: Mapping[str, tuple[Role, Role]] = {
+    "note or tag": ("publisher", "publisher"),
+    "amendment": ("publisher", "approver"),
+    "evaluation": ("publisher", "approver"),
+    "withdrawn evaluation": ("publisher", "approver"),
+    "yank": ("approver", "approver"),
+    "signature": ("publisher", "approver"),
+    "calibration": ("publisher", "approver"),
+}
+"""The roles that a sender needs to change a part of a record on a server: their own record, and another's.
+
+A withdrawn evaluation is the sender's own if they recorded it; every other part, if they registered or first pushed the record.
+A signature by a trusted key needs the role of a publisher only.
+"""
+
+_FIRST = {
+    "adapter": ("adapter.registered", "adapter.received"),
+    "base": ("base.added", "base.received"),
+    "calibration": ("calibration.received",),
+    "fused": ("fused.made", "fused.received"),
+}
+"""The log's actions by which a record enters a registry, by its kind."""
+
+
+def allows(role: Role, needed: Role) -> bool:
+    """Tell whether who has a role may do what another one is needed for."""
+    return ROLES.index(role) >= ROLES.index(needed)
+
+
+def parse_role(text: str) -> Role:
+    """Return a role by its name."""
+    for role in ROLES:
+        if role == text.strip().casefold():
+            return role
+    raise BadInputError(f"{text[:60]!r} is not a role", hint=f"one of {', '.join(ROLES)}")
+
+
+def may_change(workspace: Workspace, session: Session, part: str, row: Thing) -> bool:
+    """Return whether a package's sender may change a part (of `PARTS`) of a record; without a role, always."""
+    if not workspace.role:
+        return True
+    own = person(owner_of(session, row)) == person(workspace.actor)
+    return allows(parse_role(workspace.role), PARTS[part][0 if own else 1])
+
+
+def is_trusted(workspace: Workspace) -> bool:
+    """Tell whether whoever is at work may decide what counts in this registry: its operator, or an approver's token."""
+    return not workspace.role or allows(parse_role(workspace.role), "approver")
+
+
+def require_may_change(workspace: Workspace, session: Session, part: str, row: Thing) -> None:
+    """Refuse a change of a part (of `PARTS`) of a record that the role does not allow."""
+    if not may_change(workspace, session, part, row):
+        require_role(workspace, PARTS[part][1], f"another's {part}")
+
+
+def require_role(workspace: Workspace, role: Role, change: str) -> None:
+    """Refuse what the role does not allow."""
+    if workspace.role and not allows(parse_role(workspace.role), role):
+        raise RoleError(
+            f"{workspace.actor} has the role of {workspace.role}, and {change} needs {role}",
+            hint=f"ask an admin for a token with the role of {role}",
+        )
+
+
+def owner_of(session: Session, row: Thing) -> str:
+    """Return the principal who registered or made a record here, or first pushed or pulled it.
+
+    The column `created_by` may hold another registry's claim.
+    """
+    subject, kind = row.digest, row.__tablename__.removesuffix("_model")
+    if isinstance(row, tables.AdapterRow):
+        subject = row.name
+    elif isinstance(row, tables.FusedRow):
+        subject = row.key
+    event = tables.EventRow
+    query = select(event.actor).where(
+        event.subject_kind == kind, event.subject == subject, event.action.in_(_FIRST[kind])
+    )
+    return session.scalars(query.order_by(event.seq).limit(1)).first() or row.created_by

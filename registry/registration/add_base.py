@@ -1,0 +1,297 @@
+"""Adding a base model.
+
+A base is identified by its content (`fusery.registry.models.identity`): tensors, configuration and tokenizer.  Names, hub
+ids and folders only refer to it, so the same model under two names, or in other files, is one base.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from fusery.storage.digest import digest_file
+from fusery.storage.errors import BlobCorruptError, MissingFileError
+from fusery.storage.failures import os_failures
+from fusery.storage.folder import scan
+from fusery.storage.progress import SILENT, Reporter, tally
+from fusery.storage.transfer import needs_of, require_rooms
+
+from .. import tables
+from ..database import events
+from ..errors import AlreadyExistsError, BadInputError, FusionUnsupportedError, MissingExtraError
+from ..models.architecture import WEIGHTS, Architecture
+from ..models.identity import BaseIdentity, identify_base, lasting
+from ..names import parse_base_name
+from ..records.derived import base_columns, describe_base, require_recordable, require_sensible
+from ..records.fused import AddedBase
+from ..records.views import base_facts
+from ..remote.documents import BaseDocument
+from ..runtime.mlx_keys import mlx_keys
+from .fetch_base import FetchedBase, fetched
+
+if TYPE_CHECKING:
+    from fusery.storage.copying import Progress
+
+    from ..adapters.finding import Finding
+    from ..workspace.workspace import Workspace
+
+
+_COMPANIONS = re.compile(
+    r"config\.json|generation_config\.json|tokenizer[^/]*\.(json|jinja|model)|[^/]*\.tiktoken|special_tokens_map\.json"
+    r"|added_tokens\.json|vocab\.(json|txt)|merges\.txt|chat_template\.(jinja|json)|additional_chat_templates/[^/]+\.jinja"
+    r"|(pre)?processor_config\.json|LICENSE[^/]*|model\.safetensors\.index\.json"
+)
+
+
+def model_files(folder: Path) -> dict[str, Path]:
+    """Return the files of a model folder that make up the model: weights, configuration, tokenizer, licence.
+
+    Python files, checkpoints of other formats and everything else stay behind.
+    """
+    files = {file.path: file.real for file in scan(folder) if is_model_file(file.path)}
+    if "config.json" not in files:
+        raise MissingFileError(
+            f"{folder} holds no config.json", hint="give the folder of a model in MLX or Hugging Face layout"
+        )
+    return files
+
+
+def is_model_file(path: str) -> bool:
+    """Tell whether a file within a model's folder is one of those that make up the model."""
+    return bool(_COMPANIONS.fullmatch(path) or WEIGHTS.fullmatch(path))
+
+
+def add_base(
+    workspace: Workspace,
+    source: str,
+    *,
+    name: str | None = None,
+    revision: str | None = None,
+    reference: bool = False,
+    reporter: Reporter = SILENT,
+) -> AddedBase:
+    """Add a base model, or a name to one that is already there."""
+    if name is not None:
+        parse_base_name(name)
+    workspace.ensure()
+    with fetched(source, revision=revision, scratch=workspace.scratch, say=reporter.say) as origin:
+        if reference and not origin.durable:
+            raise BadInputError(
+                "a GGUF file is converted and cannot be kept by reference", hint="leave out --reference"
+            )
+        tidy = re.sub(r"[^A-Za-z0-9._/-]+", "-", origin.name).strip("-._/") or "base"
+        called = parse_base_name(name or tidy)
+        files = model_files(origin.folder)
+        require_sensible(files)
+        failures: list[str] = []
+        architecture = describe_base(files, failures.append)
+        require_recordable(architecture)
+        _refuse_taken(workspace, called, files, architecture)
+        findings = look_at_base(workspace, called, files, architecture.config, failures)
+        reporter.say("hashing and copying" if not reference else "hashing")
+        size = sum(file.stat().st_size for file in files.values())
+        told = tally(reporter.progress, size if reference else 2 * size)
+        identity = identify_base(files, architecture.config, progress=told)
+        added = _record(workspace, origin, called, files, architecture, identity, reference, told)
+        return replace(added, findings=findings)
+
+
+def _refuse_taken(
+    workspace: Workspace, name: str, files: Mapping[str, Path], architecture: Architecture
+) -> None:
+    """Say that a name is taken before gigabytes are read, where configuration and shapes can tell."""
+    with workspace.database.read() as session:
+        row = session.scalar(select(tables.BaseNameRow).where(tables.BaseNameRow.folded == name.casefold()))
+        if row is None:
+            return
+        base = row.base
+        known = {file.path: (file.size, file.sha256) for file in base.manifest.files}
+        alike = base.parameters == architecture.parameters and lasting(base.config) == lasting(
+            architecture.config
+        )
+    sizes = {path: file.stat().st_size for path, file in files.items()}
+    same = sizes == {path: size for path, (size, _) in known.items()}
+    if same and digest_file(files["config.json"])[0] == known["config.json"][1]:
+        return
+    if not alike:
+        raise _taken(name)
+
+
+def _taken(name: str) -> AlreadyExistsError:
+    return AlreadyExistsError(
+        f"the name {name!r} belongs to a base model with other bytes", hint="give another one with --name"
+    )
+
+
+def _record(
+    workspace: Workspace,
+    origin: FetchedBase,
+    name: str,
+    files: Mapping[str, Path],
+    architecture: Architecture,
+    identity: BaseIdentity,
+    reference: bool,
+    progress: Progress | None,
+) -> AddedBase:
+    from ..records.deposit import Deposit, record_manifest
+
+    deposit = Deposit(workspace.database, workspace.store, workspace.owner())
+    manifest = identity.manifest
+    with workspace.database.read() as session:
+        known = _same(session, identity)
+        _refuse_other(session, name, known)
+        # What is there in other files is not stored again.
+        stores = not reference and (known is None or known.digest == manifest.digest)
+    if stores:
+        new = [entry.size for entry in manifest] if known is None else []
+        require_rooms([*needs_of(workspace.store, new), *workspace.notes])
+        deposit.put(files, manifest=manifest, progress=progress)
+    # Bases are never removed, so what was known is still there.
+    with deposit.recording() as session:
+        base = _same(session, identity)
+        created, now = base is None, workspace.database.utcnow(session)
+        if base is None:
+            row = record_manifest(session, manifest) if reference else deposit.commit(session)
+            folder = str(origin.folder.resolve()) if reference else None
+            base = base_row(base_columns(architecture, identity), row, folder, now, workspace.actor)
+            session.add(base)
+            session.flush()
+        elif base.digest == manifest.digest:
+            if stores:
+                deposit.commit(session)
+                base.location = None
+            elif base.location is not None:
+                base.location = str(origin.folder.resolve())
+        base.content = identity.content
+        same_as = base.name if not created and base.digest != manifest.digest else None
+        _name(session, base, name, now)
+        _revise(session, base, origin, now)
+        session.flush()
+        session.refresh(base)
+        facts = base_facts(base)
+        events.record(
+            session,
+            "base.added",
+            "base",
+            base.digest,
+            {"name": name, "source": origin.source, "reference": reference, "created": created},
+            at=now,
+        )
+    if same_as is not None:
+        deposit.abandon()  # somebody added it in other files, while these were stored
+    return AddedBase(**facts, created=created, same_as=same_as, findings=())
+
+
+def _same(session: Session, identity: BaseIdentity) -> tables.BaseModelRow | None:
+    """Return the base with these files, or else the first one with this content."""
+    by_files = select(tables.BaseModelRow).where(tables.BaseModelRow.digest == identity.manifest.digest)
+    by_content = (
+        select(tables.BaseModelRow)
+        .where(tables.BaseModelRow.content == identity.content)
+        .order_by(tables.BaseModelRow.id)
+    )
+    return session.scalar(by_files) or session.scalars(by_content).first()
+
+
+def _refuse_other(session: Session, name: str, base: tables.BaseModelRow | None) -> None:
+    row = session.scalar(select(tables.BaseNameRow).where(tables.BaseNameRow.folded == name.casefold()))
+    if row is not None and (base is None or row.base_id != base.id):
+        raise _taken(name)
+
+
+def base_row(
+    facts: Mapping[str, Any], manifest: tables.ManifestRow, folder: str | None, at: datetime, by: str
+) -> tables.BaseModelRow:
+    """Return the row of a new base model, from the facts of its files and the folder that they stay in."""
+    return tables.BaseModelRow(
+        **facts, manifest_id=manifest.id, location=folder, created_at=at, created_by=by
+    )
+
+
+def identify_received(document: BaseDocument, files: Mapping[str, Path]) -> dict[str, Any]:
+    """Return the facts of a base model of another registry, computed from its files as for one that is added here."""
+    hint = "nothing of it was recorded; fusery audit, on the other registry"
+    require_sensible(files)
+    architecture = describe_base(files)
+    require_recordable(architecture)
+    identity = identify_base(files, architecture.config)
+    if identity.manifest.digest != document.digest:
+        raise BlobCorruptError(
+            f"the files of {document.name} have other bytes than its digest {document.digest[:12]}", hint=hint
+        )
+    if document.content not in (None, identity.content):
+        raise BadInputError(
+            f"{document.name} is on record there with the content {str(document.content)[:12]}, and its bytes have "
+            f"the content {identity.content[:12]}: it is not the model that it says it is",
+            hint=hint,
+        )
+    return base_columns(architecture, identity)
+
+
+def _name(session: Session, base: tables.BaseModelRow, name: str, now: Any) -> None:
+    folded = name.casefold()
+    row = session.scalar(select(tables.BaseNameRow).where(tables.BaseNameRow.folded == folded))
+    if row is None:
+        session.add(tables.BaseNameRow(base_id=base.id, name=name, folded=folded, created_at=now))
+    elif row.base_id != base.id:
+        raise _taken(name)
+
+
+def _revise(session: Session, base: tables.BaseModelRow, origin: FetchedBase, now: Any) -> None:
+    known = {(row.source, row.revision) for row in base.revisions}
+    if (origin.source, origin.revision) not in known:
+        session.add(
+            tables.BaseRevisionRow(
+                base_id=base.id, source=origin.source, revision=origin.revision, created_at=now
+            )
+        )
+
+
+def look_at_base(
+    workspace: Workspace,
+    name: str,
+    files: Mapping[str, Path],
+    config: Mapping[str, Any],
+    failures: Sequence[str] = (),
+) -> tuple[Finding, ...]:
+    """Return the findings about a base; its chat templates are rendered once."""
+    from ..adapters.finding import verdict
+    from ..admission.base_rules import key_findings
+    from ..admission.code import AdmissionError
+    from ..admission.rules import SeverityPolicy
+    from ..admission.tokenizer_rules import template_findings
+
+    def read(file: str) -> bytes | None:
+        if file not in files:
+            return None
+        with os_failures(f"read {file}", near=files[file].parent):
+            return files[file].read_bytes()
+
+    failure = next(iter(failures), None) or _failure(files, config)
+    found = [*key_findings(config, failure), *template_findings(read)]
+    findings = SeverityPolicy.configured(workspace.settings.severities).apply(found)
+    if verdict(findings) == "fail":
+        raise AdmissionError.of(name, findings)
+    return tuple(findings)
+
+
+def _failure(files: Mapping[str, Path], config: Mapping[str, Any]) -> str | None:
+    """Say why mlx-lm's class cannot load a base whose configuration is not as the class knows it; None if it can."""
+    from ..engine.model_class import describe_by_class
+
+    if not mlx_keys(config):
+        return None
+    try:
+        describe_by_class(files, config)
+    except FusionUnsupportedError as error:
+        return error.message
+    except MissingExtraError:
+        return None
+    return None

@@ -1,0 +1,294 @@
+"""`fusery_run.json`: the record that a run writes about itself into its folder while it goes on.
+
+It is written whole each time and put in place by a rename, so that a run that was killed leaves the last state.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from fusery.storage.digest import Digest, digest_file
+from fusery.storage.errors import FormatError
+from fusery.storage.failures import os_failures
+from fusery.storage.jsonfile import read_object
+from fusery.storage.manifest import FileEntry, Manifest
+from fusery.storage.plaintext import is_keepable
+from fusery.storage.publishing import write_atomically
+from fusery.storage.secrets import without_credentials
+
+from ..adapters.files import RUN_RECORD
+from .training_curve import Curve, Point
+
+MOST_POINTS = 200_000
+"""Points of a run's curve."""
+
+State = Literal["running", "finished", "stopped"]
+_Iteration = Annotated[int, Field(ge=0, le=2**31 - 1)]
+_Large = Annotated[int, Field(ge=0, le=2**63 - 1)]
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
+_Seconds = Annotated[float, Field(ge=0, le=1e12)]
+_Text = Annotated[str, Field(max_length=500)]
+_Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{40,64}$")]
+
+
+class RecordedPoint(BaseModel):
+    """One point of the curve."""
+
+    iteration: _Iteration
+    train_loss: _Finite | None = None
+    val_loss: _Finite | None = None
+    learning_rate: Annotated[_Finite, Field(ge=0)] | None = None
+    trained_tokens: _Large | None = None
+
+
+class RecordedFile(BaseModel):
+    """One file of the data folder."""
+
+    path: _Text
+    size: _Large
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    examples: _Large
+
+
+class RecordedData(BaseModel):
+    """What the run was trained on; `digest` and `files` are known of a local folder, `fingerprint` by `datasets` only."""
+
+    name: _Text | None = None
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    fingerprint: Annotated[str, Field(pattern=r"^[0-9A-Za-z]{1,64}$")] | None = None
+    files: Annotated[list[RecordedFile], Field(max_length=3)] = []
+    examples: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
+
+
+class RecordedGit(BaseModel):
+    """Where the working folder was."""
+
+    commit: _Hex
+    dirty: bool
+
+
+class RecordedMachine(BaseModel):
+    """What the run took place on; memory in bytes."""
+
+    platform: _Text | None = None
+    processor: _Text | None = None
+    cpus: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    memory: _Large | None = None
+
+
+class RecordedStart(BaseModel):
+    """The weights that training was continued from, hashed when it began: the file may be written over since."""
+
+    path: _Text
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class RunRecord(BaseModel):
+    """The whole record.  Losses that are not finite are not in the curve; their iterations are in `not_finite`."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    format: Literal[1] = 1
+    state: State = "running"
+    started_at: datetime
+    seconds: _Seconds = 0.0
+    arguments: Annotated[dict[str, Any], AfterValidator(without_credentials)] = {}
+    curve: Annotated[list[RecordedPoint], Field(max_length=MOST_POINTS)] = []
+    not_finite: Annotated[list[_Iteration], Field(max_length=MOST_POINTS)] = []
+    peak_memory: _Large | None = None
+    dataset: RecordedData | None = None
+    resumed: RecordedStart | None = None
+    machine: RecordedMachine | None = None
+    versions: Annotated[dict[_Text, _Text], Field(max_length=50)] = {}
+    git: RecordedGit | None = None
+
+    def learned(self) -> Curve:
+        """Return the curve."""
+        points = (Point(**point.model_dump()) for point in self.curve)
+        curve = Curve.of(points)
+        return Curve(curve.points, tuple(sorted(set(self.not_finite))))
+
+    def started(self) -> datetime:
+        """Return when the run began, in UTC."""
+        moment = self.started_at
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def write_record(folder: Path, record: RunRecord) -> None:
+    """Write a record into a run's folder, whole or not at all."""
+    text = json.dumps(
+        record.model_dump(mode="json", exclude_none=True), indent=1, ensure_ascii=True, allow_nan=False
+    )
+    write_atomically(folder / RUN_RECORD, text.encode() + b"\n")
+
+
+def read_record(path: Path) -> RunRecord:
+    """Read a record that nobody vouches for."""
+    found = read_object(path)
+    if not is_keepable(found):
+        raise FormatError(f"{RUN_RECORD} holds text with NUL or half of a character")
+    try:
+        return RunRecord.model_validate(found)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise FormatError(f"{RUN_RECORD}: {where}: {first['msg']}") from error
+
+
+NAMES = ("train.jsonl", "valid.jsonl", "test.jsonl")
+_BLOCK = 1 << 20
+
+
+def read_data(folder: Path) -> RecordedData | None:
+    """Hash the files of a data folder and count their examples, one a line; None when there is no such folder or file."""
+    files = []
+    with os_failures(f"read {folder}", near=folder):
+        for name in NAMES:
+            path = folder / name
+            if path.is_file():
+                digest, size = digest_file(path)
+                files.append(RecordedFile(path=name, size=size, sha256=digest, examples=_lines(path)))
+    if not files:
+        return None
+    manifest = Manifest.of(FileEntry(file.path, file.size, Digest(file.sha256)) for file in files)
+    examples = next((file.examples for file in files if file.path == NAMES[0]), None)
+    return RecordedData(digest=manifest.digest, files=files, examples=examples)
+
+
+def _lines(path: Path) -> int:
+    count, last = 0, b"\n"
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            count += block.count(b"\n")
+            last = block[-1:]
+    return count + (last != b"\n")
+
+
+_PATIENCE = 10.0
+_CPU_NAME = "model name"
+
+
+def begin_record(
+    arguments: dict[str, Any],
+    dataset: RecordedData | None,
+    *,
+    resumed: RecordedStart | None = None,
+    packages: Iterable[str] = ("mlx", "mlx-lm"),
+    folder: Path = Path(),
+) -> RunRecord:
+    """Return the record of a run that begins now, in a working folder whose git commit is recorded."""
+    platform_name = f"{platform.system()}-{platform.release()}-{platform.machine()}"
+    return RunRecord(
+        started_at=datetime.now(UTC),
+        arguments=arguments,
+        dataset=dataset,
+        resumed=resumed,
+        machine=RecordedMachine(
+            platform=platform_name, processor=_processor(), cpus=_cpus(), memory=_memory()
+        ),
+        versions=versions(packages),
+        git=git_commit(folder),
+    )
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Return the versions of Python, of fusery, and of the packages that the result depends on, where they are installed."""
+    found = {"python": platform.python_version()}
+    for package in (*packages, "fusery"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit(folder: Path) -> RecordedGit | None:
+    """Return the commit that a folder is at and whether tracked files differ from it, or may; None outside of a repository.
+
+    No program that the repository's own configuration names is run, and nothing is fetched: it may be somebody else's, unpacked.
+    """
+    commit = _git(folder, "rev-parse", "--verify", "HEAD")
+    if commit is None:
+        return None
+    filters = _filters(folder)
+    if filters is None:
+        return RecordedGit(commit=commit.strip(), dirty=True)
+    # What a filter would make of a file is not known then: one that it changes, and whose times differ, counts as changed.
+    # The user's own are left out as well: the repository tells git-lfs, for one, what to run.
+    without = (
+        f"filter.{name}.{field}" for name in filters for field in ("clean=", "process=", "required=false")
+    )
+    # Within a submodule its own configuration would count.
+    status = ("status", "--porcelain", "--untracked-files=no", "--ignore-submodules=dirty")
+    changes = _git(folder, *(word for setting in without for word in ("-c", setting)), *status)
+    return RecordedGit(commit=commit.strip(), dirty=changes is None or bool(changes.strip()))
+
+
+def _filters(folder: Path) -> set[str] | None:
+    """Return the filters that git knows in a repository; None if they cannot be told."""
+    # The second is in every repository, so that no answer is one, too.
+    wanted = r"^(filter\.|core\.repositoryformatversion$)"
+    told = _git(folder, "config", "--null", "--name-only", "--get-regexp", wanted)
+    if told is None:
+        return None
+    keys = [key for key in told.split("\0") if key.startswith("filter.")]
+    names = {key.removeprefix("filter.").rpartition(".")[0] for key in keys}
+    return None if any("=" in name for name in names) else names
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    # No lock is taken, no program that the repository's configuration names is run, and no server asked.
+    command = ["git", "-C", str(folder), "-c", "core.fsmonitor=false", *arguments]
+    alone = {"GIT_OPTIONAL_LOCKS": "0", "GIT_NO_LAZY_FETCH": "1", "GIT_ALLOW_PROTOCOL": "none"}
+    try:
+        done = subprocess.run(
+            command,
+            env={**os.environ, **alone},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_PATIENCE,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired, UnicodeDecodeError):
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def _processor() -> str:
+    """Return the processor's name as its maker writes it."""
+    mlx = sys.modules.get("mlx.core")
+    if mlx is not None and hasattr(mlx, "device_info"):
+        name = mlx.device_info().get("device_name")
+        if isinstance(name, str) and name:
+            return name
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith(_CPU_NAME)]
+    return names[0] if names else platform.machine()
+
+
+def _cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _memory() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        return None

@@ -1,1 +1,0 @@
-"""Signatures as OpenSSF model-signing makes them, the keys that count, and anchors of the log."""

@@ -1,0 +1,376 @@
+"""Auditable items, with their manifests and the location of their files; checks of blobs, folders, the log and the database."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session, object_session, selectinload
+
+from fusery.storage.digest import Digest, digest_file
+from fusery.storage.errors import BlobCorruptError, BlobMissingError, FuseryError, StorageError
+from fusery.storage.manifest import Manifest
+
+from .. import tables
+from ..database import Database, events
+from ..database.engine import BATCH, batches
+from ..database.leases import LONGEST
+from ..database.sealing import Key
+from ..models.architecture import WEIGHTS
+from ..parsing import plural, shown_size
+from ..provenance.closure import DOWN, numbers
+from ..provenance.trace import nodes_of
+from ..records.alias_moves import text_of
+from ..records.bundles import is_elsewhere
+from ..records.fused_rows import label_with_key
+from ..records.references import resolve_any
+from .history import check_alias_moves, check_amendments, check_history
+from .records import SealLog, check_records, check_spellings, check_table, count_records
+from .report import Damage, Problem, Report, in_order
+
+if TYPE_CHECKING:
+    from ..workspace.workspace import Workspace
+
+
+_BATCH = 200
+_TABLES: tuple[Any, ...] = (
+    tables.BaseModelRow,
+    tables.CalibrationRow,
+    tables.AdapterRow,
+    tables.FusedRow,
+    tables.BundleRow,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditableItem:
+    """One record with its manifest, and where its files are besides the store: a folder, or nowhere.
+
+    `stored` are the paths whose bytes are in the store; `key` is set for a fused model, `file` for a single file under a
+    name of the user's.  `records` are the rows behind it.
+    """
+
+    kind: str
+    name: str
+    digest: str
+    manifest: Manifest
+    stored: frozenset[str]
+    folder: Path | None
+    key: Digest | None = None
+    file: Path | None = None
+    records: frozenset[Key] = frozenset()
+
+    @property
+    def number(self) -> int:
+        """Id of its row."""
+        return next((number for kind, number in self.records if kind == self.kind), 0)
+
+
+def auditable_items(
+    session: Session, workspace: Workspace, references: tuple[str, ...], report: Report
+) -> Iterator[AuditableItem]:
+    """Yield all records, or those that references name with the bases and adapters they came from."""
+    reached: dict[str, set[int]] | None = None
+    if references:
+        rows = [resolve_any(session, reference) for reference in references]
+        reached = numbers(session, [(row.__tablename__, row.id) for row in rows], up=True)
+        bases, made = reached.get(tables.BaseModelRow.__tablename__, set()), tables.CalibrationRow
+        reached[made.__tablename__] = set(session.scalars(select(made.id).where(made.base_id.in_(bases))))
+    for table in _TABLES:
+        ids = session.scalars(select(table.id)) if reached is None else reached.get(table.__tablename__, ())
+        ordered = sorted(ids)
+        for start in range(0, len(ordered), _BATCH):
+            yield from _load(session, workspace, table, ordered[start : start + _BATCH], report)
+
+
+def _load(
+    session: Session, workspace: Workspace, table: Any, numbers: Sequence[int], report: Report
+) -> Iterator[AuditableItem]:
+    query = select(table).where(table.id.in_(numbers)).order_by(table.id)
+    query = query.options(selectinload(table.manifest).selectinload(tables.ManifestRow.files))
+    if table is tables.AdapterRow:
+        query = query.options(*map(selectinload, (table.amendments, table.evaluations, table.renderings)))
+    try:
+        found = [_item(row, workspace) for row in session.scalars(query)]
+        digests = [item.manifest.digest for item in found]
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, FuseryError) as error:
+        if len(numbers) == 1:
+            session.expunge_all()
+            name = f"row {numbers[0]} of {table.__tablename__}"
+            reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+            report.add("record_unreadable", name, f"cannot read {name}: {reason}")
+            return
+        middle = len(numbers) // 2
+        yield from _load(session, workspace, table, numbers[:middle], report)
+        yield from _load(session, workspace, table, numbers[middle:], report)
+    else:
+        for item, digest in zip(found, digests, strict=True):
+            if digest != item.digest:
+                report.add("manifest_changed", item.name, "the file list does not match the recorded digest")
+            yield item
+
+
+def _item(row: Any, workspace: Workspace) -> AuditableItem:
+    files = row.manifest.files
+    manifest = Manifest(tuple(file.entry for file in files))
+    stored = frozenset(file.path for file in files if file.blob is not None)
+    folder, key, kind, name = None, None, "bundle", ""
+    if isinstance(row, tables.BaseModelRow):
+        kind, name = "base", row.name
+        folder = Path(row.location) if row.location else None
+    elif isinstance(row, tables.CalibrationRow):
+        kind, name = "calibration", f"{row.base.name} calibrated ({row.prompts}, {row.digest[:12]})"
+    elif isinstance(row, tables.AdapterRow):
+        kind, name = "adapter", row.name
+    elif isinstance(row, tables.FusedRow):
+        kind, name, key = "fused", label_with_key(row), Digest(row.key)
+        entry = workspace.cache.entry(key)
+        folder = entry if entry.exists() else None
+    else:  # a bundle: a folder, or one file in a folder of the user's; what is at a URL is not this machine's
+        place, none = Path(row.path), frozenset[str]()
+        session = object_session(row)
+        assert session is not None
+        if is_elsewhere(session, row):
+            return AuditableItem(kind, row.path, row.digest, manifest, none, None)
+        if place.is_file() and len(files) == 1:
+            return AuditableItem(kind, row.path, row.digest, manifest, none, place.parent, file=place)
+        return AuditableItem(kind, row.path, row.digest, manifest, none, place if place.is_dir() else None)
+    records = {(kind, row.id), ("manifest", row.manifest_id)}
+    if isinstance(row, tables.AdapterRow):
+        records |= {("task", row.task_id)} | ({("dataset", row.dataset_id)} if row.dataset_id else set())
+        records |= {("amendment", each.id) for each in row.amendments}
+        records |= {("evaluation", each.id) for each in row.evaluations}
+        records |= {("manifest", rendering.manifest_id) for rendering in row.renderings}
+    return AuditableItem(kind, name, row.digest, manifest, stored, folder, key, records=frozenset(records))
+
+
+Trouble = tuple[str, str] | None
+"""Code and message of a problem with a blob; None if it is whole."""
+
+_SHOWN = 8
+"""Maximum number of names in a note."""
+
+_FOLDER_CODES = {"base": "reference", "fused": "cache", "bundle": "bundle"}
+
+
+def with_blobs(
+    workspace: Workspace, items: Sequence[AuditableItem]
+) -> Iterator[tuple[AuditableItem, dict[Damage, str]]]:
+    """Yield records, each with its blobs that no earlier record has, and the file of each blob."""
+    met, blob = set[Digest](), tables.BlobRow
+    for start in range(0, len(items), BATCH):
+        batch = items[start : start + BATCH]
+        files = [[entry for entry in item.manifest if entry.path in item.stored] for item in batch]
+        known: dict[str, tuple[str, int, int]] = {}
+        with workspace.database.read() as session:
+            for chosen in batches(
+                entry.sha256 for each in files for entry in each if entry.sha256 not in met
+            ):
+                query = select(blob.digest, blob.state, blob.generation, blob.size)
+                rows = session.execute(query.where(blob.digest.in_(chosen)))
+                known |= {digest: (state, generation, size) for digest, state, generation, size in rows}
+        for item, entries in zip(batch, files, strict=True):
+            blobs: dict[Damage, str] = {}
+            for entry in entries:
+                if entry.sha256 not in met:
+                    met.add(entry.sha256)
+                    state, generation, size = known.get(entry.sha256, ("absent", 0, None))
+                    damage = Damage(entry.sha256, entry.size, generation, state, size)
+                    blobs[damage] = f"{item.name}: {entry.path}"
+            yield item, blobs
+
+
+def check_blob(workspace: Workspace, damage: Damage, subject: str, trouble: Trouble, report: Report) -> None:
+    """Report a blob as read, with its problem and dependants."""
+    report.checked["blob"] += 1
+    if trouble is not None:
+        with workspace.database.read() as session:
+            relying = _dependants_of_blob(session, damage.digest)
+        report.add(trouble[0], subject, trouble[1], damage=damage, dependants=relying)
+
+
+def trouble_of(workspace: Workspace, damage: Damage, place: Path | None = None) -> Trouble:
+    """Verify a blob, and copy it to `place` if given; return the code and message of a problem."""
+    if damage.state != "ready":
+        return "blob_not_ready", f"blob {damage.digest} is recorded as {damage.state}"
+    try:
+        if place is None:
+            workspace.store.verify(damage.digest, damage.size, generation=damage.generation)
+        else:
+            workspace.store.fetch(damage.digest, place, generation=damage.generation, size=damage.size)
+    except BlobMissingError as error:
+        return "blob_missing", error.message
+    except BlobCorruptError as error:
+        return "blob_corrupt", error.message
+    except StorageError as error:
+        return "blob_unreadable", error.message
+    except (ValueError, TypeError):  # SQLite keeps any value
+        return "blob_unreadable", f"invalid values in the record of blob {damage.digest}"
+    if damage.recorded_size not in (None, damage.size):
+        message = (
+            f"wrong size of blob {damage.digest}: {damage.size} bytes (recorded: {damage.recorded_size})"
+        )
+        return "blob_size_differs", message
+    return None
+
+
+def check_folder(workspace: Workspace, item: AuditableItem) -> Report:
+    """Compare the files of a folder outside the store with the manifest, and return the findings."""
+    report, kind = Report(), _FOLDER_CODES[item.kind]
+    assert item.folder is not None
+    damage: Damage | None = None
+    relying: tuple[str, ...] = ()
+    with in_order(report, item.name):
+        found: list[tuple[str, str, str]] = []
+        for entry in item.manifest:
+            path = item.file or item.folder / entry.path
+            try:
+                digest, size = digest_file(path)
+            except (OSError, StorageError):
+                found.append(("missing", entry.path, f"file missing or unreadable: {path}"))
+                continue
+            if (digest, size) != (entry.sha256, entry.size):
+                expected = f"recorded: {entry.size} bytes, digest {entry.sha256[:12]}"
+                message = f"file changed: {path} ({size} bytes, digest {digest[:12]}; {expected})"
+                found.append(("changed", entry.path, message))
+        for name in _unexpected(item):
+            found.append(("added", name, f"unexpected file: {item.folder / name}"))
+        if found and item.key is not None:
+            damage = Damage(item.key, item.manifest.size, state="cached")
+            with workspace.database.read() as session:
+                relying = _dependants_of_fused(session, item.key)
+        for verb, name, message in found:
+            report.add(f"{kind}_{verb}", f"{item.name}: {name}", message, relying, damage)
+    return report
+
+
+def _unexpected(item: AuditableItem) -> list[str]:
+    """Return files that are not in the manifest but look like part of it; of a base model, weights only."""
+    assert item.folder is not None
+    if item.file is not None:
+        return []
+    known = {entry.path for entry in item.manifest}
+    found = {path.relative_to(item.folder).as_posix() for path in item.folder.rglob("*") if path.is_file()}
+    unexpected = {path for path in found - known if not Path(path).name.startswith(".")}
+    if item.kind == "base":
+        unexpected = {path for path in unexpected if WEIGHTS.fullmatch(path)}
+    return sorted(unexpected)
+
+
+def check_events(workspace: Workspace, report: Report) -> None:
+    """Verify the chain of the log."""
+    with workspace.database.read() as session:
+        newest = events.last(session)
+        report.checked["event"] = newest.seq if newest else 0
+        for found in events.verify_chain(session):
+            report.add("event_chain", f"event {found.seq}", found.message)
+        report.problems += check_table(session, tables.metadata.tables["event"])
+
+
+def check_claims(session: Session, log: SealLog) -> Iterator[Problem]:
+    """Yield claims and leases that end later than any command sets, and block other commands until then."""
+    for table in (tables.IntentRow, tables.LeaseRow) if log.only is None else ():
+        late = table.expires > Database.clock() + LONGEST
+        if count := session.scalar(select(func.count()).select_from(table).where(late)):
+            name = table.__tablename__
+            message = f"{plural(count, 'row')} of {name} end later than any command sets, and block others until then"
+            yield Problem("claim_too_long", name, message)
+
+
+Check = Callable[[Session, SealLog], Iterator[Problem]]
+
+CHECKS: Mapping[str, Check] = {
+    "the records": check_records,
+    "the stored values": check_spellings,
+    "the aliases": check_alias_moves,
+    "the history of records": check_history,
+    "amendments": check_amendments,
+    "claims": check_claims,
+}
+"""Checks of the database by their names in notes about checks that failed."""
+
+
+def check_sealed(workspace: Workspace, report: Report, only: Collection[Key] | None = None) -> None:
+    """Run every check of the database, of all records or of some."""
+    with workspace.database.read() as session, SealLog(session, only) as log:
+        report.checked["record"] = count_records(session) if only is None else len(only)
+        for name, check in CHECKS.items():
+            with in_order(report, name):
+                report.problems += check(session, log)
+
+
+def note_garbage(workspace: Workspace, report: Report) -> None:
+    """Note unreferenced blobs, foreign and temporary files in the store, and list quarantined blobs."""
+    store, blob, files = workspace.store, tables.BlobRow, tables.ManifestFileRow
+    with workspace.database.read() as session:
+        rows = session.execute(select(blob.digest, blob.generation, blob.size, blob.state)).all()
+        referenced = set(session.scalars(select(files.blob).where(files.blob.is_not(None))))
+    known = {row.digest: row.generation for row in rows}
+    for row in sorted(rows, key=lambda row: str(row.digest)):
+        if row.state != "ready" or row.digest in referenced:
+            continue
+        with suppress(ValueError, TypeError):  # another check has reported an invalid digest
+            size = store.size(Digest(row.digest), generation=row.generation)
+            if size is None:
+                report.notes.append(f"unreferenced blob missing in the store: {row.digest}")
+            elif size != row.size:
+                message = f"wrong size of unreferenced blob {row.digest}: {size} bytes (recorded: {row.size})"
+                report.notes.append(message)
+    unused = [
+        found
+        for found in store.blobs()
+        if found.digest not in referenced or known.get(found.digest) != found.generation
+    ]
+    if unused:
+        total = sum(found.size for found in unused)
+        report.notes.append(f"{plural(len(unused), 'unreferenced blob')}, {shown_size(total)}")
+    strays = sorted(store.strays())
+    if strays:
+        names = [one if one.isprintable() else repr(one) for one in strays[:_SHOWN]]
+        more = f" and {len(strays) - _SHOWN} more" if len(strays) > _SHOWN else ""
+        report.notes.append(f"files in the store that fusery did not write: {', '.join(names)}{more}")
+    leftovers = list(store.leftovers())
+    if leftovers:
+        report.notes.append(f"{plural(len(leftovers), 'part file')} of interrupted writes in the store")
+    report.quarantined = sorted(found.name for found in store.quarantined())
+
+
+_UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, FuseryError)
+"""Errors of reading a record with invalid values; SQLite keeps any value."""
+
+
+def _dependants_of_blob(session: Session, digest: str) -> tuple[str, ...]:
+    """Return the records that have a blob, and everything made from them, as `kind name`, or by their rows if invalid."""
+    files, made = tables.ManifestFileRow, tables.CalibrationRow
+    manifests = select(files.manifest_id).where(files.blob == digest)
+    starts = [
+        (table.__tablename__, number)
+        for table in (tables.BaseModelRow, tables.AdapterRow, tables.FusedRow, tables.BundleRow)
+        for number in session.scalars(select(table.id).where(table.manifest_id.in_(manifests)))
+    ]
+    reached = numbers(session, starts, up=False)
+    keys = [(kind, number) for kind in DOWN for number in sorted(reached.get(kind, ()))]
+    try:
+        named = [f"{node.kind} {node.name}" for node in nodes_of(session, keys).values()]
+    except _UNREADABLE:
+        session.expunge_all()
+        named = [f"row {number} of {table}" for table, number in keys]
+    calibrations = session.scalars(select(made.digest).where(made.manifest_id.in_(manifests)))
+    return (*dict.fromkeys(named), *(f"calibration {made_digest[:12]}" for made_digest in calibrations))
+
+
+def _dependants_of_fused(session: Session, key: str) -> tuple[str, ...]:
+    """Return the dependants of a fused model, as `kind name`."""
+    fused, bundle, alias = tables.FusedRow, tables.BundleRow, tables.AliasRow
+    row = session.scalars(select(fused).where(fused.key == key)).one()
+    bundles = session.scalars(select(bundle).where(bundle.fused_id == row.id).order_by(bundle.id))
+    aliases = session.scalars(select(alias).where(alias.adapter_id == row.adapter_id).order_by(alias.id))
+    return (
+        f"adapter {row.adapter.name}",
+        *(f"bundle {each.path}" for each in bundles),
+        *(f"alias {text_of(each)}" for each in aliases),
+    )

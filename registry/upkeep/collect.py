@@ -1,0 +1,303 @@
+"""Collection: survey the store, delete what is dead, mark and delete what nothing refers to, sweep what is left.
+
+An intent keeps off the collector from before the bytes are looked at until their record is committed; a tombstone makes
+whoever comes meanwhile wait; and the generation, raised when the bytes are gone, makes a deletion that comes late hit a
+name that nobody will ever use again.  Grace is a courtesy, and nothing depends on it.
+
+The store is listed *first* and the rows are read afterwards: a deposit has its row before its bytes, so a name that was
+listed and has no row belongs to nobody, however fast somebody works beside us (docs/internals/collection.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Collection as Several
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from sqlalchemy import CursorResult, Select, or_, select, update
+from sqlalchemy.orm import Session
+
+from fusery.storage.digest import Digest
+from fusery.storage.errors import StoreDeniedError
+from fusery.storage.interface import Blob as Stored
+from fusery.storage.interface import BlobStore, Leftover
+from fusery.storage.layout import blob_name
+from fusery.storage.processes import has_maker, is_maker_dead
+
+from .. import tables
+from ..database import Database, events
+from ..errors import BadInputError
+from ..parsing import plural, shown_size
+from ..tables import BlobRow
+from .collection import Collection, Removed
+from .liveness import (
+    count_live,
+    dead_owners,
+    drop_orphans,
+    end_claims,
+    is_claimed,
+    is_referenced,
+    somebody_works,
+)
+
+if TYPE_CHECKING:
+    from ..workspace.workspace import Workspace
+
+GRACE = 86400.0
+"""The default grace, in seconds: unreferenced blobs younger than this stay."""
+
+TOMBSTONE = 60.0
+"""Seconds for which a deposit of the same bytes waits for a collector that does not come back."""
+
+ABANDONED = 86400.0
+"""Seconds after which a write that has not gone on is given up whoever works at the moment."""
+
+BATCH = 100
+"""Blobs between two transactions: few enough to be deleted well before their tombstones run out."""
+
+_SURVEYED = 500
+
+
+def collect(
+    workspace: Workspace,
+    *,
+    grace: float | None = None,
+    dry_run: bool = False,
+    force: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> Collection:
+    """Remove unreferenced blobs from the store; with `force` also those that the database does not know.
+
+    It may run beside anything else, on any machine, and be stopped at any instant: the next collection goes on.
+    Unreferenced blobs younger than `grace` seconds stay, `GRACE` by default; safety does not depend on it.
+    """
+    grace = GRACE if grace is None else grace
+    database, store = workspace.database, workspace.store
+    with database.read() as session:
+        started = database.utcnow(session)
+    done = Collection(dry_run)
+    say(f"looking through {store.url}")
+    listing = _survey(database, store)
+    marking = Marking(database, store, grace=grace, started=started)
+    with database.read() as session:
+        done.live, done.live_bytes = count_live(session)
+    done.listed = listing.listed
+    if listing.unknown and done.live == 0 and not force:
+        raise BadInputError(
+            f"the database refers to nothing and does not know {plural(len(listing.unknown), 'blob')} in "
+            f"{store.url}: it may be the wrong one, or one that was restored",
+            hint="if they are to go: fusery admin gc --force",
+        )
+    if dry_run:
+        unknown = listing.unknown if force else ()
+        done.items_ += [Removed("blob", stored.digest, stored.size) for stored in unknown]
+        done.items_ += [Removed("generation", _name(stored), stored.size) for stored in listing.dead]
+        done.items_ += marking.plan()
+        left, waiting = _abandoned(database, store, grace)
+        done.items_ += [Removed("leftover", found.name, found.size) for found in left]
+    else:
+        # Before anything is removed that the log has to tell of: a cache that fails ends the collection here.
+        with suppress(StoreDeniedError):
+            workspace.cache.sweep()
+        end_claims(database)
+        drop_orphans(database)
+        for stored in listing.dead:
+            if freed := store.delete(stored.digest, generation=stored.generation):
+                done.items_.append(Removed("generation", _name(stored), freed))
+        if listing.unknown or listing.ahead:
+            with database.write() as session:
+                known_since = started - timedelta(seconds=min(grace, 1e9)) if force else None
+                _adopt(session, listing, known_since or database.utcnow(session))
+        done.items_ += marking.run()
+        left, waiting = _abandoned(database, store, grace)
+        done.items_ += [Removed("leftover", each.name, store.remove_leftover(each.name)) for each in left]
+        if done.items_:
+            detail = {"removed": done.removed, "freed_bytes": done.freed_bytes}
+            with database.write() as session:
+                registry = session.get_one(tables.RegistryRow, 1).store_id
+                events.record(session, "store.collected", "registry", registry, detail)
+    done.notes += _notes(listing, waiting, force)
+    for damaged in store.quarantined():
+        done.quarantined += 1
+        done.quarantined_bytes += damaged.size
+    return done
+
+
+def _notes(listing: Listing, waiting: list[Leftover], force: bool) -> Iterator[str]:
+    if listing.unknown and not force:
+        number = plural(len(listing.unknown), "blob")
+        yield f"{number} that the database did not know: kept until the next collection"
+    if listing.ahead:
+        yield f"{plural(len(listing.ahead), 'blob')} newer than the database; run: fusery audit --repair"
+    if waiting:
+        size = shown_size(sum(left.size for left in waiting))
+        yield (
+            f"{plural(len(waiting), 'unfinished write')} of {size}: kept, as somebody may be at work; a day after its "
+            "last byte it goes in any case"
+        )
+
+
+def _name(stored: Stored) -> str:
+    return blob_name(stored.digest, stored.generation)
+
+
+def _unreferenced(before: datetime, dead: Several[str]) -> Select[BlobRow]:
+    """Return the query for blobs that may go: no reference, no claim, and stored before that moment.
+
+    What another collector has marked belongs to them too, since it may have died; deleting twice does no harm.
+    """
+    waiting = BlobRow.state.in_(("pending", "ready")) & (BlobRow.created_at <= before)
+    return (
+        select(BlobRow)
+        .where(or_(waiting, BlobRow.state == "deleting"), ~is_referenced(), ~is_claimed(dead))
+        .order_by(BlobRow.digest)
+    )
+
+
+class Marking:
+    """One pass over the blobs that nothing refers to, batch by batch; `started` is on the database's clock."""
+
+    def __init__(
+        self,
+        database: Database,
+        store: BlobStore,
+        *,
+        grace: float,
+        started: datetime,
+        tombstone: float = TOMBSTONE,
+        batch: int = BATCH,
+    ) -> None:
+        self._database, self._store = database, store
+        self._before = started - timedelta(seconds=min(grace, 1e9))
+        self._tombstone, self._batch = tombstone, batch
+
+    def plan(self) -> list[Removed]:
+        """Return what would go, without changing anything."""
+        with self._database.read() as session:
+            rows = session.scalars(_unreferenced(self._before, dead_owners(session)))
+            return [Removed("blob", row.digest, row.size) for row in rows]
+
+    def run(self) -> Iterator[Removed]:
+        """Delete what may go; yield what went."""
+        candidates = [Digest(item.name) for item in self.plan()]
+        for start in range(0, len(candidates), self._batch):
+            marked = self.mark(candidates[start : start + self._batch])
+            gone = self.delete(marked)
+            self.strike(marked)
+            yield from gone
+
+    def mark(self, candidates: Sequence[Digest]) -> Sequence[Stored]:
+        """Put tombstones on those that may still go; return them as their rows said when they were marked.
+
+        They were found without holding up anybody; what counts is what is so now, while nobody else writes.
+        """
+        with self._database.write() as session:
+            query = _unreferenced(self._before, dead_owners(session)).where(BlobRow.digest.in_(candidates))
+            rows = list(session.scalars(query))
+            expires = Database.utcnow(session).timestamp() + self._tombstone
+            for row in rows:
+                row.state, row.tomb_expires = "deleting", expires
+            return [Stored(Digest(row.digest), row.size, row.generation) for row in rows]
+
+    def delete(self, marked: Sequence[Stored]) -> list[Removed]:
+        """Delete the bytes; what is gone already is fine and not returned."""
+        freed = [(blob, self._store.delete(blob.digest, generation=blob.generation)) for blob in marked]
+        return [Removed("blob", blob.digest, size) for blob, size in freed if size]
+
+    def strike(self, marked: Sequence[Stored]) -> int:
+        """Record that the bytes are gone, of those that are still ours; return how many."""
+        struck = 0
+        with self._database.write() as session:
+            for blob in marked:
+                # Somebody who waited for the tombstone to run out has raised the generation, and owns the row now.
+                ours = (BlobRow.digest == blob.digest) & (BlobRow.generation == blob.generation)
+                statement = (
+                    update(BlobRow)
+                    .where(ours, BlobRow.state == "deleting")
+                    .values(state="absent", generation=BlobRow.generation + 1, tomb_expires=None)
+                )
+                result = session.execute(statement, execution_options={"synchronize_session": False})
+                assert isinstance(result, CursorResult)
+                struck += int(result.rowcount)
+        return struck
+
+
+@dataclass(slots=True)
+class Listing:
+    """A store, held against the database.
+
+    Attributes:
+        listed: blobs that were seen, of any generation.
+        dead: generations that were deleted or given up once.
+        unknown: blobs that no row stands for.
+        ahead: blobs of a later generation than their row says: the database is older than the store.
+    """
+
+    listed: int = 0
+    dead: list[Stored] = field(default_factory=list)
+    unknown: list[Stored] = field(default_factory=list)
+    ahead: list[Stored] = field(default_factory=list)
+
+
+def _survey(database: Database, store: BlobStore) -> Listing:
+    listing, names = Listing(), store.blobs()
+    while batch := list(islice(names, _SURVEYED)):
+        with database.read() as session:
+            query = select(BlobRow.digest, BlobRow.generation)
+            rows = session.execute(query.where(BlobRow.digest.in_([stored.digest for stored in batch])))
+            recorded = dict(rows.all())
+        listing.listed += len(batch)
+        for stored in batch:
+            generation = recorded.get(stored.digest)
+            if generation is None:
+                listing.unknown.append(stored)
+            elif stored.generation < generation:
+                listing.dead.append(stored)
+            elif stored.generation > generation:
+                listing.ahead.append(stored)
+    return listing
+
+
+def _adopt(session: Session, listing: Listing, at: datetime) -> None:
+    """Give a row to the names that have none, so that they can be collected like everything else.
+
+    A database that was restored from a backup does not know what was stored since, and its generations lag behind; a
+    blob that something refers to is left to `audit --repair`, which looks at the bytes.
+    """
+    for stored in sorted([*listing.unknown, *listing.ahead], key=lambda stored: stored.generation):
+        row = session.get(BlobRow, stored.digest)
+        if row is None:
+            values = {"digest": stored.digest, "size": stored.size, "generation": stored.generation}
+            session.add(BlobRow(**values, state="pending", created_at=at))
+            session.flush()
+        elif stored.generation > row.generation:
+            session.execute(
+                update(BlobRow)
+                .where(BlobRow.digest == stored.digest, ~is_referenced())
+                .values(generation=stored.generation, state="pending", created_at=at, tomb_expires=None)
+            )
+
+
+def _abandoned(database: Database, store: BlobStore, grace: float) -> tuple[list[Leftover], list[Leftover]]:
+    """Return what interrupted writes left and nobody needs, and what somebody may still be writing.
+
+    While anybody has an intent, a part file may be theirs, and only what has not grown for a day goes.  So does what says
+    who made it, while that process may run: a probe, a copy that is being looked at.
+    """
+    leftovers = list(store.leftovers())
+    if not leftovers:
+        return [], []
+    with database.read() as session:
+        busy = somebody_works(session, dead_owners(session))
+    going: list[Leftover] = []
+    waiting: list[Leftover] = []
+    for left in leftovers:
+        # What names its maker belongs to somebody who has no intent yet.
+        waits = not is_maker_dead(left.name) if has_maker(left.name) else busy
+        patience = ABANDONED if waits else min(grace, ABANDONED)
+        (going if left.age_seconds >= patience else waiting).append(left)
+    return going, waiting

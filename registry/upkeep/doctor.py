@@ -1,0 +1,289 @@
+"""Doctor: show every setting and its source, and check each part of the registry."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from fusery.storage.errors import FuseryError
+from fusery.storage.vouchers import others_may_write
+
+from ..admission.rules import SeverityPolicy
+from ..parsing import plural, shown_size
+from ..record import Record, described
+from ..records.trust import OwnIdentity
+
+if TYPE_CHECKING:
+    from ..workspace.workspace import Workspace
+
+Status = Literal["ok", "note", "problem"]
+USES = {
+    "mlx": "running, training and serving models",
+    "mlx-cuda13": "the same on NVIDIA cards, instead of mlx",
+    "postgres": "a PostgreSQL database",
+    "s3": "a store on S3",
+    "gcs": "a store on Google Cloud Storage",
+    "azure": "a store on Azure Blob Storage",
+    "sftp": "a store on an SFTP server",
+    "dask": "bulk work on several machines",
+    "hub": "fetching bases from a hub, and uploading to it",
+    "keyring": "tokens of servers in the system's keyring",
+    "mlflow": "adapters of MLflow's runs, and runs that log theirs here",
+    "wandb": "adapters of W&B's runs",
+    "eval": "measuring by lm-evaluation-harness",
+    "gguf": "reading and writing GGUF files",
+    "onnx": "writing ONNX",
+    "oci": "pushing images to a registry",
+    "plot": "pictures as PNG",
+    "serve": "serving adapters over HTTP",
+    "web": "the registry in a browser",
+    "json": "answers of a server by a JSON schema",
+    "sign": "signing, and verifying signatures",
+    "bom": "bills of materials as CycloneDX",
+    "testing": "the contract suites for plugins",
+    "demo": "what the demo needs beside its model",
+    "dev": "the tests, and what checks the code",
+}
+"""Purposes of the extras."""
+
+_INSTEAD = {"mlx": "mlx-cuda13", "mlx-cuda13": "mlx"}
+"""Extras that exclude each other."""
+
+_SHOWN = 4
+
+_OF_SERVER = (
+    "setting.home",
+    "setting.database_url",
+    "setting.store_url",
+    "setting.store_options",
+    "database",
+    "store",
+)
+"""Checks that a server's registry leaves to the server."""
+
+_REQUIREMENT = re.compile(
+    r"\s*(?P<name>[\w.-]+)\s*(?:\[(?P<extras>[^\]]*)\])?[^;]*;?(?P<marker>.*)", re.DOTALL
+)
+_EXTRA = re.compile(r"""extra\s*==\s*["']([^"']+)["']""")
+_PLATFORM = re.compile(r"""sys_platform\s*==\s*["']([^"']+)["']""")
+
+
+@dataclass(frozen=True, slots=True)
+class Check(Record):
+    """The result of one check.
+
+    Attributes:
+        name: the setting or part, such as `setting.store_url` or `database`.
+        status: `ok`, `note`, or `problem` for something to fix.
+        detail: the finding, without credentials.
+        hint: what to do; empty if nothing.
+    """
+
+    name: str
+    status: Status
+    detail: str
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Health(Record):
+    """The results of all checks."""
+
+    checks: tuple[Check, ...] = described("results")
+    KEYS: ClassVar[tuple[str, ...]] = ("ok", "checks")
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no problem."""
+        return all(check.status != "problem" for check in self.checks)
+
+
+def examine(workspace: Workspace) -> list[Check]:
+    """Check every setting and part, without changes."""
+    parts = {"database": _database, "store": _store, "cache": _cache}
+    looked = (_guarded(name, partial(look, workspace)) for name, look in parts.items())
+    return [*_settings(workspace), *looked, _engine(), *_extras()]
+
+
+def examine_remote(workspace: Workspace, url: str, own: Callable[[], OwnIdentity]) -> list[Check]:
+    """Check the server, and every setting and part of this machine."""
+
+    def server() -> str:
+        identity = own()
+        until = "" if identity.expires_at is None else f", until {identity.expires_at:%Y-%m-%d}"
+        version = f"fusery {identity.version}; " if identity.version else ""
+        return f"{url}: {version}{identity.name}, {identity.role}{until}"
+
+    return [_guarded("server", server), *(each for each in examine(workspace) if each.name not in _OF_SERVER)]
+
+
+def _settings(workspace: Workspace) -> Iterator[Check]:
+    from fusery.storage.locate import display_url
+
+    from ..database import Database
+
+    def severities() -> str:
+        set_here = SeverityPolicy.configured(settings.severities).severities
+        changed = ", ".join(f"{code} = {value}" for code, value in sorted(set_here.items()))
+        return f"severities: {changed or 'as documented'}"
+
+    settings, options = workspace.settings, len(workspace.settings.store_options)
+    shown: dict[str, Callable[[], object]] = {
+        "home": lambda: settings.home,
+        "database_url": lambda: Database.open(settings.database).display_url,
+        "store_url": lambda: display_url(settings.store),
+        "store_options": lambda: f"{options} given" if options else "none",
+        "admission": severities,
+        "cache_dir": lambda: settings.cache,
+        "user": lambda: settings.actor,
+        "cache_limit": lambda: shown_size(settings.cache_limit),
+        "publish": lambda: settings.publish,
+        "card": lambda: settings.card or "the package's own",
+    }
+    for name, look in shown.items():
+        yield _guarded(f"setting.{name}", lambda name=name, look=look: f"{look()} ({settings.origin(name)})")  # type: ignore[misc]
+
+
+def _guarded(name: str, look: Callable[[], str]) -> Check:
+    try:
+        return Check(name, "ok", look())
+    except FuseryError as error:
+        return Check(name, "problem", error.message, error.hint or "")
+
+
+def _database(workspace: Workspace) -> str:
+    from sqlalchemy import func, select
+
+    from .. import tables
+
+    with workspace.database.read() as session:
+        counts = [
+            (name, session.scalar(select(func.count()).select_from(table)))
+            for name, table in (
+                ("base model", tables.BaseModelRow),
+                ("adapter", tables.AdapterRow),
+                ("fused model", tables.FusedRow),
+            )
+        ]
+    return ", ".join(plural(count or 0, name) for name, count in counts)
+
+
+def _store(workspace: Workspace) -> str:
+    store = workspace.store
+    return f"{store.url} belongs to this database, {store.capabilities.promise}"
+
+
+def _cache(workspace: Workspace) -> str:
+    cache = workspace.cache
+    entries = list(cache.entries())
+    folder = workspace.settings.cache
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    writable = "" if os.access(folder, os.W_OK) else ", not writable by this user"
+    shared = cache.root.exists() and others_may_write(cache.root)
+    theirs = ", writable by other users, who could swap what you load from it" if shared else ""
+    return f"{plural(len(entries), 'fused model')}, {shown_size(free)} free{writable}{theirs}"
+
+
+def _engine() -> Check:
+    if importlib.util.find_spec("fusery.registry.engine._kernel") is None:
+        # Without these options pip takes the wheel that it has kept from the time without a compiler.
+        again = "pip install --force-reinstall --no-deps --no-cache-dir --no-binary fusery fusery"
+        hint = f"install a C compiler, then fusery once more: {again}"
+        return Check("engine", "note", "canonical, in NumPy: the same result in five times the time", hint)
+    return Check("engine", "ok", "canonical, compiled")
+
+
+def _extras() -> Iterator[Check]:
+    known = {extra.name: extra for extra in extras()}
+    for extra in known.values():
+        name = f"extra.{extra.name}"
+        use = f": {USES[extra.name]}" if extra.name in USES else ""
+        if not extra.fits:
+            yield Check(name, "note", f"not for this platform{use}")
+        elif not extra.missing:
+            yield Check(name, "ok", f"{_some(extra.present)}{use}")
+        elif (other := known.get(_INSTEAD.get(extra.name, ""))) is not None and not other.missing:
+            yield Check(name, "note", f"not installed, {other.name} is in its place{use}")
+        else:
+            lacking = f", lacks {_some(extra.missing)}" if extra.present else ""
+            yield Check(name, "note", f"not installed{lacking}{use}", f"pip install 'fusery[{extra.name}]'")
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+@dataclass(frozen=True, slots=True)
+class InstalledExtra:
+    """An extra: its installed and missing distributions, and whether it supports this platform."""
+
+    name: str
+    present: tuple[str, ...]
+    missing: tuple[str, ...]
+    fits: bool
+
+
+def extras(name: str = "fusery") -> list[InstalledExtra]:
+    """Return the extras of an installed distribution, in the order of its metadata; none if it is not installed."""
+    found = _installed(name)
+    names = [] if found is None else found.metadata.get_all("Provides-Extra") or []
+    return [_look(found, extra) for extra in names if found is not None]
+
+
+def _look(found: Distribution, extra: str) -> InstalledExtra:
+    asked = list(_asked(found, extra))
+    names = dict.fromkeys(name for name, _, _ in asked)
+    here = {name for name, _, fits in asked if fits}
+    present = (
+        f"{name} {one.version}"
+        for name in names
+        if name in here and name != found.name and (one := _installed(name)) is not None
+    )
+    return InstalledExtra(
+        extra, tuple(present), tuple(dict.fromkeys(_missing(found, extra))), set(names) == here
+    )
+
+
+def _missing(found: Distribution, extra: str) -> Iterator[str]:
+    for name, more, fits in _asked(found, extra):
+        if not fits:
+            continue
+        there = _installed(name)
+        if there is None:
+            yield name
+            continue
+        for inner in more:
+            yield from _missing(there, inner)
+
+
+def _asked(found: Distribution, extra: str) -> Iterator[tuple[str, list[str], bool]]:
+    """Yield an extra's requirements: a distribution, its extras, and whether it is for this platform."""
+    for text in found.requires or ():
+        parts = _REQUIREMENT.fullmatch(text)
+        if parts is None or (of := _EXTRA.search(parts["marker"])) is None or _plain(of[1]) != _plain(extra):
+            continue
+        platform = _PLATFORM.search(parts["marker"])
+        more = [each.strip() for each in (parts["extras"] or "").split(",") if each.strip()]
+        yield parts["name"], more, platform is None or platform[1] == sys.platform
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _installed(name: str) -> Distribution | None:
+    try:
+        return distribution(name)
+    except PackageNotFoundError:
+        return None

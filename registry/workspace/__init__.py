@@ -1,0 +1,1 @@
+"""A registry's home: settings, database, store and cache, and the pools that work on many items."""

@@ -1,0 +1,300 @@
+"""Who does the work on many items: this process, its threads, processes beside it, or a cluster.
+
+An item that fails with a `FuseryError` is an outcome like any other, and does not keep the others from their turn.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import (
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+)
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.context import SpawnContext, SpawnProcess
+from queue import SimpleQueue
+from types import ModuleType
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from fusery.storage.errors import FuseryError
+
+from ..errors import BadInputError
+from ..record import Record, described
+from .workspace import Workspace
+
+if TYPE_CHECKING:
+    from .settings import Settings
+
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+AHEAD = 2
+"""Items per worker that are handed out at a time: enough to keep it busy, few enough to be taken back."""
+
+MOST_JOBS = 256
+_LOSSES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Failure(Record):
+    """Why an item failed."""
+
+    code: str = described("of the kind of error")
+    message: str = described("one sentence")
+    hint: str | None = described("what to do about it", default=None)
+
+    @classmethod
+    def of(cls, error: FuseryError) -> Failure:
+        """Return what an error says."""
+        return cls(error.code, error.message, error.hint)
+
+
+LOST = Failure(
+    "worker_lost", "the process that worked on it was killed, again and again", "run the command again"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ItemOutcome(Generic[T, R]):
+    """What became of one item: a result or a failure."""
+
+    item: T
+    result: R | None
+    failure: Failure | None = None
+
+
+class Workers(ABC):
+    """Runs one function on many items."""
+
+    @abstractmethod
+    def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[ItemOutcome[T, R]]:
+        """Yield an outcome for every item, in the order in which they are done.
+
+        When the caller stops, or is interrupted, what has not begun is not begun any more.
+        """
+
+
+def attempt(work: Callable[[T], R], item: T) -> ItemOutcome[T, R]:
+    """Do one item."""
+    try:
+        return ItemOutcome(item, work(item))
+    except FuseryError as error:
+        return ItemOutcome(item, None, Failure.of(error))
+
+
+class Serial(Workers):
+    """One after the other, in this thread."""
+
+    def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[ItemOutcome[T, R]]:
+        """Yield an outcome for every item; see `Workers.run`."""
+        for item in items:
+            yield attempt(work, item)
+
+
+class Threads(Workers):
+    """Threads of this process: for work that waits, or hashes."""
+
+    def __init__(self, jobs: int) -> None:
+        """Prepare; the threads begin with the work."""
+        self._jobs = jobs
+
+    def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[ItemOutcome[T, R]]:
+        """Yield an outcome for every item; see `Workers.run`."""
+        pool = ThreadPoolExecutor(self._jobs)
+        try:
+            for item, future in _as_done(pool, work, items, self._jobs * AHEAD):
+                yield future.result() if not future.cancelled() else ItemOutcome(item, None, LOST)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+class ProcessPool(Workers):
+    """Processes on this machine: for work that computes.
+
+    A process that is killed takes the pool with it; a new one does what was left, up to three times.
+    """
+
+    def __init__(self, jobs: int) -> None:
+        """Prepare; the processes begin with the work."""
+        self._jobs = jobs
+
+    def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[ItemOutcome[T, R]]:
+        """Yield an outcome for every item; see `Workers.run`."""
+        left: Iterable[T] = items
+        for _ in range(_LOSSES):
+            lost: list[T] = []
+            rest = iter(left)
+            yield from self._round(work, rest, lost)
+            left = itertools.chain(lost, rest)
+            if not lost:
+                return
+        for item in left:
+            yield ItemOutcome(item, None, LOST)
+
+    def _round(
+        self, work: Callable[[T], R], items: Iterator[T], lost: list[T]
+    ) -> Iterator[ItemOutcome[T, R]]:
+        others = set(multiprocessing.active_children())
+        with _safe_path():  # which starts a process of Python's own beside them
+            pool = ProcessPoolExecutor(self._jobs, mp_context=_Alone(), initializer=_stand_aside)
+        stop = threading.Event()
+        outcomes: SimpleQueue[ItemOutcome[T, R] | BaseException | None] = SimpleQueue()
+
+        def drive() -> None:
+            end: BaseException | None = None
+            try:
+                until = itertools.takewhile(lambda _: not stop.is_set(), items)
+                for _, future in _as_done(pool, work, until, self._jobs * AHEAD, lost):
+                    outcomes.put(future.result())
+            except BaseException as error:  # noqa: BLE001 - raised again where the outcomes are read
+                end = error
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+                outcomes.put(end)
+
+        # A Ctrl-C, which only this thread gets, would leave a future or the pool locked for ever if it used them.
+        driver = threading.Thread(target=drive, name="processes", daemon=True)
+        driver.start()
+        finished = False
+        try:
+            while isinstance(outcome := outcomes.get(), ItemOutcome):
+                yield outcome
+            finished = True
+        finally:
+            stop.set()
+            if not finished:
+                # Interrupted: what is half done is not waited for.  It left nothing, and its leases are those of the dead.
+                for child in set(multiprocessing.active_children()) - others:
+                    child.terminate()
+            driver.join()
+        if outcome is not None:
+            raise outcome
+
+
+class _Process(SpawnProcess):
+    """A process that does not run the caller's script again: what it is to do is all in modules that can be imported.
+
+    Python's own would, up to where the script says `if __name__ == "__main__"`, and not every script does.
+    """
+
+    def start(self) -> None:
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            with _safe_path():
+                super().start()
+        finally:
+            sys.modules["__main__"] = main
+
+
+@contextmanager
+def _safe_path() -> Iterator[None]:
+    """Let processes that begin import nothing from the folder that one is in, which may be anybody's: Python's own would."""
+    name = "PYTHONSAFEPATH"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = before
+
+
+class _Alone(SpawnContext):
+    Process = _Process
+
+
+def _stand_aside() -> None:
+    # Ctrl-C goes to the whole group; the parent decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _as_done(
+    pool: Executor,
+    work: Callable[[T], R],
+    items: Iterable[T],
+    ahead: int,
+    lost: list[T] | None = None,
+) -> Iterator[tuple[T, Future[ItemOutcome[T, R]]]]:
+    """Hand out items, so many at a time, and yield them as they are done; those of a broken pool go to `lost`."""
+    rest = iter(items)
+    running: dict[Future[ItemOutcome[T, R]], T] = {}
+    done: SimpleQueue[Future[ItemOutcome[T, R]]] = SimpleQueue()
+    broken = False
+    while True:
+        for item in itertools.islice(rest, 0 if broken else ahead - len(running)):
+            try:
+                future = pool.submit(attempt, work, item)
+            except BrokenProcessPool:
+                broken = True
+                _lose(lost, item)
+                break
+            running[future] = item
+            future.add_done_callback(done.put)
+        if not running:
+            return
+        future = done.get()
+        item = running.pop(future)
+        if isinstance(future.exception(), BrokenProcessPool):
+            broken = True
+            _lose(lost, item)
+        else:
+            yield item, future
+
+
+def _lose(lost: list[T] | None, item: T) -> None:
+    assert lost is not None, "threads are not killed one by one"
+    lost.append(item)
+
+
+def default_jobs() -> int:
+    """Return how many items are worked on at a time unless the user says: as many as processors, at most four."""
+    return max(
+        1, min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Which registry the work is for."""
+
+    store: str
+    settings: Settings | None = None
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[Workspace]:
+        """Yield the parts of the registry."""
+        from .settings import Settings
+
+        workspace = Workspace(self.settings or Settings.load())
+        try:
+            if workspace.store.identify() != self.store:
+                raise BadInputError(
+                    "a worker is set up for another registry",
+                    hint="give the workers the same FUSERY_DATABASE_URL and FUSERY_STORE_URL",
+                )
+            yield workspace
+        finally:
+            workspace.close()
+
+
+Say = Callable[[str], None]
+
+
+Told = Callable[[int, int], None]
+"""Called with how many items are done, and how many there are."""

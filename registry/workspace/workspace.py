@@ -1,0 +1,299 @@
+"""The parts of one registry, opened when first used: database, store and local cache."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fusery.storage.errors import StoreMismatchError
+from fusery.storage.plaintext import is_keepable
+
+from ..actors import LONGEST
+from ..errors import BadInputError, SchemaError
+from .homes import CONFIG_NAME
+from .settings import Settings
+
+if TYPE_CHECKING:
+    from fusery.storage.cache import FusedCache
+    from fusery.storage.interface import BlobStore
+    from fusery.storage.transfer import Need
+    from fusery.storage.vouchers import Vouchers
+
+    from ..database import Database
+    from ..database.owner import LeaseOwner
+
+
+class Workspace:
+    """What every use case works with.
+
+    Nothing is opened, created or imported before it is needed: a command that only prints help costs nothing, and a
+    command that only reads makes no folder.
+
+    Attributes:
+        authenticated: a server knows by a token who is at work; False where a client says its own name.
+        role: role of the server's client; empty for a user of the database.
+    """
+
+    authenticated = False
+    role = ""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    @property
+    def actor(self) -> str:
+        """Under which name records are made."""
+        return self.settings.actor
+
+    def acting(self, actor: str, *, authenticated: bool = True, role: str = "") -> Workspace:
+        """Return a view of this workspace for whoever asks a server: another name, and the same open parts."""
+        from .. import tables
+
+        tables.metadata  # noqa: B018 -- a server has threads: all tables are mapped before any of them asks for some
+        return ActingWorkspace(self, actor, authenticated=authenticated, role=role)
+
+    @cached_property
+    def database(self) -> Database:
+        """The database, with the schema this version needs."""
+        path = self.embedded_path
+        if path is not None and not path.exists():
+            raise SchemaError(f"there is no registry in {path.parent} yet", hint="fusery admin init")
+        from ..database.schema import require
+
+        database = self._open_database()
+        try:
+            require(database, may_create=False)
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+    @property
+    def is_unmade(self) -> bool:
+        """There is no registry here yet, and the first command that writes would make it."""
+        path = self.embedded_path
+        return path is not None and not path.exists()
+
+    @property
+    def identity(self) -> str:
+        """The id that the database and its store share: which registry this is."""
+        from .. import tables
+
+        with self.database.read() as session:
+            row = session.get(tables.RegistryRow, 1)
+            if row is None:
+                raise self._no_registry()
+            return row.store_id
+
+    def _no_registry(self) -> SchemaError:
+        return SchemaError(f"there is no registry in {self.database.shown} yet", hint="fusery admin init")
+
+    @cached_property
+    def store(self) -> BlobStore:
+        """The store that belongs to the database."""
+        from fusery.storage.locate import open_store
+
+        from .. import tables
+
+        store = open_store(self.settings.store, options=self.settings.store_options)
+        with self.database.read() as session:
+            row = session.get(tables.RegistryRow, 1)
+        if row is None:
+            raise self._no_registry()
+        if store.identify() != row.store_id:
+            raise _foreign(store)
+        return store
+
+    @cached_property
+    def cache(self) -> FusedCache:
+        """The local cache of fused models."""
+        from fusery.storage.cache import FusedCache
+
+        return FusedCache(self.settings.cache, self.vouchers)
+
+    @cached_property
+    def vouchers(self) -> Vouchers:
+        """Files that this user has recently verified on this machine."""
+        from fusery.storage.vouchers import Vouchers
+
+        return Vouchers(self.settings.private / "vouchers")
+
+    def ensure(self, *, explicit: bool = False) -> bool:
+        """Make what is not there yet: folders, schema, store.  Return whether anything was made."""
+        from uuid import uuid4
+
+        from fusery.storage.locate import open_store
+
+        from .. import tables
+        from ..database.schema import require, state, upgrade
+
+        self._make_folders()
+        database = self.__dict__.setdefault("database", self._open_database())
+        if explicit and state(database).status == "empty":
+            upgrade(database)
+        require(database, may_create=True)
+        with database.read() as session:
+            row = session.get(tables.RegistryRow, 1)
+            store_id = row.store_id if row else None
+        store = open_store(self.settings.store, options=self.settings.store_options)
+        made = store_id is None
+        if made:
+            # The store first: a row that names a store which does not exist would lock everybody out.
+            store_id = store.identify() or str(uuid4())
+            store.initialise(store_id)
+        elif store.identify() != store_id:
+            # Adopting another store would leave everything recorded so far without its bytes.
+            raise _foreign(store)
+        if made:
+            self._record_store(str(store_id), store.url)
+        return made
+
+    def _record_store(self, store_id: str, url: str) -> None:
+        from .. import tables
+        from ..database import events
+
+        with self.database.write() as session:
+            row = session.get(tables.RegistryRow, 1)
+            if row is not None:
+                return
+            now = self.database.utcnow(session)
+            session.add(tables.RegistryRow(id=1, store_id=store_id, created_at=now))
+            events.record(session, "registry.made", "registry", store_id, {"store": url}, at=now)
+
+    def _open_database(self) -> Database:
+        from ..database import Database
+
+        database = Database.open(self.settings.database)
+        database.actor = self.actor
+        return database
+
+    @property
+    def embedded_path(self) -> Path | None:
+        """The file of an SQLite database, None where it is on a server."""
+        prefix = "sqlite:///"
+        url = self.settings.database
+        return Path(url.removeprefix(prefix)) if url.startswith(prefix) and len(url) > len(prefix) else None
+
+    @property
+    def notes(self) -> list[Need]:
+        """The room that the records of a command need, where the database is a file."""
+        from ..database.files import notes_of
+
+        return notes_of(self.embedded_path)
+
+    def _make_folders(self) -> None:
+        from fusery.storage.errors import StoreDeniedError
+
+        folders = [self.settings.home, self.settings.cache]
+        if path := self.embedded_path:
+            folders.append(path.parent)
+        for folder in folders:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except (PermissionError, FileExistsError, NotADirectoryError, OSError) as error:
+                raise StoreDeniedError(
+                    f"the folder {folder} cannot be made: {os.strerror(error.errno or 0)}",
+                    hint="set FUSERY_REGISTRY to a folder that you may write",
+                ) from error
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """Yield a temporary folder for large copies: in the cache, or the system's if that is not writable.
+
+        Leftovers of killed processes in either place are removed first.
+        """
+        from fusery.storage.errors import MissingFileError, StoreDeniedError
+        from fusery.storage.processes import temporary_folder
+
+        with ExitStack() as held:
+            try:
+                self.cache.sweep()
+                folder = held.enter_context(self.cache.scratch())
+            except (StoreDeniedError, MissingFileError):
+                folder = held.enter_context(temporary_folder("scratch")).resolve()
+            yield folder
+
+    def owner(self) -> LeaseOwner:
+        """Return who is at work, for intents and leases; a new one at each call."""
+        from ..database.owner import LeaseOwner
+
+        return LeaseOwner.current()
+
+    def close(self) -> None:
+        """Close the database if it was opened."""
+        if "database" in self.__dict__:
+            self.database.close()
+            del self.__dict__["database"]
+        self.__dict__.pop("store", None)
+
+
+class ActingWorkspace(Workspace):
+    """A workspace under another name: what it opens is opened by the one it is a view of, for all its views."""
+
+    def __init__(self, origin: Workspace, actor: str, *, authenticated: bool, role: str) -> None:
+        if not actor.strip() or len(actor) > LONGEST or not is_keepable(actor):
+            raise BadInputError(f"nobody acts under the name {actor[:60]!r}", hint="a name that can be read")
+        super().__init__(replace(origin.settings, user=actor))
+        self.authenticated, self.role = authenticated, role
+        self._origin = origin
+
+    @cached_property
+    def database(self) -> Database:
+        """The origin's database, for changes under this name."""
+        return self._origin.database.under(self.actor)
+
+    @cached_property
+    def store(self) -> BlobStore:
+        """The origin's store."""
+        return self._origin.store
+
+    @cached_property
+    def cache(self) -> FusedCache:
+        """The origin's cache."""
+        return self._origin.cache
+
+    @cached_property
+    def vouchers(self) -> Vouchers:
+        """The origin's notes of verified files."""
+        return self._origin.vouchers
+
+    def ensure(self, *, explicit: bool = False) -> bool:
+        """Make what is not there yet, as the origin: whoever asks a server makes no registry."""
+        return self._origin.ensure(explicit=explicit)
+
+    def close(self) -> None:
+        """Let go of the parts, which stay open for the others."""
+        for part in ("database", "store"):
+            self.__dict__.pop(part, None)
+
+
+def _foreign(store: BlobStore) -> StoreMismatchError:
+    return StoreMismatchError(
+        f"the store at {store.url} is not the one of this database",
+        hint="FUSERY_DATABASE_URL and FUSERY_STORE_URL name the two; setting.* in fusery doctor shows what they are",
+    )
+
+
+def write_config(settings: Settings) -> Path:
+    """Write a commented `config.toml` if there is none; return its path.  Credentials are never written to it."""
+    path = settings.home / CONFIG_NAME
+    if not path.exists():
+        path.write_text(
+            "# Settings of this registry; each can also be given as FUSERY_<NAME> in the environment, which wins.\n"
+            "# Credentials do not belong here: give them by the environment or the provider's own files.\n"
+            '# database_url = "postgresql://host/fusery"\n'
+            '# store_url = "s3://bucket/prefix"\n'
+            '# cache_dir = "/fast/disk/fusery"\n'
+            "# cache_limit = 107374182400\n"
+            '# publish = "full"  # fused models go to the store as files, and other machines fetch them\n'
+            '# card = "model_card.md.j2"  # a Jinja template of your own for the model cards of bundles\n'
+            "# [admission.severity]\n"
+            '# pickle_file = "off"\n',
+            encoding="utf-8",
+        )
+    return path

@@ -1,0 +1,221 @@
+"""Verifying changed bundles: every file of every target, and every file that does not belong there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from random import Random
+
+import pytest
+from signing_keys import FORMS, Pair
+
+from fusery.registry import Registry
+from fusery.registry.bundles import own_targets
+from fusery.registry.fusion.fuse import FuseRequest
+from fusery.registry.provenance.verify import KeyChecker, Verification, beside_of, verify
+from fusery.storage.errors import MissingFileError
+
+Copy = Callable[[str], Path]
+Check = Callable[..., Verification]
+ALL = [*FORMS, "export"]
+FOLDERS = [name for name in ALL if name not in own_targets() or not own_targets()[name].single]
+
+
+def files_of(place: Path) -> list[Path]:
+    return sorted(path for path in place.rglob("*") if path.is_file()) if place.is_dir() else [place]
+
+
+def flip(path: Path, at: int, mask: int) -> Callable[[], object]:
+    """Change bits of one byte, and return what changes them back; an empty file gets a byte."""
+    before = path.read_bytes()
+    changed = bytearray(before or b"x")
+    if before:
+        changed[at] ^= mask
+    path.write_bytes(changed)
+    return lambda: path.write_bytes(before)
+
+
+def named(result: Verification) -> set[str]:
+    return {problem.path for problem in result.problems}
+
+
+def found(result: Verification) -> set[tuple[str, str]]:
+    return {(problem.code, problem.path) for problem in result.problems}
+
+
+@pytest.fixture
+def check(key: Pair) -> Check:
+    """`verify` with the key that `signed` signs with."""
+    return partial(verify, checkers=[KeyChecker.of(key.public)])
+
+
+@pytest.fixture
+def signed(works: Registry, bundle: Copy, key: Pair) -> Copy:
+    """A function that copies a bundle of the shelf and signs it."""
+
+    def sign(name: str) -> Path:
+        place = bundle(name)
+        works.trust.sign(str(place), key.signing())
+        return place
+
+    return sign
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_one_bit_of_any_file_is_found_and_the_file_named(signed: Copy, check: Check, name: str) -> None:
+    place, random = signed(name), Random(name)
+    assert check(place).verdict == "verified"
+    for path in files_of(place):
+        undo = flip(path, random.randrange(path.stat().st_size or 1), 1 << random.randrange(8))
+        result = check(place)
+        relative = path.relative_to(place).as_posix() if place.is_dir() else place.name
+        assert result.verdict == "differs" and relative in named(result), result.problems
+        undo()
+    assert check(place).verdict == "verified"
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_without_a_signature_the_bundle_s_own_record_shows_it(bundle: Copy, name: str) -> None:
+    place, random = bundle(name), Random(name)
+    intact = verify(place)
+    assert (intact.verdict, intact.problems) == ("unproven", [])
+    assert intact.record is not None and intact.record.complete
+    for path in files_of(place):
+        if size := path.stat().st_size:
+            undo = flip(path, random.randrange(size), 1 << random.randrange(8))
+            result = verify(place)
+            assert (result.verdict, named(result)) == ("differs", {path.relative_to(place).as_posix()})
+            undo()
+    assert verify(place).problems == []
+
+
+@pytest.mark.timing
+@pytest.mark.parametrize("with_signature", [True, False])
+def test_added_files_are_named(signed: Copy, bundle: Copy, check: Check, with_signature: bool) -> None:
+    place = (signed if with_signature else bundle)("model")
+    added = (".hidden", ".git/config", ".gitattributes", ".github/x.yml", "model.sig", "deep/er/x")
+    for path in added:
+        (place / path).parent.mkdir(parents=True, exist_ok=True)
+        (place / path).write_text("x")
+    (place / "link").symlink_to("config.json")
+    (place / "folder").symlink_to("/")
+    os.mkfifo(place / "pipe")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(place / "s"))
+    result = check(place)
+    assert result.verdict == "differs"
+    others = {("link", "link"), ("link", "folder"), ("special", "pipe"), ("special", "s")}
+    assert {each for each in found(result) if each[0] != "wrong_key"} == {
+        *(("added", path) for path in added),
+        *others,
+    }
+
+
+def test_missing_and_replaced_files_are_named(
+    signed: Copy, bundle: Copy, check: Check, tmp_path: Path
+) -> None:
+    place = signed("docker")
+    (place / "server.py").unlink()
+    shutil.move(place / "Dockerfile", place / "Containerfile")
+    missing = {("missing", "server.py"), ("missing", "Dockerfile")}
+    assert found(check(place)) == {*missing, ("added", "Containerfile")}
+    place = bundle("model")
+    shutil.move(place / "config.json", tmp_path / "config.json")
+    (place / "config.json").symlink_to(tmp_path / "config.json")  # the same bytes
+    assert found(verify(place)) == {("link", "config.json")}
+
+
+def test_the_signature_may_lie_within(works: Registry, bundle: Copy, key: Pair, check: Check) -> None:
+    """Publishers on the hub put the signature into the folder; if it is named, it does not count as an added file."""
+    place = bundle("hub")
+    works.trust.sign(str(place), key.signing(), output=place / "model.sig")
+    assert check(place, signature=place / "model.sig").verdict == "verified"
+    assert named(check(place)) == {"model.sig"}
+
+
+def test_another_key_s_signature_and_an_unchecked_one(
+    works: Registry, bundle: Copy, key: Pair, stranger: Pair, check: Check
+) -> None:
+    place = bundle("model")
+    signed = works.trust.sign(str(place), stranger.signing())
+    (problem,) = check(place).problems
+    assert (problem.code, problem.path) == ("wrong_key", f"{place.name}.sig")
+    assert "anna.pub" in problem.message
+    either = [KeyChecker.of(each.public) for each in (key, stranger)]
+    assert verify(place, checkers=either).signer == "stranger.pub"
+    result = verify(place)
+    assert (result.verdict, result.signed_with) == ("unproven", signed.key_id)
+    (place / "README.md").write_text("another")
+    assert named(verify(place)) == {"README.md"}, "it still shows changes"
+
+
+def test_a_signature_over_the_model_or_adapter_does_not_verify_the_files_beside_it(
+    works: Registry, bundle: Copy, key: Pair, check: Check, tmp_path: Path
+) -> None:
+    """The signature of an adapter does not cover the other files of a bundle: the exit code is not 0."""
+    fused = works.fused.fuse("course_rec@1", FuseRequest(precision="keep", accept_loss=True))
+    beside = {".gitattributes", "README.md", "adapter_metadata.json"}
+    for subject, name, weights in (
+        (fused["key"], "docker", "model/model.safetensors"),
+        ("course_rec@1", "export", "adapters.safetensors"),
+    ):
+        place, signature = bundle(name), tmp_path / f"{name}.sig"
+        works.trust.sign(subject, key.signing(), output=signature)
+        result = check(place, signature=signature)
+        assert (result.verdict, result.signer, result.problems) == ("unproven", "anna.pub", [])
+        assert "server.py" in result.unsigned if name == "docker" else set(result.unsigned) == beside
+        data = (place / weights).read_bytes()
+        (place / weights).write_bytes(b"x")
+        assert named(check(place, signature=signature)) == {weights}
+        (place / weights).write_bytes(data)
+    for extra in beside:
+        (place / extra).unlink()
+    assert check(place, signature=signature).verdict == "verified", "the adapter's own files alone"
+
+
+def test_a_folder_and_a_file_are_not_taken_for_each_other(signed: Copy, check: Check) -> None:
+    archive, folder = signed("archive"), signed("model")
+    for place, other in ((folder, archive), (archive, folder)):
+        assert [each.code for each in check(place, signature=beside_of(other)).problems] == ["other"]
+
+
+def test_without_a_record_or_a_file(tmp_path: Path) -> None:
+    for missing in ({"path": tmp_path / "nothing"}, {"path": tmp_path, "signature": tmp_path / "nothing"}):
+        with pytest.raises(MissingFileError):
+            verify(**missing)
+    (tmp_path / "anything").mkdir()
+    (tmp_path / "anything" / "x").write_text("x")
+    result = verify(tmp_path / "anything")
+    assert (result.verdict, result.record) == ("unproven", None)
+    assert any("no list of digests" in note for note in result.notes)
+
+
+def test_invalid_signatures_and_records_are_named(bundle: Copy, check: Check) -> None:
+    place = bundle("model")
+    for content in ("", "{", "[" * 10_000, '{"mediaType": 1}'):
+        beside_of(place).write_text(content)
+        assert named(check(place)) == {beside_of(place).name}, content[:20]
+    beside_of(place).unlink()
+    record = place / "fusery.json"
+    outside = record.read_bytes().replace(b'"path": "README.md"', b'"path": "../../../etc/passwd"')
+    bare = b'{"format": "fusery.bundle.v1"}'
+    for data in (outside, b"", b"{", b"null", b"[]", bare, b"\xff\xfe", b"[" * 100_000, b"9" * 5000):
+        record.write_bytes(data)
+        assert named(verify(place)) == {"fusery.json"}, data[:20]
+
+
+def test_a_file_may_have_another_name(
+    works: Registry, bundle: Copy, key: Pair, check: Check, tmp_path: Path
+) -> None:
+    (gguf,) = bundle("gguf").glob("*.gguf")
+    lone = shutil.copyfile(gguf, tmp_path / "renamed.gguf")
+    works.trust.sign(str(lone), key.signing())
+    result = check(lone)
+    assert (result.verdict, result.record is not None and result.record.kind) == ("verified", "gguf")
+    flip(lone, lone.stat().st_size - 1, 1)
+    assert named(check(lone)) == {"renamed.gguf"}
+    assert verify(gguf).verdict == "unproven"
