@@ -36,7 +36,7 @@ UNFUSABLE: Mapping[str, str] = {
     "CPT": f"context-aware prompt tuning: {_NO_WEIGHT}",
     "CARTRIDGE": f"a cartridge, which is a trained key-value cache: {_NO_WEIGHT}",
     "ADAPTION_PROMPT": f"a LLaMA-Adapter: {_NO_WEIGHT}",
-    "XLORA": f"X-LoRA, which mixes several LoRAs anew for each token: {_NO_WEIGHTS}",
+    "XLORA": f"X-LoRA, which mixes several LoRAs for each token: {_NO_WEIGHTS}",
     "POLY": f"Poly, which mixes several LoRAs by task: {_NO_WEIGHTS}",
     "LILY": f"Lily, which shares factors between layers and mixes them by the input: {_NO_WEIGHTS}",
     "SHADOW": f"ShadowPEFT, which runs a small model beside the base: {_NO_WEIGHTS}",

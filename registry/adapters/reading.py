@@ -323,7 +323,7 @@ def put_on_base(
             # PEFT multiplies by the number of groups where the base's layer was quantised, and with groups of one input the
             # shapes do not tell where; with DoRA it makes no such layer (`GPTQLoraLinear` of peft 0.21.2, tuners/lora/gptq.py).
             why = (
-                f"qalora_group_size is {size}, and QA-LoRA's modules cannot be told from others by that"
+                f"qalora_group_size is {size}, which does not identify QA-LoRA's modules"
                 if config.group is None
                 else "use_qalora with use_dora is nothing that PEFT computes"
             )

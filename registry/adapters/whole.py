@@ -140,9 +140,9 @@ def _unwrapped(
     if rowed and not (saved or put_on or _UNTRAINED in name):
         return "is beside trained rows of the same module, and PEFT loads these alone"
     if ".token_adapter." in name and not (rowed and put_on):
-        return "is named as what trained rows are put on, and there are none of that module"
+        return "is named as the base of trained rows, but that module has none"
     if ".base_layer." in name and module not in adapted and not rowed:
-        return "is named as the base of factors, and there are none of that module"
+        return "is named as the base of factors, but that module has none"
     if ".modules_to_save." in name and not saved:
         return "is named as a module of modules_to_save, which does not name it"
     if _UNTRAINED in name and not rowed:

@@ -24,7 +24,7 @@ METADATA_CONFLICT = warning(
 )
 FOLDER_NAME_CONFLICT = warning(
     "folder_name_conflict",
-    "the folder's name gives the same task another version or date than the one that is recorded",
+    "the folder's name gives the same task another version or date than the record",
     "folders are found again by their names",
     "leave out --version and --date to take them from the name, or rename the folder",
 )
@@ -229,7 +229,7 @@ def not_there_yet(candidate: Candidate) -> Iterator[Finding]:
             compare = f"fusery diff {other.name} {task}@{candidate.declared.version or 'latest'} --weights"
             hint = f"once it is registered, compare: {compare}"
             yield NEAR_DUPLICATE.found(
-                WEIGHTS, message, hint if task else f"see what it is: fusery show {other.name}"
+                WEIGHTS, message, hint if task else f"show it: fusery show {other.name}"
             )
 
 

@@ -134,7 +134,7 @@ class Base:
         meant = [stem for stem in found if any(path.startswith(f"{stem}.") for path in adapted)]
         stems = meant if len(found) > 1 else list(found)
         if len(stems) != 1:
-            raise NeedsModelClassError("the blocks of the model cannot be told from its tensor names")
+            raise NeedsModelClassError("cannot find the blocks of the model in its tensor names")
         blocks = found[stems[0]]
         return [blocks.get(index, []) for index in range(max(blocks) + 1)]
 
