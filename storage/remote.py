@@ -1,8 +1,6 @@
 """Blobs in an object store, over any fsspec file system whose writes of a whole object are atomic.
 
-Nothing here writes through `open()`: fsspec's file objects publish what they hold when they are closed, also when the
-body raised.  What an interrupted request did is never guessed but looked up: the name is the digest, so a second look
-decides.  What differs between backends is in `backends`.
+Nothing here writes through `open()`: fsspec's files publish what they hold even if the body raised.
 """
 
 from __future__ import annotations
@@ -103,10 +101,7 @@ class FsspecStore(BlobStore):
         generation: int = 0,
         progress: Progress | None = None,
     ) -> Blob:
-        """Store the bytes of a file; see `BlobStore.put_file`.
-
-        Above `SMALL`, the last part goes up only if all of them have the digest: the expected one, or that of a first reading.
-        """
+        """Store the bytes of a file; of a large one, the last part goes up only if all of them have the digest."""
         with reading(path) as source:
             require_size(path, expected, source.size)
             if source.size <= SMALL or not self._objects.in_parts:
