@@ -43,9 +43,9 @@ class Protocol:
 
 # A cached listing is a stale answer, and fsspec shares instances with everybody else in the process.
 _FRESH = {"use_listings_cache": False, "skip_instance_cache": True}
-_S3 = Protocol("obstore", "pip install 'fusery[s3]'", {"protocol": "s3"}, maker=".backends.cloud")
-_GCS = Protocol("obstore", "pip install 'fusery[gcs]'", {"protocol": "gs"}, maker=".backends.cloud")
-_AZURE = Protocol("obstore", "pip install 'fusery[azure]'", {"protocol": "az"}, maker=".backends.cloud")
+_S3 = Protocol("obstore", "pip install 'fusery[s3]'", {"protocol": "s3"}, maker=".cloud")
+_GCS = Protocol("obstore", "pip install 'fusery[gcs]'", {"protocol": "gs"}, maker=".cloud")
+_AZURE = Protocol("obstore", "pip install 'fusery[azure]'", {"protocol": "az"}, maker=".cloud")
 
 PROTOCOLS: Mapping[str, Protocol] = {
     "memory": Protocol("fsspec", "pip install fsspec", _FRESH, needs_bucket=False),

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from fsspec.spec import AbstractFileSystem
 
-from .backends import READ, objects_for
 from .copying import OpenFile, Progress, Staged, pump, reading
 from .digest import Digest, digest_bytes
 from .errors import StorageError, StoreDeniedError, StoreUnavailableError
@@ -21,6 +20,7 @@ from .failures import AbsentBlobError, os_failures
 from .interface import Blob, BlobStore, Capabilities, Leftover, Sink
 from .layout import FORMAT_NAME, TMP, blob_name, document_name, format_document
 from .manifest import FileEntry, Outgoing, require_expected, require_size
+from .objects import READ, Objects
 from .plugins import Plugin
 from .processes import probe_name
 from .remote_calls import DEADLINE, RemoteCalls, RemoteError, StoreSilentError
@@ -31,6 +31,15 @@ SMALL = 8 << 20
 
 ATTEMPTS = 3
 """How often a write starts again when a damaged blob had its name."""
+
+
+def objects_for(file_system: AbstractFileSystem, prefix: str, calls: RemoteCalls) -> Objects:
+    """Return the objects under a prefix; obstore has calls of its own."""
+    if file_system.protocol in ("s3", "gs", "az"):
+        from .cloud import CloudObjects
+
+        return CloudObjects(prefix, calls)
+    return Objects(prefix, calls)
 
 
 class FsspecStore(BlobStore):

@@ -9,7 +9,7 @@ import pytest
 from s3_server import GcsBackend
 from server_contract import HttpContract
 
-from fusery.storage.backends import PART
+from fusery.storage.objects import PART
 
 pytestmark = pytest.mark.timing
 

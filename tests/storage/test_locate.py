@@ -120,7 +120,7 @@ def test_a_missing_package_is_named_with_its_command(scheme: str, monkeypatch: p
     for name in [*sys.modules, protocol.package]:
         if f"{name}.".startswith(f"{protocol.package}."):
             monkeypatch.setitem(sys.modules, name, None)
-    for name in [name for name in sys.modules if name.startswith("fusery.storage.backends.")]:
+    for name in [name for name in sys.modules if name.startswith("fusery.storage.cloud")]:
         monkeypatch.delitem(sys.modules, name)
     known = sys.modules["fsspec.registry"]._registry
     for name in list(known):

@@ -14,7 +14,7 @@ from typing import Any
 
 from programs import free_ports, running_program
 
-from fusery.storage.backends.cloud import file_system
+from fusery.storage.cloud import file_system
 from fusery.storage.interface import BlobStore
 from fusery.storage.locate import open_store
 from fusery.storage.remote import FsspecStore

@@ -7,12 +7,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext, suppress
 from typing import Any
 
-from fsspec.spec import AbstractFileSystem
-
-from ..copying import Progress
-from ..interface import Leftover
-from ..remote_calls import FailureKind, NoPlaceError, RemoteCalls, RemoteError, age
-from ..transfer import in_order
+from .copying import Progress
+from .interface import Leftover
+from .remote_calls import FailureKind, NoPlaceError, RemoteCalls, RemoteError, age
+from .transfer import in_order
 
 PART = 16 << 20
 """Bytes of a part of an upload."""
@@ -137,14 +135,3 @@ class Objects:
                 return False
             raise
         return True
-
-
-def objects_for(file_system: AbstractFileSystem, prefix: str, calls: RemoteCalls) -> Objects:
-    """Return the objects under a prefix, by what the file system speaks."""
-    spoken = file_system.protocol
-    protocols = {spoken} if isinstance(spoken, str) else set(spoken)
-    if protocols & {"s3", "az", "gs"}:
-        from .cloud import CloudObjects
-
-        return CloudObjects(prefix, calls)
-    return Objects(prefix, calls)

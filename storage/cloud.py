@@ -14,11 +14,11 @@ import obstore
 from obstore.fsspec import FsspecStore
 from obstore.store import from_url
 
-from ..copying import Progress
-from ..errors import StorageError
-from ..interface import Leftover
-from ..remote_calls import NoPlaceError, RemoteCalls, RemoteError, StoreSilentError, age
-from . import AHEAD, PART, Objects
+from .copying import Progress
+from .errors import StorageError
+from .interface import Leftover
+from .objects import AHEAD, PART, Objects
+from .remote_calls import NoPlaceError, RemoteCalls, RemoteError, StoreSilentError, age
 
 MAX_PARTS = 9_000
 """Maximum number of parts of an upload; S3 and Google allow 10,000, Azure 50,000."""
