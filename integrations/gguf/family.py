@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fusery.registry.errors import BadInputError
-from fusery.registry.models.gguf_llama import Sizes, llama3_factors
+from fusery.registry.models.gguf_llama import ModelSizes, llama3_factors
 from fusery.registry.models.libraries import ignored_window
 
 # What a key can hold: texts, truth values, whole numbers (32 bits), real numbers (32 bits), or a list of one
@@ -41,7 +41,7 @@ FAMILIES: Mapping[str, Family] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Dimensions(Sizes):
+class Dimensions(ModelSizes):
     """What a model's configuration says, checked."""
 
     family: Family

@@ -22,7 +22,7 @@ from fusery.registry.engine.arithmetic import FORMATS, Array, decode
 from fusery.registry.engine.base import Base, read_base
 from fusery.registry.engine.matrices import matrix_of
 from fusery.registry.errors import BadInputError, MissingExtraError
-from fusery.registry.models.gguf_llama import ROPE_FACTORS, Place, tensor_places
+from fusery.registry.models.gguf_llama import ROPE_FACTORS, TensorPlace, tensor_places
 from fusery.registry.models.gguf_numbers import KINDS, blocks, interleaved, kind_of
 from fusery.storage.jsonfile import read_object
 
@@ -149,7 +149,7 @@ class Model:
     base: Base
 
     @property
-    def places(self) -> dict[str, Place]:
+    def places(self) -> dict[str, TensorPlace]:
         """Its tensors by their names, in the order in which they are written."""
         return places_of(self.dimensions, self.base.tensors)
 
@@ -190,7 +190,7 @@ def write_model_gguf(file: HashedFile, model: Model, keys: Mapping[str, Value], 
     return len(tensors)
 
 
-def places_of(model: Dimensions, known: Collection[str]) -> dict[str, Place]:
+def places_of(model: Dimensions, known: Collection[str]) -> dict[str, TensorPlace]:
     """Return a model's tensors by their names in its files, in the order in which they are written."""
     family = model.family
     places = {
@@ -218,7 +218,7 @@ def places_of(model: Dimensions, known: Collection[str]) -> dict[str, Place]:
     return places
 
 
-def _planned(model: Model, place: Place, wanted: str | None) -> Planned:
+def _planned(model: Model, place: TensorPlace, wanted: str | None) -> Planned:
     matrix = matrix_of(model.base, place.name)
     if matrix.shape != place.shape:
         raise BadInputError(
@@ -294,7 +294,7 @@ def write_adapter_gguf(
     return len(adapter.modules)
 
 
-def _pair(place: Place, factors: PlainFactors) -> Iterator[Planned]:
+def _pair(place: TensorPlace, factors: PlainFactors) -> Iterator[Planned]:
     a, b = _values(factors.a), _values(factors.b)
     if factors.embedding:
         a = np.ascontiguousarray(a.T)  # llama.cpp looks rows up in it

@@ -18,7 +18,7 @@ from fusery.storage.failures import os_failures
 
 from ..errors import BadInputError, MissingExtraError
 from .gguf_header import MAGIC, GGUFHeader, TensorEntry, read_header
-from .gguf_llama import ROPE_FACTORS, Place, model_config, placements, read_llama
+from .gguf_llama import ROPE_FACTORS, TensorPlace, model_config, placements, read_llama
 from .gguf_tokenizer import convert_tokenizer
 
 KINDS = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
@@ -108,7 +108,7 @@ def round_to_bf16(values: Array) -> Array:
 
 def write_weights(
     path: Path,
-    plan: Sequence[tuple[Place, TensorEntry]],
+    plan: Sequence[tuple[TensorPlace, TensorEntry]],
     weights: GGUFWeights,
     progress: Callable[[str], None] | None,
 ) -> None:

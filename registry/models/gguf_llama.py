@@ -41,7 +41,7 @@ HEAD_NORMS = {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_nor
 
 
 @dataclass(frozen=True, slots=True)
-class Sizes:
+class ModelSizes:
     """The dimensions that the shapes of a model's tensors follow from."""
 
     layers: int
@@ -55,7 +55,7 @@ class Sizes:
 
 
 @dataclass(frozen=True, slots=True)
-class Llama(Sizes):
+class Llama(ModelSizes):
     """The dimensions of one model, and where it has biases."""
 
     attention_bias: bool
@@ -63,7 +63,7 @@ class Llama(Sizes):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class TensorPlace:
     """One tensor of a model, by its name in GGUF and in Hugging Face's layout."""
 
     source: str
@@ -75,8 +75,12 @@ class Place:
 
 
 def tensor_places(
-    sizes: Sizes, has_bias: Callable[[Place], bool], *, head_norms: bool = False, interleaved: bool = True
-) -> Iterator[Place]:
+    sizes: ModelSizes,
+    has_bias: Callable[[TensorPlace], bool],
+    *,
+    head_norms: bool = False,
+    interleaved: bool = True,
+) -> Iterator[TensorPlace]:
     """Yield the tensors of a model, in the order in which they are written; `has_bias` is asked of each linear layer."""
     queries, keys = sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
     shapes = {
@@ -91,19 +95,19 @@ def tensor_places(
         **dict.fromkeys(HEAD_NORMS, (sizes.head_dim,)),
     }
     matrix = (sizes.vocab, sizes.hidden)
-    yield Place("token_embd.weight", "model.embed_tokens.weight", matrix, None)
+    yield TensorPlace("token_embd.weight", "model.embed_tokens.weight", matrix, None)
     for layer in range(sizes.layers):
         for source, name in {**NORMS, **(HEAD_NORMS if head_norms else {}), **LINEAR}.items():
             head = sizes.head_dim if interleaved and source in ("attn_q", "attn_k") else None
             old, new = f"blk.{layer}.{source}", f"model.layers.{layer}.{name}"
-            yield Place(f"{old}.weight", f"{new}.weight", shapes[source], head)
+            yield TensorPlace(f"{old}.weight", f"{new}.weight", shapes[source], head)
             if source in LINEAR and has_bias(
-                bias := Place(f"{old}.bias", f"{new}.bias", shapes[source][:1], head)
+                bias := TensorPlace(f"{old}.bias", f"{new}.bias", shapes[source][:1], head)
             ):
                 yield bias
-    yield Place("output_norm.weight", "model.norm.weight", (sizes.hidden,), None)
+    yield TensorPlace("output_norm.weight", "model.norm.weight", (sizes.hidden,), None)
     if not sizes.tied:
-        yield Place("output.weight", "lm_head.weight", matrix, None)
+        yield TensorPlace("output.weight", "lm_head.weight", matrix, None)
 
 
 def llama3_factors(
@@ -182,10 +186,10 @@ def model_config(
     return {**config, "rope_scaling": scaling} if scaling else config
 
 
-def placements(header: GGUFHeader, model: Llama) -> list[tuple[Place, TensorEntry]]:
+def placements(header: GGUFHeader, model: Llama) -> list[tuple[TensorPlace, TensorEntry]]:
     """Return every tensor of the output with its entry, in the order in which it is written."""
 
-    def has_bias(bias: Place) -> bool:
+    def has_bias(bias: TensorPlace) -> bool:
         return model.attention_bias if ".self_attn." in bias.name else model.mlp_bias
 
     result = []
