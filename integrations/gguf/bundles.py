@@ -58,7 +58,6 @@ def write_base_and_adapters(
 
 @contextmanager
 def _with_hint(hint: str) -> Iterator[None]:
-    """Add a hint to a refusal that has none."""
     try:
         yield
     except BadInputError as error:

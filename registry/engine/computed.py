@@ -66,7 +66,6 @@ def write_computed(
 
 
 def _write(mx: ModuleType, tensor: Computed, files: Mapping[str, Path], output: int, position: int) -> int:
-    """Write a tensor, and return where it ends."""
     tensor.pieces.reverse()
     while tensor.pieces:
         piece = tensor.pieces.pop()

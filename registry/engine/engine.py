@@ -163,7 +163,6 @@ class _Threads:
             self._schedule.stop()
 
     def _tasks(self) -> Iterator[int]:
-        """Carry out tasks until none is left; yield the bytes written so far after each."""
         work, buffer, schedule = Arrays(), np.empty(CHUNK, np.uint8), self._schedule
         while not schedule.finished:
             task = schedule.take(_WAIT)

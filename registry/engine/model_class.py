@@ -75,13 +75,11 @@ class _Opened:
                 raise FusionUnsupportedError(f"mlx-lm cannot load this base: {_reason(error)}") from error
 
     def parameters(self) -> list[tuple[str, Any]]:
-        """Return the lazy arrays of the model by name."""
         from mlx.utils import tree_flatten
 
         return list(tree_flatten(self.model.parameters()))
 
     def origins(self) -> dict[int, Source]:
-        """Return where the arrays lie that were not changed, by identity."""
         loaded, changed = self.watch.loaded, self.watch.changed
         return {id(array): self.sources[name] for name, array in loaded.items() if id(array) not in changed}
 
@@ -211,7 +209,6 @@ def _quantizable(model: Any) -> dict[str, Any]:
 
 
 def _origins(opened: _Opened) -> tuple[dict[str, Source], dict[str, Computed]]:
-    """Tell the tensors that lie in the base's files from those to compute."""
     origins = opened.origins()
     kept: dict[str, Source] = {}
     computed: dict[str, Computed] = {}
@@ -273,7 +270,6 @@ def _renamed(name: str, source: Source) -> Source:
 
 
 def _reason(error: BaseException) -> str:
-    """Return what an exception says in one line."""
     text = " ".join(str(error).split()) or "it says nothing more"
     if not isinstance(error, ValueError | RuntimeError):
         text = f"{type(error).__name__}: {text}"

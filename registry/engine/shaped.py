@@ -113,7 +113,6 @@ def _learned(learned: Stored, chosen: Array, scales: Array, biases: Array, top: 
 
 
 def _moved(codes: Array, scales: Array, biases: Array, grid: Grid, before: Array) -> Array:
-    """Return by how much numbers differ from what they were, in groups."""
     after = np.empty_like(before)
     dequantize(codes, scales, biases, grid.form, after, np.empty_like(after))
     np.subtract(after, before, out=after)
@@ -259,7 +258,6 @@ def _times(factors: Array, left: Array) -> Array:
 
 
 def _over(parts: Array, axis: int) -> Array:
-    """Return a sum along an axis, one part after the other."""
     parts = np.moveaxis(parts, axis, 0)
     total = np.zeros(parts.shape[1:])
     for part in parts:

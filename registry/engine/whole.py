@@ -127,7 +127,6 @@ class ReplacedTensors:
 
 
 def _home(base: Base, name: str, untied: str | None) -> StoredMatrix:
-    """Return where the base has the numbers that are replaced."""
     home = untied if untied is not None and name not in base.tensors else name
     if home not in base.tensors:
         raise FusionUnsupportedError(

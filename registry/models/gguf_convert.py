@@ -31,7 +31,6 @@ class GGUFWeights:
     """The tensors of an open GGUF file."""
 
     def __init__(self, path: Path, file: BinaryIO, header: GGUFHeader) -> None:
-        """Take an open file and its header."""
         try:
             from gguf.constants import GGML_QUANT_SIZES
         except ImportError as error:

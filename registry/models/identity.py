@@ -82,7 +82,6 @@ def lasting(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _document_digest(path: str, file: Path, digest: Digest) -> str:
-    """Return the digest of a document's value, or of its bytes where it is no JSON object."""
     if not path.endswith(".json") or file.stat().st_size > _JSON_LIMIT:
         return digest
     try:
