@@ -235,7 +235,7 @@ def _whole(values: np.ndarray[Any, Any]) -> Iterator[bytes]:
 def provenance_keys(name: str, provenance: Mapping[str, Any], kind: str) -> dict[str, Value]:
     """Return the keys of a file."""
     base, adapter = provenance_part(provenance, "base"), provenance_part(provenance, "adapter")
-    found: dict[str, Any] = {
+    found: dict[str, object] = {
         "general.type": kind,
         "general.name": name,
         "general.finetune": adapter.get("task"),

@@ -164,7 +164,7 @@ def _name(own: Any, keys: Mapping[str, Value], rows: int) -> str:
 def _read_back(keys: Mapping[str, Value], name: str, rows: int) -> Any:
     from tokenizers import Tokenizer
 
-    metadata: dict[str, Any] = {**keys, "tokenizer.ggml.pre": name, "tokenizer.ggml.add_bos_token": False}
+    metadata: Any = {**keys, "tokenizer.ggml.pre": name, "tokenizer.ggml.add_bos_token": False}
     return Tokenizer.from_str(convert_tokenizer(metadata, rows, 2048).tokenizer)
 
 

@@ -98,9 +98,9 @@ def require_bearable(plan: MlxPlan, size: int) -> None:
         )
 
 
-def mlx_config(plan: MlxPlan) -> dict[str, Any]:
+def mlx_config(plan: MlxPlan) -> Mapping[str, Any]:
     """Return `adapter_config.json` as `mlx_lm` reads it."""
-    document: dict[str, Any] = {
+    document: dict[str, object] = {
         "fine_tune_type": "dora" if plan.config.use_dora else "lora",
         "lora_parameters": {
             "dropout": plan.config.lora_dropout,
@@ -212,7 +212,7 @@ class PlainAdapter:
     modules: Mapping[str, PlainFactors]
     raw: Mapping[str, Any]
 
-    def config(self, base: str | None) -> dict[str, Any]:
+    def config(self, base: str | None) -> Mapping[str, Any]:
         """Return `adapter_config.json`."""
         layers = self.raw.get("layers_to_transform")
         return lora_document(

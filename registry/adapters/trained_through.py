@@ -27,7 +27,7 @@ mlx-lm takes what stands in a configuration over into that of the next run (`mlx
 """
 
 
-def trained_through(config: Mapping[str, Any]) -> dict[str, Any] | None:
+def trained_through(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Return the format that an adapter was trained through, as MLX writes it: `group_size`, `bits`, `mode`; None of any other."""
     said = config.get(QUANTIZATION_AWARE)
     if said is None or said is False:
@@ -47,7 +47,7 @@ def trained_through(config: Mapping[str, Any]) -> dict[str, Any] | None:
     raise ValueError(f"{QUANTIZATION_AWARE} is no quantisation of mlx")
 
 
-def aware_of(method: str, config: Mapping[str, Any]) -> dict[str, Any] | None:
+def aware_of(method: str, config: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Return the format that a registered adapter was trained through; None of any other, and where the entry is no format."""
     # Such an adapter was admitted when nobody looked at the entry, and is fused since as what its tensors are.
     try:
@@ -61,7 +61,7 @@ def is_merge_aware(recipe: Mapping[str, Any]) -> bool:
     return bool(recipe.get(QUANTIZATION_AWARE))
 
 
-def kept_entries(config: Mapping[str, Any]) -> dict[str, Any]:
+def kept_entries(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the entries of a configuration that declare a merge-aware adapter."""
     return {name: config[name] for name in MERGE_AWARE if config.get(name)}
 

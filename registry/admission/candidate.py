@@ -193,8 +193,7 @@ class Candidate:
     @property
     def keys(self) -> list[str] | None:
         """The configured paths of adapted modules; None for every linear layer."""
-        parameters = self.folder.config.lora_parameters
-        return parameters.keys if parameters else None
+        return self.folder.config.parameters.keys
 
     def promised_layers(self) -> dict[int, dict[str, Weight]]:
         """Return the layers that the configuration says are adapted: the last `num_layers`, all for 0 and below."""

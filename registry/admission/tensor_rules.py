@@ -152,7 +152,7 @@ def rank_consistent(candidate: Candidate) -> Iterator[Finding]:
     folder = candidate.folder
     if folder.config.method == "full" or not folder.modules:
         return
-    configured = folder.config.lora_parameters.rank if folder.config.lora_parameters else None
+    configured = folder.config.parameters.rank
     ranks = {path: rank for path, module in folder.modules.items() if (rank := _rank(module)) is not None}
     counts = Counter(ranks.values())
     listed = some(map(str, counts))

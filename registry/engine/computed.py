@@ -128,7 +128,7 @@ class ArrayWatch:
     """
 
     # the arrays as they came from the files, by name on disk.
-    loaded: dict[str, Any] = field(default_factory=dict)
+    loaded: dict[str, object] = field(default_factory=dict)
     # arrays put together along the first axis, by identity: the array itself, and its parts.
     joined: dict[int, tuple[Any, Sequence[Any]]] = field(default_factory=dict)
     changed: dict[int, Any] = field(default_factory=dict)  # identities of arrays that were changed in place

@@ -52,7 +52,7 @@ class _Opened:
     written_by_mlx: bool
     mx: ModuleType
     model: Any
-    config: dict[str, Any]
+    config: Mapping[str, Any]
     watch: ArrayWatch
 
     @classmethod
@@ -152,16 +152,16 @@ def _require_harmless(config: Mapping[str, Any]) -> None:
                 raise FusionUnsupportedError(f"the base's config.json has {name} over {_COUNT_LIMIT}")
 
 
-def _load(mx: ModuleType, folder: Path) -> tuple[Any, dict[str, Any], ArrayWatch]:
+def _load(mx: ModuleType, folder: Path) -> tuple[Any, Mapping[str, Any], ArrayWatch]:
     from mlx_lm.utils import _get_classes, load_model
 
     watch = ArrayWatch()
 
-    def classes(config: dict[str, Any]) -> tuple[type, Any]:
+    def classes(config: Mapping[str, Any]) -> tuple[type, Any]:
         model_class, arguments = _get_classes(config)
 
         class Watched(model_class):  # type: ignore[misc, valid-type]
-            def sanitize(self, weights: dict[str, Any]) -> dict[str, Any]:
+            def sanitize(self, weights: Mapping[str, Any]) -> Mapping[str, Any]:
                 watch.loaded = dict(weights)
                 own = getattr(super(), "sanitize", None)
                 with watch.installed(mx):
@@ -195,7 +195,7 @@ def _kinds(model: Any) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def _quantizable(model: Any) -> dict[str, Any]:
+def _quantizable(model: Any) -> Mapping[str, Any]:
     from mlx.nn import Module
     from mlx.utils import tree_flatten
 

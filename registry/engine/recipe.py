@@ -70,9 +70,9 @@ class Recipe:
             extras=tuple((part["adapter"], part["weight"]) for part in form.get("with", ())),
         )
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Mapping[str, Any]:
         """Return the JSON form that goes into the key; what came later is left out where it says nothing."""
-        form: dict[str, Any] = {
+        form: dict[str, object] = {
             "precision": self.precision,
             "engine": self.engine,
             "quantization": dict(self.quantization) if self.quantization is not None else None,

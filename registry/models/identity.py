@@ -76,7 +76,7 @@ def identify_base(
     return BaseIdentity(Manifest.of(entries), digest_json(content))
 
 
-def lasting(config: Mapping[str, Any]) -> dict[str, Any]:
+def lasting(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a configuration without what changes from one place to the next."""
     return {key: value for key, value in config.items() if key not in _PASSING}
 
