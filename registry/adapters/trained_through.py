@@ -20,11 +20,9 @@ QUANTIZATION_AWARE = "quantization_aware"  # The entry for a format of MLX
 NVFP4_MERGE_AWARE = "nvfp4_merge_aware"  # Axolotl's entry
 # The entries to keep when an adapter is converted to another form.
 MERGE_AWARE = (QUANTIZATION_AWARE, NVFP4_MERGE_AWARE)
+# The entry with SHA-256 digests of the weights that were trained so: mlx-lm takes the entries of a configuration over into
+# that of the next run (`mlx_lm.lora -c`), which is trained as usual.
 ITS_WEIGHTS = "quantization_aware_weights"
-"""The entry with SHA-256 digests of the weights that were trained so.
-
-mlx-lm takes what stands in a configuration over into that of the next run (`mlx_lm.lora -c`), which is trained as usual.
-"""
 
 
 def trained_through(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
