@@ -168,19 +168,15 @@ def _experts(weights: Path, switch: SwitchFactors) -> tuple[StoredTensor, Stored
 
 def _remarks(plan: MlxPlan, rounded: list[str]) -> Iterator[Finding]:
     small = [path for path, rank in plan.ranks.items() if rank and rank < plan.rank]
-    if small:
-        message = f"{plural(len(small), 'module')} of a smaller rank, padded with zeros to rank {plan.rank}: {some(small)}"
-        yield Finding("peft_rank_padded", "info", WEIGHTS, message)
     folded = [path for path, factor in plan.factors.items() if factor != 1 and path not in rounded]
-    if folded:
-        message = f"{plural(len(folded), 'module')} with another scale, which is multiplied into lora_b exactly: {some(folded)}"
-        yield Finding("peft_scale_folded", "info", WEIGHTS, message)
-    if rounded:
-        message = (
-            f"{plural(len(rounded), 'module')} with another scale, which is multiplied into lora_b in float32, "
-            f"rounded once: {some(rounded)}"
-        )
-        yield Finding("peft_scale_rounded", "info", WEIGHTS, message)
+    scaled = "with another scale, which is multiplied into lora_b"
+    for code, paths, text in (
+        ("peft_rank_padded", small, f"of a smaller rank, padded with zeros to rank {plan.rank}"),
+        ("peft_scale_folded", folded, f"{scaled} exactly"),
+        ("peft_scale_rounded", rounded, f"{scaled} in float32, rounded once"),
+    ):
+        if paths:
+            yield Finding(code, "info", WEIGHTS, f"{plural(len(paths), 'module')} {text}: {some(paths)}")
 
 
 # The hint for adapters that other servers cannot compute, and mlx-lm can.
