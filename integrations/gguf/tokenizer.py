@@ -245,7 +245,7 @@ def _ranks(merges: Sequence[tuple[str, str]]) -> dict[str, int]:
 def _require_complete(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> None:
     known = set(merges)
     for token in vocab:
-        if token in _BYTE_TOKEN_SET or (token.startswith("<") and token.endswith(">")):
+        if token.startswith("<") and token.endswith(">"):  # bytes and special tokens
             continue
         for place in range(1, len(token)):
             pair = (token[:place], token[place:])

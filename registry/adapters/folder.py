@@ -106,7 +106,7 @@ def read_adapter_folder(
     found, left_out = _find_files(path)
     files = {name: file.real for name, file in found.items()}
     if take is not None:
-        # What is too large is not read, and not copied either.
+        # A file that is too large is neither read nor copied.
         texts = [name for name in (CONFIG, METADATA) if name in found and found[name].size <= JSON_LIMIT]
         files |= {name: take(files[name]) for name in (*texts, *own_tokenizer(files))}
     if PEFT_WEIGHTS in files and WEIGHTS not in files:

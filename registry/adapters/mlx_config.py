@@ -180,7 +180,7 @@ def todays_config(raw: Mapping[str, Any], modules: Mapping[str, LoraModule]) -> 
     if raw.get("fine_tune_type", "lora") != config.method or raw.get("use_dora"):
         found = {key: value for key, value in found.items() if key != "use_dora"}
         found["fine_tune_type"] = config.method
-    # What is named by its path from the root is adapted whatever the number says.
+    # A module named by its path from the root is adapted whatever the number says.
     unnamed = (path.split(".") for path in set(modules) - set(said.keys or ()))
     counted = {next((part for part in path if part.isdecimal()), None) for path in unnamed} - {None}
     unsaid = raw.get("num_layers") is None or 0 < (config.num_layers or 0) < len(counted)

@@ -47,7 +47,7 @@ def trained_through(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 def aware_of(method: str, config: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Return the format that a registered adapter was trained through; None of any other, and where the entry is no format."""
-    # Such an adapter was admitted when nobody looked at the entry, and is fused since as what its tensors are.
+    # Such an adapter was admitted before the entry was checked; it is fused by its tensors.
     try:
         return None if method == "full" else trained_through(config)
     except ValueError:

@@ -98,7 +98,7 @@ def full_weights(candidate: Candidate) -> Iterator[Finding]:
         return
     if not folder.header.tensors:
         yield NO_TENSORS.found(WEIGHTS, "the file holds no tensors")
-    # Paths that modules lie in: they may have numbers of their own, which are not on record.
+    # Paths that contain modules: they may have numbers of their own, which are not on record.
     containers = {path[:place] for path in weights for place, letter in enumerate(path) if letter == "."}
     unknown = []
     for tensor in folder.header.tensors.values():

@@ -223,7 +223,7 @@ class Thresholds:
 
 def round_at_random(values: Array, form: Format, chance: Array) -> Array:
     """Round float32 numbers to those of a format, up where the way from the lower neighbour is more than the threshold in [0, 1)."""
-    # What is beyond the format is left to whoever stores it.
+    # The caller handles numbers beyond the format.
     if form is F32:
         return values
     finest = np.float32(2.0**-24 if form is F16 else 2.0**-133)

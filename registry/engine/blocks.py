@@ -88,7 +88,7 @@ def fuse_rows(
         np.copyto(block.new, decode(encode(block.new, target.form), target.form))
     intended = None
     if aware is not None and change is not None:
-        # What was trained is the sum on the grid: its difference from what is stored was intended.
+        # The trained model is the sum on the grid: its difference from the stored numbers was intended.
         intended = _on_grid(block.new, kind, aware)
         if not np.isfinite(intended).all():
             raise NotFiniteError

@@ -18,7 +18,7 @@ from ..errors import FusionUnsupportedError
 from .base import Source
 from .files import create_output, open_input, read_all, told_plainly, write_all
 
-# What the scratch file is called among the base's files; no file has such a name.
+# The name of the scratch file among the base's files; no file on disk has it.
 COMPUTED: Final = "mlx-lm:computed"
 _CHUNK = 1 << 20
 _DTYPES = {

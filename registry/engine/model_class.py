@@ -93,7 +93,7 @@ class _Opened:
 
 def load_by_class(files: Mapping[str, Path], config: Mapping[str, Any], scratch: Path) -> Base:
     """Load a base through mlx-lm's class of it, without holding its weights."""
-    # Its tensors are what `mlx_lm.fuse` would write: those that lie in the base's files in the order of their bytes,
+    # Its tensors are what `mlx_lm.fuse` would write: those of the base's files in the order of their bytes,
     # then the computed ones, in a file in `scratch`.
     opened = _Opened.of(files, config)
     model, kinds = opened.model, _kinds(opened.model)

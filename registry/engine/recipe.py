@@ -20,7 +20,7 @@ KEYS = "mlx-keys-2"
 FORMAT = "fusery.key.v1"
 
 USUAL_SEED = 0  # Of random rounding, if nobody says
-# Among the bits of `mixed`: the format that the base has, where that is none of whole bits (mxfp4, nvfp4).
+# Among the bits of `mixed`: the base's own format, where that has no whole number of bits (mxfp4, nvfp4).
 OWN = 0
 ONCE = "once"  # The rounding of DoRA that is not `mlx_lm.fuse`'s
 

@@ -69,7 +69,7 @@ def blocks_of(step: Step) -> Iterator[Block]:
         total, whole, size = step.size, step.size, _COPY
     else:
         total = step.module.rows
-        # What one block of shaped rows owes is taken back by the next.
+        # The next block of shaped rows takes back what one owes.
         size = total if step.module.target.shaped else _rows(step.module) * _PARTS
         whole = total // step.module.experts
     each = cost(step) / max(total, 1)

@@ -82,7 +82,7 @@ HOSTILE: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"lm_head.original_module.weight": WHOLE}, {SAVED: ["lm_head"]}, "before it was trained"),
     ({f"{K_PROJ}.base_layer.weight": f32(64, COLUMNS)}, {}, "the base of factors"),
     ({f"{K_PROJ}.modules_to_save.weight": f32(64, COLUMNS)}, {}, "a module of modules_to_save"),
-    ({f"{K_PROJ}.token_adapter.weight": f32(64, COLUMNS)}, {}, "trained rows are put on"),
+    ({f"{K_PROJ}.token_adapter.weight": f32(64, COLUMNS)}, {}, "the base of trained rows"),
     ({}, {SAVED: ["lm_head"]}, "lm_head"),
     ({}, {SAVED: {"lm_head": [{}]}}, "no list of names"),
 ]
