@@ -42,15 +42,7 @@ def require_within(
     *,
     text: int = TEXT,
 ) -> None:
-    """Refuse more rows of one kind, or more text in them, than one adapter may have.
-
-    Args:
-        name: the adapter's name.
-        what: the kind of rows, in the plural.
-        limit: the most rows.
-        rows: the rows on record, and the rows to add.
-        text: the most bytes of text.
-    """
+    """Refuse more rows of one kind, or more bytes of text in them, than one adapter may have; `rows` includes new ones."""
     require_count(name, what, limit, len(rows))
     if (length := sum(map(_text_bytes, rows))) > text:
         raise BadInputError(

@@ -33,7 +33,6 @@ from ..database import Database, events
 from ..errors import BadInputError
 from ..parsing import plural, shown_size
 from ..tables import BlobRow
-from .collection import Collection, Removed
 from .liveness import (
     count_live,
     dead_owners,
@@ -43,6 +42,7 @@ from .liveness import (
     is_referenced,
     somebody_works,
 )
+from .report import Collection, Removed
 
 if TYPE_CHECKING:
     from ..workspace.workspace import Workspace
@@ -72,20 +72,18 @@ def collect(
 ) -> Collection:
     """Remove unreferenced blobs from the store; with `force` also those that the database does not know.
 
-    It may run beside anything else, on any machine, and be stopped at any instant: the next collection goes on.
-    Unreferenced blobs younger than `grace` seconds stay, `GRACE` by default; safety does not depend on it.
+    Those younger than `grace` seconds stay.  Another process may work meanwhile, and a stopped collection can be repeated.
     """
     grace = GRACE if grace is None else grace
     database, store = workspace.database, workspace.store
     with database.read() as session:
         started = database.utcnow(session)
-    done = Collection(dry_run)
     say(f"looking through {store.url}")
     listing = _survey(database, store)
     marking = Marking(database, store, grace=grace, started=started)
     with database.read() as session:
-        done.live, done.live_bytes = count_live(session)
-    done.listed = listing.listed
+        live, size = count_live(session)
+    done = Collection(dry_run, listed=listing.listed, live=live, live_bytes=size)
     if listing.unknown and done.live == 0 and not force:
         raise BadInputError(
             f"the database refers to nothing and does not know {plural(len(listing.unknown), 'blob')} in "
@@ -228,19 +226,14 @@ class Marking:
 
 @dataclass(slots=True)
 class Listing:
-    """A store, held against the database.
-
-    Attributes:
-        listed: blobs that were seen, of any generation.
-        dead: generations that were deleted or given up once.
-        unknown: blobs that no row stands for.
-        ahead: blobs of a later generation than their row says: the database is older than the store.
-    """
+    """A store, held against the database."""
 
     listed: int = 0
-    dead: list[Stored] = field(default_factory=list)
-    unknown: list[Stored] = field(default_factory=list)
-    ahead: list[Stored] = field(default_factory=list)
+    dead: list[Stored] = field(default_factory=list)  # generations that were deleted or given up once
+    unknown: list[Stored] = field(default_factory=list)  # no row stands for them
+    ahead: list[Stored] = field(
+        default_factory=list
+    )  # later than their row: the database is older than the store
 
 
 def _survey(database: Database, store: BlobStore) -> Listing:
@@ -263,10 +256,9 @@ def _survey(database: Database, store: BlobStore) -> Listing:
 
 
 def _adopt(session: Session, listing: Listing, at: datetime) -> None:
-    """Give a row to the names that have none, so that they can be collected like everything else.
+    """Give a row to blobs that have none, so that they can be collected: a restored database does not know what came later.
 
-    A database that was restored from a backup does not know what was stored since, and its generations lag behind; a
-    blob that something refers to is left to `audit --repair`, which looks at the bytes.
+    A blob that something refers to is left to `audit --repair`, which looks at the bytes.
     """
     for stored in sorted([*listing.unknown, *listing.ahead], key=lambda stored: stored.generation):
         row = session.get(BlobRow, stored.digest)
@@ -285,8 +277,7 @@ def _adopt(session: Session, listing: Listing, at: datetime) -> None:
 def _abandoned(database: Database, store: BlobStore, grace: float) -> tuple[list[Leftover], list[Leftover]]:
     """Return what interrupted writes left and nobody needs, and what somebody may still be writing.
 
-    While anybody has an intent, a part file may be theirs, and only what has not grown for a day goes.  So does what says
-    who made it, while that process may run: a probe, a copy that is being looked at.
+    While anybody has an intent, or the process in its name may run, only what has not grown for a day goes.
     """
     leftovers = list(store.leftovers())
     if not leftovers:
