@@ -14,12 +14,10 @@ from fusery.storage.publishing import link_exclusive, part_beside, sync_file, sy
 
 from .errors import AlreadyExistsError, BadInputError
 
-RECORD = "fusery.json"
-"""The file that a whole bundle has; at a URL it is written last."""
+RECORD = "fusery.json"  # the file that a whole bundle has; at a URL it is written last
 
 BUNDLE_FORMAT, FORMAT = "fusery.bundle.v1", "fusery.export.v1"
-KEY = "fusery"
-"""Key of the registry's own part of an exported folder's document."""
+KEY = "fusery"  # key of the registry's own part of an exported folder's document
 
 CHECKSUM = "checksum"
 """Key of the SHA-256 of the rest of a document: it shows an accident, and proves nothing about who wrote it."""

@@ -14,14 +14,11 @@ Kind = Literal["text", "choice", "whole", "real", "size", "day", "moment", "flag
 
 Amendable = Literal["no", "freely", "with a reason"]
 
-LINE = 500
-"""The maximum length of a text in one line."""
+LINE = 500  # the maximum length of a text in one line
 
-LARGE = 2**63 - 1
-"""The largest number in a `BIGINT` column."""
+LARGE = 2**63 - 1  # the largest number in a `BIGINT` column
 
-LONG = 1 << 20
-"""The maximum length of a text of several lines."""
+LONG = 1 << 20  # the maximum length of a text of several lines
 
 _ABOUT = "about"
 _KINDS: Mapping[str, Kind] = {

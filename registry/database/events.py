@@ -37,8 +37,7 @@ from .sealing import KINDS, Seal, seals_of
 
 FIRST_PREVIOUS = "0" * 64
 _WAITING = "entries of the log"
-ACTOR = "actor"
-"""Key of the information about a session that says under which name changes are logged."""
+ACTOR = "actor"  # key of the information about a session that says under which name changes are logged
 _DIGEST = re.compile("[0-9a-f]{64}")
 
 

@@ -31,8 +31,7 @@ from .connection import Database
 from .engine import batches, insert
 from .owner import LeaseOwner
 
-TTL = 120.0
-"""Seconds that a lease lasts without being renewed."""
+TTL = 120.0  # seconds that a lease lasts without being renewed
 
 _ELAPSED = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # goes on while the machine sleeps
 
@@ -207,8 +206,7 @@ def _now() -> float:
     return time.clock_gettime(_ELAPSED)
 
 
-LONGEST = 86400.0
-"""Seconds after which every claim and every lease has ended, unless it is extended."""
+LONGEST = 86400.0  # seconds after which every claim and every lease has ended, unless it is extended
 
 INTENT_TTL = 3600.0
 """Seconds that an intent lasts without being renewed: generous, since it costs nobody anything but disk space."""

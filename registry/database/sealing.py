@@ -25,12 +25,10 @@ from fusery.storage.digest import digest_json
 from .. import tables
 from ..tables.record import kind_of, to_json
 
-Key = tuple[str, int]
-"""Kind of a record, and the primary key of its row."""
+Key = tuple[str, int]  # kind of a record, and the primary key of its row
 
 Row = Mapping[str, Any]
-Content = dict[str, list[Row]]
-"""The rows of a record by table: what its seal is the digest of."""
+Content = dict[str, list[Row]]  # the rows of a record by table: what its seal is the digest of
 
 _TOUCHED = "touched records"
 

@@ -19,11 +19,9 @@ from .fused import FusedLine
 from .release import BundleLine, Deployment
 from .trust import RecordedSignature
 
-OTHERS = "..."
-"""In a layout: all other columns."""
+OTHERS = "..."  # in a layout: all other columns
 
-HIDDEN = "-"
-"""In a layout: the prefix of a hidden line, whose fields `OTHERS` omits."""
+HIDDEN = "-"  # in a layout: the prefix of a hidden line, whose fields `OTHERS` omits
 
 
 class Line(NamedTuple):

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 
 CHOSEN = "base.calibration_chosen"
-"""The action of an entry of the log that says which calibration is taken, though another one is newer."""
-
 _LENGTH = 8
 
 
@@ -50,10 +48,7 @@ def current_calibration(session: Session, base: tables.BaseModelRow) -> tables.C
 
 
 def choose_calibration(session: Session, row: tables.CalibrationRow) -> tables.CalibrationRow | None:
-    """Make a calibration that is there the one that is taken; return the one that was until now, None if it was this one.
-
-    What is on record stays as it is: the log says what was asked for, and how far the record had come then.
-    """
+    """Make a recorded calibration the current one, by an entry of the log; return the one before, None if it was this one."""
     before = current_calibration(session, row.base)
     if before is None or before.id == row.id:
         return None
@@ -66,9 +61,8 @@ def choose_calibration(session: Session, row: tables.CalibrationRow) -> tables.C
 def learned_with(workspace: Workspace, adapter: str, known: tables.CalibrationRow) -> list[Digest]:
     """Return the calibrations for one adapter that were learned with a calibration of its base, the newest first.
 
-    Their files have its directions, and say which texts these are from and how many tokens: no clock says more, since
-    what was learned may have come from elsewhere, and so may the base's.  One whose file cannot be read counts, so that
-    what is missing is told by what needs it.
+    Their files say from which texts and tokens their directions are.  One whose file cannot be read counts, so that the
+    code that needs it reports it.
     """
     made = tables.CalibrationRow
     with workspace.database.read() as session:
@@ -84,12 +78,11 @@ def learned_with(workspace: Workspace, adapter: str, known: tables.CalibrationRo
     return [
         digest
         for digest, blob, size in blobs
-        if _said(workspace, Blob(blob, size, generations[blob])) in (expected, None)
+        if _texts_of(workspace, Blob(blob, size, generations[blob])) in (expected, None)
     ]
 
 
-def _said(workspace: Workspace, blob: Blob) -> tuple[object, object] | None:
-    """Return of which texts a file says that its directions are, and of how many tokens; None where it cannot be read."""
+def _texts_of(workspace: Workspace, blob: Blob) -> tuple[object, object] | None:
     try:
         length = int.from_bytes(b"".join(workspace.store.span(blob, 0, _LENGTH)), "little")
         if length > min(blob.size - _LENGTH, ADAPTER_HEADER_LIMIT):
@@ -102,7 +95,6 @@ def _said(workspace: Workspace, blob: Blob) -> tuple[object, object] | None:
 
 
 CALIBRATION = "calibration.safetensors"
-"""What the file is called in its manifest."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,11 +29,7 @@ LEARNED = frozenset({"architecture", "parameters", "dtype", "weights"})
 
 
 def describe_base(files: Mapping[str, Path], failed: Callable[[str], None] = lambda _: None) -> Architecture:
-    """Return the architecture of a model under the names of mlx-lm's modules, on which adapters are trained.
-
-    Where mlx-lm renames or stacks tensors as it loads them, its class is asked; without mlx-lm, and for what it cannot
-    load, the names in the files have to do.
-    """
+    """Return the architecture of a model under the names of mlx-lm's modules; without mlx-lm, under those in the files."""
     architecture = read_architecture(files)
     if taken_by_name(architecture.config, files.keys(), written_by_mlx=architecture.written_by_mlx):
         return architecture

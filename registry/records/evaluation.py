@@ -60,11 +60,9 @@ class RecordedEvaluations(Record):
     REFERENCE: ClassVar[str] = "adapter"
 
 
-METRIC = "metric."
-"""What a field of a list begins with that is the value of a metric: `metric.mmlu.acc`."""
+METRIC = "metric."  # what a field of a list begins with that is the value of a metric: `metric.mmlu.acc`
 
-LONGEST = 200
-"""Characters of a metric's name."""
+LONGEST = 200  # characters of a metric's name
 
 _NAME = re.compile(r"[A-Za-z0-9_]+(?:[.:@-][A-Za-z0-9_]+)*")
 
@@ -81,8 +79,7 @@ class Setting(TypedDict, total=False):
     seed: int | None
 
 
-_COMPARED = ("dataset", "split", "harness", "shots")
-"""What `comparable` is made of."""
+_COMPARED = ("dataset", "split", "harness", "shots")  # what `comparable` is made of
 
 
 def parse_metric(text: str) -> str:

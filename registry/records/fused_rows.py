@@ -45,13 +45,7 @@ def label_with_key(row: tables.FusedRow) -> str:
 
 
 def label_record(row: tables.FusedRow, adapter: str | None = None) -> FusedLabel:
-    """Return what views say of the name of a fused artifact: `scale`, `combined`, `format` and `label`.
-
-    Another registry's claim is called foreign: one's own of the same recipe is another thing.
-
-    Args:
-        adapter: the name to call its adapter by; the same bytes may be registered under several.
-    """
+    """Return the names of a fused model, for its adapter under a name; another registry's claim is called foreign."""
     extras = [(extra.adapter.name, extra.weight) for extra in row.extras]
     made = names(adapter or row.adapter.name, Recipe.from_dict(row.recipe), extras)
     if row.origin is not None:
@@ -122,7 +116,7 @@ def fused_from(adapter: tables.AdapterRow) -> Select[tables.FusedRow]:
 
 
 def load_fused() -> Select[tables.FusedRow]:
-    """Return the query for fused artifacts with all that their lines need, in a constant number of statements."""
+    """Return the query for fused models with all that their lines need, in a constant number of statements."""
     return select(tables.FusedRow).options(*_of_fused())
 
 

@@ -14,8 +14,7 @@ TRAINED_ON = "trained-on-base"
 REGISTERED_FOR = "registered-for-base"
 """The relation of an adapter to its base model, if it was trained on another one."""
 
-COMPUTED_FROM = "computed-from"
-"""The relation of an adapter to those that it was combined or shrunk from."""
+COMPUTED_FROM = "computed-from"  # the relation of an adapter to those that it was combined or shrunk from
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,8 +30,7 @@ from .trust import Identity, NewToken, OwnIdentity, State, Token
 if TYPE_CHECKING:
     from ..workspace.workspace import Workspace
 
-DEFAULT_EXPIRY = "90d"
-"""How long a token is valid where nobody says otherwise."""
+DEFAULT_EXPIRY = "90d"  # how long a token is valid where nobody says otherwise
 
 _PREFIX = "fusery_"
 _SECRET = re.compile(rf"{_PREFIX}[A-Za-z0-9_-]{{43}}")

@@ -153,10 +153,7 @@ def evaluation_records(
 def missing_evaluations(
     adapter: tables.AdapterRow, measured: Iterable[Mapping[str, Any]]
 ) -> tuple[list[Mapping[str, Any]], list[str], list[tables.EvaluationRow]]:
-    """Return which values of an adapter are not on record; the metrics that are; and what is on record otherwise.
-
-    What was withdrawn is not on record in this sense: the right value may take its place, and so may the same once more.
-    """
+    """Return which values of an adapter are not on record (or withdrawn), the metrics that are, and other recorded values."""
     there = {key_of(row): row for row in adapter.evaluations if stands(row)}
     new, known, others = list[Mapping[str, Any]](), list[str](), list[tables.EvaluationRow]()
     for values in measured:
@@ -214,11 +211,7 @@ SCHEME = "model-signing"
 
 
 def trusted_signers(session: Session, kind: str, digest: str, alias: str) -> list[str]:
-    """Return the names of the keys, sorted, whose signatures over a thing count for an alias, `TASK#ALIAS`.
-
-    A signature counts when its key is trusted, not revoked and for this alias, when it verifies with that key, and
-    when what it states is the thing's list of files.
-    """
+    """Return the names of the trusted keys, sorted, whose verified signatures over the files count for an alias."""
     key, signature = tables.TrustedKeyRow, tables.SignatureRow
     rows = session.execute(
         select(key, signature)
@@ -247,11 +240,7 @@ def signed_name(key: str, verdict: str) -> str:
 def is_good(
     session: Session, signature: tables.SignatureRow, public_key: str, *, name: str | None = None
 ) -> bool:
-    """Return whether a recorded signature was made by a key, over the list of files that its digest stands for.
-
-    Args:
-        name: what the signer must have called it; the name is signed, too, and has to begin so.
-    """
+    """Return whether a recorded signature was made by a key, over its files, and, if given, a name that begins so."""
     from ..dsse import key_id, parse_envelope, parse_public_key, read_statement
 
     manifest = manifest_of(session, signature.subject_digest)
@@ -296,10 +285,7 @@ def signatures_of(session: Session, digest: str) -> list[RecordedSignature]:
 
 
 def recorded_signature(row: tables.SignatureRow) -> RecordedSignature:
-    """Return the record of a signature; only one that a trusted key has made has that key's name.
-
-    A package could name any key before that was trusted.
-    """
+    """Return the record of a signature, with the name of the trusted key that it verifies with: a package may name any."""
     key, session = row.key if row.scheme == SCHEME else None, object_session(row)
     assert session is not None
     try:

@@ -32,8 +32,7 @@ from fusery.storage.plaintext import is_keepable
 T = TypeVar("T")
 
 
-DIGEST = String(64)
-"""Column type of a SHA-256 in hex."""
+DIGEST = String(64)  # column type of a SHA-256 in hex
 
 
 def sorted_text(length: int) -> String:
@@ -48,8 +47,7 @@ class UnreadableValueError(ValueError):
 class _Parsed(TypeDecorator[T]):
     """A type whose values are parsed."""
 
-    meaning: ClassVar[str]
-    """What a value is, in the sentence of an error."""
+    meaning: ClassVar[str]  # what a value is, in the sentence of an error
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], T | None] | None:
         """Return what parses values, and raises `UnreadableValueError` of others."""

@@ -148,11 +148,9 @@ def _item(row: Any, workspace: Workspace) -> AuditableItem:
     return AuditableItem(kind, name, row.digest, manifest, stored, folder, key, records=frozenset(records))
 
 
-Trouble = tuple[str, str] | None
-"""Code and message of a problem with a blob; None if it is whole."""
+Trouble = tuple[str, str] | None  # code and message of a problem with a blob; None if it is whole
 
-_SHOWN = 8
-"""Maximum number of names in a note."""
+_SHOWN = 8  # maximum number of names in a note
 
 _FOLDER_CODES = {"base": "reference", "fused": "cache", "bundle": "bundle"}
 

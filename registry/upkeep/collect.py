@@ -47,8 +47,7 @@ from .report import Collection, Removed
 if TYPE_CHECKING:
     from ..workspace.workspace import Workspace
 
-GRACE = 86400.0
-"""The default grace, in seconds: unreferenced blobs younger than this stay."""
+GRACE = 86400.0  # the default grace, in seconds: unreferenced blobs younger than this stay
 
 TOMBSTONE = 60.0
 """Seconds for which a deposit of the same bytes waits for a collector that does not come back."""
@@ -56,8 +55,7 @@ TOMBSTONE = 60.0
 ABANDONED = 86400.0
 """Seconds after which a write that has not gone on is given up whoever works at the moment."""
 
-BATCH = 100
-"""Blobs between two transactions: few enough to be deleted well before their tombstones run out."""
+BATCH = 100  # blobs between two transactions: few enough to be deleted well before their tombstones run out
 
 _SURVEYED = 500
 

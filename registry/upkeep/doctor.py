@@ -53,8 +53,7 @@ USES = {
     "dev": "the tests, and what checks the code",
 }
 
-_INSTEAD = {"mlx": "mlx-cuda13", "mlx-cuda13": "mlx"}
-"""Extras that exclude each other."""
+_INSTEAD = {"mlx": "mlx-cuda13", "mlx-cuda13": "mlx"}  # extras that exclude each other
 
 _SHOWN = 4
 

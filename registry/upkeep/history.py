@@ -160,8 +160,8 @@ def check_amendments(session: Session, log: SealLog) -> Iterator[Problem]:
     held = select(alias).where(alias.task_id.in_(tasks), alias.adapter_id.is_not(None)).order_by(alias.id)
     for holding in session.scalars(held):
         if only is None or holding.adapter_id in only:
-            for found in overtaken(session, holding):
-                yield Problem("amended_after_promotion", f"alias {found.alias}", found.message)
+            for message in overtaken(session, holding):
+                yield Problem("amended_after_promotion", f"alias {text_of(holding)}", message)
 
 
 _Stated = tuple[datetime, str | None, str | None, str]

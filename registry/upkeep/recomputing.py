@@ -58,8 +58,7 @@ def check_again(workspace: Workspace, item: AuditableItem, report: Report, conte
             report.notes.append(f"cannot recompute {item.name}: {error.message}")
 
 
-_Found = Iterator[tuple[str, str]]
-"""Code and message of each recorded fact that contradicts the bytes."""
+_Found = Iterator[tuple[str, str]]  # code and message of each recorded fact that contradicts the bytes
 
 
 def _base(workspace: Workspace, item: AuditableItem, notes: list[str], _: Contexts) -> _Found:
