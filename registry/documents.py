@@ -59,11 +59,7 @@ def provenance_part(provenance: Mapping[str, Any], key: str) -> Mapping[str, Any
 
 
 def without_places(value: Any) -> Any:
-    """Return a JSON value without what only means something on the machine that built it, or is nobody else's business.
-
-    A text that is an absolute local path becomes the path's last part; one that is a URL loses user, password, query
-    and fragment, where signatures and tokens are.
-    """
+    """Return a JSON value with local paths cut to their last part, and URLs without user, password, query and fragment."""
     if isinstance(value, Mapping):
         return {key: without_places(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):

@@ -40,12 +40,7 @@ class MetricOfOtherAdapterError(BadInputError):
 
 
 class InvalidTokenError(RegistryError):
-    """The secret of a token is not, or no longer, one of this registry's; its sentence tells nobody which.
-
-    Attributes:
-        why: `unknown`, `revoked` or `expired`, for a log.
-        token: name of the token; None if it is unknown.
-    """
+    """The secret of a token is not, or no longer, valid; `why` and `token` (its name, if known) are for a log only."""
 
     code = "token_invalid"
 
@@ -107,10 +102,7 @@ class SchemaError(RegistryError):
 
 
 class UnreadableRecordError(RegistryError, ValueError):
-    """A value in the database is none that fusery writes there.
-
-    A `ValueError`, so that who goes through many records passes over it like over any other value that is none.
-    """
+    """A value in the database has a form that fusery does not write; a `ValueError`, as for any other invalid value."""
 
     code = "record_unreadable"
 
@@ -172,12 +164,7 @@ class ServerRefusedError(RegistryError):
 
 
 class WhereError(BadInputError):
-    """A `--where` expression cannot be understood.
-
-    Attributes:
-        position: of the first character that is not understood, from 0.
-        excerpt: two lines: the expression around that place, and a caret under it.
-    """
+    """A `--where` expression cannot be understood."""
 
     code = "bad_expression"
     _AROUND: ClassVar[int] = 60

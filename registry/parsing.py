@@ -24,10 +24,7 @@ _LONGEST = 200  # characters of a text with a typing error: what it costs to loo
 
 
 def parse_moment(text: str, *, end_of_day: bool = False, now: datetime | None = None) -> datetime:
-    """Return a moment given as a day, as ISO 8601 (UTC where no offset is given), or as `7d`: 7 days ago.
-
-    With `end_of_day`, a day means its last moment and not its first.
-    """
+    """Return a moment given as a day (or, with `end_of_day`, its last moment), as ISO 8601 (by default in UTC), or as `7d`: 7 days ago."""
     stripped = text.strip()
     if is_ago(stripped):
         try:

@@ -199,10 +199,7 @@ class Database:
         return session
 
     def _start(self, begin: Callable[[], T]) -> T:
-        """Begin a transaction; wait `timeout` seconds for other transactions, and `outage_seconds` for an unreachable server.
-
-        Only the beginning is retried, when nothing has been read yet.
-        """
+        """Begin a transaction; retry that for `timeout` seconds, or `outage_seconds` while the server does not answer."""
         started = time.monotonic()
         try:
             begun = begin()

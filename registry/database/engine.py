@@ -171,10 +171,7 @@ def utcnow(session: Session) -> datetime:
 
 
 def insert(session: Session, table: Any) -> Any:
-    """Return an INSERT that has `on_conflict_do_update` and `on_conflict_do_nothing`.
-
-    Only the dialect at hand is imported: PostgreSQL's brings its asynchronous driver along, a twentieth of a second.
-    """
+    """Return the dialect's INSERT, which has `on_conflict_do_update`; PostgreSQL's is imported only there."""
     if session.get_bind().dialect.name == "sqlite":
         from sqlalchemy.dialects import sqlite
 

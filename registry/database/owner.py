@@ -21,10 +21,7 @@ _DEAD_STATES = "ZXx"
 
 @dataclass(frozen=True, slots=True)
 class LeaseOwner:
-    """A process that holds something in the database; its text has at most 200 characters, and `parse` returns the owner.
-
-    `pid` is its number within its namespace, `started` the ticks between the machine's start and its own; may be empty.
-    """
+    """A process that holds something in the database, as a text of at most 200 characters that `parse` reads."""
 
     user: str
     host: str

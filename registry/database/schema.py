@@ -64,11 +64,7 @@ def require(database: Database, *, may_create: bool) -> None:
 
 
 def upgrade(database: Database) -> SchemaState:
-    """Bring the schema to the newest revision in one transaction; return the state before.
-
-    Raises:
-        SchemaError: the database is newer, or not fusery's; nothing was written.
-    """
+    """Bring the schema to the newest revision in one transaction; return the state before."""
     _require_ours(state(database), database)
     database.make_folder()
     with database.schema_change() as connection:

@@ -139,11 +139,7 @@ def record_sent(
     claim: str | None = None,
     require_may_replace: Callable[[], None] = lambda: None,
 ) -> bool:
-    """Record a bundle that a client wrote, and mark the previous bundle at its path as replaced.
-
-    `claim` is the key that its fused model has here as another registry's claim; `require_may_replace` is called before
-    another person's bundle is marked as replaced.
-    """
+    """Record a bundle that a client wrote, and mark the previous bundle at its path as replaced."""
     manifest = _validate(bundle)
     bundle = replace(bundle, path=str(without_credentials(bundle.path)))
     with workspace.database.write() as session:

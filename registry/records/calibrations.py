@@ -33,10 +33,7 @@ _LENGTH = 8
 
 
 def current_calibration(session: Session, base: tables.BaseModelRow) -> tables.CalibrationRow | None:
-    """Return the calibration of a base that serves all of its adapters, or None if it has none.
-
-    Of several it is the newest, unless an older one was asked for again since that one came.
-    """
+    """Return a base's calibration for all adapters: the newest, unless an older one was asked for since; None without one."""
     rows = [row for row in base.calibrations if row.adapter is None]
     if len(rows) < 2:
         return rows[0] if rows else None
@@ -59,11 +56,7 @@ def choose_calibration(session: Session, row: tables.CalibrationRow) -> tables.C
 
 
 def learned_with(workspace: Workspace, adapter: str, known: tables.CalibrationRow) -> list[Digest]:
-    """Return the calibrations for one adapter that were learned with a calibration of its base, the newest first.
-
-    Their files say from which texts and tokens their directions are.  One whose file cannot be read counts, so that the
-    code that needs it reports it.
-    """
+    """Return the calibrations for one adapter that were learned with a calibration of its base, or cannot be read, newest first."""
     made = tables.CalibrationRow
     with workspace.database.read() as session:
         query = select(made).where(

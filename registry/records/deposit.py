@@ -108,10 +108,7 @@ class Deposit:
             raise
 
     def commit(self, session: Session) -> tables.ManifestRow:
-        """Record the manifest and its blobs in the caller's write transaction; return its row, new or known.
-
-        Raises `DepositLostError` if the blobs were not protected all the while: the transaction must not be committed.
-        """
+        """Record the manifest and its blobs in the caller's write transaction, and return its row; raise `DepositLostError` if not protected."""
         if self._manifest is None:
             raise RuntimeError("commit comes after put")
         row = self.record(session, self._manifest)

@@ -1,7 +1,4 @@
-"""What the bytes of a base model or of an adapter say: the columns of a record that nobody has to believe.
-
-The same code fills them in when something is made here, when it comes from elsewhere, and when an audit looks again.
-"""
+"""The columns of base models and adapters that follow from their bytes, at registration, in packages and in audits."""
 
 from __future__ import annotations
 

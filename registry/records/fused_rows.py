@@ -1,8 +1,4 @@
-"""Fused models on record: the queries for them, and what each is called: its adapters with weights, and how it is written.
-
-No two artifacts of one adapter have the same label: whatever of a recipe tells two of them apart is in it, and what is as
-usual is left out.
-"""
+"""Queries for fused models, and their labels, which no two models of one adapter share."""
 
 from __future__ import annotations
 
@@ -99,10 +95,7 @@ def _number(value: float) -> str:
 
 
 def fused_from(adapter: tables.AdapterRow) -> Select[tables.FusedRow]:
-    """Return the query for what was fused from an adapter's bytes, alone or with others.
-
-    The same bytes may be registered under two tasks; they have one fused model, which belongs to both.
-    """
+    """Return the query for what was fused from an adapter's bytes, alone or with others, under any of its names."""
     twin = aliased(tables.AdapterRow)
     same = select(twin.id).where(twin.digest == adapter.digest)
     alone = select(tables.FusedRow.id).where(tables.FusedRow.adapter_id.in_(same))

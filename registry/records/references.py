@@ -28,10 +28,7 @@ Values = TypeVarTuple("Values")
 
 
 def load_adapters(*, in_full: bool = False) -> Select[tables.AdapterRow]:
-    """Return the query for adapters with all that their views need, in a constant number of statements.
-
-    In full, files, training and evaluations come too, and the rows are to be made unique: few short rows are joined.
-    """
+    """Return the query for adapters with all that their views need; in full, with files, training and evaluations, to be made unique."""
     adapter, base = tables.AdapterRow, joinedload(tables.AdapterRow.base)
     query = select(adapter).options(
         joinedload(adapter.task),
@@ -271,10 +268,7 @@ def find_things(
     places: Sequence[str] | None = None,
     among: Select[tables.AdapterRow] | None = None,
 ) -> list[Thing]:
-    """Return what a reference names: one thing, or all revisions of a dataset; it may have its kind before a colon.
-
-    `places` is `places_of(text)`, where the session writes: no file is looked at while others wait.
-    """
+    """Return what a reference names: one thing, or all revisions of a dataset; `places` is `places_of(text)`."""
     kind, rest = _kind_of(text)
     lies = places_of(text) if places is None else places
     if kind == "base":

@@ -1,8 +1,4 @@
-"""An adapter's files on this machine in either form, and folders of adapters and base models, as mlx-lm and PEFT load them.
-
-Folders lie in the cache beside the fused models, each under the digest of its files: whole, read-only, checked, pinned and
-removed by the same rules.  A base that was added by reference is given as it lies, if nothing else lies beside it.
-"""
+"""An adapter's files in either form, and folders of adapters and base models in the cache, as mlx-lm and PEFT load them."""
 
 from __future__ import annotations
 
@@ -100,10 +96,7 @@ def fetch_originals(
 def fetch_form(
     workspace: Workspace, adapter: tables.AdapterRow, form: Form, folder: Path, *, factors_only: bool = False
 ) -> dict[str, Path]:
-    """Fetch an adapter's files in one form, by name, to be run or shipped; what is not its own form is computed.
-
-    With `factors_only`, whole tensors beside the factors do not matter to the caller.
-    """
+    """Fetch an adapter's files in one form, by name, to be run or shipped; another form than its own is computed."""
     with workspace.database.read() as session:
         row = session.get_one(tables.AdapterRow, adapter.id)
         if form == "mlx" and not factors_only:

@@ -94,10 +94,7 @@ def require_role(workspace: Workspace, role: Role, change: str) -> None:
 
 
 def owner_of(session: Session, row: Thing) -> str:
-    """Return the principal who registered or made a record here, or first pushed or pulled it.
-
-    The column `created_by` may hold another registry's claim.
-    """
+    """Return who registered or made a record here, or first pushed or pulled it; `created_by` may be another registry's claim."""
     subject, kind = row.digest, row.__tablename__.removesuffix("_model")
     if isinstance(row, tables.AdapterRow):
         subject = row.name

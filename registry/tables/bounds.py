@@ -1,7 +1,4 @@
-"""What a value from another party must be to be recorded: of its column's kind, no longer than it, and no trick of a terminal.
-
-PostgreSQL refuses most of the rest by itself, SQLite keeps whatever it is given.
-"""
+"""What a value from another party must be to be recorded; SQLite, unlike PostgreSQL, keeps any value."""
 
 from __future__ import annotations
 

@@ -8,22 +8,17 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from .adapters import AdapterRow
 from .bases import BaseModelRow, ManifestRow
-from .record import DIGEST, DOCUMENT, TableRow, one_of
+from .record import DIGEST, DOCUMENT, Made, Numbered, TableRow, one_of
 
 
-class FusedRow(TableRow):
-    """A fused artifact: the standalone model computed from a base, an adapter and a recipe.  Its bytes are a cache.
-
-    `origin` is the id of the registry that says so, null where it was made here.  The `key` of what was not made here is
-    one of its own (`foreign.foreign_key`), so that nothing that looks for an artifact by its key finds a claim.
-    """
+class FusedRow(Numbered, Made, TableRow):
+    """A model computed from a base, an adapter and a recipe; one that the registry `origin` claims has a key of its own."""
 
     __table_args__ = (
         CheckConstraint(one_of("precision", "keep", "dither", "mixed", "dequantize"), name="precision"),
         CheckConstraint(one_of("verdict", "PASS", "DEGRADED", "LOST"), name="verdict"),
     )
 
-    id: Mapped[int] = mapped_column(primary_key=True)
     key: Mapped[str] = mapped_column(DIGEST, unique=True)
     base_id: Mapped[int] = mapped_column(ForeignKey("base_model.id"), index=True)
     adapter_id: Mapped[int] = mapped_column(ForeignKey("adapter.id"), index=True)
@@ -41,8 +36,6 @@ class FusedRow(TableRow):
     cosine: Mapped[float | None]
     relative_error: Mapped[float | None]
     noise: Mapped[float | None]
-    created_at: Mapped[datetime]
-    created_by: Mapped[str] = mapped_column(String(200))
     used_at: Mapped[datetime]
 
     base: Mapped[BaseModelRow] = relationship()
@@ -74,17 +67,14 @@ class ModuleFidelityRow(TableRow):
     relative_error: Mapped[float | None]
 
 
-class BundleRow(TableRow):
+class BundleRow(Numbered, Made, TableRow):
     """Something deployable that `materialize` wrote: what, where, when and with which digest."""
 
-    id: Mapped[int] = mapped_column(primary_key=True)
     target: Mapped[str] = mapped_column(String(32))
     path: Mapped[str] = mapped_column(Text)
     digest: Mapped[str] = mapped_column(DIGEST, index=True)
     manifest_id: Mapped[int] = mapped_column(ForeignKey("manifest.id"), index=True)
     fused_id: Mapped[int | None] = mapped_column(ForeignKey("fused.id"), index=True)
-    created_at: Mapped[datetime]
-    created_by: Mapped[str] = mapped_column(String(200))
 
     manifest: Mapped[ManifestRow] = relationship()
     fused: Mapped[FusedRow | None] = relationship()

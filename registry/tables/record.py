@@ -24,7 +24,7 @@ from sqlalchemy import (
     String,
     TypeDecorator,
 )
-from sqlalchemy.orm import DeclarativeBase, declared_attr
+from sqlalchemy.orm import DeclarativeBase, Mapped, declared_attr, mapped_column
 from sqlalchemy.types import TypeEngine
 
 from fusery.storage.plaintext import is_keepable
@@ -87,10 +87,7 @@ DOCUMENT = Document()
 
 
 class UtcDateTime(_Parsed[datetime]):
-    """A moment in UTC: aware in Python on every database, refused when naive.
-
-    SQLite has no time zones and would hand back a naive value, which Python then reads as local time.
-    """
+    """A moment in UTC, aware in Python on every database, also on SQLite, which has no time zones; refused when naive."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -121,10 +118,7 @@ class Day(_Parsed[date]):
 
 
 class TableRow(DeclarativeBase):
-    """The class all tables derive from; `FusedExtraRow` is the table `fused_extra`.
-
-    Constraint names are fixed, so that migrations can name them.
-    """
+    """The class all tables derive from; `FusedExtraRow` is the table `fused_extra`, and constraints have fixed names."""
 
     metadata = MetaData(
         naming_convention={
@@ -146,6 +140,26 @@ class TableRow(DeclarativeBase):
     def __tablename__(cls) -> str:
         """Return the class's name without `Row`, in lower case, with underscores."""
         return re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__.removesuffix("Row")).lower()
+
+
+class Numbered:
+    """A table whose primary key is a number of its own."""
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+
+class Made:
+    """A table of what somebody made."""
+
+    created_at: Mapped[datetime]
+    created_by: Mapped[str] = mapped_column(String(200))
+
+
+class Attributed:
+    """A table of what somebody did."""
+
+    at: Mapped[datetime]
+    by: Mapped[str] = mapped_column(String(200))
 
 
 def one_of(column: str, *values: str) -> str:

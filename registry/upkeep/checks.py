@@ -48,11 +48,7 @@ _TABLES: tuple[Any, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class AuditableItem:
-    """One record with its manifest, and where its files are besides the store: a folder, or nowhere.
-
-    `stored` are the paths whose bytes are in the store; `key` is set for a fused model, `file` for a single file under a
-    name of the user's.  `records` are the rows behind it.
-    """
+    """One record with its manifest, the paths whose bytes are in the store, and the folder or file that it also has."""
 
     kind: str
     name: str

@@ -142,10 +142,7 @@ def _name(stored: Stored) -> str:
 
 
 def _unreferenced(before: datetime, dead: Several[str]) -> Select[BlobRow]:
-    """Return the query for blobs that may go: no reference, no claim, and stored before that moment.
-
-    What another collector has marked belongs to them too, since it may have died; deleting twice does no harm.
-    """
+    """Return the query for blobs that may go: no reference, no claim, and older; what another collector has marked belongs to them."""
     waiting = BlobRow.state.in_(("pending", "ready")) & (BlobRow.created_at <= before)
     return (
         select(BlobRow)
@@ -187,10 +184,7 @@ class Marking:
             yield from gone
 
     def mark(self, candidates: Sequence[Digest]) -> Sequence[Stored]:
-        """Put tombstones on those that may still go; return them as their rows said when they were marked.
-
-        They were found without holding up anybody; what counts is what is so now, while nobody else writes.
-        """
+        """Put tombstones on those that may still go now, while nobody else writes; return them."""
         with self._database.write() as session:
             query = _unreferenced(self._before, dead_owners(session)).where(BlobRow.digest.in_(candidates))
             rows = list(session.scalars(query))

@@ -1,8 +1,4 @@
-"""`audit --rebuild`: rebuild fused models by their recipes, and compare them with the records.
-
-A model that another registry claims gets a local record.  Nothing is published.  If an input changed, the model is built from
-it all the same, to show the effect of the change.
-"""
+"""`audit --rebuild`: rebuild fused models by their recipes from the present inputs, and compare them with the records."""
 
 from __future__ import annotations
 

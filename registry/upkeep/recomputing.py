@@ -1,8 +1,4 @@
-"""Recompute recorded facts from the bytes: contents of base models, facts and formats of adapters, cache keys.
-
-Seals and the chain of the log show what was changed after it was written.  This shows what was never true, whoever wrote
-it and however the log agrees.
-"""
+"""Recompute recorded facts from the bytes, which shows what was never true: contents, facts, formats and keys."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Repair missing or damaged bytes from a copy or a recipe, and log each repair.
-
-A copy is a file with the recorded size and digest.  Damaged blobs are quarantined, never deleted.
-"""
+"""Repair missing or damaged bytes from a copy or a recipe, and log each repair; damaged blobs are quarantined."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Who does the work on many items: this process, its threads, processes beside it, or a cluster.
-
-An item that fails with a `FuseryError` is an outcome like any other, and does not keep the others from their turn.
-"""
+"""Pools that work on many items: this process, threads or processes; a `FuseryError` is the outcome of its item."""
 
 from __future__ import annotations
 
@@ -76,10 +73,7 @@ class Workers(ABC):
 
     @abstractmethod
     def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[ItemOutcome[T, R]]:
-        """Yield an outcome for every item, in the order in which they are done.
-
-        When the caller stops, or is interrupted, what has not begun is not begun any more.
-        """
+        """Yield an outcome for every item, in the order in which they are done; begin no more when the caller stops."""
 
 
 def attempt(work: Callable[[T], R], item: T) -> ItemOutcome[T, R]:

@@ -31,12 +31,7 @@ _INNER_DATABASE = re.compile(r"sqlite(?:\+pysqlite)?:///(?P<path>[^?]*)")
 
 
 def require_allowed(folder: Path, said: Mapping[str, Any], *, own: bool) -> None:
-    """Refuse what a folder's file of settings may not say.
-
-    Args:
-        said: what the file sets, of what nothing in the environment overrides.
-        own: it is the home that the user's environment names.
-    """
+    """Refuse what a folder's settings may not say; `own`: it is the home that the user's environment names."""
     path = folder / "config.toml"
     if starting := sorted(set(_names(said.get("store_options") or {})) & STARTING):
         raise BadInputError(

@@ -29,15 +29,7 @@ if TYPE_CHECKING:
 
 
 class Workspace:
-    """What every use case works with.
-
-    Nothing is opened, created or imported before it is needed: a command that only prints help costs nothing, and a
-    command that only reads makes no folder.
-
-    Attributes:
-        authenticated: a server knows by a token who is at work; False where a client says its own name.
-        role: role of the server's client; empty for a user of the database.
-    """
+    """The parts of a registry, none of which is opened, created or imported before it is needed."""
 
     authenticated = False
     role = ""
@@ -203,10 +195,7 @@ class Workspace:
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """Yield a temporary folder for large copies: in the cache, or the system's if that is not writable.
-
-        Leftovers of killed processes in either place are removed first.
-        """
+        """Yield a temporary folder for large copies, in the cache or else the system's; remove what killed processes left."""
         from fusery.storage.errors import MissingFileError, StoreDeniedError
         from fusery.storage.processes import temporary_folder
 
