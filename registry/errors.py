@@ -40,7 +40,7 @@ class MetricOfOtherAdapterError(BadInputError):
 
 
 class InvalidTokenError(RegistryError):
-    """The secret of a token is not, or no longer, valid; `why` and `token` (its name, if known) are for a log only."""
+    """The token is unknown or revoked; the message does not distinguish the two (`why` and `token` do, for a log)."""
 
     code = "token_invalid"
 
@@ -102,7 +102,7 @@ class SchemaError(RegistryError):
 
 
 class UnreadableRecordError(RegistryError, ValueError):
-    """A value in the database has a form that fusery does not write; a `ValueError`, as for any other invalid value."""
+    """A value in the database is invalid (a `ValueError`, so that loops over records skip it)."""
 
     code = "record_unreadable"
 
