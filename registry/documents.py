@@ -73,12 +73,12 @@ def without_places(value: Any) -> Any:
     return value
 
 
-def without_people(views: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def without_people(views: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Return views of amendments as they leave the registry: who made them, and since when they count here, stays."""
     return [{key: each[key] for key in ("field", "from", "to", "reason", "at")} for each in views]
 
 
-def measured_without_people(views: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def measured_without_people(views: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Return views of evaluations as they leave the registry: what was measured, and not by whom it was recorded."""
     return [{key: each[key] for key in each if key not in ("adapter", "by")} for each in views]
 

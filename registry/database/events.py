@@ -104,7 +104,7 @@ def event_hash(event: EventRow) -> str:
     return digest_json(_hashed(event))
 
 
-def _hashed(event: EventRow) -> dict[str, Any]:
+def _hashed(event: EventRow) -> Mapping[str, Any]:
     content: dict[str, Any] = {
         "seq": event.seq,
         "at": event.at.astimezone(UTC).isoformat(timespec="microseconds"),
@@ -120,7 +120,7 @@ def _hashed(event: EventRow) -> dict[str, Any]:
     return content
 
 
-def entry_values(event: EventRow) -> dict[str, Any]:
+def entry_values(event: EventRow) -> Mapping[str, Any]:
     """Return an entry as it travels: what its hash covers, and the hash."""
     return {**_hashed(event), "hash": event.hash}
 

@@ -103,7 +103,9 @@ def stated(adapter: tables.AdapterRow | None) -> dict[str, str] | None:
     return None if adapter is None else {"name": adapter.name, "digest": adapter.digest}
 
 
-def move_facts(alias: tables.AliasRow, move: tables.AliasMoveRow, names: Mapping[int, str]) -> dict[str, Any]:
+def move_facts(
+    alias: tables.AliasRow, move: tables.AliasMoveRow, names: Mapping[int, str]
+) -> Mapping[str, Any]:
     """Return the fields of the record of a move; `names` are those of adapters by their rows."""
     return {
         **row_values(AliasMove, move),

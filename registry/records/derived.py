@@ -79,14 +79,14 @@ def base_columns(architecture: Architecture, identity: BaseIdentity) -> dict[str
     }
 
 
-def _weights(architecture: Architecture) -> dict[str, Any]:
+def _weights(architecture: Architecture) -> Mapping[str, Any]:
     return {
         module: [list(weight.shape), weight.dtype, weight.bits]
         for module, weight in architecture.weights.items()
     }
 
 
-def adapter_columns(folder: AdapterFolder, digest: str) -> dict[str, Any]:
+def adapter_columns(folder: AdapterFolder, digest: str) -> Mapping[str, Any]:
     """Return the columns of an adapter that follow from its files, whatever anybody says."""
     return {
         "digest": digest,

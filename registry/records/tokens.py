@@ -147,7 +147,7 @@ def _tell(
     events.record(session, action, "token", row.name, told, at=at)
 
 
-def _facts(row: tables.TokenRow, now: datetime) -> dict[str, Any]:
+def _facts(row: tables.TokenRow, now: datetime) -> Mapping[str, Any]:
     return {**row_values(Token, row), "state": _state(row.revoked_at, row.expires_at, now)}
 
 

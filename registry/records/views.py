@@ -58,7 +58,7 @@ def adapter_facts(
     return [_adapter_facts(adapter, aliases[adapter.id], told.get(adapter.id, ())) for adapter in adapters]
 
 
-def adapter_values(adapter: tables.AdapterRow) -> dict[str, Any]:
+def adapter_values(adapter: tables.AdapterRow) -> Mapping[str, Any]:
     """Return what an adapter's own row says under the names of its record: its columns, and what stands for others."""
     return {
         **row_values(Adapter, adapter),
@@ -71,13 +71,13 @@ def adapter_values(adapter: tables.AdapterRow) -> dict[str, Any]:
     }
 
 
-def travelling(values: Mapping[str, Any]) -> dict[str, Any]:
+def travelling(values: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return those of an adapter's values that leave the registry with it, as JSON."""
     parts = parts_of(Adapter)
     return {name: plain(values[name]) for name in parts if parts[name].about.travels and name in values}
 
 
-def public_facts(adapter: tables.AdapterRow) -> dict[str, Any]:
+def public_facts(adapter: tables.AdapterRow) -> Mapping[str, Any]:
     """Return the facts of an adapter in lineage and attestations: its columns that travel, without local paths."""
     own = {"trained_on": adapter.trained_on_name, "date": compact_date(adapter.date)}
     facts = travelling({**row_values(Adapter, adapter), **own})
@@ -100,14 +100,14 @@ def _adapter_facts(adapter: tables.AdapterRow, aliases: list[str], told: Withdra
     }
 
 
-def trained_on_view(adapter: tables.AdapterRow) -> dict[str, Any] | None:
+def trained_on_view(adapter: tables.AdapterRow) -> Mapping[str, Any] | None:
     """Return name and digest of the base that it was said to be trained on; None where that is its own."""
     if adapter.trained_on is None:
         return None
     return {"name": adapter.trained_on_name, "digest": adapter.trained_on}
 
 
-def base_facts(base: tables.BaseModelRow) -> dict[str, Any]:
+def base_facts(base: tables.BaseModelRow) -> Mapping[str, Any]:
     """Return the fields of a base model's record."""
     from .fused import Base, Calibration, Source
 

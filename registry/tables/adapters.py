@@ -1,13 +1,12 @@
 """Tables of adapters: tasks, datasets, the adapters with what is known of their training, evaluations, aliases and yanks."""
 
 from datetime import date, datetime
-from typing import Any
 
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from .bases import BaseModelRow, ManifestRow, SignatureRow
-from .record import DIGEST, DOCUMENT, Attributed, Numbered, TableRow, one_of, sorted_text
+from .record import DIGEST, DOCUMENT, Attributed, Json, Numbered, TableRow, one_of, sorted_text
 
 
 class TaskRow(Numbered, TableRow):
@@ -75,7 +74,7 @@ class AdapterRow(Numbered, TableRow):
     iterations: Mapped[int | None]
     dataset_id: Mapped[int | None] = mapped_column(ForeignKey("dataset.id"), index=True)
     examples: Mapped[int | None] = mapped_column(BigInteger)
-    training: Mapped[dict[str, Any]]
+    training: Mapped[Json]
     parent_id: Mapped[int | None] = mapped_column(ForeignKey("adapter.id"), index=True)
     trained_on: Mapped[str | None] = mapped_column(DIGEST, index=True)
     trained_on_name: Mapped[str | None] = mapped_column(String(200))
@@ -187,10 +186,10 @@ class TrainingRunRow(TableRow):
     peak_memory: Mapped[int | None] = mapped_column(BigInteger)
     git_commit: Mapped[str | None] = mapped_column(String(64))
     git_dirty: Mapped[bool | None]
-    machine: Mapped[dict[str, Any] | None]
-    versions: Mapped[dict[str, Any] | None]
-    arguments: Mapped[dict[str, Any] | None]
-    dataset_files: Mapped[list[dict[str, Any]] | None] = mapped_column(DOCUMENT)
+    machine: Mapped[Json | None]
+    versions: Mapped[Json | None]
+    arguments: Mapped[Json | None]
+    dataset_files: Mapped[list[Json] | None] = mapped_column(DOCUMENT)
 
 
 class AmendmentRow(Numbered, TableRow):

@@ -1,7 +1,6 @@
 """Tables of bytes and base models: blobs and manifests, what protects and signs them, the models, and their calibrations."""
 
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
@@ -9,7 +8,7 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 from fusery.storage import manifest as values
 from fusery.storage.digest import Digest
 
-from .record import DIGEST, Attributed, Made, Numbered, TableRow, one_of
+from .record import DIGEST, Attributed, Json, Made, Numbered, TableRow, one_of
 
 
 class BlobRow(TableRow):
@@ -135,10 +134,10 @@ class BaseModelRow(Numbered, Made, TableRow):
     model_type: Mapped[str] = mapped_column(String(100))
     parameters: Mapped[int] = mapped_column(BigInteger)
     dtype: Mapped[str] = mapped_column(String(20))
-    quantization: Mapped[dict[str, Any] | None]
+    quantization: Mapped[Json | None]
     bytes: Mapped[int] = mapped_column(BigInteger)
-    config: Mapped[dict[str, Any]]
-    weights: Mapped[dict[str, Any]]
+    config: Mapped[Json]
+    weights: Mapped[Json]
     written_by_mlx: Mapped[bool]
     location: Mapped[str | None] = mapped_column(Text)
 

@@ -1,14 +1,13 @@
 """Tables of fused artifacts and bundles: what was computed or written of which adapters."""
 
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, String, Text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from .adapters import AdapterRow
 from .bases import BaseModelRow, ManifestRow
-from .record import DIGEST, DOCUMENT, Made, Numbered, TableRow, one_of
+from .record import DIGEST, DOCUMENT, Json, Made, Numbered, TableRow, one_of
 
 
 class FusedRow(Numbered, Made, TableRow):
@@ -22,10 +21,10 @@ class FusedRow(Numbered, Made, TableRow):
     key: Mapped[str] = mapped_column(DIGEST, unique=True)
     base_id: Mapped[int] = mapped_column(ForeignKey("base_model.id"), index=True)
     adapter_id: Mapped[int] = mapped_column(ForeignKey("adapter.id"), index=True)
-    recipe: Mapped[dict[str, Any]]
+    recipe: Mapped[Json]
     engine: Mapped[str] = mapped_column(String(200))
     precision: Mapped[str] = mapped_column(String(16))
-    quantization: Mapped[dict[str, Any] | None] = mapped_column(DOCUMENT)
+    quantization: Mapped[Json | None] = mapped_column(DOCUMENT)
     manifest_id: Mapped[int] = mapped_column(ForeignKey("manifest.id"), index=True)
     digest: Mapped[str] = mapped_column(DIGEST, index=True)
     bytes: Mapped[int] = mapped_column(BigInteger)

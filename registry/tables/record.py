@@ -30,6 +30,7 @@ from sqlalchemy.types import TypeEngine
 from fusery.storage.plaintext import is_keepable
 
 T = TypeVar("T")
+Json = dict[str, Any]
 
 
 DIGEST = String(64)  # column type of a SHA-256 in hex
@@ -132,7 +133,7 @@ class TableRow(DeclarativeBase):
     type_annotation_map: ClassVar = {
         datetime: UtcDateTime,
         date: Day,
-        dict[str, Any]: DOCUMENT,
+        Json: DOCUMENT,
         list[str]: DOCUMENT,
     }
 

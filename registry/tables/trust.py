@@ -1,14 +1,13 @@
 """Tables about who may decide what: rules of aliases, approvals, tokens that count, and where things were deployed."""
 
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import CheckConstraint, ForeignKey, Index, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from .adapters import AdapterRow
 from .fused import BundleRow, FusedRow
-from .record import DIGEST, Attributed, Made, Numbered, TableRow, one_of
+from .record import DIGEST, Attributed, Json, Made, Numbered, TableRow, one_of
 
 
 class AliasRuleRow(Numbered, Made, TableRow):
@@ -19,7 +18,7 @@ class AliasRuleRow(Numbered, Made, TableRow):
     task: Mapped[str] = mapped_column(String(128), default="")
     alias: Mapped[str] = mapped_column(String(128))
     guarded: Mapped[bool]
-    rules: Mapped[dict[str, Any]]
+    rules: Mapped[Json]
 
 
 class ApprovalRow(Numbered, Attributed, TableRow):

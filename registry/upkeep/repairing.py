@@ -213,7 +213,7 @@ class _Repairer:
         self,
         action: str,
         damage: Damage,
-        detail: dict[str, Any],
+        detail: Mapping[str, Any],
         *,
         kind: str = "blob",
         generation: int | None = None,

@@ -126,7 +126,7 @@ def _require(path: Path, is_so: Any, what: str) -> None:
         )
 
 
-def options_of(text: str | None) -> dict[str, Any]:
+def options_of(text: str | None) -> Mapping[str, Any]:
     """Parse the options of another store, which the user gives as JSON."""
     try:
         options = json.loads(text or "{}")
