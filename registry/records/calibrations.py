@@ -204,7 +204,7 @@ def calibration_facts(
         raise BadInputError(f"{name} was made of another base: {found.base[:12]}", hint=hint)
     for module in found.modules if architecture is not None else ():
         width, weight = found.width_of(module), architecture.weights.get(module)  # type: ignore[union-attr]
-        # Plain numbers are not rounded, and may lie in the file the other way round than in the model.
+        # Plain numbers are not rounded, and may be transposed in the file.
         if weight is None or weight.bits is None or (len(weight.shape) == 2 and weight.shape[1] == width):
             continue
         raise BadInputError(f"{name} does not fit its base: {module[:80]} has not {width} inputs", hint=hint)

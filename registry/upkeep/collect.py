@@ -90,7 +90,7 @@ def collect(
         left, waiting = _abandoned(database, store, grace)
         done.items_ += [Removed("leftover", found.name, found.size) for found in left]
     else:
-        # Before anything is removed that the log has to tell of: a cache that fails ends the collection here.
+        # A cache that fails ends the collection before anything is removed and logged.
         with suppress(StoreDeniedError):
             workspace.cache.sweep()
         end_claims(database)

@@ -92,7 +92,7 @@ def _written_by_others(*paths: Path) -> str | None:
         found = path.stat()
         if found.st_uid not in (0, os.getuid()):
             return f"{path} belongs to somebody else"
-        # A group of one's own, as many systems give each user, is nobody else.
+        # Many systems give each user a group of their own.
         if found.st_mode & 0o002 or found.st_mode & 0o020 and found.st_gid != os.getgid():
             return f"others can write {path}"
     return None
