@@ -146,33 +146,32 @@ def no_alias(session: Session, text: str) -> UnknownReferenceError:
 
 
 def _unknown(session: Session, text: str, hint: str | None) -> UnknownReferenceError:
-    wanted = text.strip().casefold()
-    task = wanted.partition("@")[0].partition("#")[0]
-    alias, name = tables.AliasRow, wanted.partition("@")[2]  # MLflow writes an alias with @
-    of_task = select(alias.name).join(alias.task).where(tables.TaskRow.name == task, alias.name == name)
-    if name and session.scalars(of_task.where(alias.adapter_id.is_not(None))).first():
-        return UnknownReferenceError(f"there is no adapter {text!r}", hint=f"did you mean {task}#{name}?")
-    tasks = session.execute(select(tables.TaskRow.name, latest_version()).limit(1000))
-    newest = {name: version for name, version in tasks}  # noqa: C416 -- a row is no pair to mypy
-    if task in newest:
-        versions = session.scalars(
-            select(tables.AdapterRow.version).join(tables.AdapterRow.task).where(tables.TaskRow.name == task)
-        )
-        listed = ", ".join(f"{task}@{version}" for version in sorted(versions)[-5:])
-        return UnknownReferenceError(
-            f"there is no adapter {text!r}", hint=f"there are: {listed}" if listed else hint
-        )
+    meant = _meant(session, text.strip().casefold()) or hint
+    return UnknownReferenceError(f"there is no adapter {text!r}", hint=meant)
+
+
+def _meant(session: Session, wanted: str) -> str | None:
+    """Return a hint at the adapters that may be meant; None without such."""
+    task, alias = wanted.partition("@")[0].partition("#")[0], tables.AliasRow
     held = select(tables.TaskRow.name).join(alias, alias.task_id == tables.TaskRow.id)
-    held = held.where(alias.name == wanted, alias.adapter_id.is_not(None))
-    if named := session.scalars(held.limit(3)).all():
-        meant = " or ".join(f"{one}#{wanted}" for one in named)
-        return UnknownReferenceError(f"there is no adapter {text!r}", hint=f"did you mean {meant}?")
+    held = held.where(alias.adapter_id.is_not(None)).limit(3)
+    name = wanted.partition("@")[2]  # MLflow writes an alias with @
+    if name and session.scalars(held.where(tables.TaskRow.name == task, alias.name == name)).first():
+        return f"did you mean {task}#{name}?"
+    newest = {
+        row[0]: row[1] for row in session.execute(select(tables.TaskRow.name, latest_version()).limit(1000))
+    }
+    if task in newest:
+        versions = select(tables.AdapterRow.version).join(tables.AdapterRow.task)
+        numbers = sorted(session.scalars(versions.where(tables.TaskRow.name == task)))
+        listed = ", ".join(f"{task}@{version}" for version in numbers[-5:])
+        return f"there are: {listed}" if listed else None
+    if named := session.scalars(held.where(alias.name == wanted)).all():
+        return f"did you mean {' or '.join(f'{one}#{wanted}' for one in named)}?"
     names = session.scalars(select(tables.AdapterRow.name).order_by(tables.AdapterRow.id.desc()).limit(1000))
     suffix = wanted[len(task) :][:200]
     like_tasks = [f"{known}{suffix or f'@{version}'}" for known, version in newest.items() if version]
-    return UnknownReferenceError(
-        f"there is no adapter {text!r}", hint=nearest(task + (suffix or "@1"), [*like_tasks, *names]) or hint
-    )
+    return nearest(task + (suffix or "@1"), [*like_tasks, *names])
 
 
 def resolve_base(session: Session, text: str) -> tables.BaseModelRow:
