@@ -65,8 +65,7 @@ class MissingExtraError(RegistryError):
 
     def __init__(self, feature: str, extra: str) -> None:
         super().__init__(
-            f"{feature} needs packages that are not installed",
-            hint=f"pip install 'fusery[{extra}]'",
+            f"{feature} needs packages that are not installed", hint=f"pip install 'fusery[{extra}]'"
         )
         self.extra = extra
 

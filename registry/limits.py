@@ -30,12 +30,7 @@ TEXT = 2 << 20
 
 
 def require_within(
-    name: str,
-    what: str,
-    limit: int,
-    rows: Sequence[Mapping[str, Any] | tables.TableRow],
-    *,
-    text: int = TEXT,
+    name: str, what: str, limit: int, rows: Sequence[Mapping[str, Any] | tables.TableRow], *, text: int = TEXT
 ) -> None:
     """Refuse more rows of one kind, or more bytes of text in them, than one adapter may have; `rows` includes new ones."""
     require_count(name, what, limit, len(rows))

@@ -130,12 +130,7 @@ class TableRow(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map: ClassVar = {
-        datetime: UtcDateTime,
-        date: Day,
-        Json: DOCUMENT,
-        list[str]: DOCUMENT,
-    }
+    type_annotation_map: ClassVar = {datetime: UtcDateTime, date: Day, Json: DOCUMENT, list[str]: DOCUMENT}
 
     @declared_attr.directive
     def __tablename__(cls) -> str:

@@ -206,11 +206,7 @@ def _stand_aside() -> None:
 
 
 def _as_done(
-    pool: Executor,
-    work: Callable[[T], R],
-    items: Iterable[T],
-    ahead: int,
-    lost: list[T],
+    pool: Executor, work: Callable[[T], R], items: Iterable[T], ahead: int, lost: list[T]
 ) -> Iterator[tuple[T, Future[ItemOutcome[T, R]]]]:
     """Hand out items, so many at a time, and yield them as they are done; those of a broken pool go to `lost`."""
     rest = iter(items)
