@@ -66,9 +66,7 @@ class MlxPlan:
 
 
 def plan_mlx(
-    config: PeftConfig,
-    modules: Mapping[str, PeftModule],
-    switches: Mapping[str, SwitchFactors] | None = None,
+    config: PeftConfig, modules: Mapping[str, PeftModule], switches: Mapping[str, SwitchFactors] | None = None
 ) -> MlxPlan:
     """Choose the rank and the scale."""
     switches = switches or {}
@@ -185,24 +183,17 @@ def _remarks(plan: MlxPlan, rounded: list[str]) -> Iterator[Finding]:
         yield Finding("peft_scale_rounded", "info", WEIGHTS, message)
 
 
+# The hint for adapters that other servers cannot compute, and mlx-lm can.
 OWN_SERVER = "--target adapters, which has a server of its own"
-"""The hint for adapters that other servers cannot compute, and mlx-lm can."""
-
-_MOST = 1 << 20
-"""A whole alpha up to which every server's arithmetic is exact."""
+_MOST = 1 << 20  # A whole alpha up to which every server's arithmetic is exact
 
 
 @dataclass(frozen=True, slots=True)
 class PlainFactors:
-    """The two factors of a module's update, which is alpha / rank times their product.
+    """The two factors of a module's update, which is alpha / rank times their product."""
 
-    Attributes:
-        a: (rank, in); of an embedding (rank, rows).
-        b: (out, rank); of an embedding (columns, rank).
-    """
-
-    a: StoredTensor
-    b: StoredTensor
+    a: StoredTensor  # (rank, in); of an embedding (rank, rows)
+    b: StoredTensor  # (out, rank); of an embedding (columns, rank)
     embedding: bool = False
 
     @property
