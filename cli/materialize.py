@@ -61,7 +61,7 @@ _CHOICES: Mapping[str, Any] = {
 
 @command(
     "materialize",
-    rare="link models base_name gguf_type onnx_type base_image location card task jobs budget scale min_fidelity "
+    rare="link models base_name gguf_type onnx_type base_image location card where task jobs budget "
     + RARE_FUSE,
     document="bundles.materialize:Materialized | [bulk:BundledOrNot]",
     words="[REF...] DEST",
@@ -152,9 +152,7 @@ def _print(session: Session, bundle: Materialized, target: str) -> None:
         session.print(f"  {said}")
     session.warn(bundle)
     if bundle.quantized and bundle.target in _RUN_BY_MLX:
-        again = (
-            f"fusery materialize {bundle.adapters[0]} DEST --target {bundle.target} --precision dequantize"
-        )
+        again = f"fusery materialize {bundle.adapters[0]} DEST --target {bundle.target} --as 16bit"
         say_cpu_cost(session, None if bundle.merge_aware else again)
     if base := bundle.unfound_base:
         session.say(

@@ -73,6 +73,7 @@ class Evaluations(Resource):
         self,
         reference: Named,
         *,
+        base: Named | None = None,
         prompts: str | Path | None = None,
         tasks: Sequence[str] = (),
         include: str | Path | None = None,
@@ -84,6 +85,7 @@ class Evaluations(Resource):
         """Measure an adapter put on its base, and record what came out; what was measured before gives way to it.
 
         Args:
+            base: another form of the adapter's base model to put it on, such as its 4-bit form.
             prompts: without tasks: a file of prompts, whose loss is measured; None for the run's
                 held-out data, which must be where the run recorded them.
             tasks: of lm-evaluation-harness, which the extra `eval` brings; none for the loss on prompts.

@@ -61,7 +61,7 @@ class Numbers:
         Args:
             head: rows of a head that llama.cpp wants interleaved, None to leave the rows as they are.
         """
-        for rows in self._rows(head or 1):
+        for rows in self.rows(head or 1):
             turned = rows if head is None else _interleaved(rows, head)
             yield self._as(kind, np.ascontiguousarray(turned))
 
@@ -80,7 +80,7 @@ class Numbers:
             raise BadInputError(f"{self.name} holds numbers that f16 cannot", hint="--gguf-type bf16")
         return found.tobytes()
 
-    def _rows(self, unit: int) -> Iterator[Array]:
+    def rows(self, unit: int = 1) -> Iterator[Array]:
         """Yield the stored numbers of whole units of rows."""
         rows = self.shape[0]
         width = math.prod(self.shape[1:])

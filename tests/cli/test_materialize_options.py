@@ -54,6 +54,6 @@ def test_onnx_without_its_packages_is_one_sentence(
     stocked: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("FUSERY_ONNX_PYTHON", raising=False)
-    words = "materialize course_rec@1 out --target onnx --precision keep --accept-loss --onnx-type f32"
+    words = "materialize course_rec@1 out --target onnx --as keep --accept-loss --onnx-type f32"
     require_refusals(stocked, (words, "[onnx]"))
     assert not (tmp_path / "out").exists()

@@ -82,7 +82,7 @@ def test_what_is_no_format_and_what_is_quantised_is_refused(source: BundleSource
     base = tiny_models.make_base(tmp_path / "base", layers=2, hidden=64, intermediate=128, bits=4)
     with pytest.raises(BadInputError) as caught:
         write(refreshed(source, base), tmp_path / "a")
-    assert caught.value.hint == "--precision dequantize"
+    assert caught.value.hint == "--as 16bit"
     with pytest.raises(BadInputError) as caught:
         write(source, tmp_path / "b", onnx_type="bf16")
     assert caught.value.hint == "--onnx-type f16|f32"
