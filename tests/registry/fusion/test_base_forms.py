@@ -122,10 +122,10 @@ def test_all_that_is_known_of_an_adapter_knows_its_other_form(
     assert registry.fused.formats(ADAPTER, FuseRequest(base="four")).base == "four"
     for request in (FuseRequest(recipe=made.key, accept_loss=True), onto("four")):
         assert registry.fused.fuse(ADAPTER, request).cached
-    assert [each.verdict for each in registry.upkeep.rebuild(made.key)] == ["identical"]
+    assert [each.verdict for each in registry.upkeep.audit_rebuild((made.key,)).rebuilt] == ["bit-identical"]
     names = {node.name for node in registry.provenance.lineage(made.key).nodes}
     assert {"dense", "four", ADAPTER} <= names
-    registry.aliases.set("prod", ADAPTER)
+    registry.aliases.set("mail#prod", ADAPTER)
     [entry] = [entry for entry in registry.cache.contents().entries if entry.key == made.key]
     assert entry.aliases == ("mail#prod",)
     bundle = registry.bundles.materialize(ADAPTER, tmp_path / "model", request=onto("four"))
