@@ -11,13 +11,16 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..engine.affine import Grid, pack_rows, unpack_rows
-from ..engine.arithmetic import BF16, Array, decode, encode
+from ..engine.arithmetic import Array, decode, encode
 from ..engine.base import Base
 from ..engine.grids import AnyGrid
-from .gguf_numbers import Numbers, numbers_of
+from ..engine.matrices import StoredMatrix, matrix_of
 
 _LEAST = 0.99
 """Share of a tensor's numbers that must agree; kernels of other machines round some ties otherwise."""
+
+_NUMBERS = 1 << 20
+"""Of a tensor, as many of its first rows as have so many numbers are compared."""
 
 _RELATIVE = np.float32(2.0**-7)
 """One step of bfloat16."""
@@ -29,7 +32,7 @@ def difference_of_forms(first: Base, second: Base) -> str | None:
     if names:
         return f"only one of them has {min(names)}"
     for name in _logical(first):
-        ours, theirs = numbers_of(first, name), numbers_of(second, name)
+        ours, theirs = matrix_of(first, name), matrix_of(second, name)
         if ours.shape != theirs.shape:
             return f"the shapes of {name} differ"
         if not _agree(ours, theirs):
@@ -45,7 +48,7 @@ def _logical(base: Base) -> Iterator[str]:
             yield name
 
 
-def _agree(ours: Numbers, theirs: Numbers) -> bool:
+def _agree(ours: StoredMatrix, theirs: StoredMatrix) -> bool:
     one, other = _first_rows(ours), _first_rows(theirs)
     if _close(one, other, np.float32(0)):
         return True
@@ -56,22 +59,21 @@ def _agree(ours: Numbers, theirs: Numbers) -> bool:
     return False
 
 
-def _first_rows(numbers: Numbers) -> Array:
-    rows = next(numbers.rows(), None)
-    return np.zeros(0, np.float32) if rows is None else decode(rows, numbers.form)
+def _first_rows(matrix: StoredMatrix) -> Array:
+    count = min(matrix.shape[0], max(1, _NUMBERS // max(1, matrix.width)))
+    return matrix.numbers(0, count)
 
 
 def _requantised_alike(dense: Array, packed: Array, grid: AnyGrid) -> bool:
     if not np.isfinite(dense).all():
         return False
-    form = grid.form if isinstance(grid, Grid) else BF16
-    groups = decode(encode(dense, form), form).reshape(-1, grid.group_size)
+    groups = decode(encode(dense, grid.form), grid.form).reshape(-1, grid.group_size)
     if isinstance(grid, Grid):
         again = unpack_rows(pack_rows(groups, grid), grid)
     else:
         columns = np.ascontiguousarray(groups.T)
         codes = np.empty(columns.shape, np.uint32)
-        scales = grid.quantize(columns, codes, form)
+        scales = grid.quantize(columns, codes, grid.form)
         grid.dequantize(codes, scales, columns)
         again = columns.T
     # A quarter of the step of 8 bits.
