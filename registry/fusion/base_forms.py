@@ -14,7 +14,7 @@ from fusery.storage.errors import FuseryError
 
 from .. import tables
 from ..database import events
-from ..errors import BadInputError, DatabaseReadOnlyError
+from ..errors import BadInputError, DatabaseReadOnlyError, FusionUnsupportedError
 from ..records.bases import blob_generations, locate_files
 from ..records.references import resolve_base
 
@@ -92,7 +92,7 @@ def _computed(workspace: Workspace, first: tables.BaseModelRow, second: tables.B
             return difference_of_forms(
                 *(read_base(locate_files(workspace, row, folder), row.config) for row in (first, second))
             )
-        except BadInputError as error:
+        except FusionUnsupportedError as error:
             return error.message
 
 
