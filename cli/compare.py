@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from fusery.registry.comparison.combine import Combination
     from fusery.registry.records.adapter import Withdrawal
     from fusery.registry.records.difference import (
+        BetterAdapter,
         ComparedAdapters,
-        Difference,
         ModuleDifference,
         WeightsDifference,
     )
@@ -52,9 +52,10 @@ def diff(
     plot: Path | None = None,
     force: bool = False,
 ) -> None:
-    """Compare adapters, or all versions of a task.
+    """Compare adapters, or all versions of a task, and say which is better.
 
-    The comparison covers the records, the training configurations, and the newest fused model of each adapter.
+    The first line goes by losses and evaluations on the same data. The rest lists fields of the records, of the training
+    and of the newest fused models that differ.
 
     \b
     Examples:
@@ -71,24 +72,29 @@ def diff(
     # Modules are compared on all cores: threads within each product would only get in one another's way.  NumPy reads
     # this when it is loaded, which is later.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    difference = adapters.diff(*references, weights=True, plot=plot, force=force)
+    difference = adapters.diff(*references, plot=plot, force=force)
     session.emit(difference, names=[*difference.changed], human=lambda: _print(session, difference))
 
 
-def _print(session: Session, difference: Difference) -> None:
-    from fusery.registry.records.difference import WeightsDifference
+def _print_better(session: Session, better: BetterAdapter) -> None:
+    session.print(better.sentence)
+    if better.hint:
+        session.hint(better.hint)
 
+
+def _print(session: Session, difference: WeightsDifference) -> None:
+    _print_better(session, difference.better)
     _print_fields(session, [difference.a, difference.b], difference.changed, difference.amended)
     _warn(session, difference.withdrawals)
-    if isinstance(difference, WeightsDifference):
-        _print_weights(session, difference)
+    _print_weights(session, difference)
 
 
 def _print_compared(session: Session, found: ComparedAdapters) -> None:
+    _print_better(session, found.better)
     _print_fields(session, found.adapters, found.differs, found.amended)
     _warn(session, found.withdrawals)
-    for each in found.findings:
-        session.note(f"{each.code}: {each.why}, which cannot be compared")
+    for finding in found.findings:
+        session.note(f"{finding.code}: {finding.why}, which cannot be compared")
     if found.plot:
         session.print(f"Curves: {found.plot}")
 

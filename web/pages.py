@@ -177,7 +177,7 @@ def add_pages(routes: Routes, registry: Registry) -> None:
             raise BadInputError("weights are compared of two adapters", hint="?ref=REF&ref=REF")
         try:
             with _alone(busy):
-                found = registry.adapters.diff(*ref, weights=True)
+                found = registry.adapters.diff(*ref)
         except BlobCorruptError as error:
             return refusal(request, error, 500)  # not what was sent here, but what lies here
         return answer(request, "weights.html.j2", found)

@@ -14,13 +14,14 @@ from .. import tables
 from ..adapters.finding import WHOLE
 from ..documents import picture_kind, write_picture
 from ..errors import BadInputError
-from ..record import compared, parts_of
+from ..record import compared
 from ..records.adapter_details import AdapterDetails
-from ..records.difference import ComparedAdapters, Difference, NotComparable, WeightsDifference
+from ..records.difference import ComparedAdapters, NotComparable, WeightsDifference
 from ..records.evaluation import METRIC, Evaluation, comparable, mismatch, setting_of
 from ..records.fused import Fidelity, FusedLine
 from ..records.fused_rows import fused_by_adapter
 from ..records.references import load_adapters, resolve_adapter
+from .better import better_of
 from .show import full_records, fused_lines, show_adapter
 
 if TYPE_CHECKING:
@@ -32,26 +33,12 @@ _SAID_ABOVE = frozenset({"training.iters", "training.lora_parameters.rank", "tra
 
 
 def diff_adapters(
-    workspace: Workspace,
-    a: str,
-    b: str,
-    *,
-    weights: bool = False,
-    plot: Path | None = None,
-    force: bool = False,
-) -> Difference:
-    """Return the differences, a `WeightsDifference` where weights are compared too."""
+    workspace: Workspace, a: str, b: str, *, plot: Path | None = None, force: bool = False
+) -> WeightsDifference:
+    """Return what differs between two adapters on one base model, in their weights too."""
     kind = None if plot is None else picture_kind(plot)
     left, right = show_adapter(workspace, a), show_adapter(workspace, b)
-    found = fields([left, right])
-    changed = {field: values for field, values in found.items() if values[0] != values[1]}
-    amended = {field: names for field in changed if (names := amended_in(field, left, right))}
-    withdrawals = {adapter.name: adapter.withdrawals for adapter in (left, right)}
-    difference = Difference(
-        a=left.name, b=right.name, changed=changed, amended=amended, withdrawals=withdrawals
-    )
-    if not weights:
-        return difference
+    changed = {field: values for field, values in fields([left, right]).items() if values[0] != values[1]}
     changes = _changes(workspace, left.name, right.name)
     place = None if plot is None else plot.expanduser().absolute()
     if place is not None and kind is not None:
@@ -61,7 +48,12 @@ def diff_adapters(
     from ..comparison.modules import overall
 
     return WeightsDifference(
-        **{name: getattr(difference, name) for name in parts_of(Difference)},
+        a=left.name,
+        b=right.name,
+        better=better_of([left, right]),
+        changed=changed,
+        amended={field: names for field in changed if (names := amended_in(field, left, right))},
+        withdrawals={adapter.name: adapter.withdrawals for adapter in (left, right)},
         overall=overall(changes),
         modules=tuple(change.record() for change in changes),
         plot=place,
@@ -148,6 +140,7 @@ def compare_adapters(workspace: Workspace, references: Sequence[str]) -> Compare
     curves = {adapter.name: adapter.curve for adapter in details}
     return ComparedAdapters(
         adapters=names,
+        better=better_of(details),
         differs={field: values for field, values in found.items() if not _alike(values)},
         same={
             field: values[0] for field, values in found.items() if _alike(values) and values[0] is not None

@@ -83,7 +83,7 @@ def test_one_is_made_at_a_time_and_the_next_one_then(
 
 def test_weights_are_those_of_the_api(shown: Registry, address: str) -> None:
     path = "/compare/weights?ref=course_rec%407&ref=course_rec%406"
-    own = shown.adapters.diff("course_rec@7", "course_rec@6", weights=True).to_dict()
+    own = shown.adapters.diff("course_rec@7", "course_rec@6").to_dict()
     assert ask(address, path, **JSON).json == own
     page = ask(address, path, **HTML).text
     assert all(each["module"].rpartition(".")[2] in page for each in own["modules"])
