@@ -223,7 +223,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="FOLDER",
         default=variables.get("ADAPTERS_FROM") or None,
-        help="let requests load adapters that lie below this folder, as fusery deploy sync does ($ADAPTERS_FROM; default: none)",
+        help="let requests load adapters below this folder, as fusery deploy sync does ($ADAPTERS_FROM; default: none)",
     )
     add(
         "--drain",

@@ -72,7 +72,11 @@ class Service:
         self._let_in: tuple[bool, Any] = (False, None)
         self._loop: asyncio.AbstractEventLoop | None = None
         prefixes, read = self.engine.prefixes, self.metrics.read
-        read("fusery_keys_usable", "1 if the keys are known, 0 if nobody is let in.", lambda: keys.usable)
+        read(
+            "fusery_keys_usable",
+            "1 if the keys are known, 0 if all requests are refused.",
+            lambda: keys.usable,
+        )
         read("fusery_prompt_cache_entries", "PromptEncoder kept for later ones.", lambda: len(prefixes))
         read("fusery_prompt_cache_bytes", "Bytes of what is kept.", lambda: prefixes.nbytes)
         about = "How often another adapter was put on the base as a whole."

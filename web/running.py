@@ -92,10 +92,10 @@ def serve_team(registry: Registry, request: TeamRequest, *, ready: Ready, report
     nobody = not networks and not any(token.state == "active" for token in registry.tokens.list())
     if is_loopback(request.host):
         if nobody:
-            reporter.say("nobody can sign in yet: fusery admin token create NAME --role admin")
+            reporter.say("there are no tokens yet: fusery admin token create NAME --role admin")
     elif nobody:
         raise BadInputError(
-            f"nobody could sign in, and {request.host} is open to others",
+            f"no one could sign in, and {request.host} is open to others",
             hint="fusery admin token create NAME --role admin, or --proxy ADDRESS",
         )
     elif request.tls is None and not networks and not request.insecure:

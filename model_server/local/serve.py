@@ -121,7 +121,7 @@ def serve(
             f"{request.adapters_from} is no folder", hint=f"mkdir {typed(request.adapters_from)}"
         )
     if request.api_keys is None and request.host not in ("127.0.0.1", "::1", "localhost"):
-        say(f"whoever reaches {request.host} may ask: there is no --api-keys")
+        say(f"anyone who reaches {request.host} may ask: there is no --api-keys")
 
     # What is served is hashed before it is loaded, and must not have changed when it is in memory.
     with ExitStack() as reading, _folder(workspace, request, reading, say, refresh) as (folder, follower):

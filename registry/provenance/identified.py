@@ -72,7 +72,7 @@ class MatchedAdapter(Matched):
 class MatchedFused(Matched):
     """A fused model that was found again."""
 
-    key: str = described("digest of what it is made from and how")
+    key: str = described("digest of the inputs and the method")
     origin: str | None = described("id of the registry that made it; None if that is this one")
     adapters: tuple[str, ...] = described("names of its adapters")
     base: str = described("name of its base")
@@ -150,13 +150,11 @@ class Identified(Record):
     verdict: Verdict = described(
         "`known`, `unknown`, or what is neither. `inconclusive`: unknown, but something of it could not be read, or there is something that it could not be compared with"
     )
-    intact: bool = described(
-        "it is known, nothing of it was changed, and nothing that it says of itself is wrong"
-    )
+    intact: bool = described("it is known and unchanged, and its claims are right")
     matches: tuple[AnyMatch, ...] = described(
         "possible matches, the most certain first; empty if it is unknown"
     )
-    claims: tuple[IdentityClaim, ...] = described("what it says of itself, and whether that is so")
+    claims: tuple[IdentityClaim, ...] = described("its claims, each verified or not")
     files: tuple[LookedAt, ...] = described("its files")
     problems: tuple[str, ...] = described("files and tensors that could not be read, one sentence each")
     unread: tuple[Unread, ...] = described("records that could not be compared")
