@@ -85,9 +85,7 @@ def show(session: Session, shown: AliasHolder) -> None:
             session.print(f"  {cell(each.told)}")
 
 
-_YANKED = (
-    "releases.yanks:Yank | releases.yanks:LiftedYank | [releases.yanks:Yank] | [releases.yanks:LiftedYank]"
-)
+_YANKED = "records.release:Yank | records.release:LiftedYank | [records.release:Yank] | [records.release:LiftedYank]"
 
 
 @command(

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from fusery.storage.progress import Reporter
 
 
+# Modules are worked on side by side: threads within each product would only get in one another's way.  NumPy reads
+# this when it is loaded, which is later.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 _SHORT_DIGEST = 12
 
 
@@ -39,9 +43,10 @@ _SHORT_DIGEST = 12
     document="records.difference:ComparedAdapters | records.difference:WeightsDifference",
     table=True,
     needs={"force": "plot"},
+    excludes=("weights", "plot"),
     references="TASK|REF...",
     weights=": Also compare the updates of two adapters, module by module.",
-    plot=(": Draw the loss curves, or with --weights the modules, to a .svg or .png file.", FILE),
+    plot=(": Draw the loss curves to a .svg or .png file.", FILE),
     force=": Replace the file of --plot.",
 )
 def diff(
@@ -69,10 +74,7 @@ def diff(
         return
     if len(references) != 2:
         raise click.UsageError("--weights compares two adapters.")
-    # Modules are compared on all cores: threads within each product would only get in one another's way.  NumPy reads
-    # this when it is loaded, which is later.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    difference = adapters.diff(*references, plot=plot, force=force)
+    difference = adapters.diff(*references)
     session.emit(difference, names=[*difference.changed], human=lambda: _print(session, difference))
 
 
@@ -129,8 +131,7 @@ def _print_weights(session: Session, difference: WeightsDifference) -> None:
     from fusery.registry.records.difference import LAYOUT, ModuleDifference, WholeDifference
 
     session.print()
-    lines = record_facts(WholeDifference, LAYOUT, difference.overall)
-    session.facts([*lines, *([("picture", str(difference.plot))] if difference.plot else [])])
+    session.facts(record_facts(WholeDifference, LAYOUT, difference.overall))
     session.print()
     columns = (
         "module norm_a norm_b cosine relative_change effective_rank_a effective_rank_b overlap_in overlap_out"
@@ -155,10 +156,6 @@ def _most_changed_first(module: ModuleDifference) -> float:
     change = module.relative_change
     return float("-inf") if change is None else -float(change)
 
-
-# Modules are worked on side by side: threads within each product would only get in one another's way.  NumPy reads
-# this when it is loaded, which is later.
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 METHODS = ("svd", "cat", "linear", "ties", "dare")
 

@@ -187,15 +187,12 @@ class Adapters(Resource):
 
         return task_history(self.workspace, task)[offset:][:limit]
 
-    def diff(
-        self, a: Named, b: Named, *, plot: str | Path | None = None, force: bool = False
-    ) -> WeightsDifference:
+    def diff(self, a: Named, b: Named) -> WeightsDifference:
         """Return what differs between two adapters on one base model, in their records and module by module."""
         from ..catalog.compare import diff_adapters
 
-        place = Path(plot) if plot is not None else None
         with self.here(a, b) as (workspace, [first, second]):
-            return diff_adapters(workspace, first, second, plot=place, force=force)
+            return diff_adapters(workspace, first, second)
 
     def compare(
         self, references: Sequence[Named] | Named, *, plot: str | Path | None = None, force: bool = False
@@ -259,7 +256,7 @@ class Adapters(Resource):
         return self.yank_all([reference], reason=reason)[0]
 
     @operation("approver", writes=True)
-    @runs("releases.yanks:yank")
+    @runs("catalog.yanks:yank")
     def yank_all(
         self,
         references: Sequence[Named],
@@ -275,7 +272,7 @@ class Adapters(Resource):
         return self.unyank_all([reference], reason=reason)[0]
 
     @operation("approver", writes=True)
-    @runs("releases.yanks:lift")
+    @runs("catalog.yanks:lift")
     def unyank_all(
         self, references: Sequence[Named], *, reason: str = "", where: str | None = None
     ) -> tuple[LiftedYank, ...]:

@@ -18,8 +18,6 @@ _SHARE = frozenset({"acc", "acc_norm", "accuracy", "exact_match", "f1"})
 
 @dataclass(frozen=True, slots=True)
 class _Measure:
-    """One metric that was measured of every adapter on the same data."""
-
     metric: str
     higher: bool
     values: Sequence[float]

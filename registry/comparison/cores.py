@@ -115,7 +115,6 @@ def compare(a: LowRank | None, b: LowRank | None, *, shapes: bool = True) -> Upd
 
 
 def _one(a: LowRank | None, b: LowRank | None, *, shapes: bool) -> UpdateComparison:
-    """Compare an update with nothing, or with itself."""
     one = a if a is not None else b
     if one is None:
         raise ValueError("nothing to compare")
@@ -132,7 +131,6 @@ def _one(a: LowRank | None, b: LowRank | None, *, shapes: bool) -> UpdateCompari
 
 
 def _fitted(spectrum: Array, update: LowRank) -> tuple[float, ...]:
-    """Return as many singular values as the update can have: those that are missing are zero."""
     values = spectrum.tolist()[: min(update.a.shape[1], *update.shape)]
     return (*values, *[0.0] * (min(update.a.shape[1], *update.shape) - len(values)))
 

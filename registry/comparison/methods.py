@@ -53,11 +53,7 @@ _LOST = 1e-7
 
 @dataclass(frozen=True, slots=True)
 class WeightedUpdate:
-    """One update and its weight in a combination.
-
-    Attributes:
-        number: which of the adapters it is of, from 0.
-    """
+    """One update and its weight in a combination."""
 
     number: int
     update: LowRank
@@ -131,7 +127,6 @@ def combine(
 
 
 def _terms(parts: Sequence[WeightedUpdate]) -> tuple[Gram, Array]:
-    """Return the Gram matrices of all terms a_k b_k, and the factor of each."""
     return Gram.of([part.update.a for part in parts], [part.update.b for part in parts]), _factor_of_terms(
         parts
     )
@@ -207,7 +202,6 @@ def _tall(a: Array, small: Array) -> Array:
 
 
 def _wide(small: Array, b: Array) -> Array:
-    """Return small @ b in float32, in pieces as `_tall` does."""
     b = np.ascontiguousarray(b, np.float32)
     width = max(1, _ALONE // max(1, small.size))
     cut = b.shape[1] // width * width
@@ -248,11 +242,7 @@ def _sum(tensors: Sequence[Array], weights: Sequence[np.float32]) -> Array:
 
 
 def largest_kept(tensor: Array, density: float) -> Array:
-    """Return a tensor with its largest numbers alone, and zeros: TIES' trim, PEFT's `magnitude_based_pruning`.
-
-    As many are kept as whole numbers go into density times all of them.  Of equally large ones the first are kept; PEFT leaves
-    open which.
-    """
+    """Return a tensor with its largest numbers alone, and zeros: TIES' trim, PEFT's `magnitude_based_pruning`."""
     if density >= 1:
         return tensor
     kept = int(density * tensor.size)

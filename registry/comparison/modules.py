@@ -131,12 +131,7 @@ _factors_again = lru_cache(_HELD)(_factors)
 
 @dataclass(frozen=True, slots=True)
 class ModuleChange:
-    """What differs in one module.
-
-    Attributes:
-        rank_a: the rank that the first gives it, 0 if it does not adapt it.
-        magnitudes: those of DoRA compared; None with LoRA.
-    """
+    """What differs in one module."""
 
     module: str
     rank_a: int
@@ -277,7 +272,6 @@ def open_registered(
 
 
 def _located(workspace: Workspace, adapter: tables.AdapterRow, folder: Path) -> Path:
-    """Return where the weights lie; they were read through and found right today, or are now."""
     file = next((file for file in adapter.manifest.files if file.path == WEIGHTS), None)
     if file is None:  # registered in PEFT's form
         return fetch_form(workspace, adapter, "mlx", folder, factors_only=True)[WEIGHTS]

@@ -315,7 +315,6 @@ def last_bench(workspace: Workspace, reference: str) -> BenchReport | None:
 
 
 def _read(detail: Mapping[str, Any], at: datetime) -> BenchReport:
-    """Return the report that the log kept, perhaps of another version: what it has not is None, what is new is left out."""
     rows = (
         _made(FormCost, {**row, "fidelity": _made(Held, row["fidelity"]) if row.get("fidelity") else None})
         for row in detail["rows"]

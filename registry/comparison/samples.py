@@ -36,8 +36,6 @@ _MOST = 40
 
 @dataclass(frozen=True, slots=True)
 class _Update:
-    """One update, `size * a.T @ b` with factors (rows, rank) that have no number above one, and its norm without `size`."""
-
     a: Array
     b: Array
     size: float
@@ -65,8 +63,6 @@ def _updates(adapter: OpenAdapter, module: str) -> Sequence[_Update]:
 
 
 class _FileKey:
-    """An open adapter that is the same as another one if its file is, and what is made of it."""
-
     def __init__(self, adapter: OpenAdapter, state: FileState) -> None:
         self.adapter = adapter
         self._same = (*state, adapter.scale)
@@ -94,7 +90,6 @@ def _read(adapter: OpenAdapter, module: str) -> Sequence[_Update]:
 
 
 def _scaled(factor: Array) -> tuple[Array, float]:
-    """Return a factor with no number above one, and what it is to be multiplied by."""
     high = float(np.abs(factor).max(initial=0.0))
     if not high or not math.isfinite(high):
         return np.zeros(factor.shape, np.float32), high
@@ -102,10 +97,7 @@ def _scaled(factor: Array) -> tuple[Array, float]:
 
 
 def shared_modules(ours: OpenAdapter, theirs: OpenAdapter) -> list[str]:
-    """Return the modules that both change and that can be compared, sorted; none where that is less than half of either's.
-
-    Passed over are those of other sizes in the one than in the other, and those with a factor above 64 MiB.
-    """
+    """Return the modules that both change and that can be compared, sorted; none where that is less than half of either's."""
     shared = sorted(
         module
         for module in ours.factors.keys() & theirs.factors.keys()

@@ -111,7 +111,6 @@ class WeightsDifference(Record):
     withdrawals: Mapping[str, tuple[Withdrawal, ...]] = described("by adapter, the yanks that concern it")
     overall: WholeDifference = described("differences over all modules")
     modules: tuple[ModuleDifference, ...] = described("differences of each module, by layer")
-    plot: Path | None = described("the picture of it; None if none was asked for")
     uncompared: tuple[str, ...] = described("names of those whose whole tensors are not compared")
 
 

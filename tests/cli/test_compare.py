@@ -20,7 +20,8 @@ def test_refusals(stocked: Fusery, tmp_path: Path) -> None:
     require_refusals(
         stocked,
         (f"diff {both} --weights --force", "--force goes with --plot"),
-        (f"diff {both} --weights --plot x.gif", ".svg"),
+        (f"diff {both} --plot x.gif", ".svg"),
+        (f"diff {both} --weights --plot x.svg", "exclude"),
         ("diff course_rec@1", "two different adapters"),
         ("diff course_rec@1 --weights", "--weights compares two adapters"),
         (f"diff {both} --force", "--force goes with --plot"),

@@ -12,7 +12,6 @@ from fusery.storage.secrets import without_credentials
 
 from .. import tables
 from ..admission.submission import LIMITS, require_text
-from ..catalog.where import condition, parse
 from ..database import events
 from ..errors import BadInputError, UnknownReferenceError
 from ..limits import YANKS, require_within
@@ -20,7 +19,8 @@ from ..records.fused_rows import fused_from
 from ..records.references import resolve_adapter
 from ..records.release import LiftedYank, ShippedBundle, Yank
 from ..records.withdrawals import same_weights, source_pairs, standing_yank, standing_yanks
-from .deployments import deployments_of
+from ..releases.deployments import deployments_of
+from .where import condition, parse
 
 if TYPE_CHECKING:
     from ..workspace.workspace import Workspace
@@ -90,7 +90,6 @@ def lift(
 
 
 def _chosen(session: Session, references: Sequence[str], where: str | None) -> Sequence[tables.AdapterRow]:
-    """Return the adapters that references name or an expression matches, each once."""
     if bool(references) == (where is not None):
         raise BadInputError(
             "name adapters, or give an expression",

@@ -53,7 +53,7 @@ def test_all_that_match_are_yanked_or_none(stocked: Registry, make_adapter: Any)
         with pytest.raises((BadInputError, UnknownReferenceError)):
             stocked.adapters.yank_all(references, where=where, reason=reason)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(BadInputError):
-        patch.setattr("fusery.registry.releases.yanks.MOST", 1)
+        patch.setattr("fusery.registry.catalog.yanks.MOST", 1)
         stocked.adapters.yank_all([], where=both, reason=reason)
     assert yanked() == []
     stocked.adapters.yank("course_rec@1", reason="leaked")
