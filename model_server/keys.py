@@ -26,11 +26,9 @@ from ..registry.runtime.errors import DocumentError, Refusal
 
 LOG = logging.getLogger(__name__)
 
-LOOK_SECONDS = 0.25
-"""Between two looks at the file."""
-
+LOOK_SECONDS = 0.25  # between two looks at the file
+# after so long without a look, as when a network's file system hangs, the file counts as unreadable
 STALE_SECONDS = 10.0
-"""After so long without a look, as when a network's file system hangs, the file counts as unreadable."""
 
 HINT = 'a table for each tenant: [acme]  key_sha256 = ["..."]  models = ["course_rec#prod"]'
 

@@ -37,32 +37,22 @@ if TYPE_CHECKING:
     from fusery.registry import Registry
     from fusery.registry.workspace.workspace import Workspace
 
-POLL_SECONDS = 3.0
-"""Between two looks at the registry: how long a moved alias takes at most, but for loading the adapter."""
-
-TOUCH_SECONDS = 600.0
-"""Between two signs of life of the folder that is served from."""
-
-STOP_SECONDS = 5.0
-"""For the last look to end."""
+POLL_SECONDS = 3.0  # between two looks at the registry: how long a moved alias takes at most, but for loading the adapter
+TOUCH_SECONDS = 600.0  # between two signs of life of the folder that is served from
+STOP_SECONDS = 5.0  # for the last look to end
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class ServeRequest(ServerOptions):
-    """What is to be served, and how.
-
-    Attributes:
-        models: further names, as `Split.parse` takes them.
-        fused: serve the fused model of the one adapter instead of base and adapter.
-        accept_foreign: with `fused`, take what another registry says is the model; see `FuseRequest`.
-    """
+    """What is to be served, and how."""
 
     port: int = 8080
     references: Sequence[str] = ()
-    models: Sequence[str] = ()
-    fused: bool = False
+    models: Sequence[str] = ()  # further names, as `Split.parse` takes them
+    fused: bool = False  # serve the fused model of the one adapter instead of base and adapter
+    # with `fused`, take what another registry says is the model; see `FuseRequest`
     accept_foreign: bool = False
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +57,7 @@ def _elsewhere(template: Path, source: bytes, values: Mapping[str, Any]) -> byte
         raise _refused(template, "it is not UTF-8 text") from error
     command = [sys.executable, "-P", "-W", "ignore", "-c", f"from {__name__} import main; main()"]
     try:
-        with TemplateProcesses(command, limits=LIMITS) as processes:
+        with closing(TemplateProcesses(command, limits=LIMITS)) as processes:
             card = processes.render({"template": text, "values": values})
     except TemplateRaised as error:
         raise _refused(template, str(error)[:400]) from error

@@ -25,8 +25,9 @@ from fusery.storage.transfer import needs_of, require_rooms
 
 from .. import tables
 from ..database import events
+from ..engine.config import WEIGHTS
 from ..errors import AlreadyExistsError, BadInputError, FusionUnsupportedError, MissingExtraError
-from ..models.architecture import WEIGHTS, Architecture
+from ..models.architecture import Architecture
 from ..models.identity import BaseIdentity, identify_base, lasting
 from ..names import parse_base_name
 from ..records.derived import base_columns, describe_base, require_recordable, require_sensible

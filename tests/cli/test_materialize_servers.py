@@ -75,8 +75,7 @@ def test_refusals_write_nothing(fusery: Fusery, tmp_path: Path, monkeypatch: pyt
     assert fusery("register", adapter, "--base", "four", "--task", "t").code == 0
     cases = (
         ("vllm", "--base-name NAME"),
-        ("lorax", "--base-name NAME"),
-        ("lorax --fused", "leave out --fused"),
+        ("k8s --fused", "leave out --fused"),
         ("vllm --fused --precision keep --accept-loss", "--precision dequantize"),
     )
     require_refusals(fusery, *((f"materialize t@1 out --target {words}", named) for words, named in cases))

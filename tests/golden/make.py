@@ -57,7 +57,6 @@ BUNDLES = {
     "adapters": f"course_rec@1 {REF} --target adapters",
     "vllm": f"course_rec@1 {REF} --target vllm --base-name org/tiny",
     "k8s": f"course_rec@1 {REF} --target k8s --location oci://team/adapters:v1 --base-name org/tiny",
-    "lorax": f"{REF} --target lorax --base-name org/tiny",
     "ollama": f"{REF} --target ollama",
     "llamacpp": f"{REF} --target llamacpp",
     "gguf": f"{REF} --target gguf",

@@ -219,7 +219,7 @@ def test_switch_layers_of_a_class_that_is_not_known_stay_what_they_are(
 def test_servers_of_adapters_refuse_experts(module_registry: Registry, base: Path, tmp_path: Path) -> None:
     folder = make_experts(tmp_path / "adapter", base, seed=1)
     name = module_registry.adapters.register(folder, base=base.name, task="served").name
-    for target in ("vllm", "lorax", "ollama", "llamacpp"):
+    for target in ("vllm", "ollama", "llamacpp"):
         with pytest.raises(BadInputError) as caught:
             module_registry.bundles.materialize(name, tmp_path / "out", target=target, content="adapters")
         assert caught.value.hint
