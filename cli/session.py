@@ -29,6 +29,11 @@ MOST_ROWS = 200
 """The most rows that `show` prints of one list."""
 
 
+def is_interactive() -> bool:
+    """Whether a command may ask; a script is taken to mean what it says."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
 class Session:
     """One run of the command line."""
 
