@@ -88,7 +88,7 @@ def _rebuilt(workspace: Workspace, row: tables.FusedRow) -> Rebuilt:
 
     try:
         extras = [(extra.adapter.name, extra.weight) for extra in row.extras]
-        fuse_inputs = gather(workspace, row.adapter.name, extras, yanked=True)
+        fuse_inputs = gather(workspace, row.adapter.name, extras, base=row.base.name, yanked=True)
         engine = fuse_inputs.engine(quantize=recipe.quantization is not None)
         if engine != recipe.engine:
             inputs.append(f"engine {engine} (was {recipe.engine})")
