@@ -19,7 +19,7 @@ from fusery.registry.models.libraries import ignored_window
 # What a key can hold: texts, truth values, whole numbers (32 bits), real numbers (32 bits), or a list of one
 # of them.
 Value = str | bool | int | float | Sequence[str] | Sequence[int] | Sequence[float]
-_WINDOWED = "--target model --precision dequantize, for transformers or vLLM, which compute the window"
+_WINDOWED = "--target model --as 16bit, for transformers or vLLM, which compute the window"
 
 
 @dataclass(frozen=True, slots=True)

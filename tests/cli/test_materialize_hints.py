@@ -145,9 +145,9 @@ def test_every_hint_of_a_refusal_works(base: str, adapter: str, fusery: Fusery, 
 @pytest.mark.parametrize("base", USUAL)
 def test_recommendations_of_a_card_work(base: str, fusery: Fusery, tmp_path: Path) -> None:
     _register(fusery, tmp_path, base, "lora")
-    for name, precision in (("model", "keep"), ("model", "dequantize"), ("hub", "keep")):
+    for name, precision in (("model", "keep"), ("model", "16bit"), ("hub", "keep")):
         out = f"{name}-{precision}"
-        words = ("--target", name, "--precision", precision, "--accept-loss")
+        words = ("--target", name, "--as", precision, "--accept-loss")
         done = fusery("materialize", "task@1", out, *words)
         assert done.code == 0, done.err
         card = (tmp_path / out / "README.md").read_text()
@@ -159,5 +159,5 @@ def test_recommendations_of_a_card_work(base: str, fusery: Fusery, tmp_path: Pat
         quantized = read_architecture(tmp_path / out).quantization is not None
         unknown = base in ("mamba", "mixtral of mlx", "mixtral in 4 bits")
         assert ("transformers" in card) is (not quantized and not unknown)
-        if "transformers" in card and precision == "dequantize":
+        if "transformers" in card and precision == "16bit":
             transformers_logits(tmp_path / out, tmp_path)
