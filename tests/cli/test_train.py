@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -123,19 +122,6 @@ def test_a_continued_run(ready: Fusery, folder: Path) -> None:
     assert not (folder / "again").exists(), "it is refused before"
 
 
-@pytest.mark.slow
-def test_arguments_from_a_configuration_file(ready: Fusery, folder: Path) -> None:
-    (folder / "run.yaml").write_text(
-        "model: tiny\ntrain: true\ndata: nowhere\nnum_layers: 1\nbatch_size: 4\niters: 4\nadapter_path: adapters_cats_v7_20260115\n"
-        "lora_parameters: {rank: 2, dropout: 0.0, scale: 10.0}\n"
-    )
-    ran = ready("train", "--base", "tiny", "-q", "--", "--config", "run.yaml", "--data", "data")
-    assert (ran.code, ran.out) == (0, "cats_v7_20260115\n"), ran.err
-    view = ready("show", "cats@7", "--json").json
-    assert (view["rank"], view["scale"], view["iterations"]) == (2, 10.0, 4)
-    assert view["training_run"]["arguments"]["lora_parameters"]["rank"] == 2
-
-
 def test_refusals_come_before_the_training(ready: Fusery, folder: Path) -> None:
     named = "--base tiny --task t"
     for options, changed, said in (
@@ -216,18 +202,6 @@ def test_a_chat_template_that_never_ends_ends_the_training(
     assert ran.code == 1
     assert "TemplateTooMuch" in ran.err
     assert "Traceback" not in ran.err
-
-
-@pytest.mark.slow
-def test_nothing_of_mlx_lm_stays_replaced(ready: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlx_lm import lora
-
-    names = ("run", "load", "load_dataset", "train_model", "linear_to_lora_layers", "CONFIG_DEFAULTS")
-    before, words = [getattr(lora, name) for name in names], list(sys.argv)
-    for base, data in (([], "nowhere"), (["--base", "tiny", "--task", "t"], "nowhere"), (["--qat"], "data")):
-        assert ready("train", *base, "--", *TRAIN, "--data", data).code == 2
-        assert [getattr(lora, name) for name in names] == before
-    assert sys.argv == words
 
 
 def loss_of(model: Path, data: Path, adapter: Path | None = None, *, through: bool = False) -> float:
