@@ -67,22 +67,6 @@ def test_one_failure_does_not_stop_the_others(stocked: Fusery) -> None:
     assert (len(quiet.out.splitlines()), FIRST in quiet.err) == (1, True)
 
 
-@pytest.mark.slow
-def test_a_bundle_by_other_choices_does_not_count_as_done(stocked: Fusery, tmp_path: Path) -> None:
-    card = tmp_path / "card.md.j2"
-    words = ("materialize", "--all", "--jobs", "1", "--json", "out/{name}", "--force")
-    stocked(*words)
-    for text in ("Ours: {{ name }}", "Theirs: {{ name }}"):
-        card.write_text(text)
-        changed, again = (stocked(*words, "--card", card).json for _ in range(2))
-        assert [document["existed"] for document in changed + again] == [False, False, True, True]
-    assert (tmp_path / "out" / FIRST / "README.md").read_text() == f"Theirs: {FIRST}"
-    assert stocked(*words, "--target", "vllm", "--fused").code == 0
-    adapters = stocked(*words, "--target", "vllm", "--unfused")
-    assert (adapters.code, [document["fused"] for document in adapters.json]) == (0, [None, None])
-    assert (tmp_path / "out" / FIRST / "adapters" / FIRST / "adapter_model.safetensors").is_file()
-
-
 def test_refusals(stocked: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
     require_refusals(
         stocked,

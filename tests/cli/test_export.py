@@ -102,28 +102,6 @@ def test_another_registry_reads_it_back(stocked: Fusery, exported: Path, tiny_ba
 
 
 @pytest.mark.slow
-def test_peft_s_form_goes_out_and_its_own_comes_back(
-    stocked: Fusery, tmp_path: Path, tiny_base: Path
-) -> None:
-    folder = peft_folders.make_peft(
-        tmp_path / "peft",
-        tiny_base,
-        use_rslora=True,
-        alpha_pattern={"q_proj": 5},
-        base_model_name_or_path="tiny",
-    )
-    words = ("--base", "tiny", "--task", "theirs", "--date", "20260301")
-    assert stocked("register", folder, *words).code == 0
-    assert stocked("get", "theirs@1", tmp_path / "own").code == 0
-    out = tmp_path / "own" / "adapters_theirs_v1_20260301"
-    for name in ("adapter_model.safetensors", "adapter_config.json"):
-        assert (out / name).read_bytes() == (folder / name).read_bytes()
-    add_elsewhere(stocked, tiny_base)
-    assert stocked(*HOME, "register", out).code == 0
-    require_same(stocked, "theirs@1", "renderings")
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("form", ["mlx", "peft"])
 def test_the_other_form_is_on_record_and_knows_its_adapter(
     stocked: Fusery, tmp_path: Path, tiny_base: Path, form: str

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import chat_templates
 import pytest
 import tiny_models
 from waiting import wait_until
@@ -182,26 +181,6 @@ def test_a_trainer_that_raises(ready: Fusery, folder: Path) -> None:
     assert "ValueError" in ran.err and "batch_size=25" in ran.err
     assert "Traceback" not in ran.err
     assert read_record(folder / "run" / RUN_RECORD).state == "stopped"
-
-
-@pytest.mark.slow
-def test_a_chat_template_that_never_ends_ends_the_training(
-    ready: Fusery, folder: Path, tiny_base: Path
-) -> None:
-    (folder / "tiny").unlink()
-    shutil.copytree(tiny_base, folder / "tiny")
-    (folder / "tiny" / "chat_template.jinja").write_text(chat_templates.SLOW_IF_ASKED)
-    pair = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "yes"}]
-    for name in ("train", "valid"):
-        (folder / "data" / f"{name}.jsonl").write_text(f"{json.dumps({'messages': pair})}\n" * 8)
-    ran = ready("train", "--base", "tiny", "--task", "cats", "--", *TRAIN)
-    assert ran.code == 0, ran.err
-    slow = [pair[0], {"role": "assistant", "content": "be slow"}]
-    (folder / "data" / "train.jsonl").write_text(f"{json.dumps({'messages': slow})}\n" * 8)
-    ran = ready("train", "--base", "tiny", "--task", "cats", "--", *TRAIN)
-    assert ran.code == 1
-    assert "TemplateTooMuch" in ran.err
-    assert "Traceback" not in ran.err
 
 
 def loss_of(model: Path, data: Path, adapter: Path | None = None, *, through: bool = False) -> float:
