@@ -30,8 +30,7 @@ from ..records.references import resolve_adapter
 from ..records.renderings import fetch_form, rendering_of, unfused_tokenizer
 from ..records.views import adapter_values, entries, evaluation_records, travelling
 from ..records.withdrawals import recipe_in
-from ..registration.training_curve import point_view
-from ..registration.training_facts import recorded_curve
+from ..registration.training_facts import recorded_points
 from . import BundledAdapter, BundleSource, Files
 from .serving_plan import ServingPlan, Split, plan_serving
 
@@ -121,10 +120,10 @@ def _training(session: Session, adapter: tables.AdapterRow) -> dict[str, Any]:
 
 
 def _curve(session: Session, adapter: tables.AdapterRow) -> list[dict[str, Any]]:
-    points = recorded_curve(adapter).points
+    points = recorded_points(adapter)
     step = -(-len(points) // _MOST) or 1
     kept = points if step == 1 else (*points[:-1:step], points[-1])
-    return [point_view(point) for point in kept]
+    return [point.to_dict() for point in kept]
 
 
 _WORST = 5

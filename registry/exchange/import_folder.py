@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,8 +62,8 @@ class _Exported:
     rendered: bool
     files: tuple[FileEntry, ...]
     base: _Pinned
-    created_at: datetime
     facts: Mapping[str, Any]
+    created_at: datetime | None = None
     parent: _Pinned | None = None
     trained_on: _Pinned | None = None
     tokenizer: tuple[FileEntry, ...] = ()
@@ -181,9 +181,12 @@ def _document(
     pinned, trained_on = _base(workspace, exported, base), exported.trained_on
     parent = _parent(workspace, exported.parent) if exported.parent is not None else None
     try:
-        amendments = [{**each, "since": each["at"], "by": by} for each in facts["amendments"]]
+        amendments = [{**each, "since": each["at"], "by": by} for each in facts.get("amendments", ())]
         measured = [{**each, "adapter": exported.name, "by": by} for each in facts.get("evaluations", ())]
-    except (KeyError, TypeError) as error:
+        # Folders of version 0.1.0 do not have the time of the registration.
+        known = [datetime.fromisoformat(each["at"]) for each in (*amendments, *measured)]
+        created_at = exported.created_at or min([datetime.now(UTC), *known])
+    except (KeyError, TypeError, ValueError) as error:
         raise BadInputError(
             f"{METADATA}: invalid amendments or evaluations", hint="export it again"
         ) from error
@@ -204,7 +207,7 @@ def _document(
         "parent_digest": exported.parent.digest if exported.parent and parent else None,
         "training": folder.raw_config,
         "yanked": False,
-        "created_at": exported.created_at.isoformat(),
+        "created_at": created_at.isoformat(),
         "created_by": by,
         "amendments": amendments,
         "evaluations": measured,

@@ -10,10 +10,9 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from fusery.storage.errors import FormatError, MissingFileError
 from fusery.storage.failures import opened
@@ -26,12 +25,7 @@ _BARS = "▁▂▃▄▅▆▇█"
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """The measurements of one iteration; None if not measured.
-
-    Attributes:
-        iteration: counted from 1.
-        train_loss: mean over the steps since the point before.
-    """
+    """The measurements of one iteration; None if not measured; a training loss is the mean since the point before."""
 
     iteration: int
     train_loss: float | None = None
@@ -126,23 +120,6 @@ class Curve:
         return max(losses.items()) if losses else None
 
 
-def point_view(point: Point) -> dict[str, Any]:
-    """Return a point as `--json` prints it."""
-    return {
-        "iteration": point.iteration,
-        "train_loss": point.train_loss,
-        "val_loss": point.val_loss,
-        "learning_rate": point.learning_rate,
-    }
-
-
-def curve_from(rows: Iterable[Mapping[str, Any]]) -> Curve:
-    """Return the curve that rows of `point_view` describe."""
-    return Curve.of(
-        Point(row["iteration"], row["train_loss"], row["val_loss"], row["learning_rate"]) for row in rows
-    )
-
-
 def sparkline(losses: Iterable[float], width: int = 40) -> str:
     """Return losses as a row of at most `width` blocks, the lowest loss the lowest block; empty for no losses."""
     values = list(losses)
@@ -184,11 +161,7 @@ _BEGIN = re.compile(r"Starting training\.\.\., iters: \d+|^\s*iter +train_loss +
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """The contents of a log.
-
-    Attributes:
-        peak_memory: bytes, where the trainer printed it.
-    """
+    """The contents of a log; the peak memory is in bytes, where the trainer printed it."""
 
     curve: Curve
     peak_memory: int | None = None

@@ -15,7 +15,7 @@ from ..parsing import plural
 from ..records.adapter_details import CurvePoint
 from .checkpoint_selection import CheckpointChoice
 from .run_folder import Run
-from .training_curve import Curve, Point, curve_from, point_view, sparkline
+from .training_curve import sparkline
 
 
 def record_run(session: Session, adapter: tables.AdapterRow, run: Run, choice: CheckpointChoice) -> None:
@@ -47,9 +47,17 @@ def record_run(session: Session, adapter: tables.AdapterRow, run: Run, choice: C
     )
     points = run.curve.until(choice.checkpoint.iteration).points
     if points:
-        # Every row names every column: rows that name others than the one before begin another statement.
-        row = {"adapter_id": adapter.id, "train_loss": None, "val_loss": None, "learning_rate": None}
-        session.execute(insert(tables.CurvePointRow), [row | point_view(point) for point in points])
+        rows = [
+            {
+                "adapter_id": adapter.id,
+                "iteration": point.iteration,
+                "train_loss": point.train_loss,
+                "val_loss": point.val_loss,
+                "learning_rate": point.learning_rate,
+            }
+            for point in points
+        ]
+        session.execute(insert(tables.CurvePointRow), rows)
 
 
 def adapter_with_weights(session: Session, digest: str) -> tables.AdapterRow | None:
@@ -63,16 +71,9 @@ def adapter_with_weights(session: Session, digest: str) -> tables.AdapterRow | N
     return session.scalars(query).first()
 
 
-def recorded_curve(adapter: tables.AdapterRow) -> Curve:
-    """Return the recorded curve of an adapter; empty if there is none."""
-    return Curve.of(
-        Point(row.iteration, row.train_loss, row.val_loss, row.learning_rate) for row in adapter.curve
-    )
-
-
 def recorded_points(adapter: tables.AdapterRow) -> tuple[CurvePoint, ...]:
     """Return the recorded curve of an adapter as records."""
-    return tuple(CurvePoint(**point_view(point)) for point in recorded_curve(adapter).points)
+    return tuple(map(CurvePoint.from_row, adapter.curve))
 
 
 def draw_curves(curves: Mapping[str, Sequence[CurvePoint]], plot: Path, *, force: bool) -> Path:
@@ -92,9 +93,8 @@ def draw_curves(curves: Mapping[str, Sequence[CurvePoint]], plot: Path, *, force
 
 def curve_line(rows: Sequence[CurvePoint]) -> str:
     """Return one line for people: the validation losses, or the training losses where there was no validation."""
-    curve = curve_from(rows)
-    validated = [point.val_loss for point in curve.points if point.val_loss is not None]
-    trained = [point.train_loss for point in curve.points if point.train_loss is not None]
+    validated = [point.val_loss for point in rows if point.val_loss is not None]
+    trained = [point.train_loss for point in rows if point.train_loss is not None]
     losses, kind = (validated, "validation") if len(validated) > 1 else (trained, "training")
     if len(losses) < 2:
         return ""

@@ -15,9 +15,7 @@ from fusery.registry.registration.training_curve import (
     Curve,
     Point,
     _parse,
-    curve_from,
     parse_log,
-    point_view,
     read_log,
     sparkline,
 )
@@ -45,7 +43,6 @@ def test_a_curve_is_in_order_and_finite_and_forgets_nothing(points: list[Point])
 def test_a_curve_of_its_own_points_is_the_same(points: list[Point]) -> None:
     curve = Curve.of(points)
     assert Curve.of(curve.points).points == curve.points
-    assert curve_from(map(point_view, curve.points)).points == curve.points
 
 
 @given(POINTS, st.integers(0, 60))
