@@ -39,8 +39,14 @@ from ..records.withdrawals import inherited_dataset, known_sources, of_adapters,
 from ..remote.documents import AdapterDocument
 from .checkpoint_selection import Training
 from .context import RegistrationContext, candidate_for, load_context, policy_of
-from .recorded import first_state, record_training, submission_of, training_findings
-from .training_facts import adapter_with_weights, record_run
+from .recorded import (
+    adapter_with_weights,
+    first_state,
+    record_run,
+    record_training,
+    submission_of,
+    training_findings,
+)
 
 if TYPE_CHECKING:
     from ..workspace.workspace import Workspace

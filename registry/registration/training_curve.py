@@ -10,12 +10,16 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from fusery.storage.errors import FormatError, MissingFileError
 from fusery.storage.failures import opened
+
+from ..errors import BadInputError
+from ..parsing import plural
+from ..records.adapter_details import CurvePoint
 
 START = 1
 """The iteration at which mlx-lm measures the untrained model."""
@@ -133,6 +137,33 @@ def sparkline(losses: Iterable[float], width: int = 40) -> str:
     return "".join(_BARS[round(steps * (value - low) / span) if span > 0 else 0] for value in values)
 
 
+def draw_curves(curves: Mapping[str, Sequence[CurvePoint]], plot: Path, *, force: bool) -> Path:
+    """Draw the curves of adapters, by name, to a file; return the file's path."""
+    from ..charts.curves import draw
+    from ..documents import picture_kind, write_picture
+
+    kind, place = picture_kind(plot), plot.expanduser().absolute()
+    if not any(curves.values()):
+        raise BadInputError(
+            f"there is no training curve on record for {', '.join(curves)}",
+            hint="register with what the trainer printed: fusery register DIR --log FILE",
+        )
+    write_picture(place, draw(curves, kind), force=force)
+    return place
+
+
+def curve_line(rows: Sequence[CurvePoint]) -> str:
+    """Return one line for people: the validation losses, or the training losses where there was no validation."""
+    validated = [point.val_loss for point in rows if point.val_loss is not None]
+    trained = [point.train_loss for point in rows if point.train_loss is not None]
+    losses, kind = (validated, "validation") if len(validated) > 1 else (trained, "training")
+    if len(losses) < 2:
+        return ""
+    return (
+        f"{sparkline(losses)}  {losses[0]:.3f} to {losses[-1]:.3f} ({kind}, {plural(len(losses), 'point')})"
+    )
+
+
 MAX_BYTES = 1 << 30
 MAX_POINTS = 1_000_000
 
@@ -174,15 +205,11 @@ def read_log(path: Path) -> Log:
     with opened(path) as file:
         if os.fstat(file.fileno()).st_size > MAX_BYTES:
             raise FormatError(f"{path.name} is larger than {MAX_BYTES >> 20} MiB", hint=_HINT)
-        return _parse(iter(lambda: file.read(_BLOCK), b""), path.name)
+        return parse_log(iter(lambda: file.read(_BLOCK), b""), path.name)
 
 
-def parse_log(data: bytes, subject: str = "the log") -> Log:
+def parse_log(blocks: Iterable[bytes], subject: str = "the log") -> Log:
     """Parse what the trainer printed."""
-    return _parse([data], subject)
-
-
-def _parse(blocks: Iterable[bytes], subject: str) -> Log:
     points: list[Point] = []
     memory: int | None = None
     for line in _lines(blocks):

@@ -68,6 +68,7 @@ def test_a_forged_document_is_refused(case: str, saved: Path, tmp_path: Path) ->
     kind, values, reason = REFUSED[case]
     change_lines(saved, f"documents/{kind}.ndjson", lambda documents: documents[0].update(values))
     with opened(tmp_path / "pulled") as pulled:
+        pulled.init()
         with pytest.raises(FuseryError, match=reason):
             pulled.exchange.pull("*", saved)
         assert pulled.upkeep.audit().ok

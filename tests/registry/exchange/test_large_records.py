@@ -114,6 +114,7 @@ def test_adapter_over_the_limits_in_a_foreign_backup_is_refused(
             session.execute(text("UPDATE yank SET lifted_at = '2999-01-01 00:00:00.000000'"))
     stocked.upkeep.backup(tmp_path / "backup")
     with Registry(open_workspace(tmp_path / "theirs")) as theirs:
+        theirs.init()
         with pytest.raises(BadInputError, match="yank"):
             theirs.exchange.pull("*", tmp_path / "backup")
         assert theirs.adapters.list() == []
