@@ -17,7 +17,16 @@ import click
 
 from fusery.storage.errors import FuseryError
 
-from .commands import ADMIN, COMMANDS, EVERYDAY, SECTIONS, TABLE, import_commands
+from .commands import (
+    ADMIN,
+    COMMANDS,
+    EVERYDAY,
+    FORMER_OPTIONS,
+    SECTIONS,
+    TABLE,
+    import_commands,
+    renamed_options,
+)
 
 if TYPE_CHECKING:
     from .hints import Hints
@@ -307,6 +316,13 @@ def _usage(words: list[str], error: click.ClickException, hints: Hints) -> int:
         command = error.ctx.command_path.partition(" ")[2]
         mark, hint = "\nHint: ", f"it stands before the command: fusery {error.option_name}{value} {command}"
         message = f"No such option here: {error.option_name}"
+    if isinstance(error, click.NoSuchOption) and error.option_name in FORMER_OPTIONS and error.ctx:
+        import shlex
+
+        flags = {flag for parameter in error.ctx.command.params for flag in parameter.opts}
+        if (renamed := renamed_options(words, flags)) != words:
+            message = f"The option {error.option_name!r} has another name."
+            mark, hint = "\nHint: ", f"fusery {shlex.join(renamed)}"
     if "--json" not in words:
         import io
 

@@ -18,13 +18,7 @@ from fusery.storage.errors import FuseryError
 from fusery.storage.vouchers import require_digests, watched
 
 from ..common import base_architecture, finish, model_hint, served_adapters
-from .model import (
-    provenance_keys,
-    read_model,
-    require_writable,
-    write_adapter_gguf,
-    write_model_gguf,
-)
+from .model import provenance_keys, read_model, require_writable, write_adapter_gguf, write_model_gguf
 
 BASE = "base.gguf"
 

@@ -19,22 +19,20 @@ from fusery.storage.jsonfile import read_object
 
 from .family import Value
 
-NORMAL, UNUSED = 1, 5
-"""Kinds of tokens (`gguf.TokenType`), besides those of `read_tokenizer`."""
-
+NORMAL, UNUSED = 1, 5  # Kinds of tokens (`gguf.TokenType`), besides those of `read_tokenizer`
 _PROBE = (
     "Hello, world!  It's 2026-11-25, 12:34:56; don't  'LL  we'd?\n\n\tdef f(x):\n        return x**2 # 1234567\r\n"
     "  Grüße aus Köln — “quoted”… naïve café Å\u030a e\u0301 ﬁ 世界、こんにちは。한국어 Привет, мир! שלום مرحبا नमस्ते ไทย "
     "\U0001f600\U0001f468\u200d\U0001f469\u200d\U0001f467 x=-3.14e-10; <b>bold</b> \u00a0\u2003 ١٢٣ ½ ² ∑∫ \u0001 ʼn ǆ İ    \n \n"
 )
 _JSON_LIMIT = 1 << 28
+# A vocabulary that is just large enough to ask our reader how a name cuts texts.
 _BYTES: Mapping[str, Value] = {
     "tokenizer.ggml.model": "gpt2",
     "tokenizer.ggml.tokens": [chr(0x100 + byte) for byte in range(256)],
     "tokenizer.ggml.token_type": [NORMAL] * 256,
     "tokenizer.ggml.merges": [],
 }
-"""A vocabulary that is just large enough to ask our reader how a name cuts texts."""
 
 
 def tokenizer_keys(files: Mapping[str, Path], config: Mapping[str, Any], rows: int) -> dict[str, Value]:
@@ -198,9 +196,7 @@ def _refusal(why: str) -> BadInputError:
     return BadInputError(f"the model is not written as GGUF: {why}")
 
 
-UNKNOWN, BYTE = 2, 6
-"""Kinds of tokens (`gguf.TokenType`)."""
-
+UNKNOWN, BYTE = 2, 6  # Kinds of tokens (`gguf.TokenType`)
 SPACE = "\u2581"
 _BYTE_TOKENS = [f"<0x{byte:02X}>" for byte in range(256)]
 _REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 
 _NAMES = (WEIGHTS, PEFT_WEIGHTS, CONFIG, METADATA)
 
+# Makes a private copy of a file that is to be kept, and returns its path: what is read then is the copy.
 Take = Callable[[Path], Path]
-"""Makes a private copy of a file that is to be kept, and returns its path: what is read then is the copy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,22 +117,13 @@ def read_adapter_folder(
         return _read_peft_folder(path, files, base, left_out)
     files.pop(PEFT_WEIGHTS, None)
     problems: list[FileProblem] = []
-    raw_config = read_json(files, CONFIG, problems) or {}
-    config = validated(AdapterConfig, raw_config, CONFIG, problems) or AdapterConfig.model_validate({})
+    raw = read_json(files, CONFIG, problems) or {}
+    config = validated(AdapterConfig, raw, CONFIG, problems) or AdapterConfig.model_validate({})
     metadata = _metadata(files, problems)
     header = weights_header(files, WEIGHTS, problems)
     modules, unexpected = lora_modules(header)
     return AdapterFolder(
-        path,
-        files,
-        config,
-        raw_config,
-        metadata,
-        header,
-        modules,
-        unexpected,
-        tuple(problems),
-        left_out=left_out,
+        path, files, config, raw, metadata, header, modules, unexpected, tuple(problems), left_out=left_out
     )
 
 
@@ -178,10 +169,8 @@ def with_weights(folder: AdapterFolder, weights: str, take: Take | None = None) 
 
 
 def on_base(folder: AdapterFolder, base: Architecture) -> AdapterFolder:
-    """Return a folder with all that the base has to tell: where mlx-lm keeps what PEFT has adapted.
-
-    Of a base with the names that PEFT has, it has nothing to tell.
-    """
+    """Return a folder with all that the base has to tell: where mlx-lm keeps what PEFT has adapted."""
+    # Of a base with the names that PEFT has, it has nothing to tell.
     from ..models.libraries import sees
 
     raw = folder.raw_config

@@ -115,18 +115,12 @@ class AdapterMetadata(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class LoraModule:
-    """The tensors of one adapted module, as names to shapes.
-
-    Attributes:
-        a: shape of `lora_a`, (in, rank) for a linear layer.
-        b: shape of `lora_b`, (rank, out) for a linear layer.
-        m: shape of DoRA's magnitude, (out,).
-    """
+    """The tensors of one adapted module, as names to shapes."""
 
     path: str
-    a: tuple[int, ...] | None = None
-    b: tuple[int, ...] | None = None
-    m: tuple[int, ...] | None = None
+    a: tuple[int, ...] | None = None  # shape of `lora_a`, (in, rank) for a linear layer
+    b: tuple[int, ...] | None = None  # shape of `lora_b`, (rank, out) for a linear layer
+    m: tuple[int, ...] | None = None  # shape of DoRA's magnitude, (out,)
 
 
 def lora_modules(header: Header | None) -> tuple[dict[str, LoraModule], tuple[str, ...]]:
@@ -162,11 +156,9 @@ def for_todays_mlx(files: Mapping[str, Path], folder: Path) -> dict[str, Path]:
 
 
 def todays_config(raw: Mapping[str, Any], modules: Mapping[str, LoraModule]) -> dict[str, Any]:
-    """Return `adapter_config.json` as today's mlx-lm reads it; nothing else is changed, and nothing if it is malformed.
-
-    Where it does not say which layers were adapted, or says fewer than have tensors (mlx-lm 0.19 to 0.21 did), the modules
-    that have tensors are named instead, by their paths from the root.
-    """
+    """Return `adapter_config.json` as today's mlx-lm reads it; nothing else is changed, and nothing if it is malformed."""
+    # Where it does not say which layers were adapted, or says fewer than have tensors (mlx-lm 0.19 to 0.21 did), the
+    # modules that have tensors are named instead, by their paths from the root.
     try:
         config = AdapterConfig.model_validate(raw)
     except ValidationError:
@@ -213,8 +205,7 @@ class FileProblem:
 
 
 _Model = TypeVar("_Model", bound=BaseModel)
-_MOST_PROBLEMS = 20
-"""Of one file: who has a thousand wrong keys is not helped by a thousand sentences."""
+_MOST_PROBLEMS = 20  # Of one file: who has a thousand wrong keys is not helped by a thousand sentences
 
 
 def read_json(files: Mapping[str, Path], name: str, problems: list[FileProblem]) -> dict[str, Any] | None:

@@ -206,9 +206,7 @@ def _refusal(why: str) -> BadInputError:
     )
 
 
-VERSION = "0.19.1"
-"""The first PEFT that has A at the inputs, as it is written here."""
-
+VERSION = "0.19.1"  # The first PEFT that has A at the inputs, as it is written here
 _PARAMETER_OF = {name: parameter for parameter, names in PROJECTIONS.items() for name in names}
 
 

@@ -16,15 +16,10 @@ from typing import Any
 
 from ..errors import BadInputError, FusionUnsupportedError
 
-QUANTIZATION_AWARE = "quantization_aware"
-"""The entry for a format of MLX."""
-
-NVFP4_MERGE_AWARE = "nvfp4_merge_aware"
-"""Axolotl's entry."""
-
+QUANTIZATION_AWARE = "quantization_aware"  # The entry for a format of MLX
+NVFP4_MERGE_AWARE = "nvfp4_merge_aware"  # Axolotl's entry
+# The entries to keep when an adapter is converted to another form.
 MERGE_AWARE = (QUANTIZATION_AWARE, NVFP4_MERGE_AWARE)
-"""The entries to keep when an adapter is converted to another form."""
-
 ITS_WEIGHTS = "quantization_aware_weights"
 """The entry with SHA-256 digests of the weights that were trained so.
 
@@ -53,10 +48,8 @@ def trained_through(config: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def aware_of(method: str, config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the format that a registered adapter was trained through; None of any other, and where the entry is no format.
-
-    Such an adapter was admitted when nobody looked at the entry, and is fused since as what its tensors are.
-    """
+    """Return the format that a registered adapter was trained through; None of any other, and where the entry is no format."""
+    # Such an adapter was admitted when nobody looked at the entry, and is fused since as what its tensors are.
     try:
         return None if method == "full" else trained_through(config)
     except ValueError:

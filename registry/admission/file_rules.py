@@ -12,7 +12,6 @@ from fusery.storage.safetensors import BASE_HEADER_LIMIT, read_header
 
 from ..adapters.files import CONFIG, METADATA, PEFT_WEIGHTS, WEIGHTS
 from ..adapters.finding import Finding, some
-from ..parsing import plural
 from .candidate import Candidate
 from .code import always_error, error, rule, warning
 
@@ -128,13 +127,11 @@ def has_adapter_tensors(candidate: Candidate) -> Iterator[Finding]:
         return
     if not folder.modules:
         yield NO_TENSORS.found(WEIGHTS, "the file holds no lora_a and lora_b tensors")
-    if folder.unexpected:
-        message = f"{plural(len(folder.unexpected), 'tensor')} that no LoRA adapter has: {some(list(folder.unexpected))}"
-        peft = any(".lora_A." in name or ".lora_B." in name for name in folder.unexpected)
-        hint = (
-            "these are PEFT's names: leave the file as adapter_model.safetensors beside its own configuration"
-        )
-        yield UNKNOWN_TENSOR.found(WEIGHTS, message, hint if peft else None)
+    peft = any(".lora_A." in name or ".lora_B." in name for name in folder.unexpected)
+    hint = "these are PEFT's names: leave the file as adapter_model.safetensors beside its own configuration"
+    yield from UNKNOWN_TENSOR.listed(
+        WEIGHTS, folder.unexpected, "tensor", "that no LoRA adapter has", hint if peft else None
+    )
 
 
 @rule(DTYPE_UNSUPPORTED, DTYPE_MIXED)
@@ -142,14 +139,11 @@ def float_tensors(candidate: Candidate) -> Iterator[Finding]:
     """The tensors are numbers that can be added to a weight, all in one format."""
     header = candidate.folder.header
     tensors = list(header.tensors.values()) if header else []
-    odd = [tensor for tensor in tensors if tensor.dtype not in _FLOATS]
-    if odd:
-        kinds = some({tensor.dtype for tensor in odd})
-        message = f"{plural(len(odd), 'tensor')} in {kinds}, not {', '.join(_FLOATS)}: {some(tensor.name for tensor in odd)}"
-        yield DTYPE_UNSUPPORTED.found(WEIGHTS, message)
-        return
+    odd = {tensor.name: tensor.dtype for tensor in tensors if tensor.dtype not in _FLOATS}
+    text = f"in {some(set(odd.values()))}, not {', '.join(_FLOATS)}"
+    yield from DTYPE_UNSUPPORTED.listed(WEIGHTS, odd, "tensor", text)
     factors = {tensor.dtype for tensor in tensors if tensor.name.rpartition(".")[2] in ("lora_a", "lora_b")}
-    if len(factors) > 1:
+    if len(factors) > 1 and not odd:
         yield DTYPE_MIXED.found(WEIGHTS, f"the factors are in {len(factors)} formats: {some(factors)}")
 
 
@@ -158,8 +152,7 @@ def tensors_hold_numbers(candidate: Candidate) -> Iterator[Finding]:
     """No tensor is empty."""
     header = candidate.folder.header
     empty = [tensor.name for tensor in header.tensors.values() if not tensor.size] if header else []
-    if empty:
-        yield EMPTY_TENSOR.found(WEIGHTS, f"{plural(len(empty), 'tensor')} without a number: {some(empty)}")
+    yield from EMPTY_TENSOR.listed(WEIGHTS, empty, "tensor", "without a number")
 
 
 OTHER_KIND = always_error(
@@ -169,26 +162,21 @@ OTHER_KIND = always_error(
     "give the folder that mlx_lm.lora or PEFT's save_pretrained wrote",
 )
 
+# PEFT's tasks whose models have no language-model head, with the class of transformers for each.
 _CLASSIFIERS = {
     "SEQ_CLS": "AutoModelForSequenceClassification",
     "TOKEN_CLS": "AutoModelForTokenClassification",
     "QUESTION_ANS": "AutoModelForQuestionAnswering",
 }
-"""PEFT's tasks whose models have no language-model head, with the class of transformers for each."""
-
+# The command that writes mlx-lm's configuration of a full fine-tune; mlx-lm-lora writes the model's instead.
 _FULL = """echo '{"fine_tune_type": "full", "num_layers": -1}' > adapter_config.json"""
-"""The command that writes mlx-lm's configuration of a full fine-tune; mlx-lm-lora writes the model's instead."""
-
-_MOST_HEADERS = 4
-"""Files whose tensors' names are looked at."""
-
+_MOST_HEADERS = 4  # Files whose tensors' names are looked at
 _IMAGES = "fusery keeps adapters of language models: use it with the program that it was trained for"
 _KOHYA = re.compile(r"(lora_(unet|te[0-9]?|transformer|prior|prior_te)_|lycoris_)\w+\.")
 _DIFFUSERS = re.compile(
     r"(unet|transformer|text_encoder(_[0-9])?|diffusion_model|prior)\.(?=.*lora)", re.IGNORECASE
 )
 _VLM = re.compile(r"(?!base_model\.).+\.([AB]|lora_[AB]\.\w+\.weight)")
-_VLM_RETRAIN = "train it again with mlx-vlm 0.6.0 or later, which writes mlx-lm's form"
 _MODEL = re.compile(r"(pytorch_)?model(-[0-9]+-of-[0-9]+)?\.(safetensors|bin)")
 _FACTORS = re.compile(r"(?:.*/)?(?:adapters|adapter_model)\.safetensors")
 
@@ -219,11 +207,9 @@ def other_kind(candidate: Candidate) -> Kind | None:
 
 
 def _full_weights(candidate: Candidate) -> Kind | None:
-    """Return the kind of a folder with whole weights, if its configuration does not declare a full fine-tune."""
-    folder = candidate.folder
+    folder, known = candidate.folder, candidate.base.architecture.weights
     if folder.form != "mlx" or folder.header is None or folder.config.method == "full":
         return None
-    known = candidate.base.architecture.weights
     tensors = folder.header.tensors.items()
     if not any(len(tensor.shape) == 2 and name.removesuffix(".weight") in known for name, tensor in tensors):
         return None
@@ -232,46 +218,55 @@ def _full_weights(candidate: Candidate) -> Kind | None:
 
 
 def _by_tensors(candidate: Candidate, top: Collection[str]) -> Kind | None:
-    root = candidate.surroundings.root
-    for name in sorted(name for name in top if name.endswith(".safetensors"))[:_MOST_HEADERS]:
+    for file in sorted(name for name in top if name.endswith(".safetensors"))[:_MOST_HEADERS]:
         try:
-            names = list(read_header(root / name, limit=BASE_HEADER_LIMIT).tensors)
+            names = list(read_header(candidate.surroundings.root / file, limit=BASE_HEADER_LIMIT).tensors)
         except FuseryError:
             continue  # whether it can be read is for another rule to say
-        if any(map(_KOHYA.match, names)):
-            return Kind(name, "a LoRA of an image or video model in kohya's form", _IMAGES)
-        if any(map(_DIFFUSERS.match, names)):
-            return Kind(name, "a LoRA of an image or video model in diffusers' form", _IMAGES)
+        for pattern, form in ((_KOHYA, "kohya's"), (_DIFFUSERS, "diffusers'")):
+            if any(map(pattern.match, names)):
+                return Kind(file, f"a LoRA of an image or video model in {form} form", _IMAGES)
         if names and all(map(_VLM.fullmatch, names)):
-            return Kind(
-                name, "an adapter in the form that mlx-vlm wrote before it took mlx-lm's", _VLM_RETRAIN
-            )
+            what = "an adapter in the form that mlx-vlm wrote before it took mlx-lm's"
+            return Kind(file, what, "train it again with mlx-vlm 0.6.0 or later, which writes mlx-lm's form")
     return None
 
 
+_BY_NAME = (
+    (
+        r"adapter_model\.(?:bin|pt)",
+        "a PEFT adapter in a pickle, which runs code when it is loaded and is never opened here",
+        (
+            "where you trust its origin, load it with PEFT and save it again:"
+            " PeftModel.from_pretrained(model, FOLDER).save_pretrained(NEW)"
+        ),
+    ),
+    (
+        r"(?:[0-9]+_)?adapters?\.npz",
+        "an adapter in the .npz form that mlx-lm wrote before it took safetensors",
+        (
+            'write it again, and register the folder: python -c "import mlx.core as mx;'
+            f" mx.save_safetensors('{WEIGHTS}', mx.load('NAME'))\""
+        ),
+    ),
+    (
+        r".*\.fmadapter",
+        "an adapter of Apple's foundation models, which is bound to one version of a system",
+        "use Apple's adapter toolkit",
+    ),
+    (
+        r".*\.gguf",
+        "a file for llama.cpp",
+        "register the adapter that it was made from; fusery identify says which one that is, if it is on record",
+    ),
+)
+
+
 def _by_names(candidate: Candidate, top: Collection[str]) -> Kind | None:
-    for name in ("adapter_model.bin", "adapter_model.pt"):
-        if name in top:
-            what = "a PEFT adapter in a pickle, which runs code when it is loaded and is never opened here"
-            hint = (
-                "where you trust its origin, load it with PEFT and save it again:"
-                " PeftModel.from_pretrained(model, FOLDER).save_pretrained(NEW)"
-            )
-            return Kind(name, what, hint)
-    for name in sorted(top):
-        if re.fullmatch(r"(?:[0-9]+_)?adapters?\.npz", name):
-            hint = (
-                f'write it again, and register the folder: python -c "import mlx.core as mx;'
-                f" mx.save_safetensors('{WEIGHTS}', mx.load('{name}'))\""
-            )
-            what = "an adapter in the .npz form that mlx-lm wrote before it took safetensors"
-            return Kind(name, what, hint)
-        if name.endswith(".fmadapter"):
-            what = "an adapter of Apple's foundation models, which is bound to one version of a system"
-            return Kind(name, what, "use Apple's adapter toolkit")
-        if name.endswith(".gguf"):
-            hint = "register the adapter that it was made from; fusery identify says which one that is, if it is on record"
-            return Kind(name, "a file for llama.cpp", hint)
+    for pattern, what, hint in _BY_NAME:
+        for name in sorted(top):
+            if re.fullmatch(pattern, name):
+                return Kind(name, what, hint.replace("NAME", name))
     entries = candidate.surroundings.entries
     below = sorted({entry.path.rpartition("/")[0] for entry in entries if _FACTORS.fullmatch(entry.path)})
     if below:

@@ -28,10 +28,7 @@ class Upkeep(Resource):
     """Audits, backups, the collector, and the schema of the database."""
 
     def doctor(self, *, reporter: Reporter = SILENT) -> Sequence[Check]:
-        """Check settings, database, schema, store, cache, engine and plugins; return the results.
-
-        Of a server's registry: the settings, cache, engine and plugins of this machine, and whether the server answers.
-        """
+        """Check settings, database, schema, store, cache, engine and plugins; return the results."""
         from ..upkeep.doctor import examine
         from .plugged import plugin_checks
 

@@ -255,6 +255,7 @@ ACTIONS: Mapping[str, str] = {
     "base.calibration_chosen": "a calibration that was there is taken again, and not the newest",
     "base.recognised": "other files were found to hold the same",
     "base.received": "it came from another registry",
+    "base.related": "its weights are a form of another base model's",
     "blob.quarantined": "a damaged blob was put aside",
     "blob.repaired": "a damaged blob was replaced by a good one",
     "bundle.signed": "it was signed",

@@ -85,10 +85,8 @@ def encode(values: Array, form: Format) -> Array:
 
 
 def round_to(values: Array, form: Format, scratch: Array, out: Array) -> None:
-    """Round float32 numbers to `form`, to nearest, ties to even, into `out`, which may be `values` itself.
-
-    NaN stays NaN where its upper 16 bits say so, as those of 16-bit numbers and of operations do.
-    """
+    """Round float32 numbers to `form`, to nearest, ties to even, into `out`, which may be `values` itself."""
+    # NaN stays NaN where its upper 16 bits say so, as those of 16-bit numbers and of operations do.
     if form is F32:
         if out is not values:
             np.copyto(out, values)
@@ -105,26 +103,19 @@ def round_to(values: Array, form: Format, scratch: Array, out: Array) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """One module's low-rank update, ready to be multiplied out.
+    """One module's low-rank update, ready to be multiplied out."""
 
-    Attributes:
-        left: float32 (rank, rows): `scale * lora_b` of a linear layer, `scale * lora_a.T` of an embedding.
-        right: float32 (rank, columns): `lora_a.T`, or `lora_b`.
-        form: format in which MLX holds the product.
-    """
-
+    # float32 (rank, rows): `scale * lora_b` of a linear layer, `scale * lora_a.T` of an embedding.
     left: Array
-    right: Array
-    form: Format
+    right: Array  # float32 (rank, columns): `lora_a.T`, or `lora_b`
+    form: Format  # format in which MLX holds the product
 
     @classmethod
     def of(
         cls, a: Array, b: Array, a_form: Format, b_form: Format, scale: float, *, embedding: bool
     ) -> Update:
-        """Build the update from the stored tensors `lora_a` and `lora_b` of a module.
-
-        The scale is a weak scalar in MLX: rounded to float32, then to the format of the tensor it multiplies.
-        """
+        """Build the update from the stored tensors `lora_a` and `lora_b` of a module."""
+        # The scale is a weak scalar in MLX: rounded to float32, then to the format of the tensor it multiplies.
         scaled, scaled_form, other = (a, a_form, b) if embedding else (b, b_form, a)
         factor = decode(encode(np.full(1, scale, _F32), scaled_form), scaled_form)[0]
         left = decode(encode(factor * decode(scaled, scaled_form), scaled_form), scaled_form)
@@ -143,21 +134,15 @@ class Update:
 
 
 def multiply_out(left: Array, right: Array, out: Array, scratch: Array) -> None:
-    """Write the sum over the rank of left[k] * right[k] to `out`, in float32 and in order.
-
-    This is the loop of the reference BLAS that MLX uses on Linux x86-64, and of MLX's own loop for 16-bit formats:
-    starting from +0, one product and one sum at a time.
-    """
+    """Write the sum over the rank of left[k] * right[k] to `out`, in float32 and in order."""
+    # This is the loop of the reference BLAS that MLX uses on Linux x86-64, and of MLX's own loop for 16-bit formats:
+    # starting from +0, one product and one sum at a time.
     np.multiply(left[0], right[0], out=out)
     for k in range(1, len(left)):
         np.multiply(left[k], right[k], out=scratch)
         np.add(out, scratch, out=out)
     # The sum started from +0: products that are all -0 give +0.
     np.add(out, _F32(0), out=out)
-
-
-_HALF = np.uint32(0x7FFF)
-_UPPER = np.uint32(0xFFFF0000)
 
 
 def spare_size(rows: int, columns: int) -> int:
@@ -244,10 +229,8 @@ class Thresholds:
 
 
 def round_at_random(values: Array, form: Format, chance: Array) -> Array:
-    """Round float32 numbers to those of a format, up where the way from the lower neighbour is more than the threshold in [0, 1).
-
-    What is beyond the format is left to whoever stores it.
-    """
+    """Round float32 numbers to those of a format, up where the way from the lower neighbour is more than the threshold in [0, 1)."""
+    # What is beyond the format is left to whoever stores it.
     if form is F32:
         return values
     finest = np.float32(2.0**-24 if form is F16 else 2.0**-133)

@@ -120,10 +120,8 @@ def _multiply(rows: StoredRows, kind: RowsFormat, change: Change, first: int, bl
 
 
 def _rescale(kind: RowsFormat, change: Change, lengths: Array, block: _Block, work: Arrays) -> None:
-    """Set `new` to what DoRA makes of the rows, `m / |W + D| * (W + D)`, and `delta` to what it intends.
-
-    At run time (`DoRALinear.__call__`) D and the norm are in float32.
-    """
+    """Set `new` to what DoRA makes of the rows, `m / |W + D| * (W + D)`, and `delta` to what it intends."""
+    # At run time (`DoRALinear.__call__`) D and the norm are in float32.
     block.add(change, kind.form)
     per_row = 0 if kind.group is None else block.base.shape[1] // len(lengths)
     spare, turned = work.floats((1, spare_size(*block.base.shape)), "spare", "turned")

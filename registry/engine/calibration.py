@@ -49,10 +49,10 @@ Floats = NDArray[np.float32]
 FORMAT = "fusery.calibration.v1"
 FOR_ADAPTER = "fusery.calibration.v2"
 MAX_DIRECTIONS = 256
-MAX_INPUTS = 1 << 20
-"""How many numbers an input may have."""
+MAX_INPUTS = 1 << 20  # How many numbers an input may have
+# Mean square of a number that goes in, at most: what rounding makes of it in float32 would be infinite.
+# Models have some 1e4.
 MOST_ENERGY = 1e30
-"""Mean square of a number that goes in, at most: what rounding makes of it in float32 would be infinite.  Models have some 1e4."""
 _KEYS = {"format", "modules", "base", "tokens", "prompts"}
 _LEARNED = "learned"
 _LEARNED_KEYS = {"modules", "adapter", "seed", "steps", "tokens", "prompts"}
@@ -65,32 +65,21 @@ _COUNT = re.compile(r"[1-9][0-9]{0,14}")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Directions:
-    """What one input is made of.
+    """What one input is made of."""
 
-    Attributes:
-        directions: float32 (K, n), U^T.
-        rest: float32 (n,), what the diagonal of H has besides; nowhere negative.
-        mean: mean of the diagonal of H.
-    """
-
-    directions: Floats
-    rest: Floats
-    mean: float
+    directions: Floats  # float32 (K, n), U^T
+    rest: Floats  # float32 (n,), what the diagonal of H has besides; nowhere negative
+    mean: float  # mean of the diagonal of H
 
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """What the scales and biases of one adapter's fused model were learned to be, but for the numbers.
-
-    Attributes:
-        seed: of the codes that they go with.
-        tokens: how many tokens were read for that, some of them more than once.
-    """
+    """What the scales and biases of one adapter's fused model were learned to be, but for the numbers."""
 
     adapter: Digest
-    seed: int
+    seed: int  # of the codes that they go with
     steps: int
-    tokens: int
+    tokens: int  # how many tokens were read for that, some of them more than once
     prompts: Digest
 
 
@@ -105,13 +94,9 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class CalibrationFile:
-    """A calibration file that was read; its tensors stay in the file until they are asked for.
+    """A calibration file that was read; its tensors stay in the file until they are asked for."""
 
-    Attributes:
-        path: of the file, which has to stay where it is.
-    """
-
-    path: Path
+    path: Path  # of the file, which has to stay where it is
     modules: Mapping[str, str]
     base: Digest
     tokens: int
@@ -207,11 +192,9 @@ def write_calibration(
     prompts: Digest,
     learned: tuple[Learned, Mapping[str, Stored]] | None = None,
 ) -> None:
-    """Write a calibration file; the same arguments give the same bytes.
-
-    The law: `read_calibration(path)` has the arguments, and gives each module its input with the directions rounded to
-    bfloat16 (`rounded`) and everything else as it is.
-    """
+    """Write a calibration file; the same arguments give the same bytes."""
+    # The law: `read_calibration(path)` has the arguments, and gives each module its input with the directions rounded
+    # to bfloat16 (`rounded`) and everything else as it is.
     metadata = {
         "format": FORMAT if learned is None else FOR_ADAPTER,
         "modules": canonical_json(_modules(modules)).decode("ascii"),

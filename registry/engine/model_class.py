@@ -36,9 +36,7 @@ _MODEL_TYPE = re.compile(r"[A-Za-z][\w-]{0,99}")
 _COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_experts", "num_local_experts")
 _COUNT_LIMIT = 4096
 _REASON_LIMIT = 240
-_RENAMED = {"F8_E4M3": "U8", "F8_E8M0": "U8"}
-"""MLX has no such numbers; it reads and writes their bytes."""
-
+_RENAMED = {"F8_E4M3": "U8", "F8_E8M0": "U8"}  # MLX has no such numbers; it reads and writes their bytes
 # What a model class raises on a configuration or on tensors that it was not made for; olmo without its package exits.
 _REFUSALS = (
     *(ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, AssertionError),
@@ -96,11 +94,9 @@ class _Opened:
 
 
 def load_by_class(files: Mapping[str, Path], config: Mapping[str, Any], scratch: Path) -> Base:
-    """Load a base through mlx-lm's class of it, without holding its weights.
-
-    Its tensors are what `mlx_lm.fuse` would write: those that lie in the base's files in the order of their bytes, then the
-    computed ones, in a file in `scratch`.
-    """
+    """Load a base through mlx-lm's class of it, without holding its weights."""
+    # Its tensors are what `mlx_lm.fuse` would write: those that lie in the base's files in the order of their bytes,
+    # then the computed ones, in a file in `scratch`.
     opened = _Opened.of(files, config)
     model, kinds = opened.model, _kinds(opened.model)
     paths = {id(module): path for path, module in model.named_modules()}
@@ -135,10 +131,8 @@ def load_by_class(files: Mapping[str, Path], config: Mapping[str, Any], scratch:
 
 
 def describe_by_class(files: Mapping[str, Path], config: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the tensors that mlx-lm's class of a base has, by the names of its modules; no weight is read.
-
-    Offsets mean nothing: where a tensor lies is left out.
-    """
+    """Return the tensors that mlx-lm's class of a base has, by the names of its modules; no weight is read."""
+    # Offsets mean nothing: where a tensor lies is left out.
     opened = _Opened.of(files, config)
     tensors = {
         name: Tensor(name, dtype_of(name, array.dtype), tuple(array.shape), 0, array.nbytes)

@@ -28,15 +28,12 @@ from .shaped import Fit, shape_rows
 from .shaping import LEAST_STEPS, Shape, Shaper, blocks_of_rows, mean_steps, metric
 
 _COPY = 2 << 20
+# Nanoseconds for each number where a calibration shapes: in any case, for each direction, and fitted for the
+# square of those.
 _SHAPED, _BY_DIRECTION, _FITTED = (100.0, 0.6, 0.02) if kernel.compiled is not None else (180.0, 3.0, 0.19)
-"""Nanoseconds for each number where a calibration shapes: in any case, for each direction, and fitted for the square of those."""
-_DIRECTIONS = 32
-"""Directions of inputs, besides which the adapter's own count."""
-_CHUNK = 1 << 25
-"""Numbers of a shaped module whose codes are held at a time."""
-
-_PARTS = 4
-"""Computed blocks that are read and written together."""
+_DIRECTIONS = 32  # Directions of inputs, besides which the adapter's own count
+_CHUNK = 1 << 25  # Numbers of a shaped module whose codes are held at a time
+_PARTS = 4  # Computed blocks that are read and written together
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,11 +300,9 @@ def slowly(plan: FusePlan) -> str | None:
 
 
 def read_update(module: PlannedModule, expert: int, files: Mapping[Path, int]) -> Update:
-    """Return the update of a module or of one of its experts; one that changes nothing where there are no tensors.
-
-    Several adapters make one update, whose rank is the sum of theirs: what `mlx_lm.fuse` makes of an adapter whose
-    factors are those of all, one behind the other.
-    """
+    """Return the update of a module or of one of its experts; one that changes nothing where there are no tensors."""
+    # Several adapters make one update, whose rank is the sum of theirs: what `mlx_lm.fuse` makes of an adapter whose
+    # factors are those of all, one behind the other.
     if not module.parts:
         return Update(np.zeros((1, module.rows), np.float32), np.zeros((1, module.columns), np.float32), F32)
     updates = []

@@ -18,7 +18,7 @@ from fusery.storage.manifest import FileEntry, Manifest
 from fusery.storage.safetensors import BASE_HEADER_LIMIT, digest_tensors, read_header
 
 from ..engine.architectures import taken_by_name
-from .architecture import WEIGHTS
+from ..engine.config import WEIGHTS
 
 if TYPE_CHECKING:
     from fusery.storage.copying import Progress
@@ -95,11 +95,9 @@ def _document_digest(path: str, file: Path, digest: Digest) -> str:
 
 
 def _rearranged(config: Mapping[str, Any], files: Mapping[str, Path], written_by_mlx: bool) -> bool | None:
-    """Return whether mlx-lm takes the tensors as they are, where that depends on who wrote the files; else None.
-
-    For some architectures mlx-lm turns or renames tensors unless it wrote them itself: the same bytes are then two
-    models, told apart by the metadata of the files alone.
-    """
+    """Return whether mlx-lm takes the tensors as they are, where that depends on who wrote the files; else None."""
+    # For some architectures mlx-lm turns or renames tensors unless it wrote them itself: the same bytes are then two
+    # models, told apart by the metadata of the files alone.
     if taken_by_name(config, files.keys(), written_by_mlx=False):
         return None
     return not written_by_mlx

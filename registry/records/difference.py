@@ -81,23 +81,36 @@ LAYOUT = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Difference(Record):
-    """What differs between two adapters."""
+class BetterAdapter(Record):
+    """Which of several adapters is better, as far as the records can tell."""
 
-    a: str = described("name of the one")
-    b: str = described("name of the other")
-    changed: Mapping[str, tuple[object, ...]] = described("by field, its two values; null where one lacks it")
-    amended: Mapping[str, tuple[str, ...]] = described("by field, the adapters that it was amended in")
-    withdrawals: Mapping[str, tuple[Withdrawal, ...]] = described("by adapter, the yanks that concern it")
+    reference: str | None = described("the better one, as `TASK@VERSION`; None if the records cannot tell")
+    metric: str | None = described("the metric that decides, such as `val_loss`; None without one")
+    values_: Mapping[str, float] = described("its values, by `TASK@VERSION`")
+    reason: str = described("the values that decide, or why nothing does")
+    hint: str | None = described("a command that would decide; None without one")
+
+    @property
+    def sentence(self) -> str:
+        """The answer in one line."""
+        if self.reference is None:
+            return f"Cannot tell which is better: {self.reason}"
+        several = f"the best of {len(self.values_)}" if len(self.values_) > 2 else "better"
+        return f"{self.reference} is {several}: {self.reason}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WeightsDifference(Difference):
-    """What differs between two adapters, in their weights too."""
+class WeightsDifference(Record):
+    """What differs between two adapters, in their records and their weights."""
 
+    a: str = described("name of the one")
+    b: str = described("name of the other")
+    better: BetterAdapter = described("which of the two is better")
+    changed: Mapping[str, tuple[object, ...]] = described("by field, its two values; null where one lacks it")
+    amended: Mapping[str, tuple[str, ...]] = described("by field, the adapters that it was amended in")
+    withdrawals: Mapping[str, tuple[Withdrawal, ...]] = described("by adapter, the yanks that concern it")
     overall: WholeDifference = described("differences over all modules")
     modules: tuple[ModuleDifference, ...] = described("differences of each module, by layer")
-    plot: Path | None = described("the picture of it; None if none was asked for")
     uncompared: tuple[str, ...] = described("names of those whose whole tensors are not compared")
 
 
@@ -116,6 +129,7 @@ class ComparedAdapters(Record):
     """What adapters have in common and where they differ."""
 
     adapters: tuple[str, ...] = described("their names")
+    better: BetterAdapter = described("which of them is better")
     differs: Mapping[str, tuple[object, ...]] = described(
         "by field, one value for each adapter, null where it has none; fields of the training configuration are called `training.FIELD`, those of the newest model fused from each `fused.FIELD`, what was measured `metric.NAME`. What was measured on other datasets, splits or examples is in fields of its own, `metric.NAME (SETTING)`"
     )

@@ -6,10 +6,11 @@ usual is left out.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from sqlalchemy import Select, select, union
+from sqlalchemy import CompoundSelect, Select, or_, select, union
 from sqlalchemy.orm import Session, aliased, joinedload, selectinload
 from sqlalchemy.sql.base import ExecutableOption
 
@@ -111,12 +112,18 @@ def fused_from(adapter: tables.AdapterRow) -> Select[tables.FusedRow]:
     """
     twin = aliased(tables.AdapterRow)
     same = select(twin.id).where(twin.digest == adapter.digest)
-    alone = select(tables.FusedRow.id).where(tables.FusedRow.adapter_id.in_(same))
-    added = select(tables.FusedExtraRow.fused_id).where(tables.FusedExtraRow.adapter_id.in_(same))
+
+    def made_from(adapters: Select[int]) -> CompoundSelect[int]:
+        alone = select(tables.FusedRow.id).where(tables.FusedRow.adapter_id.in_(adapters))
+        added = select(tables.FusedExtraRow.fused_id).where(tables.FusedExtraRow.adapter_id.in_(adapters))
+        return union(alone, added)
+
+    # Onto its base model, or from a record on that base model onto another form of it.
+    own = made_from(same.where(twin.base_id == adapter.base_id))
     return (
         select(tables.FusedRow)
-        .where(tables.FusedRow.id.in_(union(alone, added)))  # OR would read the whole table
-        .where(tables.FusedRow.base_id == adapter.base_id)
+        .where(tables.FusedRow.id.in_(made_from(same)))  # OR alone would read the whole table
+        .where(or_(tables.FusedRow.base_id == adapter.base_id, tables.FusedRow.id.in_(own)))
         .order_by(tables.FusedRow.id)
     )
 
@@ -143,14 +150,14 @@ def fused_by_adapter(
     """Return what was fused from each of a number of adapters, by the number of its row, oldest first: as `fused_from`."""
     twin, fused, extra = tables.AdapterRow, tables.FusedRow, tables.FusedExtraRow
     same = twin.digest.in_({adapter.digest for adapter in adapters})
-    alone = select(twin.digest, fused.id).join(fused, fused.adapter_id == twin.id).where(same)
-    added = select(twin.digest, extra.fused_id).join(extra, extra.adapter_id == twin.id).where(same)
+    alone = select(twin.digest, twin.base_id, fused.id).join(fused, fused.adapter_id == twin.id).where(same)
+    added = (
+        select(twin.digest, twin.base_id, extra.fused_id).join(extra, extra.adapter_id == twin.id).where(same)
+    )
     made = union(alone, added).subquery()
-    query = select(made.c[0], fused).join(fused, fused.id == made.c[1]).options(*_of_fused())
-    found = session.execute(query.order_by(fused.id)).all()
-    return {
-        adapter.id: [
-            row for digest, row in found if digest == adapter.digest and row.base_id == adapter.base_id
-        ]
-        for adapter in adapters
-    }
+    query = select(made.c[0], made.c[1], fused).join(fused, fused.id == made.c[2]).options(*_of_fused())
+    by_bytes: dict[tuple[str, int], dict[int, tables.FusedRow]] = defaultdict(dict)
+    for digest, own_base, row in session.execute(query.order_by(fused.id)):
+        for base in {own_base, row.base_id}:
+            by_bytes[digest, base][row.id] = row
+    return {adapter.id: [*by_bytes[adapter.digest, adapter.base_id].values()] for adapter in adapters}

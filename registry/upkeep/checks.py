@@ -20,7 +20,7 @@ from ..database import Database, events
 from ..database.engine import BATCH, batches
 from ..database.leases import LONGEST
 from ..database.sealing import Key
-from ..models.architecture import WEIGHTS
+from ..engine.config import WEIGHTS
 from ..parsing import plural, shown_size
 from ..provenance.closure import DOWN, numbers
 from ..provenance.trace import nodes_of

@@ -47,6 +47,7 @@ class _Record:
     made_as: Digest
     name: str
     adapter: str
+    base: str
     extras: tuple[tuple[str, float], ...]
     recipe: Recipe
     manifest: Manifest
@@ -94,6 +95,7 @@ def _record(session: Session, key: str) -> _Record:
         recipe_key(row) if row.origin is not None else Digest(row.key),
         label_of(row),
         row.adapter.name,
+        row.base.name,
         tuple((extra.adapter.name, extra.weight) for extra in row.extras),
         Recipe.from_dict(row.recipe),
         Manifest.of(files),
@@ -123,7 +125,7 @@ def _rebuilt(workspace: Workspace, record: _Record) -> Rebuilt:
         )
 
     try:
-        fuse_inputs = gather(workspace, record.adapter, record.extras, yanked=True)
+        fuse_inputs = gather(workspace, record.adapter, record.extras, base=record.base, yanked=True)
         engine = fuse_inputs.engine(quantize=record.recipe.quantization is not None)
         if engine != record.recipe.engine:
             inputs.append(f"engine {engine} (was {record.recipe.engine})")

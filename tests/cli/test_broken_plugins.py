@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import signal
 import sqlite3
 import sys
 from collections.abc import Callable
@@ -13,12 +12,9 @@ from pathlib import Path
 import pytest
 from fixture_types import Fusery
 from plugin_packages import write_package
-from programs import interrupts
 
 from fusery.storage import plugins
 from fusery.storage.plugins import Group
-
-from .conftest import started
 
 TARGET = "from fusery.registry.bundles import Target\n"
 ODD_TARGET = f"{TARGET}X = Target('odd', 'odd')\n"
@@ -233,16 +229,3 @@ def test_names_of_plugins(stocked: Fusery, packages: Path) -> None:
     plugins._installed.cache_clear()
     assert plugin_checks(stocked).keys() == {"plugin.rules.same", "plugin.targets.same"}
     assert "more than once" in stocked("materialize", "course_rec@2", "out", "--target", "same").err
-
-
-@pytest.mark.slow
-@pytest.mark.timing
-def test_doctor_names_the_plugin_that_it_imports(stocked: Fusery, install: Install, tmp_path: Path) -> None:
-    install("fusery.targets", "import time\ntime.sleep(1000)")
-    with interrupts():
-        process = started("doctor", cwd=tmp_path, PYTHONPATH=str(tmp_path / "packages"))
-        assert process.stderr is not None
-        assert process.stderr.readline() == "importing the target odd of odd 1.2\n"
-        process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=60) == ("", "\nInterrupted.\n")
-    assert process.returncode == 130

@@ -87,7 +87,7 @@ def test_only_missing_bundles_are_written_the_second_time(stocked: Fusery, tmp_p
     assert [document["existed"] for document in first.json + second.json] == [False, False, False, True]
     assert (tmp_path / "out" / SECOND / "config.json").stat().st_mtime_ns == before
     assert first.json[1]["digest"] == second.json[1]["digest"]
-    other = stocked(*words, "--quantize", "8", "--accept-loss")
+    other = stocked(*words, "-o", "quantize=8", "--accept-loss")
     assert (other.code, other.json[1]["error"]["code"]) == (1, "already_exists")
 
 

@@ -57,7 +57,7 @@ WORDS: tuple[tuple[str, ...], ...] = (
     ("pull", "course_rec@1", "--from", f"s3://ann:{CANARY}@bucket/x"),
     ("pull", "course_rec@1", "--from", f"s3://bucket/x?sig={CANARY}"),
     ("admin", "backup", f"s3://ann:{CANARY}@bucket/x"),
-    ("admin", "restore", f"sftp://ann:{CANARY}@127.0.0.1/x"),
+    ("admin", "restore", f"gs://ann:{CANARY}@bucket/x"),
     ("promote", "course_rec@1", URL),
     ("alias", "rules", "set", URL, "--approvals", "1"),
     *((command, URL) for command in ("show", "fuse", "identify", "log", "diff", "lineage", "serve", "audit")),
@@ -99,7 +99,6 @@ ENVIRONMENTS: dict[str, dict[str, str]] = {
     "the other store": {
         "FUSERY_OTHER_STORE_OPTIONS": OPTIONS[:-1],
     },
-    "the image registry": {"FUSERY_OCI_USERNAME": "ann", "FUSERY_OCI_PASSWORD": CANARY},
 }
 """A secret in the environment, of a command that fails or does not."""
 

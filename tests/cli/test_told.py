@@ -20,7 +20,7 @@ def twins(stocked: Fusery, tiny_base: Path, tmp_path: Path) -> Fusery:
     assert stocked("register", tmp_path / "first", *known, "--task", "other").code == 0
     child = tiny_models.make_adapter(tmp_path / "child", tiny_base, seed=3)
     assert stocked("register", child, *known, "--task", "child", "--parent", "course_rec@1").code == 0
-    way = ("--precision", "keep", "--accept-loss")
+    way = ("--as", "keep", "--accept-loss")
     assert stocked("fuse", "course_rec@2", *way, "--with", "course_rec@1:0.5").code == 0
     ran = stocked("yank", "course_rec@1", "--reason", "leaks")
     assert f"the same bytes are {TWIN}, which is not yanked by this" in ran.out

@@ -120,7 +120,7 @@ def test_whole_tensors_go_where_they_are_known(tiny: Registry, held: str, tmp_pa
     """The rendering holds the factors alone, and a comparison names the adapter whose other tensors it left out."""
     mine, plain = (tiny.adapters.show(name)["renderings"][0]["digest"] for name in (held, "plain@1"))
     assert mine == plain
-    assert tiny.adapters.diff(held, "plain@1", weights=True)["uncompared"] == [held]
+    assert tiny.adapters.diff(held, "plain@1")["uncompared"] == [held]
     with pytest.raises(FusionUnsupportedError):
         tiny.fused.fuse(held, FuseRequest(scale=0.5))
     tiny.bundles.materialize(held, tmp_path / "hub", target="hub", content="adapters")

@@ -19,8 +19,8 @@ from fusery.registry.admission.ci_reports import place_of
 from fusery.registry.admission.code import TRAINING_CODES, AdmissionError
 from fusery.registry.admission.rules import CODES, RULES
 
+# One of each group of rules; `CASES` has all.
 BAD = ["weights_pickled", "shape_mismatch", "chat_template_fails", "metadata_conflict", "module_zero"]
-"""One of each group of rules; `CASES` has all."""
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +78,8 @@ def test_a_refusal_names_what_else_is_wrong_once() -> None:
     assert (refused.message, refused.hint) == ("one was refused: a: a it is", "mend it")
 
 
+# Codes of adapters in PEFT's form and of bases, whose cases are in tests of their own.
 NOT_OURS = ("peft_", "base_keys_", "base_not_loaded", "base_window_")
-"""Codes of adapters in PEFT's form and of bases, whose cases are in tests of their own."""
 
 
 def found(folder: Path, base: Path, **options: Any) -> dict[str, str]:

@@ -35,6 +35,7 @@ from fusery.storage.errors import UnsafePathError
 
 LINEAR = list(tiny_models.LINEAR)
 ONES = np.ones((256, 128), np.float32)
+# Beside those of `bad_adapters`, which `test_codes.py` holds.
 BAD: list[tuple[str, Spoil]] = [
     ("file_missing", remove("adapters.safetensors")),
     ("file_missing", remove("adapter_config.json")),
@@ -74,7 +75,6 @@ BAD: list[tuple[str, Spoil]] = [
     ("all_zero", edit_config(scale=0.0)),
     ("all_zero", full(model__norm__weight=np.zeros(128, np.float32))),
 ]
-"""Beside those of `bad_adapters`, which `test_codes.py` holds."""
 
 
 @pytest.mark.parametrize(("code", "spoil"), BAD)

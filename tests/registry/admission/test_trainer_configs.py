@@ -21,12 +21,12 @@ from fusery.registry import Registry
 
 CONFIGS = Path(__file__).resolve().parents[2] / "data" / "trainer_configs"
 SOURCES: Mapping[str, dict[str, Any]] = json.loads((CONFIGS / "sources.json").read_text(encoding="utf-8"))
+# Models of the trainers' names, with four layers and random numbers.
 BASES: Mapping[str, dict[str, Any]] = {
     "SmolLM2-135M-Instruct": {},
     "SmolLM2-135M-Instruct-4bit": {"bits": 4},
     "SmolLM2-135M-Instruct-bnb-4bit": {"layout": "hf", "seed": 1},
 }
-"""Models of the trainers' names, with four layers and random numbers."""
 
 
 @pytest.fixture(scope="module")

@@ -85,7 +85,7 @@ def test_a_fused_model_is_found_by_its_key_while_it_is_here(stocked: Registry) -
 
 
 def test_what_has_no_folder_is_an_error(stocked: Registry) -> None:
-    for reference, form in (("tiny", "mlx"), ("course_rec@1", "onnx"), ("nothing@1", None)):
+    for reference, form in (("tiny", "mlx"), ("course_rec@1", "gguf"), ("nothing@1", None)):
         with pytest.raises((BadInputError, UnknownReferenceError)):
             stocked.folder(reference, format=form)
 
