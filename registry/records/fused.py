@@ -212,8 +212,7 @@ class Fused(FusedRecord):
     source: Literal["cache", "store", "computed"] = described("`cache`, `store` or `computed`")
     cached: bool = described("whether it was in the cache")
     opinions: tuple[Opinion, ...] | None = described(
-        "what the model was asked before, in that order",
-        optional=True,
+        "what the model was asked before, in that order", optional=True
     )
 
     def __repr__(self) -> str:

@@ -1,8 +1,4 @@
-"""Fused models on record: the queries for them, and what each is called: its adapters with weights, and how it is written.
-
-No two artifacts of one adapter have the same label: whatever of a recipe tells two of them apart is in it, and what is as
-usual is left out.
-"""
+"""Queries for fused models, and their labels, which no two models of one adapter share."""
 
 from __future__ import annotations
 
@@ -46,13 +42,7 @@ def label_with_key(row: tables.FusedRow) -> str:
 
 
 def label_record(row: tables.FusedRow, adapter: str | None = None) -> FusedLabel:
-    """Return what views say of the name of a fused artifact: `scale`, `combined`, `format` and `label`.
-
-    Another registry's claim is called foreign: one's own of the same recipe is another thing.
-
-    Args:
-        adapter: the name to call its adapter by; the same bytes may be registered under several.
-    """
+    """Return the names of a fused model, for its adapter under a name; another registry's claim is called foreign."""
     extras = [(extra.adapter.name, extra.weight) for extra in row.extras]
     made = names(adapter or row.adapter.name, Recipe.from_dict(row.recipe), extras)
     if row.origin is not None:
@@ -106,10 +96,7 @@ def _number(value: float) -> str:
 
 
 def fused_from(adapter: tables.AdapterRow) -> Select[tables.FusedRow]:
-    """Return the query for what was fused from an adapter's bytes, alone or with others.
-
-    The same bytes may be registered under two tasks; they have one fused model, which belongs to both.
-    """
+    """Return the query for what was fused from an adapter's bytes, alone or with others, under any of its names."""
     twin = aliased(tables.AdapterRow)
     same = select(twin.id).where(twin.digest == adapter.digest)
 
@@ -129,7 +116,7 @@ def fused_from(adapter: tables.AdapterRow) -> Select[tables.FusedRow]:
 
 
 def load_fused() -> Select[tables.FusedRow]:
-    """Return the query for fused artifacts with all that their lines need, in a constant number of statements."""
+    """Return the query for fused models with all that their lines need, in a constant number of statements."""
     return select(tables.FusedRow).options(*_of_fused())
 
 

@@ -96,10 +96,7 @@ def test_a_claim_that_is_true_is_confirmed(liar: Registry, ours: Registry, bring
     assert [event["action"] for event in ours.upkeep.log()].count("fused.confirmed") == 1
     assert {
         line["foreign"] and line["foreign"]["rebuilt"] for line in ours.adapters.show(ADAPTER)["fused"]
-    } == {
-        None,
-        "same",
-    }
+    } == {None, "same"}
 
 
 @pytest.mark.usefixtures("published")
