@@ -181,15 +181,15 @@ def _document(
     pinned, trained_on = _base(workspace, exported, base), exported.trained_on
     parent = _parent(workspace, exported.parent) if exported.parent is not None else None
     try:
-        amendments = [{**each, "since": each["at"], "by": by} for each in facts.get("amendments", ())]
+        amendments = [{**each, "since": each["at"], "by": by} for each in facts["amendments"]]
         measured = [{**each, "adapter": exported.name, "by": by} for each in facts.get("evaluations", ())]
-        # Folders of version 0.1.0 do not have the time of the registration.
-        known = [datetime.fromisoformat(each["at"]) for each in (*amendments, *measured)]
-        created_at = exported.created_at or min([datetime.now(UTC), *known])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError) as error:
         raise BadInputError(
             f"{METADATA}: invalid amendments or evaluations", hint="export it again"
         ) from error
+    # Folders without the time of registration: amendments and evaluations are not earlier.
+    earliest = min((record["at"] for record in (*facts["amendments"], *measured)), default=None)
+    registered = exported.created_at.isoformat() if exported.created_at else earliest
     values = {
         **{key: [] for key in ("aliases", "withdrawals", "findings")},
         **dict.fromkeys(("total_parameters", "trainable_percent"), 0),
@@ -207,7 +207,7 @@ def _document(
         "parent_digest": exported.parent.digest if exported.parent and parent else None,
         "training": folder.raw_config,
         "yanked": False,
-        "created_at": created_at.isoformat(),
+        "created_at": registered or datetime.now(UTC).isoformat(),
         "created_by": by,
         "amendments": amendments,
         "evaluations": measured,
