@@ -180,6 +180,28 @@ def compare_module(a: OpenAdapter, b: OpenAdapter, module: str, *, shapes: bool 
     return ModuleChange(module, a.rank(module), b.rank(module), joined(parts), magnitudes)
 
 
+LARGEST = 64 << 20
+"""Bytes of a factor from which `shared_modules` passes a module over."""
+
+
+def shared_modules(ours: OpenAdapter, theirs: OpenAdapter) -> list[str]:
+    """Return the modules that both change and that can be compared, sorted; none if that is less than half of either's."""
+    shared = sorted(
+        module
+        for module in ours.factors.keys() & theirs.factors.keys()
+        if ours.shape(module) == theirs.shape(module)
+        and max(ours.largest(module), theirs.largest(module)) <= LARGEST
+    )
+    enough = 2 * len(shared) >= max(len(ours.factors), len(theirs.factors))
+    return shared if enough else []
+
+
+def cosine(ours: OpenAdapter, theirs: OpenAdapter, modules: Sequence[str]) -> float | None:
+    """Return the cosine between two adapters over some modules; None where one is zero, or there are none."""
+    changes = [compare_module(ours, theirs, module, shapes=False) for module in modules]
+    return joined([change.updates for change in changes]).cosine if changes else None
+
+
 def _magnitudes(ours: Array | None, theirs: Array | None) -> Magnitudes | None:
     if ours is None and theirs is None:
         return None

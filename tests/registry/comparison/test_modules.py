@@ -13,15 +13,16 @@ import pytest
 import tiny_models
 
 from fusery.registry import Registry
-from fusery.registry.comparison import samples as similar
+from fusery.registry.comparison import modules as modules_of_files
 from fusery.registry.comparison.modules import (
     OpenAdapter,
     compare_adapters,
+    cosine,
     open_adapter,
     open_registered,
     overall,
+    shared_modules,
 )
-from fusery.registry.comparison.samples import cosine, rough_cosine, shared_modules
 from fusery.registry.errors import BadInputError, FusionUnsupportedError
 from fusery.registry.records.references import resolve_adapter
 from fusery.storage.errors import BlobCorruptError
@@ -196,22 +197,8 @@ def test_shared_modules(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     assert shared_modules(a, b) == ["y"]
     assert shared_modules(opened("c", lora(1, "w", "x", "y")), opened("d", lora(1, "y"))) == []
     assert shared_modules(a, opened("e", {**lora(2, "y", rows=31), **lora(2, "x")})) == ["x"]
-    monkeypatch.setattr(similar, "LARGEST", 4 * 30 * 4)
+    monkeypatch.setattr(modules_of_files, "LARGEST", 4 * 30 * 4)
     assert shared_modules(a, b) == ["y"]
-    monkeypatch.setattr(similar, "LARGEST", 4 * 30 * 4 - 1)
+    monkeypatch.setattr(modules_of_files, "LARGEST", 4 * 30 * 4 - 1)
     assert shared_modules(a, b) == []
     assert cosine(a, b, ["y"]) == compare_adapters(a, b)[1].updates.cosine
-
-
-def test_rough_cosine(opened: Open) -> None:
-    names = ["x", "y", "z"]
-    one, other = lora(1, *names), lora(2, *names)
-    near = {name: value + other[name] * np.float32(0.5) for name, value in one.items()}
-    one["x.lora_a"] *= 1e20
-    a, b = opened("a", one), opened("b", near, scale=-3.0)
-    for modules in (names, names[1:]):
-        assert rough_cosine(a, b, modules) == pytest.approx(cosine(a, b, modules), abs=1e-3)
-    zero = {name: value * 0 for name, value in one.items()}
-    wrong = {name: np.full_like(value, np.inf) for name, value in one.items()}
-    for tensors in (zero, wrong):
-        assert rough_cosine(a, opened("c", tensors), names) is None
