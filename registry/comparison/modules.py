@@ -26,8 +26,15 @@ from ..engine.files import open_input, read_all
 from ..errors import BadInputError, FusionUnsupportedError
 from ..records.bases import blob_generations
 from ..records.renderings import fetch_form
-from .cores import LowRank, UpdateComparison, compare, joined
-from .gram import effective_rank, numerical_rank, overlap
+from .cores import (
+    LowRank,
+    UpdateComparison,
+    compare,
+    effective_rank,
+    joined,
+    numerical_rank,
+    overlap,
+)
 
 if TYPE_CHECKING:
     from .. import tables
