@@ -20,7 +20,7 @@ from .text import cell, count
 if TYPE_CHECKING:
     from fusery.registry.fusion.cache import CacheContents, CachedModel, Pruned
     from fusery.registry.fusion.explain import ExplainedModel, Ingredient
-    from fusery.registry.upkeep.collection import Collection
+    from fusery.registry.upkeep.report import Collection
 
 _SHOWN = 20
 """Removed things that are shown to people; --json has all."""
@@ -30,7 +30,7 @@ _DRY_RUN = ": Only show what would be removed."
 
 @command(
     "admin gc",
-    document="upkeep.collection:Collection",
+    document="upkeep.report:Collection",
     dry_run=_DRY_RUN,
     grace="DURATION: Keep blobs younger than this: 90s, 15m, 24h, 14d.",
     force=": Also remove blobs that the database does not know.",

@@ -68,6 +68,7 @@ class Evaluations(Resource):
         self,
         reference: Named,
         *,
+        base: Named | None = None,
         prompts: str | Path | None = None,
         tasks: Sequence[str] = (),
         include: str | Path | None = None,

@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     from ..exchange.backup import BackedUp
     from ..exchange.filling import Restored
     from ..records.event import AddedWebhook, Event, SkippedEvent, Webhook, WebhookDeliveries, WebhookKey
-    from ..upkeep.collection import Collection
     from ..upkeep.doctor import Check
-    from ..upkeep.report import Report
+    from ..upkeep.report import Collection, Report
     from ..workspace.workspace import Workspace
 
 

@@ -203,6 +203,7 @@ _TELLS: Mapping[str, str | Callable[[Detail], str]] = {
     "base.calibrated": "{prompts}, {tokens} tokens",
     "base.calibration_chosen": "{prompts}, {calibration!s:.12}",
     "base.received": _received,
+    "base.related": "{name} and {other_name} are forms of one model",
     "base.recognised": "{name} holds the same as the base {same_as!s:.12}",
     "blob.quarantined": "moved to {moved_to}",
     "blob.repaired": _repaired,

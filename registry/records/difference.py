@@ -36,10 +36,7 @@ class ModuleDifference(Record):
     effective_rank_b: float | None = described("likewise of the second", heading="eff. rank b", cell="{:.3g}")
     numerical_rank_a: int = described("how many singular values of the first's update are not zero")
     numerical_rank_b: int = described("likewise of the second")
-    overlap_in: float | None = described(
-        "share of the smaller input space that both read from",
-        kind="share",
-    )
+    overlap_in: float | None = described("share of the smaller input space that both read from", kind="share")
     overlap_out: float | None = described("likewise of the outputs", kind="share")
     angles_in: tuple[float, ...] = described("principal angles between their inputs, in degrees, rising")
     angles_out: tuple[float, ...] = described("likewise between what they write to")
@@ -60,15 +57,11 @@ class WholeDifference(Record):
     cosine: float | None = described("cosine of the angle between the two; None where one of them is zero")
     relative_change: float | None = described("norm of the difference over that of the first")
     effective_rank_a: float = described(
-        "of the first, weighted by squared norms",
-        title="effective rank",
-        form="{:.3g}",
+        "of the first, weighted by squared norms", title="effective rank", form="{:.3g}"
     )
     effective_rank_b: float = described("likewise of the second", words=" and {}", form="{:.3g}")
     overlap_in: float | None = described(
-        "share of the smaller input space that both read from",
-        title="overlap of inputs",
-        kind="share",
+        "share of the smaller input space that both read from", title="overlap of inputs", kind="share"
     )
     overlap_out: float | None = described("likewise of the outputs", title="overlap of outputs", kind="share")
 

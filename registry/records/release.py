@@ -39,8 +39,7 @@ class Outcome(Record):
     why: str = described("the reason, in one sentence")
     hint: str | None = described("a command that helps; None without one", default=None)
     code: str | None = described(
-        "why the metric does not compare, such as `metric_other_split`",
-        optional=True,
+        "why the metric does not compare, such as `metric_other_split`", optional=True
     )
 
 
