@@ -68,10 +68,7 @@ class Exchange(Resource):
         dry_run: bool = False,
         reporter: Reporter = SILENT,
     ) -> Exchanged:
-        """Copy a thing and all that it needs from another registry; arguments and answer are those of `push`.
-
-        `home` may also be the folder or URL of a package, such as a backup, with options of its file system as JSON.
-        """
+        """Copy a thing and all that it needs from another registry; arguments and answer are those of `push`."""
         from ..exchange import pull, push
         from ..exchange.stored import open_package
 
