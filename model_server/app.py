@@ -16,11 +16,10 @@ from starlette.types import Lifespan
 from ..registry.runtime import http_server as request_ids
 from ..registry.runtime.errors import Refusal
 from ..registry.runtime.http_server import HostCheck
-from .completions import Completions
 from .keys import Access
-from .metrics import CONTENT_TYPE
+from .responses import Completions
 from .schemas import ChatBody, TextBody
-from .service import Service
+from .service import CONTENT_TYPE, Service
 
 
 def create_app(

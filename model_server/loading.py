@@ -25,8 +25,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from ..registry.runtime.document import Digest, Name, ServedAdapter, ServingDocument, read_document, reason
 from ..registry.runtime.errors import AdapterError, DocumentError, Refusal, ServingError
-from .completions import announced, received
 from .keys import Keys
+from .responses import announced, received
 from .schemas import DEFAULT_MODEL, read_object
 from .service import ClientGoneError, Service
 

@@ -28,12 +28,7 @@ class RoutingTable:
     def __init__(
         self, document: ServingDocument, residents: Mapping[str, Resident], beside: Collection[str] = ()
     ) -> None:
-        """Make the table.
-
-        Args:
-            residents: the adapters in memory by name, all of the document's.
-            beside: names of those that came by a request: no request that names no model is meant for them.
-        """
+        """Make the table."""
         self.document, self._beside = document, frozenset(beside)
         self._targets = {document.base.name: RouteTarget(document.base.name, None, document.base.digest)}
         for adapter in document.adapters:

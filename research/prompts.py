@@ -208,11 +208,7 @@ def _dialogue(messages: Any, subject: str) -> tuple[Mapping[str, str], ...]:
 
 
 def tokenise(prompts: Sequence[Prompt], tokenizer: Any, *, strict: bool = True) -> list[Sample]:
-    """Make prompts into tokens as `mlx_lm.lora --mask-prompt` does: of a dialogue only the last message is scored.
-
-    Args:
-        strict: refuse a dialogue where the model has no chat template; else its messages are scored as running text.
-    """
+    """Make prompts into tokens as `mlx_lm.lora --mask-prompt` does: of a dialogue only the last message is scored."""
     from fusery.registry.runtime.templates.chat import bound
 
     with bound(tokenizer):

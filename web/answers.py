@@ -32,8 +32,7 @@ from fusery.storage.plaintext import visible
 from fusery.storage.plugins import PluginError
 from fusery.storage.secrets import masked
 
-from .auth import principal_of
-from .errors import RequestError
+from .auth import RequestError, principal_of
 from .rendering import environment, presentable
 
 LOG = logging.getLogger(__name__)

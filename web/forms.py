@@ -23,8 +23,7 @@ from fusery.storage.errors import FuseryError
 from fusery.storage.plaintext import is_keepable
 
 from .answers import page, status_of
-from .auth import HALF_A_DAY, LocalAuth, TokenAuth, principal_of
-from .errors import NotSignedInError
+from .auth import HALF_A_DAY, LocalAuth, NotSignedInError, TokenAuth, principal_of
 from .rendering import environment, of_adapter, of_alias
 from .routes import Routes
 
@@ -143,13 +142,7 @@ FORMS: Sequence[Form] = (
     Form(Aliases, "promote", "Promote", ("reference", "alias", "reason")),
     Form(Aliases, "approve", "Approve", ("reference", "alias", "note")),
     Form(Aliases, "withdraw_approval", "Withdraw your approval", ("reference", "alias", "note")),
-    Form(
-        Aliases,
-        "set",
-        "Set an alias",
-        ("adapter", "alias", "reason"),
-        guarded='choose "Promote" instead',
-    ),
+    Form(Aliases, "set", "Set an alias", ("adapter", "alias", "reason"), guarded='choose "Promote" instead'),
     Form(Aliases, "roll_back", "Roll back", ("alias", "reason", "emergency"), bold=True, guarded=_EMERGENCY),
     Form(Adapters, "amend", "Amend", ("reference", "note", "tags", "reason"), reasoned=False),
     Form(Adapters, "yank_all", "Yank", ("references", "reason"), bold=True),

@@ -34,11 +34,7 @@ _SEVERITIES = {"error": "bad", "warning": "warn"}
 
 @cache
 def environment(base: str | None = None) -> Environment:
-    """Return what renders pages.
-
-    Args:
-        base: source of the template that pages extend; None for that of the server's pages.
-    """
+    """Return what renders pages."""
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     made = Environment(

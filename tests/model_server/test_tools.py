@@ -17,7 +17,7 @@ from mlx_lm.utils import load_tokenizer
 from openai_contract import HELLO
 from serving_server import Served, served
 
-from fusery.model_server.tools import CallReader, Tool, forced_grammar
+from fusery.model_server.structured import CallReader, Tool, forced_grammar
 from fusery.registry.runtime.errors import Refusal
 
 pytestmark = pytest.mark.timing

@@ -24,11 +24,7 @@ class ChatTemplates:
         self._processes = TemplateProcesses(limits=limits, width=width)
 
     def bind(self, tokenizer: Any, *, context: int | None = None) -> bool:
-        """Let a tokenizer's `apply_chat_template` render here from now on, which gives the same text and tokens.
-
-        Args:
-            context: tokens that a text may have; one that has more characters than they can stand for is not made.
-        """
+        """Let a tokenizer's `apply_chat_template` render here from now on, which gives the same text and tokens."""
         from transformers import PreTrainedTokenizerBase
 
         inner = _inner(tokenizer)
