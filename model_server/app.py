@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
-from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
@@ -104,7 +103,7 @@ def create_app(
     return app
 
 
-def _model(service: Service, name: str, created: int) -> dict[str, Any]:
+def _model(service: Service, name: str, created: int) -> dict[str, object]:
     table = service.table
     return {
         "id": name,

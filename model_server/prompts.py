@@ -107,7 +107,7 @@ class PromptEncoder:
         )
 
 
-def _given_message(message: Message) -> dict[str, Any]:
+def _given_message(message: Message) -> dict[str, object]:
     """Return a message as templates expect it: with the arguments of calls as objects, which OpenAI has as text."""
     given = message.model_dump(exclude_none=True)
     for call in given.get("tool_calls", ()):

@@ -54,7 +54,7 @@ class Reply:
     created: int = field(default_factory=lambda: int(time.time()))
     id: str = field(default_factory=lambda: secrets.token_hex(12))
 
-    def whole(self, choices: Sequence[AnswerChoice], used: Mapping[str, Any]) -> dict[str, Any]:
+    def whole(self, choices: Sequence[AnswerChoice], used: Mapping[str, Any]) -> dict[str, object]:
         """Return a reply that is not streamed."""
         return {
             **self._head(stream=False),
@@ -95,7 +95,7 @@ class Reply:
         """Return the event with the numbers of tokens."""
         return self._event([], usage=used)
 
-    def _head(self, *, stream: bool) -> dict[str, Any]:
+    def _head(self, *, stream: bool) -> dict[str, object]:
         chat = self.kind == "chat"
         name = "chat.completion" + (".chunk" if stream else "") if chat else "text_completion"
         return {
@@ -106,17 +106,17 @@ class Reply:
             "system_fingerprint": f"fusery-{self.target.digest[:16]}" if self.target.digest else None,
         }
 
-    def _choice(self, number: int, choice: AnswerChoice) -> dict[str, Any]:
+    def _choice(self, number: int, choice: AnswerChoice) -> dict[str, object]:
         logprobs = self._logprobs(choice, choice.logprobs)
         common = {"index": number, "logprobs": logprobs, "finish_reason": choice.finish}
         if self.kind == "text":
             return {**common, "text": choice.text}
-        message: dict[str, Any] = {"role": "assistant", "content": choice.text}
+        message: dict[str, object] = {"role": "assistant", "content": choice.text}
         if choice.calls:
             message |= {"content": choice.text or None, "tool_calls": choice.calls}
         return {**common, "message": message}
 
-    def _logprobs(self, choice: AnswerChoice, told: list[TokenLogprob]) -> dict[str, Any] | None:
+    def _logprobs(self, choice: AnswerChoice, told: list[TokenLogprob]) -> dict[str, object] | None:
         """Return what is said of an answer's last tokens."""
         if not choice.asks_logprobs:
             return None
@@ -125,7 +125,7 @@ class Reply:
         before = choice.logprobs[: len(choice.logprobs) - len(told)]
         return text_form(told, sum(len(each.token) for each in before))
 
-    def _event(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
+    def _event(self, choices: list[dict[str, object]], **more: Any) -> bytes:
         return event({**self._head(stream=True), "choices": choices, **more})
 
 
@@ -160,7 +160,7 @@ class Answers:
         """How many tokens of its prompts had been read before; each prompt counts once, as in `usage`."""
         return sum(job.reused for job in self._jobs[:: self._repeats])
 
-    def _usage(self, prompt_tokens: int) -> dict[str, Any]:
+    def _usage(self, prompt_tokens: int) -> dict[str, object]:
         written = sum(choice.tokens for choice in self.choices)
         return {
             "prompt_tokens": prompt_tokens,
@@ -172,7 +172,7 @@ class Answers:
     def _receive(self, number: int, piece: Piece) -> None:
         self._queue.put_nowait((number, piece))
 
-    async def whole(self, prompt_tokens: int) -> dict[str, Any]:
+    async def whole(self, prompt_tokens: int) -> dict[str, object]:
         """Wait for the answers; `prompt_tokens` is for `usage`."""
         async with aclosing(self.pieces()) as pieces:
             async for _ in pieces:

@@ -229,7 +229,7 @@ class CallReader:
         self._state = self._machine.make_state("text")
         self._call: str | None = None
 
-    def push(self, text: str, *, last: bool) -> tuple[str, list[dict[str, Any]]]:
+    def push(self, text: str, *, last: bool) -> tuple[str, list[dict[str, object]]]:
         """Return what of a piece of text is no call, and the calls that have come to their end with it.
 
         What cannot be read as a call stays text.
@@ -239,7 +239,7 @@ class CallReader:
             self._state, held, state = self._machine.flush(self._state)
             segments.append((state, held))
         plain = ""
-        calls: list[dict[str, Any]] = []
+        calls: list[dict[str, object]] = []
         for state, part in segments:
             if state == "call":
                 self._call = (self._call or "") + part
@@ -254,7 +254,7 @@ class CallReader:
             plain, calls = plain + unread, calls + found
         return plain, calls
 
-    def _read(self, end: str) -> tuple[str, list[dict[str, Any]]]:
+    def _read(self, end: str) -> tuple[str, list[dict[str, object]]]:
         text, self._call = self._call or "", None
         try:
             parsed = self._parse(text, self._tools)
@@ -264,7 +264,7 @@ class CallReader:
             return self._start + text + end, []
 
 
-def _call(parsed: Mapping[str, Any]) -> dict[str, Any]:
+def _call(parsed: Mapping[str, Any]) -> dict[str, object]:
     """Return a call in OpenAI's form."""
     name, arguments = parsed["name"], parsed["arguments"]
     if not isinstance(name, str) or not isinstance(arguments, dict | str):

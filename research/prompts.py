@@ -306,7 +306,7 @@ def _folders(session: Session, run: tables.TrainingRunRow) -> Iterator[str]:
         yield adapter.dataset.name
 
 
-def _is_recorded(path: Path, file: dict[str, Any]) -> bool:
+def _is_recorded(path: Path, file: dict[str, object]) -> bool:
     """Tell whether a file is the recorded one."""
     try:
         return (

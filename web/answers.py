@@ -102,7 +102,7 @@ def refusal(request: Request, error: FuseryError, status: int | None = None) -> 
             _UNAVAILABLE.get(error.code, _NO_DATABASE),
             "try again later; the server's log says why",
         )
-    shown: dict[str, Any] = {"code": error.code, "message": message, "hint": hint}
+    shown: dict[str, object] = {"code": error.code, "message": message, "hint": hint}
     if wants_json(request) and status < 500 and (details := details_of(error)):
         shown["details"] = presentable(details)
     answer = (

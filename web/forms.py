@@ -163,7 +163,7 @@ def _require_alias(registry: Registry, values: Mapping[str, Any]) -> None:
         raise BadInputError(f"unknown alias {alias[:100]!r}", hint=hint)
 
 
-def _amendment(values: Mapping[str, Any]) -> dict[str, Any]:
+def _amendment(values: Mapping[str, Any]) -> dict[str, object]:
     """Return the arguments of an amendment: an empty note, and tags without a value, are cleared."""
     note, tags = values["note"] or None, values["tags"]
     clear = ["note"] * (note is None) + [f"tag.{name}" for name, value in tags.items() if not value]
@@ -233,7 +233,7 @@ def _shown(
     problem: FuseryError | None = None,
 ) -> Response:
     """Return the page of a form, with given and recorded values."""
-    shown: dict[str, Any] = {"act": form, "given": given, "promotion": None, "choices": ()}
+    shown: dict[str, object] = {"act": form, "given": given, "promotion": None, "choices": ()}
     try:
         shown |= known()
     except FuseryError as error:

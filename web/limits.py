@@ -218,9 +218,7 @@ class Guard:
 
         headers = Headers(scope=scope)
         if refused := objection(headers, self._hosts):
-            error = HostError(
-                refused.document["error"]["message"], hint="--allow-host NAME, where that is its name"
-            )
+            error = HostError(str(refused), hint="--allow-host NAME, where that is its name")
         elif _from_other_site(scope["method"], headers):
             error = HostError("a page of another site sent this request")
         else:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from fusery.registry import tables
 from fusery.registry.adapters.render import FORM_FILES
@@ -221,7 +221,9 @@ def _fused_folder(
             say(f"{name}: {withdrawal.told}")
         base = ServedBase(name=name, folder=str(fused.path.absolute()), digest=fused.digest)
         task = name.rpartition("_v")[0]
-        routes: dict[str, Any] = {route: name for route in (reference, task) if route != name}
+        routes: dict[str, str | dict[str, float]] = {
+            route: name for route in (reference, task) if route != name
+        }
         _write(folder, ServingDocument(format=1, base=base, routes=routes))
         yield folder
 

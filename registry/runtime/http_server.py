@@ -223,8 +223,8 @@ class HttpServer(uvicorn.Server):
 
     def __init__(self, app: ASGIApp, ready: Callable[[], None], **options: Any) -> None:
         connection = cast("type[asyncio.Protocol]", partial(Connection, {}))  # it is called, and no more
-        quiet: dict[str, Any] = {"log_config": None, "log_level": "warning", "access_log": False}
-        super().__init__(uvicorn.Config(app, http=connection, server_header=False, **quiet, **options))
+        options |= {"log_config": None, "log_level": "warning", "access_log": False, "server_header": False}
+        super().__init__(uvicorn.Config(app, http=connection, **options))
         self._ready = ready
         self._ignored = {number for number in HANDLED_SIGNALS if signal.getsignal(number) is signal.SIG_IGN}
 
