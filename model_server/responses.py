@@ -47,7 +47,7 @@ class AnswerChoice:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One reply: who answers, and since when."""
+    """One reply: its model and its time."""
 
     kind: Literal["chat", "text"]
     target: RouteTarget
@@ -117,7 +117,7 @@ class Reply:
         return {**common, "message": message}
 
     def _logprobs(self, choice: AnswerChoice, told: list[TokenLogprob]) -> dict[str, object] | None:
-        """Return what is said of an answer's last tokens."""
+        """Return the log probabilities of an answer's last tokens."""
         if not choice.asks_logprobs:
             return None
         if self.kind == "chat":

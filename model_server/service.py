@@ -1,4 +1,4 @@
-"""What runs: the engine, the keys, the table of names as it is now, who has how much in progress, and metrics."""
+"""The service: engine, keys, the current routing table, running requests and metrics."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Prepared:
 
 
 class Service:
-    """The server without its HTTP."""
+    """The server without HTTP."""
 
     def __init__(self, document: ServingDocument, folder: Path, keys: Keys) -> None:
         self.folder, self.keys = folder, keys
@@ -77,7 +77,7 @@ class Service:
         )
         read("fusery_prompt_cache_entries", "PromptEncoder kept for later ones.", lambda: len(prefixes))
         read("fusery_prompt_cache_bytes", "Bytes of what is kept.", lambda: prefixes.nbytes)
-        about = "How often another adapter was put on the base as a whole."
+        about = "Return how often another adapter was put on the base as a whole."
         read("fusery_adapter_switches", about, lambda: self.engine.switches)
         keys.count = lambda outcome: self.metrics.key_changes.labels(outcome).inc()
 
@@ -121,14 +121,14 @@ class Service:
     def publish(
         self, document: ServingDocument, residents: dict[str, Resident], beside: Collection[str] = ()
     ) -> None:
-        """Answer from now on by another document, whose adapters are all in memory; what is in progress goes on."""
+        """Answer new requests by another document, whose adapters are in memory; running answers go on."""
         self.table = RoutingTable(document, residents, beside)
         self.metrics.adapters.set(len(residents))
         self.metrics.adapter_bytes.set(sum(resident.nbytes for resident in residents.values()))
         self.engine.sweep()
 
     def check(self) -> None:
-        """End what is answered for keys that are no good any more, and log which models tenants have lost."""
+        """End answers of removed keys, and log models that tenants may use and that are not served."""
         for call in list(self.calls):
             call.check(self.keys)
         usable, tenants = self.keys.usable, self.keys.tenants
@@ -161,7 +161,7 @@ class Service:
         return given or min(MOST_BYTES, SPARE_BYTES + self.context * BYTES_PER_TOKEN)
 
     async def prepare(self, data: bytes, kind: type[Body], access: Access) -> Prepared:
-        """Return what a request's body asks for, made ready."""
+        """Return a request's body, prepared for answering."""
         table = self.table
         body, target = await self.preparing.run(access.owner, lambda: self._read(table, data, kind, access))
         if not isinstance(body, ChatBody):
@@ -222,7 +222,7 @@ class Service:
         return Prepared(body, target, made, sum(map(len, prompts)))
 
     def _matcher(self, body: Body) -> Any:
-        """Return what an answer must match; None for any text."""
+        """Return the grammar of an answer; None for any text."""
         if not isinstance(body, ChatBody):
             return None
         if body.answer_schema is not None:

@@ -176,7 +176,7 @@ def require_tools(tokenizer: Any) -> None:
 
 
 def forced_grammar(tokenizer: Any, tools: Sequence[Tool]) -> str:
-    """Return the grammar of an answer that is one call of one of some tools."""
+    """Return the grammar of an answer that is one call of one of the tools."""
     start, end = tokenizer.tool_call_start, tokenizer.tool_call_end
     if not str(getattr(tokenizer.tool_parser, "__module__", "")).endswith(".json_tools"):
         raise Refusal(

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from fusery.registry.workspace.workspace import Workspace
 
 
-LIMIT = 128  # how many prompts of a file are read if nobody says
+LIMIT = 128  # default number of prompts of a file
 FEW = 1_000  # tokens below which the directions say more of the texts than of the base
 RANK = 32  # the number of directions stored per input
 
@@ -216,9 +216,6 @@ def moments(
     """Return the largest directions of each linear layer's inputs.
 
     The same model, samples and libraries give the same numbers: what is random has a fixed seed.
-
-    Args:
-        rank: how many directions are wanted of each input; there are fewer where it has fewer numbers.
     """
     tokens = sum(len(sample.tokens) for sample in samples)
     done, counted = 0, ""
@@ -283,12 +280,9 @@ def _directions(basis: Matrix, image: Matrix, rank: int) -> Matrix:
 
 
 def inputs_of(model: LoadedModel, samples: Sequence[Sample], report: Callable[[str, Inputs], None]) -> None:
-    """Run a model over samples and report the inputs of each linear layer as it runs.  Nothing is stored.
+    """Run a model over samples and report each linear layer's path and inputs (tokens, in), which must not be changed.
 
     Layers of experts are left out: their inputs are sorted, so that padding cannot be recognised.
-
-    Args:
-        report: called with a layer's path in the model and its inputs (tokens, in), which are not to be changed.
     """
     from .layers import LINEAR, watch
 

@@ -194,11 +194,7 @@ LINEAR = (nn.Linear, nn.QuantizedLinear, LoRALinear, DoRALinear)
 
 
 def use_float32(model: Any, *, numpy: bool) -> None:
-    """Let a model compute in float32 whatever its weights are stored in.
-
-    Args:
-        numpy: multiply by NumPy; else mlx does it, and widens its operands itself since the embedding gives float32.
-    """
+    """Make a model compute in float32 by NumPy, or by mlx, which widens its operands since the embedding gives float32."""
     classes = _IN_NUMPY if numpy else _IN_MLX
     for _, module in model.named_modules():
         if type(module) in classes:
@@ -214,11 +210,9 @@ def watch(module: Any, told: Callable[[Matrix], None] | None) -> None:
 
 @contextmanager
 def differentiable(model: Any, heard: Callable[[str, Matrix, Matrix], None], moved: Any) -> Iterator[None]:
-    """Have a model's layers be gone back through from what depends on a number that is added to its embeddings.
+    """Make a model's layers differentiable by a number that is added to its embeddings.
 
-    Args:
-        heard: called on the way back with a linear layer's path, its inputs (tokens, in) and the gradient of its
-            outputs (tokens, out).
+    On the way back, `heard` gets a linear layer's path, its inputs (tokens, in) and the gradient of its outputs (tokens, out).
     """
     changed: list[tuple[Any, str]] = []
 

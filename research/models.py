@@ -41,11 +41,7 @@ class LoadedModel:
 
     @classmethod
     def load(cls, folder: Path, *, numpy: bool | None = None) -> LoadedModel:
-        """Load a model from its folder.
-
-        Args:
-            numpy: multiply by NumPy; default: where mlx has no GPU.
-        """
+        """Load a model from its folder, to multiply by NumPy or by mlx; default: by NumPy where mlx has no GPU."""
         mx = _mlx()
         from mlx_lm.utils import load_model
 
@@ -74,12 +70,7 @@ class LoadedModel:
         use_float32(self.network, numpy=self.numpy)
 
     def run(self, tokens: NDArray[np.int32], scored: NDArray[np.bool_] | None = None) -> Logits:
-        """Return the logits (scored tokens, vocabulary) of a batch, in the order of the batch.
-
-        Args:
-            tokens: ids, (prompts, tokens).
-            scored: for which of them logits are wanted; None for all.
-        """
+        """Return the logits (scored tokens, vocabulary) of a batch of ids (prompts, tokens); of all without `scored`."""
         mx = _mlx()
         rows = np.flatnonzero(np.ones(tokens.shape, bool) if scored is None else scored)
         with self._computing(rows), reported("the model cannot be run"):
@@ -309,12 +300,7 @@ def log_softmax(logits: NDArray[np.float32]) -> Floats:
 
 
 def compare(a: NDArray[np.float32], b: NDArray[np.float32], targets: NDArray[np.int64]) -> TokenScores:
-    """Compare two models' predictions of the same tokens.
-
-    Args:
-        a: logits (tokens, vocabulary) of the model that is compared with.
-        b: logits of the other.
-    """
+    """Compare the logits (tokens, vocabulary) of two models; divergence is from `a`."""
     kl, same = np.empty(len(targets)), np.empty(len(targets), np.bool_)
     loss_a, loss_b = np.empty(len(targets)), np.empty(len(targets))
     for part in _parts(a):

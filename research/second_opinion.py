@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from fusery.registry.comparison.reports import ProbeReport
     from fusery.registry.workspace.workspace import Workspace
 
-WITHIN = 600.0  # seconds for the opinion, if nobody says
+WITHIN = 600.0  # default seconds for the opinion
 
 KEPT, NEAR = 0.95, 0.02
 """A model passes that has this share of what the adapter gained, or is off by so many nats: the study's own measure."""

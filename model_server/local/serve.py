@@ -58,11 +58,7 @@ class ServeRequest(ServerOptions):
 
 @dataclass(frozen=True, slots=True)
 class Serving(Record):
-    """A server that answers.
-
-    Attributes:
-        routes: public names, each with the name that it leads to, or with several and their weights.
-    """
+    """A running server; `routes` are public names, each with its target, or with several and their weights."""
 
     url: str = described("for OpenAI's clients: `base_url`")
     base: str = described("name of the base")
@@ -175,7 +171,7 @@ def _folder(
 
 @contextmanager
 def _kept_folder(workspace: Workspace) -> Iterator[Path]:
-    """Give a folder in the cache, from which is swept what nobody has touched for a day."""
+    """Yield a folder in the cache and keep it from being swept, which happens after a day without changes."""
     ended = threading.Event()
 
     def touch(folder: Path) -> None:
@@ -254,7 +250,7 @@ class Follower:
         self._thread.start()
 
     def stop(self) -> None:
-        """Look no more; what it is at may take longer than anybody waits, a database that does not answer for one."""
+        """Stop; a running check may take long, such as one of a database that does not answer."""
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join(STOP_SECONDS)
