@@ -8,7 +8,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -58,12 +58,14 @@ class ServeRequest(ServerOptions):
 
 @dataclass(frozen=True, slots=True)
 class Serving(Record):
-    """A running server; `routes` are public names, each with its target, or with several and their weights."""
+    """A server that answers."""
 
     url: str = described("for OpenAI's clients: `base_url`")
     base: str = described("name of the base")
     adapters: tuple[str, ...] = described("full names of the adapters in memory")
-    routes: Mapping[str, str | Mapping[str, float]] = field(default_factory=dict)
+    routes: Mapping[str, str | Mapping[str, float]] = described(
+        "public names, each with the name that it leads to, or with several and their weights"
+    )
     KEYS: ClassVar[tuple[str, ...]] = ("url", "base", "adapters", "models", "routes")
 
     @property
