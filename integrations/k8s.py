@@ -1,11 +1,9 @@
 """The target `k8s`: adapters in PEFT's form, and manifests that serve them with vLLM in Kubernetes.
 
-KServe fetches adapters from a bucket; a plain deployment mounts them from an image or a claim.  Options and variables of vLLM:
-vllm 0.32.0, vllm/engine/arg_utils.py and vllm/envs.py.  KServe: kserve/kserve at aaac4e2,
-pkg/apis/serving/v1alpha2/llm_inference_service_types.go and pkg/controller/v1alpha2/llmisvc/workload_lora.go: adapters come
-from `hf://`, `s3://` or `pvc://`, never from `oci://`.  With `pvc://` a volume is named after the adapter as it is
-(`attachLoRAAdapters`), and a volume's name takes no underscore.  A base's revision follows its id
-(python/storage/kserve_storage/kserve_storage.py).
+KServe fetches adapters from a bucket (never from `oci://`, and with `pvc://` it names volumes after adapters, whose names
+have underscores); a plain deployment mounts them.  Sources: vllm 0.32.0, vllm/engine/arg_utils.py and vllm/envs.py;
+kserve/kserve at aaac4e2, pkg/apis/serving/v1alpha2/llm_inference_service_types.go and
+pkg/controller/v1alpha2/llmisvc/workload_lora.go.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """The target `oci`: a fused model as an OCI image layout after the ModelPack specification.
 
 Formats: opencontainers/image-spec 1.1, image-layout.md and manifest.md; modelpack/model-spec at commit d78bf32, spec.md,
-config.md and annotations.md.  Each file of the model is a layer of its own, as it is: weights hardly shrink, a
-registry that has the base's tokenizer keeps it once, and a model can be mounted without being unpacked.
+config.md and annotations.md.  Each file of the model is a layer of its own, uncompressed, so that models can be mounted.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
 """Running `mlx_lm.lora` in this process, with a record of the run: its arguments, its output and its exit code are its own.
 
-mlx-lm 0.32 passes no callback on: `mlx_lm.lora.run` sets its argument anew from `--report-to`.  So four of its functions
-are replaced while it runs, by ones that call them: `run`, to see the arguments once they are complete (command line over
-configuration file over defaults), `load`, so that a base is found by its name here and gets the keys that its configuration
-lacks, `load_dataset`, so that the base's chat template is rendered within limits, and `train_model`, to put the record in
-front of whatever callback there is.  A fifth, `linear_to_lora_layers`, is where training for a fuse at the base's size comes in.
+mlx-lm 0.32 passes no callback on.  So functions of `mlx_lm.lora` are replaced while it runs: `run`, to see the complete
+arguments; `load`, to find bases by name and complete their configuration; `load_dataset`, to render chat templates within
+limits; `train_model`, to record; and `linear_to_lora_layers`, to train for a fuse at the base's size.
 """
 
 from __future__ import annotations
@@ -53,13 +51,9 @@ def train(
     base: KnownBase | None = None,
     way: Way | None = None,
 ) -> TrainerOutcome:
-    """Run the trainer.
+    """Run the trainer with a command line, on `base` unless that names another model.
 
-    Args:
-        words: its command line.
-        ready: called with its complete arguments before anything is loaded; what it raises ends the run.
-        base: what is trained unless the arguments name another model.
-        way: train for a fuse at the base's size (`quantized_training`).
+    `ready` is called with the complete arguments before anything is loaded.  `way` trains for a fuse at the base's size.
     """
     try:
         from mlx_lm import lora
