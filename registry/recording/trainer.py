@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -65,7 +66,7 @@ def train(
         contextlib.closing(chats),
         _recorded(lora, ready, runs, chats, way),
         _based(lora, base),
-        _command_line(words),
+        _replaced(sys, argv=["mlx_lm.lora", *words]),
     ):
         try:
             lora.main()
@@ -81,11 +82,20 @@ def train(
 
 
 @contextlib.contextmanager
+def _replaced(module: Any, **attributes: Any) -> Iterator[None]:
+    """Give attributes of a module other values until the block ends."""
+    before = {name: getattr(module, name) for name in attributes}
+    vars(module).update(attributes)
+    try:
+        yield
+    finally:
+        vars(module).update(before)
+
+
 def _recorded(
     lora: Any, ready: Callable[[Any], None], runs: list[RecordRun], chats: ChatTemplates, way: Way | None
-) -> Iterator[None]:
-    before = lora.run, lora.load, lora.load_dataset, lora.train_model
-    run, load, load_dataset, train_model = before
+) -> AbstractContextManager[None]:
+    run, load, load_dataset, train_model = lora.run, lora.load, lora.load_dataset, lora.train_model
 
     def ready_then_run(args: Any, *rest: Any, **named: Any) -> Any:
         if way is not None:
@@ -130,12 +140,13 @@ def _recorded(
                 stack.enter_context(bound_to_weights(Path(args.adapter_path)))
             train_model(args, model, train_set, valid_set, record)
 
-    lora.run, lora.load = ready_then_run, complete_and_load
-    lora.load_dataset, lora.train_model = bind_and_load, record_and_train
-    try:
-        yield
-    finally:
-        lora.run, lora.load, lora.load_dataset, lora.train_model = before
+    return _replaced(
+        lora,
+        run=ready_then_run,
+        load=complete_and_load,
+        load_dataset=bind_and_load,
+        train_model=record_and_train,
+    )
 
 
 def without_format(args: Any) -> None:
@@ -145,29 +156,21 @@ def without_format(args: Any) -> None:
             delattr(args, name)
 
 
-@contextlib.contextmanager
-def _made(lora: Any, layers: Sequence[Any]) -> Iterator[None]:
+def _made(lora: Any, layers: Sequence[Any]) -> AbstractContextManager[None]:
     """Let the trainer find the layers that are in the model already, when it has frozen that."""
-    before = lora.linear_to_lora_layers
 
     def unfreeze(*_: Any, **__: Any) -> None:
         for layer in layers:
             layer.unfreeze(keys=["lora_a", "lora_b"], recurse=False)
 
-    lora.linear_to_lora_layers = unfreeze
-    try:
-        yield
-    finally:
-        lora.linear_to_lora_layers = before
+    return _replaced(lora, linear_to_lora_layers=unfreeze)
 
 
-@contextlib.contextmanager
-def _based(lora: Any, base: KnownBase | None) -> Iterator[None]:
+def _based(lora: Any, base: KnownBase | None) -> AbstractContextManager[None]:
     """Let the trainer train a base of the registry: as its default, and where that is named."""
     if base is None:
-        yield
-        return
-    load, defaults = lora.load, lora.CONFIG_DEFAULTS
+        return contextlib.nullcontext()
+    load = lora.load
 
     def load_base(model: str, *rest: Any, **named: Any) -> Any:
         if model not in base.names or Path(model).exists():
@@ -175,21 +178,7 @@ def _based(lora: Any, base: KnownBase | None) -> Iterator[None]:
         with base.folder() as folder:
             return load(str(folder), *rest, **named)
 
-    lora.load, lora.CONFIG_DEFAULTS = load_base, {**defaults, "model": base.name}
-    try:
-        yield
-    finally:
-        lora.load, lora.CONFIG_DEFAULTS = load, defaults
-
-
-@contextlib.contextmanager
-def _command_line(words: Sequence[str]) -> Iterator[None]:
-    before = sys.argv
-    sys.argv = ["mlx_lm.lora", *words]
-    try:
-        yield
-    finally:
-        sys.argv = before
+    return _replaced(lora, load=load_base, CONFIG_DEFAULTS={**lora.CONFIG_DEFAULTS, "model": base.name})
 
 
 def _failed(error: Exception, runs: list[RecordRun]) -> TrainingFailedError:
