@@ -58,8 +58,7 @@ _CHOICES: Mapping[str, Any] = {
 
 @command(
     "materialize",
-    rare="link models base_name gguf_type base_image location card task jobs budget scale min_fidelity "
-    + RARE_FUSE,
+    rare="link models base_name gguf_type base_image location card where task jobs budget " + RARE_FUSE,
     document="bundles.materialize:Materialized | [bundles.bulk:BundledOrNot]",
     words="[REF...] DEST",
     target=(
@@ -146,9 +145,7 @@ def _print(session: Session, bundle: Materialized, target: str) -> None:
         session.print(f"  {said}")
     session.warn(bundle)
     if bundle.quantized and bundle.target in _RUN_BY_MLX:
-        again = (
-            f"fusery materialize {bundle.adapters[0]} DEST --target {bundle.target} --precision dequantize"
-        )
+        again = f"fusery materialize {bundle.adapters[0]} DEST --target {bundle.target} --as 16bit"
         say_cpu_cost(session, None if bundle.merge_aware else again)
     if base := bundle.unfound_base:
         session.say(

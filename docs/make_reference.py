@@ -29,6 +29,7 @@ import fusery.storage
 import fusery.web
 from fusery.cli.documents import document_of
 from fusery.cli.documents import documents as printing_commands
+from fusery.cli.fuse import KEYS
 from fusery.cli.main import EVERYTHING, OTHER_ERRORS, cli
 from fusery.registry import Registry
 from fusery.registry.admission.rules import CODES, RULES, UNREADABLE
@@ -72,9 +73,18 @@ def command_line() -> str:
     context = click.Context(cli, info_name="fusery")
     context.meta[EVERYTHING] = True
     parts = [NOTE, "# Command line\n", "```text", cli.get_help(context), "```\n"]
+    parts += ["## Keys of -o in commands that fuse\n", "| key | meaning |", "| --- | --- |"]
+    parts += [f"| `{key}` | {_cell(text)}{_values(kind)} |" for key, (kind, text) in KEYS.items()]
+    parts.append("")
     for name, inner in commands(cli, context, "fusery"):
         parts += [f"## {name}\n", "```text", inner.command.get_help(inner), "```\n"]
     return "\n".join(parts)
+
+
+def _values(kind: click.ParamType[Any]) -> str:
+    return (
+        f" ({', '.join(f'`{choice}`' for choice in kind.choices)})" if isinstance(kind, click.Choice) else ""
+    )
 
 
 def findings() -> str:

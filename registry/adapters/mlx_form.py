@@ -66,9 +66,7 @@ class MlxPlan:
 
 
 def plan_mlx(
-    config: PeftConfig,
-    modules: Mapping[str, PeftModule],
-    switches: Mapping[str, SwitchFactors] | None = None,
+    config: PeftConfig, modules: Mapping[str, PeftModule], switches: Mapping[str, SwitchFactors] | None = None
 ) -> MlxPlan:
     """Choose the rank and the scale."""
     switches = switches or {}
@@ -100,9 +98,9 @@ def require_bearable(plan: MlxPlan, size: int) -> None:
         )
 
 
-def mlx_config(plan: MlxPlan) -> dict[str, Any]:
+def mlx_config(plan: MlxPlan) -> Mapping[str, Any]:
     """Return `adapter_config.json` as `mlx_lm` reads it."""
-    document: dict[str, Any] = {
+    document: dict[str, object] = {
         "fine_tune_type": "dora" if plan.config.use_dora else "lora",
         "lora_parameters": {
             "dropout": plan.config.lora_dropout,
@@ -170,39 +168,28 @@ def _experts(weights: Path, switch: SwitchFactors) -> tuple[StoredTensor, Stored
 
 def _remarks(plan: MlxPlan, rounded: list[str]) -> Iterator[Finding]:
     small = [path for path, rank in plan.ranks.items() if rank and rank < plan.rank]
-    if small:
-        message = f"{plural(len(small), 'module')} of a smaller rank, padded with zeros to rank {plan.rank}: {some(small)}"
-        yield Finding("peft_rank_padded", "info", WEIGHTS, message)
     folded = [path for path, factor in plan.factors.items() if factor != 1 and path not in rounded]
-    if folded:
-        message = f"{plural(len(folded), 'module')} with another scale, which is multiplied into lora_b exactly: {some(folded)}"
-        yield Finding("peft_scale_folded", "info", WEIGHTS, message)
-    if rounded:
-        message = (
-            f"{plural(len(rounded), 'module')} with another scale, which is multiplied into lora_b in float32, "
-            f"rounded once: {some(rounded)}"
-        )
-        yield Finding("peft_scale_rounded", "info", WEIGHTS, message)
+    scaled = "with another scale, which is multiplied into lora_b"
+    for code, paths, text in (
+        ("peft_rank_padded", small, f"of a smaller rank, padded with zeros to rank {plan.rank}"),
+        ("peft_scale_folded", folded, f"{scaled} exactly"),
+        ("peft_scale_rounded", rounded, f"{scaled} in float32, rounded once"),
+    ):
+        if paths:
+            yield Finding(code, "info", WEIGHTS, f"{plural(len(paths), 'module')} {text}: {some(paths)}")
 
 
+# The hint for adapters that other servers cannot compute, and mlx-lm can.
 OWN_SERVER = "--target adapters, which has a server of its own"
-"""The hint for adapters that other servers cannot compute, and mlx-lm can."""
-
-_MOST = 1 << 20
-"""A whole alpha up to which every server's arithmetic is exact."""
+_MOST = 1 << 20  # A whole alpha up to which every server's arithmetic is exact
 
 
 @dataclass(frozen=True, slots=True)
 class PlainFactors:
-    """The two factors of a module's update, which is alpha / rank times their product.
+    """The two factors of a module's update, which is alpha / rank times their product."""
 
-    Attributes:
-        a: (rank, in); of an embedding (rank, rows).
-        b: (out, rank); of an embedding (columns, rank).
-    """
-
-    a: StoredTensor
-    b: StoredTensor
+    a: StoredTensor  # (rank, in); of an embedding (rank, rows)
+    b: StoredTensor  # (out, rank); of an embedding (columns, rank)
     embedding: bool = False
 
     @property
@@ -221,7 +208,7 @@ class PlainAdapter:
     modules: Mapping[str, PlainFactors]
     raw: Mapping[str, Any]
 
-    def config(self, base: str | None) -> dict[str, Any]:
+    def config(self, base: str | None) -> Mapping[str, Any]:
         """Return `adapter_config.json`."""
         layers = self.raw.get("layers_to_transform")
         return lora_document(

@@ -32,8 +32,8 @@ from fusery.storage.transfer import in_order
 from .. import tables
 from ..adapters.render import Form, other_forms
 from ..database.engine import batches
+from ..engine.config import WEIGHTS as WEIGHTS_OF_MODELS
 from ..errors import BadInputError, DatabaseUnavailableError, ServerUnavailableError
-from ..models.architecture import WEIGHTS as WEIGHTS_OF_MODELS
 from ..records.bases import Generations, blob_generations, recorded_architecture
 from ..records.calibrations import calibration_facts
 from ..records.deposit import Deposit
@@ -64,13 +64,7 @@ _HINT = "fusery audit, on the other registry"
 
 @dataclass(frozen=True, slots=True)
 class Receiver:
-    """Receives documents in order, each after those that it needs.
-
-    Attributes:
-        destination: the registry that gets the documents.
-        here: the user's own registry, in whose cache files are examined.
-        origin: id of the registry that the documents come from.
-    """
+    """Receives documents in order, each after those that it needs; files are examined in the cache of `here`."""
 
     destination: Workspace
     here: Workspace

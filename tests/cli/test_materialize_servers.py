@@ -76,7 +76,7 @@ def test_refusals_write_nothing(fusery: Fusery, tmp_path: Path, monkeypatch: pyt
     cases = (
         ("vllm", "--base-name NAME"),
         ("k8s --fused", "leave out --fused"),
-        ("vllm --fused --precision keep --accept-loss", "--precision dequantize"),
+        ("vllm --fused --as keep --accept-loss", "--as 16bit"),
     )
     require_refusals(fusery, *((f"materialize t@1 out --target {words}", named) for words, named in cases))
     monkeypatch.setitem(sys.modules, "gguf", None)

@@ -200,7 +200,7 @@ def test_what_no_server_computes_is_refused(base: Path, plain_source: BundleSour
     for target in UNFUSED:
         with pytest.raises(BadInputError, match="some_v1_20260115"):
             write(source, target, tmp_path / target)
-    # A base in MLX's format needs --base-name with adapters, and --precision dequantize when it is fused.
+    # A base in MLX's format needs --base-name with adapters, and --as 16bit when it is fused.
     quantised = tiny_models.make_base(tmp_path / "base", bits=4, layers=2, hidden=64, intermediate=128)
     adapter = tiny_models.make_adapter(tmp_path / "other_v1_20260115", quantised)
     source = adapters_source(quantised, tmp_path / "rendered", adapter)
@@ -213,4 +213,4 @@ def test_what_no_server_computes_is_refused(base: Path, plain_source: BundleSour
     assert "org/Original" in files["README.md"].read_text()
     with pytest.raises(BadInputError) as caught:
         write(replace(plain_source, model=files_of(quantised)), "vllm", tmp_path / "fused")
-    assert caught.value.hint == "--precision dequantize"
+    assert caught.value.hint == "--as 16bit"
