@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fusery.registry.comparison.measured import record_own
-from fusery.registry.engine.recipe import Recipe
+from fusery.registry.engine.recipe import WRITTEN_AS, Recipe
 from fusery.registry.errors import BadInputError
 from fusery.registry.fusion.fuse import fuse
 from fusery.registry.fusion.fuse_inputs import FuseInputs, gather
@@ -81,11 +81,11 @@ def fuse_asking(
     if request.precision != "auto" or request.quantize is not None or request.recipe is not None:
         raise BadInputError(
             "--probe is for what `auto` chooses, and another way to write it was asked for",
-            hint="leave out --precision, --quantize and --recipe",
+            hint="leave out --as, -o quantize= and --recipe",
         )
     if request.budget is not None or request.scale is not None:
         raise BadInputError(
-            "--probe knows no budget and no other scale", hint="leave out --budget and --scale"
+            "--probe knows no budget and no other scale", hint="leave out --budget and -o scale="
         )
     if not within > 0:
         raise BadInputError("an opinion takes some time", hint="--probe-within 600")
@@ -106,7 +106,7 @@ def _smallest(
     opinions: list[Opinion],
 ) -> FuseRequest:
     """Return the request for the smallest model that passes by what it answers, or what was asked for; note each opinion."""
-    inputs = gather(workspace, reference)
+    inputs = gather(workspace, reference, base=request.base)
     if (why := _not_asked(workspace, inputs, request)) is not None:
         reporter.say(f"no second opinion: {why}")
         return request
@@ -131,7 +131,7 @@ def _smallest(
             if opinion.passed:
                 reporter.say(
                     "text that has nothing to do with the task was not asked; "
-                    f"other commands take this with --precision {recipe.precision}"
+                    f"other commands take this with --as {WRITTEN_AS[recipe.precision]}"
                 )
                 return trial
             if opinion.passed is None:
@@ -157,7 +157,7 @@ def _not_asked(workspace: Workspace, inputs: FuseInputs, request: FuseRequest) -
         return None
     return (
         f"the run of {name} kept nothing out of training that is still here as it was; "
-        f"fusery eval probe {name} --precision dither --prompts FILE asks what you have"
+        f"fusery eval probe {name} --as dither --prompts FILE asks what you have"
     )
 
 

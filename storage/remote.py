@@ -1,8 +1,6 @@
 """Blobs in an object store, over any fsspec file system whose writes of a whole object are atomic.
 
-Nothing here writes through `open()`: fsspec's file objects publish what they hold when they are closed, also when the
-body raised.  What an interrupted request did is never guessed but looked up: the name is the digest, so a second look
-decides.  What differs between backends is in `backends`.
+Nothing here writes through `open()`: fsspec's files publish what they hold even if the body raised.
 """
 
 from __future__ import annotations
@@ -15,7 +13,6 @@ from pathlib import Path
 
 from fsspec.spec import AbstractFileSystem
 
-from .backends import READ, objects_for
 from .copying import OpenFile, Progress, Staged, pump, reading
 from .digest import Digest, digest_bytes
 from .errors import StorageError, StoreDeniedError, StoreUnavailableError
@@ -23,6 +20,7 @@ from .failures import AbsentBlobError, os_failures
 from .interface import Blob, BlobStore, Capabilities, Leftover, Sink
 from .layout import FORMAT_NAME, TMP, blob_name, document_name, format_document
 from .manifest import FileEntry, Outgoing, require_expected, require_size
+from .objects import READ, Objects
 from .plugins import Plugin
 from .processes import probe_name
 from .remote_calls import DEADLINE, RemoteCalls, RemoteError, StoreSilentError
@@ -33,6 +31,15 @@ SMALL = 8 << 20
 
 ATTEMPTS = 3
 """How often a write starts again when a damaged blob had its name."""
+
+
+def objects_for(file_system: AbstractFileSystem, prefix: str, calls: RemoteCalls) -> Objects:
+    """Return the objects under a prefix; obstore has calls of its own."""
+    if file_system.protocol in ("s3", "gs", "az"):
+        from .cloud import CloudObjects
+
+        return CloudObjects(prefix, calls)
+    return Objects(prefix, calls)
 
 
 class FsspecStore(BlobStore):
@@ -103,10 +110,7 @@ class FsspecStore(BlobStore):
         generation: int = 0,
         progress: Progress | None = None,
     ) -> Blob:
-        """Store the bytes of a file; see `BlobStore.put_file`.
-
-        Above `SMALL`, the last part goes up only if all of them have the digest: the expected one, or that of a first reading.
-        """
+        """Store the bytes of a file; of a large one, the last part goes up only if all of them have the digest."""
         with reading(path) as source:
             require_size(path, expected, source.size)
             if source.size <= SMALL or not self._objects.in_parts:
@@ -189,7 +193,7 @@ class FsspecStore(BlobStore):
             return
         self._objects.write(FORMAT_NAME, document, exclusive=self._exclusive)
         if not self._check_identity(store_id):
-            raise StoreUnavailableError(f"the store {self.url} does not keep what is written to it")
+            raise not_kept(self.url)
 
     def write_document(self, name: str, data: bytes) -> None:
         """Write a document beside the blobs; see `BlobStore.write_document`."""
@@ -247,51 +251,42 @@ class FsspecStore(BlobStore):
     def _publish(self, blob: Blob, upload: Callable[[bool], bool]) -> None:
         """Write a blob unless it is there, and see that it is there; `upload` tells whether the name was free."""
         exclusive = self._exclusive
-        aborted = False
         for _ in range(ATTEMPTS):
-            found = self.size(blob.digest, generation=blob.generation)
-            try:
-                aborted = False
-                if found is None and upload(exclusive):
-                    found = self.size(blob.digest, generation=blob.generation)
-                    if found == blob.size and exclusive:
+            size = self.size(blob.digest, generation=blob.generation)
+            with suppress(RemoteError):  # somebody aborted the upload
+                if size is None and upload(exclusive):
+                    size = self.size(blob.digest, generation=blob.generation)
+                    if size == blob.size and exclusive:
                         return
-            except RemoteError:
-                # Another writer of the same bytes has completed the upload that both took up; or somebody aborted it.
-                aborted = True
             # There already, or written meanwhile: by somebody else, or by a request of ours whose reply was lost.
             if self._holds(blob):
                 return
             self.quarantine(blob.digest, generation=blob.generation)
-        raise not_kept(f"the store {self.url}", aborted=aborted)
+        raise not_kept(self.url)
 
 
-def not_kept(where: str, *, aborted: bool) -> StoreUnavailableError:
+def not_kept(url: str) -> StoreUnavailableError:
     """Return the error for what could not be written, however often it was tried."""
-    if not aborted:
-        return StoreUnavailableError(f"{where} does not keep what is written to it")
     return StoreUnavailableError(
-        f"uploads to {where} are aborted before they are complete",
-        hint="find out who aborts them, such as a rule of the bucket, then run the command again",
+        f"the store {url} does not keep what is written to it",
+        hint="find out who changes objects or aborts uploads there, such as a rule of the bucket",
     )
 
 
 def read_parts(source: OpenFile, digest: Digest, size: int) -> Iterator[bytes]:
     """Read a file in parts of `size` bytes; the last is given out only if all of them have the digest."""
-    running = hashlib.sha256()
-    offset = 0
-    while offset < source.size:
+    running, offset, is_last = hashlib.sha256(), 0, False
+    while not is_last:
         with os_failures(f"read {source.path}", near=source.path):
             data = os.pread(source.fd, min(size, source.size - offset), offset)
         running.update(data)
         offset += len(data)
-        if not data or offset >= source.size:
+        is_last = not data or offset >= source.size
+        if is_last:
             source.require_unchanged()
             entry = FileEntry("", source.size, digest)
             require_expected(source.path, entry, Digest(running.hexdigest()), offset)
         yield data
-    if not source.size:
-        require_expected(source.path, FileEntry("", 0, digest), Digest(running.hexdigest()), 0)
 
 
 class RemoteTree:
@@ -320,11 +315,10 @@ class RemoteTree:
 
     def put(self, path: Path, entry: FileEntry, *, progress: Progress | None = None) -> None:
         """Write a local file under the name that an entry gives, in place of what is there, and read it back."""
-        aborted = False
         with reading(path) as source:
             for _ in range(ATTEMPTS):
                 parts = read_parts(source, entry.sha256, self._objects.part_size(entry.size))
-                try:
+                with suppress(RemoteError):  # somebody aborted the upload
                     if entry.size > SMALL:
                         self._objects.upload(
                             entry.path, parts, entry.size, exclusive=False, progress=progress
@@ -333,14 +327,9 @@ class RemoteTree:
                         self._objects.write(entry.path, b"".join(parts), exclusive=False)
                         if progress:
                             progress(entry.size)
-                except RemoteError:
-                    # Somebody else who writes this file has completed the upload that both took up; or it was aborted.
-                    aborted = True
                 if self.holds(entry):
                     return
-                if not aborted:
-                    break
-        raise not_kept(self.url, aborted=aborted)
+        raise not_kept(self.url)
 
     def holds(self, entry: FileEntry) -> bool:
         """Tell whether a file is there and has the bytes that an entry says; it is read to its end."""

@@ -23,6 +23,7 @@ from ..engine.verdict import closeness
 from ..fusion.fuse import FuseRequest, fuse_to_read
 from ..fusion.views import cautions, fused_line
 from ..record import plain
+from ..records.adapter_details import CurvePoint
 from ..records.amendments import amendment_records
 from ..records.bases import adapter_licence, base_licence, locate_files, recorded_architecture
 from ..records.fused import Fused, ModuleFidelity
@@ -30,10 +31,8 @@ from ..records.references import resolve_adapter
 from ..records.renderings import fetch_form, rendering_of, unfused_tokenizer
 from ..records.views import adapter_values, entries, evaluation_records, travelling
 from ..records.withdrawals import recipe_in
-from ..registration.training_curve import point_view
-from ..registration.training_facts import recorded_curve
 from . import BundledAdapter, BundleSource, Files
-from .serving_plan import ServingPlan, Split, plan_serving
+from .serving_plan import ServingPlan, Split, plan_serving, require_forms
 
 if TYPE_CHECKING:
     from ..workspace.workspace import Workspace
@@ -121,10 +120,10 @@ def _training(session: Session, adapter: tables.AdapterRow) -> dict[str, Any]:
 
 
 def _curve(session: Session, adapter: tables.AdapterRow) -> list[dict[str, Any]]:
-    points = recorded_curve(adapter).points
+    points = [CurvePoint.from_row(row) for row in adapter.curve]
     step = -(-len(points) // _MOST) or 1
     kept = points if step == 1 else (*points[:-1:step], points[-1])
-    return [point_view(point) for point in kept]
+    return [point.to_dict() for point in kept]
 
 
 _WORST = 5
@@ -154,26 +153,28 @@ def adapters_source(
     form: Form,
     *,
     with_base: bool,
+    base: str | None = None,
     models: Sequence[str] = (),
     whole: bool = False,
 ) -> Iterator[tuple[BundleSource, Fused | None]]:
     """Yield unfused adapters of one base; their files stay until the block ends."""
     splits = tuple(Split.parse(text) for text in models)
     with workspace.database.read() as session:
-        plan = plan_serving(session, references, splits, whole=whole)
-        rows, base = plan.adapters, plan.base
+        plan = plan_serving(session, references, splits, base=base, whole=whole)
+        rows, onto = plan.adapters, plan.base
         facts = {adapter.name: adapter_facts(session, adapter) for adapter in rows}
-        provenance = {"base": base_facts(workspace, base), "tool": _tool()}
-        manifest = Manifest.of(entries(base.manifest))
-        architecture = recorded_architecture(base)
+        provenance = {"base": base_facts(workspace, onto), "tool": _tool()}
+        manifest = Manifest.of(entries(onto.manifest))
+        architecture = recorded_architecture(onto)
+    require_forms(workspace, plan)
     with workspace.cache.scratch() as scratch:
-        model = Files(locate_files(workspace, base, _new(scratch / "base")), manifest) if with_base else None
+        model = Files(locate_files(workspace, onto, _new(scratch / "base")), manifest) if with_base else None
         bundled = tuple(
             _bundled(workspace, adapter, plan, facts[adapter.name], form, scratch / f"adapter-{number}")
             for number, adapter in enumerate(rows)
         )
-        name = rows[0].name if len(rows) == 1 else _common_name(base.name)
-        own = unfused_tokenizer(workspace, base, rows, scratch / "tokenizer")
+        name = rows[0].name if len(rows) == 1 else _common_name(onto.name)
+        own = unfused_tokenizer(workspace, onto, rows, scratch / "tokenizer")
         tokenizer = Files.of(own) if own else None
         yield BundleSource(name, provenance, model, bundled, plan.routes, architecture, tokenizer), None
 

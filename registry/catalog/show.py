@@ -15,7 +15,7 @@ from ..fusion.views import line_of
 from ..names import Reference
 from ..parsing import parse_moment
 from ..records.adapter import Withdrawals, own
-from ..records.adapter_details import AdapterDetails, Rendering, TrainingRun
+from ..records.adapter_details import AdapterDetails, CurvePoint, Rendering, TrainingRun
 from ..records.amendments import FIELDS, TAG, amendment_records, state_then
 from ..records.fused import FusedLine
 from ..records.fused_rows import fused_by_adapter
@@ -35,12 +35,7 @@ def full_records(
     facts: Mapping[int, Mapping[str, Any]],
     at: datetime | None = None,
 ) -> list[AdapterDetails]:
-    """Return adapters with sizes, files and training; those asked for with `in_full` take the same statements however many they are.
-
-    Args:
-        facts: by the number of its row, further fields of a record, and those that were otherwise at another moment.
-        at: that moment; None for now.
-    """
+    """Return adapters with sizes, files and training; those asked for with `in_full` take the same statements however many they are."""
     parents = [adapter.parent_id for adapter in adapters if adapter.parent_id is not None]
     told = of_adapters(session, [*(adapter.id for adapter in adapters), *parents], at=at)
     known = adapter_facts(session, adapters, told)
@@ -62,8 +57,6 @@ def fused_lines(
 
 
 def _full_facts(adapter: tables.AdapterRow, told: Mapping[int, Withdrawals]) -> dict[str, Any]:
-    from ..registration.training_facts import recorded_points
-
     recipe = recipe_in(adapter.training)
     return {
         "reduction_factor": round(adapter.total_parameters / max(1, adapter.trainable_parameters), 2),
@@ -76,7 +69,7 @@ def _full_facts(adapter: tables.AdapterRow, told: Mapping[int, Withdrawals]) -> 
         "computed_from": tuple(row.source.name for row in adapter.sources) if recipe is not None else (),
         "recipe": recipe,
         "training_run": None if adapter.run is None else TrainingRun.from_row(adapter.run),
-        "curve": recorded_points(adapter),
+        "curve": tuple(map(CurvePoint.from_row, adapter.curve)),
         "evaluations": evaluation_records(adapter.name, adapter.evaluations),
         "yanked_reason": own(told.get(adapter.id, ())),
         "parent_yanked": own(told.get(adapter.parent_id or 0, ())),
@@ -84,10 +77,7 @@ def _full_facts(adapter: tables.AdapterRow, told: Mapping[int, Withdrawals]) -> 
 
 
 def show_adapter(workspace: Workspace, reference: str, *, at: str | None = None) -> AdapterDetails:
-    """Return one adapter in full: as `list` has it, with sizes, training run, files, fused artifacts and bundles.
-
-    Sizes: `reduction_factor` is how many times fewer parameters were trained than the base has.
-    """
+    """Return one adapter in full: as `list` has it, with sizes, training run, files, fused artifacts and bundles."""
     if at is not None:
         return show_then(workspace, reference, at)
     with workspace.database.read() as session:
@@ -168,7 +158,6 @@ def resolve_then(session: Session, text: str, moment: datetime) -> tables.Adapte
 
 
 def _believed(session: Session, adapter: tables.AdapterRow, moment: datetime) -> dict[str, Any]:
-    """Return what changes with time about an adapter, besides yanks: values, evaluations, aliases."""
     state = state_then(adapter, moment)
     tags = sorted(field for field in state if field.startswith(TAG))
     return {

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from fusery.storage.digest import Digest
 from fusery.storage.safetensors import Tensor
-from fusery.storage.vouchers import FileState, Watch, state_of
+from fusery.storage.vouchers import Watch
 
 from ..adapters.files import WEIGHTS
 from ..charts.text import natural
@@ -27,8 +26,15 @@ from ..engine.files import open_input, read_all
 from ..errors import BadInputError, FusionUnsupportedError
 from ..records.bases import blob_generations
 from ..records.renderings import fetch_form
-from .cores import LowRank, UpdateComparison, compare, joined
-from .gram import effective_rank, numerical_rank, overlap
+from .cores import (
+    LowRank,
+    UpdateComparison,
+    compare,
+    effective_rank,
+    joined,
+    numerical_rank,
+    overlap,
+)
 
 if TYPE_CHECKING:
     from .. import tables
@@ -39,12 +45,6 @@ Array = NDArray[Any]
 
 WORKERS = 2
 """Modules that are compared at once: each holds some 30 MB at rank 64, and the large products use all cores anyway."""
-
-_HELD = 20
-"""Adapters of which it is remembered where their tensors lie: one is compared with many, and most of them with the next, too."""
-
-_SMALL = 256 << 10
-"""Bytes of a header up to which that is remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,29 +114,15 @@ def open_adapter(path: Path, scale: float, *, method: str = LORA, name: str = ""
         raise FusionUnsupportedError(f"{name or path} has the scale {scale}")
     file = open_input(path)
     try:
-        found = os.fstat(file)
-        header = int.from_bytes(os.pread(file, 8, 0), "little")
-        look = _factors_again if header <= _SMALL else _factors
-        yield OpenAdapter(name or str(path), scale, look(path, method, state_of(found)), file)
+        factors = read_adapter(path, {"fine_tune_type": method, "num_layers": 0}, 1.0).factors
+        yield OpenAdapter(name or str(path), scale, factors, file)
     finally:
         os.close(file)
 
 
-def _factors(path: Path, method: str, _state: FileState) -> Mapping[str, Factors]:
-    return read_adapter(path, {"fine_tune_type": method, "num_layers": 0}, 1.0).factors
-
-
-_factors_again = lru_cache(_HELD)(_factors)
-
-
 @dataclass(frozen=True, slots=True)
 class ModuleChange:
-    """What differs in one module.
-
-    Attributes:
-        rank_a: the rank that the first gives it, 0 if it does not adapt it.
-        magnitudes: those of DoRA compared; None with LoRA.
-    """
+    """What differs in one module."""
 
     module: str
     rank_a: int
@@ -199,6 +185,28 @@ def compare_module(a: OpenAdapter, b: OpenAdapter, module: str, *, shapes: bool 
         ) from None
     magnitudes = _magnitudes(a.magnitudes(module), b.magnitudes(module))
     return ModuleChange(module, a.rank(module), b.rank(module), joined(parts), magnitudes)
+
+
+LARGEST = 64 << 20
+"""Bytes of a factor from which `shared_modules` passes a module over."""
+
+
+def shared_modules(ours: OpenAdapter, theirs: OpenAdapter) -> list[str]:
+    """Return the modules that both change and that can be compared, sorted; none if that is less than half of either's."""
+    shared = sorted(
+        module
+        for module in ours.factors.keys() & theirs.factors.keys()
+        if ours.shape(module) == theirs.shape(module)
+        and max(ours.largest(module), theirs.largest(module)) <= LARGEST
+    )
+    enough = 2 * len(shared) >= max(len(ours.factors), len(theirs.factors))
+    return shared if enough else []
+
+
+def cosine(ours: OpenAdapter, theirs: OpenAdapter, modules: Sequence[str]) -> float | None:
+    """Return the cosine between two adapters over some modules; None where one is zero, or there are none."""
+    changes = [compare_module(ours, theirs, module, shapes=False) for module in modules]
+    return joined([change.updates for change in changes]).cosine if changes else None
 
 
 def _magnitudes(ours: Array | None, theirs: Array | None) -> Magnitudes | None:
@@ -277,7 +285,6 @@ def open_registered(
 
 
 def _located(workspace: Workspace, adapter: tables.AdapterRow, folder: Path) -> Path:
-    """Return where the weights lie; they were read through and found right today, or are now."""
     file = next((file for file in adapter.manifest.files if file.path == WEIGHTS), None)
     if file is None:  # registered in PEFT's form
         return fetch_form(workspace, adapter, "mlx", folder, factors_only=True)[WEIGHTS]

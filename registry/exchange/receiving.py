@@ -32,8 +32,8 @@ from fusery.storage.transfer import in_order
 from .. import tables
 from ..adapters.render import Form, other_forms
 from ..database.engine import batches
+from ..engine.config import WEIGHTS as WEIGHTS_OF_MODELS
 from ..errors import BadInputError, DatabaseUnavailableError, ServerUnavailableError
-from ..models.architecture import WEIGHTS as WEIGHTS_OF_MODELS
 from ..records.bases import Generations, blob_generations, recorded_architecture
 from ..records.calibrations import calibration_facts
 from ..records.deposit import Deposit
@@ -64,13 +64,7 @@ _HINT = "fusery audit, on the other registry"
 
 @dataclass(frozen=True, slots=True)
 class Receiver:
-    """Receives documents in order, each after those that it needs.
-
-    Attributes:
-        destination: the registry that gets the documents.
-        here: the user's own registry, in whose cache files are examined.
-        origin: id of the registry that the documents come from.
-    """
+    """Receives documents in order, each after those that it needs; files are examined in the cache of `here`."""
 
     destination: Workspace
     here: Workspace
@@ -136,7 +130,7 @@ class Receiver:
                 self.say(f"copying {document.kind} {document.name}")
                 one = ExaminedDocument(document, moved)
                 if document.kept != "absent":
-                    one = self._examined(replace(one, paths=next(coming)), folder, arrived, context)
+                    one = self._examined(replace(one, paths=next(coming)), folder, context)
                 arrived.append(one)
             stored = [(each.document, each.paths) for each in arrived if each.paths is not None]
             deposit = self.carrier.deposit(stored) if stored else None
@@ -151,11 +145,7 @@ class Receiver:
             return context_on(self.destination, session, base)
 
     def _examined(
-        self,
-        one: ExaminedDocument,
-        folder: Path,
-        before: Sequence[ExaminedDocument],
-        context: RegistrationContext | None,
+        self, one: ExaminedDocument, folder: Path, context: RegistrationContext | None
     ) -> ExaminedDocument:
         document, paths = one.document, one.paths
         assert paths is not None
@@ -166,10 +156,7 @@ class Receiver:
                 with self.destination.database.read() as session:
                     row = required_adapter(session, document.parent, str(document.parent_digest))
                     parent = row.name
-            beside = [other for each in before if (other := each.as_known()) is not None]
-            seen = examine_recorded(
-                self.destination, document, paths, folder, base=context, parent=parent, beside=beside
-            )
+            seen = examine_recorded(self.destination, document, paths, folder, base=context, parent=parent)
             return replace(one, adapter=seen, forms=seen.forms, corrected=seen.corrected)
         if isinstance(document, FusedDocument):
             _require_key(document, paths)

@@ -30,7 +30,7 @@ from .views import NUMBERS, View, exact_digest, named_digest, read_views, values
 
 if TYPE_CHECKING:
     from ..engine.base import Base
-    from ..models.gguf_numbers import Numbers
+    from ..engine.matrices import StoredMatrix
     from ..workspace.workspace import Workspace
 
 
@@ -213,8 +213,10 @@ class Library:
             view = self._tensors(owner).get(name)
             if view is None:
                 return None
-            if (numbers := self._numbers(owner, name)) is not None:
-                return _digest(dtype, numbers.shape, numbers.blocks(kind))
+            if (matrix := self._numbers(owner, name)) is not None:
+                from ..models.gguf_numbers import blocks
+
+                return _digest(dtype, matrix.shape, blocks(matrix, kind))
             return _digest(dtype, view.shape, _converted(view, kind)) if view.dtype in NUMBERS else None
         except (FuseryError, OSError, ImportError):
             return None
@@ -228,17 +230,17 @@ class Library:
             self._views[owner.manifest] = found
         return self._views[owner.manifest]
 
-    def _numbers(self, owner: RecordedItem, name: str) -> Numbers | None:
+    def _numbers(self, owner: RecordedItem, name: str) -> StoredMatrix | None:
         """Return the numbers of a quantised weight; None if it is not quantised."""
         module, _, part = name.rpartition(".")
         if part != "weight" or f"{module}.scales" not in self._tensors(owner):
             return None
-        from ..models.gguf_numbers import numbers_of
+        from ..engine.matrices import matrix_of
 
         if owner.manifest not in self._bases:
             self._bases[owner.manifest] = _read_base(self._files[owner.manifest])
         base = self._bases[owner.manifest]
-        return numbers_of(base, name) if base is not None and name in base.tensors else None
+        return matrix_of(base, name) if base is not None and name in base.tensors else None
 
     def _give_up(self, owner: RecordedItem, why: str, *, quiet: bool = False) -> None:
         self._files.pop(owner.manifest, None)

@@ -7,7 +7,7 @@ similar, and only these are compared further.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -31,28 +31,6 @@ from ..records.withdrawals import is_a_part, of_adapters
 if TYPE_CHECKING:
     from ..comparison.modules import OpenAdapter
     from ..workspace.workspace import Workspace
-
-
-@dataclass(frozen=True, slots=True)
-class Unrecorded:
-    """An adapter on the same base and of the same task, which is recorded with those that come after it.
-
-    Attributes:
-        name: what it is called.
-        weights: digests of its weights in mlx-lm's form, as it came and as a rendering.
-        method: as it is recorded.
-        scale: as it is recorded.
-        path: its weights, None where it came in another form.
-    """
-
-    name: str
-    task: str
-    version: int
-    digest: str
-    weights: frozenset[str]
-    method: str
-    scale: float | None
-    path: Path | None
 
 
 READ = 16
@@ -89,7 +67,6 @@ def neighbours(
     task: str | None,
     parent: str | None = None,
     digest: str | None = None,
-    beside: Sequence[Unrecorded] = (),
 ) -> list[Neighbour]:
     """Return the registered adapters that have the same weights, then those with nearly the same update."""
     file = folder.files.get(WEIGHTS)
@@ -102,9 +79,8 @@ def neighbours(
         said = {"weights": digest, "file": as_registered, "task": task or ""}
         rows = session.execute(_with_weights(), said).all()
         yanks = of_adapters(session, [row.id for row in rows])
-        near = _candidates(workspace, session, base, task, digest, parent, beside)
-    alike = [each for each in beside if digest in each.weights]
-    ours = manifest_of(folder.kept).digest if rows or alike else None
+        near = _candidates(workspace, session, base, task, digest, parent)
+    ours = manifest_of(folder.kept).digest if rows else None
     same = [
         Neighbour(
             row.adapter,
@@ -116,10 +92,6 @@ def neighbours(
             yanked=own(yanks.get(row.id, ())),
         )
         for row in rows
-    ]
-    same += [
-        Neighbour(each.name, each.task, base.name, same_bytes=True, same_adapter=each.digest == ours)
-        for each in alike
     ]
     if same or not folder.modules or folder.scale is None or folder.config.method == "full":
         return same
@@ -215,7 +187,6 @@ def _candidates(
     task: str | None,
     digest: str,
     parent: str | None,
-    beside: Sequence[Unrecorded],
 ) -> list[_Known]:
     ours = session.scalar(select(tables.TaskRow.id).where(tables.TaskRow.name == (task or "")))
     said = {"base": base.id, "weights": digest}
@@ -225,21 +196,11 @@ def _candidates(
     if len(rows) < READ:
         newest = session.execute(_newest(of_task=False), said)
         rows = {**rows, **{row.name: row for row in newest if row.name not in rows}}
-    together = [each for each in beside if digest not in each.weights and each.method != "full"]
-    if together and not workspace.store.capabilities.local:
-        together = []  # once they are on record, they would have to be fetched first
     found = []
-    # The versions of the task from the newest on, whether on record or about to be; after them the others, as they came.
-    ranked: list[Any] = sorted(
-        [*rows.values(), *together], key=lambda one: -one.version if one.task == task else 0
-    )
-    for row in itertools.islice(ranked, READ):
+    # The versions of the task from the newest on; after them the others.
+    for row in itertools.islice(rows.values(), READ):
         # What would have to be fetched first is left out.
-        path = (
-            row.path
-            if isinstance(row, Unrecorded)
-            else workspace.store.local_path(Digest(row.sha256), generation=row.generation)
-        )
+        path = workspace.store.local_path(Digest(row.sha256), generation=row.generation)
         if path is not None and row.digest != parent and row.scale:
             found.append(_Known(row.name, row.task, base.name, row.method, row.scale, path))
     return found
@@ -247,17 +208,16 @@ def _candidates(
 
 def _nearest(file: Path, scale: float, method: str, known: Sequence[_Known]) -> list[Neighbour]:
     from ..comparison.modules import open_adapter
-    from ..comparison.samples import cosine, rough_cosine
 
     near: list[tuple[float, _Known]] = []
     try:
         with open_adapter(file, scale, method=method) as ours:
             for other in known:
-                found = _cosine(ours, other, SAMPLED, rough_cosine)
+                found = _cosine(ours, other, SAMPLED)
                 if found is not None and found >= MAYBE:
                     near.append((found, other))
             near.sort(key=lambda pair: pair[0], reverse=True)
-            closer = [(_cosine(ours, other, WHOLE, cosine), other) for _, other in near[:NEAREST]]
+            closer = [(_cosine(ours, other, WHOLE), other) for _, other in near[:NEAREST]]
     except FusionUnsupportedError:
         return []  # other rules say what is wrong with it
     return [
@@ -267,20 +227,14 @@ def _nearest(file: Path, scale: float, method: str, known: Sequence[_Known]) -> 
     ]
 
 
-def _cosine(
-    ours: OpenAdapter,
-    other: _Known,
-    modules: int,
-    found: Callable[[OpenAdapter, OpenAdapter, Sequence[str]], float | None],
-) -> float | None:
+def _cosine(ours: OpenAdapter, other: _Known, modules: int) -> float | None:
     """Return the cosine between two updates over some of their modules; None where they have too little in common."""
-    from ..comparison.modules import open_adapter
-    from ..comparison.samples import shared_modules
+    from ..comparison.modules import cosine, open_adapter, shared_modules
 
     try:
         with open_adapter(other.path, other.scale, method=other.method) as theirs:
             shared = shared_modules(ours, theirs)
             step = max(1, len(shared) // modules)
-            return found(ours, theirs, shared[step // 2 :: step][:modules])
+            return cosine(ours, theirs, shared[step // 2 :: step][:modules])
     except (FuseryError, OSError, ValueError):
         return None  # it is damaged, which `audit` says

@@ -9,8 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from fusery.registry.charts.heat_map import VIRIDIS as STOPS
-from fusery.registry.charts.heat_map import HeatMap, Row, Shades, draw
+from fusery.registry.charts.heat_map import HeatMap, Row, draw
 
 LAYERS = 6
 MAP = HeatMap(
@@ -60,12 +59,6 @@ def test_a_png_has_the_colours_of_its_cells() -> None:
     assert {(0xE7, 0xEA, 0xEE), (0xFF, 0xFF, 0xFF)} <= found
 
 
-def test_an_svg_has_a_cell_for_each_share() -> None:
-    cells = [node for node in drawn(MAP).iter() if node.tag.endswith("}rect") and node.get("rx")]
-    assert len(cells) == 2 * LAYERS + 1
-    assert len([cell for cell in cells if cell.get("class") == "nothing"]) == 5
-
-
 def test_a_cell_says_what_it_holds_without_its_colour() -> None:
     shown = texts(MAP)
     assert [text for text in shown if re.fullmatch(r"-?\d+ [×–]", text)] == [
@@ -83,14 +76,6 @@ def test_a_cell_says_what_it_holds_without_its_colour() -> None:
         "130 –",
         "190 ×",
     ]
-    plain = Shades("cosine", STOPS, -1.0, 1.0, ())
-    assert [plain.written(value, True) for value in (-0.001, 9.99, 10.0, 12345.0)] == [
-        "0.00",
-        "9.99",
-        "10",
-        "9999",
-    ]
-    assert plain.written(0.5, False) == ""
     legend = "× below 30 or above 170 %: lost; – below 80 or above 120 %: degraded; grey"
     assert any(text.startswith(legend) for text in shown)
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,51 +12,17 @@ import numpy as np
 import pytest
 import tiny_models
 
-from fusery.registry import Registry
 from fusery.registry.comparison import modules as modules_of_files
-from fusery.registry.comparison import samples
-from fusery.registry.comparison import samples as similar
-from fusery.registry.comparison.cores import UpdateComparison
 from fusery.registry.comparison.modules import (
-    ModuleChange,
     OpenAdapter,
     compare_adapters,
+    cosine,
     open_adapter,
-    open_registered,
     overall,
+    shared_modules,
 )
-from fusery.registry.comparison.picture import draw
-from fusery.registry.comparison.samples import cosine, rough_cosine, shared_modules
 from fusery.registry.errors import BadInputError, FusionUnsupportedError
-from fusery.registry.records.references import resolve_adapter
 from fusery.storage.errors import BlobCorruptError
-
-
-def compared(registry: Registry) -> object:
-    with registry.workspace.database.read() as session:
-        adapters = [resolve_adapter(session, f"course_rec@{version}") for version in (1, 2)]
-        files = [file for adapter in adapters for file in adapter.manifest.files]
-    assert files
-    with open_registered(registry.workspace, adapters) as (ours, theirs):
-        return overall(compare_adapters(ours, theirs)).to_dict()
-
-
-def test_weights_are_read_in_place_or_fetched(stocked: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = compared(stocked)
-    monkeypatch.setattr(type(stocked.workspace.store), "local_path", lambda *_, **__: None)
-    assert compared(stocked) == expected
-
-
-def test_damaged_weights_are_refused(stocked: Registry) -> None:
-    files = stocked.adapters.show("course_rec@1")["files"]
-    digest = next(file["sha256"] for file in files if file["path"].endswith("safetensors"))
-    path = stocked.workspace.store.local_path(digest)
-    assert path is not None
-    path.chmod(0o600)
-    path.write_bytes(path.read_bytes()[:-1] + b"\xff")
-    with pytest.raises(BlobCorruptError):
-        compared(stocked)
-
 
 Array = np.ndarray[Any, Any]
 Tensors = Mapping[str, Array]
@@ -86,29 +50,6 @@ def lora(seed: int, *modules: str, rank: int = 4, rows: int = 30, columns: int =
         tensors[f"{module}.lora_a"] = random.standard_normal((rows, rank)).astype(np.float32)
         tensors[f"{module}.lora_b"] = random.standard_normal((rank, columns)).astype(np.float32)
     return tensors
-
-
-def test_norms_cosine_and_change_are_those_of_the_whole_matrices(opened: Open) -> None:
-    mine, theirs = lora(1), lora(2, rank=3)
-    changes = compare_adapters(opened("a", mine), opened("b", theirs, scale=3.0))
-    updates = []
-    for change in changes:
-        first, second = (
-            scale * tensors[f"{change.module}.lora_a"].astype(np.float64) @ tensors[f"{change.module}.lora_b"]
-            for tensors, scale in ((mine, 2.0), (theirs, 3.0))
-        )
-        view = change.record()
-        assert view["norm_a"] == pytest.approx(np.linalg.norm(first))
-        assert view["relative_change"] == pytest.approx(
-            np.linalg.norm(first - second) / np.linalg.norm(first)
-        )
-        assert (view["rank_a"], view["rank_b"], len(view["angles_in"])) == (4, 3, 3)
-        updates.append((first.ravel(), second.ravel()))
-    ours, others = (np.concatenate([pair[side] for pair in updates]) for side in (0, 1))
-    whole = overall(changes)
-    assert whole["norm_b"] == pytest.approx(np.linalg.norm(others))
-    assert whole["cosine"] == pytest.approx(ours @ others / np.linalg.norm(ours) / np.linalg.norm(others))
-    assert whole["relative_change"] == pytest.approx(np.linalg.norm(ours - others) / np.linalg.norm(ours))
 
 
 def test_modules_of_one_side_only(opened: Open) -> None:
@@ -187,7 +128,7 @@ def test_what_cannot_be_compared(opened: Open, tmp_path: Path) -> None:
         compare_adapters(opened("a", lora(1, "m")), opened("b", lora(1, "m", rows=31)))
     wrong = lora(1, "m")
     wrong["m.lora_b"][0, 0] = np.inf
-    with pytest.raises(FusionUnsupportedError, match="m in a or b"):
+    with pytest.raises(FusionUnsupportedError):
         compare_adapters(opened("a", wrong), opened("b", lora(2, "m")))
     with pytest.raises(FusionUnsupportedError), open_adapter(tmp_path / "x", 1.0, method="full", name="one"):
         pass
@@ -198,74 +139,13 @@ def test_what_cannot_be_compared(opened: Open, tmp_path: Path) -> None:
         compare_adapters(a, b)
 
 
-def test_a_file_is_closed_and_its_header_read_once(opened: Open, tmp_path: Path) -> None:
-    opened("a", lora(1))
-    hits = modules_of_files._factors_again.cache_info().hits
-    with open_adapter(tmp_path / "a.safetensors", 1.0) as adapter:
-        os.fstat(adapter.file)
-    assert modules_of_files._factors_again.cache_info().hits == hits + 1
-    with pytest.raises(OSError):
-        os.fstat(adapter.file)
-
-
-def many(seed: int, noise: float = 0.0) -> dict[str, Array]:
-    tensors = lora(7, *(f"model.layers.{layer}.q" for layer in range(80)))
-    random = np.random.default_rng(seed)
-    return {
-        name: (value + noise * random.standard_normal(value.shape)).astype(np.float32)
-        for name, value in tensors.items()
-    }
-
-
 def test_shared_modules(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = opened("a", lora(1, "x", "y")), opened("b", lora(2, "y", "z"))
     assert shared_modules(a, b) == ["y"]
     assert shared_modules(opened("c", lora(1, "w", "x", "y")), opened("d", lora(1, "y"))) == []
     assert shared_modules(a, opened("e", {**lora(2, "y", rows=31), **lora(2, "x")})) == ["x"]
-    monkeypatch.setattr(similar, "LARGEST", 4 * 30 * 4)
+    monkeypatch.setattr(modules_of_files, "LARGEST", 4 * 30 * 4)
     assert shared_modules(a, b) == ["y"]
-    monkeypatch.setattr(similar, "LARGEST", 4 * 30 * 4 - 1)
+    monkeypatch.setattr(modules_of_files, "LARGEST", 4 * 30 * 4 - 1)
     assert shared_modules(a, b) == []
     assert cosine(a, b, ["y"]) == compare_adapters(a, b)[1].updates.cosine
-
-
-def test_rough_cosine(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ["x", "y", "z"]
-    one, other = lora(1, *names), lora(2, *names)
-    near = {name: value + other[name] * np.float32(0.5) for name, value in one.items()}
-    one["x.lora_a"] *= 1e20
-    a, b = opened("a", one), opened("b", near, scale=-3.0)
-    for modules in (names, names[1:]):
-        assert rough_cosine(a, b, modules) == pytest.approx(cosine(a, b, modules), abs=1e-3)
-    hits = samples._held.cache_info().hits
-    assert rough_cosine(a, b, names) is not None
-    assert samples._held.cache_info().hits == hits + 6, "small modules are read once"
-    monkeypatch.setattr(samples, "_HELD", 0)
-    assert rough_cosine(a, b, names[1:]) == pytest.approx(cosine(a, b, names[1:]), abs=1e-3)
-    zero = {name: value * 0 for name, value in one.items()}
-    wrong = {name: np.full_like(value, np.inf) for name, value in one.items()}
-    for tensors in (zero, wrong):
-        assert rough_cosine(a, opened("c", tensors), names) is None
-
-
-def test_picture_is_as_it_was() -> None:
-    spectra = ((4.0, 2.0, 1.0), (3.0, 1e-9), (2.0,), (0.0,))
-    changes = [
-        ModuleChange(
-            name, 1, 1, UpdateComparison(norm, 1.0, product, change, spectrum, spectra[at - 1]), None
-        )
-        for at, (name, norm, product, change, spectrum) in enumerate(
-            zip(
-                ("h.0.q_proj", "h.1.q_proj", "h.1.up_proj", "lm_head"),
-                (1.0, 2.0, 0.5, 0.0),
-                (1.0, -2.0, 0.1, 0.0),
-                (0.1, 0.5, 2.0, 1.0),
-                spectra,
-                strict=True,
-            )
-        )
-    ]
-    made = [draw("a", "b", chosen, "svg") for chosen in (changes, changes[:2], changes[2:3], [])]
-    assert (
-        hashlib.sha256(b"".join(made)).hexdigest()[:12] == "e08df6fb8ee6"
-    )  # look at it before you replace it
