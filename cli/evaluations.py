@@ -59,6 +59,7 @@ def _print_recorded(session: Session, done: RecordedEvaluations, verb: str) -> N
     Evaluations.run,
     table=True,
     tasks="--task NAME: Task of lm-evaluation-harness; repeatable.",
+    base="BASE",
     include="DIR",
     prompts=": Without --task: prompts, as for eval probe.",
     limit="N: Only the first N prompts or samples.",
@@ -85,7 +86,7 @@ def run(
     said = {name: value for name, value in {"seed": seed, **options}.items() if value is not None}
     if tasks and prompts is not None:
         raise click.UsageError("--prompts is for what is measured without --task.")
-    if not tasks and (only := sorted(said.keys() - {"limit"})):
+    if not tasks and (only := sorted(said.keys() - {"base", "limit"})):
         raise click.UsageError(f"--{only[0]} goes with --task.")
     done = session.registry.evaluations.run(
         reference, tasks=tasks, prompts=prompts, reporter=session.reporter(), **said

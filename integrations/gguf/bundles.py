@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ BASE = "base.gguf"
 
 
 def write_model_file(
-    source: BundleSource, bundle: BundleFolder, record: dict[str, Any], kind: str | None
+    source: BundleSource, bundle: BundleFolder, record: Mapping[str, Any], kind: str | None
 ) -> str:
     """Write the fused model as `NAME.gguf` and return that."""
     name, files = f"{source.name}.gguf", source.fused
@@ -37,7 +37,7 @@ def write_model_file(
 
 
 def write_base_and_adapters(
-    source: BundleSource, bundle: BundleFolder, record: dict[str, Any], kind: str | None
+    source: BundleSource, bundle: BundleFolder, record: Mapping[str, Any], kind: str | None
 ) -> list[str]:
     """Write `base.gguf` and `adapters/NAME.gguf`, and return the adapters' names."""
     assert source.model is not None
@@ -58,7 +58,6 @@ def write_base_and_adapters(
 
 @contextmanager
 def _with_hint(hint: str) -> Iterator[None]:
-    """Add a hint to a refusal that has none."""
     try:
         yield
     except BadInputError as error:

@@ -118,11 +118,11 @@ def rope_factors(model: Dimensions) -> np.ndarray[Any, Any] | None:
 _LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 
 
-def _scaling(given: Mapping[str, Any]) -> dict[str, Any]:
+def _scaling(given: Mapping[str, Any]) -> Mapping[str, Any]:
     kind = given.get("rope_type", given.get("type", "default"))
     if kind in (None, "default"):
         return {}
-    defaults: dict[str, Any] = {
+    defaults: dict[str, object] = {
         "low_freq_factor": 1.0,
         "high_freq_factor": 4.0,
         "original_max_position_embeddings": 8192,

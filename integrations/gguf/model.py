@@ -116,23 +116,11 @@ def _writer(file: HashedFile, architecture: str) -> Any:
 def _types(value: Value) -> tuple[Any, ...]:
     from gguf.constants import GGUFValueType
 
-    if isinstance(value, str):
-        return (GGUFValueType.STRING,)
-    if isinstance(value, bool):
-        return (GGUFValueType.BOOL,)
-    if isinstance(value, int):
-        return (GGUFValueType.UINT32,)
-    if isinstance(value, float):
-        return (GGUFValueType.FLOAT32,)
-    first = value[0] if value else ""
-    item = (
-        GGUFValueType.STRING
-        if isinstance(first, str)
-        else GGUFValueType.INT32
-        if isinstance(first, int)
-        else GGUFValueType.FLOAT32
-    )
-    return GGUFValueType.ARRAY, item
+    kinds = {str: "STRING", bool: "BOOL", int: "UINT32", float: "FLOAT32"}
+    if isinstance(value, str | bool | int | float):
+        return (GGUFValueType[kinds[type(value)]],)
+    item = type(value[0]) if value else str
+    return GGUFValueType.ARRAY, GGUFValueType["INT32" if item is int else kinds[item]]
 
 
 # `general.file_type` by the type that most matrices have (llama.h, `llama_ftype`).
@@ -167,18 +155,17 @@ def require_writable(model: Model) -> None:
     tokenizer_keys(model.files, model.config, rows)
 
 
-def write_model_gguf(file: HashedFile, model: Model, keys: Mapping[str, Value], wanted: str | None) -> int:
-    """Write a model, and return the number of its tensors; the same model gives the same bytes."""
+def write_model_gguf(file: HashedFile, model: Model, keys: Mapping[str, Value], wanted: str | None) -> None:
+    """Write a model; the same model gives the same bytes."""
     if wanted is not None and wanted not in KINDS:
         raise BadInputError(
             f"there is no format {wanted[:20]!r} for matrices", hint=f"--gguf-type {'|'.join(KINDS)}"
         )
     tensors = [_planned(model, place, wanted) for place in model.places.values()]
-    factors = rope_factors(model.dimensions)
-    if factors is not None:
-        tensors.append(Planned(ROPE_FACTORS, factors.shape, "F32", partial(_whole, factors)))
+    if (factors := rope_factors(model.dimensions)) is not None:
+        tensors.append(Planned(ROPE_FACTORS, factors.shape, "F32", partial(_bytes, factors)))
     kinds = [tensor.kind for tensor in tensors if len(tensor.shape) > 1]
-    rows = next(tensor.shape[0] for tensor in tensors if tensor.name == "token_embd.weight")
+    rows = tensors[0].shape[0]  # of the embedding
     all_keys: dict[str, Value] = {
         **keys,
         "general.file_type": _FILE_TYPES[max(sorted(set(kinds)), key=kinds.count)],
@@ -187,7 +174,6 @@ def write_model_gguf(file: HashedFile, model: Model, keys: Mapping[str, Value], 
         **tokenizer_keys(model.files, model.config, rows),
     }
     write_container(file, model.dimensions.family.name, all_keys, tensors)
-    return len(tensors)
 
 
 def places_of(model: Dimensions, known: Collection[str]) -> dict[str, TensorPlace]:
@@ -228,14 +214,10 @@ def _planned(model: Model, place: TensorPlace, wanted: str | None) -> Planned:
     return Planned(place.source, matrix.shape, kind, partial(blocks, matrix, kind, place.head))
 
 
-def _whole(values: np.ndarray[Any, Any]) -> Iterator[bytes]:
-    yield values.astype("<f4").tobytes()
-
-
 def provenance_keys(name: str, provenance: Mapping[str, Any], kind: str) -> dict[str, Value]:
     """Return the keys of a file."""
     base, adapter = provenance_part(provenance, "base"), provenance_part(provenance, "adapter")
-    found: dict[str, Any] = {
+    found: dict[str, object] = {
         "general.type": kind,
         "general.name": name,
         "general.finetune": adapter.get("task"),
@@ -269,8 +251,8 @@ def write_adapter_gguf(
     model: Dimensions,
     known: Collection[str],
     keys: Mapping[str, Value],
-) -> int:
-    """Write an adapter, its numbers as float32, and return the number of modules; the same adapter gives the same bytes."""
+) -> None:
+    """Write an adapter, its numbers as float32; the same adapter gives the same bytes."""
     places = places_of(model, known)
     tensors: list[Planned] = []
     for path, factors in adapter.modules.items():
@@ -284,14 +266,12 @@ def write_adapter_gguf(
                 f"{name} has an update of the embedding, which is the head as well: llama.cpp cannot adapt it"
             )
         tensors += _pair(place, factors)
-    all_keys: dict[str, Value] = {
-        **keys,
+    lora: dict[str, Value] = {
         "general.file_type": 0,
         "adapter.type": "lora",
         "adapter.lora.alpha": float(adapter.alpha),
     }
-    write_container(file, model.family.name, all_keys, tensors)
-    return len(adapter.modules)
+    write_container(file, model.family.name, {**keys, **lora}, tensors)
 
 
 def _pair(place: TensorPlace, factors: PlainFactors) -> Iterator[Planned]:

@@ -103,7 +103,6 @@ def _merges(model: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _joined(merges: list[tuple[str, str]]) -> list[str]:
-    """Return merges as GGUF has them, the two sides with a space between."""
     if any(" " in side for pair in merges for side in pair):
         raise _refusal("its tokenizer merges tokens with spaces in them")
     return [f"{left} {right}" for left, right in merges]
@@ -163,10 +162,9 @@ def _name(own: Any, keys: Mapping[str, Value], rows: int) -> str:
 
 
 def _read_back(keys: Mapping[str, Value], name: str, rows: int) -> Any:
-    """Return the tokenizer that our own reader of GGUF makes of keys."""
     from tokenizers import Tokenizer
 
-    metadata: dict[str, Any] = {**keys, "tokenizer.ggml.pre": name, "tokenizer.ggml.add_bos_token": False}
+    metadata: Any = {**keys, "tokenizer.ggml.pre": name, "tokenizer.ggml.add_bos_token": False}
     return Tokenizer.from_str(convert_tokenizer(metadata, rows, 2048).tokenizer)
 
 
@@ -247,7 +245,7 @@ def _ranks(merges: Sequence[tuple[str, str]]) -> dict[str, int]:
 def _require_complete(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> None:
     known = set(merges)
     for token in vocab:
-        if token in _BYTE_TOKEN_SET or (token.startswith("<") and token.endswith(">")):
+        if token.startswith("<") and token.endswith(">"):  # bytes and special tokens
             continue
         for place in range(1, len(token)):
             pair = (token[:place], token[place:])

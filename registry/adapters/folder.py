@@ -74,8 +74,7 @@ class AdapterFolder:
     def rank(self) -> int | None:
         """The rank that the tensors have, or the configured one where no tensor tells."""
         ranks = {module.a[1] for module in self.modules.values() if module.a and len(module.a) == 2}
-        parameters = self.config.lora_parameters
-        return max(ranks) if ranks else (parameters.rank if parameters else None)
+        return max(ranks) if ranks else self.config.parameters.rank
 
     @property
     def ranks(self) -> set[int]:
@@ -86,7 +85,7 @@ class AdapterFolder:
     @property
     def scale(self) -> float | None:
         """The factor of the update, as configured."""
-        return self.config.lora_parameters.scale if self.config.lora_parameters else None
+        return self.config.parameters.scale
 
     @property
     def trainable_parameters(self) -> int:
@@ -107,7 +106,7 @@ def read_adapter_folder(
     found, left_out = _find_files(path)
     files = {name: file.real for name, file in found.items()}
     if take is not None:
-        # What is too large is not read, and not copied either.
+        # A file that is too large is neither read nor copied.
         texts = [name for name in (CONFIG, METADATA) if name in found and found[name].size <= JSON_LIMIT]
         files |= {name: take(files[name]) for name in (*texts, *own_tokenizer(files))}
     if PEFT_WEIGHTS in files and WEIGHTS not in files:

@@ -98,9 +98,9 @@ def require_bearable(plan: MlxPlan, size: int) -> None:
         )
 
 
-def mlx_config(plan: MlxPlan) -> dict[str, Any]:
+def mlx_config(plan: MlxPlan) -> Mapping[str, Any]:
     """Return `adapter_config.json` as `mlx_lm` reads it."""
-    document: dict[str, Any] = {
+    document: dict[str, object] = {
         "fine_tune_type": "dora" if plan.config.use_dora else "lora",
         "lora_parameters": {
             "dropout": plan.config.lora_dropout,
@@ -168,19 +168,15 @@ def _experts(weights: Path, switch: SwitchFactors) -> tuple[StoredTensor, Stored
 
 def _remarks(plan: MlxPlan, rounded: list[str]) -> Iterator[Finding]:
     small = [path for path, rank in plan.ranks.items() if rank and rank < plan.rank]
-    if small:
-        message = f"{plural(len(small), 'module')} of a smaller rank, padded with zeros to rank {plan.rank}: {some(small)}"
-        yield Finding("peft_rank_padded", "info", WEIGHTS, message)
     folded = [path for path, factor in plan.factors.items() if factor != 1 and path not in rounded]
-    if folded:
-        message = f"{plural(len(folded), 'module')} with another scale, which is multiplied into lora_b exactly: {some(folded)}"
-        yield Finding("peft_scale_folded", "info", WEIGHTS, message)
-    if rounded:
-        message = (
-            f"{plural(len(rounded), 'module')} with another scale, which is multiplied into lora_b in float32, "
-            f"rounded once: {some(rounded)}"
-        )
-        yield Finding("peft_scale_rounded", "info", WEIGHTS, message)
+    scaled = "with another scale, which is multiplied into lora_b"
+    for code, paths, text in (
+        ("peft_rank_padded", small, f"of a smaller rank, padded with zeros to rank {plan.rank}"),
+        ("peft_scale_folded", folded, f"{scaled} exactly"),
+        ("peft_scale_rounded", rounded, f"{scaled} in float32, rounded once"),
+    ):
+        if paths:
+            yield Finding(code, "info", WEIGHTS, f"{plural(len(paths), 'module')} {text}: {some(paths)}")
 
 
 # The hint for adapters that other servers cannot compute, and mlx-lm can.
@@ -212,7 +208,7 @@ class PlainAdapter:
     modules: Mapping[str, PlainFactors]
     raw: Mapping[str, Any]
 
-    def config(self, base: str | None) -> dict[str, Any]:
+    def config(self, base: str | None) -> Mapping[str, Any]:
         """Return `adapter_config.json`."""
         layers = self.raw.get("layers_to_transform")
         return lora_document(

@@ -138,7 +138,7 @@ class PeftConfig(BaseModel):
 
 def lora_document(
     base: str | None, rank: int, alpha: float, targets: Any, layers: Any, **more: Any
-) -> dict[str, Any]:
+) -> Mapping[str, Any]:
     """Return `adapter_config.json` of a LoRA with one rank and one scale; `more` replaces entries."""
     return {
         "alpha_pattern": {},

@@ -107,19 +107,16 @@ def _on_embeddings(parts: Mapping[str, Mapping[str, Tensor]]) -> Iterator[Findin
 
 def _on_unexpected(names: list[str]) -> Iterator[Finding]:
     biases = [name for name in names if name.endswith(".bias")]
+    added = any(name.endswith(".lora_B.bias") for name in biases)
+    hint = REFUSED["lora_bias"].advice if added else ""
     others = [name for name in names if not name.endswith(".bias")]
-    if biases:
-        message = f"{_count(biases)} that change or add biases, which mlx-lm's LoRA does not: {some(biases)}"
-        added = any(name.endswith(".lora_B.bias") for name in biases)
-        hint = REFUSED["lora_bias"].advice if added else ""
-        yield Finding("peft_bias", "error", PEFT_WEIGHTS, message, hint)
-    if others:
-        message = f"{_count(others)} that are not the factors of a LoRA as PEFT saves it: {some(others)}"
-        yield Finding("peft_unknown_tensor", "error", PEFT_WEIGHTS, message)
-
-
-def _count(names: list[str]) -> str:
-    return f"{PEFT_WEIGHTS} holds {plural(len(names), 'tensor')}"
+    for code, found, text, advice in (
+        ("peft_bias", biases, "change or add biases, which mlx-lm's LoRA does not", hint),
+        ("peft_unknown_tensor", others, "are not the factors of a LoRA as PEFT saves it", ""),
+    ):
+        if found:
+            message = f"{PEFT_WEIGHTS} holds {plural(len(found), 'tensor')} that {text}: {some(found)}"
+            yield Finding(code, "error", PEFT_WEIGHTS, message, advice)
 
 
 def own_name(name: str) -> str:

@@ -329,7 +329,7 @@ def put_on_base(
             )
             return OnBase({}, {}, (Finding("peft_variant", "error", CONFIG, why, TRAIN),))
         if base is not None:
-            # What PEFT did not quantise is plain LoRA beside it, and has all columns.
+            # A layer that PEFT did not quantise has plain LoRA, with all columns.
             modules = {path: _pooled(path, module, config.group, base) for path, module in modules.items()}
     return place_experts(config, modules, experts, base)
 

@@ -197,8 +197,7 @@ def _absent(whole: WholeTensors, raw: Mapping[str, Any]) -> Iterator[Finding]:
         yield refused(f"trainable_token_indices names tokens of which {PEFT_WEIGHTS} holds no rows")
 
 
-# What a whole tensor is to the base: its numbers; what its were quantised from; other numbers; none that it
-# has.
+# How a whole tensor relates to the base's: equal; the numbers that the base's were quantised from; other; not comparable.
 COPY, QUANTISED_COPY, OTHER, UNKNOWN = "copy", "quantised copy", "other", "unknown"
 _BLOCK = 1 << 22  # numbers that are compared at a time
 _EMBEDDINGS = (

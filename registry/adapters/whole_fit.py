@@ -133,7 +133,7 @@ class _Fitting:
             return
         names = [name for name in self._shapes if name.endswith((".weight", ".bias"))]
         saved = [name for name in names if self._whole.is_saved(name) and name not in self._tensors]
-        # Factors within a saved module go into its weight, which lies beside them in the file.
+        # Factors within a saved module go into its weight, which the file has as well.
         if saved and self._tensors.keys() - set(self._copies()):
             yield f"modules_to_save means {some(saved)} too, which the adapter does not hold"
         rows = [name for name in names if self._whole.has_rows(name) and name not in self._rows]

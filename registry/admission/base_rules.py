@@ -249,7 +249,7 @@ def _matters(key: str, value: Any) -> bool:
     return name == _SCALING and isinstance(value, Mapping) and value.get("rope_type") != "default"
 
 
-def _fields(config: Mapping[str, Any]) -> dict[str, Any] | None:
+def _fields(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Return the keys that mlx-lm's class of a model reads, with their defaults; None if unknown."""
     try:
         from mlx_lm.utils import _get_classes

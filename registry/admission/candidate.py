@@ -96,7 +96,7 @@ def _walk(folder: Path, prefix: str, depth: int, *, hidden: bool) -> Iterator[En
 def _peek(path: Path, *, follow: bool) -> tuple[int, bytes]:
     """Return size and first bytes of a regular file; of anything else nothing, since opening it may have effects."""
     try:
-        # Where links in sight lead was seen to when the folder was read; nobody looked at hidden ones.
+        # The reader of the folder checked where visible links lead, and no hidden ones.
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW))
     except OSError:
         return 0, b""
@@ -193,8 +193,7 @@ class Candidate:
     @property
     def keys(self) -> list[str] | None:
         """The configured paths of adapted modules; None for every linear layer."""
-        parameters = self.folder.config.lora_parameters
-        return parameters.keys if parameters else None
+        return self.folder.config.parameters.keys
 
     def promised_layers(self) -> dict[int, dict[str, Weight]]:
         """Return the layers that the configuration says are adapted: the last `num_layers`, all for 0 and below."""
@@ -232,7 +231,7 @@ class Candidate:
             return None
         if "fine_tune_type" not in raw or "num_layers" not in raw or raw.get("mask_prompt") is not None:
             return None
-        # What is named by its path from the root is adapted whatever the number says.
+        # A module named by its path from the root is adapted whatever the number says.
         rooted = set(self.keys or ()) & set(self.folder.modules)
         if self.folder.config.method == "full" or rooted:
             return None
@@ -263,7 +262,7 @@ class Candidate:
     def missing_modules(self) -> set[str]:
         """Return the paths of modules that must have been adapted and are not in the file."""
         # Without `keys`, which matrices are adapted depends on mlx-lm's version: older ones take the query and value
-        # projections, newer ones every linear layer. What holds for all is that the layers are adapted alike.
+        # projections, newer ones every linear layer. In all of them the layers are adapted alike.
         present = set(self.folder.modules)
         if self.keys is not None:
             return self.promised_modules() - present

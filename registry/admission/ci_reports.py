@@ -25,11 +25,13 @@ SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sar
 _LEVELS: Mapping[str, str] = {"error": "error", "warning": "warning", "info": "note"}
 
 
-def sarif_log(checked: Iterable[CheckedFolder]) -> dict[str, Any]:
+def sarif_log(checked: Iterable[CheckedFolder]) -> Mapping[str, Any]:
     """Return findings as a SARIF log of one run, with every code as a rule: those of plugins as the format's extensions."""
     rules = [_rule(code) for code in CODES.values()]
-    places: dict[str, dict[str, Any]] = {rule["id"]: {"ruleIndex": index} for index, rule in enumerate(rules)}
-    plugged: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    places: dict[str, Mapping[str, Any]] = {
+        rule["id"]: {"ruleIndex": index} for index, rule in enumerate(rules)
+    }
+    plugged: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
     for each in plugged_rules():
         plugged[each.plugin.package, each.plugin.version] += map(_rule, each.rule.codes)
     extensions = [{"name": name, "version": at, "rules": of} for (name, at), of in sorted(plugged.items())]
@@ -50,7 +52,7 @@ def sarif_log(checked: Iterable[CheckedFolder]) -> dict[str, Any]:
     return {"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}
 
 
-def _rule(code: Code) -> dict[str, Any]:
+def _rule(code: Code) -> Mapping[str, Any]:
     help_text = f"{_sentence(code.why)}  {_sentence(code.hint)}".strip()
     return {
         "id": code.name,
@@ -66,7 +68,7 @@ def _sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}." if text else ""
 
 
-def _result(finding: Finding, folder: Path, place: Mapping[str, Any]) -> dict[str, Any]:
+def _result(finding: Finding, folder: Path, place: Mapping[str, Any]) -> Mapping[str, Any]:
     # What stays the same when the wording changes: CI systems tell old findings from new ones by it.
     print_ = hashlib.sha256(f"{finding.code}\0{finding.subject}".encode("utf-8", "replace")).hexdigest()
     # What names have in them makes neither links nor placeholders of the message (3.11).
@@ -75,7 +77,7 @@ def _result(finding: Finding, folder: Path, place: Mapping[str, Any]) -> dict[st
     # Of a relative path, a colon would make all before it a scheme.
     uri = quote(os.fsencode(file.as_posix()), safe="/")
     # Hosts of code show nothing that has no line, though a file of weights has none.
-    location: dict[str, Any] = {
+    location: dict[str, object] = {
         "physicalLocation": {"artifactLocation": {"uri": uri}, "region": {"startLine": 1}}
     }
     if within:
@@ -110,10 +112,10 @@ def place_of(subject: str, folder: Path) -> tuple[Path, str]:
 _SEVERITIES: Mapping[str, str] = {"error": "critical", "warning": "minor", "info": "info"}
 
 
-def code_quality(checked: Iterable[CheckedFolder]) -> list[dict[str, Any]]:
+def code_quality(checked: Iterable[CheckedFolder]) -> list[Mapping[str, Any]]:
     """Return the findings in folders as a report of GitLab's; paths are relative to where the check runs."""
     seen: Counter[str] = Counter()
-    issues = []
+    issues: list[Mapping[str, Any]] = []
     for each in checked:
         for finding in each.findings:
             file, within = place_of(finding.subject, each.folder)

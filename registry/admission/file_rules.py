@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from fusery.storage.errors import FuseryError
@@ -181,32 +180,28 @@ _MODEL = re.compile(r"(pytorch_)?model(-[0-9]+-of-[0-9]+)?\.(safetensors|bin)")
 _FACTORS = re.compile(r"(?:.*/)?(?:adapters|adapter_model)\.safetensors")
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """What a folder is, and what its owner can do."""
-
-    file: str
-    what: str
-    hint: str
+def _kind(file: str, what: str, hint: str) -> Finding:
+    return OTHER_KIND.found(file, f"{'this' if file == '.' else file} is {what}", hint)
 
 
-def other_kind(candidate: Candidate) -> Kind | None:
-    """Return what a folder is that holds no adapter as it is read here; None if it does, or if nobody knows."""
+@rule(OTHER_KIND)
+def kind_is_known(candidate: Candidate) -> Iterator[Finding]:
+    """The folder holds an adapter in a form that is read here."""
     task = candidate.folder.raw_config.get("task_type")
+    top = {entry.path for entry in candidate.surroundings.entries if "/" not in entry.path}
+    found = None
     if candidate.folder.form == "peft" and isinstance(task, str) and task in _CLASSIFIERS:
         hint = f"fusery keeps adapters of language models: load it with PEFT on transformers' {_CLASSIFIERS[task]}"
-        return Kind(CONFIG, f"the configuration of a classifier's adapter (task_type {task})", hint)
-    if candidate.folder.modules:
-        return None
-    top = {entry.path for entry in candidate.surroundings.entries if "/" not in entry.path}
-    return (
-        _by_tensors(candidate, top)
-        or _full_weights(candidate)
-        or (None if top & {WEIGHTS, PEFT_WEIGHTS} else _by_names(candidate, top))
-    )
+        found = _kind(CONFIG, f"the configuration of a classifier's adapter (task_type {task})", hint)
+    elif not candidate.folder.modules:
+        found = _by_tensors(candidate, top) or _full_weights(candidate)
+        if found is None and not top & {WEIGHTS, PEFT_WEIGHTS}:
+            found = _by_names(candidate, top)
+    if found is not None:
+        yield found
 
 
-def _full_weights(candidate: Candidate) -> Kind | None:
+def _full_weights(candidate: Candidate) -> Finding | None:
     folder, known = candidate.folder, candidate.base.architecture.weights
     if folder.form != "mlx" or folder.header is None or folder.config.method == "full":
         return None
@@ -214,10 +209,10 @@ def _full_weights(candidate: Candidate) -> Kind | None:
     if not any(len(tensor.shape) == 2 and name.removesuffix(".weight") in known for name, tensor in tensors):
         return None
     hint = f"in its folder: {_FULL}; or add the merged model as a base: fusery base add FOLDER"
-    return Kind(WEIGHTS, "a full fine-tune, whole weights instead of an adapter", hint)
+    return _kind(WEIGHTS, "a full fine-tune, whole weights instead of an adapter", hint)
 
 
-def _by_tensors(candidate: Candidate, top: Collection[str]) -> Kind | None:
+def _by_tensors(candidate: Candidate, top: Collection[str]) -> Finding | None:
     for file in sorted(name for name in top if name.endswith(".safetensors"))[:_MOST_HEADERS]:
         try:
             names = list(read_header(candidate.surroundings.root / file, limit=BASE_HEADER_LIMIT).tensors)
@@ -225,10 +220,10 @@ def _by_tensors(candidate: Candidate, top: Collection[str]) -> Kind | None:
             continue  # whether it can be read is for another rule to say
         for pattern, form in ((_KOHYA, "kohya's"), (_DIFFUSERS, "diffusers'")):
             if any(map(pattern.match, names)):
-                return Kind(file, f"a LoRA of an image or video model in {form} form", _IMAGES)
+                return _kind(file, f"a LoRA of an image or video model in {form} form", _IMAGES)
         if names and all(map(_VLM.fullmatch, names)):
             what = "an adapter in the form that mlx-vlm wrote before it took mlx-lm's"
-            return Kind(file, what, "train it again with mlx-vlm 0.6.0 or later, which writes mlx-lm's form")
+            return _kind(file, what, "train it again with mlx-vlm 0.6.0 or later, which writes mlx-lm's form")
     return None
 
 
@@ -262,26 +257,17 @@ _BY_NAME = (
 )
 
 
-def _by_names(candidate: Candidate, top: Collection[str]) -> Kind | None:
+def _by_names(candidate: Candidate, top: Collection[str]) -> Finding | None:
     for pattern, what, hint in _BY_NAME:
         for name in sorted(top):
             if re.fullmatch(pattern, name):
-                return Kind(name, what, hint.replace("NAME", name))
+                return _kind(name, what, hint.replace("NAME", name))
     entries = candidate.surroundings.entries
     below = sorted({entry.path.rpartition("/")[0] for entry in entries if _FACTORS.fullmatch(entry.path)})
     if below:
         hint = f"give one of them: {Path(candidate.surroundings.root.name, below[-1])}"
-        return Kind(".", f"a folder of adapters: {some(below)}", hint)
+        return _kind(".", f"a folder of adapters: {some(below)}", hint)
     models = sorted(filter(_MODEL.fullmatch, top))
     if models and (CONFIG not in top or "config.json" in top):
-        return Kind(models[0], "a whole model", "add it as a base: fusery base add FOLDER")
+        return _kind(models[0], "a whole model", "add it as a base: fusery base add FOLDER")
     return None
-
-
-@rule(OTHER_KIND)
-def kind_is_known(candidate: Candidate) -> Iterator[Finding]:
-    """The folder holds an adapter in a form that is read here."""
-    kind = other_kind(candidate)
-    if kind is not None:
-        name = "this" if kind.file == "." else kind.file
-        yield OTHER_KIND.found(kind.file, f"{name} is {kind.what}", kind.hint)

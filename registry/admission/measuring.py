@@ -128,7 +128,7 @@ def _look_in_blocks(fd: int, tensor: Tensor) -> TensorValues:
     low = float(np.min([part.low for part in parts]))
     high = float(np.max([part.high for part in parts]))
     finite, zero = all(part.finite for part in parts), all(part.zero for part in parts)
-    # Blocks have ends of their own: what is clipped is told of whole tensors only.
+    # Blocks have ends of their own: clipping is measured of whole tensors only.
     return TensorValues(tensor.name, finite, zero, low, high, parts[0].clipped if len(parts) == 1 else 0.0)
 
 

@@ -240,9 +240,8 @@ def scale_given(candidate: Candidate) -> Iterator[Finding]:
         return
     if CONFIG in {problem.file for problem in folder.problems}:
         return
-    parameters = folder.config.lora_parameters
-    if parameters is not None and parameters.alpha is not None:
-        message = f"the configuration gives alpha {parameters.alpha:g} and no scale"
+    if (alpha := folder.config.parameters.alpha) is not None:
+        message = f"the configuration gives alpha {alpha:g} and no scale"
         yield ALPHA_WITHOUT_SCALE.found(CONFIG, message)
     else:
         yield SCALE_MISSING.found(CONFIG, "the configuration gives no scale")

@@ -175,7 +175,7 @@ def whole_peft_adapter(candidate: Candidate) -> Iterator[Finding]:
         return
     config = PeftConfig.model_validate(folder.raw_config)
     missing = _promised(candidate, config) | promised_experts(config, base)
-    # What is saved whole has no factors, whatever else names it.
+    # A module that is saved whole has no factors, whatever else names it.
     missing -= {*folder.modules, *(path for path in missing if folder.whole.is_saved(f"{path}.weight"))}
     yield from PEFT_MODULES_MISSING.listed(
         PEFT_WEIGHTS, missing, "module", "without tensors that the configuration promises"

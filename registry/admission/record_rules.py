@@ -82,8 +82,7 @@ DROPOUT_IMPLAUSIBLE = warning(
 def metadata_agrees(candidate: Candidate) -> Iterator[Finding]:
     """The hand-written file says what the flags, the configuration and the tensors say."""
     folder, declared, metadata = candidate.folder, candidate.declared, candidate.folder.metadata
-    config_rank = folder.config.lora_parameters.rank if folder.config.lora_parameters else None
-    rank = metadata.lora_rank if metadata.lora_rank in folder.ranks else folder.rank or config_rank
+    rank = metadata.lora_rank if metadata.lora_rank in folder.ranks else folder.rank
     pairs: tuple[tuple[str, object, object, str], ...] = (
         ("version", metadata.version, declared.version, "--version says"),
         ("final_val_loss", metadata.final_val_loss, declared.val_loss, "--val-loss says"),
@@ -183,7 +182,7 @@ def training_recorded(candidate: Candidate) -> Iterator[Finding]:
         yield DATASET_UNKNOWN.found("dataset", "nothing says what the adapter was trained on")
     if folder.config.iters == 0:
         yield NOT_TRAINED.found(CONFIG, "the configuration says 0 iterations")
-    dropout = folder.config.lora_parameters.dropout if folder.config.lora_parameters else None
+    dropout = folder.config.parameters.dropout
     if dropout is not None and not 0 <= dropout < 1:
         yield DROPOUT_IMPLAUSIBLE.found(CONFIG, f"the configuration says a dropout of {dropout:g}")
 

@@ -49,7 +49,7 @@ RULES: tuple[Rule, ...] = tuple(
     rule for module in _MODULES for rule in vars(module).values() if isinstance(rule, Rule)
 )
 
-# What is found of a folder that cannot be read at all, before any rule can look at it.
+# Codes of a folder that cannot be read at all, before any rule can look at it.
 UNREADABLE: tuple[Code, ...] = (
     folder_rules.LINK_OUTSIDE,
     folder_rules.SPECIAL_FILE,
@@ -197,7 +197,7 @@ def _unacceptable(why: str) -> BadInputError:
 def examine(candidate: Candidate, policy: SeverityPolicy | None = None) -> list[Finding]:
     """Run every rule on a candidate, those of plugins last; return the findings, errors first."""
     rules: list[Look] = [*RULES, *plugged_rules()]
-    # What is no adapter at all is said, and not what it lacks to be one.
+    # A folder of another kind is named, without what it lacks to be an adapter.
     found = list(file_rules.kind_is_known(candidate)) or [
         finding for rule in rules for finding in rule(candidate)
     ]

@@ -113,7 +113,7 @@ class Submission:
         object.__setattr__(self, "tags", checked_tags(self.tags))
         object.__setattr__(self, "checkpoint", _checkpoint(self.checkpoint))
 
-    def columns(self) -> dict[str, Any]:
+    def columns(self) -> Mapping[str, Any]:
         """Return what is declared for columns of the same name in an adapter's row."""
         from .. import tables
 

@@ -98,7 +98,7 @@ def full_weights(candidate: Candidate) -> Iterator[Finding]:
         return
     if not folder.header.tensors:
         yield NO_TENSORS.found(WEIGHTS, "the file holds no tensors")
-    # Paths that modules lie in: they may have numbers of their own, which are not on record.
+    # Paths that contain modules: they may have numbers of their own, which are not on record.
     containers = {path[:place] for path in weights for place, letter in enumerate(path) if letter == "."}
     unknown = []
     for tensor in folder.header.tensors.values():
@@ -152,7 +152,7 @@ def rank_consistent(candidate: Candidate) -> Iterator[Finding]:
     folder = candidate.folder
     if folder.config.method == "full" or not folder.modules:
         return
-    configured = folder.config.lora_parameters.rank if folder.config.lora_parameters else None
+    configured = folder.config.parameters.rank
     ranks = {path: rank for path, module in folder.modules.items() if (rank := _rank(module)) is not None}
     counts = Counter(ranks.values())
     listed = some(map(str, counts))

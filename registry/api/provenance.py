@@ -49,10 +49,7 @@ class Provenance(Resource):
         ancestors: int = 1_000,
         count: bool = True,
     ) -> Graph:
-        """Return the ancestors and descendants of a record: the nearest of each kind, and the number of others.
-
-        `limit=None` returns everything.
-        """
+        """Return the ancestors and descendants of a record: the nearest of each kind, and the number of others."""
 
     @operation("reader")
     @runs("catalog.listing:search")

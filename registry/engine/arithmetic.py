@@ -1,25 +1,18 @@
 """Exact arithmetic on bfloat16, float16 and float32 in NumPy, bit for bit that of MLX on a CPU.
 
-Every step is one IEEE 754 binary32 operation in a fixed order: no BLAS, no fused multiply-add, no reassociation, so
-the bits are the same on every platform, and those of `mlx_lm.fuse` on Linux x86-64.  Numbers are stored as they lie in
-the file (BF16 and F16 as uint16, F32 as float32) and computed as float32.
+Every step is one IEEE 754 binary32 operation in a fixed order: no BLAS, no fused multiply-add, no reassociation, so the
+bits are the same on every platform, and those of `mlx_lm.fuse` on Linux x86-64.  Numbers are stored as they lie in the file
+(BF16 and F16 as uint16, F32 as float32) and computed as float32.
 
-DoRA scales rows to learned lengths, as `DoRALinear.fuse` and `DoRAEmbedding.fuse` do: mlx-lm adds the low-rank update to
-the weight in the weight's format, W1, and writes `(m / norm(W1))[:, None] * W1`.  What MLX 0.32.4 rounds, in order (found by
-trying, the tests hold it): each square to the format of W1; the sum of a row runs in float32, strictly from the first
-column to the last, and is rounded once; so is its square root.  Quotient and product are in the format that MLX
-promotes `m` and W1 to: float32, unless both have one 16-bit format.
+DoRA: mlx-lm adds the low-rank update to the weight in the weight's format, W1, and writes `(m / norm(W1))[:, None] * W1`.
+MLX 0.32.4 rounds each square to the format of W1; the sum of a row runs in float32, strictly from the first column to the
+last, and is rounded once, as is its square root; quotient and product are in the format that MLX promotes `m` and W1 to.
+On Apple's processors MLX adds in several lanes (mlx/backend/cpu/reduce.cpp, simd.h); here are the bits of x86-64 everywhere.
+A row of zeros has no direction: 0 / 0 and m / 0 times 0 are NaN, here as in MLX.
 
-The order of the sum does not depend on how wide the processor's vectors are where MLX's vectors hold one number, on
-x86-64; by its source (mlx/backend/cpu/reduce.cpp, simd.h), Apple's processors add in several lanes, so that
-`mlx_lm.fuse` may differ there in last bits.  This module gives the bits of x86-64 everywhere.  A row of zeros has no
-direction: 0 / 0 and m / 0 times 0 are NaN, here as in MLX.
-
-Rounding at random (`dither`) lets updates much smaller than a step survive on average.  The base's numbers lie on a grid:
-code * scale + bias.  A change D moves a code by D / scale steps, a fraction of one as a rule; the code moves to the next
-step with a probability equal to the fraction, so that the mean of what is written is what was meant (stochastic rounding,
-as in Gupta et al., arXiv:1502.02551, but on the base's own grid).  Thresholds come from a counter-based generator: a
-number depends on the seed, the module, the row and the column, and on nothing else.
+Rounding at random (`dither`): a change D moves a code of the base's grid by D / scale steps; it moves to the next step with a
+probability equal to the fraction (stochastic rounding, Gupta et al., arXiv:1502.02551).  Thresholds come from a counter-based
+generator: a number depends on the seed, the module, the row and the column, and on nothing else.
 """
 
 from __future__ import annotations
@@ -230,7 +223,7 @@ class Thresholds:
 
 def round_at_random(values: Array, form: Format, chance: Array) -> Array:
     """Round float32 numbers to those of a format, up where the way from the lower neighbour is more than the threshold in [0, 1)."""
-    # What is beyond the format is left to whoever stores it.
+    # The caller handles numbers beyond the format.
     if form is F32:
         return values
     finest = np.float32(2.0**-24 if form is F16 else 2.0**-133)

@@ -22,7 +22,7 @@ from .architectures import NeedsModelClassError, architecture_of, require_by_nam
 from .arithmetic import FORMATS
 from .config import weight_names
 
-# What the file of replaced tensors is called among the base's files; no file has such a name.
+# The name of the file of replaced tensors among the base's files; no file on disk has it.
 REPLACED = "adapter:whole"
 OTHER_BASE = "was it trained on another base?"
 _LAYER_LISTS = ("layers", "h", "blocks")
@@ -176,7 +176,7 @@ def read_base(files: Mapping[str, Path], config: Mapping[str, Any]) -> Base:
 
 
 _DROPPABLE = re.compile(
-    # Buffers, which every library computes anew.
+    # Buffers, which every library computes itself.
     r"(.*\.)?(inv_freq|rotary_emb\.\w+|rope\.freqs|masked_bias|position_ids)|(.*\.)?(attn|attention)\.bias"
     # Scales of activations and of cached keys and values, which mlx-lm does not quantise.
     r"|.*\.(input_scale|output_scale|activation_scale|k_scale|v_scale)"

@@ -1,19 +1,15 @@
 """Calibration files: what goes into a base's linear layers, so that rounding can keep clear of it.
 
 For an input x of n numbers, H is the mean of x x^T over some tokens.  A file holds H as a few directions and a rest,
-H ~ U U^T + diag(rest), where the columns of U are eigenvectors of H times the roots of their eigenvalues, the largest
-first, and the rest is what the diagonal of H has more.  Modules that multiply one and the same input share one set.
-
-The format is safetensors.  Of each input, called `id` here, it has
+H ~ U U^T + diag(rest), where the columns of U are eigenvectors of H times the roots of their eigenvalues, the largest first.
+Modules that multiply one and the same input share one set.  The format is safetensors.  Of each input, called `id` here,
 
     {id}.directions   BF16 (K, n)   U^T
     {id}.rest         F32  (n,)     max(diag(H) - diag(U U^T), 0)
     {id}.mean         F32  (1,)     the mean of diag(H)
 
-where neither diag(U U^T) nor the rest nor the mean is more than 1e30.
-
-and in the metadata `format` ("fusery.calibration.v1"), `modules` (a JSON object, module path to id), `base` (digest of
-the base), `tokens` (how many, as text) and `prompts` (digest of what the base read).
+where no number of diag(U U^T), the rest or the mean is more than 1e30.  The metadata are `format` ("fusery.calibration.v1"),
+`modules` (a JSON object, module path to id), `base` (digest), `tokens` (how many, as text) and `prompts` (digest of the texts).
 
 A calibration for one adapter ("fusery.calibration.v2") also has what the scales and biases of its fused model were learned to
 be, for the codes that `dither` chooses by the rest of the file and a seed.  Of each module that has them, by an id of its own,
@@ -21,8 +17,8 @@ be, for the codes that `dither` chooses by the rest of the file and a seed.  Of 
     {id}.scales       (rows, groups)   in the format in which the base has them: BF16, F16 or F32
     {id}.biases       the same
 
-and in the metadata `learned`, a JSON object of `modules` (module path to that id), `adapter` (digest), `seed` (of `dither`),
-`steps`, and `tokens` and `prompts` of what was learned from.
+and in the metadata `learned`, a JSON object of `modules` (module path to that id), `adapter` (digest), `seed`, `steps`, `tokens`
+and `prompts`.
 """
 
 from __future__ import annotations

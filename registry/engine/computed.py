@@ -18,7 +18,7 @@ from ..errors import FusionUnsupportedError
 from .base import Source
 from .files import create_output, open_input, read_all, told_plainly, write_all
 
-# What the scratch file is called among the base's files; no file has such a name.
+# The name of the scratch file among the base's files; no file on disk has it.
 COMPUTED: Final = "mlx-lm:computed"
 _CHUNK = 1 << 20
 _DTYPES = {
@@ -66,7 +66,6 @@ def write_computed(
 
 
 def _write(mx: ModuleType, tensor: Computed, files: Mapping[str, Path], output: int, position: int) -> int:
-    """Write a tensor, and return where it ends."""
     tensor.pieces.reverse()
     while tensor.pieces:
         piece = tensor.pieces.pop()
@@ -129,7 +128,7 @@ class ArrayWatch:
     """
 
     # the arrays as they came from the files, by name on disk.
-    loaded: dict[str, Any] = field(default_factory=dict)
+    loaded: dict[str, object] = field(default_factory=dict)
     # arrays put together along the first axis, by identity: the array itself, and its parts.
     joined: dict[int, tuple[Any, Sequence[Any]]] = field(default_factory=dict)
     changed: dict[int, Any] = field(default_factory=dict)  # identities of arrays that were changed in place

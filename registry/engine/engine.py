@@ -163,7 +163,6 @@ class _Threads:
             self._schedule.stop()
 
     def _tasks(self) -> Iterator[int]:
-        """Carry out tasks until none is left; yield the bytes written so far after each."""
         work, buffer, schedule = Arrays(), np.empty(CHUNK, np.uint8), self._schedule
         while not schedule.finished:
             task = schedule.take(_WAIT)
@@ -274,7 +273,7 @@ def own_bits(grid: AnyGrid | None, quantization: Mapping[str, Any] | None) -> in
 
 def allocate(samples: Mapping[int, Sampled], room: float) -> dict[str, int]:
     """Return the bits of every touched module: where another byte brings back most of the update, as far as there is room."""
-    # What a module lacks is the squared norm of the part of its update that is not there, |D|^2 (1 - retained)^2, and
+    # A module lacks the squared norm of the part of its update that is not there, |D|^2 (1 - retained)^2, and
     # a hundredth of the noise that came with it: behaviour follows the first (docs/measurements.md). Steps to more
     # bits, also over several widths at once, are taken in the order of what they bring per byte, as in the greedy
     # solution of the knapsack problem; one that does not fit is passed over. `samples` are what each number of bits

@@ -3,15 +3,13 @@
 For one module: the intended update D is `scale * lora_b.T @ lora_a.T` in float32, before any rounding; the real change
 R is what the written weights hold (dequantised, where they are quantised) beyond the base's.  Then
 
-- retained = <R, D> / <D, D>, the share of the update along its own direction: 1 is all of it;
+- retained = <R, D> / <D, D>, the share of the update along its own direction, which predicts behaviour: 1 is all of it;
 - cosine = <R, D> / (|R| |D|), low where rounding adds noise, even if all of the update is there;
 - relative error = |R - D| / |D|.
 
-The share retained predicts behaviour, the cosine does not (at 6 bits it is 0.49 and behaviour intact; docs/internals/fidelity.md).
 Overall numbers are those of all touched modules taken as one long vector.  Tensors that an adapter replaces whole are
 listed, and not in that vector: the change of a retrained embedding is so long that nothing else would count beside it.
-The verdict is the worse of both.  It counts each module's distance from 1, so that a module that overshoots does not
-make up for another that lost its update.
+The verdict is the worse of both; each module's distance from 1 counts, so that no module makes up for another.
 """
 
 from __future__ import annotations

@@ -69,11 +69,13 @@ def _misfit(module: str, bits: Any, size: Any) -> FusionUnsupportedError:
     )
 
 
-def _default(base: Base) -> dict[str, Any]:
+def _default(base: Base) -> Mapping[str, Any]:
     return _PLAIN | {key: base.quantization[key] for key in _PLAIN if key in base.quantization}
 
 
-def _settings(base: Base, module: str, columns: int | None, weight: Source, scales: Source) -> dict[str, Any]:
+def _settings(
+    base: Base, module: str, columns: int | None, weight: Source, scales: Source
+) -> Mapping[str, Any]:
     if base.formats is not None and module in base.formats:
         return dict(base.formats[module])
     own = base.quantization.get(module)
@@ -96,7 +98,7 @@ def _settings(base: Base, module: str, columns: int | None, weight: Source, scal
     return {"bits": bits, "group_size": size, "mode": AFFINE}
 
 
-def _by_shape(module: str, weight: Source, scales: Source) -> dict[str, Any]:
+def _by_shape(module: str, weight: Source, scales: Source) -> Mapping[str, Any]:
     """Tell the formats with scales of one byte apart: they differ in the bits of a group."""
     for (bits, size), mode in _BY_SHAPE.items():
         if weight.shape[-1] * 32 == scales.shape[-1] * bits * size:

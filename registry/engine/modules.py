@@ -173,7 +173,6 @@ def _touched_module(
 
 
 def _is_embedding(base: Base, path: str, factors: Factors) -> bool:
-    """Tell an embedding, whose factors stand the other way round, by its class, its shape or its name."""
     if base.kinds is not None:
         return base.kinds.get(path) == "embedding"
     rows = base.tensors[f"{path}.weight"].shape[0]

@@ -196,7 +196,6 @@ def _plan(
 def _quantization(
     base: Base, policy: WritePolicy, modules: Mapping[str, PlannedModule]
 ) -> Mapping[str, Any] | None:
-    """Return MLX's `quantization` entry of the result, None for plain numbers."""
     if policy.quantize is not None:
         own = {
             path: asked
@@ -264,7 +263,6 @@ class _Layout:
         self.outputs = tuple(outputs)
 
     def steps(self) -> tuple[Step, ...]:
-        """Return what fills the files, neighbouring copies joined."""
         steps: list[Step] = []
         for tensor in self.tensors:
             place = self._places[tensor.name]

@@ -69,7 +69,7 @@ class Quantize:
         """Return the grid for weights of a format."""
         return Grid(self.bits, self.group_size, form) if self.mode == AFFINE else MODES[self.mode]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Mapping[str, Any]:
         """Return MLX's entry in `config.json`, in its order."""
         return {"group_size": self.group_size, "bits": self.bits, "mode": self.mode}
 

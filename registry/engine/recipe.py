@@ -20,7 +20,7 @@ KEYS = "mlx-keys-2"
 FORMAT = "fusery.key.v1"
 
 USUAL_SEED = 0  # Of random rounding, if nobody says
-# Among the bits of `mixed`: the format that the base has, where that is none of whole bits (mxfp4, nvfp4).
+# Among the bits of `mixed`: the base's own format, where that has no whole number of bits (mxfp4, nvfp4).
 OWN = 0
 ONCE = "once"  # The rounding of DoRA that is not `mlx_lm.fuse`'s
 
@@ -70,9 +70,9 @@ class Recipe:
             extras=tuple((part["adapter"], part["weight"]) for part in form.get("with", ())),
         )
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Mapping[str, Any]:
         """Return the JSON form that goes into the key; what came later is left out where it says nothing."""
-        form: dict[str, Any] = {
+        form: dict[str, object] = {
             "precision": self.precision,
             "engine": self.engine,
             "quantization": dict(self.quantization) if self.quantization is not None else None,

@@ -24,7 +24,6 @@ class StoredRows:
     biases: Array | None = None
 
     def __getitem__(self, part: slice) -> StoredRows:
-        """Return some of the rows."""
         scales, biases = (None if array is None else array[part] for array in (self.scales, self.biases))
         return StoredRows(self.weight[part], scales, biases)
 

@@ -81,7 +81,7 @@ def shape_rows(
         scales, biases = _fitted(scales, biases, *changes, target)
     after = _moved(new, scales, biases, target, before)
     if fitting is not None:
-        # What these rows owe to the next is that of the fitted numbers, whatever was learned from there: codes depend on it.
+        # These rows owe the next what the fitted numbers are off by, also where others were learned: codes depend on it.
         written = np.empty_like(delta)
         to_rows(after, written)
         shaper.settle(chosen, (written - delta).astype(np.float64))
@@ -113,7 +113,6 @@ def _learned(learned: Stored, chosen: Array, scales: Array, biases: Array, top: 
 
 
 def _moved(codes: Array, scales: Array, biases: Array, grid: Grid, before: Array) -> Array:
-    """Return by how much numbers differ from what they were, in groups."""
     after = np.empty_like(before)
     dequantize(codes, scales, biases, grid.form, after, np.empty_like(after))
     np.subtract(after, before, out=after)
@@ -155,7 +154,7 @@ def _as_codes(values: Array, grid: Grid) -> Array:
     return codes.astype(np.int32).view(np.uint32)
 
 
-# What is added to the diagonal of A H A^T, as a share of it: codes that are all the same tell a scale from a
+# Added to the diagonal of A H A^T, as a share of it: codes that are all the same tell a scale from a
 # bias by nothing.
 RIDGE = 1e-3
 # A scale changes at most by this share of itself, or stays as it is: the codes were chosen for about that
@@ -259,7 +258,6 @@ def _times(factors: Array, left: Array) -> Array:
 
 
 def _over(parts: Array, axis: int) -> Array:
-    """Return a sum along an axis, one part after the other."""
     parts = np.moveaxis(parts, axis, 0)
     total = np.zeros(parts.shape[1:])
     for part in parts:

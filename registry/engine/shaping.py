@@ -202,5 +202,4 @@ def _inverse(gram: Array) -> Array:
 
 
 def _dot(left: Array, right: Array) -> float:
-    """Return an inner product, one number after the other."""
     return float(np.add.accumulate(left * right)[-1]) if len(left) else 0.0

@@ -61,7 +61,7 @@ class ReplacedTensors:
         plain = frozenset(name.removesuffix(".weight") for name in names if len(made[name].shape) > 1)
         return replace(base, files=files, tensors=tensors, config=config, kept_plain=plain), self._sums
 
-    def _config(self, base: Base, plain: list[str]) -> dict[str, Any]:
+    def _config(self, base: Base, plain: list[str]) -> Mapping[str, Any]:
         config = dict(base.config)
         if self.untied is not None:
             config["tie_word_embeddings"] = False
@@ -127,7 +127,6 @@ class ReplacedTensors:
 
 
 def _home(base: Base, name: str, untied: str | None) -> StoredMatrix:
-    """Return where the base has the numbers that are replaced."""
     home = untied if untied is not None and name not in base.tensors else name
     if home not in base.tensors:
         raise FusionUnsupportedError(

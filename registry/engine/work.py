@@ -69,7 +69,7 @@ def blocks_of(step: Step) -> Iterator[Block]:
         total, whole, size = step.size, step.size, _COPY
     else:
         total = step.module.rows
-        # What one block of shaped rows owes is taken back by the next.
+        # The next block of shaped rows takes back what one owes.
         size = total if step.module.target.shaped else _rows(step.module) * _PARTS
         whole = total // step.module.experts
     each = cost(step) / max(total, 1)
@@ -81,7 +81,6 @@ def blocks_of(step: Step) -> Iterator[Block]:
 
 
 def _cut(whole: Block, size: int) -> Iterator[Block]:
-    """Yield a block in pieces of so many rows."""
     end = whole.first + whole.count
     for first in range(whole.first, end, size):
         yield Block(whole.step, first, min(size, end - first), 0.0)
@@ -120,7 +119,6 @@ class Worker:
         factors: Mapping[Path, int],
         modules: int,
     ) -> None:
-        """Take the open files; `outputs` is None to write nothing."""
         self._policy, self._inputs, self._outputs, self._factors = policy, inputs, outputs, factors
         self._changes: OrderedDict[tuple[str, int], Change] = OrderedDict()
         self._modules = modules
@@ -209,7 +207,6 @@ class Worker:
         return spans, sums
 
     def _rows(self, module: PlannedModule, block: Block, work: Arrays) -> StoredRows:
-        """Read a block of rows."""
         weight = self._read_rows(module.weight.file, module.weight.tensor, module, block, "raw", work)
         if module.grid is None:
             return StoredRows(weight.view(module.form.stored))
@@ -271,7 +268,6 @@ class Worker:
 
 
 def _room(step: ComputeStep, block: Block, work: Arrays) -> StoredRows:
-    """Return arrays for what a block writes."""
     module, count = step.module, block.count
     grid = module.target.grid
     if grid is None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -31,7 +31,6 @@ class GGUFWeights:
     """The tensors of an open GGUF file."""
 
     def __init__(self, path: Path, file: BinaryIO, header: GGUFHeader) -> None:
-        """Take an open file and its header."""
         try:
             from gguf.constants import GGML_QUANT_SIZES
         except ImportError as error:
@@ -114,7 +113,7 @@ def write_weights(
 ) -> None:
     """Write the tensors of `plan` in its order, as one safetensors file in bf16 with mlx's metadata."""
     # The file gets its name when it is whole.
-    header: dict[str, Any] = {"__metadata__": {"format": "mlx"}}
+    header: dict[str, object] = {"__metadata__": {"format": "mlx"}}
     end = 0
     for place, _ in plan:
         start, end = end, end + 2 * math.prod(place.shape)
@@ -166,5 +165,5 @@ def convert_gguf(path: Path, folder: Path, *, progress: Callable[[str], None] | 
             write_weights(folder / "model.safetensors", plan, weights, progress)
 
 
-def _write_json(path: Path, value: dict[str, Any]) -> None:
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")

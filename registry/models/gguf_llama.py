@@ -7,7 +7,7 @@ converted model would compute differently is refused here rather than dropped.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -161,9 +161,10 @@ def read_llama(header: GGUFHeader) -> Llama:
 
 def model_config(
     header: GGUFHeader, model: Llama, rope_factors: np.ndarray[Any, Any] | None
-) -> dict[str, Any]:
+) -> Mapping[str, Any]:
     """Return config.json without the token ids."""
-    config: dict[str, Any] = {
+    base = _real(header, "rope.freq_base", 10000.0)
+    config: dict[str, object] = {
         "architectures": ["LlamaForCausalLM"],
         "attention_bias": model.attention_bias,
         "head_dim": model.head_dim,
@@ -177,12 +178,12 @@ def model_config(
         "num_hidden_layers": model.layers,
         "num_key_value_heads": model.kv_heads,
         "rms_norm_eps": _real(header, "attention.layer_norm_rms_epsilon", None),
-        "rope_theta": _real(header, "rope.freq_base", 10000.0),
+        "rope_theta": base,
         "tie_word_embeddings": model.tied,
         "torch_dtype": "bfloat16",
         "vocab_size": model.vocab,
     }
-    scaling = _rope_scaling(header, model, config["rope_theta"], rope_factors)
+    scaling = _rope_scaling(header, model, base, rope_factors)
     return {**config, "rope_scaling": scaling} if scaling else config
 
 
@@ -210,7 +211,7 @@ def placements(header: GGUFHeader, model: Llama) -> list[tuple[TensorPlace, Tens
 
 def _rope_scaling(
     header: GGUFHeader, model: Llama, base: float, factors: np.ndarray[Any, Any] | None
-) -> dict[str, Any] | None:
+) -> Mapping[str, Any] | None:
     kind = header.metadata.get("llama.rope.scaling.type", "none")
     if factors is not None:
         if kind != "none":
@@ -225,7 +226,7 @@ def _rope_scaling(
     return {"rope_type": kind, "factor": _real(header, "rope.scaling.factor", None)}
 
 
-def _llama3_scaling(model: Llama, base: float, factors: np.ndarray[Any, Any]) -> dict[str, Any]:
+def _llama3_scaling(model: Llama, base: float, factors: np.ndarray[Any, Any]) -> Mapping[str, Any]:
     """Find the settings of Llama 3.1's rotary scaling that give `factors`; GGUF stores only the outcome."""
     factor = float(factors.max())
     expected = llama3_factors(base, model.head_dim, factor, 1.0, 4.0, 8192)

@@ -58,7 +58,7 @@ class TokenizerFiles:
     """What goes into the model's folder."""
 
     tokenizer: str
-    config: dict[str, Any]
+    config: Mapping[str, Any]
     ids: dict[str, int | list[int]]
 
 
@@ -144,8 +144,8 @@ def _config(
     roles: Mapping[str, int | None],
     begins: bool,
     context: int,
-) -> dict[str, Any]:
-    config: dict[str, Any] = {
+) -> Mapping[str, Any]:
+    config: dict[str, object] = {
         "add_bos_token": begins,
         "add_prefix_space": False,
         "clean_up_tokenization_spaces": False,

@@ -76,13 +76,12 @@ def identify_base(
     return BaseIdentity(Manifest.of(entries), digest_json(content))
 
 
-def lasting(config: Mapping[str, Any]) -> dict[str, Any]:
+def lasting(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a configuration without what changes from one place to the next."""
     return {key: value for key, value in config.items() if key not in _PASSING}
 
 
 def _document_digest(path: str, file: Path, digest: Digest) -> str:
-    """Return the digest of a document's value, or of its bytes where it is no JSON object."""
     if not path.endswith(".json") or file.stat().st_size > _JSON_LIMIT:
         return digest
     try:

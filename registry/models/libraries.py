@@ -31,7 +31,7 @@ class ExpertLayout:
 
     experts: str = "mlp.experts"  # the module in transformers that has the parameters
     switch: str = "mlp.switch_mlp"  # the module in mlx-lm that has the switch layers
-    # the router in transformers and in mlx-lm, where it is a linear layer there; None where it is none.
+    # the router in transformers and in mlx-lm, where it is a linear layer there; else None.
     routers: tuple[str, str] | None = ("mlp.gate", "mlp.gate")
     # the rows of `gate_up_proj` are gate's and up's in turn, not one half and the other.
     interleaved: bool = False

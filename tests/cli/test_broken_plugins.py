@@ -211,21 +211,3 @@ def test_what_a_plugin_prints_is_no_part_of_a_document(stocked: Fusery, install:
     sys.modules.pop("odd", None)
     done = stocked("doctor", "--json")
     assert ("plugin.rules.odd" in done.out, "hello\n" in done.err) == (True, True)
-
-
-def test_names_of_plugins(stocked: Fusery, packages: Path) -> None:
-    for name in ("a+b", "a-", "con"):
-        write_package(
-            packages, "odd", {"fusery.sources": {name: "odd:X"}}, "def X(*_, **__): return iter(())"
-        )
-        plugins._installed.cache_clear()
-        assert f"{name} of odd 1.2" in stocked("register", f"{name}://somewhere").err
-    for each in ("odd", "even"):
-        write_package(packages, each, {"fusery.rules": {"same": f"{each}:X"}})
-    plugins._installed.cache_clear()
-    assert "even 1.2 and odd 1.2" in stocked("check", "first", "--base", "tiny").err
-    about = packages / "odd-1.2.dist-info" / "entry_points.txt"
-    about.write_text("[fusery.targets]\nsame = odd:X\nsame = odd:Y\n[fusery.rules]\nsame = odd:X\n")
-    plugins._installed.cache_clear()
-    assert plugin_checks(stocked).keys() == {"plugin.rules.same", "plugin.targets.same"}
-    assert "more than once" in stocked("materialize", "course_rec@2", "out", "--target", "same").err

@@ -52,20 +52,6 @@ def test_fuse_and_materialize_name_the_command_for_16_bits(fusery: Fusery, tmp_p
     assert dense.code == 0 and COST not in dense.err + (tmp_path / "dense" / "README.md").read_text()
 
 
-@pytest.mark.slow
-def test_no_command_where_the_format_is_the_only_one(fusery: Fusery, tmp_path: Path) -> None:
-    """A merge-aware adapter is refused any other precision."""
-    register_small(fusery, tmp_path, quantization_aware={"bits": 4, "group_size": 64})
-    for words in (("fuse",), ("materialize", "docker", "--target", "docker")):
-        ran = fusery(words[0], "small@1", *words[1:])
-        assert ran.code == 0 and COST in ran.err and "16bit" not in ran.err
-    for card in ("README.md", "model/README.md"):
-        text = (tmp_path / "docker" / card).read_text()
-        assert COST in text and "16bit" not in text
-    ran = fusery("materialize", "small@1", "vllm", "--target", "vllm", "--fused")
-    assert ran.code == 2 and "16bit" not in ran.err
-
-
 def test_cost_is_printed_only_on_a_linux_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert computes_on_linux_cpu()
     with monkeypatch.context() as patch:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import tiny_models
 
 from fusery.cli.fuse import KEYS
 from fusery.registry.fusion.request import MODES, ROUNDINGS, FuseRequest
@@ -68,3 +71,51 @@ def test_a_former_option_names_its_successor(fusery: Fusery, words: str, now: st
 def test_a_former_option_of_another_command_is_unknown(fusery: Fusery) -> None:
     error = fusery("list", "--scale", "3", "--json").json["error"]
     assert "-o" not in str(error["hint"]) and "No such option" in error["message"]
+
+
+@pytest.fixture
+def forms(stocked: Fusery, tmp_path: Path) -> Fusery:
+    """The command line on a registry with another form of the base model, and with another model."""
+    for name, settings in {"four": {"bits": 4}, "other": {"seed": 9}}.items():
+        folder = tiny_models.make_base(tmp_path / name, **settings)  # type: ignore[arg-type]
+        assert stocked("base", "add", folder, "--name", name).code == 0
+    return stocked
+
+
+def test_another_form_of_the_base_is_named_by_every_command(forms: Fusery, tmp_path: Path) -> None:
+    words = ("--base", "four", "--as", "keep", "--accept-loss", "--json")
+    made = forms("fuse", "course_rec@1", *words).json
+    assert (made["base"], made["adapter_base"], made["cached"]) == ("four", "tiny", False)
+    assert "four, a form of tiny" in forms("fuse", "course_rec@1", *words[:-1]).out
+    assert forms("materialize", "course_rec@1", "out", *words).json["fused"] == made["digest"]
+    [explained, *_] = forms("admin", "cache", "explain", "course_rec@1", *words[:4], "--json").json["models"]
+    assert explained["key"] == made["key"]
+    require_refusals(
+        forms,
+        *(
+            (f"{command} --base other", "other is not a form of tiny")
+            for command in (
+                "fuse course_rec@1",
+                "materialize course_rec@1 model",
+                "materialize course_rec@1 apart --target adapters",
+                "serve course_rec@1 --port 0",
+                "serve course_rec@1 --fused --port 0",
+                "show course_rec@1 --formats",
+            )
+        ),
+        ("serve course_rec@1 --as keep --port 0", "--fused"),
+    )
+
+
+@pytest.mark.slow
+def test_an_evaluation_on_another_form_has_its_name(
+    forms: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLX_DISABLE_COMPILE", "1")
+    (tmp_path / "asked.jsonl").write_text('{"prompt": "the cat", "completion": " sat"}\n')
+    words = ("eval", "run", "course_rec@1", "--prompts", "asked.jsonl", "--json")
+    own, other = forms(*words).json["recorded"], forms(*words, "--base", "four").json["recorded"]
+    assert [row["metric"] for row in own] == ["probe.loss", "probe.gain"]
+    assert [row["metric"] for row in other] == ["probe.loss@four", "probe.gain@four"]
+    assert own[0]["value"] != other[0]["value"]
+    assert forms(*words, "--base", "other").code == 2

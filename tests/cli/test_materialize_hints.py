@@ -14,11 +14,9 @@ import peft_folders
 import pytest
 import tiny_architectures
 import tiny_models
-from consumers import transformers_logits
 from fixture_types import Fusery
 
 from fusery.registry.bundles import own_targets
-from fusery.registry.models.architecture import read_architecture
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("gguf")
@@ -140,24 +138,3 @@ def test_every_hint_of_a_refusal_works(base: str, adapter: str, fusery: Fusery, 
             words = words if len(target.contents) > 1 else words[:2]
             followed += _follow(fusery, words, f"out-{name}-{content}")
     assert followed, "the case follows no hint"
-
-
-@pytest.mark.parametrize("base", USUAL)
-def test_recommendations_of_a_card_work(base: str, fusery: Fusery, tmp_path: Path) -> None:
-    _register(fusery, tmp_path, base, "lora")
-    for name, precision in (("model", "keep"), ("model", "16bit"), ("hub", "keep")):
-        out = f"{name}-{precision}"
-        words = ("--target", name, "--as", precision, "--accept-loss")
-        done = fusery("materialize", "task@1", out, *words)
-        assert done.code == 0, done.err
-        card = (tmp_path / out / "README.md").read_text()
-        commands = re.findall(r"^fusery (materialize .*?) +#", card, re.MULTILINE)
-        assert len(commands) >= 2
-        for place, command in enumerate(commands if name == "model" else ()):
-            done = fusery(*(word if word != "DEST" else f"{out}-{place}" for word in command.split()))
-            assert done.code == 0, f"{command}: {done.err}"
-        quantized = read_architecture(tmp_path / out).quantization is not None
-        unknown = base in ("mamba", "mixtral of mlx", "mixtral in 4 bits")
-        assert ("transformers" in card) is (not quantized and not unknown)
-        if "transformers" in card and precision == "16bit":
-            transformers_logits(tmp_path / out, tmp_path)

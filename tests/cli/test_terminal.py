@@ -12,8 +12,6 @@ from warm_processes import shown_on
 
 from fusery.cli.main import run
 
-from .conftest import started
-
 pytestmark = pytest.mark.timing
 
 ESCAPE = "\x1b"
@@ -123,20 +121,6 @@ def test_what_is_asked_for_is_shown_whole(busy: Fusery) -> None:
     assert "No room" not in wide + chosen
     titles, rows = table_in(narrow)
     assert max(len(line) for line in (titles, *rows)) <= 50
-
-
-@pytest.mark.slow
-def test_a_pipe_gets_everything_and_no_escape_code(busy: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert shown_on(40, ("lineage", "course_rec@2"))[0] == busy("lineage", "course_rec@2").out
-    for name, value in {"COLUMNS": "20", "FORCE_COLOR": "1", "TERM": "xterm-256color"}.items():
-        monkeypatch.setenv(name, value)
-    for words in ("list", "log", "alias list", "lineage course_rec@2"):
-        out, err = started(*words.split()).communicate(timeout=120)
-        assert not re.search(f"{ESCAPE}|…|No room", out + err)
-        if words == "list":
-            titles, rows = table_in(out)
-            assert re.split(r"  +", titles) == list(USUAL)
-            assert all(row.endswith(("data", "duplicates*")) for row in rows)
 
 
 COLOURED = (("list",), ("lineage", "course_rec@2"), ("--help",), ("list", "--help"), ("nonsense",))

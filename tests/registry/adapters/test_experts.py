@@ -27,7 +27,6 @@ pytest.importorskip("mlx_lm")
 
 @pytest.fixture(scope="module")
 def base(module_registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A base of four experts, whose `gate_up_proj` is not square, and `down_proj` neither."""
     return added_base(module_registry, tmp_path_factory.mktemp("bases"), "qwen3_moe")
 
 
@@ -48,7 +47,6 @@ def added_base(registry: Registry, folder: Path, kind: str, **config: Any) -> Pa
 
 
 def errors(registry: Registry, folder: Path, base: str = "") -> dict[str, str]:
-    """Return the messages of the errors that a check finds, by code."""
     base = base or read_object(folder / "adapter_config.json")["base_model_name_or_path"]
     found: dict[str, str] = {}
     for finding in registry.adapters.check(folder, base=base, task="one"):

@@ -47,7 +47,6 @@ def follow(folder: Path, method: str, fields: dict[str, Any], **base: Any) -> li
 
 
 def errors(registry: Registry, folder: Path) -> list[Finding]:
-    """Return why an adapter is refused that the real PEFT has made."""
     name = f"base-{folder.name}"
     registry.bases.add(folder / "base", name=name)
     with pytest.raises(AdmissionError) as caught:

@@ -41,7 +41,6 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def mlx_logits(
     base: Path, adapter: Path | None, tokens: np.ndarray = TOKENS, dtype: str = "float32"
 ) -> np.ndarray:
-    """Return what mlx-lm's own loader of adapters makes of them, with the weights converted to a dtype."""
     import mlx.core as mx
     from mlx.utils import tree_map
     from mlx_lm.tuner.utils import load_adapters

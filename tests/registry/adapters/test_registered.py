@@ -139,7 +139,6 @@ SPOILS: dict[str, tuple[str, Callable[[Path], None]]] = {
 
 @pytest.fixture(scope="module")
 def untouched(module_registry: Registry, tiny_base: Path) -> Registry:
-    """One registry for all that is refused: nothing of it may leave a trace."""
     module_registry.bases.add(tiny_base, name="tiny")
     return module_registry
 

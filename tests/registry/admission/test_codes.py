@@ -25,7 +25,6 @@ BAD = ["weights_pickled", "shape_mismatch", "chat_template_fails", "metadata_con
 
 @pytest.fixture(scope="module")
 def stocked(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    """A registry with the base `tiny` and one adapter, which no test changes."""
     home = tmp_path_factory.mktemp("refusals")
     with Registry(open_workspace(home / "home")) as registry:
         registry.init()
@@ -36,7 +35,6 @@ def stocked(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def everything(registry: Registry) -> tuple[Any, Any]:
-    """Return every row of the database, and every file of the home with its size and time."""
     home = registry.workspace.settings.home
     files = {
         path.relative_to(home).as_posix(): (path.stat().st_size, path.stat().st_mtime_ns)

@@ -44,7 +44,6 @@ QUERY_AND_VALUE = ("q_proj", "v_proj", "query_key_value", "qkv_proj", "c_attn", 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where bases, data and adapters lie."""
     root = tmp_path_factory.mktemp("trained")
     (root / "data").mkdir()
     # Without examples to validate with, the trainer does not measure a loss that nobody here asks for.
@@ -94,7 +93,6 @@ def train(folder: Path, base: Path, name: str, form: Mapping[str, Any]) -> Path:
 
 
 def keys_of(base: Path, which: str) -> list[str]:
-    """Return the keys that name all linear modules of a base's layers, or those of query and value."""
     from adapters_by_class import paths_of, within_block
 
     found = {
@@ -104,7 +102,6 @@ def keys_of(base: Path, which: str) -> list[str]:
 
 
 def require_silence(registry: Registry, folder: Path, base: str, task: str) -> None:
-    """Fail unless an adapter is found good, and registered."""
     findings = registry.adapters.check(folder, base=base, task=task)
     assert [finding for finding in findings if finding.severity != "info"] == []
     view = registry.adapters.register(folder, base=base, task=task)
@@ -135,7 +132,6 @@ def test_what_mlx_lm_trains_on_a_quantised_base(registry: Registry, folder: Path
 
 @pytest.fixture(scope="module")
 def smollm2(registry: Registry) -> str:
-    """The name of SmolLM2-135M-Instruct in the registry, from the GGUF file of a package."""
     return str(registry.bases.add(str(model_file()), name="SmolLM2-135M-Instruct")["name"])
 
 

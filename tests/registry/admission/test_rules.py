@@ -108,7 +108,6 @@ def test_a_good_adapter_has_no_findings(settings: dict[str, Any], tiny_base: Pat
 
 
 def old_generation(folder: Path) -> None:
-    """What mlx-lm wrote before it adapted every linear layer."""
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     config |= {"lora_layers": config.pop("num_layers"), "use_dora": False}

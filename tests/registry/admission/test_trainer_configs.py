@@ -31,7 +31,6 @@ BASES: Mapping[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def bases(module_registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
-    """The bases in the registry, by name."""
     folder = tmp_path_factory.mktemp("bases")
     made = {name: tiny_models.make_base(folder / name, **options) for name, options in BASES.items()}
     for name, path in made.items():
@@ -40,7 +39,6 @@ def bases(module_registry: Registry, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def make_full(folder: Path, base: Path, layers: list[int], seed: int) -> None:
-    """Write whole weights of some layers, each a little off the base's."""
     random = np.random.default_rng(seed)
     starts = tuple(f"model.layers.{index}." for index in layers)
     tensors: dict[str, tiny_models.Raw] = {}
@@ -52,7 +50,6 @@ def make_full(folder: Path, base: Path, layers: list[int], seed: int) -> None:
 
 
 def make(folder: Path, name: str, base: Path, seed: int) -> None:
-    """Write the weights that a configuration belongs to, and the configuration as it is."""
     source, config = SOURCES[name], json.loads((CONFIGS / name).read_text(encoding="utf-8"))
     modules, layers = source["modules"], source["layers"]
     folder.mkdir()
