@@ -112,7 +112,7 @@ def report(session: Session, done: Done[_Made], *, verb: str, adapter: Callable[
 @command(
     "fuse",
     rare="publish recipe probe probe_within jobs " + RARE_FUSE,
-    document="records.fused:Fused | [bulk:FusedOrNot]",
+    document="records.fused:Fused | [bundles.bulk:FusedOrNot]",
     **BULK,
     **FUSE,
     publish=": full: upload the files to the store for other machines; recipe: only the record; default: the "

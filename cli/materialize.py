@@ -63,7 +63,7 @@ _CHOICES: Mapping[str, Any] = {
     "materialize",
     rare="link models base_name gguf_type onnx_type base_image location card task jobs budget scale min_fidelity "
     + RARE_FUSE,
-    document="bundles.materialize:Materialized | [bulk:BundledOrNot]",
+    document="bundles.materialize:Materialized | [bundles.bulk:BundledOrNot]",
     words="[REF...] DEST",
     target=(
         "TARGET: A target above, or a plugin's.",

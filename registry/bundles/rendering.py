@@ -1,20 +1,33 @@
 """Templates of bundles, and the escaping of text from outside for the place where a template inserts it.
 
 Text from outside is never compiled as a template.  Every value that a template inserts is escaped here, or has been checked
-against a pattern.
+against a pattern.  In model cards, values are escaped to plain Markdown text by default; the filters `yaml`, `text` and
+`prose` escape for other places.  A team's own template runs in Jinja's sandbox, and can extend the built-in one.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from fusery.storage.failures import os_failures
+
+from ..errors import BadInputError
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from markupsafe import Markup
+
+CARD = "model_card.md.j2"
+ADAPTER_CARD = "hub_adapter_card.md.j2"
+_LARGEST_TEMPLATE = 256 << 10
 
 _MARKUP = re.compile(r"[\\`*\[\]|$~#!{}]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
@@ -85,6 +98,28 @@ def render(template: str, /, *, part: str = "registry.bundles", **values: Any) -
     return _environment(part).get_template(template).render(values).encode()
 
 
+def render_card(values: Mapping[str, Any], template: Path | None, *, builtin: str = CARD) -> bytes:
+    """Render a model card, from a team's own template if there is one."""
+    environment = _card_environment()
+    if template is None:
+        return environment.get_template(builtin).render(values).encode()
+    with os_failures(f"read {template}", near=template.parent):
+        source = template.read_bytes()
+    try:
+        if len(source) > _LARGEST_TEMPLATE:
+            raise ValueError(f"it has more than {_LARGEST_TEMPLATE >> 10} KiB")
+        card = environment.from_string(source.decode()).render(values)
+        if not card.strip():
+            raise ValueError("the card is empty")
+        return card.encode()
+    except Exception as error:  # a template raises anything
+        line = f"line {number}: " if (number := getattr(error, "lineno", None)) else ""
+        raise BadInputError(
+            f"the template {template.name[:60]} makes no model card: {line}{' '.join(str(error).split())[:400]}",
+            hint="docs/guides/ship.md lists what a template is given",
+        ) from error
+
+
 def resource(name: str, part: str = "registry.bundles") -> bytes:
     """Return a file of `templates/` as it is."""
     return files("fusery").joinpath(*part.split("."), "templates", name).read_bytes()
@@ -125,4 +160,34 @@ def _environment(part: str) -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"yaml": yaml_string, "text": markdown_text}
+    return environment
+
+
+def _card_environment() -> ImmutableSandboxedEnvironment:
+    from jinja2 import FunctionLoader, StrictUndefined, Undefined
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from markupsafe import Markup
+
+    def text(value: Any) -> Markup:
+        return Markup(markdown_start(markdown_text(value)))
+
+    def escaped(value: Any) -> Markup:
+        if isinstance(value, Undefined):
+            str(value)  # raises, with the name of what is missing
+        return value if isinstance(value, Markup) else text(value)
+
+    environment = ImmutableSandboxedEnvironment(
+        loader=FunctionLoader(lambda name: resource(name).decode() if name in (CARD, ADAPTER_CARD) else None),
+        undefined=StrictUndefined,
+        finalize=escaped,
+        autoescape=True,  # what a filter or a macro has made is marked, and is not escaped twice
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "yaml": lambda value: Markup(yaml_string(value)),
+        "text": text,
+        "prose": lambda value: Markup(markdown_prose(value)),
+    }
     return environment

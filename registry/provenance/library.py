@@ -24,13 +24,12 @@ from fusery.storage.errors import FuseryError, StorageError
 from fusery.storage.failures import os_failures
 
 from .. import tables
+from ..database import events
 from ..database.engine import batches
 from .owners import RecordedItem
 from .views import NUMBERS, View, exact_digest, named_digest, read_views, values
 
 if TYPE_CHECKING:
-    from ..engine.base import Base
-    from ..models.gguf_numbers import Numbers
     from ..workspace.workspace import Workspace
 
 
@@ -79,8 +78,8 @@ class Hasher:
 class Index:
     """The table of tensors; what cannot be written to it is kept in memory."""
 
-    def __init__(self, workspace: Workspace, *, fresh: bool = False) -> None:
-        self._workspace, self._fresh = workspace, fresh
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
         self._kept: dict[int, dict[str, str]] = {}
         self._writable = True
 
@@ -113,37 +112,36 @@ class Index:
         return +found
 
     def _rows(self, query: Select[*tuple[Any, ...]]) -> Sequence[Row[*tuple[Any, ...]]]:
-        if self._fresh:
-            return ()
         with self._workspace.database.read() as session:
             return session.execute(query).all()
 
-    def keep(self, manifest: int, entries: Mapping[str, str]) -> None:
-        """Record a manifest's tensors; of a registry that is only read, until this command ends."""
+    def keep(self, owner: RecordedItem, entries: Mapping[str, str]) -> None:
+        """Record an item's tensors; in a read-only registry, keep them until this command ends."""
         if self._writable:
             try:
-                self._write(manifest, entries)
+                self._write(owner, entries)
             except FuseryError:
                 self._writable = False
-        if self._fresh or not self._writable:
-            self._kept[manifest] = dict(entries)
+        if not self._writable:
+            self._kept[owner.manifest] = dict(entries)
 
-    def _write(self, manifest: int, entries: Mapping[str, str]) -> None:
+    def _write(self, owner: RecordedItem, entries: Mapping[str, str]) -> None:
         tensor = tables.TensorRow
         with self._workspace.database.write() as session:
-            if session.get(tables.ManifestRow, manifest) is None:
+            if session.get(tables.ManifestRow, owner.manifest) is None:
                 return  # it was collected meanwhile
-            rows = session.scalars(select(tensor).where(tensor.manifest_id == manifest))
-            present = {row.name: row for row in rows}
-            for name, digest in entries.items():
-                if (row := present.get(name)) is not None:
-                    row.digest = digest
-                else:
-                    session.add(tensor(manifest_id=manifest, name=name, digest=digest))
+            present = set(session.scalars(select(tensor.name).where(tensor.manifest_id == owner.manifest)))
+            session.add_all(
+                tensor(manifest_id=owner.manifest, name=name, digest=digest)
+                for name, digest in entries.items()
+                if name not in present
+            )
+            detail = {"name": owner.title, "digest": owner.digest, "tensors": len(entries)}
+            events.record(session, "registry.indexed", "registry", "tensors", detail)
 
 
-CASTS = {"F32": "F32", "F16": "F16", "BF16": "BF16", "ggml:8": "Q8_0"}
-"""Formats that recorded numbers can be converted to, by the dtype of a view."""
+CASTS = ("F32", "F16", "BF16")
+"""Formats that recorded numbers can be converted to."""
 
 
 class NotHereError(Exception):
@@ -159,16 +157,13 @@ class Library:
         hasher: Hasher,
         scratch: Callable[[], Path],
         say: Callable[[str], None],
-        *,
-        fresh: bool,
     ) -> None:
-        self.index = Index(workspace, fresh=fresh)
+        self.index = Index(workspace)
         self.missing: dict[int, str] = {}
         self.say = say
         self._workspace, self._hasher, self._scratch = workspace, hasher, scratch
         self._held = ExitStack()
         self._files: dict[int, dict[str, Path]] = {}
-        self._bases: dict[int, Base | None] = {}
         self._views: dict[int, dict[str, View]] = {}
 
     def close(self) -> None:
@@ -202,21 +197,16 @@ class Library:
         except (FuseryError, OSError) as error:
             self._give_up(owner, str(error))
             return
-        self.index.keep(owner.manifest, entries)
+        self.index.keep(owner, entries)
 
     def cast(self, owner: RecordedItem, name: str, dtype: str) -> Digest | None:
         """Return the digest of a tensor converted to another dtype; None if that cannot be computed."""
-        kind = CASTS.get(dtype)
-        if kind is None or self._open(owner) is None:
+        if dtype not in CASTS or self._open(owner) is None:
             return None
         try:
             view = self._tensors(owner).get(name)
-            if view is None:
-                return None
-            if (numbers := self._numbers(owner, name)) is not None:
-                return _digest(dtype, numbers.shape, numbers.blocks(kind))
-            return _digest(dtype, view.shape, _converted(view, kind)) if view.dtype in NUMBERS else None
-        except (FuseryError, OSError, ImportError):
+            return _converted_digest(view, dtype) if view is not None and view.dtype in NUMBERS else None
+        except (FuseryError, OSError):
             return None
 
     def _tensors(self, owner: RecordedItem) -> dict[str, View]:
@@ -228,18 +218,6 @@ class Library:
             self._views[owner.manifest] = found
         return self._views[owner.manifest]
 
-    def _numbers(self, owner: RecordedItem, name: str) -> Numbers | None:
-        """Return the numbers of a quantised weight; None if it is not quantised."""
-        module, _, part = name.rpartition(".")
-        if part != "weight" or f"{module}.scales" not in self._tensors(owner):
-            return None
-        from ..models.gguf_numbers import numbers_of
-
-        if owner.manifest not in self._bases:
-            self._bases[owner.manifest] = _read_base(self._files[owner.manifest])
-        base = self._bases[owner.manifest]
-        return numbers_of(base, name) if base is not None and name in base.tensors else None
-
     def _give_up(self, owner: RecordedItem, why: str, *, quiet: bool = False) -> None:
         self._files.pop(owner.manifest, None)
         self.missing[owner.manifest] = why
@@ -247,41 +225,17 @@ class Library:
             self.say(f"{owner.title} cannot be compared with: {why}")
 
 
-def _read_base(files: Mapping[str, Path]) -> Base | None:
-    from fusery.storage.jsonfile import read_object
-
-    from ..engine.base import read_base
-
-    try:
-        return read_base(files, read_object(files["config.json"]))
-    except (KeyError, FuseryError):
-        return None
-
-
-def _digest(dtype: str, shape: tuple[int, ...], blocks: Iterator[bytes]) -> Digest:
-    running = hashlib.sha256()
-    for block in blocks:
-        running.update(block)
-    return named_digest(dtype, shape, running.hexdigest())
-
-
-def _converted(view: View, kind: str) -> Iterator[bytes]:
-    """Yield a tensor's numbers in another format."""
+def _converted_digest(view: View, dtype: str) -> Digest:
+    """Return the digest of a tensor's numbers in another format."""
     import numpy as np
 
     from ..engine.arithmetic import FORMATS, encode
 
+    running = hashlib.sha256()
     with np.errstate(over="ignore", invalid="ignore"):
         for block in values(view):
-            plain: Any = block.astype(np.float32)
-            if kind == "Q8_0":
-                from gguf import GGMLQuantizationType
-                from gguf.quants import quantize
-
-                # As one row: gguf goes by sixteen rows, and the groups of 32 are the same ones.
-                yield quantize(plain.reshape(1, -1), GGMLQuantizationType.Q8_0).tobytes()
-            else:
-                yield encode(plain, FORMATS[kind]).tobytes()
+            running.update(encode(block.astype(np.float32), FORMATS[dtype]).tobytes())
+    return named_digest(dtype, view.shape, running.hexdigest())
 
 
 def recorded_files(workspace: Workspace, manifest: int) -> dict[str, str]:

@@ -1,8 +1,7 @@
-"""Lineage graphs: the nearest things in a fixed number of statements, or everything; and the nodes of records."""
+"""Lineage graphs, cut or complete, and the nodes of records."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ from ..records.fused_rows import label_of
 from ..records.graph import DeploymentNode, Edge, Graph, Node
 from ..records.references import find_things
 from ..records.withdrawals import of_adapters, of_bundles, of_fused
-from .closure import ADAPTER, DOWN, FUSED_FROM, Key, counts, links_of, nearest_adapters, numbers
+from .closure import DOWN, FUSED_FROM, Key, links_of, walk
 
 if TYPE_CHECKING:
     from ..workspace.workspace import Workspace
@@ -191,10 +190,10 @@ def _deployment(row: tables.DeploymentRow, known: _NodeFacts) -> Node:
 
 
 LIMIT = 100
-"""Things of a kind that were made from something, in a graph that is not asked to be complete."""
+"""Descendants of a kind in a graph that is not complete."""
 
 ANCESTORS = 1_000
-"""Things of a kind that something was made from, there: a line of versions is rarely that long."""
+"""Ancestors of a kind, there: a line of versions is rarely that long."""
 
 
 def trace(
@@ -205,19 +204,18 @@ def trace(
     down: bool = True,
     limit: int | None = LIMIT,
     ancestors: int = ANCESTORS,
-    count: bool = True,
 ) -> Graph:
-    """Return what a thing was made from (`up`), what was made from it and where it went (`down`).
+    """Return what a record was made from (`up`), what was made from it and where it went (`down`).
 
     Args:
-        reference: as `things.find_things` takes it.
-        limit: things of each kind that were made from it: the nearest, and the newest of what is as near.  Where there are
-            more, the graph is `cut`.  None for all there are, in both directions, which may be millions.
+        reference: as `references.find_things` takes it.
+        limit: descendants of each kind: the nearest, and the newest of these.  Where there are more, the graph is `cut`.
+            None for everything, in both directions.
     """
     adapters = select(tables.AdapterRow).options(defer(tables.AdapterRow.training))
     with workspace.database.read() as session:
         things = find_things(session, reference, among=adapters)
-        return trace_things(session, things, up=up, down=down, limit=limit, ancestors=ancestors, count=count)
+        return trace_things(session, things, up=up, down=down, limit=limit, ancestors=ancestors)
 
 
 def trace_things(
@@ -228,96 +226,23 @@ def trace_things(
     down: bool = True,
     limit: int | None = LIMIT,
     ancestors: int = ANCESTORS,
-    count: bool = True,
 ) -> Graph:
     """Return what `trace` does, of several records at once."""
     keys = [key_of(thing) for thing in starts]
-    found, left_out = dict.fromkeys(keys), dict[str, int]()
-    cut = False
-    if limit is None:
-        made_from = numbers(session, keys, up=True) if up else {}
-        made_into = numbers(session, keys, up=False) if down else {}
-        for kind in DOWN:
-            both = made_from.get(kind, set()) | made_into.get(kind, set())
-            found |= dict.fromkeys((kind, number) for number in sorted(both))
-        links = [
-            (made, source, relation)
-            for _, (made, source, relation) in links_of(session, [(key, True) for key in found], None)
-            if made[1] in made_from.get(made[0], ())
-            or (
-                relation != FUSED_FROM
-                and all(number in made_into.get(kind, ()) for kind, number in (made, source))
-            )
-        ]
-    else:
-        above = _Reached(session, keys if up else [], up=True, limit=ancestors)
-        below = _Reached(session, keys if down else [], up=False, limit=limit)
-        asked = [(key, True) for key in above.keys] + [(key, False) for key in below.keys]
-        within = {True: above.keys, False: below.keys}
-        links = [link for _, link in links_of(session, asked, None, within=within)]
-        cut = above.cut or below.cut
-        if cut and count:
-            left_out = dict(Counter(above.left_out()) + Counter(below.left_out()))
-            cut = bool(left_out)
-        found |= dict.fromkeys([*above.keys, *below.keys, *(key for link in links for key in link[:2])])
-    nodes = nodes_of(session, found)
+    most = None if limit is None else ancestors
+    above, cut_above = walk(session, keys if up else [], up=True, limit=most)
+    below, cut_below = walk(session, keys if down else [], up=False, limit=limit)
+    shown = dict.fromkeys([*keys, *above, *below])
+    links = [
+        (made, source, relation)
+        for made, source, relation in links_of(session, shown)
+        if (made in above and source in above)
+        or (relation != FUSED_FROM and made in below and source in below)
+    ]
+    nodes = nodes_of(session, sorted(shown, key=lambda key: (key not in keys, DOWN.index(key[0]), key[1])))
     roots = tuple(dict.fromkeys(nodes[key].id for key in keys))
     edges = dict.fromkeys(
         Edge(nodes[made].id, nodes[source].id, relation) for made, source, relation in links
     )
     by_id = {node.id: node for node in nodes.values()}
-    return Graph(roots[0], by_id, list(edges), roots, cut, None if cut and not count else left_out)
-
-
-class _Reached:
-    """What is reached one way, the nearest first: kind by kind, since each kind is made from those before it."""
-
-    def __init__(self, session: Session, starts: Sequence[Key], *, up: bool, limit: int) -> None:
-        self._session, self._starts, self._up, self._limit = session, starts, up, limit
-        self.keys = dict.fromkeys(starts)
-        self.cut = self._many = False
-        if up:
-            self._step("bundle")
-            self._step("fused")
-            self._adapters()
-            self._step(ADAPTER)
-        else:
-            self._adapters()
-            for kind in (ADAPTER, "fused", "bundle"):
-                self._step(kind)
-
-    def _adapters(self) -> None:
-        """Go to the adapters that are reached, through other adapters if need be."""
-        found = nearest_adapters(self._session, list(self.keys), up=self._up, limit=self._limit)
-        self._many = len(found) > self._limit
-        self.cut |= self._many
-        self.keys |= dict.fromkeys((ADAPTER, number) for number in found[: self._limit])
-
-    def _step(self, kind: str) -> None:
-        """Go from things of a kind to what is joined to them at once, the newest; from adapters to adapters one has gone before."""
-        asked = [(key, self._up) for key in self.keys if key[0] == kind]
-        links = links_of(self._session, asked, self._limit) if asked else []
-        self.cut |= max(Counter(link[2] for _, link in links).values(), default=0) > self._limit
-        met: dict[str, set[int]] = defaultdict(set)
-        for _, link in links:
-            there, number = link[1] if self._up else link[0]
-            if there != kind and (there, number) not in self.keys:
-                met[there].add(number)
-        starts = set(self._starts)
-        has = Counter(key[0] for key in self.keys if key not in starts)
-        for there, reached in met.items():
-            room = self._limit - has[there]
-            self.cut |= len(reached) > room
-            self.keys |= dict.fromkeys((there, number) for number in sorted(reached, reverse=True)[:room])
-
-    def left_out(self) -> dict[str, int]:
-        """Return how many more there are, by kind."""
-        if not self._starts:
-            return {}
-        shown = Counter(kind for kind, _ in self.keys)
-        all_of = counts(self._session, self._starts, up=self._up, many=self._many)
-        return {
-            "base" if kind == tables.BaseModelRow.__tablename__ else kind: number - shown[kind]
-            for kind, number in all_of.items()
-            if number > shown[kind]
-        }
+    return Graph(roots[0], by_id, list(edges), roots, cut_above or cut_below)

@@ -88,13 +88,6 @@ def record_bundle(
     return row.id
 
 
-def choices_of(session: Session, digest: str, place: str) -> set[str]:
-    """Return by which choices a bundle was written to a place, as `Choices.digest` has them."""
-    told = events.history(session, kind="bundle", subject=digest, action=WRITTEN)
-    details = [json.loads(event.detail) for event in told]
-    return {detail["choices"] for detail in details if detail["path"] == place and "choices" in detail}
-
-
 _ACTIONS = (WRITTEN, "adapter.exported")
 """Actions of log entries for a written bundle or adapter folder."""
 

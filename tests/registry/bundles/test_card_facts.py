@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusery.registry import Registry
-from fusery.registry.bundles.card_facts import EVAL_RESULTS, eval_results, measured_rows
+from fusery.registry.bundles.card import EVAL_RESULTS, eval_results, measured_rows
 
 ONE = "course_rec_v1_20260115"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,17 +19,6 @@ CHANGED = "model.layers.2.mlp.up_proj.weight"
 LEFT_OUT = "model.layers.1.self_attn.o_proj.weight"
 
 
-def gguf(kind: str | None, change: altered_models.Change | None = None) -> Make:
-    """Return what converts a model to GGUF, without a word of where it came from."""
-
-    def make(source: Path, target: Path) -> Path:
-        if change is not None:
-            source = altered_models.saved_anew(source, target / "changed", change, file="model.safetensors")
-        return altered_models.as_gguf(source, target / "found.gguf", kind)
-
-    return make
-
-
 def saved(change: altered_models.Change = lambda tensors: tensors, **options: object) -> Make:
     """Return what saves a model anew, changed."""
     return lambda source, target: altered_models.saved_anew(source, target / "x", change, **options)  # type: ignore[arg-type]
@@ -41,18 +29,6 @@ def alone(source: Path, target: Path) -> Path:
     return altered_models.saved_anew(source, target, companions=False) / "weights.safetensors"
 
 
-def packed(change: altered_models.Change) -> Make:
-    """Return what packs a changed model into an archive, as `tar` does."""
-
-    def make(source: Path, target: Path) -> Path:
-        altered_models.saved_anew(source, target / "x" / "model", change)
-        with tarfile.open(target / "found.tar.gz", "w:gz") as archive:
-            archive.add(target / "x" / "model", arcname="./model")
-        return target / "found.tar.gz"
-
-    return make
-
-
 SAME: dict[str, tuple[Make, str]] = {
     "renamed": (lambda source, target: altered_models.renamed(source, target / "x"), "files"),
     "stripped": (saved(), "tensors"),
@@ -60,17 +36,12 @@ SAME: dict[str, tuple[Make, str]] = {
     "prefix": (saved(altered_models.shortened), "tensors"),
     "nameless": (saved(altered_models.numbered), "tensors"),
     "float16": (saved(altered_models.converted("F16")), "numbers"),
-    "gguf f16": (gguf("f16"), "numbers"),
-    "gguf q8_0": (gguf("q8_0"), "numbers"),
-    "archive": (packed(lambda tensors: tensors), "tensors"),
 }
 """What is the same numbers still, and how that is found."""
 
 ALTERED: dict[str, tuple[Make, str, str]] = {
     "changed": (saved(altered_models.touched(CHANGED)), "changed", CHANGED),
-    "changed and packed": (packed(altered_models.touched(CHANGED)), "changed", CHANGED),
     "left out": (saved(altered_models.without(LEFT_OUT)), "missing", LEFT_OUT),
-    "changed, gguf f16": (gguf("f16", altered_models.touched(CHANGED)), "changed", CHANGED),
 }
 """What was changed in one tensor."""
 
@@ -151,12 +122,6 @@ def test_a_bundle_is_known_again_under_another_name(museum: Museum, tmp_path: Pa
     assert ("adapter" if options == {} else "fused", SECOND) in kinds
     assert ("bundle", str(place)) in kinds
     assert all(claim["true"] is not False for claim in found["claims"])
-    if target == "llamacpp":  # known without its keys
-        data = (moved / "adapters" / f"{SECOND}.gguf").read_bytes()
-        assert b"fusery." in data
-        (tmp_path / "found.gguf").write_bytes(data.replace(b"fusery.", b"nobody."))
-        match = the_one(museum.registry.provenance.identify(tmp_path / "found.gguf"), "adapter", SECOND)
-        assert (match["identical"], match["missing"]) == (True, [])
 
 
 def test_a_changed_configuration_of_an_adapter_is_named(museum: Museum, tmp_path: Path) -> None:

@@ -1,9 +1,7 @@
-"""Models that MLX quantised: found again as they are, and in what they are once they are unpacked."""
+"""Models that MLX quantised, and bases that were converted from GGUF."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import altered_models
@@ -12,50 +10,15 @@ import tiny_models
 from bundle_cases import model_file
 
 from fusery.registry import Registry
-from fusery.registry.fusion.fuse import FuseRequest
 
 pytest.importorskip("mlx.core")
 
-NAME = "course_rec_v1_20260115"
 PACKED = "model.layers.1.self_attn.q_proj"
 
 
-@pytest.fixture(scope="module")
-def packed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Registry, Path, Path]]:
-    """A registry with a base of 4 bits and what was fused onto it without its bits; the originals of both."""
-    root = tmp_path_factory.mktemp("packed")
-    base = tiny_models.make_base(root / "base", bits=4, layers=2)
-    with Registry.open(root / "home") as registry:
-        registry.init()
-        registry.bases.add(base, name="packed")
-        adapter = tiny_models.make_adapter(root / "adapter", base)
-        registry.adapters.register(adapter, base="packed", task="course_rec", date="20260115")
-        fused = registry.fused.fuse(NAME, FuseRequest(precision="dequantize"))
-        yield registry, base, shutil.copytree(fused.path, root / "fused")
-
-
-def test_gguf_files_of_the_base_and_of_a_fused_model_are_told_apart(
-    packed: tuple[Registry, Path, Path], tmp_path: Path
-) -> None:
-    registry, base, fused = packed
-    for number, (source, kind, expected) in enumerate(
-        (
-            (base, "f16", ("base", "packed", True)),
-            (base, "bf16", ("base", "packed", True)),
-            (base, "q8_0", ("base", "packed", True)),
-            (fused, "f16", ("fused", NAME, True)),
-            (fused, None, ("fused", NAME, True)),
-        )
-    ):
-        file = altered_models.as_gguf(source, tmp_path / f"{number}.gguf", kind)
-        (match,) = registry.provenance.identify(file).matches
-        assert (match.kind, match.name, match.identical) == expected, (source, kind)
-
-
-def test_a_changed_part_of_a_quantised_matrix_is_named(
-    packed: tuple[Registry, Path, Path], tmp_path: Path
-) -> None:
-    registry, base, _ = packed
+def test_a_changed_part_of_a_quantised_matrix_is_named(registry: Registry, tmp_path: Path) -> None:
+    base = tiny_models.make_base(tmp_path / "base", bits=4, layers=2)
+    registry.bases.add(base, name="packed")
     for part in ("weight", "scales", "biases"):
         touched = altered_models.touched(f"{PACKED}.{part}")
         copy = altered_models.saved_anew(base, tmp_path / part, touched, shards=2)

@@ -10,12 +10,10 @@ import altered_models
 import pytest
 import tiny_models
 from kept_registries import FIRST, KEEP, SECOND, Museum
-from sqlalchemy import event, select
+from sqlalchemy import event, select, update
 
 from fusery.registry import Registry, Reporter, tables
-from fusery.registry.provenance.files import look_at
 from fusery.registry.provenance.identified import Identified
-from fusery.registry.provenance.views import exact_digest
 
 
 def said(found: Identified) -> dict[str, tuple[str, bool | None]]:
@@ -72,7 +70,8 @@ def test_an_exported_adapter_tells_the_truth_until_it_is_changed(museum: Museum,
     altered_models.with_config(exported, "adapter_config.json", num_layers=7)
     found = museum.registry.provenance.identify(exported)
     assert said(found) == {"adapter_metadata.json": ("adapter", False)}
-    assert not found.intact
+    assert found.verification is not None and not found.intact
+    assert [problem.path for problem in found.verification.problems] == ["adapter_config.json"]
 
 
 @pytest.fixture
@@ -130,21 +129,15 @@ def test_damaged_files_on_record_teach_nothing(stocked: Registry, fused: Path, t
     assert [match.kind for match in found.matches] == ["base"]
 
 
-def test_an_index_that_was_tampered_with_is_not_trusted_when_asked_not_to(
-    stocked: Registry, fused: Path, tmp_path: Path
-) -> None:
-    """Somebody lets the index say that a changed model is the one on record."""
-    name = "model.layers.3.mlp.gate_proj.weight"
-    copy = altered_models.saved_anew(fused, tmp_path / "x", altered_models.touched(name))
-    stocked.provenance.identify(copy)
-    (view,) = [view for view in look_at(copy).views if view.name == name]
-    with stocked.workspace.database.write() as session:
-        query = select(tables.TensorRow).join(
-            tables.FusedRow, tables.FusedRow.manifest_id == tables.TensorRow.manifest_id
-        )
-        for row in session.scalars(query.where(tables.TensorRow.name == name)):
-            row.digest = str(exact_digest(view))
-    assert stocked.provenance.identify(copy).intact
-    found = stocked.provenance.identify(copy, fresh=True)
-    assert (found.intact, found.matches[0].to_dict()["changed"]) == (False, [name])
-    assert not stocked.provenance.identify(copy).intact
+def test_the_index_is_attributed_and_sealed(stocked: Registry, fused: Path, tmp_path: Path) -> None:
+    """What `identify` writes has an entry of its own in the log; what somebody else changes in it is found by an audit."""
+    stocked.provenance.identify(altered_models.saved_anew(fused, tmp_path / "x"))
+    written = [
+        entry for entry in stocked.upkeep.log() if entry.action in ("registry.indexed", "records.changed")
+    ]
+    assert [entry.action for entry in written] == ["registry.indexed"] * 2
+    assert stocked.upkeep.audit().ok
+    with stocked.workspace.database._engine.begin() as connection:
+        connection.execute(update(tables.TensorRow).values(digest="ab" * 32))
+    report = stocked.upkeep.audit()
+    assert {problem.subject.partition(" ")[0] for problem in report.problems} == {"manifest"}
