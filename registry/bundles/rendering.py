@@ -2,13 +2,15 @@
 
 Text from outside is never compiled as a template.  Every value that a template inserts is escaped here, or has been checked
 against a pattern.  In model cards, values are escaped to plain Markdown text by default; the filters `yaml`, `text` and
-`prose` escape for other places.  A team's own template runs in Jinja's sandbox, and can extend the built-in one.
+`prose` escape for other places.  A team's own template runs in Jinja's sandbox, in a process with limits, and
+can extend the built-in one.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from fusery.storage.failures import os_failures
 
 from ..errors import BadInputError
+from ..runtime.templates.process import Limits, TemplateError, TemplateProcesses
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 CARD = "model_card.md.j2"
 ADAPTER_CARD = "hub_adapter_card.md.j2"
 _LARGEST_TEMPLATE = 256 << 10
+LIMITS = Limits(characters=1 << 20)
+"""Of a team's template: those of chat templates, and the length of a card."""
 
 _MARKUP = re.compile(r"[\\`*\[\]|$~#!{}]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
@@ -100,24 +105,39 @@ def render(template: str, /, *, part: str = "registry.bundles", **values: Any) -
 
 def render_card(values: Mapping[str, Any], template: Path | None, *, builtin: str = CARD) -> bytes:
     """Render a model card, from a team's own template if there is one."""
-    environment = _card_environment()
     if template is None:
-        return environment.get_template(builtin).render(values).encode()
+        return _card_environment().get_template(builtin).render(values).encode()
     with os_failures(f"read {template}", near=template.parent):
         source = template.read_bytes()
     try:
         if len(source) > _LARGEST_TEMPLATE:
             raise ValueError(f"it has more than {_LARGEST_TEMPLATE >> 10} KiB")
-        card = environment.from_string(source.decode()).render(values)
+        card = _render_elsewhere(source.decode(), values)
         if not card.strip():
             raise ValueError("the card is empty")
         return card.encode()
-    except Exception as error:  # a template raises anything
-        line = f"line {number}: " if (number := getattr(error, "lineno", None)) else ""
+    except (TemplateError, ValueError) as error:
         raise BadInputError(
-            f"the template {template.name[:60]} makes no model card: {line}{' '.join(str(error).split())[:400]}",
+            f"the template {template.name[:60]} makes no model card: {str(error)[:400]}",
             hint="docs/guides/ship.md lists what a template is given",
         ) from error
+
+
+def _render_elsewhere(template: str, values: Mapping[str, Any]) -> str:
+    """Render in a process that can neither run for long nor take much memory, and is given no credentials."""
+    command = [sys.executable, "-P", "-W", "ignore", "-c", f"from {__name__} import main; main()"]
+    with TemplateProcesses(command, limits=LIMITS) as processes:
+        return processes.render({"template": template, "values": values})
+
+
+def main() -> None:
+    """Render one card; runs in the process that `_render_elsewhere` starts."""
+    from ..runtime.templates.program import run
+
+    environment = _card_environment()
+    for name in (CARD, ADAPTER_CARD):  # read while the clock does not run
+        environment.get_template(name)
+    run(lambda asked: environment.from_string(asked["template"]).generate(asked["values"]))
 
 
 def resource(name: str, part: str = "registry.bundles") -> bytes:

@@ -40,14 +40,14 @@ def sought(path: str | Path) -> Sought:
     """Return the digests of the files and tensors at a path."""
     found = look_at(Path(path))
     with closing(Hasher()) as hasher:
-        tensors = hasher.tensors(found.views)
-        files = {file.path: str(hasher.file(file.file).result()) for file in found.files}
+        tensors, digests = hasher.tensors(found.views), hasher.files(file.file for file in found.files)
+        files = {file.path: str(digests[file.file]) for file in found.files}
         units = tuple(
             SoughtUnit(
                 is_adapter=unit.is_adapter,
                 files=tuple(files[weights.path] for weights in unit.weights),
                 tensors=tuple(
-                    SoughtTensor(name=view.name, shape=view.shape, digest=str(tensors[view].result()))
+                    SoughtTensor(name=view.name, shape=view.shape, digest=str(tensors[view]))
                     for view in unit.views
                 ),
             )

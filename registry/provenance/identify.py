@@ -32,13 +32,12 @@ if TYPE_CHECKING:
 
 def identify(workspace: Workspace, path: str | Path, *, reporter: Reporter = SILENT) -> Identified:
     """Identify the files at a path.  Nothing of them is run, and only the index of tensors is written."""
-    found, hasher = look_at(Path(path)), Hasher()
+    found = look_at(Path(path))
     with ExitStack() as held:
+        hasher = Hasher(tally(reporter.progress, sum(file.size for file in found.files)))
         held.callback(hasher.close)
-        hasher.progress = tally(reporter.progress, sum(view.size for view in found.views))
-        tensors = hasher.tensors(found.views)
-        pending, claims = {file.path: hasher.file(file.file) for file in found.files}, claims_of(found)
-        digests = {path: future.result() for path, future in pending.items()}
+        by_file, claims = hasher.files(file.file for file in found.files), claims_of(found)
+        digests = {file.path: by_file[file.file] for file in found.files}
 
         @cache
         def scratch() -> Path:
@@ -52,7 +51,7 @@ def identify(workspace: Workspace, path: str | Path, *, reporter: Reporter = SIL
         if left:  # single files that are shared with it say less than its tensors
             matches = [match for match in alike if match.held or match.owner.kind == "bundle"]
         for unit in left:
-            by_tensors, unavailable = TensorSearch(workspace, library, unit, tensors).run()
+            by_tensors, unavailable = TensorSearch(workspace, library, unit, hasher.tensors(unit.views)).run()
             for match in by_tensors:
                 recorded = recorded_files(workspace, match.owner.manifest)
                 match.files = compare_files(recorded, digests, found.files)

@@ -9,17 +9,15 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Row, Select, func, select
 from sqlalchemy.orm import selectinload
 
-from fusery.storage.copying import Progress
-from fusery.storage.digest import Digest, digest_file
+from fusery.storage.digest import CHUNK, Digest, digest_file
 from fusery.storage.errors import FuseryError, StorageError
 from fusery.storage.failures import os_failures
 
@@ -32,47 +30,47 @@ from .views import NUMBERS, View, exact_digest, named_digest, read_views, values
 if TYPE_CHECKING:
     from ..workspace.workspace import Workspace
 
+Result = TypeVar("Result")
+
 
 class Hasher:
-    """Computes digests on threads; each byte is read once."""
+    """Computes digests on threads; `report` is called with the bytes that were read."""
 
-    def __init__(self) -> None:
-        self.progress: Progress | None = None
+    def __init__(self, report: Callable[[int], None] | None = None) -> None:
+        self._report = report or (lambda _: None)
         self._pool = ThreadPoolExecutor(min(4, os.cpu_count() or 2), "identify")
-        # A whole file is hashed from its beginning to its end, and would end last if it waited for all tensors.
-        self._files = ThreadPoolExecutor(1, "identify-files")
-        self._lock = Lock()
         self._stopped = False
 
-    def tensors(self, views: Iterable[View]) -> dict[View, Future[Digest]]:
-        """Begin to hash tensors, the largest first so that all threads end together."""
+    def tensors(self, views: Iterable[View]) -> dict[View, Digest]:
+        """Return the digests of tensors; the largest are hashed first, so that all threads end together."""
         ordered = sorted(views, key=lambda view: -view.size)
-        return {view: self._pool.submit(self._guarded, exact_digest, view.path, view) for view in ordered}
+        futures = {
+            view: self._pool.submit(_guarded, view.path, exact_digest, view, self._count) for view in ordered
+        }
+        return {view: future.result() for view, future in futures.items()}
 
-    def file(self, path: Path) -> Future[Digest]:
-        """Begin to hash a whole file."""
-        return self._files.submit(self._guarded, self._whole, path, path)
+    def files(self, paths: Iterable[Path]) -> dict[Path, Digest]:
+        """Return the digests of whole files."""
+        futures = {
+            path: self._pool.submit(_guarded, path, digest_file, path, lambda: self._count(CHUNK))
+            for path in paths
+        }
+        return {path: future.result()[0] for path, future in futures.items()}
 
     def close(self) -> None:
-        """Give up what is not done."""
+        """Stop all threads."""
         self._stopped = True
-        for pool in (self._pool, self._files):
-            pool.shutdown(wait=True, cancel_futures=True)
-
-    def _guarded(self, work: Callable[..., Digest], path: Path, item: View | Path) -> Digest:
-        with os_failures(f"read {path}", near=path):
-            return work(item, self._count)
-
-    def _whole(self, path: Path, _: object) -> Digest:
-        return digest_file(path, lambda: self._count(0))[0]
+        self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _count(self, count: int) -> None:
-        """Report that bytes were read; end the thread after `close`."""
         if self._stopped:
             raise CancelledError
-        if self.progress is not None and count:
-            with self._lock:
-                self.progress(count)
+        self._report(count)
+
+
+def _guarded(path: Path, work: Callable[..., Result], *arguments: object) -> Result:
+    with os_failures(f"read {path}", near=path):
+        return work(*arguments)
 
 
 class Index:
@@ -187,17 +185,16 @@ class Library:
             return
         weights = {path: file for path, file in files.items() if path.endswith(".safetensors")}
         try:
-            digests = {path: self._hasher.file(file) for path, file in weights.items()}
+            digests = self._hasher.files(weights.values())
             tensors = self._hasher.tensors(self._tensors(owner).values())
-            entries = {view.name: str(future.result()) for view, future in tensors.items()}
             recorded = recorded_files(self._workspace, owner.manifest)
-            if any(recorded.get(path) != future.result() for path, future in digests.items()):
+            if any(recorded.get(path) != digests[file] for path, file in weights.items()):
                 self._give_up(owner, "its files are damaged")
                 return
         except (FuseryError, OSError) as error:
             self._give_up(owner, str(error))
             return
-        self.index.keep(owner, entries)
+        self.index.keep(owner, {view.name: str(digest) for view, digest in tensors.items()})
 
     def cast(self, owner: RecordedItem, name: str, dtype: str) -> Digest | None:
         """Return the digest of a tensor converted to another dtype; None if that cannot be computed."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from sqlalchemy import select
@@ -18,7 +17,6 @@ from .files import FoundFile, FoundFiles, Unit
 from .identified import Match
 from .library import CASTS, Library
 from .owners import PlausibleOwners, RecordedItem, owners_in, owners_of
-from .views import View
 
 if TYPE_CHECKING:
     from ..workspace.workspace import Workspace
@@ -136,11 +134,8 @@ def _is_hidden(path: str) -> bool:
 class TensorSearch:
     """Searches all that is on record for one unit of weights."""
 
-    def __init__(
-        self, workspace: Workspace, library: Library, unit: Unit, tensors: Mapping[View, Future[Digest]]
-    ) -> None:
-        self._workspace, self._library, self._unit = workspace, library, unit
-        self._found: Digests = {view: tensors[view].result() for view in unit.views}
+    def __init__(self, workspace: Workspace, library: Library, unit: Unit, found: Digests) -> None:
+        self._workspace, self._library, self._unit, self._found = workspace, library, unit, found
         self._size = sum(view.size for view in unit.views) or 1
         self._plausible: dict[int, RecordedItem] = {}
 
