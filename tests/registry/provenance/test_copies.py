@@ -1,4 +1,4 @@
-"""Sixty and more altered copies of what is on record: each is told for what it is, and what was changed is named."""
+"""Altered copies of recorded files: each is told for what it is, and what was changed is named."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from pathlib import Path
 
 import altered_models
 import pytest
+import tiny_models
 from kept_registries import FIRST, KEEP, LLAMA, OTHER, QWEN, SECOND, Museum
 
+from fusery.registry import Registry
 from fusery.registry.provenance.identified import Identified
 
 Make = Callable[[Path, Path], Path]
@@ -133,3 +135,20 @@ def test_a_changed_configuration_of_an_adapter_is_named(museum: Museum, tmp_path
     match = the_one(found, "adapter", FIRST)
     assert match["files"]["changed"] == ["adapter_config.json"]  # type: ignore[index]
     assert not found.intact
+
+
+PACKED = "model.layers.1.self_attn.q_proj"
+
+
+def test_a_changed_part_of_a_quantised_matrix_is_named(registry: Registry, tmp_path: Path) -> None:
+    pytest.importorskip("mlx.core")
+    base = tiny_models.make_base(tmp_path / "base", bits=4, layers=2)
+    registry.bases.add(base, name="packed")
+    for part in ("weight", "scales", "biases"):
+        touched = altered_models.touched(f"{PACKED}.{part}")
+        copy = altered_models.saved_anew(base, tmp_path / part, touched, shards=2)
+        (match,) = registry.provenance.identify(copy).matches
+        told = match.to_dict()
+        assert (told["name"], told["changed"], told["layers"]) == ("packed", [f"{PACKED}.{part}"], [1])
+    stranger = tiny_models.make_base(tmp_path / "x", bits=4, layers=2, seed=3)
+    assert registry.provenance.identify(stranger).matches == ()

@@ -1,12 +1,10 @@
-"""A docker bundle's server, started from the bundle's folder, with a real (tiny, random) model.
-
-What it answers in detail is tested in tests/registry/server.
-"""
+"""A docker bundle's server, with a real (tiny, random) model, and its command line; details: tests/model_server."""
 
 from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import urllib.error
@@ -16,12 +14,64 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bundle_cases import make_bundle, model_folder
+from bundle_cases import Imaged, make_bundle, model_folder
 from bundle_server import COMMAND, RunningBundle, running_bundle
 
+from fusery.model_server.run import main
 from fusery.registry.bundles import BundleSource
 
 pytestmark = pytest.mark.timing
+
+
+@pytest.fixture(scope="module")
+def bundle(imaged: Imaged, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return imaged.write(tmp_path_factory.mktemp("bundle"))
+
+
+def run(bundle: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "server.py", *arguments],
+        check=False,
+        cwd=bundle,
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_it_finds_its_own_files(bundle: Path) -> None:
+    """Also where Python looks in no script's folder."""
+    for safe in ("", "1"):
+        done = run(bundle, "--help", PYTHONSAFEPATH=safe)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_no_option_changes_the_model(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (
+        "--model x", "--mod=x", "--adapter-path x", "--adapter x", "--draft-model x", "--trust-remote-code", "--trust", "--pipeline"
+    ):  # fmt: skip
+        with pytest.raises(SystemExit) as ended:
+            main(bundle, words.split())
+        assert ended.value.code == 2
+        assert "unrecognized arguments" in capsys.readouterr().err
+
+
+def test_what_cannot_work_is_told(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "server.py").write_bytes((bundle / "server.py").read_bytes())
+    (tmp_path / "serving").symlink_to(bundle / "serving")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        for folder, arguments, variables, said in (
+            (tmp_path, [], {}, "serving.json"),
+            (bundle, ["--port", port], {}, port),
+            (bundle, [], {"PORT": "eighty"}, "eighty"),
+        ):
+            done = run(folder, *arguments, **variables)
+            assert done.returncode == 2
+            assert said in done.stderr
+            assert "Traceback" not in done.stderr
+
 
 HELLO = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 5, "temperature": 0}
 
