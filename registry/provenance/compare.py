@@ -25,11 +25,8 @@ class TensorComparison:
     """How found tensors compare with a manifest.
 
     Attributes:
-        pairs: tensors with the same numbers, and their recorded names.
-        converted: how many of them have other bytes.
+        pairs: tensors with the same numbers, and their recorded names; `converted` of them have other bytes.
         changed: recorded names of tensors with other numbers.
-        missing: recorded names of tensors that were not found.
-        extra: names of tensors that are not on record.
     """
 
     pairs: dict[View, str] = field(default_factory=dict)

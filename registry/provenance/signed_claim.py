@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from fusery.storage.copying import pump, reading
 from fusery.storage.digest import Digest, parse_digest
-from fusery.storage.errors import FuseryError, MissingFileError, StorageError
+from fusery.storage.errors import MissingFileError, StorageError
 from fusery.storage.failures import opened, os_failures
 from fusery.storage.jsonfile import parse_json
 from fusery.storage.manifest import FileEntry, Manifest
@@ -137,18 +137,9 @@ def _hashed(found: HashedFiles, name: str, place: Path) -> FileEntry | None:
 
 @dataclass(slots=True)
 class SignedClaim(Record):
-    """The claims of a folder or a file.
+    """The claims of a folder: `files` it lists by path, all if `complete`; `problems` are with the document itself."""
 
-    Attributes:
-        name: of the model, adapter or bundle.
-        digest: of the model or the adapter.
-        target: of the bundle.
-        files: the listed files by path, without the document itself.
-        complete: it lists every file there should be.
-        problems: with the document itself.
-    """
-
-    kind: str = described("`bundle`, `adapter` or `gguf`")
+    kind: str = described("`bundle` or `adapter`")
     document: str = described("the file with the claims")
     name: str | None = None
     digest: str | None = None
@@ -176,9 +167,7 @@ class SignedClaim(Record):
 
 
 def read_claim(path: Path) -> SignedClaim | None:
-    """Return the claims of a folder or a file, None if it has none that fusery wrote."""
-    if path.is_file():
-        return _gguf(path)
+    """Return the claims of a folder, None if it has none that fusery wrote."""
     if (path / RECORD).is_file():
         return _document(path / RECORD, "bundle", read_record)
     if (path / METADATA).is_file():
@@ -247,25 +236,3 @@ def _text(value: Any) -> str:
     if not isinstance(value, str) or len(value) > 1000:
         raise TypeError("no text")
     return value
-
-
-def _gguf(path: Path) -> SignedClaim | None:
-    """Return what a GGUF file's keys claim; they hold the digest of what it was made from, and none of the file."""
-    from ..models.gguf_header import MAGIC, read_header
-
-    with opened(path) as file:
-        if file.read(len(MAGIC)) != MAGIC:
-            return None
-    claim = SignedClaim("gguf", path.name)
-    try:
-        keys = read_header(path).metadata
-    except FuseryError as error:
-        message = f"{path.name} is damaged: {error.message[:200]}"
-        claim.problems.append(FileProblem("changed", path.name, message))
-        return claim
-    if not any(key.startswith("fusery.") for key in keys):
-        return None
-    claim.name = str(keys.get("general.name", ""))[:300] or None
-    digest = keys.get("fusery.digest") or keys.get("fusery.adapter.digest")
-    claim.digest = Digest(str(digest)[:64]) if digest else None
-    return claim

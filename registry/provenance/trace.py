@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select
-from sqlalchemy.orm import Session, defer, joinedload, selectinload
+from sqlalchemy.orm import Session, defer, joinedload, lazyload, load_only, selectinload
 from sqlalchemy.orm.interfaces import ORMOption
 
 from fusery.storage.digest import digest_bytes, digest_json
@@ -41,152 +40,106 @@ def key_of(thing: Made) -> Key:
     return thing.__tablename__, thing.id
 
 
-def nodes_of(session: Session, keys: Iterable[Key]) -> dict[Key, Node]:
-    """Return the nodes of records, by `key_of`; in a few queries for each few hundred of them."""
-    wanted = dict.fromkeys(keys)
-    nodes = _adapters(session, [number for table, number in wanted if table == _ADAPTER.__tablename__])
-    rows: dict[Key, Made] = {}
-    for kind, options in _OPTIONS.items():
-        numbers = (number for table, number in wanted if table == kind.__tablename__)
-        for chosen in batches(numbers):
-            query = select(kind).where(kind.id.in_(chosen)).options(*options)
-            rows |= {key_of(row): row for row in session.scalars(query).unique()}
-    known = _NodeFacts.about(session, list(rows.values()))
-    nodes |= {key: _node(row, known) for key, row in rows.items()}
-    return {key: nodes[key] for key in wanted}
-
-
-_BASE, _ADAPTER, _FUSED, _EXTRA = (
+_BASE, _ADAPTER, _FUSED, _BUNDLE = (
     tables.BaseModelRow,
     tables.AdapterRow,
     tables.FusedRow,
-    tables.FusedExtraRow,
+    tables.BundleRow,
 )
-_ALIAS, _DEPLOYMENT = tables.AliasRow, tables.DeploymentRow
+_ALIAS, _DEPLOYMENT, _EXTRA = tables.AliasRow, tables.DeploymentRow, tables.FusedExtraRow
 _OPTIONS: Mapping[Any, Sequence[ORMOption]] = {
+    _ADAPTER: (
+        load_only(_ADAPTER.name, _ADAPTER.digest, _ADAPTER.created_at, _ADAPTER.created_by),
+        lazyload("*"),
+    ),
     _BASE: (joinedload(_BASE.names), defer(_BASE.weights), defer(_BASE.config)),
     tables.DatasetRow: (),
     _FUSED: (
         joinedload(_FUSED.adapter).load_only(_ADAPTER.name),
         selectinload(_FUSED.extras).joinedload(_EXTRA.adapter).load_only(_ADAPTER.name),
     ),
-    tables.BundleRow: (),
+    _BUNDLE: (),
     _ALIAS: (joinedload(_ALIAS.task), joinedload(_ALIAS.adapter).load_only(_ADAPTER.digest)),
     _DEPLOYMENT: (
         joinedload(_DEPLOYMENT.adapter).load_only(_ADAPTER.digest),
         joinedload(_DEPLOYMENT.fused).load_only(_FUSED.digest),
-        joinedload(_DEPLOYMENT.bundle).load_only(tables.BundleRow.digest),
+        joinedload(_DEPLOYMENT.bundle).load_only(_BUNDLE.digest),
     ),
 }
-"""What is loaded with the records of a kind; adapters, which may be very many, are read as plain columns."""
+"""What is loaded with the records of a kind."""
 
 
-@dataclass(slots=True)
-class _NodeFacts:
-    """What nodes need beyond the row itself."""
-
-    adapters: Mapping[int, Withdrawals] = field(default_factory=dict)
-    fused: Mapping[int, Withdrawals] = field(default_factory=dict)
-    bundles: Mapping[int, Withdrawals] = field(default_factory=dict)
-    moves: Mapping[int, tables.AliasMoveRow] = field(default_factory=dict)
-
-    @classmethod
-    def about(cls, session: Session, rows: list[Made]) -> _NodeFacts:
-        numbers: dict[str, list[int]] = {"adapter": [], "fused": [], "bundle": []}
-        for row in rows:
-            if row.__tablename__ in numbers:
-                numbers[row.__tablename__].append(row.id)
-            elif isinstance(row, tables.AliasRow | tables.DeploymentRow):
-                for name, held in numbers.items():
-                    number = getattr(row, f"{name}_id", None)
-                    held += [] if number is None else [number]
-        return cls(
-            of_adapters(session, numbers["adapter"]),
-            of_fused(session, numbers["fused"]),
-            of_bundles(session, numbers["bundle"]),
-            {
-                row.alias_id: row
-                for row in _last_moves(
-                    session, (each.id for each in rows if isinstance(each, tables.AliasRow))
-                )
-            },
-        )
+def nodes_of(session: Session, keys: Iterable[Key]) -> dict[Key, Node]:
+    """Return the nodes of records, by `key_of`; in a few queries for each few hundred of them."""
+    wanted = dict.fromkeys(keys)
+    nodes: dict[Key, Node] = {}
+    for kind, options in _OPTIONS.items():
+        numbers = (number for table, number in wanted if table == kind.__tablename__)
+        for chosen in batches(numbers):
+            query = select(kind).where(kind.id.in_(chosen)).options(*options)
+            rows: list[Made] = list(session.scalars(query).unique())
+            withdrawals = _withdrawals(session, rows)
+            moves = _last_moves(session, chosen) if kind is _ALIAS else {}
+            nodes |= {key_of(row): _node(row, withdrawals, moves.get(row.id)) for row in rows}
+    return {key: nodes[key] for key in wanted}
 
 
-def _adapters(session: Session, numbers: list[int]) -> dict[Key, Node]:
-    found: dict[Key, Node] = {}
-    query = select(_ADAPTER.id, _ADAPTER.name, _ADAPTER.digest, _ADAPTER.created_at, _ADAPTER.created_by)
-    for chosen in batches(numbers):
-        told = of_adapters(session, chosen)
-        rows = {row[0]: row for row in session.execute(query.where(_ADAPTER.id.in_(chosen)))}
-        for number, name, digest, at, by in map(rows.__getitem__, chosen):
-            node = Node(f"adapter:{name}", "adapter", name, digest, told.get(number, ()), at, by)
-            found[_ADAPTER.__tablename__, number] = node
-    return found
+def _held(row: Made) -> Made | None:
+    """Return what an alias or a deployment holds, else the record itself."""
+    if isinstance(row, _DEPLOYMENT):
+        return row.bundle or row.fused or row.adapter
+    return row.adapter if isinstance(row, _ALIAS) else row
 
 
-def _last_moves(session: Session, ids: Iterable[int]) -> Iterable[tables.AliasMoveRow]:
+def _withdrawals(session: Session, rows: Sequence[Made]) -> dict[Key, Withdrawals]:
+    held = [key_of(thing) for row in rows if (thing := _held(row)) is not None]
+    return {
+        (table.__tablename__, number): found
+        for table, find in ((_ADAPTER, of_adapters), (_FUSED, of_fused), (_BUNDLE, of_bundles))
+        for number, found in find(session, [key[1] for key in held if key[0] == table.__tablename__]).items()
+    }
+
+
+def _last_moves(session: Session, aliases: Sequence[int]) -> dict[int, tables.AliasMoveRow]:
     move = tables.AliasMoveRow
-    for chosen in batches(ids):
-        last = select(func.max(move.id)).where(move.alias_id.in_(chosen)).group_by(move.alias_id)
-        yield from session.scalars(select(move).where(move.id.in_(last)))
+    last = select(func.max(move.id)).where(move.alias_id.in_(aliases)).group_by(move.alias_id)
+    return {row.alias_id: row for row in session.scalars(select(move).where(move.id.in_(last)))}
 
 
-def _node(thing: Made, known: _NodeFacts) -> Node:
-    """Return the node of a record that is no adapter; the same thing has the same id in every registry."""
-    if isinstance(thing, tables.AliasRow):
-        return _alias(thing, known)
-    if isinstance(thing, tables.DeploymentRow):
-        return _deployment(thing, known)
-    if isinstance(thing, tables.DatasetRow):
-        identity = digest_json([thing.name, thing.revision, thing.digest])
-        return Node(f"dataset:{identity[:16]}", "dataset", thing.name, thing.digest)
-    told: Withdrawals = ()
-    if isinstance(thing, tables.BaseModelRow):
-        node_id, kind, name = f"base:{thing.digest[:16]}", "base", thing.name
-    elif isinstance(thing, tables.FusedRow):
-        node_id, kind, name = f"fused:{thing.key[:16]}", "fused", label_of(thing)
-        told = known.fused.get(thing.id, ())
-    else:
-        assert isinstance(thing, tables.BundleRow)
-        place = digest_bytes(thing.path.encode())[:8]
-        node_id, kind, name = (
-            f"bundle:{thing.digest[:16]}:{place}",
-            "bundle",
-            f"{thing.target} {thing.path}",
+def _node(row: Made, withdrawals: Mapping[Key, Withdrawals], move: tables.AliasMoveRow | None) -> Node:
+    """Return the node of a record; the same thing has the same id in every registry."""
+    held = _held(row)
+    found = withdrawals.get(key_of(held), ()) if held is not None else ()
+    digest = held.digest if held is not None and not isinstance(held, _ALIAS | _DEPLOYMENT) else ""
+    if isinstance(row, tables.DatasetRow):
+        identity = digest_json([row.name, row.revision, row.digest])[:16]
+        return Node(f"dataset:{identity}", "dataset", row.name, digest)
+    if isinstance(row, _DEPLOYMENT):
+        identity = digest_json([row.place, row.at.isoformat(), digest])[:16]
+        return DeploymentNode(
+            f"deployment:{identity}",
+            "deployment",
+            row.place,
+            digest,
+            found,
+            row.at,
+            row.by,
+            ended_at=row.ended_at,
         )
-        told = known.bundles.get(thing.id, ())
-    return Node(node_id, kind, name, thing.digest, told, thing.created_at, thing.created_by)
-
-
-def _alias(row: tables.AliasRow, known: _NodeFacts) -> Node:
-    name, move = f"{row.task.name}#{row.name}", known.moves.get(row.id)
-    return Node(
-        f"alias:{name}",
-        "alias",
-        name,
-        row.adapter.digest if row.adapter else "",
-        known.adapters.get(row.adapter_id or 0, ()),
-        move.at if move else None,
-        move.by if move else None,
-    )
-
-
-def _deployment(row: tables.DeploymentRow, known: _NodeFacts) -> Node:
-    held = row.bundle or row.fused or row.adapter
-    assert held is not None  # the database sees to that
-    told = {"bundle": known.bundles, "fused": known.fused, "adapter": known.adapters}[held.__tablename__]
-    identity = digest_json([row.place, row.at.isoformat(), held.digest])
-    return DeploymentNode(
-        f"deployment:{identity[:16]}",
-        "deployment",
-        row.place,
-        held.digest,
-        told.get(held.id, ()),
-        row.at,
-        row.by,
-        ended_at=row.ended_at,
-    )
+    if isinstance(row, _ALIAS):
+        at, by = (move.at, move.by) if move is not None else (None, None)
+        name = f"{row.task.name}#{row.name}"
+        return Node(f"alias:{name}", "alias", name, digest, found, at, by)
+    if isinstance(row, _ADAPTER):
+        kind, identity, name = "adapter", row.name, row.name
+    elif isinstance(row, _BASE):
+        kind, identity, name = "base", digest[:16], row.name
+    elif isinstance(row, _FUSED):
+        kind, identity, name = "fused", row.key[:16], label_of(row)
+    else:
+        place = digest_bytes(row.path.encode())[:8]
+        kind, identity, name = "bundle", f"{digest[:16]}:{place}", f"{row.target} {row.path}"
+    return Node(f"{kind}:{identity}", kind, name, digest, found, row.created_at, row.created_by)
 
 
 LIMIT = 100

@@ -79,13 +79,10 @@ class Verification(Record):
     """The result of verifying a folder or a file.
 
     Attributes:
-        record: its own claims, if it has any.
         signature: where the signature was found: a path, or `registry`.
         signed_with: the key that the signature names.
-        signer: name of the key file or trusted key that verifies it; None without one.
-        key_id: of that key.
+        signer: name of the key file or trusted key that verifies it; `key_id` is that of this key.
         notes: what was not checked, and what is missing for a proof.
-        registry: what the registry has recorded about it, if one was asked.
     """
 
     found: HashedFiles = described("its files")
@@ -327,7 +324,7 @@ def _compare(
 def _note_missing_proof(result: Verification, statement: Statement | None) -> None:
     if statement is None:
         result.notes.append("there is no signature, so nothing proves who made this")
-        if result.record is None or result.record.kind == "gguf":
+        if result.record is None:
             result.notes.append("there is no list of digests to compare it with either")
     else:
         made = f", made with the key {result.signed_with[:16]}," if result.signed_with else ""

