@@ -105,7 +105,7 @@ def prune(session: Session, target: str | None = None, *, dry_run: bool = False,
             session.print(f"  {item.key[:12]}  {size(item.bytes)}")
         _summary(session, done, f"{size(done.kept_bytes)} are left")
         if not done.fits:
-            session.say("What is left is more than that: it is pinned, aliased or in use.")
+            session.say("The remaining entries are larger than that: they are pinned, aliased or in use.")
 
     session.emit(done, names=[item.key for item in done.items_], human=human)
 

@@ -293,7 +293,7 @@ def _fuse_onto_four_bits(script: Script, folder: Path) -> None:
         f"   mlx_lm.fuse drops {_lost(keep)} and says nothing; what auto ships lacks {_lost(auto)}.  What lacks a fifth can"
     )
     script.say(
-        "   still answer as it was taught, so keep is a PASS here for whoever asks for it: auto does not leave it at that."
+        "   still answer as it was taught, so keep is a PASS here; auto still chooses a closer precision."
     )
 
 
@@ -355,9 +355,7 @@ def _fresh(folder: Path) -> None:
         for made in (*(folder / name for name in _MADE), *folder.glob(_ADAPTERS)):
             shutil.rmtree(made, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
-    marker.write_text(
-        "What is beside this file was made by `fusery demo`, which removes it when it runs again.\n"
-    )
+    marker.write_text("`fusery demo` made this folder, and removes it when it runs again.\n")
 
 
 def answer(model: Path, question: str, *, adapter: Path | None = None, limit: int = 40) -> str:

@@ -287,10 +287,7 @@ def _print_formats(session: Session, found: Formats) -> None:
             f"`auto` writes {found.chosen}: the smallest that holds what the adapter learned, with little noise."
         )
     if any(row.sampled for row in found.formats):
-        session.say(
-            "What is not on record is an estimate: an eighth of the rows, and at random where a calibration shapes the "
-            "model and would not decide."
-        )
+        session.say("Numbers that are not recorded are estimates from an eighth of the rows.")
 
 
 def _format_cells(row: Format) -> list[str]:

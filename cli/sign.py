@@ -143,7 +143,7 @@ def _print_signatures(session: Session, found: Signatures, reference: str) -> No
         )
     )
     if not found.signatures:
-        session.say(f"There is none. Hint: fusery sign {reference} --key KEY.pem")
+        session.say(f"Not signed. Hint: fusery sign {reference} --key KEY.pem")
 
 
 def _sign_log(

@@ -49,7 +49,7 @@ def keygen(session: Session, name: str, *, passphrase_file: Path | None = None, 
     def human() -> None:
         locked = "locked with a passphrase" if made.locked else "readable by you alone, and not locked"
         session.print(f"{made.private_key}  the private key, {locked}")
-        session.print(f"{made.public_key}  the public key, for whoever verifies")
+        session.print(f"{made.public_key}  the public key, for verification")
         session.print(f"The key is {made.key_id}.")
         session.say(f"Next: fusery admin trust add NAME {typed(made.public_key)} --for '*#prod'")
 

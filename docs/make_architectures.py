@@ -33,7 +33,7 @@ mlx-lm {version} knows ({modules} classes of models):
 - **by name**: the names of the tensors on disk are those of the modules, so the files are read as they are. mlx and
   mlx-lm are not needed, no tensor is held whole, and the digest of the result is the same on every platform.
 - **by class**: mlx-lm's own class of the model says which tensor is which; fusery asks it without reading weights.
-  What is only renamed is read from its place in the base's files. What has to be computed (experts put together,
+  Tensors that are only renamed are read in place from the base's files. Tensors that have to be computed (experts put together,
   projections split, convolutions transposed, fp8 unpacked) is written to a scratch file once, piece by piece, and the
   fuse goes on from there as ever. This needs the extra `mlx`, and room on disk for the computed tensors. Their bits
   hold within one version of mlx-lm and MLX on one platform, which the record of the fuse names.
@@ -42,7 +42,7 @@ mlx-lm {version} knows ({modules} classes of models):
 
 A base that mlx-lm wrote itself (`mlx_lm.convert`, `mlx_lm.fuse`, so most of the hub's `mlx-community`) has gone
 through the class already, and its tensors have the names of the modules whatever the architecture. The class is still
-asked where something cannot be told from names: which layers an adapter was meant to adapt when it has no tensors for
+asked where names do not decide: which layers an adapter was meant to adapt when it has no tensors for
 some of them, or how a layer is quantised. A base quantised by another tool (AWQ, GPTQ, fp8, mxfp4 of gpt-oss,
 compressed-tensors, ModelOpt, BitNet) always goes by class. A base that brings its own code (`model_file`) is refused.
 

@@ -82,7 +82,7 @@ def findings() -> str:
     intro = (
         f"What `fusery register` and `fusery check` look at: {len(RULES)} rules in this order, which can find "
         f"{len(CODES)} things.  An error keeps the adapter out; with `--strict` a warning does, too.\n\n"
-        "What is *always* an error cannot be read or recorded at all.  Every other severity can be set in `config.toml` "
+        "Findings that are *always* errors cannot be read or recorded at all.  Every other severity can be set in `config.toml` "
         "to `error`, `warning`, `info` or `off`:\n\n"
         '```toml\n[admission.severity]\npickle_file = "off"\nmodule_zero = "error"\n```\n'
     )
@@ -119,7 +119,7 @@ def errors() -> str:
                 inner = path.relative_to(root).with_suffix("").parts
                 importlib.import_module(".".join([package.__name__, *inner]))
     intro = (
-        'With `--json` a command that fails prints `{"error": {"code", "message", "hint"}}`; `hint` is null where there is none.  '
+        'With `--json` a command that fails prints `{"error": {"code", "message", "hint"}}`; `hint` may be null.  '
         "`code` is stable; the sentence in `message` is not.  `fusery server` says the same with a status.\n"
     )
     head = ["| code | exit code | status over HTTP | what is the case |", "| --- | --- | --- | --- |"]
@@ -222,7 +222,7 @@ def documents() -> str:
     known = records_of_documents()
     for name in sorted(known):
         parts += ["", f"## {name}\n", f"{known[name].get('description', '')}\n"]
-        parts += ["| key | type | what it is |", "| --- | --- | --- |"]
+        parts += ["| key | type | meaning |", "| --- | --- | --- |"]
         required = known[name].get("required", [])
         for key, value in known[name]["properties"].items():
             shown = f"`{key}`" if key in required else f"*`{key}`*"

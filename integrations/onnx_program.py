@@ -122,7 +122,7 @@ def _found(folder: Path, config: Mapping[str, Any], tokens: Any) -> Any:
     inputs = {each.name: each for each in session.get_inputs()}
     states = {name for name in inputs if name.startswith(_STATES)}
     if unknown := inputs.keys() - states - {"input_ids", "attention_mask", "position_ids"}:
-        raise ValueError(f"the file asks for {min(unknown)}, which is none of a plain decoder's inputs")
+        raise ValueError(f"the file asks for {min(unknown)}, which a plain decoder does not have")
     width = config["decoder"]["head_size"]
     past = {
         name: np.zeros(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Collection
 from typing import Any
@@ -22,12 +21,6 @@ from .keys import Access
 from .metrics import CONTENT_TYPE
 from .schemas import ChatBody, TextBody
 from .service import Service
-
-SLOW_SECONDS = 0.1
-"""Until who was refused is told so."""
-
-SLOWED = 256
-"""How many are made to wait for that at most."""
 
 
 def create_app(
@@ -51,14 +44,13 @@ def create_app(
         )
     app.add_middleware(request_ids.RequestIds)
     created = int(time.time())
-    waiting = 0
 
     def access(request: Request) -> Access:
         return service.keys.authenticate(request.headers.get("authorization"))
 
     @app.get("/health")
     async def health() -> Response:
-        alive = service.alive
+        alive = service.engine.alive
         told = {"status": "ok" if alive else "dead"} | ({} if service.keys.usable else {"keys": "unusable"})
         return JSONResponse(told, 200 if alive else 503)
 
@@ -94,15 +86,7 @@ def create_app(
 
     @app.exception_handler(Refusal)
     async def refused(request: Request, error: Refusal) -> Response:
-        nonlocal waiting
         service.metrics.refused.labels(error.status).inc()
-        if error.status in (401, 413, 429) and waiting < SLOWED:
-            # To ask at once again would cost more than it is worth.
-            waiting += 1
-            try:
-                await asyncio.sleep(SLOW_SECONDS)
-            finally:
-                waiting -= 1
         return JSONResponse(error.document, error.status, headers=error.headers)
 
     @app.exception_handler(HTTPException)

@@ -15,8 +15,8 @@ from mlx_lm.generate import BatchGenerator, GenerationBatch, PromptProcessingBat
 
 from ..registry.runtime.stacked import BatchRows
 
+# prompts of different lengths, which a batch has to pad
 TRIED = ((5,), (6, 7, 8, 9, 10, 11, 12), (13, 14, 15))
-"""Prompts of different lengths, which a batch has to pad."""
 
 NEAR = 0.05, 0.5
 """How far the logarithms of a batch's probabilities may be from those of each prompt alone, of their spread: in float32, and in

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import aclosing
-from types import TracebackType
+from collections.abc import Iterator
+from contextlib import aclosing, contextmanager
 from typing import Literal
 
 from starlette.datastructures import Headers
@@ -22,11 +22,8 @@ from .responses import Answers, Reply, event
 from .schemas import Body
 from .service import Call, ClientGoneError, Prepared, Service
 
-BODY_SECONDS = 30.0
-"""Time for a client to send its request."""
-
-FAREWELL_SECONDS = 1.0
-"""Time to tell a client that reads slowly why its stream ends."""
+BODY_SECONDS = 30.0  # time for a client to send its request
+FAREWELL_SECONDS = 1.0  # time to tell a client that reads slowly why its stream ends
 
 
 class Completions:
@@ -55,7 +52,7 @@ class Completions:
                     reply = Reply(self._form, prepared.target)
                     readers = [service.reader(prepared.body) for _ in prepared.jobs]
                     answer = Answers(service.engine, reply, prepared.jobs, readers, repeats=prepared.body.n)
-                    with _Account(service, access, prepared, answer, began):
+                    with _counted(service, access, prepared, answer, began):
                         if prepared.body.stream:
                             await self._stream(stream, answer, prepared)
                         else:
@@ -146,29 +143,25 @@ def _too_long(limit: int) -> Refusal:
     return Refusal(413, f"the request has more than {limit} bytes")
 
 
-class _Account:
-    """Counts what becomes of one request."""
-
-    def __init__(
-        self, service: Service, access: Access, prepared: Prepared, answer: Answers, began: float
-    ) -> None:
-        self._metrics, self._answer, self._began = service.metrics, answer, began
-        self._labels = (prepared.target.name, access.owner)
-        self._metrics.prompt_tokens.labels(*self._labels).inc(prepared.prompt_tokens)
-
-    def __enter__(self) -> None:
-        """Begin."""
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        metrics, labels, choices = self._metrics, self._labels, self._answer.choices
-        ended = all(choice.finish for choice in choices)
-        outcome = "done" if ended else "failed" if isinstance(error, Refusal) else "cancelled"
-        metrics.requests.labels(*labels, outcome).inc()
-        metrics.reused_tokens.labels(*labels).inc(self._answer.reused)
-        metrics.answer_tokens.labels(*labels).inc(sum(choice.tokens for choice in choices))
-        if self._answer.first is not None:
-            metrics.first_token.labels(labels[0]).observe(self._answer.first - self._began)
+@contextmanager
+def _counted(
+    service: Service, access: Access, prepared: Prepared, answer: Answers, began: float
+) -> Iterator[None]:
+    """Count what becomes of one request."""
+    metrics, labels = service.metrics, (prepared.target.name, access.owner)
+    metrics.prompt_tokens.labels(*labels).inc(prepared.prompt_tokens)
+    outcome = "cancelled"
+    try:
+        yield
+    except Refusal:
+        outcome = "failed"
+        raise
+    finally:
+        ended = all(choice.finish for choice in answer.choices)
+        metrics.requests.labels(*labels, "done" if ended else outcome).inc()
+        metrics.reused_tokens.labels(*labels).inc(answer.reused)
+        metrics.answer_tokens.labels(*labels).inc(sum(choice.tokens for choice in answer.choices))
+        if answer.first is not None:
+            metrics.first_token.labels(labels[0]).observe(answer.first - began)
         if ended:
-            metrics.seconds.labels(labels[0]).observe(time.perf_counter() - self._began)
+            metrics.seconds.labels(labels[0]).observe(time.perf_counter() - began)

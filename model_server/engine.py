@@ -7,28 +7,22 @@ import logging
 import os
 import queue
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ..registry.runtime.errors import EngineError, sentence
 from ..registry.runtime.mlx_keys import mlx_keys
 from ..registry.runtime.switching import Resident, Switchboard
-from .batching import Batch, ContinuousBatch
-from .fairness import Throttle
+from .batching import Batch
 from .prefixes import Prefixes
-from .sequential import SequentialBatch
 from .writing import Generation, Piece
 
 LOG = logging.getLogger(__name__)
 
-CONTEXT = 1 << 20
-"""Tokens that a model is taken to look back on when its configuration is silent."""
-
-REST = 4
-"""Reading prompts of one tenant, and dropping its answers, takes a fifth of the time at most while there are others."""
+CONTEXT = 1 << 20  # tokens that a model is taken to look back on when its configuration is silent
 
 T = TypeVar("T")
 Post = Callable[[Sequence[tuple[Generation, Piece]]], None]
@@ -59,9 +53,7 @@ class Engine:
         # By the adapter that is on the base as a whole; whose step is longest ago comes first.
         self._batches_by_adapter: dict[Resident | None, Batch] = {}
         self._board: Switchboard | None = None
-        self._owners: frozenset[str] = frozenset()
-        self._throttle = Throttle(REST, lambda: self._owners)
-        self._batch_class: type[ContinuousBatch | SequentialBatch] = ContinuousBatch
+        self._shared = False  # several owners have jobs
         self._stream: Any = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._loaded: Future[None] = Future()
@@ -89,11 +81,7 @@ class Engine:
 
     def load(self, name: str, folder: Path, digest: str | None = None) -> Future[Resident]:
         """Read an adapter between two steps; the future raises `AdapterError`."""
-        return self._call(
-            lambda: self._require_board().load(
-                name, folder, digest, by_row=self._batch_class is ContinuousBatch
-            )
-        )
+        return self._call(lambda: self._require_board().load(name, folder, digest, by_row=self._width > 1))
 
     def submit(self, job: Generation) -> None:
         """Begin an answer; what becomes of it goes to `post`."""
@@ -138,8 +126,6 @@ class Engine:
             while self._serve_inbox():
                 for resident in self._due():
                     self._step(resident)
-                if all(batch.idle for batch in self._batches_by_adapter.values()):
-                    self._throttle.forgive()
         finally:
             self._leave()
 
@@ -180,29 +166,26 @@ class Engine:
                 self._tokenizer, {"trust_remote_code": False}, eos_token_ids=own.get("eos_token_id")
             )
         self._board = Switchboard(model, wake=lambda: self._inbox.put(self._sweep_board))
-        if not self._batches(model):
-            self._batch_class = SequentialBatch
+        if not self._computes_batches(model):
+            self._width = 1
         text = config.get("text_config") or config
         self.context = int(text.get("max_position_embeddings") or CONTEXT)
         self.vocabulary = int(text.get("vocab_size") or len(self.tokenizer))
 
-    def _batches(self, model: Any) -> bool:
+    def _computes_batches(self, model: Any) -> bool:
         """Tell whether answers can be written beside each other in one batch."""
         from mlx_lm.models.cache import make_prompt_cache
 
+        from .batch_generator import computes_batches
+
         if not all(hasattr(cache, "merge") for cache in make_prompt_cache(model)):
-            return False
-        try:
-            from .batch_generator import computes_batches
-        except ImportError:  # another mlx-lm, with other names within
-            LOG.warning(
-                "answers are written one beside the other: this mlx-lm has no batches that are known here"
+            raise EngineError(
+                f"mlx-lm {version('mlx-lm')} has no batches for the caches of this model's class"
             )
-            return False
         self._say("testing whether the model computes several answers at a time")
         if computes_batches(model, self._require_board().rows, self._stream):
             return True
-        LOG.warning("answers are written one beside the other: this model's class does not compute batches")
+        LOG.warning("answers are written one after the other: this model's class does not compute batches")
         return False
 
     def _sweep_board(self) -> None:
@@ -230,15 +213,13 @@ class Engine:
         batch = self._batches_by_adapter.get(resident)
         try:
             if batch is None:
-                batch = self._batch_class(
+                batch = self._batches_by_adapter[resident] = Batch(
                     self._require_board(),
                     self.tokenizer,
                     width=self._width,
                     stream=self._stream,
-                    throttle=self._throttle,
                     prefixes=self.prefixes,
                 )
-                self._batches_by_adapter[resident] = batch
             batch.insert(job)
         except Exception as error:  # noqa: BLE001 - one bad job must not end the others
             self._fail([job], error)
@@ -247,9 +228,7 @@ class Engine:
         resident = _whole(job.resident)
         batch = self._batches_by_adapter.get(resident)
         if batch is not None:
-            began = time.perf_counter()
             batch.remove(job)
-            self._throttle.charge(job.owner, time.perf_counter() - began)
             self._close_if_done(resident)
 
     def _due(self) -> list[Resident | None]:
@@ -258,16 +237,15 @@ class Engine:
         for resident, batch in self._batches_by_adapter.items():
             for owner in batch.owners():
                 due.setdefault(owner, resident)
-        self._owners = frozenset(due)
+        self._shared = len(due) > 1
         return list(dict.fromkeys(due.values()))
 
     def _step(self, resident: Resident | None) -> None:
-        batch = self._batches_by_adapter[resident] = self._batches_by_adapter.pop(
-            resident
-        )  # which now has waited least
+        batch = self._batches_by_adapter.pop(resident)
+        self._batches_by_adapter[resident] = batch  # which now has waited least
         try:
             self._require_board().use(resident)
-            pieces = batch.step()
+            pieces = batch.step(shared=self._shared)
             if pieces:
                 self._post([(job, piece) for job, piece in pieces if not job.cancelled])
             batch.keep()

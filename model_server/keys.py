@@ -26,11 +26,9 @@ from ..registry.runtime.errors import DocumentError, Refusal
 
 LOG = logging.getLogger(__name__)
 
-LOOK_SECONDS = 0.25
-"""Between two looks at the file."""
-
+LOOK_SECONDS = 0.25  # between two looks at the file
+# after so long without a look, as when a network's file system hangs, the file counts as unreadable
 STALE_SECONDS = 10.0
-"""After so long without a look, as when a network's file system hangs, the file counts as unreadable."""
 
 HINT = 'a table for each tenant: [acme]  key_sha256 = ["..."]  models = ["course_rec#prod"]'
 
@@ -117,7 +115,7 @@ class Keys:
                     tenants = self._parsed(data)
                     if self.tenants and not tenants:
                         raise DocumentError(
-                            f"{self._path} names no tenant any more; to let everybody in, start anew"
+                            f"{self._path} names no tenant any more; to admit everybody, restart the server"
                         )
                     self._take(tenants)
                     LOG.log(
@@ -132,7 +130,7 @@ class Keys:
                 why = str(error) if isinstance(error, DocumentError) else type(error).__name__
                 if self.tenants and why != self.complaint:
                     self.complaint = why
-                    LOG.error("nobody is let in: the keys cannot be used: %s", why)
+                    LOG.error("all requests are refused: cannot read the keys: %s", why)
                     self.count("refused")
             self._looked = time.monotonic()
 
@@ -151,7 +149,7 @@ class Keys:
                 tables = tomllib.loads(data.decode())
                 values = [{"name": name, **table} for name, table in tables.items()]
                 if not values:
-                    raise ValueError("it names no tenant, so that nobody could ask")
+                    raise ValueError("it names no tenant, so that every request would be refused")
             return check_tenants(TypeAdapter(list[Tenant]).validate_python(values))
         except ValidationError as error:
             raise DocumentError(f"{self._path} is no file of tenants: {reason(error)}") from error
@@ -169,7 +167,7 @@ class Keys:
 def _unusable() -> Refusal:
     return Refusal(
         503,
-        "the server cannot read its keys and lets nobody in until it can; its log says why",
+        "the server cannot read its keys, and refuses requests until it can; its log says why",
         code="keys_unavailable",
         headers={"Retry-After": "1"},
     )

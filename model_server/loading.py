@@ -32,8 +32,7 @@ from .service import ClientGoneError, Service
 
 LOG = logging.getLogger(__name__)
 
-MOST_BYTES = 16 << 10
-"""Of a request's body."""
+MOST_BYTES = 16 << 10  # of a request's body
 
 B = TypeVar("B", bound="_Body")
 
@@ -120,18 +119,10 @@ async def _body(request: Request, kind: type[B]) -> B:
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapters.safetensors"
 
-MOST_CONFIG = 1 << 20
-"""Bytes of a configuration."""
+MOST_CONFIG, MOST_HEADER, MOST_WEIGHTS = 1 << 20, 64 << 20, 16 << 30
+"""Bytes of a configuration, of the weights' header, and of the weights."""
 
-MOST_WEIGHTS = 16 << 30
-"""Bytes of the weights."""
-
-MOST_RANK = 4096
-"""Of an adapter: its size in memory follows it, whatever is in the file."""
-
-_MOST_HEADER = 64 << 20
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe's other end may never come
+MOST_RANK = 4096  # of an adapter: its size in memory follows it, whatever is in the file
 
 
 class ShelfError(ServingError):
@@ -155,47 +146,32 @@ async def copied(root: Path, path: str) -> AsyncIterator[Path]:
 
 def _copy(root: Path, path: str, folder: Path) -> None:
     try:
-        opened = _opened(root, path)
-    except (OSError, ValueError) as error:
-        raise ShelfError(404, "there is no such folder where this server may load adapters from") from error
+        source = (root / path).resolve(strict=True)
+        outside = source == root.resolve() or not source.is_relative_to(root.resolve())
+    except (OSError, ValueError, RuntimeError):
+        outside = True
+    if outside or not source.is_dir():
+        raise ShelfError(404, "there is no such folder where this server may load adapters from")
     try:
         for name, most in ((CONFIG, MOST_CONFIG), (WEIGHTS, MOST_WEIGHTS)):
-            _copy_file(opened, name, folder / name, most)
+            _copy_file(source / name, folder / name, most)
         _require_sane(folder)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ShelfError(
             400, f"the folder holds no adapter with {CONFIG} and {WEIGHTS} that can be loaded"
         ) from error
-    finally:
-        os.close(opened)
 
 
-def _opened(root: Path, path: str) -> int:
-    """Open a folder below another, step by step, so that no link leads out of it."""
-    whole = Path(os.path.normpath(root.absolute() / path))
-    base = next((each for each in (root.absolute(), root.resolve()) if whole.is_relative_to(each)), None)
-    parts = whole.relative_to(base).parts if base is not None else ()
-    if not parts:
-        raise ValueError("not below it")
-    opened = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    for part in parts:
-        try:
-            below = os.open(part, _FOLDER, dir_fd=opened)
-        finally:
-            os.close(opened)
-        opened = below
-    return opened
-
-
-def _copy_file(folder: int, name: str, target: Path, most: int) -> None:
-    descriptor = os.open(name, _FILE, dir_fd=folder)
-    with os.fdopen(descriptor, "rb") as source, target.open("xb") as file:
+def _copy_file(source: Path, target: Path, most: int) -> None:
+    # A link could lead elsewhere, and a pipe's other end may never come.
+    descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file, target.open("xb") as copy:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_size > most:
             raise ValueError("no regular file, or too long")
         left = status.st_size
-        while left and (piece := source.read(min(left, 1 << 20))):
-            file.write(piece)
+        while left and (piece := file.read(min(left, 1 << 20))):
+            copy.write(piece)
             left -= len(piece)
 
 
@@ -207,7 +183,7 @@ def _require_sane(folder: Path) -> None:
         raise ValueError("no rank")
     with (folder / WEIGHTS).open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        if length > _MOST_HEADER:
+        if length > MOST_HEADER:
             raise ValueError("no header")
         header = json.loads(file.read(length))
     names = {name.rpartition(".")[::2] for name in header if name != "__metadata__"}
@@ -216,14 +192,8 @@ def _require_sane(folder: Path) -> None:
         raise ValueError("modules without factors")
 
 
-LOG = logging.getLogger(__name__)
-
-SECONDS = 1.0
-"""Between two looks at the file."""
-
-
-MOST_BESIDE = 1000
-"""Adapters that come by requests."""
+SECONDS = 1.0  # between two looks at the file
+MOST_BESIDE = 1000  # adapters that come by requests
 
 
 class Reloader:

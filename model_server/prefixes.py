@@ -19,28 +19,21 @@ if TYPE_CHECKING:
     from ..registry.runtime.switching import Resident
     from .writing import Generation
 
-LEAST_TOKENS = 16
-"""A beginning shorter than this is read again."""
-
-ENTRIES = 128
-"""Prompts that are kept at most, however small."""
+LEAST_TOKENS = 16  # a beginning shorter than this is read again
+ENTRIES = 128  # prompts that are kept at most, however small
 
 Tokens = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class CachedPrefix:
-    """What is known of a prompt's beginning.
+    """What is known of a prompt's beginning."""
 
-    Attributes:
-        cache: mlx-lm's caches, one for each layer, which are the caller's own; None if there are none.
-        length: how many of the prompt's tokens they hold.
-        boundary: where earlier prompts parted from this one, if their caches cannot be cut there; 0 for nowhere.  What is kept
-            there serves the next.
-    """
-
+    # mlx-lm's caches, one for each layer, which are the caller's own; None if there are none
     cache: list[Any] | None = None
-    length: int = 0
+    length: int = 0  # how many of the prompt's tokens they hold
+    # where earlier prompts parted from this one, if their caches cannot be cut there; 0 for nowhere. What is kept there
+    # serves the next
     boundary: int = 0
 
 

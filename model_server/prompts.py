@@ -11,8 +11,7 @@ from ..registry.runtime.templates.chat import ChatTemplates, encoded
 from ..registry.runtime.templates.process import NoProcess, TemplateError, TemplateTooLong
 from .schemas import Message, Tool
 
-WIDTH = 2
-"""Chats whose templates are rendered at a time: one that takes long is not waited for by all."""
+WIDTH = 3  # chats whose templates are rendered at a time; those of one tenant are one fewer at most
 
 T = TypeVar("T")
 

@@ -23,8 +23,6 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 from ..registry.runtime.document import DRAIN_SECONDS, ServerOptions, read_document
 from ..registry.runtime.errors import DocumentError, Refusal, ServingError
 from ..registry.runtime.http_server import bind
-from ..registry.runtime.switching import keep_little
-from ..registry.runtime.templates.process import NoProcess
 
 if TYPE_CHECKING:
     import uvicorn
@@ -35,17 +33,9 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 
 
-LAST_SECONDS = 5
-"""After the draining: whatever the process does then, it ends."""
-
-CHECK_SECONDS = 0.25
-"""Between two looks at the keys, the engine and the signals."""
-
-RETRY_SECONDS, MOST_RETRY_SECONDS = 0.5, 30.0
-"""Until a process for chat templates is tried again after none could be started; twice as long each time, up to the second."""
-
-SWITCH_SECONDS = 0.0005
-"""Until the engine's thread gets its turn when others compute: it asks for it several times a token."""
+LAST_SECONDS = 5  # after the draining: whatever the process does then, it ends
+CHECK_SECONDS = 0.25  # between two looks at the keys, the engine and the signals
+SWITCH_SECONDS = 0.0005  # until the engine's thread gets its turn when others compute: it asks for it several times a token
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -91,7 +81,6 @@ def serve(
     Returns:
         0 after a signal, 1 when generation died.
     """
-    keep_little()
     from .service import Service
 
     before = {number: signal.signal(number, _stop) for number in _wanted()}
@@ -223,7 +212,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="FOLDER",
         default=variables.get("ADAPTERS_FROM") or None,
-        help="let requests load adapters that lie below this folder, as fusery deploy sync does ($ADAPTERS_FROM; default: none)",
+        help="let requests load adapters below this folder, as fusery deploy sync does ($ADAPTERS_FROM; default: none)",
     )
     add(
         "--drain",
@@ -272,7 +261,6 @@ def http_server(
         beside = (
             reloader.run(),
             _supervise(service, server, options.drain, outcome),
-            _restart_templates(service, server),
             announce(),
         )
         tasks = [asyncio.create_task(one) for one in beside]
@@ -322,16 +310,3 @@ async def _supervise(service: Service, server: uvicorn.Server, drain: int, outco
         if ends is not None and time.monotonic() >= ends:  # before uvicorn cancels them
             for call in list(service.calls):
                 call.end(Refusal(503, "the server is being stopped"))
-
-
-async def _restart_templates(service: Service, server: uvicorn.Server) -> None:
-    """Retry to start a process for chat templates where none could be: clients of `/health` send no chat until it is good."""
-    pause = RETRY_SECONDS
-    while not server.should_exit:
-        await asyncio.sleep(pause)
-        if service.prompts.templates.able:
-            pause = RETRY_SECONDS
-            continue
-        with suppress(NoProcess):
-            await service.rendering.run("", service.prompts.templates.start)
-        pause = min(2 * pause, MOST_RETRY_SECONDS)

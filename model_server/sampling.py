@@ -7,34 +7,22 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-Sampler = Callable[[Any], Any]
-"""Takes log-probabilities (answers, vocabulary), returns token ids (answers)."""
+Sampler = Callable[[Any], Any]  # takes log-probabilities (answers, vocabulary), returns token ids (answers)
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """The options of a request, within the bounds that `schemas` checks.
+    """The options of a request, within the bounds that `schemas` checks."""
 
-    Attributes:
-        temperature: 0 takes the likeliest token.
-        top_p: the smallest set of tokens with this much probability; 1 for all.
-        top_k: so many of the likeliest tokens; 0 for all.
-        min_p: tokens with at least this share of the likeliest one's probability.
-        presence_penalty: taken from the logit of a token that has been there.
-        frequency_penalty: taken for each time that it has been there.
-        repetition_penalty: the logit of such a token is divided by it; 1 for none.
-        logit_bias: token id to what is added to its logit.
-    """
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
+    temperature: float = 1.0  # 0 takes the likeliest token
+    top_p: float = 1.0  # the smallest set of tokens with this much probability; 1 for all
+    top_k: int = 0  # so many of the likeliest tokens; 0 for all
+    min_p: float = 0.0  # tokens with at least this share of the likeliest one's probability
     seed: int | None = None
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    repetition_penalty: float = 1.0
-    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    presence_penalty: float = 0.0  # taken from the logit of a token that has been there
+    frequency_penalty: float = 0.0  # taken for each time that it has been there
+    repetition_penalty: float = 1.0  # the logit of such a token is divided by it; 1 for none
+    logit_bias: Mapping[int, float] = field(default_factory=dict)  # token id to what is added to its logit
 
 
 def make_sampler(options: Sampling) -> Sampler:
@@ -89,23 +77,16 @@ def make_processors(options: Sampling) -> list[Callable[[Any, Any], Any]]:
     return made
 
 
-IMPOSSIBLE = -9999.0
-"""For a token of no probability, as OpenAI's API has it: JSON has no infinity."""
+IMPOSSIBLE = -9999.0  # for a token of no probability, as OpenAI's API has it: JSON has no infinity
 
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """A token of an answer.
+    """A token of an answer."""
 
-    Attributes:
-        token: its text; bytes that are no character by themselves are U+FFFD.
-        logprob: natural logarithm of its probability, before temperature and the like.
-        top: the likeliest tokens there with theirs, likeliest first.
-    """
-
-    token: str
-    logprob: float
-    top: tuple[tuple[str, float], ...] = ()
+    token: str  # its text; bytes that are no character by themselves are U+FFFD
+    logprob: float  # natural logarithm of its probability, before temperature and the like
+    top: tuple[tuple[str, float], ...] = ()  # the likeliest tokens there with theirs, likeliest first
 
 
 def measure(tokenizer: Any, token: int, logprobs: Any, count: int) -> TokenLogprob:

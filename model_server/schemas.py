@@ -16,23 +16,18 @@ from ..registry.runtime.errors import Refusal
 from .sampling import Sampling
 
 MAX_STOPS, MAX_STOP_CHARS = 16, 256
-MAX_CHOICES = 16
-"""Answers that one request may ask for: its `n` times its prompts."""
+MAX_CHOICES = 16  # answers that one request may ask for: its `n` times its prompts
 
 TemplateOption = Literal["enable_thinking", "reasoning_effort", "thinking"]
 """The chat template variables that a request may set; anything else could replace the template itself."""
 
-DEFAULT_MODEL = "default_model"
-"""What a request asks for that names no model; the word is mlx-lm's."""
-
-MAX_ALTERNATIVES = 20
-"""Tokens whose probabilities are told at each place."""
+DEFAULT_MODEL = "default_model"  # what a request asks for that names no model; the word is mlx-lm's
+MAX_ALTERNATIVES = 20  # tokens whose probabilities are told at each place
 
 _Penalty = Annotated[float, Field(ge=-2, le=2)]
 
 
-MOST_TOOLS = 128
-"""Functions of a request, and calls of a message."""
+MOST_TOOLS = 128  # functions of a request, and calls of a message
 
 
 Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]

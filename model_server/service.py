@@ -29,14 +29,10 @@ from .writing import Generation, Piece
 
 LOG = logging.getLogger(__name__)
 
-TEXT_TOKENS = 16
-"""Tokens of an answer to `/v1/completions` that names no number: OpenAI's default."""
-
+TEXT_TOKENS = 16  # tokens of an answer to `/v1/completions` that names no number: OpenAI's default
+# of a request's body: JSON may spell a character with 6 bytes, or with 12, and a token may be several
 BYTES_PER_TOKEN = 32
-"""Of a request's body: JSON may spell a character with 6 bytes, or with 12, and a token may be several."""
-
-SPARE_BYTES, MOST_BYTES = 64 << 10, 4 << 20
-"""Of a request's body: for everything else in it, and in all."""
+SPARE_BYTES, MOST_BYTES = 64 << 10, 4 << 20  # of a request's body: for everything else in it, and in all
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +61,17 @@ class Service:
         )
         self.admission = Admission(lambda: self.table.document.limits, self.metrics)
         self.calls: set[Call] = set()
-        self.preparing = TenantExecutor(self.admission.owners)
-        self.rendering = TenantExecutor(self.admission.owners, threads=WIDTH, waits=True)
+        self.preparing, self.rendering = TenantExecutor(), TenantExecutor(WIDTH)
         self._document = document
         self._missing: set[tuple[str, str]] = set()
         self._let_in: tuple[bool, Any] = (False, None)
         self._loop: asyncio.AbstractEventLoop | None = None
         prefixes, read = self.engine.prefixes, self.metrics.read
-        read("fusery_keys_usable", "1 if the keys are known, 0 if nobody is let in.", lambda: keys.usable)
+        read(
+            "fusery_keys_usable",
+            "1 if the keys are known, 0 if all requests are refused.",
+            lambda: keys.usable,
+        )
         read("fusery_prompt_cache_entries", "PromptEncoder kept for later ones.", lambda: len(prefixes))
         read("fusery_prompt_cache_bytes", "Bytes of what is kept.", lambda: prefixes.nbytes)
         about = "How often another adapter was put on the base as a whole."
@@ -99,11 +98,6 @@ class Service:
             self.engine.stop()
             raise
         self.keys.start()
-
-    @property
-    def alive(self) -> bool:
-        """Whether answers can be given."""
-        return self.engine.alive and self.prompts.templates.able
 
     def listen(self, loop: asyncio.AbstractEventLoop) -> None:
         """Name the event loop in which requests are answered."""
@@ -250,8 +244,7 @@ class Service:
             self._loop.call_soon_threadsafe(deliver)
 
 
-GRACE_SECONDS = 0.5
-"""A file of keys that is being rewritten is empty for a moment: that ends no answer."""
+GRACE_SECONDS = 0.5  # a file of keys that is being rewritten is empty for a moment: that ends no answer
 
 
 class ClientGoneError(Exception):

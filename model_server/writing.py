@@ -16,33 +16,23 @@ End = Literal["stop", "length", "tool_calls", "error"]
 
 @dataclass(eq=False, slots=True)
 class Generation:
-    """One answer to be written.
+    """One answer to be written."""
 
-    Attributes:
-        resident: the adapter, None for the base.
-        receiver: called with each piece.
-        owner: whose share it uses.
-        continues: the answer continues the prompt's text, as in `/v1/completions`.
-        alternatives: of how many of the likeliest tokens to tell the probability at each; None for not even the chosen one's.
-        constraint: what the answer must match, if that was asked for.
-        cancelled: nobody wants the answer any more.
-        may_keep: tells whether what was read for it may be kept for later prompts of its owner.
-        reused: how many tokens of the prompt had been read before; known when the first piece comes.
-    """
-
-    resident: Resident | None
+    resident: Resident | None  # the adapter, None for the base
     tokens: list[int]
     max_tokens: int
     sampling: Sampling = field(default_factory=Sampling)
     stop: tuple[str, ...] = ()
-    receiver: Any = None
-    owner: str = ""
-    continues: bool = False
+    receiver: Any = None  # called with each piece
+    owner: str = ""  # whose share it uses
+    continues: bool = False  # the answer continues the prompt's text, as in `/v1/completions`
+    # of how many of the likeliest tokens to tell the probability at each; None for not even the chosen one's
     alternatives: int | None = None
-    constraint: Constraint | None = None
-    cancelled: bool = False
+    constraint: Constraint | None = None  # what the answer must match, if that was asked for
+    cancelled: bool = False  # nobody wants the answer any more
+    # tells whether what was read for it may be kept for later prompts of its owner
     may_keep: Callable[[], bool] = lambda: True
-    reused: int = 0
+    reused: int = 0  # how many tokens of the prompt had been read before; known when the first piece comes
 
     def processors(self) -> list[Callable[[Any, Any], Any]]:
         """Return what changes the logits before a token is chosen; the constraint has the last word."""

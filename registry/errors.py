@@ -40,7 +40,7 @@ class MetricOfOtherAdapterError(BadInputError):
 
 
 class InvalidTokenError(RegistryError):
-    """The secret of a token is not, or no longer, one of this registry's; its sentence tells nobody which.
+    """The token is unknown or revoked; the message does not distinguish the two.
 
     Attributes:
         why: `unknown`, `revoked` or `expired`, for a log.
@@ -107,9 +107,9 @@ class SchemaError(RegistryError):
 
 
 class UnreadableRecordError(RegistryError, ValueError):
-    """A value in the database is none that fusery writes there.
+    """A value in the database is invalid.
 
-    A `ValueError`, so that who goes through many records passes over it like over any other value that is none.
+    A `ValueError`, so that a loop over many records skips it like any other invalid value.
     """
 
     code = "record_unreadable"

@@ -47,8 +47,7 @@ if TYPE_CHECKING:
     from fusery.registry.workspace.workspace import Workspace
 
 
-MINUTES = 30
-"""After which one measurement is given up."""
+MINUTES = 30  # after which one measurement is given up
 
 
 @dataclass(slots=True)
@@ -261,8 +260,7 @@ def _record(
     return report
 
 
-NOTICEABLE = 0.05
-"""A difference of speed or memory that anybody would notice; below it, other things decide."""
+NOTICEABLE = 0.05  # a difference of speed or memory that anybody would notice; below it, other things decide
 
 
 def advise(rows: Sequence[FormCost], *, adapters: int) -> tuple[str | None, tuple[str, ...]]:
@@ -272,54 +270,43 @@ def advise(rows: Sequence[FormCost], *, adapters: int) -> tuple[str | None, tupl
     taken; those within `NOTICEABLE` of it count as equally fast, and of them the one that takes least memory.  The adapter
     on its base is one of them: it is exact, and several adapters share the base.
     """
-    able = [
-        _Able.of(row, rows, adapters)
-        for row in rows
-        if row.kind in ("adapter", "fused") and row.error is None
-    ]
-    lossy = [one for one in able if one.held is not None and one.held.verdict != "PASS"]
-    kept = [one for one in able if one not in lossy]
-    reasons = [
-        f"{one.label} is out: {in_words(one.held.verdict, one.held.retained, None)}."
-        for one in lossy
-        if one.held is not None
-    ]
+    base = next((row.peak_bytes for row in rows if row.kind == "base" and row.peak_bytes), None)
+
+    def memory(row: FormCost) -> float:
+        peak = row.peak_bytes or 0.0
+        if row.kind == "fused":
+            return peak * adapters
+        return peak if base is None else base + adapters * max(0, peak - base)
+
+    def speed(row: FormCost) -> float:
+        return row.tokens_per_second or 0.0
+
+    kept, reasons = [], []
+    for row in rows:
+        if row.kind not in ("adapter", "fused") or row.error is not None:
+            continue
+        if (held := row.fidelity) is not None and held.verdict != "PASS":
+            reasons.append(f"{row.label} is out: {in_words(held.verdict, held.retained, None)}.")
+        else:
+            kept.append(row)
     if not kept:
         return None, (*reasons, "Nothing that holds what the adapter learned could be measured.")
-    fastest = max(one.speed for one in kept)
-    chosen = min((one for one in kept if one.speed >= (1 - NOTICEABLE) * fastest), key=lambda one: one.memory)
+    fastest = max(map(speed, kept))
+    chosen = min((row for row in kept if speed(row) >= (1 - NOTICEABLE) * fastest), key=memory)
     for_all = f" for {adapters} adapters" if adapters > 1 else ""
-    for one in kept:
-        slower, memory = 1 - one.speed / chosen.speed, one.memory / chosen.memory - 1
-        if one is chosen:
+    for row in kept:
+        slower, more = 1 - speed(row) / speed(chosen), memory(row) / memory(chosen) - 1
+        if row is chosen:
             continue
         if slower > NOTICEABLE:
-            reasons.append(f"{one.label} writes {slower:.0%} fewer tokens a second.")
-        elif memory > NOTICEABLE:
-            reasons.append(f"{one.label} is as fast, and takes {memory:.0%} more memory{for_all}.")
+            reasons.append(f"{row.label} writes {slower:.0%} fewer tokens a second.")
+        elif more > NOTICEABLE:
+            reasons.append(f"{row.label} is as fast, and takes {more:.0%} more memory{for_all}.")
         else:
-            reasons.append(f"{one.label} is as fast and as large; either will do.")
-    if chosen.held is None:
+            reasons.append(f"{row.label} is as fast and as large; either will do.")
+    if chosen.fidelity is None:
         reasons.append("The adapter on its base is exact, and every further adapter costs its own size only.")
     else:
-        share = "all" if chosen.held.retained is None else f"{chosen.held.retained:.1%}"
+        share = "all" if chosen.fidelity.retained is None else f"{chosen.fidelity.retained:.1%}"
         reasons.append(f"{chosen.label} holds {share} of the adapter's update and needs nothing but mlx-lm.")
     return chosen.label, tuple(reasons)
-
-
-@dataclass(frozen=True, slots=True)
-class _Able:
-    """A measured form that can be shipped."""
-
-    label: str
-    speed: float
-    memory: float
-    held: Held | None
-
-    @classmethod
-    def of(cls, row: FormCost, rows: Sequence[FormCost], adapters: int) -> _Able:
-        peak, speed = row.peak_bytes or 0.0, row.tokens_per_second or 0.0
-        base = next((other.peak_bytes for other in rows if other.kind == "base" and other.peak_bytes), None)
-        if row.kind == "fused":
-            return cls(row.label, speed, peak * adapters, row.fidelity)
-        return cls(row.label, speed, peak if base is None else base + adapters * max(0, peak - base), None)

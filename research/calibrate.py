@@ -37,12 +37,9 @@ if TYPE_CHECKING:
 
     from .moments import Moment
 
-LIMIT = 128
-"""How many prompts of a file are read if nobody says."""
-FEW = 1_000
-"""Tokens below which the directions say more of the texts than of the base."""
-RANK = 32
-"""The number of directions stored per input."""
+LIMIT = 128  # how many prompts of a file are read if nobody says
+FEW = 1_000  # tokens below which the directions say more of the texts than of the base
+RANK = 32  # the number of directions stored per input
 
 
 def calibrate(

@@ -18,17 +18,15 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 from mlx import nn
-from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 from mlx_lm.tuner.dora import DoRAEmbedding, DoRALinear
-from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear, LoRASwitchLinear
+from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear
 from numpy.typing import NDArray
 
 Matrix = NDArray[np.float32]
 Factors = tuple[Matrix, Matrix, float]
 """An update `scale * left @ right` of a weight (out, in): left (out, rank), right (rank, in), scale."""
 
-BLOCK_BYTES = 64 << 20
-"""How much of a weight is held in float32 at a time."""
+BLOCK_BYTES = 64 << 20  # how much of a weight is held in float32 at a time
 
 
 def matrix(array: Any) -> Matrix:
@@ -169,37 +167,6 @@ def _look_up_dora(module: Any, ids: Any) -> Any:
     return (module["m"][ids] / mx.linalg.norm(adapted, axis=-1))[..., None] * adapted
 
 
-def _call_switch(module: Any, x: Any, indices: Any, sorted_indices: bool = False) -> Any:
-    if "_heard" in module.__dict__:
-        # mlx goes back through its own layer; experts are not calibrated, so that nobody hears of them.
-        return type(module).__mro__[1].__call__(module, x, indices, sorted_indices)
-    return _by_expert(module, x, indices, None)
-
-
-def _call_switch_lora(module: Any, x: Any, indices: Any, sorted_indices: bool = False) -> Any:
-    a, b = matrix(module["lora_a"]), matrix(module["lora_b"])
-    return _by_expert(module.linear, x, indices, lambda expert: (b[expert], a[expert], module.scale))
-
-
-def _by_expert(module: Any, x: Any, indices: Any, factors: Callable[[int], Factors] | None) -> Any:
-    """Return what mlx's `gather_mm` gives: each row of x (..., 1, in) times the weight of its expert."""
-    chosen = np.asarray(indices)
-    values = np.broadcast_to(matrix(x), (*chosen.shape, *x.shape[-2:]))
-    rows, experts = values.reshape(-1, x.shape[-1]), np.repeat(chosen.reshape(-1), x.shape[-2])
-    out = np.empty((len(rows), module["weight"].shape[1]), np.float32)
-    for expert in np.unique(experts):
-        mine = np.flatnonzero(experts == expert)
-        part = rows[mine]
-        product: Matrix = np.matmul(part, matrix(widened(module, int(expert))).T)
-        if factors is not None:
-            left, right, scale = factors(int(expert))
-            product += np.float32(scale) * ((part @ right.T) @ left.T)
-        if "bias" in module:
-            product += matrix(module["bias"][int(expert)])
-        out[mine] = product
-    return mx.array(out.reshape(*values.shape[:-1], out.shape[-1]))
-
-
 def _called(kind: type, **methods: Callable[..., Any]) -> type:
     return type(f"Numpy{kind.__name__}", (kind,), methods)
 
@@ -213,11 +180,8 @@ _IN_NUMPY: dict[type, type] = {
     nn.QuantizedEmbedding: _called(nn.QuantizedEmbedding, __call__=_look_up, as_linear=_multiplies()),
     LoRAEmbedding: _called(LoRAEmbedding, __call__=_look_up_lora, as_linear=_multiplies("embedding")),
     DoRAEmbedding: _called(DoRAEmbedding, __call__=_look_up_dora, as_linear=_multiplies("embedding")),
-    SwitchLinear: _called(SwitchLinear, __call__=_call_switch),
-    QuantizedSwitchLinear: _called(QuantizedSwitchLinear, __call__=_call_switch),
-    LoRASwitchLinear: _called(LoRASwitchLinear, __call__=_call_switch_lora),
 }
-"""Exactly these classes: a layer of a class of the model's own is left to mlx."""
+"""Exactly these classes: a layer of a class of the model's own, and experts, are left to mlx."""
 
 _IN_MLX: dict[type, type] = {
     kind: _called(kind, __call__=look_up)
@@ -273,8 +237,6 @@ def differentiable(model: Any, heard: Callable[[str, Matrix, Matrix], None], mov
                 put(module, "_heard", lambda *_: None)
             elif isinstance(module, LINEAR):
                 put(module, "_heard", partial(heard, path))
-            elif isinstance(module, (SwitchLinear, QuantizedSwitchLinear)):
-                put(module, "_heard", lambda *_: None)
         yield
     finally:
         for module, name in changed:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusery.registry.adapters.files import CONFIG, WEIGHTS
+from fusery.registry.engine.calibration import Learned, Stored, read_calibration, write_calibration
 from fusery.registry.engine.recipe import Recipe, seed_of
 from fusery.registry.errors import BadInputError
 from fusery.registry.fusion.fuse_inputs import FuseInputs, gather
@@ -39,16 +39,13 @@ from .calibrate import store
 from .prompts import BUILT_IN, LEARNED_FROM, Texts, for_learning, held_out, read_prompts, tokenise
 
 if TYPE_CHECKING:
-    from fusery.registry.engine.calibration import Directions, Stored
     from fusery.registry.workspace.workspace import Workspace
 
     from .learned_scales import LearnedScales
 
-LIMIT = 4096
-"""How many prompts of a file are read."""
+LIMIT = 4096  # how many prompts of a file are read
 STEPS = 120
-_LEAST = 16
-"""Texts, at least."""
+_LEAST = 16  # texts, at least
 
 
 def learn(
@@ -66,7 +63,7 @@ def learn(
     """
     started = time.monotonic()
     inputs, recipe = _to_learn(workspace, base_reference, adapter_reference)
-    texts = _texts(workspace, inputs, prompts, reporter)
+    name, texts = inputs.adapter.name, _texts(workspace, inputs, prompts, reporter)
     with workspace.database.read() as session:
         row = current_calibration(session, inputs.base)
         assert row is not None
@@ -78,18 +75,18 @@ def learn(
 
         engine = fingerprint()
         with workspace.scratch() as scratch:
-            file, work = scratch / CALIBRATION, _Learning(workspace, inputs, recipe, texts, reporter)
-            learned = work.learned(scratch, file, steps)
+            file = scratch / CALIBRATION
+            learned = _learned(workspace, inputs, recipe, texts, scratch, file, steps, reporter)
             report = store(
                 workspace, file, inputs.base.digest, reading, learned.tokens, engine, started, reporter
             )
         report = replace(report, before=learned.before, after=learned.after)
-    taken = gather(workspace, inputs.adapter.name)
+    taken = gather(workspace, name)
     if taken.calibration != inputs.calibration:
         reporter.say("a fuse takes the other calibration that the base has since: learn again with that")
     elif taken.learned != report.digest:
         reporter.say(f"a fuse takes what was learned from other texts since: {str(taken.learned)[:12]}")
-    return replace(report, adapter=inputs.adapter.name)
+    return replace(report, adapter=name)
 
 
 def _to_learn(workspace: Workspace, base_reference: str, adapter_reference: str) -> tuple[FuseInputs, Recipe]:
@@ -136,94 +133,82 @@ def _texts(workspace: Workspace, inputs: FuseInputs, prompts: Path | None, repor
     return Texts.called(BUILT_IN, for_learning(), strict=False)
 
 
-@dataclass(frozen=True, slots=True)
-class _Learning:
-    """What is learned from what."""
+def _learned(
+    workspace: Workspace,
+    inputs: FuseInputs,
+    recipe: Recipe,
+    texts: Texts,
+    scratch: Path,
+    file: Path,
+    steps: int,
+    reporter: Reporter,
+) -> LearnedScales:
+    """Fuse, learn, and write the calibration."""
+    from .learned_scales import learn_scales
+    from .models import LoadedModel, load_tokenizer
 
-    workspace: Workspace
-    inputs: FuseInputs
-    recipe: Recipe
-    texts: Texts
-    reporter: Reporter
-
-    def learned(self, scratch: Path, file: Path, steps: int) -> LearnedScales:
-        """Fuse, learn, and write the calibration."""
-        from .learned_scales import learn_scales
-        from .models import LoadedModel, load_tokenizer
-
-        inputs, say = self.inputs, self.reporter.say
-        key = inputs.key(self.recipe)
-        model, adapter = scratch / "model", scratch / "adapter"
-        for folder in (model, adapter):
-            folder.mkdir()
-        with base_folder(self.workspace, inputs.base_digest) as base:
-            with inputs.opened() as files:
-                files.compute(self.recipe, key, model, lambda: None, None, say=say)
-                for name in (WEIGHTS, CONFIG):
-                    shutil.copyfile(files.adapters[0][name], adapter / name)
-            # The fused model has the adapter's own tokenizer, if there is one.
-            samples = tokenise(self.texts.prompts, load_tokenizer(model), strict=self.texts.strict)
-            if len(samples) < _LEAST:
-                raise BadInputError(
-                    f"{len(samples)} texts are too few to learn from and to judge by",
-                    hint=f"give {_LEAST} or more",
-                )
-            adapted = LoadedModel.load(base, numpy=True)
-            adapted.put_on(adapter)
-            say(f"learning in {steps} steps, from what base + adapter answers to {len(samples):,} texts")
-            fused, began = LoadedModel.load(model, numpy=True), time.monotonic()
-
-            def progress(done: int, total: int) -> None:
-                self.reporter.progress(done, total)
-                if 0 < done < total and done % max(1, total // 8) == 0:  # a log shows no bar
-                    left = (time.monotonic() - began) / done * (total - done)
-                    say(f"step {done} of {total}, about {max(1, round(left / 60))} min more")
-
-            learned = learn_scales(fused, adapted, samples, steps=steps, progress=progress)
-        if not learned.after < learned.before:
+    say, key = reporter.say, inputs.key(recipe)
+    model, adapter = scratch / "model", scratch / "adapter"
+    for folder in (model, adapter):
+        folder.mkdir()
+    with base_folder(workspace, inputs.base_digest) as base:
+        with inputs.opened() as files:
+            files.compute(recipe, key, model, lambda: None, None, say=say)
+            for name in (WEIGHTS, CONFIG):
+                shutil.copyfile(files.adapters[0][name], adapter / name)
+        # The fused model has the adapter's own tokenizer, if there is one.
+        samples = tokenise(texts.prompts, load_tokenizer(model), strict=texts.strict)
+        if len(samples) < _LEAST:
             raise BadInputError(
-                f"nothing was learned: answers are {learned.after:.3g} nats a token from those of base + adapter on texts put aside,"
-                f" and were {learned.before:.3g}",
-                hint="give more texts, or such as the model will answer: --prompts FILE",
+                f"{len(samples)} texts are too few to learn from and to judge by",
+                hint=f"give {_LEAST} or more",
             )
-        self._write(learned, _stored(learned, model), file, seed_of(key))
-        return learned
+        adapted = LoadedModel.load(base, numpy=True)
+        adapted.put_on(adapter)
+        say(f"learning in {steps} steps, from what base + adapter answers to {len(samples):,} texts")
+        fused, began = LoadedModel.load(model, numpy=True), time.monotonic()
 
-    def _write(self, learned: LearnedScales, stored: Mapping[str, Stored], file: Path, seed: int) -> None:
-        from fusery.registry.engine.calibration import Learned, read_calibration, write_calibration
+        def progress(done: int, total: int) -> None:
+            reporter.progress(done, total)
+            if 0 < done < total and done % max(1, total // 8) == 0:  # a log shows no bar
+                left = (time.monotonic() - began) / done * (total - done)
+                say(f"step {done} of {total}, about {max(1, round(left / 60))} min more")
 
-        place = file.with_name("known.safetensors")
-        known = read_calibration(fetch_calibration(self.workspace, str(self.recipe.calibration), place))
-        directions: dict[str, Directions] = {}
-        for module, name in known.modules.items():
-            of_module = known.of(module)
-            assert of_module is not None
-            directions.setdefault(name, of_module)
-        adapter, texts = self.inputs.adapter.digest, self.texts.digest
-        write_calibration(
-            file,
-            directions,
-            known.modules,
-            base=self.inputs.base_digest,
-            tokens=known.tokens,
-            prompts=known.prompts,
-            learned=(Learned(adapter, seed, learned.steps, learned.tokens, texts), stored),
+        learned = learn_scales(fused, adapted, samples, steps=steps, progress=progress)
+    if not learned.after < learned.before:
+        raise BadInputError(
+            f"nothing was learned: answers are {learned.after:.3g} nats a token from those of base + adapter on texts put aside,"
+            f" and were {learned.before:.3g}",
+            hint="give more texts, or such as the model will answer: --prompts FILE",
         )
+    about = Learned(inputs.adapter.digest, seed_of(key), learned.steps, learned.tokens, texts.digest)
+    known = read_calibration(
+        fetch_calibration(workspace, str(recipe.calibration), file.with_name("known.safetensors"))
+    )
+    directions = {name: known.of(module) for module, name in known.modules.items()}
+    write_calibration(
+        file,
+        {name: found for name, found in directions.items() if found is not None},
+        known.modules,
+        base=inputs.base_digest,
+        tokens=known.tokens,
+        prompts=known.prompts,
+        learned=(about, _stored(learned, model)),
+    )
+    return learned
 
 
 def _stored(learned: LearnedScales, model: Path) -> dict[str, Stored]:
     """Return what was learned in the formats in which the fused model has it."""
     from fusery.registry.engine.arithmetic import FORMATS, encode
-    from fusery.registry.engine.calibration import Stored
 
-    forms = {
-        name: FORMATS[tensor.dtype]
+    dtypes = {
+        name: tensor.dtype
         for file in sorted(model.glob("*.safetensors"))
         for name, tensor in read_header(file).tensors.items()
-        if name.endswith(".scales")
     }
-    return {
-        path: Stored(form, encode(numbers.scales, form), encode(numbers.biases, form))
-        for path, numbers in learned.layers.items()
-        for form in (forms[f"{path}.scales"],)
-    }
+    found = {}
+    for path, numbers in learned.layers.items():
+        form = FORMATS[dtypes[f"{path}.scales"]]
+        found[path] = Stored(form, encode(numbers.scales, form), encode(numbers.biases, form))
+    return found

@@ -21,17 +21,13 @@ from .prompts import Sample
 
 Matrix = NDArray[np.float32]
 
-LONGEST = 256
-"""Tokens of a sample that are learned from: what every layer computed is in memory until it was gone back through."""
-BATCH = 1024
-"""Tokens of a step, at least."""
-RATE = 5e-4
-"""Of Adam, for scales as shares of themselves, and for biases as shares of scales."""
+LONGEST = 256  # tokens of a sample that are learned from: what every layer computed is in memory until it was gone back through
+BATCH = 1024  # tokens of a step, at least
+RATE = 5e-4  # of Adam, for scales as shares of themselves, and for biases as shares of scales
 _FIRST, _SECOND, _SMALL = 0.9, 0.98, 1e-8
-_WARM, _LAST = 10, 0.1
-"""Steps in which the rate grows, and what share of it is left at the end."""
+_WARM, _LAST = 10, 0.1  # steps in which the rate grows, and what share of it is left at the end
+# steps of the grid by which no number moves farther: a fuse refuses what was learned for another
 _FARTHEST = 0.5
-"""Steps of the grid by which no number moves farther: a fuse refuses what was learned for another."""
 _ASIDE, _MOST_ASIDE = 16, 2048
 """Every so manieth sample is put aside, and fewer of so many that they would have more tokens than that."""
 _SEED = 1873
@@ -47,37 +43,24 @@ class LayerScales:
 
 @dataclass(frozen=True, slots=True)
 class LearnedScales:
-    """What was learned.
+    """What was learned."""
 
-    Attributes:
-        layers: by path, those that the fuse had given scales of their own.
-        before: mean divergence from base + adapter in nats per token, on the texts put aside.
-        after: the same of what was learned, as it will be stored.
-    """
-
-    layers: Mapping[str, LayerScales]
+    layers: Mapping[str, LayerScales]  # by path, those that the fuse had given scales of their own
     steps: int
     tokens: int
-    before: float
-    after: float
+    before: float  # mean divergence from base + adapter in nats per token, on the texts put aside
+    after: float  # the same of what was learned, as it will be stored
 
 
 @dataclass(slots=True)
 class _Layer:
-    """A layer whose scales and biases are learned.
-
-    Attributes:
-        form: mlx's, in which they are stored.
-        start: as the fuse has written them.
-        moved: by how much of a scale both have changed, (2, rows, groups).
-        gradient: of this step's tokens so far, by `moved`.
-    """
+    """A layer whose scales and biases are learned."""
 
     module: Any
-    form: Any
-    start: LayerScales
-    moved: Matrix
-    gradient: Matrix
+    form: Any  # mlx's, in which they are stored
+    start: LayerScales  # as the fuse has written them
+    moved: Matrix  # by how much of a scale both have changed, (2, rows, groups)
+    gradient: Matrix  # of this step's tokens so far, by `moved`
     mean: Matrix = field(init=False)
     square: Matrix = field(init=False)
 

@@ -116,17 +116,11 @@ _LOWEST = -1e4
 
 @dataclass(frozen=True, slots=True)
 class TokenScores:
-    """What two models predicted for some tokens; each array has one number a token.
+    """What two models predicted for some tokens; each array has one number a token."""
 
-    Attributes:
-        kl: divergence of b's prediction from a's, sum of p_a (log p_a - log p_b), in nats.
-        same: both give the highest probability to the same token.
-        loss_a: -log p_a of the token that follows in the text, in nats.
-    """
-
-    kl: Floats
-    same: NDArray[np.bool_]
-    loss_a: Floats
+    kl: Floats  # divergence of b's prediction from a's, sum of p_a (log p_a - log p_b), in nats
+    same: NDArray[np.bool_]  # both give the highest probability to the same token
+    loss_a: Floats  # -log p_a of the token that follows in the text, in nats
     loss_b: Floats
 
     @classmethod

@@ -23,8 +23,7 @@ from .prompts import Sample
 
 Logits = NDArray[np.float32]
 
-BATCH_TOKENS = 512
-"""How many tokens are run at once, padding included."""
+BATCH_TOKENS = 512  # how many tokens are run at once, padding included
 
 _REFUSALS = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError, ImportError)
 """What mlx-lm, mlx and transformers raise at a folder that is not a model to them."""

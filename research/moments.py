@@ -26,8 +26,7 @@ from .prompts import Sample
 Matrix = NDArray[np.float64]
 Inputs = NDArray[np.float32]
 
-SPARE = 16
-"""How many directions are followed besides those that are wanted, so that the last of those are right, too."""
+SPARE = 16  # how many directions are followed besides those that are wanted, so that the last of those are right, too
 PASSES = 2
 _SEED = 1871
 _NEGLIGIBLE = 1e-12
@@ -35,45 +34,30 @@ _NEGLIGIBLE = 1e-12
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Moment:
-    """What goes into one or several linear layers.
+    """What goes into one or several linear layers."""
 
-    Attributes:
-        directions: float64 (n, K), eigenvectors of about H, times the roots of their eigenvalues, largest first.
-        diagonal: float64 (n,), of H, exact.
-    """
-
+    # float64 (n, K), eigenvectors of about H, times the roots of their eigenvalues, largest first
     directions: Matrix
-    diagonal: Matrix
+    diagonal: Matrix  # float64 (n,), of H, exact
 
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """What goes into all linear layers of a model.
+    """What goes into all linear layers of a model."""
 
-    Attributes:
-        modules: path of a layer to the key of its input; layers with one input have one key.
-        inputs: by key.
-    """
-
-    modules: dict[str, str]
-    inputs: dict[str, Moment]
+    modules: dict[str, str]  # path of a layer to the key of its input; layers with one input have one key
+    inputs: dict[str, Moment]  # by key
 
 
 @dataclass(slots=True)
 class _Pass:
-    """One run over all samples: H times a basis, summed up for each input.
+    """One run over all samples: H times a basis, summed up for each input."""
 
-    Attributes:
-        basis: what H is multiplied with, by key.
-        modules: path of a layer to the key of its input, which is the path of the first layer that has it.
-        images: sum of x (x^T basis), by key.
-        squares: sum of x * x, by key.
-    """
-
-    basis: Callable[[str, int], NDArray[Any]]
+    basis: Callable[[str, int], NDArray[Any]]  # what H is multiplied with, by key
+    # path of a layer to the key of its input, which is the path of the first layer that has it
     modules: dict[str, str]
-    images: dict[str, NDArray[Any]] = field(default_factory=dict)
-    squares: dict[str, Matrix] = field(default_factory=dict)
+    images: dict[str, NDArray[Any]] = field(default_factory=dict)  # sum of x (x^T basis), by key
+    squares: dict[str, Matrix] = field(default_factory=dict)  # sum of x * x, by key
     _seen: dict[bytes, str] = field(default_factory=dict)
 
     def add(self, path: str, inputs: Inputs) -> None:

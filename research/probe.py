@@ -36,8 +36,7 @@ if TYPE_CHECKING:
 
     from .measure import ModelSource
 
-BASE = "base"
-"""What `against` is to compare an adapter or a fused model with its own base."""
+BASE = "base"  # what `against` is to compare an adapter or a fused model with its own base
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,13 +22,10 @@ from fusery.storage.jsonfile import parse_json
 from fusery.storage.plaintext import is_keepable, typed
 
 BUILT_IN = "built-in"
-LIMIT = 32
-"""How many prompts are read if nobody says."""
-LONGEST = 512
-"""How many tokens of a prompt are looked at."""
+LIMIT = 32  # how many prompts are read if nobody says
+LONGEST = 512  # how many tokens of a prompt are looked at
 LINE_BYTES = 1 << 20
-_CHUNK = 1000
-"""Characters of a running text that is cut."""
+_CHUNK = 1000  # characters of a running text that is cut
 _MESSAGES = 1000
 _ROLES = 40
 
@@ -49,15 +46,11 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A prompt as token ids.
-
-    Attributes:
-        first: position of the first token that is scored, at least 1; all after it are scored, too.
-    """
+    """A prompt as token ids."""
 
     label: str
     tokens: tuple[int, ...]
-    first: int
+    first: int  # position of the first token that is scored, at least 1; all after it are scored, too
 
     @property
     def targets(self) -> NDArray[np.int64]:
@@ -274,8 +267,8 @@ def _templated(prompt: Prompt, tokenizer: Any, number: int) -> tuple[list[int], 
     return whole, len(asked)
 
 
+# what is never looked at in training comes before what its checkpoints are chosen by
 _HELD_OUT = ("test.jsonl", "valid.jsonl")
-"""What is never looked at in training comes before what its checkpoints are chosen by."""
 LEARNED_FROM = ("train.jsonl",)
 
 

@@ -30,17 +30,15 @@ if TYPE_CHECKING:
     from fusery.registry.comparison.reports import ProbeReport
     from fusery.registry.workspace.workspace import Workspace
 
-WITHIN = 600.0
-"""Seconds for the opinion, if nobody says."""
+WITHIN = 600.0  # seconds for the opinion, if nobody says
 
 KEPT, NEAR = 0.95, 0.02
 """A model passes that has this share of what the adapter gained, or is off by so many nats: the study's own measure."""
 
+# an adapter that gains less on the held-out data, in nats, is not told from its base by them
 LEAST_GAIN = 0.1
-"""An adapter that gains less on the held-out data, in nats, is not told from its base by them."""
-
+# the precisions of which one is asked: of those that are larger, the weights are enough to tell
 _OWN_SIZE = ("keep", "dither")
-"""The precisions of which one is asked: of those that are larger, the weights are enough to tell."""
 
 
 class _TimeIsUpError(Exception):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,21 +85,27 @@ def parse_json(
         raise FormatError(f"{subject} is not JSON: {error.msg} at line {error.lineno}") from error
     except RecursionError as error:
         raise FormatError(f"{subject} is nested too deep") from error
-    if _depth(value) > deepest:
+    if sum(1 for _ in _layers(value)) > deepest + 1:
         raise FormatError(f"{subject} is nested too deep")
     return value
 
 
-def _depth(value: Any) -> int:
-    level, layer = 0, [value]
-    while layer := [
-        child
-        for node in layer
-        if isinstance(node, dict | list)
-        for child in (node.values() if isinstance(node, dict) else node)
-    ]:
-        level += 1
-    return level
+def _layers(value: Any) -> Iterator[list[Any]]:
+    """Yield the values of a document by their depth."""
+    layer = [value]
+    while layer:
+        yield layer
+        layer = [
+            child
+            for node in layer
+            if isinstance(node, dict | list)
+            for child in (node.values() if isinstance(node, dict) else node)
+        ]
+
+
+def count_values(value: Any) -> int:
+    """Return the number of values in a document, itself included."""
+    return sum(map(len, _layers(value)))
 
 
 def read_json(path: Path, *, limit: int = MAX_BYTES, most: int = MAX_VALUES, constants: bool = False) -> Any:

@@ -95,9 +95,9 @@ def taken_twice(found: list[Plugin]) -> PluginError:
     """Return the error for plugins of one name."""
     packages = " and ".join(dict.fromkeys(map(str, found)))
     if packages == str(found[0]):
-        return found[0].wrong("is more than once in its entry points, and nobody can say which is meant")
+        return found[0].wrong("is more than once in its entry points")
     return PluginError(
-        f"the {found[0].kind} {found[0].name} is brought by {packages}, and nobody can say which is meant",
+        f"the {found[0].kind} {found[0].name} is brought by {packages}",
         hint=f"pip uninstall {found[-1].package}",
     )
 
@@ -107,7 +107,7 @@ def load_plugin(plugin: Plugin, *, own: Collection[str] = ()) -> Any:
     from importlib.metadata import EntryPoint
 
     if plugin.name in own:
-        raise plugin.wrong("has the name of one of fusery's own, which stays what it is")
+        raise plugin.wrong("has the name of one of fusery's own")
     if not _NAME.fullmatch(plugin.name):
         raise plugin.wrong("has a name that is not of small letters, digits, and + . _ -, 32 at most")
     if plugin.group == "fusery.backends" and not _SCHEME.fullmatch(plugin.name):

@@ -7,10 +7,10 @@ import errno
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
@@ -32,6 +32,9 @@ ATTEMPTS = 8
 Call = str | Callable[..., Any]
 """The name of a method of the file system, or a coroutine function whose first argument is the file system."""
 
+
+_PANICS = ("pyo3_runtime", "pyo3_async_runtimes")
+"""Modules, which cannot be imported, of the errors for a panic in obstore's threads; not all are an `Exception`."""
 
 _ENDED = (asyncio.CancelledError, GeneratorExit)
 """What a call in an event loop meets that nobody waits for any more."""
@@ -146,22 +149,27 @@ class RemoteCalls:
         return self._progress_at + patience * self.deadline - time.monotonic()
 
     def _attempt(self, call: Call, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        try:
-            with blaming(self.plugin, besides=foreign_errors()):
-                if isinstance(call, str):
-                    return getattr(self.file_system, call)(*arguments, **options)
-                return call(self.file_system, *arguments, **options)
-        except foreign_errors() as error:
-            raise self._meaning(error) from without_secrets(error)
+        with self._translated():
+            if isinstance(call, str):
+                return getattr(self.file_system, call)(*arguments, **options)
+            return call(self.file_system, *arguments, **options)
 
     async def _attempt_async(self, call: Call, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        with self._translated(*_ENDED):
+            if isinstance(call, str):
+                return await getattr(self.file_system, f"_{call}")(*arguments, **options)
+            return await call(self.file_system, *arguments, **options)
+
+    @contextmanager
+    def _translated(self, *besides: type[BaseException]) -> Iterator[None]:
+        """Turn errors of the libraries, and panics of obstore, into errors of the store."""
         try:
-            with blaming(self.plugin, besides=(*foreign_errors(), *_ENDED)):
-                if isinstance(call, str):
-                    return await getattr(self.file_system, f"_{call}")(*arguments, **options)
-                return await call(self.file_system, *arguments, **options)
-        except foreign_errors() as error:
-            raise self._meaning(error) from without_secrets(error)
+            with blaming(self.plugin, besides=(*foreign_errors(), *besides)):
+                yield
+        except BaseException as error:
+            if isinstance(error, foreign_errors()) or type(error).__module__ in _PANICS:
+                raise self._meaning(error) from without_secrets(error)
+            raise
 
     def _meaning(self, error: BaseException) -> Exception:
         kind = classify(error)

@@ -52,7 +52,9 @@ class Vouchers:
     def hold_all(self, name: str, digest: Digest, states: Mapping[str, FileState]) -> bool:
         """Tell whether files, in these states, were found to be those of a manifest; `name` is 64 hex digits."""
         with suppress(OSError, StorageError), private_folder(self.root) as folder:
-            found = parse_json(read_private(folder, self._place(name).name, MAX_BYTES), "the voucher")
+            found = parse_json(
+                read_private(folder, self._place(name).name, MAX_BYTES), "a record of verified files"
+            )
             if isinstance(found, dict) and boot_id():
                 age = time.time() - found.pop("hashed_at", 0)
                 return 0 <= age <= self._max_age and found == _content(digest, states)

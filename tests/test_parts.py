@@ -98,6 +98,8 @@ def test_the_core_works_without_a_part(part: str, tree: Path, tmp_path: Path) ->
         done = fusery(copy, tmp_path, "materialize course_rec@2 other --target vllm")
         assert "unknown target 'vllm'" in done.stderr
         assert "--target model|archive|docker|adapters\n" in done.stderr
+        done = fusery(copy, tmp_path, "register mlflow+sqlite:///runs.db")
+        assert "part 'integrations'" in done.stderr
     if part == "research":
         done = fusery(copy, tmp_path, "eval probe course_rec@2 --against base")
         assert "part 'research'" in done.stderr

@@ -65,11 +65,8 @@ _UNAVAILABLE = {
 }
 """Messages for clients about errors with the status 503, by error code."""
 
-RETRY_AFTER = {429: 1, 503: 5}
-"""Seconds in the header `Retry-After`, by status."""
-
-_LONGEST = 2_000
-"""The most characters of a message."""
+RETRY_AFTER = {429: 1, 503: 5}  # seconds in the header `Retry-After`, by status
+_LONGEST = 2_000  # the most characters of a message
 
 
 def wants_json(request: Request) -> bool:

@@ -23,35 +23,22 @@ from fusery.registry.records.trust import Role
 from .errors import FormError, NotSignedInError, RefusedTokenError
 
 _BEARER = "bearer "
-HALF_A_DAY = 43_200
-"""Seconds that a session lasts."""
-
+HALF_A_DAY = 43_200  # seconds that a session lasts
+# maximum number of sessions of a server, and of one token; the oldest session ends first
 SESSIONS = (10_000, 20)
-"""Maximum number of sessions of a server, and of one token; the oldest session ends first."""
-
-_NAMES = 10_000
-"""Maximum number of cached token names."""
-
-_LONGEST = 200
-"""The maximum length of a user name from a proxy."""
+_NAMES = 10_000  # maximum number of cached token names
+_LONGEST = 200  # the maximum length of a user name from a proxy
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """The sender of a request.
+    """The sender of a request."""
 
-    Attributes:
-        name: empty if it is unknown.
-        role: None for no access.
-        authenticated: the name was proven by a token or a trusted proxy.
-        key: signs the principal's forms; empty if it cannot send forms.
-        is_program: the token came in the request's header, which no page of another site can make a browser send.
-    """
-
-    name: str = ""
-    role: Role | None = None
-    authenticated: bool = False
-    key: str = ""
+    name: str = ""  # empty if it is unknown
+    role: Role | None = None  # None for no access
+    authenticated: bool = False  # the name was proven by a token or a trusted proxy
+    key: str = ""  # signs the principal's forms; empty if it cannot send forms
+    # the token came in the request's header, which no page of another site can make a browser send
     is_program: bool = False
     signed_in: bool = False
 
@@ -80,8 +67,7 @@ NOBODY = Principal()
 class Auth(Protocol):
     """How a server identifies the sender of a request."""
 
-    signs_in: bool
-    """Whether there is a page for signing in."""
+    signs_in: bool  # whether there is a page for signing in
 
     def client_key(self, request: Request) -> str:
         """Return the key that a request is counted by, without lookups."""
@@ -155,21 +141,13 @@ class LocalAuth:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proxies:
-    """Trusted proxies that authenticate users.
+    """Trusted proxies that authenticate users."""
 
-    Attributes:
-        networks: the addresses from which they connect.
-        header: the header with the user's name.
-        role_header: the header with the role; empty for `role`.
-        role: the role of users without one in the header.
-        secret: the required value of `X-Fusery-Proxy`; empty for none.
-    """
-
-    networks: Collection[IPv4Network | IPv6Network] = ()
-    header: str = "X-Forwarded-User"
-    role_header: str = ""
-    role: Role = "reader"
-    secret: str = field(default="", repr=False)
+    networks: Collection[IPv4Network | IPv6Network] = ()  # the addresses from which they connect
+    header: str = "X-Forwarded-User"  # the header with the user's name
+    role_header: str = ""  # the header with the role; empty for `role`
+    role: Role = "reader"  # the role of users without one in the header
+    secret: str = field(default="", repr=False)  # the required value of `X-Fusery-Proxy`; empty for none
 
     def trusted(self, request: Request) -> bool:
         """Return whether a request comes from one of them: by the peer of the connection, which no header can forge."""

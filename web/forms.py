@@ -37,19 +37,15 @@ LABELS = {"reference": "Adapter", "references": "Adapter", "places": "Place"}
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A field of a form, from an operation's parameter.
-
-    Attributes:
-        kind: a line, a text of several lines, lines of `NAME=VALUE`, or a checkbox.
-        several: the operation takes a list, and the form gives one item.
-    """
+    """A field of a form, from an operation's parameter."""
 
     name: str
     label: str
     help: str
+    # a line, a text of several lines, lines of `NAME=VALUE`, or a checkbox
     kind: Literal["line", "text", "pairs", "flag"]
     required: bool
-    several: bool
+    several: bool  # the operation takes a list, and the form gives one item
 
     def value(self, given: str) -> Any:
         """Return the argument of the operation."""
@@ -65,22 +61,15 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """The form of an operation.
-
-    Attributes:
-        method: the operation's name in Python.
-        names: the parameters with fields; the first one names the record to change.
-        bold: the operation is hard to undo.
-        guarded: the hint if the alias is guarded.
-    """
+    """The form of an operation."""
 
     resource: type[Resource]
-    method: str
+    method: str  # the operation's name in Python
     title: str
-    names: Sequence[str]
-    bold: bool = False
+    names: Sequence[str]  # the parameters with fields; the first one names the record to change
+    bold: bool = False  # the operation is hard to undo
     reasoned: bool = True
-    guarded: str = ""
+    guarded: str = ""  # the hint if the alias is guarded
 
     @property
     def operation(self) -> Operation:

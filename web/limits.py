@@ -21,35 +21,19 @@ from fusery.registry.runtime.http_server import NAME, objection
 from .answers import refusal
 from .errors import HostError, TooMuchError, TooOftenError, TooSlowError, UnexpectedError
 
-BODY = 65_536
-"""The most bytes of a form."""
-
-JSON = 1 << 20
-"""The most bytes of an operation's JSON, such as the tensors of an adapter."""
+BODY = 65_536  # the most bytes of a form
+JSON = 1 << 20  # the most bytes of an operation's JSON, such as the tensors of an adapter
 
 PROGRAMS = "/api/v1/"
 BLOBS, PACKAGES = "/api/v1/blobs/", "/api/v1/packages"
 
-PATIENCE = 10
-"""Seconds for a form or an operation's JSON to arrive."""
-
-STALLED = 60
-"""Seconds without a byte after which a transfer is ended."""
-
-SLOWEST = 1_024
-"""The fewest bytes a second of a transfer, on average over `STALLED` seconds."""
-
-WHOLE = 300
-"""Seconds for a package to arrive."""
-
-QUEUED = 60
-"""Seconds that a request waits for a slot."""
-
-WAITING = 256
-"""The most requests of one client that wait for a slot."""
-
-_KNOWN = 10_000
-"""The most clients that a rate limit remembers."""
+PATIENCE = 10  # seconds for a form or an operation's JSON to arrive
+STALLED = 60  # seconds without a byte after which a transfer is ended
+SLOWEST = 1_024  # the fewest bytes a second of a transfer, on average over `STALLED` seconds
+WHOLE = 300  # seconds for a package to arrive
+QUEUED = 60  # seconds that a request waits for a slot
+WAITING = 256  # the most requests of one client that wait for a slot
+_KNOWN = 10_000  # the most clients that a rate limit remembers
 
 
 class RateLimit:
@@ -114,11 +98,6 @@ class FairQueue:
         self._slots.release()
         self._own[client].release()
         self._forget(client)
-
-    def has_slot(self, client: str) -> bool:
-        """Return whether `take` would not wait."""
-        own = self._own.get(client)
-        return not self._slots.locked() and (own is None or not own.locked())
 
     def _forget(self, client: str) -> None:
         self._requests[client] -= 1
@@ -188,28 +167,19 @@ class BodyLimit:
             slow = TooSlowError(f"the request did not arrive within {PATIENCE} s")
             await refusal(Request(scope), slow)(scope, receive, send)
         else:
-            await self._app(scope, replayed(body, receive), send)
+            left = [{"type": "http.request", "body": body, "more_body": False}]
 
+            async def replayed() -> Message:
+                return left.pop() if left else await receive()
 
-def replayed(body: bytes, receive: Receive) -> Receive:
-    """Return a `receive` that returns a body that arrived before, and then what arrives."""
-    left = [body]
-
-    async def received() -> Message:
-        if left:
-            return {"type": "http.request", "body": left.pop(), "more_body": False}
-        return await receive()
-
-    return received
+            await self._app(scope, replayed, send)
 
 
 LOG = logging.getLogger(__name__)
 
-AT_ONCE = (8, 4)
-"""The most requests at once, of all clients and of one."""
-
-TRANSFERS, OF_PACKAGES = (32, 8), (4, 1)
-"""The same of blobs and of packages, which take long and do not delay pages."""
+AT_ONCE = (8, 4)  # the most requests at once, of all clients and of one
+# the same of blobs and of packages, which take long and do not delay pages
+TRANSFERS, OF_PACKAGES = ((32, 8), (4, 1))
 
 _WITHOUT_SLOT = frozenset({"/style.css", "/sign-in"})
 
@@ -288,14 +258,9 @@ class Slots:
         )
         client = self._client_key(Request(scope))
         try:
-            if queue.has_slot(client) or is_streamed(scope):
-                await queue.take(client)
-            else:
-                receive = await _queued(queue, client, receive)
+            await queue.take(client)
         except TooOftenError as error:
             await refusal(Request(scope), error)(scope, receive, send)
-        except ClientDisconnect:
-            LOG.info("%s %.200r: client disconnected while waiting", scope["method"], scope["path"])
         else:
             await self._handle(scope, receive, send, partial(queue.release, client))
 
@@ -325,28 +290,3 @@ class Slots:
         finally:
             if streams or not begun:
                 release()
-
-
-async def _queued(queue: FairQueue, client: str, receive: Receive) -> Receive:
-    """Wait for a slot with a request whose body has arrived; return the request's `receive`.
-
-    Raises:
-        TooOftenError: see `FairQueue.take`.
-    """
-    body = (await receive()).get("body", b"")
-    gone, slot = asyncio.ensure_future(receive()), asyncio.ensure_future(queue.take(client))
-    try:
-        await asyncio.wait({gone, slot}, return_when=asyncio.FIRST_COMPLETED)
-        if not slot.done() and gone.result()["type"] == "http.disconnect":
-            raise ClientDisconnect
-        await slot
-    except BaseException:
-        gone.cancel()
-        if not slot.cancel() and not slot.cancelled() and slot.exception() is None:
-            queue.release(client)
-        raise
-
-    async def rest() -> Message:
-        return await gone
-
-    return replayed(body, rest)

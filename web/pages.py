@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated
 
 from fastapi import Query, Request, Response
@@ -14,12 +11,9 @@ from fusery.registry import Registry
 from fusery.registry.charts.curves import curves_chart
 from fusery.registry.errors import BadInputError
 from fusery.registry.provenance.drawing import svg
-from fusery.registry.upkeep.report import Report
-from fusery.storage.errors import BlobCorruptError
 
 from . import sheets
-from .answers import answer, refusal, wants_json
-from .errors import TooOftenError
+from .answers import answer, wants_json
 from .rendering import segment, style_sheet
 from .routes import Routes
 from .sheets import Sheet, next_page
@@ -30,7 +24,6 @@ Whole = Annotated[int, Query(ge=0, le=10**9)]
 
 def add_pages(routes: Routes, registry: Registry) -> None:
     """Add the pages of a registry."""
-    busy = threading.Lock()
 
     @routes.page("/")
     def start(request: Request, after: Text = None, q: Text = None) -> Response:
@@ -150,38 +143,6 @@ def add_pages(routes: Routes, registry: Registry) -> None:
             return RedirectResponse(f"/{kind}/{segment(name)}", 303)
         return answer(request, "search.html.j2", found, asked=q)
 
-    @routes.page("/audit")
-    def audit(
-        request: Request,
-        reference: Text = None,
-        chain: bool = False,
-    ) -> Response:
-        """Check a thing with all that it came from, or the log; nothing where nothing is named, and nothing is repaired."""
-        named, report = (reference or "").strip() or None, None
-        if named or chain:
-            with _alone(busy):
-                report = _checked(registry, named, chain)
-        newest = registry.upkeep.log(limit=1)
-        found = {
-            "reference": named,
-            "chain": chain,
-            "report": report,
-            "newest": newest[0] if newest else None,
-        }
-        return answer(request, "audit.html.j2", found)
-
-    @routes.page("/compare/weights")
-    def weights(request: Request, ref: Annotated[list[str], Query(max_length=2)]) -> Response:
-        """Compare what two adapters have learned, module by module."""
-        if len(ref) != 2:
-            raise BadInputError("weights are compared of two adapters", hint="?ref=REF&ref=REF")
-        try:
-            with _alone(busy):
-                found = registry.adapters.diff(*ref, weights=True)
-        except BlobCorruptError as error:
-            return refusal(request, error, 500)  # not what was sent here, but what lies here
-        return answer(request, "weights.html.j2", found)
-
     @routes.page("/style.css", role=None)
     def style() -> Response:
         return PlainTextResponse(
@@ -192,24 +153,3 @@ def add_pages(routes: Routes, registry: Registry) -> None:
 def shown(request: Request, sheet: Sheet) -> Response:
     """Return a sheet as a page, or as JSON."""
     return answer(request, sheet.template, sheet.found, **sheet.more)
-
-
-@contextmanager
-def _alone(busy: threading.Lock) -> Iterator[None]:
-    if not busy.acquire(blocking=False):
-        raise TooOftenError("another audit or comparison is being made, one at a time", hint="ask again soon")
-    try:
-        yield
-    finally:
-        busy.release()
-
-
-def _checked(registry: Registry, reference: str | None, chain: bool) -> Report:
-    report = registry.upkeep.audit((reference,)) if reference else Report()
-    if chain:
-        log = registry.upkeep.audit_chain()
-        report.checked.update(log.checked)
-        report.problems += log.problems
-        report.notes += log.notes
-        report.anchored = log.anchored
-    return report

@@ -1,17 +1,11 @@
-"""The templates of pages: texts are escaped by themselves, and what hides or reorders text is shown as escapes.
-
-On a phone a row of a table stands as a list of names and values, and the names come from the table's head.  What browsers
-would break anywhere or not at all, such as a path or a digest, gets places to break after signs that stand between parts.
-"""
+"""The templates of pages: texts are escaped by themselves, and what hides or reorders text is shown as escapes."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -25,7 +19,6 @@ from fusery.registry.provenance.drawing import STYLE
 from fusery.registry.record import Part, parts_of
 from fusery.registry.records.adapter import Adapter, Amendment
 from fusery.registry.records.adapter_details import PAGE, AdapterDetails, CurvePoint, lines_of, value_text
-from fusery.registry.records.difference import ModuleDifference
 from fusery.registry.records.evaluation import Evaluation
 from fusery.registry.records.fused import ModuleFidelity
 from fusery.registry.releases.rules import rule_words
@@ -35,9 +28,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 _VERDICTS = {"PASS": "good", "DEGRADED": "warn", "LOST": "bad"}
-_KINDS = {
-    each.__name__: each for each in (Amendment, CurvePoint, Evaluation, ModuleDifference, ModuleFidelity)
-}
+_KINDS = {each.__name__: each for each in (Amendment, CurvePoint, Evaluation, ModuleFidelity)}
 _SEVERITIES = {"error": "bad", "warning": "warn"}
 
 
@@ -60,7 +51,7 @@ def environment(base: str | None = None) -> Environment:
     )
     names = ("number", "share", "short", "size", "when")
     made.filters |= {name: getattr(text, name) for name in names}
-    made.filters |= {"cells": cells, "plural": plural, "retained": share_in_words, "wanted": rule_words}
+    made.filters |= {"plural": plural, "retained": share_in_words, "wanted": rule_words}
     made.filters |= {"segment": segment, "kept": escape}
     made.filters |= {"lines": lambda view: list(lines_of(AdapterDetails, PAGE, view, "–"))}
     made.globals |= {
@@ -144,53 +135,3 @@ def of_alias(alias: str) -> str:
     """Return the address of an alias, `TASK#NAME`."""
     task, _, name = alias.partition("#")
     return f"/aliases/{segment(task)}/{segment(name)}"
-
-
-LONGEST = 16
-"""Letters that are kept together."""
-
-_TAG = re.compile(r"(<[^>]*>)")
-_CELL = re.compile(r"<(td|th)([^>]*)>(.*?)</\1>", re.DOTALL)
-_UNIT = re.compile(r"&[#\w]+;|.", re.DOTALL)
-_WORD = re.compile(r"\S+")
-_BETWEEN = frozenset("/_-.:,;@#=+|")
-
-
-def cells(table: Markup) -> Markup:
-    """Return the inner HTML of a table, made here and escaped, with names and places to break in the cells of its body."""
-    head, begins, body = str(table).partition("<tbody>")
-    names = [_TAG.sub("", match.group(3)) for match in _CELL.finditer(head)]
-    rows = body.split("</tr>")
-    return Markup(head + begins + "</tr>".join(_row(row, names) for row in rows))
-
-
-def _row(row: str, names: list[str]) -> str:
-    labels = iter(names)
-
-    def made(match: re.Match[str]) -> str:
-        kind, more, content = match.groups()
-        name = next(labels, "")
-        if kind == "td":
-            short = len(_UNIT.findall(_TAG.sub("", content))) <= LONGEST
-            more += f' data-name="{name}"' + (" data-short" if short else "")
-        parts = [part if part.startswith("<") else _spaced(part) for part in _TAG.split(content)]
-        return f"<{kind}{more}>{''.join(parts)}</{kind}>"
-
-    return _CELL.sub(made, row)
-
-
-def _spaced(text: str) -> str:
-    return _WORD.sub(lambda word: _broken(word.group()), text)
-
-
-def _broken(word: str) -> str:
-    """Return an escaped word with a place to break after at most so many letters."""
-    units = _UNIT.findall(word)
-    if len(units) <= LONGEST:
-        return word
-    ends, start = [0], 0
-    while len(units) - start > LONGEST:
-        signs = [at + 1 for at in range(start, start + LONGEST) if units[at] in _BETWEEN]
-        start = signs[-1] if signs else start + LONGEST
-        ends.append(start)
-    return "<wbr>".join("".join(units[a:b]) for a, b in pairwise([*ends, len(units)]))

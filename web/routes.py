@@ -36,31 +36,20 @@ Handler = TypeVar("Handler", bound=Callable[..., Response | Awaitable[Response]]
 
 API = "/api/v1"
 
-RATE = (50, 400)
-"""Requests of one client a second, and at once."""
-
-FAILURES = (1, 20)
-"""The same of requests with an invalid token, for each address."""
+RATE = (50, 400)  # requests of one client a second, and at once
+FAILURES = (1, 20)  # the same of requests with an invalid token, for each address
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A route.
-
-    Attributes:
-        method: `GET`, `HEAD`, `POST` or `PUT`.
-        role: the required role; None for everybody.
-        record: the type of its JSON for programs; None for pages and bytes.
-        sends: the media type of another response to programs.
-        takes: the media type of a body that is read while it is handled.
-    """
+    """A route."""
 
     path: str
-    method: str
-    role: Role | None
-    record: Any = None
-    sends: str = ""
-    takes: str = ""
+    method: str  # `GET`, `HEAD`, `POST` or `PUT`
+    role: Role | None  # the required role; None for everybody
+    record: Any = None  # the type of its JSON for programs; None for pages and bytes
+    sends: str = ""  # the media type of another response to programs
+    takes: str = ""  # the media type of a body that is read while it is handled
 
     @property
     def described(self) -> bool:
@@ -162,14 +151,9 @@ def _require_rate(limit: RateLimit, client: str) -> None:
 # could not resolve from strings.
 
 
-LONGEST = 10_000
-"""The maximum length of a string."""
-
-MOST = 1_000
-"""The maximum number of entries of a list or mapping."""
-
-LARGEST, LARGEST_SEED = 2**31 - 1, 2**63 - 1
-"""Whole numbers begin at 0."""
+LONGEST = 10_000  # the maximum length of a string
+MOST = 1_000  # the maximum number of entries of a list or mapping
+LARGEST, LARGEST_SEED = 2**31 - 1, 2**63 - 1  # whole numbers begin at 0
 
 BYTES = "application/octet-stream"
 

@@ -33,11 +33,8 @@ if TYPE_CHECKING:
 
     from .auth import Proxies
 
-DRAIN_SECONDS = 5
-"""Seconds to finish the running requests at the end."""
-
-OUTAGE_SECONDS = 3.0
-"""Seconds that a request waits for PostgreSQL, before it fails with 503."""
+DRAIN_SECONDS = 5  # seconds to finish the running requests at the end
+OUTAGE_SECONDS = 3.0  # seconds that a request waits for PostgreSQL, before it fails with 503
 
 Ready = Callable[[str, str, str], None]
 """Called when the server accepts requests, with its address, the address that opens it, and one that does so once."""
@@ -53,28 +50,20 @@ class Tls:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TeamRequest:
-    """The options of a server for a team.
-
-    Attributes:
-        port: 0 for a free one.
-        hosts: names that requests may be for, besides addresses and localhost.
-        tls: None for HTTP.
-        proxies: addresses and networks of trusted proxies; for the next four see `fusery.web.auth.Proxies`.
-        insecure: allow tokens without encryption.
-        largest_blob: the most bytes of a pushed file; None for the default.
-    """
+    """The options of a server for a team."""
 
     host: str = "127.0.0.1"
-    port: int = 8430
-    hosts: Sequence[str] = ()
-    tls: Tls | None = None
+    port: int = 8430  # 0 for a free one
+    hosts: Sequence[str] = ()  # names that requests may be for, besides addresses and localhost
+    tls: Tls | None = None  # None for HTTP
+    # addresses and networks of trusted proxies; for the next four see `fusery.web.auth.Proxies`
     proxies: Sequence[str] = ()
     user_header: str = "X-Forwarded-User"
     role_header: str = ""
     proxy_role: Role = "reader"
     proxy_secret: str = ""
-    insecure: bool = False
-    largest_blob: int | None = None
+    insecure: bool = False  # allow tokens without encryption
+    largest_blob: int | None = None  # the most bytes of a pushed file; None for the default
 
 
 def serve_team(registry: Registry, request: TeamRequest, *, ready: Ready, reporter: Reporter = SILENT) -> int:
@@ -92,10 +81,10 @@ def serve_team(registry: Registry, request: TeamRequest, *, ready: Ready, report
     nobody = not networks and not any(token.state == "active" for token in registry.tokens.list())
     if is_loopback(request.host):
         if nobody:
-            reporter.say("nobody can sign in yet: fusery admin token create NAME --role admin")
+            reporter.say("there are no tokens yet: fusery admin token create NAME --role admin")
     elif nobody:
         raise BadInputError(
-            f"nobody could sign in, and {request.host} is open to others",
+            f"no one could sign in, and {request.host} is open to others",
             hint="fusery admin token create NAME --role admin, or --proxy ADDRESS",
         )
     elif request.tls is None and not networks and not request.insecure:

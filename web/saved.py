@@ -26,14 +26,9 @@ from .sheets import (
     task_sheet,
 )
 
-TASKS = 500
-"""Maximum number of tasks in the table of a whole registry."""
-
-SECTIONS = 40
-"""Maximum number of tasks with pages there."""
-
-MOST = 8
-"""Maximum number of adapters of a task, and fused models of an adapter, with pages."""
+TASKS = 500  # maximum number of tasks in the table of a whole registry
+SECTIONS = 40  # maximum number of tasks with pages there
+MOST = 8  # maximum number of adapters of a task, and fused models of an adapter, with pages
 
 _BARE = "{% block main %}{% endblock %}"
 _READER = {"key": "", "role": None}
@@ -45,8 +40,7 @@ _CONTROLS = re.compile(
 _FURTHER = re.compile(r'<p><a rel="next".*?</p>', re.DOTALL)
 _HEADING = re.compile(r"(</?h)([12])(?=[ >])")
 
-Page = tuple[str, Sheet]
-"""The path of a page at a server, and its content."""
+Page = tuple[str, Sheet]  # the path of a page at a server, and its content
 
 
 def saved(registry: Registry, subject: str | None = None, audit: Report | None = None) -> bytes:
@@ -59,7 +53,7 @@ def saved(registry: Registry, subject: str | None = None, audit: Report | None =
     pages = dict(_pages(registry, subject))
     if audit is not None:
         newest = registry.upkeep.log(limit=1)
-        found = {"reference": None, "chain": True, "report": audit, "newest": newest[0] if newest else None}
+        found = {"report": audit, "newest": newest[0] if newest else None}
         pages["/audit"] = Sheet("audit.html.j2", found)
     anchors = {address: f"p{at}" for at, address in enumerate(pages, 1)}
     html = [_html(sheet, anchors[address], anchors) for address, sheet in pages.items()]

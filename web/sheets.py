@@ -21,37 +21,21 @@ from fusery.storage.secrets import masked
 
 from .rendering import of_adapter, of_alias, segment
 
-PAGE = 50
-"""Maximum number of rows in a table."""
-
-TASKS = 25
-"""Maximum number of tasks on the start page."""
-
-DRAWN = 400
-"""Maximum number of nodes in a lineage picture; larger lineages are only listed."""
-
-THINGS = 60
-"""Maximum number of nodes of each kind in a lineage, above and below: the nearest and newest."""
-
-CELLS = 2_000
-"""Maximum number of cells in a fidelity map."""
-
-LAST = 12
-"""Number of log entries on the start page."""
+PAGE = 50  # maximum number of rows in a table
+TASKS = 25  # maximum number of tasks on the start page
+DRAWN = 400  # maximum number of nodes in a lineage picture; larger lineages are only listed
+THINGS = 60  # maximum number of nodes of each kind in a lineage, above and below: the nearest and newest
+CELLS = 2_000  # maximum number of cells in a fidelity map
+LAST = 12  # number of log entries on the start page
 
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """The content of a page.
-
-    Attributes:
-        found: a record, or several by name.
-        more: other template values, such as pictures.
-    """
+    """The content of a page."""
 
     template: str
-    found: Mapping[str, Any]
-    more: Mapping[str, Any] = field(default_factory=dict)
+    found: Mapping[str, Any]  # a record, or several by name
+    more: Mapping[str, Any] = field(default_factory=dict)  # other template values, such as pictures
 
 
 def start_sheet(

@@ -28,8 +28,7 @@ from .limits import SLOWEST, STALLED, WHOLE
 from .rendering import presentable
 from .routes import API, BYTES, Routes
 
-_PIECE = 1 << 20
-"""Bytes that are written to the disk at once."""
+_PIECE = 1 << 20  # bytes that are written to the disk at once
 
 _JSON = "application/json"
 _MOST_DIGESTS = 900

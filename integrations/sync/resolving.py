@@ -224,7 +224,7 @@ class Resolver:
             with self._beginning:
                 # Of the first ones that come at once, one ends what an earlier life of the server has left.
                 if not self._begun:
-                    self._begun = self._end("the server began anew")
+                    self._begun = self._end("the server restarted")
             self._source.record(found, self._place, self._via)
         except FuseryError as error:
             LOG.warning("that %s runs here is not on record: %s", found.name, error)

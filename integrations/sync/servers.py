@@ -283,7 +283,7 @@ class ModelServer:
                 )
             if answer["loads"] is not True:
                 raise ServerRefusedError(
-                    f"{url} takes no adapters from whoever asks so",
+                    f"{url} refuses adapters from requests",
                     hint=f"it has to be started with --adapters-from FOLDER, and with keys, {KEY} be one of loads = true",
                 )
             return _listed_by_ours(told)

@@ -233,7 +233,7 @@ class _Sync:
         def announce() -> None:
             nonlocal announced
             self._check()
-            self._record(name, self._why(step) or "brought anew")
+            self._record(name, self._why(step) or "loaded again")
             announced = True
 
         self.reporter.say(f"bringing {name}")

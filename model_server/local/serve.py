@@ -37,32 +37,22 @@ if TYPE_CHECKING:
     from fusery.registry import Registry
     from fusery.registry.workspace.workspace import Workspace
 
-POLL_SECONDS = 3.0
-"""Between two looks at the registry: how long a moved alias takes at most, but for loading the adapter."""
-
-TOUCH_SECONDS = 600.0
-"""Between two signs of life of the folder that is served from."""
-
-STOP_SECONDS = 5.0
-"""For the last look to end."""
+POLL_SECONDS = 3.0  # between two looks at the registry: how long a moved alias takes at most, but for loading the adapter
+TOUCH_SECONDS = 600.0  # between two signs of life of the folder that is served from
+STOP_SECONDS = 5.0  # for the last look to end
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class ServeRequest(ServerOptions):
-    """What is to be served, and how.
-
-    Attributes:
-        models: further names, as `Split.parse` takes them.
-        fused: serve the fused model of the one adapter instead of base and adapter.
-        accept_foreign: with `fused`, take what another registry says is the model; see `FuseRequest`.
-    """
+    """What is to be served, and how."""
 
     port: int = 8080
     references: Sequence[str] = ()
-    models: Sequence[str] = ()
-    fused: bool = False
+    models: Sequence[str] = ()  # further names, as `Split.parse` takes them
+    fused: bool = False  # serve the fused model of the one adapter instead of base and adapter
+    # with `fused`, take what another registry says is the model; see `FuseRequest`
     accept_foreign: bool = False
 
 
@@ -121,7 +111,7 @@ def serve(
             f"{request.adapters_from} is no folder", hint=f"mkdir {typed(request.adapters_from)}"
         )
     if request.api_keys is None and request.host not in ("127.0.0.1", "::1", "localhost"):
-        say(f"whoever reaches {request.host} may ask: there is no --api-keys")
+        say(f"anyone who reaches {request.host} may ask: there is no --api-keys")
 
     # What is served is hashed before it is loaded, and must not have changed when it is in memory.
     with ExitStack() as reading, _folder(workspace, request, reading, say, refresh) as (folder, follower):

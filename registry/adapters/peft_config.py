@@ -36,7 +36,7 @@ PROMPTS: Mapping[str, str] = {
 """Methods that put something trained before the input, and change no weight."""
 
 UNMERGED: Mapping[str, str] = {
-    "XLORA": "X-LoRA, which mixes several LoRAs anew for each token",
+    "XLORA": "X-LoRA, which mixes several LoRAs for each token",
     "POLY": "Poly, which mixes several LoRAs by task",
     "LILY": "Lily, which shares factors between layers and mixes them by the input",
     "SHADOW": "ShadowPEFT, which runs a small model beside the base",

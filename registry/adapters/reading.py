@@ -352,6 +352,6 @@ def _not_computed(config: PeftConfig) -> str | None:
         # PEFT multiplies by the number of groups where the base's layer was quantised, and with groups of one input the
         # shapes do not tell where.
         size = str(config.qalora_group_size)[:20]
-        return f"qalora_group_size is {size}, and QA-LoRA's modules cannot be told from others by that"
+        return f"qalora_group_size is {size}, which does not identify QA-LoRA's modules"
     # PEFT makes no such layer (`GPTQLoraLinear` of peft 0.21.2, src/peft/tuners/lora/gptq.py).
     return "use_qalora with use_dora is nothing that PEFT computes" if config.use_dora else None

@@ -145,9 +145,9 @@ def _unwrapped(
     if module in in_rows and not (saved or put_on or _UNTRAINED in name):
         why = "is beside trained rows of the same module, and PEFT loads these alone"
     elif ".token_adapter." in name and (module not in in_rows or not put_on):
-        why = "is named as what trained rows are put on, and there are none of that module"
+        why = "is named as the base of trained rows, but that module has none"
     elif ".base_layer." in name and module not in adapted and module not in in_rows:
-        why = "is named as the base of factors, and there are none of that module"
+        why = "is named as the base of factors, but that module has none"
     elif ".modules_to_save." in name and not saved:
         why = "is named as a module of modules_to_save, which does not name it"
     elif _UNTRAINED in name and module not in in_rows:

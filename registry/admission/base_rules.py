@@ -38,7 +38,7 @@ BASE_MISMATCH = error(
 BASE_UNVERIFIED = warning(
     "base_unverified",
     "the adapter's files name the base by a path, which cannot be compared",
-    "nobody has said that this is the base it was trained on",
+    "its training base is not declared",
     "write the base's name as base_model in adapter_metadata.json",
 )
 BASE_ALIAS = info(
@@ -69,7 +69,7 @@ UNKNOWN_MODULE = error(
 
 @rule(BASE_MISMATCH, BASE_UNVERIFIED, BASE_ALIAS)
 def declared_base(candidate: Candidate) -> Iterator[Finding]:
-    """The base that the files name is the one that was given."""
+    """The base that the files name is `--base`."""
     for file, name in (
         (CONFIG, candidate.folder.config.model),
         (METADATA, candidate.folder.metadata.base_model),
@@ -189,7 +189,7 @@ TRAINED_ON_DEFAULTS = info(
     "trained_on_defaults",
     "the adapter is in mlx-lm's form, and mlx-lm by itself reads the base's config.json incompletely",
     "unless fusery train trained it, it was trained on a model that computes something else than the base does",
-    "look at its losses with fusery eval probe; if they are worse than in training, train anew with fusery train",
+    "look at its losses with fusery eval probe; if they are worse than in training, train again with fusery train",
 )
 
 

@@ -81,7 +81,7 @@ def rule(*codes: Code) -> Callable[[Look], Rule]:
 
 BEST_NOT_LAST = info(
     "best_not_last",
-    "the checkpoint with the best validation loss is not the last one, and is the one that is registered",
+    "the checkpoint with the best validation loss is not the last one; it is registered instead",
     "the trainer keeps the last weights as `adapters.safetensors`, which may have learned their examples by heart",
     "--checkpoint last takes the last one",
 )
@@ -122,7 +122,7 @@ CHECKPOINT_UNUSABLE = warning(
 )
 FINAL_WEIGHTS_UNCLEAR = warning(
     "final_weights_unclear",
-    "it cannot be told from which iteration of its run the folder's own weights are, and they are none of its checkpoints",
+    "the iteration of the folder's own weights is unknown, and no checkpoint equals them",
     "it may be of an earlier run, so nothing that was measured is taken for it",
     "register a checkpoint that has a number: --checkpoint ITER",
 )

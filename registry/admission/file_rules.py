@@ -22,7 +22,7 @@ _PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")
 FILE_MISSING = always_error(
     "file_missing",
     "the folder lacks the weights or their configuration",
-    "without both, nobody can load the adapter",
+    "without both, no program can load the adapter",
     "give the folder that mlx_lm.lora wrote with --adapter-path",
 )
 NOT_SAFETENSORS = always_error(
@@ -58,7 +58,7 @@ CONFIG_INVALID = always_error(
 METADATA_INVALID = always_error(
     "metadata_invalid",
     "adapter_metadata.json is not JSON, or a value in it cannot be what it stands for",
-    "what it says would be recorded wrongly",
+    "its declared values would be recorded wrongly",
     "correct the file, or remove it: it is optional",
 )
 NO_TENSORS = error(
@@ -261,7 +261,7 @@ def _by_names(candidate: Candidate, top: Collection[str]) -> Kind | None:
     for name in sorted(top):
         if re.fullmatch(r"(?:[0-9]+_)?adapters?\.npz", name):
             hint = (
-                f'write it anew, and register the folder: python -c "import mlx.core as mx;'
+                f'write it again, and register the folder: python -c "import mlx.core as mx;'
                 f" mx.save_safetensors('{WEIGHTS}', mx.load('{name}'))\""
             )
             what = "an adapter in the .npz form that mlx-lm wrote before it took safetensors"

@@ -62,44 +62,44 @@ UNSAFE_PATH = always_error(
 )
 PICKLE_FILE = warning(
     "pickle_file",
-    "files in formats that run code when they are loaded lie beside the adapter",
+    "the folder has files in formats that run code when they are loaded",
     "they stay behind, and nothing here opens them, but other tools may",
     "remove them from what you hand on; optimizer states are not needed to use an adapter",
 )
 TRAINER_FILE = info(
     "trainer_file",
-    "a trainer's own files lie beside the adapter: its arguments, optimizer and random numbers",
+    "the folder has a trainer's own files: its arguments, optimizer and random numbers",
     "they stay behind, and nothing here opens them: they run code when they are loaded",
 )
 PROGRAM_FILE = warning(
     "program_file",
-    "a program or library lies beside the adapter",
+    "the folder has a program or library",
     "no training run leaves one there",
     "find out where the folder comes from before you use the adapter",
 )
 SCRIPT_FILE = warning(
     "script_file",
-    "scripts lie beside the adapter",
+    "the folder has scripts",
     "they stay behind; an adapter that needs them to load is not one that mlx-lm can load",
     "keep scripts in a repository, and adapters apart",
 )
 REMOTE_CODE = error(
     "remote_code",
     "a configuration names Python code that is to be run when the model is loaded (auto_map)",
-    "whoever loads it with trust_remote_code runs that code",
+    "loading it with trust_remote_code runs that code",
     "remove auto_map; an adapter needs no code of its own",
 )
 REMOTE_CODE_TRUSTED = warning(
     "remote_code_trusted",
-    "the training run was told to trust remote code",
+    "the training run trusted remote code",
     "the base it saw may have been made by code that is not on record",
     "train on a base that needs no code of its own",
 )
 HIDDEN_FILE = warning(
     "hidden_file",
-    "a large hidden file lies in the folder",
-    "nobody sees it when the folder is handed on",
-    "look at what it is, and remove it",
+    "the folder has a large hidden file",
+    "it is shared unseen with the folder",
+    "inspect and remove it",
 )
 UNEXPECTED_FILE = info(
     "unexpected_file",

@@ -57,7 +57,7 @@ UNMATCHED_KEY = error(
 LAYERS_MISSING = error(
     "layers_missing",
     "modules that the configuration promises have no tensors",
-    "mlx-lm loads such a part without a word, and the model is not the one that was evaluated",
+    "mlx-lm loads such a part without a warning, and the model differs from the evaluated one",
     "register the whole adapters.safetensors of the run",
 )
 LAYERS_UNPROMISED = error(
@@ -127,7 +127,7 @@ def keys_are_paths(candidate: Candidate) -> Iterator[Finding]:
 
 @rule(LAYERS_MISSING, LAYERS_UNPROMISED, LAYERS_BEYOND_BASE, LAYERS_UNSAID, LAYERS_CUT)
 def promised_layers(candidate: Candidate) -> Iterator[Finding]:
-    """What the configuration promises is in the file, and nothing else."""
+    """The file has the layers that the configuration declares, and no others."""
     folder = candidate.folder
     if not folder.modules or folder.config.method == "full":
         return
@@ -178,7 +178,7 @@ def full_layers(candidate: Candidate) -> Iterator[Finding]:
 METHOD_MISMATCH = error(
     "method_mismatch",
     "the configuration names another method than the tensors show",
-    "magnitudes of DoRA that nobody expects are lost, or missed",
+    "unexpected magnitudes of DoRA are lost, or expected ones missing",
     'set "fine_tune_type" in adapter_config.json to what was trained',
 )
 INCOMPLETE_MODULE = error(
@@ -189,7 +189,7 @@ INCOMPLETE_MODULE = error(
 )
 AWARE_INVALID = error(
     "quantization_aware_invalid",
-    "the format that the adapter was trained through is none of mlx",
+    "the adapter was trained through a format that mlx does not have",
     "it would be fused, and measured, as another one than was trained",
     'write "quantization_aware": {"bits": 4, "group_size": 64} of the run in adapter_config.json, or leave it out',
 )

@@ -28,7 +28,7 @@ PEFT_METHOD = always_error(
 PEFT_BASE_CHANGED = always_error(
     "peft_base_changed",
     "training began by changing the base's weights (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA, KaSA, repeated layers)",
-    "on the base itself the adapter gives another model than the one that was trained",
+    "on the base itself the adapter gives another model than in training",
     CONVERT,
 )
 PEFT_FULL_MODULES = always_error(
@@ -72,7 +72,7 @@ PEFT_EXPERTS = always_error(
 PEFT_UNKNOWN_FIELD = always_error(
     "peft_unknown_field",
     "the configuration sets a field that is not known here",
-    "nobody can say what it does to the weights",
+    "its effect on the weights is unknown",
     "if it does nothing to them, remove it from adapter_config.json",
 )
 PEFT_UNKNOWN_TENSOR = always_error(

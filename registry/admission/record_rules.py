@@ -25,7 +25,7 @@ METADATA_CONFLICT = warning(
 )
 FOLDER_NAME_CONFLICT = warning(
     "folder_name_conflict",
-    "the folder's name gives the same task another version or date than the one that is recorded",
+    "the folder's name gives the same task another version or date than the record",
     "folders are found again by their names",
     "leave out --version and --date to take them from the name, or rename the folder",
 )
@@ -236,9 +236,7 @@ def not_there_yet(candidate: Candidate) -> Iterator[Finding]:
             message = f"the update is {_percent(other.similarity)} the same as that of {other.name}"
             compare = f"fusery diff {other.name} {task}@{candidate.declared.version or 'latest'} --weights"
             hint = (
-                f"once it is registered, compare: {compare}"
-                if task
-                else f"see what it is: fusery show {other.name}"
+                f"once it is registered, compare: {compare}" if task else f"show it: fusery show {other.name}"
             )
             yield NEAR_DUPLICATE.found(WEIGHTS, message, hint)
 

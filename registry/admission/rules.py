@@ -133,7 +133,7 @@ def _require_own(plugin: Plugin, code: Code) -> None:
             f"has the code {code.name[:60]!r}, and its codes are called {plugin.name}-WORD or {plugin.name}-TWO_WORDS"
         )
     if code.fixed:
-        raise plugin.wrong(f"has a fixed code {code.name}: whoever keeps a registry decides how severe it is")
+        raise plugin.wrong(f"has a fixed code {code.name}: the owner of a registry decides how severe it is")
 
 
 def _can_be_kept(finding: object, names: Collection[str]) -> bool:

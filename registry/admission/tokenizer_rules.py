@@ -235,7 +235,7 @@ CHAT_TEMPLATE_FAILS = warning(
 CHAT_TEMPLATE_EXCEEDS = warning(
     "chat_template_exceeds",
     "a chat template needs more time or memory for an ordinary conversation, or makes more text, than one may",
-    "it is broken, or made to stop whoever renders it: each server that has it has to refuse chats",
+    "it is broken, or made to stop programs that render it: servers would have to refuse chats",
     "do not use it; look at where the model comes from",
 )
 CHAT_TEMPLATE_DEAF = warning(

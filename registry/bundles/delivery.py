@@ -133,7 +133,7 @@ class LocalFolder(Place):
             real = folder.resolve()
             if self.path == real or self.path in real.parents or real in self.path.parents:
                 raise BadInputError(
-                    f"{self.path} is, holds or lies in {what}, and cannot be a bundle",
+                    f"{self.path} is, contains or is inside {what}, and cannot be a bundle",
                     hint="give another folder",
                 )
         here = Path.cwd()
@@ -257,7 +257,7 @@ class RemoteFolder(Place):
         own = display_url(workspace.store.url)
         if f"{self.text}/".startswith(f"{own}/") or f"{own}/".startswith(f"{self.text}/"):
             raise BadInputError(
-                f"{self.text} is, holds or lies in the registry's store, and cannot be a bundle",
+                f"{self.text} is, contains or is inside the registry's store, and cannot be a bundle",
                 hint="give another URL",
             )
 

@@ -12,6 +12,7 @@ import json
 import re
 import sys
 from collections.abc import Mapping
+from contextlib import closing
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -126,7 +127,7 @@ def render_card(values: Mapping[str, Any], template: Path | None, *, builtin: st
 def _render_elsewhere(template: str, values: Mapping[str, Any]) -> str:
     """Render in a process that can neither run for long nor take much memory, and is given no credentials."""
     command = [sys.executable, "-P", "-W", "ignore", "-c", f"from {__name__} import main; main()"]
-    with TemplateProcesses(command, limits=LIMITS) as processes:
+    with closing(TemplateProcesses(command, limits=LIMITS)) as processes:
         return processes.render({"template": template, "values": values})
 
 

@@ -240,7 +240,7 @@ def _not_comparable(adapters: Sequence[AdapterDetails]) -> Iterator[NotComparabl
             code = mismatch(theirs[-1], values[-1])
             if code is None or any(comparable(each) in settings for each in values):
                 continue
-            on = (setting_of(each, seed=False) or "nobody said what" for each in (theirs[-1], values[-1]))
+            on = (setting_of(each, seed=False) or "undeclared data" for each in (theirs[-1], values[-1]))
             of = " and of ".join(f"{one} on {what}" for one, what in zip((first, name), on, strict=True))
             yield NotComparable(
                 code=code, metric=metric, adapters=(first, name), why=f"{metric} was measured of {of}"

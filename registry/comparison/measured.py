@@ -80,26 +80,6 @@ def record_evaluations(
         )
 
 
-def adopt_evaluations(
-    workspace: Workspace, reference: str, measured: Sequence[tuple[MetricValue, str | None]]
-) -> None:
-    """Record what was measured elsewhere, as far as nothing of it is on record; where that differs, it stays.
-
-    What was withdrawn here does not come back by this.
-    """
-    if not measured:
-        return
-    with workspace.database.write() as session:
-        adapter = resolve_adapter(session, reference)
-        gone = {(key_of(row), row.value) for row in adapter.evaluations if not stands(row)}
-        told = [(key_of(each.values()), each, source) for each, source in measured]
-        sources = {key: (each, source) for key, each, source in told if (key, each.value) not in gone}
-        new, _, _ = missing_evaluations(adapter, [each.values() for each, _ in sources.values()])
-        if rows := evaluation_rows(workspace, session, [sources[key_of(values)] for values in new]):
-            require_may_change(workspace, session, "evaluation", adapter)
-            write_evaluations(workspace, session, adapter, rows)
-
-
 def evaluation_rows(
     workspace: Workspace, session: Session, measured: Sequence[tuple[MetricValue, str | None]]
 ) -> list[tables.EvaluationRow]:

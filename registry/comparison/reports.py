@@ -51,7 +51,7 @@ class Machine(Record):
 
     system: str = described("system of the machine, such as `Linux`")
     processor: str = described("what it calls itself")
-    cores: int | None = described("that the process may use; None if nobody knows")
+    cores: int | None = described("that the process may use; None if unknown")
     mlx: str = described("version of the package")
     mlx_lm: str = described("likewise")
 

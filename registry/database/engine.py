@@ -104,9 +104,7 @@ def _name_unreadable(context: ExceptionContext) -> None:
     if sqlite or postgresql:
         from ..tables.record import UnreadableValueError
 
-        raise UnreadableValueError(
-            f"the database has a value that is none: {str(error).splitlines()[0][:120]}"
-        )
+        raise UnreadableValueError(f"the database has an invalid value: {str(error).splitlines()[0][:120]}")
 
 
 def _purpose(connection: Connection) -> str:
@@ -322,7 +320,7 @@ def _explain_postgresql(error: DBAPIError, name: str, timeout: float) -> Databas
         )
     if state == _TOO_LONG:
         return DatabaseUnavailableError(
-            f"the database {name} took too long for one statement", hint="ask its owner what it is busy with"
+            f"the database {name} took too long for one statement", hint="ask its owner to stop it"
         )
     if state == _DISK_FULL:
         return DatabaseUnavailableError(f"there is no space left for the database {name}")

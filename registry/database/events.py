@@ -144,7 +144,7 @@ def parse_seals(text: str) -> list[Seal]:
         if good and seals_text(found) == text:
             return found
     except (TypeError, RecursionError) as error:
-        raise ValueError("seals that are none") from error
+        raise ValueError("invalid seals") from error
     raise ValueError("seals that fusery does not write")
 
 
@@ -174,7 +174,7 @@ def verify_chain(session: Session) -> Iterator[Problem]:
     seq, previous = 0, FIRST_PREVIOUS
     for number, event in _all(session):
         if event is None:
-            yield Problem(number, f"entry {number} is not readable: its time is none")
+            yield Problem(number, f"entry {number} is not readable: its time is invalid")
             continue
         if event.seq != seq + 1:
             yield Problem(event.seq, f"the log jumps from entry {seq} to entry {event.seq}")
@@ -274,7 +274,7 @@ ACTIONS: Mapping[str, str] = {
     "fused.signed": "it was signed",
     "key.revoked": "its signatures count no more",
     "key.trusted": "its signatures count for some aliases",
-    "records.changed": "records changed, and nothing else tells of it",
+    "records.changed": "unattributed change of records",
     "registry.indexed": "tensors were indexed for `identify`",
     "registry.made": "the registry was made",
     "rules.removed": "an alias has its rules no more",

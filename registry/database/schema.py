@@ -35,7 +35,7 @@ Status = Literal["empty", "current", "older", "newer", "foreign"]
 class SchemaState(Record):
     """What a database holds."""
 
-    current: str | None = described("its revision, or None where there is none")
+    current: str | None = described("its revision, or None without one")
     head: str = described("the revision that this version of fusery works with")
     status: Status = described("`empty`, `current`, `older`, `newer`, or `foreign` (not a registry)")
 

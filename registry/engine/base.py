@@ -158,7 +158,7 @@ class Base:
                 if any(path.startswith(f"{stem}.") for path in adapted)
             }
         if len(found) != 1:
-            raise NeedsModelClassError("the blocks of the model cannot be told from its tensor names")
+            raise NeedsModelClassError("cannot find the blocks of the model in its tensor names")
         blocks = next(iter(found.values()))
         return [blocks.get(index, []) for index in range(max(blocks) + 1)]
 

@@ -258,11 +258,11 @@ def rounded(directions: Floats) -> Floats:
 def _learned(text: str) -> tuple[Learned, dict[str, str]]:
     value = parse_json(text.encode(), "what was learned")
     if not isinstance(value, dict) or value.keys() != _LEARNED_KEYS:
-        raise FormatError("what it says of what was learned is not that of the format")
+        raise FormatError("the learned scales do not have the form of the format")
     numbers = [value[key] for key in ("seed", "steps", "tokens")]
     most = (_SEEDS, _MOST_COUNT, _MOST_COUNT)
     if not all(type(number) is int and 0 <= number < end for number, end in zip(numbers, most, strict=True)):
-        raise FormatError("what it says of what was learned has numbers that are none")
+        raise FormatError("the learned scales contain NaN or infinity")
     seed, steps, tokens = numbers
     about = Learned(_digest(value, "adapter"), seed, steps, tokens, _digest(value, "prompts"))
     return about, _modules(value["modules"])

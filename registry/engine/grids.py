@@ -98,7 +98,7 @@ def _settings(base: Base, module: str, columns: int | None, weight: Source, scal
         told &= {columns}
     # An adapter's word does not stand against what the base tells: its tensors may be of another one.
     if len(told) != 1 or columns not in (None, *told):
-        raise NeedsModelClassError(f"how {module} is quantised cannot be told from its shapes")
+        raise NeedsModelClassError(f"how {module} is quantised is not decided by its shapes")
     (found,) = told
     bits, size = weight.shape[-1] * 32 // found, found // scales.shape[-1]
     return {"bits": bits, "group_size": size, "mode": AFFINE}

@@ -108,7 +108,7 @@ def _quantize(base: Base, path: str, asked: Quantize) -> Quantize | None:
     """Return how mlx-lm would quantise a module when it is asked to quantise all; None if it would not."""
     if base.quantizable is None:
         if not quantised_alike(base.config):
-            raise NeedsModelClassError("which layers can be quantised cannot be told from the names")
+            raise NeedsModelClassError("cannot find the layers to quantise by their names")
         return asked if len(base.tensors[f"{path}.weight"].shape) == 2 else None
     own = base.quantizable.get(path, False)
     if isinstance(own, Mapping):
@@ -132,7 +132,7 @@ def _touched(base: Base, adapter: TrainedAdapter) -> set[str]:
         )
     missing = sorted(wrapped - adapter.factors.keys())
     if missing and adapter.keys is None and not base.known:
-        raise NeedsModelClassError(f"whether mlx-lm adapts {missing[0]} cannot be told from its name")
+        raise NeedsModelClassError(f"whether mlx-lm adapts {missing[0]} is unknown from its name")
     # DoRA starts as the identity: mlx-lm would write W / |W| * |W|, in float32.
     return wrapped - set(missing) if adapter.kind == DORA else wrapped
 

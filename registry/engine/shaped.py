@@ -112,7 +112,7 @@ def _learned(learned: Stored, chosen: Array, scales: Array, biases: Array, top: 
     if (farthest > MOST_LEARNED * np.abs(scales)).any():
         raise FormatError(
             "what was learned for this adapter's model is too far from what its fuse gives",
-            hint="fusery base calibrate BASE --adapter REF learns it anew, and --seed 1 is another draw without it",
+            hint="fusery base calibrate BASE --adapter REF learns it again, and --seed 1 is another draw without it",
         )
     return own_scales, own_biases
 

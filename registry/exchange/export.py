@@ -245,6 +245,7 @@ def _metadata(
         "rendered": facts.rendered,
         "files": [entry.to_dict() for entry in rendering],
         "base": facts.base,
+        "created_at": view["created_at"],
         "parent": facts.parent,
         "trained_on": trained_on if trained_on["digest"] is not None else None,
         "facts": recorded,

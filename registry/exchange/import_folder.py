@@ -1,9 +1,10 @@
-"""Import an exported adapter: verify its files against its metadata, then register it."""
+"""Import an exported adapter: verify its files against its metadata, and receive it as a document of a package."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,23 +23,22 @@ from ..adapters.files import METADATA
 from ..adapters.folder import read_adapter_folder
 from ..adapters.render import FORM_FILES, Form
 from ..adapters.tokenizer_files import is_tokenizer_file
-from ..admission.submission import DECLARED, Submission, TrainedOn
-from ..comparison.harness_results import MetricValue, require_measured
-from ..comparison.measured import adopt_evaluations
 from ..documents import FORMAT, KEY
 from ..errors import BadInputError, UnknownReferenceError
-from ..limits import EVALUATIONS, require_count
-from ..names import AdapterName, compact_date
 from ..records.adapter import Registered
 from ..records.references import load_adapters, resolve_adapter, resolve_base
 from ..records.renderings import recorded_digest
 from ..records.views import registered_record
-from ..registration.amend import Correction, amend
-from ..registration.register import register
+from ..remote.documents import AdapterDocument, Item, read_document
 from ..wire import decode
+from .checks import check_documents
+from .receiving import Carrier, Receiver
 
 if TYPE_CHECKING:
     from ..workspace.workspace import Workspace
+
+_ORIGIN = "exported-folder"
+"""Stands for the id of the registry: an exported folder does not have it."""
 
 _POINTER = b"version https://git-lfs.github.com/spec/"
 
@@ -53,22 +53,6 @@ class _Pinned:
 
 
 @dataclass(frozen=True, slots=True)
-class _Amendment:
-    field: str
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class _ImportFacts:
-    """The facts that this module reads; `Submission` checks the other declared ones."""
-
-    date: str
-    alpha: float | None = None
-    amendments: tuple[_Amendment, ...] = ()
-    evaluations: tuple[Mapping[str, Any], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class _Exported:
     """The entry `fusery` of `adapter_metadata.json`; see `export`."""
 
@@ -78,6 +62,7 @@ class _Exported:
     rendered: bool
     files: tuple[FileEntry, ...]
     base: _Pinned
+    created_at: datetime
     facts: Mapping[str, Any]
     parent: _Pinned | None = None
     trained_on: _Pinned | None = None
@@ -85,8 +70,19 @@ class _Exported:
     metadata: str | None = None
 
 
+class _FolderCarrier(Carrier):
+    """Brings the files of one exported folder."""
+
+    def __init__(self, destination: Workspace, files: Mapping[str, Path]) -> None:
+        super().__init__(destination.store, destination)
+        self._files = files
+
+    def _referenced(self, document: Item) -> dict[str, Path]:
+        return dict(self._files)
+
+
 def import_adapter(workspace: Workspace, folder: Path, *, base: str | None = None) -> Registered:
-    """Register an exported folder under its exported name, version, digest and facts.
+    """Record an exported adapter under its name, with its digest, facts, amendments and evaluations.
 
     `base` replaces the base model with the recorded digest.
     """
@@ -95,38 +91,29 @@ def import_adapter(workspace: Workspace, folder: Path, *, base: str | None = Non
         raise MissingFileError(
             f"{folder.name} has no {METADATA}", hint="give a folder that fusery get wrote, adapters_NAME"
         )
-    exported, facts = _read_metadata(read_object(paths[METADATA]), folder)
+    exported = _read_metadata(read_object(paths[METADATA]), folder)
     files = _own_files(paths, exported, folder)
-    evaluations = list(_evaluations(exported.name[:200], facts))
     if exported.rendered:
-        done = _already_here(workspace, exported, files, folder)
-    else:
-        with workspace.cache.scratch() as scratch:
-            copied = scratch / "adapter"
-            for name, path in files.items():
-                (copied / name).parent.mkdir(parents=True, exist_ok=True)
-                copy_file(path, copied / name)
-                files[name] = copied / name
-            if exported.metadata is not None:
-                files[METADATA] = copied / METADATA
-                files[METADATA].write_text(exported.metadata, encoding="utf-8", newline="")
-            if manifest_of(files).digest != exported.digest:
-                raise BadInputError(
-                    f"the digest in {METADATA} ({exported.digest[:12]}) does not match the files",
-                    hint=f"restore {METADATA} as it was exported",
-                )
-            done = register(workspace, copied, _submission(workspace, exported, facts, copied, base))
-        amended = next((each for each in reversed(facts.amendments) if each.field == "date"), None)
-        if amended is not None and done.date != facts.date:  # the name has the first one
-            amend(workspace, done.name, Correction(date=facts.date, reason=f"as exported: {amended.reason}"))
-            with workspace.database.read() as session:
-                adapter = resolve_adapter(session, done.name)
-                done = registered_record(session, adapter, created=done.created)
-    adopt_evaluations(workspace, done.name, evaluations)
-    return done
+        return _already_here(workspace, exported, files, folder)
+    with workspace.cache.scratch() as scratch:
+        copied = scratch / "adapter"
+        for name, path in files.items():
+            (copied / name).parent.mkdir(parents=True, exist_ok=True)
+            copy_file(path, copied / name)
+            files[name] = copied / name
+        if exported.metadata is not None:
+            files[METADATA] = copied / METADATA
+            files[METADATA].write_text(exported.metadata, encoding="utf-8", newline="")
+        document = _document(workspace, exported, files, copied, base)
+        check_documents([document])
+        carrier = _FolderCarrier(workspace, files)
+        [moved] = Receiver(workspace, workspace, carrier, _ORIGIN, lambda _: None).take([document])
+    with workspace.database.read() as session:
+        adapter = resolve_adapter(session, moved.there)
+        return registered_record(session, adapter, created=moved.state == "copied")
 
 
-def _read_metadata(document: Mapping[str, Any], folder: Path) -> tuple[_Exported, _ImportFacts]:
+def _read_metadata(document: Mapping[str, Any], folder: Path) -> _Exported:
     inner = document.get(KEY)
     if not isinstance(inner, Mapping) or inner.get("format") != FORMAT:
         raise BadInputError(
@@ -135,14 +122,13 @@ def _read_metadata(document: Mapping[str, Any], folder: Path) -> tuple[_Exported
         )
     try:
         exported: _Exported = decode(_Exported, inner)
-        facts: _ImportFacts = decode(_ImportFacts, exported.facts)
         if not is_keepable(exported.metadata or ""):
             raise ValueError("metadata: invalid characters")
     except (ValueError, TypeError, RecursionError) as error:
         raise BadInputError(
             f"{METADATA}: invalid entry {KEY!r}: {visible(str(error)[:200])}", hint="export it again"
         ) from error
-    return exported, facts
+    return exported
 
 
 def _own_files(paths: Mapping[str, Path], exported: _Exported, folder: Path) -> dict[str, Path]:
@@ -168,19 +154,6 @@ def _own_files(paths: Mapping[str, Path], exported: _Exported, folder: Path) -> 
     return files
 
 
-def _evaluations(name: str, facts: _ImportFacts) -> Iterator[tuple[MetricValue, str | None]]:
-    """Yield the evaluations, each with the digest of its results file."""
-    require_count(name, "evaluations", EVALUATIONS, len(facts.evaluations))
-    for each in facts.evaluations:
-        values = {key: value for key, value in each.items() if value is not None}
-        try:
-            measured, source = decode(MetricValue, values), decode(Digest | None, values.get("source"))
-        except (ValueError, TypeError) as error:
-            raise BadInputError(f"{METADATA}: invalid evaluation: {error}", hint="export it again") from error
-        require_measured(measured, METADATA)
-        yield measured, source
-
-
 def _already_here(
     workspace: Workspace, exported: _Exported, files: Mapping[str, Path], folder: Path
 ) -> Registered:
@@ -199,42 +172,61 @@ def _already_here(
     )
 
 
-def _submission(
-    workspace: Workspace, exported: _Exported, facts: _ImportFacts, copied: Path, base: str | None
-) -> Submission:
-    folder, trained_on = read_adapter_folder(copied), exported.trained_on
-    from_scale = folder.scale * folder.rank if folder.scale is not None and folder.rank else None
-    known = (folder.metadata.lora_alpha, folder.alpha, from_scale)
-    alpha = next((alpha for alpha in known if alpha is not None), None)
-    names = tuple(name for name in (folder.config.model, folder.metadata.base_model) if name)
-    declared: dict[str, Any] = {
-        name: exported.facts.get(name) for name, about in DECLARED.items() if not about.later
-    }
-    declared |= {
-        "base": _base(workspace, exported, base),
-        "date": compact_date(AdapterName.parse(exported.name).date),
-        # An alpha that the files have need not be declared.
-        "alpha": None if facts.alpha == alpha else facts.alpha,
-        "parent": _parent(workspace, exported.parent) if exported.parent is not None else None,
-        "trained_on": TrainedOn(trained_on.name, trained_on.digest, frozenset(names)) if trained_on else None,
+def _document(
+    workspace: Workspace, exported: _Exported, files: Mapping[str, Path], copied: Path, base: str | None
+) -> AdapterDocument:
+    """Return the adapter's document, with the user as the author of all that the folder names no author of."""
+    folder, facts, by = read_adapter_folder(copied), exported.facts, workspace.actor
+    names = [name for name in (folder.config.model, folder.metadata.base_model) if name]
+    pinned, trained_on = _base(workspace, exported, base), exported.trained_on
+    parent = _parent(workspace, exported.parent) if exported.parent is not None else None
+    try:
+        amendments = [{**each, "since": each["at"], "by": by} for each in facts["amendments"]]
+        measured = [{**each, "adapter": exported.name, "by": by} for each in facts.get("evaluations", ())]
+    except (KeyError, TypeError) as error:
+        raise BadInputError(
+            f"{METADATA}: invalid amendments or evaluations", hint="export it again"
+        ) from error
+    values = {
+        **{key: [] for key in ("aliases", "withdrawals", "findings")},
+        **dict.fromkeys(("total_parameters", "trainable_percent"), 0),
+        **facts,
+        "name": exported.name,
+        "digest": exported.digest,
+        "base": pinned.name,
+        "base_digest": pinned.digest,
         # The digest proves what the names can only claim.
-        "base_known_as": () if base else names,
-        "tags": exported.facts.get("tags", {}),
+        "base_names": [] if base else names,
+        "trained_on": trained_on.name if trained_on else None,
+        "trained_on_digest": trained_on.digest if trained_on else None,
+        "trained_on_names": names if trained_on else [],
+        "parent": parent,
+        "parent_digest": exported.parent.digest if exported.parent and parent else None,
+        "training": folder.raw_config,
+        "yanked": False,
+        "created_at": exported.created_at.isoformat(),
+        "created_by": by,
+        "amendments": amendments,
+        "evaluations": measured,
+        "files": [entry.to_dict() for entry in manifest_of(files)],
+        "kept": "folder",
     }
-    return Submission(**declared)
+    document: AdapterDocument = read_document(AdapterDocument, values)
+    return document
 
 
-def _base(workspace: Workspace, exported: _Exported, base: str | None) -> str:
-    """Return the name of the base: the requested one, or the one with the recorded digest."""
+def _base(workspace: Workspace, exported: _Exported, base: str | None) -> _Pinned:
+    """Return the base: the requested one, or the one with the recorded digest."""
     row, pinned, name = tables.BaseModelRow, exported.base, exported.name
     with workspace.database.read() as session:
         if base is not None:
-            return resolve_base(session, base).name
+            chosen = resolve_base(session, base)
+            return _Pinned(chosen.name, Digest(chosen.digest))
         same = row.digest == pinned.digest
         if pinned.content is not None:
             same |= row.content == pinned.content
         if (known := session.scalars(select(row).where(same).order_by(row.id)).first()) is not None:
-            return known.name
+            return _Pinned(known.name, Digest(known.digest))
         other = session.scalar(
             select(tables.BaseNameRow.name).where(tables.BaseNameRow.folded == pinned.name.casefold())
         )

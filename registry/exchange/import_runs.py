@@ -7,7 +7,6 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, cast
 
@@ -18,6 +17,7 @@ from ..adapters.files import CONFIG, PEFT_WEIGHTS, RUN_RECORD, WEIGHTS
 from ..errors import AlreadyExistsError, BadInputError
 from ..names import parse_slug, parse_task
 from ..parsing import plural
+from ..parts import part
 from ..record import Record
 from ..records.evaluation import parse_metric
 from ..registration.sources import wanted
@@ -76,8 +76,11 @@ class RunSource(Protocol):
         """
 
 
-SOURCES: Mapping[str, str] = {"mlflow": ".mlflow_runs:mlflow_runs", "wandb": ".wandb_runs:wandb_runs"}
-"""Built-in sources by the tracker's name: module and function."""
+SOURCES: Mapping[str, str] = {
+    "mlflow": "integrations.mlflow_runs:mlflow_runs",
+    "wandb": "integrations.wandb_runs:wandb_runs",
+}
+"""Sources of the part `integrations` by the tracker's name."""
 
 _GROUP: Literal["fusery.sources"] = "fusery.sources"
 
@@ -87,8 +90,7 @@ def tracked_runs(
 ) -> Iterator[TrackedRun]:
     """Return the runs of a tracker, oldest first: one of `SOURCES`, or a plugin's."""
     if (own := SOURCES.get(tracker)) is not None:
-        module, _, name = own.partition(":")
-        read: RunSource = getattr(import_module(module, __package__), name)
+        read: RunSource = part(own)
         return read(source, experiments=experiments, runs=runs)
     plugin = find_plugin(_GROUP, tracker)
     if plugin is None:

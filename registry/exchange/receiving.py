@@ -136,7 +136,7 @@ class Receiver:
                 self.say(f"copying {document.kind} {document.name}")
                 one = ExaminedDocument(document, moved)
                 if document.kept != "absent":
-                    one = self._examined(replace(one, paths=next(coming)), folder, arrived, context)
+                    one = self._examined(replace(one, paths=next(coming)), folder, context)
                 arrived.append(one)
             stored = [(each.document, each.paths) for each in arrived if each.paths is not None]
             deposit = self.carrier.deposit(stored) if stored else None
@@ -151,11 +151,7 @@ class Receiver:
             return context_on(self.destination, session, base)
 
     def _examined(
-        self,
-        one: ExaminedDocument,
-        folder: Path,
-        before: Sequence[ExaminedDocument],
-        context: RegistrationContext | None,
+        self, one: ExaminedDocument, folder: Path, context: RegistrationContext | None
     ) -> ExaminedDocument:
         document, paths = one.document, one.paths
         assert paths is not None
@@ -166,10 +162,7 @@ class Receiver:
                 with self.destination.database.read() as session:
                     row = required_adapter(session, document.parent, str(document.parent_digest))
                     parent = row.name
-            beside = [other for each in before if (other := each.as_known()) is not None]
-            seen = examine_recorded(
-                self.destination, document, paths, folder, base=context, parent=parent, beside=beside
-            )
+            seen = examine_recorded(self.destination, document, paths, folder, base=context, parent=parent)
             return replace(one, adapter=seen, forms=seen.forms, corrected=seen.corrected)
         if isinstance(document, FusedDocument):
             _require_key(document, paths)

@@ -16,8 +16,6 @@ from sqlalchemy.orm import Session
 from fusery.storage.manifest import Manifest
 
 from .. import tables
-from ..adapters.files import WEIGHTS
-from ..adapters.finding import WHOLE
 from ..adapters.render import Form
 from ..admission.rules import took_part
 from ..database import Database, events
@@ -33,7 +31,6 @@ from ..records.renderings import record_rendering
 from ..records.roles import is_trusted
 from ..records.transfer import Moved
 from ..registration.add_base import base_row
-from ..registration.neighbours import Unrecorded
 from ..registration.new_adapter import Examined, add_adapter
 from ..registration.recorded import amendment_rows
 from ..remote.documents import AdapterDocument, BaseDocument, CalibrationDocument, FusedDocument, Item
@@ -85,27 +82,6 @@ class ExaminedDocument:
     adapter: Examined | None = None
     forms: Sequence[tuple[Form, Manifest]] = ()
     corrected: Sequence[str] = ()
-
-    def as_known(self) -> Unrecorded | None:
-        """Return a new adapter as the next ones of its batch compare with it."""
-        seen = self.adapter
-        if seen is None:
-            return None
-        # A format with the factors alone is not the adapter.
-        forms = [] if any(each.code == WHOLE for each in seen.findings) else [form for _, form in seen.forms]
-        weights = {
-            each.sha256 for manifest in (seen.manifest, *forms) for each in manifest if each.path == WEIGHTS
-        }
-        return Unrecorded(
-            self.document.name,
-            seen.name.task,
-            seen.name.version,
-            self.document.digest,
-            frozenset(weights),
-            seen.folder.config.method,
-            seen.folder.scale,
-            seen.folder.kept.get(WEIGHTS),
-        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,7 @@ class Here(Record):
 class CachedModel(Here):
     """A fused model in the cache, or the files of an adapter or a base (`fusery get`); what only the registry's records say of it is None where it is on none."""
 
-    key: Digest = described("digest of what it is made from and how", cell="{:.12}")
+    key: Digest = described("digest of the inputs and the method", cell="{:.12}")
     bytes: int = described("size in bytes of its files", title="size", kind="size")
     adapter: str | None = described("name of its first adapter")
     precision: str | None = described("how it was written, such as `keep` or `auto`")
@@ -87,7 +87,7 @@ class CacheContents(Record):
 class Removed(Record):
     """A fused model that was removed from the cache, or would be."""
 
-    key: Digest = described("digest of what it is made from and how")
+    key: Digest = described("digest of the inputs and the method")
     bytes: int = described("size in bytes of its files")
 
 
@@ -120,7 +120,7 @@ class Pruned(Record):
 class Pinned(Record):
     """A fused model that was pinned, or is not any more."""
 
-    key: Digest = described("digest of what it is made from and how")
+    key: Digest = described("digest of the inputs and the method")
     changed: bool = described("whether this changed anything")
 
 

@@ -80,7 +80,7 @@ class ExplainedModel(Record):
         missing: files that getting it would need, and the store lacks.
     """
 
-    key: str = described("digest of what it is made from and how")
+    key: str = described("digest of the inputs and the method")
     status: Literal["hit", "miss", "refused"] = described("`hit`, `miss` or `refused`")
     reason: str = described("why, in a sentence")
     scale: float | None = None

@@ -105,7 +105,7 @@ def fuse_to_read(
                     yield model
                 except DigestMismatchError as error:
                     workspace.cache.doubt(Digest(model.key))
-                    error.hint = "run the command again: what is damaged in the cache is made anew"
+                    error.hint = "run the command again: it replaces damaged cache entries"
                     raise
                 return
     raise StoreUnavailableError(

@@ -98,6 +98,6 @@ def _read(path: Path) -> Recipe:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])[:200]
         raise BadInputError(
-            f"the recipe in {path.name[:80]} is none: {where}: {first['msg'][:200]}", hint=_HINT
+            f"invalid recipe in {path.name[:80]}: {where}: {first['msg'][:200]}", hint=_HINT
         ) from None
     return Recipe.from_dict(form.model_dump(by_alias=True))

@@ -73,7 +73,7 @@ class MatchedAdapter(Matched):
 class MatchedFused(Matched):
     """A fused model that was found again."""
 
-    key: str = described("digest of what it is made from and how")
+    key: str = described("digest of the inputs and the method")
     origin: str | None = described("id of the registry that made it; None if that is this one")
     adapters: tuple[str, ...] = described("names of its adapters")
     base: str = described("name of its base")
@@ -143,12 +143,12 @@ class Identified(Record):
         "`known`, `unknown`, or what is neither. `inconclusive`: unknown, but something of it could not be read, or there is something that it could not be compared with"
     )
     intact: bool = described(
-        "it is known, it was not changed, and its claims, its list of files and its signature are right"
+        "it is known and unchanged, and its claims, list of files and signature are right"
     )
     matches: tuple[AnyMatch, ...] = described(
         "possible matches, the most certain first; empty if it is unknown"
     )
-    claims: tuple[IdentityClaim, ...] = described("its own claims, and whether they are true")
+    claims: tuple[IdentityClaim, ...] = described("its claims, each verified or not")
     files: tuple[LookedAt, ...] = described("its files")
     problems: tuple[str, ...] = described("files and tensors that could not be read, one sentence each")
     unread: tuple[Unread, ...] = described("records that could not be compared")

@@ -174,8 +174,8 @@ def find_subject(
         require_meant(text, known)
     if known is not None and exists and str(path) != str(path.absolute()):
         raise AmbiguousReferenceError(
-            f"{text} is the name of {an(str(known.kind))} on record, and of something that lies here",
-            hint=f"for what lies here: ./{text}",
+            f"{text} is the name of {an(str(known.kind))} in the registry, and of a file here",
+            hint=f"for the file here: ./{text}",
         )
     return known if known is not None and not exists else _at(registry, path, progress)
 

@@ -28,7 +28,7 @@ class ModuleDifference(Record):
     module: str = described("its path")
     rank_a: int = described("the rank that the first gives it, 0 if it does not adapt it")
     rank_b: int = described("likewise of the second")
-    norm_a: float = described("Frobenius norm of the first's update, 0 if there is none")
+    norm_a: float = described("Frobenius norm of the first's update, 0 without one")
     norm_b: float = described("likewise of the second")
     cosine: float | None = described("cosine of the updates' angle; None where one is zero")
     relative_change: float | None = described("norm of the difference over the first's", heading="change")

@@ -138,7 +138,7 @@ class FusedLabel(Record):
 class FusedFacts(FusedLabel):
     """What every record of a fused model says."""
 
-    key: str = described("digest of what it is made from and how")
+    key: str = described("digest of the inputs and the method")
     digest: str = described("digest of its manifest")
     foreign: Foreign | None = described("where it comes from; None if it was made here")
     adapter: str = described("name of its first adapter")

@@ -93,7 +93,7 @@ class AliasRules(Record):
     task: str | None = described("name of the task; None for every task")
     guarded: bool = described("whether only a promotion can move the alias")
     rules: Mapping[str, object] = described("the rules by name")
-    at: datetime | None = described("when they were set; None if there are none", exact=True)
+    at: datetime | None = described("when they were set; None without rules", exact=True)
     by: str | None = described("who set them")
 
 
@@ -220,7 +220,7 @@ class Task(Record):
 class Deployment(Record):
     """Something that runs somewhere, or ran there."""
 
-    place: str = described("where, in the words of whoever recorded it")
+    place: str = described("where, in the words of its recorder")
     kind: str = described("kind of what runs: `adapter`, `fused` or `bundle`")
     name: str = described("its name", heading="runs")
     digest: str = described("its digest", cell="{:.12}")

@@ -23,7 +23,7 @@ ROLES: Sequence[Role] = get_args(Role)
 
 MEANINGS: Mapping[Role, str] = {
     "reader": "look at what is on record, and fetch files",
-    "publisher": "do what a reader may, and push what it has registered, set aliases that are open, and write notes and tags",
+    "publisher": "everything a reader may, and push its own adapters, set open aliases, and write notes and tags",
     "approver": "do what a publisher may, and approve, promote and yank",
     "admin": "do what an approver may",
 }

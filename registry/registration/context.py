@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from ..adapters.whole import WholeTensors
     from ..adapters.whole_fit import FittedWhole
     from ..workspace.workspace import Workspace
-    from .neighbours import Unrecorded
 
 
 _SHOWN = 8
@@ -264,7 +263,6 @@ def candidate_for(
     context: RegistrationContext | None = None,
     weights: str | None = None,
     training: Iterable[Finding] = (),
-    beside: Sequence[Unrecorded] = (),
     task: str | None = None,
 ) -> Candidate:
     """Return the candidate for the rules; expensive values are computed when a rule needs them."""
@@ -284,7 +282,6 @@ def candidate_for(
             task=submission.task or task,
             parent=parent,
             digest=weights,
-            beside=beside,
         )
 
     today = dt.datetime.now(dt.UTC).date()

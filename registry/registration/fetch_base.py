@@ -97,7 +97,7 @@ def _from_hub(source: str, revision: str | None, say: Callable[[str], None]) -> 
     except transport_errors() as error:
         raise BadInputError(
             f"{source} could not be fetched from the hub: {reason_of(error)}",
-            hint=f"if a local folder is meant, there is none at {source}; check the name, HF_TOKEN and the network",
+            hint=f"if a local folder is meant, it does not exist: {source}; check the name, HF_TOKEN and the network",
         ) from error
     # A snapshot's folder is named by its commit.
     return FetchedBase(folder, f"hub:{source}", folder.name, source, durable=True)

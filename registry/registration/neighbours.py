@@ -33,28 +33,6 @@ if TYPE_CHECKING:
     from ..workspace.workspace import Workspace
 
 
-@dataclass(frozen=True, slots=True)
-class Unrecorded:
-    """An adapter on the same base and of the same task, which is recorded with those that come after it.
-
-    Attributes:
-        name: what it is called.
-        weights: digests of its weights in mlx-lm's form, as it came and as a rendering.
-        method: as it is recorded.
-        scale: as it is recorded.
-        path: its weights, None where it came in another form.
-    """
-
-    name: str
-    task: str
-    version: int
-    digest: str
-    weights: frozenset[str]
-    method: str
-    scale: float | None
-    path: Path | None
-
-
 READ = 16
 """Registered adapters that are looked into: those of the same task first, then the newest."""
 
@@ -89,7 +67,6 @@ def neighbours(
     task: str | None,
     parent: str | None = None,
     digest: str | None = None,
-    beside: Sequence[Unrecorded] = (),
 ) -> list[Neighbour]:
     """Return the registered adapters that have the same weights, then those with nearly the same update."""
     file = folder.files.get(WEIGHTS)
@@ -102,9 +79,8 @@ def neighbours(
         said = {"weights": digest, "file": as_registered, "task": task or ""}
         rows = session.execute(_with_weights(), said).all()
         yanks = of_adapters(session, [row.id for row in rows])
-        near = _candidates(workspace, session, base, task, digest, parent, beside)
-    alike = [each for each in beside if digest in each.weights]
-    ours = manifest_of(folder.kept).digest if rows or alike else None
+        near = _candidates(workspace, session, base, task, digest, parent)
+    ours = manifest_of(folder.kept).digest if rows else None
     same = [
         Neighbour(
             row.adapter,
@@ -116,10 +92,6 @@ def neighbours(
             yanked=own(yanks.get(row.id, ())),
         )
         for row in rows
-    ]
-    same += [
-        Neighbour(each.name, each.task, base.name, same_bytes=True, same_adapter=each.digest == ours)
-        for each in alike
     ]
     if same or not folder.modules or folder.scale is None or folder.config.method == "full":
         return same
@@ -215,7 +187,6 @@ def _candidates(
     task: str | None,
     digest: str,
     parent: str | None,
-    beside: Sequence[Unrecorded],
 ) -> list[_Known]:
     ours = session.scalar(select(tables.TaskRow.id).where(tables.TaskRow.name == (task or "")))
     said = {"base": base.id, "weights": digest}
@@ -225,21 +196,11 @@ def _candidates(
     if len(rows) < READ:
         newest = session.execute(_newest(of_task=False), said)
         rows = {**rows, **{row.name: row for row in newest if row.name not in rows}}
-    together = [each for each in beside if digest not in each.weights and each.method != "full"]
-    if together and not workspace.store.capabilities.local:
-        together = []  # once they are on record, they would have to be fetched first
     found = []
-    # The versions of the task from the newest on, whether on record or about to be; after them the others, as they came.
-    ranked: list[Any] = sorted(
-        [*rows.values(), *together], key=lambda one: -one.version if one.task == task else 0
-    )
-    for row in itertools.islice(ranked, READ):
+    # The versions of the task from the newest on; after them the others.
+    for row in itertools.islice(rows.values(), READ):
         # What would have to be fetched first is left out.
-        path = (
-            row.path
-            if isinstance(row, Unrecorded)
-            else workspace.store.local_path(Digest(row.sha256), generation=row.generation)
-        )
+        path = workspace.store.local_path(Digest(row.sha256), generation=row.generation)
         if path is not None and row.digest != parent and row.scale:
             found.append(_Known(row.name, row.task, base.name, row.method, row.scale, path))
     return found

@@ -44,7 +44,6 @@ from .training_facts import adapter_with_weights, record_run, recorded_curve
 
 if TYPE_CHECKING:
     from ..workspace.workspace import Workspace
-    from .neighbours import Unrecorded
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +81,6 @@ def examine_recorded(
     *,
     base: RegistrationContext,
     parent: str | None,
-    beside: Sequence[Unrecorded] = (),
 ) -> Examined:
     """Run admission on an adapter of another registry, as for a registration here.
 
@@ -111,7 +109,6 @@ def examine_recorded(
         context=base,
         weights=weights if folder.originals is None else None,
         training=training_findings(document, folder, submission),
-        beside=beside,
     )
     findings = examine(candidate, policy_of(workspace))
     if verdict(findings) == "fail":

@@ -225,7 +225,7 @@ class _RunReader:
             return [Checkpoint(end, WEIGHTS)]
         message = (
             f"the run is known to iteration {curve.last_iteration} of {self.iterations or 'an unknown number'}, and {WEIGHTS} is "
-            f"{'not its last checkpoint' if numbered else 'the only weights'}: it cannot be told from which iteration it is"
+            f"{'not its last checkpoint' if numbered else 'the only weights'}: its iteration is unknown"
         )
         self.remarks.append(FINAL_WEIGHTS_UNCLEAR.found(WEIGHTS, message, None if numbered else ""))
         return [Checkpoint(None, WEIGHTS)]
@@ -239,7 +239,7 @@ class _RunReader:
         back = str(arguments.get("load_best_model_at_end")).casefold() == "true"
         if ended and not (back and best is not None and best[0] != last):
             return [Checkpoint(last, PEFT_WEIGHTS)]
-        message = f"it cannot be told from which of {last} iterations {PEFT_WEIGHTS} is"
+        message = f"unknown which of {last} iterations {PEFT_WEIGHTS} is"
         self.remarks.append(FINAL_WEIGHTS_UNCLEAR.found(PEFT_WEIGHTS, message, ""))
         return [Checkpoint(None, PEFT_WEIGHTS)]
 

@@ -190,7 +190,7 @@ def _age(told: TrainerState | None, final: str, remarks: list[Finding]) -> int |
     if told is not None and told.best in (None, told.step):
         return told.step
     message = (
-        f"it cannot be told from which iteration {final} is: "
+        f"unknown iteration: {final} is: "
         f"{f'no {STATE} beside it' if told is None else f'the last, {told.step}, or the best, {told.best}'}"
     )
     remarks.append(FINAL_WEIGHTS_UNCLEAR.found(final, message))

@@ -189,15 +189,15 @@ def _against_holder(case: Case, ours: tables.EvaluationRow, rule: MetricRule) ->
     name, holder = ours.metric, case.holder.name
     if ours.higher_is_better is None:
         hint = '"higher_is_better": true or false in the results'
-        return "unknown", f"nobody said whether more of {name} is better", hint
+        return "unknown", f"it is not declared whether more of {name} is better", hint
     rows = _evaluations(case.holder, name)
     theirs = next((row for row in rows if comparable(row) == comparable(ours)), None)
     if theirs is None:
         why = f"no {name} is recorded for {holder}"
         if rows:
             why = (
-                f"{name} of {case.adapter.name} was measured on {setting_of(ours) or 'nobody said what'}, and of {holder} "
-                f"on {setting_of(rows[0]) or 'nobody said what'}: they cannot be compared"
+                f"{name} of {case.adapter.name} was measured on {setting_of(ours) or 'undeclared data'}, and of {holder} "
+                f"on {setting_of(rows[0]) or 'undeclared data'}: they cannot be compared"
             )
         code = mismatch(ours, rows[0]) if rows else None
         return "unknown", why, f"fusery eval record {holder} RESULTS.json", code
@@ -221,7 +221,7 @@ def _measured(
     if not rows:
         return None, f"no {name} is recorded for {adapter.name}", None
     wanted = "/".join(part for part in (rule.dataset, rule.split) if part)
-    there = ", ".join(dict.fromkeys(setting_of(row) or "nobody said what" for row in rows[:5]))
+    there = ", ".join(dict.fromkeys(setting_of(row) or "undeclared data" for row in rows[:5]))
     same = any(rule.dataset in (None, row.dataset) for row in rows)
     code = "metric_other_split" if same else "metric_other_dataset"
     return None, f"{name} of {adapter.name} was measured on {there}, and not on {wanted}", code

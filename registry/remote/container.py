@@ -24,7 +24,7 @@ from sqlalchemy.orm import Session
 from fusery.storage.digest import Digest, canonical_json, digest_json
 from fusery.storage.errors import BlobCorruptError, BlobMissingError, FormatError
 from fusery.storage.interface import BlobStore
-from fusery.storage.jsonfile import MAX_DEPTH, parse_json
+from fusery.storage.jsonfile import MAX_DEPTH, count_values, holds_more_than, parse_json
 from fusery.storage.locate import display_url
 from fusery.storage.manifest import FileEntry
 from fusery.storage.transfer import Need, on_disk, require_rooms
@@ -41,6 +41,9 @@ MOST_BLOBS = 5_000_000
 
 _LINE_BYTES, _LINE_VALUES = 64 << 20, 2_000_000
 """The maximum bytes and values of a line in another party's package."""
+
+MOST_VALUES = 20_000_000
+"""The maximum number of values in all lines of another party's package, which are held in memory."""
 
 _MEMBER = re.compile(r"(documents|rows)/[a-z_][a-z0-9_]{0,59}\.ndjson")
 _COLUMN = re.compile(r"[a-z_][a-z0-9_]{0,59}")
@@ -198,6 +201,7 @@ class Container:
     ) -> None:
         self.place, self.where = place, display_url(place.url)
         self._limits = (-1, sys.maxsize) if own else (_LINE_BYTES + 1, _LINE_VALUES)
+        self._own, self._left = own, sys.maxsize if own else MOST_VALUES
         self._folder = folder
         contents = contents or Contents.read(place)
         if contents is None:
@@ -232,6 +236,10 @@ class Container:
         with (self._folder / member.name).open("rb") as lines:
             while line := lines.readline(self._limits[0]):
                 number += 1
+                if holds_more_than(line, self._left):
+                    raise self.broken(
+                        member, f"exceeds {MOST_VALUES:,} values of the package in line {number}"
+                    )
                 try:
                     # A row contains documents; each can be as deep as a file.
                     document = parse_json(line, member.name, most=self._limits[1], deepest=2 * MAX_DEPTH)
@@ -239,6 +247,7 @@ class Container:
                     raise self.broken(member, f"has invalid JSON in line {number}") from error
                 if not isinstance(document, dict):
                     raise self.broken(member, f"has no JSON object in line {number}")
+                self._left -= 0 if self._own else count_values(document)
                 yield number, document
         if number != member.lines:
             raise self.broken(member, f"has {number} lines, but {NAME} has {member.lines}")

@@ -43,8 +43,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from .errors import DocumentError
 
-MAX_BYTES = 16 << 20
-"""Bytes of a document: some ten thousand tenants."""
+MAX_BYTES = 16 << 20  # bytes of a document: some ten thousand tenants
 
 Name = Annotated[str, Field(min_length=1, max_length=300)]
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -57,24 +56,16 @@ DRAIN_SECONDS = 25
 
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
-    """How a document is served.
-
-    Attributes:
-        port: 0 for any.
-        drain: seconds to finish what is being answered.
-        api_keys: TOML file of tenants; None for those of the document.
-        hosts: names that requests may be for, besides addresses, localhost and `host`; `*` for all.
-        origins: web pages that may ask and read answers; `*` for all.
-        adapters_from: below which requests may have adapters loaded; None for nowhere.
-    """
+    """How a document is served."""
 
     host: str = "127.0.0.1"
-    port: int = 0
-    drain: int = DRAIN_SECONDS
-    api_keys: Path | None = None
+    port: int = 0  # 0 for any
+    drain: int = DRAIN_SECONDS  # seconds to finish what is being answered
+    api_keys: Path | None = None  # TOML file of tenants; None for those of the document
+    # names that requests may be for, besides addresses, localhost and `host`; `*` for all
     hosts: Sequence[str] = ()
-    origins: Sequence[str] = ()
-    adapters_from: Path | None = None
+    origins: Sequence[str] = ()  # web pages that may ask and read answers; `*` for all
+    adapters_from: Path | None = None  # below which requests may have adapters loaded; None for nowhere
 
 
 class _DocumentPart(BaseModel):
@@ -82,18 +73,12 @@ class _DocumentPart(BaseModel):
 
 
 class ServedBase(_DocumentPart):
-    """The base model.
+    """The base model."""
 
-    Attributes:
-        name: to ask for the base without an adapter.
-        folder: as mlx-lm loads it.
-        digest: of the base, for `system_fingerprint`.
-        tokenizer: folder of the tokenizer that the adapters were trained with; None for the base's.
-    """
-
-    name: Name
-    folder: str
-    digest: Digest | None = None
+    name: Name  # to ask for the base without an adapter
+    folder: str  # as mlx-lm loads it
+    digest: Digest | None = None  # of the base, for `system_fingerprint`
+    # folder of the tokenizer that the adapters were trained with; None for the base's
     tokenizer: str | None = None
 
 
@@ -106,41 +91,29 @@ class ServedAdapter(_DocumentPart):
 
 
 class Tenant(_DocumentPart):
-    """Somebody with keys.
+    """Somebody with keys."""
 
-    Attributes:
-        name: for metrics; no secret.
-        key_sha256: digests of the keys.
-        models: the public names that may be asked for, whether they are served at the moment or not; None for all.
-        concurrent: how many answers at once, waiting ones included; None for no limit of its own.
-        metrics: may read `/metrics`, which names all models.
-        loads: may have adapters loaded and unloaded, where the server was started to allow that.
-    """
-
-    name: Name
-    key_sha256: Annotated[list[Digest], Field(min_length=1)]
+    name: Name  # for metrics; no secret
+    key_sha256: Annotated[list[Digest], Field(min_length=1)]  # digests of the keys
+    # the public names that may be asked for, whether they are served at the moment or not; None for all
     models: list[Name] | None = None
+    # how many answers at once, waiting ones included; None for no limit of its own
     concurrent: Count | None = None
-    metrics: bool = False
-    loads: bool = False
+    metrics: bool = False  # may read `/metrics`, which names all models
+    loads: bool = False  # may have adapters loaded and unloaded, where the server was started to allow that
 
 
 class ServingLimits(_DocumentPart):
-    """What a request may use.
+    """What a request may use."""
 
-    Attributes:
-        context: tokens of prompt and answer together; None for what the base's configuration says.
-        waiting: answers at once, in progress or waiting; more are told to come back.
-        batch: answers that are written in one pass over the base, and half as many again for adapters that have none yet.
-        body_bytes: bytes of a request; None for what the context can hold.
-        prompt_cache_bytes: bytes of prompts that were read and are kept for later ones that begin alike; 0 for none.
-    """
-
+    # tokens of prompt and answer together; None for what the base's configuration says
     context: Count | None = None
     max_tokens: Count = 4096
-    waiting: Count = 256
+    waiting: Count = 256  # answers at once, in progress or waiting; more are told to come back
+    # answers that are written in one pass over the base; with several tenants up to twice as many
     batch: Annotated[int, Field(ge=1, le=1024)] = 32
-    body_bytes: Count | None = None
+    body_bytes: Count | None = None  # bytes of a request; None for what the context can hold
+    # bytes of prompts that were read and are kept for later ones that begin alike; 0 for none
     prompt_cache_bytes: Annotated[int, Field(ge=0)] = 1 << 30
 
 

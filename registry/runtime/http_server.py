@@ -16,7 +16,6 @@ from collections.abc import Collection
 from contextlib import suppress
 from typing import Any
 
-import h11
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -81,8 +80,7 @@ def _is_ours(host: str, hosts: Collection[str]) -> bool:
     return True
 
 
-FILES = 4096
-"""Open files, of which each connection is one; some systems allow 256 unless asked."""
+FILES = 4096  # open files, of which each connection is one; some systems allow 256 unless asked
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -107,8 +105,7 @@ def _allow_files() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
-NAME = "x-request-id"
-"""Name of the header, and of the key in a request's scope."""
+NAME = "x-request-id"  # name of the header, and of the key in a request's scope
 
 _ACCEPTED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 
@@ -135,20 +132,10 @@ class RequestIds:
         await self._app(scope, receive, sent)
 
 
+# for the head of a request, from the connection's beginning or the end of the answer before
 HEAD_SECONDS = 10.0
-"""For the head of a request, from the connection's beginning or the end of the answer before."""
-
-STALL_SECONDS = 30.0
-"""For a client that does not read what it asked for."""
-
-UNREAD_BYTES = 64 << 10
-"""Of the body of a request that was refused: of more, what still comes is thrown away and the connection then closed."""
-
-AHEAD_BYTES = 128 << 10
-"""Of requests that are sent before the one before them is answered; who sends more is hung up on."""
-
-IDLE_CONNECTIONS = 256
-"""Connections without a request; of more, the one that waits longest is closed."""
+STALL_SECONDS = 30.0  # for a client that does not read what it asked for
+IDLE_CONNECTIONS = 256  # connections without a request; of more, the one that waits longest is closed
 
 Idle = dict["Connection", None]
 
@@ -160,8 +147,6 @@ class Connection(H11Protocol):
         super().__init__(**options)
         self._idle = idle
         self._begun: Any = None  # the request before or at present
-        self._unread: int | None = None  # bytes that are still to be thrown away
-        self._ahead = bytearray()  # of the next requests
         self._head_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
 
@@ -178,45 +163,14 @@ class Connection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Note when the head of a request is there."""
-        if self._unread is not None:
-            self._unread -= len(data)
-            if self._unread <= 0:
-                self.transport.close()
-            return
-        if self._is_answering():
-            self._ahead += data
-            if len(self._ahead) > AHEAD_BYTES:
-                self.transport.abort()
-            return
         super().data_received(data)
         self._note_request()
-        if self._is_answering():
-            # uvicorn does not read while there is more than the request, and would not see that the client goes.
-            self.flow.resume_reading()
 
     def on_response_complete(self) -> None:
-        """Wait for the next request; what may still come of the last one's body counts as waiting.
-
-        A client that is still sending would not see the answer if the connection were closed at once.
-        """
+        """Wait for the next request; what may still come of the last one's body counts as waiting."""
         super().on_response_complete()
-        if self.conn.their_state is h11.SEND_BODY:
-            headers = dict(self.headers)
-            length = None if b"transfer-encoding" in headers else headers.get(b"content-length")
-            unread = UNREAD_BYTES + 1 if length is None else int(length) - len(self.cycle.body)
-            self._unread = unread if unread > UNREAD_BYTES else None
         if not self._note_request() and not self.transport.is_closing():
             self._await_head()
-        if self._ahead and not self.transport.is_closing():
-            ahead = bytes(self._ahead)
-            self._ahead.clear()
-            self.data_received(ahead)
-        elif self._is_answering():  # a request that came with the one before, and perhaps with another
-            self.flow.resume_reading()
-
-    def _is_answering(self) -> bool:
-        """Tell whether a request is there as a whole and its answer is not."""
-        return self.conn.their_state is h11.DONE and not self.cycle.response_complete
 
     def pause_writing(self) -> None:
         """Wait for the client to read."""
@@ -236,7 +190,9 @@ class Connection(H11Protocol):
         self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
         self._idle[self] = None
         if len(self._idle) > IDLE_CONNECTIONS:
-            next(iter(self._idle)).drop()
+            oldest = next(iter(self._idle))
+            oldest._forget()
+            oldest.transport.abort()
 
     def _note_request(self) -> bool:
         if self.cycle is self._begun:
@@ -250,8 +206,3 @@ class Connection(H11Protocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
-
-    def drop(self) -> None:
-        """Close it at once."""
-        self._forget()
-        self.transport.abort()

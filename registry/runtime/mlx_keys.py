@@ -213,11 +213,12 @@ def _sparse(config: Config) -> list[bool] | None:
     return [kind == "sparse" for kind in kinds] if isinstance(kinds, list) else None
 
 
-_NAMED_OTHERWISE: Final = frozenset(("gpt_neox",))
-"""Classes that have other names for all of it, which are among the rest."""
-
-_LOCAL: Final = frozenset(("gemma3_text", "gemma3n_text"))
-"""Classes that take another theta for layers with a window."""
+_NAMED_OTHERWISE: Final = frozenset(
+    ("gpt_neox",)
+)  # classes that have other names for all of it, which are among the rest
+_LOCAL: Final = frozenset(
+    ("gemma3_text", "gemma3n_text")
+)  # classes that take another theta for layers with a window
 
 _WANT_SCALING: Final = frozenset(("exaone4", "glm4_moe", "llama4_text"))
 """Classes that cannot do without `rope_scaling`, be it null."""

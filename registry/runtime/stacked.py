@@ -1,9 +1,10 @@
 """Layers with several adapters at once: y = W x for all rows, and s (x A) B for each with the factors of its own.
 
-The factors of all adapters of about one rank lie one behind the other, and a product takes for each row those that it names
-(`mx.gather_mm`).  Ranks are filled up with zeros to about the next power of two, so that adapters of many ranks are few products.  So the base is read once for all of them, rows of the base alone pay nothing, and an adapter whose numbers
-are no numbers spoils its own rows only.  What a row gets is what mlx-lm's layers compute (mlx_lm/tuner/lora.py of 0.32):
-products with `lora_a` and `lora_b`, times the scale, in the type of the input.
+The factors of all adapters of about one rank are stacked, and a product takes for each row those that it names
+(`mx.gather_mm`).  Ranks are filled up with zeros to about the next power of two, so that adapters of many ranks are few products.
+The base is read once for all of them, rows of the base alone pay nothing, and NaN in an adapter stays in its own rows.  A row gets
+what mlx-lm's layers compute (mlx_lm/tuner/lora.py of 0.32): products with `lora_a` and `lora_b`, times the scale, in the
+type of the input.
 """
 
 from __future__ import annotations
@@ -16,13 +17,10 @@ from typing import Any
 import mlx.core as mx
 from mlx import nn
 from mlx_lm.models.switch_layers import SwitchGLU, SwitchMLP
-from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear, LoRASwitchLinear
+from mlx_lm.tuner.lora import LoRALinear, LoRASwitchLinear
 
-LEAST_RANK = 8
-"""Ranks below are filled up to it."""
-
-KNOWN = 8
-"""Compositions of a batch whose indices a layer remembers: prompts and answers, and what they were a moment ago."""
+LEAST_RANK = 8  # ranks below are filled up to it
+KNOWN = 8  # compositions of a batch whose indices a layer remembers: prompts and answers, and what they were a moment ago
 
 
 class Stack:
@@ -85,20 +83,13 @@ def _rounded(rank: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class StackPart:
-    """The rows of a batch whose adapters are in one stack.
-
-    Attributes:
-        rows: which rows; None for all.
-        slots: of each of them, where its adapter is.
-        only: that place, if it is the same for all.
-        scales: of each, float32.
-    """
+    """The rows of a batch whose adapters are in one stack."""
 
     stack: Stack
-    rows: mx.array | None
-    slots: mx.array
-    only: int | None
-    scales: mx.array
+    rows: mx.array | None  # which rows; None for all
+    slots: mx.array  # of each of them, where its adapter is
+    only: int | None  # that place, if it is the same for all
+    scales: mx.array  # of each, float32
 
     @classmethod
     def of(cls, stack: Stack, numbers: Numbers) -> StackPart | None:
@@ -160,11 +151,8 @@ class _InPlace(nn.Module):  # type: ignore[misc]
 class Stacked(_InPlace):
     """A layer of the base with adapters beside it, each for the rows that name it."""
 
-    kind: type[nn.Module]
-    """mlx-lm's layer of one adapter."""
-
-    rank_axes: tuple[int, int] = (-1, 0)
-    """Where `lora_a` and `lora_b` have the rank."""
+    kind: type[nn.Module]  # mlx-lm's layer of one adapter
+    rank_axes: tuple[int, int] = (-1, 0)  # where `lora_a` and `lora_b` have the rank
 
     def __init__(self, plain: nn.Module, rows: BatchRows) -> None:
         super().__init__(plain, rows)
@@ -238,38 +226,6 @@ class StackedLinear(Stacked):
         raise RowsError(f"a layer gets {x.shape}, which does not show {count} rows")
 
 
-class StackedEmbedding(StackedLinear):
-    """In the place of an embedding."""
-
-    kind = LoRAEmbedding
-
-    def _as_computed(self, factor: mx.array) -> mx.array:
-        return factor  # the rows of words are multiplied in their own type
-
-    def __call__(self, x: mx.array) -> mx.array:
-        """Return (rows, n, features) for words (rows, n)."""
-        y: mx.array = self.plain(x)
-        for part in self.parts():
-            if x.ndim != 2 or x.shape[0] != len(self._rows.numbers):
-                raise RowsError(f"an embedding gets {x.shape}")
-            some = part.stack.first[part.slots[:, None], part.take(x)]
-            y = part.added(y, part.times(some, part.stack.second), y.dtype)
-        return y
-
-    def as_linear(self, x: mx.array) -> mx.array:
-        """Return (…, words) for (…, features)."""
-        y: mx.array = self.plain.as_linear(x)
-        parts = self.parts()
-        if not parts:
-            return y
-        shape, y = y.shape, self._by_rows(y)
-        given = self._by_rows(x)
-        for part in parts:
-            first, second = (each.swapaxes(-1, -2) for each in (part.stack.first, part.stack.second))
-            y = part.added(y, part.times(part.times(part.take(given), second), first), x.dtype)
-        return y.reshape(shape)
-
-
 class StackedExperts(Stacked):
     """In the place of the experts' layers, which get with their inputs whose expert is asked."""
 
@@ -338,14 +294,11 @@ class SortedExperts(_InPlace):
         return found
 
 
-KINDS: dict[type[nn.Module], type[Stacked]] = {
-    each.kind: each for each in (StackedLinear, StackedEmbedding, StackedExperts)
-}
+KINDS: dict[type[nn.Module], type[Stacked]] = {each.kind: each for each in (StackedLinear, StackedExperts)}
 """mlx-lm's layer of one adapter to ours of many."""
 
 
-Numbers = tuple[int | None, ...]
-"""Of each row the number of its adapter, None for the base."""
+Numbers = tuple[int | None, ...]  # of each row the number of its adapter, None for the base
 
 
 class RowsError(RuntimeError):

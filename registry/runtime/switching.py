@@ -10,7 +10,6 @@ built keeps the layers it was built with, so that a switch is safe while mlx is 
 
 from __future__ import annotations
 
-import ctypes
 import inspect
 import json
 import sys
@@ -48,19 +47,13 @@ class LayerPlace:
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Resident:
-    """An adapter in memory, as long as something refers to this.
-
-    Attributes:
-        digest: it is registered under.
-        number: that rows name it by.
-        modules: how many layers of the base it changes.
-        places: these layers, of one that is put on the base as a whole; none of one that has rows beside others.
-    """
+    """An adapter in memory, as long as something refers to this."""
 
     name: str
-    digest: str | None
-    number: int
-    modules: int
+    digest: str | None  # it is registered under
+    number: int  # that rows name it by
+    modules: int  # how many layers of the base it changes
+    # these layers, of one that is put on the base as a whole; none of one that has rows beside others
     places: tuple[LayerPlace, ...] = field(repr=False)
     nbytes: int
 
@@ -291,35 +284,10 @@ def _slots(path: str, value: Any) -> Iterator[tuple[str, Any, Any, Any]]:
             yield from _slots(below, child)
 
 
-_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
-"""From how many bytes on a block is one of its own, given back when it is freed; number of heaps (glibc's malloc.h)."""
-
-_LARGE = 1 << 20
-
-
-def keep_little() -> None:
-    """Have all threads share one heap, and large blocks outside it; best before there are threads, which keep what they have."""
-    limit = _of_glibc("mallopt")
-    if limit is not None:
-        limit(_M_ARENA_MAX, 1)
-        limit(_M_MMAP_THRESHOLD, _LARGE)
-
-
 def give_back() -> None:
-    """Give back the room of arrays that are gone: mlx keeps it for others, and glibc what lies between those that have grown."""
+    """Give back the memory of arrays that are gone, which mlx keeps for others."""
     import mlx.core as mx
 
     # mlx-lm's layers draw numbers that nobody looks at; the state of the generator would keep the way to all of them.
     mx.eval(mx.random.state)
     mx.clear_cache()
-    trim = _of_glibc("malloc_trim")
-    if trim is not None:
-        trim(0)
-
-
-def _of_glibc(name: str) -> Any:
-    """Return a function that only glibc has, None elsewhere."""
-    if sys.platform != "linux":
-        return None
-    library = ctypes.CDLL(None)
-    return getattr(library, name, None) if hasattr(library, "gnu_get_libc_version") else None

@@ -42,7 +42,7 @@ def sorted_text(length: int) -> String:
 
 
 class UnreadableValueError(ValueError):
-    """What a column holds is none of its values.  SQLite keeps whatever it is given."""
+    """What a column holds is not one of its values.  SQLite keeps whatever it is given."""
 
 
 class _Parsed(TypeDecorator[T]):

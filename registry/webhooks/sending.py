@@ -63,7 +63,7 @@ def parse_url(text: str) -> WebhookTarget:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
     except ValueError as error:
-        raise BadInputError("the URL of a webhook is none", hint=_HINT) from error
+        raise BadInputError("invalid webhook URL", hint=_HINT) from error
     if parts.scheme not in PORTS or parts.fragment or not host or port == 0:
         raise BadInputError("the URL of a webhook is one of http or https, with a host", hint=_HINT)
     if "@" in parts.netloc or without_credentials(url) != url:

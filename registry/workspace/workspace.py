@@ -237,7 +237,7 @@ class ActingWorkspace(Workspace):
 
     def __init__(self, origin: Workspace, actor: str, *, authenticated: bool, role: str) -> None:
         if not actor.strip() or len(actor) > LONGEST or not is_keepable(actor):
-            raise BadInputError(f"nobody acts under the name {actor[:60]!r}", hint="a name that can be read")
+            raise BadInputError(f"invalid user name {actor[:60]!r}", hint="a name that can be read")
         super().__init__(replace(origin.settings, user=actor))
         self.authenticated, self.role = authenticated, role
         self._origin = origin
@@ -275,7 +275,7 @@ class ActingWorkspace(Workspace):
 def _foreign(store: BlobStore) -> StoreMismatchError:
     return StoreMismatchError(
         f"the store at {store.url} is not the one of this database",
-        hint="FUSERY_DATABASE_URL and FUSERY_STORE_URL name the two; setting.* in fusery doctor shows what they are",
+        hint="FUSERY_DATABASE_URL and FUSERY_STORE_URL name the two; setting.* in fusery doctor shows both",
     )
 
 

@@ -180,13 +180,11 @@ class Acts:
         ):
             job = self._job(site, act, server.url, stopped=victim == CLIENT and point.call is not None)
             if victim == CLIENT and point.call is not None:
-                result.code = traced(self._client, job, log, "-e", f"trace={point.call.name}", *options)
+                result.code = traced(self._client, job, log, *options)
                 result.hit = was_hit(log, result.code)
             else:
                 if point.call is not None:
-                    traces.enter_context(
-                        attached(server.pid, log, "-e", f"trace={point.call.name}", *options)
-                    )
+                    traces.enter_context(attached(server.pid, log, *options))
                 pid = self._client.begin(job)
                 if point.call is None:
                     time.sleep(seconds * point.share)

@@ -21,7 +21,7 @@ from faults.judging import Expected, Look, complaints_after, complaints_at_end, 
 from faults.looking import files, look
 from faults.points import CTRL_C, Point, Result
 from faults.sites import DISK, Site, Stack
-from faults.tracing import Call, calls, injection, traced, was_hit
+from faults.tracing import Call, calls, injection, is_possible, traced, was_hit
 from installation import PROGRAM
 from programs import interrupts
 
@@ -99,8 +99,10 @@ class Sweep:
         if point.call is not None:
             log = self._folder / "trace"
             options = injection(point.call, point.fault)
-            result.code = traced(self._nursery, job, log, "-e", f"trace={point.call.name}", *options)
+            result.code = traced(self._nursery, job, log, *options)
             result.hit = was_hit(log, result.code)
+            if not is_possible(log):
+                return
         else:
             pid = self._nursery.begin(job)
             time.sleep(seconds * point.share)

@@ -41,6 +41,8 @@ WATCHED = ("-e", "trace=" + ",".join(f"?{name}" for name in TRACED))
 _LINE = re.compile(r"^(\d+) +(\w+)\((.*)$")
 _NAMED = re.compile(r'"(/[^"]*)"')
 _OPEN = re.compile(r"<([^<>]*)>")
+_WITHIN = re.compile(r"\(\d+<(?:\{eventfd|anon_inode:|pipe:)")
+_PAIR = re.compile(r"<(UNIX[^:]*:\[\d+->\d+\])")
 
 KILLED_ONLY = ("close", "mmap", "sendto", "sendmsg")
 """What close reports, nobody can act upon; mmap is memory too, without which CPython's `Thread.start` waits forever; and
@@ -140,11 +142,29 @@ def faults_of(call: Call) -> tuple[str, ...]:
     return ("kill -9", "EIO", "ENOSPC") if call.name in WRITING else ("kill -9", "EIO")
 
 
-def injection(call: Call, fault: str) -> tuple[str, str]:
-    """Return strace's options for one fault at one call."""
+def injection(call: Call, fault: str) -> tuple[str, ...]:
+    """Return strace's options for one fault at one call; pairs of sockets are recorded for `is_possible`."""
     what = "signal=KILL" if fault == "kill -9" else f"error={fault}"
-    return "-e", f"inject={call.name}:{what}:when={call.number}"
+    return "-e", f"trace={call.name},?socketpair", "-e", f"inject={call.name}:{what}:when={call.number}"
 
 
 def was_hit(log: Path, code: int) -> bool:
     return code == -signal.SIGKILL or "(INJECTED)" in log.read_text(errors="replace")
+
+
+def is_possible(log: Path) -> bool:
+    """Return whether all injected errors are such as a kernel makes: of files and sockets, and not within the process.
+
+    As each thread counts its own calls, an error may hit an eventfd, a pipe or a pair of sockets that wakes a thread.
+    """
+    pairs, begun = set[str](), dict[str, str]()
+    for line in log.read_text(errors="replace").splitlines():
+        thread, _, rest = line.partition(" ")
+        call = begun.pop(thread, "") + rest
+        if "<unfinished ...>" in rest:
+            begun[thread] = rest
+        elif "socketpair(" in call:
+            pairs.update(_PAIR.findall(call))
+        elif "(INJECTED)" in rest and (_WITHIN.search(call) or pairs & {*_PAIR.findall(call)}):
+            return False
+    return True

@@ -1,5 +1,8 @@
 """The fixtures of the registry and of bundles."""
 
+from pathlib import Path
+
+import pytest
 from registry.bundles.conftest import (
     evil_in_bundles,
     evil_texts,
@@ -23,6 +26,8 @@ from registry.conftest import (
     works,
 )
 
+from fusery.registry import Registry
+
 __all__ = [
     "evil_in_bundles",
     "evil_texts",
@@ -43,3 +48,10 @@ __all__ = [
     "unfused",
     "works",
 ]
+
+
+@pytest.fixture
+def with_base(registry: Registry, tiny_base: Path) -> Registry:
+    """A registry that has a base, for what a tracker keeps."""
+    registry.bases.add(tiny_base, name="tiny")
+    return registry

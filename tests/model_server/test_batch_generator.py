@@ -166,15 +166,15 @@ def test_a_class_that_computes_no_batches_is_asked_one_at_a_time(
     )
 
 
-def test_answers_of_a_class_that_computes_no_batches(tmp_path: Path) -> None:
-    base = tiny_architectures.make_architecture(tmp_path / "base", "gemma2", dtype="float32")
+@pytest.mark.parametrize("kind", ["gemma2", "baichuan_m1", "mamba"])
+def test_a_class_that_computes_no_batches_answers_one_after_the_other(kind: str, tmp_path: Path) -> None:
+    base = tiny_architectures.make_architecture(tmp_path / "base", kind, dtype="float32")
     tiny_models.make_tokenizer(base)
     host = EngineHost(base)
     try:
-        assert host.engine._batch_class.__name__ == "SequentialBatch"
-        prompts = [[97] * length for length in (1, 9, 4)]
-        alone = [host.text(begin(host, None, words, 6)) for words in prompts]
-        jobs = [begin(host, None, words, 6) for words in prompts]
-        assert [host.text(job) for job in jobs] == alone
+        assert host.engine._width == 1
+        alone, prompts = Alone(base, []), [[97] * length for length in (1, 9, 4)]
+        jobs = [begin(host, None, words, 6, owner=str(len(words))) for words in prompts]
+        assert [host.text(job) for job in jobs] == [alone.text(0, words, 6) for words in prompts]
     finally:
         host.engine.stop()

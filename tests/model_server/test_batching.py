@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,74 +11,12 @@ import pytest
 import tiny_models
 from mlx_lm import load
 
-from fusery.model_server.batching import PREFILL_TOKENS, BatchSlots, ContinuousBatch
+from fusery.model_server.batching import PREFILL_TOKENS, Batch
 from fusery.model_server.engine import Engine
-from fusery.model_server.fairness import Throttle
 from fusery.model_server.prefixes import Prefixes
 from fusery.model_server.sampling import Sampling
-from fusery.model_server.sequential import SequentialBatch
-from fusery.model_server.writing import Generation, Piece, RunningJob
+from fusery.model_server.writing import Generation, Piece
 from fusery.registry.runtime.switching import LayerPlace, Resident, Switchboard
-
-
-def places(*present: str) -> BatchSlots:
-    return BatchSlots(32, Throttle(4, lambda: present))
-
-
-def wait(at: BatchSlots, owner: str, count: int) -> list[Generation]:
-    jobs = [Generation(None, [1], 1, owner=owner) for _ in range(count)]
-    for job in jobs:
-        at.wait(job)
-    return jobs
-
-
-def writing(job: Generation) -> RunningJob:
-    class Tokenizer:
-        detokenizer: Any = None
-
-    return RunningJob(job, Tokenizer())
-
-
-def test_who_has_most_of_the_places_throttle_longer(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [time.monotonic()]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    rests = Throttle(4, lambda: ("acme", "other"))
-    at = BatchSlots(32, rests)
-    for job in wait(at, "acme", 9):
-        list(at.begin())
-        at.read(writing(job))
-    wait(at, "other", 1)
-    list(at.begin())
-
-    def rest(owner: str) -> float:
-        at.charge(owner, 0.25)  # what may be taken ahead
-        at.charge(owner, 1.0)
-        began = now[0]
-        while rests.resting(owner):
-            now[0] += 0.05
-        return now[0] - began
-
-    assert 4 < rest("other") < 6
-    assert 7.5 < rest("acme") < 9.5
-
-
-@pytest.mark.parametrize(
-    ("present", "expected"), [(("acme", "other"), {"acme": 24, "other": 16}), (("acme",), {"acme": 48})]
-)
-def test_many_adapters_are_no_second_share(present: tuple[str, ...], expected: dict[str, int]) -> None:
-    """The first answers of an owner's adapters go beyond its own share by half at most, and not beyond another's."""
-    at = places(*present)
-    for number in range(64):
-        at.wait(Generation(Resident(f"a{number}", None, number, 1, (), 0), [1], 1, owner="acme"))
-        if "other" in present:
-            at.wait(Generation(None, [1], 1, owner="other"))
-    running: Counter[str] = Counter()
-    for _ in range(200):
-        for job in at.begin():
-            running[job.owner] += 1
-            at.read(writing(job))
-    assert running == expected
-
 
 WIDTH = 4
 ENDLESS = Sampling(temperature=0, logit_bias={256: -100, 258: -100})
@@ -95,20 +32,16 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return loaded[0], loaded[1]
 
 
-@pytest.fixture(params=[ContinuousBatch, SequentialBatch])
-def lane(request: pytest.FixtureRequest, made: Made) -> Iterator[ContinuousBatch | SequentialBatch]:
+def make_batch(made: Made, width: int) -> Batch:
     import mlx.core as mx
 
     stream = mx.default_stream(mx.default_device())
-    model, tokenizer = made
-    found = request.param(
-        Switchboard(model),
-        tokenizer,
-        width=WIDTH,
-        stream=stream,
-        throttle=Throttle(0, tuple),
-        prefixes=Prefixes(),
-    )
+    return Batch(Switchboard(made[0]), made[1], width=width, stream=stream, prefixes=Prefixes())
+
+
+@pytest.fixture
+def lane(made: Made) -> Iterator[Batch]:
+    found = make_batch(made, WIDTH)
     yield found
     found.close()
 
@@ -117,16 +50,7 @@ def job(owner: str, prompt: int = 3, tokens: int = 2000) -> Generation:
     return Generation(None, [97] * prompt, tokens, ENDLESS, owner=owner)
 
 
-def steps_until(lane: ContinuousBatch | SequentialBatch, *jobs: Generation, most: int = 200) -> int:
-    left = set(jobs)
-    for step in range(1, most + 1):
-        left -= {found for found, piece in lane.step() if piece.tokens}
-        if not left:
-            return step
-    pytest.fail(f"{len(left)} have no token after {most} steps")
-
-
-def test_an_equal_share_and_then_turns(lane: ContinuousBatch | SequentialBatch) -> None:
+def test_an_equal_share_and_then_turns(lane: Batch) -> None:
     for _ in range(5 * WIDTH):
         lane.insert(job("flood"))
     for _ in range(3):
@@ -144,9 +68,7 @@ def test_an_equal_share_and_then_turns(lane: ContinuousBatch | SequentialBatch) 
     assert lane.owners() == {"flood"}
 
 
-def test_prompts_are_read_in_turns(
-    lane: ContinuousBatch | SequentialBatch, made: Made, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_prompts_are_read_in_turns(lane: Batch, made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     """Long prompts of one tenant do not hold up another's short one, and a step reads a bounded number of tokens."""
     read: list[int] = []
     kind: Any = type(made[0])
@@ -158,7 +80,7 @@ def test_prompts_are_read_in_turns(
 
     def step() -> list[tuple[Generation, Piece]]:
         read.append(0)
-        return lane.step()
+        return lane.step(shared=len(lane.owners()) > 1)
 
     monkeypatch.setattr(kind, "__call__", counted)
     for _ in range(3 * WIDTH):
@@ -202,11 +124,8 @@ def test_many_lanes_of_one_are_one_turn(made: Made) -> None:
         lane.close()
 
 
-@pytest.mark.parametrize("lane", [ContinuousBatch], indirect=True)
 @pytest.mark.parametrize("when", ["before it begins", "while it is written"])
-def test_a_failure_ends_its_own_job(
-    lane: ContinuousBatch, when: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failure_ends_its_own_job(lane: Batch, when: str, monkeypatch: pytest.MonkeyPatch) -> None:
     good, bad = job("acme", tokens=5), job("other", tokens=50)
     find = lane._prefixes.find
 
@@ -227,4 +146,27 @@ def test_a_failure_ends_its_own_job(
     assert [piece.finish for found, piece in pieces if found is bad and piece.finish] == ["error"]
     assert [piece.finish for found, piece in pieces if found is good][-1] == "length"
     assert lane.jobs() == []
-    assert lane._slots.readers() == []
+
+
+def test_a_batch_of_one_has_one_job_at_a_time(made: Made) -> None:
+    lane = make_batch(made, 1)
+    for owner in ("flood", "flood", "other"):
+        lane.insert(job(owner, tokens=3))
+    ended = []
+    for _ in range(30):
+        pieces = lane.step(shared=True)
+        assert len(pieces) <= 1
+        ended += [found.owner for found, piece in pieces if piece.finish]
+    assert ended == ["flood", "other", "flood"]
+    lane.close()
+
+
+def test_a_step_reads_for_a_moment_while_others_have_answers(lane: Batch) -> None:
+    lane.insert(job("a", prompt=2000))
+    lane.step()
+    lane._token_seconds, lane._write_seconds = 0.001, 0.0
+    assert (lane._prefill_size(shared=False), lane._prefill_size(shared=True)) == (512, 20)
+    lane._write_seconds = 0.1
+    assert lane._prefill_size(shared=True) == 100
+    lane._token_seconds = 1.0
+    assert lane._prefill_size(shared=True) == 8

@@ -196,7 +196,7 @@ def test_who_goes_before_its_request_is_ready(server: Served, monkeypatch: pytes
     for connection in (first, *waiting):
         connection.close()
     wait_until(lambda: server.service.admission.total == 0, "they are still counted")
-    assert len(server.service.preparing._queue) == 0
+    assert not list(server.service.preparing._queue)
     go_on.set()
     reply = server.client("sk-other").completions.create(model="caesar", prompt="c", max_tokens=1)
     assert reply.choices[0].text == "d"

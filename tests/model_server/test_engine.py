@@ -11,10 +11,9 @@ import tiny_models
 from mlx_lm import generate, load
 from serving_server import EngineHost
 
-from fusery.model_server.batching import PREFILL_TOKENS, ContinuousBatch
+from fusery.model_server.batching import PREFILL_TOKENS
 from fusery.model_server.engine import Engine
 from fusery.model_server.sampling import Sampling, make_processors
-from fusery.model_server.sequential import SequentialBatch
 from fusery.model_server.writing import Generation
 from fusery.registry.runtime.errors import AdapterError, EngineError
 
@@ -38,15 +37,6 @@ def say(host: EngineHost, *jobs: Generation) -> list[str]:
     return [host.text(job) for job in jobs]
 
 
-@pytest.fixture(params=[ContinuousBatch, SequentialBatch])
-def lanes(request: pytest.FixtureRequest, host: EngineHost) -> Iterator[None]:
-    """Each kind of lane in turn; the tiny model could do with either."""
-    before, host.engine._batch_class = host.engine._batch_class, request.param
-    yield
-    host.engine._batch_class = before
-
-
-@pytest.mark.usefixtures("lanes")
 def test_answers_are_those_of_mlx_lm(host: EngineHost, small_base: Path, small_adapter: Path) -> None:
     resident = host.engine.load("a", small_adapter).result()
     jobs, expected = [], []
@@ -73,7 +63,6 @@ def test_a_base_that_transformers_5_saved(small_base: Path, tmp_path: Path) -> N
     assert said == expected != other, "mlx-lm by itself takes another theta"
 
 
-@pytest.mark.usefixtures("lanes")
 def test_a_long_prompt_is_read_in_parts_and_counts_as_one(host: EngineHost, small_base: Path) -> None:
     """Penalties look back on all of it, and its parts are those of mlx-lm."""
     model, tokenizer = load(str(small_base))
@@ -85,7 +74,6 @@ def test_a_long_prompt_is_read_in_parts_and_counts_as_one(host: EngineHost, smal
     assert expected != say(host, Generation(None, tokens, 12, GREEDY))[0]
 
 
-@pytest.mark.usefixtures("lanes")
 def test_ends(host: EngineHost) -> None:
     tokens = host.tokens("hello")
     whole = host.begin(Generation(None, tokens, 20, GREEDY))
@@ -101,7 +89,6 @@ def test_ends(host: EngineHost) -> None:
     assert sum(piece.tokens for piece in host.pieces[bias]) == 1
 
 
-@pytest.mark.usefixtures("lanes")
 def test_a_seed_repeats_whatever_else_is_going_on(host: EngineHost) -> None:
     def job(seed: int | None) -> Generation:
         return Generation(None, host.tokens("hello"), 12, Sampling(temperature=1.5, top_p=0.95, seed=seed))
@@ -112,7 +99,6 @@ def test_a_seed_repeats_whatever_else_is_going_on(host: EngineHost) -> None:
     assert len({*crowd}) == 4
 
 
-@pytest.mark.usefixtures("lanes")
 def test_cancelled_at_any_stage(host: EngineHost) -> None:
     # Four are written at a time: two of these have to wait.
     jobs = [Generation(None, host.tokens("hello"), 500, GREEDY) for _ in range(6)]

@@ -11,10 +11,8 @@ import pytest
 from mlx_lm.models.cache import KVCache, RotatingKVCache
 from serving_server import EngineHost
 
-from fusery.model_server.batching import ContinuousBatch
 from fusery.model_server.prefixes import ENTRIES, LEAST_TOKENS, Prefixes
 from fusery.model_server.sampling import Sampling
-from fusery.model_server.sequential import SequentialBatch
 from fusery.model_server.writing import Generation
 from fusery.registry.runtime.switching import Resident
 
@@ -39,16 +37,9 @@ def plain(small_base: Path) -> Iterator[Host]:
     made.engine.stop()
 
 
-@pytest.fixture(params=[ContinuousBatch, SequentialBatch])
-def lane(request: pytest.FixtureRequest) -> type[ContinuousBatch | SequentialBatch]:
-    found: type[ContinuousBatch | SequentialBatch] = request.param
-    return found
-
-
 @pytest.fixture
-def host(small_base: Path, lane: type[ContinuousBatch | SequentialBatch]) -> Iterator[Host]:
+def host(small_base: Path) -> Iterator[Host]:
     made = Host(small_base, prompt_cache_bytes=1 << 30)
-    made.engine._batch_class = lane
     yield made
     made.engine.stop()
 
@@ -103,7 +94,6 @@ def test_penalties_look_back_on_what_was_read_before(host: Host, plain: Host) ->
 
 def test_caches_that_cannot_be_cut_are_kept_where_prompts_part(host: Host, small_base: Path) -> None:
     without = Host(small_base)
-    without.engine._batch_class = host.engine._batch_class
     look_back_less(without)
     look_back_less(host)
     try:

@@ -21,8 +21,6 @@ from openai_contract import HELLO
 from serving_server import Served, served
 
 from fusery.model_server import structured
-from fusery.model_server.batching import ContinuousBatch
-from fusery.model_server.sequential import SequentialBatch
 from fusery.model_server.structured import MAX_BYTES, MAX_DEPTH, MAX_NODES, Grammars
 from fusery.registry.runtime.errors import Refusal
 
@@ -58,15 +56,12 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_models.make_base(folder, dtype="float32", layers=1, hidden=64, intermediate=64)
 
 
-@pytest.fixture(scope="module", params=[ContinuousBatch, SequentialBatch])
-def server(
-    base: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> Iterator[Served]:
+@pytest.fixture(scope="module")
+def server(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("served")
     document = {"format": 1, "base": {"name": "tiny", "folder": str(base)}}
     (folder / "serving.json").write_text(json.dumps(document))
     with served(folder) as running:
-        running.service.engine._batch_class = request.param
         yield running
 
 

@@ -75,22 +75,15 @@ def test_a_chat_that_the_context_cannot_hold_is_not_even_made(server: Served) ->
     assert document["error"]["code"] == "context_length_exceeded"
 
 
-def test_health_says_when_no_template_can_be_rendered(
+def test_without_a_process_for_templates_a_chat_is_refused_until_there_is_one(
     server: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    service, tried = server.service, list[object]()
-    real = process.Process
     killed = template_processes()
     for child in killed:
         child.kill()
     psutil.wait_procs(killed)
     monkeypatch.setattr(process.sys, "executable", "/nowhere/python")
-    monkeypatch.setattr(service.prompts.templates._processes, "_command", process.chat_program())
-    monkeypatch.setattr(process, "Process", lambda *given: tried.append(given) or real(*given))
-    assert (chat(server, HELLO)[0], health(server)) == (503, 503)
-    wait_until(lambda: len(tried) > 2)  # and in vain
-    assert health(server) == 503
+    monkeypatch.setattr(server.service.prompts.templates._processes, "_command", process.chat_program())
+    assert chat(server, HELLO)[0] == 503
     monkeypatch.undo()
-    # Nobody sends a chat, since it is not healthy.
-    wait_until(lambda: health(server) == 200)
     assert chat(server, HELLO)[0] == 200

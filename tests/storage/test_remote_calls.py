@@ -99,6 +99,7 @@ FINAL: dict[str, tuple[Callable[[], BaseException], FailureKind]] = {
         of_module("obstore.exceptions", "UnknownConfigurationKeyError", SECRET),
         FailureKind.BROKEN,
     ),
+    "panic": (type("PanicException", (BaseException,), {"__module__": "pyo3_runtime"}), FailureKind.BROKEN),
     "bad endpoint": (lambda: ValueError(f"Invalid endpoint: {SECRET}"), FailureKind.BROKEN),
 }
 

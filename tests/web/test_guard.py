@@ -142,63 +142,6 @@ def test_who_asks_for_much_waits_behind_others(monkeypatch: pytest.MonkeyPatch) 
     asyncio.run(tried())
 
 
-def test_nothing_is_done_for_who_hung_up_before_their_turn() -> None:
-    ends, done = asyncio.Event(), 0
-
-    async def working(scope: Scope, receive: Receive, send: Send) -> None:
-        nonlocal done
-        done += 1
-        await ends.wait()
-        await answered(scope, receive, send)
-
-    async def left() -> None:
-        messages = [{"type": "http.disconnect"}, await receive()]
-
-        async def received() -> Message:
-            return messages.pop()
-
-        await caught(SCOPE, received, never)
-
-    async def tried() -> None:
-        busy = [asyncio.create_task(status_of(caught)) for _ in range(EACH)]
-        await turns_of_the_loop()
-        await asyncio.gather(*(left() for _ in range(50)))
-        ends.set()
-        assert await asyncio.gather(*busy) == [200] * EACH
-        assert await status_of(caught) == 200
-
-    caught = Slots(working, lambda _: "one")
-    asyncio.run(tried())
-    assert done == EACH + 1
-
-
-@pytest.mark.parametrize("steps", range(6))
-def test_a_turn_that_comes_to_nobody_is_given_back(steps: int) -> None:
-    async def tried() -> None:
-        only = limits.FairQueue(1, 1)
-        await only.take("a")
-        left = [await receive()]
-
-        async def received() -> Message:
-            if not left:
-                await asyncio.Event().wait()
-            return left.pop()
-
-        waiting = asyncio.create_task(limits._queued(only, "b", received))
-        await turns_of_the_loop()
-        only.release("a")
-        for _ in range(steps):
-            await asyncio.sleep(0)
-        waiting.cancel()
-        [ended] = await asyncio.gather(waiting, return_exceptions=True)
-        if not isinstance(ended, BaseException):
-            only.release("b")
-        await turns_of_the_loop()
-        assert only.has_slot("c")
-
-    asyncio.run(tried())
-
-
 SLOW = (
     b"POST /api/v1/adapters/yank-all HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     b"Content-Length: 90\r\n\r\n{"

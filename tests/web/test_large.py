@@ -72,7 +72,6 @@ def test_no_page_asks_the_database_much_or_reads_a_whole_table(crowded: Crowd) -
         "/lineage/tiny",
         "/places",
         "/fused",
-        "/audit",
         "/log",
         f"/log?reference={name}",
         f"/search?q={name}",

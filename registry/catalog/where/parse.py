@@ -112,7 +112,7 @@ def read_value(field: WhereField, token: Lexeme, expression: str, *, part: bool 
         raise WhereError(f"expected {_EXPECTED[field.kind]}", expression, token.start, hint=hint)
     if field.choices and value not in field.choices and not part:
         hint = nearest(str(value), field.choices) or f"one of {', '.join(field.choices)}"
-        raise WhereError(f"{str(value)[:60]!r} is none of its values", expression, token.start, hint=hint)
+        raise WhereError(f"{str(value)[:60]!r} is not one of its values", expression, token.start, hint=hint)
     if part and (len(str(value)) > PATTERN or str(value).count("*") > STARS):
         raise WhereError(
             f"a pattern has at most {PATTERN} characters and {STARS} stars", expression, token.start

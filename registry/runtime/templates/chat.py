@@ -60,11 +60,6 @@ class ChatTemplates:
         except NoProcess as error:
             raise NoProcess(f"the model's chat template {error}") from error
 
-    @property
-    def able(self) -> bool:
-        """Whether chats can be rendered: it is not closed, and the last process that was needed could be started."""
-        return self._processes.able
-
     def close(self) -> None:
         """Kill the processes; what is being rendered fails."""
         self._processes.close()

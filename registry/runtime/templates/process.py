@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import queue
@@ -12,22 +11,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from . import program
 
-START_SECONDS = 60.0
-"""Time for a process to be there, on a machine that is busy with something else."""
-
-END_SECONDS = 5.0
-"""Time from the end of what a process says to its own end."""
-
-MOST_SAID = 1000
-"""Characters of what a template says when it refuses."""
+START_SECONDS = 60.0  # time for a process to be there, on a machine that is busy with something else
+END_SECONDS = 5.0  # time from the end of what a process says to its own end
+MOST_SAID = 1000  # characters of what a template says when it refuses
 
 _KEPT = ("PATH", "PYTHONPATH", "LANG", "TZ", "TZDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")
 """What a process sees of the environment: where things are, and no credentials."""
@@ -35,17 +30,11 @@ _KEPT = ("PATH", "PYTHONPATH", "LANG", "TZ", "TZDIR", "LD_LIBRARY_PATH", "DYLD_L
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one rendering may take.
+    """What one rendering may take."""
 
-    Attributes:
-        seconds: of a processor; a busy machine does not count.
-        clock: seconds in all.
-        memory: bytes of the process, where the system holds it to that; macOS does not.
-    """
-
-    seconds: float = 2.0
-    clock: float = 10.0
-    memory: int = 512 << 20
+    seconds: float = 2.0  # of a processor; a busy machine does not count
+    clock: float = 10.0  # seconds in all
+    memory: int = 512 << 20  # bytes of the process, where the system holds it to that; macOS does not
     characters: int = 16 << 20
 
 
@@ -182,28 +171,52 @@ class TemplateProcesses:
         self._lock = threading.RLock()  # a signal's handler may close what its own thread is just looking at
         self._all: set[Process] = set()
         self._closed = False
-        self._startable = True
-
-    @property
-    def able(self) -> bool:
-        """Whether something can be rendered: they are not closed, and when one was needed last, it was there or could be started."""
-        return self._startable and not self._closed
 
     def start(self, *, wait: bool = True) -> None:
         """Start a process, to see that it can be done; without waiting, it starts while something else is done."""
-        process = self._take()
-        try:
-            process = self._living(process, wait=wait)
-        finally:
-            self._free.put(process)
+        with self._taken() as process:
+            if wait:
+                process.ready()
 
     def render(self, request: Mapping[str, Any], most: int | None = None) -> str:
         """Return the text that a request gives."""
-        process = self._take()
-        try:
-            process = self._living(process)
-            length = self.limits.characters
+        length = self.limits.characters
+        with self._taken() as process:
+            process.ready()
             return process.ask(request, length if most is None else min(most, length))
+
+    def close(self) -> None:
+        """Kill all processes; what is being rendered fails, and nothing is rendered any more."""
+        with self._lock:
+            self._closed = True
+            ended = list(self._all)
+        for process in ended:
+            process.kill()
+        idle = []
+        with suppress(queue.Empty):
+            while True:
+                idle.append(self._free.get_nowait())
+        for free in idle:
+            self._drop(free)
+            self._free.put(None)  # for whoever waits, to be told
+
+    @contextmanager
+    def _taken(self) -> Iterator[Process]:
+        """Yield a process that can be asked; after anything but an answer or a refusal, it is of no more use."""
+        try:
+            process = self._free.get(timeout=self.limits.clock)
+        except queue.Empty:
+            raise NoProcess("was not rendered: too many wait for it; try again in a moment") from None
+        try:
+            with self._lock:
+                if self._closed:
+                    raise _stopped()
+                if process is None or not process.alive:
+                    self._drop(process)
+                    process = None
+                    process = Process(self._command, self.limits)
+                    self._all.add(process)
+            yield process
         except TemplateRaised:
             raise
         except BaseException as error:  # also Ctrl-C, after which an answer would be that to another question
@@ -214,66 +227,6 @@ class TemplateProcesses:
             raise
         finally:
             self._free.put(process)
-
-    def close(self) -> None:
-        """Kill all processes; what is being rendered fails, and nothing is rendered any more."""
-        with self._lock:
-            self._closed = True
-            ended = list(self._all)
-        for process in ended:
-            process.kill()
-        idle = []
-        with contextlib.suppress(queue.Empty):
-            while True:
-                idle.append(self._free.get_nowait())
-        for free in idle:
-            self._drop(free)
-            self._free.put(None)  # for whoever waits, to be told
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _take(self) -> Process | None:
-        try:
-            return self._free.get(timeout=self.limits.clock)
-        except queue.Empty:
-            raise NoProcess("was not rendered: too many wait for it; try again in a moment") from None
-
-    def _living(self, process: Process | None, *, wait: bool = True) -> Process:
-        if process is None or not process.alive or self._closed:
-            self._drop(process)
-            process = self._made()
-        if not wait:
-            return process
-        try:
-            process.ready()
-        except BaseException as error:
-            self._drop(process)
-            if isinstance(error, NoProcess):
-                self._startable = False
-                if self._closed:
-                    raise _stopped() from error
-            raise
-        self._startable = True  # there is one, whatever became of another
-        return process
-
-    def _made(self) -> Process:
-        if self._closed:
-            raise _stopped()
-        try:
-            made = Process(self._command, self.limits)
-        except NoProcess:
-            self._startable = False
-            raise
-        with self._lock:
-            self._all.add(made)
-            if not self._closed:
-                return made
-        self._drop(made)
-        raise _stopped()
 
     def _drop(self, process: Process | None) -> None:
         if process is not None:

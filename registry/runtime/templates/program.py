@@ -22,15 +22,13 @@ if TYPE_CHECKING:
 READY, TEXT, RAISED, MEMORY, LENGTH = b"S", b"T", b"R", b"M", b"L"
 """The first byte of what this process says: it is there, the text, or why there is none."""
 
-HEAD = 8
-"""Bytes of a message's length, before each message."""
+HEAD = 8  # bytes of a message's length, before each message
 
 _SOCKET = 0
 _SAID = 4000
 _KEPT = 8
 
-Render = Callable[[Mapping[str, Any]], Iterable[str]]
-"""Gives the pieces of a text, as they come."""
+Render = Callable[[Mapping[str, Any]], Iterable[str]]  # gives the pieces of a text, as they come
 
 
 def run(render: Render) -> None:

@@ -226,7 +226,7 @@ def test_a_server_s_life_on_record(source: AdapterSource, stocked: Registry, tmp
     assert stocked.deployments.list(place=place) == []
     assert [each.name for each in stocked.deployments.list()] == [V2]
     reasons = [each.detail["reason"] for each in stocked.upkeep.log() if each.action == "deployment.ended"]
-    assert reasons == ["the server began anew", "the server ended"]
+    assert reasons == ["the server restarted", "the server ended"]
 
 
 def test_deployments_of_others_stay(source: AdapterSource, stocked: Registry, tmp_path: Path) -> None:

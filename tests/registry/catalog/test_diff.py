@@ -181,7 +181,7 @@ def test_metrics_are_compared_where_they_were_measured_alike(stocked: Registry) 
     assert (finding.code, finding.metric, finding.adapters) == (
         "metric_other_dataset", "loss", ("course_rec_v1_20260115", "course_rec_v2_20260201"),
     )  # fmt: skip
-    assert "on x and of course_rec_v2_20260201 on nobody said what" in finding.why
+    assert "on x and of course_rec_v2_20260201 on undeclared data" in finding.why
     assert [each.version for each in stocked.adapters.list(sort="metric.acc")] == [2, 1]
     assert [each.version for each in stocked.adapters.list(sort="metric.acc:desc")] == [1, 2]
     both = stocked.adapters.compare("course_rec").differs

@@ -29,13 +29,6 @@ def other(other_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registr
 
 
 @pytest.fixture
-def with_base(registry: Registry, tiny_base: Path) -> Registry:
-    """A registry that has a base, for what a tracker keeps."""
-    registry.bases.add(tiny_base, name="tiny")
-    return registry
-
-
-@pytest.fixture
 def sound(other: Registry) -> Iterator[Registry]:
     """The other registry, which must be sound at the end."""
     yield other

@@ -16,6 +16,7 @@ from signing_keys import write_pair
 from sqlalchemy import select, text
 
 from fusery.registry import Registry, tables
+from fusery.registry.database import events
 from fusery.registry.errors import BadInputError
 from fusery.registry.fusion.fuse import FuseRequest
 
@@ -143,10 +144,15 @@ def test_an_exported_folder_keeps_the_day_that_was_corrected(
     sound.bases.add(tiny_base, name="tiny")
     view = sound.exchange.import_folder(folder)
     assert (view["name"], view["date"], view["val_loss"]) == (ONE, "20260114", 0.061)
-    assert [each["field"] for each in view["amendments"]] == ["date"]
     again = sound.exchange.import_folder(folder)
-    assert (again.created, again["date"]) == (False, "20260114")
-    assert len(sound.adapters.show(ONE)["amendments"]) == 1
+    assert (again.created, again.date) == (False, "20260114")
+    kept, brought = (
+        [(each.field, each.to, each.reason) for each in registry.adapters.show(ONE).amendments]
+        for registry in (amended, sound)
+    )
+    assert brought == kept
+    with sound.workspace.database.read() as session:
+        assert len(events.history(session, kind="adapter", subject=ONE, action="adapter.received")) == 1
 
 
 QUERY = "model.layers.0.self_attn.q_proj"
@@ -298,7 +304,7 @@ def test_an_exported_folder_has_them(
         MEASURED_ONE, {"acc": 0.5}, dataset="courses", split="test", harness="ours", seed=3
     )
     stocked.evaluations.record(
-        MEASURED_ONE, Path(__file__).parents[1] / "evaluation/results/lm_eval_0.4.13.json"
+        MEASURED_ONE, Path(__file__).parents[1] / "comparison/results/lm_eval_0.4.13.json"
     )
     folder = stocked.exchange.export(MEASURED_ONE, tmp_path / "out").path
     assert "tester" not in (folder / "adapter_metadata.json").read_text()

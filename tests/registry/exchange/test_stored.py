@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,11 @@ from store_shelf import open_workspace
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError, UnknownReferenceError
 from fusery.registry.exchange import stored
+from fusery.registry.exchange.stored import StoredPlace
+from fusery.registry.remote import container
 from fusery.registry.remote.container import BackupError
+from fusery.registry.wire import encode
+from fusery.storage.jsonfile import count_values
 
 ONE, TWO = "course_rec_v1_20260115", "course_rec_v2_20260220"
 
@@ -61,10 +66,21 @@ def test_invalid_packages_are_refused(stocked: Registry, other: Registry, tmp_pa
     assert other.adapters.list() == []
 
 
-def test_documents_of_another_party_have_a_total_limit(
+def test_documents_of_another_party_have_total_limits(
     stocked: Registry, other: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stocked.upkeep.backup(tmp_path / "saved")
+    place = str(tmp_path / "saved")
+    stocked.upkeep.backup(place)
+    with StoredPlace(place).opened(other.workspace) as package:
+        values = sum(count_values(encode(each)) for each in package.documents)
+    for limit, ends in (
+        (2 * values, nullcontext()),
+        (values - 50, pytest.raises(BackupError, match="adapter.nd")),
+    ):
+        monkeypatch.setattr(container, "MOST_VALUES", limit)
+        with ends:
+            other.exchange.pull("course_rec@1", place, dry_run=True)
+    stocked.upkeep.backup(place, verify=True)  # the limit is not for one's own
     monkeypatch.setattr(stored, "_MOST_BYTES", 100)
     with pytest.raises(BackupError, match=r"package\.json"):
-        other.exchange.pull("course_rec@1", tmp_path / "saved")
+        other.exchange.pull("course_rec@1", place)

@@ -40,7 +40,7 @@ def test_limits_of_a_value(stocked: Registry) -> None:
     for dataset, code in (("x", "metric_other_split"), ("y", "metric_other_dataset")):
         assert outcome(stocked, {"at_least": 0.61, "dataset": dataset, "split": "test"}) == "unknown"
         found = stocked.aliases.promote(TWO, "prod", dry_run=True).rules[-1]
-        assert (found.code, "on x/dev, seed 2, nobody said what, and not" in found.why) == (code, True)
+        assert (found.code, "on x/dev, seed 2, undeclared data, and not" in found.why) == (code, True)
 
 
 @pytest.mark.parametrize(

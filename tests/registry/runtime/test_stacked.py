@@ -33,7 +33,6 @@ ADAPTERS: dict[str, dict[str, Any]] = {
     "rank 8, other layers": {"keys": ["self_attn.q_proj", "self_attn.v_proj"]},
     "rank 1": {"rank": 1},
     "rank 48, all blocks": {"rank": 48, "num_layers": -1},
-    "embedding": {"keys": ["model.embed_tokens"]},
     "part of the layers missing": {"skip": ["model.layers.3.mlp.up_proj"]},
 }
 LENGTH = 7
@@ -224,17 +223,3 @@ def test_a_scale_that_is_no_number_leaves_nothing_behind(base: Path, tmp_path: P
         with pytest.raises(AdapterError):
             board.load("a", folder, by_row=True)
         assert not any(isinstance(module, Stacked) for module in board.model.modules())
-
-
-@pytest.mark.parametrize(("adapter", "kind"), [("bfloat16", "float32"), ("float32", "bfloat16")])
-def test_an_embedding_rounds_as_mlx_lm_does(adapter: Any, kind: str, tmp_path: Path) -> None:
-    base = tiny_models.make_base(tmp_path / "base", dtype=kind)  # type: ignore[arg-type]
-    folder = tiny_models.make_adapter(
-        tmp_path / "a", base, keys=["model.embed_tokens"], update=0.5, dtype=adapter
-    )
-    board, tokens = Switchboard(load(str(base))[0]), words(2)
-    resident = board.load("a", folder, by_row=True)
-    expected = load(str(base), adapter_path=str(folder))[0].model.embed_tokens(tokens)
-    with board.rows.of((resident.number, resident.number)):
-        board.rows.require(*tokens.shape)
-        assert mx.array_equal(board.model.model.embed_tokens(tokens), expected)

@@ -16,21 +16,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fusery.registry.errors import BadInputError, MissingExtraError, UnknownReferenceError
+from fusery.registry.exchange.tracked_run import TrackedRun, is_inside
+from fusery.registry.registration.training_record import RecordedData, RunRecord
 from fusery.storage.processes import temporary_folder
 from fusery.storage.secrets import remember, without_secrets
 
-from ..errors import BadInputError, MissingExtraError, UnknownReferenceError
-from ..registration.training_record import RecordedData, RunRecord
-from .tracked_run import (
+from .tracker_client import (
     MOST_RUNS,
     Client,
     TrackedFile,
-    TrackedRun,
     at_most,
     curve_of,
     dataset_of,
     git_of,
-    is_inside,
     is_number,
     parameters,
 )

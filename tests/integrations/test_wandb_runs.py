@@ -12,9 +12,9 @@ import peft_folders
 import pytest
 from wandb_server import ENTITY, KEY, PROJECT, Artifact, Tracker, WandbRun, running_tracker
 
+from fusery.integrations import wandb_runs as reading
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError, MissingExtraError, RegistryError, UnknownReferenceError
-from fusery.registry.exchange import wandb_runs as reading
 from fusery.testing.sources import SourceContract
 
 pytestmark = pytest.mark.timing

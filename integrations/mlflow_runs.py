@@ -16,22 +16,13 @@ from urllib.parse import quote, unquote, urlsplit
 
 from sqlalchemy import create_engine, inspect, make_url
 
+from fusery.registry.errors import BadInputError, MissingExtraError, UnknownReferenceError
+from fusery.registry.exchange.tracked_run import TrackedRun
+from fusery.registry.registration.training_record import RecordedData, RunRecord
 from fusery.storage.locate import display_url
 from fusery.storage.secrets import without_secrets
 
-from ..errors import BadInputError, MissingExtraError, UnknownReferenceError
-from ..registration.training_record import RecordedData, RunRecord
-from .tracked_run import (
-    MOST_RUNS,
-    Client,
-    TrackedFile,
-    TrackedRun,
-    at_most,
-    curve_of,
-    dataset_of,
-    git_of,
-    parameters,
-)
+from .tracker_client import MOST_RUNS, Client, TrackedFile, at_most, curve_of, dataset_of, git_of, parameters
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

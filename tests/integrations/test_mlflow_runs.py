@@ -21,17 +21,12 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset as MlflowDataset
 from mlflow.entities import DatasetInput, FileInfo, InputTag
 
+from fusery.integrations import mlflow_runs as reading
+from fusery.integrations.mlflow_runs import list_files
+from fusery.integrations.tracker_client import is_secret, parameters
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError, MissingExtraError, UnknownReferenceError
-from fusery.registry.exchange import mlflow_runs as reading
-from fusery.registry.exchange.mlflow_runs import list_files
-from fusery.registry.exchange.tracked_run import (
-    TrackedRun,
-    is_inside,
-    is_secret,
-    parameters,
-    tracked_adapters,
-)
+from fusery.registry.exchange.tracked_run import TrackedRun, is_inside, tracked_adapters
 from fusery.registry.registration.training_record import RunRecord
 from fusery.testing.sources import SourceContract
 
