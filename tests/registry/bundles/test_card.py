@@ -18,11 +18,12 @@ from huggingface_hub import EvalResultEntry, ModelCard, parse_eval_result_entrie
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
+from markdown_it.token import Token
 
 from fusery.registry import Registry
 from fusery.registry.bundles import BundleSource
 from fusery.registry.bundles.card import EVAL_RESULTS, card_values, eval_results, measured_rows
-from fusery.registry.bundles.rendering import render_card
+from fusery.registry.bundles.rendering import CARD_LIMIT, markdown_text, render_card, yaml_string
 from fusery.registry.bundles.writing import bundle_record
 from fusery.registry.charts.curves import curve_svg
 from fusery.registry.errors import BadInputError
@@ -371,3 +372,43 @@ def test_licences_are_read_from_texts() -> None:
     assert licence_of_text("MIT License\n\nCopyright") == "mit"
     assert licence_of_text("This is not the MIT License") is None
     assert licence_of_readme("---\ntags: [x]\n---\nlicense: mit") is None
+
+
+def test_yaml_reads_back_exactly(evil_texts: list[str]) -> None:
+    for evil in evil_texts:
+        quoted = yaml_string(evil)
+        assert yaml.safe_load(f"key: {quoted}\nother: 1\n") == {"key": evil, "other": 1}
+        assert yaml.safe_load(f"- {quoted}\n- last\n") == [evil, "last"]
+        assert quoted.isascii() and quoted.isprintable()
+
+
+def test_markdown_shows_the_text_in_its_own_cell(evil_texts: list[str]) -> None:
+    for evil in evil_texts:
+        row = f"| label | {markdown_text(evil)} | end |"
+        assert row.isprintable()
+        table = f"| a | b | c |\n| - | - | - |\n{row}\n\nafter\n"
+        tokens = MarkdownIt("commonmark").enable("table").parse(table)
+        cells = [token for token in tokens if token.type == "inline"]
+        assert [cell.content for cell in cells[:3]] == ["a", "b", "c"]
+        assert len(cells) == 7
+        assert [shown(cell) for cell in cells[4:]] == [visible(evil), "end", "after"]
+
+
+def test_markdown_of_other_values() -> None:
+    assert markdown_text(None) == "–"
+    assert markdown_text(2) == "2"
+    assert markdown_text(True) == "true"
+    assert markdown_text({"b": [1], "a": None}) == '\\{"a": null, "b": \\[1\\]\\}'
+    assert markdown_text("course_rec_v2_20261124") == "course_rec_v2_20261124"
+    assert markdown_text("org/Model-0.5B") == "org/Model-0.5B"
+
+
+def shown(cell: Token) -> str:
+    """The text that a reader sees; anything but text in the cell fails."""
+    assert {child.type for child in cell.children or ()} <= {"text", "text_special"}
+    return "".join(child.content for child in cell.children or ())
+
+
+def visible(text: str) -> str:
+    cut = text if len(text) <= CARD_LIMIT else text[: CARD_LIMIT - 1] + "…"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut).strip()
