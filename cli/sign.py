@@ -212,7 +212,6 @@ def identify(
 
 
 def _verify(session: Session, path: Path, place: Path | None, checkers: Sequence[KeyChecker]) -> int:
-    """Verify the files and the signature, against the registry only where no key is given."""
     from fusery.registry.provenance import verify
 
     with session.progress("reading") as told:

@@ -114,6 +114,7 @@ def card_values(
     base, adapter = provenance_part(provenance, "base"), provenance_part(provenance, "adapter")
     fidelity, command = provenance_part(provenance, "fidelity"), provenance.get("rebuild")
     name = adapter.get("name")
+    named = isinstance(name, str) and _NAME.fullmatch(name)
     return {
         "name": record["name"],
         "base": base.get("name"),
@@ -128,7 +129,7 @@ def card_values(
         "transformers": transformers,
         "adapter_name": name,
         # A sum of adapters needs more than a name to be made again; `rebuild` has it.
-        "ships": [] if provenance.get("with") or not _is_name(name) else list(_ships(provenance, targets)),
+        "ships": [] if provenance.get("with") or not named else list(_ships(provenance, targets)),
         "licence": licences(base, [(name, adapter), *_further(adapter, provenance)]),
         "lineage": list(_lineage(record, base, adapter)),
         "parts": list(_parts(provenance, adapter)),
@@ -145,7 +146,6 @@ def card_values(
 
 
 def _ships(provenance: Mapping[str, Any], targets: Collection[str]) -> Iterator[tuple[str, str]]:
-    """Yield the options of each target that accepts the model, and its use."""
     dequantized = provenance_part(provenance, "recipe").get("precision") == "dequantize"
     for target, what in SHIPS:
         if target in targets:
@@ -179,7 +179,6 @@ def _lineage(
 
 
 def _parts(provenance: Mapping[str, Any], adapter: Mapping[str, Any]) -> Iterator[tuple[Any, Any, Any]]:
-    """Yield name, weight and digest of each adapter, if there are several."""
     extras = _objects(provenance.get("with"))
     if extras:
         yield adapter.get("name"), 1.0, adapter.get("digest")
@@ -206,7 +205,6 @@ def _precision(provenance: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _fidelity(fidelity: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield what is measured, and a sentence on what was found."""
     verdict, retained, cosine, error = (
         fidelity.get(key) for key in ("verdict", "retained", "cosine", "relative_error")
     )
@@ -225,7 +223,6 @@ def _fidelity(fidelity: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _worst(fidelity: Mapping[str, Any]) -> Iterator[tuple[Any, str, str, str]]:
-    """Yield the modules whose share retained is furthest from 1."""
     for module in _objects(fidelity.get("worst"))[:_WORST]:
         retained, cosine, error = (module.get(key) for key in ("retained", "cosine", "relative_error"))
         share = f"{100 * retained:.1f} %" if _is_number(retained) else "–"
@@ -238,10 +235,6 @@ def _short(value: Any) -> str:
 
 def _objects(value: Any) -> list[Mapping[str, Any]]:
     return [entry for entry in value if isinstance(entry, Mapping)] if isinstance(value, list) else []
-
-
-def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and _NAME.fullmatch(value) is not None
 
 
 def _is_number(value: Any) -> TypeGuard[float]:
@@ -368,7 +361,6 @@ def curve_values(adapter: Mapping[str, Any]) -> dict[str, str] | None:
 
 
 def _sentence(points: Any) -> str:
-    """Say in words what the picture shows; `points` can be drawn."""
     for key, what in (("val_loss", "validation"), ("train_loss", "training")):
         known = [
             (point["iteration"], point[key])

@@ -214,7 +214,6 @@ def _record(
     manifest: Manifest,
     choices: Choices,
 ) -> Withdrawals:
-    """Record a bundle; return the yanks that concern it."""
     which = {"adapter": names[0]} if len(names) == 1 else {"adapters": list(names)}
     detail = {"fused": fused and fused.key, **which, "choices": choices.digest()}
     if target.plugin is not None:

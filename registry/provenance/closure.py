@@ -91,7 +91,6 @@ def _relations() -> Iterator[Relation]:
 
 
 def _plain(made_id: Any, source_id: Any, name: str, made: Any, source: Any) -> Relation:
-    """Return a relation that a column has; where that is null, there is none."""
     return Relation(select(made_id, source_id, literal(name)).where(source_id.is_not(None)), made, source)
 
 
@@ -138,7 +137,6 @@ def walk(
 
 
 def _next(session: Session, keys: Sequence[Key], up: bool, most: int | None) -> Iterator[Key]:
-    """Yield what is one step away, the `most` newest of each relation."""
     numbers = _by_kind(keys)
     ways: list[Select[int, int]] = []
     for position, relation in enumerate(RELATIONS):

@@ -144,7 +144,6 @@ def _file(file: FoundFile) -> FoundFiles:
 
 
 def _weights(file: FoundFile) -> Weights | None:
-    """Return a file's tensors, None where its name and its first bytes say that it has none."""
     with os_failures(f"read {file.path}", near=file.file):
         with file.file.open("rb") as content:
             start = content.read(16)

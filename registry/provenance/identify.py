@@ -107,7 +107,6 @@ _PROOFS = {
 def _judge(
     claim: IdentityClaim, targets: set[tuple[str, str]], matches: Sequence[Match], unread: Mapping[str, str]
 ) -> tuple[bool | None, str]:
-    """Return whether a claim is true, and why."""
     own = [match for match in matches if _is_meant(match, claim, targets)]
     best = max(own, key=lambda match: (match.identical, match.confidence), default=None)
     if best is not None and best.identical:
@@ -136,7 +135,6 @@ def _is_meant(match: Match, claim: IdentityClaim, targets: set[tuple[str, str]])
 
 
 def _targets(session: Session, claim: IdentityClaim) -> set[tuple[str, str]]:
-    """Return the names and digests of the recorded items that a claim means."""
     digest, fused = claim.digest, tables.FusedRow
     if claim.kind == "fused":
         rows = session.scalars(select(fused).where(or_(fused.key == digest, fused.digest == digest)))

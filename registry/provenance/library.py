@@ -8,9 +8,9 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,7 +18,7 @@ from sqlalchemy import Row, Select, func, select
 from sqlalchemy.orm import selectinload
 
 from fusery.storage.digest import CHUNK, Digest, digest_file
-from fusery.storage.errors import FuseryError, StorageError
+from fusery.storage.errors import FuseryError, MissingFileError, StorageError
 from fusery.storage.failures import os_failures
 
 from .. import tables
@@ -142,12 +142,8 @@ CASTS = ("F32", "F16", "BF16")
 """Formats that recorded numbers can be converted to."""
 
 
-class NotHereError(Exception):
-    """The files are not available; the text says why."""
-
-
 class Library:
-    """Recorded items with their files; `scratch` returns a folder for fetched ones."""
+    """Recorded items with their files; `scratch` returns a folder for fetched ones, `missing` says why files are not available."""
 
     def __init__(
         self,
@@ -168,16 +164,6 @@ class Library:
         """Release all files."""
         self._held.close()
 
-    def _open(self, owner: RecordedItem) -> Mapping[str, Path] | None:
-        """Return the files of an item by path; None if they are not available: `missing` then says why."""
-        if owner.manifest not in self._files and owner.manifest not in self.missing:
-            try:
-                held = open_files(self._workspace, owner, self._scratch())
-                self._files[owner.manifest] = self._held.enter_context(held)
-            except NotHereError as error:
-                self._give_up(owner, str(error), quiet=True)
-        return self._files.get(owner.manifest)
-
     def learn(self, owner: RecordedItem) -> None:
         """Put an item's tensors into the index, if its files are as recorded."""
         files = self._open(owner)
@@ -189,12 +175,11 @@ class Library:
             tensors = self._hasher.tensors(self._tensors(owner).values())
             recorded = recorded_files(self._workspace, owner.manifest)
             if any(recorded.get(path) != digests[file] for path, file in weights.items()):
-                self._give_up(owner, "its files are damaged")
-                return
+                self.missing[owner.manifest] = "its files are damaged"
         except (FuseryError, OSError) as error:
-            self._give_up(owner, str(error))
-            return
-        self.index.keep(owner, {view.name: str(digest) for view, digest in tensors.items()})
+            self.missing[owner.manifest] = str(error)
+        if owner.manifest not in self.missing:
+            self.index.keep(owner, {view.name: str(digest) for view, digest in tensors.items()})
 
     def cast(self, owner: RecordedItem, name: str, dtype: str) -> Digest | None:
         """Return the digest of a tensor converted to another dtype; None if that cannot be computed."""
@@ -215,15 +200,50 @@ class Library:
             self._views[owner.manifest] = found
         return self._views[owner.manifest]
 
-    def _give_up(self, owner: RecordedItem, why: str, *, quiet: bool = False) -> None:
-        self._files.pop(owner.manifest, None)
-        self.missing[owner.manifest] = why
-        if not quiet:
-            self.say(f"{owner.title} cannot be compared with: {why}")
+    def _open(self, owner: RecordedItem) -> Mapping[str, Path] | None:
+        if owner.manifest not in self._files and owner.manifest not in self.missing:
+            try:
+                self._files[owner.manifest] = self._locate(owner)
+            except (StorageError, OSError) as error:
+                self.missing[owner.manifest] = getattr(error, "message", None) or str(error)
+        return None if owner.manifest in self.missing else self._files[owner.manifest]
+
+    def _locate(self, owner: RecordedItem) -> dict[str, Path]:
+        from ..records.bases import blob_generations, locate_files
+
+        files, base_model = selectinload(tables.ManifestRow.files), tables.BaseModelRow
+        with self._workspace.database.read() as session:
+            if owner.kind == "base":
+                loading = (selectinload(base_model.names), selectinload(base_model.manifest).options(files))
+                base = session.get_one(base_model, owner.id, options=loading)
+            manifest = session.get_one(tables.ManifestRow, owner.manifest, options=[files])
+        if owner.kind == "base":
+            located = locate_files(self._workspace, base, self._scratch())
+            return {path: file.resolve() for path, file in located.items()}
+        if owner.kind == "fused":
+            folder = self._held.enter_context(self._workspace.cache.using(owner.facts["key"]))
+            places = {file.path: folder / file.path for file in manifest.files} if folder is not None else {}
+            if places and all(
+                places[file.path].is_file() and places[file.path].stat().st_size == file.size
+                for file in manifest.files
+            ):
+                return places
+        if any(file.blob is None for file in manifest.files):
+            raise MissingFileError("its files are no longer in the cache")
+        generations = blob_generations(self._workspace, [file.sha256 for file in manifest.files])
+        found, store = {}, self._workspace.store
+        for file in manifest.files:
+            digest, generation = Digest(file.sha256), generations[file.sha256]
+            local = store.local_path(digest, generation=generation)
+            if local is None:
+                local = self._scratch() / digest
+                if not local.exists():
+                    store.fetch(digest, local, generation=generation)
+            found[file.path] = local
+        return found
 
 
 def _converted_digest(view: View, dtype: str) -> Digest:
-    """Return the digest of a tensor's numbers in another format."""
     import numpy as np
 
     from ..engine.arithmetic import FORMATS, encode
@@ -241,47 +261,3 @@ def recorded_files(workspace: Workspace, manifest: int) -> dict[str, str]:
     with workspace.database.read() as session:
         query = select(files.path, files.sha256).where(files.manifest_id == manifest)
         return {row.path: row.sha256 for row in session.execute(query)}
-
-
-@contextmanager
-def open_files(workspace: Workspace, owner: RecordedItem, scratch: Path) -> Iterator[dict[str, Path]]:
-    """Yield the files of a base, an adapter or a fused model by path; raise `NotHereError` if they are not available."""
-    from ..records.bases import blob_generations, locate_files
-
-    loading = selectinload(tables.ManifestRow.files)
-    with workspace.database.read() as session:
-        manifest = session.get_one(tables.ManifestRow, owner.manifest, options=[loading])
-    try:
-        if owner.kind == "base":
-            base_model = tables.BaseModelRow
-            options = [
-                selectinload(base_model.names),
-                selectinload(base_model.manifest).selectinload(tables.ManifestRow.files),
-            ]
-            with workspace.database.read() as session:
-                base = session.get_one(base_model, owner.id, options=options)
-            yield {path: file.resolve() for path, file in locate_files(workspace, base, scratch).items()}
-            return
-        if owner.kind == "fused":
-            with workspace.cache.using(owner.facts["key"]) as folder:
-                if folder is not None and all(
-                    (folder / file.path).is_file() and (folder / file.path).stat().st_size == file.size
-                    for file in manifest.files
-                ):
-                    yield {file.path: folder / file.path for file in manifest.files}
-                    return
-        if any(file.blob is None for file in manifest.files):
-            raise NotHereError("its files are no longer in the cache")
-        generations = blob_generations(workspace, [file.sha256 for file in manifest.files])
-        found = {}
-        for file in manifest.files:
-            digest, generation = Digest(file.sha256), generations[file.sha256]
-            local = workspace.store.local_path(digest, generation=generation)
-            if local is None:
-                local = scratch / digest
-                if not local.exists():
-                    workspace.store.fetch(digest, local, generation=generation)
-            found[file.path] = local
-        yield found
-    except (StorageError, OSError) as error:
-        raise NotHereError(getattr(error, "message", None) or str(error)) from error

@@ -169,7 +169,6 @@ class PlausibleOwners:
 
 
 def _is_grid(name: str) -> bool:
-    """Tell whether a tensor is a part of a quantised one."""
     return name.endswith((".scales", ".biases"))
 
 

@@ -128,7 +128,6 @@ def _require_may_sign(workspace: Workspace, session: Session, kind: str, event: 
 
 
 def _same(session: Session, row: tables.SignatureRow, kind: str, public: str) -> bool:
-    """Return whether a signature on record is as good as a new one."""
     if row.scheme != SCHEME or row.subject_kind != kind:
         return False
     fused = tables.FusedRow

@@ -259,7 +259,6 @@ def _listed(manifest: Manifest, *, lone: bool) -> dict[str, str]:
 
 
 def _at(registry: SignatureLog, path: Path, progress: Progress | None) -> SigningSubject:
-    """Read the files at a path; damaged ones are not signed."""
     seen = examine(path, progress=progress)
     judge(seen, None, "", ())
     manifest = seen.found.manifest

@@ -85,7 +85,6 @@ def nodes_of(session: Session, keys: Iterable[Key]) -> dict[Key, Node]:
 
 
 def _held(row: Made) -> Made | None:
-    """Return what an alias or a deployment holds, else the record itself."""
     if isinstance(row, _DEPLOYMENT):
         return row.bundle or row.fused or row.adapter
     return row.adapter if isinstance(row, _ALIAS) else row

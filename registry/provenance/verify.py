@@ -298,7 +298,6 @@ def _compare(
     listing: str,
     complete: bool = True,
 ) -> None:
-    """Name every file that differs from a list: of entries, or of digests."""
     found = result.found.files
     problems = []
     for path, expected in sorted(listed.items()):

@@ -161,7 +161,6 @@ def _pool(stop: threading.Event) -> Iterator[ThreadPoolExecutor]:
 
 
 def _due(workspace: Workspace) -> list[tables.WebhookRow]:
-    """Return the webhooks with entries behind their position that may be tried now."""
     hook, delivery = tables.WebhookRow, tables.WebhookDeliveryRow
     with workspace.database.read() as session:
         query = select(hook).join(delivery, delivery.webhook_id == hook.id)
@@ -271,7 +270,6 @@ def _send(case: _Case, how: Manner) -> DeliveryAnswer:
 def _settle(
     workspace: Workspace, session: Session, case: _Case, answer: DeliveryAnswer, how: Manner
 ) -> _Tried:
-    """Record what came of an attempt."""
     assert case.entry is not None
     now = workspace.database.utcnow(session)
     seq, next_at = case.entry.seq, None

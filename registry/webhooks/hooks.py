@@ -86,7 +86,6 @@ def add(
 
 
 def _free(host: str, taken: set[str]) -> str:
-    """Return a name for the webhook of a host that is not taken yet."""
     plain = re.sub(r"[^a-z0-9.-]+", "-", host.casefold()).strip(".-")[:100].rstrip(".-") or "webhook"
     try:
         plain = parse_slug(plain, "webhook")
