@@ -269,7 +269,7 @@ def _print(session: Session, found: Identified) -> None:
         session.print(f"{each.code}: {cell(each.message)}")
     if found.matches or result is not None:
         session.print(f"intact: {_intact(found)}")
-        session.print(f"signed by: {cell(_signer(result))}")
+        session.print(f"signed: {cell(_signer(result))}")
 
 
 def _intact(found: Identified) -> str:
@@ -283,10 +283,10 @@ def _intact(found: Identified) -> str:
 
 def _signer(result: Verification | None) -> str:
     if result is None or result.signature is None:
-        return "nobody"
+        return "no"
     if result.problems:
         return "not proven"
     if result.signer is None:
-        return f"an untrusted key, {(result.signed_with or '')[:16]}".rstrip(", ")
+        return f"by an untrusted key, {(result.signed_with or '')[:16]}".rstrip(", ")
     trusted = result.registry is not None and result.registry.trusted
-    return f"{result.signer}, {'a' if trusted else 'not a'} trusted key"
+    return f"by {result.signer}, {'a' if trusted else 'not a'} trusted key"

@@ -191,7 +191,9 @@ def trace_things(
         if (made in above and source in above)
         or (relation != FUSED_FROM and made in below and source in below)
     ]
-    nodes = nodes_of(session, sorted(shown, key=lambda key: (key not in keys, DOWN.index(key[0]), key[1])))
+    if limit is None:
+        shown = dict.fromkeys(sorted(shown, key=lambda key: (key not in keys, DOWN.index(key[0]), key[1])))
+    nodes = nodes_of(session, shown)
     roots = tuple(dict.fromkeys(nodes[key].id for key in keys))
     edges = dict.fromkeys(
         Edge(nodes[made].id, nodes[source].id, relation) for made, source, relation in links

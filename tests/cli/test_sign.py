@@ -23,25 +23,25 @@ def keyed(stocked: Fusery) -> Fusery:
 @pytest.mark.slow
 def test_from_a_key_to_a_verified_bundle(keyed: Fusery, tmp_path: Path) -> None:
     assert keyed("materialize", "course_rec@1", "out").code == 0
-    assert keyed("identify", "out").out.endswith("intact: yes\nsigned by: nobody\n")
+    assert keyed("identify", "out").out.endswith("intact: yes\nsigned: no\n")
     before = keyed("identify", "--verify", "out")
     assert before.code == 1 and "nothing proves who made" in before.out
     signed = keyed("sign", "out", "--key", "anna.pem")
     assert signed.code == 0 and "out.sig" in signed.out
     assert "Verified: " in keyed("identify", "--verify", "out", "--key", "anna.pub").out
     assert keyed("identify", "--verify", "out").code == 1
-    assert "signed by: an untrusted key, " in keyed("identify", "out").out
-    assert "signed by: anna.pub, not a trusted key" in keyed("identify", "out", "--key", "anna.pub").out
+    assert "signed: by an untrusted key, " in keyed("identify", "out").out
+    assert "signed: by anna.pub, not a trusted key" in keyed("identify", "out", "--key", "anna.pub").out
     assert "counts for *#prod" in keyed("admin", "trust", "add", "Anna", "anna.pub", "--for", "*#prod").out
     assert "signed with anna" in keyed("identify", "--verify", "out").out
     shown = keyed("identify", "out")
-    assert (shown.code, shown.out.endswith("intact: yes\nsigned by: anna, a trusted key\n")) == (0, True)
+    assert (shown.code, shown.out.endswith("intact: yes\nsigned: by anna, a trusted key\n")) == (0, True)
     (tmp_path / "out" / "README.md").write_text("x")
     changed = keyed("identify", "--verify", "out", "--key", "anna.pub")
     assert changed.code == 1 and "changed: README.md" in changed.out
     assert keyed("identify", "--verify", "out", "-q").out.split() == ["README.md"]
     shown = keyed("identify", "out")
-    assert (shown.code, shown.out.endswith("intact: no\nsigned by: not proven\n")) == (0, True)
+    assert (shown.code, shown.out.endswith("intact: no\nsigned: not proven\n")) == (0, True)
     assert "changed: README.md" in shown.out
     assert keyed("audit").code == 1
 

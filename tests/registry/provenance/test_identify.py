@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tiny_models
 from kept_registries import FIRST, KEEP, LLAMA, OTHER, QWEN, SECOND, Museum
-from sqlalchemy import event, select, update
+from sqlalchemy import event, select, text
 
 from fusery.registry import Registry, Reporter, tables
 from fusery.registry.provenance.identified import Identified
@@ -281,8 +281,8 @@ def test_the_index_is_attributed_and_sealed(stocked: Registry, fused: Path, tmp_
     ]
     assert [entry.action for entry in written] == ["registry.indexed"] * 2
     assert stocked.upkeep.audit().ok
-    with stocked.workspace.database._engine.begin() as connection:
-        connection.execute(update(tables.TensorRow).values(digest="ab" * 32))
+    with stocked.workspace.database.write() as session:
+        session.execute(text(f"UPDATE tensor SET digest = '{'ab' * 32}'"))
     report = stocked.upkeep.audit()
     assert {problem.subject.partition(" ")[0] for problem in report.problems} == {"manifest"}
 
@@ -411,14 +411,14 @@ def test_nothing_at_the_path_and_a_link_out_of_a_folder(museum: Museum, tmp_path
 
 def test_documents_that_lie_about_their_kind_are_passed_over(museum: Museum, tmp_path: Path) -> None:
     copy = altered_models.saved_anew(museum.originals[FIRST], tmp_path / "x")
-    for name, text in (
+    for name, content in (
         (
             "fusery.json",
             json.dumps({"format": "fusery.bundle.v1", "files": 7, "adapters": [1], "provenance": []}),
         ),
         ("adapter_metadata.json", "[" * 1000),
     ):
-        (copy / name).write_text(text)
+        (copy / name).write_text(content)
     found = museum.registry.provenance.identify(copy)
     assert (found.matches[0].name, found.claims) == (FIRST, ())
     assert "adapter_metadata.json" in found.problems[0]

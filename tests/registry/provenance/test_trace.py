@@ -86,7 +86,8 @@ def test_a_graph_that_is_not_cut_is_complete(filled: tuple[Registry, dict[str, s
         for ways in ({}, {"up": False}, {"down": False}):
             graph = registry.provenance.lineage(reference, **ways)
             assert not graph.cut and graph.more == "" and graph.left_out == {}
-            assert graph.to_dict() == registry.provenance.lineage(reference, limit=None, **ways).to_dict()
+            whole = registry.provenance.lineage(reference, limit=None, **ways)
+            assert (set(graph.by_id), set(graph.edges)) == (set(whole.by_id), set(whole.edges))
 
 
 def test_what_is_yanked_is_marked_everywhere(withdrawn: tuple[Registry, dict[str, str]]) -> None:
@@ -169,7 +170,7 @@ def test_a_long_line_of_versions(line: Registry) -> None:
         joined = {edge.source for edge in graph.edges} | {edge.target for edge in graph.edges}
         assert joined == set(graph.by_id)
     exact = line.provenance.lineage("line@75", limit=601 - 75, ancestors=74)
-    assert not exact.cut and exact.to_dict() == line.provenance.lineage("line@75", limit=None).to_dict()
+    assert not exact.cut and set(exact.by_id) == set(line.provenance.lineage("line@75", limit=None).by_id)
 
 
 def test_sums_of_sums(line: Registry) -> None:
