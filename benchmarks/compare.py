@@ -131,8 +131,8 @@ def cases(inputs: Inputs) -> dict[str, Callable[[int], Words]]:
             *("register", str(inputs.adapters[ADAPTERS + turn])),
             *("--base", "tiny", "--task", "new"),
         ],
-        "fuse, keep": lambda turn: ["fuse", f"wide@{1 + turn}", "--precision", "keep"],
-        "fuse, from the cache": lambda turn: ["fuse", "wide@1", "--precision", "keep"],
+        "fuse, keep": lambda turn: ["fuse", f"wide@{1 + turn}", "--as", "keep"],
+        "fuse, from the cache": lambda turn: ["fuse", "wide@1", "--as", "keep"],
         "identify": lambda turn: ["identify", str(inputs.large)],
         "audit": lambda turn: ["audit"],
     }

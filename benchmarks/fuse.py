@@ -236,7 +236,7 @@ def _registered(base: Path, adapter: Path, home: Path, precision: str) -> list[s
         ["register", str(adapter), "--base", "base", "--task", "bench"],
     ):
         subprocess.run([*fusery, *words, "-q"], check=True, stdout=subprocess.DEVNULL)
-    return [*fusery, "fuse", "bench@1", "--precision", precision, "--accept-loss", "-q"]
+    return [*fusery, "fuse", "bench@1", "--as", precision, "--accept-loss", "-q"]
 
 
 def _prepare_peft(adapter: Path, target: Path, python: str) -> str:

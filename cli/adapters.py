@@ -31,6 +31,7 @@ from .columns import (
 )
 from .command import command, prints
 from .evaluations import print_evaluations
+from .fuse import KEYS_OPTION, show_fidelity
 from .options import FILE, TAGS
 from .session import Session
 from .text import aside, cell, foreign_fact, number, times, told
@@ -178,11 +179,12 @@ def edit(session: Session, done: Amended) -> None:
     Adapters.show,
     document="records.adapter_details:AdapterDetails | records.fused:FusedDetails | fusion.choice:Formats",
     table=True,
-    needs={"force": "plot"},
+    needs={"force": "plot", **dict.fromkeys(("base", "extras", "details", "min_fidelity"), "formats")},
     plot=("FILE: Draw the loss curve, or with --fidelity the modules, to a .svg or .png file.", FILE),
     fidelity=": Show the fidelity of the newest fused model, module by module; REF may be a fused model.",
     formats=": Compare the fidelity of all formats on a sample of the rows, without writing a model.",
-    scale="X: With --formats: scale instead of the adapter's own.",
+    base="BASE: With --formats: fuse onto this form of the adapter's base model.",
+    details=KEYS_OPTION,
     extras="--with REF[:WEIGHT]...: With --formats: another adapter of the same base model; repeatable.",
     min_fidelity=("X: With --formats: minimum share of the update to retain.", click.FloatRange(0, 1)),
 )
@@ -195,9 +197,7 @@ def show(
     force: bool = False,
     fidelity: bool = False,
     formats: bool = False,
-    scale: float | None = None,
-    extras: tuple[str, ...] = (),
-    min_fidelity: float | None = None,
+    **wanted: Any,
 ) -> None:
     """Show an adapter's record, or the fidelity of its fused model.
 
@@ -209,8 +209,6 @@ def show(
       fusery show course_rec@latest --fidelity --formats
     """  # noqa: D301 (click wants the character, not a backslash)
     if fidelity or formats:
-        from .fuse import show_fidelity
-
         if at is not None:
             raise click.UsageError("--at shows the record alone.")
         show_fidelity(
@@ -219,13 +217,9 @@ def show(
             formats=formats,
             plot=plot,
             force=force,
-            scale=scale,
-            extras=extras,
-            min_fidelity=min_fidelity,
+            wanted=wanted,
         )
         return
-    if scale is not None or extras or min_fidelity is not None:
-        raise click.UsageError("--scale, --with and --min-fidelity go with --formats.")
     view = session.registry.adapters.show(reference, at=at, plot=plot, force=force)
     name = view["plot"] if view.plot else view["name"]
     session.emit(view, names=[name], human=lambda: _print_adapter(session, view))

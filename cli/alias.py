@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from fusery.registry.api.aliases import Aliases
+from fusery.registry.parsing import plural
+from fusery.storage.plaintext import typed
 
 from .command import command, listing, prints
-from .session import Session
+from .session import Session, is_interactive
 from .text import ago, cell, when
 
 if TYPE_CHECKING:
@@ -83,57 +85,93 @@ def show(session: Session, shown: AliasHolder) -> None:
             session.print(f"  {cell(each.told)}")
 
 
-_YANKED = (
-    "releases.yanks:Yank | releases.yanks:LiftedYank | [releases.yanks:Yank] | [releases.yanks:LiftedYank]"
+_YANKED = "records.release:Yank | records.release:LiftedYank | [records.release:Yank] | [records.release:LiftedYank]"
+
+
+@command(
+    "yank",
+    document=_YANKED,
+    excludes=("undo", "dry_run"),
+    references="[REF...]",
+    where="EXPR: Instead of REF: all adapters that match, as in fusery list.",
+    undo=": Undo the yank.",
+    dry_run=": Only list what a yank would affect.",
 )
-
-
-@command("yank", document=_YANKED, undo=": Undo the yank.")
-def yank(session: Session, references: tuple[str, ...], *, reason: str = "", undo: bool = False) -> None:
+def yank(
+    session: Session,
+    references: tuple[str, ...] = (),
+    *,
+    where: str | None = None,
+    reason: str = "",
+    undo: bool = False,
+    yes: bool = False,
+    dry_run: bool = False,
+) -> None:
     """Yank adapters: they are no longer fused, shipped or served.
 
-    The command yanks all adapters or none. Their records stay. The output lists what was made from each adapter.
+    The command lists what it affects, asks, and yanks all adapters or none. Their records stay.
 
-    Example: fusery yank course_rec@2 --reason "trained on the test set"
-    """
+    \b
+    Examples:
+      fusery yank course_rec@2 --reason "trained on the test set"
+      fusery yank --where "dataset = courses" --reason "the data were withdrawn"
+    """  # noqa: D301 (click wants the character, not a backslash)
+    adapters = session.registry.adapters
     if undo:
-        lifted = session.registry.adapters.unyank_all(references, reason=reason)
-
-        def human() -> None:
-            for each in lifted:
-                session.print(f"{each.name} {'may be used again' if each.changed else 'was not yanked'}.")
-
-        session.emit(_one_or_all(lifted), names=[each.name for each in lifted], human=human)
+        lifted = adapters.unyank_all(references, where=where, reason=reason)
+        lines = [f"{row.name} {'may be used again' if row.changed else 'was not yanked'}." for row in lifted]
+        names = [row.name for row in lifted]
+        session.emit(_one_or_all(lifted), names=names, human=lambda: session.print_lines(lines))
         return
-    yanks = session.registry.adapters.yank_all(references, reason=reason)
+    if asks := reason.strip() and not (dry_run or yes) and is_interactive():
+        plan = adapters.yank_all(references, where=where, dry_run=True)
+        if not (session.json or session.quiet):
+            _print_yanks(session, plan)
+        click.confirm(f"Yank {plural(sum(row.changed for row in plan), 'adapter')}?", abort=True, err=True)
+        references, where = tuple(row.name for row in plan), None
+    yanks = adapters.yank_all(references, where=where, reason=reason, dry_run=dry_run)
 
-    def told() -> None:
-        together = {each.name for each in yanks}
-        for each in yanks:
-            _print_yank(session, each, together)
+    def human() -> None:
+        if asks:
+            session.print_lines(map(_yank_line, yanks))
+        else:
+            _print_yanks(session, yanks)
+        if dry_run:
+            session.print("Nothing was written.")
+        elif aliases := [alias for row in yanks for alias in row.aliases]:
+            session.say(f"Next: fusery alias rollback {aliases[0]} --reason TEXT")
+        elif places := [each.place for row in yanks for each in row.deployments]:
+            session.say(f"Next: fusery deploy end {typed(places[0])} --reason TEXT")
 
-    session.emit(_one_or_all(yanks), names=[each.name for each in yanks], human=told)
+    session.emit(_one_or_all(yanks), names=[row.name for row in yanks], human=human)
 
 
 def _one_or_all(records: Sequence[Record]) -> Record | Sequence[Record]:
     return records[0] if len(records) == 1 else records
 
 
-def _print_yank(session: Session, found: Yank, together: Collection[str]) -> None:
-    already = "" if found.changed else f" already, by {found.by} on {found['at']}"
-    session.print(f"{found.name} is yanked{already}: {found.reason}")
-    lines = [f"it is held by {alias}" for alias in found.aliases]
-    lines += [f"it was fused: {key[:12]}" for key in found.fused]
-    lines += [f"it was shipped: {bundle.target} bundle in {bundle.path}" for bundle in found.bundles]
-    lines += [f"it runs at {cell(each.place)}, since {each['at']}" for each in found.deployments]
-    for names, relation in (
-        (found.same_bytes, "the same bytes are {}, which is not yanked by this"),
-        (found.same_weights, "the same weights are in {}, which is not yanked by this"),
-        (found.continued, "it was continued to {}, which is not yanked by this"),
-        (found.computed, "{} was computed from these weights, and is not yanked by this"),
-    ):
-        lines += [relation.format(cell(name)) for name in names if name not in together]
-    session.print_lines(f"  {line}" for line in lines)
+def _yank_line(row: Yank) -> str:
+    if row.changed:
+        return f"{row.name} would be yanked" if row.dry_run else f"{row.name} is yanked: {row.reason}"
+    return f"{row.name} is yanked already, by {row.by} on {row['at']}: {row.reason}"
+
+
+def _print_yanks(session: Session, yanks: Sequence[Yank]) -> None:
+    together = {row.name for row in yanks}
+    for row in yanks:
+        session.print(_yank_line(row))
+        lines = [f"it is held by {alias}" for alias in row.aliases]
+        lines += [f"it was fused: {key[:12]}" for key in row.fused]
+        lines += [f"it was shipped: {bundle.target} bundle in {bundle.path}" for bundle in row.bundles]
+        lines += [f"it runs at {cell(each.place)}, since {each['at']}" for each in row.deployments]
+        for names, relation in (
+            (row.same_bytes, "the same bytes are {}, which is not yanked by this"),
+            (row.same_weights, "the same weights are in {}, which is not yanked by this"),
+            (row.continued, "it was continued to {}, which is not yanked by this"),
+            (row.computed, "{} was computed from these weights, and is not yanked by this"),
+        ):
+            lines += [relation.format(cell(name)) for name in names if name not in together]
+        session.print_lines(f"  {line}" for line in lines)
 
 
 _TARGET = "ALIAS|TASK#ALIAS"

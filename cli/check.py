@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import os
-import shlex
-import subprocess
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import click
-
-from fusery.registry.adapters.files import CONFIG, METADATA, PEFT_WEIGHTS, WEIGHTS
-from fusery.registry.errors import BadInputError, CheckFailedError
 
 from .adapters import FACTS, FOLDER_OR_URL
 from .command import command
@@ -39,10 +34,10 @@ class _Hooked(click.Command):
 
 @command(
     "check",
-    rare="version date alpha examples checkpoint log listed staged trained_on",
+    rare="version date alpha examples checkpoint log listed trained_on",
     document="admission.code:Checked | [admission.code:CheckedFolder]",
     kind=_Hooked,
-    needs={"force": "output", "listed": "changed", "staged": "changed"},
+    needs={"force": "output", "listed": "changed"},
     folders=("FOLDER...", FOLDER_OR_URL),
     **FACTS,
     strict=": Treat warnings as errors.",
@@ -51,7 +46,6 @@ class _Hooked(click.Command):
         "--files0-from FILE: With --changed: read names that end in NUL from FILE; - is stdin.",
         click.File("rb"),
     ),
-    staged=": With --changed, before a commit: include removed files; refuse adapters with files that git does not track.",
     form="--format: Output format: text, SARIF 2.1.0, or GitLab's Code Quality report.",
     output="-o --output FILE: Write the report to a file, and print text.",
 )
@@ -62,7 +56,6 @@ def check(
     strict: bool = False,
     changed: bool = False,
     listed: BinaryIO | None = None,
-    staged: bool = False,
     form: Literal["text", "sarif", "gitlab"] = "text",
     output: Path | None = None,
     force: bool = False,
@@ -84,7 +77,11 @@ def check(
         raise click.UsageError(f"--format {form}, --json and -q exclude each other; -o FILE goes with both.")
     if output is not None and form == "text":
         raise click.UsageError("-o goes with --format sarif or gitlab.")
-    wanted = _changed_folders(folders, listed, staged=staged) if changed else list(dict.fromkeys(folders))
+    wanted = (
+        adapter_folders([*folders, *([] if listed is None else _names_in(listed))])
+        if changed
+        else list(dict.fromkeys(folders))
+    )
     checked = _checked(session, wanted, strict=strict, **facts)
     if form != "text":
         _report(session, checked, form, output, force)
@@ -109,16 +106,6 @@ def check_folders(session: Session, folders: Sequence[str | Path], **facts: Any)
     checked = _checked(session, folders, **facts)
     _print(session, checked, alone=len(checked) == 1)
     return 1 if any(each.verdict == "fail" for each in checked) else 0
-
-
-def _changed_folders(
-    files: Iterable[str | Path], listed: BinaryIO | None, *, staged: bool
-) -> Sequence[str | Path]:
-    named = [*files, *([] if listed is None else _names_in(listed))]
-    if not staged:
-        return adapter_folders(named)
-    tracked, removed = tracked_and_removed()
-    return committed(adapter_folders([*named, *removed]), tracked)
 
 
 def _names_in(file: BinaryIO) -> list[Path]:
@@ -185,79 +172,3 @@ def _print(session: Session, checked: list[CheckedFolder], *, alone: bool) -> No
     document = Checked.of(checked[0].findings) if alone else checked
     codes = [finding.code for each in checked for finding in each.findings]
     session.emit(document, names=codes, human=human)
-
-
-_COMMITTED = (CONFIG, WEIGHTS, PEFT_WEIGHTS, METADATA)
-
-
-def tracked_and_removed() -> tuple[set[Path], list[Path]]:
-    """Return the files of the commit, wherever in the repository, and those that it removes, by moving them elsewhere or else.
-
-    The former are absolute, without links on the way to the repository.
-    """
-    [top] = _listed_by_git("rev-parse", "--show-toplevel", end="\n")
-    root = Path(os.path.realpath(top))
-    listed = set(_listed_by_git("ls-files", "--full-name", ":/"))
-    # Of what is only intended to be added, nothing is committed.
-    listed -= set(_listed_by_git("diff", "--name-only", "--no-renames", "--diff-filter=A"))
-    removed = _listed_by_git("diff", "--cached", "--name-only", "--no-renames", "--diff-filter=D")
-    return {root / name for name in listed}, [Path(os.path.relpath(root / name)) for name in removed]
-
-
-def committed(folders: Iterable[Path], tracked: set[Path]) -> list[Path]:
-    """Return the adapters' folders that git has something of; it must have all: others would have half an adapter."""
-    found, lacking = [], []
-    seen = set()
-    for folder in folders:
-        there = Path(os.path.realpath(folder))
-        if there in seen:
-            continue
-        seen.add(there)
-        files = {place for name in _COMMITTED for place in _with_target(there / name)}
-        missing = {place for place in files if place not in tracked}
-        # To git, a link to a folder is a file.
-        if len(missing) < len(files) or _itself(folder) in tracked:
-            found.append(folder)
-            lacking += [Path(os.path.relpath(place)) for place in sorted(missing)]
-    if lacking:
-        names = shlex.join(map(str, lacking))
-        raise CheckFailedError(
-            f"git would leave out of the commit: {names}", hint=f"git add --force -- {names}"
-        )
-    return found
-
-
-def _itself(path: Path) -> Path:
-    """Return a path without links on the way to it; it may be one."""
-    return Path(os.path.realpath(path.parent)) / path.name
-
-
-def _with_target(path: Path) -> list[Path]:
-    """Return a file that is there, and where it leads to if it is a link to another in its folder or below."""
-    if not os.path.lexists(path):
-        return []
-    target = Path(os.path.realpath(path))
-    # What leads out of the folder, or nowhere, is for the check to refuse.
-    inside = target != path and target.is_relative_to(path.parent) and target.exists()
-    return [path, target] if inside else [path]
-
-
-def _listed_by_git(*words: str, end: str = "\0") -> list[Path]:
-    """Return what a command of git lists."""
-    # No lock is taken, and no program that the repository's configuration names is run.
-    command = ["git", "-c", "core.fsmonitor=false", *words, *(["-z"] if end == "\0" else [])]
-    try:
-        done = subprocess.run(
-            command,
-            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=False,
-        )
-    except OSError as error:
-        raise BadInputError(f"git cannot be run: {error.strerror}") from error
-    if done.returncode != 0:
-        raise BadInputError(f"git does not say what is staged: {os.fsdecode(done.stderr).strip()}")
-    return [
-        Path(os.fsdecode(name)) for name in done.stdout.removesuffix(end.encode()).split(end.encode()) if name
-    ]

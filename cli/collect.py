@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +14,13 @@ from fusery.registry.parsing import plural
 from .columns import record_table
 from .command import command, prints
 from .fuse import FUSE, RARE_FUSE, fuse_request
-from .session import Session
+from .session import Session, is_interactive
 from .text import cell, count
 
 if TYPE_CHECKING:
     from fusery.registry.fusion.cache import CacheContents, CachedModel, Pruned
     from fusery.registry.fusion.explain import ExplainedModel, Ingredient
-    from fusery.registry.upkeep.collection import Collection
+    from fusery.registry.upkeep.report import Collection
 
 _SHOWN = 20
 """Removed things that are shown to people; --json has all."""
@@ -31,7 +30,7 @@ _DRY_RUN = ": Only show what would be removed."
 
 @command(
     "admin gc",
-    document="upkeep.collection:Collection",
+    document="upkeep.report:Collection",
     dry_run=_DRY_RUN,
     grace="DURATION: Keep blobs younger than this: 90s, 15m, 24h, 14d.",
     force=": Also remove blobs that the database does not know.",
@@ -46,7 +45,7 @@ def gc(
     from fusery.registry.parsing import parse_duration
 
     seconds, upkeep = parse_duration(grace), session.registry.upkeep
-    if not dry_run and not yes and _asks():
+    if not dry_run and not yes and is_interactive():
         _confirm(upkeep.gc(grace=seconds, force=force, dry_run=True), "the store")
     done = upkeep.gc(grace=seconds, force=force, dry_run=dry_run, reporter=session.reporter())
     session.emit(
@@ -96,7 +95,7 @@ def prune(session: Session, target: str | None = None, *, dry_run: bool = False,
 
     limit = None if target is None else parse_size(target)
     cache = session.registry.cache
-    if not dry_run and not yes and _asks():
+    if not dry_run and not yes and is_interactive():
         _confirm(cache.prune(limit, dry_run=True), "the cache")
     done = cache.prune(limit, dry_run=dry_run)
 
@@ -173,11 +172,6 @@ def _summary(session: Session, document: Mapping[str, Any], rest: str) -> None:
         f"{verb} {count(document['removed'])}, {size(document['freed_bytes'])}; "
         f"kept {count(document['kept'])}, {rest}."
     )
-
-
-def _asks() -> bool:
-    """Whether there is somebody to ask; a script is taken to mean what it says."""
-    return sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def _confirm(plan: Collection | Pruned, where: str) -> None:

@@ -21,6 +21,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 Method = Callable[..., Any]
 Names = str | Callable[[Any], Iterable[Any]]
 
+_NOT_GIVEN: tuple[object, ...] = (None, False, (), {})
+"""Values of options that a user left out."""
+
 MADE: dict[str, click.Command] = {}
 """The commands and groups of the imported modules, by their full names."""
 
@@ -67,9 +70,9 @@ def command(
                 if isinstance(value, str) and not _is_text(value):
                     raise click.UsageError(f"The value for {name!r} is not UTF-8 text.")
             for name, other in (needs or {}).items():
-                if options[name] not in (None, False, ()) and options[other] in (None, False, ()):
+                if options[name] not in _NOT_GIVEN and options[other] in _NOT_GIVEN:
                     raise click.UsageError(f"{flags[name]} goes with {flags[other]}.")
-            if sum(options[name] not in (None, False, ()) for name in excludes) > 1:
+            if sum(options[name] not in _NOT_GIVEN for name in excludes) > 1:
                 raise click.UsageError(
                     f"{' and '.join(flags[name] for name in excludes)} exclude each other."
                 )

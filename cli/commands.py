@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -10,7 +11,7 @@ _ALL: dict[str, dict[str, tuple[str, str]]] = {
         "register": ("register", "Register adapters from folders, runs, hubs or trackers."),
         "list": ("adapters", "List adapters."),
         "show": ("adapters", "Show an adapter's record, or the fidelity of its fused model."),
-        "diff": ("compare", "Compare adapters, or all versions of a task."),
+        "diff": ("compare", "Compare adapters, or all versions of a task, and say which is better."),
         "eval": ("evaluations", "Measure adapters; record and list evaluations."),
         "fuse": ("fuse", "Fuse an adapter into its base model."),
         "materialize": ("materialize", "Write a deployable bundle of one or more adapters."),
@@ -134,6 +135,32 @@ FORMER: dict[str, str] = {
     "verify": "identify --verify {--registry=}",
 } | {name: f"admin {name} {{}}" for name in ADMIN}
 """A former command's full name, and the words to type instead; in braces stand its arguments, with some of them replaced."""
+
+FORMER_OPTIONS: dict[str, str] = {
+    "--precision": "--as {}",
+    **{
+        f"--{name.replace('_', '-')}": f"-o {name}={{}}"
+        for name in ("scale", "quantize", "group_size", "mode", "seed", "rounding")
+    },
+}
+"""A former option, and what to type instead; of a command that has the new one."""
+
+_FORMER_VALUES = {"dequantize": "16bit"}
+
+
+def renamed_options(words: list[str], flags: Collection[str]) -> list[str]:
+    """Return the words of a command with today's options in place of former ones; `flags` are the command's."""
+    found: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        name, equals, value = word.partition("=")
+        now = FORMER_OPTIONS.get(name, "")
+        if not now or name in flags or now.partition(" ")[0] not in flags:
+            found.append(word)
+            continue
+        value = value if equals else next(rest, "VALUE")
+        found += now.format(_FORMER_VALUES.get(value, value)).split(" ", 1)
+    return found
 
 
 def successor(words: list[str]) -> tuple[str, list[str]] | None:

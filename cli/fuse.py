@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -11,9 +11,11 @@ import click
 
 from fusery.registry.adapters.trained_through import is_merge_aware
 from fusery.registry.charts.text import size
+from fusery.registry.engine.recipe import AUTO, CHOICES, DEQUANTIZE, WRITTEN_AS
 from fusery.registry.engine.verdict import closeness, in_words
 
 from .command import command
+from .options import MOST
 from .session import Session
 from .text import cell, foreign_fact, number, share, times, told
 
@@ -26,21 +28,78 @@ if TYPE_CHECKING:
 
 _Made = TypeVar("_Made", bound=Mapping[str, Any])
 
+
+class WrittenAs(click.Choice[str]):
+    """The values of `--as`, which stand for precisions."""
+
+    def __init__(self, precisions: Iterable[str] = CHOICES) -> None:
+        super().__init__([WRITTEN_AS[precision] for precision in precisions])
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the precision."""
+        if value == DEQUANTIZE:
+            self.fail(f"{value!r} has another name.\nHint: --as {WRITTEN_AS[value]}", param, ctx)
+        chosen = super().convert(value, param, ctx)
+        return next(precision for precision, written in WRITTEN_AS.items() if written == chosen)
+
+
+KEYS: Mapping[str, tuple[click.ParamType[Any], str]] = {
+    "scale": (click.FLOAT, "scale instead of the adapter's own"),
+    "quantize": (
+        click.INT,
+        "quantise to so many bits each layer whose row length is a multiple of the group size",
+    ),
+    "group_size": (click.INT, "with `quantize`: number of weights that share a scale; default: the mode's"),
+    "mode": (
+        click.Choice(["affine", "mxfp4", "nvfp4", "mxfp8"]),
+        "with `quantize`: the format; default: affine",
+    ),
+    "seed": (click.IntRange(0, MOST), "with `--as dither`: seed of the rounding; default: 0"),
+    "rounding": (
+        click.Choice(["once", "mlx-lm"]),
+        "rounding of DoRA: once at the end, or after each step as `mlx_lm.fuse` does; default: once with auto, else mlx-lm",
+    ),
+}
+"""The keys of `-o`: type and meaning of each."""
+
+
+def _details(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
+    """Return the values of `-o KEY=VALUE`, by key."""
+    details: dict[str, Any] = {}
+    for text in values:
+        key, equals, value = text.partition("=")
+        key = key.replace("-", "_")
+        if key not in KEYS or not equals:
+            raise click.BadParameter(f"{text[:80]!r} is not KEY=VALUE.\nHint: the keys are {', '.join(KEYS)}")
+        if key in details:
+            raise click.BadParameter(f"duplicate key {key!r}")
+        details[key] = KEYS[key][0](value, parameter, context)
+    return details
+
+
+KEYS_OPTION = click.Option(
+    ["-o", "details"],
+    multiple=True,
+    metavar="KEY=VALUE",
+    callback=_details,
+    help=f"Rare options: {', '.join(KEYS)}; repeatable.",
+)
+
 _SOURCES = {"cache": "from the cache", "store": "from the store", "computed": "fused"}
 
 FUSE: Mapping[str, Any] = {
-    "precision": "auto|keep|dither|mixed|dequantize (auto): keep: the base's format, rounded as by mlx_lm.fuse; dither: the "
-    "same size, rounded to preserve small updates; mixed: more bits for adapted modules; dequantize: 16 bits; auto: "
-    "the smallest that passes.",
-    "quantize": ("BITS: Quantise to BITS each layer whose row length is a multiple of the group size.", int),
-    "group_size": "N: With --quantize: number of weights that share a scale.",
-    "mode": "affine|mxfp4|nvfp4|mxfp8: With --quantize: the format; default: affine.",
+    "precision": click.Option(
+        ["--as", "precision"],
+        type=WrittenAs(),
+        default=AUTO,
+        show_default=True,
+        help="keep: the base's format, rounded as by mlx_lm.fuse; dither: the same size, rounded to preserve small "
+        "updates; mixed: more bits for adapted modules; 16bit: dequantised; auto: the smallest that passes.",
+    ),
+    "base": "BASE: Fuse onto this form of the adapter's base model, such as its 4-bit form.",
     "budget": "FACTOR: Maximum size of the weights, as a multiple of the base model's: 1.2x.",
-    "scale": "X",
     "extras": "--with REF[:WEIGHT]...",
-    "seed": "N (0): With dither: seed of the rounding.",
-    "rounding": "once|mlx-lm: Rounding of DoRA: once at the end, or after each step as mlx_lm.fuse does; default: once "
-    "with auto, else mlx-lm.",
+    "details": KEYS_OPTION,
     "min_fidelity": (
         "X: Refuse a model that retains less of the update; 0.9 requires 90 to 110 %.",
         click.FloatRange(0, 1),
@@ -50,7 +109,7 @@ FUSE: Mapping[str, Any] = {
 }
 """The options of a fuse; `fuse_request` takes them."""
 
-RARE_FUSE = "quantize group_size mode seed rounding accept_foreign"
+RARE_FUSE = "min_fidelity accept_foreign"
 """Those that only --help-all shows."""
 
 
@@ -59,6 +118,7 @@ def fuse_request(options: dict[str, Any], **more: Any) -> FuseRequest:
     from fusery.registry.fusion.request import FuseRequest, parse_budget, parse_extra
 
     wanted = {name: options.pop(name) for name in FUSE} | more
+    wanted |= wanted.pop("details")
     wanted["extras"] = tuple(map(parse_extra, wanted["extras"]))
     if wanted["budget"] is not None:
         wanted["budget"] = parse_budget(wanted["budget"])
@@ -119,7 +179,7 @@ def report(session: Session, done: Done[_Made], *, verb: str, adapter: Callable[
     "setting.",
     recipe="FILE|KEY: Use a recorded recipe: the key of a fused model, its --json document, or a bundle's fusery.json.",
     probe=": auto: if the fidelity of keep is unclear, compare answers on the run's held-out data; not with "
-    "--precision, --budget or --scale.",
+    "--as, --budget or -o.",
     probe_within=(
         "SECONDS: With --probe auto: time limit; then the best format so far is used.",
         click.FloatRange(min=0, min_open=True),
@@ -143,7 +203,7 @@ def fuse(
     \b
     Examples:
       fusery fuse course_rec@latest
-      fusery fuse course_rec@2 --with course_rec@1:0.5 --precision mixed
+      fusery fuse course_rec@2 --with course_rec@1:0.5 --as mixed
     """  # noqa: D301 (click wants the character, not a backslash)
     chosen = chosen_adapters(reference, options)
     request = fuse_request(options, recipe=recipe)
@@ -173,6 +233,7 @@ def _print(session: Session, fused: Fused) -> None:
         [
             (_SOURCES[fused.source], fused.combined),
             *foreign_fact(fused),
+            *base_facts(fused),
             ("path", str(fused.path)),
             ("precision", fused.format),
             ("fidelity", in_words(fidelity.verdict, fidelity.retained, fidelity.noise)),
@@ -184,11 +245,16 @@ def _print(session: Session, fused: Fused) -> None:
         ]
     )
     session.warn(fused)
-    extras = "".join(f" --with {each.adapter}:{each.weight:g}" for each in fused.with_)
-    scale = "" if fused.scale is None else f" --scale {fused.scale:g}"
-    again = f"fusery fuse {fused.adapter}{scale}{extras} --precision dequantize"
+    again = f"fusery fuse {fused.adapter}{fused.options} --as 16bit"
     if fused.quantization is not None:
         say_cpu_cost(session, None if is_merge_aware(fused.recipe) else again)
+
+
+def base_facts(fused: Fused | FusedDetails) -> list[tuple[str, str]]:
+    """Return the base model of a fused model and that of its adapter, if they are two."""
+    if fused.adapter_base is None:
+        return []
+    return [("base", f"{cell(fused.base)}, a form of {cell(fused.adapter_base)}")]
 
 
 def say_cpu_cost(session: Session, command: str | None) -> None:
@@ -219,19 +285,14 @@ def show_fidelity(
     formats: bool,
     plot: Path | None,
     force: bool,
-    scale: float | None,
-    extras: tuple[str, ...],
-    min_fidelity: float | None,
+    wanted: Mapping[str, Any],
 ) -> None:
     """Show how much of an adapter its newest fused model holds, or with `formats` how much each format would."""
     if formats:
         if plot is not None or force:
             raise click.UsageError("--plot draws one fused model, --formats compares those that could be.")
-        _compare(session, reference, extras, scale=scale, min_fidelity=min_fidelity)
+        _compare(session, reference, **wanted)
         return
-    for option, value in (("--scale", scale), ("--with", extras or None), ("--min-fidelity", min_fidelity)):
-        if value is not None:
-            raise click.UsageError(f"{option} goes with --formats: what is on record is as it is.")
     fused = session.registry.fused.fidelity(reference, plot=plot, force=force)
     session.emit(fused, names=[str(fused.plot or fused.key)], human=lambda: _print_fidelity(session, fused))
 
@@ -246,7 +307,7 @@ def _print_fidelity(session: Session, fused: FusedDetails) -> None:
         [
             ("adapter", cell(fused.combined)),
             *foreign_fact(fused),
-            ("base", fused.base),
+            *(base_facts(fused) or [("base", fused.base)]),
             ("precision", fused.format),
             ("verdict", fidelity.verdict),
             ("retained", share(fidelity.retained)),
@@ -265,10 +326,12 @@ def _print_fidelity(session: Session, fused: FusedDetails) -> None:
     session.print_table(record_table(ModuleFidelity, rows, "module retained cosine relative_error norm"))
 
 
-def _compare(session: Session, reference: str, extras: tuple[str, ...], **wanted: Any) -> None:
+def _compare(
+    session: Session, reference: str, *, extras: tuple[str, ...], details: Mapping[str, Any], **wanted: Any
+) -> None:
     from fusery.registry.fusion.request import FuseRequest, parse_extra
 
-    request = FuseRequest(extras=tuple(map(parse_extra, extras)), **wanted)
+    request = FuseRequest(extras=tuple(map(parse_extra, extras)), **details, **wanted)
     found = session.registry.fused.formats(reference, request, reporter=session.reporter())
     names = [row.format for row in found.formats]
     session.emit(found, names=names, human=lambda: _print_formats(session, found))

@@ -17,7 +17,16 @@ import click
 
 from fusery.storage.errors import FuseryError
 
-from .commands import ADMIN, COMMANDS, EVERYDAY, SECTIONS, TABLE, import_commands
+from .commands import (
+    ADMIN,
+    COMMANDS,
+    EVERYDAY,
+    FORMER_OPTIONS,
+    SECTIONS,
+    TABLE,
+    import_commands,
+    renamed_options,
+)
 
 if TYPE_CHECKING:
     from .hints import Hints
@@ -169,10 +178,8 @@ def cli(ctx: click.Context, registry: str | None, insecure_http: bool, debug: bo
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
-    # A command lives for seconds: collecting garbage while modules are imported is a tenth of its start-up.  One that lives
-    # longer comes to the first collection, and has them more often from then on.
-    gc.set_threshold(_IMPORTED, 20, 20)
-    gc.callbacks.append(_collecting)
+    # Collecting garbage while modules are imported is a tenth of the start-up of a short command.
+    gc.set_threshold(50_000, 20, 20)
     words = sys.argv[1:] if arguments is None else arguments
     # Python sees to Ctrl-C, unless whoever started this ignores it, as shells do for what they start in the background.
     # A shell that completes a word wants no tidying up, and is not to wait for it.
@@ -186,16 +193,6 @@ def main(arguments: list[str] | None = None) -> None:
     # Or Python looks through everything for garbage before it ends, which takes a sixth of a short command.
     gc.freeze()
     sys.exit(code)
-
-
-_IMPORTED = 500_000
-"""Objects, somewhat more than the modules of any command are."""
-
-
-def _collecting(_phase: str, _told: dict[str, int]) -> None:
-    gc.set_threshold(50_000, 20, 20)
-    with contextlib.suppress(ValueError):  # another thread was here
-        gc.callbacks.remove(_collecting)
 
 
 def _sent_again(passed_over: sys.UnraisableHookArgs) -> None:
@@ -307,6 +304,13 @@ def _usage(words: list[str], error: click.ClickException, hints: Hints) -> int:
         command = error.ctx.command_path.partition(" ")[2]
         mark, hint = "\nHint: ", f"it stands before the command: fusery {error.option_name}{value} {command}"
         message = f"No such option here: {error.option_name}"
+    if isinstance(error, click.NoSuchOption) and error.option_name in FORMER_OPTIONS and error.ctx:
+        import shlex
+
+        flags = {flag for parameter in error.ctx.command.params for flag in parameter.opts}
+        if (renamed := renamed_options(words, flags)) != words:
+            message = f"The option {error.option_name!r} has another name."
+            mark, hint = "\nHint: ", f"fusery {shlex.join(renamed)}"
     if "--json" not in words:
         import io
 

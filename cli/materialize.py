@@ -28,11 +28,9 @@ TARGETS = (
     "adapters",
     "vllm",
     "k8s",
-    "lorax",
     "ollama",
     "llamacpp",
     "gguf",
-    "onnx",
     "oci",
     "hub",
 )
@@ -49,9 +47,8 @@ def _target_names() -> list[str]:
 _CHOICES: Mapping[str, Any] = {
     "link": ": Make hard links to the cache instead of copies; do not edit the files.",
     "models": "--model NAME=SPLIT...: For adapters: an additional model name and its split: course_rec=v1:0.9,v2:0.1; repeatable.",
-    "base_name": "NAME: For vllm, k8s, lorax and model cards: name of the base model, if it differs.",
+    "base_name": "NAME: For vllm, k8s and model cards: name of the base model, if it differs.",
     "gguf_type": "f32|f16|bf16|q8_0: For GGUF files: format of the matrices; default: unchanged.",
-    "onnx_type": "f16|f32: For onnx: number format; default: f16.",
     "base_image": "IMAGE: For docker and adapters: base image with Python 3.11 to 3.13 and glibc; for k8s: vLLM's image.",
     "location": "URL: For k8s: URL of the adapters for the cluster: s3://, oci:// or pvc://; default: DEST, if a bucket.",
     "card": "FILE: Jinja template of the model card; default: the setting card, or the built-in one.",
@@ -61,8 +58,7 @@ _CHOICES: Mapping[str, Any] = {
 
 @command(
     "materialize",
-    rare="link models base_name gguf_type onnx_type base_image location card task jobs budget scale min_fidelity "
-    + RARE_FUSE,
+    rare="link models base_name gguf_type base_image location card where task jobs budget " + RARE_FUSE,
     document="bundles.materialize:Materialized | [bundles.bulk:BundledOrNot]",
     words="[REF...] DEST",
     target=(
@@ -98,13 +94,10 @@ def materialize(
       vllm      PEFT adapters or a fused model, and serve.sh for vLLM
       k8s       PEFT adapters, and manifests of KServe (s3://) or of a vLLM
                 Deployment (oci://, pvc://)
-      lorax     PEFT adapters with factors in every layer, for LoRAX
       ollama    a Modelfile and GGUF files: a fused model, or base and adapter
       llamacpp  GGUF files for llama.cpp: base and adapters, or a fused model
       gguf      a fused model as one GGUF file
-      onnx      a fused model for ONNX Runtime
-      oci       a fused model as an OCI image layout;
-                DEST oci://REGISTRY/REPOSITORY:TAG pushes it
+      oci       a fused model as an OCI image layout
       hub       a fused model or a PEFT adapter as a repository;
                 DEST hf://OWNER/NAME uploads it
 
@@ -152,9 +145,7 @@ def _print(session: Session, bundle: Materialized, target: str) -> None:
         session.print(f"  {said}")
     session.warn(bundle)
     if bundle.quantized and bundle.target in _RUN_BY_MLX:
-        again = (
-            f"fusery materialize {bundle.adapters[0]} DEST --target {bundle.target} --precision dequantize"
-        )
+        again = f"fusery materialize {bundle.adapters[0]} DEST --target {bundle.target} --as 16bit"
         say_cpu_cost(session, None if bundle.merge_aware else again)
     if base := bundle.unfound_base:
         session.say(
@@ -180,7 +171,7 @@ def _next_step(target: str, path: str, unfound_base: str | None) -> str | None:
         return f"{'BASE_MODEL=FOLDER ' if unfound_base else ''}sh {typed(f'{path}/serve.sh')}"
     if target == "llamacpp" and (Path(path) / "serve.sh").is_file():
         return f"sh {typed(f'{path}/serve.sh')}"
-    if target in ("k8s", "lorax", "ollama", "llamacpp", "gguf", "onnx", "oci", "hub"):
+    if target in ("k8s", "ollama", "llamacpp", "gguf", "oci", "hub"):
         return f"see {typed(f'{path}/README.md')}"
     if target not in TARGETS:
         return f"see {typed(f'{path}/README.md')}" if (Path(path) / "README.md").is_file() else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -17,8 +17,6 @@ from fusery.registry.charts.text import size
 from .text import one_line
 
 if TYPE_CHECKING:
-    from rich.progress import ProgressColumn
-
     from fusery.registry import Registry
     from fusery.storage.progress import Reporter
 
@@ -29,6 +27,11 @@ T = TypeVar("T")
 
 MOST_ROWS = 200
 """The most rows that `show` prints of one list."""
+
+
+def is_interactive() -> bool:
+    """Whether a command may ask; a script is taken to mean what it says."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
 
 
 class Session:
@@ -190,29 +193,13 @@ class Session:
         for label, value in pairs:
             self.print(f"{label:<{width}}  {value}")
 
-    @contextmanager
-    def progress(self, label: str) -> Iterator[Told | None]:
+    def progress(self, label: str) -> AbstractContextManager[Told | None]:
         """Yield a callback `(done, total)` in bytes that moves a bar on stderr; None without a terminal."""
+        return self._bar(label, lambda done, total: f"{size(done)} of {size(total)}")
 
-        def columns() -> list[ProgressColumn]:
-            from rich.progress import BarColumn, DownloadColumn, TransferSpeedColumn
-
-            return [BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn()]
-
-        with self.bar(label, columns, lambda done, total: f"{size(done)} of {size(total)}") as told:
-            yield told
-
-    @contextmanager
-    def counting(self, label: str) -> Iterator[Told | None]:
+    def counting(self, label: str) -> AbstractContextManager[Told | None]:
         """Yield a callback `(done, total)` that counts on stderr; None without a terminal."""
-
-        def columns() -> list[ProgressColumn]:
-            from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
-
-            return [BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
-
-        with self.bar(label, columns, lambda done, total: f"{done}/{total}") as told:
-            yield told
+        return self._bar(label, lambda done, total: f"{done}/{total}")
 
     @contextmanager
     def two_bars(self, fusing: str, answering: str) -> Iterator[Reporter]:
@@ -234,19 +221,12 @@ class Session:
             yield Bars(self.say)
 
     @contextmanager
-    def bar(
-        self, label: str, columns: Callable[[], list[ProgressColumn]], words: Callable[[int, int], str]
-    ) -> Iterator[Told | None]:
-        """Yield a callback `(done, total)` that moves a bar on stderr, or None when there is no terminal."""
+    def _bar(self, label: str, words: Callable[[int, int], str]) -> Iterator[Told | None]:
         if self.quiet or self.json or not sys.stderr.isatty():
             yield None
             return
-        from .tables import PlainBar, has_colours, moving_bar
+        from .tables import PlainBar
 
-        if has_colours():
-            with moving_bar(label, columns()) as told:
-                yield told
-            return
         drawn = PlainBar(label, words)
         self._drawn.append(drawn)
         try:

@@ -6,18 +6,13 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import click
 
 from .text import one_line
-
-if TYPE_CHECKING:
-    from rich.progress import ProgressColumn
-
 
 _GAP = 2
 """Columns of the terminal between two of the table."""
@@ -194,28 +189,6 @@ def table_marks() -> Marks:
     """Return what stdout can draw a table with."""
     encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower()
     return DRAWN if encoding.startswith("utf") else PLAIN
-
-
-@contextmanager
-def moving_bar(label: str, columns: Iterable[ProgressColumn]) -> Iterator[Told]:
-    """Yield a callback that updates a progress bar on stderr; remove the bar at the end."""
-    from rich.console import Console
-    from rich.progress import Progress, TextColumn
-
-    moving = Progress(TextColumn(label), *columns, console=Console(stderr=True), transient=True)
-    task = moving.add_task(label, total=None)
-
-    def told(done: int, total: int) -> None:
-        moving.start()  # not before: until then another bar may be drawn
-        moving.update(task, completed=done, total=total)
-        if done >= total:
-            moving.stop()  # so that what comes next can draw its own
-
-    try:
-        yield told
-    finally:
-        if moving.live.is_started:
-            moving.stop()
 
 
 class PlainBar:

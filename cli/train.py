@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     **declared_options(("note",)),
     base="NAME: Register the result on this base model.",
     strict=": Treat warnings as errors.",
-    through="--qat: Train through the base model's quantiser, so that `fuse --precision keep` loses nothing.",
-    grouped="--qa-lora: Train a QA-LoRA, which `fuse --precision keep` adds to the biases of the base model's groups.",
+    through="--qat: Train through the base model's quantiser, so that `fuse --as keep` loses nothing.",
+    grouped="--qa-lora: Train a QA-LoRA, which `fuse --as keep` adds to the biases of the base model's groups.",
 )
 def train(
     session: Session,

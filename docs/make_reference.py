@@ -29,6 +29,7 @@ import fusery.storage
 import fusery.web
 from fusery.cli.documents import document_of
 from fusery.cli.documents import documents as printing_commands
+from fusery.cli.fuse import KEYS
 from fusery.cli.main import EVERYTHING, OTHER_ERRORS, cli
 from fusery.registry import Registry
 from fusery.registry.admission.rules import CODES, RULES, UNREADABLE
@@ -72,9 +73,18 @@ def command_line() -> str:
     context = click.Context(cli, info_name="fusery")
     context.meta[EVERYTHING] = True
     parts = [NOTE, "# Command line\n", "```text", cli.get_help(context), "```\n"]
+    parts += ["## Keys of -o in commands that fuse\n", "| key | meaning |", "| --- | --- |"]
+    parts += [f"| `{key}` | {_cell(text)}{_values(kind)} |" for key, (kind, text) in KEYS.items()]
+    parts.append("")
     for name, inner in commands(cli, context, "fusery"):
         parts += [f"## {name}\n", "```text", inner.command.get_help(inner), "```\n"]
     return "\n".join(parts)
+
+
+def _values(kind: click.ParamType[Any]) -> str:
+    return (
+        f" ({', '.join(f'`{choice}`' for choice in kind.choices)})" if isinstance(kind, click.Choice) else ""
+    )
 
 
 def findings() -> str:
@@ -184,16 +194,12 @@ OTHER_VARIABLES = {
     "FUSERY_CA_FILE": "certificates to trust for a fusery server, in place of the system's",
     "FUSERY_CLUSTER": "the scheduler of a dask cluster that does bulk work, `tcp://host:8786`",
     "FUSERY_KEY_PASSPHRASE": "the passphrase of a signing key",
-    "FUSERY_OCI_PASSWORD": "with `FUSERY_OCI_USERNAME`: for a registry of OCI artifacts, in place of docker's own",
-    "FUSERY_OCI_USERNAME": "see `FUSERY_OCI_PASSWORD`",
-    "FUSERY_ONNX_PYTHON": "the interpreter that has the packages for ONNX, where that is another one",
     "FUSERY_OTHER_STORE_OPTIONS": "options of the file system of a backup, as JSON",
     "FUSERY_PROXY_SECRET": "what a proxy before `fusery server` sends in `X-Fusery-Proxy`",
     "FUSERY_SERVER": "in vLLM and Dynamo: the fusery server that adapters come from",
     "FUSERY_SERVED_AT": "in vLLM and Dynamo: what deployments call the server; `-` records none",
     "FUSERY_SERVED_BASE": "in vLLM and Dynamo: the base in the registry that the server has",
     "FUSERY_SERVED_FILES": "in vLLM and Dynamo: the folder for the adapters' files",
-    "FUSERY_DYNAMO_ALIASES": "`pin`: Dynamo takes an alias for what it first means",
     "FUSERY_VLLM_ALIASES": "`pin`: vLLM takes an alias for what it first means",
     "FUSERY_SYNC_KEY": "the key of a live server, for `sync`",
     "FUSERY_SYNC_KEY_FILE": "the file that has it",

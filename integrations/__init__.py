@@ -16,12 +16,10 @@ TARGETS = (
         tokenizer=True,
     ),
     Target("k8s", "fusery.integrations.k8s", ("adapters",), form="peft", base=False, located=True),
-    Target("lorax", "fusery.integrations.lorax", ("adapters",), form="peft", base=False, names_base=True),
     Target("ollama", "fusery.integrations.gguf.ollama", ("fused", "adapters"), form="peft"),
     Target("llamacpp", "fusery.integrations.gguf.llamacpp", ("adapters", "fused"), form="peft"),
     Target("gguf", "fusery.integrations.gguf.bundles"),
-    Target("onnx", "fusery.integrations.onnx"),
-    Target("oci", "fusery.integrations.oci", service=("oci", "integrations.oci_registry:RegistryPlace")),
+    Target("oci", "fusery.integrations.oci"),
     Target(
         "hub",
         "fusery.integrations.hub",

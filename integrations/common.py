@@ -85,7 +85,7 @@ def require_dense(source: BundleSource, base: Architecture, server: str) -> None
         recipe = provenance_part(source.provenance, "recipe")
         raise BadInputError(
             f"{source.name} is quantised in MLX's format, which {server} does not read",
-            hint=model_hint(base) if is_merge_aware(recipe) else "--precision dequantize",
+            hint=model_hint(base) if is_merge_aware(recipe) else "--as 16bit",
         )
 
 

@@ -1,9 +1,6 @@
 """The target `hub`: a model's repository for huggingface.co, with its card; and `hf://OWNER/NAME`, to upload it in one commit.
 
-The card's front matter is what the hub reads (https://huggingface.co/docs/hub/model-cards#specifying-a-base-model): `base_model` and
-`base_model_relation`, `finetune` for a fused model and `adapter` for an adapter.  huggingface_hub does the requests and finds the
-token: `HF_TOKEN`, or the one of `hf auth login`.  A repository that does not exist is created as private, since publishing is a
-decision of its own.
+The card's front matter: https://huggingface.co/docs/hub/model-cards#specifying-a-base-model.
 """
 
 from __future__ import annotations

@@ -91,13 +91,7 @@ class Location:
 
 @dataclass(frozen=True, slots=True)
 class Deployed:
-    """A base with adapters in a cluster.
-
-    Attributes:
-        adapters: full names with digests, in the bundle's order.
-        rank: value of `--max-lora-rank`.
-        annotations: name and digest of the base.
-    """
+    """A base with adapters (names and digests) in a cluster, and the value of `--max-lora-rank`."""
 
     name: str
     base: NamedBase

@@ -5,11 +5,11 @@ Revises: ${down_revision | comma,n}
 Created: ${create_date}
 """
 
-# The rules of a migration:
+# The rules of a migration (there is no way down; a new database gets the tables as they are, see `schema.create`):
 #
 # - It imports nothing of fusery.  Tables change later, and this file must go on doing what it does today; where rows
 #   must be read or changed, write `sa.table(...)` or SQL here.
-# - It runs on SQLite and on PostgreSQL, up and down, on a database that has rows: a new column is nullable or has a
+# - It runs on SQLite and on PostgreSQL, on a database that has rows: a new column is nullable or has a
 #   `server_default`.  The default goes away again in the same migration where the program always gives a value.
 # - Rows that are sealed keep what was sealed: a new column of an adapter or a fused artifact stays null in those that
 #   are there.  Any other value breaks their seals, and the audit names each of them.
@@ -35,7 +35,3 @@ depends_on: str | None = ${repr(depends_on)}
 
 def upgrade() -> None:
     ${upgrades if upgrades else "pass"}
-
-
-def downgrade() -> None:
-    ${downgrades if downgrades else "pass"}

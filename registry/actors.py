@@ -9,50 +9,47 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
-LONGEST = 200
-"""Characters; the width of the columns."""
+LONGEST = 200  # characters; the width of the columns
 
 
-@dataclass(frozen=True, slots=True)
-class Pipeline:
-    """The variables by which one kind of continuous integration is known, and says who, which run and of what."""
+class Pipeline(NamedTuple):
+    """A kind of continuous integration: the variable that marks it, and those with the person, the run and the project."""
 
     name: str
     marker: str
-    people: tuple[str, ...]
-    runs: tuple[str, ...]
-    places: tuple[str, ...]
+    people: tuple[str, ...] = ()
+    runs: tuple[str, ...] = ()
+    places: tuple[str, ...] = ()
 
 
-PIPELINES = (
-    # Who started it again counts before who started it: https://docs.github.com/actions/reference/variables-reference
-    Pipeline(
-        "GitHub Actions",
-        "GITHUB_ACTIONS",
-        ("GITHUB_TRIGGERING_ACTOR", "GITHUB_ACTOR"),
-        ("GITHUB_RUN_ID",),
-        ("GITHUB_REPOSITORY",),
-    ),
-    # https://docs.gitlab.com/ci/variables/predefined_variables/
-    Pipeline("GitLab CI", "GITLAB_CI", ("GITLAB_USER_LOGIN",), ("CI_JOB_ID",), ("CI_PROJECT_PATH",)),
-    # BUILD_USER comes from the plugin build-user-vars.
-    Pipeline("Jenkins", "JENKINS_URL", ("BUILD_USER_ID", "BUILD_USER"), ("BUILD_NUMBER",), ("JOB_NAME",)),
-    Pipeline(
-        "Buildkite",
-        "BUILDKITE",
-        ("BUILDKITE_BUILD_CREATOR",),
-        ("BUILDKITE_BUILD_NUMBER",),
-        ("BUILDKITE_PIPELINE_SLUG",),
-    ),
-    Pipeline(
-        "CircleCI", "CIRCLECI", ("CIRCLE_USERNAME",), ("CIRCLE_BUILD_NUM",), ("CIRCLE_PROJECT_REPONAME",)
-    ),
-    Pipeline(
-        "Azure Pipelines", "TF_BUILD", ("BUILD_REQUESTEDFOR",), ("BUILD_BUILDID",), ("SYSTEM_TEAMPROJECT",)
-    ),
-    Pipeline("CI", "CI", (), (), ()),
+PIPELINES = tuple(
+    Pipeline(name, marker, *(tuple(part.split()) for part in variables))
+    for name, marker, *variables in (
+        # Who started it again counts before who started it: https://docs.github.com/actions/reference/variables-reference
+        (
+            "GitHub Actions",
+            "GITHUB_ACTIONS",
+            "GITHUB_TRIGGERING_ACTOR GITHUB_ACTOR",
+            "GITHUB_RUN_ID",
+            "GITHUB_REPOSITORY",
+        ),
+        # https://docs.gitlab.com/ci/variables/predefined_variables/
+        ("GitLab CI", "GITLAB_CI", "GITLAB_USER_LOGIN", "CI_JOB_ID", "CI_PROJECT_PATH"),
+        # BUILD_USER comes from the plugin build-user-vars.
+        ("Jenkins", "JENKINS_URL", "BUILD_USER_ID BUILD_USER", "BUILD_NUMBER", "JOB_NAME"),
+        (
+            "Buildkite",
+            "BUILDKITE",
+            "BUILDKITE_BUILD_CREATOR",
+            "BUILDKITE_BUILD_NUMBER",
+            "BUILDKITE_PIPELINE_SLUG",
+        ),
+        ("CircleCI", "CIRCLECI", "CIRCLE_USERNAME", "CIRCLE_BUILD_NUM", "CIRCLE_PROJECT_REPONAME"),
+        ("Azure Pipelines", "TF_BUILD", "BUILD_REQUESTEDFOR", "BUILD_BUILDID", "SYSTEM_TEAMPROJECT"),
+        ("CI", "CI"),
+    )
 )
 
 _CLAIM = "claim: "
@@ -93,7 +90,7 @@ def _written(who: str, where: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return text without what cannot be printed, and without the marks that set the place off."""
+    # Without what cannot be printed, and without the marks that set the place off.
     kept = "".join(char if char.isprintable() and char not in "()" else " " for char in text)
     return " ".join(kept.split())
 

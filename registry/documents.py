@@ -14,6 +14,18 @@ from fusery.storage.publishing import link_exclusive, part_beside, sync_file, sy
 
 from .errors import AlreadyExistsError, BadInputError
 
+RECORD = "fusery.json"  # the file that a whole bundle has; at a URL it is written last
+
+BUNDLE_FORMAT, FORMAT = "fusery.bundle.v1", "fusery.export.v1"
+KEY = "fusery"  # key of the registry's own part of an exported folder's document
+
+CHECKSUM = "checksum"
+"""Key of the SHA-256 of the rest of a document: it shows an accident, and proves nothing about who wrote it."""
+
+_PICTURES = ("png", "svg")
+_LOCAL = re.compile(r"/|~[^/]*/|file:|\\\\|[A-Za-z]:[\\/]")
+_URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?:[^/?#]*@)?(?P<rest>[^?#]*).*", re.DOTALL)
+
 
 def document_bytes(document: Mapping[str, Any]) -> bytes:
     """Return a document as indented ASCII JSON with sorted keys."""
@@ -27,31 +39,12 @@ def write_document(path: Path, document: Mapping[str, Any]) -> None:
         file.write(document_bytes(document))
 
 
-RECORD = "fusery.json"
-"""The file that a whole bundle has; at a URL it is written last."""
-
-
-BUNDLE_FORMAT = "fusery.bundle.v1"
-"""Name and version of the form of `fusery.json`."""
-
-
-CHECKSUM = "checksum"
-"""Key of the SHA-256 of the rest of a document: it shows an accident, and proves nothing about who wrote it."""
-
-
-_LOCAL = re.compile(r"/|~[^/]*/|file:|\\\\|[A-Za-z]:[\\/]")
-
-
-_URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?:[^/?#]*@)?(?P<rest>[^?#]*).*", re.DOTALL)
-
-
 def record_bytes(record: Mapping[str, Any]) -> bytes:
-    """Return a document as indented ASCII JSON, its keys sorted: the same document gives the same bytes."""
+    """Return the bytes of a bundle's record."""
     try:
-        text = json.dumps(record, indent=2, sort_keys=True, ensure_ascii=True, allow_nan=False)
+        return document_bytes(record)
     except (TypeError, ValueError, RecursionError) as error:
         raise BadInputError(f"the provenance of {record['name']} is not plain JSON: {error}") from error
-    return text.encode("ascii") + b"\n"
 
 
 def checksum_of(record: Mapping[str, Any]) -> str:
@@ -66,11 +59,7 @@ def provenance_part(provenance: Mapping[str, Any], key: str) -> Mapping[str, Any
 
 
 def without_places(value: Any) -> Any:
-    """Return a JSON value without what only means something on the machine that built it, or is nobody else's business.
-
-    A text that is an absolute local path becomes the path's last part; one that is a URL loses user, password, query
-    and fragment, where signatures and tokens are.
-    """
+    """Return a JSON value with local paths cut to their last part, and URLs without user, password, query and fragment."""
     if isinstance(value, Mapping):
         return {key: without_places(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
@@ -84,18 +73,14 @@ def without_places(value: Any) -> Any:
     return value
 
 
-def without_people(views: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def without_people(views: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Return views of amendments as they leave the registry: who made them, and since when they count here, stays."""
     return [{key: each[key] for key in ("field", "from", "to", "reason", "at")} for each in views]
 
 
-def measured_without_people(views: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def measured_without_people(views: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Return views of evaluations as they leave the registry: what was measured, and not by whom it was recorded."""
     return [{key: each[key] for key in each if key not in ("adapter", "by")} for each in views]
-
-
-_PICTURES = ("png", "svg")
-"""Kinds of pictures, by the ending of the file."""
 
 
 def picture_kind(plot: Path) -> str:
@@ -112,8 +97,9 @@ def picture_kind(plot: Path) -> str:
 
 def write_picture(place: Path, data: bytes, *, force: bool) -> None:
     """Write a picture whole or not at all; one that is there already and the same is left as it is."""
-    if place.is_file() and not force and _holds(place, data):
-        return
+    with os_failures(f"read {place}", near=place.parent):
+        if place.is_file() and not force and place.read_bytes() == data:
+            return
     with os_failures(f"write {place}", near=place.parent), part_beside(place) as (part, descriptor):
         write_all(descriptor, data)
         sync_file(descriptor)
@@ -127,17 +113,6 @@ def write_picture(place: Path, data: bytes, *, force: bool) -> None:
                     f"there is a file {place} already", hint="give another name, or --force to replace it"
                 ) from taken
         sync_folder(place.parent)
-
-
-def _holds(place: Path, data: bytes) -> bool:
-    with os_failures(f"read {place}", near=place.parent):
-        return place.stat().st_size == len(data) and place.read_bytes() == data
-
-
-FORMAT = "fusery.export.v1"
-
-
-KEY = "fusery"
 
 
 def checksum_of_metadata(document: Mapping[str, Any]) -> str:

@@ -40,12 +40,7 @@ class MetricOfOtherAdapterError(BadInputError):
 
 
 class InvalidTokenError(RegistryError):
-    """The token is unknown or revoked; the message does not distinguish the two.
-
-    Attributes:
-        why: `unknown`, `revoked` or `expired`, for a log.
-        token: name of the token; None if it is unknown.
-    """
+    """The token is unknown or revoked; the message does not distinguish the two (`why` and `token` do, for a log)."""
 
     code = "token_invalid"
 
@@ -70,8 +65,7 @@ class MissingExtraError(RegistryError):
 
     def __init__(self, feature: str, extra: str) -> None:
         super().__init__(
-            f"{feature} needs packages that are not installed",
-            hint=f"pip install 'fusery[{extra}]'",
+            f"{feature} needs packages that are not installed", hint=f"pip install 'fusery[{extra}]'"
         )
         self.extra = extra
 
@@ -107,10 +101,7 @@ class SchemaError(RegistryError):
 
 
 class UnreadableRecordError(RegistryError, ValueError):
-    """A value in the database is invalid.
-
-    A `ValueError`, so that a loop over many records skips it like any other invalid value.
-    """
+    """A value in the database is invalid (a `ValueError`, so that loops over records skip it)."""
 
     code = "record_unreadable"
 
@@ -172,12 +163,7 @@ class ServerRefusedError(RegistryError):
 
 
 class WhereError(BadInputError):
-    """A `--where` expression cannot be understood.
-
-    Attributes:
-        position: of the first character that is not understood, from 0.
-        excerpt: two lines: the expression around that place, and a caret under it.
-    """
+    """A `--where` expression cannot be understood."""
 
     code = "bad_expression"
     _AROUND: ClassVar[int] = 60

@@ -17,40 +17,22 @@ REMARKS = 1_000
 """Amendments of notes and tags, which every publisher may change: they leave room for corrections of facts."""
 APPROVALS = 1_000
 EVALUATIONS = 10_000
-DEPLOYMENTS = 10_000
-"""Deployments of one adapter, fused model or bundle, including ended ones."""
-BUNDLES = 10_000
-"""Bundles with one adapter that clients of a server record."""
+DEPLOYMENTS = 10_000  # deployments of one adapter, fused model or bundle, including ended ones
+BUNDLES = 10_000  # bundles with one adapter that clients of a server record
 TAGS = 1_000
 SIGNATURES = 100
-CALIBRATIONS = 1_000
-"""Of one base model."""
-CLAIMS = 1_000
-"""Fused models of one adapter that other registries claim to have made."""
-NAMES = 1_000
-"""Names or revisions of one base model in a package."""
+CALIBRATIONS = 1_000  # of one base model
+CLAIMS = 1_000  # fused models of one adapter that other registries claim to have made
+NAMES = 1_000  # names or revisions of one base model in a package
 
 TEXT = 2 << 20
 """Bytes of text, as JSON has it, in all yanks, amendments, evaluations or signatures of one thing: a package holds them all."""
 
 
 def require_within(
-    name: str,
-    what: str,
-    limit: int,
-    rows: Sequence[Mapping[str, Any] | tables.TableRow],
-    *,
-    text: int = TEXT,
+    name: str, what: str, limit: int, rows: Sequence[Mapping[str, Any] | tables.TableRow], *, text: int = TEXT
 ) -> None:
-    """Refuse more rows of one kind, or more text in them, than one adapter may have.
-
-    Args:
-        name: the adapter's name.
-        what: the kind of rows, in the plural.
-        limit: the most rows.
-        rows: the rows on record, and the rows to add.
-        text: the most bytes of text.
-    """
+    """Refuse more rows of one kind, or more bytes of text in them, than one adapter may have; `rows` includes new ones."""
     require_count(name, what, limit, len(rows))
     if (length := sum(map(_text_bytes, rows))) > text:
         raise BadInputError(

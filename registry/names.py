@@ -24,18 +24,14 @@ RefKind = Literal["name", "version", "latest", "alias", "digest"]
 
 
 def is_hub_id(said: object) -> bool:
-    """Tell whether something is OWNER/NAME as a hub has it: all of these are what `huggingface_hub` takes (`validate_repo_id`)."""
+    """Tell whether a value is OWNER/NAME as `huggingface_hub` takes it (`validate_repo_id`)."""
     if not isinstance(said, str) or not _HUB_ID.fullmatch(said):
         return False
     return not any(wrong in said for wrong in ("--", "..")) and not said.endswith(".git")
 
 
 def parse_slug(text: str, what: str) -> str:
-    """Return a task, alias or tag name in its one form (lower case, NFC).
-
-    Letters, digits, `.`, `_` and `-`, at most 128, beginning and ending with a letter or digit: a name that is also a
-    folder on every disk and a tag in every OCI registry.
-    """
+    """Return a task, alias or tag name in lower case, NFC: also a folder on every disk and a tag in every OCI registry."""
     folded = unicodedata.normalize("NFC", text).casefold()
     if not _SLUG.fullmatch(folded) or folded.split(".")[0] in _DEVICES or ".." in folded:
         raise BadInputError(
@@ -53,16 +49,11 @@ def an(word: str) -> str:
 def parse_task(text: str) -> str:
     """Return a task name; a task is not itself called like an adapter."""
     task = parse_slug(text, "task")
-    if _NAME.fullmatch(task):
+    if match := _NAME.fullmatch(task):
         raise BadInputError(
-            f"{text!r} is the name of an adapter, not of a task", hint=f"--task {_task_of(task)}"
+            f"{text!r} is the name of an adapter, not of a task", hint=f"--task {match['task']}"
         )
     return task
-
-
-def _task_of(name: str) -> str:
-    match = _NAME.fullmatch(name)
-    return match["task"] if match else name
 
 
 def parse_alias(text: str) -> str:
@@ -127,14 +118,7 @@ class AdapterName:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What a user typed to mean one adapter.
-
-    Attributes:
-        kind: which of the five forms it is.
-        text: as typed.
-        task: for `version`, `latest` and `alias`, else empty.
-        value: the name, the version number, the alias or the digest prefix; empty for `latest`.
-    """
+    """What a user typed to mean one adapter: `value` is its name, version number, alias or digest prefix."""
 
     kind: RefKind
     text: str

@@ -9,18 +9,30 @@ from datetime import UTC, date, datetime, time, timedelta
 from .errors import BadInputError
 from .names import parse_date
 
+CLOCK_SKEW = timedelta(hours=24)
+"""The most that two machines' clocks may differ; it also covers dates in time zones ahead of UTC."""
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+_NUMBER = r"(?P<number>\d{1,15}(\.\d{1,9})?)"
+_DURATION = re.compile(rf"{_NUMBER}\s*(?P<unit>s|m|h|d|w)?", re.IGNORECASE | re.ASCII)
+_AGO = re.compile(rf"{_NUMBER}\s*[smhdw]", re.IGNORECASE | re.ASCII)
+_SIZE = re.compile(rf"{_NUMBER}\s*(?P<unit>[kmgt]i?b?|b)?", re.IGNORECASE | re.ASCII)
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_LARGEST = 1 << 62
+_LONGEST_AHEAD = 100 * 366 * 86400
+_LONGEST = 200  # characters of a text with a typing error: what it costs to look grows with the square
+
 
 def parse_moment(text: str, *, end_of_day: bool = False, now: datetime | None = None) -> datetime:
-    """Return a moment given as a day, as ISO 8601 (UTC where no offset is given), or as how long ago it was.
-
-    Args:
-        text: `2026-03-01`, `20260301`, `2026-03-01T12:00`, `2026-03-01T12:00:00+02:00`, or `7d`: 7 days ago.
-        end_of_day: a day means its last moment and not its first.
-        now: what a time ago counts back from; default: the clock of this machine.
-    """
+    """Return a moment given as a day (or, with `end_of_day`, its last moment), as ISO 8601 (by default in UTC), or as `7d`: 7 days ago."""
     stripped = text.strip()
     if is_ago(stripped):
-        return _before(now or datetime.now(UTC), parse_duration(stripped), text)
+        try:
+            return (now or datetime.now(UTC)) - timedelta(seconds=parse_duration(stripped))
+        except OverflowError as error:
+            raise BadInputError(
+                f"{text[:40]!r} is before the first year", hint="write 7d for seven days ago"
+            ) from error
     try:
         if len(stripped) <= 10:
             return datetime.combine(parse_date(stripped), time.max if end_of_day else time.min, UTC)
@@ -40,24 +52,19 @@ def parse_expiry(text: str, *, now: datetime) -> datetime | None:
     if stripped.casefold() == "never":
         return None
     ahead = parse_duration(stripped) if is_ago(stripped) else None
+    hint = "write 90d, 12h, 2027-03-01 or never"
     try:
         if ahead is None:
             until = parse_moment(stripped, end_of_day=True)
         else:
             until = now + timedelta(seconds=min(ahead, 2 * _LONGEST_AHEAD))
     except BadInputError as error:
-        raise BadInputError(
-            f"{text[:40]!r} does not say until when", hint="write 90d, 12h, 2027-03-01 or never"
-        ) from error
+        raise BadInputError(f"invalid expiry: {text[:40]!r}", hint=hint) from error
     if until <= now:
-        raise BadInputError(f"{text[:40]!r} has passed already", hint="write 90d, 12h, 2027-03-01 or never")
+        raise BadInputError(f"{text[:40]!r} has passed already", hint=hint)
     if (until - now).total_seconds() > _LONGEST_AHEAD:
         raise BadInputError(f"{text[:40]!r} is more than a hundred years ahead", hint="write never")
     return until
-
-
-CLOCK_SKEW = timedelta(hours=24)
-"""The most that two machines' clocks may differ; it also covers dates in time zones ahead of UTC."""
 
 
 def require_past(what: str, moment: datetime | date, *, now: datetime | None = None) -> None:
@@ -74,48 +81,12 @@ def is_ago(text: str) -> bool:
     return _AGO.fullmatch(text.strip()) is not None
 
 
-def _before(now: datetime, seconds: float, text: str) -> datetime:
-    try:
-        return now - timedelta(seconds=seconds)
-    except OverflowError as error:
-        raise BadInputError(
-            f"{text[:40]!r} is before the first year", hint="write 7d for seven days ago"
-        ) from error
-
-
 def age(moment: datetime | str, *, now: datetime | None = None) -> str:
-    """Return how long ago a moment was, in its largest unit: `40s`, `5m`, `3h`, `7d`; what is to come is `0s`.
-
-    `parse_moment` takes what it returns.
-    """
+    """Return how long ago a moment was, in its largest unit, as `parse_moment` takes it: `40s`, `5m`, `3h`, `7d`."""
     then = datetime.fromisoformat(moment) if isinstance(moment, str) else moment
     seconds = max(0, int(((now or datetime.now(UTC)) - then).total_seconds()))
     unit = next(unit for unit in ("d", "h", "m", "s") if seconds >= _SECONDS[unit] or unit == "s")
     return f"{seconds // _SECONDS[unit]}{unit}"
-
-
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
-
-
-_NUMBER = r"(?P<number>\d{1,15}(\.\d{1,9})?)"
-
-
-_DURATION = re.compile(rf"{_NUMBER}\s*(?P<unit>s|m|h|d|w)?", re.IGNORECASE | re.ASCII)
-
-
-_AGO = re.compile(rf"{_NUMBER}\s*[smhdw]", re.IGNORECASE | re.ASCII)
-
-
-_SIZE = re.compile(rf"{_NUMBER}\s*(?P<unit>[kmgt]i?b?|b)?", re.IGNORECASE | re.ASCII)
-
-
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-
-
-_LARGEST = 1 << 62
-
-
-_LONGEST_AHEAD = 100 * 366 * 86400
 
 
 def parse_duration(text: str) -> float:
@@ -144,16 +115,8 @@ def plural(count: int, one: str, many: str | None = None) -> str:
 
 def shown_size(count: int) -> str:
     """Return bytes as people write them, in units that `parse_size` takes: `0 B`, `1.5 MiB`, `100 GiB`."""
-    value, unit = float(count), _UNITS[0]
-    for unit in _UNITS:
-        if value < 1024 or unit == _UNITS[-1]:
-            break
-        value /= 1024
-    return f"{value:.2f}".rstrip("0").rstrip(".") + f" {unit}"
-
-
-_LONGEST = 200
-"""Characters of a text that something else may have been meant by: what it costs to look grows with the square."""
+    power = next((n for n in range(len(_UNITS) - 1) if count < 1024 ** (n + 1)), len(_UNITS) - 1)
+    return f"{count / 1024**power:.2f}".rstrip("0").rstrip(".") + f" {_UNITS[power]}"
 
 
 def nearest(wanted: str, known: Iterable[str], *, most: int = 3, before: str = "") -> str | None:

@@ -15,11 +15,7 @@ def has_part(folder: str) -> bool:
 
 
 def part(name: str) -> Any:
-    """Return an attribute of a part, such as `research.calibrate:calibrate`.
-
-    Raises:
-        MissingPartError: this installation does not have the part.
-    """
+    """Return an attribute of a part, such as `research.calibrate:calibrate`."""
     module, _, attribute = name.partition(":")
     folder = module.partition(".")[0]
     if not has_part(folder):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from datetime import date, datetime
 from functools import cache
 from os import PathLike, fspath
@@ -14,14 +14,11 @@ Kind = Literal["text", "choice", "whole", "real", "size", "day", "moment", "flag
 
 Amendable = Literal["no", "freely", "with a reason"]
 
-LINE = 500
-"""The maximum length of a text in one line."""
+LINE = 500  # the maximum length of a text in one line
 
-LARGE = 2**63 - 1
-"""The largest number in a `BIGINT` column."""
+LARGE = 2**63 - 1  # the largest number in a `BIGINT` column
 
-LONG = 1 << 20
-"""The maximum length of a text of several lines."""
+LONG = 1 << 20  # the maximum length of a text of several lines
 
 _ABOUT = "about"
 _KINDS: Mapping[str, Kind] = {
@@ -35,95 +32,60 @@ _KINDS: Mapping[str, Kind] = {
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """How a user declares a value.
-
-    Attributes:
-        help: the help text of the option.
-        metavar: the metavar of the option.
-        default: the default at registration, in words.
-        least: the smallest number.
-        most: the largest number, or the maximum length of a text.
-        masked: whether passwords and tokens in its URLs are masked.
-        later: whether only an amendment can declare it.
-    """
+    """How a user declares a value."""
 
     help: str = ""
     metavar: str | None = None
-    default: str = ""
+    default: str = ""  # the default at registration, in words
     least: int = 0
-    most: int = 500
-    masked: bool = False
-    later: bool = False
+    most: int = 500  # the largest number, or the maximum length of a text
+    masked: bool = False  # whether passwords and tokens in its URLs are masked
+    later: bool = False  # whether only an amendment can declare it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class About:
-    """The metadata of a record's field, from which lists, pages, filters, cards and documents are made.
+    """The metadata of a record's field, from which lists, pages, filters, cards and documents are made."""
 
-    Attributes:
-        text: its description, in the JSON schema and the reference.
-        title: its label; by default its name with spaces.
-        heading: its column heading; by default the title.
-        kind: the kind of its values; by default derived from its type.
-        unit: the noun after a number in a line, such as `example`.
-        form: the format string of a value; by default derived from the kind.
-        cell: a shorter format string for tables.
-        words: the format string where the field continues another field's line, such as ` by {}`.
-        column: whether tables of the records can have it as a column.
-        usual: whether it is a default column.
-        free: whether a narrow table may truncate it.
-        rare: whether a narrow table omits its column while it is empty.
-        brief: whether `show` omits its line if there is no value.
-        filterable: whether `--where` expressions can test it.
-        sortable: whether lists can be sorted by it; its column then has an index with the row's id.
-        compared: whether `diff` and `compare` include it.
-        travels: whether bundles, model cards, exported folders, lineage and attestations include it.
-        choices: all possible values, if they are known.
-        declared: how a user declares it; None if it is computed.
-        amendable: whether a user may amend it, and needs a reason.
-        optional: whether it is None by default, and then omitted from the JSON.
-        exact: whether its time has microseconds in the JSON, to keep the order of moves.
-        least: the smallest number that another registry may send.
-        most: the largest such number, or the maximum length of a text, which may have several lines if it is over
-            `LINE`; 0 stands for what `declared` says, else for `LINE` or 2^31 - 1.
-    """
-
-    text: str = ""
-    title: str = ""
-    heading: str = ""
-    kind: Kind | None = None
-    unit: str = ""
-    form: str = ""
-    cell: str = ""
-    words: str = ""
-    column: bool = False
-    usual: bool = False
-    free: bool = False
-    rare: bool = False
-    brief: bool = False
-    filterable: bool = False
-    sortable: bool = False
-    compared: bool = False
-    travels: bool = False
-    choices: tuple[str, ...] = ()
-    declared: Declaration | None = None
-    amendable: Amendable = "no"
-    optional: bool = False
-    exact: bool = False
-    least: int = 0
+    text: str = ""  # its description, in the JSON schema and the reference
+    title: str = ""  # its label; by default its name with spaces
+    heading: str = ""  # its column heading; by default the title
+    kind: Kind | None = None  # the kind of its values; by default derived from its type
+    unit: str = ""  # the noun after a number in a line, such as `example`
+    form: str = ""  # the format string of a value; by default derived from the kind
+    cell: str = ""  # a shorter format string for tables
+    words: str = ""  # the format string where the field continues another field's line, such as ` by {}`
+    column: bool = False  # whether tables of the records can have it as a column
+    usual: bool = False  # whether it is a default column
+    free: bool = False  # whether a narrow table may truncate it
+    rare: bool = False  # whether a narrow table omits its column while it is empty
+    brief: bool = False  # whether `show` omits its line if there is no value
+    filterable: bool = False  # whether `--where` expressions can test it
+    sortable: bool = (
+        False  # whether lists can be sorted by it; its column then has an index with the row's id
+    )
+    compared: bool = False  # whether `diff` includes it
+    travels: bool = False  # whether bundles, cards, exported folders, lineage and attestations include it
+    choices: tuple[str, ...] = ()  # all possible values, if they are known
+    declared: Declaration | None = None  # how a user declares it; None if it is computed
+    amendable: Amendable = "no"  # whether a user may amend it, and needs a reason
+    optional: bool = False  # whether it is None by default, and then omitted from the JSON
+    exact: bool = False  # whether its time has microseconds in the JSON, to keep the order of moves
+    least: int = 0  # the smallest number that another registry may send
     most: int = 0
+    """The largest such number, or the maximum length of a text, which may have several lines if it is over `LINE`; 0
+    stands for that of `declared`, else for `LINE` or 2^31 - 1."""
 
 
 _NOTHING = About()
 
 
-def described(
-    text: str = "", *, default: Any = MISSING, repr: bool = True, kw_only: Any = MISSING, **facts: Any
-) -> Any:
-    """Return a field with its description and other metadata; see `About`."""
-    if facts.get("optional"):
-        default = None
-    return field(default=default, repr=repr, kw_only=kw_only, metadata={_ABOUT: About(text=text, **facts)})
+def described(text: str = "", **facts: Any) -> Any:
+    """Return a field with its description and other metadata (see `About`), and options of `dataclasses.field`."""
+    names = facts.keys() & {"default", "default_factory", "repr", "kw_only"}
+    options: Any = {"default": None} if facts.get("optional") else {}
+    options |= {name: facts.pop(name) for name in names}
+    return field(metadata={_ABOUT: About(text=text, **facts)}, **options)
 
 
 def column(text: str = "", **facts: Any) -> Any:
@@ -159,7 +121,13 @@ class Part(NamedTuple):
 @cache
 def parts_of(kind: type) -> Mapping[str, Part]:
     """Return the fields of a record class by attribute name, in order of definition."""
-    return {each.name: _part(each) for each in fields(kind)}
+    parts = dict[str, Part]()
+    for field_ in fields(kind):
+        about = field_.metadata.get(_ABOUT, _NOTHING)
+        stated, nullable = str(field_.type).removesuffix(" | None"), str(field_.type).endswith(" | None")
+        values = about.kind or ("choice" if about.choices else _KINDS.get(stated, "names"))
+        parts[field_.name] = Part(field_.name.rstrip("_"), values, about, nullable)
+    return parts
 
 
 def compared(kind: type) -> Sequence[str]:
@@ -167,19 +135,11 @@ def compared(kind: type) -> Sequence[str]:
     return [part.key for part in parts_of(kind).values() if part.about.compared]
 
 
-def _part(each: Field[Any]) -> Part:
-    about = each.metadata.get(_ABOUT, _NOTHING)
-    stated, nullable = str(each.type).removesuffix(" | None"), str(each.type).endswith(" | None")
-    kind = about.kind or ("choice" if about.choices else _KINDS.get(stated, "names"))
-    return Part(each.name.rstrip("_"), kind, about, nullable)
-
-
 def row_values(kind: type, row: Any) -> dict[str, Any]:
     """Return the values of the fields that are columns of a row's table, and of records whose fields are.
 
-    A field `best` of a record with `iteration` and `val_loss` has the columns `best_iteration` and `best_val_loss`; it is
-    None if it may be, and the first is NULL.  An empty string becomes None if the field is nullable: tables store None as
-    an empty string in such columns.
+    A record `best` with `iteration` and `val_loss` has the columns `best_iteration` and `best_val_loss`; it is None if it
+    may be, and the first is NULL.  Tables store None as an empty string in columns that are not nullable.
     """
     own, inner = _columns(kind, row.__table__)
     parts, values = parts_of(kind), dict[str, Any]()
@@ -202,14 +162,9 @@ def column_values(record: Record, table: Any) -> dict[str, Any]:
     for name, kind in inner.items():
         value = getattr(record, name)
         values |= {f"{name}_{each}": getattr(value, each, None) for each in parts_of(kind)}
-    return {
-        name: "" if value is None and not table.columns[name].nullable else _listed(value)
-        for name, value in values.items()
-    }
-
-
-def _listed(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+    stored = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    required = {name for name in stored if not table.columns[name].nullable}
+    return {name: "" if value is None and name in required else value for name, value in stored.items()}
 
 
 @cache
@@ -227,23 +182,17 @@ def _columns(kind: type, table: Any) -> tuple[Sequence[str], Mapping[str, type[R
 
 
 class Record(Mapping[str, Any]):
-    """A typed, immutable record.  Subclasses are frozen dataclasses.
+    """A typed, immutable record, and the mapping of its JSON: `dict(adapter)` is what `--json` prints.
 
-    Its JSON has a key for each field, in order of definition.  A key has no trailing `_`, which avoids Python
-    keywords.  A time is ISO 8601 in UTC with seconds and offset (see `About.exact`), a path is a string, a
-    tuple is an array.
-
-    A record is also a mapping of its JSON: `adapter["created_at"]` is the value that `--json` prints for
-    `adapter.created_at`, and `dict(adapter)` is the whole object.
-
-    Attributes:
-        REFERENCE: the field to use where a function takes a reference; empty if the record cannot be one.
-        KEYS: the fields and properties in the JSON, if these are not just the fields.
+    Subclasses are frozen dataclasses.  The JSON has a key for each field, in order of definition, without a trailing `_`
+    (which avoids Python keywords).  A time is ISO 8601 in UTC with seconds and offset (see `About.exact`).
     """
 
     __slots__ = ()
     REFERENCE: ClassVar[str] = ""
+    """The field to use where a function takes a reference; empty if the record cannot be one."""
     KEYS: ClassVar[tuple[str, ...]] = ()
+    """The fields and properties in the JSON, if these are not just the fields."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

@@ -7,6 +7,7 @@ Decoding ignores unknown keys, so that a server can add fields.  A missing field
 from __future__ import annotations
 
 import math
+import sys
 import types
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -69,7 +70,8 @@ def decode(kind: Any, value: Any) -> Any:
     if kind in (str, bool, int):
         return _require(type(value) is kind, value, kind, value)
     if kind is float:
-        return _float(_require(type(value) in (int, float), value, kind, value))
+        _require(type(value) in (int, float) and abs(value) <= sys.float_info.max, value, kind, value)
+        return float(value)
     if kind in (datetime, date):
         return kind.fromisoformat(_require(isinstance(value, str), value, kind, value))
     if isinstance(kind, type) and issubclass(kind, PathLike):
@@ -92,13 +94,6 @@ def _require(fits: bool, found: Any, kind: Any, value: Any) -> Any:
     if not fits:
         raise ValueError(f"expected {getattr(kind, '__name__', kind)}, got {type(value).__name__}")
     return found
-
-
-def _float(number: float) -> float:
-    try:
-        return float(number)
-    except OverflowError as error:
-        raise ValueError("number too large") from error
 
 
 def _one_of(kinds: Collection[Any], value: Any) -> Any:

@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout
+from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,7 +21,7 @@ from fusery.registry.comparison.harness_results import MetricValue, results_of
 from fusery.registry.comparison.measured import put_own
 from fusery.registry.errors import BadInputError, MissingExtraError, ModelUnusableError
 from fusery.registry.records.evaluation import RecordedEvaluations
-from fusery.registry.records.references import resolve_adapter
+from fusery.registry.records.references import resolve_adapter, resolve_base
 from fusery.registry.records.views import evaluation_records
 from fusery.storage.jsonfile import read_object
 from fusery.storage.progress import SILENT, Reporter
@@ -39,6 +40,7 @@ def run(
     workspace: Workspace,
     reference: str,
     *,
+    base: str | None = None,
     prompts: Path | None = None,
     tasks: Sequence[str] = (),
     include: Path | None = None,
@@ -49,7 +51,8 @@ def run(
 ) -> RecordedEvaluations:
     """Measure an adapter on its base, by prompts or by tasks of lm-evaluation-harness, and record the results.
 
-    A merge-aware adapter is fused for it.  The split of tasks with a limit is called `test[:10]`.
+    A merge-aware adapter is fused for it.  The split of tasks with a limit is called `test[:10]`.  Metrics on another form of
+    the base model have its name behind an `@`.
     """
     workspace.database.require_writable()  # before the work, and not after it
     with workspace.database.read() as session:
@@ -62,10 +65,11 @@ def run(
             against=BASE,
             prompts=prompts,
             limit=LIMIT if limit is None else limit,
+            base=base,
             fallback=False,
             reporter=reporter,
         )
-        return _recorded(workspace, number, "probe", dict(probed)[number])
+        return _recorded(workspace, number, "probe", dict(probed)[number], base)
     if find_spec("lm_eval") is None or find_spec("mlx_lm") is None:
         raise MissingExtraError("lm-evaluation-harness", "eval")
     if include is not None and not include.is_dir():
@@ -74,18 +78,21 @@ def run(
     with redirect_stdout(sys.stderr):
         manager = _manager(tasks, include)
         reporter.say(f"running {', '.join(tasks)} of lm-evaluation-harness")
-        subject = as_trained(workspace, subject_of(workspace, name), name, None, reporter)
+        subject = as_trained(workspace, subject_of(workspace, name, base), name, None, reporter)
         with source_of(workspace, subject) as source:
             document = _evaluated(source, manager, tasks, shots=shots, limit=limit, seed=seed)
     results = results_of(document, "what lm-evaluation-harness found")
-    return _recorded(workspace, number, results.form, results.measured)
+    return _recorded(workspace, number, results.form, results.measured, base)
 
 
 def _recorded(
-    workspace: Workspace, number: int, form: str, measured: Sequence[MetricValue]
+    workspace: Workspace, number: int, form: str, measured: Sequence[MetricValue], base: str | None
 ) -> RecordedEvaluations:
     with workspace.database.write() as session:
         adapter = session.get_one(tables.AdapterRow, number)
+        if base is not None and (onto := resolve_base(session, base)).id != adapter.base_id:
+            name = onto.name.replace("/", ":")
+            measured = [replace(value, metric=f"{value.metric}@{name}") for value in measured]
         rows, known = put_own(workspace, session, adapter, measured)
         return RecordedEvaluations(
             adapter.name, form, evaluation_records(adapter.name, rows), tuple(known), dry_run=False

@@ -17,7 +17,9 @@ from fusery.registry.adapters.trained_through import format_in_words
 from fusery.registry.comparison.harness_results import MetricValue
 from fusery.registry.comparison.measured import record_own
 from fusery.registry.comparison.reports import ProbedModel, ProbePrompts, ProbeReport
+from fusery.registry.engine.recipe import WRITTEN_AS
 from fusery.registry.errors import BadInputError
+from fusery.registry.fusion.fuse_inputs import gather
 from fusery.registry.fusion.request import FuseRequest
 from fusery.registry.names import an
 from fusery.registry.records.bases import base_folder, blob_generations, lay_out, recorded_architecture
@@ -102,6 +104,7 @@ def measure_probe(
     request: FuseRequest | None = None,
     prompts: Path | None = None,
     limit: int = LIMIT,
+    base: str | None = None,
     fallback: bool = True,
     reporter: Reporter = SILENT,
 ) -> tuple[ProbeReport, list[tuple[int, list[MetricValue]]]]:
@@ -112,7 +115,7 @@ def measure_probe(
     if limit < 1:
         raise BadInputError("at least one prompt is needed", hint="--limit 32")
     asked = read_prompts(prompts, limit) if prompts is not None else None  # before anything is fused
-    a = subject_of(workspace, reference)
+    a = subject_of(workspace, reference, base)
     if a.aware and against is None:
         b = subject_of(workspace, a.base)  # what was trained is its fused model, which nothing can be lost of
     else:
@@ -182,8 +185,11 @@ def _own_prompts(
     return built_in()[:limit], ProbePrompts("built-in")
 
 
-def subject_of(workspace: Workspace, reference: str) -> ProbeSubject:
-    """Return what a reference means as a model."""
+def subject_of(workspace: Workspace, reference: str, base: str | None = None) -> ProbeSubject:
+    """Return what a reference means as a model; an adapter is put on its base model, or on another form of it."""
+    if base is not None:
+        onto = gather(workspace, reference, base=base).base_digest  # refuses another model
+        return replace(subject_of(workspace, reference), base=onto)
     with workspace.database.read() as session:
         found = resolve_any(session, reference)
         if isinstance(found, tables.FusedRow):
@@ -203,7 +209,7 @@ def _fused_subject(workspace: Workspace, fused: tables.FusedRow) -> ProbeSubject
     if path is None:
         raise BadInputError(
             f"the fused model {fused.digest[:12]} is not in this machine's cache any more",
-            hint=f"fusery fuse {fused.adapter.name} --precision {fused.precision}",
+            hint=f"fusery fuse {fused.adapter.name} --as {WRITTEN_AS[fused.precision]}",
         )
     names = label_record(fused)
     side = ProbedModel("fused", names.combined, fused.digest, fused.precision, names.format)
@@ -235,7 +241,7 @@ def _other(
     if request is not None:
         raise BadInputError(
             "how to fuse is for an adapter against its own fused model",
-            hint="leave --precision out",
+            hint="leave --as out",
         )
     if against != BASE:
         return subject_of(workspace, against)
@@ -257,7 +263,7 @@ def _own_fused(
     wanted = replace(request or FuseRequest(), accept_loss=True)
     if wanted.scale is not None or wanted.extras:
         raise BadInputError(
-            "a model is probed with its adapter as it is", hint="leave --scale and --with out"
+            "a model is probed with its adapter as it is", hint="leave out -o scale= and --with"
         )
     made = fuse(workspace, reference, wanted, reporter=reporter)
     side = ProbedModel("fused", a.side.name, made.digest, made.precision, made.format)

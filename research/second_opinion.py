@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fusery.registry.comparison.measured import record_own
-from fusery.registry.engine.recipe import Recipe
+from fusery.registry.engine.recipe import WRITTEN_AS, Recipe
 from fusery.registry.errors import BadInputError
 from fusery.registry.fusion.fuse import fuse
 from fusery.registry.fusion.fuse_inputs import FuseInputs, gather
@@ -81,11 +81,11 @@ def fuse_asking(
     if request.precision != "auto" or request.quantize is not None or request.recipe is not None:
         raise BadInputError(
             "--probe is for what `auto` chooses, and another way to write it was asked for",
-            hint="leave out --precision, --quantize and --recipe",
+            hint="leave out --as, -o quantize= and --recipe",
         )
     if request.budget is not None or request.scale is not None:
         raise BadInputError(
-            "--probe knows no budget and no other scale", hint="leave out --budget and --scale"
+            "--probe knows no budget and no other scale", hint="leave out --budget and -o scale="
         )
     if not within > 0:
         raise BadInputError("an opinion takes some time", hint="--probe-within 600")
@@ -109,7 +109,7 @@ def _smallest(
     if request.extras:
         reporter.say("no second opinion: several adapters are fused, and answers are known of one")
         return request
-    inputs = gather(workspace, reference)
+    inputs = gather(workspace, reference, base=request.base)
     if inputs.aware is not None:
         # Answers are held against base + adapter unrounded, which is not what was trained (decision 37).
         reporter.say(
@@ -124,7 +124,7 @@ def _smallest(
     if found is None or found.path is None:
         reporter.say(
             f"no second opinion: the run of {inputs.adapter.name} kept nothing out of training that is still here as it was; "
-            f"fusery eval probe {inputs.adapter.name} --precision dither --prompts FILE asks what you have"
+            f"fusery eval probe {inputs.adapter.name} --as dither --prompts FILE asks what you have"
         )
         return request
     timed = _Timed(reporter, time.monotonic() + within)
@@ -140,7 +140,7 @@ def _smallest(
             if opinion.passed:
                 reporter.say(
                     "text that has nothing to do with the task was not asked; "
-                    f"other commands take this with --precision {recipe.precision}"
+                    f"other commands take this with --as {WRITTEN_AS[recipe.precision]}"
                 )
                 return trial
             if opinion.passed is None:

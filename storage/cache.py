@@ -6,8 +6,7 @@ pins/<key>                       there if the entry must stay, whether it is her
 tmp/<key>.<fence>.<uuid>/        one that is being built, with its builder's name in <...>.owner
 quarantine/<key>.<nanoseconds>/  one that was found damaged
 
-Nothing in it is believed: whoever can write the folder can write all of that.  What says that an entry was hashed and is
-untouched since lies elsewhere (see `vouchers`), and without it every entry is hashed when it is looked up.
+Whoever can write the folder can write all of that: an entry without a voucher (see `vouchers`) is hashed at each lookup.
 """
 
 from __future__ import annotations
@@ -61,10 +60,7 @@ class FusedCache:
         return self.root / "fused" / parse_digest(key)
 
     def build(self, key: str, fence: int) -> AbstractContextManager[Path]:
-        """Give a new, empty folder to build a fused model in; what is not published is removed afterwards.
-
-        `fence` is the fencing number of the lease, so that two builders never share a folder.
-        """
+        """Give a new, empty folder to build a fused model in; it is removed afterwards unless published."""
         return self._owned(f"{parse_digest(key)}.{fence}.{uuid.uuid4().hex}")
 
     def scratch(self) -> AbstractContextManager[Path]:
@@ -98,13 +94,9 @@ class FusedCache:
                 owner.unlink(missing_ok=True)
 
     def publish(self, key: str, folder: Path, manifest: Manifest, *, hashed: bool = False) -> Path:
-        """Make a finished folder the entry of its key, in one step, and return the entry's path.
+        """Make a finished folder the entry of its key, unless a good one is there, and return the entry's path.
 
-        An entry that is there and matches the manifest stays; one that does not goes to quarantine.
-
-        Args:
-            hashed: the digests of the manifest were taken of the bytes as they were written, in this process; the files
-                are not read back, unless somebody else may have written to them since.
+        If `hashed`, this process took the manifest's digests while it wrote: private files are not read back.
         """
         if folder.parent != self.root / "tmp":
             raise ValueError(f"{folder} was not made by build()")
@@ -134,11 +126,7 @@ class FusedCache:
         raise StoreUnavailableError(f"{self.entry(key)} keeps changing", hint="run the command again")
 
     def lookup(self, key: str, manifest: Manifest) -> Path | None:
-        """Return the folder of a fused model if it is there and right; one that is damaged goes to quarantine.
-
-        Names and sizes are always checked.  Digests are checked unless there is a voucher for them, so that the time of a
-        hit does not depend on the model's size.
-        """
+        """Return the folder of a fused model; a damaged one goes to quarantine, a vouched one is not hashed."""
         if (held := _HELD.get()) is None:
             return self._lookup(key, manifest)
         with ExitStack() as trying:
@@ -198,10 +186,7 @@ class FusedCache:
 
     @contextmanager
     def using(self, key: str) -> Iterator[Path | None]:
-        """Yield an entry's folder, None if it is not here; until the block ends nobody removes it.
-
-        Whether it is right, only a lookup says.
-        """
+        """Yield an entry's folder, *not* verified, None if it is not here; until the block ends nobody removes it."""
         path = self.entry(key)
         with os_failures(f"read the cache {self.root}", near=self.root), ExitStack() as held:
             found = held.enter_context(shared(path))
@@ -307,10 +292,7 @@ class FusedCache:
         return not entry.path.exists()
 
     def sweep(self, older_than: float = DAY) -> int:
-        """Remove what interrupted builds and writes and damaged entries left, and old vouchers; return the bytes freed.
-
-        What a process left that has ended goes however old it is.
-        """
+        """Remove leftovers of ended processes, older leftovers, and old vouchers; return the bytes freed."""
         freed = self._vouchers.sweep(older_than) if self._vouchers is not None else 0
         return freed + sweep(self.root, older_than)
 

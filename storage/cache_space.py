@@ -56,10 +56,7 @@ _SWEPT = ("tmp", "quarantine", "used")
 
 
 def sweep(root: Path, older_than: float) -> int:
-    """Remove what interrupted builds and writes and damaged entries left in a cache; return the bytes freed.
-
-    What belongs to another user and may not be removed stays.
-    """
+    """Remove what interrupted builds and writes and damaged entries left in a cache; return the bytes freed."""
     freed = 0
     with os_failures(f"clean up the cache {root}", near=root):
         for path in (path for name in _SWEPT for path in children(root, name)):
@@ -121,10 +118,7 @@ _NO_FOLDER = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 
 @contextmanager
 def shared(folder: Path) -> Iterator[bool]:
-    """Hold a folder so that nobody removes it until the block ends; yield whether it is there.
-
-    Waits for a removal that is under way: a rename, and so next to nothing.
-    """
+    """Hold a folder so that nobody removes it until the block ends; yield whether it is there."""
     fd = _locked(folder, fcntl.LOCK_SH)
     try:
         yield fd is not None
@@ -135,10 +129,7 @@ def shared(folder: Path) -> Iterator[bool]:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[bool]:
-    """Hold a folder alone until the block ends; yield False if somebody reads it.
-
-    What is not there, or is no folder, nobody reads.
-    """
+    """Hold a folder alone until the block ends; yield False if somebody reads it."""
     free = True
     try:
         fd = _locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)

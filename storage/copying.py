@@ -85,13 +85,7 @@ def reading(path: Path) -> Iterator[OpenFile]:
 
 
 def pump(source: int, target: int | None, *, progress: Progress | None = None) -> tuple[Digest, int]:
-    """Read a file to its end, hash it, and write what was read to another.
-
-    Where the file system can, the target becomes a clone of the source first and only the clone is read: what is
-    hashed is what was written in either case.
-
-    `target` is an empty file, open for reading and writing; None only to hash.
-    """
+    """Read a file to its end, hash it, and write it to an empty file, or clone it there and hash the clone."""
     if target is not None and clone(source, target):
         source, target = target, None
     # What is appended meanwhile is not read: a file that grows as fast as it is copied would never end.
@@ -159,11 +153,9 @@ def copy_file(
     link: bool = False,
     expected: Digest | None = None,
 ) -> bool:
-    """Copy a file to a name that must be free; it appears there whole or not at all.  Tell whether it is a link.
+    """Copy a file, or make a hard `link` where possible, to a free name; tell whether it is a link.
 
-    Args:
-        link: share the file itself (a hard link) where the disk allows it, so that an edit of one changes the other.
-        expected: the digest that the copied bytes must have: those of the copy are hashed, not the source's.
+    The copied bytes, not the source's, must have the digest `expected`.
     """
     with reading(source) as opened, os_failures(f"copy {source} to {destination}", near=destination.parent):
         try:

@@ -1,8 +1,4 @@
-"""The errors of fusery's storage layer, and the base class of all of fusery's errors.
-
-Every error that a user can cause or meet is a `FuseryError`: one sentence, a stable `code`, where known a `hint` with
-the command to run, and the exit code.  The command line prints them; nothing else catches them.
-"""
+"""The errors of fusery's storage layer, and the base class of all of fusery's errors."""
 
 from __future__ import annotations
 
@@ -10,14 +6,7 @@ from typing import ClassVar
 
 
 class FuseryError(Exception):
-    """A failure that is reported to the user in one sentence.
-
-    Attributes:
-        code: stable, machine-readable name of the kind of failure, for `--json`; by default that of the class, without
-            `Error` and with underscores.
-        exit_code: the process's exit code, 2 for bad input unless a subclass says otherwise.
-        hint: what to do about it, if known: a command to run or an option to give.
-    """
+    """A failure in one sentence, with a stable `code` (by default the class's name) and a `hint` what to do."""
 
     code: ClassVar[str] = "error"
     exit_code: ClassVar[int] = 2

@@ -58,12 +58,7 @@ class DigestMismatchError(BlobCorruptError):
 
 @contextmanager
 def os_failures(doing: str, *, near: Path) -> Iterator[None]:
-    """Turn an `OSError` of the body into the storage error that says what it means.
-
-    Args:
-        doing: what was attempted, as it reads after "cannot": `"write /a/b"`.
-        near: a path on the disk in question, to say how much room it has.
-    """
+    """Turn an `OSError` of the body into a storage error: "cannot `doing`"; `near` is a path on the same disk."""
     try:
         yield
     except OSError as error:
@@ -79,7 +74,7 @@ def from_os_error(error: OSError, doing: str, *, near: Path) -> StorageError:
         )
     if error.errno in DENIED:
         return StoreDeniedError(
-            f"cannot {doing}: {reason.lower()}", hint=f"check who may read and write {_existing(near)}"
+            f"cannot {doing}: {reason.lower()}", hint=f"check who may read and write {existing_folder(near)}"
         )
     if error.errno in MISSING:
         return MissingFileError(f"cannot {doing}: {reason.lower()}", hint="check the path")
@@ -88,15 +83,14 @@ def from_os_error(error: OSError, doing: str, *, near: Path) -> StorageError:
     return StoreUnavailableError(f"cannot {doing}: {reason.lower()}")
 
 
-def _existing(path: Path) -> Path:
-    while not os.path.exists(path) and path != path.parent:
-        path = path.parent
-    return path
+def existing_folder(path: Path) -> Path:
+    """Return the path, or the first of its parents that exists."""
+    return next(place for place in (path, *path.parents) if os.path.exists(place) or place == place.parent)
 
 
 def _room(near: Path) -> str:
     try:
-        free = shutil.disk_usage(_existing(near)).free
+        free = shutil.disk_usage(existing_folder(near)).free
     except OSError:
         return ""
     return f" ({free / 1e6:,.1f} MB free)"
@@ -108,10 +102,7 @@ _NO_FILE = frozenset({errno.ENXIO, errno.ENODEV, errno.EISDIR, errno.ELOOP})
 
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """Open a regular file for reading; a pipe, a device, a socket or a folder is not waited for and not read.
-
-    Links are followed: `folder.scan` decides where they may lead, and hands out paths without any.
-    """
+    """Open a regular file for reading, through links; a pipe, a device, a socket or a folder is not waited for."""
     with os_failures(f"read {path}", near=path), _regular(path) as file:
         yield file
 

@@ -38,13 +38,10 @@ class SourceFile:
 
 
 def scan(root: Path, *, limits: ScanLimits = LIMITS) -> list[SourceFile]:
-    """Return the files of a model's or adapter's folder, sorted by path.
+    """Return the files of a model's or adapter's folder, sorted by path, without names that begin with a dot.
 
-    Names that begin with a dot are left out, with all that is in them: `.git`, `.cache`, `.DS_Store`.  Who takes
-    exactly the files of this list takes nothing that is hidden.
-
-    A symbolic link is followed if it ends at a regular file inside the folder, or, for a snapshot in the cache of
-    huggingface_hub, in the `blobs` of the same repository.
+    A symbolic link may end at a regular file inside the folder or, for a snapshot in the cache of huggingface_hub, in
+    the `blobs` of the same repository.
     """
     with os_failures(f"read {root}", near=root):
         top = _resolve_root(root)

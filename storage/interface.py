@@ -1,6 +1,4 @@
-"""The contract of a blob store: what every backend promises, its value types and its errors.
-
-The laws, which `testing/stores.py` checks on every backend (docs/internals/store.md says how they are kept):
+"""The contract of a blob store, whose laws `testing/stores.py` checks on every backend.
 
 - a name that is visible holds exactly the bytes of its digest, whatever happened while they were written;
 - writing the same bytes again changes nothing; bytes that do not match what was expected are never visible;
@@ -65,7 +63,7 @@ class Capabilities:
 
     @property
     def promise(self) -> str:
-        """What two writers of one name may rely on, in a few words; docs/guides/team.md has the details."""
+        """What two writers of one name may rely on."""
         if self.create_exclusive:
             return "exclusive create"
         return "no exclusive create: names are digests, and each write is read back"
@@ -106,12 +104,9 @@ class BlobStore(ABC):
         """Store the bytes of a file, hashed while they are read."""
 
     def put_files(self, files: Sequence[Outgoing], *, progress: Progress | None = None) -> None:
-        """Store many files; as `put_file` for one after the other, in less time where the backend can.
-
-        All of them are durable once this returns, and those before it may be there when it raises.
-        """
-        for one in files:
-            self.put_file(one.path, expected=one.entry, generation=one.generation, progress=progress)
+        """Store many files; all are durable once this returns, and some may be there when it raises."""
+        for file in files:
+            self.put_file(file.path, expected=file.entry, generation=file.generation, progress=progress)
 
     @property
     def staging_folder(self) -> Path | None:
@@ -132,16 +127,10 @@ class BlobStore(ABC):
 
     @abstractmethod
     def local_path(self, digest: Digest, *, generation: int = 0) -> Path | None:
-        """Return the path of a blob to read in place, or None if it is not there or the store is not local.
-
-        The file is read-only and not verified by this call.
-        """
+        """Return the path of a blob to read in place, *not* verified; None if absent or not local."""
 
     def quarantine(self, digest: Digest, *, generation: int = 0) -> str | None:
-        """Move a damaged blob to quarantine; return its new name, None if nothing was moved.
-
-        A blob that matches its digest stays: it has been repaired meanwhile.
-        """
+        """Move a blob to quarantine, unless it matches its digest; return its new name, None if it stays."""
         size = self.size(digest, generation=generation)
         if size is None or self._holds(Blob(digest, size, generation)):
             return None
@@ -242,11 +231,7 @@ class BlobStore(ABC):
         size: int | None = None,
         progress: Progress | None = None,
     ) -> int:
-        """Copy a blob to a file, verified before the file gets its name; return its size.
-
-        An existing file at `destination` is replaced, and stays as it is if this raises as `pour`.  With its size on record,
-        the store need not be asked for that.
-        """
+        """Copy a blob to a file, which is replaced once the bytes are verified; return its size."""
         blob = Blob(digest, self._size(digest, generation) if size is None else size, generation)
         with os_failures(f"write {destination}", near=destination), part_beside(destination) as (part, fd):
             self.pour_into(blob, fd, progress)

@@ -23,11 +23,7 @@ _TOKEN = re.compile(rb'"[^"]*"?|([,\[{])')
 
 
 def holds_more_than(data: bytes, most: int) -> bool:
-    """Return whether a JSON text holds more than `most` values, without parsing it.
-
-    Every value but the first has a comma before it, or is the first one in its list or object.  Commas and brackets in
-    strings do not count.
-    """
+    """Return whether a JSON text holds more than `most` values, without parsing it: commas and brackets count them."""
     # This upper bound also counts commas and brackets in strings; it is quick, and enough for nearly every document.
     if data.count(b",") + data.count(b"[") + data.count(b"{") <= most:
         return False

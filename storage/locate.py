@@ -27,16 +27,10 @@ class StoreUrlError(StorageError):
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """A kind of store beyond a local folder.
+    """A kind of store beyond a local folder; a plugin has one for each scheme (docs/guides/plugins.md).
 
-    A plugin has one of these for each scheme that it adds (docs/guides/plugins.md).
-
-    Attributes:
-        options: for its fsspec file system, under those the user gives.
-        needs_bucket: whether the URL's first part names a bucket or a host.
-        maker: the module whose `file_system` makes it, where fsspec's own choice will not do: its full name; with a dot
-            before it, within this package.
-        has_host: whether that first part is a host, perhaps with a port, and not a part of the path.
+    The user's options override `options`.  `maker` is the module whose `file_system` makes the file system, by its full
+    name or, with a dot before it, within this package; empty for fsspec's own choice.
     """
 
     package: str
@@ -44,22 +38,14 @@ class Protocol:
     options: Mapping[str, Any]
     needs_bucket: bool = True
     maker: str = ""
-    has_host: bool = False
     plugin: Plugin | None = None
 
 
 # A cached listing is a stale answer, and fsspec shares instances with everybody else in the process.
 _FRESH = {"use_listings_cache": False, "skip_instance_cache": True}
-_S3 = Protocol("obstore", "pip install 'fusery[s3]'", {"protocol": "s3"}, maker=".backends.cloud")
-_GCS = Protocol("gcsfs", "pip install 'fusery[gcs]'", _FRESH, maker=".backends.gcs")
-_AZURE = Protocol("obstore", "pip install 'fusery[azure]'", {"protocol": "az"}, maker=".backends.cloud")
-_SFTP = Protocol(
-    "sshfs",
-    "pip install 'fusery[sftp]'",
-    {"connect_timeout": 10, "login_timeout": 20, "keepalive_interval": 10, "keepalive_count_max": 2},
-    maker=".backends.sftp",
-    has_host=True,
-)
+_S3 = Protocol("obstore", "pip install 'fusery[s3]'", {"protocol": "s3"}, maker=".cloud")
+_GCS = Protocol("obstore", "pip install 'fusery[gcs]'", {"protocol": "gs"}, maker=".cloud")
+_AZURE = Protocol("obstore", "pip install 'fusery[azure]'", {"protocol": "az"}, maker=".cloud")
 
 PROTOCOLS: Mapping[str, Protocol] = {
     "memory": Protocol("fsspec", "pip install fsspec", _FRESH, needs_bucket=False),
@@ -68,7 +54,6 @@ PROTOCOLS: Mapping[str, Protocol] = {
     "gcs": _GCS,
     "az": _AZURE,
     "abfs": _AZURE,
-    "sftp": _SFTP,
 }
 """Fusery's own protocols that a store's URL may have besides `file`."""
 
@@ -104,7 +89,6 @@ def protocol_of(plugin: Plugin) -> Protocol:
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)", re.DOTALL)
 _LETTERS = "a scheme has letters, digits, + . and -; a folder of that name is ./NAME:/..."
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")
-_HOST = re.compile(r"(?P<host>[A-Za-z0-9][A-Za-z0-9._-]*)(:(?P<port>[0-9]{1,5}))?")
 
 
 def open_store(url: str, *, options: Mapping[str, Any] | None = None) -> BlobStore:
@@ -145,21 +129,16 @@ def local_path(url: str) -> Path | None:
 
 
 def same_server(url: str, other: str) -> bool:
-    """Tell whether the options of a store at one URL were meant for whoever is asked at another.
-
-    They are sent to one server: the host of the URL, with its port, or else the service that the protocol and the options
-    name, of which the URL's first part is only a bucket.  Places on this machine need none.
-    """
+    """Tell whether the options of a store at one URL may be sent to the server of another URL."""
     one, two = _SCHEME.fullmatch(url), _SCHEME.fullmatch(other)
     if one is None or two is None:
         return False
     protocols = [find_protocol(match["scheme"].lower()) for match in (one, two)]
     if protocols[0] is None or protocols[0] != protocols[1]:
         return False
+    # The first part of a plugin's URL may be a host.
     hosts = [match["rest"].partition("/")[0].casefold() for match in (one, two)]
-    # Of a plugin's, nobody knows what else the first part could be.
-    one_for_all = not protocols[0].has_host and protocols[0].plugin is None
-    return one_for_all or hosts[0] == hosts[1]
+    return protocols[0].plugin is None or hosts[0] == hosts[1]
 
 
 def display_url(url: str) -> str:
@@ -195,19 +174,10 @@ def _bucket_and_prefix(scheme: str, protocol: Protocol, rest: str) -> str:
             hint="give credentials by the provider's own environment variables or by FUSERY_STORE_OPTIONS",
         )
     parts = rest.strip("/").split("/")
-    first = (_HOST if protocol.has_host else _PART).fullmatch(parts[0])
-    if (
-        not first
-        or rest.startswith("/")
-        and protocol.needs_bucket
-        or protocol.has_host
-        and (len(parts) == 1 or not 0 < int(first["port"] or 1) < 65536)
-        or not all(_PART.fullmatch(part) for part in parts[1:])
-    ):
-        form = "HOST/FOLDER" if protocol.has_host else "NAME/PREFIX"
+    if rest.startswith("/") and protocol.needs_bucket or not all(map(_PART.fullmatch, parts)):
         raise StoreUrlError(
             f"{scheme}://{rest[:80]} is not the URL of a store",
-            hint=f"use {scheme}://{form} with letters, digits, dots, dashes and underscores",
+            hint=f"use {scheme}://NAME/PREFIX with letters, digits, dots, dashes and underscores",
         )
     return "/".join(parts)
 
@@ -222,7 +192,7 @@ def _open_remote(url: str, options: Mapping[str, Any]) -> tuple[Any, str, str, P
     try:
         from .remote_calls import describe, foreign_errors
 
-        file_system = _file_system(scheme, protocol, place, options)
+        file_system = _file_system(scheme, protocol, options)
     except ImportError as error:
         raise StorageError(
             f"a store at {scheme}:// needs the package {protocol.package}", hint=f"run: {protocol.install}"
@@ -238,8 +208,7 @@ def _open_remote(url: str, options: Mapping[str, Any]) -> tuple[Any, str, str, P
             f"the store {scheme}://{place} cannot be opened: {describe(error)}",
             hint="check the credentials in the environment, and FUSERY_STORE_OPTIONS",
         ) from without_secrets(error)
-    prefix = place.partition("/")[2] if protocol.has_host else place
-    return file_system, prefix, f"{scheme}://{place}", protocol.plugin
+    return file_system, place, f"{scheme}://{place}", protocol.plugin
 
 
 def _require_endpoint(options: Mapping[str, Any]) -> None:
@@ -273,15 +242,10 @@ def _parse(url: str) -> tuple[str, Protocol, str]:
     return scheme, protocol, _bucket_and_prefix(scheme, protocol, match["rest"])
 
 
-def _file_system(scheme: str, protocol: Protocol, place: str, options: Mapping[str, Any]) -> Any:
+def _file_system(scheme: str, protocol: Protocol, options: Mapping[str, Any]) -> Any:
     merged = (
         {**options, **protocol.options} if "protocol" in protocol.options else {**protocol.options, **options}
     )
-    if protocol.has_host:
-        host = _HOST.fullmatch(place.partition("/")[0])
-        merged["host"] = host["host"] if host else ""
-        if host and host["port"]:
-            merged["port"] = int(host["port"])
     if protocol.maker:
         return _made(protocol, merged)
     import fsspec

@@ -54,10 +54,7 @@ class Outgoing:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The files of one artifact, sorted by path, each path once.
-
-    The law: `Manifest.parse(m.to_bytes()) == m`, and equal manifests have equal digests.
-    """
+    """The files of one artifact, sorted by path, each path once; equal manifests have equal digests."""
 
     files: tuple[FileEntry, ...]
 

@@ -1,8 +1,4 @@
-"""Plugins: what other packages add to fusery, by the entry points of Python's packaging.
-
-A plugin is code that the user has installed.  It runs with all rights of the user, as everything else of the environment does;
-what is looked after here is only that its mistakes are called its own.
-"""
+"""Plugins of other packages, by entry points; they run with the user's rights, and their mistakes are called their own."""
 
 from __future__ import annotations
 
@@ -81,10 +77,7 @@ def plugins(group: Group | None = None) -> list[Plugin]:
 
 
 def find_plugin(group: Group, name: str) -> Plugin | None:
-    """Return the plugin of a name; None if there is none.
-
-    Whoever asks has looked among fusery's own first: their names are never a plugin's.
-    """
+    """Return the plugin of a name; None if there is none."""
     found = [each for each in plugins(group) if each.name == name]
     if len(found) > 1:
         raise taken_twice(found)
@@ -120,10 +113,7 @@ def load_plugin(plugin: Plugin, *, own: Collection[str] = ()) -> Any:
 def blaming(
     plugin: Plugin | None, what: str = "failed", *, besides: tuple[type[BaseException], ...] = ()
 ) -> Iterator[None]:
-    """Turn whatever a plugin raises into a sentence that names it; what it says to the user in fusery's own way stays.
-
-    What it prints goes to stderr.
-    """
+    """Turn what a plugin raises into a PluginError that names it, unless it is a FuseryError; send prints to stderr."""
     if plugin is None:
         yield
         return
@@ -192,10 +182,7 @@ _before: TextIO | None = None
 
 @contextmanager
 def printing_aside() -> Iterator[None]:
-    """Let what is printed in the block go to stderr.
-
-    What a plugin puts in the place of stdout, such as a wrapper that colours it, does not stay: data would go there.
-    """
+    """Let what is printed in the block go to stderr, and restore stdout whatever a plugin put in its place."""
     global _before, _blocks
     with _lock:
         _blocks += 1

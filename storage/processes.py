@@ -1,8 +1,4 @@
-"""Which process made something, written into its name: what a process left that has ended is found by that.
-
-Probes, tiny objects that ask a store what it can do, and staged copies, files that are looked at before they are stored,
-lie in a store before anything about them is in the database: only their names tell whether they are still needed.
-"""
+"""The process that made a probe, a staged copy or a temporary folder, in its name: so that leftovers are found."""
 
 from __future__ import annotations
 
@@ -47,10 +43,7 @@ def process_tag() -> str:
 
 
 def is_tag_dead(tag: str) -> bool:
-    """Tell whether a process that `process_tag` named has ended.
-
-    False when in doubt: another machine, another container and a pid that was given out again are.
-    """
+    """Tell whether a process that `process_tag` named has ended; False if in doubt, as for another machine's."""
     pid, _, place = tag.partition("-")
     if not boot_id() or place != _place() or not pid.isdecimal():
         return False
@@ -114,10 +107,7 @@ def make_temporary(purpose: str) -> Path:
 
 
 def sweep_temporary() -> int:
-    """Remove this user's temporary folders whose processes have ended; return the bytes freed.
-
-    Folders of other users, of other machines and of processes that may still run stay.
-    """
+    """Remove this user's temporary folders whose processes have ended; return the bytes freed."""
     import tempfile
 
     freed = 0

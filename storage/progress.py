@@ -8,14 +8,7 @@ from typing import overload
 
 
 class Reporter:
-    """Hears how long work goes on: `Reporter(print)`, or a subclass.
-
-    Args:
-        say: hears what is going on, a line at a time; None for nothing.
-        progress: hears how much is done, and of how much: bytes, answers or adapters, as the method says; None for
-            nothing.
-        item: receives the name of each item; None to pass the names to `say`.
-    """
+    """Receives messages, done and total amounts, and names of items (`say` by default) of long work."""
 
     def __init__(
         self,

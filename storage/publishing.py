@@ -29,10 +29,7 @@ def write_all(fd: int, data: bytes | bytearray | memoryview) -> None:
 
 
 def sync_file(fd: int) -> None:
-    """Wait until a file's bytes are on the disk itself.
-
-    A failure is final: after a failed fsync Linux drops the dirty pages, and a second call would report success.
-    """
+    """Wait until a file's bytes are on the disk; after a failure Linux drops them, and a second call would succeed."""
     if sys.platform == "darwin":
         # fsync on macOS stops at the drive's own cache (fsync(2)).
         import fcntl
@@ -64,10 +61,7 @@ def make_folders(path: Path) -> None:
 
 @contextmanager
 def new_part(path: Path, mode: int = 0o666) -> Iterator[tuple[Path, int]]:
-    """Create a file that must not exist, and yield path and descriptor; remove that name when the body is done.
-
-    The body gives the file its final name, by link or by rename.
-    """
+    """Create a file, and yield path and descriptor for the body to link or rename; then remove that name."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         yield path, fd
@@ -77,10 +71,7 @@ def new_part(path: Path, mode: int = 0o666) -> Iterator[tuple[Path, int]]:
 
 
 def open_as_folder(fd: int, mode: int, folder: Path) -> None:
-    """Give a file a mode, without the rights that its folder gives nobody.
-
-    Whoever made the folder had said by the umask who is to have them; what many write to has many umasks.
-    """
+    """Give a file a mode, without the rights that its folder denies: many who write there have many umasks."""
     os.fchmod(fd, mode & folder.stat().st_mode)
 
 
@@ -90,11 +81,7 @@ def part_beside(destination: Path, mode: int = 0o666) -> AbstractContextManager[
 
 
 def link_exclusive(part: Path, final: Path) -> None:
-    """Give a finished file its final name, which must not be taken.
-
-    A link is atomic and refuses a name that is taken; a rename would overwrite.  Where the file system has no hard
-    links (exFAT, some network shares) a rename after a look is the best there is.
-    """
+    """Give a finished file its final name, which must be free, by a link; on exFAT by a look and a rename."""
     try:
         os.link(part, final)
     except OSError as error:

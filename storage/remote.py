@@ -1,8 +1,6 @@
 """Blobs in an object store, over any fsspec file system whose writes of a whole object are atomic.
 
-Nothing here writes through `open()`: fsspec's file objects publish what they hold when they are closed, also when the
-body raised.  What an interrupted request did is never guessed but looked up: the name is the digest, so a second look
-decides.  What differs between backends is in `backends`.
+Nothing here writes through `open()`: fsspec's files publish what they hold even if the body raised.
 """
 
 from __future__ import annotations
@@ -15,7 +13,6 @@ from pathlib import Path
 
 from fsspec.spec import AbstractFileSystem
 
-from .backends import READ, objects_for
 from .copying import OpenFile, Progress, Staged, pump, reading
 from .digest import Digest, digest_bytes
 from .errors import StorageError, StoreDeniedError, StoreUnavailableError
@@ -23,6 +20,7 @@ from .failures import AbsentBlobError, os_failures
 from .interface import Blob, BlobStore, Capabilities, Leftover, Sink
 from .layout import FORMAT_NAME, TMP, blob_name, document_name, format_document
 from .manifest import FileEntry, Outgoing, require_expected, require_size
+from .objects import READ, Objects
 from .plugins import Plugin
 from .processes import probe_name
 from .remote_calls import DEADLINE, RemoteCalls, RemoteError, StoreSilentError
@@ -33,6 +31,15 @@ SMALL = 8 << 20
 
 ATTEMPTS = 3
 """How often a write starts again when a damaged blob had its name."""
+
+
+def objects_for(file_system: AbstractFileSystem, prefix: str, calls: RemoteCalls) -> Objects:
+    """Return the objects under a prefix; obstore has calls of its own."""
+    if file_system.protocol in ("s3", "gs", "az"):
+        from .cloud import CloudObjects
+
+        return CloudObjects(prefix, calls)
+    return Objects(prefix, calls)
 
 
 class FsspecStore(BlobStore):
@@ -103,10 +110,7 @@ class FsspecStore(BlobStore):
         generation: int = 0,
         progress: Progress | None = None,
     ) -> Blob:
-        """Store the bytes of a file; see `BlobStore.put_file`.
-
-        Above `SMALL`, the last part goes up only if all of them have the digest: the expected one, or that of a first reading.
-        """
+        """Store the bytes of a file; of a large one, the last part goes up only if all of them have the digest."""
         with reading(path) as source:
             require_size(path, expected, source.size)
             if source.size <= SMALL or not self._objects.in_parts:

@@ -51,11 +51,7 @@ class _Transient(Exception):
 
 
 class RemoteCalls:
-    """The calls of one store to its file system.
-
-    A call that fails in passing is tried again, here and nowhere else: the libraries' own retries are off, since nested
-    ones multiply.  The exceptions are a listing and an upload in parts, whose requests only obstore can repeat.
-    """
+    """The calls of one store to its file system; transient failures are retried here, with the libraries' retries off."""
 
     def __init__(
         self,
@@ -93,19 +89,13 @@ class RemoteCalls:
         return self.wait(self.start(call, *arguments, **options))
 
     def tidy(self, call: Call, *arguments: Any) -> None:
-        """Make a call that only tidies up: it may fail, and a store that does not answer is not asked.
-
-        What stays is swept one day; what went wrong before is the failure to report, and in time.
-        """
+        """Make a call that only tidies up: it may fail, and a store that does not answer is not asked."""
         if not self._silent:
             with suppress(RemoteError, StorageError, PluginError):
                 self.run(call, *arguments)
 
     def start(self, call: Call, *arguments: Any, tries: int = ATTEMPTS, **options: Any) -> Future[Any]:
-        """Begin a call; on a file system that is not asynchronous, it is over when this returns.
-
-        The future's exceptions are for `wait` to read; `cancel` ends the call.
-        """
+        """Begin a call for `wait`; on a file system that is not asynchronous, it is over when this returns."""
         self.progressed()
         if self.file_system.async_impl:
             policy = self._policy(tenacity.AsyncRetrying, tries)
@@ -238,29 +228,10 @@ _CLASSES: tuple[tuple[str, str, FailureKind], ...] = (
     ("obstore.exceptions", "UnauthenticatedError", FailureKind.DENIED),
     ("obstore.exceptions", "GenericError", FailureKind.TRANSIENT),
     ("obstore.exceptions", "BaseError", FailureKind.BROKEN),
-    ("google.auth.exceptions", "GoogleAuthError", FailureKind.DENIED),
-    ("asyncssh.misc", "PermissionDenied", FailureKind.DENIED),
-    ("asyncssh.misc", "HostKeyNotVerifiable", FailureKind.DENIED),
-    ("asyncssh.public_key", "KeyImportError", FailureKind.DENIED),
-    ("asyncssh.public_key", "KeyEncryptionError", FailureKind.DENIED),
-    ("asyncssh.sftp", "SFTPPermissionDenied", FailureKind.DENIED),
-    ("asyncssh.sftp", "SFTPWriteProtect", FailureKind.DENIED),
-    ("asyncssh.sftp", "SFTPNoSpaceOnFilesystem", FailureKind.FULL),
-    ("asyncssh.sftp", "SFTPQuotaExceeded", FailureKind.FULL),
-    ("asyncssh.sftp", "SFTPFileAlreadyExists", FailureKind.EXISTS),
-    ("asyncssh.sftp", "SFTPNoSuchFile", FailureKind.MISSING),
-    ("asyncssh.sftp", "SFTPNoSuchPath", FailureKind.MISSING),
     ("aiohttp", "ClientError", FailureKind.TRANSIENT),
     ("requests.exceptions", "ConnectionError", FailureKind.TRANSIENT),
     ("requests.exceptions", "Timeout", FailureKind.TRANSIENT),
     ("requests.exceptions", "ChunkedEncodingError", FailureKind.TRANSIENT),
-    ("gcsfs.retry", "ChecksumError", FailureKind.TRANSIENT),
-    ("asyncssh.misc", "DisconnectError", FailureKind.TRANSIENT),
-    ("asyncssh.misc", "ChannelOpenError", FailureKind.TRANSIENT),
-    ("asyncssh.sftp", "SFTPConnectionLost", FailureKind.TRANSIENT),
-    ("asyncssh.sftp", "SFTPNoConnection", FailureKind.TRANSIENT),
-    ("asyncssh.misc", "Error", FailureKind.BROKEN),
-    ("gcsfs.retry", "HttpError", FailureKind.BROKEN),
 )
 
 _TRANSIENT_ERRNO = frozenset(
@@ -298,7 +269,7 @@ def classify(error: BaseException) -> FailureKind:
         found = getattr(sys.modules.get(module), name, None)
         if found is not None and isinstance(error, found):
             status = _status(error)
-            return _by_status(status) if status and name in ("GenericError", "HttpError") else kind
+            return _by_status(status) if status and name == "GenericError" else kind
     return _classify_os_error(error) if isinstance(error, OSError) else FailureKind.BROKEN
 
 
@@ -345,9 +316,6 @@ def _classify_os_error(error: OSError) -> FailureKind:
         return FailureKind.FULL
     if isinstance(error, ConnectionError | TimeoutError) or error.errno in _TRANSIENT_ERRNO:
         return FailureKind.TRANSIENT
-    if error.errno is None and str(error).startswith("Forbidden: "):
-        # gcsfs has no better word for 403.
-        return FailureKind.DENIED
     return FailureKind.BROKEN
 
 
@@ -358,15 +326,11 @@ def _by_status(status: int) -> FailureKind:
         return FailureKind.TRANSIENT
     if status in (409, 412):
         return FailureKind.EXISTS
-    # Google's word for a session that has ended is 410.
-    return FailureKind.MISSING if status in (404, 410) else FailureKind.BROKEN
+    return FailureKind.MISSING if status == 404 else FailureKind.BROKEN
 
 
 def _status(error: BaseException | None) -> int:
-    """Return the HTTP status that gcsfs keeps in its exceptions and obstore in their texts, 0 if there is none."""
-    value = str(getattr(error, "code", ""))
-    if value.isdigit() and len(value) == 3:
-        return int(value)
+    """Return the HTTP status in the text of an error of obstore's, 0 if there is none."""
     found = _STATUS.search(str(error))
     return int(found[1]) if found else 0
 

@@ -1,10 +1,7 @@
 """The safetensors container: a strict reader and a writer of its header, without reading any tensor.
 
-The format: eight bytes with the header's length (little endian), the header as JSON, then the tensors' bytes.
-Source: https://github.com/huggingface/safetensors (README, "Format").  The reference reader accepts more than the
-README allows (a name that occurs twice, unknown keys, a million tensors); here all of that is refused, since a file
-comes from anywhere until it has been parsed.  Nothing is built from the header before its size, the number of its
-values and, while it is parsed, the number of its entries are known to be bounded.
+Source: https://github.com/huggingface/safetensors (README, "Format").  Repeated names, unknown keys and a million
+tensors, which the reference reader accepts, are refused before anything is built from them.
 """
 
 from __future__ import annotations
@@ -118,10 +115,7 @@ def tensor_bytes(dtype: str, shape: Iterable[int]) -> int:
 def build_header(
     entries: Iterable[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str] | None = None
 ) -> bytes:
-    """Return the first bytes of a file: the length and the JSON, padded with spaces to a multiple of eight.
-
-    The law: the tensors of `read_header` on these bytes plus the data are `entries` (name, dtype, shape), in that order.
-    """
+    """Return the first bytes of a file for tensors by name, dtype and shape, padded to a multiple of eight."""
     header: dict[str, Any] = {}
     if metadata is not None:
         header[METADATA] = dict(metadata)
@@ -313,10 +307,7 @@ class TensorDigests:
 
 
 def digest_tensors(path: Path, header: Header, *, progress: Progress | None = None) -> TensorDigests:
-    """Return the digests of a file and of its tensors.
-
-    Every byte is read once and hashed twice, on two cores at the same time.
-    """
+    """Return the digests of a file and of its tensors; every byte is read once, and hashed on two cores."""
     from concurrent.futures import Future, ThreadPoolExecutor
 
     whole, position, digests = hashlib.sha256(), 0, dict[str, Digest]()

@@ -1,12 +1,8 @@
 """Secrets that a user gave, and how to keep them out of every text.
 
-fusery's own messages name the class or code of a failure of another library, never its text.  The text remains in the
-cause of the error, which `--debug` shows: there, an exception whose text holds a secret gives way to a stand-in.
-
-Texts leave the program in few places, and each is guarded here: every error of fusery masks what its sentence repeats of
-a URL (`masked`), the command line masks that in all it prints and, in the report of a failure, also every secret that it
-was given in its arguments, the environment or the settings (`redact` after `remember_given`); what is recorded has no
-credentials in its URLs (`without_credentials`).
+Errors mask what they repeat of URLs (`masked`); reports of failures also every secret of this run (`redact`, after
+`remember_given`); records have no credentials in URLs (`without_credentials`).  Exceptions of libraries whose text holds
+a secret give way to a stand-in (`without_secrets`).
 """
 
 from __future__ import annotations
@@ -38,9 +34,7 @@ _ENVIRONMENT = (
 _SHORTEST = 6
 """Characters; what is shorter cannot be told from an ordinary word."""
 
-_LOGGERS = (
-    "fsspec", "botocore", "gcsfs", "google.auth", "sshfs", "asyncssh",
-)  # fmt: skip
+_LOGGERS = ("fsspec", "botocore")
 
 # A password may have slashes in it that ought to be spelled otherwise; digits before one are a port.
 # One slash is what is left of two in a path; what stands there without a password is part of one.
@@ -125,10 +119,7 @@ def without_secrets(error: BaseException) -> BaseException:
 
 
 def without_credentials(value: Any) -> Any:
-    """Return a JSON value whose texts have no user or password in any URL, nor what its query calls a token or a key.
-
-    Nor have they a token of fusery's own, wherever it stands.
-    """
+    """Return a JSON value without users, passwords, tokens and keys in URLs, and without fusery's own tokens."""
     if isinstance(value, Mapping):
         return {key: without_credentials(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):

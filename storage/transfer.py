@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from .copying import Progress
 from .errors import OutOfSpaceError
-from .failures import os_failures
+from .failures import existing_folder, os_failures
 from .interface import Blob, BlobStore
 from .local import LocalStore
 from .manifest import FileEntry
@@ -30,13 +30,7 @@ def transfer(
     to_generation: int = 0,
     progress: Progress | None = None,
 ) -> Blob:
-    """Store a blob of another store.
-
-    The origin is only read.  From an object store to a folder the bytes go straight into the part file; between two object
-    stores they lie on this machine meanwhile, since what is uploaded must be known to match before it has a name.
-
-    In `scratch`, a folder on this machine, must be room for it.  A damaged blob raises DigestMismatchError.
-    """
+    """Store a blob of another store, through `scratch` between two object stores, as uploads must be known to match."""
     path = origin.local_path(entry.sha256, generation=from_generation)
     if path is not None:
         return target.put_file(path, expected=entry, generation=to_generation, progress=progress)
@@ -59,10 +53,7 @@ AT_ONCE = 8
 
 
 def in_order(work: Callable[[T], R], things: Iterable[T], at_once: int = AT_ONCE) -> Iterator[R]:
-    """Yield what comes of each thing, in their order, with a few of them under way; they are taken as there is room.
-
-    What is under way when one fails, or when the caller stops, is waited for: nobody writes any more after that.
-    """
+    """Yield the results in order, with a few calls under way; those are waited for if one fails or the caller stops."""
     waiting: deque[Future[R]] = deque()
     with ThreadPoolExecutor(at_once, thread_name_prefix="hands") as pool:
         try:
@@ -105,14 +96,11 @@ def needs_of(store: BlobStore, sizes: Collection[int]) -> Iterator[Need]:
 
 
 def require_rooms(needs: Iterable[Need], *, hint: str = "free some space, or ask for less") -> None:
-    """Refuse files that a file system has no room for, with the number of bytes that must be free for all of them.
-
-    What goes to one file system is added up.  A file takes whole blocks, and some for the folders that it is in.
-    """
+    """Refuse files that a file system has no room for, in whole blocks, with the bytes that must be free."""
     systems: dict[int, _System] = {}
     for need in needs:
         with os_failures(f"look at {need.folder}", near=need.folder):
-            place = _existing(need.folder)
+            place = existing_folder(need.folder)
             device, system = place.stat().st_dev, os.statvfs(place)
         block = system.f_frsize or 1
         known = systems.setdefault(device, _System(need.folder, system.f_bavail * block))
@@ -139,7 +127,3 @@ def on_disk(path: Path) -> int:
         with suppress(FileNotFoundError):
             found += one.lstat().st_blocks * 512
     return found
-
-
-def _existing(folder: Path) -> Path:
-    return next(path for path in (folder, *folder.parents) if path.exists())

@@ -1,8 +1,6 @@
-"""Vouchers: notes that files were read through and had their digest, so that they need not be hashed again that day.
+"""Vouchers: private notes that files had their digest, valid for a day, while size, times and inode stay the same.
 
-A voucher holds while size, times and inode of its files are what they were, on a machine that has not been started since
-(a crash can lose bytes without a trace in them), for at most a day.  None is believed that another user could have
-written.  Nothing that leaves the machine relies on one, nor does an audit.
+A restart of the machine ends all of them, since a crash can lose bytes without a trace.  Audits ignore them.
 """
 
 from __future__ import annotations
@@ -103,10 +101,7 @@ def _content(digest: Digest, states: Mapping[str, FileState]) -> dict[str, Any]:
 
 @contextmanager
 def private_folder(folder: Path, *, make: bool = False) -> Iterator[int]:
-    """Yield the descriptor of a folder that only this user can write, for reading what is in it.
-
-    What is read through the descriptor was written by this user, whatever happens to the folder's name meanwhile.
-    """
+    """Yield the descriptor of a folder that only this user can write, whatever happens to its name meanwhile."""
     with os_failures(f"read {folder}", near=folder):
         if make and not os.path.lexists(folder):
             make_folders(folder.parent)
@@ -158,10 +153,7 @@ def state_of(found: os.stat_result) -> FileState:
 
 
 def folder_state(folder: Path) -> dict[str, FileState] | None:
-    """Return the state of every file in a folder, None if the folder is not there.
-
-    What is not a regular file has the size `NOT_A_FILE`.
-    """
+    """Return the state of every file in a folder, None if it is not there; what is no file has the size `NOT_A_FILE`."""
     if not folder.is_dir() or folder.is_symlink():
         return None
     state: dict[str, FileState] = {}

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import compiled_statements
 import printed_documents
 import pytest
-import reused_schema
 from hypothesis import HealthCheck, settings
 from postgres_server import PostgresDatabases, postgres_server
 
@@ -24,7 +24,7 @@ from fusery.registry.database import Database, schema
 os.environ["_FUSERY_RAISES"] = ""  # a test that looks for no traceback finds one
 
 BACKENDS = ("sqlite", "postgresql")
-ON_EACH_DATABASE = ("hostile", "migrations", "registry/upkeep", "registry/database", "registry/records")
+ON_EACH_DATABASE = ("hostile", "registry/upkeep", "registry/database", "registry/records")
 """The rooms whose tests depend on the database; those of other rooms run on SQLite."""
 
 # The time of an example depends on how busy the machine is.  `make soak` draws new examples, `make test` the same ones.
@@ -40,14 +40,7 @@ settings.load_profile("fusery")
 @pytest.fixture(scope="session", autouse=True)
 def shared_statements() -> Iterator[None]:
     """Databases that are opened share the statements that they compile."""
-    with reused_schema.statements_shared():
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def known_schema() -> Iterator[None]:
-    """New SQLite files get the schema at once; `every_migration` runs them."""
-    with reused_schema.schema_known():
+    with compiled_statements.statements_shared():
         yield
 
 
@@ -83,13 +76,6 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if missing := printed_documents.never_held():
         config.get_terminal_writer().line(f"\nno test prints the document of: {', '.join(missing)}", red=True)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
-
-
-@pytest.fixture
-def every_migration() -> Iterator[None]:
-    """Run each migration on new SQLite files, as users do."""
-    with reused_schema.schema_migrated():
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -36,10 +36,6 @@ def upgrade() -> None:
     op.add_column("adapter", sa.Column("customer", sa.String(200), nullable=True))
     op.create_index("ix_adapter_customer_id", "adapter", ["customer", "id"])
 
-
-def downgrade() -> None:
-    op.drop_index("ix_adapter_customer_id", "adapter")
-    op.drop_column("adapter", "customer")
 '''
 FIELD = """    customer: str | None = column(
         "who it was trained for",

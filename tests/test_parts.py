@@ -35,8 +35,8 @@ register v2 --task course_rec --date 2026-02-01
 list
 show course_rec@2
 diff course_rec@1 course_rec@2
-fuse course_rec@2 --precision dequantize
-materialize course_rec@2 out --precision dequantize
+fuse course_rec@2 --as 16bit
+materialize course_rec@2 out --as 16bit
 audit
 """.strip()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,19 +18,13 @@ from fusery.storage.errors import FuseryError
 from fusery.storage.vouchers import require_digests, watched
 
 from ..common import base_architecture, finish, model_hint, served_adapters
-from .model import (
-    provenance_keys,
-    read_model,
-    require_writable,
-    write_adapter_gguf,
-    write_model_gguf,
-)
+from .model import provenance_keys, read_model, require_writable, write_adapter_gguf, write_model_gguf
 
 BASE = "base.gguf"
 
 
 def write_model_file(
-    source: BundleSource, bundle: BundleFolder, record: dict[str, Any], kind: str | None
+    source: BundleSource, bundle: BundleFolder, record: Mapping[str, Any], kind: str | None
 ) -> str:
     """Write the fused model as `NAME.gguf` and return that."""
     name, files = f"{source.name}.gguf", source.fused
@@ -43,7 +37,7 @@ def write_model_file(
 
 
 def write_base_and_adapters(
-    source: BundleSource, bundle: BundleFolder, record: dict[str, Any], kind: str | None
+    source: BundleSource, bundle: BundleFolder, record: Mapping[str, Any], kind: str | None
 ) -> list[str]:
     """Write `base.gguf` and `adapters/NAME.gguf`, and return the adapters' names."""
     assert source.model is not None
@@ -64,7 +58,6 @@ def write_base_and_adapters(
 
 @contextmanager
 def _with_hint(hint: str) -> Iterator[None]:
-    """Add a hint to a refusal that has none."""
     try:
         yield
     except BadInputError as error:

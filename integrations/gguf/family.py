@@ -6,7 +6,6 @@ conversion/llama.py.  What llama.cpp would compute differently from mlx-lm is re
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from fusery.registry.errors import BadInputError
+from fusery.registry.models.gguf_llama import ModelSizes, llama3_factors
 from fusery.registry.models.libraries import ignored_window
 
+# What a key can hold: texts, truth values, whole numbers (32 bits), real numbers (32 bits), or a list of one
+# of them.
 Value = str | bool | int | float | Sequence[str] | Sequence[int] | Sequence[float]
-"""What a key can hold: texts, truth values, whole numbers (32 bits), real numbers (32 bits), or a list of one of them."""
-
-ROPE_FACTORS = "rope_freqs.weight"
-_WINDOWED = "--target model --precision dequantize, for transformers or vLLM, which compute the window"
+_WINDOWED = "--target model --as 16bit, for transformers or vLLM, which compute the window"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,32 +31,24 @@ class Family:
     theta: float
 
 
+# By `model_type`.
 FAMILIES: Mapping[str, Family] = {
     "llama": Family("llama", True, 10000.0),
     "mistral": Family("llama", True, 10000.0),
     "qwen2": Family("qwen2", False, 1000000.0),
     "qwen3": Family("qwen3", False, 1000000.0),
 }
-"""By `model_type`."""
 
 
 @dataclass(frozen=True, slots=True)
-class Dimensions:
+class Dimensions(ModelSizes):
     """What a model's configuration says, checked."""
 
     family: Family
-    layers: int
-    hidden: int
-    intermediate: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    vocab: int
     context: int
     epsilon: float
     theta: float
     scaling: Mapping[str, Any]
-    tied: bool
 
 
 def family_of(config: Mapping[str, Any]) -> Family:
@@ -113,37 +104,25 @@ def dimension_keys(model: Dimensions) -> dict[str, Value]:
         "vocab_size": model.vocab,
     }
     if model.scaling.get("rope_type") == "linear":
-        found |= {
-            "rope.scaling.type": "linear",
-            "rope.scaling.factor": float(model.scaling["factor"]),
-        }
+        found |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(model.scaling["factor"])}
     return {f"{model.family.name}.{key}": value for key, value in found.items()}
 
 
 def rope_factors(model: Dimensions) -> np.ndarray[Any, Any] | None:
-    """Return what Llama 3.1's rotary scaling divides each frequency by: float32 [head_dim / 2], or None.
-
-    The formula is that of `generate_extra_tensors` in llama.cpp's conversion/llama.py, in float32 as there.
-    """
+    """Return the factors of Llama 3.1's rotary scaling; None of a model that has another, or none."""
     if model.scaling.get("rope_type") != "llama3":
         return None
-    factor, low, high, original = (float(model.scaling[key]) for key in _LLAMA3)
-    exponents = np.arange(0, model.head_dim, 2, dtype=np.float32) / np.float32(model.head_dim)
-    wavelengths = 2 * math.pi * (np.float64(model.theta) ** exponents.astype(np.float64))
-    smooth = (original / wavelengths - low) / (high - low)
-    between = 1 / ((1 - smooth) / factor + smooth)
-    short, long = wavelengths < original / high, wavelengths > original / low
-    return np.where(short, 1.0, np.where(long, factor, between)).astype(np.float32)
+    return llama3_factors(model.theta, model.head_dim, *(float(model.scaling[key]) for key in _LLAMA3))
 
 
 _LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 
 
-def _scaling(given: Mapping[str, Any]) -> dict[str, Any]:
+def _scaling(given: Mapping[str, Any]) -> Mapping[str, Any]:
     kind = given.get("rope_type", given.get("type", "default"))
     if kind in (None, "default"):
         return {}
-    defaults: dict[str, Any] = {
+    defaults: dict[str, object] = {
         "low_freq_factor": 1.0,
         "high_freq_factor": 4.0,
         "original_max_position_embeddings": 8192,

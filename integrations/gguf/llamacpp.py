@@ -45,10 +45,8 @@ def served_name(base: str, adapters: Iterable[str]) -> str:
 
 
 def models_ini(base: str, adapters: Iterable[str]) -> bytes:
-    """Return what llama-server's router reads: each model that a request may name, and its files.
-
-    A section's name is what a request says.  There is no key outside of sections: some builds make a model of it.
-    """
+    """Return what llama-server's router reads: each model that a request may name, and its files."""
+    # A section's name is what a request says. There is no key outside of sections: some builds make a model of it.
     sections = [f"[{base}]\nmodel = {BASE}\n"]
     sections += [f"[{name}]\nmodel = {BASE}\nlora = adapters/{name}.gguf\n" for name in adapters]
     return "\n".join(sections).encode("ascii")

@@ -8,7 +8,7 @@ Adapters: what llama.cpp reads is in src/llama-adapter.cpp, what its converter w
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,34 +20,31 @@ from fusery.registry.bundles.writing import HashedFile
 from fusery.registry.documents import provenance_part
 from fusery.registry.engine.arithmetic import FORMATS, Array, decode
 from fusery.registry.engine.base import Base, read_base
+from fusery.registry.engine.matrices import matrix_of
 from fusery.registry.errors import BadInputError, MissingExtraError
-from fusery.registry.models.gguf_numbers import KINDS, Numbers, interleaved, numbers_of
+from fusery.registry.models.gguf_llama import ROPE_FACTORS, TensorPlace, tensor_places
+from fusery.registry.models.gguf_numbers import KINDS, blocks, interleaved, kind_of
 from fusery.storage.jsonfile import read_object
 
-from .family import ROPE_FACTORS, Dimensions, Value, dimension_keys, dimensions_of, rope_factors
+from .family import Dimensions, Value, dimension_keys, dimensions_of, rope_factors
 from .tokenizer import tokenizer_keys
 
 if TYPE_CHECKING:
     from fusery.registry.adapters.mlx_form import PlainAdapter, PlainFactors
     from fusery.registry.adapters.tensors import StoredTensor
 
+# Bytes that the beginning of every tensor is a multiple of (`general.alignment`, which is not written).
 ALIGNMENT = 32
-"""Bytes that the beginning of every tensor is a multiple of (`general.alignment`, which is not written)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A tensor that will be written.
-
-    Attributes:
-        shape: outermost dimension first, as in PyTorch; GGUF stores the reverse.
-        blocks: gives its bytes, in order, when it is its turn.
-    """
+    """A tensor that will be written."""
 
     name: str
-    shape: tuple[int, ...]
+    shape: tuple[int, ...]  # outermost dimension first, as in PyTorch; GGUF stores the reverse
     kind: str
-    blocks: Callable[[], Iterator[bytes | memoryview]]
+    blocks: Callable[[], Iterator[bytes | memoryview]]  # gives its bytes, in order, when it is its turn
 
 
 def require_gguf() -> None:
@@ -119,39 +116,15 @@ def _writer(file: HashedFile, architecture: str) -> Any:
 def _types(value: Value) -> tuple[Any, ...]:
     from gguf.constants import GGUFValueType
 
-    if isinstance(value, str):
-        return (GGUFValueType.STRING,)
-    if isinstance(value, bool):
-        return (GGUFValueType.BOOL,)
-    if isinstance(value, int):
-        return (GGUFValueType.UINT32,)
-    if isinstance(value, float):
-        return (GGUFValueType.FLOAT32,)
-    first = value[0] if value else ""
-    item = (
-        GGUFValueType.STRING
-        if isinstance(first, str)
-        else GGUFValueType.INT32
-        if isinstance(first, int)
-        else GGUFValueType.FLOAT32
-    )
-    return GGUFValueType.ARRAY, item
+    kinds = {str: "STRING", bool: "BOOL", int: "UINT32", float: "FLOAT32"}
+    if isinstance(value, str | bool | int | float):
+        return (GGUFValueType[kinds[type(value)]],)
+    item = type(value[0]) if value else str
+    return GGUFValueType.ARRAY, GGUFValueType["INT32" if item is int else kinds[item]]
 
 
+# `general.file_type` by the type that most matrices have (llama.h, `llama_ftype`).
 _FILE_TYPES = {"F32": 0, "F16": 1, "Q8_0": 7, "BF16": 32}
-"""`general.file_type` by the type that most matrices have (llama.h, `llama_ftype`)."""
-
-_NORMS = ("input_layernorm", "post_attention_layernorm", "self_attn.q_norm", "self_attn.k_norm")
-LINEAR = (
-    "self_attn.q_proj",
-    "self_attn.k_proj",
-    "self_attn.v_proj",
-    "self_attn.o_proj",
-    "mlp.gate_proj",
-    "mlp.up_proj",
-    "mlp.down_proj",
-)
-_TURNED = LINEAR[:2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,9 +137,9 @@ class Model:
     base: Base
 
     @property
-    def names(self) -> dict[str, str]:
-        """llama.cpp's names of its tensors, by theirs."""
-        return tensor_names(self.dimensions, self.base.tensors)
+    def places(self) -> dict[str, TensorPlace]:
+        """Its tensors by their names, in the order in which they are written."""
+        return places_of(self.dimensions, self.base.tensors)
 
 
 def read_model(files: Mapping[str, Path]) -> Model:
@@ -178,22 +151,21 @@ def read_model(files: Mapping[str, Path]) -> Model:
 
 def require_writable(model: Model) -> None:
     """Refuse a model with tensors or a tokenizer that a GGUF file cannot hold."""
-    rows = model.base.tensors[next(iter(model.names))].shape[0]
+    rows = model.base.tensors[next(iter(model.places))].shape[0]
     tokenizer_keys(model.files, model.config, rows)
 
 
-def write_model_gguf(file: HashedFile, model: Model, keys: Mapping[str, Value], wanted: str | None) -> int:
-    """Write a model, and return the number of its tensors; the same model gives the same bytes."""
+def write_model_gguf(file: HashedFile, model: Model, keys: Mapping[str, Value], wanted: str | None) -> None:
+    """Write a model; the same model gives the same bytes."""
     if wanted is not None and wanted not in KINDS:
         raise BadInputError(
             f"there is no format {wanted[:20]!r} for matrices", hint=f"--gguf-type {'|'.join(KINDS)}"
         )
-    tensors = [_planned(model, name, target, wanted) for name, target in model.names.items()]
-    factors = rope_factors(model.dimensions)
-    if factors is not None:
-        tensors.append(Planned(ROPE_FACTORS, factors.shape, "F32", partial(_whole, factors)))
+    tensors = [_planned(model, place, wanted) for place in model.places.values()]
+    if (factors := rope_factors(model.dimensions)) is not None:
+        tensors.append(Planned(ROPE_FACTORS, factors.shape, "F32", partial(_bytes, factors)))
     kinds = [tensor.kind for tensor in tensors if len(tensor.shape) > 1]
-    rows = next(tensor.shape[0] for tensor in tensors if tensor.name == "token_embd.weight")
+    rows = tensors[0].shape[0]  # of the embedding
     all_keys: dict[str, Value] = {
         **keys,
         "general.file_type": _FILE_TYPES[max(sorted(set(kinds)), key=kinds.count)],
@@ -202,96 +174,50 @@ def write_model_gguf(file: HashedFile, model: Model, keys: Mapping[str, Value], 
         **tokenizer_keys(model.files, model.config, rows),
     }
     write_container(file, model.dimensions.family.name, all_keys, tensors)
-    return len(tensors)
 
 
-def tensor_names(model: Dimensions, known: Mapping[str, object]) -> dict[str, str]:
-    """Return llama.cpp's names of tensors, in the order in which they are written."""
-    from gguf.constants import MODEL_ARCH
-    from gguf.tensor_mapping import get_tensor_name_map
-
-    names = get_tensor_name_map(MODEL_ARCH[model.family.name.upper()], model.layers)
-    found: dict[str, str] = {}
-    for name in _expected(model, known):
-        if name not in known:
-            raise BadInputError(f"the model is not written as GGUF: it has no tensor {name}")
-        target = names.get_name(name, try_suffixes=(".weight", ".bias"))
-        if target is None:
-            raise BadInputError(f"the model is not written as GGUF: llama.cpp has no place for {name[:80]!r}")
-        found[name] = target
+def places_of(model: Dimensions, known: Collection[str]) -> dict[str, TensorPlace]:
+    """Return a model's tensors by their names in its files, in the order in which they are written."""
+    family = model.family
+    places = {
+        place.name: place
+        for place in tensor_places(
+            model,
+            lambda bias: bias.name in known,
+            head_norms=family.name == "qwen3",
+            interleaved=family.interleaved,
+        )
+    }
+    if missing := next((name for name in places if name not in known), None):
+        raise BadInputError(f"the model is not written as GGUF: it has no tensor {missing}")
     packed = {name.rpartition(".")[0] for name in known if name.endswith(".scales")}
     rest = [
         name
         for name in known
-        if name not in found
+        if name not in places
         and not (name.rpartition(".")[0] in packed and name.endswith((".scales", ".biases")))
     ]
     if rest:
         raise BadInputError(
             f"the model is not written as GGUF: llama.cpp has no place for {min(rest)[:80]!r}"
         )
-    return found
+    return places
 
 
-def _expected(model: Dimensions, known: Mapping[str, object]) -> Iterator[str]:
-    yield "model.embed_tokens.weight"
-    for layer in range(model.layers):
-        stem = f"model.layers.{layer}"
-        for norm in _NORMS:
-            if model.family.name == "qwen3" or not norm.startswith("self_attn"):
-                yield f"{stem}.{norm}.weight"
-        for key in LINEAR:
-            yield f"{stem}.{key}.weight"
-            if f"{stem}.{key}.bias" in known:
-                yield f"{stem}.{key}.bias"
-    yield "model.norm.weight"
-    if not model.tied:
-        yield "lm_head.weight"
-
-
-def logical_shape(model: Dimensions, name: str) -> tuple[int, ...]:
-    """Return the shape that a tensor must have."""
-    queries, keys = model.heads * model.head_dim, model.kv_heads * model.head_dim
-    module, _, part = name.rpartition(".")
-    shapes = {
-        "q_proj": (queries, model.hidden),
-        "k_proj": (keys, model.hidden),
-        "v_proj": (keys, model.hidden),
-        "o_proj": (model.hidden, queries),
-        "gate_proj": (model.intermediate, model.hidden),
-        "up_proj": (model.intermediate, model.hidden),
-        "down_proj": (model.hidden, model.intermediate),
-        "embed_tokens": (model.vocab, model.hidden),
-        "lm_head": (model.vocab, model.hidden),
-        "q_norm": (model.head_dim,),
-        "k_norm": (model.head_dim,),
-    }
-    shape = shapes.get(module.rpartition(".")[2], (model.hidden,))
-    return shape[:1] if part == "bias" else shape
-
-
-def turned_head(model: Dimensions, module: str) -> int | None:
-    """Return the width of a head where llama.cpp wants the rows of a module interleaved."""
-    return model.head_dim if model.family.interleaved and module.endswith(_TURNED) else None
-
-
-def _planned(model: Model, name: str, target: str, wanted: str | None) -> Planned:
-    numbers: Numbers = numbers_of(model.base, name)
-    expected = logical_shape(model.dimensions, name)
-    if numbers.shape != expected:
-        raise BadInputError(f"{name} has the shape {list(numbers.shape)}, and {list(expected)} was expected")
-    kind, head = numbers.kind(wanted), turned_head(model.dimensions, name.rpartition(".")[0])
-    return Planned(target, numbers.shape, kind, partial(numbers.blocks, kind, head))
-
-
-def _whole(values: np.ndarray[Any, Any]) -> Iterator[bytes]:
-    yield values.astype("<f4").tobytes()
+def _planned(model: Model, place: TensorPlace, wanted: str | None) -> Planned:
+    matrix = matrix_of(model.base, place.name)
+    if matrix.shape != place.shape:
+        raise BadInputError(
+            f"{place.name} has the shape {list(matrix.shape)}, and {list(place.shape)} was expected"
+        )
+    kind = kind_of(matrix, wanted)
+    return Planned(place.source, matrix.shape, kind, partial(blocks, matrix, kind, place.head))
 
 
 def provenance_keys(name: str, provenance: Mapping[str, Any], kind: str) -> dict[str, Value]:
     """Return the keys of a file."""
     base, adapter = provenance_part(provenance, "base"), provenance_part(provenance, "adapter")
-    found: dict[str, Any] = {
+    found: dict[str, object] = {
         "general.type": kind,
         "general.name": name,
         "general.finetune": adapter.get("task"),
@@ -299,10 +225,7 @@ def provenance_keys(name: str, provenance: Mapping[str, Any], kind: str) -> dict
     }
     if base.get("name"):
         organisation, _, short = str(base["name"]).rpartition("/")
-        found |= {
-            "general.base_model.0.name": short,
-            "general.base_model.0.organization": organisation,
-        }
+        found |= {"general.base_model.0.name": short, "general.base_model.0.organization": organisation}
     found |= {
         "fusery.key": provenance.get("key"),
         "fusery.digest": provenance.get("digest"),
@@ -326,41 +249,39 @@ def write_adapter_gguf(
     name: str,
     adapter: PlainAdapter,
     model: Dimensions,
-    known: Mapping[str, object],
+    known: Collection[str],
     keys: Mapping[str, Value],
-) -> int:
-    """Write an adapter, its numbers as float32, and return the number of modules; the same adapter gives the same bytes."""
-    targets = tensor_names(model, known)
+) -> None:
+    """Write an adapter, its numbers as float32; the same adapter gives the same bytes."""
+    places = places_of(model, known)
     tensors: list[Planned] = []
     for path, factors in adapter.modules.items():
-        target = targets.get(f"{path}.weight")
-        if target is None or factors.shape != logical_shape(model, f"{path}.weight"):
+        place = places.get(f"{path}.weight")
+        if place is None or factors.shape != place.shape:
             raise BadInputError(
                 f"{name} has an update of {path}, and its base has no such module of that shape"
             )
-        if target == "token_embd.weight" and "output.weight" not in targets.values():
+        if place.source == "token_embd.weight" and model.tied:
             raise BadInputError(
                 f"{name} has an update of the embedding, which is the head as well: llama.cpp cannot adapt it"
             )
-        tensors += _pair(target, factors, turned_head(model, path))
-    all_keys: dict[str, Value] = {
-        **keys,
+        tensors += _pair(place, factors)
+    lora: dict[str, Value] = {
         "general.file_type": 0,
         "adapter.type": "lora",
         "adapter.lora.alpha": float(adapter.alpha),
     }
-    write_container(file, model.family.name, all_keys, tensors)
-    return len(adapter.modules)
+    write_container(file, model.family.name, {**keys, **lora}, tensors)
 
 
-def _pair(target: str, factors: PlainFactors, head: int | None) -> Iterator[Planned]:
+def _pair(place: TensorPlace, factors: PlainFactors) -> Iterator[Planned]:
     a, b = _values(factors.a), _values(factors.b)
     if factors.embedding:
         a = np.ascontiguousarray(a.T)  # llama.cpp looks rows up in it
-    elif head is not None:
-        b = interleaved(b, head)
+    elif place.head is not None:
+        b = interleaved(b, place.head)
     for part, values in (("lora_a", a), ("lora_b", b)):
-        yield Planned(f"{target}.{part}", values.shape, "F32", partial(_bytes, values))
+        yield Planned(f"{place.source}.{part}", values.shape, "F32", partial(_bytes, values))
 
 
 def _values(stored: StoredTensor) -> Array:

@@ -22,8 +22,7 @@ from .bundles import BASE, accepts, gguf_layout, write_base_and_adapters, write_
 __all__ = ["accepts", "check", "write"]
 
 MODELFILE = "Modelfile"
-_LONGEST = 80
-"""Characters of a model's name (types/model/name.go, `isValidLen`)."""
+_LONGEST = 80  # Characters of a model's name (types/model/name.go, `isValidLen`)
 
 
 def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:

@@ -19,22 +19,20 @@ from fusery.storage.jsonfile import read_object
 
 from .family import Value
 
-NORMAL, UNUSED = 1, 5
-"""Kinds of tokens (`gguf.TokenType`), besides those of `read_tokenizer`."""
-
+NORMAL, UNUSED = 1, 5  # Kinds of tokens (`gguf.TokenType`), besides those of `read_tokenizer`
 _PROBE = (
     "Hello, world!  It's 2026-11-25, 12:34:56; don't  'LL  we'd?\n\n\tdef f(x):\n        return x**2 # 1234567\r\n"
     "  Grüße aus Köln — “quoted”… naïve café Å\u030a e\u0301 ﬁ 世界、こんにちは。한국어 Привет, мир! שלום مرحبا नमस्ते ไทย "
     "\U0001f600\U0001f468\u200d\U0001f469\u200d\U0001f467 x=-3.14e-10; <b>bold</b> \u00a0\u2003 ١٢٣ ½ ² ∑∫ \u0001 ʼn ǆ İ    \n \n"
 )
 _JSON_LIMIT = 1 << 28
+# A vocabulary that is just large enough to ask our reader how a name cuts texts.
 _BYTES: Mapping[str, Value] = {
     "tokenizer.ggml.model": "gpt2",
     "tokenizer.ggml.tokens": [chr(0x100 + byte) for byte in range(256)],
     "tokenizer.ggml.token_type": [NORMAL] * 256,
     "tokenizer.ggml.merges": [],
 }
-"""A vocabulary that is just large enough to ask our reader how a name cuts texts."""
 
 
 def tokenizer_keys(files: Mapping[str, Path], config: Mapping[str, Any], rows: int) -> dict[str, Value]:
@@ -105,7 +103,6 @@ def _merges(model: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _joined(merges: list[tuple[str, str]]) -> list[str]:
-    """Return merges as GGUF has them, the two sides with a space between."""
     if any(" " in side for pair in merges for side in pair):
         raise _refusal("its tokenizer merges tokens with spaces in them")
     return [f"{left} {right}" for left, right in merges]
@@ -165,10 +162,9 @@ def _name(own: Any, keys: Mapping[str, Value], rows: int) -> str:
 
 
 def _read_back(keys: Mapping[str, Value], name: str, rows: int) -> Any:
-    """Return the tokenizer that our own reader of GGUF makes of keys."""
     from tokenizers import Tokenizer
 
-    metadata: dict[str, Any] = {**keys, "tokenizer.ggml.pre": name, "tokenizer.ggml.add_bos_token": False}
+    metadata: Any = {**keys, "tokenizer.ggml.pre": name, "tokenizer.ggml.add_bos_token": False}
     return Tokenizer.from_str(convert_tokenizer(metadata, rows, 2048).tokenizer)
 
 
@@ -198,9 +194,7 @@ def _refusal(why: str) -> BadInputError:
     return BadInputError(f"the model is not written as GGUF: {why}")
 
 
-UNKNOWN, BYTE = 2, 6
-"""Kinds of tokens (`gguf.TokenType`)."""
-
+UNKNOWN, BYTE = 2, 6  # Kinds of tokens (`gguf.TokenType`)
 SPACE = "\u2581"
 _BYTE_TOKENS = [f"<0x{byte:02X}>" for byte in range(256)]
 _REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
@@ -251,7 +245,7 @@ def _ranks(merges: Sequence[tuple[str, str]]) -> dict[str, int]:
 def _require_complete(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> None:
     known = set(merges)
     for token in vocab:
-        if token in _BYTE_TOKEN_SET or (token.startswith("<") and token.endswith(">")):
+        if token.startswith("<") and token.endswith(">"):  # bytes and special tokens
             continue
         for place in range(1, len(token)):
             pair = (token[:place], token[place:])

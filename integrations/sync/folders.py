@@ -1,7 +1,6 @@
-"""Folders of adapters, on this machine or in a bucket: a folder for each, named after it.
+"""Folders of adapters, on this machine (NVIDIA NIM, vLLM's resolver) or in a bucket (Ray Serve LLM).
 
-NVIDIA NIM, vLLM's resolver and whatever mounts a folder read the one, Ray Serve LLM the other.  An adapter appears whole: on
-a disk by one rename, in a bucket with its configuration after its weights.  `fusery.json` in it says what it is.
+An adapter appears whole: on a disk by one rename, in a bucket with its configuration after its weights.
 """
 
 from __future__ import annotations
@@ -30,6 +29,7 @@ from fusery.storage.locate import local_path, open_tree
 from fusery.storage.manifest import FileEntry, Manifest, safe_relative_path
 from fusery.storage.plaintext import typed
 from fusery.storage.processes import is_tag_dead, process_tag
+from fusery.storage.vouchers import FileState, folder_state
 
 from ..common import base_architecture, named_base, require_shared_names, served_adapters, write_peft
 from .plan import Desired, Standing, on_this_machine
@@ -78,10 +78,7 @@ def _record(source: BundleSource, bundle: BundleFolder) -> dict[str, Any]:
 
 
 def recorded_adapter(data: bytes) -> tuple[str, Manifest] | None:
-    """Return the digest of the adapter that a `fusery.json` is about, and the files that it lists; None if it is not ours.
-
-    What it says is a claim: whoever can write to the folder can write it.
-    """
+    """Return the adapter's digest and the files that a `fusery.json` claims; None if it is not ours."""
     with suppress(FuseryError, KeyError, TypeError, ValueError, IndexError, AttributeError):
         record = parse_json(data, RECORD)
         (adapter,) = record["adapters"]
@@ -98,8 +95,6 @@ def _entry(told: Any) -> FileEntry:
 _OURS = frozenset((CONFIG, PEFT_WEIGHTS, WEIGHTS, RECORD))
 _BESIDE = ".fusery-"
 """In the names of folders that a command works in, beside those of adapters."""
-
-Stamps = tuple[tuple[str, int, int, int], ...]
 
 
 class AdapterFolders:
@@ -159,7 +154,7 @@ class DiskFolders(AdapterFolders):
     ) -> None:
         super().__init__(workspace, form, base_name, place or on_this_machine(str(root)))
         self.root = root
-        self._proven: dict[str, tuple[Stamps, str]] = {}
+        self._proven: dict[str, tuple[dict[str, FileState], str]] = {}
 
     @classmethod
     def at(
@@ -221,13 +216,15 @@ class DiskFolders(AdapterFolders):
             return Standing(None, brought=True)  # as another kind of server takes it
         if self._base_name and not _is_for(path / CONFIG, self._base_name):
             return Standing(None, brought=True)
-        stamps = _stamps(path)
-        if self._proven.get(path.name) != (stamps, digest):
-            listed = [entry for entry in manifest if entry.path != RECORD]
-            there = {name: size for name, size, *_ in stamps if name != RECORD}
-            if there != {entry.path: entry.size for entry in listed} or not _holds(path, listed):
+        states = folder_state(path) or {}
+        if self._proven.get(path.name) != (states, digest):
+            listed = {entry.path: entry for entry in manifest if entry.path != RECORD}
+            sizes = {name: size for name, (size, *_) in states.items() if name != RECORD}
+            if sizes != {name: entry.size for name, entry in listed.items()} or any(
+                digest_file(path / name)[0] != entry.sha256 for name, entry in listed.items()
+            ):
                 return Standing(None, brought=True)
-            self._proven[path.name] = stamps, digest
+            self._proven[path.name] = states, digest
         return Standing(digest, brought=True)
 
     def take_away(self, name: str) -> None:
@@ -260,11 +257,7 @@ class DiskFolders(AdapterFolders):
 
 
 class BucketFolders(AdapterFolders):
-    """Folders below a URL.
-
-    What is there is told by the names and sizes of the files, and by `fusery.json`; their bytes were read back when they
-    were written.
-    """
+    """Folders below a URL, judged by names and sizes of files, and by `fusery.json`."""
 
     def __init__(
         self, workspace: Workspace, url: str, base_name: str | None = None, place: str | None = None
@@ -331,30 +324,9 @@ def folders_at(
     return DiskFolders.at(workspace, path, base_name, place)
 
 
-def _stamps(folder: Path) -> Stamps:
-    """Return what tells whether the files of a folder have changed."""
-    found = []
-    for path in sorted(folder.rglob("*")):
-        status = path.lstat()
-        if not path.is_dir() or path.is_symlink():
-            found.append(
-                (path.relative_to(folder).as_posix(), status.st_size, status.st_mtime_ns, status.st_ino)
-            )
-    return tuple(found)
-
-
 def _is_for(config: Path, base_name: str) -> bool:
     """Tell whether an adapter's configuration calls its base so: vLLM's resolver passes over all others."""
     try:
         return bool(read_object(config).get("base_model_name_or_path") == base_name)
     except StorageError:
         return False
-
-
-def _holds(folder: Path, entries: Collection[FileEntry]) -> bool:
-    return all(
-        (folder / entry.path).is_file()
-        and not (folder / entry.path).is_symlink()
-        and digest_file(folder / entry.path) == (entry.sha256, entry.size)
-        for entry in entries
-    )

@@ -128,13 +128,7 @@ UNMET: frozenset[Act] = frozenset(("blocked", "withheld"))
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """An adapter that is there.
-
-    Attributes:
-        digest: that it is registered under, where the place tells or its files prove it; None where nobody knows.
-        brought: it may be what a sync brought; False where it lies elsewhere than a sync puts things, or is something else.
-        ours: where it lies proves that a sync from this registry brought it.
-    """
+    """An adapter that is there: its registered digest if known, whether a sync may have brought it, or surely did."""
 
     digest: str | None
     brought: bool
@@ -242,15 +236,7 @@ HINT = "--to vllm=http://HOST:PORT, sglang=http://HOST:PORT, fusery=http://HOST:
 
 @dataclass(frozen=True, slots=True)
 class DestinationOptions:
-    """How a place is reached.
-
-    Attributes:
-        folder: where a server finds the files of its adapters, as this machine calls it; None for one in the home.
-        seen_as: what the server calls that folder; None for the same.
-        base_name: what the base is called there; None for one of its names here.
-        insecure: a key may go over a network as it is.
-        place: what the record calls it; None for what `to` says, with the name of this machine where that is on it.
-    """
+    """How a place is reached; the fields are the options of `deploy sync`."""
 
     to: str
     folder: Path | None = None

@@ -1,7 +1,6 @@
 """Adapters for servers that ask by name: found, refused or fetched, once for all servers of a machine.
 
-A server keeps what a name led to for its life.  So a name has to lead to the same bytes for ever: full names and versions
-do, aliases do not.
+A server keeps the first adapter that it loads for a name, so aliases are refused.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import shutil
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -58,17 +56,13 @@ class Resolved:
     folder: Path
     modules: int
     rank: int
-    nbytes: int
 
 
 class Resolver:
-    """Finds adapters for one server.
+    """Finds adapters for one server, with files in `root`, which the servers of a machine may share.
 
-    Args:
-        root: folder of this machine for their files; several servers may share it.
-        place: what deployments call the server; empty to record none.
-        aliases: an alias is taken for what it means when it is first asked for.
-        base: name or digest of the base that the server has, where what the server calls it is no name of it.
+    Deployments call the server `place`; empty to record none.  Its base is `base`, a name or digest here, if the
+    server calls it otherwise.  With `aliases`, an alias means what it means when it is first asked for.
     """
 
     def __init__(
@@ -88,18 +82,10 @@ class Resolver:
         self._begun = False
         self._refused: set[tuple[str, str]] = set()
 
-    def resolve(
-        self, asked: str, base_called: str, *, max_rank: int | None = None, max_bytes: int | None = None
-    ) -> Resolved | None:
-        """Return the adapter that a name means; None if none is called so.
+    def resolve(self, asked: str, base_called: str, *, max_rank: int | None = None) -> Resolved | None:
+        """Return the adapter that a name means, None if there is none; raise NotServedError if it must not be served.
 
-        Args:
-            base_called: what the server calls its base: a hub id, or a folder.
-            max_rank: the server's `--max-lora-rank`; None if it is not known.
-            max_bytes: the server's limit on an adapter's files; None for no limit.
-
-        Raises:
-            NotServedError: the adapter is yanked, an alias, of another base, above a limit, or of an unsupported method.
+        The server calls its base `base_called`, a hub id or a folder; its `--max-lora-rank` is None if it is not known.
         """
         reference = self._reference(asked)
         if reference is None or self._is_unknown(asked):
@@ -112,7 +98,7 @@ class Resolver:
         try:
             self._require_servable(found, base_called)
             resolved = self._fetched(found, base_called)
-            _require_loadable(resolved, max_rank, max_bytes)
+            _require_rank(resolved, max_rank)
         except BadInputError as error:
             self._record_refusal(found, error)
             if isinstance(error, NotServedError):
@@ -185,23 +171,12 @@ class Resolver:
                 files = [entry.to_dict() for entry in bundle.manifest()]
                 note = {"name": found.name, "digest": found.digest, "modules": modules, "files": files}
                 (work / _NOTE).write_bytes(document_bytes(note))
-                self._only(work)
                 place.publish(work, bundle.manifest(), replace=place.occupied())
             ready = _read(folder, found)
         if ready is None:
             raise StorageError(f"{folder} does not hold what was written to it")
         LOG.info("%s changes %d modules of %s", found.name, ready.modules, found.base.name)
         return ready
-
-    @staticmethod
-    def _only(work: Path) -> None:
-        """Leave nothing beside the two files and the note: what a source worked with lies there too."""
-        for path in work.iterdir():
-            if path.name not in (_FILES, _NOTE):
-                if path.is_dir():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink()
 
     @contextmanager
     def _alone(self, key: str) -> Iterator[None]:
@@ -258,16 +233,11 @@ class Resolver:
         return True
 
 
-def _require_loadable(resolved: Resolved, max_rank: int | None, max_bytes: int | None) -> None:
-    """Refuse an adapter that the server would refuse to load."""
+def _require_rank(resolved: Resolved, max_rank: int | None) -> None:
     if max_rank is not None and resolved.rank > max_rank:
         raise NotServedError(
             f"{resolved.name}: rank {resolved.rank} is above --max-lora-rank {max_rank}",
             hint=f"start the server with --max-lora-rank {resolved.rank} or the next larger value that it accepts",
-        )
-    if max_bytes is not None and resolved.nbytes > max_bytes:
-        raise NotServedError(
-            f"{resolved.name}: {resolved.nbytes:,} bytes, and this server accepts at most {max_bytes:,}"
         )
 
 
@@ -284,52 +254,32 @@ def _read(folder: Path, found: Found) -> Resolved | None:
         if any((inside / name).is_symlink() or digest_file(inside / name) != files[name] for name in files):
             return None
         rank = int(read_object(inside / "adapter_config.json")["r"])
-        nbytes = sum(size for _, size in files.values())
-        return Resolved(found.name, found.digest, inside, int(note["modules"]), rank, nbytes)
+        return Resolved(found.name, found.digest, inside, int(note["modules"]), rank)
     except (OSError, StorageError, KeyError, TypeError, ValueError):
         return None
 
-
-SERVER = "FUSERY_SERVER"
-"""URL of `fusery server`, which is asked with `FUSERY_TOKEN`; without it, the registry of the other settings."""
 
 _MAX_LORA_RANK = 16
 """vLLM's default for `--max-lora-rank` (vllm/config/lora.py)."""
 
 
-def resolver_of_environment(
-    environment: Mapping[str, str], via: str, place: str, *, root: Path | None = None
-) -> Resolver:
-    """Return what finds adapters for a server.
-
-    `FUSERY_SERVER` and `FUSERY_TOKEN`, or the settings of a registry (`FUSERY_REGISTRY`, `FUSERY_DATABASE_URL`, ...), say where from.
-    `FUSERY_SERVED_FILES` is the folder for the adapters' files, one for all servers of a machine; `FUSERY_SERVED_BASE` the base in
-    the registry that the server has; `FUSERY_VLLM_ALIASES=pin` (`FUSERY_DYNAMO_ALIASES`) takes an alias for what it first means;
-    `FUSERY_SERVED_AT` is what deployments call the server, and `-` records none.
-    """
+def resolver_of_environment(environment: Mapping[str, str], via: str, place: str) -> Resolver:
+    """Return the resolver of a server, from the variables that docs/reference/live-servers.md lists."""
     variable = f"FUSERY_{via.upper()}_ALIASES"
     aliases = environment.get(variable, "")
     if aliases not in ("", "pin"):
         raise BadInputError(f"{variable} is {aliases[:40]!r}", hint=f"{variable}=pin, or unset it")
     said = environment.get("FUSERY_SERVED_FILES")
-    folder = (
-        Path(said).expanduser() if said else root or Path(platformdirs.user_cache_dir("fusery")) / "served"
-    )
-    at = environment.get("FUSERY_SERVED_AT") or place
+    folder = Path(said).expanduser() if said else Path(platformdirs.user_cache_dir("fusery")) / "served"
+    at, url = environment.get("FUSERY_SERVED_AT") or place, environment.get("FUSERY_SERVER")
     return Resolver(
-        _source(environment),
+        RegistryOverHttp(url) if url else OwnRegistry(Workspace(Settings.load())),
         folder.absolute(),
         place="" if at == "-" else at,
         via=via,
         aliases=aliases == "pin",
         base=environment.get("FUSERY_SERVED_BASE") or None,
     )
-
-
-def _source(environment: Mapping[str, str]) -> AdapterSource:
-    if url := environment.get(SERVER):
-        return RegistryOverHttp(url)
-    return OwnRegistry(Workspace(Settings.load()))
 
 
 def max_lora_rank(arguments: Sequence[str]) -> int | None:

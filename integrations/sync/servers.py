@@ -1,8 +1,7 @@
 """Servers that take adapters while they run: vLLM, SGLang, and ours.
 
-All three load an adapter from a folder that they see too, name it in `/v1/models`, and drop it.  How each does it was read
-in its source: vLLM 0.33.0, vllm/entrypoints/serve/lora/ and openai/models/serving.py; SGLang 0.5.23,
-srt/entrypoints/http_server.py and srt/managers/tokenizer_manager.py; ours, `registry/server/loading.py`.
+Sources: vLLM 0.33.0, vllm/entrypoints/serve/lora/ and openai/models/serving.py; SGLang 0.5.23,
+srt/entrypoints/http_server.py and srt/managers/tokenizer_manager.py; ours, `model_server/loading.py`.
 """
 
 from __future__ import annotations
@@ -50,12 +49,7 @@ _MOST = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of server.
-
-    Attributes:
-        prefix: of the paths that load and unload.
-        rereads: it reads an adapter's files again while answers need it, also after it was told to drop it.
-    """
+    """A kind of server; one that `rereads` may read an adapter's files again after it was told to drop it."""
 
     form: Form
     hint: str
@@ -79,13 +73,7 @@ KINDS: Mapping[str, Kind] = {
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """What `/v1/models` says of a server.
-
-    Attributes:
-        digest: of the base; None where the server does not tell.
-        adapters: names, each with the folder it was loaded from and the digest that it is registered under; None where the
-            server does not tell.
-    """
+    """What `/v1/models` says: names and digest of the base, and each adapter's folder and digest, if told."""
 
     bases: frozenset[str]
     digest: str | None

@@ -1,10 +1,8 @@
-"""Where a server that asks for an adapter by its name gets it from: a registry's own parts, or its server and a token."""
+"""Where a server that asks for an adapter by name gets it from: a registry's own parts, or its server and a token."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusery.registry.adapters.finding import WHOLE
@@ -30,6 +28,7 @@ from fusery.registry.releases.deployments import (
 from fusery.registry.remote.blobs import download
 from fusery.registry.remote.documents import AdapterDocument, BaseDocument
 from fusery.storage.digest import Digest
+from fusery.storage.processes import temporary_folder
 
 from .folders import write_plain
 from .plan import WantedBase
@@ -88,7 +87,7 @@ class OwnRegistry:
 
 
 class RegistryOverHttp:
-    """A registry behind `fusery server`: what it says is as little believed as any other party's, and its bytes are hashed."""
+    """A registry behind `fusery server`; its bytes are hashed."""
 
     def __init__(self, url: str, *, insecure: bool = False) -> None:
         """Name it; the token is the environment's."""
@@ -119,25 +118,20 @@ class RegistryOverHttp:
                 f"{adapter.name} holds whole tensors beside its factors, which servers do not take"
             )
         require_usable_unfused(adapter.name, adapter.method, adapter.training)
-        beside = bundle.root.parent
-        paths: dict[str, Path] = {}
-        for entry in adapter.files:
-            paths[entry.path] = beside / entry.sha256
-            download(self._server, entry, paths[entry.path], beside, None)
         base = architecture_of(on)
         expected = next((Digest(form.digest) for form in adapter.renderings if form.format == "peft"), None)
-        files = render_peft(paths, base, beside / "peft", expected=expected)
-        kept = {name: files[name] for name in FORM_FILES["peft"]}
-        bundled = BundledAdapter(
-            adapter.name, (), Files(kept, rendering_of(files, "peft")), self._facts(found)
-        )
-        source = BundleSource(adapter.name, {"base": {"name": found.base.name}}, None, (bundled,), {}, base)
-        source.check()
-        return write_plain(source, bundle, base_name)
-
-    def _facts(self, found: Found) -> Mapping[str, Any]:
-        facts: Mapping[str, Any] = without_places({"name": found.name, "digest": found.digest})
-        return facts
+        with temporary_folder("adapter") as folder:
+            paths = {entry.path: folder / entry.sha256 for entry in adapter.files}
+            for entry in adapter.files:
+                download(self._server, entry, paths[entry.path], folder, None)
+            files = render_peft(paths, base, folder / "peft", expected=expected)
+            kept = Files({name: files[name] for name in FORM_FILES["peft"]}, rendering_of(files, "peft"))
+            facts = without_places({"name": found.name, "digest": found.digest})
+            bundled = BundledAdapter(adapter.name, (), kept, facts)
+            provenance = {"base": {"name": found.base.name}}
+            source = BundleSource(adapter.name, provenance, None, (bundled,), {}, base)
+            source.check()
+            return write_plain(source, bundle, base_name)
 
     def record(self, found: Found, place: str, via: str) -> None:
         """Have it recorded under the token's name."""

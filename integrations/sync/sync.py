@@ -1,8 +1,7 @@
-"""Bringing a place to what it should have: what is wanted comes, and what was brought and is not wanted any more goes.
+"""Synchronise a place: load the wanted adapters, and unload those that a sync brought and nobody wants any more.
 
-The record is the plan of what is going on.  A deployment is recorded before an adapter is put anywhere, and ended after it
-was taken away, so that a sync that is killed at any instant leaves nothing behind that the next one would not know to be
-its own.  A lease lets one sync at a time work on a place.
+A deployment is recorded before an adapter is put anywhere, and ended after it was taken away, so that the next sync knows
+what a killed one left.  A lease lets one sync at a time work on a place.
 """
 
 from __future__ import annotations
@@ -65,10 +64,9 @@ class SyncRequest:
 def sync(
     registry: Registry, request: SyncRequest, *, dry_run: bool = False, reporter: Reporter = SILENT
 ) -> Synced:
-    """Bring a place to what it should have, or return what a sync would do.
+    """Synchronise a place, or return what a sync would do.
 
-    What cannot be brought is told of and holds up nothing else, but then nothing is taken away that is not yanked: who moves
-    an alias to a version that a server refuses, or that is yanked, goes on with the one before.
+    If an adapter cannot be brought, the others are, and nothing but yanked adapters is taken away.
     """
     with _opened(registry, request) as destination:
         if dry_run:
@@ -86,12 +84,7 @@ def watch(
     ended: threading.Event,
     reporter: Reporter = SILENT,
 ) -> None:
-    """Sync again and again; what goes wrong is told of once, and tried again.
-
-    Args:
-        every: seconds between two syncs.
-        told: called with the first result, and with each that is another than the one before.
-    """
+    """Sync `every` so many seconds; pass each result that differs to `told`, and report each failure once."""
     before: Synced | None = None
     complaint = ""
     with _opened(registry, request) as destination:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusery.cli.command import command
+from fusery.cli.fuse import FUSE
 from fusery.cli.options import LocalPath
 from fusery.cli.session import Session
 
@@ -26,7 +27,8 @@ _FILE = LocalPath(exists=True, dir_okay=False, path_type=Path)
     hosts="--allow-host NAME...: Accept requests for this host name; * accepts all; repeatable.",
     adapters_from="FOLDER: Allow clients to load adapters from FOLDER; with keys, only tenants with loads = true.",
     fused=": Serve the fused model of one REF instead of base and adapter.",
-    accept_foreign="",
+    rare="hosts adapters_from accept_foreign",
+    **{name: FUSE[name] for name in ("precision", "base", "details", "accept_foreign")},
 )
 def serve(session: Session, references: tuple[str, ...] = (), **options: Any) -> int:
     """Serve adapters of one base model through OpenAI's API.
@@ -39,13 +41,17 @@ def serve(session: Session, references: tuple[str, ...] = (), **options: Any) ->
       fusery serve course_rec#prod course_rec@latest
       fusery serve --model course_rec=v1:0.9,v2:0.1
     """  # noqa: D301 (click wants the character, not a backslash)
+    from fusery.registry.fusion.request import FuseRequest
+
     from .serve import ServeRequest
     from .serve import serve as serve_models
 
     def ready(serving: Serving) -> None:
         session.emit(serving, names=[serving.url], human=lambda: _print_serving(session, serving))
 
-    request = ServeRequest(references=references, **options)
+    fuse = {name: options.pop(name) for name in ("precision", "base", "accept_foreign")}
+    fuse |= options.pop("details")
+    request = ServeRequest(references=references, request=FuseRequest(**fuse), **options)
     return serve_models(session.registry, request, ready=ready, reporter=session.reporter())
 
 

@@ -8,15 +8,22 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fusery.registry import tables
 from fusery.registry.adapters.render import FORM_FILES
 from fusery.registry.adapters.tokenizer_files import differences, reader
-from fusery.registry.bundles.serving_plan import ServingPlan, Split, document_bytes, plan_serving
+from fusery.registry.bundles.serving_plan import (
+    ServingPlan,
+    Split,
+    document_bytes,
+    plan_serving,
+    require_forms,
+)
 from fusery.registry.errors import BadInputError, MissingExtraError, ModelUnusableError
+from fusery.registry.fusion.request import FuseRequest
 from fusery.registry.record import Record, described
 from fusery.registry.records.bases import lay_out, proven_files
 from fusery.registry.records.renderings import fetch_form, unfused_tokenizer
@@ -52,8 +59,7 @@ class ServeRequest(ServerOptions):
     references: Sequence[str] = ()
     models: Sequence[str] = ()  # further names, as `Split.parse` takes them
     fused: bool = False  # serve the fused model of the one adapter instead of base and adapter
-    # with `fused`, take what another registry says is the model; see `FuseRequest`
-    accept_foreign: bool = False
+    request: FuseRequest = field(default_factory=FuseRequest)  # with `fused`; its `base` counts without, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +96,8 @@ def serve(
     names = [name for text in request.models for name, _ in Split.parse(text).parts]
 
     def refresh() -> None:
-        with registry.bases.here(*request.references, *names):
+        base = [] if request.request.base is None else [request.request.base]
+        with registry.bases.here(*request.references, *names, *base):
             pass
 
     if registry.server is not None:
@@ -153,10 +160,8 @@ def _folder(
     refresh: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[Path, Follower | None]]:
     """Give a folder with `serving.json`, and who keeps it up to date; `reading` is to be closed when all is loaded."""
-    if request.accept_foreign and not request.fused:
-        raise BadInputError(
-            "nothing is fused, so nothing foreign is served", hint="leave --accept-foreign out"
-        )
+    if not request.fused and replace(request.request, base=None) != FuseRequest():
+        raise BadInputError("options of a fuse go with --fused", hint="fusery serve REF --fused")
     if request.fused:
         with _fused_folder(workspace, request, reading, say) as folder:
             yield folder, None
@@ -197,7 +202,7 @@ def _kept_folder(workspace: Workspace) -> Iterator[Path]:
 def _fused_folder(
     workspace: Workspace, request: ServeRequest, reading: ExitStack, say: Say
 ) -> Iterator[Path]:
-    from fusery.registry.fusion.fuse import FuseRequest, fuse_to_read
+    from fusery.registry.fusion.fuse import fuse_to_read
     from fusery.registry.fusion.views import cautions
     from fusery.storage.vouchers import verified
 
@@ -206,7 +211,7 @@ def _fused_folder(
             "a fused model is served alone", hint="fusery serve REF --fused, or several REFs without --fused"
         )
     (reference,) = request.references
-    wanted = FuseRequest(accept_foreign=request.accept_foreign)
+    wanted = request.request
     with (
         _kept_folder(workspace) as folder,
         fuse_to_read(workspace, reference, wanted, reporter=Reporter(say)) as fused,
@@ -260,7 +265,10 @@ class Follower:
     def plan(self) -> ServingPlan:
         """Return what is to be served now."""
         with self._workspace.database.read() as session:
-            return plan_serving(session, self._request.references, self._splits)
+            base = self._request.request.base
+            plan = plan_serving(session, self._request.references, self._splits, base=base)
+        require_forms(self._workspace, plan)
+        return plan
 
     def follow(self, plan: ServingPlan) -> None:
         """Fetch what is new in a plan and write the document, if it is another."""

@@ -9,26 +9,15 @@ CONFIG = "adapter_config.json"
 METADATA = "adapter_metadata.json"
 PEFT_WEIGHTS = "adapter_model.safetensors"
 
-RUN_RECORD = "fusery_run.json"
-"""What a run says of itself, beside its weights."""
-
-STATE = "trainer_state.json"
-"""What transformers' trainer says of a run, beside a checkpoint's weights."""
-
+RUN_RECORD = "fusery_run.json"  # the record of a run, beside its weights
+STATE = "trainer_state.json"  # transformers' record of a run, beside a checkpoint's weights
+# Key of `adapter_config.json` that says how an adapter was computed from others; mlx-lm passes over keys it
+# does not know.
 RECIPE = "fusery_recipe"
-"""Key of `adapter_config.json` that says how an adapter was computed from others; mlx-lm passes over keys it does not know."""
-
+# Bytes of a JSON file that is read; the largest honest ones name every expert of a large mixture.
 JSON_LIMIT = 4 << 20
-"""Bytes of a JSON file that is read; the largest honest ones name every expert of a large mixture."""
-
-JSON_VALUES = 200_000
-"""The most values in such a file, since its values are part of the adapter's record."""
-
-STATE = "trainer_state.json"
-"""What a trainer of transformers leaves beside its checkpoints."""
-
+JSON_VALUES = 200_000  # The most values in such a file, since its values are part of the adapter's record
+# The files that may be the log of a run.
 LOG_NAME = re.compile(r"(?:[^/]+\.(?:log|txt|out)|typescript|nohup\.out)")
-"""The files that may be the log of a run."""
-
+# The folders of checkpoints that transformers' trainer writes.
 CHECKPOINT = re.compile(r"checkpoint-(?P<step>0|[1-9][0-9]{0,9})")
-"""The folders of checkpoints that transformers' trainer writes."""

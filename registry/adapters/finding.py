@@ -11,8 +11,7 @@ from ..record import Record, described
 Severity = Literal["error", "warning", "info"]
 Verdict = Literal["pass", "warn", "fail"]
 _SHOWN = 4
-WHOLE = "peft_whole_tensors"
-"""The code by which a record tells that an adapter replaces tensors of its base."""
+WHOLE = "peft_whole_tensors"  # The code by which a record tells that an adapter replaces tensors of its base
 ORDER = {"error": 0, "warning": 1, "info": 2}
 
 

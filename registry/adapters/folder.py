@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 
 _NAMES = (WEIGHTS, PEFT_WEIGHTS, CONFIG, METADATA)
 
+# Makes a private copy of a file that is to be kept, and returns its path: what is read then is the copy.
 Take = Callable[[Path], Path]
-"""Makes a private copy of a file that is to be kept, and returns its path: what is read then is the copy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +74,7 @@ class AdapterFolder:
     def rank(self) -> int | None:
         """The rank that the tensors have, or the configured one where no tensor tells."""
         ranks = {module.a[1] for module in self.modules.values() if module.a and len(module.a) == 2}
-        parameters = self.config.lora_parameters
-        return max(ranks) if ranks else (parameters.rank if parameters else None)
+        return max(ranks) if ranks else self.config.parameters.rank
 
     @property
     def ranks(self) -> set[int]:
@@ -86,7 +85,7 @@ class AdapterFolder:
     @property
     def scale(self) -> float | None:
         """The factor of the update, as configured."""
-        return self.config.lora_parameters.scale if self.config.lora_parameters else None
+        return self.config.parameters.scale
 
     @property
     def trainable_parameters(self) -> int:
@@ -107,7 +106,7 @@ def read_adapter_folder(
     found, left_out = _find_files(path)
     files = {name: file.real for name, file in found.items()}
     if take is not None:
-        # What is too large is not read, and not copied either.
+        # A file that is too large is neither read nor copied.
         texts = [name for name in (CONFIG, METADATA) if name in found and found[name].size <= JSON_LIMIT]
         files |= {name: take(files[name]) for name in (*texts, *own_tokenizer(files))}
     if PEFT_WEIGHTS in files and WEIGHTS not in files:
@@ -117,22 +116,13 @@ def read_adapter_folder(
         return _read_peft_folder(path, files, base, left_out)
     files.pop(PEFT_WEIGHTS, None)
     problems: list[FileProblem] = []
-    raw_config = read_json(files, CONFIG, problems) or {}
-    config = validated(AdapterConfig, raw_config, CONFIG, problems) or AdapterConfig.model_validate({})
+    raw = read_json(files, CONFIG, problems) or {}
+    config = validated(AdapterConfig, raw, CONFIG, problems) or AdapterConfig.model_validate({})
     metadata = _metadata(files, problems)
     header = weights_header(files, WEIGHTS, problems)
     modules, unexpected = lora_modules(header)
     return AdapterFolder(
-        path,
-        files,
-        config,
-        raw_config,
-        metadata,
-        header,
-        modules,
-        unexpected,
-        tuple(problems),
-        left_out=left_out,
+        path, files, config, raw, metadata, header, modules, unexpected, tuple(problems), left_out=left_out
     )
 
 
@@ -178,10 +168,8 @@ def with_weights(folder: AdapterFolder, weights: str, take: Take | None = None) 
 
 
 def on_base(folder: AdapterFolder, base: Architecture) -> AdapterFolder:
-    """Return a folder with all that the base has to tell: where mlx-lm keeps what PEFT has adapted.
-
-    Of a base with the names that PEFT has, it has nothing to tell.
-    """
+    """Return a folder with all that the base has to tell: where mlx-lm keeps what PEFT has adapted."""
+    # Of a base with the names that PEFT has, it has nothing to tell.
     from ..models.libraries import sees
 
     raw = folder.raw_config

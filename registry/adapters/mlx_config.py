@@ -96,6 +96,11 @@ class AdapterConfig(BaseModel):
         """`lora`, `dora` or `full`."""
         return self.fine_tune_type or ("dora" if self.use_dora else "lora")
 
+    @property
+    def parameters(self) -> LoraParameters:
+        """Its `lora_parameters`, empty where it has none."""
+        return self.lora_parameters or LoraParameters()
+
 
 class AdapterMetadata(BaseModel):
     """`adapter_metadata.json`: what teams write by hand beside the weights.  Every key is optional."""
@@ -115,18 +120,12 @@ class AdapterMetadata(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class LoraModule:
-    """The tensors of one adapted module, as names to shapes.
-
-    Attributes:
-        a: shape of `lora_a`, (in, rank) for a linear layer.
-        b: shape of `lora_b`, (rank, out) for a linear layer.
-        m: shape of DoRA's magnitude, (out,).
-    """
+    """The tensors of one adapted module, as names to shapes."""
 
     path: str
-    a: tuple[int, ...] | None = None
-    b: tuple[int, ...] | None = None
-    m: tuple[int, ...] | None = None
+    a: tuple[int, ...] | None = None  # shape of `lora_a`, (in, rank) for a linear layer
+    b: tuple[int, ...] | None = None  # shape of `lora_b`, (rank, out) for a linear layer
+    m: tuple[int, ...] | None = None  # shape of DoRA's magnitude, (out,)
 
 
 def lora_modules(header: Header | None) -> tuple[dict[str, LoraModule], tuple[str, ...]]:
@@ -161,17 +160,15 @@ def for_todays_mlx(files: Mapping[str, Path], folder: Path) -> dict[str, Path]:
     return {**files, CONFIG: folder / CONFIG, WEIGHTS: folder / WEIGHTS}
 
 
-def todays_config(raw: Mapping[str, Any], modules: Mapping[str, LoraModule]) -> dict[str, Any]:
-    """Return `adapter_config.json` as today's mlx-lm reads it; nothing else is changed, and nothing if it is malformed.
-
-    Where it does not say which layers were adapted, or says fewer than have tensors (mlx-lm 0.19 to 0.21 did), the modules
-    that have tensors are named instead, by their paths from the root.
-    """
+def todays_config(raw: Mapping[str, Any], modules: Mapping[str, LoraModule]) -> Mapping[str, Any]:
+    """Return `adapter_config.json` as today's mlx-lm reads it; nothing else is changed, and nothing if it is malformed."""
+    # Where it does not say which layers were adapted, or says fewer than have tensors (mlx-lm 0.19 to 0.21 did), the
+    # modules that have tensors are named instead, by their paths from the root.
     try:
         config = AdapterConfig.model_validate(raw)
     except ValidationError:
         return dict(raw)
-    said = config.lora_parameters or LoraParameters()
+    said = config.parameters
     ranks = {module.a[1] for module in modules.values() if module.a and len(module.a) > 1}
     # Nothing that is run here drops anything; mlx-lm makes the layers of it all the same.
     dropout = said.dropout if said.dropout is not None and 0 <= said.dropout < 1 else 0.0
@@ -183,7 +180,7 @@ def todays_config(raw: Mapping[str, Any], modules: Mapping[str, LoraModule]) -> 
     if raw.get("fine_tune_type", "lora") != config.method or raw.get("use_dora"):
         found = {key: value for key, value in found.items() if key != "use_dora"}
         found["fine_tune_type"] = config.method
-    # What is named by its path from the root is adapted whatever the number says.
+    # A module named by its path from the root is adapted whatever the number says.
     unnamed = (path.split(".") for path in set(modules) - set(said.keys or ()))
     counted = {next((part for part in path if part.isdecimal()), None) for path in unnamed} - {None}
     unsaid = raw.get("num_layers") is None or 0 < (config.num_layers or 0) < len(counted)
@@ -197,7 +194,7 @@ def todays_config(raw: Mapping[str, Any], modules: Mapping[str, LoraModule]) -> 
     return found
 
 
-def _put(settings: dict[str, Any], name: str, value: float | None, kinds: tuple[type, ...]) -> None:
+def _put(settings: dict[str, object], name: str, value: float | None, kinds: tuple[type, ...]) -> None:
     """Set what is known, unless it stands there as the number that it is: not as text, true, or with a fraction of 0."""
     if value is not None and not (type(settings.get(name)) in kinds and settings[name] == value):
         settings[name] = value
@@ -213,11 +210,10 @@ class FileProblem:
 
 
 _Model = TypeVar("_Model", bound=BaseModel)
-_MOST_PROBLEMS = 20
-"""Of one file: who has a thousand wrong keys is not helped by a thousand sentences."""
+_MOST_PROBLEMS = 20  # Of one file: who has a thousand wrong keys is not helped by a thousand sentences
 
 
-def read_json(files: Mapping[str, Path], name: str, problems: list[FileProblem]) -> dict[str, Any] | None:
+def read_json(files: Mapping[str, Path], name: str, problems: list[FileProblem]) -> Mapping[str, Any] | None:
     """Return a JSON file of the folder without credentials; None, and a problem, where it cannot be used."""
     if name not in files:
         problems.append(FileProblem(name, f"there is no {name}", absent=True))
@@ -231,7 +227,7 @@ def read_json(files: Mapping[str, Path], name: str, problems: list[FileProblem])
     if not is_keepable(parsed):
         problems.append(FileProblem(name, f"{name} holds text with NUL or half of a character"))
         return None
-    cleaned: dict[str, Any] = without_credentials(parsed)
+    cleaned: dict[str, object] = without_credentials(parsed)
     return cleaned
 
 

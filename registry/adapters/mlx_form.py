@@ -5,8 +5,7 @@ other scales are multiplied into `lora_b`, exactly where the factor is a power o
 The modules are named by their paths from the root, so the result depends on the PEFT folder alone; of QA-LoRA, of experts and
 of models that see, which mlx-lm calls otherwise than PEFT, on the base's configuration and shapes as well, which are on record.
 
-Servers read less than PEFT writes: LoRAX and llama.cpp's converter pass over `rank_pattern` and `alpha_pattern`, the
-converter over `use_rslora`, LoRAX over `use_dora`, and Ollama takes whole numbers as `lora_alpha` only.  Whatever is
+Servers read less than PEFT writes: llama.cpp's converter passes over `rank_pattern`, `alpha_pattern` and `use_rslora`, and Ollama takes whole numbers as `lora_alpha` only.  Whatever is
 passed over gives wrong numbers without a word, so it is multiplied into the factors here, or refused.
 """
 
@@ -17,8 +16,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from fusery.storage.errors import FormatError
 
@@ -44,7 +41,7 @@ from .tensors import (
 from .trained_through import kept_entries
 
 if TYPE_CHECKING:
-    from ..models.architecture import Architecture, Weight
+    from ..models.architecture import Architecture
 
 _PADDED = 16
 _BEARABLE = 256 << 20
@@ -69,9 +66,7 @@ class MlxPlan:
 
 
 def plan_mlx(
-    config: PeftConfig,
-    modules: Mapping[str, PeftModule],
-    switches: Mapping[str, SwitchFactors] | None = None,
+    config: PeftConfig, modules: Mapping[str, PeftModule], switches: Mapping[str, SwitchFactors] | None = None
 ) -> MlxPlan:
     """Choose the rank and the scale."""
     switches = switches or {}
@@ -103,9 +98,9 @@ def require_bearable(plan: MlxPlan, size: int) -> None:
         )
 
 
-def mlx_config(plan: MlxPlan) -> dict[str, Any]:
+def mlx_config(plan: MlxPlan) -> Mapping[str, Any]:
     """Return `adapter_config.json` as `mlx_lm` reads it."""
-    document: dict[str, Any] = {
+    document: dict[str, object] = {
         "fine_tune_type": "dora" if plan.config.use_dora else "lora",
         "lora_parameters": {
             "dropout": plan.config.lora_dropout,
@@ -173,39 +168,28 @@ def _experts(weights: Path, switch: SwitchFactors) -> tuple[StoredTensor, Stored
 
 def _remarks(plan: MlxPlan, rounded: list[str]) -> Iterator[Finding]:
     small = [path for path, rank in plan.ranks.items() if rank and rank < plan.rank]
-    if small:
-        message = f"{plural(len(small), 'module')} of a smaller rank, padded with zeros to rank {plan.rank}: {some(small)}"
-        yield Finding("peft_rank_padded", "info", WEIGHTS, message)
     folded = [path for path, factor in plan.factors.items() if factor != 1 and path not in rounded]
-    if folded:
-        message = f"{plural(len(folded), 'module')} with another scale, which is multiplied into lora_b exactly: {some(folded)}"
-        yield Finding("peft_scale_folded", "info", WEIGHTS, message)
-    if rounded:
-        message = (
-            f"{plural(len(rounded), 'module')} with another scale, which is multiplied into lora_b in float32, "
-            f"rounded once: {some(rounded)}"
-        )
-        yield Finding("peft_scale_rounded", "info", WEIGHTS, message)
+    scaled = "with another scale, which is multiplied into lora_b"
+    for code, paths, text in (
+        ("peft_rank_padded", small, f"of a smaller rank, padded with zeros to rank {plan.rank}"),
+        ("peft_scale_folded", folded, f"{scaled} exactly"),
+        ("peft_scale_rounded", rounded, f"{scaled} in float32, rounded once"),
+    ):
+        if paths:
+            yield Finding(code, "info", WEIGHTS, f"{plural(len(paths), 'module')} {text}: {some(paths)}")
 
 
+# The hint for adapters that other servers cannot compute, and mlx-lm can.
 OWN_SERVER = "--target adapters, which has a server of its own"
-"""The hint for adapters that other servers cannot compute, and mlx-lm can."""
-
-_MOST = 1 << 20
-"""A whole alpha up to which every server's arithmetic is exact."""
+_MOST = 1 << 20  # A whole alpha up to which every server's arithmetic is exact
 
 
 @dataclass(frozen=True, slots=True)
 class PlainFactors:
-    """The two factors of a module's update, which is alpha / rank times their product.
+    """The two factors of a module's update, which is alpha / rank times their product."""
 
-    Attributes:
-        a: (rank, in); of an embedding (rank, rows).
-        b: (out, rank); of an embedding (columns, rank).
-    """
-
-    a: StoredTensor
-    b: StoredTensor
+    a: StoredTensor  # (rank, in); of an embedding (rank, rows)
+    b: StoredTensor  # (out, rank); of an embedding (columns, rank)
     embedding: bool = False
 
     @property
@@ -224,7 +208,7 @@ class PlainAdapter:
     modules: Mapping[str, PlainFactors]
     raw: Mapping[str, Any]
 
-    def config(self, base: str | None) -> dict[str, Any]:
+    def config(self, base: str | None) -> Mapping[str, Any]:
         """Return `adapter_config.json`."""
         layers = self.raw.get("layers_to_transform")
         return lora_document(
@@ -249,30 +233,6 @@ class PlainAdapter:
             )
             yield f"{PREFIX}{path}.{first}", module.a
             yield f"{PREFIX}{path}.{second}", module.b
-
-    def in_every_layer(self, layers: Mapping[int, Mapping[str, Weight]], stem: str) -> PlainAdapter:
-        """Return the same adapter with updates of zero where a module is adapted in some layers only."""
-        filled = dict(self.modules)
-        adapted: dict[str, PlainFactors] = {}  # by the path within the layer, of the first layer that has it
-        for path, factors in self.modules.items():
-            if path.startswith(f"{stem}."):
-                adapted.setdefault(path.removeprefix(f"{stem}.").partition(".")[2], factors)
-        for number, weights in layers.items():
-            for key, weight in weights.items():
-                path = f"{stem}.{number}.{key}"
-                if path not in filled and (like := adapted.get(key)) is not None:
-                    out, into = weight.shape[0], weight.shape[-1]
-                    zeros = [
-                        np.zeros(shape, like.a.bits.dtype) for shape in ((self.rank, into), (out, self.rank))
-                    ]
-                    filled[path] = PlainFactors(
-                        StoredTensor(like.a.dtype, zeros[0]), StoredTensor(like.a.dtype, zeros[1])
-                    )
-        if len(filled) == len(self.modules):
-            return self
-        names = sorted({path.rpartition(".")[2] for path in filled})
-        everywhere = {"target_modules": names, "layers_to_transform": None, "exclude_modules": None}
-        return replace(self, modules=dict(sorted(filled.items())), raw={**self.raw, **everywhere})
 
 
 def read_plain(name: str, files: Mapping[str, Path]) -> PlainAdapter:

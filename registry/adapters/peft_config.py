@@ -1,7 +1,4 @@
-"""PEFT's `adapter_config.json` for LoRA: what each field means for mlx-lm, and which values cannot be carried over.
-
-Source: `LoraConfig` of peft 0.21.2 (src/peft/tuners/lora/config.py); a test compares the table with the installed one.
-"""
+"""PEFT's `adapter_config.json` for LoRA (`LoraConfig` of peft 0.21.2), and the values that cannot be carried over."""
 
 from __future__ import annotations
 
@@ -21,56 +18,42 @@ from .trained_through import MERGE_AWARE
 
 MERGE = "merge it with PEFT's merge_and_unload, and add the result as a base: fusery base add"
 TRAIN = "serve it with PEFT itself, or train a LoRA"
-
+_RESTORE = "restore adapter_config.json as PEFT saved it"
+_AS_LORA = (
+    "where PEFT can, save it as a LoRA that comes close with save_as_lora(FOLDER, model, rank=32), and register that;"
+    f" or {MERGE}"
+)
 BIASED = f"where the base's layers have biases, {MERGE}; otherwise train a LoRA: PEFT cannot merge it either"
 
-PROMPTS: Mapping[str, str] = {
-    "PROMPT_TUNING": "prompt tuning",
-    "MULTITASK_PROMPT_TUNING": "multitask prompt tuning",
-    "P_TUNING": "P-tuning",
-    "PREFIX_TUNING": "prefix tuning",
-    "CPT": "context-aware prompt tuning",
-    "CARTRIDGE": "a cartridge, which is a trained key-value cache",
-    "ADAPTION_PROMPT": "a LLaMA-Adapter",
+_NO_WEIGHT = "it puts something before the input and changes no weight, so there is nothing to fuse"
+_NO_WEIGHTS = "no weights can hold that, so there is nothing to fuse"
+# Methods of PEFT that no merge puts into the weights of a model.
+UNFUSABLE: Mapping[str, str] = {
+    "PROMPT_TUNING": f"prompt tuning: {_NO_WEIGHT}",
+    "MULTITASK_PROMPT_TUNING": f"multitask prompt tuning: {_NO_WEIGHT}",
+    "P_TUNING": f"P-tuning: {_NO_WEIGHT}",
+    "PREFIX_TUNING": f"prefix tuning: {_NO_WEIGHT}",
+    "CPT": f"context-aware prompt tuning: {_NO_WEIGHT}",
+    "CARTRIDGE": f"a cartridge, which is a trained key-value cache: {_NO_WEIGHT}",
+    "ADAPTION_PROMPT": f"a LLaMA-Adapter: {_NO_WEIGHT}",
+    "XLORA": f"X-LoRA, which mixes several LoRAs for each token: {_NO_WEIGHTS}",
+    "POLY": f"Poly, which mixes several LoRAs by task: {_NO_WEIGHTS}",
+    "LILY": f"Lily, which shares factors between layers and mixes them by the input: {_NO_WEIGHTS}",
+    "SHADOW": f"ShadowPEFT, which runs a small model beside the base: {_NO_WEIGHTS}",
 }
-"""Methods that put something trained before the input, and change no weight."""
-
-UNMERGED: Mapping[str, str] = {
-    "XLORA": "X-LoRA, which mixes several LoRAs for each token",
-    "POLY": "Poly, which mixes several LoRAs by task",
-    "LILY": "Lily, which shares factors between layers and mixes them by the input",
-    "SHADOW": "ShadowPEFT, which runs a small model beside the base",
-}
-"""Methods that change what is computed in a way that no weights can hold."""
 
 
-def refusal_of_method(method: Any) -> str | None:
-    """Return why an adapter of a method is refused, as the rest of a sentence about its `peft_type`; None for LoRA."""
+def refusal_of_method(method: object) -> tuple[str, str] | None:
+    """Return why an adapter's `peft_type` is refused, as the rest of a sentence, and what its owner can do; None for LoRA."""
     if method == "LORA":
         return None
     if not isinstance(method, str):
-        return "is not LoRA, and no name of a method"
-    if method in PROMPTS:
-        return f"is {PROMPTS[method]}: it puts something before the input and changes no weight, so there is nothing to fuse"
-    if method in UNMERGED:
-        return f"is {UNMERGED[method]}: no weights can hold that, so there is nothing to fuse"
+        return "is not LoRA, and no name of a method", _RESTORE
+    if method in UNFUSABLE:
+        return f"is {UNFUSABLE[method]}", TRAIN
     if method == "BEFT":
-        return "is not LoRA: it trains biases, which mlx-lm's LoRA does not have"
-    return "is not LoRA, and mlx-lm has no such method"
-
-
-def _advice_on_method(method: Any) -> str:
-    """Return what the owner of an adapter of another method than LoRA can do."""
-    if not isinstance(method, str):
-        return "restore adapter_config.json as PEFT saved it"
-    if method in PROMPTS or method in UNMERGED:
-        return TRAIN
-    if method == "BEFT":
-        return BIASED
-    return (
-        "where PEFT can, save it as a LoRA that comes close with save_as_lora(FOLDER, model, rank=32), and register that;"
-        f" or {MERGE}"
-    )
+        return "is not LoRA: it trains biases, which mlx-lm's LoRA does not have", BIASED
+    return "is not LoRA, and mlx-lm has no such method", _AS_LORA
 
 
 _Value = TypeVar("_Value")
@@ -155,7 +138,7 @@ class PeftConfig(BaseModel):
 
 def lora_document(
     base: str | None, rank: int, alpha: float, targets: Any, layers: Any, **more: Any
-) -> dict[str, Any]:
+) -> Mapping[str, Any]:
     """Return `adapter_config.json` of a LoRA with one rank and one scale; `more` replaces entries."""
     return {
         "alpha_pattern": {},
@@ -181,7 +164,7 @@ def lora_document(
 
 
 def _by_pattern(pattern: Mapping[str, _Value], module: str, default: _Value, budget: Budget) -> _Value:
-    """Return the value of the first key that matches, as PEFT's `get_pattern_key` finds it."""
+    # As PEFT's `get_pattern_key` finds it.
     for key, value in pattern.items():
         if key == module or full_match(rf"(.*\.)?({key})", module, budget):
             return value
@@ -190,21 +173,19 @@ def _by_pattern(pattern: Mapping[str, _Value], module: str, default: _Value, bud
 
 @dataclass(frozen=True, slots=True)
 class FieldRule:
-    """What becomes of one field of PEFT's configuration.
+    """Why a value of a field cannot be carried over: `refuse` returns the reason, None for a value that can."""
 
-    Attributes:
-        refuse: the reason why a value cannot be carried over, or None if it can.
-    """
-
-    becomes: str
-    code: str = ""
-    refuse: Callable[[Any], str | None] = lambda _: None
+    code: str
+    refuse: Callable[[Any], str | None]
     advice: str = MERGE
 
 
 def _unless_empty(reason: str) -> Callable[[Any], str | None]:
-    """Refuse everything but null, false and what is empty."""
     return lambda value: reason if value else None
+
+
+def _bias(value: Any) -> str | None:
+    return None if value in (None, "none") else "changes the base's biases, which LoRA cannot hold"
 
 
 def _initialisation(value: Any) -> str | None:
@@ -227,121 +208,76 @@ TIED = (
     "train it without the embedding and the head among its modules: merging changes both ends of the tied matrix, so that"
     " the merged model answers otherwise"
 )
-_NO_VARIANT = "computes something that a sum of low-rank updates cannot express"
-_IGNORED = "nothing: the numbers do not depend on it"
-_RANK = "`lora_parameters.rank`: the largest; smaller ranks are padded with zeros"
-_SCALE = "`lora_parameters.scale`: the most frequent; other factors go into `lora_b`"
-_MODULES = "which modules have tensors; a module that is promised and has none is an error"
+_NO_VARIANT = _unless_empty("computes something that a sum of low-rank updates cannot express")
 
-FIELDS: Mapping[str, FieldRule] = {
-    "peft_type": FieldRule(
-        "must be LORA",
-        "peft_method",
-        refusal_of_method,
-    ),
-    "r": FieldRule(_RANK),
-    "rank_pattern": FieldRule(_RANK),
-    "lora_alpha": FieldRule(_SCALE),
-    "alpha_pattern": FieldRule(_SCALE),
-    "use_rslora": FieldRule("the scale is alpha / sqrt(rank) instead of alpha / rank"),
-    "use_dora": FieldRule("`fine_tune_type`: `dora`; `lora_magnitude_vector` becomes `m`"),
-    "target_modules": FieldRule(_MODULES),
-    "exclude_modules": FieldRule(_MODULES),
-    "layers_to_transform": FieldRule(_MODULES),
-    "layers_pattern": FieldRule(_MODULES),
-    "lora_dropout": FieldRule("`lora_parameters.dropout`"),
-    "base_model_name_or_path": FieldRule("`model`; held against the base's names"),
-    "revision": FieldRule("nothing; a commit is held against those that the base is known to be of"),
-    "fan_in_fan_out": FieldRule("nothing: the factors have the same shapes either way"),
-    "bias": FieldRule(
-        "must be none",
-        "peft_bias",
-        lambda value: (
-            None if value in (None, "none") else "changes the base's biases, which LoRA cannot hold"
-        ),
-    ),
+REFUSED: Mapping[str, FieldRule] = {
+    "bias": FieldRule("peft_bias", _bias),
     "lora_bias": FieldRule(
-        "refused",
         "peft_bias",
         _unless_empty("adds a bias to the update, which mlx-lm does not have"),
         f"where the base's layers have biases, {MERGE}; otherwise train it without lora_bias: PEFT cannot merge it either",
     ),
-    "modules_to_save": FieldRule("whole tensors, which replace the base's when it is fused"),
-    "trainable_token_indices": FieldRule("rows that replace the base's when it is fused"),
-    "init_lora_weights": FieldRule(
-        "refused where it changes the base: pissa, olora, corda, loftq, lora_ga",
-        "peft_base_changed",
-        _initialisation,
-        CONVERT,
-    ),
+    "init_lora_weights": FieldRule("peft_base_changed", _initialisation, CONVERT),
     "layer_replication": FieldRule(
-        "refused",
         "peft_base_changed",
         _unless_empty("repeats layers, which makes another model of the base"),
         "train it on a model that has these layers: PEFT saves no merged model whose layers share their weights",
     ),
     "kasa_config": FieldRule(
-        "refused", "peft_base_changed", _unless_empty("truncates the base's weights before training"), CONVERT
+        "peft_base_changed", _unless_empty("truncates the base's weights before training"), CONVERT
     ),
-    "target_parameters": FieldRule(
-        "`lora_parameters.keys`: the switch layers of the experts, and the router",
-        "peft_experts",
-        _parameters,
-    ),
+    "target_parameters": FieldRule("peft_experts", _parameters),
     "alora_invocation_tokens": FieldRule(
-        "refused",
         "peft_variant",
         _unless_empty("switches the adapter on by certain tokens only"),
         f"{TRAIN}: what acts on some tokens only cannot be merged",
     ),
-    "use_qalora": FieldRule("`lora_a`: every column once for each input of its group"),
-    "qalora_group_size": FieldRule("inputs of a group, where `use_qalora` is true"),
-    "use_bdlora": FieldRule("refused", "peft_variant", _unless_empty(_NO_VARIANT)),
-    "arrow_config": FieldRule("refused", "peft_variant", _unless_empty(_NO_VARIANT)),
-    "monteclora_config": FieldRule("refused", "peft_variant", _unless_empty(_NO_VARIANT)),
-    "megatron_config": FieldRule("refused", "peft_variant", _unless_empty("names layers of another library")),
-    "ensure_weight_tying": FieldRule("a tied embedding that was trained whole stays tied"),
-    **dict.fromkeys(
-        (
-            "task_type",
-            "auto_mapping",
-            "inference_mode",
-            "peft_version",
-            "megatron_core",
-            "loftq_config",
-            "eva_config",
-            "corda_config",
-            "lora_ga_config",
-            "velora_config",
-            "runtime_config",
-        ),
-        FieldRule(_IGNORED),
-    ),
+    "use_bdlora": FieldRule("peft_variant", _NO_VARIANT),
+    "arrow_config": FieldRule("peft_variant", _NO_VARIANT),
+    "monteclora_config": FieldRule("peft_variant", _NO_VARIANT),
+    "megatron_config": FieldRule("peft_variant", _unless_empty("names layers of another library")),
 }
-"""Every field that is known, to what becomes of it."""
+_CARRIED = (
+    *(
+        "peft_type",
+        "r",
+        "rank_pattern",
+        "lora_alpha",
+        "alpha_pattern",
+        "use_rslora",
+        "use_dora",
+        "use_qalora",
+    ),
+    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "qalora_group_size"),
+    *("lora_dropout", "base_model_name_or_path", "revision", "fan_in_fan_out", "modules_to_save"),
+    *("trainable_token_indices", "ensure_weight_tying"),
+)
+_IGNORED = (
+    *("task_type", "auto_mapping", "inference_mode", "peft_version", "megatron_core", "runtime_config"),
+    *("loftq_config", "eva_config", "corda_config", "lora_ga_config", "velora_config"),
+)
+# Every field that is known, and the values of it that are refused.
+FIELDS: Mapping[str, FieldRule | None] = {**dict.fromkeys((*_CARRIED, *_IGNORED)), **REFUSED}
 
 
 def refused_fields(raw: Mapping[str, Any]) -> Iterator[Finding]:
-    """Yield a remark for each field whose value cannot be carried over, and for each that is not known.
-
-    Of another method than LoRA only that is said: what its own fields mean is not what keeps it out.
-    """
+    """Yield a remark for each field whose value cannot be carried over, and for each that is not known."""
+    # Of another method than LoRA only that is said: what its own fields mean is not what keeps it out.
     method = raw.get("peft_type")
-    if (why := refusal_of_method(method)) is not None:
-        yield _refused("peft_method", "peft_type", method, why, _advice_on_method(method))
+    if (refusal := refusal_of_method(method)) is not None:
+        yield _refused("peft_method", "peft_type", method, *refusal)
         return
     for name, value in raw.items():
         rule = FIELDS.get(name)
-        if rule is None:
-            if name not in MERGE_AWARE and value not in (None, False, [], {}, ""):
-                message = f"PEFT's {name[:60]!r} is not known here, and what it does to the weights neither"
-                hint = "if it does nothing to them, remove it from adapter_config.json"
-                yield Finding("peft_unknown_field", "error", CONFIG, message, hint)
-        elif why := rule.refuse(value):
+        if name not in FIELDS and name not in MERGE_AWARE and value not in (None, False, [], {}, ""):
+            message = f"PEFT's {name[:60]!r} is not known here, and what it does to the weights neither"
+            hint = "if it does nothing to them, remove it from adapter_config.json"
+            yield Finding("peft_unknown_field", "error", CONFIG, message, hint)
+        elif rule is not None and (why := rule.refuse(value)):
             yield _refused(rule.code, name, value, why, rule.advice)
 
 
-def _refused(code: str, name: str, value: Any, why: str, advice: str) -> Finding:
+def _refused(code: str, name: str, value: object, why: str, advice: str) -> Finding:
     shown = str(value) if len(str(value)) <= 60 else f"{str(value)[:59]}…"
     return Finding(code, "error", CONFIG, f"PEFT's {name} ({shown}) {why}", advice)
 
@@ -372,7 +308,6 @@ def _ends(module: str, name: str) -> bool:
 
 
 def _layer_index(module: str, patterns: list[str]) -> int | None:
-    """Return the first number in a module's path that has a name of `patterns` (or any name within another) before it."""
     parts = module.split(".")
     for position, part in enumerate(parts[:-1]):
         if not part.isdecimal() or position < (1 if patterns else 2):

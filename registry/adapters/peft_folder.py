@@ -22,34 +22,29 @@ from ..parsing import plural
 from .files import CONFIG, PEFT_WEIGHTS
 from .finding import Finding, some
 from .patterns import PatternError
-from .peft_config import FIELDS, PeftConfig
+from .peft_config import REFUSED, PeftConfig
 
 PREFIX = "base_model.model."
 _PART = re.compile(
     r"(?P<module>.+)\.(?:lora_(?P<linear>[AB])\.weight|lora_embedding_(?P<embedding>[AB])|(?P<m>lora_magnitude_vector)(?:\.weight)?)"
 )
 _WRAPPERS = re.compile(r"\.(modules_to_save(\.default)?|base_layer|original_module|token_adapter)(?=\.)")
+# What PEFT calls the rows of trained tokens: the rows themselves, and no difference.
 ROWS = "trainable_tokens_delta"
-"""What PEFT calls the rows of trained tokens: the rows themselves, and no difference."""
-
 _WHOLE = re.compile(rf".+\.(weight|bias|{ROWS})")
 _FACTOR = re.compile(r"\.lora_\w+(\.|$)")
 
 
 @dataclass(frozen=True, slots=True)
 class PeftModule:
-    """The tensors of one module, as they lie in the file.
-
-    Attributes:
-        pooled: QA-LoRA: how many neighbouring inputs share a column of `a`; 1 of any other.
-    """
+    """The tensors of one module, as they lie in the file."""
 
     path: str
     a: Tensor | None = None
     b: Tensor | None = None
     m: Tensor | None = None
     embedding: bool = False
-    pooled: int = 1
+    pooled: int = 1  # QA-LoRA: how many neighbouring inputs share a column of `a`; 1 of any other
 
     @property
     def rank(self) -> int | None:
@@ -60,12 +55,9 @@ class PeftModule:
 
     @property
     def gain(self) -> float:
-        """What the update is multiplied with besides its scale.
-
-        QA-LoRA takes the mean of each group of inputs, times the number of groups.
-
-        Source: `QALoraLinearVariant` of peft 0.21.2, src/peft/tuners/lora/variants.py.
-        """
+        """What the update is multiplied with besides its scale."""
+        # QA-LoRA takes the mean of each group of inputs, times the number of groups. Source: `QALoraLinearVariant` of
+        # peft 0.21.2, src/peft/tuners/lora/variants.py.
         return self.a.shape[1] / self.pooled if self.pooled > 1 and self.a is not None else 1.0
 
 
@@ -115,19 +107,16 @@ def _on_embeddings(parts: Mapping[str, Mapping[str, Tensor]]) -> Iterator[Findin
 
 def _on_unexpected(names: list[str]) -> Iterator[Finding]:
     biases = [name for name in names if name.endswith(".bias")]
+    added = any(name.endswith(".lora_B.bias") for name in biases)
+    hint = REFUSED["lora_bias"].advice if added else ""
     others = [name for name in names if not name.endswith(".bias")]
-    if biases:
-        message = f"{_count(biases)} that change or add biases, which mlx-lm's LoRA does not: {some(biases)}"
-        added = any(name.endswith(".lora_B.bias") for name in biases)
-        hint = FIELDS["lora_bias"].advice if added else ""
-        yield Finding("peft_bias", "error", PEFT_WEIGHTS, message, hint)
-    if others:
-        message = f"{_count(others)} that are not the factors of a LoRA as PEFT saves it: {some(others)}"
-        yield Finding("peft_unknown_tensor", "error", PEFT_WEIGHTS, message)
-
-
-def _count(names: list[str]) -> str:
-    return f"{PEFT_WEIGHTS} holds {plural(len(names), 'tensor')}"
+    for code, found, text, advice in (
+        ("peft_bias", biases, "change or add biases, which mlx-lm's LoRA does not", hint),
+        ("peft_unknown_tensor", others, "are not the factors of a LoRA as PEFT saves it", ""),
+    ):
+        if found:
+            message = f"{PEFT_WEIGHTS} holds {plural(len(found), 'tensor')} that {text}: {some(found)}"
+            yield Finding(code, "error", PEFT_WEIGHTS, message, advice)
 
 
 def own_name(name: str) -> str:

@@ -74,10 +74,9 @@ def _config(
     modules: Mapping[str, LoraModule],
     found: Mapping[str, list[str]],
     base: Architecture,
-) -> dict[str, Any]:
-    parameters = config.lora_parameters
-    ranks = {module.a[1] for module in modules.values() if module.a}
-    if parameters is None or parameters.scale is None or len(ranks) != 1:
+) -> Mapping[str, Any]:
+    scale, ranks = config.parameters.scale, {module.a[1] for module in modules.values() if module.a}
+    if scale is None or len(ranks) != 1:
         raise _refusal("its configuration gives no scale, or its tensors have different ranks")
     rank = ranks.pop()
     layout = expert_layout(base.config)
@@ -86,26 +85,21 @@ def _config(
     if sees(base):
         # What it sees with may have modules of the same names, which the record of a base does not tell.
         names, layers = sorted(map(in_transformers, single)), None
-    document = lora_document(
-        without_places(config.model) if config.model else None,
-        rank,
-        alpha_of(parameters.scale, rank),
-        names,
-        layers,
-        lora_dropout=parameters.dropout or 0.0,
-        use_dora=config.method == "dora",
+    more: dict[str, object] = {
+        "lora_dropout": config.parameters.dropout or 0.0,
+        "use_dora": config.method == "dora",
         **kept_entries(config.model_extra or {}),  # PEFT ignores them with a warning
-    )
+    }
     if layout is not None and found:
-        document["target_parameters"] = target_parameters(found, base, layout)
-        document["peft_version"] = VERSION
-        document["lora_dropout"] = 0.0  # PEFT takes no other of a parameter
+        more["target_parameters"] = target_parameters(found, base, layout)
+        more["peft_version"] = VERSION
+        more["lora_dropout"] = 0.0  # PEFT takes no other of a parameter
         if any(name.endswith(f".{GATE_UP}") for name in found):
-            document["rank_pattern"] = {f"{layout.experts}.{GATE_UP}": len(PROJECTIONS[GATE_UP]) * rank}
-            document["alpha_pattern"] = {
-                name: alpha_of(parameters.scale, joined) for name, joined in document["rank_pattern"].items()
-            }
-    return document
+            name, joined = f"{layout.experts}.{GATE_UP}", len(PROJECTIONS[GATE_UP]) * rank
+            more["rank_pattern"] = {name: joined}
+            more["alpha_pattern"] = {name: alpha_of(scale, joined)}
+    model = without_places(config.model) if config.model else None
+    return lora_document(model, rank, alpha_of(scale, rank), names, layers, **more)
 
 
 def alpha_of(scale: float, rank: int) -> float:
@@ -206,9 +200,7 @@ def _refusal(why: str) -> BadInputError:
     )
 
 
-VERSION = "0.19.1"
-"""The first PEFT that has A at the inputs, as it is written here."""
-
+VERSION = "0.19.1"  # The first PEFT that has A at the inputs, as it is written here
 _PARAMETER_OF = {name: parameter for parameter, names in PROJECTIONS.items() for name in names}
 
 

@@ -45,18 +45,13 @@ _NAME = 120
 
 @dataclass(frozen=True, slots=True)
 class ExpertFactors:
-    """The factors of one parameter that holds all experts of a layer.
-
-    Attributes:
-        a: (experts * rank, columns).
-        b: (rows, rank * experts).
-    """
+    """The factors of one parameter that holds all experts of a layer."""
 
     holder: str
     parameter: str
     rank: int
-    a: Tensor
-    b: Tensor
+    a: Tensor  # (experts * rank, columns)
+    b: Tensor  # (rows, rank * experts)
 
     @property
     def name(self) -> str:
@@ -273,16 +268,11 @@ _MOST_PROBLEMS = 20
 
 @dataclass(frozen=True, slots=True)
 class PeftReading:
-    """What a PEFT folder says.
-
-    Attributes:
-        config: the same, checked; None if it cannot be used.
-        header: of its weights; None if they cannot be read.
-    """
+    """What a PEFT folder says."""
 
     raw: Mapping[str, Any]
-    config: PeftConfig | None
-    header: Header | None
+    config: PeftConfig | None  # the same, checked; None if it cannot be used
+    header: Header | None  # of its weights; None if they cannot be read
     modules: Mapping[str, PeftModule]
     whole: WholeTensors
     remarks: tuple[Finding, ...]
@@ -300,11 +290,10 @@ def read_peft(files: Mapping[str, Path]) -> PeftReading:
     config = validated(PeftConfig, raw, CONFIG, problems) if raw is not None else None
     header = weights_header(files, PEFT_WEIGHTS, problems)
     modules, names, remarks = sort_tensors(header) if header else ({}, [], [])
-    remarks = [*refused_fields(raw or {}), *remarks]
-    whole = WholeTensors()
+    whole, wrong = WholeTensors(), list[Finding]()
     if header is not None:
         whole, wrong = read_whole(files[PEFT_WEIGHTS], header, names, raw or {}, modules)
-        remarks += wrong
+    remarks = [*refused_fields(raw or {}), *remarks, *wrong]
     experts: list[ExpertFactors] = []
     if config is not None:
         modules, experts, wrong = split_experts(config, modules)
@@ -329,29 +318,24 @@ def put_on_base(
                 return OnBase({}, {}, (Finding("peft_unknown_tensor", "error", PEFT_WEIGHTS, reason),))
         modules = placed
     if config.use_qalora:
-        if (why := _not_computed(config)) is not None:
+        if config.group is None or config.use_dora:
+            size = str(config.qalora_group_size)[:20]
+            # PEFT multiplies by the number of groups where the base's layer was quantised, and with groups of one input the
+            # shapes do not tell where; with DoRA it makes no such layer (`GPTQLoraLinear` of peft 0.21.2, tuners/lora/gptq.py).
+            why = (
+                f"qalora_group_size is {size}, which does not identify QA-LoRA's modules"
+                if config.group is None
+                else "use_qalora with use_dora is nothing that PEFT computes"
+            )
             return OnBase({}, {}, (Finding("peft_variant", "error", CONFIG, why, TRAIN),))
-        if base is not None and config.group is not None:
-            # What PEFT did not quantise is plain LoRA beside it, and has all columns.
-            modules = {
-                path: replace(module, pooled=config.group)
-                if module.a is not None
-                and not module.embedding
-                and path in base.weights
-                and len(module.a.shape) == 2
-                and module.a.shape[1] * config.group == base.weights[path].shape[-1]
-                else module
-                for path, module in modules.items()
-            }
+        if base is not None:
+            # A layer that PEFT did not quantise has plain LoRA, with all columns.
+            modules = {path: _pooled(path, module, config.group, base) for path, module in modules.items()}
     return place_experts(config, modules, experts, base)
 
 
-def _not_computed(config: PeftConfig) -> str | None:
-    """Return why a QA-LoRA is none that can be read; None if it can."""
-    if config.group is None:
-        # PEFT multiplies by the number of groups where the base's layer was quantised, and with groups of one input the
-        # shapes do not tell where.
-        size = str(config.qalora_group_size)[:20]
-        return f"qalora_group_size is {size}, which does not identify QA-LoRA's modules"
-    # PEFT makes no such layer (`GPTQLoraLinear` of peft 0.21.2, src/peft/tuners/lora/gptq.py).
-    return "use_qalora with use_dora is nothing that PEFT computes" if config.use_dora else None
+def _pooled(path: str, module: PeftModule, group: int, base: Architecture) -> PeftModule:
+    a, weight = module.a, base.weights.get(path)
+    if a is None or module.embedding or weight is None or len(a.shape) != 2:
+        return module
+    return replace(module, pooled=group) if a.shape[1] * group == weight.shape[-1] else module

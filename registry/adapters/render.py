@@ -15,12 +15,10 @@ from .files import CONFIG, PEFT_WEIGHTS, WEIGHTS
 if TYPE_CHECKING:
     from ..models.architecture import Architecture
 
-Form = Literal["mlx", "peft"]
-"""A form of an adapter."""
-
+Form = Literal["mlx", "peft"]  # A form of an adapter
 FORMS: tuple[Form, ...] = get_args(Form)
+# The files of each form, besides what people write by hand.
 FORM_FILES: Mapping[Form, tuple[str, str]] = {"mlx": (WEIGHTS, CONFIG), "peft": (PEFT_WEIGHTS, CONFIG)}
-"""The files of each form, besides what people write by hand."""
 
 
 def form_of(names: Iterable[str]) -> Form:
@@ -32,11 +30,9 @@ def form_of(names: Iterable[str]) -> Form:
 def render_mlx(
     files: Mapping[str, Path], base: Architecture, folder: Path, *, expected: Digest | None = None
 ) -> dict[str, Path]:
-    """Return the files of an adapter in mlx-lm's form, as today's mlx-lm reads it.
-
-    They are the adapter's own, or computed into a folder: from PEFT's form, or where only the configuration is of other
-    years.
-    """
+    """Return the files of an adapter in mlx-lm's form, as today's mlx-lm reads it."""
+    # They are the adapter's own, or computed into a folder: from PEFT's form, or where only the configuration is of
+    # other years.
     if form_of(files) == "mlx":
         from .mlx_config import for_todays_mlx
 

@@ -82,10 +82,8 @@ def padded(tensor: StoredTensor, axis: int, size: int) -> StoredTensor:
 
 @np.errstate(over="ignore", invalid="ignore")
 def multiplied(tensor: StoredTensor, factor: float) -> tuple[StoredTensor, bool]:
-    """Return numbers times a factor, and whether that is exact.
-
-    The dtype stays if every product has a place in it; else the numbers become float32, rounded once if need be.
-    """
+    """Return numbers times a factor, and whether that is exact."""
+    # The dtype stays if every product has a place in it; else the numbers become float32, rounded once if need be.
     if factor == 1 or tensor.dtype not in FORMATS:
         return tensor, True
     form = FORMATS[tensor.dtype]
@@ -133,8 +131,8 @@ def group_of(config: Mapping[str, Any]) -> int | None:
     return size if type(size) is int and 1 < size <= _MOST else None
 
 
+# Multiplications in a product of matrices up to which OpenBLAS uses one thread (its interface/gemm.c).
 _ALONE = 1 << 18
-"""Multiplications in a product of matrices up to which OpenBLAS uses one thread (its interface/gemm.c)."""
 
 
 def cross(a: Array, b: Array) -> Array:

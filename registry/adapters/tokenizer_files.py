@@ -23,9 +23,8 @@ TEMPLATE = "chat_template.jinja"
 TOOLS_TEMPLATE = "additional_chat_templates/tool_use.jinja"
 GENERATION = "generation_config.json"
 
+# The most values in a tokenizer.json; the largest vocabularies, with their merges, have half as many.
 MOST_VALUES = 4_000_000
-"""The most values in a tokenizer.json; the largest vocabularies, with their merges, have half as many."""
-
 _SMALL = 4 << 20
 _LIMITS: Mapping[str, int] = {
     TOKENIZER: 64 << 20,
@@ -46,33 +45,18 @@ _ROLES = ("bos", "eos", "unk", "pad", "sep", "cls", "mask")
 _DEFAULT, TOOLS = "default", "tool_use"
 _ENCODING = frozenset({"add_bos_token", "add_eos_token", "add_prefix_space", "split_special_tokens"})
 _GENERATING = (
-    "bos_token_id",
-    "do_sample",
-    "eos_token_id",
-    "min_p",
-    "repetition_penalty",
-    "temperature",
-    "top_k",
-    "top_p",
+    *("bos_token_id", "do_sample", "eos_token_id", "min_p", "repetition_penalty", "temperature"),
+    *("top_k", "top_p"),
 )
+# Keys that are compared elsewhere, or that versions of transformers write for the same tokenizer in different ways.
 _SPELLED = frozenset(
-    {
-        "added_tokens_decoder",
-        "additional_special_tokens",
-        "backend",
-        "chat_template",
-        "extra_special_tokens",
-        "is_local",
-        "name_or_path",
-        "special_tokens_map_file",
-        "tokenizer_file",
-        "transformers_version",
-    }
+    (
+        *("added_tokens_decoder", "additional_special_tokens", "backend", "chat_template"),
+        *("extra_special_tokens", "is_local", "name_or_path", "special_tokens_map_file"),
+        *("tokenizer_file", "transformers_version"),
+    )
 )
-"""Keys that are compared elsewhere, or that versions of transformers write for the same tokenizer in different ways."""
-
 Read = Callable[[str], bytes | None]
-"""Returns the bytes of a model's file by name; None if there is no such file."""
 
 
 def is_tokenizer_file(path: str) -> bool:
@@ -107,11 +91,9 @@ def own_tokenizer(files: Mapping[str, Path]) -> dict[str, Path]:
 
 
 def with_tokenizer(base: Mapping[str, Path], adapter: Mapping[str, Path]) -> dict[str, Path]:
-    """Return a base's files, with its tokenizer files replaced by an adapter's.
-
-    A whole tokenizer replaces the base's whole tokenizer.  A chat template alone replaces all templates of the base, since
-    transformers prefers files to the one in `tokenizer_config.json`.
-    """
+    """Return a base's files, with its tokenizer files replaced by an adapter's."""
+    # A whole tokenizer replaces the base's whole tokenizer. A chat template alone replaces all templates of the base,
+    # since transformers prefers files to the one in `tokenizer_config.json`.
     own = own_tokenizer(adapter)
     replaced = _replaced_names(own)
     left = {name: path for name, path in base.items() if replaced is None or not replaced.fullmatch(name)}
@@ -190,10 +172,8 @@ def special_tokens(settings: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
 
 
 def differences(ours: Read, theirs: Read) -> list[tuple[str, str]]:
-    """Return the differences between two models' tokenizer files that change text, tokens or answers.
-
-    Padding, truncation and the spelling of different transformers versions do not count.
-    """
+    """Return the differences between two models' tokenizer files that change text, tokens or answers."""
+    # Padding, truncation and the spelling of different transformers versions do not count.
     found = []
     one, two = ours(TOKENIZER), theirs(TOKENIZER)
     if one != two and _tokenizer(one) != _tokenizer(two):
@@ -220,11 +200,8 @@ def differences(ours: Read, theirs: Read) -> list[tuple[str, str]]:
 
 
 def differing_keys(ours: Read, theirs: Read, name: str) -> list[str]:
-    """Return the keys of `tokenizer_config.json` or `generation_config.json` whose values differ in two models.
-
-    A key that one file lacks counts only where `differences` counts it: each version of transformers omits different defaults.
-    Chat templates, padding, truncation and the spelling of different transformers versions do not count.
-    """
+    """Return the keys of `tokenizer_config.json` or `generation_config.json` whose values differ in two models."""
+    # Each version of transformers omits different defaults: a key that one file lacks counts only in `differences`.
     one, two = settings_of(ours, name), settings_of(theirs, name)
     differing = {
         key
@@ -233,23 +210,20 @@ def differing_keys(ours: Read, theirs: Read, name: str) -> list[str]:
     }
     if name == GENERATION:
         return sorted(differing | {key for key in _GENERATING if one.get(key) != two.get(key)})
-    tokens, their_tokens = dict(special_tokens(one)), dict(special_tokens(two))
-    changed = {key for key in tokens if key != "pad_token" and tokens[key] != their_tokens[key]}
-    if (
-        "tokenizer_class" in differing
-    ):  # but for the fast form; transformers 5 writes TokenizersBackend for any
+    if "tokenizer_class" in differing:
+        # But for the fast form; transformers 5 writes TokenizersBackend for any.
         classes = {str(settings["tokenizer_class"]).removesuffix("Fast") for settings in (one, two)}
         if len(classes) == 1 or "TokenizersBackend" in classes:
             differing.remove("tokenizer_class")
+    tokens, their_tokens = dict(special_tokens(one)), dict(special_tokens(two))
+    changed = {key for key in tokens if key != "pad_token" and tokens[key] != their_tokens[key]}
     return sorted(changed | (differing - tokens.keys()))
 
 
 def _tokenizer(data: bytes | None) -> Any:
     """Return the contents of a tokenizer.json, without entries that do not change token ids."""
-    if data is None:
-        return None
     try:
-        document = parse_json(data, TOKENIZER, most=MOST_VALUES)
+        document = None if data is None else parse_json(data, TOKENIZER, most=MOST_VALUES)
     except StorageError:
         return data
     if not isinstance(document, dict):

@@ -16,23 +16,16 @@ from typing import Any
 
 from ..errors import BadInputError, FusionUnsupportedError
 
-QUANTIZATION_AWARE = "quantization_aware"
-"""The entry for a format of MLX."""
-
-NVFP4_MERGE_AWARE = "nvfp4_merge_aware"
-"""Axolotl's entry."""
-
+QUANTIZATION_AWARE = "quantization_aware"  # The entry for a format of MLX
+NVFP4_MERGE_AWARE = "nvfp4_merge_aware"  # Axolotl's entry
+# The entries to keep when an adapter is converted to another form.
 MERGE_AWARE = (QUANTIZATION_AWARE, NVFP4_MERGE_AWARE)
-"""The entries to keep when an adapter is converted to another form."""
-
+# The entry with SHA-256 digests of the weights that were trained so: mlx-lm takes the entries of a configuration over into
+# that of the next run (`mlx_lm.lora -c`), which is trained as usual.
 ITS_WEIGHTS = "quantization_aware_weights"
-"""The entry with SHA-256 digests of the weights that were trained so.
-
-mlx-lm takes what stands in a configuration over into that of the next run (`mlx_lm.lora -c`), which is trained as usual.
-"""
 
 
-def trained_through(config: Mapping[str, Any]) -> dict[str, Any] | None:
+def trained_through(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Return the format that an adapter was trained through, as MLX writes it: `group_size`, `bits`, `mode`; None of any other."""
     said = config.get(QUANTIZATION_AWARE)
     if said is None or said is False:
@@ -52,11 +45,9 @@ def trained_through(config: Mapping[str, Any]) -> dict[str, Any] | None:
     raise ValueError(f"{QUANTIZATION_AWARE} is no quantisation of mlx")
 
 
-def aware_of(method: str, config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the format that a registered adapter was trained through; None of any other, and where the entry is no format.
-
-    Such an adapter was admitted when nobody looked at the entry, and is fused since as what its tensors are.
-    """
+def aware_of(method: str, config: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the format that a registered adapter was trained through; None of any other, and where the entry is no format."""
+    # Such an adapter was admitted before the entry was checked; it is fused by its tensors.
     try:
         return None if method == "full" else trained_through(config)
     except ValueError:
@@ -68,7 +59,7 @@ def is_merge_aware(recipe: Mapping[str, Any]) -> bool:
     return bool(recipe.get(QUANTIZATION_AWARE))
 
 
-def kept_entries(config: Mapping[str, Any]) -> dict[str, Any]:
+def kept_entries(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the entries of a configuration that declare a merge-aware adapter."""
     return {name: config[name] for name in MERGE_AWARE if config.get(name)}
 

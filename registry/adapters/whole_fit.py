@@ -6,7 +6,7 @@ them is trained whole, unless `ensure_weight_tying` is set; rows of trained toke
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -27,22 +27,19 @@ from .whole import COPY, QUANTISED_COPY, TrainedRows, WholeTensors, likeness
 
 EMBEDDINGS = frozenset({"embed_tokens", "wte", "tok_embeddings", "word_embeddings", "embeddings"})
 HEADS = frozenset({"lm_head", "output", "embed_out"})
-_COPIES = (COPY, QUANTISED_COPY)
 HEAD = "lm_head.weight"
 
 
 @dataclass(frozen=True, slots=True)
 class FittedWhole:
-    """What replaces numbers of one base, by the names of its tensors.
-
-    Attributes:
-        untied: the name of the embedding that was the head as well, and is not any more; None where nothing comes apart.
-    """
+    """What replaces numbers of one base, by the names of its tensors."""
 
     tensors: Mapping[str, Tensor]
     rows: Mapping[str, TrainedRows]
     copies: tuple[str, ...] = ()
     quantised: bool = False
+    # the name of the embedding that was the head as well, and is not any more; None where nothing comes
+    # apart.
     untied: str | None = None
     vocabulary: int | None = None
     problems: tuple[str, ...] = ()
@@ -108,11 +105,10 @@ class _Fitting:
         self._head = next((name for name in ends if _last(name) in HEADS), None)
 
     def fitted(self) -> FittedWhole:
-        copies = [name for name, found in self._alike.items() if found in _COPIES]
-        problems = [why for name, why in self._whole.strange.items() if name not in copies]
-        problems += self._lost(copies)
+        problems = [why for name, why in self._whole.strange.items() if name not in self._copies()]
+        problems += self._lost()
         problems += self._tied() if self._head is None and self._embedding else []
-        copies = [name for name, found in self._alike.items() if found in _COPIES]
+        copies = self._copies()
         for name in copies:
             self._tensors.pop(name, None)
         if not self._tensors:
@@ -128,14 +124,17 @@ class _Fitting:
             self._tensors, self._rows, tuple(copies), quantised, self._untied, vocabulary, tuple(problems)
         )
 
-    def _lost(self, copies: Collection[str]) -> Iterator[str]:
+    def _copies(self) -> list[str]:
+        return [name for name, found in self._alike.items() if found in (COPY, QUANTISED_COPY)]
+
+    def _lost(self) -> Iterator[str]:
         """Refuse what was trained whole of some of the modules that it was trained of."""
-        names = [name for name in self._shapes if name.endswith((".weight", ".bias"))]
         if not names_are_shared(self._architecture):
             return
+        names = [name for name in self._shapes if name.endswith((".weight", ".bias"))]
         saved = [name for name in names if self._whole.is_saved(name) and name not in self._tensors]
-        # Factors within a saved module go into its weight, which lies beside them in the file.
-        if saved and self._tensors.keys() - set(copies):
+        # Factors within a saved module go into its weight, which the file has as well.
+        if saved and self._tensors.keys() - set(self._copies()):
             yield f"modules_to_save means {some(saved)} too, which the adapter does not hold"
         rows = [name for name in names if self._whole.has_rows(name) and name not in self._rows]
         if rows and self._rows:
@@ -152,7 +151,7 @@ class _Fitting:
             ours, theirs = self._rows.pop(HEAD), self._rows.get(end)
             if theirs is None or ours.indices != theirs.indices or not self._same(ours.tensor, theirs.tensor):
                 yield f"the trained rows of {HEAD} are not those of {end}, which is the same matrix of the base"
-        if all(self._alike[name] in _COPIES for name in (end, HEAD) if name in self._tensors):
+        if {end, HEAD} & self._tensors.keys() <= set(self._copies()):
             return
         if head is not None and embedding is not None and self._same(head, embedding):
             del self._tensors[HEAD]  # both ends, saved twice
@@ -209,9 +208,6 @@ class _Fitting:
     def _ends(self) -> Iterator[str]:
         """Refuse a vocabulary that is resized at one end only."""
         head = HEAD if self._untied else self._head
-        if head is None or self._embedding is None:
-            return
         ours, theirs = self._rows_of(self._embedding), self._rows_of(head)
-        changed = {self._embedding, head} & self._tensors.keys()
-        if changed and ours != theirs:
+        if head and self._embedding and {self._embedding, head} & self._tensors.keys() and ours != theirs:
             yield f"{self._embedding} has {ours} rows and {head} {theirs}: the vocabulary was resized at one end only"

@@ -8,6 +8,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,6 @@ from ..engine.config import has_vision
 from ..errors import BadInputError
 from ..models.libraries import ignored_window
 from ..names import parse_base_name
-from ..parsing import plural
 from ..runtime.mlx_keys import added_keys, class_of
 from .candidate import Candidate, tail
 from .code import error, info, rule, warning
@@ -82,16 +82,18 @@ def declared_base(candidate: Candidate) -> Iterator[Finding]:
 def base_as_in_training(candidate: Candidate) -> Iterator[Finding]:
     """The base is at the commit and the precision at which the adapter was trained."""
     raw, base = candidate.folder.raw_config, candidate.base
+    if candidate.trained_on is not None:
+        return  # of another base, no commits and no precision are at hand
     # Unsloth's name for it, and PEFT's.
     commit = raw.get("base_model_commit_hash") or raw.get("revision")
     known = {revision for revision in base.revisions if _COMMIT.fullmatch(revision)}
-    # Of the base that it was trained on, if that is another, no commits are at hand.
-    same = candidate.trained_on is None
-    if same and isinstance(commit, str) and _COMMIT.fullmatch(commit) and known and commit not in known:
+    if isinstance(commit, str) and _COMMIT.fullmatch(commit) and known and commit not in known:
         message = f"{CONFIG} says the base was at commit {commit[:12]}, and {base.name} is of {some(each[:12] for each in known)}"
         yield BASE_REVISION.found(CONFIG, message)
-    rounded = raw.get("requires_unsloth_mlx_runtime_quantization") is True
-    if rounded and candidate.trained_on is None and base.architecture.quantization is None:
+    if (
+        raw.get("requires_unsloth_mlx_runtime_quantization") is True
+        and base.architecture.quantization is None
+    ):
         settings = raw.get("base_quantization_config")
         bits = settings.get("bits") if isinstance(settings, dict) else None
         how = f" to {bits} bits" if bits in range(2, 9) else ""
@@ -142,24 +144,22 @@ def _one_declared_base(candidate: Candidate, file: str, name: str) -> Iterator[F
 @rule(UNKNOWN_MODULE)
 def modules_of_base(candidate: Candidate) -> Iterator[Finding]:
     """Every adapted module is a module of the base."""
-    weights = candidate.base.architecture.weights
-    unknown = {path for path in candidate.folder.modules if path not in weights}
+    unknown = candidate.folder.modules.keys() - candidate.base.architecture.weights.keys()
     if candidate.folder.form == "peft":
         unknown -= candidate.tied_heads  # PEFT_TIED_EMBEDDING reports them
-    if unknown:
-        message = f"{plural(len(unknown), 'adapted module')} not in {candidate.base.name}: {some(unknown)}"
-        hint = _BLIND if has_vision(unknown) else UNKNOWN_MODULE.hint
-        if unknown <= candidate.tied_heads:
-            hint = _TIED
-        yield UNKNOWN_MODULE.found(WEIGHTS, message, hint)
+    hint = _BLIND if has_vision(unknown) else None
+    if unknown <= candidate.tied_heads:
+        hint = _TIED
+    yield from UNKNOWN_MODULE.listed(
+        WEIGHTS, unknown, "adapted module", f"not in {candidate.base.name}", hint
+    )
 
 
 FILE = "config.json"
 _SHOWN = 60
 _SCALING = "rope_scaling"
+# Keys that change what is computed, rather than whether the class can be made.
 _CHANGING = ("rope_theta", _SCALING, "partial_rotary_factor", "rope_local_base_freq")
-"""Keys that change what is computed, rather than whether the class can be made."""
-
 BASE_KEYS_ADDED = warning(
     "base_keys_added",
     "the base's config.json says something under keys of transformers 5 that mlx-lm's class of the model does not read",
@@ -214,13 +214,13 @@ def key_findings(config: Mapping[str, Any], failure: str | None = None) -> Itera
         for key, value in added.items()
         if known is None or key in known or ("." in key and not any("." in name for name in known))
     }
-    needed = {key: value for key, value in given.items() if not known or known.get(key, ...) != value}
-    if needed:
-        parts = []
-        for key, value in sorted(needed.items()):
-            default = (known or {}).get(key, dataclasses.MISSING)
-            without = f" instead of {_value(default)}" if default is not dataclasses.MISSING else ""
+    parts = []
+    for key, value in sorted(given.items()):
+        default = (known or {}).get(key, ...)
+        if not known or default != value:
+            without = "" if default in (..., dataclasses.MISSING) else f" instead of {_value(default)}"
             parts.append(f"{key} ({_value(value)}{without})")
+    if parts:
         yield BASE_KEYS_ADDED.found(FILE, f"{FILE} lacks keys that mlx-lm reads: {', '.join(parts)}")
     lost = {key: value for key, value in added.items() if key not in given and _matters(key, value)}
     if lost:
@@ -229,9 +229,8 @@ def key_findings(config: Mapping[str, Any], failure: str | None = None) -> Itera
     if failure:
         yield BASE_NOT_LOADED.found(FILE, failure)
     if window := ignored_window(config):
-        yield BASE_WINDOW_IGNORED.found(
-            FILE, f"mlx-lm's class ignores the sliding window of {window} tokens that {FILE} asks for"
-        )
+        message = f"mlx-lm's class ignores the sliding window of {window} tokens that {FILE} asks for"
+        yield BASE_WINDOW_IGNORED.found(FILE, message)
 
 
 def _list(keys: Mapping[str, Any]) -> str:
@@ -244,41 +243,27 @@ def _value(value: Any) -> str:
 
 
 def _matters(key: str, value: Any) -> bool:
-    """Tell whether it matters that a class has no place for a key."""
     name = key.rpartition(".")[2]
     if name == "partial_rotary_factor":
         return bool(value != 1.0)
-    return name == "rope_scaling" and isinstance(value, Mapping) and value.get("rope_type") != "default"
+    return name == _SCALING and isinstance(value, Mapping) and value.get("rope_type") != "default"
 
 
-def _fields(config: Mapping[str, Any]) -> dict[str, Any] | None:
+def _fields(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Return the keys that mlx-lm's class of a model reads, with their defaults; None if unknown."""
-    arguments = _arguments(config)
-    if arguments is None:
-        return None
-    found = _defaults(arguments)
-    text = config.get("text_config")
-    inner = (
-        _arguments({"model_type": class_of(text.get("model_type"))}) if isinstance(text, Mapping) else None
-    )
-    if inner is not None:
-        found |= {f"text_config.{key}": value for key, value in _defaults(inner).items()}
-    return found
-
-
-def _defaults(arguments: Any) -> dict[str, Any]:
-    found = {field.name: field.default for field in dataclasses.fields(arguments)}
-    source = inspect.getsource(sys.modules[arguments.__module__])
-    if source.count(_SCALING) == 1:
-        found.pop(_SCALING, None)  # declared, and never read
-    return found
-
-
-def _arguments(config: Mapping[str, Any]) -> Any:
-    """Return the class of a model's arguments, None where mlx-lm is not installed or has none."""
     try:
         from mlx_lm.utils import _get_classes
-
-        return _get_classes(dict(config))[1]
-    except (ImportError, SystemExit, ValueError, KeyError, TypeError, AttributeError):
+    except ImportError:
         return None
+    text, found = config.get("text_config"), None
+    inner = {"model_type": class_of(text.get("model_type"))} if isinstance(text, Mapping) else None
+    for part, prefix in ((config, ""), (inner, "text_config.")):
+        with suppress(SystemExit, ValueError, KeyError, TypeError, AttributeError, ImportError):
+            if part is None or (prefix and found is None):
+                continue
+            arguments = _get_classes(dict(part))[1]
+            defaults = {field.name: field.default for field in dataclasses.fields(arguments)}
+            if inspect.getsource(sys.modules[arguments.__module__]).count(_SCALING) == 1:
+                defaults.pop(_SCALING, None)  # declared, and never read
+            found = {**(found or {}), **{f"{prefix}{key}": value for key, value in defaults.items()}}
+    return found

@@ -24,12 +24,8 @@ from ..models.architecture import Architecture, Weight
 from .measuring import TensorValues, Values
 from .submission import Submission, TrainedOn
 
-DEPTH = 4
-"""Folders inside each other that are looked into."""
-
-LIMIT = 2_000
-"""Entries that are looked at."""
-
+DEPTH = 4  # Folders inside each other that are looked into
+LIMIT = 2_000  # Entries that are looked at
 _HEAD = 8
 # What version control, hubs and desktops leave in every folder.
 _TOOLS = frozenset({".git", ".cache", ".ipynb_checkpoints", ".DS_Store", ".gitattributes", ".gitignore"})
@@ -37,16 +33,11 @@ _TOOLS = frozenset({".git", ".cache", ".ipynb_checkpoints", ".DS_Store", ".gitat
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One thing in the folder that is no folder itself.
-
-    Attributes:
-        size: bytes; 0 for what is no regular file.
-        head: its first bytes; empty for what is no regular file.
-    """
+    """One thing in the folder that is no folder itself."""
 
     path: str
-    size: int
-    head: bytes
+    size: int  # bytes; 0 for what is no regular file
+    head: bytes  # its first bytes; empty for what is no regular file
     hidden: bool
 
     @property
@@ -105,7 +96,7 @@ def _walk(folder: Path, prefix: str, depth: int, *, hidden: bool) -> Iterator[En
 def _peek(path: Path, *, follow: bool) -> tuple[int, bytes]:
     """Return size and first bytes of a regular file; of anything else nothing, since opening it may have effects."""
     try:
-        # Where links in sight lead was seen to when the folder was read; nobody looked at hidden ones.
+        # The reader of the folder checked where visible links lead, and no hidden ones.
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW))
     except OSError:
         return 0, b""
@@ -120,19 +111,14 @@ def _peek(path: Path, *, follow: bool) -> tuple[int, bytes]:
 
 @dataclass(frozen=True, slots=True)
 class BaseFacts:
-    """The base model that the user named, and what else this registry knows.
-
-    Attributes:
-        known_as: every name, hub id and folder that these bytes are known by.
-        revisions: the hub's commits that its bytes are known to be of.
-    """
+    """The base model that the user named, and what else this registry knows."""
 
     name: str
     architecture: Architecture
-    known_as: frozenset[str]
+    known_as: frozenset[str]  # every name, hub id and folder that these bytes are known by
     others: Mapping[str, str] = field(default_factory=dict)
     aliases: frozenset[str] = frozenset()
-    revisions: frozenset[str] = frozenset()
+    revisions: frozenset[str] = frozenset()  # the hub's commits that its bytes are known to be of
     tokenizer: Callable[[str], bytes | None] = lambda _: None
     weight_sizes: Callable[[Sequence[str]], Mapping[str, float]] = lambda _: {}
     fit_whole: Callable[[Path, WholeTensors], FittedWhole | None] = lambda _, __: None
@@ -141,21 +127,16 @@ class BaseFacts:
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """A registered adapter that is the same, or nearly.
-
-    Attributes:
-        yanked: why it is yanked; None if it is not.
-        similarity: cosine between the two updates, from -1 to 1.
-    """
+    """A registered adapter that is the same, or nearly."""
 
     name: str
     task: str
     base: str
     same_bytes: bool
-    similarity: float = 1.0
+    similarity: float = 1.0  # cosine between the two updates, from -1 to 1
     same_file: bool = False
     same_adapter: bool = False
-    yanked: str | None = None
+    yanked: str | None = None  # why it is yanked; None if it is not
 
 
 @dataclass(frozen=True)
@@ -212,16 +193,12 @@ class Candidate:
     @property
     def keys(self) -> list[str] | None:
         """The configured paths of adapted modules; None for every linear layer."""
-        parameters = self.folder.config.lora_parameters
-        return parameters.keys if parameters else None
+        return self.folder.config.parameters.keys
 
     def promised_layers(self) -> dict[int, dict[str, Weight]]:
-        """Return the layers that the configuration says are adapted: the last `num_layers`, all for 0 and below.
-
-        Where it does not say, they are those from the first that has tensors on.
-
-        Source: `linear_to_lora_layers` of mlx-lm 0.32.2 (docs/internals/arithmetic.md).
-        """
+        """Return the layers that the configuration says are adapted: the last `num_layers`, all for 0 and below."""
+        # Where it does not say, they are those from the first that has tensors on. Source: `linear_to_lora_layers` of
+        # mlx-lm 0.32.2 (docs/internals/arithmetic.md).
         layers = self.base.architecture.layers()
         wanted = self.folder.config.num_layers
         if wanted is None:
@@ -245,19 +222,16 @@ class Candidate:
 
     @cached_property
     def cut_layers(self) -> list[int] | None:
-        """The layers that have tensors, where they are those that mlx-lm 0.19 to 0.21 adapted for its `num_layers` and not the last ones.
-
-        It took `layers[-min(num_layers, 0):]`: every layer for a positive number, all but the first for -1.  Its configurations
-        have `fine_tune_type`, which 0.18 does not write, and no `mask_prompt`, which later ones do.
-
-        Source: `linear_to_lora_layers` of mlx-lm 0.21.1, `mlx_lm/tuner/utils.py`.
-        """
+        """The layers that have tensors, where they are those that mlx-lm 0.19 to 0.21 adapted for its `num_layers` and not the last ones."""
+        # It took `layers[-min(num_layers, 0):]`: every layer for a positive number, all but the first for -1. Its
+        # configurations have `fine_tune_type`, which 0.18 does not write, and no `mask_prompt`, which later ones do.
+        # Source: `linear_to_lora_layers` of mlx-lm 0.21.1, `mlx_lm/tuner/utils.py`.
         raw, wanted = self.folder.raw_config, self.folder.config.num_layers
         if self.folder.form != "mlx" or not raw or wanted is None:
             return None
         if "fine_tune_type" not in raw or "num_layers" not in raw or raw.get("mask_prompt") is not None:
             return None
-        # What is named by its path from the root is adapted whatever the number says.
+        # A module named by its path from the root is adapted whatever the number says.
         rooted = set(self.keys or ()) & set(self.folder.modules)
         if self.folder.config.method == "full" or rooted:
             return None
@@ -286,11 +260,9 @@ class Candidate:
         return frozenset(heads if heads and is_tied(base) else ())
 
     def missing_modules(self) -> set[str]:
-        """Return the paths of modules that must have been adapted and are not in the file.
-
-        Without `keys`, which matrices are adapted depends on mlx-lm's version: older ones take the query and value
-        projections, newer ones every linear layer.  What holds for all is that the layers are adapted alike.
-        """
+        """Return the paths of modules that must have been adapted and are not in the file."""
+        # Without `keys`, which matrices are adapted depends on mlx-lm's version: older ones take the query and value
+        # projections, newer ones every linear layer. In all of them the layers are adapted alike.
         present = set(self.folder.modules)
         if self.keys is not None:
             return self.promised_modules() - present
@@ -309,10 +281,8 @@ class Candidate:
 
 
 def tail(name: str) -> str:
-    """Return the comparable part of a model's name: the last component, case-folded, without separators.
-
-    A dot is no separator (`v0.1` is not `v01`).  Empty where the name ends in no name: `.`, `..`, `/`.
-    """
+    """Return the comparable part of a model's name: the last component, case-folded, without separators."""
+    # A dot is no separator (`v0.1` is not `v01`). Empty where the name ends in no name: `.`, `..`, `/`.
     last = re.split(r"[/\\]", name.rstrip("/\\"))[-1]
     if last in (".", ".."):
         return ""

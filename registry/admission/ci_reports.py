@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from importlib.metadata import version
@@ -25,43 +25,34 @@ SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sar
 _LEVELS: Mapping[str, str] = {"error": "error", "warning": "warning", "info": "note"}
 
 
-def sarif_log(checked: Iterable[CheckedFolder]) -> dict[str, Any]:
+def sarif_log(checked: Iterable[CheckedFolder]) -> Mapping[str, Any]:
     """Return findings as a SARIF log of one run, with every code as a rule: those of plugins as the format's extensions."""
-    listed = [(each.folder, finding) for each in checked for finding in each.findings]
-    plugged: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for each in plugged_rules():
-        of = plugged.setdefault((each.plugin.package, each.plugin.version), [])
-        of += [_rule(code) for code in each.rule.codes]
-    extensions: list[dict[str, Any]] = [
-        {"name": name, "version": at, "rules": of} for (name, at), of in sorted(plugged.items())
-    ]
     rules = [_rule(code) for code in CODES.values()]
-    places: dict[str, dict[str, Any]] = {rule["id"]: {"ruleIndex": index} for index, rule in enumerate(rules)}
-    for number, extension in enumerate(extensions):
-        for index, rule in enumerate(extension["rules"]):
+    places: dict[str, Mapping[str, Any]] = {
+        rule["id"]: {"ruleIndex": index} for index, rule in enumerate(rules)
+    }
+    plugged: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
+    for each in plugged_rules():
+        plugged[each.plugin.package, each.plugin.version] += map(_rule, each.rule.codes)
+    extensions = [{"name": name, "version": at, "rules": of} for (name, at), of in sorted(plugged.items())]
+    for number, (_, of) in enumerate(sorted(plugged.items())):
+        for index, rule in enumerate(of):
             reference = {"id": rule["id"], "index": index, "toolComponent": {"index": number}}
             places[rule["id"]] = {"rule": reference}
+    listed = [(each.folder, finding) for each in checked for finding in each.findings]
     for name in dict.fromkeys(finding.code for _, finding in listed if finding.code not in places):
         places[name] = {"ruleIndex": len(rules)}
         rules.append({"id": name})
-    tool: dict[str, Any] = {
-        "driver": {"name": "fusery", "semanticVersion": version("fusery"), "rules": rules},
-        **({"extensions": extensions} if extensions else {}),
+    driver = {"name": "fusery", "semanticVersion": version("fusery"), "rules": rules}
+    run = {
+        "tool": {"driver": driver, **({"extensions": extensions} if extensions else {})},
+        "columnKind": "unicodeCodePoints",
+        "results": [_result(finding, folder, places[finding.code]) for folder, finding in listed],
     }
-    return {
-        "$schema": SCHEMA,
-        "version": "2.1.0",
-        "runs": [
-            {
-                "tool": tool,
-                "columnKind": "unicodeCodePoints",
-                "results": [_result(finding, folder, places[finding.code]) for folder, finding in listed],
-            }
-        ],
-    }
+    return {"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}
 
 
-def _rule(code: Code) -> dict[str, Any]:
+def _rule(code: Code) -> Mapping[str, Any]:
     help_text = f"{_sentence(code.why)}  {_sentence(code.hint)}".strip()
     return {
         "id": code.name,
@@ -77,32 +68,28 @@ def _sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}." if text else ""
 
 
-def _result(finding: Finding, folder: Path, place: Mapping[str, Any]) -> dict[str, Any]:
-    hint = f"  Hint: {finding.hint}" if finding.hint else ""
+def _result(finding: Finding, folder: Path, place: Mapping[str, Any]) -> Mapping[str, Any]:
     # What stays the same when the wording changes: CI systems tell old findings from new ones by it.
     print_ = hashlib.sha256(f"{finding.code}\0{finding.subject}".encode("utf-8", "replace")).hexdigest()
     # What names have in them makes neither links nor placeholders of the message (3.11).
-    links = re.sub(r"\[(?=[^\]]*\]\()", r"\\[", readable(finding.message + hint))
+    links = re.sub(r"\[(?=[^\]]*\]\()", r"\\[", readable(finding.message + _hint(finding)))
+    file, within = place_of(finding.subject, folder)
+    # Of a relative path, a colon would make all before it a scheme.
+    uri = quote(os.fsencode(file.as_posix()), safe="/")
+    # Hosts of code show nothing that has no line, though a file of weights has none.
+    location: dict[str, object] = {
+        "physicalLocation": {"artifactLocation": {"uri": uri}, "region": {"startLine": 1}}
+    }
+    if within:
+        location["logicalLocations"] = [{"fullyQualifiedName": readable(within)}]
     return {
         "ruleId": finding.code,
         **place,
         "level": _LEVELS[finding.severity],
         "message": {"text": re.sub(r"\{(\d+)\}", r"{{\1}}", links)},
-        "locations": [_location(finding.subject, folder)],
+        "locations": [location],
         "partialFingerprints": {"finding/v1": print_},
     }
-
-
-def _location(subject: str, folder: Path) -> dict[str, Any]:
-    file, within = place_of(subject, folder)
-    # Of a relative path, a colon would make all before it a scheme.
-    uri = quote(os.fsencode(file.as_posix()), safe="/")
-    # Hosts of code show nothing that has no line, though a file of weights has none.
-    physical = {"artifactLocation": {"uri": uri}, "region": {"startLine": 1}}
-    place: dict[str, Any] = {"physicalLocation": physical}
-    if within:
-        place["logicalLocations"] = [{"fullyQualifiedName": readable(within)}]
-    return place
 
 
 def readable(text: str) -> str:
@@ -125,30 +112,30 @@ def place_of(subject: str, folder: Path) -> tuple[Path, str]:
 _SEVERITIES: Mapping[str, str] = {"error": "critical", "warning": "minor", "info": "info"}
 
 
-def code_quality(checked: Iterable[CheckedFolder]) -> list[dict[str, Any]]:
+def code_quality(checked: Iterable[CheckedFolder]) -> list[Mapping[str, Any]]:
     """Return the findings in folders as a report of GitLab's; paths are relative to where the check runs."""
-    seen: Counter[tuple[str, str, str]] = Counter()
-    issues = []
+    seen: Counter[str] = Counter()
+    issues: list[Mapping[str, Any]] = []
     for each in checked:
         for finding in each.findings:
-            which = finding.code, finding.subject, each.folder.as_posix()
-            issues.append(_issue(finding, each, seen[which]))
+            file, within = place_of(finding.subject, each.folder)
+            subject = f"{within}: " if within else ""
+            # A fingerprint differs from all others of a report, and stays the same when the wording changes.
+            which = f"{finding.code}\0{finding.subject}\0{each.folder.as_posix()}"
             seen[which] += 1
+            if seen[which] > 1:
+                which += f"\0{seen[which] - 1}"
+            issues.append(
+                {
+                    "description": readable(subject + finding.message + _hint(finding)),
+                    "check_name": finding.code,
+                    "fingerprint": hashlib.sha256(which.encode("utf-8", "replace")).hexdigest(),
+                    "severity": _SEVERITIES[finding.severity],
+                    "location": {"path": readable(file.as_posix()), "lines": {"begin": 1}},
+                }
+            )
     return issues
 
 
-def _issue(finding: Finding, checked: CheckedFolder, before: int) -> dict[str, Any]:
-    file, within = place_of(finding.subject, checked.folder)
-    told = f"{within}: " if within else ""
-    hint = f"  Hint: {finding.hint}" if finding.hint else ""
-    # One in a report has to differ from all others, and stay the same when the wording changes.
-    which = f"{finding.code}\0{finding.subject}\0{checked.folder.as_posix()}" + (
-        f"\0{before}" if before else ""
-    )
-    return {
-        "description": readable(told + finding.message + hint),
-        "check_name": finding.code,
-        "fingerprint": hashlib.sha256(which.encode("utf-8", "replace")).hexdigest(),
-        "severity": _SEVERITIES[finding.severity],
-        "location": {"path": readable(file.as_posix()), "lines": {"begin": 1}},
-    }
+def _hint(finding: Finding) -> str:
+    return f"  Hint: {finding.hint}" if finding.hint else ""

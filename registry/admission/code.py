@@ -5,13 +5,14 @@ The pages of the documentation, the rules of a SARIF log and the severities in `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from ..adapters.finding import Finding, Severity, Verdict, verdict
+from ..adapters.finding import Finding, Severity, Verdict, some, verdict
 from ..errors import RegistryError
+from ..parsing import plural
 from ..record import Record, described
 
 if TYPE_CHECKING:
@@ -32,6 +33,13 @@ class Code:
     def found(self, subject: str, message: str, hint: str | None = None) -> Finding:
         """Return a finding of this code; `hint` replaces the general one."""
         return Finding(self.name, self.severity, subject, message, self.hint if hint is None else hint)
+
+    def listed(
+        self, subject: str, names: Collection[str], noun: str, text: str, hint: str | None = None
+    ) -> Iterator[Finding]:
+        """Yield a finding that counts names and lists some of them; nothing where there are none."""
+        if names:
+            yield self.found(subject, f"{plural(len(names), noun)} {text}: {some(names)}", hint)
 
 
 def error(name: str, what: str, why: str, hint: str = "") -> Code:

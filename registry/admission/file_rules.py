@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from fusery.storage.errors import FuseryError
@@ -12,7 +11,6 @@ from fusery.storage.safetensors import BASE_HEADER_LIMIT, read_header
 
 from ..adapters.files import CONFIG, METADATA, PEFT_WEIGHTS, WEIGHTS
 from ..adapters.finding import Finding, some
-from ..parsing import plural
 from .candidate import Candidate
 from .code import always_error, error, rule, warning
 
@@ -128,13 +126,11 @@ def has_adapter_tensors(candidate: Candidate) -> Iterator[Finding]:
         return
     if not folder.modules:
         yield NO_TENSORS.found(WEIGHTS, "the file holds no lora_a and lora_b tensors")
-    if folder.unexpected:
-        message = f"{plural(len(folder.unexpected), 'tensor')} that no LoRA adapter has: {some(list(folder.unexpected))}"
-        peft = any(".lora_A." in name or ".lora_B." in name for name in folder.unexpected)
-        hint = (
-            "these are PEFT's names: leave the file as adapter_model.safetensors beside its own configuration"
-        )
-        yield UNKNOWN_TENSOR.found(WEIGHTS, message, hint if peft else None)
+    peft = any(".lora_A." in name or ".lora_B." in name for name in folder.unexpected)
+    hint = "these are PEFT's names: leave the file as adapter_model.safetensors beside its own configuration"
+    yield from UNKNOWN_TENSOR.listed(
+        WEIGHTS, folder.unexpected, "tensor", "that no LoRA adapter has", hint if peft else None
+    )
 
 
 @rule(DTYPE_UNSUPPORTED, DTYPE_MIXED)
@@ -142,14 +138,11 @@ def float_tensors(candidate: Candidate) -> Iterator[Finding]:
     """The tensors are numbers that can be added to a weight, all in one format."""
     header = candidate.folder.header
     tensors = list(header.tensors.values()) if header else []
-    odd = [tensor for tensor in tensors if tensor.dtype not in _FLOATS]
-    if odd:
-        kinds = some({tensor.dtype for tensor in odd})
-        message = f"{plural(len(odd), 'tensor')} in {kinds}, not {', '.join(_FLOATS)}: {some(tensor.name for tensor in odd)}"
-        yield DTYPE_UNSUPPORTED.found(WEIGHTS, message)
-        return
+    odd = {tensor.name: tensor.dtype for tensor in tensors if tensor.dtype not in _FLOATS}
+    text = f"in {some(set(odd.values()))}, not {', '.join(_FLOATS)}"
+    yield from DTYPE_UNSUPPORTED.listed(WEIGHTS, odd, "tensor", text)
     factors = {tensor.dtype for tensor in tensors if tensor.name.rpartition(".")[2] in ("lora_a", "lora_b")}
-    if len(factors) > 1:
+    if len(factors) > 1 and not odd:
         yield DTYPE_MIXED.found(WEIGHTS, f"the factors are in {len(factors)} formats: {some(factors)}")
 
 
@@ -158,8 +151,7 @@ def tensors_hold_numbers(candidate: Candidate) -> Iterator[Finding]:
     """No tensor is empty."""
     header = candidate.folder.header
     empty = [tensor.name for tensor in header.tensors.values() if not tensor.size] if header else []
-    if empty:
-        yield EMPTY_TENSOR.found(WEIGHTS, f"{plural(len(empty), 'tensor')} without a number: {some(empty)}")
+    yield from EMPTY_TENSOR.listed(WEIGHTS, empty, "tensor", "without a number")
 
 
 OTHER_KIND = always_error(
@@ -169,124 +161,113 @@ OTHER_KIND = always_error(
     "give the folder that mlx_lm.lora or PEFT's save_pretrained wrote",
 )
 
+# PEFT's tasks whose models have no language-model head, with the class of transformers for each.
 _CLASSIFIERS = {
     "SEQ_CLS": "AutoModelForSequenceClassification",
     "TOKEN_CLS": "AutoModelForTokenClassification",
     "QUESTION_ANS": "AutoModelForQuestionAnswering",
 }
-"""PEFT's tasks whose models have no language-model head, with the class of transformers for each."""
-
+# The command that writes mlx-lm's configuration of a full fine-tune; mlx-lm-lora writes the model's instead.
 _FULL = """echo '{"fine_tune_type": "full", "num_layers": -1}' > adapter_config.json"""
-"""The command that writes mlx-lm's configuration of a full fine-tune; mlx-lm-lora writes the model's instead."""
-
-_MOST_HEADERS = 4
-"""Files whose tensors' names are looked at."""
-
+_MOST_HEADERS = 4  # Files whose tensors' names are looked at
 _IMAGES = "fusery keeps adapters of language models: use it with the program that it was trained for"
 _KOHYA = re.compile(r"(lora_(unet|te[0-9]?|transformer|prior|prior_te)_|lycoris_)\w+\.")
 _DIFFUSERS = re.compile(
     r"(unet|transformer|text_encoder(_[0-9])?|diffusion_model|prior)\.(?=.*lora)", re.IGNORECASE
 )
 _VLM = re.compile(r"(?!base_model\.).+\.([AB]|lora_[AB]\.\w+\.weight)")
-_VLM_RETRAIN = "train it again with mlx-vlm 0.6.0 or later, which writes mlx-lm's form"
 _MODEL = re.compile(r"(pytorch_)?model(-[0-9]+-of-[0-9]+)?\.(safetensors|bin)")
 _FACTORS = re.compile(r"(?:.*/)?(?:adapters|adapter_model)\.safetensors")
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """What a folder is, and what its owner can do."""
-
-    file: str
-    what: str
-    hint: str
-
-
-def other_kind(candidate: Candidate) -> Kind | None:
-    """Return what a folder is that holds no adapter as it is read here; None if it does, or if nobody knows."""
-    task = candidate.folder.raw_config.get("task_type")
-    if candidate.folder.form == "peft" and isinstance(task, str) and task in _CLASSIFIERS:
-        hint = f"fusery keeps adapters of language models: load it with PEFT on transformers' {_CLASSIFIERS[task]}"
-        return Kind(CONFIG, f"the configuration of a classifier's adapter (task_type {task})", hint)
-    if candidate.folder.modules:
-        return None
-    top = {entry.path for entry in candidate.surroundings.entries if "/" not in entry.path}
-    return (
-        _by_tensors(candidate, top)
-        or _full_weights(candidate)
-        or (None if top & {WEIGHTS, PEFT_WEIGHTS} else _by_names(candidate, top))
-    )
-
-
-def _full_weights(candidate: Candidate) -> Kind | None:
-    """Return the kind of a folder with whole weights, if its configuration does not declare a full fine-tune."""
-    folder = candidate.folder
-    if folder.form != "mlx" or folder.header is None or folder.config.method == "full":
-        return None
-    known = candidate.base.architecture.weights
-    tensors = folder.header.tensors.items()
-    if not any(len(tensor.shape) == 2 and name.removesuffix(".weight") in known for name, tensor in tensors):
-        return None
-    hint = f"in its folder: {_FULL}; or add the merged model as a base: fusery base add FOLDER"
-    return Kind(WEIGHTS, "a full fine-tune, whole weights instead of an adapter", hint)
-
-
-def _by_tensors(candidate: Candidate, top: Collection[str]) -> Kind | None:
-    root = candidate.surroundings.root
-    for name in sorted(name for name in top if name.endswith(".safetensors"))[:_MOST_HEADERS]:
-        try:
-            names = list(read_header(root / name, limit=BASE_HEADER_LIMIT).tensors)
-        except FuseryError:
-            continue  # whether it can be read is for another rule to say
-        if any(map(_KOHYA.match, names)):
-            return Kind(name, "a LoRA of an image or video model in kohya's form", _IMAGES)
-        if any(map(_DIFFUSERS.match, names)):
-            return Kind(name, "a LoRA of an image or video model in diffusers' form", _IMAGES)
-        if names and all(map(_VLM.fullmatch, names)):
-            return Kind(
-                name, "an adapter in the form that mlx-vlm wrote before it took mlx-lm's", _VLM_RETRAIN
-            )
-    return None
-
-
-def _by_names(candidate: Candidate, top: Collection[str]) -> Kind | None:
-    for name in ("adapter_model.bin", "adapter_model.pt"):
-        if name in top:
-            what = "a PEFT adapter in a pickle, which runs code when it is loaded and is never opened here"
-            hint = (
-                "where you trust its origin, load it with PEFT and save it again:"
-                " PeftModel.from_pretrained(model, FOLDER).save_pretrained(NEW)"
-            )
-            return Kind(name, what, hint)
-    for name in sorted(top):
-        if re.fullmatch(r"(?:[0-9]+_)?adapters?\.npz", name):
-            hint = (
-                f'write it again, and register the folder: python -c "import mlx.core as mx;'
-                f" mx.save_safetensors('{WEIGHTS}', mx.load('{name}'))\""
-            )
-            what = "an adapter in the .npz form that mlx-lm wrote before it took safetensors"
-            return Kind(name, what, hint)
-        if name.endswith(".fmadapter"):
-            what = "an adapter of Apple's foundation models, which is bound to one version of a system"
-            return Kind(name, what, "use Apple's adapter toolkit")
-        if name.endswith(".gguf"):
-            hint = "register the adapter that it was made from; fusery identify says which one that is, if it is on record"
-            return Kind(name, "a file for llama.cpp", hint)
-    entries = candidate.surroundings.entries
-    below = sorted({entry.path.rpartition("/")[0] for entry in entries if _FACTORS.fullmatch(entry.path)})
-    if below:
-        hint = f"give one of them: {Path(candidate.surroundings.root.name, below[-1])}"
-        return Kind(".", f"a folder of adapters: {some(below)}", hint)
-    models = sorted(filter(_MODEL.fullmatch, top))
-    if models and (CONFIG not in top or "config.json" in top):
-        return Kind(models[0], "a whole model", "add it as a base: fusery base add FOLDER")
-    return None
+def _kind(file: str, what: str, hint: str) -> Finding:
+    return OTHER_KIND.found(file, f"{'this' if file == '.' else file} is {what}", hint)
 
 
 @rule(OTHER_KIND)
 def kind_is_known(candidate: Candidate) -> Iterator[Finding]:
     """The folder holds an adapter in a form that is read here."""
-    kind = other_kind(candidate)
-    if kind is not None:
-        name = "this" if kind.file == "." else kind.file
-        yield OTHER_KIND.found(kind.file, f"{name} is {kind.what}", kind.hint)
+    task = candidate.folder.raw_config.get("task_type")
+    top = {entry.path for entry in candidate.surroundings.entries if "/" not in entry.path}
+    found = None
+    if candidate.folder.form == "peft" and isinstance(task, str) and task in _CLASSIFIERS:
+        hint = f"fusery keeps adapters of language models: load it with PEFT on transformers' {_CLASSIFIERS[task]}"
+        found = _kind(CONFIG, f"the configuration of a classifier's adapter (task_type {task})", hint)
+    elif not candidate.folder.modules:
+        found = _by_tensors(candidate, top) or _full_weights(candidate)
+        if found is None and not top & {WEIGHTS, PEFT_WEIGHTS}:
+            found = _by_names(candidate, top)
+    if found is not None:
+        yield found
+
+
+def _full_weights(candidate: Candidate) -> Finding | None:
+    folder, known = candidate.folder, candidate.base.architecture.weights
+    if folder.form != "mlx" or folder.header is None or folder.config.method == "full":
+        return None
+    tensors = folder.header.tensors.items()
+    if not any(len(tensor.shape) == 2 and name.removesuffix(".weight") in known for name, tensor in tensors):
+        return None
+    hint = f"in its folder: {_FULL}; or add the merged model as a base: fusery base add FOLDER"
+    return _kind(WEIGHTS, "a full fine-tune, whole weights instead of an adapter", hint)
+
+
+def _by_tensors(candidate: Candidate, top: Collection[str]) -> Finding | None:
+    for file in sorted(name for name in top if name.endswith(".safetensors"))[:_MOST_HEADERS]:
+        try:
+            names = list(read_header(candidate.surroundings.root / file, limit=BASE_HEADER_LIMIT).tensors)
+        except FuseryError:
+            continue  # whether it can be read is for another rule to say
+        for pattern, form in ((_KOHYA, "kohya's"), (_DIFFUSERS, "diffusers'")):
+            if any(map(pattern.match, names)):
+                return _kind(file, f"a LoRA of an image or video model in {form} form", _IMAGES)
+        if names and all(map(_VLM.fullmatch, names)):
+            what = "an adapter in the form that mlx-vlm wrote before it took mlx-lm's"
+            return _kind(file, what, "train it again with mlx-vlm 0.6.0 or later, which writes mlx-lm's form")
+    return None
+
+
+_BY_NAME = (
+    (
+        r"adapter_model\.(?:bin|pt)",
+        "a PEFT adapter in a pickle, which runs code when it is loaded and is never opened here",
+        (
+            "where you trust its origin, load it with PEFT and save it again:"
+            " PeftModel.from_pretrained(model, FOLDER).save_pretrained(NEW)"
+        ),
+    ),
+    (
+        r"(?:[0-9]+_)?adapters?\.npz",
+        "an adapter in the .npz form that mlx-lm wrote before it took safetensors",
+        (
+            'write it again, and register the folder: python -c "import mlx.core as mx;'
+            f" mx.save_safetensors('{WEIGHTS}', mx.load('NAME'))\""
+        ),
+    ),
+    (
+        r".*\.fmadapter",
+        "an adapter of Apple's foundation models, which is bound to one version of a system",
+        "use Apple's adapter toolkit",
+    ),
+    (
+        r".*\.gguf",
+        "a file for llama.cpp",
+        "register the adapter that it was made from; fusery identify says which one that is, if it is on record",
+    ),
+)
+
+
+def _by_names(candidate: Candidate, top: Collection[str]) -> Finding | None:
+    for pattern, what, hint in _BY_NAME:
+        for name in sorted(top):
+            if re.fullmatch(pattern, name):
+                return _kind(name, what, hint.replace("NAME", name))
+    entries = candidate.surroundings.entries
+    below = sorted({entry.path.rpartition("/")[0] for entry in entries if _FACTORS.fullmatch(entry.path)})
+    if below:
+        hint = f"give one of them: {Path(candidate.surroundings.root.name, below[-1])}"
+        return _kind(".", f"a folder of adapters: {some(below)}", hint)
+    models = sorted(filter(_MODEL.fullmatch, top))
+    if models and (CONFIG not in top or "config.json" in top):
+        return _kind(models[0], "a whole model", "add it as a base: fusery base add FOLDER")
+    return None

@@ -129,7 +129,7 @@ def nothing_runs(candidate: Candidate) -> Iterator[Finding]:
 
 
 def _is_pickle(entry: Entry) -> bool:
-    # What is called safetensors and is none is an error of its own, `weights_pickled`.
+    # A pickle named .safetensors has an error of its own, `weights_pickled`.
     if entry.suffix == ".safetensors":
         return False
     return entry.suffix in _PICKLES or entry.head.startswith(_PICKLE_HEADS)

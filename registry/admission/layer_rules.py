@@ -95,7 +95,7 @@ FULL_INCOMPLETE = warning(
 @rule(KEYS_EMPTY, KEY_PLACEHOLDER, KEY_SHORTENED, KEY_TWICE, UNMATCHED_KEY)
 def keys_are_paths(candidate: Candidate) -> Iterator[Finding]:
     """Each key is the path of a module, within a layer or from the root."""
-    keys, folder = candidate.keys, candidate.folder
+    keys, folder, base = candidate.keys, candidate.folder, candidate.base
     if keys is None or folder.config.method == "full":
         return
     if not keys:
@@ -105,22 +105,17 @@ def keys_are_paths(candidate: Candidate) -> Iterator[Finding]:
     if not folder.modules:
         return
     # Of all layers, not of the promised ones alone: where layers differ, the last ones need not have them all.
-    layers = candidate.base.architecture.layers()
-    known = {key for layer in layers.values() for key in layer} | candidate.base.architecture.weights.keys()
+    known = {key for layer in base.architecture.layers().values() for key in layer}
+    known |= base.architecture.weights.keys()
     for key in dict.fromkeys(keys):
+        message = f"the configuration's key {key!r} matches no module of {base.name}"
         if key.strip().casefold() in _WORDS:
-            message = (
-                f"the configuration's key {key!r} is a word, and matches no module of {candidate.base.name}"
-            )
-            yield KEY_PLACEHOLDER.found(CONFIG, message)
+            yield KEY_PLACEHOLDER.found(CONFIG, f"{message}: it is a word")
         elif key not in known and key not in candidate.tied_heads:
             whole = sorted(path for path in known if path.endswith(f".{key}"))
-            message = f"the configuration's key {key!r} matches no module of {candidate.base.name}"
             if whole:
-                shortest = min(whole, key=len)
-                yield KEY_SHORTENED.found(
-                    CONFIG, f"{message}, but is the end of {shortest}", f"write {shortest}"
-                )
+                path = min(whole, key=len)
+                yield KEY_SHORTENED.found(CONFIG, f"{message}, but is the end of {path}", f"write {path}")
             else:
                 yield UNMATCHED_KEY.found(CONFIG, message)
 
@@ -128,31 +123,27 @@ def keys_are_paths(candidate: Candidate) -> Iterator[Finding]:
 @rule(LAYERS_MISSING, LAYERS_UNPROMISED, LAYERS_BEYOND_BASE, LAYERS_UNSAID, LAYERS_CUT)
 def promised_layers(candidate: Candidate) -> Iterator[Finding]:
     """The file has the layers that the configuration declares, and no others."""
-    folder = candidate.folder
+    folder, base = candidate.folder, candidate.base
     if not folder.modules or folder.config.method == "full":
         return
-    wanted, there = folder.config.num_layers, len(candidate.base.architecture.layers())
+    wanted, count = folder.config.num_layers, len(base.architecture.layers())
     if folder.form == "mlx" and folder.raw_config and folder.raw_config.get("num_layers") is None:
         message = (
             "the configuration has no num_layers, as today's mlx-lm asks for; the tensors say which layers"
         )
         yield LAYERS_UNSAID.found(CONFIG, message)
-    if wanted is not None and wanted > there > 0:
-        message = f"the configuration says {wanted} layers, and {candidate.base.name} has {there}"
+    if wanted is not None and wanted > count > 0:
+        message = f"the configuration says {wanted} layers, and {base.name} has {count}"
         yield LAYERS_BEYOND_BASE.found(CONFIG, message)
     if (cut := candidate.cut_layers) is not None:
-        message = f"the configuration says num_layers {wanted}, and {plural(len(cut), 'layer')} of {there} are adapted, as mlx-lm 0.19 to 0.21 cut them"
+        message = f"the configuration says num_layers {wanted}, and {plural(len(cut), 'layer')} of {count} are adapted, as mlx-lm 0.19 to 0.21 cut them"
         yield LAYERS_CUT.found(CONFIG, message)
     missing = candidate.missing_modules()
-    if missing:
-        message = (
-            f"no tensors of {plural(len(missing), 'module')} that the configuration promises: {some(missing)}"
-        )
-        yield LAYERS_MISSING.found(WEIGHTS, message)
-    promised = candidate.promised_modules()
-    if extra := set(folder.modules) & set(candidate.base.architecture.weights) - promised:
-        message = f"{plural(len(extra), 'adapted module')} not promised by the configuration: {some(extra)}"
-        yield LAYERS_UNPROMISED.found(CONFIG, message)
+    yield from LAYERS_MISSING.listed(
+        WEIGHTS, missing, "module", "without tensors that the configuration promises"
+    )
+    extra = set(folder.modules) & set(base.architecture.weights) - candidate.promised_modules()
+    yield from LAYERS_UNPROMISED.listed(CONFIG, extra, "adapted module", "not promised by the configuration")
 
 
 @rule(FULL_INCOMPLETE)
@@ -161,18 +152,11 @@ def full_layers(candidate: Candidate) -> Iterator[Finding]:
     folder = candidate.folder
     if folder.config.method != "full" or folder.header is None:
         return
-    names = folder.header.tensors.keys()
-    layers = candidate.paths_of_layers()
+    names, layers = folder.header.tensors.keys(), candidate.paths_of_layers()
     trained = {key for layer in layers for key, path in layer.items() if f"{path}.weight" in names}
-    missing = {
-        layer[key]
-        for layer in layers
-        for key in trained & layer.keys()
-        if f"{layer[key]}.weight" not in names
-    }
-    if missing:
-        message = f"{plural(len(missing), 'weight')} missing that other layers have: {some(missing)}"
-        yield FULL_INCOMPLETE.found(WEIGHTS, message)
+    paths = {layer[key] for layer in layers for key in trained & layer.keys()}
+    missing = {path for path in paths if f"{path}.weight" not in names}
+    yield from FULL_INCOMPLETE.listed(WEIGHTS, missing, "weight", "missing that other layers have")
 
 
 METHOD_MISMATCH = error(
@@ -216,20 +200,18 @@ NVFP4 = warning(
 @rule(METHOD_MISMATCH)
 def supported_method(candidate: Candidate) -> Iterator[Finding]:
     """The method is the one that the tensors show."""
-    folder = candidate.folder
-    method = folder.config.method
-    factors = any(module.a is not None or module.b is not None for module in folder.modules.values())
-    magnitudes = any(module.m is not None for module in folder.modules.values())
-    if method == "full":
-        if factors:
-            message = "the configuration says full fine-tuning, and the tensors are lora_a and lora_b"
-            yield METHOD_MISMATCH.found(CONFIG, message, 'set "fine_tune_type": "lora"')
-    elif magnitudes and method == "lora":
-        message = "the tensors have DoRA magnitudes, and the configuration says LoRA"
-        yield METHOD_MISMATCH.found(CONFIG, message, 'set "fine_tune_type": "dora"')
-    elif folder.modules and not magnitudes and method == "dora":
-        message = "the configuration says DoRA, and the tensors have no magnitudes"
-        yield METHOD_MISMATCH.found(CONFIG, message, 'set "fine_tune_type": "lora"')
+    method, modules = candidate.folder.config.method, candidate.folder.modules.values()
+    factors = any(module.a is not None or module.b is not None for module in modules)
+    magnitudes = any(module.m is not None for module in modules)
+    for wrong, message, right in (
+        (method == "full" and factors, "full fine-tuning, and the tensors are lora_a and lora_b", "lora"),
+        (method == "lora" and magnitudes, "LoRA, and the tensors have DoRA magnitudes", "dora"),
+        (method == "dora" and modules and not magnitudes, "DoRA, and the tensors have no magnitudes", "lora"),
+    ):
+        if wrong:
+            yield METHOD_MISMATCH.found(
+                CONFIG, f"the configuration says {message}", f'set "fine_tune_type": "{right}"'
+            )
 
 
 @rule(INCOMPLETE_MODULE)
@@ -247,31 +229,27 @@ def complete_pairs(candidate: Candidate) -> Iterator[Finding]:
 @rule(AWARE_INVALID, AWARE_OTHER, AWARE, NVFP4)
 def trained_through_a_format(candidate: Candidate) -> Iterator[Finding]:
     """The format that an adapter says it was trained through is one of mlx, and it has factors that were."""
-    if candidate.folder.raw_config.get(NVFP4_MERGE_AWARE):
+    folder, raw = candidate.folder, candidate.folder.raw_config
+    if raw.get(NVFP4_MERGE_AWARE):
         message = f"{CONFIG} declares {NVFP4_MERGE_AWARE}: the adapter can be stored and exported, but neither fused nor used unfused"
         yield NVFP4.found(CONFIG, message)
     try:
-        format_ = trained_through(candidate.folder.raw_config)
+        format_ = trained_through(raw)
     except ValueError:
-        said = str(candidate.folder.raw_config[QUANTIZATION_AWARE])[:80]
-        yield AWARE_INVALID.found(
-            CONFIG, f"{CONFIG} says {QUANTIZATION_AWARE} is {said}, which is no format of mlx"
-        )
+        message = f"{CONFIG} says {QUANTIZATION_AWARE} is {str(raw[QUANTIZATION_AWARE])[:80]}, which is no format of mlx"
+        yield AWARE_INVALID.found(CONFIG, message)
         return
+    # Rendered from another form, the weights are other bytes.
+    own = ITS_WEIGHTS in raw and folder.form == "mlx" and WEIGHTS in folder.files
     if format_ is None:
         return
-    if candidate.folder.config.method == "full":
+    if folder.config.method == "full":
         message = f"{CONFIG} says the adapter was trained through a quantiser, and it holds whole weights"
-        yield AWARE_INVALID.found(
-            CONFIG, message, f"leave {QUANTIZATION_AWARE} out: quantise them afterwards"
-        )
-        return
-    folder = candidate.folder
-    # Rendered from another form, the weights are other bytes.
-    own = ITS_WEIGHTS in folder.raw_config and folder.form == "mlx" and WEIGHTS in folder.files
-    if own and is_of_others(folder.raw_config, digest_file(folder.files[WEIGHTS])[0]):
+        hint = f"leave {QUANTIZATION_AWARE} out: quantise them afterwards"
+        yield AWARE_INVALID.found(CONFIG, message, hint)
+    elif own and is_of_others(raw, digest_file(folder.files[WEIGHTS])[0]):
         message = f"{CONFIG} says other weights than these were trained through a quantiser"
         yield AWARE_OTHER.found(CONFIG, message)
-        return
-    message = f"the adapter was trained to be fused into {in_words(format_)}, and cannot be used unfused"
-    yield AWARE.found(CONFIG, message)
+    else:
+        message = f"the adapter was trained to be fused into {in_words(format_)}, and cannot be used unfused"
+        yield AWARE.found(CONFIG, message)

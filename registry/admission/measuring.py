@@ -19,37 +19,34 @@ from ..adapters.mlx_config import LoraModule
 from ..adapters.tensors import cross
 
 _BLOCK = 4 << 20
+# Bytes of a factor that are held in memory to find the norm of an update; of larger ones it stays unknown.
 _WHOLE = 256 << 20
-"""Bytes of a factor that are held in memory to find the norm of an update; of larger ones it stays unknown."""
-
 _Array = NDArray[Any]
 
 
 def measure(
     path: Path, header: Header, modules: Mapping[str, LoraModule], group: int | None = None
 ) -> Values:
-    """Read the numbers of an adapter once.
-
-    Memory stays at the size of one module's factors, and at a few MiB for tensors that are no factors or over 256 MiB.
-    """
-    tensors: dict[str, TensorValues] = {}
+    """Read the numbers of an adapter once."""
+    # Memory stays at the size of one module's factors, and at a few MiB for tensors that are no factors or over 256
+    # MiB.
     norms: dict[str, float] = {}
     uneven: list[str] = []
+    tensors: dict[str, TensorValues] = {}
     with opened(path) as file:
         fd = file.fileno()
         for module in modules.values():
             pair = [header.tensors.get(f"{module.path}.{part}") for part in ("lora_a", "lora_b")]
-            factors = [
-                _whole(fd, tensor)
-                for tensor in pair
-                if tensor and _is_float(tensor) and 0 < tensor.size <= _WHOLE
-            ]
-            for tensor, values in zip(filter(None, pair), factors, strict=False):
-                if len(factors) == 2:
-                    tensors[tensor.name] = _look(tensor.name, values)
-            if len(factors) == 2 and _multiply(*factors):
-                norms[module.path] = update_norm(*factors)
-                if group is not None and not _is_constant(factors[0], group):
+            held = [tensor for tensor in pair if tensor and _is_float(tensor) and 0 < tensor.size <= _WHOLE]
+            if len(held) < 2:
+                continue
+            a, b = (_whole(fd, tensor) for tensor in held)
+            tensors |= {
+                tensor.name: _look(tensor.name, part) for tensor, part in zip(held, (a, b), strict=True)
+            }
+            if _multiply(a, b):
+                norms[module.path] = update_norm(a, b)
+                if group is not None and not _is_constant(a, group):
                     uneven.append(module.path)
         for name, tensor in header.tensors.items():
             if name not in tensors and _is_float(tensor):
@@ -64,12 +61,7 @@ def measure_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tens
 
 
 def update_norm(a: _Array, b: _Array) -> float:
-    """Return the Frobenius norm of the update that two factors make, from their r x r Gram matrices.
-
-    Args:
-        a: `lora_a`, (in, rank), or (experts, rank, in).
-        b: `lora_b`, (rank, out), or (experts, out, rank).
-    """
+    """Return the Frobenius norm of the update of `lora_a` and `lora_b`, from their r x r Gram matrices."""
     high_a, high_b = float(np.abs(a).max(initial=0)), float(np.abs(b).max(initial=0))
     if not (math.isfinite(high_a) and math.isfinite(high_b)):
         return math.nan
@@ -136,7 +128,7 @@ def _look_in_blocks(fd: int, tensor: Tensor) -> TensorValues:
     low = float(np.min([part.low for part in parts]))
     high = float(np.max([part.high for part in parts]))
     finite, zero = all(part.finite for part in parts), all(part.zero for part in parts)
-    # Blocks have ends of their own: what is clipped is told of whole tensors only.
+    # Blocks have ends of their own: clipping is measured of whole tensors only.
     return TensorValues(tensor.name, finite, zero, low, high, parts[0].clipped if len(parts) == 1 else 0.0)
 
 
@@ -154,30 +146,21 @@ def _blocks(fd: int, tensor: Tensor) -> Iterator[_Array]:
 
 @dataclass(frozen=True, slots=True)
 class TensorValues:
-    """What one tensor's numbers are like.
-
-    Attributes:
-        finite: no NaN and no infinity.
-        low: the smallest number; NaN where one is NaN.
-        high: the largest number; NaN where one is NaN.
-    """
+    """What one tensor's numbers are like."""
 
     name: str
-    finite: bool
+    finite: bool  # no NaN and no infinity
     zero: bool
-    low: float
-    high: float
+    low: float  # the smallest number; NaN where one is NaN
+    high: float  # the largest number; NaN where one is NaN
     clipped: float
 
 
 @dataclass(frozen=True, slots=True)
 class Values:
-    """What an adapter's numbers are like.
-
-    Attributes:
-        norms: Frobenius norm of `B A`, without the scale, of each module with both factors, by path.
-    """
+    """What an adapter's numbers are like."""
 
     tensors: Mapping[str, TensorValues] = field(default_factory=dict)
+    # Frobenius norm of `B A`, without the scale, of each module with both factors, by path.
     norms: Mapping[str, float] = field(default_factory=dict)
     uneven: Sequence[str] = ()

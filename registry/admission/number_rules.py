@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from ..adapters.files import CONFIG, WEIGHTS
 from ..adapters.finding import Finding, some
 from ..adapters.tensors import group_of
-from ..parsing import plural
 from .candidate import Candidate
 from .code import error, info, rule, warning
 
@@ -17,10 +16,10 @@ _CLIPPED = 0.02
 _FEWEST_TO_CLIP = 256
 _OUTLIER = 100.0
 _FEWEST_FOR_OUTLIERS = 6
+# Root mean square of the numbers in a weight of a language model, where the base's own are not at hand.
 _WEIGHT = 0.02
-"""Root mean square of the numbers in a weight of a language model, where the base's own are not at hand."""
+# Times the weight from which an update is called large: measured, and by `_WEIGHT`.
 _LARGE, _LARGE_UNSEEN = 1.0, 25.0
-"""Times the weight from which an update is called large: measured, and by `_WEIGHT`."""
 _NEGLIGIBLE = 1e-6
 
 NOT_FINITE = error(
@@ -89,11 +88,10 @@ MAGNITUDE_NOT_POSITIVE = warning(
 @rule(NOT_FINITE)
 def numbers_finite(candidate: Candidate) -> Iterator[Finding]:
     """No number is NaN or infinite."""
-    broken = [values.name for values in candidate.values.tensors.values() if not values.finite]
     whole = candidate.whole_values
-    if broken := [*broken, *(name for name, values in whole.items() if not values.finite)]:
-        message = f"{plural(len(broken), 'tensor')} with NaN or infinity: {some(broken)}"
-        yield NOT_FINITE.found(WEIGHTS, message)
+    found = [*((values.name, values) for values in candidate.values.tensors.values()), *whole.items()]
+    broken = [name for name, values in found if not values.finite]
+    yield from NOT_FINITE.listed(WEIGHTS, broken, "tensor", "with NaN or infinity")
     half = candidate.base.architecture.dtype == "f16"
     large = [name for name, values in whole.items() if half and max(values.high, -values.low) > _LARGEST_F16]
     if large and not broken:
@@ -114,51 +112,40 @@ def numbers_do_something(candidate: Candidate) -> Iterator[Finding]:
     if folder.scale == 0:
         message = "the configuration's scale is zero: the adapter does nothing"
         yield ALL_ZERO.found(CONFIG, message, "write the scale of the run")
-    dead = {name.rpartition(".")[0] for name, values in scanned.items() if values.zero and not _is_m(name)}
+    zeros = (name for name, values in scanned.items() if values.zero and not name.endswith(".m"))
+    dead = {name.rpartition(".")[0] for name in zeros}
     if folder.modules and dead >= set(folder.modules):
         yield ALL_ZERO.found(WEIGHTS, "every module's update is zero: the adapter does nothing")
-    elif dead:
-        message = (
-            f"the update of {len(dead)} of {plural(len(folder.modules), 'module')} is zero: {some(dead)}"
-        )
-        yield MODULE_ZERO.found(WEIGHTS, message)
-
-
-def _is_m(name: str) -> bool:
-    return name.endswith(".m")
+    else:
+        text = f"of {len(folder.modules)} with an update of zero"
+        yield from MODULE_ZERO.listed(WEIGHTS, dead, "module", text)
 
 
 @rule(GROUPS_UNEVEN, GROUPS_EVEN)
 def as_even_as_said(candidate: Candidate) -> Iterator[Finding]:
     """An update that is said to be constant within groups of inputs is."""
-    size = group_of(candidate.folder.raw_config)
-    if uneven := candidate.values.uneven:
-        message = (
-            f"A of {plural(len(uneven), 'module')} differs within groups of {size} inputs: {some(uneven)}"
-        )
-        yield GROUPS_UNEVEN.found(WEIGHTS, message)
-    elif size is not None and candidate.folder.config.method == "lora":
+    size, uneven = group_of(candidate.folder.raw_config), candidate.values.uneven
+    text = f"whose A differs within groups of {size} inputs"
+    yield from GROUPS_UNEVEN.listed(WEIGHTS, uneven, "module", text)
+    if not uneven and size is not None and candidate.folder.config.method == "lora":
         yield GROUPS_EVEN.found(WEIGHTS, f"the update is constant within groups of {size} inputs (QA-LoRA)")
 
 
 @rule(CLIPPED)
 def numbers_not_clipped(candidate: Candidate) -> Iterator[Finding]:
     """The numbers of a factor do not pile up at their largest and smallest."""
-    header, raw = candidate.folder.header, candidate.folder.raw_config
-    if header is None:
-        return
+    header = candidate.folder.header
     # QA-LoRA has each number once for every input of a group.
-    repeated = group_of(raw) or 1
+    fewest = _FEWEST_TO_CLIP * (group_of(candidate.folder.raw_config) or 1)
     clipped = [
         values.name
-        for values in candidate.values.tensors.values()
+        for values in (candidate.values.tensors.values() if header else ())
         if values.clipped > _CLIPPED
-        and math.prod(header.tensors[values.name].shape) >= _FEWEST_TO_CLIP * repeated
+        and header
+        and math.prod(header.tensors[values.name].shape) >= fewest
         and values.name.rpartition(".")[2] in ("lora_a", "lora_b")
     ]
-    if clipped:
-        message = f"the numbers of {plural(len(clipped), 'tensor')} pile up at their limits: {some(clipped)}"
-        yield CLIPPED.found(WEIGHTS, message)
+    yield from CLIPPED.listed(WEIGHTS, clipped, "tensor", "with numbers that pile up at their limits")
 
 
 @rule(UPDATE_LARGE, UPDATE_NEGLIGIBLE, MODULE_OUTLIER)
@@ -194,16 +181,9 @@ def updates_plausible(candidate: Candidate) -> Iterator[Finding]:
 @rule(MAGNITUDE_NOT_POSITIVE)
 def magnitudes_positive(candidate: Candidate) -> Iterator[Finding]:
     """Magnitudes of DoRA are norms: positive numbers."""
-    if candidate.folder.config.method != "dora":
-        return
-    low = [
-        name
-        for name, values in candidate.values.tensors.items()
-        if _is_m(name) and values.finite and values.low <= 0
-    ]
-    if low:
-        message = f"{plural(len(low), 'module')} with magnitudes of zero or less: {some(low)}"
-        yield MAGNITUDE_NOT_POSITIVE.found(WEIGHTS, message)
+    tensors = candidate.values.tensors if candidate.folder.config.method == "dora" else {}
+    low = [name for name, m in tensors.items() if name.endswith(".m") and m.finite and m.low <= 0]
+    yield from MAGNITUDE_NOT_POSITIVE.listed(WEIGHTS, low, "module", "with magnitudes of zero or less")
 
 
 _LARGEST, _SMALLEST = 1e3, 1e-4
@@ -260,9 +240,8 @@ def scale_given(candidate: Candidate) -> Iterator[Finding]:
         return
     if CONFIG in {problem.file for problem in folder.problems}:
         return
-    parameters = folder.config.lora_parameters
-    if parameters is not None and parameters.alpha is not None:
-        message = f"the configuration gives alpha {parameters.alpha:g} and no scale"
+    if (alpha := folder.config.parameters.alpha) is not None:
+        message = f"the configuration gives alpha {alpha:g} and no scale"
         yield ALPHA_WITHOUT_SCALE.found(CONFIG, message)
     else:
         yield SCALE_MISSING.found(CONFIG, "the configuration gives no scale")
@@ -285,20 +264,17 @@ def scale_agrees_with_alpha(candidate: Candidate) -> Iterator[Finding]:
     """`alpha = scale * rank` holds where both are known, or `alpha = scale * sqrt(rank)` with rsLoRA."""
     folder = candidate.folder
     alpha = candidate.declared.alpha if candidate.declared.alpha is not None else folder.metadata.lora_alpha
-    if alpha is None or folder.scale is None or not folder.rank:
-        return
     scale, rank = folder.scale, folder.rank
-    if any(_same(scale * each, alpha) for each in folder.ranks):
+    if alpha is None or scale is None or not rank or any(_same(scale * each, alpha) for each in folder.ranks):
         return
-    said = f"alpha is given as {alpha:g}, and scale {scale:g} x rank {rank} is {scale * rank:g}"
+    message = f"alpha is given as {alpha:g}, and scale {scale:g} x rank {rank} is {scale * rank:g}"
     if alpha == scale:
-        yield SCALE_IS_ALPHA.found("alpha", f"{said}: the scale was written where alpha is meant")
+        yield SCALE_IS_ALPHA.found("alpha", f"{message}: the scale was written where alpha is meant")
     elif _same(scale * math.sqrt(rank), alpha):
-        yield RSLORA_SCALE.found(
-            "alpha", f"alpha {alpha:g} is scale {scale:g} x the square root of rank {rank}"
-        )
+        message = f"alpha {alpha:g} is scale {scale:g} x the square root of rank {rank}"
+        yield RSLORA_SCALE.found("alpha", message)
     else:
-        yield ALPHA_CONFLICT.found("alpha", said)
+        yield ALPHA_CONFLICT.found("alpha", message)
 
 
 def _same(a: float, b: float) -> bool:

@@ -175,13 +175,11 @@ def whole_peft_adapter(candidate: Candidate) -> Iterator[Finding]:
         return
     config = PeftConfig.model_validate(folder.raw_config)
     missing = _promised(candidate, config) | promised_experts(config, base)
-    # What is saved whole has no factors, whatever else names it.
+    # A module that is saved whole has no factors, whatever else names it.
     missing -= {*folder.modules, *(path for path in missing if folder.whole.is_saved(f"{path}.weight"))}
-    if missing:
-        message = (
-            f"no tensors of {plural(len(missing), 'module')} that the configuration promises: {some(missing)}"
-        )
-        yield PEFT_MODULES_MISSING.found(PEFT_WEIGHTS, message)
+    yield from PEFT_MODULES_MISSING.listed(
+        PEFT_WEIGHTS, missing, "module", "without tensors that the configuration promises"
+    )
     tied = [path for path in folder.modules if "embed" in path.rpartition(".")[2]] if is_tied(base) else []
     if tied:
         message = f"{some(tied)} is tied to the head of {candidate.base.name}: PEFT changes one end of it, mlx-lm both"

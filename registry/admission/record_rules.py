@@ -8,15 +8,14 @@ from collections.abc import Iterator
 
 from ..adapters.files import CONFIG, METADATA, RECIPE, WEIGHTS
 from ..adapters.finding import Finding
+from ..adapters.mlx_config import AdapterMetadata
 from ..errors import BadInputError
 from ..names import AdapterName, parse_date
 from .candidate import Candidate
 from .code import TRAINING_CODES, error, info, rule, warning
 from .tokenizer_rules import embedding_rows
 
-_FIRST_LORA = dt.date(2021, 6, 1)
-"""LoRA was published in June 2021 (arXiv:2106.09685)."""
-
+_FIRST_LORA = dt.date(2021, 6, 1)  # LoRA was published in June 2021 (arXiv:2106.09685)
 METADATA_CONFLICT = warning(
     "metadata_conflict",
     "adapter_metadata.json says something else than the flags or the tensors",
@@ -83,30 +82,29 @@ DROPOUT_IMPLAUSIBLE = warning(
 def metadata_agrees(candidate: Candidate) -> Iterator[Finding]:
     """The hand-written file says what the flags, the configuration and the tensors say."""
     folder, declared, metadata = candidate.folder, candidate.declared, candidate.folder.metadata
-    config_rank = folder.config.lora_parameters.rank if folder.config.lora_parameters else None
-    rank = metadata.lora_rank if metadata.lora_rank in folder.ranks else folder.rank or config_rank
-    pairs: list[tuple[str, object, object, str]] = [
-        ("version", metadata.version, declared.version, "--version"),
-        ("final_val_loss", metadata.final_val_loss, declared.val_loss, "--val-loss"),
-        ("dataset", metadata.dataset, declared.dataset, "--dataset"),
-        ("training_examples", metadata.training_examples, declared.examples, "--examples"),
-        ("lora_alpha", metadata.lora_alpha, declared.alpha, "--alpha"),
-        ("lora_rank", metadata.lora_rank, rank, "the tensors"),
-        ("training_date", _metadata_date(candidate), declared.day, "--date"),
-    ]
+    rank = metadata.lora_rank if metadata.lora_rank in folder.ranks else folder.rank
+    pairs: tuple[tuple[str, object, object, str], ...] = (
+        ("version", metadata.version, declared.version, "--version says"),
+        ("final_val_loss", metadata.final_val_loss, declared.val_loss, "--val-loss says"),
+        ("dataset", metadata.dataset, declared.dataset, "--dataset says"),
+        ("training_examples", metadata.training_examples, declared.examples, "--examples says"),
+        ("lora_alpha", metadata.lora_alpha, declared.alpha, "--alpha says"),
+        ("lora_rank", metadata.lora_rank, rank, "the tensors have"),
+        ("training_date", _metadata_date(candidate), declared.day, "--date says"),
+    )
     for field, written, other, source in pairs:
         if written is not None and other is not None and written != other:
-            says, wins = ("say", "win") if source == "the tensors" else ("says", "wins")
-            message = f"{METADATA} says {field} {written}, and {source} {says} {other}; {source} {wins}"
+            message = f"{METADATA} says {field} {written}, and {source} {other}, which is recorded"
             yield METADATA_CONFLICT.found(field, message)
-    if metadata.adapter_name and declared.task:
-        written_name = _name(metadata.adapter_name)
-        task = written_name.task if written_name else metadata.adapter_name.casefold()
-        if task != declared.task:
-            message = (
-                f"{METADATA} says adapter_name {metadata.adapter_name!r}, and --task says {declared.task!r}"
-            )
-            yield METADATA_CONFLICT.found("adapter_name", message)
+    task = _task(metadata)
+    if task and declared.task and task != declared.task:
+        message = f"{METADATA} says adapter_name {metadata.adapter_name!r}, and --task says {declared.task!r}"
+        yield METADATA_CONFLICT.found("adapter_name", message)
+
+
+def _task(metadata: AdapterMetadata) -> str | None:
+    text = metadata.adapter_name
+    return text and (name.task if (name := _name(text)) else text.casefold())
 
 
 def _name(text: str) -> AdapterName | None:
@@ -128,10 +126,7 @@ def _metadata_date(candidate: Candidate) -> dt.date | None:
 def names_agree(candidate: Candidate) -> Iterator[Finding]:
     """A folder that is called by an adapter's name has the version and date that are recorded."""
     declared, metadata = candidate.declared, candidate.folder.metadata
-    written = _name(candidate.folder.path.resolve().name)
-    task = declared.task or None
-    if task is None and metadata.adapter_name:
-        task = named.task if (named := _name(metadata.adapter_name)) else metadata.adapter_name.casefold()
+    written, task = _name(candidate.folder.path.resolve().name), declared.task or _task(metadata)
     if written is None or (task is not None and task != written.task):
         return
     for field, in_name, recorded in (
@@ -187,7 +182,7 @@ def training_recorded(candidate: Candidate) -> Iterator[Finding]:
         yield DATASET_UNKNOWN.found("dataset", "nothing says what the adapter was trained on")
     if folder.config.iters == 0:
         yield NOT_TRAINED.found(CONFIG, "the configuration says 0 iterations")
-    dropout = folder.config.lora_parameters.dropout if folder.config.lora_parameters else None
+    dropout = folder.config.parameters.dropout
     if dropout is not None and not 0 <= dropout < 1:
         yield DROPOUT_IMPLAUSIBLE.found(CONFIG, f"the configuration says a dropout of {dropout:g}")
 
@@ -198,9 +193,7 @@ def training_run(candidate: Candidate) -> Iterator[Finding]:
     yield from candidate.training
 
 
-NEAR = 0.95
-"""Cosine between two updates from which one is called nearly the same as the other."""
-
+NEAR = 0.95  # Cosine between two updates from which one is called nearly the same as the other
 DUPLICATE_WEIGHTS = warning(
     "duplicate_weights",
     "the same weights are registered for another task, or with another configuration",
@@ -223,22 +216,20 @@ def not_there_yet(candidate: Candidate) -> Iterator[Finding]:
     if any(other.same_adapter and other.task == task for other in known):
         return  # it is on record already, and whoever gave the same to another task was told then
     for other in known:
-        if other.same_bytes:
-            # The same factors beside other whole tensors are another adapter.
-            if other.same_file or not candidate.whole:
-                message = f"these weights are registered as {other.name} on {other.base}"
-                if other.yanked is not None:
-                    message += f", which is yanked: {other.yanked}"
-                yield DUPLICATE_WEIGHTS.found(
-                    WEIGHTS, message, f"see what it was made for: fusery show {other.name}"
-                )
-        elif other.similarity >= NEAR:
+        # The same factors beside other whole tensors are another adapter.
+        if other.same_bytes and (other.same_file or not candidate.whole):
+            message = f"these weights are registered as {other.name} on {other.base}"
+            if other.yanked is not None:
+                message += f", which is yanked: {other.yanked}"
+            hint = f"see what it was made for: fusery show {other.name}"
+            yield DUPLICATE_WEIGHTS.found(WEIGHTS, message, hint)
+        elif not other.same_bytes and other.similarity >= NEAR:
             message = f"the update is {_percent(other.similarity)} the same as that of {other.name}"
             compare = f"fusery diff {other.name} {task}@{candidate.declared.version or 'latest'} --weights"
-            hint = (
-                f"once it is registered, compare: {compare}" if task else f"show it: fusery show {other.name}"
+            hint = f"once it is registered, compare: {compare}"
+            yield NEAR_DUPLICATE.found(
+                WEIGHTS, message, hint if task else f"show it: fusery show {other.name}"
             )
-            yield NEAR_DUPLICATE.found(WEIGHTS, message, hint)
 
 
 def _percent(share: float) -> str:

@@ -49,17 +49,16 @@ RULES: tuple[Rule, ...] = tuple(
     rule for module in _MODULES for rule in vars(module).values() if isinstance(rule, Rule)
 )
 
+# Codes of a folder that cannot be read at all, before any rule can look at it.
 UNREADABLE: tuple[Code, ...] = (
     folder_rules.LINK_OUTSIDE,
     folder_rules.SPECIAL_FILE,
     folder_rules.UNSAFE_PATH,
 )
-"""What is found of a folder that cannot be read at all, before any rule can look at it."""
-
+# Every code by its name.
 CODES: Mapping[str, Code] = {
     code.name: code for code in (*UNREADABLE, *(code for rule in RULES for code in rule.codes))
 }
-"""Every code by its name."""
 
 
 def unreadable(error: FuseryError) -> Finding:
@@ -72,11 +71,8 @@ def unreadable(error: FuseryError) -> Finding:
 
 GROUP: Literal["fusery.rules"] = "fusery.rules"
 
-_LONGEST = 100
-"""Characters of a code, as the database has room for."""
-
-_TEXT = 2000
-"""Characters of what a finding says."""
+_LONGEST = 100  # Characters of a code, as the database has room for
+_TEXT = 2000  # Characters of what a finding says
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +97,9 @@ class PluggedRule:
 
 
 def plugged_rules() -> tuple[PluggedRule, ...]:
-    """Return the rules of all plugins, by name.
-
-    None is left out, whatever is wrong with it: what a team has installed to keep adapters out is not passed over in silence.
-    """
+    """Return the rules of all plugins, by name."""
+    # None is left out, whatever is wrong with it: what a team has installed to keep adapters out is not passed over
+    # in silence.
     found = plugins(GROUP)
     for one, other in pairwise(found):
         if one.name == other.name:
@@ -149,8 +144,7 @@ def took_part() -> list[str]:
     return sorted({str(rule.plugin) for rule in plugged_rules()})
 
 
-Setting = Literal["error", "warning", "info", "off"]
-"""What can be set for a code in `config.toml`."""
+Setting = Literal["error", "warning", "info", "off"]  # What can be set for a code in `config.toml`
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,11 +171,9 @@ class SeverityPolicy:
             if setting not in get_args(Setting):
                 raise _unacceptable(f"{name} is set to {setting[:40]!r}, not to error, warning, info or off")
             if code.fixed and setting not in ("error", code.severity):
-                why = (
-                    "such a folder cannot be read" if code.severity == "error" else "the registry goes by it"
-                )
-                what = "an error" if code.severity == "error" else "noted"
-                raise _unacceptable(f"{name} is always {what}: {why}")
+                if code.severity == "error":
+                    raise _unacceptable(f"{name} is always an error: such a folder cannot be read")
+                raise _unacceptable(f"{name} is always noted: the registry goes by it")
         return cls(severities, strict)
 
     def apply(self, findings: Iterable[Finding]) -> list[Finding]:
@@ -205,7 +197,7 @@ def _unacceptable(why: str) -> BadInputError:
 def examine(candidate: Candidate, policy: SeverityPolicy | None = None) -> list[Finding]:
     """Run every rule on a candidate, those of plugins last; return the findings, errors first."""
     rules: list[Look] = [*RULES, *plugged_rules()]
-    # What is no adapter at all is said, and not what it lacks to be one.
+    # A folder of another kind is named, without what it lacks to be an adapter.
     found = list(file_rules.kind_is_known(candidate)) or [
         finding for rule in rules for finding in rule(candidate)
     ]

@@ -19,14 +19,12 @@ from ..names import parse_date, parse_slug, parse_task
 from ..record import Declaration, Record, parts_of
 from ..records.adapter import Adapter
 
+# What users declare about an adapter, by the field of its record.
 DECLARED: Mapping[str, Declaration] = {
     name: part.about.declared for name, part in parts_of(Adapter).items() if part.about.declared is not None
 }
-"""What users declare about an adapter, by the field of its record."""
-
+# The largest number, or the most characters of a text, of each.
 LIMITS: Mapping[str, int] = {name: declared.most for name, declared in DECLARED.items()}
-"""The largest number, or the most characters of a text, of each."""
-
 _PATH = 4096
 
 
@@ -115,7 +113,7 @@ class Submission:
         object.__setattr__(self, "tags", checked_tags(self.tags))
         object.__setattr__(self, "checkpoint", _checkpoint(self.checkpoint))
 
-    def columns(self) -> dict[str, Any]:
+    def columns(self) -> Mapping[str, Any]:
         """Return what is declared for columns of the same name in an adapter's row."""
         from .. import tables
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from statistics import median
 
 from fusery.storage.safetensors import Tensor
@@ -13,7 +13,6 @@ from ..adapters.finding import Finding, some
 from ..adapters.mlx_config import LoraModule
 from ..adapters.whole_fit import EMBEDDINGS, HEADS
 from ..models.architecture import Weight
-from ..parsing import plural
 from .candidate import Candidate
 from .code import error, rule, warning
 from .file_rules import NO_TENSORS, UNKNOWN_TENSOR
@@ -77,36 +76,30 @@ def _is_resized(module: LoraModule, weight: Weight) -> bool:
 
 def _misfit(module: LoraModule, weight: Weight) -> str | None:
     a, b, shape = module.a, module.b, weight.shape
+    if a is not None and b is not None:
+        if len(shape) == 3:
+            fits = len(a) == len(b) == 3 and a == (shape[0], a[1], shape[2]) and b == (*shape[:2], a[1])
+        else:
+            # Of a linear layer, or of an embedding.
+            multiply = len(a) == len(b) == 2 and a[1] == b[0]
+            fits = multiply and (a[0], b[1]) in (shape, shape[::-1])
+        if not fits:
+            return f"lora_a {a} and lora_b {b} do not fit a weight of shape {shape}"
     if module.m is not None and module.m != shape[:1]:
-        magnitude = f"the magnitude m {module.m} does not fit a weight of shape {shape}"
-    else:
-        magnitude = None
-    if a is None or b is None:
-        return magnitude
-    if len(shape) == 3:
-        fits = (
-            len(a) == 3
-            and len(b) == 3
-            and a == (shape[0], a[1], shape[2])
-            and b == (shape[0], shape[1], a[1])
-        )
-    else:
-        linear = len(a) == len(b) == 2 and a[1] == b[0] and (a[0], b[1]) == (shape[1], shape[0])
-        embedding = len(a) == len(b) == 2 and a[1] == b[0] and (a[0], b[1]) == shape
-        fits = linear or embedding
-    return magnitude if fits else f"lora_a {a} and lora_b {b} do not fit a weight of shape {shape}"
+        return f"the magnitude m {module.m} does not fit a weight of shape {shape}"
+    return None
 
 
 @rule(NO_TENSORS, UNKNOWN_TENSOR, SHAPE_MISMATCH, VOCABULARY_MISMATCH)
 def full_weights(candidate: Candidate) -> Iterator[Finding]:
     """A full fine-tune holds weights of the base in their shapes."""
-    folder = candidate.folder
+    folder, weights = candidate.folder, candidate.base.architecture.weights
     if folder.header is None or folder.config.method != "full":
         return
     if not folder.header.tensors:
         yield NO_TENSORS.found(WEIGHTS, "the file holds no tensors")
-    weights = candidate.base.architecture.weights
-    containers = _containers(weights)
+    # Paths that contain modules: they may have numbers of their own, which are not on record.
+    containers = {path[:place] for path in weights for place, letter in enumerate(path) if letter == "."}
     unknown = []
     for tensor in folder.header.tensors.values():
         module, _, part = tensor.name.rpartition(".")
@@ -118,11 +111,15 @@ def full_weights(candidate: Candidate) -> Iterator[Finding]:
                 code = VOCABULARY_MISMATCH if _is_resized_full(tensor, module, weight) else SHAPE_MISMATCH
                 yield code.found(tensor.name, f"{tensor.name}: {why}")
         # A module with a weight may have other numbers too, such as the bias by which a router corrects itself.
-        elif weight is None and module not in containers:  # else it may have numbers that are not on record
+        elif weight is None and module not in containers:
             unknown.append(tensor.name)
-    if unknown:
-        message = f"{plural(len(unknown), 'tensor')} not in {candidate.base.name}: {some(unknown)}"
-        yield UNKNOWN_TENSOR.found(WEIGHTS, message, "the fine-tune belongs to another base model")
+    yield from UNKNOWN_TENSOR.listed(
+        WEIGHTS,
+        unknown,
+        "tensor",
+        f"not in {candidate.base.name}",
+        "the fine-tune belongs to another base model",
+    )
 
 
 def _is_resized_full(tensor: Tensor, module: str, weight: Weight) -> bool:
@@ -132,15 +129,6 @@ def _is_resized_full(tensor: Tensor, module: str, weight: Weight) -> bool:
         and len(tensor.shape) == len(weight.shape) == 2
         and tensor.shape[1] == weight.shape[1]
     )
-
-
-def _containers(weights: Iterable[str]) -> set[str]:
-    """Return the paths that modules lie in: they may have numbers of their own, which are not on record."""
-    found = set()
-    for path in weights:
-        while path := path.rpartition(".")[0]:
-            found.add(path)
-    return found
 
 
 def _misfit_full(tensor: Tensor, part: str, weight: Weight) -> str | None:
@@ -164,28 +152,23 @@ def rank_consistent(candidate: Candidate) -> Iterator[Finding]:
     folder = candidate.folder
     if folder.config.method == "full" or not folder.modules:
         return
-    parameters = folder.config.lora_parameters
-    configured = parameters.rank if parameters else None
-    ranks = Counter(rank for module in folder.modules.values() if (rank := _rank(module)) is not None)
-    if configured is not None and ranks and set(ranks) != {configured}:
-        message = f"the configuration says rank {configured}, and the tensors have {_list(ranks)}"
+    configured = folder.config.parameters.rank
+    ranks = {path: rank for path, module in folder.modules.items() if (rank := _rank(module)) is not None}
+    counts = Counter(ranks.values())
+    listed = some(map(str, counts))
+    if configured is not None and counts and set(counts) != {configured}:
+        message = f"the configuration says rank {configured}, and the tensors have {listed}"
         yield RANK_MISMATCH.found(CONFIG, message)
-    if len(ranks) > 1:
-        usual = ranks.most_common(1)[0][0]
-        odd = [path for path, module in folder.modules.items() if _rank(module) not in (None, usual)]
-        yield RANK_MIXED.found(
-            WEIGHTS, f"the tensors have the ranks {_list(ranks)}: not {usual} in {some(odd)}"
-        )
+    if len(counts) > 1:
+        usual = counts.most_common(1)[0][0]
+        odd = [path for path, rank in ranks.items() if rank != usual]
+        yield RANK_MIXED.found(WEIGHTS, f"the tensors have the ranks {listed}: not {usual} in {some(odd)}")
 
 
 def _rank(module: LoraModule) -> int | None:
     if not module.a or len(module.a) < 2:
         return None
     return module.a[-1] if len(module.a) == 2 else module.a[1]
-
-
-def _list(ranks: Iterable[int]) -> str:
-    return some(str(rank) for rank in ranks)
 
 
 @rule(RANK_EXCEEDS_MATRIX)
@@ -201,12 +184,9 @@ def rank_fits_matrix(candidate: Candidate) -> Iterator[Finding]:
         if path in weights and len(weights[path].shape) > 1
     }
     usual = median(sides.values()) if sides else 0
-    large = {
-        path: rank
-        for path, side in sides.items()
-        if (rank := _rank(candidate.folder.modules[path])) and rank > side and side * _NARROW >= usual
-    }
-    if large:
-        path, rank = next(iter(large.items()))
-        message = f"rank {rank} is more than the {sides[path]} that {path} can have"
-        yield RANK_EXCEEDS_MATRIX.found(path, message)
+    for path, side in sides.items():
+        rank = _rank(candidate.folder.modules[path])
+        if rank and rank > side and side * _NARROW >= usual:
+            message = f"rank {rank} is more than the {side} that {path} can have"
+            yield RANK_EXCEEDS_MATRIX.found(path, message)
+            return

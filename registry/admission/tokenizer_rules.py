@@ -41,11 +41,8 @@ if TYPE_CHECKING:
     from ..runtime.templates.chat import ChatTemplates
 
 
-_DIGITS = 19
-"""Token ids have fewer digits; longer numbers are ignored."""
-_MOST_KEYS = 20
-"""Keys that one message names."""
-
+_DIGITS = 19  # Token ids have fewer digits; longer numbers are ignored
+_MOST_KEYS = 20  # Keys that one message names
 TOKENS_BEYOND_BASE = error(
     "tokens_beyond_base",
     "a tokenizer that came with the adapter has ids beyond the base's embedding",
@@ -156,13 +153,20 @@ def token_ids(data: bytes, name: str) -> Mapping[str, int] | None:
         return None
     if name == ADDED:
         return _plain(document)
+    if not isinstance(document, dict):
+        return None
     if name == SETTINGS:
-        return _decoded(document)
-    model = document.get("model") if isinstance(document, dict) else None
+        added = document.get("added_tokens_decoder")
+        return {
+            str(token.get("content")): int(number)
+            for number, token in (added.items() if isinstance(added, dict) else ())
+            if number.isdecimal() and len(number) < _DIGITS and isinstance(token, dict)
+        }
+    model = document.get("model")
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
     if isinstance(vocabulary, list):  # Unigram: pairs of token and score, numbered as they come
         try:
-            ids: Mapping[str, int] | None = {str(pair[0]): number for number, pair in enumerate(vocabulary)}
+            ids: dict[str, int] | None = {str(pair[0]): number for number, pair in enumerate(vocabulary)}
         except (TypeError, IndexError, KeyError):
             return None
     else:
@@ -170,31 +174,16 @@ def token_ids(data: bytes, name: str) -> Mapping[str, int] | None:
     if ids is None:
         return None
     listed = document.get("added_tokens")
-    added = [item for item in (listed if isinstance(listed, list) else []) if isinstance(item, dict)]
-    more = {
+    return ids | {
         str(item["content"]): item["id"]
-        for item in added
-        if type(item.get("id")) is int and "content" in item
+        for item in (listed if isinstance(listed, list) else [])
+        if isinstance(item, dict) and type(item.get("id")) is int and "content" in item
     }
-    return {**ids, **more}
 
 
 def _plain(value: Any) -> dict[str, int] | None:
-    if isinstance(value, dict) and all(type(number) is int for number in value.values()):
-        return value
-    return None
-
-
-def _decoded(settings: Any) -> dict[str, int] | None:
-    """Return the tokens that `added_tokens_decoder` of tokenizer_config.json adds, by id."""
-    if not isinstance(settings, dict):
-        return None
-    found = settings.get("added_tokens_decoder")
-    return {
-        str(token.get("content")): int(number)
-        for number, token in (found.items() if isinstance(found, dict) else ())
-        if number.isdecimal() and len(number) < _DIGITS and isinstance(token, dict)
-    }
+    plain = isinstance(value, dict) and all(type(number) is int for number in value.values())
+    return value if plain else None
 
 
 def _read(path: Path) -> bytes | None:
@@ -223,9 +212,8 @@ _A_TOOL = {
 }
 
 
+# What `rendering_soon` has started.
 _STARTED: ContextVar[ChatTemplates | None] = ContextVar("started", default=None)
-"""What `rendering_soon` has started."""
-
 CHAT_TEMPLATE_FAILS = warning(
     "chat_template_fails",
     "a chat template does not parse, or refuses an ordinary conversation",
@@ -249,8 +237,7 @@ CHAT_TEMPLATE_DEAF = warning(
 @rule(CHAT_TEMPLATE_FAILS, CHAT_TEMPLATE_EXCEEDS, CHAT_TEMPLATE_DEAF)
 def chats_can_be_rendered(candidate: Candidate) -> Iterator[Finding]:
     """The chat templates of the base, and those that came with the adapter, render an ordinary conversation."""
-    own = own_tokenizer(candidate.folder.kept)
-    ours = list(template_findings(reader(own)))
+    ours = list(template_findings(reader(own_tokenizer(candidate.folder.kept))))
     yield from ours
     for finding in template_findings(candidate.base.tokenizer, of=f"of {candidate.base.name}"):
         if finding.subject not in {each.subject for each in ours}:
@@ -264,15 +251,13 @@ def template_findings(read: Read, *, of: str = "") -> Iterator[Finding]:
         wrong = _tried(source, special_tokens(settings), name == TOOLS)
         if wrong is not None:
             code, message = wrong
-            yield code.found(file, " ".join(filter(None, (file, of))) + f": {message}")
+            yield code.found(file, f"{file} {of}".rstrip() + f": {message}")
 
 
 @contextmanager
 def rendering_soon() -> Iterator[None]:
-    """Let the process for templates start, while the block does what comes before they are rendered.
-
-    Once something was rendered, it most often need not be again.
-    """
+    """Let the process for templates start, while the block does what comes before they are rendered."""
+    # Once something was rendered, it most often need not be again.
     if _tried.cache_info().currsize:
         yield
         return

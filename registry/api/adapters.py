@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..comparison.methods import Method
     from ..records.adapter import Adapter, Amended, Registered, Version
     from ..records.adapter_details import AdapterDetails
-    from ..records.difference import ComparedAdapters, Difference
+    from ..records.difference import ComparedAdapters, WeightsDifference
     from ..records.release import LiftedYank, Task, Yank
     from ..workspace.workspace import Workspace
 
@@ -187,28 +187,12 @@ class Adapters(Resource):
 
         return task_history(self.workspace, task)[offset:][:limit]
 
-    def diff(
-        self,
-        a: Named,
-        b: Named,
-        *,
-        weights: bool = False,
-        plot: str | Path | None = None,
-        force: bool = False,
-    ) -> Difference:
-        """Return what differs between two adapters, a `WeightsDifference` with `weights`."""
+    def diff(self, a: Named, b: Named) -> WeightsDifference:
+        """Return what differs between two adapters on one base model, in their records and module by module."""
         from ..catalog.compare import diff_adapters
 
-        if not weights and plot is None:
-            return self._diff(a, b)
-        place = Path(plot) if plot is not None else None
         with self.here(a, b) as (workspace, [first, second]):
-            return diff_adapters(workspace, first, second, weights=weights, plot=place, force=force)
-
-    @operation("reader")
-    @runs("catalog.compare:diff_adapters")
-    def _diff(self, a: Named, b: Named) -> Difference:
-        """Return the differences between two adapters."""
+            return diff_adapters(workspace, first, second)
 
     def compare(
         self, references: Sequence[Named] | Named, *, plot: str | Path | None = None, force: bool = False
@@ -272,18 +256,27 @@ class Adapters(Resource):
         return self.yank_all([reference], reason=reason)[0]
 
     @operation("approver", writes=True)
-    @runs("releases.yanks:yank")
-    def yank_all(self, references: Sequence[Named], *, reason: str) -> tuple[Yank, ...]:
-        """Yank adapters for one reason, all of them or none."""
+    @runs("catalog.yanks:yank")
+    def yank_all(
+        self,
+        references: Sequence[Named],
+        *,
+        reason: str = "",
+        where: str | None = None,
+        dry_run: bool = False,
+    ) -> tuple[Yank, ...]:
+        """Yank adapters for one reason, by reference or by `where`, all of them or none."""
 
     def unyank(self, reference: Named, *, reason: str = "") -> LiftedYank:
         """Take a yank back, and return whether there was one."""
         return self.unyank_all([reference], reason=reason)[0]
 
     @operation("approver", writes=True)
-    @runs("releases.yanks:lift")
-    def unyank_all(self, references: Sequence[Named], *, reason: str = "") -> tuple[LiftedYank, ...]:
-        """Lift yanks, all of them or none."""
+    @runs("catalog.yanks:lift")
+    def unyank_all(
+        self, references: Sequence[Named], *, reason: str = "", where: str | None = None
+    ) -> tuple[LiftedYank, ...]:
+        """Lift yanks, by reference or by `where`, all of them or none."""
 
     @operation("reader", pages=Paging())
     @runs("catalog.listing:list_adapters")

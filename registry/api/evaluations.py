@@ -73,6 +73,7 @@ class Evaluations(Resource):
         self,
         reference: Named,
         *,
+        base: Named | None = None,
         prompts: str | Path | None = None,
         tasks: Sequence[str] = (),
         include: str | Path | None = None,
@@ -81,16 +82,7 @@ class Evaluations(Resource):
         seed: int = 0,
         reporter: Reporter = SILENT,
     ) -> RecordedEvaluations:
-        """Measure an adapter put on its base, and record what came out; what was measured before gives way to it.
-
-        Args:
-            prompts: without tasks: a file of prompts, whose loss is measured; None for the run's
-                held-out data, which must be where the run recorded them.
-            tasks: of lm-evaluation-harness, which the extra `eval` brings; none for the loss on prompts.
-            include: a folder with further tasks, in the harness's YAML; what Python they name is run.
-            shots: solved examples in each prompt of a task; None for what the task says.
-            limit: at most so many prompts, or documents of each task; None for 32 prompts, or for all documents.
-        """
+        """Measure an adapter put on its base, and record what came out; what was measured before gives way to it."""
 
     def probe(
         self,

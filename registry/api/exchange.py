@@ -42,14 +42,7 @@ class Exchange(Resource):
         dry_run: bool = False,
         reporter: Reporter = SILENT,
     ) -> Exchanged:
-        """Copy a thing and all that it needs to another registry; return what became of each.
-
-        Args:
-            reference: an adapter, a task for all of its versions, a base model, or a fused artifact.
-            home: the other registry's home folder, or the URL of its server, with the token of `FUSERY_TOKEN`,
-                `FUSERY_TOKEN_FILE` or `fusery login`.
-            insecure_http: the token may go to the server over a network as it is.
-        """
+        """Copy a thing and all that it needs to another registry; return what became of each."""
         from ..exchange import push
 
         with self.here(reference) as (workspace, [name]):
@@ -159,18 +152,7 @@ class Exchange(Resource):
         dry_run: bool = False,
         reporter: Reporter = SILENT,
     ) -> tuple[ImportedRun, ...]:
-        """Register the adapters among the files that a tracker keeps of runs, and return what became of each.
-
-        What the tracker knows of a run goes along: when it was, arguments, losses, dataset and git commit.  One that is refused
-        keeps no other out.
-
-        Args:
-            source: where it keeps them: for MLflow a server's URL, `sqlite:///FILE`, or a folder; for W&B `ENTITY/PROJECT`.
-            tracker: `mlflow`, `wandb`, or the name of a plugin.
-            base: the base model that they stand on; None for the one that the files of each name.
-            task: what they are for; None for the name of the experiment or the project.
-            metrics: patterns such as `mmlu*`; the last value of what they match is recorded as an evaluation.
-        """
+        """Register the adapters among the files that a tracker keeps of runs, and return what became of each."""
         from ..exchange.import_runs import import_runs, tracked_runs
         from .adapters import Adapters
         from .evaluations import Evaluations

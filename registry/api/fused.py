@@ -47,15 +47,7 @@ class FusedModels(Resource, name="fused"):
         within: float = 600.0,
         reporter: Reporter = SILENT,
     ) -> Fused:
-        """Return the fused model of an adapter: cached, fetched or computed.
-
-        Args:
-            precision: how to write it, where nothing else is asked for: `auto`, `keep`, `dither`, `mixed`, `dequantize`.
-            publish: `full` puts its files into the store for others, `recipe` does not; None for what the settings say.
-            probe: let `auto` ask the model where the weights alone are not sure; see
-                `fusery.research.second_opinion.fuse_asking`.
-            within: seconds that this may take.
-        """
+        """Return the fused model of an adapter: cached, fetched or computed."""
         from ..fusion.fuse import fuse
         from ..fusion.request import FuseRequest
         from ..fusion.views import cautions
@@ -290,11 +282,7 @@ class Bases(Resource):
         adapter: Named | None = None,
         reporter: Reporter = SILENT,
     ) -> CalibrationReport:
-        """Have a base read prompts, so that rounding can go by them, and return what was kept.
-
-        With `adapter` the scales and biases of that one's fused model are learned besides.
-        See `fusery.research.calibrate.calibrate` and `fusery.research.learn.learn`.
-        """
+        """Have a base read prompts, so that rounding can go by them, and return what was kept."""
         place = Path(prompts) if prompts is not None else None
         several = [base] if adapter is None else [base, adapter]
         with self.here(*several, reporter=reporter) as (workspace, [name, *others]):

@@ -113,11 +113,7 @@ class Operation:
         }
 
     def listed(self, ask: Callable[[Mapping[str, Any]], list[Any]], given: Mapping[str, Any]) -> list[Any]:
-        """Return a list that is requested page by page.
-
-        Args:
-            given: the arguments of the call; their `limit` is that of the whole list.
-        """
+        """Return a list that is requested page by page."""
         assert self.pages is not None
         key, field, newest = self.pages
         found, most, start = list[Any](), given.get("limit"), given.get("offset", 0)

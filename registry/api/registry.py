@@ -83,10 +83,7 @@ class Registry:
         return cls(Workspace(Settings.load(Path(named) if named else None)))
 
     def acting(self, name: str, *, authenticated: bool = True, role: str = "") -> Registry:
-        """Return this registry under another name, for a server that acts for whoever asks.
-
-        It shares the open database, store and cache; closing it closes none of them.
-        """
+        """Return this registry under another name, for a server that acts for whoever asks."""
         return Registry(self.workspace.acting(name, authenticated=authenticated, role=role))
 
     def __repr__(self) -> str:
@@ -107,10 +104,7 @@ class Registry:
             self.server.close()
 
     def init(self) -> bool:
-        """Create the home folder, the database and the store; return False if all existed.
-
-        Of a server's registry, which the server has made, nothing is made.
-        """
+        """Create the home folder, the database and the store; return False if all existed."""
         from ..workspace.workspace import write_config
 
         if self.server is not None:

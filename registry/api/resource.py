@@ -187,9 +187,12 @@ def runs(use_case: str, *, here: bool = False, local: str = "") -> Callable[[F],
             value = given[reference] if reference else []
             several = value if isinstance(value, list) else [value]
             others = getattr(given.get("request"), "others", ())
-            with self.here(*several, *others, reporter=reporter) as (workspace, names):
+            bases = [given["base"]] if given.get("base") is not None else []
+            with self.here(*several, *others, *bases, reporter=reporter) as (workspace, names):
                 if others:
                     given["request"] = given["request"].with_others(names[len(several) :])
+                if bases:
+                    given["base"] = names[-1]
                 if reference:
                     given[reference] = names[: len(several)] if several is value else names[0]
                 return function(workspace, *bound.args[1:], **bound.kwargs, **extra)

@@ -22,10 +22,7 @@ _ATTRIBUTE = re.compile(r"^ {4}(\w+): (.+(?:\n {8,}.+)*)", re.MULTILINE)
 
 
 def schema_of(kind: Any, references: str = "#/$defs/{model}") -> dict[str, Any]:
-    """Return the JSON Schema (draft 2020-12) of what a record, or an array of records, is printed as.
-
-    Its `$defs` are referred to by the template `references`.
-    """
+    """Return the JSON Schema (draft 2020-12) of what a record, or an array of records, is printed as."""
     return TypeAdapter(_shape(kind)).json_schema(schema_generator=_Untitled, ref_template=references)
 
 

@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     from ..exchange.backup import BackedUp
     from ..exchange.filling import Restored
     from ..records.event import AddedWebhook, Event, SkippedEvent, Webhook, WebhookDeliveries, WebhookKey
-    from ..upkeep.collection import Collection
     from ..upkeep.doctor import Check
-    from ..upkeep.report import Report
+    from ..upkeep.report import Collection, Report
     from ..workspace.workspace import Workspace
 
 
@@ -28,10 +27,7 @@ class Upkeep(Resource):
     """Audits, backups, the collector, and the schema of the database."""
 
     def doctor(self, *, reporter: Reporter = SILENT) -> Sequence[Check]:
-        """Check settings, database, schema, store, cache, engine and plugins; return the results.
-
-        Of a server's registry: the settings, cache, engine and plugins of this machine, and whether the server answers.
-        """
+        """Check settings, database, schema, store, cache, engine and plugins; return the results."""
         from ..upkeep.doctor import examine
         from .plugged import plugin_checks
 

@@ -149,7 +149,7 @@ def _ships(provenance: Mapping[str, Any], targets: Collection[str]) -> Iterator[
     dequantized = provenance_part(provenance, "recipe").get("precision") == "dequantize"
     for target, what in SHIPS:
         if target in targets:
-            options = " --fused --precision dequantize" if dequantized else " --fused"
+            options = " --fused --as 16bit" if dequantized else " --fused"
             yield (f"{target}{options}" if target == "vllm" else target), what
 
 

@@ -173,16 +173,17 @@ def _gathered(
         if choices.models:
             raise BadInputError("names for adapters were given, and they are fused", hint="leave --model out")
         return fused_source(workspace, references[0], request, reporter=reporter)
-    if request != FuseRequest():
+    if replace(request, base=None) != FuseRequest():
         raise BadInputError(
             "how to fuse was given, and nothing is fused for this bundle",
-            hint="leave --precision and the like out",
+            hint="leave out --as, -o and the like",
         )
     return adapters_source(
         workspace,
         references,
         target.form,
         with_base=target.base,
+        base=request.base,
         models=choices.models,
         whole=target.whole,
     )

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
@@ -18,10 +18,14 @@ from sqlalchemy.orm import Session
 from .. import tables
 from ..adapters.trained_through import require_usable_unfused
 from ..errors import BadInputError
-from ..records.references import resolve_adapter
+from ..fusion.base_forms import require_form
+from ..records.references import resolve_adapter, resolve_base
 from ..records.renderings import require_factors_alone
 from ..records.withdrawals import of_adapters, refuse_yanked
 from ..runtime.document import ServedAdapter, ServedBase, ServingDocument, ServingLimits, reason
+
+if TYPE_CHECKING:
+    from ..workspace.workspace import Workspace
 
 _VERSION = re.compile(r"v[1-9][0-9]{0,8}")
 _HINT = "for example --model course_rec=v1:0.9,v2:0.1, or --model course_rec=#prod"
@@ -102,9 +106,14 @@ class ServingPlan:
 
 
 def plan_serving(
-    session: Session, references: Sequence[str], splits: Sequence[Split] = (), *, whole: bool = False
+    session: Session,
+    references: Sequence[str],
+    splits: Sequence[Split] = (),
+    *,
+    base: str | None = None,
+    whole: bool = False,
 ) -> ServingPlan:
-    """Return what a server of these adapters serves.
+    """Return what a server of these adapters serves, on their base model or on `base`; see `require_forms`.
 
     Each adapter is served under its full name, the given reference, and its task: of several adapters
     of a task, that is the first.  A split takes precedence.
@@ -112,14 +121,16 @@ def plan_serving(
     found: dict[str, tables.AdapterRow] = {}
     for reference in [*references, *(part for split in splits for part, _ in split.parts)]:
         if reference not in found:
-            found[reference] = _served(session, reference, next(iter(found.values()), None))
+            first = None if base is not None else next(iter(found.values()), None)
+            found[reference] = _served(session, reference, first)
     if not whole:
         for adapter in found.values():
             require_factors_alone(adapter, "which replace the base's and cannot stand beside them")
     if not found:
         raise BadInputError("there is nothing to serve", hint="fusery serve TASK#ALIAS")
-    base = next(iter(found.values())).base
-    own = {base.name, *(adapter.name for adapter in found.values())}
+    onto = next(iter(found.values())).base if base is None else resolve_base(session, base)
+    assert onto.names is not None and onto.manifest.files is not None
+    own = {onto.name, *(adapter.name for adapter in found.values())}
     routes: dict[str, str | dict[str, float]] = {}
     for reference in references:
         adapter = found[reference]
@@ -137,7 +148,13 @@ def plan_serving(
     told = tuple(
         f"{unique[number].name}: {each.told}" for number in unique for each in withdrawals.get(number, ())
     )
-    return ServingPlan(base, tuple(unique.values()), routes, told)
+    return ServingPlan(onto, tuple(unique.values()), routes, told)
+
+
+def require_forms(workspace: Workspace, plan: ServingPlan) -> None:
+    """Refuse adapters of base models that the one of a plan is no form of."""
+    for adapter in plan.adapters:
+        require_form(workspace, plan.base, adapter.base, adapter.name)
 
 
 def _served(session: Session, reference: str, first: tables.AdapterRow | None) -> tables.AdapterRow:
@@ -157,6 +174,7 @@ def _served(session: Session, reference: str, first: tables.AdapterRow | None) -
         )
     require_usable_unfused(adapter.name, adapter.method, adapter.training)
     assert adapter.manifest.files is not None  # loaded, for use after the session
+    assert adapter.base.names is not None
     assert adapter.base.manifest.files is not None
     return adapter
 

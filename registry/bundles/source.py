@@ -17,7 +17,6 @@ from ..models.architecture import Architecture
 
 Compression = Literal["zst", "gz"]
 GgufType = Literal["f32", "f16", "bf16", "q8_0"]
-OnnxType = Literal["f16", "f32"]
 
 MAX_CARD = 1 << 20
 """Bytes of a template for the model card, at most."""
@@ -43,7 +42,6 @@ class Choices:
     models: tuple[str, ...] = ()
     base_name: str | None = None
     gguf_type: GgufType | None = None
-    onnx_type: OnnxType | None = None
     base_image: str | None = None
     location: str | None = None
     card: Path | None = None
@@ -59,8 +57,6 @@ class Choices:
         values = {name: value for name, value in asdict(self).items() if name != "link"}
         if self.location is None:
             del values["location"]  # bundles that were recorded before there was the option keep their value
-        if self.onnx_type is None:
-            del values["onnx_type"]  # as on record from before there was one
         if self.card is not None:
             with opened(self.card) as file:
                 values["card"] = digest_bytes(file.read(MAX_CARD))

@@ -33,7 +33,7 @@ from ..records.withdrawals import recipe_in
 from ..registration.training_curve import point_view
 from ..registration.training_facts import recorded_curve
 from . import BundledAdapter, BundleSource, Files
-from .serving_plan import ServingPlan, Split, plan_serving
+from .serving_plan import ServingPlan, Split, plan_serving, require_forms
 
 if TYPE_CHECKING:
     from ..workspace.workspace import Workspace
@@ -153,26 +153,28 @@ def adapters_source(
     form: Form,
     *,
     with_base: bool,
+    base: str | None = None,
     models: Sequence[str] = (),
     whole: bool = False,
 ) -> Iterator[tuple[BundleSource, Fused | None]]:
     """Yield unfused adapters of one base; their files stay until the block ends."""
     splits = tuple(Split.parse(text) for text in models)
     with workspace.database.read() as session:
-        plan = plan_serving(session, references, splits, whole=whole)
-        rows, base = plan.adapters, plan.base
+        plan = plan_serving(session, references, splits, base=base, whole=whole)
+        rows, onto = plan.adapters, plan.base
         facts = {adapter.name: adapter_facts(session, adapter) for adapter in rows}
-        provenance = {"base": base_facts(workspace, base), "tool": _tool()}
-        manifest = Manifest.of(entries(base.manifest))
-        architecture = recorded_architecture(base)
+        provenance = {"base": base_facts(workspace, onto), "tool": _tool()}
+        manifest = Manifest.of(entries(onto.manifest))
+        architecture = recorded_architecture(onto)
+    require_forms(workspace, plan)
     with workspace.cache.scratch() as scratch:
-        model = Files(locate_files(workspace, base, _new(scratch / "base")), manifest) if with_base else None
+        model = Files(locate_files(workspace, onto, _new(scratch / "base")), manifest) if with_base else None
         bundled = tuple(
             _bundled(workspace, adapter, plan, facts[adapter.name], form, scratch / f"adapter-{number}")
             for number, adapter in enumerate(rows)
         )
-        name = rows[0].name if len(rows) == 1 else _common_name(base.name)
-        own = unfused_tokenizer(workspace, base, rows, scratch / "tokenizer")
+        name = rows[0].name if len(rows) == 1 else _common_name(onto.name)
+        own = unfused_tokenizer(workspace, onto, rows, scratch / "tokenizer")
         tokenizer = Files.of(own) if own else None
         yield BundleSource(name, provenance, model, bundled, plan.routes, architecture, tokenizer), None
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import select
@@ -12,15 +11,15 @@ from sqlalchemy.orm import Session
 
 from .. import tables
 from ..adapters.finding import WHOLE
-from ..documents import picture_kind, write_picture
 from ..errors import BadInputError
-from ..record import compared, parts_of
+from ..record import compared
 from ..records.adapter_details import AdapterDetails
-from ..records.difference import ComparedAdapters, Difference, NotComparable, WeightsDifference
+from ..records.difference import ComparedAdapters, NotComparable, WeightsDifference
 from ..records.evaluation import METRIC, Evaluation, comparable, mismatch, setting_of
 from ..records.fused import Fidelity, FusedLine
 from ..records.fused_rows import fused_by_adapter
 from ..records.references import load_adapters, resolve_adapter
+from .better import better_of
 from .show import full_records, fused_lines, show_adapter
 
 if TYPE_CHECKING:
@@ -31,40 +30,22 @@ if TYPE_CHECKING:
 _SAID_ABOVE = frozenset({"training.iters", "training.lora_parameters.rank", "training.lora_parameters.scale"})
 
 
-def diff_adapters(
-    workspace: Workspace,
-    a: str,
-    b: str,
-    *,
-    weights: bool = False,
-    plot: Path | None = None,
-    force: bool = False,
-) -> Difference:
-    """Return the differences, a `WeightsDifference` where weights are compared too."""
-    kind = None if plot is None else picture_kind(plot)
-    left, right = show_adapter(workspace, a), show_adapter(workspace, b)
-    found = fields([left, right])
-    changed = {field: values for field, values in found.items() if values[0] != values[1]}
-    amended = {field: names for field in changed if (names := amended_in(field, left, right))}
-    withdrawals = {adapter.name: adapter.withdrawals for adapter in (left, right)}
-    difference = Difference(
-        a=left.name, b=right.name, changed=changed, amended=amended, withdrawals=withdrawals
-    )
-    if not weights:
-        return difference
-    changes = _changes(workspace, left.name, right.name)
-    place = None if plot is None else plot.expanduser().absolute()
-    if place is not None and kind is not None:
-        from ..comparison.picture import draw
-
-        write_picture(place, draw(left.name, right.name, changes, kind), force=force)
+def diff_adapters(workspace: Workspace, a: str, b: str) -> WeightsDifference:
+    """Return what differs between two adapters on one base model, in their weights too."""
     from ..comparison.modules import overall
 
+    left, right = show_adapter(workspace, a), show_adapter(workspace, b)
+    changed = {field: values for field, values in fields([left, right]).items() if values[0] != values[1]}
+    changes = _changes(workspace, left.name, right.name)
     return WeightsDifference(
-        **{name: getattr(difference, name) for name in parts_of(Difference)},
+        a=left.name,
+        b=right.name,
+        better=better_of([left, right]),
+        changed=changed,
+        amended={field: names for field in changed if (names := amended_in(field, left, right))},
+        withdrawals={adapter.name: adapter.withdrawals for adapter in (left, right)},
         overall=overall(changes),
         modules=tuple(change.record() for change in changes),
-        plot=place,
         uncompared=tuple(adapter.name for adapter in (left, right) if _whole(adapter)),
     )
 
@@ -133,11 +114,7 @@ MOST = 50
 
 
 def compare_adapters(workspace: Workspace, references: Sequence[str]) -> ComparedAdapters:
-    """Return the differences between adapters.
-
-    Args:
-        references: two or more different ones; a task means all its versions.
-    """
+    """Return the differences between adapters."""
     with workspace.database.read() as session:
         chosen = _chosen(session, references)
         lines = fused_lines(session, chosen, fused_by_adapter(session, chosen))
@@ -148,6 +125,7 @@ def compare_adapters(workspace: Workspace, references: Sequence[str]) -> Compare
     curves = {adapter.name: adapter.curve for adapter in details}
     return ComparedAdapters(
         adapters=names,
+        better=better_of(details),
         differs={field: values for field, values in found.items() if not _alike(values)},
         same={
             field: values[0] for field, values in found.items() if _alike(values) and values[0] is not None
@@ -161,7 +139,6 @@ def compare_adapters(workspace: Workspace, references: Sequence[str]) -> Compare
 
 
 def _chosen(session: Session, references: Sequence[str]) -> list[tables.AdapterRow]:
-    """Return what references name, each adapter once; a task means all its versions."""
     wanted = _with_versions(session, references)
     if len(wanted) > MOST:
         raise BadInputError(
@@ -186,7 +163,6 @@ def _chosen(session: Session, references: Sequence[str]) -> list[tables.AdapterR
 
 
 def _with_versions(session: Session, references: Sequence[str]) -> list[str]:
-    """Return references with a task's versions in its place."""
     adapter, task = tables.AdapterRow, tables.TaskRow
     query = select(task.name, adapter.name).join(task, task.id == adapter.task_id)
     query = query.where(task.name.in_({text.strip().casefold() for text in references}))
@@ -201,7 +177,6 @@ def _alike(values: Sequence[object]) -> bool:
 
 
 def _fused_fields(adapters: Sequence[AdapterDetails]) -> dict[str, tuple[object, ...]]:
-    """Return the figures of the newest model that was fused from each adapter, null where there is none."""
     newest = [adapter.fused[-1] if adapter.fused else None for adapter in adapters]
     found: dict[str, tuple[object, ...]] = {
         f"fused.{field}": tuple(None if line is None else line[field] for line in newest)
@@ -213,7 +188,6 @@ def _fused_fields(adapters: Sequence[AdapterDetails]) -> dict[str, tuple[object,
 
 
 def _measured_fields(adapters: Sequence[AdapterDetails]) -> dict[str, tuple[object, ...]]:
-    """Return the newest values of each metric; those that cannot be compared are in fields of their own."""
     newest = [{(each.metric, comparable(each)): each for each in adapter.evaluations} for adapter in adapters]
     keys = {key: each for values in newest for key, each in values.items()}
     several = [name for name, count in Counter(name for name, _ in keys).items() if count > 1]

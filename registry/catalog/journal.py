@@ -42,13 +42,7 @@ def journal(
     before: int | None = None,
     limit: int | None = None,
 ) -> list[Event]:
-    """Return entries of the log, oldest first.
-
-    Args:
-        reference: only entries about this: an adapter, base model, fused artifact, bundle, alias (`task#alias`, with its rules and
-            approvals), place, key or blob, by its name or the beginning of its digest; entries that mention an adapter, a fused artifact or a
-            bundle, such as moves of an alias, belong to it.
-    """
+    """Return entries of the log, oldest first."""
     moment = parse_moment(since) if since is not None else None
     places = places_of(reference) if reference is not None else []
     with workspace.database.read() as session:
@@ -90,7 +84,6 @@ def _event(row: tables.EventRow, name: str | None) -> Event:
 
 
 def _known(session: Session, action: str) -> str:
-    """Return an action that there is: of this version, or recorded by another."""
     if action in ACTIONS or session.scalar(
         select(tables.EventRow.seq).where(tables.EventRow.action == action).limit(1)
     ):
@@ -171,7 +164,6 @@ def _kinds(session: Session) -> list[str]:
 
 
 def _about_alias(session: Session, alias: Reference, kinds: Sequence[str]) -> _About:
-    """Return what is about an alias: its moves, its rules and those of every task, and approvals of it holding something."""
     subjects = {f"{alias.task}#{alias.value}"}
     adapter, task = tables.AdapterRow, tables.TaskRow
     if session.scalar(select(task.id).where(task.name == alias.task)) is not None:
@@ -210,7 +202,6 @@ def _any_of(ways: Sequence[ColumnElement[bool]]) -> ColumnElement[bool]:
 
 
 def _names(thing: Thing) -> tuple[set[str], set[str]]:
-    """Return what the log calls a thing where it is the subject, and by what it is told in other entries."""
     if isinstance(thing, tables.AdapterRow):
         return {thing.name, thing.digest}, {thing.name}
     if isinstance(thing, tables.FusedRow):

@@ -40,7 +40,6 @@ def names_of(session: Session, events: Sequence[tables.EventRow]) -> dict[int, s
 
 
 def _from_detail(kind: str, detail: Detail) -> str | None:
-    """Return what an entry itself says of the name of what it is about."""
     if kind == "fused":
         return detail.get("label") or detail.get("adapter")
     if kind == "bundle" and "target" in detail:
@@ -75,7 +74,6 @@ def _look_up(session: Session, kind: str, subjects: set[str]) -> dict[str, str]:
 
 
 def _blobs(session: Session, digests: set[str]) -> dict[str, str]:
-    """Return the first file that is made of each blob, and whose it is."""
     from ..provenance.owners import owners_of
 
     files: dict[str, tables.ManifestFileRow] = {}
@@ -205,6 +203,7 @@ _TELLS: Mapping[str, str | Callable[[Detail], str]] = {
     "base.calibrated": "{prompts}, {tokens} tokens",
     "base.calibration_chosen": "{prompts}, {calibration!s:.12}",
     "base.received": _received,
+    "base.related": "{name} and {other_name} are forms of one model",
     "base.recognised": "{name} holds the same as the base {same_as!s:.12}",
     "blob.quarantined": "moved to {moved_to}",
     "blob.repaired": _repaired,

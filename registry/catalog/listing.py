@@ -37,8 +37,6 @@ FEW = 2_000
 
 
 class _Key(NamedTuple):
-    """A field to sort by: a column of the adapter, or the value of a metric, in a table that is joined for it."""
-
     name: str
     column: Any
     descending: bool
@@ -117,14 +115,12 @@ class Page:
         return query.where(*filters)
 
     def _joined(self, query: Select[Any]) -> Select[Any]:
-        """Return a query with the tables that the fields to sort by are in."""
         for key in self._keys:
             if key.joined is not None:
                 query = query.outerjoin(key.joined, key.on)
         return query
 
     def _order(self, where: Any = None, *, plain: bool = False) -> list[ColumnElement[Any]]:
-        """Return how to sort adapters, or rows that have the fields as attributes."""
         order: list[ColumnElement[Any]] = []
         for number, key in enumerate(self._keys):
             column = key.column if where is None else getattr(where, key.name)
@@ -277,7 +273,6 @@ def _adapters(session: Session, text: str, *, beginning: str | None) -> tuple[st
 
 
 def _bases(session: Session, text: str, digest: str) -> tuple[str, ...]:
-    """Return the first names of bases; there are few of them."""
     base, name = tables.BaseModelRow, tables.BaseNameRow
     ways = [name.folded.contains(text, autoescape=True)]
     if digest:

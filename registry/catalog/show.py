@@ -35,12 +35,7 @@ def full_records(
     facts: Mapping[int, Mapping[str, Any]],
     at: datetime | None = None,
 ) -> list[AdapterDetails]:
-    """Return adapters with sizes, files and training; those asked for with `in_full` take the same statements however many they are.
-
-    Args:
-        facts: by the number of its row, further fields of a record, and those that were otherwise at another moment.
-        at: that moment; None for now.
-    """
+    """Return adapters with sizes, files and training; those asked for with `in_full` take the same statements however many they are."""
     parents = [adapter.parent_id for adapter in adapters if adapter.parent_id is not None]
     told = of_adapters(session, [*(adapter.id for adapter in adapters), *parents], at=at)
     known = adapter_facts(session, adapters, told)
@@ -84,10 +79,7 @@ def _full_facts(adapter: tables.AdapterRow, told: Mapping[int, Withdrawals]) -> 
 
 
 def show_adapter(workspace: Workspace, reference: str, *, at: str | None = None) -> AdapterDetails:
-    """Return one adapter in full: as `list` has it, with sizes, training run, files, fused artifacts and bundles.
-
-    Sizes: `reduction_factor` is how many times fewer parameters were trained than the base has.
-    """
+    """Return one adapter in full: as `list` has it, with sizes, training run, files, fused artifacts and bundles."""
     if at is not None:
         return show_then(workspace, reference, at)
     with workspace.database.read() as session:
@@ -168,7 +160,6 @@ def resolve_then(session: Session, text: str, moment: datetime) -> tables.Adapte
 
 
 def _believed(session: Session, adapter: tables.AdapterRow, moment: datetime) -> dict[str, Any]:
-    """Return what changes with time about an adapter, besides yanks: values, evaluations, aliases."""
     state = state_then(adapter, moment)
     tags = sorted(field for field in state if field.startswith(TAG))
     return {

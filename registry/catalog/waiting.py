@@ -31,10 +31,7 @@ class Waiting(Record):
 
 
 def waiting_for_approval(workspace: Workspace, tasks: Sequence[Task]) -> list[Waiting]:
-    """Return which of the newest versions wait for approval, by task and alias; withdrawn ones wait for nothing.
-
-    It takes two statements, however many tasks there are.
-    """
+    """Return which of the newest versions wait for approval, by task and alias; withdrawn ones wait for nothing."""
     newest = {task.task: task for task in tasks if own(task.withdrawals) is None}
     with workspace.database.read() as session:
         asked = _asked(session, newest)
@@ -89,7 +86,6 @@ def _asked(session: Session, tasks: Mapping[str, Task]) -> dict[tuple[str, str],
 def _given(
     session: Session, tasks: Sequence[Task]
 ) -> defaultdict[tuple[str, str], dict[str, tuple[str, bool]]]:
-    """Return who approves, each person once, by adapter and alias, without authors."""
     approval, adapter = tables.ApprovalRow, tables.AdapterRow
     query = (
         select(adapter.name, adapter.created_by, approval.alias, approval.by, approval.authenticated)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import quote
 
 from fusery.storage.errors import FuseryError
@@ -41,39 +41,35 @@ _NAMES: dict[Kind, str] = {
 def names_beginning(prefix: str, kinds: Iterable[Kind], *, home: Path | None = None) -> list[str]:
     """Return recorded names with a prefix, ignoring case, kind by kind; none if the database cannot be read."""
     try:
-        found = dict.fromkeys(_read(_database(home), prefix, list(kinds)))
+        found = dict.fromkeys(_read(_file(home), prefix, list(kinds)))
         # A database may be anybody's, and shells take lines and escapes for what they are.
         return [word for word in found if word.isprintable() and not any(map(str.isspace, word))]
     except (FuseryError, OSError, ValueError, ImportError, sqlite3.Error):
         return []
 
 
-def _database(home: Path | None) -> str:
+def _file(home: Path | None) -> Path:
+    """Return the embedded database; names of other databases are not completed."""
     folder = expanded(home or default_home()).absolute()
     is_set = any(name.upper() == "FUSERY_DATABASE_URL" and value for name, value in os.environ.items())
     if not is_set and not (folder / CONFIG_NAME).exists():
-        return f"sqlite:///{folder / EMBEDDED}"
+        return folder / EMBEDDED
     from ..workspace.settings import Settings
 
-    return Settings.load(folder).database
+    scheme, _, rest = Settings.load(folder).database.partition("://")
+    if scheme.partition("+")[0] != "sqlite":
+        raise ValueError(scheme)
+    return Path(rest.removeprefix("/").partition("?")[0])
 
 
-def _read(url: str, prefix: str, kinds: Sequence[Kind]) -> Iterator[str]:
-    scheme, _, rest = url.partition("://")
-    if scheme.partition("+")[0] == "sqlite":
-        yield from _from_sqlite(Path(rest.removeprefix("/").partition("?")[0]), prefix, kinds)
-    else:
-        yield from _from_postgresql(f"postgresql://{rest}", prefix, kinds)
-
-
-def _query(kind: Kind, mark: str) -> str:
+def _query(kind: Kind) -> str:
     return (
-        f"SELECT word FROM ({_NAMES[kind]}) AS words WHERE lower(substr(word, 1, {mark})) = {mark} "
+        f"SELECT word FROM ({_NAMES[kind]}) AS words WHERE lower(substr(word, 1, ?)) = ? "
         f"ORDER BY place, word LIMIT {MOST}"
     )
 
 
-def _from_sqlite(path: Path, prefix: str, kinds: Sequence[Kind]) -> Iterator[str]:
+def _read(path: Path, prefix: str, kinds: Sequence[Kind]) -> Iterator[str]:
     # As it lies there, a connection makes no files beside it.  Where another process writes, its journal is there already, and
     # has what is newest.
     busy, index = (path.with_name(f"{path.name}-{part}") for part in ("wal", "shm"))
@@ -85,20 +81,5 @@ def _from_sqlite(path: Path, prefix: str, kinds: Sequence[Kind]) -> Iterator[str
         until = time.monotonic() + _SECONDS
         connection.set_progress_handler(lambda: time.monotonic() > until, 10_000)
         for kind in kinds:
-            rows = connection.execute(_query(kind, "?"), (len(prefix), prefix.lower()))
+            rows = connection.execute(_query(kind), (len(prefix), prefix.lower()))
             yield from (str(word) for (word,) in rows)
-
-
-def _from_postgresql(url: str, prefix: str, kinds: Sequence[Kind]) -> Iterator[str]:
-    import psycopg
-
-    options = f"-c statement_timeout={1000 * _SECONDS} -c default_transaction_read_only=on"
-    try:
-        with psycopg.connect(url, connect_timeout=_SECONDS, options=options) as connection:
-            for kind in kinds:
-                rows: list[tuple[Any, ...]] = connection.execute(
-                    _query(kind, "%s"), (len(prefix), prefix.lower())
-                ).fetchall()
-                yield from (str(word) for (word,) in rows)
-    except psycopg.Error:
-        return

@@ -72,7 +72,6 @@ def curve_svg(points: Any) -> bytes | None:
 
 
 def _curve(points: Sequence[Mapping[str, Any]]) -> tuple[Line, Line]:
-    """Return the points of validation and of training, thinned to what can be seen."""
     found: list[Line] = []
     for kind in ("val_loss", "train_loss"):
         both = ((finite(point.get("iteration")), finite(point.get(kind))) for point in points)
@@ -83,7 +82,6 @@ def _curve(points: Sequence[Mapping[str, Any]]) -> tuple[Line, Line]:
 
 
 def _drawn(curves: Sequence[tuple[Line, Line]], bottom: float) -> list[Markup]:
-    """Return curves and their axes, with the iterations below the bottom."""
     points = [point for curve in curves for line in curve for point in line]
     rise, ticks = svg.axis([loss for _, loss in points], bottom, 20)
     steps = [0.0, *(step for step, _ in points)]
@@ -102,7 +100,6 @@ def _drawn(curves: Sequence[tuple[Line, Line]], bottom: float) -> list[Markup]:
 
 
 def _told_apart(at: int) -> str:
-    """Return the colour of a curve, and of more curves than there are colours the dashes."""
     dashes = at // _COLOURS % 4
     return f"s{at % _COLOURS}" + (f" d{dashes}" if dashes else "")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from markupsafe import Markup
 
@@ -15,7 +15,7 @@ from ..engine.verdict import DEGRADED_FROM, PASS_FROM, closeness
 from ..errors import BadInputError
 from . import svg
 from .svg import rendered
-from .text import finite, number, share, short
+from .text import finite, share, short
 
 MOST_LAYERS = 512
 MOST_ROWS = 64
@@ -23,7 +23,6 @@ MOST_ROWS = 64
 
 _BLOCK = re.compile(r"(?P<stem>(?:[^.0-9][^.]*\.)*)(?P<block>[0-9]{1,5})\.(?P<kind>.+)")
 _NUMBER = re.compile(r"(?<=\.)[0-9]+(?=\.|$)")
-_Item = TypeVar("_Item")
 _LABEL = 48
 _ORDER = (
     *("q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj"),
@@ -52,10 +51,7 @@ class HeatMap:
 
 
 def heat_map(view: Mapping[str, Any], base_modules: Iterable[str]) -> HeatMap:
-    """Return the map of a fused artifact.
-
-    A cell that stands for several modules (experts that are stored one by one) has the share retained over all of them.
-    """
+    """Return the map of a fused artifact."""
     fidelity = view["fidelity"]
     modules = {module["module"]: module for module in fidelity["modules"]}
     extras = [f" + {part['weight']:g} {part['adapter']}" for part in view["with"]]
@@ -65,26 +61,19 @@ def heat_map(view: Mapping[str, Any], base_modules: Iterable[str]) -> HeatMap:
         f"{view['adapter']}{scale}{''.join(extras)}, {view['format']}",
         f"{fidelity['verdict']}: {100 * retained:.1f} % retained, "
         f"cosine {cosine:.3f}, relative error {error:.3g}",
-        *arranged(modules, base_modules, _retained),
+        *_arranged(modules, base_modules),
     )
 
 
-def arranged(
-    modules: Mapping[str, _Item],
-    base_modules: Iterable[str],
-    cell: Callable[[Sequence[_Item]], float | None],
+def _arranged(
+    modules: Mapping[str, Mapping[str, Any]], base_modules: Iterable[str]
 ) -> tuple[tuple[int, ...], tuple[Row, ...], tuple[Row, ...]]:
-    """Return the numbers of the layers, the rows of modules within them, and the rows of modules outside.
-
-    Args:
-        cell: the number to show for the modules of one kind in one layer; None for nothing.
-    """
-    inside: dict[tuple[str, str], dict[int, list[_Item]]] = defaultdict(lambda: defaultdict(list))
+    inside: dict[tuple[str, str], dict[int, list[Mapping[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     outside = []
     for path, module in modules.items():
         match = _BLOCK.fullmatch(path)
         if match is None:
-            outside.append(Row(_printable(path), (cell([module]),)))
+            outside.append(Row(_printable(path), (_retained([module]),)))
         else:
             kind = (match["stem"], _NUMBER.sub("*", match["kind"]))
             inside[kind][int(match["block"])].append(module)
@@ -113,7 +102,7 @@ def arranged(
     ]
     chosen = next((names for names in spellings if len(set(names)) == len(kinds)), spellings[-1])
     rows = [
-        Row(_printable(name), tuple(cell(inside[kind].get(layer, ())) for layer in layers))
+        Row(_printable(name), tuple(_retained(inside[kind].get(layer, ())) for layer in layers))
         for kind, name in zip(kinds, chosen, strict=True)
     ]
     return layers, tuple(rows), tuple(outside)
@@ -131,7 +120,6 @@ def _retained(modules: Sequence[Mapping[str, Any]]) -> float | None:
 
 
 def _printable(name: str) -> str:
-    """Return a name of a tensor as printable ASCII of a bounded length: it comes from a file."""
     plain = "".join(
         char if " " <= char <= "~" else char.encode("unicode_escape").decode() for char in name[: 2 * _LABEL]
     )
@@ -141,12 +129,7 @@ def _printable(name: str) -> str:
 Colour = tuple[int, int, int]
 
 
-def colours(written: str) -> tuple[Colour, ...]:
-    """Return colours that are written as six hexadecimal digits each."""
-    return tuple((each[0], each[1], each[2]) for each in map(bytes.fromhex, written.split()))
-
-
-VIRIDIS = colours(
+VIRIDIS = bytes.fromhex(
     "440154 471365 482475 463480 414487 3b528b 355f8d 2f6c8e 2a788e 25848e 21918c "
     "1e9c89 22a884 2fb47c 44bf70 5ec962 7ad151 9bd93c bddf26 dfe318 fde725"
 )
@@ -163,49 +146,30 @@ _LEAST = 420
 _STEPS = 40
 
 
-@dataclass(frozen=True, slots=True)
-class Shades:
-    """From numbers to colours, and to what is written in a cell.
-
-    Attributes:
-        low: what has the first colour, and all that is below.
-        high: what has the last one, and all that is above.
-        shares: they are shares retained: written as percentages, with a mark where a verdict changes.
-    """
-
-    name: str
-    stops: tuple[Colour, ...]
-    low: float
-    high: float
-    marks: tuple[float, ...]
-    shares: bool = False
-
-    def colour(self, value: float) -> Colour:
-        """Return the colour of a number."""
-        part = (value - self.low) / (self.high - self.low)
-        at = min(max(part, 0.0), 1.0) * (len(self.stops) - 1)
-        low = min(int(at), len(self.stops) - 2)
-        red, green, blue = (
-            round(a + (b - a) * (at - low)) for a, b in zip(self.stops[low], self.stops[low + 1], strict=True)
-        )
-        return red, green, blue
-
-    def written(self, value: float, wide: bool) -> str:
-        """Return what is in a cell: a number where there is room for one, and a mark that tells what no colour has to."""
-        if not self.shares:
-            return "" if not wide else f"{value:z.2f}" if abs(value) < 10 else f"{min(value, 9999):.0f}"
-        close = closeness(value)
-        mark = "×" if close < DEGRADED_FROM else "–" if close < PASS_FROM else ""
-        return f"{100 * value:.0f} {mark}".rstrip() if wide else mark
+_MARKS = (0.0, DEGRADED_FROM, PASS_FROM, 1.0)
+"""Shares that the scale of colours names."""
 
 
-RETAINED = Shades("retained", VIRIDIS, 0.0, 1.0, (0.0, DEGRADED_FROM, PASS_FROM, 1.0), shares=True)
+def colour(value: float) -> Colour:
+    """Return the colour of a share: the first one for 0 and less, the last one for 1 and more."""
+    at = min(max(value, 0.0), 1.0) * (len(VIRIDIS) // 3 - 1)
+    low = min(int(at), len(VIRIDIS) // 3 - 2)
+    stops = zip(VIRIDIS[3 * low : 3 * low + 3], VIRIDIS[3 * low + 3 : 3 * low + 6], strict=True)
+    red, green, blue = (round(a + (b - a) * (at - low)) for a, b in stops)
+    return red, green, blue
+
+
+def _written(value: float, wide: bool) -> str:
+    close = closeness(value)
+    mark = "×" if close < DEGRADED_FROM else "–" if close < PASS_FROM else ""
+    return f"{100 * value:.0f} {mark}".rstrip() if wide else mark
 
 
 def draw(picture: HeatMap, kind: str) -> bytes:
     """Return a map of fidelity as a PNG or SVG file, with all layers."""
-    left = room_for([*picture.rows, *picture.outside])
-    parts, right, bottom = drawn(picture.layers, picture.rows, picture.outside, RETAINED, left, FILE_WIDTH, 4)
+    rows = (*picture.rows, *picture.outside)
+    left = max(124, 24 + 7 * max((len(row.label) for row in rows), default=0))
+    parts, right, bottom = _drawn(picture.layers, picture.rows, picture.outside, left, FILE_WIDTH, 4)
     told = (
         f"× below {100 * DEGRADED_FROM:.0f} or above {100 * (2 - DEGRADED_FROM):.0f} %: lost; "
         f"– below {100 * PASS_FROM:.0f} or above {100 * (2 - PASS_FROM):.0f} %: degraded; grey: not adapted"
@@ -223,16 +187,10 @@ def draw(picture: HeatMap, kind: str) -> bytes:
     )
 
 
-def room_for(rows: Sequence[Row]) -> int:
-    """Return the pixels that the labels of rows take, and some between them and the cells."""
-    return max(124, 24 + 7 * max((len(row.label) for row in rows), default=0))
-
-
-def drawn(
+def _drawn(
     layers: Sequence[int],
     rows: Sequence[Row],
     outside: Sequence[Row],
-    shades: Shades,
     left: int,
     width: int,
     top: float,
@@ -249,13 +207,13 @@ def drawn(
     parts: list[Markup] = []
     for start in range(0, len(layers), each):
         part = slice(start, start + each)
-        parts += _cells([Row(row.label, row.cells[part]) for row in rows], shades, left, wide, top)
+        parts += _cells([Row(row.label, row.cells[part]) for row in rows], left, wide, top)
         top += _HIGH * len(rows)
         parts += _layer_numbers(layers[part], left, wide, top)
         top += 40
-    parts += _cells(outside, shades, left, _WIDE, top)
+    parts += _cells(outside, left, _WIDE, top)
     top += _HIGH * len(outside) + 14
-    parts += _legend(shades, left, top, min(6.0, (width - left - 24) / _STEPS))
+    parts += _legend(left, top, min(6.0, (width - left - 24) / _STEPS))
     return parts, left + wide * each + 16, int(top + 44)
 
 
@@ -264,7 +222,7 @@ def heat_map_picture(key: str, picture: HeatMap) -> Markup:
     kept = [at for at in range(len(picture.layers)) if any(row.cells[at] is not None for row in picture.rows)]
     rows = [Row(row.label, tuple(row.cells[at] for at in kept)) for row in picture.rows] if kept else []
     layers = [picture.layers[at] for at in kept]
-    parts, right, bottom = drawn(layers, rows, picture.outside, RETAINED, 124, WIDTH, 10.0)
+    parts, right, bottom = _drawn(layers, rows, picture.outside, 124, WIDTH, 10.0)
     return svg.picture(
         key,
         f"Fidelity of {picture.title}",
@@ -276,30 +234,30 @@ def heat_map_picture(key: str, picture: HeatMap) -> Markup:
     )
 
 
-def _cells(rows: Sequence[Row], shades: Shades, left: int, wide: int, top: float) -> Iterator[Markup]:
+def _cells(rows: Sequence[Row], left: int, wide: int, top: float) -> Iterator[Markup]:
     for down, row in enumerate(rows):
         y = top + _HIGH * down
         yield svg.text(left - 10, y + 17, short(row.label, left // 7 - 1), anchor="end")
         for across, cell in enumerate(row.cells):
-            yield from _cell(finite(cell), shades, left + wide * across, y, wide)
+            yield from _cell(finite(cell), left + wide * across, y, wide)
 
 
-def _cell(value: float | None, shades: Shades, x: float, y: float, wide: int) -> Iterator[Markup]:
+def _cell(value: float | None, x: float, y: float, wide: int) -> Iterator[Markup]:
     box = {"x": x + 1, "y": y + 1, "width": wide - 2, "height": _HIGH - 2, "rx": 2}
     if value is None:
         yield svg.element("rect", **box, class_="nothing")
         return
-    colour = shades.colour(value)
-    told = svg.element("title", share(value) if shades.shares else number(value))
-    yield svg.element("rect", told, **box, fill=f"#{bytes(colour).hex()}")
+    red_green_blue = colour(value)
+    told = svg.element("title", share(value))
+    yield svg.element("rect", told, **box, fill=f"#{bytes(red_green_blue).hex()}")
     # The relative luminance, as the rules for contrast have it.
     linear = [
         part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4
-        for part in (each / 255 for each in colour)
+        for part in (each / 255 for each in red_green_blue)
     ]
     brightness = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
     kind = "on-light" if brightness > 0.18 else "on-dark"
-    if written := shades.written(value, wide == _WIDE):
+    if written := _written(value, wide == _WIDE):
         yield svg.text(x + wide / 2, y + 17.5, written, kind, "middle")
 
 
@@ -311,15 +269,12 @@ def _layer_numbers(layers: Sequence[int], left: int, wide: int, bottom: float) -
     yield svg.text(left - 10, bottom + 16, "layer", anchor="end")
 
 
-def _legend(shades: Shades, left: int, top: float, wide: float) -> Iterator[Markup]:
-    """Yield the scale of colours, with the numbers that it shows."""
-    run = svg.Scale(shades.low, shades.high, left, left + _STEPS * wide)
+def _legend(left: int, top: float, wide: float) -> Iterator[Markup]:
+    run = svg.Scale(0.0, 1.0, left, left + _STEPS * wide)
     for at in range(_STEPS):
-        value = shades.low + (at + 0.5) / _STEPS * (shades.high - shades.low)
-        colour = f"#{bytes(shades.colour(value)).hex()}"
-        yield svg.element("rect", x=left + wide * at, y=top, width=wide + 0.5, height=10, fill=colour)
-    for value in shades.marks:
+        fill = f"#{bytes(colour((at + 0.5) / _STEPS)).hex()}"
+        yield svg.element("rect", x=left + wide * at, y=top, width=wide + 0.5, height=10, fill=fill)
+    for value in _MARKS:
         yield svg.line(run(value), top, run(value), top + 14, "axis")
-        told = f"{100 * value:.0f} %" if shades.shares else number(value, 3)
-        yield svg.text(run(value), top + 28, told, anchor="middle")
-    yield svg.text(left - 10, top + 9, shades.name, anchor="end")
+        yield svg.text(run(value), top + 28, f"{100 * value:.0f} %", anchor="middle")
+    yield svg.text(left - 10, top + 9, "retained", anchor="end")

@@ -88,15 +88,7 @@ def combine(
     register: Register,
     reporter: Reporter = SILENT,
 ) -> Combination:
-    """Combine adapters on one base into a new one; see `fusery.registry.comparison.methods` for the methods.
-
-    Args:
-        weights: one for each; None for 1 each.
-        density: share of the numbers of each factor that `ties` and `dare` keep, from a millionth to 1.
-        seed: of what `dare` keeps; None for 0.
-        rank: of the new adapter, for `svd`; None for the largest of theirs.
-        task: what the new adapter is for; None for the task that they all have.
-    """
+    """Combine adapters on one base into a new one; see `fusery.registry.comparison.methods` for the methods."""
     asked = choice(references, method, weights, density, seed, rank)
     about = Submission(task=task, tags=tags or {}, note=note)
     return _compute(workspace, references, asked, about, register, dry_run=dry_run, reporter=reporter)
@@ -189,7 +181,6 @@ def _compute(
 
 
 def _config(made: CombinePlan, recipe: CombinationRecipe) -> dict[str, object]:
-    """Return `adapter_config.json` as `mlx_lm` reads it, with the recipe in it."""
     return {
         "fine_tune_type": "lora",
         RECIPE: recipe.to_dict(),

@@ -115,7 +115,6 @@ def compare(a: LowRank | None, b: LowRank | None, *, shapes: bool = True) -> Upd
 
 
 def _one(a: LowRank | None, b: LowRank | None, *, shapes: bool) -> UpdateComparison:
-    """Compare an update with nothing, or with itself."""
     one = a if a is not None else b
     if one is None:
         raise ValueError("nothing to compare")
@@ -132,7 +131,6 @@ def _one(a: LowRank | None, b: LowRank | None, *, shapes: bool) -> UpdateCompari
 
 
 def _fitted(spectrum: Array, update: LowRank) -> tuple[float, ...]:
-    """Return as many singular values as the update can have: those that are missing are zero."""
     values = spectrum.tolist()[: min(update.a.shape[1], *update.shape)]
     return (*values, *[0.0] * (min(update.a.shape[1], *update.shape) - len(values)))
 
@@ -208,7 +206,8 @@ class _Cores:
         triangles, lengths = [], []
         for columns in (left, right.T):
             length = np.sqrt(np.einsum("ij,ij->j", columns, columns))
-            triangles.append(_triangle(columns / np.where(length > 0, length, 1.0)))
+            upper: Any = np.linalg.qr(columns / np.where(length > 0, length, 1.0), mode="r")
+            triangles.append(np.asarray(upper))
             lengths.append(length)
         return cls(triangles[0], triangles[1], lengths[0] * lengths[1])
 
@@ -227,27 +226,6 @@ class _Cores:
         (our_columns, our_rows), (their_columns, their_rows) = (spaces(core) for core in cores)
         angles = [angles_between(our_columns, their_columns), angles_between(our_rows, their_rows)]
         return [singular_values(core) for core in cores], angles
-
-
-def _triangle(columns: Array) -> Array:
-    """Return R of the QR decomposition: block by block, since each then stays in the processor's cache.
-
-    Source: Demmel, Grigori, Hoemmen and Langou, "Communication-optimal parallel and sequential QR and LU
-    factorizations" (2012), section 3.
-    """
-    rows, width = columns.shape
-    height = 4 * width
-    blocks = rows // height
-    if blocks < 2:
-        return _upper(columns)
-    cut = blocks * height
-    tops = _upper(columns[:cut].reshape(blocks, height, width))
-    return _upper(np.concatenate([tops.reshape(-1, width), columns[cut:]]))
-
-
-def _upper(columns: Any) -> Array:
-    upper: Any = np.linalg.qr(columns, mode="r")
-    return np.asarray(upper)
 
 
 def joined(parts: Sequence[UpdateComparison]) -> UpdateComparison:

@@ -192,7 +192,6 @@ def _gram(columns: Sequence[Array]) -> Array:
 
 
 def _between(crossed: Array, factors: tuple[Array, Array], bases: tuple[Array | None, Array | None]) -> Array:
-    """Return the principal angles between two spaces from the Gram matrix of their bases with each other."""
     inner: Array = np.linalg.solve(factors[0], crossed)
     inner = np.linalg.solve(factors[1], inner.T).T
     if bases[0] is not None and bases[1] is not None:

@@ -51,10 +51,7 @@ _HINT = "fusery eval record --help"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricValue:
-    """One value as a file or a program says it; see `fusery.registry.records.evaluation.Evaluation`.
-
-    Unknown texts are empty where they are a part of what tells evaluations apart.
-    """
+    """One value as a file or a program says it; see `fusery.registry.records.evaluation.Evaluation`."""
 
     metric: str
     value: float
@@ -76,12 +73,7 @@ class MetricValue:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """What a file of results says.
-
-    Attributes:
-        said_of: names and paths of the model that was measured.
-        source: SHA-256 of the file; None of what a program said.
-    """
+    """What a file of results says."""
 
     form: Form
     measured: tuple[MetricValue, ...]
@@ -150,8 +142,6 @@ def _require_possible(value: MetricValue, name: str, problem: str | None = None)
 
 
 class _ResultsReader:
-    """Reads one document; notes what it says of the model."""
-
     def __init__(self, name: str) -> None:
         self._name = name
         self.said_of: list[str] = []
@@ -233,7 +223,6 @@ class _ResultsReader:
             yield MetricValue(**{**own, **facts, **made})
 
     def _values(self, task: str, values: Any) -> Iterator[tuple[str, float, float | None]]:
-        """Yield the metrics of a task, each with its value and standard error."""
         if not isinstance(values, Mapping):
             raise self.problem(f"has no metrics at {task[:60]!r}")
         for key, value in values.items():
@@ -273,7 +262,6 @@ class _ResultsReader:
         return number
 
     def _stderr(self, name: str, value: Any) -> float | None:
-        """Return a standard error; None where the harness could not compute one."""
         if value is None or _is_none(value) or (isinstance(value, float) and math.isnan(value)):
             return None
         number = self._number(f"{name} (standard error)", value)
@@ -299,7 +287,6 @@ def _text(value: Any) -> str | None:
 
 
 def _dataset(said: Any, task: str) -> str:
-    """Return what a task was measured on: the hub's id of the dataset; else the task itself."""
     return str(said) if is_hub_id(said) else task
 
 
@@ -308,18 +295,15 @@ def _version(value: Any) -> str | None:
 
 
 def _first(*values: Any) -> int | None:
-    """Return the first value that is a whole number, and not negative."""
     whole = (value for value in values if isinstance(value, int) and not isinstance(value, bool))
     return next((value for value in whole if value >= 0), None)
 
 
 def _is_none(value: Any) -> bool:
-    """Tell whether a text stands where a harness has no value."""
     return isinstance(value, str) and value in _NO_VALUE
 
 
 def _task(key: str) -> tuple[str, int | None]:
-    """Return the name of lighteval's task and its number of examples: `TASK|SHOTS`, or `SUITE|TASK|SHOTS`."""
     parts = key.split("|")
     if len(parts) == 1:
         return key, None
@@ -330,7 +314,6 @@ def _task(key: str) -> tuple[str, int | None]:
 
 
 def _directions(metrics: Any) -> Iterator[tuple[str, Any]]:
-    """Yield of each of lighteval's metrics whether more of it is better; one entry may be of several."""
     for entry in metrics if isinstance(metrics, list) else ():
         if not isinstance(entry, Mapping):
             continue

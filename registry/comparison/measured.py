@@ -153,7 +153,6 @@ def _missing(
 
 
 def _settled(each: MetricValue, setting: Mapping[str, str | int | None], name: str) -> MetricValue:
-    """Return a value with what was said besides; refuse what contradicts the results."""
     said: dict[str, Any] = {}
     for field, wanted in setting.items():
         known = getattr(each, field)
@@ -171,7 +170,6 @@ def _settled(each: MetricValue, setting: Mapping[str, str | int | None], name: s
 
 
 def _require_own(session: Session, adapter: tables.AdapterRow, found: Results, name: str, file: str) -> None:
-    """Refuse results whose model is another registered adapter, by its name or its digest."""
     names, digests = set[str](), set[str]()
     for piece in list(_pieces(found.said_of))[:_MOST_PIECES]:
         names |= set(_NAME.findall(piece.removeprefix("adapters_"))[:1])
@@ -215,10 +213,7 @@ def record_own(
 def put_own(
     workspace: Workspace, session: Session, adapter: tables.AdapterRow, measured: Sequence[MetricValue]
 ) -> tuple[list[tables.EvaluationRow], list[str]]:
-    """Record values of an adapter, in the caller's write transaction; return the new rows, and the metrics that were known.
-
-    Of an adapter that has as many evaluations as it may have, nothing is recorded.
-    """
+    """Record values of an adapter, in the caller's write transaction; return the new rows, and the metrics that were known."""
     own = {key_of(each.values()): each for each in measured}
     new, known, others = missing_evaluations(adapter, [each.values() for each in own.values()])
     keys = [key_of(values) for values in new] + [key_of(row) for row in others]

@@ -38,11 +38,8 @@ OF_ONE_RANK = ("linear", "ties", "dare")
 Mask = Callable[[int, str, tuple[int, ...]], Array]
 """From the number of an update, the name of its factor (`lora_a`, `lora_b`) and its shape to what DARE keeps, as booleans."""
 
-_BLOCK = 1 << 15
-"""Numbers that are elected among at once: they stay in the processor's cache."""
-
 _ROWS = 1024
-"""Rows that are multiplied at once, for the same reason."""
+"""Rows that are multiplied at once: they stay in the processor's cache."""
 
 _ALONE = 1 << 18
 """Multiplications in a product of matrices up to which OpenBLAS uses one thread (its interface/gemm.c)."""
@@ -53,11 +50,7 @@ _LOST = 1e-7
 
 @dataclass(frozen=True, slots=True)
 class WeightedUpdate:
-    """One update and its weight in a combination.
-
-    Attributes:
-        number: which of the adapters it is of, from 0.
-    """
+    """One update and its weight in a combination."""
 
     number: int
     update: LowRank
@@ -131,7 +124,6 @@ def combine(
 
 
 def _terms(parts: Sequence[WeightedUpdate]) -> tuple[Gram, Array]:
-    """Return the Gram matrices of all terms a_k b_k, and the factor of each."""
     return Gram.of([part.update.a for part in parts], [part.update.b for part in parts]), _factor_of_terms(
         parts
     )
@@ -207,7 +199,6 @@ def _tall(a: Array, small: Array) -> Array:
 
 
 def _wide(small: Array, b: Array) -> Array:
-    """Return small @ b in float32, in pieces as `_tall` does."""
     b = np.ascontiguousarray(b, np.float32)
     width = max(1, _ALONE // max(1, small.size))
     cut = b.shape[1] // width * width
@@ -248,11 +239,7 @@ def _sum(tensors: Sequence[Array], weights: Sequence[np.float32]) -> Array:
 
 
 def largest_kept(tensor: Array, density: float) -> Array:
-    """Return a tensor with its largest numbers alone, and zeros: TIES' trim, PEFT's `magnitude_based_pruning`.
-
-    As many are kept as whole numbers go into density times all of them.  Of equally large ones the first are kept; PEFT leaves
-    open which.
-    """
+    """Return a tensor with its largest numbers alone, and zeros: TIES' trim, PEFT's `magnitude_based_pruning`."""
     if density >= 1:
         return tensor
     kept = int(density * tensor.size)
@@ -271,29 +258,14 @@ def largest_kept(tensor: Array, density: float) -> Array:
 
 def _elected(tensors: Sequence[Array], weights: Sequence[np.float32]) -> Array:
     """Return the mean of those numbers that have the sign of their sum: TIES' elect and merge, PEFT's `disjoint_merge`."""
-    flat = [np.ascontiguousarray(tensor).reshape(-1) for tensor in tensors]
-    mixed: Array = np.empty(flat[0].size, np.float32)
-    for start in range(0, mixed.size, _BLOCK):
-        block = [each[start : start + _BLOCK] for each in flat]
-        mixed[start : start + _BLOCK] = _elected_block(block, weights)
-    return mixed.reshape(tensors[0].shape)
-
-
-def _elected_block(block: Sequence[Array], weights: Sequence[np.float32]) -> Array:
-    signs = block[0] + block[1] if len(block) > 1 else block[0].copy()
-    for tensor in block[2:]:
-        signs += tensor
-    np.copysign(np.float32(1), signs, out=signs)
+    signs = np.copysign(np.float32(1), sum(tensors[1:], start=tensors[0]))
     total, count = np.zeros_like(signs), np.zeros_like(signs)
-    for tensor, weight in zip(block, weights, strict=True):
-        with_it = tensor * signs
-        np.maximum(with_it, np.float32(0), out=with_it)
-        count += with_it > 0
-        with_it *= weight
-        total += with_it
-    total /= np.maximum(count, np.float32(1), out=count)
-    total *= signs
-    return total
+    for tensor, weight in zip(tensors, weights, strict=True):
+        agreeing = np.maximum(tensor * signs, np.float32(0))
+        count += agreeing > 0
+        total += agreeing * weight
+    elected: Array = total / np.maximum(count, np.float32(1)) * signs
+    return elected
 
 
 def _measured(parts: Sequence[WeightedUpdate], a: Array, b: Array) -> CombinedUpdate:

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from fusery.storage.digest import Digest
 from fusery.storage.safetensors import Tensor
-from fusery.storage.vouchers import FileState, Watch, state_of
+from fusery.storage.vouchers import Watch
 
 from ..adapters.files import WEIGHTS
 from ..charts.text import natural
@@ -39,12 +38,6 @@ Array = NDArray[Any]
 
 WORKERS = 2
 """Modules that are compared at once: each holds some 30 MB at rank 64, and the large products use all cores anyway."""
-
-_HELD = 20
-"""Adapters of which it is remembered where their tensors lie: one is compared with many, and most of them with the next, too."""
-
-_SMALL = 256 << 10
-"""Bytes of a header up to which that is remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,29 +107,15 @@ def open_adapter(path: Path, scale: float, *, method: str = LORA, name: str = ""
         raise FusionUnsupportedError(f"{name or path} has the scale {scale}")
     file = open_input(path)
     try:
-        found = os.fstat(file)
-        header = int.from_bytes(os.pread(file, 8, 0), "little")
-        look = _factors_again if header <= _SMALL else _factors
-        yield OpenAdapter(name or str(path), scale, look(path, method, state_of(found)), file)
+        factors = read_adapter(path, {"fine_tune_type": method, "num_layers": 0}, 1.0).factors
+        yield OpenAdapter(name or str(path), scale, factors, file)
     finally:
         os.close(file)
 
 
-def _factors(path: Path, method: str, _state: FileState) -> Mapping[str, Factors]:
-    return read_adapter(path, {"fine_tune_type": method, "num_layers": 0}, 1.0).factors
-
-
-_factors_again = lru_cache(_HELD)(_factors)
-
-
 @dataclass(frozen=True, slots=True)
 class ModuleChange:
-    """What differs in one module.
-
-    Attributes:
-        rank_a: the rank that the first gives it, 0 if it does not adapt it.
-        magnitudes: those of DoRA compared; None with LoRA.
-    """
+    """What differs in one module."""
 
     module: str
     rank_a: int
@@ -277,7 +256,6 @@ def open_registered(
 
 
 def _located(workspace: Workspace, adapter: tables.AdapterRow, folder: Path) -> Path:
-    """Return where the weights lie; they were read through and found right today, or are now."""
     file = next((file for file in adapter.manifest.files if file.path == WEIGHTS), None)
     if file is None:  # registered in PEFT's form
         return fetch_form(workspace, adapter, "mlx", folder, factors_only=True)[WEIGHTS]

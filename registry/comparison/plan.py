@@ -86,11 +86,7 @@ _LEAST_DENSITY = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class CombineOptions:
-    """How adapters are to be combined, as it was asked for.
-
-    Attributes:
-        rank: for `svd` and `shrink`; None for the largest that the adapters have.
-    """
+    """How adapters are to be combined, as it was asked for."""
 
     method: str
     weights: tuple[float, ...]
@@ -157,7 +153,6 @@ def choice(
 
 
 def _weight(said: object) -> float:
-    """Return a weight; one so small that nothing in float32 would be left of it is none, but for 0."""
     try:
         weight = float(said)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
@@ -273,10 +268,7 @@ def write(
     path: Path,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, CombinedUpdate]:
-    """Write a new adapter's safetensors file, and return the figures of each module.
-
-    The same bytes for the same adapters and plan, whatever the number of modules that are worked on at once.
-    """
+    """Write a new adapter's safetensors file, and return the figures of each module."""
     entries = plan.entries()
     total, done = sum(4 * math.prod(shape) for _, _, shape in entries), 0
     figures = {}
@@ -298,8 +290,6 @@ def write(
 def _each(
     adapters: Sequence[SourceAdapter], plan: CombinePlan
 ) -> Iterator[tuple[NewModule, list[CombinedUpdate]]]:
-    """Yield the modules with what was made of each, in their order, never more than a few of them in memory."""
-
     def make(module: NewModule) -> tuple[NewModule, list[CombinedUpdate]]:
         parts = range(module.parts)
         return module, [_make(adapters, plan, module, part) for part in parts]

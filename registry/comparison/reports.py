@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ..record import Record, described
+from ..wire import decode
 
 if TYPE_CHECKING:
     from ..workspace.workspace import Workspace
@@ -296,9 +296,6 @@ class ProbeReport(Record):
         return f" The loss is {short(self.loss_b)} against {short(self.loss_a)}{base}."
 
 
-_Made = TypeVar("_Made", bound=Record)
-
-
 ACTION = "adapter.benched"
 """What the log calls a measurement."""
 
@@ -311,23 +308,7 @@ def last_bench(workspace: Workspace, reference: str) -> BenchReport | None:
     with workspace.database.read() as session:
         adapter = resolve_adapter(session, reference)
         found = events.history(session, kind="adapter", subject=adapter.digest, action=ACTION, limit=1)
-    return _read(json.loads(found[0].detail), found[0].at) if found else None
-
-
-def _read(detail: Mapping[str, Any], at: datetime) -> BenchReport:
-    """Return the report that the log kept, perhaps of another version: what it has not is None, what is new is left out."""
-    rows = (
-        _made(FormCost, {**row, "fidelity": _made(Held, row["fidelity"]) if row.get("fidelity") else None})
-        for row in detail["rows"]
-    )
-    made = {
-        "machine": _made(Machine, detail["machine"]),
-        "rows": tuple(rows),
-        "reasons": tuple(detail.get("reasons", ())),
-        "at": at,
-    }
-    return _made(BenchReport, {**detail, **made})
-
-
-def _made(kind: type[_Made], said: Mapping[str, Any]) -> _Made:
-    return kind(**{each.name: said.get(each.name) for each in fields(kind)})  # type: ignore[arg-type]
+    if not found:
+        return None
+    report: BenchReport = decode(BenchReport, {**json.loads(found[0].detail), "at": found[0].at.isoformat()})
+    return report

@@ -1,22 +1,17 @@
 """How alike two adapters are: the cosine of their updates, exactly, or over a few modules in single precision.
 
-The latter is right to a thousandth, which is enough to pass over the many that are not alike.  Those that one adapter is compared
-with are mostly those of the next as well, so that what was read of small ones is held for a while.
+The latter is right to a thousandth, which is enough to pass over the many that are not alike.
 """
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from fusery.storage.vouchers import FileState, state_of
 
 from ..adapters.tensors import cross
 from .cores import joined
@@ -27,17 +22,9 @@ Array = NDArray[Any]
 LARGEST = 64 << 20
 """Bytes of a factor from which `shared_modules` passes a module over."""
 
-_HELD = 1 << 20
-"""Bytes of a module's factors up to which they are held."""
-
-_MOST = 40
-"""Modules that are held."""
-
 
 @dataclass(frozen=True, slots=True)
 class _Update:
-    """One update, `size * a.T @ b` with factors (rows, rank) that have no number above one, and its norm without `size`."""
-
     a: Array
     b: Array
     size: float
@@ -58,32 +45,6 @@ def rough_cosine(ours: OpenAdapter, theirs: OpenAdapter, modules: Sequence[str])
 
 
 def _updates(adapter: OpenAdapter, module: str) -> Sequence[_Update]:
-    factors = adapter.factors[module]
-    if factors.a.size + factors.b.size > _HELD:
-        return _read(adapter, module)
-    return _held(_FileKey(adapter, state_of(os.fstat(adapter.file))), module)
-
-
-class _FileKey:
-    """An open adapter that is the same as another one if its file is, and what is made of it."""
-
-    def __init__(self, adapter: OpenAdapter, state: FileState) -> None:
-        self.adapter = adapter
-        self._same = (*state, adapter.scale)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _FileKey) and self._same == other._same
-
-    def __hash__(self) -> int:
-        return hash(self._same)
-
-
-@lru_cache(_MOST)
-def _held(key: _FileKey, module: str) -> Sequence[_Update]:
-    return _read(key.adapter, module)
-
-
-def _read(adapter: OpenAdapter, module: str) -> Sequence[_Update]:
     updates = []
     for part in range(adapter.parts(module)):
         read = adapter.read(module, part)
@@ -94,7 +55,6 @@ def _read(adapter: OpenAdapter, module: str) -> Sequence[_Update]:
 
 
 def _scaled(factor: Array) -> tuple[Array, float]:
-    """Return a factor with no number above one, and what it is to be multiplied by."""
     high = float(np.abs(factor).max(initial=0.0))
     if not high or not math.isfinite(high):
         return np.zeros(factor.shape, np.float32), high
@@ -102,10 +62,7 @@ def _scaled(factor: Array) -> tuple[Array, float]:
 
 
 def shared_modules(ours: OpenAdapter, theirs: OpenAdapter) -> list[str]:
-    """Return the modules that both change and that can be compared, sorted; none where that is less than half of either's.
-
-    Passed over are those of other sizes in the one than in the other, and those with a factor above 64 MiB.
-    """
+    """Return the modules that both change and that can be compared, sorted; none where that is less than half of either's."""
     shared = sorted(
         module
         for module in ours.factors.keys() & theirs.factors.keys()

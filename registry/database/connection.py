@@ -41,25 +41,17 @@ _SECRET = re.compile(r"pass|secret|token|credential", re.IGNORECASE)
 
 
 class Database:
-    """One SQLite file or PostgreSQL database.  Nothing is connected, and no file made, before the first transaction.
-
-    Attributes:
-        path: the file of an SQLite database, else None.
-        shown: what messages call it: the file, or the URL with everything secret in it masked.
-        dialect: `sqlite` or `postgresql`.
-        actor: under whose name changes are logged that no use case tells of.
-        outage_seconds: seconds that a transaction waits for a PostgreSQL server that stopped answering.
-    """
+    """One SQLite file or PostgreSQL database.  Nothing is connected, and no file made, before the first transaction."""
 
     def __init__(self, engine: Engine, *, timeout: float, aside: Aside | None = None) -> None:
         self._engine, self._aside = engine, aside
         self._timeout = timeout
         self._answered = False
-        self.outage_seconds = timeout
-        self.actor = "fusery"
+        self.outage_seconds = timeout  # how long a transaction waits for a server that stopped answering
+        self.actor = "fusery"  # the name in the log for changes that no use case tells of
         self.dialect = engine.dialect.name
         self.path = Path(engine.url.database or "") if self.dialect == "sqlite" else None
-        self.shown: Path | str = self.path or self.display_url
+        self.shown: Path | str = self.path or self.display_url  # for messages
 
     @classmethod
     def open(cls, url: str, *, timeout: float = 30.0) -> Database:
@@ -91,9 +83,8 @@ class Database:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            reason = (error.strerror or "it cannot be made").lower()
             raise DatabaseUnavailableError(
-                f"cannot make the folder of the database {self.path}: {reason}",
+                f"cannot make the folder of the database {self.path}: {error.strerror}",
                 hint="set FUSERY_REGISTRY to a folder of yours",
             ) from error
 
@@ -138,15 +129,13 @@ class Database:
     @contextlib.contextmanager
     def schema_change(self) -> Iterator[Connection]:
         """Yield a connection for migrations: the only writer, with foreign keys checked at the end."""
-        self._require_allowed("schema")
-        with self._explained(), self._start(lambda: self._begun("schema")) as session:
+        with self._session("schema") as session:
             connection = session.connection()
             yield connection
             if self.dialect == "sqlite":
                 broken = connection.exec_driver_sql("PRAGMA foreign_key_check").first()
                 if broken is not None:
                     raise SchemaError(f"the change would leave rows of {broken[0]} pointing at nothing")
-            session.commit()
 
     @staticmethod
     def clock() -> FunctionElement[float]:
@@ -210,10 +199,7 @@ class Database:
         return session
 
     def _start(self, begin: Callable[[], T]) -> T:
-        """Begin a transaction; wait `timeout` seconds for other transactions, and `outage_seconds` for an unreachable server.
-
-        Only the beginning is retried: nothing has been read then, so nothing can be lost.
-        """
+        """Begin a transaction; retry that for `timeout` seconds, or `outage_seconds` while the server does not answer."""
         started = time.monotonic()
         try:
             begun = begin()
@@ -261,13 +247,11 @@ def _parse(url: str) -> URL:
     try:
         parsed = make_url(url)
     except ArgumentError as error:
-        raise BadInputError("the database URL is not one", hint=_URL_HINT) from error
-    except (
-        ValueError
-    ) as error:  # SQLAlchemy reads the port by int(); the URL is not repeated, for its password
-        raise BadInputError("the port in the database URL is not a number", hint=_URL_HINT) from error
+        raise BadInputError("invalid database URL", hint=_URL_HINT) from error
+    except ValueError as error:  # SQLAlchemy reads the port by int()
+        raise BadInputError("invalid port in the database URL", hint=_URL_HINT) from error
     if parsed.port is not None and not 0 < parsed.port < 65536:
-        raise BadInputError("the port in the database URL is not one: there are 1 to 65535", hint=_URL_HINT)
+        raise BadInputError("invalid port in the database URL (1 to 65535)", hint=_URL_HINT)
     if parsed.drivername in _POSTGRESQL:
         return parsed.set(drivername="postgresql+psycopg")
     if parsed.drivername not in _SQLITE:
@@ -280,11 +264,8 @@ def _parse(url: str) -> URL:
 
 
 def _require_local(path: Path) -> None:
-    """Refuse an SQLite file that is not on a disk of this machine.
-
-    "All processes using a database must be on the same host computer; WAL does not work over a network filesystem",
-    https://www.sqlite.org/wal.html; and file locks on network file systems succeed for everybody at once.
-    """
+    # "WAL does not work over a network filesystem", https://www.sqlite.org/wal.html; and file locks there may succeed
+    # for everybody at once.
     if (kind := network_file_system(path)) is not None:
         raise DatabaseUnavailableError(
             f"an SQLite database cannot be used safely over the network file system {kind}, where {path} lies",

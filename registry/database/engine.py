@@ -38,14 +38,6 @@ IDLE_SECONDS = {"read": 900, "write": 60, "schema": 300}
 STATEMENT_SECONDS = {"read": 300, "write": 120, "schema": 0}
 """What one statement may take; 0 is without end, since a migration of a large table takes what it takes."""
 
-KEEPALIVE = {
-    "keepalives_idle": 20,
-    "keepalives_interval": 5,
-    "keepalives_count": 4,
-    "tcp_user_timeout": 40_000,
-}
-"""Seconds, and milliseconds at the end: a server that vanished without a word is noticed within 40 s."""
-
 
 def make_engine(
     url: URL, *, timeout: float, connect: Callable[[], sqlite3.Connection] | None = None
@@ -65,7 +57,11 @@ def make_engine(
         "prepare_threshold": None,
         "connect_timeout": CONNECT_SECONDS,
         "application_name": "fusery",
-        **KEEPALIVE,
+        # A server that vanished without a word is noticed within 40 s.
+        "keepalives_idle": 20,
+        "keepalives_interval": 5,
+        "keepalives_count": 4,
+        "tcp_user_timeout": 40_000,  # milliseconds
     }
     engine = create_engine(url, connect_args=arguments, pool_pre_ping=True, **common)
     _prepare_postgresql(engine, timeout)
@@ -73,16 +69,13 @@ def make_engine(
 
 
 def _document_text(value: Any) -> str:
-    from ..tables.record import document_text  # the tables: who only looks at the schema needs none
+    from ..tables.record import document_text
 
     return document_text(value)
 
 
 def _leave_no_last_resort() -> None:
-    """Give the drivers' loggers a handler, or Python itself prints what they tell, with tracebacks, to standard error.
-
-    They tell of a connection that broke while it was being cleaned up, which is then thrown away and asked for anew.
-    """
+    # Without a handler, Python prints what the drivers log of broken connections, with tracebacks, to standard error.
     for name in ("sqlalchemy.pool", "psycopg"):
         logger = logging.getLogger(name)
         if not logger.handlers:
@@ -91,17 +84,15 @@ def _leave_no_last_resort() -> None:
 
 @event.listens_for(Engine, "handle_error")
 def _name_unreadable(context: ExceptionContext) -> None:
-    """Say of a value that the driver itself cannot read what is said of those that no column's type can.
+    """Raise `UnreadableValueError` for a value that the driver itself cannot read.
 
     SQLite keeps bytes that are no UTF-8 as texts; PostgreSQL has moments before the year 1 and after 9999, and infinite ones.
     """
     error = context.original_exception
     sqlite = str(error).startswith("Could not decode to UTF-8")
     postgresql = type(error).__name__ == "DataError" and getattr(error, "sqlstate", "") is None
-    postgresql = postgresql and "NUL" not in str(
-        error
-    )  # that is one on its way there, which is not a value yet
-    if sqlite or postgresql:
+    # A text with NUL is refused on its way to the database.
+    if sqlite or (postgresql and "NUL" not in str(error)):
         from ..tables.record import UnreadableValueError
 
         raise UnreadableValueError(f"the database has an invalid value: {str(error).splitlines()[0][:120]}")
@@ -178,10 +169,7 @@ def utcnow(session: Session) -> datetime:
 
 
 def insert(session: Session, table: Any) -> Any:
-    """Return an INSERT that has `on_conflict_do_update` and `on_conflict_do_nothing`.
-
-    Only the dialect at hand is imported: PostgreSQL's brings its asynchronous driver along, a twentieth of a second.
-    """
+    """Return the dialect's INSERT, which has `on_conflict_do_update`; PostgreSQL's is imported only there."""
     if session.get_bind().dialect.name == "sqlite":
         from sqlalchemy.dialects import sqlite
 
@@ -277,37 +265,30 @@ def _explain_sqlite(
             f"cannot open the database {path}: there is no such folder", hint="fusery admin init"
         )
     if code == _READONLY and os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
-        # The system did not let SQLite open it for writing, and SQLite opens it for reading then without a word.
+        # Where the system does not let SQLite open a file for writing, SQLite opens it for reading.
         return DatabaseUnavailableError(
             f"the database {path} could be opened for reading only",
             hint="is the disk full, or mounted for reading only?  Run the command again",
         )
-    sentences = {
+    denied = f"cannot use the database {path}: permission denied", "check who owns it and its folder"
+    messages = {
         _CANTOPEN: (
-            "cannot open the database {path}: permission denied, or it is not a file",
+            f"cannot open the database {path}: permission denied, or it is not a file",
             "check who owns it",
         ),
-        _READONLY: (
-            "cannot write the database {path}: permission denied",
-            "check who owns it and its folder",
-        ),
-        _PERM: ("cannot use the database {path}: permission denied", "check who owns it"),
-        _AUTH: ("cannot use the database {path}: permission denied", "check who owns it"),
-        _FULL: (
-            "there is no space left for the database {path}",
-            "free some space and run the command again",
-        ),
+        _READONLY: denied,
+        _PERM: denied,
+        _AUTH: denied,
+        _FULL: (f"no space left for the database {path}", "free some space and run the command again"),
         _IOERR: (
-            "the database {path} cannot be read or written: {reason}",
+            f"the database {path} cannot be read or written: {reason}",
             "check the disk and its free space",
         ),
-        _CORRUPT: ("the database {path} is damaged: {reason}", "restore it from a backup"),
-        _NOTADB: ("{path} is not an SQLite database", "restore it from a backup, or name another file"),
+        _CORRUPT: (f"the database {path} is damaged: {reason}", "restore it from a backup"),
+        _NOTADB: (f"{path} is not an SQLite database", "restore it from a backup, or name another file"),
     }
-    if code not in sentences:
-        return None
-    sentence, hint = sentences[code]
-    return DatabaseUnavailableError(sentence.format(path=path, reason=reason), hint=hint)
+    message, hint = messages.get(code or 0, (None, None))
+    return DatabaseUnavailableError(message, hint=hint) if message else None
 
 
 def _explain_postgresql(error: DBAPIError, name: str, timeout: float) -> DatabaseUnavailableError | None:
@@ -332,11 +313,6 @@ def _explain_postgresql(error: DBAPIError, name: str, timeout: float) -> Databas
             hint="run the command again; what is already done is found",
         )
     if state is None or state[:2] in ("08", "28", "3D", "40", "53"):
-        return DatabaseUnavailableError(f"cannot use the database {name}: {_unreachable(error)}")
+        reason = _first_line(error).rpartition("FATAL:")[2].strip()
+        return DatabaseUnavailableError(f"cannot use the database {name}: {reason}")
     return None
-
-
-def _unreachable(error: DBAPIError) -> str:
-    """Return why a connection was refused: libpq's last line holds the server's word or the system's."""
-    line = _first_line(error)
-    return line.rsplit("FATAL:", 1)[-1].strip() if "FATAL:" in line else line

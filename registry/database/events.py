@@ -37,8 +37,7 @@ from .sealing import KINDS, Seal, seals_of
 
 FIRST_PREVIOUS = "0" * 64
 _WAITING = "entries of the log"
-ACTOR = "actor"
-"""Key of the information about a session that says under which name changes are logged."""
+ACTOR = "actor"  # key of the information about a session that says under which name changes are logged
 _DIGEST = re.compile("[0-9a-f]{64}")
 
 
@@ -60,10 +59,7 @@ def record(
     actor: str | None = None,
     at: datetime | None = None,
 ) -> EventRow:
-    """Append one entry, in the write transaction that does what it tells of; it has its number when that is committed.
-
-    By default, the actor is that of the database, and the time that of its clock.
-    """
+    """Append an entry in the transaction that does what it tells of, by default by the database's actor and clock."""
     if action not in ACTIONS:
         raise ValueError(f"the action {action!r} is not declared in `fusery.registry.database.events`")
     entry = EventRow(
@@ -74,7 +70,7 @@ def record(
         subject=subject,
         detail=canonical_json(without_credentials(detail)).decode("ascii"),
     )
-    # It is written when the transaction ends: only then is it known what the transaction has written.
+    # `conclude` writes it: only at the end is it known what the transaction has written.
     session.info.setdefault(_WAITING, []).append(entry)
     return entry
 
@@ -108,7 +104,7 @@ def event_hash(event: EventRow) -> str:
     return digest_json(_hashed(event))
 
 
-def _hashed(event: EventRow) -> dict[str, Any]:
+def _hashed(event: EventRow) -> Mapping[str, Any]:
     content: dict[str, Any] = {
         "seq": event.seq,
         "at": event.at.astimezone(UTC).isoformat(timespec="microseconds"),
@@ -124,7 +120,7 @@ def _hashed(event: EventRow) -> dict[str, Any]:
     return content
 
 
-def entry_values(event: EventRow) -> dict[str, Any]:
+def entry_values(event: EventRow) -> Mapping[str, Any]:
     """Return an entry as it travels: what its hash covers, and the hash."""
     return {**_hashed(event), "hash": event.hash}
 
@@ -149,24 +145,20 @@ def parse_seals(text: str) -> list[Seal]:
 
 
 def _is_seal(seal: Seal) -> bool:
+    texts = isinstance(seal.kind, str) and isinstance(seal.name, str) and isinstance(seal.digest or "", str)
+    numbered = type(seal.number) is int and seal.number > 0
     return (
-        isinstance(seal.kind, str)
+        texts
+        and numbered
         and seal.kind in KINDS
-        and type(seal.number) is int
-        and seal.number > 0
-        and isinstance(seal.name, str)
-        and (
-            seal.digest is None
-            or (isinstance(seal.digest, str) and _DIGEST.fullmatch(seal.digest) is not None)
-        )
+        and (seal.digest is None or bool(_DIGEST.fullmatch(seal.digest)))
     )
 
 
 def seals_text(seals: Sequence[Seal]) -> str:
     """Return the text of an entry's seals: canonical JSON, a list of `[kind, number, name, digest]`."""
-    return canonical_json([[seal.kind, seal.number, seal.name, seal.digest] for seal in seals]).decode(
-        "ascii"
-    )
+    rows = [[seal.kind, seal.number, seal.name, seal.digest] for seal in seals]
+    return canonical_json(rows).decode("ascii")
 
 
 def verify_chain(session: Session) -> Iterator[Problem]:
@@ -223,14 +215,14 @@ def _all(session: Session) -> Iterator[tuple[int, EventRow | None]]:
     query, seq = select(EventRow).execution_options(populate_existing=True), 0
     following = select(EventRow.seq).order_by(EventRow.seq).limit(BATCH)
     while numbers := session.scalars(following.where(EventRow.seq > seq)).all():
-        found: dict[int, EventRow] = {}
         try:
-            found = {each.seq: each for each in session.scalars(query.where(EventRow.seq.in_(numbers)))}
+            events = {each.seq: each for each in session.scalars(query.where(EventRow.seq.in_(numbers)))}
         except ValueError:
+            events = {}
             for number in numbers:
                 with suppress(ValueError):
-                    found[number] = session.scalars(query.where(EventRow.seq == number)).one()
-        yield from ((number, found.get(number)) for number in numbers)
+                    events[number] = session.scalars(query.where(EventRow.seq == number)).one()
+        yield from ((number, events.get(number)) for number in numbers)
         seq = numbers[-1]
 
 
@@ -255,6 +247,7 @@ ACTIONS: Mapping[str, str] = {
     "base.calibration_chosen": "a calibration that was there is taken again, and not the newest",
     "base.recognised": "other files were found to hold the same",
     "base.received": "it came from another registry",
+    "base.related": "its weights are a form of another base model's",
     "blob.quarantined": "a damaged blob was put aside",
     "blob.repaired": "a damaged blob was replaced by a good one",
     "bundle.signed": "it was signed",

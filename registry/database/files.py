@@ -32,7 +32,11 @@ def copy_aside(path: Path, folder: Path) -> Path:
     copy = folder / "fusery.db"
     for _ in range(_ATTEMPTS):
         before = stamps(path)
-        _require_room(path, sum(size for size, _ in before), folder)
+        if (size := sum(size for size, _ in before)) > shutil.disk_usage(folder).free:
+            raise SchemaError(
+                f"{path} has {size:,} bytes, more than can be copied to be read",
+                hint="make room in the folder for temporary files, or let its owner move to PostgreSQL",
+            )
         for suffix in ("", *_STATE):
             _copy(
                 path.with_name(path.name + suffix), copy.with_name(copy.name + suffix), optional=bool(suffix)
@@ -62,14 +66,6 @@ def stamps(path: Path) -> list[tuple[int, int]]:
     return found
 
 
-def _require_room(path: Path, size: int, folder: Path) -> None:
-    if size > shutil.disk_usage(folder).free:
-        raise SchemaError(
-            f"{path} has {size:,} bytes, more than can be copied to be read",
-            hint="make room in the folder for temporary files, or let its owner move to PostgreSQL",
-        )
-
-
 def notes_of(path: Path | None) -> list[Need]:
     """Return the room that a command's records need beside an SQLite file; its log is removed when it is closed."""
     if path is None:
@@ -86,8 +82,7 @@ def may_only_be_read(path: Path) -> bool:
 class Aside:
     """Gives connections to a copy of a file, made anew when the file has changed; `close` removes it.
 
-    SQLite makes files beside a database even to read it, and where it cannot it may only be told that nobody ever writes,
-    which is not known: somebody else may have the right to, or another mount of the same disk.
+    SQLite makes files beside a database even to read it; its `immutable` is only for files that nobody else can write.
     """
 
     def __init__(self, path: Path) -> None:
@@ -113,30 +108,22 @@ class Aside:
 
 def network_file_system(path: Path) -> str | None:
     """Return the name of the network file system that `path` lies on, or None for a local or an unknown one."""
-    name = _file_system(_nearest(path))
+    resolved = path.resolve()
+    existing = next((part for part in (resolved, *resolved.parents) if part.exists()), resolved)
+    if sys.platform == "darwin":
+        name = _ask_darwin(existing)
+    else:
+        try:
+            name = file_system_in(_MOUNTS.read_text(errors="replace"), existing)
+        except OSError:
+            return None
     return name if _NETWORK.fullmatch(name) else None
 
 
-def _nearest(path: Path) -> Path:
-    resolved = path.resolve()
-    return next((part for part in (resolved, *resolved.parents) if part.exists()), resolved)
-
-
-def _file_system(path: Path) -> str:
-    if sys.platform == "darwin":
-        return _ask_darwin(path)
-    try:
-        return file_system_in(_MOUNTS.read_text(errors="replace"), path)
-    except OSError:
-        return ""
-
-
 def file_system_in(mounts: str, path: Path) -> str:
-    """Return the type of the file system that holds an absolute path, from the text of `/proc/self/mountinfo`.
-
-    The format is in proc_pid_mountinfo(5): the fifth field is the mount point, and the type follows the `-`.  Of two
-    mounts on one point the later one covers the earlier one.
-    """
+    """Return the type of the file system that holds an absolute path, from the text of `/proc/self/mountinfo`."""
+    # proc_pid_mountinfo(5): the fifth field is the mount point, and the type follows the `-`; a later mount covers an
+    # earlier one on the same point.
     depth, kind = -1, ""
     for line in mounts.splitlines():
         fields, _, rest = line.partition(" - ")

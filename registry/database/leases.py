@@ -31,8 +31,7 @@ from .connection import Database
 from .engine import batches, insert
 from .owner import LeaseOwner
 
-TTL = 120.0
-"""Seconds that a lease lasts without being renewed."""
+TTL = 120.0  # seconds that a lease lasts without being renewed
 
 _ELAPSED = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # goes on while the machine sleeps
 
@@ -47,29 +46,17 @@ class Busy:
 
 
 class Lease:
-    """The right to build one key.
-
-    Its fence grows by one with each holder; it is part of the path that is built in, so that a late process never writes on
-    its successor's files.
-    """
+    """The right to build one key; its fence, part of the path that is built in, grows by one with each holder."""
 
     def __init__(
         self, database: Database, key: str, owner: LeaseOwner, *, fence: int, ttl: float, since: float
     ) -> None:
-        self.key = key
-        self.owner = owner
-        self.fence = fence
-        self._database = database
-        self._ttl = ttl
-        self._renewed = since
-        self._lost = False
+        self.key, self.owner, self.fence = key, owner, fence
+        self._database, self._ttl, self._renewed, self._lost = database, ttl, since, False
 
     @contextlib.contextmanager
     def keep(self) -> Iterator[None]:
-        """Renew the lease from a thread until the block ends; after an exception, give it back.
-
-        The thread has its own connection.  It never interrupts the block: call `check` in it.
-        """
+        """Renew the lease from a thread until the block ends, which calls `check`; after an exception, give it back."""
         try:
             with repeated(self._renew_or_lose, self._ttl / 3, f"lease {self.key[:12]}"):
                 yield
@@ -85,11 +72,7 @@ class Lease:
                 self.renew()
 
     def check(self) -> None:
-        """Return if the lease certainly still holds.
-
-        Raises:
-            LeaseLostError: it was taken over, or could not be renewed for two thirds of its time.
-        """
+        """Raise `LeaseLostError` if it was taken over, or could not be renewed for two thirds of its time."""
         if self._lost or _now() - self._renewed > self._ttl * 2 / 3:
             raise self._loss()
 
@@ -102,11 +85,7 @@ class Lease:
         self._renewed = asked
 
     def publish(self, session: Session) -> None:
-        """Give the lease back within the write transaction that records what was built.
-
-        Raises:
-            LeaseLostError: it no longer holds, so the transaction must not be committed.
-        """
+        """Give the lease back in the transaction that records what was built; raise `LeaseLostError` if it no longer holds."""
         if not self.release(session):
             raise self._loss()
 
@@ -153,7 +132,7 @@ def repeated(work: Callable[[], None], seconds: float, name: str) -> Iterator[No
 def acquire(database: Database, key: str, owner: LeaseOwner, *, ttl: float = TTL) -> Lease | Busy:
     """Take the lease on a key if it is free, has run out, or belonged to a process that is provably dead.
 
-    Look for the finished thing only *after* this returned a lease: whoever held it before may have published.
+    Look for the finished thing only *after* this returned a lease: the holder before may have published.
     """
     asked = _now()
     taken = database.repeat(lambda session: _take(session, key, owner, ttl))
@@ -172,13 +151,13 @@ def wait(
 ) -> Lease:
     """Take the lease on a key, waiting for as long as others hold it."""
     pause, met = 0.05, None
-    while isinstance(found := acquire(database, key, owner, ttl=ttl), Busy):
-        if told is not None and found.owner != met:
-            told(found)
-        met = found.owner
+    while isinstance(taken := acquire(database, key, owner, ttl=ttl), Busy):
+        if told is not None and taken.owner != met:
+            told(taken)
+        met = taken.owner
         time.sleep(pause * random.uniform(0.5, 1.5))
         pause = min(pause * 1.5, 2.0)
-    return found
+    return taken
 
 
 def _take(session: Session, key: str, owner: LeaseOwner, ttl: float) -> int | Busy:
@@ -194,7 +173,9 @@ def _take(session: Session, key: str, owner: LeaseOwner, ttl: float) -> int | Bu
     known = LeaseOwner.parse(holder)
     if known is None or not known.is_dead():
         return Busy(key, known, remaining)
-    return _take_over(session, key, owner, ttl, number)
+    values = {"owner": str(owner), "fence": number + 1, "expires": Database.clock() + ttl}
+    session.execute(update(tables.LeaseRow).where(tables.LeaseRow.key == key).values(values))
+    return int(number) + 1
 
 
 def _take_free(session: Session, key: str, owner: LeaseOwner, ttl: float) -> int | None:
@@ -215,12 +196,6 @@ def _take_free(session: Session, key: str, owner: LeaseOwner, ttl: float) -> int
     return fence
 
 
-def _take_over(session: Session, key: str, owner: LeaseOwner, ttl: float, fence: int) -> int:
-    values = {"owner": str(owner), "fence": fence + 1, "expires": Database.clock() + ttl}
-    session.execute(update(tables.LeaseRow).where(tables.LeaseRow.key == key).values(values))
-    return fence + 1
-
-
 def _rows(session: Session, statement: Update) -> int:
     result = session.execute(statement, execution_options={"synchronize_session": False})
     assert isinstance(result, CursorResult)
@@ -231,8 +206,7 @@ def _now() -> float:
     return time.clock_gettime(_ELAPSED)
 
 
-LONGEST = 86400.0
-"""Seconds after which every claim and every lease has ended, unless it is extended."""
+LONGEST = 86400.0  # seconds after which every claim and every lease has ended, unless it is extended
 
 INTENT_TTL = 3600.0
 """Seconds that an intent lasts without being renewed: generous, since it costs nobody anything but disk space."""
@@ -299,10 +273,7 @@ def release(session: Session, digests: Iterable[Digest], owner: str) -> None:
 def reading(
     database: Database, digests: Iterable[Digest], owner: LeaseOwner, *, ttl: float = INTENT_TTL
 ) -> Iterator[None]:
-    """Keep the collector off the blobs that the block reads.
-
-    An intent that comes after the collector's decision is too late; the read then fails as any missing blob does.
-    """
+    """Keep the collector off the blobs that the block reads; if it was faster, the read fails like that of a missing blob."""
     intents = Intents(database, owner, ttl=ttl)
     wanted = list(digests)
     database.repeat(lambda session: intents.claim(session, wanted))

@@ -21,11 +21,7 @@ _DEAD_STATES = "ZXx"
 
 @dataclass(frozen=True, slots=True)
 class LeaseOwner:
-    """A process that holds something in the database.
-
-    The law: `Owner.parse(str(owner)) == owner`; the text is at most 200 characters.  `host` is for people only; `pid` is its
-    number within its namespace, and `started` the ticks between the machine's start and its own.  What is unknown is empty.
-    """
+    """A process that holds something in the database, as a text of at most 200 characters that `parse` reads."""
 
     user: str
     host: str
@@ -39,17 +35,8 @@ class LeaseOwner:
     def current(cls) -> LeaseOwner:
         """Return an owner for this process, a new one at each call."""
         pid = os.getpid()
-        state = _process_state(pid)
-        boot, namespace = _place()
-        return cls(
-            user=_plain(_user(), 32),
-            host=_plain(socket.gethostname(), 48),
-            pid=pid,
-            started=state[1] if state else "",
-            boot=boot,
-            namespace=namespace,
-            token=uuid.uuid4().hex,
-        )
+        user, host, (_, started) = _user(), socket.gethostname(), _process_state(pid) or ("", "")
+        return cls(_plain(user, 32), _plain(host, 48), pid, started, *_place(), uuid.uuid4().hex)
 
     @classmethod
     def parse(cls, text: str) -> LeaseOwner | None:
@@ -71,11 +58,7 @@ class LeaseOwner:
         return f"{self.user}@{self.host} (process {self.pid})"
 
     def is_dead(self) -> bool:
-        """Tell whether the process is provably gone.
-
-        Proof is possible only from the same run of the same kernel and within the same process namespace.  A process
-        that is merely stopped, or that lives elsewhere, is never called dead.
-        """
+        """Tell whether the process is provably gone: it ran in this run of this kernel, in this process namespace."""
         if not self.boot or (self.boot, self.namespace) != _place():
             return False
         try:
@@ -102,10 +85,7 @@ def _user() -> str:
 
 
 def _process_state(pid: int) -> tuple[str, str] | None:
-    """Return a process's state letter and start time, fields 3 and 22 of proc_pid_stat(5), where there is such a file.
-
-    The name in field 2 may hold spaces and parentheses; the last `)` ends it.
-    """
+    # Fields 3 and 22 of proc_pid_stat(5).  The name in field 2 may hold spaces and parentheses; the last `)` ends it.
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:
@@ -126,11 +106,8 @@ def _boot() -> str:
 
 
 def _place() -> tuple[str, str]:
-    return _plain(_boot(), 36), _plain(_namespace(), 12)
-
-
-def _namespace() -> str:
     try:
-        return str(Path("/proc/self/ns/pid").readlink()).removeprefix("pid:").strip("[]")
+        namespace = str(Path("/proc/self/ns/pid").readlink()).removeprefix("pid:").strip("[]")
     except OSError:
-        return ""
+        namespace = ""
+    return _plain(_boot(), 36), _plain(namespace, 12)

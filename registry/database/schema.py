@@ -6,7 +6,7 @@ it does not know.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,19 +14,17 @@ from ..errors import SchemaError
 from ..record import Record, described
 
 if TYPE_CHECKING:
-    from alembic.config import Config
     from sqlalchemy import Connection
 
     from .connection import Database
 
-HEAD = "0001"
-"""The newest revision in `fusery.migrations.versions`; a test compares."""
+HEAD = "0001"  # the newest revision in `fusery.migrations.versions`; a test compares
 
 VERSION_TABLE = "alembic_version"
 _LANDMARKS = frozenset({"adapter", "blob", "manifest", "event"})
 
 _EQUAL: set[frozenset[str]] = set()
-"""Schemas of SQLite files in which nothing differs: Alembic takes a quarter of a second to see it."""
+"""Schemas of SQLite files without differences: Alembic takes a quarter of a second to compare one."""
 
 Status = Literal["empty", "current", "older", "newer", "foreign"]
 
@@ -57,62 +55,46 @@ def state(database: Database) -> SchemaState:
 
 
 def require(database: Database, *, may_create: bool) -> None:
-    """Make sure that the database has the schema of this version of fusery.
-
-    Args:
-        may_create: give an empty SQLite file the schema, and make the file and its folder, without being asked.
-
-    Raises:
-        SchemaError: the schema is older, newer, missing, or not fusery's; nothing was written.
-    """
+    """Refuse a database without the schema of this version; with `may_create`, give it to an empty SQLite file."""
     found = state(database)
-    if found.status == "current":
-        return
     if found.status == "empty" and may_create and database.path is not None:
         upgrade(database)
-        return
-    raise _refusal(found, database)
+    elif found.status != "current":
+        raise _refusal(found, database)
 
 
 def upgrade(database: Database) -> SchemaState:
-    """Bring the schema to the newest revision in one transaction; return the state before.
-
-    Raises:
-        SchemaError: the database is newer, or not fusery's; nothing was written.
-    """
-    found = state(database)
-    if found.status in ("newer", "foreign"):
-        raise _refusal(found, database)
+    """Bring the schema to the newest revision in one transaction; return the state before."""
+    _require_ours(state(database), database)
     database.make_folder()
     with database.schema_change() as connection:
         before = _inspect(connection)  # again, now that no other process can change it
-        if before.status in ("newer", "foreign"):
-            raise _refusal(before, database)
-        if before.status != "current":
+        _require_ours(before, database)
+        if before.status == "empty":
+            create(connection)
+        elif before.status == "older":
             from alembic import command
+            from alembic.config import Config
 
-            command.upgrade(_config(connection), HEAD)
+            config = Config()
+            # With the colon: the namespace `fusery` has no folder that Alembic could look into.
+            config.set_main_option("script_location", "fusery.migrations:")
+            config.set_main_option("path_separator", "os")
+            config.attributes["connection"] = connection
+            command.upgrade(config, HEAD)
     return before
 
 
-def downgrade(database: Database, revision: str) -> None:
-    """Take the schema down to a revision, `base` for nothing.  Loses data; for tests."""
-    from alembic import command
+def create(connection: Connection) -> None:
+    """Make the tables of this version in an empty database, as all migrations would, and record the revision."""
+    from sqlalchemy import text
 
-    with database.schema_change() as connection:
-        command.downgrade(_config(connection), revision)
+    from ..tables import metadata
 
-
-def move(connection: Connection, revision: str) -> None:
-    """Take the schema up or down to a revision within a schema change of the caller's; for `restore`."""
-    from alembic import command
-
-    found = _inspect(connection).current
-    if found == revision:
-        return
-    (command.upgrade if found is None or found < revision else command.downgrade)(
-        _config(connection), revision
-    )
+    metadata.create_all(connection)
+    columns = "version_num VARCHAR(32) NOT NULL, CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)"
+    connection.execute(text(f"CREATE TABLE IF NOT EXISTS {VERSION_TABLE} ({columns})"))
+    connection.execute(text(f"INSERT INTO {VERSION_TABLE} VALUES ('{HEAD}')"))
 
 
 def check(database: Database) -> list[str]:
@@ -140,10 +122,10 @@ def differences(database: Database) -> list[tuple[str, str]]:
             return []
         context = MigrationContext.configure(connection, opts={"include_object": is_ours})
         found = list(_differences(compare_metadata(context, metadata)))
-        there = inspect(connection).get_multi_check_constraints()
+        recorded = inspect(connection).get_multi_check_constraints()
         for name, table in metadata.tables.items():
             checks = {str(one.name) for one in table.constraints if isinstance(one, CheckConstraint)}
-            for check in checks - {str(one["name"]) for one in there.get((None, name), ())}:
+            for check in checks - {str(one["name"]) for one in recorded.get((None, name), ())}:
                 found.append((name, f"the check {check} of {name} is gone"))
     if statements and not found:
         _EQUAL.add(statements)
@@ -164,43 +146,10 @@ def _differences(operations: Any) -> Iterator[tuple[str, str]]:
         yield name, f"{subject} {'is gone' if verb == 'add' else 'is not of this program'}"
 
 
-def _config(connection: Connection) -> Config:
-    from alembic.config import Config
-
-    config = Config()
-    # With the colon: the namespace `fusery` has no folder that Alembic could look into.
-    config.set_main_option("script_location", "fusery.migrations:")
-    config.set_main_option("path_separator", "os")
-    config.attributes["connection"] = connection
-    return config
-
-
 def _inspect(connection: Connection) -> SchemaState:
-    tables = _tables(connection)
-    versions: list[str] = []
-    if VERSION_TABLE in tables:
-        # SQLite keeps bytes, numbers and nothing as well, where somebody put them instead of a text.
-        found = _texts(connection, f"SELECT version_num FROM {VERSION_TABLE}")
-        versions = [one if isinstance(one, str) else repr(one)[:40] for one in found]
-    current = versions[0] if len(versions) == 1 else None
-    return SchemaState(current, HEAD, _status(current, tables - {VERSION_TABLE}))
+    from sqlalchemy import text  # a client has no SQLAlchemy
 
-
-def _status(current: str | None, tables: set[str]) -> Status:
-    if current is None:
-        return "foreign" if tables else "empty"
-    if (
-        not (current.isascii() and current.isdigit() and len(current) == len(HEAD))
-        or not tables >= _LANDMARKS
-    ):
-        return "foreign"
-    if current == HEAD:
-        return "current"
-    return "older" if current < HEAD else "newer"
-
-
-def _tables(connection: Connection) -> set[str]:
-    """Return the names of all tables, without those of the database itself and of PostgreSQL's extensions."""
+    # Without the tables of the database itself and of PostgreSQL's extensions.
     if connection.dialect.name == "sqlite":
         query = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite|_%' ESCAPE '|'"
     else:
@@ -210,36 +159,43 @@ def _tables(connection: Connection) -> set[str]:
                 SELECT FROM pg_catalog.pg_depend AS d
                 WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
         """
-    return set(_texts(connection, query))
+    tables, versions = set(connection.scalars(text(query))), list[Any]()
+    if VERSION_TABLE in tables:
+        versions = list(connection.scalars(text(f"SELECT version_num FROM {VERSION_TABLE}")))
+    # SQLite keeps bytes, numbers and nothing as well, where somebody put them instead of a text.
+    texts = [one if isinstance(one, str) else repr(one)[:40] for one in versions]
+    current = texts[0] if len(texts) == 1 else None
+    return SchemaState(current, HEAD, _status(current, tables - {VERSION_TABLE}))
 
 
-def _texts(connection: Connection, query: str) -> Iterable[str]:
-    from sqlalchemy import text  # a client has no SQLAlchemy
+def _status(current: str | None, tables: set[str]) -> Status:
+    if current is None:
+        return "foreign" if tables else "empty"
+    is_revision = current.isascii() and current.isdigit() and len(current) == len(HEAD)
+    if not is_revision or not tables >= _LANDMARKS:
+        return "foreign"
+    if current == HEAD:
+        return "current"
+    return "older" if current < HEAD else "newer"
 
-    return connection.scalars(text(query))
+
+def _require_ours(found: SchemaState, database: Database) -> None:
+    if found.status in ("newer", "foreign"):
+        raise _refusal(found, database)
 
 
 def _refusal(found: SchemaState, database: Database) -> SchemaError:
     name = database.shown
+    at = f"the database is at {found.current}, this program knows up to {found.head}"
     match found.status:
         case "empty":
             return SchemaError(f"there is no registry in {name} yet", hint="fusery admin init")
         case "older":
-            return SchemaError(
-                f"the database is at {found.current}, this version of fusery needs {found.head}",
-                hint="fusery admin db upgrade",
-            )
+            message = f"the database is at {found.current}, this version of fusery needs {found.head}"
+            return SchemaError(message, hint="fusery admin db upgrade")
         case "newer":
-            return SchemaError(
-                f"the database is at {found.current}, this program knows up to {found.head}",
-                hint="upgrade fusery: pip install --upgrade fusery",
-            )
-    at = (
-        f"it is at {found.current}, this program knows up to {found.head}"
-        if found.current
-        else "no version in it"
-    )
+            return SchemaError(at, hint="upgrade fusery: pip install --upgrade fusery")
     return SchemaError(
-        f"{name} is not a registry of fusery's: {at}",
+        f"{name} is not a registry of fusery's: {at if found.current else 'no version in it'}",
         hint="name another database with FUSERY_DATABASE_URL",
     )

@@ -25,12 +25,10 @@ from fusery.storage.digest import digest_json
 from .. import tables
 from ..tables.record import kind_of, to_json
 
-Key = tuple[str, int]
-"""Kind of a record, and the primary key of its row."""
+Key = tuple[str, int]  # kind of a record, and the primary key of its row
 
 Row = Mapping[str, Any]
-Content = dict[str, list[Row]]
-"""The rows of a record by table: what its seal is the digest of."""
+Content = dict[str, list[Row]]  # the rows of a record by table: what its seal is the digest of
 
 _TOUCHED = "touched records"
 
@@ -52,10 +50,9 @@ class Seal:
 
 @dataclass(frozen=True)
 class RecordKind:
-    """One kind of record, by the names of its tables: who writes one kind waits for the tables of no other.
+    """One kind of record, by the names of its tables, which are imported when it is needed.
 
-    Rows of its `parts` belong to it.  `label` is the column with its name; `volatile` columns change without the record
-    being another one.
+    Rows of its `parts` belong to it.  `label` is the column with its name; `volatile` columns are not sealed.
     """
 
     name: str
@@ -89,13 +86,8 @@ def _table(name: str) -> Table:
 
 
 _ADAPTER = (
-    "adapter_tag",
-    "adapter_finding",
-    "adapter_rendering",
-    "curve_point",
-    "training_run",
-    "adapter_source",
-)
+    "adapter_tag", "adapter_finding", "adapter_rendering", "curve_point", "training_run", "adapter_source",
+)  # fmt: skip
 KINDS: Mapping[str, RecordKind] = {
     kind.name: kind
     for kind in (
@@ -108,23 +100,16 @@ KINDS: Mapping[str, RecordKind] = {
         RecordKind("bundle", "bundle", ("bundle_adapter",), "path"),
         *(
             RecordKind(name, name, (), label)
-            for name, label in {
-                "calibration": "digest",
-                "task": "name",
-                "dataset": "name",
-                "alias": "name",
-                "alias_move": "id",
-                "yank": "id",
-                "amendment": "id",
-                "evaluation": "metric",
-                "signature": "key_id",
-                "alias_rule": "alias",
-                "approval": "id",
-                "trusted_key": "name",
-                "token": "name",
-                "deployment": "place",
-                "webhook": "name",
+            for label, names in {
+                "id": ("alias_move", "yank", "amendment", "approval"),
+                "name": ("task", "dataset", "alias", "trusted_key", "token", "webhook"),
+                "alias": ("alias_rule",),
+                "digest": ("calibration",),
+                "key_id": ("signature",),
+                "metric": ("evaluation",),
+                "place": ("deployment",),
             }.items()
+            for name in names
         ),
     )
 }

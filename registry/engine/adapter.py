@@ -22,17 +22,13 @@ _FACTOR = re.compile(r"(?P<module>.+)\.(?P<part>lora_a|lora_b|m)")
 
 @dataclass(frozen=True, slots=True)
 class Factors:
-    """The tensors of one module.
+    """The tensors of one module."""
 
-    Attributes:
-        a: `lora_a`: (in, rank) of a linear layer, (rows, rank) of an embedding, (experts, rank, in) of a switch layer.
-        b: `lora_b`: (rank, out), (rank, columns), or (experts, out, rank).
-        m: DoRA's magnitudes, one for each row of the weight; None for LoRA.
-    """
-
+    # `lora_a`: (in, rank) of a linear layer, (rows, rank) of an embedding, (experts, rank, in) of a switch
+    # layer.
     a: Tensor
-    b: Tensor
-    m: Tensor | None = None
+    b: Tensor  # `lora_b`: (rank, out), (rank, columns), or (experts, out, rank)
+    m: Tensor | None = None  # DoRA's magnitudes, one for each row of the weight; None for LoRA
 
     @property
     def switch(self) -> bool:
@@ -54,22 +50,16 @@ class Factors:
 
 @dataclass(frozen=True, slots=True)
 class TrainedAdapter:
-    """An adapter as mlx-lm's trainer writes it.
-
-    Attributes:
-        num_layers: how many blocks from the end it was trained on; 0 and less is all of them.
-        keys: paths of the adapted modules within a block or from the model's root; None for every linear layer.
-        factors: by module path; none of a full fine-tune.
-        tensors: of a full fine-tune, by the name of the base's tensor that each replaces.
-    """
+    """An adapter as mlx-lm's trainer writes it."""
 
     path: Path
     kind: str
     scale: float
-    num_layers: int
+    num_layers: int  # how many blocks from the end it was trained on; 0 and less is all of them
+    # paths of the adapted modules within a block or from the model's root; None for every linear layer.
     keys: tuple[str, ...] | None
-    factors: Mapping[str, Factors]
-    tensors: Mapping[str, Tensor]
+    factors: Mapping[str, Factors]  # by module path; none of a full fine-tune
+    tensors: Mapping[str, Tensor]  # of a full fine-tune, by the name of the base's tensor that each replaces
 
 
 def read_adapter(path: Path, config: Mapping[str, Any], scale: float | None = None) -> TrainedAdapter:

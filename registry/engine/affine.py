@@ -90,10 +90,9 @@ def pack(codes: Array, grid: Packing) -> Array:
 
 
 def dequantize(codes: Array, scales: Array, biases: Array, form: Format, out: Array, scratch: Array) -> None:
-    """Write code * scale + bias, rounded to `form` after the product and after the sum, to `out`.
-
-    Codes are uint32 (group size, groups), scales and biases float32 (groups,), `out` and `scratch` float32 like `codes`.
-    """
+    """Write code * scale + bias, rounded to `form` after the product and after the sum, to `out`."""
+    # Codes are uint32 (group size, groups), scales and biases float32 (groups,), `out` and `scratch` float32 like
+    # `codes`.
     np.copyto(out, codes.view(np.int32))  # faster than from unsigned numbers
     np.multiply(out, scales, out=out)
     round_to(out, form, scratch, out)
@@ -102,11 +101,9 @@ def dequantize(codes: Array, scales: Array, biases: Array, form: Format, out: Ar
 
 
 def quantize(values: Array, grid: Grid, scratch: Array, codes: Array) -> tuple[Array, Array]:
-    """Quantise finite float32 numbers of the grid's format: write the codes, return scales and biases as new float32.
-
-    The codes are found with the scale in float32, before it is rounded to the grid's format, as MLX does; the biases
-    are of that format already.
-    """
+    """Quantise finite float32 numbers of the grid's format: write the codes, return scales and biases as new float32."""
+    # The codes are found with the scale in float32, before it is rounded to the grid's format, as MLX does; the
+    # biases are of that format already.
     scales, biases = _fit(values.max(axis=0), values.min(axis=0), np.float32(grid.top))
     np.subtract(values, biases, out=scratch)
     np.divide(scratch, scales, out=scratch)

@@ -19,19 +19,13 @@ from ..errors import FusionUnsupportedError, MissingExtraError
 
 @dataclass(frozen=True, slots=True)
 class TensorNames:
-    """What mlx-lm does to the tensors of one `model_type` when loading it.
+    """What mlx-lm does to the tensors of one `model_type` when loading it."""
 
-    Attributes:
-        drops: a tensor whose name holds one of these is dropped.
-        drops_prefix: a tensor whose name begins so is dropped.
-        tied: `lm_head.weight` is dropped if `tie_word_embeddings` holds, and this is its default; None: never.
-        needs: a tensor that mlx-lm would make up if it were missing.
-    """
-
-    drops: tuple[str, ...] = ()
-    drops_prefix: str | None = None
+    drops: tuple[str, ...] = ()  # a tensor whose name holds one of these is dropped
+    drops_prefix: str | None = None  # a tensor whose name begins so is dropped
+    # `lm_head.weight` is dropped if `tie_word_embeddings` holds, and this is its default; None: never.
     tied: bool | None = None
-    needs: str | None = None
+    needs: str | None = None  # a tensor that mlx-lm would make up if it were missing
 
     def dropped(self, names: Iterable[str], config: Mapping[str, Any]) -> set[str]:
         """Return those of `names` that mlx-lm drops."""
@@ -50,6 +44,8 @@ _BY_NAME: Final = TensorNames()
 _HEAD_IF_TIED: Final = TensorNames(tied=True)
 _ROTARY_AND_HEAD: Final = TensorNames(_ROTARY, tied=True)
 
+# Model types whose tensors may be taken by name in any layout. In all of them every matrix of a layer is
+# linear.
 TABLE: Final[Mapping[str, TensorNames]] = {
     "gemma3_text": _BY_NAME,
     "glm": _ROTARY_AND_HEAD,
@@ -73,90 +69,33 @@ TABLE: Final[Mapping[str, TensorNames]] = {
     "youtu_llm": _HEAD_IF_TIED,
 } | dict.fromkeys(
     (
-        "cohere",
-        "cohere2",
-        "ernie4_5",
-        "exaone",
-        "exaone4",
-        "gemma",
-        "gemma2",
-        "glm4",
-        "gpt_bigcode",
-        "helium",
-        "iquestloopcoder",
-        "llama4_text",
-        "minicpm3",
-        "nanochat",
-        "nemotron",
-        "olmo3",
-        "openelm",
-        "phi",
-        "phi3",
-        "plamo",
-        "qwen",
-        "stablelm",
-        "starcoder2",
-        "telechat3",
+        *("cohere", "cohere2", "ernie4_5", "exaone", "exaone4", "gemma", "gemma2", "glm4"),
+        *("gpt_bigcode", "helium", "iquestloopcoder", "llama4_text", "minicpm3", "nanochat", "nemotron"),
+        *("olmo3", "openelm", "phi", "phi3", "plamo", "qwen", "stablelm", "starcoder2", "telechat3"),
     ),
     _BY_NAME,
 )
-"""Model types whose tensors may be taken by name in any layout.  In all of them every matrix of a layer is linear."""
-
+# Model types that mlx-lm loads with the class of another one.
 REMAPPED: Final[Mapping[str, str]] = {"mistral": "llama", "iquestcoder": "llama", "xverse": "llama"}
-"""Model types that mlx-lm loads with the class of another one."""
-
+# Not even bases written by mlx-lm can be taken by name: weights change at every load, or layers are not
+# linear.
 CHANGED_BY_LOADING: Final = frozenset({"baichuan_m1", "afm7", "bitnet"})
-"""Not even bases written by mlx-lm can be taken by name: weights change at every load, or layers are not linear."""
 
-
+# Model types of the table whose class says for each layer how to quantise it (`quant_predicate`).
 OWN_QUANTISATION: Final = frozenset({"granite"})
-"""Model types of the table whose class says for each layer how to quantise it (`quant_predicate`)."""
 
-
+# Model types of mlx-lm that transformers reads only with code from the hub, which a fused model never
+# contains.
 NOT_IN_TRANSFORMERS: Final = frozenset(
     (
-        "Klear",
-        "afm7",
-        "baichuan_m1",
-        "bailing_moe",
-        "bailing_moe_linear",
-        "bailing_moe_v3",
-        "deepseek",
-        "deepseek_v41",
-        "deepseek_v41_text",
-        "gear",
-        "hunyuan",
-        "internlm2",
-        "iquestloopcoder",
-        "joyai_llm_flash",
-        "kimi_k2",
-        "kimi_k3",
-        "kimi_vl",
-        "lfm2-vl",
-        "lille-130m",
-        "longcat_flash_ngram",
-        "mimo",
-        "minicpm",
-        "nanbeige",
-        "nemotron-nas",
-        "openelm",
-        "phi-msft",
-        "phi3small",
-        "phixtral",
-        "plamo",
-        "plamo2",
-        "plamo3",
-        "prism_hadamard_qwen35",
-        "qwen",
-        "rwkv7",
-        "spark2_5",
-        "talkie",
-        "telechat3",
-        "xverse",
-        "youtu_llm",
+        *("Klear", "afm7", "baichuan_m1", "bailing_moe", "bailing_moe_linear", "bailing_moe_v3"),
+        *("deepseek", "deepseek_v41", "deepseek_v41_text", "gear", "hunyuan", "internlm2"),
+        *("iquestloopcoder", "joyai_llm_flash", "kimi_k2", "kimi_k3", "kimi_vl", "lfm2-vl"),
+        *("lille-130m", "longcat_flash_ngram", "mimo", "minicpm", "nanbeige", "nemotron-nas", "openelm"),
+        *("phi-msft", "phi3small", "phixtral", "plamo", "plamo2", "plamo3", "prism_hadamard_qwen35"),
+        *("qwen", "rwkv7", "spark2_5", "talkie", "telechat3", "xverse", "youtu_llm"),
     )
 )
-"""Model types of mlx-lm that transformers reads only with code from the hub, which a fused model never contains."""
 
 
 def architecture_of(model_type: str) -> TensorNames | None:

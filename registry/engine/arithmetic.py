@@ -1,25 +1,18 @@
 """Exact arithmetic on bfloat16, float16 and float32 in NumPy, bit for bit that of MLX on a CPU.
 
-Every step is one IEEE 754 binary32 operation in a fixed order: no BLAS, no fused multiply-add, no reassociation, so
-the bits are the same on every platform, and those of `mlx_lm.fuse` on Linux x86-64.  Numbers are stored as they lie in
-the file (BF16 and F16 as uint16, F32 as float32) and computed as float32.
+Every step is one IEEE 754 binary32 operation in a fixed order: no BLAS, no fused multiply-add, no reassociation, so the
+bits are the same on every platform, and those of `mlx_lm.fuse` on Linux x86-64.  Numbers are stored as they lie in the file
+(BF16 and F16 as uint16, F32 as float32) and computed as float32.
 
-DoRA scales rows to learned lengths, as `DoRALinear.fuse` and `DoRAEmbedding.fuse` do: mlx-lm adds the low-rank update to
-the weight in the weight's format, W1, and writes `(m / norm(W1))[:, None] * W1`.  What MLX 0.32.4 rounds, in order (found by
-trying, the tests hold it): each square to the format of W1; the sum of a row runs in float32, strictly from the first
-column to the last, and is rounded once; so is its square root.  Quotient and product are in the format that MLX
-promotes `m` and W1 to: float32, unless both have one 16-bit format.
+DoRA: mlx-lm adds the low-rank update to the weight in the weight's format, W1, and writes `(m / norm(W1))[:, None] * W1`.
+MLX 0.32.4 rounds each square to the format of W1; the sum of a row runs in float32, strictly from the first column to the
+last, and is rounded once, as is its square root; quotient and product are in the format that MLX promotes `m` and W1 to.
+On Apple's processors MLX adds in several lanes (mlx/backend/cpu/reduce.cpp, simd.h); here are the bits of x86-64 everywhere.
+A row of zeros has no direction: 0 / 0 and m / 0 times 0 are NaN, here as in MLX.
 
-The order of the sum does not depend on how wide the processor's vectors are where MLX's vectors hold one number, on
-x86-64; by its source (mlx/backend/cpu/reduce.cpp, simd.h), Apple's processors add in several lanes, so that
-`mlx_lm.fuse` may differ there in last bits.  This module gives the bits of x86-64 everywhere.  A row of zeros has no
-direction: 0 / 0 and m / 0 times 0 are NaN, here as in MLX.
-
-Rounding at random (`dither`) lets updates much smaller than a step survive on average.  The base's numbers lie on a grid:
-code * scale + bias.  A change D moves a code by D / scale steps, a fraction of one as a rule; the code moves to the next
-step with a probability equal to the fraction, so that the mean of what is written is what was meant (stochastic rounding,
-as in Gupta et al., arXiv:1502.02551, but on the base's own grid).  Thresholds come from a counter-based generator: a
-number depends on the seed, the module, the row and the column, and on nothing else.
+Rounding at random (`dither`): a change D moves a code of the base's grid by D / scale steps; it moves to the next step with a
+probability equal to the fraction (stochastic rounding, Gupta et al., arXiv:1502.02551).  Thresholds come from a counter-based
+generator: a number depends on the seed, the module, the row and the column, and on nothing else.
 """
 
 from __future__ import annotations
@@ -85,10 +78,8 @@ def encode(values: Array, form: Format) -> Array:
 
 
 def round_to(values: Array, form: Format, scratch: Array, out: Array) -> None:
-    """Round float32 numbers to `form`, to nearest, ties to even, into `out`, which may be `values` itself.
-
-    NaN stays NaN where its upper 16 bits say so, as those of 16-bit numbers and of operations do.
-    """
+    """Round float32 numbers to `form`, to nearest, ties to even, into `out`, which may be `values` itself."""
+    # NaN stays NaN where its upper 16 bits say so, as those of 16-bit numbers and of operations do.
     if form is F32:
         if out is not values:
             np.copyto(out, values)
@@ -105,26 +96,19 @@ def round_to(values: Array, form: Format, scratch: Array, out: Array) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """One module's low-rank update, ready to be multiplied out.
+    """One module's low-rank update, ready to be multiplied out."""
 
-    Attributes:
-        left: float32 (rank, rows): `scale * lora_b` of a linear layer, `scale * lora_a.T` of an embedding.
-        right: float32 (rank, columns): `lora_a.T`, or `lora_b`.
-        form: format in which MLX holds the product.
-    """
-
+    # float32 (rank, rows): `scale * lora_b` of a linear layer, `scale * lora_a.T` of an embedding.
     left: Array
-    right: Array
-    form: Format
+    right: Array  # float32 (rank, columns): `lora_a.T`, or `lora_b`
+    form: Format  # format in which MLX holds the product
 
     @classmethod
     def of(
         cls, a: Array, b: Array, a_form: Format, b_form: Format, scale: float, *, embedding: bool
     ) -> Update:
-        """Build the update from the stored tensors `lora_a` and `lora_b` of a module.
-
-        The scale is a weak scalar in MLX: rounded to float32, then to the format of the tensor it multiplies.
-        """
+        """Build the update from the stored tensors `lora_a` and `lora_b` of a module."""
+        # The scale is a weak scalar in MLX: rounded to float32, then to the format of the tensor it multiplies.
         scaled, scaled_form, other = (a, a_form, b) if embedding else (b, b_form, a)
         factor = decode(encode(np.full(1, scale, _F32), scaled_form), scaled_form)[0]
         left = decode(encode(factor * decode(scaled, scaled_form), scaled_form), scaled_form)
@@ -143,21 +127,15 @@ class Update:
 
 
 def multiply_out(left: Array, right: Array, out: Array, scratch: Array) -> None:
-    """Write the sum over the rank of left[k] * right[k] to `out`, in float32 and in order.
-
-    This is the loop of the reference BLAS that MLX uses on Linux x86-64, and of MLX's own loop for 16-bit formats:
-    starting from +0, one product and one sum at a time.
-    """
+    """Write the sum over the rank of left[k] * right[k] to `out`, in float32 and in order."""
+    # This is the loop of the reference BLAS that MLX uses on Linux x86-64, and of MLX's own loop for 16-bit formats:
+    # starting from +0, one product and one sum at a time.
     np.multiply(left[0], right[0], out=out)
     for k in range(1, len(left)):
         np.multiply(left[k], right[k], out=scratch)
         np.add(out, scratch, out=out)
     # The sum started from +0: products that are all -0 give +0.
     np.add(out, _F32(0), out=out)
-
-
-_HALF = np.uint32(0x7FFF)
-_UPPER = np.uint32(0xFFFF0000)
 
 
 def spare_size(rows: int, columns: int) -> int:
@@ -244,10 +222,8 @@ class Thresholds:
 
 
 def round_at_random(values: Array, form: Format, chance: Array) -> Array:
-    """Round float32 numbers to those of a format, up where the way from the lower neighbour is more than the threshold in [0, 1).
-
-    What is beyond the format is left to whoever stores it.
-    """
+    """Round float32 numbers to those of a format, up where the way from the lower neighbour is more than the threshold in [0, 1)."""
+    # The caller handles numbers beyond the format.
     if form is F32:
         return values
     finest = np.float32(2.0**-24 if form is F16 else 2.0**-133)

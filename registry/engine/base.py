@@ -22,9 +22,9 @@ from .architectures import NeedsModelClassError, architecture_of, require_by_nam
 from .arithmetic import FORMATS
 from .config import weight_names
 
+# The name of the file of replaced tensors among the base's files; no file on disk has it.
 REPLACED = "adapter:whole"
-"""What the file of replaced tensors is called among the base's files; no file has such a name."""
-
+OTHER_BASE = "was it trained on another base?"
 _LAYER_LISTS = ("layers", "h", "blocks")
 _COPYABLE = {"BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64", "F16", "BF16", "F32"}
 
@@ -44,25 +44,20 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class OwnLayout:
-    """The layout that a base has on disk.
+    """The layout that a base has on disk."""
 
-    Attributes:
-        names: for each of mlx-lm's tensors, the tensors on disk whose bytes it holds, in order.
-        copied: tensors on disk that `names` lacks: mlx-lm drops them or computes others from them.
-        dropped: names of tensors that the model needs and mlx-lm drops; if empty, mlx-lm's layout is complete, too.
-    """
-
+    # for each of mlx-lm's tensors, the tensors on disk whose bytes it holds, in order.
     names: Mapping[str, Sequence[Tensor]]
+    # tensors on disk that `names` lacks: mlx-lm drops them or computes others from them.
     copied: Mapping[str, Source]
+    # names of tensors that the model needs and mlx-lm drops; if empty, mlx-lm's layout is complete, too.
     dropped: Collection[str]
 
     def entries(
         self, name: str, dtype: str, shape: tuple[int, ...]
     ) -> list[tuple[str, str, tuple[int, ...]]]:
-        """Return name, dtype and shape of the tensors that replace one of mlx-lm's, in the order of its bytes.
-
-        Scales and biases are named after their weight.
-        """
+        """Return name, dtype and shape of the tensors that replace one of mlx-lm's, in the order of its bytes."""
+        # Scales and biases are named after their weight.
         own = self.names.get(name, ())
         if len(own) > 1:
             return [(tensor.name, dtype, tensor.shape) for tensor in own]
@@ -75,51 +70,40 @@ class OwnLayout:
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """A base model whose tensors can be taken by name.
-
-    Attributes:
-        tensors: those that mlx-lm keeps, by name, in the order of the files.
-        known: every matrix of a block is known to be a linear layer.
-        kinds: what mlx-lm's class says of each module that can be adapted, `linear`, `embedding` or `switch`; None
-            where the class was not asked.
-        blocks: paths of the layers of each block, from the class; None where it was not asked.
-        formats: how each quantised module is quantised, from the class; None where it was not asked.
-        quantizable: what can be quantised, from the class: True, or parameters for `quantization`, or False.
-        kept_plain: modules whose numbers an adapter replaced, which are not rounded any further.
-        own: the layout on disk, where mlx-lm's class renames, stacks or drops tensors; None for mlx-lm's.
-    """
+    """A base model whose tensors can be taken by name."""
 
     files: Mapping[str, Path]
     config: Mapping[str, Any]
-    tensors: Mapping[str, Source]
-    known: bool
+    tensors: Mapping[str, Source]  # those that mlx-lm keeps, by name, in the order of the files
+    known: bool  # every matrix of a block is known to be a linear layer
+    # what mlx-lm's class says of each module that can be adapted, `linear`, `embedding` or `switch`; None
+    # where the class was not asked.
     kinds: Mapping[str, str] | None = None
+    # paths of the layers of each block, from the class; None where it was not asked.
     blocks: Sequence[Sequence[str]] | None = None
+    # how each quantised module is quantised, from the class; None where it was not asked.
     formats: Mapping[str, Mapping[str, Any]] | None = None
+    # what can be quantised, from the class: True, or parameters for `quantization`, or False.
     quantizable: Mapping[str, Any] | None = None
+    # modules whose numbers an adapter replaced, which are not rounded any further.
     kept_plain: frozenset[str] = frozenset()
+    # the layout on disk, where mlx-lm's class renames, stacks or drops tensors; None for mlx-lm's.
     own: OwnLayout | None = None
 
     def with_tensors(self, file: str, path: Path, tensors: Mapping[str, Tensor]) -> Base:
         """Return the base with some of its tensors taken from another file, as after full fine-tuning."""
         for name, tensor in tensors.items():
-            if name not in self.tensors:
-                raise FusionUnsupportedError(
-                    f"the adapter holds the tensor {name}, which the base does not have",
-                    hint="was it trained on another base?",
-                )
-            own = self.tensors[name].tensor
-            if tensor.shape != own.shape:
-                raise FusionUnsupportedError(
-                    f"the adapter's {name} is {tensor.shape}, the base's is {own.shape}",
-                    hint="was it trained on another base?",
-                )
-            # mlx-lm would take it, and what it writes could not be run.
-            if tensor.dtype != own.dtype and not {tensor.dtype, own.dtype} <= FORMATS.keys():
-                raise FusionUnsupportedError(
-                    f"the adapter's {name} is {tensor.dtype}, the base's is {own.dtype}",
-                    hint="was it trained on another base?",
-                )
+            own = self.tensors[name].tensor if name in self.tensors else None
+            if own is None:
+                fault = f"the adapter holds the tensor {name}, which the base does not have"
+            elif tensor.shape != own.shape:
+                fault = f"the adapter's {name} is {tensor.shape}, the base's is {own.shape}"
+            elif tensor.dtype != own.dtype and not {tensor.dtype, own.dtype} <= FORMATS.keys():
+                # mlx-lm would take it, and what it writes could not be run.
+                fault = f"the adapter's {name} is {tensor.dtype}, the base's is {own.dtype}"
+            else:
+                continue
+            raise FusionUnsupportedError(fault, hint=OTHER_BASE)
         replaced = {name: Source(file, tensor) for name, tensor in tensors.items()}
         return replace(self, files={**self.files, file: path}, tensors={**self.tensors, **replaced})
 
@@ -134,11 +118,7 @@ class Base:
         return f"{module}.scales" in self.tensors
 
     def layer_modules(self, adapted: Collection[str]) -> list[list[str]]:
-        """Return the paths of the matrices of each block, in order.
-
-        Args:
-            adapted: paths of adapted modules; of several lists of blocks (a vision tower's), theirs is meant.
-        """
+        """Return the paths of the matrices of each block; of several lists of blocks (a vision tower's) that of `adapted`."""
         if self.blocks is not None:
             return [list(block) for block in self.blocks]
         found: dict[str, dict[int, list[str]]] = {}
@@ -151,15 +131,11 @@ class Base:
             block = found.setdefault(".".join(parts[:place]), {}).setdefault(int(parts[place]), [])
             if len(source.shape) >= 2:
                 block.append(module)
-        if len(found) > 1:
-            found = {
-                stem: blocks
-                for stem, blocks in found.items()
-                if any(path.startswith(f"{stem}.") for path in adapted)
-            }
-        if len(found) != 1:
+        meant = [stem for stem in found if any(path.startswith(f"{stem}.") for path in adapted)]
+        stems = meant if len(found) > 1 else list(found)
+        if len(stems) != 1:
             raise NeedsModelClassError("cannot find the blocks of the model in its tensor names")
-        blocks = next(iter(found.values()))
+        blocks = found[stems[0]]
         return [blocks.get(index, []) for index in range(max(blocks) + 1)]
 
 
@@ -200,7 +176,7 @@ def read_base(files: Mapping[str, Path], config: Mapping[str, Any]) -> Base:
 
 
 _DROPPABLE = re.compile(
-    # Buffers, which every library computes anew.
+    # Buffers, which every library computes itself.
     r"(.*\.)?(inv_freq|rotary_emb\.\w+|rope\.freqs|masked_bias|position_ids)|(.*\.)?(attn|attention)\.bias"
     # Scales of activations and of cached keys and values, which mlx-lm does not quantise.
     r"|.*\.(input_scale|output_scale|activation_scale|k_scale|v_scale)"
@@ -223,10 +199,8 @@ def is_droppable(name: str, config: Mapping[str, Any]) -> bool:
 
 
 def in_own_layout(base: Base, computed: Collection[str], *, quantized: bool) -> Base:
-    """Return a base with the tensors to write, and the layout to write them in.
-
-    Quantised weights have mlx-lm's layout where that is complete: only mlx-lm reads them.
-    """
+    """Return a base with the tensors to write, and the layout to write them in."""
+    # Quantised weights have mlx-lm's layout where that is complete: only mlx-lm reads them.
     own = base.own
     if own is None:
         return base

@@ -46,7 +46,6 @@ class _Block:
         return cls(*work.floats(shape, "base", "new", "delta", "scratch"))
 
     def add(self, change: Change, form: Format) -> None:
-        """Set `new` to the rounded sum of `base` and the update in `delta`."""
         change.update.round_to(self.delta, form, self.scratch, self.new)
         np.add(self.base, self.new, out=self.new)
         round_to(self.new, form, self.scratch, self.new)
@@ -89,7 +88,7 @@ def fuse_rows(
         np.copyto(block.new, decode(encode(block.new, target.form), target.form))
     intended = None
     if aware is not None and change is not None:
-        # What was trained is the sum on the grid: its difference from what is stored was intended.
+        # The trained model is the sum on the grid: its difference from the stored numbers was intended.
         intended = _on_grid(block.new, kind, aware)
         if not np.isfinite(intended).all():
             raise NotFiniteError
@@ -108,7 +107,6 @@ def fuse_rows(
 
 
 def _multiply(rows: StoredRows, kind: RowsFormat, change: Change, first: int, block: _Block) -> None:
-    """Set `delta` to the update, multiplied out."""
     left = change.update.left[:, first : first + len(rows.weight)]
     if kind.group is None:
         multiply_out(left[:, :, None], change.update.right[:, None, :], block.delta, block.scratch)
@@ -120,10 +118,8 @@ def _multiply(rows: StoredRows, kind: RowsFormat, change: Change, first: int, bl
 
 
 def _rescale(kind: RowsFormat, change: Change, lengths: Array, block: _Block, work: Arrays) -> None:
-    """Set `new` to what DoRA makes of the rows, `m / |W + D| * (W + D)`, and `delta` to what it intends.
-
-    At run time (`DoRALinear.__call__`) D and the norm are in float32.
-    """
+    """Set `new` to what DoRA makes of the rows, `m / |W + D| * (W + D)`, and `delta` to what it intends."""
+    # At run time (`DoRALinear.__call__`) D and the norm are in float32.
     block.add(change, kind.form)
     per_row = 0 if kind.group is None else block.base.shape[1] // len(lengths)
     spare, turned = work.floats((1, spare_size(*block.base.shape)), "spare", "turned")
@@ -169,7 +165,6 @@ def _move_biases(
 
 
 def _read(rows: StoredRows, kind: RowsFormat, out: Array, work: Arrays) -> None:
-    """Fill `out` with the plain numbers of a block, laid out in groups if it has any."""
     grid, group = kind.grid, kind.group
     if grid is not None and grid.group_size == group:
         _dequantize(rows, grid, out, work)
@@ -204,7 +199,6 @@ def _words(rows: StoredRows, grid: AnyGrid) -> Array:
 
 
 def _write(kind: RowsFormat, block: _Block, out: StoredRows, work: Arrays) -> None:
-    """Store the new numbers, and set `new` to what the stored ones mean."""
     grid, form = kind.target.grid, kind.target.form
     if grid is None:
         stored = encode(block.new, form)

@@ -1,19 +1,15 @@
 """Calibration files: what goes into a base's linear layers, so that rounding can keep clear of it.
 
 For an input x of n numbers, H is the mean of x x^T over some tokens.  A file holds H as a few directions and a rest,
-H ~ U U^T + diag(rest), where the columns of U are eigenvectors of H times the roots of their eigenvalues, the largest
-first, and the rest is what the diagonal of H has more.  Modules that multiply one and the same input share one set.
-
-The format is safetensors.  Of each input, called `id` here, it has
+H ~ U U^T + diag(rest), where the columns of U are eigenvectors of H times the roots of their eigenvalues, the largest first.
+Modules that multiply one and the same input share one set.  The format is safetensors.  Of each input, called `id` here,
 
     {id}.directions   BF16 (K, n)   U^T
     {id}.rest         F32  (n,)     max(diag(H) - diag(U U^T), 0)
     {id}.mean         F32  (1,)     the mean of diag(H)
 
-where neither diag(U U^T) nor the rest nor the mean is more than 1e30.
-
-and in the metadata `format` ("fusery.calibration.v1"), `modules` (a JSON object, module path to id), `base` (digest of
-the base), `tokens` (how many, as text) and `prompts` (digest of what the base read).
+where no number of diag(U U^T), the rest or the mean is more than 1e30.  The metadata are `format` ("fusery.calibration.v1"),
+`modules` (a JSON object, module path to id), `base` (digest), `tokens` (how many, as text) and `prompts` (digest of the texts).
 
 A calibration for one adapter ("fusery.calibration.v2") also has what the scales and biases of its fused model were learned to
 be, for the codes that `dither` chooses by the rest of the file and a seed.  Of each module that has them, by an id of its own,
@@ -21,8 +17,8 @@ be, for the codes that `dither` chooses by the rest of the file and a seed.  Of 
     {id}.scales       (rows, groups)   in the format in which the base has them: BF16, F16 or F32
     {id}.biases       the same
 
-and in the metadata `learned`, a JSON object of `modules` (module path to that id), `adapter` (digest), `seed` (of `dither`),
-`steps`, and `tokens` and `prompts` of what was learned from.
+and in the metadata `learned`, a JSON object of `modules` (module path to that id), `adapter` (digest), `seed`, `steps`, `tokens`
+and `prompts`.
 """
 
 from __future__ import annotations
@@ -49,10 +45,10 @@ Floats = NDArray[np.float32]
 FORMAT = "fusery.calibration.v1"
 FOR_ADAPTER = "fusery.calibration.v2"
 MAX_DIRECTIONS = 256
-MAX_INPUTS = 1 << 20
-"""How many numbers an input may have."""
+MAX_INPUTS = 1 << 20  # How many numbers an input may have
+# Mean square of a number that goes in, at most: what rounding makes of it in float32 would be infinite.
+# Models have some 1e4.
 MOST_ENERGY = 1e30
-"""Mean square of a number that goes in, at most: what rounding makes of it in float32 would be infinite.  Models have some 1e4."""
 _KEYS = {"format", "modules", "base", "tokens", "prompts"}
 _LEARNED = "learned"
 _LEARNED_KEYS = {"modules", "adapter", "seed", "steps", "tokens", "prompts"}
@@ -65,32 +61,21 @@ _COUNT = re.compile(r"[1-9][0-9]{0,14}")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Directions:
-    """What one input is made of.
+    """What one input is made of."""
 
-    Attributes:
-        directions: float32 (K, n), U^T.
-        rest: float32 (n,), what the diagonal of H has besides; nowhere negative.
-        mean: mean of the diagonal of H.
-    """
-
-    directions: Floats
-    rest: Floats
-    mean: float
+    directions: Floats  # float32 (K, n), U^T
+    rest: Floats  # float32 (n,), what the diagonal of H has besides; nowhere negative
+    mean: float  # mean of the diagonal of H
 
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """What the scales and biases of one adapter's fused model were learned to be, but for the numbers.
-
-    Attributes:
-        seed: of the codes that they go with.
-        tokens: how many tokens were read for that, some of them more than once.
-    """
+    """What the scales and biases of one adapter's fused model were learned to be, but for the numbers."""
 
     adapter: Digest
-    seed: int
+    seed: int  # of the codes that they go with
     steps: int
-    tokens: int
+    tokens: int  # how many tokens were read for that, some of them more than once
     prompts: Digest
 
 
@@ -105,13 +90,9 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class CalibrationFile:
-    """A calibration file that was read; its tensors stay in the file until they are asked for.
+    """A calibration file that was read; its tensors stay in the file until they are asked for."""
 
-    Attributes:
-        path: of the file, which has to stay where it is.
-    """
-
-    path: Path
+    path: Path  # of the file, which has to stay where it is
     modules: Mapping[str, str]
     base: Digest
     tokens: int
@@ -207,11 +188,9 @@ def write_calibration(
     prompts: Digest,
     learned: tuple[Learned, Mapping[str, Stored]] | None = None,
 ) -> None:
-    """Write a calibration file; the same arguments give the same bytes.
-
-    The law: `read_calibration(path)` has the arguments, and gives each module its input with the directions rounded to
-    bfloat16 (`rounded`) and everything else as it is.
-    """
+    """Write a calibration file; the same arguments give the same bytes."""
+    # The law: `read_calibration(path)` has the arguments, and gives each module its input with the directions rounded
+    # to bfloat16 (`rounded`) and everything else as it is.
     metadata = {
         "format": FORMAT if learned is None else FOR_ADAPTER,
         "modules": canonical_json(_modules(modules)).decode("ascii"),

@@ -18,9 +18,8 @@ from ..errors import FusionUnsupportedError
 from .base import Source
 from .files import create_output, open_input, read_all, told_plainly, write_all
 
+# The name of the scratch file among the base's files; no file on disk has it.
 COMPUTED: Final = "mlx-lm:computed"
-"""What the scratch file is called among the base's files; no file has such a name."""
-
 _CHUNK = 1 << 20
 _DTYPES = {
     "bool": "BOOL",
@@ -34,15 +33,12 @@ _DTYPES = {
 
 @dataclass(slots=True)
 class Computed:
-    """A tensor to compute.
-
-    Attributes:
-        pieces: what its bytes are put together from, in order: a `Source` is copied, a lazy mlx array is evaluated.
-            Emptied while it is written, so that each piece is freed before the next.
-    """
+    """A tensor to compute."""
 
     dtype: Any
     shape: tuple[int, ...]
+    # what its bytes are put together from, in order: a `Source` is copied, a lazy mlx array is evaluated.
+    # Emptied while it is written, so that each piece is freed before the next.
     pieces: list[Any]
 
 
@@ -70,7 +66,6 @@ def write_computed(
 
 
 def _write(mx: ModuleType, tensor: Computed, files: Mapping[str, Path], output: int, position: int) -> int:
-    """Write a tensor, and return where it ends."""
     tensor.pieces.reverse()
     while tensor.pieces:
         piece = tensor.pieces.pop()
@@ -130,16 +125,13 @@ class ArrayWatch:
     `mlx.core.stack` and `concatenate` are watched, so that experts that are only put one behind the other can be written
     one by one: a layer's experts (gigabytes) need never be held together.  The in-place operators are watched because
     `x *= 2` changes an array and leaves the object the same.
-
-    Attributes:
-        loaded: the arrays as they came from the files, by name on disk.
-        joined: arrays put together along the first axis, by identity: the array itself, and its parts.
-        changed: identities of arrays that were changed in place.
     """
 
-    loaded: dict[str, Any] = field(default_factory=dict)
+    # the arrays as they came from the files, by name on disk.
+    loaded: dict[str, object] = field(default_factory=dict)
+    # arrays put together along the first axis, by identity: the array itself, and its parts.
     joined: dict[int, tuple[Any, Sequence[Any]]] = field(default_factory=dict)
-    changed: dict[int, Any] = field(default_factory=dict)
+    changed: dict[int, Any] = field(default_factory=dict)  # identities of arrays that were changed in place
 
     def forget(self) -> None:
         """Let go of every array."""

@@ -13,9 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 INDEX = "model.safetensors.index.json"
-WEIGHTS = re.compile(r"model[^/]*\.safetensors")
-"""The weight files that mlx-lm loads."""
-
+WEIGHTS = re.compile(r"model[^/]*\.safetensors")  # The weight files that mlx-lm loads
 _COPIED = re.compile(
     r"tokenizer[\w.-]*\.(json|model|txt|tiktoken|jinja)"
     r"|[\w.-]+\.(jinja|tiktoken)"
@@ -37,12 +35,10 @@ def copied_names(names: Iterable[str]) -> list[str]:
 
 
 def has_vision(tensors: Iterable[str]) -> bool:
-    """Tell from the names of a model's tensors whether it sees: then its `vision_config` belongs to its weights.
-
-    transformers and mlx-vlm call a tower vision_tower, vision_model, visual, vision_encoder, vision_embed_tokens or vpm,
-    what leads from it into the text a projector, connector, aligner, resampler or embed_vision.  A name that is not known
-    here costs the model its eyes, one too many only an entry of `config.json`.
-    """
+    """Tell from the names of a model's tensors whether it sees: then its `vision_config` belongs to its weights."""
+    # transformers and mlx-vlm call a tower vision_tower, vision_model, visual, vision_encoder, vision_embed_tokens or
+    # vpm, what leads from it into the text a projector, connector, aligner, resampler or embed_vision. A name that is
+    # not known here costs the model its eyes, one too many only an entry of `config.json`.
     return any(_VISION.search(part) for name in tensors for part in name.split("."))
 
 
@@ -107,24 +103,21 @@ _SIZES = (
     *("num_attention_heads", "num_key_value_heads", "n_heads", "n_head", "head_dim"),
     *("num_experts", "num_local_experts", "n_routed_experts", "num_experts_per_tok"),
 )
+# Whole numbers of a configuration and the most that they can be, far above any model there is.
 MOST: Mapping[str, int] = {
     **dict.fromkeys(_COUNTS, 10_000),
     **dict.fromkeys(_SIZES, 1 << 24),
     "vocab_size": 1 << 28,
     "max_position_embeddings": (1 << 31) - 1,
 }
-"""Whole numbers of a configuration and the most that they can be, far above any model there is."""
-
 _AT_LEAST_ONE = frozenset({"num_hidden_layers", "hidden_size", "vocab_size", "max_position_embeddings"})
 _POSITIVE = frozenset({"rope_theta", "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps"})
 
 
 def absurdity(config: Mapping[str, Any]) -> str | None:
-    """Return what is wrong with the first size that cannot be one, in a few words; None where nothing is.
-
-    Sizes are checked before anything is counted, allocated or built by them.  A size may be left out, null or, where layers
-    differ, a list of sizes.
-    """
+    """Return what is wrong with the first size that cannot be one, in a few words; None where nothing is."""
+    # Sizes are checked before anything is counted, allocated or built by them. A size may be left out, null or, where
+    # layers differ, a list of sizes.
     for name, most in MOST.items():
         least = 1 if name in _AT_LEAST_ONE else 0
         values = config.get(name)

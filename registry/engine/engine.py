@@ -59,13 +59,9 @@ def fuse(
     progress: Callable[[int], None] | None = None,
     check: Callable[[], None] | None = None,
 ) -> FuseResult:
-    """Write a fused model.
-
-    Args:
-        expected: SHA-256 of files of the base, by name; what is read of them is verified in the same pass.
-        progress: called with the bytes of weights written so far, up to `plan.size`; from this thread.
-        check: called every 64 MB or half a second from this thread; raises to give up.
-    """
+    """Write a fused model; files of the base with an `expected` SHA-256 are verified in the same pass."""
+    # From this thread, `progress` is called with the bytes of weights written so far, and `check` may raise to give
+    # up.
     started = time.monotonic()
     expected = expected or {}
     require_rooms([Need(folder, plan.sizes)], hint="fusery admin cache prune")
@@ -167,7 +163,6 @@ class _Threads:
             self._schedule.stop()
 
     def _tasks(self) -> Iterator[int]:
-        """Carry out tasks until none is left; yield the bytes written so far after each."""
         work, buffer, schedule = Arrays(), np.empty(CHUNK, np.uint8), self._schedule
         while not schedule.finished:
             task = schedule.take(_WAIT)
@@ -186,11 +181,9 @@ class _Threads:
 
 @contextmanager
 def numpy_tuned() -> Iterator[None]:
-    """Set NumPy up for this thread: no warnings about numbers, and no buffers.
-
-    NumPy copies both operands of a product of a row and a column into buffers where rows are shorter than a fourth
-    of the buffer; with a small buffer it does not, which makes those products more than twice as fast.
-    """
+    """Set NumPy up for this thread: no warnings about numbers, and no buffers."""
+    # NumPy copies both operands of a product of a row and a column into buffers where rows are shorter than a fourth
+    # of the buffer; with a small buffer it does not, which makes those products more than twice as fast.
     with np.errstate(all="ignore"):
         before = np.setbufsize(_BUFFER)
         try:
@@ -261,26 +254,17 @@ _NOISE = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """What a recipe would give.
+    """What a recipe would give."""
 
-    Attributes:
-        fidelity: what each module retains.
-        sizes: bytes that each touched module takes of them.
-        own: what a recipe calls the format that the base has of each, by `own_bits`.
-    """
-
-    fidelity: FuseFidelity
+    fidelity: FuseFidelity  # what each module retains
     size: int
-    sizes: Mapping[str, int]
+    sizes: Mapping[str, int]  # bytes that each touched module takes of them
+    # what a recipe calls the format that the base has of each, by `own_bits`.
     own: Mapping[str, int] = field(default_factory=dict)
 
 
 def own_bits(grid: AnyGrid | None, quantization: Mapping[str, Any] | None) -> int:
-    """Return what the recipe of `mixed` calls the format that a module has in the base.
-
-    Args:
-        grid: of the module; one that is plain stays so whatever is said, and is called as the base is.
-    """
+    """Return what the recipe of `mixed` calls the format that a module has in the base; a plain one is called as the base is."""
     if isinstance(grid, Grid):
         return grid.bits
     usual = quantization or {}
@@ -288,16 +272,12 @@ def own_bits(grid: AnyGrid | None, quantization: Mapping[str, Any] | None) -> in
 
 
 def allocate(samples: Mapping[int, Sampled], room: float) -> dict[str, int]:
-    """Return the bits of every touched module: where another byte brings back most of the update, as far as there is room.
-
-    What a module lacks is the squared norm of the part of its update that is not there, |D|^2 (1 - retained)^2, and a
-    hundredth of the noise that came with it: behaviour follows the first (docs/measurements.md).  Steps to more bits,
-    also over several widths at once, are taken in the order of what they bring per byte, as in the greedy solution of
-    the knapsack problem; one that does not fit is passed over.
-
-    Args:
-        samples: what each number of bits would give, if all modules had it; under `OWN`, where they start, as the base has them.
-    """
+    """Return the bits of every touched module: where another byte brings back most of the update, as far as there is room."""
+    # A module lacks the squared norm of the part of its update that is not there, |D|^2 (1 - retained)^2, and
+    # a hundredth of the noise that came with it: behaviour follows the first (docs/measurements.md). Steps to more
+    # bits, also over several widths at once, are taken in the order of what they bring per byte, as in the greedy
+    # solution of the knapsack problem; one that does not fit is passed over. `samples` are what each number of bits
+    # would give if all modules had it; under `OWN`, where they start, as the base has them.
     levels = sorted(samples)
     kept = samples[OWN]
     sizes = {path: [samples[bits].sizes[path] for bits in levels] for path in kept.sizes}

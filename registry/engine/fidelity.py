@@ -3,15 +3,13 @@
 For one module: the intended update D is `scale * lora_b.T @ lora_a.T` in float32, before any rounding; the real change
 R is what the written weights hold (dequantised, where they are quantised) beyond the base's.  Then
 
-- retained = <R, D> / <D, D>, the share of the update along its own direction: 1 is all of it;
+- retained = <R, D> / <D, D>, the share of the update along its own direction, which predicts behaviour: 1 is all of it;
 - cosine = <R, D> / (|R| |D|), low where rounding adds noise, even if all of the update is there;
 - relative error = |R - D| / |D|.
 
-The share retained predicts behaviour, the cosine does not (at 6 bits it is 0.49 and behaviour intact; docs/internals/fidelity.md).
 Overall numbers are those of all touched modules taken as one long vector.  Tensors that an adapter replaces whole are
 listed, and not in that vector: the change of a retrained embedding is so long that nothing else would count beside it.
-The verdict is the worse of both.  It counts each module's distance from 1, so that a module that overshoots does not
-make up for another that lost its update.
+The verdict is the worse of both; each module's distance from 1 counts, so that no module makes up for another.
 """
 
 from __future__ import annotations
@@ -30,19 +28,12 @@ _LANES = 8
 
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """Inner products of an intended update D and a real change R, over a block, a module or a model.
+    """Inner products of an intended update D and a real change R, over a block, a module or a model."""
 
-    Attributes:
-        intended: <D, D>.
-        inner: <R, D>.
-        error: <R - D, R - D>.
-        weight: <W, W>, of the base's weight.
-    """
-
-    intended: float = 0.0
-    inner: float = 0.0
-    error: float = 0.0
-    weight: float = 0.0
+    intended: float = 0.0  # <D, D>
+    inner: float = 0.0  # <R, D>
+    error: float = 0.0  # <R - D, R - D>
+    weight: float = 0.0  # <W, W>, of the base's weight
 
     def __add__(self, other: Sums) -> Sums:
         return Sums(
@@ -70,15 +61,11 @@ class Sums:
 
 @dataclass(frozen=True, slots=True)
 class ModuleShare:
-    """What one module retained.
-
-    Attributes:
-        norm: Frobenius norm of the intended update.
-        retained: share of the update that is in the written weights, above 1 if too much is; 1 if nothing was intended.
-    """
+    """What one module retained."""
 
     module: str
-    norm: float
+    norm: float  # Frobenius norm of the intended update
+    # share of the update that is in the written weights, above 1 if too much is; 1 if nothing was intended.
     retained: float
     cosine: float
     relative_error: float
@@ -103,19 +90,15 @@ class ModuleShare:
 
 @dataclass(frozen=True, slots=True)
 class FuseFidelity:
-    """What a fused model retained of an adapter.
-
-    Attributes:
-        noise: what was written beside the update, as a share of the touched weights: |R - D| / |W|.
-        modules: each touched module, in the order of the weights; then what was replaced whole.
-    """
+    """What a fused model retained of an adapter."""
 
     verdict: str
     norm: float
     retained: float
     cosine: float
     relative_error: float
-    noise: float
+    noise: float  # what was written beside the update, as a share of the touched weights: |R - D| / |W|
+    # each touched module, in the order of the weights; then what was replaced whole.
     modules: tuple[ModuleShare, ...]
 
     @classmethod
@@ -142,15 +125,10 @@ class FuseFidelity:
 
 
 def measure(real: Array, intended: Array, base: Array, scratch: Array, *, grouped: bool) -> Sums:
-    """Return the inner products over a block: float32 products, added in one order on every platform.
-
-    A block in rows is added row by row in float32, then across in float64.  A block with its groups side by side
-    (group size, groups) is halved in float32 until eight numbers of a group are left, then added up in float64.
-
-    Args:
-        real: float32 matrix, the change in the weights.
-        scratch: like `real`, overwritten.
-    """
+    """Return the inner products over a block: float32 products, added in one order on every platform."""
+    # A block in rows is added row by row in float32, then across in float64. A block with its groups side by side
+    # (group size, groups) is halved in float32 until eight numbers of a group are left, then added up in float64. The
+    # arrays are float32; `scratch` is overwritten.
     total = _total_of_groups if grouped else _total_of_rows
     np.multiply(intended, intended, out=scratch)
     squared = total(scratch)

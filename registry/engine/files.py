@@ -43,10 +43,8 @@ class OpenFiles(ExitStack):
 
 
 def create_output(path: Path, header: bytes, size: int) -> int:
-    """Create a file of its final size that begins with `header`; return its descriptor.
-
-    The size is set first so that threads can write anywhere in it.
-    """
+    """Create a file of its final size that begins with `header`; return its descriptor."""
+    # The size is set first so that threads can write anywhere in it.
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
         os.ftruncate(descriptor, size)
@@ -76,10 +74,8 @@ def write_all(descriptor: int, data: memoryview, offset: int) -> None:
 
 
 def copy_range(source: int, target: int, offset: int, place: int, size: int) -> bool:
-    """Copy bytes from one file to another without bringing them here; a reflink where the file system has them.
-
-    False where the system cannot, and then something may have been copied.
-    """
+    """Copy bytes from one file to another without bringing them here; a reflink where the file system has them."""
+    # False where the system cannot, and then something may have been copied.
     if not hasattr(os, "copy_file_range"):
         return False
     done = 0

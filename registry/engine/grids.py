@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from fusery.storage.errors import FuseryError
-
 from ..errors import FusionUnsupportedError
-from .affine import BITS, GROUP_SIZES, Grid, Packed, unpack_rows
+from .affine import BITS, GROUP_SIZES, Grid
 from .architectures import NeedsModelClassError
-from .arithmetic import FORMATS, Array, decode
-from .base import Base, Source, read_base
-from .files import open_input, read_all
+from .arithmetic import FORMATS
+from .base import Base, Source
 from .microscaling import MODES, FloatGrid
 
 AnyGrid = Grid | FloatGrid
@@ -77,11 +69,13 @@ def _misfit(module: str, bits: Any, size: Any) -> FusionUnsupportedError:
     )
 
 
-def _default(base: Base) -> dict[str, Any]:
+def _default(base: Base) -> Mapping[str, Any]:
     return _PLAIN | {key: base.quantization[key] for key in _PLAIN if key in base.quantization}
 
 
-def _settings(base: Base, module: str, columns: int | None, weight: Source, scales: Source) -> dict[str, Any]:
+def _settings(
+    base: Base, module: str, columns: int | None, weight: Source, scales: Source
+) -> Mapping[str, Any]:
     if base.formats is not None and module in base.formats:
         return dict(base.formats[module])
     own = base.quantization.get(module)
@@ -104,7 +98,7 @@ def _settings(base: Base, module: str, columns: int | None, weight: Source, scal
     return {"bits": bits, "group_size": size, "mode": AFFINE}
 
 
-def _by_shape(module: str, weight: Source, scales: Source) -> dict[str, Any]:
+def _by_shape(module: str, weight: Source, scales: Source) -> Mapping[str, Any]:
     """Tell the formats with scales of one byte apart: they differ in the bits of a group."""
     for (bits, size), mode in _BY_SHAPE.items():
         if weight.shape[-1] * 32 == scales.shape[-1] * bits * size:
@@ -113,11 +107,9 @@ def _by_shape(module: str, weight: Source, scales: Source) -> dict[str, Any]:
 
 
 def _columns(base: Base, weight: Source, scales: Source) -> set[int]:
-    """Return the unpacked columns that a module may have which the configuration does not name.
-
-    4 bits in groups of 64 and 8 bits in groups of 32 have the same shapes.  Where every matrix of a layer is known to
-    be as wide as the model, its inner layer or its heads, the width decides; else it is what most modules have.
-    """
+    """Return the unpacked columns that a module may have which the configuration does not name."""
+    # 4 bits in groups of 64 and 8 bits in groups of 32 have the same shapes. Where every matrix of a layer is known
+    # to be as wide as the model, its inner layer or its heads, the width decides; else it is what most modules have.
     packed, groups = weight.shape[-1] * 32, scales.shape[-1]
     choices = {groups * size for bits in BITS for size in GROUP_SIZES if bits * size * groups == packed}
     usual = groups * int(_default(base)["group_size"])
@@ -134,69 +126,3 @@ def _widths(base: Base) -> set[int]:
     if type(heads) is int and type(size) is int:
         widths.add(heads * size)
     return {width for width in widths if type(width) is int}
-
-
-_ROWS = 32
-_BYTES = 1 << 20
-
-
-def weight_sizes(
-    files: Mapping[str, Path], config: Mapping[str, Any], modules: Sequence[str]
-) -> dict[str, float]:
-    """Return the root mean square of the numbers in the first rows of weights, by module.
-
-    Left out is what cannot be told from names and rows alone: formats other than MLX's affine one, experts, and bases
-    whose tensors mlx-lm rearranges.
-    """
-    try:
-        base = read_base(files, config)
-    except FuseryError:
-        return {}
-    sizes = {}
-    for module in modules:
-        with suppress(FuseryError, ValueError, KeyError):
-            if (size := _size(base, module)) is not None and np.isfinite(size):
-                sizes[module] = size
-    return sizes
-
-
-def _size(base: Base, module: str) -> float | None:
-    source, scales = (base.tensors.get(f"{module}.{part}") for part in ("weight", "scales"))
-    if source is None or len(source.shape) != 2 or not source.tensor.size:
-        return None
-    rows = max(1, min(_ROWS, source.shape[0], _BYTES * source.shape[0] // source.tensor.size))
-    grid = scales and affine_grid(base.quantization, module, scales.tensor.dtype)
-    if grid:
-        words = _first_rows(base, f"{module}.weight", rows).view("<u4").reshape(-1, grid.words_per_group)
-        groups = (
-            _first_rows(base, f"{module}.{part}", rows).view(grid.stored).reshape(-1)
-            for part in ("scales", "biases")
-        )
-        values = unpack_rows(Packed(words, *groups), grid)
-    elif (form := FORMATS.get(source.tensor.dtype)) is not None:
-        values = decode(_first_rows(base, f"{module}.weight", rows).view(form.stored), form)
-    else:
-        return None
-    return float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
-
-
-def affine_grid(quantization: Mapping[str, Any], module: str, dtype: str) -> Grid | None:
-    """Return how a module's weight is packed in MLX's affine format, from the configuration; None in any other."""
-    own = quantization.get(module)
-    settings = {**quantization, **(own if isinstance(own, Mapping) else {})}
-    bits, group_size = settings.get("bits"), settings.get("group_size")
-    if bits not in BITS or group_size not in GROUP_SIZES or dtype not in FORMATS:
-        return None
-    return Grid(bits, group_size, FORMATS[dtype])
-
-
-def _first_rows(base: Base, name: str, rows: int) -> Array:
-    """Return the bytes of the first rows of a tensor."""
-    source = base.tensors[name]
-    data = np.empty(source.tensor.size // source.shape[0] * rows, np.uint8)
-    descriptor = open_input(base.files[source.file])
-    try:
-        read_all(descriptor, data.data, source.tensor.begin)
-    finally:
-        os.close(descriptor)
-    return data

@@ -69,12 +69,7 @@ def fuse_rows(
 def shape(
     codes: Array, steps: Array, wanted: Array, directions: Array, gains: Array, top: int, out: Array
 ) -> bool:
-    """Do what `shaping.Shaper` does to the columns of a block; tell whether it was done.
-
-    Args:
-        codes: float32 (columns, rows), as are `steps`, `wanted` and `out`.
-        directions: float32 (columns, K, 1), as are `gains`.
-    """
+    """Do what `shaping.Shaper` does to the columns of a block, float32 (columns, rows); tell whether it was done."""
     columns, rows = codes.shape
     count = directions.shape[1]
     if compiled is None or not count or rows < 2:  # NumPy sums a single column of numbers in another order
@@ -86,14 +81,7 @@ def shape(
 def fit(
     directions: Array, rest: Array, codes: Array, wanted: Array, ridge: float
 ) -> tuple[Array, Array] | None:
-    """Do what `shaped.Fit.changes` does; None where it is not done.
-
-    Args:
-        directions: float64 (group size, K, groups).
-        rest: float64 (group size, groups).
-        codes: float32 (rows, columns).
-        wanted: float32 (rows, columns).
-    """
+    """Do what `shaped.Fit.changes` does; None where it is not done."""
     size, count, groups = directions.shape
     if compiled is None or not count:
         return None

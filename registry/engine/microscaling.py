@@ -36,14 +36,10 @@ _SMALLEST_NORMAL = _F32(2.0**-126)
 
 @dataclass(frozen=True, slots=True)
 class _Numbers:
-    """A format of small numbers.
-
-    Attributes:
-        lowest: exponent of the smallest normal number.
-    """
+    """A format of small numbers."""
 
     mantissa: int
-    lowest: int
+    lowest: int  # exponent of the smallest normal number
     top: np.float32
 
     @property
@@ -101,13 +97,7 @@ class FloatGrid(Packing):
         return np.dtype(np.uint8)
 
     def dequantize(self, codes: Array, scales: Array, out: Array) -> None:
-        """Write the numbers, rounded to bfloat16, to `out` as float32.
-
-        Args:
-            codes: uint32 (group size, groups).
-            scales: uint8 (groups,).
-            out: float32 (group size, groups).
-        """
+        """Write the numbers, rounded to bfloat16, to `out`, float32 like the uint32 codes; scales are uint8 (groups,)."""
         self._decode(codes, out)
         with np.errstate(all="ignore"):
             np.multiply(out, self._factors()[scales], out=out)
@@ -118,12 +108,7 @@ class FloatGrid(Packing):
                 np.copyto(out, decode(encode(out, BF16), BF16))
 
     def quantize(self, values: Array, codes: Array, form: Format) -> Array:
-        """Quantise numbers: write the codes, return the scales as new uint8 (groups,).
-
-        Args:
-            values: float32 (group size, groups), numbers of `form`.
-            codes: uint32 (group size, groups).
-        """
+        """Quantise float32 numbers of `form`: write the uint32 codes, return the scales as new uint8 (groups,)."""
         magnitudes = np.abs(values)
         peaks = magnitudes.max(axis=0)
         quotients = peaks / self._numbers.top
@@ -148,18 +133,10 @@ class FloatGrid(Packing):
         return scales.astype(np.uint8)
 
     def dither(self, codes: Array, scales: Array, delta: Array, thresholds: Array) -> None:
-        """Move each code so that its number changes by `delta` on average, in place.
-
-        The sum of number and change lies between two numbers of the format; it becomes the one of larger magnitude
-        with a probability equal to where it lies between them.  Beyond the ends of the format it becomes the end.
-        Codes stay where the change is zero, and where code or scale mean nothing (NaN, a scale of 0 or infinity).
-
-        Args:
-            codes: uint32 (group size, groups).
-            scales: uint8 (groups,).
-            delta: float32 (group size, groups), the intended change.
-            thresholds: float32 in [0, 1), like `delta`.
-        """
+        """Move each code so that its number changes by `delta` on average, in place."""
+        # The sum of number and change lies between two numbers of the format; it becomes the one of larger magnitude
+        # with a probability equal to where it lies between them. Beyond the ends of the format it becomes the end.
+        # Codes stay where the change is zero, and where code or scale mean nothing (NaN, a scale of 0 or infinity).
         factors = self._factors()[scales]
         np.copyto(factors, np.inf, where=factors == 0)
         change = delta / factors
@@ -197,11 +174,11 @@ class FloatGrid(Packing):
         return factors
 
 
+# The formats by MLX's name.
 MODES = {
     grid.mode: grid
     for grid in (FloatGrid(4, 32, "mxfp4"), FloatGrid(4, 16, NVFP4), FloatGrid(8, 32, "mxfp8"))
 }
-"""The formats by MLX's name."""
 
 
 def _decode_4(codes: Array, out: Array) -> None:

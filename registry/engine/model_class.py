@@ -36,9 +36,7 @@ _MODEL_TYPE = re.compile(r"[A-Za-z][\w-]{0,99}")
 _COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_experts", "num_local_experts")
 _COUNT_LIMIT = 4096
 _REASON_LIMIT = 240
-_RENAMED = {"F8_E4M3": "U8", "F8_E8M0": "U8"}
-"""MLX has no such numbers; it reads and writes their bytes."""
-
+_RENAMED = {"F8_E4M3": "U8", "F8_E8M0": "U8"}  # MLX has no such numbers; it reads and writes their bytes
 # What a model class raises on a configuration or on tensors that it was not made for; olmo without its package exits.
 _REFUSALS = (
     *(ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, AssertionError),
@@ -54,7 +52,7 @@ class _Opened:
     written_by_mlx: bool
     mx: ModuleType
     model: Any
-    config: dict[str, Any]
+    config: Mapping[str, Any]
     watch: ArrayWatch
 
     @classmethod
@@ -77,13 +75,11 @@ class _Opened:
                 raise FusionUnsupportedError(f"mlx-lm cannot load this base: {_reason(error)}") from error
 
     def parameters(self) -> list[tuple[str, Any]]:
-        """Return the lazy arrays of the model by name."""
         from mlx.utils import tree_flatten
 
         return list(tree_flatten(self.model.parameters()))
 
     def origins(self) -> dict[int, Source]:
-        """Return where the arrays lie that were not changed, by identity."""
         loaded, changed = self.watch.loaded, self.watch.changed
         return {id(array): self.sources[name] for name, array in loaded.items() if id(array) not in changed}
 
@@ -96,11 +92,9 @@ class _Opened:
 
 
 def load_by_class(files: Mapping[str, Path], config: Mapping[str, Any], scratch: Path) -> Base:
-    """Load a base through mlx-lm's class of it, without holding its weights.
-
-    Its tensors are what `mlx_lm.fuse` would write: those that lie in the base's files in the order of their bytes, then the
-    computed ones, in a file in `scratch`.
-    """
+    """Load a base through mlx-lm's class of it, without holding its weights."""
+    # Its tensors are what `mlx_lm.fuse` would write: those of the base's files in the order of their bytes,
+    # then the computed ones, in a file in `scratch`.
     opened = _Opened.of(files, config)
     model, kinds = opened.model, _kinds(opened.model)
     paths = {id(module): path for path, module in model.named_modules()}
@@ -135,10 +129,8 @@ def load_by_class(files: Mapping[str, Path], config: Mapping[str, Any], scratch:
 
 
 def describe_by_class(files: Mapping[str, Path], config: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the tensors that mlx-lm's class of a base has, by the names of its modules; no weight is read.
-
-    Offsets mean nothing: where a tensor lies is left out.
-    """
+    """Return the tensors that mlx-lm's class of a base has, by the names of its modules; no weight is read."""
+    # Offsets mean nothing: where a tensor lies is left out.
     opened = _Opened.of(files, config)
     tensors = {
         name: Tensor(name, dtype_of(name, array.dtype), tuple(array.shape), 0, array.nbytes)
@@ -160,16 +152,16 @@ def _require_harmless(config: Mapping[str, Any]) -> None:
                 raise FusionUnsupportedError(f"the base's config.json has {name} over {_COUNT_LIMIT}")
 
 
-def _load(mx: ModuleType, folder: Path) -> tuple[Any, dict[str, Any], ArrayWatch]:
+def _load(mx: ModuleType, folder: Path) -> tuple[Any, Mapping[str, Any], ArrayWatch]:
     from mlx_lm.utils import _get_classes, load_model
 
     watch = ArrayWatch()
 
-    def classes(config: dict[str, Any]) -> tuple[type, Any]:
+    def classes(config: Mapping[str, Any]) -> tuple[type, Any]:
         model_class, arguments = _get_classes(config)
 
         class Watched(model_class):  # type: ignore[misc, valid-type]
-            def sanitize(self, weights: dict[str, Any]) -> dict[str, Any]:
+            def sanitize(self, weights: Mapping[str, Any]) -> Mapping[str, Any]:
                 watch.loaded = dict(weights)
                 own = getattr(super(), "sanitize", None)
                 with watch.installed(mx):
@@ -203,7 +195,7 @@ def _kinds(model: Any) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def _quantizable(model: Any) -> dict[str, Any]:
+def _quantizable(model: Any) -> Mapping[str, Any]:
     from mlx.nn import Module
     from mlx.utils import tree_flatten
 
@@ -217,7 +209,6 @@ def _quantizable(model: Any) -> dict[str, Any]:
 
 
 def _origins(opened: _Opened) -> tuple[dict[str, Source], dict[str, Computed]]:
-    """Tell the tensors that lie in the base's files from those to compute."""
     origins = opened.origins()
     kept: dict[str, Source] = {}
     computed: dict[str, Computed] = {}
@@ -279,7 +270,6 @@ def _renamed(name: str, source: Source) -> Source:
 
 
 def _reason(error: BaseException) -> str:
-    """Return what an exception says in one line."""
     text = " ".join(str(error).split()) or "it says nothing more"
     if not isinstance(error, ValueError | RuntimeError):
         text = f"{type(error).__name__}: {text}"

@@ -18,7 +18,7 @@ from .adapter import DORA, FULL, Factors, TrainedAdapter
 from .affine import Grid
 from .architectures import NeedsModelClassError, quantised_alike
 from .arithmetic import BF16, F16, F32, FORMATS, result_form
-from .base import Base, Source
+from .base import OTHER_BASE, Base, Source
 from .grids import AFFINE, AnyGrid, grid_of
 from .policy import Quantize, WritePolicy, quantized_target
 from .recipe import ONCE
@@ -39,21 +39,17 @@ class PlannedModule(RowsFormat):
     """A module whose weight is computed rather than copied.
 
     The weight of a switch layer (experts, rows, columns) counts as one of experts * rows rows.
-
-    Attributes:
-        experts: how many parts of equal size the rows are in, each with factors of its own; 1 of other layers.
-        scales: the base's, None if dense.
-        parts: the updates; none if mlx-lm takes it to be zero.
     """
 
     path: str
     rows: int
+    # how many parts of equal size the rows are in, each with factors of its own; 1 of other layers.
     experts: int
     weight: Source
-    scales: Source | None
+    scales: Source | None  # the base's, None if dense
     biases: Source | None
     touched: bool
-    parts: tuple[ModuleUpdate, ...]
+    parts: tuple[ModuleUpdate, ...]  # the updates; none if mlx-lm takes it to be zero
     embedding: bool
 
     @property
@@ -121,14 +117,10 @@ def _touched(base: Base, adapter: TrainedAdapter) -> set[str]:
         return set()
     wrapped = _wrapped(base, adapter)
     if unexpected := sorted(adapter.factors.keys() - wrapped):
+        known = f"{unexpected[0]}.weight" in base.tensors
+        fault = "its own configuration does not adapt" if known else "the base does not have"
         raise FusionUnsupportedError(
-            f"the adapter holds tensors for {unexpected[0]}, which "
-            + (
-                "its own configuration does not adapt"
-                if f"{unexpected[0]}.weight" in base.tensors
-                else "the base does not have"
-            ),
-            hint="was it trained on another base?",
+            f"the adapter holds tensors for {unexpected[0]}, which {fault}", hint=OTHER_BASE
         )
     missing = sorted(wrapped - adapter.factors.keys())
     if missing and adapter.keys is None and not base.known:
@@ -169,7 +161,7 @@ def _touched_module(
         pair = parts[-1].factors
         raise FusionUnsupportedError(
             f"the adapter's tensors for {path} ({pair.a.shape}, {pair.b.shape}) do not fit its weight {weight.shape}",
-            hint="was it trained on another base?",
+            hint=OTHER_BASE,
         )
     if dora and embedding and packed:
         raise FusionUnsupportedError(
@@ -181,16 +173,14 @@ def _touched_module(
 
 
 def _is_embedding(base: Base, path: str, factors: Factors) -> bool:
-    """Tell an embedding, whose factors stand the other way round, by its class, its shape or its name."""
     if base.kinds is not None:
         return base.kinds.get(path) == "embedding"
     rows = base.tensors[f"{path}.weight"].shape[0]
     linear, embedding = factors.b.shape[1] == rows, factors.a.shape[0] == rows
     if linear and embedding:
         name = path.rsplit(".", 1)[-1]
-        return not any(part.isdecimal() for part in path.split(".")) and (
-            "embed" in name or name in ("wte", "wpe")
-        )
+        within_layer = any(part.isdecimal() for part in path.split("."))
+        return not within_layer and ("embed" in name or name in ("wte", "wpe"))
     return embedding and not factors.switch
 
 

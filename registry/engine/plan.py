@@ -26,8 +26,8 @@ from .modules import PlannedModule, computed_modules
 from .policy import Quantize, WritePolicy
 from .whole import ReplacedTensors
 
+# Bytes of tensors in one weight file at most, unless a single tensor is larger: what mlx-lm writes.
 SHARD = 5 << 30
-"""Bytes of tensors in one weight file at most, unless a single tensor is larger: what mlx-lm writes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,19 +87,15 @@ Step = CopyStep | ComputeStep
 
 @dataclass(frozen=True, slots=True)
 class FusePlan:
-    """Everything that a fuse needs to know; made without reading a tensor.
-
-    Attributes:
-        steps: what fills them, in the order of their bytes.
-        replaced: by module, what rounding left of the change where the adapter replaced the base's numbers.
-    """
+    """Everything that a fuse needs to know; made without reading a tensor."""
 
     base: Base
     policy: WritePolicy
     outputs: tuple[WeightFile, ...]
-    steps: tuple[Step, ...]
+    steps: tuple[Step, ...]  # what fills them, in the order of their bytes
     documents: Mapping[str, bytes]
     copies: tuple[str, ...]
+    # by module, what rounding left of the change where the adapter replaced the base's numbers.
     replaced: Mapping[str, Sums] = field(default_factory=dict)
 
     @property
@@ -136,11 +132,7 @@ def make_plan(
     shard: int = SHARD,
     scratch: Path | None = None,
 ) -> FusePlan:
-    """Plan a fuse.
-
-    Args:
-        scratch: folder for tensors that mlx-lm's class of the model has to compute; None not to ask the class.
-    """
+    """Plan a fuse; `scratch` is for tensors that mlx-lm's class of the model has to compute, None not to ask the class."""
     policy = precision if isinstance(precision, WritePolicy) else WritePolicy(precision)
     config = with_mlx_keys(config)
     adapters = [(read_adapter(adapter_file, adapter_config, scale), weight)]
@@ -204,7 +196,6 @@ def _plan(
 def _quantization(
     base: Base, policy: WritePolicy, modules: Mapping[str, PlannedModule]
 ) -> Mapping[str, Any] | None:
-    """Return MLX's `quantization` entry of the result, None for plain numbers."""
     if policy.quantize is not None:
         own = {
             path: asked
@@ -272,7 +263,6 @@ class _Layout:
         self.outputs = tuple(outputs)
 
     def steps(self) -> tuple[Step, ...]:
-        """Return what fills the files, neighbouring copies joined."""
         steps: list[Step] = []
         for tensor in self.tensors:
             place = self._places[tensor.name]
@@ -315,11 +305,9 @@ class _Layout:
 
 
 def _count(layout: _Layout, modules: Mapping[str, PlannedModule]) -> int:
-    """Count parameters as mlx-lm does.
-
-    Packed weights count unpacked, scales and biases of a grid not at all, nor what a module holds beside its parts
-    (the attention sinks of gpt_oss).
-    """
+    """Count parameters as mlx-lm does."""
+    # Packed weights count unpacked, scales and biases of a grid not at all, nor what a module holds beside its parts
+    # (the attention sinks of gpt_oss).
     paths = {tensor.name.rpartition(".")[0] for tensor in layout.tensors}
     composed = {path[:place] for path in paths for place, letter in enumerate(path) if letter == "."} | {""}
     total = 0

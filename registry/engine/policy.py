@@ -28,28 +28,19 @@ from .grids import AFFINE, AnyGrid
 from .microscaling import MODES
 from .recipe import DEQUANTIZE, DITHER, MIXED, ONCE, OWN, PRECISIONS
 
-_LEAST = min(GROUP_SIZES)
-"""MLX has no smaller affine groups; those of nvfp4 are 16 wide."""
+_LEAST = min(GROUP_SIZES)  # MLX has no smaller affine groups; those of nvfp4 are 16 wide
 
 
 @dataclass(frozen=True, slots=True)
 class WriteTarget:
-    """What is written of a module.
+    """What is written of a module."""
 
-    Attributes:
-        grid: how it is quantised, None for plain numbers.
-        form: format of plain numbers, or of what is quantised.
-        dither: codes move on the base's own scales; at random, unless they are shaped.
-        shaped: they are rounded so that the error is small for the inputs of a calibration.
-        biases: where the update is constant within each group, only the biases move.
-        fitted: with `dither` and `shaped`, scales and biases move a little once the codes are chosen.
-    """
-
-    grid: AnyGrid | None
-    form: Format
-    dither: bool = False
-    shaped: bool = False
-    biases: bool = False
+    grid: AnyGrid | None  # how it is quantised, None for plain numbers
+    form: Format  # format of plain numbers, or of what is quantised
+    dither: bool = False  # codes move on the base's own scales; at random, unless they are shaped
+    shaped: bool = False  # they are rounded so that the error is small for the inputs of a calibration
+    biases: bool = False  # where the update is constant within each group, only the biases move
+    # with `dither` and `shaped`, scales and biases move a little once the codes are chosen.
     fitted: bool = False
 
 
@@ -78,7 +69,7 @@ class Quantize:
         """Return the grid for weights of a format."""
         return Grid(self.bits, self.group_size, form) if self.mode == AFFINE else MODES[self.mode]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Mapping[str, Any]:
         """Return MLX's entry in `config.json`, in its order."""
         return {"group_size": self.group_size, "bits": self.bits, "mode": self.mode}
 
@@ -172,11 +163,7 @@ class WritePolicy:
 def quantized_target(
     quantize: Quantize | None, form: Format, plain: Format, columns: int, asked: Quantize
 ) -> WriteTarget:
-    """Return what is written of a module when all are quantised anew.
-
-    Args:
-        quantize: how this one is; None to leave it plain.
-    """
+    """Return what is written of a module when all are quantised anew, this one by `quantize` (None: it stays plain)."""
     if quantize is None or columns % asked.group_size or columns % quantize.group_size:
         return WriteTarget(None, plain)
     return WriteTarget(quantize.grid(form), form)

@@ -8,61 +8,48 @@ from typing import Any, Final, Literal
 
 from fusery.storage.digest import Digest, digest_json
 
+# The arithmetic of this package; the number goes up when the same inputs would give other bytes.
 ENGINE = "canonical-1"
-"""The arithmetic of this package; the number goes up when the same inputs would give other bytes."""
-
+# The same on a base with a `vision_config`: it used to be lost beside most towers, so the bytes are others
+# now.
 SEEING = "canonical-2"
-"""The same on a base with a `vision_config`: it used to be lost beside most towers, so the bytes are others now."""
-
+# The same on a base whose tensors mlx-lm renames or stacks, and that is written under its own names.
 BY_CLASS = "canonical-3"
-"""The same on a base whose tensors mlx-lm renames or stacks, and that is written under its own names."""
-
+# Follows the engine's name if keys are added to the configuration; the number goes up when the keys change.
 KEYS = "mlx-keys-2"
-"""Follows the engine's name if keys are added to the configuration; the number goes up when the keys change."""
-
 FORMAT = "fusery.key.v1"
 
-USUAL_SEED = 0
-"""Of random rounding, if nobody says."""
-
+USUAL_SEED = 0  # Of random rounding, if nobody says
+# Among the bits of `mixed`: the base's own format, where that has no whole number of bits (mxfp4, nvfp4).
 OWN = 0
-"""Among the bits of `mixed`: the format that the base has, where that is none of whole bits (mxfp4, nvfp4)."""
-
-ONCE = "once"
-"""The rounding of DoRA that is not `mlx_lm.fuse`'s."""
+ONCE = "once"  # The rounding of DoRA that is not `mlx_lm.fuse`'s
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How a base and adapters become a fused artifact.
+    """How a base and adapters become a fused artifact."""
 
-    Attributes:
-        precision: `keep`, `dither`, `mixed` or `dequantize`, resolved: never `auto`.
-        engine: name and version of the arithmetic, and what else the bits depend on.
-        quantization: MLX's parameters of a requantisation of every layer, None for none.
-        scale: overrides the adapter's own scale, None to keep it.
-        seed: of random rounding, None where nothing is random.
-        bits: with `mixed`, of each touched module by path; under "" of all others; `OWN` where it keeps the base's format.
-        calibration: digest of the statistics that shape the rounding of `dither`; None for rounding at random.
-        rounding: of DoRA: `once`, at the end; None as `mlx_lm.fuse` does, after each step (and of all else).
-        aware: the format that the adapter was trained through, as MLX writes it: what is written is measured against the sum in
-            that format; None against the sum itself.
-        biases: with `keep`, an update that is constant within the base's groups (QA-LoRA) moves their biases alone.
-        fitted: with `dither` and a calibration, scales and biases are fitted to what the codes are still off by.
-        extras: further adapters of a linear combination: digest and weight of each, in order.
-    """
-
-    precision: Precision
-    engine: str = ENGINE
+    precision: Precision  # `keep`, `dither`, `mixed` or `dequantize`, resolved: never `auto`
+    engine: str = ENGINE  # name and version of the arithmetic, and what else the bits depend on
+    # MLX's parameters of a requantisation of every layer, None for none.
     quantization: Mapping[str, Any] | None = None
-    scale: float | None = None
-    seed: int | None = None
+    scale: float | None = None  # overrides the adapter's own scale, None to keep it
+    seed: int | None = None  # of random rounding, None where nothing is random
+    # with `mixed`, of each touched module by path; under "" of all others; `OWN` where it keeps the base's
+    # format.
     bits: Mapping[str, int] = field(default_factory=dict)
+    # digest of the statistics that shape the rounding of `dither`; None for rounding at random.
     calibration: str | None = None
+    # of DoRA: `once`, at the end; None as `mlx_lm.fuse` does, after each step (and of all else).
     rounding: str | None = None
+    # with `keep`, an update that is constant within the base's groups (QA-LoRA) moves their biases alone.
     biases: bool = False
+    # with `dither` and a calibration, scales and biases are fitted to what the codes are still off by.
     fitted: bool = False
+    # the format that the adapter was trained through, as MLX writes it: what is written is measured against
+    # the sum in that format; None against the sum itself.
     aware: Mapping[str, Any] | None = None
+    # further adapters of a linear combination: digest and weight of each, in order.
     extras: tuple[tuple[str, float], ...] = ()
 
     @classmethod
@@ -83,30 +70,25 @@ class Recipe:
             extras=tuple((part["adapter"], part["weight"]) for part in form.get("with", ())),
         )
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Mapping[str, Any]:
         """Return the JSON form that goes into the key; what came later is left out where it says nothing."""
-        form: dict[str, Any] = {
+        form: dict[str, object] = {
             "precision": self.precision,
             "engine": self.engine,
             "quantization": dict(self.quantization) if self.quantization is not None else None,
             "scale": self.scale,
             "seed": self.seed,
         }
-        if self.bits:
-            form["bits"] = dict(self.bits)
-        if self.calibration is not None:
-            form["calibration"] = self.calibration
-        if self.rounding is not None:
-            form["rounding"] = self.rounding
-        if self.biases:
-            form["biases"] = True
-        if self.fitted:
-            form["fitted"] = True
-        if self.aware is not None:
-            form["quantization_aware"] = dict(self.aware)
-        if self.extras:
-            form["with"] = [{"adapter": digest, "weight": weight} for digest, weight in self.extras]
-        return form
+        later = {
+            "bits": dict(self.bits),
+            "calibration": self.calibration,
+            "rounding": self.rounding,
+            "biases": self.biases,
+            "fitted": self.fitted,
+            "quantization_aware": dict(self.aware or {}),
+            "with": [{"adapter": digest, "weight": weight} for digest, weight in self.extras],
+        }
+        return form | {name: value for name, value in later.items() if value}
 
 
 def artifact_key(base_digest: str, adapter_digest: str, recipe: Recipe) -> Digest:
@@ -130,7 +112,8 @@ MIXED: Final = "mixed"
 DEQUANTIZE: Final = "dequantize"
 PRECISIONS: tuple[Precision, ...] = (KEEP, DITHER, MIXED, DEQUANTIZE)
 
-AUTO: Final = "auto"
-"""The smallest that passes: what may be asked for besides."""
-
+AUTO: Final = "auto"  # The smallest that passes: what may be asked for besides
 CHOICES: tuple[RequestedPrecision, ...] = (AUTO, *PRECISIONS)
+
+WRITTEN_AS: Mapping[str, str] = {precision: precision for precision in CHOICES} | {DEQUANTIZE: "16bit"}
+"""The values of `--as`, by precision."""

@@ -17,40 +17,28 @@ from .policy import WriteTarget
 
 @dataclass(frozen=True, slots=True)
 class StoredRows:
-    """Whole rows of a weight as they are stored.
+    """Whole rows of a weight as they are stored."""
 
-    Attributes:
-        weight: plain numbers (rows, columns), or uint32 (rows, words).
-        scales: (rows, groups), None for plain numbers.
-    """
-
-    weight: Array
-    scales: Array | None = None
+    weight: Array  # plain numbers (rows, columns), or uint32 (rows, words)
+    scales: Array | None = None  # (rows, groups), None for plain numbers
     biases: Array | None = None
 
     def __getitem__(self, part: slice) -> StoredRows:
-        """Return some of the rows."""
         scales, biases = (None if array is None else array[part] for array in (self.scales, self.biases))
         return StoredRows(self.weight[part], scales, biases)
 
 
 @dataclass(frozen=True, slots=True)
 class RowsFormat:
-    """How the rows of a module are stored, before and after.
-
-    Attributes:
-        plain: format of the sum's.
-        grid: how the base's are quantised, None for plain numbers.
-        aware: the grid that the update was trained through, None for none.
-    """
+    """How the rows of a module are stored, before and after."""
 
     columns: int
     form: Format
-    plain: Format
-    grid: AnyGrid | None
+    plain: Format  # format of the sum's
+    grid: AnyGrid | None  # how the base's are quantised, None for plain numbers
     target: WriteTarget
     once: bool = False
-    aware: AnyGrid | None = None
+    aware: AnyGrid | None = None  # the grid that the update was trained through, None for none
 
     @property
     def group(self) -> int | None:
@@ -62,16 +50,12 @@ class RowsFormat:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What is to be added to a module, ready for its blocks.
-
-    Attributes:
-        constant: the update is the same for all numbers of a group.
-    """
+    """What is to be added to a module, ready for its blocks."""
 
     update: Update
     magnitudes: Array | None = None
     thresholds: Thresholds | None = None
-    constant: bool = False
+    constant: bool = False  # the update is the same for all numbers of a group
     _tiles: dict[tuple[int, int], Array] = field(default_factory=dict)
 
     def tiles(self, group: int, rows: int) -> Array:
@@ -108,10 +92,9 @@ def constant_in_groups(right: Array, size: int) -> bool:
     return bool((groups == groups[:, :, :1]).all())
 
 
+# Numbers computed at a time: 1 MiB in float32; about five such arrays are at work. Larger blocks leave the
+# cache, smaller ones have threads wait for the interpreter more often than they compute.
 BLOCK = 1 << 18
-"""Numbers computed at a time: 1 MiB in float32; about five such arrays are at work.  Larger blocks leave the
-cache, smaller ones have threads wait for the interpreter more often than they compute."""
-
 _TILES = 8 << 20
 
 

@@ -19,9 +19,7 @@ from fusery.storage.digest import Digest
 from .plan import CopyStep, Step
 from .work import Block, Span, blocks_of, cost
 
-CHUNK = 1 << 20
-"""Bytes hashed at a time."""
-
+CHUNK = 1 << 20  # Bytes hashed at a time
 _AHEAD = 32 << 20
 _BACKLOG = 256 << 20
 _HASH_COST = 0.55

@@ -29,8 +29,9 @@ from .fidelity import Sums, measure, measure_exactly
 from .rows import RowsFormat, StoredRows, to_groups, to_rows
 from .shaping import Shaper
 
+# Steps of the grid by which what was learned may move a number from where the fit has it, the rounding to 16
+# bits included.
 MOST_LEARNED = 1.5
-"""Steps of the grid by which what was learned may move a number from where the fit has it, the rounding to 16 bits included."""
 
 
 def shape_rows(
@@ -44,15 +45,9 @@ def shape_rows(
     fitting: Fit | None = None,
     learned: Stored | None = None,
 ) -> Sums:
-    """Round the sum of some rows and their update, and return what they retain.
-
-    On the base's own grid its codes move, and with `fitting` scales and biases a little then; on a finer one the scales are
-    those that the sum would be given anyway.
-
-    Args:
-        chosen: numbers of the rows in the module, of which `first` is that of the first of `rows`.
-        learned: of all rows of the module, what is written instead of the scales and biases that were fitted.
-    """
+    """Round the sum of the `chosen` rows of a module and their update, and return what they retain."""
+    # On the base's own grid its codes move, and with `fitting` scales and biases a little then, unless they were
+    # `learned`; on a finer one the scales are those that the sum would be given anyway.
     grid, target = kind.grid, kind.target.grid
     assert isinstance(grid, Grid) and isinstance(target, Grid)
     assert rows.scales is not None and rows.biases is not None
@@ -86,7 +81,7 @@ def shape_rows(
         scales, biases = _fitted(scales, biases, *changes, target)
     after = _moved(new, scales, biases, target, before)
     if fitting is not None:
-        # What these rows owe to the next is that of the fitted numbers, whatever was learned from there: codes depend on it.
+        # These rows owe the next what the fitted numbers are off by, also where others were learned: codes depend on it.
         written = np.empty_like(delta)
         to_rows(after, written)
         shaper.settle(chosen, (written - delta).astype(np.float64))
@@ -112,13 +107,12 @@ def _learned(learned: Stored, chosen: Array, scales: Array, biases: Array, top: 
     if (farthest > MOST_LEARNED * np.abs(scales)).any():
         raise FormatError(
             "what was learned for this adapter's model is too far from what its fuse gives",
-            hint="fusery base calibrate BASE --adapter REF learns it again, and --seed 1 is another draw without it",
+            hint="fusery base calibrate BASE --adapter REF learns it again, and -o seed=1 is another draw without it",
         )
     return own_scales, own_biases
 
 
 def _moved(codes: Array, scales: Array, biases: Array, grid: Grid, before: Array) -> Array:
-    """Return by how much numbers differ from what they were, in groups."""
     after = np.empty_like(before)
     dequantize(codes, scales, biases, grid.form, after, np.empty_like(after))
     np.subtract(after, before, out=after)
@@ -160,24 +154,20 @@ def _as_codes(values: Array, grid: Grid) -> Array:
     return codes.astype(np.int32).view(np.uint32)
 
 
+# Added to the diagonal of A H A^T, as a share of it: codes that are all the same tell a scale from a
+# bias by nothing.
 RIDGE = 1e-3
-"""What is added to the diagonal of A H A^T, as a share of it: codes that are all the same tell a scale from a bias by nothing."""
-
+# A scale changes at most by this share of itself, or stays as it is: the codes were chosen for about that
+# step.
 MOST = 0.5
-"""A scale changes at most by this share of itself, or stays as it is: the codes were chosen for about that step."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """How the scales and biases of a module's rows are fitted.
+    """How the scales and biases of a module's rows are fitted."""
 
-    Attributes:
-        directions: float64 (group size, K, groups), U by the place in a group.
-        rest: float64 (group size, groups), d.
-    """
-
-    directions: Array
-    rest: Array
+    directions: Array  # float64 (group size, K, groups), U by the place in a group
+    rest: Array  # float64 (group size, groups), d
 
     @classmethod
     def of(cls, directions: Array, rest: Array, group_size: int) -> Fit:
@@ -188,10 +178,8 @@ class Fit:
         return cls(np.ascontiguousarray(grouped), np.ascontiguousarray(rest.reshape(groups, group_size).T))
 
     def changes(self, codes: Array, wanted: Array) -> tuple[Array, Array]:
-        """Return by how much scales and biases change, float64 (rows, groups) each.
-
-        Codes as they are written, and what the written numbers lack, are float32 (rows, columns).
-        """
+        """Return by how much scales and biases change, float64 (rows, groups) each."""
+        # Codes as they are written, and what the written numbers lack, are float32 (rows, columns).
         done = kernel.fit(self.directions, self.rest, codes, wanted, RIDGE)
         if done is not None:
             return done
@@ -270,7 +258,6 @@ def _times(factors: Array, left: Array) -> Array:
 
 
 def _over(parts: Array, axis: int) -> Array:
-    """Return a sum along an axis, one part after the other."""
     parts = np.moveaxis(parts, axis, 0)
     total = np.zeros(parts.shape[1:])
     for part in parts:

@@ -25,39 +25,24 @@ from . import kernel
 from .arithmetic import Array, Update, mixed
 from .calibration import Directions
 
-DAMPING = 0.1
-"""What is added to d, as a share of the mean energy of the inputs."""
-
-UPDATE_WEIGHT = 100.0
-"""How much more the adapter's own directions count than the damping."""
-
-RIDGE = 0.05
-"""Keeps the second feedback calm where a block has next to no rows in some direction of `lora_b`."""
-
-ROWS = 64
-"""Rows of a block, between two of which the second feedback acts."""
-
+DAMPING = 0.1  # What is added to d, as a share of the mean energy of the inputs
+UPDATE_WEIGHT = 100.0  # How much more the adapter's own directions count than the damping
+RIDGE = 0.05  # Keeps the second feedback calm where a block has next to no rows in some direction of `lora_b`
+ROWS = 64  # Rows of a block, between two of which the second feedback acts
+# Root mean square of an update in steps of the base's grid, below which rounding at random keeps more: there
+# are too few codes to move for errors to make up for one another (the verdict study's smallest updates).
 LEAST_STEPS = 0.02
-"""Root mean square of an update in steps of the base's grid, below which rounding at random keeps more: there are too
-few codes to move for errors to make up for one another (the verdict study's smallest updates)."""
-
 _HALF = np.float32(0.5)
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How the rounding errors of a module are shaped.
-
-    Attributes:
-        directions: float32 (columns, K, 1), U in that order.
-        gains: float32 (columns, K, 1), P u / d in that order.
-        outputs: float64 (rows, rank), an orthonormal basis of what the update can reach.
-    """
+    """How the rounding errors of a module are shaped."""
 
     order: Array
-    directions: Array
-    gains: Array
-    outputs: Array
+    directions: Array  # float32 (columns, K, 1), U in that order
+    gains: Array  # float32 (columns, K, 1), P u / d in that order
+    outputs: Array  # float64 (rows, rank), an orthonormal basis of what the update can reach
 
     @classmethod
     def of(cls, inputs: Directions, left: Array, right: Array) -> Shape:
@@ -131,10 +116,8 @@ class Shaper:
         return new
 
     def choose(self, codes: Array, steps: Array, delta: Array, rows: Array, top: int) -> tuple[Array, Array]:
-        """Return the new codes of a block, and the change that they aim at: the intended one and what is owed.
-
-        The arguments are those of `round`; `settle` says then what was written.
-        """
+        """Return the new codes of a block, and the change that they aim at: the intended one and what is owed."""
+        # The arguments are those of `round`; `settle` says then what was written.
         outputs = self._shape.outputs[rows]
         wanted = delta - self._still_owed(outputs).astype(np.float32)
         order = self._shape.order
@@ -219,5 +202,4 @@ def _inverse(gram: Array) -> Array:
 
 
 def _dot(left: Array, right: Array) -> float:
-    """Return an inner product, one number after the other."""
     return float(np.add.accumulate(left * right)[-1]) if len(left) else 0.0

@@ -17,44 +17,35 @@ from fusery.storage.safetensors import BASE_HEADER_LIMIT, Tensor, build_header, 
 from fusery.storage.transfer import Need, require_rooms
 
 from ..errors import FusionUnsupportedError
-from .arithmetic import FORMATS, Array, Format, decode, encode
-from .base import REPLACED, Base, Source
-from .blocks import fuse_rows
+from .arithmetic import FORMATS, Array, decode, encode
+from .base import OTHER_BASE, REPLACED, Base, Source
 from .fidelity import Sums, measure_exactly
 from .files import OpenFiles, create_output, open_input, read_all, told_plainly, write_all
-from .grids import AnyGrid, grid_of
-from .policy import WriteTarget
-from .rows import Arrays, RowsFormat, StoredRows, rows_per_block
+from .matrices import StoredMatrix, matrix_of
+from .rows import rows_per_block
 
 _PARTS = ("weight", "scales", "biases")
 
 
 @dataclass(slots=True)
 class ReplacedTensors:
-    """What an adapter replaces in its base.
-
-    Attributes:
-        tensors: in it, by the name of the base's tensor that each replaces.
-        rows: in it, with the number of each row, by the name of the base's tensor that they are of.
-        untied: the name of an embedding that was the head as well, and is not any more.
-        vocabulary: how many tokens there are then, if another number than before.
-        place: a file that the replaced tensors are written to when they are first needed.
-    """
+    """What an adapter replaces in its base."""
 
     file: Path
-    tensors: Mapping[str, Tensor]
+    tensors: Mapping[str, Tensor]  # in it, by the name of the base's tensor that each replaces
+    # in it, with the number of each row, by the name of the base's tensor that they are of.
     rows: Mapping[str, tuple[tuple[int, ...], Tensor]]
-    untied: str | None
-    vocabulary: int | None
-    place: Path
+    untied: str | None  # the name of an embedding that was the head as well, and is not any more
+    vocabulary: int | None  # how many tokens there are then, if another number than before
+    place: Path  # a file that the replaced tensors are written to when they are first needed
     _sums: dict[str, Sums] = field(default_factory=dict)
 
     def put_on(self, base: Base) -> tuple[Base, Mapping[str, Sums]]:
         """Return a base with the tensors in it, and of each what rounding left of the change."""
         names = list(dict.fromkeys([*self.tensors, *self.rows]))
-        homes = {name: _Home.of(base, name, self.untied) for name in names}
+        homes = {name: _home(base, name, self.untied) for name in names}
         if not self.place.exists():
-            self._write(base, homes)
+            self._write(homes)
         made = read_header(self.place, limit=BASE_HEADER_LIMIT).tensors
         tensors = dict(base.tensors)
         if self.untied is not None:
@@ -70,7 +61,7 @@ class ReplacedTensors:
         plain = frozenset(name.removesuffix(".weight") for name in names if len(made[name].shape) > 1)
         return replace(base, files=files, tensors=tensors, config=config, kept_plain=plain), self._sums
 
-    def _config(self, base: Base, plain: list[str]) -> dict[str, Any]:
+    def _config(self, base: Base, plain: list[str]) -> Mapping[str, Any]:
         config = dict(base.config)
         if self.untied is not None:
             config["tie_word_embeddings"] = False
@@ -86,7 +77,7 @@ class ReplacedTensors:
             config["quantization"] = {**quantization, **own, **dict.fromkeys(plain, False)}
         return config
 
-    def _write(self, base: Base, homes: Mapping[str, _Home]) -> None:
+    def _write(self, homes: Mapping[str, StoredMatrix]) -> None:
         shapes = {
             name: self.tensors[name].shape if name in self.tensors else home.shape
             for name, home in homes.items()
@@ -97,13 +88,11 @@ class ReplacedTensors:
         part = self.place.with_suffix(".part")
         with told_plainly(part.parent), OpenFiles() as stack:
             adapter = stack.hold(open_input(self.file))
-            files = {source.file for home in homes.values() for source in home.sources.values()}
-            inputs = {name: stack.hold(open_input(base.files[name])) for name in files}
             part.unlink(missing_ok=True)
             out, offset = stack.hold(create_output(part, header, len(header) + sum(sizes))), len(header)
             for name, home in homes.items():
                 total = Sums()
-                for block, sums in self._blocks(name, home, shapes[name], adapter, inputs):
+                for block, sums in self._blocks(name, home, shapes[name], adapter):
                     write_all(out, block.reshape(-1).view(np.uint8).data, offset)
                     offset += block.nbytes
                     total += sums
@@ -111,17 +100,17 @@ class ReplacedTensors:
         part.replace(self.place)
 
     def _blocks(
-        self, name: str, home: _Home, shape: tuple[int, ...], adapter: int, inputs: Mapping[str, int]
+        self, name: str, home: StoredMatrix, shape: tuple[int, ...], adapter: int
     ) -> Iterator[tuple[Array, Sums]]:
         """Yield the new numbers of a tensor some rows at a time, as they are stored, with what was kept of the change."""
-        whole, work = self.tensors.get(name), Arrays()
+        whole = self.tensors.get(name)
         indices, trained = self.rows.get(name, ((), None))
         places = {index: row for row, index in enumerate(indices)}
-        count, columns = (shape[0], prod(shape[1:])) if len(shape) > 1 else (1, shape[0])
+        count, columns = shape[0], prod(shape[1:])
         size = rows_per_block(columns)
         for first in range(0, count, size):
             rows = min(size, count - first)
-            before = home.read(first, rows, columns, inputs, work)
+            before = _rows_before(home, first, rows, columns)
             wanted = before.copy()
             if whole is not None:
                 wanted = _read(whole, first, rows, columns, adapter)
@@ -137,61 +126,23 @@ class ReplacedTensors:
             yield stored, measure_exactly(after - before, wanted - before, before)
 
 
-@dataclass(frozen=True, slots=True)
-class _Home:
-    """Where the base has the numbers that are replaced: its tensors by part of a module, and how they are quantised."""
+def _home(base: Base, name: str, untied: str | None) -> StoredMatrix:
+    home = untied if untied is not None and name not in base.tensors else name
+    if home not in base.tensors:
+        raise FusionUnsupportedError(
+            f"the adapter holds the tensor {name}, which the base does not have",
+            hint=OTHER_BASE,
+        )
+    return matrix_of(base, home)
 
-    sources: Mapping[str, Source]
-    shape: tuple[int, ...]
-    form: Format
-    grid: AnyGrid | None
 
-    @classmethod
-    def of(cls, base: Base, name: str, untied: str | None) -> _Home:
-        home = untied if untied is not None and name not in base.tensors else name
-        module = home.removesuffix(".weight")
-        if home not in base.tensors:
-            raise FusionUnsupportedError(
-                f"the adapter holds the tensor {name}, which the base does not have",
-                hint="was it trained on another base?",
-            )
-        source = base.tensors[home]
-        if module == home or not base.is_quantized(module):
-            form = FORMATS.get(source.tensor.dtype)
-            if form is None:
-                raise FusionUnsupportedError(f"the base's {home} is {source.tensor.dtype}, no float format")
-            return cls({"weight": source}, source.shape, form, None)
-        grid = grid_of(base, module)
-        sources = {
-            part: base.tensors[f"{module}.{part}"] for part in _PARTS if f"{module}.{part}" in base.tensors
-        }
-        shape = (*source.shape[:-1], sources["scales"].shape[-1] * grid.group_size)
-        return cls(sources, shape, grid.form, grid)
-
-    def read(self, first: int, rows: int, columns: int, inputs: Mapping[str, int], work: Arrays) -> Array:
-        """Return some rows as float32 (rows, columns); those that the base does not have are zero."""
-        result = np.zeros((rows, columns), np.float32)
-        total = prod(self.shape) // columns
-        there = max(0, min(rows, total - first))
-        if not there:
-            return result
-        parts: dict[str, Array] = {}
-        for part, source in self.sources.items():
-            width = source.tensor.size // total
-            data = np.empty(there * width, np.uint8)
-            read_all(inputs[source.file], data.data, source.tensor.begin + first * width)
-            parts[part] = data.reshape(there, width)
-        if self.grid is None:
-            result[:there] = decode(parts["weight"].view(self.form.stored), self.form)
-            return result
-        stored = self.grid.stored if "biases" in parts else np.dtype(np.uint8)
-        groups = {part: parts[part].view(stored) for part in _PARTS[1:] if part in parts}
-        packed = StoredRows(parts["weight"].view(np.uint32), groups["scales"], groups.get("biases"))
-        out = np.empty((there, columns), self.form.stored)
-        kind = RowsFormat(columns, self.form, self.form, self.grid, WriteTarget(None, self.form))
-        fuse_rows(packed, kind, None, 0, StoredRows(out), work)
-        result[:there] = decode(out, self.form)
-        return result
+def _rows_before(home: StoredMatrix, first: int, rows: int, columns: int) -> Array:
+    """Return some rows of the base as float32; those that it does not have are zero."""
+    result = np.zeros((rows, columns), np.float32)
+    known = max(0, min(rows, home.shape[0] - first))
+    if known:
+        result[:known] = home.numbers(first, known)
+    return result
 
 
 def _read(tensor: Tensor, first: int, rows: int, columns: int, file: int) -> Array:

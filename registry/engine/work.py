@@ -28,15 +28,12 @@ from .shaped import Fit, shape_rows
 from .shaping import LEAST_STEPS, Shape, Shaper, blocks_of_rows, mean_steps, metric
 
 _COPY = 2 << 20
+# Nanoseconds for each number where a calibration shapes: in any case, for each direction, and fitted for the
+# square of those.
 _SHAPED, _BY_DIRECTION, _FITTED = (100.0, 0.6, 0.02) if kernel.compiled is not None else (180.0, 3.0, 0.19)
-"""Nanoseconds for each number where a calibration shapes: in any case, for each direction, and fitted for the square of those."""
-_DIRECTIONS = 32
-"""Directions of inputs, besides which the adapter's own count."""
-_CHUNK = 1 << 25
-"""Numbers of a shaped module whose codes are held at a time."""
-
-_PARTS = 4
-"""Computed blocks that are read and written together."""
+_DIRECTIONS = 32  # Directions of inputs, besides which the adapter's own count
+_CHUNK = 1 << 25  # Numbers of a shaped module whose codes are held at a time
+_PARTS = 4  # Computed blocks that are read and written together
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +69,7 @@ def blocks_of(step: Step) -> Iterator[Block]:
         total, whole, size = step.size, step.size, _COPY
     else:
         total = step.module.rows
-        # What one block of shaped rows owes is taken back by the next.
+        # The next block of shaped rows takes back what one owes.
         size = total if step.module.target.shaped else _rows(step.module) * _PARTS
         whole = total // step.module.experts
     each = cost(step) / max(total, 1)
@@ -84,7 +81,6 @@ def blocks_of(step: Step) -> Iterator[Block]:
 
 
 def _cut(whole: Block, size: int) -> Iterator[Block]:
-    """Yield a block in pieces of so many rows."""
     end = whole.first + whole.count
     for first in range(whole.first, end, size):
         yield Block(whole.step, first, min(size, end - first), 0.0)
@@ -123,7 +119,6 @@ class Worker:
         factors: Mapping[Path, int],
         modules: int,
     ) -> None:
-        """Take the open files; `outputs` is None to write nothing."""
         self._policy, self._inputs, self._outputs, self._factors = policy, inputs, outputs, factors
         self._changes: OrderedDict[tuple[str, int], Change] = OrderedDict()
         self._modules = modules
@@ -212,7 +207,6 @@ class Worker:
         return spans, sums
 
     def _rows(self, module: PlannedModule, block: Block, work: Arrays) -> StoredRows:
-        """Read a block of rows."""
         weight = self._read_rows(module.weight.file, module.weight.tensor, module, block, "raw", work)
         if module.grid is None:
             return StoredRows(weight.view(module.form.stored))
@@ -274,7 +268,6 @@ class Worker:
 
 
 def _room(step: ComputeStep, block: Block, work: Arrays) -> StoredRows:
-    """Return arrays for what a block writes."""
     module, count = step.module, block.count
     grid = module.target.grid
     if grid is None:
@@ -303,11 +296,9 @@ def slowly(plan: FusePlan) -> str | None:
 
 
 def read_update(module: PlannedModule, expert: int, files: Mapping[Path, int]) -> Update:
-    """Return the update of a module or of one of its experts; one that changes nothing where there are no tensors.
-
-    Several adapters make one update, whose rank is the sum of theirs: what `mlx_lm.fuse` makes of an adapter whose
-    factors are those of all, one behind the other.
-    """
+    """Return the update of a module or of one of its experts; one that changes nothing where there are no tensors."""
+    # Several adapters make one update, whose rank is the sum of theirs: what `mlx_lm.fuse` makes of an adapter whose
+    # factors are those of all, one behind the other.
     if not module.parts:
         return Update(np.zeros((1, module.rows), np.float32), np.zeros((1, module.columns), np.float32), F32)
     updates = []

@@ -19,11 +19,11 @@ from fusery.storage.locate import open_store
 from fusery.storage.progress import SILENT, Reporter
 
 from .. import tables
+from ..catalog.yanks import lift
 from ..errors import SchemaError, ServerRefusedError, ServerUnavailableError
 from ..record import Record, described
 from ..records.bundles import written_bundle
 from ..records.transfer import Moved, SentBundle
-from ..releases.yanks import lift
 from ..remote.container import Position
 from ..remote.documents import AdapterDocument, FusedDocument
 from ..remote.server import Server

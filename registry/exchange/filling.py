@@ -39,7 +39,7 @@ from fusery.storage.processes import temporary_folder
 
 from .. import tables
 from ..database import Database, events
-from ..database.schema import HEAD, VERSION_TABLE, move, require, state
+from ..database.schema import HEAD, VERSION_TABLE, create, require, state
 from ..errors import RegistryError
 from ..record import Record, described
 from ..remote.container import Amount, Container, Contents, Member, Position, write_member
@@ -158,7 +158,7 @@ def fill(
     store_id: str,
     generations: Mapping[Digest, int],
 ) -> None:
-    """Insert all rows in the backup's schema revision, and upgrade the schema to this version's.
+    """Insert all rows; columns that the backup's older schema revision does not have are null.
 
     The connection is that of a schema change, which is the only writer; the rows have been fetched.  `generations`
     has the generation of each blob in the store with the id `store_id`; 0 if missing.
@@ -171,7 +171,8 @@ def fill(
             )
         for table in reversed(all_tables()):
             connection.execute(delete(table))
-    move(connection, backup.contents.schema)
+    else:
+        create(connection)
     _require_tables(connection, backup)
     for member in backup.contents.within("rows"):
         rows = read_rows(backup, member)
@@ -188,7 +189,6 @@ def fill(
         except (DBAPIError, LookupError) as error:
             raise backup.refuse(member.name, "has invalid rows: the database refuses them") from error
     try:
-        move(connection, HEAD)
         _continue_numbers(connection)
         with Session(bind=connection) as session:
             for problem in events.verify_chain(session):

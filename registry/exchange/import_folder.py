@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,8 +62,8 @@ class _Exported:
     rendered: bool
     files: tuple[FileEntry, ...]
     base: _Pinned
-    created_at: datetime
     facts: Mapping[str, Any]
+    created_at: datetime | None = None
     parent: _Pinned | None = None
     trained_on: _Pinned | None = None
     tokenizer: tuple[FileEntry, ...] = ()
@@ -187,6 +187,9 @@ def _document(
         raise BadInputError(
             f"{METADATA}: invalid amendments or evaluations", hint="export it again"
         ) from error
+    # Folders without the time of registration: amendments and evaluations are not earlier.
+    earliest = min((record["at"] for record in (*facts["amendments"], *measured)), default=None)
+    registered = exported.created_at.isoformat() if exported.created_at else earliest
     values = {
         **{key: [] for key in ("aliases", "withdrawals", "findings")},
         **dict.fromkeys(("total_parameters", "trainable_percent"), 0),
@@ -204,7 +207,7 @@ def _document(
         "parent_digest": exported.parent.digest if exported.parent and parent else None,
         "training": folder.raw_config,
         "yanked": False,
-        "created_at": exported.created_at.isoformat(),
+        "created_at": registered or datetime.now(UTC).isoformat(),
         "created_by": by,
         "amendments": amendments,
         "evaluations": measured,

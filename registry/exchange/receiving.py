@@ -32,8 +32,8 @@ from fusery.storage.transfer import in_order
 from .. import tables
 from ..adapters.render import Form, other_forms
 from ..database.engine import batches
+from ..engine.config import WEIGHTS as WEIGHTS_OF_MODELS
 from ..errors import BadInputError, DatabaseUnavailableError, ServerUnavailableError
-from ..models.architecture import WEIGHTS as WEIGHTS_OF_MODELS
 from ..records.bases import Generations, blob_generations, recorded_architecture
 from ..records.calibrations import calibration_facts
 from ..records.deposit import Deposit

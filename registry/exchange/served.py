@@ -21,7 +21,7 @@ from ..errors import BadInputError, BlobsMissingError
 from ..parsing import plural
 from ..records.transfer import Moved, PackagePlan, PackageTaken
 from ..remote.documents import Item, Package, read_package
-from ..upkeep.liveness import is_referenced
+from ..upkeep.collect import is_referenced
 from .checks import check_package
 from .local import package_of, withdrawals_of
 from .over_http import package_bytes

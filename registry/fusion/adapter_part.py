@@ -168,6 +168,6 @@ def calibration_of(
         raise FusionUnsupportedError(
             f"the calibration {digest[:12]} was learned for another adapter than {adapter.name}, or for it alone at its own"
             " scale, by the usual draw of dither",
-            hint=f"fusery fuse {adapter.name} --precision dither",
+            hint=f"fusery fuse {adapter.name} --as dither",
         )
     return calibration

@@ -183,9 +183,10 @@ def unpin(workspace: Workspace, reference: str) -> list[Pinned]:
 
 
 def parts_of(fused: tables.FusedRow) -> list[tuple[str, int]]:
-    """Return the digests of the adapters in a fused model, each with the number of the base."""
+    """Return the digests of the adapters in a fused model, each with the numbers of its base models."""
     adapters = [fused.adapter, *(extra.adapter for extra in fused.extras)]
-    return [(adapter.digest, fused.base_id) for adapter in adapters]
+    bases = [fused.base_id, *(adapter.base_id for adapter in adapters)]
+    return [(adapter.digest, base) for adapter in adapters for base in dict.fromkeys(bases)]
 
 
 def aliases_of(session: Session, parts: Iterable[tuple[str, int]]) -> dict[tuple[str, int], list[str]]:

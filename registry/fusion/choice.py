@@ -109,7 +109,7 @@ def _is_passed_over(job: FuseCandidate) -> bool:
     if recipe.precision == "dither" and recipe.calibration is None and gains:
         base = inputs.base.name
         job.reporter.say(
-            f"{base} has no calibration. On a 4-bit SmolLM2-135M, one halved the KL divergence of `--precision dither` "
+            f"{base} has no calibration. On a 4-bit SmolLM2-135M, one halved the KL divergence of `--as dither` "
             f"from base + adapter, at the base's size (docs/precision.md): fusery base calibrate {base}"
         )
     return True
@@ -259,12 +259,12 @@ def formats(
     """Return the formats of an adapter's fused model, from the smallest to the largest."""
     request = request or FuseRequest()
     request.check()
-    if replace(request, scale=None, extras=(), min_fidelity=None) != FuseRequest():
+    if replace(request, base=None, scale=None, extras=(), min_fidelity=None) != FuseRequest():
         raise BadInputError(
             "all formats are compared, so none can be asked for",
-            hint="leave all but --scale, --with and --min-fidelity out",
+            hint="leave out all but scale, --with, --base and --min-fidelity",
         )
-    fuse_inputs = gather(workspace, reference, request.extras)
+    fuse_inputs = gather(workspace, reference, request.extras, base=request.base)
     base_bytes = weights_bytes(fuse_inputs.base.manifest)
     rows: list[tuple[Format, MeasuredFuse | None]] = []
     refusals: list[FusionUnsupportedError] = []

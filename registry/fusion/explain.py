@@ -142,7 +142,7 @@ def explain(workspace: Workspace, reference: str, request: FuseRequest | None = 
 def _asked(workspace: Workspace, reference: str, request: FuseRequest) -> list[ExplainedModel]:
     """Explain the keys that a fuse of the adapter would try, in its order."""
     request.check()
-    ours = gather(workspace, reference, request.extras)
+    ours = gather(workspace, reference, request.extras, base=request.base)
     models = []
     recipes = candidates(request, ours)
     for recipe in recipes:

@@ -24,7 +24,7 @@ from .. import tables
 from ..engine.recipe import Recipe
 from ..errors import FusionUnsupportedError, MissingExtraError, UnknownReferenceError
 from ..records.fused import Fused
-from ..records.references import resolve_adapter
+from ..records.references import resolve_adapter, resolve_base
 from ..records.withdrawals import usable_record
 from .choice import worth_computing
 from .fuse_inputs import gather
@@ -60,9 +60,10 @@ def fuse(
     if request.recipe is not None:
         from .recipes import find_recipe  # its forms take a moment to build
 
-        recipe = find_recipe(workspace, request.recipe)
+        recipe, base = find_recipe(workspace, request.recipe)
+        request = replace(request, base=request.base or base)
         return _by_recipe(workspace, reference, recipe, request, wanted, reporter, said=True)
-    fuse_inputs = gather(workspace, reference, request.extras)
+    fuse_inputs = gather(workspace, reference, request.extras, base=request.base)
     with fuse_inputs.opened(reporter.progress) as inputs:
         try:
             recipes = candidates(request, fuse_inputs)
@@ -127,7 +128,8 @@ def remake(
                 f"there is no fused artifact {key[:12]}", hint="fusery admin cache list"
             )
         recipe, adapter = Recipe.from_dict(row.recipe), usable_record(session, row.adapter).name
-    return _by_recipe(workspace, adapter, recipe, FuseRequest(accept_loss=True), "recipe", reporter)
+        request = FuseRequest(base=row.base.name, accept_loss=True)
+    return _by_recipe(workspace, adapter, recipe, request, "recipe", reporter)
 
 
 def _by_recipe(
@@ -141,7 +143,8 @@ def _by_recipe(
     said: bool = False,
 ) -> Fused:
     """Return what a recipe makes of an adapter: from the cache, from the store if it is published, or computed."""
-    fuse_inputs = gather(workspace, reference, _added(workspace, reference, recipe))
+    added = _added(workspace, reference, request.base, recipe)
+    fuse_inputs = gather(workspace, reference, added, base=request.base)
     if said:
         require_own(recipe, fuse_inputs)
     with fuse_inputs.opened(reporter.progress) as inputs:
@@ -161,15 +164,18 @@ def _by_recipe(
     return model
 
 
-def _added(workspace: Workspace, reference: str, recipe: Recipe) -> list[tuple[str, float]]:
+def _added(workspace: Workspace, reference: str, onto: str | None, recipe: Recipe) -> list[tuple[str, float]]:
     """Return the further adapters of a recipe by name: of several records with the bytes, one that is not withdrawn."""
     added = []
     with workspace.database.read() as session:
         base = resolve_adapter(session, reference).base if recipe.extras else None
+        bases = [base.id] if base is not None else []
+        if recipe.extras and onto is not None:
+            bases.append(resolve_base(session, onto).id)
         for digest, weight in recipe.extras:
             assert base is not None
             adapter = tables.AdapterRow
-            query = select(adapter).where(adapter.digest == digest, adapter.base_id == base.id)
+            query = select(adapter).where(adapter.digest == digest, adapter.base_id.in_(bases))
             row = session.scalars(query.order_by(adapter.id)).first()
             if row is None:
                 raise UnknownReferenceError(

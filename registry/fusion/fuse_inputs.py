@@ -23,7 +23,7 @@ from .. import tables
 from ..adapters.files import CONFIG, WEIGHTS
 from ..adapters.render import form_of, render_mlx
 from ..adapters.tokenizer_files import own_tokenizer, with_tokenizer
-from ..adapters.trained_through import require_fusable, require_usable_unfused
+from ..adapters.trained_through import aware_of, require_fusable, require_usable_unfused
 from ..engine.recipe import BY_CLASS, ENGINE, KEYS, SEEING, Recipe, artifact_key, seed_of
 from ..errors import BadInputError
 from ..records.bases import (
@@ -35,11 +35,12 @@ from ..records.bases import (
 )
 from ..records.calibrations import current_calibration, learned_with
 from ..records.fused_rows import names
-from ..records.references import resolve_adapter
+from ..records.references import resolve_adapter, resolve_base
 from ..records.renderings import require_factors_alone
 from ..records.withdrawals import refuse_yanked
 from ..runtime.mlx_keys import written_config
 from .adapter_part import AdapterPart, calibration_of, fits_biases, keeps_format, part_of, policy_of
+from .base_forms import require_form
 
 if TYPE_CHECKING:
     from fusery.storage.copying import Progress
@@ -314,13 +315,14 @@ def gather(
     reference: str,
     extras: Sequence[tuple[str, float]] = (),
     *,
+    base: str | None = None,
     yanked: bool = False,
 ) -> FuseInputs:
-    """Return the inputs for fusing an adapter."""
+    """Return the inputs for fusing an adapter onto its base model, or onto another form of that."""
     with workspace.database.read() as session:
         adapters = [resolve_adapter(session, text) for text in (reference, *(text for text, _ in extras))]
         weights = [1.0, *(weight for _, weight in extras)]
-        base = adapters[0].base
+        onto = adapters[0].base if base is None else resolve_base(session, base)
         for adapter in adapters:
             require_fusable(adapter.name, adapter.training)
             if extras:
@@ -330,18 +332,39 @@ def gather(
                 )
             if not yanked:
                 refuse_yanked(session, adapter)
-            if adapter.base_id != base.id:
+            if adapter.base_id != onto.id and base is not None:
+                _require_fitting(adapter)
+            elif adapter.base_id != onto.id:
                 raise BadInputError(
                     f"{adapter.name} was trained on {adapter.base.name}, "
-                    f"{adapters[0].name} on {base.name}: they cannot be combined",
+                    f"{adapters[0].name} on {onto.name}: they cannot be combined",
                     hint="fusery list --base NAME",
                 )
         parts = tuple(part_of(adapter, weight) for adapter, weight in zip(adapters, weights, strict=True))
-        assert base.names is not None
-        assert base.manifest.files is not None
-        inputs = FuseInputs(workspace, base, parts)
-        found = current_calibration(session, base) if inputs.shaped else None
+        own = {adapter.base.id: (adapter.base, adapter.name) for adapter in adapters}
+        for row in (onto, *(row for row, _ in own.values())):
+            assert row.names is not None
+            assert row.manifest.files is not None
+        inputs = FuseInputs(workspace, onto, parts)
+        found = current_calibration(session, onto) if inputs.shaped else None
+    for row, name in own.values():
+        require_form(workspace, onto, row, name)
     if found is None:
         return inputs
-    own = [] if extras else learned_with(workspace, parts[0].digest, found)
-    return replace(inputs, calibration=Digest(found.digest), learned=own[0] if own else None)
+    learned = [] if extras else learned_with(workspace, parts[0].digest, found)
+    return replace(inputs, calibration=Digest(found.digest), learned=learned[0] if learned else None)
+
+
+def _require_fitting(adapter: tables.AdapterRow) -> None:
+    """Refuse to fuse onto another form of the base what means something on its own base model only."""
+    if aware_of(adapter.method, adapter.training) is not None:
+        raise BadInputError(
+            f"{adapter.name} was trained through a quantiser, for its own base model",
+            hint=f"fusery fuse {adapter.name}",
+        )
+    if adapter.method == "full":
+        raise BadInputError(
+            f"{adapter.name} is the result of full fine-tuning, which replaces tensors of its own base model",
+            hint=f"fusery fuse {adapter.name}",
+        )
+    require_factors_alone(adapter, "and cannot be fused onto another form of its base model")

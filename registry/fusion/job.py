@@ -166,7 +166,7 @@ class FuseCandidate:
         elif inputs.aware is not None:  # more bits are no nearer to what was trained
             hint = accept if recipe.quantization is not None or self.request.precision == "auto" else again
         elif larger:
-            hint = f"{again} --precision {'auto' if recipe.precision == 'keep' else 'dequantize'}"
+            hint = f"{again} --as {'auto' if recipe.precision == 'keep' else '16bit'}"
         else:
             hint = accept
         return FidelityError(message, hint=hint)

@@ -63,11 +63,11 @@ class _Form(_Strict):
     parts: Annotated[list[_Added], Field(alias="with", max_length=1000)] = []
 
 
-def find_recipe(workspace: Workspace, said: str) -> Recipe:
-    """Return the recipe that is meant."""
+def find_recipe(workspace: Workspace, said: str) -> tuple[Recipe, str | None]:
+    """Return a recipe, and the base model of the recorded fused model, if its adapter was registered on another form of that."""
     path = Path(said).expanduser()
     if path.is_file():
-        return _read(path)
+        return _read(path), None
     folded = said.strip().casefold()
     if len(folded) < _SHORTEST or folded.strip("0123456789abcdef"):
         raise UnknownReferenceError(f"there is no recipe {said[:80]!r}: no such file, and no key", hint=_HINT)
@@ -75,11 +75,12 @@ def find_recipe(workspace: Workspace, said: str) -> Recipe:
         rows = session.scalars(
             select(tables.FusedRow).where(begins_with(tables.FusedRow.key, folded)).limit(2)
         ).all()
+        base = rows[0].base.name if rows and rows[0].base_id != rows[0].adapter.base_id else None
     if len(rows) > 1:
         raise AmbiguousReferenceError(f"more than one key begins with {folded}", hint="give more digits")
     if not rows:
         raise UnknownReferenceError(f"nothing on record has the key {folded[:16]}", hint=_HINT)
-    return Recipe.from_dict(rows[0].recipe)
+    return Recipe.from_dict(rows[0].recipe), base
 
 
 def _read(path: Path) -> Recipe:

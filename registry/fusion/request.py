@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ..adapters.trained_through import in_words
-from ..engine.recipe import CHOICES, ONCE, USUAL_SEED, Recipe, RequestedPrecision
+from ..engine.recipe import CHOICES, ONCE, USUAL_SEED, WRITTEN_AS, Recipe, RequestedPrecision
 from ..errors import BadInputError, FusionUnsupportedError
 from ..records.calibrations import require_of_base
 from .fuse_inputs import FuseInputs
@@ -51,6 +51,7 @@ class FuseRequest:
         accept_foreign: take what another registry says is the model, if its files are here, instead of making it.
         recipe: a recipe as it is on record: the key of what was made by it, or a file that holds it; instead of all that says
             how to fuse.
+        base: another form of the adapter's base model to fuse onto, such as its 4-bit form; None for the adapter's own.
     """
 
     precision: RequestedPrecision = "auto"
@@ -66,6 +67,7 @@ class FuseRequest:
     accept_loss: bool = False
     accept_foreign: bool = False
     recipe: str | None = None
+    base: str | None = None
 
     def check(self) -> None:
         """Refuse contradictory or impossible values."""
@@ -76,27 +78,27 @@ class FuseRequest:
         """Yield what is wrong, with a hint."""
         weights = [weight for _, weight in self.extras]
         if self.precision not in CHOICES:
-            yield f"there is no precision {self.precision[:40]!r}", f"--precision {'|'.join(CHOICES)}"
+            yield f"unknown precision {self.precision[:40]!r}", f"--as {'|'.join(WRITTEN_AS.values())}"
         if self.rounding not in (None, *ROUNDINGS):
-            yield f"unknown rounding {str(self.rounding)[:40]!r}", f"--rounding {'|'.join(ROUNDINGS)}"
+            yield f"unknown rounding {str(self.rounding)[:40]!r}", f"-o rounding={'|'.join(ROUNDINGS)}"
         if self.min_fidelity is not None and not 0 <= self.min_fidelity <= 1:
             yield "the share that must be retained is a number from 0 to 1", "--min-fidelity 0.9"
         if not all(math.isfinite(number) for number in (*weights, self.scale or 0.0)):
-            yield "a scale or a weight is not a finite number", "--scale 10, --with REF:0.5"
+            yield "a scale or a weight is not a finite number", "-o scale=10, --with REF:0.5"
         if self.scale == 0:
-            own = "leave --scale out for the adapter's own scale"
+            own = "leave out -o scale= for the adapter's own scale"
             yield "invalid scale: 0 (it would remove the adapter's update)", own
         if self.budget is not None and not (math.isfinite(self.budget) and self.budget >= 1):
             yield "the budget is a multiple of the base's size, at least 1", "--budget 1.2x"
         if self.quantize is None and (self.group_size is not None or self.mode is not None):
-            yield "--group-size and --mode go with --quantize", "--quantize 4 --group-size 64"
+            yield "group_size and mode go with quantize", "-o quantize=4 -o group_size=64"
         if self.quantize is not None and self.precision != "auto":
-            both = "--quantize says how every layer is written, and so does --precision"
+            both = "-o quantize= and --as exclude each other"
             yield both, "leave one of them out"
         if self.quantize is not None and self.budget is not None:
-            yield "--quantize and --budget exclude each other", "leave one of them out"
+            yield "-o quantize= and --budget exclude each other", "leave one of them out"
         if self.mode is not None and self.mode not in MODES:
-            yield f"there is no mode {self.mode[:40]!r}", f"--mode {'|'.join(MODES)}"
+            yield f"unknown mode {self.mode[:40]!r}", f"-o mode={'|'.join(MODES)}"
         if self.recipe is not None and self.says_how:
             others = "with --recipe: --min-fidelity, --accept-loss, --accept-foreign, --publish"
             yield "a recipe says how to fuse, and nothing can be said besides", others
@@ -104,18 +106,21 @@ class FuseRequest:
     @property
     def says_how(self) -> bool:
         """Something of the recipe is asked for."""
-        how = replace(self, recipe=None, min_fidelity=None, accept_loss=False, accept_foreign=False)
+        how = replace(
+            self, recipe=None, base=None, min_fidelity=None, accept_loss=False, accept_foreign=False
+        )
         return how != FuseRequest()
 
     @property
     def others(self) -> list[str]:
-        """The further adapters, as they are named."""
-        return [name for name, _ in self.extras]
+        """The further adapters and the base model, as they are named."""
+        return [*(name for name, _ in self.extras), *([] if self.base is None else [self.base])]
 
     def with_others(self, names: Sequence[str]) -> FuseRequest:
-        """Return the request with other names for the further adapters."""
+        """Return the request with other names for the further adapters and the base model."""
         weights = [weight for _, weight in self.extras]
-        return replace(self, extras=tuple(zip(names, weights, strict=True)))
+        extras = tuple(zip(names[: len(weights)], weights, strict=True))
+        return replace(self, extras=extras, base=None if self.base is None else names[-1])
 
     @property
     def rounds_once(self) -> bool:
@@ -156,7 +161,7 @@ def require_meaning(precision: str, fuse_inputs: FuseInputs) -> None:
     if not fuse_inputs.quantized and precision in ("dither", "mixed"):
         raise BadInputError(
             f"{precision} is for quantised bases, {fuse_inputs.base.name} is not",
-            hint=f"fusery fuse {fuse_inputs.adapter.name}" if fuse_inputs.aware else "--precision keep",
+            hint=f"fusery fuse {fuse_inputs.adapter.name}" if fuse_inputs.aware else "--as keep",
         )
 
 
@@ -234,7 +239,7 @@ def candidates(
     if not ways:
         raise BadInputError(
             "the base has 8 bits already, there is nothing between them and plain numbers",
-            hint="--precision keep",
+            hint="--as keep",
         )
     return ways
 

@@ -7,7 +7,6 @@ its own, so that a lookup by key never finds one, and an artifact that is made h
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +15,6 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, object_session
 
 from fusery.storage.digest import Digest, digest_json
-from fusery.storage.errors import MissingFileError
-from fusery.storage.safetensors import BASE_HEADER_LIMIT, Tensor, read_header
 
 from .. import tables
 from ..documents import write_picture
@@ -119,6 +116,7 @@ def _facts(fused: tables.FusedRow, adapter: str | None) -> dict[str, Any]:
         **row_values(FusedFacts, fused),
         "foreign": foreign_record(fused),
         "adapter": name,
+        "adapter_base": fused.adapter.base.name if fused.adapter.base_id != fused.base_id else None,
         **label_record(fused, name),
         "with_": tuple(Weighted(adapter=extra.adapter.name, weight=extra.weight) for extra in fused.extras),
         "weights_bytes": weights,
@@ -211,15 +209,12 @@ def chat_template_problems(workspace: Workspace, adapters: Collection[str]) -> l
 
 
 def cautions(workspace: Workspace, fused: Fused, request: FuseRequest) -> Iterator[str]:
-    """Yield cautions: about a verdict that is not PASS, unquantised matrices, a large size, and problems of a chat template."""
+    """Yield cautions: about a verdict that is not PASS, a large size, and problems of a chat template."""
     verdict = fused.fidelity.verdict
-    scale = "" if fused.scale is None else f" --scale {fused.scale:g}"
-    added = "".join(f" --with {part.adapter}:{part.weight:g}" for part in fused.with_)
-    compare = f"fusery show {fused.adapter}{scale}{added} --fidelity --formats"
+    compare = f"fusery show {fused.adapter}{fused.options} --fidelity --formats"
     if verdict != PASS:
-        hint = f" {advice}" if (advice := _better_format(fused, f"{scale}{added}", compare)) else ""
+        hint = f" {advice}" if (advice := _better_format(fused, compare)) else ""
         yield f"{verdict}: expect most exact answers of base + adapter to change.{hint}"
-    yield from _unquantised(fused)
     if request.precision == "auto" and fused.precision == "dequantize" and fused.quantization is None:
         yield (
             f"16 bits take {fused.times_base:.2f} times the size of the base: `auto` took no smaller format. "
@@ -228,7 +223,7 @@ def cautions(workspace: Workspace, fused: Fused, request: FuseRequest) -> Iterat
     yield from chat_template_problems(workspace, [fused.adapter])
 
 
-def _better_format(fused: Fused, options: str, compare: str) -> str | None:
+def _better_format(fused: Fused, compare: str) -> str | None:
     """Return how to find a format that retains more; None where there is no other."""
     if fused.recipe.get("aware") is not None:
         return None  # more bits are no nearer to what was trained
@@ -242,35 +237,7 @@ def _better_format(fused: Fused, options: str, compare: str) -> str | None:
         return None
     return (
         "Use more bits or a smaller group: "
-        f"fusery fuse {fused.adapter}{options} --quantize {more or bits} --group-size {min(_GROUPS)}"
-    )
-
-
-def _unquantised(fused: Fused) -> Iterator[str]:
-    """Yield how many matrices of a requantised model have no group size that fits, and one that does."""
-    if fused.precision != "dequantize" or fused.quantization is None:
-        return
-    tensors: dict[str, Tensor] = {}
-    with suppress(MissingFileError):  # another process may evict the model from the cache
-        for path in fused.path.glob("*.safetensors"):
-            tensors |= read_header(path, limit=BASE_HEADER_LIMIT).tensors
-    paths = [name.removesuffix(".weight") for name, tensor in tensors.items() if len(tensor.shape) >= 2]
-    quantised = sum(f"{path}.scales" in tensors for path in paths)
-    size = int(str(fused.quantization["group_size"]))
-    # Convolutions have short rows, and no group size makes MLX quantise them.
-    rows = [
-        tensors[f"{path}.weight"].shape[-1]
-        for path in paths
-        if f"{path}.weight" in tensors and f"{path}.scales" not in tensors
-    ]
-    left = [columns for columns in rows if columns >= min(_GROUPS) and columns % size]
-    if not left:
-        return
-    fits = next((each for each in _GROUPS if each < size and not any(n % each for n in left)), None)
-    hint = "" if fits is None else f" Quantise them too: --group-size {fits}"
-    yield (
-        f"{len(left)} of {quantised + len(left)} matrices are not quantised: "
-        f"the length of their rows is not a multiple of the group size {size}.{hint}"
+        f"fusery fuse {fused.adapter}{fused.options} -o quantize={more or bits} -o group_size={min(_GROUPS)}"
     )
 
 

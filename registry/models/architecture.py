@@ -19,11 +19,7 @@ from fusery.storage.jsonfile import read_object
 from fusery.storage.plaintext import is_keepable
 from fusery.storage.safetensors import BASE_HEADER_LIMIT, Header, Tensor, read_header
 
-WEIGHTS = re.compile(r"model[^/]*\.safetensors")
-"""The weight files that mlx-lm loads."""
-
-INDEX = "model.safetensors.index.json"
-"""What names the weight file of each tensor."""
+from ..engine.config import INDEX, WEIGHTS
 
 NAME_LIMIT = 200
 TYPE_LIMIT = 100
@@ -33,32 +29,23 @@ _LAYER = re.compile(r"(?P<stem>(?:[A-Za-z_][\w]*\.)*?[A-Za-z_]\w*)\.(?P<index>[0
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """One module's weight as the model sees it.
-
-    Attributes:
-        shape: logical shape, unpacked when the weight is quantised: (out, in) for a linear layer.
-        dtype: dtype of the numbers: of the scales when quantised.
-    """
+    """One module's weight as the model sees it."""
 
     module: str
+    # logical shape, unpacked when the weight is quantised: (out, in) for a linear layer.
     shape: tuple[int, ...]
-    dtype: str
+    dtype: str  # dtype of the numbers: of the scales when quantised
     bits: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """The facts of a base model that are recorded and that adapters are held against.
-
-    Attributes:
-        parameters: numbers in all weights and biases, counted unpacked.
-        dtype: the dtype that most parameters have, in the words of safetensors, lower case (`bf16`).
-    """
+    """The facts of a base model that are recorded and that adapters are held against."""
 
     config: Mapping[str, Any]
     weights: Mapping[str, Weight]
-    parameters: int
-    dtype: str
+    parameters: int  # numbers in all weights and biases, counted unpacked
+    dtype: str  # the dtype that most parameters have, in the words of safetensors, lower case (`bf16`)
     quantization: Mapping[str, Any] | None
     written_by_mlx: bool
 
@@ -102,10 +89,7 @@ def read_architecture(folder: Path | Mapping[str, Path]) -> Architecture:
     name = listed[0] if isinstance(listed, list) and listed else ""
     model_type = config.get("model_type", "")
     # They have to fit into the record of a base.
-    for key, value, limit in (
-        ("architectures", name, NAME_LIMIT),
-        ("model_type", model_type, TYPE_LIMIT),
-    ):
+    for key, value, limit in (("architectures", name, NAME_LIMIT), ("model_type", model_type, TYPE_LIMIT)):
         if not isinstance(value, str) or len(value) > limit:
             raise FormatError(
                 f"config.json: {key} is not a name of at most {limit} characters",
@@ -154,14 +138,12 @@ def architecture_of(config: Mapping[str, Any], headers: Iterable[Header]) -> Arc
     written_by_mlx = True
     for header in headers:
         written_by_mlx &= header.metadata.get("format") == "mlx"
-        for name, tensor in header.tensors.items():
-            if name in tensors:
-                raise FormatError(f"two weight files hold the tensor {name!r}")
-            tensors[name] = tensor
+        if twice := tensors.keys() & header.tensors.keys():
+            raise FormatError(f"two weight files hold the tensor {min(twice)!r}")
+        tensors |= header.tensors
     quantization = config.get("quantization")
     quantization = quantization if isinstance(quantization, dict) else None
-    weights = {}
-    parameters = 0
+    weights, parameters = {}, 0
     dtypes: Counter[str] = Counter()
     tied = bool(config.get("tie_word_embeddings"))
     for name, tensor in tensors.items():
@@ -170,17 +152,14 @@ def architecture_of(config: Mapping[str, Any], headers: Iterable[Header]) -> Arc
             continue
         if tied and module == "lm_head" and part == "weight":
             continue
-        count = math.prod(tensor.shape)
+        shape, dtype = tensor.shape, tensor.dtype
         if part == "weight":
-            weight = _weight(module, tensor, tensors, quantization)
-            weights[module] = weight
-            count = math.prod(weight.shape)
-            dtypes[weight.dtype] += count
-        else:
-            dtypes[tensor.dtype] += count
-        parameters += count
-    dtype = dtypes.most_common(1)[0][0].lower() if dtypes else "unknown"
-    return Architecture(config, weights, parameters, dtype, quantization, written_by_mlx)
+            weights[module] = weight = _weight(module, tensor, tensors, quantization)
+            shape, dtype = weight.shape, weight.dtype
+        dtypes[dtype] += math.prod(shape)
+        parameters += math.prod(shape)
+    usual = dtypes.most_common(1)[0][0].lower() if dtypes else "unknown"
+    return Architecture(config, weights, parameters, usual, quantization, written_by_mlx)
 
 
 def _weight(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,13 +18,12 @@ from fusery.storage.failures import os_failures
 
 from ..errors import BadInputError, MissingExtraError
 from .gguf_header import MAGIC, GGUFHeader, TensorEntry, read_header
-from .gguf_llama import ROPE_FACTORS, Placement, model_config, placements, read_llama
+from .gguf_llama import ROPE_FACTORS, TensorPlace, model_config, placements, read_llama
 from .gguf_tokenizer import convert_tokenizer
 
 KINDS = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
+# Weights in memory at a time: 4 MiB as float32, and a few times that while they are dequantised.
 BLOCK_WEIGHTS = 1 << 20
-"""Weights in memory at a time: 4 MiB as float32, and a few times that while they are dequantised."""
-
 Array = np.ndarray[Any, Any]
 
 
@@ -32,7 +31,6 @@ class GGUFWeights:
     """The tensors of an open GGUF file."""
 
     def __init__(self, path: Path, file: BinaryIO, header: GGUFHeader) -> None:
-        """Take an open file and its header."""
         try:
             from gguf.constants import GGML_QUANT_SIZES
         except ImportError as error:
@@ -59,12 +57,12 @@ class GGUFWeights:
         """Return a small tensor as float32, in its shape."""
         return np.concatenate(list(self._blocks(entry, None))).reshape(entry.shape)
 
-    def bf16(self, placement: Placement) -> Iterator[bytes]:
+    def bf16(self, entry: TensorEntry, head: int | None) -> Iterator[bytes]:
         """Yield a tensor's bytes as little-endian bf16, block by block, its rows in Hugging Face's order."""
-        for values in self._blocks(placement.entry, placement.permuted_head):
+        for values in self._blocks(entry, head):
             bits = round_to_bf16(values)
             if ((bits & 0x7F80) == 0x7F80).any():
-                raise FormatError(f"{placement.entry.name} holds values that are NaN or infinite")
+                raise FormatError(f"{entry.name} holds values that are NaN or infinite")
             yield bits.astype("<u2").tobytes()
 
     def _row_bytes(self, entry: TensorEntry) -> int:
@@ -108,26 +106,27 @@ def round_to_bf16(values: Array) -> Array:
 
 
 def write_weights(
-    path: Path, plan: Sequence[Placement], weights: GGUFWeights, progress: Callable[[str], None] | None
+    path: Path,
+    plan: Sequence[tuple[TensorPlace, TensorEntry]],
+    weights: GGUFWeights,
+    progress: Callable[[str], None] | None,
 ) -> None:
-    """Write the tensors of `plan` in its order, as one safetensors file in bf16 with mlx's metadata.
-
-    The file gets its name when it is whole.
-    """
-    header: dict[str, Any] = {"__metadata__": {"format": "mlx"}}
+    """Write the tensors of `plan` in its order, as one safetensors file in bf16 with mlx's metadata."""
+    # The file gets its name when it is whole.
+    header: dict[str, object] = {"__metadata__": {"format": "mlx"}}
     end = 0
-    for placement in plan:
-        start, end = end, end + 2 * math.prod(placement.shape)
-        header[placement.name] = {"dtype": "BF16", "shape": placement.shape, "data_offsets": [start, end]}
+    for place, _ in plan:
+        start, end = end, end + 2 * math.prod(place.shape)
+        header[place.name] = {"dtype": "BF16", "shape": place.shape, "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     part = path.with_name(path.name + ".part")
     with part.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for placement in plan:
+        for place, entry in plan:
             if progress is not None:
-                progress(placement.name)
-            for block in weights.bf16(placement):
+                progress(place.name)
+            for block in weights.bf16(entry, place.head):
                 file.write(block)
     part.rename(path)
 
@@ -139,12 +138,10 @@ def is_gguf(path: Path) -> bool:
 
 
 def convert_gguf(path: Path, folder: Path, *, progress: Callable[[str], None] | None = None) -> None:
-    """Convert the llama in the GGUF file `path` into a Hugging Face and MLX folder.
-
-    The same file gives the same bytes.  Weights are rounded to bf16, to nearest and even, and llama.cpp's interleaving
-    of query and key rows is undone.  Nothing is written before header, configuration and tokenizer are found good;
-    model.safetensors appears last and whole.
-    """
+    """Convert the llama in the GGUF file `path` into a Hugging Face and MLX folder."""
+    # The same file gives the same bytes. Weights are rounded to bf16, to nearest and even, and llama.cpp's
+    # interleaving of query and key rows is undone. Nothing is written before header, configuration and tokenizer are
+    # found good; model.safetensors appears last and whole.
     with os_failures(f"read {path}", near=path):
         header = read_header(path)
         file = path.open("rb")
@@ -153,7 +150,7 @@ def convert_gguf(path: Path, folder: Path, *, progress: Callable[[str], None] | 
         model = read_llama(header)
         plan = placements(header, model)
         factors = header.tensors.get(ROPE_FACTORS)
-        for entry in [placement.entry for placement in plan] + ([factors] if factors else []):
+        for entry in [entry for _, entry in plan] + ([factors] if factors else []):
             weights.check(entry)
         config = model_config(header, model, weights.whole(factors) if factors else None)
         tokenizer = convert_tokenizer(header.metadata, model.vocab, config["max_position_embeddings"])
@@ -168,5 +165,5 @@ def convert_gguf(path: Path, folder: Path, *, progress: Callable[[str], None] | 
             write_weights(folder / "model.safetensors", plan, weights, progress)
 
 
-def _write_json(path: Path, value: dict[str, Any]) -> None:
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")

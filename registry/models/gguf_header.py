@@ -18,12 +18,10 @@ from fusery.storage.errors import FormatError
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
-MAX_ENTRIES = 1 << 16
-"""Of metadata keys and of tensors."""
+MAX_ENTRIES = 1 << 16  # Of metadata keys and of tensors
 MAX_STRING = 1 << 20
 MAX_HEADER = 1 << 28
-MAX_ELEMENTS = 1 << 21
-"""Of all metadata arrays together; a vocabulary of 256k tokens has about a million."""
+MAX_ELEMENTS = 1 << 21  # Of all metadata arrays together; a vocabulary of 256k tokens has about a million
 MAX_DIMENSIONS = 4
 MAX_WEIGHTS = 1 << 40
 DEFAULT_ALIGNMENT = 32
@@ -37,17 +35,12 @@ Value = Scalar | list[Scalar]
 
 @dataclass(frozen=True, slots=True)
 class TensorEntry:
-    """One tensor as the header lists it.
-
-    Attributes:
-        shape: outermost dimension first, as in PyTorch; GGUF stores the reverse.
-        offset: of its first byte from the start of the data.
-    """
+    """One tensor as the header lists it."""
 
     name: str
-    shape: tuple[int, ...]
+    shape: tuple[int, ...]  # outermost dimension first, as in PyTorch; GGUF stores the reverse
     kind: int
-    offset: int
+    offset: int  # of its first byte from the start of the data
 
 
 @dataclass(frozen=True, slots=True)

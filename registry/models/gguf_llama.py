@@ -1,4 +1,4 @@
-"""A llama in GGUF's words, said in Hugging Face's: its configuration and its tensors' names and shapes.
+"""The llama family in GGUF and in Hugging Face's layout: names and shapes of tensors, and the configuration.
 
 Keys and names: gguf/constants.py of the `gguf` package and llama.cpp's convert_hf_to_gguf.py.  Everything the
 converted model would compute differently is refused here rather than dropped.
@@ -7,7 +7,7 @@ converted model would compute differently is refused here rather than dropped.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +22,8 @@ ARCHITECTURE = "llama"
 MAX_LAYERS = 1024
 MAX_WIDTH = 1 << 20
 MAX_REAL = 1e15
+# Of `llama.`: mixtures of experts and the scalings of related families.
 UNSUPPORTED_KEYS = ("expert_count", "attention.scale", "logit_scale", "residual_scale", "embedding_scale")
-"""Of `llama.`: mixtures of experts and the scalings of related families."""
 LINEAR = {
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
@@ -37,9 +37,12 @@ NORMS = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
 ROPE_FACTORS = "rope_freqs.weight"
 
 
+HEAD_NORMS = {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}  # qwen3's
+
+
 @dataclass(frozen=True, slots=True)
-class Llama:
-    """The dimensions of one model."""
+class ModelSizes:
+    """The dimensions that the shapes of a model's tensors follow from."""
 
     layers: int
     hidden: int
@@ -49,22 +52,75 @@ class Llama:
     head_dim: int
     vocab: int
     tied: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Llama(ModelSizes):
+    """The dimensions of one model, and where it has biases."""
+
     attention_bias: bool
     mlp_bias: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Placement:
-    """One tensor of the output.
+class TensorPlace:
+    """One tensor of a model, by its name in GGUF and in Hugging Face's layout."""
 
-    Attributes:
-        permuted_head: the width of a head whose rows llama.cpp interleaved for its rotary embedding, else None.
-    """
-
+    source: str
     name: str
     shape: tuple[int, ...]
-    entry: TensorEntry
-    permuted_head: int | None = None
+    head: (
+        int | None
+    )  # the width of a head whose rows llama.cpp interleaves for its rotary embedding, else None
+
+
+def tensor_places(
+    sizes: ModelSizes,
+    has_bias: Callable[[TensorPlace], bool],
+    *,
+    head_norms: bool = False,
+    interleaved: bool = True,
+) -> Iterator[TensorPlace]:
+    """Yield the tensors of a model, in the order in which they are written; `has_bias` is asked of each linear layer."""
+    queries, keys = sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
+    shapes = {
+        "attn_q": (queries, sizes.hidden),
+        "attn_k": (keys, sizes.hidden),
+        "attn_v": (keys, sizes.hidden),
+        "attn_output": (sizes.hidden, queries),
+        "ffn_gate": (sizes.intermediate, sizes.hidden),
+        "ffn_up": (sizes.intermediate, sizes.hidden),
+        "ffn_down": (sizes.hidden, sizes.intermediate),
+        **dict.fromkeys(NORMS, (sizes.hidden,)),
+        **dict.fromkeys(HEAD_NORMS, (sizes.head_dim,)),
+    }
+    matrix = (sizes.vocab, sizes.hidden)
+    yield TensorPlace("token_embd.weight", "model.embed_tokens.weight", matrix, None)
+    for layer in range(sizes.layers):
+        for source, name in {**NORMS, **(HEAD_NORMS if head_norms else {}), **LINEAR}.items():
+            head = sizes.head_dim if interleaved and source in ("attn_q", "attn_k") else None
+            old, new = f"blk.{layer}.{source}", f"model.layers.{layer}.{name}"
+            yield TensorPlace(f"{old}.weight", f"{new}.weight", shapes[source], head)
+            if source in LINEAR and has_bias(
+                bias := TensorPlace(f"{old}.bias", f"{new}.bias", shapes[source][:1], head)
+            ):
+                yield bias
+    yield TensorPlace("output_norm.weight", "model.norm.weight", (sizes.hidden,), None)
+    if not sizes.tied:
+        yield TensorPlace("output.weight", "lm_head.weight", matrix, None)
+
+
+def llama3_factors(
+    theta: float, head_dim: int, factor: float, low: float, high: float, original: float
+) -> np.ndarray[Any, Any]:
+    """Return what Llama 3.1's rotary scaling divides each frequency by: float32 [head_dim / 2]."""
+    # The formula is that of `generate_extra_tensors` in llama.cpp's conversion/llama.py, in float32 as there.
+    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+    wavelengths = 2 * math.pi * (np.float64(theta) ** exponents.astype(np.float64))
+    smooth = (original / wavelengths - low) / (high - low)
+    between = 1 / ((1 - smooth) / factor + smooth)
+    short, long = wavelengths < original / high, wavelengths > original / low
+    return np.where(short, 1.0, np.where(long, factor, between)).astype(np.float32)
 
 
 def read_llama(header: GGUFHeader) -> Llama:
@@ -105,9 +161,10 @@ def read_llama(header: GGUFHeader) -> Llama:
 
 def model_config(
     header: GGUFHeader, model: Llama, rope_factors: np.ndarray[Any, Any] | None
-) -> dict[str, Any]:
+) -> Mapping[str, Any]:
     """Return config.json without the token ids."""
-    config: dict[str, Any] = {
+    base = _real(header, "rope.freq_base", 10000.0)
+    config: dict[str, object] = {
         "architectures": ["LlamaForCausalLM"],
         "attention_bias": model.attention_bias,
         "head_dim": model.head_dim,
@@ -121,60 +178,40 @@ def model_config(
         "num_hidden_layers": model.layers,
         "num_key_value_heads": model.kv_heads,
         "rms_norm_eps": _real(header, "attention.layer_norm_rms_epsilon", None),
-        "rope_theta": _real(header, "rope.freq_base", 10000.0),
+        "rope_theta": base,
         "tie_word_embeddings": model.tied,
         "torch_dtype": "bfloat16",
         "vocab_size": model.vocab,
     }
-    scaling = _rope_scaling(header, model, config["rope_theta"], rope_factors)
+    scaling = _rope_scaling(header, model, base, rope_factors)
     return {**config, "rope_scaling": scaling} if scaling else config
 
 
-def placements(header: GGUFHeader, model: Llama) -> list[Placement]:
-    """Return every tensor of the output, in the order in which it is written."""
+def placements(header: GGUFHeader, model: Llama) -> list[tuple[TensorPlace, TensorEntry]]:
+    """Return every tensor of the output with its entry, in the order in which it is written."""
+
+    def has_bias(bias: TensorPlace) -> bool:
+        return model.attention_bias if ".self_attn." in bias.name else model.mlp_bias
+
     result = []
-    for source, name, shape, head in _expected(model):
-        entry = header.tensors.get(source)
+    for place in tensor_places(model, has_bias):
+        entry = header.tensors.get(place.source)
         if entry is None:
-            raise FormatError(f"this GGUF file has no tensor {source}")
-        if entry.shape != shape:
-            raise FormatError(f"{source} has the shape {list(entry.shape)}, and {list(shape)} was expected")
-        result.append(Placement(name, shape, entry, head))
-    known = {placement.entry.name for placement in result} | {ROPE_FACTORS}
+            raise FormatError(f"this GGUF file has no tensor {place.source}")
+        if entry.shape != place.shape:
+            raise FormatError(
+                f"{place.source} has the shape {list(entry.shape)}, and {list(place.shape)} was expected"
+            )
+        result.append((place, entry))
+    known = {place.source for place, _ in result} | {ROPE_FACTORS}
     if extra := [name for name in header.tensors if name not in known]:
         raise BadInputError(f"this GGUF file has a tensor {extra[0][:80]!r}, for which a llama has no place")
     return result
 
 
-def _expected(model: Llama) -> Iterator[tuple[str, str, tuple[int, ...], int | None]]:
-    queries, keys = model.heads * model.head_dim, model.kv_heads * model.head_dim
-    sizes = {
-        "attn_q": (queries, model.hidden),
-        "attn_k": (keys, model.hidden),
-        "attn_v": (keys, model.hidden),
-        "attn_output": (model.hidden, queries),
-        "ffn_gate": (model.intermediate, model.hidden),
-        "ffn_up": (model.intermediate, model.hidden),
-        "ffn_down": (model.hidden, model.intermediate),
-    }
-    yield "token_embd.weight", "model.embed_tokens.weight", (model.vocab, model.hidden), None
-    for layer in range(model.layers):
-        old, new = f"blk.{layer}", f"model.layers.{layer}"
-        for source, name in NORMS.items():
-            yield f"{old}.{source}.weight", f"{new}.{name}.weight", (model.hidden,), None
-        for source, name in LINEAR.items():
-            head = model.head_dim if source in ("attn_q", "attn_k") else None
-            yield f"{old}.{source}.weight", f"{new}.{name}.weight", sizes[source], head
-            if model.attention_bias if source.startswith("attn") else model.mlp_bias:
-                yield f"{old}.{source}.bias", f"{new}.{name}.bias", sizes[source][:1], head
-    yield "output_norm.weight", "model.norm.weight", (model.hidden,), None
-    if not model.tied:
-        yield "output.weight", "lm_head.weight", (model.vocab, model.hidden), None
-
-
 def _rope_scaling(
     header: GGUFHeader, model: Llama, base: float, factors: np.ndarray[Any, Any] | None
-) -> dict[str, Any] | None:
+) -> Mapping[str, Any] | None:
     kind = header.metadata.get("llama.rope.scaling.type", "none")
     if factors is not None:
         if kind != "none":
@@ -189,24 +226,21 @@ def _rope_scaling(
     return {"rope_type": kind, "factor": _real(header, "rope.scaling.factor", None)}
 
 
-def _llama3_scaling(model: Llama, base: float, factors: np.ndarray[Any, Any]) -> dict[str, Any]:
+def _llama3_scaling(model: Llama, base: float, factors: np.ndarray[Any, Any]) -> Mapping[str, Any]:
     """Find the settings of Llama 3.1's rotary scaling that give `factors`; GGUF stores only the outcome."""
     factor = float(factors.max())
-    settings = {
+    expected = llama3_factors(base, model.head_dim, factor, 1.0, 4.0, 8192)
+    if factors.shape != expected.shape or not np.allclose(factors, expected, rtol=1e-4):
+        raise BadInputError(
+            f"{ROPE_FACTORS} is not the rotary scaling of Llama 3.1, and no other is converted"
+        )
+    return {
         "rope_type": "llama3",
         "factor": factor,
         "low_freq_factor": 1.0,
         "high_freq_factor": 4.0,
         "original_max_position_embeddings": 8192,
     }
-    wavelengths = 2 * math.pi * base ** (np.arange(0, model.head_dim, 2) / model.head_dim)
-    smooth = np.clip((8192 / wavelengths - 1.0) / 3.0, 0.0, 1.0)
-    expected = 1.0 / ((1 - smooth) / factor + smooth)
-    if factors.shape != expected.shape or not np.allclose(factors, expected, rtol=1e-4):
-        raise BadInputError(
-            f"{ROPE_FACTORS} is not the rotary scaling of Llama 3.1, and no other is converted"
-        )
-    return settings
 
 
 def _value(header: GGUFHeader, key: str, default: Value | None) -> Value:

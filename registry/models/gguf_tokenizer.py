@@ -42,6 +42,7 @@ class _Style:
     begins: bool = False
 
 
+# The names of `tokenizer.ggml.pre` that are known: `default` is what llama.cpp does where a file says so.
 STYLES: Mapping[str, _Style] = {
     "smollm": _Style(single_digits=True, gpt2_words=True),
     "starcoder": _Style(single_digits=True, gpt2_words=True),
@@ -50,7 +51,6 @@ STYLES: Mapping[str, _Style] = {
     "llama-bpe": _Style(cuts=(LLAMA3_WORDS,), whole_words_first=True, begins=True),
     "qwen2": _Style(cuts=(QWEN2_WORDS,), compose=True),
 }
-"""The names of `tokenizer.ggml.pre` that are known: `default` is what llama.cpp does where a file says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class TokenizerFiles:
     """What goes into the model's folder."""
 
     tokenizer: str
-    config: dict[str, Any]
+    config: Mapping[str, Any]
     ids: dict[str, int | list[int]]
 
 
@@ -144,8 +144,8 @@ def _config(
     roles: Mapping[str, int | None],
     begins: bool,
     context: int,
-) -> dict[str, Any]:
-    config: dict[str, Any] = {
+) -> Mapping[str, Any]:
+    config: dict[str, object] = {
         "add_bos_token": begins,
         "add_prefix_space": False,
         "clean_up_tokenization_spaces": False,

@@ -18,7 +18,7 @@ from fusery.storage.manifest import FileEntry, Manifest
 from fusery.storage.safetensors import BASE_HEADER_LIMIT, digest_tensors, read_header
 
 from ..engine.architectures import taken_by_name
-from .architecture import WEIGHTS
+from ..engine.config import WEIGHTS
 
 if TYPE_CHECKING:
     from fusery.storage.copying import Progress
@@ -76,13 +76,12 @@ def identify_base(
     return BaseIdentity(Manifest.of(entries), digest_json(content))
 
 
-def lasting(config: Mapping[str, Any]) -> dict[str, Any]:
+def lasting(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a configuration without what changes from one place to the next."""
     return {key: value for key, value in config.items() if key not in _PASSING}
 
 
 def _document_digest(path: str, file: Path, digest: Digest) -> str:
-    """Return the digest of a document's value, or of its bytes where it is no JSON object."""
     if not path.endswith(".json") or file.stat().st_size > _JSON_LIMIT:
         return digest
     try:
@@ -95,11 +94,9 @@ def _document_digest(path: str, file: Path, digest: Digest) -> str:
 
 
 def _rearranged(config: Mapping[str, Any], files: Mapping[str, Path], written_by_mlx: bool) -> bool | None:
-    """Return whether mlx-lm takes the tensors as they are, where that depends on who wrote the files; else None.
-
-    For some architectures mlx-lm turns or renames tensors unless it wrote them itself: the same bytes are then two
-    models, told apart by the metadata of the files alone.
-    """
+    """Return whether mlx-lm takes the tensors as they are, where that depends on who wrote the files; else None."""
+    # For some architectures mlx-lm turns or renames tensors unless it wrote them itself: the same bytes are then two
+    # models, told apart by the metadata of the files alone.
     if taken_by_name(config, files.keys(), written_by_mlx=False):
         return None
     return not written_by_mlx

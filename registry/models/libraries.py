@@ -21,27 +21,21 @@ from typing import Any, Final
 from .architecture import Architecture
 
 GATE_UP, DOWN = "gate_up_proj", "down_proj"
+# The experts' parameters in transformers, in the order of their classes, to mlx-lm's switch layers.
 PROJECTIONS: Final[Mapping[str, tuple[str, ...]]] = {GATE_UP: ("gate_proj", "up_proj"), DOWN: ("down_proj",)}
-"""The experts' parameters in transformers, in the order of their classes, to mlx-lm's switch layers."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExpertLayout:
-    """The names in one class, as paths within a layer.
+    """The names in one class, as paths within a layer."""
 
-    Attributes:
-        experts: the module in transformers that has the parameters.
-        switch: the module in mlx-lm that has the switch layers.
-        routers: the router in transformers and in mlx-lm, where it is a linear layer there; None where it is none.
-        interleaved: the rows of `gate_up_proj` are gate's and up's in turn, not one half and the other.
-        transposed: transformers holds (experts, in, out), and says so (`is_transposed`).
-    """
-
-    experts: str = "mlp.experts"
-    switch: str = "mlp.switch_mlp"
+    experts: str = "mlp.experts"  # the module in transformers that has the parameters
+    switch: str = "mlp.switch_mlp"  # the module in mlx-lm that has the switch layers
+    # the router in transformers and in mlx-lm, where it is a linear layer there; else None.
     routers: tuple[str, str] | None = ("mlp.gate", "mlp.gate")
+    # the rows of `gate_up_proj` are gate's and up's in turn, not one half and the other.
     interleaved: bool = False
-    transposed: bool = False
+    transposed: bool = False  # transformers holds (experts, in, out), and says so (`is_transposed`)
 
     def rows(self, projection: str, total: int) -> slice:
         """Return which of a parameter's output rows are those of a projection."""
@@ -58,6 +52,7 @@ _BLOCK_SPARSE: Final = ExpertLayout(
 )
 _OWN_ROUTER: Final = ExpertLayout(routers=None)
 
+# Model types whose experts are known in both libraries.
 LAYOUTS: Final[Mapping[str, ExpertLayout]] = {
     "ernie4_5_moe": ExpertLayout(),
     "exaone_moe": _OWN_ROUTER,
@@ -75,7 +70,6 @@ LAYOUTS: Final[Mapping[str, ExpertLayout]] = {
     "qwen3_moe": ExpertLayout(),
     "qwen3_next": ExpertLayout(),
 }
-"""Model types whose experts are known in both libraries."""
 
 
 def expert_layout(config: Mapping[str, Any]) -> ExpertLayout | None:
@@ -83,17 +77,15 @@ def expert_layout(config: Mapping[str, Any]) -> ExpertLayout | None:
     return LAYOUTS.get(str(config.get("model_type")))
 
 
-HEAD: Final = "language_model.lm_head"
-"""The head in mlx-lm."""
-
+HEAD: Final = "language_model.lm_head"  # The head in mlx-lm
 _MLX = "language_model.model."
 _TODAY = "model.language_model."
 _PREFIXES = (_TODAY, _MLX, "model.")
 
+# Model types whose language model has the same modules in both, but for where it lies.
 ALIKE: Final = frozenset(
     {"gemma3", "gemma4", "llava", "mistral3", "qwen2_5_vl", "qwen2_vl", "qwen3_5", "qwen3_vl"}
 )
-"""Model types whose language model has the same modules in both, but for where it lies."""
 
 
 def sees(base: Architecture) -> bool:
@@ -138,6 +130,8 @@ def every_name(name: str) -> Iterator[str]:
             return
 
 
+# Model types whose layers all have the window, if there is one, and the window where `config.json` has no
+# `sliding_window`.
 EVERY_LAYER: Final[Mapping[str, int | None]] = {
     "mistral": 4096,
     "mixtral": None,
@@ -145,25 +139,15 @@ EVERY_LAYER: Final[Mapping[str, int | None]] = {
     "phimoe": None,
     "starcoder2": None,
 }
-"""Model types whose layers all have the window, if there is one, and the window where `config.json` has no `sliding_window`."""
-
+# The same for model types of which some layers have it.
 SOME_LAYERS: Final[Mapping[str, int | None]] = {"gemma2": 4096, "minimax": None}
-"""The same for model types of which some layers have it."""
-
+# Model types that have a window only where `use_sliding_window` is true.
 IF_ASKED: Final = frozenset(
     (
-        "qwen2",
-        "qwen2_5_vl",
-        "qwen2_5_vl_text",
-        "qwen2_moe",
-        "qwen2_vl",
-        "qwen2_vl_text",
-        "qwen3",
-        "qwen3_moe",
-        "smollm3",
+        *("qwen2", "qwen2_5_vl", "qwen2_5_vl_text", "qwen2_moe", "qwen2_vl", "qwen2_vl_text", "qwen3"),
+        *("qwen3_moe", "smollm3"),
     )
 )
-"""Model types that have a window only where `use_sliding_window` is true."""
 
 
 def ignored_window(config: Mapping[str, Any]) -> int | None:

@@ -16,6 +16,7 @@ from fusery.storage.manifest import FileEntry
 from .. import tables
 from ..database import events
 from ..documents import without_people, without_places
+from ..engine.recipe import WRITTEN_AS
 from ..errors import BadInputError
 from ..fusion.views import fused_line
 from ..records.adapter import Withdrawals
@@ -147,7 +148,7 @@ def _of_fused(workspace: Workspace, session: Session, row: tables.FusedRow) -> A
     if line["foreign"] is not None:
         raise BadInputError(
             f"{row.digest[:12]} was not made here, and how it was made only registry {str(row.origin)[:8]} can attest",
-            hint=f"make it here: fusery fuse {row.adapter.name} --precision {row.precision}",
+            hint=f"make it here: fusery fuse {row.adapter.name} --as {WRITTEN_AS[row.precision]}",
         )
     entry, detail = _entry(session, "fused", row.key, "fused.made")
     adapters = (

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Select, and_, case, literal, literal_column, select, union_all
+from sqlalchemy import Select, and_, case, literal, literal_column, or_, select, union_all
 from sqlalchemy.orm import Session, aliased
 
 from .. import tables
@@ -70,7 +70,8 @@ def _relations() -> Iterator[Relation]:
     # A fused model is of bytes, alone or with others, under whichever name they are registered.
     part, twin = aliased(adapter), aliased(adapter)
     # The sums keep SQLite from going through all that there is for a base, which looks like little to it.
-    same = and_(twin.digest == part.digest, twin.base_id + 0 == fused.base_id + 0)
+    on_its_base = or_(twin.base_id + 0 == fused.base_id + 0, twin.base_id + 0 == part.base_id + 0)
+    same = and_(twin.digest == part.digest, on_its_base)
     made = select(fused.id, twin.id, literal("fused-from-adapter"))
     first = made.join(part, part.id == fused.adapter_id)
     further = made.join(extra, extra.fused_id == fused.id).join(part, part.id == extra.adapter_id)

@@ -19,11 +19,9 @@ from .fused import FusedLine
 from .release import BundleLine, Deployment
 from .trust import RecordedSignature
 
-OTHERS = "..."
-"""In a layout: all other columns."""
+OTHERS = "..."  # in a layout: all other columns
 
-HIDDEN = "-"
-"""In a layout: the prefix of a hidden line, whose fields `OTHERS` omits."""
+HIDDEN = "-"  # in a layout: the prefix of a hidden line, whose fields `OTHERS` omits
 
 
 class Line(NamedTuple):
@@ -36,11 +34,7 @@ class Line(NamedTuple):
 
 
 def value_text(part: Part, value: Any, *, cell: bool = False) -> str:
-    """Format a value for people; return an empty string for None.
-
-    Args:
-        cell: whether to format it for a table cell: shorter, and without the unit.
-    """
+    """Format a value for people, or shorter and without the unit for a table cell; return an empty string for None."""
     about = part.about
     if value is None or value == "":
         return ""
@@ -75,12 +69,7 @@ def plain_text(value: Any) -> str:
 
 
 def lines_of(kind: type, layout: str, record: Mapping[str, Any], nothing: str) -> Iterator[Line]:
-    """Yield the lines of a record.
-
-    Args:
-        layout: comma-separated lines of space-separated field names; see `OTHERS` and `HIDDEN`.
-        record: the record, or its JSON; fields that it does not have are left out.
-    """
+    """Yield the lines of a record or its JSON; `layout` has comma-separated lines of field names, `OTHERS` and `HIDDEN`."""
     parts = parts_of(kind)
     named = set(layout.replace(",", " ").split())
     for line in layout.split(", "):

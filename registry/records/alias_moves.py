@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -22,8 +21,7 @@ from ..record import row_values
 from ..workspace.workspace import Workspace
 from .release import AliasMove, Moved
 
-EVERY_TASK = "*"
-"""How the task of rules for every task is written."""
+EVERY_TASK = "*"  # how the task of rules for every task is written
 
 
 def rule_for(session: Session, task: str, alias: str) -> tables.AliasRuleRow | None:
@@ -105,7 +103,9 @@ def stated(adapter: tables.AdapterRow | None) -> dict[str, str] | None:
     return None if adapter is None else {"name": adapter.name, "digest": adapter.digest}
 
 
-def move_facts(alias: tables.AliasRow, move: tables.AliasMoveRow, names: Mapping[int, str]) -> dict[str, Any]:
+def move_facts(
+    alias: tables.AliasRow, move: tables.AliasMoveRow, names: Mapping[int, str]
+) -> Mapping[str, Any]:
     """Return the fields of the record of a move; `names` are those of adapters by their rows."""
     return {
         **row_values(AliasMove, move),
@@ -121,8 +121,7 @@ def text_of(alias: tables.AliasRow) -> str:
     return f"{alias.task.name}#{alias.name}"
 
 
-ALIAS_CONFIRMED = "alias.confirmed"
-"""The holder of an alias was judged once more, because of an amendment."""
+ALIAS_CONFIRMED = "alias.confirmed"  # the holder of an alias was judged once more, because of an amendment
 
 _RULES_CHANGED = ("rules.set", "rules.removed")
 _JUDGED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
@@ -132,28 +131,8 @@ _JUDGED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 """Of each rule that judges by what can be amended: which fields of the candidate, and of the holder before it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Overtaken:
-    """A judgement that rests on a value which was corrected since."""
-
-    alias: str
-    rule: str
-    adapter: str
-    amendment: tables.AmendmentRow
-    entry: int
-
-    @property
-    def message(self) -> str:
-        """What is the case, in one sentence."""
-        was, will = self.amendment.before[:80], self.amendment.after[:80]
-        return (
-            f"{self.amendment.field} of {self.adapter} was amended from {was} to {will} by {self.amendment.by}, after "
-            f"{self.rule} had judged by it in entry {self.entry} of the log; promote the holder again, or another"
-        )
-
-
-def overtaken(session: Session, alias: tables.AliasRow) -> list[Overtaken]:
-    """Return what the present holder of an alias was judged by and was corrected since."""
+def overtaken(session: Session, alias: tables.AliasRow) -> list[str]:
+    """Return a sentence for each value that the present holder of an alias was judged by and that was amended since."""
     event = tables.EventRow
     query = select(event).where(event.subject_kind == "alias", event.subject == text_of(alias))
     query = query.where(event.action.in_((ALIAS_MOVED, ALIAS_CONFIRMED))).order_by(event.seq.desc()).limit(1)
@@ -171,7 +150,8 @@ def overtaken(session: Session, alias: tables.AliasRow) -> list[Overtaken]:
                 continue
             known = _entries(session, adapter, judged.seq)
             found += [
-                Overtaken(text_of(alias), rule, adapter.name, row, judged.seq)
+                f"{row.field} of {adapter.name} was amended from {row.before[:80]} to {row.after[:80]} by {row.by}, after "
+                f"{rule} had judged by it in entry {judged.seq} of the log; promote the holder again, or another"
                 for row in adapter.amendments
                 if row.field in fields and known.get(row.id, 0) > judged.seq
             ]

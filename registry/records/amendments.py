@@ -51,11 +51,9 @@ def require_short(name: str, revision: str) -> None:
         )
 
 
-State = dict[str, Any]
-"""Field to value."""
+State = dict[str, Any]  # field to value
 
-TAG = "tag."
-"""What the field of a tag begins with."""
+TAG = "tag."  # what the field of a tag begins with
 
 DATASET = ("dataset", "dataset_revision", "dataset_digest")
 """The fields that make up a dataset: its name, its revision and its digest."""

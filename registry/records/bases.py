@@ -97,8 +97,7 @@ def blob_generations(workspace: Workspace, digests: Sequence[str]) -> Generation
 
 
 def _referenced(folder: Path, base: tables.BaseModelRow, file: tables.ManifestFileRow) -> Path:
-    path = folder / file.path
-    name = base.name
+    path, name = folder / file.path, base.name
     try:
         size = path.stat().st_size
     except OSError as error:
@@ -118,11 +117,7 @@ def _referenced(folder: Path, base: tables.BaseModelRow, file: tables.ManifestFi
 def proven_files(
     workspace: Workspace, base: tables.BaseModelRow, scratch: Path, *, anew: bool = False
 ) -> Iterator[dict[str, Path]]:
-    """Yield where a base's files can be read; they are refused if they change before the block ends.
-
-    Args:
-        anew: hash also what was hashed today and is untouched since.
-    """
+    """Yield where a base's files can be read, and refuse those that change before the block ends; `anew` hashes all again."""
     files, manifest = locate_files(workspace, base, scratch), base.manifest.value
     with watched(files, manifest) as watch:
         left = manifest if anew else unproven(workspace, manifest, files)
@@ -132,10 +127,7 @@ def proven_files(
 
 
 def lay_out(files: Mapping[str, Path], folder: Path) -> None:
-    """Make a folder of links to a model's files under their own names, for mlx-lm to load.
-
-    Where its `config.json` lacks keys that mlx-lm needs, the folder gets one that has them.
-    """
+    """Make a folder of links to a model's files, for mlx-lm to load, with a `config.json` that has all keys it needs."""
     for path, real in files.items():
         place = folder / path
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -196,31 +188,27 @@ _LINE = re.compile(r"^license:[ \t]*[\"']?([A-Za-z0-9][A-Za-z0-9.+-]{0,63})[\"']
 _LARGEST = 1 << 20
 _BEGINNING = 4096
 
-_TEXTS = (
-    ("apache-2.0", r"Apache License\s+Version 2\.0, January 2004"),
-    (
-        "mit",
-        r"(\A\s*(The )?MIT License\b|Permission is hereby granted, free of charge, to any person obtaining a copy)",
-    ),
-    ("bsd-3-clause", r"\A\s*BSD 3-Clause License"),
-    ("llama2", r"LLAMA 2 COMMUNITY LICENSE AGREEMENT"),
-    ("llama3", r"META LLAMA 3 COMMUNITY LICENSE AGREEMENT"),
-    ("llama3.1", r"LLAMA 3\.1 COMMUNITY LICENSE AGREEMENT"),
-    ("llama3.2", r"LLAMA 3\.2 COMMUNITY LICENSE AGREEMENT"),
-    ("llama3.3", r"LLAMA 3\.3 COMMUNITY LICENSE AGREEMENT"),
-    ("llama4", r"LLAMA 4 COMMUNITY LICENSE AGREEMENT"),
-    ("gemma", r"\A\s*Gemma Terms of Use"),
-    ("cc-by-4.0", r"\A\s*(Creative Commons )?Attribution 4\.0 International"),
-    ("cc-by-sa-4.0", r"\A\s*(Creative Commons )?Attribution-ShareAlike 4\.0 International"),
-    ("cc-by-nc-4.0", r"\A\s*(Creative Commons )?Attribution-NonCommercial 4\.0 International"),
-)
+_TEXTS = {
+    "apache-2.0": r"Apache License\s+Version 2\.0, January 2004",
+    "mit": r"(\A\s*(The )?MIT License\b|Permission is hereby granted, free of charge, to any person obtaining a copy)",
+    "bsd-3-clause": r"\A\s*BSD 3-Clause License",
+    "llama2": r"LLAMA 2 COMMUNITY LICENSE AGREEMENT",
+    "llama3": r"META LLAMA 3 COMMUNITY LICENSE AGREEMENT",
+    **{f"llama{n}": rf"LLAMA {re.escape(n)} COMMUNITY LICENSE AGREEMENT" for n in ("3.1", "3.2", "3.3", "4")},
+    "gemma": r"\A\s*Gemma Terms of Use",
+    "cc-by-4.0": r"\A\s*(Creative Commons )?Attribution 4\.0 International",
+    "cc-by-sa-4.0": r"\A\s*(Creative Commons )?Attribution-ShareAlike 4\.0 International",
+    "cc-by-nc-4.0": r"\A\s*(Creative Commons )?Attribution-NonCommercial 4\.0 International",
+}
 """Identifiers as the hub has them (https://huggingface.co/docs/hub/repositories-licenses), and how the text begins."""
 
 
 def licence_of_text(text: str) -> str | None:
     """Return the identifier of a well-known licence by the beginning of its text."""
     beginning = text[:_BEGINNING]
-    return next((name for name, pattern in _TEXTS if re.search(pattern, beginning, re.IGNORECASE)), None)
+    return next(
+        (name for name, pattern in _TEXTS.items() if re.search(pattern, beginning, re.IGNORECASE)), None
+    )
 
 
 def licence_of_readme(text: str) -> str | None:
@@ -232,12 +220,10 @@ def licence_of_readme(text: str) -> str | None:
 
 def base_licence(workspace: Workspace, base: tables.BaseModelRow) -> str | None:
     """Return a base's licence; None where nobody says one, or its files cannot be read."""
-    said = base.config.get("license")
-    if isinstance(said, str) and said:
-        return said
-    if base.location is not None and (
-        declared := licence_of_readme(_local(Path(base.location) / "README.md"))
-    ):
+    declared = base.config.get("license")
+    if base.location is not None and not (isinstance(declared, str) and declared):
+        declared = licence_of_readme(_local(Path(base.location) / "README.md"))
+    if isinstance(declared, str) and declared:
         return declared
     for file in base.manifest.files:
         if _FILE.fullmatch(file.path) and file.size <= _LARGEST:
@@ -259,7 +245,6 @@ def _local(path: Path) -> str:
 
 
 def _text(workspace: Workspace, base: tables.BaseModelRow, file: tables.ManifestFileRow) -> str:
-
     if base.location is not None:
         return _local(Path(base.location) / file.path)
     generation = blob_generations(workspace, [file.sha256]).get(file.sha256, 0)

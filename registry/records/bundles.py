@@ -26,21 +26,18 @@ from ..workspace.workspace import Workspace
 from .references import resolve_adapter
 from .transfer import SentBundle
 
-WRITTEN = "bundle.written"
-"""What the log calls the writing of a bundle."""
+WRITTEN = "bundle.written"  # what the log calls the writing of a bundle
 
 
 def note_replaced(workspace: Workspace, place: str) -> None:
     """Note that what was written to a place is there no longer."""
     with workspace.database.write() as session:
-        mark_replaced(session, place)
+        _mark_replaced(session, place)
 
 
-def mark_replaced(session: Session, place: str) -> None:
-    """Mark the bundles at a path as replaced."""
-    bundle = tables.BundleRow
-    for replaced in session.scalars(select(bundle).where(bundle.path == place)):
-        replaced.path = f"{place} (replaced)"
+def _mark_replaced(session: Session, place: str) -> None:
+    for bundle in session.scalars(select(tables.BundleRow).where(tables.BundleRow.path == place)):
+        bundle.path = f"{place} (replaced)"
 
 
 def record_bundle(
@@ -89,19 +86,14 @@ def record_bundle(
 
 
 _ACTIONS = (WRITTEN, "adapter.exported")
-"""Actions of log entries for a written bundle or adapter folder."""
-
 _SENT = "sent"
 """The detail of a log entry for a bundle that a client described: its path is on the client's machine."""
 
-
-_LONGEST = 10_000
-"""The maximum length of a path, and of the log entry's other details."""
+_LONGEST = 10_000  # characters of a path, and of the log entry's other details
 _LONGEST_TARGET = 32
-_LARGEST = 2**62
-"""Bytes of all files."""
+_LARGEST = 2**62  # bytes of all files
 _DETAILS = frozenset({"fused", "adapter", "choices", "plugin", "foreign"})
-"""The texts, or null, that the log says of a bundle; `adapters` is a list of texts."""
+"""The details that are texts, or null; `adapters` is a list of texts."""
 
 
 def written_bundle(session: Session, event: tables.EventRow) -> SentBundle | None:
@@ -140,12 +132,7 @@ def record_sent(
     claim: str | None = None,
     require_may_replace: Callable[[], None] = lambda: None,
 ) -> bool:
-    """Record a bundle that a client wrote, and mark the previous bundle at its path as replaced.
-
-    Args:
-        claim: the key that its fused model has here if another registry's claim is recorded.
-        require_may_replace: called before another person's bundle is marked as replaced, to refuse that.
-    """
+    """Record a bundle that a client wrote, and mark the previous bundle at its path as replaced."""
     manifest = _validate(bundle)
     bundle = replace(bundle, path=str(without_credentials(bundle.path)))
     with workspace.database.write() as session:
@@ -155,11 +142,14 @@ def record_sent(
         adapters = [resolve_adapter(session, name) for name in bundle.adapters]
         if len({adapter.id for adapter in adapters}) < len(adapters):
             raise _invalid("adapters", "each once")
-        _require_few(session, adapters)
+        packed = tables.BundleAdapterRow
+        for adapter in adapters:
+            count = session.scalar(select(func.count()).where(packed.adapter_id == adapter.id)) or 0
+            require_count(adapter.name, "bundles", BUNDLES, count + 1)
         fused = None if bundle.fused is None else _find_fused(session, bundle.fused, claim)
         if any(person(row.created_by) != person(workspace.actor) for row in rows):
             require_may_replace()
-        mark_replaced(session, bundle.path)
+        _mark_replaced(session, bundle.path)
         record_bundle(
             session,
             workspace,
@@ -174,13 +164,6 @@ def record_sent(
     return True
 
 
-def _require_few(session: Session, adapters: Sequence[tables.AdapterRow]) -> None:
-    packed = tables.BundleAdapterRow
-    for adapter in adapters:
-        count = session.scalar(select(func.count()).where(packed.adapter_id == adapter.id)) or 0
-        require_count(adapter.name, "bundles", BUNDLES, count + 1)
-
-
 def _find_fused(session: Session, key: str, claim: str | None) -> tables.FusedRow:
     """Return the fused model of a key: the one that was made here, else the claim."""
     fused = tables.FusedRow
@@ -191,7 +174,6 @@ def _find_fused(session: Session, key: str, claim: str | None) -> tables.FusedRo
 
 
 def _validate(bundle: SentBundle) -> Manifest:
-    """Return the manifest of a bundle that a client describes."""
     if bundle.action not in _ACTIONS:
         raise _invalid("action", f"one of {', '.join(_ACTIONS)}")
     if not 0 < len(bundle.target) <= _LONGEST_TARGET or not bundle.target.isprintable():
@@ -215,7 +197,6 @@ def _validate(bundle: SentBundle) -> Manifest:
 
 
 def _validate_detail(detail: Mapping[str, object]) -> None:
-    """Refuse keys and values that no entry of the log about a bundle has."""
     for key, value in detail.items():
         texts = value if key == "adapters" and isinstance(value, list) else [value]
         known = key in _DETAILS or (key == "adapters" and isinstance(value, list))

@@ -29,16 +29,11 @@ if TYPE_CHECKING:
 
 
 CHOSEN = "base.calibration_chosen"
-"""The action of an entry of the log that says which calibration is taken, though another one is newer."""
-
 _LENGTH = 8
 
 
 def current_calibration(session: Session, base: tables.BaseModelRow) -> tables.CalibrationRow | None:
-    """Return the calibration of a base that serves all of its adapters, or None if it has none.
-
-    Of several it is the newest, unless an older one was asked for again since that one came.
-    """
+    """Return a base's calibration for all adapters: the newest, unless an older one was asked for since; None without one."""
     rows = [row for row in base.calibrations if row.adapter is None]
     if len(rows) < 2:
         return rows[0] if rows else None
@@ -50,10 +45,7 @@ def current_calibration(session: Session, base: tables.BaseModelRow) -> tables.C
 
 
 def choose_calibration(session: Session, row: tables.CalibrationRow) -> tables.CalibrationRow | None:
-    """Make a calibration that is there the one that is taken; return the one that was until now, None if it was this one.
-
-    What is on record stays as it is: the log says what was asked for, and how far the record had come then.
-    """
+    """Make a recorded calibration the current one, by an entry of the log; return the one before, None if it was this one."""
     before = current_calibration(session, row.base)
     if before is None or before.id == row.id:
         return None
@@ -64,12 +56,7 @@ def choose_calibration(session: Session, row: tables.CalibrationRow) -> tables.C
 
 
 def learned_with(workspace: Workspace, adapter: str, known: tables.CalibrationRow) -> list[Digest]:
-    """Return the calibrations for one adapter that were learned with a calibration of its base, the newest first.
-
-    Their files have its directions, and say which texts these are from and how many tokens: no clock says more, since
-    what was learned may have come from elsewhere, and so may the base's.  One whose file cannot be read counts, so that
-    what is missing is told by what needs it.
-    """
+    """Return the calibrations for one adapter that were learned with a calibration of its base, or cannot be read, newest first."""
     made = tables.CalibrationRow
     with workspace.database.read() as session:
         query = select(made).where(
@@ -84,12 +71,11 @@ def learned_with(workspace: Workspace, adapter: str, known: tables.CalibrationRo
     return [
         digest
         for digest, blob, size in blobs
-        if _said(workspace, Blob(blob, size, generations[blob])) in (expected, None)
+        if _texts_of(workspace, Blob(blob, size, generations[blob])) in (expected, None)
     ]
 
 
-def _said(workspace: Workspace, blob: Blob) -> tuple[object, object] | None:
-    """Return of which texts a file says that its directions are, and of how many tokens; None where it cannot be read."""
+def _texts_of(workspace: Workspace, blob: Blob) -> tuple[object, object] | None:
     try:
         length = int.from_bytes(b"".join(workspace.store.span(blob, 0, _LENGTH)), "little")
         if length > min(blob.size - _LENGTH, ADAPTER_HEADER_LIMIT):
@@ -102,7 +88,6 @@ def _said(workspace: Workspace, blob: Blob) -> tuple[object, object] | None:
 
 
 CALIBRATION = "calibration.safetensors"
-"""What the file is called in its manifest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +204,7 @@ def calibration_facts(
         raise BadInputError(f"{name} was made of another base: {found.base[:12]}", hint=hint)
     for module in found.modules if architecture is not None else ():
         width, weight = found.width_of(module), architecture.weights.get(module)  # type: ignore[union-attr]
-        # Plain numbers are not rounded, and may lie in the file the other way round than in the model.
+        # Plain numbers are not rounded, and may be transposed in the file.
         if weight is None or weight.bits is None or (len(weight.shape) == 2 and weight.shape[1] == width):
             continue
         raise BadInputError(f"{name} does not fit its base: {module[:80]} has not {width} inputs", hint=hint)

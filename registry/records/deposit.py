@@ -37,8 +37,7 @@ from ..errors import DatabaseUnavailableError, DepositLostError
 
 _SETTLED = "settled deposit"
 
-Source = Path | Staged | bytes
-"""Where bytes are."""
+Source = Path | Staged | bytes  # where bytes are
 
 
 class Deposit:
@@ -47,7 +46,6 @@ class Deposit:
     def __init__(
         self, database: Database, store: BlobStore, owner: LeaseOwner, *, ttl: float = INTENT_TTL
     ) -> None:
-        """Prepare a deposit; nothing is read or written yet."""
         self._database = database
         self._store = store
         self._intents = Intents(database, owner, ttl=ttl)
@@ -62,12 +60,7 @@ class Deposit:
         manifest: Manifest | None = None,
         progress: Progress | None = None,
     ) -> Manifest:
-        """Store the bytes of files, each content once, and return their manifest.
-
-        Args:
-            files: path within the artifact, and where the bytes are.
-            manifest: of these files, if they have been hashed already; what is stored must still be that.
-        """
+        """Store the bytes of files by their path in the artifact, and return their manifest, which may be known already."""
         if manifest is None:
             manifest = Manifest.of(_entry(path, source) for path, source in files.items())
         self._store_all({entry.sha256: (entry, files[entry.path]) for entry in manifest}, progress)
@@ -115,11 +108,7 @@ class Deposit:
             raise
 
     def commit(self, session: Session) -> tables.ManifestRow:
-        """Record the manifest and its blobs in the caller's write transaction; return its row, new or known.
-
-        Raises:
-            DepositLostError: the blobs were not protected all the while; the transaction must not be committed.
-        """
+        """Record the manifest and its blobs in the caller's write transaction, and return its row; raise `DepositLostError` if not protected."""
         if self._manifest is None:
             raise RuntimeError("commit comes after put")
         row = self.record(session, self._manifest)
@@ -160,11 +149,9 @@ class Deposit:
         rows = _blobs(session, digests)
         for digest in digests:
             row = rows.get(digest)
-            if (
-                row is None
-                or row.generation != self._generations.get(digest)
-                or row.state not in ("pending", "ready")
-            ):
+            if row is None or row.generation != self._generations.get(digest):
+                raise _lost()
+            if row.state not in ("pending", "ready"):
                 raise _lost()
             row.state = "ready"
 
@@ -184,10 +171,7 @@ class Deposit:
             raise
 
     def _announce(self, contents: Mapping[Digest, FileEntry]) -> set[Digest]:
-        """Insert intents and decide each blob's generation; return the digests of blobs that are known to be there.
-
-        Waits for a collector that is deleting one of them, for as long as its tombstone says.
-        """
+        """Insert intents and decide each blob's generation, once no collector deletes it; return which are there."""
         ready: set[Digest] = set()
         pause = 0.02
         while True:
@@ -208,10 +192,7 @@ class Deposit:
                 pause = min(pause * 2, 2.0)
 
     def _is_there(self, entry: FileEntry) -> bool:
-        """Tell whether a blob that is on record need not be stored again.
-
-        Where reading costs nothing, what is there is read through by `put_file` and replaced if it is damaged.
-        """
+        # Where reading costs nothing, `put_file` reads what is there, and replaces it if it is damaged.
         if self._store.capabilities.local:
             return False
         return self._store.size(entry.sha256, generation=self._generations[entry.sha256]) == entry.size

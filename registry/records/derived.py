@@ -1,7 +1,4 @@
-"""What the bytes of a base model or of an adapter say: the columns of a record that nobody has to believe.
-
-The same code fills them in when something is made here, when it comes from elsewhere, and when an audit looks again.
-"""
+"""The columns of base models and adapters that follow from their bytes, at registration, in packages and in audits."""
 
 from __future__ import annotations
 
@@ -29,11 +26,7 @@ LEARNED = frozenset({"architecture", "parameters", "dtype", "weights"})
 
 
 def describe_base(files: Mapping[str, Path], failed: Callable[[str], None] = lambda _: None) -> Architecture:
-    """Return the architecture of a model under the names of mlx-lm's modules, on which adapters are trained.
-
-    Where mlx-lm renames or stacks tensors as it loads them, its class is asked; without mlx-lm, and for what it cannot
-    load, the names in the files have to do.
-    """
+    """Return the architecture of a model under the names of mlx-lm's modules; without mlx-lm, under those in the files."""
     architecture = read_architecture(files)
     if taken_by_name(architecture.config, files.keys(), written_by_mlx=architecture.written_by_mlx):
         return architecture
@@ -86,14 +79,14 @@ def base_columns(architecture: Architecture, identity: BaseIdentity) -> dict[str
     }
 
 
-def _weights(architecture: Architecture) -> dict[str, Any]:
+def _weights(architecture: Architecture) -> Mapping[str, Any]:
     return {
         module: [list(weight.shape), weight.dtype, weight.bits]
         for module, weight in architecture.weights.items()
     }
 
 
-def adapter_columns(folder: AdapterFolder, digest: str) -> dict[str, Any]:
+def adapter_columns(folder: AdapterFolder, digest: str) -> Mapping[str, Any]:
     """Return the columns of an adapter that follow from its files, whatever anybody says."""
     return {
         "digest": digest,

@@ -36,10 +36,7 @@ class ModuleDifference(Record):
     effective_rank_b: float | None = described("likewise of the second", heading="eff. rank b", cell="{:.3g}")
     numerical_rank_a: int = described("how many singular values of the first's update are not zero")
     numerical_rank_b: int = described("likewise of the second")
-    overlap_in: float | None = described(
-        "share of the smaller input space that both read from",
-        kind="share",
-    )
+    overlap_in: float | None = described("share of the smaller input space that both read from", kind="share")
     overlap_out: float | None = described("likewise of the outputs", kind="share")
     angles_in: tuple[float, ...] = described("principal angles between their inputs, in degrees, rising")
     angles_out: tuple[float, ...] = described("likewise between what they write to")
@@ -60,15 +57,11 @@ class WholeDifference(Record):
     cosine: float | None = described("cosine of the angle between the two; None where one of them is zero")
     relative_change: float | None = described("norm of the difference over that of the first")
     effective_rank_a: float = described(
-        "of the first, weighted by squared norms",
-        title="effective rank",
-        form="{:.3g}",
+        "of the first, weighted by squared norms", title="effective rank", form="{:.3g}"
     )
     effective_rank_b: float = described("likewise of the second", words=" and {}", form="{:.3g}")
     overlap_in: float | None = described(
-        "share of the smaller input space that both read from",
-        title="overlap of inputs",
-        kind="share",
+        "share of the smaller input space that both read from", title="overlap of inputs", kind="share"
     )
     overlap_out: float | None = described("likewise of the outputs", title="overlap of outputs", kind="share")
 
@@ -81,23 +74,36 @@ LAYOUT = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Difference(Record):
-    """What differs between two adapters."""
+class BetterAdapter(Record):
+    """Which of several adapters is better, as far as the records can tell."""
 
-    a: str = described("name of the one")
-    b: str = described("name of the other")
-    changed: Mapping[str, tuple[object, ...]] = described("by field, its two values; null where one lacks it")
-    amended: Mapping[str, tuple[str, ...]] = described("by field, the adapters that it was amended in")
-    withdrawals: Mapping[str, tuple[Withdrawal, ...]] = described("by adapter, the yanks that concern it")
+    reference: str | None = described("the better one, as `TASK@VERSION`; None if the records cannot tell")
+    metric: str | None = described("the metric that decides, such as `val_loss`; None without one")
+    values_: Mapping[str, float] = described("its values, by `TASK@VERSION`")
+    reason: str = described("the values that decide, or why nothing does")
+    hint: str | None = described("a command that would decide; None without one")
+
+    @property
+    def sentence(self) -> str:
+        """The answer in one line."""
+        if self.reference is None:
+            return f"Cannot tell which is better: {self.reason}"
+        several = f"the best of {len(self.values_)}" if len(self.values_) > 2 else "better"
+        return f"{self.reference} is {several}: {self.reason}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WeightsDifference(Difference):
-    """What differs between two adapters, in their weights too."""
+class WeightsDifference(Record):
+    """What differs between two adapters, in their records and their weights."""
 
+    a: str = described("name of the one")
+    b: str = described("name of the other")
+    better: BetterAdapter = described("which of the two is better")
+    changed: Mapping[str, tuple[object, ...]] = described("by field, its two values; null where one lacks it")
+    amended: Mapping[str, tuple[str, ...]] = described("by field, the adapters that it was amended in")
+    withdrawals: Mapping[str, tuple[Withdrawal, ...]] = described("by adapter, the yanks that concern it")
     overall: WholeDifference = described("differences over all modules")
     modules: tuple[ModuleDifference, ...] = described("differences of each module, by layer")
-    plot: Path | None = described("the picture of it; None if none was asked for")
     uncompared: tuple[str, ...] = described("names of those whose whole tensors are not compared")
 
 
@@ -116,6 +122,7 @@ class ComparedAdapters(Record):
     """What adapters have in common and where they differ."""
 
     adapters: tuple[str, ...] = described("their names")
+    better: BetterAdapter = described("which of them is better")
     differs: Mapping[str, tuple[object, ...]] = described(
         "by field, one value for each adapter, null where it has none; fields of the training configuration are called `training.FIELD`, those of the newest model fused from each `fused.FIELD`, what was measured `metric.NAME`. What was measured on other datasets, splits or examples is in fields of its own, `metric.NAME (SETTING)`"
     )

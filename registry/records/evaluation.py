@@ -60,11 +60,9 @@ class RecordedEvaluations(Record):
     REFERENCE: ClassVar[str] = "adapter"
 
 
-METRIC = "metric."
-"""What a field of a list begins with that is the value of a metric: `metric.mmlu.acc`."""
+METRIC = "metric."  # what a field of a list begins with that is the value of a metric: `metric.mmlu.acc`
 
-LONGEST = 200
-"""Characters of a metric's name."""
+LONGEST = 200  # characters of a metric's name
 
 _NAME = re.compile(r"[A-Za-z0-9_]+(?:[.:@-][A-Za-z0-9_]+)*")
 
@@ -81,8 +79,7 @@ class Setting(TypedDict, total=False):
     seed: int | None
 
 
-_COMPARED = ("dataset", "split", "harness", "shots")
-"""What `comparable` is made of."""
+_COMPARED = ("dataset", "split", "harness", "shots")  # what `comparable` is made of
 
 
 def parse_metric(text: str) -> str:
@@ -100,10 +97,7 @@ _ENTROPY = re.compile(r"bits_per_byte|((val|eval|test|validation)_)?loss")
 
 
 def range_problem(metric: str, value: float) -> str | None:
-    """Return why a metric cannot have a value, in a few words; None if it can, or if its range is not known.
-
-    A cross-entropy is 0 or more, and a perplexity is 1 or more, apart from rounding.
-    """
+    """Return why a metric cannot have a value (a loss below 0, a perplexity below 1), in a few words; None if it can."""
     word = re.split(r"[.:@-]", metric)[-1].lower()
     if _PERPLEXITY.fullmatch(word) and value < 1 - 1e-6:
         return f"the value {value:g} (a perplexity is 1 or more)"

@@ -46,11 +46,7 @@ class Webhook(Record):
     name: str = described("its name")
     url: str = described("where events are sent", free=True)
     actions: tuple[str, ...] = described("patterns, such as `alias.*`", title="sends", heading="on")
-    tasks: tuple[str, ...] = described(
-        "patterns of tasks; empty for all events",
-        heading="task",
-        rare=True,
-    )
+    tasks: tuple[str, ...] = described("patterns of tasks; empty for all events", heading="task", rare=True)
     private: bool = described("the receiver may be in a private network, if the deliverer allows it")
     state: State = described("`active`, `failing` (the last attempt failed) or `disabled`")
     position: int = described("last log entry that is dealt with", title="up to entry")

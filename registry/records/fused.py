@@ -142,6 +142,9 @@ class FusedFacts(FusedLabel):
     digest: str = described("digest of its manifest")
     foreign: Foreign | None = described("where it comes from; None if it was made here")
     adapter: str = described("name of its first adapter")
+    adapter_base: str | None = described(
+        "name of the adapter's own base model, if it was fused onto another form of that", optional=True
+    )
     with_: tuple[Weighted, ...] = described("further adapters of a sum")
     precision: str = described("how it was written, such as `keep` or `auto`")
     quantization: Mapping[str, object] | None = described("group size, bits and mode, if quantised")
@@ -182,6 +185,13 @@ class FusedRecord(FusedFacts):
     published: bool = described("its files are in the store")
     withdrawals: tuple[Withdrawal, ...] = described("yanks that concern it")
 
+    @property
+    def options(self) -> str:
+        """Its scale, further adapters and base model as options of `fusery fuse`."""
+        scale = "" if self.scale is None else f" -o scale={self.scale:g}"
+        added = "".join(f" --with {part.adapter}:{part.weight:g}" for part in self.with_)
+        return f"{scale}{added}{'' if self.adapter_base is None else f' --base {self.base}'}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opinion(Record):
@@ -202,8 +212,7 @@ class Fused(FusedRecord):
     source: Literal["cache", "store", "computed"] = described("`cache`, `store` or `computed`")
     cached: bool = described("whether it was in the cache")
     opinions: tuple[Opinion, ...] | None = described(
-        "what the model was asked before, in that order",
-        optional=True,
+        "what the model was asked before, in that order", optional=True
     )
 
     def __repr__(self) -> str:

@@ -1,15 +1,12 @@
-"""Fused models on record: the queries for them, and what each is called: its adapters with weights, and how it is written.
-
-No two artifacts of one adapter have the same label: whatever of a recipe tells two of them apart is in it, and what is as
-usual is left out.
-"""
+"""Queries for fused models, and their labels, which no two models of one adapter share."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from sqlalchemy import Select, select, union
+from sqlalchemy import CompoundSelect, Select, or_, select, union
 from sqlalchemy.orm import Session, aliased, joinedload, selectinload
 from sqlalchemy.sql.base import ExecutableOption
 
@@ -45,13 +42,7 @@ def label_with_key(row: tables.FusedRow) -> str:
 
 
 def label_record(row: tables.FusedRow, adapter: str | None = None) -> FusedLabel:
-    """Return what views say of the name of a fused artifact: `scale`, `combined`, `format` and `label`.
-
-    Another registry's claim is called foreign: one's own of the same recipe is another thing.
-
-    Args:
-        adapter: the name to call its adapter by; the same bytes may be registered under several.
-    """
+    """Return the names of a fused model, for its adapter under a name; another registry's claim is called foreign."""
     extras = [(extra.adapter.name, extra.weight) for extra in row.extras]
     made = names(adapter or row.adapter.name, Recipe.from_dict(row.recipe), extras)
     if row.origin is not None:
@@ -105,24 +96,27 @@ def _number(value: float) -> str:
 
 
 def fused_from(adapter: tables.AdapterRow) -> Select[tables.FusedRow]:
-    """Return the query for what was fused from an adapter's bytes, alone or with others.
-
-    The same bytes may be registered under two tasks; they have one fused model, which belongs to both.
-    """
+    """Return the query for what was fused from an adapter's bytes, alone or with others, under any of its names."""
     twin = aliased(tables.AdapterRow)
     same = select(twin.id).where(twin.digest == adapter.digest)
-    alone = select(tables.FusedRow.id).where(tables.FusedRow.adapter_id.in_(same))
-    added = select(tables.FusedExtraRow.fused_id).where(tables.FusedExtraRow.adapter_id.in_(same))
+
+    def made_from(adapters: Select[int]) -> CompoundSelect[int]:
+        alone = select(tables.FusedRow.id).where(tables.FusedRow.adapter_id.in_(adapters))
+        added = select(tables.FusedExtraRow.fused_id).where(tables.FusedExtraRow.adapter_id.in_(adapters))
+        return union(alone, added)
+
+    # Onto its base model, or from a record on that base model onto another form of it.
+    own = made_from(same.where(twin.base_id == adapter.base_id))
     return (
         select(tables.FusedRow)
-        .where(tables.FusedRow.id.in_(union(alone, added)))  # OR would read the whole table
-        .where(tables.FusedRow.base_id == adapter.base_id)
+        .where(tables.FusedRow.id.in_(made_from(same)))  # OR alone would read the whole table
+        .where(or_(tables.FusedRow.base_id == adapter.base_id, tables.FusedRow.id.in_(own)))
         .order_by(tables.FusedRow.id)
     )
 
 
 def load_fused() -> Select[tables.FusedRow]:
-    """Return the query for fused artifacts with all that their lines need, in a constant number of statements."""
+    """Return the query for fused models with all that their lines need, in a constant number of statements."""
     return select(tables.FusedRow).options(*_of_fused())
 
 
@@ -143,14 +137,14 @@ def fused_by_adapter(
     """Return what was fused from each of a number of adapters, by the number of its row, oldest first: as `fused_from`."""
     twin, fused, extra = tables.AdapterRow, tables.FusedRow, tables.FusedExtraRow
     same = twin.digest.in_({adapter.digest for adapter in adapters})
-    alone = select(twin.digest, fused.id).join(fused, fused.adapter_id == twin.id).where(same)
-    added = select(twin.digest, extra.fused_id).join(extra, extra.adapter_id == twin.id).where(same)
+    alone = select(twin.digest, twin.base_id, fused.id).join(fused, fused.adapter_id == twin.id).where(same)
+    added = (
+        select(twin.digest, twin.base_id, extra.fused_id).join(extra, extra.adapter_id == twin.id).where(same)
+    )
     made = union(alone, added).subquery()
-    query = select(made.c[0], fused).join(fused, fused.id == made.c[1]).options(*_of_fused())
-    found = session.execute(query.order_by(fused.id)).all()
-    return {
-        adapter.id: [
-            row for digest, row in found if digest == adapter.digest and row.base_id == adapter.base_id
-        ]
-        for adapter in adapters
-    }
+    query = select(made.c[0], made.c[1], fused).join(fused, fused.id == made.c[2]).options(*_of_fused())
+    by_bytes: dict[tuple[str, int], dict[int, tables.FusedRow]] = defaultdict(dict)
+    for digest, own_base, row in session.execute(query.order_by(fused.id)):
+        for base in {own_base, row.base_id}:
+            by_bytes[digest, base][row.id] = row
+    return {adapter.id: [*by_bytes[adapter.digest, adapter.base_id].values()] for adapter in adapters}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import ClassVar
 
@@ -14,8 +14,7 @@ TRAINED_ON = "trained-on-base"
 REGISTERED_FOR = "registered-for-base"
 """The relation of an adapter to its base model, if it was trained on another one."""
 
-COMPUTED_FROM = "computed-from"
-"""The relation of an adapter to those that it was combined or shrunk from."""
+COMPUTED_FROM = "computed-from"  # the relation of an adapter to those that it was combined or shrunk from
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,20 +83,18 @@ class Edge(Record):
 
 @dataclass(slots=True)
 class Graph(Record):
-    """A lineage graph.
-
-    Attributes:
-        by_id: the nodes by id.
-        edges: the edges, without duplicates.
-        starts: ids of all subjects if there are several, such as the revisions of a dataset.
-        cut: whether nodes are left out; of each kind, it has the nearest nodes, and the newest of these.
-    """
+    """A lineage graph."""
 
     root: str = described("id of the subject's node")
-    by_id: dict[str, Node | DeploymentNode] = field(default_factory=dict)
-    edges: list[Edge] = field(default_factory=list)
-    starts: tuple[str, ...] = ()
-    cut: bool = False
+    by_id: dict[str, Node | DeploymentNode] = described(default_factory=dict)
+    edges: list[Edge] = described("the edges, without duplicates", default_factory=list)
+    starts: tuple[
+        str, ...
+    ] = ()  # ids of all subjects if there are several, such as the revisions of a dataset
+    cut: bool = described(
+        "whether nodes are left out; of each kind, it has the nearest nodes, and the newest of these",
+        default=False,
+    )
     KEYS: ClassVar[tuple[str, ...]] = ("root", "roots", "nodes", "edges", "cut", "left_out")
 
     @property

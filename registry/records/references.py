@@ -22,18 +22,13 @@ if TYPE_CHECKING:  # naming the rows would import all tables
         tables.BaseModelRow | tables.DatasetRow | tables.AdapterRow | tables.FusedRow | tables.BundleRow
     )
 
-_STEP = 1_000
-"""The most that a version above the limit may exceed its task's newest version."""
+_STEP = 1_000  # the most that a version above the limit may exceed its task's newest version
 
 Values = TypeVarTuple("Values")
 
 
 def load_adapters(*, in_full: bool = False) -> Select[tables.AdapterRow]:
-    """Return the query for adapters with all that their views need, in a constant number of statements.
-
-    In full, files, training and what was measured come too; what is one row, or a few short ones, comes with the adapter itself,
-    since each further statement is another way to the server.  Its rows are to be made unique.
-    """
+    """Return the query for adapters with all that their views need; in full, with files, training and evaluations, to be made unique."""
     adapter, base = tables.AdapterRow, joinedload(tables.AdapterRow.base)
     query = select(adapter).options(
         joinedload(adapter.task),
@@ -111,10 +106,9 @@ def named_by(reference: Reference, query: Select[*Values]) -> Select[*Values]:
 
 
 def latest_version(at: datetime | None = None) -> ColumnElement[int]:
-    """Return the expression for the version that `@latest` means, for the task of the enclosing query.
+    """Return the expression for the version that `@latest` means, for the task of the enclosing query: the newest.
 
-    It is the newest version.  An adapter from `combine` or `shrink` is skipped until it has a validation loss, unless the task
-    has no other adapter.
+    An adapter from `combine` is skipped until it has a validation loss, unless the task has no other adapter.
     """
     version, source, change = aliased(tables.AdapterRow), tables.AdapterSourceRow, tables.AmendmentRow
     versions = select(version.version).where(version.task_id == tables.TaskRow.id)
@@ -152,44 +146,41 @@ def no_alias(session: Session, text: str) -> UnknownReferenceError:
 
 
 def _unknown(session: Session, text: str, hint: str | None) -> UnknownReferenceError:
-    wanted = text.strip().casefold()
-    task = wanted.partition("@")[0].partition("#")[0]
-    alias, name = tables.AliasRow, wanted.partition("@")[2]  # MLflow writes an alias with @
-    of_task = select(alias.name).join(alias.task).where(tables.TaskRow.name == task, alias.name == name)
-    if name and session.scalars(of_task.where(alias.adapter_id.is_not(None))).first():
-        return UnknownReferenceError(f"there is no adapter {text!r}", hint=f"did you mean {task}#{name}?")
-    tasks = session.execute(select(tables.TaskRow.name, latest_version()).limit(1000))
-    newest = {name: version for name, version in tasks}  # noqa: C416 -- a row is no pair to mypy
-    if task in newest:
-        versions = session.scalars(
-            select(tables.AdapterRow.version).join(tables.AdapterRow.task).where(tables.TaskRow.name == task)
-        )
-        listed = ", ".join(f"{task}@{version}" for version in sorted(versions)[-5:])
-        return UnknownReferenceError(
-            f"there is no adapter {text!r}", hint=f"there are: {listed}" if listed else hint
-        )
+    meant = _meant(session, text.strip().casefold()) or hint
+    return UnknownReferenceError(f"there is no adapter {text!r}", hint=meant)
+
+
+def _meant(session: Session, wanted: str) -> str | None:
+    """Return a hint at the adapters that may be meant; None without such."""
+    task, alias = wanted.partition("@")[0].partition("#")[0], tables.AliasRow
     held = select(tables.TaskRow.name).join(alias, alias.task_id == tables.TaskRow.id)
-    if named := list(
-        session.scalars(held.where(alias.name == wanted, alias.adapter_id.is_not(None)).limit(3))
-    ):
-        meant = " or ".join(f"{one}#{wanted}" for one in named)
-        return UnknownReferenceError(f"there is no adapter {text!r}", hint=f"did you mean {meant}?")
+    held = held.where(alias.adapter_id.is_not(None)).limit(3)
+    name = wanted.partition("@")[2]  # MLflow writes an alias with @
+    if name and session.scalars(held.where(tables.TaskRow.name == task, alias.name == name)).first():
+        return f"did you mean {task}#{name}?"
+    newest = {
+        row[0]: row[1] for row in session.execute(select(tables.TaskRow.name, latest_version()).limit(1000))
+    }
+    if task in newest:
+        versions = select(tables.AdapterRow.version).join(tables.AdapterRow.task)
+        numbers = sorted(session.scalars(versions.where(tables.TaskRow.name == task)))
+        listed = ", ".join(f"{task}@{version}" for version in numbers[-5:])
+        return f"there are: {listed}" if listed else None
+    if named := session.scalars(held.where(alias.name == wanted)).all():
+        return f"did you mean {' or '.join(f'{one}#{wanted}' for one in named)}?"
     names = session.scalars(select(tables.AdapterRow.name).order_by(tables.AdapterRow.id.desc()).limit(1000))
     suffix = wanted[len(task) :][:200]
     like_tasks = [f"{known}{suffix or f'@{version}'}" for known, version in newest.items() if version]
-    return UnknownReferenceError(
-        f"there is no adapter {text!r}", hint=nearest(task + (suffix or "@1"), [*like_tasks, *names]) or hint
-    )
+    return nearest(task + (suffix or "@1"), [*like_tasks, *names])
 
 
 def resolve_base(session: Session, text: str) -> tables.BaseModelRow:
     """Return the base model that a name or a digest prefix means."""
     if (found := _find_base(session, text)) is None:
-        folded, known = (
-            text.strip().casefold(),
-            list(session.scalars(select(tables.BaseNameRow.name).limit(1000))),
+        known = session.scalars(select(tables.BaseNameRow.name).limit(1000)).all()
+        hint = nearest(text.strip().casefold(), known) or (
+            "fusery base list" if known else "fusery base add SOURCE"
         )
-        hint = nearest(folded, known) or ("fusery base list" if known else "fusery base add SOURCE")
         raise UnknownReferenceError(f"there is no base model {text!r}", hint=hint)
     return found
 
@@ -206,10 +197,7 @@ def _find_base(session: Session, text: str) -> tables.BaseModelRow | None:
 
 
 def begins_with(column: Any, prefix: str) -> ColumnElement[bool]:
-    """Return the condition that a digest begins so, as a range, which an index answers; LIKE is none for most.
-
-    Small hex digits come in the same order in every language, and before the letter g.
-    """
+    """Return the condition that a digest begins so, as a range, which an index answers in every language's order."""
     return and_(column >= prefix, column < f"{prefix}g")
 
 
@@ -279,14 +267,7 @@ def find_things(
     places: Sequence[str] | None = None,
     among: Select[tables.AdapterRow] | None = None,
 ) -> list[Thing]:
-    """Return what a reference names: one thing, or all revisions of a dataset.
-
-    Args:
-        text: an adapter's name, `task@version`, `task#alias`; a base's name; a fused artifact's digest or key; a bundle's
-            digest, or the place where it was written; `dataset:NAME`.  Each with its kind before a colon, if need be.
-        places: `places_of(text)`, where the session writes: no file is looked at while others wait.
-        among: as `resolve_adapter` has it.
-    """
+    """Return what a reference names: one thing, or all revisions of a dataset; `places` is `places_of(text)`."""
     kind, rest = _kind_of(text)
     lies = places_of(text) if places is None else places
     if kind == "base":

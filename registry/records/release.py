@@ -39,8 +39,7 @@ class Outcome(Record):
     why: str = described("the reason, in one sentence")
     hint: str | None = described("a command that helps; None without one", default=None)
     code: str | None = described(
-        "why the metric does not compare, such as `metric_other_split`",
-        optional=True,
+        "why the metric does not compare, such as `metric_other_split`", optional=True
     )
 
 
@@ -114,14 +113,15 @@ class RemovedRules(AliasRules):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Yank(Record):
-    """A yank, and what still depends on the adapter.
+    """A yank or a dry run of one, and what still depends on the adapter.
 
     The adapters in `same_bytes`, `same_weights`, `continued` and `computed` are not yanked by it.
     """
 
     name: str = described("name of the adapter")
-    yanked: bool = described("True")
+    yanked: bool = described("whether it is yanked now; False in a dry run of a new yank")
     changed: bool = described("whether it is new")
+    dry_run: bool = described("whether nothing was written", default=False)
     reason: str = described("the reason")
     at: datetime = described("when it was yanked", exact=True)
     by: str = described("who yanked it")
@@ -131,8 +131,12 @@ class Yank(Record):
     deployments: tuple[Deployment, ...] = described("deployments of it, its models and bundles")
     same_bytes: tuple[str, ...] = described("names of adapters with the same bytes")
     same_weights: tuple[str, ...] = described("names of adapters with the same weights and other files")
-    continued: tuple[str, ...] = described("names of adapters whose training continued from it")
-    computed: tuple[str, ...] = described("names of adapters computed from it or its weights")
+    continued: tuple[str, ...] = described(
+        "names of adapters whose training continued from it, in any number of steps"
+    )
+    computed: tuple[str, ...] = described(
+        "names of adapters computed from it or its weights, in any number of steps"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,8 +1,4 @@
-"""An adapter's files on this machine in either form, and folders of adapters and base models, as mlx-lm and PEFT load them.
-
-Folders lie in the cache beside the fused models, each under the digest of its files: whole, read-only, checked, pinned and
-removed by the same rules.  A base that was added by reference is given as it lies, if nothing else lies beside it.
-"""
+"""An adapter's files in either form, and folders of adapters and base models in the cache, as mlx-lm and PEFT load them."""
 
 from __future__ import annotations
 
@@ -11,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from types import MappingProxyType
 from typing import Literal
 
 from sqlalchemy import select
@@ -58,11 +53,7 @@ def rendering_of(files: Mapping[str, Path], form: Form) -> Manifest:
 
 
 def require_factors_alone(adapter: tables.AdapterRow, why: str) -> None:
-    """Refuse an adapter that replaces tensors of its base where only its factors would count.
-
-    Args:
-        why: what goes on after "holds whole tensors beside its factors".
-    """
+    """Refuse an adapter that replaces tensors of its base where only its factors would count; `why` ends the sentence."""
     # Admission noted it: a copy of the base's is no such tensor, and only the base's files tell.
     if any(finding.code == WHOLE for finding in adapter.findings):
         raise BadInputError(
@@ -89,34 +80,23 @@ def fetch_originals(
     workspace: Workspace,
     adapter: tables.AdapterRow,
     folder: Path,
-    kept: Mapping[Digest, Path] = MappingProxyType({}),
     only: Callable[[str], bool] = lambda _: True,
 ) -> dict[str, Path]:
     """Fetch an adapter's files as they were registered, by name."""
     folder.mkdir(parents=True, exist_ok=True)
     entries = [file.entry for file in adapter.manifest.files if only(file.path)]
-    missing = [entry for entry in entries if entry.sha256 not in kept]
-    generations = blob_generations(workspace, [entry.sha256 for entry in missing]) if missing else {}
+    generations = blob_generations(workspace, [entry.sha256 for entry in entries])
     for entry in entries:
         place = folder / entry.path
         place.parent.mkdir(exist_ok=True)
-        if entry.sha256 in kept:
-            copy_file(kept[entry.sha256], place, link=True)
-        else:
-            workspace.store.fetch(entry.sha256, place, generation=generations[entry.sha256], size=entry.size)
+        workspace.store.fetch(entry.sha256, place, generation=generations[entry.sha256], size=entry.size)
     return {entry.path: folder / entry.path for entry in entries}
 
 
 def fetch_form(
     workspace: Workspace, adapter: tables.AdapterRow, form: Form, folder: Path, *, factors_only: bool = False
 ) -> dict[str, Path]:
-    """Fetch an adapter's files in one form, by name, to be run or shipped; what is not its own form is computed.
-
-    Its own are `fetch_originals`: in mlx-lm's form, a configuration of other years is put into the words of today.
-
-    Args:
-        factors_only: whole tensors beside the factors do not matter to the caller.
-    """
+    """Fetch an adapter's files in one form, by name, to be run or shipped; another form than its own is computed."""
     with workspace.database.read() as session:
         row = session.get_one(tables.AdapterRow, adapter.id)
         if form == "mlx" and not factors_only:
@@ -157,8 +137,7 @@ def unfused_tokenizer(
 
 
 _HARMLESS = ("", ".md", ".png", ".jpg")
-_LATELY = 3600.0
-"""Seconds in which a folder that was handed out stays, whatever the limit."""
+_LATELY = 3600.0  # seconds in which a folder that was handed out stays, whatever the limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,11 +202,7 @@ def adapter_folder(workspace: Workspace, reference: str, *, format: str = "mlx")
 
 
 def model_folder(workspace: Workspace, name: str) -> Path:
-    """Return a folder with a base model's files.
-
-    A model that was added by reference is where it lies, unless mlx-lm needs keys that its `config.json` has not, or
-    other files lie beside those on record.
-    """
+    """Return a folder with a base model's files: its own, if it was added by reference and mlx-lm can load it there."""
     with workspace.database.read() as session:
         base = resolve_base(session, name)
         assert base.names is not None

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
 Thing = tables.AdapterRow | tables.BaseModelRow | tables.CalibrationRow | tables.FusedRow
 
-ROLES: Sequence[Role] = get_args(Role)
-"""From the one that may do least: each may do what those before it may."""
+ROLES: Sequence[Role] = get_args(Role)  # from the one that may do least: each may do what those before it may
 
 MEANINGS: Mapping[Role, str] = {
     "reader": "look at what is on record, and fetch files",
@@ -32,17 +31,16 @@ MEANINGS: Mapping[Role, str] = {
 
 PARTS: Mapping[str, tuple[Role, Role]] = {
     "note or tag": ("publisher", "publisher"),
-    "amendment": ("publisher", "approver"),
-    "evaluation": ("publisher", "approver"),
-    "withdrawn evaluation": ("publisher", "approver"),
     "yank": ("approver", "approver"),
-    "signature": ("publisher", "approver"),
-    "calibration": ("publisher", "approver"),
+    **dict.fromkeys(
+        ("amendment", "evaluation", "withdrawn evaluation", "signature", "calibration"),
+        ("publisher", "approver"),
+    ),
 }
 """The roles that a sender needs to change a part of a record on a server: their own record, and another's.
 
-A withdrawn evaluation is the sender's own if they recorded it; every other part, if they registered or first pushed the record.
-A signature by a trusted key needs the role of a publisher only.
+A record is the sender's own if they registered or first pushed it, a withdrawn evaluation if they recorded it.  A signature
+by a trusted key needs the role of a publisher only.
 """
 
 _FIRST = {
@@ -96,10 +94,7 @@ def require_role(workspace: Workspace, role: Role, change: str) -> None:
 
 
 def owner_of(session: Session, row: Thing) -> str:
-    """Return the principal who registered or made a record here, or first pushed or pulled it.
-
-    The column `created_by` may hold another registry's claim.
-    """
+    """Return who registered or made a record here, or first pushed or pulled it; `created_by` may be another registry's claim."""
     subject, kind = row.digest, row.__tablename__.removesuffix("_model")
     if isinstance(row, tables.AdapterRow):
         subject = row.name

@@ -30,8 +30,7 @@ from .trust import Identity, NewToken, OwnIdentity, State, Token
 if TYPE_CHECKING:
     from ..workspace.workspace import Workspace
 
-DEFAULT_EXPIRY = "90d"
-"""How long a token is valid where nobody says otherwise."""
+DEFAULT_EXPIRY = "90d"  # how long a token is valid where nobody says otherwise
 
 _PREFIX = "fusery_"
 _SECRET = re.compile(rf"{_PREFIX}[A-Za-z0-9_-]{{43}}")
@@ -59,7 +58,7 @@ def create(workspace: Workspace, name: str, role: str, expires: str = DEFAULT_EX
         )
         session.add(row)
         expiry = None if until is None else until.isoformat(timespec="seconds")
-        _tell(workspace, session, "token.created", row, {"role": may, "expires": expiry}, now)
+        _log(session, "token.created", row, {"role": may, "expires": expiry}, now)
         return NewToken(**_facts(row, now), secret=secret)
 
 
@@ -71,7 +70,7 @@ def revoke(workspace: Workspace, name: str, *, reason: str = "") -> Token:
         row = _newest(session, called, revoked=False)
         if row is not None:
             row.revoked_at, row.revoked_by = now, workspace.actor
-            _tell(workspace, session, "token.revoked", row, {"reason": reason}, now)
+            _log(session, "token.revoked", row, {"reason": reason}, now)
         else:
             row = _newest(session, called, revoked=True)
         if row is None:
@@ -135,20 +134,14 @@ def _newest(session: Session, name: str, *, revoked: bool) -> tables.TokenRow | 
     return session.scalars(select(token).where(token.name == name, ended).order_by(token.id.desc())).first()
 
 
-def _tell(
-    workspace: Workspace,
-    session: Session,
-    action: str,
-    row: tables.TokenRow,
-    detail: Mapping[str, Any],
-    at: datetime,
+def _log(
+    session: Session, action: str, row: tables.TokenRow, detail: Mapping[str, object], at: datetime
 ) -> None:
-    # The beginning of the digest tells this token from others of the same name.
-    told = {"digest": row.digest[:12], **detail}
-    events.record(session, action, "token", row.name, told, at=at)
+    # The beginning of the digest distinguishes tokens of the same name.
+    events.record(session, action, "token", row.name, {"digest": row.digest[:12], **detail}, at=at)
 
 
-def _facts(row: tables.TokenRow, now: datetime) -> dict[str, Any]:
+def _facts(row: tables.TokenRow, now: datetime) -> Mapping[str, Any]:
     return {**row_values(Token, row), "state": _state(row.revoked_at, row.expires_at, now)}
 
 

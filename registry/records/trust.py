@@ -80,22 +80,15 @@ class RecordedFiles(Record):
 
 @dataclass(frozen=True, slots=True)
 class SigningSubject:
-    """Something to sign.
+    """Something to sign."""
 
-    Attributes:
-        kind: `adapter`, `fused` or `bundle`; None if its files are not recorded.
-        files: path to SHA-256, as a signature lists them.
-        path: where it is, if a path was given.
-        said: what a signature says before the name, where it vouches for more than the files.
-    """
-
-    kind: str | None
+    kind: str | None  # `adapter`, `fused` or `bundle`; None if its files are not recorded
     name: str
     digest: str
     event: str
-    files: dict[str, str]
-    path: Path | None = None
-    said: str = ""
+    files: dict[str, str]  # path to SHA-256, as a signature lists them
+    path: Path | None = None  # where it is, if a path was given
+    said: str = ""  # the text before the name in a signature that vouches for more than the files
 
 
 Role = Literal["reader", "publisher", "approver", "admin"]

@@ -58,7 +58,7 @@ def adapter_facts(
     return [_adapter_facts(adapter, aliases[adapter.id], told.get(adapter.id, ())) for adapter in adapters]
 
 
-def adapter_values(adapter: tables.AdapterRow) -> dict[str, Any]:
+def adapter_values(adapter: tables.AdapterRow) -> Mapping[str, Any]:
     """Return what an adapter's own row says under the names of its record: its columns, and what stands for others."""
     return {
         **row_values(Adapter, adapter),
@@ -71,13 +71,13 @@ def adapter_values(adapter: tables.AdapterRow) -> dict[str, Any]:
     }
 
 
-def travelling(values: Mapping[str, Any]) -> dict[str, Any]:
+def travelling(values: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return those of an adapter's values that leave the registry with it, as JSON."""
     parts = parts_of(Adapter)
     return {name: plain(values[name]) for name in parts if parts[name].about.travels and name in values}
 
 
-def public_facts(adapter: tables.AdapterRow) -> dict[str, Any]:
+def public_facts(adapter: tables.AdapterRow) -> Mapping[str, Any]:
     """Return the facts of an adapter in lineage and attestations: its columns that travel, without local paths."""
     own = {"trained_on": adapter.trained_on_name, "date": compact_date(adapter.date)}
     facts = travelling({**row_values(Adapter, adapter), **own})
@@ -100,14 +100,14 @@ def _adapter_facts(adapter: tables.AdapterRow, aliases: list[str], told: Withdra
     }
 
 
-def trained_on_view(adapter: tables.AdapterRow) -> dict[str, Any] | None:
+def trained_on_view(adapter: tables.AdapterRow) -> Mapping[str, Any] | None:
     """Return name and digest of the base that it was said to be trained on; None where that is its own."""
     if adapter.trained_on is None:
         return None
     return {"name": adapter.trained_on_name, "digest": adapter.trained_on}
 
 
-def base_facts(base: tables.BaseModelRow) -> dict[str, Any]:
+def base_facts(base: tables.BaseModelRow) -> Mapping[str, Any]:
     """Return the fields of a base model's record."""
     from .fused import Base, Calibration, Source
 
@@ -153,10 +153,7 @@ def evaluation_records(
 def missing_evaluations(
     adapter: tables.AdapterRow, measured: Iterable[Mapping[str, Any]]
 ) -> tuple[list[Mapping[str, Any]], list[str], list[tables.EvaluationRow]]:
-    """Return which values of an adapter are not on record; the metrics that are; and what is on record otherwise.
-
-    What was withdrawn is not on record in this sense: the right value may take its place, and so may the same once more.
-    """
+    """Return which values of an adapter are not on record (or withdrawn), the metrics that are, and other recorded values."""
     there = {key_of(row): row for row in adapter.evaluations if stands(row)}
     new, known, others = list[Mapping[str, Any]](), list[str](), list[tables.EvaluationRow]()
     for values in measured:
@@ -214,11 +211,7 @@ SCHEME = "model-signing"
 
 
 def trusted_signers(session: Session, kind: str, digest: str, alias: str) -> list[str]:
-    """Return the names of the keys, sorted, whose signatures over a thing count for an alias, `TASK#ALIAS`.
-
-    A signature counts when its key is trusted, not revoked and for this alias, when it verifies with that key, and
-    when what it states is the thing's list of files.
-    """
+    """Return the names of the trusted keys, sorted, whose verified signatures over the files count for an alias."""
     key, signature = tables.TrustedKeyRow, tables.SignatureRow
     rows = session.execute(
         select(key, signature)
@@ -247,11 +240,7 @@ def signed_name(key: str, verdict: str) -> str:
 def is_good(
     session: Session, signature: tables.SignatureRow, public_key: str, *, name: str | None = None
 ) -> bool:
-    """Return whether a recorded signature was made by a key, over the list of files that its digest stands for.
-
-    Args:
-        name: what the signer must have called it; the name is signed, too, and has to begin so.
-    """
+    """Return whether a recorded signature was made by a key, over its files, and, if given, a name that begins so."""
     from ..dsse import key_id, parse_envelope, parse_public_key, read_statement
 
     manifest = manifest_of(session, signature.subject_digest)
@@ -296,10 +285,7 @@ def signatures_of(session: Session, digest: str) -> list[RecordedSignature]:
 
 
 def recorded_signature(row: tables.SignatureRow) -> RecordedSignature:
-    """Return the record of a signature; only one that a trusted key has made has that key's name.
-
-    A package could name any key before that was trusted.
-    """
+    """Return the record of a signature, with the name of the trusted key that it verifies with: a package may name any."""
     key, session = row.key if row.scheme == SCHEME else None, object_session(row)
     assert session is not None
     try:

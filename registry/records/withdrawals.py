@@ -56,11 +56,7 @@ def is_a_part() -> ColumnElement[bool]:
 
 
 def same_weights(first: Select[int]) -> CTE:
-    """Return the query for pairs of an adapter and each adapter with the same weights file, itself included.
-
-    The other files may differ, such as the configuration or a chat template.  An adapter in PEFT's form also has the weights
-    file of its rendering in mlx-lm's form.
-    """
+    """Return the query for pairs of an adapter and each adapter with the same weights file, in either form, itself included."""
     adapter, rendering, file = tables.AdapterRow, tables.AdapterRenderingRow, tables.ManifestFileRow
     start = first.distinct().subquery()
     is_weights = file.path.in_((WEIGHTS, PEFT_WEIGHTS))
@@ -213,11 +209,7 @@ def _found(
     holding: bool = False,
     at: datetime | None = None,
 ) -> dict[int, Withdrawals]:
-    """Return the withdrawals of things, by their numbers.
-
-    Args:
-        parts_of: the query for pairs of a thing and an adapter that it is or holds.
-    """
+    # `parts_of` is the query for pairs of a thing and an adapter that it is or holds.
     if not ids or session.scalar(_any(at is None), {"moment": at}) is None:
         return {}
     told: dict[int, dict[str, Withdrawal]] = defaultdict(dict)
@@ -297,12 +289,8 @@ def _query(
 
 
 SHRINK = "shrink"
-"""The method of what was only cut to a smaller rank."""
-
 _DIGEST = re.compile("[0-9a-f]{64}")
 _MOST = 1000
-
-
 _FIELDS = frozenset(each.name for each in fields(CombinationRecipe))
 
 

@@ -25,8 +25,10 @@ from fusery.storage.transfer import needs_of, require_rooms
 
 from .. import tables
 from ..database import events
+from ..engine.config import WEIGHTS
 from ..errors import AlreadyExistsError, BadInputError, FusionUnsupportedError, MissingExtraError
-from ..models.architecture import WEIGHTS, Architecture
+from ..fusion.base_forms import compare_forms
+from ..models.architecture import Architecture
 from ..models.identity import BaseIdentity, identify_base, lasting
 from ..names import parse_base_name
 from ..records.derived import base_columns, describe_base, require_recordable, require_sensible
@@ -100,6 +102,8 @@ def add_base(
         told = tally(reporter.progress, size if reference else 2 * size)
         identity = identify_base(files, architecture.config, progress=told)
         added = _record(workspace, origin, called, files, architecture, identity, reference, told)
+        if added.created:
+            compare_forms(workspace, added.digest)
         return replace(added, findings=findings)
 
 

@@ -229,7 +229,7 @@ class _BaseFiles:
 
     def weight_sizes(self, modules: Sequence[str]) -> Mapping[str, float]:
         """Return the sizes of modules' weights, of those that are known."""
-        from ..engine.grids import weight_sizes
+        from ..engine.matrices import weight_sizes
 
         if wanted := [module for module in modules if module not in self._sizes]:
             here = self._all()

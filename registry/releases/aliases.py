@@ -155,7 +155,6 @@ def alias_moves(
 def _allow(
     session: Session, alias: tables.AliasRow, verb: str, reason: str, emergency: bool
 ) -> dict[str, Any]:
-    """Return what the log is to say of a move without a promotion."""
     if emergency and not reason.strip():
         raise BadInputError(
             "an emergency needs a reason",
@@ -212,11 +211,7 @@ def alias_reference(text: str) -> Reference:
 
 
 def show_alias(workspace: Workspace, reference: str, *, at: str | None = None) -> AliasHolder:
-    """Return the adapter that an alias holds, or held at a moment, to the microsecond.
-
-    Args:
-        at: a moment; a day means its end, in UTC.
-    """
+    """Return the adapter that an alias holds, or held at a moment, to the microsecond."""
     moment = parse_moment(at, end_of_day=True) if at is not None else None
     wanted = alias_reference(reference)
     with workspace.database.read() as session:

@@ -51,13 +51,7 @@ def record_deployment(
     via: str | None = None,
     anew: str | None = None,
 ) -> Deployed:
-    """Record that something runs at a place from now on; if it does already, nothing changes.
-
-    Args:
-        replace: everything that ran there until now has ended.
-        via: the program that keeps the record up to date, if any.
-        anew: why it was deployed again, if it was.
-    """
+    """Record that something runs at a place from now on; if it does already, nothing changes."""
     where, note, lies = _place(place), _text("note", note, via), places_of(reference)
     with workspace.database.write() as session:
         subject = shippable(find_things(session, reference, lies), reference)
@@ -226,7 +220,6 @@ def _node(session: Session, key: Key) -> Node:
 
 
 def _text(name: str, text: str, via: str | None) -> str:
-    """Return a note or a reason without any secret, and refuse an invalid `via`."""
     require_text(name, text, LIMITS["note"])
     if via is not None and not _VIA.fullmatch(via):
         raise BadInputError(
@@ -237,7 +230,6 @@ def _text(name: str, text: str, via: str | None) -> str:
 
 
 def _place(text: str) -> str:
-    """Return a place in its one form, without any secret."""
     place = str(without_credentials(text.strip()))
     if not place or len(place) > _LONGEST or not place.isprintable():
         raise BadInputError(

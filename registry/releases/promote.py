@@ -143,7 +143,6 @@ def _fused_alone(case: Case) -> list[tables.FusedRow]:
 
 
 def _evaluations(adapter: tables.AdapterRow, metric: str) -> list[tables.EvaluationRow]:
-    """Return what was measured of a metric and not withdrawn, the newest first."""
     return [row for row in reversed(adapter.evaluations) if row.metric == metric and stands(row)]
 
 
@@ -184,7 +183,6 @@ def _metric(case: Case, name: str, rule: MetricRule) -> Said:
 
 
 def _against_holder(case: Case, ours: tables.EvaluationRow, rule: MetricRule) -> Said:
-    """Hold a value against that of the alias's holder: of the same dataset, split, harness and examples, or not at all."""
     assert case.holder is not None and rule.within is not None
     name, holder = ours.metric, case.holder.name
     if ours.higher_is_better is None:
@@ -293,11 +291,7 @@ ALIAS_REFUSED = "alias.refused"
 def promote(
     workspace: Workspace, reference: str, alias: str, *, reason: str = "", dry_run: bool = False
 ) -> Promotion:
-    """Move an alias to an adapter that fulfils every rule of the alias; else record the refusal.
-
-    The rules are evaluated in the transaction that moves the alias: a concurrent promotion is compared with the holder at
-    that point.  The holder itself is evaluated again if facts that its rules used were amended.
-    """
+    """Move an alias to an adapter that fulfils every rule of the alias; else record the refusal."""
     adapter_id, name, licence, licence_read = _look(workspace, reference, alias)
     with workspace.database.read() if dry_run else workspace.database.write() as session:
         adapter = session.scalars(load_adapters().where(tables.AdapterRow.id == adapter_id)).one()
@@ -335,7 +329,6 @@ def promote(
 
 
 def _look(workspace: Workspace, reference: str, alias: str) -> tuple[int, str, str | None, bool]:
-    """Return the adapter's number, the alias's name, and the base's licence if a rule needs it, which is read from files."""
     query = select(tables.AdapterRow)
     query = query.options(joinedload(tables.AdapterRow.task), joinedload(tables.AdapterRow.base))
     with workspace.database.read() as session:

@@ -128,10 +128,7 @@ _TESTS = {">=": "at_least", "<=": "at_most", "within": "within"}
 
 
 def metric_rules(said: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Return rules about metrics from texts: `NAME >= X`, `NAME <= X` or `NAME within E`, each perhaps with `on SPLIT`.
-
-    `on DATASET/SPLIT` names the dataset as well.  What is said of one metric is one rule.
-    """
+    """Return rules about metrics from texts: `NAME >= X`, `NAME <= X` or `NAME within E`, each perhaps with `on SPLIT`."""
     found: dict[str, dict[str, Any]] = {}
     for text in said:
         match = _SAID.fullmatch(text.strip())
@@ -239,15 +236,7 @@ def set_rules(
     reason: str = "",
     dry_run: bool = False,
 ) -> SetRules:
-    """Replace the rules of an alias.
-
-    Args:
-        target: `prod` for that alias of every task, `course_rec#prod` for one task, whose own rules take precedence.
-        rules: by name, as `fusery.registry.releases.rules.Rules` has them; None to keep the present ones.
-        guarded: only a promotion may move the alias.  The default is yes, whatever it was before, so that the same
-            command or file always has the same effect.
-        dry_run: only check and show them.
-    """
+    """Replace the rules of an alias."""
     task, alias = _target(target)
     values = None if rules is None else make_rules(rules).to_dict()
     with workspace.database.read() if dry_run else workspace.database.write() as session:
@@ -320,7 +309,6 @@ def _own(session: Session, task: str, alias: str) -> tables.AliasRuleRow | None:
 
 
 def _aliases_under(session: Session, task: str, alias: str) -> list[str]:
-    """Return the aliases of today that these rules are for: not those with rules of their own."""
     row, kept, rule = tables.AliasRow, tables.TaskRow, tables.AliasRuleRow
     query = select(kept.name).join(row, row.task_id == kept.id).where(row.name == alias).order_by(kept.name)
     if task:

@@ -1,28 +1,25 @@
 """Tables of adapters: tasks, datasets, the adapters with what is known of their training, evaluations, aliases and yanks."""
 
 from datetime import date, datetime
-from typing import Any
 
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from .bases import BaseModelRow, ManifestRow, SignatureRow
-from .record import DIGEST, DOCUMENT, TableRow, one_of, sorted_text
+from .record import DIGEST, DOCUMENT, Attributed, Json, Numbered, TableRow, one_of, sorted_text
 
 
-class TaskRow(TableRow):
+class TaskRow(Numbered, TableRow):
     """What adapters are for; versions count up within a task."""
 
-    id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(String(128), unique=True)
 
 
-class DatasetRow(TableRow):
+class DatasetRow(Numbered, TableRow):
     """What an adapter was trained on, as far as it is known.  Unknown parts are the empty string, so that the constraint binds."""
 
     __table_args__ = (UniqueConstraint("name", "revision", "digest"),)
 
-    id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(String(500))
     revision: Mapped[str] = mapped_column(String(200), default="")
     digest: Mapped[str] = mapped_column(DIGEST, default="")
@@ -47,13 +44,8 @@ _INDEXED = (
 """Columns of the fields that lists are sorted by, besides its name; a page is read along the index of one."""
 
 
-class AdapterRow(TableRow):
-    """One trained LoRA or DoRA, one version of one task, immutable once registered.
-
-    Declared facts (`fusery.registry.records.amendments`) have their current values; `amendments` has earlier ones.
-    `trained_on` is the digest of the base that it was trained on, and `trained_on_name` what that is called, where it was said to
-    be another than the one it is registered for; the registry need not have it.
-    """
+class AdapterRow(Numbered, TableRow):
+    """One version of one task, immutable once registered, but for declared facts, whose earlier values are in `amendments`."""
 
     __table_args__ = (
         UniqueConstraint("task_id", "version"),
@@ -63,7 +55,6 @@ class AdapterRow(TableRow):
         *(Index(f"ix_adapter_{column}_id", column, "id") for column in _INDEXED),
     )
 
-    id: Mapped[int] = mapped_column(primary_key=True)
     task_id: Mapped[int] = mapped_column(ForeignKey("task.id"))
     version: Mapped[int]
     date: Mapped[date]
@@ -83,7 +74,7 @@ class AdapterRow(TableRow):
     iterations: Mapped[int | None]
     dataset_id: Mapped[int | None] = mapped_column(ForeignKey("dataset.id"), index=True)
     examples: Mapped[int | None] = mapped_column(BigInteger)
-    training: Mapped[dict[str, Any]]
+    training: Mapped[Json]
     parent_id: Mapped[int | None] = mapped_column(ForeignKey("adapter.id"), index=True)
     trained_on: Mapped[str | None] = mapped_column(DIGEST, index=True)
     trained_on_name: Mapped[str | None] = mapped_column(String(200))
@@ -95,7 +86,7 @@ class AdapterRow(TableRow):
     base: Mapped[BaseModelRow] = relationship()
     manifest: Mapped[ManifestRow] = relationship()
     dataset: Mapped[DatasetRow | None] = relationship()
-    parent: Mapped["AdapterRow | None"] = relationship(remote_side=[id])
+    parent: Mapped["AdapterRow | None"] = relationship(remote_side="AdapterRow.id")
     tags: Mapped[list["AdapterTagRow"]] = relationship(order_by="AdapterTagRow.key")
     findings: Mapped[list["AdapterFindingRow"]] = relationship(order_by="AdapterFindingRow.id")
     renderings: Mapped[list["AdapterRenderingRow"]] = relationship(order_by="AdapterRenderingRow.form")
@@ -133,12 +124,11 @@ class AdapterTagRow(TableRow):
     value: Mapped[str] = mapped_column(String(500))
 
 
-class AdapterFindingRow(TableRow):
+class AdapterFindingRow(Numbered, TableRow):
     """What admission found when the adapter was registered: warnings and remarks, since errors keep it out."""
 
     __table_args__ = (CheckConstraint(one_of("severity", "error", "warning", "info"), name="severity"),)
 
-    id: Mapped[int] = mapped_column(primary_key=True)
     adapter_id: Mapped[int] = mapped_column(ForeignKey("adapter.id"), index=True)
     code: Mapped[str] = mapped_column(String(100))
     severity: Mapped[str] = mapped_column(String(8))
@@ -172,11 +162,7 @@ class CurvePointRow(TableRow):
 
 
 class TrainingRunRow(TableRow):
-    """Where an adapter's weights come from within the run that made them, as far as its folder, log or record tell.
-
-    `checkpoint` is the number of iterations that the weights have behind them.  Losses and iterations named `best_` and
-    `last_` are of the whole run; the curve of an adapter ends at its checkpoint.  `peak_memory` is in bytes.
-    """
+    """The run that made an adapter's weights; `best_` and `last_` are of the whole run, `peak_memory` is in bytes."""
 
     __table_args__ = (
         CheckConstraint("checkpoint IS NULL OR checkpoint >= 0", name="checkpoint"),
@@ -200,20 +186,15 @@ class TrainingRunRow(TableRow):
     peak_memory: Mapped[int | None] = mapped_column(BigInteger)
     git_commit: Mapped[str | None] = mapped_column(String(64))
     git_dirty: Mapped[bool | None]
-    machine: Mapped[dict[str, Any] | None]
-    versions: Mapped[dict[str, Any] | None]
-    arguments: Mapped[dict[str, Any] | None]
-    dataset_files: Mapped[list[dict[str, Any]] | None] = mapped_column(DOCUMENT)
+    machine: Mapped[Json | None]
+    versions: Mapped[Json | None]
+    arguments: Mapped[Json | None]
+    dataset_files: Mapped[list[Json] | None] = mapped_column(DOCUMENT)
 
 
-class AmendmentRow(TableRow):
-    """One correction of a declared fact about an adapter: which field, from what to what, by whom and why.
+class AmendmentRow(Numbered, TableRow):
+    """One correction of a declared fact: from `before` to `after` (canonical JSON), made `at`, and known here `since`."""
 
-    `before` and `after` are canonical JSON as text.  `at` is when it was made, `since` from when on it counts here: later,
-    where it came from another registry.  The adapter's row has the value of today; the audit holds both together.
-    """
-
-    id: Mapped[int] = mapped_column(primary_key=True)
     adapter_id: Mapped[int] = mapped_column(ForeignKey("adapter.id"), index=True)
     field: Mapped[str] = mapped_column(String(140))
     before: Mapped[str] = mapped_column(Text)
@@ -224,13 +205,8 @@ class AmendmentRow(TableRow):
     by: Mapped[str] = mapped_column(String(200))
 
 
-class EvaluationRow(TableRow):
-    """One metric that somebody measured of an adapter: its value, on what, and with what.
-
-    What tells two of them apart is all of metric, dataset, split, harness, few-shot examples and seed; unknown texts are the
-    empty string.  `dataset` is what a harness calls its task.  `source` is the digest of the file that said it, null where
-    a program did.  One that was recorded wrongly stays, with `withdrawn_at`, and counts for nothing.
-    """
+class EvaluationRow(Numbered, Attributed, TableRow):
+    """One metric that was measured of an adapter; unknown texts of its setting are empty, `source` is the digest of a file."""
 
     __table_args__ = (
         CheckConstraint("stderr IS NULL OR stderr >= 0", name="stderr"),
@@ -241,7 +217,6 @@ class EvaluationRow(TableRow):
         Index("ix_evaluation_metric_value", "metric", "value"),
     )
 
-    id: Mapped[int] = mapped_column(primary_key=True)
     adapter_id: Mapped[int] = mapped_column(ForeignKey("adapter.id"))
     metric: Mapped[str] = mapped_column(String(200))
     value: Mapped[float]
@@ -256,19 +231,16 @@ class EvaluationRow(TableRow):
     seed: Mapped[int | None] = mapped_column(BigInteger)
     samples: Mapped[int | None] = mapped_column(BigInteger)
     source: Mapped[str | None] = mapped_column(DIGEST)
-    at: Mapped[datetime]
-    by: Mapped[str] = mapped_column(String(200))
     withdrawn_at: Mapped[datetime | None]
     withdrawn_by: Mapped[str | None] = mapped_column(String(200))
     withdrawn_reason: Mapped[str | None] = mapped_column(Text)
 
 
-class AliasRow(TableRow):
+class AliasRow(Numbered, TableRow):
     """A movable name on a task, such as `prod`.  A null adapter means that it was taken away."""
 
     __table_args__ = (UniqueConstraint("task_id", "name"),)
 
-    id: Mapped[int] = mapped_column(primary_key=True)
     task_id: Mapped[int] = mapped_column(ForeignKey("task.id"))
     name: Mapped[str] = mapped_column(String(128))
     adapter_id: Mapped[int | None] = mapped_column(ForeignKey("adapter.id"), index=True)
@@ -277,27 +249,21 @@ class AliasRow(TableRow):
     adapter: Mapped[AdapterRow | None] = relationship()
 
 
-class AliasMoveRow(TableRow):
+class AliasMoveRow(Numbered, Attributed, TableRow):
     """One move of an alias: from which adapter to which, when, by whom and why."""
 
     __table_args__ = (Index("ix_alias_move_alias_id_at", "alias_id", "at"),)
 
-    id: Mapped[int] = mapped_column(primary_key=True)
     alias_id: Mapped[int] = mapped_column(ForeignKey("alias.id"))
     from_adapter_id: Mapped[int | None] = mapped_column(ForeignKey("adapter.id"))
     to_adapter_id: Mapped[int | None] = mapped_column(ForeignKey("adapter.id"))
     reason: Mapped[str] = mapped_column(Text, default="")
-    at: Mapped[datetime]
-    by: Mapped[str] = mapped_column(String(200))
 
 
-class YankRow(TableRow):
+class YankRow(Numbered, Attributed, TableRow):
     """A withdrawal: the adapter stays on record, and is neither fused nor shipped until it is lifted."""
 
-    id: Mapped[int] = mapped_column(primary_key=True)
     adapter_id: Mapped[int] = mapped_column(ForeignKey("adapter.id"), index=True)
     reason: Mapped[str] = mapped_column(Text)
-    at: Mapped[datetime]
-    by: Mapped[str] = mapped_column(String(200))
     lifted_at: Mapped[datetime | None]
     lifted_by: Mapped[str | None] = mapped_column(String(200))

@@ -1,7 +1,6 @@
 """Tables of bytes and base models: blobs and manifests, what protects and signs them, the models, and their calibrations."""
 
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
@@ -9,7 +8,7 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 from fusery.storage import manifest as values
 from fusery.storage.digest import Digest
 
-from .record import DIGEST, TableRow, one_of
+from .record import DIGEST, Attributed, Json, Made, Numbered, TableRow, one_of
 
 
 class BlobRow(TableRow):
@@ -28,21 +27,19 @@ class BlobRow(TableRow):
     created_at: Mapped[datetime]
 
 
-class IntentRow(TableRow):
+class IntentRow(Numbered, TableRow):
     """A running command's claim on a blob: the collector spares the blob while the claim is alive."""
 
     __table_args__ = (UniqueConstraint("digest", "owner"),)
 
-    id: Mapped[int] = mapped_column(primary_key=True)
     digest: Mapped[str] = mapped_column(DIGEST, index=True)
     owner: Mapped[str] = mapped_column(String(200))
     expires: Mapped[float] = mapped_column(index=True)
 
 
-class ManifestRow(TableRow):
+class ManifestRow(Numbered, TableRow):
     """The files of one base, adapter, fused artifact or bundle, identified by the digest of their canonical list."""
 
-    id: Mapped[int] = mapped_column(primary_key=True)
     digest: Mapped[str] = mapped_column(DIGEST, unique=True)
     size: Mapped[int] = mapped_column(BigInteger)
     files: Mapped[list["ManifestFileRow"]] = relationship(order_by="ManifestFileRow.path", cascade="all")
@@ -74,11 +71,7 @@ class ManifestFileRow(TableRow):
 
 
 class TensorRow(TableRow):
-    """One tensor of a manifest's weight files by what it holds, so that it is found again under any name.
-
-    `digest` is that of its dtype, shape and bytes, `loose` that of its numbers rounded to float16, where it has some:
-    a tensor that was converted keeps the second (`identify`).
-    """
+    """One tensor of a manifest's weights, by the digest of its dtype, shape and bytes, and of its numbers in float16 (`loose`)."""
 
     manifest_id: Mapped[int] = mapped_column(ForeignKey("manifest.id", ondelete="CASCADE"), primary_key=True)
     name: Mapped[str] = mapped_column(String(600), primary_key=True)
@@ -95,44 +88,35 @@ class LeaseRow(TableRow):
     expires: Mapped[float]
 
 
-class TrustedKeyRow(TableRow):
-    """A public key whose signatures count, and for which aliases: patterns such as `*#prod` and `course_rec#*`.
+class TrustedKeyRow(Numbered, Made, TableRow):
+    """A public key whose signatures count for patterns of aliases (`*#prod`), and, if `fused`, for models of other registries."""
 
-    `fused`: a fused artifact of another registry counts as if it had been made here when this key has signed it.
-    """
-
-    id: Mapped[int] = mapped_column(primary_key=True)
     key_id: Mapped[str] = mapped_column(String(200), unique=True)
     name: Mapped[str] = mapped_column(String(200), unique=True)
     public_key: Mapped[str] = mapped_column(Text)
     aliases: Mapped[list[str]]
     fused: Mapped[bool | None]
-    created_at: Mapped[datetime]
-    created_by: Mapped[str] = mapped_column(String(200))
     revoked_at: Mapped[datetime | None]
     revoked_by: Mapped[str | None] = mapped_column(String(200))
 
 
-class SignatureRow(TableRow):
+class SignatureRow(Numbered, Attributed, TableRow):
     """A signature over a digest: the envelope as it was made, with the key that made it."""
 
     __table_args__ = (UniqueConstraint("subject_digest", "key_id", "scheme"),)
 
-    id: Mapped[int] = mapped_column(primary_key=True)
     subject_kind: Mapped[str] = mapped_column(String(20))
     subject_digest: Mapped[str] = mapped_column(DIGEST, index=True)
     scheme: Mapped[str] = mapped_column(String(50))
     key_id: Mapped[str] = mapped_column(String(200))
     envelope: Mapped[str] = mapped_column(Text)
-    at: Mapped[datetime]
-    by: Mapped[str] = mapped_column(String(200))
 
     key: Mapped[TrustedKeyRow | None] = relationship(
         primaryjoin="foreign(SignatureRow.key_id) == TrustedKeyRow.key_id", viewonly=True
     )
 
 
-class BaseModelRow(TableRow):
+class BaseModelRow(Numbered, Made, TableRow):
     """A frozen model that adapters are trained on.
 
     `location` is set when its files are referenced and not copied.  `weights` says of each module which shape, dtype and
@@ -143,7 +127,6 @@ class BaseModelRow(TableRow):
 
     __table_args__ = (CheckConstraint("parameters > 0", name="parameters"),)
 
-    id: Mapped[int] = mapped_column(primary_key=True)
     digest: Mapped[str] = mapped_column(DIGEST, unique=True)
     content: Mapped[str | None] = mapped_column(DIGEST, index=True)
     manifest_id: Mapped[int] = mapped_column(ForeignKey("manifest.id"), index=True)
@@ -151,14 +134,12 @@ class BaseModelRow(TableRow):
     model_type: Mapped[str] = mapped_column(String(100))
     parameters: Mapped[int] = mapped_column(BigInteger)
     dtype: Mapped[str] = mapped_column(String(20))
-    quantization: Mapped[dict[str, Any] | None]
+    quantization: Mapped[Json | None]
     bytes: Mapped[int] = mapped_column(BigInteger)
-    config: Mapped[dict[str, Any]]
-    weights: Mapped[dict[str, Any]]
+    config: Mapped[Json]
+    weights: Mapped[Json]
     written_by_mlx: Mapped[bool]
     location: Mapped[str | None] = mapped_column(Text)
-    created_at: Mapped[datetime]
-    created_by: Mapped[str] = mapped_column(String(200))
 
     manifest: Mapped[ManifestRow] = relationship()
     names: Mapped[list["BaseNameRow"]] = relationship(order_by="BaseNameRow.id", back_populates="base")
@@ -173,13 +154,9 @@ class BaseModelRow(TableRow):
         return self.names[0].name
 
 
-class BaseNameRow(TableRow):
-    """A name that a base model is known by; the first is the one that is shown.
+class BaseNameRow(Numbered, TableRow):
+    """A name of a base model, the first of which is shown; `folded` is unique, since names are folders on many disks."""
 
-    `folded` is the name in lower case, and unique: two names that differ in case alone are one folder on many disks.
-    """
-
-    id: Mapped[int] = mapped_column(primary_key=True)
     base_id: Mapped[int] = mapped_column(ForeignKey("base_model.id"), index=True)
     name: Mapped[str] = mapped_column(String(200))
     folded: Mapped[str] = mapped_column(String(200), unique=True)
@@ -188,24 +165,19 @@ class BaseNameRow(TableRow):
     base: Mapped[BaseModelRow] = relationship(back_populates="names")
 
 
-class BaseRevisionRow(TableRow):
+class BaseRevisionRow(Numbered, TableRow):
     """Where a base model's bytes came from: a folder, a hub id with its revision, or a GGUF file with its SHA-256."""
 
     __table_args__ = (UniqueConstraint("base_id", "source", "revision"),)
 
-    id: Mapped[int] = mapped_column(primary_key=True)
     base_id: Mapped[int] = mapped_column(ForeignKey("base_model.id"), index=True)
     source: Mapped[str] = mapped_column(Text)
     revision: Mapped[str] = mapped_column(String(200), default="")
     created_at: Mapped[datetime]
 
 
-class CalibrationRow(TableRow):
-    """Statistics of the inputs of a base model's linear layers, as a file in the store (`fusery.registry.engine.calibration`).
-
-    `prompts` is the name of the texts it was made from, `prompts_digest` their digest.  `adapter` is the digest of the one
-    that it is for, where scales and biases were learned for that one's fused model; null of one for all adapters.
-    """
+class CalibrationRow(Numbered, Made, TableRow):
+    """Statistics of the inputs of a base's linear layers, in a file of the store; for one adapter if `adapter` is its digest."""
 
     __table_args__ = (
         UniqueConstraint("base_id", "digest"),
@@ -213,7 +185,6 @@ class CalibrationRow(TableRow):
         CheckConstraint("rank > 0", name="rank"),
     )
 
-    id: Mapped[int] = mapped_column(primary_key=True)
     base_id: Mapped[int] = mapped_column(ForeignKey("base_model.id"), index=True)
     digest: Mapped[str] = mapped_column(DIGEST, index=True)
     manifest_id: Mapped[int] = mapped_column(ForeignKey("manifest.id"), index=True)
@@ -223,8 +194,6 @@ class CalibrationRow(TableRow):
     rank: Mapped[int]
     engine: Mapped[str] = mapped_column(String(200))
     adapter: Mapped[str | None] = mapped_column(DIGEST)
-    created_at: Mapped[datetime]
-    created_by: Mapped[str] = mapped_column(String(200))
 
     base: Mapped[BaseModelRow] = relationship(back_populates="calibrations")
     manifest: Mapped[ManifestRow] = relationship()

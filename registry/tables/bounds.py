@@ -1,7 +1,4 @@
-"""What a value from another party must be to be recorded: of its column's kind, no longer than it, and no trick of a terminal.
-
-PostgreSQL refuses most of the rest by itself, SQLite keeps whatever it is given.
-"""
+"""What a value from another party must be to be recorded; SQLite, unlike PostgreSQL, keeps any value."""
 
 from __future__ import annotations
 
@@ -20,14 +17,11 @@ from fusery.storage.plaintext import is_keepable
 
 from .record import DIGEST, kind_of
 
-LONGEST = 1 << 20
-"""Characters of a text whose column has no length."""
+LONGEST = 1 << 20  # characters of a text whose column has no length
 
-LARGEST = 16 << 20
-"""Characters of a document in JSON."""
+LARGEST = 16 << 20  # characters of a document in JSON
 
-MOST_VALUES = 1_000_000
-"""The most values in a document; a base model has about seven for each tensor."""
+MOST_VALUES = 1_000_000  # the most values in a document; a base model has about seven for each tensor
 
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 """What a terminal acts upon, and what changes the direction or the lines of a text."""

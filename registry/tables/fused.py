@@ -1,36 +1,30 @@
 """Tables of fused artifacts and bundles: what was computed or written of which adapters."""
 
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, String, Text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from .adapters import AdapterRow
 from .bases import BaseModelRow, ManifestRow
-from .record import DIGEST, DOCUMENT, TableRow, one_of
+from .record import DIGEST, DOCUMENT, Json, Made, Numbered, TableRow, one_of
 
 
-class FusedRow(TableRow):
-    """A fused artifact: the standalone model computed from a base, an adapter and a recipe.  Its bytes are a cache.
-
-    `origin` is the id of the registry that says so, null where it was made here.  The `key` of what was not made here is
-    one of its own (`foreign.foreign_key`), so that nothing that looks for an artifact by its key finds a claim.
-    """
+class FusedRow(Numbered, Made, TableRow):
+    """A model computed from a base, an adapter and a recipe; one that the registry `origin` claims has a key of its own."""
 
     __table_args__ = (
         CheckConstraint(one_of("precision", "keep", "dither", "mixed", "dequantize"), name="precision"),
         CheckConstraint(one_of("verdict", "PASS", "DEGRADED", "LOST"), name="verdict"),
     )
 
-    id: Mapped[int] = mapped_column(primary_key=True)
     key: Mapped[str] = mapped_column(DIGEST, unique=True)
     base_id: Mapped[int] = mapped_column(ForeignKey("base_model.id"), index=True)
     adapter_id: Mapped[int] = mapped_column(ForeignKey("adapter.id"), index=True)
-    recipe: Mapped[dict[str, Any]]
+    recipe: Mapped[Json]
     engine: Mapped[str] = mapped_column(String(200))
     precision: Mapped[str] = mapped_column(String(16))
-    quantization: Mapped[dict[str, Any] | None] = mapped_column(DOCUMENT)
+    quantization: Mapped[Json | None] = mapped_column(DOCUMENT)
     manifest_id: Mapped[int] = mapped_column(ForeignKey("manifest.id"), index=True)
     digest: Mapped[str] = mapped_column(DIGEST, index=True)
     bytes: Mapped[int] = mapped_column(BigInteger)
@@ -41,8 +35,6 @@ class FusedRow(TableRow):
     cosine: Mapped[float | None]
     relative_error: Mapped[float | None]
     noise: Mapped[float | None]
-    created_at: Mapped[datetime]
-    created_by: Mapped[str] = mapped_column(String(200))
     used_at: Mapped[datetime]
 
     base: Mapped[BaseModelRow] = relationship()
@@ -74,17 +66,14 @@ class ModuleFidelityRow(TableRow):
     relative_error: Mapped[float | None]
 
 
-class BundleRow(TableRow):
+class BundleRow(Numbered, Made, TableRow):
     """Something deployable that `materialize` wrote: what, where, when and with which digest."""
 
-    id: Mapped[int] = mapped_column(primary_key=True)
     target: Mapped[str] = mapped_column(String(32))
     path: Mapped[str] = mapped_column(Text)
     digest: Mapped[str] = mapped_column(DIGEST, index=True)
     manifest_id: Mapped[int] = mapped_column(ForeignKey("manifest.id"), index=True)
     fused_id: Mapped[int | None] = mapped_column(ForeignKey("fused.id"), index=True)
-    created_at: Mapped[datetime]
-    created_by: Mapped[str] = mapped_column(String(200))
 
     manifest: Mapped[ManifestRow] = relationship()
     fused: Mapped[FusedRow | None] = relationship()

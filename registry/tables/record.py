@@ -24,16 +24,16 @@ from sqlalchemy import (
     String,
     TypeDecorator,
 )
-from sqlalchemy.orm import DeclarativeBase, declared_attr
+from sqlalchemy.orm import DeclarativeBase, Mapped, declared_attr, mapped_column
 from sqlalchemy.types import TypeEngine
 
 from fusery.storage.plaintext import is_keepable
 
 T = TypeVar("T")
+Json = dict[str, Any]
 
 
-DIGEST = String(64)
-"""Column type of a SHA-256 in hex."""
+DIGEST = String(64)  # column type of a SHA-256 in hex
 
 
 def sorted_text(length: int) -> String:
@@ -48,8 +48,7 @@ class UnreadableValueError(ValueError):
 class _Parsed(TypeDecorator[T]):
     """A type whose values are parsed."""
 
-    meaning: ClassVar[str]
-    """What a value is, in the sentence of an error."""
+    meaning: ClassVar[str]  # what a value is, in the sentence of an error
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], T | None] | None:
         """Return what parses values, and raises `UnreadableValueError` of others."""
@@ -89,10 +88,7 @@ DOCUMENT = Document()
 
 
 class UtcDateTime(_Parsed[datetime]):
-    """A moment in UTC: aware in Python on every database, refused when naive.
-
-    SQLite has no time zones and would hand back a naive value, which Python then reads as local time.
-    """
+    """A moment in UTC, aware in Python on every database, also on SQLite, which has no time zones; refused when naive."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -123,10 +119,7 @@ class Day(_Parsed[date]):
 
 
 class TableRow(DeclarativeBase):
-    """The class all tables derive from; `FusedExtraRow` is the table `fused_extra`.
-
-    Constraint names are fixed, so that migrations can name them.
-    """
+    """The class all tables derive from; `FusedExtraRow` is the table `fused_extra`, and constraints have fixed names."""
 
     metadata = MetaData(
         naming_convention={
@@ -137,17 +130,32 @@ class TableRow(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map: ClassVar = {
-        datetime: UtcDateTime,
-        date: Day,
-        dict[str, Any]: DOCUMENT,
-        list[str]: DOCUMENT,
-    }
+    type_annotation_map: ClassVar = {datetime: UtcDateTime, date: Day, Json: DOCUMENT, list[str]: DOCUMENT}
 
     @declared_attr.directive
     def __tablename__(cls) -> str:
         """Return the class's name without `Row`, in lower case, with underscores."""
         return re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__.removesuffix("Row")).lower()
+
+
+class Numbered:
+    """A table whose primary key is a number of its own."""
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+
+class Made:
+    """A table of what somebody made."""
+
+    created_at: Mapped[datetime]
+    created_by: Mapped[str] = mapped_column(String(200))
+
+
+class Attributed:
+    """A table of what somebody did."""
+
+    at: Mapped[datetime]
+    by: Mapped[str] = mapped_column(String(200))
 
 
 def one_of(column: str, *values: str) -> str:

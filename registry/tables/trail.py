@@ -5,15 +5,14 @@ from datetime import datetime
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Integer, String, Text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from .record import DIGEST, TableRow
+from .record import DIGEST, Made, Numbered, TableRow
 
 
-class RegistryRow(TableRow):
+class RegistryRow(Numbered, TableRow):
     """The one row that says which store belongs to this database."""
 
     __table_args__ = (CheckConstraint("id = 1", name="single"),)
 
-    id: Mapped[int] = mapped_column(primary_key=True)
     store_id: Mapped[str] = mapped_column(String(36))
     created_at: Mapped[datetime]
 
@@ -41,22 +40,15 @@ class EventRow(TableRow):
     hash: Mapped[str] = mapped_column(DIGEST, unique=True)
 
 
-class WebhookRow(TableRow):
-    """A receiver of events: where it is, and which events it gets.
+class WebhookRow(Numbered, Made, TableRow):
+    """A receiver of events by patterns of actions and tasks; `uid` and `url` are what its signing key is derived from."""
 
-    `uid` and `url` are what its signing key is derived from; the key itself is in no row.  `actions` and `tasks` are patterns with
-    `*` and `?`; without tasks, events of every task and of none are sent.
-    """
-
-    id: Mapped[int] = mapped_column(primary_key=True)
     uid: Mapped[str] = mapped_column(String(32), unique=True)
     name: Mapped[str] = mapped_column(String(128), unique=True)
     url: Mapped[str] = mapped_column(Text)
     actions: Mapped[list[str]]
     tasks: Mapped[list[str]]
     private: Mapped[bool]
-    created_at: Mapped[datetime]
-    created_by: Mapped[str] = mapped_column(String(200))
 
     delivery: Mapped["WebhookDeliveryRow"] = relationship(
         back_populates="webhook", cascade="all, delete-orphan"
@@ -64,11 +56,7 @@ class WebhookRow(TableRow):
 
 
 class WebhookDeliveryRow(TableRow):
-    """How far the delivery to a webhook has come.  No statement about what exists: it changes without an entry of the log.
-
-    Up to `position`, a number of the log, everything was delivered, passed over, or for others.  `attempts` are those that failed
-    since then, at the first event behind it.
-    """
+    """The log entry up to which a webhook is done, and the attempts at the next; it changes without an entry of the log."""
 
     __table_args__ = (
         CheckConstraint("position >= 0", name="position"),

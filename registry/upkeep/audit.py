@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import threading
+import itertools
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,8 +12,6 @@ from typing import TYPE_CHECKING
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from fusery.storage.digest import Digest
-from fusery.storage.locate import local_path
 from fusery.storage.progress import SILENT, Reporter
 from fusery.storage.transfer import AT_ONCE
 
@@ -24,8 +20,7 @@ from ..database import events
 from ..database.schema import differences
 from ..database.sealing import Key
 from ..records.withdrawals import of_adapters
-from ..workspace.cluster import Cluster, cluster_address
-from ..workspace.executor import ItemOutcome, Site, Threads
+from ..workspace.executor import Threads
 from .checks import (
     AuditableItem,
     Trouble,
@@ -38,7 +33,7 @@ from .checks import (
     trouble_of,
     with_blobs,
 )
-from .recomputing import Ahead, check_again
+from .recomputing import Contexts, check_again
 from .report import Damage, Problem, Report, in_order
 
 if TYPE_CHECKING:
@@ -62,45 +57,28 @@ def audit(
     keys: Sequence[Path] = (),
     reporter: Reporter = SILENT,
 ) -> Report:
-    """Verify records against bytes, seals and the log, and repair them.
+    """Verify records against bytes (blobs, referenced base models, cached models, bundles), computed facts, seals and the log.
 
-    It checks manifests, blobs, base models kept by reference, fused models in the cache, bundles at their recorded paths,
-    facts computed from the bytes of base models and adapters and from the recipes of fused models, and seals.  Without
-    references, it also checks the chain of the log and unreferenced files in the store.
-
-    Args:
-        references: only these adapters, base models and fused models, with their ancestors and the calibrations of the
-            base models.
-        repair: restore missing or damaged bytes, rebuild fused models, and quarantine damaged blobs; nothing is deleted.
-        copies: with `repair`, more folders to search for copies.
-        jobs: number of blobs and folders to read in parallel.
-        anchors: without references, files of `fusery sign --log`; the log must have the entry of each.
-        keys: PEM files of public keys; each anchor must be signed by one of them.
+    With references, only these records, their ancestors and the calibrations of the base models are checked, and neither
+    the chain of the log, the anchors nor the unreferenced files in the store.  `repair` deletes nothing.
     """
     report, known = Report(), _read_anchors(anchors, keys)
     with workspace.database.read() as session:
         found = list(auditable_items(session, workspace, references, report))
         _note_yanks(session, found, report)
-    items, ahead = list(with_blobs(workspace, found)), Ahead(workspace, found)
+    items, contexts = list(with_blobs(workspace, found)), Contexts()
     if not references:
         report.checked.update(dict.fromkeys([*(item.kind for item in found), "blob"], 0))  # in this order
-    with ExitStack() as held:
-        kept = None
-        if local_path(workspace.settings.store) is None:
-            kept = KeptBlobs(held.enter_context(workspace.cache.scratch()))
-            ahead.kept = kept.blobs
-        troubles, folders = _read_ahead(
-            workspace, items, jobs, everything=not references, reporter=reporter, kept=kept
-        )
-        for item, blobs in items:
-            report.checked[item.kind] += 1
-            for damage, subject in blobs.items():
-                check_blob(workspace, damage, subject, troubles.get(damage), report)
-            if item.folder is not None:
-                report.checked["file"] += len(item.manifest)
-                report.problems += folders[item].problems
-                report.notes += folders[item].notes
-            check_again(workspace, item, report, ahead)
+    troubles, folders = _read_ahead(workspace, items, jobs, reporter)
+    for item, blobs in items:
+        report.checked[item.kind] += 1
+        for damage, subject in blobs.items():
+            check_blob(workspace, damage, subject, troubles.get(damage), report)
+        if item.folder is not None:
+            report.checked["file"] += len(item.manifest)
+            report.problems += folders[item].problems
+            report.notes += folders[item].notes
+        check_again(workspace, item, report, contexts)
     if repair:
         from .repairing import repair_all
 
@@ -119,74 +97,24 @@ def audit(
     return report
 
 
-KEPT = 256 << 20
-"""Bytes of verified small blobs that are kept on this machine for later checks."""
-
-SMALL = 8 << 20
-
-
-class KeptBlobs:
-    """Verified small blobs in a private folder of this audit."""
-
-    def __init__(self, folder: Path, most: int = KEPT) -> None:
-        self.blobs: dict[Digest, Path] = {}
-        self._folder, self._left, self._lock = folder, most, threading.Lock()
-
-    def trouble_of(self, workspace: Workspace, damage: Damage) -> Trouble:
-        """Return the problem with a blob, or keep the blob if it is whole and there is space."""
-        place = self._folder / damage.digest
-        with self._lock:
-            room = damage.state == "ready" and 0 <= damage.size <= min(SMALL, self._left)
-            self._left -= damage.size if room else 0
-        if room and trouble_of(workspace, damage, place) is None:
-            self.blobs[damage.digest] = place
-            return None
-        # A failed write to this machine is not a problem of the blob.
-        return trouble_of(workspace, damage)
-
-
-@dataclass(frozen=True, slots=True)
-class BlobJob:
-    """Reads a blob on any machine."""
-
-    site: Site
-
-    def __call__(self, damage: Damage) -> Trouble:
-        """Return the code and message of its problem; None if it is whole."""
-        with self.site.opened() as workspace:
-            return trouble_of(workspace, damage)
-
-
 def _read_ahead(
     workspace: Workspace,
     items: Sequence[tuple[AuditableItem, Mapping[Damage, str]]],
     jobs: int,
-    *,
-    everything: bool,
     reporter: Reporter,
-    kept: KeptBlobs | None,
-) -> tuple[dict[Damage, Trouble], Mapping[AuditableItem, Report]]:
-    """Read blobs and folders in parallel; blobs on the cluster of `FUSERY_CLUSTER`, if `everything` is audited."""
+) -> tuple[Mapping[Damage, Trouble], Mapping[AuditableItem, Report]]:
+    """Read blobs and folders in parallel; return the problems of each."""
     blobs = {damage: subject for _, found in items for damage, subject in found.items()}
     folders = [item for item, _ in items if item.folder is not None]
-    done = 0
+    names = itertools.count(1)
 
     def report(name: str) -> None:
-        nonlocal done
-        done += 1
         reporter.item(name)
-        reporter.progress(done, len(blobs) + len(folders))
+        reporter.progress(next(names), len(blobs) + len(folders))
 
     troubles: dict[Damage, Trouble] = {}
     reports: defaultdict[AuditableItem, Report] = defaultdict(Report)
-    address = cluster_address() if everything else None
-    reading: Iterable[ItemOutcome[Damage, Trouble]]
-    if address is not None:
-        reading = Cluster(address).run(BlobJob(Site(str(workspace.store.identify()))), list(blobs))
-    else:
-        look = trouble_of if kept is None else kept.trouble_of
-        reading = Threads(max(jobs, AT_ONCE)).run(partial(look, workspace), list(blobs))
-    for read in reading:
+    for read in Threads(max(jobs, AT_ONCE)).run(partial(trouble_of, workspace), blobs):
         report(blobs[read.item])
         # An unavailable store does not prove that a blob is damaged or whole.
         troubles[read.item] = ("blob_unreadable", read.failure.message) if read.failure else read.result
@@ -200,7 +128,6 @@ def _read_ahead(
 
 
 def _note_yanks(session: Session, items: Sequence[AuditableItem], report: Report) -> None:
-    """Note adapters with the bytes of a yanked adapter, and those computed from one."""
     names = {number: item.name for item in items for kind, number in item.records if kind == "adapter"}
     with in_order(report, "the yanks"):
         for number, withdrawals in sorted(of_adapters(session, names).items()):
@@ -217,7 +144,6 @@ def audit_chain(workspace: Workspace, anchors: Sequence[Path] = (), keys: Sequen
 
 
 def _read_anchors(places: Sequence[Path], keys: Sequence[Path]) -> list[tuple[str, Anchor]]:
-    """Return anchors with the names of their files."""
     from ..provenance.anchor import read_anchor
 
     return [(place.name, read_anchor(place, keys)) for place in places]
@@ -226,7 +152,7 @@ def _read_anchors(places: Sequence[Path], keys: Sequence[Path]) -> list[tuple[st
 def _check_anchors(
     workspace: Workspace, anchors: Sequence[tuple[str, Anchor]], report: Report, *, checked: bool
 ) -> None:
-    """Look for the entry of each anchor: with the chain, it shows that nothing up to it was changed."""
+    # With the chain, an anchor's entry shows that nothing up to it was changed.
     report.anchored = bool(anchors)
     if not anchors:
         report.notes.append(NOT_ANCHORED)

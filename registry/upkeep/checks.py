@@ -21,7 +21,7 @@ from ..database import Database, events
 from ..database.engine import BATCH, batches
 from ..database.leases import LONGEST
 from ..database.sealing import Key
-from ..models.architecture import WEIGHTS
+from ..engine.config import WEIGHTS
 from ..parsing import plural, shown_size
 from ..provenance.closure import DOWN, walk
 from ..provenance.trace import nodes_of
@@ -49,11 +49,7 @@ _TABLES: tuple[Any, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class AuditableItem:
-    """One record with its manifest, and where its files are besides the store: a folder, or nowhere.
-
-    `stored` are the paths whose bytes are in the store; `key` is set for a fused model, `file` for a single file under a
-    name of the user's.  `records` are the rows behind it.
-    """
+    """One record with its manifest, the paths whose bytes are in the store, and the folder or file that it also has."""
 
     kind: str
     name: str
@@ -151,11 +147,9 @@ def _item(row: Any, workspace: Workspace) -> AuditableItem:
     return AuditableItem(kind, name, row.digest, manifest, stored, folder, key, records=frozenset(records))
 
 
-Trouble = tuple[str, str] | None
-"""Code and message of a problem with a blob; None if it is whole."""
+Trouble = tuple[str, str] | None  # code and message of a problem with a blob; None if it is whole
 
-_SHOWN = 8
-"""Maximum number of names in a note."""
+_SHOWN = 8  # maximum number of names in a note
 
 _FOLDER_CODES = {"base": "reference", "fused": "cache", "bundle": "bundle"}
 

@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from sqlalchemy import CursorResult, Select, or_, select, update
+from sqlalchemy import ColumnElement, CursorResult, Select, delete, exists, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from fusery.storage.digest import Digest
@@ -30,25 +30,18 @@ from fusery.storage.processes import has_maker, is_maker_dead
 
 from .. import tables
 from ..database import Database, events
+from ..database.engine import batches
+from ..database.owner import LeaseOwner
+from ..database.sealing import touch
 from ..errors import BadInputError
 from ..parsing import plural, shown_size
-from ..tables import BlobRow
-from .collection import Collection, Removed
-from .liveness import (
-    count_live,
-    dead_owners,
-    drop_orphans,
-    end_claims,
-    is_claimed,
-    is_referenced,
-    somebody_works,
-)
+from ..tables import BlobRow, IntentRow, ManifestFileRow, ManifestRow, TensorRow
+from .report import Collection, Removed
 
 if TYPE_CHECKING:
     from ..workspace.workspace import Workspace
 
-GRACE = 86400.0
-"""The default grace, in seconds: unreferenced blobs younger than this stay."""
+GRACE = 86400.0  # the default grace, in seconds: unreferenced blobs younger than this stay
 
 TOMBSTONE = 60.0
 """Seconds for which a deposit of the same bytes waits for a collector that does not come back."""
@@ -56,8 +49,7 @@ TOMBSTONE = 60.0
 ABANDONED = 86400.0
 """Seconds after which a write that has not gone on is given up whoever works at the moment."""
 
-BATCH = 100
-"""Blobs between two transactions: few enough to be deleted well before their tombstones run out."""
+BATCH = 100  # blobs between two transactions: few enough to be deleted well before their tombstones run out
 
 _SURVEYED = 500
 
@@ -72,20 +64,18 @@ def collect(
 ) -> Collection:
     """Remove unreferenced blobs from the store; with `force` also those that the database does not know.
 
-    It may run beside anything else, on any machine, and be stopped at any instant: the next collection goes on.
-    Unreferenced blobs younger than `grace` seconds stay, `GRACE` by default; safety does not depend on it.
+    Those younger than `grace` seconds stay.  Another process may work meanwhile, and a stopped collection can be repeated.
     """
     grace = GRACE if grace is None else grace
     database, store = workspace.database, workspace.store
     with database.read() as session:
         started = database.utcnow(session)
-    done = Collection(dry_run)
     say(f"looking through {store.url}")
     listing = _survey(database, store)
     marking = Marking(database, store, grace=grace, started=started)
     with database.read() as session:
-        done.live, done.live_bytes = count_live(session)
-    done.listed = listing.listed
+        live, size = count_live(session)
+    done = Collection(dry_run, listed=listing.listed, live=live, live_bytes=size)
     if listing.unknown and done.live == 0 and not force:
         raise BadInputError(
             f"the database refers to nothing and does not know {plural(len(listing.unknown), 'blob')} in "
@@ -100,7 +90,7 @@ def collect(
         left, waiting = _abandoned(database, store, grace)
         done.items_ += [Removed("leftover", found.name, found.size) for found in left]
     else:
-        # Before anything is removed that the log has to tell of: a cache that fails ends the collection here.
+        # A cache that fails ends the collection before anything is removed and logged.
         with suppress(StoreDeniedError):
             workspace.cache.sweep()
         end_claims(database)
@@ -146,10 +136,7 @@ def _name(stored: Stored) -> str:
 
 
 def _unreferenced(before: datetime, dead: Several[str]) -> Select[BlobRow]:
-    """Return the query for blobs that may go: no reference, no claim, and stored before that moment.
-
-    What another collector has marked belongs to them too, since it may have died; deleting twice does no harm.
-    """
+    """Return the query for blobs that may go: no reference, no claim, and older; what another collector has marked belongs to them."""
     waiting = BlobRow.state.in_(("pending", "ready")) & (BlobRow.created_at <= before)
     return (
         select(BlobRow)
@@ -191,10 +178,7 @@ class Marking:
             yield from gone
 
     def mark(self, candidates: Sequence[Digest]) -> Sequence[Stored]:
-        """Put tombstones on those that may still go; return them as their rows said when they were marked.
-
-        They were found without holding up anybody; what counts is what is so now, while nobody else writes.
-        """
+        """Put tombstones on those that may still go now, while nobody else writes; return them."""
         with self._database.write() as session:
             query = _unreferenced(self._before, dead_owners(session)).where(BlobRow.digest.in_(candidates))
             rows = list(session.scalars(query))
@@ -228,19 +212,14 @@ class Marking:
 
 @dataclass(slots=True)
 class Listing:
-    """A store, held against the database.
-
-    Attributes:
-        listed: blobs that were seen, of any generation.
-        dead: generations that were deleted or given up once.
-        unknown: blobs that no row stands for.
-        ahead: blobs of a later generation than their row says: the database is older than the store.
-    """
+    """A store, held against the database."""
 
     listed: int = 0
-    dead: list[Stored] = field(default_factory=list)
-    unknown: list[Stored] = field(default_factory=list)
-    ahead: list[Stored] = field(default_factory=list)
+    dead: list[Stored] = field(default_factory=list)  # generations that were deleted or given up once
+    unknown: list[Stored] = field(default_factory=list)  # no row stands for them
+    ahead: list[Stored] = field(
+        default_factory=list
+    )  # later than their row: the database is older than the store
 
 
 def _survey(database: Database, store: BlobStore) -> Listing:
@@ -263,10 +242,9 @@ def _survey(database: Database, store: BlobStore) -> Listing:
 
 
 def _adopt(session: Session, listing: Listing, at: datetime) -> None:
-    """Give a row to the names that have none, so that they can be collected like everything else.
+    """Give a row to blobs that have none, so that they can be collected: a restored database does not know what came later.
 
-    A database that was restored from a backup does not know what was stored since, and its generations lag behind; a
-    blob that something refers to is left to `audit --repair`, which looks at the bytes.
+    A blob that something refers to is left to `audit --repair`, which looks at the bytes.
     """
     for stored in sorted([*listing.unknown, *listing.ahead], key=lambda stored: stored.generation):
         row = session.get(BlobRow, stored.digest)
@@ -285,8 +263,7 @@ def _adopt(session: Session, listing: Listing, at: datetime) -> None:
 def _abandoned(database: Database, store: BlobStore, grace: float) -> tuple[list[Leftover], list[Leftover]]:
     """Return what interrupted writes left and nobody needs, and what somebody may still be writing.
 
-    While anybody has an intent, a part file may be theirs, and only what has not grown for a day goes.  So does what says
-    who made it, while that process may run: a probe, a copy that is being looked at.
+    While anybody has an intent, or the process in its name may run, only what has not grown for a day goes.
     """
     leftovers = list(store.leftovers())
     if not leftovers:
@@ -301,3 +278,77 @@ def _abandoned(database: Database, store: BlobStore, grace: float) -> tuple[list
         patience = ABANDONED if waits else min(grace, ABANDONED)
         (going if left.age_seconds >= patience else waiting).append(left)
     return going, waiting
+
+
+_PARTS = (ManifestFileRow.__tablename__, TensorRow.__tablename__)  # which do not keep their manifest
+
+
+def is_kept(manifest_id: ColumnElement[int]) -> ColumnElement[bool]:
+    """Tell whether a base, adapter, fused artifact, bundle or anything else in the schema has this manifest."""
+    referrers = [
+        exists().where(column == manifest_id)
+        for table in tables.metadata.tables.values()
+        if table.name not in _PARTS
+        for column in table.columns
+        if any(key.column is ManifestRow.__table__.c.id for key in column.foreign_keys)
+    ]
+    return or_(*referrers)
+
+
+def is_referenced() -> ColumnElement[bool]:
+    """Tell of a row of `blob` whether a file of a manifest that is kept has its bytes."""
+    files = ManifestFileRow.__table__
+    return exists().where(files.c.blob == BlobRow.digest, is_kept(files.c.manifest_id))
+
+
+def is_claimed(dead: Several[str]) -> ColumnElement[bool]:
+    """Tell of a row of `blob` whether a running command has an intent on it; those of `dead` owners do not count."""
+    claim = exists().where(IntentRow.digest == BlobRow.digest, IntentRow.expires >= Database.clock())
+    return claim.where(IntentRow.owner.not_in(sorted(dead))) if dead else claim
+
+
+def dead_owners(session: Session) -> set[str]:
+    """Return the owners of intents that are provably gone: their time need not be waited for."""
+    owners = session.scalars(select(IntentRow.owner).distinct())
+    return {text for text in owners if (owner := LeaseOwner.parse(text)) is not None and owner.is_dead()}
+
+
+def somebody_works(session: Session, dead: Several[str]) -> bool:
+    """Tell whether any intent holds: then something may be on its way into the store."""
+    query = select(IntentRow.owner).where(IntentRow.expires >= Database.clock()).distinct()
+    return any(owner not in dead for owner in session.scalars(query))
+
+
+def end_claims(database: Database) -> None:
+    """Delete the intents that ran out, and those of owners that are gone.  Lease rows stay: they hold the fence."""
+    with database.read() as session:
+        dead = dead_owners(session)
+        over = session.scalar(select(exists().where(IntentRow.expires < Database.clock())))
+    if not dead and not over:
+        return
+    with database.write() as session:
+        session.execute(delete(IntentRow).where(IntentRow.expires < Database.clock()))
+        for owner in sorted(dead):
+            session.execute(delete(IntentRow).where(IntentRow.owner == owner))
+
+
+def drop_orphans(database: Database) -> None:
+    """Delete the manifests that nothing has any more, with their files."""
+    orphan = ~is_kept(ManifestRow.__table__.c.id)
+    with database.read() as session:
+        found = list(session.scalars(select(ManifestRow.id).where(orphan)))
+    for batch in batches(found):
+        with database.write() as session:
+            # Somebody may have come to need one meanwhile.
+            numbers = list(session.scalars(select(ManifestRow.id).where(ManifestRow.id.in_(batch), orphan)))
+            touch(session, "manifest", numbers)
+            for part in (ManifestFileRow, TensorRow):
+                session.execute(delete(part).where(part.manifest_id.in_(numbers)))
+            session.execute(delete(ManifestRow).where(ManifestRow.id.in_(numbers)))
+
+
+def count_live(session: Session) -> tuple[int, int]:
+    """Return how many blobs are referred to, and their bytes."""
+    query = select(func.count(), func.coalesce(func.sum(BlobRow.size), 0)).where(is_referenced())
+    number, total = session.execute(query).one()
+    return int(number), int(total)

@@ -32,7 +32,6 @@ USES = {
     "s3": "a store on S3",
     "gcs": "a store on Google Cloud Storage",
     "azure": "a store on Azure Blob Storage",
-    "sftp": "a store on an SFTP server",
     "dask": "bulk work on several machines",
     "hub": "fetching bases from a hub, and uploading to it",
     "keyring": "tokens of servers in the system's keyring",
@@ -40,8 +39,6 @@ USES = {
     "wandb": "adapters of W&B's runs",
     "eval": "measuring by lm-evaluation-harness",
     "gguf": "reading and writing GGUF files",
-    "onnx": "writing ONNX",
-    "oci": "pushing images to a registry",
     "plot": "pictures as PNG",
     "serve": "serving adapters over HTTP",
     "web": "the registry in a browser",
@@ -52,21 +49,14 @@ USES = {
     "demo": "what the demo needs beside its model",
     "dev": "the tests, and what checks the code",
 }
-"""Purposes of the extras."""
 
-_INSTEAD = {"mlx": "mlx-cuda13", "mlx-cuda13": "mlx"}
-"""Extras that exclude each other."""
+_INSTEAD = {"mlx": "mlx-cuda13", "mlx-cuda13": "mlx"}  # extras that exclude each other
 
 _SHOWN = 4
 
 _OF_SERVER = (
-    "setting.home",
-    "setting.database_url",
-    "setting.store_url",
-    "setting.store_options",
-    "database",
-    "store",
-)
+    *(f"setting.{name}" for name in ("home", "database_url", "store_url", "store_options")), "database", "store",
+)  # fmt: skip
 """Checks that a server's registry leaves to the server."""
 
 _REQUIREMENT = re.compile(
@@ -78,19 +68,12 @@ _PLATFORM = re.compile(r"""sys_platform\s*==\s*["']([^"']+)["']""")
 
 @dataclass(frozen=True, slots=True)
 class Check(Record):
-    """The result of one check.
+    """The result of one check."""
 
-    Attributes:
-        name: the setting or part, such as `setting.store_url` or `database`.
-        status: `ok`, `note`, or `problem` for something to fix.
-        detail: the finding, without credentials.
-        hint: what to do; empty if nothing.
-    """
-
-    name: str
-    status: Status
-    detail: str
-    hint: str = ""
+    name: str = described("the setting or part, such as `setting.store_url` or `database`")
+    status: Status = described("`ok`, `note`, or `problem` for something to fix")
+    detail: str = described("the finding, without credentials")
+    hint: str = described("what to do; empty if nothing", default="")
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,16 +147,16 @@ def _database(workspace: Workspace) -> str:
 
     from .. import tables
 
+    counted = {
+        "base model": tables.BaseModelRow,
+        "adapter": tables.AdapterRow,
+        "fused model": tables.FusedRow,
+    }
     with workspace.database.read() as session:
-        counts = [
-            (name, session.scalar(select(func.count()).select_from(table)))
-            for name, table in (
-                ("base model", tables.BaseModelRow),
-                ("adapter", tables.AdapterRow),
-                ("fused model", tables.FusedRow),
-            )
-        ]
-    return ", ".join(plural(count or 0, name) for name, count in counts)
+        count = {
+            name: session.scalar(select(func.count()).select_from(row)) or 0 for name, row in counted.items()
+        }
+    return ", ".join(plural(number, name) for name, number in count.items())
 
 
 def _store(workspace: Workspace) -> str:
@@ -237,34 +220,27 @@ class InstalledExtra:
 def extras(name: str = "fusery") -> list[InstalledExtra]:
     """Return the extras of an installed distribution, in the order of its metadata; none if it is not installed."""
     found = _installed(name)
-    names = [] if found is None else found.metadata.get_all("Provides-Extra") or []
-    return [_look(found, extra) for extra in names if found is not None]
+    if found is None:
+        return []
+    return [_look(found, extra) for extra in found.metadata.get_all("Provides-Extra") or []]
 
 
 def _look(found: Distribution, extra: str) -> InstalledExtra:
     asked = list(_asked(found, extra))
-    names = dict.fromkeys(name for name, _, _ in asked)
-    here = {name for name, _, fits in asked if fits}
-    present = (
-        f"{name} {one.version}"
-        for name in names
-        if name in here and name != found.name and (one := _installed(name)) is not None
-    )
-    return InstalledExtra(
-        extra, tuple(present), tuple(dict.fromkeys(_missing(found, extra))), set(names) == here
-    )
+    here = dict.fromkeys(name for name, _, fits in asked if fits)
+    versions = {name: one.version for name in here if name != found.name and (one := _installed(name))}
+    present = tuple(f"{name} {version}" for name, version in versions.items())
+    missing = tuple(dict.fromkeys(_missing(found, extra)))
+    return InstalledExtra(extra, present, missing, all(name in here for name, _, _ in asked))
 
 
 def _missing(found: Distribution, extra: str) -> Iterator[str]:
     for name, more, fits in _asked(found, extra):
-        if not fits:
-            continue
-        there = _installed(name)
-        if there is None:
+        if fits and (inner := _installed(name)) is None:
             yield name
-            continue
-        for inner in more:
-            yield from _missing(there, inner)
+        elif fits and inner is not None:
+            for each in more:
+                yield from _missing(inner, each)
 
 
 def _asked(found: Distribution, extra: str) -> Iterator[tuple[str, list[str], bool]]:

@@ -75,8 +75,9 @@ def _unattributed_change(
     for (_, _, before), (seq, _, _) in reversed(list(itertools.pairwise(seals))):
         try:
             if kind == "adapter":
-                number = content["adapter"][0]["id"]
-                amendments = [row for row in _amendments(session, number) if entries.get(row.id) == seq]
+                row, number = tables.AmendmentRow, content["adapter"][0]["id"]
+                amended = session.scalars(select(row).where(row.adapter_id == number).order_by(row.id))
+                amendments = [each for each in amended if entries.get(each.id) == seq]
                 candidates = _adapter_before(session, content, amendments)
             else:
                 candidates = _before_end(kind, content)
@@ -133,13 +134,8 @@ def _undone(session: Session, content: Content, amendments: Sequence[tables.Amen
 
 
 def _with(content: Content, rows: Content) -> Content:
-    """Return what is hashed with other rows of some tables; a table without rows is not part of it."""
+    # A table without rows is not part of what is hashed.
     return {name: of for name, of in {**content, **rows}.items() if of}
-
-
-def _amendments(session: Session, adapter: int) -> Sequence[tables.AmendmentRow]:
-    row = tables.AmendmentRow
-    return session.scalars(select(row).where(row.adapter_id == adapter).order_by(row.id)).all()
 
 
 def check_amendments(session: Session, log: SealLog) -> Iterator[Problem]:
@@ -160,8 +156,8 @@ def check_amendments(session: Session, log: SealLog) -> Iterator[Problem]:
     held = select(alias).where(alias.task_id.in_(tasks), alias.adapter_id.is_not(None)).order_by(alias.id)
     for holding in session.scalars(held):
         if only is None or holding.adapter_id in only:
-            for found in overtaken(session, holding):
-                yield Problem("amended_after_promotion", f"alias {found.alias}", found.message)
+            for message in overtaken(session, holding):
+                yield Problem("amended_after_promotion", f"alias {text_of(holding)}", message)
 
 
 _Stated = tuple[datetime, str | None, str | None, str]

@@ -1,8 +1,4 @@
-"""`audit --rebuild`: rebuild fused models by their recipes, and compare them with the records.
-
-A model that another registry claims gets a local record.  Nothing is published.  If an input changed, the model is built from
-it all the same, to show the effect of the change.
-"""
+"""`audit --rebuild`: rebuild fused models by their recipes from the present inputs, and compare them with the records."""
 
 from __future__ import annotations
 
@@ -10,7 +6,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +24,7 @@ from ..fusion.records import compare_claims, fetch_published, record_fused
 from ..fusion.views import find_fused, is_published, recipe_key
 from ..provenance.views import exact_digest, read_views
 from ..records.bases import blob_generations
-from ..records.fused_rows import fused_from, label_of
+from ..records.fused_rows import fused_from, label_of, load_fused
 from ..records.references import resolve_any
 from .repairing import has_bytes
 from .report import Rebuilt, Verdict
@@ -37,21 +32,6 @@ from .report import Rebuilt, Verdict
 if TYPE_CHECKING:
     from ..engine.fidelity import FuseFidelity
     from ..workspace.workspace import Workspace
-
-
-@dataclass(frozen=True, slots=True)
-class _Record:
-    """The record of a fused model; `made_as` is the local cache key of a claim."""
-
-    key: Digest
-    made_as: Digest
-    name: str
-    adapter: str
-    extras: tuple[tuple[str, float], ...]
-    recipe: Recipe
-    manifest: Manifest
-    published: bool
-    fidelity: str
 
 
 def rebuild(
@@ -62,9 +42,9 @@ def rebuild(
         keys = _keys(session, references)
     for key in keys:
         with workspace.database.read() as session:
-            record = _record(session, key)
-        say(f"rebuilding {record.name}")
-        yield _rebuilt(workspace, record)
+            row = session.scalars(load_fused().where(tables.FusedRow.key == key)).one()
+        say(f"rebuilding {label_of(row)}")
+        yield _rebuilt(workspace, row)
 
 
 def _keys(session: Session, references: Sequence[str]) -> list[str]:
@@ -75,82 +55,59 @@ def _keys(session: Session, references: Sequence[str]) -> list[str]:
     for reference in references:
         subject = resolve_any(session, reference)
         if isinstance(subject, tables.FusedRow):
-            rows = [subject]
-        elif isinstance(subject, tables.AdapterRow):
-            rows = list(session.scalars(fused_from(subject)))
-        else:
-            query = select(fused).where(fused.base_id == subject.id).order_by(fused.id)
-            rows = list(session.scalars(query))
-        found |= {row.key: None for row in rows}
+            found[subject.key] = None
+            continue
+        query = select(fused).where(fused.base_id == subject.id).order_by(fused.id)
+        if isinstance(subject, tables.AdapterRow):
+            query = fused_from(subject)
+        found |= {row.key: None for row in session.scalars(query)}
     return list(found)
 
 
-def _record(session: Session, key: str) -> _Record:
-    row = find_fused(session, Digest(key))
-    assert row is not None
-    files = (file.entry for file in row.manifest.files)
-    return _Record(
-        Digest(row.key),
-        recipe_key(row) if row.origin is not None else Digest(row.key),
-        label_of(row),
-        row.adapter.name,
-        tuple((extra.adapter.name, extra.weight) for extra in row.extras),
-        Recipe.from_dict(row.recipe),
-        Manifest.of(files),
-        is_published(row),
-        row.verdict,
-    )
-
-
-def _rebuilt(workspace: Workspace, record: _Record) -> Rebuilt:
+def _rebuilt(workspace: Workspace, row: tables.FusedRow) -> Rebuilt:
     started = time.monotonic()
     inputs: list[str] = []
+    recorded, recipe, key = row.manifest.value, Recipe.from_dict(row.recipe), Digest(row.key)
+    made_as = recipe_key(row) if row.origin is not None else key  # a claim has another key in this registry
 
     def answer(
         verdict: Verdict, message: str, made: Manifest | None = None, tensor: str | None = None
     ) -> Rebuilt:
         return Rebuilt(
-            key=record.key,
-            name=record.name,
+            key=key,
+            name=label_of(row),
             verdict=verdict,
-            recorded=record.manifest.digest,
+            recorded=recorded.digest,
             digest=made.digest if made else None,
             tensor=tensor,
-            files=tuple(_changed_files(record.manifest, made)) if made else (),
+            files=tuple(_changed_files(recorded, made)) if made else (),
             inputs=tuple(inputs),
             seconds=round(time.monotonic() - started, 3),
             message=message if not inputs else f"{message}; changed: {', '.join(inputs)}",
         )
 
     try:
-        fuse_inputs = gather(workspace, record.adapter, record.extras, yanked=True)
-        engine = fuse_inputs.engine(quantize=record.recipe.quantization is not None)
-        if engine != record.recipe.engine:
-            inputs.append(f"engine {engine} (was {record.recipe.engine})")
+        extras = [(extra.adapter.name, extra.weight) for extra in row.extras]
+        fuse_inputs = gather(workspace, row.adapter.name, extras, base=row.base.name, yanked=True)
+        engine = fuse_inputs.engine(quantize=recipe.quantization is not None)
+        if engine != recipe.engine:
+            inputs.append(f"engine {engine} (was {recipe.engine})")
         with workspace.cache.scratch() as scratch:
             folder = Path(tempfile.mkdtemp(prefix="rebuilt-", dir=scratch))
-            made, fidelity, changed = _make(fuse_inputs, record, folder)
+            made, fidelity, changed = _make(fuse_inputs, recipe, made_as, folder)
             inputs += changed
-            if record.key != record.made_as and not inputs:
+            if key != made_as and not inputs:
                 seconds = time.monotonic() - started
                 with workspace.database.write() as session:
-                    if find_fused(session, record.made_as) is None:
-                        record_fused(
-                            session,
-                            fuse_inputs,
-                            record.recipe,
-                            record.made_as,
-                            made,
-                            fidelity,
-                            seconds,
-                        )
-                        compare_claims(workspace, session, record.made_as, made)
-            if not inputs and fidelity.verdict != record.fidelity:
-                why = f"its fidelity is {fidelity.verdict} (recorded: {record.fidelity})"
+                    if find_fused(session, made_as) is None:
+                        record_fused(session, fuse_inputs, recipe, made_as, made, fidelity, seconds)
+                        compare_claims(workspace, session, made_as, made)
+            if not inputs and fidelity.verdict != row.verdict:
+                why = f"its fidelity is {fidelity.verdict} (recorded: {row.verdict})"
                 return answer("different", why, made)
-            if made.digest == record.manifest.digest:
+            if made.digest == recorded.digest:
                 return answer("bit-identical", "every file has the recorded digest", made)
-            with _recorded_bytes(workspace, record, scratch) as theirs:
+            with _recorded_bytes(workspace, row, recorded, scratch) as theirs:
                 return answer(*_compared(folder, theirs, made))
     except PluginError:
         raise  # it concerns all models
@@ -158,11 +115,13 @@ def _rebuilt(workspace: Workspace, record: _Record) -> Rebuilt:
         return answer("not-rebuilt", error.message)
 
 
-def _make(fuse_inputs: FuseInputs, record: _Record, folder: Path) -> tuple[Manifest, FuseFidelity, list[str]]:
+def _make(
+    fuse_inputs: FuseInputs, recipe: Recipe, key: Digest, folder: Path
+) -> tuple[Manifest, FuseFidelity, list[str]]:
     """Rebuild the model from the present inputs, and return those that changed."""
 
     def compute(inputs: InputFiles) -> tuple[Manifest, FuseFidelity]:
-        return inputs.compute(record.recipe, record.made_as, folder, check=lambda: None, progress=None)
+        return inputs.compute(recipe, key, folder, check=lambda: None, progress=None)
 
     try:
         with fuse_inputs.opened() as inputs:
@@ -200,24 +159,24 @@ def _changed_files(recorded: Manifest, made: Manifest) -> list[str]:
 
 
 @contextmanager
-def _recorded_bytes(workspace: Workspace, record: _Record, scratch: Path) -> Iterator[Path | None]:
+def _recorded_bytes(
+    workspace: Workspace, row: tables.FusedRow, recorded: Manifest, scratch: Path
+) -> Iterator[Path | None]:
     """Yield a folder with the recorded bytes, from the cache or the store; None if neither has them."""
-    with workspace.cache.using(record.key) as folder:
+    with workspace.cache.using(Digest(row.key)) as folder:
         if folder is not None and all(
-            has_bytes(folder / entry.path, entry.sha256, entry.size) for entry in record.manifest
+            has_bytes(folder / entry.path, entry.sha256, entry.size) for entry in recorded
         ):
             yield folder
             return
-    if not record.published:
-        yield None
-        return
-    fetched = Path(tempfile.mkdtemp(prefix="published-", dir=scratch))
-    try:
-        fetch_published(workspace, record.manifest, fetched, check=lambda: None, progress=None)
-    except StorageError:
-        yield None
-    else:
-        yield fetched
+    fetched: Path | None = None
+    if is_published(row):
+        fetched = Path(tempfile.mkdtemp(prefix="published-", dir=scratch))
+        try:
+            fetch_published(workspace, recorded, fetched, check=lambda: None, progress=None)
+        except StorageError:
+            fetched = None
+    yield fetched
 
 
 def _compared(ours: Path, theirs: Path | None, made: Manifest) -> tuple[Verdict, str, Manifest, str | None]:

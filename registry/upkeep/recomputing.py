@@ -1,19 +1,14 @@
-"""Recompute recorded facts from the bytes: contents of base models, facts and formats of adapters, cache keys.
-
-Seals and the chain of the log show what was changed after it was written.  This shows what was never true, whoever wrote
-it and however the log agrees.
-"""
+"""Recompute recorded facts from the bytes, which shows what was never true: contents, facts, formats and keys."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.orm import joinedload, selectinload
 
-from fusery.storage.digest import Digest
 from fusery.storage.errors import FuseryError
 from fusery.storage.plugins import PluginError
 
@@ -40,88 +35,18 @@ if TYPE_CHECKING:
     from ..workspace.workspace import Workspace
 
 _COLUMNS = ("method", "rank", "scale", "layers", "target_modules", "trainable_parameters", "training")
-_BATCH = 50
+Contexts = dict[int, RegistrationContext]
+"""What admission needs to know of each base model, by its row; read when it is first needed."""
 
 
-@dataclass(frozen=True, slots=True)
-class _AdapterFacts:
-    """The record of an adapter; `known` are the codes of its findings, `stated` the columns computed from its bytes."""
-
-    row: tables.AdapterRow
-    context: RegistrationContext
-    forms: Mapping[str, str]
-    known: frozenset[str]
-    submission: Submission
-    stated: Mapping[str, Any]
-    false_sources: bool
-
-
-class Ahead:
-    """Reads the facts of adapters in batches, from `kept` if a blob was just verified."""
-
-    def __init__(self, workspace: Workspace, items: Sequence[AuditableItem]) -> None:
-        self.kept: Mapping[Digest, Path] = {}
-        self._workspace = workspace
-        self._left = [item.number for item in reversed(items) if item.kind == "adapter"]
-        self._facts: dict[int, _AdapterFacts] = {}
-
-    def of(self, number: int) -> _AdapterFacts:
-        """Return the facts of an adapter; call it once for each."""
-        if number not in self._facts and number in self._left[-_BATCH:]:
-            some = [self._left.pop() for _ in range(min(_BATCH, len(self._left)))]
-            try:
-                self._facts = _facts_of(self._workspace, some)
-            except (FuseryError, ValueError, TypeError, LookupError, AttributeError):
-                self._facts = {}  # each of them is read alone, so that only the invalid ones fail
-        found = self._facts.pop(number, None)
-        return found if found is not None else _facts_of(self._workspace, [number])[number]
-
-
-def _facts_of(workspace: Workspace, numbers: Sequence[int]) -> dict[int, _AdapterFacts]:
-    """Return the facts of adapters by their ids."""
-    adapter = tables.AdapterRow
-    query = load_adapters().options(
-        joinedload(adapter.manifest).selectinload(tables.ManifestRow.files),
-        selectinload(adapter.renderings),
-        selectinload(adapter.sources),
-    )
-    with workspace.database.read() as session:
-        rows = session.scalars(query.where(adapter.id.in_(numbers))).unique().all()
-        bases = {row.base_id: row.base for row in rows}
-        contexts = {number: context_on(workspace, session, base) for number, base in bases.items()}
-        return {
-            row.id: _AdapterFacts(
-                row,
-                contexts[row.base_id],
-                {form.form: form.digest for form in row.renderings},
-                frozenset(finding.code for finding in row.findings),
-                _submission(row),
-                {column: getattr(row, column) for column in _COLUMNS},
-                false_sources(row),
-            )
-            for row in rows
-        }
-
-
-def _submission(row: tables.AdapterRow) -> Submission:
-    """Return what was declared about an adapter when it was registered, without later amendments."""
-    declared = undone(state_of(row), row.amendments)
-    return Submission(
-        base=row.base.name,
-        task=row.task.name,
-        version=row.version,
-        **{name: declared[name] for name in ("date", "val_loss", "dataset")},
-    )
-
-
-def check_again(workspace: Workspace, item: AuditableItem, report: Report, ahead: Ahead) -> None:
+def check_again(workspace: Workspace, item: AuditableItem, report: Report, contexts: Contexts) -> None:
     """Recompute the facts of a record, and report differences, unless its bytes are damaged."""
     look = {"base": _base, "adapter": _adapter, "fused": _fused}.get(item.kind)
     if look is None or any(problem.subject.startswith(f"{item.name}: ") for problem in report.problems):
         return
     with in_order(report, item.name):
         try:
-            for code, message in look(workspace, item, report.notes, ahead):
+            for code, message in look(workspace, item, report.notes, contexts):
                 report.add(code, item.name, message)
         except PluginError:
             raise  # it concerns all items
@@ -129,11 +54,10 @@ def check_again(workspace: Workspace, item: AuditableItem, report: Report, ahead
             report.notes.append(f"cannot recompute {item.name}: {error.message}")
 
 
-_Found = Iterator[tuple[str, str]]
-"""Code and message of each recorded fact that contradicts the bytes."""
+_Found = Iterator[tuple[str, str]]  # code and message of each recorded fact that contradicts the bytes
 
 
-def _base(workspace: Workspace, item: AuditableItem, notes: list[str], _: Ahead) -> _Found:
+def _base(workspace: Workspace, item: AuditableItem, notes: list[str], _: Contexts) -> _Found:
     paths = _paths(workspace, item)
     if paths is None:
         notes.append(f"content of {item.name} not recomputed: its files are not on this machine")
@@ -172,42 +96,72 @@ def _paths(workspace: Workspace, item: AuditableItem) -> dict[str, Path] | None:
     return paths if len(paths) == len(found) else None
 
 
-def _adapter(workspace: Workspace, item: AuditableItem, _: list[str], ahead: Ahead) -> _Found:
-    facts = ahead.of(item.number)
-    base = facts.context.facts.architecture
-    if facts.false_sources:
-        yield "sources_differ", "the recorded sources do not match the recipe"
+def _adapter(workspace: Workspace, item: AuditableItem, _: list[str], contexts: Contexts) -> _Found:
+    adapter = tables.AdapterRow
+    query = (
+        load_adapters()
+        .where(adapter.id == item.number)
+        .options(
+            joinedload(adapter.manifest).selectinload(tables.ManifestRow.files),
+            selectinload(adapter.renderings),
+            selectinload(adapter.sources),
+        )
+    )
+    with workspace.database.read() as session:
+        row = session.scalars(query).unique().one()
+        if row.base_id not in contexts:
+            contexts[row.base_id] = context_on(workspace, session, row.base)
+        if false_sources(row):
+            yield "sources_differ", "the recorded sources do not match the recipe"
+        declared = undone(state_of(row), row.amendments)
+        submission = Submission(
+            base=row.base.name,
+            task=row.task.name,
+            version=row.version,
+            **{name: declared[name] for name in ("date", "val_loss", "dataset")},
+        )
+    context = contexts[row.base_id]
+    base = context.facts.architecture
     with workspace.cache.scratch() as scratch:
-        files = fetch_originals(workspace, facts.row, scratch / "arrived", ahead.kept)
+        files = fetch_originals(workspace, row, scratch / "arrived")
         try:
             folder = read_adapter_folder(scratch / "arrived", base=base)
         except FuseryError as error:
             yield from _refused([unreadable(error)])
             return
-        yield from _refused(_unfit(workspace, folder, facts))
+        known = {finding.code for finding in row.findings}
+        yield from _refused(_unfit(workspace, folder, submission, context, known))
         if folder.problems:
             return  # what cannot be read says nothing
-        yield from _differing(differing(facts.stated, adapter_columns(folder, item.digest)))
+        stated = {column: getattr(row, column) for column in _COLUMNS}
+        yield from _differing(differing(stated, adapter_columns(folder, item.digest)))
+        forms = {form.form: form.digest for form in row.renderings}
         made: dict[str, str] = {
-            form: manifest.digest for form, manifest in other_forms(files, base, facts.forms, scratch)
+            form: manifest.digest for form, manifest in other_forms(files, base, forms, scratch)
         }
-        for form, digest in sorted(facts.forms.items()):
+        for form, digest in sorted(forms.items()):
             if made.get(form) != digest:
                 yield "form_differs", f"wrong digest of the format {form} (recorded: {digest[:12]})"
 
 
-def _unfit(workspace: Workspace, folder: AdapterFolder, facts: _AdapterFacts) -> list[Finding]:
-    """Return the errors for which admission would refuse an adapter today, without recorded and allowed ones."""
+def _unfit(
+    workspace: Workspace,
+    folder: AdapterFolder,
+    submission: Submission,
+    context: RegistrationContext,
+    known: Collection[str],
+) -> list[Finding]:
+    """Return the errors for which admission would refuse an adapter today, without those on record (`known`) and allowed ones."""
     from ..registration.context import candidate_for, policy_of
 
     # On which base it is was decided when it was registered; and it is its own neighbour.
     declared = (folder.config.model, folder.metadata.base_model)
-    submission = replace(facts.submission, base_known_as=tuple(name for name in declared if name))
-    candidate = candidate_for(workspace, folder, submission, context=facts.context)
+    submission = replace(submission, base_known_as=tuple(name for name in declared if name))
+    candidate = candidate_for(workspace, folder, submission, context=context)
     candidate, ours, usual = replace(candidate, neighbours=lambda: ()), policy_of(workspace), SeverityPolicy()
     found = examine(candidate, usual)
     here = found if ours == usual else examine(candidate, ours)
-    refused = {one.code for one in here if one.severity == "error"} - facts.known
+    refused = {one.code for one in here if one.severity == "error"}.difference(known)
     return [one for one in found if one.severity == "error" and one.code in refused]
 
 
@@ -222,7 +176,7 @@ def _differing(wrong: Sequence[str]) -> _Found:
         yield "facts_differ", f"recorded facts contradict the bytes: {', '.join(wrong)}"
 
 
-def _fused(workspace: Workspace, item: AuditableItem, notes: list[str], _: Ahead) -> _Found:
+def _fused(workspace: Workspace, item: AuditableItem, notes: list[str], _: Contexts) -> _Found:
     with workspace.database.read() as session:
         row = session.get_one(tables.FusedRow, item.number)
         try:

@@ -23,8 +23,7 @@ from ..database.sealing import KINDS, OWNERS, Key, RecordKind, Seal, seal_rows
 from ..tables.record import document_text, kind_of
 from .report import Problem
 
-_NAMED = 200
-"""Records whose seals are searched by name; for more, the whole log is read."""
+_NAMED = 200  # records whose seals are searched by name; for more, the whole log is read
 
 _SCHEMA = """
 CREATE TABLE seal (kind TEXT, number INTEGER, seq INTEGER, name TEXT, digest TEXT, PRIMARY KEY (kind, number, seq))

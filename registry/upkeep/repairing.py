@@ -1,14 +1,11 @@
-"""Repair missing or damaged bytes from a copy or a recipe, and log each repair.
-
-A copy is a file with the recorded size and digest.  Damaged blobs are quarantined, never deleted.
-"""
+"""Repair missing or damaged bytes from a copy or a recipe, and log each repair; damaged blobs are quarantined."""
 
 from __future__ import annotations
 
 import itertools
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -60,7 +57,17 @@ class _Copies:
 
     @cached_property
     def _by_size(self) -> Mapping[int, list[Path]]:
-        return _index(self._folders)
+        """The regular files of the user's folders; links are not followed."""
+        found: dict[int, list[Path]] = defaultdict(list)
+        for path in itertools.islice(self._walk(), _MOST_FILES):
+            if not path.is_symlink() and path.is_file():
+                found[path.stat().st_size].append(path)
+        return found
+
+    def _walk(self) -> Iterator[Path]:
+        for folder in self._folders:
+            for root, _, names in os.walk(folder):
+                yield from (Path(root) / name for name in names)
 
     def find(self, damage: Damage) -> GoodCopy | None:
         """Return a copy of a blob, or None."""
@@ -80,26 +87,21 @@ class _Copies:
 
     def _on_record(self, digest: Digest) -> Iterator[tuple[Path, str]]:
         """Yield the files on this machine that once had these bytes: fused models, bases by reference, bundles."""
-        files, places = tables.ManifestFileRow, []
+        files, places = tables.ManifestFileRow, list[tuple[Path, str]]()
+        fused, base, bundle = tables.FusedRow, tables.BaseModelRow, tables.BundleRow
         with self._workspace.database.read() as session:
-            for row, column in (
-                (tables.FusedRow, tables.FusedRow.key),
-                (tables.BaseModelRow, tables.BaseModelRow.location),
-            ):
-                query = select(column, files.path).join(files, files.manifest_id == row.manifest_id)
-                found = session.execute(query.where(files.sha256 == digest, column.is_not(None)))
-                places += [(row is tables.FusedRow, str(place), name) for place, name in found]
-            bundle = tables.BundleRow
-            packed = select(bundle, files.path).join(files, files.manifest_id == bundle.manifest_id)
-            for written, name in session.execute(packed.where(files.sha256 == digest)):
-                if not is_elsewhere(session, written):
-                    places.append((False, written.path, name))
-        for cached, place, name in places:
-            if cached:
-                key = Digest(place)
-                yield self._workspace.cache.entry(key) / name, f"the fused model {key[:12]} in the cache"
-            else:
-                yield Path(place) / name, str(Path(place) / name)
+            for row in (fused, base, bundle):
+                query = select(row, files.path).join(files, files.manifest_id == row.manifest_id)
+                for found, name in session.execute(query.where(files.sha256 == digest)):
+                    if isinstance(found, fused):
+                        key = Digest(found.key)
+                        cached = self._workspace.cache.entry(key) / name
+                        places.append((cached, f"the fused model {key[:12]} in the cache"))
+                        continue
+                    place = getattr(found, "location" if isinstance(found, base) else "path")
+                    if place is not None and not (isinstance(found, bundle) and is_elsewhere(session, found)):
+                        places.append((Path(place) / name, str(Path(place) / name)))
+        yield from places
 
 
 def has_bytes(path: Path, digest: str, size: int) -> bool:
@@ -108,22 +110,6 @@ def has_bytes(path: Path, digest: str, size: int) -> bool:
         return path.is_file() and path.stat().st_size == size and digest_file(path)[0] == digest
     except (OSError, StorageError):
         return False
-
-
-def _index(folders: Iterable[Path]) -> dict[int, list[Path]]:
-    """Return the regular files of folders by their size; links are not followed."""
-    found: dict[int, list[Path]] = defaultdict(list)
-    number = 0
-    for folder in folders:
-        for root, _, names in os.walk(folder):
-            for name in names:
-                path = Path(root) / name
-                if not path.is_symlink() and path.is_file():
-                    found[path.stat().st_size].append(path)
-                number += 1
-                if number >= _MOST_FILES:
-                    return found
-    return found
 
 
 def repair_all(
@@ -227,7 +213,7 @@ class _Repairer:
         self,
         action: str,
         damage: Damage,
-        detail: dict[str, Any],
+        detail: Mapping[str, Any],
         *,
         kind: str = "blob",
         generation: int | None = None,
@@ -237,13 +223,9 @@ class _Repairer:
             if generation is not None:
                 row = session.get(tables.BlobRow, damage.digest, populate_existing=True)
                 if row is None:
-                    row = tables.BlobRow(
-                        digest=damage.digest,
-                        size=damage.size,
-                        created_at=workspace.database.utcnow(session),
-                    )
+                    now = workspace.database.utcnow(session)
+                    row = tables.BlobRow(digest=damage.digest, generation=generation, created_at=now)
                     session.add(row)
-                    row.generation = generation
                 row.state, row.generation, row.tomb_expires = "ready", max(row.generation, generation), None
                 row.size = damage.size
             events.record(session, action, kind, damage.digest, detail)

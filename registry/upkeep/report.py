@@ -1,11 +1,11 @@
-"""Reports of audits: problems, repairs and rebuilt models."""
+"""Reports of audits (problems, repairs and rebuilt models) and of collections."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
 from fusery.storage.digest import Digest
@@ -28,21 +28,15 @@ class Damage:
 
 @dataclass(frozen=True, slots=True)
 class Problem(Record):
-    """A difference from the records.
+    """A difference from the records."""
 
-    Attributes:
-        code: its kind.
-        subject: the record, blob or file.
-        message: the difference.
-        dependants: the records that depend on the subject, as `kind name`.
-        damage: the blob or cache entry to repair, if any.
-    """
-
-    code: str
-    subject: str
-    message: str
-    dependants: tuple[str, ...] = ()
-    damage: Damage | None = None
+    code: str = described("its kind")
+    subject: str = described("the record, blob or file")
+    message: str = described("the difference")
+    dependants: tuple[str, ...] = described(
+        "the records that depend on the subject, as `kind name`", default=()
+    )
+    damage: Damage | None = None  # the blob or cache entry to repair, if any
     KEYS: ClassVar[tuple[str, ...]] = ("code", "subject", "message", "digest", "dependants")
 
     @property
@@ -53,15 +47,12 @@ class Problem(Record):
 
 @dataclass(frozen=True, slots=True)
 class Repair(Problem):
-    """A repaired problem.
+    """A repaired problem."""
 
-    Attributes:
-        source: the source of the good bytes.
-        quarantined: location of the damaged bytes; None if there were none.
-    """
-
-    source: str = ""
-    quarantined: str | None = None
+    source: str = described("the source of the good bytes", default="")
+    quarantined: str | None = described(
+        "location of the damaged bytes; None if there were none", default=None
+    )
     KEYS: ClassVar[tuple[str, ...]] = (*Problem.KEYS, "source", "quarantined")
 
     @classmethod
@@ -96,35 +87,22 @@ class Rebuilt(Record):
 
 @dataclass(slots=True)
 class Report(Record):
-    """The result of an audit.
+    """The result of an audit."""
 
-    Attributes:
-        checked: number of checked items of each kind.
-        problems: differences from the records.
-        repaired: problems that were repaired.
-        quarantined: names of damaged blobs in the store's quarantine.
-        notes: harmless observations.
-        rebuilt: results of rebuilding fused models.
-        anchored: the log was compared with an anchor; None if the log was not checked.
-    """
-
-    checked: Counter[str] = field(default_factory=Counter)
-    problems: list[Problem] = field(default_factory=list)
-    repaired: list[Repair] = field(default_factory=list)
-    quarantined: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    rebuilt: list[Rebuilt] = field(default_factory=list)
-    anchored: bool | None = None
-    KEYS: ClassVar[tuple[str, ...]] = (
-        "ok",
-        "checked",
-        "problems",
-        "repaired",
-        "quarantined",
-        "notes",
-        "rebuilt",
-        "anchored",
+    checked: Counter[str] = described("number of checked items of each kind", default_factory=Counter)
+    problems: list[Problem] = described("differences from the records", default_factory=list)
+    repaired: list[Repair] = described("problems that were repaired", default_factory=list)
+    quarantined: list[str] = described(
+        "names of damaged blobs in the store's quarantine", default_factory=list
     )
+    notes: list[str] = described("harmless observations", default_factory=list)
+    rebuilt: list[Rebuilt] = described("results of rebuilding fused models", default_factory=list)
+    anchored: bool | None = described(
+        "the log was compared with an anchor; None if the log was not checked", default=None
+    )
+    KEYS: ClassVar[tuple[str, ...]] = (
+        "ok", "checked", "problems", "repaired", "quarantined", "notes", "rebuilt", "anchored",
+    )  # fmt: skip
 
     @property
     def inconclusive(self) -> bool:
@@ -139,6 +117,50 @@ class Report(Record):
     def add(self, *facts: Any, **more: Any) -> None:
         """Add a problem; see `Problem`."""
         self.problems.append(Problem(*facts, **more))
+
+
+@dataclass(frozen=True, slots=True)
+class Removed(Record):
+    """Something that was removed from the store, or would be."""
+
+    kind: Literal["blob", "generation", "leftover"] = described(
+        "`blob` that nothing refers to, dead `generation` of a blob, or `leftover` of an interrupted write"
+    )
+    name: str = described("digest of a blob, else the name in the store")
+    bytes: int = described("size in bytes; 0 if the store does not report it")
+
+
+@dataclass(slots=True)
+class Collection(Record):
+    """What a collection removed and kept."""
+
+    dry_run: bool = described("nothing was removed, this is the plan")
+    items_: list[Removed] = described("what was removed", default_factory=list)
+    listed: int = 0  # blobs that were in the store when it began, whatever their generation
+    live: int = described("blobs that something refers to", default=0)
+    live_bytes: int = described("bytes of those", default=0)
+    quarantined: int = described("damaged blobs that were put aside; they stay", default=0)
+    quarantined_bytes: int = described("bytes of those", default=0)
+    notes: list[str] = described("what is worth knowing", default_factory=list)
+    KEYS: ClassVar[tuple[str, ...]] = (
+        "dry_run", "removed", "freed_bytes", "kept", "live", "live_bytes", "quarantined", "quarantined_bytes",
+        "items_", "notes",
+    )  # fmt: skip
+
+    @property
+    def removed(self) -> int:
+        """How many things were removed."""
+        return len(self.items_)
+
+    @property
+    def freed_bytes(self) -> int:
+        """Bytes of what was removed."""
+        return sum(item.bytes for item in self.items_)
+
+    @property
+    def kept(self) -> int:
+        """Blobs that are still in the store: live ones, and those that are too young or in use."""
+        return max(0, self.listed - sum(item.kind != "leftover" for item in self.items_))
 
 
 @contextmanager

@@ -6,6 +6,7 @@ is set up for another registry refuses.  A dask scheduler runs what it is sent, 
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import time
@@ -21,23 +22,13 @@ from .executor import AHEAD, LOST, MOST_JOBS, ItemOutcome, Workers, attempt, def
 T = TypeVar("T")
 R = TypeVar("R")
 
-PATIENCE = 20
-"""Seconds to wait for the scheduler, and for a first worker."""
-
-ALONE = 35
-"""Seconds to wait for another worker when the last one went away."""
-
-ANSWER = 20
-"""Seconds for the scheduler to answer while it works: it may be on a machine with much to do."""
-
-GOODBYE = 10
-"""Seconds for the scheduler to hear that the client goes."""
-
-LOOK = 5
-"""Seconds after which the scheduler is asked whether it still has workers, if nothing was done."""
-
-FETCH = 5
-"""Seconds after which the same is asked, if what was done does not come: with its worker it may be gone."""
+# Seconds.
+PATIENCE = 20  # to wait for the scheduler, and for a first worker
+ALONE = 35  # to wait for another worker when the last one went away
+ANSWER = 20  # for the scheduler to answer while it works: it may be on a machine with much to do
+GOODBYE = 10  # for the scheduler to hear that the client goes
+LOOK = 5  # after which the scheduler is asked whether it still has workers, if nothing was done
+FETCH = 5  # after which the same is asked, if a result does not come: with its worker it may be gone
 
 _LEFT = "it went away, and the work with it"
 
@@ -65,7 +56,14 @@ class Cluster(Workers):
             threads = sum(client.nthreads().values())
             running: dict[str, T] = {}
             done: SimpleQueue[Any] = SimpleQueue()
-            self._hand_out(client, work, rest, running, done, max(2, threads * AHEAD))
+
+            def hand_out(count: int) -> None:
+                for item in itertools.islice(rest, count):
+                    future = client.submit(attempt, work, item, pure=False)
+                    running[future.key] = item
+                    future.add_done_callback(done.put)
+
+            hand_out(max(2, threads * AHEAD))
             while running:
                 future = self._next(client, done)
                 item = running.pop(future.key)
@@ -78,21 +76,7 @@ class Cluster(Workers):
                     yield ItemOutcome(item, None, LOST)
                 else:
                     raise error
-                self._hand_out(client, work, rest, running, done, 1)
-
-    def _hand_out(
-        self,
-        client: Any,
-        work: Callable[[T], R],
-        rest: Iterator[T],
-        running: dict[str, T],
-        done: SimpleQueue[Any],
-        count: int,
-    ) -> None:
-        for _, item in zip(range(count), rest, strict=False):
-            future = client.submit(attempt, work, item, pure=False)
-            running[future.key] = item
-            future.add_done_callback(done.put)
+                hand_out(1)
 
     def _next(self, client: Any, done: SimpleQueue[Any]) -> Any:
         """Return the next future that is done; dask itself would wait for ever for workers, or for a stopped scheduler."""
@@ -159,19 +143,17 @@ class Cluster(Workers):
 
 
 def _silence() -> None:
-    """Keep dask's own accounts of what goes wrong, tracebacks among them, off the terminal: errors are told here."""
-    # Its loggers have levels of their own, so that the parent's would not do.
+    # Its loggers print tracebacks, and have levels of their own, so that the parent's would not do.
     for name in ["distributed", *logging.root.manager.loggerDict]:
         if name.partition(".")[0] in ("distributed", "tornado"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 CLUSTER = "FUSERY_CLUSTER"
-"""Environment variable with the address of a dask scheduler."""
 
 
 def cluster_address() -> str | None:
-    """Return the address of the cluster that is to do the work, None for this machine."""
+    """Return the address of the dask scheduler in `FUSERY_CLUSTER`, None for work on this machine."""
     return os.environ.get(CLUSTER) or None
 
 

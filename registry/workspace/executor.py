@@ -1,7 +1,4 @@
-"""Who does the work on many items: this process, its threads, processes beside it, or a cluster.
-
-An item that fails with a `FuseryError` is an outcome like any other, and does not keep the others from their turn.
-"""
+"""Pools that work on many items: this process, threads or processes; a `FuseryError` is the outcome of its item."""
 
 from __future__ import annotations
 
@@ -14,12 +11,7 @@ import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import (
-    Executor,
-    Future,
-    ProcessPoolExecutor,
-    ThreadPoolExecutor,
-)
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -81,10 +73,7 @@ class Workers(ABC):
 
     @abstractmethod
     def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[ItemOutcome[T, R]]:
-        """Yield an outcome for every item, in the order in which they are done.
-
-        When the caller stops, or is interrupted, what has not begun is not begun any more.
-        """
+        """Yield an outcome for every item, in the order in which they are done; begin no more when the caller stops."""
 
 
 def attempt(work: Callable[[T], R], item: T) -> ItemOutcome[T, R]:
@@ -99,40 +88,35 @@ class Serial(Workers):
     """One after the other, in this thread."""
 
     def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[ItemOutcome[T, R]]:
-        """Yield an outcome for every item; see `Workers.run`."""
+        """Yield an outcome for every item."""
         for item in items:
             yield attempt(work, item)
 
 
+@dataclass(frozen=True, slots=True)
 class Threads(Workers):
     """Threads of this process: for work that waits, or hashes."""
 
-    def __init__(self, jobs: int) -> None:
-        """Prepare; the threads begin with the work."""
-        self._jobs = jobs
+    jobs: int
 
     def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[ItemOutcome[T, R]]:
-        """Yield an outcome for every item; see `Workers.run`."""
-        pool = ThreadPoolExecutor(self._jobs)
+        """Yield an outcome for every item."""
+        pool = ThreadPoolExecutor(self.jobs)
         try:
-            for item, future in _as_done(pool, work, items, self._jobs * AHEAD):
+            for item, future in _as_done(pool, work, items, self.jobs * AHEAD, []):
                 yield future.result() if not future.cancelled() else ItemOutcome(item, None, LOST)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+@dataclass(frozen=True, slots=True)
 class ProcessPool(Workers):
-    """Processes on this machine: for work that computes.
+    """Processes on this machine: for work that computes.  If one is killed, a new pool does the rest, up to three times."""
 
-    A process that is killed takes the pool with it; a new one does what was left, up to three times.
-    """
-
-    def __init__(self, jobs: int) -> None:
-        """Prepare; the processes begin with the work."""
-        self._jobs = jobs
+    jobs: int
 
     def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[ItemOutcome[T, R]]:
-        """Yield an outcome for every item; see `Workers.run`."""
+        """Yield an outcome for every item."""
         left: Iterable[T] = items
         for _ in range(_LOSSES):
             lost: list[T] = []
@@ -149,7 +133,7 @@ class ProcessPool(Workers):
     ) -> Iterator[ItemOutcome[T, R]]:
         others = set(multiprocessing.active_children())
         with _safe_path():  # which starts a process of Python's own beside them
-            pool = ProcessPoolExecutor(self._jobs, mp_context=_Alone(), initializer=_stand_aside)
+            pool = ProcessPoolExecutor(self.jobs, mp_context=_Alone(), initializer=_stand_aside)
         stop = threading.Event()
         outcomes: SimpleQueue[ItemOutcome[T, R] | BaseException | None] = SimpleQueue()
 
@@ -157,7 +141,7 @@ class ProcessPool(Workers):
             end: BaseException | None = None
             try:
                 until = itertools.takewhile(lambda _: not stop.is_set(), items)
-                for _, future in _as_done(pool, work, until, self._jobs * AHEAD, lost):
+                for _, future in _as_done(pool, work, until, self.jobs * AHEAD, lost):
                     outcomes.put(future.result())
             except BaseException as error:  # noqa: BLE001 - raised again where the outcomes are read
                 end = error
@@ -185,10 +169,7 @@ class ProcessPool(Workers):
 
 
 class _Process(SpawnProcess):
-    """A process that does not run the caller's script again: what it is to do is all in modules that can be imported.
-
-    Python's own would, up to where the script says `if __name__ == "__main__"`, and not every script does.
-    """
+    """A process that does not run the caller's script again, as Python's own would."""
 
     def start(self) -> None:
         main = sys.modules["__main__"]
@@ -225,11 +206,7 @@ def _stand_aside() -> None:
 
 
 def _as_done(
-    pool: Executor,
-    work: Callable[[T], R],
-    items: Iterable[T],
-    ahead: int,
-    lost: list[T] | None = None,
+    pool: Executor, work: Callable[[T], R], items: Iterable[T], ahead: int, lost: list[T]
 ) -> Iterator[tuple[T, Future[ItemOutcome[T, R]]]]:
     """Hand out items, so many at a time, and yield them as they are done; those of a broken pool go to `lost`."""
     rest = iter(items)
@@ -242,7 +219,7 @@ def _as_done(
                 future = pool.submit(attempt, work, item)
             except BrokenProcessPool:
                 broken = True
-                _lose(lost, item)
+                lost.append(item)
                 break
             running[future] = item
             future.add_done_callback(done.put)
@@ -252,21 +229,15 @@ def _as_done(
         item = running.pop(future)
         if isinstance(future.exception(), BrokenProcessPool):
             broken = True
-            _lose(lost, item)
+            lost.append(item)
         else:
             yield item, future
 
 
-def _lose(lost: list[T] | None, item: T) -> None:
-    assert lost is not None, "threads are not killed one by one"
-    lost.append(item)
-
-
 def default_jobs() -> int:
     """Return how many items are worked on at a time unless the user says: as many as processors, at most four."""
-    return max(
-        1, min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    )
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(4, processors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,7 +265,4 @@ class Site:
 
 
 Say = Callable[[str], None]
-
-
-Told = Callable[[int, int], None]
-"""Called with how many items are done, and how many there are."""
+Told = Callable[[int, int], None]  # called with the number of items that are done, and that of all items

@@ -9,8 +9,7 @@ from typing import Any
 from ..errors import BadInputError
 
 CONFIG_NAME = "config.toml"
-EMBEDDED = "fusery.db"
-"""The database, where none is set."""
+EMBEDDED = "fusery.db"  # the database, where none is set
 
 
 def require_path(path: str | Path, hint: str = "give a file or folder of this machine") -> None:

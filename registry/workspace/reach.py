@@ -31,12 +31,7 @@ _INNER_DATABASE = re.compile(r"sqlite(?:\+pysqlite)?:///(?P<path>[^?]*)")
 
 
 def require_allowed(folder: Path, said: Mapping[str, Any], *, own: bool) -> None:
-    """Refuse what a folder's file of settings may not say.
-
-    Args:
-        said: what the file sets, of what nothing in the environment overrides.
-        own: it is the home that the user's environment names.
-    """
+    """Refuse what a folder's settings may not say; `own`: it is the home that the user's environment names."""
     path = folder / "config.toml"
     if starting := sorted(set(_names(said.get("store_options") or {})) & STARTING):
         raise BadInputError(
@@ -97,7 +92,7 @@ def _written_by_others(*paths: Path) -> str | None:
         found = path.stat()
         if found.st_uid not in (0, os.getuid()):
             return f"{path} belongs to somebody else"
-        # A group of one's own, as many systems give each user, is nobody else.
+        # Many systems give each user a group of their own.
         if found.st_mode & 0o002 or found.st_mode & 0o020 and found.st_gid != os.getgid():
             return f"others can write {path}"
     return None
@@ -131,7 +126,7 @@ def _require(path: Path, is_so: Any, what: str) -> None:
         )
 
 
-def options_of(text: str | None) -> dict[str, Any]:
+def options_of(text: str | None) -> Mapping[str, Any]:
     """Parse the options of another store, which the user gives as JSON."""
     try:
         options = json.loads(text or "{}")

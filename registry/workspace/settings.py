@@ -11,6 +11,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -84,7 +85,8 @@ class Settings:
         for said, start in ((from_file, folder), (from_environment, Path())):
             said |= {name: _PLACES[name](said[name], start) for name in _PLACES.keys() & said if said[name]}
         if from_file:
-            require_allowed(folder, from_file, own=_same(folder, default_home()))
+            own = os.path.realpath(folder) == os.path.realpath(default_home())
+            require_allowed(folder, from_file, own=own)
         return cls(**{**from_file, **from_environment, "home": folder})
 
     @property
@@ -125,14 +127,10 @@ class Settings:
 
     def origin(self, name: str) -> str:
         """Return where a field's value came from: `environment`, `config.toml` or `default`."""
-        if _variable(name):
+        if os.environ.get(variable_of(name)):
             return "environment"
         default = getattr(Settings(home=self.home), name)
         return "default" if getattr(self, name) == default else CONFIG_NAME
-
-
-def _same(folder: Path, other: Path) -> bool:
-    return os.path.realpath(folder) == os.path.realpath(other)
 
 
 def variable_of(name: str) -> str:
@@ -140,18 +138,10 @@ def variable_of(name: str) -> str:
     return "FUSERY_REGISTRY" if name == "home" else f"FUSERY_{name.upper()}"
 
 
-def _variable(name: str) -> str:
-    """Return what the environment says of a field, in upper or lower case; empty where it is empty or not set."""
-    wanted = variable_of(name)
-    others = (variable for variable in os.environ if variable.isascii() and variable.upper() == wanted)
-    said = (os.environ[variable] for variable in others)
-    return os.environ.get(wanted) or next(filter(None, said), "")
-
-
 def _in_environment() -> Iterator[tuple[str, Any]]:
     for name, read in _READERS.items():
-        if said := _variable(name):
-            yield name, _value(name, read, _from_json(name, said) if read in _FROM_JSON else said)
+        if text := os.environ.get(variable_of(name)):
+            yield name, _value(name, read, text, is_json=read in _FROM_JSON)
 
 
 def _in_file(path: Path, from_environment: dict[str, Any]) -> dict[str, Any]:
@@ -192,17 +182,12 @@ def _toml(path: Path) -> dict[str, Any]:
         raise ValueError(f"{CONFIG_NAME} is not TOML that can be read") from error
 
 
-def _from_json(name: str, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"{name}: it cannot be read as JSON") from error
-
-
-def _value(name: str, read: Callable[[Any], Any], value: Any) -> Any:
+def _value(name: str, read: Callable[[Any], Any], value: Any, *, is_json: bool = False) -> Any:
     # The value itself may be a credential (a URL, store options) and is never repeated.
     try:
-        return read(value)
+        return read(json.loads(value) if is_json else value)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{name}: it cannot be read as JSON") from error
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name}: {error}") from error
 
@@ -223,34 +208,31 @@ def _user_name(value: Any) -> str:
     return str(value)
 
 
+def _choice(value: Any) -> str:
+    if value not in ("full", "recipe"):
+        raise ValueError("it should be 'full' or 'recipe'")
+    return str(value)
+
+
 def _path(value: Any) -> Path | None:
     return Path(_text(value)) if value else None
 
 
 def _count(value: Any) -> int:
     number = value
-    if isinstance(value, str):
-        number = int(value.partition(".")[0]) if _NUMBER.fullmatch(value) else _size(value)
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        number = int(value.partition(".")[0])
+    elif isinstance(value, str):
+        from ..parsing import parse_size
+
+        # A number without a unit may have no digits after the point but zeros.
+        with suppress(BadInputError):
+            number = parse_size(value) if value.rstrip()[-1:].lower() in tuple("bkmgti") else None
     elif isinstance(value, float) and value.is_integer():
         number = int(value)
     if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 1 << 63:
         raise ValueError("it should be a whole number of bytes, 0 or more, or a size such as 20GB")
     return number
-
-
-def _size(text: str) -> int | None:
-    from ..parsing import parse_size
-
-    try:
-        return parse_size(text) if text.rstrip()[-1:].lower() in "bkmgti" else None
-    except BadInputError:
-        return None
-
-
-def _publish(value: Any) -> str:
-    if value not in ("full", "recipe"):
-        raise ValueError("it should be 'full' or 'recipe'")
-    return str(value)
 
 
 def _table(value: Any) -> dict[str, Any]:
@@ -277,7 +259,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "store_options": _table,
     "cache_dir": _path,
     "cache_limit": _count,
-    "publish": _publish,
+    "publish": _choice,
     "card": _path,
     "user": _user_name,
     "admission": _admission,

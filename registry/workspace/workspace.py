@@ -29,18 +29,10 @@ if TYPE_CHECKING:
 
 
 class Workspace:
-    """What every use case works with.
+    """The parts of a registry, none of which is opened, created or imported before it is needed."""
 
-    Nothing is opened, created or imported before it is needed: a command that only prints help costs nothing, and a
-    command that only reads makes no folder.
-
-    Attributes:
-        authenticated: a server knows by a token who is at work; False where a client says its own name.
-        role: role of the server's client; empty for a user of the database.
-    """
-
-    authenticated = False
-    role = ""
+    authenticated = False  # whether a server knows by a token who is at work
+    role = ""  # of the server's client; empty for a user of the database
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -60,8 +52,7 @@ class Workspace:
     @cached_property
     def database(self) -> Database:
         """The database, with the schema this version needs."""
-        path = self.embedded_path
-        if path is not None and not path.exists():
+        if (path := self.embedded_path) is not None and not path.exists():
             raise SchemaError(f"there is no registry in {path.parent} yet", hint="fusery admin init")
         from ..database.schema import require
 
@@ -76,8 +67,7 @@ class Workspace:
     @property
     def is_unmade(self) -> bool:
         """There is no registry here yet, and the first command that writes would make it."""
-        path = self.embedded_path
-        return path is not None and not path.exists()
+        return self.embedded_path is not None and not self.embedded_path.exists()
 
     @property
     def identity(self) -> str:
@@ -86,26 +76,17 @@ class Workspace:
 
         with self.database.read() as session:
             row = session.get(tables.RegistryRow, 1)
-            if row is None:
-                raise self._no_registry()
-            return row.store_id
-
-    def _no_registry(self) -> SchemaError:
-        return SchemaError(f"there is no registry in {self.database.shown} yet", hint="fusery admin init")
+        if row is None:
+            raise SchemaError(f"there is no registry in {self.database.shown} yet", hint="fusery admin init")
+        return row.store_id
 
     @cached_property
     def store(self) -> BlobStore:
         """The store that belongs to the database."""
         from fusery.storage.locate import open_store
 
-        from .. import tables
-
         store = open_store(self.settings.store, options=self.settings.store_options)
-        with self.database.read() as session:
-            row = session.get(tables.RegistryRow, 1)
-        if row is None:
-            raise self._no_registry()
-        if store.identify() != row.store_id:
+        if store.identify() != self.identity:
             raise _foreign(store)
         return store
 
@@ -130,6 +111,7 @@ class Workspace:
         from fusery.storage.locate import open_store
 
         from .. import tables
+        from ..database import events
         from ..database.schema import require, state, upgrade
 
         self._make_folders()
@@ -150,20 +132,13 @@ class Workspace:
             # Adopting another store would leave everything recorded so far without its bytes.
             raise _foreign(store)
         if made:
-            self._record_store(str(store_id), store.url)
+            with database.write() as session:
+                if session.get(tables.RegistryRow, 1) is None:
+                    now = database.utcnow(session)
+                    session.add(tables.RegistryRow(id=1, store_id=store_id, created_at=now))
+                    detail = {"store": store.url}
+                    events.record(session, "registry.made", "registry", str(store_id), detail, at=now)
         return made
-
-    def _record_store(self, store_id: str, url: str) -> None:
-        from .. import tables
-        from ..database import events
-
-        with self.database.write() as session:
-            row = session.get(tables.RegistryRow, 1)
-            if row is not None:
-                return
-            now = self.database.utcnow(session)
-            session.add(tables.RegistryRow(id=1, store_id=store_id, created_at=now))
-            events.record(session, "registry.made", "registry", store_id, {"store": url}, at=now)
 
     def _open_database(self) -> Database:
         from ..database import Database
@@ -195,7 +170,7 @@ class Workspace:
         for folder in folders:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-            except (PermissionError, FileExistsError, NotADirectoryError, OSError) as error:
+            except OSError as error:
                 raise StoreDeniedError(
                     f"the folder {folder} cannot be made: {os.strerror(error.errno or 0)}",
                     hint="set FUSERY_REGISTRY to a folder that you may write",
@@ -203,10 +178,7 @@ class Workspace:
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """Yield a temporary folder for large copies: in the cache, or the system's if that is not writable.
-
-        Leftovers of killed processes in either place are removed first.
-        """
+        """Yield a temporary folder for large copies, in the cache or else the system's; remove what killed processes left."""
         from fusery.storage.errors import MissingFileError, StoreDeniedError
         from fusery.storage.processes import temporary_folder
 

@@ -32,26 +32,6 @@ def test_a_backup_is_restored_and_holds_no_secret(
     assert not [path for path in files if CANARY.encode() in path.read_bytes()]
 
 
-@pytest.mark.slow
-def test_another_partys_backup_is_copied_and_named_is_what_stays_behind(stocked: Fusery) -> None:
-    assert stocked("promote", "course_rec@1", "prod").code == 0
-    assert stocked("admin", "backup", "saved").code == 0
-    restored = stocked("--registry", "new", "admin", "restore", "saved")
-    assert restored.code == 0
-    assert "1 alias" in restored.out
-    assert stocked("--registry", "new", "audit").code == 0
-    again = stocked("--registry", "new", "admin", "restore", "saved", "--json")
-    assert again.json["rows"]["adapter"] == len(stocked("list", "--json").json)
-    assert {"event", "alias"} <= {each["kind"] for each in again.json["left_out"]}
-    names = [
-        [each["name"] for each in stocked(*home, "list", "--json").json]
-        for home in ((), ("--registry", "new"))
-    ]
-    assert names[0] == names[1]
-    assert stocked("--registry", "third", "admin", "init").code == 0
-    assert stocked("--registry", "third", "pull", "course_rec@1", "--from", "saved").code == 0
-
-
 def test_refusals(stocked: Fusery, tmp_path: Path) -> None:
     (tmp_path / "other" / "sub").mkdir(parents=True)
     (tmp_path / "other" / "sub" / "config.json").write_text("{}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import signal
 import sqlite3
 import sys
 from collections.abc import Callable
@@ -13,12 +12,9 @@ from pathlib import Path
 import pytest
 from fixture_types import Fusery
 from plugin_packages import write_package
-from programs import interrupts
 
 from fusery.storage import plugins
 from fusery.storage.plugins import Group
-
-from .conftest import started
 
 TARGET = "from fusery.registry.bundles import Target\n"
 ODD_TARGET = f"{TARGET}X = Target('odd', 'odd')\n"
@@ -215,34 +211,3 @@ def test_what_a_plugin_prints_is_no_part_of_a_document(stocked: Fusery, install:
     sys.modules.pop("odd", None)
     done = stocked("doctor", "--json")
     assert ("plugin.rules.odd" in done.out, "hello\n" in done.err) == (True, True)
-
-
-def test_names_of_plugins(stocked: Fusery, packages: Path) -> None:
-    for name in ("a+b", "a-", "con"):
-        write_package(
-            packages, "odd", {"fusery.sources": {name: "odd:X"}}, "def X(*_, **__): return iter(())"
-        )
-        plugins._installed.cache_clear()
-        assert f"{name} of odd 1.2" in stocked("register", f"{name}://somewhere").err
-    for each in ("odd", "even"):
-        write_package(packages, each, {"fusery.rules": {"same": f"{each}:X"}})
-    plugins._installed.cache_clear()
-    assert "even 1.2 and odd 1.2" in stocked("check", "first", "--base", "tiny").err
-    about = packages / "odd-1.2.dist-info" / "entry_points.txt"
-    about.write_text("[fusery.targets]\nsame = odd:X\nsame = odd:Y\n[fusery.rules]\nsame = odd:X\n")
-    plugins._installed.cache_clear()
-    assert plugin_checks(stocked).keys() == {"plugin.rules.same", "plugin.targets.same"}
-    assert "more than once" in stocked("materialize", "course_rec@2", "out", "--target", "same").err
-
-
-@pytest.mark.slow
-@pytest.mark.timing
-def test_doctor_names_the_plugin_that_it_imports(stocked: Fusery, install: Install, tmp_path: Path) -> None:
-    install("fusery.targets", "import time\ntime.sleep(1000)")
-    with interrupts():
-        process = started("doctor", cwd=tmp_path, PYTHONPATH=str(tmp_path / "packages"))
-        assert process.stderr is not None
-        assert process.stderr.readline() == "importing the target odd of odd 1.2\n"
-        process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=60) == ("", "\nInterrupted.\n")
-    assert process.returncode == 130

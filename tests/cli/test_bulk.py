@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import json
 import signal
-import sqlite3
 import sys
-import time
-from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 import tiny_models
-from dask_cluster import RunningCluster, cluster
+from dask_cluster import cluster
 from fixture_types import Fusery
 from programs import interrupts
 from waiting import wait_until
 
-from fusery.registry.database.leases import TTL
-from fusery.registry.workspace.cluster import ALONE, ANSWER, GOODBYE, LOOK
-
-from .conftest import MAIN, require_refusals, started
+from .conftest import require_refusals, started
 
 FIRST, SECOND = "course_rec_v1_20260115", "course_rec_v2_20260201"
 ALL = ("fuse", "--all", "--jobs", "1")
@@ -74,39 +67,6 @@ def test_one_failure_does_not_stop_the_others(stocked: Fusery) -> None:
     assert (len(quiet.out.splitlines()), FIRST in quiet.err) == (1, True)
 
 
-@pytest.mark.slow
-def test_only_missing_bundles_are_written_the_second_time(stocked: Fusery, tmp_path: Path) -> None:
-    words = ("materialize", "--all", "--jobs", "1", "--json", "out/{name}")
-    first = stocked(*words)
-    before = (tmp_path / "out" / SECOND / "config.json").stat().st_mtime_ns
-    for path in (tmp_path / "out" / FIRST).iterdir():
-        path.unlink()
-    second = stocked(*words)
-    assert (first.code, second.code) == (0, 0)
-    assert [document["adapters"] for document in first.json] == [[FIRST], [SECOND]]
-    assert [document["existed"] for document in first.json + second.json] == [False, False, False, True]
-    assert (tmp_path / "out" / SECOND / "config.json").stat().st_mtime_ns == before
-    assert first.json[1]["digest"] == second.json[1]["digest"]
-    other = stocked(*words, "--quantize", "8", "--accept-loss")
-    assert (other.code, other.json[1]["error"]["code"]) == (1, "already_exists")
-
-
-@pytest.mark.slow
-def test_a_bundle_by_other_choices_does_not_count_as_done(stocked: Fusery, tmp_path: Path) -> None:
-    card = tmp_path / "card.md.j2"
-    words = ("materialize", "--all", "--jobs", "1", "--json", "out/{name}", "--force")
-    stocked(*words)
-    for text in ("Ours: {{ name }}", "Theirs: {{ name }}"):
-        card.write_text(text)
-        changed, again = (stocked(*words, "--card", card).json for _ in range(2))
-        assert [document["existed"] for document in changed + again] == [False, False, True, True]
-    assert (tmp_path / "out" / FIRST / "README.md").read_text() == f"Theirs: {FIRST}"
-    assert stocked(*words, "--target", "vllm", "--fused").code == 0
-    adapters = stocked(*words, "--target", "vllm", "--unfused")
-    assert (adapters.code, [document["fused"] for document in adapters.json]) == (0, [None, None])
-    assert (tmp_path / "out" / FIRST / "adapters" / FIRST / "adapter_model.safetensors").is_file()
-
-
 def test_refusals(stocked: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
     require_refusals(
         stocked,
@@ -129,13 +89,6 @@ def test_refusals(stocked: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
     require_refusals(stocked, ("fuse --all", "[dask]"))
 
 
-@pytest.mark.slow
-def test_a_cluster_that_is_not_there(stocked: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FUSERY_CLUSTER", "tcp://127.0.0.1:9")
-    monkeypatch.setattr("fusery.registry.workspace.cluster.PATIENCE", 1)
-    require_refusals(stocked, ("fuse --all", "no scheduler answers"))
-
-
 @pytest.fixture
 def eight(stocked: Fusery, tmp_path: Path, tiny_base: Path) -> Fusery:
     """The command line on a registry with six more adapters."""
@@ -147,9 +100,7 @@ def eight(stocked: Fusery, tmp_path: Path, tiny_base: Path) -> Fusery:
 
 def require_the_rest(eight: Fusery) -> None:
     """Require that the next run fuses the rest at once."""
-    begun = time.monotonic()
     ran = eight(*ALL, "--json")
-    assert time.monotonic() - begun < TTL, "it waited for leases of processes that are gone"
     cached = [document["cached"] for document in ran.json]
     assert (ran.code, len(cached), any(cached)) == (0, 8, True)
     assert eight("audit", "--json").json["ok"]
@@ -197,40 +148,3 @@ def test_a_cluster_does_it_and_survives_a_killed_worker(
         assert wrong.poll() is None
     events = eight("log", "--json").json
     assert sum(event["action"] == "fused.made" for event in events) in (0, 8)
-
-
-HASTY = f"import fusery.registry.workspace.cluster as c; c.ALONE = 4; c.LOOK = 0.01; {MAIN}"
-"""Ask the scheduler all the time, also in the moment in which it goes."""
-
-
-def on_record(home: Path) -> int:
-    """Return how many fused models are on record."""
-    with closing(sqlite3.connect(f"file:{home / 'fusery.db'}?mode=ro", uri=True)) as connection:
-        (count,) = connection.execute("SELECT count(*) FROM fused").fetchone()
-    return int(count)
-
-
-@pytest.mark.slow
-@pytest.mark.timing
-@pytest.mark.parametrize(
-    ("trouble", "reason"),
-    [
-        (lambda running: running.scheduler.kill(), "went away"),
-        (lambda running: running.scheduler.send_signal(signal.SIGSTOP), "does not answer any more"),
-        (lambda running: running.kill(0), "all of its workers went away"),
-    ],
-    ids=["killed", "stopped", "no workers"],
-)
-def test_a_lost_cluster_is_reported_within_a_minute(
-    eight: Fusery, tmp_path: Path, trouble: Callable[[RunningCluster], None], reason: str
-) -> None:
-    with cluster(tmp_path / "cluster", FUSERY_REGISTRY=str(tmp_path / "home")) as running:
-        running.add_worker()
-        process = started("fuse", "--all", main=HASTY, FUSERY_CLUSTER=running.address)
-        # It is in the cache before it is on record.
-        wait_until(lambda: process.poll() is not None or on_record(tmp_path / "home") > 0)
-        trouble(running)
-        _, err = process.communicate(timeout=240)
-    assert (process.returncode, reason in err, "Traceback" in err) == (2, True, False), err
-    assert 2 * LOOK + max(ALONE, ANSWER) + GOODBYE < 60, "with the usual patience, too"
-    require_the_rest(eight)

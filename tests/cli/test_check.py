@@ -262,29 +262,3 @@ def test_files_can_be_named_by_a_file_or_a_pipe(
     assert checked(stocked, *words) == (1, [("good", "pass"), (evil, "fail")])
     (others / "list").write_bytes(b"")
     assert stocked("check", "--changed", "--files0-from", "list").code == 0
-
-
-@pytest.mark.slow
-def test_a_folder_that_cannot_be_read_is_a_finding(stocked: Fusery, others: Path) -> None:
-    folder = others / "good"
-    before = snapshot(others / "home" / "store")
-    names = {
-        "link_outside": ["../home/config.toml", "gone.txt", "notes.txt"],
-        "special_file": ["pipe"],
-        "unsafe_path": ["no\ntes.txt", "Adapter_config.json"],
-    }
-    for code, each in names.items():
-        for name in each:
-            path = folder / (name if code == "unsafe_path" else "notes.txt")
-            if code == "link_outside":
-                path.symlink_to(name)
-            elif code == "special_file":
-                os.mkfifo(path)
-            else:
-                path.write_text("x")
-            done = stocked("check", "good", "--base", "tiny", "--json")
-            assert (done.code, [f["code"] for f in done.json["findings"]]) == (1, [code]), name
-            refused = stocked("register", "good", "--base", "tiny", "--task", "t", "--json")
-            assert (refused.code, refused.json["error"]["findings"][0]["code"]) == (2, code)
-            path.unlink()
-    assert snapshot(others / "home" / "store") == before

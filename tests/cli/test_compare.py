@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import click
 import pytest
 from fixture_types import Fusery
 
@@ -19,7 +20,8 @@ def test_refusals(stocked: Fusery, tmp_path: Path) -> None:
     require_refusals(
         stocked,
         (f"diff {both} --weights --force", "--force goes with --plot"),
-        (f"diff {both} --weights --plot x.gif", ".svg"),
+        (f"diff {both} --plot x.gif", ".svg"),
+        (f"diff {both} --weights --plot x.svg", "exclude"),
         ("diff course_rec@1", "two different adapters"),
         ("diff course_rec@1 --weights", "--weights compares two adapters"),
         (f"diff {both} --force", "--force goes with --plot"),
@@ -38,7 +40,7 @@ def test_refusals(stocked: Fusery, tmp_path: Path) -> None:
 def test_compare(stocked: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = stocked("diff", "course_rec", "--json").json
     assert whole.keys() == {
-        "adapters", "differs", "same", "amended", "findings", "curves", "withdrawals", "plot"
+        "adapters", "better", "differs", "same", "amended", "findings", "curves", "withdrawals", "plot"
     }  # fmt: skip
     assert whole["adapters"] == [FIRST, SECOND]
     assert whole["differs"]["val_loss"] == [0.61, 0.42]
@@ -49,6 +51,52 @@ def test_compare(stocked: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
         assert all(text in stocked("diff", *words).out for text in (FIRST, SECOND, "0.61"))
     monkeypatch.setattr("fusery.registry.catalog.compare.MOST", 1)
     require_refusals(stocked, ("diff course_rec", "TASK@1 TASK@2"))
+
+
+def test_the_first_line_says_which_is_better(stocked: Fusery) -> None:
+    shown = stocked("diff", "course_rec")
+    assert shown.out.splitlines()[0] == (
+        "course_rec@2 is better: validation loss 0.42 against 0.61 on the same data"
+    )
+    assert stocked("diff", *BOTH, "--json").json["better"]["reference"] == "course_rec@2"
+    stocked("edit", "course_rec@1", "--dataset", "others", "--reason", "wrong name")
+    first, hint, *_ = stocked("diff", *BOTH, "--weights").out.splitlines()
+    assert first.startswith("Cannot tell which is better: course_rec@1 was validated on others")
+    assert hint == "Hint: fusery eval probe course_rec@2 --against course_rec@1 --prompts FILE"
+
+
+def test_yank_lists_and_asks_first(stocked: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
+    stocked("alias", "set", "course_rec@2", "prod")
+    yank = ("yank", "--where", "version = 2", "--reason", "bad data")
+    asked: list[str] = []
+    answers = iter([False, True])
+
+    def confirm(text: str, **_: object) -> None:
+        asked.append(text)
+        if not next(answers):
+            raise click.Abort
+
+    monkeypatch.setattr("fusery.cli.alias.is_interactive", lambda: True)
+    monkeypatch.setattr("click.confirm", confirm)
+    plan = stocked(*yank, "--dry-run").out
+    assert plan.splitlines() == [
+        f"{SECOND} would be yanked", "  it is held by course_rec#prod", "Nothing was written."
+    ]  # fmt: skip
+    refused = stocked(*yank)
+    assert (refused.code != 0, refused.out.splitlines()) == (True, plan.splitlines()[:-1])
+    assert stocked("list", "--where", "yanked", "-q").out == ""
+    done = stocked(*yank)
+    assert (asked, done.out.splitlines()[-1]) == (["Yank 1 adapter?"] * 2, f"{SECOND} is yanked: bad data")
+    assert done.err.splitlines()[-1] == "Next: fusery alias rollback course_rec#prod --reason TEXT"
+    assert stocked(*yank, "--yes", "--json").json["changed"] is False
+    assert stocked("yank", "--where", "yanked", "--undo", "--yes", "-q").out == f"{SECOND}\n"
+    require_refusals(
+        stocked,
+        ("yank course_rec@1", "--reason"),
+        ("yank --reason x", "--where"),
+        ("yank course_rec@1 --undo --dry-run", "exclude"),
+    )
+    assert len(asked) == 2
 
 
 def test_list_filters_and_pages(stocked: Fusery) -> None:

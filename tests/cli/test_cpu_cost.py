@@ -33,37 +33,23 @@ def register_small(fusery: Fusery, tmp_path: Path, **config: object) -> Fusery:
 @pytest.mark.slow
 def test_fuse_and_materialize_name_the_command_for_16_bits(fusery: Fusery, tmp_path: Path) -> None:
     quantised = register_small(fusery, tmp_path)
-    ran = quantised("fuse", "small@1", "--precision", "mixed")
+    ran = quantised("fuse", "small@1", "--as", "mixed")
     assert ran.code == 0 and COST in ran.err
     command = shlex.split(ran.err.partition(COST)[2].partition(": ")[2])
     dense = quantised(*command[1:])
-    assert "--scale 19 --precision dequantize" in quantised("fuse", "small@1", "--scale", "19").err
+    assert "-o scale=19 --as 16bit" in quantised("fuse", "small@1", "-o", "scale=19").err
     assert dense.code == 0 and COST not in dense.err
-    assert COST not in quantised("fuse", "small@1", "--precision", "mixed", "--json").err
-    ran = quantised("materialize", "small@1", "docker", "--target", "docker", "--precision", "mixed")
-    assert ran.code == 0 and "--target docker --precision dequantize" in ran.err
-    gguf = quantised("materialize", "small@1", "file", "--target", "gguf", "--precision", "mixed")
+    assert COST not in quantised("fuse", "small@1", "--as", "mixed", "--json").err
+    ran = quantised("materialize", "small@1", "docker", "--target", "docker", "--as", "mixed")
+    assert ran.code == 0 and "--target docker --as 16bit" in ran.err
+    gguf = quantised("materialize", "small@1", "file", "--target", "gguf", "--as", "mixed")
     assert COST not in gguf.err
     assert COST in (tmp_path / "docker" / "README.md").read_text()
     card = (tmp_path / "docker" / "model" / "README.md").read_text()
     assert COST in card
-    assert "\nfusery materialize small_v1_20260115 DEST --precision dequantize\n" in card
-    dense = quantised("materialize", "small@1", "dense", "--precision", "dequantize")
+    assert "\nfusery materialize small_v1_20260115 DEST --as 16bit\n" in card
+    dense = quantised("materialize", "small@1", "dense", "--as", "16bit")
     assert dense.code == 0 and COST not in dense.err + (tmp_path / "dense" / "README.md").read_text()
-
-
-@pytest.mark.slow
-def test_no_command_where_the_format_is_the_only_one(fusery: Fusery, tmp_path: Path) -> None:
-    """A merge-aware adapter is refused any other precision."""
-    register_small(fusery, tmp_path, quantization_aware={"bits": 4, "group_size": 64})
-    for words in (("fuse",), ("materialize", "docker", "--target", "docker")):
-        ran = fusery(words[0], "small@1", *words[1:])
-        assert ran.code == 0 and COST in ran.err and "dequantize" not in ran.err
-    for card in ("README.md", "model/README.md"):
-        text = (tmp_path / "docker" / card).read_text()
-        assert COST in text and "dequantize" not in text
-    ran = fusery("materialize", "small@1", "vllm", "--target", "vllm", "--fused")
-    assert ran.code == 2 and "dequantize" not in ran.err
 
 
 def test_cost_is_printed_only_on_a_linux_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,13 +9,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+import chat_templates
 import pytest
 import tiny_models
 from fixture_types import Fusery
 
 from fusery.cli import demo
 from fusery.cli.session import Session
-from fusery.registry.errors import AlreadyExistsError
+from fusery.registry.errors import AlreadyExistsError, ModelUnusableError
 from fusery.storage.errors import MissingFileError
 
 BASE, TASK = demo.BASE, demo.TASK
@@ -25,8 +26,7 @@ COMMANDS = (
     f"check ~ --base {BASE} --task {TASK}", f"register ~ --base {BASE} --task {TASK}",
     "list", f"diff {TASK}@1 {TASK}@2", f"show {TASK}@2", f"fuse {TASK}@2", f"fuse {TASK}@2",
     f"materialize {TASK}@2 ~", f"materialize {TASK}@2 ~ --target docker", f"lineage {TASK}@2", "audit",
-    "base add ~", f"register ~ --base {demo.SMALL} --trained-on {BASE} --task {demo.SMALL_TASK}",
-    f"fuse {demo.SMALL_TASK}@2 --precision keep", f"fuse {demo.SMALL_TASK}@2",
+    "base add ~", f"fuse {TASK}@2 --base {demo.SMALL} --as keep", f"fuse {TASK}@2 --base {demo.SMALL}",
 )  # fmt: skip
 REFUSED = {3: 1, 4: 2}
 
@@ -120,4 +120,12 @@ def test_what_did_not_come_with_the_installation_is_named(monkeypatch: pytest.Mo
     for look in (demo._model_file, demo._examples):
         with pytest.raises(MissingFileError):
             look()
-    assert [demo._shortened("x " * count) for count in (45, 46)] == ["x " * 44 + "x", "x " * 45 + "…"]
+
+
+def test_a_model_is_asked_by_its_chat_template_which_may_not_take_for_ever(tmp_path: Path) -> None:
+    folder = tiny_models.make_base(tmp_path / "base", layers=1)
+    assert isinstance(demo.answer(folder, "Which course?", limit=2), str)
+    (folder / "chat_template.jinja").write_text(chat_templates.SLOW_IF_ASKED)
+    assert isinstance(demo.answer(folder, "Which course?", limit=2), str)
+    with pytest.raises(ModelUnusableError):
+        demo.answer(folder, "be slow", limit=2)

@@ -145,7 +145,7 @@ def test_without_a_measurement_it_is_inconclusive(stocked: Fusery) -> None:
     assert stocked("eval", "bench", "course_rec@1", "--last", "--json").json is None
     require_refusals(
         stocked,
-        ("eval bench course_rec@1 --last --precision keep", "--last"),
+        ("eval bench course_rec@1 --last --as keep", "--last"),
         ("eval bench course_rec@1 --tokens 1", "measure nothing"),
     )
 
@@ -154,13 +154,13 @@ def test_refusals(stocked: Fusery) -> None:
     require_refusals(
         stocked,
         ("eval probe tiny", "--against"),
-        ("eval probe course_rec@1 --against base --precision keep", "--precision"),
+        ("eval probe course_rec@1 --against base --as keep", "--as"),
         ("eval probe course_rec@1 --prompts absent.jsonl", "absent.jsonl"),
         ("eval probe course_rec@1 --against nothing@1", "unknown_reference"),
         ("eval probe course_rec@1 --limit 0", "--limit"),
         ("base calibrate nothing", "unknown_reference"),
         ("base calibrate tiny --prompts absent.jsonl", "absent.jsonl"),
-        ("fuse course_rec@1 --precision keep --probe auto", "leave out --precision"),
+        ("fuse course_rec@1 --as keep --probe auto", "leave out --as"),
         ("fuse --all --probe auto", "fusery fuse REF --probe auto"),
         ("fuse course_rec@1 --probe auto --probe-within 0", "--probe-within"),
     )

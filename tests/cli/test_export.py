@@ -102,49 +102,6 @@ def test_another_registry_reads_it_back(stocked: Fusery, exported: Path, tiny_ba
 
 
 @pytest.mark.slow
-def test_a_metadata_file_of_the_user_s_own_comes_back_to_the_byte(
-    stocked: Fusery, tmp_path: Path, tiny_base: Path
-) -> None:
-    folder = tiny_models.make_adapter(tmp_path / "mine", tiny_base, seed=9)
-    text = '{"adapter_name": "mine",\r\n "version": 4, "training_date": "2026-03-01", "owner": "Zoë"}'
-    (folder / "adapter_metadata.json").write_bytes(text.encode())
-    words = ("--tag", "team=x", "--note", "a note", "--examples", "7", "--parent", "course_rec@2")
-    assert stocked("register", folder, "--base", "tiny", "--dataset", "d", *words).code == 0
-    for reference in ("course_rec@2", "mine@4"):
-        assert stocked("get", reference, tmp_path / "out").code == 0
-    written = json.loads(
-        (tmp_path / "out" / "adapters_mine_v4_20260301" / "adapter_metadata.json").read_text()
-    )
-    assert written["owner"] == "Zoë"
-    add_elsewhere(stocked, tiny_base)
-    assert stocked(*HOME, "register", tmp_path / "out" / "adapters_mine_v4_20260301").code == 0
-    require_same(stocked, "mine@4")
-    assert stocked(*HOME, "show", "mine@4", "--json").json["parent"] is None
-
-
-@pytest.mark.slow
-def test_peft_s_form_goes_out_and_its_own_comes_back(
-    stocked: Fusery, tmp_path: Path, tiny_base: Path
-) -> None:
-    folder = peft_folders.make_peft(
-        tmp_path / "peft",
-        tiny_base,
-        use_rslora=True,
-        alpha_pattern={"q_proj": 5},
-        base_model_name_or_path="tiny",
-    )
-    words = ("--base", "tiny", "--task", "theirs", "--date", "20260301")
-    assert stocked("register", folder, *words).code == 0
-    assert stocked("get", "theirs@1", tmp_path / "own").code == 0
-    out = tmp_path / "own" / "adapters_theirs_v1_20260301"
-    for name in ("adapter_model.safetensors", "adapter_config.json"):
-        assert (out / name).read_bytes() == (folder / name).read_bytes()
-    add_elsewhere(stocked, tiny_base)
-    assert stocked(*HOME, "register", out).code == 0
-    require_same(stocked, "theirs@1", "renderings")
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("form", ["mlx", "peft"])
 def test_the_other_form_is_on_record_and_knows_its_adapter(
     stocked: Fusery, tmp_path: Path, tiny_base: Path, form: str
@@ -254,16 +211,3 @@ def test_a_folder_is_printed_and_nothing_else(stocked: Any) -> None:
 
 def test_a_base_has_one_as_well(stocked: Any) -> None:
     assert (Path(stocked("get", "tiny").out.strip()) / "config.json").is_file()
-
-
-@pytest.mark.slow
-def test_what_is_not_here_says_how_to_get_it(stocked: Any) -> None:
-    made = stocked("fuse", "course_rec@1", "--accept-loss", "--json").json
-    assert stocked("get", made["key"]).out.strip() == made["path"]
-    assert stocked("admin", "cache", "prune", "0").code == 0
-    done = stocked("get", made["key"])
-    assert (done.code, done.out) == (2, "")
-    assert f"fuse {made['adapter']} --recipe {made['key']}" in done.err
-    [command] = [line.partition("fusery ")[2].split() for line in done.err.splitlines() if "Hint" in line]
-    assert stocked(*command, "--accept-loss").code == 0
-    assert stocked("get", made["key"]).out.strip() == made["path"]

@@ -52,7 +52,7 @@ def small(fusery: Fusery, small_home: Path, tmp_path: Path) -> Fusery:
 
 @pytest.mark.slow
 def test_fuse_explains_a_lost_fuse_and_gives_a_hint(small: Fusery) -> None:
-    options = ("--precision", "keep", "--accept-loss", "--with", "two@1:0.5", "--scale", "10")
+    options = ("--as", "keep", "--accept-loss", "--with", "two@1:0.5", "-o", "scale=10")
     ran = small("fuse", "one@1", *options)
     assert "LOST" in ran.out
     (note,) = [line for line in ran.err.splitlines() if line.startswith("LOST: ")]
@@ -75,7 +75,7 @@ def test_as_json_as_names_and_as_a_picture(small: Fusery, tmp_path: Path) -> Non
     ran = small("show", "--fidelity", "one@1", "--plot", "a.svg", "-q")
     assert (ran.code, ran.out) == (0, f"{tmp_path / 'a.svg'}\n")
     assert (tmp_path / "a.svg").read_text(encoding="utf-8").startswith("<?xml")
-    small("fuse", "one@1", "--scale", "3")
+    small("fuse", "one@1", "-o", "scale=3")
     require_refusals(small, ("show --fidelity one@1 --plot a.svg", "--force"))
     assert small("show", "--fidelity", "one@1", "--plot", "a.svg", "--force").code == 0
 
@@ -95,7 +95,7 @@ def test_formats_are_compared(small: Fusery, tmp_path: Path) -> None:
     ]
     assert ["<- auto" in line for line in lines] == [False, False, False, True, False, False]
     assert "`auto` writes mixed, 6 bits where adapted" in ran.err
-    words = ("show", "--fidelity", "one@1", "--formats", "--scale", "30", "--with", "two@1:0.5", "--json")
+    words = ("show", "--fidelity", "one@1", "--formats", "-o", "scale=30", "--with", "two@1:0.5", "--json")
     document = small(*words).json
     assert (document["scale"], document["with"]) == (30.0, [{"adapter": "two_v1_20260115", "weight": 0.5}])
     assert [row["format"] for row in document["formats"] if row["chosen"]] == [document["chosen"]]
@@ -105,12 +105,12 @@ def test_formats_are_compared(small: Fusery, tmp_path: Path) -> None:
 
 def test_refusals(stocked: Fusery) -> None:
     cases = (
-        ("--scale 3", "--scale goes with --formats"),
+        ("-o scale=3", "-o goes with --formats"),
         ("--with two@1", "--with goes with --formats"),
         ("--min-fidelity 0.9", "--min-fidelity goes with --formats"),
         ("--force", "--force goes with --plot"),
         ("--formats --plot a.png", "--plot"),
-        ("--formats --scale nan", "finite"),
+        ("--formats -o scale=nan", "finite"),
         ("--formats --with two@1:x", "number"),
         ("--plot a.gif", ".svg"),
     )
@@ -120,12 +120,12 @@ def test_refusals(stocked: Fusery) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        pytest.param(("--precision", "keep", "--accept-loss"), marks=pytest.mark.slow),
-        pytest.param(("--precision", "dither", "--seed", "3"), marks=pytest.mark.slow),
-        pytest.param(("--precision", "mixed", "--min-fidelity", "0.99"), marks=pytest.mark.slow),
-        pytest.param(("--precision", "mixed", "--budget", "1.2x", "--accept-loss"), marks=pytest.mark.slow),
-        pytest.param(("--quantize", "8", "--group-size", "32"), marks=pytest.mark.slow),
-        ("--scale", "30", "--with", "two@1:0.25"),
+        pytest.param(("--as", "keep", "--accept-loss"), marks=pytest.mark.slow),
+        pytest.param(("--as", "dither", "-o", "seed=3"), marks=pytest.mark.slow),
+        pytest.param(("--as", "mixed", "--min-fidelity", "0.99"), marks=pytest.mark.slow),
+        pytest.param(("--as", "mixed", "--budget", "1.2x", "--accept-loss"), marks=pytest.mark.slow),
+        pytest.param(("-o", "quantize=8", "-o", "group_size=32"), marks=pytest.mark.slow),
+        ("-o", "scale=30", "--with", "two@1:0.25"),
     ],
     ids=lambda value: " ".join(value),
 )

@@ -55,7 +55,7 @@ def test_gc_removes_unreferenced_blobs(stocked: Fusery, tmp_path: Path) -> None:
 @pytest.fixture
 def fused(stocked: Fusery) -> Fusery:
     for reference in ("course_rec@1", "course_rec@2"):
-        assert stocked("fuse", reference, "--precision", "keep", "--accept-loss").code == 0
+        assert stocked("fuse", reference, "--as", "keep", "--accept-loss").code == 0
     return stocked
 
 
@@ -78,14 +78,14 @@ def test_prune_takes_the_oldest_first(fused: Fusery, monkeypatch: pytest.MonkeyP
 
 
 def test_explain(fused: Fusery, tmp_path: Path) -> None:
-    words = ("admin", "cache", "explain", "course_rec@1", "--precision", "keep")
+    words = ("admin", "cache", "explain", "course_rec@1", "--as", "keep")
     [hit] = fused(*words, "--json").json["models"]
     assert (hit["status"], hit["asked"], hit["missing"]) == ("hit", True, [])
     assert (hit["inputs"]["adapter"]["name"], hit["inputs"]["recipe"]["precision"]) == (FIRST, "keep")
-    asked, other = fused(*words, "--scale", "3", "--json").json["models"]
+    asked, other = fused(*words, "-o", "scale=3", "--json").json["models"]
     assert (asked["status"], asked["asked"]) == ("miss", True)
     assert (other["status"], other["asked"], other["differs"]) == ("hit", False, ["scale"])
-    assert "scale" in fused(*words, "--scale", "3").out
+    assert "scale" in fused(*words, "-o", "scale=3").out
     fused("admin", "cache", "prune", "0")
     [miss] = fused(*words, "--json").json["models"]
     assert (miss["status"], miss["key"], miss["here"]) == ("miss", hit["key"], None)

@@ -16,7 +16,7 @@ from .conftest import require_refusals
 @pytest.fixture
 def fused(stocked: Fusery) -> Path:
     """The second version, fused, in the cache."""
-    ran = stocked("fuse", "course_rec@2", "--precision", "keep", "--accept-loss", "--json")
+    ran = stocked("fuse", "course_rec@2", "--as", "keep", "--accept-loss", "--json")
     assert ran.code == 0
     return Path(ran.json["path"])
 
@@ -48,7 +48,7 @@ def test_a_stranger_exits_with_one_and_an_evicted_model_with_three(
     assert stocked("identify", stranger, "--json").json["matches"] == []
     other = tiny_models.make_adapter(tmp_path / "other", stranger, seed=3)
     assert stocked("identify", other).code == 1
-    assert stocked("fuse", "course_rec@1", "--precision", "keep", "--accept-loss").code == 0
+    assert stocked("fuse", "course_rec@1", "--as", "keep", "--accept-loss").code == 0
     assert stocked("admin", "cache", "prune", "0", "-y").code == 0
     ran = stocked("identify", tiny_models.make_base(tmp_path / "another", seed=10))
     assert (ran.code, "not compared with course_rec_v1_20260115" in ran.out) == (3, True)

@@ -244,18 +244,3 @@ def test_a_file_or_a_url_as_home_is_refused(
     for words in (("demo", "--dir", urls[0]), ("get", "course_rec@1", urls[0]), ("ui", "--save", urls[0])):
         assert fusery(*words).code == 2, words
     assert [path.name for path in tmp_path.iterdir()] == ["plain.txt"]
-
-
-@pytest.mark.timing
-@pytest.mark.slow
-def test_garbage_is_collected_rarely_while_a_command_starts_and_as_usual_later() -> None:
-    code = (
-        "import gc\n"
-        "from fusery.cli.main import main\n"
-        "try:\n    main(['--version'])\nexcept SystemExit as end:\n    assert end.code == 0\n"
-        "assert gc.get_threshold()[0] == 500_000 and len(gc.callbacks) == 1\n"
-        "kept = [[] for _ in range(600_000)]\n"
-        "assert gc.get_threshold()[0] == 50_000 and gc.callbacks == []\n"
-    )
-    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")

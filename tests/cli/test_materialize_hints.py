@@ -14,13 +14,9 @@ import peft_folders
 import pytest
 import tiny_architectures
 import tiny_models
-from consumers import transformers_logits
 from fixture_types import Fusery
-from warm_python import warm_python
 
-from fusery.integrations.onnx import PYTHON
 from fusery.registry.bundles import own_targets
-from fusery.registry.models.architecture import read_architecture
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("gguf")
@@ -33,9 +29,7 @@ CLASSES = {
     "mixtral": "MixtralForCausalLM",
     "qwen3_moe": "Qwen3MoeForCausalLM",
 }
-OPTION = re.compile(
-    r"--(?:target|precision|onnx-type|base-name|location) [^\s,;:]+(?:://[^\s,;]+)?|--fused|--unfused"
-)
+OPTION = re.compile(r"--(?:target|precision|base-name|location) [^\s,;:]+(?:://[^\s,;]+)?|--fused|--unfused")
 PLACES = {"OWNER/NAME": "org/tiny", "NAME": "org/tiny", "s3://BUCKET/PATH": "s3://bucket/path"}
 
 
@@ -139,41 +133,8 @@ def test_every_hint_of_a_refusal_works(base: str, adapter: str, fusery: Fusery, 
     _register(fusery, tmp_path, base, adapter)
     followed = 0
     for name, target in own_targets().items():
-        for content in target.contents if name != "onnx" else ():
+        for content in target.contents:
             words = ["--target", name, *(["--fused" if content == "fused" else "--unfused"])]
             words = words if len(target.contents) > 1 else words[:2]
             followed += _follow(fusery, words, f"out-{name}-{content}")
     assert followed, "the case follows no hint"
-
-
-@pytest.mark.timing
-@pytest.mark.parametrize(
-    "base", ["llama in 4 bits", "mamba", *(["mixtral of mlx", "gemma2"] if SOAK else [])]
-)
-def test_every_hint_of_onnx_works(
-    base: str, fusery: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(PYTHON, str(warm_python()))
-    _register(fusery, tmp_path, base, "lora")
-    _follow(fusery, ["--target", "onnx"], "out")
-
-
-@pytest.mark.parametrize("base", USUAL)
-def test_recommendations_of_a_card_work(base: str, fusery: Fusery, tmp_path: Path) -> None:
-    _register(fusery, tmp_path, base, "lora")
-    for name, precision in (("model", "keep"), ("model", "dequantize"), ("hub", "keep")):
-        out = f"{name}-{precision}"
-        words = ("--target", name, "--precision", precision, "--accept-loss")
-        done = fusery("materialize", "task@1", out, *words)
-        assert done.code == 0, done.err
-        card = (tmp_path / out / "README.md").read_text()
-        commands = re.findall(r"^fusery (materialize .*?) +#", card, re.MULTILINE)
-        assert len(commands) >= 2
-        for place, command in enumerate(commands if name == "model" else ()):
-            done = fusery(*(word if word != "DEST" else f"{out}-{place}" for word in command.split()))
-            assert done.code == 0, f"{command}: {done.err}"
-        quantized = read_architecture(tmp_path / out).quantization is not None
-        unknown = base in ("mamba", "mixtral of mlx", "mixtral in 4 bits")
-        assert ("transformers" in card) is (not quantized and not unknown)
-        if "transformers" in card and precision == "dequantize":
-            transformers_logits(tmp_path / out, tmp_path)

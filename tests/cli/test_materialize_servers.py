@@ -75,9 +75,8 @@ def test_refusals_write_nothing(fusery: Fusery, tmp_path: Path, monkeypatch: pyt
     assert fusery("register", adapter, "--base", "four", "--task", "t").code == 0
     cases = (
         ("vllm", "--base-name NAME"),
-        ("lorax", "--base-name NAME"),
-        ("lorax --fused", "leave out --fused"),
-        ("vllm --fused --precision keep --accept-loss", "--precision dequantize"),
+        ("k8s --fused", "leave out --fused"),
+        ("vllm --fused --as keep --accept-loss", "--as 16bit"),
     )
     require_refusals(fusery, *((f"materialize t@1 out --target {words}", named) for words, named in cases))
     monkeypatch.setitem(sys.modules, "gguf", None)

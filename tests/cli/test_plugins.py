@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 import tiny_models
 from fixture_types import Fusery
-from plugin_packages import install_example, write_package
+from plugin_packages import install_example
 from sarif_structure import require_sarif
 
-from fusery.storage.plugins import Group
 from fusery.testing import samples
 
 pytestmark = pytest.mark.timing
@@ -128,27 +127,6 @@ def test_a_store_of_a_plugin(fusery: Fusery, example: None, monkeypatch: pytest.
     assert all(each["detail"].startswith(f"{OURS}: fusery_example.") for each in plugin_checks.values())
     monkeypatch.setenv("FUSERY_STORE_URL", "shell://team/store")
     assert "'shell'" in fusery("admin", "gc").err
-
-
-@pytest.mark.slow
-def test_fusery_s_own_names_stay_its_own(
-    stocked: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    packages = tmp_path / "packages"
-    monkeypatch.syspath_prepend(packages)
-    names: dict[Group, list[str]] = {
-        "fusery.targets": ["model"],
-        "fusery.sources": ["mlflow"],
-        "fusery.backends": ["s3", "file"],
-    }
-    entries = {group: dict.fromkeys(each, "thief:X") for group, each in names.items()}
-    write_package(packages, "thief", entries, "raise SystemExit('imported')")
-    assert stocked("materialize", "course_rec@2", "out", "--target", "model").code == 0
-    checks = stocked("doctor", "--json").json["checks"]
-    found = [(each["status"], each["detail"]) for each in checks if each["name"].startswith("plugin.")]
-    assert len(found) == 4
-    assert all(status == "problem" and "fusery's own" in detail for status, detail in found)
-    assert "thief" not in sys.modules
 
 
 @pytest.mark.slow

@@ -73,20 +73,6 @@ def test_a_model_that_is_at_hand_is_fused_and_another_is_not(
     assert list((tmp_path / "cache" / "tmp").iterdir()) == []
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("disk")
-def test_a_probe_is_measured_and_not_put_on_record(
-    stocked: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("FUSERY_CACHE_DIR", str(tmp_path / "cache"))
-    texts = tmp_path / "texts.txt"
-    texts.write_text("One says what one means.\n")
-    ran = stocked("eval", "probe", "course_rec@1", "--against", "base", "--prompts", texts)
-    assert (ran.code, ran.out.startswith("The adapter changed ")) == (0, True)
-    assert "not put on record: this registry may only be read here" in ran.err
-    assert stocked("eval", "list", "-q").out == ""
-
-
 def test_what_somebody_else_writes_meanwhile_is_seen(stocked: Fusery, tmp_path: Path) -> None:
     """A registry that is open on a read-only mount shows what is written through the writable path."""
     there = tmp_path / "mounted"

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import http.client
 import json
 import os
 import signal
 import socket
 import subprocess
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -21,10 +19,7 @@ from typing import Any
 import openai
 import printed_documents
 import pytest
-from postgres_server import RestartedServer
 from waiting import wait_until
-
-from fusery.model_server.local.serve import POLL_SECONDS
 
 from .conftest import Fusery, require_refusals, started
 
@@ -81,27 +76,6 @@ def test_serving_and_following(stocked: Fusery) -> None:
     finally:
         process.kill()
         process.communicate()
-
-
-@pytest.mark.slow
-@pytest.mark.timing
-def test_progress_is_shown_while_the_model_is_loaded(stocked: Fusery) -> None:
-    process = start("course_rec@1", "--allow-host", "box.internal", form=())
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    assert line.startswith("Serving on http://")
-    address = line.split("/")[2]
-
-    def status(host: str) -> int:
-        connection = http.client.HTTPConnection(address, timeout=60)
-        connection.request("GET", "/v1/models", headers={"Host": host})
-        found = connection.getresponse().status
-        connection.close()
-        return found
-
-    with ended(process) as lines:
-        assert [status(host) for host in ("localhost", "box.internal:80", "evil.example")] == [200, 200, 403]
-    assert {"loading tiny\n", "loading adapters: 1\n"} <= set(lines)
 
 
 @pytest.mark.timing
@@ -208,29 +182,3 @@ def test_a_key_is_taken_back_whatever_else_is_wrong(stocked: Fusery, tmp_path: P
             put(keys, keys_of("t4"))
             wait_for_statuses(url, t3=401, t4=200)
     assert len([line for line in said if "nobody is let in" in line]) == 4
-
-
-@pytest.mark.slow
-@pytest.mark.timing
-def test_a_key_is_taken_back_while_the_database_is_away(
-    fusery: Fusery, stocked_home: Path, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    keys = tmp_path / "keys.toml"
-    put(keys, keys_of("t0", "t1"))
-    server = RestartedServer()
-    try:
-        monkeypatch.setenv("FUSERY_DATABASE_URL", server.url)
-        assert fusery("admin", "init").code == 0
-        assert fusery("base", "add", tiny_base, "--name", "tiny").code == 0
-        words = ("--base", "tiny", "--task", "course_rec", "--date", "20260115")
-        assert fusery("register", stocked_home / "first", *words).code == 0
-        process = start("course_rec@1", "--api-keys", keys)
-        url = document(process)["url"]
-        with ended(process):  # stopping does not wait for the database either
-            wait_for_statuses(url, t0=200, t1=200)
-            server.crash()
-            time.sleep(POLL_SECONDS)  # until one poll of the registry has failed
-            put(keys, keys_of("t1"))
-            wait_for_statuses(url, t0=401, t1=200)
-    finally:
-        server.close()

@@ -97,18 +97,6 @@ def test_fuse_into_a_cache_on_a_small_disk(
     assert need < bytes_in(disk / "cache") + (1 << 20), "the number is the true need, and not a safe one"
 
 
-def test_a_published_model(big: Fusery, disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Store and cache are on one file system: the bytes for both are added up."""
-    words, weights = ["fuse", "course_rec@1", "--publish", "full", "-q"], weights_of(tmp_path / "base")
-    shutil.copytree(tmp_path / "home", disk / "home")
-    there = ["--registry", str(disk / "home"), *words]
-    require_true_need(big, disk, there, 2 * weights, partial(glob, disk, "home/cache/fused/*"))
-    shutil.rmtree(disk / "home")
-    assert big(*words).code == 0
-    monkeypatch.setenv("FUSERY_CACHE_DIR", str(disk / "cache"))
-    require_true_need(big, disk, words, weights, partial(glob, disk, "cache/fused/*"))
-
-
 def test_a_base_is_added_to_a_small_store(big: Fusery, disk: Path, tmp_path: Path) -> None:
     words = ["--registry", str(disk / "home"), "base", "add", str(tmp_path / "base"), "-q"]
     assert big("--registry", disk / "home", "admin", "init").code == 0

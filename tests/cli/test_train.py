@@ -7,13 +7,11 @@ import json
 import os
 import shutil
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import chat_templates
 import pytest
 import tiny_models
 from waiting import wait_until
@@ -123,19 +121,6 @@ def test_a_continued_run(ready: Fusery, folder: Path) -> None:
     assert not (folder / "again").exists(), "it is refused before"
 
 
-@pytest.mark.slow
-def test_arguments_from_a_configuration_file(ready: Fusery, folder: Path) -> None:
-    (folder / "run.yaml").write_text(
-        "model: tiny\ntrain: true\ndata: nowhere\nnum_layers: 1\nbatch_size: 4\niters: 4\nadapter_path: adapters_cats_v7_20260115\n"
-        "lora_parameters: {rank: 2, dropout: 0.0, scale: 10.0}\n"
-    )
-    ran = ready("train", "--base", "tiny", "-q", "--", "--config", "run.yaml", "--data", "data")
-    assert (ran.code, ran.out) == (0, "cats_v7_20260115\n"), ran.err
-    view = ready("show", "cats@7", "--json").json
-    assert (view["rank"], view["scale"], view["iterations"]) == (2, 10.0, 4)
-    assert view["training_run"]["arguments"]["lora_parameters"]["rank"] == 2
-
-
 def test_refusals_come_before_the_training(ready: Fusery, folder: Path) -> None:
     named = "--base tiny --task t"
     for options, changed, said in (
@@ -196,38 +181,6 @@ def test_a_trainer_that_raises(ready: Fusery, folder: Path) -> None:
     assert "ValueError" in ran.err and "batch_size=25" in ran.err
     assert "Traceback" not in ran.err
     assert read_record(folder / "run" / RUN_RECORD).state == "stopped"
-
-
-@pytest.mark.slow
-def test_a_chat_template_that_never_ends_ends_the_training(
-    ready: Fusery, folder: Path, tiny_base: Path
-) -> None:
-    (folder / "tiny").unlink()
-    shutil.copytree(tiny_base, folder / "tiny")
-    (folder / "tiny" / "chat_template.jinja").write_text(chat_templates.SLOW_IF_ASKED)
-    pair = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "yes"}]
-    for name in ("train", "valid"):
-        (folder / "data" / f"{name}.jsonl").write_text(f"{json.dumps({'messages': pair})}\n" * 8)
-    ran = ready("train", "--base", "tiny", "--task", "cats", "--", *TRAIN)
-    assert ran.code == 0, ran.err
-    slow = [pair[0], {"role": "assistant", "content": "be slow"}]
-    (folder / "data" / "train.jsonl").write_text(f"{json.dumps({'messages': slow})}\n" * 8)
-    ran = ready("train", "--base", "tiny", "--task", "cats", "--", *TRAIN)
-    assert ran.code == 1
-    assert "TemplateTooMuch" in ran.err
-    assert "Traceback" not in ran.err
-
-
-@pytest.mark.slow
-def test_nothing_of_mlx_lm_stays_replaced(ready: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlx_lm import lora
-
-    names = ("run", "load", "load_dataset", "train_model", "linear_to_lora_layers", "CONFIG_DEFAULTS")
-    before, words = [getattr(lora, name) for name in names], list(sys.argv)
-    for base, data in (([], "nowhere"), (["--base", "tiny", "--task", "t"], "nowhere"), (["--qat"], "data")):
-        assert ready("train", *base, "--", *TRAIN, "--data", data).code == 2
-        assert [getattr(lora, name) for name in names] == before
-    assert sys.argv == words
 
 
 def loss_of(model: Path, data: Path, adapter: Path | None = None, *, through: bool = False) -> float:

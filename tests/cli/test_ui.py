@@ -17,7 +17,6 @@ import pytest
 from fixture_types import Fusery
 from page_server import ask
 from programs import MAIN, running
-from waiting import wait_until
 
 from .conftest import require_refusals
 
@@ -61,20 +60,6 @@ def test_the_address_is_printed_for_people(fusery: Fusery, tmp_path: Path) -> No
     with running(tmp_path / "home", "ui", "--no-browser") as (_, line):
         assert re.search(r" http://127\.0\.0\.1:\d+/enter/[\w-]{43};", line)
         assert line.endswith("; Ctrl-C ends it.\n")
-
-
-@pytest.mark.slow
-@pytest.mark.timing
-def test_it_ends_although_a_page_is_being_made(fusery: Fusery, tmp_path: Path) -> None:
-    assert fusery("admin", "init").code == 0
-    with running(tmp_path / "home", "ui", "--json", main=SLOW) as (process, printed):
-        url = urlsplit(json.loads(printed)["url"])
-        with socket.create_connection((url.hostname or "", url.port or 0)) as asking:
-            asking.sendall(b"GET /bases HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            wait_until(lambda: ask(url.geturl(), "/style.css").status == 200)
-            process.send_signal(signal.SIGINT)
-            _, said = process.communicate(timeout=40)
-        assert (process.returncode, said) == (0, "")
 
 
 def test_a_page(stocked: Fusery, tmp_path: Path) -> None:

@@ -190,5 +190,5 @@ def test_what_is_printed(
     assert text == (FOLDER / "views.txt").read_text(encoding="utf-8")
     assert asked[0]["request"] is None
     monkeypatch.setattr(Evaluations, "probe", lambda *_, **how: asked.append(how) or next(probes()))
-    fusery("eval", "probe", "a@1", "--precision", "keep")
+    fusery("eval", "probe", "a@1", "--as", "keep")
     assert asked[-1]["request"].precision == "keep"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 
 import pytest
@@ -93,18 +92,3 @@ def test_events_are_delivered_as_they_come_until_somebody_interrupts(
         process.send_signal(how)
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (0, "", "Stopped.\n")
-
-
-@pytest.mark.slow
-@pytest.mark.timing
-def test_the_log_is_followed_a_line_for_each_entry_until_somebody_interrupts(stocked: Fusery) -> None:
-    with interrupts():
-        process = started("log", "--follow", "--json", "--limit", "1")
-        assert process.stdout is not None
-        assert json.loads(process.stdout.readline())["action"] == "adapter.registered"
-        stocked("alias", "set", "course_rec@1", "prod")
-        moved = json.loads(process.stdout.readline())
-        assert moved == stocked("log", "--action", "alias.moved", "--json").json[0]
-        process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=60) == ("", "")
-    assert process.returncode == 0

@@ -57,8 +57,9 @@ def test_one_sees_that_the_fused_model_learned_it_and_what_four_bits_would_drop(
         assert (user.folder / "demo" / name).is_file()
     again = user.json("--registry", user.folder / "demo" / "home", "fuse", "course_rec@2")
     assert again["cached"]
-    shown = user.json("--registry", user.folder / "demo" / "home", "show", "course_rec_4bit@2")
-    assert (shown["base"], shown["trained_on"]) == ("SmolLM2-135M-Instruct-4bit", "SmolLM2-135M-Instruct")
+    shown = user.json("--registry", user.folder / "demo" / "home", "show", "course_rec@2")
+    forms = [fused.get("adapter_base") for fused in shown["fused"]]
+    assert sorted(map(str, forms)) == ["None", "SmolLM2-135M-Instruct", "SmolLM2-135M-Instruct"]
 
 
 def test_what_is_printed_and_what_the_readme_says_next_works_when_typed(tmp_path: Path) -> None:

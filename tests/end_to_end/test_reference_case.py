@@ -32,7 +32,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory, files: Path) -> Installa
     made.run("admin", "init")
     made.run("base", "add", files / "qwen2-0.5b-4bit", "--reference")
     made.run("register", files / "adapters", "--base", "qwen2-0.5b-4bit", "--task", "reference")
-    assert not made.json("fuse", "reference@1", "--precision", "dequantize", "--accept-loss")["cached"]
+    assert not made.json("fuse", "reference@1", "--as", "16bit", "--accept-loss")["cached"]
     return made
 
 

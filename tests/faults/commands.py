@@ -8,7 +8,7 @@ from pathlib import Path
 import tiny_models
 from store_shelf import Shelf
 
-KEEP = "--precision keep --accept-loss"
+KEEP = "--as keep --accept-loss"
 
 COMMANDS: dict[str, str] = {
     "base add": "base add other --name other",

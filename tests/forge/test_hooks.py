@@ -55,13 +55,6 @@ def commit_refused(folder: Path) -> str:
     return str(refused.value.stderr)
 
 
-def test_a_commit_that_takes_a_file_from_an_adapter_is_refused(hooked: Path) -> None:
-    git(hooked, "rm", "-q", "courses/v 2/adapter_config.json")
-    assert "file_missing" in commit_refused(hooked)
-    git(hooked, "rm", "-rq", "--cached", "courses/v 2")
-    git(hooked, "commit", "-qm", "all of it can go, and stay on the disk")
-
-
 def test_a_file_called_like_an_option_opens_no_gate(hooked: Path) -> None:
     (hooked / "courses" / "v 2" / "adapters.safetensors").write_bytes(b"x")
     (hooked / "--help").touch()

@@ -68,7 +68,6 @@ TOKENS = (
 
 
 def strange(random: Random, depth: int = 2) -> Any:
-    """Return any value that has no business where it will be put."""
     kind = random.randrange(10 if depth else 7)
     if kind < 3:
         return random.choice(NUMBERS)
@@ -89,7 +88,6 @@ KINDS = (
 
 
 def mutate(document: Any, random: Random) -> None:
-    """Change one place of a tree, in the tree itself."""
     place = random.choice(_containers(document))
     is_object, kind = isinstance(place, Pairs), random.choice(KINDS)
     if not place or kind == "insert":
@@ -145,7 +143,6 @@ def _get(place: list[Any], index: int) -> Any:
 
 
 def garble(data: bytes, random: Random) -> bytes:
-    """Change a few bytes: flip, cut, double, insert."""
     changed = bytearray(data)
     for _ in range(random.randrange(1, 4)):
         spot = random.randrange(len(changed) + 1)

@@ -33,20 +33,20 @@ REF = "course_rec@2"
 SHAPE: dict[str, Any] = {"layers": 1, "hidden": 32, "intermediate": 64, "vocab": 260, "tied": True}
 
 FUSES = {
-    "keep": f"{REF} --precision keep --accept-loss",
-    "dither": f"{REF} --precision dither --seed 7 --accept-loss",
-    "mixed": f"{REF} --precision mixed --accept-loss",
-    "dequantize": f"{REF} --precision dequantize",
-    "quantize": f"{REF} --quantize 8 --group-size 32 --accept-loss",
-    "two": f"{REF} --precision dequantize --with course_rec@1:0.5",
-    "dora once": "dora@1 --precision dequantize --rounding once",
-    "dora as mlx-lm": "dora@1 --precision dequantize --rounding mlx-lm",
+    "keep": f"{REF} --as keep --accept-loss",
+    "dither": f"{REF} --as dither -o seed=7 --accept-loss",
+    "mixed": f"{REF} --as mixed --accept-loss",
+    "dequantize": f"{REF} --as 16bit",
+    "quantize": f"{REF} -o quantize=8 -o group_size=32 --accept-loss",
+    "two": f"{REF} --as 16bit --with course_rec@1:0.5",
+    "dora once": "dora@1 --as 16bit -o rounding=once",
+    "dora as mlx-lm": "dora@1 --as 16bit -o rounding=mlx-lm",
 }
 """What is fused before the base is calibrated: each of these is a recipe of its own."""
 
 SHAPED = {
-    "shaped": "course_rec@1 --precision dither --accept-loss",
-    "shaped mixed": "course_rec@1 --precision mixed --accept-loss",
+    "shaped": "course_rec@1 --as dither --accept-loss",
+    "shaped mixed": "course_rec@1 --as mixed --accept-loss",
 }
 """What is fused with the calibration."""
 
@@ -57,7 +57,6 @@ BUNDLES = {
     "adapters": f"course_rec@1 {REF} --target adapters",
     "vllm": f"course_rec@1 {REF} --target vllm --base-name org/tiny",
     "k8s": f"course_rec@1 {REF} --target k8s --location oci://team/adapters:v1 --base-name org/tiny",
-    "lorax": f"{REF} --target lorax --base-name org/tiny",
     "ollama": f"{REF} --target ollama",
     "llamacpp": f"{REF} --target llamacpp",
     "gguf": f"{REF} --target gguf",
@@ -144,7 +143,7 @@ def prepare(folder: Path) -> dict[str, dict[str, str]]:
     fused = {name: answer(f"fuse {words} --publish recipe") for name, words in FUSES.items()}
     answer("base calibrate tiny --prompts prompts.txt")
     fused |= {name: answer(f"fuse {words} --publish recipe") for name, words in SHAPED.items()}
-    answer("fuse course_rec@1 --precision keep --accept-loss --publish full")
+    answer("fuse course_rec@1 --as keep --accept-loss --publish full")
     answer("admin trust keygen anna")
     answer("admin trust add anna anna.pub --for *#prod")
     answer(f"sign {REF} --key anna.pem")

@@ -132,7 +132,7 @@ def test_another_home_pulls_from_it(artifacts: Path, said: dict[str, Any], ask: 
     ]
     assert list(holding.unanswered(facts, list(here("list")))) == []
     # A claim of another's, until it is made here.
-    assert here("fuse", REF, "--precision", "dequantize")["digest"] == said["fused"]["dequantize"]["digest"]
+    assert here("fuse", REF, "--as", "16bit")["digest"] == said["fused"]["dequantize"]["digest"]
     assert here("audit")["problems"] == []
 
 

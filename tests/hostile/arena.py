@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import tiny_models
 from hostile.configurations import PEFT
-from hostile.processes import Watched
 
 from fusery.cli.main import run
 
@@ -53,8 +52,8 @@ class Arena:
         self.fusery("base", "add", self.base, "--name", "tiny")
         self.before = self.bytes()
 
-    def fusery(self, *words: str | Path) -> Ran:
-        arguments = ["--registry", str(self.home), *map(str, words)]
+    def fusery(self, *words: str | Path, home: Path | None = None) -> Ran:
+        arguments = ["--registry", str(home or self.home), *map(str, words)]
         # Strict about what a terminal of UTF-8 cannot show, as `click.echo` finds it there.
         out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", newline="") for _ in range(2))
         with redirect_stdout(out), redirect_stderr(err), hang_guard(HANG):
@@ -121,7 +120,7 @@ def require_sentence(said: dict[str, Any]) -> str:
     return str(said["code"])
 
 
-def require_plain(ran: Ran | Watched) -> None:
+def require_plain(ran: Ran) -> None:
     for text in (ran.out, ran.err):
         assert "Traceback" not in text, text
         found = _CONTROL.search(text)

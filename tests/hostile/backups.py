@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hostile.stage import Stage
 from package_files import Document, Lines, blob_path, change_contents, change_lines, change_member
 
-Make = Callable[[Stage], object]
+Make = Callable[[Path], object]  # of the folder with the backup `saved`
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,17 +21,13 @@ class Case:
     own: bool = False
 
 
-def place(stage: Stage) -> Path:
-    return stage.folder / "saved"
-
-
 def contents(change: Callable[[Document], object]) -> Make:
-    return lambda stage: change_contents(place(stage), change)
+    return lambda folder: change_contents((folder / "saved"), change)
 
 
 def raw(data: bytes) -> Make:
-    def make(stage: Stage) -> None:
-        path = place(stage) / "package.json"
+    def make(folder: Path) -> None:
+        path = (folder / "saved") / "package.json"
         path.unlink()
         path.write_bytes(data)
 
@@ -40,7 +35,7 @@ def raw(data: bytes) -> Make:
 
 
 def rows(table: str, change: Callable[[Lines], object]) -> Make:
-    return lambda stage: change_lines(place(stage), f"rows/{table}.ndjson", change)
+    return lambda folder: change_lines((folder / "saved"), f"rows/{table}.ndjson", change)
 
 
 def each(column: str, value: Any) -> Callable[[Lines], object]:
@@ -53,28 +48,28 @@ def each(column: str, value: Any) -> Callable[[Lines], object]:
     return change
 
 
-def _first_file(stage: Stage) -> Path:
-    document = json.loads((place(stage) / "package.json").read_text())
-    return blob_path(place(stage), document["members"][0]["sha256"])
+def _first_file(folder: Path) -> Path:
+    document = json.loads(((folder / "saved") / "package.json").read_text())
+    return blob_path((folder / "saved"), document["members"][0]["sha256"])
 
 
-def _instead(find: Callable[[Stage], Path], make: Callable[[Path, Stage], object]) -> Make:
-    def spoil(stage: Stage) -> None:
-        path = find(stage)
+def _instead(find: Callable[[Path], Path], make: Callable[[Path], object]) -> Make:
+    def spoil(folder: Path) -> None:
+        path = find(folder)
         path.unlink()
-        make(path, stage)
+        make(path)
 
     return spoil
 
 
-def _sparse(path: Path, _: Stage) -> None:
+def _sparse(path: Path) -> None:
     path.touch()
     os.truncate(path, 1 << 42)
 
 
-def _linked(stage: Stage) -> None:
-    (place(stage) / "blobs").rename(stage.folder / "moved")
-    (place(stage) / "blobs").symlink_to(stage.folder / "moved")
+def _linked(folder: Path) -> None:
+    ((folder / "saved") / "blobs").rename(folder / "moved")
+    ((folder / "saved") / "blobs").symlink_to(folder / "moved")
 
 
 def _of_file(**values: Any) -> Make:
@@ -82,7 +77,7 @@ def _of_file(**values: Any) -> Make:
 
 
 def _bases(change: Callable[[bytes], bytes]) -> Make:
-    return lambda stage: change_member(place(stage), "documents/base.ndjson", change)
+    return lambda folder: change_member((folder / "saved"), "documents/base.ndjson", change)
 
 
 def _without(folder: str) -> Make:
@@ -95,18 +90,18 @@ def _without(folder: str) -> Make:
 
 _PACKAGE: Mapping[str, tuple[str, Make]] = {
     "a pipe": (
-        "not a file", _instead(lambda s: place(s) / "package.json", lambda path, _: os.mkfifo(path))
+        "not a file", _instead(lambda s: (s / "saved") / "package.json", os.mkfifo)
     ),
     "too large": ("too large", raw(b" " * (2 << 20))),
     "another form": ("unknown format", contents(lambda d: d.update(format="\x1b[2J"))),
     "a file of an exabyte": ("must be free|more than 2 GiB", _of_file(size=1 << 60)),
     "a file that is a pipe": (
-        "promised|not a regular|digest differs", _instead(_first_file, lambda path, _: os.mkfifo(path))
+        "promised|not a regular|digest differs", _instead(_first_file, os.mkfifo)
     ),
     "a file of a terabyte": ("digest differs", _instead(_first_file, _sparse)),
     "a file that is a link": (
         "promised|differs|symbolic",
-        _instead(_first_file, lambda path, stage: path.symlink_to(stage.home / "fusery.db")),
+        _instead(_first_file, lambda path: path.symlink_to("/etc/hostname")),
     ),
     "blobs elsewhere": ("leads elsewhere", _linked),
     "no documents": ("has no documents", _without("documents/")),

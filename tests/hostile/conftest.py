@@ -12,11 +12,7 @@ import pytest
 import tiny_models
 from hostile.arena import Arena
 from hostile.forgery import ADAPTER, KEEP, opened
-from hostile.listener import Listener
-from hostile.processes import Processes, running
-from hostile.stage import Stage
 
-from fusery.cli.main import run
 from fusery.registry import Registry
 
 
@@ -43,41 +39,18 @@ def folder(arena: Arena, tmp_path: Path) -> Callable[[], Path]:
 
 
 @pytest.fixture(scope="session")
-def both_homes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def saved_once(arena: Arena, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A backup of a registry with a base and two adapters."""
     root = tmp_path_factory.mktemp("homes")
-    with plain_environment():
-        for home, base, task, versions in (
-            ("home", "own", "own_task", 1),
-            ("other", "tiny", "course_rec", 2),
-        ):
-            folder = tiny_models.make_base(root / base, layers=2, hidden=64, intermediate=64, seed=versions)
-            words = ["--registry", str(root / home)]
-            assert run([*words, "base", "add", str(folder), "--name", base, "-q"]) == 0
-            for version in range(1, versions + 1):
-                adapter = tiny_models.make_adapter(
-                    root / f"{task}-{version}", folder, seed=10 * versions + version
-                )
-                more = ["--base", base, "--task", task, "--date", f"2026011{version}", "-q"]
-                assert run([*words, "register", str(adapter), *more]) == 0
-        assert run(["--registry", str(root / "other"), "admin", "backup", str(root / "saved"), "-q"]) == 0
-    return root
-
-
-@pytest.fixture(scope="session")
-def processes(both_homes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
-    root = tmp_path_factory.mktemp("processes")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OPENBLAS_NUM_THREADS", "1")  # what is forked has no thread
-        with running(root, Path(shutil.copytree(both_homes, root / "homes", symlinks=True))) as made:
-            yield made
-
-
-@pytest.fixture
-def stage(both_homes: Path, processes: Processes, tmp_path: Path) -> Iterator[Stage]:
-    for name in ("home", "other", "saved"):
-        shutil.copytree(both_homes / name, tmp_path / name, symlinks=True)
-    with Listener() as listener:
-        yield Stage(tmp_path, tmp_path / "home", tmp_path / "other", listener, processes)
+    base = tiny_models.make_base(root / "tiny", layers=2, hidden=64, intermediate=64, seed=2)
+    commands: list[tuple[str | Path, ...]] = [("base", "add", base, "--name", "tiny")]
+    for version in (1, 2):
+        adapter = tiny_models.make_adapter(root / f"adapter-{version}", base, seed=version)
+        more = ("--base", "tiny", "--task", "course_rec", "--date", f"2026011{version}")
+        commands.append(("register", adapter, *more))
+    for words in (*commands, ("admin", "backup", root / "saved")):
+        assert arena.fusery(*words, home=root / "home").code == 0
+    return root / "saved"
 
 
 @pytest.fixture(scope="session")

@@ -1,29 +1,53 @@
-"""Hostile backups, and places for one: nothing of them is believed, and nothing of the user's goes there that should not."""
+"""Hostile backups: each is refused in one sentence, and nothing of it is restored."""
 
 from __future__ import annotations
 
+import re
+import shutil
+from contextlib import closing
 from pathlib import Path
 
 import pytest
-from hostile.backups import BACKUPS, Case, place
-from hostile.stage import Stage, recorded, require_whole
+from hostile.arena import Arena, Ran, require_plain
+from hostile.backups import BACKUPS, Case
+
+from fusery.registry import Registry
+from fusery.registry.database import Database, schema
 
 pytestmark = pytest.mark.timing
 
 
+def refused(arena: Arena, folder: Path, case: Case) -> Ran:
+    new = folder / "new"
+    ran = arena.fusery("admin", "restore", folder / "saved", *(["--own"] if case.own else []), home=new)
+    require_plain(ran)
+    errors = [line for line in ran.err.splitlines() if line.startswith("Error: ")]
+    assert (ran.code, ran.out, len(errors)) == (2, "", 1), ran
+    assert re.search(case.says, errors[0]) and len(errors[0]) <= 1000, ran
+    with closing(Database.open(f"sqlite:///{new}/fusery.db")) as database:
+        assert schema.state(database).status == "empty"
+    return ran
+
+
+@pytest.fixture
+def folder(saved_once: Path, tmp_path: Path) -> Path:
+    shutil.copytree(saved_once, tmp_path / "saved", symlinks=True)
+    return tmp_path
+
+
 @pytest.mark.parametrize("case", BACKUPS.values(), ids=BACKUPS.keys())
-def test_restore_refuses(stage: Stage, case: Case) -> None:
-    case.make(stage)
-    words = ("admin", "restore", place(stage), *(["--own"] if case.own else []))
-    stage.attempt(*words, says=case.says, home=stage.folder / "new")
+def test_restore_refuses(arena: Arena, folder: Path, case: Case) -> None:
+    case.make(folder)
+    refused(arena, folder, case)
 
 
-def test_a_sound_one_is_restored_where_a_hostile_one_was_refused(stage: Stage, both_homes: Path) -> None:
-    BACKUPS["a line that is no document"].make(stage)
-    new = stage.folder / "new"
-    stage.attempt("admin", "restore", place(stage), says="invalid document", home=new)
-    ran = stage.command("admin", "restore", both_homes / "saved", home=new)
-    stage.require_harmless(ran)
-    assert ran.code == 0, ran
-    assert recorded(new).keys() == recorded(stage.other).keys()
-    require_whole(new)
+def test_a_sound_one_is_restored_where_a_hostile_one_was_refused(
+    arena: Arena, folder: Path, saved_once: Path
+) -> None:
+    case = BACKUPS["a line that is no document"]
+    case.make(folder)
+    refused(arena, folder, case)
+    assert arena.fusery("admin", "restore", saved_once, home=folder / "new").code == 0
+    with Registry.open(folder / "new") as registry:
+        assert len(registry.adapters.list()) == 2
+        assert registry.upkeep.audit().ok

@@ -25,8 +25,7 @@ def test_folders(arena: Arena, folder: Path, spoil: Spoil) -> None:
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["gone", "a\x1b[31mb", "x" * 5000, "good/" + WEIGHTS, "caf\udce9", "..", "~nobody", "/dev/null"],
+    "name", ["gone", "a\x1b[31mb", "x" * 5000, "good/" + WEIGHTS, "caf\udce9", "..", "~nobody", "/dev/null"]
 )
 def test_what_is_no_adapter_folder_at_all(arena: Arena, name: str) -> None:
     path = arena.adapter.parent / name if name != "~nobody" else Path(name)

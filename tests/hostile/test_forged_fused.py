@@ -58,7 +58,7 @@ def test_foreign_is_shown_everywhere(ours: Registry, forged: str, liar: Registry
     assert ours.fused.fidelity(ADAPTER)["foreign"]["registry"] == origin
     with pytest.raises(BadInputError) as caught:
         ours.provenance.attest(line["key"])
-    assert caught.value.hint == "make it here: fusery fuse course_rec_v1_20260115 --precision keep"
+    assert caught.value.hint == "make it here: fusery fuse course_rec_v1_20260115 --as keep"
     with pytest.raises(BadInputError) as caught:
         ours.exchange.push(line["key"], tmp_path / "third")
     assert caught.value.hint == "fuse it in this registry first: fusery fuse"
@@ -96,10 +96,7 @@ def test_a_claim_that_is_true_is_confirmed(liar: Registry, ours: Registry, bring
     assert [event["action"] for event in ours.upkeep.log()].count("fused.confirmed") == 1
     assert {
         line["foreign"] and line["foreign"]["rebuilt"] for line in ours.adapters.show(ADAPTER)["fused"]
-    } == {
-        None,
-        "same",
-    }
+    } == {None, "same"}
 
 
 @pytest.mark.usefixtures("published")

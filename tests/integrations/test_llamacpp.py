@@ -23,7 +23,6 @@ BASE = "org/Tiny-1M"
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle with two adapters, each of which answers in a way of its own."""
     scratch = tmp_path_factory.mktemp("llamacpp")
     base = shift_cipher_adapters.make_base(scratch / "base")
     adapters = [
@@ -36,7 +35,6 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def says(client: openai.OpenAI, model: str) -> str:
-    """What follows `hello`: with the base that letter again, with an adapter those that it moves to."""
     reply = client.completions.create(model=model, prompt="hello", max_tokens=4, temperature=0)
     return reply.choices[0].text
 

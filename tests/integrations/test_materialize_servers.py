@@ -34,12 +34,11 @@ def stocked(module_registry: Registry, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.mark.parametrize(
     ("target", "modules", "tensors"),
-    [("vllm", 28, 0), ("k8s", 28, 0), ("lorax", 56, 0), ("ollama", 28, 39), ("llamacpp", 28, 39)],
+    [("vllm", 28, 0), ("k8s", 28, 0), ("ollama", 28, 39), ("llamacpp", 28, 39)],
 )
 def test_adapters_beside_base(
     stocked: Registry, target: str, modules: int, tensors: int, tmp_path: Path
 ) -> None:
-    """Two adapters of seven modules in two of four layers; LoRAX gets them in every layer."""
     choices = Choices(base_name="org/Tiny", location="s3://bucket/models") if target == "k8s" else None
     bundle = stocked.bundles.materialize(
         ["course_rec@1", "course_rec@2"], tmp_path / "out", target=target, content="adapters", choices=choices
@@ -72,7 +71,7 @@ def test_a_fused_model(stocked: Registry, target: str, tmp_path: Path) -> None:
 
 
 def test_a_target_holds_what_it_can(stocked: Registry, tmp_path: Path) -> None:
-    for target, content in (("lorax", "fused"), ("k8s", "fused"), ("gguf", "adapters")):
+    for target, content in (("k8s", "fused"), ("gguf", "adapters")):
         with pytest.raises(BadInputError):
             stocked.bundles.materialize("course_rec@1", tmp_path / "out", target=target, content=content)  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""Every bundle that transformers, PEFT or ONNX Runtime can read, read by them: the logits are those of mlx-lm with what went in."""
+"""Every bundle that transformers or PEFT can read, read by them: the logits are those of mlx-lm with what went in."""
 
 from __future__ import annotations
 
@@ -12,10 +12,8 @@ import numpy as np
 import pytest
 import tiny_models
 from bundle_cases import make_bundle
-from consumers import adapters_source, files_of, mlx_logits, onnx_logits, peft_logits, transformers_logits
-from warm_python import warm_python
+from consumers import adapters_source, files_of, mlx_logits, peft_logits, transformers_logits
 
-from fusery.integrations.onnx import PYTHON
 from fusery.registry.bundles import BundleSource, own_targets
 
 pytestmark = pytest.mark.slow
@@ -42,18 +40,13 @@ def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     "target", [name for name, target in own_targets().items() if "fused" in target.contents]
 )
 def test_others_read_a_fused_model(
-    plain_source: BundleSource, base: Path, target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plain_source: BundleSource, base: Path, target: str, tmp_path: Path
 ) -> None:
-    if target == "onnx":
-        monkeypatch.setenv(PYTHON, str(warm_python()))
     (tmp_path / "bundle").mkdir()
     source = replace(plain_source, model=files_of(base))
-    make_bundle(source, target, tmp_path / "bundle", compression="gz", onnx_type="f32")
+    make_bundle(source, target, tmp_path / "bundle", compression="gz")
     ours = mlx_logits(base)
-    if target == "onnx":
-        theirs = onnx_logits(tmp_path / "bundle")
-    else:
-        theirs = transformers_logits(_model(tmp_path / "bundle", target, tmp_path), tmp_path)
+    theirs = transformers_logits(_model(tmp_path / "bundle", target, tmp_path), tmp_path)
     assert np.abs(theirs - ours).max() < 1e-5 * np.abs(ours).max()
 
 
@@ -90,6 +83,6 @@ def _adapter(base: Path, adapter: Path, target: str, scratch: Path) -> Path:
 def test_peft_reads_an_adapter(base: Path, adapter: Path, tmp_path: Path) -> None:
     ours = mlx_logits(base, adapter)
     assert np.abs(ours - mlx_logits(base)).max() > 0.1
-    for target in ("vllm", "k8s", "lorax", "hub"):
+    for target in ("vllm", "k8s", "hub"):
         theirs = peft_logits(base, _adapter(base, adapter, target, tmp_path), tmp_path)
         assert np.abs(theirs - ours).max() < 1e-5 * np.abs(ours).max()

@@ -16,7 +16,6 @@ import pytest
 import tiny_models
 from bundle_cases import make_bundle
 from consumers import adapters_source
-from peft_folders import make_peft
 
 from fusery.integrations.gguf.ollama import model_name
 from fusery.integrations.vllm import RANKS
@@ -91,48 +90,6 @@ def test_what_vllm_cannot_adapt_is_refused(base: Path, tmp_path: Path) -> None:
         assert caught.value.hint == "--target vllm --fused"
         with pytest.raises(BadInputError, match="lm_head"):
             bundle(qwen2, target, tmp_path / "head", head, **choices)
-
-
-def lorax_modules(adapter: Path, layers: int) -> set[str]:
-    """The modules that LoRAX at a7394ba adapts in a llama."""
-    config, found = json.loads((adapter / "adapter_config.json").read_text()), keys(adapter)
-    # server/lorax_server/models/flash_llama.py, adapter_target_to_layer
-    kinds = {key: [f"model.layers.{layer}.{key}" for layer in range(layers)] for key in tiny_models.LINEAR}
-    kinds["lm_head"] = ["lm_head"]
-    modules = set()
-    for names in kinds.values():
-        # server/lorax_server/adapters/lora.py, map_weights_for_model and LoraWeights.load: all layers, or none
-        pairs = [[f"base_model.model.{name}.lora_{part}.weight" for part in "AB"] for name in names]
-        if all(key in found for pair in pairs for key in pair):
-            # torch.stack wants them alike, and the scale is lora_alpha / r
-            assert {found[a][0] for a, _ in pairs} == {found[b][1] for _, b in pairs} == {config["r"]}
-            modules |= set(names)
-    return modules
-
-
-def test_lorax_adapts_what_was_trained_in_some_layers_only(base: Path, tmp_path: Path) -> None:
-    """With PEFT's names, LoRAX would adapt no module and report no error."""
-    wanted = ["self_attn.v_proj", "mlp.up_proj", "lm_head"]
-    adapter = tiny_models.make_adapter(tmp_path / "some_v1_20260115", base, num_layers=1, keys=wanted)
-    ranks = {"model.layers.2.self_attn.q_proj": 8}
-    other = make_peft(tmp_path / "other_v1_20260115", base, layers=(0, 2), ranks=ranks)
-    folder = bundle(base, "lorax", tmp_path, adapter, other) / "adapters"
-    expected = {f"model.layers.{layer}.{key}" for layer in range(3) for key in wanted[:2]} | {"lm_head"}
-    assert lorax_modules(folder / "some_v1_20260115", 3) == expected
-    expected = {f"model.layers.{layer}.self_attn.{key}" for layer in range(3) for key in ("q_proj", "v_proj")}
-    assert lorax_modules(folder / "other_v1_20260115", 3) == expected
-    plain = tmp_path / "rendered-lorax" / "some_v1_20260115"
-    assert lorax_modules(plain, 3) == {"lm_head"}
-
-
-def test_what_lorax_passes_over_is_refused(base: Path, tmp_path: Path) -> None:
-    adapter = tiny_models.make_adapter(tmp_path / "some_v1_20260115", base, keys=["model.embed_tokens"])
-    with pytest.raises(BadInputError, match="embed_tokens"):
-        bundle(base, "lorax", tmp_path, adapter)
-    strange = tiny_models.make_base(tmp_path / "strange", kind="qwen3", layers=2, hidden=64, intermediate=128)
-    adapter = tiny_models.make_adapter(tmp_path / "other_v1_20260115", strange)
-    with pytest.raises(BadInputError, match="qwen3"):
-        bundle(strange, "lorax", tmp_path / "strange", adapter)
 
 
 def test_ollama_finds_the_files_that_are_there(base: Path, tmp_path: Path) -> None:

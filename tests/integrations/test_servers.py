@@ -27,7 +27,7 @@ from fusery.registry.models.gguf_header import read_header
 
 pytest.importorskip("gguf")
 
-UNFUSED = ("vllm", "k8s", "lorax", "ollama", "llamacpp")
+UNFUSED = ("vllm", "k8s", "ollama", "llamacpp")
 OPTIONS = {"k8s": {"base_name": "org/Tiny-1M", "location": "pvc://adapters"}}
 """The options that each target requires."""
 unfused = pytest.mark.parametrize("target", UNFUSED)
@@ -200,18 +200,17 @@ def test_what_no_server_computes_is_refused(base: Path, plain_source: BundleSour
     for target in UNFUSED:
         with pytest.raises(BadInputError, match="some_v1_20260115"):
             write(source, target, tmp_path / target)
-    # A base in MLX's format needs --base-name with adapters, and --precision dequantize when it is fused.
+    # A base in MLX's format needs --base-name with adapters, and --as 16bit when it is fused.
     quantised = tiny_models.make_base(tmp_path / "base", bits=4, layers=2, hidden=64, intermediate=128)
     adapter = tiny_models.make_adapter(tmp_path / "other_v1_20260115", quantised)
     source = adapters_source(quantised, tmp_path / "rendered", adapter)
-    for target in ("vllm", "lorax"):
-        with pytest.raises(BadInputError) as caught:
-            write(source, target, tmp_path / f"refused-{target}")
-        assert "--base-name" in str(caught.value.hint)
-        files = write(source, target, tmp_path / f"named-{target}", base_name="org/Original")
-        config = json.loads(files["adapters/other_v1_20260115/adapter_config.json"].read_text())
-        assert config["base_model_name_or_path"] == "org/Original"
-        assert "org/Original" in files["README.md"].read_text()
+    with pytest.raises(BadInputError) as caught:
+        write(source, "vllm", tmp_path / "refused")
+    assert "--base-name" in str(caught.value.hint)
+    files = write(source, "vllm", tmp_path / "named", base_name="org/Original")
+    config = json.loads(files["adapters/other_v1_20260115/adapter_config.json"].read_text())
+    assert config["base_model_name_or_path"] == "org/Original"
+    assert "org/Original" in files["README.md"].read_text()
     with pytest.raises(BadInputError) as caught:
         write(replace(plain_source, model=files_of(quantised)), "vllm", tmp_path / "fused")
-    assert caught.value.hint == "--precision dequantize"
+    assert caught.value.hint == "--as 16bit"

@@ -17,7 +17,7 @@ class Asked:
     code: int = 0
 
 
-KEEP = "--precision keep --accept-loss"
+KEEP = "--as keep --accept-loss"
 
 COMMANDS: dict[str, Asked] = {
     "admin init": Asked("admin init", quick=True),

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,23 +25,3 @@ def test_where_the_cache_may_not_be_written_the_system_s_own_place_is_taken(
         assert not folder.is_relative_to(tmp_path / "file")
         (folder / "a").write_text("a")
     assert not folder.exists()
-
-
-@pytest.mark.timing
-def test_what_killed_processes_left_goes_when_the_cache_is_pruned(
-    stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    place = tmp_path / "temporary"
-    place.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(place))
-    script = (
-        "import os, signal; from fusery.storage.processes import make_temporary;"
-        "(make_temporary('form') / 'a').write_bytes(bytes(777)); os.kill(os.getpid(), signal.SIGKILL)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script], env=os.environ | {"TMPDIR": str(place)}, check=False
-    )
-    assert done.returncode == -9
-    assert len(list(place.iterdir())) == 1
-    assert stocked.cache.prune().swept_bytes == 777
-    assert list(place.iterdir()) == []

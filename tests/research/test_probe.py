@@ -81,7 +81,7 @@ def test_a_fused_model_by_its_digest(stocked: Registry, prompts: Path) -> None:
     stocked.workspace.cache.remove(fused["key"])
     with pytest.raises(BadInputError) as caught:
         stocked.evaluations.probe("course_rec@1", against=digest)
-    assert caught.value.hint == "fusery fuse course_rec_v1_20260115 --precision keep"
+    assert caught.value.hint == "fusery fuse course_rec_v1_20260115 --as keep"
 
 
 def test_other_vocabularies_are_refused(

@@ -6,14 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 
 import azure_server
-import gcs_server
 import pytest
 import s3_server
-import sftp_server
 from azure_server import AzureBackend
-from gcs_server import GcsBackend
-from s3_server import S3Backend, file_system_of
-from sftp_server import SftpBackend
+from fault_proxy import fault_proxy
+from s3_server import GcsBackend, S3Backend, S3Server, file_system_of
 
 
 def needed(program: object, package: str) -> None:
@@ -35,10 +32,15 @@ def make_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], S
 
 @pytest.fixture(scope="session")
 def make_gcs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], GcsBackend]]:
-    needed(binary := gcs_server.find_server(), "gcsfs")
-    assert binary is not None
-    with gcs_server.running_server(binary, tmp_path_factory.mktemp("gcs")) as server:
-        yield lambda: GcsBackend(server)
+    needed(binary := s3_server.find_server(), "obstore")
+    with (
+        s3_server.running_server(str(binary), tmp_path_factory.mktemp("gcs"), public=True) as server,
+        closing(server.client()) as client,
+        fault_proxy(server.endpoint) as proxy,
+    ):
+        google = S3Server(proxy.endpoint, "gs")
+        file_system = file_system_of(google)
+        yield lambda: GcsBackend(google, client, file_system)
 
 
 @pytest.fixture(scope="session")
@@ -50,14 +52,6 @@ def make_azure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[]
         server.client() as container,
     ):
         yield lambda: AzureBackend(server, container)
-
-
-@pytest.fixture(scope="session")
-def make_sftp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], SftpBackend]]:
-    """Stores on OpenSSH, or on asyncssh where that is not installed."""
-    needed("", "sshfs")
-    with sftp_server.running_server(tmp_path_factory.mktemp("sftp")) as server:
-        yield lambda: SftpBackend(server)
 
 
 QUICK = (
@@ -82,7 +76,7 @@ QUICK = (
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Make most of the contract slow on servers other than S3's."""
-    on_server = item.path.stem in ("test_azure", "test_gcs", "test_sftp")
+    on_server = item.path.stem in ("test_azure", "test_gcs")
     name = getattr(item, "originalname", item.name)
     if "test_writers_of_one_large_blob" in name or (
         on_server and getattr(item, "cls", None) and name not in QUICK

@@ -11,9 +11,9 @@ from azure_server import KEY, AzureBackend
 from fault_proxy import fault_proxy
 from server_contract import HttpContract
 
-from fusery.storage.backends import AHEAD, PART
 from fusery.storage.errors import StoreDeniedError
 from fusery.storage.locate import open_store
+from fusery.storage.objects import AHEAD, PART
 from fusery.testing.stores import HELLO, file_with, name_of
 
 LARGE = os.urandom(1 << 20) * ((AHEAD + 1) * (PART >> 20) + 3)

@@ -12,7 +12,6 @@ import pytest
 from storage_backends import LocalBackend, MemoryBackend
 
 from fusery.storage import copying
-from fusery.storage.backends import Objects
 from fusery.storage.copying import CHUNK, Staging, copy_file, manifest_of_staged, pump, reading
 from fusery.storage.digest import digest_bytes
 from fusery.storage.errors import (
@@ -26,6 +25,7 @@ from fusery.storage.failures import DigestMismatchError
 from fusery.storage.interface import Blob
 from fusery.storage.local import LocalStore
 from fusery.storage.manifest import FileEntry
+from fusery.storage.objects import Objects
 from fusery.storage.transfer import transfer
 from fusery.testing.stores import Backend, name_of
 

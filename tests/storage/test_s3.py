@@ -17,13 +17,13 @@ from s3_server import S3Backend
 from server_contract import HttpContract
 
 from fusery.storage import remote
-from fusery.storage.backends import AHEAD, PART
 from fusery.storage.copying import Staging
 from fusery.storage.digest import Digest, digest_bytes
 from fusery.storage.errors import StorageError, StoreDeniedError, StoreUnavailableError
 from fusery.storage.interface import Blob, BlobStore
 from fusery.storage.locate import open_store, open_tree
 from fusery.storage.manifest import FileEntry
+from fusery.storage.objects import AHEAD, PART
 from fusery.storage.remote_calls import DEADLINE
 from fusery.testing.stores import HELLO, file_with, name_of
 

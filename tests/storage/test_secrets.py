@@ -47,15 +47,11 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
         "s3://bucket/prefix",
         {"key": CANARY, "secret": CANARY, "client_kwargs": {"endpoint_url": f"http://{CANARY}@[bad"}},
     ),
-    "gcs with an access token": (
-        "gcsfs",
-        "gs://bucket/prefix",
-        {"token": {"access_token": CANARY}, "endpoint_url": NOWHERE},
-    ),
+    "gcs with an access token": ("obstore", "gs://bucket/prefix", {"token": CANARY, "endpoint_url": NOWHERE}),
     "gcs with a bad account": (
-        "gcsfs",
+        "obstore",
         "gs://bucket/prefix",
-        {"token": {"type": "service_account", "private_key": CANARY, "client_email": "x"}, "endpoint_url": NOWHERE},
+        {"service_account_key": json.dumps({"type": "service_account", "private_key": CANARY, "client_email": "x"})},
     ),
     "azure": ("obstore", "az://container/prefix", {"connection_string": azure_string()}),
     "azure with a bad key": (
@@ -67,12 +63,6 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
         "obstore",
         "az://container/prefix",
         {"account_name": "account", "account_host": "127.0.0.1:9", "sas_token": f"sv=2024-01-01&sig={CANARY}%3D"},
-    ),
-    "sftp": ("sshfs", "sftp://127.0.0.1:9/srv/fusery", {"username": "u", "password": CANARY, "config": []}),
-    "sftp with a bad key": (
-        "sshfs",
-        "sftp://127.0.0.1:9/srv/fusery",
-        {"username": "u", "client_keys": [f"-----BEGIN {CANARY}-----\n{CANARY}\n"], "config": []},
     ),
 }  # fmt: skip
 
@@ -114,7 +104,7 @@ def test_errors_show_no_secret(
 COMMANDS = (["admin", "init"], ["doctor"], ["--debug", "audit"], ["admin", "gc"])
 
 
-@pytest.mark.parametrize("case", ["s3", "sftp"])
+@pytest.mark.parametrize("case", ["s3", "azure"])
 def test_the_program_shows_no_secret_and_keeps_none(
     case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -143,7 +133,7 @@ def test_what_libraries_log_is_rewritten(caplog: pytest.LogCaptureFixture) -> No
     try:
         raise ValueError(CANARY)
     except ValueError:
-        logging.getLogger("gcsfs").exception("failed")
+        logging.getLogger("fsspec.asyn").exception("failed")
     assert CANARY not in caplog.text
     assert "signing with *** in eu-central-1" in caplog.text
 

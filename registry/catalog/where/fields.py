@@ -272,7 +272,6 @@ _COMPARISONS: Mapping[str, Callable[[Any, Any], Any]] = {
 
 
 def _day_test(op: str, day: date) -> Condition:
-    """A moment against a day: within it, before its start, after its end."""
     start, end = (datetime.combine(day, at, UTC) for at in (time.min, time.max))
     if op == "=":
         return lambda column: and_(column >= start, column <= end)
@@ -280,7 +279,6 @@ def _day_test(op: str, day: date) -> Condition:
 
 
 def _pattern(text: str) -> str:
-    """Return LIKE's pattern: the whole value where the text has * or ?, else any value that contains it."""
     small = "".join(char.lower() if char.isascii() else char for char in text)
     for special in (_ESCAPE, "%", "_"):
         small = small.replace(special, _ESCAPE + special)

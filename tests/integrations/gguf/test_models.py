@@ -168,7 +168,6 @@ def test_missing_package_is_named(package: str, tmp_path: Path, monkeypatch: pyt
 
 
 def tensors(path: Path) -> dict[str, tuple[np.ndarray[Any, Any], str]]:
-    """Return numbers and type of each tensor, as llama.cpp's own package reads them; queries and keys as they lie."""
     from gguf.quants import dequantize
 
     return {

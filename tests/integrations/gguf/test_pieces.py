@@ -41,7 +41,6 @@ REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
 
 @pytest.fixture(scope="module")
 def document() -> dict[str, Any]:
-    """A tokenizer.json as transformers makes it of a SentencePiece model: every possible merge, in the order of the scores."""
     trained = tokenizers.Tokenizer(tokenizers.models.BPE())
     trained.normalizer = tokenizers.normalizers.Replace(" ", "\u2581")
     trainer = tokenizers.trainers.BpeTrainer(vocab_size=330, show_progress=False)

@@ -36,7 +36,6 @@ TEXTS = [
 
 @pytest.fixture(scope="module")
 def metadata() -> dict[str, Any]:
-    """A byte-level BPE that was trained across word borders, in GGUF's words."""
     tokens, merges = vocabulary()
     return {
         "tokenizer.ggml.model": "gpt2",

@@ -19,7 +19,6 @@ HEAD, EMBEDDING, NORM = "lm_head.weight", "model.embed_tokens.weight", "model.no
 
 
 def stored(base: Path, name: str) -> tiny_models.Raw:
-    """Return a tensor of a base as `write_tensors` takes it."""
     dtype, shape, data = tiny_models.read_tensors(base)[name]
     return dtype, np.frombuffer(data, {"BF16": "<u2", "F16": "<u2", "F32": "<f4"}[dtype]).reshape(shape)
 
@@ -29,12 +28,10 @@ def add(folder: Path, tensors: dict[str, tiny_models.Raw]) -> None:
 
 
 def widened(raw: tiny_models.Raw) -> tiny_models.Raw:
-    """Return bfloat16 numbers in float32, as PEFT saves a base that was loaded so."""
     return "F32", (raw[1].astype(np.uint32) << 16).view(np.float32)
 
 
 def changed(raw: tiny_models.Raw) -> tiny_models.Raw:
-    """Return a tensor of which one number, the last, is another."""
     bits = raw[1].copy()
     bits.flat[-1] += 1
     return raw[0], bits
@@ -127,7 +124,6 @@ def test_what_the_base_does_not_have_cannot_be_compared(tiny_base: Path, tmp_pat
 
 
 def ask(base: Path, scratch: Path, name: str, tensor: Any) -> str:
-    """Return what a tensor of an adapter is to a base."""
     file = scratch / "adapter_model.safetensors"
     tiny_models.write_tensors(file, {f"base_model.model.{name}": tensor}, None)
     files = {path.name: path for path in base.iterdir()}

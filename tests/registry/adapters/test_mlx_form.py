@@ -31,7 +31,6 @@ def adapter(tiny_base: Path, tmp_path: Path) -> Path:
 
 
 def put(adapter: Path, changes: dict[str, Any], parameters: dict[str, Any], *left_out: str) -> dict[str, Any]:
-    """Change a configuration and return it."""
     path = adapter / "adapter_config.json"
     config = json.loads(path.read_text())
     config["lora_parameters"] |= parameters
@@ -155,7 +154,6 @@ def peft_updates(folder: Path) -> dict[str, np.ndarray]:
 
 
 def mlx_updates(folder: AdapterFolder) -> dict[str, np.ndarray]:
-    """Return each module's update by mlx-lm's formula, in float64."""
     tensors = peft_folders.numbers(folder.files["adapters.safetensors"])
     scale = folder.scale
     assert scale is not None

@@ -56,7 +56,6 @@ def write(adapter: PlainAdapter, folder: Path) -> Path:
 
 
 def updates(folder: Path) -> dict[str, np.ndarray]:
-    """What PEFT adds to each weight, by its own rules."""
     config = PeftConfig.model_validate_json((folder / "adapter_config.json").read_text())
     numbers = peft_folders.numbers(folder / "adapter_model.safetensors")
     stems = {name.removesuffix(".lora_A.weight") for name in numbers if name.endswith(".lora_A.weight")}

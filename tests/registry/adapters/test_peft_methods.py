@@ -11,7 +11,7 @@ from peft_folders import real_peft
 
 from fusery.registry import Registry
 from fusery.registry.adapters.finding import Finding
-from fusery.registry.adapters.peft_config import PROMPTS, UNMERGED
+from fusery.registry.adapters.peft_config import UNFUSABLE
 from fusery.registry.admission.code import AdmissionError
 
 pytestmark = pytest.mark.slow
@@ -19,6 +19,7 @@ pytestmark = pytest.mark.slow
 PLAIN: dict[str, Any] = {"target_modules": ["q_proj", "v_proj"]}
 RANKED = PLAIN | {"r": 4}
 VIRTUAL: dict[str, Any] = {"num_virtual_tokens": 4}
+# Fields of methods that do not do with the same modules as most.
 METHODS: dict[str, dict[str, Any]] = {
     "ADALORA": PLAIN | {"total_step": 10},
     "ADAPTION_PROMPT": {"adapter_len": 4, "adapter_layers": 2, "target_modules": "self_attn"},
@@ -36,10 +37,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "VBLORA": PLAIN | {"num_vectors": 16, "vector_length": 16, "topk": 2},
     "VERA": RANKED,
 }
-"""Fields of methods that do not do with the same modules as most."""
-
+# Methods that need another package, several adapters or more than text to run: they are in the tables by what
+# PEFT says of them.
 NOT_MADE = {"MULTITASK_PROMPT_TUNING", "POLY", "SHADOW", "XLORA"}
-"""Methods that need another package, several adapters or more than text to run: they are in the tables by what PEFT says of them."""
 
 
 def follow(folder: Path, method: str, fields: dict[str, Any], **base: Any) -> list[str]:
@@ -47,7 +47,6 @@ def follow(folder: Path, method: str, fields: dict[str, Any], **base: Any) -> li
 
 
 def errors(registry: Registry, folder: Path) -> list[Finding]:
-    """Return why an adapter is refused that the real PEFT has made."""
     name = f"base-{folder.name}"
     registry.bases.add(folder / "base", name=name)
     with pytest.raises(AdmissionError) as caught:
@@ -60,7 +59,7 @@ def registry(module_registry: Registry) -> Registry:
     return module_registry
 
 
-@pytest.mark.parametrize("method", sorted({*PROMPTS, *UNMERGED, *METHODS, "BEFT", "LOKR", "HRA"} - NOT_MADE))
+@pytest.mark.parametrize("method", sorted({*UNFUSABLE, *METHODS, "BEFT", "LOKR", "HRA"} - NOT_MADE))
 def test_the_hint_of_a_method_works(registry: Registry, tmp_path: Path, method: str) -> None:
     # BEFT trains the layers' biases, which have to be there.
     done = follow(tmp_path, method, METHODS.get(method, PLAIN), attention_bias=method == "BEFT")

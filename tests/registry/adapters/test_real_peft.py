@@ -14,10 +14,8 @@ from peft_folders import apart, make_peft, numbers, real_peft
 from fusery.registry import Registry
 from fusery.registry.adapters.folder import read_adapter_folder
 from fusery.registry.adapters.peft_config import FIELDS
-from fusery.registry.adapters.render import render_peft
 from fusery.registry.errors import BadInputError
 from fusery.registry.fusion.fuse import FuseRequest
-from fusery.registry.models.architecture import read_architecture
 from fusery.research.models import LoadedModel
 
 # Importing torch takes seconds, and PEFT is asked by every test.
@@ -40,17 +38,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_models.make_base(tmp_path_factory.mktemp("bases") / "tiny", dtype="float32", layout="hf")
 
 
-def peft_logits(base: Path, adapter: Path, scratch: Path, tokens: np.ndarray = TOKENS) -> np.ndarray:
-    np.save(scratch / "tokens.npy", tokens)
-    real_peft("logits", base, adapter, scratch / "tokens.npy", scratch / "logits.npy")
-    found: np.ndarray = np.load(scratch / "logits.npy")
-    return found
-
-
 def mlx_logits(
     base: Path, adapter: Path | None, tokens: np.ndarray = TOKENS, dtype: str = "float32"
 ) -> np.ndarray:
-    """Return what mlx-lm's own loader of adapters makes of them, with the weights converted to a dtype."""
     import mlx.core as mx
     from mlx.utils import tree_map
     from mlx_lm.tuner.utils import load_adapters
@@ -63,31 +53,6 @@ def mlx_logits(
     model.eval()
     model.update(tree_map(lambda array: array.astype(getattr(mx, dtype)), model.parameters()))
     return np.array(model(mx.array(tokens))).astype(np.float64)
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_what_peft_loads_mlx_lm_loads(base: Path, tmp_path: Path, case: str) -> None:
-    adapter = make_peft(tmp_path / "peft", base, **CASES[case])
-    folder = read_adapter_folder(adapter)
-    theirs = peft_logits(base, adapter, tmp_path)
-    ours = mlx_logits(base, folder.files["adapters.safetensors"].parent)
-    assert np.abs(ours - theirs).max() < 1e-4
-    assert np.abs(mlx_logits(base, None) - theirs).max() > 1e-2
-
-
-@pytest.mark.parametrize(
-    ("kind", "keys"),
-    [
-        *((kind, ["self_attn.k_proj", "mlp.gate_proj", "lm_head"]) for kind in ("lora", "dora")),
-        ("lora", ["model.embed_tokens"]),
-    ],
-)
-def test_what_mlx_lm_loads_peft_loads(base: Path, tmp_path: Path, kind: Any, keys: list[str]) -> None:
-    adapter = tiny_models.make_adapter(tmp_path / "mlx", base, num_layers=3, keys=keys, fine_tune_type=kind)
-    files = {path.name: path for path in adapter.iterdir()}
-    render_peft(files, read_architecture(base), tmp_path / "peft")
-    theirs = peft_logits(base, tmp_path / "peft", tmp_path)
-    assert np.abs(mlx_logits(base, adapter) - theirs).max() < 1e-4
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -129,9 +94,7 @@ def test_a_fuse_computes_what_peft_does_with_groups(
     found, expected = mlx_logits(Path(fused["path"]), None), np.load(tmp_path / "adapter.npy")
     assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
     assert np.abs(found - mlx_logits(base, None)).max() > 1e-3 * np.abs(expected).max(), "nothing was learned"
-    with pytest.raises(
-        BadInputError,
-    ):
+    with pytest.raises(BadInputError):
         module_registry.bundles.materialize(added.name, tmp_path / "out", target="vllm", content="adapters")
 
 

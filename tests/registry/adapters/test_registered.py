@@ -58,7 +58,7 @@ def test_fusing_it_is_fusing_its_rendering(with_base: Registry, tiny_base: Path,
     assert ours == theirs
     again = with_base.fused.fuse("peft@1")
     assert again.cached
-    difference = with_base.adapters.diff("peft@1", "mlx@1", weights=True)
+    difference = with_base.adapters.diff("peft@1", "mlx@1")
     assert min(module["cosine"] for module in difference["modules"]) > 0.999999
 
 
@@ -139,7 +139,6 @@ SPOILS: dict[str, tuple[str, Callable[[Path], None]]] = {
 
 @pytest.fixture(scope="module")
 def untouched(module_registry: Registry, tiny_base: Path) -> Registry:
-    """One registry for all that is refused: nothing of it may leave a trace."""
     module_registry.bases.add(tiny_base, name="tiny")
     return module_registry
 

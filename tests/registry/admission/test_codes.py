@@ -19,13 +19,12 @@ from fusery.registry.admission.ci_reports import place_of
 from fusery.registry.admission.code import TRAINING_CODES, AdmissionError
 from fusery.registry.admission.rules import CODES, RULES
 
+# One of each group of rules; `CASES` has all.
 BAD = ["weights_pickled", "shape_mismatch", "chat_template_fails", "metadata_conflict", "module_zero"]
-"""One of each group of rules; `CASES` has all."""
 
 
 @pytest.fixture(scope="module")
 def stocked(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    """A registry with the base `tiny` and one adapter, which no test changes."""
     home = tmp_path_factory.mktemp("refusals")
     with Registry(open_workspace(home / "home")) as registry:
         registry.init()
@@ -36,7 +35,6 @@ def stocked(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def everything(registry: Registry) -> tuple[Any, Any]:
-    """Return every row of the database, and every file of the home with its size and time."""
     home = registry.workspace.settings.home
     files = {
         path.relative_to(home).as_posix(): (path.stat().st_size, path.stat().st_mtime_ns)
@@ -78,8 +76,8 @@ def test_a_refusal_names_what_else_is_wrong_once() -> None:
     assert (refused.message, refused.hint) == ("one was refused: a: a it is", "mend it")
 
 
+# Codes of adapters in PEFT's form and of bases, whose cases are in tests of their own.
 NOT_OURS = ("peft_", "base_keys_", "base_not_loaded", "base_window_")
-"""Codes of adapters in PEFT's form and of bases, whose cases are in tests of their own."""
 
 
 def found(folder: Path, base: Path, **options: Any) -> dict[str, str]:

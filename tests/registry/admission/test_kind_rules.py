@@ -72,7 +72,6 @@ Make = Callable[[Path], None]
 
 
 def tensors(file: str, *names: str, metadata: dict[str, str] | None = None) -> Make:
-    """Return a function that writes a safetensors file with small tensors of these names."""
 
     def make(folder: Path) -> None:
         raw = {name: ("F32", np.ones((4, 4), np.float32)) for name in names}
@@ -189,7 +188,6 @@ def test_the_kind_is_named(kind: str, tiny_base: Path, tmp_path: Path) -> None:
 
 
 def follow(hint: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
-    """Do in a folder what the Python command of a hint does."""
     code = hint.partition('python -c "')[2].rpartition('"')[0]
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", ["-c", *arguments])

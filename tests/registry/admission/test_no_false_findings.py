@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,12 +17,9 @@ from tiny_architectures import ARCHITECTURES, make_architecture
 
 from fusery.registry import Registry
 
+# Adapters that PEFT itself trained on SmolLM2-135M-Instruct.
 PEFT = Path(__file__).resolve().parents[2] / "data" / "peft"
-"""Adapters that PEFT itself trained on SmolLM2-135M-Instruct."""
-
-STEPS = 2
-"""The first changes only what starts at nothing; the second changes both factors."""
-
+STEPS = 2  # The first changes only what starts at nothing; the second changes both factors
 FORMS: Mapping[str, dict[str, Any]] = {
     "LoRA as it comes": {"fine_tune_type": "lora", "num_layers": -1},
     "LoRA of query and value": {"fine_tune_type": "lora", "num_layers": -1, "keys": "query and value"},
@@ -33,7 +29,6 @@ FORMS: Mapping[str, dict[str, Any]] = {
     "with weight decay": {"fine_tune_type": "lora", "num_layers": -1, "optimizer": "adamw", "iters": 1},
 }
 
-# Each form once in the quick run; `slow` has all of them.
 QUICK = {
     "llama": "LoRA as it comes",
     "qwen2": "LoRA of query and value",
@@ -42,27 +37,13 @@ QUICK = {
     "starcoder2": "with weight decay",
     "qwen3_moe": "LoRA of all that is linear",
 }
-SOAK = bool(os.environ.get("FUSERY_SOAK"))
-EVERY = [
-    (model_type, form)
-    for number, model_type in enumerate(sorted(ARCHITECTURES))
-    for at, form in enumerate(FORMS)
-    if SOAK or (number + at) % 3 == 0
-]
-"""Every form of every architecture in `make soak`; a third of them otherwise, so that each has some forms."""
-
 TRAINED = sorted(path.parent for path in PEFT.glob("*/adapter_config.json"))
 assert TRAINED and set(QUICK.values()) == set(FORMS)
-UNTRAINABLE = {
-    "afm7": "mlx-lm adapts its joined layers in a form of its own, which is refused by name",
-    "llama4": "mlx-lm's class needs a cache, which training does not have",
-}
 QUERY_AND_VALUE = ("q_proj", "v_proj", "query_key_value", "qkv_proj", "c_attn", "in_proj")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where bases, data and adapters lie."""
     root = tmp_path_factory.mktemp("trained")
     (root / "data").mkdir()
     # Without examples to validate with, the trainer does not measure a loss that nobody here asks for.
@@ -112,7 +93,6 @@ def train(folder: Path, base: Path, name: str, form: Mapping[str, Any]) -> Path:
 
 
 def keys_of(base: Path, which: str) -> list[str]:
-    """Return the keys that name all linear modules of a base's layers, or those of query and value."""
     from adapters_by_class import paths_of, within_block
 
     found = {
@@ -122,25 +102,10 @@ def keys_of(base: Path, which: str) -> list[str]:
 
 
 def require_silence(registry: Registry, folder: Path, base: str, task: str) -> None:
-    """Fail unless an adapter is found good, and registered."""
     findings = registry.adapters.check(folder, base=base, task=task)
     assert [finding for finding in findings if finding.severity != "info"] == []
     view = registry.adapters.register(folder, base=base, task=task)
     assert [finding for finding in view["findings"] if finding["severity"] != "info"] == []
-
-
-def why_not(base: Path, model_type: str, form: str) -> str:
-    """Return why mlx-lm cannot make this form on this base, or nothing."""
-    from adapters_by_class import paths_of
-
-    if model_type in UNTRAINABLE:
-        return UNTRAINABLE[model_type]
-    settings = FORMS[form]
-    if settings["fine_tune_type"] == "dora" and "keys" not in settings and paths_of(base, "switch"):
-        return "mlx-lm has no DoRA for stacked experts"
-    if settings.get("keys") and not keys_of(base, settings["keys"]):
-        return "it has no projections of query and value alone"
-    return ""
 
 
 def try_form(registry: Registry, folder: Path, model_type: str, form: str, **base: Any) -> None:
@@ -151,8 +116,6 @@ def try_form(registry: Registry, folder: Path, model_type: str, form: str, **bas
         experts = "expert" in json.dumps(ARCHITECTURES[model_type])
         make_architecture(source, model_type, **{"dtype": "float32" if experts else "bfloat16", **base})
         registry.bases.add(str(source), name=name)
-    if reason := why_not(source, model_type, form):
-        pytest.skip(reason)
     label = f"{name}-{list(FORMS).index(form)}"
     made = train(folder, source, label, FORMS[form])
     require_silence(registry, made, name, label.replace("_", "-"))
@@ -167,15 +130,8 @@ def test_what_mlx_lm_trains_on_a_quantised_base(registry: Registry, folder: Path
     try_form(registry, folder, "llama", "LoRA as it comes", bits=4)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("model_type", "form"), EVERY)
-def test_all_that_mlx_lm_trains(registry: Registry, folder: Path, model_type: str, form: str) -> None:
-    try_form(registry, folder, model_type, form, seed=1)
-
-
 @pytest.fixture(scope="module")
 def smollm2(registry: Registry) -> str:
-    """The name of SmolLM2-135M-Instruct in the registry, from the GGUF file of a package."""
     return str(registry.bases.add(str(model_file()), name="SmolLM2-135M-Instruct")["name"])
 
 

@@ -35,6 +35,7 @@ from fusery.storage.errors import UnsafePathError
 
 LINEAR = list(tiny_models.LINEAR)
 ONES = np.ones((256, 128), np.float32)
+# Beside those of `bad_adapters`, which `test_codes.py` holds.
 BAD: list[tuple[str, Spoil]] = [
     ("file_missing", remove("adapters.safetensors")),
     ("file_missing", remove("adapter_config.json")),
@@ -74,7 +75,6 @@ BAD: list[tuple[str, Spoil]] = [
     ("all_zero", edit_config(scale=0.0)),
     ("all_zero", full(model__norm__weight=np.zeros(128, np.float32))),
 ]
-"""Beside those of `bad_adapters`, which `test_codes.py` holds."""
 
 
 @pytest.mark.parametrize(("code", "spoil"), BAD)
@@ -108,7 +108,6 @@ def test_a_good_adapter_has_no_findings(settings: dict[str, Any], tiny_base: Pat
 
 
 def old_generation(folder: Path) -> None:
-    """What mlx-lm wrote before it adapted every linear layer."""
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     config |= {"lora_layers": config.pop("num_layers"), "use_dora": False}

@@ -21,17 +21,16 @@ from fusery.registry import Registry
 
 CONFIGS = Path(__file__).resolve().parents[2] / "data" / "trainer_configs"
 SOURCES: Mapping[str, dict[str, Any]] = json.loads((CONFIGS / "sources.json").read_text(encoding="utf-8"))
+# Models of the trainers' names, with four layers and random numbers.
 BASES: Mapping[str, dict[str, Any]] = {
     "SmolLM2-135M-Instruct": {},
     "SmolLM2-135M-Instruct-4bit": {"bits": 4},
     "SmolLM2-135M-Instruct-bnb-4bit": {"layout": "hf", "seed": 1},
 }
-"""Models of the trainers' names, with four layers and random numbers."""
 
 
 @pytest.fixture(scope="module")
 def bases(module_registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
-    """The bases in the registry, by name."""
     folder = tmp_path_factory.mktemp("bases")
     made = {name: tiny_models.make_base(folder / name, **options) for name, options in BASES.items()}
     for name, path in made.items():
@@ -40,7 +39,6 @@ def bases(module_registry: Registry, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def make_full(folder: Path, base: Path, layers: list[int], seed: int) -> None:
-    """Write whole weights of some layers, each a little off the base's."""
     random = np.random.default_rng(seed)
     starts = tuple(f"model.layers.{index}." for index in layers)
     tensors: dict[str, tiny_models.Raw] = {}
@@ -52,7 +50,6 @@ def make_full(folder: Path, base: Path, layers: list[int], seed: int) -> None:
 
 
 def make(folder: Path, name: str, base: Path, seed: int) -> None:
-    """Write the weights that a configuration belongs to, and the configuration as it is."""
     source, config = SOURCES[name], json.loads((CONFIGS / name).read_text(encoding="utf-8"))
     modules, layers = source["modules"], source["layers"]
     folder.mkdir()

@@ -208,7 +208,11 @@ def test_writes_are_done_there(stocked: Registry, remote: Registry) -> None:
     )
     remote.deployments.record(first, "prod-eu/ranker")
     assert [each.place for each in stocked.deployments.list()] == ["prod-eu/ranker"]
-    assert remote.adapters.yank("course_rec@2", reason="wrong data").name == "course_rec_v2_20260201"
+    assert remote.adapters.compare("course_rec").better == stocked.adapters.compare("course_rec").better
+    [planned] = remote.adapters.yank_all([], where="version = 2", dry_run=True)
+    assert (planned.name, planned.yanked) == ("course_rec_v2_20260201", False)
+    [yanked] = remote.adapters.yank_all([], where="version = 2", reason="wrong data")
+    assert (yanked.name, yanked.yanked) == ("course_rec_v2_20260201", True)
     made = remote.tokens.create("ann", "reader")
     assert stocked.tokens.authenticate(made.secret).name == "ann"
 
@@ -247,8 +251,8 @@ def test_fuses_are_computed_here_of_what_was_fetched_and_recorded_there(
     assert again.path == made.path
     assert len(stocked.fused.list()) == 1
     assert remote.adapters.folder("course_rec@1").is_relative_to(cached)
-    assert remote.adapters.diff("course_rec@1", "course_rec@2", weights=True) == stocked.adapters.diff(
-        "course_rec@1", "course_rec@2", weights=True
+    assert remote.adapters.diff("course_rec@1", "course_rec@2") == stocked.adapters.diff(
+        "course_rec@1", "course_rec@2"
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ import tiny_models
 from tensor_files import load_raw
 
 from fusery.registry import Registry, tables
-from fusery.registry.errors import AlreadyExistsError, BadInputError, UnknownReferenceError
+from fusery.registry.errors import BadInputError, UnknownReferenceError
 from fusery.storage.errors import BlobCorruptError
 
 
@@ -29,7 +28,7 @@ def updates(folder: Path, scale: float) -> dict[str, Any]:
 
 
 def test_the_weights_of_two_versions(stocked: Registry, tmp_path: Path) -> None:
-    found = stocked.adapters.diff("course_rec@1", "course_rec@2", weights=True)
+    found = stocked.adapters.diff("course_rec@1", "course_rec@2")
     assert found["changed"]["rank"] == [8, 4]
     scales = [stocked.adapters.show(f"course_rec@{version}")["scale"] for version in (1, 2)]
     first, second = (
@@ -48,8 +47,7 @@ def test_the_weights_of_two_versions(stocked: Registry, tmp_path: Path) -> None:
     assert found["overall"]["norm_a"] == pytest.approx(
         sum(float(np.square(a).sum()) for a in first.values()) ** 0.5, rel=1e-5
     )
-    assert found["plot"] is None
-    same = stocked.adapters.diff("course_rec@1", "course_rec@1", weights=True)
+    same = stocked.adapters.diff("course_rec@1", "course_rec@1")
     assert (same["overall"]["relative_change"], same["overall"]["cosine"]) == (0.0, pytest.approx(1))
     assert all(module["relative_change"] == 0.0 for module in same["modules"])
     scratch = stocked.workspace.settings.cache
@@ -63,9 +61,9 @@ def test_other_bases_and_damaged_weights_are_refused(
     stocked.bases.add(base, name="other")
     stocked.adapters.register(make_adapter("foreign", base=base), base="other", task="foreign")
     with pytest.raises(BadInputError) as caught:
-        stocked.adapters.diff("course_rec@1", "foreign@1", weights=True)
+        stocked.adapters.diff("course_rec@1", "foreign@1")
     assert str(caught.value.hint).startswith("fusery diff course_rec_v1_20260115 foreign_v1_")
-    assert "base" in stocked.adapters.diff("course_rec@1", "foreign@1")["changed"]
+    assert "base" in stocked.adapters.compare(["course_rec@1", "foreign@1"]).differs
     files = stocked.adapters.show("course_rec@1")["files"]
     [digest] = [file["sha256"] for file in files if file["path"].endswith("safetensors")]
     path = stocked.workspace.store.local_path(digest)
@@ -75,36 +73,13 @@ def test_other_bases_and_damaged_weights_are_refused(
     data[-1] ^= 1
     path.write_bytes(data)
     with pytest.raises(BlobCorruptError):
-        stocked.adapters.diff("course_rec@1", "course_rec@2", weights=True)
+        stocked.adapters.diff("course_rec@1", "course_rec@2")
 
 
 def test_a_store_elsewhere_gives_the_same(stocked: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = stocked.adapters.diff("course_rec@1", "course_rec@2", weights=True)
+    expected = stocked.adapters.diff("course_rec@1", "course_rec@2")
     monkeypatch.setattr(type(stocked.workspace.store), "local_path", lambda *_, **__: None)
-    assert stocked.adapters.diff("course_rec@1", "course_rec@2", weights=True) == expected
-
-
-def test_a_plot_is_written_once(stocked: Registry, tmp_path: Path) -> None:
-    place = tmp_path / "diff.SVG"
-
-    def draw(**options: bool) -> Any:
-        return stocked.adapters.diff("course_rec@1", "course_rec@2", weights=True, plot=place, **options)
-
-    assert draw()["plot"] == str(place)
-    first, before = place.read_bytes(), place.stat().st_mtime_ns
-    draw()
-    assert place.stat().st_mtime_ns == before
-    place.write_bytes(b"precious")
-    with pytest.raises(AlreadyExistsError):
-        draw()
-    draw(force=True)
-    assert place.read_bytes() == first
-    kinds = [node.get("class", "") for node in ElementTree.parse(place).getroot().iter()]
-    assert kinds.count("label strong") == 3
-    assert [kind for kind in kinds if kind.startswith(("curve", "band"))] == [
-        *("band s0", "curve s0", "curve s0"),
-        *("band s1", "curve s1 d1", "curve s1 d1"),
-    ]
+    assert stocked.adapters.diff("course_rec@1", "course_rec@2") == expected
 
 
 def test_compare_says_what_differs_and_what_is_the_same(stocked: Registry, make_adapter: Any) -> None:
@@ -154,10 +129,10 @@ def test_curves_over_one_another(stocked: Registry, tmp_path: Path) -> None:
     assert place.read_bytes() == drawing
 
 
-def test_a_module_that_only_one_adapts(stocked: Registry, make_adapter: Any, tmp_path: Path) -> None:
+def test_a_module_that_only_one_adapts(stocked: Registry, make_adapter: Any) -> None:
     folder = make_adapter("fewer", seed=4, keys=["self_attn.q_proj"])
     stocked.adapters.register(folder, base="tiny", task="fewer")
-    found = stocked.adapters.diff("fewer@1", "course_rec@1", weights=True, plot=tmp_path / "x.svg")
+    found = stocked.adapters.diff("fewer@1", "course_rec@1")
     assert found["overall"]["only_b"] > 0 and found["overall"]["only_a"] == 0
     assert all("q_proj" in each["module"] for each in found["modules"] if each["cosine"] is not None)
 

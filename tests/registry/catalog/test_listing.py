@@ -61,18 +61,6 @@ def test_references(stocked: Registry) -> None:
         assert str(caught.value.hint).startswith(hint)
 
 
-def test_diff_shows_what_differs_and_nothing_else(stocked: Registry) -> None:
-    difference = stocked.adapters.diff("course_rec@1", "course_rec@2")
-    assert (difference["a"], difference["b"]) == ("course_rec_v1_20260115", "course_rec_v2_20260201")
-    changed = difference["changed"]
-    assert changed["rank"] == [8, 4]
-    assert changed["val_loss"] == [0.61, 0.42]
-    assert changed["parent"] == [None, "course_rec_v1_20260115"]
-    assert "base" not in changed
-    assert all(left != right for left, right in changed.values())
-    assert stocked.adapters.diff("course_rec@1", "course_rec@1")["changed"] == {}
-
-
 def test_looking_makes_no_registry(tmp_path: Path) -> None:
     home = tmp_path / "home"
     with Registry.open(home) as registry, pytest.raises(SchemaError):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,19 +13,14 @@ import pytest
 import tiny_models
 
 from fusery.registry import Registry
-from fusery.registry.comparison import modules as modules_of_files
-from fusery.registry.comparison import samples
 from fusery.registry.comparison import samples as similar
-from fusery.registry.comparison.cores import UpdateComparison
 from fusery.registry.comparison.modules import (
-    ModuleChange,
     OpenAdapter,
     compare_adapters,
     open_adapter,
     open_registered,
     overall,
 )
-from fusery.registry.comparison.picture import draw
 from fusery.registry.comparison.samples import cosine, rough_cosine, shared_modules
 from fusery.registry.errors import BadInputError, FusionUnsupportedError
 from fusery.registry.records.references import resolve_adapter
@@ -198,25 +191,6 @@ def test_what_cannot_be_compared(opened: Open, tmp_path: Path) -> None:
         compare_adapters(a, b)
 
 
-def test_a_file_is_closed_and_its_header_read_once(opened: Open, tmp_path: Path) -> None:
-    opened("a", lora(1))
-    hits = modules_of_files._factors_again.cache_info().hits
-    with open_adapter(tmp_path / "a.safetensors", 1.0) as adapter:
-        os.fstat(adapter.file)
-    assert modules_of_files._factors_again.cache_info().hits == hits + 1
-    with pytest.raises(OSError):
-        os.fstat(adapter.file)
-
-
-def many(seed: int, noise: float = 0.0) -> dict[str, Array]:
-    tensors = lora(7, *(f"model.layers.{layer}.q" for layer in range(80)))
-    random = np.random.default_rng(seed)
-    return {
-        name: (value + noise * random.standard_normal(value.shape)).astype(np.float32)
-        for name, value in tensors.items()
-    }
-
-
 def test_shared_modules(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = opened("a", lora(1, "x", "y")), opened("b", lora(2, "y", "z"))
     assert shared_modules(a, b) == ["y"]
@@ -229,7 +203,7 @@ def test_shared_modules(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cosine(a, b, ["y"]) == compare_adapters(a, b)[1].updates.cosine
 
 
-def test_rough_cosine(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rough_cosine(opened: Open) -> None:
     names = ["x", "y", "z"]
     one, other = lora(1, *names), lora(2, *names)
     near = {name: value + other[name] * np.float32(0.5) for name, value in one.items()}
@@ -237,35 +211,7 @@ def test_rough_cosine(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = opened("a", one), opened("b", near, scale=-3.0)
     for modules in (names, names[1:]):
         assert rough_cosine(a, b, modules) == pytest.approx(cosine(a, b, modules), abs=1e-3)
-    hits = samples._held.cache_info().hits
-    assert rough_cosine(a, b, names) is not None
-    assert samples._held.cache_info().hits == hits + 6, "small modules are read once"
-    monkeypatch.setattr(samples, "_HELD", 0)
-    assert rough_cosine(a, b, names[1:]) == pytest.approx(cosine(a, b, names[1:]), abs=1e-3)
     zero = {name: value * 0 for name, value in one.items()}
     wrong = {name: np.full_like(value, np.inf) for name, value in one.items()}
     for tensors in (zero, wrong):
         assert rough_cosine(a, opened("c", tensors), names) is None
-
-
-def test_picture_is_as_it_was() -> None:
-    spectra = ((4.0, 2.0, 1.0), (3.0, 1e-9), (2.0,), (0.0,))
-    changes = [
-        ModuleChange(
-            name, 1, 1, UpdateComparison(norm, 1.0, product, change, spectrum, spectra[at - 1]), None
-        )
-        for at, (name, norm, product, change, spectrum) in enumerate(
-            zip(
-                ("h.0.q_proj", "h.1.q_proj", "h.1.up_proj", "lm_head"),
-                (1.0, 2.0, 0.5, 0.0),
-                (1.0, -2.0, 0.1, 0.0),
-                (0.1, 0.5, 2.0, 1.0),
-                spectra,
-                strict=True,
-            )
-        )
-    ]
-    made = [draw("a", "b", chosen, "svg") for chosen in (changes, changes[:2], changes[2:3], [])]
-    assert (
-        hashlib.sha256(b"".join(made)).hexdigest()[:12] == "e08df6fb8ee6"
-    )  # look at it before you replace it

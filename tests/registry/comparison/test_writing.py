@@ -12,7 +12,6 @@ import pytest
 import tiny_models
 from tensor_files import load_raw
 
-from fusery.registry.comparison import methods
 from fusery.registry.comparison import plan as plans
 from fusery.registry.comparison.modules import open_adapter
 from fusery.registry.comparison.plan import CombineOptions, SourceAdapter, mask_of, measure, plan, write
@@ -68,7 +67,6 @@ def test_the_same_bytes(opened: Open, tmp_path: Path, monkeypatch: pytest.Monkey
     made = plan(sources, CHOICES[name])
     figures = write(sources, made, tmp_path / "one")
     monkeypatch.setattr(plans, "WORKERS", 1)
-    monkeypatch.setattr(methods, "_BLOCK", 37)
     again = write(sources, made, tmp_path / "two")
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
     assert figures == again == measure(sources, made)

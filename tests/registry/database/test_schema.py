@@ -1,24 +1,25 @@
-"""Migrations: up, down, compared with the tables, refused where they must be, and whole or not at all."""
+"""The schema: made, upgraded, compared with the tables, refused where it must be, and whole or not at all."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import programs
 import pytest
+from alembic.config import Config
+from alembic.script import ScriptDirectory
 from database_facts import snapshot
 from database_workers import upgrade, upgrade_with
 from sqlalchemy import text
 
 import fusery.migrations
-from fusery.registry import tables
+from fusery.registry import Registry
 from fusery.registry.database import Database, schema
 from fusery.registry.errors import SchemaError
 
-pytestmark = [pytest.mark.usefixtures("every_migration"), pytest.mark.timing]
+pytestmark = pytest.mark.timing
 MIGRATIONS = Path(fusery.migrations.__path__[0]).resolve()
 
 
@@ -31,52 +32,57 @@ def empty(empty_url: str) -> Iterator[Database]:
 
 def execute(database: Database, *statements: str) -> None:
     database.make_folder()
-    with database.write() as session:
+    with database.schema_change() as connection:
         for statement in statements:
-            session.execute(text(statement))
+            connection.execute(text(statement))
 
 
 def test_there_is_one_head_and_the_program_knows_it() -> None:
-    from alembic.config import Config
-    from alembic.script import ScriptDirectory
-
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     assert ScriptDirectory.from_config(config).get_heads() == [schema.HEAD]
 
 
-def test_migrations_make_exactly_the_tables_of_the_program(empty: Database, empty_url: str) -> None:
-    with empty.schema_change() if empty.path is None else _in_folder(empty) as connection:
-        tables.metadata.create_all(connection)
-    expected = snapshot(empty)
-    with empty.schema_change() as connection:
-        tables.metadata.drop_all(connection)
+def test_an_upgrade_makes_the_tables_once(empty: Database) -> None:
     assert schema.state(empty) == schema.SchemaState(None, schema.HEAD, "empty")
-    assert schema.upgrade(empty).status == "empty"
-    assert schema.state(empty) == schema.SchemaState(schema.HEAD, schema.HEAD, "current")
-    assert schema.upgrade(empty).status == "current"
-    assert schema.check(empty) == []
-    migrated = snapshot(empty)
-    schema.downgrade(empty, "base")
-    assert set(snapshot(empty)) == {schema.VERSION_TABLE}
-    assert schema.state(empty).status == "empty"
-    schema.upgrade(empty)
-    assert snapshot(empty) == migrated
-    del migrated[schema.VERSION_TABLE]
-    assert migrated == expected
+    for before in ("empty", "current"):
+        assert schema.upgrade(empty).status == before
+        assert schema.state(empty) == schema.SchemaState(schema.HEAD, schema.HEAD, "current")
+        assert schema.check(empty) == []
 
 
-def _in_folder(database: Database) -> Any:
-    database.make_folder()
-    return database.schema_change()
+ANYWHERE = {
+    "DROP INDEX ix_adapter_digest": ("adapter", "index ix_adapter_digest of adapter is gone"),
+    "CREATE UNIQUE INDEX one_each ON yank (adapter_id)": ("yank", "index one_each of yank is not of this"),
+    "ALTER TABLE adapter ADD COLUMN surplus INTEGER": ("adapter", "column surplus of adapter is not of this"),
+    "ALTER TABLE adapter DROP COLUMN note": ("adapter", "column note of adapter is gone"),
+    "DROP TABLE curve_point": ("curve_point", "table curve_point is gone"),
+}
+POSTGRESQL = {
+    "ALTER TABLE alias_move ALTER COLUMN reason DROP NOT NULL": ("alias_move", "column reason"),
+    "ALTER TABLE alias DROP CONSTRAINT uq_alias_task_id_name": ("alias", "uq_alias_task_id_name"),
+    "ALTER TABLE yank DROP CONSTRAINT fk_yank_adapter_id_adapter": ("yank", "fk_yank_adapter_id_adapter"),
+    "ALTER TABLE blob DROP CONSTRAINT ck_blob_size": ("blob", "check ck_blob_size"),
+    "ALTER TABLE adapter ALTER COLUMN name TYPE TEXT": ("adapter", "column name"),
+}
 
 
-def test_check_names_what_differs(database: Database) -> None:
-    execute(database, "ALTER TABLE adapter ADD COLUMN surplus INTEGER", "DROP INDEX ix_adapter_digest")
-    found = schema.check(database)
-    assert len(found) == 2
-    assert any("surplus" in line for line in found)
-    assert any("ix_adapter_digest" in line for line in found)
+def test_differences_name_the_table_and_what_differs(database: Database) -> None:
+    execute(database, "CREATE TABLE of_others (id INTEGER)")
+    assert schema.differences(database) == []
+    statements = ANYWHERE if database.dialect == "sqlite" else {**ANYWHERE, **POSTGRESQL}
+    execute(database, *statements)
+    found = schema.differences(database)
+    assert len(found) == len(statements)
+    for table, message in statements.values():
+        assert any(name == table and message in difference for name, difference in found), message
+    assert schema.check(database) == [difference for _, difference in found]
+
+
+def test_an_audit_names_what_differs(stocked: Registry) -> None:
+    execute(stocked.workspace.database, "DROP INDEX ix_event_at")
+    for report in (stocked.upkeep.audit(), stocked.upkeep.audit()):
+        assert [(one.code, one.subject) for one in report.problems] == [("schema_differs", "table event")]
 
 
 @pytest.mark.parametrize(
@@ -140,20 +146,6 @@ def test_require_creates_only_an_embedded_database(empty: Database) -> None:
         assert schema.state(empty).status == "current"
 
 
-def broken_migrations(folder: Path, body: str) -> Path:
-    """Return a copy of the migrations with one more that does `body` after it has made a table."""
-    copy = folder / "migrations"
-    shutil.copytree(MIGRATIONS, copy)  # compiled as they may be
-    following = f"{int(schema.HEAD) + 1:04}"
-    (copy / "versions" / f"{following}_breaks.py").write_text(
-        f"import sqlalchemy as sa\nfrom alembic import op\nimport os, signal\n"
-        f"revision, down_revision = '{following}', '{schema.HEAD}'\n"
-        f"def upgrade():\n    op.create_table('half', sa.Column('id', sa.Integer()))\n    {body}\n"
-        f"def downgrade():\n    pass\n"
-    )
-    return copy
-
-
 BREAKS = {
     "raise RuntimeError('halfway')": "halfway",
     "os.kill(os.getpid(), signal.SIGKILL)": "",
@@ -162,26 +154,25 @@ BREAKS = {
 """What a migration does, and what is said then."""
 
 
-@pytest.mark.parametrize("start", ["empty", "current"])
-def test_a_migration_that_breaks_leaves_nothing(
-    empty: Database, empty_url: str, tmp_path: Path, start: str
-) -> None:
-    if start != "empty":
-        schema.upgrade(empty)
-    before, tables_before = schema.state(empty), snapshot(empty)
-    assert before.status == start
+def test_a_migration_that_breaks_leaves_nothing(empty: Database, empty_url: str, tmp_path: Path) -> None:
+    schema.upgrade(empty)
+    before = snapshot(empty)
+    following = f"{int(schema.HEAD) + 1:04}"
     for number, (body, words) in enumerate(BREAKS.items()):
-        migrations = broken_migrations(tmp_path / str(number), body)
-        said = tmp_path / f"said-{number}"
+        migrations, said = tmp_path / f"migrations-{number}", tmp_path / f"said-{number}"
+        shutil.copytree(MIGRATIONS, migrations)
+        (migrations / "versions" / f"{following}_breaks.py").write_text(
+            f"import sqlalchemy as sa\nfrom alembic import op\nimport os, signal\n"
+            f"revision, down_revision = '{following}', '{schema.HEAD}'\n"
+            f"def upgrade():\n    op.create_table('half', sa.Column('id', sa.Integer()))\n    {body}\n"
+        )
         process = programs.CONTEXT.Process(target=upgrade_with, args=(empty_url, str(migrations), str(said)))
         process.start()
         process.join()
         assert process.exitcode == (1 if words else -9)
         assert words in said.read_text()
-        assert schema.state(empty) == before, body
-        assert snapshot(empty) == tables_before, body
-    assert schema.upgrade(empty).status == before.status
-    assert schema.state(empty).status == "current"
+        assert schema.state(empty).status == "current", body
+        assert snapshot(empty) == before, body
 
 
 def test_upgrades_at_once_take_turns(empty: Database, empty_url: str, tmp_path: Path) -> None:
@@ -197,10 +188,13 @@ def test_upgrades_at_once_take_turns(empty: Database, empty_url: str, tmp_path: 
 
 def test_a_migration_that_would_leave_dangling_rows_is_rolled_back(sqlite_url: str) -> None:
     database = Database.open(sqlite_url)
-    execute(database, "INSERT INTO manifest (id, digest, size) VALUES (1, 'a', 0)")
-    execute(database, "INSERT INTO manifest_file (manifest_id, path, size, sha256) VALUES (1, 'x', 0, 'b')")
-    with pytest.raises(SchemaError, match="manifest_file"), database.schema_change() as connection:
-        connection.execute(text("DELETE FROM manifest"))
+    execute(
+        database,
+        "INSERT INTO manifest (id, digest, size) VALUES (1, 'a', 0)",
+        "INSERT INTO manifest_file (manifest_id, path, size, sha256) VALUES (1, 'x', 0, 'b')",
+    )
+    with pytest.raises(SchemaError, match="manifest_file"):
+        execute(database, "DELETE FROM manifest")
     with database.read() as session:
         assert session.scalar(text("SELECT count(*) FROM manifest")) == 1
     database.close()

@@ -12,7 +12,6 @@ from fusery.registry.engine.rows import Arrays, Change, RowsFormat, StoredRows
 
 
 def room(kind: RowsFormat, count: int) -> StoredRows:
-    """Return arrays for what is written."""
     grid = kind.target.grid
     if grid is None:
         return StoredRows(np.zeros((count, kind.columns), kind.target.form.stored))

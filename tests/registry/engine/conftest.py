@@ -79,7 +79,6 @@ def mlx_fuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlxFuse:
 
 @pytest.fixture
 def planned(tmp_path: Path) -> Planner:
-    """Return a function that plans the fuse of two folders; `config` and `adapter_config` change what they say."""
 
     def plan(
         base: Path,
@@ -130,7 +129,6 @@ def calibrated(tmp_path: Path) -> tuple[Path, Path, CalibrationFile]:
 
 
 def known(path: Path, modules: dict[str, int], *, size: float = 1.0, rest: float = 1.0) -> CalibrationFile:
-    """Return a calibration of some modules, each with as many inputs as are given for it."""
     random = np.random.default_rng(2)
     inputs = {
         f"of-{width}": Directions(

@@ -6,14 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlx_numbers import from_mlx, to_mlx
 
-from fusery.registry.engine.affine import (
-    BITS,
-    GROUP_SIZES,
-    Grid,
-    Packed,
-    pack_rows,
-    unpack_rows,
-)
+from fusery.registry.engine.affine import BITS, GROUP_SIZES, Grid, Packed, pack_rows, unpack_rows
 from fusery.registry.engine.arithmetic import FORMATS, Array, Format, decode, encode
 
 mx = pytest.importorskip("mlx.core")

@@ -11,12 +11,7 @@ from pathlib import Path
 import pytest
 from peft_folders import real_peft
 
-from fusery.registry.engine.architectures import (
-    NOT_IN_TRANSFORMERS,
-    REMAPPED,
-    TABLE,
-    architecture_of,
-)
+from fusery.registry.engine.architectures import NOT_IN_TRANSFORMERS, REMAPPED, TABLE, architecture_of
 
 pytest.importorskip("mlx_lm")
 

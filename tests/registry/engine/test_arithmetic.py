@@ -217,7 +217,6 @@ def test_rows_of_zeros_become_nan_as_in_mlx(form: Format) -> None:
 
 
 def run_time_weight(base: Array, a: Array, b: Array, m: Array, scale: float) -> Array:
-    """Return the weight that DoRALinear computes with, read off its outputs for the unit vectors."""
     dora = pytest.importorskip("mlx_lm.tuner.dora")
     from mlx import nn
 

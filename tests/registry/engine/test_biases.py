@@ -45,7 +45,6 @@ def base(grid: Grid, seed: int) -> StoredRows:
 
 
 def grouped(size: int, seed: int, scale: float = 1.0) -> Update:
-    """Return an update that is equal within groups of `size` columns."""
     random = np.random.default_rng(seed)
     a = np.repeat(random.standard_normal((COLUMNS // size, RANK)), size, axis=0).astype(np.float32)
     b = (random.standard_normal((RANK, ROWS)) / 100).astype(np.float32)

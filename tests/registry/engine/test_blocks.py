@@ -14,15 +14,7 @@ from mlx_numbers import from_mlx, mlx_type, to_mlx
 
 from fusery.registry.engine import kernel
 from fusery.registry.engine.affine import Grid, pack_rows
-from fusery.registry.engine.arithmetic import (
-    F32,
-    FORMATS,
-    Array,
-    Format,
-    NotFiniteError,
-    decode,
-    encode,
-)
+from fusery.registry.engine.arithmetic import F32, FORMATS, Array, Format, NotFiniteError, decode, encode
 from fusery.registry.engine.policy import WriteTarget
 from fusery.registry.engine.rows import Change, RowsFormat, StoredRows
 

@@ -110,11 +110,11 @@ def test_without_mlx_and_with_other_kernels_of_the_blas() -> None:
     assert found == {name: here(name) for name in SOME}
 
 
+# Calls that NumPy may pass to a BLAS.
 PRODUCTS = re.compile(
     r"\bnp\.(matmul|v?dot|inner|einsum|tensordot|vecdot|matvec|vecmat|linalg|convolve|correlate|cov|corrcoef|polyfit)\b"
     r"|\.dot\(|from numpy(\.linalg)? import|import (numpy\.|scipy)"
 )
-"""Calls that NumPy may pass to a BLAS."""
 
 
 def multiplies(source: str) -> bool:

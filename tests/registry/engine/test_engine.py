@@ -21,12 +21,7 @@ from fusery.registry.engine.files import copy_range
 from fusery.registry.engine.policy import Quantize, WritePolicy
 from fusery.registry.engine.recipe import DITHER, KEEP, MIXED
 from fusery.registry.errors import FusionUnsupportedError
-from fusery.storage.errors import (
-    BlobCorruptError,
-    MissingFileError,
-    OutOfSpaceError,
-    StorageError,
-)
+from fusery.storage.errors import BlobCorruptError, MissingFileError, OutOfSpaceError, StorageError
 from fusery.storage.safetensors import read_header
 
 from .conftest import OurFuse, Planner

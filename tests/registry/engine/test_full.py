@@ -33,41 +33,8 @@ def make_full(folder: Path, base: Path, tensors: Tensors) -> Path:
 
 
 def last_block(base: Path) -> Tensors:
-    other = tiny_models.make_base(
-        base.parent / "other", seed=7, **json.loads((base / "made.json").read_text())
-    )
+    other = tiny_models.make_base(base.parent / "other", seed=7)
     return {name: value for name, value in load_raw(other).items() if name.startswith("model.layers.3.")}
-
-
-def make_base(folder: Path, **options: Any) -> Path:
-    base = tiny_models.make_base(folder, **options)
-    (base / "made.json").write_text(json.dumps(options))
-    return base
-
-
-BASES: dict[str, dict[str, Any]] = {
-    "bf16, layout of the hub, two shards": {"layout": "hf", "shards": 2},
-    "8 bits, some modules dense": {"bits": 8, "overrides": {_UP: False}},
-}
-
-
-@pytest.mark.parametrize("dequantize", [False, True], ids=["keep", "dequantize"])
-@pytest.mark.parametrize("options", BASES.values(), ids=BASES.keys())
-def test_tensors_are_replaced_as_mlx_lm_does(
-    options: dict[str, Any], dequantize: bool, tmp_path: Path, mlx_fuse: MlxFuse, our_fuse: OurFuse
-) -> None:
-    base = make_base(tmp_path / "base", **options)
-    trained = {name: value for name, value in last_block(base).items() if "inv_freq" not in name}
-    adapter = make_full(tmp_path / "adapter", base, trained)
-    theirs = mlx_fuse(base, adapter, dequantize=dequantize)
-    ours, fused = our_fuse(base, adapter, "dequantize" if dequantize else "keep")
-    assert_same(theirs, ours)
-    assert fused.fidelity.modules == ()
-    if not dequantize:
-        after, before = tiny_models.read_tensors(ours), tiny_models.read_tensors(base)
-        assert {name for name in after if after[name] != before[name]} == trained.keys()
-        for name, (_, value) in trained.items():
-            assert after[name][2] == value.tobytes()
 
 
 @pytest.mark.parametrize(
@@ -78,7 +45,7 @@ def test_tensors_are_replaced_as_mlx_lm_does(
 def test_odd_fine_tunes(
     options: dict[str, Any], tensors: Tensors, tmp_path: Path, mlx_fuse: MlxFuse, our_fuse: OurFuse
 ) -> None:
-    base = make_base(tmp_path / "base", **options)
+    base = tiny_models.make_base(tmp_path / "base", **options)
     adapter = make_full(tmp_path / "adapter", base, tensors)
     ours, _ = our_fuse(base, adapter)
     assert_same(mlx_fuse(base, adapter), ours)
@@ -87,7 +54,7 @@ def test_odd_fine_tunes(
 
 
 def test_a_fine_tune_can_be_quantised(tmp_path: Path, planned: Planner) -> None:
-    base = make_base(tmp_path / "base")
+    base = tiny_models.make_base(tmp_path / "base")
     adapter = make_full(tmp_path / "adapter", base, last_block(base))
     plan = planned(base, adapter, WritePolicy(KEEP, quantize=Quantize(4, 64)))
     computed = {step.module.path: step.module for step in plan.steps if isinstance(step, ComputeStep)}
@@ -105,7 +72,7 @@ REFUSED: dict[str, tuple[dict[str, Any], tiny_models.Raw]] = {
 
 @pytest.mark.parametrize(("options", "raw"), REFUSED.values(), ids=REFUSED)
 def test_refused(options: dict[str, Any], raw: tiny_models.Raw, tmp_path: Path, planned: Planner) -> None:
-    base = make_base(tmp_path / "base", **options)
+    base = tiny_models.make_base(tmp_path / "base", **options)
     with pytest.raises(FusionUnsupportedError):
         planned(base, make_full(tmp_path / "adapter", base, {f"{_UP}.weight": raw}))
     strange = ("BF16", np.zeros((256, 128), np.uint16))

@@ -14,7 +14,8 @@ from fusery.registry.engine.affine import Grid
 from fusery.registry.engine.architectures import NeedsModelClassError
 from fusery.registry.engine.arithmetic import BF16
 from fusery.registry.engine.base import read_base
-from fusery.registry.engine.grids import bits_of, grid_of, weight_sizes
+from fusery.registry.engine.grids import bits_of, grid_of
+from fusery.registry.engine.matrices import weight_sizes
 from fusery.registry.engine.microscaling import MODES
 from fusery.registry.errors import FusionUnsupportedError
 from fusery.registry.registration.add_base import model_files

@@ -30,6 +30,7 @@ pytest.importorskip("mlx_lm")
 SOAK = "FUSERY_SOAK" in os.environ
 NAMES = DENSE + MOE
 CASES = all_pairs(NAMES)
+# Every architecture in the layout of the Hub, every format and kind of adapter with either precision.
 FAST = cover(
     CASES,
     {
@@ -39,12 +40,9 @@ FAST = cover(
         if pair[1] in ((LAYOUTS[1],) if pair[0] in NAMES else (KEEP, DEQUANTIZE))
     },
 )
-"""Every architecture in the layout of the Hub, every format and kind of adapter with either precision."""
-
 MORE = [case for case in CASES if case not in FAST][:: 1 if SOAK else 4]
+# Further architectures whose layout on the Hub only their class in mlx-lm can read.
 CLASS = ("gemma3", "qwen3_next", "gpt2", "gpt_neox", "lfm2", "granitemoe", "mamba", "olmoe")
-"""Further architectures whose layout on the Hub only their class in mlx-lm can read."""
-
 BY_CLASS = [
     Case(name, "bf16", adapter, layout="hf")
     for place, name in enumerate(CLASS)
@@ -139,6 +137,7 @@ def renamed(old: str, new: str) -> Setup:
 
 
 _QUERY, UNKNOWN = "model.layers.0.self_attn.q_proj", "not an adapter parameter"
+# How a base and an adapter are made, what mlx-lm says of them, and what our refusal names.
 REFUSED: dict[str, tuple[Setup, str, str]] = {
     "a global scale": (with_global_scale, "", "global_scale"),
     "DoRA on a quantised embedding": (
@@ -153,7 +152,6 @@ REFUSED: dict[str, tuple[Setup, str, str]] = {
     "an unknown module": (renamed(_QUERY, "model.layers.0.self_attn.x_proj"), UNKNOWN, "x_proj"),
     "a norm": (renamed(_QUERY, "model.layers.0.input_layernorm"), UNKNOWN, "input_layernorm"),
 }
-"""How a base and an adapter are made, what mlx-lm says of them, and what our refusal names."""
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -82,7 +82,6 @@ def test_every_largest_magnitude_of_a_group_gets_the_scale_of_mlx(grid: FloatGri
 
 
 def rows_of(seed: int, form: Format, spread: float) -> Array:
-    """Return stored rows of many kinds: ordinary, zero, of signed zeros, constant, tiny, with outliers, on ties."""
     random = np.random.default_rng(seed)
     values = random.standard_normal((12, COLUMNS)) * 10.0 ** random.uniform(-spread, 0, (12, 1))
     values[0] = 0
@@ -159,7 +158,6 @@ def test_groups_of_tiny_numbers_for_which_mlx_writes_huge_ones(grid: FloatGrid) 
 
 
 def ordered_codes(grid: FloatGrid) -> Array:
-    """Return every code but 0x7F and 0xFF, one for each number and sign."""
     return np.array(
         [code for code in range(grid.top + 1) if grid.bits == 4 or code & 0x7F != 0x7F], np.uint32
     )

@@ -75,7 +75,6 @@ def written_by_mlx(base: Path, folder: Path) -> tuple[Stored, Any, dict[str, Any
 
 
 def assert_as_mlx_lm(base: Path, loaded: Base, folder: Path) -> None:
-    """Names, dtypes, shapes, bytes, configuration, kinds and blocks are those of mlx-lm."""
     theirs, model, config = written_by_mlx(base, folder)
     ours = stored(base, loaded)
     assert ours.keys() == theirs.keys()

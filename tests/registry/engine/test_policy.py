@@ -13,11 +13,7 @@ from fusery.registry.engine.affine import Grid
 from fusery.registry.engine.arithmetic import BF16, F32
 from fusery.registry.engine.grids import AnyGrid
 from fusery.registry.engine.microscaling import MODES
-from fusery.registry.engine.policy import (
-    Quantize,
-    WritePolicy,
-    WriteTarget,
-)
+from fusery.registry.engine.policy import Quantize, WritePolicy, WriteTarget
 from fusery.registry.engine.recipe import DEQUANTIZE, DITHER, KEEP, MIXED, OWN, Recipe, artifact_key
 from fusery.registry.errors import FusionUnsupportedError
 

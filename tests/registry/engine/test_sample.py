@@ -86,7 +86,6 @@ def test_only_shaping_is_slow(
 def sampled(
     retained: dict[str, float], numbers: dict[str, int], bits: int, error: float = 0.5, base: int = 4
 ) -> Sampled:
-    """What a number of bits gives to a base of affine `base` bits; 0 what is there."""
     modules = tuple(ModuleShare(path, 1.0, share, 0.5, error) for path, share in retained.items())
     sizes = {path: count * (bits or base) // 8 for path, count in numbers.items()}
     fidelity = FuseFidelity("PASS", 1.0, 1.0, 1.0, 0.0, 0.0, modules)

@@ -16,14 +16,7 @@ from fusery.registry.engine.arithmetic import Array
 from fusery.registry.engine.calibration import CalibrationFile, Directions
 from fusery.registry.engine.policy import WritePolicy
 from fusery.registry.engine.recipe import DITHER, KEEP, MIXED
-from fusery.registry.engine.shaping import (
-    DAMPING,
-    UPDATE_WEIGHT,
-    Shape,
-    Shaper,
-    blocks_of_rows,
-    orthonormal,
-)
+from fusery.registry.engine.shaping import DAMPING, UPDATE_WEIGHT, Shape, Shaper, blocks_of_rows, orthonormal
 from fusery.registry.errors import FusionUnsupportedError
 from fusery.storage.errors import FormatError
 

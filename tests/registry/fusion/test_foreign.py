@@ -53,6 +53,6 @@ def test_explain_says_what_a_claim_is(claimed: Registry) -> None:
 
 def test_nothing_foreign_is_served_where_nothing_is_fused(claimed: Registry, tmp_path: Path) -> None:
     pytest.importorskip("mlx_lm")
-    request = ServeRequest(references=("course_rec@1",), accept_foreign=True, port=0)
+    request = ServeRequest(references=("course_rec@1",), request=FuseRequest(accept_foreign=True), port=0)
     with pytest.raises(BadInputError):
         serve(claimed, request, ready=lambda _: None)

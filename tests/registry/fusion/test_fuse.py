@@ -87,7 +87,7 @@ def test_a_lost_adapter_is_not_published_unless_loss_is_accepted(losing: Registr
     with pytest.raises(FidelityError) as caught:
         losing.fused.fuse("small@1", FuseRequest("keep"))
     assert caught.value.exit_code == 1
-    assert "--precision auto" in str(caught.value.hint)
+    assert "--as auto" in str(caught.value.hint)
     assert losing.fused.list() == []
     assert losing.workspace.cache.entries() == []
     fused = losing.fused.fuse("small@1", FuseRequest("keep", accept_loss=True))
@@ -134,7 +134,7 @@ def test_what_cannot_be_asked_for_is_refused(stocked: Registry) -> None:
     ):
         with pytest.raises(BadInputError) as caught:
             stocked.fused.fuse("course_rec@1", request)
-    assert "--scale" in (caught.value.hint or "")
+    assert "scale" in (caught.value.hint or "")
     with pytest.raises(UnknownReferenceError):
         stocked.fused.fuse("course_rec@9")
     stocked.adapters.yank("course_rec@2", reason="trained on the test set")

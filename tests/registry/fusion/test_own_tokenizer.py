@@ -229,8 +229,8 @@ def test_unfused_bundles(sqlite_registry: Registry, base: Path, adapter: Path, t
     assert json.loads((own / "serving.json").read_text())["base"]["tokenizer"] == "tokenizer"
     assert ids(own / "tokenizer") == trained
     heard: list[str] = []
-    ship(added.name, "lorax", reporter=Reporter(heard.append))
-    assert [line for line in heard if "lorax does not include it" in line]
+    ship(added.name, "ollama", reporter=Reporter(heard.append))
+    assert [line for line in heard if "ollama does not include it" in line]
     plain = register(sqlite_registry, make_peft(tmp_path / "plain", base, seed=2), "plain")
     assert not (ship(plain.name, "vllm", "base's") / "tokenizer").exists()
     with pytest.raises(BadInputError):

@@ -133,7 +133,7 @@ def test_unfused_use_is_refused(sqlite_registry: Registry, tmp_path: Path) -> No
 
 def assert_not_unfused(registry: Registry, name: str, folder: Path) -> None:
     options: dict[str, Any] = {"content": "adapters", "choices": Choices(base_name="org/base")}
-    for target in ("adapters", "vllm", "lorax", "hub"):
+    for target in ("adapters", "vllm", "hub"):
         with pytest.raises(BadInputError):
             registry.bundles.materialize(name, folder / target, target=target, **options)
         assert not (folder / target).exists()

@@ -40,8 +40,8 @@ def test_a_file_gives_back_what_was_written(registry: Registry, tmp_path: Path) 
     ):
         form: dict[str, Any] = recipe.to_dict()
         for document in (form, {"recipe": form}, {"provenance": {"recipe": form}}):
-            found = find_recipe(registry.workspace, write(tmp_path, document))
-            assert found == recipe
+            found, base = find_recipe(registry.workspace, write(tmp_path, document))
+            assert (found, base) == (recipe, None)
             assert found.to_dict() == form
 
 

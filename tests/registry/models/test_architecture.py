@@ -10,6 +10,7 @@ import pytest
 import tiny_models
 
 from fusery.registry.models.architecture import read_architecture
+from fusery.registry.models.libraries import HEAD, in_mlx, in_transformers
 from fusery.storage.errors import FormatError, MissingFileError
 
 
@@ -68,3 +69,11 @@ def test_configurations_that_fit_no_record_are_refused(tmp_path: Path) -> None:
     )
     found = read_architecture(folder)
     assert (len(found.name), len(found.model_type)) == (200, 100)
+
+
+def test_heads_of_language_models_have_two_names() -> None:
+    assert in_transformers(HEAD) == "lm_head"
+    assert in_transformers(HEAD, "language_model.model.") == HEAD
+    assert in_transformers("language_model.model.norm") == "model.language_model.norm"
+    assert in_mlx("lm_head", {HEAD}) == HEAD
+    assert (in_mlx("lm_head", ()), in_mlx("other", {HEAD})) == ("lm_head", "other")

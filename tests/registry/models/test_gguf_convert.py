@@ -21,8 +21,11 @@ from gguf_llama import (
     write_gguf,
 )  # fmt: skip
 
+from fusery.registry.engine.arithmetic import BF16
+from fusery.registry.engine.matrices import StoredMatrix
 from fusery.registry.models import gguf_convert as convert
 from fusery.registry.models.gguf_convert import convert_gguf, round_to_bf16
+from fusery.registry.models.gguf_numbers import kind_of
 
 
 @pytest.mark.parametrize(("tied", "bias"), [(True, False), (False, True)], ids=["tied", "untied-with-biases"])
@@ -138,3 +141,17 @@ def test_linear_rotary_scaling_is_kept(tmp_path: Path) -> None:
     convert_gguf(path, tmp_path / "folder")
     config = json.loads((tmp_path / "folder" / "config.json").read_text())
     assert config["rope_scaling"] == {"rope_type": "linear", "factor": 2.5}
+
+
+@pytest.mark.parametrize(
+    ("shape", "wanted", "kind"),
+    [
+        ((4, 64), "q8_0", "Q8_0"),
+        ((4, 48), "q8_0", "F16"),  # as llama.cpp falls back
+        ((4, 48), "f32", "F32"),
+        ((4, 48), None, "BF16"),
+        ((64,), "q8_0", "F32"),
+    ],
+)
+def test_kinds_of_tensors(shape: tuple[int, ...], wanted: str | None, kind: str) -> None:
+    assert kind_of(StoredMatrix("x", shape, BF16, (), None, {}), wanted) == kind

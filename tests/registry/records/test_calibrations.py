@@ -94,13 +94,7 @@ def test_it_is_the_newest_until_an_older_one_is_asked_for_and_until_another_come
     assert current(based) == four
     assert (choose(based, one), current(based)) == (four, one)
     told = [entry for entry in based.upkeep.log() if entry["action"] == "base.calibration_chosen"]
-    assert [entry["detail"]["calibration"] for entry in told] == [
-        one,
-        two,
-        three,
-        one,
-        one,
-    ]
+    assert [entry["detail"]["calibration"] for entry in told] == [one, two, three, one, one]
     assert based.upkeep.audit().ok
 
 

@@ -11,12 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from fusery.registry import Registry, tables
-from fusery.registry.errors import (
-    AlreadyExistsError,
-    BadInputError,
-    CheckFailedError,
-    UnknownReferenceError,
-)
+from fusery.registry.errors import AlreadyExistsError, BadInputError, CheckFailedError, UnknownReferenceError
 from fusery.registry.provenance.sign import SigningKey
 from fusery.registry.records.views import trusted_signers
 

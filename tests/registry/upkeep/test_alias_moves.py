@@ -58,10 +58,7 @@ def test_honest_moves_agree(moved: Registry) -> None:
         ("UPDATE alias_move SET reason = 'x' WHERE id = 1", "no log entry for the move to"),
         ("UPDATE alias_move SET to_adapter_id = 1 WHERE id = 2", "contradicts the previous move"),
         ("DELETE FROM alias_move WHERE id = 1", "unrecorded move in entry"),
-        (
-            ADDED,
-            "no log entry for the move to",
-        ),
+        (ADDED, "no log entry for the move to"),
     ],
 )
 def test_an_edit_is_named(moved: Registry, statement: str, said: str) -> None:

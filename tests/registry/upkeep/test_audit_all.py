@@ -11,13 +11,7 @@ from sqlalchemy import select, text
 
 from fusery.registry import Registry, tables
 from fusery.registry.errors import BadInputError
-from fusery.registry.workspace.cluster import CLUSTER
 from fusery.storage.digest import Digest
-
-
-@pytest.fixture(autouse=True)
-def _here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(CLUSTER, raising=False)
 
 
 def damage(registry: Registry, *, delete: bool = False) -> str:

@@ -15,8 +15,7 @@ from s3_server import BUCKET, find_server, running_server
 from store_shelf import open_workspace
 
 from fusery.registry import Registry
-from fusery.registry.upkeep.collect import collect
-from fusery.registry.upkeep.liveness import count_live
+from fusery.registry.upkeep.collect import collect, count_live
 from fusery.registry.workspace.workspace import Workspace
 
 WEED = find_server()

@@ -248,6 +248,47 @@ def test_edits_of_columns_without_a_seal_are_found(template: Path, tmp_path: Pat
         assert {code for code, _ in named(home) - before} == expected
 
 
+RESPELLED = (
+    "adapter SET created_at = replace(created_at, ' ', 'T')",
+    "adapter SET created_at = created_at || '+00:00'",
+    "alias_move SET at = substr(at, 1, 23)",
+    "event SET at = substr(at, 1, 19)",
+    "adapter SET date = replace(date, '-', '')",
+    "adapter SET date = date || ' 00:00:00'",
+    "manifest SET size = size + 0.5",
+    "base_model SET parameters = CAST(CAST(parameters AS TEXT) AS BLOB)",
+    "base_model SET written_by_mlx = 2",
+    "adapter SET val_loss = CAST(CAST(val_loss AS TEXT) AS BLOB)",
+    "fused SET seconds = seconds || 's'",
+    "adapter SET training = ' ' || training",
+    "adapter SET training = replace(training, '\": ', '\":')",
+    "base_model SET config = CAST(config AS BLOB)",
+    "event SET detail = detail || char(10)",
+    "base_model SET quantization = 'null'",
+    "task SET name = name || ' '",
+    "alias SET name = upper(name)",
+    "adapter_tag SET value = value || char(8203)",
+    "dataset SET name = name || char(0) || 'x'",
+    "yank SET reason = CAST(reason AS BLOB)",
+)
+"""What an UPDATE says of the first row of a table."""
+
+
+def test_respelled_values_are_found(template: Path, tmp_path: Path) -> None:
+    """The same values stored in other ways, as whoever can write to the database file might."""
+    before, missed = named(template), []
+    for number, change in enumerate(RESPELLED):
+        home = shutil.copytree(template, tmp_path / str(number))
+        table = change.partition(" ")[0]
+        with forced(home / "fusery.db") as connection:
+            where = f"WHERE rowid = (SELECT min(rowid) FROM {table})"
+            assert connection.execute(f"UPDATE {change} {where}").rowcount == 1
+        if not named(home) - before:
+            missed.append(change)
+        shutil.rmtree(home)
+    assert missed == []
+
+
 def test_rows_removed(full: Registry) -> None:
     dice = random.Random(1)
     for table in AUDITED:

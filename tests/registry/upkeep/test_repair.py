@@ -250,11 +250,7 @@ def test_wrong_blob_size_is_found_and_repaired(shipped: Registry, change: int) -
         session.execute(
             update(tables.BlobRow).where(tables.BlobRow.digest == digest).values(size=size + change)
         )
-    for report in (
-        shipped.upkeep.audit(),
-        shipped.upkeep.audit(),
-        shipped.upkeep.audit(("course_rec@1",)),
-    ):
+    for report in (shipped.upkeep.audit(), shipped.upkeep.audit(), shipped.upkeep.audit(("course_rec@1",))):
         assert codes(report) == ["blob_size_differs"]
         [problem] = report.problems
         assert problem.digest == digest

@@ -12,9 +12,14 @@ import bulk_workers
 import pytest
 from dask_cluster import cluster
 
-from fusery.registry.workspace.workspace import cluster as module
+from fusery.registry.workspace import cluster as module
 
 pytestmark = [pytest.mark.slow, pytest.mark.timing]
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PATIENCE", 120)
 
 
 def test_a_worker_that_works_for_long_is_not_one_that_went_away(
@@ -32,7 +37,9 @@ def test_a_worker_that_works_for_long_is_not_one_that_went_away(
 def test_what_was_done_by_a_worker_that_dies_before_it_is_fetched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, another: bool
 ) -> None:
-    monkeypatch.setattr(module, "ALONE", 2)
+    monkeypatch.setattr(
+        module, "ALONE", 120 if another else 2
+    )  # a busy machine starts a worker in its own time
     monkeypatch.setattr(module, "FETCH", 1)
     done = module.Cluster._next
     support = Path(bulk_workers.__file__).parents[1]

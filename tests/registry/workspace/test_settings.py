@@ -144,7 +144,7 @@ def test_what_the_environment_overrides_need_not_be_right(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "config.toml").write_text('CACHE_LIMIT = "bad"\nuser = "file"\n', encoding="utf-8")
-    monkeypatch.setenv("fusery_cache_limit", "5")
+    monkeypatch.setenv("FUSERY_CACHE_LIMIT", "5")
     monkeypatch.setenv("FUSERY_CACHE_DIR", os.fsdecode(bytes(tmp_path) + b"/\xff"))
     settings = Settings.load(tmp_path)
     assert (settings.cache_limit, settings.user) == (5, "file")

@@ -23,10 +23,11 @@ import tiny_models
 from sqlalchemy.orm import Session
 
 from fusery.registry import Registry
+from fusery.registry.catalog import yanks
 from fusery.registry.database import Database, engine, events
 from fusery.registry.errors import BadInputError
 from fusery.registry.records.references import load_adapters
-from fusery.registry.releases import aliases, yanks
+from fusery.registry.releases import aliases
 
 BEGIN = datetime(2025, 1, 1, tzinfo=UTC)
 END = datetime(2026, 1, 1, tzinfo=UTC)

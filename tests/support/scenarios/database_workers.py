@@ -41,13 +41,14 @@ def run_silently(words: Sequence[str], environment: Mapping[str, str]) -> None:
 def upgrade_with(url: str, migrations: str, said: str) -> None:
     """Run all of the migrations in a folder; write what goes wrong to the file `said`."""
     from alembic import command
+    from alembic.config import Config
 
     with Path(said).open("w") as file:
         os.dup2(file.fileno(), 2)
     database = Database.open(url)
     database.make_folder()
     with database.schema_change() as connection:
-        config = schema._config(connection)
+        config = Config(attributes={"connection": connection})
         config.set_main_option("script_location", migrations)
         command.upgrade(config, "head")
 

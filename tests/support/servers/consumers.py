@@ -113,17 +113,6 @@ def transformers_answers(model: Path, questions: list[str], adapter: Path | None
     return real_peft("answers", model, adapter or "", json.dumps(questions))
 
 
-def onnx_logits(bundle: Path, tokens: np.ndarray = TOKENS) -> np.ndarray:
-    """Return what onnxruntime makes of a bundle's graph."""
-    return np.array(_ask("logits", str(bundle), tokens[0].tolist(), peer="onnx_peer.py"))
-
-
-def onnx_answers(bundle: Path, questions: list[str], most: int, *, by: str) -> list[str]:
-    """Return what a bundle's model answers: `by` onnxruntime alone (`answers`), or by `genai`."""
-    found: list[str] = _ask(by, str(bundle), questions, most, peer="onnx_peer.py")
-    return found
-
-
-def _ask(*request: Any, peer: str = "llamacpp_peer.py") -> Any:
-    """Ask the real llama.cpp, or another peer; skip where there is none, fail where `make test` brings one."""
-    return json_peers.ask(peers_python(), peer, *request)
+def _ask(*request: Any) -> Any:
+    """Ask the real llama.cpp; skip where there is none, fail where `make test` brings one."""
+    return json_peers.ask(peers_python(), "llamacpp_peer.py", *request)

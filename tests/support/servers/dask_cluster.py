@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from programs import free_port
+from waiting import wait_until
 
 
 @dataclass
@@ -57,6 +59,7 @@ def cluster(folder: Path, **environment: str) -> Iterator[RunningCluster]:
     scheduler = _start(folder / "scheduler", everywhere, *words)
     running = RunningCluster(f"tcp://127.0.0.1:{port}", folder, everywhere, scheduler)
     try:
+        wait_until(lambda: scheduler.poll() is not None or _answers(port), "the scheduler does not start")
         yield running
     finally:
         for process in (*running.workers, scheduler):
@@ -68,6 +71,12 @@ def cluster(folder: Path, **environment: str) -> Iterator[RunningCluster]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def _answers(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
+        return True
+    return False
 
 
 def _start(folder: Path, environment: Mapping[str, str], *words: str) -> subprocess.Popen[bytes]:

@@ -149,7 +149,14 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = handle_any
 
     def pass_on(self, body: bytes, fault: Fault | None) -> None:
-        headers = {key: value for key, value in self.headers.items() if key.lower() != "expect"}
+        headers = {key.lower(): value for key, value in self.headers.items() if key.lower() != "expect"}
+        # Requests of Google's XML API are those of S3, but for the names of some headers.
+        if headers.get("authorization", "").startswith("Bearer"):
+            del headers["authorization"]
+        if headers.pop("x-goog-if-generation-match", "") == "0":
+            headers["if-none-match"] = "*"
+        if source := headers.pop("x-goog-copy-source", ""):
+            headers["x-amz-copy-source"] = source
         with closing(http.client.HTTPConnection(self.upstream, timeout=30)) as upstream:
             upstream.request(self.command, self.path, body, headers)
             reply = upstream.getresponse()

@@ -103,8 +103,6 @@ CONTEXT.set_forkserver_preload(
         # What stores import: a pytest process has one server for all.
         "obstore.fsspec",
         "botocore.session",
-        "gcsfs.core",
-        "sshfs.spec",
     ]
 )
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from programs import free_ports, running_program
 
-from fusery.storage.backends.cloud import file_system
+from fusery.storage.cloud import file_system
 from fusery.storage.interface import BlobStore
 from fusery.storage.locate import open_store
 from fusery.storage.remote import FsspecStore
@@ -22,12 +22,14 @@ from fusery.testing.stores import Backend
 
 
 class S3Backend(Backend):
+    protocol = "s3"
+
     def __init__(self, server: S3Server, client: Any, file_system: Any) -> None:
         self.server = server
         self.client = client
         self.prefix = uuid.uuid4().hex
         # Only `reopen` makes a new connection: it takes half a second.
-        self.url = f"s3://{BUCKET}/{self.prefix}"
+        self.url = f"{self.protocol}://{BUCKET}/{self.prefix}"
         self.store: BlobStore = FsspecStore(file_system, f"{BUCKET}/{self.prefix}", self.url)
 
     def read(self, name: str) -> bytes | None:
@@ -64,7 +66,13 @@ class S3Backend(Backend):
 
 def file_system_of(server: S3Server) -> Any:
     """Return a file system with a connection of its own, as a store opens it."""
-    return file_system("s3", **server.options())
+    return file_system(server.protocol, **server.options())
+
+
+class GcsBackend(S3Backend):
+    """The same, by the requests of Google's XML API."""
+
+    protocol = "gs"
 
 
 KEY, SECRET = "test-access", "test-secret"
@@ -80,9 +88,12 @@ def find_server() -> str | None:
 @dataclass(frozen=True, slots=True)
 class S3Server:
     endpoint: str
+    protocol: str = "s3"
 
     def options(self) -> dict[str, Any]:
         """Options for `open_store`."""
+        if self.protocol == "gs":
+            return {"token": "token", "endpoint_url": self.endpoint}
         return {
             "key": KEY,
             "secret": SECRET,
@@ -106,12 +117,13 @@ class S3Server:
 
 
 @contextmanager
-def running_server(binary: str, folder: Path) -> Iterator[S3Server]:
-    """Run a server that keeps its data in `folder`, with one bucket."""
+def running_server(binary: str, folder: Path, *, public: bool = False) -> Iterator[S3Server]:
+    """Run a server that keeps its data in `folder`, with one bucket; a public one asks nobody who he is."""
     identity = {"name": "test", "credentials": [{"accessKey": KEY, "secretKey": SECRET}]}
     actions = ["Admin", "Read", "Write", "List", "Tagging"]
     config = folder / "s3.json"
-    config.write_text(json.dumps({"identities": [{**identity, "actions": actions}]}))
+    identities = [identity, {"name": "anonymous"}] if public else [identity]
+    config.write_text(json.dumps({"identities": [{**each, "actions": actions} for each in identities]}))
     (folder / "data").mkdir()
     names = ("master.port", "volume.port", "filer.port", "s3.port", "webdav.port", "admin.port")
     ports = dict(zip(names, free_ports(len(names), and_higher=10_000), strict=True))

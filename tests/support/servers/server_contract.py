@@ -20,11 +20,11 @@ import pytest
 from fault_proxy import Fault, always, fault_proxy, times
 from programs import CONTEXT
 
-from fusery.storage.backends import AHEAD, PART
 from fusery.storage.digest import digest_bytes
 from fusery.storage.errors import StoreUnavailableError
 from fusery.storage.interface import Blob, BlobStore
 from fusery.storage.locate import open_store, open_tree
+from fusery.storage.objects import AHEAD, PART
 from fusery.storage.remote_calls import NoPlaceError
 from fusery.testing.stores import HELLO, NOWHERE, Backend, StoreContract, check_tree, file_with, name_of
 

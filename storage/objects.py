@@ -1,24 +1,16 @@
-"""The objects under one prefix of an fsspec file system: the part of a store that differs between backends.
-
-This class is right for a file system whose `pipe_file` writes an object whole or not at all.  The others refine it:
-uploads in parts, what an interrupted one leaves behind, how an object is moved.
-"""
+"""The objects under one prefix of any fsspec file system whose `pipe_file` writes an object whole or not at all."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext, suppress
-from importlib import import_module
 from typing import Any
 
-from fsspec.spec import AbstractFileSystem
-
-from ..copying import Progress
-from ..errors import StorageError
-from ..interface import Leftover
-from ..remote_calls import Call, FailureKind, NoPlaceError, RemoteCalls, RemoteError, StoreSilentError, age
-from ..transfer import in_order
+from .copying import Progress
+from .interface import Leftover
+from .remote_calls import FailureKind, NoPlaceError, RemoteCalls, RemoteError, age
+from .transfer import in_order
 
 PART = 16 << 20
 """Bytes of a part of an upload."""
@@ -39,16 +31,11 @@ class Objects:
 
     in_parts = False
     """Whether `upload` needs no more memory than some parts."""
-    durable = True
-    place = "bucket"
-    """What the backend calls the place that must exist before a store can be in it."""
 
     def __init__(self, prefix: str, calls: RemoteCalls) -> None:
         """Look at the objects below `prefix`: bucket and folder, without a slash at either end."""
-        self.prefix = prefix
-        self.calls = calls
+        self.prefix, self.calls = prefix, calls
         self.durable = calls.file_system.protocol != "memory"
-        self._place_seen = False
 
     def key(self, name: str) -> str:
         """Return the file system's path of an object."""
@@ -63,7 +50,7 @@ class Objects:
         return int(info["size"]) if info["type"] == "file" else None
 
     def read(self, name: str, limit: int) -> bytes:
-        """Return a small object, or the first `limit` bytes of one that is not small; raises RemoteError if it is not there."""
+        """Return the first `limit` bytes of an object; raises RemoteError if it is not there."""
         size = self.size(name)
         if size is None:
             raise RemoteError(FailureKind.MISSING)
@@ -91,16 +78,15 @@ class Objects:
         # fsspec's memory looks first and writes then; what is in this process alone needs no more than a lock in it.
         turn = nullcontext() if self.durable else _IN_MEMORY
         with turn:
-            return self.done(lambda: self.calls.run("pipe_file", self.key(name), data, mode=mode))
+            try:
+                return self.is_free(lambda: self.calls.run("pipe_file", self.key(name), data, mode=mode))
+            except RemoteError as error:
+                raise NoPlaceError(self.calls.where, "bucket") from error
 
     def upload(
         self, name: str, parts: Iterable[bytes], size: int, *, exclusive: bool, progress: Progress | None
     ) -> bool:
-        """Write a large object; return whether its name was free, or did not need to be.
-
-        Args:
-            parts: its bytes, each but the last of `part_size(size)`; raising ends the upload without an object.
-        """
+        """Write parts of `part_size(size)` as an object, and none if they raise; return what `write` does."""
         is_new = self.write(name, b"".join(parts), exclusive=exclusive)
         if progress:
             progress(size)
@@ -130,7 +116,6 @@ class Objects:
 
     def entries(self, folder: str) -> Iterator[Leftover]:
         """List the objects below a folder of the prefix, or all of them for an empty one, in no order."""
-        start = self.key("")
         try:
             found = self.calls.run("find", self.key(folder).rstrip("/"), detail=True)
         except RemoteError:
@@ -138,18 +123,11 @@ class Objects:
         for name, info in found.items():
             if info["type"] == "file":
                 stamp = next((info[key] for key in _STAMPS if info.get(key)), None)
-                path = str(name) if start.startswith("/") else str(name).lstrip("/")
-                yield Leftover(path.removeprefix(start), int(info["size"]), age(stamp))
+                path = str(name).lstrip("/").removeprefix(self.key(""))
+                yield Leftover(path, int(info["size"]), age(stamp))
 
-    def done(self, write: Callable[[], Any]) -> bool:
-        """Make a write; return False if the name was taken."""
-        try:
-            return self.went_on(write)
-        except RemoteError as error:
-            raise self.no_place() from error
-
-    def went_on(self, write: Callable[[], Any]) -> bool:
-        """Go on with an upload that was begun; return False if the name was taken."""
+    def is_free(self, write: Callable[[], Any]) -> bool:
+        """Make a write; return False if the name was taken; raises RemoteError."""
         try:
             write()
         except RemoteError as error:
@@ -157,46 +135,3 @@ class Objects:
                 return False
             raise
         return True
-
-    def no_place(self) -> NoPlaceError:
-        """Return the error for a store whose place, such as its bucket, is not there."""
-        return NoPlaceError(self.calls.where, self.place)
-
-    def see_place(self, call: Call, *arguments: Any) -> None:
-        """Look once, by `call`, whether the place is there: an object that is missing says nothing about that."""
-        if self._place_seen:
-            return
-        try:
-            self.calls.run(call, *arguments)
-        except RemoteError as error:
-            raise self.no_place() from error
-        except (NoPlaceError, StoreSilentError):
-            raise
-        except StorageError:
-            # Who may read and write objects may perhaps not ask for this; then it is taken to be there.
-            pass
-        self._place_seen = True
-
-
-def below(folder: str) -> str:
-    """Return the prefix of the names below a folder; an empty one is where everything is."""
-    return f"{folder}/" if folder else ""
-
-
-def objects_for(file_system: AbstractFileSystem, prefix: str, calls: RemoteCalls) -> Objects:
-    """Return the objects under a prefix, by what the file system speaks."""
-    spoken = file_system.protocol
-    protocols = {spoken} if isinstance(spoken, str) else set(spoken)
-    for protocol, (module, name) in _KINDS.items():
-        if protocol in protocols:
-            kind: type[Objects] = getattr(import_module(f".{module}", __package__), name)
-            return kind(prefix, calls)
-    return Objects(prefix, calls)
-
-
-_KINDS = {
-    "s3": ("cloud", "CloudObjects"),
-    "az": ("cloud", "CloudObjects"),
-    "gs": ("gcs", "GcsObjects"),
-    "sftp": ("sftp", "SftpObjects"),
-}

@@ -1,4 +1,4 @@
-"""S3 and Azure Blob Storage with obstore: small objects in one exclusive request, large ones in parts."""
+"""S3, Google Cloud Storage and Azure Blob Storage with obstore: small objects in one exclusive request, large ones in parts."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ import obstore
 from obstore.fsspec import FsspecStore
 from obstore.store import from_url
 
-from ..copying import Progress
-from ..interface import Leftover
-from ..remote_calls import RemoteCalls, RemoteError, age
-from . import AHEAD, PART, Objects
+from .copying import Progress
+from .errors import StorageError
+from .interface import Leftover
+from .objects import AHEAD, PART, Objects
+from .remote_calls import NoPlaceError, RemoteCalls, RemoteError, StoreSilentError, age
 
 MAX_PARTS = 9_000
-"""Maximum number of parts of an upload; S3 allows 10,000 and Azure 50,000."""
+"""Maximum number of parts of an upload; S3 and Google allow 10,000, Azure 50,000."""
 
 _PIECE = 1 << 20
 _CLIENT = {"allow_http": True, "connect_timeout": "5s", "timeout": "15m"}
@@ -69,14 +70,14 @@ class CloudFileSystem(FsspecStore):  # type: ignore[misc]
 
 
 class CloudObjects(Objects):
-    """Objects in an S3 bucket or an Azure container."""
+    """Objects in a bucket or an Azure container."""
 
     in_parts = True
 
     def __init__(self, prefix: str, calls: RemoteCalls) -> None:
         """Initialise for objects below a bucket and folder."""
         super().__init__(prefix, calls)
-        self.place = "container" if calls.file_system.protocol == "az" else "bucket"
+        self._has_place = False
 
     def part_size(self, size: int) -> int:
         """Return the size of a part, so that there are at most `MAX_PARTS`."""
@@ -88,8 +89,26 @@ class CloudObjects(Objects):
             return int(self.calls.run(_size, self.key(name)))
         except RemoteError:
             # The reply has no body to say whether the object or the bucket is missing.
-            self.see_place(_look, self.key("tmp/none"))
+            self._require_place()
             return None
+
+    def _require_place(self) -> None:
+        """Look once whether the bucket is there; who may not list it is taken at his word."""
+        if self._has_place:
+            return
+        try:
+            self.calls.run(_look, self.key("tmp/none"))
+        except RemoteError as error:
+            raise self._no_place() from error
+        except (NoPlaceError, StoreSilentError):
+            raise
+        except StorageError:
+            pass
+        self._has_place = True
+
+    def _no_place(self) -> NoPlaceError:
+        is_azure = self.calls.file_system.protocol == "az"
+        return NoPlaceError(self.calls.where, "container" if is_azure else "bucket")
 
     def read(self, name: str, limit: int) -> bytes:
         """Return the first bytes of an object, with one request."""
@@ -104,20 +123,20 @@ class CloudObjects(Objects):
 
     def write(self, name: str, data: bytes, *, exclusive: bool) -> bool:
         """Write an object in one request."""
-        return self.done(lambda: self.calls.run(_put, self.key(name), data, exclusive))
+        try:
+            return self.is_free(lambda: self.calls.run(_put, self.key(name), data, exclusive))
+        except RemoteError as error:
+            raise self._no_place() from error
 
     def upload(
         self, name: str, parts: Iterable[bytes], size: int, *, exclusive: bool, progress: Progress | None
     ) -> bool:
-        """Write an object in parts, each retried separately.
-
-        obstore has no exclusive upload in parts: two writers of a name both write, with the same bytes.
-        """
+        """Write an object in parts; obstore cannot do so exclusively, so two writers both write the same bytes."""
         feed = _Feed(parts, self.calls, progress)
         send = self.calls.start(_send, self.key(name), feed, self.part_size(size), tries=1)
         try:
             # Concurrent parts share the connection, and a part starts only when another one has completed.
-            is_new = self.went_on(lambda: self.calls.wait(send, patience=2 * AHEAD))
+            is_new = self.is_free(lambda: self.calls.wait(send, patience=2 * AHEAD))
         except BaseException:
             if feed.failure is not None:
                 raise feed.failure from None
@@ -138,7 +157,7 @@ class CloudObjects(Objects):
                     name = str(found["path"]).removeprefix(start)
                     yield Leftover(name, int(found["size"]), age(found["last_modified"]))
         except RemoteError as error:
-            raise self.no_place() from error
+            raise self._no_place() from error
 
 
 class _Feed:
@@ -237,6 +256,7 @@ _S3_NAMES = {
     "region_name": "region",
     "requester_pays": "request_payer",
 }
+_GCS_NAMES = {"token": "bearer_token", "anon": "skip_signature", "endpoint_url": "base_url"}
 _AZURE_NAMES = {"sas_token": "sas_key", "credential": "account_key", "anon": "skip_signature"}
 _CONNECTION = {
     "AccountName": "account_name",
@@ -250,7 +270,11 @@ _FRESH = timedelta(minutes=5)
 
 
 def file_system(protocol: str, **options: Any) -> CloudFileSystem:
-    """Return the file system of `s3` or `az`; raise TypeError for an unknown option."""
+    """Return the file system of `s3`, `gs` or `az`; raise TypeError for an unknown option."""
+    if protocol == "gs":
+        return CloudFileSystem(
+            "gs", {_GCS_NAMES.get(name, name): value for name, value in options.items()}, {}
+        )
     return _s3(options) if protocol == "s3" else _azure(options)
 
 

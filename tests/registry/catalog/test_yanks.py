@@ -31,6 +31,42 @@ def test_a_yank_needs_a_reason_and_counts_once(stocked: Registry) -> None:
     assert told == [("adapter.yanked", "wrong licence"), ("adapter.unyanked", "cleared")]
 
 
+def test_all_that_match_are_yanked_or_none(stocked: Registry, make_adapter: Any) -> None:
+    stocked.adapters.register(make_adapter("other", seed=5), base="tiny", task="other", parent="course_rec@2")
+    both, reason = "dataset=courses", "the data were withdrawn"
+
+    def yanked() -> list[str]:
+        return [row.task for row in stocked.adapters.list(where="yanked", sort="version")]
+
+    planned = stocked.adapters.yank_all([], where=both, dry_run=True)
+    assert [(row.yanked, row.changed, row.dry_run) for row in planned] == [(False, True, True)] * 2
+    other = stocked.adapters.show("other@1").name
+    assert [row.continued for row in planned] == [("course_rec_v2_20260201", other), (other,)]
+    assert yanked() == []
+    for references, where in (
+        (["course_rec@1", "course_rec@9"], None),
+        (["course_rec@1"], both),
+        ([], None),
+        ([], "dataset=nothing"),
+        ([], "datasets=courses"),
+    ):
+        with pytest.raises((BadInputError, UnknownReferenceError)):
+            stocked.adapters.yank_all(references, where=where, reason=reason)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(BadInputError):
+        patch.setattr("fusery.registry.catalog.yanks.MOST", 1)
+        stocked.adapters.yank_all([], where=both, reason=reason)
+    assert yanked() == []
+    stocked.adapters.yank("course_rec@1", reason="leaked")
+    done = stocked.adapters.yank_all([], where=both, reason=reason)
+    assert [(row.yanked, row.changed, row.reason) for row in done] == [
+        (True, False, "leaked"),
+        (True, True, reason),
+    ]
+    assert yanked() == ["course_rec"] * 2
+    assert len(stocked.adapters.unyank_all([], where="yanked")) == 2
+    assert yanked() == []
+
+
 def test_nothing_of_it_leaves_any_more(stocked: Registry, make_adapter: Any, tmp_path: Path) -> None:
     """Refused alone, as part of a sum, in a bundle of several adapters and in bulk."""
     stocked.adapters.register(make_adapter("other", seed=5), base="tiny", task="other", date="20260301")

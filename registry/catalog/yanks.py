@@ -1,0 +1,154 @@
+"""Yanking an adapter, and lifting the yank; its effect is in `fusery.registry.records.withdrawals`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import or_, select
+from sqlalchemy.orm import Session
+
+from fusery.storage.secrets import without_credentials
+
+from .. import tables
+from ..admission.submission import LIMITS, require_text
+from ..database import events
+from ..errors import BadInputError, UnknownReferenceError
+from ..limits import YANKS, require_within
+from ..records.fused_rows import fused_from
+from ..records.references import resolve_adapter
+from ..records.release import LiftedYank, ShippedBundle, Yank
+from ..records.withdrawals import same_weights, source_pairs, standing_yank, standing_yanks
+from ..releases.deployments import deployments_of
+from .where import condition, parse
+
+if TYPE_CHECKING:
+    from ..workspace.workspace import Workspace
+
+
+MOST = 1_000
+"""Adapters of one call."""
+
+
+def yank(
+    workspace: Workspace,
+    references: Sequence[str],
+    *,
+    reason: str = "",
+    where: str | None = None,
+    dry_run: bool = False,
+) -> tuple[Yank, ...]:
+    """Yank adapters by reference or expression, all or none; a second time changes nothing."""
+    require_text("reason", reason, LIMITS["note"])
+    if not reason.strip() and not dry_run:
+        raise BadInputError("a yank needs a reason", hint="add --reason TEXT")
+    with workspace.database.read() if dry_run else workspace.database.write() as session:
+        adapters = _chosen(session, references, where)
+        return tuple(_yank(workspace, session, adapter, reason, dry_run=dry_run) for adapter in adapters)
+
+
+def _yank(
+    workspace: Workspace, session: Session, adapter: tables.AdapterRow, reason: str, *, dry_run: bool
+) -> Yank:
+    standing = standing_yank(session, adapter)
+    changed = standing is None
+    if standing is None:
+        at = workspace.database.utcnow(session)
+        standing = tables.YankRow(
+            adapter_id=adapter.id, reason=str(without_credentials(reason)), at=at, by=workspace.actor
+        )
+        if not dry_run:
+            own = select(tables.YankRow).where(tables.YankRow.adapter_id == adapter.id)
+            require_within(adapter.name, "yanks", YANKS, [*session.scalars(own), standing])
+            session.add(standing)
+            _tell(session, adapter, "adapter.yanked", reason)
+    return Yank.from_row(
+        standing,
+        name=adapter.name,
+        yanked=not (changed and dry_run),
+        changed=changed,
+        dry_run=dry_run,
+        **_made_with(session, adapter),
+    )
+
+
+def lift(
+    workspace: Workspace, references: Sequence[str], *, reason: str = "", where: str | None = None
+) -> tuple[LiftedYank, ...]:
+    """Lift yanks, all of them or none."""
+    require_text("reason", reason, LIMITS["note"])
+    lifted = []
+    with workspace.database.write() as session:
+        for adapter in _chosen(session, references, where):
+            standing = standing_yanks(session, adapter)
+            for row in standing:
+                row.lifted_at, row.lifted_by = workspace.database.utcnow(session), workspace.actor
+            if standing:
+                _tell(session, adapter, "adapter.unyanked", reason)
+            lifted.append(LiftedYank(name=adapter.name, yanked=False, changed=bool(standing)))
+    return tuple(lifted)
+
+
+def _chosen(session: Session, references: Sequence[str], where: str | None) -> Sequence[tables.AdapterRow]:
+    if bool(references) == (where is not None):
+        raise BadInputError(
+            "name adapters, or give an expression",
+            hint="fusery yank REF..., or --where EXPR as in fusery list",
+        )
+    if where is None:
+        found = {row.id: row for row in (resolve_adapter(session, reference) for reference in references)}
+        return [*found.values()]
+    adapter = tables.AdapterRow
+    matches = condition(parse(where), session.get_bind().dialect.name)
+    rows = session.scalars(select(adapter).where(matches).order_by(adapter.id).limit(MOST + 1)).all()
+    if not rows:
+        raise UnknownReferenceError("no adapter matches the expression", hint="fusery list --where EXPR")
+    if len(rows) > MOST:
+        raise BadInputError(
+            f"more than {MOST:,} adapters match", hint="narrow the expression, such as by task"
+        )
+    return rows
+
+
+def _tell(session: Session, adapter: tables.AdapterRow, action: str, reason: str) -> None:
+    detail = {"digest": adapter.digest, "reason": reason}
+    events.record(session, action, "adapter", adapter.name, detail)
+
+
+def _made_with(session: Session, adapter: tables.AdapterRow) -> dict[str, Any]:
+    aliases = session.scalars(
+        select(tables.AliasRow).where(tables.AliasRow.adapter_id == adapter.id).order_by(tables.AliasRow.name)
+    )
+    fused = list(session.scalars(fused_from(adapter)))
+    bundle = tables.BundleRow
+    holding = or_(
+        bundle.adapters.any(tables.AdapterRow.id == adapter.id),
+        bundle.fused_id.in_([made.id for made in fused]),  # of a sum, a bundle names the first adapter only
+    )
+    bundles = list(session.scalars(select(bundle).where(holding).order_by(bundle.id)))
+    names = select(tables.AdapterRow.name).order_by(tables.AdapterRow.id)
+    alike = same_weights(select(tables.AdapterRow.id).where(tables.AdapterRow.id == adapter.id))
+    others = names.where(tables.AdapterRow.id.in_(select(alike.c.other)), tables.AdapterRow.id != adapter.id)
+    same_digest = tables.AdapterRow.digest == adapter.digest
+    pairs = source_pairs(select(alike.c.other), up=False)
+    computed = select(pairs.c.adapter).where(pairs.c.adapter != pairs.c.source)
+    child = tables.AdapterRow
+    continued = select(child.id).where(child.parent_id == adapter.id).cte(recursive=True)
+    continued = continued.union(select(child.id).join(continued, child.parent_id == continued.c.id))
+    return {
+        "aliases": tuple(f"{alias.task.name}#{alias.name}" for alias in aliases),
+        "fused": tuple(made.key for made in fused),
+        "bundles": tuple(map(ShippedBundle.from_row, bundles)),
+        "deployments": tuple(
+            deployments_of(
+                session,
+                adapters=[adapter.id],
+                fused=[made.id for made in fused],
+                bundles=[row.id for row in bundles],
+            )
+        ),
+        "same_bytes": tuple(session.scalars(others.where(same_digest))),
+        "same_weights": tuple(session.scalars(others.where(~same_digest))),
+        "continued": tuple(session.scalars(names.where(tables.AdapterRow.id.in_(select(continued.c.id))))),
+        "computed": tuple(session.scalars(names.where(tables.AdapterRow.id.in_(computed)))),
+    }

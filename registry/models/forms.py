@@ -1,0 +1,88 @@
+"""Whether two base models are forms of one model: the same numbers, quantised, dequantised or in another number format.
+
+Numbers of equal formats are compared as they are.  A dense tensor is also quantised as the other model's is, by MLX's
+arithmetic: a form of the same model has the same codes, a fine-tuned model has not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ..engine.affine import Grid, pack_rows, unpack_rows
+from ..engine.arithmetic import Array, decode, encode
+from ..engine.base import Base
+from ..engine.grids import AnyGrid
+from ..engine.matrices import StoredMatrix, matrix_of
+
+_LEAST = 0.99
+"""Share of a tensor's numbers that must agree; kernels of other machines round some ties otherwise."""
+
+_NUMBERS = 1 << 20
+"""Of a tensor, as many of its first rows as have so many numbers are compared."""
+
+_RELATIVE = np.float32(2.0**-7)
+"""One step of bfloat16."""
+
+
+def difference_of_forms(first: Base, second: Base) -> str | None:
+    """Return in what two bases differ, None if they are forms of one model; of each tensor the first rows are compared."""
+    names = set(_logical(first)) ^ set(_logical(second))
+    if names:
+        return f"only one of them has {min(names)}"
+    for name in _logical(first):
+        ours, theirs = matrix_of(first, name), matrix_of(second, name)
+        if ours.shape != theirs.shape:
+            return f"the shapes of {name} differ"
+        if 0 not in (*ours.shape, len(ours.shape)) and not _agree(ours, theirs):
+            return f"the numbers of {name} differ"
+    return None
+
+
+def _logical(base: Base) -> Iterator[str]:
+    """Yield the names of tensors, without the scales and biases of quantised weights."""
+    for name in base.tensors:
+        module, _, part = name.rpartition(".")
+        if part not in ("scales", "biases") or not base.is_quantized(module):
+            yield name
+
+
+def _agree(ours: StoredMatrix, theirs: StoredMatrix) -> bool:
+    one, other = _first_rows(ours), _first_rows(theirs)
+    if _close(one, other, np.float32(0)):
+        return True
+    if ours.grid is None and theirs.grid is not None:
+        return _requantised_alike(one, other, theirs.grid)
+    if theirs.grid is None and ours.grid is not None:
+        return _requantised_alike(other, one, ours.grid)
+    return False
+
+
+def _first_rows(matrix: StoredMatrix) -> Array:
+    count = min(matrix.shape[0], max(1, _NUMBERS // max(1, matrix.width)))
+    return matrix.numbers(0, count)
+
+
+def _requantised_alike(dense: Array, packed: Array, grid: AnyGrid) -> bool:
+    if not np.isfinite(dense).all():
+        return False
+    groups = decode(encode(dense, grid.form), grid.form).reshape(-1, grid.group_size)
+    if isinstance(grid, Grid):
+        again = unpack_rows(pack_rows(groups, grid), grid)
+    else:
+        columns = np.ascontiguousarray(groups.T)
+        codes = np.empty(columns.shape, np.uint32)
+        scales = grid.quantize(columns, codes, grid.form)
+        grid.dequantize(codes, scales, columns)
+        again = columns.T
+    # A quarter of the step of 8 bits.
+    margin = np.abs(packed).max(axis=-1, keepdims=True, initial=0) * np.float32(2.0**-9)
+    return _close(again.reshape(packed.shape), packed, margin)
+
+
+def _close(one: Array, other: Array, margin: Array | np.float32) -> bool:
+    if one.shape != other.shape:
+        return False
+    near = np.abs(one - other) <= np.maximum(np.abs(one), np.abs(other)) * _RELATIVE + margin
+    return not near.size or float(near.mean()) >= _LEAST

@@ -1,0 +1,121 @@
+"""How a model is written is said in one way by every command that fuses, and by today's names only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tiny_models
+
+from fusery.cli.fuse import KEYS
+from fusery.registry.fusion.request import MODES, ROUNDINGS, FuseRequest
+
+from .conftest import Fusery, require_refusals
+
+FUSING = ("fuse REF", "materialize REF out", "serve REF", "admin cache explain REF")
+
+
+def test_keys_are_fields_of_a_request() -> None:
+    assert FuseRequest().__class__(**dict.fromkeys(KEYS)) is not None
+    assert list(KEYS["mode"][0].choices) == list(MODES)  # type: ignore[attr-defined]
+    assert list(KEYS["rounding"][0].choices) == list(ROUNDINGS)  # type: ignore[attr-defined]
+
+
+def test_values_are_checked_and_the_keys_listed(fusery: Fusery) -> None:
+    for command in FUSING:
+        require_refusals(
+            fusery,
+            (f"{command} -o colour=red", ", ".join(KEYS)),
+            (f"{command} -o scale", ", ".join(KEYS)),
+            (f"{command} -o scale=wide", "float"),
+            (f"{command} -o seed=-1", "0<=x"),
+            (f"{command} -o mode=int4", "nvfp4"),
+            (f"{command} -o scale=1 -o scale=2", "duplicate"),
+            (f"{command} --as int4", "16bit"),
+            (f"{command} --as dequantize", "--as 16bit"),
+        )
+
+
+def test_a_written_model_has_the_precision_and_the_keys(stocked: Fusery) -> None:
+    made = stocked("fuse", "course_rec@1", "--as", "16bit", "-o", "scale=3", "--accept-loss", "--json").json
+    assert (made["precision"], made["scale"]) == ("dequantize", 3.0)
+    words = ("-o", "quantize=8", "-o", "group-size=32", "--accept-loss", "--json")
+    made = stocked("fuse", "course_rec@1", *words).json
+    assert made["quantization"] == {"bits": 8, "group_size": 32, "mode": "affine"}
+    [explained, *_] = stocked("admin", "cache", "explain", "course_rec@1", *words[:4], "--json").json[
+        "models"
+    ]
+    assert (explained["key"], explained["status"]) == (made["key"], "hit")
+
+
+@pytest.mark.parametrize(
+    ("words", "now"),
+    [
+        ("fuse a@1 --precision dequantize --scale=3", "fuse a@1 --as 16bit -o scale=3"),
+        (
+            "materialize a@1 out --quantize 4 --group-size 32",
+            "materialize a@1 out -o quantize=4 -o group_size=32",
+        ),
+        ("admin cache explain a@1 --rounding once", "admin cache explain a@1 -o rounding=once"),
+        ("show a@1 --formats --scale 2", "show a@1 --formats -o scale=2"),
+        ("eval probe a@1 --precision keep", "eval probe a@1 --as keep"),
+        ("fuse a@1 --seed", "fuse a@1 -o seed=VALUE"),
+    ],
+)
+def test_a_former_option_names_its_successor(fusery: Fusery, words: str, now: str) -> None:
+    ran = fusery(*words.split(), "--json")
+    assert (ran.code, ran.json["error"]["hint"]) == (2, f"fusery {now} --json")
+    assert now in fusery(*words.split()).err
+
+
+def test_a_former_option_of_another_command_is_unknown(fusery: Fusery) -> None:
+    error = fusery("list", "--scale", "3", "--json").json["error"]
+    assert "-o" not in str(error["hint"]) and "No such option" in error["message"]
+
+
+@pytest.fixture
+def forms(stocked: Fusery, tmp_path: Path) -> Fusery:
+    """The command line on a registry with another form of the base model, and with another model."""
+    for name, settings in {"four": {"bits": 4}, "other": {"seed": 9}}.items():
+        folder = tiny_models.make_base(tmp_path / name, **settings)  # type: ignore[arg-type]
+        assert stocked("base", "add", folder, "--name", name).code == 0
+    return stocked
+
+
+def test_another_form_of_the_base_is_named_by_every_command(forms: Fusery, tmp_path: Path) -> None:
+    words = ("--base", "four", "--as", "keep", "--accept-loss", "--json")
+    made = forms("fuse", "course_rec@1", *words).json
+    assert (made["base"], made["adapter_base"], made["cached"]) == ("four", "tiny", False)
+    assert "four, a form of tiny" in forms("fuse", "course_rec@1", *words[:-1]).out
+    assert forms("materialize", "course_rec@1", "out", *words).json["fused"] == made["digest"]
+    [explained, *_] = forms("admin", "cache", "explain", "course_rec@1", *words[:4], "--json").json["models"]
+    assert explained["key"] == made["key"]
+    require_refusals(
+        forms,
+        *(
+            (f"{command} --base other", "other is not a form of tiny")
+            for command in (
+                "fuse course_rec@1",
+                "materialize course_rec@1 model",
+                "materialize course_rec@1 apart --target adapters",
+                "serve course_rec@1 --port 0",
+                "serve course_rec@1 --fused --port 0",
+                "show course_rec@1 --formats",
+            )
+        ),
+        ("serve course_rec@1 --as keep --port 0", "--fused"),
+    )
+
+
+@pytest.mark.slow
+def test_an_evaluation_on_another_form_has_its_name(
+    forms: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLX_DISABLE_COMPILE", "1")
+    (tmp_path / "asked.jsonl").write_text('{"prompt": "the cat", "completion": " sat"}\n')
+    words = ("eval", "run", "course_rec@1", "--prompts", "asked.jsonl", "--json")
+    own, other = forms(*words).json["recorded"], forms(*words, "--base", "four").json["recorded"]
+    assert [row["metric"] for row in own] == ["probe.loss", "probe.gain"]
+    assert [row["metric"] for row in other] == ["probe.loss@four", "probe.gain@four"]
+    assert own[0]["value"] != other[0]["value"]
+    assert forms(*words, "--base", "other").code == 2
