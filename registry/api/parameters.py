@@ -63,7 +63,7 @@ TEXTS: Mapping[str, str] = {
     "note": "A note for people.",
     "offset": "Number of results to skip.",
     "output": "Write to a file.",
-    "own": "Restore your own backup unchanged.",
+    "own": "The backup is your own.",
     "place": "Name of the place.",
     "places": "Places.",
     "plot": "Write a chart to a .svg or .png file; .png needs the extra `plot`.",

@@ -51,10 +51,7 @@ class Provenance(Resource):
         limit: int | None = 100,
         ancestors: int = 1_000,
     ) -> Graph:
-        """Return the ancestors and descendants of a record: the nearest of each kind.
-
-        `limit=None` returns everything.
-        """
+        """Return the ancestors and descendants of a record: the nearest of each kind."""
 
     @operation("reader")
     @runs("catalog.listing:search")

@@ -23,6 +23,7 @@ from ..engine.verdict import closeness
 from ..fusion.fuse import FuseRequest, fuse_to_read
 from ..fusion.views import cautions, fused_line
 from ..record import plain
+from ..records.adapter_details import CurvePoint
 from ..records.amendments import amendment_records
 from ..records.bases import adapter_licence, base_licence, locate_files, recorded_architecture
 from ..records.fused import Fused, ModuleFidelity
@@ -30,8 +31,6 @@ from ..records.references import resolve_adapter
 from ..records.renderings import fetch_form, rendering_of, unfused_tokenizer
 from ..records.views import adapter_values, entries, evaluation_records, travelling
 from ..records.withdrawals import recipe_in
-from ..registration.training_curve import point_view
-from ..registration.training_facts import recorded_curve
 from . import BundledAdapter, BundleSource, Files
 from .serving_plan import ServingPlan, Split, plan_serving, require_forms
 
@@ -120,10 +119,10 @@ def _training(session: Session, adapter: tables.AdapterRow) -> dict[str, Any]:
 
 
 def _curve(session: Session, adapter: tables.AdapterRow) -> list[dict[str, Any]]:
-    points = recorded_curve(adapter).points
+    points = [CurvePoint.from_row(row) for row in adapter.curve]
     step = -(-len(points) // _MOST) or 1
     kept = points if step == 1 else (*points[:-1:step], points[-1])
-    return [point_view(point) for point in kept]
+    return [point.to_dict() for point in kept]
 
 
 _WORST = 5

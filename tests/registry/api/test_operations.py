@@ -474,7 +474,7 @@ def test_upkeep_is_done_there_or_refused(
         ("upkeep", "audit_chain", (), {"anchors": [tmp_path / "log.anchor"]}),
         ("exchange", "pull", ("course_rec@1", tmp_path / "other"), {"dry_run": True}),
     ):
-        with pytest.raises(BadInputError, match="cannot"):
+        with pytest.raises(BadInputError):
             ask(remote, call)
 
 

@@ -87,7 +87,7 @@ _OTHERS = (
 )
 _REGISTRY = (
     *("admission.rules", "api.registry", "exchange.backup", "registration.add_base"),
-    *("catalog.listing", "comparison.samples", "database.schema", "fusion.fuse"),
+    *("catalog.listing", "comparison.modules", "database.schema", "fusion.fuse"),
     *("recording.trainer", "registration.register"),
 )
 _IMPORTS = (
