@@ -150,17 +150,19 @@ _FORMER_VALUES = {"dequantize": "16bit"}
 
 def renamed_options(words: list[str], flags: Collection[str]) -> list[str]:
     """Return the words of a command with today's options in place of former ones; `flags` are the command's."""
-    found: list[str] = []
-    rest = iter(words)
-    for word in rest:
+    renamed: list[str] = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
         name, equals, value = word.partition("=")
         now = FORMER_OPTIONS.get(name, "")
         if not now or name in flags or now.partition(" ")[0] not in flags:
-            found.append(word)
+            renamed.append(word)
             continue
-        value = value if equals else next(rest, "VALUE")
-        found += now.format(_FORMER_VALUES.get(value, value)).split(" ", 1)
-    return found
+        if not equals:
+            value = rest.pop(0) if rest and not rest[0].startswith("-") else "VALUE"
+        renamed += now.format(_FORMER_VALUES.get(value, value)).split(" ", 1)
+    return renamed
 
 
 def successor(words: list[str]) -> tuple[str, list[str]] | None:
