@@ -37,8 +37,8 @@ class Adapters(Resource):
         """Register an adapter folder as the next version of its task.
 
         Args:
-            folder: weights and `adapter_config.json`, as mlx-lm or PEFT writes them, or a run with checkpoints, as mlx-lm's or
-                transformers' trainer leaves it; a path, `hf://OWNER/NAME[@REVISION]`, or the URL of a team's bucket.
+            folder: weights and `adapter_config.json` of mlx-lm or PEFT, or a run with checkpoints; a path,
+                `hf://OWNER/NAME[@REVISION]`, or the URL of a team's bucket.
         """
         from ..admission.submission import Submission
         from ..registration.sources import adapter_at
@@ -159,7 +159,7 @@ class Adapters(Resource):
         found = self._show(reference, at=at)
         if plot is None:
             return found
-        from ..registration.training_facts import draw_curves
+        from ..registration.training_curve import draw_curves
 
         place = draw_curves({found.name: found.curve}, Path(plot), force=force)
         return replace(found, plot=str(place))
@@ -203,7 +203,7 @@ class Adapters(Resource):
         found = self._compare(each_named(references))
         if plot is None:
             return found
-        from ..registration.training_facts import draw_curves
+        from ..registration.training_curve import draw_curves
 
         return replace(found, plot=draw_curves(found.curves, Path(plot), force=force))
 
@@ -292,10 +292,4 @@ class Adapters(Resource):
         offset: int = 0,
         metrics: Sequence[str] = (),
     ) -> builtins.list[Adapter]:
-        """Return adapters.
-
-        Args:
-            where: only those that fit an expression, such as `val_loss < 1 and rank >= 8`.
-            sort: fields, each as `FIELD` or `FIELD:desc`, with commas between; what has no value comes last.
-            metrics: names of metrics whose values each adapter's `metrics` is to have, such as `mmlu.acc`.
-        """
+        """Return adapters."""

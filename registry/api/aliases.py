@@ -59,10 +59,7 @@ class Aliases(Resource):
     @operation("approver", writes=True)
     @runs("releases.promote:promote")
     def promote(self, reference: Named, alias: str, *, reason: str = "", dry_run: bool = False) -> Promotion:
-        """Move an alias to an adapter if its rules allow it, and return the result of each rule.
-
-        Nothing is raised where they do not: look at `verdict`.
-        """
+        """Move an alias to an adapter if its rules allow it, and return the result of each rule."""
 
     @operation("approver", writes=True)
     @runs("releases.approvals:approve")

@@ -32,12 +32,7 @@ class Evaluations(Resource):
         dry_run: bool = False,
         **setting: Unpack[Setting],
     ) -> RecordedEvaluations:
-        """Record what was measured of an adapter: all of it or nothing; what is on record already stays.
-
-        Args:
-            results: a file that lm-evaluation-harness or lighteval wrote, one with a plain map of metrics to values, or
-                such a map.
-        """
+        """Record what was measured of an adapter: all of it or nothing; what is on record already stays."""
         from ..comparison.harness_results import results_in
 
         file = results if isinstance(results, str | Path) else None

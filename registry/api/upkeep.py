@@ -50,10 +50,7 @@ class Upkeep(Resource):
         keys: Sequence[str | Path] = (),
         reporter: Reporter = SILENT,
     ) -> Report:
-        """Check database, store and cache, and repair them; return what was found.
-
-        Without references everything is checked, in parallel.
-        """
+        """Check database, store and cache, and repair them; return what was found."""
         names = each_named(references)
         options: Mapping[str, Any] = {"repair": repair, "jobs": jobs, "reporter": reporter}
         if not (copies or anchors):

@@ -3,10 +3,8 @@
 An update is U = scale * A B with A (m, r) and B (r, n).  Everything asked of it lives in the spaces that the columns
 of A and the rows of B span, so an m x n matrix is never made.
 
-Two ways lead there.  The Gram matrices of the factors, in float64, take one pass of the fastest routine there is;
-what they lose is half of the digits where columns nearly depend on each other or where much cancels.  The QR
-decomposition loses nothing and takes twenty times as long.  So the Gram matrices are tried first, how much they lost
-is looked at, and only where it is too much are the factors decomposed.
+Norms and inner products come from the Gram matrices of the factors, in float64, unless too much cancels there.
+Singular values and angles come from QR decompositions, which lose nothing and take twenty times as long.
 
 The difference of nearly equal updates would cancel in both: D = (s A1 - t A2) B1 + t A2 (B1 - B2) does not.
 """
@@ -22,9 +20,145 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .gram import Gram, angles_between, numerical_rank, singular_values, spaces
-
 Array = NDArray[Any]
+
+RANK_TOLERANCE = 1e-6
+"""A direction counts as one of the update's if its singular value is more than this share of the largest: numbers
+that were rounded to float32 leave 6e-8 in directions that mean nothing."""
+
+
+def singular_values(matrix: Array) -> Array:
+    """Return the singular values, falling."""
+    values: Array = np.linalg.svd(matrix, compute_uv=False) if matrix.size else np.empty(0)
+    return values
+
+
+def spaces(core: Array) -> tuple[Array, Array]:
+    """Return orthonormal bases of the column space and of the row space of a small matrix."""
+    columns, values, rows = np.linalg.svd(core, full_matrices=False)
+    rank = numerical_rank(values)
+    return columns[:, :rank], rows[:rank].T
+
+
+def angles_between(ours: Array, theirs: Array) -> Array:
+    """Return the principal angles between two orthonormal bases, small ones by their sines.
+
+    Source: Bjorck and Golub, "Numerical methods for computing angles between linear subspaces" (1973), which loses
+    no digits where an arc cosine would.
+    """
+    if ours.shape[1] < theirs.shape[1]:
+        ours, theirs = theirs, ours
+    if not theirs.shape[1]:
+        return np.empty(0)
+    crossed = ours.T @ theirs
+    cosines = np.minimum(np.linalg.svd(crossed, compute_uv=False), 1.0)
+    sines = np.minimum(np.linalg.svd(theirs - ours @ crossed, compute_uv=False)[::-1], 1.0)
+    return np.where(cosines**2 > 0.5, np.arcsin(sines), np.arccos(cosines))
+
+
+def numerical_rank(spectrum: Sequence[float] | Array) -> int:
+    """Return how many directions count, of falling singular values."""
+    values = np.asarray(spectrum)
+    return int(np.count_nonzero(values > RANK_TOLERANCE * values[0])) if len(values) else 0
+
+
+def effective_rank(spectrum: Sequence[float]) -> float:
+    """Return how many directions an update really uses: exp of the entropy of its energy over the directions.
+
+    1 for one direction, r for r equal ones, 0 for zero.  The shares are those of the squared singular values, which
+    sum to the squared norm.  Source: Roy and Vetterli, "The effective rank: a measure of effective dimensionality"
+    (EUSIPCO 2007), there with the values themselves in place of their squares.
+    """
+    largest = max(spectrum, default=0.0)
+    if not largest:
+        return 0.0
+    energy = np.square(np.asarray(spectrum) / largest)
+    shares = energy[energy > 0] / energy.sum()
+    return math.exp(-float(shares @ np.log(shares)))
+
+
+def overlap(angles: Sequence[float]) -> float | None:
+    """Return the share of the smaller subspace that lies within the larger one, 0 to 1; None without any direction.
+
+    The mean of the squared cosines of the principal angles.  Source: Hu et al., "LoRA" (2021), section 7.2, where it
+    is called the normalised subspace similarity.
+    """
+    return float(np.square(np.cos(angles)).mean()) if len(angles) else None
+
+
+_BLOCK = 1024
+"""Rows that are multiplied at once: 1 MB at rank 64."""
+
+_CANCELLED = 1e-7
+"""Least share of the terms' squared lengths that must be left of a squared sum: what is lost is 2^-50 / share."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gram:
+    """The Gram matrices of columns of length 1, and the lengths that were taken out.
+
+    With columns of length 1 the loss does not depend on how the numbers are spread over A and B, or over the rank.
+
+    Attributes:
+        left: the scalar products of the a_k, each with length 1.
+    """
+
+    left: Array
+    right: Array
+    lengths: Array
+    columns: Array
+
+    @classmethod
+    def of(cls, lefts: Sequence[Array], rights: Sequence[Array]) -> Gram:
+        """Take the terms of several updates together.
+
+        Args:
+            lefts: (m, r) each, their columns are the a_k; numbers that float32 has, or differences of such.
+            rights: (r, n) each, their rows are the b_k.
+        """
+        # Squares of float32 numbers and their sums are far within float64: nothing finite overflows or vanishes.
+        with np.errstate(invalid="ignore"):
+            grams = _gram(lefts), _gram([right.T for right in rights])
+        if not all(np.isfinite(gram).all() for gram in grams):
+            raise ValueError("not finite")
+        lengths = [np.sqrt(np.diag(gram)) for gram in grams]
+        unit = []
+        for gram, length in zip(grams, lengths, strict=True):
+            divisor = np.where(length > 0, length, 1.0)
+            unit.append(gram / divisor / divisor[:, None])
+        return cls(unit[0], unit[1], lengths[0] * lengths[1], lengths[0])
+
+    @property
+    def size(self) -> int:
+        """The number of terms."""
+        return len(self.lengths)
+
+    def product(self, ours: Array, theirs: Array) -> float:
+        """Return the inner product of two sums."""
+        return float((ours * self.lengths) @ (self.left * self.right) @ (theirs * self.lengths))
+
+    def norm(self, weights: Array) -> float | None:
+        """Return the norm of a sum; None if too much of it cancels to tell."""
+        square, terms = self.product(weights, weights), float(np.square(weights * self.lengths).sum())
+        if not terms:
+            return 0.0
+        return math.sqrt(square) if square > _CANCELLED * terms else None
+
+
+def _gram(columns: Sequence[Array]) -> Array:
+    """Return the scalar products of all columns with all, block by block of rows that stay in the processor's cache."""
+    ends = np.cumsum([part.shape[1] for part in columns]).tolist()
+    rows = columns[0].shape[0]
+    total: Array = np.zeros((ends[-1], ends[-1]))
+    # Rows of B lie one behind the other, columns of A do not: the block is laid out as they are.
+    across = columns[0].flags.f_contiguous and not columns[0].flags.c_contiguous
+    block: Array = np.empty((ends[-1], _BLOCK)).T if across else np.empty((_BLOCK, ends[-1]))
+    for start in range(0, rows, _BLOCK):
+        height = min(_BLOCK, rows - start)
+        for part, end in zip(columns, ends, strict=True):
+            block[:height, end - part.shape[1] : end] = part[start : start + height]
+        total += block[:height].T @ block[:height]
+    return total
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +238,7 @@ def compare(a: LowRank | None, b: LowRank | None, *, shapes: bool = True) -> Upd
     found = UpdateComparison(*norms, terms.product(ours, theirs), change)
     if not shapes:
         return found
-    spectra, angles = terms.shapes(ours, theirs)
+    spectra, angles = terms.cores.shapes(ours, theirs)
     return replace(
         found,
         spectrum_a=_fitted(spectra[0], a),
@@ -121,7 +255,7 @@ def _one(a: LowRank | None, b: LowRank | None, *, shapes: bool) -> UpdateCompari
     terms = _Terms(one)
     weights = np.full(terms.size, one.scale)
     norm = terms.norm(weights)
-    spectrum = _fitted(terms.spectrum(weights), one) if shapes else ()
+    spectrum = _fitted(singular_values(terms.cores.core(weights)), one) if shapes else ()
     if b is None:
         return UpdateComparison(norm, 0.0, 0.0, norm, spectrum_a=spectrum)
     if a is None:
@@ -177,21 +311,6 @@ class _Terms:
             return float((self.cores.core(ours) * self.cores.core(theirs)).sum())
         return self.gram.product(ours, theirs)
 
-    def spectrum(self, weights: Array) -> Array:
-        """Return the singular values of a sum."""
-        core = self.gram.core(weights)
-        return singular_values(self.cores.core(weights) if core is None else core.matrix)
-
-    def shapes(self, ours: Array, theirs: Array) -> tuple[list[Array], list[Array]]:
-        """Return the singular values of two sums, and the angles between their column and row spaces."""
-        cores = None
-        if "cores" not in self.__dict__:
-            first, second = self.gram.core(ours), self.gram.core(theirs)
-            cores = None if first is None or second is None else (first, second)
-        if cores is not None:
-            return self.gram.shapes(*cores)
-        return self.cores.shapes(ours, theirs)
-
 
 @dataclass(frozen=True, slots=True)
 class _Cores:
@@ -206,8 +325,7 @@ class _Cores:
         triangles, lengths = [], []
         for columns in (left, right.T):
             length = np.sqrt(np.einsum("ij,ij->j", columns, columns))
-            upper: Any = np.linalg.qr(columns / np.where(length > 0, length, 1.0), mode="r")
-            triangles.append(np.asarray(upper))
+            triangles.append(_triangle(columns / np.where(length > 0, length, 1.0)))
             lengths.append(length)
         return cls(triangles[0], triangles[1], lengths[0] * lengths[1])
 
@@ -226,6 +344,22 @@ class _Cores:
         (our_columns, our_rows), (their_columns, their_rows) = (spaces(core) for core in cores)
         angles = [angles_between(our_columns, their_columns), angles_between(our_rows, their_rows)]
         return [singular_values(core) for core in cores], angles
+
+
+def _triangle(columns: Array) -> Array:
+    """Return R of the QR decomposition: block by block, since each then stays in the processor's cache.
+
+    Source: Demmel, Grigori, Hoemmen and Langou, "Communication-optimal parallel and sequential QR and LU
+    factorizations" (2012), section 3.
+    """
+    width = columns.shape[1]
+    blocks = len(columns) // (4 * width)
+    cut = blocks * 4 * width
+    if blocks > 1:
+        tops: Any = np.linalg.qr(columns[:cut].reshape(blocks, 4 * width, width), mode="r")
+        columns = np.concatenate([np.asarray(tops).reshape(-1, width), columns[cut:]])
+    upper: Any = np.linalg.qr(columns, mode="r")
+    return np.asarray(upper)
 
 
 def joined(parts: Sequence[UpdateComparison]) -> UpdateComparison:

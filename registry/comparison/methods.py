@@ -22,8 +22,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from .cores import LowRank
-from .gram import Gram
+from .cores import Gram, LowRank
 
 Array = NDArray[Any]
 Method = Literal["svd", "cat", "linear", "ties", "dare"]

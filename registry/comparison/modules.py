@@ -26,8 +26,15 @@ from ..engine.files import open_input, read_all
 from ..errors import BadInputError, FusionUnsupportedError
 from ..records.bases import blob_generations
 from ..records.renderings import fetch_form
-from .cores import LowRank, UpdateComparison, compare, joined
-from .gram import effective_rank, numerical_rank, overlap
+from .cores import (
+    LowRank,
+    UpdateComparison,
+    compare,
+    effective_rank,
+    joined,
+    numerical_rank,
+    overlap,
+)
 
 if TYPE_CHECKING:
     from .. import tables
@@ -178,6 +185,28 @@ def compare_module(a: OpenAdapter, b: OpenAdapter, module: str, *, shapes: bool 
         ) from None
     magnitudes = _magnitudes(a.magnitudes(module), b.magnitudes(module))
     return ModuleChange(module, a.rank(module), b.rank(module), joined(parts), magnitudes)
+
+
+LARGEST = 64 << 20
+"""Bytes of a factor from which `shared_modules` passes a module over."""
+
+
+def shared_modules(ours: OpenAdapter, theirs: OpenAdapter) -> list[str]:
+    """Return the modules that both change and that can be compared, sorted; none if that is less than half of either's."""
+    shared = sorted(
+        module
+        for module in ours.factors.keys() & theirs.factors.keys()
+        if ours.shape(module) == theirs.shape(module)
+        and max(ours.largest(module), theirs.largest(module)) <= LARGEST
+    )
+    enough = 2 * len(shared) >= max(len(ours.factors), len(theirs.factors))
+    return shared if enough else []
+
+
+def cosine(ours: OpenAdapter, theirs: OpenAdapter, modules: Sequence[str]) -> float | None:
+    """Return the cosine between two adapters over some modules; None where one is zero, or there are none."""
+    changes = [compare_module(ours, theirs, module, shapes=False) for module in modules]
+    return joined([change.updates for change in changes]).cosine if changes else None
 
 
 def _magnitudes(ours: Array | None, theirs: Array | None) -> Magnitudes | None:

@@ -7,7 +7,7 @@ similar, and only these are compared further.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -208,17 +208,16 @@ def _candidates(
 
 def _nearest(file: Path, scale: float, method: str, known: Sequence[_Known]) -> list[Neighbour]:
     from ..comparison.modules import open_adapter
-    from ..comparison.samples import cosine, rough_cosine
 
     near: list[tuple[float, _Known]] = []
     try:
         with open_adapter(file, scale, method=method) as ours:
             for other in known:
-                found = _cosine(ours, other, SAMPLED, rough_cosine)
+                found = _cosine(ours, other, SAMPLED)
                 if found is not None and found >= MAYBE:
                     near.append((found, other))
             near.sort(key=lambda pair: pair[0], reverse=True)
-            closer = [(_cosine(ours, other, WHOLE, cosine), other) for _, other in near[:NEAREST]]
+            closer = [(_cosine(ours, other, WHOLE), other) for _, other in near[:NEAREST]]
     except FusionUnsupportedError:
         return []  # other rules say what is wrong with it
     return [
@@ -228,20 +227,14 @@ def _nearest(file: Path, scale: float, method: str, known: Sequence[_Known]) -> 
     ]
 
 
-def _cosine(
-    ours: OpenAdapter,
-    other: _Known,
-    modules: int,
-    found: Callable[[OpenAdapter, OpenAdapter, Sequence[str]], float | None],
-) -> float | None:
+def _cosine(ours: OpenAdapter, other: _Known, modules: int) -> float | None:
     """Return the cosine between two updates over some of their modules; None where they have too little in common."""
-    from ..comparison.modules import open_adapter
-    from ..comparison.samples import shared_modules
+    from ..comparison.modules import cosine, open_adapter, shared_modules
 
     try:
         with open_adapter(other.path, other.scale, method=other.method) as theirs:
             shared = shared_modules(ours, theirs)
             step = max(1, len(shared) // modules)
-            return found(ours, theirs, shared[step // 2 :: step][:modules])
+            return cosine(ours, theirs, shared[step // 2 :: step][:modules])
     except (FuseryError, OSError, ValueError):
         return None  # it is damaged, which `audit` says

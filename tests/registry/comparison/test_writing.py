@@ -115,27 +115,6 @@ def test_numbers_that_are_not_finite_or_would_not_be_are_refused(opened: Open, t
         write(sources, plan(sources, CHOICES["cat"]), tmp_path / "other")
 
 
-@pytest.mark.parametrize("density", [0.01, 0.5])
-def test_dare_keeps_each_number_with_the_density_s_probability(density: float) -> None:
-    """Means within 6 standard deviations; what two masks keep together is what independence gives."""
-    count, shape = 1_000_003, (1_000_003, 1)
-    mask = mask_of(3, ["a" * 64, "b" * 64], density, "module#0")
-    kept = mask(0, "lora_a", shape)
-    others = [mask(0, "lora_b", shape), mask(1, "lora_a", shape), kept[::-1]]
-    others += [
-        mask_of(seed, digests, density, module)(0, "lora_a", shape)
-        for seed, digests, module in (
-            (4, ["a" * 64, "b" * 64], "module#0"),
-            (3, ["c" * 64, "b" * 64], "module#0"),
-            (3, ["a" * 64, "b" * 64], "module#1"),
-        )
-    ]
-    for found, chance in [(kept, density), *((kept & other, density**2) for other in others)]:
-        deviation = (chance * (1 - chance) / count) ** 0.5
-        assert abs(found.mean() - chance) < 6 * deviation
-    assert np.array_equal(kept, mask(0, "lora_a", shape))
-
-
 def test_what_dare_draws_is_the_same_everywhere() -> None:
     """The stream is fixed: what a seed keeps today it keeps with every NumPy and on every machine."""
     kept = mask_of(7, ["0" * 64], 0.5, "model.layers.0.self_attn.q_proj#0")(0, "lora_a", (4, 5))

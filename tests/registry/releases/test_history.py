@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from alias_year import BEGIN, MICROSECOND, Clock, Year, shared, stock
+from alias_year import BEGIN, MICROSECOND, Clock, Year, stock
 
 from fusery.registry import Registry
 
 PROD = "course_rec#prod"
-SOAK = bool(os.environ.get("FUSERY_SOAK"))
-BATCH = 1_000
 
 
 def require_truth(registry: Registry, year: Year, *, random: int, boundaries: int | None = None) -> int:
     """Ask for every moment; return how many answers there were."""
     questions = list(year.questions(random, boundaries))
-    for some in (questions[first : first + BATCH] for first in range(0, len(questions), BATCH)):
-        with shared("read", registry) if len(questions) > BATCH else nullcontext():
-            for alias, moment in some:
-                expected = year.answer(alias, moment)
-                found = registry.aliases.show(alias, at=moment.isoformat())
-                assert {key: found[key] for key in expected} == expected
+    for alias, moment in questions:
+        expected = year.answer(alias, moment)
+        found = registry.aliases.show(alias, at=moment.isoformat())
+        assert {key: found[key] for key in expected} == expected
     return len(questions)
 
 
@@ -44,17 +38,6 @@ def test_a_short_year(registry: Registry, year: Year) -> None:
     for alias in year.aliases:
         now, found = year.answer(alias, datetime(2030, 1, 1, tzinfo=UTC)), registry.aliases.show(alias)
         assert all(found[key] == now[key] for key in ("adapter", "yanked", "since", "reason"))
-    assert registry.upkeep.audit_chain().ok
-
-
-@pytest.mark.slow
-def test_a_year_of_thousands_of_events(registry: Registry, year: Year) -> None:
-    """All of it in `make soak`; else a part of the year and of the questions."""
-    events = 10_000 if SOAK else 1_000
-    year.live(events, batch=200)
-    assert len(year.boundaries) == events
-    asked = events if SOAK else events // 5
-    assert require_truth(registry, year, random=1_000, boundaries=asked) == 1_000 + 3 * asked
     assert registry.upkeep.audit_chain().ok
 
 

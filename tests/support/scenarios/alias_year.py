@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,14 +19,10 @@ from typing import Any
 
 import pytest
 import tiny_models
-from sqlalchemy.orm import Session
 
 from fusery.registry import Registry
-from fusery.registry.catalog import yanks
-from fusery.registry.database import Database, engine, events
+from fusery.registry.database import Database, engine
 from fusery.registry.errors import BadInputError
-from fusery.registry.records.references import load_adapters
-from fusery.registry.releases import aliases
 
 BEGIN = datetime(2025, 1, 1, tzinfo=UTC)
 END = datetime(2026, 1, 1, tzinfo=UTC)
@@ -88,25 +83,6 @@ def stock(registry: Registry, folder: Path, base: Path) -> dict[str, list[str]]:
     return names
 
 
-@contextmanager
-def shared(kind: str, registry: Registry) -> Iterator[None]:
-    """Let every transaction of a kind in this block be the same one."""
-    with getattr(registry.workspace.database, kind)() as session, pytest.MonkeyPatch.context() as patch:
-
-        @contextmanager
-        def same(database: Database) -> Iterator[Session]:
-            yield session
-            session.flush()
-            events.conclude(session)  # what happens next may ask the log
-
-        patch.setattr(Database, kind, same)
-        # Adapters are looked up by their names: half of the time would go into what their views need.
-        named = {adapter.name: adapter for adapter in session.scalars(load_adapters())}
-        for module in (aliases, yanks):
-            patch.setattr(module, "resolve_adapter", lambda _, name: named[name])
-        yield
-
-
 class Year:
     """A year in the life of a registry with some adapters, and what should be true of it."""
 
@@ -120,16 +96,14 @@ class Year:
         self.boundaries: list[tuple[datetime, str]] = []
         """When something happened, and an alias that it could have to do with."""
 
-    def live(self, events: int, *, batch: int = 1) -> None:
+    def live(self, events: int) -> None:
         """Let so many things happen, spread over the year, of which the first are that every alias is made."""
         for alias in self.aliases:
             self._set(alias, self._versions[alias.partition("#")[0]][0], "first")
         mean = (END - BEGIN).total_seconds() / events
         while len(self.boundaries) < events:
-            with shared("write", self._registry) if batch > 1 else nullcontext():
-                for _ in range(min(batch, events - len(self.boundaries))):
-                    self._clock.now += self._pause(mean)
-                    self._happen(f"thing {len(self.boundaries)}")
+            self._clock.now += self._pause(mean)
+            self._happen(f"thing {len(self.boundaries)}")
 
     def answer(self, alias: str, at: datetime) -> dict[str, Any]:
         """Return what is true of an alias at a moment."""
