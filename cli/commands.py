@@ -11,7 +11,7 @@ _ALL: dict[str, dict[str, tuple[str, str]]] = {
         "register": ("register", "Register adapters from folders, runs, hubs or trackers."),
         "list": ("adapters", "List adapters."),
         "show": ("adapters", "Show an adapter's record, or the fidelity of its fused model."),
-        "diff": ("compare", "Compare adapters, or all versions of a task, and say which is better."),
+        "diff": ("compare", "Compare adapters or a task's versions, and say which is better."),
         "eval": ("evaluations", "Measure adapters; record and list evaluations."),
         "fuse": ("fuse", "Fuse an adapter into its base model."),
         "materialize": ("materialize", "Write a deployable bundle of one or more adapters."),
@@ -40,7 +40,7 @@ _ALL: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Proof": {
         "check": ("check", "Check adapter folders without registering them."),
-        "identify": ("sign", "Identify a folder or file, and check whether it was changed."),
+        "identify": ("sign", "Show what a file is, whether it is intact, and who signed it."),
         "audit": ("audit", "Audit database, store and cache; repair damaged data."),
         "sign": ("sign", "Sign an adapter, a fused model, a bundle or the log."),
     },
@@ -128,11 +128,11 @@ FORMER: dict[str, str] = {
     "rules": "alias rules {}",
     "shrink": "combine {}",
     "signature anchor": "sign --log {}",
-    "signature export": "sign --export {}",
+    "signature export": "sign {}",
     "signature list": "sign --list {}",
     "signature": "sign {}",
     "sync": "deploy sync {}",
-    "verify": "identify --verify {--registry=--trusted}",
+    "verify": "identify --verify {--registry=}",
 } | {name: f"admin {name} {{}}" for name in ADMIN}
 """A former command's full name, and the words to type instead; in braces stand its arguments, with some of them replaced."""
 

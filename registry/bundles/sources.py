@@ -104,7 +104,6 @@ def computed_facts(adapter: tables.AdapterRow) -> dict[str, Any]:
 
 
 def _training(session: Session, adapter: tables.AdapterRow) -> dict[str, Any]:
-    """Return how it was trained, as far as that is on record."""
     found = {key: adapter.training.get(key) for key in _ARGUMENTS}
     run = session.scalars(select(tables.TrainingRunRow).filter_by(adapter_id=adapter.id)).first()
     if run is not None:
@@ -217,7 +216,6 @@ def _provenance(workspace: Workspace, fused: Fused) -> dict[str, Any]:
 
 
 def _part(extra: tables.FusedExtraRow) -> dict[str, Any]:
-    """Return a further adapter of a sum."""
     tags = {tag.key: tag.value for tag in extra.adapter.tags}
     return {
         "adapter": extra.adapter.name,
@@ -228,7 +226,6 @@ def _part(extra: tables.FusedExtraRow) -> dict[str, Any]:
 
 
 def _worst(fused: tables.FusedRow) -> list[dict[str, Any]]:
-    """Return the modules whose share retained is furthest from 1."""
     known = [module for module in fused.modules if module.retained is not None]
     worst = sorted(known, key=lambda module: (closeness(module.retained), module.module))[:_WORST]
     return [ModuleFidelity.from_row(module).to_dict() for module in worst]
