@@ -11,7 +11,7 @@ _ALL: dict[str, dict[str, tuple[str, str]]] = {
         "register": ("register", "Register adapters from folders, runs, hubs or trackers."),
         "list": ("adapters", "List adapters."),
         "show": ("adapters", "Show an adapter's record, or the fidelity of its fused model."),
-        "diff": ("compare", "Compare adapters, or all versions of a task, and say which is better."),
+        "diff": ("compare", "Say which of several adapters is better, and what differs."),
         "eval": ("evaluations", "Measure adapters; record and list evaluations."),
         "fuse": ("fuse", "Fuse an adapter into its base model."),
         "materialize": ("materialize", "Write a deployable bundle of one or more adapters."),
