@@ -87,7 +87,7 @@ soak: $(VENV)/.dev $(VENV)-azurite/.server  ## Try a million damaged headers, a 
 	PYTHONPATH=$$(echo tests tests/support/* | tr " " :) $(BIN)/python -P -m faults.soak $(FAULTS)
 	FUSERY_SOAK=1 $(BIN)/python -P -m pytest -q -p no:xdist $$(grep -rlE "SOAK|hypothesis" tests --include="test_*.py") $(ARGS)
 	@$(MAKE) --no-print-directory $(VENV)-vllm/.server || echo "vLLM does not install here, and is not compared with (see requirements/vllm.in)"
-	FUSERY_SOAK=1 $(BIN)/python -P -m pytest -q -rs -p no:xdist tests/end_to_end/test_vllm.py tests/end_to_end/test_vllm_live.py tests/end_to_end/test_live_servers.py
+	FUSERY_SOAK=1 $(BIN)/python -P -m pytest -q -rs -p no:xdist tests/end_to_end/test_vllm.py
 
 # The moment of the last commit, so that whoever builds the same commit gets the same bytes.
 build: $(VENV)/.dev  ## Build the source archive, the wheel for this platform and the one for any in dist/

@@ -287,7 +287,7 @@ def _fused_line(fused: dict[str, Any]) -> str:
 
 def print_training(session: Session, view: AdapterDetails) -> None:
     """Print the curve, checkpoint and run of an adapter, if they are on record."""
-    from fusery.registry.registration.training_facts import curve_line
+    from fusery.registry.registration.training_curve import curve_line
 
     run = view.training_run
     if run is None:

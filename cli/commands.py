@@ -11,7 +11,7 @@ _ALL: dict[str, dict[str, tuple[str, str]]] = {
         "register": ("register", "Register adapters from folders, runs, hubs or trackers."),
         "list": ("adapters", "List adapters."),
         "show": ("adapters", "Show an adapter's record, or the fidelity of its fused model."),
-        "diff": ("compare", "Say which of several adapters is better, and what differs."),
+        "diff": ("compare", "Compare adapters or a task's versions, and say which is better."),
         "eval": ("evaluations", "Measure adapters; record and list evaluations."),
         "fuse": ("fuse", "Fuse an adapter into its base model."),
         "materialize": ("materialize", "Write a deployable bundle of one or more adapters."),
@@ -40,7 +40,7 @@ _ALL: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Proof": {
         "check": ("check", "Check adapter folders without registering them."),
-        "identify": ("sign", "Identify a folder or file, and check whether it was changed."),
+        "identify": ("sign", "Show what a folder or file is, whether it is intact, and who signed it."),
         "audit": ("audit", "Audit database, store and cache; repair damaged data."),
         "sign": ("sign", "Sign an adapter, a fused model, a bundle or the log."),
     },
@@ -128,11 +128,11 @@ FORMER: dict[str, str] = {
     "rules": "alias rules {}",
     "shrink": "combine {}",
     "signature anchor": "sign --log {}",
-    "signature export": "sign --export {}",
+    "signature export": "sign {}",
     "signature list": "sign --list {}",
     "signature": "sign {}",
     "sync": "deploy sync {}",
-    "verify": "identify --verify {--registry=--trusted}",
+    "verify": "identify --verify {--registry=}",
 } | {name: f"admin {name} {{}}" for name in ADMIN}
 """A former command's full name, and the words to type instead; in braces stand its arguments, with some of them replaced."""
 
@@ -150,17 +150,19 @@ _FORMER_VALUES = {"dequantize": "16bit"}
 
 def renamed_options(words: list[str], flags: Collection[str]) -> list[str]:
     """Return the words of a command with today's options in place of former ones; `flags` are the command's."""
-    found: list[str] = []
-    rest = iter(words)
-    for word in rest:
+    renamed: list[str] = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
         name, equals, value = word.partition("=")
         now = FORMER_OPTIONS.get(name, "")
         if not now or name in flags or now.partition(" ")[0] not in flags:
-            found.append(word)
+            renamed.append(word)
             continue
-        value = value if equals else next(rest, "VALUE")
-        found += now.format(_FORMER_VALUES.get(value, value)).split(" ", 1)
-    return found
+        if not equals:
+            value = rest.pop(0) if rest and not rest[0].startswith("-") else "VALUE"
+        renamed += now.format(_FORMER_VALUES.get(value, value)).split(" ", 1)
+    return renamed
 
 
 def successor(words: list[str]) -> tuple[str, list[str]] | None:

@@ -57,7 +57,7 @@ def diff(
     plot: Path | None = None,
     force: bool = False,
 ) -> None:
-    """Say which of several adapters is better, and what differs.
+    """Compare adapters or a task's versions, and say which is better.
 
     The first line goes by losses and evaluations on the same data. The rest lists fields of the records, of the training
     and of the newest fused models that differ.

@@ -115,13 +115,6 @@ def check(session: Session) -> int:
     return 0 if found.ok else 1
 
 
-_WORDS = {
-    "event": ("log entry", "log entries"),
-    "alias": ("alias", "aliases"),
-    "webhook_delivery": ("webhook delivery", "webhook deliveries"),
-}
-
-
 def _store_options() -> dict[str, str | None]:
     return {"store_options": os.environ.get("FUSERY_OTHER_STORE_OPTIONS")}
 
@@ -167,8 +160,8 @@ def backup(session: Session, made: BackedUp) -> None:
 def restore(session: Session, restored: Restored) -> None:
     """Restore a backup into this empty registry.
 
-    With --own, names, ids, digests and the log stay the same; a damaged or edited backup is refused. Without --own, only
-    base models, calibrations, adapters and fused models are copied, as by `fusery pull`.
+    Names, ids, digests and the log stay the same; a damaged or edited backup is refused. A backup that is not your own is
+    not restored: `fusery pull '*' --from SRC` receives its records.
 
     After an interruption, run the same command again. FUSERY_OTHER_STORE_OPTIONS has options for the file system of SRC,
     as JSON.
@@ -176,11 +169,6 @@ def restore(session: Session, restored: Restored) -> None:
     Example: fusery --registry new admin restore saved --own
     """
     rows = restored.rows
-    tables = [
-        plural(each.count, *_WORDS.get(each.kind, (each.kind.replace("_", " "),)))
-        for each in restored.left_out
-        if each.name is None
-    ]
     adapters, bases = rows.get("adapter", 0), rows.get("base_model", 0)
     session.facts(
         [
@@ -188,17 +176,8 @@ def restore(session: Session, restored: Restored) -> None:
             ("of", restored.made_at),
             ("blobs", _amount(restored.blobs)),
             ("last event", _event(restored.last_event)),
-            *([("left out", ", ".join(tables))] if tables else []),
         ]
     )
-    for each in restored.left_out:
-        if each.name is not None:
-            session.print(f"left out {each.kind} {each.name}: {each.reason}")
-    if restored.left_out:
-        session.say(
-            "Note: if the backup is your own, restore all of it: "
-            f"fusery --registry FOLDER admin restore {typed(restored.source)} --own"
-        )
     session.say("Next: fusery audit")
 
 

@@ -1,10 +1,10 @@
-"""`fusery sign` and `identify`: signatures over models and the log; what a file is, whether it is intact, who signed it."""
+"""`fusery sign` and `fusery identify`."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,6 @@ import click
 from fusery.registry.api.provenance import Provenance
 from fusery.registry.api.trust import Trust
 from fusery.registry.parsing import plural
-from fusery.storage.plaintext import typed
 
 from .columns import record_table
 from .command import command
@@ -24,7 +23,7 @@ from .text import cell
 if TYPE_CHECKING:
     from fusery.registry.provenance.identified import Identified
     from fusery.registry.provenance.sign import Signed
-    from fusery.registry.provenance.verify import Verification
+    from fusery.registry.provenance.verify import KeyChecker, Verification
     from fusery.registry.records.trust import Signatures
 
 
@@ -62,19 +61,15 @@ def given_passphrase(file: Path | None) -> bytes | None:
 @command(
     "sign",
     Trust.sign,
-    document="provenance.sign:Signed | records.trust:Signatures | provenance.recorded:ExportedSignature"
-    " | provenance.anchor:WrittenAnchor",
+    document="provenance.sign:Signed | records.trust:Signatures | provenance.anchor:WrittenAnchor",
     table=True,
     subject="[REF|PATH]",
-    needs={"by": "export"},
-    excludes=("listed", "export", "log"),
+    excludes=("listed", "log"),
     key="KEY.pem: Sign with this private key: P-256, P-384 or P-521.",
     output="-o --output FILE: Write the signature here; default for PATH: PATH.sig.",
     force=": Replace an existing FILE.",
     log=": Sign the position of the log, for `fusery audit --chain --anchor FILE`.",
     listed="--list: Only list the recorded signatures of REF.",
-    export=": Only write a recorded signature of REF to -o FILE.",
-    by="KEY: With --export: the signature of this key.",
 )
 def sign(
     session: Session,
@@ -86,8 +81,6 @@ def sign(
     force: bool = False,
     log: bool = False,
     listed: bool = False,
-    export: bool = False,
-    by: str | None = None,
 ) -> None:
     """Sign an adapter, a fused model, a bundle or the log.
 
@@ -108,20 +101,12 @@ def sign(
         return
     if subject is None:
         raise click.UsageError("Missing argument 'REF|PATH'.")
-    trust = session.registry.trust if listed or export else None
-    if trust is not None and key is not None:
-        raise click.UsageError("--list and --export sign nothing: leave out --key.")
-    if trust is not None and listed:
-        found = trust.signatures(subject)
+    if listed:
+        if key is not None:
+            raise click.UsageError("--list signs nothing: leave out --key.")
+        found = session.registry.trust.signatures(subject)
         names = [row.key_id for row in found.signatures]
         session.emit(found, names=names, human=lambda: _print_signatures(session, found, subject))
-        return
-    if trust is not None:
-        if output is None:
-            raise click.UsageError("--export needs -o FILE.")
-        written = trust.export_signature(subject, output, by=by, force=force)
-        text = f"Wrote {written.path}: {written.kind} {written.name}."
-        session.emit(written, names=[str(written.path)], human=lambda: session.print(text))
         return
     if key is None:
         raise click.UsageError("Missing option '--key'.")
@@ -180,7 +165,6 @@ _OWN = ("README.md", "fusery.json", "curve.svg")
 """Files that bundles have beside a model."""
 
 CODES = {"known": 0, "unknown": 1, "inconclusive": 3}
-_VERIFIED = {"verified": 0, "differs": 1, "unproven": 3}
 
 
 @command(
@@ -188,86 +172,73 @@ _VERIFIED = {"verified": 0, "differs": 1, "unproven": 3}
     Provenance.identify,
     document="provenance.identified:Identified | provenance.verify:Verification",
     path=("PATH", LocalPath()),
-    strict=": Also exit with 1 for changed files and false claims.",
-    verify=": Verify the signature and the list of files, without a registry.",
-    trusted=": With --verify: also check the record and the trusted keys of the registry.",
-    signature="FILE: With --verify: signature file; default: PATH.sig.",
-    keys="--key KEY.pub...: With --verify: accept signatures of this key; repeatable.",
+    verify=": Exit with 1 unless it is intact and signed by a trusted key. With --key, no registry is needed.",
+    signature="FILE: Signature file; default: PATH.sig.",
+    keys="--key KEY.pub...: Accept signatures of this key instead of the trusted keys; repeatable.",
 )
 def identify(
     session: Session,
     path: str,
     *,
-    strict: bool = False,
-    fresh: bool = False,
     verify: bool = False,
-    trusted: bool = False,
     signature: str | None = None,
     keys: tuple[str, ...] = (),
 ) -> int:
-    """Identify a folder or file, and check whether it was changed.
+    """Show what a folder or file is, whether it is intact, and who signed it.
 
     The file may be renamed, split, converted or without its metadata. Exit codes: 0 known, 1 unknown, 3 unknown, but a
     record could not be compared.
-
-    With --verify: 0 a key signed every file; 1 a file or the signature is wrong; 3 the files are intact, but no key
-    proves who made them.
 
     \b
     Examples:
       fusery identify somebody.safetensors
       fusery identify model --verify --key anna.pub
     """  # noqa: D301 (click wants the character, not a backslash)
-    if verify or trusted or signature or keys:
-        return _verify(session, path, signature, keys, recorded=trusted)
+    from fusery.registry.provenance.verify import KeyChecker
+
+    place, checkers = (
+        None if signature is None else Path(signature),
+        [KeyChecker.of(Path(key)) for key in keys],
+    )
+    if verify:
+        return _verify(session, Path(path), place, checkers)
     with session.progress("identifying") as progress:
-        found = session.registry.provenance.identify(path, fresh=fresh, reporter=session.reporter(progress))
+        found = session.registry.provenance.identify(
+            path, signature=place, checkers=checkers, reporter=session.reporter(progress)
+        )
     names = [f"{match.kind}:{match.name}" for match in found.matches]
     session.emit(found, names=names, human=lambda: _print(session, found))
-    return 1 if strict and found.verdict == "known" and not found.intact else CODES[found.verdict]
+    return CODES[found.verdict]
 
 
-def _verify(
-    session: Session, path: str, signature: str | None, keys: tuple[str, ...], *, recorded: bool
-) -> int:
-    """Check a path against its signature, and with `recorded` against the registry."""
-    from fusery.registry.provenance.verify import KeyChecker
-    from fusery.registry.provenance.verify import verify as verified
+def _verify(session: Session, path: Path, place: Path | None, checkers: Sequence[KeyChecker]) -> int:
+    from fusery.registry.provenance import verify
 
-    checkers = [KeyChecker.of(Path(key)) for key in keys]
-    place = None if signature is None else Path(signature)
     with session.progress("reading") as told:
-        if recorded:
-            result = session.registry.trust.verify(
-                path, signature=place, checkers=checkers, reporter=session.reporter(told)
-            )
+        if checkers:
+            result = verify.verify(path, signature=place, checkers=checkers, progress=told)
         else:
-            result = verified(Path(path), signature=place, checkers=checkers, progress=told)
+            result = session.registry.trust.verify(path, signature=place, reporter=session.reporter(told))
     names = [problem.path for problem in result.problems]
     session.emit(result, names=names, human=lambda: _print_verified(session, result))
-    return _VERIFIED[result.verdict]
+    return 0 if result.verdict == "verified" else 1
 
 
 def _print_verified(session: Session, result: Verification) -> None:
-    claim, files = result.record, plural(result.files, "file")
+    claim = result.record
     if claim is not None and claim.name:
         target = f" {claim.target}" if claim.target else ""
         session.print(f"{result.path.name} says that it is the {claim.kind}{target} {claim.name}.")
     for problem in result.problems:
         session.print(f"  {problem.code}: {problem.message}")
-    if result.unsigned:
-        shown = ", ".join(result.unsigned[:5]) + (" …" if len(result.unsigned) > 5 else "")
-        session.print(
-            f"  signed by {result.signer or 'a key that was not given'} is only a part, not: {shown}"
-        )
     for note in result.notes:
         session.print(f"  note: {note}")
     if result.verdict == "verified":
-        session.print(f"Verified: {files}, signed with {result.signer}.")
+        session.print(f"Verified: {plural(result.files, 'file')}, signed with {result.signer}.")
     elif result.verdict == "differs":
         session.print(f"Not verified: {plural(len(result.problems), 'problem')}.")
     else:
-        session.print(f"Nothing wrong was found in {files}, and nothing proves who made all of them.")
+        session.print(f"Not verified: {plural(result.files, 'file')} intact, not signed by a trusted key.")
 
 
 def _print(session: Session, found: Identified) -> None:
@@ -285,15 +256,37 @@ def _print(session: Session, found: Identified) -> None:
     if not found.matches:
         session.print("unknown: nothing on record has these files, tensors or numbers")
     for claim in found.claims:
-        if claim.truth is None and claim.digest is None:
-            continue  # a name that proves nothing
         word = {True: "true", False: "FALSE", None: "not proven"}[claim.truth]
-        told = claim.name or (claim.digest or "")[:12]
-        session.print(f"{cell(claim.source)} says {claim.kind} {cell(told)}: {word}, {cell(claim.reason)}")
+        name = cell(claim.name or claim.digest[:12])
+        session.print(f"{cell(claim.source)} says {claim.kind} {name}: {word}, {cell(claim.reason)}")
     for problem in found.problems:
         session.print(f"not read: {cell(problem)}")
-    if Path(f"{found.path}.sig").is_file():
-        session.say(f"Next: fusery identify {typed(found.path)} --trusted  # who signed it")
     if found.verdict != "known":
         for row in found.unread:
             session.print(f"not compared with {cell(row.name)}: {cell(row.reason)}")
+    result = found.verification
+    for each in result.problems if result is not None else ():
+        session.print(f"{each.code}: {cell(each.message)}")
+    if found.matches or result is not None:
+        session.print(f"intact: {_intact(found)}")
+        session.print(f"signed: {cell(_signer(result))}")
+
+
+def _intact(found: Identified) -> str:
+    if found.intact:
+        return "yes"
+    result = found.verification
+    if found.matches or result is None or result.problems:
+        return "no"
+    return f"as {cell(result.record.document)} lists" if result.record is not None else "unknown"
+
+
+def _signer(result: Verification | None) -> str:
+    if result is None or result.signature is None:
+        return "no"
+    if result.problems:
+        return "not proven"
+    if result.signer is None:
+        return f"by an untrusted key, {(result.signed_with or '')[:16]}".rstrip(", ")
+    trusted = result.registry is not None and result.registry.trusted
+    return f"by {result.signer}, {'a' if trusted else 'not a'} trusted key"

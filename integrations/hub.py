@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusery.registry.adapters.files import CONFIG, PEFT_WEIGHTS
-from fusery.registry.bundles.card import card_values
-from fusery.registry.bundles.card_facts import EVAL_RESULTS, eval_results
-from fusery.registry.bundles.card_template import ADAPTER_CARD, render_card
+from fusery.registry.bundles.card import EVAL_RESULTS, card_values, eval_results
 from fusery.registry.bundles.delivery import Place, Progress
+from fusery.registry.bundles.rendering import ADAPTER_CARD, render_card
 from fusery.registry.bundles.source import BundledAdapter, BundleSource, Choices
 from fusery.registry.bundles.target import Layout, LayoutError, model_layout
 from fusery.registry.bundles.targets.model import own_files, transformers_class

@@ -1,11 +1,9 @@
 """The target `k8s`: adapters in PEFT's form, and manifests that serve them with vLLM in Kubernetes.
 
-KServe fetches adapters from a bucket; a plain deployment mounts them from an image or a claim.  Options and variables of vLLM:
-vllm 0.32.0, vllm/engine/arg_utils.py and vllm/envs.py.  KServe: kserve/kserve at aaac4e2,
-pkg/apis/serving/v1alpha2/llm_inference_service_types.go and pkg/controller/v1alpha2/llmisvc/workload_lora.go: adapters come
-from `hf://`, `s3://` or `pvc://`, never from `oci://`.  With `pvc://` a volume is named after the adapter as it is
-(`attachLoRAAdapters`), and a volume's name takes no underscore.  A base's revision follows its id
-(python/storage/kserve_storage/kserve_storage.py).
+KServe fetches adapters from a bucket (never from `oci://`, and with `pvc://` it names volumes after adapters, whose names
+have underscores); a plain deployment mounts them.  Sources: vllm 0.32.0, vllm/engine/arg_utils.py and vllm/envs.py;
+kserve/kserve at aaac4e2, pkg/apis/serving/v1alpha2/llm_inference_service_types.go and
+pkg/controller/v1alpha2/llmisvc/workload_lora.go.
 """
 
 from __future__ import annotations
@@ -28,19 +26,16 @@ from fusery.storage.digest import digest_bytes
 
 from .common import (
     NamedBase,
-    base_architecture,
     facts_of,
     finish,
     harmless,
     named_base,
     peft_layout,
     render,
-    require_shared_names,
-    served_adapters,
     write_peft,
     written_adapters,
 )
-from .vllm import max_rank, require_adaptable
+from .vllm import adaptable
 
 IMAGE = "vllm/vllm-openai:v0.32.0"
 """The default image of vLLM."""
@@ -107,20 +102,15 @@ def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
     """Write `adapters/`, the manifests, README.md and fusery.json; a Dockerfile for an image."""
     if choices.models:
         raise BadInputError("vLLM serves adapters by their full names only", hint="leave --model out")
-    architecture = base_architecture(source)
-    require_shared_names(architecture, _SERVER)
-    served = served_adapters(source, architecture)
-    for each in served:
-        require_adaptable(source, each, architecture)
-    rank = max_rank(source, max(each.plain.rank for each in served))
+    architecture, served, rank = adaptable(source)
     try:
         base = named_base(source, architecture, choices.base_name, _SERVER)
     except BadInputError as error:
         error.hint = _with_location(str(error.hint), choices)
         raise
     deployed = _deployed(source, base, rank, choices)
-    for each in served:
-        write_peft(bundle, each, base.name)
+    for adapter in served:
+        write_peft(bundle, adapter, base.name)
     kind = deployed.location.kind
     bundle.write("kserve/service.yaml" if kind == "s3" else "deployment/server.yaml", manifest(deployed))
     if kind == "oci":

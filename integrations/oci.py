@@ -1,14 +1,13 @@
 """The target `oci`: a fused model as an OCI image layout after the ModelPack specification.
 
 Formats: opencontainers/image-spec 1.1, image-layout.md and manifest.md; modelpack/model-spec at commit d78bf32, spec.md,
-config.md and annotations.md.  Each file of the model is a layer of its own, as it is: weights hardly shrink, a
-registry that has the base's tokenizer keeps it once, and a model can be mounted without being unpacked.
+config.md and annotations.md.  Each file of the model is a layer of its own, uncompressed, so that models can be mounted.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +36,8 @@ DOC = "application/vnd.cncf.model.doc.v1.raw"
 BLOBS = "blobs/sha256/"
 _PRECISIONS = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 _DOCUMENTS = ("README.md", CURVE, "fusery.json")
+
+Document = Mapping[str, object]
 from .common import finish
 
 
@@ -45,8 +46,12 @@ def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
     own = own_files(source, choices)
     entries = [FileEntry(path, len(content), digest_bytes(content)) for path, content in own.items()]
     layers = [layer(entry) for entry in [*source.fused.manifest, *entries]]
-    _copy_blobs(source.fused, bundle, choices)
-    written = {entry.sha256 for entry in source.fused.manifest}
+    # Two files of the same content are one blob.
+    blobs = {str(entry.sha256): entry for entry in source.fused.manifest}
+    paths = {name: source.fused.paths[entry.path] for name, entry in blobs.items()}
+    named = Manifest.of(FileEntry(name, entry.size, entry.sha256) for name, entry in blobs.items())
+    bundle.copy(Files(paths, named), under=BLOBS, link=choices.link)
+    written = set(blobs)
     record = bundle_record(source, "oci", None)
     config = document(model_config(record, read_architecture(source.fused.paths), layers))
     manifest = document(image_manifest(record, config, layers))
@@ -56,26 +61,21 @@ def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
             bundle.write(f"{BLOBS}{digest}", content)
         written.add(digest)
     tag = image_tag(source.name)
-    bundle.write("index.json", document(image_index(manifest, tag)))
+    entry = {**_descriptor(MANIFEST_TYPE, manifest), "artifactType": ARTIFACT_TYPE}
+    entry["annotations"] = {"org.opencontainers.image.ref.name": tag}
+    index = {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": [entry]}
+    bundle.write("index.json", document(index))
     bundle.write("oci-layout", document({"imageLayoutVersion": "1.0.0"}))
     record["manifest"] = str(digest_bytes(manifest))
     finish(bundle, record, "oci_readme.md.j2", name=source.name, tag=tag)
 
 
-def _copy_blobs(files: Files, bundle: BundleFolder, choices: Choices) -> None:
-    """Copy a model's files to the names of their digests; two of the same content are one blob."""
-    paths = {str(entry.sha256): files.paths[entry.path] for entry in files.manifest}
-    sizes = {str(entry.sha256): entry for entry in files.manifest}
-    named = Manifest.of(FileEntry(name, entry.size, entry.sha256) for name, entry in sizes.items())
-    bundle.copy(Files(paths, named), under=BLOBS, link=choices.link)
-
-
-def document(value: Any) -> bytes:
+def document(value: object) -> bytes:
     """Return JSON of which the same value gives the same bytes."""
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii")
 
 
-def layer(entry: FileEntry) -> dict[str, Any]:
+def layer(entry: FileEntry) -> Document:
     """Return the descriptor of one file; `org.opencontainers.image.title` is what oras calls it when it pulls."""
     name = entry.path.rpartition("/")[2]
     metadata = {"name": name, "mode": FILE_MODE, "uid": 0, "gid": 0, "size": entry.size}
@@ -102,14 +102,14 @@ def _media_type(path: str) -> str:
 
 
 def model_config(
-    record: Mapping[str, Any], architecture: Architecture, layers: list[dict[str, Any]]
-) -> dict[str, Any]:
+    record: Mapping[str, Any], architecture: Architecture, layers: Sequence[Document]
+) -> Document:
     """Return the configuration of a model artifact."""
     provenance = record["provenance"]
     adapter = provenance_part(provenance, "adapter")
     values = card_values(record)
     licence = spdx(values["licence"]["id"])
-    described: dict[str, Any] = {
+    described = {
         "name": record["name"],
         "title": record["name"],
         "family": architecture.model_type,
@@ -129,7 +129,7 @@ def model_config(
     return {
         "descriptor": {key: value for key, value in described.items() if value},
         "config": {key: value for key, value in technical.items() if value},
-        "modelfs": {"type": "layers", "diffIds": [each["digest"] for each in layers]},
+        "modelfs": {"type": "layers", "diffIds": [layer["digest"] for layer in layers]},
     }
 
 
@@ -141,7 +141,7 @@ def parameter_size(count: int) -> str:
     return f"{count / 1000:.1f}".removesuffix(".0") + "k"
 
 
-def image_manifest(record: Mapping[str, Any], config: bytes, layers: list[dict[str, Any]]) -> dict[str, Any]:
+def image_manifest(record: Mapping[str, Any], config: bytes, layers: Sequence[Document]) -> Document:
     """Return the manifest, with the lineage, for which ModelPack has no field, as annotations."""
     provenance = record["provenance"]
     base, adapter = provenance_part(provenance, "base"), provenance_part(provenance, "adapter")
@@ -165,25 +165,17 @@ def image_manifest(record: Mapping[str, Any], config: bytes, layers: list[dict[s
         "schemaVersion": 2,
         "mediaType": MANIFEST_TYPE,
         "artifactType": ARTIFACT_TYPE,
-        "config": {"mediaType": CONFIG_TYPE, "digest": f"sha256:{digest_bytes(config)}", "size": len(config)},
+        "config": _descriptor(CONFIG_TYPE, config),
         "layers": layers,
         "annotations": {key: text for key, text in texts.items() if text is not None},
     }
 
 
-def image_index(manifest: bytes, tag: str) -> dict[str, Any]:
-    """Return the layout's entry point: one manifest, under one name."""
-    described = {
-        "mediaType": MANIFEST_TYPE,
-        "artifactType": ARTIFACT_TYPE,
-        "digest": f"sha256:{digest_bytes(manifest)}",
-        "size": len(manifest),
-        "annotations": {"org.opencontainers.image.ref.name": tag},
-    }
-    return {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": [described]}
+def _descriptor(kind: str, content: bytes) -> dict[str, object]:
+    return {"mediaType": kind, "digest": f"sha256:{digest_bytes(content)}", "size": len(content)}
 
 
-def _text(value: Any) -> str | None:
+def _text(value: object) -> str | None:
     return None if value is None else value if isinstance(value, str) else json.dumps(value)
 
 

@@ -51,12 +51,10 @@ _SERVER = "vLLM"
 
 def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
     """Write `adapters/`, `vllm.env` and `tokenizer/` if needed, or `model/`; and `serve.sh`, README.md, fusery.json."""
-    base = base_architecture(source)
     if source.adapters:
-        require_shared_names(base, _SERVER)
         _write_adapters(source, bundle, choices)
         return
-    require_dense(source, base, _SERVER)
+    require_dense(source, base_architecture(source), _SERVER)
     record = bundle_record(source, "vllm", "model")
     write_model(source, bundle, choices, under="model/")
     bundle.write(
@@ -67,19 +65,14 @@ def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
 
 
 def _write_adapters(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
-    architecture = base_architecture(source)
-    served = served_adapters(source, architecture)
-    for each in served:
-        require_adaptable(source, each, architecture)
-    largest = max(each.plain.rank for each in served)
-    rank = max_rank(source, largest)
+    architecture, served, rank = adaptable(source)
     base = named_base(source, architecture, choices.base_name, _SERVER)
-    for each in served:
-        write_peft(bundle, each, base.name)
+    for adapter in served:
+        write_peft(bundle, adapter, base.name)
     own = source.tokenizer is not None
     if source.tokenizer is not None:
         bundle.copy(source.tokenizer, under="tokenizer/")
-    names = [each.adapter.name for each in served]
+    names = [adapter.adapter.name for adapter in served]
     record = written_adapters(bundle_record(source, "vllm", None), bundle)
     bundle.write(
         "serve.sh",
@@ -87,29 +80,30 @@ def _write_adapters(source: BundleSource, bundle: BundleFolder, choices: Choices
     )
     bundle.write("vllm.env", resource("vllm.env.txt", "integrations"))
     readme = _readme(record, base, rank)
-    ranks = {"largest": largest, "ranks": RANKS}
+    ranks = {"largest": max(adapter.plain.rank for adapter in served), "ranks": RANKS}
     finish(bundle, record, "vllm_readme.md.j2", **readme, **ranks, tokenizer=own)
 
 
-def require_adaptable(source: BundleSource, served: Served, base: Architecture) -> None:
-    """Refuse an update of the embedding or the head, where vLLM does not adapt them."""
-    ends = [path for path in served.plain.modules if path in ("lm_head", "model.embed_tokens")]
-    if ends and base.model_type not in WITH_ENDS:
+def adaptable(source: BundleSource) -> tuple[Architecture, tuple[Served, ...], int]:
+    """Return the base, the adapters as vLLM computes them, and the smallest `--max-lora-rank` for all."""
+    base = base_architecture(source)
+    require_shared_names(base, _SERVER)
+    served = served_adapters(source, base)
+    for adapter in served:
+        ends = [path for path in adapter.plain.modules if path in ("lm_head", "model.embed_tokens")]
+        if ends and base.model_type not in WITH_ENDS:
+            raise BadInputError(
+                f"{adapter.adapter.name} has an update of {ends[0]}, which vLLM does not adapt in {base.model_type}",
+                hint=_other_target(source, base),
+            )
+    largest = max(adapter.plain.rank for adapter in served)
+    rank = next((rank for rank in RANKS if rank >= largest), None)
+    if rank is None:
         raise BadInputError(
-            f"{served.adapter.name} has an update of {ends[0]}, which vLLM does not adapt in {base.model_type}",
+            f"vLLM serves adapters up to rank {RANKS[-1]}, and an adapter has rank {largest}",
             hint=_other_target(source, base),
         )
-
-
-def max_rank(source: BundleSource, rank: int) -> int:
-    """Return the smallest `--max-lora-rank` that has room for a rank."""
-    found = next((each for each in RANKS if each >= rank), None)
-    if found is None:
-        raise BadInputError(
-            f"vLLM serves adapters up to rank {RANKS[-1]}, and an adapter has rank {rank}",
-            hint=_other_target(source, base_architecture(source)),
-        )
-    return found
+    return base, served, rank
 
 
 def _other_target(source: BundleSource, base: Architecture) -> str:

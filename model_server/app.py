@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
-from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
@@ -16,11 +15,10 @@ from starlette.types import Lifespan
 from ..registry.runtime import http_server as request_ids
 from ..registry.runtime.errors import Refusal
 from ..registry.runtime.http_server import HostCheck
-from .completions import Completions
 from .keys import Access
-from .metrics import CONTENT_TYPE
+from .responses import Completions
 from .schemas import ChatBody, TextBody
-from .service import Service
+from .service import CONTENT_TYPE, Service
 
 
 def create_app(
@@ -105,7 +103,7 @@ def create_app(
     return app
 
 
-def _model(service: Service, name: str, created: int) -> dict[str, Any]:
+def _model(service: Service, name: str, created: int) -> dict[str, object]:
     table = service.table
     return {
         "id": name,

@@ -53,11 +53,11 @@ class Batch:
         )
 
     def insert(self, job: Generation) -> None:
-        """Take a job in; it may have to wait within the batch."""
+        """Add a job; it may wait for a slot."""
         self._waiting.push((job.owner, job.resident), job)
 
     def remove(self, job: Generation) -> None:
-        """Drop a job at whatever stage it is."""
+        """Remove a job at any stage."""
         if self._waiting.remove((job.owner, job.resident), job):
             return
         for uid, running in list(self._running.items()):
@@ -115,7 +115,7 @@ class Batch:
         return [*(running.job for running in self._running.values()), *self._waiting]
 
     def owners(self) -> set[str]:
-        """Return whose jobs these are."""
+        """Return the owners of the jobs."""
         return {job.owner for job in self.jobs()}
 
     def close(self) -> None:

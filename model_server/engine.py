@@ -29,7 +29,7 @@ Post = Callable[[Sequence[tuple[Generation, Piece]]], None]
 
 
 class Engine:
-    """One base in memory, and the answers that are being written on it.
+    """One base in memory, and the running answers.
 
     mlx's arrays stay with one thread; other threads hand it jobs and functions to call.
     """
@@ -60,12 +60,12 @@ class Engine:
 
     @property
     def alive(self) -> bool:
-        """It has loaded the base and generates."""
+        """Return whether the base is loaded and answers can be generated."""
         return self._thread.is_alive() and self._loaded.done() and self._loaded.exception() is None
 
     @property
     def switches(self) -> int:
-        """How often another adapter was put on the base as a whole."""
+        """Return how often another adapter was put on the base as a whole."""
         return self._board.switches if self._board else 0
 
     def start(self, say: Callable[[str], None] = LOG.info) -> None:
@@ -84,16 +84,16 @@ class Engine:
         return self._call(lambda: self._require_board().load(name, folder, digest, by_row=self._width > 1))
 
     def submit(self, job: Generation) -> None:
-        """Begin an answer; what becomes of it goes to `post`."""
+        """Begin an answer; its pieces go to `post`."""
         self._inbox.put(lambda: self._insert(job))
 
     def cancel(self, job: Generation) -> None:
-        """End an answer that nobody wants; nothing more is posted."""
+        """Cancel an answer; no more pieces of it are posted."""
         job.cancelled = True
         self._inbox.put(lambda: self._drop(job))
 
     def sweep(self) -> None:
-        """Forget prompts of keys that were taken back and of adapters that are gone."""
+        """Drop cached prompts of removed keys and unloaded adapters."""
         self._inbox.put(self.prefixes.sweep)
 
     def _call(self, function: Callable[[], T]) -> Future[T]:
@@ -130,7 +130,7 @@ class Engine:
             self._leave()
 
     def _leave(self) -> None:
-        """Give back what mlx holds for this thread, in this thread; otherwise the interpreter's end is an abort."""
+        """Release mlx's resources of this thread, in this thread; otherwise the interpreter aborts at its end."""
         import mlx.core as mx
 
         for batch in self._batches_by_adapter.values():
@@ -193,7 +193,7 @@ class Engine:
             self._board.sweep()
 
     def _serve_inbox(self) -> bool:
-        """Do what was asked for since; wait if there is nothing else to do.  False at the end."""
+        """Run the queued functions, and wait for one if no batch runs; return False at the end."""
         while True:
             try:
                 message = self._inbox.get(block=not self._batches_by_adapter)
@@ -232,7 +232,7 @@ class Engine:
             self._close_if_done(resident)
 
     def _due(self) -> list[Resident | None]:
-        """Return what is stepped next: of each owner the batch that has waited longest, however many it has."""
+        """Return the batches to step next: of each owner the one that has waited longest."""
         due: dict[str, Resident | None] = {}
         for resident, batch in self._batches_by_adapter.items():
             for owner in batch.owners():

@@ -12,7 +12,6 @@ from typing import Any, Generic, TypeVar
 
 from ..registry.runtime.document import ServingLimits, Tenant
 from ..registry.runtime.errors import Refusal
-from .metrics import Metrics
 
 BODIES_BYTES = 32 << 20  # bytes of requests that are being read and prepared, of all tenants together
 
@@ -73,8 +72,8 @@ class TenantQueues(Generic[K, T]):
 class Admission:
     """Counts answers in progress or waiting, and bytes of requests, by tenant."""
 
-    def __init__(self, limits: Callable[[], ServingLimits], metrics: Metrics) -> None:
-        self._limits, self._metrics = limits, metrics
+    def __init__(self, limits: Callable[[], ServingLimits], show: Callable[[str, int], None]) -> None:
+        self._limits, self._show = limits, show
         self._answers, self._bytes = Counter[str](), Counter[str]()
 
     @property
@@ -93,12 +92,12 @@ class Admission:
         if count and (held[owner] + count > most or not has_room(held, owner, room, count)):
             raise _try_again()
         held[owner] += count
-        self._metrics.active.labels(owner).set(held[owner])
+        self._show(owner, held[owner])
         try:
             yield
         finally:
             held[owner] -= count
-            self._metrics.active.labels(owner).set(held[owner])
+            self._show(owner, held[owner])
 
     @contextmanager
     def bytes(self, owner: str, count: int) -> Iterator[None]:

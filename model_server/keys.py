@@ -1,4 +1,4 @@
-"""Who may ask: the tenants of a file, which is followed on its own, whatever becomes of the models.
+"""API keys: the tenants of a file, which is read again when it changes, whatever happens to the models.
 
 The file is read again and again by a thread that does nothing else, and compared by its content.  Once it has named tenants, what
 cannot be read, is not as it must be or names nobody lets nobody in until it is right again.  A key that is taken back ends the
@@ -35,14 +35,14 @@ HINT = 'a table for each tenant: [acme]  key_sha256 = ["..."]  models = ["course
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What a request's key opens."""
+    """The tenant of a request's key."""
 
     tenant: Tenant | None
     mark: bytes = field(default=b"", repr=False)
 
     @property
     def owner(self) -> str:
-        """Whose share of the server it uses."""
+        """Return the name of the tenant; empty without keys."""
         return self.tenant.name if self.tenant else ""
 
 
@@ -63,22 +63,22 @@ class Keys:
         self._thread = threading.Thread(target=self._run, name="keys", daemon=True)
 
     def start(self) -> None:
-        """Look at the file from now on."""
+        """Begin to read the file again when it changes."""
         self._looked = time.monotonic()
         self._thread.start()
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop reading the file."""
         self._ended.set()
 
     @property
     def usable(self) -> bool:
-        """Somebody may be let in."""
+        """Return whether requests can be authenticated."""
         running = self._thread.is_alive()
         return not self.complaint and not (running and time.monotonic() - self._looked > STALE_SECONDS)
 
     def authenticate(self, header: str | None) -> Access:
-        """Return what the key of an `Authorization` header opens.
+        """Return the access of the key in an `Authorization` header.
 
         A key is looked up by a mark that nobody outside of this process can compute, so that the time tells nothing.
         """
@@ -94,7 +94,7 @@ class Keys:
         return Access(tenant, mark)
 
     def objection(self, access: Access, model: str | None) -> Refusal | None:
-        """Return why an answer cannot go on for whom it was begun; None if it can."""
+        """Return why a running answer must end; None if it may go on."""
         if not self.usable:
             return _unusable()
         if access.tenant is None and not self.tenants:

@@ -1,4 +1,4 @@
-"""Adapters that come and go by request, where the server was started to allow it.
+"""Loading and unloading adapters by request, where the server was started to allow it, and following the document.
 
 The two paths, their bodies and their answers are vLLM's (vllm/entrypoints/serve/lora/), so that what deploys adapters to
 vLLM deploys them here.  An adapter's folder is in mlx-lm's form and lies below one folder that the server was started
@@ -25,8 +25,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from ..registry.runtime.document import Digest, Name, ServedAdapter, ServingDocument, read_document, reason
 from ..registry.runtime.errors import AdapterError, DocumentError, Refusal, ServingError
-from .completions import announced, received
 from .keys import Keys
+from .responses import announced, received
 from .schemas import DEFAULT_MODEL, read_object
 from .service import ClientGoneError, Service
 
@@ -51,7 +51,7 @@ class _Body(BaseModel):
 
 
 class _Load(_Body):
-    """What is to be loaded."""
+    """A request to load an adapter."""
 
     lora_path: str
     load_inplace: bool = False
@@ -126,7 +126,7 @@ MOST_RANK = 4096  # of an adapter: its size in memory follows it, whatever is in
 
 
 class ShelfError(ServingError):
-    """There is no adapter where a request says; no more is told of what lies there."""
+    """No adapter at the requested path; the message does not reveal what is there."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -135,7 +135,7 @@ class ShelfError(ServingError):
 
 @asynccontextmanager
 async def copied(root: Path, path: str) -> AsyncIterator[Path]:
-    """Yield a folder of our own with an adapter's two files; it is gone afterwards."""
+    """Yield a temporary folder with copies of an adapter's two files."""
     folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="fusery-adapter-"))
     try:
         await asyncio.to_thread(_copy, root, path, folder)
@@ -197,7 +197,7 @@ MOST_BESIDE = 1000  # adapters that come by requests
 
 
 class Reloader:
-    """Looks at the document's file and does what it says when it has changed."""
+    """Follows changes of the document's file."""
 
     def __init__(self, service: Service, path: Path) -> None:
         self._service, self._path = service, path
@@ -206,7 +206,7 @@ class Reloader:
         self._lock = asyncio.Lock()
 
     async def run(self) -> None:
-        """Look again and again, until cancelled."""
+        """Check the file regularly, until cancelled."""
         while True:
             await asyncio.sleep(SECONDS)
             state = self._state()
@@ -215,7 +215,7 @@ class Reloader:
                 await self.reload()
 
     async def reload(self) -> bool:
-        """Read the document and follow it; keep to the old one if that cannot be done, and return False."""
+        """Read the document and apply it; keep the old one and return False if that fails."""
         async with self._lock:
             try:
                 document = await asyncio.to_thread(read_document, self._path)
@@ -230,7 +230,7 @@ class Reloader:
             return True
 
     async def stand_beside(self, entry: ServedAdapter) -> None:
-        """Serve an adapter beside those of the document, under its own name."""
+        """Serve an adapter in addition to those of the document."""
         async with self._lock:
             if entry.name in self._service.table.names(None):
                 raise DocumentError(f"{entry.name[:100]!r} is served already")
@@ -239,7 +239,7 @@ class Reloader:
             await self._follow(self._document, {**self._beside, entry.name: entry})
 
     async def put_away(self, name: str) -> bool:
-        """Serve an adapter that stood beside those of the document no more; return False if none of that name does."""
+        """Unload an adapter that was loaded by request; return False if there is none of that name."""
         async with self._lock:
             if name not in self._beside:
                 return False

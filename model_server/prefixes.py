@@ -27,7 +27,7 @@ Tokens = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class CachedPrefix:
-    """What is known of a prompt's beginning."""
+    """The cached beginning of a prompt."""
 
     # mlx-lm's caches, one for each layer, which are the caller's own; None if there are none
     cache: list[Any] | None = None
@@ -49,7 +49,7 @@ class _Entry:
 
 
 class Prefixes:
-    """What has been read, by tenant and adapter; to be used by the thread that has the model."""
+    """The prompt cache, by tenant and adapter; for the engine's thread only."""
 
     def __init__(self, limit: int = 0) -> None:
         self.limit, self.nbytes = limit, 0
@@ -110,7 +110,7 @@ class Prefixes:
         self._make_room()
 
     def sweep(self) -> None:
-        """Drop what may not be kept any more: of keys that were taken back, and of adapters that are gone."""
+        """Drop entries of removed keys and unloaded adapters."""
         for entry in list(self._entries):
             if not entry.may_keep():
                 self._drop(entry)

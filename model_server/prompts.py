@@ -1,4 +1,4 @@
-"""From messages or text to tokens; what cannot be short enough is refused before it is tokenised."""
+"""Prompts: messages or text to tokens; texts that are too long are refused before they are tokenised."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class PromptEncoder:
-    """Makes tokens of prompts; to be used by one thread, but for `render`."""
+    """Tokenises prompts; for one thread, except `render`."""
 
     def __init__(self, tokenizer: Any, *, context: int, vocabulary: int) -> None:
         self._tokenizer, self._context, self._vocabulary = tokenizer, context, vocabulary
@@ -28,7 +28,7 @@ class PromptEncoder:
         self.renders_apart = bound and tokenizer.has_chat_template
 
     def start(self) -> None:
-        """See that chats can be rendered."""
+        """Check that chats can be rendered."""
         try:
             if self.renders_apart:
                 self.templates.start()
@@ -67,7 +67,7 @@ class PromptEncoder:
         return self._checked(prompt, "prompt")
 
     def close(self) -> None:
-        """Kill what renders."""
+        """Kill the processes for templates."""
         self.templates.close()
 
     def _encoded(self, field: str, encode: Callable[[], Any]) -> list[int]:
@@ -107,7 +107,7 @@ class PromptEncoder:
         )
 
 
-def _given_message(message: Message) -> dict[str, Any]:
+def _given_message(message: Message) -> dict[str, object]:
     """Return a message as templates expect it: with the arguments of calls as objects, which OpenAI has as text."""
     given = message.model_dump(exclude_none=True)
     for call in given.get("tool_calls", ()):

@@ -15,7 +15,7 @@ from ..registry.runtime.switching import Resident
 
 @dataclass(frozen=True, slots=True)
 class RouteTarget:
-    """What answers."""
+    """The adapter or base that answers."""
 
     name: str
     resident: Resident | None = field(repr=False)
@@ -28,12 +28,7 @@ class RoutingTable:
     def __init__(
         self, document: ServingDocument, residents: Mapping[str, Resident], beside: Collection[str] = ()
     ) -> None:
-        """Make the table.
-
-        Args:
-            residents: the adapters in memory by name, all of the document's.
-            beside: names of those that came by a request: no request that names no model is meant for them.
-        """
+        """Make the table."""
         self.document, self._beside = document, frozenset(beside)
         self._targets = {document.base.name: RouteTarget(document.base.name, None, document.base.digest)}
         for adapter in document.adapters:
@@ -44,7 +39,7 @@ class RoutingTable:
 
     @property
     def default(self) -> str | None:
-        """The name of what answers requests that name no model: there is one where there is nothing to choose."""
+        """Return the model of requests that name none; None if there are several."""
         own = [name for name in self._targets if name not in self._beside]
         return own[0] if len(own) == 1 else None
 
@@ -63,7 +58,7 @@ class RoutingTable:
         return [name for name in self._routes if allowed is None or name in allowed]
 
     def versions(self, name: str) -> list[str]:
-        """Return what a name may lead to."""
+        """Return the versions that a name may select."""
         return [part for part, weight in self._routes[name].items() if weight > 0]
 
     def digest(self, name: str) -> str | None:
@@ -72,11 +67,7 @@ class RoutingTable:
         return target.digest if target else None
 
     def choose(self, name: str, tenant: Tenant | None, user: str | None) -> RouteTarget:
-        """Return what answers a request; of several versions always the same for one user.
-
-        Args:
-            user: whom the tenant speaks for; without, the tenant itself is the user, and without both every request is.
-        """
+        """Return the target of a request: of several versions always the same for one user, or else for one tenant."""
         if name not in self._routes or name not in self.names(tenant):
             raise Refusal(
                 404,

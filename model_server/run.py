@@ -18,11 +18,11 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..registry.runtime.document import DRAIN_SECONDS, ServerOptions, read_document
 from ..registry.runtime.errors import DocumentError, Refusal, ServingError
-from ..registry.runtime.http_server import bind
+from ..registry.runtime.http_server import address_of, bind
 
 if TYPE_CHECKING:
     import uvicorn
@@ -234,10 +234,7 @@ def http_server(
     ready: Ready | None = None,
 ) -> uvicorn.Server:
     """Return uvicorn's server for a service that has been started; its `run` takes the listener."""
-    import uvicorn
-    from uvicorn.server import HANDLED_SIGNALS
-
-    from ..registry.runtime.http_server import Connection
+    from ..registry.runtime.http_server import HttpServer
     from .app import create_app
     from .loading import Reloader, add_loading
 
@@ -245,24 +242,11 @@ def http_server(
     loading = None
     if options.adapters_from is not None:
         loading = partial(add_loading, keys=service.keys, reloader=reloader, root=options.adapters_from)
-    host, port = listener.getsockname()[:2]
-    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-
-    async def announce() -> None:
-        while not server.started:  # uvicorn listens when the lifespan has begun
-            await asyncio.sleep(0.01)
-        LOG.info("listening on %s", address)
-        if ready is not None:
-            ready(address)
 
     @asynccontextmanager
     async def lifespan(_: Any) -> AsyncGenerator[None, None]:
         service.listen(asyncio.get_running_loop())
-        beside = (
-            reloader.run(),
-            _supervise(service, server, options.drain, outcome),
-            announce(),
-        )
+        beside = reloader.run(), _supervise(service, server, options.drain, outcome)
         tasks = [asyncio.create_task(one) for one in beside]
         yield
         for task in tasks:
@@ -270,26 +254,14 @@ def http_server(
             with suppress(asyncio.CancelledError):
                 await task
 
-    ignored = {number for number in HANDLED_SIGNALS if signal.getsignal(number) is signal.SIG_IGN}
-
-    class StoppableServer(uvicorn.Server):
-        def handle_exit(self, sig: int, frame: Any) -> None:
-            # uvicorn sets its handler also for what this process was started to ignore.
-            if sig not in ignored:
-                super().handle_exit(sig, frame)
+    def listening() -> None:
+        LOG.info("listening on %s", address_of(listener))
+        if ready is not None:
+            ready(address_of(listener))
 
     hosts = [options.host, *options.hosts]
-    server = StoppableServer(
-        uvicorn.Config(
-            create_app(service, lifespan, hosts=hosts, origins=options.origins, loading=loading),
-            http=cast("type[asyncio.Protocol]", partial(Connection, {})),  # it is called, and no more
-            log_config=None,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=options.drain,
-        )
-    )
+    app = create_app(service, lifespan, hosts=hosts, origins=options.origins, loading=loading)
+    server = HttpServer(app, listening, timeout_graceful_shutdown=options.drain)
     return server
 
 

@@ -113,7 +113,7 @@ def anchor_tokens(tokenizer: Any) -> list[int]:
     return tokens
 
 
-def chat_form(tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
+def chat_form(tokens: Sequence[TokenLogprob]) -> dict[str, object]:
     """Return `logprobs` of a chat."""
     return {
         "content": [
@@ -124,7 +124,7 @@ def chat_form(tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
     }
 
 
-def text_form(tokens: Sequence[TokenLogprob], offset: int) -> dict[str, Any]:
+def text_form(tokens: Sequence[TokenLogprob], offset: int) -> dict[str, object]:
     """Return `logprobs` of a text, of which `offset` characters came before."""
     offsets = []
     for each in tokens:
@@ -138,7 +138,7 @@ def text_form(tokens: Sequence[TokenLogprob], offset: int) -> dict[str, Any]:
     }
 
 
-def _entry(token: str, logprob: float) -> dict[str, Any]:
+def _entry(token: str, logprob: float) -> dict[str, object]:
     # Of half a character, only the tokenizer knows the bytes.
     known = None if "\ufffd" in token else list(token.encode("utf-8", "surrogatepass"))
     return {"token": token, "logprob": logprob, "bytes": known}

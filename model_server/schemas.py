@@ -1,4 +1,4 @@
-"""What a request may say: OpenAI's fields, each within bounds that the model can stand.
+"""Requests: OpenAI's fields, with bounds.
 
 Fields that are not known are left out, as OpenAI does; those that would change what the answer means and are not done here are
 refused.  A field that is null counts as left out.
@@ -82,7 +82,7 @@ class Tool(BodyPart):
 
 
 class FunctionName(BodyPart):
-    """Which function is to be called."""
+    """The name of a function."""
 
     name: Name
 
@@ -102,7 +102,7 @@ class FunctionCall(BodyPart):
 
 
 class ToolCall(BodyPart):
-    """A call in a message of before."""
+    """A call in an earlier message."""
 
     id: Annotated[str, Field(max_length=256)] = ""
     type: Literal["function"] = "function"
@@ -116,7 +116,7 @@ class StreamOptions(BodyPart):
 
 
 class Body(BodyPart):
-    """What both kinds of request have in common."""
+    """The fields of both kinds of request."""
 
     unsupported: ClassVar[dict[str, Callable[[Any], bool]]] = {
         "suffix": bool,

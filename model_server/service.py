@@ -1,4 +1,4 @@
-"""What runs: the engine, the keys, the table of names as it is now, and who has how much in progress."""
+"""The service: engine, keys, the current routing table, running requests and metrics."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import logging
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.types import Receive
 
 from ..registry.runtime.document import ServedAdapter, ServingDocument
@@ -19,12 +21,10 @@ from ..registry.runtime.switching import Resident
 from .engine import Engine
 from .fairness import Admission, TenantExecutor
 from .keys import Access, Keys
-from .metrics import Metrics
 from .prompts import WIDTH, PromptEncoder
 from .routing import RouteTarget, RoutingTable
 from .schemas import DEFAULT_MODEL, Body, ChatBody, TextBody, read_body
-from .structured import Constraint, Grammars
-from .tools import CallReader, forced_grammar, require_tools
+from .structured import CallReader, Constraint, Grammars, forced_grammar, require_tools
 from .writing import Generation, Piece
 
 LOG = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class Prepared:
 
 
 class Service:
-    """The server without its HTTP."""
+    """The server without HTTP."""
 
     def __init__(self, document: ServingDocument, folder: Path, keys: Keys) -> None:
         self.folder, self.keys = folder, keys
@@ -59,7 +59,10 @@ class Service:
             width=limits.batch,
             prompt_cache_bytes=limits.prompt_cache_bytes,
         )
-        self.admission = Admission(lambda: self.table.document.limits, self.metrics)
+        self.admission = Admission(
+            lambda: self.table.document.limits,
+            lambda owner, count: self.metrics.active.labels(owner).set(count),
+        )
         self.calls: set[Call] = set()
         self.preparing, self.rendering = TenantExecutor(), TenantExecutor(WIDTH)
         self._document = document
@@ -74,7 +77,7 @@ class Service:
         )
         read("fusery_prompt_cache_entries", "PromptEncoder kept for later ones.", lambda: len(prefixes))
         read("fusery_prompt_cache_bytes", "Bytes of what is kept.", lambda: prefixes.nbytes)
-        about = "How often another adapter was put on the base as a whole."
+        about = "Return how often another adapter was put on the base as a whole."
         read("fusery_adapter_switches", about, lambda: self.engine.switches)
         keys.count = lambda outcome: self.metrics.key_changes.labels(outcome).inc()
 
@@ -118,14 +121,14 @@ class Service:
     def publish(
         self, document: ServingDocument, residents: dict[str, Resident], beside: Collection[str] = ()
     ) -> None:
-        """Answer from now on by another document, whose adapters are all in memory; what is in progress goes on."""
+        """Answer new requests by another document, whose adapters are in memory; running answers go on."""
         self.table = RoutingTable(document, residents, beside)
         self.metrics.adapters.set(len(residents))
         self.metrics.adapter_bytes.set(sum(resident.nbytes for resident in residents.values()))
         self.engine.sweep()
 
     def check(self) -> None:
-        """End what is answered for keys that are no good any more, and log which models tenants have lost."""
+        """End answers of removed keys, and log models that tenants may use and that are not served."""
         for call in list(self.calls):
             call.check(self.keys)
         usable, tenants = self.keys.usable, self.keys.tenants
@@ -158,7 +161,7 @@ class Service:
         return given or min(MOST_BYTES, SPARE_BYTES + self.context * BYTES_PER_TOKEN)
 
     async def prepare(self, data: bytes, kind: type[Body], access: Access) -> Prepared:
-        """Return what a request's body asks for, made ready."""
+        """Return a request's body, prepared for answering."""
         table = self.table
         body, target = await self.preparing.run(access.owner, lambda: self._read(table, data, kind, access))
         if not isinstance(body, ChatBody):
@@ -219,7 +222,7 @@ class Service:
         return Prepared(body, target, made, sum(map(len, prompts)))
 
     def _matcher(self, body: Body) -> Any:
-        """Return what an answer must match; None for any text."""
+        """Return the grammar of an answer; None for any text."""
         if not isinstance(body, ChatBody):
             return None
         if body.answer_schema is not None:
@@ -302,3 +305,47 @@ class Call:
         while (await receive())["type"] != "http.disconnect":
             pass
         self.end(ClientGoneError())
+
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+
+class Metrics:
+    """The server's own metrics, without those of other libraries in the process.
+
+    The labels are names of the document only, so that no client can make up new ones.
+    """
+
+    def __init__(self) -> None:
+        registry = self._registry = CollectorRegistry()
+        counter, gauge = partial(Counter, registry=registry), partial(Gauge, registry=registry)
+        times = partial(Histogram, labelnames=("model",), buckets=_SECONDS, registry=registry)
+        by = ("model", "tenant")
+        self.requests = counter("fusery_requests", "Requests by what became of them.", (*by, "outcome"))
+        self.prompt_tokens = counter("fusery_prompt_tokens", "Tokens read.", by)
+        self.reused_tokens = counter(
+            "fusery_prompt_tokens_reused", "Tokens of prompts that had been read before.", by
+        )
+        self.answer_tokens = counter("fusery_answer_tokens", "Tokens written.", by)
+        self.seconds = times("fusery_request_seconds", "Until the last token.")
+        self.first_token = times("fusery_first_token_seconds", "Until the first token.")
+        self.active = gauge("fusery_active_answers", "Answers in progress or waiting.", ("tenant",))
+        self.adapters = gauge("fusery_adapters", "Adapters in memory.")
+        self.adapter_bytes = gauge("fusery_adapter_bytes", "Bytes of their tensors.")
+        self.reloads = counter(
+            "fusery_reloads", "Changes of the document that were followed or not.", ("outcome",)
+        )
+        self.refused = counter("fusery_refused", "Requests that got no answer, by HTTP status.", ("status",))
+        self.key_changes = counter(
+            "fusery_key_changes", "Changes of the keys that were followed or not.", ("outcome",)
+        )
+
+    def read(self, name: str, about: str, value: Callable[[], float]) -> None:
+        """Add a gauge whose value is asked for whenever the metrics are read."""
+        Gauge(name, about, registry=self._registry).set_function(value)
+
+    def text(self) -> bytes:
+        """Return all metrics in Prometheus' text format."""
+        return generate_latest(self._registry)

@@ -29,7 +29,7 @@ class Generation:
     # of how many of the likeliest tokens to tell the probability at each; None for not even the chosen one's
     alternatives: int | None = None
     constraint: Constraint | None = None  # what the answer must match, if that was asked for
-    cancelled: bool = False  # nobody wants the answer any more
+    cancelled: bool = False  # the client does not want the answer any more
     # tells whether what was read for it may be kept for later prompts of its owner
     may_keep: Callable[[], bool] = lambda: True
     reused: int = 0  # how many tokens of the prompt had been read before; known when the first piece comes

@@ -260,7 +260,7 @@ def _record(
     return report
 
 
-NOTICEABLE = 0.05  # a difference of speed or memory that anybody would notice; below it, other things decide
+NOTICEABLE = 0.05  # differences of speed or memory below it do not decide
 
 
 def advise(rows: Sequence[FormCost], *, adapters: int) -> tuple[str | None, tuple[str, ...]]:

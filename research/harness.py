@@ -33,7 +33,7 @@ from .prompts import LIMIT
 if TYPE_CHECKING:
     from fusery.registry.workspace.workspace import Workspace
 
-    from .measure import ModelSource
+    from .models import ModelSource
 
 
 def run(

@@ -1,4 +1,4 @@
-"""A model's large layers, computed by NumPy in float32 rather than by mlx.
+"""A model's large layers, and attention, computed by NumPy in float32 rather than by mlx.
 
 On a processor without a GPU mlx multiplies with a slow BLAS; NumPy's is some fifty times faster.  A layer keeps its class,
 its weights and its name: only how it is called changes, so that whatever a model's own code asks of it still holds.
@@ -10,6 +10,7 @@ Import this module where mlx is known to be there.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -35,12 +36,7 @@ def matrix(array: Any) -> Matrix:
 
 
 def widened(module: Any, part: Any) -> Any:
-    """Return a part of a layer's weight in float32, exactly what the stored numbers mean.
-
-    Args:
-        module: a layer, quantised or not.
-        part: an index along the first axis: a slice, a number or an array of numbers.
-    """
+    """Return a part of a layer's weight in float32, exactly what the stored numbers mean."""
     if "scales" not in module:
         return module["weight"][part].astype(mx.float32)
     affine = module.mode == "affine"
@@ -198,11 +194,7 @@ LINEAR = (nn.Linear, nn.QuantizedLinear, LoRALinear, DoRALinear)
 
 
 def use_float32(model: Any, *, numpy: bool) -> None:
-    """Let a model compute in float32 whatever its weights are stored in.
-
-    Args:
-        numpy: multiply by NumPy; else mlx does it, and widens its operands itself since the embedding gives float32.
-    """
+    """Make a model compute in float32 by NumPy, or by mlx, which widens its operands since the embedding gives float32."""
     classes = _IN_NUMPY if numpy else _IN_MLX
     for _, module in model.named_modules():
         if type(module) in classes:
@@ -218,11 +210,9 @@ def watch(module: Any, told: Callable[[Matrix], None] | None) -> None:
 
 @contextmanager
 def differentiable(model: Any, heard: Callable[[str, Matrix, Matrix], None], moved: Any) -> Iterator[None]:
-    """Have a model's layers be gone back through from what depends on a number that is added to its embeddings.
+    """Make a model's layers differentiable by a number that is added to its embeddings.
 
-    Args:
-        heard: called on the way back with a linear layer's path, its inputs (tokens, in) and the gradient of its
-            outputs (tokens, out).
+    On the way back, `heard` gets a linear layer's path, its inputs (tokens, in) and the gradient of its outputs (tokens, out).
     """
     changed: list[tuple[Any, str]] = []
 
@@ -264,3 +254,103 @@ def _is_head(path: str, module: Any) -> bool:
     if isinstance(module, (nn.Embedding, nn.QuantizedEmbedding, LoRAEmbedding, DoRAEmbedding)):
         return True
     return isinstance(module, LINEAR) and path.rpartition(".")[2] == "lm_head"
+
+
+_NAME = "scaled_dot_product_attention"
+_ONE_AT_A_TIME = threading.RLock()
+
+
+@contextmanager
+def attention_in_numpy() -> Iterator[None]:
+    """Put NumPy in the place of `mx.fast.scaled_dot_product_attention`, which is where every model of mlx-lm calls.
+
+    Other threads that use mlx meanwhile get the same numbers from it.
+    """
+    with _ONE_AT_A_TIME:
+        original = getattr(mx.fast, _NAME)
+
+        def attend(queries: Any, keys: Any, values: Any, **options: Any) -> Any:
+            return _attend(original, queries, keys, values, **options)
+
+        setattr(mx.fast, _NAME, attend)
+        try:
+            yield
+        finally:
+            setattr(mx.fast, _NAME, original)
+
+
+def _attend(
+    original: Callable[..., Any],
+    queries: Any,
+    keys: Any,
+    values: Any,
+    *,
+    scale: float,
+    mask: Any = None,
+    sinks: Any = None,
+    **others: Any,
+) -> Any:
+    """Return softmax(scale * q k^T + mask) v for q (batch, heads, tokens, size) and k, v with as many heads or fewer, to be gone back through."""
+    if sinks is not None or others or not queries.dtype == keys.dtype == values.dtype == mx.float32:
+        return original(queries, keys, values, scale=scale, mask=mask, sinks=sinks, **others)
+
+    @mx.custom_function
+    def forward(queries: Any, keys: Any, values: Any) -> Any:
+        asked, known, found = _arrays(queries, keys, values)
+        out = _shares(asked, known, scale, mask) @ found
+        return mx.array(out.reshape(queries.shape[:3] + values.shape[-1:]))
+
+    @forward.vjp
+    def backward(given: Any, gradient: Any, _: Any) -> Any:
+        asked, known, found = _arrays(*given)
+        shares = _shares(asked, known, scale, mask)
+        slopes = np.asarray(gradient).reshape(asked.shape[:-1] + found.shape[-1:])
+        by_values = np.swapaxes(shares, -1, -2) @ slopes
+        by_scores = slopes @ np.swapaxes(found, -1, -2)
+        by_scores -= (by_scores * shares).sum(axis=-1, keepdims=True)
+        by_scores *= shares
+        by_scores *= np.float32(scale)
+        by_queries, by_keys = by_scores @ known, np.swapaxes(by_scores, -1, -2) @ asked
+        # Heads that share keys and values add up what they say of them.
+        return tuple(
+            mx.array(part.reshape(of.shape))
+            for part, of in zip((by_queries, by_keys.sum(axis=2), by_values.sum(axis=2)), given, strict=True)
+        )
+
+    return forward(queries, keys, values)
+
+
+def _arrays(queries: Any, keys: Any, values: Any) -> tuple[Matrix, Matrix, Matrix]:
+    """Return queries (batch, groups, heads of a group, tokens, size), and keys and values that are broadcast to that."""
+    batch, heads, length, size = queries.shape
+    groups = keys.shape[1]
+    asked = np.asarray(queries).reshape(batch, groups, heads // groups, length, size)
+    return asked, np.asarray(keys)[:, :, None], np.asarray(values)[:, :, None]
+
+
+def _shares(asked: Matrix, known: Matrix, scale: float, mask: Any) -> Matrix:
+    """Return how much of each value goes to each query."""
+    scores: Matrix = asked @ np.swapaxes(known, -1, -2)
+    scores *= np.float32(scale)
+    batch, groups, each, length, reach = scores.shape
+    _masked(scores.reshape(batch, groups * each, length, reach), mask)
+    scores -= scores.max(axis=-1, keepdims=True)
+    np.exp(scores, out=scores)
+    scores /= scores.sum(axis=-1, keepdims=True)
+    return scores
+
+
+def _masked(scores: NDArray[np.float32], mask: Any) -> None:
+    """Apply a mask in place: `causal`, booleans where to look, or numbers to add."""
+    if mask is None:
+        return
+    # As mlx does it: a row without a place to look gets equal weights rather than NaN.
+    lowest = np.finfo(np.float32).min
+    if isinstance(mask, str):
+        length, reach = scores.shape[-2:]
+        hidden = ~np.tri(length, reach, reach - length, dtype=bool)
+        scores[..., hidden] = lowest
+    elif mask.dtype == mx.bool_:
+        np.copyto(scores, lowest, where=~np.asarray(mask))
+    else:
+        scores += np.asarray(mask.astype(mx.float32))

@@ -223,8 +223,7 @@ def _go_back(fused: LoadedModel, sample: Sample, wanted: Matrix, layers: Mapping
     """Run a sample, and back, so that the layers hear of it."""
     import mlx.core as mx
 
-    from .attention import attention_in_numpy
-    from .layers import differentiable
+    from .layers import attention_in_numpy, differentiable
 
     reference = mx.array(wanted)
 

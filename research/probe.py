@@ -22,12 +22,12 @@ from fusery.registry.errors import BadInputError
 from fusery.registry.fusion.fuse_inputs import gather
 from fusery.registry.fusion.request import FuseRequest
 from fusery.registry.names import an
-from fusery.registry.records.bases import base_folder, blob_generations, lay_out, recorded_architecture
+from fusery.registry.records.bases import base_folder, lay_out, recorded_architecture
 from fusery.registry.records.fused_rows import label_record
-from fusery.registry.records.references import resolve_any, resolve_base
-from fusery.registry.records.renderings import require_factors_alone
+from fusery.registry.records.references import resolve_any
+from fusery.registry.records.renderings import fetch_originals, require_factors_alone
 from fusery.storage.digest import Digest
-from fusery.storage.manifest import FileEntry, Manifest
+from fusery.storage.manifest import Manifest
 from fusery.storage.progress import SILENT, Reporter
 
 from .prompts import LIMIT, Prompt, Sample, built_in, held_out, read_prompts, tokenise
@@ -36,7 +36,7 @@ from .reports import probed, report
 if TYPE_CHECKING:
     from fusery.registry.workspace.workspace import Workspace
 
-    from .measure import ModelSource
+    from .models import ModelSource
 
 BASE = "base"  # what `against` is to compare an adapter or a fused model with its own base
 
@@ -48,7 +48,6 @@ class ProbeSubject:
     side: ProbedModel
     base: Digest
     task_of: int | None = None
-    adapter: tuple[FileEntry, ...] = ()
     fused: Path | None = None
     owner: int | None = None
     aware: bool = False
@@ -65,21 +64,7 @@ def probe(
     record: bool = True,
     reporter: Reporter = SILENT,
 ) -> ProbeReport:
-    """Measure how far two models' answers are apart.
-
-    Args:
-        reference: an adapter, which stands for its base with the adapter put on; a fused model; or a base.
-        against: what to compare with: another reference, or `base` for the base of `reference`.  None compares an
-            adapter with its fused model, which is fused if it is not in the cache; whatever it lost, since it is
-            only measured.  One that was trained through a quantiser is its fused model, and compared with the base.
-        request: how that model is fused; not with `against`.
-        prompts: a file of prompts; None for what the adapter's run kept out of training, where it recorded that and it is still
-            here, or else for the built-in ones.
-        record: record the measurements of adapters as evaluations, if the registry can be written; those on the built-in
-            prompts are never recorded.
-        reporter: hears what is going on, and the bytes done and the total while fusing; then, from its `begin("tokens")` on,
-            the tokens run and the total.
-    """
+    """Measure how far two models' answers are apart."""
     found, values = measure_probe(
         workspace,
         reference,
@@ -132,10 +117,10 @@ def measure_probe(
     started = time.monotonic()
     with source_of(workspace, a) as first, source_of(workspace, b) as second:
         samples = _samples(first, second, asked, a, b, strict=about.origin == "file")
-        from .measure import measure
+        from .models import measure
 
         reporter.begin("tokens")
-        with_base = bool(a.adapter) and b.side.kind != "base"
+        with_base = a.side.kind == "adapter" and b.side.kind != "base"
         measured = measure(first, second, samples, with_base=with_base, reporter=reporter)
     seconds = time.monotonic() - started
     found = report(a.side, b.side, samples, measured, seconds, about=about, one_base=a.base == b.base)
@@ -199,13 +184,11 @@ def subject_of(workspace: Workspace, reference: str, base: str | None = None) ->
         require_factors_alone(found, "and mlx-lm puts factors alone on a base")
         side = ProbedModel("adapter", found.name, found.digest)
         aware = format_in_words(found.method, found.training) is not None
-        return ProbeSubject(
-            side, Digest(found.base.digest), found.id, _entries(found.manifest), owner=found.id, aware=aware
-        )
+        return ProbeSubject(side, Digest(found.base.digest), found.id, owner=found.id, aware=aware)
 
 
 def _fused_subject(workspace: Workspace, fused: tables.FusedRow) -> ProbeSubject:
-    path = workspace.cache.lookup(Digest(fused.key), Manifest.of(_entries(fused.manifest)))
+    path = workspace.cache.lookup(Digest(fused.key), Manifest.of(file.entry for file in fused.manifest.files))
     if path is None:
         raise BadInputError(
             f"the fused model {fused.digest[:12]} is not in this machine's cache any more",
@@ -216,10 +199,6 @@ def _fused_subject(workspace: Workspace, fused: tables.FusedRow) -> ProbeSubject
     alone = not fused.extras and fused.recipe.get("scale") is None
     owner = fused.adapter_id if alone else None
     return ProbeSubject(side, Digest(fused.base.digest), fused.adapter_id, fused=path, owner=owner)
-
-
-def _entries(manifest: tables.ManifestRow) -> tuple[FileEntry, ...]:
-    return tuple(file.entry for file in manifest.files)
 
 
 def _other(
@@ -240,8 +219,7 @@ def _other(
         return _own_fused(workspace, a, reference, request, reporter)
     if request is not None:
         raise BadInputError(
-            "how to fuse is for an adapter against its own fused model",
-            hint="leave --as out",
+            "how to fuse is for an adapter against its own fused model", hint="leave --as out"
         )
     if against != BASE:
         return subject_of(workspace, against)
@@ -251,11 +229,7 @@ def _other(
 
 
 def _own_fused(
-    workspace: Workspace,
-    a: ProbeSubject,
-    reference: str,
-    request: FuseRequest | None,
-    reporter: Reporter,
+    workspace: Workspace, a: ProbeSubject, reference: str, request: FuseRequest | None, reporter: Reporter
 ) -> ProbeSubject:
     from fusery.registry.fusion.fuse import fuse
 
@@ -273,20 +247,21 @@ def _own_fused(
 @contextmanager
 def source_of(workspace: Workspace, subject: ProbeSubject) -> Iterator[ModelSource]:
     """Yield the folders of a model, for as long as they are needed."""
-    from .measure import ModelSource
+    from .models import ModelSource
 
     if subject.fused is not None:
         with workspace.cache.using(subject.fused.name):  # so that it is not evicted while it is read
             yield ModelSource(subject.fused)
         return
     with base_folder(workspace, subject.base) as folder:
-        if not subject.adapter:
+        if subject.side.kind != "adapter":
             yield ModelSource(folder)
             return
         with workspace.database.read() as session:
-            base = recorded_architecture(resolve_base(session, subject.base))
-
-        own = _fetched(workspace, subject.adapter, folder.parent / "adapter")
+            row = session.get_one(tables.AdapterRow, subject.owner)
+            base = recorded_architecture(row.base)
+            assert row.manifest.files is not None  # loaded, for use after the session
+        own = fetch_originals(workspace, row, folder.parent / "adapter")
         adapter = render_mlx(own, base, folder.parent / "rendered-adapter")
         yield ModelSource(_with_tokenizer(folder, adapter), adapter[WEIGHTS].parent)
 
@@ -298,16 +273,6 @@ def _with_tokenizer(model: Path, adapter: Mapping[str, Path]) -> Path:
     files = {path.relative_to(model).as_posix(): path for path in model.rglob("*") if not path.is_dir()}
     lay_out(with_tokenizer(files, adapter), made := model.with_name("with-tokenizer"))
     return made
-
-
-def _fetched(workspace: Workspace, files: Sequence[FileEntry], folder: Path) -> dict[str, Path]:
-    """Fetch an adapter's files, verified, under their own names."""
-    folder.mkdir()
-    generations = blob_generations(workspace, [entry.sha256 for entry in files])
-    for entry in files:
-        (folder / entry.path).parent.mkdir(exist_ok=True)
-        workspace.store.fetch(entry.sha256, folder / entry.path, generation=generations[entry.sha256])
-    return {entry.path: folder / entry.path for entry in files}
 
 
 def _samples(

@@ -22,7 +22,7 @@ from fusery.storage.jsonfile import parse_json
 from fusery.storage.plaintext import is_keepable, typed
 
 BUILT_IN = "built-in"
-LIMIT = 32  # how many prompts are read if nobody says
+LIMIT = 32  # default number of prompts
 LONGEST = 512  # how many tokens of a prompt are looked at
 LINE_BYTES = 1 << 20
 _CHUNK = 1000  # characters of a running text that is cut
@@ -114,11 +114,9 @@ def _shipped(name: str) -> list[Prompt]:
 
 
 def read_prompts(path: Path, limit: int = LIMIT) -> list[Prompt]:
-    """Read the first prompts of a file.
+    """Read the first prompts of a file: JSON lines as `mlx_lm.lora` trains on, or plain text with one prompt a line.
 
-    Args:
-        path: JSON lines as `mlx_lm.lora` trains on (`messages`, `prompt` and `completion`, or `text`), or plain text
-            with one prompt a line.  It is JSON if its name ends with `.jsonl` or its first line starts with a brace.
+    It is JSON if its name ends with `.jsonl` or its first line starts with a brace.
     """
     prompts: list[Prompt] = []
     is_json = path.name.endswith(".jsonl")
@@ -208,11 +206,7 @@ def _dialogue(messages: Any, subject: str) -> tuple[Mapping[str, str], ...]:
 
 
 def tokenise(prompts: Sequence[Prompt], tokenizer: Any, *, strict: bool = True) -> list[Sample]:
-    """Make prompts into tokens as `mlx_lm.lora --mask-prompt` does: of a dialogue only the last message is scored.
-
-    Args:
-        strict: refuse a dialogue where the model has no chat template; else its messages are scored as running text.
-    """
+    """Make prompts into tokens as `mlx_lm.lora --mask-prompt` does: of a dialogue only the last message is scored."""
     from fusery.registry.runtime.templates.chat import bound
 
     with bound(tokenizer):
@@ -310,7 +304,7 @@ def _folders(session: Session, run: tables.TrainingRunRow) -> Iterator[str]:
         yield adapter.dataset.name
 
 
-def _is_recorded(path: Path, file: dict[str, Any]) -> bool:
+def _is_recorded(path: Path, file: dict[str, object]) -> bool:
     """Tell whether a file is the recorded one."""
     try:
         return (

@@ -21,11 +21,11 @@ from fusery.registry.comparison.reports import (
 )
 from fusery.storage.digest import digest_json
 
-from .measure import Floats, TokenScores
+from .models import Floats, TokenScores
 from .prompts import Prompt
 
 if TYPE_CHECKING:
-    from .measure import ModelScores
+    from .models import ModelScores
     from .prompts import Sample
 
 
@@ -156,12 +156,7 @@ def _losses(
     return (b, a) if kinds[0] == "base" else ([], [])
 
 
-COSTS = {
-    "tokens_per_second": True,
-    "first_token_seconds": False,
-    "load_seconds": False,
-    "peak_bytes": False,
-}
+COSTS = {"tokens_per_second": True, "first_token_seconds": False, "load_seconds": False, "peak_bytes": False}
 """What is recorded of each form, and whether more of it is better."""
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from fusery.registry.comparison.reports import ProbeReport
     from fusery.registry.workspace.workspace import Workspace
 
-WITHIN = 600.0  # seconds for the opinion, if nobody says
+WITHIN = 600.0  # default seconds for the opinion
 
 KEPT, NEAR = 0.95, 0.02
 """A model passes that has this share of what the adapter gained, or is off by so many nats: the study's own measure."""
@@ -106,26 +106,9 @@ def _smallest(
     opinions: list[Opinion],
 ) -> FuseRequest:
     """Return the request for the smallest model that passes by what it answers, or what was asked for; note each opinion."""
-    if request.extras:
-        reporter.say("no second opinion: several adapters are fused, and answers are known of one")
-        return request
     inputs = gather(workspace, reference, base=request.base)
-    if inputs.aware is not None:
-        # Answers are held against base + adapter unrounded, which is not what was trained (decision 37).
-        reporter.say(
-            f"no second opinion: {inputs.adapter.name} was trained through a quantiser, and is written as it was trained"
-        )
-        return request
-    if not inputs.quantized:
-        reporter.say(f"no second opinion: {inputs.base.name} is not quantised, and hardly anything is lost")
-        return request
-    with workspace.database.read() as session:
-        found = held_out(session, inputs.adapter.id)
-    if found is None or found.path is None:
-        reporter.say(
-            f"no second opinion: the run of {inputs.adapter.name} kept nothing out of training that is still here as it was; "
-            f"fusery eval probe {inputs.adapter.name} --as dither --prompts FILE asks what you have"
-        )
+    if (why := _not_asked(workspace, inputs, request)) is not None:
+        reporter.say(f"no second opinion: {why}")
         return request
     timed = _Timed(reporter, time.monotonic() + within)
     try:
@@ -134,7 +117,15 @@ def _smallest(
             timed.begin("bytes")
             report, values = measure_probe(workspace, reference, request=trial, reporter=timed)
             record_own(workspace, values, reporter)
-            opinion = _opinion(recipe.precision, report)
+            assert report.loss_base is not None
+            gained, lost = report.loss_base - report.loss_a, report.loss_b - report.loss_a
+            opinion = Opinion(
+                precision=recipe.precision,
+                prompts=report.prompts,
+                gained=gained,
+                lost=lost,
+                passed=passes(report),
+            )
             opinions.append(opinion)
             reporter.say(f"{describe(recipe)}: {_in_words(opinion)}")
             if opinion.passed:
@@ -148,6 +139,26 @@ def _smallest(
     except _TimeIsUpError:
         reporter.say(f"no second opinion: it takes longer than {within:g} s (--probe-within)")
     return request
+
+
+def _not_asked(workspace: Workspace, inputs: FuseInputs, request: FuseRequest) -> str | None:
+    """Return why no model is asked; None if it can be."""
+    name = inputs.adapter.name
+    if request.extras:
+        return "several adapters are fused, and answers are known of one"
+    if inputs.aware is not None:
+        # Answers are held against base + adapter unrounded, which is not what was trained (decision 37).
+        return f"{name} was trained through a quantiser, and is written as it was trained"
+    if not inputs.quantized:
+        return f"{inputs.base.name} is not quantised, and hardly anything is lost"
+    with workspace.database.read() as session:
+        found = held_out(session, inputs.adapter.id)
+    if found is not None and found.path is not None:
+        return None
+    return (
+        f"the run of {name} kept nothing out of training that is still here as it was; "
+        f"fusery eval probe {name} --as dither --prompts FILE asks what you have"
+    )
 
 
 def _unsure(
@@ -174,17 +185,6 @@ def passes(report: ProbeReport) -> bool | None:
     if gained < LEAST_GAIN:
         return None
     return report.loss_b - report.loss_a <= NEAR or report.loss_base - report.loss_b >= KEPT * gained
-
-
-def _opinion(precision: str, report: ProbeReport) -> Opinion:
-    assert report.loss_base is not None
-    return Opinion(
-        precision=precision,
-        prompts=report.prompts,
-        gained=report.loss_base - report.loss_a,
-        lost=report.loss_b - report.loss_a,
-        passed=passes(report),
-    )
 
 
 def _in_words(opinion: Opinion) -> str:

@@ -281,12 +281,12 @@ def file_system(protocol: str, **options: Any) -> CloudFileSystem:
 def _s3(options: Mapping[str, Any]) -> CloudFileSystem:
     given = {**options, **options.get("client_kwargs", {})}
     given.pop("client_kwargs", None)
-    profile, style = given.pop("profile", None), _addressing(given.pop("config_kwargs", {}))
+    profile = given.pop("profile", None)
     verify = given.pop("verify", os.environ.get("AWS_CA_BUNDLE") or True)
     client: dict[str, Any] = {} if verify else {"allow_invalid_certificates": True}
     if isinstance(verify, str):
         client = {"root_certificate": Path(verify).read_bytes()}
-    config = {_S3_NAMES.get(name, name): value for name, value in given.items() if value is not None} | style
+    config = {_S3_NAMES.get(name, name): value for name, value in given.items() if value is not None}
     if "access_key_id" in config and not profile:
         found = {name: config.pop(f"{name}", None) for name in ("access_key_id", "secret_access_key")}
         found |= {"token": config.pop("session_token", None), "expires_at": None}
@@ -321,17 +321,6 @@ def _provider(session: Any) -> Callable[[], Any]:
         }
 
     return provide
-
-
-def _addressing(config: Mapping[str, Any]) -> dict[str, Any]:
-    unknown = set(config) - {"s3"} or set(config.get("s3", {})) - {"addressing_style"}
-    if unknown:
-        raise TypeError(f"unknown names in config_kwargs: {', '.join(sorted(unknown))}")
-    return (
-        {"virtual_hosted_style_request": True}
-        if config.get("s3", {}).get("addressing_style") == "virtual"
-        else {}
-    )
 
 
 def _azure(options: Mapping[str, Any]) -> CloudFileSystem:

@@ -36,7 +36,6 @@ class Protocol:
     package: str
     install: str
     options: Mapping[str, Any]
-    needs_bucket: bool = True
     maker: str = ""
     plugin: Plugin | None = None
 
@@ -48,7 +47,7 @@ _GCS = Protocol("obstore", "pip install 'fusery[gcs]'", {"protocol": "gs"}, make
 _AZURE = Protocol("obstore", "pip install 'fusery[azure]'", {"protocol": "az"}, maker=".cloud")
 
 PROTOCOLS: Mapping[str, Protocol] = {
-    "memory": Protocol("fsspec", "pip install fsspec", _FRESH, needs_bucket=False),
+    "memory": Protocol("fsspec", "pip install fsspec", _FRESH),
     "s3": _S3,
     "gs": _GCS,
     "gcs": _GCS,
@@ -166,7 +165,7 @@ def _require_plain(url: str) -> None:
         raise StoreUrlError("the store's URL has a control character in it")
 
 
-def _bucket_and_prefix(scheme: str, protocol: Protocol, rest: str) -> str:
+def _bucket_and_prefix(scheme: str, rest: str) -> str:
     if "@" in rest or "?" in rest or "#" in rest:
         # Nothing of the URL is repeated: what stands there may be a secret.
         raise StoreUrlError(
@@ -174,7 +173,7 @@ def _bucket_and_prefix(scheme: str, protocol: Protocol, rest: str) -> str:
             hint="give credentials by the provider's own environment variables or by FUSERY_STORE_OPTIONS",
         )
     parts = rest.strip("/").split("/")
-    if rest.startswith("/") and protocol.needs_bucket or not all(map(_PART.fullmatch, parts)):
+    if rest.startswith("/") or not all(map(_PART.fullmatch, parts)):
         raise StoreUrlError(
             f"{scheme}://{rest[:80]} is not the URL of a store",
             hint=f"use {scheme}://NAME/PREFIX with letters, digits, dots, dashes and underscores",
@@ -239,7 +238,7 @@ def _parse(url: str) -> tuple[str, Protocol, str]:
 
         known = ", ".join(dict.fromkeys(["file", *PROTOCOLS, *(each.name for each in plugins(_GROUP))]))
         raise StoreUrlError(f"no store speaks {scheme[:20]!r}", hint=f"use a path or one of: {known}")
-    return scheme, protocol, _bucket_and_prefix(scheme, protocol, match["rest"])
+    return scheme, protocol, _bucket_and_prefix(scheme, match["rest"])
 
 
 def _file_system(scheme: str, protocol: Protocol, options: Mapping[str, Any]) -> Any:

@@ -193,7 +193,7 @@ class FsspecStore(BlobStore):
             return
         self._objects.write(FORMAT_NAME, document, exclusive=self._exclusive)
         if not self._check_identity(store_id):
-            raise StoreUnavailableError(f"the store {self.url} does not keep what is written to it")
+            raise not_kept(self.url)
 
     def write_document(self, name: str, data: bytes) -> None:
         """Write a document beside the blobs; see `BlobStore.write_document`."""
@@ -251,51 +251,42 @@ class FsspecStore(BlobStore):
     def _publish(self, blob: Blob, upload: Callable[[bool], bool]) -> None:
         """Write a blob unless it is there, and see that it is there; `upload` tells whether the name was free."""
         exclusive = self._exclusive
-        aborted = False
         for _ in range(ATTEMPTS):
-            found = self.size(blob.digest, generation=blob.generation)
-            try:
-                aborted = False
-                if found is None and upload(exclusive):
-                    found = self.size(blob.digest, generation=blob.generation)
-                    if found == blob.size and exclusive:
+            size = self.size(blob.digest, generation=blob.generation)
+            with suppress(RemoteError):  # somebody aborted the upload
+                if size is None and upload(exclusive):
+                    size = self.size(blob.digest, generation=blob.generation)
+                    if size == blob.size and exclusive:
                         return
-            except RemoteError:
-                # Another writer of the same bytes has completed the upload that both took up; or somebody aborted it.
-                aborted = True
             # There already, or written meanwhile: by somebody else, or by a request of ours whose reply was lost.
             if self._holds(blob):
                 return
             self.quarantine(blob.digest, generation=blob.generation)
-        raise not_kept(f"the store {self.url}", aborted=aborted)
+        raise not_kept(self.url)
 
 
-def not_kept(where: str, *, aborted: bool) -> StoreUnavailableError:
+def not_kept(url: str) -> StoreUnavailableError:
     """Return the error for what could not be written, however often it was tried."""
-    if not aborted:
-        return StoreUnavailableError(f"{where} does not keep what is written to it")
     return StoreUnavailableError(
-        f"uploads to {where} are aborted before they are complete",
-        hint="find out who aborts them, such as a rule of the bucket, then run the command again",
+        f"the store {url} does not keep what is written to it",
+        hint="find out who changes objects or aborts uploads there, such as a rule of the bucket",
     )
 
 
 def read_parts(source: OpenFile, digest: Digest, size: int) -> Iterator[bytes]:
     """Read a file in parts of `size` bytes; the last is given out only if all of them have the digest."""
-    running = hashlib.sha256()
-    offset = 0
-    while offset < source.size:
+    running, offset, is_last = hashlib.sha256(), 0, False
+    while not is_last:
         with os_failures(f"read {source.path}", near=source.path):
             data = os.pread(source.fd, min(size, source.size - offset), offset)
         running.update(data)
         offset += len(data)
-        if not data or offset >= source.size:
+        is_last = not data or offset >= source.size
+        if is_last:
             source.require_unchanged()
             entry = FileEntry("", source.size, digest)
             require_expected(source.path, entry, Digest(running.hexdigest()), offset)
         yield data
-    if not source.size:
-        require_expected(source.path, FileEntry("", 0, digest), Digest(running.hexdigest()), 0)
 
 
 class RemoteTree:
@@ -324,11 +315,10 @@ class RemoteTree:
 
     def put(self, path: Path, entry: FileEntry, *, progress: Progress | None = None) -> None:
         """Write a local file under the name that an entry gives, in place of what is there, and read it back."""
-        aborted = False
         with reading(path) as source:
             for _ in range(ATTEMPTS):
                 parts = read_parts(source, entry.sha256, self._objects.part_size(entry.size))
-                try:
+                with suppress(RemoteError):  # somebody aborted the upload
                     if entry.size > SMALL:
                         self._objects.upload(
                             entry.path, parts, entry.size, exclusive=False, progress=progress
@@ -337,14 +327,9 @@ class RemoteTree:
                         self._objects.write(entry.path, b"".join(parts), exclusive=False)
                         if progress:
                             progress(entry.size)
-                except RemoteError:
-                    # Somebody else who writes this file has completed the upload that both took up; or it was aborted.
-                    aborted = True
                 if self.holds(entry):
                     return
-                if not aborted:
-                    break
-        raise not_kept(self.url, aborted=aborted)
+        raise not_kept(self.url)
 
     def holds(self, entry: FileEntry) -> bool:
         """Tell whether a file is there and has the bytes that an entry says; it is read to its end."""

@@ -32,8 +32,7 @@ from fusery.storage.plaintext import visible
 from fusery.storage.plugins import PluginError
 from fusery.storage.secrets import masked
 
-from .auth import principal_of
-from .errors import RequestError
+from .auth import RequestError, principal_of
 from .rendering import environment, presentable
 
 LOG = logging.getLogger(__name__)
@@ -103,7 +102,7 @@ def refusal(request: Request, error: FuseryError, status: int | None = None) -> 
             _UNAVAILABLE.get(error.code, _NO_DATABASE),
             "try again later; the server's log says why",
         )
-    shown: dict[str, Any] = {"code": error.code, "message": message, "hint": hint}
+    shown: dict[str, object] = {"code": error.code, "message": message, "hint": hint}
     if wants_json(request) and status < 500 and (details := details_of(error)):
         shown["details"] = presentable(details)
     answer = (

@@ -32,12 +32,7 @@ def create_app(
     hosts: Collection[str] = (),
     uploads: UploadLimits = USUAL,
 ) -> FastAPI:
-    """Return the application for a registry.
-
-    Args:
-        registry: the registry.
-        hosts: names that requests may be for, besides addresses and localhost.
-    """
+    """Return the application for a registry."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(Slots, client_key=auth.client_key)
     app.add_middleware(BodyLimit)

@@ -1,4 +1,4 @@
-"""Authenticate requests: by the key of local pages, a token, or the user name from a trusted proxy."""
+"""Authenticate requests: by the key of local pages, a token, or the user name from a trusted proxy; errors of requests."""
 
 from __future__ import annotations
 
@@ -11,16 +11,81 @@ from collections import OrderedDict
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_address
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from fastapi import Request
 
 from fusery.registry import Registry
-from fusery.registry.errors import InvalidTokenError
+from fusery.registry.errors import InvalidTokenError, RegistryError
 from fusery.registry.records.roles import ROLES, allows
 from fusery.registry.records.trust import Role
 
-from .errors import FormError, NotSignedInError, RefusedTokenError
+
+class RequestError(RegistryError):
+    """A request is refused, with an HTTP status."""
+
+    code = "registry"
+
+    status: ClassVar[int]
+
+
+class NotSignedInError(RequestError):
+    """The request needs a token, or the token or session is not valid."""
+
+    code, status = "not_signed_in", 401
+
+
+class RefusedTokenError(NotSignedInError):
+    """The token is unknown, revoked or expired; `why` is only for the server's log."""
+
+    code = "not_signed_in"
+
+    def __init__(self, message: str, *, hint: str | None, why: str) -> None:
+        super().__init__(message, hint=hint)
+        self.why = why
+
+
+class FormError(RequestError):
+    """The form was not sent from a page of this server."""
+
+    code, status = "form_not_ours", 403
+
+
+class TooOftenError(RequestError):
+    """The client sends too many requests."""
+
+    code, status = "too_often", 429
+
+
+class LengthError(RequestError):
+    """The request needs a Content-Length."""
+
+    code, status = "length_needed", 411
+
+
+class HostError(RequestError):
+    """The request is for another host, or a page of another origin sent it."""
+
+    code, status = "host_not_ours", 403
+
+
+class TooSlowError(RequestError):
+    """The request's body did not arrive in time."""
+
+    code, status = "too_slow", 408
+
+
+class TooMuchError(RequestError):
+    """The request's body is too large."""
+
+    code, status = "too_much", 413
+
+
+class UnexpectedError(RequestError):
+    """The server failed: an error in fusery, or an edited database."""
+
+    code, status = "unexpected", 500
+
 
 _BEARER = "bearer "
 HALF_A_DAY = 43_200  # seconds that a session lasts
@@ -86,11 +151,7 @@ def principal_of(request: Request) -> Principal:
 
 
 def program_of(request: Request) -> Principal:
-    """Return the program that sends a request.
-
-    Raises:
-        FormError: it has no token of its own, so a page of another site may have sent it.
-    """
+    """Return the program that sends a request."""
     if not (found := principal_of(request)).is_program:
         raise FormError("a bearer token is needed", hint="send the header Authorization: Bearer TOKEN")
     return found
@@ -196,11 +257,7 @@ class Sessions:
 
 
 class TokenAuth:
-    """Identify a client by its token, or by the user name that a trusted proxy sends.
-
-    Attributes:
-        sessions: the browser sessions of this server.
-    """
+    """Identify a client by its token, or by the user name that a trusted proxy sends."""
 
     signs_in = True
     cookie, secure_cookie = "fusery_token", "__Host-fusery_token"

@@ -23,8 +23,7 @@ from fusery.storage.errors import FuseryError
 from fusery.storage.plaintext import is_keepable
 
 from .answers import page, status_of
-from .auth import HALF_A_DAY, LocalAuth, TokenAuth, principal_of
-from .errors import NotSignedInError
+from .auth import HALF_A_DAY, LocalAuth, NotSignedInError, TokenAuth, principal_of
 from .rendering import environment, of_adapter, of_alias
 from .routes import Routes
 
@@ -143,13 +142,7 @@ FORMS: Sequence[Form] = (
     Form(Aliases, "promote", "Promote", ("reference", "alias", "reason")),
     Form(Aliases, "approve", "Approve", ("reference", "alias", "note")),
     Form(Aliases, "withdraw_approval", "Withdraw your approval", ("reference", "alias", "note")),
-    Form(
-        Aliases,
-        "set",
-        "Set an alias",
-        ("adapter", "alias", "reason"),
-        guarded='choose "Promote" instead',
-    ),
+    Form(Aliases, "set", "Set an alias", ("adapter", "alias", "reason"), guarded='choose "Promote" instead'),
     Form(Aliases, "roll_back", "Roll back", ("alias", "reason", "emergency"), bold=True, guarded=_EMERGENCY),
     Form(Adapters, "amend", "Amend", ("reference", "note", "tags", "reason"), reasoned=False),
     Form(Adapters, "yank_all", "Yank", ("references", "reason"), bold=True),
@@ -170,7 +163,7 @@ def _require_alias(registry: Registry, values: Mapping[str, Any]) -> None:
         raise BadInputError(f"unknown alias {alias[:100]!r}", hint=hint)
 
 
-def _amendment(values: Mapping[str, Any]) -> dict[str, Any]:
+def _amendment(values: Mapping[str, Any]) -> dict[str, object]:
     """Return the arguments of an amendment: an empty note, and tags without a value, are cleared."""
     note, tags = values["note"] or None, values["tags"]
     clear = ["note"] * (note is None) + [f"tag.{name}" for name, value in tags.items() if not value]
@@ -240,7 +233,7 @@ def _shown(
     problem: FuseryError | None = None,
 ) -> Response:
     """Return the page of a form, with given and recorded values."""
-    shown: dict[str, Any] = {"act": form, "given": given, "promotion": None, "choices": ()}
+    shown: dict[str, object] = {"act": form, "given": given, "promotion": None, "choices": ()}
     try:
         shown |= known()
     except FuseryError as error:

@@ -19,7 +19,7 @@ from fusery.registry.remote.documents import MOST_BYTES
 from fusery.registry.runtime.http_server import NAME, objection
 
 from .answers import refusal
-from .errors import HostError, TooMuchError, TooOftenError, TooSlowError, UnexpectedError
+from .auth import HostError, TooMuchError, TooOftenError, TooSlowError, UnexpectedError
 
 BODY = 65_536  # the most bytes of a form
 JSON = 1 << 20  # the most bytes of an operation's JSON, such as the tensors of an adapter
@@ -69,11 +69,7 @@ class FairQueue:
         self._requests: dict[str, int] = {}
 
     async def take(self, client: str) -> None:
-        """Wait for a slot, which `release` gives back.
-
-        Raises:
-            TooOftenError: too many of the client's requests wait already, or none was free in time.
-        """
+        """Wait for a slot, which `release` gives back."""
         requests = self._requests.get(client, 0)
         if requests >= self._each + WAITING:
             raise TooOftenError("too many of your requests are waiting already", hint="ask for less at once")
@@ -222,9 +218,7 @@ class Guard:
 
         headers = Headers(scope=scope)
         if refused := objection(headers, self._hosts):
-            error = HostError(
-                refused.document["error"]["message"], hint="--allow-host NAME, where that is its name"
-            )
+            error = HostError(str(refused), hint="--allow-host NAME, where that is its name")
         elif _from_other_site(scope["method"], headers):
             error = HostError("a page of another site sent this request")
         else:

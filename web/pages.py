@@ -125,11 +125,7 @@ def add_pages(routes: Routes, registry: Registry) -> None:
         before: Annotated[int | None, Query(ge=1, le=2**62)] = None,
     ) -> Response:
         sheet = sheets.log_sheet(
-            registry,
-            reference=reference or None,
-            action=action or None,
-            since=since or None,
-            before=before,
+            registry, reference=reference or None, action=action or None, since=since or None, before=before
         )
         return shown(request, sheet)
 

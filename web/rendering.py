@@ -34,11 +34,7 @@ _SEVERITIES = {"error": "bad", "warning": "warn"}
 
 @cache
 def environment(base: str | None = None) -> Environment:
-    """Return what renders pages.
-
-    Args:
-        base: source of the template that pages extend; None for that of the server's pages.
-    """
+    """Return what renders pages."""
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     made = Environment(
@@ -64,12 +60,12 @@ def environment(base: str | None = None) -> Environment:
     return made
 
 
-def columns_of(kind: str, names: str) -> list[dict[str, Any]]:
+def columns_of(kind: str, names: str) -> list[dict[str, object]]:
     """Return columns of a table of records, each with its head, its part, its class, and the text of its cells."""
     return [_column(parts_of(_KINDS[kind])[name]) for name in names.split()]
 
 
-def _column(part: Part) -> dict[str, Any]:
+def _column(part: Part) -> dict[str, object]:
     title, number = f"{part.title[:1].upper()}{part.title[1:]}", part.is_number
 
     def cell(row: Mapping[str, Any]) -> str:

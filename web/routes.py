@@ -25,8 +25,17 @@ from fusery.registry.records.release import Promotion
 from fusery.registry.records.trust import Role
 from fusery.registry.wire import LongText, decode, encode
 
-from .auth import NOBODY, Auth, Principal, peer_of, principal_of, program_of
-from .errors import NotSignedInError, RefusedTokenError, TooOftenError
+from .auth import (
+    NOBODY,
+    Auth,
+    NotSignedInError,
+    Principal,
+    RefusedTokenError,
+    TooOftenError,
+    peer_of,
+    principal_of,
+    program_of,
+)
 from .limits import RateLimit
 from .rendering import presentable
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import signal
@@ -13,10 +12,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError, MissingExtraError
@@ -24,13 +22,11 @@ from fusery.registry.exchange.uploads import USUAL, UploadLimits
 from fusery.registry.records.trust import Role
 from fusery.registry.remote.address import is_loopback
 from fusery.registry.runtime.errors import AddressError
-from fusery.registry.runtime.http_server import bind
+from fusery.registry.runtime.http_server import HttpServer, address_of, bind
 from fusery.registry.webhooks.signing import Deliverer
 from fusery.storage.progress import SILENT, Reporter
 
 if TYPE_CHECKING:
-    import uvicorn
-
     from .auth import Proxies
 
 DRAIN_SECONDS = 5  # seconds to finish the running requests at the end
@@ -67,11 +63,7 @@ class TeamRequest:
 
 
 def serve_team(registry: Registry, request: TeamRequest, *, ready: Ready, reporter: Reporter = SILENT) -> int:
-    """Serve a registry to a team until a signal, and return the exit code; deliver its webhooks meanwhile.
-
-    Raises:
-        MissingExtraError: the extra `web` is not installed.
-    """
+    """Serve a registry to a team until a signal, and return the exit code; deliver its webhooks meanwhile."""
     networks = [_network(each) for each in request.proxies]
     if any(network.prefixlen == 0 for network in networks) and not request.proxy_secret:
         raise BadInputError(
@@ -125,24 +117,8 @@ def serve_pages(
     uploads: UploadLimits = USUAL,
     ready: Ready,
 ) -> int:
-    """Serve a registry until a signal, and return the exit code.
-
-    Args:
-        registry: the registry.
-        team: the trusted proxies of a team, whose members have tokens; None for the user of this machine.
-        port: 0 for a free one.
-        hosts: names that requests may be for, besides addresses and localhost.
-        tls: None for HTTP.
-        ready: see `Ready`.
-
-    Raises:
-        MissingExtraError: the extra `web` is not installed.
-    """
+    """Serve a registry until a signal, and return the exit code."""
     try:
-        import uvicorn
-
-        from fusery.registry.runtime.http_server import Connection
-
         from .app import create_app
         from .auth import LocalAuth, TokenAuth
     except ModuleNotFoundError as error:
@@ -157,24 +133,18 @@ def serve_pages(
         raise BadInputError(str(error), hint="--port 0 takes a free one") from error
     with listener:
         listener.listen()
-        named = f"[{host}]" if ":" in host else host
-        address = f"http{'s' if tls else ''}://{named}:{listener.getsockname()[1]}"
+        address = address_of(listener, "https" if tls else "http")
         auth = LocalAuth(registry.workspace.actor) if team is None else TokenAuth(registry, team)
         entrance = once = address
         if isinstance(auth, LocalAuth):
             entrance, once = f"{address}/enter/{auth.key}", f"{address}/enter/{auth.once}"
-        config = uvicorn.Config(
+        server = HttpServer(
             create_app(registry, auth, hosts=hosts, uploads=uploads),
-            # Connections without a request are closed, so that they keep nobody out.
-            http=cast("type[asyncio.Protocol]", partial(Connection, {})),  # it is called, and no more
+            lambda: ready(address, entrance, once),
             # uvicorn would trust the headers of every process of this machine; `Proxies` decides instead.
             proxy_headers=False,
             ssl_certfile=str(tls.certificate) if tls else None,
             ssl_keyfile=str(tls.key) if tls else None,
-            log_config=None,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
             timeout_graceful_shutdown=DRAIN_SECONDS,
             lifespan="off",
             ws="none",
@@ -182,7 +152,6 @@ def serve_pages(
         # They report each broken request and each refused connection.
         for logger in ("uvicorn.error", "asyncio"):
             logging.getLogger(logger).setLevel(logging.CRITICAL)
-        server = _server(config, lambda: ready(address, entrance, once))
         with _ended_by_signals():
             server.run(sockets=[listener])
     _end_what_is_left()
@@ -226,26 +195,6 @@ def _ended_by_signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _server(config: uvicorn.Config, ready: Callable[[], None]) -> uvicorn.Server:
-    import uvicorn
-    from uvicorn.server import HANDLED_SIGNALS
-
-    ignored = {number for number in HANDLED_SIGNALS if signal.getsignal(number) is signal.SIG_IGN}
-
-    class Server(uvicorn.Server):
-        async def startup(self, sockets: Any = None) -> None:
-            await super().startup(sockets)
-            if self.started:
-                ready()
-
-        def handle_exit(self, sig: int, frame: Any) -> None:
-            # uvicorn sets its handler also for signals that this process was started to ignore.
-            if sig not in ignored:
-                super().handle_exit(sig, frame)
-
-    return Server(config)
 
 
 @contextmanager

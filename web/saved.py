@@ -44,12 +44,7 @@ Page = tuple[str, Sheet]  # the path of a page at a server, and its content
 
 
 def saved(registry: Registry, subject: str | None = None, audit: Report | None = None) -> bytes:
-    """Return the pages about a task, an adapter or everything as one HTML document.
-
-    Args:
-        subject: a task, or an adapter or fused model by any reference; None for everything.
-        audit: the report of an audit, for another page.
-    """
+    """Return the pages about a task, an adapter or everything as one HTML document."""
     pages = dict(_pages(registry, subject))
     if audit is not None:
         newest = registry.upkeep.log(limit=1)

@@ -124,7 +124,7 @@ def lineage_sheet(registry: Registry, reference: str) -> Sheet:
 def lineage_of(registry: Registry, reference: str) -> Graph:
     """Return a lineage with masked passwords, since URLs cut for a picture are no longer recognisable."""
     # Counting a hundred thousand adapters would take too long for a page.
-    graph = registry.provenance.lineage(reference, limit=THINGS, ancestors=THINGS, count=False)
+    graph = registry.provenance.lineage(reference, limit=THINGS, ancestors=THINGS)
     return replace(
         graph, by_id={key: replace(node, name=masked(node.name)) for key, node in graph.by_id.items()}
     )

@@ -22,8 +22,7 @@ from fusery.storage.errors import BlobCorruptError
 from fusery.storage.interface import Blob
 
 from .answers import refusal
-from .auth import program_of
-from .errors import LengthError, TooSlowError
+from .auth import LengthError, TooSlowError, program_of
 from .limits import SLOWEST, STALLED, WHOLE
 from .rendering import presentable
 from .routes import API, BYTES, Routes

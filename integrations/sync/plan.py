@@ -112,11 +112,9 @@ def desired(workspace: Workspace, references: Sequence[str], chosen: Sequence[st
 Act = Literal["load", "replace", "unload", "record", "end", "leave", "keep", "blocked", "withheld"]
 """What is done about an adapter.
 
-`load`: it is wanted and not there.  `replace`: it was brought, and is not what it was.  `unload`: it was brought, and is not
-wanted any more.  `record`: it is wanted, there and was brought, which only the record has yet to say.  `end`: it is not there
-any more, which only the record has yet to say.  `leave`: it is there, not wanted, and was not brought.  `keep`: it is wanted and
-there.  `blocked`: something has its name that is not what was brought, or that was not brought and is another one or yanked.
-`withheld`: it is wanted, and yanked.
+`load`: wanted, absent.  `replace`: brought, and changed.  `unload`: brought, not wanted any more.  `record` and `end`: only
+the record differs from the place.  `leave`: there, neither wanted nor brought.  `keep`: wanted, there.  `blocked`:
+something else has its name.  `withheld`: wanted, yanked.
 """
 
 CHANGES: frozenset[Act] = frozenset(("load", "replace", "unload", "record", "end"))

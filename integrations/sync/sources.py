@@ -14,7 +14,7 @@ from fusery.registry.bundles.writing import BundleFolder
 from fusery.registry.documents import without_places
 from fusery.registry.errors import BadInputError, CheckFailedError
 from fusery.registry.exchange.checks import check_package
-from fusery.registry.exchange.over_http import ServerPlace, ServerRegistry
+from fusery.registry.exchange.over_http import ServerRegistry
 from fusery.registry.records.bases import architecture_of
 from fusery.registry.records.references import resolve_adapter
 from fusery.registry.records.renderings import rendering_of
@@ -27,6 +27,7 @@ from fusery.registry.releases.deployments import (
 )
 from fusery.registry.remote.blobs import download
 from fusery.registry.remote.documents import AdapterDocument, BaseDocument
+from fusery.registry.remote.server import server_at
 from fusery.storage.digest import Digest
 from fusery.storage.processes import temporary_folder
 
@@ -91,7 +92,7 @@ class RegistryOverHttp:
 
     def __init__(self, url: str, *, insecure: bool = False) -> None:
         """Name it; the token is the environment's."""
-        self._server = ServerPlace(url, insecure).open()
+        self._server = server_at(url, insecure=insecure)
 
     def look(self, reference: str) -> Found:
         """Return what a reference means now."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from fusery.registry import tables
 from fusery.registry.adapters.render import FORM_FILES
@@ -64,16 +64,14 @@ class ServeRequest(ServerOptions):
 
 @dataclass(frozen=True, slots=True)
 class Serving(Record):
-    """A server that answers.
-
-    Attributes:
-        routes: public names, each with the name that it leads to, or with several and their weights.
-    """
+    """A server that answers."""
 
     url: str = described("for OpenAI's clients: `base_url`")
     base: str = described("name of the base")
     adapters: tuple[str, ...] = described("full names of the adapters in memory")
-    routes: Mapping[str, str | Mapping[str, float]] = field(default_factory=dict)
+    routes: Mapping[str, str | Mapping[str, float]] = described(
+        "public names, each with the name that it leads to, or with several and their weights"
+    )
     KEYS: ClassVar[tuple[str, ...]] = ("url", "base", "adapters", "models", "routes")
 
     @property
@@ -180,7 +178,7 @@ def _folder(
 
 @contextmanager
 def _kept_folder(workspace: Workspace) -> Iterator[Path]:
-    """Give a folder in the cache, from which is swept what nobody has touched for a day."""
+    """Yield a folder in the cache and keep it from being swept, which happens after a day without changes."""
     ended = threading.Event()
 
     def touch(folder: Path) -> None:
@@ -226,7 +224,9 @@ def _fused_folder(
             say(f"{name}: {withdrawal.told}")
         base = ServedBase(name=name, folder=str(fused.path.absolute()), digest=fused.digest)
         task = name.rpartition("_v")[0]
-        routes: dict[str, Any] = {route: name for route in (reference, task) if route != name}
+        routes: dict[str, str | dict[str, float]] = {
+            route: name for route in (reference, task) if route != name
+        }
         _write(folder, ServingDocument(format=1, base=base, routes=routes))
         yield folder
 
@@ -257,7 +257,7 @@ class Follower:
         self._thread.start()
 
     def stop(self) -> None:
-        """Look no more; what it is at may take longer than anybody waits, a database that does not answer for one."""
+        """Stop; a running check may take long, such as one of a database that does not answer."""
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join(STOP_SECONDS)

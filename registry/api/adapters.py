@@ -159,7 +159,7 @@ class Adapters(Resource):
         found = self._show(reference, at=at)
         if plot is None:
             return found
-        from ..registration.training_facts import draw_curves
+        from ..registration.training_curve import draw_curves
 
         place = draw_curves({found.name: found.curve}, Path(plot), force=force)
         return replace(found, plot=str(place))
@@ -203,7 +203,7 @@ class Adapters(Resource):
         found = self._compare(each_named(references))
         if plot is None:
             return found
-        from ..registration.training_facts import draw_curves
+        from ..registration.training_curve import draw_curves
 
         return replace(found, plot=draw_curves(found.curves, Path(plot), force=force))
 

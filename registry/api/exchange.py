@@ -19,14 +19,13 @@ if TYPE_CHECKING:
 
     from ..adapters.render import Form
     from ..exchange import Exchanged
-    from ..exchange.exchange import Options
+    from ..exchange.exchange import Opened, Options
     from ..exchange.export import Exported
     from ..exchange.import_runs import ImportedRun
-    from ..exchange.local import HomePlace
-    from ..exchange.over_http import ServerPlace
     from ..exchange.uploads import Upload, UploadLimits
     from ..records.adapter import Registered
     from ..records.transfer import Arrived, PackagePlan, PackageTaken
+    from ..workspace.workspace import Workspace
 
 
 class Exchange(Resource):
@@ -49,7 +48,7 @@ class Exchange(Resource):
             done = push(
                 workspace,
                 name if self.server is not None else named(reference),
-                _registry(home, insecure_http),
+                _registry(workspace, home, insecure_http),
                 fused=fused,
                 dry_run=dry_run,
                 reporter=reporter,
@@ -71,27 +70,28 @@ class Exchange(Resource):
     ) -> Exchanged:
         """Copy a thing and all that it needs from another registry; arguments and answer are those of `push`."""
         from ..exchange import pull, push
-        from ..exchange.stored import StoredPlace
+        from ..exchange.stored import open_package
 
-        package = _is_package(home)
-        other = StoredPlace(str(home), store_options) if package else _registry(home, insecure_http)
-
+        package, ours = _is_package(home), self.workspace
+        other = (
+            open_package(str(home), ours, store_options) if package else _registry(ours, home, insecure_http)
+        )
         options: Options = {"fused": fused, "dry_run": dry_run, "reporter": reporter}
         if self.server is None:
-            return pull(self.workspace, named(reference), other, **options)
+            return pull(ours, named(reference), other, **options)
         if dry_run:
             raise BadInputError(
                 f"cannot preview a pull to {self.server.url}",
                 hint="leave --dry-run out; or push from the other registry, with --dry-run",
             )
-        from ..exchange.exchange import place_of
+        from ..exchange.exchange import reached
 
         with self.here() as (workspace, _):
             come = pull(workspace, named(reference), other, **options)
             done = push(
                 workspace,
                 named(reference),
-                place_of(self.server),
+                reached(self.server),
                 fused=fused,
                 dry_run=False,
                 reporter=reporter,
@@ -180,16 +180,16 @@ class Exchange(Resource):
         return tuple(done)
 
 
-def _registry(home: str | Path, insecure: bool) -> HomePlace | ServerPlace:
-    """Return the other registry."""
-    from ..exchange.local import HomePlace
-    from ..exchange.over_http import ServerPlace
+def _registry(ours: Workspace, home: str | Path, insecure: bool) -> Opened:
+    """Return the other registry, to be opened."""
+    from ..exchange.local import open_home
+    from ..exchange.over_http import open_server_registry
 
     if is_server(home):
-        return ServerPlace(str(home), insecure)
+        return open_server_registry(str(home), insecure=insecure)
     if _is_package(home):
         raise BadInputError("cannot push to a package", hint="fusery admin backup DEST")
-    return HomePlace(Path(home))
+    return open_home(Path(home), ours)
 
 
 def _is_package(home: str | Path) -> bool:

@@ -19,7 +19,7 @@ from .resource import Named, Resource, runs
 
 if TYPE_CHECKING:
     from ..bundles import Choices, Content
-    from ..bundles.bulk import Done, StandingBundle
+    from ..bundles.bulk import Done
     from ..bundles.materialize import Materialized
     from ..engine.recipe import RequestedPrecision
     from ..fusion.cache import CacheContents, Pinned, Pruned
@@ -189,7 +189,7 @@ class Bundles(Resource):
         choices: Choices | None = None,
         jobs: int | None = None,
         reporter: Reporter = SILENT,
-    ) -> Done[Materialized | StandingBundle]:
+    ) -> Done[Materialized]:
         """Write bundles of many adapters, and return what became of each."""
         from ..bundles.bulk import materialize_all, usable_names
         from ..fusion.request import FuseRequest

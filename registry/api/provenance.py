@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fusery.storage.digest import Digest
 from fusery.storage.progress import SILENT, Reporter
 
 from .operation import operation
@@ -14,6 +16,7 @@ from .resource import Named, Resource, named, runs
 if TYPE_CHECKING:
     from ..provenance.attest import Attestation, Attested
     from ..provenance.identified import Identified
+    from ..provenance.verify import KeyChecker
     from ..records.graph import Graph
     from ..records.transfer import Candidates, Found, Resolved, Sought
 
@@ -47,9 +50,8 @@ class Provenance(Resource):
         down: bool = True,
         limit: int | None = 100,
         ancestors: int = 1_000,
-        count: bool = True,
     ) -> Graph:
-        """Return the ancestors and descendants of a record: the nearest of each kind, and the number of others."""
+        """Return the ancestors and descendants of a record: the nearest of each kind."""
 
     @operation("reader")
     @runs("catalog.listing:search")
@@ -76,22 +78,42 @@ class Provenance(Resource):
     def _attest(self, reference: Named, *, form: Attestation = "slsa") -> Attested:
         """Return an unsigned attestation of a record's provenance."""
 
-    def identify(self, path: str | Path, *, fresh: bool = False, reporter: Reporter = SILENT) -> Identified:
-        """Return what a folder, an archive or a file is."""
+    def identify(
+        self,
+        path: str | Path,
+        *,
+        signature: str | Path | None = None,
+        checkers: Sequence[KeyChecker] = (),
+        reporter: Reporter = SILENT,
+    ) -> Identified:
+        """Return what a folder or file is, whether it is intact, and who signed it."""
+        from ..provenance.verify import verify_on_record
+        from .trust import Trust
+
+        found = self._identified(path, reporter)
+        result = verify_on_record(
+            Trust(self.workspace, self.server),
+            Path(path).expanduser(),
+            signature=Path(signature) if signature is not None else None,
+            checkers=checkers,
+            digests={file.path: Digest(file.sha256) for file in found.files},
+        )
+        return replace(found, intact=found.intact and result.verdict != "differs", verification=result)
+
+    def _identified(self, path: str | Path, reporter: Reporter) -> Identified:
         from ..provenance.identify import identify
 
         if self.server is None:
-            return identify(self.workspace, path, fresh=fresh, reporter=reporter)
+            return identify(self.workspace, path, reporter=reporter)
         from ..provenance.candidates import in_parts, sought
         from ..records.bundles import record_sent
 
-        with self.here() as (workspace, _):
-            answers = [self._candidates(part) for part in in_parts(sought(workspace, path))]
+        answers = [self._candidates(part) for part in in_parts(sought(path))]
         names = dict.fromkeys(name for each in answers for name in each.names)
         with self.here(*names, send=False) as (workspace, _):
             for bundle in dict.fromkeys(bundle for each in answers for bundle in each.bundles):
                 record_sent(workspace, bundle)
-            return identify(workspace, path, fresh=fresh, reporter=reporter)
+            return identify(workspace, path, reporter=reporter)
 
     @operation("reader", writes=True)
     @runs("provenance.candidates:candidates")

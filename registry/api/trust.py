@@ -16,13 +16,11 @@ from .resource import Named, Resource, moment, named, runs
 
 if TYPE_CHECKING:
     from ..provenance.anchor import Anchor
-    from ..provenance.recorded import ExportedSignature
     from ..provenance.sign import Signed, SigningKey
     from ..provenance.verify import KeyChecker, Verification
     from ..records.trust import (
         Identity,
         NewToken,
-        OneSignature,
         OwnIdentity,
         RecordedEnvelope,
         RecordedFiles,
@@ -82,19 +80,6 @@ class Trust(Resource):
     def signatures(self, reference: Named) -> Signatures:
         """Return the recorded signatures of a record."""
 
-    def export_signature(
-        self, reference: Named, output: str | Path, *, by: str | None = None, force: bool = False
-    ) -> ExportedSignature:
-        """Write a signature on record to a file, and return which."""
-        from ..provenance.recorded import export_signature
-
-        return export_signature(self._signature(reference, by=by), Path(output), force=force)
-
-    @operation("reader")
-    @runs("provenance.recorded:find_signature")
-    def _signature(self, reference: Named, *, by: str | None = None) -> OneSignature:
-        """Return a recorded signature with its envelope; `by` selects one of several."""
-
     def verify(
         self,
         path: str | Path,
@@ -104,7 +89,7 @@ class Trust(Resource):
         reporter: Reporter = SILENT,
     ) -> Verification:
         """Verify a folder or file with what is on record; return the verdict and all that differs."""
-        from ..provenance.recorded import verify_on_record
+        from ..provenance.verify import verify_on_record
 
         place = Path(signature) if signature is not None else None
         return verify_on_record(
@@ -120,19 +105,19 @@ class Trust(Resource):
         return self._add_key(name, public_pem(read_public_key(Path(key))), aliases, fused=fused)
 
     @operation("admin", writes=True)
-    @runs("provenance.trusted:add_key")
+    @runs("provenance.recorded:add_key")
     def _add_key(
         self, name: str, key: str, aliases: Sequence[str] = (), *, fused: bool = False
     ) -> TrustedKey:
         """Trust a public key, given as PEM."""
 
     @operation("admin", writes=True)
-    @runs("provenance.trusted:revoke_key")
+    @runs("provenance.recorded:revoke_key")
     def revoke_key(self, name: str, *, reason: str = "") -> TrustedKey:
         """Revoke a trusted key, and return its record."""
 
     @operation("reader")
-    @runs("provenance.trusted:list_keys")
+    @runs("provenance.recorded:list_keys")
     def list_keys(self) -> list[TrustedKey]:
         """Return the trusted keys, including revoked ones."""
 

@@ -50,9 +50,7 @@ def deliver(
 ) -> tuple[Manifest, bool]:
     """Build a bundle and put it at its destination; return its files, and whether it was there already.
 
-    Args:
-        before_replacing: called before what is there is replaced, or a crash in between would leave a record of bytes that
-            are gone.
+    `before_replacing` is called first, or a crash in between would leave a record of bytes that are gone.
     """
     with place.building() as temp:
         manifest = fill(temp)
@@ -81,10 +79,7 @@ class Place(ABC):
 
     @abstractmethod
     def require_free(self, force: bool) -> None:
-        """Refuse a place that cannot become the bundle, before anything is computed.
-
-        An earlier bundle may be this very one, and is compared later.
-        """
+        """Refuse a place that cannot become the bundle, before anything is computed; a bundle there is compared later."""
 
     @contextmanager
     def building(self) -> Iterator[Path]:
@@ -106,7 +101,7 @@ class Place(ABC):
     def publish(
         self, folder: Path, manifest: Manifest, *, replace: bool, progress: Progress | None = None
     ) -> None:
-        """Put what was built there, durably."""
+        """Put the built bundle there, durably."""
 
     def taken(self) -> AlreadyExistsError:
         """Return the refusal of a place that holds something."""
@@ -115,17 +110,16 @@ class Place(ABC):
         )
 
 
-class LocalPlace(Place):
-    """A path: absolute, without `..` and links."""
+class LocalFolder(Place):
+    """A folder that is replaced as a whole, or with `single` a file; `path` is absolute, without `..` and links."""
 
-    def __init__(self, destination: Path) -> None:
-        """Name the place; nothing is written."""
+    def __init__(self, destination: Path, *, single: bool = False) -> None:
         with os_failures(f"look at {destination}", near=Path("/")):
             self.path = destination.expanduser().resolve()
-        self.text, self.name = str(self.path), self.path.name
+        self.text, self.name, self._single = str(self.path), self.path.name, single
 
     def refuse_ours(self, workspace: Workspace) -> None:
-        """Refuse a place that holds, or is part of: the registry, a base, the current folder."""
+        """Refuse the registry's own folders, bases, and the current folder."""
         guarded = {"the registry's home": workspace.settings.home, "the cache": workspace.settings.cache}
         if (database := workspace.database.path) is not None:
             guarded["the database's folder"] = database.parent
@@ -149,6 +143,25 @@ class LocalPlace(Place):
                 hint="give the name of a new folder",
             )
 
+    def require_free(self, force: bool) -> None:
+        """Refuse a file for a folder and the reverse, a folder that is no bundle, and what cannot be written."""
+        if self._single and self.path.is_dir():
+            raise AlreadyExistsError(f"{self.path} is a folder", hint="give the name of a file")
+        if not self._single:
+            if os.path.lexists(self.path) and not self.path.is_dir():
+                raise AlreadyExistsError(
+                    f"{self.path} is a file", hint="give a folder that does not exist yet"
+                )
+            if self.occupied() and not force and not (self.path / RECORD).is_file():
+                raise self.taken()
+        parent = next(folder for folder in self.path.parents if folder.exists())
+        if not parent.is_dir():
+            raise BadInputError(f"{parent} is a file and cannot hold a folder", hint="give another folder")
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise StoreDeniedError(
+                f"{parent} may not be written by this user", hint="give a folder that you may write"
+            )
+
     @contextmanager
     def building(self) -> Iterator[Path]:
         """Yield an empty folder on the same file system; sweep those that killed commands left there."""
@@ -156,7 +169,7 @@ class LocalPlace(Place):
             self.path.parent.mkdir(parents=True, exist_ok=True)
         prefix = f".{self.name}.fusery-"
         for stale in self.path.parent.glob(f"{prefix}*"):
-            # What made it is in its name; the rest of that is random.
+            # The tag of its process is in its name; the rest is random.
             if is_tag_dead(stale.name.removeprefix(prefix).rpartition("-")[0]):
                 shutil.rmtree(stale, ignore_errors=True)
         with (
@@ -169,71 +182,34 @@ class LocalPlace(Place):
             inner.mkdir()
             yield inner
 
-    def _require_writable(self) -> None:
-        parent = next(folder for folder in self.path.parents if folder.exists())
-        if not parent.is_dir():
-            raise BadInputError(f"{parent} is a file and cannot hold a folder", hint="give another folder")
-        if not os.access(parent, os.W_OK | os.X_OK):
-            raise StoreDeniedError(
-                f"{parent} may not be written by this user", hint="give a folder that you may write"
-            )
-
-
-class LocalFolder(LocalPlace):
-    """A folder that is replaced as a whole."""
-
-    def require_free(self, force: bool) -> None:
-        """Refuse a file, and a folder with something in it that is no bundle."""
-        if os.path.lexists(self.path) and not self.path.is_dir():
-            raise AlreadyExistsError(f"{self.path} is a file", hint="give a folder that does not exist yet")
-        if self.occupied() and not force and not (self.path / RECORD).is_file():
-            raise self.taken()
-        self._require_writable()
-
     def occupied(self) -> bool:
-        """Tell whether there is a folder with something in it."""
+        """Tell whether there is a file, or a folder with something in it."""
+        if self._single:
+            return os.path.lexists(self.path)
         return self.path.is_dir() and any(self.path.iterdir())
 
     def holds(self, manifest: Manifest) -> bool:
-        """Tell whether the folder holds exactly the files of a manifest."""
-        return folder_holds(self.path, manifest)
+        """Tell whether exactly the files of a manifest are there; a single one may have another name."""
+        if self._single:
+            (entry,) = manifest
+            return self.path.is_file() and digest_file(self.path) == (entry.sha256, entry.size)
+        files = (path for path in self.path.rglob("*") if not path.is_dir())
+        present = {path.relative_to(self.path).as_posix() for path in files}
+        return present == {entry.path for entry in manifest} and all(
+            digest_file(self.path / entry.path) == (entry.sha256, entry.size) for entry in manifest
+        )
 
     def publish(
         self, folder: Path, manifest: Manifest, *, replace: bool, progress: Progress | None = None
     ) -> None:
-        """Bring the files to the disk, then give the folder its name."""
+        """Bring the files to the disk, then give them their name."""
         with os_failures(f"write {self.path}", near=self.path.parent):
             sync_tree(folder)
-            # An empty folder, which somebody may have made for this, gives way without being asked.
-            publish_folder(folder, self.path, replace=replace or self.path.is_dir())
-
-
-class LocalFile(LocalPlace):
-    """A file."""
-
-    def require_free(self, force: bool) -> None:
-        """Refuse a folder; a file may be this very bundle, and is compared later."""
-        if self.path.is_dir():
-            raise AlreadyExistsError(f"{self.path} is a folder", hint="give the name of a file")
-        self._require_writable()
-
-    def occupied(self) -> bool:
-        """Tell whether there is a file."""
-        return os.path.lexists(self.path)
-
-    def holds(self, manifest: Manifest) -> bool:
-        """Tell whether it is the one file of a manifest."""
-        return self.path.is_file() and [digest_file(self.path)] == [
-            (entry.sha256, entry.size) for entry in manifest
-        ]
-
-    def publish(
-        self, folder: Path, manifest: Manifest, *, replace: bool, progress: Progress | None = None
-    ) -> None:
-        """Bring the file to the disk, then give it its name."""
-        (entry,) = manifest
-        with os_failures(f"write {self.path}", near=self.path.parent):
-            sync_tree(folder)
+            if not self._single:
+                # An empty folder, which somebody may have made for this, gives way without being asked.
+                publish_folder(folder, self.path, replace=replace or self.path.is_dir())
+                return
+            (entry,) = manifest
             try:
                 if replace:
                     (folder / entry.path).replace(self.path)
@@ -242,14 +218,6 @@ class LocalFile(LocalPlace):
             except FileExistsError as error:
                 raise self.taken() from error
             sync_folder(self.path.parent)
-
-
-def folder_holds(folder: Path, manifest: Manifest) -> bool:
-    """Tell whether a folder holds exactly the files of a manifest."""
-    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
-    return present == {entry.path for entry in manifest} and all(
-        digest_file(folder / entry.path) == (entry.sha256, entry.size) for entry in manifest
-    )
 
 
 def sync_tree(folder: Path) -> None:
@@ -267,16 +235,20 @@ def sync_tree(folder: Path) -> None:
 
 
 class RemoteFolder(Place):
-    """The files under a URL.
+    """The files under a URL, or with `single` one file; no request is made before it is asked about.
 
     Many files cannot be renamed at once.  Readers look for `fusery.json`, which is removed first when an old bundle is
     replaced, and written last when the new one is complete.
     """
 
-    def __init__(self, workspace: Workspace, url: str, folder: str | None = None) -> None:
-        """Name the place; no request is made yet."""
-        self._cache = workspace.cache
-        self._tree = open_tree(folder or url, options=workspace.settings.options_at(url))
+    def __init__(self, workspace: Workspace, url: str, *, single: bool = False) -> None:
+        self._cache, self._single = workspace.cache, single
+        folder, _, name = url.rstrip("/").rpartition("/")
+        if single and (not name or folder.endswith("/")):
+            raise BadInputError(
+                "the URL names no file", hint="give one with a name: s3://bucket/NAME.tar.zst"
+            )
+        self._tree = open_tree(folder if single else url, options=workspace.settings.options_at(url))
         self.text = display_url(url.rstrip("/"))
         self.name = self.text.rpartition("/")[2]
 
@@ -291,16 +263,17 @@ class RemoteFolder(Place):
 
     def require_free(self, force: bool) -> None:
         """Refuse a URL with files under it that are no bundle."""
-        found = self._tree.sizes()
-        if found and not force and RECORD not in found:
+        if not (self._single or force) and (found := self._tree.sizes()) and RECORD not in found:
             raise self.taken()
 
     def occupied(self) -> bool:
         """Tell whether there are files."""
-        return bool(self._tree.sizes())
+        return self._tree.size(self.name) is not None if self._single else bool(self._tree.sizes())
 
     def holds(self, manifest: Manifest) -> bool:
         """Compare sizes, then read everything back."""
+        if self._single:
+            return self._tree.holds(self._named(manifest))
         expected = {entry.path: entry.size for entry in manifest}
         return dict(self._tree.sizes()) == expected and all(self._tree.holds(entry) for entry in manifest)
 
@@ -308,7 +281,11 @@ class RemoteFolder(Place):
         self, folder: Path, manifest: Manifest, *, replace: bool, progress: Progress | None = None
     ) -> None:
         """Take the old record away, upload, remove what is left of the old bundle, and write the record."""
-        entries, told = {entry.path: entry for entry in manifest}, tally(progress, manifest.size)
+        entries, report = {entry.path: entry for entry in manifest}, tally(progress, manifest.size)
+        if self._single:
+            (path,) = entries
+            self._tree.put(folder / path, self._named(manifest), progress=report)
+            return
         if replace:
             self._tree.remove(RECORD)
         # The record is last, and configurations are before it: servers take what has one for whole.
@@ -316,39 +293,7 @@ class RemoteFolder(Place):
             if path == RECORD and replace:
                 for name in self._tree.sizes().keys() - entries.keys():
                     self._tree.remove(name)
-            self._tree.put(folder / path, entries[path], progress=told)
-
-
-class RemoteFile(RemoteFolder):
-    """One file at a URL."""
-
-    def __init__(self, workspace: Workspace, url: str) -> None:
-        """Name the place; no request is made yet."""
-        folder, _, name = url.rstrip("/").rpartition("/")
-        if not name or folder.endswith("/"):
-            raise BadInputError(
-                "the URL names no file", hint="give one with a name: s3://bucket/NAME.tar.zst"
-            )
-        super().__init__(workspace, url, folder)
-
-    def require_free(self, force: bool) -> None:
-        """Accept any file of that name: it is compared later."""
-
-    def occupied(self) -> bool:
-        """Tell whether there is a file of that name."""
-        return self._tree.size(self.name) is not None
-
-    def holds(self, manifest: Manifest) -> bool:
-        """Read it back."""
-        return self._tree.holds(self._named(manifest))
-
-    def publish(
-        self, folder: Path, manifest: Manifest, *, replace: bool, progress: Progress | None = None
-    ) -> None:
-        """Upload it; an object appears whole."""
-        (entry,) = manifest
-        told = tally(progress, manifest.size)
-        self._tree.put(folder / entry.path, self._named(manifest), progress=told)
+            self._tree.put(folder / path, entries[path], progress=report)
 
     def _named(self, manifest: Manifest) -> FileEntry:
         (entry,) = manifest
@@ -371,6 +316,5 @@ def place_at(
         require_path(destination)
     path = destination if isinstance(destination, Path) else local_path(destination)
     if path is not None:
-        return LocalFile(path) if single else LocalFolder(path)
-
-    return (RemoteFile if single else RemoteFolder)(workspace, str(destination))
+        return LocalFolder(path, single=single)
+    return RemoteFolder(workspace, str(destination), single=single)

@@ -38,13 +38,7 @@ _ARCHIVES: Mapping[str, Compression] = {".tar.gz": "gz", ".tgz": "gz", ".tar.zst
 
 @dataclass(frozen=True, slots=True)
 class Materialized(Record):
-    """A bundle that was written.
-
-    Attributes:
-        unfound_base: name of the base, if the bundle's server has to be given its location at start.
-        name: the adapter's, or one made from the base's.
-        merge_aware: its adapter was trained for that format, and for no other.
-    """
+    """A bundle that was written; a server of it needs the location of `unfound_base` at start."""
 
     target: str = described("its target, such as `vllm`")
     path: str = described("a path or a URL")
@@ -100,13 +94,9 @@ def materialize(
     force: bool = False,
     reporter: Reporter = SILENT,
 ) -> Materialized:
-    """Write a bundle to a new destination, fusing first if necessary.
+    """Write a bundle to a new destination, fusing first if necessary; it appears whole or not at all.
 
-    The bundle appears whole or not at all.  If the same bundle is there already, it is left as it is.
-
-    Args:
-        references: the adapters; exactly one if the target holds a fused model.
-        content: fused or not, if the target can hold either; None for its default.
+    The same bundle, if it is there already, is left as it is.  `content` is for a target that can hold either.
     """
     chosen = find_target(target)
     if not references and not (choices and choices.models):
@@ -225,7 +215,6 @@ def _record(
     manifest: Manifest,
     choices: Choices,
 ) -> Withdrawals:
-    """Record a bundle; return the yanks that concern it."""
     which = {"adapter": names[0]} if len(names) == 1 else {"adapters": list(names)}
     detail = {"fused": fused and fused.key, **which, "choices": choices.digest()}
     if target.plugin is not None:

@@ -1,20 +1,39 @@
 """Templates of bundles, and the escaping of text from outside for the place where a template inserts it.
 
 Text from outside is never compiled as a template.  Every value that a template inserts is escaped here, or has been checked
-against a pattern.
+against a pattern.  In model cards, values are escaped to plain Markdown text by default; the filters `yaml`, `text` and
+`prose` escape for other places.  A team's own template runs in Jinja's sandbox, in a process with limits, and
+can extend the built-in one.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import sys
+from collections.abc import Mapping
+from contextlib import closing
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from fusery.storage.failures import os_failures
+
+from ..errors import BadInputError
+from ..runtime.templates.process import Limits, TemplateError, TemplateProcesses
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from markupsafe import Markup
+
+CARD = "model_card.md.j2"
+ADAPTER_CARD = "hub_adapter_card.md.j2"
+_LARGEST_TEMPLATE = 256 << 10
+LIMITS = Limits(characters=1 << 20)
+"""Of a team's template: those of chat templates, and the length of a card."""
 
 _MARKUP = re.compile(r"[\\`*\[\]|$~#!{}]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
@@ -85,6 +104,43 @@ def render(template: str, /, *, part: str = "registry.bundles", **values: Any) -
     return _environment(part).get_template(template).render(values).encode()
 
 
+def render_card(values: Mapping[str, Any], template: Path | None, *, builtin: str = CARD) -> bytes:
+    """Render a model card, from a team's own template if there is one."""
+    if template is None:
+        return _card_environment().get_template(builtin).render(values).encode()
+    with os_failures(f"read {template}", near=template.parent):
+        source = template.read_bytes()
+    try:
+        if len(source) > _LARGEST_TEMPLATE:
+            raise ValueError(f"it has more than {_LARGEST_TEMPLATE >> 10} KiB")
+        card = _render_elsewhere(source.decode(), values)
+        if not card.strip():
+            raise ValueError("the card is empty")
+        return card.encode()
+    except (TemplateError, ValueError) as error:
+        raise BadInputError(
+            f"the template {template.name[:60]} makes no model card: {str(error)[:400]}",
+            hint="docs/guides/ship.md lists what a template is given",
+        ) from error
+
+
+def _render_elsewhere(template: str, values: Mapping[str, Any]) -> str:
+    """Render in a process that can neither run for long nor take much memory, and is given no credentials."""
+    command = [sys.executable, "-P", "-W", "ignore", "-c", f"from {__name__} import main; main()"]
+    with closing(TemplateProcesses(command, limits=LIMITS)) as processes:
+        return processes.render({"template": template, "values": values})
+
+
+def main() -> None:
+    """Render one card; runs in the process that `_render_elsewhere` starts."""
+    from ..runtime.templates.program import run
+
+    environment = _card_environment()
+    for name in (CARD, ADAPTER_CARD):  # read while the clock does not run
+        environment.get_template(name)
+    run(lambda asked: environment.from_string(asked["template"]).generate(asked["values"]))
+
+
 def resource(name: str, part: str = "registry.bundles") -> bytes:
     """Return a file of `templates/` as it is."""
     return files("fusery").joinpath(*part.split("."), "templates", name).read_bytes()
@@ -125,4 +181,34 @@ def _environment(part: str) -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"yaml": yaml_string, "text": markdown_text}
+    return environment
+
+
+def _card_environment() -> ImmutableSandboxedEnvironment:
+    from jinja2 import FunctionLoader, StrictUndefined, Undefined
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from markupsafe import Markup
+
+    def text(value: Any) -> Markup:
+        return Markup(markdown_start(markdown_text(value)))
+
+    def escaped(value: Any) -> Markup:
+        if isinstance(value, Undefined):
+            str(value)  # raises, with the name of what is missing
+        return value if isinstance(value, Markup) else text(value)
+
+    environment = ImmutableSandboxedEnvironment(
+        loader=FunctionLoader(lambda name: resource(name).decode() if name in (CARD, ADAPTER_CARD) else None),
+        undefined=StrictUndefined,
+        finalize=escaped,
+        autoescape=True,  # what a filter or a macro has made is marked, and is not escaped twice
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "yaml": lambda value: Markup(yaml_string(value)),
+        "text": text,
+        "prose": lambda value: Markup(markdown_prose(value)),
+    }
     return environment

@@ -112,13 +112,8 @@ class BundleSource:
     """A model with adapters in it or beside it, and their provenance.
 
     Attributes:
-        name: of the bundle and the served model: `[a-z0-9._-]`, like an adapter's name.
-        provenance: plain JSON values, each key optional: `base` (`name`, `digest`), `tool`, and of a fused model `key`,
-            `digest`, `adapter` (`name`, `digest`, `task`, `version`, `date`, `rank`, `alpha`, `scale`, `val_loss`,
-            `dataset`), `with` (further adapters: `adapter`, `weight`, `digest`), `recipe`, `format` (the precision in
-            words), `weights_bytes`, `times_base`, `rebuild` (a command), `fidelity` (`verdict`, `retained`, `cosine`,
-            `relative_error`, and of the modules furthest from 1 `worst`), `created_at`.  Where a plugin writes the bundle,
-            `plugin` is its distribution and version.  They may hold any text.
+        name: of the bundle and the served model: `[a-z0-9._-]`.
+        provenance: plain JSON values with any text, each key optional, as in the `provenance` of `fusery.json`.
         model: the fused model's files: safetensors, config.json, the tokenizer's files; or the base's, that the adapters
             stand on; None where the target only names the base.
         routes: further names of unfused adapters, each with the full name it leads to, or several with weights.

@@ -23,6 +23,7 @@ from ..engine.verdict import closeness
 from ..fusion.fuse import FuseRequest, fuse_to_read
 from ..fusion.views import cautions, fused_line
 from ..record import plain
+from ..records.adapter_details import CurvePoint
 from ..records.amendments import amendment_records
 from ..records.bases import adapter_licence, base_licence, locate_files, recorded_architecture
 from ..records.fused import Fused, ModuleFidelity
@@ -30,8 +31,6 @@ from ..records.references import resolve_adapter
 from ..records.renderings import fetch_form, rendering_of, unfused_tokenizer
 from ..records.views import adapter_values, entries, evaluation_records, travelling
 from ..records.withdrawals import recipe_in
-from ..registration.training_curve import point_view
-from ..registration.training_facts import recorded_curve
 from . import BundledAdapter, BundleSource, Files
 from .serving_plan import ServingPlan, Split, plan_serving, require_forms
 
@@ -105,7 +104,6 @@ def computed_facts(adapter: tables.AdapterRow) -> dict[str, Any]:
 
 
 def _training(session: Session, adapter: tables.AdapterRow) -> dict[str, Any]:
-    """Return how it was trained, as far as that is on record."""
     found = {key: adapter.training.get(key) for key in _ARGUMENTS}
     run = session.scalars(select(tables.TrainingRunRow).filter_by(adapter_id=adapter.id)).first()
     if run is not None:
@@ -121,10 +119,10 @@ def _training(session: Session, adapter: tables.AdapterRow) -> dict[str, Any]:
 
 
 def _curve(session: Session, adapter: tables.AdapterRow) -> list[dict[str, Any]]:
-    points = recorded_curve(adapter).points
+    points = [CurvePoint.from_row(row) for row in adapter.curve]
     step = -(-len(points) // _MOST) or 1
     kept = points if step == 1 else (*points[:-1:step], points[-1])
-    return [point_view(point) for point in kept]
+    return [point.to_dict() for point in kept]
 
 
 _WORST = 5
@@ -218,7 +216,6 @@ def _provenance(workspace: Workspace, fused: Fused) -> dict[str, Any]:
 
 
 def _part(extra: tables.FusedExtraRow) -> dict[str, Any]:
-    """Return a further adapter of a sum."""
     tags = {tag.key: tag.value for tag in extra.adapter.tags}
     return {
         "adapter": extra.adapter.name,
@@ -229,7 +226,6 @@ def _part(extra: tables.FusedExtraRow) -> dict[str, Any]:
 
 
 def _worst(fused: tables.FusedRow) -> list[dict[str, Any]]:
-    """Return the modules whose share retained is furthest from 1."""
     known = [module for module in fused.modules if module.retained is not None]
     worst = sorted(known, key=lambda module: (closeness(module.retained), module.module))[:_WORST]
     return [ModuleFidelity.from_row(module).to_dict() for module in worst]

@@ -132,13 +132,8 @@ class BundleFolder:
 def bundle_record(source: BundleSource, target: str, model: str | None) -> dict[str, Any]:
     """Return the document of `fusery.json`.
 
-    Args:
-        model: where the model's files are, relative to the document: `.` or `model`; None if they are not in the bundle.
-
-    Returns:
-        `format`, `name`, `target`, `model`, `digest` (of the model's manifest, or null), `provenance`, `files` (the
-        model's, each `path` relative to `model`, `size`, `sha256`), and `adapters`, those that are not fused: each
-        `name`, `names` (other references that it was requested by), `path` (of its folder), `digest`, `facts` and `files`.
+    `model` is the folder of the model's files, `.` or `model`, to which the paths of `files` are relative; None if they
+    are not in the bundle.
     """
     manifest = source.model.manifest if source.model is not None and model is not None else Manifest.of(())
     return {

@@ -226,6 +226,7 @@ _TELLS: Mapping[str, str | Callable[[Detail], str]] = {
     "registry.made": "its files are in {store}",
     "rules.removed": _ruled,
     "rules.set": _ruled,
+    "registry.indexed": "{tensors} tensors of {name}, for identify",
     "store.collected": "{removed} removed, {freed_bytes} bytes",
     "token.created": lambda detail: (
         f"as {detail.get('role')}, until {detail.get('expires') or 'it is revoked'}"

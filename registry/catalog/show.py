@@ -15,7 +15,7 @@ from ..fusion.views import line_of
 from ..names import Reference
 from ..parsing import parse_moment
 from ..records.adapter import Withdrawals, own
-from ..records.adapter_details import AdapterDetails, Rendering, TrainingRun
+from ..records.adapter_details import AdapterDetails, CurvePoint, Rendering, TrainingRun
 from ..records.amendments import FIELDS, TAG, amendment_records, state_then
 from ..records.fused import FusedLine
 from ..records.fused_rows import fused_by_adapter
@@ -57,8 +57,6 @@ def fused_lines(
 
 
 def _full_facts(adapter: tables.AdapterRow, told: Mapping[int, Withdrawals]) -> dict[str, Any]:
-    from ..registration.training_facts import recorded_points
-
     recipe = recipe_in(adapter.training)
     return {
         "reduction_factor": round(adapter.total_parameters / max(1, adapter.trainable_parameters), 2),
@@ -71,7 +69,7 @@ def _full_facts(adapter: tables.AdapterRow, told: Mapping[int, Withdrawals]) -> 
         "computed_from": tuple(row.source.name for row in adapter.sources) if recipe is not None else (),
         "recipe": recipe,
         "training_run": None if adapter.run is None else TrainingRun.from_row(adapter.run),
-        "curve": recorded_points(adapter),
+        "curve": tuple(map(CurvePoint.from_row, adapter.curve)),
         "evaluations": evaluation_records(adapter.name, adapter.evaluations),
         "yanked_reason": own(told.get(adapter.id, ())),
         "parent_yanked": own(told.get(adapter.parent_id or 0, ())),

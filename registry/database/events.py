@@ -268,6 +268,7 @@ ACTIONS: Mapping[str, str] = {
     "key.revoked": "its signatures count no more",
     "key.trusted": "its signatures count for some aliases",
     "records.changed": "unattributed change of records",
+    "registry.indexed": "tensors were indexed for `identify`",
     "registry.made": "the registry was made",
     "rules.removed": "an alias has its rules no more",
     "rules.set": "an alias has these rules",

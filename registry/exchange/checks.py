@@ -195,7 +195,6 @@ _CHECKS: Mapping[str, Callable[[Any, datetime], None]] = {
 }
 
 
-_HINT = "fusery audit, on the other registry"
 _COMPUTED = frozenset({"findings", "log"})
 """Fields of which this registry records codes and hashes only."""
 

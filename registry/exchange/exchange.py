@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, TypedDict, Unpack
 
@@ -28,9 +28,9 @@ from ..remote.container import Position
 from ..remote.documents import AdapterDocument, FusedDocument
 from ..remote.server import Server
 from .checks import check_package
-from .local import HomePlace, LocalRegistry, Side
-from .over_http import ServerPlace, ServerRegistry
-from .stored import StoredPackage, StoredPlace
+from .local import LocalRegistry, Side
+from .over_http import ServerRegistry, open_server_registry
+from .stored import StoredPackage
 
 if TYPE_CHECKING:
     from ..records.transfer import Resolved
@@ -100,24 +100,26 @@ class Options(TypedDict, total=False):
     reporter: Reporter
 
 
-def push(
-    workspace: Workspace, reference: str, place: HomePlace | ServerPlace, **options: Unpack[Options]
-) -> Exchanged:
+Opened = AbstractContextManager[LocalRegistry | ServerRegistry]
+"""Another registry, from `open_home` or `open_server_registry`."""
+
+
+def push(workspace: Workspace, reference: str, opened: Opened, **options: Unpack[Options]) -> Exchanged:
     """Copy from this registry to another one, which is created in a new folder; see `copy`."""
-    with place.opened(workspace) as other:
+    with opened as other:
         return copy(LocalRegistry(workspace, workspace), other, reference, **options)
 
 
 def pull(
     workspace: Workspace,
     reference: str,
-    place: HomePlace | ServerPlace | StoredPlace,
+    opened: Opened | AbstractContextManager[StoredPackage],
     *,
     own: bool = False,
     **options: Unpack[Options],
 ) -> Exchanged:
     """Copy from another registry to this one; `own` if this one is its local replica; see `copy`."""
-    with place.opened(workspace) as other:
+    with opened as other:
         if isinstance(other, LocalRegistry) and other.workspace.is_unmade:
             raise SchemaError(
                 f"registry not found in {other.workspace.settings.home}",
@@ -151,10 +153,10 @@ def fetched(
 
     Also push records that an interrupted run left.
     """
-    place, reporter = place_of(server), Reporter(progress=progress)
+    reporter = Reporter(progress=progress)
     _require_same(workspace, server, registry)
     for each in wanted:
-        pull(workspace, each.name, place, own=True, reporter=reporter)
+        pull(workspace, each.name, reached(server), own=True, reporter=reporter)
         if each.kind == "adapter" and not each.yanked:
             lift(workspace, [each.name])
     _send_made(workspace, server, reporter, say)
@@ -166,9 +168,9 @@ def fetched(
             _note_sent(workspace, Position.newest(session).seq)
 
 
-def place_of(server: Server) -> ServerPlace:
-    """Return a server as the destination or source of a push or pull."""
-    return ServerPlace(server.url, insecure=not server.address.secure, token=server.token)
+def reached(server: Server) -> Opened:
+    """Return a server as the destination or source of a push or pull, over connections of its own."""
+    return open_server_registry(server.url, server.token, insecure=not server.address.secure)
 
 
 def _require_same(workspace: Workspace, server: Server, registry: str) -> None:
@@ -187,7 +189,7 @@ def _require_same(workspace: Workspace, server: Server, registry: str) -> None:
 
 def _send_made(workspace: Workspace, server: Server, reporter: Reporter, say: Callable[[str], None]) -> None:
     """Send what the log tells of since the entry up to which all was sent."""
-    place, event = place_of(server), tables.EventRow
+    event = tables.EventRow
     subjects, bundles = dict[str, str](), list[SentBundle]()
     with workspace.database.read() as session:
         newest = Position.newest(session).seq
@@ -200,7 +202,7 @@ def _send_made(workspace: Workspace, server: Server, reporter: Reporter, say: Ca
     refused: FuseryError | None = None
     for subject, kind in subjects.items():
         try:
-            push(workspace, subject, place, reporter=reporter)
+            push(workspace, subject, reached(server), reporter=reporter)
         except ServerUnavailableError:
             raise
         except FuseryError as error:

@@ -19,8 +19,7 @@ from ..adapters.files import METADATA
 from ..adapters.render import FORMS, Form
 from ..adapters.tokenizer_files import own_tokenizer
 from ..adapters.trained_through import format_in_words
-from ..bundles.card import computed_rows
-from ..bundles.card_facts import measured_rows
+from ..bundles.card import computed_rows, measured_rows
 from ..bundles.delivery import deliver, place_at
 from ..bundles.rendering import render, resource
 from ..bundles.source import Files

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -49,7 +48,7 @@ if TYPE_CHECKING:
     from ..workspace.workspace import Workspace
 
 
-_BATCH = 500
+_BATCH = 1000
 _EMPTY, _TIMES = 4 << 20, 4
 """Bytes of an empty database, and bytes per byte of rows as text, both with the write-ahead log."""
 
@@ -59,26 +58,14 @@ class NotEmptyError(RegistryError):
 
 
 @dataclass(frozen=True, slots=True)
-class LeftOut(Record):
-    """Something in another party's backup that was not restored."""
-
-    kind: str = described("`base`, `calibration`, `adapter` or `fused`, or a table whose rows never come")
-    name: str | None = described("its name; None for all rows of a table")
-    count: int = described("how many")
-    reason: str = described("why")
-
-
-@dataclass(frozen=True, slots=True)
 class Restored(Record):
     """What a restore did."""
 
     source: str = described("where the backup is")
-    made_at: str = described("when it was made, as it says itself")
-    rows: Mapping[str, int] = described("how many rows each table has, or items of each kind were copied")
+    made_at: str = described("when it was made")
+    rows: Mapping[str, int] = described("how many rows each table has")
     blobs: Amount = described("how many blobs the backup has, and their bytes")
     last_event: Position = described("the newest entry of the log of the backup")
-    own: bool = described("it is the user's own, and its rows are restored as they are")
-    left_out: tuple[LeftOut, ...] = described("what another party's backup has besides")
 
 
 def database_size(rows: Iterable[Member]) -> int:
@@ -86,25 +73,19 @@ def database_size(rows: Iterable[Member]) -> int:
     return _EMPTY + _TIMES * sum(member.size for member in rows)
 
 
-def _entry_beyond(connection: Connection, copied_from: str | None = None) -> str | None:
+def _entry_beyond(connection: Connection) -> str | None:
     """Return the action of a log entry that shows that a registry is not empty; None if it is empty."""
     event = tables.EventRow
-    query = select(event.action, event.subject_kind, event.detail).where(event.action != "registry.made")
-    for action, kind, detail in connection.execute(query.execution_options(yield_per=_BATCH)):
-        base = copied_from is not None and kind in ("base", "registry")
-        if base or (action.endswith(".received") and json.loads(detail)["origin"]["registry"] == copied_from):
-            continue
-        return str(action)
-    return None
+    return connection.scalar(select(event.action).where(event.action != "registry.made").limit(1))
 
 
-def require_empty(database: Database, copied_from: str | None = None) -> str | None:
-    """Return the id of the store of an empty registry; None if there is no registry yet.  See `_entry_beyond`."""
+def require_empty(database: Database) -> str | None:
+    """Return the id of the store of an empty registry; None if there is no registry yet."""
     if state(database).status == "empty":
         return None
     require(database, may_create=False)
     with database.read() as session:
-        if (action := _entry_beyond(session.connection(), copied_from)) is not None:
+        if (action := _entry_beyond(session.connection())) is not None:
             raise NotEmptyError(
                 f"the registry in {database.shown} is not empty: its log has {action}",
                 hint="restore into an empty one: name another FUSERY_REGISTRY, or other URLs",
@@ -261,8 +242,6 @@ Row = dict[str, Any]
 
 LEASE = "backup"
 """The key of the lease that prevents two concurrent backups of one registry; backups do not include it."""
-
-_BATCH = 1000
 
 _TYPES: Mapping[str, Callable[[], types.TypeEngine[Any]]] = {
     "moment": UtcDateTime,

@@ -48,12 +48,7 @@ class Origin(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LocalRegistry:
-    """A registry whose database and store can be reached from this machine.
-
-    Attributes:
-        here: the user's own registry, in whose cache files are examined.
-        own: this registry is the local replica of the other one, and has its id.
-    """
+    """A registry whose database and store can be reached; `own` if it is the local replica of the other one."""
 
     workspace: Workspace
     here: Workspace
@@ -112,22 +107,16 @@ class LocalRegistry:
         return withdrawals_of(self.workspace, package)
 
 
-@dataclass(frozen=True, slots=True)
-class HomePlace:
-    """Another registry of the user, by its home folder: its settings count, and those of the environment do not."""
+@contextmanager
+def open_home(home: Path, ours: Workspace) -> Iterator[LocalRegistry]:
+    """Yield another registry of the user by its home folder: its settings count, and those of the environment do not."""
+    from ..workspace.workspace import Workspace
 
-    home: Path
-
-    @contextmanager
-    def opened(self, ours: Workspace) -> Iterator[LocalRegistry]:
-        """Yield the other registry, under the name of this registry's user; close it at the end."""
-        from ..workspace.workspace import Workspace
-
-        there = Workspace(replace(Settings.load(self.home, environment=False), user=ours.actor))
-        try:
-            yield LocalRegistry(there, ours)
-        finally:
-            there.close()
+    there = Workspace(replace(Settings.load(home, environment=False), user=ours.actor))
+    try:
+        yield LocalRegistry(there, ours)
+    finally:
+        there.close()
 
 
 def package_of(workspace: Workspace, reference: str, *, fused: bool, most: int = MOST_ADAPTERS) -> Package:

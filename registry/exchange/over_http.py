@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -21,10 +21,9 @@ from fusery.storage.progress import Reporter, tally
 from ..errors import BadInputError, ServerRefusedError
 from ..records.adapter import Withdrawals
 from ..records.transfer import Arrived, Moved, PackagePlan, PackageTaken
-from ..remote.address import ServerAddress, token_for
 from ..remote.blobs import download, in_parallel, upload
 from ..remote.documents import MOST_BYTES, Item, Package, read_package
-from ..remote.server import API, LONG, Server
+from ..remote.server import API, LONG, Server, server_at
 from ..wire import encode
 from .local import LocalRegistry, Origin, Side
 from .receiving import Carrier, Progress
@@ -33,29 +32,13 @@ if TYPE_CHECKING:
     from ..workspace.workspace import Workspace
 
 
-@dataclass(frozen=True, slots=True)
-class ServerPlace:
-    """The address of a server.
-
-    Attributes:
-        insecure: allow sending the token over HTTP without TLS.
-        token: None for that of the environment, or that which `fusery login` stored.
-    """
-
-    url: str
-    insecure: bool = False
-    token: str | None = field(default=None, repr=False)
-
-    @contextmanager
-    def opened(self, _: Workspace | None = None) -> Iterator[ServerRegistry]:
-        """Yield the server's registry, and close the connections at the end."""
-        with self.open() as server:
-            yield ServerRegistry(server)
-
-    def open(self) -> Server:
-        """Return a client of the server, without connecting."""
-        address = ServerAddress.parse(self.url, insecure=self.insecure)
-        return Server(address, token_for(address.url) if self.token is None else self.token)
+@contextmanager
+def open_server_registry(
+    url: str, token: str | None = None, *, insecure: bool = False
+) -> Iterator[ServerRegistry]:
+    """Yield a server's registry, and close the connections at the end; see `server_at`."""
+    with server_at(url, token, insecure=insecure) as server:
+        yield ServerRegistry(server)
 
 
 @dataclass(slots=True)

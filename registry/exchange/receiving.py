@@ -64,13 +64,7 @@ _HINT = "fusery audit, on the other registry"
 
 @dataclass(frozen=True, slots=True)
 class Receiver:
-    """Receives documents in order, each after those that it needs.
-
-    Attributes:
-        destination: the registry that gets the documents.
-        here: the user's own registry, in whose cache files are examined.
-        origin: id of the registry that the documents come from.
-    """
+    """Receives documents in order, each after those that it needs; files are examined in the cache of `here`."""
 
     destination: Workspace
     here: Workspace

@@ -65,15 +65,7 @@ _HINT = "fusery audit, on the other registry"
 
 @dataclass(frozen=True, slots=True)
 class ExaminedDocument:
-    """A document whose files were examined.
-
-    Attributes:
-        paths: its files, if they must be stored.
-        values: columns computed from the files.
-        adapter: the admission result of a new adapter.
-        forms: other formats of an adapter.
-        corrected: fields in which the document contradicts the files.
-    """
+    """A document whose files were examined: those to store, columns computed from them, and what the document contradicts."""
 
     document: Item
     moved: Moved

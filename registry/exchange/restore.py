@@ -1,9 +1,8 @@
-"""Restore a backup into an empty registry: your own row by row, another party's as `pull` does."""
+"""Restore one's own backup into an empty registry, row by row; another party's is pulled."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +12,6 @@ from fusery.storage.digest import Digest
 from fusery.storage.errors import (
     BlobCorruptError,
     BlobMissingError,
-    FormatError,
-    FuseryError,
-    MissingFileError,
-    UnsafePathError,
 )
 from fusery.storage.interface import Blob, BlobStore
 from fusery.storage.layout import blob_name
@@ -28,13 +23,10 @@ from fusery.storage.transfer import Need, in_order, needs_of, require_rooms, tra
 
 from ..database import Database
 from ..database.schema import HEAD
-from ..errors import DatabaseUnavailableError, RegistryError, SchemaError
+from ..errors import BadInputError, SchemaError
 from ..parsing import plural
 from ..remote.container import BackupError, Container, Contents
-from ..remote.documents import Item
-from .checks import check_documents
 from .filling import (
-    LeftOut,
     NotEmptyError,
     Restored,
     database_size,
@@ -45,8 +37,7 @@ from .filling import (
     require_empty,
     restored_store,
 )
-from .receiving import Receiver
-from .stored import StoredPackage, needed_by, open_place
+from .stored import open_place
 
 if TYPE_CHECKING:
     from fusery.storage.copying import Progress
@@ -55,16 +46,6 @@ if TYPE_CHECKING:
 
 JOBS = 4
 """The number of concurrent copies."""
-
-_REFUSED = (RegistryError, FormatError, MissingFileError, UnsafePathError)
-
-_NEVER: Mapping[str, str] = {
-    **dict.fromkeys(("alias", "alias_rule", "approval", "deployment"), "set them again in this registry"),
-    **dict.fromkeys(("token", "trusted_key", "webhook"), "trust is not copied between registries"),
-    "bundle": "they are in folders of the other registry's users",
-    "event": "this registry's log refers to them",
-}
-"""Tables whose rows are never copied, with the reason."""
 
 
 def restore(
@@ -75,20 +56,19 @@ def restore(
     store_options: str | None = None,
     reporter: Reporter = SILENT,
 ) -> Restored:
-    """Restore a backup into an empty registry on any database and store.
+    """Restore the user's `own` backup into an empty registry on any database and store.
 
-    The user's `own` backup is restored unchanged, with ids, seals and the log.  Members, blobs, manifests and the
-    chain of the log are verified first.  The rows are written in one transaction: after an interruption the
-    registry is still empty, or has exactly these rows, and the same command resumes.
-
-    The documents of another party's backup are received as by `pull`, and its rows are never read.  Each is recorded
-    when it is complete, so that the same command can resume an interrupted copy.
+    Members, blobs, manifests and the chain of the log are verified first; names, ids, seals and the log stay the same.
+    The rows are written in one transaction: after an interruption the registry is still empty, or has exactly these
+    rows, and the same command resumes.
     """
     with temporary_folder("restore") as folder:
-        place = open_place(workspace, source, store_options)
+        backup = Container(open_place(workspace, source, store_options), folder, own=True)
         if not own:
-            return _receive(workspace, StoredPackage(place, folder), reporter)
-        backup = Container(place, folder, own=True)
+            raise BadInputError(
+                "a backup is restored as it is, with all keys, tokens and aliases in it",
+                hint=f"give --own if it is yours; else fusery pull '*' --from {backup.where}",
+            )
         if backup.contents.schema > HEAD:
             raise SchemaError(
                 f"the backup has schema {backup.contents.schema}; this fusery supports up to {HEAD}",
@@ -153,7 +133,7 @@ def _restore_own(workspace: Workspace, backup: Container, reporter: Reporter) ->
                 fill(connection, backup, store_id=store_id, generations=generations)
     make_ready(workspace)
     counts = {member.stem: member.lines for member in rows}
-    return Restored(backup.where, contents.made_at, counts, contents.blobs, contents.last_event, True, ())
+    return Restored(backup.where, contents.made_at, counts, contents.blobs, contents.last_event)
 
 
 def _take_over(store: BlobStore, present: str | None, wanted: str, digests: Collection[Digest]) -> str:
@@ -200,61 +180,3 @@ def _copy(
 
     for _ in in_order(copy, blobs, JOBS):
         pass
-
-
-def _receive(workspace: Workspace, package: StoredPackage, reporter: Reporter) -> Restored:
-    settings, contents = workspace.settings, package.contents
-    with closing(Database.open(settings.database)) as database:
-        require_empty(database, package.registry)
-    store = open_store(settings.store, options=settings.store_options)
-    if store.identify() == package.registry:
-        raise NotEmptyError(
-            "the store belongs to the registry in the backup", hint="if the backup is your own, give --own"
-        )
-    reporter.say("reading the backup")
-    left_out, copied, documents = list[LeftOut](), Counter[str](), list[Item]()
-    lost = dict[str, str]()
-
-    def leave_out(document: Item, error: FuseryError) -> None:
-        needed = next((lost[digest] for digest in needed_by(document) if digest in lost), None)
-        reason = error.message if needed is None else f"it needs {needed}, which was left out"
-        left_out.append(LeftOut(document.kind, document.name, 1, reason))
-        lost[document.digest] = document.name
-
-    for document in package.documents:
-        try:
-            check_documents([document])
-        except _REFUSED as error:
-            leave_out(document, error)
-        else:
-            documents.append(document)
-    files = {entry.sha256: entry for each in documents if each.kept == "store" for entry in each.files}
-    sizes = missing_sizes(store, [Blob(entry.sha256, entry.size) for entry in files.values()])
-    require_rooms(needs_of(store, sizes), hint="free some space")
-    make_ready(workspace)
-    progress = tally(reporter.progress, sum(sizes))
-    carrier = package.carrier(workspace, own=False, progress=progress)
-    receiver = Receiver(workspace, workspace, carrier, package.registry, reporter.say)
-    for document in documents:
-        try:
-            for moved in receiver.take([document]):
-                if moved.state == "left out":
-                    left_out.append(LeftOut(moved.kind, moved.name, 1, moved.reason or ""))
-                else:
-                    copied[moved.kind.replace("base", "base_model")] += 1
-        except DatabaseUnavailableError:
-            raise
-        except (BlobMissingError, BlobCorruptError) as error:
-            raise BackupError(
-                f"the backup in {package.where} is damaged: {error.message}",
-                hint="run the command again with another backup of that registry; the copied records stay",
-            ) from error
-        except _REFUSED as error:
-            leave_out(document, error)
-    left_out += [
-        LeftOut(member.stem, None, member.lines, _NEVER[member.stem])
-        for member in contents.within("rows")
-        if member.lines and member.stem in _NEVER
-    ]
-    where, made_at, newest = package.where, contents.made_at, contents.last_event
-    return Restored(where, made_at, copied, contents.blobs, newest, False, tuple(left_out))

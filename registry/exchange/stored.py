@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,18 +57,11 @@ def open_place(workspace: Workspace, url: str, options: str | None = None) -> Bl
     return place
 
 
-@dataclass(frozen=True, slots=True)
-class StoredPlace:
-    """The folder or URL of a package, and options of its file system as JSON."""
-
-    url: str
-    store_options: str | None = None
-
-    @contextmanager
-    def opened(self, ours: Workspace) -> Iterator[StoredPackage]:
-        """Yield the package."""
-        with temporary_folder("package") as folder:
-            yield StoredPackage(open_place(ours, self.url, self.store_options), folder)
+@contextmanager
+def open_package(url: str, ours: Workspace, options: str | None = None) -> Iterator[StoredPackage]:
+    """Yield the package in a folder or at a URL; options of its file system are JSON."""
+    with temporary_folder("package") as folder:
+        yield StoredPackage(open_place(ours, url, options), folder)
 
 
 class StoredPackage(Container):
@@ -108,7 +100,7 @@ class StoredPackage(Container):
         return documents
 
     def package(self, reference: str, *, fused: bool) -> Package:
-        """Return the documents of what a reference names and of all that it needs; `fused` adds what was fused from it."""
+        """Return the documents of what a reference names, `*` for all, and of all that it needs; `fused` adds what was fused from it."""
         wanted = {_key(each) for each in self._named(reference.strip().casefold())}
         if not wanted:
             raise UnknownReferenceError(
@@ -141,7 +133,7 @@ class StoredPackage(Container):
             if isinstance(each, AdapterDocument):
                 versions[each.task] = max(each.version, versions.get(each.task, 0))
         for each in self.documents:
-            names = {each.name.casefold(), each.digest}
+            names = {"*", each.name.casefold(), each.digest}
             if isinstance(each, BaseDocument):
                 names |= {name.casefold() for name in each.names}
             elif isinstance(each, AdapterDocument):

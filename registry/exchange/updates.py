@@ -41,13 +41,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Updates:
-    """The parts of an adapter's document that are missing in this registry.
-
-    Attributes:
-        evaluations: values to record, including withdrawn ones.
-        withdrawn: recorded evaluations to withdraw, each with its withdrawn document.
-        kept: fields and metrics of which this registry keeps its own value.
-    """
+    """The parts of an adapter's document that are missing here, and the fields and metrics of which this registry keeps its own."""
 
     amendments: list[tables.AmendmentRow] = field(default_factory=list)
     yanks: list[YankDocument] = field(default_factory=list)

@@ -45,13 +45,7 @@ _ENDING = ".upload"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UploadLimits:
-    """Limits of uploads.
-
-    Attributes:
-        largest: bytes of a blob.
-        parts: unfinished blobs of a sender.
-        bytes: of the unfinished blobs of all senders.
-    """
+    """Limits of uploads: bytes of a blob, unfinished blobs of a sender, and the bytes of all unfinished ones."""
 
     largest: int = 64 << 30
     parts: int = 32
@@ -190,11 +184,7 @@ class Uploads:
 
 
 class Upload:
-    """A new or resumed upload; the caller closes it, and can resume it later.
-
-    Attributes:
-        has_claim: the sender claims the blob, or the part of it that has arrived.
-    """
+    """A new or resumed upload; the caller closes it, and can resume it later."""
 
     def __init__(
         self, workspace: Workspace, owner: str, path: Path, fd: int, digest: Digest, size: int

@@ -60,14 +60,12 @@ class AccountPart:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """How something was made.
+    """How an adapter, a fused model or a bundle was made.
 
     Attributes:
-        kind: `adapter`, `fused` or `bundle`.
-        adapters: what is in it; of an adapter itself, those that it was continued or computed from.
-        fused: of a bundle, the fused model in it.
-        tool: name and version of what made it, if recorded.
-        entry: the hash of the log's entry about it, if there is one.
+        adapters: those in it; of an adapter, those that it was continued or computed from.
+        tool: name and version of the program that made it, if recorded.
+        entry: hash of its entry in the log, if any.
         chosen: what the tool decided.
     """
 

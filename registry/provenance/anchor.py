@@ -1,8 +1,7 @@
 """Anchors: a signed position of the log, stored where those who can change the log cannot reach it.
 
-A log whose end was cut off, or that was written anew as a whole, is a good chain of its own.  Only what was noted down
-elsewhere shows it.  An anchor is a DSSE envelope over canonical JSON; without a key it has no signature, and proves as
-much as the place it is kept in.
+Only an anchor shows a log that was cut or rewritten as a whole.  It is a DSSE envelope over canonical JSON; without a key it
+has no signature.
 """
 
 from __future__ import annotations
@@ -41,11 +40,7 @@ _LARGEST = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Anchor(Record):
-    """Where a log stood.  Its moments are texts as they were signed.
-
-    Attributes:
-        key_id: of the key that signed it, if one did.
-    """
+    """A position of a log; times are texts as they were signed, `key_id` is that of the key that signed it, if one did."""
 
     registry: str = described("id of the registry")
     seq: int = described("number of the newest entry")
@@ -57,11 +52,7 @@ class Anchor(Record):
 
 @dataclass(frozen=True, slots=True)
 class WrittenAnchor(Anchor):
-    """An anchor that was written to a file.
-
-    Attributes:
-        path: the file.
-    """
+    """An anchor that was written to a file."""
 
     path: Path = field(kw_only=True)
 

@@ -108,7 +108,6 @@ def statement(account: Account) -> dict[str, Any]:
 
 
 def _is_combined(account: Account) -> bool:
-    """Tell whether an adapter was computed from others, by the recipe in its files."""
     return account.kind == "adapter" and "combination" in account.asked
 
 

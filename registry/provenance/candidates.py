@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ from ..errors import BadInputError
 from ..records.bundles import written_bundle
 from ..records.transfer import Candidates, SentBundle, Sought, SoughtTensor, SoughtUnit
 from ..wire import encode
-from .files import look_at, unpacked
+from .files import look_at
 from .library import Hasher, Index
 from .owners import PlausibleOwners, RecordedItem, owners_in, owners_of
 from .views import View
@@ -36,29 +36,24 @@ _UNITS, _TENSORS, _FILES = 100, 3_000, 5_000
 """Units of weights, their tensors, and digests of files in one request."""
 
 
-def sought(workspace: Workspace, path: str | Path) -> Sought:
-    """Return the digests of what is at a path; of an archive, also of its contents."""
-    found, hasher = look_at(Path(path)), Hasher()
-    archive: tuple[str, ...] = ()
-    with ExitStack() as held:
-        held.callback(hasher.close)
-        if found.kind == "archive":
-            archive = (str(hasher.file(found.files[0].file).result()),)
-            found = held.enter_context(unpacked(workspace, found))
-        tensors = hasher.tensors(found.views)
-        files = {file.path: str(hasher.file(file.file).result()) for file in found.files}
+def sought(path: str | Path) -> Sought:
+    """Return the digests of the files and tensors at a path."""
+    found = look_at(Path(path))
+    with closing(Hasher()) as hasher:
+        tensors, digests = hasher.tensors(found.views), hasher.files(file.file for file in found.files)
+        files = {file.path: str(digests[file.file]) for file in found.files}
         units = tuple(
             SoughtUnit(
                 is_adapter=unit.is_adapter,
                 files=tuple(files[weights.path] for weights in unit.weights),
                 tensors=tuple(
-                    SoughtTensor(name=view.name, shape=view.shape, digest=str(tensors[view].result()))
+                    SoughtTensor(name=view.name, shape=view.shape, digest=str(tensors[view]))
                     for view in unit.views
                 ),
             )
             for unit in found.units
         )
-        return Sought(files=(*archive, *files.values()), units=units)
+        return Sought(files=tuple(files.values()), units=units)
 
 
 def in_parts(sought: Sought) -> Iterator[Sought]:
@@ -134,8 +129,6 @@ def _reference(session: Session, owner: RecordedItem) -> str:
     """Return what a thing is fetched by; empty for what is not fetched."""
     if owner.kind == "fused":
         return str(owner.facts["key"])
-    if owner.kind == "calibration":
-        return str(owner.facts["base"])
     return owner.name if owner.kind in ("adapter", "base") else ""
 
 

@@ -1,33 +1,13 @@
-"""What was made from what: one query for each relation; and everything that is reached, however far away, as queries.
-
-Kinds of things are made from one another in one order: an adapter from bases, datasets and adapters, a fused model from
-adapters, a bundle from both, and aliases and deployments hold or run these.  So what is reached is one query for each kind,
-and only adapters, which are made from adapters, take one that calls itself.
-"""
+"""The relations between records, and the records that are reached through them, however far away."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import (
-    CTE,
-    ColumnElement,
-    Row,
-    Select,
-    and_,
-    case,
-    func,
-    literal,
-    literal_column,
-    or_,
-    select,
-    true,
-    union,
-    union_all,
-)
+from sqlalchemy import Select, and_, case, literal, literal_column, or_, select, union_all
 from sqlalchemy.orm import Session, aliased
 
 from .. import tables
@@ -35,14 +15,10 @@ from ..database.engine import batches
 from ..records.graph import COMPUTED_FROM, REGISTERED_FOR, TRAINED_ON
 
 Key = tuple[str, int]
-"""What tells a record from all others of its database: its table and its number."""
+"""The table and the number of a record."""
 
 Link = tuple[Key, Key, str]
-"""What was made, what it was made from, and the relation of the two."""
-
-Asked = tuple[Key, bool]
-"""A thing, and whether it is asked what it was made from: else what was made from it."""
-
+"""A made record, what it was made from, and the relation of the two."""
 
 FUSED_FROM = "fused-from-base"
 """The relation of a fused model to its base, which is followed upwards only."""
@@ -54,7 +30,7 @@ class Relation:
 
     Attributes:
         pairs: a query for the number of what was made, of what it was made from, and the name of the relation.
-        upwards: it is followed upwards only, since downwards another way leads there.
+        upwards: it is followed upwards only.
     """
 
     pairs: Select[*tuple[Any, ...]]
@@ -116,75 +92,11 @@ def _relations() -> Iterator[Relation]:
 
 
 def _plain(made_id: Any, source_id: Any, name: str, made: Any, source: Any) -> Relation:
-    """Return a relation that a column has; where that is null, there is none."""
     return Relation(select(made_id, source_id, literal(name)).where(source_id.is_not(None)), made, source)
 
 
 RELATIONS = tuple(_relations())
 
-Within = Mapping[bool, Collection[Key]]
-"""What both ends of a link are to be among, where it was asked for upwards, and where downwards."""
-
-
-def links_of(
-    session: Session, asked: Sequence[Asked], most: int | None, *, within: Within | None = None
-) -> list[tuple[bool, Link]]:
-    """Return the links of things, upward ones first, and which way each was asked for.
-
-    Args:
-        most: so many of each relation, the newest; None for all.
-        within: only links to one of these; they and the things are few enough for one statement.
-    """
-    found: list[Row[*tuple[Any, ...]]] = []
-    ends = {up: _by_table(keys) for up, keys in within.items()} if within is not None else None
-    for chosen in batches(asked, len(asked) or 1) if within is not None else batches(asked):
-        numbers: dict[tuple[str, bool], list[int]] = defaultdict(list)
-        for (table, number), up in chosen:
-            numbers[table, up].append(number)
-        ways = list(_ways(numbers, most, ends))
-        found += session.execute(union_all(*ways)).all() if ways else []
-    newest = -1 if most is not None and len(found) > most else 1
-    found.sort(key=lambda row: (row[0], newest * row[1], newest * row[2]))
-    return [
-        (way < len(RELATIONS), ((of.made.__tablename__, made), (of.source.__tablename__, source), name))
-        for way, made, source, name in found
-        for of in (RELATIONS[way % len(RELATIONS)],)
-    ]
-
-
-def _by_table(keys: Iterable[Key]) -> dict[str, list[int]]:
-    found: dict[str, list[int]] = defaultdict(list)
-    for table, number in keys:
-        found[table].append(number)
-    return found
-
-
-def _ways(
-    numbers: Mapping[tuple[str, bool], list[int]],
-    most: int | None,
-    within: Mapping[bool, Mapping[str, list[int]]] | None,
-) -> Iterator[Select[*tuple[Any, ...]]]:
-    """Yield the queries that lead on from things, by their table and the direction: a number tells each, those that lead up first."""
-    for up in (True, False):
-        for position, relation in enumerate(RELATIONS):
-            table, other = relation.ends(up)
-            if (relation.upwards and not up) or not (ids := numbers.get((table, up))):
-                continue
-            if within is not None and not within[up].get(other):
-                continue
-            made, source, name = relation.pairs.selected_columns
-            way: ColumnElement[int] = literal_column(str(position + (0 if up else len(RELATIONS))))
-            query = relation.pairs.with_only_columns(way.label("way"), made, source, name.label("name"))
-            query = query.where(relation.column(up).in_(ids))
-            if within is not None:
-                query = query.where(relation.column(not up).in_(within[up][other]))
-            if most is not None:
-                newest = query.order_by(made.desc(), source.desc()).limit(most + 1).subquery()
-                query = select(*newest.c)
-            yield query
-
-
-ADAPTER = tables.AdapterRow.__tablename__
 _KINDS = (
     tables.BaseModelRow,
     tables.DatasetRow,
@@ -194,136 +106,72 @@ _KINDS = (
     tables.AliasRow,
     tables.DeploymentRow,
 )
-_TABLES: Mapping[str, Any] = {kind.__tablename__: kind for kind in _KINDS}
-
-DOWN = tuple(_TABLES)
+DOWN = tuple(kind.__tablename__ for kind in _KINDS)
 """Kinds, each after those that it is made from."""
 
-UP = DOWN[::-1]
-"""Kinds, each after those that are made from it."""
 
-MANY = 5_000
-"""Of more adapters than this, what holds them is found by reading through what there is."""
-
-
-def adapters_from(
-    session: Session, roots: Select[*tuple[Any, ...]], *, up: bool = False, deepest: int | None = None
-) -> CTE:
-    """Return the query for adapters and all that they were made from (`up`), or that was made from them.
+def walk(
+    session: Session, starts: Sequence[Key], *, up: bool, limit: int | None = None
+) -> tuple[dict[Key, None], bool]:
+    """Return what was made from records, or with `up` what they were made from, the nearest first, and whether it was cut.
 
     Args:
-        roots: a query for the numbers of the first ones; with `deepest`, also how far away each is.
-        deepest: so many steps away at most; the second column is how many.
+        limit: of each kind so many of the nearest, and the newest of these; None for all.
     """
-    reached = roots.cte("reached", recursive=True)
-    adapter, source = aliased(tables.AdapterRow), aliased(tables.AdapterSourceRow)
-    pairs = ((adapter.parent_id, adapter.id), (source.source_id, source.adapter_id))
-    further: list[Any] = [] if deepest is None else [reached.c[1] + 1]
-    near = true() if deepest is None else reached.c[1] < deepest
-    steps = [(made, origin) if up else (origin, made) for origin, made in pairs]
-    if session.get_bind().dialect.name == "sqlite":
-        # It takes several queries that call themselves, and follows no union within one by its indexes.
-        return reached.union(
-            *(
-                select(there, *further).join(reached, here == reached.c[0]).where(there.is_not(None), near)
-                for here, there in steps
+    reached, left, cut = dict.fromkeys(starts), dict[str, int](), False
+    near = list(reached)
+    while near:
+        further: dict[str, set[int]] = defaultdict(set)
+        for chosen in batches(near):
+            most = None if limit is None else limit + len(reached) + 1
+            for kind, number in _next(session, chosen, up, most):
+                if (kind, number) not in reached:
+                    further[kind].add(number)
+        near = []
+        for kind, found in further.items():
+            room = len(found) if limit is None else left.setdefault(kind, limit)
+            near += [(kind, number) for number in sorted(found, reverse=True)[:room]]
+            cut |= len(found) > room
+            left[kind] = room - min(room, len(found))
+        reached |= dict.fromkeys(near)
+    return reached, cut
+
+
+def _next(session: Session, keys: Sequence[Key], up: bool, most: int | None) -> Iterator[Key]:
+    numbers = _by_kind(keys)
+    ways: list[Select[int, int]] = []
+    for position, relation in enumerate(RELATIONS):
+        here, _ = relation.ends(up)
+        if here in numbers and (up or not relation.upwards):
+            there = relation.column(not up)
+            query = relation.pairs.with_only_columns(
+                literal_column(str(position)).label("way"), there.label("id")
             )
-        )
-    # PostgreSQL takes one, and would rather read the whole table than look things up, if it were not for LATERAL.
-    beside = union_all(
-        *(
-            select(there.label("id")).where(here == reached.c[0], there.is_not(None)).correlate(reached)
-            for here, there in steps
-        )
-    ).lateral()
-    return reached.union(select(beside.c.id, *further).select_from(reached).join(beside, true()).where(near))
+            newest = query.where(relation.column(up).in_(numbers[here])).distinct().order_by(there.desc())
+            ways.append(select(*newest.limit(most).subquery().c))
+    for way, number in session.execute(union_all(*ways)) if ways else ():
+        yield RELATIONS[way].ends(up)[1], number
 
 
-def closure(session: Session, starts: Sequence[Key], *, up: bool, many: bool) -> dict[str, CTE]:
-    """Return the query for the numbers of all that is reached from some things, by kind; the things are in it."""
-    found: dict[str, CTE] = {}
-    for kind in UP if up else DOWN:
-        table = _TABLES[kind]
-        numbers = [number for name, number in starts if name == kind]
-        ways: list[Select[int]] = [select(table.id).where(table.id.in_(numbers))] if numbers else []
-        ways += [_met(each, up, found, many) for each in RELATIONS if _leads(each, up, kind, found)]
-        if not ways:
-            continue
-        if kind == ADAPTER:
-            each = union(*ways).subquery()
-            found[kind] = adapters_from(session, select(each.c[0].label("id")), up=up)
-        else:
-            found[kind] = _both(ways).cte(f"all_{kind}")
-    return found
-
-
-def _leads(relation: Relation, up: bool, kind: str, found: Mapping[str, CTE]) -> bool:
-    """Tell whether a relation leads to a kind of things from those that are known."""
-    here, there = relation.ends(up)
-    return there == kind and here in found and here != there and (up or not relation.upwards)
-
-
-def _met(relation: Relation, up: bool, found: Mapping[str, CTE], many: bool) -> Select[int]:
-    here, there = relation.ends(up)
-    column, known = relation.column(up), select(found[here].c[0])
-    # No index has a sum: of very many numbers SQLite would look each up, and that for every row of another table.
-    held = (column + 0 if many and there != ADAPTER else column).in_(known)
-    return relation.pairs.with_only_columns(relation.column(not up).label("id")).where(held)
-
-
-def _both(ways: Sequence[Select[int]]) -> Select[int]:
-    """Return the query for what any of some queries finds, each once; so said, SQLite makes it once for all who use it."""
-    each = union(*ways).subquery() if len(ways) > 1 else ways[0].subquery()
-    return select(each.c[0].label("id")).distinct()
-
-
-def counts(session: Session, starts: Sequence[Key], *, up: bool, many: bool) -> dict[str, int]:
-    """Return how many things of each kind are reached from some, these among them; in one statement, as `closure` makes it."""
-    found = closure(session, starts, up=up, many=many)
-    each = [
-        select(literal(kind).label("kind"), func.count().label("n")).select_from(all_of)
-        for kind, all_of in found.items()
-    ]
-    return {row[0]: row[1] for row in session.execute(union_all(*each))} if each else {}
-
-
-def numbers(session: Session, starts: Sequence[Key], *, up: bool) -> dict[str, set[int]]:
-    """Return the numbers of all that is reached from some things, these among them; adapters first, then what holds them."""
-    reached: dict[str, set[int]] = {}
-    for wanted in (True, False):
-        found = closure(session, starts, up=up, many=len(reached.get(ADAPTER, ())) > MANY)
-        each = [
-            select(literal(kind).label("kind"), all_of.c[0].label("id"))
-            for kind, all_of in found.items()
-            if (kind == ADAPTER) == wanted
+def links_of(session: Session, keys: Iterable[Key]) -> Iterator[Link]:
+    """Yield what records were made from."""
+    for chosen in batches(keys):
+        numbers = _by_kind(chosen)
+        ways = [
+            relation.pairs.add_columns(literal_column(str(position))).where(
+                relation.column(True).in_(numbers[here])
+            )
+            for position, relation in enumerate(RELATIONS)
+            if (here := relation.ends(True)[0]) in numbers
         ]
-        for kind, number in session.execute(union_all(*each)) if each else ():
-            reached.setdefault(kind, set()).add(number)
-    return reached
+        rows = session.execute(union_all(*ways)).all() if ways else []
+        for made, source, name, way in sorted(rows, key=lambda row: (row[3], row[0], row[1])):
+            here, there = RELATIONS[way].ends(True)
+            yield (here, made), (there, source), name
 
 
-def nearest_adapters(session: Session, starts: Sequence[Key], *, up: bool, limit: int) -> list[int]:
-    """Return up to `limit` + 1 other adapters that are reached, the nearest first, then the newest."""
-    adapter = tables.AdapterRow
-    own = [number for kind, number in starts if kind == ADAPTER]
-    ways: list[Select[*tuple[Any, ...]]] = []
-    if own:
-        ways.append(select(adapter.id, literal(0)).where(adapter.id.in_(own)))
-    for relation in () if up else RELATIONS:
-        here, there = relation.ends(up)
-        on = [number for kind, number in starts if kind == here]
-        if there == ADAPTER and here != there and on:
-            met, column = relation.column(True), relation.column(False)
-            query = relation.pairs.with_only_columns(met.label("id")).where(column.in_(on))
-            newest = query.order_by(met.desc()).limit(limit + 1).subquery()
-            ways.append(select(newest.c.id, literal(1)))
-    if not ways:
-        return []
-    first = union_all(*ways).subquery()
-    roots = select(first.c[0].label("id"), first.c[1].label("depth"))
-    line = adapters_from(session, roots, up=up, deepest=limit + 1)
-    depth = func.min(line.c[1])
-    query = select(line.c[0]).group_by(line.c[0]).order_by(depth, line.c[0].desc())
-    if own:
-        query = query.where(line.c[0].not_in(own))
-    return list(session.scalars(query.limit(limit + 1)))
+def _by_kind(keys: Iterable[Key]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = defaultdict(list)
+    for kind, number in keys:
+        found[kind].append(number)
+    return found

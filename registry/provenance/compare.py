@@ -1,39 +1,23 @@
-"""Compare found tensors with recorded ones: the same, converted, changed, missing or added; in any layout of an adapter."""
+"""Compare found tensors with recorded ones: the same, converted, changed, missing or added."""
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select
+from .views import View, pieces
 
-from .. import tables
-from .views import NUMBERS, View, named_digest, pieces, whole
+Digests = Mapping[View, str]
+"""The digest of each found tensor."""
 
-if TYPE_CHECKING:
-    import numpy as np
-    from sqlalchemy.orm import Session
-
-    Array = np.ndarray[Any, Any]
-
-Digests = Mapping[View, Sequence[str]]
-"""Of each found tensor: its own digest, and those of its transposed layouts."""
-
-_GRID = (".scales", ".biases")
 _COMPUTED = ("rope_freqs.weight", "rotary_emb.inv_freq")
 """Ends of the names of tensors that converters add or leave out, and that follow from the configuration."""
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|blk)\.(\d+)\.")
 _DISTINCT = 16
 _LEAST = 128
-_MOST_TRANSPOSED = 256 << 20
-"""Bytes of the largest factor that is transposed in memory; no adapter has one as large."""
-
-_QUERIES = re.compile(r"self_attn\.[qk]_proj\.lora_b")
 
 
 @dataclass(slots=True)
@@ -41,11 +25,8 @@ class TensorComparison:
     """How found tensors compare with a manifest.
 
     Attributes:
-        pairs: tensors with the same numbers, and their recorded names.
-        converted: how many of them have other bytes.
+        pairs: tensors with the same numbers, and their recorded names; `converted` of them have other bytes.
         changed: recorded names of tensors with other numbers.
-        missing: recorded names of tensors that were not found.
-        extra: names of tensors that are not on record.
     """
 
     pairs: dict[View, str] = field(default_factory=dict)
@@ -79,18 +60,16 @@ def layers_of(names: Collection[str]) -> list[int]:
 
 
 def compare(
-    found: Digests, recorded: Mapping[str, str], cast: Callable[[str, str], str | None] | None = None
+    found: Digests, recorded: Mapping[str, str], cast: Callable[[str, str], str | None] = lambda *_: None
 ) -> TensorComparison:
     """Compare found tensors with recorded ones; `cast` returns the digest of a recorded one in another dtype."""
     result = TensorComparison(_pair(found, recorded))
-    rest = [view for view in found if view not in result.pairs]
     names = recorded.keys() - set(result.pairs.values())
-    for view in rest if cast is not None and names else ():
-        assert cast is not None
-        if view.name in names and cast(view.name, view.dtype) in found[view]:
+    for view in [view for view in found if view not in result.pairs and view.name in names]:
+        if cast(view.name, view.dtype) == found[view]:
             result.pairs[view] = view.name
             result.converted += 1
-    rest = [view for view in rest if view not in result.pairs]
+    rest = [view for view in found if view not in result.pairs]
     result.renamed = sum(view.name != name for view, name in result.pairs.items())
     _sort_rest(result, rest, names - set(result.pairs.values()))
     return result
@@ -98,17 +77,15 @@ def compare(
 
 def _pair(found: Digests, recorded: Mapping[str, str]) -> dict[View, str]:
     """Pair tensors by digest: those of the same name first, then the others in order."""
-    pairs = {view: view.name for view, digests in found.items() if recorded.get(view.name) in digests}
+    pairs = {view: view.name for view, digest in found.items() if recorded.get(view.name) == digest}
     taken = set(pairs.values())
     left: dict[str, list[str]] = defaultdict(list)
     for name, digest in sorted(recorded.items(), reverse=True):
         if name not in taken:
             left[digest].append(name)
     for view in sorted(found.keys() - pairs.keys(), key=lambda view: view.name):
-        for digest in found[view]:
-            if left.get(digest):
-                pairs[view] = left[digest].pop()
-                break
+        if left.get(found[view]):
+            pairs[view] = left[found[view]].pop()
     return pairs
 
 
@@ -129,14 +106,7 @@ def _sort_rest(result: TensorComparison, rest: Sequence[View], names: Collection
         # All else has been paired under other names: these are the two sides of one tensor.
         changed[open_names.pop()] = open_found.pop()
     result.changed = sorted(changed)
-    grids = any(view.name.endswith(_GRID) for view in (*rest, *result.pairs))
-    done = {*result.changed, *result.pairs.values()}
-    result.missing = [
-        name
-        for name in open_names
-        if not name.endswith(_COMPUTED)
-        and not (name.endswith(_GRID) and not grids and f"{name.rpartition('.')[0]}.weight" in done)
-    ]
+    result.missing = [name for name in open_names if not name.endswith(_COMPUTED)]
     result.extra = [name for name in open_found if not name.endswith(_COMPUTED)]
 
 
@@ -151,46 +121,3 @@ def is_distinctive(view: View) -> bool:
     piece = next(iter(pieces(view)), b"")
     width = 2 if len(piece) % 2 == 0 else 1
     return len(np.unique(np.frombuffer(piece, f"<u{width}"))) > _DISTINCT
-
-
-def with_transposed(session: Session, digests: Digests) -> Digests:
-    """Return the digests of an adapter's factors with those of their transposed layouts.
-
-    PEFT and llama.cpp store factors transposed, and llama.cpp interleaves the rows of some.
-    """
-    widths = _head_widths(session)
-    return {
-        view: [
-            *own,
-            *(
-                named_digest(view.dtype, matrix.shape, hashlib.sha256(matrix.tobytes()).hexdigest())
-                for matrix in _transposed(view, widths)
-            ),
-        ]
-        for view, own in digests.items()
-    }
-
-
-def _head_widths(session: Session) -> frozenset[int]:
-    """Return the widths of the attention heads of all bases."""
-    found = set()
-    for config in session.scalars(select(tables.BaseModelRow.config)):
-        hidden, heads, width = (config.get(key) for key in ("hidden_size", "num_attention_heads", "head_dim"))
-        if isinstance(width, int):
-            found.add(width)
-        elif isinstance(hidden, int) and isinstance(heads, int) and heads > 0:
-            found.add(hidden // heads)
-    return frozenset(width for width in found if width > 0 and width % 2 == 0)
-
-
-def _transposed(view: View, widths: frozenset[int]) -> Iterator[Array]:
-    if len(view.shape) != 2 or view.dtype not in NUMBERS or view.size > _MOST_TRANSPOSED:
-        return
-    matrix = whole(view)
-    yield matrix.T
-    if _QUERIES.search(view.name):
-        rows, columns = matrix.shape
-        for width in sorted(widths):
-            if rows % width == 0:
-                turned = matrix.reshape(-1, width // 2, 2, columns).swapaxes(1, 2)
-                yield turned.reshape(matrix.shape).T

@@ -126,7 +126,6 @@ def _data_ref(data: Data) -> str:
 
 
 def _card(account: Account) -> dict[str, Any]:
-    """Return the model card: tasks, data, metrics and limits."""
     facts = account.base.facts
     tasks = [part.facts["task"] for part in account.adapters] or [account.chosen.get("task")]
     parameters: dict[str, Any] = {
@@ -183,5 +182,4 @@ def _adapter_card(part: AccountPart) -> dict[str, Any]:
 
 
 def _text(value: Any) -> str:
-    """Return a value as the text that properties have."""
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True, allow_nan=False)

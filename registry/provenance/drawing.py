@@ -44,7 +44,6 @@ def svg(graph: Graph, *, link: Callable[[Node], str | None] = lambda _: None, st
 
 
 def _places(graph: Graph) -> dict[str, tuple[int, int]]:
-    """Return the left upper corner of each box."""
     columns: dict[int, list[str]] = {}
     for node_id, column in _columns(graph).items():
         columns.setdefault(column, []).append(node_id)
@@ -139,7 +138,6 @@ def _title(node: Node) -> str:
 
 
 def _short(text: str) -> str:
-    """Return a name cut to the width of a box; its end says more than its middle."""
     half = _LETTERS // 2
     return text if len(text) <= _LETTERS else f"{text[: half - 1]}…{text[-half:]}"
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import ClassVar
 
 from fusery.storage.errors import MissingFileError, StorageError, UnsafePathError
-from fusery.storage.failures import os_failures
+from fusery.storage.failures import opened, os_failures
 from fusery.storage.folder import scan
 from fusery.storage.jsonfile import read_object
 from fusery.storage.safetensors import BASE_HEADER_LIMIT, HOLLOW, read_header
@@ -19,20 +18,17 @@ from fusery.storage.safetensors import BASE_HEADER_LIMIT, HOLLOW, read_header
 from ..models.gguf_header import MAGIC
 from ..models.gguf_header import read_header as read_gguf_header
 from ..record import Record, described
-from .archives import archive_kind, unpack
-from .views import View, gguf_texts, gguf_views, safetensors_views
+from .views import View, safetensors_views
 
-if TYPE_CHECKING:
-    from ..workspace.workspace import Workspace
-
-
+_ARCHIVES = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd")
+"""First bytes of gzip and Zstandard."""
 _PICKLED = 1 << 10
 """Bytes from which a pickle may hold weights."""
 
 
 @dataclass(slots=True)
 class Weights:
-    """A file of tensors in the form `safetensors` or `gguf`; `texts` is what its metadata say of its origin."""
+    """A file of tensors in the form `safetensors` or `gguf`; tensors of the latter are not read."""
 
     path: str
     views: list[View]
@@ -104,7 +100,7 @@ def _is_factor(name: str) -> bool:
 
 
 def look_at(path: Path) -> FoundFiles:
-    """Return what lies at a path; of an archive no more than that it is one: `unpacked` looks into it."""
+    """Return the files and tensors at a path; archives are not unpacked."""
     place = path.expanduser()
     with os_failures(f"read {path}", near=path):
         try:
@@ -116,17 +112,13 @@ def look_at(path: Path) -> FoundFiles:
     if not real.is_file():
         raise MissingFileError(f"{path} is no file and no folder", hint="name one")
     own = FoundFile(real.name, real, real.stat().st_size)
-    return FoundFiles("archive", [own]) if archive_kind(real) else _file(own)
-
-
-@contextmanager
-def unpacked(workspace: Workspace, archive: FoundFiles) -> Iterator[FoundFiles]:
-    """Yield an archive with what is in it, for as long as that is looked at."""
-    (own,) = archive.files
-    with workspace.scratch() as folder:
-        unpack(own.file, archive_kind(own.file) or "tar", folder)
-        inside = _folder(folder)
-        yield FoundFiles("archive", [own, *inside.files], inside.weights, inside.problems)
+    with opened(real) as file:
+        start = file.read(512)
+    return (
+        FoundFiles("archive", [own])
+        if start.startswith(_ARCHIVES) or start[257:262] == b"ustar"
+        else _file(own)
+    )
 
 
 def _folder(real: Path) -> FoundFiles:
@@ -152,27 +144,31 @@ def _file(file: FoundFile) -> FoundFiles:
 
 
 def _weights(file: FoundFile) -> Weights | None:
-    """Return a file's tensors, None where its name and its first bytes say that it has none."""
     with os_failures(f"read {file.path}", near=file.file):
-        with file.file.open("rb") as opened:
-            start = opened.read(16)
-            _refuse_hollow(file, os.fstat(opened.fileno()))
+        with file.file.open("rb") as content:
+            start = content.read(16)
+            _refuse_hollow(file, os.fstat(content.fileno()))
         if start.startswith(MAGIC):
-            gguf = read_gguf_header(file.file)
-            texts = gguf_texts(gguf, "fusery.") | gguf_texts(gguf, "general.")
-            return Weights(file.path, gguf_views(file.file, gguf), texts, "gguf")
+            return Weights(file.path, [], _texts(read_gguf_header(file.file).metadata), "gguf")
     if not (file.path.endswith(".safetensors") or _looks_like_safetensors(start, file.size)):
         return None
     header = read_header(file.file, limit=BASE_HEADER_LIMIT)
-    texts = {key: text[:1000] for key, text in list(header.metadata.items())[:1000]}
-    return Weights(file.path, safetensors_views(file.file, header), texts, "safetensors")
+    return Weights(file.path, safetensors_views(file.file, header), _texts(header.metadata), "safetensors")
+
+
+def _texts(metadata: Mapping[str, object]) -> dict[str, str]:
+    return {
+        key: value
+        for key, value in metadata.items()
+        if key.startswith(("fusery.", "general.")) and isinstance(value, str)
+    }
 
 
 def _unread(file: FoundFile) -> Iterator[str]:
     """Yield why a file of weights is not read: a pickle runs code when it is loaded, and is never opened here."""
     if file.size > _PICKLED and file.path.endswith((".bin", ".pt", ".pth", ".ckpt")):
-        with os_failures(f"read {file.path}", near=file.file), file.file.open("rb") as opened:
-            start = opened.read(4)
+        with opened(file.file) as content:
+            start = content.read(4)
         if start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
             yield f"{file.path} is a pickle, which runs code when it is loaded: save it as safetensors where you trust its origin"
 
@@ -194,97 +190,80 @@ def _looks_like_safetensors(start: bytes, size: int) -> bool:
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _MOST_TEXT = 300
-_MOST_FILES = 10_000
 
 
 @dataclass(slots=True)
 class IdentityClaim(Record):
-    """Something that a thing says it is.
+    """What a file claims to be, unverified.
 
     Attributes:
-        files: what the files must be, by their paths from the top, where that is listed.
-        truth: whether that is so; None where it cannot be told.
-        reason: why, one sentence.
+        truth: whether it is true; None if that cannot be determined.
+        reason: why, in one sentence.
     """
 
-    source: str = described("the file that says so")
+    source: str = described("the file with the claim")
     kind: str = described("`fused`, `adapter` or `base`")
-    name: str | None = described("its name there")
-    digest: str | None = described("its digest, or the key of a fused model")
-    files: Mapping[str, str] = field(default_factory=dict)
+    name: str | None = described("the claimed name")
+    digest: str = described("the claimed digest, or the key of a fused model")
     truth: bool | None = None
     reason: str = ""
     KEYS: ClassVar[tuple[str, ...]] = ("source", "kind", "name", "digest", "true", "reason")
 
     @property
     def true(self) -> bool | None:
-        """Whether that is so; None where it cannot be told."""
+        """Whether it is true; None if that cannot be determined."""
         return self.truth
 
 
 def claims_of(found: FoundFiles) -> list[IdentityClaim]:
-    """Return what the files that were found say; what cannot be read is one of the problems."""
+    """Return the claims of files; add unreadable documents to the problems."""
     claims: list[IdentityClaim] = []
-    readers: Mapping[str, Callable[[Mapping[str, Any], FoundFile], Iterator[IdentityClaim]]] = {
-        "fusery.json": _bundle,
-        "adapter_metadata.json": _exported,
-        "adapter_config.json": _configured,
-    }
+    readers = {"fusery.json": _bundle, "adapter_metadata.json": _exported}
     for file in found.files:
         read = readers.get(PurePosixPath(file.path).name)
         if read is None or file.path.count("/") > 3:
             continue
         try:
-            claims += read(read_object(file.file), file)
+            claims += read(read_object(file.file), file.path)
         except StorageError as error:
             found.problems.append(error.message)
     for weights in found.weights:
         claims += _keyed(weights.path, weights.texts)
-    return _once(claims)
+    # Several weight files may claim the same.
+    by_place = {
+        (
+            claim.kind,
+            claim.digest,
+            "" if claim.source.endswith((".safetensors", ".gguf")) else claim.source,
+        ): claim
+        for claim in reversed(claims)
+    }
+    return list(by_place.values())[::-1]
 
 
-def _bundle(document: Mapping[str, Any], file: FoundFile) -> Iterator[IdentityClaim]:
+def _bundle(document: Mapping[str, object], source: str) -> Iterator[IdentityClaim]:
     if document.get("format") != "fusery.bundle.v1":
         return
-    top = file.path.removesuffix("fusery.json")
     provenance = _object(document.get("provenance"))
-    model = _text(document.get("model")) or "."
-    listed = _files(document.get("files"), top if model == "." else f"{top}{model}/")
-    key, digest = _digest(provenance.get("key")), _digest(provenance.get("digest"))
-    if key or digest:
-        yield IdentityClaim(file.path, "fused", _text(document.get("name")), key or digest, listed)
-    base = _object(provenance.get("base"))
-    adapters = document.get("adapters")
-    for entry in adapters[:1000] if isinstance(adapters, list) else []:
-        adapter = _object(entry)
-        if told := _digest(adapter.get("digest")):
-            own = _files(adapter.get("files"), f"{top}{_text(adapter.get('path')) or ''}/")
-            yield IdentityClaim(file.path, "adapter", _text(adapter.get("name")), told, own)
-    if not key and not adapters and (told := _digest(base.get("digest"))):
-        yield IdentityClaim(file.path, "base", _text(base.get("name")), told, listed)
+    base, listed = _object(provenance.get("base")), document.get("adapters")
+    adapters = [_object(each) for each in listed[:1000]] if isinstance(listed, list) else []
+    if fused := _digest(provenance.get("key")) or _digest(provenance.get("digest")):
+        yield IdentityClaim(source, "fused", _text(document.get("name")), fused)
+    for adapter in adapters:
+        if digest := _digest(adapter.get("digest")):
+            yield IdentityClaim(source, "adapter", _text(adapter.get("name")), digest)
+    if not fused and not adapters and (digest := _digest(base.get("digest"))):
+        yield IdentityClaim(source, "base", _text(base.get("name")), digest)
 
 
-def _exported(document: Mapping[str, Any], file: FoundFile) -> Iterator[IdentityClaim]:
+def _exported(document: Mapping[str, object], source: str) -> Iterator[IdentityClaim]:
     inner = _object(document.get("fusery"))
-    if inner.get("format") == "fusery.export.v1" and (told := _digest(inner.get("digest"))):
-        top = file.path.removesuffix("adapter_metadata.json")
-        yield IdentityClaim(
-            file.path, "adapter", _text(inner.get("name")), told, _files(inner.get("files"), top)
-        )
-
-
-def _configured(document: Mapping[str, Any], file: FoundFile) -> Iterator[IdentityClaim]:
-    name = _text(document.get("base_model_name_or_path")) or _text(document.get("model"))
-    if name:
-        # A path of somebody's machine says no more than its last part.
-        yield IdentityClaim(
-            file.path, "base", name.replace("\\", "/").rstrip("/").rpartition("/")[2] or name, None
-        )
+    if inner.get("format") == "fusery.export.v1" and (digest := _digest(inner.get("digest"))):
+        yield IdentityClaim(source, "adapter", _text(inner.get("name")), digest)
 
 
 def _keyed(path: str, texts: Mapping[str, str]) -> Iterator[IdentityClaim]:
-    names = [texts[key] for key in ("fusery.adapter.name", "general.name") if texts.get(key)]
-    name = _text(names[0]) if names else None
+    name = _text(texts.get("fusery.adapter.name") or texts.get("general.name"))
     if key := _digest(texts.get("fusery.key")):
         yield IdentityClaim(path, "fused", name, key)
     elif digest := _digest(texts.get("fusery.adapter.digest")):
@@ -293,32 +272,13 @@ def _keyed(path: str, texts: Mapping[str, str]) -> Iterator[IdentityClaim]:
         yield IdentityClaim(path, "base", _text(texts.get("fusery.base.name")), digest)
 
 
-def _once(claims: list[IdentityClaim]) -> list[IdentityClaim]:
-    """Drop what several weight files say alike."""
-    seen: dict[tuple[str, str | None, str], IdentityClaim] = {}
-    for claim in claims:
-        place = claim.source if not claim.digest or claim.files else "weights"
-        seen.setdefault((claim.kind, claim.digest or claim.name, place), claim)
-    return list(seen.values())
-
-
-def _files(value: Any, top: str) -> dict[str, str]:
-    found = {}
-    for entry in value[:_MOST_FILES] if isinstance(value, list) else []:
-        file = _object(entry)
-        path, digest = _text(file.get("path")), _digest(file.get("sha256"))
-        if path and digest:
-            found[f"{top}{path}"] = digest
-    return found
-
-
-def _object(value: Any) -> Mapping[str, Any]:
+def _object(value: object) -> Mapping[str, object]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _text(value: Any) -> str | None:
+def _text(value: object) -> str | None:
     return value[:_MOST_TEXT] if isinstance(value, str) and value else None
 
 
-def _digest(value: Any) -> str | None:
+def _digest(value: object) -> str | None:
     return value if isinstance(value, str) and _DIGEST.fullmatch(value) else None

@@ -12,6 +12,7 @@ from ..records.adapter import Withdrawal
 from .compare import TensorComparison, layers_of
 from .files import IdentityClaim
 from .owners import RecordedItem
+from .verify import Verification
 
 Verdict = Literal["known", "inconclusive", "unknown"]
 
@@ -20,11 +21,11 @@ Verdict = Literal["known", "inconclusive", "unknown"]
 class Matched(Record):
     """Something on record that was found again."""
 
-    kind: str = described("`base`, `adapter`, `fused`, `bundle` or `calibration`")
+    kind: str = described("`base`, `adapter`, `fused` or `bundle`")
     name: str = described("its name")
     digest: str = described("its own; of another form of an adapter, that form's")
     evidence: str = described(
-        "`files` (digests of whole files), `source` (that of the file that it was converted from), `tensors` (digests of tensors), `numbers` (the same numbers in another format)"
+        "`files` (digests of whole files), `tensors` (digests of tensors), `numbers` (the same numbers in another format)"
     )
     confidence: float = described(
         "1 where every byte of the weights is the same, else the share of the tensors that are"
@@ -106,21 +107,12 @@ class MatchedBundle(Matched):
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MatchedCalibration(Matched):
-    """A calibration of a base model that was found again."""
-
-    base: str = described("name of the base")
-    prompts: str = described("name of the text")
-
-
-AnyMatch = MatchedBase | MatchedAdapter | MatchedFused | MatchedBundle | MatchedCalibration
+AnyMatch = MatchedBase | MatchedAdapter | MatchedFused | MatchedBundle
 KINDS: Mapping[str, type[AnyMatch]] = {
     "base": MatchedBase,
     "adapter": MatchedAdapter,
     "fused": MatchedFused,
     "bundle": MatchedBundle,
-    "calibration": MatchedCalibration,
 }
 
 
@@ -130,7 +122,7 @@ class LookedAt(Record):
 
     path: str = described("within it")
     size: int = described("in bytes")
-    sha256: str | None = described("its digest; None where it was not needed")
+    sha256: str = described("its digest")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +142,9 @@ class Identified(Record):
     verdict: Verdict = described(
         "`known`, `unknown`, or what is neither. `inconclusive`: unknown, but something of it could not be read, or there is something that it could not be compared with"
     )
-    intact: bool = described("it is known and unchanged, and its claims are right")
+    intact: bool = described(
+        "it is known and unchanged, and its claims, list of files and signature are right"
+    )
     matches: tuple[AnyMatch, ...] = described(
         "possible matches, the most certain first; empty if it is unknown"
     )
@@ -158,6 +152,7 @@ class Identified(Record):
     files: tuple[LookedAt, ...] = described("its files")
     problems: tuple[str, ...] = described("files and tensors that could not be read, one sentence each")
     unread: tuple[Unread, ...] = described("records that could not be compared")
+    verification: Verification | None = described("its signature and its own list of files")
 
 
 _NAMED = 3
@@ -190,8 +185,6 @@ class Match:
     @property
     def sentence(self) -> str:
         """The match in one sentence."""
-        if self.evidence == "source":
-            return f"the file that {_what(self.owner)} was converted from"
         return f"{_what(self.owner)}{_but(self)}"
 
     def record(self) -> AnyMatch:
@@ -227,8 +220,6 @@ def _what(owner: RecordedItem) -> str:
         return f"the adapter {owner.name} for {facts['base']}{form}"
     if owner.kind == "bundle":
         return f"the bundle {facts['target']} of {', '.join(facts['adapters'])}, written to {facts['written_to']}"
-    if owner.kind == "calibration":
-        return f"a calibration of {facts['base']}"
     return f"the base model {owner.name}"
 
 
@@ -237,40 +228,25 @@ def _but(match: Match) -> str:
     if tensors is None:
         changed = [*match.files.get("changed", ()), *match.files.get("missing", ())]
         return f", but {_some(changed)} changed or missing" if changed and match.confidence < 1 else ""
-    parts = []
+    same = []
     if tensors.converted:
-        parts.append(f"{plural(tensors.converted, 'tensor')} in another format, the numbers the same")
+        same.append(f"{plural(tensors.converted, 'tensor')} in another format, the numbers the same")
     if tensors.renamed:
-        parts.append(
-            f"{plural(tensors.renamed, 'tensor')} under {'another name' if tensors.renamed == 1 else 'other names'}"
+        same.append(f"{plural(tensors.renamed, 'tensor')} renamed")
+    layers = layers_of(tensors.changed)
+    place = f"in layer {', '.join(map(str, layers[:8]))}{', …' if len(layers) > 8 else ''} " if layers else ""
+    altered = [
+        f"{where}{_some(names)} {'was' if len(names) == 1 else 'were'} {what}"
+        for names, where, what in (
+            (tensors.changed, place, "changed"),
+            (tensors.missing, "", "removed"),
+            (tensors.extra, "", "added"),
         )
-    if not tensors.altered:
-        return f" ({'; '.join(parts)})" if parts else ""
-    altered = []
-    if tensors.changed:
-        altered.append(f"{_layers(tensors.changed)}{_some(tensors.changed)} {_was(tensors.changed)} changed")
-    if tensors.missing:
-        altered.append(f"{_some(tensors.missing)} {'is' if len(tensors.missing) == 1 else 'are'} missing")
-    if tensors.extra:
-        altered.append(f"{_some(tensors.extra)} {_was(tensors.extra)} added")
-    extra = f" ({'; '.join(parts)})" if parts else ""
-    return f"{extra}, but {', and '.join(altered)}"
-
-
-def _layers(names: Sequence[str]) -> str:
-    layers = layers_of(names)
-    if not layers:
-        return ""
-    if len(layers) == 1:
-        return f"in layer {layers[0]} "
-    shown = ", ".join(str(layer) for layer in layers[:8])
-    return f"in layers {shown}{', …' if len(layers) > 8 else ''} "
+        if names
+    ]
+    return (f" ({'; '.join(same)})" if same else "") + (f", but {', and '.join(altered)}" if altered else "")
 
 
 def _some(names: Sequence[str]) -> str:
     shown = ", ".join(name[:120] for name in names[:_NAMED])
     return f"{shown} and {len(names) - _NAMED} more" if len(names) > _NAMED else shown
-
-
-def _was(names: Sequence[str]) -> str:
-    return "was" if len(names) == 1 else "were"

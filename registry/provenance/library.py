@@ -8,79 +8,76 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
-from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Row, Select, func, select
 from sqlalchemy.orm import selectinload
 
-from fusery.storage.copying import Progress
-from fusery.storage.digest import Digest, digest_file
-from fusery.storage.errors import FuseryError, StorageError
+from fusery.storage.digest import CHUNK, Digest, digest_file
+from fusery.storage.errors import FuseryError, MissingFileError, StorageError
 from fusery.storage.failures import os_failures
 
 from .. import tables
+from ..database import events
 from ..database.engine import batches
 from .owners import RecordedItem
 from .views import NUMBERS, View, exact_digest, named_digest, read_views, values
 
 if TYPE_CHECKING:
-    from ..engine.base import Base
-    from ..engine.matrices import StoredMatrix
     from ..workspace.workspace import Workspace
+
+Result = TypeVar("Result")
 
 
 class Hasher:
-    """Computes digests on threads; each byte is read once."""
+    """Computes digests on threads; `report` is called with the bytes that were read."""
 
-    def __init__(self) -> None:
-        self.progress: Progress | None = None
+    def __init__(self, report: Callable[[int], None] | None = None) -> None:
+        self._report = report or (lambda _: None)
         self._pool = ThreadPoolExecutor(min(4, os.cpu_count() or 2), "identify")
-        # A whole file is hashed from its beginning to its end, and would end last if it waited for all tensors.
-        self._files = ThreadPoolExecutor(1, "identify-files")
-        self._lock = Lock()
         self._stopped = False
 
-    def tensors(self, views: Iterable[View]) -> dict[View, Future[Digest]]:
-        """Begin to hash tensors, the largest first so that all threads end together."""
+    def tensors(self, views: Iterable[View]) -> dict[View, Digest]:
+        """Return the digests of tensors; the largest are hashed first, so that all threads end together."""
         ordered = sorted(views, key=lambda view: -view.size)
-        return {view: self._pool.submit(self._guarded, exact_digest, view.path, view) for view in ordered}
+        futures = {
+            view: self._pool.submit(_guarded, view.path, exact_digest, view, self._count) for view in ordered
+        }
+        return {view: future.result() for view, future in futures.items()}
 
-    def file(self, path: Path) -> Future[Digest]:
-        """Begin to hash a whole file."""
-        return self._files.submit(self._guarded, self._whole, path, path)
+    def files(self, paths: Iterable[Path]) -> dict[Path, Digest]:
+        """Return the digests of whole files."""
+        futures = {
+            path: self._pool.submit(_guarded, path, digest_file, path, lambda: self._count(CHUNK))
+            for path in paths
+        }
+        return {path: future.result()[0] for path, future in futures.items()}
 
     def close(self) -> None:
-        """Give up what is not done."""
+        """Stop all threads."""
         self._stopped = True
-        for pool in (self._pool, self._files):
-            pool.shutdown(wait=True, cancel_futures=True)
-
-    def _guarded(self, work: Callable[..., Digest], path: Path, item: View | Path) -> Digest:
-        with os_failures(f"read {path}", near=path):
-            return work(item, self._count)
-
-    def _whole(self, path: Path, _: object) -> Digest:
-        return digest_file(path, lambda: self._count(0))[0]
+        self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _count(self, count: int) -> None:
-        """Report that bytes were read; end the thread after `close`."""
         if self._stopped:
             raise CancelledError
-        if self.progress is not None and count:
-            with self._lock:
-                self.progress(count)
+        self._report(count)
+
+
+def _guarded(path: Path, work: Callable[..., Result], *arguments: object) -> Result:
+    with os_failures(f"read {path}", near=path):
+        return work(*arguments)
 
 
 class Index:
     """The table of tensors; what cannot be written to it is kept in memory."""
 
-    def __init__(self, workspace: Workspace, *, fresh: bool = False) -> None:
-        self._workspace, self._fresh = workspace, fresh
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
         self._kept: dict[int, dict[str, str]] = {}
         self._writable = True
 
@@ -113,45 +110,40 @@ class Index:
         return +found
 
     def _rows(self, query: Select[*tuple[Any, ...]]) -> Sequence[Row[*tuple[Any, ...]]]:
-        if self._fresh:
-            return ()
         with self._workspace.database.read() as session:
             return session.execute(query).all()
 
-    def keep(self, manifest: int, entries: Mapping[str, str]) -> None:
-        """Record a manifest's tensors; of a registry that is only read, until this command ends."""
+    def keep(self, owner: RecordedItem, entries: Mapping[str, str]) -> None:
+        """Record an item's tensors; in a read-only registry, keep them until this command ends."""
         if self._writable:
             try:
-                self._write(manifest, entries)
+                self._write(owner, entries)
             except FuseryError:
                 self._writable = False
-        if self._fresh or not self._writable:
-            self._kept[manifest] = dict(entries)
+        if not self._writable:
+            self._kept[owner.manifest] = dict(entries)
 
-    def _write(self, manifest: int, entries: Mapping[str, str]) -> None:
+    def _write(self, owner: RecordedItem, entries: Mapping[str, str]) -> None:
         tensor = tables.TensorRow
         with self._workspace.database.write() as session:
-            if session.get(tables.ManifestRow, manifest) is None:
+            if session.get(tables.ManifestRow, owner.manifest) is None:
                 return  # it was collected meanwhile
-            rows = session.scalars(select(tensor).where(tensor.manifest_id == manifest))
-            present = {row.name: row for row in rows}
-            for name, digest in entries.items():
-                if (row := present.get(name)) is not None:
-                    row.digest = digest
-                else:
-                    session.add(tensor(manifest_id=manifest, name=name, digest=digest))
+            present = set(session.scalars(select(tensor.name).where(tensor.manifest_id == owner.manifest)))
+            session.add_all(
+                tensor(manifest_id=owner.manifest, name=name, digest=digest)
+                for name, digest in entries.items()
+                if name not in present
+            )
+            detail = {"name": owner.title, "digest": owner.digest, "tensors": len(entries)}
+            events.record(session, "registry.indexed", "registry", "tensors", detail)
 
 
-CASTS = {"F32": "F32", "F16": "F16", "BF16": "BF16", "ggml:8": "Q8_0"}
-"""Formats that recorded numbers can be converted to, by the dtype of a view."""
-
-
-class NotHereError(Exception):
-    """The files are not available; the text says why."""
+CASTS = ("F32", "F16", "BF16")
+"""Formats that recorded numbers can be converted to."""
 
 
 class Library:
-    """Recorded items with their files; `scratch` returns a folder for fetched ones."""
+    """Recorded items with their files; `scratch` returns a folder for fetched ones, `missing` says why files are not available."""
 
     def __init__(
         self,
@@ -159,31 +151,18 @@ class Library:
         hasher: Hasher,
         scratch: Callable[[], Path],
         say: Callable[[str], None],
-        *,
-        fresh: bool,
     ) -> None:
-        self.index = Index(workspace, fresh=fresh)
+        self.index = Index(workspace)
         self.missing: dict[int, str] = {}
         self.say = say
         self._workspace, self._hasher, self._scratch = workspace, hasher, scratch
         self._held = ExitStack()
         self._files: dict[int, dict[str, Path]] = {}
-        self._bases: dict[int, Base | None] = {}
         self._views: dict[int, dict[str, View]] = {}
 
     def close(self) -> None:
         """Release all files."""
         self._held.close()
-
-    def _open(self, owner: RecordedItem) -> Mapping[str, Path] | None:
-        """Return the files of an item by path; None if they are not available: `missing` then says why."""
-        if owner.manifest not in self._files and owner.manifest not in self.missing:
-            try:
-                held = open_files(self._workspace, owner, self._scratch())
-                self._files[owner.manifest] = self._held.enter_context(held)
-            except NotHereError as error:
-                self._give_up(owner, str(error), quiet=True)
-        return self._files.get(owner.manifest)
 
     def learn(self, owner: RecordedItem) -> None:
         """Put an item's tensors into the index, if its files are as recorded."""
@@ -192,33 +171,24 @@ class Library:
             return
         weights = {path: file for path, file in files.items() if path.endswith(".safetensors")}
         try:
-            digests = {path: self._hasher.file(file) for path, file in weights.items()}
+            digests = self._hasher.files(weights.values())
             tensors = self._hasher.tensors(self._tensors(owner).values())
-            entries = {view.name: str(future.result()) for view, future in tensors.items()}
             recorded = recorded_files(self._workspace, owner.manifest)
-            if any(recorded.get(path) != future.result() for path, future in digests.items()):
-                self._give_up(owner, "its files are damaged")
-                return
+            if any(recorded.get(path) != digests[file] for path, file in weights.items()):
+                self.missing[owner.manifest] = "its files are damaged"
         except (FuseryError, OSError) as error:
-            self._give_up(owner, str(error))
-            return
-        self.index.keep(owner.manifest, entries)
+            self.missing[owner.manifest] = str(error)
+        if owner.manifest not in self.missing:
+            self.index.keep(owner, {view.name: str(digest) for view, digest in tensors.items()})
 
     def cast(self, owner: RecordedItem, name: str, dtype: str) -> Digest | None:
         """Return the digest of a tensor converted to another dtype; None if that cannot be computed."""
-        kind = CASTS.get(dtype)
-        if kind is None or self._open(owner) is None:
+        if dtype not in CASTS or self._open(owner) is None:
             return None
         try:
             view = self._tensors(owner).get(name)
-            if view is None:
-                return None
-            if (matrix := self._numbers(owner, name)) is not None:
-                from ..models.gguf_numbers import blocks
-
-                return _digest(dtype, matrix.shape, blocks(matrix, kind))
-            return _digest(dtype, view.shape, _converted(view, kind)) if view.dtype in NUMBERS else None
-        except (FuseryError, OSError, ImportError):
+            return _converted_digest(view, dtype) if view is not None and view.dtype in NUMBERS else None
+        except (FuseryError, OSError):
             return None
 
     def _tensors(self, owner: RecordedItem) -> dict[str, View]:
@@ -230,60 +200,59 @@ class Library:
             self._views[owner.manifest] = found
         return self._views[owner.manifest]
 
-    def _numbers(self, owner: RecordedItem, name: str) -> StoredMatrix | None:
-        """Return the numbers of a quantised weight; None if it is not quantised."""
-        module, _, part = name.rpartition(".")
-        if part != "weight" or f"{module}.scales" not in self._tensors(owner):
-            return None
-        from ..engine.matrices import matrix_of
+    def _open(self, owner: RecordedItem) -> Mapping[str, Path] | None:
+        if owner.manifest not in self._files and owner.manifest not in self.missing:
+            try:
+                self._files[owner.manifest] = self._locate(owner)
+            except (StorageError, OSError) as error:
+                self.missing[owner.manifest] = getattr(error, "message", None) or str(error)
+        return None if owner.manifest in self.missing else self._files[owner.manifest]
 
-        if owner.manifest not in self._bases:
-            self._bases[owner.manifest] = _read_base(self._files[owner.manifest])
-        base = self._bases[owner.manifest]
-        return matrix_of(base, name) if base is not None and name in base.tensors else None
+    def _locate(self, owner: RecordedItem) -> dict[str, Path]:
+        from ..records.bases import blob_generations, locate_files
 
-    def _give_up(self, owner: RecordedItem, why: str, *, quiet: bool = False) -> None:
-        self._files.pop(owner.manifest, None)
-        self.missing[owner.manifest] = why
-        if not quiet:
-            self.say(f"{owner.title} cannot be compared with: {why}")
+        files, base_model = selectinload(tables.ManifestRow.files), tables.BaseModelRow
+        with self._workspace.database.read() as session:
+            if owner.kind == "base":
+                loading = (selectinload(base_model.names), selectinload(base_model.manifest).options(files))
+                base = session.get_one(base_model, owner.id, options=loading)
+            manifest = session.get_one(tables.ManifestRow, owner.manifest, options=[files])
+        if owner.kind == "base":
+            located = locate_files(self._workspace, base, self._scratch())
+            return {path: file.resolve() for path, file in located.items()}
+        if owner.kind == "fused":
+            folder = self._held.enter_context(self._workspace.cache.using(owner.facts["key"]))
+            places = {file.path: folder / file.path for file in manifest.files} if folder is not None else {}
+            if places and all(
+                places[file.path].is_file() and places[file.path].stat().st_size == file.size
+                for file in manifest.files
+            ):
+                return places
+        if any(file.blob is None for file in manifest.files):
+            raise MissingFileError("its files are no longer in the cache")
+        generations = blob_generations(self._workspace, [file.sha256 for file in manifest.files])
+        found, store = {}, self._workspace.store
+        for file in manifest.files:
+            digest, generation = Digest(file.sha256), generations[file.sha256]
+            local = store.local_path(digest, generation=generation)
+            if local is None:
+                local = self._scratch() / digest
+                if not local.exists():
+                    store.fetch(digest, local, generation=generation)
+            found[file.path] = local
+        return found
 
 
-def _read_base(files: Mapping[str, Path]) -> Base | None:
-    from fusery.storage.jsonfile import read_object
-
-    from ..engine.base import read_base
-
-    try:
-        return read_base(files, read_object(files["config.json"]))
-    except (KeyError, FuseryError):
-        return None
-
-
-def _digest(dtype: str, shape: tuple[int, ...], blocks: Iterator[bytes]) -> Digest:
-    running = hashlib.sha256()
-    for block in blocks:
-        running.update(block)
-    return named_digest(dtype, shape, running.hexdigest())
-
-
-def _converted(view: View, kind: str) -> Iterator[bytes]:
-    """Yield a tensor's numbers in another format."""
+def _converted_digest(view: View, dtype: str) -> Digest:
     import numpy as np
 
     from ..engine.arithmetic import FORMATS, encode
 
+    running = hashlib.sha256()
     with np.errstate(over="ignore", invalid="ignore"):
         for block in values(view):
-            plain: Any = block.astype(np.float32)
-            if kind == "Q8_0":
-                from gguf import GGMLQuantizationType
-                from gguf.quants import quantize
-
-                # As one row: gguf goes by sixteen rows, and the groups of 32 are the same ones.
-                yield quantize(plain.reshape(1, -1), GGMLQuantizationType.Q8_0).tobytes()
-            else:
-                yield encode(plain, FORMATS[kind]).tobytes()
+            running.update(encode(block.astype(np.float32), FORMATS[dtype]).tobytes())
+    return named_digest(dtype, view.shape, running.hexdigest())
 
 
 def recorded_files(workspace: Workspace, manifest: int) -> dict[str, str]:
@@ -292,47 +261,3 @@ def recorded_files(workspace: Workspace, manifest: int) -> dict[str, str]:
     with workspace.database.read() as session:
         query = select(files.path, files.sha256).where(files.manifest_id == manifest)
         return {row.path: row.sha256 for row in session.execute(query)}
-
-
-@contextmanager
-def open_files(workspace: Workspace, owner: RecordedItem, scratch: Path) -> Iterator[dict[str, Path]]:
-    """Yield the files of a base, an adapter or a fused model by path; raise `NotHereError` if they are not available."""
-    from ..records.bases import blob_generations, locate_files
-
-    loading = selectinload(tables.ManifestRow.files)
-    with workspace.database.read() as session:
-        manifest = session.get_one(tables.ManifestRow, owner.manifest, options=[loading])
-    try:
-        if owner.kind == "base":
-            base_model = tables.BaseModelRow
-            options = [
-                selectinload(base_model.names),
-                selectinload(base_model.manifest).selectinload(tables.ManifestRow.files),
-            ]
-            with workspace.database.read() as session:
-                base = session.get_one(base_model, owner.id, options=options)
-            yield {path: file.resolve() for path, file in locate_files(workspace, base, scratch).items()}
-            return
-        if owner.kind == "fused":
-            with workspace.cache.using(owner.facts["key"]) as folder:
-                if folder is not None and all(
-                    (folder / file.path).is_file() and (folder / file.path).stat().st_size == file.size
-                    for file in manifest.files
-                ):
-                    yield {file.path: folder / file.path for file in manifest.files}
-                    return
-        if any(file.blob is None for file in manifest.files):
-            raise NotHereError("its files are no longer in the cache")
-        generations = blob_generations(workspace, [file.sha256 for file in manifest.files])
-        found = {}
-        for file in manifest.files:
-            digest, generation = Digest(file.sha256), generations[file.sha256]
-            local = workspace.store.local_path(digest, generation=generation)
-            if local is None:
-                local = scratch / digest
-                if not local.exists():
-                    workspace.store.fetch(digest, local, generation=generation)
-            found[file.path] = local
-        yield found
-    except (StorageError, OSError) as error:
-        raise NotHereError(getattr(error, "message", None) or str(error)) from error

@@ -1,4 +1,4 @@
-"""What the registry has manifests of: bases, adapters with their other forms, fused models, bundles, calibrations."""
+"""The records with files: bases, adapters with their other forms, fused models and bundles."""
 
 from __future__ import annotations
 
@@ -45,7 +45,6 @@ def owners_of(session: Session, manifests: Collection[int]) -> dict[int, list[Re
             *_renderings(session, some),
             *_fused(session, tables.FusedRow.manifest_id.in_(some)),
             *_bundles(session, some),
-            *_calibrations(session, some),
         ):
             found[owner.manifest].append(owner)
     _tell_of_yanks(session, [owner for owners in found.values() for owner in owners])
@@ -133,13 +132,6 @@ def owners_in(session: Session, bundle: RecordedItem) -> list[RecordedItem]:
     return list(_adapters(session, tables.AdapterRow.id.in_([adapter.id for adapter in row.adapters])))
 
 
-def _calibrations(session: Session, manifests: Sequence[int]) -> Iterable[RecordedItem]:
-    row = tables.CalibrationRow
-    for found in session.scalars(select(row).where(row.manifest_id.in_(manifests)).order_by(row.id)):
-        facts = {"base": found.base.name, "prompts": found.prompts}
-        yield RecordedItem("calibration", found.id, found.prompts, found.digest, found.manifest_id, facts)
-
-
 class PlausibleOwners:
     """Adapters, bases and fused models that could have tensors of given shapes; what was looked up is kept."""
 
@@ -177,7 +169,6 @@ class PlausibleOwners:
 
 
 def _is_grid(name: str) -> bool:
-    """Tell whether a tensor is a part of a quantised one."""
     return name.endswith((".scales", ".biases"))
 
 

@@ -1,13 +1,12 @@
-"""Signatures on record: listing those over a thing, writing one to a file, and what the registry says of a found bundle."""
+"""Recorded signatures, and the keys that are trusted, with the aliases that each counts for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sqlalchemy import and_, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from fusery.storage.plaintext import is_keepable, visible
@@ -15,35 +14,21 @@ from fusery.storage.plaintext import is_keepable, visible
 from .. import tables
 from ..actors import person
 from ..database import events
-from ..documents import write_picture
-from ..dsse import BadSignatureError, parse_envelope, read_bytes, read_statement
-from ..errors import BadInputError, UnknownReferenceError
-from ..record import Record, described
+from ..dsse import BadSignatureError, key_id, parse_envelope, parse_public_key, public_pem, read_statement
+from ..errors import AlreadyExistsError, BadInputError, UnknownReferenceError
+from ..names import parse_slug
 from ..records.roles import require_may_change, require_role
-from ..records.trust import KnownKey, OneSignature, RecordedEnvelope, RecordedFiles, Signatures
+from ..records.trust import KnownKey, RecordedEnvelope, RecordedFiles, Signatures, TrustedKey
 from ..records.views import SCHEME, is_good, manifest_of, signatures_of, signed_name
 from .sign import find_recorded
-from .signed_claim import FileProblem
-from .verify import KeyChecker, RecordedState, Verification, beside_of, examine, judge
+from .verify import KeyChecker
 
 if TYPE_CHECKING:
     from ..workspace.workspace import Workspace
-    from .sign import SignatureLog
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExportedSignature(Record):
-    """A signature that was written to a file."""
-
-    kind: str = described("kind of the signed object: `adapter`, `fused` or `bundle`")
-    name: str = described("its name")
-    digest: str = described("digest of its manifest")
-    key_id: str = described("id of the key")
-    path: Path = described("the file")
 
 
 def look_up(workspace: Workspace, digest: str, *, lone: bool) -> RecordedFiles:
-    """Return what is on record of a list of files; with `lone`, of a file with that digest that is alone."""
+    """Return the record of a list of files; with `lone`, of a single file with that digest."""
     with workspace.database.read() as session:
         found = _alone(session, digest) if lone else digest or None
         kinds = _kinds_of(session, found) if found is not None else {}
@@ -72,12 +57,7 @@ def look_up(workspace: Workspace, digest: str, *, lone: bool) -> RecordedFiles:
 def record_signature(
     workspace: Workspace, kind: str, digest: str, *, key_id: str, scheme: str, envelope: str, public: str
 ) -> RecordedEnvelope:
-    """Record a signature, or return the recorded one.
-
-    Args:
-        kind: of what was signed; the kind that the digest is recorded as is recorded.
-        public: the public key as PEM.
-    """
+    """Record a signature, or return the recorded one; `public` is the public key as PEM."""
     if scheme != SCHEME:
         raise BadInputError(f"unknown scheme {visible(scheme)[:60]!r}", hint=SCHEME)
     parsed = parse_envelope(envelope.encode(), "the new signature")
@@ -148,7 +128,6 @@ def _require_may_sign(workspace: Workspace, session: Session, kind: str, event: 
 
 
 def _same(session: Session, row: tables.SignatureRow, kind: str, public: str) -> bool:
-    """Return whether a signature on record is as good as a new one."""
     if row.scheme != SCHEME or row.subject_kind != kind:
         return False
     fused = tables.FusedRow
@@ -166,120 +145,6 @@ def list_signatures(workspace: Workspace, reference: str) -> Signatures:
         return Signatures(
             kind=str(subject.kind), name=subject.name, digest=subject.digest, signatures=tuple(found)
         )
-
-
-def find_signature(workspace: Workspace, reference: str, *, by: str | None = None) -> OneSignature:
-    """Return a recorded signature; `by` is the name of a trusted key or the beginning of a key id."""
-    with workspace.database.read() as session:
-        subject = find_recorded(session, reference)
-        key, signature = tables.TrustedKeyRow, tables.SignatureRow
-        rows = session.execute(
-            select(signature, key.name)
-            .outerjoin(key, and_(key.key_id == signature.key_id, signature.scheme == SCHEME))
-            .where(signature.subject_digest == subject.digest)
-            .order_by(signature.id)
-        ).all()
-        wanted = (by or "").casefold()
-        chosen = [row for row, name in rows if not wanted or name == wanted or row.key_id.startswith(wanted)]
-    if not chosen:
-        whose = f" by {by[:60]}" if by else ""
-        raise UnknownReferenceError(
-            f"{subject.name} has no signature{whose}", hint=f"fusery sign {reference} --key KEY.pem"
-        )
-    if len(chosen) > 1:
-        raise BadInputError(
-            f"{subject.name} has {len(chosen)} signatures", hint=f"--by {chosen[-1].key_id[:12]}"
-        )
-    return OneSignature(
-        kind=str(subject.kind),
-        name=subject.name,
-        digest=subject.digest,
-        key_id=chosen[0].key_id,
-        envelope=chosen[0].envelope,
-    )
-
-
-def export_signature(signature: OneSignature, output: Path, *, force: bool = False) -> ExportedSignature:
-    """Write a signature to a file, which model-signing and `verify` read."""
-    write_picture(output, signature.envelope.encode(), force=force)
-    return ExportedSignature(
-        kind=signature.kind,
-        name=signature.name,
-        digest=signature.digest,
-        key_id=signature.key_id,
-        path=output,
-    )
-
-
-def verify_on_record(
-    registry: SignatureLog,
-    path: Path,
-    *,
-    signature: Path | None = None,
-    checkers: Sequence[KeyChecker] = (),
-    progress: Callable[[int, int], None] | None = None,
-) -> Verification:
-    """Verify the files at a path with what the registry knows: its digest, its signatures, and the trusted keys.
-
-    Args:
-        signature: else `PATH.sig`, else the recorded ones.
-        checkers: who may have signed; else every trusted key.
-    """
-    beside = beside_of(path)
-    place = signature or (beside if beside.is_file() else None)
-    result = examine(path, but=signature, progress=progress)
-    if result.found.lone:
-        (entry,) = result.found.files.values()
-        recorded = registry.look_up(str(entry.sha256), lone=True)
-    else:  # an empty digest is that of nothing
-        manifest = result.found.manifest
-        recorded = registry.look_up(str(manifest.digest) if manifest is not None else "")
-    counted = {key.key_id: key for key in recorded.keys_}
-    envelopes = [text.encode() for text in recorded.envelopes]
-    known = [KeyChecker.parse(key.name, key.public_key) for key in recorded.keys_]
-    if place is not None:
-        data: bytes | None = read_bytes(place)
-    else:
-        data = next((text for text in envelopes if _by_one_of(text, checkers or known)), None)
-        data = data or next(iter(envelopes), None)
-    asked = list(checkers) or [key for key in known if data is not None and _may_be(data, key)]
-    judge(result, data, str(place or "registry"), asked)
-    signer = counted.get(result.key_id or "")
-    if signer is not None and signer.revoked:
-        name = Path(result.signature or "").name
-        result.problems.append(
-            FileProblem("revoked", name, f"the signature is by {signer.name}, whose key was revoked")
-        )
-    result.registry = RecordedState(
-        known=recorded.kind is not None,
-        kind=recorded.kind,
-        name=recorded.event or None,
-        digest=recorded.digest,
-        trusted=signer is not None and not signer.revoked,
-        signer=signer.name if signer else None,
-        aliases=signer.aliases if signer else (),
-    )
-    if recorded.kind is None:
-        result.notes.append("the registry has no record of exactly these files")
-    if result.signature is not None and signer is None and not result.problems:
-        result.notes.append("the registry does not trust the key that it was signed with")
-    return result
-
-
-def _by_one_of(data: bytes, checkers: Sequence[KeyChecker]) -> bool:
-    try:
-        envelope = parse_envelope(data, "the recorded signature")
-        return any(envelope.signed_by(checker.key) for checker in checkers)
-    except BadSignatureError:
-        return False
-
-
-def _may_be(data: bytes, key: KeyChecker) -> bool:
-    """Return whether a signature is a key's, or says so: then it is a wrong one, and not a stranger's."""
-    try:
-        return parse_envelope(data, "the signature").hint == key.key_id or _by_one_of(data, [key])
-    except BadSignatureError:
-        return False
 
 
 def _alone(session: Session, sha256: str) -> str | None:
@@ -300,3 +165,108 @@ def _kinds_of(session: Session, digest: str) -> dict[str, str]:
         "bundle": session.scalar(select(bundle.digest).where(bundle.digest == digest).limit(1)),
     }
     return {kind: event for kind, event in found.items() if event is not None}
+
+
+_PATTERN = re.compile(r"[a-z0-9._*?-]{1,128}#[a-z0-9._*?-]{1,128}")
+_MOST = 100
+"""Patterns of aliases."""
+
+
+def add_key(
+    workspace: Workspace, name: str, pem: str, aliases: Sequence[str] = (), *, fused: bool = False
+) -> TrustedKey:
+    """Trust a key for patterns of `TASK#ALIAS`, which replace those of a trusted key.
+
+    With `fused`, fused models of other registries count as made here if this key has signed them.
+    """
+    called = parse_slug(name, "key")
+    patterns = _patterns(aliases, may_be_none=fused)
+    public = parse_public_key(pem.encode(), "the key")
+    number = key_id(public)
+    key = tables.TrustedKeyRow
+    with workspace.database.write() as session:
+        row = session.scalar(select(key).where(key.key_id == number))
+        other = session.scalar(select(key).where(key.name == called))
+        _refuse(row, other, called)
+        now = workspace.database.utcnow(session)
+        if row is None:
+            row = key(key_id=number, name=called, public_key=public_pem(public), created_at=now)
+            row.created_by = workspace.actor
+            session.add(row)
+        elif (row.aliases, bool(row.fused)) == (patterns, fused):
+            return _view(session, row)
+        row.aliases, row.fused = patterns, fused or None
+        detail = {"key_id": row.key_id, "aliases": patterns, "fused": fused}
+        events.record(session, "key.trusted", "key", row.name, detail, at=now)
+        return _view(session, row)
+
+
+def _refuse(row: tables.TrustedKeyRow | None, other: tables.TrustedKeyRow | None, name: str) -> None:
+    if row is not None and row.revoked_at is not None:
+        raise AlreadyExistsError(
+            f"this key was trusted as {row.name} and revoked, and is not trusted again",
+            hint="fusery admin trust keygen NAME makes a new one",
+        )
+    if row is not None and row.name != name:
+        raise AlreadyExistsError(
+            f"this key is trusted already, as {row.name}", hint="fusery admin trust list"
+        )
+    if other is not None and other is not row:
+        raise AlreadyExistsError(f"{name} is the name of another key", hint="choose another name")
+
+
+def _patterns(aliases: Sequence[str], *, may_be_none: bool) -> list[str]:
+    folded = sorted({alias.strip().casefold() for alias in aliases})
+    for alias in folded:
+        if not _PATTERN.fullmatch(alias):
+            raise BadInputError(
+                f"{alias[:60]!r} is no pattern for aliases", hint="--for 'course_rec#prod', or --for '*#prod'"
+            )
+    if not (folded or may_be_none) or len(folded) > _MOST:
+        raise BadInputError(
+            "a key is trusted for 1 to 100 patterns of aliases, or for fused artifacts of other registries",
+            hint="--for 'course_rec#prod', or --fused",
+        )
+    return folded
+
+
+def revoke_key(workspace: Workspace, name: str, *, reason: str = "") -> TrustedKey:
+    """Revoke a key, also for signatures made before: nothing proves when one was made."""
+    with workspace.database.write() as session:
+        row = find_key(session, name)
+        if row.revoked_at is None:
+            now = workspace.database.utcnow(session)
+            row.revoked_at, row.revoked_by = now, workspace.actor
+            detail = {"key_id": row.key_id, "reason": reason}
+            events.record(session, "key.revoked", "key", row.name, detail, at=now)
+        return _view(session, row)
+
+
+def find_key(session: Session, name: str) -> tables.TrustedKeyRow:
+    """Return a key by its name or the beginning of its id."""
+    key = tables.TrustedKeyRow
+    wanted = name.strip().casefold()
+    row = session.scalar(select(key).where(key.name == wanted))
+    if row is None and len(wanted) >= 8:
+        found = session.scalars(
+            select(key).where(key.key_id.startswith(wanted, autoescape=True)).limit(2)
+        ).all()
+        row = found[0] if len(found) == 1 else None
+    if row is None:
+        raise UnknownReferenceError(f"there is no key {name[:60]!r}", hint="fusery admin trust list")
+    return row
+
+
+def list_keys(workspace: Workspace) -> list[TrustedKey]:
+    """Return all keys, the revoked ones too, by name."""
+    with workspace.database.read() as session:
+        rows = session.scalars(select(tables.TrustedKeyRow).order_by(tables.TrustedKeyRow.name))
+        return [_view(session, row) for row in rows]
+
+
+def _view(session: Session, row: tables.TrustedKeyRow) -> TrustedKey:
+    signature = tables.SignatureRow
+    made = session.scalar(
+        select(func.count(signature.id)).where(signature.key_id == row.key_id, signature.scheme == SCHEME)
+    )
+    return TrustedKey.from_row(row, fused=bool(row.fused), signatures=made or 0)

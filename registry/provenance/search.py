@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from sqlalchemy import select
@@ -13,20 +12,14 @@ from fusery.storage.digest import Digest
 
 from .. import tables
 from ..database.engine import batches
-from .compare import Digests, TensorComparison, compare, is_distinctive, with_transposed
+from .compare import Digests, TensorComparison, compare, is_distinctive
 from .files import FoundFile, FoundFiles, Unit
 from .identified import Match
-from .library import CASTS, Hasher, Library
+from .library import CASTS, Library
 from .owners import PlausibleOwners, RecordedItem, owners_in, owners_of
-from .views import View
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
-
     from ..workspace.workspace import Workspace
-
-SMALL = 8 << 20
-"""Bytes up to which every file is hashed."""
 
 WEIGHTS = (".safetensors", ".gguf")
 _CARDS = ("README.md", "fusery.json")
@@ -38,36 +31,6 @@ _MOST = 20
 """Manifests that are compared tensor by tensor, those with the most tensors in common."""
 
 _PROBES = 2
-
-
-def hash_files(workspace: Workspace, hasher: Hasher, found: FoundFiles) -> dict[str, Future[Digest]]:
-    """Begin to hash the files that may be on record: small ones, and those with a recorded size."""
-    gguf = {weights.path for weights in found.weights if weights.form == "gguf"}
-    files = tables.ManifestFileRow
-    with workspace.database.read() as session:
-        sizes = set[int]()
-        for some in batches(sorted({file.size for file in found.files if file.size > SMALL})):
-            sizes |= set(session.scalars(select(files.size).where(files.size.in_(some)).distinct()))
-        sources = gguf if gguf and _converted(session) else set()
-    return {
-        file.path: hasher.file(file.file)
-        for file in found.files
-        if file.size <= SMALL or file.size in sizes or file.path in sources
-    }
-
-
-def _converted(session: Session) -> dict[str, list[int]]:
-    """Return the manifests of bases that were converted from GGUF files, by the digests of these."""
-    base, revision = tables.BaseModelRow, tables.BaseRevisionRow
-    query = (
-        select(revision.revision, base.manifest_id)
-        .join(base, revision.base_id == base.id)
-        .where(revision.source.startswith("gguf:", autoescape=True), revision.revision != "")
-    )
-    found: dict[str, list[int]] = defaultdict(list)
-    for digest, manifest in session.execute(query):
-        found[digest].append(manifest)
-    return found
 
 
 def match_files(
@@ -88,15 +51,6 @@ def match_files(
             for manifest, owners in sorted(owners_of(session, recorded.keys()).items())
             for owner in owners
         ]
-        converted = _converted(session) if asked else {}
-        for path, digest in asked.items():
-            for owners in owners_of(session, converted.get(digest, ())).values():
-                held = frozenset({str(digest)})
-                matches += [
-                    Match(owner, "source", 1.0, found.place_of([path]), held=held)
-                    for owner in owners
-                    if owner.kind == "base"
-                ]
     best: dict[str, float] = {}
     for match in matches:
         best[match.owner.kind] = max(best.get(match.owner.kind, 0.0), match.confidence)
@@ -180,11 +134,8 @@ def _is_hidden(path: str) -> bool:
 class TensorSearch:
     """Searches all that is on record for one unit of weights."""
 
-    def __init__(
-        self, workspace: Workspace, library: Library, unit: Unit, tensors: Mapping[View, Future[Digest]]
-    ) -> None:
-        self._workspace, self._library, self._unit = workspace, library, unit
-        self._found: Digests = {view: [tensors[view].result()] for view in unit.views}
+    def __init__(self, workspace: Workspace, library: Library, unit: Unit, found: Digests) -> None:
+        self._workspace, self._library, self._unit, self._found = workspace, library, unit, found
         self._size = sum(view.size for view in unit.views) or 1
         self._plausible: dict[int, RecordedItem] = {}
 
@@ -193,11 +144,8 @@ class TensorSearch:
         best = self._compared(self._holders())
         if self._share(best) < 1:
             with self._workspace.database.read() as session:
-                adapter = self._unit.is_adapter
-                plausible = PlausibleOwners(session).find(self._unit.views, adapter=adapter)
-                self._plausible = {owner.manifest: owner for owner in plausible}
-                if adapter:
-                    self._found = with_transposed(session, self._found)
+                plausible = PlausibleOwners(session).find(self._unit.views, adapter=self._unit.is_adapter)
+            self._plausible = {owner.manifest: owner for owner in plausible}
             self._learn()
             best = self._compared(self._holders())
         if self._share(best) < _CLOSE:
@@ -218,7 +166,7 @@ class TensorSearch:
         ], unread
 
     def _holders(self) -> Counter[int]:
-        return self._library.index.holders(digest for several in self._found.values() for digest in several)
+        return self._library.index.holders(self._found.values())
 
     def _learn(self) -> None:
         known = self._library.index.known(self._plausible.keys())
@@ -236,7 +184,7 @@ class TensorSearch:
         fitting = Counter(
             manifest
             for manifest, owner in self._plausible.items()
-            if any(self._library.cast(owner, view.name, view.dtype) in self._found[view] for view in probes)
+            if any(self._library.cast(owner, view.name, view.dtype) == self._found[view] for view in probes)
         )
         return self._compared(fitting, casting=True)
 

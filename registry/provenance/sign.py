@@ -1,11 +1,11 @@
-"""Sign a list of files: of a record, as it is recorded, or of a path, which is read and gets a signature beside it."""
+"""Sign the list of files of a record, or of a path, which gets a signature beside it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -40,19 +40,19 @@ from ..records.references import begins_with, resolve_any
 from ..records.trust import SigningSubject
 from ..records.views import SCHEME, manifest_of, signed_name
 from ..wire import LongText
-from .signed_claim import Progress
-from .verify import beside_of, examine, judge
+from .verify import FileLog, Progress, beside_of, examine, judge
 
 if TYPE_CHECKING:
-    from ..records.trust import RecordedEnvelope, RecordedFiles
+    from ..records.trust import RecordedEnvelope
     from ..workspace.workspace import Workspace
-
-NO_PASSPHRASE = "the key is locked with a passphrase, and none was given"
 
 
 def no_passphrase() -> bytes:
     """Refuse: the default source of a passphrase."""
-    raise BadInputError(NO_PASSPHRASE, hint="--passphrase-file FILE, or FUSERY_KEY_PASSPHRASE")
+    raise BadInputError(
+        "the key is locked with a passphrase, and none was given",
+        hint="--passphrase-file FILE, or FUSERY_KEY_PASSPHRASE",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,27 +80,14 @@ class Signed(Record):
     path: Path | None = described("the file that it was written to, if any")
     signature: bytes
     public: str
-    KEYS: ClassVar[tuple[str, ...]] = (
-        "kind",
-        "name",
-        "digest",
-        "files",
-        "scheme",
-        "key_id",
-        "recorded",
-        "existed",
-        "path",
-    )
+    KEYS = ("kind", "name", "digest", "files", "scheme", "key_id", "recorded", "existed", "path")
 
 
-class SignatureLog(Protocol):
-    """The signatures of a registry, on this machine or at a server: `registry.trust`."""
+class SignatureLog(FileLog, Protocol):
+    """The signatures of a registry, here or at a server: `registry.trust`."""
 
     def find(self, reference: str) -> SigningSubject:
         """Return the record that a reference names."""
-
-    def look_up(self, digest: str, *, lone: bool = False) -> RecordedFiles:
-        """Return the record of a list of files."""
 
     def record_signature(
         self, kind: str, digest: str, *, key_id: str, scheme: str, envelope: LongText, public: str = ""
@@ -118,17 +105,15 @@ def sign(
     at_server: bool = False,
     progress: Progress | None = None,
 ) -> Signed:
-    """Sign an adapter, a fused model or a bundle.
+    """Sign an adapter, a fused model or a bundle, by reference or at a path.
 
-    A record is signed by its list of files, and nothing is read; what is at a path is read and compared with its own claims
+    A record is signed by its list of files, and nothing is read; files at a path are read and compared with their own list
     before.  The same key signs the same files once.
 
     Args:
-        text: a reference, or a path.
-        output: file for the signature; for a path, `PATH.sig` beside it by default.
+        output: file for the signature; default for a path: `PATH.sig`.
         force: replace that file even if it is no signature.
         at_server: compare the registry's answer with the reference.
-        progress: called with the bytes read and the total, for a path.
     """
     subject = find_subject(registry, text, at_server=at_server, progress=progress)
     place = output or (beside_of(subject.path) if subject.path is not None else None)
@@ -230,22 +215,16 @@ def _is_meant(text: str, subject: SigningSubject) -> bool:
 
 
 def find_on_record(workspace: Workspace, text: str) -> SigningSubject:
-    """Return a record for signing, as `find_recorded` does.
-
-    A bundle is named by its digest: its place is what the publisher wrote, and so is the list of files of that name.
-    """
+    """Return a record for signing; a bundle is named by its digest, since its place and its files are its publisher's."""
     with workspace.database.read() as session:
-        return find_recorded(session, text, by_place=False)
+        return find_recorded(session, text)
 
 
-def find_recorded(session: Session, text: str, *, by_place: bool = True) -> SigningSubject:
-    """Return an adapter, a fused model, or a bundle by its digest or place."""
+def find_recorded(session: Session, text: str) -> SigningSubject:
+    """Return an adapter, a fused model, or a bundle by its digest."""
     bundle = tables.BundleRow
-    wanted = [bundle.path == text] if by_place else []
     if 8 <= len(text) <= 64 and not text.strip("0123456789abcdef"):
-        wanted.append(begins_with(bundle.digest, text))
-    for condition in wanted:
-        digests = set(session.scalars(select(bundle.digest).where(condition)))
+        digests = set(session.scalars(select(bundle.digest).where(begins_with(bundle.digest, text))))
         if len(digests) > 1:
             raise AmbiguousReferenceError(f"{text} fits more than one bundle", hint="give more digits")
         if digests:
@@ -280,15 +259,12 @@ def _listed(manifest: Manifest, *, lone: bool) -> dict[str, str]:
 
 
 def _at(registry: SignatureLog, path: Path, progress: Progress | None) -> SigningSubject:
-    """Read the files at a path; damaged ones are not signed."""
     seen = examine(path, progress=progress)
     judge(seen, None, "", ())
     manifest = seen.found.manifest
     if seen.problems or not manifest:
         first = seen.problems[0].message if seen.problems else f"{path} has no files that can be listed"
-        raise CheckFailedError(
-            f"{first}, and nothing was signed", hint=f"fusery identify {typed(path)} --verify"
-        )
+        raise CheckFailedError(f"{first}, and nothing was signed", hint=f"fusery identify {typed(path)}")
     files = _listed(manifest, lone=seen.found.lone)
     known = registry.look_up(files[LONE] if seen.found.lone else manifest.digest, lone=seen.found.lone)
     name = seen.found.path.name

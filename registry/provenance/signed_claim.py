@@ -1,6 +1,6 @@
-"""Files to be verified, hidden ones and links included, and what a bundle, an exported adapter or a GGUF file claims to be.
+"""Hash every file to be verified, hidden ones included, and read the list of files in a bundle or an exported adapter.
 
-Claims prove nothing: they show accidents, and say which files a signature of a model or an adapter is about.
+Such a list proves nothing: it shows accidents.
 """
 
 from __future__ import annotations
@@ -9,13 +9,12 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, ClassVar
 
 from fusery.storage.copying import pump, reading
 from fusery.storage.digest import Digest, parse_digest
-from fusery.storage.errors import FuseryError, MissingFileError, StorageError
+from fusery.storage.errors import MissingFileError, StorageError
 from fusery.storage.failures import opened, os_failures
 from fusery.storage.jsonfile import parse_json
 from fusery.storage.manifest import FileEntry, Manifest
@@ -29,23 +28,23 @@ from ..documents import (
     RECORD,
     checksum_of,
     checksum_of_metadata,
+    document_bytes,
     record_bytes,
 )
 from ..record import Record, described
 
+DEEPEST = 64
+"""Folders inside each other."""
+_LARGEST = 16 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class FileProblem(Record):
-    """Something that differs."""
+    """A difference."""
 
     code: str = described("its kind")
     path: str = described("the file it is about, within what is verified")
     message: str = described("the problem, in one sentence")
-
-
-DEEPEST = 64
-"""Folders inside each other."""
-Progress = Callable[[int, int], None]
 
 
 @dataclass(slots=True)
@@ -60,20 +59,24 @@ class HashedFiles:
     @property
     def manifest(self) -> Manifest | None:
         """The files as a manifest; None where something has no place in one."""
-        if self.problems:
-            return None
         try:
-            return Manifest.of(self.files.values())
+            return None if self.problems else Manifest.of(self.files.values())
         except StorageError:
             return None
 
 
-def look(path: Path, *, but: Path | None = None, progress: Progress | None = None) -> HashedFiles:
+def hash_all(
+    path: Path,
+    *,
+    but: Path | None = None,
+    digests: Mapping[str, Digest],
+    progress: Callable[[int, int], None] | None = None,
+) -> HashedFiles:
     """Hash every file of a folder, or a single file; no link is followed within it.
 
     Args:
         but: a file that is left out: the signature, where it lies inside.
-        progress: called with the bytes done and the total.
+        digests: of files that were hashed already.
     """
     with os_failures(f"read {path}", near=path):
         real = path.resolve()
@@ -82,26 +85,27 @@ def look(path: Path, *, but: Path | None = None, progress: Progress | None = Non
                 f"{path} is neither a folder nor a file", hint="name a bundle or a file of one"
             )
         found = HashedFiles(real, lone=real.is_file())
+        names = [real.name] if found.lone else _names(real, "", found.problems, DEEPEST)
+        places = {name: real if found.lone else real / name for name in names}
         left_out = but.resolve() if but is not None else None
-        names = [real.name] if found.lone else list(_names(real, "", found.problems, DEEPEST))
-        wanted = [name for name in names if _place(found, name) != left_out]
-        total, done = sum(_place(found, name).lstat().st_size for name in wanted), 0
-        for name in sorted(wanted):
-            entry = _hashed(found, name)
+        sizes = {name: place.lstat().st_size for name, place in places.items() if place != left_out}
+        done = 0
+        for name, size in sorted(sizes.items()):
+            entry = (
+                FileEntry(name, size, digests[name])
+                if name in digests
+                else _hashed(found, name, places[name])
+            )
             if entry is not None:
                 found.files[name] = entry
                 done += entry.size
             if progress is not None:
-                progress(done, total)
+                progress(done, sum(sizes.values()))
     return found
 
 
-def _place(found: HashedFiles, name: str) -> Path:
-    return found.path if found.lone else found.path / name
-
-
 def _names(folder: Path, prefix: str, problems: list[FileProblem], deep: int) -> Iterator[str]:
-    """Yield the paths of regular files below a folder, and note what is something else."""
+    """Yield the paths of regular files below a folder, and note everything else."""
     if deep == 0:
         problems.append(
             FileProblem("too_deep", prefix, f"{prefix[:100]}… lies deeper than {DEEPEST} folders")
@@ -121,8 +125,7 @@ def _names(folder: Path, prefix: str, problems: list[FileProblem], deep: int) ->
                 problems.append(FileProblem("special", name, f"{name} is neither a file nor a folder"))
 
 
-def _hashed(found: HashedFiles, name: str) -> FileEntry | None:
-    place = _place(found, name)
+def _hashed(found: HashedFiles, name: str, place: Path) -> FileEntry | None:
     try:
         with reading(place) as source, os_failures(f"read {place}", near=place):
             digest, size = pump(source.fd, None)
@@ -132,39 +135,39 @@ def _hashed(found: HashedFiles, name: str) -> FileEntry | None:
     return FileEntry(name, size, digest)
 
 
-_LARGEST = 16 << 20
-
-
 @dataclass(slots=True)
 class SignedClaim(Record):
-    """What something says of itself.
+    """The claims of a folder: `files` it lists by path, all if `complete`; `problems` are with the document itself."""
 
-    Attributes:
-        name: of the model, adapter or bundle.
-        digest: of the model or the adapter.
-        target: of the bundle.
-        files: what it lists, by path; the document itself is not among them.
-        complete: it lists every file there should be.
-        parts: what somebody may have signed of it: prefix of the paths, and digest by path.
-        problems: with the document itself.
-    """
-
-    kind: str = described("`bundle`, `adapter` or `gguf`")
-    document: str = described("the file that says it")
+    kind: str = described("`bundle` or `adapter`")
+    document: str = described("the file with the claims")
     name: str | None = None
     digest: str | None = None
     target: str | None = None
     files: dict[str, FileEntry] = field(default_factory=dict)
     complete: bool = False
-    parts: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     problems: list[FileProblem] = field(default_factory=list)
     KEYS: ClassVar[tuple[str, ...]] = ("kind", "document", "name", "target", "digest", "complete")
 
+    def note(self, why: str) -> None:
+        """Add a problem with the document."""
+        message = f"{self.document} is not as it was written: {why[:200]}"
+        self.problems.append(FileProblem("changed", self.document, message))
+
+    def add(self, prefix: str, rows: Any) -> list[FileEntry]:
+        """Add listed files below a folder, and return them as listed."""
+        entries = [
+            FileEntry(_text(row["path"]), int(row["size"]), parse_digest(row["sha256"])) for row in rows
+        ]
+        for entry in entries:
+            placed = FileEntry(prefix + entry.path, entry.size, entry.sha256)
+            if self.files.setdefault(placed.path, placed) != placed:
+                self.note(f"it lists {placed.path} twice, differently")
+        return entries
+
 
 def read_claim(path: Path) -> SignedClaim | None:
-    """Return what a folder or a file says of itself, None if it says nothing that fusery wrote."""
-    if path.is_file():
-        return _gguf(path)
+    """Return the claims of a folder, None if it has none that fusery wrote."""
     if (path / RECORD).is_file():
         return _document(path / RECORD, "bundle", read_record)
     if (path / METADATA).is_file():
@@ -182,37 +185,27 @@ def _document(path: Path, kind: str, read: Callable[[bytes, SignedClaim], None])
             raise ValueError(f"it is larger than {_LARGEST >> 20} MiB")
         read(data, claim)
     except (StorageError, ValueError, TypeError, KeyError, AttributeError) as error:
-        why = error.message if isinstance(error, StorageError) else "it is not what fusery writes"
         claim.files.clear()
-        claim.parts.clear()
-        claim.problems.append(_changed(path.name, why))
+        claim.note(error.message if isinstance(error, StorageError) else "it is not what fusery writes")
     return claim
 
 
-def _changed(name: str, why: str) -> FileProblem:
-    return FileProblem("changed", name, f"{name} is not as it was written: {why[:200]}")
-
-
 def read_record(data: bytes, claim: SignedClaim) -> None:
-    """Take what `fusery.json` says."""
+    """Add the claims of `fusery.json`."""
     document = parse_json(data, RECORD)
     if document["format"] != BUNDLE_FORMAT:
         raise ValueError("another format")
-    _check(claim, document, data, document.get(CHECKSUM), checksum_of, record_bytes)
+    _check(claim, document.get(CHECKSUM), checksum_of(document), record_bytes(document), data)
     claim.name, claim.target = _text(document["name"]), _text(document["target"])
-    listed = {"": document.get("contents", [])}
+    claim.add("", document.get("contents", []))
     if document["model"] is not None:
         claim.digest = _text(document["digest"])
-        prefix = _prefix(document["model"])
-        _take_part(claim, prefix, document["files"], claim.digest)
-        listed.setdefault(prefix, []).extend(document["files"])
+        entries = claim.add(_prefix(document["model"]), document["files"])
+        if Manifest.of(entries).digest != claim.digest:
+            claim.note("its digest is not that of its list of files")
     for adapter in document["adapters"]:
-        prefix = _prefix(adapter["path"])
-        _take_part(claim, prefix, adapter["files"], None)
-        listed.setdefault(prefix, []).extend(adapter["files"])
+        claim.add(_prefix(adapter["path"]), adapter["files"])
     claim.complete = "contents" in document
-    for prefix, rows in listed.items():
-        _take(claim, prefix, rows)
 
 
 def _read_export_metadata(data: bytes, claim: SignedClaim) -> None:
@@ -220,83 +213,26 @@ def _read_export_metadata(data: bytes, claim: SignedClaim) -> None:
     inner = document.get(KEY) if isinstance(document, Mapping) else None
     if not isinstance(inner, Mapping) or inner.get("format") != FORMAT:
         return
-    from ..documents import document_bytes
-
-    _check(claim, document, data, inner.get(CHECKSUM), checksum_of_metadata, document_bytes)
+    _check(claim, inner.get(CHECKSUM), checksum_of_metadata(document), document_bytes(document), data)
     claim.name, claim.digest = _text(inner["name"]), _text(inner["digest"])
     claim.target = f"adapter-{_text(inner['form'])}"
     claim.complete = "contents" in inner
-    own = [*inner["files"], *inner.get("tokenizer", [])]
-    _take(claim, "", [*own, *inner.get("contents", [])])
-    registered = {entry.path: str(entry.sha256) for entry in _entries("", own)}
-    if inner["metadata"] is not None:
-        registered[METADATA] = sha256(_text(inner["metadata"], longest=_LARGEST).encode()).hexdigest()
-    claim.parts.append(("", registered))
+    claim.add("", [*inner["files"], *inner.get("tokenizer", []), *inner.get("contents", [])])
 
 
-def _check(
-    claim: SignedClaim,
-    document: Any,
-    data: bytes,
-    checksum: Any,
-    computed: Callable[[Mapping[str, Any]], str],
-    written: Callable[[Mapping[str, Any]], bytes],
-) -> None:
-    """Note a document that is not byte for byte what was written; those of before there were checksums have none."""
-    if checksum is not None and checksum != computed(document):
-        claim.problems.append(_changed(claim.document, "its checksum is another"))
-    elif checksum is not None and written(document) != data:
-        claim.problems.append(_changed(claim.document, "it says the same in other characters"))
-
-
-def _take(claim: SignedClaim, prefix: str, rows: Any) -> None:
-    for entry in _entries(prefix, rows):
-        known = claim.files.setdefault(entry.path, entry)
-        if known != entry:
-            claim.problems.append(_changed(claim.document, f"it lists {entry.path} twice, differently"))
-
-
-def _take_part(claim: SignedClaim, prefix: str, rows: Any, digest: str | None) -> None:
-    entries = _entries("", rows)
-    claim.parts.append((prefix, {entry.path: str(entry.sha256) for entry in entries}))
-    if digest is not None and Manifest.of(entries).digest != digest:
-        claim.problems.append(_changed(claim.document, "its digest is not that of its list of files"))
-
-
-def _entries(prefix: str, rows: Any) -> list[FileEntry]:
-    return [
-        FileEntry(prefix + _text(row["path"]), int(row["size"]), parse_digest(row["sha256"])) for row in rows
-    ]
+def _check(claim: SignedClaim, checksum: Any, computed: str, written: bytes, data: bytes) -> None:
+    """Note a document that is not byte for byte what was written; one without a checksum is not compared."""
+    if checksum is not None and checksum != computed:
+        claim.note("its checksum is another")
+    elif checksum is not None and written != data:
+        claim.note("it says the same in other characters")
 
 
 def _prefix(folder: Any) -> str:
     return "" if folder == "." else f"{_text(folder)}/"
 
 
-def _text(value: Any, longest: int = 1000) -> str:
-    if not isinstance(value, str) or len(value) > longest:
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or len(value) > 1000:
         raise TypeError("no text")
     return value
-
-
-def _gguf(path: Path) -> SignedClaim | None:
-    """Return what a GGUF file's keys say; they hold the digest of what it was made from, and none of the file."""
-    from ..models.gguf_header import MAGIC, read_header
-
-    with opened(path) as file:
-        if file.read(len(MAGIC)) != MAGIC:
-            return None
-    claim = SignedClaim("gguf", path.name)
-    try:
-        keys = read_header(path).metadata
-    except FuseryError as error:
-        claim.problems.append(
-            FileProblem("changed", path.name, f"{path.name} is damaged: {error.message[:200]}")
-        )
-        return claim
-    if not any(key.startswith("fusery.") for key in keys):
-        return None
-    claim.name = str(keys.get("general.name", ""))[:300] or None
-    digest = keys.get("fusery.digest") or keys.get("fusery.adapter.digest")
-    claim.digest = Digest(str(digest)[:64]) if digest else None
-    return claim

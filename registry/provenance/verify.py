@@ -1,12 +1,13 @@
-"""Verify a bundle, an adapter's folder or a file against its signature and its own claims, without a registry."""
+"""Verify a folder or a file: its own list of files, its signature, and what a registry has recorded of it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
+from fusery.storage.digest import Digest
 from fusery.storage.manifest import FileEntry
 
 from ..dsse import (
@@ -22,10 +23,17 @@ from ..dsse import (
     read_statement,
 )
 from ..record import Record, described
-from .signed_claim import FileProblem, HashedFiles, Progress, SignedClaim, look, read_claim
+from .signed_claim import FileProblem, HashedFiles, SignedClaim, hash_all, read_claim
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+
+    from ..records.trust import RecordedFiles
+
+Progress = Callable[[int, int], None]
+"""Called with the bytes done and the total."""
+
+Verdict = Literal["verified", "differs", "unproven"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,40 +59,30 @@ class KeyChecker:
         return key_id(self.key)
 
 
-SUFFIX = ".sig"
-"""What a signature is called that lies beside what it is about: `bundle.sig` for the folder `bundle`."""
-Verdict = Literal["verified", "differs", "unproven"]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedState(Record):
     """What the registry knows of verified files."""
 
     known: bool = described("exactly these files are on record")
     kind: str | None = described("as what: `adapter`, `fused` or `bundle`")
-    name: str | None = described("its kind in the log")
+    name: str | None = described("its name in the log")
     digest: str | None = described(
         "digest of the files; None where something among them has no place in a list of files"
     )
     trusted: bool = described("the registry trusts the key of the signature")
     signer: str | None = described("name of the key, even if it was revoked")
-    aliases: tuple[str, ...] = described("the patterns of those that it counts for")
+    aliases: tuple[str, ...] = described("patterns of the aliases that it counts for")
 
 
 @dataclass(slots=True)
 class Verification(Record):
-    """The result of verifying what is at a path.
+    """The result of verifying a folder or a file.
 
     Attributes:
-        record: its own claims, if it has any.
         signature: where the signature was found: a path, or `registry`.
         signed_with: the key that the signature names.
-        signer: whose key it verifies with: the name of a file or of a trusted key; None for nobody's.
-        key_id: of that key.
-        problems: the differences.
+        signer: name of the key file or trusted key that verifies it; `key_id` is that of this key.
         notes: what was not checked, and what is missing for a proof.
-        unsigned: files that a signature of the model or the adapter within does not cover.
-        registry: what the registry has recorded about it, if one was asked.
     """
 
     found: HashedFiles = described("its files")
@@ -95,7 +93,6 @@ class Verification(Record):
     key_id: str | None = None
     problems: list[FileProblem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    unsigned: tuple[str, ...] = ()
     registry: RecordedState | None = None
     KEYS: ClassVar[tuple[str, ...]] = (
         "path",
@@ -107,31 +104,40 @@ class Verification(Record):
         "signer",
         "key_id",
         "problems",
-        "unsigned",
         "notes",
         "registry",
     )
 
     @property
     def path(self) -> Path:
-        """What was looked at."""
+        """The verified folder or file."""
         return self.found.path
 
     @property
     def verdict(self) -> Verdict:
-        """`differs` if anything is wrong, `verified` if a key vouches for every file, else `unproven`.
-
-        A bundle whose model alone is signed is not verified: anybody could have put a script beside the model.
-        """
+        """`differs` if anything is wrong, `verified` if a key signed every file, else `unproven`."""
         if self.problems:
             return "differs"
         unknown = self.registry is not None and not (self.registry.known and self.registry.trusted)
-        return "unproven" if self.signer is None or self.unsigned or unknown else "verified"
+        return "unproven" if self.signer is None or unknown else "verified"
 
     @property
     def files(self) -> int:
-        """How many files were looked at."""
+        """Number of files."""
         return len(self.found.files)
+
+
+class FileLog(Protocol):
+    """The recorded signatures of a registry: `registry.trust`."""
+
+    def look_up(self, digest: str, *, lone: bool = False) -> RecordedFiles:
+        """Return the record of a list of files."""
+
+
+def beside_of(path: Path) -> Path:
+    """Return the default path of the signature of a folder or file."""
+    real = path.resolve()
+    return real.with_name(f"{real.name}.sig")
 
 
 def verify(
@@ -141,33 +147,103 @@ def verify(
     checkers: Sequence[KeyChecker] = (),
     progress: Progress | None = None,
 ) -> Verification:
-    """Compare a folder or a file with its signature and its own claims.
-
-    Args:
-        signature: by default `PATH.sig`, if it exists.
-        checkers: who may have signed; without any, a signature shows changes, and not who made it.
-    """
-    beside = beside_of(path)
-    place = signature or (beside if beside.is_file() else None)
+    """Compare a folder or a file with its signature (default: `PATH.sig`) and its own list of files, without a registry."""
+    place = _place_of(path, signature)
     result = examine(path, but=signature, progress=progress)
     judge(result, read_bytes(place) if place is not None else None, str(place), checkers)
     return result
 
 
-def beside_of(path: Path) -> Path:
-    """Return the default path of the signature of a folder or file."""
-    real = path.resolve()
-    return real.with_name(real.name + SUFFIX)
+def verify_on_record(
+    registry: FileLog,
+    path: Path,
+    *,
+    signature: Path | None = None,
+    checkers: Sequence[KeyChecker] = (),
+    digests: Mapping[str, Digest] | None = None,
+    progress: Progress | None = None,
+) -> Verification:
+    """Verify a folder or a file with the recorded signatures and the trusted keys of a registry.
+
+    Args:
+        signature: default: `PATH.sig`, else the recorded ones.
+        checkers: keys that may have signed; default: every trusted key.
+        digests: of files that were hashed already, by path.
+    """
+    place = _place_of(path, signature)
+    result = examine(path, but=signature, digests=digests, progress=progress)
+    if result.found.lone:
+        (entry,) = result.found.files.values()
+        recorded = registry.look_up(str(entry.sha256), lone=True)
+    else:  # nothing has an empty digest
+        manifest = result.found.manifest
+        recorded = registry.look_up(str(manifest.digest) if manifest is not None else "")
+    known = [KeyChecker.parse(key.name, key.public_key) for key in recorded.keys_]
+    if place is not None:
+        data: bytes | None = read_bytes(place)
+    else:
+        envelopes = [text.encode() for text in recorded.envelopes]
+        signed = (text for text in envelopes if _is_signed_by(text, checkers or known))
+        data = next(signed, None) or next(iter(envelopes), None)
+    asked = list(checkers) or [key for key in known if data is not None and _may_be(data, key)]
+    judge(result, data, str(place or "registry"), asked)
+    signer = next((key for key in recorded.keys_ if key.key_id == result.key_id), None)
+    if signer is not None and signer.revoked:
+        name = Path(result.signature or "").name
+        result.problems.append(
+            FileProblem("revoked", name, f"the signature is by {signer.name}, whose key was revoked")
+        )
+    result.registry = RecordedState(
+        known=recorded.kind is not None,
+        kind=recorded.kind,
+        name=recorded.event or None,
+        digest=recorded.digest,
+        trusted=signer is not None and not signer.revoked,
+        signer=signer.name if signer else None,
+        aliases=signer.aliases if signer else (),
+    )
+    if recorded.kind is None:
+        result.notes.append("the registry has no record of exactly these files")
+    if result.signature is not None and signer is None and not result.problems:
+        result.notes.append("the registry does not trust the key that it was signed with")
+    return result
 
 
-def examine(path: Path, *, but: Path | None = None, progress: Progress | None = None) -> Verification:
-    """Read what is at a path, and nothing about signatures yet."""
-    found = look(path, but=but, progress=progress)
+def _place_of(path: Path, signature: Path | None) -> Path | None:
+    beside = beside_of(path)
+    return signature or (beside if beside.is_file() else None)
+
+
+def _is_signed_by(data: bytes, checkers: Sequence[KeyChecker]) -> bool:
+    try:
+        envelope = parse_envelope(data, "the recorded signature")
+    except BadSignatureError:
+        return False
+    return any(envelope.signed_by(checker.key) for checker in checkers)
+
+
+def _may_be(data: bytes, key: KeyChecker) -> bool:
+    """Return whether a signature is by a key or names it: then it is a wrong one, and not a stranger's."""
+    try:
+        return parse_envelope(data, "the signature").hint == key.key_id or _is_signed_by(data, [key])
+    except BadSignatureError:
+        return False
+
+
+def examine(
+    path: Path,
+    *,
+    but: Path | None = None,
+    digests: Mapping[str, Digest] | None = None,
+    progress: Progress | None = None,
+) -> Verification:
+    """Read a folder or a file and its claims; its signature is judged later."""
+    found = hash_all(path, but=but, digests=digests or {}, progress=progress)
     return Verification(found, read_claim(found.path), problems=list(found.problems))
 
 
 def judge(result: Verification, data: bytes | None, place: str, checkers: Sequence[KeyChecker]) -> None:
-    """Hold what was found against a signature, if there is one, and against what it says of itself."""
+    """Compare files with a signature, if there is one, else with their own list."""
     statement, name = None, Path(place).name
     if data is not None:
         result.signature = place
@@ -181,11 +257,14 @@ def judge(result: Verification, data: bytes | None, place: str, checkers: Sequen
     claim = result.record
     if claim is not None:
         result.problems += claim.problems
-    if statement is not None:
-        _compare_signed(result, statement)
+    if statement is not None and (result.found.lone or statement.lone):
+        _compare_lone(result, statement)
+    elif statement is not None:
+        _compare(result, statement.files, listing="the signature")
     elif claim is not None and not result.found.lone and not claim.problems:
-        _compare(result, dict(claim.files), listing=claim.document, complete=claim.complete)
-    _note_what_is_missing(result, statement)
+        _compare(result, claim.files, listing=claim.document, complete=claim.complete)
+    if not result.problems and result.signer is None:
+        _note_missing_proof(result, statement)
 
 
 def _find_signer(result: Verification, envelope: Envelope, checkers: Sequence[KeyChecker], name: str) -> None:
@@ -196,62 +275,30 @@ def _find_signer(result: Verification, envelope: Envelope, checkers: Sequence[Ke
     if checkers:
         asked = " nor ".join(checker.name for checker in checkers)
         made = f"; it says that it was made with the key {envelope.hint[:16]}" if envelope.hint else ""
-        result.problems.append(
-            FileProblem(
-                "wrong_key", name, f"the signature {name} was not made with {asked}{made}, or was changed"
-            )
-        )
-
-
-def _compare_signed(result: Verification, statement: Statement) -> None:
-    """Compare with the signed list; one of the model or adapter inside a bundle leaves the rest to the bundle's record."""
-    found, claim = result.found, result.record
-    if found.lone or statement.lone:
-        _compare_lone(result, statement)
-        return
-    signed = dict(statement.files)
-    if claim is None or (part := _part(claim, signed)) is None:
-        _compare(result, signed, listing="the signature", complete=True)
-        return
-    prefix, _ = part
-    covered = {prefix + path for path in signed} - {claim.document}
-    _compare(result, dict(claim.files), listing=claim.document, complete=claim.complete)
-    digests = {prefix + path: digest for path, digest in signed.items() if prefix + path in covered}
-    _compare(result, digests, listing="the signature", complete=False, quiet=True)
-    result.unsigned = tuple(sorted(set(found.files) - covered))
-
-
-def _part(claim: SignedClaim, signed: dict[str, str]) -> tuple[str, dict[str, str]] | None:
-    """Return the part of a bundle that a signature is about, where that is not all of it."""
-    if not claim.files or {*claim.files, claim.document} == set(signed):
-        return None
-    return next(((prefix, files) for prefix, files in claim.parts if files == signed), None)
+        message = f"the signature {name} was not made with {asked}{made}, or was changed"
+        result.problems.append(FileProblem("wrong_key", name, message))
 
 
 def _compare_lone(result: Verification, statement: Statement) -> None:
-    files = list(result.found.files.values())
+    name = result.found.path.name
     if not result.found.lone or not statement.lone:
-        what = "a single file" if statement.lone else "a folder"
+        signed = "a single file" if statement.lone else "a folder"
         here = "a single file" if result.found.lone else "a folder"
         result.problems.append(
-            FileProblem("other", result.found.path.name, f"the signature is about {what}, and this is {here}")
+            FileProblem("other", name, f"the signature is about {signed}, and this is {here}")
         )
-    elif [entry.sha256 for entry in files] != [statement.files[LONE]]:
-        name = result.found.path.name
+    elif [entry.sha256 for entry in result.found.files.values()] != [statement.files[LONE]]:
         result.problems.append(FileProblem("changed", name, f"{name} is not the file that was signed"))
 
 
 def _compare(
     result: Verification,
-    listed: dict[str, Any],
+    listed: Mapping[str, FileEntry] | Mapping[str, str],
     *,
     listing: str,
-    complete: bool,
-    quiet: bool = False,
+    complete: bool = True,
 ) -> None:
-    """Name every file that differs from a list: of entries, or of digests."""
     found = result.found.files
-    known = {(problem.code, problem.path) for problem in result.problems}
     problems = []
     for path, expected in sorted(listed.items()):
         here = found.get(path)
@@ -260,27 +307,23 @@ def _compare(
                 problems.append(FileProblem("missing", path, f"{path} is missing, and {listing} lists it"))
         elif (here if isinstance(expected, FileEntry) else str(here.sha256)) != expected:
             problems.append(FileProblem("changed", path, f"{path} is not what {listing} lists"))
-    claim = result.record
-    document = claim.document if claim is not None and listing == claim.document else None
-    unexpected = sorted(set(found) - set(listed) - {document})
+    document = result.record.document if result.record is not None else None
+    unexpected = sorted(set(found) - set(listed) - ({document} if listing == document else set()))
     if complete:
         problems += [
             FileProblem("added", path, f"{path} was added: {listing} does not list it") for path in unexpected
         ]
-    elif unexpected and not quiet:
-        result.notes.append(
-            f"{listing} does not list {', '.join(unexpected[:5])}"
-            + (f" and {len(unexpected) - 5} more" if len(unexpected) > 5 else "")
-        )
+    elif unexpected:
+        more = f" and {len(unexpected) - 5} more" if len(unexpected) > 5 else ""
+        result.notes.append(f"{listing} does not list {', '.join(unexpected[:5])}{more}")
+    known = {(problem.code, problem.path) for problem in result.problems}
     result.problems += [problem for problem in problems if (problem.code, problem.path) not in known]
 
 
-def _note_what_is_missing(result: Verification, statement: Statement | None) -> None:
-    if result.problems or result.signer is not None:
-        return
+def _note_missing_proof(result: Verification, statement: Statement | None) -> None:
     if statement is None:
         result.notes.append("there is no signature, so nothing proves who made this")
-        if result.record is None or result.record.kind == "gguf":
+        if result.record is None:
             result.notes.append("there is no list of digests to compare it with either")
     else:
         made = f", made with the key {result.signed_with[:16]}," if result.signed_with else ""

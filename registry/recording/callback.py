@@ -62,19 +62,16 @@ class Callback(Protocol):
 class RecordRun:
     """A training callback for mlx-lm (`mlx_lm.tuner.callbacks.TrainingCallback`) that keeps `fusery_run.json` up to date.
 
-    As a context manager it knows how the run ended: `finished`, or `stopped` by an exception or Ctrl-C.  The record of
-    a run that was killed says `running`, and has the curve up to then.  In distributed training only rank 0 records.
+    As a context manager it records how the run ended: `finished`, or `stopped` by an exception or Ctrl-C; a killed run
+    stays `running`.  In distributed training only rank 0 records.
 
     Args:
         folder: where the adapter is written; made if it does not exist.
         arguments: of the run: a mapping, a namespace or a dataclass, such as `mlx_lm.lora`'s `args`.
         data: the data folder, or the hub's name of a dataset; default: `data` of the arguments.
-        examples: how many training examples, where the data are no local folder.
-        wrapped: another callback that is to hear everything too.
+        examples: number of training examples, if the data are no local folder.
+        wrapped: another callback that receives everything too.
         working_folder: whose git commit is recorded.
-
-    Raises:
-        StorageError: the folder cannot be made or written, or the data cannot be read.
     """
 
     def __init__(
@@ -116,7 +113,7 @@ class RecordRun:
         self.finish(stopped=kind is not None)
 
     def on_train_loss_report(self, train_info: dict[str, object]) -> None:
-        """Take in what the trainer reports of the last steps."""
+        """Record a report of the last steps."""
         if self._active:
             memory = train_info.get("peak_memory")
             if isinstance(memory, int | float) and math.isfinite(memory):
@@ -126,7 +123,7 @@ class RecordRun:
             self._wrapped.on_train_loss_report(train_info)
 
     def on_val_loss_report(self, val_info: dict[str, object]) -> None:
-        """Take in a validation loss."""
+        """Record a validation loss."""
         if self._active:
             iteration = int(cast(Any, val_info["iteration"]))
             if self._offset is None:
@@ -138,15 +135,11 @@ class RecordRun:
 
     @property
     def is_recorded(self) -> bool:
-        """This process records: it is the only one of the run, or rank 0."""
+        """Whether this process records: it is the only one of the run, or rank 0."""
         return self._active
 
     def finish(self, *, stopped: bool = False) -> None:
-        """Write the record for the last time; the weights are written.
-
-        Args:
-            stopped: the run ended before its last iteration.
-        """
+        """Write the record for the last time; `stopped` if the run ended before its last iteration."""
         if self._active and self.record.state == "running":
             self.record.state = "stopped" if stopped else "finished"
             self._write()
@@ -154,16 +147,9 @@ class RecordRun:
     def register(
         self, *, registry: Registry | None = None, strict: bool = False, **facts: Unpack[Facts]
     ) -> Registered:
-        """Register what the run left, its best checkpoint unless `checkpoint` says otherwise.
+        """Register the run's best checkpoint in a registry, by default that of the environment.
 
-        Args:
-            registry: default: the one of the environment.
-            strict: warnings keep it out, as errors do.
-            facts: what is said about the adapter, as `Registry.adapters.register` takes it; without a base, it is the one
-                that the run's configuration names.
-
-        Raises:
-            FuseryError: as `Registry.adapters.register`.
+        `facts` are the arguments of `Registry.adapters.register`; the default base is that of the run's configuration.
         """
         self.finish()
         return register_run(self.folder, registry, strict=strict, facts=facts)

@@ -5,8 +5,7 @@
         ...
         mlflow.log_artifacts("adapters", "adapter")
 
-MLflow finds this class by the entry point `mlflow.artifact_repository`; see its `ArtifactRepository` for the methods.  The
-registry is that of the environment, since a run's URI is kept by the tracker, and is no place for settings or passwords.
+MLflow finds this class by the entry point `mlflow.artifact_repository`.  The registry is that of the environment.
 """
 
 from __future__ import annotations
@@ -37,13 +36,7 @@ _BETWEEN = "|"
 class FuseryArtifactRepository(ArtifactRepository):
     """Registers the adapters that a run logs, and gives their files out again.
 
-    An adapter that is logged has the tag `mlflow.run.ID`, with its path among the artifacts of the run.  Nothing else can
-    be logged here: for figures and texts, take an experiment with another place.
-
-    Args:
-        artifact_uri: `fusery://TASK/.../ID/artifacts`, as MLflow makes it from the experiment's.
-        tracking_uri: of MLflow; not used.
-        registry_uri: of MLflow's own model registry; not used.
+    A logged adapter has the tag `mlflow.run.ID`, with its path among the artifacts of the run.  Nothing else can be logged.
     """
 
     def __init__(

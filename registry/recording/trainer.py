@@ -1,10 +1,8 @@
 """Running `mlx_lm.lora` in this process, with a record of the run: its arguments, its output and its exit code are its own.
 
-mlx-lm 0.32 passes no callback on: `mlx_lm.lora.run` sets its argument anew from `--report-to`.  So four of its functions
-are replaced while it runs, by ones that call them: `run`, to see the arguments once they are complete (command line over
-configuration file over defaults), `load`, so that a base is found by its name here and gets the keys that its configuration
-lacks, `load_dataset`, so that the base's chat template is rendered within limits, and `train_model`, to put the record in
-front of whatever callback there is.  A fifth, `linear_to_lora_layers`, is where training for a fuse at the base's size comes in.
+mlx-lm 0.32 passes no callback on.  So functions of `mlx_lm.lora` are replaced while it runs: `run`, to see the complete
+arguments; `load`, to find bases by name and complete their configuration; `load_dataset`, to render chat templates within
+limits; `train_model`, to record; and `linear_to_lora_layers`, to train for a fuse at the base's size.
 """
 
 from __future__ import annotations
@@ -12,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -53,13 +52,9 @@ def train(
     base: KnownBase | None = None,
     way: Way | None = None,
 ) -> TrainerOutcome:
-    """Run the trainer.
+    """Run the trainer with a command line, on `base` unless that names another model.
 
-    Args:
-        words: its command line.
-        ready: called with its complete arguments before anything is loaded; what it raises ends the run.
-        base: what is trained unless the arguments name another model.
-        way: train for a fuse at the base's size (`quantized_training`).
+    `ready` is called with the complete arguments before anything is loaded.  `way` trains for a fuse at the base's size.
     """
     try:
         from mlx_lm import lora
@@ -71,7 +66,7 @@ def train(
         contextlib.closing(chats),
         _recorded(lora, ready, runs, chats, way),
         _based(lora, base),
-        _command_line(words),
+        _replaced(sys, argv=["mlx_lm.lora", *words]),
     ):
         try:
             lora.main()
@@ -87,11 +82,20 @@ def train(
 
 
 @contextlib.contextmanager
+def _replaced(module: Any, **attributes: Any) -> Iterator[None]:
+    """Give attributes of a module other values until the block ends."""
+    before = {name: getattr(module, name) for name in attributes}
+    vars(module).update(attributes)
+    try:
+        yield
+    finally:
+        vars(module).update(before)
+
+
 def _recorded(
     lora: Any, ready: Callable[[Any], None], runs: list[RecordRun], chats: ChatTemplates, way: Way | None
-) -> Iterator[None]:
-    before = lora.run, lora.load, lora.load_dataset, lora.train_model
-    run, load, load_dataset, train_model = before
+) -> AbstractContextManager[None]:
+    run, load, load_dataset, train_model = lora.run, lora.load, lora.load_dataset, lora.train_model
 
     def ready_then_run(args: Any, *rest: Any, **named: Any) -> Any:
         if way is not None:
@@ -136,12 +140,13 @@ def _recorded(
                 stack.enter_context(bound_to_weights(Path(args.adapter_path)))
             train_model(args, model, train_set, valid_set, record)
 
-    lora.run, lora.load = ready_then_run, complete_and_load
-    lora.load_dataset, lora.train_model = bind_and_load, record_and_train
-    try:
-        yield
-    finally:
-        lora.run, lora.load, lora.load_dataset, lora.train_model = before
+    return _replaced(
+        lora,
+        run=ready_then_run,
+        load=complete_and_load,
+        load_dataset=bind_and_load,
+        train_model=record_and_train,
+    )
 
 
 def without_format(args: Any) -> None:
@@ -151,29 +156,21 @@ def without_format(args: Any) -> None:
             delattr(args, name)
 
 
-@contextlib.contextmanager
-def _made(lora: Any, layers: Sequence[Any]) -> Iterator[None]:
+def _made(lora: Any, layers: Sequence[Any]) -> AbstractContextManager[None]:
     """Let the trainer find the layers that are in the model already, when it has frozen that."""
-    before = lora.linear_to_lora_layers
 
     def unfreeze(*_: Any, **__: Any) -> None:
         for layer in layers:
             layer.unfreeze(keys=["lora_a", "lora_b"], recurse=False)
 
-    lora.linear_to_lora_layers = unfreeze
-    try:
-        yield
-    finally:
-        lora.linear_to_lora_layers = before
+    return _replaced(lora, linear_to_lora_layers=unfreeze)
 
 
-@contextlib.contextmanager
-def _based(lora: Any, base: KnownBase | None) -> Iterator[None]:
+def _based(lora: Any, base: KnownBase | None) -> AbstractContextManager[None]:
     """Let the trainer train a base of the registry: as its default, and where that is named."""
     if base is None:
-        yield
-        return
-    load, defaults = lora.load, lora.CONFIG_DEFAULTS
+        return contextlib.nullcontext()
+    load = lora.load
 
     def load_base(model: str, *rest: Any, **named: Any) -> Any:
         if model not in base.names or Path(model).exists():
@@ -181,21 +178,7 @@ def _based(lora: Any, base: KnownBase | None) -> Iterator[None]:
         with base.folder() as folder:
             return load(str(folder), *rest, **named)
 
-    lora.load, lora.CONFIG_DEFAULTS = load_base, {**defaults, "model": base.name}
-    try:
-        yield
-    finally:
-        lora.load, lora.CONFIG_DEFAULTS = load, defaults
-
-
-@contextlib.contextmanager
-def _command_line(words: Sequence[str]) -> Iterator[None]:
-    before = sys.argv
-    sys.argv = ["mlx_lm.lora", *words]
-    try:
-        yield
-    finally:
-        sys.argv = before
+    return _replaced(lora, load=load_base, CONFIG_DEFAULTS={**lora.CONFIG_DEFAULTS, "model": base.name})
 
 
 def _failed(error: Exception, runs: list[RecordRun]) -> TrainingFailedError:

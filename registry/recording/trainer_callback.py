@@ -35,20 +35,9 @@ _MOST_EXAMPLES = 2**31 - 1
 class FuseryCallback(TrainerCallback):  # type: ignore[misc]  # transformers is optional, and is not read by mypy
     """A callback for transformers' `Trainer` that records the run and registers its best checkpoint when it ends.
 
-    The record, `fusery_run.json` in the output folder, has the arguments, the dataset's name and fingerprint where `datasets`
-    knows them, the versions of what trained, the machine and the git commit; the curve is the trainer's own.  Where the trainer
-    saves no checkpoint, the callback saves the one of the last step.  What keeps the adapter out is a warning and stands in `error`: the
-    weights of a long run are not lost for it, and the trainer goes on to save them.
-
-    Args:
-        registry: default: the one of the environment.
-        strict: warnings keep it out, as errors do.
-        facts: what is said about the adapter, as `Registry.adapters.register` takes it; without a base, it is the one that
-            the adapter's configuration names.
-
-    Attributes:
-        adapter: what was registered, once it is.
-        error: why nothing was registered.
+    The record is `fusery_run.json` in the output folder.  If the trainer saves no checkpoint, the callback saves the last
+    step.  A refused adapter is a warning and `error`, so that the trainer goes on to save the weights; a registered one is
+    `adapter`.  `facts` are the arguments of `Registry.adapters.register`.
     """
 
     def __init__(

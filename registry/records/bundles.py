@@ -85,13 +85,6 @@ def record_bundle(
     return row.id
 
 
-def choices_of(session: Session, digest: str, place: str) -> set[str]:
-    """Return by which choices a bundle was written to a place, as `Choices.digest` has them."""
-    entries = events.history(session, kind="bundle", subject=digest, action=WRITTEN)
-    details = [json.loads(event.detail) for event in entries]
-    return {detail["choices"] for detail in details if detail["path"] == place and "choices" in detail}
-
-
 _ACTIONS = (WRITTEN, "adapter.exported")
 _SENT = "sent"
 """The detail of a log entry for a bundle that a client described: its path is on the client's machine."""

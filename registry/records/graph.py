@@ -95,9 +95,6 @@ class Graph(Record):
         "whether nodes are left out; of each kind, it has the nearest nodes, and the newest of these",
         default=False,
     )
-    left_out: Mapping[str, int] | None = described(
-        "number of nodes that are left out, by kind; None if they were not counted", default_factory=dict
-    )
     KEYS: ClassVar[tuple[str, ...]] = ("root", "roots", "nodes", "edges", "cut", "left_out")
 
     @property
@@ -111,21 +108,11 @@ class Graph(Record):
         return tuple(self.by_id.values())
 
     @property
+    def left_out(self) -> Mapping[str, int] | None:
+        """Empty if no node is left out, else None: they are not counted."""
+        return None if self.cut else {}
+
+    @property
     def more(self) -> str:
-        """Return the number of nodes that are left out, such as `and 99,900 more adapters`; may be empty."""
-        return more(self.left_out) if self.cut else ""
-
-
-_WORDS = {"fused": ("fused model", "fused models"), "alias": ("alias", "aliases")}
-
-
-def more(left_out: Mapping[str, int] | None) -> str:
-    """Return how many nodes of each kind are left out, in words; may be empty."""
-    if left_out is None:
-        return "and more"
-    named = [
-        f"{number:,} more {_WORDS.get(kind, (kind, f'{kind}s'))[number != 1]}"
-        for kind, number in left_out.items()
-        if number
-    ]
-    return "and " + ", ".join(named) if named else ""
+        """`and more` if nodes are left out, else empty."""
+        return "and more" if self.cut else ""

@@ -49,17 +49,6 @@ class TrustedKey(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OneSignature(Record):
-    """A recorded signature with its envelope."""
-
-    kind: str = described("kind of the signed object: `adapter`, `fused` or `bundle`")
-    name: str = described("name of the signed object")
-    digest: str = described("digest of its manifest")
-    key_id: str = described("id of the key")
-    envelope: str = described("content of the signature file")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedEnvelope(Record):
     """The result of recording a signature."""
 

@@ -39,8 +39,14 @@ from ..records.withdrawals import inherited_dataset, known_sources, of_adapters,
 from ..remote.documents import AdapterDocument
 from .checkpoint_selection import Training
 from .context import RegistrationContext, candidate_for, load_context, policy_of
-from .recorded import first_state, record_training, submission_of, training_findings
-from .training_facts import adapter_with_weights, record_run, recorded_curve
+from .recorded import (
+    adapter_with_weights,
+    first_state,
+    record_run,
+    record_training,
+    submission_of,
+    training_findings,
+)
 
 if TYPE_CHECKING:
     from ..workspace.workspace import Workspace
@@ -48,16 +54,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """An admitted adapter.
+    """An admitted adapter: of a folder, which has a training run, or of a document from another registry.
 
-    Attributes:
-        copies: the kept files, by name.
-        forms: manifests of its other formats.
-        training: its training run; None for a document.
-        document: its record in another registry; None for a folder.
-        context: its base model, parent and the base model it was trained on.
-        name: its new name; version 0 stands for the next one.
-        corrected: fields in which the document contradicts the files.
+    Version 0 in its name stands for the next one.  `corrected` are fields in which the document contradicts the files.
     """
 
     folder: AdapterFolder
@@ -351,7 +350,7 @@ def _differences(
         ),
     }
     differs = {field: both for field, both in fixed.items() if both[1] is not None and both[0] != both[1]}
-    if submission.log is not None and not recorded_curve(row).points:
+    if submission.log is not None and not row.curve:
         differs["training curve"] = (None, submission.log)
     today, rows = state_of(row), row.amendments
     states = [undone(today, rows[number:]) for number in range(len(rows), -1, -1)]  # the newest first

@@ -1,17 +1,18 @@
-"""Read an adapter's document: its declared values as a submission, its amendments and its training run."""
+"""Read an adapter's document as a submission, with its amendments; record the training run of a document or a folder."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
 
-from sqlalchemy import insert
+from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from fusery.storage.digest import parse_digest
 from fusery.storage.errors import FuseryError
 
 from .. import tables
+from ..adapters.files import WEIGHTS
 from ..adapters.finding import Finding
 from ..adapters.folder import AdapterFolder
 from ..admission.code import TRAINING_CODES
@@ -170,3 +171,56 @@ def record_training(session: Session, adapter: tables.AdapterRow, document: Adap
             for each in document.curve
         ]
         session.execute(insert(tables.CurvePointRow), rows)
+
+
+def record_run(session: Session, adapter: tables.AdapterRow, run: Run, choice: CheckpointChoice) -> None:
+    """Record the facts of an adapter's run, and its curve up to the checkpoint, in the caller's transaction."""
+    record, best, last = run.record, run.curve.best(), run.curve.last()
+    data = record.dataset if record else None
+    session.add(
+        tables.TrainingRunRow(
+            adapter_id=adapter.id,
+            checkpoint=choice.checkpoint.iteration,
+            chosen=choice.chosen,
+            last_iteration=run.last_iteration,
+            last_val_loss=last[1] if last else None,
+            best_iteration=best[0] if best else None,
+            best_val_loss=best[1] if best else None,
+            state=run.state,
+            source=run.source,
+            started_at=record.started() if record else None,
+            seconds=record.seconds if record else None,
+            trained_tokens=run.curve.trained_tokens,
+            peak_memory=run.peak_memory,
+            git_commit=record.git.commit if record and record.git else None,
+            git_dirty=record.git.dirty if record and record.git else None,
+            machine=record.machine.model_dump() if record and record.machine else None,
+            versions=dict(record.versions) if record else None,
+            arguments=dict(record.arguments) if record else None,
+            dataset_files=[file.model_dump() for file in data.files] if data and data.files else None,
+        )
+    )
+    points = run.curve.until(choice.checkpoint.iteration).points
+    if points:
+        rows = [
+            {
+                "adapter_id": adapter.id,
+                "iteration": point.iteration,
+                "train_loss": point.train_loss,
+                "val_loss": point.val_loss,
+                "learning_rate": point.learning_rate,
+            }
+            for point in points
+        ]
+        session.execute(insert(tables.CurvePointRow), rows)
+
+
+def adapter_with_weights(session: Session, digest: str) -> tables.AdapterRow | None:
+    """Return the adapter whose weights have a digest, the first one registered of several."""
+    query = (
+        select(tables.AdapterRow)
+        .join(tables.ManifestFileRow, tables.ManifestFileRow.manifest_id == tables.AdapterRow.manifest_id)
+        .where(tables.ManifestFileRow.sha256 == digest, tables.ManifestFileRow.path == WEIGHTS)
+        .order_by(tables.AdapterRow.id)
+    )
+    return session.scalars(query).first()

@@ -336,20 +336,10 @@ def require_registrable(
         raise BadInputError(
             "invalid folder, model or number of iterations", hint="check --adapter-path, --model and --iters"
         ) from error
-    if name.version:
-        with workspace.database.read() as session:
-            taken = session.scalar(
-                select(tables.AdapterRow)
-                .join(tables.TaskRow)
-                .where(
-                    tables.TaskRow.name == parse_task(name.task), tables.AdapterRow.version == name.version
-                )
-            )
-            if taken is not None:
-                raise AlreadyExistsError(
-                    f"version {name.version} of {name.task} is taken: {taken.name}",
-                    hint="leave out --version to get the next one, and train into a folder of another name",
-                )
+    with workspace.database.read() as session:
+        task = session.scalar(select(tables.TaskRow).where(tables.TaskRow.name == name.task))
+        if task is not None and name.version:
+            _version(session, task, name.version)
 
 
 def _require_base(workspace: Workspace, submission: Submission, folder: AdapterFolder, *, same: bool) -> None:

@@ -251,14 +251,7 @@ _NAMED_LOSS = re.compile(r"eval_.+_loss")
 
 @dataclass(frozen=True, slots=True)
 class TrainerState:
-    """What a trainer says of itself.
-
-    Attributes:
-        step: steps that the weights beside the file have behind them.
-        planned: steps of the whole run, where that is said.
-        best: the step that the trainer calls the best so far, by whatever it was told to judge by.
-        curve: all that was measured until now.
-    """
+    """What a trainer says of itself: the steps of the weights beside the file, of the whole run, and of its best weights."""
 
     step: int
     planned: int | None

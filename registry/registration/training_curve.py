@@ -10,13 +10,16 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from fusery.storage.errors import FormatError, MissingFileError
 from fusery.storage.failures import opened
+
+from ..errors import BadInputError
+from ..parsing import plural
+from ..records.adapter_details import CurvePoint
 
 START = 1
 """The iteration at which mlx-lm measures the untrained model."""
@@ -26,12 +29,7 @@ _BARS = "▁▂▃▄▅▆▇█"
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """The measurements of one iteration; None if not measured.
-
-    Attributes:
-        iteration: counted from 1.
-        train_loss: mean over the steps since the point before.
-    """
+    """The measurements of one iteration; None if not measured; a training loss is the mean since the point before."""
 
     iteration: int
     train_loss: float | None = None
@@ -126,23 +124,6 @@ class Curve:
         return max(losses.items()) if losses else None
 
 
-def point_view(point: Point) -> dict[str, Any]:
-    """Return a point as `--json` prints it."""
-    return {
-        "iteration": point.iteration,
-        "train_loss": point.train_loss,
-        "val_loss": point.val_loss,
-        "learning_rate": point.learning_rate,
-    }
-
-
-def curve_from(rows: Iterable[Mapping[str, Any]]) -> Curve:
-    """Return the curve that rows of `point_view` describe."""
-    return Curve.of(
-        Point(row["iteration"], row["train_loss"], row["val_loss"], row["learning_rate"]) for row in rows
-    )
-
-
 def sparkline(losses: Iterable[float], width: int = 40) -> str:
     """Return losses as a row of at most `width` blocks, the lowest loss the lowest block; empty for no losses."""
     values = list(losses)
@@ -154,6 +135,33 @@ def sparkline(losses: Iterable[float], width: int = 40) -> str:
     low, span = min(values), max(values) - min(values)
     steps = len(_BARS) - 1
     return "".join(_BARS[round(steps * (value - low) / span) if span > 0 else 0] for value in values)
+
+
+def draw_curves(curves: Mapping[str, Sequence[CurvePoint]], plot: Path, *, force: bool) -> Path:
+    """Draw the curves of adapters, by name, to a file; return the file's path."""
+    from ..charts.curves import draw
+    from ..documents import picture_kind, write_picture
+
+    kind, place = picture_kind(plot), plot.expanduser().absolute()
+    if not any(curves.values()):
+        raise BadInputError(
+            f"there is no training curve on record for {', '.join(curves)}",
+            hint="register with what the trainer printed: fusery register DIR --log FILE",
+        )
+    write_picture(place, draw(curves, kind), force=force)
+    return place
+
+
+def curve_line(rows: Sequence[CurvePoint]) -> str:
+    """Return one line for people: the validation losses, or the training losses where there was no validation."""
+    validated = [point.val_loss for point in rows if point.val_loss is not None]
+    trained = [point.train_loss for point in rows if point.train_loss is not None]
+    losses, kind = (validated, "validation") if len(validated) > 1 else (trained, "training")
+    if len(losses) < 2:
+        return ""
+    return (
+        f"{sparkline(losses)}  {losses[0]:.3f} to {losses[-1]:.3f} ({kind}, {plural(len(losses), 'point')})"
+    )
 
 
 MAX_BYTES = 1 << 30
@@ -184,11 +192,7 @@ _BEGIN = re.compile(r"Starting training\.\.\., iters: \d+|^\s*iter +train_loss +
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """The contents of a log.
-
-    Attributes:
-        peak_memory: bytes, where the trainer printed it.
-    """
+    """The contents of a log; the peak memory is in bytes, where the trainer printed it."""
 
     curve: Curve
     peak_memory: int | None = None
@@ -201,15 +205,11 @@ def read_log(path: Path) -> Log:
     with opened(path) as file:
         if os.fstat(file.fileno()).st_size > MAX_BYTES:
             raise FormatError(f"{path.name} is larger than {MAX_BYTES >> 20} MiB", hint=_HINT)
-        return _parse(iter(lambda: file.read(_BLOCK), b""), path.name)
+        return parse_log(iter(lambda: file.read(_BLOCK), b""), path.name)
 
 
-def parse_log(data: bytes, subject: str = "the log") -> Log:
+def parse_log(blocks: Iterable[bytes], subject: str = "the log") -> Log:
     """Parse what the trainer printed."""
-    return _parse([data], subject)
-
-
-def _parse(blocks: Iterable[bytes], subject: str) -> Log:
     points: list[Point] = []
     memory: int | None = None
     for line in _lines(blocks):

@@ -28,11 +28,7 @@ _TOKEN = re.compile(r"[!-~]{1,4096}")
 
 @dataclass(frozen=True, slots=True)
 class ServerAddress:
-    """The address of a server.
-
-    Attributes:
-        path: a prefix of the API's paths, for a server behind a proxy.
-    """
+    """The address of a server; a path is the prefix of the API's paths behind a proxy."""
 
     url: str
     host: str

@@ -105,13 +105,16 @@ def open_server(url: str, token: str | None, *, insecure_http: bool = False) -> 
 
     Without `token`, that of `FUSERY_TOKEN` or `fusery login` is used.
     """
-    address = ServerAddress.parse(url, insecure=insecure_http)
-    found = token_for(address.url) if token is None else checked_token(token)
-    settings = Settings.load(replica_of(address))
+    server = server_at(url, token, insecure=insecure_http)
+    settings = Settings.load(replica_of(server.address))
     # The environment's database and store are those of a local registry.
-    return Workspace(replace(settings, database_url="", store_url="", store_options={})), Server(
-        address, found
-    )
+    return Workspace(replace(settings, database_url="", store_url="", store_options={})), server
+
+
+def server_at(url: str, token: str | None = None, *, insecure: bool = False) -> Server:
+    """Return a client of a server, without connecting; `insecure` allows sending the token without TLS."""
+    address = ServerAddress.parse(url, insecure=insecure)
+    return Server(address, token_for(address.url) if token is None else checked_token(token))
 
 
 def replica_of(address: ServerAddress) -> Path:

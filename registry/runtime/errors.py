@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 
 class ServingError(Exception):
     """Something that the operator has to put right; the message is one sentence."""
@@ -47,7 +45,7 @@ class Refusal(Exception):
             "param": param,
             "code": code,
         }
-        self.document: dict[str, Any] = {"error": error}
+        self.document: dict[str, object] = {"error": error}
         self.headers = headers or {}
 
 

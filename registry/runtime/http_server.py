@@ -10,16 +10,20 @@ import asyncio
 import ipaddress
 import re
 import resource
+import signal
 import socket
 import uuid
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
+import uvicorn
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import HANDLED_SIGNALS
 
 from .errors import AddressError, Refusal
 
@@ -95,6 +99,12 @@ def bind(host: str, port: int) -> socket.socket:
         listener.close()
         raise AddressError(f"cannot listen on {host} port {port}: {error}") from error
     return listener
+
+
+def address_of(listener: socket.socket, scheme: str = "http") -> str:
+    """Return the URL of a listener."""
+    host, port = listener.getsockname()[:2]
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _allow_files() -> None:
@@ -206,3 +216,25 @@ class Connection(H11Protocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+
+class HttpServer(uvicorn.Server):
+    """uvicorn's server: connections are limited, and signals that this process was started to ignore stay ignored."""
+
+    def __init__(self, app: ASGIApp, ready: Callable[[], None], **options: Any) -> None:
+        connection = cast("type[asyncio.Protocol]", partial(Connection, {}))  # it is called, and no more
+        options |= {"log_config": None, "log_level": "warning", "access_log": False, "server_header": False}
+        super().__init__(uvicorn.Config(app, http=connection, **options))
+        self._ready = ready
+        self._ignored = {number for number in HANDLED_SIGNALS if signal.getsignal(number) is signal.SIG_IGN}
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and tell so."""
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """End at a signal; uvicorn sets its handler for all of them."""
+        if sig not in self._ignored:
+            super().handle_exit(sig, frame)

@@ -43,12 +43,12 @@ CLASSES: Final[Mapping[str, str]] = {
 Config = Mapping[str, Any]
 
 
-def with_mlx_keys(config: Config) -> dict[str, Any]:
+def with_mlx_keys(config: Config) -> dict[str, object]:
     """Return a configuration with the keys beside its own that mlx-lm needs."""
     return {**config, **mlx_keys(config)}
 
 
-def written_config(config: Config) -> dict[str, Any]:
+def written_config(config: Config) -> dict[str, object]:
     """Return a configuration to write, with mlx-lm's keys, and with transformers 5's keys under their older names too.
 
     transformers before version 5, and servers that are built on it, read `rope_theta`, `rope_scaling` and `torch_dtype`, and take
@@ -61,7 +61,7 @@ def written_config(config: Config) -> dict[str, Any]:
     return {**found, **_older_names(found)}
 
 
-def mlx_keys(config: Config) -> dict[str, Any]:
+def mlx_keys(config: Config) -> dict[str, object]:
     """Return what has to be laid over a configuration for mlx-lm; nothing for most."""
     new = _written_by_transformers_5(config)
     found = _keys(config, new)
@@ -73,11 +73,11 @@ def mlx_keys(config: Config) -> dict[str, Any]:
     return found
 
 
-def added_keys(config: Config) -> dict[str, Any]:
+def added_keys(config: Config) -> dict[str, object]:
     """Return what `mlx_keys` adds, as a flat mapping: keys of the text in a model as `text_config.KEY`."""
     found = mlx_keys(config)
     text = found.pop("text_config", None)
-    if text is not None:
+    if isinstance(text, Mapping):
         before = config["text_config"]
         found |= {f"text_config.{key}": value for key, value in text.items() if before.get(key) is not value}
     return found
@@ -94,10 +94,10 @@ def _written_by_transformers_5(config: Config) -> bool:
     return re.fullmatch(r"[0-9]{1,4}", version) is not None and int(version) >= 5
 
 
-def _keys(config: Config, new: bool, parent: Config | None = None) -> dict[str, Any]:
+def _keys(config: Config, new: bool, parent: Config | None = None) -> dict[str, object]:
     name = class_of(config.get("model_type"))
     rope = config.get("rope_parameters")
-    wanted: dict[str, Any] = {}
+    wanted: dict[str, object] = {}
     if isinstance(rope, Mapping) and rope:
         wanted = _rotary(name, rope)
         new = True
@@ -111,7 +111,7 @@ def _keys(config: Config, new: bool, parent: Config | None = None) -> dict[str, 
     return missing
 
 
-def _rotary(name: str, rope: Mapping[str, Any]) -> dict[str, Any]:
+def _rotary(name: str, rope: Mapping[str, Any]) -> dict[str, object]:
     """Return what `rope_parameters` say, under the names of before; of layers that see everything where they differ."""
     if name in READ_ALL or name in _NAMED_OTHERWISE:
         return {}
@@ -124,7 +124,7 @@ def _rotary(name: str, rope: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _flat_rotary(rope: Mapping[str, Any]) -> dict[str, Any]:
+def _flat_rotary(rope: Mapping[str, Any]) -> dict[str, object]:
     """Return the rotary embedding of one kind of layer under the names of transformers 4."""
     found = {key: rope.get(key) for key in ("partial_rotary_factor", "rope_theta")}
     kind = rope.get("rope_type", rope.get("type", "default"))
@@ -137,10 +137,10 @@ def _kinds_of_layers(rope: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {key: value for key, value in rope.items() if isinstance(value, Mapping)}
 
 
-def _older_names(config: Config) -> dict[str, Any]:
+def _older_names(config: Config) -> dict[str, object]:
     """Return the keys of transformers 4 for settings that a configuration has only under transformers 5's keys."""
     rope, dtype = config.get("rope_parameters"), config.get("dtype")
-    older: dict[str, Any] = {"torch_dtype": dtype if isinstance(dtype, str) else None}
+    older: dict[str, object] = {"torch_dtype": dtype if isinstance(dtype, str) else None}
     by_kind = isinstance(rope, Mapping) and _kinds_of_layers(rope)
     # Version 4 has no name for a rotary embedding of each kind of layer.
     if isinstance(rope, Mapping) and not by_kind and config.get("model_type") not in _NAMED_OTHERWISE:

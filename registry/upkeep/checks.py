@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from ..database.leases import LONGEST
 from ..database.sealing import Key
 from ..engine.config import WEIGHTS
 from ..parsing import plural, shown_size
-from ..provenance.closure import DOWN, numbers
+from ..provenance.closure import DOWN, walk
 from ..provenance.trace import nodes_of
 from ..records.alias_moves import text_of
 from ..records.bundles import is_elsewhere
@@ -73,8 +74,10 @@ def auditable_items(
     reached: dict[str, set[int]] | None = None
     if references:
         rows = [resolve_any(session, reference) for reference in references]
-        reached = numbers(session, [(row.__tablename__, row.id) for row in rows], up=True)
-        bases, made = reached.get(tables.BaseModelRow.__tablename__, set()), tables.CalibrationRow
+        reached = defaultdict[str, set[int]](set)
+        for kind, number in walk(session, [(row.__tablename__, row.id) for row in rows], up=True)[0]:
+            reached[kind].add(number)
+        bases, made = reached[tables.BaseModelRow.__tablename__], tables.CalibrationRow
         reached[made.__tablename__] = set(session.scalars(select(made.id).where(made.base_id.in_(bases))))
     for table in _TABLES:
         ids = session.scalars(select(table.id)) if reached is None else reached.get(table.__tablename__, ())
@@ -346,8 +349,8 @@ def _dependants_of_blob(session: Session, digest: str) -> tuple[str, ...]:
         for table in (tables.BaseModelRow, tables.AdapterRow, tables.FusedRow, tables.BundleRow)
         for number in session.scalars(select(table.id).where(table.manifest_id.in_(manifests)))
     ]
-    reached = numbers(session, starts, up=False)
-    keys = [(kind, number) for kind in DOWN for number in sorted(reached.get(kind, ()))]
+    reached, _ = walk(session, starts, up=False)
+    keys = sorted(reached, key=lambda key: (DOWN.index(key[0]), key[1]))
     try:
         named = [f"{node.kind} {node.name}" for node in nodes_of(session, keys).values()]
     except _UNREADABLE:

@@ -1,7 +1,7 @@
 """Compare the position of each webhook with the log: the rows of `webhook_delivery` have no seal.
 
-A position may only pass an event that was delivered or skipped.  A skip is in the log; a delivery is not, but it is later
-than the event.  So an event up to the position that is newer than the last delivery was never delivered.
+A delivery is later than its event.  So an event up to the position that is newer than the last delivery, and was not
+skipped, was never delivered.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _differences(session: Session, hook: tables.WebhookRow, now: datetime) -> It
 def _undelivered(
     session: Session, hook: tables.WebhookRow, row: tables.WebhookDeliveryRow, added: int, skipped: set[int]
 ) -> Iterator[int]:
-    """Yield the numbers of events up to the position that are newer than the last delivery, without skipped ones."""
+    """Yield the numbers of events up to the position that were neither delivered nor skipped."""
     event = tables.EventRow
     tasks: Sequence[str] = hook.tasks
     query = select(event.seq, event.subject_kind, event.subject, event.detail).where(

@@ -27,12 +27,12 @@ from fusery.storage.secrets import masked
 
 from .. import tables
 from ..catalog.journal import events_of
-from ..database import leases
+from ..database import events, leases
 from ..database.leases import Busy
 from ..errors import LeaseLostError
 from ..record import Record, described
 from ..records.event import Event, Webhook, WebhookDeliveries
-from .hooks import changed, delivery_to, find, head, moved, newest, show, tell
+from .hooks import changed, delivery_to, find, head, moved, newest, show
 from .sending import SECONDS, DeliveryAnswer, WebhookTarget, parse_url, post
 from .signing import Deliverer, derive, headers
 
@@ -51,19 +51,17 @@ _AT_ONCE = 8
 _IN_A_ROW = 100
 """Events of one receiver before others have their turn."""
 
-Post = Callable[..., DeliveryAnswer]
-
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """Waiting that doubles with each attempt, up to `most` seconds, and a little shorter by `chance` (0 to 1) to spread attempts."""
+    """A wait that doubles with each attempt up to `most` seconds, less up to a quarter, by `chance`, to spread attempts."""
 
     first: float = 1.0
     most: float = 3600.0
     chance: Callable[[], float] = random.random
 
     def after(self, attempts: int) -> float:
-        """Return how many seconds to wait after so many failed attempts: from three quarters of what doubling gives to all of it."""
+        """Return the seconds to wait after some failed attempts."""
         doublings = min(max(attempts, 1) - 1, 64)  # a float holds no more of them
         return min(self.most, self.first * 2.0**doublings) * (1 - self.chance() / 4)
 
@@ -75,7 +73,7 @@ class Manner:
     deliverer: Deliverer = field(default_factory=Deliverer.load)
     backoff: Backoff = field(default_factory=Backoff)
     seconds: float = SECONDS
-    post: Post = post
+    post: Callable[..., DeliveryAnswer] = post
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,7 +161,6 @@ def _pool(stop: threading.Event) -> Iterator[ThreadPoolExecutor]:
 
 
 def _due(workspace: Workspace) -> list[tables.WebhookRow]:
-    """Return the webhooks with entries behind their position that may be tried now."""
     hook, delivery = tables.WebhookRow, tables.WebhookDeliveryRow
     with workspace.database.read() as session:
         query = select(hook).join(delivery, delivery.webhook_id == hook.id)
@@ -273,7 +270,6 @@ def _send(case: _Case, how: Manner) -> DeliveryAnswer:
 def _settle(
     workspace: Workspace, session: Session, case: _Case, answer: DeliveryAnswer, how: Manner
 ) -> _Tried:
-    """Record what came of an attempt."""
     assert case.entry is not None
     now = workspace.database.utcnow(session)
     seq, next_at = case.entry.seq, None
@@ -293,7 +289,8 @@ def _settle(
             disabled_at=now if answer.gone else None,
         )
         if good and answer.gone:
-            tell(workspace, session, "webhook.disabled", case.hook, {"seq": seq, "reason": answer.error}, now)
+            detail = {"seq": seq, "reason": answer.error}
+            events.record(session, "webhook.disabled", "webhook", case.hook.name, detail, at=now)
     if not good:
         raise LeaseLostError("an event was passed over, or its webhook removed, while it was sent")
     return _Tried(seq, answer.error, next_at)
@@ -308,7 +305,7 @@ def retry(
         row = find(session, name)
         delivery = row.delivery = delivery_to(row)
         if delivery.disabled_at is not None:
-            tell(workspace, session, "webhook.enabled", row, {"url": row.url})
+            events.record(session, "webhook.enabled", "webhook", row.name, {"url": row.url})
         # The error stays until the next attempt.
         delivery.next_at = delivery.disabled_at = None
     if how.deliverer.secrets:

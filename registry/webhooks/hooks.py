@@ -48,14 +48,7 @@ def add(
     name: str | None = None,
     private: bool = False,
 ) -> AddedWebhook:
-    """Have events sent to a receiver from now on.
-
-    Args:
-        url: without credentials: they would be on record.
-        actions: actions of the log, and patterns with `*` and `?`.
-        tasks: only about these tasks, or patterns of them; none for events of every task and of none.
-        private: it may be in a private network.
-    """
+    """Send events to a receiver from now on: of actions, and if given of tasks, or patterns of both."""
     deliverer, target = Deliverer.load(), parse_url(url)
     if private and not deliverer.private:
         raise BadInputError(
@@ -86,12 +79,13 @@ def add(
         row.delivery = delivery(position=newest(session), attempts=0)
         session.add(row)
         session.flush()
-        tell(workspace, session, "webhook.added", row, {**values, "private": private}, row.created_at)
+        events.record(
+            session, "webhook.added", "webhook", row.name, {**values, "private": private}, at=row.created_at
+        )
         return AddedWebhook(**_facts(session, row), key=_key(row, deliverer) if deliverer.secrets else None)
 
 
 def _free(host: str, taken: set[str]) -> str:
-    """Return a name for the webhook of a host that is not taken yet."""
     plain = re.sub(r"[^a-z0-9.-]+", "-", host.casefold()).strip(".-")[:100].rstrip(".-") or "webhook"
     try:
         plain = parse_slug(plain, "webhook")
@@ -115,13 +109,13 @@ def show(workspace: Workspace, name: str) -> Webhook:
 
 
 def remove(workspace: Workspace, name: str, *, reason: str = "") -> Webhook:
-    """Send nothing to a receiver any more, and return what the webhook was."""
+    """Remove a webhook, and return its record."""
     with workspace.database.write() as session:
         row = find(session, name)
         shown = Webhook(**_facts(session, row))
         detail = {"actions": row.actions, "tasks": row.tasks, "url": row.url, "reason": reason}
         session.delete(row)
-        tell(workspace, session, "webhook.removed", row, detail)
+        events.record(session, "webhook.removed", "webhook", row.name, detail)
         return shown
 
 
@@ -141,7 +135,7 @@ def skip(workspace: Workspace, name: str, *, reason: str) -> SkippedEvent:
             )
         moved(session, row.id, position, entry.seq)
         detail = {"seq": entry.seq, "action": entry.action, "hash": entry.hash, "reason": reason}
-        tell(workspace, session, "webhook.skipped", row, detail)
+        events.record(session, "webhook.skipped", "webhook", row.name, detail)
         return SkippedEvent(
             name=row.name, seq=entry.seq, action=entry.action, subject=entry.subject, reason=reason
         )
@@ -184,18 +178,6 @@ def find(session: Session, name: str) -> tables.WebhookRow:
     return row
 
 
-def tell(
-    workspace: Workspace,
-    session: Session,
-    action: str,
-    row: tables.WebhookRow,
-    detail: Mapping[str, Any],
-    at: datetime | None = None,
-) -> None:
-    """Append to the log what was done to a webhook."""
-    events.record(session, action, "webhook", row.name, detail, at=at)
-
-
 def _facts(session: Session, row: tables.WebhookRow) -> dict[str, Any]:
     delivery = delivery_to(row)
     first = head(session, row, delivery.position) if delivery.attempts else None
@@ -212,7 +194,7 @@ def _facts(session: Session, row: tables.WebhookRow) -> dict[str, Any]:
 
 
 def delivery_to(row: tables.WebhookRow) -> tables.WebhookDeliveryRow:
-    """Return the state of the delivery to a webhook; if somebody removed that, it is disabled."""
+    """Return the state of the delivery to a webhook; without its row, it is disabled."""
     found: tables.WebhookDeliveryRow | None = row.delivery
     return found or tables.WebhookDeliveryRow(position=0, attempts=0, disabled_at=row.created_at)
 
@@ -257,10 +239,7 @@ def is_one_of(names: Iterable[str], patterns: Sequence[str]) -> bool:
 
 
 def tasks_of(kind: str, subject: str, detail: str) -> frozenset[str]:
-    """Return the tasks that an entry is about: those of its alias, and of the adapters that it names.
-
-    Rules of an alias of every task (`*#prod`) are about none.
-    """
+    """Return the tasks of an entry's alias and of the adapters that it names; rules of `*#prod` have none."""
     if kind == "alias":
         task = subject.rpartition("#")[0]
         return frozenset() if task in ("", "*") else frozenset({task})

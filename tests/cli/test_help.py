@@ -98,7 +98,7 @@ def test_a_former_command_names_its_successor(fusery: Fusery) -> None:
         ("import http://host --from mlflow", "register mlflow+http://host"),
         ("import --from folder runs --dry-run", "register folder+runs --dry-run"),
         ("report course_rec --html a.html", "ui course_rec --save a.html"),
-        ("verify out --registry", "identify --verify out --trusted"),
+        ("verify out --registry", "identify --verify out"),
         ("signature list course_rec@1", "sign --list course_rec@1"),
     ],
 )

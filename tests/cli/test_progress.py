@@ -60,7 +60,7 @@ def test_commands_that_move_bytes_show_a_bar(
         (("register", adapter, "--base", "tiny", "--task", "course_rec"), ""),
         (("fuse", "course_rec@1", "--publish", "full"), "fusing"),
         (("admin", "backup", "saved"), "copying"),
-        (("--registry", "other", "admin", "restore", "saved"), "copying"),
+        (("--registry", "other", "admin", "restore", "saved", "--own"), "copying"),
         (("push", "course_rec@1", "--to", "third"), "pushing"),
         (("--registry", "fourth", "pull", "course_rec@1", "--from", "third"), "pulling"),
     ):

@@ -23,18 +23,26 @@ def keyed(stocked: Fusery) -> Fusery:
 @pytest.mark.slow
 def test_from_a_key_to_a_verified_bundle(keyed: Fusery, tmp_path: Path) -> None:
     assert keyed("materialize", "course_rec@1", "out").code == 0
+    assert keyed("identify", "out").out.endswith("intact: yes\nsigned: no\n")
     before = keyed("identify", "--verify", "out")
-    assert before.code == 3 and "nothing proves who made" in before.out
+    assert before.code == 1 and "nothing proves who made" in before.out
     signed = keyed("sign", "out", "--key", "anna.pem")
     assert signed.code == 0 and "out.sig" in signed.out
     assert "Verified: " in keyed("identify", "--verify", "out", "--key", "anna.pub").out
-    assert keyed("identify", "--verify", "out", "--trusted").code == 3
+    assert keyed("identify", "--verify", "out").code == 1
+    assert "signed: by an untrusted key, " in keyed("identify", "out").out
+    assert "signed: by anna.pub, not a trusted key" in keyed("identify", "out", "--key", "anna.pub").out
     assert "counts for *#prod" in keyed("admin", "trust", "add", "Anna", "anna.pub", "--for", "*#prod").out
-    assert "signed with anna" in keyed("identify", "--verify", "out", "--trusted").out
+    assert "signed with anna" in keyed("identify", "--verify", "out").out
+    shown = keyed("identify", "out")
+    assert (shown.code, shown.out.endswith("intact: yes\nsigned: by anna, a trusted key\n")) == (0, True)
     (tmp_path / "out" / "README.md").write_text("x")
     changed = keyed("identify", "--verify", "out", "--key", "anna.pub")
     assert changed.code == 1 and "changed: README.md" in changed.out
     assert keyed("identify", "--verify", "out", "-q").out.split() == ["README.md"]
+    shown = keyed("identify", "out")
+    assert (shown.code, shown.out.endswith("intact: no\nsigned: not proven\n")) == (0, True)
+    assert "changed: README.md" in shown.out
     assert keyed("audit").code == 1
 
 
@@ -81,7 +89,7 @@ def test_an_anchor(keyed: Fusery, tmp_path: Path) -> None:
 
 def test_refusals(keyed: Fusery, tmp_path: Path) -> None:
     options = (
-        "", "--key nothing.pem", "--key anna.pub", "--log --key anna.pem", "--list --key anna.pem", "--export", "--by x",
+        "", "--key nothing.pem", "--key anna.pub", "--log --key anna.pem", "--list --key anna.pem",
     )  # fmt: skip
     require_refusals(keyed, *((f"sign course_rec@1 {each}", "") for each in options))
     cases = (

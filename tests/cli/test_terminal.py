@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from fixture_types import Fusery
-from warm_processes import shown_on
+from terminals import shown_on
 
 from fusery.cli.main import run
 

@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +16,8 @@ from typing import Any
 
 import pytest
 import tiny_models
-from waiting import wait_until
-from warm_processes import WarmProcess
+from programs import interrupts
+from waiting import PATIENCE, wait_until
 
 from fusery.registry.adapters.files import RUN_RECORD
 from fusery.registry.registration.training_record import read_record
@@ -246,18 +248,23 @@ def test_what_was_trained_through_the_quantiser_is_what_the_fused_model_gives(
 
 
 @contextmanager
-def started(folder: Path, *words: str, deaf: bool = False) -> Iterator[WarmProcess]:
+def started(folder: Path, *words: str, deaf: bool = False) -> Iterator[subprocess.Popen[bytes]]:
     """Run a command in a process of its own, of which stderr goes to a file."""
     code = f"import sys; sys.argv[1:] = {words!r}; from fusery.cli.main import main; main()"
     environment = {**os.environ, "FUSERY_REGISTRY": str(folder / "home"), "OPENBLAS_NUM_THREADS": "1"}
-    with Path(os.devnull).open("r+b", buffering=0) as nothing, (folder / "said").open("wb") as said:
-        streams = (nothing.fileno(), nothing.fileno(), said.fileno())
-        process = WarmProcess(code, streams, environment, deaf=deaf)
+    silent, command = subprocess.DEVNULL, [sys.executable, "-P", "-c", code]
+    how = signal.SIG_IGN if deaf else signal.default_int_handler
+    with (folder / "said").open("wb") as said, interrupts(how):
+        process = subprocess.Popen(command, stdin=silent, stdout=silent, stderr=said, env=environment)
     with process:
-        yield process
+        try:
+            yield process
+            process.wait(PATIENCE)
+        finally:
+            process.kill()
 
 
-def wait_for_checkpoint(folder: Path, process: WarmProcess, number: int) -> None:
+def wait_for_checkpoint(folder: Path, process: subprocess.Popen[bytes], number: int) -> None:
     wanted = folder / "run" / f"{number + 4:07d}_adapters.safetensors"
     wait_until(lambda: wanted.exists() or process.poll() is not None, seconds=600)
     assert process.poll() is None, (folder / "said").read_text()

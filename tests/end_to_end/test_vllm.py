@@ -1,10 +1,9 @@
-"""vLLM itself, on a CPU, started by a bundle's `serve.sh`: the answers and the log probabilities of the trainer's own library.
-
-Part of `make soak`, which installs it where it installs (requirements/vllm.txt); it takes minutes to start.
-"""
+"""vLLM itself, on a CPU, started by a bundle's `serve.sh`, or up while a sync loads adapters; it takes minutes to start (make soak)."""
 
 from __future__ import annotations
 
+import shutil
+import socket
 from collections.abc import Iterator
 
 import course_answers
@@ -12,6 +11,7 @@ import llama_server
 import numpy as np
 import openai
 import pytest
+import stub_server
 import vllm_server
 from bundle_cases import course_bundles, question_tokens
 from consumers import mlx_logits
@@ -63,3 +63,79 @@ def test_the_log_probabilities_are_those_of_the_library_that_trained_it(
         theirs = reply.choices[0].model_extra["prompt_logprobs"][1:]  # type: ignore[index]
         for place, (token, found) in enumerate(zip(tokens[0][1:], theirs, strict=True)):
             assert found[str(token)]["logprob"] == pytest.approx(ours[place, token], abs=2e-3), (name, place)
+
+
+BASE, V1, V2 = NAMES
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Installation:
+    return course_bundles(tmp_path_factory.mktemp("live"))
+
+
+@pytest.fixture(scope="module")
+def live_client(made: Installation) -> Iterator[openai.OpenAI]:
+    base = made.folder / "adapters" / "base"
+    words = [vllm_server.VLLM / "bin" / "vllm", "serve", base, "--served-model-name", BASE, "--enable-lora"]
+    environment = {
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "true",
+        "VLLM_PLUGINS": "fusery",
+        "FUSERY_REGISTRY": str(made.folder / "home"),
+        "FUSERY_USER": "vllm",
+        "FUSERY_SERVED_FILES": str(made.folder / "served-files"),
+    }
+    log = made.folder / "vllm.log"
+    with vllm_server.started([*words, "--max-lora-rank", "64"], free_port(), log, environment) as found:
+        yield found
+
+
+def models(client: openai.OpenAI) -> set[str]:
+    return {model.id for model in client.models.list()}
+
+
+def answers(client: openai.OpenAI, name: str) -> list[str]:
+    return llama_server.chats(client, name, course_answers.questions())
+
+
+def test_a_sync_loads_what_answers_as_it_should(made: Installation, live_client: openai.OpenAI) -> None:
+    client = live_client
+    to = f"vllm={str(client.base_url).removesuffix('/v1/')}"
+    found = made.json("deploy", "sync", V1, "--to", to)
+    assert [(step["act"], step["done"]) for step in found["steps"]] == [("load", True)]
+    assert models(client) == {BASE, V1}
+    expected = course_answers.answers()
+    assert answers(client, V1) == expected[V1]
+    assert answers(client, BASE) == expected[BASE]
+    made.run("deploy", "sync", V1, "--to", to, "--check")
+    url = f"{client.base_url}"
+    assert stub_server.post(f"{url}unload_lora_adapter", {"lora_name": V1}).status == 200
+    made.run("deploy", "sync", V1, "--to", to, "--check", code=1)
+    made.run("deploy", "sync", V1, "--to", to)
+    assert answers(client, V1) == expected[V1]
+    made.run("deploy", "sync", "--none", "--to", to)
+    assert models(client) == {BASE}
+    assert made.json("deploy", "list") == []
+
+
+def test_what_it_does_not_know_it_asks_the_registry_for(
+    made: Installation, live_client: openai.OpenAI
+) -> None:
+    client = live_client
+    assert answers(client, V2) == course_answers.answers()[V2]
+    assert V2 in models(client)
+    [row] = made.json("deploy", "list")
+    port = client.base_url.port
+    assert (row["name"], row["place"], row["via"]) == (V2, f"vllm@{socket.gethostname()}:{port}", "vllm")
+    with pytest.raises(openai.NotFoundError):
+        llama_server.chat(client, "course_rec_v9_20270101", "Hello")
+    made.run("alias", "set", V2, "prod")
+    with pytest.raises(openai.BadRequestError, match="may mean another adapter tomorrow"):
+        llama_server.chat(client, "course_rec#prod", "Hello")
+    made.run("yank", V1, "--reason", "bad data")
+    with pytest.raises(openai.BadRequestError, match="was withdrawn"):
+        llama_server.chat(client, V1, "Hello")
+    made.run("yank", V1, "--undo", "--reason", "good data")
+    assert llama_server.chat(client, f"course_rec@{V1.split('_v')[1][0]}", course_answers.questions()[0])
+    # Files of the machine that are damaged are not handed over.
+    shutil.rmtree(made.folder / "served-files")
+    assert answers(client, V1) == course_answers.answers()[V1]

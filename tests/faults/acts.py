@@ -1,7 +1,7 @@
 """Kills during push, pull, register, backup and restore, through a server and without.
 
-The client or the server is killed at a system call or at an instant.  A killed server starts again at once, or after the
-client has ended.  Then the changed registry or the backup is audited, and the same command has to succeed.
+The client or the server is killed at an instant.  A killed server starts again at once, or after the client has ended.
+Then the changed registry or the backup is audited, and the same command has to succeed.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -25,9 +25,8 @@ from faults.commands import prepare
 from faults.forks import HangsError, Job, Nursery, run_all, run_command
 from faults.judging import complaints_of
 from faults.looking import look
-from faults.points import KILL, Point, Result, at_calls, at_instants
+from faults.points import Point, Result
 from faults.sites import Site, Stack
-from faults.tracing import WATCHED, Call, attached, calls, calls_in, injection, traced, was_hit
 from programs import free_port
 
 CLIENT, SERVER = "client", "server"
@@ -68,7 +67,7 @@ ACTS: dict[str, Act] = {
     "backup --verify": Act("admin backup copy --verify", backup="copy"),
     "restore --own": Act("admin restore copy --own", "restored", changes="restored"),
     "restore --own into a new registry": Act("admin restore copy --own", "made", changes="made"),
-    "restore": Act("admin restore copy", "restored", changes="restored"),
+    "pull from a backup": Act("pull * --from copy", "restored", changes="restored"),
 }
 
 State = dict[str, Any]
@@ -82,7 +81,6 @@ class Outcome:
     before: State
     after: State
     seconds: float
-    calls: dict[str, list[Call]] = field(default_factory=dict)
 
 
 def prepare_acts(folder: Path) -> None:
@@ -111,19 +109,6 @@ class Acts:
         self._stack, self._template, self._folder = stack, template, folder
         self._client, self._server, self._looking = nurseries
         self._outcomes: dict[str, Outcome] = {}
-
-    def points(self, name: str, victim: str, at_call: int, at_instant: int, random: Random) -> list[Point]:
-        """Choose points of an act; `at_call` 0 for all system calls, negative for none."""
-        command = f"{name}: {victim} killed"
-        chosen = at_instants(command, KILL, at_instant, random)
-        if at_call >= 0:
-            found = [
-                each
-                for each in at_calls(command, self._calls(name, victim), 0, random)
-                if each.fault == "kill -9"
-            ]
-            chosen += found[:at_call] if at_call else found
-        return chosen
 
     def try_point(self, point: Point) -> Result:
         """Kill a process at a point; judge what is left, and whether the same command then succeeds."""
@@ -158,43 +143,18 @@ class Acts:
                 self._outcomes[name] = Outcome(before, self._look(site, act, collect=True), seconds)
         return self._outcomes[name]
 
-    def _calls(self, name: str, victim: str) -> list[Call]:
-        outcome, act, log = self.outcome(name), ACTS[name], self._folder / "calls"
-        if victim not in outcome.calls:
-            with self._site() as site, self._serving(site, act) as server:
-                if victim == CLIENT:
-                    job = self._job(site, act, server.url, stopped=True)
-                    outcome.calls[victim] = calls(self._client, job, log)
-                else:
-                    with attached(server.pid, log, *WATCHED):
-                        self._succeed(site, act, server.url)
-                    outcome.calls[victim] = calls_in(log, site.folder)
-        return outcome.calls[victim]
-
     def _kill(self, site: Site, act: Act, victim: str, point: Point, seconds: float, result: Result) -> None:
-        log = self._folder / "trace"
-        options = injection(point.call, point.fault) if point.call is not None else ()
-        with (
-            self._serving(site, act, at_once=Random(str(point)).random() < 0.5) as server,
-            ExitStack() as traces,
-        ):
-            job = self._job(site, act, server.url, stopped=victim == CLIENT and point.call is not None)
-            if victim == CLIENT and point.call is not None:
-                result.code = traced(self._client, job, log, *options)
-                result.hit = was_hit(log, result.code)
+        with self._serving(site, act, at_once=Random(str(point)).random() < 0.5) as server:
+            job = self._job(site, act, server.url)
+            pid = self._client.begin(job)
+            time.sleep(seconds * point.share)
+            if victim == SERVER:
+                server.kill()
             else:
-                if point.call is not None:
-                    traces.enter_context(attached(server.pid, log, *options))
-                pid = self._client.begin(job)
-                if point.call is None:
-                    time.sleep(seconds * point.share)
-                    if victim == SERVER:
-                        server.kill()
-                    else:
-                        with suppress(ProcessLookupError):
-                            os.kill(pid, signal.SIGKILL)
-                result.code = self._client.end(pid)
-                result.hit = server.killed() if victim == SERVER else result.code != 0
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            result.code = self._client.end(pid)
+            result.hit = server.killed() if victim == SERVER else result.code != 0
             result.complaints += complaints_of(result.code, job.said()[1])
 
     def _succeed(self, site: Site, act: Act, url: str) -> None:
@@ -202,12 +162,12 @@ class Acts:
         code, said = self._client.run(job), job.said()
         assert code == 0 and "Traceback" not in said[1], f"the same command ended with {code}: {said}"
 
-    def _job(self, site: Site, act: Act, url: str, *, stopped: bool = False) -> Job:
+    def _job(self, site: Site, act: Act, url: str) -> Job:
         words = act.words.format(url=url).split()
         environment = self._environment(site, act.registry) if act.registry else self._environment(site, url)
         if act.serves:
             environment["FUSERY_TOKEN"] = (site.folder / f"{act.serves}.token").read_text()
-        return Job(run_command, (words,), environment, site.folder, self._folder / "said", stopped)
+        return Job(run_command, (words,), environment, site.folder, self._folder / "said")
 
     def _environment(self, site: Site, registry: str) -> dict[str, str]:
         where = registry if "://" in registry else f"{site.folder}/{registry}"

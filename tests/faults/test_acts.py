@@ -8,9 +8,8 @@ from random import Random
 
 import pytest
 from faults.acts import ACTS, CLIENT, SERVER, acting
-from faults.points import Point, Tally
+from faults.points import KILL, Point, Tally, at_instants
 from faults.sites import DISK, stack_of
-from faults.tracing import find_strace
 
 pytestmark = pytest.mark.timing
 
@@ -29,10 +28,9 @@ LONG = [
 @pytest.mark.slow
 def test_killed_acts_lose_nothing_and_succeed_again(tmp_path: Path) -> None:
     random, tally, points, complaints = Random("the same each time"), Tally(), list[Point](), list[str]()
-    at_call, at_instant = (60 if find_strace() else -1, 30) if SOAK else (-1, 1)
     with stack_of(DISK, tmp_path) as stack, acting(stack, tmp_path) as acts:
         for name, victim in LONG if SOAK else SHORT:
-            points += acts.points(name, victim, at_call, at_instant, random)
+            points += at_instants(f"{name}: {victim} killed", KILL, 90 if SOAK else 1, random)
         for point in points:
             result = acts.try_point(point)
             tally.add(DISK, result)

@@ -46,7 +46,7 @@ def damaged(random: Random) -> bytes:
 
 def hold(data: bytes) -> int:
     try:
-        log = parse_log(data)
+        log = parse_log([data])
     except FormatError:
         return 0
     iterations = [point.iteration for point in log.curve.points]

@@ -14,10 +14,11 @@ from signing_keys import write_pair
 from sqlalchemy import delete
 
 from fusery.registry import Registry, tables
-from fusery.registry.exchange.filling import NotEmptyError
+from fusery.registry.admission.code import AdmissionError
 from fusery.registry.remote.container import BackupError
 from fusery.registry.workspace.workspace import Workspace
 from fusery.storage.digest import digest_bytes
+from fusery.storage.errors import BlobCorruptError, FuseryError
 
 NOBODY_S = digest_bytes(b"another base")
 
@@ -60,19 +61,18 @@ CORRECTED: dict[str, tuple[str, dict[str, Any]]] = {
     "a base's facts": ("base", {"parameters": 7}),
     "an adapter's rank": ("adapter", {"rank": 64}),
 }
-NEEDING = {"base": {"base", "adapter", "fused"}, "adapter": {"adapter", "fused"}, "fused": {"fused"}}
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_forged_document_is_left_out_with_what_needs_it(case: str, saved: Path, tmp_path: Path) -> None:
+def test_a_forged_document_is_refused(case: str, saved: Path, tmp_path: Path) -> None:
     kind, values, reason = REFUSED[case]
     change_lines(saved, f"documents/{kind}.ndjson", lambda documents: documents[0].update(values))
-    with opened(tmp_path / "restored") as restored:
-        done = restored.upkeep.restore(saved)
-        left = [each for each in done.left_out if each.name is not None]
-        assert reason in left[0].reason
-        assert {each.kind for each in left} == NEEDING[kind]
-        assert restored.upkeep.audit().ok
+    with opened(tmp_path / "pulled") as pulled:
+        pulled.init()
+        with pytest.raises(FuseryError, match=reason):
+            pulled.exchange.pull("*", saved)
+        assert pulled.upkeep.audit().ok
+        assert pulled.adapters.list() == []
 
 
 @pytest.mark.parametrize("case", CORRECTED)
@@ -80,7 +80,7 @@ def test_facts_come_from_the_bytes(case: str, saved: Path, tmp_path: Path) -> No
     kind, values = CORRECTED[case]
     change_lines(saved, f"documents/{kind}.ndjson", lambda documents: documents[0].update(values))
     with opened(tmp_path / "restored") as restored:
-        assert restored.upkeep.restore(saved).rows["adapter"] == 1
+        assert restored.exchange.pull("*", saved).copied == 3
         assert restored.upkeep.audit().ok
 
 
@@ -96,13 +96,8 @@ def test_a_digest_that_the_files_do_not_have(table: str, saved: Path, tmp_path: 
 
 def test_claims_in_a_foreign_backup_do_not_count(saved: Path, tmp_path: Path) -> None:
     with opened(tmp_path / "restored") as restored:
-        done = restored.upkeep.restore(saved)
-        assert done.rows == {"base_model": 1, "adapter": 1, "fused": 1}
-        assert {each.kind: each.count for each in done.left_out if each.kind != "event"} == {
-            "approval": 1,
-            "bundle": 1,
-            "trusted_key": 1,
-        }
+        done = restored.exchange.pull("*", saved)
+        assert [each.kind for each in done.items_] == ["base", "adapter", "fused"]
         for rules in ({"fidelity": "DEGRADED"}, {"signed": True}, {"approvals": 1}):
             restored.aliases.set_rules("prod", rules)
             assert not restored.aliases.promote(ADAPTER, "prod").moved, rules
@@ -114,7 +109,7 @@ def test_claims_in_a_foreign_backup_do_not_count(saved: Path, tmp_path: Path) ->
         assert restored.upkeep.audit().ok
 
 
-def test_an_interrupted_copy_goes_on_and_a_registry_in_use_is_left_alone(saved: Path, tmp_path: Path) -> None:
+def test_an_interrupted_copy_goes_on(saved: Path, tmp_path: Path) -> None:
     blob = max(
         (path for path in (saved / "blobs").rglob("*") if path.is_file()),
         key=lambda path: path.stat().st_size,
@@ -123,19 +118,17 @@ def test_an_interrupted_copy_goes_on_and_a_registry_in_use_is_left_alone(saved: 
     blob.chmod(0o644)
     blob.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     with opened(tmp_path / "restored") as restored:
-        with pytest.raises(BackupError, match="damaged"):
-            restored.upkeep.restore(saved)
+        with pytest.raises(BlobCorruptError):
+            restored.exchange.pull("*", saved)
         blob.write_bytes(data)
-        for _ in range(2):
-            assert restored.upkeep.restore(saved).rows == {"base_model": 1, "adapter": 1, "fused": 1}
-        restored.aliases.set("prod", ADAPTER)
-        with pytest.raises(NotEmptyError):
-            restored.upkeep.restore(saved)
+        assert restored.exchange.pull("*", saved).copied > 0
+        assert restored.exchange.pull("*", saved).copied == 0
+        assert restored.upkeep.audit().ok
 
 
 def test_one_s_own_backup_counts_as_it_is(saved: Path, tmp_path: Path) -> None:
     with opened(tmp_path / "restored") as restored:
-        assert restored.upkeep.restore(saved, own=True).left_out == ()
+        restored.upkeep.restore(saved, own=True)
         restored.aliases.set_rules("prod", {"fidelity": "DEGRADED", "signed": True, "approvals": 1})
         assert restored.aliases.promote(ADAPTER, "prod").moved
         assert restored.upkeep.audit().ok
@@ -148,11 +141,12 @@ def test_unfit_adapter_in_a_backup(liar: Registry, tmp_path: Path, own: bool) ->
         session.execute(delete(tables.AdapterFindingRow))
     liar.upkeep.backup(tmp_path / "saved")
     with opened(tmp_path / "restored") as restored:
-        done = restored.upkeep.restore(tmp_path / "saved", own=own)
         if own:
+            restored.upkeep.restore(tmp_path / "saved", own=True)
             assert "adapter_unfit" in {problem.code for problem in restored.upkeep.audit().problems}
         else:
-            assert [each.kind for each in done.left_out if each.name is not None] == ["adapter"]
+            with pytest.raises(AdmissionError):
+                restored.exchange.pull("*", tmp_path / "saved")
             assert restored.adapters.list() == []
 
 

@@ -61,15 +61,6 @@ def test_adapters_beside_base(
     assert len(kept) == 1
 
 
-@pytest.mark.parametrize("target", ["vllm", "ollama", "llamacpp", "gguf"])
-def test_a_fused_model(stocked: Registry, target: str, tmp_path: Path) -> None:
-    bundle = stocked.bundles.materialize("course_rec@1", tmp_path / "out", target=target, content="fused")
-    assert bundle.layout.tensors == 39
-    assert bundle.fused
-    assert bundle.fused in (tmp_path / "out" / "fusery.json").read_text()
-    assert stocked.upkeep.audit().ok
-
-
 def test_a_target_holds_what_it_can(stocked: Registry, tmp_path: Path) -> None:
     for target, content in (("k8s", "fused"), ("gguf", "adapters")):
         with pytest.raises(BadInputError):

@@ -17,7 +17,7 @@ from page_server import ask
 from serving_server import Served, served
 from waiting import wait_until
 
-from fusery.model_server import completions as completing
+from fusery.model_server import responses as completing
 
 pytestmark = pytest.mark.timing
 

@@ -16,7 +16,7 @@ import shift_cipher_adapters
 from serving_server import Served, served
 from waiting import wait_until
 
-from fusery.model_server import completions as completing
+from fusery.model_server import responses as completing
 from fusery.registry.runtime import http_server as connections
 from fusery.registry.runtime.errors import Refusal
 

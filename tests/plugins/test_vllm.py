@@ -132,16 +132,6 @@ def test_refusals_reach_the_client_and_what_is_broken_does_not(
     assert str(tmp_path) not in str(broken.value)
 
 
-def test_a_rank_above_max_lora_rank_is_refused_and_not_recorded(
-    registered: LoRAResolver, registry: Registry, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["vllm", "serve", "tiny", "--enable-lora", "--max-lora-rank", "4"])
-    with pytest.raises(ValueError, match="--max-lora-rank 4"):
-        ask(registered, V1)
-    assert list(registry.deployments.list()) == []
-    assert [each.subject for each in registry.upkeep.log() if each.action == "deployment.refused"]
-
-
 def test_a_plugin_costs_nothing_where_nobody_asks() -> None:
     code = """
 import sys, types

@@ -90,7 +90,6 @@ COMMANDS: dict[str, Asked] = {
     "identify, signature": Asked("identify bundle --key anna.pub"),
     "sign, list": Asked("sign --list course_rec@1"),
     "sign, again": Asked("sign course_rec@1 --key anna.pem", quick=True),
-    "sign, export": Asked("sign --export course_rec@1 -o adapter.sig", ("adapter.sig",), quick=True),
     "sign, log": Asked("sign --log --key anna.pem -o anchor.json", ("anchor.json",), quick=True),
     "admin trust revoke": Asked("admin trust revoke anna"),
     "push": Asked("push course_rec@1 --to there", ("there",), quick=True),

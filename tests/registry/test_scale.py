@@ -74,7 +74,7 @@ def commands(number: int) -> dict[str, Callable[[Registry], Any]]:
         "show digest": lambda registry: registry.adapters.show(large_registry.digest_of(number)[:12]),
         "history": lambda registry: registry.adapters.history(task),
         "lineage": lambda registry: registry.provenance.lineage(f"{task}@7"),
-        "lineage of a base": lambda registry: registry.provenance.lineage("tiny", limit=50, count=False),
+        "lineage of a base": lambda registry: registry.provenance.lineage("tiny", limit=50),
         "base show": lambda registry: registry.bases.show("tiny", limit=50, offset=100),
         "names for": lambda registry: registry.aliases.names_for(f"{task}@7"),
         "tasks": lambda registry: registry.adapters.tasks(limit=50),

@@ -78,7 +78,5 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     """Make most of the contract slow on servers other than S3's."""
     on_server = item.path.stem in ("test_azure", "test_gcs")
     name = getattr(item, "originalname", item.name)
-    if "test_writers_of_one_large_blob" in name or (
-        on_server and getattr(item, "cls", None) and name not in QUICK
-    ):
+    if on_server and getattr(item, "cls", None) and name not in QUICK:
         item.add_marker(pytest.mark.slow)

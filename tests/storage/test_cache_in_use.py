@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -112,49 +110,3 @@ def test_what_is_published_or_looked_up_in_a_block_is_held_until_its_end(cache: 
         publish(cache, third)
         assert [entry.key for entry in cache.evict(0).execute()] == [OTHER]
     assert {entry.key for entry in cache.evict(0).execute()} == {KEY, third}
-
-
-TRUSTED_KEY = digest_bytes(b"one fused artifact")
-FILES = {"config.json": b"{}", "model.safetensors": os.urandom(300_000)}
-TRUSTED_MANIFEST = Manifest.of(FileEntry(path, len(data), digest_bytes(data)) for path, data in FILES.items())
-WEIGHTS = "model.safetensors"
-
-
-@pytest.fixture
-def trusted_cache(tmp_path: Path) -> FusedCache:
-    return open_cache(tmp_path)
-
-
-def open_cache(root: Path) -> FusedCache:
-    return FusedCache(root / "cache", Vouchers(root / "private"))
-
-
-def trusted_publish(trusted_cache: FusedCache) -> Path:
-    with trusted_cache.build(TRUSTED_KEY, 1) as folder:
-        for path, data in FILES.items():
-            (folder / path).write_bytes(data)
-        return trusted_cache.publish(TRUSTED_KEY, folder, TRUSTED_MANIFEST, hashed=True)
-
-
-def is_served(trusted_cache: FusedCache) -> bool:
-    return open_cache(trusted_cache.root.parent).lookup(TRUSTED_KEY, TRUSTED_MANIFEST) is not None
-
-
-def forge(folder: Path, entry: Path) -> None:
-    for note in folder.rglob("*.json"):
-        if note.is_relative_to(entry):
-            continue
-        document = json.loads(note.read_bytes())
-        for name in document["files"]:
-            found = (entry / name).stat()
-            document["files"][name] = [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
-        note.write_text(json.dumps(document))
-
-
-def test_whoever_writes_the_cache_cannot_say_that_an_entry_was_hashed(trusted_cache: FusedCache) -> None:
-    path = trusted_publish(trusted_cache)
-    assert is_served(trusted_cache)
-    (path / WEIGHTS).chmod(0o644)
-    (path / WEIGHTS).write_bytes(FILES[WEIGHTS][::-1])
-    forge(trusted_cache.root, path)
-    assert not is_served(trusted_cache)

@@ -36,7 +36,7 @@ def client_of(url: str, **options: Any) -> Any:
         ({"client_kwargs": {"endpoint_url": "http://h:1", "region_name": "r"}}, {"endpoint": "http://h:1", "region": "r"}),
         ({"endpoint_url": "https://h", "requester_pays": True}, {"endpoint": "https://h", "request_payer": "true"}),
         (
-            {"endpoint_url": "https://h:2", "config_kwargs": {"s3": {"addressing_style": "virtual"}}},
+            {"endpoint_url": "https://h:2", "virtual_hosted_style_request": True},
             {"endpoint": "https://bucket.h:2", "virtual_hosted_style_request": "true"},
         ),
         ({"anon": True}, {"skip_signature": "true"}),

@@ -22,7 +22,7 @@ from fusery.storage.errors import (
 )
 from fusery.storage.failures import os_failures
 from fusery.storage.plaintext import is_keepable, typed
-from fusery.storage.progress import tally
+from fusery.storage.progress import SILENT, Reporter, tally
 
 
 @pytest.mark.parametrize(
@@ -53,6 +53,22 @@ def test_what_is_no_failure_of_the_system_passes(tmp_path: Path) -> None:
     with pytest.raises(StorageError) as caught, os_failures("x", near=tmp_path):
         raise ours
     assert caught.value is ours
+
+
+def test_a_reporter_passes_on_what_it_receives() -> None:
+    received: list[object] = []
+    reporter = Reporter(received.append, lambda *amounts: received.append(amounts))
+    reporter.say("begins")
+    reporter.item("first")
+    reporter.progress(1, 2)
+    Reporter(None, item=received.append).item("second")
+    assert received == ["begins", "first", (1, 2), "second"]
+    for silent in (SILENT, Reporter(None, lambda *_: None)):
+        silent.say("nothing")
+        silent.item("nothing")
+        silent.progress(1, 2)
+    assert (repr(SILENT), repr(reporter)) == ("Reporter()", "Reporter(...)")
+    assert repr(Reporter(None, lambda *_: None)) == "Reporter(...)"
 
 
 def test_tally_adds_up_and_never_exceeds_the_total() -> None:

@@ -6,6 +6,7 @@ import itertools
 import os
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,10 @@ from fusery.storage.interface import BlobStore
 from fusery.storage.layout import FORMAT_NAME, MAX_FORMAT_BYTES
 from fusery.storage.local import LocalStore
 from fusery.storage.locate import open_store, open_tree
-from fusery.storage.manifest import FileEntry
+from fusery.storage.manifest import FileEntry, Outgoing
 from fusery.storage.remote import FsspecStore
 from fusery.storage.transfer import require_room
-from fusery.testing.stores import StoreContract, check_tree
+from fusery.testing.stores import StoreContract, check_tree, file_with
 
 pytestmark = pytest.mark.timing
 
@@ -104,6 +105,17 @@ def test_a_file_of_another_size_is_refused_before_it_is_read(tmp_path: Path) -> 
         with pytest.raises(BlobCorruptError):
             store.put_file(path, expected=expected)
         assert list(store.blobs()) == []
+
+
+@pytest.mark.parametrize("data", [b"", b"12345"])
+def test_small_files_are_held_against_their_entries(tmp_path: Path, memory: FsspecStore, data: bytes) -> None:
+    path = file_with(tmp_path, data)
+    right = FileEntry("x", len(data), digest_bytes(data))
+    with pytest.raises(BlobCorruptError):
+        memory.put_files([Outgoing(path, replace(right, sha256=digest_bytes(b"other")))])
+    assert list(memory.blobs()) == []
+    memory.put_files([Outgoing(path, right)])
+    assert [blob.digest for blob in memory.blobs()] == [right.sha256]
 
 
 def test_a_marker_is_read_no_further_than_one_is_long(memory: FsspecStore) -> None:

@@ -32,6 +32,7 @@ from fusery.storage.remote_calls import (
     RemoteError,
     age,
     classify,
+    describe,
 )
 
 pytestmark = pytest.mark.timing
@@ -132,6 +133,20 @@ def test_what_does_not_pass_is_not_tried_again(name: str) -> None:
     if isinstance(caught.value, FuseryError):
         assert WHERE in caught.value.message
         assert SECRET not in f"{caught.value.message} {caught.value.hint}"
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: OSError(errno.EIO, SECRET), "OSError (EIO)"),
+        (lambda: TimeoutError(SECRET), "TimeoutError"),
+        (lambda: ValueError(SECRET), "ValueError"),
+        (refusal("GenericError", 503, "SlowDown"), "SlowDown"),
+        (of_module("obstore.exceptions", "GenericError", "X status code: 503 Y"), "GenericError (503)"),
+    ],
+)
+def test_failures_are_named_without_their_text(make: Callable[[], BaseException], name: str) -> None:
+    assert describe(make()) == name
 
 
 def test_what_never_passes_is_given_up() -> None:

@@ -1,4 +1,4 @@
-"""Tests."""
+"""Vouchers, watched files and private folders."""
 
 from __future__ import annotations
 
@@ -44,12 +44,16 @@ def vouchers(tmp_path: Path, file: Path) -> Vouchers:
 
 
 def test_a_write_of_the_same_size_ends_it_even_with_its_time_set_back(vouchers: Vouchers, file: Path) -> None:
-    before = file.stat()
+    before, watching = file.stat(), watch(file)
+    assert watching.changed() == []
     with file.open("r+b") as opened:
         opened.write(b"W")
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert file.stat().st_mtime_ns == before.st_mtime_ns
     assert not vouchers.hold(file, DIGEST)
+    assert watching.changed() == [NAME]
+    with pytest.raises(StorageError):
+        watching.require_unchanged()
 
 
 def test_a_copy_in_its_place_ends_it(vouchers: Vouchers, file: Path) -> None:
@@ -57,8 +61,10 @@ def test_a_copy_in_its_place_ends_it(vouchers: Vouchers, file: Path) -> None:
     other.write_bytes(DATA)
     other.replace(file)
     assert not vouchers.hold(file, DIGEST)
+    watching = watch(file)
     file.unlink()
     assert not vouchers.hold(file, DIGEST)
+    assert watching.changed() == [NAME]
 
 
 def test_a_file_that_changed_while_it_was_hashed_gets_none(tmp_path: Path, file: Path) -> None:
@@ -82,44 +88,17 @@ def test_where_none_can_be_written_nothing_fails(tmp_path: Path, file: Path) -> 
     assert not made.hold(file, DIGEST)
 
 
-WATCHED_DATA = os.urandom(20_000)
-MANIFEST = Manifest.of([FileEntry("f", len(WATCHED_DATA), digest_bytes(WATCHED_DATA))])
+MANIFEST = Manifest.of([FileEntry(NAME, len(DATA), DIGEST)])
 
 
-@pytest.fixture
-def watched_file(tmp_path: Path) -> Path:
-    path = tmp_path / "f"
-    path.write_bytes(WATCHED_DATA)
-    return path
-
-
-def test_a_write_shows_even_with_its_time_set_back(watched_file: Path) -> None:
-    watch, before = Watch({"f": watched_file}), watched_file.stat()
-    assert watch.changed() == []
-    with watched_file.open("r+b") as opened:
-        opened.write(bytes([WATCHED_DATA[0] ^ 1]))
-    os.utime(watched_file, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert watch.changed() == ["f"]
-    with pytest.raises(StorageError) as caught:
-        watch.require_unchanged()
+def test_what_changes_while_it_is_read_is_refused(file: Path) -> None:
+    with pytest.raises(StorageError) as caught, verified({NAME: file}, MANIFEST):
+        file.write_bytes(DATA[::-1])
     assert caught.value.code == "storage"
-    watched_file.unlink()
-    assert watch.changed() == ["f"]
-
-
-def test_what_changes_while_it_is_read_is_refused(watched_file: Path) -> None:
-    with pytest.raises(StorageError) as caught, verified({"f": watched_file}, MANIFEST):
-        watched_file.write_bytes(WATCHED_DATA[::-1])
-    assert caught.value.code == "storage"
-
-
-def test_what_is_not_of_the_manifest_is_refused(watched_file: Path) -> None:
-    watched_file.write_bytes(WATCHED_DATA[::-1])
-    with pytest.raises(DigestMismatchError), verified({"f": watched_file}, MANIFEST):
+    with pytest.raises(DigestMismatchError), verified({NAME: file}, MANIFEST):
         raise AssertionError("the block must not run")
 
 
-PRIVATE_DATA = b"weights"
 root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 
 

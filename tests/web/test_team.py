@@ -19,8 +19,7 @@ from fusery.registry.errors import BadInputError
 from fusery.registry.records.roles import ROLES, allows
 from fusery.web import auth
 from fusery.web.app import create_app
-from fusery.web.auth import SESSIONS, LocalAuth, Proxies, Sessions, TokenAuth
-from fusery.web.errors import NotSignedInError
+from fusery.web.auth import SESSIONS, LocalAuth, NotSignedInError, Proxies, Sessions, TokenAuth
 from fusery.web.forms import BY_NAME, FORMS
 from fusery.web.routes import API, Route
 from fusery.web.running import TeamRequest, serve_team

@@ -1,8 +1,7 @@
 """vLLM asks a fusery registry for the adapters that requests name: `course_rec_v2_20261124`, or `course_rec@2`.
 
-vLLM calls `register` once in every process that it starts, and asks the resolver in its API server alone (vllm 0.32.0 and
-0.33.0: vllm/plugins/__init__.py, vllm/lora/resolver.py, vllm/entrypoints/openai/models/serving.py).  So nothing is opened,
-and nothing of fusery's imported, before a request names what vLLM does not know.
+vLLM calls `register` in every process (vllm 0.32.0 and 0.33.0: vllm/plugins/__init__.py, vllm/lora/resolver.py,
+vllm/entrypoints/openai/models/serving.py), so nothing is imported before a request names what vLLM does not know.
 """
 
 from __future__ import annotations

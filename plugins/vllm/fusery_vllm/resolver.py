@@ -32,16 +32,11 @@ class FuseryResolver(LoRAResolver):
         self._lock = threading.Lock()
 
     async def resolve_lora(self, base_model_name: str, lora_name: str) -> LoRARequest | None:
-        """Return the adapter that a name means, None where the registry has none of that name.
-
-        Args:
-            base_model_name: what `--model` said.
-            lora_name: what a request asks for.
+        """Return the adapter that a name means, None if the registry has none of that name.
 
         Raises:
-            ValueError: the adapter must not be served: it is yanked, an alias, of another base, or above `--max-lora-rank`;
-                the client receives the message.
-            RuntimeError: the registry cannot be asked; the client gets a 500 without a word of why, and the log has it.
+            ValueError: the adapter must not be served; the client receives the message.
+            RuntimeError: the registry cannot be asked; the log has the reason.
         """
         # Asking takes a while, and the loop is that of all answers.
         return await asyncio.to_thread(self._resolved, base_model_name, lora_name)

@@ -50,8 +50,6 @@ def check(folder: Path) -> Layout:
 
 
 class _Archive:
-    """A tar file that a model is written to."""
-
     def __init__(self, archive: tarfile.TarFile, folder: str) -> None:
         self._archive, self._folder = archive, folder
 

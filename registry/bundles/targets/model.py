@@ -12,9 +12,8 @@ from fusery.storage.manifest import FileEntry
 from ...charts.curves import CURVE, curve_svg
 from ...documents import provenance_part
 from ...models.architecture import Architecture, read_architecture
-from ..card import SHIPS, card_values
-from ..card_facts import EVAL_RESULTS, eval_results
-from ..card_template import render_card
+from ..card import EVAL_RESULTS, SHIPS, card_values, eval_results
+from ..rendering import render_card
 from ..source import BundleSource, Choices
 from ..target import Layout, model_layout, own_targets
 from ..writing import BundleFolder, Sink, bundle_record, sealed_bytes

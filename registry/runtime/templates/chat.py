@@ -24,11 +24,7 @@ class ChatTemplates:
         self._processes = TemplateProcesses(limits=limits, width=width)
 
     def bind(self, tokenizer: Any, *, context: int | None = None) -> bool:
-        """Let a tokenizer's `apply_chat_template` render here from now on, which gives the same text and tokens.
-
-        Args:
-            context: tokens that a text may have; one that has more characters than they can stand for is not made.
-        """
+        """Let a tokenizer's `apply_chat_template` render here from now on, which gives the same text and tokens."""
         from transformers import PreTrainedTokenizerBase
 
         inner = _inner(tokenizer)
@@ -116,7 +112,7 @@ def _inner(tokenizer: Any) -> Any:
     return tokenizer._tokenizer if isinstance(tokenizer, TokenizerWrapper) else tokenizer
 
 
-def _message(message: Mapping[str, Any]) -> dict[str, Any]:
+def _message(message: Mapping[str, Any]) -> dict[str, object]:
     """Return a message without what is None, and with its reasoning under each name."""
     kept = {name: value for name, value in message.items() if value is not None}
     reasoning = next((kept[name] for name in _REASONING if name in kept), None)

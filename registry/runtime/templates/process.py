@@ -245,11 +245,7 @@ def _stopped() -> NoProcess:
 
 
 class TemplateError(Exception):
-    """There is no text: a template is at fault, or what it is rendered in.
-
-    Attributes:
-        temporary: the same may go well later.
-    """
+    """There is no text: a template is at fault, or what it is rendered in."""
 
     temporary = False
 

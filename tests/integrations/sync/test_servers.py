@@ -188,18 +188,6 @@ def test_a_folder_that_the_server_sees_elsewhere(stocked: Registry, tmp_path: Pa
             sync(stocked, f"vllm={url}", seen_as="adapters")
 
 
-def test_what_no_server_computes_is_refused(
-    stocked: Registry, place: Somewhere, tiny_base: Path, tmp_path: Path
-) -> None:
-    tiny_models.make_adapter(tmp_path / "dora", tiny_base, seed=4, fine_tune_type="dora")
-    stocked.adapters.register(tmp_path / "dora", base="tiny", task="rerank")
-    found = place.sync(stocked, "rerank@1", "course_rec@1")
-    assert acts(found)["v1"] == "load"
-    [refused] = [step.reason for step in found.steps if step.act == "load" and not step.done]
-    assert refused is not None and "DoRA" in refused
-    assert place.server.asked == [f"load {V1}"]
-
-
 def test_what_others_keep_in_the_folder_stays(stocked: Registry, tmp_path: Path) -> None:
     """A folder may be anybody's: what is brought has one of its own in it, for each server."""
     shared = tmp_path / "shared"

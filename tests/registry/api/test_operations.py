@@ -379,12 +379,11 @@ def test_signatures_are_made_here_and_recorded_there(
     assert (signed.recorded, signed.existed) == (True, False)
     assert remote.trust.sign("course_rec@1", SigningKey(key.private)).existed
     assert [each.key_id for each in stocked.trust.signatures("course_rec@1").signatures] == [signed.key_id]
-    written = remote.trust.export_signature("course_rec@1", tmp_path / "adapter.sig")
-    assert written.path.read_bytes() == signed.signature
+    written = tmp_path / "adapter.sig"
+    assert remote.trust.sign("course_rec@1", SigningKey(key.private), output=written).path == written
+    assert written.read_bytes() == signed.signature
     folder = remote.exchange.export("course_rec@1", tmp_path).path
-    assert remote.trust.verify(folder, signature=written.path) == stocked.trust.verify(
-        folder, signature=written.path
-    )
+    assert remote.trust.verify(folder, signature=written) == stocked.trust.verify(folder, signature=written)
     remote.trust.sign(str(folder), SigningKey(stranger.private))
     assert len(stocked.adapters.show("course_rec@1").bundles) == 1
     with pytest.raises(BadSignatureError):

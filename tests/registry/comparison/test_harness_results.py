@@ -18,7 +18,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusery.registry.bundles.card_facts import eval_results
+from fusery.registry.bundles.card import eval_results
 from fusery.registry.comparison.harness_results import (
     MOST_METRICS,
     MetricValue,

@@ -118,7 +118,7 @@ def test_two_backups_to_one_place_take_turns(tiny_base: Path, tmp_path: Path) ->
     assert [process.wait(120) for process in both] == [0, 0]
 
     with Registry(open_workspace(tmp_path / "restored")) as restored:
-        restored.upkeep.restore(tmp_path / "backup")
+        restored.upkeep.restore(tmp_path / "backup", own=True)
         assert restored.upkeep.audit().ok
 
 
@@ -145,7 +145,7 @@ def test_from_bucket_to_bucket(tiny_base: Path, tmp_path: Path) -> None:
             assert made.copied.count == 2
             restored_store = f"s3://{BUCKET}/restored"
             with Registry(open_workspace(tmp_path / "new", "", restored_store, options)) as restored:
-                restored.upkeep.restore(f"s3://{BUCKET}/saved")
+                restored.upkeep.restore(f"s3://{BUCKET}/saved", own=True)
                 assert restored.upkeep.audit(jobs=2).ok
                 assert restored.adapters.list() == registry.adapters.list()
         secrets = [text for name, text in options.items() if name in ("key", "secret")]

@@ -13,7 +13,7 @@ from store_shelf import open_workspace
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError, UnknownReferenceError
 from fusery.registry.exchange import stored
-from fusery.registry.exchange.stored import StoredPlace
+from fusery.registry.exchange.stored import open_package
 from fusery.registry.remote import container
 from fusery.registry.remote.container import BackupError
 from fusery.registry.wire import encode
@@ -71,7 +71,7 @@ def test_documents_of_another_party_have_total_limits(
 ) -> None:
     place = str(tmp_path / "saved")
     stocked.upkeep.backup(place)
-    with StoredPlace(place).opened(other.workspace) as package:
+    with open_package(place, other.workspace) as package:
         values = sum(count_values(encode(each)) for each in package.documents)
     for limit, ends in (
         (2 * values, nullcontext()),

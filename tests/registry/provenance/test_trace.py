@@ -1,15 +1,17 @@
-"""Lineages, up and down, from every kind of record."""
+"""Lineages, up and down, from every kind of record, cut and complete."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from random import Random
 
 import lineage_registry
 import pytest
 import query_plans
 import tiny_models
-from sqlalchemy import insert, select
+from sqlalchemy import insert, select, update
 
 from fusery.cli import graphs
 from fusery.registry import Registry, tables
@@ -78,6 +80,16 @@ def test_everything_from_everywhere(filled: tuple[Registry, dict[str, str]], tmp
     assert other not in names(registry.provenance.lineage("course_rec@1", up=False), "adapter")
 
 
+def test_a_graph_that_is_not_cut_is_complete(filled: tuple[Registry, dict[str, str]]) -> None:
+    registry, found = filled
+    for reference in ("tiny", "here", "few", "dataset:courses", "course_rec@1", *found.values()):
+        for ways in ({}, {"up": False}, {"down": False}):
+            graph = registry.provenance.lineage(reference, **ways)
+            assert not graph.cut and graph.more == "" and graph.left_out == {}
+            whole = registry.provenance.lineage(reference, limit=None, **ways)
+            assert (set(graph.by_id), set(graph.edges)) == (set(whole.by_id), set(whole.edges))
+
+
 def test_what_is_yanked_is_marked_everywhere(withdrawn: tuple[Registry, dict[str, str]]) -> None:
     registry, found = withdrawn
     graph = registry.provenance.lineage("tiny", up=False)
@@ -130,45 +142,76 @@ def line(tmp_path: Path) -> Iterator[Registry]:
 
 
 def test_a_long_line_of_versions(line: Registry) -> None:
-    """No recursion, every version in the tree of a file, and no query for each thing."""
-    _lengthen(line, 150)
-    graph = line.provenance.lineage("line@1", up=False, limit=None)
-    assert len(graph.nodes) == 151
-    assert graphs.written(graph, "tree").count("continued-from") == 150
-    for reference in ("tiny", "line@1", "line@75", "line@151"):
-        with query_plans.recorded() as queries:
-            assert len(names(line.provenance.lineage(reference, limit=151), "adapter")) == 151
-        assert len(queries) <= 11, reference
-    _cut(line)
-
-
-def _cut(registry: Registry) -> None:
-    """So many of the nearest things each way, the newest of these, and how many there are besides."""
-    whole = registry.provenance.lineage("line@75", limit=76, ancestors=74)
-    assert not whole.cut and relations(whole) == relations(registry.provenance.lineage("line@75", limit=None))
-    wanted = (("tiny", 20, 131), ("line@75", 20, 56 + 54), ("line@151", 2, 148))
-    for reference, limit, left in wanted:
-        graph = registry.provenance.lineage(reference, limit=limit, ancestors=limit)
-        assert (graph.cut, graph.left_out, graph.root in graph.by_id) == (True, {"adapter": left}, True)
-        joined = {edge.source for edge in graph.edges} | {edge.target for edge in graph.edges}
-        assert joined == set(graph.by_id)
-    newest = names(registry.provenance.lineage("tiny", limit=19), "adapter")
-    assert newest == {f"line_v{number}_20260101" for number in range(133, 152)}
-    nearest = names(registry.provenance.lineage("line@75", up=False, limit=19), "adapter")
-    assert nearest == {f"line_v{number}_20260101" for number in range(75, 95)}
-
-
-def test_very_many_versions(line: Registry) -> None:
-    """More adapters than a statement takes numbers: all, and none twice."""
-    _lengthen(line, 700)
-    graph = line.provenance.lineage("tiny", limit=None)
-    assert len(graph.nodes) == 702 and len(graph.edges) == 701 + 700
-    assert names(line.provenance.lineage("line@1", limit=None), "adapter") == names(graph, "adapter")
+    """More adapters than a statement takes numbers: all, none twice, and the nearest and newest of a cut graph."""
+    _lengthen(line, 600)
+    whole = line.provenance.lineage("tiny", limit=None)
+    assert (len(whole.nodes), len(whole.edges), whole.cut) == (602, 601 + 600, False)
+    assert names(line.provenance.lineage("line@1", limit=None), "adapter") == names(whole, "adapter")
+    assert graphs.written(whole, "tree").count("continued-from") == 600
     with line.workspace.database.read() as session:
         starts = list(session.scalars(select(tables.AdapterRow).where(tables.AdapterRow.id % 50 == 1)))
-        assert len(starts) > 8
-        many = trace_things(session, starts, limit=None)
-    assert names(many, "adapter") == names(graph, "adapter")
+        assert names(trace_things(session, starts, limit=None), "adapter") == names(whole, "adapter")
+    with query_plans.recorded() as queries:
+        assert len(names(line.provenance.lineage("tiny", limit=601), "adapter")) == 601
+    assert len(queries) <= 20, "no query for each adapter"
+    for reference, limit, wanted in (
+        ("tiny", 19, range(583, 602)),
+        ("line@75", 19, range(56, 95)),
+        ("line@601", 2, range(599, 602)),
+    ):
+        graph = line.provenance.lineage(reference, limit=limit, ancestors=limit)
+        assert names(graph, "adapter") == {f"line_v{number}_20260101" for number in wanted}
+        assert (graph.cut, graph.left_out, graph.more, graph.root in graph.by_id) == (
+            True,
+            None,
+            "and more",
+            True,
+        )
+        joined = {edge.source for edge in graph.edges} | {edge.target for edge in graph.edges}
+        assert joined == set(graph.by_id)
+    exact = line.provenance.lineage("line@75", limit=601 - 75, ancestors=74)
+    assert not exact.cut and set(exact.by_id) == set(line.provenance.lineage("line@75", limit=None).by_id)
+
+
+def test_sums_of_sums(line: Registry) -> None:
+    """Adapters computed from several others: the nearest are reached first, each once."""
+    _lengthen(line, 120)
+    chance, origins = Random(5), dict[int, set[int]]()
+    for made in range(3, 122):
+        origins[made] = set(chance.sample(range(max(1, made - 9), made), min(made - 1, made % 3)))
+    with line.workspace.database.write() as session:
+        rows = [
+            {"adapter_id": made, "position": position, "source_id": source}
+            for made, sources in origins.items()
+            for position, source in enumerate(sorted(sources))
+        ]
+        session.execute(insert(tables.AdapterSourceRow), rows)
+        session.execute(update(tables.AdapterRow).values(parent_id=None))
+    made_from: dict[int, set[int]] = defaultdict(set)
+    for made, sources in origins.items():
+        for source in sources:
+            made_from[source].add(made)
+    for number, up in ((110, True), (20, False), (3, False)):
+        steps = _steps(number, origins if up else made_from)
+        ordered = sorted(steps, key=lambda each: (steps[each], -each))
+        for limit in (1, 7, 500):
+            graph = line.provenance.lineage(
+                f"line@{number}", up=up, down=not up, limit=limit, ancestors=limit
+            )
+            wanted = {f"line_v{each}_20260101" for each in ordered[: limit + 1]}
+            assert names(graph, "adapter") == wanted, (number, limit)
+            assert graph.cut == (len(ordered) > limit + 1)
+
+
+def _steps(start: int, further: Mapping[int, set[int]]) -> dict[int, int]:
+    """Return how many steps away each adapter is."""
+    steps, near = {start: 0}, [start]
+    for number in near:
+        for other in further.get(number, ()):
+            if other not in steps:
+                steps[other] = steps[number] + 1
+                near.append(other)
+    return steps
 
 
 def test_a_tree_is_no_deeper_than_what_python_takes() -> None:
@@ -200,3 +243,34 @@ def _lengthen(registry: Registry, count: int) -> None:
                 for number in range(2, count + 2)
             ],
         )
+
+
+def _ids(registry: Registry, reference: str, kind: str) -> list[str]:
+    nodes = registry.provenance.lineage(reference).to_dict()["nodes"]
+    return [node["id"] for node in nodes if node["kind"] == kind]
+
+
+def test_an_id_says_what_a_thing_is_and_not_its_row(
+    stocked: Registry, tiny_base: Path, tmp_path: Path
+) -> None:
+    with Registry.open(tmp_path / "second-home") as other:
+        other.init()
+        other.bases.add(tiny_base, name="tiny")
+        # Another order, so that the same data set has another row.
+        for version, folder, dataset in ((1, "second", "first"), (2, "first", "courses")):
+            facts = {"base": "tiny", "task": "course_rec", "version": version, "dataset": dataset}
+            other.adapters.register(tmp_path / folder, **facts)
+        assert _ids(other, "course_rec@2", "dataset") == _ids(stocked, "course_rec@1", "dataset")
+        assert _ids(other, "course_rec@1", "dataset") != _ids(stocked, "course_rec@1", "dataset")
+
+
+def test_a_bundle_is_its_content_and_its_place(stocked: Registry, tmp_path: Path) -> None:
+    places = [tmp_path / "out", tmp_path / "copy"]
+    for place in places:
+        stocked.bundles.materialize("course_rec@2", place)
+    first = _ids(stocked, "course_rec@2", "bundle")
+    assert len(set(first)) == 2
+    assert {len(node_id) for node_id in first} == {len("bundle:") + 16 + 1 + 8}
+    # Written once more to the same place: another record, the same thing.
+    stocked.bundles.materialize("course_rec@2", places[0], force=True)
+    assert _ids(stocked, "course_rec@2", "bundle") == first

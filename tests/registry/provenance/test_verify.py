@@ -1,21 +1,28 @@
-"""Verifying changed bundles: every file of every target, and every file that does not belong there."""
+"""Verifying changed bundles, also without a registry; and model-signing itself verifies what we signed."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
+import signing_keys
+from model_signing import hashing, signing, verifying
 from signing_keys import FORMS, Pair
 
 from fusery.registry import Registry
 from fusery.registry.bundles import own_targets
-from fusery.registry.fusion.fuse import FuseRequest
+from fusery.registry.errors import BadInputError
+from fusery.registry.provenance.sign import SigningKey
 from fusery.registry.provenance.verify import KeyChecker, Verification, beside_of, verify
 from fusery.storage.errors import MissingFileError
 
@@ -66,31 +73,28 @@ def signed(works: Registry, bundle: Copy, key: Pair) -> Copy:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_one_bit_of_any_file_is_found_and_the_file_named(signed: Copy, check: Check, name: str) -> None:
-    place, random = signed(name), Random(name)
-    assert check(place).verdict == "verified"
-    for path in files_of(place):
-        undo = flip(path, random.randrange(path.stat().st_size or 1), 1 << random.randrange(8))
-        result = check(place)
-        relative = path.relative_to(place).as_posix() if place.is_dir() else place.name
-        assert result.verdict == "differs" and relative in named(result), result.problems
-        undo()
-    assert check(place).verdict == "verified"
-
-
-@pytest.mark.parametrize("name", FOLDERS)
-def test_without_a_signature_the_bundle_s_own_record_shows_it(bundle: Copy, name: str) -> None:
+def test_one_bit_of_any_file_is_found_and_the_file_named(
+    works: Registry, bundle: Copy, key: Pair, check: Check, name: str
+) -> None:
+    """By the bundle's own record, and by its signature."""
     place, random = bundle(name), Random(name)
-    intact = verify(place)
-    assert (intact.verdict, intact.problems) == ("unproven", [])
-    assert intact.record is not None and intact.record.complete
-    for path in files_of(place):
-        if size := path.stat().st_size:
-            undo = flip(path, random.randrange(size), 1 << random.randrange(8))
-            result = verify(place)
-            assert (result.verdict, named(result)) == ("differs", {path.relative_to(place).as_posix()})
+    for with_signature in (False, True) if name in FOLDERS else (True,):
+        if with_signature:
+            works.trust.sign(str(place), key.signing())
+        intact = check(place)
+        assert (intact.verdict, intact.problems) == ("verified" if with_signature else "unproven", [])
+        assert with_signature or (intact.record is not None and intact.record.complete)
+        for path in files_of(place):
+            size = path.stat().st_size
+            if not size and not with_signature:
+                continue
+            undo = flip(path, random.randrange(size or 1), 1 << random.randrange(8))
+            result = check(place)
+            relative = path.relative_to(place).as_posix() if place.is_dir() else place.name
+            assert result.verdict == "differs" and relative in named(result), result.problems
+            assert with_signature or named(result) == {relative}
             undo()
-    assert verify(place).problems == []
+        assert check(place).problems == []
 
 
 @pytest.mark.timing
@@ -153,28 +157,12 @@ def test_another_key_s_signature_and_an_unchecked_one(
     assert named(verify(place)) == {"README.md"}, "it still shows changes"
 
 
-def test_a_signature_over_the_model_or_adapter_does_not_verify_the_files_beside_it(
+def test_a_signature_over_an_adapter_does_not_cover_the_files_beside_it(
     works: Registry, bundle: Copy, key: Pair, check: Check, tmp_path: Path
 ) -> None:
-    """The signature of an adapter does not cover the other files of a bundle: the exit code is not 0."""
-    fused = works.fused.fuse("course_rec@1", FuseRequest(precision="keep", accept_loss=True))
-    beside = {".gitattributes", "README.md", "adapter_metadata.json"}
-    for subject, name, weights in (
-        (fused["key"], "docker", "model/model.safetensors"),
-        ("course_rec@1", "export", "adapters.safetensors"),
-    ):
-        place, signature = bundle(name), tmp_path / f"{name}.sig"
-        works.trust.sign(subject, key.signing(), output=signature)
-        result = check(place, signature=signature)
-        assert (result.verdict, result.signer, result.problems) == ("unproven", "anna.pub", [])
-        assert "server.py" in result.unsigned if name == "docker" else set(result.unsigned) == beside
-        data = (place / weights).read_bytes()
-        (place / weights).write_bytes(b"x")
-        assert named(check(place, signature=signature)) == {weights}
-        (place / weights).write_bytes(data)
-    for extra in beside:
-        (place / extra).unlink()
-    assert check(place, signature=signature).verdict == "verified", "the adapter's own files alone"
+    place, signature = bundle("export"), tmp_path / "export.sig"
+    works.trust.sign("course_rec@1", key.signing(), output=signature)
+    assert ("added", "README.md") in found(check(place, signature=signature))
 
 
 def test_a_folder_and_a_file_are_not_taken_for_each_other(signed: Copy, check: Check) -> None:
@@ -215,7 +203,161 @@ def test_a_file_may_have_another_name(
     lone = shutil.copyfile(gguf, tmp_path / "renamed.gguf")
     works.trust.sign(str(lone), key.signing())
     result = check(lone)
-    assert (result.verdict, result.record is not None and result.record.kind) == ("verified", "gguf")
+    assert result.verdict == "verified"
     flip(lone, lone.stat().st_size - 1, 1)
     assert named(check(lone)) == {"renamed.gguf"}
     assert verify(gguf).verdict == "unproven"
+
+
+def strict() -> Any:
+    return hashing.Config().set_ignored_paths(paths=[], ignore_git_paths=False)
+
+
+def theirs(place: Path, signature: Path, public: Path) -> None:
+    """Let the library verify; it raises where something is wrong."""
+    checking = verifying.Config().set_hashing_config(strict()).use_elliptic_key_verifier(public_key=public)
+    checking.verify(place, signature)
+
+
+@pytest.mark.parametrize("name", ["model", "gguf", "hub adapter"])
+def test_the_library_verifies_what_we_signed(works: Registry, bundle: Copy, key: Pair, name: str) -> None:
+    place = bundle(name)
+    works.trust.sign(str(place), key.signing())
+    theirs(place, beside_of(place), key.public)
+    victim = place if place.is_file() else place / "README.md"
+    victim.write_bytes(victim.read_bytes() + b"\n")
+    with pytest.raises(ValueError, match="mismatch"):
+        theirs(place, beside_of(place), key.public)
+
+
+def test_the_library_verifies_an_adapter_by_its_signature(
+    works: Registry, key: Pair, bundle: Copy, tmp_path: Path
+) -> None:
+    """An adapter is signed without being read; its folder in a bundle is what was signed."""
+    works.trust.sign("course_rec@1", key.signing(), output=tmp_path / "adapter.sig")
+    (folder,) = (bundle("adapters") / "adapters").iterdir()
+    theirs(folder, tmp_path / "adapter.sig", key.public)
+    result = verify(folder, signature=tmp_path / "adapter.sig", checkers=[KeyChecker.of(key.public)])
+    assert result.verdict == "verified"
+    shutil.copyfile(folder / "adapter_config.json", folder / "more.json")
+    with pytest.raises(ValueError, match="Extra files"):
+        theirs(folder, tmp_path / "adapter.sig", key.public)
+
+
+@pytest.mark.parametrize("curve", signing_keys.CURVES)
+def test_every_curve_both_ways(works: Registry, bundle: Copy, curve: str, tmp_path: Path) -> None:
+    pair = signing_keys.write_pair(tmp_path, curve, curve=signing_keys.CURVES[curve])
+    place = bundle("export")
+    works.trust.sign(str(place), pair.signing())
+    theirs(place, beside_of(place), pair.public)
+    other = tmp_path / "theirs.sig"
+    signing.Config().set_hashing_config(strict()).use_elliptic_key_signer(private_key=pair.private).sign(
+        place, other
+    )
+    checker = [KeyChecker.of(pair.public)]
+    for signature in (None, other):
+        assert verify(place, signature=signature, checkers=checker).verdict == "verified"
+
+
+def test_a_locked_key(works: Registry, bundle: Copy, tmp_path: Path) -> None:
+    pair = signing_keys.write_pair(tmp_path, "locked", passphrase=b"s\xffcret")
+    place = bundle("export")
+    works.trust.sign(str(place), SigningKey(pair.private, lambda: b"s\xffcret"))
+    theirs(place, beside_of(place), pair.public)
+    with pytest.raises(BadInputError) as refused:
+        works.trust.sign(str(place), SigningKey(pair.private, lambda: b"guessed"))
+    assert "guessed" not in str(refused.value)
+    assert refused.value.__cause__ is None
+    with pytest.raises(BadInputError) as refused:
+        works.trust.sign(str(place), SigningKey(pair.private))
+    assert refused.value.hint == "--passphrase-file FILE, or FUSERY_KEY_PASSPHRASE"
+
+
+BARE = """
+import contextlib, io, json, os, sys
+for name in ("sqlalchemy", "alembic", "pydantic_settings", "fsspec", "model_signing", "mlx", *sys.argv[1].split()):
+    sys.modules[name] = None
+from fusery.cli.main import main
+ran = []
+for words in json.loads(sys.argv[2]):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = 0
+        try:
+            main(words)
+        except SystemExit as ended:
+            code = ended.code or 0
+    ran.append([code, out.getvalue(), err.getvalue()])
+print(json.dumps(ran))
+"""
+
+
+def run(folder: Path, *commands: str, without: str = "") -> list[tuple[int, str, str]]:
+    """Run commands with an empty environment, in a process that cannot import what a registry needs.
+
+    Returns each command's exit code, output and errors.
+    """
+    home = folder / "home"
+    home.mkdir(exist_ok=True)
+    words = json.dumps([command.split() for command in commands])
+    ran = subprocess.run(
+        [sys.executable, "-P", "-c", BARE, without, words],
+        env={"HOME": str(home)},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert list(home.iterdir()) == []
+    return [(code, out, err) for code, out, err in json.loads(ran.stdout)]
+
+
+@pytest.fixture
+def elsewhere(works: Registry, bundle: Copy, key: Pair, stranger: Pair, tmp_path: Path) -> Path:
+    """Another machine's folder: a signed bundle, its signature, a public key and a stranger's."""
+    place = bundle("docker")
+    works.trust.sign(str(place), key.signing())
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    shutil.move(place, folder / "bundle")
+    shutil.move(place.with_name(f"{place.name}.sig"), folder / "bundle.sig")
+    for public in (key.public, stranger.public):
+        shutil.copy(public, folder)
+    return folder
+
+
+def test_an_intact_bundle(elsewhere: Path) -> None:
+    (elsewhere / "bundle.sig").rename(elsewhere / "other.sig")
+    signed, document, unsigned, stranger, no_key, not_a_key, nowhere = run(
+        elsewhere,
+        "identify --verify bundle --key anna.pub --signature other.sig",
+        "identify --verify bundle --json --key anna.pub --signature other.sig",
+        "identify --verify bundle --key anna.pub",
+        "identify --verify bundle --key stranger.pub --signature other.sig",
+        "identify --verify bundle --key nothing.pub",
+        "identify --verify bundle --key bundle/README.md --signature other.sig",
+        "identify --verify nowhere --key anna.pub",
+    )
+    assert (signed[0], signed[2]) == (0, "") and "signed with anna.pub" in signed[1]
+    found = json.loads(document[1])
+    assert (found["verdict"], found["problems"], found["registry"]) == ("verified", [], None)
+    assert found["record"]["target"] == "docker"
+    assert [unsigned[0], stranger[0]] == [1, 1]
+    assert [no_key[0], not_a_key[0], nowhere[0]] == [2, 2, 2]
+    assert no_key[2].startswith("Error: ") and "not a key" in not_a_key[2]
+
+
+def test_without_the_library_a_signature_needs_the_extra(elsewhere: Path) -> None:
+    [checked] = run(elsewhere, "identify --verify bundle --key anna.pub", without="cryptography")
+    assert checked[0] == 2 and "pip install " in checked[2] and "[sign]" in checked[2]
+
+
+def test_a_changed_bundle(elsewhere: Path) -> None:
+    weights = elsewhere / "bundle" / "model" / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    (elsewhere / "bundle" / ".git").mkdir()
+    (elsewhere / "bundle" / ".git" / "hook").write_text("x")
+    [changed] = run(elsewhere, "identify --verify bundle --key anna.pub -q")
+    assert (changed[0], changed[1].split()) == (1, ["model/model.safetensors", ".git/hook"])

@@ -7,6 +7,7 @@ import getpass
 import json
 import socket
 import subprocess
+import types
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from run_folders import make_run, plain_log
 
 from fusery.registry import RecordRun, Registry
 from fusery.registry.adapters.files import RUN_RECORD
-from fusery.registry.registration.training_record import read_record
+from fusery.registry.recording import trainer
+from fusery.registry.registration.training_record import begin_record, read_record
 from fusery.storage.errors import FormatError
 
 
@@ -119,6 +121,33 @@ def test_arguments_of_any_kind(tmp_path: Path) -> None:
         RecordRun(tmp_path, arguments=arguments).finish()
         found = read_record(tmp_path / RUN_RECORD).arguments
         assert found == {"iters": 3, "path": "a", "rate": "Infinity"}
+
+
+def test_a_record_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
+    trainer_callback = pytest.importorskip("fusery.registry.recording.trainer_callback")
+    callback = trainer_callback.FuseryCallback(task="cats")
+    callback._record = begin_record({}, None)
+    callback._write(tmp_path)
+    assert read_record(tmp_path / RUN_RECORD).seconds is not None
+    (tmp_path / "taken").write_text("a file")
+    with pytest.warns(UserWarning, match="could not write its record of this run"):
+        callback._write(tmp_path / "taken")
+
+
+def test_the_format_of_an_earlier_run_is_no_argument() -> None:
+    received: list[dict[str, Any]] = []
+    lora = types.ModuleType("lora")
+    lora.run = run = lambda args: received.append(dict(vars(args)))  # type: ignore[attr-defined]
+    lora.load = lora.load_dataset = lora.train_model = None  # type: ignore[attr-defined]
+    arguments = argparse.Namespace(iters=1, quantization_aware={"bits": 4}, use_qalora=True, data="x")
+
+    def ready(args: Any) -> None:
+        received.append(dict(vars(args)))
+
+    with trainer._recorded(lora, ready, [], None, None):  # type: ignore[arg-type]
+        lora.run(arguments)
+    assert received == [{"iters": 1, "data": "x"}] * 2
+    assert lora.run is run
 
 
 def test_another_callback_hears_everything(tmp_path: Path) -> None:

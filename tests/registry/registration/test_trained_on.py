@@ -166,7 +166,7 @@ def test_it_travels_without_the_base_that_it_names(
     assert other.upkeep.audit().ok
     registered.upkeep.backup(str(tmp_path / "kept"))
     with Registry.open(tmp_path / "restored") as restored:
-        restored.upkeep.restore(str(tmp_path / "kept"))
+        restored.exchange.pull("*", tmp_path / "kept")
         assert restored.adapters.show(NAME)["trained_on"] == "tiny"
         assert restored.upkeep.audit().ok
 

@@ -43,6 +43,8 @@ NESTED = {"full_attention": {**FLAT, "partial_rotary_factor": 0.5}, "sliding_att
             {"rope_theta": 5e5, "partial_rotary_factor": 0.5, "rope_local_base_freq": 1e4},
         ),
         ({"model_type": "exaone4", "head_dim": 8, "rope_parameters": FLAT}, {"rope_theta": 5e5, "rope_scaling": None}),
+        ({"model_type": "gpt_neox", "rope_parameters": FLAT}, {"rotary_emb_base": 5e5, "rotary_pct": 1.0}),
+        ({"model_type": "gpt_neox", "rope_parameters": NESTED["full_attention"]}, {"rotary_emb_base": 5e5, "rotary_pct": 0.5}),
         ({"model_type": "mamba2", "hidden_size": 8, "transformers_version": "4.57.1"}, {}),
         ({"model_type": "mamba2", "hidden_size": 8, "transformers_version": "5.0.0"}, {"intermediate_size": 16}),
         (

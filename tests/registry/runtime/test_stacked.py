@@ -189,6 +189,21 @@ def test_a_class_whose_layers_show_no_rows_keeps_its_lanes(
     assert mx.array_equal(board.model(tokens), load(str(base), adapter_path=str(folder))[0](tokens))
 
 
+def test_a_layer_that_gets_rows_one_behind_the_other_has_rows(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlx_lm.models import llama
+
+    folder, plain = tiny_models.make_adapter(tmp_path / "a", base, update=0.5), llama.MLP.__call__
+    flat = lambda self, x: plain(self, x.reshape(-1, x.shape[-1])).reshape(x.shape)
+    monkeypatch.setattr(llama.MLP, "__call__", flat)
+    board, tokens = Switchboard(load(str(base))[0]), words(2)
+    resident = board.load("a", folder, by_row=True)
+    assert resident.by_row
+    found = rows_of(board, [None, resident], tokens)
+    close(found[1:], load(str(base), adapter_path=str(folder))[0](tokens[1:]))
+
+
 def test_a_pass_that_nobody_announced_is_none(base: Path) -> None:
     board = Switchboard(load(str(base))[0])
     with board.rows.of((None, None)), pytest.raises(RowsError):

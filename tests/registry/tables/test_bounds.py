@@ -9,6 +9,7 @@ import pytest
 
 from fusery.registry import tables
 from fusery.registry.tables.bounds import problem_of
+from fusery.registry.tables.record import document_text, from_json, to_json
 
 FIT = {
     "name": "course_rec_v1_20260115",
@@ -61,3 +62,48 @@ def test_sizes_are_not_negative_and_some_digests_may_be_empty() -> None:
     datasets: Any = tables.DatasetRow.__table__
     assert problem_of(sizes, {"size": -1})
     assert problem_of(datasets, {"digest": ""}) is None
+
+
+NOON = datetime(2026, 1, 15, 12, tzinfo=UTC)
+GOOD_JSON: dict[str, dict[Any, Any]] = {
+    "moment": {"2026-01-15T12:00:00.000000+00:00": NOON},
+    "date": {"2026-01-15": date(2026, 1, 15)},
+    "boolean": {True: True},
+    "integer": {-(2**63): -(2**63), 2**63 - 1: 2**63 - 1},
+    "number": {1.5: 1.5, "inf": float("inf")},
+    "text": {"a": "a"},
+}
+BAD_JSON: dict[str, list[Any]] = {
+    "moment": ["2026-01-15T12:00:00", "0001-01-01T12:00:00+00:00", "9999-12-31T12:00:00+00:00", 1],
+    "date": ["today", 20260115],
+    "boolean": [1, "true"],
+    "integer": [True, 1.0, 2**63, -(2**63) - 1],
+    "number": [True, "1", []],
+    "text": ["a\0", 1],
+    "document": [{"a": "\0"}],
+}
+
+
+@pytest.mark.parametrize("kind", BAD_JSON)
+def test_values_in_a_backup_have_the_kind_of_their_column(kind: str) -> None:
+    for text, value in GOOD_JSON.get(kind, {}).items():
+        assert (from_json(kind, text), to_json(kind, value)) == (value, text)
+    assert from_json(kind, None) is to_json(kind, None) is None
+    for wrong in BAD_JSON[kind]:
+        with pytest.raises(ValueError):
+            from_json(kind, wrong)
+
+
+def test_numbers_of_documents_are_those_that_both_databases_return() -> None:
+    numbers = {
+        "1e15": (1e15, "1000000000000000.0"),
+        "1e16": (1e16, "10000000000000000"),
+        "-1e16": (-1e16, "-10000000000000000"),
+        "2.0**63": (2.0**63, "9.223372036854776e+18"),
+        "-0.0": (-0.0, "0.0"),
+        "10**23": (10**23, "1e+23"),
+        "2**63 - 1": (2**63 - 1, "9223372036854775807"),
+        "2**63 + 1": (2**63 + 1, "9223372036854775809"),
+    }
+    for name, (value, text) in numbers.items():
+        assert document_text({"a": [value]}) == f'{{"a": [{text}]}}', name

@@ -222,8 +222,7 @@ CASES: dict[str, Case] = {
     "unknown_module": Case(renamed("self_attn", "attention")),
     "shape_mismatch": Case(scalar("model.layers.3.mlp.up_proj.lora_a")),
     "vocabulary_mismatch": Case(
-        edit_tensors(lambda t: {**t, **RESIZED}),
-        make={"keys": ["model.embed_tokens", "self_attn.q_proj"]},
+        edit_tensors(lambda t: {**t, **RESIZED}), make={"keys": ["model.embed_tokens", "self_attn.q_proj"]}
     ),
     "rank_mismatch": Case(edit_config(rank=16), edit_config(rank=8)),
     "rank_mixed": Case(of_rank(4, "layers.3."), of_rank(8, "layers.3.")),
@@ -312,9 +311,7 @@ CASES: dict[str, Case] = {
         good_look={"task": "course_rec", "version": 3},
     ),
     "date_in_future": Case(
-        nothing,
-        look={"today": TODAY, "date": "20260303"},
-        good_look={"today": TODAY, "date": "20260302"},
+        nothing, look={"today": TODAY, "date": "20260303"}, good_look={"today": TODAY, "date": "20260302"}
     ),
     "date_too_early": Case(metadata(training_date="2012-06-01"), metadata(training_date="2022-06-01")),
     "date_invalid": Case(metadata(training_date="last Tuesday"), metadata(training_date="2026-01-15T09:00")),
@@ -326,9 +323,7 @@ CASES: dict[str, Case] = {
     "not_trained": Case(edit_config(iters=0), edit_config(iters=1)),
     "dropout_implausible": Case(edit_config(dropout=1.0), edit_config(dropout=0.1)),
     "duplicate_weights": Case(
-        nothing,
-        look={"neighbours": [THERE], "task": "course_rec"},
-        good_look={"neighbours": [THERE, ITSELF]},
+        nothing, look={"neighbours": [THERE], "task": "course_rec"}, good_look={"neighbours": [THERE, ITSELF]}
     ),
     "near_duplicate": Case(nothing, look={"neighbours": [NEAR]}, good_look={"neighbours": [FAR]}),
 }

@@ -178,7 +178,6 @@ REARRANGED: dict[str, Change] = {
     "mixtral": _unstacked("block_sparse_moe.switch_mlp", "block_sparse_moe.experts", _EXPERT_NAMES),
     "qwen3_next": _qwen3_next,
 } | dict.fromkeys(
-    ("deepseek_v2", "glm4_moe", "olmoe", "qwen3_moe"),
-    _unstacked("mlp.switch_mlp", "mlp.experts"),
+    ("deepseek_v2", "glm4_moe", "olmoe", "qwen3_moe"), _unstacked("mlp.switch_mlp", "mlp.experts")
 )
 """What turns the tensors of mlx-lm into those on the Hub, by `model_type`; the others are the same in both."""

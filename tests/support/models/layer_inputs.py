@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from fusery.research.calibrate import Inputs, inputs_of
 from fusery.research.models import LoadedModel
-from fusery.research.moments import Inputs, inputs_of
 from fusery.research.prompts import Sample
 
 

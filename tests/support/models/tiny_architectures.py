@@ -119,7 +119,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
             "mscale": 1.0,
             "mscale_all_dim": 1.0,
             "original_max_position_embeddings": 64,
-        },
+        }
     },
     "deepseek_v3": _DEEPSEEK,
     "gemma": _DENSE | {"head_dim": 16},

@@ -7,86 +7,22 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 from fault_proxy import Fault, always, fault_proxy, times
-from programs import CONTEXT
 
 from fusery.storage.digest import digest_bytes
 from fusery.storage.errors import StoreUnavailableError
-from fusery.storage.interface import Blob, BlobStore
+from fusery.storage.interface import Blob
 from fusery.storage.locate import open_store, open_tree
 from fusery.storage.objects import AHEAD, PART
 from fusery.storage.remote_calls import NoPlaceError
-from fusery.testing.stores import HELLO, NOWHERE, Backend, StoreContract, check_tree, file_with, name_of
-
-SOAK = bool(os.environ.get("FUSERY_SOAK"))
-ROUNDS = 300 if SOAK else 3
-SEED = random.randrange(1 << 32) if SOAK else 12
-
-
-def contend(backend: Backend, url: str, options: dict[str, Any], folder: Path) -> None:
-    """Let two live writers and often a third, which is killed, put one blob in each round; both must succeed."""
-    chance = random.Random(SEED)
-    stores = [backend.reopen() for _ in range(2)]
-    with ThreadPoolExecutor(2) as pool:
-        for number in range(ROUNDS):
-            data = chance.randbytes(1 << 16) + bytes(PART + chance.randrange(PART))
-            path = folder / f"contended-{number}"
-            path.write_bytes(data)
-            wanted = Blob(digest_bytes(data), len(data))
-            killed = _killed(url, options, path, chance) if chance.random() < 0.4 else None
-            paces = [_pace(chance) for _ in stores]
-            done = list(pool.map(_put, stores, [path] * len(stores), paces))
-            if killed is not None:
-                killed()
-            assert done == [wanted, wanted], f"seed {SEED}, round {number}: {done}"
-            assert backend.read(name_of(wanted.digest)) == data, f"seed {SEED}, round {number}: other bytes"
-            assert not [name for name in backend.names() if name.startswith("quarantine/")]
-            path.unlink()
-            stores[0].delete(wanted.digest)
-
-
-def _put(store: BlobStore, path: Path, pace: Callable[[int], None]) -> Blob:
-    pace(0)
-    return store.put_file(path, progress=pace)
-
-
-def _pace(chance: random.Random) -> Callable[[int], None]:
-    """Return how a writer waits before it begins and after each part: not at all, or for a while."""
-    longest = chance.choice([0.0, 0.02, 0.3])
-    waits = iter([chance.random() * longest for _ in range(20)])
-    return lambda _count: time.sleep(next(waits, 0.0))
-
-
-def _killed(url: str, options: dict[str, Any], path: Path, chance: random.Random) -> Callable[[], None]:
-    """Start a writer that is killed, already or in a while; return what is to be called at the end."""
-    process = CONTEXT.Process(target=_victim, args=(url, options, path, chance.random() * 0.5), daemon=True)
-    process.start()
-    if chance.random() < 0.5:
-        process.join()
-    return process.join
-
-
-def _victim(url: str, options: dict[str, Any], path: Path, pause: float) -> None:
-    """Put a file; the system kills this process some time after a part has arrived, or else at the end."""
-
-    def wait(_count: int) -> None:
-        time.sleep(pause)
-        if pause < 0.25:
-            os.kill(os.getpid(), 9)
-
-    open_store(url, options=options).put_file(path, progress=wait)
-    os.kill(os.getpid(), 9)
-
+from fusery.testing.stores import HELLO, NOWHERE, StoreContract, check_tree, file_with, name_of
 
 _UPLOADER = """
 import json, os, signal, sys
@@ -129,10 +65,12 @@ class ServerContract(StoreContract):
         assert backend.names() == {name_of(blob.digest)}
         assert list(backend.store.leftovers()) == []
 
-    def test_writers_of_one_large_blob_succeed_beside_killed_and_slow_ones(
-        self, backend: Any, tmp_path: Path
-    ) -> None:
-        contend(backend, backend.url, backend.server.options(), tmp_path)
+    def test_writers_of_one_large_blob_succeed(self, backend: Any, tmp_path: Path) -> None:
+        source = file_with(tmp_path, self.large)
+        with ThreadPoolExecutor(2) as pool:
+            blobs = set(pool.map(lambda store: store.put_file(source), [backend.reopen(), backend.reopen()]))
+        assert blobs == {Blob(digest_bytes(self.large), len(self.large))}
+        assert backend.names() == {name_of(digest_bytes(self.large))}
 
     def test_a_folder_of_named_files(self, backend: Any, tmp_path: Path) -> None:
         check_tree(open_tree(f"{backend.url}/tree", options=backend.server.options()), tmp_path)

@@ -1,8 +1,9 @@
-"""SLSA provenance: in-toto's own validator, and the predicate's published message, for every kind of record."""
+"""SLSA provenance and bills of materials, held against in-toto's and CycloneDX's own validators, and signed."""
 
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from datetime import UTC
 from functools import cache
@@ -11,6 +12,7 @@ from typing import Any
 
 import lineage_registry
 import pytest
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from google.protobuf import json_format
@@ -19,9 +21,13 @@ from hypothesis import strategies as st
 from in_toto_attestation.predicates.provenance.v1 import provenance_pb2
 from in_toto_attestation.v1 import resource_descriptor_pb2
 from in_toto_attestation.v1.statement import Statement
+from securesystemslib.dsse import Envelope
+from securesystemslib.exceptions import VerificationError
+from securesystemslib.signer import SSlibKey
 
 from fusery.registry import Registry, tables
-from fusery.registry.errors import BadInputError
+from fusery.registry.dsse import Pair, make_pair
+from fusery.registry.errors import BadInputError, MissingExtraError
 from fusery.registry.provenance.account import Account, Data, account_of
 from fusery.registry.provenance.attest import BUILD_TYPES, Attested, statement
 from fusery.registry.provenance.cyclonedx import bill
@@ -136,3 +142,104 @@ def test_any_names_give_a_valid_statement_and_a_valid_bill(
     check(statement(changed))
     text = written(bill(changed)).decode()
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+
+
+def invalid(document: dict[str, Any]) -> Any:
+    return JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(document))
+
+
+def test_bill_of_every_kind_of_record(withdrawn: Everything) -> None:
+    registry, found = withdrawn
+    serials = set()
+    for name, reference in found.items():
+        made = registry.provenance.attest(reference, form="cyclonedx")
+        assert invalid(made.document) is None, name
+        assert registry.provenance.attest(reference, form="cyclonedx").data == made.data, name
+        assert _refs_are_unique(made.document)
+        serials.add(made.document["serialNumber"])
+    assert len(serials) == len(found)
+
+
+def _refs_are_unique(document: dict[str, Any]) -> bool:
+    found: list[str] = []
+    waiting: list[Any] = [document]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            found += [value["bom-ref"]] if "bom-ref" in value else []
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+    return len(found) == len(set(found))
+
+
+def test_what_a_sum_descends_from(withdrawn: Everything) -> None:
+    registry, found = withdrawn
+    document = registry.provenance.attest(found["sum"], form="cyclonedx").document
+    component = document["metadata"]["component"]
+    assert component["type"] == "machine-learning-model"
+    ancestors = {each["name"]: each for each in component["pedigree"]["ancestors"]}
+    assert set(ancestors) == {"tiny", "other_v1_20260301", lineage_registry.DENSE, lineage_registry.CONTINUED}
+    assert ancestors[lineage_registry.CONTINUED]["licenses"] == [{"license": {"id": "MIT"}}]
+    assert ancestors["other_v1_20260301"]["licenses"] == [{"license": {"name": "our own & <odd>"}}]
+    files = {each["name"]: each["hashes"] for each in ancestors[lineage_registry.DENSE]["components"]}
+    shown = registry.adapters.show("course_rec@1")["files"]
+    assert files == {file["path"]: [{"alg": "SHA-256", "content": file["sha256"]}] for file in shown}
+    weights = {"other_v1_20260301": "1.0", lineage_registry.DENSE: "-1.0", lineage_registry.CONTINUED: "0.5"}
+    for name, weight in weights.items():
+        assert {"name": "fusery:weight", "value": weight} in ancestors[name]["properties"]
+    datasets = {each["name"]: each["bom-ref"] for each in document["components"]}
+    assert set(datasets) == {"courses", lineage_registry.ODD}
+    card = component["modelCard"]
+    assert {each["ref"] for each in card["modelParameters"]["datasets"]} == set(datasets.values())
+    assert any(
+        "contains the weights of course_rec_v2_20260201" in limit and "leaked" in limit
+        for limit in card["considerations"]["technicalLimitations"]
+    )
+    metrics = {each["type"]: each["value"] for each in card["quantitativeAnalysis"]["performanceMetrics"]}
+    assert 0.9 < float(metrics["fidelity of the fuse: retained"]) <= 1.01
+    sliced = [each for each in card["quantitativeAnalysis"]["performanceMetrics"] if "slice" in each]
+    assert {each["value"] for each in sliced} == {"0.61", "0.42"}
+
+
+def test_the_extra_is_named(withdrawn: Everything, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cyclonedx.spdx", None)
+    with pytest.raises(MissingExtraError) as raised:
+        withdrawn[0].provenance.attest("course_rec@1", form="cyclonedx")
+    assert "fusery[bom]" in (raised.value.hint or "")
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    return make_pair(tmp_path_factory.mktemp("keys") / "release.pem", None)
+
+
+def public(pair: Pair) -> SSlibKey:
+    return SSlibKey.from_crypto(load_pem_public_key(pair.public_key.read_bytes()), keyid=pair.key_id)
+
+
+@pytest.mark.parametrize("form", ["slsa", "cyclonedx"])
+def test_a_verifier_takes_it_as_it_is(form: str, pair: Pair, withdrawn: Everything, tmp_path: Path) -> None:
+    attest = withdrawn[0].provenance.attest
+    made = attest("course_rec@1", form=form, key=pair.private_key)
+    envelope = Envelope.from_dict(json.loads(made.data))
+    assert list(envelope.verify([public(pair)], 1)) == [pair.key_id] == [made.key_id]
+    assert envelope.payload == attest("course_rec@1", form=form).data
+    assert "PRIVATE" not in made.data.decode()
+    other = make_pair(tmp_path / "other.pem", None)
+    with pytest.raises(VerificationError):
+        envelope.verify([public(other)], 1)
+    envelope.payload = envelope.payload.replace(b"course_rec_v1", b"course_rec_v7")
+    with pytest.raises(VerificationError):
+        envelope.verify([public(pair)], 1)
+
+
+def test_locked_and_invalid_keys(pair: Pair, withdrawn: Everything, tmp_path: Path) -> None:
+    locked = make_pair(tmp_path / "locked.pem", b"open sesame")
+    attest = withdrawn[0].provenance.attest
+    made = attest("course_rec@1", key=locked.private_key, passphrase=lambda: b"open sesame")
+    assert Envelope.from_dict(json.loads(made.data)).verify([public(locked)], 1)
+    (tmp_path / "none.pem").write_text("nothing")
+    for path in (locked.private_key, tmp_path / "none.pem", pair.public_key):
+        with pytest.raises(BadInputError):
+            attest("course_rec@1", key=path, passphrase=lambda: b"wrong")
