@@ -40,7 +40,7 @@ _ALL: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Proof": {
         "check": ("check", "Check adapter folders without registering them."),
-        "identify": ("sign", "Show what a folder or file is, whether it is intact, and who signed it."),
+        "identify": ("sign", "Show what a file is, whether it is intact, and who signed it."),
         "audit": ("audit", "Audit database, store and cache; repair damaged data."),
         "sign": ("sign", "Sign an adapter, a fused model, a bundle or the log."),
     },

@@ -184,10 +184,10 @@ def identify(
     signature: str | None = None,
     keys: tuple[str, ...] = (),
 ) -> int:
-    """Show what a folder or file is, whether it is intact, and who signed it.
+    """Show what a file is, whether it is intact, and who signed it.
 
-    The file may be renamed, split, converted or without its metadata. Exit codes: 0 known, 1 unknown, 3 unknown, but a
-    record could not be compared.
+    PATH is a file or a folder; it may be renamed, split, converted or without its metadata. Exit codes: 0 known, 1
+    unknown, 3 unknown, but a record could not be compared.
 
     \b
     Examples:
