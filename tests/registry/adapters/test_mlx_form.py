@@ -20,6 +20,7 @@ from fusery.registry import Registry
 from fusery.registry.adapters.folder import AdapterFolder, read_adapter_folder
 from fusery.registry.adapters.mlx_config import lora_modules, todays_config
 from fusery.registry.adapters.render import render_mlx
+from fusery.registry.adapters.tensors import StoredTensor, repeated
 from fusery.registry.models.architecture import read_architecture
 from fusery.storage.digest import digest_file
 from fusery.storage.safetensors import read_header
@@ -249,3 +250,10 @@ def test_the_same_folder_gives_the_same_bytes_for_ever() -> None:
             digest_file(folder.files[file])[0] for file in ("adapters.safetensors", "adapter_config.json")
         ]
         assert tuple(found) == digests, name
+
+
+def test_columns_are_repeated_side_by_side() -> None:
+    matrix, vector = (StoredTensor("F32", np.array(bits, np.uint32)) for bits in ([[1, 2], [3, 4]], [5, 6]))
+    assert repeated(matrix, 2).bits.tolist() == [[1, 1, 2, 2], [3, 3, 4, 4]]
+    assert repeated(matrix, 1) is matrix
+    assert repeated(vector, 2) is vector
