@@ -85,6 +85,13 @@ def test_versions_are_marked_as_what_they_are(losses: list[Any]) -> None:
         assert not re.search("nan|inf", made)
 
 
+def test_a_single_version_stands_in_the_middle() -> None:
+    made = versions_chart("k", {"task": "a", "versions": [version(1, 0.5)]})
+    assert (
+        made is not None and 'transform="translate(377.0 ' in made
+    )  # between the margins of 60 and 26 of 720
+
+
 @given(
     st.lists(
         st.lists(st.tuples(st.integers(0, 10**9), st.none() | NUMBERS, st.none() | NUMBERS), max_size=6),

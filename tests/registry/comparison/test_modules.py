@@ -139,6 +139,12 @@ def test_what_cannot_be_compared(opened: Open, tmp_path: Path) -> None:
         compare_adapters(a, b)
 
 
+def test_an_open_adapter_has_its_name_or_its_path(opened: Open, tmp_path: Path) -> None:
+    assert opened("a", lora(1)).name == "a"
+    with open_adapter(tmp_path / "a.safetensors", 1.0) as adapter:
+        assert adapter.name == str(tmp_path / "a.safetensors")
+
+
 def test_shared_modules(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = opened("a", lora(1, "x", "y")), opened("b", lora(2, "y", "z"))
     assert shared_modules(a, b) == ["y"]

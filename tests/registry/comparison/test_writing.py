@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +13,7 @@ import pytest
 import tiny_models
 from tensor_files import load_raw
 
+from fusery.registry.adapters.peft_config import PeftConfig
 from fusery.registry.comparison import plan as plans
 from fusery.registry.comparison.modules import open_adapter
 from fusery.registry.comparison.plan import CombineOptions, SourceAdapter, mask_of, measure, plan, write
@@ -90,6 +92,17 @@ def test_an_expert_s_update_is_made_as_a_linear_layer_s(
         found.append(read(tmp_path / kind))
     for part in ("lora_a", "lora_b"):
         assert np.array_equal(found[0][f"{EXPERTS}.{part}"][1].T, found[1][f"{LINEAR}.{part}"])
+
+
+def test_factors_of_peft_have_their_own_rank_and_scale(opened: Open) -> None:
+    """mlx-lm's form pads the rank and multiplies another scale into B."""
+    rendered = opened("a", tensors(1, rank=6), scale=1.0)
+    config = PeftConfig.model_validate({"peft_type": "LORA", "r": 4, "lora_alpha": 8})
+    whole, own = rendered.read(LINEAR), replace(rendered, config=config).read(LINEAR)
+    assert (own.scale, own.a.shape[1], own.b.shape[0]) == (2.0, 4, 4)
+    assert np.array_equal(own.a, whole.a[:, :4]) and np.array_equal(own.b, whole.b[:4] / 2)
+    same = replace(rendered, config=config.model_copy(update={"lora_alpha": 4})).read(LINEAR)
+    assert (same.scale, np.array_equal(same.b, whole.b[:4])) == (1.0, True)
 
 
 def test_a_module_that_one_lacks_is_the_other_s(opened: Open, tmp_path: Path) -> None:
