@@ -119,6 +119,7 @@ def walk(
         limit: of each kind so many of the nearest, and the newest of these; None for all.
     """
     reached, left, cut = dict.fromkeys(starts), dict[str, int](), False
+    adapters = tables.AdapterRow.__tablename__
     near = list(reached)
     while near:
         further: dict[str, set[int]] = defaultdict(set)
@@ -128,7 +129,8 @@ def walk(
                 if (kind, number) not in reached:
                     further[kind].add(number)
         near = []
-        for kind, found in further.items():
+        for kind in (adapters, *(kind for kind in DOWN if kind != adapters)):
+            found = further[kind]
             room = len(found) if limit is None else left.setdefault(kind, limit)
             near += [(kind, number) for number in sorted(found, reverse=True)[:room]]
             cut |= len(found) > room
