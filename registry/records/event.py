@@ -26,11 +26,13 @@ class Event(Record):
     seq: int = described("number of the entry, from 1", heading="entry")
     at: datetime = described("when it happened", exact=True)
     actor: str = described("who did it", heading="by")
-    action: str = described("the action, such as `adapter.registered`", heading="what")
+    action: str = described("the action, such as `adapter.registered`", heading="event")
     kind: str = described("kind of the record: `adapter`, `base`, `alias` and so on")
     subject: str = described("name or digest of that")
-    name: str | None = described("its name; None if unknown", heading="to what", free=True)
-    told: str = described("the event in words, such as from where to where an alias moved", free=True)
+    name: str | None = described("its name; None if unknown", heading="subject", free=True)
+    told: str = described(
+        "the event in words, such as from where to where an alias moved", heading="summary", free=True
+    )
     detail: Mapping[str, object] = described("details of the entry, which depend on the action")
     records: tuple[WrittenRecord, ...] = described("records that the transaction wrote")
     hash: str = described("hash of the entry, which the next entry includes")

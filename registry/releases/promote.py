@@ -96,7 +96,7 @@ def _not_yanked(case: Case) -> Said:
         return "failed", error.message
     found = of_adapters(case.session, [case.adapter.id]).get(case.adapter.id, ())
     others = [withdrawal.told for withdrawal in found if withdrawal.relation != "itself"]
-    return "passed", "; ".join(["it is not withdrawn", *others])
+    return "passed", "; ".join(["it is not yanked", *others])
 
 
 def _admission(case: Case, rules: Rules) -> Said:
