@@ -158,7 +158,7 @@ SPOILED: tuple[tuple[Callable[[Path], object], str], ...] = (
     (lambda folder: (folder / WEIGHTS).unlink(), WEIGHTS),
     (lambda folder: (folder / WEIGHTS).write_text(POINTER), "Git LFS"),
     (flip_last_byte, "changed after the export"),
-    (edited(lambda document: document["fusery"].update(digest="0" * 64)), "does not match the files"),
+    (edited(lambda document: document["fusery"].update(digest="0" * 64)), "does not match"),
     (edited(lambda document: document["fusery"]["facts"].update(task="../x")), "task name"),
     (link_outside, "outside the folder"),
 )
