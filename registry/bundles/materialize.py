@@ -52,7 +52,10 @@ class Materialized(Record):
     foreign: Foreign | None = described(
         "the registry that computed the fused model, if not this one", default=None
     )
-    unfound_base: str | None = None
+    unfound_base: str | None = described(
+        "base model whose folder a server of the bundle needs at start; None if the bundle names it",
+        default=None,
+    )
     name: str = ""
     quantized: bool = False
     merge_aware: bool = False
