@@ -141,11 +141,11 @@ class SignedClaim(Record):
 
     kind: str = described("`bundle` or `adapter`")
     document: str = described("the file with the claims")
-    name: str | None = None
-    digest: str | None = None
-    target: str | None = None
+    name: str | None = described("name of the adapter, or of the bundle's model", default=None)
+    digest: str | None = described("digest of the listed files", default=None)
+    target: str | None = described("target of the bundle", default=None)
     files: dict[str, FileEntry] = field(default_factory=dict)
-    complete: bool = False
+    complete: bool = described("all files are listed", default=False)
     problems: list[FileProblem] = field(default_factory=list)
     KEYS: ClassVar[tuple[str, ...]] = ("kind", "document", "name", "target", "digest", "complete")
 
