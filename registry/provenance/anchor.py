@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,14 +47,14 @@ class Anchor(Record):
     hash: str = described("hash of that entry, which covers the whole log before it")
     at: str = described("time of that entry")
     made_at: str = described("when the anchor was made, by the database's clock")
-    key_id: str | None = None
+    key_id: str | None = described("id of the key that signed it", default=None)
 
 
 @dataclass(frozen=True, slots=True)
 class WrittenAnchor(Anchor):
     """An anchor that was written to a file."""
 
-    path: Path = field(kw_only=True)
+    path: Path = described("the written file", kw_only=True)
 
 
 def newest_anchor(workspace: Workspace) -> Anchor:

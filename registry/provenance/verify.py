@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
@@ -76,24 +76,17 @@ class RecordedState(Record):
 
 @dataclass(slots=True)
 class Verification(Record):
-    """The result of verifying a folder or a file.
-
-    Attributes:
-        signature: where the signature was found: a path, or `registry`.
-        signed_with: the key that the signature names.
-        signer: name of the key file or trusted key that verifies it; `key_id` is that of this key.
-        notes: what was not checked, and what is missing for a proof.
-    """
+    """The result of verifying a folder or a file."""
 
     found: HashedFiles = described("its files")
-    record: SignedClaim | None = None
-    signature: str | None = None
-    signed_with: str | None = None
-    signer: str | None = None
-    key_id: str | None = None
-    problems: list[FileProblem] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    registry: RecordedState | None = None
+    record: SignedClaim | None = described("its own claims", default=None)
+    signature: str | None = described("where the signature was found: a path, or `registry`", default=None)
+    signed_with: str | None = described("the key that the signature names", default=None)
+    signer: str | None = described("name of the key file or trusted key that verifies it", default=None)
+    key_id: str | None = described("id of that key", default=None)
+    problems: list[FileProblem] = described("the differences", default_factory=list)
+    notes: list[str] = described("unchecked files, and what a proof lacks", default_factory=list)
+    registry: RecordedState | None = described("the registry's record of it", default=None)
     KEYS: ClassVar[tuple[str, ...]] = (
         "path",
         "verdict",
