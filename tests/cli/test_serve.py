@@ -181,4 +181,4 @@ def test_a_key_is_taken_back_whatever_else_is_wrong(stocked: Fusery, tmp_path: P
             wait_for_statuses(url, t3=503, t4=503, nobody=503)
             put(keys, keys_of("t4"))
             wait_for_statuses(url, t3=401, t4=200)
-    assert len([line for line in said if "nobody is let in" in line]) == 4
+    assert len([line for line in said if "all requests are refused" in line]) == 4
