@@ -130,7 +130,7 @@ def _store_options() -> dict[str, str | None]:
 def backup(session: Session, made: BackedUp) -> None:
     """Back up the database and all blobs.
 
-    DEST is a folder, or the URL of a store, such as s3://BUCKET/PREFIX. The backup is a consistent
+    DEST is a folder, or the URL of a store, such as s3://BUCKET/PREFIX or sftp://HOST/FOLDER. The backup is a consistent
     snapshot, even while others write. Only new blobs are copied. FUSERY_OTHER_STORE_OPTIONS has options for the file
     system of DEST, as JSON.
 

@@ -100,7 +100,7 @@ def _registered(
     return session.registry.adapters.register(source, **options, reporter=reporter)
 
 
-_FOLDERS = ("hf", "file", "s3", "gs", "gcs", "az", "abfs", "abfss")
+_FOLDERS = ("hf", "file", "s3", "gs", "gcs", "az", "abfs", "abfss", "sftp")
 """Schemes of folders elsewhere: no plugin is looked for."""
 
 

@@ -30,13 +30,15 @@ class Protocol:
     """A kind of store beyond a local folder; a plugin has one for each scheme (docs/guides/plugins.md).
 
     The user's options override `options`.  `maker` is the module whose `file_system` makes the file system, by its full
-    name or, with a dot before it, within this package; empty for fsspec's own choice.
+    name or, with a dot before it, within this package; empty for fsspec's own choice.  With `has_host`, the URL's first
+    part is a host, perhaps with a port, and not a part of the path.
     """
 
     package: str
     install: str
     options: Mapping[str, Any]
     maker: str = ""
+    has_host: bool = False
     plugin: Plugin | None = None
 
 
@@ -45,6 +47,13 @@ _FRESH = {"use_listings_cache": False, "skip_instance_cache": True}
 _S3 = Protocol("obstore", "pip install 'fusery[s3]'", {"protocol": "s3"}, maker=".cloud")
 _GCS = Protocol("obstore", "pip install 'fusery[gcs]'", {"protocol": "gs"}, maker=".cloud")
 _AZURE = Protocol("obstore", "pip install 'fusery[azure]'", {"protocol": "az"}, maker=".cloud")
+_SFTP = Protocol(
+    "sshfs",
+    "pip install 'fusery[sftp]'",
+    {"connect_timeout": 10, "login_timeout": 20, "keepalive_interval": 10, "keepalive_count_max": 2},
+    maker=".sftp",
+    has_host=True,
+)
 
 PROTOCOLS: Mapping[str, Protocol] = {
     "memory": Protocol("fsspec", "pip install fsspec", _FRESH),
@@ -53,6 +62,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
     "gcs": _GCS,
     "az": _AZURE,
     "abfs": _AZURE,
+    "sftp": _SFTP,
 }
 """Fusery's own protocols that a store's URL may have besides `file`."""
 
@@ -88,6 +98,7 @@ def protocol_of(plugin: Plugin) -> Protocol:
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)", re.DOTALL)
 _LETTERS = "a scheme has letters, digits, + . and -; a folder of that name is ./NAME:/..."
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")
+_HOST = re.compile(r"(?P<host>[A-Za-z0-9][A-Za-z0-9._-]*)(:(?P<port>[0-9]{1,5}))?")
 
 
 def open_store(url: str, *, options: Mapping[str, Any] | None = None) -> BlobStore:
@@ -137,7 +148,7 @@ def same_server(url: str, other: str) -> bool:
         return False
     # The first part of a plugin's URL may be a host.
     hosts = [match["rest"].partition("/")[0].casefold() for match in (one, two)]
-    return protocols[0].plugin is None or hosts[0] == hosts[1]
+    return not protocols[0].has_host and protocols[0].plugin is None or hosts[0] == hosts[1]
 
 
 def display_url(url: str) -> str:
@@ -165,7 +176,7 @@ def _require_plain(url: str) -> None:
         raise StoreUrlError("the store's URL has a control character in it")
 
 
-def _bucket_and_prefix(scheme: str, rest: str) -> str:
+def _bucket_and_prefix(scheme: str, protocol: Protocol, rest: str) -> str:
     if "@" in rest or "?" in rest or "#" in rest:
         # Nothing of the URL is repeated: what stands there may be a secret.
         raise StoreUrlError(
@@ -173,10 +184,18 @@ def _bucket_and_prefix(scheme: str, rest: str) -> str:
             hint="give credentials by the provider's own environment variables or by FUSERY_STORE_OPTIONS",
         )
     parts = rest.strip("/").split("/")
-    if rest.startswith("/") or not all(map(_PART.fullmatch, parts)):
+    first = (_HOST if protocol.has_host else _PART).fullmatch(parts[0])
+    if (
+        not first
+        or rest.startswith("/")
+        or protocol.has_host
+        and (len(parts) == 1 or not 0 < int(first["port"] or 1) < 65536)
+        or not all(map(_PART.fullmatch, parts[1:]))
+    ):
+        form = "HOST/FOLDER" if protocol.has_host else "NAME/PREFIX"
         raise StoreUrlError(
             f"{scheme}://{rest[:80]} is not the URL of a store",
-            hint=f"use {scheme}://NAME/PREFIX with letters, digits, dots, dashes and underscores",
+            hint=f"use {scheme}://{form} with letters, digits, dots, dashes and underscores",
         )
     return "/".join(parts)
 
@@ -191,7 +210,7 @@ def _open_remote(url: str, options: Mapping[str, Any]) -> tuple[Any, str, str, P
     try:
         from .remote_calls import describe, foreign_errors
 
-        file_system = _file_system(scheme, protocol, options)
+        file_system = _file_system(scheme, protocol, place, options)
     except ImportError as error:
         raise StorageError(
             f"a store at {scheme}:// needs the package {protocol.package}", hint=f"run: {protocol.install}"
@@ -207,7 +226,8 @@ def _open_remote(url: str, options: Mapping[str, Any]) -> tuple[Any, str, str, P
             f"the store {scheme}://{place} cannot be opened: {describe(error)}",
             hint="check the credentials in the environment, and FUSERY_STORE_OPTIONS",
         ) from without_secrets(error)
-    return file_system, place, f"{scheme}://{place}", protocol.plugin
+    prefix = place.partition("/")[2] if protocol.has_host else place
+    return file_system, prefix, f"{scheme}://{place}", protocol.plugin
 
 
 def _require_endpoint(options: Mapping[str, Any]) -> None:
@@ -238,13 +258,16 @@ def _parse(url: str) -> tuple[str, Protocol, str]:
 
         known = ", ".join(dict.fromkeys(["file", *PROTOCOLS, *(each.name for each in plugins(_GROUP))]))
         raise StoreUrlError(f"no store speaks {scheme[:20]!r}", hint=f"use a path or one of: {known}")
-    return scheme, protocol, _bucket_and_prefix(scheme, match["rest"])
+    return scheme, protocol, _bucket_and_prefix(scheme, protocol, match["rest"])
 
 
-def _file_system(scheme: str, protocol: Protocol, options: Mapping[str, Any]) -> Any:
+def _file_system(scheme: str, protocol: Protocol, place: str, options: Mapping[str, Any]) -> Any:
     merged = (
         {**options, **protocol.options} if "protocol" in protocol.options else {**protocol.options, **options}
     )
+    if protocol.has_host:
+        host, _, port = place.partition("/")[0].partition(":")
+        merged |= {"host": host, **({"port": int(port)} if port else {})}
     if protocol.maker:
         return _made(protocol, merged)
     import fsspec

@@ -34,11 +34,15 @@ ATTEMPTS = 3
 
 
 def objects_for(file_system: AbstractFileSystem, prefix: str, calls: RemoteCalls) -> Objects:
-    """Return the objects under a prefix; obstore has calls of its own."""
+    """Return the objects under a prefix; obstore and SFTP have calls of their own."""
     if file_system.protocol in ("s3", "gs", "az"):
         from .cloud import CloudObjects
 
         return CloudObjects(prefix, calls)
+    if file_system.protocol == "sftp":
+        from .sftp import SftpObjects
+
+        return SftpObjects(prefix, calls)
     return Objects(prefix, calls)
 
 

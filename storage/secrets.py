@@ -34,7 +34,7 @@ _ENVIRONMENT = (
 _SHORTEST = 6
 """Characters; what is shorter cannot be told from an ordinary word."""
 
-_LOGGERS = ("fsspec", "botocore")
+_LOGGERS = ("fsspec", "botocore", "sshfs", "asyncssh")
 
 # A password may have slashes in it that ought to be spelled otherwise; digits before one are a port.
 # One slash is what is left of two in a path; what stands there without a password is part of one.

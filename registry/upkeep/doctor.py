@@ -32,6 +32,7 @@ USES = {
     "s3": "a store on S3",
     "gcs": "a store on Google Cloud Storage",
     "azure": "a store on Azure Blob Storage",
+    "sftp": "a store on an SFTP server",
     "dask": "bulk work on several machines",
     "hub": "fetching bases from a hub, and uploading to it",
     "keyring": "tokens of servers in the system's keyring",

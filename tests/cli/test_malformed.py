@@ -24,6 +24,7 @@ DATABASES = (
 )
 ENDPOINTS = ("http://host:nine", "http://host:99999", "host:9000", "http://[::1", 5, "", ["x"])
 STORES: tuple[tuple[str, dict[str, Any]], ...] = (
+    *((f"sftp://host:{port}/x", {}) for port in ("nine", "99999", "0")),
     *(("s3://bucket/x", {"endpoint_url": value}) for value in ENDPOINTS),
     *(("s3://bucket/x", {"client_kwargs": {"endpoint_url": value}}) for value in ENDPOINTS),
 )

@@ -8,9 +8,11 @@ from contextlib import closing
 import azure_server
 import pytest
 import s3_server
+import sftp_server
 from azure_server import AzureBackend
 from fault_proxy import fault_proxy
 from s3_server import GcsBackend, S3Backend, S3Server, file_system_of
+from sftp_server import SftpBackend
 
 
 def needed(program: object, package: str) -> None:
@@ -54,6 +56,14 @@ def make_azure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[]
         yield lambda: AzureBackend(server, container)
 
 
+@pytest.fixture(scope="session")
+def make_sftp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], SftpBackend]]:
+    """Stores on OpenSSH, or on asyncssh where that is not installed."""
+    needed("", "sshfs")
+    with sftp_server.running_server(tmp_path_factory.mktemp("sftp")) as server:
+        yield lambda: SftpBackend(server)
+
+
 QUICK = (
     "test_the_backend_refuses_a_second_writer",
     "test_a_large_file_goes_up_in_parts_and_comes_back",
@@ -76,7 +86,7 @@ QUICK = (
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Make most of the contract slow on servers other than S3's."""
-    on_server = item.path.stem in ("test_azure", "test_gcs")
+    on_server = item.path.stem in ("test_azure", "test_gcs", "test_sftp")
     name = getattr(item, "originalname", item.name)
     if on_server and getattr(item, "cls", None) and name not in QUICK:
         item.add_marker(pytest.mark.slow)

@@ -52,7 +52,7 @@ def test_each_store_has_a_file_system_of_its_own() -> None:
         "simplecache::s3://bucket/x",
         "/tmp/a::b",
         "python://x",
-        "sftp://host/folder",
+        "sftp://host",
         "s3://",
         "s3:///no/bucket",
         "s3://bucket//x",
@@ -114,7 +114,7 @@ def test_no_text_opens_anything_but_a_store_or_a_refusal(text: str) -> None:
     assert ".." not in store.url.split("/")
 
 
-@pytest.mark.parametrize("scheme", ["s3", "gs", "az"])
+@pytest.mark.parametrize("scheme", ["s3", "gs", "az", "sftp"])
 def test_a_missing_package_is_named_with_its_command(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
     protocol = PROTOCOLS[scheme]
     for name in [*sys.modules, protocol.package]:
@@ -144,6 +144,10 @@ def test_a_local_store_loads_no_file_system_library() -> None:
 @pytest.mark.parametrize(
     ("one", "other", "same"),
     [
+        ("sftp://host/a", "sftp://host/b/c", True),
+        ("sftp://Host/a", "SFTP://host/b", True),
+        ("sftp://host/a", "sftp://host:2222/a", False),
+        ("sftp://host/a", "sftp://host.evil.example/a", False),
         ("gs://bucket/a", "gcs://other/a", True),
         ("s3://bucket/a", "gs://bucket/a", False),
         ("/a", "/a", False),

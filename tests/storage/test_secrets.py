@@ -64,6 +64,12 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
         "az://container/prefix",
         {"account_name": "account", "account_host": "127.0.0.1:9", "sas_token": f"sv=2024-01-01&sig={CANARY}%3D"},
     ),
+    "sftp": ("sshfs", "sftp://127.0.0.1:9/srv/fusery", {"username": "u", "password": CANARY, "config": []}),
+    "sftp with a bad key": (
+        "sshfs",
+        "sftp://127.0.0.1:9/srv/fusery",
+        {"username": "u", "client_keys": [f"-----BEGIN {CANARY}-----\n{CANARY}\n"], "config": []},
+    ),
 }  # fmt: skip
 
 OPERATIONS: dict[str, Callable[[BlobStore], object]] = {
@@ -104,7 +110,7 @@ def test_errors_show_no_secret(
 COMMANDS = (["admin", "init"], ["doctor"], ["--debug", "audit"], ["admin", "gc"])
 
 
-@pytest.mark.parametrize("case", ["s3", "azure"])
+@pytest.mark.parametrize("case", ["s3", "azure", "sftp"])
 def test_the_program_shows_no_secret_and_keeps_none(
     case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

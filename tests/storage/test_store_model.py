@@ -158,7 +158,7 @@ TestMemoryModel.settings = settings(max_examples=20, stateful_step_count=30, dea
 @pytest.mark.timing
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("kind", ["s3", "gcs", "azure"])
+@pytest.mark.parametrize("kind", ["s3", "gcs", "azure", "sftp"])
 def test_a_store_on_a_real_server_agrees_with_a_dictionary(kind: str, request: pytest.FixtureRequest) -> None:
     make: Callable[[], Backend] = request.getfixturevalue(f"make_{kind}")
 

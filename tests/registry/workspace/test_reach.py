@@ -83,7 +83,7 @@ def test_settings_that_stay_inside_count_anywhere(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", STARTING)
 def test_no_file_starts_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    write(tmp_path / "home", f'store_url = "s3://bucket/folder"\nstore_options = {STARTING[name]}')
+    write(tmp_path / "home", f'store_url = "sftp://host/folder"\nstore_options = {STARTING[name]}')
     monkeypatch.setenv("FUSERY_REGISTRY", str(tmp_path / "home"))
     assert name in refused(None, "start a program").message
     monkeypatch.setenv("FUSERY_STORE_OPTIONS", '{"proxy_command": "nc %h %p"}')

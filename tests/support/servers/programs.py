@@ -103,6 +103,7 @@ CONTEXT.set_forkserver_preload(
         # What stores import: a pytest process has one server for all.
         "obstore.fsspec",
         "botocore.session",
+        "sshfs.spec",
     ]
 )
 
