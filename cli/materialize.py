@@ -31,6 +31,7 @@ TARGETS = (
     "ollama",
     "llamacpp",
     "gguf",
+    "onnx",
     "oci",
     "hub",
 )
@@ -49,6 +50,7 @@ _CHOICES: Mapping[str, Any] = {
     "models": "--model NAME=SPLIT...: For adapters: an additional model name and its split: course_rec=v1:0.9,v2:0.1; repeatable.",
     "base_name": "NAME: For vllm, k8s and model cards: name of the base model, if it differs.",
     "gguf_type": "f32|f16|bf16|q8_0: For GGUF files: format of the matrices; default: unchanged.",
+    "onnx_type": "f16|f32: For onnx: number format; default: f16.",
     "base_image": "IMAGE: For docker and adapters: base image with Python 3.11 to 3.13 and glibc; for k8s: vLLM's image.",
     "location": "URL: For k8s: URL of the adapters for the cluster: s3://, oci:// or pvc://; default: DEST, if a bucket.",
     "card": "FILE: Jinja template of the model card; default: the setting card, or the built-in one.",
@@ -58,7 +60,8 @@ _CHOICES: Mapping[str, Any] = {
 
 @command(
     "materialize",
-    rare="link models base_name gguf_type base_image location card where task jobs budget " + RARE_FUSE,
+    rare="link models base_name gguf_type onnx_type base_image location card where task jobs budget "
+    + RARE_FUSE,
     document="bundles.materialize:Materialized | [bundles.bulk:BundledOrNot]",
     words="[REF...] DEST",
     target=(
@@ -97,6 +100,7 @@ def materialize(
       ollama    a Modelfile and GGUF files: a fused model, or base and adapter
       llamacpp  GGUF files for llama.cpp: base and adapters, or a fused model
       gguf      a fused model as one GGUF file
+      onnx      a fused model for ONNX Runtime
       oci       a fused model as an OCI image layout
       hub       a fused model or a PEFT adapter as a repository;
                 DEST hf://OWNER/NAME uploads it
@@ -171,7 +175,7 @@ def _next_step(target: str, path: str, unfound_base: str | None) -> str | None:
         return f"{'BASE_MODEL=FOLDER ' if unfound_base else ''}sh {typed(f'{path}/serve.sh')}"
     if target == "llamacpp" and (Path(path) / "serve.sh").is_file():
         return f"sh {typed(f'{path}/serve.sh')}"
-    if target in ("k8s", "ollama", "llamacpp", "gguf", "oci", "hub"):
+    if target in ("k8s", "ollama", "llamacpp", "gguf", "onnx", "oci", "hub"):
         return f"see {typed(f'{path}/README.md')}"
     if target not in TARGETS:
         return f"see {typed(f'{path}/README.md')}" if (Path(path) / "README.md").is_file() else None

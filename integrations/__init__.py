@@ -19,6 +19,7 @@ TARGETS = (
     Target("ollama", "fusery.integrations.gguf.ollama", ("fused", "adapters"), form="peft"),
     Target("llamacpp", "fusery.integrations.gguf.llamacpp", ("adapters", "fused"), form="peft"),
     Target("gguf", "fusery.integrations.gguf.bundles"),
+    Target("onnx", "fusery.integrations.onnx"),
     Target("oci", "fusery.integrations.oci"),
     Target(
         "hub",

@@ -56,6 +56,7 @@ class Resolved:
     folder: Path
     modules: int
     rank: int
+    nbytes: int
 
 
 class Resolver:
@@ -82,10 +83,12 @@ class Resolver:
         self._begun = False
         self._refused: set[tuple[str, str]] = set()
 
-    def resolve(self, asked: str, base_called: str, *, max_rank: int | None = None) -> Resolved | None:
+    def resolve(
+        self, asked: str, base_called: str, *, max_rank: int | None = None, max_bytes: int | None = None
+    ) -> Resolved | None:
         """Return the adapter that a name means, None if there is none; raise NotServedError if it must not be served.
 
-        The server calls its base `base_called`, a hub id or a folder; its `--max-lora-rank` is None if it is not known.
+        The server calls its base `base_called`, a hub id or a folder; limits are None if they are unknown.
         """
         reference = self._reference(asked)
         if reference is None or self._is_unknown(asked):
@@ -98,7 +101,7 @@ class Resolver:
         try:
             self._require_servable(found, base_called)
             resolved = self._fetched(found, base_called)
-            _require_rank(resolved, max_rank)
+            _require_limits(resolved, max_rank, max_bytes)
         except BadInputError as error:
             self._record_refusal(found, error)
             if isinstance(error, NotServedError):
@@ -233,11 +236,15 @@ class Resolver:
         return True
 
 
-def _require_rank(resolved: Resolved, max_rank: int | None) -> None:
+def _require_limits(resolved: Resolved, max_rank: int | None, max_bytes: int | None) -> None:
     if max_rank is not None and resolved.rank > max_rank:
         raise NotServedError(
             f"{resolved.name}: rank {resolved.rank} is above --max-lora-rank {max_rank}",
             hint=f"start the server with --max-lora-rank {resolved.rank} or the next larger value that it accepts",
+        )
+    if max_bytes is not None and resolved.nbytes > max_bytes:
+        raise NotServedError(
+            f"{resolved.name}: {resolved.nbytes:,} bytes, and this server accepts at most {max_bytes:,}"
         )
 
 
@@ -254,7 +261,8 @@ def _read(folder: Path, found: Found) -> Resolved | None:
         if any((inside / name).is_symlink() or digest_file(inside / name) != files[name] for name in files):
             return None
         rank = int(read_object(inside / "adapter_config.json")["r"])
-        return Resolved(found.name, found.digest, inside, int(note["modules"]), rank)
+        nbytes = sum(size for _, size in files.values())
+        return Resolved(found.name, found.digest, inside, int(note["modules"]), rank, nbytes)
     except (OSError, StorageError, KeyError, TypeError, ValueError):
         return None
 

@@ -17,6 +17,7 @@ from ..models.architecture import Architecture
 
 Compression = Literal["zst", "gz"]
 GgufType = Literal["f32", "f16", "bf16", "q8_0"]
+OnnxType = Literal["f16", "f32"]
 
 MAX_CARD = 1 << 20
 """Bytes of a template for the model card, at most."""
@@ -32,6 +33,7 @@ class Choices:
         models: further names of served adapters, `NAME=REF:WEIGHT,REF:WEIGHT`.
         base_name: name of the base for servers that bring it themselves; None for its own name.
         gguf_type: format of the matrices in GGUF files, `f32`, `f16`, `bf16` or `q8_0`; None to keep theirs.
+        onnx_type: number format of ONNX files, `f16` or `f32`; None for `f16`.
         base_image: that a bundle's own image is built on, and the image of vLLM in a cluster; None for the default.
         location: where a cluster will find the bundle, a URL; None for its destination, if that is a bucket.
         card: a team's own template for the model card; None for the built-in one.
@@ -42,6 +44,7 @@ class Choices:
     models: tuple[str, ...] = ()
     base_name: str | None = None
     gguf_type: GgufType | None = None
+    onnx_type: OnnxType | None = None
     base_image: str | None = None
     location: str | None = None
     card: Path | None = None
@@ -55,8 +58,9 @@ class Choices:
     def digest(self) -> Digest:
         """Return one value for all options that change a bundle's bytes: the template by its content, `link` not at all."""
         values = {name: value for name, value in asdict(self).items() if name != "link"}
-        if self.location is None:
-            del values["location"]  # bundles that were recorded before there was the option keep their value
+        for name in ("location", "onnx_type"):
+            if values[name] is None:
+                del values[name]  # bundles recorded before the option existed keep their digest
         if self.card is not None:
             with opened(self.card) as file:
                 values["card"] = digest_bytes(file.read(MAX_CARD))

@@ -40,6 +40,7 @@ USES = {
     "wandb": "adapters of W&B's runs",
     "eval": "measuring by lm-evaluation-harness",
     "gguf": "reading and writing GGUF files",
+    "onnx": "writing ONNX files",
     "plot": "pictures as PNG",
     "serve": "serving adapters over HTTP",
     "web": "the registry in a browser",

@@ -16,6 +16,7 @@ import tiny_architectures
 import tiny_models
 from fixture_types import Fusery
 
+from fusery.integrations.onnx import PYTHON
 from fusery.registry.bundles import own_targets
 
 pytestmark = pytest.mark.slow
@@ -29,7 +30,9 @@ CLASSES = {
     "mixtral": "MixtralForCausalLM",
     "qwen3_moe": "Qwen3MoeForCausalLM",
 }
-OPTION = re.compile(r"--(?:target|precision|base-name|location) [^\s,;:]+(?:://[^\s,;]+)?|--fused|--unfused")
+OPTION = re.compile(
+    r"--(?:target|as|onnx-type|base-name|location) [^\s,;:]+(?:://[^\s,;]+)?|--fused|--unfused"
+)
 PLACES = {"OWNER/NAME": "org/tiny", "NAME": "org/tiny", "s3://BUCKET/PATH": "s3://bucket/path"}
 
 
@@ -133,8 +136,20 @@ def test_every_hint_of_a_refusal_works(base: str, adapter: str, fusery: Fusery, 
     _register(fusery, tmp_path, base, adapter)
     followed = 0
     for name, target in own_targets().items():
-        for content in target.contents:
+        for content in target.contents if name != "onnx" else ():
             words = ["--target", name, *(["--fused" if content == "fused" else "--unfused"])]
             words = words if len(target.contents) > 1 else words[:2]
             followed += _follow(fusery, words, f"out-{name}-{content}")
     assert followed, "the case follows no hint"
+
+
+@pytest.mark.timing
+@pytest.mark.parametrize(
+    "base", ["llama in 4 bits", "mamba", *(["mixtral of mlx", "gemma2"] if SOAK else [])]
+)
+def test_every_hint_of_onnx_works(
+    base: str, fusery: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PYTHON, str(peft_folders.peers_python()))
+    _register(fusery, tmp_path, base, "lora")
+    assert _follow(fusery, ["--target", "onnx"], "out")

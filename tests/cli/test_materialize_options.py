@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -43,4 +44,15 @@ def test_refusals_write_nothing(stocked: Fusery, tmp_path: Path) -> None:
     require_refusals(stocked, *((f"materialize course_rec@1 {words}", named) for words, named in cases))
     injected = ("materialize", "course_rec@1", "out", "--target", "docker", "--base-image", "x\nRUN y")
     require_refusals(stocked, (injected, "not the name of an image"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("onnxruntime_genai") is not None, reason="the packages are installed here"
+)
+def test_onnx_without_its_packages_is_refused(
+    stocked: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FUSERY_ONNX_PYTHON", raising=False)
+    require_refusals(stocked, ("materialize course_rec@1 out --target onnx --onnx-type f32", "[onnx]"))
     assert not (tmp_path / "out").exists()

@@ -6,9 +6,11 @@ behind one of them.  Tiny models, each target: tests/registry/bundles.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import course_answers
@@ -19,12 +21,16 @@ from bundle_cases import MARKS, course_bundles, question_tokens
 from consumers import (
     llama_cpp_logits,
     mlx_logits,
+    onnx_answers,
     peft_logits,
     transformers_answers,
     transformers_logits,
 )
 from course_answers import BASE, NAMES
 from installation import Installation
+from peft_folders import peers_python
+
+from fusery.integrations.onnx import PYTHON
 
 pytestmark = [pytest.mark.timing, *MARKS]
 V1, V2 = NAMES[1:]
@@ -98,6 +104,17 @@ def test_one_process_tells_its_adapters_apart(llamacpp: Path) -> None:
             for name in names:
                 found = llama_server.chat(client, "any", QUESTIONS[number], **ways[name])
                 assert found == EXPECTED[name][number], name
+
+
+def test_onnx_runtime_answers_the_same(shipped: Installation) -> None:
+    python, folder = peers_python(), shipped.folder / "onnx"
+    shipped.run("materialize", V2, folder, "--target", "onnx", variables={PYTHON: str(python)})
+    for by in ("genai", "answers"):
+        assert onnx_answers(folder, QUESTIONS, course_answers.MAX_TOKENS, by=by) == EXPECTED[V2]
+    (program,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    program = program.replace('"Hello"', json.dumps(QUESTIONS[0]))
+    done = subprocess.run([python, "-c", program], cwd=folder, check=True, capture_output=True, text=True)
+    assert done.stdout.startswith(EXPECTED[V2][0])
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -18,6 +18,7 @@ import peft_folders
 import pytest
 import tiny_models
 from broken_adapters import Spoil, edit_config, edit_tensors, without
+from bundle_cases import WRITTEN_HERE
 
 from fusery.registry import Registry
 from fusery.registry.adapters.finding import verdict
@@ -246,7 +247,7 @@ def test_experts_of_peft_can_be_used(form: str, turned: bool, registry: Registry
 
 def targets(name: str) -> Iterator[tuple[str, str]]:
     """Yield the targets to try, with what they hold: of most adapters one for each form that a target takes."""
-    for target, kind in own_targets().items():
+    for target, kind in WRITTEN_HERE.items():
         for content in kind.contents:
             if name in EVERYWHERE or (target, content) in (("adapters", "adapters"), ("vllm", "adapters")):
                 yield target, content

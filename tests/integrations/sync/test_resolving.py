@@ -89,12 +89,15 @@ def test_what_is_refused(resolver: Resolver, stocked: Registry, tmp_path: Path, 
 
 
 def test_adapter_above_the_limit_is_not_deployed(resolver: Resolver, stocked: Registry) -> None:
-    with pytest.raises(NotServedError) as caught:
-        resolver.resolve(V1, "tiny", max_rank=4)
-    assert running(stocked) == []
-    logged = [each.detail["reason"] for each in stocked.upkeep.log() if each.action == "deployment.refused"]
-    assert logged[-1] in caught.value.message
-    found = resolver.resolve(V1, "tiny", max_rank=8)
+    for limits in ({"max_rank": 4}, {"max_bytes": 100}):
+        with pytest.raises(NotServedError) as caught:
+            resolver.resolve(V1, "tiny", **limits)
+        assert running(stocked) == []
+        logged = [
+            each.detail["reason"] for each in stocked.upkeep.log() if each.action == "deployment.refused"
+        ]
+        assert logged[-1] in caught.value.message
+    found = resolver.resolve(V1, "tiny", max_rank=8, max_bytes=1 << 30)
     assert found is not None and found.rank == 8
     assert running(stocked) == [V1]
 

@@ -19,6 +19,7 @@ from fusery.registry.bundles import (
     Files,
     Written,
     find_target,
+    own_targets,
     write_bundle,
 )
 from fusery.storage.manifest import Manifest
@@ -59,6 +60,10 @@ def question_tokens(base: Path) -> np.ndarray:
     question, answer = course_answers.dialogues()[0]
     text = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n{answer}"
     return np.array([tokenizer.encode(text).ids])
+
+
+WRITTEN_HERE = {name: target for name, target in own_targets().items() if name != "onnx"}
+"""Targets that this interpreter writes; the ONNX exporter needs another one and has its own tests."""
 
 
 class Imaged(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from bundle_cases import WRITTEN_HERE
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
@@ -14,10 +15,9 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from fusery.registry.bundles import own_targets
 from fusery.registry.provenance.sign import SigningKey
 
-FORMS = {**{name: name for name in own_targets()}, "vllm fused": "vllm", "hub adapter": "hub"}
+FORMS = {**{name: name for name in WRITTEN_HERE}, "vllm fused": "vllm", "hub adapter": "hub"}
 """Bundles of every target, and of those that hold either, both."""
 
 CURVES = {"p256": ec.SECP256R1(), "p384": ec.SECP384R1(), "p521": ec.SECP521R1()}

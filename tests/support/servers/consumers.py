@@ -113,6 +113,17 @@ def transformers_answers(model: Path, questions: list[str], adapter: Path | None
     return real_peft("answers", model, adapter or "", json.dumps(questions))
 
 
-def _ask(*request: Any) -> Any:
-    """Ask the real llama.cpp; skip where there is none, fail where `make test` brings one."""
-    return json_peers.ask(peers_python(), "llamacpp_peer.py", *request)
+def onnx_logits(bundle: Path, tokens: np.ndarray = TOKENS) -> np.ndarray:
+    """Return the logits of a bundle's graph in ONNX Runtime."""
+    return np.array(_ask("logits", str(bundle), tokens[0].tolist(), peer="onnx_peer.py"))
+
+
+def onnx_answers(bundle: Path, questions: list[str], most: int, *, by: str) -> list[str]:
+    """Return a bundle's answers: `by` onnxruntime alone (`answers`), or by `genai`."""
+    answers: list[str] = _ask(by, str(bundle), questions, most, peer="onnx_peer.py")
+    return answers
+
+
+def _ask(*request: Any, peer: str = "llamacpp_peer.py") -> Any:
+    """Ask the real llama.cpp or ONNX Runtime; skip without it, fail where `make test` installs it."""
+    return json_peers.ask(peers_python(), peer, *request)
