@@ -12,9 +12,9 @@ import pytest
 import tiny_models
 
 from fusery.registry import Registry
-from fusery.registry.comparison import reports
-from fusery.registry.comparison.reports import FormCost, Held, Kind
+from fusery.registry.comparison.reports import BenchReport, FormCost, Held, Kind
 from fusery.registry.errors import BadInputError, ModelUnusableError
+from fusery.registry.wire import decode
 from fusery.registry.workspace.settings import Settings
 from fusery.registry.workspace.workspace import Workspace
 from fusery.research.bench import advise
@@ -74,7 +74,7 @@ def test_a_base_that_cannot_be_run_is_said_so(quantized: Registry, monkeypatch: 
 
 def test_what_another_version_kept_is_read_as_far_as_it_goes() -> None:
     kept = {"machine": {"system": "Linux", "later": 1}, "rows": [{"kind": "base", "later": 1}], "later": True}
-    report = reports._read(kept, datetime(2026, 1, 1, tzinfo=UTC))
+    report = decode(BenchReport, {**kept, "at": datetime(2026, 1, 1, tzinfo=UTC).isoformat()})
     assert (report.machine.system, report.machine.cores) == ("Linux", None)
     assert [(row.kind, row.fidelity) for row in report.rows] == [("base", None)]
 

@@ -40,6 +40,7 @@ def make_gcs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], 
         closing(server.client()) as client,
         fault_proxy(server.endpoint) as proxy,
     ):
+        proxy.google = True
         google = S3Server(proxy.endpoint, "gs")
         file_system = file_system_of(google)
         yield lambda: GcsBackend(google, client, file_system)

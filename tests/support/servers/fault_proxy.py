@@ -122,6 +122,8 @@ class FaultProxy:
     rule: Rule = field(default=lambda _method, _path: None)
     seen: list[tuple[str, str]] = field(default_factory=list)
     over: threading.Event = field(default_factory=threading.Event)
+    google: bool = False
+    """Translate requests of Google's XML API, which are those of S3 but for the names of some headers."""
 
 
 _CHANCE = random.Random(1)
@@ -150,13 +152,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def pass_on(self, body: bytes, fault: Fault | None) -> None:
         headers = {key.lower(): value for key, value in self.headers.items() if key.lower() != "expect"}
-        # Requests of Google's XML API are those of S3, but for the names of some headers.
-        if headers.get("authorization", "").startswith("Bearer"):
-            del headers["authorization"]
-        if headers.pop("x-goog-if-generation-match", "") == "0":
-            headers["if-none-match"] = "*"
-        if source := headers.pop("x-goog-copy-source", ""):
-            headers["x-amz-copy-source"] = source
+        if self.proxy.google:
+            headers.pop("authorization", None)
+            if headers.pop("x-goog-if-generation-match", "") == "0":
+                headers["if-none-match"] = "*"
+            if source := headers.pop("x-goog-copy-source", ""):
+                headers["x-amz-copy-source"] = source
         with closing(http.client.HTTPConnection(self.upstream, timeout=30)) as upstream:
             upstream.request(self.command, self.path, body, headers)
             reply = upstream.getresponse()
