@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,8 @@ import pytest
 import tiny_models
 
 from fusery.registry import Registry
-from fusery.registry.comparison.reports import BenchReport, FormCost, Held, Kind
+from fusery.registry.comparison.reports import FormCost, Held, Kind
 from fusery.registry.errors import BadInputError, ModelUnusableError
-from fusery.registry.wire import decode
 from fusery.registry.workspace.settings import Settings
 from fusery.registry.workspace.workspace import Workspace
 from fusery.research.bench import advise
@@ -70,13 +68,6 @@ def test_a_base_that_cannot_be_run_is_said_so(quantized: Registry, monkeypatch: 
     monkeypatch.setenv("PYTHONHOME", "/nowhere")
     with pytest.raises(ModelUnusableError):
         quantized.evaluations.bench("course_rec@1", precisions=["keep"], resident=0, tokens=2, runs=1)
-
-
-def test_what_another_version_kept_is_read_as_far_as_it_goes() -> None:
-    kept = {"machine": {"system": "Linux", "later": 1}, "rows": [{"kind": "base", "later": 1}], "later": True}
-    report = decode(BenchReport, {**kept, "at": datetime(2026, 1, 1, tzinfo=UTC).isoformat()})
-    assert (report.machine.system, report.machine.cores) == ("Linux", None)
-    assert [(row.kind, row.fidelity) for row in report.rows] == [("base", None)]
 
 
 def row(kind: Kind, label: str, speed: float, peak: int, verdict: str = "PASS", **more: Any) -> FormCost:
