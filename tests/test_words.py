@@ -38,7 +38,7 @@ NAMES = re.compile(
 MODULES = re.compile(
     r"^(ground|turns?|halves|doors?|telling|believing|beside|chronicle|desk|shelf|utils?|helpers?)$"
 )
-MOST = {"docstrings": 427, "comments": 91, "names": 1791}
+MOST = {"docstrings": 279, "comments": 66, "names": 1620}
 """What is left: lower a number whenever it falls; the goal is 0."""
 
 GENERATED = {"json.md", "python.md", "operations.md", "fields.md"}

@@ -41,6 +41,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the pages speak of: a base and two adapters, tiny ones, and the questions of the demo; to be copied."""
     place = tmp_path_factory.mktemp("template")
     base = tiny_models.make_base(place / BASE)
+    tiny_models.make_base(place / f"{BASE}-4bit", bits=4)
     for name, version, rank in VERSIONS:
         adapter = tiny_models.make_adapter(place / f"adapters_{name}", base, rank=rank, seed=version)
         metadata = {
