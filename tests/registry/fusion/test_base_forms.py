@@ -137,7 +137,7 @@ def test_all_that_is_known_of_an_adapter_knows_its_other_form(
     assert record["provenance"]["base"]["name"] == "four"
     with Registry.open(tmp_path / "there") as there:
         there.init()
-        there.exchange.pull(made.key, registry.workspace.settings.home)
+        registry.exchange.push(made.key, there.workspace.settings.home)
         assert there.fused.list()[0].adapter_base == "dense"
 
 

@@ -239,7 +239,7 @@ def server() -> Server:
 
 
 def test_numbers_beyond_a_float_are_refused() -> None:
-    with pytest.raises(ValueError, match="too large"):
+    with pytest.raises(ValueError):
         decode(float, 10**400)
     with pytest.raises(ValueError, match="expected one of"):
         decode(float | None, 10**400)
