@@ -36,7 +36,7 @@ NAMES = re.compile(
     r"(?:^|_)(told|said|each|found|there|known|whoever|beside|aside|anew|elsewhere|vouch\w*|believ\w*)(?:_|$)"
 )
 MODULES = re.compile(
-    r"^(ground|turns?|halves|doors?|telling|believing|beside|chronicle|desk|shelf|utils?|helpers?)$"
+    r"^(ground|turns?|halves|doors?|telling|believing|beside|chronicle|journal\w*|desk|shelf|utils?|helpers?)$"
 )
 MOST = {"docstrings": 279, "comments": 66, "names": 1620}
 """What is left: lower a number whenever it falls; the goal is 0."""

@@ -124,7 +124,7 @@ class Upkeep(Resource):
         """Restore a backup into this empty registry."""
 
     @operation("reader", pages=Paging("before", "seq", newest=True))
-    @runs("catalog.journal:journal")
+    @runs("catalog.event_log:read_log")
     def log(
         self,
         *,

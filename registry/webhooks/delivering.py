@@ -26,7 +26,7 @@ from fusery.storage.progress import SILENT, Reporter
 from fusery.storage.secrets import masked
 
 from .. import tables
-from ..catalog.journal import events_of
+from ..catalog.event_log import events_of
 from ..database import events, leases
 from ..database.leases import Busy
 from ..errors import LeaseLostError

@@ -20,7 +20,7 @@ from ..records.alias_moves import EVERY_TASK
 from ..records.event import Event, WrittenRecord
 from ..records.references import begins_with, digest_prefix, find_things, no_alias, places_of
 from ..workspace.workspace import Workspace
-from .journal_words import names_of, told_of
+from .event_texts import names_of, told_of
 
 if TYPE_CHECKING:
     from ..records.references import Thing
@@ -32,7 +32,7 @@ _ADAPTER = "adapter"
 _APPROVALS = ("adapter.approved", "adapter.unapproved")
 
 
-def journal(
+def read_log(
     workspace: Workspace,
     *,
     reference: str | None = None,
