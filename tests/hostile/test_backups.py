@@ -18,14 +18,20 @@ pytestmark = pytest.mark.timing
 
 
 def refused(arena: Arena, folder: Path, case: Case) -> Ran:
-    new = folder / "new"
-    ran = arena.fusery("admin", "restore", folder / "saved", *(["--own"] if case.own else []), home=new)
+    """Let a backup be refused: one's own by `restore --own`, another party's by `pull`."""
+    new, saved = folder / "new", folder / "saved"
+    words = ("admin", "restore", saved, "--own") if case.own else ("pull", "*", "--from", saved)
+    ran = arena.fusery(*words, home=new)
     require_plain(ran)
     errors = [line for line in ran.err.splitlines() if line.startswith("Error: ")]
     assert (ran.code, ran.out, len(errors)) == (2, "", 1), ran
     assert re.search(case.says, errors[0]) and len(errors[0]) <= 1000, ran
-    with closing(Database.open(f"sqlite:///{new}/fusery.db")) as database:
-        assert schema.state(database).status == "empty"
+    if case.own:
+        with closing(Database.open(f"sqlite:///{new}/fusery.db")) as database:
+            assert schema.state(database).status == "empty"
+    elif (new / "fusery.db").exists():
+        with Registry.open(new) as registry:
+            assert (registry.adapters.list(), registry.bases.list()) == ([], [])
     return ran
 
 
@@ -47,7 +53,7 @@ def test_a_sound_one_is_restored_where_a_hostile_one_was_refused(
     case = BACKUPS["a line that is no document"]
     case.make(folder)
     refused(arena, folder, case)
-    assert arena.fusery("admin", "restore", saved_once, home=folder / "new").code == 0
+    assert arena.fusery("pull", "*", "--from", saved_once, home=folder / "new").code == 0
     with Registry.open(folder / "new") as registry:
         assert len(registry.adapters.list()) == 2
         assert registry.upkeep.audit().ok
