@@ -90,7 +90,7 @@ def _without(folder: str) -> Make:
 
 _PACKAGE: Mapping[str, tuple[str, Make]] = {
     "a pipe": (
-        "not a file", _instead(lambda s: (s / "saved") / "package.json", os.mkfifo)
+        "not a file|registry not found", _instead(lambda s: (s / "saved") / "package.json", os.mkfifo)
     ),
     "too large": ("too large", raw(b" " * (2 << 20))),
     "another form": ("unknown format", contents(lambda d: d.update(format="\x1b[2J"))),
