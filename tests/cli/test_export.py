@@ -159,7 +159,7 @@ SPOILED: tuple[tuple[Callable[[Path], object], str], ...] = (
     (lambda folder: (folder / WEIGHTS).write_text(POINTER), "Git LFS"),
     (flip_last_byte, "changed after the export"),
     (edited(lambda document: document["fusery"].update(digest="0" * 64)), "does not match"),
-    (edited(lambda document: document["fusery"]["facts"].update(task="../x")), "task name"),
+    (edited(lambda document: document["fusery"]["facts"].update(task="../x")), "wrong name"),
     (link_outside, "outside the folder"),
 )
 
