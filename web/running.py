@@ -22,7 +22,6 @@ from fusery.registry.exchange.uploads import USUAL, UploadLimits
 from fusery.registry.records.trust import Role
 from fusery.registry.remote.address import is_loopback
 from fusery.registry.runtime.errors import AddressError
-from fusery.registry.runtime.http_server import HttpServer, address_of, bind
 from fusery.registry.webhooks.signing import Deliverer
 from fusery.storage.progress import SILENT, Reporter
 
@@ -119,6 +118,8 @@ def serve_pages(
 ) -> int:
     """Serve a registry until a signal, and return the exit code."""
     try:
+        from fusery.registry.runtime.http_server import HttpServer, address_of, bind
+
         from .app import create_app
         from .auth import LocalAuth, TokenAuth
     except ModuleNotFoundError as error:

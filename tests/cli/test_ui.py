@@ -50,6 +50,7 @@ def test_refusals(fusery: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
         taken.listen()
         require_refusals(fusery, (f"ui --no-browser --port {taken.getsockname()[1]}", "--port 0"))
     monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "fusery.registry.runtime.http_server", raising=False)
     require_refusals(fusery, ("ui --no-browser", "[web]"))
 
 
