@@ -70,7 +70,8 @@ def _details(context: click.Context, parameter: click.Parameter, values: tuple[s
         key, equals, value = text.partition("=")
         key = key.replace("-", "_")
         if key not in KEYS or not equals:
-            raise click.BadParameter(f"{text[:80]!r} is not KEY=VALUE.\nHint: the keys are {', '.join(KEYS)}")
+            problem = "is not KEY=VALUE" if key in KEYS else "has an unknown key"
+            raise click.BadParameter(f"{text[:80]!r} {problem}.\nHint: the keys are {', '.join(KEYS)}")
         if key in details:
             raise click.BadParameter(f"duplicate key {key!r}")
         details[key] = KEYS[key][0](value, parameter, context)

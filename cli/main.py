@@ -181,8 +181,7 @@ def main(arguments: list[str] | None = None) -> None:
     # Collecting garbage while modules are imported is a tenth of the start-up of a short command.
     gc.set_threshold(50_000, 20, 20)
     words = sys.argv[1:] if arguments is None else arguments
-    # Python sees to Ctrl-C, unless whoever started this ignores it, as shells do for what they start in the background.
-    # A shell that completes a word wants no tidying up, and is not to wait for it.
+    # Signals that the shell ignores stay ignored, and completing a word needs no cleanup.
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL and "_FUSERY_COMPLETE" not in os.environ:
         signal.signal(signal.SIGTERM, _terminate)
     sys.unraisablehook = _sent_again

@@ -40,7 +40,7 @@ class MetricOfOtherAdapterError(BadInputError):
 
 
 class InvalidTokenError(RegistryError):
-    """The token is unknown or revoked; the message does not distinguish the two (`why` and `token` do, for a log)."""
+    """The token is unknown, revoked or expired (`why`); the message does not distinguish these.  `token` is its name."""
 
     code = "token_invalid"
 

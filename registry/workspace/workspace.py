@@ -43,7 +43,7 @@ class Workspace:
         return self.settings.actor
 
     def acting(self, actor: str, *, authenticated: bool = True, role: str = "") -> Workspace:
-        """Return a view of this workspace for whoever asks a server: another name, and the same open parts."""
+        """Return a view of this workspace for a client of a server, under its name."""
         from .. import tables
 
         tables.metadata  # noqa: B018 -- a server has threads: all tables are mapped before any of them asks for some
