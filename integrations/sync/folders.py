@@ -93,8 +93,7 @@ def _entry(told: Any) -> FileEntry:
 
 
 _OURS = frozenset((CONFIG, PEFT_WEIGHTS, WEIGHTS, RECORD))
-_BESIDE = ".fusery-"
-"""In the names of folders that a command works in, beside those of adapters."""
+_BESIDE = ".fusery-"  # in the names of temporary folders
 
 
 class AdapterFolders:
