@@ -11,7 +11,7 @@ if "MUTANTS_CHANGED_MODULE" in os.environ:
 
     class _ChangedSource(SourceFileLoader):
         def get_code(self, fullname):  # neither reads nor writes compiled files
-            with open(os.environ["MUTANTS_CHANGED_SOURCE"], "rb") as source:
+            with open(os.environ["MUTANTS_CHANGED_SOURCE"], "rb") as source:  # noqa: PTH123  pathlib imports much
                 return compile(source.read(), self.path, "exec", dont_inherit=True)
 
     class _Finder:
