@@ -19,7 +19,7 @@ from fusery.registry.bundles.writing import BundleFolder, bundle_record
 from fusery.registry.errors import BadInputError, MissingExtraError, ModelUnusableError
 from fusery.registry.models.libraries import EVERY_LAYER, ignored_window
 from fusery.storage.jsonfile import read_object
-from fusery.storage.vouchers import require_digests, watched
+from fusery.storage.verified_files import verified
 
 from . import onnx_program
 from .common import base_architecture, finish, model_hint, require_dense
@@ -97,8 +97,7 @@ def _write_model(source: BundleSource, bundle: BundleFolder, kind: str) -> dict[
         model, output, cache = (Path(name) / part for part in ("model", "output", "cache"))
         model.mkdir()
         output.mkdir()
-        with watched(source.fused.paths, source.fused.manifest):
-            require_digests(source.fused.paths, source.fused.manifest)
+        with verified(source.fused.paths, source.fused.manifest):
             tokens = min(_link_inputs(source.fused, model) + _TOKENS, _MAX_TOKENS)
             job = {"model": str(model), "folder": str(output), "cache": str(cache), "tokens": tokens}
             reply = _run({"do": "export", "type": TYPES[kind], **job}, weights)

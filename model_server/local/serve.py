@@ -202,7 +202,7 @@ def _fused_folder(
 ) -> Iterator[Path]:
     from fusery.registry.fusion.fuse import fuse_to_read
     from fusery.registry.fusion.views import cautions
-    from fusery.storage.vouchers import verified
+    from fusery.storage.verified_files import verified
 
     if len(request.references) != 1 or request.models:
         raise BadInputError(

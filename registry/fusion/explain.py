@@ -202,7 +202,7 @@ def _recorded(workspace: Workspace, session: Session, row: tables.FusedRow) -> E
     missing: list[str] = []
     if here is None:
         reason, missing = _to_be_had(workspace, session, row)
-    elif workspace.cache.is_vouched(row.key, row.manifest.value):
+    elif workspace.cache.is_verified(row.key, row.manifest.value):
         reason = "in the cache, and untouched since it was last hashed"
     else:
         reason = "in the cache, and hashed again before it is served"
