@@ -66,7 +66,6 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def fusery(tree: Path, folder: Path, lines: str, program: str = SESSION) -> subprocess.CompletedProcess[str]:
-    """Run commands one after the other with the sources of a tree."""
     environment = {**os.environ, "PYTHONPATH": str(tree), "FUSERY_REGISTRY": str(folder / "home")}
     return subprocess.run(
         [sys.executable, "-P", "-c", program],

@@ -32,7 +32,6 @@ needs_a_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="needs 
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An interpreter whose environment has setuptools alone."""
     folder = tmp_path_factory.mktemp("environment")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     site = next(folder.glob("lib/python3*/site-packages"))

@@ -68,7 +68,6 @@ def test_measures_weights_and_behaviour_and_measures_no_case_twice(
     ],
 )
 def test_behaviour_is_judged_by_the_gain_kept_or_a_near_loss(kept: float, gain: float, expected: str) -> None:
-    """A loss within 0.02 nats passes, whatever the share."""
     assert thresholds.by_loss(row(kept, gain=gain)) == expected
 
 

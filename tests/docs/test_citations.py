@@ -25,7 +25,6 @@ CODE_IN_A_PAGE = re.compile(r"^```.*?^```|`[^`\n]*`", re.DOTALL | re.MULTILINE)
 
 
 def wrong(text: str) -> list[str]:
-    """Return what a text cites and nobody can look up."""
     pages = [name for name in PAGE.findall(text) if not (ROOT / name).is_file()]
     numbers = {path.name[:4] for path in (ROOT / "docs" / "decisions").glob("*.md")}
     decisions = [

@@ -65,7 +65,6 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site of this repository."""
     into = tmp_path_factory.mktemp("site")
     built = built_site.build(ROOT, into)
     assert built.returncode == 0, built.stderr
@@ -112,7 +111,6 @@ def test_every_link_leads_somewhere_and_nothing_is_loaded_from_elsewhere(site: P
 
 @pytest.fixture(scope="module")
 def versions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small site of several versions."""
     return built_site.versions(tmp_path_factory.mktemp("versions"))
 
 

@@ -32,14 +32,12 @@ LOOKS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """A browser."""
     with browser.running() as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Where the site of this repository is."""
     into = tmp_path_factory.mktemp("site")
     built = built_site.build(built_site.ROOT, into)
     assert built.returncode == 0, built.stderr
@@ -60,7 +58,6 @@ class Reader:
         self.page.on("pageerror", lambda error: self.said.append(str(error)))
 
     def ground(self) -> str:
-        """Return the colour on which the page is written."""
         colour: str = self.page.evaluate("getComputedStyle(document.body).backgroundColor")
         return colour
 

@@ -43,8 +43,6 @@ MODULES = (
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """A command of a client."""
-
     words: str
     registry: str = "home"
     serves: str = ""
@@ -77,8 +75,6 @@ State = dict[str, Any]
 
 @dataclass(slots=True)
 class Outcome:
-    """What an act gives if nobody is killed."""
-
     before: State
     after: State
     seconds: float
@@ -146,7 +142,6 @@ class Acts:
         return result
 
     def outcome(self, name: str) -> Outcome:
-        """Return what an act gives if nobody is killed."""
         if name not in self._outcomes:
             act = ACTS[name]
             with self._site() as site:
@@ -286,7 +281,6 @@ class Running:
         self._port, self._thread = free_port() if nursery else 0, threading.Thread(target=self._watch)
 
     def start(self) -> None:
-        """Start it, and wait until it listens."""
         self._begin()
         self._thread.start()
 
@@ -326,16 +320,13 @@ class Running:
             self._end()
 
     def kill(self) -> None:
-        """Kill it."""
         self._signal(signal.SIGKILL)
 
     def killed(self) -> bool:
-        """Return whether it was killed."""
         time.sleep(0.05)
         return -signal.SIGKILL in self.codes
 
     def stop(self) -> None:
-        """End it."""
         self._stopping = True
         while self._thread.is_alive():
             self._signal(signal.SIGTERM)

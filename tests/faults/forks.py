@@ -28,8 +28,6 @@ PATIENCE = 900.0
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a fork does, as a process of its own would."""
-
     work: Callable[..., object]
     arguments: Sequence[Any]
     environment: Mapping[str, str]
@@ -47,8 +45,6 @@ class HangsError(Exception):
 
 
 class Nursery:
-    """A process that forks; one job at a time."""
-
     def __init__(self, modules: Iterable[str] = (), *, forks: bool = True) -> None:
         self._modules, self._forks = sorted(modules), forks
         self._start()

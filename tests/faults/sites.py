@@ -34,8 +34,6 @@ class Site:
 
 
 class DiskStack:
-    """SQLite and a folder: a site is a folder."""
-
     name = DISK
 
     def __init__(self, folder: Path) -> None:

@@ -77,7 +77,6 @@ def traced(nursery: Nursery, job: Job, log: Path, *options: str) -> int:
 
 @contextmanager
 def attached(pid: int, log: Path, *options: str) -> Iterator[None]:
-    """Attach strace to all threads of a process within the block."""
     strace = find_strace()
     assert strace is not None
     words = [strace, "-f", "-yy", "-s", "64", "-p", str(pid), "-o", os.fspath(log), *options]

@@ -34,8 +34,6 @@ def repository(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.fixture
 def spoiled() -> Callable[[Path], None]:
-    """Spoil an adapter and commit that."""
-
     def spoil(adapter: Path) -> None:
         (adapter / "adapters.safetensors").write_bytes(b"x")
         commit(adapter)
@@ -44,6 +42,5 @@ def spoiled() -> Callable[[Path], None]:
 
 
 def commit(folder: Path) -> None:
-    """Commit everything."""
     git(folder, "add", "-A", ":/")
     git(folder, "commit", "-qm", "x")

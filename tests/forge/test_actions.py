@@ -31,7 +31,6 @@ def check(repository: Path, tmp_path: Path) -> Callable[..., Done]:
 
 
 def places(done: Done) -> list[str]:
-    """Return where the findings are that a step leaves."""
     log = json.loads(Path(done.outputs["sarif"]).read_bytes())
     require_sarif(log)
     return [

@@ -57,7 +57,6 @@ def broken(then: Mapping[str, Any], now: Mapping[str, Any]) -> set[str]:
 
 
 def _promises(surface: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what callers may rely on, a line each."""
     for name, command in surface["commands"].items():
         yield f"commands: fusery {name}"
         for flag, facts in command["parameters"].items():

@@ -85,7 +85,6 @@ DOCUMENTS = {
 
 
 def main() -> None:
-    """Make the artifacts of the version that is here."""
     target = HERE / version("fusery")
     if target.exists():
         sys.exit(f"{target} is there already: what was released is never made anew")
@@ -176,7 +175,6 @@ def prepare(folder: Path) -> dict[str, dict[str, str]]:
 
 
 def answer(words: str) -> Any:
-    """Run a command and return its document."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         code = run([*words.split(), "--json"])

@@ -69,7 +69,6 @@ _DEFINES = re.compile(r"^class \w+Error\(", re.MULTILINE)
 
 
 def surface() -> dict[str, Any]:
-    """Return all of it, of the version that is here."""
     return {
         "commands": dict(sorted(commands())),
         "exit codes": exit_codes(),
@@ -85,7 +84,6 @@ def surface() -> dict[str, Any]:
 
 
 def commands() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield every command by its name, and its parameters."""
     context = click.Context(cli, info_name="fusery")
     yield "", {"parameters": _parameters(cli)}
     for name in cli.list_commands(context):
@@ -146,7 +144,6 @@ def _kinds(kind: type[FuseryError]) -> Iterator[type[FuseryError]]:
 
 
 def routes() -> dict[str, Any]:
-    """Return what programs may ask a server for, by method and path."""
     from fusery.web.app import create_app
     from fusery.web.auth import LocalAuth
     from fusery.web.routes import document

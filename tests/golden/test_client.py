@@ -57,7 +57,6 @@ class Relay:
 
     @contextmanager
     def listening(self) -> Iterator[str]:
-        """Yield the address that clients use."""
         with socket.create_server(("127.0.0.1", 0)) as listener:
             threading.Thread(target=self._accept, args=[listener], daemon=True).start()
             yield f"127.0.0.1:{listener.getsockname()[1]}"
@@ -136,7 +135,6 @@ def registry(sqlite_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def response_of(response: HTTPResponse) -> dict[str, Any]:
-    """Return a response as it is recorded."""
     response.begin()
     data = response.read()
     is_json = response.getheader("content-type", "").startswith("application/json")
@@ -144,7 +142,6 @@ def response_of(response: HTTPResponse) -> dict[str, Any]:
 
 
 def remade(registry: Registry, folder: Path) -> list[dict[str, Any]]:
-    """Return what today's client sends and is answered."""
     door = LocalAuth("anna")
     with pages_of(registry, door) as address:
         parts = urlsplit(address)
@@ -163,8 +160,6 @@ def remade(registry: Registry, folder: Path) -> list[dict[str, Any]]:
 
 @dataclass
 class Stored:
-    """A response that was received before."""
-
     data: bytes
 
     def makefile(self, *_: str) -> BytesIO:
@@ -173,7 +168,6 @@ class Stored:
 
 @pytest.fixture
 def recorded(registry: Registry, tmp_path: Path) -> list[dict[str, Any]]:
-    """What the client of this version sent, and was answered."""
     if REMAKE:
         text = json.dumps(remade(registry, tmp_path / "new"), indent=0)
         assert str(tmp_path.parent) not in text

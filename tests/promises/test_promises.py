@@ -39,8 +39,6 @@ SECRET = re.compile(r"\.pem$|^home/private-\d+/")
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """What a command did."""
-
     code: int
     seconds: float
     err: str
@@ -50,12 +48,10 @@ class Ran:
     gone: list[str] = field(default_factory=list)
 
     def all(self, kind: str) -> list[list[str]]:
-        """Return what was noted of a kind."""
         return [rest for each, *rest in self.noted if each == kind]
 
 
 def leaves(group: click.Group = cli, path: tuple[str, ...] = ()) -> Iterator[str]:
-    """Yield the name of every command."""
     context = click.Context(group)
     for name in group.list_commands(context):
         command = group.get_command(context, name)
@@ -82,7 +78,6 @@ def world(root: Path) -> Path:
 
 
 def environment(root: Path, log: Path) -> dict[str, str]:
-    """Return the environment of that user, with the hook in it."""
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "LD_LIBRARY_PATH") if name in os.environ}
     return {
         **kept,
@@ -163,7 +158,6 @@ def test_every_command_keeps_what_is_promised(tmp_path: Path) -> None:
 
 
 def is_within(path: str, place: str) -> bool:
-    """Tell whether a path is a place, or below it."""
     return path == place or path.startswith(f"{place}/")
 
 
@@ -178,12 +172,10 @@ def elsewhere(did: Ran, asked: Asked) -> list[str]:
 
 
 def is_outside(path: str, folder: Path) -> bool:
-    """Tell whether a process writes to what is in none of the folders of the user."""
     return not (is_within(path, str(folder.resolve())) or path.startswith(("/dev/", "/proc/self/")))
 
 
 def is_another(said: str) -> bool:
-    """Tell whether a program is neither this Python nor one that is known."""
     return sys.executable not in said and not any(each in said for each in OTHER_PROGRAMS)
 
 

@@ -30,7 +30,6 @@ def make_adapter(
     seed: int = 0,
     update: float = 0.05,
 ) -> Path:
-    """Write an adapter, and return its folder."""
     import mlx.core as mx
     from mlx_lm.lora import CONFIG_DEFAULTS
     from mlx_lm.utils import save_config

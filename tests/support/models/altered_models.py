@@ -80,13 +80,10 @@ def touched(name: str) -> Change:
 
 
 def without(name: str) -> Change:
-    """Return a change that leaves a tensor out."""
     return lambda tensors: {key: value for key, value in tensors.items() if key != name}
 
 
 def converted(dtype: str) -> Change:
-    """Return a change of all numbers into another format."""
-
     def change(tensors: Tensors) -> Tensors:
         return {
             name: (dtype, tiny_models.encode(numbers(*value), _FLOATS[dtype]))  # type: ignore[arg-type]
@@ -102,12 +99,10 @@ def shortened(tensors: Tensors) -> Tensors:
 
 
 def numbered(tensors: Tensors) -> Tensors:
-    """Give all tensors names that say nothing."""
     return {f"t{number}": value for number, value in enumerate(tensors.values())}
 
 
 def numbers(dtype: str, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Return stored numbers as float32."""
     if dtype == "BF16":
         return (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
     return values.astype(np.float32)
@@ -123,7 +118,6 @@ def as_gguf(source: Path, target: Path, kind: str | None, keys: Mapping[str, Any
 
 
 def with_config(folder: Path, name: str = "config.json", **changes: Any) -> Path:
-    """Change a JSON document of a folder."""
     path = folder / name
     path.chmod(0o644)
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))

@@ -55,7 +55,6 @@ def look_as_declared(folder: Path, base: Path, **more: Any) -> list[Finding]:
 
 
 def declared_model(folder: Path) -> str:
-    """Return the base that a configuration names."""
     return str(json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["model"])
 
 
@@ -106,7 +105,6 @@ def write(name: str, content: bytes | str) -> Spoil:
 
 
 def changed(change: Callable[[str, np.ndarray], np.ndarray]) -> Spoil:
-    """Put what a function makes of each tensor in its place."""
     return edit_tensors(lambda tensors: {name: change(name, value) for name, value in tensors.items()})
 
 
@@ -149,8 +147,6 @@ def full(**tensors: np.ndarray) -> Spoil:
 
 
 def stored_as(dtype: str, fragment: str) -> Spoil:
-    """Write some tensors in another type of the same width."""
-
     def spoil(folder: Path) -> None:
         path = folder / "adapters.safetensors"
         stored = {

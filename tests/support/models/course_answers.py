@@ -30,7 +30,6 @@ def dialogues() -> list[tuple[str, str]]:
 
 
 def questions() -> list[str]:
-    """Return the questions."""
     return [question for question, _ in dialogues()]
 
 
@@ -60,7 +59,6 @@ def _answer(base: str, adapter: Path | None) -> list[str]:
 
 
 def main() -> None:
-    """Ask mlx-lm, and write the record."""
     adapters = (None, *(EXAMPLE / adapter for adapter in ADAPTERS))
     found = {name: _answer(sys.argv[1], adapter) for name, adapter in zip(NAMES, adapters, strict=True)}
     _RECORD.parent.mkdir(exist_ok=True)

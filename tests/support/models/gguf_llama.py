@@ -35,13 +35,11 @@ The harbour's robots weld 1,234 plates a day, and x += 12345 * (y - 678) // 90.
 
 
 def bf16_values(shape: tuple[int, ...], seed: int) -> Array:
-    """Random float32 values that bf16 holds exactly."""
     values = np.random.default_rng(seed).standard_normal(shape).astype(np.float32) * 0.05
     return (values.view(np.uint32) & 0xFFFF0000).astype(np.uint32).view(np.float32)
 
 
 def hf_weights(*, tied: bool = True, bias: bool = False) -> dict[str, Array]:
-    """A random llama in Hugging Face's names and row order."""
     shapes: dict[str, tuple[int, ...]] = {
         "model.embed_tokens.weight": (VOCAB, HIDDEN),
         "model.norm.weight": (HIDDEN,),
@@ -59,7 +57,6 @@ def hf_weights(*, tied: bool = True, bias: bool = False) -> dict[str, Array]:
 
 
 def llama_cpp_rows(weight: Array, heads: int) -> Array:
-    """What convert_hf_to_gguf.py does to query and key weights."""
     return (
         weight.reshape(heads, 2, weight.shape[0] // heads // 2, *weight.shape[1:])
         .swapaxes(1, 2)
@@ -68,7 +65,6 @@ def llama_cpp_rows(weight: Array, heads: int) -> Array:
 
 
 def gguf_tensors(weights: Mapping[str, Array]) -> dict[str, Array]:
-    """The same llama in llama.cpp's names and row order."""
     names = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
     for layer in range(LAYERS):
         names[f"model.layers.{layer}.input_layernorm"] = f"blk.{layer}.attn_norm"
@@ -158,7 +154,6 @@ def write_gguf(
 
 
 def read_bf16(folder: Path) -> dict[str, Array]:
-    """model.safetensors as float32, read without any library."""
     data = (folder / "model.safetensors").read_bytes()
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])

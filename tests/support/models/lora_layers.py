@@ -43,7 +43,6 @@ def lora_layer(
 
 
 def as_model(layer: Any) -> Any:
-    """Return a model with one block of one layer."""
     model = nn.Module()
     model.layers = [nn.Module()]
     model.layers[0].proj = layer
@@ -51,5 +50,4 @@ def as_model(layer: Any) -> Any:
 
 
 def asked(**more: Any) -> Any:
-    """Return the arguments of a trainer."""
     return SimpleNamespace(seed=0, num_layers=1, lora_parameters={}, **more)

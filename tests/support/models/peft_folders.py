@@ -24,27 +24,23 @@ Logits = np.ndarray[Any, Any]
 
 
 def tokens(folder: Path) -> Path:
-    """Write a few token numbers, the same each time."""
     np.save(folder / "tokens.npy", np.random.default_rng(1).integers(3, 300, (1, 24)))
     return folder / "tokens.npy"
 
 
 def by_peft(base: Path, adapter: Path, scratch: Path) -> Logits:
-    """Return the logits of PEFT's own forward with the adapter on its base."""
     real_peft("logits", base, adapter, tokens(scratch), scratch / "logits.npy")
     found: Logits = np.load(scratch / "logits.npy")
     return found[0]
 
 
 def by_mlx(model: Path, scratch: Path) -> Logits:
-    """Return the logits of mlx-lm's class in float32."""
     from fusery.research.models import LoadedModel
 
     return LoadedModel.load(model, numpy=False).run(np.load(tokens(scratch)).astype(np.int32))
 
 
 def apart(one: Logits, other: Logits) -> float:
-    """Return the largest difference, relative to the largest logit."""
     return float(np.abs(one[:, : other.shape[1]] - other).max() / np.abs(other).max())
 
 
@@ -166,7 +162,6 @@ def edit_config(folder: Path, **changes: Any) -> None:
 
 
 def edit_tensors(folder: Path, change: Callable[[dict[str, tiny_models.Raw]], object]) -> None:
-    """Change the float32 tensors of an adapter."""
     path = folder / "adapter_model.safetensors"
     tensors = {
         name: (dtype, np.frombuffer(data, np.float32).reshape(shape).copy())
@@ -177,7 +172,6 @@ def edit_tensors(folder: Path, change: Callable[[dict[str, tiny_models.Raw]], ob
 
 
 def numbers(path: Path) -> dict[str, np.ndarray]:
-    """Return the tensors of a safetensors file as float64."""
     found = {}
     for name, (dtype, shape, data) in tiny_models.read_tensors(path).items():
         if dtype == "BF16":

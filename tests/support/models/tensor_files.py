@@ -76,7 +76,6 @@ def load_raw(path: Path) -> dict[str, Raw]:
 
 
 def rewrite(folder: Path, change: Change, form: str = "mlx") -> None:
-    """Change the tensors of a model or adapter of one file in place."""
     path = next(folder.glob("*.safetensors"))
     raw = load_raw(path)
     change(raw)

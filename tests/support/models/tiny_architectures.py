@@ -228,7 +228,6 @@ def make_architecture(
 
 
 def write_base(folder: Path, tensors: Mapping[str, Any], config: Mapping[str, Any], form: str) -> None:
-    """Write a base in one weight file, with a working tokenizer."""
     import mlx.core as mx
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -151,7 +151,6 @@ def _odd(given: dict[str, Any], kind: str, scaling: dict[str, Any]) -> dict[str,
 
 
 def make_model(kind: str, folder: str, scaling: dict[str, Any] | None = None) -> None:
-    """Save a tiny random model in float32."""
     config = small_config(kind, scaling)
     torch.manual_seed(0)
     model = _auto(config).from_config(config).float()
@@ -170,7 +169,6 @@ def make_model(kind: str, folder: str, scaling: dict[str, Any] | None = None) ->
 
 
 def logits(folder: str, tokens: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Return what a model answers, in float32."""
     torch.set_num_threads(1)
     model = loader(folder).from_pretrained(folder, dtype=torch.float32).eval()
     model = getattr(model, "language_model", model)
@@ -179,12 +177,10 @@ def logits(folder: str, tokens: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def loader(folder: str) -> Any:
-    """Return the class of transformers that loads the model of a folder."""
     return _auto(AutoConfig.from_pretrained(folder))
 
 
 def _auto(config: Any) -> Any:
-    """Return the class of transformers that makes the model of a configuration."""
     text = not hasattr(config, "text_config") and type(config) in AutoModelForCausalLM._model_mapping
     return AutoModelForCausalLM if text else AutoModelForImageTextToText
 

@@ -37,12 +37,9 @@ SECOND = timedelta(seconds=1)
 
 @dataclass(slots=True)
 class Clock:
-    """The time of the simulation, in place of the database's."""
-
     now: datetime = BEGIN
 
     def put_in(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Let the registry go by this clock."""
         monkeypatch.setattr(Database, "utcnow", staticmethod(lambda session: self.now))
         monkeypatch.setattr(engine, "utcnow", lambda session: self.now)
 
@@ -57,11 +54,9 @@ class Held:
 
     @property
     def now(self) -> str | None:
-        """Who holds it."""
         return self.moves[-1][0] if self.moves else None
 
     def go(self, at: datetime, to: str | None, reason: str, *, back: bool = False) -> None:
-        """Write a move down."""
         self.moments.append(at)
         self.moves.append((to, reason))
         if to is None:
@@ -106,7 +101,6 @@ class Year:
             self._happen(f"thing {len(self.boundaries)}")
 
     def answer(self, alias: str, at: datetime) -> dict[str, Any]:
-        """Return what is true of an alias at a moment."""
         held = self.aliases[alias]
         count = bisect_right(held.moments, at)
         adapter, reason = held.moves[count - 1] if count else (None, None)

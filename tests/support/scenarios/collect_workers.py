@@ -72,7 +72,6 @@ def fill_and_forget(place: dict[str, Any], number: int, test: Connection) -> Non
 
 
 def collect_until_killed(place: dict[str, Any], test: Connection) -> None:
-    """Collect again and again without grace."""
     from fusery.registry.upkeep.collect import Marking, collect
 
     # Who comes for bytes that a killed collector had marked waits for as long; a minute shows no more than this.

@@ -39,15 +39,12 @@ HOSTS = ("one", "two")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a team works."""
-
     folder: Path
     database_url: str
     store_url: str
     store_options: dict[str, Any]
 
     def open(self, host: str) -> Registry:
-        """Open the registry from a host."""
         settings = replace(
             Settings.load(self.folder / host),
             database_url=self.database_url,
@@ -75,7 +72,6 @@ def prepare(place: Place) -> None:
 
 
 def live_on(host: str) -> None:
-    """Let this process be on a host, for all that it says of itself."""
     owner.socket.gethostname = lambda: f"host-{host}"  # type: ignore[attr-defined]
     owner._boot = lambda: f"boot-{host}"
 
@@ -98,8 +94,6 @@ def work(url: str, place: Place, operations: int, barrier: Barrier, test: Connec
 
 
 class _Worker:
-    """One process of the team."""
-
     def __init__(self, place: Place, host: str, number: int) -> None:
         self.registry = place.open(host)
         self.place, self.number, self.random = place, number, random.Random(number)
@@ -134,7 +128,6 @@ class _Worker:
         self._register(folder, self.random.choice(TASKS))
 
     def again(self, turn: int) -> None:
-        """Register what others may be registering at this moment."""
         self._register(self.place.folder / f"first{turn % len(TASKS)}", TASKS[(turn + 1) % len(TASKS)])
 
     def _register(self, folder: Path, task: str) -> None:

@@ -73,7 +73,6 @@ def snapshot(database: Database) -> dict[str, Any]:
 
 
 def all_rows(database: Database) -> Rows:
-    """Return every row of every table, without the revision."""
     with database.read() as session:
         names = sorted(set(inspect(session.connection()).get_table_names()) - {"alembic_version"})
         return {

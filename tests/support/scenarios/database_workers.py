@@ -86,7 +86,6 @@ def run_all(
 
 
 def create(url: str, test: Connection) -> None:
-    """Make a registry's database, unless there is one."""
     schema.require(Database.open(url), may_create=True)
     test.send("done")
 

@@ -28,14 +28,12 @@ class Done:
 
 
 def read_yaml(path: str) -> Any:
-    """Return a YAML file of the repository."""
     return yaml.safe_load((ROOT / path).read_text(encoding="utf-8"))
 
 
 def run_step(
     action: str, step: str, inputs: Mapping[str, str], workspace: Path, temp: Path, **values: str
 ) -> Done:
-    """Run one shell step of a composite action in a workspace."""
     said = read_yaml(f".github/actions/{action}/action.yml")
     [found] = [each for each in said["runs"]["steps"] if each.get("id") == step]
     assert found["shell"] == "bash"

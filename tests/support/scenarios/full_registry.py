@@ -133,7 +133,6 @@ def _row(session: Any, table: Any) -> dict[str, Any]:
 
 
 def used(registry: Registry) -> dict[str, bool]:
-    """Tell of each table of the database whether it has rows."""
     with registry.workspace.database.read() as session:
         return {
             table.name: session.execute(select(table).limit(1)).first() is not None

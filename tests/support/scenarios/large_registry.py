@@ -85,13 +85,10 @@ def name_of(number: int) -> str:
 
 
 def digest_of(number: int) -> str:
-    """Return the digest of the adapter with this number."""
     return hashlib.sha256(b"manifest %d" % number).hexdigest()
 
 
 class _Chain:
-    """The end of the event log, as it grows."""
-
     def __init__(self, seq: int, previous: str) -> None:
         self.seq, self.previous = seq, previous
 
@@ -193,7 +190,6 @@ def _write(session: Session, rows: Rows) -> None:
 
 
 def _finish(session: Session) -> None:
-    """Let PostgreSQL hand out numbers after ours."""
     if session.get_bind().dialect.name == "postgresql":
         for name in (kind.__tablename__ for kind in (tables.TaskRow, tables.ManifestRow, tables.AdapterRow)):
             session.connection().exec_driver_sql(

@@ -35,7 +35,6 @@ class MinimalUser:
                 )
 
     def environment(self, home: str) -> dict[str, str]:
-        """Return the environment of that user, with a home of that name."""
         kept = {
             name: value for name, value in os.environ.items() if not name.startswith(("FUSERY_", "PYTHON"))
         }

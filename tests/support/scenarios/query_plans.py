@@ -23,15 +23,12 @@ MANY = 2_000
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One SELECT as a driver got it."""
-
     statement: str
     parameters: Any
 
 
 @contextmanager
 def recorded() -> Iterator[list[Query]]:
-    """Yield a list that fills with every SELECT of this process."""
     found: list[Query] = []
 
     def note(conn: Any, cursor: Any, statement: str, parameters: Any, *rest: Any) -> None:

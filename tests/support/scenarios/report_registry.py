@@ -25,7 +25,6 @@ from fusery.web.forms import FORMS
 
 
 def places(registry: Registry) -> dict[str, str]:
-    """Return an address of every kind of page."""
     tasks = [task.task for task in registry.adapters.tasks()]
     newest = registry.adapters.list(task="course_rec", sort="version:desc", limit=2)
     all_fused = (
@@ -77,12 +76,10 @@ def acts(registry: Registry) -> dict[str, str]:
 
 
 def open_at(home: Path) -> Registry:
-    """Open a registry that was made."""
     return Registry(open_workspace(home, user="anna"))
 
 
 def filled(folder: Path) -> Path:
-    """Make the registry in a folder, and return its home."""
     with pytest.MonkeyPatch.context() as patch, open_at(folder / "home") as registry:
         clock = Clock()
         clock.put_in(patch)
@@ -102,14 +99,11 @@ HOSTILE = (
 
 @dataclass(slots=True)
 class Show:
-    """Fills a registry while a clock goes on."""
-
     registry: Registry
     folder: Path
     clock: Clock
 
     def wait(self, days: float) -> None:
-        """Let time go by."""
         self.clock.now += timedelta(days=days)
 
     def register(
@@ -223,7 +217,6 @@ def _promote(show: Show) -> None:
 
 
 def open_as(registry: Registry, user: str) -> Registry:
-    """Open a registry once more, as somebody else."""
     return Registry(Workspace(replace(registry.workspace.settings, user=user)))
 
 
@@ -262,7 +255,6 @@ def fill_with_long_names(registry: Registry, folder: Path) -> None:
 
 
 def _mail(show: Show) -> None:
-    """Register a task whose texts are hostile."""
     show.register("mail", 1, "tiny", best=0.9, note=HOSTILE, dataset=HOSTILE, tags={"team": HOSTILE})
     show.registry.aliases.set("prod", "mail@1", reason=HOSTILE)
     show.registry.adapters.yank("mail@1", reason=HOSTILE)

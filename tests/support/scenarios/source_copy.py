@@ -84,7 +84,6 @@ def changed_copy(folder: Path, change: Callable[[Path], None], most: int) -> Pat
 
 
 def insert(path: Path, *changes: tuple[str, str]) -> None:
-    """Put a text before the first place of another one."""
     source = path.read_text(encoding="utf-8")
     for before, text in changes:
         assert before in source, f"{path}: {before!r}"

@@ -27,7 +27,6 @@ def open_workspace(
     cache_limit: int = 1 << 40,
     user: str = "tester",
 ) -> Workspace:
-    """Open a registry's parts, with its own home."""
     settings = Settings(
         home=home,
         database_url=database_url,
@@ -49,7 +48,6 @@ class Shelf:
         self.store = workspace.store
 
     def begin(self, *contents: bytes) -> Deposit:
-        """Store contents, and do not record them yet."""
         deposit = Deposit(self.database, self.store, LeaseOwner.current())
         deposit.put({f"file-{number}": data for number, data in enumerate(contents)})
         return deposit
@@ -71,7 +69,6 @@ class Shelf:
             return int(bundle.id)
 
     def keep(self, *contents: bytes) -> int:
-        """Store and record contents."""
         return self.commit(self.begin(*contents))
 
     def give_up(self, *contents: bytes) -> None:
@@ -79,12 +76,10 @@ class Shelf:
         self.begin(*contents).abandon()
 
     def forget(self, number: int) -> None:
-        """Take away what refers to a deposit."""
         with self.database.write() as session:
             session.execute(delete(tables.BundleRow).where(tables.BundleRow.id == number))
 
     def marking(self, tombstone: float = TOMBSTONE) -> Marking:
-        """Begin a collection without grace, to be taken step by step."""
         with self.database.read() as session:
             started = self.database.utcnow(session)
         return Marking(self.database, self.store, grace=0.0, started=started, tombstone=tombstone)
@@ -94,20 +89,17 @@ class Shelf:
             return session.get_one(tables.BlobRow, digest_bytes(data))
 
     def read(self, data: bytes) -> bytes:
-        """Read a content back through the store, by its row."""
         row = self.row(data)
         assert row.state == "ready"
         return self.store.read_bytes(Digest(row.digest), generation=row.generation, limit=1 << 20)
 
     def live(self) -> set[str]:
-        """Return the digests that something refers to."""
         with self.database.read() as session:
             files, bundle = tables.ManifestFileRow, tables.BundleRow
             query = select(files.blob).join(bundle, bundle.manifest_id == files.manifest_id)
             return {str(digest) for digest in session.scalars(query)}
 
     def stored(self) -> set[bytes]:
-        """Return the contents in the store, of any generation."""
         return {
             self.store.read_bytes(blob.digest, generation=blob.generation, limit=1 << 20)
             for blob in self.store.blobs()
@@ -121,7 +113,6 @@ class Shelf:
         }
 
     def path(self, data: bytes) -> Path:
-        """Return where a content lies, writable."""
         row = self.row(data)
         path = self.store.local_path(Digest(row.digest), generation=row.generation)
         assert path is not None
@@ -129,7 +120,6 @@ class Shelf:
         return path
 
     def damage(self, data: bytes, instead: bytes) -> None:
-        """Put other bytes under a content's name."""
         self.path(data).write_bytes(instead)
 
     @contextmanager

@@ -37,7 +37,6 @@ class Facts:
     metrics: dict[str, list[float]] = field(default_factory=dict)
 
     def of(self, name: str) -> list[Any]:
-        """Return the values of a field, none if it has none."""
         if name.startswith("metric."):
             return self.metrics.get(name.removeprefix("metric."), [])[-1:]
         value = self.tags.get(name.removeprefix("tag.")) if name.startswith("tag.") else self.values[name]
@@ -170,7 +169,6 @@ def _base(session: Session, names: frozenset[str]) -> tables.BaseModelRow:
 
 
 def holds(node: Node, one: Facts) -> bool:
-    """Whether an adapter fits."""
     match node:
         case And(operands):
             return all(holds(operand, one) for operand in operands)
@@ -241,8 +239,6 @@ def _test_of(name: str) -> st.SearchStrategy[Node]:
 
 
 def trees(leaves: st.SearchStrategy[Node] | None = None) -> st.SearchStrategy[Node]:
-    """Whole expressions."""
-
     def grown(children: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
         several = st.lists(children, min_size=2, max_size=4).map(tuple)
         return st.builds(Not, children) | st.builds(And, several) | st.builds(Or, several)
@@ -289,7 +285,6 @@ _BARE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:[.-][A-Za-z0-9_]+)*")
 
 
 def written(node: Node) -> str:
-    """A tree as an expression."""
     match node:
         case Test(field, op, value):
             return f"{field} {op} {literal(value)}"
@@ -310,7 +305,6 @@ def _within(node: Node, loose: tuple[type, ...]) -> str:
 
 
 def literal(value: Value) -> str:
-    """A value as it is written in an expression."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, datetime):

@@ -49,13 +49,11 @@ def small_project(folder: Path, pages: Mapping[str, str] = SMALL) -> Path:
 
 
 def build(project: Path, into: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run the command of a project."""
     command = [PYTHON, "-P", project / "docs" / "make_site.py", "--into", into, *options]
     return subprocess.run(command, check=False, capture_output=True, encoding="utf-8")
 
 
 def versions(folder: Path) -> Path:
-    """Return a site of two releases and what came after them."""
     project, into = small_project(folder / "project"), folder / "site"
     (into / "0.10.0" / "gone").mkdir(parents=True)
     for version, options in (("0.9.0", ["--release"]), ("0.10.0", ["--release"]), ("0.10.0", [])):
@@ -73,6 +71,5 @@ class _Quiet(SimpleHTTPRequestHandler):
 
 @contextmanager
 def serving(folder: Path) -> Iterator[str]:
-    """Yield the address at which the files of a folder are."""
     with serving_stub(functools.partial(_Quiet, directory=str(folder))) as address:
         yield address

@@ -24,7 +24,6 @@ TOKENS = np.array([[72, 101, 108, 108, 111, 32, 119, 111, 114, 108, 100]])
 
 
 def adapters_source(base: Path, adapters: Path, *folders: Path, **facts: Any) -> BundleSource:
-    """Return a source of unfused adapters for targets that take PEFT's form."""
     architecture = read_architecture(base)
     found = []
     for folder in folders:
@@ -45,7 +44,6 @@ def adapters_source(base: Path, adapters: Path, *folders: Path, **facts: Any) ->
 
 
 def files_of(folder: Path) -> Files:
-    """Return the files of a folder with their manifest."""
     entries = []
     for path in sorted(file for file in folder.rglob("*") if file.is_file()):
         digest, size = digest_file(path)
@@ -77,7 +75,6 @@ def mlx_logits(model: Path, adapter: Path | None = None, tokens: np.ndarray = TO
 def llama_cpp_logits(
     model: Path, adapters: list[Path], scratch: Path, tokens: np.ndarray = TOKENS
 ) -> np.ndarray:
-    """Return what llama.cpp makes of a GGUF file with adapters."""
     np.save(scratch / "tokens.npy", tokens)
     names = [str(path) for path in adapters]
     _ask("logits", str(model), names, str(scratch / "tokens.npy"), str(scratch / "logits.npy"))
@@ -86,7 +83,6 @@ def llama_cpp_logits(
 
 
 def llama_cpp_tokens(model: Path, texts: list[str]) -> list[list[int]]:
-    """Return the token numbers of texts, as llama.cpp cuts them."""
     found: list[list[int]] = _ask("tokens", str(model), texts)
     return found
 
@@ -101,7 +97,6 @@ def transformers_logits(model: Path, scratch: Path, tokens: np.ndarray = TOKENS)
 
 
 def peft_logits(base: Path, adapter: Path, scratch: Path, tokens: np.ndarray = TOKENS) -> np.ndarray:
-    """Return what PEFT makes of an adapter on a base."""
     np.save(scratch / "tokens.npy", tokens)
     real_peft("logits", base, adapter, scratch / "tokens.npy", scratch / "logits.npy")
     found: np.ndarray = np.load(scratch / "logits.npy")[0]
@@ -114,7 +109,6 @@ def transformers_answers(model: Path, questions: list[str], adapter: Path | None
 
 
 def onnx_logits(bundle: Path, tokens: np.ndarray = TOKENS) -> np.ndarray:
-    """Return the logits of a bundle's graph in ONNX Runtime."""
     return np.array(_ask("logits", str(bundle), tokens[0].tolist(), peer="onnx_peer.py"))
 
 

@@ -18,8 +18,6 @@ from waiting import wait_until
 
 @dataclass
 class RunningCluster:
-    """A scheduler and its workers."""
-
     address: str
     folder: Path
     environment: Mapping[str, str]
@@ -44,14 +42,12 @@ class RunningCluster:
         return started
 
     def kill(self, number: int) -> None:
-        """Kill a worker as the kernel kills what takes too much memory."""
         self.workers[number].send_signal(signal.SIGKILL)
         self.workers[number].wait()
 
 
 @contextmanager
 def cluster(folder: Path, **environment: str) -> Iterator[RunningCluster]:
-    """Run a scheduler, and end it with its workers."""
     port = free_port()
     everywhere = {**os.environ, "OPENBLAS_NUM_THREADS": "1", **environment}
     everywhere.pop("FUSERY_CLUSTER", None)

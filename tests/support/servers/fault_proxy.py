@@ -17,8 +17,6 @@ from urllib.parse import urlsplit
 
 @dataclass
 class CuttingProxy:
-    """What it does, and what it has passed on."""
-
     endpoint: str
     up: list[int] = field(default_factory=list)
     down: list[int] = field(default_factory=list)
@@ -29,7 +27,6 @@ class CuttingProxy:
 
 @contextmanager
 def cutting_proxy(upstream: str) -> Iterator[CuttingProxy]:
-    """Run a proxy before a server."""
     parts = urlsplit(upstream)
     listener = socket.create_server(("127.0.0.1", 0))
     proxy = CuttingProxy(f"http://127.0.0.1:{listener.getsockname()[1]}")

@@ -26,7 +26,6 @@ class Installation:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The environment of a user with this home and nothing else set."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("FUSERY_")}
         return {
             **kept,

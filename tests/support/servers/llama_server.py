@@ -82,7 +82,6 @@ def scales(client: openai.OpenAI, model: str = "") -> list[tuple[str, float]]:
 
 
 def chat(client: openai.OpenAI, model: str, question: str, tokens: int = 24, **more: Any) -> str:
-    """Return a greedy answer, without the space around it."""
     reply = client.chat.completions.create(
         model=model,
         messages=[{"role": "user", "content": question}],

@@ -22,8 +22,6 @@ Kind = Literal["vllm", "sglang"]
 
 
 class LoraServer:
-    """A server of one base."""
-
     def __init__(self, kind: Kind, base: str, root: str) -> None:
         self.kind, self.base, self.root = kind, base, root
         self.key, self.max_rank, self.seconds, self.lost = "", 64, 0.0, 0
@@ -100,7 +98,6 @@ class LoraServer:
 
 
 def require_loadable(folder: Path, max_rank: int) -> None:
-    """Read an adapter as both servers do."""
     config = json.loads((folder / "adapter_config.json").read_text())
     if config["r"] > max_rank:
         raise ValueError(f"LoRA rank {config['r']} is greater than max_lora_rank {max_rank}.")

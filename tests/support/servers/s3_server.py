@@ -60,7 +60,6 @@ class S3Backend(Backend):
         return self.seen_by(file_system_of(replace(self.server, endpoint=endpoint)), deadline)
 
     def seen_by(self, file_system: Any, deadline: float = 30.0) -> BlobStore:
-        """Return the same store, seen by another file system."""
         return FsspecStore(file_system, f"{BUCKET}/{self.prefix}", self.url, deadline=deadline)
 
 
@@ -70,8 +69,6 @@ def file_system_of(server: S3Server) -> Any:
 
 
 class GcsBackend(S3Backend):
-    """The same, by the requests of Google's XML API."""
-
     protocol = "gs"
 
 

@@ -62,8 +62,6 @@ asyncio.run(serve(int(sys.argv[1]), sys.argv[2], sys.argv[3]))
 
 @dataclass(frozen=True, slots=True)
 class SftpServer:
-    """A running server."""
-
     name: str
     port: int
     folder: Path
@@ -81,7 +79,6 @@ class SftpServer:
 
 @contextmanager
 def running_server(folder: Path) -> Iterator[SftpServer]:
-    """Run a server that reads and writes the files of this machine."""
     subprocess.run([sys.executable, "-P", "-c", _KEYS, folder], check=True)
     (folder / "data").mkdir()
     port = free_port()

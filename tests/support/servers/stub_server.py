@@ -57,19 +57,15 @@ def response(data: bytes, status: int = 200, **headers: object) -> bytes:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a server answered."""
-
     status: int
     text: str
 
     @property
     def document(self) -> Any:
-        """Its JSON."""
         return json.loads(self.text)
 
 
 def ask(url: str, content: bytes | None = None, headers: Mapping[str, str] | None = None) -> Reply:
-    """Get a page, or post bytes to it."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     request = urllib.request.Request(url, content, dict(headers or {}))
     try:
@@ -81,14 +77,11 @@ def ask(url: str, content: bytes | None = None, headers: Mapping[str, str] | Non
 
 
 def post(url: str, body: Any, key: str | None = None) -> Reply:
-    """Post JSON, with a key where there is one."""
     headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
     return ask(url, json.dumps(body).encode(), headers)
 
 
 class StubHandler(BaseHTTPRequestHandler):
-    """A quiet handler with short ways to answer."""
-
     protocol_version = "HTTP/1.1"
 
     def body(self) -> bytes:

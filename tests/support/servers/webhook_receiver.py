@@ -29,28 +29,22 @@ ANSWERS = {
 
 @dataclass(frozen=True)
 class Request:
-    """What arrived."""
-
     path: str
     headers: dict[str, str]
     body: bytes
 
     @property
     def document(self) -> dict[str, Any]:
-        """The body, read as JSON."""
         found: dict[str, Any] = json.loads(self.body)
         return found
 
     @property
     def seq(self) -> int:
-        """The number of the entry."""
         return int(self.document["data"]["seq"])
 
 
 @dataclass
 class Receiver:
-    """A server on a port of its own."""
-
     port: int
     manner: str = "well"
     requests: list[Request] = field(default_factory=list)
@@ -63,7 +57,6 @@ class Receiver:
         return f"http://127.0.0.1:{self.port}/hook"
 
     def answer(self, connection: socket.socket) -> None:
-        """Read one request, note it and answer."""
         with connection.makefile("rb") as lines:
             first = lines.readline().decode()
             if not first:
@@ -99,8 +92,6 @@ class _Server(socketserver.ThreadingTCPServer):
 
 @contextmanager
 def up(receiver: Receiver) -> Iterator[None]:
-    """Have a receiver listen."""
-
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:
             receiver.answer(self.request)
