@@ -58,19 +58,6 @@ def test_measures_weights_and_behaviour_and_measures_no_case_twice(
     assert (folder / "rows.jsonl").read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    ("kept", "gain", "expected"),
-    [
-        (1.0, 2.0, "PASS"),
-        (0.94, 2.0, "DEGRADED"),
-        (0.91, 0.2, "PASS"),
-        (0.49, 2.0, "LOST"),
-    ],
-)
-def test_behaviour_is_judged_by_the_gain_kept_or_a_near_loss(kept: float, gain: float, expected: str) -> None:
-    assert thresholds.by_loss(row(kept, gain=gain)) == expected
-
-
 def test_thresholds_that_separate_the_rows_make_no_mistake() -> None:
     """Fitted to rows where the figure says it all, the table of confusion is diagonal."""
     rows = [

@@ -11,12 +11,12 @@ import llama_server
 import numpy as np
 import openai
 import pytest
-import stub_server
 import vllm_server
 from bundle_cases import course_bundles, question_tokens
 from consumers import mlx_logits
 from course_answers import NAMES
 from installation import Installation
+from page_server import post_json
 from programs import free_port
 
 pytestmark = [pytest.mark.timing, *vllm_server.MARKS]
@@ -108,7 +108,7 @@ def test_a_sync_loads_what_answers_as_it_should(made: Installation, live_client:
     assert answers(client, BASE) == expected[BASE]
     made.run("deploy", "sync", V1, "--to", to, "--check")
     url = f"{client.base_url}"
-    assert stub_server.post(f"{url}unload_lora_adapter", {"lora_name": V1}).status == 200
+    assert post_json(f"{url}unload_lora_adapter", "", {"lora_name": V1}).status == 200
     made.run("deploy", "sync", V1, "--to", to, "--check", code=1)
     made.run("deploy", "sync", V1, "--to", to)
     assert answers(client, V1) == expected[V1]

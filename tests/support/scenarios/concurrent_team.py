@@ -51,6 +51,7 @@ class Place:
             store_url=self.store_url,
             store_options=self.store_options,
             publish="full",
+            cache_limit=300_000,  # models are evicted all the time
             user=f"worker-{host}",
         )
         return Registry(Workspace(settings))
@@ -208,6 +209,11 @@ def inconsistencies(place: Place, results: list[dict[str, Any]]) -> list[str]:
             problems += [f"the lease {lease.key} is still held by {lease.owner}" for lease in held]
             intents = session.query(tables.IntentRow).all()
             problems += [f"an intent is left: {intent.owner}" for intent in intents]
+        for _ in range(2):
+            collected = registry.upkeep.gc(grace=0.0)
+        stored = list(registry.workspace.store.blobs())
+        if (len(stored), sum(blob.size for blob in stored)) != (collected.live, collected.live_bytes):
+            problems.append("a collection leaves more than what is live")
     return problems
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
@@ -24,18 +24,6 @@ from fusery.registry import tables
 from fusery.registry.database import Database, events, leases, schema
 from fusery.registry.database.owner import LeaseOwner
 from fusery.registry.errors import FuseryError, LeaseLostError
-
-
-def run_silently(words: Sequence[str], environment: Mapping[str, str]) -> None:
-    """Be `fusery WORDS…` with this environment, as a process of its own that nobody listens to."""
-    os.environ.clear()
-    os.environ.update(environment)
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    for number in range(3):
-        os.dup2(nowhere, number)
-    from fusery.cli.main import main
-
-    main(list(words))
 
 
 def upgrade_with(url: str, migrations: str, said: str) -> None:

@@ -75,21 +75,6 @@ class Template:
                     cursor.execute("SELECT setval(%s::regclass, %s)", (name, value))
 
 
-class Templates:
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._made = folder, dict[str, Template]()
-
-    def get(self, name: str, make: Callable[[Template], None]) -> Template:
-        """Return a template, which `make` fills."""
-        if name not in self._made:
-            folder = self._folder / name
-            folder.mkdir()
-            made = Template(folder)
-            make(made)
-            self._made[name] = made
-        return self._made[name]
-
-
 @contextmanager
 def lasting_registry(request: pytest.FixtureRequest, backend: str, folder: Path) -> Iterator[Registry]:
     """Yield an initialised registry, on a migrated, empty database, that lasts as long as what asks for it."""

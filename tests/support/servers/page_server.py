@@ -34,14 +34,14 @@ class Answer:
 
 
 def ask(
-    address: str, path: str, *, method: str = "GET", body: str | bytes | None = None, **headers: str
+    address: str, path: str = "", *, method: str = "GET", body: str | bytes | None = None, **headers: str
 ) -> Answer:
     """Send a request as it is; `_` in a header's name is a hyphen."""
     parts = urlsplit(address)
     connection = HTTPConnection(parts.hostname or "", parts.port, timeout=60)
     try:
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
-        connection.request(method, path, body=body, headers=sent)
+        connection.request(method, path or parts.path, body=body, headers=sent)
         response = connection.getresponse()
         names = {name.lower(): value for name, value in response.getheaders()}
         return Answer(response.status, names, response.read().decode())

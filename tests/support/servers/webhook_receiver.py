@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import socket
-import socketserver
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+
+from stub_server import raw_server
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
 ANSWERS = {
@@ -81,28 +82,12 @@ class Receiver:
             connection.sendall(ANSWERS[manner])
 
 
-class _Server(socketserver.ThreadingTCPServer):
-    allow_reuse_address = True
-    daemon_threads = True
-    block_on_close = False
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """The other side hung up, as it may."""
-
-
 @contextmanager
 def up(receiver: Receiver) -> Iterator[None]:
-    class Handler(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            receiver.answer(self.request)
-
-    with _Server(("127.0.0.1", receiver.port), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
+    """Have a receiver listen."""
+    with raw_server(receiver.answer, receiver.port):
         try:
             yield
         finally:
             receiver.over.set()
-            server.shutdown()
-            thread.join()
-            receiver.over.clear()
+    receiver.over.clear()
