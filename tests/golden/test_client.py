@@ -14,9 +14,7 @@ import os
 import select
 import shutil
 import socket
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPResponse
 from io import BytesIO
@@ -27,6 +25,7 @@ from urllib.parse import urlsplit
 import pytest
 import tiny_models
 from page_server import pages_of
+from stub_server import raw_server
 
 from fusery.registry import Registry
 from fusery.registry.api.operation import Operation, operations_of
@@ -55,20 +54,8 @@ class Relay:
     upstream: tuple[str, int]
     exchanges: list[tuple[bytearray, bytearray]] = field(default_factory=list)
 
-    @contextmanager
-    def listening(self) -> Iterator[str]:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            threading.Thread(target=self._accept, args=[listener], daemon=True).start()
-            yield f"127.0.0.1:{listener.getsockname()[1]}"
-            listener.shutdown(socket.SHUT_RDWR)
-
-    def _accept(self, listener: socket.socket) -> None:
-        with suppress(OSError):
-            while True:
-                threading.Thread(target=self._relay, args=[listener.accept()[0]], daemon=True).start()
-
-    def _relay(self, client: socket.socket) -> None:
-        with client, socket.create_connection(self.upstream) as server:
+    def relay(self, client: socket.socket) -> None:
+        with socket.create_connection(self.upstream) as server:
             last, exchange = server, (bytearray(), bytearray())
             while True:
                 for side in select.select([client, server], [], [])[0]:
@@ -146,12 +133,15 @@ def remade(registry: Registry, folder: Path) -> list[dict[str, Any]]:
     with pages_of(registry, door) as address:
         parts = urlsplit(address)
         relay = Relay((str(parts.hostname), parts.port or 0))
-        with relay.listening() as host, Registry.open(f"http://{host}", token=door.key) as remote:
+        with (
+            raw_server(relay.relay) as port,
+            Registry.open(f"http://127.0.0.1:{port}", token=door.key) as remote,
+        ):
             ask_all(remote, folder)
     found = []
     for request, response in relay.exchanges:
         head, _, body = bytes(request).partition(b"\r\n\r\n")
-        text = head.decode().replace(host, HOST).replace(door.key, TOKEN)
+        text = head.decode().replace(f"127.0.0.1:{port}", HOST).replace(door.key, TOKEN)
         shown = body.decode() if body.isascii() else {"base64": base64.b64encode(body).decode()}
         stored = cast(socket.socket, Stored(bytes(response)))
         found.append({"request": text.split("\r\n"), "body": shown, **response_of(HTTPResponse(stored))})
