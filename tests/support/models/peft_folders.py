@@ -15,6 +15,7 @@ from typing import Any
 import json_peers
 import numpy as np
 import pytest
+import tensor_files
 import tiny_models
 
 from fusery.registry import Registry
@@ -29,6 +30,7 @@ def tokens(folder: Path) -> Path:
 
 
 def by_peft(base: Path, adapter: Path, scratch: Path) -> Logits:
+    """Return the logits of PEFT's own forward with the adapter on its base."""
     real_peft("logits", base, adapter, tokens(scratch), scratch / "logits.npy")
     found: Logits = np.load(scratch / "logits.npy")
     return found[0]
@@ -162,24 +164,12 @@ def edit_config(folder: Path, **changes: Any) -> None:
 
 
 def edit_tensors(folder: Path, change: Callable[[dict[str, tiny_models.Raw]], object]) -> None:
-    path = folder / "adapter_model.safetensors"
-    tensors = {
-        name: (dtype, np.frombuffer(data, np.float32).reshape(shape).copy())
-        for name, (dtype, shape, data) in tiny_models.read_tensors(path).items()
-    }
-    change(tensors)
-    tiny_models.write_tensors(path, tensors, {"format": "pt"})
+    tensor_files.rewrite(folder, change, "pt")
 
 
 def numbers(path: Path) -> dict[str, np.ndarray]:
-    found = {}
-    for name, (dtype, shape, data) in tiny_models.read_tensors(path).items():
-        if dtype == "BF16":
-            stored = (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
-        else:
-            stored = np.frombuffer(data, {"F32": "<f4", "F16": "<f2"}[dtype])
-        found[name] = stored.reshape(shape).astype(np.float64)
-    return found
+    """Return the tensors of a safetensors file as float64."""
+    return {name: tensor_files.numbers(path, name) for name in tiny_models.read_tensors(path)}
 
 
 def peers_python() -> Path:
