@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensor_files
 import tiny_models
 
 from fusery.integrations.gguf.model import read_model, write_model_gguf
@@ -17,18 +18,13 @@ from fusery.registry.bundles.writing import HashedFile
 Tensors = dict[str, tiny_models.Raw]
 Change = Callable[[Tensors], Tensors]
 
-_STORED = {"BF16": "<u2", "F16": "<f2", "F32": "<f4", "U32": "<u4"}
 _FLOATS = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 
 
 def read(path: Path) -> Tensors:
     """Return the tensors of a safetensors file, or of all of a folder's."""
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
-    found: Tensors = {}
-    for file in files:
-        for name, (dtype, shape, data) in tiny_models.read_tensors(file).items():
-            found[name] = (dtype, np.frombuffer(data, _STORED[dtype]).reshape(shape).copy())
-    return found
+    return {name: value for file in files for name, value in tensor_files.load_raw(file).items()}
 
 
 def saved_anew(
@@ -105,7 +101,7 @@ def numbered(tensors: Tensors) -> Tensors:
 def numbers(dtype: str, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     if dtype == "BF16":
         return (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
-    return values.astype(np.float32)
+    return (values.view(np.float16) if dtype == "F16" else values).astype(np.float32)
 
 
 def as_gguf(source: Path, target: Path, kind: str | None, keys: Mapping[str, Any] | None = None) -> Path:

@@ -93,22 +93,6 @@ def truncated(count: int) -> Spoil:
     return spoil
 
 
-def halved(fragment: str) -> Spoil:
-    def spoil(folder: Path) -> None:
-        path = folder / "adapters.safetensors"
-        stored = {
-            name: np.frombuffer(data, np.float32).reshape(shape)
-            for name, (_, shape, data) in tiny_models.read_tensors(path).items()
-        }
-        kinds = {
-            name: ("F16", value.astype(np.float16)) if fragment in name else ("F32", value)
-            for name, value in stored.items()
-        }
-        tiny_models.write_tensors(path, kinds, None)
-
-    return spoil
-
-
 def large(name: str, size: int) -> Spoil:
     """Lay a file of a size beside the adapter, without taking room on the disk."""
 
@@ -164,7 +148,7 @@ CASES: dict[str, Case] = {
     ),
     "unknown_tensor": Case(renamed(".lora_a", ".lora_A.weight")),
     "dtype_unsupported": Case(stored_as("I32", "layers.3.mlp.up_proj")),
-    "dtype_mixed": Case(halved("layers.3."), halved("")),
+    "dtype_mixed": Case(stored_as("F16", "layers.3."), stored_as("F16", "")),
     "empty_tensor": Case(edit_tensors(lambda t: {**t, next(iter(t)): np.zeros((0, 8), np.float32)})),
     "method_mismatch": Case(edit_config(fine_tune_type="dora"), edit_config(fine_tune_type="lora")),
     "incomplete_module": Case(without("layers.3.self_attn.q_proj.lora_b")),

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensor_files
 
 gguf = pytest.importorskip("gguf")
 tokenizers = pytest.importorskip("tokenizers")
@@ -154,14 +155,7 @@ def write_gguf(
 
 
 def read_bf16(folder: Path) -> dict[str, Array]:
-    data = (folder / "model.safetensors").read_bytes()
-    length = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + length])
-    assert header.pop("__metadata__") == {"format": "mlx"}
-    result = {}
-    for name, entry in header.items():
-        assert entry["dtype"] == "BF16"
-        start, end = entry["data_offsets"]
-        bits = np.frombuffer(data[8 + length + start : 8 + length + end], "<u2").astype(np.uint32) << 16
-        result[name] = bits.view(np.float32).reshape(entry["shape"])
-    return result
+    """Return the tensors of model.safetensors as float32."""
+    raw = tensor_files.load_raw(folder / "model.safetensors")
+    assert {dtype for dtype, _ in raw.values()} == {"BF16"}
+    return {name: (value.astype(np.uint32) << 16).view(np.float32) for name, (_, value) in raw.items()}
