@@ -37,11 +37,8 @@ def chromium() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    into = tmp_path_factory.mktemp("site")
-    built = built_site.build(built_site.ROOT, into)
-    assert built.returncode == 0, built.stderr
-    with built_site.serving(into) as served:
+def address() -> Iterator[str]:
+    with built_site.serving(built_site.whole()) as served:
         yield served
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler
@@ -51,6 +53,16 @@ def small_project(folder: Path, pages: Mapping[str, str] = SMALL) -> Path:
 def build(project: Path, into: Path, *options: str) -> subprocess.CompletedProcess[str]:
     command = [PYTHON, "-P", project / "docs" / "make_site.py", "--into", into, *options]
     return subprocess.run(command, check=False, capture_output=True, encoding="utf-8")
+
+
+@functools.cache
+def whole() -> Path:
+    """Return the site of this repository, made once in a process."""
+    into = Path(tempfile.mkdtemp(prefix="fusery-site-"))
+    atexit.register(shutil.rmtree, into, ignore_errors=True)
+    built = build(ROOT, into)
+    assert built.returncode == 0, built.stderr
+    return into
 
 
 def versions(folder: Path) -> Path:
