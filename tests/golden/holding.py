@@ -9,16 +9,9 @@ ROLES = ("reader", "publisher", "approver", "admin")
 """From the one that may least."""
 
 AREAS = (
-    "commands",
-    "exit codes",
-    "JSON",
-    "HTTP API",
-    "Python API",
-    "plugins",
-    "settings",
-    "findings",
+    "commands", "exit codes", "JSON", "HTTP API", "Python API", "plugins", "settings", "findings",
     "log actions",
-)
+)  # fmt: skip
 """Parts of `surface` that are held; what lies on disks is read instead."""
 
 

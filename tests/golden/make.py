@@ -65,22 +65,12 @@ BUNDLES = {
 }
 
 DOCUMENTS = {
-    "base list": "base list",
-    "list": "list",
-    "show": f"show {REF}",
-    "history": "log course_rec",
-    "alias list": "alias list",
-    "rules list": "alias rules list",
-    "eval list": f"eval list {REF}",
-    "deploy list": "deploy list --all",
-    "lineage": f"lineage {REF}",
-    "signature list": f"sign --list {REF}",
-    "trust list": "admin trust list",
-    "token list": "admin token list",
-    "webhook list": "admin webhook list",
-    "events": "log --limit 1000",
-    "attest": f"lineage --format slsa {REF}",
-}
+    "base list": "base list", "list": "list", "show": f"show {REF}", "history": "log course_rec",
+    "alias list": "alias list", "rules list": "alias rules list", "eval list": f"eval list {REF}",
+    "deploy list": "deploy list --all", "lineage": f"lineage {REF}", "signature list": f"sign --list {REF}",
+    "trust list": "admin trust list", "token list": "admin token list", "webhook list": "admin webhook list",
+    "events": "log --limit 1000", "attest": f"lineage --format slsa {REF}",
+}  # fmt: skip
 """Commands that ask the registry when all is made; each later version has to answer the same, and may say more."""
 
 

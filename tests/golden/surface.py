@@ -32,37 +32,21 @@ from fusery.storage.errors import FuseryError
 from fusery.storage.plugins import GROUPS
 
 PLUGINS = (
-    "fusery.registry.adapters.finding.Finding",
-    "fusery.registry.admission.candidate.BaseFacts",
-    "fusery.registry.admission.candidate.Candidate",
-    "fusery.registry.admission.code.Code",
-    "fusery.registry.admission.code.rule",
-    "fusery.registry.bundles.BundleSource",
-    "fusery.registry.bundles.Choices",
-    "fusery.registry.bundles.Target",
-    "fusery.registry.bundles.Layout",
-    "fusery.registry.bundles.LayoutError",
-    "fusery.registry.bundles.model_layout",
-    "fusery.registry.bundles.bundle_record",
-    "fusery.registry.bundles.sealed_bytes",
-    "fusery.registry.bundles.BundleFolder",
-    "fusery.registry.exchange.tracked_run.TrackedRun",
-    "fusery.registry.registration.training_record.RunRecord",
-    "fusery.storage.digest.digest_file",
-    "fusery.storage.interface.BlobStore",
-    "fusery.storage.locate.Protocol",
-    "fusery.storage.locate.open_store",
-    "fusery.testing.rules.RuleContract",
-    "fusery.testing.samples.adapter_source",
-    "fusery.testing.samples.candidate",
-    "fusery.testing.samples.fused_source",
-    "fusery.testing.samples.make_adapter",
-    "fusery.testing.samples.make_base",
-    "fusery.testing.sources.SourceContract",
-    "fusery.testing.stores.Backend",
-    "fusery.testing.stores.StoreContract",
-    "fusery.testing.targets.TargetContract",
-)
+    "fusery.registry.adapters.finding.Finding", "fusery.registry.admission.candidate.BaseFacts",
+    "fusery.registry.admission.candidate.Candidate", "fusery.registry.admission.code.Code",
+    "fusery.registry.admission.code.rule", "fusery.registry.bundles.BundleSource",
+    "fusery.registry.bundles.Choices", "fusery.registry.bundles.Target", "fusery.registry.bundles.Layout",
+    "fusery.registry.bundles.LayoutError", "fusery.registry.bundles.model_layout",
+    "fusery.registry.bundles.bundle_record", "fusery.registry.bundles.sealed_bytes",
+    "fusery.registry.bundles.BundleFolder", "fusery.registry.exchange.tracked_run.TrackedRun",
+    "fusery.registry.registration.training_record.RunRecord", "fusery.storage.digest.digest_file",
+    "fusery.storage.interface.BlobStore", "fusery.storage.locate.Protocol", "fusery.storage.locate.open_store",
+    "fusery.testing.rules.RuleContract", "fusery.testing.samples.adapter_source",
+    "fusery.testing.samples.candidate", "fusery.testing.samples.fused_source",
+    "fusery.testing.samples.make_adapter", "fusery.testing.samples.make_base",
+    "fusery.testing.sources.SourceContract", "fusery.testing.stores.Backend",
+    "fusery.testing.stores.StoreContract", "fusery.testing.targets.TargetContract",
+)  # fmt: skip
 """What plugins may import: all that the example does, and the suites."""
 
 _DEFINES = re.compile(r"^class \w+Error\(", re.MULTILINE)
@@ -284,15 +268,8 @@ def formats() -> dict[str, Any]:
     from fusery.storage import layout, manifest
 
     return {
-        "schema": schema.HEAD,
-        "store": layout.LAYOUT,
-        "manifest": manifest.FORMAT,
-        "bundle": documents.BUNDLE_FORMAT,
-        "export": documents.FORMAT,
-        "backup": packages.FORMAT,
-        "package": packages.FORMAT,
-        "key": recipe.FORMAT,
-        "calibration": calibration.FORMAT,
-        "engines": [recipe.ENGINE, recipe.SEEING],
-        "roles": list(get_args(Role)),
-    }
+        "schema": schema.HEAD, "store": layout.LAYOUT, "manifest": manifest.FORMAT,
+        "bundle": documents.BUNDLE_FORMAT, "export": documents.FORMAT, "backup": packages.FORMAT,
+        "package": packages.FORMAT, "key": recipe.FORMAT, "calibration": calibration.FORMAT,
+        "engines": [recipe.ENGINE, recipe.SEEING], "roles": list(get_args(Role)),
+    }  # fmt: skip

@@ -97,25 +97,15 @@ def vocabulary() -> tuple[list[str], list[str]]:
 
 
 METADATA: dict[str, Any] = {
-    "llama.block_count": LAYERS,
-    "llama.context_length": 512,
-    "llama.embedding_length": HIDDEN,
-    "llama.feed_forward_length": INTERMEDIATE,
-    "llama.attention.head_count": HEADS,
-    "llama.attention.head_count_kv": KV_HEADS,
-    "llama.attention.layer_norm_rms_epsilon": 1e-5,
-    "llama.rope.freq_base": 50000.0,
-    "llama.rope.dimension_count": HEAD_DIM,
-    "llama.vocab_size": VOCAB,
-    "tokenizer.ggml.model": "gpt2",
-    "tokenizer.ggml.pre": "smollm",
-    "tokenizer.ggml.bos_token_id": 1,
-    "tokenizer.ggml.eos_token_id": 2,
-    "tokenizer.ggml.unknown_token_id": 0,
-    "tokenizer.ggml.padding_token_id": 2,
-    "tokenizer.ggml.add_bos_token": False,
+    "llama.block_count": LAYERS, "llama.context_length": 512, "llama.embedding_length": HIDDEN,
+    "llama.feed_forward_length": INTERMEDIATE, "llama.attention.head_count": HEADS,
+    "llama.attention.head_count_kv": KV_HEADS, "llama.attention.layer_norm_rms_epsilon": 1e-5,
+    "llama.rope.freq_base": 50000.0, "llama.rope.dimension_count": HEAD_DIM, "llama.vocab_size": VOCAB,
+    "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "smollm", "tokenizer.ggml.bos_token_id": 1,
+    "tokenizer.ggml.eos_token_id": 2, "tokenizer.ggml.unknown_token_id": 0,
+    "tokenizer.ggml.padding_token_id": 2, "tokenizer.ggml.add_bos_token": False,
     "tokenizer.chat_template": TEMPLATE,
-}
+}  # fmt: skip
 
 
 def write_gguf(

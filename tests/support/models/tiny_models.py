@@ -221,16 +221,10 @@ def _module_shape(config: Mapping[str, Any], path: str) -> tuple[int, int]:
     heads = int(config.get("num_attention_heads", 2)), int(config.get("num_key_value_heads", 1))
     narrow = hidden * heads[1] // heads[0]
     return {
-        "q_proj": (hidden, hidden),
-        "k_proj": (narrow, hidden),
-        "v_proj": (narrow, hidden),
-        "o_proj": (hidden, hidden),
-        "gate_proj": (middle, hidden),
-        "up_proj": (middle, hidden),
-        "down_proj": (hidden, middle),
-        "embed_tokens": (vocabulary, hidden),
-        "lm_head": (vocabulary, hidden),
-    }[path.rsplit(".", 1)[-1]]
+        "q_proj": (hidden, hidden), "k_proj": (narrow, hidden), "v_proj": (narrow, hidden),
+        "o_proj": (hidden, hidden), "gate_proj": (middle, hidden), "up_proj": (middle, hidden),
+        "down_proj": (hidden, middle), "embed_tokens": (vocabulary, hidden), "lm_head": (vocabulary, hidden),
+    }[path.rsplit(".", 1)[-1]]  # fmt: skip
 
 
 def _random_weights(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, np.ndarray[Any, Any]]:
@@ -287,23 +281,12 @@ def _write_shards(folder: Path, tensors: Mapping[str, Raw], shards: int, form: s
 def _config(kind: Kind, dtype: str, *sizes: int, tied: bool, bias: bool) -> dict[str, Any]:
     layers, hidden, intermediate, vocab = sizes
     config: dict[str, Any] = {
-        "architectures": [f"{kind.capitalize()}ForCausalLM"],
-        "model_type": kind,
-        "torch_dtype": dtype,
-        "hidden_size": hidden,
-        "intermediate_size": intermediate,
-        "num_hidden_layers": layers,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": hidden // 4,
-        "vocab_size": vocab,
-        "max_position_embeddings": 2048,
-        "rms_norm_eps": 1e-6,
-        "rope_theta": 10000.0,
-        "hidden_act": "silu",
-        "tie_word_embeddings": tied,
-        "eos_token_id": 258,
-    }
+        "architectures": [f"{kind.capitalize()}ForCausalLM"], "model_type": kind, "torch_dtype": dtype,
+        "hidden_size": hidden, "intermediate_size": intermediate, "num_hidden_layers": layers,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": hidden // 4, "vocab_size": vocab,
+        "max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "hidden_act": "silu",
+        "tie_word_embeddings": tied, "eos_token_id": 258,
+    }  # fmt: skip
     if kind == "llama":
         config |= {"attention_bias": bias, "mlp_bias": bias}
     return config

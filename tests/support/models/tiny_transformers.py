@@ -68,14 +68,8 @@ OWN: dict[str, dict[str, Any]] = {
         "n_group": 1,
         "topk_group": 1,
         "rope_parameters": {
-            "rope_type": "yarn",
-            "rope_theta": 777.0,
-            "factor": 40.0,
-            "beta_fast": 32,
-            "beta_slow": 1,
-            "mscale": 1.0,
-            "mscale_all_dim": 1.0,
-            "original_max_position_embeddings": 64,
+            "rope_type": "yarn", "rope_theta": 777.0, "factor": 40.0, "beta_fast": 32, "beta_slow": 1,
+            "mscale": 1.0, "mscale_all_dim": 1.0, "original_max_position_embeddings": 64,
         },
     },
     "ernie4_5_moe": {"moe_layer_start_index": 1, "moe_layer_end_index": 1},
@@ -99,7 +93,7 @@ OWN: dict[str, dict[str, Any]] = {
     },
     **dict.fromkeys(_LATENTS, _LATENT),
     **dict.fromkeys(_LINEARS, _LINEAR),
-}
+}  # fmt: skip
 """What an architecture needs beside, or instead, to be small."""
 
 TOWER = {

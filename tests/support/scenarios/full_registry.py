@@ -26,16 +26,9 @@ _LATER = {
 """Columns that came after there were seals: null here, so that backups of older revisions can be made of these rows."""
 
 _TOLD = {
-    "adapter_source",
-    "alias_rule",
-    "amendment",
-    "evaluation",
-    "tensor",
-    "token",
-    "trusted_key",
-    "webhook",
+    "adapter_source", "alias_rule", "amendment", "evaluation", "tensor", "token", "trusted_key", "webhook",
     "webhook_delivery",
-}
+}  # fmt: skip
 """Tables whose rows the log has to tell of, or to seal otherwise than it once did: commands fill them."""
 
 _MADE_UP: dict[str, Any] = {

@@ -95,16 +95,10 @@ class _Chain:
     def next(self, at: datetime, subject: str, detail: dict[str, Any]) -> dict[str, Any]:
         self.seq += 1
         row: dict[str, Any] = {
-            "seq": self.seq,
-            "at": at,
-            "actor": "crowd",
-            "action": "adapter.registered",
-            "subject_kind": "adapter",
-            "subject": subject,
-            "detail": canonical_json(detail).decode("ascii"),
-            "seals": None,
-            "previous": self.previous,
-        }
+            "seq": self.seq, "at": at, "actor": "crowd", "action": "adapter.registered",
+            "subject_kind": "adapter", "subject": subject, "detail": canonical_json(detail).decode("ascii"),
+            "seals": None, "previous": self.previous,
+        }  # fmt: skip
         entry: Any = SimpleNamespace(**row)  # a record of the ORM's takes ten times as long
         self.previous = row["hash"] = events.event_hash(entry)
         return row
@@ -149,33 +143,17 @@ def _rows(numbers: range, first: tuple[int, int, int], base: tuple[int, str, int
             )
         rows[tables.AdapterRow].append(
             {
-                "id": own,
-                "task_id": task,
-                "version": version,
-                "date": _day(number),
-                "name": name_of(number),
-                "base_id": base_id,
-                "manifest_id": files,
-                "digest": digest,
-                "method": "dora" if number % 10 == 0 else "lora",
-                "rank": 4 << number % 4,
-                "alpha": 16.0,
-                "scale": 2.0,
-                "layers": 16,
-                "target_modules": ["self_attn.q_proj", "self_attn.v_proj"],
-                "trainable_parameters": 100_000 + number % 1000,
-                "total_parameters": parameters,
-                "val_loss": loss,
-                "iterations": 100 * (1 + number % 50),
-                "dataset_id": None,
-                "examples": 1000 + number % 977,
-                "training": {"iters": 100},
-                "parent_id": own - 1 if version % 5 != 1 else None,
-                "note": None,
-                "created_at": at,
+                "id": own, "task_id": task, "version": version, "date": _day(number), "name": name_of(number),
+                "base_id": base_id, "manifest_id": files, "digest": digest,
+                "method": "dora" if number % 10 == 0 else "lora", "rank": 4 << number % 4, "alpha": 16.0,
+                "scale": 2.0, "layers": 16, "target_modules": ["self_attn.q_proj", "self_attn.v_proj"],
+                "trainable_parameters": 100_000 + number % 1000, "total_parameters": parameters,
+                "val_loss": loss, "iterations": 100 * (1 + number % 50), "dataset_id": None,
+                "examples": 1000 + number % 977, "training": {"iters": 100},
+                "parent_id": own - 1 if version % 5 != 1 else None, "note": None, "created_at": at,
                 "created_by": f"user{number % 10}",
             }
-        )
+        )  # fmt: skip
         tags = (("run", f"r{number // VERSIONS}"), ("team", f"t{number % TEAMS}"))
         rows[tables.AdapterTagRow] += [{"adapter_id": own, "key": key, "value": value} for key, value in tags]
         detail = {"digest": digest, "base": base_digest, "val_loss": loss}

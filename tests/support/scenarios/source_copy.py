@@ -97,19 +97,9 @@ def _snapshot(root: Path) -> dict[str, bytes]:
 
 ROOT = Path(__file__).resolve().parents[3]
 FOLDERS = (
-    ".types",
-    "cli",
-    "examples",
-    "fusery",
-    "integrations",
-    "migrations",
-    "model_server",
-    "registry",
-    "research",
-    "storage",
-    "testing",
-    "web",
-)
+    ".types", "cli", "examples", "fusery", "integrations", "migrations", "model_server", "registry",
+    "research", "storage", "testing", "web",
+)  # fmt: skip
 FILES = ("CHANGELOG.md", "LICENSE", "MANIFEST.in", "README.md", "pyproject.toml", "setup.py")
 
 

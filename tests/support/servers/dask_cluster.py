@@ -28,15 +28,8 @@ class RunningCluster:
         """Start a worker of one thread, without a nanny that would start it again."""
         number = len(self.workers)
         words = (
-            "worker",
-            self.address,
-            "--no-nanny",
-            "--nthreads",
-            "1",
-            "--no-dashboard",
-            "--name",
-            str(number),
-        )
+            "worker", self.address, "--no-nanny", "--nthreads", "1", "--no-dashboard", "--name", str(number),
+        )  # fmt: skip
         started = _start(self.folder / f"worker{number}", {**self.environment, **environment}, *words)
         self.workers.append(started)
         return started

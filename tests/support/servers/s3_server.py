@@ -125,18 +125,10 @@ def running_server(binary: str, folder: Path, *, public: bool = False) -> Iterat
     names = ("master.port", "volume.port", "filer.port", "s3.port", "webdav.port", "admin.port")
     ports = dict(zip(names, free_ports(len(names), and_higher=10_000), strict=True))
     command = [
-        binary,
-        "mini",
-        f"-dir={folder / 'data'}",
-        "-ip=127.0.0.1",
-        "-ip.bind=127.0.0.1",
-        "-master.telemetry=false",
-        "-admin.ui=false",
-        "-s3.port.iceberg=0",
-        "-s3.port.lance=0",
-        f"-s3.config={config}",
-        *(f"-{name}={port}" for name, port in ports.items()),
-    ]
+        binary, "mini", f"-dir={folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+        "-master.telemetry=false", "-admin.ui=false", "-s3.port.iceberg=0", "-s3.port.lance=0",
+        f"-s3.config={config}", *(f"-{name}={port}" for name, port in ports.items()),
+    ]  # fmt: skip
     server = S3Server(f"http://127.0.0.1:{ports['s3.port']}")
     try:
         with (

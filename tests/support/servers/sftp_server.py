@@ -94,18 +94,11 @@ def _openssh(folder: Path, port: int) -> list[str]:
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)
     settings = {
-        "Port": port,
-        "ListenAddress": "127.0.0.1",
-        "HostKey": folder / "host",
-        "AuthorizedKeysFile": folder / "user.pub",
-        "PidFile": "none",
-        "StrictModes": "no",
-        "PasswordAuthentication": "no",
-        "UsePAM": "no",
-        "PermitRootLogin": "yes",
-        "MaxStartups": "100",
+        "Port": port, "ListenAddress": "127.0.0.1", "HostKey": folder / "host",
+        "AuthorizedKeysFile": folder / "user.pub", "PidFile": "none", "StrictModes": "no",
+        "PasswordAuthentication": "no", "UsePAM": "no", "PermitRootLogin": "yes", "MaxStartups": "100",
         "Subsystem": "sftp internal-sftp",
-    }
+    }  # fmt: skip
     (folder / "sshd_config").write_text("".join(f"{key} {value}\n" for key, value in settings.items()))
     return [SSHD, "-D", "-e", "-f", str(folder / "sshd_config")]
 
