@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sqlalchemy import delete, select
+from waiting import PATIENCE
 
 from fusery.registry import tables
 from fusery.registry.database.owner import LeaseOwner
@@ -128,7 +129,7 @@ class Shelf:
         with ThreadPoolExecutor(1) as pool:
             future = pool.submit(work)
             yield future
-            future.result(30)
+            future.result(PATIENCE)
 
 
 def tear(shelf: Shelf, data: bytes) -> Path:
