@@ -94,7 +94,6 @@ def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tracking(mlflow_template: Path, tmp_path: Path) -> str:
-    """Where MLflow tracks: a database of its own, with no run in it."""
     place = tmp_path / "tracking" / "mlflow.db"
     place.parent.mkdir()
     place.write_bytes(mlflow_template.read_bytes())
@@ -103,7 +102,6 @@ def tracking(mlflow_template: Path, tmp_path: Path) -> str:
 
 @pytest.fixture(scope="session")
 def postgres_admin() -> Iterator[str]:
-    """The URL of a database on a real server, through which others are made."""
     with postgres_server() as url:
         yield url
 
@@ -153,7 +151,6 @@ def database_url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
-    """A migrated, empty database, on the backends of `database_url`."""
     opened = Database.open(database_url)
     yield opened
     opened.close()

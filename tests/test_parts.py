@@ -61,7 +61,6 @@ print("\\n".join(documents()))
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the sources; not to be changed."""
     return source_copy.copy_sources(tmp_path_factory.mktemp("parts") / "tree")
 
 

@@ -47,7 +47,6 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for PATH with a compiler at most: there is no git."""
     folder = tmp_path_factory.mktemp("tools")
     for name in ("cc", "as", "ld"):
         if found := shutil.which(name):
@@ -60,7 +59,6 @@ Build = Callable[..., Path]
 
 @pytest.fixture(scope="module")
 def build(python: Path, tools: Path) -> Build:
-    """Build an archive of a folder of sources, unless it has been built."""
     known: dict[tuple[object, ...], Path] = {}
 
     def built(sources: Path, kind: str, **variables: str) -> Path:

@@ -22,8 +22,6 @@ MEND = "leave an empty line before a list or a table, and indent what belongs to
 
 
 class Page(HTMLParser):
-    """What stands in a page: its words, where it leads and what it loads."""
-
     def __init__(self, text: str, *, whole: bool) -> None:
         super().__init__()
         self.whole = self.inside = whole

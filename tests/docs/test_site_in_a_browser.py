@@ -43,8 +43,6 @@ def address() -> Iterator[str]:
 
 
 class Reader:
-    """A page of a browser, what it asked for and what it complained about."""
-
     def __init__(self, chromium: Any, **look: Any) -> None:
         self.context = chromium.new_context(bypass_csp=True, **look)
         self.asked: list[str] = []

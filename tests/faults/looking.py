@@ -149,7 +149,6 @@ def _damaged(expected: Expected, files: dict[str, str]) -> Iterator[str]:
 
 
 def complaints_at_end(expected: Expected, found: State) -> Iterator[str]:
-    """Yield what differs after the same command was done again and the store was collected."""
     for name in sorted({*expected.settled, *found}):
         wanted, state = expected.settled.get(name, {}), found.get(name, {})
         for field in sorted({*wanted, *state}):

@@ -21,8 +21,6 @@ DISK, SERVERS = "SQLite + disk", "PostgreSQL + S3"
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A registry, a user's files around it, and another registry to push to."""
-
     folder: Path
     here: Mapping[str, str]
     there: Mapping[str, str]

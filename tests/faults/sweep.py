@@ -37,8 +37,6 @@ EVERY = 10
 
 
 class Sweep:
-    """Tries points, one after the other, in copies of one site."""
-
     def __init__(
         self,
         stack: Stack,

@@ -61,7 +61,6 @@ def find_strace() -> str | None:
 
 
 def traced(nursery: Nursery, job: Job, log: Path, *options: str) -> int:
-    """Run a job with strace attached from its first call on; return its exit code."""
     assert job.stopped
     pid = nursery.begin(job)
     _wait(pid, lambda status: status["State"][0] == "T")

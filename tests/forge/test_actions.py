@@ -20,7 +20,6 @@ pytestmark = pytest.mark.timing
 
 @pytest.fixture
 def check(repository: Path, tmp_path: Path) -> Callable[..., Done]:
-    """Run the action `check` in the repository."""
     (tmp_path / "temp").mkdir()
 
     def run(**inputs: str) -> Done:

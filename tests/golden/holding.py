@@ -63,7 +63,6 @@ def _broken(then: Any, now: Any, path: tuple[str, ...]) -> Iterator[str]:
 
 
 def _changes(then: list[str], now: list[str], key: str, *, takes: bool) -> Iterator[str]:
-    """Yield what callers miss of a list, or have to reckon with."""
     lost, new = set(then) - set(now), set(now) - set(then)
     if key == "positions":
         lost = set() if now[: len(then)] == then else set(then)

@@ -108,7 +108,6 @@ def main() -> None:
 
 
 def prepare(folder: Path) -> dict[str, dict[str, str]]:
-    """Make a registry by its commands, and all that it writes for others; return the key and the digest of each fused model."""
     os.environ.update(FUSERY_REGISTRY=str(folder / "home"), FUSERY_USER="golden")
     tiny_models.make_base(folder / "tiny", bits=4, group_size=32, **SHAPE)
     for number, kind in enumerate(("lora", "lora", "dora"), 1):

@@ -108,7 +108,6 @@ def _parameters(command: click.Command) -> dict[str, Any]:
 
 
 def exit_codes() -> dict[str, int]:
-    """Return the exit code of each error by its code, and those that are no error's."""
     for package in (fusery.storage, fusery.registry, fusery.web):
         root = Path(package.__path__[0])
         for path in sorted(root.rglob("*.py")):
@@ -197,7 +196,6 @@ def whole(
 
 
 def python() -> dict[str, Any]:
-    """Return the public names, what each is made of, and how it is called."""
     found = {name: _class(getattr(fusery, name)) for name in fusery.registry.__all__}
     for name, kind in resources().items():
         found[f"registry.{name}"] = _class(kind)
@@ -205,7 +203,6 @@ def python() -> dict[str, Any]:
 
 
 def plugins() -> dict[str, Any]:
-    """Return what plugins import, what each is made of, and how it is called; and the groups of their entry points."""
     found: dict[str, Any] = {group: {"called": {}, "attributes": []} for group in GROUPS}
     for place in PLUGINS:
         module, _, name = place.rpartition(".")
@@ -220,7 +217,6 @@ def plugins() -> dict[str, Any]:
 
 
 def resources() -> dict[str, type]:
-    """Return the kinds of a registry's resources by the attribute that has each."""
     with Registry.open() as registry:
         return {name: type(value) for name, value in vars(registry).items() if isinstance(value, Resource)}
 
@@ -261,7 +257,6 @@ _STARRED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def formats() -> dict[str, Any]:
-    """Return the names of what is written to disks, and the numbers of the schema and of the layout of stores."""
     from fusery.registry import documents
     from fusery.registry.engine import calibration, recipe
     from fusery.registry.remote import documents as packages

@@ -42,15 +42,12 @@ def said(artifacts: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def ask(artifacts: Path, monkeypatch: pytest.MonkeyPatch) -> Ask:
-    """Run a command of this version on a copy of its home, and return the document."""
     monkeypatch.chdir(artifacts)
     monkeypatch.setenv("FUSERY_USER", "tester")
     return asking(artifacts / "home")
 
 
 def asking(home: Path) -> Ask:
-    """Return a function that runs a command in a home, and returns its document."""
-
     def asked(*words: str | Path, code: int = 0) -> Any:
         out = io.StringIO()
         with contextlib.redirect_stdout(out):

@@ -49,8 +49,6 @@ HOST, TOKEN = "HOST", "TOKEN"  # in recorded requests
 
 @dataclass
 class Relay:
-    """Relays connections to a server, and records each request and its response."""
-
     upstream: tuple[str, int]
     exchanges: list[tuple[bytearray, bytearray]] = field(default_factory=list)
 
@@ -71,7 +69,6 @@ class Relay:
 
 
 def ask_all(registry: Registry, folder: Path) -> None:
-    """Make a request of each kind: reads, writes, errors, and files in both directions."""
     adapters, aliases, server = registry.adapters, registry.aliases, registry.server
     assert server is not None
     registry.tokens.own()
@@ -105,7 +102,6 @@ def ask_all(registry: Registry, folder: Path) -> None:
 
 @pytest.fixture
 def registry(sqlite_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
-    """A registry with the base `tiny` and one adapter; `new` beside it is the folder of another."""
     monkeypatch.setattr("platformdirs.user_cache_dir", lambda *_, **__: str(tmp_path / "cached"))
     base = tiny_models.make_base(tmp_path / "tiny", layers=1)
     (tmp_path / "home").mkdir()

@@ -33,7 +33,6 @@ REMOVED: dict[str, dict[str, Any]] = tomllib.loads((HERE / "removed.toml").read_
 
 @pytest.fixture(scope="session")
 def then(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The surface of the newest release, which is read faster than made; not to be changed."""
     text = (unpacked(RELEASES[-1], tmp_path_factory) / "surface.json").read_text(encoding="utf-8")
     read: dict[str, Any] = json.loads(text)
     return read

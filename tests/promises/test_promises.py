@@ -62,7 +62,6 @@ def leaves(group: click.Group = cli, path: tuple[str, ...] = ()) -> Iterator[str
 
 
 def world(root: Path) -> Path:
-    """Make the folders of a user with a model, two adapters and some texts."""
     for name in ("home", "user", "tmp", "work/data"):
         (root / name).mkdir(parents=True)
     (root / "home").rmdir()
@@ -162,7 +161,6 @@ def is_within(path: str, place: str) -> bool:
 
 
 def elsewhere(did: Ran, asked: Asked) -> list[str]:
-    """Return what a command made, changed or removed where nobody told it to."""
     allowed = ["home", "tmp", *(f"work/{place}" for place in asked.made)]
     return [
         path
@@ -195,7 +193,6 @@ def wrong_modes(did: Ran, umask: int) -> dict[str, str]:
 
 
 def asked_by_server(name: str, root: Path) -> list[list[str]]:
-    """Run a server until it is ready; return what it asked of the network beyond its own address."""
     log = root.parent / f"{name}.log"
     command = ["-P", "-c", "from fusery.cli.main import main; main()", *SERVERS[name].split(), "--json"]
     with subprocess.Popen(

@@ -62,7 +62,6 @@ def make_adapter(
 
 
 def load_lazily(base: Path) -> Any:
-    """Return mlx-lm's model of a base, whose weights are read when they are used."""
     from mlx_lm.utils import load_model
 
     return load_model(base, lazy=True)[0]

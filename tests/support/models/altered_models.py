@@ -22,7 +22,6 @@ _FLOATS = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 
 
 def read(path: Path) -> Tensors:
-    """Return the tensors of a safetensors file, or of all of a folder's."""
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
     return {name: value for file in files for name, value in tensor_files.load_raw(file).items()}
 
@@ -54,7 +53,6 @@ def saved_anew(
 
 
 def renamed(source: Path, target: Path) -> Path:
-    """Copy a folder under another name, its weights under others as well."""
     target.mkdir(parents=True, exist_ok=True)
     for file in source.iterdir():
         name = f"blob-{file.name}.bin" if file.suffix == ".safetensors" else file.name
@@ -64,8 +62,6 @@ def renamed(source: Path, target: Path) -> Path:
 
 
 def touched(name: str) -> Change:
-    """Return a change of one bit of a tensor, one that every format keeps."""
-
     def change(tensors: Tensors) -> Tensors:
         dtype, values = tensors[name]
         bits = values.view(np.uint8).reshape(-1)
@@ -90,7 +86,6 @@ def converted(dtype: str) -> Change:
 
 
 def shortened(tensors: Tensors) -> Tensors:
-    """Take the prefix `model.` off all names."""
     return {name.removeprefix("model."): value for name, value in tensors.items()}
 
 
@@ -105,7 +100,6 @@ def numbers(dtype: str, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def as_gguf(source: Path, target: Path, kind: str | None, keys: Mapping[str, Any] | None = None) -> Path:
-    """Write a model's folder as a GGUF file, without a word of where it came from."""
     target.parent.mkdir(parents=True, exist_ok=True)
     files = {path.name: path for path in source.iterdir() if path.is_file()}
     with target.open("wb") as file:

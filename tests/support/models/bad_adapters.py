@@ -41,8 +41,6 @@ def nothing(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Case:
-    """How to make a folder bad, and how to make one that is nearly so and good."""
-
     bad: Spoil
     good: Spoil = nothing
     make: dict[str, Any] = field(default_factory=dict)
@@ -94,8 +92,6 @@ def truncated(count: int) -> Spoil:
 
 
 def large(name: str, size: int) -> Spoil:
-    """Lay a file of a size beside the adapter, without taking room on the disk."""
-
     def spoil(folder: Path) -> None:
         path = folder / name
         path.parent.mkdir(exist_ok=True)

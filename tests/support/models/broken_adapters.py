@@ -83,7 +83,6 @@ def drop_from_config(key: str) -> Spoil:
 
 
 def edit_raw(change: tensor_files.Change) -> Spoil:
-    """Change the tensors as they are stored."""
     return lambda folder: tensor_files.rewrite(folder / "adapters.safetensors", change, None)
 
 

@@ -23,7 +23,6 @@ _RECORD = Path(__file__).resolve().parents[2] / "data" / "course_rec" / "answers
 
 
 def dialogues() -> list[tuple[str, str]]:
-    """Return every fourth or so of the held-out questions, with the right answers."""
     lines = (EXAMPLE / "data" / "valid.jsonl").read_text(encoding="utf-8").splitlines()
     chosen = [json.loads(lines[number * len(lines) // _COUNT])["messages"] for number in range(_COUNT)]
     return [(user["content"], assistant["content"]) for user, assistant in chosen]

@@ -124,7 +124,6 @@ def all_pairs(names: Iterable[str]) -> list[Case]:
 
 
 def cover(cases: Iterable[Case], pairs: Iterable[Pair]) -> list[Case]:
-    """Return some of the cases that together hold all of the pairs, the most useful first."""
     missing = Counter(pairs)
     found = []
     while missing:
@@ -171,7 +170,6 @@ def make_adapter(folder: Path, base: Path, case: Case) -> Path:
 
 
 def quantize_mixed(folder: Path, dense: Path) -> Path:
-    """Quantise a dense base so that its modules differ, as `MIXED` says, and return the new folder."""
     from mlx.utils import tree_flatten
     from mlx_lm.utils import quantize_model
 

@@ -145,7 +145,6 @@ def write_gguf(
 
 
 def read_bf16(folder: Path) -> dict[str, Array]:
-    """Return the tensors of model.safetensors as float32."""
     raw = tensor_files.load_raw(folder / "model.safetensors")
     assert {dtype for dtype, _ in raw.values()} == {"BF16"}
     return {name: (value.astype(np.uint32) << 16).view(np.float32) for name, (_, value) in raw.items()}

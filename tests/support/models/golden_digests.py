@@ -51,7 +51,6 @@ class Golden:
 
     @property
     def name(self) -> str:
-        """How it is called: `4bit-lora-keep`."""
         return f"{self.base}-{self.adapter}-{self.policy.precision}"
 
 
@@ -98,7 +97,6 @@ GOLDEN = (
 
 
 def run(case: Golden, folder: Path, threads: int = 2) -> tuple[str, float]:
-    """Carry a fuse out in an empty folder; return the digest of its weights and the share that was retained."""
     base, adapter, out = folder / "base", folder / "adapter", folder / "out"
     make_base(base, case.base)
     make_adapter(adapter, case)

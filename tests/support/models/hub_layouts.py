@@ -10,7 +10,6 @@ Change = Callable[[Tensors, Config], Tensors]
 
 
 def hf_tensors(model_type: str, tensors: Config, config: Config) -> Tensors:
-    """Return a dense base's tensors under the names and in the shapes that they have on the Hub."""
     change = REARRANGED.get(model_type)
     return dict(tensors) if change is None else change(dict(tensors), config)
 

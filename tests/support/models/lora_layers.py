@@ -22,7 +22,6 @@ def lora_layer(
     update: float = 0.1,
     dtype: Any = None,
 ) -> Any:
-    """Return a LoRA layer on one that is quantised to 4 bits in groups of a size, with an update."""
     from mlx_lm.models.switch_layers import SwitchLinear
     from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear, LoRASwitchLinear
 

@@ -24,7 +24,6 @@ def to_mlx(stored: Array, form: Format) -> Any:
 
 
 def from_mlx(value: Any) -> Array:
-    """Return an MLX array as stored: 16-bit floats as uint16."""
     import mlx.core as mx
 
     return np.array(value) if value.dtype in (mx.float32, mx.uint32) else np.array(value.view(mx.uint16))

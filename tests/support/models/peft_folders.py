@@ -30,7 +30,6 @@ def tokens(folder: Path) -> Path:
 
 
 def by_peft(base: Path, adapter: Path, scratch: Path) -> Logits:
-    """Return the logits of PEFT's own forward with the adapter on its base."""
     real_peft("logits", base, adapter, tokens(scratch), scratch / "logits.npy")
     found: Logits = np.load(scratch / "logits.npy")
     return found[0]
@@ -47,7 +46,6 @@ def apart(one: Logits, other: Logits) -> float:
 
 
 def fused(registry: Registry, reference: str) -> Path:
-    """Fuse an adapter as mlx-lm does it, and return the model's folder."""
     return Path(registry.fused.fuse(reference, FuseRequest("keep", accept_loss=True))["path"])
 
 
@@ -71,7 +69,6 @@ def make_peft(
     seed: int = 0,
     **config: Any,
 ) -> Path:
-    """Write a PEFT adapter for a base of `tiny_models`, and return its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     settings = json.loads((base / "config.json").read_text())
     random = np.random.default_rng(seed)
@@ -124,7 +121,6 @@ def make_experts(
     seed: int = 0,
     **config: Any,
 ) -> Path:
-    """Write a PEFT adapter of the experts of a base, and return its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     said = json.loads((base / "config.json").read_text())
     outer, experts = said["hidden_size"], said.get("num_experts") or said["num_local_experts"]
@@ -157,7 +153,6 @@ def make_experts(
 
 
 def edit_config(folder: Path, **changes: Any) -> None:
-    """Change fields of a folder's `adapter_config.json`, which is made if it is not there."""
     path = folder / "adapter_config.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     path.write_text(json.dumps({**known, **changes}, indent=2), encoding="utf-8")
@@ -168,7 +163,6 @@ def edit_tensors(folder: Path, change: Callable[[dict[str, tiny_models.Raw]], ob
 
 
 def numbers(path: Path) -> dict[str, np.ndarray]:
-    """Return the tensors of a safetensors file as float64."""
     return {name: tensor_files.numbers(path, name) for name in tiny_models.read_tensors(path)}
 
 

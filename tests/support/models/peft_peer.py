@@ -135,7 +135,6 @@ def combine(base: str, adapters: str, asked: str, out: str) -> None:
 
 
 def answers(folder: str, adapter: str, questions: str) -> list[str]:
-    """Return what a model says to each question, at most 24 tokens of it, without the space around it."""
     plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval() if not adapter else None
     model = plain or load(folder, adapter)
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
@@ -156,7 +155,6 @@ def answers(folder: str, adapter: str, questions: str) -> list[str]:
 
 
 def train(base: str, fields: str, out: str) -> list[str]:
-    """Train a LoRA for a few steps and save it; return the names of its tensors."""
     torch.manual_seed(0)
     model = tiny_transformers.loader(base).from_pretrained(base, dtype=torch.float32)
     made = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **json.loads(fields))).train()
@@ -178,7 +176,6 @@ def save_adapted_logits(base: str, adapter: str, tokens: str, out: str) -> None:
 
 
 def save_again(base: str, adapter: str, out: str, *, embeddings: bool) -> None:
-    """Save an adapter as PEFT loads it; with the base's embeddings where PEFT adds them."""
     load(base, adapter).save_pretrained(out, save_embedding_layers=embeddings)
 
 

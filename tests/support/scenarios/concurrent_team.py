@@ -58,7 +58,6 @@ class Place:
 
 
 def prepare(place: Place) -> None:
-    """Make the registry, with a base and the adapter that everybody is going to fuse."""
     base = tiny_models.make_base(place.folder / "tiny", layers=2)
     for host in HOSTS:
         (place.folder / host).mkdir()
@@ -182,7 +181,6 @@ def collect(place: Place, test: Connection) -> None:
 
 
 def at_work(place: Place, processes: int, operations: int) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """Let so many processes do so many operations in all, with a collector beside them; return what each did."""
     each = operations // processes
     collector, line = database_workers.start(collect, place)
     try:
@@ -198,7 +196,6 @@ def at_work(place: Place, processes: int, operations: int) -> tuple[list[dict[st
 
 
 def inconsistencies(place: Place, results: list[dict[str, Any]]) -> list[str]:
-    """Return what is wrong in the registry after that, one line each."""
     with place.open(HOSTS[0]) as registry:
         problems = _versions(registry, results) + _log(registry, results)
         found = registry.upkeep.audit().problems, registry.upkeep.audit_chain().problems

@@ -42,7 +42,6 @@ def upgrade_with(url: str, migrations: str, said: str) -> None:
 
 
 def upgrade(url: str, told: str) -> None:
-    """Upgrade a database; write what it was before to the file `told`."""
     Path(told).write_text(schema.upgrade(Database.open(url)).status)
 
 
@@ -53,7 +52,6 @@ SPAWN = multiprocessing.get_context("spawn")
 def start(
     work: Callable[..., None], *arguments: Any, context: BaseContext = CONTEXT
 ) -> tuple[BaseProcess, Connection]:
-    """Start one process; return it and the connection that talks to it."""
     ours, theirs = context.Pipe()
     process = context.Process(target=work, args=(*arguments, theirs), daemon=True)
     process.start()
@@ -150,7 +148,6 @@ def hold_lease(url: str, key: str, ttl: float, test: Connection) -> None:
 
 
 def hold_write_lock(url: str, test: Connection) -> None:
-    """Begin a write transaction and say so; end it when told to."""
     database = Database.open(url)
     with database.write() as session:
         session.execute(text("INSERT INTO task (id, name) VALUES (1, 'held')"))

@@ -19,8 +19,6 @@ TOOLS = Path(sys.executable).parent
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A step that was run: its exit code, what it printed, and what it left in the runner's files."""
-
     code: int
     printed: str
     outputs: Mapping[str, str]
@@ -65,7 +63,6 @@ def run_step(
 
 
 def run_shell(script: str, folder: Path, **env: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run a script as the runners do, with this environment's tools on the PATH."""
     variables = {**os.environ, "PATH": f"{TOOLS}{os.pathsep}{os.environ['PATH']}"}
     variables.update({name: str(value) for name, value in env.items()})
     return subprocess.run(
@@ -75,7 +72,6 @@ def run_shell(script: str, folder: Path, **env: str | Path) -> subprocess.Comple
 
 
 def git(folder: Path, *words: str) -> str:
-    """Run git in a folder, as nobody in particular, and return what it prints."""
     who = ("-c", "user.name=n", "-c", "user.email=n@example.org", "-c", "commit.gpgsign=false")
     done = subprocess.run(["git", *who, *words], cwd=folder, capture_output=True, text=True, check=True)
     return done.stdout.strip()

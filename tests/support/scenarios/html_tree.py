@@ -24,7 +24,6 @@ class Element:
                 yield from child.walk()
 
     def all(self, *names: str) -> list[Element]:
-        """Return the elements below it, or itself, that have one of the names."""
         return [element for element in self.walk() if element.name in names]
 
     def above(self) -> Iterator[Element]:
@@ -71,7 +70,6 @@ class _Reader(HTMLParser):
 
 
 def parse(text: str) -> Element:
-    """Return a whole document, every element of which is closed where it was opened."""
     reader = _Reader()
     reader.feed(text)
     reader.close()

@@ -101,8 +101,6 @@ def _module_url(request: pytest.FixtureRequest, backend: str, folder: Path) -> I
 
 
 class KeptStates:
-    """States of a registry and of the folder that it is in, by name and database."""
-
     def __init__(self, folder: Path) -> None:
         self.place, self._states = folder / "place", folder / "states"
         self._kept: dict[str, tuple[Template, Any]] = {}

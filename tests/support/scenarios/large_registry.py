@@ -75,12 +75,10 @@ def fill(registry: Registry, count: int, *, base: str = "tiny", start: int = 0) 
 
 
 def task_of(number: int) -> str:
-    """Return the task of the adapter with this number, counted from 0."""
     return f"task_{number // VERSIONS:06d}"
 
 
 def name_of(number: int) -> str:
-    """Return the name of the adapter with this number, counted from 0."""
     return f"{task_of(number)}_v{number % VERSIONS + 1}_{_day(number):%Y%m%d}"
 
 

@@ -25,7 +25,6 @@ def blob_path(place: Path, digest: str) -> Path:
 
 
 def change_contents(place: Path, change: Callable[[Document], object]) -> None:
-    """Change `package.json`, and compute its digest."""
     path = place / "package.json"
     document = json.loads(path.read_bytes())
     document.pop("sha256")

@@ -14,7 +14,6 @@ EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "plugin"
 
 
 def install_example(folder: Path) -> Path:
-    """Build the example and install its wheel into a folder of its own, which goes onto a path; return that."""
     source, target = folder / "source", folder / "installed"
     shutil.copytree(EXAMPLE, source)  # building leaves files beside it
     command = [Path(sys.executable).parent / "uv", "pip", "install", "--quiet", "--offline", "--no-deps"]

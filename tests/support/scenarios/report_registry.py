@@ -63,7 +63,6 @@ def places(registry: Registry) -> dict[str, str]:
 
 
 def acts(registry: Registry) -> dict[str, str]:
-    """Return an address of the page of every act, and some of those that know more or less of what is to be done."""
     newest = registry.adapters.list(task="course_rec", sort="version:desc", limit=1)[0].name
     alone = {f"to {form.name}": f"/acts/{form.name}" for form in FORMS}
     return alone | {
@@ -136,7 +135,6 @@ class Show:
 
 
 def fill(registry: Registry, folder: Path, clock: Clock) -> None:
-    """Fill an empty registry: two tasks with versions, curves, moves, fused models, signatures, deployments, withdrawals."""
     clock.now = BEGIN
     show = Show(registry, folder, clock)
     for name, bits in (("tiny", None), ("tiny-4bit", 4)):
@@ -204,7 +202,6 @@ def _course_rec(show: Show) -> None:
 
 
 def _promote(show: Show) -> None:
-    """Give prod rules, have somebody else approve of version 5, and let the rules decide."""
     registry = show.registry
     registry.aliases.set_rules(
         "course_rec#prod", {"admission": "no_errors", "val_loss_within": 0.02, "approvals": 1}
@@ -227,7 +224,6 @@ LONG_PATH = (
 
 
 def fill_with_long_names(registry: Registry, folder: Path) -> None:
-    """Add a version, and what else there is, with names as long as names get."""
     with open_as(registry, LONG_ACTOR) as other:
         base = tiny_models.make_base(folder / "long-base", layers=4, bits=4, seed=9)
         name = "SmolLM2-135M-Instruct-quantised-to-four-bits-for-recommendations-of-courses"

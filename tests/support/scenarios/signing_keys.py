@@ -39,7 +39,6 @@ def write_pair(
     curve: ec.EllipticCurve | None = None,
     passphrase: bytes | None = None,
 ) -> Pair:
-    """Write a private key `NAME.pem` and its public one `NAME.pub`; return both as a `Pair`."""
     key = ec.generate_private_key(curve or ec.SECP256R1())
     return write_key(folder, name, key, passphrase=passphrase)
 

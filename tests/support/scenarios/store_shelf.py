@@ -54,7 +54,6 @@ class Shelf:
         return deposit
 
     def commit(self, deposit: Deposit) -> int:
-        """Record a deposit, and something that has it; return that thing's number."""
         with deposit.recording() as session:
             row = deposit.commit(session)
             bundle = tables.BundleRow(
@@ -73,7 +72,6 @@ class Shelf:
         return self.commit(self.begin(*contents))
 
     def give_up(self, *contents: bytes) -> None:
-        """Store contents and record nothing, as a command that was refused in the end."""
         self.begin(*contents).abandon()
 
     def forget(self, number: int) -> None:
@@ -107,7 +105,6 @@ class Shelf:
         }
 
     def files(self) -> set[bytes]:
-        """Return the content of every file in the store's folder, but for the one that describes it."""
         root = self.workspace.settings.home / "store"
         return {
             path.read_bytes() for path in root.rglob("*") if path.is_file() and path.name != "format.json"

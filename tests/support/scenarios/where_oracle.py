@@ -29,8 +29,6 @@ METRICS = ["acc", "mmlu:law.acc", "maj@8"]
 
 @dataclass
 class Facts:
-    """What is known of one adapter; a field that may have several values maps to their set."""
-
     values: dict[str, Any]
     tags: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, list[float]] = field(default_factory=dict)
@@ -77,7 +75,6 @@ def facts() -> st.SearchStrategy[Facts]:
 
 
 def fill(session: Session, found: list[Facts]) -> None:
-    """Write adapters to an empty database; each gets a name, and the one before may be its parent."""
     _keep_last_alias(found)
     tasks = {name: tables.TaskRow(name=name) for name in ("course_rec", "summary")}
     session.add_all(tasks.values())
@@ -202,7 +199,6 @@ def _small(text: str) -> str:
 
 
 def tests() -> st.SearchStrategy[Node]:
-    """Tests of every field, with values that adapters have and with others."""
     names = [*FIELDS, *(f"tag.{key}" for key in (*TAGS, "nothing"))]
     names += [f"metric.{name}" for name in (*METRICS, "nothing")]
     return st.sampled_from(names).flatmap(_test_of)

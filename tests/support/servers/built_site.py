@@ -35,7 +35,6 @@ NAVIGATION = (
 
 
 def small_project(folder: Path, pages: Mapping[str, str] = SMALL) -> Path:
-    """Return a project that has the command and the theme of this one, and pages of its own."""
     for name, text in pages.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
@@ -57,7 +56,6 @@ def build(project: Path, into: Path, *options: str) -> subprocess.CompletedProce
 
 @functools.cache
 def whole() -> Path:
-    """Return the site of this repository, made once in a process."""
     into = Path(tempfile.mkdtemp(prefix="fusery-site-"))
     atexit.register(shutil.rmtree, into, ignore_errors=True)
     built = build(ROOT, into)

@@ -88,7 +88,6 @@ def llama_cpp_tokens(model: Path, texts: list[str]) -> list[list[int]]:
 
 
 def transformers_logits(model: Path, scratch: Path, tokens: np.ndarray = TOKENS) -> np.ndarray:
-    """Return what transformers makes of a GGUF file or of a model's folder."""
     np.save(scratch / "tokens.npy", tokens)
     kind = "gguf" if model.suffix == ".gguf" else "plain"
     real_peft(kind, model, scratch / "tokens.npy", scratch / "logits.npy")
@@ -104,7 +103,6 @@ def peft_logits(base: Path, adapter: Path, scratch: Path, tokens: np.ndarray = T
 
 
 def transformers_answers(model: Path, questions: list[str], adapter: Path | None = None) -> list[str]:
-    """Return what transformers answers to questions with a model's folder, and PEFT with an adapter on it."""
     return real_peft("answers", model, adapter or "", json.dumps(questions))
 
 

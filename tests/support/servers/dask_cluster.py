@@ -25,7 +25,6 @@ class RunningCluster:
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def add_worker(self, **environment: str) -> subprocess.Popen[bytes]:
-        """Start a worker of one thread, without a nanny that would start it again."""
         number = len(self.workers)
         words = (
             "worker", self.address, "--no-nanny", "--nthreads", "1", "--no-dashboard", "--name", str(number),

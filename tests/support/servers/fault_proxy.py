@@ -27,7 +27,6 @@ class CuttingProxy:
 
 @contextmanager
 def cutting_proxy(upstream: str) -> Iterator[CuttingProxy]:
-    """Run a proxy before a server."""
     parts = urlsplit(upstream)
     proxy = CuttingProxy("")
 

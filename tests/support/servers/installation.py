@@ -17,8 +17,6 @@ PROGRAM = Path(sys.executable).parent / "fusery"
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """A home folder and the files of a user: a base, and two adapters for it."""
-
     folder: Path
     base: Path
     first: Path
@@ -37,7 +35,6 @@ class Installation:
     def start(
         self, *words: str | Path, variables: Mapping[str, str] = MappingProxyType({})
     ) -> subprocess.Popen[str]:
-        """Start `fusery WORDS…`, with more variables in its environment."""
         return subprocess.Popen(
             [str(PROGRAM), *map(str, words)],
             cwd=self.folder,
@@ -50,7 +47,6 @@ class Installation:
     def run(
         self, *words: str | Path, code: int = 0, variables: Mapping[str, str] = MappingProxyType({})
     ) -> str:
-        """Run `fusery WORDS…`, which must end with `code`; return its stdout."""
         with self.start(*words, variables=variables) as process:
             out, err = process.communicate(timeout=300)
         assert process.returncode == code, f"{words}: {process.returncode}\n{out}\n{err}"
@@ -58,5 +54,4 @@ class Installation:
         return out
 
     def json(self, *words: str | Path, code: int = 0) -> Any:
-        """Run a command with `--json`; return its document."""
         return json.loads(self.run(*words, "--json", code=code))

@@ -33,7 +33,6 @@ SLOTS = 4
 
 
 def llama_server_folder() -> str:
-    """Return the folder of the real llama-server; skip where there is none, fail where `make test` brings one."""
     given = os.environ.get("PEFT_PYTHON")
     python = ROOT / (given or ".venv-peft/bin/python")
     found = sorted(

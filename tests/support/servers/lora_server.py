@@ -31,7 +31,6 @@ class LoraServer:
         self._ended = threading.Event()
 
     def cards(self) -> dict[str, Any]:
-        """Return what `/v1/models` says."""
         root = self.root if self.kind == "vllm" else self.base
         shown = [{"id": self.base, "object": "model", "owned_by": self.kind, "root": root, "parent": None}]
         for name, path in self.loaded.items():
@@ -41,7 +40,6 @@ class LoraServer:
         return {"object": "list", "data": shown}
 
     def load(self, body: Mapping[str, Any]) -> tuple[int, Any]:
-        """Load an adapter; return state and answer."""
         name, path = body["lora_name"], body["lora_path"]
         with self.lock:
             if name in self.loaded:
@@ -68,7 +66,6 @@ class LoraServer:
         return self._done(f"Success: LoRA adapter '{name}' added successfully.")
 
     def unload(self, body: Mapping[str, Any]) -> tuple[int, Any]:
-        """Drop an adapter; return state and answer."""
         name = body["lora_name"]
         with self.lock:
             if name not in self.loaded:
@@ -110,7 +107,6 @@ def require_loadable(folder: Path, max_rank: int) -> None:
 
 @contextmanager
 def serving(kind: Kind, base: str, *, root: str = "", port: int = 0) -> Iterator[tuple[LoraServer, str]]:
-    """Serve until the block ends; yield the server and its URL."""
     found = LoraServer(kind, base, root or base)
     prefix = "/v1" if kind == "vllm" else ""
     acts = {f"{prefix}/load_lora_adapter": "load", f"{prefix}/unload_lora_adapter": "unload"}

@@ -24,8 +24,6 @@ class Endpoint:
 
 
 class OpenAIContract:
-    """Listing, chat, streaming, wrong model, too long, cancelled in mid-stream."""
-
     @pytest.fixture
     def client(self, endpoint: Endpoint) -> Iterator[openai.OpenAI]:
         with openai.OpenAI(base_url=endpoint.url, api_key="none", max_retries=0, timeout=60) as client:

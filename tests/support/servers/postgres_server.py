@@ -38,7 +38,6 @@ def postgres_server() -> Iterator[str]:
 
 
 def start(folder: Path, runtime: Path) -> str:
-    """Start a server with its data in `folder`; return the URL of its `postgres` database."""
     with (
         patch.dict(os.environ, XDG_RUNTIME_DIR=str(runtime)),
         warnings.catch_warnings(),
@@ -62,7 +61,6 @@ def start(folder: Path, runtime: Path) -> str:
 
 
 def stop(folder: Path) -> None:
-    """End the server whose data is in `folder`, if one runs, and remove the folder."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         _quit(folder)
     shutil.rmtree(folder, ignore_errors=True)
@@ -143,7 +141,6 @@ class PostgresDatabases:
         self._fingerprint = ""
 
     def create(self, template: str | None = None) -> str:
-        """Make a database, empty or like another one, and return its URL."""
         name = f"fusery_test_{os.getpid()}_{next(self._numbers)}"
         if template is None:
             self._run("CREATE DATABASE {}", name)

@@ -64,7 +64,6 @@ class Served:
     clients: dict[str, openai.OpenAI] = field(default_factory=dict)
 
     def client(self, key: str = "none") -> openai.OpenAI:
-        """Return the official client with a key; it is closed when the server ends."""
         if key not in self.clients:
             self.clients[key] = openai.OpenAI(base_url=self.url, api_key=key, max_retries=0, timeout=60)
         return self.clients[key]

@@ -68,7 +68,6 @@ class SftpServer:
     process: subprocess.Popen[bytes]
 
     def options(self) -> dict[str, Any]:
-        """Options for `open_store`."""
         return {
             "username": getpass.getuser(),
             "client_keys": [str(self.folder / "user")],

@@ -106,7 +106,6 @@ class _StubServer(ThreadingHTTPServer):
 
 @contextmanager
 def serving_stub(handler: Any, port: int = 0) -> Iterator[str]:
-    """Serve with a class of handlers until the block ends; yield the URL."""
     server = _StubServer(("127.0.0.1", port), handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()

@@ -23,7 +23,6 @@ _UNSET = (
 
 
 def shown_on(columns: int, *commands: Iterable[str], env: Mapping[str, str] | None = None) -> list[str]:
-    """Run commands of fusery in one process on a terminal; return what each of them shows, stdout and stderr."""
     mark = "\x01next\x01"
     code = (
         "import os, sys; from fusery.cli.main import run\n"

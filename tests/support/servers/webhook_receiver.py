@@ -84,7 +84,6 @@ class Receiver:
 
 @contextmanager
 def up(receiver: Receiver) -> Iterator[None]:
-    """Have a receiver listen."""
     with raw_server(receiver.answer, receiver.port):
         try:
             yield
