@@ -49,7 +49,7 @@ def _broken(then: Any, now: Any, path: tuple[str, ...]) -> Iterator[str]:
                 isinstance(facts, Mapping) and facts.get("required")
             ):
                 yield f"{where} {name} is required"
-            elif name in ("choices", "default"):
+            elif name in ("choices", "default") or (name == "always" and facts and "takes" in path):
                 yield f"{where} {name} is new"
     elif isinstance(then, list):
         yield from (f"{where} {change}" for change in _changes(then, now, key, takes="takes" in path))
