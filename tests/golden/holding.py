@@ -53,8 +53,8 @@ def _broken(then: Any, now: Any, path: tuple[str, ...]) -> Iterator[str]:
                 yield f"{where} {name} is new"
     elif isinstance(then, list):
         yield from (f"{where} {change}" for change in _changes(then, now, key, takes="takes" in path))
-    elif key in ("required", "many", "role"):
-        order = {"required": (False, True), "many": (True, False), "role": ROLES}[key]
+    elif key in ("required", "many", "role") or path[-2] == "parameters":
+        order = {"many": (True, False), "role": ROLES}.get(key, (False, True))
         before, after = (order.index(value or "" if key == "role" else value) for value in (then, now))
         if after > before:
             yield f"{where} is {now}"
