@@ -16,13 +16,8 @@ pytestmark = [
     pytest.mark.skipif(not built_site.PYTHON.exists(), reason=built_site.MISSING),
 ]
 PAGES = (
-    "",
-    "guides/fuse/",
-    "reference/settings/",
-    "decisions/",
-    "measurements/",
-    "examples/webhooks/receiver.py/",
-)
+    "", "guides/fuse/", "reference/settings/", "decisions/", "measurements/", "examples/webhooks/receiver.py/",
+)  # fmt: skip
 LOOKS: dict[str, dict[str, Any]] = {
     "light": {"color_scheme": "light", "viewport": {"width": 1280, "height": 900}},
     "dark": {"color_scheme": "dark", "viewport": {"width": 1280, "height": 900}},

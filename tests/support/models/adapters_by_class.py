@@ -50,13 +50,9 @@ def make_adapter(
     folder.mkdir(parents=True, exist_ok=True)
     mx.save_safetensors(str(folder / "adapters.safetensors"), kept)
     arguments = CONFIG_DEFAULTS | {
-        "model": str(base),
-        "train": True,
-        "fine_tune_type": kind,
-        "num_layers": num_layers,
-        "adapter_path": str(folder),
-        "lora_parameters": None if kind == "full" else parameters,
-    }
+        "model": str(base), "train": True, "fine_tune_type": kind, "num_layers": num_layers,
+        "adapter_path": str(folder), "lora_parameters": None if kind == "full" else parameters,
+    }  # fmt: skip
     save_config(arguments, folder / "adapter_config.json")
     return folder
 

@@ -88,25 +88,12 @@ def make_peft(
             tensors[f"{PREFIX}{path}.lora_magnitude_vector"] = ("F32", magnitude)
     tiny_models.write_tensors(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
     document = {
-        "alpha_pattern": {},
-        "base_model_name_or_path": base.name,
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "inference_mode": True,
-        "init_lora_weights": True,
-        "layers_pattern": None,
-        "layers_to_transform": None if layers is None else list(layers),
-        "lora_alpha": 8,
-        "lora_dropout": 0.0,
-        "modules_to_save": None,
-        "peft_type": "LORA",
-        "r": rank,
-        "rank_pattern": dict(ranks or {}),
-        "target_modules": list(modules),
-        "task_type": "CAUSAL_LM",
-        "use_dora": dora,
-        "use_rslora": False,
-    }
+        "alpha_pattern": {}, "base_model_name_or_path": base.name, "bias": "none", "fan_in_fan_out": False,
+        "inference_mode": True, "init_lora_weights": True, "layers_pattern": None,
+        "layers_to_transform": None if layers is None else list(layers), "lora_alpha": 8, "lora_dropout": 0.0,
+        "modules_to_save": None, "peft_type": "LORA", "r": rank, "rank_pattern": dict(ranks or {}),
+        "target_modules": list(modules), "task_type": "CAUSAL_LM", "use_dora": dora, "use_rslora": False,
+    }  # fmt: skip
     edit_config(folder, **{**document, **config})
     return folder
 
@@ -140,14 +127,9 @@ def make_experts(
             tensors[f"{place}.lora_B.weight"] = ("F32", np.ascontiguousarray(b.reshape(len(b), -1)))
     tiny_models.write_tensors(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
     document = {
-        "base_model_name_or_path": base.name,
-        "lora_alpha": 4,
-        "peft_type": "LORA",
-        "peft_version": "0.21.2",
-        "r": rank,
-        "target_modules": [],
-        "target_parameters": [f"mlp.experts.{name}" for name in parameters],
-    }
+        "base_model_name_or_path": base.name, "lora_alpha": 4, "peft_type": "LORA", "peft_version": "0.21.2",
+        "r": rank, "target_modules": [], "target_parameters": [f"mlp.experts.{name}" for name in parameters],
+    }  # fmt: skip
     edit_config(folder, **{**document, **config})
     return folder
 

@@ -19,14 +19,9 @@ Kind = Literal["llama", "mistral", "qwen2", "qwen3"]
 Layout = Literal["mlx", "hf"]
 
 LINEAR = (
-    "self_attn.q_proj",
-    "self_attn.k_proj",
-    "self_attn.v_proj",
-    "self_attn.o_proj",
-    "mlp.gate_proj",
-    "mlp.up_proj",
-    "mlp.down_proj",
-)
+    "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj",
+    "mlp.up_proj", "mlp.down_proj",
+)  # fmt: skip
 """The seven linear layers of one transformer block, relative to the block."""
 
 CHAT_TEMPLATE = (
