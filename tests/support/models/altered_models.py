@@ -99,11 +99,11 @@ def numbers(dtype: str, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return (values.view(np.float16) if dtype == "F16" else values).astype(np.float32)
 
 
-def as_gguf(source: Path, target: Path, kind: str | None, keys: Mapping[str, Any] | None = None) -> Path:
+def as_gguf(source: Path, target: Path, kind: str | None) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     files = {path.name: path for path in source.iterdir() if path.is_file()}
     with target.open("wb") as file:
-        write_model_gguf(HashedFile(file), read_model(files), dict(keys or {}), kind)
+        write_model_gguf(HashedFile(file), read_model(files), {}, kind)
     return target
 
 

@@ -59,12 +59,10 @@ def start(
     return process, ours
 
 
-def run_all(
-    work: Callable[..., None], count: int, url: str, *arguments: Any, context: BaseContext = CONTEXT
-) -> list[Any]:
+def run_all(work: Callable[..., None], count: int, url: str, *arguments: Any) -> list[Any]:
     """Run one function in so many processes that begin together; return what each sends back."""
-    barrier = context.Barrier(count)
-    running = [start(work, url, *arguments, barrier, context=context) for _ in range(count)]
+    barrier = CONTEXT.Barrier(count)
+    running = [start(work, url, *arguments, barrier) for _ in range(count)]
     results = [connection.recv() for _, connection in running]
     for process, _ in running:
         process.join()

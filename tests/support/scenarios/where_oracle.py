@@ -228,12 +228,12 @@ def _test_of(name: str) -> st.SearchStrategy[Node]:
     return st.one_of(options)
 
 
-def trees(leaves: st.SearchStrategy[Node] | None = None) -> st.SearchStrategy[Node]:
+def trees() -> st.SearchStrategy[Node]:
     def grown(children: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
         several = st.lists(children, min_size=2, max_size=4).map(tuple)
         return st.builds(Not, children) | st.builds(And, several) | st.builds(Or, several)
 
-    return st.recursive(tests() if leaves is None else leaves, grown, max_leaves=12)
+    return st.recursive(tests(), grown, max_leaves=12)
 
 
 _BARE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:[.-][A-Za-z0-9_]+)*")

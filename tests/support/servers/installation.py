@@ -53,5 +53,5 @@ class Installation:
         assert "Traceback" not in err
         return out
 
-    def json(self, *words: str | Path, code: int = 0) -> Any:
-        return json.loads(self.run(*words, "--json", code=code))
+    def json(self, *words: str | Path) -> Any:
+        return json.loads(self.run(*words, "--json"))

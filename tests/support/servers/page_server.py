@@ -64,13 +64,12 @@ def pages_of(
     registry: Registry,
     door: LocalAuth | TokenAuth | None = None,
     *,
-    hosts: tuple[str, ...] = (),
     paced: bool = False,
 ) -> Iterator[str]:
     """Serve, and yield the address; to whom asks from this machine, if no door is given; as often as they like if not paced."""
     listener = bind("127.0.0.1", 0)
     listener.listen()
-    app = create_app(registry, door or LocalAuth("anna"), hosts=hosts)
+    app = create_app(registry, door or LocalAuth("anna"))
     if not paced:
         app.state.routes.unhurried()
     config = uvicorn.Config(
