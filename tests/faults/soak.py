@@ -31,7 +31,7 @@ def points_of(sweep: Sweep, options: argparse.Namespace, random: Random) -> list
     for command in options.command or (*ACTS, *SITE_ACTS):
         if command in SITE_ACTS and sweep.stack.name != DISK:
             continue
-        calls = options.points if command in MAIN else options.points // 3
+        calls = options.points if command in MAIN else -(-options.points // 3)
         calls = calls if find_strace() is not None and options.points >= 0 else -1
         serves = command in SITE_ACTS and SITE_ACTS[command].serves
         for victim in (CLIENT, SERVER) if serves else (CLIENT,):
