@@ -19,7 +19,6 @@ import tiny_models
 from chat_templates import CHATML
 from llguidance import LLParserLimits
 from mlx_lm.utils import load_tokenizer
-from openai_contract import HELLO
 from serving_server import Served, served
 
 from fusery.model_server import structured
@@ -34,6 +33,7 @@ from fusery.model_server.structured import (
 )
 from fusery.registry.runtime.errors import Refusal
 
+HELLO = [{"role": "user", "content": "hi"}]
 pytestmark = pytest.mark.timing
 
 
