@@ -20,7 +20,7 @@ State = dict[str, Any]
 
 BUNDLE, CACHED = "bundle/", "home/cache/fused/"
 NOT_COMPARED = ("fusery.db", "fusery.db-wal", "fusery.db-shm", "config.toml")
-CHANGING = ("used", "vouchers", "store")
+CHANGING = ("used", "verified", "store")
 """Folders whose own files hold times, or a registry's id; that they are there is compared."""
 
 

@@ -44,7 +44,6 @@ def test_a_backup_while_four_processes_write_is_of_one_moment(
             stop.set()
             for worker in workers:
                 worker.join()
-
     assert [worker.exitcode for worker in workers] == [0] * WORKERS
     assert min(counts[-2:]) >= counts[0] + 20, "nobody wrote meanwhile"
     for number in range(2):
@@ -65,9 +64,7 @@ def test_two_backups_to_one_place_take_turns(tiny_base: Path, tmp_path: Path) ->
         subprocess.Popen([sys.executable, "-P", "-c", "from fusery.cli.main import main; main()", *words])
         for _ in range(2)
     ]
-
     assert [process.wait(120) for process in both] == [0, 0]
-
     with Registry(open_workspace(tmp_path / "restored")) as restored:
         restored.upkeep.restore(tmp_path / "backup", own=True)
         assert restored.upkeep.audit().ok
@@ -90,9 +87,7 @@ def test_from_bucket_to_bucket(tiny_base: Path, tmp_path: Path) -> None:
             registry.upkeep.backup(f"s3://{BUCKET}/saved")
             adapter = tiny_models.make_adapter(tmp_path / "adapter", tiny_base, seed=1)
             registry.adapters.register(adapter, base="tiny", task="course_rec")
-
             made = registry.upkeep.backup(f"s3://{BUCKET}/saved")
-
             assert made.copied.count == 2
             restored_store = f"s3://{BUCKET}/restored"
             with Registry(open_workspace(tmp_path / "new", "", restored_store, options)) as restored:
