@@ -63,10 +63,12 @@ KEYS: Mapping[str, tuple[click.ParamType[Any], str]] = {
 
 def key_values(
     keys: Mapping[str, tuple[Any, ...]],
-) -> Callable[[click.Context, click.Parameter, tuple[str, ...]], dict[str, Any]]:
+) -> Callable[[click.Context, click.Parameter, tuple[str, ...]], Mapping[str, object]]:
     """Return the callback of `-o KEY=VALUE`, which returns the values by key."""
 
-    def read(context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) -> dict[str, Any]:
+    def read(
+        context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]
+    ) -> Mapping[str, object]:
         values: dict[str, Any] = {}
         for text in texts:
             key, equals, value = text.partition("=")

@@ -11,6 +11,7 @@ import gc
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -319,7 +320,7 @@ def _without_secrets(words: list[str], hints: Hints, text: str, error: Exception
     from fusery.storage.plaintext import visible
     from fusery.storage.secrets import redact, remember_given
 
-    settings: dict[str, Any] = {}
+    settings: Mapping[str, object] = {}
     if not isinstance(error, click.ClickException):  # which is raised before any settings are read
         from fusery.registry.workspace.homes import said_in_file
 
@@ -349,7 +350,7 @@ def _failure(
     if "--json" in words:
         import json
 
-        document: dict[str, Any] = {"code": code, "message": message, "hint": hint}
+        document: dict[str, object] = {"code": code, "message": message, "hint": hint}
         findings = getattr(error, "findings", None)
         if findings is not None:
             document["findings"] = [finding.to_dict() for finding in findings]

@@ -168,7 +168,7 @@ def write_peft(bundle: BundleFolder, served: Served, base: str, *, under: str | 
             file.write(np.ascontiguousarray(each.bits).tobytes())
 
 
-def written_adapters(record: dict[str, Any], bundle: BundleFolder) -> dict[str, Any]:
+def written_adapters(record: Mapping[str, Any], bundle: BundleFolder) -> dict[str, Any]:
     """Return a bundle's record with the adapters' files as they were written: their form is not the registered one."""
     entries = list(bundle.manifest())
     adapters = []
@@ -195,7 +195,7 @@ def peft_layout(folder: Path) -> Layout:
     return Layout(modules=modules, adapters=len(places))
 
 
-def facts_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+def facts_of(record: Mapping[str, Any]) -> list[Mapping[str, object]]:
     """Return what a README says of the adapters; unknown values are None."""
     known = [adapter["facts"] for adapter in record["adapters"]]
     return [{key: facts.get(key) for key in _SHOWN} for facts in known]

@@ -74,7 +74,7 @@ def is_secret(name: str) -> bool:
     return words[-1] in _SECRETS and not (words[-1] in ("token", "tok") and before in _OF_A_TOKENIZER)
 
 
-def parameters(given: Mapping[Any, Any], levels: int = _DEEPEST) -> dict[str, Any]:
+def parameters(given: Mapping[Any, Any], levels: int = _DEEPEST) -> Mapping[str, object]:
     """Return a run's parameters as they can be recorded: without the values of secrets, and without other values than JSON's."""
     names = ((str(key), value) for key, value in given.items())
     return {key: _kept(key, value, levels) for key, value in names if is_keepable(key) and len(key) <= _TEXT}

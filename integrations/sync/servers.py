@@ -183,7 +183,7 @@ class ModelServer:
         if name in self._listed().adapters:
             self._drop(name)
         announce()
-        body: dict[str, Any] = {"lora_name": name, "lora_path": self._seen(name)}
+        body: dict[str, str] = {"lora_name": name, "lora_path": self._seen(name)}
         if self._kind.form == "mlx":
             body["digest"] = digest
         try:
