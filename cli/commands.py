@@ -30,10 +30,7 @@ _ALL: dict[str, dict[str, tuple[str, str]]] = {
         "base": ("base", "Add, list, show and calibrate base models."),
         "alias": ("alias", "Move aliases such as course_rec#prod, and set their rules."),
         "combine": ("compare", "Combine adapters into one, or reduce one to a smaller rank."),
-        "deploy": (
-            "deployments integrations.cli",
-            "Sync live servers; record and list deployments.",
-        ),
+        "deploy": ("trail integrations.cli", "Sync live servers; record and list deployments."),
         "lineage": ("trail", "Show the inputs and the outputs of a record."),
         "edit": ("adapters", "Edit the declared values of an adapter."),
     },
