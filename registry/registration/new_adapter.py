@@ -167,7 +167,9 @@ def add_adapter(
         else None
     )
     other = seen.context.trained_on
-    iterations = folder.config.iters
+    iterations, parent = folder.config.iters, seen.context.parent
+    if parent is None and seen.training is not None and seen.training.continued:
+        parent = adapter_with_weights(session, seen.training.continued)
     if seen.training is not None:
         iterations = seen.training.iterations(folder)
     elif document is not None and document.training_run is not None:
@@ -189,7 +191,7 @@ def add_adapter(
         total_parameters=base.parameters,
         iterations=iterations,
         dataset_id=known.id if known else None,
-        parent_id=_parent(session, seen),
+        parent_id=parent.id if parent is not None else None,
         trained_on=other.digest if other else None,
         trained_on_name=other.name if other else None,
         created_at=document.created_at if document is not None else workspace.database.utcnow(session),
@@ -269,15 +271,6 @@ def _add_sources(
         session.add(row)
     if adapter.dataset_id is None and document is None:
         adapter.dataset_id = inherited_dataset(session, recipe, [row.source_id for row in rows])
-
-
-def _parent(session: Session, seen: Examined) -> int | None:
-    """Return the id of the declared parent, or else of the adapter that the run continued."""
-    if seen.context.parent is not None:
-        return seen.context.parent.id
-    continued = seen.training.continued if seen.training is not None else None
-    known = adapter_with_weights(session, continued) if continued else None
-    return known.id if known else None
 
 
 def known_adapter(
