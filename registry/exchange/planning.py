@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from sqlalchemy import select
@@ -37,7 +37,13 @@ def plan(destination: Workspace, documents: Sequence[Item], origin: str) -> list
     if destination.is_unmade:
         return [moved_as(each, each.name, "copied", _missing_bytes((), each, counted)) for each in documents]
     with destination.database.read() as session:
-        ready = _ready(session, documents)
+        blob, ready = tables.BlobRow, set[str]()
+        wanted = (
+            entry.sha256 for document in documents if document.kept != "absent" for entry in document.files
+        )
+        for some in batches(wanted):
+            query = select(blob.digest).where(blob.digest.in_(some), blob.state == "ready")
+            ready |= set(session.scalars(query))
 
         def planned(document: Item) -> Moved:
             row, name, kept = find(session, document, origin), document.name, None
@@ -89,15 +95,6 @@ def _obstacle(destination: Workspace, session: Session, document: Item, origin: 
 def moved_as(document: Item, there: str, state: State, size: int, reason: str | None = None) -> Moved:
     """Return the result of copying a document."""
     return Moved(document.kind, document.name, there, document.digest, state, size, reason)
-
-
-def _ready(session: Session, documents: Iterable[Item]) -> set[str]:
-    """Return the digests of the documents' files that are in the store."""
-    blob, found = tables.BlobRow, set[str]()
-    wanted = (entry.sha256 for each in documents if each.kept != "absent" for entry in each.files)
-    for some in batches(wanted):
-        found |= set(session.scalars(select(blob.digest).where(blob.digest.in_(some), blob.state == "ready")))
-    return found
 
 
 def _missing_bytes(ready: Collection[str], document: Item, counted: set[str]) -> int:

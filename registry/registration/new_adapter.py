@@ -81,12 +81,7 @@ def examine_recorded(
     base: RegistrationContext,
     parent: str | None,
 ) -> Examined:
-    """Run admission on an adapter of another registry, as for a registration here.
-
-    Args:
-        paths: its files with verified digests, by name, in one folder.
-        scratch: an empty folder.
-    """
+    """Run admission on an adapter of another registry, from its verified files in one folder; `scratch` is empty."""
     hint = "fusery audit, on the other registry"
     name = min(paths, key=lambda path: path.count("/"))
     try:
@@ -147,10 +142,9 @@ def add_adapter(
     stored: tables.ManifestRow,
     sources: Sequence[str] = (),
 ) -> tables.AdapterRow:
-    """Record a new adapter in the caller's write transaction, without an entry in the log.
+    """Record a new adapter in the caller's write transaction, without a log entry.
 
-    Args:
-        sources: names of the adapters that it was computed from; default: the recorded ones that its recipe names.
+    `sources` are names of the adapters that it was computed from; default: the recorded ones that its recipe names.
     """
     folder, submission, document, base = seen.folder, seen.submission, seen.document, seen.context.base
     declared = _declared(seen) if document is None else first_state(document)
