@@ -1,4 +1,4 @@
-"""Walking a folder that nobody vouches for: what is in it, and that nothing of it lies anywhere else."""
+"""Walk an untrusted folder: list its files, and refuse links that lead out of it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,10 @@ def scan(root: Path) -> list[SourceFile]:
     """
     with os_failures(f"read {root}", near=root):
         top = _resolve_root(root)
-        allowed = (top, *_hub_blobs(top))
+        allowed: tuple[Path, ...] = (top,)
+        repository = top.parent.parent
+        if top.parent.name == "snapshots" and repository.name.startswith(("models--", "datasets--")):
+            allowed = (top, repository / "blobs")
         found: list[SourceFile] = []
         folders = total = 0
         for path, is_folder in _walk(top, top, DEEPEST):
@@ -57,7 +60,15 @@ def scan(root: Path) -> list[SourceFile]:
                 raise UnsafePathError(
                     f"{root} has more than {MOST_BYTES:,} bytes", hint="is this the right folder?"
                 )
-    _refuse_twins(found, root)
+    seen: dict[str, str] = {}
+    for file in found:
+        # The file systems of a Mac know neither case nor Unicode forms.
+        twin = seen.setdefault(unicodedata.normalize("NFC", file.path).casefold(), file.path)
+        if twin != file.path:
+            raise UnsafePathError(
+                f"{root} has both {twin!r} and {file.path!r}, which are one name on some systems",
+                hint="rename or remove one of them",
+            )
     return sorted(found)
 
 
@@ -74,14 +85,6 @@ def _resolve_root(root: Path) -> Path:
     if not top.is_dir():
         raise MissingFileError(f"{root} is not a folder", hint="name the folder that the file is in")
     return top
-
-
-def _hub_blobs(top: Path) -> tuple[Path, ...]:
-    """Return where the links of a snapshot lead: `models--owner--name/blobs` beside `snapshots/<revision>`."""
-    repository = top.parent.parent
-    if top.parent.name != "snapshots" or not repository.name.startswith(("models--", "datasets--")):
-        return ()
-    return (repository / "blobs",)
 
 
 def _walk(folder: Path, top: Path, depth: int) -> Iterator[tuple[Path, bool]]:
@@ -142,15 +145,3 @@ def _target(path: Path, name: str, allowed: tuple[Path, ...]) -> Path:
             hint="replace the link by the file itself",
         )
     return real
-
-
-def _refuse_twins(files: list[SourceFile], root: Path) -> None:
-    """Refuse two names that are one on a Mac: its file systems know neither case nor Unicode forms."""
-    seen: dict[str, str] = {}
-    for file in files:
-        twin = seen.setdefault(unicodedata.normalize("NFC", file.path).casefold(), file.path)
-        if twin != file.path:
-            raise UnsafePathError(
-                f"{root} has both {twin!r} and {file.path!r}, which are one name on some systems",
-                hint="rename or remove one of them",
-            )
