@@ -221,7 +221,7 @@ def _fused_folder(
         reading.enter_context(verified(files, manifest))
         name = fused.adapter
         for withdrawal in fused.withdrawals:
-            say(f"{name}: {withdrawal.told}")
+            say(f"{name}: {withdrawal.summary}")
         base = ServedBase(name=name, folder=str(fused.path.absolute()), digest=fused.digest)
         task = name.rpartition("_v")[0]
         routes: dict[str, str | dict[str, float]] = {
