@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NewType
 
@@ -30,16 +29,13 @@ def digest_bytes(data: bytes) -> Digest:
     return Digest(hashlib.sha256(data).hexdigest())
 
 
-def digest_file(path: Path, check: Callable[[], None] | None = None) -> tuple[Digest, int]:
-    """Return digest and size in bytes of a file, streamed; `check` is called after each piece, to raise what ends it."""
-    running = hashlib.sha256()
-    size = 0
+def digest_file(path: Path) -> tuple[Digest, int]:
+    """Return digest and size in bytes of a file, streamed."""
+    running, size = hashlib.sha256(), 0
     with path.open("rb", buffering=0) as file:
         while chunk := file.read(CHUNK):
             running.update(chunk)
             size += len(chunk)
-            if check is not None:
-                check()
     return Digest(running.hexdigest()), size
 
 
