@@ -52,7 +52,6 @@ class FolderOrUrl(click.Path):
 
 
 FOLDER_OR_URL = FolderOrUrl(path_type=Path)
-
 _TYPES = {"whole": int, "real": float}
 _DECLARED = [
     name for name, part in parts_of(Adapter).items() if part.about.declared and not part.about.declared.later

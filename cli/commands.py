@@ -92,8 +92,7 @@ EVERYDAY = SECTIONS["Everyday"]
 COMMANDS = {name: row for section in SECTIONS.values() for name, row in section.items()}
 """The top-level commands."""
 
-TABLE = COMMANDS | {f"admin {name}": row for name, row in ADMIN.items()}
-"""All rows, by full name."""
+TABLE = COMMANDS | {f"admin {name}": row for name, row in ADMIN.items()}  # all rows, by full name
 
 GROUPS = {
     "alias rules": "Set, show, list and remove the rules of an alias.",

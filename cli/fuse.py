@@ -117,8 +117,7 @@ FUSE: Mapping[str, Any] = {
 }
 """The options of a fuse; `fuse_request` takes them."""
 
-RARE_FUSE = "min_fidelity accept_foreign"
-"""Those that only --help-all shows."""
+RARE_FUSE = "min_fidelity accept_foreign"  # those that only --help-all shows
 
 
 def fuse_request(options: dict[str, Any], **more: Any) -> FuseRequest:

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from fusery.registry.adapters.mlx_form import PlainAdapter
 
 _HARMLESS = re.compile(r"/?[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,198}[A-Za-z0-9])?")
-
 _SHOWN = ("name", "task", "version", "rank", "val_loss", "dataset", "digest")
 
 

@@ -102,8 +102,7 @@ def check(folder: Path) -> Layout:
 
 
 _REPOSITORY = re.compile(r"hf://(?P<id>[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95})")
-_THEIRS = frozenset({".gitattributes"})
-"""What a hub puts into a repository itself."""
+_THEIRS = frozenset({".gitattributes"})  # what a hub puts into a repository itself
 
 
 class HubPlace(Place):

@@ -27,11 +27,8 @@ from .common import base_architecture, finish, model_hint, require_dense
 PYTHON = "FUSERY_ONNX_PYTHON"
 """Names the interpreter that has the packages, if it is another one: PyTorch need not be installed with MLX."""
 
-TYPES = {"f16": "fp16", "f32": "fp32"}
-"""Number formats, and the exporter's names for them."""
-
+TYPES = {"f16": "fp16", "f32": "fp32"}  # number formats, and the exporter's names for them
 FILES = ("model.onnx", "model.onnx.data", "genai_config.json", "tokenizer.json", "tokenizer_config.json")
-
 _OPTIONAL = ("chat_template.jinja", "special_tokens_map.json", "tokenizer.model")
 
 _INPUTS = {

@@ -26,7 +26,6 @@ _PROVIDERS = {"fp16": "cuda", "fp32": "cpu"}
 """The exporter's provider for each type; with `_OPTIONS`, the CPU has every operator that it writes."""
 
 _OPTIONS = ("hf_token=false", "hf_remote=false", "fuse_qk_norm_gqa=false", "windowed_kv_cache=false")
-
 _PAST = "past_key_values."
 
 

@@ -136,18 +136,15 @@ def program_of(request: Request) -> Principal:
 
 
 class LocalAuth:
-    """Authenticate the user of this machine by the key that `fusery ui` printed; others on it may read.
-
-    Attributes:
-        once: key for a single use, since others on the machine can see the browser's arguments.
-        cookie: the name of the cookie, unique to this run, since all ports of a host share cookies.
-    """
+    """Authenticate the user of this machine by the key that `fusery ui` printed; others on it may read."""
 
     signs_in = False
 
     def __init__(self, name: str) -> None:
         self._name = name
+        # The second key is for a single use: others on the machine can see the browser's arguments.
         self.key, self.once = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
+        # The cookie's name is unique to this run: all ports of a host share cookies.
         self.cookie = f"fusery_{_digest(self.key)[:12]}"
 
     def principal(self, request: Request) -> Principal:

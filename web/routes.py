@@ -43,7 +43,6 @@ LOG = logging.getLogger(__name__)
 Handler = TypeVar("Handler", bound=Callable[..., Response | Awaitable[Response]])
 
 API = "/api/v1"
-
 RATE = (50, 400)  # requests of one client a second, and at once
 FAILURES = (1, 20)  # the same of requests with an invalid token, for each address
 
