@@ -41,7 +41,7 @@ def peft(base: Path) -> Path:
 TIMES = 30 if os.environ.get("FUSERY_SOAK") else 1
 
 
-@pytest.mark.parametrize(("kind", "count"), [("mlx", 800 * TIMES), ("peft", 350 * TIMES)])
+@pytest.mark.parametrize(("kind", "count"), [("mlx", 400 * TIMES), ("peft", 150 * TIMES)])
 def test_folders(
     kind: str, count: int, facts: BaseFacts, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
