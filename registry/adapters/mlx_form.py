@@ -128,7 +128,9 @@ def write_mlx(weights: Path, plan: MlxPlan, folder: Path) -> list[Finding]:
         tensors = [(name, tensor if name.endswith(".m") else widened(tensor)) for name, tensor in tensors]
     write_stored(folder / WEIGHTS, tensors, {})
     write_document(folder / CONFIG, mlx_config(plan))
-    return list(_remarks(plan, rounded))
+    scaled = "with another scale, multiplied into lora_b in float32 and rounded once"
+    message = f"{plural(len(rounded), 'module')} {scaled}: {some(rounded)}"
+    return [Finding("peft_scale_rounded", "info", WEIGHTS, message)] if rounded else []
 
 
 def _tensors(weights: Path, plan: MlxPlan, rounded: list[str]) -> Iterator[tuple[str, StoredTensor]]:
@@ -164,19 +166,6 @@ def _experts(weights: Path, switch: SwitchFactors) -> tuple[StoredTensor, Stored
         left, right = right.transpose(0, 2, 1), left.transpose(0, 2, 1)
         a, b = b, a
     return StoredTensor(a.dtype, left), StoredTensor(b.dtype, right[:, switch.rows])
-
-
-def _remarks(plan: MlxPlan, rounded: list[str]) -> Iterator[Finding]:
-    small = [path for path, rank in plan.ranks.items() if rank and rank < plan.rank]
-    folded = [path for path, factor in plan.factors.items() if factor != 1 and path not in rounded]
-    scaled = "with another scale, which is multiplied into lora_b"
-    for code, paths, text in (
-        ("peft_rank_padded", small, f"of a smaller rank, padded with zeros to rank {plan.rank}"),
-        ("peft_scale_folded", folded, f"{scaled} exactly"),
-        ("peft_scale_rounded", rounded, f"{scaled} in float32, rounded once"),
-    ):
-        if paths:
-            yield Finding(code, "info", WEIGHTS, f"{plural(len(paths), 'module')} {text}: {some(paths)}")
 
 
 # The hint for adapters that other servers cannot compute, and mlx-lm can.

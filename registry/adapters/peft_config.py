@@ -25,22 +25,13 @@ _AS_LORA = (
 )
 BIASED = f"where the base's layers have biases, {MERGE}; otherwise train a LoRA: PEFT cannot merge it either"
 
-_NO_WEIGHT = "it puts something before the input and changes no weight, so there is nothing to fuse"
-_NO_WEIGHTS = "no weights can hold that, so there is nothing to fuse"
-# Methods of PEFT that no merge puts into the weights of a model.
-UNFUSABLE: Mapping[str, str] = {
-    "PROMPT_TUNING": f"prompt tuning: {_NO_WEIGHT}",
-    "MULTITASK_PROMPT_TUNING": f"multitask prompt tuning: {_NO_WEIGHT}",
-    "P_TUNING": f"P-tuning: {_NO_WEIGHT}",
-    "PREFIX_TUNING": f"prefix tuning: {_NO_WEIGHT}",
-    "CPT": f"context-aware prompt tuning: {_NO_WEIGHT}",
-    "CARTRIDGE": f"a cartridge, which is a trained key-value cache: {_NO_WEIGHT}",
-    "ADAPTION_PROMPT": f"a LLaMA-Adapter: {_NO_WEIGHT}",
-    "XLORA": f"X-LoRA, which mixes several LoRAs for each token: {_NO_WEIGHTS}",
-    "POLY": f"Poly, which mixes several LoRAs by task: {_NO_WEIGHTS}",
-    "LILY": f"Lily, which shares factors between layers and mixes them by the input: {_NO_WEIGHTS}",
-    "SHADOW": f"ShadowPEFT, which runs a small model beside the base: {_NO_WEIGHTS}",
-}
+# Methods of PEFT that no merge puts into the weights of a model: prompts and caches, mixtures by token or task, a second model.
+UNFUSABLE = frozenset(
+    (
+        *("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT", "CARTRIDGE"),
+        *("ADAPTION_PROMPT", "XLORA", "POLY", "LILY", "SHADOW"),
+    )
+)
 
 
 def refusal_of_method(method: object) -> tuple[str, str] | None:
@@ -50,7 +41,7 @@ def refusal_of_method(method: object) -> tuple[str, str] | None:
     if not isinstance(method, str):
         return "is not LoRA, and no name of a method", _RESTORE
     if method in UNFUSABLE:
-        return f"is {UNFUSABLE[method]}", TRAIN
+        return "is a method that no weights can hold, so there is nothing to fuse", TRAIN
     if method == "BEFT":
         return "is not LoRA: it trains biases, which mlx-lm's LoRA does not have", BIASED
     return "is not LoRA, and mlx-lm has no such method", _AS_LORA

@@ -188,15 +188,13 @@ def require_own(recipe: Recipe, fuse_inputs: FuseInputs) -> None:
             require_of_base(session, recipe.calibration, fuse_inputs.base)
 
 
-def candidates(
-    request: FuseRequest, fuse_inputs: FuseInputs, *, engine: str | None = None
-) -> tuple[Recipe, ...]:
+def candidates(request: FuseRequest, fuse_inputs: FuseInputs) -> tuple[Recipe, ...]:
     """Return the recipes that may answer a request, from the smallest output to the largest."""
     aware = fuse_inputs.aware
     if aware is not None and request.scale is not None:
         raise _other_format(fuse_inputs)
     common: dict[str, Any] = {
-        "engine": engine or fuse_inputs.engine(quantize=request.quantize is not None),
+        "engine": fuse_inputs.engine(quantize=request.quantize is not None),
         "scale": request.scale,
         "extras": tuple((part.digest, part.weight) for part in fuse_inputs.extras),
         "aware": aware,
@@ -213,7 +211,7 @@ def candidates(
             return (Recipe("keep", rounding=once, **common),)
         if request.precision != "auto":
             raise _other_format(fuse_inputs)
-        common["engine"] = engine or fuse_inputs.engine(quantize=True)
+        common["engine"] = fuse_inputs.engine(quantize=True)
         return (Recipe("dequantize", quantization=aware, rounding=once, **common),)
     keep = Recipe("keep", rounding=once, biases=fuse_inputs.fits_biases, **common)
     # Always computed in float32 to the end.

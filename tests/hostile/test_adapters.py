@@ -43,7 +43,7 @@ def test_files_that_are_no_configuration(arena: Arena, folder: Path, make: Make)
 def test_files_that_are_no_metadata(arena: Arena, folder: Path, make: Make) -> None:
     data = make().replace(b'"model"', b'"base_model"').replace(b'"\\u006dodel"', b'"\\u0062ase_model"')
     (folder / METADATA).write_bytes(data)
-    assert "metadata_invalid" in arena.offer(folder, show=False)
+    assert "config_invalid" in arena.offer(folder, show=False)
 
 
 @pytest.mark.parametrize(
