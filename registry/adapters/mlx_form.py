@@ -82,15 +82,10 @@ def plan_mlx(
 
 def require_bearable(plan: MlxPlan, size: int) -> None:
     """Refuse a plan that makes a small file a huge one: one module of a great rank pads all others to it."""
-    widths = [
-        width
-        for module in plan.modules.values()
-        for width in (module.a and module.a.shape[-1] * module.pooled, module.b and module.b.shape[0])
-        if width
-    ]
-    for switch in plan.switches.values():
-        a, b = switch.factors.a, switch.factors.b
-        widths.append(switch.factors.experts * (a.shape[1] + b.shape[0]))
+    experts = [switch.factors for switch in plan.switches.values()]
+    widths = [each.experts * (each.a.shape[1] + each.b.shape[0]) for each in experts]
+    widths += [module.a.shape[-1] * module.pooled for module in plan.modules.values() if module.a]
+    widths += [module.b.shape[0] for module in plan.modules.values() if module.b]
     needed = 4 * plan.rank * sum(widths)
     if needed > max(_PADDED * size, _BEARABLE):
         raise FormatError(
@@ -215,13 +210,9 @@ class PlainAdapter:
     def tensors(self) -> Iterator[tuple[str, StoredTensor]]:
         """Yield the tensors of `adapter_model.safetensors`."""
         for path, module in self.modules.items():
-            first, second = (
-                ("lora_embedding_A", "lora_embedding_B")
-                if module.embedding
-                else ("lora_A.weight", "lora_B.weight")
-            )
-            yield f"{PREFIX}{path}.{first}", module.a
-            yield f"{PREFIX}{path}.{second}", module.b
+            form = "lora_embedding_{}" if module.embedding else "lora_{}.weight"
+            yield f"{PREFIX}{path}.{form.format('A')}", module.a
+            yield f"{PREFIX}{path}.{form.format('B')}", module.b
 
 
 def read_plain(name: str, files: Mapping[str, Path]) -> PlainAdapter:
@@ -229,16 +220,10 @@ def read_plain(name: str, files: Mapping[str, Path]) -> PlainAdapter:
     found = read_peft(files)
     if found.config is None or found.header is None:
         raise FormatError(f"{PEFT_WEIGHTS} of {name} is not an adapter that can be read")
-    magnitudes = any(module.m is not None for module in found.modules.values())
-    for refused, what in (
-        (found.config.use_dora or magnitudes, "is a DoRA"),
-        (found.config.use_qalora, "is a QA-LoRA"),
-        (found.config.target_parameters, "adapts experts or their router as parameters (target_parameters)"),
-    ):
-        if refused:
-            raise BadInputError(
-                f"{name} {what}, which this target's server does not compute", hint=OWN_SERVER
-            )
+    config, magnitudes = found.config, any(module.m is not None for module in found.modules.values())
+    if config.use_dora or magnitudes or config.use_qalora or config.target_parameters:
+        what = "is a DoRA or QA-LoRA, or adapts experts as parameters"
+        raise BadInputError(f"{name} {what}, which this target's server does not compute", hint=OWN_SERVER)
     bare = sorted(path for path, module in found.modules.items() if module.a is None or module.b is None)
     if bare or not found.modules:
         raise FormatError(f"{name} has modules without both factors: {some(bare)}")

@@ -186,8 +186,8 @@ def _absent(whole: WholeTensors, raw: Mapping[str, Any]) -> Iterator[Finding]:
         yield refused(f"trainable_token_indices names tokens of which {PEFT_WEIGHTS} holds no rows")
 
 
-# How a whole tensor relates to the base's: equal; the numbers that the base's were quantised from; other; not comparable.
-COPY, QUANTISED_COPY, OTHER, UNKNOWN = "copy", "quantised copy", "other", "unknown"
+# How a whole tensor may relate to the base's: equal, or the numbers that the base's were quantised from.
+COPY, QUANTISED_COPY = "copy", "quantised copy"
 _BLOCK = 1 << 22  # numbers that are compared at a time
 _EMBEDDINGS = (
     "model.embed_tokens.weight",
@@ -197,44 +197,43 @@ _EMBEDDINGS = (
 )
 
 
-def likeness(
+def likenesses(
     files: Mapping[str, Path], config: Mapping[str, Any], weights: Path, names: Sequence[str]
 ) -> dict[str, str]:
-    """Tell of tensors in an adapter's file whether they are the base's."""
+    """Return which tensors in an adapter's file are the base's, by name, and how; not those that cannot be compared."""
     try:
         tensors, _ = read_sources(files)
         sources = {name: Source(_OWN, tensor) for name, tensor in read_header(weights).tensors.items()}
     except FuseryError:
-        return dict.fromkeys(names, UNKNOWN)
+        return {}
     base = Base(files, config, tensors, known=False)
     own = Base({_OWN: weights}, {}, sources, known=False)
-    found = dict.fromkeys(names, UNKNOWN)
+    copies = {}
     for name in names:
         with suppress(OSError, FuseryError):
-            found[name] = _likeness(matrix_of(own, name), own_name(name), base)
-    return found
+            if likeness := _likeness(matrix_of(own, name), own_name(name), base):
+                copies[name] = likeness
+    return copies
 
 
 _OWN = "adapter"
 
 
-def _likeness(copy: StoredMatrix, name: str, base: Base) -> str:
+def _likeness(copy: StoredMatrix, name: str, base: Base) -> str | None:
     name = next((each for each in every_name(name) if each in base.tensors), name)
     if name in ("lm_head.weight", f"{HEAD}.weight") and name not in base.tensors:  # the head is the embedding
         name = next((each for each in _EMBEDDINGS if each in base.tensors), name)
-    if name not in base.tensors or not copy.shape:
-        return UNKNOWN
-    own = matrix_of(base, name)
-    if own.shape != copy.shape or not (own.grid is None or isinstance(own.grid, Grid)):
-        return UNKNOWN
+    own = matrix_of(base, name) if name in base.tensors and copy.shape else None
+    if own is None or own.shape != copy.shape or not (own.grid is None or isinstance(own.grid, Grid)):
+        return None
     step = max(1, _BLOCK // max(1, copy.width))
     for first in range(0, copy.shape[0], step):
         count = min(step, copy.shape[0] - first)
         values, expected = copy.numbers(first, count), own.numbers(first, count)
         if own.grid is not None:
             if not np.array_equal(decode(encode(values, own.form), own.form), values):
-                return UNKNOWN  # the base was quantised from other numbers than these, which have more bits
+                return None  # the base was quantised from other numbers than these, which have more bits
             values = unpack_rows(pack_rows(values.reshape(-1, own.grid.group_size), own.grid), own.grid)
         if not np.array_equal(values.reshape(expected.shape), expected):
-            return OTHER
+            return None
     return COPY if own.grid is None else QUANTISED_COPY

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import tiny_models
 from bad_adapters import CASES, UNREADABLE
-from broken_adapters import look, look_as_declared, magnitudes
+from broken_adapters import look, look_as_declared
 from database_facts import all_rows
 from store_shelf import open_workspace
 
 from fusery.registry import Registry
-from fusery.registry.adapters.finding import Finding, Severity
+from fusery.registry.adapters.finding import Finding
 from fusery.registry.admission.ci_reports import place_of
 from fusery.registry.admission.code import TRAINING_CODES, AdmissionError
 from fusery.registry.admission.rules import CODES, RULES
@@ -60,21 +60,16 @@ def test_a_bad_adapter_is_refused_by_name(
 
 
 def test_a_refusal_names_what_else_is_wrong_once() -> None:
-    def refused_finding(code: str, severity: Severity, hint: str = "") -> Finding:
-        return Finding(code, severity, "x", f"{code} it is", hint)
-
-    errors = [
-        refused_finding("a", "error"),
-        refused_finding("b", "error"),
-        refused_finding("a", "error"),
-        refused_finding("b", "error"),
-    ]
-    refused = AdmissionError.of("one", [*errors, refused_finding("c", "warning")], "look again")
-    assert (refused.message, refused.hint) == ("one was refused: a: a it is; besides: b", "look again")
-    refused = AdmissionError.of(
-        "one", [refused_finding("a", "error", "mend it"), refused_finding("a", "error")], "look again"
-    )
-    assert (refused.message, refused.hint) == ("one was refused: a: a it is", "mend it")
+    first, mended, other, warned = (
+        Finding(code, severity, "x", f"{code} it is", hint)
+        for code, severity, hint in (("a", "error", ""), ("a", "error", "mend it"), ("b", "error", ""), ("c", "warning", ""))
+    )  # fmt: skip
+    for findings, message, hint in (
+        ([first, other, first, other, warned], "one was refused: a: a it is; besides: b", "look again"),
+        ([mended, first], "one was refused: a: a it is", "mend it"),
+    ):
+        refused = AdmissionError.of("one", findings, "look again")
+        assert (refused.message, refused.hint) == (message, hint)
 
 
 # Codes of adapters in PEFT's form and of bases, whose cases are in tests of their own.
@@ -117,12 +112,6 @@ def test_rules_and_codes_are_unique() -> None:
     assert all(code is codes[code.name] for rule in RULES for code in rule.codes)
     assert len({rule.name for rule in RULES}) == len(RULES)
     assert all(rule.look.__doc__ for rule in RULES)
-
-
-def test_magnitudes_of_the_right_size_are_dora(tiny_base: Path, make_adapter: Callable[..., Path]) -> None:
-    folder = make_adapter()
-    magnitudes(128, "q_proj")(folder)
-    assert "incomplete_module" in found(folder, tiny_base)
 
 
 def test_a_finding_is_placed_in_the_file_that_it_is_about(make_adapter: Callable[..., Path]) -> None:
