@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -88,7 +88,7 @@ def probed(
     """Return what a probe measured of adapters, by the numbers of their rows."""
     about = found.about
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", about.file or "built-in")[:100]
-    setting: dict[str, Any] = {
+    setting: Mapping[str, Any] = {
         "dataset": f"{name}@{digest_json([asdict(each) for each in prompts])[:12]}",
         "split": _HELD_OUT.get(name, "") if about.origin == "held-out" else "",
         "harness": "fusery probe",
@@ -164,7 +164,7 @@ def benched(found: BenchReport) -> list[MetricValue]:
     """Return what a bench measured of its adapter: on its base, and fused."""
     machine = found.machine
     cores = "" if machine.cores is None else f", {machine.cores} cores"
-    setting: dict[str, Any] = {
+    setting: Mapping[str, Any] = {
         "dataset": _plain(f"{machine.system} {machine.processor}{cores}"),
         "split": f"{found.prompt_tokens}+{found.tokens} tokens",
         "harness": "fusery bench",

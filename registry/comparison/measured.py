@@ -153,18 +153,14 @@ def _missing(
 
 
 def _settled(each: MetricValue, setting: Mapping[str, str | int | None], name: str) -> MetricValue:
-    said: dict[str, Any] = {}
-    for field, wanted in setting.items():
-        known = getattr(each, field)
-        if wanted is None:
-            continue
-        if known not in ("", None, wanted):
+    given: Mapping[str, Any] = {field: wanted for field, wanted in setting.items() if wanted is not None}
+    for field, wanted in given.items():
+        if (own := getattr(each, field)) not in ("", None, wanted):
             raise BadInputError(
-                f"{name} says that the {field} of {each.metric} is {known}, and --{field} says {wanted}",
+                f"{name} says that the {field} of {each.metric} is {own}, and --{field} says {wanted}",
                 hint=f"leave --{field} out",
             )
-        said[field] = wanted
-    settled = replace(each, **said)
+    settled = replace(each, **given)
     require_measured(settled, name)
     return settled
 

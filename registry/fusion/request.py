@@ -193,7 +193,7 @@ def candidates(request: FuseRequest, fuse_inputs: FuseInputs) -> tuple[Recipe, .
     aware = fuse_inputs.aware
     if aware is not None and request.scale is not None:
         raise _other_format(fuse_inputs)
-    common: dict[str, Any] = {
+    common: Mapping[str, Any] = {
         "engine": fuse_inputs.engine(quantize=request.quantize is not None),
         "scale": request.scale,
         "extras": tuple((part.digest, part.weight) for part in fuse_inputs.extras),
@@ -211,7 +211,7 @@ def candidates(request: FuseRequest, fuse_inputs: FuseInputs) -> tuple[Recipe, .
             return (Recipe("keep", rounding=once, **common),)
         if request.precision != "auto":
             raise _other_format(fuse_inputs)
-        common["engine"] = fuse_inputs.engine(quantize=True)
+        common = {**common, "engine": fuse_inputs.engine(quantize=True)}
         return (Recipe("dequantize", quantization=aware, rounding=once, **common),)
     keep = Recipe("keep", rounding=once, biases=fuse_inputs.fits_biases, **common)
     # Always computed in float32 to the end.

@@ -70,9 +70,8 @@ def fused_details(fused: tables.FusedRow, adapter: str) -> FusedDetails:
     """Return the same with the fidelity of each module."""
     from ..charts.text import natural
 
-    facts = line_facts(fused, adapter)
     modules = sorted(fused.modules, key=lambda module: natural(module.module))
-    facts["fidelity"] = _fidelity(fused, modules)
+    facts = {**line_facts(fused, adapter), "fidelity": _fidelity(fused, modules)}
     return FusedDetails(**facts, base=fused.base.name, withdrawals=_withdrawals(fused))
 
 
@@ -96,7 +95,7 @@ def fused_record(fused: tables.FusedRow, adapter: str | None = None) -> FusedRec
     )
 
 
-def line_facts(fused: tables.FusedRow, adapter: str | None) -> dict[str, Any]:
+def line_facts(fused: tables.FusedRow, adapter: str | None) -> Mapping[str, Any]:
     """Return the fields of a fused artifact's line; see `fused_line`."""
     facts = _facts(fused, adapter)
     accepted = " --accept-loss" if fused.verdict == "LOST" else ""
@@ -107,7 +106,7 @@ def line_facts(fused: tables.FusedRow, adapter: str | None) -> dict[str, Any]:
     }
 
 
-def _facts(fused: tables.FusedRow, adapter: str | None) -> dict[str, Any]:
+def _facts(fused: tables.FusedRow, adapter: str | None) -> Mapping[str, Any]:
     """Return the fields that all records of a fused artifact have."""
     from ..records.fused_rows import label_record
 
