@@ -182,7 +182,7 @@ def probe(
 
 
 def _print_probe(session: Session, found: ProbeReport) -> None:
-    about = found.about
+    about = found.about_prompts
     origin = {"file": "", "built-in": "; built-in ones", "held-out": f"; {about.file} of its run"}
     tokens = plural(found.tokens, "token")
     losses = (number(loss) for loss in (found.loss_a, found.loss_b, found.loss_base))

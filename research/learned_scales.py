@@ -28,8 +28,8 @@ _FIRST, _SECOND, _SMALL = 0.9, 0.98, 1e-8
 _WARM, _LAST = 10, 0.1  # steps in which the rate grows, and what share of it is left at the end
 # steps of the grid by which no number moves farther: a fuse refuses what was learned for another
 _FARTHEST = 0.5
+# Every so manieth sample is put aside, and fewer of so many that they would have more tokens than that
 _ASIDE, _MOST_ASIDE = 16, 2048
-"""Every so manieth sample is put aside, and fewer of so many that they would have more tokens than that."""
 _SEED = 1873
 
 

@@ -28,8 +28,8 @@ Logits = NDArray[np.float32]
 
 BATCH_TOKENS = 512  # how many tokens are run at once, padding included
 
+# What mlx-lm, mlx and transformers raise at a folder that is not a model to them
 _REFUSALS = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError, ImportError)
-"""What mlx-lm, mlx and transformers raise at a folder that is not a model to them."""
 
 
 class LoadedModel:
@@ -265,8 +265,8 @@ class _Kept:
 Floats = NDArray[np.float64]
 
 _CHUNK_BYTES = 32 << 20
+# Below the highest logit: exp of it is 0, and differences of such logarithms stay finite, also for a logit of -inf
 _LOWEST = -1e4
-"""Below the highest logit: exp of it is 0, and differences of such logarithms stay finite, also for a logit of -inf."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -229,19 +229,10 @@ REFUSED: Mapping[str, FieldRule] = {
     "megatron_config": FieldRule("peft_variant", _unless_empty("names layers of another library")),
 }
 _CARRIED = (
-    *(
-        "peft_type",
-        "r",
-        "rank_pattern",
-        "lora_alpha",
-        "alpha_pattern",
-        "use_rslora",
-        "use_dora",
-        "use_qalora",
-    ),
-    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "qalora_group_size"),
-    *("lora_dropout", "base_model_name_or_path", "revision", "fan_in_fan_out", "modules_to_save"),
-    *("trainable_token_indices", "ensure_weight_tying"),
+    *("peft_type", "r", "rank_pattern", "lora_alpha", "alpha_pattern", "use_rslora", "use_dora"),
+    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "lora_dropout"),
+    *("use_qalora", "qalora_group_size", "base_model_name_or_path", "revision", "fan_in_fan_out"),
+    *("modules_to_save", "trainable_token_indices", "ensure_weight_tying"),
 )
 _IGNORED = (
     *("task_type", "auto_mapping", "inference_mode", "peft_version", "megatron_core", "runtime_config"),

@@ -84,11 +84,10 @@ def overlap(angles: Sequence[float]) -> float | None:
     return float(np.square(np.cos(angles)).mean()) if len(angles) else None
 
 
-_BLOCK = 1024
-"""Rows that are multiplied at once: 1 MB at rank 64."""
+_BLOCK = 1024  # Rows that are multiplied at once: 1 MB at rank 64
 
+# Least share of the terms' squared lengths that must be left of a squared sum: what is lost is 2^-50 / share
 _CANCELLED = 1e-7
-"""Least share of the terms' squared lengths that must be left of a squared sum: what is lost is 2^-50 / share."""
 
 
 @dataclass(frozen=True, slots=True)

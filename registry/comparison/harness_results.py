@@ -30,18 +30,13 @@ from ..errors import BadInputError, MetricNotFiniteError
 from ..names import is_hub_id
 from ..records.evaluation import LONGEST, key_of, parse_metric, range_problem
 
-MOST_METRICS = 2_000
-"""In one file."""
-
-MEASURED = "what was measured"
-"""What messages call results that are from no file."""
-
+MOST_METRICS = 2_000  # In one file
+MEASURED = "what was measured"  # What messages call results that are from no file
 LM_EVAL, LIGHTEVAL = "lm-eval", "lighteval"
 Form = Literal["lm-eval", "lighteval", "plain"]
 
+# Of a plain map: keys that are no metrics, and describe all of them
 _ABOUT = ("dataset", "split", "harness", "harness_version", "seed", "shots", "samples")
-"""Of a plain map: keys that are no metrics, and describe all of them."""
-
 _MODEL = ("adapter", "model", "model_name")
 _NO_METRIC = frozenset({"name", "alias", "sample_len", "sample_count", "samples"})
 _NO_VALUE = frozenset({"N/A", "", " "})

@@ -51,8 +51,7 @@ EVALUATED = "adapter.evaluated"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*_v[1-9][0-9]*_[0-9]{8}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _PIECE = re.compile(r"[\s,=/\\]+")
-_MOST_PIECES = 200
-"""Of the texts that name a model; a command line of a harness has a few dozen."""
+_MOST_PIECES = 200  # Of the texts that name a model; a command line of a harness has a few dozen
 
 
 def record_evaluations(
@@ -188,8 +187,7 @@ def _pieces(said_of: Sequence[str]) -> Iterator[str]:
         yield from (piece for piece in _PIECE.split(text[:10_000].lower()) if piece)
 
 
-AGAIN = "measured again"
-"""Why a value of the same measurement is withdrawn."""
+AGAIN = "measured again"  # Why a value of the same measurement is withdrawn
 
 
 def record_own(

@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
+# Modules that are compared at once: each holds some 30 MB at rank 64, and the large products use all cores anyway
 WORKERS = 2
-"""Modules that are compared at once: each holds some 30 MB at rank 64, and the large products use all cores anyway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,8 +202,7 @@ def compare_module(a: OpenAdapter, b: OpenAdapter, module: str, *, shapes: bool 
     return ModuleChange(module, a.rank(module), b.rank(module), joined(parts), magnitudes)
 
 
-LARGEST = 64 << 20
-"""Bytes of a factor from which `shared_modules` passes a module over."""
+LARGEST = 64 << 20  # Bytes of a factor from which `shared_modules` passes a module over
 
 
 def shared_modules(ours: OpenAdapter, theirs: OpenAdapter) -> list[str]:

@@ -31,13 +31,10 @@ from .methods import (
 )
 from .modules import WORKERS, OpenAdapter
 
-MOST = 64
-"""Adapters that are combined at once: each is an open file."""
-
+MOST = 64  # Adapters that are combined at once: each is an open file
 _MOST_WEIGHT = 1e6
 _MOST_SEED = 1 << 63
-_LEAST_DENSITY = 1e-6
-"""`dare` divides by it: with less, numbers no longer fit into float32."""
+_LEAST_DENSITY = 1e-6  # `dare` divides by it: with less, numbers no longer fit into float32
 
 
 @dataclass(frozen=True, slots=True)

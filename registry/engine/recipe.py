@@ -104,5 +104,5 @@ PRECISIONS: tuple[Precision, ...] = (KEEP, DITHER, MIXED, DEQUANTIZE)
 AUTO: Final = "auto"  # The smallest that passes: what may be asked for besides
 CHOICES: tuple[RequestedPrecision, ...] = (AUTO, *PRECISIONS)
 
+# The values of `--as`, by precision
 WRITTEN_AS: Mapping[str, str] = {precision: precision for precision in CHOICES} | {DEQUANTIZE: "16bit"}
-"""The values of `--as`, by precision."""

@@ -32,8 +32,7 @@ from .views import foreign_record
 if TYPE_CHECKING:
     from ..workspace.workspace import Workspace
 
-_SHORTEST = 8
-"""Hex digits that name an entry of the cache."""
+_SHORTEST = 8  # Hex digits that name an entry of the cache
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

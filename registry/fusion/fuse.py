@@ -38,8 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FuseRequest", "fuse", "fuse_to_read", "remake"]
 
-_ATTEMPTS = 5
-"""How often a fused model is looked up that vanishes before it can be held."""
+_ATTEMPTS = 5  # How often a fused model is looked up that vanishes before it can be held
 
 
 def fuse(

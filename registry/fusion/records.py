@@ -149,8 +149,8 @@ def in_words(foreign: Mapping[str, Any] | None) -> str | None:
 
 
 Publish = Literal["full", "recipe"]
+# What of a fused model goes to the store: its files, or its record alone, by which anybody can make it again
 PUBLISH: tuple[Publish, ...] = ("full", "recipe")
-"""What of a fused model goes to the store: its files, or its record alone, by which anybody can make it again."""
 
 
 def checked_publish(wanted: str) -> str:

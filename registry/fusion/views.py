@@ -190,10 +190,6 @@ def _recorded(session: Session, reference: str) -> tuple[tables.FusedRow, str]:
     return max(made, key=lambda fused: (fused.origin is None, fused.id)), adapter.name
 
 
-_GROUPS = (64, 32)
-"""Group sizes of MLX below the largest, the larger first."""
-
-
 def chat_template_problems(workspace: Workspace, adapters: Collection[str]) -> list[str]:
     """Return the recorded problems of the chat templates of adapters, by their names."""
     adapter, finding = tables.AdapterRow, tables.AdapterFindingRow
@@ -226,18 +222,11 @@ def _better_format(fused: Fused, compare: str) -> str | None:
     """Return how to find a format that retains more; None where there is no other."""
     if fused.recipe.get("aware") is not None:
         return None  # more bits are no nearer to what was trained
-    if fused.quantization is None:
-        return f"Compare the formats: {compare}" if fused.precision != "keep" else None
-    if fused.precision != "dequantize":
-        return f"Compare the formats: {compare}"
-    bits, size = int(str(fused.quantization["bits"])), int(str(fused.quantization["group_size"]))
-    more = next((each for each in (4, 6, 8) if each > bits), None)
-    if more is None and size <= min(_GROUPS):
+    if fused.quantization is None and fused.precision == "keep":
         return None
-    return (
-        "Use more bits or a smaller group: "
-        f"fusery fuse {fused.adapter}{fused.options} -o quantize={more or bits} -o group_size={min(_GROUPS)}"
-    )
+    if fused.quantization is None or fused.precision != "dequantize":
+        return f"Compare the formats: {compare}"
+    return "Use more bits or a smaller group: -o quantize=8 -o group_size=32"
 
 
 def find_fused(session: Session, key: Digest) -> tables.FusedRow | None:
