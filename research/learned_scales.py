@@ -8,7 +8,7 @@ learned from are running texts; a part of those is put aside to see whether anyt
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -61,20 +61,16 @@ class _Layer:
     start: LayerScales  # as the fuse has written them
     moved: Matrix  # by how much of a scale both have changed, (2, rows, groups)
     gradient: Matrix  # of this step's tokens so far, by `moved`
-    mean: Matrix = field(init=False)
-    square: Matrix = field(init=False)
+    mean: Matrix  # of the gradients of the steps, as Adam takes it
+    square: Matrix  # likewise
 
     @classmethod
     def of(cls, module: Any) -> _Layer:
         from .layers import matrix
 
         start = LayerScales(*(matrix(module[part]).copy() for part in ("scales", "biases")))
-        shape = (2, *start.scales.shape)
-        made = cls(
-            module, module["scales"].dtype, start, np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-        )
-        made.mean, made.square = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-        return made
+        zeros = np.zeros((4, 2, *start.scales.shape), np.float32)
+        return cls(module, module["scales"].dtype, start, *zeros)
 
     def now(self) -> LayerScales:
         scales, biases = self.start.scales, self.start.biases
@@ -178,13 +174,10 @@ def _parted(samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
     if len(samples) < 2:
         raise ValueError("learning needs texts to learn from and others to judge by")
     # Of all of them alike: texts of one kind lie together, and those of the task last.
-    apart = max(min(_ASIDE, len(samples)), -(-sum(map(_length, samples)) // _MOST_ASIDE))
+    tokens = sum(min(len(sample.tokens), LONGEST) for sample in samples)
+    apart = max(min(_ASIDE, len(samples)), -(-tokens // _MOST_ASIDE))
     kept = [each for number, each in enumerate(samples) if number % apart]
     return kept, list(samples[::apart])
-
-
-def _length(sample: Sample) -> int:
-    return min(len(sample.tokens), LONGEST)
 
 
 def _batches(samples: Sequence[Sample], steps: int) -> Iterator[list[Sample]]:

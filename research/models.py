@@ -231,8 +231,6 @@ def measure(
 
 
 def _compared(a: Logits, b: Logits, sample: Sample) -> TokenScores:
-    from fusery.registry.errors import ModelUnusableError
-
     if a.shape != b.shape:
         raise ModelUnusableError(
             f"the two models have vocabularies of different sizes, {a.shape[-1]} and {b.shape[-1]}"
@@ -282,12 +280,7 @@ class TokenScores:
     def joined(cls, parts: Iterable[TokenScores]) -> TokenScores:
         """Return the scores of several texts as those of one."""
         listed = list(parts)
-        return cls(
-            np.concatenate([part.kl for part in listed]),
-            np.concatenate([part.same for part in listed]),
-            np.concatenate([part.loss_a for part in listed]),
-            np.concatenate([part.loss_b for part in listed]),
-        )
+        return cls(*(np.concatenate([getattr(part, name) for part in listed]) for name in cls.__slots__))
 
 
 def log_softmax(logits: NDArray[np.float32]) -> Floats:

@@ -258,9 +258,6 @@ def _remark(message: str, hint: str = "") -> Finding:
     return Finding("peft_experts", "error", PEFT_WEIGHTS, message, hint)
 
 
-_MOST_PROBLEMS = 20
-
-
 @dataclass(frozen=True, slots=True)
 class PeftReading:
     """What a PEFT folder says."""

@@ -23,7 +23,7 @@ from .code import error, info, rule, warning
 
 UNMATCHED_KEY = error(
     "unmatched_key",
-    "a key matches no module of the base, or there is none",
+    "a key matches no module of the base, or the list is empty",
     "mlx-lm takes keys literally: what a key was to adapt is not adapted, without a word",
     "keys are paths in a layer, such as self_attn.q_proj; leave keys out to mean every linear layer",
 )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -166,7 +167,8 @@ def _settled(each: MetricValue, setting: Mapping[str, str | int | None], name: s
 
 def _require_own(session: Session, adapter: tables.AdapterRow, found: Results, name: str, file: str) -> None:
     names, digests = set[str](), set[str]()
-    for piece in list(_pieces(found.said_of))[:_MOST_PIECES]:
+    pieces = (piece for text in found.said_of for piece in _PIECE.split(text[:10_000].lower()) if piece)
+    for piece in islice(pieces, _MOST_PIECES):
         names |= set(_NAME.findall(piece.removeprefix("adapters_"))[:1])
         digests |= set(_DIGEST.findall(piece)[:1])
     row = tables.AdapterRow
@@ -180,11 +182,6 @@ def _require_own(session: Session, adapter: tables.AdapterRow, found: Results, n
             f"{name} says that it is of {other}, and not of {adapter.name}",
             hint=f"fusery eval record {other} {typed(file)}",
         )
-
-
-def _pieces(said_of: Sequence[str]) -> Iterator[str]:
-    for text in said_of:
-        yield from (piece for piece in _PIECE.split(text[:10_000].lower()) if piece)
 
 
 AGAIN = "measured again"  # Why a value of the same measurement is withdrawn
