@@ -181,17 +181,10 @@ def probe(
 
 
 def _print_probe(session: Session, found: ProbeReport) -> None:
-<<<<<<< HEAD
-    about = found.about_prompts
-    origin = {"file": "", "built-in": "; built-in ones", "held-out": f"; {about.file} of its run"}
-    tokens = plural(found.tokens, "token")
-    losses = (number(loss) for loss in (found.loss_a, found.loss_b, found.loss_base))
-=======
     from fusery.registry.comparison.reports import ProbeReport
 
-    about = found.about
+    about = found.about_prompts
     origin = {"file": "a file", "built-in": "built in", "held-out": f"{about.file} of its run"}
->>>>>>> main
     session.print(found.conclusion)
     session.print()
     layout = "prompts tokens, kl kl_p99, top1_agreement, loss_a loss_b loss_base, seconds"
