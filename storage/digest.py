@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NewType
 
@@ -29,13 +30,15 @@ def digest_bytes(data: bytes) -> Digest:
     return Digest(hashlib.sha256(data).hexdigest())
 
 
-def digest_file(path: Path) -> tuple[Digest, int]:
-    """Return digest and size in bytes of a file, streamed."""
+def digest_file(path: Path, check: Callable[[], None] | None = None) -> tuple[Digest, int]:
+    """Return digest and size in bytes of a file, streamed; `check` is called after each piece, to raise what ends it."""
     running, size = hashlib.sha256(), 0
     with path.open("rb", buffering=0) as file:
         while chunk := file.read(CHUNK):
             running.update(chunk)
             size += len(chunk)
+            if check is not None:
+                check()
     return Digest(running.hexdigest()), size
 
 
