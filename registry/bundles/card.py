@@ -77,10 +77,8 @@ def computed_rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def sources(facts: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield name and facts of each adapter that it was computed from."""
-    found = provenance_part(facts, "computed").get("from")
-    for part in found if isinstance(found, list) else ():
-        if isinstance(part, Mapping):
-            yield str(part.get("name") or "not on record"), part
+    for part in _objects(provenance_part(facts, "computed").get("from")):
+        yield str(part.get("name") or "not on record"), part
 
 
 _LABELS = {"val_loss": "validation loss", "created_at": "fused at"}
@@ -115,13 +113,15 @@ def card_values(
     fidelity, command = provenance_part(provenance, "fidelity"), provenance.get("rebuild")
     name = adapter.get("name")
     named = isinstance(name, str) and _NAME.fullmatch(name)
+    further = [(part.get("adapter"), part) for part in _objects(provenance.get("with"))]
+    extras = [(adapter, part.get("weight"), part.get("digest")) for adapter, part in further]
     return {
         "name": record["name"],
         "base": base.get("name"),
         "base_id": base_name or base.get("hub_id") or base.get("name"),
         "tags": ["mlx", "fusery", "lora", *([adapter["task"]] if adapter.get("task") else [])],
         "note": adapter.get("note"),
-        "datasets": list(hub_datasets(adapter)),
+        "datasets": hub_datasets(adapter),
         "quantized": bool(
             provenance.get("quantization") or provenance_part(provenance, "recipe").get("bits")
         ),
@@ -130,13 +130,14 @@ def card_values(
         "adapter_name": name,
         # A sum of adapters needs more than a name to be made again; `rebuild` has it.
         "ships": [] if provenance.get("with") or not named else list(_ships(provenance, targets)),
-        "licence": licences(base, [(name, adapter), *_further(adapter, provenance)]),
+        # Those of the adapters that were added, or that it was computed from, count as well.
+        "licence": licences(base, [(name, adapter), *further, *sources(adapter)]),
         "lineage": list(_lineage(record, base, adapter)),
-        "parts": list(_parts(provenance, adapter)),
+        "parts": [(name, 1.0, adapter.get("digest")), *extras] if extras else [],
         "training": list(training_rows(adapter)),
         "curve": curve_values(adapter),
         "measured": list(measured_rows(adapter)),
-        "precision": list(_precision(provenance)),
+        "precision": _precision(provenance),
         "fidelity": list(_fidelity(fidelity)),
         "worst": list(_worst(fidelity)),
         "rebuild": command if isinstance(command, str) and _COMMAND.fullmatch(command) else None,
@@ -178,30 +179,11 @@ def _lineage(
         yield _LABELS.get(key, key), provenance.get(key)
 
 
-def _parts(provenance: Mapping[str, Any], adapter: Mapping[str, Any]) -> Iterator[tuple[Any, Any, Any]]:
-    extras = _objects(provenance.get("with"))
-    if extras:
-        yield adapter.get("name"), 1.0, adapter.get("digest")
-        for part in extras:
-            yield part.get("adapter"), part.get("weight"), part.get("digest")
-
-
-def _further(
-    adapter: Mapping[str, Any], provenance: Mapping[str, Any]
-) -> Iterator[tuple[Any, Mapping[str, Any]]]:
-    """Yield the adapters besides the first whose licences count: those that were added, or that it was computed from."""
-    for part in _objects(provenance.get("with")):
-        yield part.get("adapter"), part
-    yield from sources(adapter)
-
-
-def _precision(provenance: Mapping[str, Any]) -> Iterator[str]:
+def _precision(provenance: Mapping[str, Any]) -> list[str]:
     form, size, times = (provenance.get(key) for key in ("format", "weights_bytes", "times_base"))
-    if form is None:
-        return
     large = f", {size:,} bytes of weights" if _is_number(size) else ""
     larger = f", {times:.2f} times the base model's" if _is_number(times) else ""
-    yield f"Precision: {form}{large}{larger}."
+    return [] if form is None else [f"Precision: {form}{large}{larger}."]
 
 
 def _fidelity(fidelity: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -222,19 +204,16 @@ def _fidelity(fidelity: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "relative error", f"{lacks} is {error:.3g} times as large as the update."
 
 
-def _worst(fidelity: Mapping[str, Any]) -> Iterator[tuple[Any, str, str, str]]:
+def _worst(fidelity: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
     for module in _objects(fidelity.get("worst"))[:_WORST]:
         retained, cosine, error = (module.get(key) for key in ("retained", "cosine", "relative_error"))
         share = f"{100 * retained:.1f} %" if _is_number(retained) else "–"
-        yield module.get("module"), share, _short(cosine), _short(error)
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if _is_number(value) else "–"
+        numbers = [f"{value:.3g}" if _is_number(value) else "–" for value in (cosine, error)]
+        yield module.get("module"), share, *numbers
 
 
 def _objects(value: Any) -> list[Mapping[str, Any]]:
-    return [entry for entry in value if isinstance(entry, Mapping)] if isinstance(value, list) else []
+    return [entry for entry in value if isinstance(entry, Mapping)] if isinstance(value, list | tuple) else []
 
 
 def _is_number(value: Any) -> TypeGuard[float]:
@@ -250,7 +229,7 @@ _DEFAULT = "default"
 
 def measured_rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
     """Yield of each metric its name, its value, what it was measured on, and by what."""
-    for each in _evaluations(facts):
+    for each in _objects(facts.get("evaluations")):
         stderr = each.get("stderr")
         value = f"{each['value']:.6g}" + ("" if stderr is None else f" ± {stderr:.3g}")
         on = "/".join(str(each[name]) for name in ("dataset", "split") if each.get(name))
@@ -265,7 +244,7 @@ def eval_results(facts: Mapping[str, Any], *, name: str) -> bytes | None:
     as in `gpqa_diamond.acc`.  Of a task with several metrics nothing is said: a hub has one value for each.
     """
     last: dict[tuple[str, str, str], Mapping[str, Any]] = {}
-    for each in _evaluations(facts):
+    for each in _objects(facts.get("evaluations")):
         if is_hub_id(each.get("dataset")):
             task = str(each["metric"]).rpartition(".")[0] or _DEFAULT
             last[each["dataset"], task, str(each["metric"])] = each
@@ -305,11 +284,6 @@ def _details(each: Mapping[str, Any]) -> Sequence[str]:
     return [text.format(each[key]) for key, text in said.items() if each.get(key) is not None]
 
 
-def _evaluations(facts: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    found = facts.get("evaluations")
-    return [each for each in found if isinstance(each, Mapping)] if isinstance(found, list | tuple) else []
-
-
 _ARGUMENTS = {
     "batch_size": "batch size",
     "grad_accumulation_steps": "batches to a step",
@@ -335,11 +309,9 @@ ELSEWHERE = frozenset({*ORIGIN, "name", "digest", "trained_on", "trained_on_dige
 """Facts about an adapter that are not in the section on its training."""
 
 
-def hub_datasets(adapter: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the dataset if its name is a hub id: the hub accepts nothing else in a card's front matter."""
-    name = adapter.get("dataset")
-    if is_hub_id(name):
-        yield str(name)
+def hub_datasets(adapter: Mapping[str, Any]) -> list[str]:
+    """Return the dataset if its name is a hub id: the hub accepts nothing else in a card's front matter."""
+    return [str(adapter["dataset"])] if is_hub_id(adapter.get("dataset")) else []
 
 
 def training_rows(adapter: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -364,10 +336,8 @@ def _sentence(points: Any) -> str:
     for key, what in (("val_loss", "validation"), ("train_loss", "training")):
         known = [
             (point["iteration"], point[key])
-            for point in points
-            if isinstance(point, Mapping)
-            and isinstance(point.get("iteration"), int)
-            and isinstance(point.get(key), int | float)
+            for point in _objects(points)
+            if isinstance(point.get("iteration"), int) and isinstance(point.get(key), int | float)
         ]
         if len(known) > 1:
             (first, start), (last, end) = known[0], known[-1]

@@ -91,8 +91,13 @@ class Account:
     @property
     def datasets(self) -> tuple[Data, ...]:
         """What it or its adapters were trained on, each once."""
-        found = [self.data, *(part.data for part in self.adapters)]
-        return tuple(dict.fromkeys(data for data in found if data is not None))
+        data = [self.data, *(part.data for part in self.adapters)]
+        return tuple(dict.fromkeys(each for each in data if each is not None))
+
+    @property
+    def parts(self) -> tuple[AccountPart, ...]:
+        """All that went in: base, adapters, and the fused model of a bundle."""
+        return self.base, *self.adapters, *((self.fused,) if self.fused else ())
 
 
 def account_of(workspace: Workspace, session: Session, subject: Subject) -> Account:

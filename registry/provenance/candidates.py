@@ -24,7 +24,7 @@ from ..wire import encode
 from .files import look_at
 from .library import Hasher, Index
 from .owners import PlausibleOwners, RecordedItem, owners_in, owners_of
-from .views import View
+from .tensors import View
 
 if TYPE_CHECKING:
     from ..workspace.workspace import Workspace

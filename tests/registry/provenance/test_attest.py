@@ -29,8 +29,7 @@ from fusery.registry import Registry, tables
 from fusery.registry.dsse import Pair, make_pair
 from fusery.registry.errors import BadInputError, MissingExtraError
 from fusery.registry.provenance.account import Account, Data, account_of
-from fusery.registry.provenance.attest import BUILD_TYPES, Attested, statement
-from fusery.registry.provenance.cyclonedx import bill
+from fusery.registry.provenance.attest import BUILD_TYPES, Attested, bill, statement
 from fusery.registry.records.references import find_things, shippable
 from fusery.storage.digest import digest_bytes
 from fusery.storage.manifest import FileEntry
