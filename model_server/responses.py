@@ -13,7 +13,6 @@ import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, Literal
 
 from starlette.datastructures import Headers
@@ -169,9 +168,6 @@ class Answers:
             "prompt_tokens_details": {"cached_tokens": self.reused},
         }
 
-    def _receive(self, number: int, piece: Piece) -> None:
-        self._queue.put_nowait((number, piece))
-
     async def whole(self, prompt_tokens: int) -> dict[str, object]:
         """Wait for the answers; `prompt_tokens` is for `usage`."""
         async with aclosing(self.pieces()) as pieces:
@@ -201,7 +197,7 @@ class Answers:
         """
         try:
             for number, job in enumerate(self._jobs):
-                job.receiver = partial(self._receive, number)
+                job.receiver = lambda piece, number=number: self._queue.put_nowait((number, piece))
                 self._engine.submit(job)
             left = len(self._jobs)
             while left:

@@ -14,16 +14,21 @@ from pathlib import Path
 import pytest
 
 from fusery.storage.digest import Digest, digest_bytes
-from fusery.storage.errors import (
-    StorageError,
-    StoreMismatchError,
-)
+from fusery.storage.errors import StorageError, StoreMismatchError
 from fusery.storage.failures import DigestMismatchError
 from fusery.storage.manifest import FileEntry
 from fusery.storage.remote import SMALL, RemoteTree
 
-from .store_backend import HELLO, HELLO_DIGEST, LARGE, NOWHERE, Backend, file_with, name_of
-from .store_bytes import BytesContract
+from .store_bytes import (
+    HELLO,
+    HELLO_DIGEST,
+    LARGE,
+    NOWHERE,
+    Backend,
+    BytesContract,
+    file_with,
+    name_of,
+)
 
 __all__ = [
     "HELLO",
