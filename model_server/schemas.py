@@ -7,7 +7,7 @@ refused.  A field that is null counts as left out.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -43,7 +43,7 @@ class JsonSchema(BodyPart):
     """The schema that an answer must match; `strict` is always meant."""
 
     name: Name
-    content: Annotated[dict[str, Any], Field(alias="schema")] = {}
+    content: Annotated[dict[str, object], Field(alias="schema")] = {}
 
 
 class ResponseFormat(BodyPart):
@@ -59,7 +59,7 @@ class ResponseFormat(BodyPart):
         return self
 
     @property
-    def schema_asked_for(self) -> dict[str, Any] | None:
+    def schema_asked_for(self) -> dict[str, object] | None:
         """What the answer must match; None for any text."""
         if self.type == "text":
             return None
@@ -71,7 +71,7 @@ class Function(BodyPart):
 
     name: Name
     description: str = ""
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, object] = {}
 
 
 class Tool(BodyPart):
@@ -250,7 +250,7 @@ class ChatBody(Body):
         return self.tools if self.tool_choice == "required" else []
 
     @property
-    def answer_schema(self) -> dict[str, Any] | None:
+    def answer_schema(self) -> dict[str, object] | None:
         """What the answer must match; None for any text."""
         return None if self.response_format is None else self.response_format.schema_asked_for
 
@@ -317,7 +317,7 @@ def read_body(data: bytes, kind: type[B]) -> B:
     return body
 
 
-def read_object(data: bytes) -> dict[str, Any]:
+def read_object(data: bytes) -> Mapping[str, Any]:
     """Return the fields of a request's body that are not null."""
 
     def refuse(constant: str) -> NoReturn:

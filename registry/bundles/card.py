@@ -40,7 +40,7 @@ HUB = frozenset({
 _SLUG = re.compile(r"[a-z0-9][a-z0-9.-]{0,95}")
 
 
-def licences(base: Mapping[str, Any], adapters: Sequence[tuple[Any, Mapping[str, Any]]]) -> dict[str, Any]:
+def licences(base: Mapping[str, Any], adapters: Sequence[tuple[Any, Mapping[str, Any]]]) -> Mapping[str, Any]:
     """Return `id` and `name` for the card's front matter, and `parts`, each with its licence or None.
 
     `id` is None if the licence of any part is not recorded: licences are not guessed.
@@ -106,7 +106,7 @@ def card_values(
     base_name: str | None = None,
     transformers: str | None = None,
     targets: Collection[str] = (),
-) -> dict[str, Any]:
+) -> Mapping[str, Any]:
     """Return the values that the model card is rendered from."""
     provenance = record["provenance"]
     base, adapter = provenance_part(provenance, "base"), provenance_part(provenance, "adapter")

@@ -115,11 +115,8 @@ def _of_adapter(workspace: Workspace, session: Session, row: tables.AdapterRow) 
     ended = began + timedelta(seconds=run.seconds) if run and began and run.seconds is not None else None
     own, recipe = _adapter(row), recipe_in(row.training)
     entry, detail = _entry(session, "adapter", row.name, "adapter.registered")
-    asked: dict[str, Any] = {
-        "arguments": without_places(dict(run.arguments)) if run and run.arguments else {}
-    }
-    if recipe is not None:
-        asked["combination"] = recipe.to_dict()
+    arguments = without_places(dict(run.arguments)) if run and run.arguments else {}
+    combination = {"combination": recipe.to_dict()} if recipe is not None else {}
     return Account(
         "adapter",
         row.name,
@@ -134,7 +131,7 @@ def _of_adapter(workspace: Workspace, session: Session, row: tables.AdapterRow) 
         ended=ended,
         entry=entry,
         tool=detail.get("tool"),
-        asked=asked,
+        asked={"arguments": arguments, **combination},
         chosen={**own.facts, "versions": without_places(dict(run.versions)) if run and run.versions else {}},
         withdrawals=of_adapters(session, [row.id]).get(row.id, ()),
     )
@@ -280,10 +277,10 @@ def _files(manifest: tables.ManifestRow) -> tuple[FileEntry, ...]:
 
 def _entry(
     session: Session, kind: str, subject: str, action: str, *, path: str | None = None
-) -> tuple[str | None, dict[str, Any]]:
+) -> tuple[str | None, Mapping[str, Any]]:
     """Return the hash and the detail of the newest entry of the log about a thing's making, None if there is none."""
     for event in reversed(events.history(session, kind=kind, subject=subject, action=action)):
-        detail: dict[str, Any] = json.loads(event.detail)
+        detail: Mapping[str, Any] = json.loads(event.detail)
         if path is None or detail.get("path") == path:
             return event.hash, detail
     return None, {}
