@@ -65,7 +65,7 @@ def write_image_files(
     for name, content in server_files().items():
         bundle.write(name, content)
     bundle.write("requirements-nvidia.txt", resource("requirements_nvidia.txt"))
-    values: Mapping[str, object] = {"served": served, "folders": folders, "base_image": base_image}
+    values: Mapping[str, Any] = {"served": served, "folders": folders, "base_image": base_image}
     bundle.write("Dockerfile", render("Dockerfile.j2", labels=labels(record, served), **values))
     bundle.write("compose.yaml", render("compose.yaml.j2", **image_names(record)))
     bundle.write(".dockerignore", render("dockerignore.j2", folders=folders))
