@@ -56,7 +56,7 @@ def _write_adapter(
 ) -> None:
     from fusery.registry.documents import document_bytes
 
-    record = bundle_record(source, "hub", None)
+    record: dict[str, Any] = bundle_record(source, "hub", None)
     base = provenance_part(record["provenance"], "base")
     called = choices.base_name or base.get("hub_id") or base.get("name") or ""
     weights = [entry for entry in adapter.files.manifest if entry.path != CONFIG]

@@ -81,7 +81,13 @@ def _tokenizer() -> dict[str, object]:
     letters = {byte: chr(byte) for byte in shown} | {byte: chr(256 + n) for n, byte in enumerate(others)}
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     vocabulary = {letters[byte]: byte for byte in range(256)}
-    model = {"type": "BPE", "vocab": vocabulary, "merges": [], "unk_token": None, "byte_fallback": False}
+    model: dict[str, object] = {
+        "type": "BPE",
+        "vocab": vocabulary,
+        "merges": [],
+        "unk_token": None,
+        "byte_fallback": False,
+    }
     absent = dict.fromkeys(("truncation", "padding", "normalizer", "post_processor"))
     own = {"pre_tokenizer": level, "decoder": level, "model": model}
     return {"version": "1.0", "added_tokens": [], **absent, **own}

@@ -129,7 +129,7 @@ class BundleFolder:
         return target
 
 
-def bundle_record(source: BundleSource, target: str, model: str | None) -> Mapping[str, Any]:
+def bundle_record(source: BundleSource, target: str, model: str | None) -> dict[str, Any]:
     """Return the document of `fusery.json`.
 
     `model` is the folder of the model's files, `.` or `model`, to which the paths of `files` are relative; None if they

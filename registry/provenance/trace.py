@@ -262,8 +262,9 @@ def _next(session: Session, keys: Sequence[Key], up: bool, most: int | None) -> 
     for position, relation in enumerate(RELATIONS):
         (kind, column), (_, other) = relation.step(up)
         if kind in numbers and (up or not relation.upwards):
-            label = literal_column(str(position)).label("way")
-            query = relation.pairs.with_only_columns(label, other.label("id"))
+            query = relation.pairs.with_only_columns(
+                literal_column(str(position)).label("way"), other.label("id")
+            )
             newest = query.where(column.in_(numbers[kind])).distinct().order_by(other.desc())
             ways.append(select(*newest.limit(most).subquery().c))
     for way, number in session.execute(union_all(*ways)) if ways else ():
