@@ -58,33 +58,28 @@ class AccountPart:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
-    """How an adapter, a fused model or a bundle was made.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account(AccountPart):
+    """How an adapter, a fused model or a bundle was made; its facts are what the tool decided.
 
     Attributes:
         adapters: those in it; of an adapter, those that it was continued or computed from.
+        fused: the model in a bundle.
         tool: name and version of the program that made it, if recorded.
         entry: hash of its entry in the log, if any.
-        chosen: what the tool decided.
+        asked: what the tool was asked for.
     """
 
-    kind: str
-    name: str
-    digest: str
-    files: tuple[FileEntry, ...]
     base: AccountPart
     adapters: tuple[AccountPart, ...]
     recorded: datetime
     by: str
     fused: AccountPart | None = None
-    data: Data | None = None
     began: datetime | None = None
     ended: datetime | None = None
     tool: str | None = None
     entry: str | None = None
     asked: Mapping[str, Any] = field(default_factory=dict)
-    chosen: Mapping[str, Any] = field(default_factory=dict)
     fidelity: Mapping[str, Any] | None = None
     withdrawals: Withdrawals = ()
 
@@ -122,17 +117,17 @@ def _of_adapter(workspace: Workspace, session: Session, row: tables.AdapterRow) 
         row.name,
         row.digest,
         own.files,
-        _base(workspace, row.base),
-        tuple(_origins(row, recipe)),
-        row.created_at,
-        row.created_by,
         data=own.data,
+        base=_base(workspace, row.base),
+        adapters=tuple(_origins(row, recipe)),
+        recorded=row.created_at,
+        by=row.created_by,
         began=began,
         ended=ended,
         entry=entry,
         tool=detail.get("tool"),
         asked={"arguments": arguments, **combination},
-        chosen={**own.facts, "versions": without_places(dict(run.versions)) if run and run.versions else {}},
+        facts={**own.facts, "versions": without_places(dict(run.versions)) if run and run.versions else {}},
         withdrawals=of_adapters(session, [row.id]).get(row.id, ()),
     )
 
@@ -163,10 +158,10 @@ def _of_fused(workspace: Workspace, session: Session, row: tables.FusedRow) -> A
         str(line["combined"]),
         row.digest,
         _files(row.manifest),
-        base,
-        adapters,
-        row.created_at,
-        row.created_by,
+        base=base,
+        adapters=adapters,
+        recorded=row.created_at,
+        by=row.created_by,
         began=row.created_at - timedelta(seconds=row.seconds),
         ended=row.created_at,
         tool=detail.get("tool"),
@@ -182,7 +177,7 @@ def _of_fused(workspace: Workspace, session: Session, row: tables.FusedRow) -> A
             "seed": row.recipe.get("seed"),
             "command": line["rebuild"],
         },
-        chosen={
+        facts={
             "key": row.key,
             "engine": row.engine,
             "recipe": row.recipe,
@@ -199,18 +194,17 @@ def _of_bundle(workspace: Workspace, session: Session, row: tables.BundleRow) ->
     made = _of_fused(workspace, session, row.fused) if row.fused is not None else None
     adapters = made.adapters if made else tuple(_adapter(adapter) for adapter in row.adapters)
     base = made.base if made else _base(workspace, row.adapters[0].base)
-    fused = made and AccountPart("fused", made.name, made.digest, made.files, facts=made.chosen)
     names = [part.name for part in adapters]
     return Account(
         "bundle",
         f"{row.target} of {' + '.join(names)}",
         row.digest,
         _files(row.manifest),
-        base,
-        adapters,
-        row.created_at,
-        row.created_by,
-        fused=fused or None,
+        base=base,
+        adapters=adapters,
+        recorded=row.created_at,
+        by=row.created_by,
+        fused=made,
         ended=row.created_at,
         tool=detail.get("tool"),
         entry=entry,
@@ -220,7 +214,7 @@ def _of_bundle(workspace: Workspace, session: Session, row: tables.BundleRow) ->
             "base": {"name": base.name, "digest": base.digest},
             "fuse": made.asked if made else None,
         },
-        chosen={"choices": detail.get("choices"), "fuse": made.chosen if made else None},
+        facts={"choices": detail.get("choices"), "fuse": made.facts if made else None},
         fidelity=made.fidelity if made else None,
         withdrawals=of_bundles(session, [row.id]).get(row.id, ()),
     )

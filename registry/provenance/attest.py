@@ -92,7 +92,7 @@ def statement(account: Account) -> Node:
     from .account import stamp
 
     combined = account.kind == "adapter" and "combination" in account.asked
-    own = {"name": account.name, "digest": f"sha256:{account.digest}", "by": account.by, **account.chosen}
+    own = {"name": account.name, "digest": f"sha256:{account.digest}", "by": account.by, **account.facts}
     if account.fidelity is not None:
         own["fidelity"] = dict(account.fidelity)
     times = {"startedOn": account.began, "finishedOn": account.ended}
@@ -119,14 +119,14 @@ def statement(account: Account) -> Node:
 def _builder(account: Account, *, trained: bool) -> Node:
     """Return who made it; an adapter that was trained comes from a trainer that fusery only has the word of."""
     if trained:
-        versions = account.chosen.get("versions") or {}
+        versions = account.facts.get("versions") or {}
         named = {str(name): str(number) for name, number in versions.items()}
         return {"id": f"{_BUILDER}:trainer", **({"version": named} if named else {})}
     if account.tool is None:
         return {"id": f"{_BUILDER}:unrecorded"}
     name, _, number = account.tool.partition(" ")
     versions = {name: number}
-    if engine := (account.chosen.get("engine") or (account.chosen.get("fuse") or {}).get("engine")):
+    if engine := (account.facts.get("engine") or (account.facts.get("fuse") or {}).get("engine")):
         versions["engine"] = str(engine)
     return {"id": f"{_BUILDER}:{quote(name, safe='')}:{quote(number, safe='.+-')}", "version": versions}
 
@@ -155,7 +155,7 @@ def _dependencies(account: Account) -> Iterator[Node]:
             "annotations": {"role": "dataset", **_given(known)},
             **({"digest": {"sha256": data.digest}} if data.digest else {}),
         }
-    if calibration := (account.chosen.get("recipe") or {}).get("calibration"):
+    if calibration := (account.facts.get("recipe") or {}).get("calibration"):
         yield {
             "name": "calibration",
             "digest": {"sha256": calibration},
@@ -283,7 +283,7 @@ def _data_ref(data: Data) -> str:
 
 def _card(account: Account) -> Node:
     facts = account.base.facts
-    tasks = [part.facts["task"] for part in account.adapters] or [account.chosen.get("task")]
+    tasks = [part.facts["task"] for part in account.adapters] or [account.facts.get("task")]
     parameters: Node = {
         "architectureFamily": facts["model_type"],
         "modelArchitecture": facts["architecture"],
@@ -294,7 +294,7 @@ def _card(account: Account) -> Node:
     if account.datasets:
         parameters["approach"] = {"type": "supervised"}
     fidelity = account.fidelity or {}
-    metrics = list(_loss(account.chosen.get("val_loss"))) if account.kind == "adapter" else []
+    metrics = list(_loss(account.facts.get("val_loss"))) if account.kind == "adapter" else []
     for part in account.adapters if account.kind != "adapter" else ():
         metrics += _loss(part.facts["val_loss"], " of the adapter", slice=part.name)
     metrics += [
@@ -309,7 +309,7 @@ def _card(account: Account) -> Node:
     if limits:
         card["considerations"] = {"technicalLimitations": limits}
     card["properties"] = _properties(
-        {key: value for key, value in account.chosen.items() if value not in ({}, [])}
+        {key: value for key, value in account.facts.items() if value not in ({}, [])}
     )
     return card
 

@@ -91,10 +91,6 @@ def test_invalid_chat_fields_are_refused() -> None:
         refusal(json.dumps(CHAT | fields).encode(), ChatBody)
 
 
-def test_a_character_of_two_halves() -> None:
-    assert read_body(b'{"model": "a", "prompt": "\\ud83d\\ude80"}', TextBody).prompt == ["🚀"]
-
-
 def test_how_many_probabilities_are_told() -> None:
     for make in (text, chat):
         assert make().alternatives is make(logprobs=False).alternatives is None
@@ -110,16 +106,12 @@ def test_a_template_gets_its_own_options_and_no_other_template() -> None:
         refusal(json.dumps(CHAT | {"chat_template_kwargs": bad}).encode(), ChatBody)
 
 
-def test_null_and_unknown_fields_count_as_left_out() -> None:
+def test_all_forms_of_prompts_and_messages() -> None:
+    # Null and unknown fields count as left out.
     assert text(stop=None, n=None, temperature=None, metadata={"a": 1}, logprobs=None, tools=[]) == text()
-
-
-def test_parts_of_text_are_joined() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     assert chat(messages=[{"role": "user", "content": parts}]).messages[0].content == "ab"
-
-
-def test_prompts_in_all_forms() -> None:
+    assert read_body(b'{"model": "a", "prompt": "\\ud83d\\ude80"}', TextBody).prompt == ["🚀"]
     assert text(prompt="ab").prompt == ["ab"]
     for several in ([1, 2], [[1, 2]], [[1], "a"]):
         assert text(prompt=several).prompt == ([several] if several == [1, 2] else several)
