@@ -121,7 +121,8 @@ def card_values(
         "base_id": base_name or base.get("hub_id") or base.get("name"),
         "tags": ["mlx", "fusery", "lora", *([adapter["task"]] if adapter.get("task") else [])],
         "note": adapter.get("note"),
-        "datasets": hub_datasets(adapter),
+        # A hub accepts nothing but its ids in a card's front matter.
+        "datasets": [adapter["dataset"]] if is_hub_id(adapter.get("dataset")) else [],
         "quantized": bool(
             provenance.get("quantization") or provenance_part(provenance, "recipe").get("bits")
         ),
@@ -307,11 +308,6 @@ ORIGIN = ("task", "version", "date", "rank", "alpha", "scale", "val_loss", "data
 
 ELSEWHERE = frozenset({*ORIGIN, "name", "digest", "trained_on", "trained_on_digest", "note"})
 """Facts about an adapter that are not in the section on its training."""
-
-
-def hub_datasets(adapter: Mapping[str, Any]) -> list[str]:
-    """Return the dataset if its name is a hub id: the hub accepts nothing else in a card's front matter."""
-    return [str(adapter["dataset"])] if is_hub_id(adapter.get("dataset")) else []
 
 
 def training_rows(adapter: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -48,13 +48,8 @@ def yaml_string(value: Any) -> str:
 
     JSON's form will not do: its pairs of surrogates are two characters to YAML, and it leaves DEL as it is.
     """
-    return '"' + "".join(_yaml_character(character) for character in str(value)) + '"'
-
-
-def _yaml_character(character: str) -> str:
-    if character in '"\\':
-        return "\\" + character
-    return character if " " <= character <= "~" else _escape(character)
+    text = re.sub(r'["\\]', r"\\\g<0>", str(value))
+    return '"' + "".join(char if " " <= char <= "~" else _escape(char) for char in text) + '"'
 
 
 def _escape(character: str) -> str:

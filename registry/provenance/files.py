@@ -22,6 +22,8 @@ from .tensors import View, safetensors_views
 
 _ARCHIVES = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd")
 """First bytes of gzip and Zstandard."""
+_FACTOR = re.compile(r"(?:^|\.)lora_(?:[ab](?:\.|$)|embedding)", re.IGNORECASE)
+"""Parts of the names of an adapter's tensors."""
 _PICKLED = 1 << 10
 """Bytes from which a pickle may hold weights."""
 
@@ -64,7 +66,7 @@ class FoundFiles:
         """What may be one thing each: the weights of a folder together, each adapter and each GGUF file by itself."""
         found: dict[tuple[str, str], Unit] = {}
         for weights in self.weights:
-            adapter = any(_is_factor(view.name) for view in weights.views)
+            adapter = any(_FACTOR.search(view.name) for view in weights.views)
             alone = adapter or weights.form == "gguf"
             place = PurePosixPath(weights.path)
             key = (str(place.parent), place.name if alone else "")
@@ -92,11 +94,6 @@ class Unit:
     def views(self) -> list[View]:
         """All tensors."""
         return [view for weights in self.weights for view in weights.views]
-
-
-def _is_factor(name: str) -> bool:
-    parts = name.lower().split(".")
-    return any(part in ("lora_a", "lora_b") or part.startswith("lora_embedding") for part in parts)
 
 
 def look_at(path: Path) -> FoundFiles:

@@ -85,7 +85,11 @@ def nodes_of(session: Session, keys: Iterable[Key]) -> dict[Key, Node]:
             query = select(kind).where(kind.id.in_(chosen)).options(*options)
             rows: list[Made] = list(session.scalars(query).unique())
             withdrawals = _withdrawals(session, rows)
-            moves = _last_moves(session, chosen) if kind is _ALIAS else {}
+            moves: dict[int, tables.AliasMoveRow] = {}
+            if kind is _ALIAS:
+                move = tables.AliasMoveRow
+                last = select(func.max(move.id)).where(move.alias_id.in_(chosen)).group_by(move.alias_id)
+                moves = {row.alias_id: row for row in session.scalars(select(move).where(move.id.in_(last)))}
             nodes |= {key_of(row): _node(row, withdrawals, moves.get(row.id)) for row in rows}
     return {key: nodes[key] for key in wanted}
 
@@ -103,12 +107,6 @@ def _withdrawals(session: Session, rows: Sequence[Made]) -> dict[Key, Withdrawal
         for table, find in ((_ADAPTER, of_adapters), (_FUSED, of_fused), (_BUNDLE, of_bundles))
         for number, found in find(session, [key[1] for key in held if key[0] == table.__tablename__]).items()
     }
-
-
-def _last_moves(session: Session, aliases: Sequence[int]) -> dict[int, tables.AliasMoveRow]:
-    move = tables.AliasMoveRow
-    last = select(func.max(move.id)).where(move.alias_id.in_(aliases)).group_by(move.alias_id)
-    return {row.alias_id: row for row in session.scalars(select(move).where(move.id.in_(last)))}
 
 
 def _node(row: Made, withdrawals: Mapping[Key, Withdrawals], move: tables.AliasMoveRow | None) -> Node:

@@ -250,8 +250,15 @@ def judge(result: Verification, data: bytes | None, place: str, checkers: Sequen
         _compare(result, statement.files, listing="the signature")
     elif claim is not None and not result.found.lone and not claim.problems:
         _compare(result, claim.files, listing=claim.document, complete=claim.complete)
-    if not result.problems and result.signer is None:
-        _note_missing_proof(result, statement)
+    if result.problems or result.signer is not None:
+        return
+    if statement is not None:
+        made = f", made with the key {result.signed_with[:16]}," if result.signed_with else ""
+        result.notes.append(f"the signature{made} was not checked: no public key was given")
+        return
+    result.notes.append("there is no signature, so nothing proves who made this")
+    if claim is None:
+        result.notes.append("there is no list of digests to compare it with either")
 
 
 def _find_signer(result: Verification, envelope: Envelope, checkers: Sequence[KeyChecker], name: str) -> None:
@@ -304,13 +311,3 @@ def _compare(
         result.notes.append(f"{listing} does not list {', '.join(unexpected[:5])}{more}")
     known = {(problem.code, problem.path) for problem in result.problems}
     result.problems += [problem for problem in problems if (problem.code, problem.path) not in known]
-
-
-def _note_missing_proof(result: Verification, statement: Statement | None) -> None:
-    if statement is None:
-        result.notes.append("there is no signature, so nothing proves who made this")
-        if result.record is None:
-            result.notes.append("there is no list of digests to compare it with either")
-    else:
-        made = f", made with the key {result.signed_with[:16]}," if result.signed_with else ""
-        result.notes.append(f"the signature{made} was not checked: no public key was given")
