@@ -174,8 +174,9 @@ def _lineage(
         yield f"adapter, {_LABELS.get(key, key)}", adapter.get(key)
     for label, value in computed_rows(adapter):
         yield f"adapter, {label}", value
-    for each in _objects(adapter.get("amendments")):
-        yield "adapter, amended", f"{each.get('field')}: {each.get('from')} -> {each.get('to')}"
+    for amendment in _objects(adapter.get("amendments")):
+        change = f"{amendment.get('from')} -> {amendment.get('to')}"
+        yield "adapter, amended", f"{amendment.get('field')}: {change}"
     for key in ("recipe", "created_at", "tool"):
         yield _LABELS.get(key, key), provenance.get(key)
 
@@ -230,12 +231,19 @@ _DEFAULT = "default"
 
 def measured_rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
     """Yield of each metric its name, its value, what it was measured on, and by what."""
-    for each in _objects(facts.get("evaluations")):
-        stderr = each.get("stderr")
-        value = f"{each['value']:.6g}" + ("" if stderr is None else f" ± {stderr:.3g}")
-        on = "/".join(str(each[name]) for name in ("dataset", "split") if each.get(name))
-        by = " ".join(str(each[name]) for name in ("harness", "harness_version") if each.get(name))
-        yield str(each["metric"]), value, ", ".join(filter(None, [on, *_details(each)])) or "–", by or "–"
+    for evaluation in _objects(facts.get("evaluations")):
+        stderr = evaluation.get("stderr")
+        value = f"{evaluation['value']:.6g}" + ("" if stderr is None else f" ± {stderr:.3g}")
+        on = "/".join(str(evaluation[name]) for name in ("dataset", "split") if evaluation.get(name))
+        by = " ".join(
+            str(evaluation[name]) for name in ("harness", "harness_version") if evaluation.get(name)
+        )
+        yield (
+            str(evaluation["metric"]),
+            value,
+            ", ".join(filter(None, [on, *_details(evaluation)])) or "–",
+            by or "–",
+        )
 
 
 def eval_results(facts: Mapping[str, Any], *, name: str) -> bytes | None:
@@ -245,27 +253,31 @@ def eval_results(facts: Mapping[str, Any], *, name: str) -> bytes | None:
     as in `gpqa_diamond.acc`.  Of a task with several metrics nothing is said: a hub has one value for each.
     """
     last: dict[tuple[str, str, str], Mapping[str, Any]] = {}
-    for each in _objects(facts.get("evaluations")):
-        if is_hub_id(each.get("dataset")):
-            task = str(each["metric"]).rpartition(".")[0] or _DEFAULT
-            last[each["dataset"], task, str(each["metric"])] = each
+    for evaluation in _objects(facts.get("evaluations")):
+        if is_hub_id(evaluation.get("dataset")):
+            task = str(evaluation["metric"]).rpartition(".")[0] or _DEFAULT
+            last[evaluation["dataset"], task, str(evaluation["metric"])] = evaluation
     metrics = Counter(key[:2] for key in last)
     found = [
-        _entry(key[0], key[1], each, name) for key, each in sorted(last.items()) if metrics[key[:2]] == 1
+        _entry(key[0], key[1], evaluation, name)
+        for key, evaluation in sorted(last.items())
+        if metrics[key[:2]] == 1
     ]
     return "".join(found).encode() if found else None
 
 
-def _entry(dataset: str, task: str, each: Mapping[str, Any], name: str) -> str:
-    harness = " ".join(str(each[key]) for key in ("harness", "harness_version") if each.get(key))
-    split = [f"split {each['split']}"] if each.get("split") else []
-    notes = ", ".join(filter(None, [f"{each['metric']} of {name}", *split, *_details(each), harness]))
+def _entry(dataset: str, task: str, evaluation: Mapping[str, Any], name: str) -> str:
+    harness = " ".join(str(evaluation[key]) for key in ("harness", "harness_version") if evaluation.get(key))
+    split = [f"split {evaluation['split']}"] if evaluation.get("split") else []
+    notes = ", ".join(
+        filter(None, [f"{evaluation['metric']} of {name}", *split, *_details(evaluation), harness])
+    )
     lines = [
         "- dataset:",
         f"    id: {yaml_string(dataset)}",
         f"    task_id: {yaml_string(task)}",
-        f"  value: {_number(each['value'])}",
-        *([f"  date: {yaml_string(str(each['at']))}"] if each.get("at") else []),
+        f"  value: {_number(evaluation['value'])}",
+        *([f"  date: {yaml_string(str(evaluation['at']))}"] if evaluation.get("at") else []),
         f"  notes: {yaml_string(notes)}",
     ]
     return "\n".join(lines) + "\n"
@@ -280,9 +292,9 @@ def _number(value: float) -> str:
     return f"{mantissa if '.' in mantissa else f'{mantissa}.0'}e{exponent if exponent[0] in '+-' else f'+{exponent}'}"
 
 
-def _details(each: Mapping[str, Any]) -> Sequence[str]:
+def _details(evaluation: Mapping[str, Any]) -> Sequence[str]:
     said = {"shots": "{}-shot", "seed": "seed {}", "samples": "{} samples"}
-    return [text.format(each[key]) for key, text in said.items() if each.get(key) is not None]
+    return [text.format(evaluation[key]) for key, text in said.items() if evaluation.get(key) is not None]
 
 
 _ARGUMENTS = {

@@ -102,7 +102,7 @@ def labels(record: Mapping[str, Any], served: str) -> list[tuple[str, str]]:
     provenance, adapters = record["provenance"], _adapters(record)
     one = adapters[0] if len(adapters) == 1 else {}
     version = one.get("version")
-    found = {
+    values = {
         "fusery.adapter.digest": one.get("digest"),
         "fusery.adapter.name": one.get("name"),
         "fusery.base.digest": provenance_part(provenance, "base").get("digest"),
@@ -112,7 +112,7 @@ def labels(record: Mapping[str, Any], served: str) -> list[tuple[str, str]]:
         "org.opencontainers.image.version": str(version) if type(version) is int else None,
     }
     plain = [
-        (key, text) for key, text in found.items() if isinstance(text, str) and _HARMLESS.fullmatch(text)
+        (key, text) for key, text in values.items() if isinstance(text, str) and _HARMLESS.fullmatch(text)
     ]
     for key in ("digest", "name") if len(adapters) > 1 else ():
         texts = [adapter.get(key) for adapter in adapters]
@@ -129,7 +129,7 @@ def _adapters(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Return facts of the adapters: of those that are not fused, or of the one that is."""
     if not record["adapters"]:
         return [provenance_part(record["provenance"], "adapter")]
-    return [{**each["facts"], "name": each["name"]} for each in record["adapters"]]
+    return [{**adapter["facts"], "name": adapter["name"]} for adapter in record["adapters"]]
 
 
 def _licence(record: Mapping[str, Any]) -> Any:

@@ -87,7 +87,7 @@ class Account(AccountPart):
     def datasets(self) -> tuple[Data, ...]:
         """What it or its adapters were trained on, each once."""
         data = [self.data, *(part.data for part in self.adapters)]
-        return tuple(dict.fromkeys(each for each in data if each is not None))
+        return tuple(dict.fromkeys(item for item in data if item is not None))
 
     @property
     def parts(self) -> tuple[AccountPart, ...]:
@@ -136,8 +136,8 @@ def _origins(row: tables.AdapterRow, recipe: CombinationRecipe | None) -> Iterat
     if row.parent is not None:
         yield _adapter(row.parent)
     weights = dict(enumerate(recipe.weights)) if recipe is not None else {}
-    for each in row.sources:
-        yield _adapter(each.source, weights.get(each.position))
+    for part in row.sources:
+        yield _adapter(part.source, weights.get(part.position))
 
 
 def _of_fused(workspace: Workspace, session: Session, row: tables.FusedRow) -> Account:
@@ -221,7 +221,7 @@ def _of_bundle(workspace: Workspace, session: Session, row: tables.BundleRow) ->
 
 
 def _base(workspace: Workspace, row: tables.BaseModelRow) -> AccountPart:
-    hub = next((each for each in row.revisions if each.source.startswith("hub:")), None)
+    hub = next((row for row in row.revisions if row.source.startswith("hub:")), None)
     return AccountPart(
         "base",
         row.name,

@@ -86,15 +86,15 @@ def candidates(workspace: Workspace, sought: Sought) -> Candidates:
     index = Index(workspace)
     with workspace.database.read() as session:
         whole = _with_files(session, sought.files)
-        found = [owner for several in owners_of(session, list(whole)).values() for owner in several]
-        bundles = [owner for owner in found if owner.kind == "bundle"]
-        found += [inner for owner in bundles for inner in owners_in(session, owner)]
+        owners = [owner for several in owners_of(session, list(whole)).values() for owner in several]
+        bundles = [owner for owner in owners if owner.kind == "bundle"]
+        owners += [inner for owner in bundles for inner in owners_in(session, owner)]
         recorded, shaped = set[str]().union(*whole.values()), PlausibleOwners(session, _MOST)
         for unit in sought.units:
             if not set(unit.files) <= recorded:
-                found += _with_tensors(session, index, shaped, unit)
+                owners += _with_tensors(session, index, shaped, unit)
         written = [_written(session, owner) for owner in bundles]
-    fetched = [owner for owner in found if owner.kind != "bundle"]
+    fetched = [owner for owner in owners if owner.kind != "bundle"]
     names = [str(owner.facts["key"]) if owner.kind == "fused" else owner.name for owner in fetched]
     return Candidates(
         names=tuple(dict.fromkeys(names)), bundles=tuple(bundle for bundle in written if bundle is not None)
@@ -102,12 +102,12 @@ def candidates(workspace: Workspace, sought: Sought) -> Candidates:
 
 
 def _with_files(session: Session, digests: Sequence[str]) -> dict[int, set[str]]:
-    files, found = tables.ManifestFileRow, dict[int, set[str]]()
+    files, by_manifest = tables.ManifestFileRow, dict[int, set[str]]()
     for some in batches(sorted(set(digests))):
         query = select(files.manifest_id, files.sha256).where(files.sha256.in_(some))
         for manifest, digest in session.execute(query):
-            found.setdefault(manifest, set()).add(digest)
-    return found
+            by_manifest.setdefault(manifest, set()).add(digest)
+    return by_manifest
 
 
 def _with_tensors(
