@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -60,16 +59,14 @@ A module is one of `fusery.cli`, or with a dot one of a part of fusery, which ma
 
 def _installed(rows: dict[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
     """Return rows without the modules of missing parts, and without commands that have no other."""
-    found = {}
+    kept = {}
     for name, (modules, text) in rows.items():
-        there = [
-            each
-            for each in modules.split()
-            if "." not in each or find_spec(f"fusery.{each.partition('.')[0]}")
+        parts = [
+            part for part in modules.split() if "." not in part or find_spec(f"fusery.{part.split('.')[0]}")
         ]
-        if there or not modules:
-            found[name] = " ".join(there), text
-    return found
+        if parts or not modules:
+            kept[name] = " ".join(parts), text
+    return kept
 
 
 def import_commands(modules: str) -> None:
@@ -136,34 +133,6 @@ FORMER: dict[str, str] = {
 } | {name: f"admin {name} {{}}" for name in ADMIN}
 """A former command's full name, and the words to type instead; in braces stand its arguments, with some of them replaced."""
 
-FORMER_OPTIONS: dict[str, str] = {
-    "--precision": "--as {}",
-    **{
-        f"--{name.replace('_', '-')}": f"-o {name}={{}}"
-        for name in ("scale", "quantize", "group_size", "mode", "seed", "rounding")
-    },
-}
-"""A former option, and what to type instead; of a command that has the new one."""
-
-_FORMER_VALUES = {"dequantize": "16bit"}
-
-
-def renamed_options(words: list[str], flags: Collection[str]) -> list[str]:
-    """Return the words of a command with today's options in place of former ones; `flags` are the command's."""
-    renamed: list[str] = []
-    rest = list(words)
-    while rest:
-        word = rest.pop(0)
-        name, equals, value = word.partition("=")
-        now = FORMER_OPTIONS.get(name, "")
-        if not now or name in flags or now.partition(" ")[0] not in flags:
-            renamed.append(word)
-            continue
-        if not equals:
-            value = rest.pop(0) if rest and not rest[0].startswith("-") else "VALUE"
-        renamed += now.format(_FORMER_VALUES.get(value, value)).split(" ", 1)
-    return renamed
-
 
 def successor(words: list[str]) -> tuple[str, list[str]] | None:
     """Return the former command that the words begin with, and the words to type instead."""
@@ -175,10 +144,6 @@ def successor(words: list[str]) -> tuple[str, list[str]] | None:
                 return name, new.split()
             pairs = [pair.split("=") for pair in replaced.rstrip("}").split(",") if pair]
             rest = words[length:]
-            if name == "import" and "--from" in rest[:-1]:
-                at = rest.index("--from")
-                source, *others = rest[:at] + rest[at + 2 :] or [""]
-                rest = [f"{rest[at + 1]}+{source}", *others]
             for old, now in pairs:
                 rest = [now + word.removeprefix(old) if word.startswith(old) else word for word in rest]
             return name, [*new.split(), *(word for word in rest if word)]

@@ -247,7 +247,7 @@ def _print(session: Session, found: Identified) -> None:
         session.print(f"{place}{cell(match.sentence)}")
         session.print(f"  by its {match.evidence}, {match.confidence:.0%}; digest {match.digest[:12]}")
         for each in match.get("withdrawals", ()):
-            session.print(f"  {cell(each['told'])}")
+            session.print(f"  {cell(each['summary'])}")
         for key in ("changed", "missing", "extra"):
             names = [name for name in match.files.get(key, ()) if name not in _OWN]
             # Weights that were saved anew are no news beside their tensors.
@@ -268,17 +268,11 @@ def _print(session: Session, found: Identified) -> None:
     for each in result.problems if result is not None else ():
         session.print(f"{each.code}: {cell(each.message)}")
     if found.matches or result is not None:
-        session.print(f"intact: {_intact(found)}")
+        intact = "yes" if found.intact else "no"
+        if not (found.intact or found.matches or result is None or result.problems):
+            intact = "unknown" if result.record is None else f"as {cell(result.record.document)} lists"
+        session.print(f"intact: {intact}")
         session.print(f"signed: {cell(_signer(result))}")
-
-
-def _intact(found: Identified) -> str:
-    if found.intact:
-        return "yes"
-    result = found.verification
-    if found.matches or result is None or result.problems:
-        return "no"
-    return f"as {cell(result.record.document)} lists" if result.record is not None else "unknown"
 
 
 def _signer(result: Verification | None) -> str:

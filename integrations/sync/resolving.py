@@ -91,12 +91,18 @@ class Resolver:
         The server calls its base `base_called`, a hub id or a folder; limits are None if they are unknown.
         """
         reference = self._reference(asked)
-        if reference is None or self._is_unknown(asked):
+        with self._lock:
+            since = self._unknown.get(asked)
+        if reference is None or (since is not None and time.monotonic() - since < UNKNOWN_SECONDS):
             return None
         try:
             found = self._source.look(reference)
         except UnknownReferenceError:
-            self._note_unknown(asked)
+            with self._lock:
+                while len(self._unknown) >= MOST_UNKNOWN:
+                    del self._unknown[next(iter(self._unknown))]
+                self._unknown.pop(asked, None)
+                self._unknown[asked] = time.monotonic()
             return None
         try:
             self._require_servable(found, base_called)
@@ -135,18 +141,6 @@ class Resolver:
                 " name or for TASK@VERSION, or resolve aliases before the server"
             )
         return None
-
-    def _is_unknown(self, asked: str) -> bool:
-        with self._lock:
-            since = self._unknown.get(asked)
-            return since is not None and time.monotonic() - since < UNKNOWN_SECONDS
-
-    def _note_unknown(self, asked: str) -> None:
-        with self._lock:
-            while len(self._unknown) >= MOST_UNKNOWN:
-                del self._unknown[next(iter(self._unknown))]
-            self._unknown.pop(asked, None)
-            self._unknown[asked] = time.monotonic()
 
     def _require_servable(self, found: Found, base_called: str) -> None:
         if found.yanked is not None:

@@ -20,7 +20,7 @@ from ..records.alias_moves import EVERY_TASK
 from ..records.event import Event, WrittenRecord
 from ..records.references import begins_with, digest_prefix, find_things, no_alias, places_of
 from ..workspace.workspace import Workspace
-from .event_texts import names_of, told_of
+from .event_texts import names_of, summary_of
 
 if TYPE_CHECKING:
     from ..records.references import Thing
@@ -77,7 +77,7 @@ def _event(row: tables.EventRow, name: str | None) -> Event:
         row,
         kind=row.subject_kind,
         name=name,
-        told=told_of(row.action, detail),
+        summary=summary_of(row.action, detail),
         detail=detail,
         records=tuple(WrittenRecord(kind=kind, name=name, digest=digest) for kind, _, name, digest in seals),
     )

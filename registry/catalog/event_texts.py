@@ -89,7 +89,7 @@ def _blobs(session: Session, digests: set[str]) -> dict[str, str]:
     }
 
 
-def told_of(action: str, detail: Detail) -> str:
+def summary_of(action: str, detail: Detail) -> str:
     """Return an entry in words: its own, or else the meaning of its action."""
     tell = _TELLS.get(action, "")
     known = defaultdict(lambda: None, detail)
@@ -149,7 +149,7 @@ def _trusted(detail: Detail) -> str:
 
 
 def _name(stated: Any) -> str:
-    return str(stated["name"]) if isinstance(stated, Mapping) and "name" in stated else "nobody"
+    return str(stated["name"]) if isinstance(stated, Mapping) and "name" in stated else "none"
 
 
 def _measured(detail: Detail) -> str:

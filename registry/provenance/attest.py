@@ -184,7 +184,7 @@ def bill(account: Account) -> Node:
     from ..records.adapter import own
     from .account import stamp
 
-    others = [yank.told for yank in account.withdrawals if yank.relation != "itself"]
+    others = [yank.summary for yank in account.withdrawals if yank.relation != "itself"]
     yanked = {"yanked": own(account.withdrawals), "withdrawals": others or None}
     ref = f"{account.kind}:{account.digest}"
     facts = {"kind": account.kind, "by": account.by, **yanked}
@@ -303,7 +303,7 @@ def _card(account: Account) -> Node:
         if fidelity.get(key) is not None
     ]
     card = _model_card(parameters, metrics)
-    limits = [yank.told for yank in account.withdrawals]
+    limits = [yank.summary for yank in account.withdrawals]
     if fidelity.get("verdict") in ("DEGRADED", "LOST"):
         limits.append(f"fidelity of the fuse: {fidelity['verdict']}")
     if limits:

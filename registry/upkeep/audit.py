@@ -132,7 +132,7 @@ def _note_yanks(session: Session, items: Sequence[AuditableItem], report: Report
     with in_order(report, "the yanks"):
         for number, withdrawals in sorted(of_adapters(session, names).items()):
             others = [each for each in withdrawals if each.relation != "itself"]
-            report.notes += [f"{names[number]}: {withdrawal.told}" for withdrawal in others]
+            report.notes += [f"{names[number]}: {withdrawal.summary}" for withdrawal in others]
 
 
 def audit_chain(workspace: Workspace, anchors: Sequence[Path] = (), keys: Sequence[Path] = ()) -> Report:

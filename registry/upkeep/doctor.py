@@ -14,7 +14,7 @@ from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from fusery.storage.errors import FuseryError
-from fusery.storage.vouchers import others_may_write
+from fusery.storage.verified_files import others_may_write
 
 from ..admission.rules import SeverityPolicy
 from ..parsing import plural, shown_size

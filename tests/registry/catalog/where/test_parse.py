@@ -51,7 +51,7 @@ def test_texts_and_their_trees(text: str, tree: Node | None) -> None:
         with pytest.raises(WhereError):
             parse(text)
     else:
-        assert where_oracle.same(parse(text), tree)
+        assert repr(parse(text)) == repr(tree)  # 1 == 1.0 == True
 
 
 @pytest.mark.parametrize(
@@ -100,12 +100,6 @@ def test_an_error_has_its_place(text: str, position: int | None, hint: str) -> N
     assert shown == len(line) or line[shown] == text[caught.value.position]
 
 
-@given(where_oracle.trees(where_oracle.tests() | where_oracle.free_tests()))
-@settings(max_examples=60)
-def test_printing_and_parsing_are_inverse(tree: Node) -> None:
-    assert where_oracle.same(parse(where_oracle.written(tree)), tree)
-
-
 @given(st.text(max_size=60) | st.lists(st.sampled_from(
     ["rank", "note", "and", "or", "not", "in", "is", "null", "(", ")", "<", "=", "~", "8", "5MB", "'x'", ",", "2026-01-15", "\\", "\0", "'"]
 ), max_size=15).map(" ".join))  # fmt: skip
@@ -117,7 +111,7 @@ def test_anything_is_either_parsed_or_refused(text: str) -> None:
         assert 0 <= refused.position <= len(text)
         assert all("\n" not in line and line.isprintable() for line in refused.excerpt)
     else:
-        assert where_oracle.same(parse(where_oracle.written(tree)), tree)
+        assert repr(parse(where_oracle.written(tree))) == repr(tree)
 
 
 def test_the_reference_lists_every_field() -> None:

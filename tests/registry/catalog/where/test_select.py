@@ -31,6 +31,7 @@ def agree(database: Database, found: list[where_oracle.Facts], trees: list[Node]
         where_oracle.fill(session, found)
         everybody = {one.values["name"] for one in found}
         for tree in trees:
+            assert repr(parse(where_oracle.written(tree))) == repr(tree)
             expected = {one.values["name"] for one in found if where_oracle.holds(tree, one)}
             for node, names in ((tree, expected), (Not(tree), everybody - expected)):
                 query = select(tables.AdapterRow.name).where(condition(node, database.dialect))
