@@ -22,9 +22,7 @@ if TYPE_CHECKING:
     from fusery.registry.fusion.explain import ExplainedModel, Ingredient
     from fusery.registry.upkeep.report import Collection
 
-_SHOWN = 20
-"""Removed things that are shown to people; --json has all."""
-
+_SHOWN = 20  # removed things that are shown to people; --json has all
 _DRY_RUN = ": Only show what would be removed."
 
 
@@ -113,7 +111,8 @@ def _pin(name: str, text: str, done: str, already: str) -> None:
     """Make a command that changes whether fused models may leave the cache."""
 
     def change(session: Session, references: tuple[str, ...]) -> None:
-        rows = [row for each in references for row in getattr(session.registry.cache, name)(each)]
+        pin = getattr(session.registry.cache, name)
+        rows = [row for reference in references for row in pin(reference)]
         lines = [f"{row.key[:12]} {done if row.changed else already}" for row in rows]
         session.emit(rows, names=[row.key for row in rows], human=lambda: session.print_lines(lines))
 

@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from fusery.registry.records.trust import Signatures
 
 
-PASSPHRASE = "FUSERY_KEY_PASSPHRASE"
-"""Variable of the environment that holds the passphrase of a private key."""
+PASSPHRASE = "FUSERY_KEY_PASSPHRASE"  # variable of the environment that holds the passphrase of a private key
 
 
 def passphrase_from(file: Path | None) -> Callable[[], bytes]:
@@ -97,16 +96,25 @@ def sign(
     if log:
         if subject is not None:
             raise click.UsageError("--log takes --key, --passphrase-file and -o alone.")
-        _sign_log(session, key, passphrase_file, output, force=force)
+        found, data = session.registry.trust.anchor(key, passphrase_from(passphrase_file))
+        if output is None:
+            click.echo(data.decode(), nl=False)
+            return
+        from fusery.registry.provenance.anchor import write_anchor
+
+        written = write_anchor(found, data, output, force=force)
+        signed = f"signed with the key {written.key_id}" if written.key_id else "not signed"
+        text = f"Wrote {output}: entry {written.seq} of the log, {written.hash[:16]}, {signed}."
+        session.emit(written, names=[str(output)], human=lambda: session.print(text))
         return
     if subject is None:
         raise click.UsageError("Missing argument 'REF|PATH'.")
     if listed:
         if key is not None:
             raise click.UsageError("--list signs nothing: leave out --key.")
-        found = session.registry.trust.signatures(subject)
-        names = [row.key_id for row in found.signatures]
-        session.emit(found, names=names, human=lambda: _print_signatures(session, found, subject))
+        listing = session.registry.trust.signatures(subject)
+        names = [row.key_id for row in listing.signatures]
+        session.emit(listing, names=names, human=lambda: _print_signatures(session, listing, subject))
         return
     if key is None:
         raise click.UsageError("Missing option '--key'.")
@@ -146,24 +154,7 @@ def _print_signatures(session: Session, found: Signatures, reference: str) -> No
         session.say(f"Not signed. Hint: fusery sign {reference} --key KEY.pem")
 
 
-def _sign_log(
-    session: Session, key: Path | None, passphrase_file: Path | None, output: Path | None, *, force: bool
-) -> None:
-    found, data = session.registry.trust.anchor(key, passphrase_from(passphrase_file))
-    if output is None:
-        click.echo(data.decode(), nl=False)
-        return
-    from fusery.registry.provenance.anchor import write_anchor
-
-    written = write_anchor(found, data, output, force=force)
-    signed = f"signed with the key {written.key_id}" if written.key_id else "not signed"
-    text = f"Wrote {output}: entry {written.seq} of the log, {written.hash[:16]}, {signed}."
-    session.emit(written, names=[str(output)], human=lambda: session.print(text))
-
-
-_OWN = ("README.md", "fusery.json", "curve.svg")
-"""Files that bundles have beside a model."""
-
+_OWN = ("README.md", "fusery.json", "curve.svg")  # files that bundles have beside a model
 CODES = {"known": 0, "unknown": 1, "inconclusive": 3}
 
 
@@ -196,10 +187,8 @@ def identify(
     """  # noqa: D301 (click wants the character, not a backslash)
     from fusery.registry.provenance.verify import KeyChecker
 
-    place, checkers = (
-        None if signature is None else Path(signature),
-        [KeyChecker.of(Path(key)) for key in keys],
-    )
+    place = None if signature is None else Path(signature)
+    checkers = [KeyChecker.of(Path(key)) for key in keys]
     if verify:
         return _verify(session, Path(path), place, checkers)
     with session.progress("identifying") as progress:

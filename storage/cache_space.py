@@ -101,15 +101,12 @@ def _is_rubbish(root: Path, path: Path, older_than: float) -> bool:
     with suppress(FileNotFoundError):
         if is_tag_dead(owner.read_text("utf-8", "replace")):
             return True
-    return ".trash." in path.name or _age(path) > older_than
-
-
-def _age(path: Path) -> float:
-    try:
+    if ".trash." in path.name:
+        return True
+    with suppress(FileNotFoundError):
         times = [changed for _, _, changed, *_ in (folder_state(path) or {}).values()]
-        return time.time() - max([path.lstat().st_ctime_ns, *times]) / 1e9
-    except FileNotFoundError:
-        return 0.0
+        return time.time() - max([path.lstat().st_ctime_ns, *times]) / 1e9 > older_than
+    return False
 
 
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL})
@@ -118,7 +115,7 @@ _NO_FOLDER = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 
 @contextmanager
 def shared(folder: Path) -> Iterator[bool]:
-    """Hold a folder so that nobody removes it until the block ends; yield whether it is there."""
+    """Keep a folder from being removed until the block ends; yield whether it is there."""
     fd = _locked(folder, fcntl.LOCK_SH)
     try:
         yield fd is not None
@@ -143,7 +140,7 @@ def alone(folder: Path) -> Iterator[bool]:
 
 
 def _locked(folder: Path, kind: int) -> int | None:
-    """Return a locked descriptor of the folder that has the name now, None if there is none."""
+    """Return a locked descriptor of the folder that has the name now, None if it is gone."""
     while True:
         try:
             fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)

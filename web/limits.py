@@ -23,7 +23,6 @@ from .auth import HostError, TooMuchError, TooOftenError, TooSlowError, Unexpect
 
 BODY = 65_536  # the most bytes of a form
 JSON = 1 << 20  # the most bytes of an operation's JSON, such as the tensors of an adapter
-
 PROGRAMS = "/api/v1/"
 BLOBS, PACKAGES = "/api/v1/blobs/", "/api/v1/packages"
 
@@ -172,7 +171,6 @@ class BodyLimit:
 
 
 LOG = logging.getLogger(__name__)
-
 AT_ONCE = (8, 4)  # the most requests at once, of all clients and of one
 # the same of blobs and of packages, which take long and do not delay pages
 TRANSFERS, OF_PACKAGES = ((32, 8), (4, 1))
@@ -219,19 +217,14 @@ class Guard:
         headers = Headers(scope=scope)
         if refused := objection(headers, self._hosts):
             error = HostError(str(refused), hint="--allow-host NAME, where that is its name")
-        elif _from_other_site(scope["method"], headers):
+        elif headers.get("sec-fetch-site") in ("cross-site", "same-site") and (
+            scope["method"] not in ("GET", "HEAD") or headers.get("sec-fetch-mode") != "navigate"
+        ):  # it sends more than a reader who follows a link
             error = HostError("a page of another site sent this request")
         else:
             await self._app(scope, receive, sent)
             return
         await refusal(Request(scope), error)(scope, receive, sent)
-
-
-def _from_other_site(method: str, headers: Headers) -> bool:
-    """Return whether a page of another site sends more than a reader who follows a link."""
-    if headers.get("sec-fetch-site") not in ("cross-site", "same-site"):
-        return False
-    return method not in ("GET", "HEAD") or headers.get("sec-fetch-mode") != "navigate"
 
 
 class Slots:

@@ -29,7 +29,6 @@ from .auth import (
     NOBODY,
     Auth,
     NotSignedInError,
-    Principal,
     RefusedTokenError,
     TooOftenError,
     peer_of,
@@ -44,7 +43,6 @@ LOG = logging.getLogger(__name__)
 Handler = TypeVar("Handler", bound=Callable[..., Response | Awaitable[Response]])
 
 API = "/api/v1"
-
 RATE = (50, 400)  # requests of one client a second, and at once
 FAILURES = (1, 20)  # the same of requests with an invalid token, for each address
 
@@ -135,20 +133,17 @@ class Routes:
                 name = principal.name
                 _require_rate(self._rate, f"name {name}" if name else f"peer {peer_of(request)}")
             request.state.principal = principal
-            if role is not None:
-                _require_role(principal, role)
+            if role is not None and principal.role is None:
+                raise NotSignedInError(
+                    "this needs a token", hint="fusery admin token create NAME --role reader"
+                )
+            if role is not None and not principal.may(role):
+                raise RoleError(
+                    f"{principal.name} has the role of {principal.role}, and this needs {role}",
+                    hint=f"ask an admin for a token with the role of {role}",
+                )
 
         return guard
-
-
-def _require_role(principal: Principal, role: Role) -> None:
-    if principal.role is None:
-        raise NotSignedInError("this needs a token", hint="fusery admin token create NAME --role reader")
-    if not principal.may(role):
-        raise RoleError(
-            f"{principal.name} has the role of {principal.role}, and this needs {role}",
-            hint=f"ask an admin for a token with the role of {role}",
-        )
 
 
 def _require_rate(limit: RateLimit, client: str) -> None:
@@ -273,7 +268,7 @@ _TOKEN = {"type": "http", "scheme": "bearer", "description": "What `fusery admin
 def document(app: FastAPI, routes: Sequence[Route]) -> dict[str, Any]:
     """Return the OpenAPI 3.1 document of the API for programs."""
     made: dict[str, Any] = app.openapi()
-    shared: dict[str, Any] = {"Refusal": _ERROR}
+    shared: dict[str, object] = {"Refusal": _ERROR}
     for route in routes:
         if not route.described:
             continue
@@ -305,7 +300,7 @@ def document(app: FastAPI, routes: Sequence[Route]) -> dict[str, Any]:
     return made
 
 
-def _content(schema: Mapping[str, Any], kind: str = "application/json") -> dict[str, Any]:
+def _content(schema: Mapping[str, Any], kind: str = "application/json") -> Mapping[str, object]:
     """Return a response with a schema, or with bytes."""
     shown = {"type": "string", "format": "binary"} if kind == BYTES else schema
     return {
@@ -314,5 +309,5 @@ def _content(schema: Mapping[str, Any], kind: str = "application/json") -> dict[
     }
 
 
-def _header(name: str, text: str, kind: str = "integer") -> dict[str, Any]:
+def _header(name: str, text: str, kind: str = "integer") -> Mapping[str, object]:
     return {"name": name, "in": "header", "description": text, "schema": {"type": kind}}

@@ -17,28 +17,22 @@ from pathlib import Path
 
 import platformdirs
 
+from fusery.registry import Registry
 from fusery.registry.bundles.delivery import LocalFolder
 from fusery.registry.bundles.writing import BundleFolder
 from fusery.registry.documents import document_bytes
 from fusery.registry.errors import BadInputError, UnknownReferenceError
 from fusery.registry.names import Reference
-from fusery.registry.workspace.settings import Settings
-from fusery.registry.workspace.workspace import Workspace
 from fusery.storage.digest import digest_file, digest_json
 from fusery.storage.errors import FuseryError, StorageError
 from fusery.storage.failures import os_failures
 from fusery.storage.jsonfile import read_object
 
-from .sources import AdapterSource, Found, OwnRegistry, RegistryOverHttp
+from .sources import AdapterSource, Found
 
 LOG = logging.getLogger(__name__)
-
-UNKNOWN_SECONDS = 10.0
-"""For which a name that nothing has is not asked for again."""
-
-MOST_UNKNOWN = 1_000
-"""Names that are kept for that; and refusals that a server records."""
-
+UNKNOWN_SECONDS = 10.0  # for which a name that nothing has is not asked for again
+MOST_UNKNOWN = 1_000  # names that are kept for that; and refusals that a server records
 _FILES = "adapter"
 _NOTE = "fusery.json"
 
@@ -261,8 +255,7 @@ def _read(folder: Path, found: Found) -> Resolved | None:
         return None
 
 
-_MAX_LORA_RANK = 16
-"""vLLM's default for `--max-lora-rank` (vllm/config/lora.py)."""
+_MAX_LORA_RANK = 16  # vLLM's default for `--max-lora-rank` (vllm/config/lora.py)
 
 
 def resolver_of_environment(environment: Mapping[str, str], via: str, place: str) -> Resolver:
@@ -273,9 +266,9 @@ def resolver_of_environment(environment: Mapping[str, str], via: str, place: str
         raise BadInputError(f"{variable} is {aliases[:40]!r}", hint=f"{variable}=pin, or unset it")
     said = environment.get("FUSERY_SERVED_FILES")
     folder = Path(said).expanduser() if said else Path(platformdirs.user_cache_dir("fusery")) / "served"
-    at, url = environment.get("FUSERY_SERVED_AT") or place, environment.get("FUSERY_SERVER")
+    at = environment.get("FUSERY_SERVED_AT") or place
     return Resolver(
-        RegistryOverHttp(url) if url else OwnRegistry(Workspace(Settings.load())),
+        AdapterSource(Registry.open(environment.get("FUSERY_SERVER"))),
         folder.absolute(),
         place="" if at == "-" else at,
         via=via,
