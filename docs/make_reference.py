@@ -90,20 +90,20 @@ def _values(kind: click.ParamType[Any]) -> str:
 def findings() -> str:
     """Return the page of findings: each rule of admission, and what it can find."""
     intro = (
-        f"What `fusery register` and `fusery check` look at: {len(RULES)} rules in this order, which can find "
-        f"{len(CODES)} things.  An error keeps the adapter out; with `--strict` a warning does, too.\n\n"
-        "Findings that are *always* errors cannot be read or recorded at all.  Every other severity can be set in `config.toml` "
-        "to `error`, `warning`, `info` or `off`:\n\n"
+        f"`fusery register` and `fusery check` apply {len(RULES)} rules in this order; they can report "
+        f"{len(CODES)} findings.  An error prevents the registration; with `--strict`, a warning does, too.\n\n"
+        "The severity of a finding that is *always* an error or *always* info cannot be changed.  Every other severity can be set "
+        "in `config.toml` to `error`, `warning`, `info` or `off`:\n\n"
         '```toml\n[admission.severity]\npickle_file = "off"\nmodule_zero = "error"\n```\n'
     )
     parts = [NOTE, "# Findings\n", intro]
-    groups = [("folder can be read", "The folder can be read at all.", UNREADABLE)]
+    groups = [("folder can be read", "The folder and its file names can be read.", UNREADABLE)]
     groups += [(rule.name, inspect.getdoc(rule.look) or "", rule.codes) for rule in RULES]
     told: set[str] = set()
     for name, text, codes in groups:
         parts += [f"## {name[0].upper()}{name[1:]}\n", f"{' '.join(text.split())}\n"]
         parts += [
-            "| finding | severity | what is the case | why it matters | what to do |",
+            "| finding | severity | meaning | why it matters | what to do |",
             "| --- | --- | --- | --- | --- |",
         ]
         for code in codes:
@@ -130,9 +130,9 @@ def errors() -> str:
                 importlib.import_module(".".join([package.__name__, *inner]))
     intro = (
         'With `--json` a command that fails prints `{"error": {"code", "message", "hint"}}`; `hint` may be null.  '
-        "`code` is stable; the sentence in `message` is not.  `fusery server` says the same with a status.\n"
+        "`code` is stable; the sentence in `message` is not.  `fusery server` returns the same document with an HTTP status.\n"
     )
-    head = ["| code | exit code | status over HTTP | what is the case |", "| --- | --- | --- | --- |"]
+    head = ["| code | exit code | HTTP status | meaning |", "| --- | --- | --- | --- |"]
     parts = [NOTE, "# Errors\n", intro, *head]
     rows = {kind.code: (kind.exit_code, _first(kind)) for kind in _below(FuseryError)}
     rows |= OTHER_ERRORS
@@ -167,7 +167,7 @@ def settings() -> str:
         parts.append(f"| `{variable_of(field.name)}` | `{field.name}` | {default} | {about[field.name]} |")
     parts += [
         "\n## Other variables\n",
-        "These are read from the environment alone: secrets, and what belongs to one command or server. Each can be left out.\n",
+        "These are read from the environment only: secrets, and settings of one command or server. All are optional.\n",
     ]
     parts += ["| environment | |", "| --- | --- |"]
     parts += [f"| `{name}` | {what} |" for name, what in sorted(OTHER_VARIABLES.items())]
@@ -196,20 +196,20 @@ OTHER_VARIABLES = {
     "FUSERY_KEY_PASSPHRASE": "the passphrase of a signing key",
     "FUSERY_ONNX_PYTHON": "the Python interpreter with the packages of `fusery[onnx]`, if it is another one",
     "FUSERY_OTHER_STORE_OPTIONS": "options of the file system of a backup, as JSON",
-    "FUSERY_PROXY_SECRET": "what a proxy before `fusery server` sends in `X-Fusery-Proxy`",
+    "FUSERY_PROXY_SECRET": "the secret that a proxy before `fusery server` sends in `X-Fusery-Proxy`",
     "FUSERY_SERVER": "in vLLM and Dynamo: the fusery server that adapters come from",
-    "FUSERY_SERVED_AT": "in vLLM and Dynamo: what deployments call the server; `-` records none",
+    "FUSERY_SERVED_AT": "in vLLM and Dynamo: the server's name in recorded deployments; `-` records none",
     "FUSERY_SERVED_BASE": "in vLLM and Dynamo: the base in the registry that the server has",
     "FUSERY_SERVED_FILES": "in vLLM and Dynamo: the folder for the adapters' files",
-    "FUSERY_DYNAMO_ALIASES": "`pin`: Dynamo takes an alias for what it first means",
-    "FUSERY_VLLM_ALIASES": "`pin`: vLLM takes an alias for what it first means",
+    "FUSERY_DYNAMO_ALIASES": "`pin`: Dynamo resolves an alias once, when it first loads it",
+    "FUSERY_VLLM_ALIASES": "`pin`: vLLM resolves an alias once, when it first loads it",
     "FUSERY_SYNC_KEY": "the key of a live server, for `sync`",
-    "FUSERY_SYNC_KEY_FILE": "the file that has it",
+    "FUSERY_SYNC_KEY_FILE": "the file that contains it",
     "FUSERY_TOKEN": "the token for a fusery server",
-    "FUSERY_TOKEN_FILE": "the file that has it",
+    "FUSERY_TOKEN_FILE": "the file that contains it",
     "FUSERY_WEBHOOK_PRIVATE": "`1`: webhooks may go to private networks",
-    "FUSERY_WEBHOOK_SECRET": "the secret that the keys of webhooks are made of",
-    "FUSERY_WEBHOOK_SECRET_FILE": "the file that has it",
+    "FUSERY_WEBHOOK_SECRET": "the secret from which the keys of webhooks are derived",
+    "FUSERY_WEBHOOK_SECRET_FILE": "the file that contains it",
 }
 """What is no setting, by its variable."""
 
@@ -219,9 +219,9 @@ def documents() -> str:
     intro = (
         "`--json` prints one document on standard output; `fusery admin schema COMMAND` prints its JSON Schema, of which this page is "
         "made.  More keys may be added; those below keep their names and meaning.  Moments are ISO 8601 in UTC with offset, "
-        "sizes are bytes, digests are SHA-256 in hexadecimal.  A value that is not known is null, and its key is there, but for "
-        "keys in *italics*, which are there only when they are asked for.\n\n"
-        'An error is a document as well, with the exit code that it would have otherwise: `{"error": {"code", "message", "hint"}}`; '
+        "sizes are bytes, digests are SHA-256 in hexadecimal.  An unknown value is null; its key is present. "
+        "Keys in *italics* are present only when they are requested.\n\n"
+        'An error is a document, too, with the same exit code: `{"error": {"code", "message", "hint"}}`; '
         "[Errors](errors.md) lists the codes.\n"
     )
     parts = [NOTE, "# JSON\n", intro, "| command | prints |", "| --- | --- |"]
@@ -359,7 +359,7 @@ def adapter_fields() -> str:
     """Return the page of an adapter's fields: what can be shown, tested, sorted by, declared and amended."""
     intro = (
         "A *column* can be shown by `list --columns`. A *filter* can be tested by `--where`; the cell has the kind of its "
-        "values. `--sort` takes *sorted* fields. A *declared* field is an option of `register`, an *amended* one of `amend`; "
+        "values. `--sort` takes *sorted* fields. A *declared* field is an option of `register`, an *amended* one of `edit`; "
         "*with a reason* means that `--reason` is required. `--where` also takes `tag.KEY`, and all three take `metric.NAME`.\n"
     )
     head = ["| field | meaning | column | filter | sorted | declared | amended |", f"|{' --- |' * 7}"]

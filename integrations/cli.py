@@ -118,6 +118,4 @@ def _print(session: Session, found: Synced, shown: list[SyncStep], *, looks: boo
         text = cell(said or " ".join(step.references))
         session.print(f"  {word:<13}  {cell(step.adapter):<{width}}  {text}".rstrip())
     if not shown:
-        session.print(
-            "  all is as it should be" if found.steps else "  nothing is there, and nothing is wanted"
-        )
+        session.print("  in sync" if found.steps else "  no adapters are wanted or loaded")

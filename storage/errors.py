@@ -33,7 +33,7 @@ def _masked(text: str) -> str:
 
 
 class StorageError(FuseryError):
-    """Something about bytes: a store, a blob, a file or its format."""
+    """A store, a blob or a file is invalid."""
 
 
 class StoreUnavailableError(StorageError):
@@ -47,7 +47,7 @@ class StoreDeniedError(StorageError):
 
 
 class OutOfSpaceError(StorageError):
-    """There is no room left for what was to be written."""
+    """The disk or the store is full."""
 
 
 class BlobMissingError(StorageError):
@@ -59,7 +59,7 @@ class BlobCorruptError(StorageError):
 
 
 class StoreMismatchError(StorageError):
-    """The store belongs to another registry, or is laid out in a way this version does not know."""
+    """The store belongs to another registry, or has an unknown layout."""
 
 
 class UnsafePathError(StorageError):
@@ -73,6 +73,6 @@ class MissingFileError(StorageError):
 
 
 class FormatError(StorageError):
-    """A file is not in the format it claims to be."""
+    """A file is not in the format that its name or header declares."""
 
     code = "bad_format"

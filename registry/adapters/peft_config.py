@@ -253,7 +253,7 @@ def refused_fields(raw: Mapping[str, Any]) -> Iterator[Finding]:
         rule = FIELDS.get(name)
         if name not in FIELDS and name not in MERGE_AWARE and value not in (None, False, [], {}, ""):
             message = f"PEFT's {name[:60]!r} is not known here, and what it does to the weights neither"
-            hint = "if it does nothing to them, remove it from adapter_config.json"
+            hint = "if it has no effect on the weights, remove it from adapter_config.json"
             yield Finding("peft_unknown_field", "error", CONFIG, message, hint)
         elif rule is not None and (why := rule.refuse(value)):
             yield _refused(rule.code, name, value, why, rule.advice)

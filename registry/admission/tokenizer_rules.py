@@ -43,13 +43,13 @@ _DIGITS = 19  # Token ids have fewer digits; longer numbers are ignored
 TOKENS_BEYOND_BASE = error(
     "tokens_beyond_base",
     "a tokenizer that came with the adapter has ids beyond the base's embedding",
-    "the model has no row for such a token and fails, or answers nonsense, when one occurs",
+    "the model has no embedding for such a token, and fails or answers nonsense when it occurs",
     "add the base with the resized embedding, and register the adapter on that",
 )
 TOKENIZER_DIFFERS = warning(
     "tokenizer_differs",
     "a tokenizer that came with the adapter gives tokens other ids than the base's",
-    "a fused model and an export have the adapter's tokenizer; a server with the base's gives the model other ids than the training",
+    "a server with the base's tokenizer gives the model other ids than the training; fused models and exports have the adapter's",
     "fuse it, or register it on the base with that tokenizer",
 )
 TOKENIZER_FILES_DIFFER = info(
@@ -211,9 +211,9 @@ CHAT_TEMPLATE_FAILS = warning(
 )
 CHAT_TEMPLATE_EXCEEDS = warning(
     "chat_template_exceeds",
-    "a chat template needs more time or memory for an ordinary conversation, or makes more text, than one may",
-    "it is broken, or made to stop programs that render it: servers would have to refuse chats",
-    "do not use it; look at where the model comes from",
+    "a chat template exceeds the limit of time, memory or output for an ordinary conversation",
+    "it is broken or hostile: servers would have to refuse chats",
+    "do not use it; check where the model comes from",
 )
 
 
