@@ -35,7 +35,7 @@ TERMINATED = 128 + signal.SIGTERM
 _MOMENT = 0.05  # seconds for a finalizer to end in
 
 OTHER_ERRORS: dict[str, tuple[int, str]] = {
-    "usage": (2, "An option or argument is missing, unknown or not one of its values."),
+    "usage": (2, "An option or argument is missing, unknown or invalid."),
     "os_error": (2, "The operating system reported an error."),
     "unexpected": (
         2,

@@ -134,7 +134,7 @@ def errors() -> str:
     )
     head = ["| code | exit code | HTTP status | meaning |", "| --- | --- | --- | --- |"]
     parts = [NOTE, "# Errors\n", intro, *head]
-    rows = {kind.code: (kind.exit_code, _first(kind)) for kind in _below(FuseryError)}
+    rows = {kind.code: (kind.exit_code, _first(kind)) for kind in reversed([*_below(FuseryError)])}
     rows |= OTHER_ERRORS
     parts += [
         f"| `{code}` | {exit_code} | {'–' if code in OTHER_ERRORS else STATUS.get(code, 400)} | {_cell(text)} |"

@@ -8,7 +8,7 @@ from fusery.storage.errors import FuseryError
 
 
 class RegistryError(FuseryError):
-    """Something about records rather than bytes."""
+    """A record, a reference or a request is invalid."""
 
 
 class BadInputError(RegistryError):
@@ -40,7 +40,7 @@ class MetricOfOtherAdapterError(BadInputError):
 
 
 class InvalidTokenError(RegistryError):
-    """The token is unknown, revoked or expired (`why`); the message does not distinguish these.  `token` is its name."""
+    """The token is unknown, revoked or expired; the message does not say which."""
 
     code = "token_invalid"
 
@@ -80,11 +80,11 @@ class MissingPartError(RegistryError):
 
 
 class FusionUnsupportedError(RegistryError):
-    """This base, adapter or recipe is outside of what the engine can fuse exactly."""
+    """The engine cannot fuse this base, adapter or recipe exactly."""
 
 
 class FidelityError(RegistryError):
-    """A fuse lost the adapter and was not published."""
+    """The fused model lost too much of the adapter, and was not published."""
 
     code = "fidelity_lost"
     exit_code: ClassVar[int] = 1
@@ -100,8 +100,8 @@ class SchemaError(RegistryError):
     """The database has another schema than this version of fusery expects."""
 
 
-class UnreadableRecordError(RegistryError, ValueError):
-    """A value in the database is invalid (a `ValueError`, so that loops over records skip it)."""
+class UnreadableRecordError(RegistryError, ValueError):  # loops over records skip a ValueError
+    """A value in the database is invalid."""
 
     code = "record_unreadable"
 
@@ -129,7 +129,7 @@ class RebuildDiffersError(RegistryError):
 
 
 class ModelUnusableError(RegistryError):
-    """A model or an adapter cannot be loaded or run by mlx-lm."""
+    """mlx-lm cannot load or run the model or the adapter."""
 
 
 class TrainingFailedError(RegistryError):
@@ -143,7 +143,7 @@ class UploadBusyError(RegistryError):
 
 
 class UploadOffsetError(RegistryError):
-    """An upload resumes at another offset than where it stopped."""
+    """The upload resumed at the wrong offset."""
 
 
 class UploadTooLargeError(RegistryError):

@@ -37,7 +37,7 @@ class StorageError(FuseryError):
 
 
 class StoreUnavailableError(StorageError):
-    """The store did not answer, or answered with a failure of its own."""
+    """The store did not answer, or reported an error."""
 
 
 class StoreDeniedError(StorageError):
@@ -51,11 +51,11 @@ class OutOfSpaceError(StorageError):
 
 
 class BlobMissingError(StorageError):
-    """A blob that should be in the store is not."""
+    """A blob is not in the store."""
 
 
 class BlobCorruptError(StorageError):
-    """A blob's bytes do not match its digest."""
+    """The bytes do not match the expected digest or size."""
 
 
 class StoreMismatchError(StorageError):
@@ -67,7 +67,7 @@ class UnsafePathError(StorageError):
 
 
 class MissingFileError(StorageError):
-    """A file or folder the user named does not exist or cannot be read."""
+    """A file or folder of the user does not exist, or cannot be read."""
 
     code = "not_found"
 

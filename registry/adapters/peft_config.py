@@ -196,8 +196,8 @@ CONVERT = (
     "save it with path_initial_model_for_weight_conversion, or merge it with PEFT and add that as a base"
 )
 TIED = (
-    "train it without the embedding and the head among its modules: merging changes both ends of the tied matrix, so that"
-    " the merged model answers otherwise"
+    "train without the embedding and the head in target_modules; merging does not help, because it changes both parts of"
+    " the tied matrix"
 )
 _NO_VARIANT = _unless_empty("computes something that a sum of low-rank updates cannot express")
 

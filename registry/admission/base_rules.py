@@ -37,14 +37,14 @@ BASE_MISMATCH = error(
 )
 BASE_UNVERIFIED = warning(
     "base_unverified",
-    "the adapter's files name the base by a path, which cannot be compared",
-    "its training base is not declared",
+    "the adapter's files name the base by a path",
+    "fusery cannot compare a path with the name of a base",
     "write the base's name as base_model in adapter_metadata.json",
 )
 BASE_ALIAS = info(
     "base_alias",
-    "the adapter's files name the base by one of its further names",
-    "the record shows the base's first name instead",
+    "the adapter's files name the base by another of its names",
+    "the record shows the base's main name instead",
 )
 BASE_REVISION = warning(
     "base_revision",
@@ -69,7 +69,7 @@ UNKNOWN_MODULE = error(
 
 @rule(BASE_MISMATCH, BASE_UNVERIFIED, BASE_ALIAS)
 def declared_base(candidate: Candidate) -> Iterator[Finding]:
-    """The base that the files name is `--base`."""
+    """The base named in the adapter's files is `--base`."""
     for file, name in (
         (CONFIG, candidate.folder.config.model),
         (METADATA, candidate.folder.metadata.base_model),
@@ -80,7 +80,7 @@ def declared_base(candidate: Candidate) -> Iterator[Finding]:
 
 @rule(BASE_REVISION, BASE_QUANTISED)
 def base_as_in_training(candidate: Candidate) -> Iterator[Finding]:
-    """The base is at the commit and the precision at which the adapter was trained."""
+    """The base has the commit and the precision of the training."""
     raw, base = candidate.folder.raw_config, candidate.base
     if candidate.trained_on is not None:
         return  # of another base, no commits and no precision are at hand

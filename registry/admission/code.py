@@ -124,8 +124,8 @@ STALE_CHECKPOINT = info(
 )
 CHECKPOINT_UNUSABLE = warning(
     "checkpoint_unusable",
-    "a checkpoint of the run lacks the trainer's state, or its weights end too early, and is not used",
-    "a run that is killed leaves its last checkpoint half written",
+    "a checkpoint of the run lacks the trainer's state, or its weights file is truncated, and is not used",
+    "a killed run leaves its last checkpoint incomplete",
     "register another: --checkpoint ITER",
 )
 FINAL_WEIGHTS_UNCLEAR = warning(
@@ -169,7 +169,7 @@ TRAINING_CODES = (
 
 
 class AdmissionError(RegistryError):
-    """An adapter was refused; every reason is a finding."""
+    """Admission refused the adapter; its findings are the reasons."""
 
     code = "refused"
 

@@ -36,7 +36,7 @@ FILE_MISSING = always_error(
 )
 NOT_SAFETENSORS = always_error(
     "not_safetensors",
-    "the weights are not a whole, well-formed safetensors file, but cut short, a pickle or a pointer of Git LFS, for example",
+    "the weights are not a valid safetensors file, but for example truncated, a pickle or a Git LFS pointer",
     "programs read a malformed header differently; a pickle runs code when it is loaded",
     "save the weights again with mlx-lm or the safetensors library",
 )
@@ -44,7 +44,7 @@ CONFIG_INVALID = always_error(
     "config_invalid",
     "adapter_config.json or adapter_metadata.json is not JSON, or has an invalid value",
     "rank, scale, layers and declared values come from them",
-    "take the adapter_config.json that the training run wrote; adapter_metadata.json is optional",
+    "use the adapter_config.json of the training run; adapter_metadata.json is optional",
 )
 NO_TENSORS = error(
     "no_tensors",

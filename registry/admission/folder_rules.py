@@ -1,4 +1,4 @@
-"""Rules about what lies in the folder beside the adapter: nothing in it runs, leads away, or was put there by mistake.
+"""Rules about other files in the folder: programs, links out of it, and files that do not belong to an adapter.
 
 Only the adapter's own files are stored, so most of these are warnings: about where the adapter comes from.
 """
@@ -68,13 +68,13 @@ LINK_OUTSIDE = always_error(
 SPECIAL_FILE = always_error(
     "special_file",
     "the folder contains a pipe, a socket or a device",
-    "reading it may block, or have effects",
+    "reading it may block or have side effects",
     "remove it, or copy the adapter's files elsewhere",
 )
 UNSAFE_PATH = always_error(
     "unsafe_path",
     "a file name in the folder is invalid, or the folder has far more files than an adapter",
-    "names that are not printable, or differ only in case, do not survive on every system",
+    "unprintable names, and names that differ only in case, are not valid on every system",
     "copy the adapter's files to a folder of their own",
 )
 PICKLE_FILE = warning(
@@ -96,7 +96,7 @@ PROGRAM_FILE = warning(
 )
 REMOTE_CODE = error(
     "remote_code",
-    "a configuration names Python code that is to be run when the model is loaded (auto_map)",
+    "a configuration names Python code to run when the model is loaded (auto_map)",
     "loading it with trust_remote_code runs that code",
     "remove auto_map; an adapter needs no code of its own",
 )
@@ -104,7 +104,7 @@ UNEXPECTED_FILE = info(
     "unexpected_file",
     "a large file in the folder, or a hidden one, is not part of the adapter",
     "fusery does not store it: if the adapter needs it, the registered adapter is incomplete",
-    "a whole model is a base: fusery base add",
+    "to add a whole model: fusery base add FOLDER",
 )
 
 

@@ -33,7 +33,7 @@ ALL_ZERO = error(
     "all_zero",
     "the whole update is zero: lora_b has its initial values, or the scale is zero",
     "the adapter has no effect",
-    "the run saved its starting point: train longer, or take a later checkpoint",
+    "the run saved its initial weights: train longer, or use a later checkpoint",
 )
 MODULE_ZERO = warning(
     "module_zero",

@@ -32,7 +32,7 @@ VOCABULARY_MISMATCH = error(
 )
 RANK_MISMATCH = error(
     "rank_mismatch",
-    "the tensors have another rank than the configuration says, or different ones",
+    "the tensors have another rank than the configuration declares, or different ranks",
     "mlx-lm builds all layers with the configured rank, and cannot load the tensors",
     "take the adapter_config.json of the same run; pad smaller factors with zeros",
 )

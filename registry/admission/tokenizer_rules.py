@@ -61,7 +61,7 @@ TOKENIZER_FILES_DIFFER = info(
 TOKENIZER_UNREADABLE = error(
     "tokenizer_unreadable",
     "a tokenizer file that came with the adapter cannot be read, or is too large",
-    "it would replace the base's in a fused model, which could then not be loaded",
+    "a fused model would contain it, and could not be loaded",
     "save it again with the tokenizer's save_pretrained, or remove it to use the base's",
 )
 
@@ -206,8 +206,8 @@ _STARTED: ContextVar[ChatTemplates | None] = ContextVar("started", default=None)
 CHAT_TEMPLATE_FAILS = warning(
     "chat_template_fails",
     "a chat template does not parse, refuses an ordinary conversation, or leaves out what the user said",
-    "no chat can be answered with it",
-    "take a chat template that works, such as that of the model's instruction-tuned sibling",
+    "servers cannot answer chats with it",
+    "use a working chat template, such as that of the instruction-tuned version of the model",
 )
 CHAT_TEMPLATE_EXCEEDS = warning(
     "chat_template_exceeds",
