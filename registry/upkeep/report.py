@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
 from fusery.storage.digest import Digest
+from fusery.storage.errors import FuseryError
 
 from ..record import Record, described
 
@@ -114,6 +115,12 @@ class Report(Record):
         """Whether no problem is left."""
         return not self.problems
 
+    def extend(self, part: Report) -> None:
+        """Add the counts, problems and notes of a part of the audit."""
+        self.checked.update(part.checked)
+        self.problems += part.problems
+        self.notes += part.notes
+
     def add(self, *facts: Any, **more: Any) -> None:
         """Add a problem; see `Problem`."""
         self.problems.append(Problem(*facts, **more))
@@ -161,6 +168,10 @@ class Collection(Record):
     def kept(self) -> int:
         """Blobs that are still in the store: live ones, and those that are too young or in use."""
         return max(0, self.listed - sum(item.kind != "leftover" for item in self.items_))
+
+
+UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, FuseryError)
+"""Errors of reading a record with invalid values; SQLite keeps any value."""
 
 
 @contextmanager

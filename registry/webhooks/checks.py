@@ -54,26 +54,24 @@ def _differences(session: Session, hook: tables.WebhookRow, now: datetime) -> It
             skipped.add(json.loads(entry.detail)["seq"])
         else:
             disabled = entry.action == "webhook.disabled"
-    last, position = newest(session), f"its position is {row.position}"
-    if row.position > last:
-        yield f"{position}, and the log ends at entry {last}"
-    if row.position < added - 1:
-        yield f"{position}, and it was added by entry {added}"
-    if skipped and max(skipped) > row.position:
-        yield f"{position}, and entry {max(skipped)} was skipped"
     passed = next(_undelivered(session, hook, row, added, skipped), None)
-    if passed is not None:
-        yield f"{position}, and entry {passed} was neither delivered nor skipped"
-    if row.delivered_at is not None and not hook.created_at <= row.delivered_at <= now:
-        yield "its last delivery is before it was added, or in the future"
-    if (row.attempts > 0) is (row.error is None):
-        yield f"it has {row.attempts} failed attempts, and {'no' if row.error is None else 'an'} error"
-    if row.next_at is not None and (
-        row.attempts == 0 or row.next_at > now + timedelta(seconds=Backoff().most)
-    ):
-        yield "its next attempt is later than any backoff"
-    if (row.disabled_at is not None) is not disabled:
-        yield f"it is {'not ' if disabled else ''}disabled, and the log says otherwise"
+    latest = now + timedelta(seconds=Backoff().most)
+    wrong = {
+        "the log ends before its position": row.position > newest(session),
+        "its position is before the entry that added it": row.position < added - 1,
+        "its position is before an entry that was skipped": max(skipped, default=0) > row.position,
+        f"entry {passed} was neither delivered nor skipped": passed is not None,
+        "its last delivery is before it was added, or in the future": (
+            row.delivered_at is not None and not hook.created_at <= row.delivered_at <= now
+        ),
+        "it has failed attempts without an error, or an error without": (row.attempts > 0)
+        is (row.error is None),
+        "its next attempt is later than any backoff": (
+            row.next_at is not None and (row.attempts == 0 or row.next_at > latest)
+        ),
+        "the log has another state of it": (row.disabled_at is not None) is not disabled,
+    }
+    yield from (message for message, is_wrong in wrong.items() if is_wrong)
 
 
 def _undelivered(

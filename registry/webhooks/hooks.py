@@ -7,7 +7,6 @@ import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -20,10 +19,10 @@ from ..database import events
 from ..database.events import ACTIONS
 from ..errors import AlreadyExistsError, BadInputError, UnknownReferenceError
 from ..names import AdapterName, parse_slug
+from ..parsing import nearest
 from ..record import row_values
 from ..records.event import AddedWebhook, SkippedEvent, State, Webhook, WebhookKey
-from .sending import is_named_private, parse_url
-from .signing import PRIVATE, Deliverer, derive, key_text
+from .sending import PRIVATE, Deliverer, derive, is_named_private, key_text, parse_url
 
 if TYPE_CHECKING:
     from ..workspace.workspace import Workspace
@@ -86,9 +85,10 @@ def add(
 
 
 def _free(host: str, taken: set[str]) -> str:
-    plain = re.sub(r"[^a-z0-9.-]+", "-", host.casefold()).strip(".-")[:100].rstrip(".-") or "webhook"
     try:
-        plain = parse_slug(plain, "webhook")
+        plain = parse_slug(
+            re.sub(r"[^a-z0-9.-]+", "-", host.casefold()).strip(".-")[:100].rstrip(".-"), "webhook"
+        )
     except BadInputError:
         plain = "webhook"
     names = (plain if number == 1 else f"{plain}-{number}" for number in range(1, _MOST + 2))
@@ -201,18 +201,18 @@ def delivery_to(row: tables.WebhookRow) -> tables.WebhookDeliveryRow:
 
 def parse_actions(patterns: Sequence[str]) -> list[str]:
     """Return patterns of actions in their canonical form."""
-    folded = sorted({pattern.strip().casefold() for pattern in patterns})
-    if not folded or len(folded) > _MOST_PATTERNS:
-        raise BadInputError(
-            "a webhook is for 1 to 50 actions or patterns of them", hint="--on alias.moved, or --on 'alias.*'"
-        )
+    folded, hint = (
+        sorted({pattern.strip().casefold() for pattern in patterns}),
+        "--on alias.moved, or --on 'alias.*'",
+    )
     for pattern in folded:
         if not _ACTION.fullmatch(pattern) or not actions_of([pattern]):
-            close = get_close_matches(pattern, ACTIONS, n=1)
             raise BadInputError(
-                f"nothing that the log says is {pattern[:60]!r}",
-                hint=f"did you mean {close[0]}?" if close else "--on alias.moved, or --on 'alias.*'",
+                f"there is no action {pattern[:60]!r} in the log",
+                hint=nearest(pattern, ACTIONS, most=1) or hint,
             )
+    if not 1 <= len(folded) <= _MOST_PATTERNS:
+        raise BadInputError(f"invalid actions (1 to {_MOST_PATTERNS} patterns)", hint=hint)
     return folded
 
 
@@ -221,10 +221,8 @@ def parse_tasks(patterns: Sequence[str]) -> list[str]:
     folded = sorted({pattern.strip().casefold() for pattern in patterns})
     wrong = next((pattern for pattern in folded if not _TASK.fullmatch(pattern)), None)
     if wrong is not None or len(folded) > _MOST_PATTERNS:
-        raise BadInputError(
-            f"{(wrong or '')[:60]!r} is no pattern of tasks, or there are more than {_MOST_PATTERNS}",
-            hint="--task course_rec, or --task 'course_*'",
-        )
+        message = f"invalid pattern of tasks: {(wrong or '')[:60]!r} (at most {_MOST_PATTERNS} patterns)"
+        raise BadInputError(message, hint="--task course_rec, or --task 'course_*'")
     return folded
 
 
