@@ -186,7 +186,7 @@ def list_adapters(
         raise BadInputError(f"too many metrics: {len(metrics):,} (at most {_MOST_METRICS})")
     chosen, wanted = None, [parse_metric(name) for name in metrics]
     if where is not None:
-        from .where import condition, parse
+        from .where import parse
 
         chosen = parse(where)
     with workspace.database.read() as session:
@@ -198,7 +198,7 @@ def list_adapters(
         for key, value in (tags or {}).items():
             page.keep_tagged(parse_slug(key, "tag"), value)
         if chosen is not None:
-            page.keep_those(condition(chosen, session.get_bind().dialect.name))
+            page.keep_those(chosen)
         rows = list(session.scalars(page.query(offset, limit)))
         found = adapter_records(session, rows)
         if not wanted:

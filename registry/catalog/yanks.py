@@ -20,7 +20,7 @@ from ..records.references import resolve_adapter
 from ..records.release import LiftedYank, ShippedBundle, Yank
 from ..records.withdrawals import same_weights, source_pairs, standing_yank, standing_yanks
 from ..releases.deployments import deployments_of
-from .where import condition, parse
+from .where import parse
 
 if TYPE_CHECKING:
     from ..workspace.workspace import Workspace
@@ -99,8 +99,7 @@ def _chosen(session: Session, references: Sequence[str], where: str | None) -> S
         found = {row.id: row for row in (resolve_adapter(session, reference) for reference in references)}
         return [*found.values()]
     adapter = tables.AdapterRow
-    matches = condition(parse(where), session.get_bind().dialect.name)
-    rows = session.scalars(select(adapter).where(matches).order_by(adapter.id).limit(MOST + 1)).all()
+    rows = session.scalars(select(adapter).where(parse(where)).order_by(adapter.id).limit(MOST + 1)).all()
     if not rows:
         raise UnknownReferenceError("no adapter matches the expression", hint="fusery list --where EXPR")
     if len(rows) > MOST:

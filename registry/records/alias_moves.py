@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
@@ -123,7 +123,6 @@ def text_of(alias: tables.AliasRow) -> str:
 
 ALIAS_CONFIRMED = "alias.confirmed"  # the holder of an alias was judged once more, because of an amendment
 
-_RULES_CHANGED = ("rules.set", "rules.removed")
 _JUDGED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "val_loss_within": {"to": ("val_loss",), "from": ("val_loss",)},
     "licences": {"to": ("tag.licence", "tag.license")},
@@ -133,27 +132,22 @@ _JUDGED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 
 def overtaken(session: Session, alias: tables.AliasRow) -> list[str]:
     """Return a sentence for each value that the present holder of an alias was judged by and that was amended since."""
-    event = tables.EventRow
+    event, adapter, found = tables.EventRow, tables.AdapterRow, list[str]()
     query = select(event).where(event.subject_kind == "alias", event.subject == text_of(alias))
     query = query.where(event.action.in_((ALIAS_MOVED, ALIAS_CONFIRMED))).order_by(event.seq.desc()).limit(1)
     judged = session.scalars(query).first()
-    if judged is None:
-        return []
-    detail = _detail(judged.detail)
-    found = []
-    for rule in _rules_then(session, alias, judged.seq):
-        for side, fields in _JUDGED.get(rule, {}).items():
-            holder = detail.get(side)
-            name = str(holder.get("name")) if isinstance(holder, dict) else ""
-            adapter = session.scalar(select(tables.AdapterRow).where(tables.AdapterRow.name == name))
-            if adapter is None:
+    detail = {} if judged is None else json.loads(judged.detail)
+    for outcome in detail.get("rules", ()) if judged is not None else ():
+        for side, fields in _JUDGED.get(outcome["rule"], {}).items():
+            holder = session.scalar(select(adapter).where(adapter.name == (detail[side] or {}).get("name")))
+            if holder is None or judged is None:
                 continue
-            known = _entries(session, adapter, judged.seq)
+            entries = _entries(session, holder, judged.seq)
             found += [
-                f"{row.field} of {adapter.name} was amended from {row.before[:80]} to {row.after[:80]} by {row.by}, after "
-                f"{rule} had judged by it in entry {judged.seq} of the log; promote the holder again, or another"
-                for row in adapter.amendments
-                if row.field in fields and known.get(row.id, 0) > judged.seq
+                f"{row.field} of {holder.name} was amended from {row.before[:80]} to {row.after[:80]} by {row.by}, after "
+                f"{outcome['rule']} had judged by it in entry {judged.seq} of the log; promote the holder again, or another"
+                for row in holder.amendments
+                if row.field in fields and entries.get(row.id, 0) > judged.seq
             ]
     return found
 
@@ -179,26 +173,3 @@ def _entries(session: Session, adapter: tables.AdapterRow, since: int) -> dict[i
         with suppress(ValueError):  # the audit of the chain reports it
             found |= {seal.number: row.seq for seal in parse_seals(row.seals) if seal.kind == "amendment"}
     return found
-
-
-def _detail(text: str) -> Mapping[str, Any]:
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return {}  # the chain's matter
-    return found if isinstance(found, dict) else {}
-
-
-def _rules_then(session: Session, alias: tables.AliasRow, entry: int) -> Iterator[str]:
-    """Yield the rules that an alias had at an entry, by the log: what an entry says of rules is its client's word."""
-    event = tables.EventRow
-    for subject in (text_of(alias), f"{EVERY_TASK}#{alias.name}"):
-        query = select(event).where(
-            event.subject_kind == "alias", event.subject == subject, event.seq < entry
-        )
-        query = query.where(event.action.in_(_RULES_CHANGED)).order_by(event.seq.desc()).limit(1)
-        told = session.scalars(query).first()
-        if told is not None and told.action == "rules.set":
-            rules = _detail(told.detail).get("rules")
-            yield from rules if isinstance(rules, dict) else ()
-            return

@@ -121,9 +121,10 @@ def _read(
                 folders[item] = done.result
             else:
                 troubles |= done.result or {}
-            if item.kind == "adapter" and not any(troubles[damage] for damage in own):
-                check_again(workspace, item, reports[item], contexts, scratch / str(item.number))
-            shutil.rmtree(scratch / str(item.number), ignore_errors=True)
+            if item.kind == "adapter":
+                if not any(troubles[damage] for damage in own):
+                    check_again(workspace, item, reports[item], contexts, scratch / str(item.number))
+                shutil.rmtree(scratch / str(item.number), ignore_errors=True)
     for item, report in reports.items():
         again = Report(problems=report.problems, notes=report.notes)
         report.problems, report.notes = [], []

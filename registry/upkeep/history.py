@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session, aliased, joinedload
@@ -168,22 +167,18 @@ def check_alias_moves(session: Session, log: SealLog) -> Iterator[Problem]:
     """Yield aliases that contradict their last move, and moves that contradict the log."""
     if log.only is not None:
         return
-    event, logged = tables.EventRow, defaultdict[str, list[tuple[int, _Stated]]](list)
-    query = select(event.seq, event.subject, event.at, event.detail).where(event.action == ALIAS_MOVED)
-    for seq, subject, at, detail in session.execute(query.order_by(event.seq)):
-        logged[subject].append((seq, _stated(at, detail)))
+    event, logged = tables.EventRow, defaultdict[str, Counter[_Stated]](Counter)
+    for subject, at, detail in session.execute(
+        select(event.subject, event.at, event.detail).where(event.action == ALIAS_MOVED)
+    ):
+        logged[subject][_stated(at, detail)] += 1
     row = tables.AliasRow
     for alias in session.scalars(select(row).options(joinedload(row.task)).order_by(row.id)):
         for message in _move_problems(session, alias, logged[text_of(alias)]):
             yield Problem("alias_unexplained", f"alias {text_of(alias)}", message)
 
 
-def _move_problems(
-    session: Session, alias: tables.AliasRow, logged: Sequence[tuple[int, _Stated]]
-) -> Iterator[str]:
-    entries: dict[_Stated, list[int]] = defaultdict(list)
-    for seq, stated in logged:
-        entries[stated].append(seq)
+def _move_problems(session: Session, alias: tables.AliasRow, logged: Counter[_Stated]) -> Iterator[str]:
     moved, before, after = tables.AliasMoveRow, aliased(tables.AdapterRow), aliased(tables.AdapterRow)
     query = (
         select(moved, before.name, after.name)
@@ -192,30 +187,26 @@ def _move_problems(
         .where(moved.alias_id == alias.id)
         .order_by(moved.id)
     )
-    holder: int | None = None
+    holder, recorded = None, Counter[_Stated]()
     for move, was, now in session.execute(query):
-        which = f"the move to {now or 'nothing'} by {move.by} at {move.at.isoformat(timespec='seconds')}"
         if move.from_adapter_id != holder:
-            yield f"{which} contradicts the previous move"
-        if found := entries[move.at, was, now, move.reason]:
-            found.pop(0)
-        else:
-            yield f"no log entry for {which}"
+            yield f"the move to {now or 'nothing'} at {move.at} contradicts the previous move"
+        recorded[move.at, was, now, move.reason] += 1
         holder = move.to_adapter_id
-    for seq in sorted(seq for left in entries.values() for seq in left):
-        yield f"unrecorded move in entry {seq} of the log"
+    for what, moves in (
+        ("no log entry for", recorded - logged),
+        ("the log has an unrecorded", logged - recorded),
+    ):
+        for at, _, now, _ in moves:
+            yield f"{what} move to {now or 'nothing'} at {at}"
     if alias.adapter_id != holder:
         yield "the alias and its last move have different adapters"
 
 
 def _stated(at: datetime, detail: str) -> _Stated:
     try:
-        said: Any = json.loads(detail)
-    except (ValueError, TypeError):
-        said = None  # `events.verify_chain` reports the entry
-    said = said if isinstance(said, dict) else {}
-    before, after = (
-        str(each.get("name")) if isinstance(each, dict) else None
-        for each in (said.get("from"), said.get("to"))
-    )
-    return at, before, after, str(said.get("reason"))
+        facts = json.loads(detail)
+        before, after = ((facts[key] or {}).get("name") for key in ("from", "to"))
+        return at, before, after, str(facts["reason"])
+    except (*_UNREADABLE, AttributeError):  # `events.verify_chain` reports the entry
+        return at, None, None, ""
