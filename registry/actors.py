@@ -25,30 +25,20 @@ class Pipeline(NamedTuple):
 
 
 PIPELINES = tuple(
-    Pipeline(name, marker, *(tuple(part.split()) for part in variables))
-    for name, marker, *variables in (
-        # Who started it again counts before who started it: https://docs.github.com/actions/reference/variables-reference
-        (
-            "GitHub Actions",
-            "GITHUB_ACTIONS",
-            "GITHUB_TRIGGERING_ACTOR GITHUB_ACTOR",
-            "GITHUB_RUN_ID",
-            "GITHUB_REPOSITORY",
-        ),
-        # https://docs.gitlab.com/ci/variables/predefined_variables/
-        ("GitLab CI", "GITLAB_CI", "GITLAB_USER_LOGIN", "CI_JOB_ID", "CI_PROJECT_PATH"),
-        # BUILD_USER comes from the plugin build-user-vars.
-        ("Jenkins", "JENKINS_URL", "BUILD_USER_ID BUILD_USER", "BUILD_NUMBER", "JOB_NAME"),
-        (
-            "Buildkite",
-            "BUILDKITE",
-            "BUILDKITE_BUILD_CREATOR",
-            "BUILDKITE_BUILD_NUMBER",
-            "BUILDKITE_PIPELINE_SLUG",
-        ),
-        ("CircleCI", "CIRCLECI", "CIRCLE_USERNAME", "CIRCLE_BUILD_NUM", "CIRCLE_PROJECT_REPONAME"),
-        ("Azure Pipelines", "TF_BUILD", "BUILD_REQUESTEDFOR", "BUILD_BUILDID", "SYSTEM_TEAMPROJECT"),
-        ("CI", "CI"),
+    Pipeline(name, marker, *(tuple(variables.split()) for variables in others))
+    for name, marker, *others in (
+        line.strip().split(", ")
+        # Who started it again counts before who started it: https://docs.github.com/actions/reference/variables-reference,
+        # https://docs.gitlab.com/ci/variables/predefined_variables/.  BUILD_USER comes from the plugin build-user-vars.
+        for line in """
+        GitHub Actions, GITHUB_ACTIONS, GITHUB_TRIGGERING_ACTOR GITHUB_ACTOR, GITHUB_RUN_ID, GITHUB_REPOSITORY
+        GitLab CI, GITLAB_CI, GITLAB_USER_LOGIN, CI_JOB_ID, CI_PROJECT_PATH
+        Jenkins, JENKINS_URL, BUILD_USER_ID BUILD_USER, BUILD_NUMBER, JOB_NAME
+        Buildkite, BUILDKITE, BUILDKITE_BUILD_CREATOR, BUILDKITE_BUILD_NUMBER, BUILDKITE_PIPELINE_SLUG
+        CircleCI, CIRCLECI, CIRCLE_USERNAME, CIRCLE_BUILD_NUM, CIRCLE_PROJECT_REPONAME
+        Azure Pipelines, TF_BUILD, BUILD_REQUESTEDFOR, BUILD_BUILDID, SYSTEM_TEAMPROJECT
+        CI, CI
+        """.strip().splitlines()
     )
 )
 

@@ -100,28 +100,30 @@ def told_of(action: str, detail: Detail) -> str:
 
 def _registered(detail: Detail) -> str:
     other, loss = detail.get("trained_on") or {}, detail.get("val_loss")
-    told = [f"trained on {other['name']}"] if "name" in other else []
-    return ", ".join(told + ([] if loss is None else [f"validation loss {loss:.4g}"]))
+    words = [f"trained on {other['name']}"] if "name" in other else []
+    return ", ".join(words if loss is None else [*words, f"validation loss {loss:.4g}"])
 
 
 def _moved(detail: Detail) -> str:
     before, after = (_name(detail.get(key)) for key in ("from", "to"))
-    emergency = " (emergency)" if detail.get("emergency") else ""
-    return f"{before} -> {after}{emergency}"
+    return f"{before} -> {after}{' (emergency)' if detail.get('emergency') else ''}"
+
+
+def _name(stated: Any) -> str:
+    return str(stated["name"]) if isinstance(stated, Mapping) and "name" in stated else "nobody"
 
 
 def _amended(detail: Detail) -> str:
-    changes = detail.get("changes") or ()
     return ", ".join(
         f"{each.get('field')} {json.dumps(each.get('from'))} -> {json.dumps(each.get('to'))}"
-        for each in changes
+        for each in detail.get("changes") or ()
     )
 
 
 def _evaluated(detail: Detail) -> str:
     found = [each for each in detail.get("metrics") or () if isinstance(each, Mapping)]
-    told = [f"{each.get('metric')} {each.get('value'):.4g}" for each in found[:_SHOWN]]
-    return ", ".join(told + ([f"and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []))
+    words = [f"{each.get('metric')} {each.get('value'):.4g}" for each in found[:_SHOWN]]
+    return ", ".join(words + ([f"and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []))
 
 
 _SHOWN = 3
@@ -130,8 +132,8 @@ _SHOWN = 3
 
 def _repaired(detail: Detail) -> str:
     source, moved = detail.get("source"), detail.get("moved_to")
-    told = [f"from {source}"] if source else ["made again by its recipe"]
-    return ", ".join(told + ([f"what was damaged is in {moved}"] if moved else []))
+    made = f"from {source}" if source else "made again by its recipe"
+    return f"{made}, what was damaged is in {moved}" if moved else made
 
 
 def _proved(detail: Detail) -> str:
@@ -141,36 +143,16 @@ def _proved(detail: Detail) -> str:
 
 
 def _trusted(detail: Detail) -> str:
-    aliases = ", ".join(detail.get("aliases", ()))
-    counts = ([aliases] if aliases else []) + (
-        ["fused models of other registries"] if detail.get("fused") else []
-    )
-    return f"for {' and '.join(counts)}" if counts else ""
-
-
-def _name(stated: Any) -> str:
-    return str(stated["name"]) if isinstance(stated, Mapping) and "name" in stated else "nobody"
+    counts = [
+        ", ".join(detail.get("aliases", ())),
+        "fused models of other registries" if detail.get("fused") else "",
+    ]
+    return f"for {' and '.join(filter(None, counts))}" if any(counts) else ""
 
 
 def _measured(detail: Detail) -> str:
     share = detail.get("retained")
-    retained = "" if share is None else f", {share_in_words(share)}"
-    return f"{detail.get('verdict')}{retained}"
-
-
-def _shipped(detail: Detail) -> str:
-    names = detail.get("adapters") or [detail.get("adapter")]
-    return ", ".join(str(name) for name in names if name)
-
-
-def _approved(detail: Detail) -> str:
-    return f"for {detail.get('alias')}{', authenticated' if detail.get('authenticated') else ''}"
-
-
-def _received(detail: Detail) -> str:
-    origin = detail.get("origin") or {}
-    added = detail.get("added") or ()
-    return f"{', '.join(added) or 'whole'} from {origin.get('registry')}"
+    return f"{detail.get('verdict')}{'' if share is None else f', {share_in_words(share)}'}"
 
 
 def _ruled(detail: Detail) -> str:
@@ -184,6 +166,17 @@ def _sent(detail: Detail) -> str:
     return f"{', '.join(detail.get('actions', ()))}{tasks} to {detail.get('url')}"
 
 
+def _approved(detail: Detail) -> str:
+    return f"for {detail.get('alias')}{', authenticated' if detail.get('authenticated') else ''}"
+
+
+def _received(detail: Detail) -> str:
+    origin = detail.get("origin") or {}
+    return f"{', '.join(detail.get('added') or ()) or 'whole'} from {origin.get('registry')}"
+
+
+_SIGNED = "with the key {key_id!s:.12}"
+_RAN = "{of} {name}"
 _TELLS: Mapping[str, str | Callable[[Detail], str]] = {
     "adapter.amended": _amended,
     "adapter.approved": _approved,
@@ -193,7 +186,7 @@ _TELLS: Mapping[str, str | Callable[[Detail], str]] = {
     "adapter.received": _received,
     "adapter.registered": _registered,
     "adapter.unapproved": _approved,
-    "adapter.signed": "with the key {key_id!s:.12}",
+    "adapter.signed": _SIGNED,
     "alias.confirmed": lambda detail: (
         f"{_name(detail.get('to'))} holds it still, and was judged once more by what is amended"
     ),
@@ -207,12 +200,14 @@ _TELLS: Mapping[str, str | Callable[[Detail], str]] = {
     "base.recognised": "{name} holds the same as the base {same_as!s:.12}",
     "blob.quarantined": "moved to {moved_to}",
     "blob.repaired": _repaired,
-    "bundle.signed": "with the key {key_id!s:.12}",
-    "bundle.written": _shipped,
+    "bundle.signed": _SIGNED,
+    "bundle.written": lambda detail: ", ".join(
+        str(name) for name in detail.get("adapters") or [detail.get("adapter")] if name
+    ),
     "calibration.received": _received,
-    "deployment.ended": "{of} {name}",
-    "deployment.recorded": "{of} {name}",
-    "deployment.refused": "{of} {name}",
+    "deployment.ended": _RAN,
+    "deployment.recorded": _RAN,
+    "deployment.refused": _RAN,
     "fuse.fitted": "into {budget} times the base's size",
     "fuse.refused": lambda detail: f"not published: {detail.get('reason') or _measured(detail)}",
     "fused.confirmed": _proved,
@@ -221,7 +216,7 @@ _TELLS: Mapping[str, str | Callable[[Detail], str]] = {
     "fused.received": _received,
     "fused.refuted": _proved,
     "fused.repaired": _repaired,
-    "fused.signed": "with the key {key_id!s:.12}",
+    "fused.signed": _SIGNED,
     "key.trusted": _trusted,
     "registry.made": "its files are in {store}",
     "rules.removed": _ruled,

@@ -88,13 +88,13 @@ class WhereField:
         """Return the condition that one of its values compares so, by one of = < <= > >= ~: true or false, never NULL."""
         condition = _test(self.kind, op, value)
         if self.inherited is not None:
-            adapter, value = self.inherited.selected_columns
-            having = self.inherited.with_only_columns(adapter).where(condition(value))
+            adapter, inherited = self.inherited.selected_columns
+            having = self.inherited.with_only_columns(adapter).where(condition(inherited))
             return or_(func.coalesce(condition(self.column), false()), tables.AdapterRow.id.in_(having))
         if self.rows is None:
             return func.coalesce(condition(self.column), false())
-        (value,) = self.rows.selected_columns
-        return exists(self.rows.where(condition(value)).correlate(tables.AdapterRow))
+        (column,) = self.rows.selected_columns
+        return exists(self.rows.where(condition(column)).correlate(tables.AdapterRow))
 
     def missing(self) -> ColumnElement[bool]:
         """Return a condition that is true where it has no value."""

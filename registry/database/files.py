@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import sqlite3
-import sys
 from pathlib import Path
 
 from fusery.storage.copying import pump, reading
@@ -107,16 +106,13 @@ class Aside:
 
 
 def network_file_system(path: Path) -> str | None:
-    """Return the name of the network file system that `path` lies on, or None for a local or an unknown one."""
+    """Return the name of the network file system that `path` lies on, or None for a local or an unknown one (as on macOS)."""
     resolved = path.resolve()
     existing = next((part for part in (resolved, *resolved.parents) if part.exists()), resolved)
-    if sys.platform == "darwin":
-        name = _ask_darwin(existing)
-    else:
-        try:
-            name = file_system_in(_MOUNTS.read_text(errors="replace"), existing)
-        except OSError:
-            return None
+    try:
+        name = file_system_in(_MOUNTS.read_text(errors="replace"), existing)
+    except OSError:
+        return None
     return name if _NETWORK.fullmatch(name) else None
 
 
@@ -131,15 +127,3 @@ def file_system_in(mounts: str, path: Path) -> str:
         if path.is_relative_to(point) and len(point.parts) >= depth:
             depth, kind = len(point.parts), rest.split(" ", 1)[0]
     return kind
-
-
-def _ask_darwin(path: Path) -> str:
-    """Return `f_fstypename` of statfs(2): 16 bytes at offset 72 of the structure with 64-bit inodes."""
-    import ctypes
-
-    library = ctypes.CDLL(None)
-    statfs = getattr(library, "statfs$INODE64", None) or library.statfs
-    buffer = ctypes.create_string_buffer(4096)
-    if statfs(os.fsencode(path), buffer) != 0:
-        return ""
-    return buffer.raw[72:88].split(b"\0", 1)[0].decode("ascii", "replace")

@@ -115,7 +115,9 @@ def _read(
             item, own = done.item
             reporter.item(next((f"{item.name}: {path}" for path in own.values()), item.name))
             reporter.progress(number, len(parts))
-            if done.failure is not None:
+            if done.failure is not None and own:
+                troubles |= dict.fromkeys(own, ("blob_unreadable", done.failure.message))
+            elif done.failure is not None:
                 folders[item] = Report(problems=[Problem("unreadable", item.name, done.failure.message)])
             elif isinstance(done.result, Report):
                 folders[item] = done.result

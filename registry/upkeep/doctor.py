@@ -7,13 +7,16 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from itertools import groupby
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from fusery.storage.errors import FuseryError
+from fusery.storage.plugins import Group, Plugin, plugins, taken_twice
+from fusery.storage.progress import SILENT, Reporter
 from fusery.storage.vouchers import others_may_write
 
 from ..admission.rules import SeverityPolicy
@@ -108,6 +111,31 @@ def examine_remote(workspace: Workspace, url: str, own: Callable[[], OwnIdentity
         return f"{url}: {version}{identity.name}, {identity.role}{until}"
 
     return [_guarded("server", server), *(each for each in examine(workspace) if each.name not in _OF_SERVER)]
+
+
+def plugin_checks(
+    loaders: Mapping[Group, Callable[[Plugin], object]], reporter: Reporter = SILENT
+) -> Iterator[Check]:
+    """Import every plugin, and yield a check of each name: its distribution and version, or what is wrong with it."""
+    try:
+        found = plugins()
+    except FuseryError as error:
+        yield Check("plugins", "problem", error.message, error.hint or "")
+        return
+    for (group, name), same in groupby(found, key=lambda each: (each.group, each.name)):
+        yield _guarded(
+            f"plugin.{group.removeprefix('fusery.')}.{name}",
+            partial(_load, loaders[group], list(same), reporter),
+        )
+
+
+def _load(loader: Callable[[Plugin], object], found: list[Plugin], reporter: Reporter) -> str:
+    if len(found) > 1:
+        raise taken_twice(found)
+    [plugin] = found
+    reporter.say(f"importing the {plugin.kind} {plugin.name} of {plugin}")
+    loader(plugin)
+    return f"{plugin}: {plugin.value}, imported"
 
 
 def _settings(workspace: Workspace) -> Iterator[Check]:

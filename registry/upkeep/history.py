@@ -197,8 +197,8 @@ def _move_problems(session: Session, alias: tables.AliasRow, logged: Counter[_St
         ("no log entry for", recorded - logged),
         ("the log has an unrecorded", logged - recorded),
     ):
-        for at, _, now, _ in moves:
-            yield f"{what} move to {now or 'nothing'} at {at}"
+        for at, _, to, _ in moves:
+            yield f"{what} move to {to or 'nothing'} at {at}"
     if alias.adapter_id != holder:
         yield "the alias and its last move have different adapters"
 
