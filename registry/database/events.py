@@ -20,7 +20,6 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -39,14 +38,6 @@ FIRST_PREVIOUS = "0" * 64
 _WAITING = "entries of the log"
 ACTOR = "actor"  # key of the information about a session that says under which name changes are logged
 _DIGEST = re.compile("[0-9a-f]{64}")
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """The number of an entry of the log, and what is wrong there, in one sentence."""
-
-    seq: int
-    message: str
 
 
 def record(
@@ -161,21 +152,21 @@ def seals_text(seals: Sequence[Seal]) -> str:
     return canonical_json(rows).decode("ascii")
 
 
-def verify_chain(session: Session) -> Iterator[Problem]:
-    """Yield what is wrong with the log, from its beginning, in memory that does not grow with it."""
+def verify_chain(session: Session) -> Iterator[tuple[int, str]]:
+    """Yield the numbers of wrong entries of the log, and what is wrong, in memory that does not grow with it."""
     seq, previous = 0, FIRST_PREVIOUS
     for number, event in _all(session):
         if event is None:
-            yield Problem(number, f"entry {number} is not readable: its time is invalid")
+            yield number, f"entry {number} is not readable: its time is invalid"
             continue
         if event.seq != seq + 1:
-            yield Problem(event.seq, f"the log jumps from entry {seq} to entry {event.seq}")
+            yield event.seq, f"the log jumps from entry {seq} to entry {event.seq}"
         elif event.previous != previous:
-            yield Problem(event.seq, f"entry {event.seq} does not follow from entry {seq}")
+            yield event.seq, f"entry {event.seq} does not follow from entry {seq}"
         if not _is_as_written(event):
-            yield Problem(event.seq, f"entry {event.seq} was changed after it was written")
+            yield event.seq, f"entry {event.seq} was changed after it was written"
         elif not _is_well_spelled(event):
-            yield Problem(event.seq, f"entry {event.seq} has details or seals that fusery does not write so")
+            yield event.seq, f"entry {event.seq} has details or seals that fusery does not write so"
         seq, previous = event.seq, event.hash
 
 

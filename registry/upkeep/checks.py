@@ -252,8 +252,8 @@ def check_events(workspace: Workspace, report: Report) -> None:
     with workspace.database.read() as session:
         newest = events.last(session)
         report.checked["event"] = newest.seq if newest else 0
-        for found in events.verify_chain(session):
-            report.add("event_chain", f"event {found.seq}", found.message)
+        for seq, message in events.verify_chain(session):
+            report.add("event_chain", f"event {seq}", message)
         report.problems += check_table(session, tables.metadata.tables["event"])
 
 

@@ -194,7 +194,7 @@ def _move_problems(session: Session, alias: tables.AliasRow, logged: Counter[_St
         recorded[move.at, was, now, move.reason] += 1
         holder = move.to_adapter_id
     for what, moves in (
-        ("no log entry for", recorded - logged),
+        ("no log entry for the", recorded - logged),
         ("the log has an unrecorded", logged - recorded),
     ):
         for at, _, to, _ in moves:
