@@ -98,7 +98,7 @@ class Operation:
                 found |= get_type_hints(get_args(found.pop(name))[0])
         return found
 
-    def arguments(self, args: tuple[Any, ...], keywords: Mapping[str, Any]) -> dict[str, Any]:
+    def arguments(self, args: tuple[Any, ...], keywords: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the arguments of a call by name, without those that equal their default."""
         bound = inspect.signature(self.method).bind(None, *args, **keywords)
         parameters = self.parameters

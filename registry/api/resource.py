@@ -174,7 +174,7 @@ def runs(use_case: str, *, here: bool = False, local: str = "") -> Callable[[F],
             for name, value in given.items():
                 if name != "self":
                     given[name] = _converted(name, str(method.__annotations__[name]), value, taken)
-            extra: dict[str, Any] = {}
+            extra: dict[str, object] = {}
             reporter = given.get("reporter", SILENT)
             if "reporter" in given and "say" in taken:
                 extra["say"] = given.pop("reporter").say

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -22,10 +22,10 @@ from ..records.evaluation import METRIC, parse_metric
 from ..records.fused import Base, BaseDetails
 from ..records.references import begins_with, digest_prefix, load_adapters, named_by, resolve_base
 from ..records.transfer import Found
-from ..records.views import adapter_facts, adapter_records, base_facts, is_newest, newest_values
+from ..records.views import adapter_records, base_record, is_newest, newest_values
 from ..workspace.workspace import Workspace
 
-SORTABLE: dict[str, Any] = {
+SORTABLE: Mapping[str, Any] = {
     name: getattr(tables.AdapterRow, name) for name, part in parts_of(Adapter).items() if part.about.sortable
 }
 """Fields that `list` can sort by."""
@@ -222,11 +222,11 @@ def task_history(workspace: Workspace, task: str) -> list[Version]:
     """Return the versions of a task, oldest first, each with the change of its validation loss against the one before."""
     with workspace.database.read() as session:
         query = load_adapters().where(tables.AdapterRow.task_id == _task_id(session, task))
-        versions = adapter_facts(session, list(session.scalars(query.order_by(tables.AdapterRow.version))))
-    losses = [None, *(facts["val_loss"] for facts in versions)]
+        versions = adapter_records(session, list(session.scalars(query.order_by(tables.AdapterRow.version))))
+    losses = [None, *(adapter.val_loss for adapter in versions)]
     return [
-        Version(**facts, val_loss_change=None if None in pair else pair[1] - pair[0])
-        for facts, pair in zip(versions, itertools.pairwise(losses), strict=True)
+        Version.extending(adapter, val_loss_change=None if None in (was, now) else now - was)  # type: ignore[operator]
+        for adapter, (was, now) in zip(versions, itertools.pairwise(losses), strict=True)
     ]
 
 
@@ -297,7 +297,7 @@ def list_bases(workspace: Workspace) -> list[Base]:
             selectinload(base.calibrations),
             joinedload(base.manifest).selectinload(tables.ManifestRow.files),
         )
-        return [Base(**base_facts(row)) for row in session.scalars(query.order_by(base.id))]
+        return [base_record(row) for row in session.scalars(query.order_by(base.id))]
 
 
 def show_base(workspace: Workspace, name: str, *, limit: int | None = None, offset: int = 0) -> BaseDetails:
@@ -308,8 +308,8 @@ def show_base(workspace: Workspace, name: str, *, limit: int | None = None, offs
         query = query.order_by(tables.AdapterRow.id.desc()).offset(offset or None)
         found = session.scalars(query.limit(None if limit is None else limit + 1)).all()
         more = limit is not None and len(found) > limit
-        return BaseDetails(
-            **base_facts(base),
+        return BaseDetails.extending(
+            base_record(base),
             adapters=tuple(reversed(found[:limit])),
             next=offset + limit if limit is not None and more else None,
         )

@@ -22,7 +22,7 @@ from ..records.fused_rows import fused_by_adapter
 from ..records.references import latest_version, load_adapters, resolve_adapter
 from ..records.release import BundleLine
 from ..records.renderings import own_form
-from ..records.views import adapter_facts, entries, evaluation_records, recorded_signature
+from ..records.views import adapter_records, entries, evaluation_records, recorded_signature
 from ..records.withdrawals import of_adapters, of_bundles, of_fused, recipe_in
 from ..releases.aliases import holder_then
 from ..releases.deployments import deployments_of
@@ -38,10 +38,10 @@ def full_records(
     """Return adapters with sizes, files and training; those asked for with `in_full` take the same statements however many they are."""
     parents = [adapter.parent_id for adapter in adapters if adapter.parent_id is not None]
     told = of_adapters(session, [*(adapter.id for adapter in adapters), *parents], at=at)
-    known = adapter_facts(session, adapters, told)
+    records = adapter_records(session, adapters, told)
     return [
-        AdapterDetails(**{**each, **_full_facts(row, told), **facts[row.id]})
-        for row, each in zip(adapters, known, strict=True)
+        AdapterDetails.extending(record, **{**_full_facts(row, told), **facts[row.id]})
+        for row, record in zip(adapters, records, strict=True)
     ]
 
 
@@ -56,7 +56,7 @@ def fused_lines(
     }
 
 
-def _full_facts(adapter: tables.AdapterRow, told: Mapping[int, Withdrawals]) -> dict[str, Any]:
+def _full_facts(adapter: tables.AdapterRow, told: Mapping[int, Withdrawals]) -> Mapping[str, Any]:
     recipe = recipe_in(adapter.training)
     return {
         "reduction_factor": round(adapter.total_parameters / max(1, adapter.trainable_parameters), 2),
@@ -157,7 +157,7 @@ def resolve_then(session: Session, text: str, moment: datetime) -> tables.Adapte
     return found
 
 
-def _believed(session: Session, adapter: tables.AdapterRow, moment: datetime) -> dict[str, Any]:
+def _believed(session: Session, adapter: tables.AdapterRow, moment: datetime) -> Mapping[str, Any]:
     state = state_then(adapter, moment)
     tags = sorted(field for field in state if field.startswith(TAG))
     return {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import or_, select
@@ -114,7 +114,7 @@ def _tell(session: Session, adapter: tables.AdapterRow, action: str, reason: str
     events.record(session, action, "adapter", adapter.name, detail)
 
 
-def _made_with(session: Session, adapter: tables.AdapterRow) -> dict[str, Any]:
+def _made_with(session: Session, adapter: tables.AdapterRow) -> Mapping[str, Any]:
     aliases = session.scalars(
         select(tables.AliasRow).where(tables.AliasRow.adapter_id == adapter.id).order_by(tables.AliasRow.name)
     )

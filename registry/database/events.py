@@ -96,7 +96,7 @@ def event_hash(event: EventRow) -> str:
 
 
 def _hashed(event: EventRow) -> Mapping[str, Any]:
-    content: dict[str, Any] = {
+    content = {
         "seq": event.seq,
         "at": event.at.astimezone(UTC).isoformat(timespec="microseconds"),
         "actor": event.actor,

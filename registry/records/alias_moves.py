@@ -17,7 +17,6 @@ from .. import tables
 from ..database import events
 from ..database.events import parse_seals
 from ..errors import AliasGuardedError
-from ..record import row_values
 from ..workspace.workspace import Workspace
 from .release import AliasMove, Moved
 
@@ -76,7 +75,7 @@ def move(
         by=workspace.actor,
     )
     names = {adapter.id: adapter.name for adapter in (before, to) if adapter is not None}
-    result = Moved(**move_facts(alias, made, names), moved=moved)
+    result = Moved.extending(move_record(alias, made, names), moved=moved)
     if moved:
         session.add(alias)
         session.flush()
@@ -103,17 +102,10 @@ def stated(adapter: tables.AdapterRow | None) -> dict[str, str] | None:
     return None if adapter is None else {"name": adapter.name, "digest": adapter.digest}
 
 
-def move_facts(
-    alias: tables.AliasRow, move: tables.AliasMoveRow, names: Mapping[int, str]
-) -> Mapping[str, Any]:
-    """Return the fields of the record of a move; `names` are those of adapters by their rows."""
-    return {
-        **row_values(AliasMove, move),
-        "alias": text_of(alias),
-        "task": alias.task.name,
-        "from_": names.get(move.from_adapter_id or 0),
-        "to": names.get(move.to_adapter_id or 0),
-    }
+def move_record(alias: tables.AliasRow, move: tables.AliasMoveRow, names: Mapping[int, str]) -> AliasMove:
+    """Return the record of a move; `names` are those of adapters by their rows."""
+    before, after = (names.get(number or 0) for number in (move.from_adapter_id, move.to_adapter_id))
+    return AliasMove.from_row(move, alias=text_of(alias), task=alias.task.name, from_=before, to=after)
 
 
 def text_of(alias: tables.AliasRow) -> str:

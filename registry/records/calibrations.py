@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -194,7 +194,7 @@ def record_calibration(
 
 def calibration_facts(
     path: Path, name: str, base: str, adapter: str | None, architecture: Architecture | None
-) -> dict[str, Any]:
+) -> Mapping[str, Any]:
     """Return the facts of a calibration of another registry, computed from its file."""
     from ..engine.calibration import read_calibration
 

@@ -7,7 +7,7 @@ that "which version was in production in March" has an answer.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import cache
@@ -21,7 +21,7 @@ from ..database.events import history
 from ..errors import BadInputError
 from ..names import Reference, parse_alias
 from ..parsing import parse_moment
-from ..records.alias_moves import ALIAS_MOVED, alias_row, move, move_facts, refuse_guarded, text_of
+from ..records.alias_moves import ALIAS_MOVED, alias_row, move, move_record, refuse_guarded, text_of
 from ..records.references import adapter_names, no_alias, resolve_adapter
 from ..records.release import Alias, AliasHolder, AliasMove, Moved
 from ..records.withdrawals import is_yanked, of_adapters, refuse_yanked, told_of
@@ -149,12 +149,12 @@ def alias_moves(
     moves = session.scalars(query.limit(limit).offset(offset or None)).all()[::-1]
     ids = {number for move in moves for number in (move.from_adapter_id, move.to_adapter_id) if number}
     names = adapter_names(session, ids)
-    return [AliasMove(**move_facts(alias, move, names)) for move in moves]
+    return [move_record(alias, move, names) for move in moves]
 
 
 def _allow(
     session: Session, alias: tables.AliasRow, verb: str, reason: str, emergency: bool
-) -> dict[str, Any]:
+) -> Mapping[str, bool]:
     if emergency and not reason.strip():
         raise BadInputError(
             "an emergency needs a reason",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
@@ -24,7 +24,6 @@ from ..limits import DEPLOYMENTS, require_count
 from ..parsing import parse_moment
 from ..provenance.closure import Key
 from ..provenance.trace import key_of, nodes_of
-from ..record import row_values
 from ..records.graph import Node
 from ..records.references import find_things, places_of, shippable
 from ..records.release import Deployed, Deployment, Refused
@@ -72,12 +71,9 @@ def record_deployment(
             setattr(row, column, subject.id)
             session.add(row)
             _tell(workspace, session, row, RECORDED, now, {"note": note, **({"via": via} if via else {})})
-        facts, *ended = _facts(session, [row, *given_way])
-        return Deployed(
-            **facts,
-            changed=same is None or bool(given_way),
-            ended=tuple(Deployment(**each) for each in ended),
-        )
+        record, *ended = deployment_records(session, [row, *given_way])
+        changed = same is None or bool(given_way)
+        return Deployed.extending(record, changed=changed, ended=tuple(ended))
 
 
 def end_deployments(
@@ -168,18 +164,10 @@ def deployments_of(
 
 def deployment_records(session: Session, rows: Sequence[tables.DeploymentRow]) -> list[Deployment]:
     """Return the records of deployments."""
-    return [Deployment(**facts) for facts in _facts(session, rows)]
-
-
-def _facts(session: Session, rows: Sequence[tables.DeploymentRow]) -> list[dict[str, Any]]:
     nodes = nodes_of(session, (_which(row) for row in rows))
     names = ("kind", "name", "digest", "id", "yanked", "withdrawals")
     return [
-        {
-            **row_values(Deployment, row),
-            "note": row.note,
-            **{name: getattr(nodes[_which(row)], name) for name in names},
-        }
+        Deployment.from_row(row, note=row.note, **{name: getattr(nodes[_which(row)], name) for name in names})
         for row in rows
     ]
 

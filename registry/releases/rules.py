@@ -29,7 +29,6 @@ from .. import tables
 from ..database import events
 from ..errors import BadInputError, UnknownReferenceError
 from ..names import parse_alias, parse_task
-from ..record import row_values
 from ..records.alias_moves import EVERY_TASK, rule_for, rule_target
 from ..records.evaluation import parse_metric
 from ..records.release import AliasRules, RemovedRules, SetRules
@@ -127,9 +126,9 @@ _SAID = re.compile(
 _TESTS = {">=": "at_least", "<=": "at_most", "within": "within"}
 
 
-def metric_rules(said: Iterable[str]) -> dict[str, dict[str, Any]]:
+def metric_rules(said: Iterable[str]) -> dict[str, dict[str, object]]:
     """Return rules about metrics from texts: `NAME >= X`, `NAME <= X` or `NAME within E`, each perhaps with `on SPLIT`."""
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, object]] = {}
     for text in said:
         match = _SAID.fullmatch(text.strip())
         try:
@@ -209,7 +208,7 @@ def read_rules(path: Path) -> tuple[dict[str, Any], bool | None]:
     return values, guarded
 
 
-def _toml(data: bytes, name: str) -> dict[str, Any]:
+def _toml(data: bytes, name: str) -> Mapping[str, object]:
     try:
         return tomllib.loads(data.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -244,7 +243,7 @@ def set_rules(
         before = _stated(row)
         if values is None:
             values = row.rules if row is not None else {}
-        after: dict[str, Any] = {"guarded": guarded is not False, "rules": values}
+        after = {"guarded": guarded is not False, "rules": values}
         changed = before != after
         if changed and not dry_run:
             row = row or tables.AliasRuleRow(task=task, alias=alias)
@@ -254,8 +253,9 @@ def set_rules(
             detail = {"before": before, **after, "reason": reason}
             events.record(session, "rules.set", "alias", rule_target(row), detail)
         shown = row or tables.AliasRuleRow(task=task, alias=alias)
-        return SetRules(
-            **{**_facts(shown), **after},
+        return SetRules.extending(
+            _record(shown),
+            **after,
             changed=changed,
             applies_to=tuple(_aliases_under(session, task, alias)),
         )
@@ -268,7 +268,7 @@ def show_rules(workspace: Workspace, target: str) -> AliasRules:
         row = rule_for(session, task, alias)
         if row is None:
             raise _none(target)
-        return AliasRules(**_facts(row))
+        return _record(row)
 
 
 def list_rules(workspace: Workspace) -> list[AliasRules]:
@@ -276,7 +276,7 @@ def list_rules(workspace: Workspace) -> list[AliasRules]:
     rule = tables.AliasRuleRow
     with workspace.database.read() as session:
         rows = session.scalars(select(rule).order_by(rule.task, rule.alias))
-        return [AliasRules(**_facts(row)) for row in rows]
+        return [_record(row) for row in rows]
 
 
 def remove_rules(
@@ -288,12 +288,12 @@ def remove_rules(
         row = _own(session, task, alias)
         if row is None:
             raise _none(target)
-        facts = _facts(row)
+        record = _record(row)
         if not dry_run:
             detail = {"before": _stated(row), "guarded": False, "rules": {}, "reason": reason}
             session.delete(row)
             events.record(session, "rules.removed", "alias", rule_target(row), detail)
-        return RemovedRules(**facts, removed=not dry_run)
+        return RemovedRules.extending(record, removed=not dry_run)
 
 
 def _target(text: str) -> tuple[str, str]:
@@ -318,13 +318,12 @@ def _aliases_under(session: Session, task: str, alias: str) -> list[str]:
     return [f"{name}#{alias}" for name in session.scalars(query)]
 
 
-def _stated(row: tables.AliasRuleRow | None) -> dict[str, Any] | None:
+def _stated(row: tables.AliasRuleRow | None) -> Mapping[str, object] | None:
     return None if row is None else {"guarded": row.guarded, "rules": row.rules}
 
 
-def _facts(row: tables.AliasRuleRow) -> dict[str, Any]:
-    others = {"alias": rule_target(row), "at": row.created_at, "by": row.created_by}
-    return {**row_values(AliasRules, row), **others}
+def _record(row: tables.AliasRuleRow) -> AliasRules:
+    return AliasRules.from_row(row, alias=rule_target(row), at=row.created_at, by=row.created_by)
 
 
 def _none(target: str) -> UnknownReferenceError:

@@ -23,7 +23,7 @@ from ..records.calibrations import current_calibration
 from ..records.fused import ModuleFidelity, Source
 from ..records.fused_rows import fused_from
 from ..records.references import load_adapters, resolve_any
-from ..records.views import adapter_facts, entries
+from ..records.views import adapter_records, entries
 from ..records.withdrawals import of_fused
 from .documents import (
     MOST_EVENTS,
@@ -205,9 +205,10 @@ def adapter_documents(session: Session, rows: Iterable[tables.AdapterRow]) -> It
         ):
             yanks[yank.adapter_id].append(YankDocument.from_row(yank))
         logs = _logs(session, "adapter", [row.name for row in some])
-        for row, facts in zip(some, adapter_facts(session, some), strict=True):
-            yield AdapterDocument(
-                **facts | {"aliases": ()},
+        for row, record in zip(some, adapter_records(session, some), strict=True):
+            yield AdapterDocument.extending(
+                record,
+                aliases=(),
                 base_digest=Digest(row.base.digest),
                 base_names=tuple(sorted(known_as(row.base))),
                 trained_on_names=_names_of(session, row.trained_on),

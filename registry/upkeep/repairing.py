@@ -159,7 +159,7 @@ class _Repairer:
         if problem.code == "blob_size_differs":  # the bytes match the manifest, and the row does not
             sizes = {"size": damage.size, "recorded_size": damage.recorded_size}
             self._record("blob.repaired", damage, sizes, generation=damage.generation)
-            return Repair.of(problem, "the blob's own bytes")
+            return Repair.extending(problem, source="the blob's own bytes")
         copy = self._copies.find(damage) or self._rebuilt(damage)
         if copy is None:
             name = self._workspace.store.quarantine(damage.digest, generation=damage.generation)
@@ -172,7 +172,7 @@ class _Repairer:
         quarantined = max((name for name in names if damage.digest in name), default=None)
         detail = {"source": copy.source, "generation": generation, "moved_to": quarantined}
         self._record("blob.repaired", damage, detail, generation=generation)
-        return Repair.of(problem, copy.source, quarantined)
+        return Repair.extending(problem, source=copy.source, quarantined=quarantined)
 
     def _rebuilt(self, damage: Damage) -> GoodCopy | None:
         """Return the rebuilt file of a published fused model; None for other blobs."""
@@ -247,4 +247,4 @@ class _Repairer:
         if key in self._failed:
             reason = self._failed[key]
             return replace(problem, message=f"{problem.message}; quarantined, but not rebuilt: {reason}")
-        return Repair.of(problem, "its recipe", self._remade[key])
+        return Repair.extending(problem, source="its recipe", quarantined=self._remade[key])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from fusery.storage.digest import Digest
@@ -55,12 +55,6 @@ class Repair(Problem):
         "location of the damaged bytes; None if there were none", default=None
     )
     KEYS: ClassVar[tuple[str, ...]] = (*Problem.KEYS, "source", "quarantined")
-
-    @classmethod
-    def of(cls, problem: Problem, source: str, quarantined: str | None = None) -> Repair:
-        """Return the repair of a problem."""
-        known = {each.name: getattr(problem, each.name) for each in fields(problem)}
-        return cls(**known, source=source, quarantined=quarantined)
 
 
 @dataclass(frozen=True, slots=True)

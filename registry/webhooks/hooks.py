@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from fnmatch import fnmatchcase
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy import CursorResult, func, or_, select, update
 from sqlalchemy.orm import Session
@@ -81,7 +81,9 @@ def add(
         events.record(
             session, "webhook.added", "webhook", row.name, {**values, "private": private}, at=row.created_at
         )
-        return AddedWebhook(**_facts(session, row), key=_key(row, deliverer) if deliverer.secrets else None)
+        return AddedWebhook.extending(
+            _record(session, row), key=_key(row, deliverer) if deliverer.secrets else None
+        )
 
 
 def _free(host: str, taken: set[str]) -> str:
@@ -99,20 +101,20 @@ def list_hooks(workspace: Workspace) -> list[Webhook]:
     """Return all webhooks, by name."""
     with workspace.database.read() as session:
         rows = session.scalars(select(tables.WebhookRow).order_by(tables.WebhookRow.name)).all()
-        return [Webhook(**_facts(session, row)) for row in rows]
+        return [_record(session, row) for row in rows]
 
 
 def show(workspace: Workspace, name: str) -> Webhook:
     """Return a webhook."""
     with workspace.database.read() as session:
-        return Webhook(**_facts(session, find(session, name)))
+        return _record(session, find(session, name))
 
 
 def remove(workspace: Workspace, name: str, *, reason: str = "") -> Webhook:
     """Remove a webhook, and return its record."""
     with workspace.database.write() as session:
         row = find(session, name)
-        shown = Webhook(**_facts(session, row))
+        shown = _record(session, row)
         detail = {"actions": row.actions, "tasks": row.tasks, "url": row.url, "reason": reason}
         session.delete(row)
         events.record(session, "webhook.removed", "webhook", row.name, detail)
@@ -178,19 +180,19 @@ def find(session: Session, name: str) -> tables.WebhookRow:
     return row
 
 
-def _facts(session: Session, row: tables.WebhookRow) -> dict[str, Any]:
+def _record(session: Session, row: tables.WebhookRow) -> Webhook:
     delivery = delivery_to(row)
     first = head(session, row, delivery.position) if delivery.attempts else None
     failing: State = "failing" if delivery.attempts else "active"
     waiting = islice(waiting_for(session, row, delivery.position), _MOST_COUNTED)
-    return {
-        **row_values(Webhook, row),
+    return Webhook.from_row(
+        row,
         **row_values(Webhook, delivery),
-        "state": "disabled" if delivery.disabled_at is not None else failing,
-        "waiting": sum(1 for _ in waiting),
-        "failing": first.seq if first is not None else None,
-        "next_attempt": delivery.next_at,
-    }
+        state="disabled" if delivery.disabled_at is not None else failing,
+        waiting=sum(1 for _ in waiting),
+        failing=first.seq if first is not None else None,
+        next_attempt=delivery.next_at,
+    )
 
 
 def delivery_to(row: tables.WebhookRow) -> tables.WebhookDeliveryRow:
