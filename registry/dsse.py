@@ -252,7 +252,7 @@ def parse_dsse(document: Mapping[str, Any]) -> Envelope:
 
 def signed_document(
     payload_type: str, payload: bytes, key: EllipticCurvePrivateKey | None = None, name: str = ""
-) -> Mapping[str, object]:
+) -> dict[str, Any]:
     """Return a bare DSSE envelope, signed with a key of this name if there is one."""
     signatures = []
     if key is not None:

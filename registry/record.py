@@ -155,7 +155,7 @@ def row_values(kind: type, row: Any) -> Mapping[str, Any]:
     return values
 
 
-def column_values(record: Record, table: Any) -> Mapping[str, Any]:
+def column_values(record: Record, table: Any) -> dict[str, Any]:
     """Return the values of a record's fields that are columns of a table; the reverse of `row_values`."""
     own, inner = _columns(type(record), table)
     values = {name: getattr(record, name) for name in own}

@@ -219,7 +219,7 @@ def base_row(
     )
 
 
-def identify_received(document: BaseDocument, files: Mapping[str, Path]) -> dict[str, Any]:
+def identify_received(document: BaseDocument, files: Mapping[str, Path]) -> Mapping[str, Any]:
     """Return the facts of a base model of another registry, computed from its files as for one that is added here."""
     hint = "nothing of it was recorded; fusery audit, on the other registry"
     require_sensible(files)

@@ -243,7 +243,7 @@ def set_rules(
         before = _stated(row)
         if values is None:
             values = row.rules if row is not None else {}
-        after = {"guarded": guarded is not False, "rules": values}
+        after: dict[str, Any] = {"guarded": guarded is not False, "rules": values}
         changed = before != after
         if changed and not dry_run:
             row = row or tables.AliasRuleRow(task=task, alias=alias)
