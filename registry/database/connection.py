@@ -59,7 +59,13 @@ class Database:
         parsed, aside = _parse(url), None
         if parsed.get_backend_name() == "sqlite":
             file = Path(str(parsed.database))
-            _require_local(file)
+            # "WAL does not work over a network filesystem", https://www.sqlite.org/wal.html; and file locks there may
+            # succeed for everybody at once.
+            if (kind := network_file_system(file)) is not None:
+                raise DatabaseUnavailableError(
+                    f"an SQLite database cannot be used safely over the network file system {kind}, where {file} lies",
+                    hint="use PostgreSQL for several machines, or put the database on a local disk",
+                )
             aside = Aside(file) if may_only_be_read(file) else None
         try:
             engine = engines.make_engine(parsed, timeout=timeout, connect=aside.connect if aside else None)
@@ -261,13 +267,3 @@ def _parse(url: str) -> URL:
     if parsed.database in (None, "", ":memory:") or str(parsed.database).startswith("file:"):
         raise BadInputError("an SQLite database must be a file that other processes can open", hint=_URL_HINT)
     return parsed.set(database=str(Path(str(parsed.database)).absolute()))
-
-
-def _require_local(path: Path) -> None:
-    # "WAL does not work over a network filesystem", https://www.sqlite.org/wal.html; and file locks there may succeed
-    # for everybody at once.
-    if (kind := network_file_system(path)) is not None:
-        raise DatabaseUnavailableError(
-            f"an SQLite database cannot be used safely over the network file system {kind}, where {path} lies",
-            hint="use PostgreSQL for several machines, or put the database on a local disk",
-        )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import datetime
 from typing import Any
 
 from sqlalchemy import select
@@ -65,8 +64,12 @@ def move(
         session.refresh(alias, ["adapter_id"], with_for_update=True)
     before = session.get(tables.AdapterRow, alias.adapter_id) if alias.adapter_id is not None else None
     moved = (before.id if before else None) != (to.id if to else None)
-    at = _time_of_move(workspace, session, alias)
-    made = tables.AliasMoveRow(
+    moves = tables.AliasMoveRow
+    newest = select(moves.at).where(moves.alias_id == alias.id).order_by(moves.at.desc()).limit(1)
+    at, last = workspace.database.utcnow(session), session.scalar(newest)
+    if last is not None:  # a clock that was set back must not turn the history round
+        at = max(at, last)
+    made = moves(
         alias_id=alias.id,
         from_adapter_id=before.id if before else None,
         to_adapter_id=to.id if to else None,
@@ -85,16 +88,6 @@ def move(
         detail = {"from": stated(before), "to": stated(to), "reason": reason, **(told or {})}
         events.record(session, ALIAS_MOVED, "alias", text_of(alias), detail, at=at)
     return result
-
-
-def _time_of_move(workspace: Workspace, session: Session, alias: tables.AliasRow) -> datetime:
-    """Return the time, but not one before the last move: a clock that was set back must not turn the history round."""
-    moved = tables.AliasMoveRow
-    last = session.scalar(
-        select(moved.at).where(moved.alias_id == alias.id).order_by(moved.at.desc()).limit(1)
-    )
-    now = workspace.database.utcnow(session)
-    return now if last is None else max(now, last)
 
 
 def stated(adapter: tables.AdapterRow | None) -> dict[str, str] | None:

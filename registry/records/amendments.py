@@ -31,7 +31,10 @@ def dataset_row(
     session: Session, name: str, *, revision: str = "", digest: str = "", examples: int | None = None
 ) -> tables.DatasetRow:
     """Return the row of a dataset, inserted if it is new; `examples` is what a new one is recorded with."""
-    require_short(name, revision)
+    if (length := len(f"{name}{revision}".encode())) > _BYTES:
+        raise BadInputError(
+            f"name and revision of the dataset have {length:,} bytes", hint=f"give at most {_BYTES:,} bytes"
+        )
     data = tables.DatasetRow
     query = select(data).where(data.name == name, data.revision == revision, data.digest == digest)
     found = session.scalar(query)
@@ -40,15 +43,6 @@ def dataset_row(
         session.add(found)
         session.flush()
     return found
-
-
-def require_short(name: str, revision: str) -> None:
-    """Refuse a dataset's name and revision that PostgreSQL cannot index together."""
-    length = len(f"{name}{revision}".encode())
-    if length > _BYTES:
-        raise BadInputError(
-            f"name and revision of the dataset have {length:,} bytes", hint=f"give at most {_BYTES:,} bytes"
-        )
 
 
 State = dict[str, Any]  # field to value

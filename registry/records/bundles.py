@@ -146,7 +146,14 @@ def record_sent(
         for adapter in adapters:
             count = session.scalar(select(func.count()).where(packed.adapter_id == adapter.id)) or 0
             require_count(adapter.name, "bundles", BUNDLES, count + 1)
-        fused = None if bundle.fused is None else _find_fused(session, bundle.fused, claim)
+        keys, fused = tables.FusedRow.key, None
+        if bundle.fused is not None:  # the fused model that was made here, else the claim
+            query = select(tables.FusedRow).where(keys.in_([bundle.fused, claim]))
+            fused = session.scalars(query.order_by(keys != bundle.fused)).first()
+            if fused is None:
+                raise UnknownReferenceError(
+                    f"there is no fused model {bundle.fused[:12]}", hint="fusery list"
+                )
         if any(person(row.created_by) != person(workspace.actor) for row in rows):
             require_may_replace()
         _mark_replaced(session, bundle.path)
@@ -162,15 +169,6 @@ def record_sent(
             detail={**bundle.detail, _SENT: True},
         )
     return True
-
-
-def _find_fused(session: Session, key: str, claim: str | None) -> tables.FusedRow:
-    """Return the fused model of a key: the one that was made here, else the claim."""
-    fused = tables.FusedRow
-    for known in (key, claim):
-        if (row := session.scalar(select(fused).where(fused.key == known))) is not None:
-            return row
-    raise UnknownReferenceError(f"there is no fused model {key[:12]}", hint="fusery list")
 
 
 def _validate(bundle: SentBundle) -> Manifest:

@@ -63,7 +63,7 @@ class Case:
 
 def judge(case: Case, recorded: Mapping[str, Any] | None) -> list[Outcome]:
     """Evaluate every recorded rule of an alias for an adapter."""
-    outcomes = [_outcome("not_yanked", True, _not_yanked(case))]
+    outcomes = [Outcome("not_yanked", True, *_not_yanked(case))]
     if recorded is None:
         return outcomes
     try:
@@ -71,22 +71,12 @@ def judge(case: Case, recorded: Mapping[str, Any] | None) -> list[Outcome]:
     except BadInputError as error:
         # Written by a newer version, which may well ask for more than this one knows of.
         said: Said = ("unknown", f"this version cannot read the rules: {error.message}")
-        return [*outcomes, _outcome("rules", recorded, said)]
+        return [*outcomes, Outcome("rules", recorded, *said)]
     wanted = rules.to_dict()
     for name, look in _LOOKS.items():
         if name in wanted:
-            outcomes.append(_outcome(name, wanted[name], look(case, rules)))
+            outcomes.append(Outcome(name, wanted[name], *look(case, rules)))
     return outcomes
-
-
-def verdict_of(outcomes: list[Outcome]) -> State:
-    """Return the overall verdict: failed if any rule failed, else unknown if any is unknown."""
-    states = {outcome.state for outcome in outcomes}
-    return "failed" if "failed" in states else "unknown" if "unknown" in states else "passed"
-
-
-def _outcome(name: str, wanted: object, said: Said) -> Outcome:
-    return Outcome(name, wanted, *said)
 
 
 def _not_yanked(case: Case) -> Said:
@@ -286,6 +276,7 @@ _LOOKS: dict[str, Callable[[Case, Rules], Said]] = {
 
 
 ALIAS_REFUSED = "alias.refused"
+_WORST_FIRST: tuple[State, ...] = ("failed", "unknown")
 
 
 def promote(
@@ -303,7 +294,9 @@ def promote(
         case = Case(session, adapter, name, against, licence, licence_read)
         rule = rule_for(session, adapter.task.name, name)
         outcomes = judge(case, None if rule is None else rule.rules)
-        verdict, told = verdict_of(outcomes), {"rules": [outcome.to_dict() for outcome in outcomes]}
+        states = {outcome.state for outcome in outcomes}
+        verdict: State = next((state for state in _WORST_FIRST if state in states), "passed")
+        told = {"rules": [outcome.to_dict() for outcome in outcomes]}
         moved = False
         if verdict != "passed" and not dry_run:
             reasons = [f"{found.rule}: {found.why}" for found in outcomes if found.state != "passed"]

@@ -160,7 +160,11 @@ _BOUNDS = {
 def bound_words(rule: Mapping[str, Any]) -> list[str]:
     """Return the bounds of a rule about a metric in words, such as `at least 0.6`."""
     given = ((words, rule.get(name)) for name, words in _BOUNDS.items())
-    return [words.format(_number(bound)) for words, bound in given if bound is not None]
+    return [
+        words.format(f"{bound:.6g}" if isinstance(bound, int | float) else bound)
+        for words, bound in given
+        if bound is not None
+    ]
 
 
 def rule_words(name: str, wanted: Any) -> str:
@@ -170,8 +174,10 @@ def rule_words(name: str, wanted: Any) -> str:
         and isinstance(wanted, Mapping)
         and all(isinstance(each, Mapping) for each in wanted.values())
     ):
+        places = {metric: [rule.get("dataset"), rule.get("split")] for metric, rule in wanted.items()}
+        on = {metric: "/".join(map(str, filter(None, parts))) for metric, parts in places.items()}
         return "; ".join(
-            f"{metric} {' and '.join(bound_words(rule))}{_measured_on(rule)}"
+            f"{metric} {' and '.join(bound_words(rule))}{on[metric] and f' on {on[metric]}'}"
             for metric, rule in wanted.items()
         )
     if isinstance(wanted, bool):
@@ -179,15 +185,6 @@ def rule_words(name: str, wanted: Any) -> str:
     if isinstance(wanted, list | tuple):
         return ", ".join(map(str, wanted))
     return str(wanted)
-
-
-def _measured_on(rule: Mapping[str, Any]) -> str:
-    where = "/".join(str(part) for part in (rule.get("dataset"), rule.get("split")) if part)
-    return f" on {where}" if where else ""
-
-
-def _number(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, int | float) else str(value)
 
 
 def read_rules(path: Path) -> tuple[dict[str, Any], bool | None]:
