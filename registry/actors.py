@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import NamedTuple
 
 LONGEST = 200  # characters; the width of the columns
@@ -48,9 +49,14 @@ _PLACE = re.compile(r"(.+?) \([^()]*\)", re.DOTALL)
 
 def actor_of(environment: Mapping[str, str], user: str, host: str | None = None) -> str:
     """Return under which name records are made, where none was set."""
-    pipeline = next((one for one in PIPELINES if _is_set(environment, one.marker)), None)
+    unset = ("", "0", "false", "no")
+    pipeline = next(
+        (one for one in PIPELINES if environment.get(one.marker, "").strip().casefold() not in unset), None
+    )
     if pipeline is None:
-        return _written(user, _host() if host is None else host)
+        with suppress(OSError):
+            host = socket.gethostname() if host is None else host
+        return _written(user, host or "")
     who = _first(environment, pipeline.people) or user
     run, place = _first(environment, pipeline.runs), _first(environment, pipeline.places)
     where = pipeline.name + (f", run {run}" if run else "") + (f" of {place}" if run and place else "")
@@ -85,16 +91,5 @@ def _plain(text: str) -> str:
     return " ".join(kept.split())
 
 
-def _is_set(environment: Mapping[str, str], name: str) -> bool:
-    return environment.get(name, "").strip().casefold() not in ("", "0", "false", "no")
-
-
 def _first(environment: Mapping[str, str], names: tuple[str, ...]) -> str:
     return next((environment[name] for name in names if environment.get(name, "").strip()), "")
-
-
-def _host() -> str:
-    try:
-        return socket.gethostname()
-    except OSError:
-        return ""

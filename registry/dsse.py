@@ -232,7 +232,11 @@ def parse_envelope(data: bytes, name: str) -> Envelope:
     if len(data) > LARGEST:
         raise BadSignatureError(f"{name} is larger than {LARGEST >> 20} MiB, which no signature is")
     try:
-        return _envelope(parse_json(data, name))
+        document = parse_json(data, name)
+        if document["mediaType"] != MEDIA_TYPE:
+            raise ValueError("not a bundle of a known kind")
+        hint = document["verificationMaterial"].get("publicKey", {}).get("hint")
+        return replace(parse_dsse(document["dsseEnvelope"]), hint=_text(hint or ""))
     except (FormatError, TypeError, KeyError, ValueError, AttributeError) as error:
         why = (
             error.message if isinstance(error, StorageError) else "it is not a Sigstore bundle in version 0.3"
@@ -260,13 +264,6 @@ def signed_document(
         signatures = [{"keyid": name, "sig": base64.b64encode(signature).decode("ascii")}]
     text = base64.b64encode(payload).decode("ascii")
     return {"payloadType": payload_type, "payload": text, "signatures": signatures}
-
-
-def _envelope(document: Any) -> Envelope:
-    if document["mediaType"] != MEDIA_TYPE:
-        raise ValueError("not a bundle of a known kind")
-    bare = parse_dsse(document["dsseEnvelope"])
-    return replace(bare, hint=_text(document["verificationMaterial"].get("publicKey", {}).get("hint") or ""))
 
 
 def _text(value: Any) -> str:

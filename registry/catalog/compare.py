@@ -139,37 +139,31 @@ def compare_adapters(workspace: Workspace, references: Sequence[str]) -> Compare
 
 
 def _chosen(session: Session, references: Sequence[str]) -> list[tables.AdapterRow]:
-    wanted = _with_versions(session, references)
+    adapter, task = tables.AdapterRow, tables.TaskRow
+    query = select(task.name, adapter.name).join(task, task.id == adapter.task_id).order_by(adapter.version)
+    versions = dict[str, list[str]]()
+    for name, version in session.execute(
+        query.where(task.name.in_({text.strip().casefold() for text in references}))
+    ):
+        versions.setdefault(name, []).append(version)
+    wanted = [each for text in references for each in versions.get(text.strip().casefold(), [text])]
     if len(wanted) > MOST:
         raise BadInputError(
             f"{len(wanted)} adapters are too many for one table",
             hint=f"at most {MOST}, such as TASK@1 TASK@2; fusery log TASK lists all",
         )
     # What is called by its name, as most are, takes one question for all.
-    query = load_adapters(in_full=True)
-    named = query.where(tables.AdapterRow.name.in_({text.strip() for text in wanted}))
-    known = {adapter.name: adapter for adapter in session.scalars(named).unique()}
-    found = {
-        adapter.id: adapter
-        for text in wanted
-        for adapter in [known.get(text.strip()) or resolve_adapter(session, text, query)]
-    }
+    in_full = load_adapters(in_full=True)
+    named = in_full.where(adapter.name.in_({text.strip() for text in wanted}))
+    known = {row.name: row for row in session.scalars(named).unique()}
+    rows = (known.get(text.strip()) or resolve_adapter(session, text, in_full) for text in wanted)
+    found = {row.id: row for row in rows}
     if len(found) < 2:
         raise BadInputError(
             "comparing takes two different adapters or more",
             hint="fusery diff REF REF..., or TASK for all its versions; of one: fusery show REF",
         )
     return list(found.values())
-
-
-def _with_versions(session: Session, references: Sequence[str]) -> list[str]:
-    adapter, task = tables.AdapterRow, tables.TaskRow
-    query = select(task.name, adapter.name).join(task, task.id == adapter.task_id)
-    query = query.where(task.name.in_({text.strip().casefold() for text in references}))
-    versions: dict[str, list[str]] = {}
-    for name, version in session.execute(query.order_by(adapter.version)):
-        versions.setdefault(name, []).append(version)
-    return [each for text in references for each in versions.get(text.strip().casefold(), [text])]
 
 
 def _alike(values: Sequence[object]) -> bool:

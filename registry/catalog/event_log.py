@@ -66,20 +66,21 @@ def read_log(
 def events_of(session: Session, rows: Sequence[tables.EventRow]) -> list[Event]:
     """Return the records of entries."""
     names = names_of(session, rows)
-    return [_event(row, names[row.seq]) for row in rows]
-
-
-def _event(row: tables.EventRow, name: str | None) -> Event:
-    detail = json.loads(row.detail)
-    seals = json.loads(row.seals) if row.seals is not None else []
-    return Event.from_row(
-        row,
-        kind=row.subject_kind,
-        name=name,
-        told=told_of(row.action, detail),
-        detail=detail,
-        records=tuple(WrittenRecord(kind=kind, name=name, digest=digest) for kind, _, name, digest in seals),
-    )
+    details = {row.seq: json.loads(row.detail) for row in rows}
+    return [
+        Event.from_row(
+            row,
+            kind=row.subject_kind,
+            name=names[row.seq],
+            told=told_of(row.action, details[row.seq]),
+            detail=details[row.seq],
+            records=tuple(
+                WrittenRecord(kind=kind, name=name, digest=digest)
+                for kind, _, name, digest in json.loads(row.seals or "[]")
+            ),
+        )
+        for row in rows
+    ]
 
 
 def _known(session: Session, action: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import select
@@ -47,11 +47,6 @@ def _from_detail(kind: str, detail: Detail) -> str | None:
     return kind if kind == "registry" else None
 
 
-def _rows(session: Session, column: Any, values: Iterable[str]) -> Iterable[Any]:
-    for chosen in batches(sorted(values)):
-        yield from session.scalars(select(column.class_).where(column.in_(chosen)).order_by(column.class_.id))
-
-
 _NAMES: Mapping[str, tuple[Any, Callable[[Any], str]]] = {
     "adapter": (tables.AdapterRow.digest, lambda row: row.name),
     "base": (tables.BaseModelRow.digest, lambda row: row.name),
@@ -70,7 +65,11 @@ def _look_up(session: Session, kind: str, subjects: set[str]) -> dict[str, str]:
     column, name = _NAMES[kind]
     # Most entries about adapters have a name themselves, and need no question.
     digests = {each for each in subjects if len(each) == 64 and not each.strip("0123456789abcdef")}
-    return {getattr(row, column.key): name(row) for row in _rows(session, column, digests)}
+    return {
+        getattr(row, column.key): name(row)
+        for some in batches(sorted(digests))
+        for row in session.scalars(select(column.class_).where(column.in_(some)).order_by(column.class_.id))
+    }
 
 
 def _blobs(session: Session, digests: set[str]) -> dict[str, str]:

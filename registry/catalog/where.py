@@ -68,7 +68,14 @@ def tokenize(expression: str) -> list[Lexeme]:
     while place < len(expression):
         match = _TOKEN.match(expression, place)
         if match is None:
-            raise _strange(expression, place)
+            hint = "put a text in quotes"
+            if expression[place] in "\"'":
+                message, hint = "this text has no closing quote", None
+            elif expression[place].isdigit():
+                message = "this is neither a number nor a date"
+            else:
+                message = f"{expression[place]!r} has no meaning here"
+            raise WhereError(message, expression, place, hint=hint)
         kind, text = str(match.lastgroup), match.group()
         if kind == "text":
             text = re.sub(r"\\(.)", r"\1", text[1:-1], flags=re.DOTALL)
@@ -76,18 +83,6 @@ def tokenize(expression: str) -> list[Lexeme]:
             tokens.append(Lexeme(cast(Kind, kind), text, place))
         place = match.end()
     return [*tokens, Lexeme("end", "", len(expression))]
-
-
-def _strange(expression: str, place: int) -> WhereError:
-    if expression[place] in "\"'":
-        return WhereError("this text has no closing quote", expression, place)
-    if expression[place].isdigit():
-        return WhereError(
-            "this is neither a number nor a date", expression, place, hint="put a text in quotes"
-        )
-    return WhereError(
-        f"{expression[place]!r} has no meaning here", expression, place, hint="put a text in quotes"
-    )
 
 
 PATTERN = 200
@@ -141,7 +136,11 @@ def read_value(field: WhereField, token: Lexeme, expression: str, *, part: bool 
 def _read(field: WhereField, token: Lexeme) -> Value | None:
     match field.kind:
         case "text" | "choice":
-            return _text(token)
+            # A number or a date is a text too, as one may be a tag's value; a word that means something else is not.
+            is_text = token.kind in ("text", "number", "date") or (
+                token.kind == "word" and token.text.lower() not in WORDS
+            )
+            return token.text if is_text else None
         case "flag":
             return {"true": True, "false": False}.get(token.text.lower()) if token.kind == "word" else None
         case "day":
@@ -151,15 +150,13 @@ def _read(field: WhereField, token: Lexeme) -> Value | None:
     if token.kind != "number":
         return None
     if field.kind == "real":
-        return _real(token)
+        value = (
+            float(token.text)
+            if _NUMBER.fullmatch(token.text) and token.text[-1] in "0123456789."
+            else math.nan
+        )
+        return value if math.isfinite(value) else None
     return _whole(token, _SIZES if field.kind == "size" else _COUNTS)
-
-
-def _text(token: Lexeme) -> str | None:
-    # A number or a date is a text too, as one may be a tag's value; a word that means something else is not.
-    if token.kind in ("text", "number", "date"):
-        return token.text
-    return token.text if token.kind == "word" and token.text.lower() not in WORDS else None
 
 
 def _whole(token: Lexeme, units: dict[str, int]) -> int | float | None:
@@ -175,14 +172,6 @@ def _whole(token: Lexeme, units: dict[str, int]) -> int | float | None:
     if not math.isfinite(value) or abs(value) > _LARGEST:
         return None
     return int(value) if value.is_integer() else value
-
-
-def _real(token: Lexeme) -> float | None:
-    match = _NUMBER.fullmatch(token.text)
-    if match is None or match["unit"]:
-        return None
-    value = float(match["number"])
-    return value if math.isfinite(value) else None
 
 
 def _day(token: Lexeme) -> date | None:

@@ -62,13 +62,6 @@ def _file(home: Path | None) -> Path:
     return Path(rest.removeprefix("/").partition("?")[0])
 
 
-def _query(kind: Kind) -> str:
-    return (
-        f"SELECT word FROM ({_NAMES[kind]}) AS words WHERE lower(substr(word, 1, ?)) = ? "
-        f"ORDER BY place, word LIMIT {MOST}"
-    )
-
-
 def _read(path: Path, prefix: str, kinds: Sequence[Kind]) -> Iterator[str]:
     # As it lies there, a connection makes no files beside it.  Where another process writes, its journal is there already, and
     # has what is newest.
@@ -81,5 +74,7 @@ def _read(path: Path, prefix: str, kinds: Sequence[Kind]) -> Iterator[str]:
         until = time.monotonic() + _SECONDS
         connection.set_progress_handler(lambda: time.monotonic() > until, 10_000)
         for kind in kinds:
-            rows = connection.execute(_query(kind), (len(prefix), prefix.lower()))
+            begins = "lower(substr(word, 1, ?)) = ?"
+            query = f"SELECT word FROM ({_NAMES[kind]}) WHERE {begins} ORDER BY place, word LIMIT {MOST}"
+            rows = connection.execute(query, (len(prefix), prefix.lower()))
             yield from (str(word) for (word,) in rows)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
 
 from fusery.storage.progress import SILENT, Reporter
 from fusery.storage.transfer import AT_ONCE
@@ -64,7 +63,11 @@ def audit(
     report, known = Report(), _read_anchors(anchors, keys)
     with workspace.database.read() as session:
         items = list(auditable_items(session, workspace, references, report))
-        _note_yanks(session, items, report)
+        names = {number: item.name for item in items for kind, number in item.records if kind == "adapter"}
+        with in_order(report, "the yanks"):
+            for number, withdrawals in sorted(of_adapters(session, names).items()):
+                others = (each.told for each in withdrawals if each.relation != "itself")
+                report.notes += [f"{names[number]}: {told}" for told in others]
         blobs = blobs_of(session, items)
     if not references:
         report.checked.update(dict.fromkeys([*(item.kind for item in items), "blob"], 0))  # in this order
@@ -152,14 +155,6 @@ def _read_part(workspace: Workspace, scratch: Path, part: _Part) -> Report | dic
             for damage, path in own.items()
         }
     return {damage: trouble_of(workspace, damage) for damage in own} if own else check_folder(workspace, item)
-
-
-def _note_yanks(session: Session, items: Sequence[AuditableItem], report: Report) -> None:
-    names = {number: item.name for item in items for kind, number in item.records if kind == "adapter"}
-    with in_order(report, "the yanks"):
-        for number, withdrawals in sorted(of_adapters(session, names).items()):
-            others = [each for each in withdrawals if each.relation != "itself"]
-            report.notes += [f"{names[number]}: {withdrawal.told}" for withdrawal in others]
 
 
 def audit_chain(workspace: Workspace, anchors: Sequence[Path] = (), keys: Sequence[Path] = ()) -> Report:

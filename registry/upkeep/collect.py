@@ -269,7 +269,11 @@ def _abandoned(database: Database, store: BlobStore, grace: float) -> tuple[list
     if not leftovers:
         return [], []
     with database.read() as session:
-        busy = somebody_works(session, dead_owners(session))
+        dead, owners = (
+            dead_owners(session),
+            select(IntentRow.owner).where(IntentRow.expires >= Database.clock()),
+        )
+        busy = any(owner not in dead for owner in session.scalars(owners.distinct()))
     going: list[Leftover] = []
     waiting: list[Leftover] = []
     for left in leftovers:
@@ -311,12 +315,6 @@ def dead_owners(session: Session) -> set[str]:
     """Return the owners of intents that are provably gone: their time need not be waited for."""
     owners = session.scalars(select(IntentRow.owner).distinct())
     return {text for text in owners if (owner := LeaseOwner.parse(text)) is not None and owner.is_dead()}
-
-
-def somebody_works(session: Session, dead: Several[str]) -> bool:
-    """Tell whether any intent holds: then something may be on its way into the store."""
-    query = select(IntentRow.owner).where(IntentRow.expires >= Database.clock()).distinct()
-    return any(owner not in dead for owner in session.scalars(query))
 
 
 def end_claims(database: Database) -> None:

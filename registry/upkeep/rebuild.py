@@ -80,7 +80,7 @@ def _rebuilt(workspace: Workspace, row: tables.FusedRow) -> Rebuilt:
             recorded=recorded.digest,
             digest=made.digest if made else None,
             tensor=tensor,
-            files=tuple(_changed_files(recorded, made)) if made else (),
+            files=tuple(sorted({entry.path for entry in {*recorded} ^ {*made}})) if made else (),
             inputs=tuple(inputs),
             seconds=round(time.monotonic() - started, 3),
             message=message if not inputs else f"{message}; changed: {', '.join(inputs)}",
@@ -150,12 +150,6 @@ def _changed_inputs(fuse_inputs: FuseInputs, inputs: InputFiles) -> list[str]:
             except StorageError:
                 found.append(f"{entry.path} of {part.name}")
     return found
-
-
-def _changed_files(recorded: Manifest, made: Manifest) -> list[str]:
-    before = {entry.path: entry.sha256 for entry in recorded}
-    after = {entry.path: entry.sha256 for entry in made}
-    return sorted(path for path in before | after if before.get(path) != after.get(path))
 
 
 @contextmanager

@@ -59,15 +59,12 @@ class _Copies:
     def _by_size(self) -> Mapping[int, list[Path]]:
         """The regular files of the user's folders; links are not followed."""
         found: dict[int, list[Path]] = defaultdict(list)
-        for path in itertools.islice(self._walk(), _MOST_FILES):
+        walks = itertools.chain.from_iterable(map(os.walk, self._folders))
+        paths = (Path(root) / name for root, _, names in walks for name in names)
+        for path in itertools.islice(paths, _MOST_FILES):
             if not path.is_symlink() and path.is_file():
                 found[path.stat().st_size].append(path)
         return found
-
-    def _walk(self) -> Iterator[Path]:
-        for folder in self._folders:
-            for root, _, names in os.walk(folder):
-                yield from (Path(root) / name for name in names)
 
     def find(self, damage: Damage) -> GoodCopy | None:
         """Return a copy of a blob, or None."""
