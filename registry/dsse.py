@@ -101,8 +101,7 @@ def read_private_key(path: Path, passphrase: Callable[[], bytes]) -> EllipticCur
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    data = read_pem(path)
-    secret: bytes | None = None
+    data, secret = read_pem(path), None
     try:
         try:
             key = load_pem_private_key(data, None)
@@ -113,14 +112,10 @@ def read_private_key(path: Path, passphrase: Callable[[], bytes]) -> EllipticCur
         # Without its cause: what the library says of a key is nothing for a log.
         if secret is not None:
             raise BadInputError(f"the passphrase of {path.name} is wrong") from None
-        public = b"BEGIN PUBLIC KEY-----" in data or b"BEGIN CERTIFICATE-----" in data
-        wrong = (
-            "is public: signing takes the private key" if public else "holds no private key that can be read"
-        )
-        raise BadInputError(f"{path.name} {wrong}", hint=_KEYGEN) from None
-    if not isinstance(key, EllipticCurvePrivateKey):
-        raise BadInputError(f"{path.name} is not a key on an elliptic curve, which sign models", hint=_KEYGEN)
+        message = f"{path.name} holds no private key that can be read: signing takes no public one"
+        raise BadInputError(message, hint=_KEYGEN) from None
     known_curve(key.public_key(), path.name)
+    assert isinstance(key, EllipticCurvePrivateKey)
     return key
 
 

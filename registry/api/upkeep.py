@@ -260,13 +260,11 @@ class Webhooks(Resource):
         return deliver(self.local("deliver webhooks of"), name, stop=stop, reporter=reporter)
 
     @operation("admin", writes=True)
+    @runs("webhooks.delivering:deliver")
     def _deliver(
         self, name: str | None = None, *, reporter: Reporter = SILENT
     ) -> Sequence[WebhookDeliveries]:
         """Deliver the due events, and return the results."""
-        from ..webhooks.delivering import deliver
-
-        return deliver(self.workspace, name, stop=None, reporter=reporter)
 
     @runs("webhooks.delivering:run", local="deliver webhooks of")
     def run(self, *, stop: threading.Event, reporter: Reporter = SILENT) -> None:

@@ -68,7 +68,7 @@ def tokenize(expression: str) -> list[Lexeme]:
     while place < len(expression):
         match = _TOKEN.match(expression, place)
         if match is None:
-            hint = "put a text in quotes"
+            hint: str | None = "put a text in quotes"
             if expression[place] in "\"'":
                 message, hint = "this text has no closing quote", None
             elif expression[place].isdigit():
