@@ -121,7 +121,12 @@ def compare_adapters(workspace: Workspace, references: Sequence[str]) -> Compare
         made = {number: {"fused": each} for number, each in lines.items()}
         details = full_records(session, chosen, made)
     names = tuple(adapter.name for adapter in details)
-    found = fields(details) | _measured_fields(details) | _fused_fields(details)
+    newest = [adapter.fused[-1] if adapter.fused else None for adapter in details]
+    found = fields(details) | _measured_fields(details)
+    for field in compared(FusedLine):
+        found[f"fused.{field}"] = tuple(None if line is None else line[field] for line in newest)
+    for field in compared(Fidelity):
+        found[f"fused.{field}"] = tuple(None if line is None else line.fidelity[field] for line in newest)
     curves = {adapter.name: adapter.curve for adapter in details}
     return ComparedAdapters(
         adapters=names,
@@ -168,17 +173,6 @@ def _chosen(session: Session, references: Sequence[str]) -> list[tables.AdapterR
 
 def _alike(values: Sequence[object]) -> bool:
     return all(value == values[0] for value in values)
-
-
-def _fused_fields(adapters: Sequence[AdapterDetails]) -> dict[str, tuple[object, ...]]:
-    newest = [adapter.fused[-1] if adapter.fused else None for adapter in adapters]
-    found: dict[str, tuple[object, ...]] = {
-        f"fused.{field}": tuple(None if line is None else line[field] for line in newest)
-        for field in compared(FusedLine)
-    }
-    for field in compared(Fidelity):
-        found[f"fused.{field}"] = tuple(None if line is None else line.fidelity[field] for line in newest)
-    return found
 
 
 def _measured_fields(adapters: Sequence[AdapterDetails]) -> dict[str, tuple[object, ...]]:

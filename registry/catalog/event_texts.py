@@ -27,24 +27,28 @@ def names_of(session: Session, events: Sequence[tables.EventRow]) -> dict[int, s
     wanted: dict[str, set[str]] = defaultdict(set)
     for event in events:
         wanted[event.subject_kind].add(event.subject)
-    known = {kind: _look_up(session, kind, subjects) for kind, subjects in wanted.items()}
-    found = {}
+    names = {"blob": _blobs(session, wanted["blob"])}
+    for kind, (column, name_of) in _NAMES.items():
+        # Most entries about adapters have a name themselves, and need no question.
+        digests = {each for each in wanted[kind] if len(each) == 64 and not each.strip("0123456789abcdef")}
+        names[kind] = {
+            getattr(row, column.key): name_of(row)
+            for some in batches(sorted(digests))
+            for row in session.scalars(
+                select(column.class_).where(column.in_(some)).order_by(column.class_.id)
+            )
+        }
+    found = dict[int, str | None]()
     for event in events:
-        name = known.get(event.subject_kind, {}).get(event.subject)
-        if name is None and event.subject_kind in _NAMED:
-            name = event.subject
-        said = _from_detail(event.subject_kind, json.loads(event.detail))
-        # The same bundle may be in several places: which of them an entry is about, only that tells.
-        found[event.seq] = (said or name) if event.subject_kind == "bundle" else (name or said)
+        kind, detail = event.subject_kind, json.loads(event.detail)
+        name = names.get(kind, {}).get(event.subject) or (event.subject if kind in _NAMED else None)
+        if kind == "bundle" and "target" in detail:
+            # The same bundle may be in several places: which of them an entry is about, only that tells.
+            name = f"{detail['target']} {detail['path']}"
+        elif kind == "fused":
+            name = name or detail.get("label") or detail.get("adapter")
+        found[event.seq] = name or (kind if kind == "registry" else None)
     return found
-
-
-def _from_detail(kind: str, detail: Detail) -> str | None:
-    if kind == "fused":
-        return detail.get("label") or detail.get("adapter")
-    if kind == "bundle" and "target" in detail:
-        return f"{detail['target']} {detail['path']}"
-    return kind if kind == "registry" else None
 
 
 _NAMES: Mapping[str, tuple[Any, Callable[[Any], str]]] = {
@@ -55,21 +59,6 @@ _NAMES: Mapping[str, tuple[Any, Callable[[Any], str]]] = {
     "fused": (tables.FusedRow.key, label_of),
 }
 """By kind: the column with the digest that the log calls a subject by, and the name of a row."""
-
-
-def _look_up(session: Session, kind: str, subjects: set[str]) -> dict[str, str]:
-    if kind == "blob":
-        return _blobs(session, subjects)
-    if kind not in _NAMES:
-        return {}
-    column, name = _NAMES[kind]
-    # Most entries about adapters have a name themselves, and need no question.
-    digests = {each for each in subjects if len(each) == 64 and not each.strip("0123456789abcdef")}
-    return {
-        getattr(row, column.key): name(row)
-        for some in batches(sorted(digests))
-        for row in session.scalars(select(column.class_).where(column.in_(some)).order_by(column.class_.id))
-    }
 
 
 def _blobs(session: Session, digests: set[str]) -> dict[str, str]:

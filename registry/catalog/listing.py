@@ -60,10 +60,11 @@ class Page:
         self._filters: list[ColumnElement[bool]] = []
         self._sorts_all = False
 
-    def keep(self, fits: ColumnElement[bool]) -> None:
-        """Keep adapters that match a condition on an indexed column."""
+    def keep(self, fits: ColumnElement[bool], *, indexed: bool = True) -> None:
+        """Keep adapters that match a condition, on an indexed column or on any."""
         self._filters.append(fits)
-        self._sorts_all = self._sorts_all or self._are_few(select(tables.AdapterRow.id).where(fits))
+        if indexed and not self._sorts_all:
+            self._sorts_all = self._are_few(select(tables.AdapterRow.id).where(fits))
 
     def keep_tagged(self, key: str, value: str) -> None:
         """Keep adapters with a tag."""
@@ -76,10 +77,6 @@ class Page:
             self._filters.append(
                 having.where(tag.adapter_id == tables.AdapterRow.id).correlate(tables.AdapterRow).exists()
             )
-
-    def keep_those(self, fits: ColumnElement[bool]) -> None:
-        """Keep adapters that match any condition."""
-        self._filters.append(fits)
 
     def query(self, offset: int, limit: int | None) -> Select[tables.AdapterRow]:
         """Return the query for the adapters of a page, with everything their views need."""
@@ -198,7 +195,7 @@ def list_adapters(
         for key, value in (tags or {}).items():
             page.keep_tagged(parse_slug(key, "tag"), value)
         if chosen is not None:
-            page.keep_those(chosen)
+            page.keep(chosen, indexed=False)
         rows = list(session.scalars(page.query(offset, limit)))
         found = adapter_records(session, rows)
         if not wanted:

@@ -113,27 +113,21 @@ def list_tasks(
         query = query.where(task.name.contains(holding.casefold(), autoescape=True))
     with workspace.database.read() as session:
         found = session.execute(query.order_by(task.name).limit(limit)).all()
-        told = of_adapters(session, [adapter.id for _, adapter in found])
-        held = _held(session, [each.id for each, _ in found])
+        alias, numbers = tables.AliasRow, [each.id for each, _ in found]
+        holders = select(alias.task_id, alias.name, row.version, row.id).join(row, row.id == alias.adapter_id)
+        rows = session.execute(holders.where(alias.task_id.in_(numbers)).order_by(alias.name)).all()
+        told = of_adapters(session, [adapter.id for _, adapter in found] + [each.id for each in rows])
+        held = defaultdict[int, list[HeldVersion]](list)
+        for number, name, version, adapter_id in rows:
+            yanks = told.get(adapter_id, ())
+            held[number].append(HeldVersion(alias=name, version=version, withdrawals=yanks))
         return [
             Task.from_row(
                 adapter,
                 task=each.name,
                 adapter=adapter.name,
-                withdrawals=tuple(told.get(adapter.id, ())),
-                aliases=held.get(each.id, ()),
+                withdrawals=told.get(adapter.id, ()),
+                aliases=tuple(held[each.id]),
             )
             for each, adapter in found
         ]
-
-
-def _held(session: Session, tasks: Sequence[int]) -> dict[int, tuple[HeldVersion, ...]]:
-    alias, row = tables.AliasRow, tables.AdapterRow
-    query = select(alias.task_id, alias.name, row.version, row.id).join(row, row.id == alias.adapter_id)
-    rows = session.execute(query.where(alias.task_id.in_(tasks)).order_by(alias.name)).all()
-    told = of_adapters(session, [each.id for each in rows])
-    found: dict[int, tuple[HeldVersion, ...]] = {}
-    for task, name, version, adapter in rows:
-        held = HeldVersion(alias=name, version=version, withdrawals=tuple(told.get(adapter, ())))
-        found[task] = (*found.get(task, ()), held)
-    return found

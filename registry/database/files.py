@@ -37,22 +37,18 @@ def copy_aside(path: Path, folder: Path) -> Path:
                 hint="make room in the folder for temporary files, or let its owner move to PostgreSQL",
             )
         for suffix in ("", *_STATE):
-            _copy(
-                path.with_name(path.name + suffix), copy.with_name(copy.name + suffix), optional=bool(suffix)
-            )
+            source, target = (each.with_name(each.name + suffix) for each in (path, copy))
+            target.unlink(missing_ok=True)
+            if suffix and not source.exists():
+                continue
+            failures = os_failures(f"copy {source}", near=target)
+            with reading(source) as opened, failures, target.open("x+b") as file:
+                pump(opened.fd, file.fileno())
         if stamps(path) == before:
             return copy
     raise DatabaseUnavailableError(
         f"the database {path} is being written to all the time", hint="run the command again"
     )
-
-
-def _copy(source: Path, target: Path, *, optional: bool) -> None:
-    target.unlink(missing_ok=True)
-    if optional and not source.exists():
-        return
-    with reading(source) as opened, os_failures(f"copy {source}", near=target), target.open("x+b") as file:
-        pump(opened.fd, file.fileno())
 
 
 def stamps(path: Path) -> list[tuple[int, int]]:

@@ -67,24 +67,20 @@ def learned_with(workspace: Workspace, adapter: str, known: tables.CalibrationRo
         ]
         blobs = [(Digest(digest), Digest(file.sha256), file.size) for digest, file in files]
     generations = blob_generations(workspace, [blob for _, blob, _ in blobs])
-    expected = (known.prompts_digest, str(known.tokens))
-    return [
-        digest
-        for digest, blob, size in blobs
-        if _texts_of(workspace, Blob(blob, size, generations[blob])) in (expected, None)
-    ]
-
-
-def _texts_of(workspace: Workspace, blob: Blob) -> tuple[object, object] | None:
-    try:
-        length = int.from_bytes(b"".join(workspace.store.span(blob, 0, _LENGTH)), "little")
-        if length > min(blob.size - _LENGTH, ADAPTER_HEADER_LIMIT):
-            return None
-        data = b"".join(workspace.store.span(blob, _LENGTH, _LENGTH + length))
-        said = parse_json(data, "the header")[METADATA]
-        return said["prompts"], said["tokens"]
-    except (StorageError, KeyError, TypeError):
-        return None
+    found = []
+    for digest, sha256, size in blobs:
+        blob = Blob(sha256, size, generations[sha256])
+        try:
+            length = int.from_bytes(b"".join(workspace.store.span(blob, 0, _LENGTH)), "little")
+            if length <= min(size - _LENGTH, ADAPTER_HEADER_LIMIT):
+                data = b"".join(workspace.store.span(blob, _LENGTH, _LENGTH + length))
+                about = parse_json(data, "the header")[METADATA]
+                if (about["prompts"], about["tokens"]) != (known.prompts_digest, str(known.tokens)):
+                    continue
+        except (StorageError, KeyError, TypeError):
+            pass  # it cannot be read
+        found.append(digest)
+    return found
 
 
 CALIBRATION = "calibration.safetensors"

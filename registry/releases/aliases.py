@@ -72,7 +72,10 @@ def roll_back(workspace: Workspace, reference: str, *, reason: str = "", emergen
         told = {**_allow(session, alias, "rollback", reason, emergency), _ROLLBACK: True}
         query = select(tables.AliasMoveRow).where(tables.AliasMoveRow.alias_id == alias.id)
         moves = session.scalars(query.order_by(tables.AliasMoveRow.id)).all()
-        holders = holders_of(moves, _rollbacks(session, alias, len(moves)))
+        # The log has one entry of each move, which says whether it was a rollback.
+        logged = history(session, kind="alias", subject=text_of(alias), action=ALIAS_MOVED, limit=len(moves))
+        back = [bool(json.loads(event.detail).get(_ROLLBACK)) for event in logged]
+        holders = holders_of(moves, [False] * (len(moves) - len(back)) + back)
         if len(holders) < 2:
             raise BadInputError(f"no other adapter held {reference} before", hint=f"fusery log {reference}")
         adapter = session.get_one(tables.AdapterRow, holders[-2])
@@ -178,13 +181,6 @@ def holders_of(moves: Sequence[tables.AliasMoveRow], rollbacks: Sequence[bool]) 
         elif holders[-1:] != [each.to_adapter_id]:
             holders.append(each.to_adapter_id)
     return holders
-
-
-def _rollbacks(session: Session, alias: tables.AliasRow, count: int) -> list[bool]:
-    """Return which of the moves of an alias, of which the log has one entry each, are rollbacks."""
-    told = history(session, kind="alias", subject=text_of(alias), action=ALIAS_MOVED, limit=count)
-    found = [bool(json.loads(event.detail).get(_ROLLBACK)) for event in told]
-    return [False] * (count - len(found)) + found
 
 
 def _find(session: Session, text: str) -> tables.AliasRow:

@@ -115,9 +115,13 @@ def make_rules(values: Mapping[str, Any], subject: str = "the rules") -> Rules:
     try:
         return Rules.model_validate(dict(values))
     except ValidationError as error:
-        raise BadInputError(
-            f"{subject} cannot be taken: {_first(error)}", hint="fusery alias rules set --help"
-        ) from error
+        found = error.errors(include_input=False, include_url=False)[0]
+        place, message = ".".join(str(part) for part in found["loc"])[:60] or "value", str(found["msg"])
+        reason = f"{place}: {message[:1].lower()}{message[1:]}"
+        if found["type"] == "extra_forbidden":
+            reason = f"there is no rule {place!r}, only {', '.join(Rules.model_fields)}"
+        hint = "fusery alias rules set --help"
+        raise BadInputError(f"{subject} cannot be taken: {reason}", hint=hint) from error
 
 
 _SAID = re.compile(
@@ -214,15 +218,6 @@ def _toml(data: bytes, name: str) -> Mapping[str, object]:
         raise BadInputError(f"{name} is not TOML", hint='write lines such as: admission = "clean"') from error
 
 
-def _first(error: ValidationError) -> str:
-    found = error.errors(include_input=False, include_url=False)[0]
-    place = ".".join(str(part) for part in found["loc"])[:60] or "value"
-    if found["type"] == "extra_forbidden":
-        return f"there is no rule {place!r}, only {', '.join(Rules.model_fields)}"
-    said = str(found["msg"])
-    return f"{place}: {said[:1].lower()}{said[1:]}"
-
-
 def set_rules(
     workspace: Workspace,
     target: str,
@@ -250,11 +245,15 @@ def set_rules(
             detail = {"before": before, **after, "reason": reason}
             events.record(session, "rules.set", "alias", rule_target(row), detail)
         shown = row or tables.AliasRuleRow(task=task, alias=alias)
+        held, kept, rule = tables.AliasRow, tables.TaskRow, tables.AliasRuleRow
+        under = select(kept.name).join(held, held.task_id == kept.id).where(held.name == alias)
+        others = kept.name.not_in(select(rule.task).where(rule.alias == alias))
+        names = session.scalars(under.where(kept.name == task if task else others).order_by(kept.name))
         return SetRules.extending(
             _record(shown),
             **after,
             changed=changed,
-            applies_to=tuple(_aliases_under(session, task, alias)),
+            applies_to=tuple(f"{name}#{alias}" for name in names),
         )
 
 
@@ -303,16 +302,6 @@ def _target(text: str) -> tuple[str, str]:
 def _own(session: Session, task: str, alias: str) -> tables.AliasRuleRow | None:
     rule = tables.AliasRuleRow
     return session.scalar(select(rule).where(rule.task == task, rule.alias == alias))
-
-
-def _aliases_under(session: Session, task: str, alias: str) -> list[str]:
-    row, kept, rule = tables.AliasRow, tables.TaskRow, tables.AliasRuleRow
-    query = select(kept.name).join(row, row.task_id == kept.id).where(row.name == alias).order_by(kept.name)
-    if task:
-        query = query.where(kept.name == task)
-    else:
-        query = query.where(kept.name.not_in(select(rule.task).where(rule.alias == alias)))
-    return [f"{name}#{alias}" for name in session.scalars(query)]
 
 
 def _stated(row: tables.AliasRuleRow | None) -> Mapping[str, object] | None:

@@ -223,8 +223,13 @@ def check_folder(workspace: Workspace, item: AuditableItem) -> Report:
                 expected = f"recorded: {entry.size} bytes, digest {entry.sha256[:12]}"
                 message = f"file changed: {path} ({size} bytes, digest {digest[:12]}; {expected})"
                 found.append(("changed", entry.path, message))
-        for name in _unexpected(item):
-            found.append(("added", name, f"unexpected file: {item.folder / name}"))
+        known = {entry.path for entry in item.manifest}
+        for path in sorted(item.folder.rglob("*")) if item.file is None else ():
+            name = path.relative_to(item.folder).as_posix()
+            # Files that look like part of it; of a base model, weights only.
+            is_part = WEIGHTS.fullmatch(name) if item.kind == "base" else not path.name.startswith(".")
+            if path.is_file() and name not in known and is_part:
+                found.append(("added", name, f"unexpected file: {path}"))
         if found and item.key is not None:
             damage = Damage(item.key, item.manifest.size, state="cached")
             with workspace.database.read() as session:
@@ -232,19 +237,6 @@ def check_folder(workspace: Workspace, item: AuditableItem) -> Report:
         for verb, name, message in found:
             report.add(f"{kind}_{verb}", f"{item.name}: {name}", message, relying, damage)
     return report
-
-
-def _unexpected(item: AuditableItem) -> list[str]:
-    """Return files that are not in the manifest but look like part of it; of a base model, weights only."""
-    assert item.folder is not None
-    if item.file is not None:
-        return []
-    known = {entry.path for entry in item.manifest}
-    found = {path.relative_to(item.folder).as_posix() for path in item.folder.rglob("*") if path.is_file()}
-    unexpected = {path for path in found - known if not Path(path).name.startswith(".")}
-    if item.kind == "base":
-        unexpected = {path for path in unexpected if WEIGHTS.fullmatch(path)}
-    return sorted(unexpected)
 
 
 def check_events(workspace: Workspace, report: Report) -> None:

@@ -110,25 +110,22 @@ def collect(
             with database.write() as session:
                 registry = session.get_one(tables.RegistryRow, 1).store_id
                 events.record(session, "store.collected", "registry", registry, detail)
-    done.notes += _notes(listing, waiting, force)
+    if listing.unknown and not force:
+        number = plural(len(listing.unknown), "blob")
+        done.notes.append(f"{number} that the database did not know: kept until the next collection")
+    if listing.ahead:
+        number = plural(len(listing.ahead), "blob")
+        done.notes.append(f"{number} newer than the database; run: fusery audit --repair")
+    if waiting:
+        size = shown_size(sum(left.size for left in waiting))
+        done.notes.append(
+            f"{plural(len(waiting), 'unfinished write')} of {size}: kept, as somebody may be at work; a day after its "
+            "last byte it goes in any case"
+        )
     for damaged in store.quarantined():
         done.quarantined += 1
         done.quarantined_bytes += damaged.size
     return done
-
-
-def _notes(listing: Listing, waiting: list[Leftover], force: bool) -> Iterator[str]:
-    if listing.unknown and not force:
-        number = plural(len(listing.unknown), "blob")
-        yield f"{number} that the database did not know: kept until the next collection"
-    if listing.ahead:
-        yield f"{plural(len(listing.ahead), 'blob')} newer than the database; run: fusery audit --repair"
-    if waiting:
-        size = shown_size(sum(left.size for left in waiting))
-        yield (
-            f"{plural(len(waiting), 'unfinished write')} of {size}: kept, as somebody may be at work; a day after its "
-            "last byte it goes in any case"
-        )
 
 
 def _name(stored: Stored) -> str:

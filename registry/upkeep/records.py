@@ -108,8 +108,12 @@ def check_records(session: Session, log: SealLog) -> Iterator[Problem]:
     for kind in KINDS.values():
         for numbers in _numbers(session, kind, log.only):
             yield from _differing(session, log, kind, numbers)
-        if log.only is None:
-            yield from _strays(session, kind)
+        for part in kind.parts if log.only is None else ():  # foreign keys forbid it, and can be switched off
+            column = tables.metadata.tables[part].c[kind.column]
+            owner = exists().where(kind.table.c.id == column)
+            for number in session.scalars(select(column).where(~owner).distinct().limit(BATCH)):
+                message = f"{part} has rows of a missing record"
+                yield Problem("record_unsealed", f"{kind.name} {number}", message)
         names = dict(log.present(kind.name))
         for chosen in batches(names):
             there = set(session.scalars(select(kind.table.c.id).where(kind.table.c.id.in_(chosen))))
@@ -150,16 +154,6 @@ def _seals_now(session: Session, kind: RecordKind, numbers: Sequence[int]) -> di
             return {}
         middle = len(numbers) // 2
         return _seals_now(session, kind, numbers[:middle]) | _seals_now(session, kind, numbers[middle:])
-
-
-def _strays(session: Session, kind: RecordKind) -> Iterator[Problem]:
-    """Yield rows that belong to no record: foreign keys forbid them, and can be switched off."""
-    for part in kind.parts:
-        column = tables.metadata.tables[part].c[kind.column]
-        owner = exists().where(kind.table.c.id == column)
-        for number in session.scalars(select(column).where(~owner).distinct().limit(BATCH)):
-            message = f"{part} has rows of a missing record"
-            yield Problem("record_unsealed", f"{kind.name} {number}", message)
 
 
 _SHOWN = 80

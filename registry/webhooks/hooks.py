@@ -73,7 +73,14 @@ def add(
             raise BadInputError(
                 f"there are {_MOST} webhooks already", hint="fusery admin webhook remove NAME"
             )
-        row = hook(uid=uuid.uuid4().hex, name=given or _free(target.host, taken), private=private, **values)
+        host = re.sub(r"[^a-z0-9.-]+", "-", target.host.casefold()).strip(".-")[:100].rstrip(".-")
+        try:
+            plain = parse_slug(host, "webhook")
+        except BadInputError:
+            plain = "webhook"
+        names = (plain if number == 1 else f"{plain}-{number}" for number in range(1, _MOST + 2))
+        called = given or next(name for name in names if name not in taken)
+        row = hook(uid=uuid.uuid4().hex, name=called, private=private, **values)
         row.created_at, row.created_by = workspace.database.utcnow(session), workspace.actor
         row.delivery = delivery(position=newest(session), attempts=0)
         session.add(row)
@@ -84,17 +91,6 @@ def add(
         return AddedWebhook.extending(
             _record(session, row), key=_key(row, deliverer) if deliverer.secrets else None
         )
-
-
-def _free(host: str, taken: set[str]) -> str:
-    try:
-        plain = parse_slug(
-            re.sub(r"[^a-z0-9.-]+", "-", host.casefold()).strip(".-")[:100].rstrip(".-"), "webhook"
-        )
-    except BadInputError:
-        plain = "webhook"
-    names = (plain if number == 1 else f"{plain}-{number}" for number in range(1, _MOST + 2))
-    return next(name for name in names if name not in taken)
 
 
 def list_hooks(workspace: Workspace) -> list[Webhook]:
