@@ -117,9 +117,9 @@ def collect(
         number = plural(len(listing.ahead), "blob")
         done.notes.append(f"{number} newer than the database; run: fusery audit --repair")
     if waiting:
-        size = shown_size(sum(left.size for left in waiting))
+        total = shown_size(sum(left.size for left in waiting))
         done.notes.append(
-            f"{plural(len(waiting), 'unfinished write')} of {size}: kept, as somebody may be at work; a day after its "
+            f"{plural(len(waiting), 'unfinished write')} of {total}: kept, as somebody may be at work; a day after its "
             "last byte it goes in any case"
         )
     for damaged in store.quarantined():
