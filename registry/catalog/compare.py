@@ -19,12 +19,12 @@ from ..records.evaluation import METRIC, Evaluation, comparable, mismatch, setti
 from ..records.fused import Fidelity, FusedLine
 from ..records.fused_rows import fused_by_adapter
 from ..records.references import load_adapters, resolve_adapter
+from ..workspace.workspace import Workspace
 from .better import better_of
 from .show import full_records, fused_lines, show_adapter
 
 if TYPE_CHECKING:
     from ..comparison.modules import ModuleChange
-    from ..workspace.workspace import Workspace
 
 
 _SAID_ABOVE = frozenset({"training.iters", "training.lora_parameters.rank", "training.lora_parameters.scale"})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
@@ -20,11 +20,8 @@ from ..records.references import resolve_adapter
 from ..records.release import LiftedYank, ShippedBundle, Yank
 from ..records.withdrawals import same_weights, source_pairs, standing_yank, standing_yanks
 from ..releases.deployments import deployments_of
+from ..workspace.workspace import Workspace
 from .where import parse
-
-if TYPE_CHECKING:
-    from ..workspace.workspace import Workspace
-
 
 MOST = 1_000
 """Adapters of one call."""

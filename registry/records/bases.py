@@ -8,27 +8,22 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import select
 
+from fusery.storage.copying import Progress
 from fusery.storage.digest import Digest
 from fusery.storage.errors import BlobCorruptError, MissingFileError, StorageError
 from fusery.storage.jsonfile import read_object
 from fusery.storage.manifest import Manifest
-from fusery.storage.vouchers import require_digests, watched
+from fusery.storage.vouchers import Watch, require_digests, watched
 
 from .. import tables
 from ..models.architecture import Architecture, Weight
 from ..runtime.mlx_keys import mlx_keys, written_config
+from ..workspace.workspace import Workspace
 from .references import resolve_base
-
-if TYPE_CHECKING:
-    from fusery.storage.copying import Progress
-    from fusery.storage.vouchers import Watch
-
-    from ..workspace.workspace import Workspace
-
 
 _SHAPE = ("config", "weights", "parameters", "dtype", "quantization", "written_by_mlx")
 

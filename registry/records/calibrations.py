@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -20,13 +20,10 @@ from fusery.storage.safetensors import ADAPTER_HEADER_LIMIT, METADATA
 from .. import tables
 from ..database import events
 from ..errors import BadInputError, UnknownReferenceError
+from ..models.architecture import Architecture
 from ..record import Record, described
+from ..workspace.workspace import Workspace
 from .bases import blob_generations
-
-if TYPE_CHECKING:
-    from ..models.architecture import Architecture
-    from ..workspace.workspace import Workspace
-
 
 CHOSEN = "base.calibration_chosen"
 _LENGTH = 8

@@ -13,7 +13,6 @@ import secrets
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -23,11 +22,9 @@ from ..database import Database, events
 from ..errors import AlreadyExistsError, BadInputError, InvalidTokenError, UnknownReferenceError
 from ..names import parse_slug
 from ..parsing import parse_expiry
+from ..workspace.workspace import Workspace
 from .roles import parse_role
 from .trust import Identity, NewToken, OwnIdentity, State, Token
-
-if TYPE_CHECKING:
-    from ..workspace.workspace import Workspace
 
 DEFAULT_EXPIRY = "90d"  # how long a token is valid where nobody says otherwise
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import BindParameter, Select, bindparam, select, union
 from sqlalchemy.orm import Session, joinedload
@@ -25,9 +25,7 @@ from ..records.alias_moves import ALIAS_MOVED, alias_row, move, move_record, ref
 from ..records.references import adapter_names, no_alias, resolve_adapter
 from ..records.release import Alias, AliasHolder, AliasMove, Moved
 from ..records.withdrawals import is_yanked, of_adapters, refuse_yanked, told_of
-
-if TYPE_CHECKING:
-    from ..workspace.workspace import Workspace
+from ..workspace.workspace import Workspace
 
 _ROLLBACK = "rollback"
 """What the log says of a move that is one."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
@@ -28,9 +27,7 @@ from ..records.graph import Node
 from ..records.references import find_things, places_of, shippable
 from ..records.release import Deployed, Deployment, Refused
 from ..records.withdrawals import is_yanked, standing_yank
-
-if TYPE_CHECKING:
-    from ..workspace.workspace import Workspace
+from ..workspace.workspace import Workspace
 
 RECORDED, ENDED, REFUSED = "deployment.recorded", "deployment.ended", "deployment.refused"
 

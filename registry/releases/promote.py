@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session, joinedload
@@ -33,12 +33,9 @@ from ..records.references import load_adapters, resolve_adapter
 from ..records.release import Outcome, Promotion, State
 from ..records.views import stands
 from ..records.withdrawals import of_adapters, refuse_yanked, told_of
+from ..workspace.workspace import Workspace
 from .approvals import alias_of, approvers
 from .rules import MetricRule, Rules, bound_words, make_rules
-
-if TYPE_CHECKING:
-    from ..workspace.workspace import Workspace
-
 
 Said = tuple[State, str] | tuple[State, str, str | None] | tuple[State, str, str | None, str | None]
 """State, reason, the command that helps, and the code of what was found."""

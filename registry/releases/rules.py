@@ -7,7 +7,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -32,10 +32,7 @@ from ..names import parse_alias, parse_task
 from ..records.alias_moves import EVERY_TASK, rule_for, rule_target
 from ..records.evaluation import parse_metric
 from ..records.release import AliasRules, RemovedRules, SetRules
-
-if TYPE_CHECKING:
-    from ..workspace.workspace import Workspace
-
+from ..workspace.workspace import Workspace
 
 LARGEST = 64 << 10
 """Bytes of a file of rules."""

@@ -19,6 +19,7 @@ from ..database.schema import differences
 from ..database.sealing import Key
 from ..records.withdrawals import of_adapters
 from ..workspace.executor import Threads
+from ..workspace.workspace import Workspace
 from .checks import (
     AuditableItem,
     Trouble,
@@ -36,7 +37,6 @@ from .report import Damage, Problem, Report, in_order
 
 if TYPE_CHECKING:
     from ..provenance.anchor import Anchor
-    from ..workspace.workspace import Workspace
 
 NOT_ANCHORED = (
     "the log is not anchored: this audit cannot tell an older copy of the database from the newest one "

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, object_session, selectinload
@@ -28,13 +28,10 @@ from ..records.alias_moves import text_of
 from ..records.bundles import is_elsewhere
 from ..records.fused_rows import label_with_key
 from ..records.references import resolve_any
+from ..workspace.workspace import Workspace
 from .history import check_alias_moves, check_amendments, check_history
 from .records import SealLog, check_records, check_spellings, check_table, count_records
 from .report import UNREADABLE, Damage, Problem, Report, in_order
-
-if TYPE_CHECKING:
-    from ..workspace.workspace import Workspace
-
 
 _TABLES: tuple[Any, ...] = (
     tables.BaseModelRow,

@@ -16,7 +16,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import islice
-from typing import TYPE_CHECKING
 
 from sqlalchemy import ColumnElement, CursorResult, Select, delete, exists, func, or_, select, update
 from sqlalchemy.orm import Session
@@ -36,10 +35,8 @@ from ..database.sealing import touch
 from ..errors import BadInputError
 from ..parsing import plural, shown_size
 from ..tables import BlobRow, IntentRow, ManifestFileRow, ManifestRow, TensorRow
+from ..workspace.workspace import Workspace
 from .report import Collection, Removed
-
-if TYPE_CHECKING:
-    from ..workspace.workspace import Workspace
 
 GRACE = 86400.0  # the default grace, in seconds: unreferenced blobs younger than this stay
 

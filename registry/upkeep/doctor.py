@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from itertools import groupby
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from fusery.storage.errors import FuseryError
 from fusery.storage.plugins import Group, Plugin, plugins, taken_twice
@@ -23,9 +23,7 @@ from ..admission.rules import SeverityPolicy
 from ..parsing import plural, shown_size
 from ..record import Record, described
 from ..records.trust import OwnIdentity
-
-if TYPE_CHECKING:
-    from ..workspace.workspace import Workspace
+from ..workspace.workspace import Workspace
 
 Status = Literal["ok", "note", "problem"]
 USES = {

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -18,6 +17,7 @@ from fusery.storage.manifest import Manifest
 from fusery.storage.plugins import PluginError
 
 from .. import tables
+from ..engine.fidelity import FuseFidelity
 from ..engine.recipe import Recipe
 from ..fusion.fuse_inputs import FuseInputs, InputFiles, gather
 from ..fusion.records import compare_claims, fetch_published, record_fused
@@ -26,12 +26,9 @@ from ..provenance.views import exact_digest, read_views
 from ..records.bases import blob_generations
 from ..records.fused_rows import fused_from, label_of, load_fused
 from ..records.references import resolve_any
+from ..workspace.workspace import Workspace
 from .repairing import has_bytes
 from .report import Rebuilt, Verdict
-
-if TYPE_CHECKING:
-    from ..engine.fidelity import FuseFidelity
-    from ..workspace.workspace import Workspace
 
 
 def rebuild(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy.orm import joinedload, selectinload
 
@@ -28,11 +28,9 @@ from ..records.references import load_adapters
 from ..records.renderings import fetch_originals
 from ..records.withdrawals import false_sources
 from ..registration.context import RegistrationContext, context_on
+from ..workspace.workspace import Workspace
 from .checks import AuditableItem
 from .report import Report, in_order
-
-if TYPE_CHECKING:
-    from ..workspace.workspace import Workspace
 
 _COLUMNS = ("method", "rank", "scale", "layers", "target_modules", "trainable_parameters", "training")
 Contexts = dict[int, RegistrationContext]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import select
 
@@ -22,10 +22,8 @@ from .. import tables
 from ..database import events
 from ..database.leases import reading
 from ..records.bundles import is_elsewhere
+from ..workspace.workspace import Workspace
 from .report import Damage, Problem, Repair, Report
-
-if TYPE_CHECKING:
-    from ..workspace.workspace import Workspace
 
 _MOST_FILES = 1_000_000
 

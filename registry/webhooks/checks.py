@@ -9,18 +9,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from .. import tables
 from ..upkeep.report import Report, in_order
+from ..workspace.workspace import Workspace
 from .delivering import Backoff
 from .hooks import actions_of, is_one_of, newest, tasks_of
-
-if TYPE_CHECKING:
-    from ..workspace.workspace import Workspace
 
 CODE = "delivery_differs"
 _STATES = ("webhook.added", "webhook.disabled", "webhook.enabled", "webhook.skipped")

@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from sqlalchemy import Select, or_, select
 from sqlalchemy.orm import Session
@@ -32,11 +32,9 @@ from ..database.leases import Busy
 from ..errors import LeaseLostError
 from ..record import Record, described
 from ..records.event import Event, Webhook, WebhookDeliveries
+from ..workspace.workspace import Workspace
 from .hooks import changed, delivery_to, find, head, moved, newest, show
 from .sending import SECONDS, Deliverer, DeliveryAnswer, derive, headers, parse_url, post
-
-if TYPE_CHECKING:
-    from ..workspace.workspace import Workspace
 
 TTL = 30.0
 """Seconds of a lease, many more than an attempt takes."""

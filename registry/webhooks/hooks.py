@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from fnmatch import fnmatchcase
 from itertools import islice
-from typing import TYPE_CHECKING
 
 from sqlalchemy import CursorResult, func, or_, select, update
 from sqlalchemy.orm import Session
@@ -22,10 +21,8 @@ from ..names import AdapterName, parse_slug
 from ..parsing import nearest
 from ..record import row_values
 from ..records.event import AddedWebhook, SkippedEvent, State, Webhook, WebhookKey
+from ..workspace.workspace import Workspace
 from .sending import PRIVATE, Deliverer, derive, is_named_private, key_text, parse_url
-
-if TYPE_CHECKING:
-    from ..workspace.workspace import Workspace
 
 _MOST = 100
 _ACTION = re.compile(r"[a-z._*?]{1,50}")
