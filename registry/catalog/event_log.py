@@ -48,7 +48,10 @@ def read_log(
     with workspace.database.read() as session:
         query = select(tables.EventRow).order_by(tables.EventRow.seq.desc())
         if action is not None:
-            query = query.where(tables.EventRow.action == _known(session, action))
+            query = query.where(tables.EventRow.action == action)
+            if action not in ACTIONS and session.scalar(query.limit(1)) is None:
+                hint = f"{nearest(action, ACTIONS, most=1) or ''} there are: {', '.join(ACTIONS)}".lstrip()
+                raise BadInputError(f"there is no action {action[:60]!r}", hint=hint)
         if moment is not None:
             query = query.where(tables.EventRow.at >= moment)
         if after is not None:
@@ -81,15 +84,6 @@ def events_of(session: Session, rows: Sequence[tables.EventRow]) -> list[Event]:
         )
         for row in rows
     ]
-
-
-def _known(session: Session, action: str) -> str:
-    if action in ACTIONS or session.scalar(
-        select(tables.EventRow.seq).where(tables.EventRow.action == action).limit(1)
-    ):
-        return action
-    hint = f"{nearest(action, ACTIONS, most=1) or ''} there are: {', '.join(ACTIONS)}".lstrip()
-    raise BadInputError(f"there is no action {action[:60]!r}", hint=hint)
 
 
 @dataclass(frozen=True, slots=True)

@@ -241,12 +241,17 @@ def search(workspace: Workspace, text: str) -> Found:
     begun = or_(begins_with(fused.key, digest), begins_with(fused.digest, digest))
     with workspace.database.read() as session:
         task = tables.TaskRow.name
+        base, name = tables.BaseModelRow, tables.BaseNameRow
+        named = name.folded.contains(folded, autoescape=True)
+        having = select(name.base_id).join(base)
+        having = having.where(or_(named, begins_with(base.digest, digest)) if digest else named)
+        first = select(name.name).where(name.base_id == base.id).order_by(name.id).limit(1).scalar_subquery()
         tasks = _names(session, select(task).where(task.contains(folded, autoescape=True)).order_by(task))
         return Found(
             query=wanted,
             tasks=tasks,
             adapters=_adapters(session, wanted, beginning=None if tasks else folded),
-            bases=_bases(session, folded, digest),
+            bases=_names(session, select(first).where(base.id.in_(having)).order_by(base.id)),
             fused=_names(session, select(fused.key).where(begun).order_by(fused.id)) if digest else (),
         )
 
@@ -267,16 +272,6 @@ def _adapters(session: Session, text: str, *, beginning: str | None) -> tuple[st
             session, select(name).where(name >= beginning, name < f"{beginning}\x7f").order_by(name)
         )
     return found
-
-
-def _bases(session: Session, text: str, digest: str) -> tuple[str, ...]:
-    base, name = tables.BaseModelRow, tables.BaseNameRow
-    ways = [name.folded.contains(text, autoescape=True)]
-    if digest:
-        ways.append(begins_with(base.digest, digest))
-    first = select(name.name).where(name.base_id == base.id).order_by(name.id).limit(1).scalar_subquery()
-    query = select(first).where(base.id.in_(select(name.base_id).join(base).where(or_(*ways))))
-    return _names(session, query.order_by(base.id))
 
 
 def _names(session: Session, query: Select[Any], *, most: int = MOST) -> tuple[str, ...]:

@@ -283,11 +283,22 @@ class _Parser:
         token = self._take()
         if token.kind not in ("word", "text") or (token.kind == "word" and token.text.lower() in WORDS):
             raise self._problem("expected the name of a field", token, hint=_field_hint())
-        field = self._field(token)
+        field = field_named(token.text) if token.kind == "word" else None
+        if field is None:
+            hint = nearest(token.text, [*FIELDS, f"{TAG}KEY", f"{METRIC}NAME"]) or _field_hint()
+            raise self._problem(f"there is no field {token.text[:60]!r}", token, hint=hint)
         self._count(token)
         negated = self._word("not")
         if self._word("in"):
-            return _negated(or_(*(field.fits("=", value) for value in self._values(field))), negated)
+            if not self._word("("):
+                raise self._problem("expected '(' after 'in'")
+            tests = [field.fits("=", self._value(field))]
+            while self._word(","):
+                self._count(self._token)
+                tests.append(field.fits("=", self._value(field)))
+            if not self._word(")"):
+                raise self._problem("expected ',' or ')'")
+            return _negated(or_(*tests), negated)
         if negated:
             raise self._problem("expected 'in' after 'not'")
         if self._word("is"):
@@ -308,24 +319,6 @@ class _Parser:
             hint = f"{token.text} takes {' '.join(sorted(field.operators))}, 'in' and 'is null'"
             raise self._problem(f"{token.text} cannot be compared with {op!r}", operator, hint=hint)
         return _negated(field.fits(op, self._value(field, part=op == "~")), operator.text.startswith("!"))
-
-    def _field(self, token: Lexeme) -> WhereField:
-        field = field_named(token.text) if token.kind == "word" else None
-        if field is None:
-            hint = nearest(token.text, [*FIELDS, f"{TAG}KEY", f"{METRIC}NAME"]) or _field_hint()
-            raise self._problem(f"there is no field {token.text[:60]!r}", token, hint=hint)
-        return field
-
-    def _values(self, field: WhereField) -> tuple[Value, ...]:
-        if not self._word("("):
-            raise self._problem("expected '(' after 'in'")
-        values = [self._value(field)]
-        while self._word(","):
-            self._count(self._token)
-            values.append(self._value(field))
-        if not self._word(")"):
-            raise self._problem("expected ',' or ')'")
-        return tuple(values)
 
     def _value(self, field: WhereField, *, part: bool = False) -> Value:
         return read_value(field, self._take(), self._expression, part=part)

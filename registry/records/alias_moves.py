@@ -127,7 +127,14 @@ def overtaken(session: Session, alias: tables.AliasRow) -> list[str]:
             holder = session.scalar(select(adapter).where(adapter.name == (detail[side] or {}).get("name")))
             if holder is None or judged is None:
                 continue
-            entries = _entries(session, holder, judged.seq)
+            sealed = select(event.seq, event.seals).where(
+                event.subject_kind == "adapter", event.subject == holder.name, event.seq > judged.seq
+            )
+            entries = dict[int, int]()
+            for seq, seals in session.execute(sealed.where(event.seals.is_not(None))):
+                with suppress(ValueError):  # the audit of the chain reports it
+                    amended = (seal.number for seal in parse_seals(seals) if seal.kind == "amendment")
+                    entries |= dict.fromkeys(amended, seq)
             found += [
                 f"{row.field} of {holder.name} was amended from {row.before[:80]} to {row.after[:80]} by {row.by}, after "
                 f"{outcome['rule']} had judged by it in entry {judged.seq} of the log; promote the holder again, or another"
@@ -145,16 +152,3 @@ def judged_against(session: Session, alias: tables.AliasRow) -> tables.AdapterRo
     )
     number = session.scalars(query.order_by(moved.id.desc()).limit(1)).first()
     return None if number is None else session.get(tables.AdapterRow, number)
-
-
-def _entries(session: Session, adapter: tables.AdapterRow, since: int) -> dict[int, int]:
-    """Return the entries about an adapter that amendments are sealed in."""
-    event = tables.EventRow
-    query = select(event.seq, event.seals).where(
-        event.subject_kind == "adapter", event.subject == adapter.name, event.seq > since
-    )
-    found = dict[int, int]()
-    for row in session.execute(query.where(event.seals.is_not(None))):
-        with suppress(ValueError):  # the audit of the chain reports it
-            found |= {seal.number: row.seq for seal in parse_seals(row.seals) if seal.kind == "amendment"}
-    return found

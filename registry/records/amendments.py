@@ -162,28 +162,18 @@ def put(session: Session, adapter: tables.AdapterRow, values: Mapping[str, Any])
         adapter.dataset, adapter.dataset_id = row, row.id if row else None
     tags = {tag.key: tag for tag in adapter.tags}
     for field, value in values.items():
-        if field.startswith(TAG):
-            _put_tag(session, adapter, tags, field.removeprefix(TAG), value)
-    session.flush()
-
-
-def _put_tag(
-    session: Session,
-    adapter: tables.AdapterRow,
-    tags: Mapping[str, tables.AdapterTagRow],
-    key: str,
-    value: Any,
-) -> None:
-    known = tags.get(key)
-    if value is None:
-        if known is not None:
-            session.delete(known)
+        if not field.startswith(TAG):
+            continue
+        tag = tags.get(key := field.removeprefix(TAG))
+        if tag is None and value is not None:
+            adapter.tags.append(tables.AdapterTagRow(key=key, value=value))
+        elif tag is not None and value is not None:
+            tag.value = value
+        elif tag is not None:
+            session.delete(tag)
             session.flush()
             session.expire(adapter, ["tags"])
-    elif known is not None:
-        known.value = value
-    else:
-        adapter.tags.append(tables.AdapterTagRow(key=key, value=value))
+    session.flush()
 
 
 def text_of(value: Any) -> str:

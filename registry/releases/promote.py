@@ -95,7 +95,17 @@ def _admission(case: Case, rules: Rules) -> Said:
 
 
 def _fidelity(case: Case, rules: Rules) -> Said:
-    known = _fused_alone(case)
+    # What was fused from the adapter alone at its own scale, also by other registries; what was measured against another
+    # yardstick than this adapter's says nothing of it.
+    aware = aware_of(case.adapter.method, case.adapter.training)
+    known = [
+        fused
+        for fused in case.session.scalars(fused_from(case.adapter))
+        if fused.adapter.digest == case.adapter.digest
+        and not fused.extras
+        and fused.recipe.get("scale") is None
+        and fused.recipe.get("quantization_aware") == aware
+    ]
     made = [row for row in known if counts(case.session, row)]
     if not made:
         why = "nothing was fused from it yet, so its fidelity was not measured"
@@ -111,22 +121,6 @@ def _fidelity(case: Case, rules: Rules) -> Said:
         if enough
         else ("failed", why, f"fusery show {case.adapter.name} --fidelity --formats")
     )
-
-
-def _fused_alone(case: Case) -> list[tables.FusedRow]:
-    """Return what was fused from the adapter alone at its own scale, also by other registries.
-
-    What was measured against another yardstick than this adapter's says nothing of it.
-    """
-    aware = aware_of(case.adapter.method, case.adapter.training)
-    return [
-        fused
-        for fused in case.session.scalars(fused_from(case.adapter))
-        if fused.adapter.digest == case.adapter.digest
-        and not fused.extras
-        and fused.recipe.get("scale") is None
-        and fused.recipe.get("quantization_aware") == aware
-    ]
 
 
 def _evaluations(adapter: tables.AdapterRow, metric: str) -> list[tables.EvaluationRow]:

@@ -196,7 +196,15 @@ def read_rules(path: Path) -> tuple[dict[str, Any], bool | None]:
         raise BadInputError(
             f"{path.name} is larger than {LARGEST >> 10} KiB", hint="fusery alias rules set --help"
         )
-    values = parse_json(data, path.name) if path.suffix.lower() == ".json" else _toml(data, path.name)
+    try:
+        values = (
+            parse_json(data, path.name) if path.suffix.lower() == ".json" else tomllib.loads(data.decode())
+        )
+    except FormatError:
+        raise
+    except (ValueError, RecursionError) as error:  # a number of many digits is a plain ValueError
+        hint = 'write lines such as: admission = "clean"'
+        raise BadInputError(f"{path.name} is not TOML in UTF-8", hint=hint) from error
     if not isinstance(values, dict):
         raise FormatError(f"{path.name} is not a JSON object")
     guarded = values.pop("guarded", None)
@@ -204,15 +212,6 @@ def read_rules(path: Path) -> tuple[dict[str, Any], bool | None]:
         raise BadInputError(f"{path.name} cannot be taken: guarded: write true or false")
     make_rules(values, path.name)
     return values, guarded
-
-
-def _toml(data: bytes, name: str) -> Mapping[str, object]:
-    try:
-        return tomllib.loads(data.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise BadInputError(f"{name} is not UTF-8 text") from error
-    except (ValueError, RecursionError) as error:  # a number of many digits is a plain ValueError
-        raise BadInputError(f"{name} is not TOML", hint='write lines such as: admission = "clean"') from error
 
 
 def set_rules(

@@ -90,9 +90,25 @@ class Health(Record):
 
 def examine(workspace: Workspace) -> list[Check]:
     """Check every setting and part, without changes."""
-    parts = {"database": _database, "store": _store, "cache": _cache}
-    looked = (_guarded(name, partial(look, workspace)) for name, look in parts.items())
-    return [*_settings(workspace), *looked, _engine(), *_extras()]
+    parts = {
+        "database": partial(_database, workspace),
+        "store": lambda: (
+            f"{workspace.store.url} belongs to this database, {workspace.store.capabilities.promise}"
+        ),
+        "cache": partial(_cache, workspace),
+    }
+    engine = Check("engine", "ok", "canonical, compiled")
+    if importlib.util.find_spec("fusery.registry.engine._kernel") is None:
+        # Without these options pip takes the wheel that it has kept from the time without a compiler.
+        again = "pip install --force-reinstall --no-deps --no-cache-dir --no-binary fusery fusery"
+        hint = f"install a C compiler, then fusery once more: {again}"
+        engine = Check("engine", "note", "canonical, in NumPy: the same result in five times the time", hint)
+    return [
+        *_settings(workspace),
+        *(_guarded(name, look) for name, look in parts.items()),
+        engine,
+        *_extras(),
+    ]
 
 
 def examine_remote(workspace: Workspace, url: str, own: Callable[[], OwnIdentity]) -> list[Check]:
@@ -183,11 +199,6 @@ def _database(workspace: Workspace) -> str:
     return ", ".join(plural(number, name) for name, number in count.items())
 
 
-def _store(workspace: Workspace) -> str:
-    store = workspace.store
-    return f"{store.url} belongs to this database, {store.capabilities.promise}"
-
-
 def _cache(workspace: Workspace) -> str:
     cache = workspace.cache
     entries = list(cache.entries())
@@ -199,15 +210,6 @@ def _cache(workspace: Workspace) -> str:
     shared = cache.root.exists() and others_may_write(cache.root)
     theirs = ", writable by other users, who could swap what you load from it" if shared else ""
     return f"{plural(len(entries), 'fused model')}, {shown_size(free)} free{writable}{theirs}"
-
-
-def _engine() -> Check:
-    if importlib.util.find_spec("fusery.registry.engine._kernel") is None:
-        # Without these options pip takes the wheel that it has kept from the time without a compiler.
-        again = "pip install --force-reinstall --no-deps --no-cache-dir --no-binary fusery fusery"
-        hint = f"install a C compiler, then fusery once more: {again}"
-        return Check("engine", "note", "canonical, in NumPy: the same result in five times the time", hint)
-    return Check("engine", "ok", "canonical, compiled")
 
 
 def _extras() -> Iterator[Check]:

@@ -77,32 +77,21 @@ def _unattributed_change(
                 row, number = tables.AmendmentRow, content["adapter"][0]["id"]
                 amended = session.scalars(select(row).where(row.adapter_id == number).order_by(row.id))
                 amendments = [each for each in amended if entries.get(each.id) == seq]
-                candidates = _adapter_before(session, content, amendments)
-            else:
-                candidates = _before_end(kind, content)
+                # Renderings are added when they are first computed.
+                earlier = _undone(session, content, amendments)
+                forms = earlier.get(_FORMS, [])
+                some = (itertools.combinations(forms, count) for count in range(len(forms), -1, -1))
+                chosen = itertools.chain.from_iterable(some)
+                candidates = (_with(earlier, {_FORMS: list(each)}) for each in chosen)
+            else:  # an immutable record, in its present state or that before it ended
+                table = KINDS[kind].table.name
+                [last] = content[table]
+                standing = {name: value for name, value in last.items() if name not in _ENDING[kind]}
+                candidates = iter((content, {**content, table: [standing]}))
             content = next(each for each in candidates if digest_json(each) == before)
         except (*_UNREADABLE, StopIteration):
             return seq
     return None
-
-
-def _before_end(kind: str, content: Content) -> Iterator[Content]:
-    """Yield an immutable record in its present state, and in that before it ended."""
-    yield content
-    [row] = content[KINDS[kind].table.name]
-    before = {name: value for name, value in row.items() if name not in _ENDING[kind]}
-    yield {**content, KINDS[kind].table.name: [before]}
-
-
-def _adapter_before(
-    session: Session, content: Content, amendments: Sequence[tables.AmendmentRow]
-) -> Iterator[Content]:
-    """Yield an adapter without some amendments, and without renderings, which are added when they are first computed."""
-    content = _undone(session, content, amendments)
-    forms = content.get(_FORMS, [])
-    for count in range(len(forms), -1, -1):
-        for chosen in itertools.combinations(forms, count):
-            yield _with(content, {_FORMS: list(chosen)})
 
 
 def _undone(session: Session, content: Content, amendments: Sequence[tables.AmendmentRow]) -> Content:

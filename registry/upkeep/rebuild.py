@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
 
 from fusery.storage.digest import Digest, digest_file
 from fusery.storage.errors import BlobCorruptError, BlobMissingError, FuseryError, StorageError
@@ -35,30 +34,21 @@ def rebuild(
     workspace: Workspace, references: Sequence[str] = (), *, say: Callable[[str], None] = lambda _: None
 ) -> Iterator[Rebuilt]:
     """Yield the result for each fused model, or for those of some references."""
+    fused, keys = tables.FusedRow, dict[str, None]()
     with workspace.database.read() as session:
-        keys = _keys(session, references)
+        for subject in (resolve_any(session, reference) for reference in references):
+            query = select(fused).where(fused.base_id == subject.id).order_by(fused.id)
+            if isinstance(subject, tables.AdapterRow):
+                query = fused_from(subject)
+            made = [subject] if isinstance(subject, fused) else session.scalars(query)
+            keys |= dict.fromkeys(row.key for row in made)
+        if not references:
+            keys |= dict.fromkeys(session.scalars(select(fused.key).order_by(fused.id)))
     for key in keys:
         with workspace.database.read() as session:
             row = session.scalars(load_fused().where(tables.FusedRow.key == key)).one()
         say(f"rebuilding {label_of(row)}")
         yield _rebuilt(workspace, row)
-
-
-def _keys(session: Session, references: Sequence[str]) -> list[str]:
-    fused = tables.FusedRow
-    if not references:
-        return list(session.scalars(select(fused.key).order_by(fused.id)))
-    found: dict[str, None] = {}
-    for reference in references:
-        subject = resolve_any(session, reference)
-        if isinstance(subject, tables.FusedRow):
-            found[subject.key] = None
-            continue
-        query = select(fused).where(fused.base_id == subject.id).order_by(fused.id)
-        if isinstance(subject, tables.AdapterRow):
-            query = fused_from(subject)
-        found |= {row.key: None for row in session.scalars(query)}
-    return list(found)
 
 
 def _rebuilt(workspace: Workspace, row: tables.FusedRow) -> Rebuilt:

@@ -23,6 +23,7 @@ from ..fusion.records import in_words
 from ..fusion.views import foreign_key, foreign_record, recipe_key
 from ..models.identity import identify_base
 from ..records.amendments import state_of, undone
+from ..records.bases import blob_generations
 from ..records.derived import LEARNED, adapter_columns, base_columns, describe_base, differing
 from ..records.references import load_adapters
 from ..records.renderings import fetch_originals
@@ -61,8 +62,16 @@ _Found = Iterator[tuple[str, str]]  # code and message of each recorded fact tha
 
 
 def _base(workspace: Workspace, item: AuditableItem, notes: list[str]) -> _Found:
-    paths = _paths(workspace, item)
-    if paths is None:
+    if item.folder is not None:
+        paths = {entry.path: item.folder / entry.path for entry in item.manifest}
+    else:
+        generations = blob_generations(workspace, [entry.sha256 for entry in item.manifest])
+        places = (
+            (entry.path, workspace.store.local_path(entry.sha256, generation=generations[entry.sha256]))
+            for entry in item.manifest
+        )
+        paths = {name: path for name, path in places if path is not None}
+    if len(paths) < len(item.manifest):
         notes.append(f"content of {item.name} not recomputed: its files are not on this machine")
         return
     architecture = describe_base(paths)
@@ -82,21 +91,6 @@ def _base(workspace: Workspace, item: AuditableItem, notes: list[str]) -> _Found
         notes.append(f"content of {item.name} not recomputed: it depends on mlx-lm")
         wrong = [name for name in wrong if name not in LEARNED]
     yield from _differing(wrong)
-
-
-def _paths(workspace: Workspace, item: AuditableItem) -> dict[str, Path] | None:
-    """Return the local paths of a base model's files; None if one is not on this machine."""
-    if item.folder is not None:
-        return {entry.path: item.folder / entry.path for entry in item.manifest}
-    from ..records.bases import blob_generations
-
-    generations = blob_generations(workspace, [entry.sha256 for entry in item.manifest])
-    found = {
-        entry.path: workspace.store.local_path(entry.sha256, generation=generations[entry.sha256])
-        for entry in item.manifest
-    }
-    paths = {name: path for name, path in found.items() if path is not None}
-    return paths if len(paths) == len(found) else None
 
 
 def _adapter(workspace: Workspace, item: AuditableItem, contexts: Contexts, arrived: Path) -> _Found:

@@ -106,7 +106,10 @@ def count_records(session: Session) -> int:
 def check_records(session: Session, log: SealLog) -> Iterator[Problem]:
     """Yield every record that differs from its newest seal, and rows that belong to no record."""
     for kind in KINDS.values():
-        for numbers in _numbers(session, kind, log.only):
+        query = select(kind.table.c.id).order_by(kind.table.c.id)
+        if log.only is not None:
+            query = query.where(kind.table.c.id.in_([each for name, each in log.only if name == kind.name]))
+        for numbers in batches(session.scalars(query)):
             yield from _differing(session, log, kind, numbers)
         for part in kind.parts if log.only is None else ():  # foreign keys forbid it, and can be switched off
             column = tables.metadata.tables[part].c[kind.column]
@@ -120,17 +123,6 @@ def check_records(session: Session, log: SealLog) -> Iterator[Problem]:
             for number in sorted(set(chosen) - there):
                 message = f"row {number} of {kind.name} was removed"
                 yield Problem("record_missing", f"{kind.name} {names[number]}", message)
-
-
-def _numbers(session: Session, kind: RecordKind, only: Collection[Key] | None) -> Iterator[Sequence[int]]:
-    """Yield the numbers of the rows of a kind, in batches."""
-    number, last = kind.table.c.id, 0
-    query = select(number).order_by(number).limit(BATCH)
-    if only is not None:
-        query = query.where(number.in_([each for name, each in only if name == kind.name]))
-    while found := session.scalars(query.where(number > last)).all():
-        yield found
-        last = found[-1]
 
 
 def _differing(session: Session, log: SealLog, kind: RecordKind, numbers: Sequence[int]) -> Iterator[Problem]:
