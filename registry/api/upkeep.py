@@ -198,7 +198,7 @@ class Upkeep(Resource):
 def audited(workspace: Workspace, names: Sequence[str], *, jobs: int | None = None, **options: Any) -> Report:
     """Run an audit, of all webhooks too where no names are given."""
     from ..upkeep.audit import audit
-    from ..webhooks.checks import check_deliveries
+    from ..webhooks.delivering import check_deliveries
     from ..workspace.cluster import check_jobs
 
     for name in options.keys() & {"copies", "anchors", "keys"}:

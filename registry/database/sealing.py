@@ -5,7 +5,7 @@ adapter.  What is hashed, exactly: the canonical JSON (`storage.digest.canonical
 rows by table, each an object of its columns in the form of `tables.record`, without those that are null, and the lists
 by primary key.  So a column that a later version adds, null in what there is, changes no seal.
 
-Not sealed, since they describe no record: claims, leases, positions of webhook deliveries (`webhooks.checks` compares them
+Not sealed, since they describe no record: claims, leases, positions of webhook deliveries (`webhooks.delivering` compares them
 with the log), and the state of blobs (an audit compares it with the store).  Values are hashed as they are read; `audit.records` checks their stored form.
 """
 

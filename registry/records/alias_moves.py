@@ -133,7 +133,7 @@ def overtaken(session: Session, alias: tables.AliasRow) -> list[str]:
             entries = dict[int, int]()
             for seq, seals in session.execute(sealed.where(event.seals.is_not(None))):
                 with suppress(ValueError):  # the audit of the chain reports it
-                    amended = (seal.number for seal in parse_seals(seals) if seal.kind == "amendment")
+                    amended = (seal.number for seal in parse_seals(str(seals)) if seal.kind == "amendment")
                     entries |= dict.fromkeys(amended, seq)
             found += [
                 f"{row.field} of {holder.name} was amended from {row.before[:80]} to {row.after[:80]} by {row.by}, after "

@@ -90,7 +90,7 @@ class Health(Record):
 
 def examine(workspace: Workspace) -> list[Check]:
     """Check every setting and part, without changes."""
-    parts = {
+    parts: dict[str, Callable[[], str]] = {
         "database": partial(_database, workspace),
         "store": lambda: (
             f"{workspace.store.url} belongs to this database, {workspace.store.capabilities.promise}"

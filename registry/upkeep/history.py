@@ -82,7 +82,7 @@ def _unattributed_change(
                 forms = earlier.get(_FORMS, [])
                 some = (itertools.combinations(forms, count) for count in range(len(forms), -1, -1))
                 chosen = itertools.chain.from_iterable(some)
-                candidates = (_with(earlier, {_FORMS: list(each)}) for each in chosen)
+                candidates: Iterator[Content] = (_with(earlier, {_FORMS: list(each)}) for each in chosen)
             else:  # an immutable record, in its present state or that before it ended
                 table = KINDS[kind].table.name
                 [last] = content[table]

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from fusery.registry import Registry
 from fusery.registry.database import events
-from fusery.registry.webhooks.checks import CODE
-from fusery.registry.webhooks.delivering import Backoff, Manner, deliver, retry
+from fusery.registry.webhooks.delivering import CODE, Backoff, Manner, deliver, retry
 from fusery.registry.webhooks.hooks import skip
 from fusery.registry.webhooks.sending import Deliverer, DeliveryAnswer, WebhookTarget
 
