@@ -177,17 +177,12 @@ class BadSignatureError(RegistryError):
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """A signature that is not verified yet.
-
-    Attributes:
-        payload: the bytes that are signed, together with the type.
-        hint: the id of the key; may be empty.
-    """
+    """A signature that is not verified yet."""
 
     payload_type: str
-    payload: bytes
+    payload: bytes  # which is signed, together with the type
     signature: bytes
-    hint: str = ""
+    hint: str = ""  # the id of the key; may be empty
 
     def signed_bytes(self) -> bytes:
         """Return what the signature is over: DSSE's pre-authentication encoding."""

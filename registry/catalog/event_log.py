@@ -88,19 +88,13 @@ def events_of(session: Session, rows: Sequence[tables.EventRow]) -> list[Event]:
 
 @dataclass(frozen=True, slots=True)
 class _About:
-    """Which entries are about something: those about its subjects or digests, and others that mention it.
+    """Which entries are about something: those about its subjects or digests, and others that mention it."""
 
-    Attributes:
-        kinds: what the log calls things.
-        figures: names and digests by which the details of other entries mention it.
-        approves: the name of the alias that approvals, of adapters of its task, have to be for.
-    """
-
-    kinds: Sequence[str] = ()
-    subjects: frozenset[str] = frozenset()
-    prefix: str = ""
-    figures: frozenset[str] = frozenset()
-    approves: Reference | None = None
+    kinds: Sequence[str]  # what the log calls things
+    subjects: frozenset[str]
+    prefix: str
+    figures: frozenset[str]  # names and digests by which the details of other entries mention it
+    approves: Reference | None  # the alias that approvals, of adapters of its task, have to be for
 
     def condition(self) -> ColumnElement[bool]:
         """Return the condition for the database; each part has an index, and OR alone would read the whole log."""

@@ -58,20 +58,15 @@ _EXAMPLES = {
 
 @dataclass(frozen=True, slots=True)
 class WhereField:
-    """One field.
-
-    Attributes:
-        column: the expression of its value; None if there may be several.
-        rows: the query for its values, whose one column is tested, if there may be several.
-        choices: all values that it can have, if they are known.
-        inherited: the query for adapter ids and the values that these adapters inherit from their sources.
-    """
+    """A field: the expression of its value, or the query for its values if there may be several."""
 
     kind: Kind
     column: Any
     rows: Select[Any] | None = None
-    choices: tuple[str, ...] = ()
-    inherited: Select[Any] | None = None
+    choices: tuple[str, ...] = ()  # all values that it can have, if they are known
+    inherited: Select[Any] | None = (
+        None  # for adapter ids and the values that they inherit from their sources
+    )
 
     @property
     def operators(self) -> frozenset[str]:
