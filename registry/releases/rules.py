@@ -46,21 +46,14 @@ Licence = Annotated[
 
 
 class MetricRule(BaseModel):
-    """Demands on one metric, as it was recorded last.
-
-    Attributes:
-        at_least: its value is not below this.
-        at_most: its value is not above this.
-        within: it is not worse than that of the alias's holder by more than this, in its own unit.
-        dataset: only what was measured on this dataset counts.
-        split: only what was measured on this split counts.
-    """
+    """Demands on one metric, as it was recorded last: its least and largest value, and on which dataset and split."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     at_least: Number | None = None
     at_most: Number | None = None
     within: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] | None = None
+    """By how much it may be worse than that of the alias's holder, in its own unit."""
     dataset: Annotated[str, StringConstraints(min_length=1, max_length=300)] | None = None
     split: Annotated[str, StringConstraints(min_length=1, max_length=100)] | None = None
 
@@ -74,15 +67,10 @@ class MetricRule(BaseModel):
 class Rules(BaseModel):
     """Demands on an adapter; rules that are not set do not apply.
 
-    Attributes:
-        admission: `clean`, neither a warning nor an error when it was registered; or `no_errors`.
-        fidelity: a recorded fuse of it has at least this verdict.
-        val_loss_within: its validation loss exceeds that of the alias's holder by at most this much.
-        signed: a key trusted for the alias has signed it.
-        licences: the base's licence, and its own if it has one, are among these.
-        approvals: at least this many people other than its author have approved.
-        authenticated: only approvals count of which a server knew by a token who gave them.
-        metrics: demands on metrics, by their names.
+    `admission`: no error, or neither warning nor error (`clean`), when it was registered.  `fidelity`: a recorded fuse has at
+    least this verdict.  `val_loss_within`: its loss exceeds that of the alias's holder by at most this.  `signed`: by a key
+    trusted for the alias.  `licences`: of the base, and its own if it has one.  `approvals`: of so many people other than its
+    author; `authenticated`: only those given with a token count.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)

@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session, aliased, joinedload
 from fusery.storage.digest import digest_json
 
 from .. import tables
-from ..database.sealing import KINDS, Content, contents_of
+from ..database.sealing import KINDS, Content, Row, contents_of
 from ..errors import BadInputError
 from ..names import parse_date
 from ..records.alias_moves import ALIAS_MOVED, overtaken, text_of
@@ -86,7 +86,7 @@ def _unattributed_change(
             else:  # an immutable record, in its present state or that before it ended
                 table = KINDS[kind].table.name
                 [last] = content[table]
-                standing = {name: value for name, value in last.items() if name not in _ENDING[kind]}
+                standing: Row = {name: value for name, value in last.items() if name not in _ENDING[kind]}
                 candidates = iter((content, {**content, table: [standing]}))
             content = next(each for each in candidates if digest_json(each) == before)
         except (*_UNREADABLE, StopIteration):

@@ -110,7 +110,15 @@ def check_records(session: Session, log: SealLog) -> Iterator[Problem]:
         if log.only is not None:
             query = query.where(kind.table.c.id.in_([each for name, each in log.only if name == kind.name]))
         for numbers in batches(session.scalars(query)):
-            yield from _differing(session, log, kind, numbers)
+            known, now = log.newest(kind.name, numbers), _seals_now(session, kind, numbers)
+            for number in numbers:
+                name, digest = known.get(number, ("", None))
+                seal, row = now.get(number), f"row {number} of {kind.table.name}"
+                subject = f"{kind.name} {name or (seal.name if seal else number)}"
+                if digest is None:
+                    yield Problem("record_unsealed", subject, f"{row} has no entry in the log")
+                elif seal is None or seal.digest != digest:
+                    yield Problem("record_changed", subject, f"{row} or its related rows were changed")
         for part in kind.parts if log.only is None else ():  # foreign keys forbid it, and can be switched off
             column = tables.metadata.tables[part].c[kind.column]
             owner = exists().where(kind.table.c.id == column)
@@ -123,18 +131,6 @@ def check_records(session: Session, log: SealLog) -> Iterator[Problem]:
             for number in sorted(set(chosen) - there):
                 message = f"row {number} of {kind.name} was removed"
                 yield Problem("record_missing", f"{kind.name} {names[number]}", message)
-
-
-def _differing(session: Session, log: SealLog, kind: RecordKind, numbers: Sequence[int]) -> Iterator[Problem]:
-    known, now = log.newest(kind.name, numbers), _seals_now(session, kind, numbers)
-    for number in numbers:
-        name, digest = known.get(number, ("", None))
-        seal, row = now.get(number), f"row {number} of {kind.table.name}"
-        subject = f"{kind.name} {name or (seal.name if seal else number)}"
-        if digest is None:
-            yield Problem("record_unsealed", subject, f"{row} has no entry in the log")
-        elif seal is None or seal.digest != digest:
-            yield Problem("record_changed", subject, f"{row} or its related rows were changed")
 
 
 def _seals_now(session: Session, kind: RecordKind, numbers: Sequence[int]) -> dict[int, Seal]:

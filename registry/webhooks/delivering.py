@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -220,7 +220,14 @@ def _deliver_first(workspace: Workspace, hook: tables.WebhookRow, how: Manner) -
                 _due(workspace, session).where(tables.WebhookRow.id == row.id)
             )
             entry = head(session, row, row.delivery.position) if row is not None and waits else None
-            delivery = _delivery(session, row, entry) if row is not None and entry is not None else None
+            delivery = None
+            if row is not None and entry is not None:
+                with suppress(ValueError, RecursionError):  # edited by other means, which the audit names
+                    [event] = events_of(session, [entry])
+                    key = f"msg_{row.uid}_{entry.seq}"
+                    delivery = Delivery(
+                        id=key, hook=row.name, type=event.action, timestamp=event.at, data=event
+                    )
         answer = _send(row, delivery, how) if row is not None and entry is not None else None
         lease.check()
         with workspace.database.write() as session:
@@ -231,15 +238,6 @@ def _deliver_first(workspace: Workspace, hook: tables.WebhookRow, how: Manner) -
                 moved(session, row.id, row.delivery.position, last)
                 return None
             return _settle(workspace, session, row, entry, answer, how)
-
-
-def _delivery(session: Session, hook: tables.WebhookRow, entry: tables.EventRow) -> Delivery | None:
-    try:
-        [event] = events_of(session, [entry])
-    except (ValueError, RecursionError):  # edited by other means, which the audit names
-        return None
-    key = f"msg_{hook.uid}_{entry.seq}"
-    return Delivery(id=key, hook=hook.name, type=event.action, timestamp=event.at, data=event)
 
 
 def _send(hook: tables.WebhookRow, delivery: Delivery | None, how: Manner) -> DeliveryAnswer:
