@@ -134,7 +134,11 @@ def modules(room: str) -> list[Path]:
 
 
 def run(
-    limit: float, tests: list[str], mutant: Mutant | None = None, reached: Path | None = None
+    limit: float,
+    tests: list[str],
+    mutant: Mutant | None = None,
+    reached: Path | None = None,
+    output: int | None = subprocess.DEVNULL,
 ) -> int | None:
     """Run fast tests; return pytest's exit code, None if they still run after `limit` seconds.
 
@@ -143,6 +147,7 @@ def run(
         tests: folders, or IDs of tests.
         mutant: what is changed.
         reached: a file to be written with the lines that each test reaches.
+        output: where pytest prints; None for this program's output.
     """
     with tempfile.TemporaryDirectory() as place:
         settings = dict(
@@ -166,7 +171,7 @@ def run(
             words += ["-p", "reached_lines"]
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "pytest", *words, *tests],
-            cwd=ROOT, env=settings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+            cwd=ROOT, env=settings, stdout=output, stderr=output, start_new_session=True,
         )  # fmt: skip
         try:
             return process.wait(limit)
@@ -202,7 +207,7 @@ def unchanged(room: str) -> Room:
     """Run a room's tests without a mutant; exit if they fail."""
     with tempfile.TemporaryDirectory() as place:
         reached, began = Path(place, "reached.json"), time.monotonic()
-        code = run(1800, [f"tests/{room}"], reached=reached)
+        code = run(1800, [f"tests/{room}"], reached=reached, output=None)
         if code != 0:
             sys.exit(f"tests/{room} fails without a mutant (pytest's exit code: {code})")
         return Room(time.monotonic() - began, json.loads(reached.read_bytes()))

@@ -1,7 +1,7 @@
 """RunningJob bundles against what the system does with the same bytes: `cp`, and the compressor by itself.
 
 A fused model of a gigabyte is written to a place of its own, in turn with its peer and each first every other time: as `model`
-against `cp -r` and `sha256sum` of the copy, with `--link` against `sha256sum`, and as `archive` against zstandard alone on the
+against `cp -r` and `sha256sum` of the copy, with `-o link=yes` against `sha256sum`, and as `archive` against zstandard alone on the
 weights.  What is ours checks every digest; where `synced` is said, both bring everything to the disk.  Run it with `python benchmarks/bundles.py`.
 """
 
@@ -155,7 +155,7 @@ def report(found: dict[str, list[tuple[float, float]]]) -> int:
         text
         for text, bad in (
             (f"model at most {COPY} of cp and sha256sum", ratios["copy"] > COPY),
-            (f"--link at most {LINK} of sha256sum", ratios["link"] > LINK),
+            (f"link at most {LINK} of sha256sum", ratios["link"] > LINK),
             (f"archive at least {ARCHIVE} of the compressor", 1 / ratios["archive"] < ARCHIVE),
         )
         if bad

@@ -31,7 +31,7 @@ from .columns import (
 )
 from .command import command, prints
 from .evaluations import print_evaluations
-from .fuse import KEYS_OPTION, show_fidelity
+from .fuse import KEYS_OPTION, compare_formats, show_fidelity
 from .options import FILE, TAGS
 from .session import Session
 from .text import aside, cell, foreign_fact, number, times, told
@@ -208,17 +208,15 @@ def show(
       fusery show course_rec@latest
       fusery show course_rec@latest --fidelity --formats
     """  # noqa: D301 (click wants the character, not a backslash)
-    if fidelity or formats:
-        if at is not None:
-            raise click.UsageError("--at shows the record alone.")
-        show_fidelity(
-            session,
-            reference,
-            formats=formats,
-            plot=plot,
-            force=force,
-            wanted=wanted,
-        )
+    if (fidelity or formats) and at is not None:
+        raise click.UsageError("--at shows the record alone.")
+    if formats:
+        if plot is not None:
+            raise click.UsageError("--plot draws one fused model, --formats compares those that could be.")
+        compare_formats(session, reference, **wanted)
+        return
+    if fidelity:
+        show_fidelity(session, reference, plot=plot, force=force)
         return
     view = session.registry.adapters.show(reference, at=at, plot=plot, force=force)
     name = view["plot"] if view.plot else view["name"]

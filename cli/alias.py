@@ -14,11 +14,11 @@ from fusery.storage.plaintext import typed
 
 from .command import command, listing, prints
 from .session import Session, is_interactive
-from .text import ago, cell, when
+from .text import cell
 
 if TYPE_CHECKING:
     from fusery.registry.record import Record
-    from fusery.registry.records.release import AliasHolder, AliasRules, Moved, Promotion, RemovedRules, Yank
+    from fusery.registry.records.release import AliasHolder, AliasRules, Moved, Promotion, Yank
 
 
 def _print_move(session: Session, move: Moved) -> None:
@@ -44,21 +44,16 @@ def set_alias(session: Session, adapter: str, alias: str, **reason: str) -> None
     session.emit(move, names=[move.to or ""], human=lambda: _print_move(session, move))
 
 
-@prints("alias remove", Aliases.remove, names="to")
-def remove(session: Session, move: Moved) -> None:
-    """Remove an alias; its log entries stay."""
-    _print_move(session, move)
-
-
-@prints("alias rollback", Aliases.roll_back, names="to")
-def roll_back(session: Session, move: Moved) -> None:
-    """Move an alias back to its previous version.
+prints("alias remove", Aliases.remove, names="to", text="Remove an alias; its log entries stay.")(_print_move)
+prints(
+    "alias rollback",
+    Aliases.roll_back,
+    names="to",
+    text="""Move an alias back to its previous version.
 
     Example: fusery alias rollback course_rec#prod --reason "wrong answers"
-    """
-    _print_move(session, move)
-
-
+    """,
+)(_print_move)
 listing(
     "alias list",
     Aliases.list,
@@ -82,7 +77,7 @@ def show(session: Session, shown: AliasHolder) -> None:
         session.print("  it is yanked" if shown.at is None else "  it was yanked at that time")
     for each in shown.withdrawals:
         if each.relation != "itself":
-            session.print(f"  {cell(each.told)}")
+            session.print(f"  {cell(each.summary)}")
 
 
 _YANKED = "records.release:Yank | records.release:LiftedYank | [records.release:Yank] | [records.release:LiftedYank]"
@@ -138,12 +133,20 @@ def yank(
             _print_yanks(session, yanks)
         if dry_run:
             session.print("Nothing was written.")
-        elif aliases := [alias for row in yanks for alias in row.aliases]:
-            session.say(f"Next: fusery alias rollback {aliases[0]} --reason TEXT")
+        elif alias := next(
+            (alias for row in yanks for alias in row.aliases if _has_earlier(session, alias)), ""
+        ):
+            session.say(f"Next: fusery alias rollback {alias} --reason TEXT")
         elif places := [each.place for row in yanks for each in row.deployments]:
             session.say(f"Next: fusery deploy end {typed(places[0])} --reason TEXT")
 
     session.emit(_one_or_all(yanks), names=[row.name for row in yanks], human=human)
+
+
+def _has_earlier(session: Session, alias: str) -> bool:
+    """Return whether another adapter held an alias before."""
+    moves = session.registry.aliases.history(alias)
+    return len({move.to for move in moves if move.to is not None}) > 1
 
 
 def _one_or_all(records: Sequence[Record]) -> Record | Sequence[Record]:
@@ -271,23 +274,28 @@ def show_rules(session: Session, shown: AliasRules) -> None:
         session.print(f"  {name}  {_rule(name, value)}")
 
 
-@prints("alias rules list", Aliases.all_rules, names="alias", table=True)
-def list_rules(session: Session, found: list[AliasRules]) -> None:
-    """List the rules of all aliases."""
-    titles = ("alias", "guarded", "age", "by", "rules", "since")
-    table = session.table(*titles, right=("age",), free=("rules",))
-    for row in found:
-        rules = {name: _rule(name, value) for name, value in row.rules.items()}
-        table.add_row(*map(cell, (row.alias, row.guarded, ago(row.at), row.by, rules, when(row.at))))
-    session.print_table(table)
-    if not found:
-        session.say("There are no rules. Hint: fusery alias rules set prod --approvals 1")
+listing(
+    "alias rules list",
+    Aliases.all_rules,
+    "List the rules of all aliases.",
+    "alias guarded at:age by rules at",
+    none="There are no rules. Hint: fusery alias rules set prod --approvals 1",
+    cells={"rules": lambda row: cell({name: _rule(name, value) for name, value in row.rules.items()})},
+    names="alias",
+)
 
 
-@prints("alias rules remove", Aliases.remove_rules, names="alias", target=_TARGET)
-def remove_rules(session: Session, shown: RemovedRules, dry_run: bool) -> None:
-    """Remove the rules of an alias; it is no longer guarded."""
-    session.print(f"{'Would remove' if dry_run else 'Removed'} the rules of {shown.alias}.")
+prints(
+    "alias rules remove",
+    Aliases.remove_rules,
+    names="alias",
+    target=_TARGET,
+    text="Remove the rules of an alias; it is no longer guarded.",
+)(
+    lambda session, removed, dry_run: session.print(
+        f"{'Would remove' if dry_run else 'Removed'} the rules of {removed.alias}."
+    )
+)
 
 
 def _rule(name: str, value: Any) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -62,31 +63,21 @@ def audit(
 
     Example: fusery audit --repair --from DIR
     """
-    alone = {"--chain": chain, "--rebuild": again}
-    _check_options(
-        references,
-        repair=repair,
-        whole={"--all": every, "--jobs": jobs is not None},
-        alone=alone,
-        anchored=bool(anchors),
-    )
+    whole = {"--all": every, "--jobs": jobs is not None}
+    options = {"--chain": chain, "--rebuild": again, "--repair": repair, **whole}
+    _require_alone(_ALONE, options)
+    _require_alone({"REF": "REF names single records"}, {"REF": references, "--chain": chain, **whole})
+    if anchors and (references or again):
+        raise click.UsageError("--anchor is for an audit of everything, or with --chain.")
     if chain:
         report = session.registry.upkeep.audit_chain(anchors=anchors, keys=keys)
     elif again:
         report = session.registry.upkeep.audit_rebuild(references, reporter=session.reporter())
-    elif references:
-        report = session.registry.upkeep.audit(
-            references, repair=repair, copies=copies, reporter=session.reporter()
-        )
     else:
-        with session.counting("reading") as told:
+        more: Mapping[str, Any] = {} if references else {"jobs": jobs, "anchors": anchors, "keys": keys}
+        with nullcontext() if references else session.counting("reading") as bar:
             report = session.registry.upkeep.audit(
-                repair=repair,
-                copies=copies,
-                jobs=jobs,
-                anchors=anchors,
-                keys=keys,
-                reporter=session.reporter(told),
+                references, repair=repair, copies=copies, **more, reporter=session.reporter(bar)
             )
     session.emit(
         report,
@@ -98,25 +89,13 @@ def audit(
     return 3 if report.inconclusive else 0
 
 
-def _check_options(
-    references: Sequence[str],
-    *,
-    repair: bool,
-    whole: Mapping[str, bool],
-    alone: Mapping[str, bool],
-    anchored: bool,
-) -> None:
-    chosen = [name for name, given in alone.items() if given]
-    wide = [name for name, given in whole.items() if given]
-    others = [*chosen[1:], *(["--repair"] if repair else []), *wide]
-    if chosen and others:
-        raise click.UsageError(f"{_ALONE[chosen[0]]}: {others[0]} does not go with it.")
-    if references and wide:
-        raise click.UsageError(f"{wide[0]} is for an audit of everything, without REF.")
-    if anchored and (references or alone["--rebuild"]):
-        raise click.UsageError("--anchor is for an audit of everything, or with --chain.")
-    if alone["--chain"] and references:
-        raise click.UsageError("--chain follows the log, and nothing goes with it.")
+def _require_alone(alone: Mapping[str, str], others: Mapping[str, object]) -> None:
+    """Refuse options beside one that goes with no other."""
+    for option, reason in alone.items():
+        if others[option] and (
+            beside := next((name for name, on in others.items() if on and name != option), "")
+        ):
+            raise click.UsageError(f"{reason}: {beside} does not go with it.")
 
 
 def _tell(session: Session, report: Report, *, hint: bool) -> None:

@@ -148,6 +148,7 @@ def prints(
     progress: str | Callable[[Mapping[str, Any]], str] = "",
     counting: str | Callable[[Mapping[str, Any]], str] = "",
     given: Callable[[], Mapping[str, Any]] = dict,
+    text: str = "",
     **settings: Any,
 ) -> Callable[[F], F]:
     """Make a function that prints a method's result for people a command, which calls the method.
@@ -155,6 +156,7 @@ def prints(
     Args:
         names: what `-q` prints: an attribute of each result, or a function of the whole.
         progress: the label of a bar in bytes, or a function of the options that returns it.
+        text: the command's help, if it is not the function's docstring.
         settings: those of `command`.  The function has the session, the result, and the options that it names.
     """
 
@@ -165,16 +167,16 @@ def prints(
         def run(session: Session, **options: Any) -> int | None:
             bar: AbstractContextManager[Any] = nullcontext()
             if label := progress or counting:
-                text = label(options) if callable(label) else label
-                bar = session.progress(text) if progress else session.counting(text)
+                shown = label(options) if callable(label) else label
+                bar = session.progress(shown) if progress else session.counting(shown)
             with bar as progress_bar:
                 more = {**given(), **({"reporter": session.reporter(progress_bar)} if reports else {})}
                 found = method_of(session, of)(**options, **more)
-            shown = {name: options[name] for name in wanted}
-            session.emit(found, names=_names(found, names), human=lambda: view(session, found, **shown))
+            given_to = {name: options[name] for name in wanted}
+            session.emit(found, names=_names(found, names), human=lambda: view(session, found, **given_to))
             return None if code is None else code(found)
 
-        run.__doc__ = view.__doc__
+        run.__doc__ = text or view.__doc__
         command(path, of, **settings)(run)
         return view
 
@@ -204,8 +206,7 @@ def listing(
         if none and not rows:
             session.say(none)
 
-    view.__doc__ = text
-    prints(path, of, table=True, **settings)(view)
+    prints(path, of, text=text, table=True, **settings)(view)
 
 
 def method_of(session: Session, of: Method) -> Method:

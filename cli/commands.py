@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -135,34 +134,6 @@ FORMER: dict[str, str] = {
     "verify": "identify --verify {--registry=}",
 } | {name: f"admin {name} {{}}" for name in ADMIN}
 """A former command's full name, and the words to type instead; in braces stand its arguments, with some of them replaced."""
-
-FORMER_OPTIONS: dict[str, str] = {
-    "--precision": "--as {}",
-    **{
-        f"--{name.replace('_', '-')}": f"-o {name}={{}}"
-        for name in ("scale", "quantize", "group_size", "mode", "seed", "rounding")
-    },
-}
-"""A former option, and what to type instead; of a command that has the new one."""
-
-_FORMER_VALUES = {"dequantize": "16bit"}
-
-
-def renamed_options(words: list[str], flags: Collection[str]) -> list[str]:
-    """Return the words of a command with today's options in place of former ones; `flags` are the command's."""
-    renamed: list[str] = []
-    rest = list(words)
-    while rest:
-        word = rest.pop(0)
-        name, equals, value = word.partition("=")
-        now = FORMER_OPTIONS.get(name, "")
-        if not now or name in flags or now.partition(" ")[0] not in flags:
-            renamed.append(word)
-            continue
-        if not equals:
-            value = rest.pop(0) if rest and not rest[0].startswith("-") else "VALUE"
-        renamed += now.format(_FORMER_VALUES.get(value, value)).split(" ", 1)
-    return renamed
 
 
 def successor(words: list[str]) -> tuple[str, list[str]] | None:

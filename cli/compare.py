@@ -104,7 +104,7 @@ def _print_compared(session: Session, found: ComparedAdapters) -> None:
 def _warn(session: Session, withdrawals: Mapping[str, Sequence[Withdrawal]]) -> None:
     for name, found in withdrawals.items():
         for each in found:
-            session.note(f"{name}: {each.told}")
+            session.note(f"{name}: {each.summary}")
 
 
 def _print_fields(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
@@ -12,7 +12,7 @@ from fusery.registry.api.exchange import Exchange
 from fusery.registry.charts.text import size
 from fusery.registry.parsing import plural
 
-from .command import command
+from .command import command, prints
 from .session import Session
 from .text import cell
 
@@ -28,8 +28,21 @@ _OTHER: Mapping[str, Any] = {
 _HOME = "HOME|URL: The other registry: its folder, or the URL of its server."
 
 
-@command("push", Exchange.push, table=True, **_OTHER, home=(f"--to {_HOME}", click.Path()))
-def push(session: Session, reference: str, **options: Any) -> None:
+def other_store_options() -> dict[str, str | None]:
+    """Return the options for the file system of another store, from the environment."""
+    return {"store_options": os.environ.get("FUSERY_OTHER_STORE_OPTIONS")}
+
+
+@prints(
+    "push",
+    Exchange.push,
+    names=lambda done: [item.there for item in done.moved],
+    progress="pushing",
+    table=True,
+    **_OTHER,
+    home=(f"--to {_HOME}", click.Path()),
+)
+def push(session: Session, done: Exchanged) -> None:
     """Copy an adapter to another registry.
 
     Its base model, parents, evaluations, signatures and yanks are copied, too. REF may also be a task, a base model or
@@ -40,37 +53,6 @@ def push(session: Session, reference: str, **options: Any) -> None:
 
     Example: fusery push course_rec@latest --to https://fusery.example:8430
     """
-    _copy(session, session.registry.exchange.push, reference, "pushing", options)
-
-
-@command(
-    "pull",
-    Exchange.pull,
-    table=True,
-    **_OTHER,
-    home=(f"--from {_HOME[:-1]}; or a backup.", click.Path()),
-)
-def pull(session: Session, reference: str, **options: Any) -> None:
-    """Copy an adapter from another registry.
-
-    Its base model, parents, evaluations, signatures and yanks are copied, too. REF is a reference in the other registry; see
-    `fusery push`. FUSERY_OTHER_STORE_OPTIONS has options for the file system of a backup, as JSON.
-
-    Example: fusery pull course_rec@latest --from https://fusery.example:8430
-    """
-    options["store_options"] = os.environ.get("FUSERY_OTHER_STORE_OPTIONS")
-    _copy(session, session.registry.exchange.pull, reference, "pulling", options)
-
-
-def _copy(
-    session: Session, move: Callable[..., Exchanged], reference: str, label: str, options: dict[str, Any]
-) -> None:
-    with session.progress(label) as progress:
-        done = move(reference, **options, reporter=session.reporter(progress))
-    session.emit(done, names=[item.there for item in done.moved], human=lambda: _print(session, done))
-
-
-def _print(session: Session, done: Exchanged) -> None:
     table = session.table("name", "kind", "state", "bytes", "digest", right=("bytes",), free=("state",))
     for item in done.items_:
         name = item.there if item.there == item.name else f"{item.name} (there: {item.there})"
@@ -81,8 +63,8 @@ def _print(session: Session, done: Exchanged) -> None:
         )
     session.print_table(table)
     for item in done.items_:
-        for each in item.withdrawals:
-            session.note(f"{item.there}: {each.told}")
+        for yank in item.withdrawals:
+            session.note(f"{item.there}: {yank.summary}")
     place = cell(done.to.place)
     if not done.copied:
         session.print(f"Nothing to copy: {place} has it all.")
@@ -91,11 +73,30 @@ def _print(session: Session, done: Exchanged) -> None:
         session.print(f"{verb} {plural(done.copied, 'record')} to {place}, {size(done.bytes)}.")
 
 
+prints(
+    "pull",
+    Exchange.pull,
+    names=lambda done: [item.there for item in done.moved],
+    progress="pulling",
+    given=other_store_options,
+    table=True,
+    **_OTHER,
+    home=(f"--from {_HOME[:-1]}; or a backup.", click.Path()),
+    text="""Copy an adapter from another registry.
+
+    Its base model, parents, evaluations, signatures and yanks are copied, too. REF is a reference in the other registry; see
+    `fusery push`. FUSERY_OTHER_STORE_OPTIONS has options for the file system of a backup, as JSON.
+
+    Example: fusery pull course_rec@latest --from https://fusery.example:8430
+    """,
+)(push)
+
+
 @command(
     "get",
     document="records.renderings:LocalFolder | exchange.export:Exported",
     destination="[DIR]",
-    form="--format mlx|peft: Format of an adapter; default: mlx, or with DIR the registered one.",
+    form="--format mlx|peft|git: Format of an adapter; git: the registered files and facts, for a repository; default: mlx, or with DIR git.",
     force=": With DIR: replace existing files.",
 )
 def get(
@@ -103,7 +104,7 @@ def get(
     reference: str,
     destination: str | None = None,
     *,
-    form: Literal["mlx", "peft"] | None = None,
+    form: Literal["mlx", "peft", "git"] | None = None,
     force: bool = False,
 ) -> None:
     """Get the files of an adapter, a base model or a fused model.
@@ -117,14 +118,14 @@ def get(
       mlx_lm.generate --model "$(fusery get BASE -q)"
     """  # noqa: D301 (click wants the character, not a backslash)
     if destination is None:
-        if force:
-            raise click.UsageError("--force goes with DIR.")
+        if force or form == "git":
+            raise click.UsageError(f"{'--force' if force else '--format git'} goes with DIR.")
         found = session.registry.folder(reference, format=form)
         session.emit(found, names=[str(found.path)], human=lambda: session.print(str(found.path)))
         session.warn(found)
         return
     exported = session.registry.exchange.export(
-        reference, destination, form=form, force=force, reporter=session.reporter()
+        reference, destination, form=None if form == "git" else form, force=force, reporter=session.reporter()
     )
     session.emit(exported, names=[str(exported.path)], human=lambda: _print_exported(session, exported))
 

@@ -11,7 +11,7 @@ import click
 
 from fusery.registry.adapters.trained_through import is_merge_aware
 from fusery.registry.charts.text import size
-from fusery.registry.engine.recipe import AUTO, CHOICES, DEQUANTIZE, WRITTEN_AS
+from fusery.registry.engine.recipe import AUTO, CHOICES, WRITTEN_AS
 from fusery.registry.engine.verdict import closeness, in_words
 
 from .command import command
@@ -21,7 +21,7 @@ from .text import cell, foreign_fact, number, share, times, told
 
 if TYPE_CHECKING:
     from fusery.registry.bundles.bulk import Done
-    from fusery.registry.fusion.choice import Format, Formats
+    from fusery.registry.fusion.choice import Formats
     from fusery.registry.fusion.request import FuseRequest
     from fusery.registry.records.fused import Fused, FusedDetails
 
@@ -37,8 +37,6 @@ class WrittenAs(click.Choice[str]):
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the precision."""
-        if value == DEQUANTIZE:
-            self.fail(f"{value!r} has another name.\nHint: --as {WRITTEN_AS[value]}", param, ctx)
         chosen = super().convert(value, param, ctx)
         return next(precision for precision, written in WRITTEN_AS.items() if written == chosen)
 
@@ -63,26 +61,33 @@ KEYS: Mapping[str, tuple[click.ParamType[Any], str]] = {
 """The keys of `-o`: type and meaning of each."""
 
 
-def _details(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
-    """Return the values of `-o KEY=VALUE`, by key."""
-    details: dict[str, Any] = {}
-    for text in values:
-        key, equals, value = text.partition("=")
-        key = key.replace("-", "_")
-        if key not in KEYS or not equals:
-            problem = "is not KEY=VALUE" if key in KEYS else "has an unknown key"
-            raise click.BadParameter(f"{text[:80]!r} {problem}.\nHint: the keys are {', '.join(KEYS)}")
-        if key in details:
-            raise click.BadParameter(f"duplicate key {key!r}")
-        details[key] = KEYS[key][0](value, parameter, context)
-    return details
+def key_values(
+    keys: Mapping[str, tuple[Any, ...]],
+) -> Callable[[click.Context, click.Parameter, tuple[str, ...]], dict[str, Any]]:
+    """Return the callback of `-o KEY=VALUE`, which returns the values by key."""
+
+    def read(context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for text in texts:
+            key, equals, value = text.partition("=")
+            key = key.replace("-", "_")
+            if key not in keys or not equals:
+                problem = "is not KEY=VALUE" if key in keys else "has an unknown key"
+                raise click.BadParameter(f"{text[:80]!r} {problem}.\nHint: the keys are {', '.join(keys)}")
+            converted = keys[key][0](value, parameter, context)
+            if key in values and not isinstance(converted, tuple):
+                raise click.BadParameter(f"duplicate key {key!r}")
+            values[key] = (*values.get(key, ()), *converted) if isinstance(converted, tuple) else converted
+        return values
+
+    return read
 
 
 KEYS_OPTION = click.Option(
     ["-o", "details"],
     multiple=True,
     metavar="KEY=VALUE",
-    callback=_details,
+    callback=key_values(KEYS),
     help=f"Rare options: {', '.join(KEYS)}; repeatable.",
 )
 
@@ -279,21 +284,8 @@ def computes_on_linux_cpu() -> bool:
     return bool(mx.default_device() == mx.cpu)
 
 
-def show_fidelity(
-    session: Session,
-    reference: str,
-    *,
-    formats: bool,
-    plot: Path | None,
-    force: bool,
-    wanted: Mapping[str, Any],
-) -> None:
-    """Show how much of an adapter its newest fused model holds, or with `formats` how much each format would."""
-    if formats:
-        if plot is not None or force:
-            raise click.UsageError("--plot draws one fused model, --formats compares those that could be.")
-        _compare(session, reference, **wanted)
-        return
+def show_fidelity(session: Session, reference: str, *, plot: Path | None, force: bool) -> None:
+    """Show how much of an adapter its newest fused model holds."""
     fused = session.registry.fused.fidelity(reference, plot=plot, force=force)
     session.emit(fused, names=[str(fused.plot or fused.key)], human=lambda: _print_fidelity(session, fused))
 
@@ -327,9 +319,10 @@ def _print_fidelity(session: Session, fused: FusedDetails) -> None:
     session.print_table(record_table(ModuleFidelity, rows, "module retained cosine relative_error norm"))
 
 
-def _compare(
+def compare_formats(
     session: Session, reference: str, *, extras: tuple[str, ...], details: Mapping[str, Any], **wanted: Any
 ) -> None:
+    """Show how much of an adapter each format would hold."""
     from fusery.registry.fusion.request import FuseRequest, parse_extra
 
     request = FuseRequest(extras=tuple(map(parse_extra, extras)), **details, **wanted)
@@ -342,7 +335,12 @@ def _print_formats(session: Session, found: Formats) -> None:
     right = ("weights", "of the base", "retained", "cosine", "noise")
     table = session.table("format", "verdict", "", *right, right=right, free=("verdict",))
     for row in found.formats:
-        table.add_row(*_format_cells(row))
+        cells = [row.reason or "", "", *["-"] * len(right)]
+        if (fidelity := row.fidelity) is not None and row.bytes is not None and row.times_base is not None:
+            mark = " ".join(["<- auto"] * row.chosen + ["on record"] * (not row.sampled))
+            numbers = (share(fidelity.retained), number(fidelity.cosine), share(fidelity.noise))
+            cells = [fidelity.verdict, mark, size(row.bytes), times(row.times_base), *numbers]
+        table.add_row(row.format, *cells)
     session.print_table(table)
     if found.chosen is None:
         session.say("No format holds what the adapter learned.")
@@ -352,19 +350,3 @@ def _print_formats(session: Session, found: Formats) -> None:
         )
     if any(row.sampled for row in found.formats):
         session.say("Numbers that are not recorded are estimates from an eighth of the rows.")
-
-
-def _format_cells(row: Format) -> list[str]:
-    fidelity = row.fidelity
-    if fidelity is None or row.bytes is None or row.times_base is None:
-        return [row.format, row.reason or "", "", "-", "-", "-", "-", "-"]
-    return [
-        row.format,
-        fidelity.verdict,
-        " ".join([*(["<- auto"] if row.chosen else []), *([] if row.sampled else ["on record"])]),
-        size(row.bytes),
-        times(row.times_base),
-        share(fidelity.retained),
-        number(fidelity.cosine),
-        share(fidelity.noise),
-    ]

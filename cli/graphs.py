@@ -20,7 +20,7 @@ _DEEPEST = 1_000
 
 def _label(node: Node) -> str:
     over = " (over)" if node.over else ""
-    withdrawn = f" ({node.told})" if node.told else ""
+    withdrawn = f" ({node.summary})" if node.summary else ""
     return one_line(f"{node.kind} {node.name}{over}{withdrawn}")
 
 
@@ -84,18 +84,18 @@ def mermaid(graph: Graph) -> Iterator[str]:
     """Yield the lines of a Mermaid flowchart; what was made points to what it was made from."""
     yield "flowchart BT"
     ids: dict[str, str] = {}
-    marks: dict[str, list[str]] = {"yanked": [], "told": []}
+    marks: dict[str, list[str]] = {"yanked": [], "note": []}
     for node in graph.nodes:
         ids[node.id] = own = f"n{len(ids)}"
         text = (
             _label(node).replace("#", "#35;").replace('"', "#quot;").replace("<", "#lt;").replace(">", "#gt;")
         )
-        if node.told:
-            marks["yanked" if node.yanked is not None else "told"].append(own)
+        if node.summary:
+            marks["yanked" if node.yanked is not None else "note"].append(own)
         yield f'    {own}["{text}"]'
     for edge in graph.edges:
         yield f"    {ids[edge.source]} -->|{edge.relation}| {ids[edge.target]}"
-    for mark, colour in (("yanked", "#b91c1c"), ("told", "#b45309")):
+    for mark, colour in (("yanked", "#b91c1c"), ("note", "#b45309")):
         if marked := marks[mark]:
             yield f"    classDef {mark} stroke:{colour},stroke-dasharray:6 3"
             yield f"    class {','.join(marked)} {mark}"
@@ -107,7 +107,7 @@ def dot(graph: Graph) -> Iterator[str]:
     yield "    rankdir=BT;"
     for node in graph.nodes:
         colour = "red" if node.yanked is not None else "orange"
-        withdrawn = f", color={colour}, style=dashed" if node.told else ""
+        withdrawn = f", color={colour}, style=dashed" if node.summary else ""
         yield f"    {_quoted(node.id)} [label={_quoted(_label(node))}{withdrawn}];"
     for edge in graph.edges:
         yield f"    {_quoted(edge.source)} -> {_quoted(edge.target)} [label={_quoted(edge.relation)}];"

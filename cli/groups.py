@@ -54,8 +54,7 @@ _WITHIN: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("revert", "undo", "back"), ("rollback",)),
     **dict.fromkeys(("clean", "clear"), ("prune",)),
     **dict.fromkeys(("stop", "remove"), ("end", "revoke", "unpin", "prune")),
-    **dict.fromkeys(("migrate",), ("upgrade",)),
-    **dict.fromkeys(("status", "version"), ("current",)),
+    "migrate": ("upgrade",),
 }
 """The same within a group: what may be meant, of which the first is taken that the group has."""
 

@@ -13,6 +13,7 @@ from fusery.registry.record import Record, described
 from fusery.storage.plaintext import typed
 
 from .command import command, prints
+from .exchange import other_store_options
 from .session import Session
 
 if TYPE_CHECKING:
@@ -94,10 +95,16 @@ def upgrade(session: Session, done: Any) -> None:
         session.say("Next: fusery admin init, which makes the store that belongs to it")
 
 
-@prints("admin db current", Upkeep.schema, names="current")
-def current(session: Session, state: Any) -> None:
-    """Show the database's schema version and this program's."""
-    session.print(f"{state.current or 'empty'} (this program needs {state.head}: {state.status})")
+prints(
+    "admin db current",
+    Upkeep.schema,
+    names="current",
+    text="Show the database's schema version and this program's.",
+)(
+    lambda session, schema: session.print(
+        f"{schema.current or 'empty'} (this program needs {schema.head}: {schema.status})"
+    )
+)
 
 
 @command("admin db check", document=".home:SchemaCheck")
@@ -115,16 +122,12 @@ def check(session: Session) -> int:
     return 0 if found.ok else 1
 
 
-def _store_options() -> dict[str, str | None]:
-    return {"store_options": os.environ.get("FUSERY_OTHER_STORE_OPTIONS")}
-
-
 @prints(
     "admin backup",
     Upkeep.backup,
     names="path",
     progress="copying",
-    given=_store_options,
+    given=other_store_options,
     destination=("DEST", str),
 )
 def backup(session: Session, made: BackedUp) -> None:
@@ -154,7 +157,7 @@ def backup(session: Session, made: BackedUp) -> None:
     Upkeep.restore,
     names="source",
     progress="copying",
-    given=_store_options,
+    given=other_store_options,
     source=("SRC", str),
 )
 def restore(session: Session, restored: Restored) -> None:

@@ -21,11 +21,9 @@ from .commands import (
     ADMIN,
     COMMANDS,
     EVERYDAY,
-    FORMER_OPTIONS,
     SECTIONS,
     TABLE,
     import_commands,
-    renamed_options,
 )
 
 if TYPE_CHECKING:
@@ -303,28 +301,21 @@ def _usage(words: list[str], error: click.ClickException, hints: Hints) -> int:
         command = error.ctx.command_path.partition(" ")[2]
         mark, hint = "\nHint: ", f"it stands before the command: fusery {error.option_name}{value} {command}"
         message = f"No such option here: {error.option_name}"
-    if isinstance(error, click.NoSuchOption) and error.option_name in FORMER_OPTIONS and error.ctx:
-        import shlex
-
-        flags = {flag for parameter in error.ctx.command.params for flag in parameter.opts}
-        if (renamed := renamed_options(words, flags)) != words:
-            message = f"The option {error.option_name!r} has another name."
-            mark, hint = "\nHint: ", f"fusery {shlex.join(renamed)}"
     if "--json" not in words:
         import io
 
         if mark or "\n\t" in lines:
             ctx = error.ctx if isinstance(error, click.UsageError) else None
             error = click.UsageError(f"{message}{mark}{hints.spelled(hint) if mark else ''}", ctx)
-        told = io.StringIO()
-        error.show(told)
-        click.echo(_without_secrets(words, told.getvalue(), error), err=True, nl=False)
+        shown = io.StringIO()
+        error.show(shown)
+        click.echo(_without_secrets(words, hints, shown.getvalue(), error), err=True, nl=False)
         return 2
     return _failure(words, hints, "usage", message, hint or None, 2, error)
 
 
-def _without_secrets(words: list[str], text: str, error: Exception) -> str:
-    """Return what is told of a failure without any secret that this run was given, whoever repeats it."""
+def _without_secrets(words: list[str], hints: Hints, text: str, error: Exception) -> str:
+    """Return the text of a failure without any secret that this run was given."""
     from fusery.storage.plaintext import visible
     from fusery.storage.secrets import redact, remember_given
 
@@ -332,21 +323,10 @@ def _without_secrets(words: list[str], text: str, error: Exception) -> str:
     if not isinstance(error, click.ClickException):  # which is raised before any settings are read
         from fusery.registry.workspace.homes import said_in_file
 
-        with contextlib.suppress(FuseryError):  # there is no such home, which is told elsewhere
-            settings = said_in_file(_registry_of(words))
+        with contextlib.suppress(FuseryError):  # an invalid home has an error of its own
+            settings = said_in_file(hints.registry)
     remember_given(words, os.environ, settings)
     return visible(redact(text))
-
-
-def _registry_of(words: list[str]) -> str | None:
-    for number, word in enumerate(words):
-        if word == "--registry":
-            return "".join(words[number + 1 : number + 2]) or None
-        if word.startswith("--registry="):
-            return word.partition("=")[2]
-        if not word.startswith("-"):
-            return None  # the command: what stands behind it is about something else
-    return None
 
 
 def _failure(
@@ -364,9 +344,8 @@ def _failure(
     if "--debug" in words and not isinstance(error, click.ClickException):
         import traceback
 
-        click.echo(
-            _without_secrets(words, "".join(traceback.format_exception(error)), error), err=True, nl=False
-        )
+        text = "".join(traceback.format_exception(error))
+        click.echo(_without_secrets(words, hints, text, error), err=True, nl=False)
     if "--json" in words:
         import json
 
@@ -377,10 +356,9 @@ def _failure(
         if hasattr(error, "position"):
             document["position"] = error.position
         text = json.dumps({"error": hints.in_document(document)}, indent=2)
-        click.echo(_without_secrets(words, text, error))
+        click.echo(_without_secrets(words, hints, text, error))
         return exit_code
-    told = [f"Error: {one_line(message)}", *(f"  {one_line(line)}" for line in getattr(error, "excerpt", ()))]
-    if hint:
-        told.append(f"Hint: {one_line(hint)}")
-    click.echo(_without_secrets(words, "\n".join(told), error), err=True)
+    lines = [f"Error: {message}", *(f"  {line}" for line in getattr(error, "excerpt", ()))]
+    lines += [f"Hint: {hint}"] if hint else []
+    click.echo(_without_secrets(words, hints, "\n".join(map(one_line, lines)), error), err=True)
     return exit_code

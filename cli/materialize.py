@@ -13,8 +13,8 @@ from fusery.registry.parsing import plural
 from fusery.storage.plaintext import typed
 
 from .command import command
-from .fuse import BULK, FUSE, RARE_FUSE, chosen_adapters, fuse_request, report, say_cpu_cost
-from .options import PluggedChoice
+from .fuse import BULK, FUSE, KEYS, RARE_FUSE, chosen_adapters, fuse_request, key_values, report, say_cpu_cost
+from .options import FILE, PluggedChoice
 from .session import Session
 from .text import foreign_fact
 
@@ -45,34 +45,88 @@ def _target_names() -> list[str]:
     return target_names()
 
 
-_CHOICES: Mapping[str, Any] = {
-    "link": ": Make hard links to the cache instead of copies; do not edit the files.",
-    "models": "--model NAME=SPLIT...: For adapters: an additional model name and its split: course_rec=v1:0.9,v2:0.1; repeatable.",
-    "base_name": "NAME: For vllm, k8s and model cards: name of the base model, if it differs.",
-    "gguf_type": "f32|f16|bf16|q8_0: For GGUF files: format of the matrices; default: unchanged.",
-    "onnx_type": "f16|f32: For onnx: number format; default: f16.",
-    "base_image": "IMAGE: For docker and adapters: base image with Python 3.11 to 3.13 and glibc; for k8s: vLLM's image.",
-    "location": "URL: For k8s: URL of the adapters for the cluster: s3://, oci:// or pvc://; default: DEST, if a bucket.",
-    "card": "FILE: Jinja template of the model card; default: the setting card, or the built-in one.",
+_CARDS = ("model", "archive", "docker", "oci", "hub", "vllm")
+_TYPES = click.Choice(["f32", "f16", "bf16", "q8_0"])
+
+TARGET_KEYS: Mapping[str, tuple[Any, tuple[str, ...], str]] = {
+    "link": (
+        click.BOOL,
+        ("model", "docker", "adapters", "vllm", "oci", "hub"),
+        "yes: make hard links to the cache instead of copies; do not edit the files",
+    ),
+    "models": (
+        lambda text, *_: (text,),
+        ("adapters",),
+        "NAME=SPLIT: an additional model name and its split: course_rec=v1:0.9,v2:0.1; repeatable",
+    ),
+    "base_name": (click.STRING, ("k8s", *_CARDS), "name of the base model, if it differs"),
+    "gguf_type": (
+        _TYPES,
+        ("ollama", "llamacpp", "gguf"),
+        "format of the matrices, f32, f16, bf16 or q8_0; default: unchanged",
+    ),
+    "onnx_type": (click.Choice(["f16", "f32"]), ("onnx",), "number format, f16 or f32; default: f16"),
+    "base_image": (
+        click.STRING,
+        ("docker", "adapters", "k8s"),
+        "base image with Python 3.11 to 3.13 and glibc; for k8s: vLLM's image",
+    ),
+    "location": (
+        click.STRING,
+        ("k8s",),
+        "URL of the adapters for the cluster: s3://, oci:// or pvc://; default: DEST, if a bucket",
+    ),
+    "card": (
+        FILE,
+        _CARDS,
+        "Jinja template of the model card; default: the setting card, or the built-in one",
+    ),
 }
-"""The options of single targets."""
+"""The keys of `-o` of single targets: type, targets and meaning of each; a plugin's target takes all."""
+
+
+def _keys_of(target: str) -> list[str]:
+    return [key for key, (_, targets, _) in TARGET_KEYS.items() if target in targets or target not in TARGETS]
+
+
+class _TargetHelp(click.Command):
+    """A command whose help lists the keys of `-o` for the target that stands before `--help`."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, and the keys of the target."""
+        super().format_options(ctx, formatter)
+        if target := ctx.params.get("target"):
+            with formatter.section(f"-o KEY=VALUE for --target {target}"):
+                formatter.write_dl([(key, TARGET_KEYS[key][2]) for key in _keys_of(target)] or [("none", "")])
 
 
 @command(
     "materialize",
-    rare="link models base_name gguf_type onnx_type base_image location card where task jobs budget "
-    + RARE_FUSE,
+    rare=f"where task jobs budget {RARE_FUSE}",
     document="bundles.materialize:Materialized | [bundles.bulk:BundledOrNot]",
+    kind=_TargetHelp,
     words="[REF...] DEST",
-    target=(
-        "TARGET: A target above, or a plugin's.",
-        PluggedChoice(TARGETS, _target_names),
+    target=click.Option(
+        ["--target"],
+        default="model",
+        is_eager=True,
+        metavar="TARGET",
+        type=PluggedChoice(TARGETS, _target_names),
+        help="A target above, or a plugin's.  [default: model]",
     ),
     fused="--fused/--unfused: Write the fused model, or the adapters and the base model; default: depends on the target.",
     force=": Replace existing files at DEST.",
-    **_CHOICES,
     **BULK,
-    **FUSE,
+    **{
+        **FUSE,
+        "details": click.Option(
+            ["-o", "details"],
+            multiple=True,
+            metavar="KEY=VALUE",
+            callback=key_values({**KEYS, **TARGET_KEYS}),
+            help=f"Options of the target, see `--target T --help`; or {', '.join(KEYS)}; repeatable.",
+        ),
+    },
 )
 def materialize(
     session: Session,
@@ -118,15 +172,19 @@ def materialize(
             "Missing argument: REF and DEST are needed.\nHint: fusery materialize REF DEST, or --all for all adapters"
         )
     chosen = chosen_adapters(references[0] if references else None, options)
-    request = fuse_request(options)
-    if options["card"]:
-        options["card"] = options["card"].expanduser().absolute()  # workers may run elsewhere
+    choices = {key: options["details"].pop(key) for key in TARGET_KEYS if key in options["details"]}
+    if others := sorted(choices.keys() - set(_keys_of(target))):
+        raise click.UsageError(
+            f"The target {target} takes no -o {others[0]}.\nHint: fusery materialize --target {target} --help"
+        )
+    if "card" in choices:
+        choices["card"] = choices["card"].expanduser().absolute()  # workers may run elsewhere
     settings: dict[str, Any] = {
         "target": target,
         "content": None if fused is None else "fused" if fused else "adapters",
         "force": force,
-        "choices": Choices(**options),
-        "request": request,
+        "choices": Choices(**choices),
+        "request": fuse_request(options),
     }
     bundles = session.registry.bundles
     if chosen is not None:
@@ -154,7 +212,7 @@ def _print(session: Session, bundle: Materialized, target: str) -> None:
     if base := bundle.unfound_base:
         session.say(
             f"Note: the base model {base} is not in the bundle, and a server does not find it by that name;"
-            " say where it is when you start one, or now: --base-name HUB_ID_OR_FOLDER"
+            " say where it is when you start one, or now: -o base_name=HUB_ID_OR_FOLDER"
         )
     if hint := _next_step(target, bundle.path, bundle.unfound_base):
         session.say(f"Next: {hint}")

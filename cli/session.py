@@ -147,7 +147,7 @@ class Session:
     def warn(self, view: Mapping[str, Any]) -> None:
         """Print a note for each yank that concerns what was just used."""
         for each in view.get("withdrawals", ()):
-            self.note(each["told"])
+            self.note(each["summary"])
 
     def print(self, text: str = "") -> None:
         """Print one line of a result for people."""

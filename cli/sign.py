@@ -247,7 +247,7 @@ def _print(session: Session, found: Identified) -> None:
         session.print(f"{place}{cell(match.sentence)}")
         session.print(f"  by its {match.evidence}, {match.confidence:.0%}; digest {match.digest[:12]}")
         for each in match.get("withdrawals", ()):
-            session.print(f"  {cell(each['told'])}")
+            session.print(f"  {cell(each['summary'])}")
         for key in ("changed", "missing", "extra"):
             names = [name for name in match.files.get(key, ()) if name not in _OWN]
             # Weights that were saved anew are no news beside their tensors.

@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -76,76 +76,51 @@ class Table:
 
     def laid(self, width: int | None, marks: Marks = DRAWN) -> Laid:
         """Return the table as lines of at most this width, or as wide as it is for None."""
-        shown = [index for index in range(len(self._columns)) if self._is_shown(index, width)]
-        widths = {index: self._natural(index) for index in shown}
+        columns, rows = self._columns, self._rows
+        empty = [all(row[at] in _NOTHING for row in rows) for at in range(len(columns))]
+        widths = {
+            at: max([width_of(column.title), *(width_of(row[at]) for row in rows)])
+            for at, column in enumerate(columns)
+            if at == 0
+            or self._whole
+            or not empty[at]
+            or (column.title and (width is None or not column.rare))
+        }
         left_out: list[int] = []
         if width is not None and not self._whole:
-            least = {index: self._least(index, widths[index]) for index in shown}
-            left_out = self._no_room(shown, least, width)
-            shown = [index for index in shown if index not in left_out]
-            widths = _shared(shown, least, widths, width)
-        rule = marks.rule * _total(widths[index] for index in shown)
-        titles = [self._columns[index].title for index in range(len(self._columns))]
-        told = [index for index in left_out if not self._is_empty(index)]
+            natural = dict(widths)
+            for at, column in enumerate(columns):
+                if at and at in widths and column.free:
+                    widths[at] = min(natural[at], max(width_of(column.title), _LEAST))
+            # The empty columns go first, and then the last ones.
+            for at in sorted([*widths][1:], key=lambda at: (not empty[at], -at)):
+                if _total(widths.values()) <= width:
+                    break
+                del widths[at]
+                left_out += [at] * (not empty[at])
+            room = max(0, width - _total(widths.values()))
+            for at, least in list(widths.items()):
+                widths[at] = min(natural[at], least + room)
+                room -= widths[at] - least
+
+        def line(cells: Sequence[str]) -> str:
+            parts = []
+            for at, room in widths.items():
+                text = cut(cells[at], room, marks.cut)
+                blank = " " * (room - width_of(text))
+                parts.append(blank + text if columns[at].right else text + blank)
+            return (" " * _GAP).join(parts).rstrip()
+
         return Laid(
-            self._line(titles, shown, widths, marks),
-            rule,
-            [self._line(row, shown, widths, marks) for row in self._rows],
-            [titles[index] or "remarks" for index in told],
+            line([column.title for column in columns]),
+            marks.rule * _total(widths.values()),
+            [line(row) for row in rows],
+            [columns[at].title or "remarks" for at in sorted(left_out)],
         )
 
-    def _is_shown(self, index: int, width: int | None) -> bool:
-        column = self._columns[index]
-        if index == 0 or self._whole or not self._is_empty(index):
-            return True
-        return bool(column.title) and (width is None or not column.rare)
 
-    def _is_empty(self, index: int) -> bool:
-        return all(row[index] in _NOTHING for row in self._rows)
-
-    def _natural(self, index: int) -> int:
-        cells = (row[index] for row in self._rows)
-        return max(width_of(self._columns[index].title), *map(width_of, cells), 0)
-
-    def _least(self, index: int, natural: int) -> int:
-        column = self._columns[index]
-        if index == 0 or not column.free:
-            return natural
-        return min(natural, max(width_of(column.title), _LEAST))
-
-    def _no_room(self, shown: list[int], least: dict[int, int], width: int) -> list[int]:
-        """Return the columns that go, in the order of the table."""
-        kept = list(shown)
-        order = sorted(shown[1:], key=lambda index: (not self._is_empty(index), -index))
-        for index in order:
-            if _total(least[each] for each in kept) <= width:
-                break
-            kept.remove(index)
-        return [index for index in shown if index not in kept]
-
-    def _line(self, cells: Sequence[str], shown: Iterable[int], widths: dict[int, int], marks: Marks) -> str:
-        parts = []
-        for index in shown:
-            text = cut(cells[index], widths[index], marks.cut)
-            blank = " " * (widths[index] - width_of(text))
-            parts.append(blank + text if self._columns[index].right else text + blank)
-        return (" " * _GAP).join(parts).rstrip()
-
-
-def _total(widths: Iterable[int]) -> int:
-    found = list(widths)
-    return sum(found) + _GAP * (len(found) - 1)
-
-
-def _shared(shown: list[int], least: dict[int, int], natural: dict[int, int], width: int) -> dict[int, int]:
-    """Return the widths of columns: the least, and from the left what is left over, for whoever needs it."""
-    room = max(0, width - _total(least[index] for index in shown))
-    widths = {}
-    for index in shown:
-        more = min(room, natural[index] - least[index])
-        widths[index] = least[index] + more
-        room -= more
-    return widths
+def _total(widths: Collection[int]) -> int:
+    return sum(widths) + _GAP * (len(widths) - 1)
 
 
 def width_of(text: str) -> int:

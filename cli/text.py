@@ -74,7 +74,7 @@ def aside_of(withdrawals: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _words(withdrawals: Iterable[Mapping[str, Any]]) -> str:
-    return one_line("; ".join(each["told"] for each in withdrawals))
+    return one_line("; ".join(each["summary"] for each in withdrawals))
 
 
 def held_by(view: Mapping[str, Any]) -> str:

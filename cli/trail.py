@@ -184,7 +184,7 @@ def log(session: Session, reference: str | None = None, *, follow: bool = False,
     def human() -> None:
         from fusery.registry.records.event import Event
 
-        columns = "seq at:age actor action name told at"
+        columns = "seq at:age actor action name summary at"
         session.print_table(record_table(Event, entries, columns, name=_subject))
 
     session.emit(entries, names=[entry.hash for entry in entries], human=human)
@@ -207,4 +207,4 @@ def _subject(entry: Event) -> str:
 
 def _line(entry: Event) -> str:
     words = [when(entry.at), str(entry.seq), cell(entry.actor), entry.action, _subject(entry)]
-    return "  ".join([*words, *([cell(entry.told)] if entry.told else [])])
+    return "  ".join([*words, *([cell(entry.summary)] if entry.summary else [])])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING
 
 import click
@@ -25,8 +27,8 @@ from .sign import given_passphrase
 from .text import when
 
 if TYPE_CHECKING:
-    from fusery.registry.records.event import AddedWebhook, SkippedEvent, Webhook, WebhookKey
-    from fusery.registry.records.trust import NewToken, Token, TrustedKey
+    from fusery.registry.records.event import AddedWebhook, Webhook
+    from fusery.registry.records.trust import NewToken, TrustedKey
 
 
 @command(
@@ -81,15 +83,18 @@ listing(
 )
 
 
-@prints("admin trust revoke", Trust.revoke_key)
-def revoke(session: Session, revoked: TrustedKey) -> None:
-    """Revoke a key: none of its signatures counts any more.
+prints(
+    "admin trust revoke",
+    Trust.revoke_key,
+    text="""Revoke a key: none of its signatures counts any more.
 
     Signatures from before the revocation do not count, either.
-    """
-    session.print(
-        f"{revoked.name} is revoked: {plural(revoked.signatures, 'signature')} by it count no more."
+    """,
+)(
+    lambda session, key: session.print(
+        f"{key.name} is revoked: {plural(key.signatures, 'signature')} by it count no more."
     )
+)
 
 
 @prints("admin token create", Tokens.create, names="secret", role="--role", expires="WHEN")
@@ -122,10 +127,9 @@ listing(
 )
 
 
-@prints("admin token revoke", Tokens.revoke)
-def revoke_token(session: Session, revoked: Token) -> None:
-    """Revoke a token: no server accepts it any more."""
-    session.print(f"The token {revoked.name} is revoked: no server takes it any more.")
+prints("admin token revoke", Tokens.revoke, text="Revoke a token: no server accepts it any more.")(
+    lambda session, token: session.print(f"The token {token.name} is revoked: no server takes it any more.")
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,13 +138,15 @@ class Login(Record):
 
     url: str = described("URL of the server")
     stored: bool = described("whether a token is stored")
-    name: str | None = described("name of the token, under which the server records your actions")
-    role: Role | None = described("role of the token")
-    expires_at: datetime | None = described("when the token expires")
+    name: str | None = described(
+        "name of the token, under which the server records your actions", default=None
+    )
+    role: Role | None = described("role of the token", default=None)
+    expires_at: datetime | None = described("when the token expires", default=None)
 
 
 @command("login", document=".trust:Login", remove=": Remove the stored token instead.")
-def login(session: Session, url: str, *, remove: bool = False) -> None:
+def log_in(session: Session, url: str, *, remove: bool = False) -> None:
     """Store the token for a server's registry.
 
     Type the token at the prompt, or pass it on standard input; the server verifies it. The system's keyring stores it
@@ -153,11 +159,9 @@ def login(session: Session, url: str, *, remove: bool = False) -> None:
 
     server = ServerAddress.parse(url).url
     if remove:
-        text = (
-            f"Removed the token for {server}." if forget_token(server) else f"Token not found for {server}."
-        )
-        left = Login(url=server, stored=False, name=None, role=None, expires_at=None)
-        session.emit(left, names=[server], human=lambda: session.print(text))
+        found = "Removed the token" if forget_token(server) else "Token not found"
+        left = Login(url=server, stored=False)
+        session.emit(left, names=[server], human=lambda: session.print(f"{found} for {server}."))
         return
     if sys.stdin.isatty():
         token = str(click.prompt("Token", hide_input=True, err=True)).strip()
@@ -173,8 +177,8 @@ def login(session: Session, url: str, *, remove: bool = False) -> None:
         session.say(f"The token is in {place}.")
         session.hint(f"fusery --registry {server} list")
 
-    found = Login(url=server, stored=True, name=own.name, role=own.role, expires_at=own.expires_at)
-    session.emit(found, names=[server], human=human)
+    login = Login(url=server, stored=True, name=own.name, role=own.role, expires_at=own.expires_at)
+    session.emit(login, names=[server], human=human)
 
 
 @prints("admin webhook add", Webhooks.add, actions="--on ACTION", tasks="--task TASK")
@@ -213,26 +217,28 @@ listing(
 )
 
 
-@prints("admin webhook show", Webhooks.show)
-def show(session: Session, hook: Webhook) -> None:
-    """Show a webhook, its waiting events and its last error."""
+def _show(session: Session, hook: Webhook) -> None:
     from fusery.registry.records.event import Webhook
 
     layout = "name, actions, state, position, waiting, delivered_at, failing attempts, error, next_attempt, disabled_at"
     session.facts(record_facts(Webhook, layout, hook, actions=_wanted(hook)))
 
 
-@prints("admin webhook remove", Webhooks.remove)
-def remove(session: Session, removed: Webhook) -> None:
-    """Remove a webhook."""
-    waited = f"; {plural(removed.waiting, 'event')} had not been delivered" if removed.waiting else ""
-    session.print(f"{removed.name} gets nothing any more{waited}.")
+def _removed(session: Session, hook: Webhook) -> None:
+    waited = f"; {plural(hook.waiting, 'event')} had not been delivered" if hook.waiting else ""
+    session.print(f"{hook.name} gets nothing any more{waited}.")
 
 
-@prints("admin webhook key", Webhooks.key, names="key")
-def key(session: Session, found: WebhookKey) -> None:
-    """Print the key with which a receiver verifies the events."""
-    session.print(found.key)
+prints("admin webhook show", Webhooks.show, text="Show a webhook, its waiting events and its last error.")(
+    _show
+)
+prints("admin webhook remove", Webhooks.remove, text="Remove a webhook.")(_removed)
+prints(
+    "admin webhook key",
+    Webhooks.key,
+    names="key",
+    text="Print the key with which a receiver verifies the events.",
+)(lambda session, made: session.print(made.key))
 
 
 @command("admin webhook deliver", Webhooks.deliver)
@@ -245,7 +251,9 @@ def deliver(session: Session, name: str | None = None, *, follow: bool = False) 
     if follow:
         if name is not None or session.json:
             raise click.UsageError("--follow is for all webhooks, and without --json.")
-        return _follow(session)
+        with suppress(KeyboardInterrupt):
+            session.registry.webhooks.run(stop=Event(), reporter=session.reporter())
+        return 0
     tried = session.registry.webhooks.deliver(name, reporter=session.reporter())
 
     def human() -> None:
@@ -260,23 +268,13 @@ def deliver(session: Session, name: str | None = None, *, follow: bool = False) 
     return 1 if any(each.error for each in tried) else 0
 
 
-def _follow(session: Session) -> int:
-    import threading
-
-    try:
-        session.registry.webhooks.run(stop=threading.Event(), reporter=session.reporter())
-    except KeyboardInterrupt:
-        session.say("Stopped.")
-    return 0
-
-
-@prints("admin webhook retry", Webhooks.retry)
-def retry(session: Session, hook: Webhook) -> None:
-    """Retry the waiting event of a webhook now, even a disabled one."""
-    show(session, hook)
-
-
-@prints("admin webhook skip", Webhooks.skip, names="seq")
-def skip(session: Session, skipped: SkippedEvent) -> None:
-    """Skip the first waiting event of a webhook."""
-    session.print(f"{skipped.name} does not get entry {skipped.seq}, {skipped.action} {skipped.subject}.")
+prints(
+    "admin webhook retry",
+    Webhooks.retry,
+    text="Retry the waiting event of a webhook now, even a disabled one.",
+)(_show)
+prints("admin webhook skip", Webhooks.skip, names="seq", text="Skip the first waiting event of a webhook.")(
+    lambda session, event: session.print(
+        f"{event.name} does not get entry {event.seq}, {event.action} {event.subject}."
+    )
+)

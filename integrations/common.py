@@ -131,7 +131,7 @@ def named_base(source: BundleSource, base: Architecture, given: str | None, serv
     if is_packed(base):
         raise BadInputError(
             f"the adapters' base is quantised in MLX's format, which {server} does not read",
-            hint="--base-name NAME: the model that it was quantised from, as the server is started with it",
+            hint="-o base_name=NAME: the model that it was quantised from, as the server is started with it",
         )
     known = provenance_part(source.provenance, "base")
     hub, revision = known.get("hub_id"), known.get("revision")

@@ -40,7 +40,7 @@ from .vllm import adaptable
 IMAGE = "vllm/vllm-openai:v0.32.0"
 """The default image of vLLM."""
 
-HINT = "--location s3://BUCKET/PATH, oci://REPOSITORY:TAG or pvc://CLAIM/PATH"
+HINT = "-o location=s3://BUCKET/PATH, oci://REPOSITORY:TAG or pvc://CLAIM/PATH"
 
 _PATH = r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._=-]{1,200}){0,32}"
 _BUCKET = re.compile(rf"[a-z0-9][a-z0-9._-]{{1,220}}[a-z0-9]{_PATH}")
@@ -101,7 +101,7 @@ class Deployed:
 def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
     """Write `adapters/`, the manifests, README.md and fusery.json; a Dockerfile for an image."""
     if choices.models:
-        raise BadInputError("vLLM serves adapters by their full names only", hint="leave --model out")
+        raise BadInputError("vLLM serves adapters by their full names only", hint="leave out -o models")
     architecture, served, rank = adaptable(source)
     try:
         base = named_base(source, architecture, choices.base_name, _SERVER)
@@ -133,7 +133,7 @@ def _deployed(source: BundleSource, base: NamedBase, rank: int, choices: Choices
     if not (base.found and _HUB_ID.fullmatch(base.name) and base.word):
         raise BadInputError(
             f"{base.name[:60]!r} is not the id of a model on the hub, by which a cluster finds the base",
-            hint=_with_location("--base-name OWNER/NAME: the same model there", choices),
+            hint=_with_location("-o base_name=OWNER/NAME: the same model there", choices),
         )
     if choices.location is None:
         raise BadInputError("manifests have to say where the cluster finds the adapters", hint=HINT)

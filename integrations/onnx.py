@@ -19,7 +19,7 @@ from fusery.registry.bundles.writing import BundleFolder, bundle_record
 from fusery.registry.errors import BadInputError, MissingExtraError, ModelUnusableError
 from fusery.registry.models.libraries import EVERY_LAYER, ignored_window
 from fusery.storage.jsonfile import read_object
-from fusery.storage.vouchers import require_digests, watched
+from fusery.storage.verified_files import verified
 
 from . import onnx_program
 from .common import base_architecture, finish, model_hint, require_dense
@@ -87,7 +87,7 @@ def check(folder: Path) -> Layout:
 def _write_model(source: BundleSource, bundle: BundleFolder, kind: str) -> dict[str, Any]:
     """Write the files that onnxruntime-genai reads, and return the record of the export."""
     if kind not in TYPES:
-        raise BadInputError(f"unknown number format {kind[:20]!r}", hint=f"--onnx-type {'|'.join(TYPES)}")
+        raise BadInputError(f"unknown number format {kind[:20]!r}", hint=f"-o onnx_type={'|'.join(TYPES)}")
     require_dense(source, base_architecture(source), "ONNX")
     _run({"do": "packages"})
     weights = sum(entry.size for entry in source.fused.manifest if entry.path.endswith(".safetensors"))
@@ -97,8 +97,7 @@ def _write_model(source: BundleSource, bundle: BundleFolder, kind: str) -> dict[
         model, output, cache = (Path(name) / part for part in ("model", "output", "cache"))
         model.mkdir()
         output.mkdir()
-        with watched(source.fused.paths, source.fused.manifest):
-            require_digests(source.fused.paths, source.fused.manifest)
+        with verified(source.fused.paths, source.fused.manifest):
             tokens = min(_link_inputs(source.fused, model) + _TOKENS, _MAX_TOKENS)
             job = {"model": str(model), "folder": str(output), "cache": str(cache), "tokens": tokens}
             reply = _run({"do": "export", "type": TYPES[kind], **job}, weights)
@@ -116,7 +115,7 @@ def _require_close(source: BundleSource, reply: Mapping[str, Any], kind: str, mo
         raise BadInputError(f"onnxruntime-genai cannot export {source.name}: {reason}", hint=hint)
     if reply["difference"] > _TOLERANCE[kind]:
         if kind == "f16":
-            hint += "; or --onnx-type f32, where f16 has too little range or precision"
+            hint += "; or -o onnx_type=f32, where f16 has too little range or precision"
         raise BadInputError(
             f"the ONNX file of {source.name} does not compute what the model computes: logits differ by "
             f"{min(reply['difference'], 10):.0%} of the largest",

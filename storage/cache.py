@@ -6,7 +6,7 @@ pins/<key>                       there if the entry must stay, whether it is her
 tmp/<key>.<fence>.<uuid>/        one that is being built, with its builder's name in <...>.owner
 quarantine/<key>.<nanoseconds>/  one that was found damaged
 
-Whoever can write the folder can write all of that: an entry without a voucher (see `vouchers`) is hashed at each lookup.
+Whoever can write the folder can write all of that: an entry without a note (see `verified_files`) is hashed at each lookup.
 """
 
 from __future__ import annotations
@@ -19,16 +19,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from contextvars import ContextVar
 from pathlib import Path
 
-from .cache_space import (
-    CacheEntry,
-    Eviction,
-    alone,
-    bytes_in,
-    children,
-    owner_file,
-    shared,
-    sweep,
-)
+from .cache_space import CacheEntry, Eviction, alone, bytes_in, children, owner_file, shared, sweep
 from .copying import pump, reading
 from .digest import Digest, parse_digest
 from .errors import MissingFileError, StorageError, StoreDeniedError, StoreUnavailableError
@@ -38,7 +29,7 @@ from .manifest import Manifest
 from .processes import process_tag
 from .publishing import remove_tree
 from .transfer import on_disk
-from .vouchers import FileState, Vouchers, folder_state, wait_a_tick
+from .verified_files import FileState, VerifiedFiles, folder_state, wait_a_tick
 
 DAY = 86400.0
 ATTEMPTS = 3
@@ -49,10 +40,10 @@ _HELD: ContextVar[ExitStack | None] = ContextVar("held", default=None)
 class FusedCache:
     """Fused models by key, in a folder on this machine."""
 
-    def __init__(self, root: Path, vouchers: Vouchers | None = None) -> None:
+    def __init__(self, root: Path, verified: VerifiedFiles | None = None) -> None:
         """Open the cache in `root`, which need not exist yet; nothing is written."""
         self.root = root.expanduser().resolve()
-        self._vouchers = vouchers
+        self._verified = verified
         self._made: dict[Path, tuple[int, int] | None] = {}
 
     def entry(self, key: str) -> Path:
@@ -108,7 +99,7 @@ class FusedCache:
             state = self._require(folder, manifest, hashed=hashed)
             folder.chmod(rights)
             # No fsync: the files are a cache of what can be rebuilt, and syncing gigabytes would double the time of a
-            # fuse.  What a crash of the machine tears is found, since a voucher does not hold beyond it.
+            # fuse.  What a crash of the machine tears is found, since a note does not hold beyond it.
             for _ in range(ATTEMPTS):
                 if existing := self.lookup(key, manifest):
                     return existing
@@ -126,7 +117,7 @@ class FusedCache:
         raise StoreUnavailableError(f"{self.entry(key)} keeps changing", hint="run the command again")
 
     def lookup(self, key: str, manifest: Manifest) -> Path | None:
-        """Return the folder of a fused model; a damaged one goes to quarantine, a vouched one is not hashed."""
+        """Return the folder of a fused model; a damaged one goes to quarantine, a verified one is not hashed."""
         if (held := _HELD.get()) is None:
             return self._lookup(key, manifest)
         with ExitStack() as trying:
@@ -143,7 +134,7 @@ class FusedCache:
                 state = folder_state(path)
                 if state is None:
                     return None
-                if not self._is_vouched(key, manifest, state):
+                if not self._is_verified(key, manifest, state):
                     self._note(key, manifest, self._require(path, manifest, hashed=False))
             except (FileNotFoundError, MissingFileError):
                 # It was evicted meanwhile.
@@ -154,16 +145,16 @@ class FusedCache:
             self._use(key)
         return path
 
-    def is_vouched(self, key: str, manifest: Manifest) -> bool:
+    def is_verified(self, key: str, manifest: Manifest) -> bool:
         """Tell whether a lookup would serve an entry without hashing it; nothing is changed."""
         with os_failures(f"read the cache {self.root}", near=self.root):
             state = folder_state(self.entry(key))
-        return state is not None and self._is_vouched(key, manifest, state)
+        return state is not None and self._is_verified(key, manifest, state)
 
     def doubt(self, key: str) -> None:
         """Have an entry hashed when it is looked up next, whatever is known of it."""
-        if self._vouchers is not None:
-            self._vouchers.forget(key)
+        if self._verified is not None:
+            self._verified.forget(key)
 
     def quarantine(self, key: str) -> str | None:
         """Take a damaged entry out of the way and keep it for a day; return its new name, None if there was none."""
@@ -292,8 +283,8 @@ class FusedCache:
         return not entry.path.exists()
 
     def sweep(self, older_than: float = DAY) -> int:
-        """Remove leftovers of ended processes, older leftovers, and old vouchers; return the bytes freed."""
-        freed = self._vouchers.sweep(older_than) if self._vouchers is not None else 0
+        """Remove leftovers of ended processes, older leftovers, and old notes of verified files; return the bytes freed."""
+        freed = self._verified.sweep(older_than) if self._verified is not None else 0
         return freed + sweep(self.root, older_than)
 
     def _require(self, folder: Path, manifest: Manifest, *, hashed: bool) -> dict[str, FileState]:
@@ -321,12 +312,12 @@ class FusedCache:
             raise StorageError(f"{folder} changed while it was read", hint="run the command again")
         return state
 
-    def _is_vouched(self, key: str, manifest: Manifest, state: dict[str, FileState]) -> bool:
-        return self._vouchers is not None and self._vouchers.hold_all(key, manifest.digest, state)
+    def _is_verified(self, key: str, manifest: Manifest, state: dict[str, FileState]) -> bool:
+        return self._verified is not None and self._verified.has_all(key, manifest.digest, state)
 
     def _note(self, key: str, manifest: Manifest, state: dict[str, FileState]) -> None:
-        if self._vouchers is not None:
-            self._vouchers.note_all(key, manifest.digest, state)
+        if self._verified is not None:
+            self._verified.record_all(key, manifest.digest, state)
 
     def _use(self, key: str) -> None:
         # In a cache that may only be read nothing is evicted, either.

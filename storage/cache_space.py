@@ -15,7 +15,7 @@ from .digest import Digest
 from .failures import os_failures
 from .processes import is_tag_dead
 from .publishing import remove_tree
-from .vouchers import folder_state
+from .verified_files import folder_state
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,8 +38,8 @@ class CloudFileSystem(FsspecStore):  # type: ignore[misc]
     def __init__(
         self,
         protocol: str,
-        config: dict[str, Any],
-        client: dict[str, Any],
+        config: Mapping[str, Any],
+        client: Mapping[str, Any],
         find_credentials: Callable[[], Any] | None = None,
     ) -> None:
         """Initialise from obstore's settings; `find_credentials` makes its credential provider at the first request."""
@@ -283,7 +283,7 @@ def _s3(options: Mapping[str, Any]) -> CloudFileSystem:
     given.pop("client_kwargs", None)
     profile = given.pop("profile", None)
     verify = given.pop("verify", os.environ.get("AWS_CA_BUNDLE") or True)
-    client: dict[str, Any] = {} if verify else {"allow_invalid_certificates": True}
+    client: dict[str, object] = {} if verify else {"allow_invalid_certificates": True}
     if isinstance(verify, str):
         client = {"root_certificate": Path(verify).read_bytes()}
     config = {_S3_NAMES.get(name, name): value for name, value in given.items() if value is not None}
@@ -311,7 +311,7 @@ def _provider(session: Any) -> Callable[[], Any]:
     if credentials is None:
         raise NoCredentialsError
 
-    def provide() -> dict[str, Any]:
+    def provide() -> Mapping[str, object]:
         frozen = credentials.get_frozen_credentials()
         return {
             "access_key_id": frozen.access_key,

@@ -8,10 +8,12 @@ import itertools
 import os
 import stat
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from .digest import CHUNK, Digest
 from .errors import StorageError, StoreUnavailableError, UnsafePathError
@@ -85,49 +87,36 @@ def reading(path: Path) -> Iterator[OpenFile]:
 
 
 def pump(source: int, target: int | None, *, progress: Progress | None = None) -> tuple[Digest, int]:
-    """Read a file to its end, hash it, and write it to an empty file, or clone it there and hash the clone."""
+    """Read a file to its end, hash it, and write it to an empty file, or clone it there and hash the clone.
+
+    Large files are hashed in a second thread: hashing releases the interpreter's lock.
+    """
     if target is not None and clone(source, target):
         source, target = target, None
     # What is appended meanwhile is not read: a file that grows as fast as it is copied would never end.
     size = os.fstat(source).st_size - os.lseek(source, 0, os.SEEK_CUR)
-    if target is not None and size > 2 * CHUNK:
-        return _pump_in_threads(source, target, size, progress)
     running, total = hashlib.sha256(), 0
-    buffer = memoryview(bytearray(CHUNK))
-    while count := os.readv(source, [buffer[: size - total]]):
-        running.update(buffer[:count])
-        if target is not None:
-            write_all(target, buffer[:count])
-        total += count
-        if progress:
-            progress(count)
-    return Digest(running.hexdigest()), total
+    with ExitStack() as stack:
+        depth, hashed = 1, deque[Any]()
+        if target is not None and size > 2 * CHUNK:
+            from concurrent.futures import ThreadPoolExecutor
 
-
-def _pump_in_threads(source: int, target: int, size: int, progress: Progress | None) -> tuple[Digest, int]:
-    """Hash in a second thread: that releases the interpreter's lock."""
-    from concurrent.futures import Future, ThreadPoolExecutor
-
-    running, total = hashlib.sha256(), 0
-    buffers = [memoryview(bytearray(CHUNK)) for _ in range(DEPTH)]
-    hashed: list[Future[None] | None] = [None] * DEPTH
-    with ThreadPoolExecutor(1) as hasher:
-        for turn in itertools.cycle(range(DEPTH)):
-            before = hashed[turn]
-            if before is not None:
-                before.result()
-            count = os.readv(source, [buffers[turn][: size - total]])
-            if not count:
+            depth, hasher = DEPTH, stack.enter_context(ThreadPoolExecutor(1))
+        buffers = [memoryview(bytearray(CHUNK)) for _ in range(depth)]
+        for buffer in itertools.cycle(buffers):
+            if len(hashed) == depth:
+                hashed.popleft().result()
+            if not (count := os.readv(source, [buffer[: size - total]])):
                 break
-            piece = buffers[turn][:count]
-            hashed[turn] = hasher.submit(running.update, piece)
-            write_all(target, piece)
+            if depth > 1:
+                hashed.append(hasher.submit(running.update, buffer[:count]))
+            else:
+                running.update(buffer[:count])
+            if target is not None:
+                write_all(target, buffer[:count])
             total += count
             if progress:
                 progress(count)
-        for waiting in hashed:
-            if waiting is not None:
-                waiting.result()
     return Digest(running.hexdigest()), total
 
 
@@ -146,13 +135,7 @@ def clone(source: int, target: int) -> bool:
     return True
 
 
-def copy_file(
-    source: Path,
-    destination: Path,
-    *,
-    link: bool = False,
-    expected: Digest | None = None,
-) -> bool:
+def copy_file(source: Path, destination: Path, *, link: bool = False, expected: Digest | None = None) -> bool:
     """Copy a file, or make a hard `link` where possible, to a free name; tell whether it is a link.
 
     The copied bytes, not the source's, must have the digest `expected`.

@@ -103,23 +103,19 @@ _NO_FILE = frozenset({errno.ENXIO, errno.ENODEV, errno.EISDIR, errno.ELOOP})
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
     """Open a regular file for reading, through links; a pipe, a device, a socket or a folder is not waited for."""
-    with os_failures(f"read {path}", near=path), _regular(path) as file:
-        yield file
-
-
-def _regular(path: Path) -> BinaryIO:
-    try:
-        # Without O_NONBLOCK, opening a pipe waits for a writer.
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno in _NO_FILE:
-            raise _no_file(path) from error
-        raise
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise _no_file(path)
-    return os.fdopen(fd, "rb")
-
-
-def _no_file(path: Path) -> MissingFileError:
-    return MissingFileError(f"{path} is not a file that can be read", hint="name a regular file")
+    irregular = MissingFileError(f"{path} is not a file that can be read", hint="name a regular file")
+    with os_failures(f"read {path}", near=path):
+        try:
+            # Without O_NONBLOCK, opening a pipe waits for a writer.
+            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno in _NO_FILE:
+                raise irregular from error
+            raise
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise irregular
+            with os.fdopen(fd, "rb", closefd=False) as file:
+                yield file
+        finally:
+            os.close(fd)

@@ -14,7 +14,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from .copying import Progress, Staged
 from .digest import Digest
@@ -40,7 +39,7 @@ from .publishing import part_beside, write_all
 NOT_A_FILE = -1
 """The size of what is not a regular file."""
 
-Sink = Callable[[bytes | memoryview], None]
+Sink = Callable[[bytes], None]
 """Called with bytes, one piece after the other."""
 
 
@@ -201,10 +200,6 @@ class BlobStore(ABC):
         """List the objects below a folder, or all for an empty one; what is not a file has the size `NOT_A_FILE`."""
 
     @abstractmethod
-    def _pour(self, blob: Blob, sink: Sink) -> None:
-        """Pass the bytes of a blob of known size to `sink`, piece by piece; raises AbsentBlobError."""
-
-    @abstractmethod
     def span(self, blob: Blob, start: int, stop: int) -> Iterator[bytes]:
         """Yield the bytes of a blob from one place to another, piece by piece, and *not* verified."""
 
@@ -246,7 +241,7 @@ class BlobStore(ABC):
             os.ftruncate(fd, 0)
             os.lseek(fd, 0, os.SEEK_SET)
 
-        def keep(piece: bytes | memoryview) -> None:
+        def keep(piece: bytes) -> None:
             write_all(fd, piece)
             if progress:
                 progress(len(piece))
@@ -258,7 +253,7 @@ class BlobStore(ABC):
     ) -> None:
         """Read a blob through and check its size and digest; raises as `pour`."""
 
-        def read(piece: bytes | memoryview) -> None:
+        def read(piece: bytes) -> None:
             if progress:
                 progress(len(piece))
 
@@ -279,13 +274,10 @@ class BlobStore(ABC):
                 # Somebody may have repaired it meanwhile.
                 blob = replace(blob, size=self._size(digest, blob.generation))
             running = hashlib.sha256()
-
-            def take(piece: bytes | memoryview, running: Any = running) -> None:
+            begin()
+            for piece in self.span(blob, 0, blob.size):
                 running.update(piece)
                 sink(piece)
-
-            begin()
-            self._pour(blob, take)
             got = running.hexdigest()
             if got == digest:
                 return

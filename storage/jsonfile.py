@@ -61,7 +61,7 @@ def parse_json(
             raise FormatError(f"{subject} holds a number that is too large")
         return number
 
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
         result = dict(pairs)
         if len(result) != len(pairs):
             raise FormatError(f"{subject} has a key twice in one object")

@@ -19,7 +19,7 @@ from .copying import Progress, Staged, pump, reading
 from .digest import CHUNK, Digest, digest_bytes
 from .errors import StoreUnavailableError
 from .failures import AbsentBlobError, opened, os_failures
-from .interface import NOT_A_FILE, Blob, BlobStore, Capabilities, Leftover, Sink
+from .interface import NOT_A_FILE, Blob, BlobStore, Capabilities, Leftover
 from .layout import (
     BLOBS,
     FORMAT_NAME,
@@ -204,15 +204,6 @@ class LocalStore(BlobStore):
             return None
         with opened(path) as file:
             return file.read(limit)
-
-    def _pour(self, blob: Blob, sink: Sink) -> None:
-        buffer = memoryview(bytearray(CHUNK))
-        with (
-            self._reading(blob.digest, blob.generation) as source,
-            os_failures(f"read {self.root}", near=self.root),
-        ):
-            while count := os.readv(source, [buffer]):
-                sink(buffer[:count])
 
     def span(self, blob: Blob, start: int, stop: int) -> Iterator[bytes]:
         """Yield a part of a blob; see `BlobStore.span`."""

@@ -204,7 +204,16 @@ def _open_remote(url: str, options: Mapping[str, Any]) -> tuple[Any, str, str, P
     """Return the file system at a URL, the prefix in it, the URL for people, and the plugin that brings it."""
     from .secrets import remember, without_secrets
 
-    scheme, protocol, place = _parse(url)
+    _require_plain(url)
+    match = _SCHEME.fullmatch(url)
+    scheme = match["scheme"].lower() if match else "file"
+    protocol = find_protocol(scheme)
+    if match is None or protocol is None:
+        from .plugins import plugins
+
+        known = ", ".join(dict.fromkeys(["file", *PROTOCOLS, *(each.name for each in plugins(_GROUP))]))
+        raise StoreUrlError(f"no store speaks {scheme[:20]!r}", hint=f"use a path or one of: {known}")
+    place = _bucket_and_prefix(scheme, protocol, match["rest"])
     remember(options)
     _require_endpoint(options)
     try:
@@ -230,6 +239,29 @@ def _open_remote(url: str, options: Mapping[str, Any]) -> tuple[Any, str, str, P
     return file_system, prefix, f"{scheme}://{place}", protocol.plugin
 
 
+def _file_system(scheme: str, protocol: Protocol, place: str, options: Mapping[str, Any]) -> Any:
+    fixed = protocol.options if "protocol" in protocol.options else {}
+    merged = {**protocol.options, **options, **fixed}
+    if protocol.has_host:
+        host, _, port = place.partition("/")[0].partition(":")
+        merged |= {"host": host, **({"port": int(port)} if port else {})}
+    if not protocol.maker:
+        import fsspec
+
+        return fsspec.filesystem(scheme, **merged)
+    if protocol.plugin is None:
+        return import_module(protocol.maker, __package__).file_system(**merged)
+    from fsspec import AbstractFileSystem
+
+    from .plugins import blaming
+
+    with blaming(protocol.plugin, "cannot be opened"):
+        file_system = import_module(protocol.maker).file_system(**merged)
+        if not isinstance(file_system, AbstractFileSystem):
+            raise protocol.plugin.wrong("makes no file system of fsspec")
+    return file_system
+
+
 def _require_endpoint(options: Mapping[str, Any]) -> None:
     """Refuse an endpoint that is no URL, which libraries tell of in many ways; it may have a password in it."""
     inner = options.get("client_kwargs")
@@ -246,45 +278,3 @@ def _require_endpoint(options: Mapping[str, Any]) -> None:
                 "the endpoint_url in the options of the store is not the URL of a server",
                 hint="write it as https://HOST or http://HOST:PORT, with a port from 1 to 65535",
             )
-
-
-def _parse(url: str) -> tuple[str, Protocol, str]:
-    _require_plain(url)
-    match = _SCHEME.fullmatch(url)
-    scheme = match["scheme"].lower() if match else "file"
-    protocol = find_protocol(scheme)
-    if match is None or protocol is None:
-        from .plugins import plugins
-
-        known = ", ".join(dict.fromkeys(["file", *PROTOCOLS, *(each.name for each in plugins(_GROUP))]))
-        raise StoreUrlError(f"no store speaks {scheme[:20]!r}", hint=f"use a path or one of: {known}")
-    return scheme, protocol, _bucket_and_prefix(scheme, protocol, match["rest"])
-
-
-def _file_system(scheme: str, protocol: Protocol, place: str, options: Mapping[str, Any]) -> Any:
-    merged = (
-        {**options, **protocol.options} if "protocol" in protocol.options else {**protocol.options, **options}
-    )
-    if protocol.has_host:
-        host, _, port = place.partition("/")[0].partition(":")
-        merged |= {"host": host, **({"port": int(port)} if port else {})}
-    if protocol.maker:
-        return _made(protocol, merged)
-    import fsspec
-
-    return fsspec.filesystem(scheme, **merged)
-
-
-def _made(protocol: Protocol, options: Mapping[str, Any]) -> Any:
-    """Return what the module of a protocol makes."""
-    if protocol.plugin is None:
-        return import_module(protocol.maker, __package__).file_system(**options)
-    from fsspec import AbstractFileSystem
-
-    from .plugins import blaming
-
-    with blaming(protocol.plugin, "cannot be opened"):
-        found = import_module(protocol.maker).file_system(**options)
-        if not isinstance(found, AbstractFileSystem):
-            raise protocol.plugin.wrong("makes no file system of fsspec")
-    return found

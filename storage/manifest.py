@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from .digest import Digest, canonical_json, digest_bytes, digest_file, parse_digest
 from .errors import FormatError, UnsafePathError
@@ -29,7 +28,7 @@ class FileEntry:
     size: int
     sha256: Digest
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, str | int]:
         """Return the entry as `--json` prints it."""
         return {"path": self.path, "size": self.size, "sha256": self.sha256}
 

@@ -19,22 +19,18 @@ _PROBE, _STAGED = ".probe", ".staged"
 
 
 def boot_id() -> str:
-    """Return a name for the time since this machine was started, "" where that cannot be told."""
+    """Return a name for the time since this machine was started, "" if it is unknown."""
+    if sys.platform == "darwin":
+        import ctypes
+
+        libc, size = ctypes.CDLL(None), ctypes.c_size_t(64)
+        text = ctypes.create_string_buffer(size.value)
+        failed = libc.sysctlbyname(b"kern.bootsessionuuid", text, ctypes.byref(size), None, 0) != 0
+        return "" if failed else text.value.decode("ascii", "replace")
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     except OSError:
-        return _boot_session() if sys.platform == "darwin" else ""
-
-
-def _boot_session() -> str:
-    import ctypes
-
-    libc = ctypes.CDLL(None)
-    size = ctypes.c_size_t(64)
-    text = ctypes.create_string_buffer(size.value)
-    if libc.sysctlbyname(b"kern.bootsessionuuid", text, ctypes.byref(size), None, 0) != 0:
         return ""
-    return text.value.decode("ascii", "replace")
 
 
 def process_tag() -> str:

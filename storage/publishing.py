@@ -70,6 +70,24 @@ def new_part(path: Path, mode: int = 0o666) -> Iterator[tuple[Path, int]]:
         path.unlink(missing_ok=True)
 
 
+def open_locked(path: Path, flags: int = 0) -> int | None:
+    """Open and lock a part file; return its descriptor, None if another process has it."""
+    import fcntl
+
+    fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | flags, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(path.lstat(), os.fstat(fd)):
+            return fd
+    except (BlockingIOError, PermissionError, FileNotFoundError):
+        pass
+    except BaseException:
+        os.close(fd)
+        raise
+    os.close(fd)
+    return None
+
+
 def open_as_folder(fd: int, mode: int, folder: Path) -> None:
     """Give a file a mode, without the rights that its folder denies: many who write there have many umasks."""
     os.fchmod(fd, mode & folder.stat().st_mode)
@@ -103,21 +121,30 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o666) -> None:
 
 def publish_folder(temp: Path, destination: Path, *, replace: bool = False) -> Path:
     """Give a finished folder its final name, in one step; with `replace`, what has that name is removed afterwards."""
+    taken = StorageError(
+        f"{destination} exists already", hint="choose another place, or replace it with --force"
+    )
     with os_failures(f"write {destination}", near=destination.parent):
         if os.path.lexists(destination):
             if not replace:
-                raise _taken(destination)
-            _swap(temp, destination)
-            # `temp` now holds what was replaced.
-            remove_tree(temp)
+                raise taken
+            if not _exchange(temp, destination):
+                old = destination.parent / f".{uuid.uuid4().hex}.old"
+                destination.rename(old)
+                try:
+                    temp.rename(destination)
+                except OSError:
+                    old.rename(destination)
+                    raise
+                old.rename(temp)
+            remove_tree(temp)  # it now holds what was replaced
         else:
             try:
                 temp.rename(destination)
             except OSError as error:
-                if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR) and os.path.lexists(
-                    destination
-                ):
-                    raise _taken(destination) from error
+                is_taken = error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
+                if is_taken and os.path.lexists(destination):
+                    raise taken from error
                 raise
         sync_folder(destination.parent)
     return destination
@@ -125,47 +152,27 @@ def publish_folder(temp: Path, destination: Path, *, replace: bool = False) -> P
 
 def remove_tree(path: Path) -> None:
     """Remove a file, a link or a folder with all that is in it; what is gone already is fine."""
+
+    def raise_unless_gone(_call: object, _path: str, problem: tuple[type, BaseException, object]) -> None:
+        if not isinstance(problem[1], FileNotFoundError):
+            raise problem[1]
+
     if path.is_dir() and not path.is_symlink():
-
-        def raise_unless_gone(_call: object, _path: str, problem: tuple[type, BaseException, object]) -> None:
-            if not isinstance(problem[1], FileNotFoundError):
-                raise problem[1]
-
         shutil.rmtree(path, onerror=raise_unless_gone)
     else:
         path.unlink(missing_ok=True)
 
 
-def _taken(destination: Path) -> StorageError:
-    return StorageError(
-        f"{destination} exists already", hint="choose another place, or replace it with --force"
-    )
-
-
-def _swap(first: Path, second: Path) -> None:
-    """Exchange two names, in one step where the system can."""
-    if _exchange(first, second):
-        return
-    aside = second.parent / f".{uuid.uuid4().hex}.old"
-    second.rename(aside)
-    try:
-        first.rename(second)
-    except OSError:
-        aside.rename(second)
-        raise
-    aside.rename(first)
-
-
 def _exchange(first: Path, second: Path) -> bool:
+    """Exchange two names in one step; return False if the system cannot."""
     import ctypes
 
-    libc = ctypes.CDLL(None, use_errno=True)
+    libc, names = ctypes.CDLL(None, use_errno=True), (os.fsencode(first), os.fsencode(second))
     if sys.platform == "darwin":
-        call = getattr(libc, "renamex_np", None)
-        arguments: tuple[object, ...] = (os.fsencode(first), os.fsencode(second), _RENAME_SWAP)
+        call, arguments = getattr(libc, "renamex_np", None), (*names, _RENAME_SWAP)
     else:
         call = getattr(libc, "renameat2", None)
-        arguments = (_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE)
+        arguments = (_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE)
     if call is None:
         return False
     if call(*arguments) == 0:

@@ -46,11 +46,8 @@ def objects_for(file_system: AbstractFileSystem, prefix: str, calls: RemoteCalls
     return Objects(prefix, calls)
 
 
-class FsspecStore(BlobStore):
-    """A store under a prefix of an fsspec file system that nobody else uses."""
-
-    # A server's disk and memory are not this machine's, and a network lies between.
-    _readings = 4
+class RemotePlace:
+    """A prefix of an fsspec file system that nobody else uses: bucket and folder, without a slash at either end."""
 
     def __init__(
         self,
@@ -61,11 +58,17 @@ class FsspecStore(BlobStore):
         deadline: float = DEADLINE,
         plugin: Plugin | None = None,
     ) -> None:
-        """Wrap a file system; the prefix is bucket and folder, without a slash at either end."""
         self.url = url
         self._fs = file_system
-        self._probed: bool | None = None
         self._objects = objects_for(file_system, prefix, RemoteCalls(file_system, url, deadline, plugin))
+
+
+class FsspecStore(RemotePlace, BlobStore):
+    """A store under a prefix of an fsspec file system that nobody else uses."""
+
+    # A server's disk and memory are not this machine's, and a network lies between.
+    _readings = 4
+    _probed: bool | None = None
 
     @property
     def capabilities(self) -> Capabilities:
@@ -74,11 +77,7 @@ class FsspecStore(BlobStore):
             exclusive = self._exclusive
         except StoreDeniedError:
             exclusive = False
-        return Capabilities(
-            create_exclusive=exclusive,
-            local=False,
-            durable=self._objects.durable,
-        )
+        return Capabilities(create_exclusive=exclusive, local=False, durable=self._objects.durable)
 
     @property
     def _exclusive(self) -> bool:
@@ -222,10 +221,6 @@ class FsspecStore(BlobStore):
                 return
         super().pour(blob, sink, begin)
 
-    def _pour(self, blob: Blob, sink: Sink) -> None:
-        for piece in self.span(blob, 0, blob.size):
-            sink(piece)
-
     def span(self, blob: Blob, start: int, stop: int) -> Iterator[bytes]:
         """Yield the bytes of a blob from one place to another, not verified; see `BlobStore.span`."""
         name = blob_name(blob.digest, blob.generation)
@@ -293,21 +288,8 @@ def read_parts(source: OpenFile, digest: Digest, size: int) -> Iterator[bytes]:
         yield data
 
 
-class RemoteTree:
+class RemoteTree(RemotePlace):
     """The files under one prefix of an fsspec file system."""
-
-    def __init__(
-        self,
-        file_system: AbstractFileSystem,
-        prefix: str,
-        url: str,
-        *,
-        deadline: float = DEADLINE,
-        plugin: Plugin | None = None,
-    ) -> None:
-        """Wrap a file system that nobody else uses; the arguments are those of `FsspecStore`."""
-        self.url = url
-        self._objects = objects_for(file_system, prefix, RemoteCalls(file_system, url, deadline, plugin))
 
     def sizes(self) -> Mapping[str, int]:
         """Return the files there are and their sizes in bytes."""
@@ -336,21 +318,20 @@ class RemoteTree:
         raise not_kept(self.url)
 
     def holds(self, entry: FileEntry) -> bool:
-        """Tell whether a file is there and has the bytes that an entry says; it is read to its end."""
-        size = self._objects.size(entry.path)
-        return size == entry.size and self._digest(entry.path, size) == entry.sha256
+        """Return whether a file exists and has the bytes of an entry; it is read to its end."""
+        running = hashlib.sha256()
+        with suppress(RemoteError):
+            if self._objects.size(entry.path) == entry.size:
+                for _, piece in self._objects.pieces(entry.path, entry.size):
+                    running.update(piece)
+                return running.hexdigest() == entry.sha256
+        return False
 
     def fetch(self, name: str, size: int, path: Path) -> None:
         """Write a file's bytes to a local path, which must not exist yet."""
-        read = 0
-        try:
-            with path.open("xb") as file:
-                for _, piece in self._objects.pieces(name, size):
-                    read += file.write(piece)
-        except RemoteError as error:
-            raise StoreUnavailableError(
-                f"{self.url}/{name} cannot be read any more", hint="is it still being written? try again"
-            ) from error
+        read = -1
+        with suppress(RemoteError), path.open("xb") as file:
+            read = sum(file.write(piece) for _, piece in self._objects.pieces(name, size))
         if read != size:
             raise StoreUnavailableError(
                 f"{self.url}/{name} changed while it was read", hint="is it still being written? try again"
@@ -359,13 +340,3 @@ class RemoteTree:
     def remove(self, name: str) -> None:
         """Remove a file; one that is gone is fine."""
         self._objects.remove(name)
-
-    def _digest(self, name: str, size: int) -> Digest | None:
-        running, read = hashlib.sha256(), 0
-        try:
-            for _, piece in self._objects.pieces(name, size):
-                running.update(piece)
-                read += len(piece)
-        except RemoteError:
-            return None
-        return Digest(running.hexdigest()) if read == size else None

@@ -7,7 +7,7 @@ import errno
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager, suppress
@@ -101,10 +101,17 @@ class RemoteCalls:
             policy = self._policy(tenacity.AsyncRetrying, tries)
             waiting = policy(self._attempt_async, call, arguments, options)
             return asyncio.run_coroutine_threadsafe(waiting, self.file_system.loop)
+
+        def attempt() -> Any:
+            with self._translated():
+                if isinstance(call, str):
+                    return getattr(self.file_system, call)(*arguments, **options)
+                return call(self.file_system, *arguments, **options)
+
         future: Future[Any] = Future()
         try:
             policy = self._policy(tenacity.Retrying, tries)
-            future.set_result(policy(self._attempt, call, arguments, options))
+            future.set_result(policy(attempt))
         except (_Transient, RemoteError, StorageError) as error:
             future.set_exception(error)
         return future
@@ -138,13 +145,7 @@ class RemoteCalls:
     def _left(self, patience: int = 1) -> float:
         return self._progress_at + patience * self.deadline - time.monotonic()
 
-    def _attempt(self, call: Call, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        with self._translated():
-            if isinstance(call, str):
-                return getattr(self.file_system, call)(*arguments, **options)
-            return call(self.file_system, *arguments, **options)
-
-    async def _attempt_async(self, call: Call, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    async def _attempt_async(self, call: Call, arguments: tuple[Any, ...], options: Mapping[str, Any]) -> Any:
         with self._translated(*_ENDED):
             if isinstance(call, str):
                 return await getattr(self.file_system, f"_{call}")(*arguments, **options)
@@ -158,16 +159,14 @@ class RemoteCalls:
                 yield
         except BaseException as error:
             if isinstance(error, foreign_errors()) or type(error).__module__ in _PANICS:
-                raise self._meaning(error) from without_secrets(error)
+                kind = classify(error)
+                meaning: Exception = failure(kind, error, self.where)
+                if kind is FailureKind.TRANSIENT:
+                    meaning = _Transient()
+                elif kind in (FailureKind.EXISTS, FailureKind.MISSING):
+                    meaning = RemoteError(kind)
+                raise meaning from without_secrets(error)
             raise
-
-    def _meaning(self, error: BaseException) -> Exception:
-        kind = classify(error)
-        if kind is FailureKind.TRANSIENT:
-            return _Transient()
-        if kind in (FailureKind.EXISTS, FailureKind.MISSING):
-            return RemoteError(kind)
-        return failure(kind, error, self.where)
 
     def _silence(self, reason: str) -> StoreSilentError:
         self._silent = True
@@ -264,6 +263,15 @@ _GONE_CODES = frozenset({"NoSuchUpload", "InvalidPart", "InvalidBlockList"})
 _PLACES = {"NoSuchBucket": "bucket", "ContainerNotFound": "container"}
 _CODE = re.compile(r"<Code>(\w{1,64})</Code>")
 _STATUS = re.compile(r"status code: (\d{3})\b")
+_STATUSES = {
+    401: FailureKind.DENIED,
+    403: FailureKind.DENIED,
+    404: FailureKind.MISSING,
+    408: FailureKind.TRANSIENT,
+    409: FailureKind.EXISTS,
+    412: FailureKind.EXISTS,
+    429: FailureKind.TRANSIENT,
+}
 _WRONG_REGION = "incorrectly configured region"
 
 
@@ -284,8 +292,10 @@ def classify(error: BaseException) -> FailureKind:
     for module, name, kind in _CLASSES:
         found = getattr(sys.modules.get(module), name, None)
         if found is not None and isinstance(error, found):
-            status = _status(error)
-            return _by_status(status) if status and name == "GenericError" else kind
+            status = _status(error) if name == "GenericError" else 0
+            if status >= 500 and status != 501:
+                return FailureKind.TRANSIENT
+            return _STATUSES.get(status, FailureKind.BROKEN) if status else kind
     return _classify_os_error(error) if isinstance(error, OSError) else FailureKind.BROKEN
 
 
@@ -333,16 +343,6 @@ def _classify_os_error(error: OSError) -> FailureKind:
     if isinstance(error, ConnectionError | TimeoutError) or error.errno in _TRANSIENT_ERRNO:
         return FailureKind.TRANSIENT
     return FailureKind.BROKEN
-
-
-def _by_status(status: int) -> FailureKind:
-    if status in (401, 403):
-        return FailureKind.DENIED
-    if status in (408, 429) or status >= 500 and status != 501:
-        return FailureKind.TRANSIENT
-    if status in (409, 412):
-        return FailureKind.EXISTS
-    return FailureKind.MISSING if status == 404 else FailureKind.BROKEN
 
 
 def _status(error: BaseException | None) -> int:

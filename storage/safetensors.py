@@ -116,7 +116,7 @@ def build_header(
     entries: Iterable[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str] | None = None
 ) -> bytes:
     """Return the first bytes of a file for tensors by name, dtype and shape, padded to a multiple of eight."""
-    header: dict[str, Any] = {}
+    header: dict[str, object] = {}
     if metadata is not None:
         header[METADATA] = dict(metadata)
     position = 0
@@ -170,7 +170,7 @@ def _parsed(text: bytes, size: int) -> Header:
     return Header({tensor.name: tensor for tensor in tensors}, metadata, data_start, size)
 
 
-def _parse_json(text: bytes) -> dict[str, Any]:
+def _parse_json(text: bytes) -> dict[str, object]:
     """Parse the header, refusing what the format does not have before it is built: repeated keys, fractions, crowds."""
     # The README has the brace as the very first byte, and spaces as the only padding.
     if not text.startswith(b"{") or not text.rstrip(b" ").endswith(b"}"):
@@ -180,7 +180,7 @@ def _parse_json(text: bytes) -> dict[str, Any]:
         raise _Problem(f"its header holds more than {MAX_VALUES:,} values")
     objects = 0
 
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
         nonlocal objects
         objects += 1
         found = dict(pairs)
@@ -313,11 +313,7 @@ def digest_tensors(path: Path, header: Header, *, progress: Progress | None = No
     whole, position, digests = hashlib.sha256(), 0, dict[str, Digest]()
     hashing: Future[None] | None = None
     ends = [("", header.data_start), *((name, tensor.end) for name, tensor in header.tensors.items())]
-    with (
-        reading(path) as source,
-        os_failures(f"read {path}", near=path),
-        ThreadPoolExecutor(1) as pool,
-    ):
+    with reading(path) as source, os_failures(f"read {path}", near=path), ThreadPoolExecutor(1) as pool:
         for name, end in ends:
             running = hashlib.sha256()
             while chunk := os.read(source.fd, min(CHUNK, end - position)):

@@ -80,7 +80,7 @@ def remember(options: Mapping[str, Any]) -> None:
 
 def remember_given(words: Iterable[str], environment: Mapping[str, str], settings: Mapping[str, Any]) -> None:
     """Note every secret that the user gave this run, for `redact`."""
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for name, value in {**settings, **environment}.items():
         if "store_options" in name.casefold():
             found[name] = _options(value)
@@ -158,19 +158,11 @@ def _of_url(text: str) -> list[str]:
 
 
 def _forms(text: str) -> Iterator[str]:
-    """Return a secret in every spelling that a message may have: encoded, as JSON, line by line."""
-    yield from (text, quote(text, safe=""), unquote(text), json.dumps(text)[1:-1], repr(text)[1:-1])
-    if "\n" in text:
-        yield from (line.strip() for line in text.splitlines())
-    yield from _parts(text)
-
-
-def _parts(text: str) -> Iterator[str]:
-    """Return what libraries take out of a connection string or a signed URL, and show by itself."""
-    for part in re.split("[;&?]", text):
-        name, _, value = part.partition("=")
-        if name in ("AccountKey", "SharedAccessSignature", "sig"):
-            yield from (value, quote(value, safe=""), unquote(value))
+    """Yield a secret in every spelling that a message may have: encoded, as JSON, by line or part of a signed URL."""
+    pairs = (part.partition("=") for part in re.split("[;&?]", text))
+    shown = [value for name, _, value in pairs if name in ("AccountKey", "SharedAccessSignature", "sig")]
+    for part in (text, *(line.strip() for line in text.splitlines()), *shown):
+        yield from (part, quote(part, safe=""), unquote(part), json.dumps(part)[1:-1], repr(part)[1:-1])
 
 
 def _texts(value: Any, name: str = "") -> Iterator[str]:

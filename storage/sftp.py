@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import posixpath
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -39,7 +39,7 @@ def file_system(host: str, **options: Any) -> Any:
             arguments.pop("timeout", None)
             return None, _Pool(lambda: self._try(host, pool_type, arguments))
 
-        async def _try(self, host: str, pool_type: Any, arguments: dict[str, Any]) -> Any:
+        async def _try(self, host: str, pool_type: Any, arguments: Mapping[str, Any]) -> Any:
             try:
                 return await self._connect(host, pool_type, **arguments)
             except (TypeError, FileNotFoundError) as error:

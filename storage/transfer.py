@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import uuid
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,31 +17,22 @@ from .failures import existing_folder, os_failures
 from .interface import Blob, BlobStore
 from .local import LocalStore
 from .manifest import FileEntry
+from .processes import temporary_folder
 
 
 def transfer(
-    origin: BlobStore,
-    target: BlobStore,
-    entry: FileEntry,
-    scratch: Path,
-    *,
-    from_generation: int = 0,
-    to_generation: int = 0,
-    progress: Progress | None = None,
+    origin: BlobStore, target: BlobStore, blob: Blob, *, generation: int = 0, progress: Progress | None = None
 ) -> Blob:
-    """Store a blob of another store, through `scratch` between two object stores, as uploads must be known to match."""
-    path = origin.local_path(entry.sha256, generation=from_generation)
+    """Store a blob of another store, verified: between two object stores by a file, as uploads must be known to match."""
+    entry = FileEntry(blob.digest, blob.size, blob.digest)
+    path = origin.local_path(blob.digest, generation=blob.generation)
     if path is not None:
-        return target.put_file(path, expected=entry, generation=to_generation, progress=progress)
-    blob = Blob(entry.sha256, entry.size, from_generation)
+        return target.put_file(path, expected=entry, generation=generation, progress=progress)
     if isinstance(target, LocalStore):
-        return target.put_poured(origin, blob, generation=to_generation, progress=progress)
-    part = scratch / f"{entry.sha256}.{uuid.uuid4().hex}"
-    try:
-        origin.fetch(entry.sha256, part, generation=from_generation)
-        return target.put_file(part, expected=entry, generation=to_generation, progress=progress)
-    finally:
-        part.unlink(missing_ok=True)
+        return target.put_poured(origin, blob, generation=generation, progress=progress)
+    with temporary_folder("carried") as folder:
+        origin.fetch(blob.digest, folder / "blob", generation=blob.generation)
+        return target.put_file(folder / "blob", expected=entry, generation=generation, progress=progress)
 
 
 T = TypeVar("T")

@@ -1,31 +1,29 @@
-"""Give Python the changed source of one module (see `.ci/mutants.py`)."""
+"""Give Python the changed source of one module (see `.ci/mutants.py`).
 
-import importlib.abc
-import importlib.machinery
+It imports nothing that a program would not: tests interrupt a program at its own first import of a module.
+"""
+
 import os
 import sys
-from pathlib import Path
-
-
-class _ChangedSource(importlib.machinery.SourceFileLoader):
-    def get_code(self, fullname):  # neither reads nor writes compiled files
-        return compile(
-            Path(os.environ["MUTANTS_CHANGED_SOURCE"]).read_bytes(), self.path, "exec", dont_inherit=True
-        )
-
-
-class _Finder(importlib.abc.MetaPathFinder):
-    def find_spec(self, fullname, path=None, target=None):
-        if fullname != os.environ["MUTANTS_CHANGED_MODULE"].removesuffix(".__init__"):
-            return None
-        for finder in sys.meta_path:
-            spec = None if finder is self else finder.find_spec(fullname, path, target)
-            if spec is not None and spec.origin:
-                spec.loader = _ChangedSource(fullname, spec.origin)
-                spec.cached = None
-                return spec
-        return None
-
 
 if "MUTANTS_CHANGED_MODULE" in os.environ:
+    from importlib.machinery import SourceFileLoader
+
+    class _ChangedSource(SourceFileLoader):
+        def get_code(self, fullname):  # neither reads nor writes compiled files
+            with open(os.environ["MUTANTS_CHANGED_SOURCE"], "rb") as source:  # noqa: PTH123  pathlib imports much
+                return compile(source.read(), self.path, "exec", dont_inherit=True)
+
+    class _Finder:
+        def find_spec(self, fullname, path=None, target=None):
+            if fullname != os.environ["MUTANTS_CHANGED_MODULE"].removesuffix(".__init__"):
+                return None
+            for finder in sys.meta_path:
+                spec = None if finder is self else finder.find_spec(fullname, path, target)
+                if spec is not None and spec.origin:
+                    spec.loader = _ChangedSource(fullname, spec.origin)
+                    spec.cached = None
+                    return spec
+            return None
+
     sys.meta_path.insert(0, _Finder())

@@ -61,7 +61,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def work(self, event: dict[str, Any]) -> None:
         """Do what the event is for; an exception makes fusery send it again later."""
-        print(event["type"], event["data"]["subject"], shown(event["data"]["told"]), flush=True)
+        print(event["type"], event["data"]["subject"], shown(event["data"]["summary"]), flush=True)
 
     def reply(self, status: int) -> None:
         """Answer with a status alone."""

@@ -15,7 +15,7 @@ from fusery.registry.bundles.writing import BundleFolder, bundle_record
 from fusery.registry.errors import BadInputError
 from fusery.registry.models.gguf_header import read_header
 from fusery.storage.errors import FuseryError
-from fusery.storage.vouchers import require_digests, watched
+from fusery.storage.verified_files import require_digests, watched
 
 from ..common import base_architecture, finish, model_hint, served_adapters
 from .model import provenance_keys, read_model, require_writable, write_adapter_gguf, write_model_gguf

@@ -159,7 +159,7 @@ def write_model_gguf(file: HashedFile, model: Model, keys: Mapping[str, Value], 
     """Write a model; the same model gives the same bytes."""
     if wanted is not None and wanted not in KINDS:
         raise BadInputError(
-            f"there is no format {wanted[:20]!r} for matrices", hint=f"--gguf-type {'|'.join(KINDS)}"
+            f"there is no format {wanted[:20]!r} for matrices", hint=f"-o gguf_type={'|'.join(KINDS)}"
         )
     tensors = [_planned(model, place, wanted) for place in model.places.values()]
     if (factors := rope_factors(model.dimensions)) is not None:

@@ -29,7 +29,7 @@ from fusery.storage.locate import local_path, open_tree
 from fusery.storage.manifest import FileEntry, Manifest, safe_relative_path
 from fusery.storage.plaintext import typed
 from fusery.storage.processes import is_tag_dead, process_tag
-from fusery.storage.vouchers import FileState, folder_state
+from fusery.storage.verified_files import FileState, folder_state
 
 from ..common import base_architecture, named_base, require_shared_names, served_adapters, write_peft
 from .plan import Desired, Standing, on_this_machine

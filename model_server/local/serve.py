@@ -202,7 +202,7 @@ def _fused_folder(
 ) -> Iterator[Path]:
     from fusery.registry.fusion.fuse import fuse_to_read
     from fusery.registry.fusion.views import cautions
-    from fusery.storage.vouchers import verified
+    from fusery.storage.verified_files import verified
 
     if len(request.references) != 1 or request.models:
         raise BadInputError(
@@ -221,7 +221,7 @@ def _fused_folder(
         reading.enter_context(verified(files, manifest))
         name = fused.adapter
         for withdrawal in fused.withdrawals:
-            say(f"{name}: {withdrawal.told}")
+            say(f"{name}: {withdrawal.summary}")
         base = ServedBase(name=name, folder=str(fused.path.absolute()), digest=fused.digest)
         task = name.rpartition("_v")[0]
         routes: dict[str, str | dict[str, float]] = {

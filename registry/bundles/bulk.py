@@ -110,7 +110,7 @@ def materialize_all(
         )
     if choices and choices.location is not None and "{name}" not in choices.location:
         raise BadInputError(
-            "many bundles are in many places: the location has no {name} in it", hint="--location URL/{name}"
+            "many bundles are in many places: the location has no {name} in it", hint="-o location=URL/{name}"
         )
     request.check()
     local = local_path(pattern)

@@ -31,7 +31,7 @@ def checked_image(reference: str, example: str) -> str:
     """Return a reference to an image."""
     if not is_image(reference):
         raise BadInputError(
-            f"{reference[:60]!r} is not the name of an image", hint=f"for example: --base-image {example}"
+            f"{reference[:60]!r} is not the name of an image", hint=f"for example: -o base_image={example}"
         )
     return reference
 

@@ -174,7 +174,9 @@ def _gathered(
 ) -> AbstractContextManager[tuple[BundleSource, Fused | None]]:
     if content == "fused":
         if choices.models:
-            raise BadInputError("names for adapters were given, and they are fused", hint="leave --model out")
+            raise BadInputError(
+                "names for adapters were given, and they are fused", hint="leave out -o models"
+            )
         return fused_source(workspace, references[0], request, reporter=reporter)
     if replace(request, base=None) != FuseRequest():
         raise BadInputError(

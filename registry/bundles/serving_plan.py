@@ -146,7 +146,7 @@ def plan_serving(
     unique = {adapter.id: adapter for adapter in found.values()}
     withdrawals = of_adapters(session, unique)
     told = tuple(
-        f"{unique[number].name}: {each.told}" for number in unique for each in withdrawals.get(number, ())
+        f"{unique[number].name}: {each.summary}" for number in unique for each in withdrawals.get(number, ())
     )
     return ServingPlan(onto, tuple(unique.values()), routes, told)
 

@@ -20,7 +20,7 @@ from ..records.alias_moves import EVERY_TASK
 from ..records.event import Event, WrittenRecord
 from ..records.references import begins_with, digest_prefix, find_things, no_alias, places_of
 from ..workspace.workspace import Workspace
-from .event_texts import names_of, told_of
+from .event_texts import names_of, summary_of
 
 if TYPE_CHECKING:
     from ..records.references import Thing
@@ -75,7 +75,7 @@ def events_of(session: Session, rows: Sequence[tables.EventRow]) -> list[Event]:
             row,
             kind=row.subject_kind,
             name=names[row.seq],
-            told=told_of(row.action, details[row.seq]),
+            summary=summary_of(row.action, details[row.seq]),
             detail=details[row.seq],
             records=tuple(
                 WrittenRecord(kind=kind, name=name, digest=digest)

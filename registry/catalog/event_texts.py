@@ -77,7 +77,7 @@ def _blobs(session: Session, digests: set[str]) -> dict[str, str]:
     }
 
 
-def told_of(action: str, detail: Detail) -> str:
+def summary_of(action: str, detail: Detail) -> str:
     """Return an entry in words: its own, or else the meaning of its action."""
     tell = _TELLS.get(action, "")
     known = defaultdict(lambda: None, detail)
@@ -98,7 +98,7 @@ def _moved(detail: Detail) -> str:
 
 
 def _name(stated: Any) -> str:
-    return str(stated["name"]) if isinstance(stated, Mapping) and "name" in stated else "nobody"
+    return str(stated["name"]) if isinstance(stated, Mapping) and "name" in stated else "none"
 
 
 def _amended(detail: Detail) -> str:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fusery.storage.digest import Digest
 from fusery.storage.safetensors import Tensor
-from fusery.storage.vouchers import Watch
+from fusery.storage.verified_files import Watch
 
 from ..adapters.files import WEIGHTS
 from ..charts.text import natural
@@ -295,8 +295,8 @@ def _located(workspace: Workspace, adapter: tables.AdapterRow, folder: Path) -> 
         folder.mkdir()
         local = folder / WEIGHTS
         workspace.store.fetch(digest, local, generation=generation)
-    elif not workspace.vouchers.hold(local, digest):
+    elif not workspace.verified_files.has(local, digest):
         watch = Watch({WEIGHTS: local})
         workspace.store.verify(digest, file.size, generation=generation)
-        workspace.vouchers.note(watch, WEIGHTS, digest)
+        workspace.verified_files.record(watch, WEIGHTS, digest)
     return local

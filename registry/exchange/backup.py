@@ -17,7 +17,7 @@ from fusery.storage.interface import Blob, BlobStore
 from fusery.storage.locate import display_url
 from fusery.storage.processes import temporary_folder
 from fusery.storage.progress import SILENT, Reporter, tally
-from fusery.storage.transfer import in_order, require_room
+from fusery.storage.transfer import in_order, require_room, transfer
 
 from .. import tables
 from ..database import Database, leases
@@ -32,7 +32,7 @@ from ..remote.reading import all_documents
 from ..tables.record import kind_of
 from ..wire import encode
 from .filling import LEASE, all_tables, needed_blobs, table_rows
-from .restore import JOBS, carry, require_restorable
+from .restore import JOBS, require_restorable
 from .stored import open_place
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ def _copy(
         else:
             return None
         try:
-            carry(store, blob, place, 0, told)
+            transfer(store, place, blob, progress=told)
         except BlobCorruptError as error:
             raise BlobCorruptError(
                 f"blob {blob.digest} in {display_url(store.url)} is damaged", hint="fusery audit --repair"

@@ -133,11 +133,7 @@ def make_ready(workspace: Workspace) -> None:
 
 
 def fill(
-    connection: Connection,
-    backup: Container,
-    *,
-    store_id: str,
-    generations: Mapping[Digest, int],
+    connection: Connection, backup: Container, *, store_id: str, generations: Mapping[Digest, int]
 ) -> None:
     """Insert all rows; columns that the backup's older schema revision does not have are null.
 
@@ -154,7 +150,12 @@ def fill(
             connection.execute(delete(table))
     else:
         create(connection)
-    _require_tables(connection, backup)
+    present = set(inspect(connection).get_table_names()) - {VERSION_TABLE}
+    named = {member.stem for member in backup.contents.within("rows")}
+    if strange := sorted(named - present):
+        raise backup.refuse(f"rows/{strange[0]}.ndjson", "belongs to no table")
+    if missing := sorted((present & {table.name for table in all_tables()}) - named):
+        raise backup.refuse(f"rows/{missing[0]}.ndjson", "is missing")
     for member in backup.contents.within("rows"):
         rows = read_rows(backup, member)
         if member.stem == tables.BlobRow.__tablename__:
@@ -185,15 +186,6 @@ def fill(
                 raise backup.refuse("rows/blob.ndjson", "does not list the blobs that the manifests refer to")
     except (DBAPIError, ValueError, TypeError, LookupError) as error:
         raise backup.refuse("package.json", "lists files with invalid rows") from error
-
-
-def _require_tables(connection: Connection, backup: Container) -> None:
-    present = set(inspect(connection).get_table_names()) - {VERSION_TABLE}
-    named = {member.stem for member in backup.contents.within("rows")}
-    if strange := sorted(named - present):
-        raise backup.refuse(f"rows/{strange[0]}.ndjson", "belongs to no table")
-    if missing := sorted((present & {table.name for table in all_tables()}) - named):
-        raise backup.refuse(f"rows/{missing[0]}.ndjson", "is missing")
 
 
 def _continue_numbers(connection: Connection) -> None:
@@ -267,9 +259,14 @@ def table_rows(session: Session, source: Table) -> Iterator[Row]:
     - Leases are released, and keep their fence.
     - A blob without references is recorded as absent: a backup does not have its bytes.
     """
-    rows = _stored_rows(session, source)
     if source.name == tables.IntentRow.__tablename__:
         return
+    kinds = {column.name: kind_of(column) for column in source.columns}
+    # By default, PostgreSQL orders strings by the server's locale.
+    plain, key = session.get_bind().dialect.name == "postgresql", source.primary_key.columns
+    order = [collate(column, "C") if plain and isinstance(column.type, String) else column for column in key]
+    found = session.execute(select(source).order_by(*order).execution_options(yield_per=_BATCH)).mappings()
+    rows = ({name: to_json(kind, row[name]) for name, kind in kinds.items()} for row in found)
     if source.name == tables.LeaseRow.__tablename__:
         yield from ({**row, "owner": "", "expires": 0.0} for row in rows if row["key"] != LEASE)
     elif source.name == tables.BlobRow.__tablename__:
@@ -288,18 +285,6 @@ def needed_blobs(session: Session) -> Iterator[Blob]:
     query = select(blob.digest, blob.size, blob.generation).where(exists().where(file.blob == blob.digest))
     for row in session.execute(query.order_by(blob.digest).execution_options(yield_per=_BATCH)):
         yield Blob(Digest(row.digest), row.size, row.generation)
-
-
-def _stored_rows(session: Session, source: Table) -> Iterator[Row]:
-    kinds = {one.name: kind_of(one) for one in source.columns}
-    # By default, PostgreSQL orders strings by the server's locale.
-    plain = session.get_bind().dialect.name == "postgresql"
-    key = source.primary_key.columns
-    order = [collate(one, "C") if plain and isinstance(one.type, String) else one for one in key]
-    for found in session.execute(
-        select(source).order_by(*order).execution_options(yield_per=_BATCH)
-    ).mappings():
-        yield {name: to_json(kind, found[name]) for name, kind in kinds.items()}
 
 
 def read_rows(backup: Container, member: Member) -> Iterator[Row]:

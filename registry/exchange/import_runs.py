@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, cast
 
@@ -133,17 +134,14 @@ def _runs_of(
                 return
             if not isinstance(run, TrackedRun) or not all(map(is_inside, run.files)):
                 raise plugin.wrong("yields an object that is not a TrackedRun with relative file paths")
-        yield replace(run, fetch=_fetch_of(plugin, run))
+        yield replace(run, fetch=partial(_fetch, plugin, run))
 
 
-def _fetch_of(plugin: Plugin, run: TrackedRun) -> Callable[[str, Path], None]:
-    def fetch(path: str, place: Path) -> None:
-        with blaming(plugin):
-            run.fetch(path, place)
-        if place.is_symlink() or not place.is_file():
-            raise plugin.wrong(f"did not fetch {path[:100]}")
-
-    return fetch
+def _fetch(plugin: Plugin, run: TrackedRun, path: str, place: Path) -> None:
+    with blaming(plugin):
+        run.fetch(path, place)
+    if place.is_symlink() or not place.is_file():
+        raise plugin.wrong(f"did not fetch {path[:100]}")
 
 
 def import_runs(

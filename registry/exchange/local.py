@@ -23,7 +23,7 @@ from ..remote.documents import Item, Package, read_document
 from ..remote.reading import MOST_ADAPTERS, read_documents
 from ..wire import encode
 from ..workspace.settings import Settings
-from .planning import files_to_copy, find, plan
+from .planning import find, plan
 from .receiving import Carrier, Progress, Receiver
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class LocalRegistry:
     ) -> list[Moved]:
         """Record missing documents, and return the result for each document."""
         workspace = self.workspace
-        sizes = files_to_copy(workspace, package.documents, planned)
+        sizes = [moved.bytes for moved in planned if moved.bytes]
         needs = [*needs_of(workspace.store, sizes), *workspace.notes]
         if not isinstance(origin, LocalRegistry) or not origin.workspace.store.capabilities.local:
             needs.append(Need(self.here.settings.cache, sizes))

@@ -91,15 +91,6 @@ def moved_as(document: Item, there: str, state: State, size: int, reason: str | 
     return Moved(document.kind, document.name, there, document.digest, state, size, reason)
 
 
-def files_to_copy(destination: Workspace, documents: Sequence[Item], planned: Sequence[Moved]) -> list[int]:
-    """Return the sizes of the files that what was planned copies to a registry that exists."""
-    counted: set[str] = set()
-    coming = [document for document, moved in zip(documents, planned, strict=True) if moved.bytes]
-    with destination.database.read() as session:
-        ready = _ready(session, coming)
-    return [size for document in coming for size in _missing(ready, document, counted)]
-
-
 def _ready(session: Session, documents: Iterable[Item]) -> set[str]:
     """Return the digests of the documents' files that are in the store."""
     blob, found = tables.BlobRow, set[str]()

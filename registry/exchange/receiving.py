@@ -72,13 +72,10 @@ class Receiver:
     origin: str
     say: Callable[[str], None]
 
-    @property
-    def _recorder(self) -> Recorder:
-        return Recorder(self.destination, self.origin)
-
     def take(self, documents: Iterable[Item]) -> Iterator[Moved]:
         """Yield the result for each document, once it is recorded."""
         self.here.cache.sweep()
+        recorder = Recorder(self.destination, self.origin)
         for batch in _batches(documents):
             # Earlier documents can change the plan: a base model may be recognised in other files.
             planned = plan(self.destination, batch, self.origin)
@@ -100,18 +97,17 @@ class Receiver:
                 for document, moved in pairs:
                     if state != "completed":
                         yield moved
-                    elif isinstance(document, FusedDocument) and self._lacks_files(document):
-                        yield from self._take([(document, moved)])
+                    elif isinstance(document, FusedDocument) and not self._is_complete(document):
+                        yield from self._take([(document, moved)])  # its files were published later
                     else:
                         self.say(f"copying {document.kind} {document.name}")
                         one = ExaminedDocument(document, moved, forms=self._other_forms(document))
-                        yield from self._recorder.record([one], None)
+                        yield from recorder.record([one], None)
 
-    def _lacks_files(self, document: FusedDocument) -> bool:
-        """Return whether the files of a recorded fused model were published later."""
+    def _is_complete(self, document: Item) -> bool:
         with self.destination.database.read() as session:
             row = find(session, document, self.origin)
-            return row is not None and not is_complete(row, document)
+            return row is None or is_complete(row, document)
 
     def _take(self, pairs: Sequence[tuple[Item, Moved]]) -> list[Moved]:
         """Fetch documents in parallel, examine them one by one, and record them in one transaction."""
@@ -134,7 +130,7 @@ class Receiver:
                 arrived.append(one)
             stored = [(each.document, each.paths) for each in arrived if each.paths is not None]
             deposit = self.carrier.deposit(stored) if stored else None
-            return self._recorder.record(arrived, deposit)
+            return Recorder(self.destination, self.origin).record(arrived, deposit)
 
     def _context(self, document: Item) -> RegistrationContext | None:
         """Return the registration context of an adapter's base model, shared by a batch."""
@@ -219,8 +215,7 @@ def _goes_with(document: Item, batch: list[Item]) -> bool:
 def _require_same(document: Item, paths: Mapping[str, Path]) -> None:
     if manifest_of(paths) != document.manifest:
         raise BlobCorruptError(
-            f"wrong digest of the files of {document.name} (expected {document.digest[:12]})",
-            hint=_HINT,
+            f"wrong digest of the files of {document.name} (expected {document.digest[:12]})", hint=_HINT
         )
 
 

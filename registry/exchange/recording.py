@@ -86,27 +86,24 @@ class Recorder:
     def record(self, arrived: Sequence[ExaminedDocument], deposit: Deposit | None) -> list[Moved]:
         """Record documents in one transaction."""
         try:
-            return self._transaction(arrived, deposit)
+            with self.destination.database.write() as session:
+                if deposit is not None and len(arrived) > 1:
+                    deposit.settle(session)
+                now, done = Database.utcnow(session), list[Moved]()
+                for one in arrived:
+                    row = find(session, one.document, self.origin)
+                    try:
+                        done.append(self._recorded(session, one, row, deposit, now))
+                    except IntegrityError as error:
+                        raise BadInputError(
+                            f"invalid values in the record of {one.document.name}", hint=_HINT
+                        ) from error
+                if deposit is not None:
+                    deposit.finish(session)
+            return done
         finally:
             if deposit is not None:
                 deposit.abandon()
-
-    def _transaction(self, arrived: Sequence[ExaminedDocument], deposit: Deposit | None) -> list[Moved]:
-        with self.destination.database.write() as session:
-            if deposit is not None and len(arrived) > 1:
-                deposit.settle(session)
-            now, done = Database.utcnow(session), list[Moved]()
-            for one in arrived:
-                row = find(session, one.document, self.origin)
-                try:
-                    done.append(self._recorded(session, one, row, deposit, now))
-                except IntegrityError as error:
-                    raise BadInputError(
-                        f"invalid values in the record of {one.document.name}", hint=_HINT
-                    ) from error
-            if deposit is not None:
-                deposit.finish(session)
-        return done
 
     def _recorded(
         self, session: Session, one: ExaminedDocument, row: Row | None, deposit: Deposit | None, now: datetime
@@ -118,9 +115,11 @@ class Recorder:
             if not isinstance(document, AdapterDocument):  # amendments are later than that
                 document = replace(document, created_at=now)
         if isinstance(document, BaseDocument) and row is None and one.values is not None:
-            row = with_content(session, one.values["content"])
-            if row is not None:
-                self._recognise(session, document, one.values["content"], row)
+            content = one.values["content"]
+            if (row := with_content(session, content)) is not None:
+                same = {"name": document.name, "content": content, "same_as": row.digest}
+                detail = {**same, "origin": {"registry": self.origin}}
+                events.record(session, RECOGNISED, "base", document.digest, detail)
         added = ["record"] if row is None else []
         if row is None or (isinstance(document, FusedDocument) and one.paths is not None):
             if row is not None and one.moved.state == "completed":
@@ -141,23 +140,6 @@ class Recorder:
             facts = ", ".join(one.corrected)
             return replace(one.moved, reason=f"recorded from its files instead of as declared: {facts}")
         return one.moved
-
-    def _recognise(
-        self, session: Session, document: BaseDocument, content: str, row: tables.BaseModelRow
-    ) -> None:
-        """Record in the log that a base model here has the same content in other files."""
-        events.record(
-            session,
-            RECOGNISED,
-            "base",
-            document.digest,
-            {
-                "name": document.name,
-                "content": content,
-                "same_as": row.digest,
-                "origin": {"registry": self.origin},
-            },
-        )
 
     def _inserted(
         self,

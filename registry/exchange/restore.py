@@ -9,14 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusery.storage.digest import Digest
-from fusery.storage.errors import (
-    BlobCorruptError,
-    BlobMissingError,
-)
+from fusery.storage.errors import BlobCorruptError, BlobMissingError
 from fusery.storage.interface import Blob, BlobStore
 from fusery.storage.layout import blob_name
 from fusery.storage.locate import display_url, open_store
-from fusery.storage.manifest import FileEntry
 from fusery.storage.processes import temporary_folder
 from fusery.storage.progress import SILENT, Reporter, tally
 from fusery.storage.transfer import Need, in_order, needs_of, require_rooms, transfer
@@ -40,8 +36,6 @@ from .filling import (
 from .stored import open_place
 
 if TYPE_CHECKING:
-    from fusery.storage.copying import Progress
-
     from ..workspace.workspace import Workspace
 
 JOBS = 4
@@ -62,35 +56,43 @@ def restore(
     The rows are written in one transaction: after an interruption the registry is still empty, or has exactly these
     rows, and the same command resumes.
     """
-    with temporary_folder("restore") as folder:
+    settings = workspace.settings
+    with temporary_folder("restore") as folder, closing(Database.open(settings.database)) as database:
         backup = Container(open_place(workspace, source, store_options), folder, own=True)
+        contents, rows = backup.contents, backup.contents.within("rows")
         if not own:
             raise BadInputError(
                 "a backup is restored as it is, with all keys, tokens and aliases in it",
                 hint=f"give --own if it is yours; else fusery pull '*' --from {backup.where}",
             )
-        if backup.contents.schema > HEAD:
+        if contents.schema > HEAD:
             raise SchemaError(
-                f"the backup has schema {backup.contents.schema}; this fusery supports up to {HEAD}",
+                f"the backup has schema {contents.schema}; this fusery supports up to {HEAD}",
                 hint="upgrade fusery: pip install --upgrade fusery",
             )
-        return _restore_own(workspace, backup, reporter)
-
-
-def carry(
-    source: BlobStore, blob: Blob, target: BlobStore, generation: int, progress: Progress | None
-) -> None:
-    """Copy a blob to another store, and verify it; call `progress` with the size of each chunk."""
-    with temporary_folder("carried") as folder:
-        transfer(
-            source,
-            target,
-            FileEntry(blob.digest, blob.size, blob.digest),
-            folder,
-            from_generation=blob.generation,
-            to_generation=generation,
-            progress=progress,
+        restored = restored_store(database, contents)
+        present = restored or require_empty(database)
+        reporter.say("reading the backup")
+        backup.fetch(rows)
+        store = open_store(settings.store, options=settings.store_options)
+        store_id = _take_over(
+            store, present, contents.registry, {blob.digest for blob, _ in read_blobs(backup)}
         )
+        generations, blobs = _in_generations(backup, store)
+        needs = [backup.need(rows), *needs_of(store, missing_sizes(store, blobs))]
+        if database.path is not None:
+            needs.append(Need(database.path, [database_size(rows)]))
+        require_rooms(needs, hint="free some space")
+        reporter.say(f"copying {plural(len(blobs), 'blob')}")
+        _copy(backup, store, blobs, reporter.progress)
+        if restored is None:
+            reporter.say("writing the database")
+            database.make_folder()
+            with database.schema_change() as connection:
+                fill(connection, backup, store_id=store_id, generations=generations)
+    make_ready(workspace)
+    counts = {member.stem: member.lines for member in rows}
+    return Restored(backup.where, contents.made_at, counts, contents.blobs, contents.last_event)
 
 
 def require_restorable(place: BlobStore, contents: Contents, folder: Path) -> None:
@@ -107,33 +109,6 @@ def require_restorable(place: BlobStore, contents: Contents, folder: Path) -> No
             f"the new backup cannot be restored: {error.message}",
             hint="fusery audit; the previous backup is kept",
         ) from error
-
-
-def _restore_own(workspace: Workspace, backup: Container, reporter: Reporter) -> Restored:
-    contents, rows = backup.contents, backup.contents.within("rows")
-    with closing(Database.open(workspace.settings.database)) as database:
-        restored = restored_store(database, contents)
-        present = restored or require_empty(database)
-        reporter.say("reading the backup")
-        backup.fetch(rows)
-        store = open_store(workspace.settings.store, options=workspace.settings.store_options)
-        digests = {blob.digest for blob, _ in read_blobs(backup)}
-        store_id = _take_over(store, present, contents.registry, digests)
-        generations, blobs = _in_generations(backup, store)
-        needs = [backup.need(rows), *needs_of(store, missing_sizes(store, blobs))]
-        if database.path is not None:
-            needs.append(Need(database.path, [database_size(rows)]))
-        require_rooms(needs, hint="free some space")
-        reporter.say(f"copying {plural(len(blobs), 'blob')}")
-        _copy(backup, store, blobs, reporter.progress)
-        if restored is None:
-            reporter.say("writing the database")
-            database.make_folder()
-            with database.schema_change() as connection:
-                fill(connection, backup, store_id=store_id, generations=generations)
-    make_ready(workspace)
-    counts = {member.stem: member.lines for member in rows}
-    return Restored(backup.where, contents.made_at, counts, contents.blobs, contents.last_event)
 
 
 def _take_over(store: BlobStore, present: str | None, wanted: str, digests: Collection[Digest]) -> str:
@@ -173,7 +148,8 @@ def _copy(
 
     def copy(blob: Blob) -> None:
         try:
-            carry(backup.place, replace(blob, generation=0), store, blob.generation, done)
+            source = replace(blob, generation=0)
+            transfer(backup.place, store, source, generation=blob.generation, progress=done)
         except (BlobMissingError, BlobCorruptError) as error:
             problem = "is missing" if isinstance(error, BlobMissingError) else "is damaged"
             raise backup.refuse(blob_name(blob.digest), problem) from error

@@ -69,10 +69,7 @@ def plan_package(workspace: Workspace, data: bytes, limits: UploadLimits) -> Pac
 
 
 def take_package(
-    workspace: Workspace,
-    data: bytes,
-    limits: UploadLimits,
-    say: Callable[[str], None] = lambda _: None,
+    workspace: Workspace, data: bytes, limits: UploadLimits, say: Callable[[str], None] = lambda _: None
 ) -> PackageTaken:
     """Record a package whose blobs have all arrived.
 

@@ -84,8 +84,8 @@ def record_updates(session: Session, row: tables.AdapterRow, updates: Updates, n
     """Record updates, effective from now."""
     if updates.amendments:
         since = max([now, *(known.since for known in row.amendments)])
-        for each in updates.amendments:
-            each.at, each.since = min(each.at, now), since
+        for amendment in updates.amendments:
+            amendment.at, amendment.since = min(amendment.at, now), since
         require_few_amendments(row.name, [*row.amendments, *updates.amendments])
         amend_row(session, row, updates.amendments)
         require_count(row.name, "tags", TAGS, len(row.tags))
@@ -98,23 +98,17 @@ def record_updates(session: Session, row: tables.AdapterRow, updates: Updates, n
         assert end.withdrawn_at is not None
         known.withdrawn_at = min(end.withdrawn_at, now)
         known.withdrawn_by, known.withdrawn_reason = end.withdrawn_by, end.withdrawn_reason
-    row.evaluations.extend(
-        tables.EvaluationRow(**_evaluation(each, row, now)) for each in updates.evaluations
-    )
+    for each in updates.evaluations:
+        values = column_values(each, _EVALUATION)
+        for name in ("at", "withdrawn_at"):  # between the creation of this record and now
+            if values[name] is not None:
+                values[name] = min(max(values[name], row.created_at), now)
+        row.evaluations.append(tables.EvaluationRow(**values))
     if updates.evaluations or updates.withdrawn:
         require_within(row.name, "evaluations", EVALUATIONS, row.evaluations)
 
 
 _YANK, _EVALUATION = tables.YankRow.__table__, tables.EvaluationRow.__table__
-
-
-def _evaluation(document: EvaluationDocument, row: tables.AdapterRow, now: datetime) -> dict[str, Any]:
-    """Return the columns of an evaluation, with times between the creation of this record and now."""
-    values = column_values(document, _EVALUATION)
-    for name in ("at", "withdrawn_at"):
-        if values[name] is not None:
-            values[name] = min(max(values[name], row.created_at), now)
-    return values
 
 
 def _find_amendments(row: tables.AdapterRow, document: AdapterDocument, updates: Updates) -> None:
@@ -215,8 +209,8 @@ def with_sender(workspace: Workspace, document: Item) -> Item:
         )
 
     parts = ("signatures", "yanks", "amendments", "evaluations")
-    found: dict[str, Any] = {name: sent(getattr(document, name)) for name in parts if hasattr(document, name)}
-    return replace(document, **found)
+    changed: Any = {name: sent(getattr(document, name)) for name in parts if hasattr(document, name)}
+    return replace(document, **changed)
 
 
 def missing_signatures(

@@ -7,8 +7,6 @@ process, so that uploads can be resumed after a restart of the server.
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import time
 from collections.abc import Sequence
@@ -24,7 +22,7 @@ from fusery.storage.digest import Digest, digest_bytes
 from fusery.storage.errors import BlobCorruptError
 from fusery.storage.failures import os_failures
 from fusery.storage.manifest import FileEntry, Manifest
-from fusery.storage.publishing import make_folders, write_all
+from fusery.storage.publishing import make_folders, open_locked, write_all
 from fusery.storage.transfer import Need, require_rooms
 
 from .. import tables
@@ -66,7 +64,7 @@ class Uploads:
 
     def arrived(self, digests: Sequence[Digest]) -> list[Arrived]:
         """Return how much of each blob has arrived, and keep the collector from them."""
-        # Nothing is written of what is not here: who sends it claims it then.
+        # Nothing is written about unknown blobs: their upload claims them.
         complete = self._claimed(digests, known=True)
         return [Arrived(digest, digest in complete, self._size(digest)) for digest in digests]
 
@@ -80,36 +78,21 @@ class Uploads:
         if digest in self._claimed([digest]):
             return None
         try:
-            return self._opened(digest, size, offset)
+            folder = self._folder
+            self._make_room(folder, digest, size - offset)
+            require_rooms([Need(folder, [size], taken=offset)])
+            path = folder / self._name(digest)
+            with os_failures(f"write {path}", near=folder):
+                fd = open_locked(path, os.O_CREAT)
+            if fd is None:
+                raise UploadBusyError(
+                    "this blob is being sent under the same name", hint="run the command again"
+                )
+            return Upload(self._workspace, self.owner, path, fd, digest, size, offset)
         except BaseException:
             # Claims of what nobody sends would fill the database.
             if not self._size(digest):
                 self.release([digest])
-            raise
-
-    def _opened(self, digest: Digest, size: int, offset: int) -> Upload:
-        folder = self._folder
-        self._make_place(folder, digest, size - offset)
-        require_rooms([Need(folder, [size], taken=offset)])
-        path = folder / self._name(digest)
-        with os_failures(f"write {path}", near=folder):
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            with os_failures(f"write {path}", near=folder):
-                _lock(path, fd)
-                if offset == 0:
-                    os.ftruncate(fd, 0)
-                found = os.fstat(fd).st_size
-            if found != offset:
-                if not found:
-                    path.unlink(missing_ok=True)
-                raise UploadOffsetError(
-                    f"wrong offset of the upload: {offset:,} (expected {found:,})",
-                    hint=f"resume at offset {found}",
-                )
-            return Upload(self._workspace, self.owner, path, fd, digest, size)
-        except BaseException:
-            os.close(fd)
             raise
 
     def release(self, digests: Sequence[Digest]) -> None:
@@ -119,27 +102,17 @@ class Uploads:
 
     def _claimed(self, digests: Sequence[Digest], *, known: bool = False) -> set[Digest]:
         """Claim blobs, or with `known` only recorded ones; return those that are in the store."""
-        blob = tables.BlobRow
+        blob, store = tables.BlobRow, self._workspace.store
         with self._workspace.database.write() as session:
             if known:
-                digests = [
-                    Digest(each)
-                    for chosen in batches(digests)
-                    for each in session.scalars(select(blob.digest).where(blob.digest.in_(chosen)))
-                ]
+                queries = (select(blob.digest).where(blob.digest.in_(chosen)) for chosen in batches(digests))
+                digests = [Digest(digest) for query in queries for digest in session.scalars(query)]
             claim(session, digests, self.owner, HELD)
-            rows = session.execute(
-                select(blob.digest, blob.generation, blob.size).where(
-                    blob.digest.in_(digests), blob.state == "ready"
-                )
-            ).all()
-        store = self._workspace.store
+            columns = select(blob.digest, blob.generation, blob.size)
+            rows = session.execute(columns.where(blob.digest.in_(digests), blob.state == "ready")).all()
         # A recorded blob may be missing in the store: sending it again repairs that.
-        return {
-            Digest(row.digest)
-            for row in rows
-            if store.size(Digest(row.digest), generation=row.generation) == row.size
-        }
+        sizes = {row.digest: store.size(Digest(row.digest), generation=row.generation) for row in rows}
+        return {Digest(row.digest) for row in rows if sizes[row.digest] == row.size}
 
     @property
     def _folder(self) -> Path:
@@ -159,24 +132,30 @@ class Uploads:
         except FileNotFoundError:
             return 0
 
-    def _make_place(self, folder: Path, digest: Digest, size: int) -> None:
+    def _make_room(self, folder: Path, digest: Digest, size: int) -> None:
         """Remove uploads that were not resumed for a day, and the sender's oldest ones above the limit; else refuse."""
         mine, total = list[tuple[float, int, Path]](), size
         for path in folder.glob(f"*{_ENDING}"):
             with os_failures(f"look at {path}", near=folder), suppress(FileNotFoundError):
-                found = path.lstat()
-                if time.time() - found.st_mtime > HELD:
+                stats = path.lstat()
+                if time.time() - stats.st_mtime > HELD:
                     path.unlink(missing_ok=True)
                     continue
-                total += found.st_size
+                total += stats.st_size
                 if path.name.startswith(f"{self._sender}.") and path.name != self._name(digest):
-                    mine.append((found.st_mtime, found.st_size, path))
+                    mine.append((stats.st_mtime, stats.st_size, path))
         count = len(mine)
         for _, bytes_, path in sorted(mine):
+            if count < self._limits.parts:
+                break
             # A sender that is interrupted often must not lock itself out.
-            if count >= self._limits.parts and _given_up(path):
-                count, total = count - 1, total - bytes_
-                self.release([Digest(path.name.split(".")[1])])
+            with os_failures(f"remove {path}", near=folder), suppress(FileNotFoundError):
+                if (fd := open_locked(path)) is None:
+                    continue  # it is being sent
+                path.unlink(missing_ok=True)
+                os.close(fd)
+            count, total = count - 1, total - bytes_
+            self.release([Digest(path.name.split(".")[1])])
         if count >= self._limits.parts or total > self._limits.bytes:
             raise BadInputError(
                 "too many unfinished uploads", hint="finish them, or wait a day until they expire"
@@ -187,13 +166,22 @@ class Upload:
     """A new or resumed upload; the caller closes it, and can resume it later."""
 
     def __init__(
-        self, workspace: Workspace, owner: str, path: Path, fd: int, digest: Digest, size: int
+        self, workspace: Workspace, owner: str, path: Path, fd: int, digest: Digest, size: int, offset: int
     ) -> None:
+        """Take the locked part file, which must have `offset` bytes; offset 0 begins anew."""
         self._workspace, self._owner = workspace, owner
         self._path, self._fd = path, fd
         self._digest, self._size = digest, size
         self._stored, self.has_claim = False, True
+        if offset == 0:
+            os.ftruncate(fd, 0)
         self._come = os.lseek(fd, 0, os.SEEK_END)
+        if self._come != offset:
+            self.close()
+            raise UploadOffsetError(
+                f"wrong offset of the upload: {offset:,} (expected {self._come:,})",
+                hint=f"resume at offset {self._come}",
+            )
 
     @property
     def missing(self) -> int:
@@ -202,10 +190,9 @@ class Upload:
 
     def write(self, piece: bytes | bytearray) -> None:
         """Append bytes."""
-        if len(piece) > self.missing:
-            self.discard()
-            raise BadInputError("the upload has more bytes than announced")
         try:
+            if len(piece) > self.missing:
+                raise BadInputError("the upload has more bytes than announced")
             with os_failures(f"store blob {self._digest[:12]}", near=self._path):
                 write_all(self._fd, piece)
         except BaseException:
@@ -224,8 +211,7 @@ class Upload:
             raise BlobCorruptError(
                 f"wrong digest of the uploaded blob {self._digest[:12]}", hint="upload it again from offset 0"
             )
-        stamp = source_of(self._path, self._fd).stamp
-        staged = Staged(self._path, self._size, self._digest, stamp)
+        staged = Staged(self._path, self._size, self._digest, source_of(self._path, self._fd).stamp)
         deposit = Deposit(self._workspace.database, self._workspace.store, self._workspace.owner())
         manifest = Manifest.of([FileEntry("blob", self._size, self._digest)])
         deposit.put({"blob": staged}, manifest=manifest)
@@ -249,35 +235,3 @@ class Upload:
         if not self._come:
             self.discard()
         os.close(self._fd)
-
-
-def _lock(path: Path, fd: int) -> None:
-    """Lock a part file for this process, or refuse the upload."""
-    busy = UploadBusyError("this blob is being sent under the same name", hint="run the command again")
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            raise busy from error
-        raise
-    with suppress(FileNotFoundError):
-        if os.path.samestat(path.lstat(), os.fstat(fd)):
-            return
-    raise busy
-
-
-def _given_up(path: Path) -> bool:
-    """Remove a part file unless it is locked; return whether it was removed."""
-    with os_failures(f"remove {path}", near=path.parent):
-        try:
-            fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return True
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.unlink(missing_ok=True)
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(fd)
-    return True

@@ -68,7 +68,7 @@ class ExplainedModel(Record):
 
     Attributes:
         scale: that the first adapter's update is multiplied by, where that is not its own.
-        combined: its adapters, with their weights; None if it is on record nowhere.
+        combined: its adapters, with their weights; None if it is not recorded.
         format: its precision in words; likewise.
         label: both; likewise.
         inputs: what makes the key; likewise.
@@ -115,7 +115,7 @@ def explain(workspace: Workspace, reference: str, request: FuseRequest | None = 
         except UnknownReferenceError:
             if (entry := entry_named(workspace, reference)) is None:
                 raise
-            reason = "in the cache, and on record nowhere in this registry: nothing looks it up"
+            reason = "in the cache, but not recorded in this registry, so no fuse uses it"
             here = _here(workspace, entry.key)
             model = ExplainedModel(key=entry.key, status="miss", reason=reason, here=here)
             return Explanation(reference=reference, models=(model,))
@@ -202,7 +202,7 @@ def _recorded(workspace: Workspace, session: Session, row: tables.FusedRow) -> E
     missing: list[str] = []
     if here is None:
         reason, missing = _to_be_had(workspace, session, row)
-    elif workspace.cache.is_vouched(row.key, row.manifest.value):
+    elif workspace.cache.is_verified(row.key, row.manifest.value):
         reason = "in the cache, and untouched since it was last hashed"
     else:
         reason = "in the cache, and hashed again before it is served"

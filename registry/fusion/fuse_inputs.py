@@ -17,7 +17,7 @@ from fusery.storage.manifest import Manifest
 from fusery.storage.progress import tally
 from fusery.storage.safetensors import tensor_bytes
 from fusery.storage.transfer import Need, needs_of, require_rooms
-from fusery.storage.vouchers import watched
+from fusery.storage.verified_files import watched
 
 from .. import tables
 from ..adapters.files import CONFIG, WEIGHTS
@@ -29,9 +29,9 @@ from ..errors import BadInputError
 from ..records.bases import (
     blob_generations,
     locate_files,
+    record_verified,
     recorded_architecture,
     unproven,
-    vouch,
 )
 from ..records.calibrations import current_calibration, learned_with
 from ..records.fused_rows import names
@@ -260,7 +260,7 @@ class InputFiles:
             replaced = own_tokenizer(self.adapters[0])
             expected = {entry.path: entry.sha256 for entry in left if entry.path not in replaced}
             fused = fuse(plan, folder, check=check, progress=told, expected=expected)
-            vouch(self._workspace, watch, left)
+            record_verified(self._workspace, watch, left)
         return Manifest.of(fused.files), fused.fidelity
 
     @cached_property

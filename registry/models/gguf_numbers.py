@@ -46,7 +46,7 @@ def _converted(matrix: StoredMatrix, stored: Array, kind: str) -> bytes:
     with np.errstate(over="ignore"):
         found = encode(values, FORMATS[kind])
     if kind == "F16" and np.isinf(found.view(np.float16)).any() and np.isfinite(values).all():
-        raise BadInputError(f"{matrix.name} holds numbers that f16 cannot", hint="--gguf-type bf16")
+        raise BadInputError(f"{matrix.name} holds numbers that f16 cannot", hint="-o gguf_type=bf16")
     return found.tobytes()
 
 

@@ -23,7 +23,7 @@ Component = dict[str, Any]
 
 def bill(account: Account) -> dict[str, Any]:
     """Return the bill of materials as a JSON document."""
-    others = [each.told for each in account.withdrawals if each.relation != "itself"]
+    others = [each.summary for each in account.withdrawals if each.relation != "itself"]
     yanked = {"yanked": own(account.withdrawals), "withdrawals": others or None}
     facts = {"kind": account.kind, "by": account.by, **yanked}
     ref = f"{account.kind}:{account.digest}"
@@ -140,7 +140,7 @@ def _card(account: Account) -> dict[str, Any]:
     card: dict[str, Any] = {"modelParameters": parameters}
     if metrics := _metrics(account):
         card["quantitativeAnalysis"] = {"performanceMetrics": metrics}
-    limits = [each.told for each in account.withdrawals]
+    limits = [each.summary for each in account.withdrawals]
     verdict = (account.fidelity or {}).get("verdict")
     if verdict in ("DEGRADED", "LOST"):
         limits.append(f"fidelity of the fuse: {verdict}")

@@ -118,7 +118,7 @@ def _box(node: Node, x: int, y: int, root: bool) -> Iterator[str]:
     marks = " fl-yanked" if node.yanked is not None else " fl-told" if node.withdrawals else ""
     marks += " fl-root" if root else ""
     note = "yanked" if node.yanked is not None else "note" if node.withdrawals else ""
-    title = f"{_title(node)} {node.digest}".rstrip() + (f"; {node.told}" if node.told else "")
+    title = f"{_title(node)} {node.digest}".rstrip() + (f"; {node.summary}" if node.summary else "")
     caption = f"{node.kind}{', over' if node.over else ''} {node.digest[:8]}".rstrip()
     yield f'<g class="{"fl-over" if node.over else "fl-node"}"><title>{_text(title)}</title>'
     yield f'<rect class="fl-box{marks}" x="{x}" y="{y}" width="{_WIDTH}" height="{_HEIGHT}" rx="6"/>'

@@ -197,7 +197,7 @@ def _thinned(points: list[RecordedPoint]) -> list[RecordedPoint]:
     return [p for number, p in enumerate(older) if p.val_loss is not None or number % 2 == 0] + newest
 
 
-def plain_arguments(arguments: object) -> dict[str, Any]:
+def plain_arguments(arguments: object) -> dict[str, object]:
     """Return arguments as plain JSON values; what JSON does not have becomes text."""
     if arguments is None:
         return {}
@@ -211,7 +211,7 @@ def plain_arguments(arguments: object) -> dict[str, Any]:
         raise TypeError(
             f"arguments are a mapping, a namespace or a dataclass, not {type(arguments).__name__}"
         )
-    plain: dict[str, Any] = json.loads(json.dumps(dict(said), default=str), parse_constant=str)
+    plain: dict[str, object] = json.loads(json.dumps(dict(said), default=str), parse_constant=str)
     return plain
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _SCHEME = "fusery://"
 _TAG = "mlflow.run."
+_refusal = MlflowException.invalid_parameter_value
 _BETWEEN = "|"
 """Between the paths of one adapter."""
 
@@ -46,7 +47,7 @@ class FuseryArtifactRepository(ArtifactRepository):
         parts = PurePosixPath(artifact_uri.removeprefix(_SCHEME)).parts
         whole = artifact_uri.startswith(_SCHEME) and len(parts) > 2 and "artifacts" in parts[2:]
         if not whole or ".." in parts or "@" in parts[0]:
-            raise MlflowException.invalid_parameter_value(
+            raise _refusal(
                 f"{masked(artifact_uri)[:200]} is not fusery://TASK/RUN/artifacts: make the experiment with"
                 ' artifact_location="fusery://TASK"'
             )
@@ -56,7 +57,7 @@ class FuseryArtifactRepository(ArtifactRepository):
 
     def log_artifact(self, local_file: str, artifact_path: str | None = None) -> None:
         """Refuse a single file: an adapter is a folder."""
-        raise MlflowException.invalid_parameter_value(
+        raise _refusal(
             f"{Path(local_file).name[:200]} is a file, and at fusery://{self._task} there are adapters: log the adapter's"
             " folder with mlflow.log_artifacts, and other files into an experiment with another place"
         )
@@ -67,7 +68,7 @@ class FuseryArtifactRepository(ArtifactRepository):
 
         path = str(self._place(artifact_path))
         key = f"{_TAG}{self._run}"
-        with _told():
+        with _mlflow_errors():
             checked_tags({key: path})  # what cannot be said is refused before anything is registered
         with _registry() as registry:
             # What another run has made already is known, and gets a second tag; what this one has, a second path.
@@ -96,7 +97,7 @@ class FuseryArtifactRepository(ArtifactRepository):
         with _registry() as registry:
             files = self._files(registry)
             if place not in files:
-                raise MlflowException.invalid_parameter_value(
+                raise _refusal(
                     f"run {self._run} has logged no {remote_file_path[:200]} at fusery://{self._task}"
                 )
             adapter, _ = files[place]
@@ -105,9 +106,7 @@ class FuseryArtifactRepository(ArtifactRepository):
 
     def delete_artifacts(self, artifact_path: str | None = None) -> None:
         """Refuse: what was registered stays on record."""
-        raise MlflowException.invalid_parameter_value(
-            "adapters are not deleted, they are withdrawn: fusery yank"
-        )
+        raise _refusal("adapters are not deleted, they are withdrawn: fusery yank")
 
     def _files(self, registry: Registry) -> dict[PurePosixPath, tuple[AdapterDetails, int]]:
         """Return the files of the adapters that the run has logged, by their paths among its artifacts."""
@@ -133,9 +132,7 @@ class FuseryArtifactRepository(ArtifactRepository):
         """Return a path among the artifacts; one that leads out of them, or that a tag cannot hold, is refused."""
         place = PurePosixPath(path or "")
         if place.is_absolute() or ".." in place.parts or _BETWEEN in str(place):
-            raise MlflowException.invalid_parameter_value(
-                f"{str(path)[:200]!r} is no path among a run's artifacts"
-            )
+            raise _refusal(f"{str(path)[:200]!r} is no path among a run's artifacts")
         return self._inside / place
 
 
@@ -148,15 +145,15 @@ def _registry() -> Iterator[Registry]:
     """Open the registry of the environment, for one call: MLflow calls from several threads."""
     from ..api.registry import Registry
 
-    with _told(), Registry.open() as registry:
+    with _mlflow_errors(), Registry.open() as registry:
         yield registry
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """Tell MLflow what went wrong in its own exception, with the hint."""
+def _mlflow_errors() -> Iterator[None]:
+    """Raise errors as MLflow's own exception, with the hint."""
     try:
         yield
     except FuseryError as error:
         hint = f". Hint: {error.hint}" if error.hint else ""
-        raise MlflowException.invalid_parameter_value(f"{error.message}{hint}") from error
+        raise _refusal(f"{error.message}{hint}") from error

@@ -31,10 +31,10 @@ class Withdrawal(Record):
     reason: str = described("reason of the yank", most=LONG)
     at: datetime = described("when it was yanked")
     by: str = described("who did that")
-    KEYS: ClassVar[tuple[str, ...]] = ("adapter", "relation", "reason", "at", "by", "told")
+    KEYS: ClassVar[tuple[str, ...]] = ("adapter", "relation", "reason", "at", "by", "summary")
 
     @property
-    def told(self) -> str:
+    def summary(self) -> str:
         """A sentence that names the yanked record."""
         return _WORDS[self.relation].format(adapter=self.adapter, reason=self.reason)
 

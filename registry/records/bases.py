@@ -17,7 +17,7 @@ from fusery.storage.digest import Digest
 from fusery.storage.errors import BlobCorruptError, MissingFileError, StorageError
 from fusery.storage.jsonfile import read_object
 from fusery.storage.manifest import Manifest
-from fusery.storage.vouchers import Watch, require_digests, watched
+from fusery.storage.verified_files import Watch, require_digests, watched
 
 from .. import tables
 from ..models.architecture import Architecture, Weight
@@ -117,7 +117,7 @@ def proven_files(
     with watched(files, manifest) as watch:
         left = manifest if anew else unproven(workspace, manifest, files)
         require_digests(files, left)
-        vouch(workspace, watch, left)
+        record_verified(workspace, watch, left)
         yield files
 
 
@@ -141,15 +141,15 @@ def completed_config(file: Path) -> bytes | None:
 
 def unproven(workspace: Workspace, manifest: Manifest, files: dict[str, Path]) -> Manifest:
     """Return the files that were not found to be right of late; to be asked for when they are watched already."""
-    vouchers = workspace.vouchers
-    return Manifest.of(entry for entry in manifest if not vouchers.hold(files[entry.path], entry.sha256))
+    verified = workspace.verified_files
+    return Manifest.of(entry for entry in manifest if not verified.has(files[entry.path], entry.sha256))
 
 
-def vouch(workspace: Workspace, watch: Watch, proven: Manifest) -> None:
+def record_verified(workspace: Workspace, watch: Watch, proven: Manifest) -> None:
     """Note which weights were read from beginning to end since they are watched; the rest is hashed in no time."""
     for entry in proven:
         if entry.path.endswith(".safetensors"):
-            workspace.vouchers.note(watch, entry.path, entry.sha256)
+            workspace.verified_files.record(watch, entry.path, entry.sha256)
 
 
 @contextmanager

@@ -36,9 +36,9 @@ class Node(Record):
         return own(self.withdrawals)
 
     @property
-    def told(self) -> str:
+    def summary(self) -> str:
         """Return all yanks that concern it, in words; empty without one."""
-        return "; ".join(each.told for each in self.withdrawals)
+        return "; ".join(each.summary for each in self.withdrawals)
 
     @property
     def over(self) -> bool:

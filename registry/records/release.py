@@ -89,8 +89,8 @@ class AliasRules(Record):
     alias: str = described("the alias, `TASK#NAME`; `*#NAME` for every task")
     task: str | None = described("name of the task; None for every task")
     guarded: bool = described("whether only a promotion can move the alias")
-    rules: Mapping[str, object] = described("the rules by name")
-    at: datetime | None = described("when they were set; None without rules", exact=True)
+    rules: Mapping[str, object] = described("the rules by name", free=True)
+    at: datetime | None = described("when they were set; None without rules", heading="since", exact=True)
     by: str | None = described("who set them")
 
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from fusery.storage.digest import digest_file
 from fusery.storage.errors import BlobCorruptError, MissingFileError
 from fusery.storage.failures import os_failures
 from fusery.storage.folder import scan
@@ -95,7 +94,7 @@ def add_base(
         failures: list[str] = []
         architecture = describe_base(files, failures.append)
         require_recordable(architecture)
-        _refuse_taken(workspace, called, files, architecture)
+        _refuse_taken(workspace, called, architecture)
         findings = look_at_base(workspace, called, files, architecture.config, failures)
         reporter.say("hashing and copying" if not reference else "hashing")
         size = sum(file.stat().st_size for file in files.values())
@@ -107,23 +106,14 @@ def add_base(
         return replace(added, findings=findings)
 
 
-def _refuse_taken(
-    workspace: Workspace, name: str, files: Mapping[str, Path], architecture: Architecture
-) -> None:
+def _refuse_taken(workspace: Workspace, name: str, architecture: Architecture) -> None:
     """Say that a name is taken before gigabytes are read, where configuration and shapes can tell."""
     with workspace.database.read() as session:
         row = session.scalar(select(tables.BaseNameRow).where(tables.BaseNameRow.folded == name.casefold()))
         if row is None:
             return
-        base = row.base
-        known = {file.path: (file.size, file.sha256) for file in base.manifest.files}
-        alike = base.parameters == architecture.parameters and lasting(base.config) == lasting(
-            architecture.config
-        )
-    sizes = {path: file.stat().st_size for path, file in files.items()}
-    same = sizes == {path: size for path, (size, _) in known.items()}
-    if same and digest_file(files["config.json"])[0] == known["config.json"][1]:
-        return
+        alike = row.base.parameters == architecture.parameters
+        alike = alike and lasting(row.base.config) == lasting(architecture.config)
     if not alike:
         raise _taken(name)
 
@@ -150,7 +140,7 @@ def _record(
     manifest = identity.manifest
     with workspace.database.read() as session:
         known = _same(session, identity)
-        _refuse_other(session, name, known)
+        _name(session, name, known)
         # What is there in other files is not stored again.
         stores = not reference and (known is None or known.digest == manifest.digest)
     if stores:
@@ -175,8 +165,12 @@ def _record(
                 base.location = str(origin.folder.resolve())
         base.content = identity.content
         same_as = base.name if not created and base.digest != manifest.digest else None
-        _name(session, base, name, now)
-        _revise(session, base, origin, now)
+        if _name(session, name, base) is None:
+            folded = name.casefold()
+            session.add(tables.BaseNameRow(base_id=base.id, name=name, folded=folded, created_at=now))
+        source = {"source": origin.source, "revision": origin.revision}
+        if tuple(source.values()) not in {(row.source, row.revision) for row in base.revisions}:
+            session.add(tables.BaseRevisionRow(base_id=base.id, **source, created_at=now))
         session.flush()
         session.refresh(base)
         record = base_record(base)
@@ -195,19 +189,18 @@ def _record(
 
 def _same(session: Session, identity: BaseIdentity) -> tables.BaseModelRow | None:
     """Return the base with these files, or else the first one with this content."""
-    by_files = select(tables.BaseModelRow).where(tables.BaseModelRow.digest == identity.manifest.digest)
-    by_content = (
-        select(tables.BaseModelRow)
-        .where(tables.BaseModelRow.content == identity.content)
-        .order_by(tables.BaseModelRow.id)
-    )
+    base = tables.BaseModelRow
+    by_files = select(base).where(base.digest == identity.manifest.digest)
+    by_content = select(base).where(base.content == identity.content).order_by(base.id)
     return session.scalar(by_files) or session.scalars(by_content).first()
 
 
-def _refuse_other(session: Session, name: str, base: tables.BaseModelRow | None) -> None:
+def _name(session: Session, name: str, base: tables.BaseModelRow | None) -> tables.BaseNameRow | None:
+    """Return the row of a name, None if it is free; refuse the name of another base."""
     row = session.scalar(select(tables.BaseNameRow).where(tables.BaseNameRow.folded == name.casefold()))
     if row is not None and (base is None or row.base_id != base.id):
         raise _taken(name)
+    return row
 
 
 def base_row(
@@ -237,25 +230,6 @@ def identify_received(document: BaseDocument, files: Mapping[str, Path]) -> Mapp
             hint=hint,
         )
     return base_columns(architecture, identity)
-
-
-def _name(session: Session, base: tables.BaseModelRow, name: str, now: Any) -> None:
-    folded = name.casefold()
-    row = session.scalar(select(tables.BaseNameRow).where(tables.BaseNameRow.folded == folded))
-    if row is None:
-        session.add(tables.BaseNameRow(base_id=base.id, name=name, folded=folded, created_at=now))
-    elif row.base_id != base.id:
-        raise _taken(name)
-
-
-def _revise(session: Session, base: tables.BaseModelRow, origin: FetchedBase, now: Any) -> None:
-    known = {(row.source, row.revision) for row in base.revisions}
-    if (origin.source, origin.revision) not in known:
-        session.add(
-            tables.BaseRevisionRow(
-                base_id=base.id, source=origin.source, revision=origin.revision, created_at=now
-            )
-        )
 
 
 def look_at_base(

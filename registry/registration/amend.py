@@ -65,11 +65,6 @@ class Correction:
         if twice := sorted(self.clear & self.values.keys()):
             raise BadInputError(f"{twice[0]} is both given and cleared", hint="give it, or clear it")
 
-    @property
-    def is_empty(self) -> bool:
-        """There is nothing to correct."""
-        return not self.clear and not self.values
-
     def applied(self, state: State) -> State:
         """Return the values that an adapter has with the correction."""
         cleared = set(self.clear) | (set(DATASET) if "dataset" in self.clear else set())
@@ -112,7 +107,7 @@ def _checked(name: str, value: Any) -> Any:
     return compact_date(day)
 
 
-def _cleared(name: Any) -> str:
+def _cleared(name: object) -> str:
     text = str(name).strip().casefold()
     if text.startswith(TAG):
         return f"{TAG}{parse_slug(text.removeprefix(TAG), 'tag')}"
@@ -137,7 +132,7 @@ AMENDED = "adapter.amended"
 
 def amend(workspace: Workspace, reference: str, correction: Correction) -> Amended:
     """Correct what is recorded about an adapter; values that are recorded already change and log nothing."""
-    if correction.is_empty:
+    if not correction.clear and not correction.values:
         raise BadInputError("it is not said what to amend", hint="fusery edit --help")
     with workspace.database.write() as session:
         adapter = resolve_adapter(session, reference)

@@ -26,7 +26,6 @@ from ..admission.candidate import BaseFacts, Candidate, Neighbour, look_around, 
 from ..admission.rules import SeverityPolicy
 from ..admission.submission import Submission, TrainedOn
 from ..errors import AmbiguousReferenceError, BadInputError
-from ..models.architecture import Architecture
 from ..records.bases import Generations, blob_generations, known_as, recorded_architecture
 from ..records.references import resolve_adapter, resolve_base
 
@@ -101,38 +100,34 @@ def _among(known: Sequence[tuple[tables.BaseModelRow, frozenset[str]]]) -> str:
 
 
 def _require_alike(base: tables.BaseModelRow, other: tables.BaseModelRow) -> None:
-    name, trained = base.name, other.name
-    if (found := _difference(recorded_architecture(base), recorded_architecture(other))) is not None:
-        what, here, there = found
+    """Refuse two bases of which one cannot stand for the other."""
+    here, there = recorded_architecture(base), recorded_architecture(other)
+    layers, others = here.layers(), there.layers()
+    problem = None
+    if here.model_type != there.model_type:
+        problem = (
+            f"the architecture is {there.model_type} in {other.name} and {here.model_type} in {base.name}"
+        )
+    elif len(layers) != len(others):
+        problem = f"the number of layers is {len(others)} in {other.name} and {len(layers)} in {base.name}"
+    else:
+        for index in sorted(layers.keys() | others.keys()):
+            if strange := sorted(layers.get(index, {}).keys() ^ others.get(index, {}).keys()):
+                problem = f"only one of {other.name} and {base.name} has {strange[0]} in layer {index}"
+                break
+        # Modules outside of the layers that only one has (a vision tower, say) do not matter to an adapter that fits.
+        for module in sorted(here.weights.keys() & there.weights.keys()):
+            ours, theirs = here.weights[module].shape, there.weights[module].shape
+            if problem is None and ours != theirs:
+                shapes = [" x ".join(map(str, shape)) for shape in (theirs, ours)]
+                problem = (
+                    f"the shape of {module} is {shapes[0]} in {other.name} and {shapes[1]} in {base.name}"
+                )
+    if problem is not None:
         raise BadInputError(
-            f"what was trained on {trained} cannot stand on {name}: {what} {there} in {trained} and {here} in {name}",
+            f"what was trained on {other.name} cannot stand on {base.name}: {problem}",
             hint="--trained-on is the same model at another precision; fusery base show NAME",
         )
-
-
-def _difference(base: Architecture, other: Architecture) -> tuple[str, object, object] | None:
-    """Return in what two bases differ, and what it is in each; None where one can stand for the other."""
-    if base.model_type != other.model_type:
-        return "the architecture is", base.model_type, other.model_type
-    layers, others = base.layers(), other.layers()
-    if len(layers) != len(others):
-        return "the number of layers is", len(layers), len(others)
-    for index in sorted(layers.keys() | others.keys()):
-        here, there = layers.get(index, {}).keys(), others.get(index, {}).keys()
-        if strange := sorted(here ^ there):
-            states = ("not there", "there")
-            return (
-                f"{strange[0]} of layer {index} is",
-                states[strange[0] in here],
-                states[strange[0] in there],
-            )
-    # What only one has outside of its layers (a vision tower, say) is no matter of an adapter that fits.
-    for module in sorted(base.weights.keys() & other.weights.keys()):
-        here_shape, there_shape = base.weights[module].shape, other.weights[module].shape
-        if here_shape != there_shape:
-            here_text, there_text = (" x ".join(map(str, shape)) for shape in (here_shape, there_shape))
-            return f"the shape of {module} is", here_text, there_text
-    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,12 +271,7 @@ def candidate_for(
         from .neighbours import neighbours
 
         return neighbours(
-            workspace,
-            folder,
-            base=base,
-            task=submission.task or task,
-            parent=parent,
-            digest=weights,
+            workspace, folder, base=base, task=submission.task or task, parent=parent, digest=weights
         )
 
     today = dt.datetime.now(dt.UTC).date()

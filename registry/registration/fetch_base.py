@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from fusery.storage.digest import digest_file
@@ -66,7 +66,7 @@ def _from_gguf(path: Path, scratch: Scratch, say: Callable[[str], None]) -> Iter
         raise BadInputError(f"{path.name} is not a GGUF file", hint="give the folder that holds config.json")
     for package in ("gguf", "tokenizers"):
         # Said before minutes of reading, and before anything about the file itself.
-        if not _installed(package):
+        if find_spec(package) is None:
             raise MissingExtraError("reading a GGUF file", "gguf")
     with scratch() as folder:
         say(f"converting {path.name}")
@@ -75,14 +75,6 @@ def _from_gguf(path: Path, scratch: Scratch, say: Callable[[str], None]) -> Iter
         # By which the file is known again: it is the base's source, though none of its bytes are kept.
         digest, _ = digest_file(path)
         yield FetchedBase(folder, f"gguf:{path.name}", digest, stem, durable=False)
-
-
-def _installed(package: str) -> bool:
-    try:
-        importlib.import_module(package)
-    except ImportError:
-        return False
-    return True
 
 
 def _from_hub(source: str, revision: str | None, say: Callable[[str], None]) -> FetchedBase:

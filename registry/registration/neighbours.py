@@ -6,14 +6,12 @@ similar, and only these are compared further.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import bindparam, select, union
+from sqlalchemy import select, union
 from sqlalchemy.orm import Session
 
 from fusery.storage.digest import Digest, digest_file
@@ -49,16 +47,6 @@ NEAREST = 2
 """Adapters of which more than a sample is compared."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
-    name: str
-    task: str
-    base: str
-    method: str
-    scale: float
-    path: Path
-
-
 def neighbours(
     workspace: Workspace,
     folder: AdapterFolder,
@@ -74,142 +62,111 @@ def neighbours(
         return []
     digest = digest or digest_file(file)[0]
     originals = (folder.originals or {}).get(PEFT_WEIGHTS) if folder.whole else None
-    as_registered = digest_file(originals)[0] if originals is not None else ""
+    peft = digest_file(originals)[0] if originals is not None else ""
+    compared = folder.modules and folder.scale is not None and folder.config.method != "full"
     with workspace.database.read() as session:
-        said = {"weights": digest, "file": as_registered, "task": task or ""}
-        rows = session.execute(_with_weights(), said).all()
+        rows = session.execute(_same_weights(digest, peft, task or "")).all()
         yanks = of_adapters(session, [row.id for row in rows])
-        near = _candidates(workspace, session, base, task, digest, parent)
-    ours = manifest_of(folder.kept).digest if rows else None
-    same = [
-        Neighbour(
-            row.adapter,
-            row.task,
-            row.base,
-            same_bytes=True,
-            same_file=row.file == as_registered,
-            same_adapter=row.digest == ours,
-            yanked=own(yanks.get(row.id, ())),
-        )
-        for row in rows
-    ]
-    if same or not folder.modules or folder.scale is None or folder.config.method == "full":
-        return same
-    return _nearest(file, folder.scale, folder.config.method, near)
-
-
-@cache
-def _with_weights() -> Any:
-    """Select adapters with the `weights`, or with this `file` of PEFT's: name, digest, task and base, and the digest of that file.
-
-    Those of the `task` come first.
-    """
-    weights: Any = bindparam("weights")
-    as_registered: Any = bindparam("file")
-    files = select(tables.ManifestFileRow.manifest_id).where(
-        tables.ManifestFileRow.sha256 == weights, tables.ManifestFileRow.path == WEIGHTS
-    )
-    # What was registered in PEFT's form has these weights as its rendering in mlx-lm's.
-    # Of one with whole tensors that is a part only.
-    rendered = select(tables.AdapterRenderingRow.adapter_id).where(
-        tables.AdapterRenderingRow.manifest_id.in_(files), ~is_a_part()
-    )
-    first_name = (
-        select(tables.BaseNameRow.name)
-        .where(tables.BaseNameRow.base_id == tables.AdapterRow.base_id)
-        .order_by(tables.BaseNameRow.id)
-        .limit(1)
-        .scalar_subquery()
-    )
-    stored = select(tables.AdapterRow.id).where(tables.AdapterRow.manifest_id.in_(files))
-    file = tables.ManifestFileRow
-    in_peft = select(file.manifest_id).where(file.sha256 == as_registered, file.path == PEFT_WEIGHTS)
-    whole = select(tables.AdapterRow.id).where(tables.AdapterRow.manifest_id.in_(in_peft))
-    theirs = (
-        select(file.sha256)
-        .where(file.manifest_id == tables.AdapterRow.manifest_id, file.path == PEFT_WEIGHTS)
-        .scalar_subquery()
-    )
-    return (
-        select(
-            tables.AdapterRow.id,
-            tables.AdapterRow.name.label("adapter"),
-            tables.AdapterRow.digest,
-            tables.TaskRow.name.label("task"),
-            first_name.label("base"),
-            theirs.label("file"),
-        )
-        .join(tables.TaskRow, tables.AdapterRow.task_id == tables.TaskRow.id)
-        .where(tables.AdapterRow.id.in_(union(stored, rendered, whole)))  # OR would read the whole table
-        .order_by(tables.TaskRow.name != bindparam("task"), tables.AdapterRow.id)
-        .limit(READ)
-    )
-
-
-@cache
-def _newest(*, of_task: bool) -> Any:
-    """Select what adapters on the `base` are compared by, the newest first, but for those with the `weights`."""
-    every = (
-        select(
-            tables.AdapterRow.name,
-            tables.AdapterRow.digest,
-            tables.AdapterRow.method,
-            tables.AdapterRow.scale,
-            tables.AdapterRow.version,
-            tables.TaskRow.name.label("task"),
-            tables.ManifestFileRow.sha256,
-            tables.BlobRow.generation,
-        )
-        .join(tables.TaskRow, tables.AdapterRow.task_id == tables.TaskRow.id)
-        .join(tables.ManifestFileRow, tables.ManifestFileRow.manifest_id == tables.AdapterRow.manifest_id)
-        .join(tables.BlobRow, tables.BlobRow.digest == tables.ManifestFileRow.sha256)
-        .where(
-            tables.AdapterRow.base_id == bindparam("base"),
-            tables.AdapterRow.method != "full",
-            tables.AdapterRow.scale.is_not(None),
-            tables.ManifestFileRow.path == WEIGHTS,
-            tables.ManifestFileRow.sha256 != bindparam("weights"),
-        )
-        .limit(READ)
-    )
-    # Each along an index and not by sorting: however many there are, only the newest are looked at.
-    if of_task:
-        return every.where(tables.AdapterRow.task_id == bindparam("task")).order_by(
-            tables.AdapterRow.version.desc()
-        )
-    return every.order_by(tables.AdapterRow.id.desc())
-
-
-def _candidates(
-    workspace: Workspace,
-    session: Session,
-    base: tables.BaseModelRow,
-    task: str | None,
-    digest: str,
-    parent: str | None,
-) -> list[_Known]:
-    ours = session.scalar(select(tables.TaskRow.id).where(tables.TaskRow.name == (task or "")))
-    said = {"base": base.id, "weights": digest}
-    rows: dict[str, Any] = {}
-    if ours is not None:
-        rows = {row.name: row for row in session.execute(_newest(of_task=True), {**said, "task": ours})}
-    if len(rows) < READ:
-        newest = session.execute(_newest(of_task=False), said)
-        rows = {**rows, **{row.name: row for row in newest if row.name not in rows}}
-    found = []
-    # The versions of the task from the newest on; after them the others.
-    for row in itertools.islice(rows.values(), READ):
-        # What would have to be fetched first is left out.
+        near = [] if rows or not compared else _nearby(session, base, task or "", digest)
+    if rows:
+        ours = manifest_of(folder.kept).digest
+        return [
+            Neighbour(
+                row.adapter,
+                row.task,
+                row.base,
+                same_bytes=True,
+                same_file=row.file == peft,
+                same_adapter=row.digest == ours,
+                yanked=own(yanks.get(row.id, ())),
+            )
+            for row in rows
+        ]
+    if not compared or folder.scale is None:
+        return []
+    registered = list[_Registered]()
+    for row in near:
+        # Weights that would have to be fetched first are left out.
         path = workspace.store.local_path(Digest(row.sha256), generation=row.generation)
         if path is not None and row.digest != parent and row.scale:
-            found.append(_Known(row.name, row.task, base.name, row.method, row.scale, path))
-    return found
+            registered.append(_Registered(row.name, row.task, base.name, row.method, row.scale, path))
+    return _nearest(file, folder.scale, folder.config.method, registered)
 
 
-def _nearest(file: Path, scale: float, method: str, known: Sequence[_Known]) -> list[Neighbour]:
+@dataclass(frozen=True, slots=True)
+class _Registered:
+    name: str
+    task: str
+    base: str
+    method: str
+    scale: float
+    path: Path
+
+
+def _same_weights(weights: str, peft: str, task: str) -> Any:
+    """Select adapters with the weights, or with this file of PEFT's; those of the task come first."""
+    adapter, file, name = tables.AdapterRow, tables.ManifestFileRow, tables.BaseNameRow
+    rendering = tables.AdapterRenderingRow
+    files = select(file.manifest_id).where(file.sha256 == weights, file.path == WEIGHTS)
+    # An adapter registered in PEFT's form has these weights as its rendering in mlx-lm's; one with whole tensors, a part only.
+    rendered = select(rendering.adapter_id).where(rendering.manifest_id.in_(files), ~is_a_part())
+    stored = select(adapter.id).where(adapter.manifest_id.in_(files))
+    in_peft = select(file.manifest_id).where(file.sha256 == peft, file.path == PEFT_WEIGHTS)
+    whole = select(adapter.id).where(adapter.manifest_id.in_(in_peft))
+    names = select(name.name).where(name.base_id == adapter.base_id).order_by(name.id).limit(1)
+    own_peft = select(file.sha256).where(file.manifest_id == adapter.manifest_id, file.path == PEFT_WEIGHTS)
+    return (
+        select(
+            adapter.id,
+            adapter.name.label("adapter"),
+            adapter.digest,
+            tables.TaskRow.name.label("task"),
+            names.scalar_subquery().label("base"),
+            own_peft.scalar_subquery().label("file"),
+        )
+        .join(tables.TaskRow, adapter.task_id == tables.TaskRow.id)
+        .where(adapter.id.in_(union(stored, rendered, whole)))  # OR would read the whole table
+        .order_by(tables.TaskRow.name != task, adapter.id)
+        .limit(READ)
+    )
+
+
+def _nearby(session: Session, base: tables.BaseModelRow, task: str, weights: str) -> list[Any]:
+    """Return what adapters on a base are compared by: the newest versions of the task, then the newest others."""
+    adapter, file, blob = tables.AdapterRow, tables.ManifestFileRow, tables.BlobRow
+    query: Any = (
+        select(
+            adapter.name, adapter.digest, adapter.method, adapter.scale, tables.TaskRow.name.label("task"),
+            file.sha256, blob.generation,
+        )
+        .join(tables.TaskRow, adapter.task_id == tables.TaskRow.id)
+        .join(file, file.manifest_id == adapter.manifest_id)
+        .join(blob, blob.digest == file.sha256)
+        .where(
+            adapter.base_id == base.id,
+            adapter.method != "full",
+            adapter.scale.is_not(None),
+            file.path == WEIGHTS,
+            file.sha256 != weights,
+        )
+        .limit(READ)
+    )  # fmt: skip
+    number = session.scalar(select(tables.TaskRow.id).where(tables.TaskRow.name == task))
+    rows = list[Any]()
+    # Each along an index and not by sorting: however many there are, only the newest are looked at.
+    if number is not None:
+        of_task = query.where(adapter.task_id == number).order_by(adapter.version.desc())
+        rows = list(session.execute(of_task))
+    if len(rows) < READ:
+        names = {row.name for row in rows}
+        rows += [row for row in session.execute(query.order_by(adapter.id.desc())) if row.name not in names]
+    return rows[:READ]
+
+
+def _nearest(file: Path, scale: float, method: str, known: Sequence[_Registered]) -> list[Neighbour]:
     from ..comparison.modules import open_adapter
 
-    near: list[tuple[float, _Known]] = []
+    near: list[tuple[float, _Registered]] = []
     try:
         with open_adapter(file, scale, method=method) as ours:
             for other in known:
@@ -227,7 +184,7 @@ def _nearest(file: Path, scale: float, method: str, known: Sequence[_Known]) -> 
     ]
 
 
-def _cosine(ours: OpenAdapter, other: _Known, modules: int) -> float | None:
+def _cosine(ours: OpenAdapter, other: _Registered, modules: int) -> float | None:
     """Return the cosine between two updates over some of their modules; None where they have too little in common."""
     from ..comparison.modules import cosine, open_adapter, shared_modules
 

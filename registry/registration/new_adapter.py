@@ -37,7 +37,6 @@ from ..records.references import load_adapters, resolve_adapter
 from ..records.renderings import record_rendering
 from ..records.withdrawals import inherited_dataset, known_sources, of_adapters, recipe_in
 from ..remote.documents import AdapterDocument
-from .checkpoint_selection import Training
 from .context import RegistrationContext, candidate_for, load_context, policy_of
 from .recorded import (
     adapter_with_weights,
@@ -47,6 +46,7 @@ from .recorded import (
     submission_of,
     training_findings,
 )
+from .training_run import Training
 
 if TYPE_CHECKING:
     from ..workspace.workspace import Workspace
@@ -167,6 +167,11 @@ def add_adapter(
         else None
     )
     other = seen.context.trained_on
+    iterations = folder.config.iters
+    if seen.training is not None:
+        iterations = seen.training.iterations(folder)
+    elif document is not None and document.training_run is not None:
+        iterations = document.iterations
     adapter = tables.AdapterRow(
         **{
             **submission.columns(),
@@ -182,7 +187,7 @@ def add_adapter(
         base_id=base.id,
         manifest_id=stored.id,
         total_parameters=base.parameters,
-        iterations=_iterations(seen),
+        iterations=iterations,
         dataset_id=known.id if known else None,
         parent_id=_parent(session, seen),
         trained_on=other.digest if other else None,
@@ -215,7 +220,7 @@ def add_adapter(
     if document is not None:
         record_training(session, adapter, document)
     elif seen.training is not None and seen.training.run.is_known:
-        record_run(session, adapter, seen.training.run, seen.training.choice)
+        record_run(session, adapter, seen.training)
     _add_sources(session, adapter, sources, document)
     session.flush()
     return adapter
@@ -240,13 +245,6 @@ def _declared(seen: Examined) -> State:
         "dataset_revision": data.fingerprint if data and data.name in (None, dataset) else None,
         "dataset_digest": data.digest if data else None,
     }
-
-
-def _iterations(seen: Examined) -> int | None:
-    if seen.training is not None:
-        return seen.training.iterations(seen.folder)
-    assert seen.document is not None
-    return seen.folder.config.iters if seen.document.training_run is None else seen.document.iterations
 
 
 def _add_sources(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from sqlalchemy import insert, select
@@ -19,13 +19,12 @@ from ..admission.code import TRAINING_CODES
 from ..admission.submission import DECLARED, Submission, TrainedOn
 from ..errors import BadInputError
 from ..record import column_values
-from ..records.adapter_details import TrainingRun
+from ..records.adapter_details import CurvePoint
 from ..records.amendments import FIELDS, TAG, State, misfits, require_few_amendments, text_of, undone
 from ..remote.documents import AdapterDocument
 from .amend import accepted
-from .checkpoint_selection import CheckpointChoice, choice_findings, conflicts
-from .run_folder import Checkpoint, Run
 from .training_curve import Curve, Point
+from .training_run import Checkpoint, Run, Training
 
 _HINT = "fusery audit, on the other registry"
 
@@ -121,9 +120,27 @@ def training_findings(
 
     Findings of the other registry are repeated, since they can only count against the adapter.
     """
-    run, found = document.training_run, list[Finding]()
-    if run is not None:
-        found += _contradictions(document, run, folder, submission)
+    record, found = document.training_run, list[Finding]()
+    if record is not None:
+        points = [
+            Point(each.iteration, each.train_loss, each.val_loss, each.learning_rate)
+            for each in document.curve
+        ]
+        for measured in (record.best, record.last):
+            if measured is not None and measured.iteration is not None and measured.val_loss is not None:
+                points.append(Point(measured.iteration, val_loss=measured.val_loss))
+        curve, end = Curve.of(points), record.checkpoint
+        saved = {*curve.validations, *(() if end is None else (end,))}
+        run = Run(
+            name=document.name,
+            checkpoints=tuple(Checkpoint(at, f"{at:07d}_adapters.safetensors") for at in sorted(saved)),
+            curve=curve,
+            source=record.source,  # type: ignore[arg-type]
+            state=record.state,  # type: ignore[arg-type]
+            log="its training curve",
+        )
+        training = Training(run, Checkpoint(end, folder.path.name), record.chosen)  # type: ignore[arg-type]
+        found += training.findings(folder, submission)
     known, reported = {finding.code for finding in found}, {finding.code for finding in document.findings}
     yield from found
     for code in TRAINING_CODES:
@@ -133,55 +150,23 @@ def training_findings(
             )
 
 
-def _contradictions(
-    document: AdapterDocument, record: TrainingRun, folder: AdapterFolder, submission: Submission
-) -> Iterator[Finding]:
-    end = record.checkpoint
-    points = [
-        Point(each.iteration, each.train_loss, each.val_loss, each.learning_rate) for each in document.curve
-    ]
-    measured = None if end is None else Curve.of(points).validations.get(end)
-    for each in (record.best, record.last):
-        if each is not None and each.iteration is not None and each.val_loss is not None:
-            points.append(Point(each.iteration, val_loss=each.val_loss))
-    curve = Curve.of(points)
-    saved = sorted({*curve.validations, *({end} if end is not None else ())})
-    run = Run(
-        name=document.name,
-        checkpoints=tuple(Checkpoint(at, f"{at:07d}_adapters.safetensors") for at in saved),
-        curve=curve,
-        source=record.source,  # type: ignore[arg-type]
-        state=record.state,  # type: ignore[arg-type]
-        log="its training curve",
-    )
-    is_last = end is None or not saved or end == saved[-1]
-    choice = CheckpointChoice(Checkpoint(end, folder.path.name), record.chosen, measured, is_last)  # type: ignore[arg-type]
-    yield from choice_findings(run, choice)
-    yield from conflicts(run, choice, folder, submission)
-
-
 def record_training(session: Session, adapter: tables.AdapterRow, document: AdapterDocument) -> None:
     """Record the training run and the curve of a document."""
     if document.training_run is not None:
         values = column_values(document.training_run, tables.TrainingRunRow.__table__)
         session.add(tables.TrainingRunRow(adapter_id=adapter.id, **values))
-    if document.curve:
-        rows = [
-            {"adapter_id": adapter.id, **column_values(each, tables.CurvePointRow.__table__)}
-            for each in document.curve
-        ]
-        session.execute(insert(tables.CurvePointRow), rows)
+    _record_curve(session, adapter, document.curve)
 
 
-def record_run(session: Session, adapter: tables.AdapterRow, run: Run, choice: CheckpointChoice) -> None:
+def record_run(session: Session, adapter: tables.AdapterRow, training: Training) -> None:
     """Record the facts of an adapter's run, and its curve up to the checkpoint, in the caller's transaction."""
+    run, data, iteration = training.run, training.data, training.checkpoint.iteration
     record, best, last = run.record, run.curve.best(), run.curve.last()
-    data = record.dataset if record else None
     session.add(
         tables.TrainingRunRow(
             adapter_id=adapter.id,
-            checkpoint=choice.checkpoint.iteration,
-            chosen=choice.chosen,
+            checkpoint=iteration,
+            chosen=training.chosen,
             last_iteration=run.last_iteration,
             last_val_loss=last[1] if last else None,
             best_iteration=best[0] if best else None,
@@ -200,18 +185,13 @@ def record_run(session: Session, adapter: tables.AdapterRow, run: Run, choice: C
             dataset_files=[file.model_dump() for file in data.files] if data and data.files else None,
         )
     )
-    points = run.curve.until(choice.checkpoint.iteration).points
-    if points:
-        rows = [
-            {
-                "adapter_id": adapter.id,
-                "iteration": point.iteration,
-                "train_loss": point.train_loss,
-                "val_loss": point.val_loss,
-                "learning_rate": point.learning_rate,
-            }
-            for point in points
-        ]
+    _record_curve(session, adapter, run.curve.until(iteration).points)
+
+
+def _record_curve(session: Session, adapter: tables.AdapterRow, points: Sequence[Point | CurvePoint]) -> None:
+    names = ("iteration", "train_loss", "val_loss", "learning_rate")
+    rows = [{"adapter_id": adapter.id, **{name: getattr(point, name) for name in names}} for point in points]
+    if rows:
         session.execute(insert(tables.CurvePointRow), rows)
 
 

@@ -37,9 +37,10 @@ from ..records.adapter import MAX_VERSION, Registered
 from ..records.references import load_adapters, next_version, require_version
 from ..records.renderings import rendering_of
 from ..records.views import adapter_records, trained_on_view
-from .checkpoint_selection import Training, select_folder, select_run
 from .context import RegistrationContext, candidate_for, load_context, policy_of
 from .new_adapter import Examined, add_adapter, known_adapter, task_row
+from .run_readers import select_folder, select_run
+from .training_run import Training
 
 if TYPE_CHECKING:
     from ..records.deposit import Deposit
@@ -117,7 +118,11 @@ def register(
     """
     from ..records.deposit import Deposit
 
-    with _staging(workspace) as staging:
+    store = workspace.store
+    with ExitStack() as stack:
+        # Admission reads copies: a trainer may still be writing the files.
+        copies = store.staging_folder or stack.enter_context(workspace.scratch())
+        staging = stack.enter_context(Staging(copies, lambda size: require_room(store, [size])))
         with rendering_soon():
             seen = _see(workspace, path, submission, staging, strict=strict)
         _refuse_early(workspace, seen)
@@ -130,15 +135,6 @@ def register(
         deposit = Deposit(workspace.database, workspace.store, workspace.owner())
         deposit.put(seen.copies, manifest=seen.manifest)
         return _record(workspace, deposit, seen, sources)
-
-
-@contextmanager
-def _staging(workspace: Workspace) -> Iterator[Staging]:
-    """Give the place where copies lie while admission looks at them: a trainer may still be writing the files."""
-    store = workspace.store
-    with ExitStack() as held:
-        folder = store.staging_folder or held.enter_context(workspace.scratch())
-        yield held.enter_context(Staging(folder, lambda size: require_room(store, [size])))
 
 
 def _see(
@@ -324,11 +320,20 @@ def require_registrable(
     same: bool = False,
 ) -> None:
     """Refuse what `register` would refuse afterwards for what is known now."""
+    from ..admission.base_rules import declared_base
+
     try:
         config = AdapterConfig.model_validate({"model": model, "iters": iterations})
         to_come = AdapterFolder(folder, {}, config, {}, AdapterMetadata(), None, {}, ())
         name = proposed_name(folder, to_come, submission)
-        _require_base(workspace, submission, to_come, same=same)
+        candidate = candidate_for(workspace, to_come, submission)
+        for finding in policy_of(workspace).apply(declared_base(candidate)):
+            if finding.severity == "error":
+                own = f"leave out --model: {candidate.base.name} is trained"
+                raise BadInputError(
+                    f"--model {model} is not the base {candidate.base.name}",
+                    hint=own if same else finding.hint or None,
+                )
     except (
         ValueError,
         OSError,
@@ -340,15 +345,3 @@ def require_registrable(
         task = session.scalar(select(tables.TaskRow).where(tables.TaskRow.name == name.task))
         if task is not None and name.version:
             _version(session, task, name.version)
-
-
-def _require_base(workspace: Workspace, submission: Submission, folder: AdapterFolder, *, same: bool) -> None:
-    from ..admission.base_rules import declared_base
-
-    candidate = candidate_for(workspace, folder, submission)
-    for finding in policy_of(workspace).apply(declared_base(candidate)):
-        if finding.severity == "error":
-            raise BadInputError(
-                f"--model {folder.config.model} is not the base {candidate.base.name}",
-                hint=f"leave out --model: {candidate.base.name} is trained" if same else finding.hint or None,
-            )

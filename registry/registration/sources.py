@@ -8,13 +8,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from fusery.storage.copying import copy_file
 from fusery.storage.digest import Digest, parse_digest
-from fusery.storage.errors import FuseryError, MissingFileError
+from fusery.storage.errors import FuseryError, MissingFileError, UnsafePathError
 from fusery.storage.folder import scan
+from fusery.storage.interface import Blob
+from fusery.storage.manifest import safe_relative_path
 
 from ..adapters.files import CHECKPOINT, CONFIG, LOG_NAME, METADATA, PEFT_WEIGHTS, RUN_RECORD, STATE, WEIGHTS
 from ..adapters.tokenizer_files import is_tokenizer_file
@@ -162,20 +164,18 @@ def uploaded(workspace: Workspace, name: str, files: Mapping[str, str]) -> Itera
     """Yield a temporary folder with uploaded files, and the training log if it was uploaded."""
     from fusery.storage.transfer import Need, require_rooms
 
-    from ..records.bases import blob_generations
-
     digests = _checked(name, files)
-    sizes = _sizes(workspace, set(digests.values()))
-    if missing := [path for path, digest in digests.items() if digest not in sizes]:
+    blobs = _blobs(workspace, set(digests.values()))
+    if missing := [path for path, digest in digests.items() if digest not in blobs]:
         raise BlobsMissingError(
             f"{plural(len(missing), 'file')} of this adapter not uploaded, such as {missing[0]}",
             hint="run the command again",
         )
-    if sum(sizes.values()) > _MOST_SENT_BYTES:
+    sizes = [blob.size for blob in blobs.values()]
+    if sum(sizes) > _MOST_SENT_BYTES:
         raise BadInputError("adapter folder is too large (at most 8 GiB)", hint="give the folder of one run")
-    generations = blob_generations(workspace, list(digests.values()))
     with workspace.scratch() as scratch:
-        require_rooms([Need(scratch, list(sizes.values()))])
+        require_rooms([Need(scratch, sizes)])
         folder, log = scratch / "sent" / name, None
         written = dict[Digest, Path]()
         folder.mkdir(parents=True)
@@ -187,7 +187,8 @@ def uploaded(workspace: Workspace, name: str, files: Mapping[str, str]) -> Itera
             if digest in written:
                 copy_file(written[digest], place, link=True)
                 continue
-            workspace.store.fetch(digest, place, generation=generations[digest], size=sizes[digest])
+            blob = blobs[digest]
+            workspace.store.fetch(digest, place, generation=blob.generation, size=blob.size)
             written[digest] = place
         yield folder, log
 
@@ -211,27 +212,22 @@ def _checked(name: str, files: Mapping[str, str]) -> dict[str, Digest]:
 
 def _is_plain(name: str) -> bool:
     """Return whether a text is a valid name of a file or folder, without a path."""
-    parts = PurePosixPath(name).parts
-    return (
-        len(parts) == 1
-        and parts[0] not in ("..", "/", ".")
-        and name.isprintable()
-        and len(name) <= 200
-        and "\\" not in name
-    )
+    try:
+        return "/" not in safe_relative_path(name) and len(name) <= 200
+    except UnsafePathError:
+        return False
 
 
-def _sizes(workspace: Workspace, digests: set[Digest]) -> dict[Digest, int]:
+def _blobs(workspace: Workspace, digests: set[Digest]) -> dict[Digest, Blob]:
     from sqlalchemy import select
 
     from .. import tables
     from ..database.engine import batches
 
-    blob, found = tables.BlobRow, dict[Digest, int]()
+    row, blobs = tables.BlobRow, dict[Digest, Blob]()
+    query = select(row.digest, row.size, row.generation).where(row.state == "ready")
     with workspace.database.read() as session:
         for some in batches(digests):
-            rows = session.execute(
-                select(blob.digest, blob.size).where(blob.digest.in_(some), blob.state == "ready")
-            )
-            found |= {Digest(digest): size for digest, size in rows}
-    return found
+            for digest, size, generation in session.execute(query.where(row.digest.in_(some))):
+                blobs[Digest(digest)] = Blob(Digest(digest), size, generation)
+    return blobs

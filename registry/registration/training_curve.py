@@ -101,16 +101,14 @@ class Curve:
             self.start,
         )
 
-    def differs_at(self, other: Curve) -> int | None:
-        """Return the first iteration of which both say another loss, None where they agree."""
+    def differs_at(self, other: Curve, tolerance: float = 0.0) -> int | None:
+        """Return the first iteration for which both have a loss that differs by more than a tolerance, None if they agree."""
         known = {point.iteration: point for point in other.points}
         for point in self.points:
-            there = known.get(point.iteration)
-            if there is not None and any(
-                None not in pair and pair[0] != pair[1]
-                for pair in ((point.train_loss, there.train_loss), (point.val_loss, there.val_loss))
-            ):
-                return point.iteration
+            there = known.get(point.iteration, point)
+            for one, two in ((point.train_loss, there.train_loss), (point.val_loss, there.val_loss)):
+                if one is not None and two is not None and abs(one - two) > tolerance:
+                    return point.iteration
         return None
 
     def best(self) -> tuple[int, float] | None:

@@ -10,7 +10,8 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -134,7 +135,7 @@ def write_record(folder: Path, record: RunRecord) -> None:
 
 
 def read_record(path: Path) -> RunRecord:
-    """Read a record that nobody vouches for."""
+    """Read an untrusted record."""
     found = read_object(path)
     if not is_keepable(found):
         raise FormatError(f"{RUN_RECORD} holds text with NUL or half of a character")
@@ -147,7 +148,6 @@ def read_record(path: Path) -> RunRecord:
 
 
 NAMES = ("train.jsonl", "valid.jsonl", "test.jsonl")
-_BLOCK = 1 << 20
 
 
 def read_data(folder: Path) -> RecordedData | None:
@@ -158,7 +158,9 @@ def read_data(folder: Path) -> RecordedData | None:
             path = folder / name
             if path.is_file():
                 digest, size = digest_file(path)
-                files.append(RecordedFile(path=name, size=size, sha256=digest, examples=_lines(path)))
+                with path.open("rb") as file:
+                    lines = sum(1 for _ in file)
+                files.append(RecordedFile(path=name, size=size, sha256=digest, examples=lines))
     if not files:
         return None
     manifest = Manifest.of(FileEntry(file.path, file.size, Digest(file.sha256)) for file in files)
@@ -166,21 +168,12 @@ def read_data(folder: Path) -> RecordedData | None:
     return RecordedData(digest=manifest.digest, files=files, examples=examples)
 
 
-def _lines(path: Path) -> int:
-    count, last = 0, b"\n"
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            count += block.count(b"\n")
-            last = block[-1:]
-    return count + (last != b"\n")
-
-
 _PATIENCE = 10.0
 _CPU_NAME = "model name"
 
 
 def begin_record(
-    arguments: dict[str, Any],
+    arguments: Mapping[str, object],
     dataset: RecordedData | None,
     *,
     resumed: RecordedStart | None = None,
@@ -188,15 +181,21 @@ def begin_record(
     folder: Path = Path(),
 ) -> RunRecord:
     """Return the record of a run that begins now, in a working folder whose git commit is recorded."""
-    platform_name = f"{platform.system()}-{platform.release()}-{platform.machine()}"
+    memory = None
+    with suppress(ValueError, OSError):
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    machine = RecordedMachine(
+        platform=f"{platform.system()}-{platform.release()}-{platform.machine()}",
+        processor=_processor(),
+        cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        memory=memory,
+    )
     return RunRecord(
         started_at=datetime.now(UTC),
-        arguments=arguments,
+        arguments=dict(arguments),
         dataset=dataset,
         resumed=resumed,
-        machine=RecordedMachine(
-            platform=platform_name, processor=_processor(), cpus=_cpus(), memory=_memory()
-        ),
+        machine=machine,
         versions=versions(packages),
         git=git_commit(folder),
     )
@@ -279,16 +278,3 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith(_CPU_NAME)]
     return names[0] if names else platform.machine()
-
-
-def _cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _memory() -> int | None:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError):
-        return None

@@ -82,7 +82,7 @@ def _not_yanked(case: Case) -> Said:
     except BadInputError as error:
         return "failed", error.message
     found = of_adapters(case.session, [case.adapter.id]).get(case.adapter.id, ())
-    others = [withdrawal.told for withdrawal in found if withdrawal.relation != "itself"]
+    others = [withdrawal.summary for withdrawal in found if withdrawal.relation != "itself"]
     return "passed", "; ".join(["it is not yanked", *others])
 
 

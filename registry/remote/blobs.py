@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from fusery.storage.errors import BlobCorruptError
 from fusery.storage.failures import os_failures
 from fusery.storage.manifest import FileEntry, file_entry
 from fusery.storage.progress import Reporter, tally
-from fusery.storage.publishing import write_all
+from fusery.storage.publishing import open_locked, write_all
 
 from ..errors import ServerRefusedError, UploadBusyError, UploadOffsetError
 from ..records.transfer import Arrived
@@ -213,18 +212,11 @@ def _fetch(server: Server, entry: FileEntry, fd: int, near: Path, progress: Prog
 def _part(folder: Path, entry: FileEntry) -> Iterator[tuple[Path, int]]:
     """Open the file of an incomplete blob, which a later command can resume; a new one if another process has it."""
     path = folder / f"{entry.sha256}.arriving"
-    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
     with os_failures(f"write {path}", near=folder):
-        fd = os.open(path, flags, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            lasting = os.path.samestat(path.lstat(), os.fstat(fd))
-        except (BlockingIOError, FileNotFoundError):
-            lasting = False
-        if not lasting:
-            os.close(fd)
-            path = folder / f"{entry.sha256}.{os.urandom(8).hex()}.arriving"
-            fd = os.open(path, flags | os.O_EXCL, 0o600)
+        fd, lasting = open_locked(path, os.O_CREAT | os.O_APPEND), True
+        if fd is None:
+            path, lasting = folder / f"{entry.sha256}.{os.urandom(8).hex()}.arriving", False
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         if os.fstat(fd).st_size > entry.size:
             os.ftruncate(fd, 0)

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session, joinedload, selectinload
 
 from fusery.storage.digest import Digest
@@ -59,7 +59,8 @@ def read_documents(session: Session, reference: str, *, fused: bool, most: int =
                 hint="fuse it in this registry first: fusery fuse",
             )
         if fused:
-            made += [row for each in adapters for row in session.scalars(_made_from(each))]
+            own = tables.FusedRow.origin.is_(None)  # without claims of other registries
+            made += [row for each in adapters for row in session.scalars(fused_from(each).where(own))]
         adapters += [part for row in made for part in (row.adapter, *(extra.adapter for extra in row.extras))]
         adapters = _with_ancestors(session, adapters, most)
         bases = {base.id: base} if base is not None else {}
@@ -94,11 +95,6 @@ def all_documents(session: Session) -> Iterator[tuple[str, Iterator[Item]]]:
             session, session.scalars(select(fused).where(fused.origin.is_(None)).order_by(fused.id))
         ),
     )
-
-
-def _made_from(adapter: tables.AdapterRow) -> Select[tables.FusedRow]:
-    """Return the query for the models fused here from an adapter, without claims of other registries."""
-    return fused_from(adapter).where(tables.FusedRow.origin.is_(None))
 
 
 def _resolve(
@@ -205,13 +201,16 @@ def adapter_documents(session: Session, rows: Iterable[tables.AdapterRow]) -> It
         ):
             yanks[yank.adapter_id].append(YankDocument.from_row(yank))
         logs = _logs(session, "adapter", [row.name for row in some])
+        base, digests = tables.BaseModelRow, {row.trained_on for row in some if row.trained_on is not None}
+        bases = session.scalars(select(base).where(base.digest.in_(digests))) if digests else ()
+        names = {row.digest: tuple(sorted(known_as(row))) for row in bases}
         for row, record in zip(some, adapter_records(session, some), strict=True):
             yield AdapterDocument.extending(
                 record,
                 aliases=(),
                 base_digest=Digest(row.base.digest),
                 base_names=tuple(sorted(known_as(row.base))),
-                trained_on_names=_names_of(session, row.trained_on),
+                trained_on_names=names.get(row.trained_on or "", ()),
                 parent_digest=Digest(row.parent.digest) if row.parent is not None else None,
                 sources=tuple(_pinned(each.source) for each in row.sources),
                 training_run=None if row.run is None else TrainingRun.from_row(row.run),
@@ -259,12 +258,6 @@ def _load(session: Session, numbers: Sequence[int]) -> None:
         selectinload(adapter.signatures),
     )
     session.scalars(query.where(adapter.id.in_(numbers))).unique().all()
-
-
-def _names_of(session: Session, digest: str | None) -> tuple[str, ...]:
-    base = tables.BaseModelRow
-    row = session.scalar(select(base).where(base.digest == digest)) if digest is not None else None
-    return tuple(sorted(known_as(row))) if row is not None else ()
 
 
 def _pinned(row: tables.AdapterRow) -> Pinned:

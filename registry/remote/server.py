@@ -125,11 +125,7 @@ def replica_of(address: ServerAddress) -> Path:
     return Path(platformdirs.user_cache_dir("fusery", appauthor=False)) / "servers" / name
 
 
-_MODULES = (
-    "storage.errors",
-    "registry.errors",
-    "registry.admission.code",
-)
+_MODULES = ("storage.errors", "registry.errors", "registry.admission.code")
 """Modules that define exceptions; those that are slow to import come last."""
 _DETAILS: Mapping[str, Any] = {"findings": tuple[Finding, ...], "position": int, "excerpt": tuple[str, str]}
 """Attributes of errors that the server sends, and their types."""
@@ -158,7 +154,7 @@ def failure(error: Mapping[str, Any], token: str) -> FuseryError:
     return raised
 
 
-def details_of(error: FuseryError) -> dict[str, Any]:
+def details_of(error: FuseryError) -> dict[str, object]:
     """Return the attributes of an error that clients get."""
     return {name: encode(getattr(error, name)) for name in _DETAILS if hasattr(error, name)}
 

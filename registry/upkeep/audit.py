@@ -66,8 +66,8 @@ def audit(
         names = {number: item.name for item in items for kind, number in item.records if kind == "adapter"}
         with in_order(report, "the yanks"):
             for number, withdrawals in sorted(of_adapters(session, names).items()):
-                others = (each.told for each in withdrawals if each.relation != "itself")
-                report.notes += [f"{names[number]}: {told}" for told in others]
+                others = (each.summary for each in withdrawals if each.relation != "itself")
+                report.notes += [f"{names[number]}: {summary}" for summary in others]
         blobs = blobs_of(session, items)
     if not references:
         report.checked.update(dict.fromkeys([*(item.kind for item in items), "blob"], 0))  # in this order

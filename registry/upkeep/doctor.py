@@ -17,7 +17,7 @@ from typing import ClassVar, Literal
 from fusery.storage.errors import FuseryError
 from fusery.storage.plugins import Group, Plugin, plugins, taken_twice
 from fusery.storage.progress import SILENT, Reporter
-from fusery.storage.vouchers import others_may_write
+from fusery.storage.verified_files import others_may_write
 
 from ..admission.rules import SeverityPolicy
 from ..parsing import plural, shown_size

@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from ..errors import BadInputError, MissingExtraError, RegistryError
-from .executor import AHEAD, LOST, MOST_JOBS, ItemOutcome, Workers, attempt, default_jobs
+from .executor import AHEAD, LOST, MOST_JOBS, ItemOutcome, Workers, attempt
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -65,54 +66,43 @@ class Cluster(Workers):
 
             hand_out(max(2, threads * AHEAD))
             while running:
-                future = self._next(client, done)
+                future = self._wait(client, lambda: done.get(timeout=LOOK))
                 item = running.pop(future.key)
                 if future.status == "cancelled":
-                    raise self._gone(_LEFT)
+                    raise self._error(_LEFT)
                 error = future.exception() if future.status == "error" else None
-                if error is None:
-                    yield self._result(client, future)
-                elif isinstance(error, KilledWorker):
+                if isinstance(error, KilledWorker):
                     yield ItemOutcome(item, None, LOST)
-                else:
+                elif error is not None:
                     raise error
+                else:
+                    try:
+                        # A result that went with its worker before it was fetched is computed once more.
+                        yield self._wait(client, partial(future.result, timeout=FETCH))
+                    except (OSError, CancelledError) as lost:
+                        if future.status == "error":
+                            raise
+                        raise self._error(_LEFT) from lost
                 hand_out(1)
 
-    def _next(self, client: Any, done: SimpleQueue[Any]) -> Any:
-        """Return the next future that is done; dask itself would wait for ever for workers, or for a stopped scheduler."""
+    def _wait(self, client: Any, get: Callable[[], Any]) -> Any:
+        """Return what a call with a timeout returns; dask itself would wait for ever for workers or a stopped scheduler."""
         alone_since = None
         while True:
             try:
-                return done.get(timeout=LOOK)
-            except Empty:
-                alone_since = self._look(client, alone_since)
-
-    def _result(self, client: Any, future: Any) -> Any:
-        """Return what came of a future that is done; it is done once more where it went with its worker before it was fetched."""
-        alone_since = None
-        while True:
+                return get()
+            except (Empty, TimeoutError):
+                pass
             try:
-                return future.result(timeout=FETCH)
-            except TimeoutError:
-                alone_since = self._look(client, alone_since)
-            except (OSError, CancelledError) as error:
-                if future.status == "error":
-                    raise  # it was done once more, and that failed
-                raise self._gone(_LEFT) from error
-
-    def _look(self, client: Any, alone_since: float | None) -> float | None:
-        try:
-            alone = not client.sync(client.scheduler.ncores, callback_timeout=ANSWER)
-        except (OSError, TimeoutError) as error:
-            # Asked in the moment in which it goes, before what was asked of it is cancelled.
-            silent = isinstance(error, TimeoutError) and client.status == "running"
-            why = "its scheduler does not answer any more" if silent else _LEFT
-            raise self._gone(why) from error
-        now = time.monotonic()
-        alone_since = (alone_since or now) if alone else None
-        if alone_since is not None and now - alone_since > ALONE:
-            raise self._gone("all of its workers went away")
-        return alone_since
+                alone = not client.sync(client.scheduler.ncores, callback_timeout=ANSWER)
+            except (OSError, TimeoutError) as error:
+                silent = isinstance(error, TimeoutError) and client.status == "running"
+                reason = "its scheduler does not answer any more" if silent else _LEFT
+                raise self._error(reason) from error
+            now = time.monotonic()
+            alone_since = (alone_since or now) if alone else None
+            if alone_since is not None and now - alone_since > ALONE:
+                raise self._error("all of its workers went away")
 
     @contextmanager
     def _connected(self) -> Iterator[Any]:
@@ -120,33 +110,29 @@ class Cluster(Workers):
             from distributed import Client
         except ImportError as error:
             raise MissingExtraError("work on a cluster", "dask") from error
-        _silence()
+        # Its loggers print tracebacks, and have levels of their own, so that the parent's would not do.
+        for name in ["distributed", *logging.root.manager.loggerDict]:
+            if name.partition(".")[0] in ("distributed", "tornado"):
+                logging.getLogger(name).setLevel(logging.CRITICAL)
         try:
             client = Client(self._address, timeout=PATIENCE, set_as_default=False)
         except (OSError, TimeoutError, ValueError) as error:
-            raise self._gone("no scheduler answers") from error
+            raise self._error("no scheduler answers") from error
         try:
             try:
                 client.wait_for_workers(1, timeout=PATIENCE)
             except TimeoutError as error:
-                raise self._gone("it has no workers") from error
+                raise self._error("it has no workers") from error
             yield client
         finally:
             # Also on Ctrl-C: what the client asked for is cancelled when it goes.
             client.close(timeout=GOODBYE)
 
-    def _gone(self, why: str) -> ClusterError:
+    def _error(self, reason: str) -> ClusterError:
         return ClusterError(
-            f"the cluster {self._address} cannot be used: {why}",
+            f"the cluster {self._address} cannot be used: {reason}",
             hint="run the command again, which goes on: with dask scheduler and dask worker, or FUSERY_CLUSTER unset",
         )
-
-
-def _silence() -> None:
-    # Its loggers print tracebacks, and have levels of their own, so that the parent's would not do.
-    for name in ["distributed", *logging.root.manager.loggerDict]:
-        if name.partition(".")[0] in ("distributed", "tornado"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 CLUSTER = "FUSERY_CLUSTER"
@@ -158,7 +144,8 @@ def cluster_address() -> str | None:
 
 
 def check_jobs(jobs: int | None) -> int:
-    """Return how many items to work on at a time."""
+    """Return how many items to work on at a time: by default one per processor, at most four."""
     if jobs is not None and not 1 <= jobs <= MOST_JOBS:
         raise BadInputError(f"{jobs} jobs at a time are not possible", hint=f"--jobs 1 to {MOST_JOBS}")
-    return jobs or default_jobs()
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return jobs or min(4, processors)

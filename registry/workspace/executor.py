@@ -234,12 +234,6 @@ def _as_done(
             yield item, future
 
 
-def default_jobs() -> int:
-    """Return how many items are worked on at a time unless the user says: as many as processors, at most four."""
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(4, processors)
-
-
 @dataclass(frozen=True, slots=True)
 class Site:
     """Which registry the work is for."""
@@ -262,7 +256,3 @@ class Site:
             yield workspace
         finally:
             workspace.close()
-
-
-Say = Callable[[str], None]
-Told = Callable[[int, int], None]  # called with the number of items that are done, and that of all items

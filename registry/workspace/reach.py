@@ -42,16 +42,21 @@ def require_allowed(folder: Path, said: Mapping[str, Any], *, own: bool) -> None
     if not leading:
         return
     names = ", ".join(sorted(leading))
+    variables = ", ".join(f"FUSERY_{name.upper()}" for name in sorted(leading))
     if not own:
         raise BadInputError(
             f"{path} leads out of its folder ({names}), which counts in your own home only",
-            hint=f"if you trust it, make it yours: export FUSERY_REGISTRY={typed(folder)}; or set {_variables(leading)}",
+            hint=f"if you trust it, make it yours: export FUSERY_REGISTRY={typed(folder)}; or set {variables}",
         )
-    if (by := _written_by_others(folder, path)) is not None:
-        raise BadInputError(
-            f"{path} leads out of its folder ({names}), and {by}",
-            hint=f"make both yours alone: chmod go-w {typed(folder)} {typed(path)}; or set {_variables(leading)}",
-        )
+    for place in (folder, path):
+        stats = place.stat()
+        # Many systems give each user a group of their own.
+        group = stats.st_mode & 0o020 and stats.st_gid != os.getgid()
+        if stats.st_uid not in (0, os.getuid()) or stats.st_mode & 0o002 or group:
+            raise BadInputError(
+                f"{path} leads out of its folder ({names}), and others can write {place}",
+                hint=f"make both yours alone: chmod go-w {typed(folder)} {typed(path)}; or set {variables}",
+            )
 
 
 def _names(options: Any) -> Iterator[str]:
@@ -82,24 +87,6 @@ def _leads_out(folder: Path, name: str, value: Any) -> bool:
 
 def _is_outside(folder: Path, path: str | Path) -> bool:
     return not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
-
-
-def _written_by_others(*paths: Path) -> str | None:
-    """Say who else can write one of some paths; None where nobody can, or the system does not tell."""
-    if not hasattr(os, "getuid"):
-        return None
-    for path in paths:
-        found = path.stat()
-        if found.st_uid not in (0, os.getuid()):
-            return f"{path} belongs to somebody else"
-        # Many systems give each user a group of their own.
-        if found.st_mode & 0o002 or found.st_mode & 0o020 and found.st_gid != os.getgid():
-            return f"others can write {path}"
-    return None
-
-
-def _variables(names: list[str]) -> str:
-    return ", ".join(f"FUSERY_{name.upper()}" for name in sorted(names))
 
 
 def require_folders(store: Path) -> None:

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -71,7 +71,7 @@ class Settings:
         """
         folder = home_folder(home)
         try:
-            from_environment = dict(_in_environment()) if environment else {}
+            from_environment = _in_environment() if environment else {}
             from_file = _in_file(folder / CONFIG_NAME, from_environment)
         except PermissionError as error:
             raise StoreDeniedError(
@@ -138,10 +138,13 @@ def variable_of(name: str) -> str:
     return "FUSERY_REGISTRY" if name == "home" else f"FUSERY_{name.upper()}"
 
 
-def _in_environment() -> Iterator[tuple[str, Any]]:
-    for name, read in _READERS.items():
-        if text := os.environ.get(variable_of(name)):
-            yield name, _value(name, read, text, is_json=read in _FROM_JSON)
+def _in_environment() -> dict[str, Any]:
+    texts = {name: os.environ.get(variable_of(name)) for name in _READERS}
+    return {
+        name: _value(name, _READERS[name], text, is_json=_READERS[name] in _FROM_JSON)
+        for name, text in texts.items()
+        if text
+    }
 
 
 def _in_file(path: Path, from_environment: dict[str, Any]) -> dict[str, Any]:
@@ -201,10 +204,8 @@ def _text(value: Any) -> str:
 
 
 def _user_name(value: Any) -> str:
-    if not is_keepable(_text(value)):
-        raise ValueError("it is not UTF-8 text")
-    if len(value) > 200:
-        raise ValueError("it should have at most 200 characters")
+    if not is_keepable(_text(value)) or len(value) > 200:
+        raise ValueError("it should be UTF-8 text of at most 200 characters")
     return str(value)
 
 
@@ -280,22 +281,19 @@ def _anchored(path: Path, start: Path) -> Path:
     return (start / expanded(path)).absolute()
 
 
-def _anchored_store(url: str, start: Path) -> str:
-    return url if "://" in url or "::" in url or not url.strip() else str(_anchored(Path(url), start))
-
-
-def _anchored_database(url: str, start: Path) -> str:
+def _anchored_url(url: str, start: Path) -> str:
+    """Return the URL of a database or store, or the path of a store, with its relative path from a folder."""
     match = _SQLITE.fullmatch(url)
-    if match is None or match["path"].startswith("file:"):
-        return url
-    return f"{match['scheme']}{_anchored(Path(match['path']), start)}{match['query'] or ''}"
+    if match is not None and not match["path"].startswith("file:"):
+        return f"{match['scheme']}{_anchored(Path(match['path']), start)}{match['query'] or ''}"
+    return url if "://" in url or "::" in url or not url.strip() else str(_anchored(Path(url), start))
 
 
 _PLACES: dict[str, Callable[[Any, Path], Any]] = {
     "cache_dir": _anchored,
     "card": _anchored,
-    "store_url": _anchored_store,
-    "database_url": _anchored_database,
+    "store_url": _anchored_url,
+    "database_url": _anchored_url,
 }
 
 

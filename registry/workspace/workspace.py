@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fusery.storage.cache import FusedCache
     from fusery.storage.interface import BlobStore
     from fusery.storage.transfer import Need
-    from fusery.storage.vouchers import Vouchers
+    from fusery.storage.verified_files import VerifiedFiles
 
     from ..database import Database
     from ..database.owner import LeaseOwner
@@ -95,14 +95,14 @@ class Workspace:
         """The local cache of fused models."""
         from fusery.storage.cache import FusedCache
 
-        return FusedCache(self.settings.cache, self.vouchers)
+        return FusedCache(self.settings.cache, self.verified_files)
 
     @cached_property
-    def vouchers(self) -> Vouchers:
+    def verified_files(self) -> VerifiedFiles:
         """Files that this user has recently verified on this machine."""
-        from fusery.storage.vouchers import Vouchers
+        from fusery.storage.verified_files import VerifiedFiles
 
-        return Vouchers(self.settings.private / "vouchers")
+        return VerifiedFiles(self.settings.private / "verified")
 
     def ensure(self, *, explicit: bool = False) -> bool:
         """Make what is not there yet: folders, schema, store.  Return whether anything was made."""
@@ -230,9 +230,9 @@ class ActingWorkspace(Workspace):
         return self._origin.cache
 
     @cached_property
-    def vouchers(self) -> Vouchers:
+    def verified_files(self) -> VerifiedFiles:
         """The origin's notes of verified files."""
-        return self._origin.vouchers
+        return self._origin.verified_files
 
     def ensure(self, *, explicit: bool = False) -> bool:
         """Make what is not there yet, as the origin: whoever asks a server makes no registry."""

@@ -66,7 +66,8 @@ def test_the_first_line_says_which_is_better(stocked: Fusery) -> None:
 
 
 def test_yank_lists_and_asks_first(stocked: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
-    stocked("alias", "set", "course_rec@2", "prod")
+    for version in (1, 2):
+        stocked("alias", "set", f"course_rec@{version}", "prod")
     yank = ("yank", "--where", "version = 2", "--reason", "bad data")
     asked: list[str] = []
     answers = iter([False, True])

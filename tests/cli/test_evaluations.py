@@ -38,8 +38,8 @@ def test_record_and_list(stocked: Fusery, plain: Path) -> None:
     assert stocked("eval", "list", "--metric", "courses.acc", "--limit", "1", "-q").out == "courses.acc\n"
     assert stocked("audit").code == 0
     event = stocked("log", "--action", "adapter.evaluated", "--json").json[0]
-    assert event["told"].startswith("courses_text.word_perplexity 1.163, ")
-    assert event["told"].endswith("and 3 more")
+    assert event["summary"].startswith("courses_text.word_perplexity 1.163, ")
+    assert event["summary"].endswith("and 3 more")
 
 
 def test_show_prints_the_newest_rows(stocked: Fusery, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 import tiny_models
 
 from fusery.cli.fuse import KEYS
+from fusery.cli.materialize import TARGET_KEYS
 from fusery.registry.fusion.request import MODES, ROUNDINGS, FuseRequest
 
 from .conftest import Fusery, require_refusals
@@ -32,8 +33,15 @@ def test_values_are_checked_and_the_keys_listed(fusery: Fusery) -> None:
             (f"{command} -o mode=int4", "nvfp4"),
             (f"{command} -o scale=1 -o scale=2", "duplicate"),
             (f"{command} --as int4", "16bit"),
-            (f"{command} --as dequantize", "--as 16bit"),
+            (f"{command} --as dequantize", "16bit"),
         )
+
+
+def test_targets_have_keys_of_their_own(stocked: Fusery) -> None:
+    words = ("materialize", "course_rec@1", "out", "--target", "k8s")
+    shown = " ".join(stocked(*words, "--help").out.partition("for --target k8s:")[2].split())
+    assert {word for word in shown.split() if word in TARGET_KEYS} == {"base_name", "base_image", "location"}
+    require_refusals(stocked, ((*words, "-o", "gguf_type=f16"), "materialize --target k8s --help"))
 
 
 def test_a_written_model_has_the_precision_and_the_keys(stocked: Fusery) -> None:
@@ -46,31 +54,6 @@ def test_a_written_model_has_the_precision_and_the_keys(stocked: Fusery) -> None
         "models"
     ]
     assert (explained["key"], explained["status"]) == (made["key"], "hit")
-
-
-@pytest.mark.parametrize(
-    ("words", "now"),
-    [
-        ("fuse a@1 --precision dequantize --scale=3", "fuse a@1 --as 16bit -o scale=3"),
-        (
-            "materialize a@1 out --quantize 4 --group-size 32",
-            "materialize a@1 out -o quantize=4 -o group_size=32",
-        ),
-        ("admin cache explain a@1 --rounding once", "admin cache explain a@1 -o rounding=once"),
-        ("show a@1 --formats --scale 2", "show a@1 --formats -o scale=2"),
-        ("eval probe a@1 --precision keep", "eval probe a@1 --as keep"),
-        ("fuse a@1 --seed", "fuse a@1 -o seed=VALUE"),
-    ],
-)
-def test_a_former_option_names_its_successor(fusery: Fusery, words: str, now: str) -> None:
-    ran = fusery(*words.split(), "--json")
-    assert (ran.code, ran.json["error"]["hint"]) == (2, f"fusery {now} --json")
-    assert now in fusery(*words.split()).err
-
-
-def test_a_former_option_of_another_command_is_unknown(fusery: Fusery) -> None:
-    error = fusery("list", "--scale", "3", "--json").json["error"]
-    assert "-o" not in str(error["hint"]) and "No such option" in error["message"]
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ CLASSES = {
     "qwen3_moe": "Qwen3MoeForCausalLM",
 }
 OPTION = re.compile(
-    r"--(?:target|as|onnx-type|base-name|location) [^\s,;:]+(?:://[^\s,;]+)?|--fused|--unfused"
+    r"(?:--(?:target|as) |-o (?:onnx_type|base_name|location)=)[^\s,;:]+(?:://[^\s,;]+)?|--fused|--unfused"
 )
 PLACES = {"OWNER/NAME": "org/tiny", "NAME": "org/tiny", "s3://BUCKET/PATH": "s3://bucket/path"}
 
@@ -82,7 +82,8 @@ def _options(hint: str) -> list[list[str]]:
     found = []
     for part in re.split(r"; or |, or ", hint):
         options = [word for text in OPTION.findall(part) for word in shlex.split(text)]
-        found.append([PLACES.get(word, word) for word in options])
+        parts = [word.rpartition("=") for word in options]
+        found.append([f"{key}{mark}{PLACES.get(value, value)}" for key, mark, value in parts])
     return [options for options in found if options]
 
 

@@ -23,7 +23,7 @@ def test_a_card_by_option_and_by_setting(
     stocked: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "own.md.j2").write_text("# {{ name }} of ours\n")
-    assert stocked("materialize", "course_rec@1", "a", "--card", "own.md.j2").code == 0
+    assert stocked("materialize", "course_rec@1", "a", "-o", "card=own.md.j2").code == 0
     assert (tmp_path / "a" / "README.md").read_text() == "# course_rec_v1_20260115 of ours\n"
     (tmp_path / "home" / "card.md.j2").write_text("# by setting\n")
     (tmp_path / "home" / "config.toml").write_text('card = "card.md.j2"\n')
@@ -31,8 +31,10 @@ def test_a_card_by_option_and_by_setting(
     assert (tmp_path / "b" / "README.md").read_text() == "# by setting\n"
     assert "card.md.j2 (config.toml)" in stocked("doctor").out.replace("\n", " ")
     (tmp_path / "wrong.j2").write_text("{% if %}")
-    words = "materialize course_rec@1 c --card"
-    require_refusals(stocked, (f"{words} missing.j2", "missing.j2"), (f"{words} wrong.j2", "line 1"))
+    words = "materialize course_rec@1 c -o"
+    require_refusals(
+        stocked, (f"{words} card=missing.j2", "missing.j2"), (f"{words} card=wrong.j2", "line 1")
+    )
     assert not (tmp_path / "c").exists()
 
 
@@ -42,7 +44,7 @@ def test_refusals_write_nothing(stocked: Fusery, tmp_path: Path) -> None:
         ("hf://a/b", "target hub"),
     )
     require_refusals(stocked, *((f"materialize course_rec@1 {words}", named) for words, named in cases))
-    injected = ("materialize", "course_rec@1", "out", "--target", "docker", "--base-image", "x\nRUN y")
+    injected = ("materialize", "course_rec@1", "out", "--target", "docker", "-o", "base_image=x\nRUN y")
     require_refusals(stocked, (injected, "not the name of an image"))
     assert not (tmp_path / "out").exists()
 
@@ -54,5 +56,5 @@ def test_onnx_without_its_packages_is_refused(
     stocked: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("FUSERY_ONNX_PYTHON", raising=False)
-    require_refusals(stocked, ("materialize course_rec@1 out --target onnx --onnx-type f32", "[onnx]"))
+    require_refusals(stocked, ("materialize course_rec@1 out --target onnx -o onnx_type=f32", "[onnx]"))
     assert not (tmp_path / "out").exists()

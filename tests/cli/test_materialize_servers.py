@@ -17,12 +17,12 @@ pytest.importorskip("gguf")
 
 @pytest.mark.slow
 def test_options_arrive_and_modules_are_counted(stocked: Fusery, tmp_path: Path) -> None:
-    words = ("course_rec@1", "course_rec@2", "served", "--target", "vllm", "--base-name", "org/Served")
+    words = ("course_rec@1", "course_rec@2", "served", "--target", "vllm", "-o", "base_name=org/Served")
     done = stocked("materialize", *words, "--json")
     assert (done.code, done.json["layout"]) == (0, {"tensors": 0, "modules": 28, "adapters": 2})
     config = tmp_path / "served" / "adapters" / "course_rec_v1_20260115" / "adapter_config.json"
     assert json.loads(config.read_text())["base_model_name_or_path"] == "org/Served"
-    done = stocked("materialize", "course_rec@1", "one", "--target", "gguf", "--gguf-type", "q8_0")
+    done = stocked("materialize", "course_rec@1", "one", "--target", "gguf", "-o", "gguf_type=q8_0")
     assert (done.code, "see " in done.err) == (0, True)
     larger = stocked("materialize", "course_rec@1", "two", "--target", "gguf", "--json")
     sizes = [next((tmp_path / name).glob("*.gguf")).stat().st_size for name in ("one", "two")]
@@ -34,9 +34,9 @@ def test_a_base_that_servers_do_not_find_is_told_of(stocked: Fusery) -> None:
     """The registry's name of a base means nothing to a hub."""
     words = ("materialize", "course_rec@1", "served", "--target", "vllm")
     done = stocked(*words)
-    assert (done.code, "--base-name" in done.err, "BASE_MODEL=FOLDER sh " in done.err) == (0, True, True)
+    assert (done.code, "-o base_name=" in done.err, "BASE_MODEL=FOLDER sh " in done.err) == (0, True, True)
     assert stocked(*words, "--json").json["unfound_base"] == "tiny"
-    for words in (("vllm", "--base-name", "org/Tiny"), ("vllm", "--fused"), ("llamacpp",), ("adapters",)):
+    for words in (("vllm", "-o", "base_name=org/Tiny"), ("vllm", "--fused"), ("llamacpp",), ("adapters",)):
         done = stocked("materialize", "course_rec@1", f"{words[0]}{len(words)}", "--target", *words)
         assert done.code == 0
         assert "is not in the bundle" not in done.err
@@ -47,19 +47,12 @@ def test_a_cluster_is_told_where_the_adapters_are(stocked: Fusery, tmp_path: Pat
     words = ("materialize", "course_rec@1", "out", "--target", "k8s")
     require_refusals(
         stocked,
-        (words, "--base-name OWNER/NAME"),
-        ((*words, "--base-name", "org/Tiny"), "--location s3://BUCKET/PATH"),
+        (words, "-o base_name=OWNER/NAME"),
+        ((*words, "-o", "base_name=org/Tiny"), "-o location=s3://BUCKET/PATH"),
     )
     assert not (tmp_path / "out").exists()
-    options = (
-        "--base-name",
-        "org/Tiny",
-        "--location",
-        "oci://team/adapters:v1",
-        "--base-image",
-        "team/vllm:v2",
-    )
-    done = stocked(*words, *options)
+    options = "-o base_name=org/Tiny -o location=oci://team/adapters:v1 -o base_image=team/vllm:v2"
+    done = stocked(*words, *options.split())
     assert done.code == 0, done.err
     assert f"Next: see {tmp_path / 'out'}/README.md" in done.err
     text = (tmp_path / "out" / "deployment" / "server.yaml").read_text()
@@ -74,7 +67,7 @@ def test_refusals_write_nothing(fusery: Fusery, tmp_path: Path, monkeypatch: pyt
     assert fusery("base", "add", base, "--name", "four").code == 0
     assert fusery("register", adapter, "--base", "four", "--task", "t").code == 0
     cases = (
-        ("vllm", "--base-name NAME"),
+        ("vllm", "-o base_name=NAME"),
         ("k8s --fused", "leave out --fused"),
         ("vllm --fused --as keep --accept-loss", "--as 16bit"),
     )

@@ -48,7 +48,7 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Installation:
 @pytest.fixture(scope="module")
 def llamacpp(shipped: Installation) -> Path:
     """In float32: in bf16, two of the base's 20 answers go on otherwise after some words."""
-    shipped.run("materialize", V1, V2, "llamacpp", "--target", "llamacpp", "--gguf-type", "f32")
+    shipped.run("materialize", V1, V2, "llamacpp", "--target", "llamacpp", "-o", "gguf_type=f32")
     return shipped.folder / "llamacpp"
 
 

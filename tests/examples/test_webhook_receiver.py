@@ -27,7 +27,7 @@ pytestmark = pytest.mark.timing
 PROGRAM = Path(__file__).resolve().parents[2] / "examples" / "webhooks" / "receiver.py"
 KEY = derive(b"0123456789abcdef0123456789abcdef", "ab" * 16, "https://hooks.example.org/")
 BODY = json.dumps(
-    {"type": "alias.moved", "data": {"subject": "course_rec#prod", "told": "nobody -> course_rec@1"}}
+    {"type": "alias.moved", "data": {"subject": "course_rec#prod", "summary": "none -> course_rec@1"}}
 )
 
 
@@ -87,7 +87,7 @@ def signed(*, age: int = 0, key: bytes = KEY, body: bytes = BODY.encode()) -> di
 def test_what_is_genuine_is_done_once(sample: Sample) -> None:
     assert sample.post(signed()) == 204
     assert sample.post(signed()) == 204
-    assert sample.lines == ["alias.moved course_rec#prod nobody -> course_rec@1"]
+    assert sample.lines == ["alias.moved course_rec#prod none -> course_rec@1"]
     # Either of two signatures is enough.
     assert sample.post(dict(headers([b"x" * 32, KEY], "msg_2", int(time.time()), BODY.encode()))) == 204
     assert len(sample.lines) == 2

@@ -14,7 +14,7 @@ from fusery.registry import Registry, tables
 from fusery.registry.errors import SchemaError
 
 NOT_COMPARED = ("fusery.db", "fusery.db-wal", "fusery.db-shm", "config.toml")
-CHANGING = ("used", "vouchers", "store")
+CHANGING = ("used", "verified", "store")
 """Folders whose own files hold times, or a registry's id; that they are there is compared."""
 
 

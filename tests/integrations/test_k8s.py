@@ -213,9 +213,9 @@ def test_what_has_to_be_said_is_asked_for(source: BundleSource, tmp_path: Path) 
     unknown = ("/models/tiny", "tiny", "org/tiny/x", "org/ti ny", "s3://bucket/tiny")
     for number, (wrong, choices, hint) in enumerate(
         (
-            (source, {"location": None}, "--location s3://BUCKET/PATH"),
-            *((wrong, choices, "--base-name OWNER/NAME") for wrong, choices in nameless),
-            *((source, {"base_name": name}, "--base-name OWNER/NAME") for name in unknown),
+            (source, {"location": None}, "-o location=s3://BUCKET/PATH"),
+            *((wrong, choices, "-o base_name=OWNER/NAME") for wrong, choices in nameless),
+            *((source, {"base_name": name}, "-o base_name=OWNER/NAME") for name in unknown),
             (source, {"base_image": "x\ny"}, "vllm/vllm-openai"),
         )
     ):
@@ -229,7 +229,7 @@ def test_a_quantised_base_is_named(tmp_path: Path) -> None:
     source = adapters_source(base, tmp_path / "b", tiny_models.make_adapter(tmp_path / ONE, base))
     with pytest.raises(BadInputError) as caught:
         write(source, tmp_path / "two", "s3")
-    assert "--base-name" in str(caught.value.hint)
+    assert "-o base_name=" in str(caught.value.hint)
     service = write(source, tmp_path / "three", "s3", base_name="org/Original")["kserve/service.yaml"]
     assert 'uri: "hf://org/Original"' in service.read_text()
 

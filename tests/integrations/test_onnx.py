@@ -84,7 +84,7 @@ def test_unknown_formats_and_quantised_models_are_refused(source: BundleSource, 
     assert caught.value.hint == "--as 16bit"
     with pytest.raises(BadInputError) as caught:
         write(source, tmp_path / "b", onnx_type="bf16")
-    assert caught.value.hint == "--onnx-type f16|f32"
+    assert caught.value.hint == "-o onnx_type=f16|f32"
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +154,7 @@ def test_overflow_in_16_bits_is_found(plain_source: BundleSource, exporter: Path
     source = refreshed(plain_source, folder)
     with pytest.raises(BadInputError) as caught:
         write(source, tmp_path / "a")
-    assert "--onnx-type f32" in str(caught.value.hint)
+    assert "-o onnx_type=f32" in str(caught.value.hint)
     assert [path.name for path in tmp_path.iterdir() if path != folder] == ["a"]
     assert list((tmp_path / "a").iterdir()) == []
     write(source, tmp_path / "b", onnx_type="f32")

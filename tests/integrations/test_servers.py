@@ -200,13 +200,13 @@ def test_what_no_server_computes_is_refused(base: Path, plain_source: BundleSour
     for target in UNFUSED:
         with pytest.raises(BadInputError, match="some_v1_20260115"):
             write(source, target, tmp_path / target)
-    # A base in MLX's format needs --base-name with adapters, and --as 16bit when it is fused.
+    # A base in MLX's format needs -o base_name with adapters, and --as 16bit when it is fused.
     quantised = tiny_models.make_base(tmp_path / "base", bits=4, layers=2, hidden=64, intermediate=128)
     adapter = tiny_models.make_adapter(tmp_path / "other_v1_20260115", quantised)
     source = adapters_source(quantised, tmp_path / "rendered", adapter)
     with pytest.raises(BadInputError) as caught:
         write(source, "vllm", tmp_path / "refused")
-    assert "--base-name" in str(caught.value.hint)
+    assert "-o base_name=" in str(caught.value.hint)
     files = write(source, "vllm", tmp_path / "named", base_name="org/Original")
     config = json.loads(files["adapters/other_v1_20260115/adapter_config.json"].read_text())
     assert config["base_model_name_or_path"] == "org/Original"

@@ -1,6 +1,6 @@
 """Bytes that were altered after they had been verified are not reported as cached, shipped, served or computed with.
 
-Tests that write a voucher themselves show that what leaves the machine does not rely on vouchers.
+Tests that write a note of a verified file themselves show that what leaves the machine does not rely on it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fusery.registry.bundles import Choices
 from fusery.registry.fusion.fuse import FuseRequest
 from fusery.storage.digest import Digest
 from fusery.storage.errors import BlobCorruptError, StorageError
-from fusery.storage.vouchers import folder_state
+from fusery.storage.verified_files import folder_state
 
 WEIGHTS = "model.safetensors"
 
@@ -55,14 +55,14 @@ def alter(path: Path) -> None:
     path.chmod(mode & 0o7777)
 
 
-def altered_and_vouched(registry: Registry) -> Path:
-    """Return the altered file of a fused model, with a voucher that says it was hashed since."""
+def altered_and_noted(registry: Registry) -> Path:
+    """Return the altered file of a fused model, with a note that it was hashed since."""
     fused = registry.fused.fuse("course_rec@1")
     path = fused.path / WEIGHTS
     alter(path)
     state = folder_state(fused.path)
     assert state is not None
-    registry.workspace.vouchers.note_all(fused["key"], fused["digest"], state)
+    registry.workspace.verified_files.record_all(fused["key"], fused["digest"], state)
     assert registry.fused.fuse("course_rec@1").cached
     return path
 
@@ -78,10 +78,10 @@ def base_file(registry: Registry) -> Path:
     ("target", "choices"),
     [("model", {"link": True}), *((name, {}) for name in ("model", "archive", "docker", "oci"))],
 )
-def test_a_bundle_is_made_of_the_recorded_bytes_despite_a_voucher(
+def test_a_bundle_is_made_of_the_recorded_bytes_despite_a_note(
     stocked: Registry, target: str, choices: dict[str, bool], tmp_path: Path
 ) -> None:
-    altered_and_vouched(stocked)
+    altered_and_noted(stocked)
     with pytest.raises(BlobCorruptError):
         stocked.bundles.materialize(
             "course_rec@1", tmp_path / "out", target=target, choices=Choices(**choices)
@@ -103,7 +103,7 @@ def loading(registry: Registry, **request: Any) -> Iterator[ExitStack]:
 @pytest.mark.parametrize("fused", [True, False])
 def test_weights_are_hashed_before_they_are_served(stocked: Registry, fused: bool) -> None:
     if fused:
-        altered_and_vouched(stocked)
+        altered_and_noted(stocked)
     else:
         with loading(stocked) as reading:
             reading.close()
@@ -154,7 +154,7 @@ def test_a_base_is_verified_before_anything_is_measured_on_it(stocked: Registry)
 def test_doctor_reports_a_cache_that_others_may_write(stocked: Registry) -> None:
     stocked.fused.fuse("course_rec@1")
     private = stocked.workspace.settings.private
-    assert (private / "vouchers").stat().st_mode & 0o777 == 0o700
+    assert (private / "verified").stat().st_mode & 0o777 == 0o700
     root = stocked.workspace.cache.root
     for mode, writable in ((0o755, False), (0o775, True)):
         root.chmod(mode)

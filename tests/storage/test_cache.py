@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from fusery.storage import processes, vouchers
+from fusery.storage import processes, verified_files
 from fusery.storage.cache import FusedCache
 from fusery.storage.digest import Digest, digest_bytes
 from fusery.storage.failures import DigestMismatchError
 from fusery.storage.manifest import FileEntry, Manifest
-from fusery.storage.vouchers import MAX_AGE, Vouchers
+from fusery.storage.verified_files import MAX_AGE, VerifiedFiles
 
 pytestmark = pytest.mark.timing
 
@@ -63,10 +63,10 @@ def cache(tmp_path: Path) -> FusedCache:
 
 
 def open_cache(folder: Path, max_age: float = MAX_AGE) -> FusedCache:
-    return FusedCache(folder / "cache", Vouchers(folder / "private", max_age=max_age))
+    return FusedCache(folder / "cache", VerifiedFiles(folder / "private", max_age=max_age))
 
 
-def voucher(cache: FusedCache, key: Digest = KEY) -> Path:
+def note(cache: FusedCache, key: Digest = KEY) -> Path:
     return cache.root.with_name("private") / f"{key}.json"
 
 
@@ -216,8 +216,7 @@ def test_rewritten_file_is_hashed_again(cache: FusedCache, monkeypatch: pytest.M
 
 
 def test_without_boot_id_every_hit_is_hashed(cache: FusedCache, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vouchers, "boot_id", lambda: "")
-    monkeypatch.setattr(vouchers, "boot_id", lambda: "")
+    monkeypatch.setattr(verified_files, "boot_id", lambda: "")
     publish(cache)
     hashed = count_hashing(monkeypatch)
     cache.lookup(KEY, MANIFEST)
@@ -230,11 +229,11 @@ def test_without_boot_id_every_hit_is_hashed(cache: FusedCache, monkeypatch: pyt
     [("boot", "x"), ("digest", OTHER), ("hashed_at", time.time() + 1e6), ("hashed_at", 0), ("files", {})],
     ids=["boot", "digest", "in the future", "long ago", "files"],
 )
-def test_every_part_of_a_voucher_counts(
+def test_every_part_of_a_note_counts(
     cache: FusedCache, monkeypatch: pytest.MonkeyPatch, field: str, value: object
 ) -> None:
     publish(cache)
-    path = voucher(cache)
+    path = note(cache)
     path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
     hashed = count_hashing(monkeypatch)
     assert cache.lookup(KEY, MANIFEST) is not None
@@ -344,7 +343,7 @@ def test_what_is_old_or_half_removed_is_swept(cache: FusedCache) -> None:
     cache.lookup(KEY, MANIFEST)
     publish(cache, OTHER)
     fill(cache.root, {f"used/{KEY}": b"", f"tmp/{KEY}.trash.abc/f": b"12345"})
-    voucher(cache).with_name(".0123456789abcdef0123456789abcdef.part").write_bytes(b"{")
+    note(cache).with_name(".0123456789abcdef0123456789abcdef.part").write_bytes(b"{")
     assert cache.sweep(older_than=3600) == 5
     assert len(list((cache.root / "quarantine").iterdir())) == 1
     cache.sweep(older_than=-1)

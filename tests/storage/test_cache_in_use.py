@@ -11,7 +11,7 @@ import pytest
 from fusery.storage.cache import FusedCache
 from fusery.storage.digest import Digest, digest_bytes
 from fusery.storage.manifest import FileEntry, Manifest
-from fusery.storage.vouchers import Vouchers
+from fusery.storage.verified_files import VerifiedFiles
 
 pytestmark = pytest.mark.timing
 
@@ -31,7 +31,7 @@ with FusedCache(Path(sys.argv[1])).using(sys.argv[2]) as path:
 
 @pytest.fixture
 def cache(tmp_path: Path) -> FusedCache:
-    made = FusedCache(tmp_path / "cache", Vouchers(tmp_path / "private"))
+    made = FusedCache(tmp_path / "cache", VerifiedFiles(tmp_path / "private"))
     for key in (KEY, OTHER):
         publish(made, key)
     return made
@@ -94,12 +94,12 @@ def test_a_pin_keeps_an_entry(cache: FusedCache) -> None:
     assert cache.evict(0).fits
 
 
-def test_a_voucher_says_whether_a_lookup_would_hash(cache: FusedCache) -> None:
-    assert cache.is_vouched(KEY, MANIFEST)
+def test_a_note_says_whether_a_lookup_would_hash(cache: FusedCache) -> None:
+    assert cache.is_verified(KEY, MANIFEST)
     (cache.entry(KEY) / "f").chmod(0o644)
-    assert not cache.is_vouched(KEY, MANIFEST)
+    assert not cache.is_verified(KEY, MANIFEST)
     cache.remove(KEY)
-    assert not cache.is_vouched(KEY, MANIFEST)
+    assert not cache.is_verified(KEY, MANIFEST)
 
 
 def test_what_is_published_or_looked_up_in_a_block_is_held_until_its_end(cache: FusedCache) -> None:

@@ -22,7 +22,7 @@ from fusery.storage.interface import Blob
 from fusery.storage.local import LocalStore
 from fusery.storage.locate import open_store
 from fusery.storage.safetensors import build_header, digest_tensors, read_header
-from fusery.storage.vouchers import Watch, private_folder, read_private
+from fusery.storage.verified_files import VerifiedFiles, Watch
 from fusery.testing.stores import HELLO, LARGE, StoreContract, file_with, name_of
 
 
@@ -182,8 +182,7 @@ def test_no_descriptor_stays_open(tmp_path: Path, file: Path) -> None:
                 with lock(folder) as free, alone(folder):
                     assert free or folder is gone
         for folder in (tmp_path, public):
-            with suppress(StorageError), private_folder(folder) as fd, suppress(OSError):
-                read_private(fd, "file", 10)
+            VerifiedFiles(folder).has_all("0" * 64, digest_bytes(b""), {})
         publishing.write_atomically(tmp_path / "new", b"x")
         copy_file(file, tmp_path / "copy")
         (tmp_path / "copy").unlink()

@@ -78,17 +78,6 @@ def test_rename_instead_of_link_never_overwrites(tmp_path: Path, monkeypatch: py
     assert (tmp_path / "free").read_bytes() == b"new"
 
 
-@pytest.mark.parametrize("kind", ["folder", "empty folder", "file", "link", "dangling link"])
-def test_a_name_that_is_taken_is_refused(tmp_path: Path, kind: str) -> None:
-    temp, out = folder_with(tmp_path / "temp", f="new"), tmp_path / "out"
-    make(out, kind)
-    with pytest.raises(StorageError) as caught:
-        publish_folder(temp, out)
-    assert "--force" in str(caught.value.hint)
-    assert (temp / "f").read_text() == "new"
-    assert os.path.lexists(out)
-
-
 def make(out: Path, kind: str) -> None:
     if kind == "folder":
         folder_with(out, old="old")
@@ -105,11 +94,16 @@ def make(out: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["folder", "empty folder", "file", "link", "dangling link"])
 @pytest.mark.parametrize("atomic", [True, False], ids=["exchange", "two renames"])
-def test_replace_whatever_has_the_name(
+def test_a_name_that_is_taken_is_refused_or_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, atomic: bool
 ) -> None:
     temp, out = folder_with(tmp_path / "temp", f="new"), tmp_path / "out"
     make(out, kind)
+    with pytest.raises(StorageError) as caught:
+        publish_folder(temp, out)
+    assert "--force" in str(caught.value.hint)
+    assert (temp / "f").read_text() == "new"
+    assert os.path.lexists(out)
     if not atomic:
         monkeypatch.setattr(publishing, "_exchange", lambda _first, _second: False)
     publish_folder(temp, out, replace=True)

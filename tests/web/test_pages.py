@@ -212,7 +212,7 @@ def test_what_is_withdrawn_is_said_to_be_wherever_it_stands(
         if isinstance(value, dict):
             for each in value.get("withdrawals") or ():
                 if isinstance(each, dict):
-                    yield each["reason"] if each["relation"] == "itself" else each["told"]
+                    yield each["reason"] if each["relation"] == "itself" else each["summary"]
         for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
             yield from told(each)
 

@@ -9,7 +9,7 @@ import pytest
 import tiny_models
 
 from fusery.registry import Registry
-from fusery.registry.catalog.event_texts import told_of
+from fusery.registry.catalog.event_texts import summary_of
 from fusery.registry.database.events import ACTIONS, record
 from fusery.registry.errors import BadInputError, FidelityError, UnknownReferenceError
 from fusery.registry.fusion.fuse import FuseRequest
@@ -80,14 +80,14 @@ def test_events_of_every_kind(stocked: Registry, tmp_path: Path) -> None:
     assert named["bundle", bundle] == f"model {place}"
     assert (named["adapter", SECOND], named["deployment", "lab"]) == (SECOND, "lab")
     assert {name for (kind, _), name in named.items() if kind == "base"} == {"tiny"}
-    told = {event["action"]: event["told"] for event in log()}
+    told = {event["action"]: event["summary"] for event in log()}
     assert told["alias.moved"] == f"{FIRST} -> {SECOND}; second"
-    assert told["alias.refused"] == f"nobody -> {SECOND} refused: approvals: 0 of 1 approved; better"
+    assert told["alias.refused"] == f"none -> {SECOND} refused: approvals: 0 of 1 approved; better"
     assert (told["adapter.yanked"], told["bundle.written"]) == ("leaks", FIRST)
     assert told["fused.made"].startswith("PASS, ")
     assert told["rules.set"] == "not guarded, approvals=1; four eyes"
     assert told["deployment.recorded"] == f"adapter {SECOND}"
-    assert log(action="alias.moved")[0]["told"] == f"nobody -> {FIRST}; first"
+    assert log(action="alias.moved")[0]["summary"] == f"none -> {FIRST}; first"
     assert all(told.values())
 
     def of(reference: str, **options: int) -> list[str]:
@@ -139,7 +139,7 @@ def test_a_refused_fuse_says_why(stocked: Registry) -> None:
         stocked.fused.fuse("course_rec@1", request)
     (event,) = stocked.upkeep.log(action="fuse.refused")
     assert event["name"] == f"{FIRST} (scale 0.001) (requantised to 2 bits, affine, groups of 32)"
-    assert event["told"].startswith("not published: ") and "% of the update retained" in event["told"]
+    assert event["summary"].startswith("not published: ") and "% of the update retained" in event["summary"]
 
 
 def test_refused_fuse_event_names_the_missed_limit(registry: Registry, tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_refused_fuse_event_names_the_missed_limit(registry: Registry, tmp_path:
     registry.adapters.register(folder, base="tiny4", task="small")
     registry.fused.fuse("small@1")
     refused = registry.upkeep.log(action="fuse.refused")
-    passed = [event["told"] for event in refused if event["detail"]["verdict"] == "PASS"]
+    passed = [event["summary"] for event in refused if event["detail"]["verdict"] == "PASS"]
     assert passed and all("auto takes" in told and "PASS" not in told for told in passed)
 
 
@@ -168,8 +168,8 @@ def test_refused_fuse_event_names_the_missed_limit(registry: Registry, tmp_path:
     ],
 )
 def test_actions_in_words(action: str, detail: dict[str, object], words: str) -> None:
-    assert told_of(action, {}), "even of another version's details"
-    told = told_of(action, detail)
+    assert summary_of(action, {}), "even of another version's details"
+    told = summary_of(action, detail)
     assert told.startswith(words)
     for name in ("claimed", "made"):
         assert str(detail.get(name, ""))[:12] in told

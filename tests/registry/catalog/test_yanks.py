@@ -125,4 +125,4 @@ def test_what_exists_is_marked(stocked: Registry, make_adapter: Any, tmp_path: P
 
 
 def _told(row: Mapping[str, Any]) -> list[str]:
-    return [each["told"] for each in row["withdrawals"]]
+    return [each["summary"] for each in row["withdrawals"]]

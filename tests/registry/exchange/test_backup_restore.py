@@ -89,9 +89,7 @@ def other_url(request: pytest.FixtureRequest, full: Registry) -> str:
 
 def test_every_table_is_filled_by_the_fixture_and_named_by_the_backup(full: Registry, tmp_path: Path) -> None:
     assert [name for name, filled in used(full).items() if not filled] == []
-
     full.upkeep.backup(tmp_path / "backup")
-
     rows = {member.stem: member.lines for member in contents(tmp_path / "backup").within("rows")}
     assert rows.keys() == tables.metadata.tables.keys()
     assert [name for name, count in rows.items() if count == 0] == ["intent"]
@@ -101,11 +99,9 @@ def test_a_restored_registry_is_the_same_on_the_other_kind_of_database(
     full: Registry, other_url: str, tmp_path: Path, tiny_base: Path
 ) -> None:
     made = full.upkeep.backup(tmp_path / "backup")
-
     with open_registry(tmp_path / "restored", other_url) as restored:
         answer = restored.upkeep.restore(tmp_path / "backup", own=True)
         restored.upkeep.backup(tmp_path / "again")
-
         assert contents(tmp_path / "backup").members == contents(tmp_path / "again").members
         assert answer.last_event == made.last_event
         assert restored.adapters.list() == full.adapters.list()
@@ -126,9 +122,7 @@ def test_a_blob_that_moved_on_to_another_generation_is_kept_under_it(small: Regi
         old = small.workspace.store.local_path(digest)  # type: ignore[arg-type]
         assert old is not None
         old.rename(old.with_name(f"{digest}.g5"))
-
     small.upkeep.backup(tmp_path / "backup")
-
     with open_registry(tmp_path / "restored") as restored:
         restored.upkeep.restore(tmp_path / "backup", own=True)
         assert restored.upkeep.audit().ok
@@ -144,9 +138,7 @@ def test_a_lost_database_is_restored_onto_its_own_store(
         file.unlink()
     if not keep_store:
         shutil.rmtree(tmp_path / "small" / "store")
-
     saved.upkeep.restore(tmp_path / "backup", own=True)
-
     assert saved.upkeep.audit().ok
     assert len(saved.adapters.list()) == 1
 
@@ -155,9 +147,7 @@ def test_a_backup_removes_what_a_killed_one_left(saved: Registry, tmp_path: Path
     part = tmp_path / "backup" / "tmp" / f"{'0' * 32}.part"
     part.parent.mkdir(exist_ok=True)
     part.write_bytes(b"half of a blob")
-
     saved.upkeep.backup(tmp_path / "backup")
-
     assert not part.exists()
 
 
@@ -336,10 +326,8 @@ def test_a_damaged_blob_of_the_registry_is_not_backed_up(saved: Registry, tmp_pa
     path = saved.workspace.store.local_path(digest)
     assert path is not None
     flip(path)
-
     with pytest.raises(BlobCorruptError, match=digest):
         saved.upkeep.backup(tmp_path / "other")
-
     assert not (tmp_path / "other" / "package.json").exists()
     assert (tmp_path / "backup" / "package.json").read_bytes() == before
 
@@ -348,7 +336,6 @@ def test_a_place_of_another_registry_is_refused(small: Registry, tmp_path: Path)
     with open_registry(tmp_path / "other") as other:
         other.init()
         other.upkeep.backup(tmp_path / "backup")
-
     with pytest.raises(StoreMismatchError):
         small.upkeep.backup(tmp_path / "backup")
 

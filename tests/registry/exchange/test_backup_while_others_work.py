@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -13,7 +11,6 @@ from pathlib import Path
 import pytest
 import tiny_models
 from bulk_workers import work
-from database_workers import run_silently
 from programs import CONTEXT
 from s3_server import BUCKET, find_server, running_server
 from store_shelf import open_workspace
@@ -47,7 +44,6 @@ def test_a_backup_while_four_processes_write_is_of_one_moment(
             stop.set()
             for worker in workers:
                 worker.join()
-
     assert [worker.exitcode for worker in workers] == [0] * WORKERS
     assert min(counts[-2:]) >= counts[0] + 20, "nobody wrote meanwhile"
     for number in range(2):
@@ -59,52 +55,6 @@ def test_a_backup_while_four_processes_write_is_of_one_moment(
             assert versions == list(range(1, len(versions) + 1))
 
 
-@pytest.mark.slow
-def test_a_killed_backup_leaves_the_former_one(tiny_base: Path, tmp_path: Path) -> None:
-    place = tmp_path / "backup"
-    with Registry(open_workspace(tmp_path / "home")) as registry:
-        registry.init()
-        registry.bases.add(tiny_base, name="tiny")
-        registry.upkeep.backup(place)
-        former = (place / "package.json").read_bytes()
-        for number in range(6):
-            adapter = tiny_models.make_adapter(tmp_path / f"adapter{number}", tiny_base, seed=number)
-            registry.adapters.register(adapter, base="tiny", task="course_rec")
-        kills = 0
-        for delay in (0.0, 0.02, 0.1):
-            kills += _killed(tmp_path / "home", place, delay)
-            if (place / "package.json").read_bytes() != former:
-                break
-            with Registry(open_workspace(tmp_path / f"restored{delay}")) as restored:
-                restored.upkeep.restore(place, own=True)
-                assert restored.adapters.list() == []
-                assert restored.upkeep.audit().ok
-        assert kills, "no backup was killed"
-
-        registry.upkeep.backup(place)
-
-        with Registry(open_workspace(tmp_path / "whole")) as restored:
-            restored.upkeep.restore(place, own=True)
-            assert len(restored.adapters.list()) == 6
-            assert restored.upkeep.audit().ok
-        registry.upkeep.gc(grace=0)
-        assert registry.upkeep.audit().ok
-
-
-def _killed(home: Path, place: Path, delay: float) -> bool:
-    """Begin a backup, kill it some time after it has stored something; tell whether it was still at it."""
-    before = sum(1 for _ in place.rglob("*"))
-    words = ["--registry", str(home), "admin", "backup", str(place)]
-    process = CONTEXT.Process(target=run_silently, args=(words, {**os.environ, "FUSERY_USER": "tester"}))
-    process.start()
-    while process.is_alive() and sum(1 for _ in place.rglob("*")) <= before:
-        time.sleep(0.001)
-    time.sleep(delay)
-    process.kill()
-    process.join()
-    return process.exitcode == -signal.SIGKILL
-
-
 def test_two_backups_to_one_place_take_turns(tiny_base: Path, tmp_path: Path) -> None:
     with Registry(open_workspace(tmp_path / "home")) as registry:
         registry.init()
@@ -114,9 +64,7 @@ def test_two_backups_to_one_place_take_turns(tiny_base: Path, tmp_path: Path) ->
         subprocess.Popen([sys.executable, "-P", "-c", "from fusery.cli.main import main; main()", *words])
         for _ in range(2)
     ]
-
     assert [process.wait(120) for process in both] == [0, 0]
-
     with Registry(open_workspace(tmp_path / "restored")) as restored:
         restored.upkeep.restore(tmp_path / "backup", own=True)
         assert restored.upkeep.audit().ok
@@ -139,9 +87,7 @@ def test_from_bucket_to_bucket(tiny_base: Path, tmp_path: Path) -> None:
             registry.upkeep.backup(f"s3://{BUCKET}/saved")
             adapter = tiny_models.make_adapter(tmp_path / "adapter", tiny_base, seed=1)
             registry.adapters.register(adapter, base="tiny", task="course_rec")
-
             made = registry.upkeep.backup(f"s3://{BUCKET}/saved")
-
             assert made.copied.count == 2
             restored_store = f"s3://{BUCKET}/restored"
             with Registry(open_workspace(tmp_path / "new", "", restored_store, options)) as restored:

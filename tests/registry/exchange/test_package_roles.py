@@ -92,22 +92,31 @@ def test_publisher_cannot_withdraw_another_persons_evaluation(team: Team) -> Non
     assert team.facts()["measured"] == []
 
 
-def test_a_publisher_completes_its_own_adapter(team: Team) -> None:
+def test_what_publishers_may_change(team: Team, tmp_path: Path) -> None:
+    pair = write_pair(tmp_path, "ann")
+    team.there.trust.add_key("ann", pair.public, ["*#prod"])
+    team.laptop.trust.sign(ONE, pair.signing())
+    team.laptop.adapters.amend(ONE, note="see ticket 7", tags={"team": "ads"})
+    team.push("bob")  # notes, tags and signatures of trusted keys of any adapter
+    assert team.facts()["note"] == "see ticket 7"
+    assert len(team.there.trust.signatures(ONE)["signatures"]) == 1
     team.laptop.evaluations.record(ONE, {"acc": 0.5, "f1": 0.4})
     team.laptop.adapters.amend(ONE, val_loss=0.2, reason="typo")
     team.push("ann")
     team.laptop.evaluations.withdraw(ONE, "acc", reason="wrong split")
     team.push("ann")
-    assert team.facts() == {"yanked": False, "val_loss": 0.2, "note": None, "measured": [("f1", 0.4)]}
+    changed = {"yanked": False, "val_loss": 0.2, "note": "see ticket 7", "measured": [("f1", 0.4)]}
+    assert team.facts() == changed
     team.laptop.adapters.yank(ONE, reason="poisoned")
     with pytest.raises(RoleError):
         team.push("ann")  # on the server's pages, too, an approver does that
-
-
-def test_every_publisher_may_change_notes_and_tags(team: Team) -> None:
-    team.laptop.adapters.amend(ONE, note="see ticket 7", tags={"team": "ads"})
-    team.push("bob")
-    assert team.facts()["note"] == "see ticket 7"
+    # A new adapter comes with its history.
+    team.laptop.adapters.yank("course_rec@2", reason="poisoned")
+    team.laptop.evaluations.record("course_rec@2", {"acc": 0.5})
+    team.laptop.adapters.unyank(ONE)
+    team.monkeypatch.setenv("FUSERY_TOKEN", team.secrets["bob"])
+    team.laptop.exchange.push("course_rec@2", team.url)
+    assert team.there.adapters.show("course_rec@2")["yanked"]
 
 
 @pytest.mark.parametrize("token", ["ann", "rae"])
@@ -160,14 +169,6 @@ def test_a_signature_of_a_base_is_not_recorded(team: Team, tiny_base: Path, tmp_
         assert session.query(tables.SignatureRow).count() == 0
 
 
-def test_a_signature_of_a_trusted_key_is_every_publishers(team: Team, tmp_path: Path) -> None:
-    pair = write_pair(tmp_path, "ann")
-    team.there.trust.add_key("ann", pair.public, ["*#prod"])
-    team.laptop.trust.sign(ONE, pair.signing())
-    team.push("bob")
-    assert len(team.there.trust.signatures(ONE)["signatures"]) == 1
-
-
 @pytest.mark.parametrize(("token", "state"), [("bob", "left out"), ("ann", "copied"), ("rae", "copied")])
 def test_a_calibration_is_the_base_s_senders_or_an_approvers(team: Team, token: str, state: str) -> None:
     """Later fuses take the newest calibration of a base."""
@@ -175,14 +176,6 @@ def test_a_calibration_is_the_base_s_senders_or_an_approvers(team: Team, token: 
     [made] = [item for item in team.push(token).items_ if item.kind == "calibration"]
     assert (made.state, bool(made.reason)) == (state, state == "left out")
     assert len(team.there.bases.show("tiny").calibrations) == (state == "copied")
-
-
-def test_a_new_adapter_comes_with_its_history(team: Team, tmp_path: Path) -> None:
-    team.laptop.adapters.yank("course_rec@2", reason="poisoned")
-    team.laptop.evaluations.record("course_rec@2", {"acc": 0.5})
-    team.monkeypatch.setenv("FUSERY_TOKEN", team.secrets["bob"])
-    team.laptop.exchange.push("course_rec@2", team.url)
-    assert team.there.adapters.show("course_rec@2")["yanked"]
 
 
 def test_nobody_is_named_as_the_creator_by_another_sender(team: Team) -> None:

@@ -45,14 +45,9 @@ def there_and_back(kind: str, value: Any) -> Any:
 @given(data=st.data())
 def test_every_value_comes_back(kind: str, data: st.DataObject) -> None:
     value = data.draw(VALUES[kind])
-
     assert there_and_back(kind, value) == value
     assert there_and_back(kind, None) is None
     assert to_json(kind, there_and_back(kind, value)) == to_json(kind, value)
-
-
-def test_a_number_that_is_none_comes_back() -> None:
-    assert math.isnan(there_and_back("number", math.nan))
 
 
 def test_a_number_that_postgresql_writes_out_has_the_same_text() -> None:
@@ -65,6 +60,7 @@ def test_a_number_that_postgresql_writes_out_has_the_same_text() -> None:
     ):
         assert json.dumps(to_json("document", [written])) == json.dumps(to_json("document", [stored]))
     assert to_json("document", [10**23 + 1]) == [10**23 + 1]
+    assert math.isnan(there_and_back("number", math.nan))
 
 
 INVALID: dict[str, list[Any]] = {
@@ -88,13 +84,11 @@ def test_invalid_values_are_refused(kind: str) -> None:
 
 def test_every_column_of_the_schema_has_a_kind() -> None:
     kinds = {kind_of(column) for table in tables.metadata.tables.values() for column in table.columns}
-
     assert kinds == KINDS == VALUES.keys()
 
 
 def test_times_are_written_in_utc() -> None:
     moment = datetime(2026, 1, 15, 13, 30, tzinfo=timezone(timedelta(hours=1)))
-
     assert to_json("moment", moment) == "2026-01-15T12:30:00.000000+00:00"
     assert from_json("moment", "2026-01-15T12:30:00.000000+00:00") == datetime(
         2026, 1, 15, 12, 30, tzinfo=UTC

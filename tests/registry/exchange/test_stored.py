@@ -37,9 +37,7 @@ def test_records_are_pulled_with_all_that_they_need(
     place = f"memory://{tmp_path.name}" if in_store else str(tmp_path / "saved")
     stocked.fused.fuse(ONE)
     stocked.upkeep.backup(place)
-
     done = other.exchange.pull("course_rec@1", place)
-
     assert [(each.kind, each.state) for each in done.items_] == [("base", "copied"), ("adapter", "copied")]
     assert done.from_.registry == stocked.workspace.identity
     assert [row.name for row in other.adapters.list()] == [ONE]

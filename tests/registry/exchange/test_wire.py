@@ -136,6 +136,7 @@ def test_a_package_has_so_many_adapters_and_no_more(
 ONE = "course_rec_v1_20260115"
 FUTURE = "2999-01-01 00:00:00.000000"
 PAST = "1999-01-01 00:00:00.000000"
+COLUMNS = 'adapter_id, metric, dataset, split, harness, at, "by"'
 
 
 @pytest.mark.parametrize(
@@ -230,12 +231,33 @@ def full(stocked: Registry) -> Registry:
         f"UPDATE evaluation SET at = '{FUTURE}'",
         f"UPDATE evaluation SET at = '{PAST}'",
         f"UPDATE evaluation SET withdrawn_at = '{PAST}' WHERE metric = 'f1'",
+        *(
+            f"UPDATE amendment SET {forged}"
+            for forged in (
+                "field = 'rank'",
+                "before = '{{'",
+                "before = '\"0.61\"'",
+                "before = '1'",
+                "after = '0.5'",
+                "field = 'tag.a b'",
+                "field = 'note', before = '\"\\u0000\"'",
+                "field = 'date', before = '\"20250101\"', after = '\"20260115\"'",
+            )
+        ),
+        "UPDATE evaluation SET metric = 'a b' WHERE metric = 'acc'",
+        f"INSERT INTO evaluation ({COLUMNS}, value) SELECT {COLUMNS}, 0.7 FROM evaluation WHERE metric = 'acc'",
+        "UPDATE evaluation SET source = 'x'",
+        "UPDATE evaluation SET split = '\x1b'",
+        "UPDATE evaluation SET withdrawn_by = NULL WHERE metric = 'f1'",
+        "UPDATE evaluation SET withdrawn_reason = NULL WHERE metric = 'f1'",
+        f"UPDATE evaluation SET withdrawn_reason = '{'x' * 10_001}' WHERE metric = 'f1'",
         "UPDATE adapter SET val_loss = -1; UPDATE amendment SET after = '-1'",
         "UPDATE adapter SET val_loss = -1; DELETE FROM amendment",
         "UPDATE adapter SET date = '2999-01-01', name = 'course_rec_v1_29990101' WHERE id = 1",
         "UPDATE adapter SET version = 999999999, name = 'course_rec_v999999999_20260115' WHERE id = 1",
         "UPDATE evaluation SET metric = 'lambada.perplexity' WHERE metric = 'acc'",
     ],
+    ids=lambda change: change[:60],
 )
 def test_impossible_dates_and_values_are_refused(
     full: Registry, sound: Registry, other_home: Path, edit: Callable[..., None], change: str

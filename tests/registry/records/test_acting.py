@@ -37,7 +37,11 @@ def test_the_parts_are_opened_once_and_stay_open(sqlite_registry: Registry) -> N
     first, second = origin.acting("anna"), origin.acting("bob").acting("carl")
     assert second.actor == "carl"
     assert first.database._engine is second.database._engine is origin.database._engine
-    assert (first.store, first.cache, first.vouchers) == (origin.store, origin.cache, origin.vouchers)
+    assert (first.store, first.cache, first.verified_files) == (
+        origin.store,
+        origin.cache,
+        origin.verified_files,
+    )
     pool = origin.database._engine.pool
     with Registry(first) as registry:
         assert registry.bases.list() == []

@@ -158,8 +158,8 @@ def make_family(registry: Registry, tiny_base: Path, tmp_path: Path) -> list[dic
 def told(view: Mapping[str, Any]) -> Told:
     """Return what a row says, having looked whether it says it in words and with the reason."""
     for each in view["withdrawals"]:
-        assert each["reason"] == REASON and REASON in each["told"] and each["by"] == "tester"
-        assert each["relation"] == "itself" or YANKED in each["told"]
+        assert each["reason"] == REASON and REASON in each["summary"] and each["by"] == "tester"
+        assert each["relation"] == "itself" or YANKED in each["summary"]
     return [(each["adapter"], each["relation"]) for each in view["withdrawals"]]
 
 

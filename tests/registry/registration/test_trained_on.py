@@ -77,7 +77,7 @@ def test_what_was_said_is_on_record_and_no_finding(
     assert [row["trained_on"] for row in both.adapters.list(where=f"trained_on = {other}")] == [other]
     registered = both.upkeep.log(reference=NAME, action="adapter.registered")[0]
     assert registered["detail"]["trained_on"] == {"name": other, "digest": digest_of(both, other)}
-    assert registered["told"].startswith(f"trained on {other}")
+    assert registered["summary"].startswith(f"trained on {other}")
     with both.workspace.database.read() as session:
         assert list(check_records(session, SealLog(session))) == []
     assert both.upkeep.audit().ok

@@ -110,6 +110,6 @@ def test_a_yanked_adapter_gets_no_alias(stocked: Registry) -> None:
         stocked.aliases.roll_back(PROD)
     assert stocked.aliases.show(PROD)["adapter"] == SECOND
     stocked.adapters.yank("course_rec@2", reason="as well")
-    assert [each.told for alias in stocked.aliases.list() for each in alias.withdrawals] == [
+    assert [each.summary for alias in stocked.aliases.list() for each in alias.withdrawals] == [
         "yanked: as well"
     ]

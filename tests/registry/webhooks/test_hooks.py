@@ -41,7 +41,7 @@ def test_what_is_added_is_listed_logged_and_sealed(registry: Registry) -> None:
     assert registry.webhooks.show("HOOKS.example.org") == listed
     [told] = registry.upkeep.log(action="webhook.added")
     assert (told.kind, told.subject, told.name) == ("webhook", added.name, added.name)
-    assert told.told == f"alias.*, alias.moved of course_* to {URL}"
+    assert told.summary == f"alias.*, alias.moved of course_* to {URL}"
     assert registry.upkeep.audit().ok
 
 
@@ -64,7 +64,7 @@ def test_what_is_removed_is_gone_and_its_name_free(registry: Registry) -> None:
     with pytest.raises(UnknownReferenceError):
         registry.webhooks.remove("ci")
     [told] = registry.upkeep.log(action="webhook.removed")
-    assert told.told == f"alias.moved to {URL}; moved to another system"
+    assert told.summary == f"alias.moved to {URL}; moved to another system"
     registry.webhooks.add(URL, "alias.moved", name="ci")
     assert registry.upkeep.audit().ok
     assert [each.subject for each in registry.upkeep.log(reference="ci")] == ["ci"] * 3

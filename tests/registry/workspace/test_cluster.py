@@ -41,7 +41,7 @@ def test_what_was_done_by_a_worker_that_dies_before_it_is_fetched(
         module, "ALONE", 120 if another else 2
     )  # a busy machine starts a worker in its own time
     monkeypatch.setattr(module, "FETCH", 1)
-    done = module.Cluster._next
+    done = module.Cluster._wait
     support = Path(bulk_workers.__file__).parents[1]
     with cluster(tmp_path, PYTHONPATH=os.pathsep.join(map(str, support.iterdir()))) as running:
         running.add_worker()
@@ -57,7 +57,7 @@ def test_what_was_done_by_a_worker_that_dies_before_it_is_fetched(
             return found
 
         started: list[threading.Timer] = []
-        monkeypatch.setattr(module.Cluster, "_next", late)
+        monkeypatch.setattr(module.Cluster, "_wait", late)
         work = module.Cluster(running.address).run(bulk_workers.leave, ["a"])
         if another:
             assert [(outcome.item, outcome.failure) for outcome in work] == [("a", None)]

@@ -1,0 +1,265 @@
+"""A training run, the checkpoint of it that is registered, and the findings about both."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import date
+from typing import TYPE_CHECKING, Literal
+
+from ..adapters.files import CONFIG, METADATA, RUN_RECORD, WEIGHTS
+from ..adapters.finding import Finding
+from ..adapters.folder import AdapterFolder
+from ..admission.code import (
+    BEST_NOT_LAST,
+    BETTER_UNSAVED,
+    LOSS_NEGATIVE,
+    LOSS_NOT_FINITE,
+    TRAINING_CONFLICT,
+    WORSE_THAN_START,
+)
+from ..admission.submission import Submission
+from ..errors import BadInputError
+from .training_curve import Curve
+
+if TYPE_CHECKING:
+    from .training_record import RecordedData, RunRecord
+
+Source = Literal["record", "log", "config"]
+State = Literal["finished", "stopped", "unknown"]
+Chosen = Literal["best", "last", "iteration"]
+
+TOLERANCE = 0.00051
+"""Losses are printed with three decimals, and copied from there."""
+
+_SHOWN = 20
+_ARGUMENTS = (
+    "model",
+    "data",
+    "iters",
+    "seed",
+    "num_layers",
+    "batch_size",
+    "fine_tune_type",
+    "lora_parameters",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Weights that a run saved in its folder or in `folder` below it; `iteration` is None if unknown."""
+
+    iteration: int | None
+    name: str
+    folder: str = ""
+
+    @property
+    def path(self) -> str:
+        """The file's path in the run's folder."""
+        return f"{self.folder}/{self.name}" if self.folder else self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A training run, as read from its folder, log and record; `best` is the iteration that the trainer calls so."""
+
+    name: str
+    checkpoints: tuple[Checkpoint, ...]
+    curve: Curve
+    source: Source
+    state: State
+    log: str | None = None
+    peak_memory: int | None = None
+    record: RunRecord | None = None
+    best: int | None = None
+    remarks: tuple[Finding, ...] = ()
+
+    @property
+    def is_known(self) -> bool:
+        """Whether anything is known beyond the weights and the configuration."""
+        return self.source != "config" or any(item.path != WEIGHTS for item in self.checkpoints)
+
+    @property
+    def last(self) -> Checkpoint | None:
+        """The weights with the most iterations; weights of unknown iteration only if there are no others."""
+        known = [item for item in self.checkpoints if item.iteration is not None]
+        return max(known or self.checkpoints[-1:], key=lambda item: item.iteration or 0, default=None)
+
+    @property
+    def last_iteration(self) -> int | None:
+        """The iteration of the last checkpoint, if it is known."""
+        return self.last.iteration if self.last is not None else None
+
+    def loss_of(self, item: Checkpoint) -> float | None:
+        """Return the validation loss that was measured at a checkpoint's own iteration."""
+        return None if item.iteration is None else self.curve.validations.get(item.iteration)
+
+    def choose(self, wanted: str | None = None) -> Training:
+        """Return the run with the chosen checkpoint: `best`, `last` or an iteration; by default the best one known."""
+        last, best = self.last, self._best()
+        if last is None:  # admission reports the missing weights
+            return Training(self, Checkpoint(None, WEIGHTS), "last")
+        if wanted in (None, "best") and best is not None:
+            return Training(self, best, "best")
+        if wanted in (None, "last"):
+            return Training(self, last, "last")
+        names = _numbers(item.name if item.iteration is None else item.iteration for item in self.checkpoints)
+        if wanted == "best":
+            validated = _numbers(self.curve.validations) or "none"
+            raise BadInputError(
+                f"the best checkpoint of {self.name} is unknown: iterations with a validation loss: {validated}",
+                hint=f"--checkpoint last, or one of {names}",
+            )
+        number = int(wanted) if wanted.isascii() and wanted.isdigit() and len(wanted) <= 12 else None
+        for item in reversed(self.checkpoints):
+            if item.iteration is not None and item.iteration == number:
+                return Training(self, item, "iteration")
+        raise BadInputError(
+            f"{self.name} has no checkpoint {wanted[:20]}; there are {names}",
+            hint="--checkpoint best|last|ITER",
+        )
+
+    def _best(self) -> Checkpoint | None:
+        """Return the checkpoint that the trainer calls the best, else the one with the lowest loss."""
+        named = [item for item in self.checkpoints if self.best is not None and item.iteration == self.best]
+        measured = [item for item in self.checkpoints if self.loss_of(item) is not None]
+        lowest = min(measured, key=lambda item: (self.loss_of(item), -(item.iteration or 0)), default=None)
+        return named[0] if named else lowest
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """A run and the checkpoint that is registered."""
+
+    run: Run
+    checkpoint: Checkpoint
+    chosen: Chosen
+
+    @property
+    def weights(self) -> str:
+        """Name of the file that is registered as `adapters.safetensors`, in the folder that was read."""
+        return self.checkpoint.name
+
+    @property
+    def data(self) -> RecordedData | None:
+        """The training data in the run's record."""
+        return self.run.record.dataset if self.run.record else None
+
+    @property
+    def day(self) -> date | None:
+        """The day on which the run began, in UTC, from its record."""
+        return self.run.record.started().date() if self.run.record else None
+
+    @property
+    def continued(self) -> str | None:
+        """Digest of the weights that the run continued, from its record."""
+        return self.run.record.resumed.sha256 if self.run.record and self.run.record.resumed else None
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the run has no later checkpoint."""
+        return self.checkpoint.iteration is None or self.checkpoint.iteration == self.run.last_iteration
+
+    @property
+    def loss(self) -> float | None:
+        """The validation loss that was measured of the checkpoint."""
+        return self.run.loss_of(self.checkpoint)
+
+    def iterations(self, folder: AdapterFolder) -> int | None:
+        """Return the number of iterations of the weights; the configured one if only that is known."""
+        return self.checkpoint.iteration if self.run.is_known else folder.config.iters
+
+    def val_loss(self, folder: AdapterFolder) -> float | None:
+        """Return the validation loss to record: the measured one, else the metadata's for the last weights.
+
+        A negative loss, as in reinforcement learning, is not a validation loss.
+        """
+        loss = folder.metadata.final_val_loss if self.loss is None and self.is_last else self.loss
+        return None if loss is None or loss < 0 else loss
+
+    def findings(self, folder: AdapterFolder, submission: Submission) -> Iterator[Finding]:
+        """Yield the findings about the run and the choice, which are recorded with the adapter."""
+        yield from self.run.remarks
+        yield from self._choice_findings()
+        yield from self._conflicts(folder, submission)
+
+    def _choice_findings(self) -> Iterator[Finding]:
+        run, name, loss, last = self.run, self.checkpoint.path, self.loss, self.run.last
+        if self.chosen == "best" and not self.is_last and last is not None and loss is not None:
+            losses = [own for item in run.checkpoints if (own := run.loss_of(item)) is not None]
+            best = (
+                "has the best validation loss" if loss <= min(losses) else "is the trainer's best, with loss"
+            )
+            end = run.loss_of(last)
+            message = (
+                f"checkpoint {self.checkpoint.iteration} {best}, {loss:.3f}; the last, {last.iteration}, has "
+            )
+            yield BEST_NOT_LAST.found(name, message + ("none" if end is None else f"{end:.3f}"))
+        saved = {item.iteration for item in run.checkpoints}
+        unsaved = {at: measured for at, measured in run.curve.validations.items() if at not in saved}
+        if unsaved and self.chosen != "iteration":
+            at, least = min(unsaved.items(), key=lambda item: item[1])
+            if loss is None or loss > least:
+                message = (
+                    f"validation loss was {least:.3f} at iteration {at}, where no checkpoint was saved; "
+                    f"validated and not saved: {_numbers(unsaved)}"
+                )
+                yield BETTER_UNSAVED.found(name, message)
+        start = run.curve.start_loss
+        if loss is not None and start is not None and loss >= start:
+            message = f"validation loss is {loss:.3f}, and was {start:.3f} before training: the run made the model worse"
+            yield WORSE_THAN_START.found(name, message)
+        if loss is not None and loss < 0:
+            yield LOSS_NEGATIVE.found(name, f"the validation loss of the checkpoint is {loss:.3f}")
+        if run.curve.not_finite:
+            message = f"the loss was not finite at iteration {_numbers(run.curve.not_finite)}"
+            yield LOSS_NOT_FINITE.found(name, message)
+
+    def _conflicts(self, folder: AdapterFolder, submission: Submission) -> Iterator[Finding]:
+        """Yield a `training_conflict` for each contradiction between the run, the folder and the flags."""
+        run, record, metadata = self.run, self.run.record, folder.metadata
+        source = RUN_RECORD if record and record.curve else run.log or "the log"
+        found, measured, declared = TRAINING_CONFLICT.found, self.loss, submission.val_loss
+        if measured is not None and declared is not None and abs(measured - declared) > TOLERANCE:
+            message = f"{source} has validation loss {measured:.6g} for it, and --val-loss says {declared:.6g}; --val-loss wins"
+            yield found("val_loss", message)
+        written, last = metadata.final_val_loss, run.curve.last()
+        if written is not None and last is not None:
+            known = {last[1], (run.curve.best() or last)[1]} | ({measured} if measured is not None else set())
+            if all(abs(written - loss) > TOLERANCE for loss in known):
+                message = (
+                    f"{METADATA} says final_val_loss {written:.6g}, and {source} has {last[1]:.6g} at the last "
+                    f"validation, iteration {last[0]}; {source} wins"
+                )
+                yield found("final_val_loss", message)
+        extra = folder.config.model_extra or {}
+        rate = extra.get("learning_rate")
+        if not extra.get("lr_schedule") and isinstance(rate, int | float) and not isinstance(rate, bool):
+            for point in run.curve.points:  # the rate of a schedule is not compared
+                used = point.learning_rate
+                if used is not None and abs(used - rate) > 1e-3 * max(abs(used), abs(rate)):
+                    message = f"{source} has learning rate {used:.3e} at iteration {point.iteration}, and {CONFIG} says {rate:.3e}"
+                    yield found("learning_rate", message)
+                    break
+        arguments = record.arguments if record else {}
+        for name in _ARGUMENTS:
+            ours, theirs = arguments.get(name), folder.raw_config.get(name)
+            if ours is not None and theirs is not None and ours != theirs:
+                shown = [json.dumps(value, sort_keys=True)[:80] for value in (ours, theirs)]
+                message = (
+                    f"{RUN_RECORD} says {name} {shown[0]}, and {CONFIG} says {shown[1]}: they are of two runs"
+                )
+                yield found(name, message)
+                break
+        counted = self.data.examples if self.data else None
+        for place, examples in ((METADATA, metadata.training_examples), ("--examples", submission.examples)):
+            if counted is not None and examples is not None and examples != counted:
+                message = f"{RUN_RECORD} counted {counted:,} training examples, and {place} says {examples:,}"
+                yield found("examples", message)
+
+
+def _numbers(numbers: Iterable[object]) -> str:
+    words = [str(number) for number in numbers]
+    more = f" and {len(words) - _SHOWN} more" if len(words) > _SHOWN else ""
+    return ", ".join(words[:_SHOWN]) + more
