@@ -325,7 +325,30 @@ def read_statement(envelope: Envelope) -> Statement:
     try:
         if envelope.payload_type != IN_TOTO:
             raise ValueError("it is over something else than an in-toto statement")
-        return _statement(parse_json(envelope.payload, "the signed statement"))
+        document = parse_json(envelope.payload, "the signed statement")
+        if document["_type"] != STATEMENT or document["predicateType"] != PREDICATE:
+            raise ValueError("it is not of the kind that model-signing 1.0 makes")
+        (subject,), predicate = document["subject"], document["predicate"]
+        method = predicate["serialization"]
+        if method["method"] != "files" or method["hash_type"] != "sha256":
+            raise ValueError("it is not over whole files by their SHA-256")
+        running, files = sha256(), dict[str, str]()
+        for resource in predicate["resources"]:
+            path, digest = resource["name"], resource["digest"]
+            if resource["algorithm"] != "sha256" or not _HEX.fullmatch(digest):
+                raise ValueError("a digest is no SHA-256")
+            if path != LONE:
+                safe_relative_path(path)
+            if path in files:
+                raise FormatError("it names a path twice")
+            files[path] = digest
+            running.update(bytes.fromhex(digest))
+        if not files or (LONE in files and len(files) > 1):
+            raise ValueError("it names no files")
+        if subject["digest"]["sha256"] != running.hexdigest():
+            raise ValueError("its digest is not that of its list")
+        ignored = tuple(str(path)[:300] for path in method.get("ignore_paths", []))
+        return Statement(str(subject.get("name", ""))[:300], files, ignored)
     except KeyError as error:
         raise BadSignatureError(f"the signature lacks {str(error)[:60]} in its statement") from error
     except (StorageError, TypeError, AttributeError, ValueError) as error:
@@ -333,34 +356,3 @@ def read_statement(envelope: Envelope) -> Statement:
         raise BadSignatureError(
             f"the signature does not state which files are signed: {why[:200]}"
         ) from error
-
-
-def _statement(document: Any) -> Statement:
-    if document["_type"] != STATEMENT or document["predicateType"] != PREDICATE:
-        raise ValueError("it is not of the kind that model-signing 1.0 makes")
-    (subject,) = document["subject"]
-    predicate = document["predicate"]
-    method = predicate["serialization"]
-    if method["method"] != "files" or method["hash_type"] != "sha256":
-        raise ValueError("it is not over whole files by their SHA-256")
-    running, files = sha256(), {}
-    for resource in predicate["resources"]:
-        path, digest = resource["name"], resource["digest"]
-        if resource["algorithm"] != "sha256" or not _HEX.fullmatch(digest):
-            raise ValueError("a digest is no SHA-256")
-        if path != LONE:
-            safe_relative_path(path)
-        if path in files:
-            raise FormatError("it names a path twice")
-        files[path] = digest
-        running.update(bytes.fromhex(digest))
-    if not files or (LONE in files and len(files) > 1):
-        raise ValueError("it names no files")
-    if subject["digest"]["sha256"] != running.hexdigest():
-        raise ValueError("its digest is not that of its list")
-    ignored = method.get("ignore_paths", [])
-    return Statement(
-        name=str(subject.get("name", ""))[:300],
-        files=files,
-        ignored=tuple(str(path)[:300] for path in ignored),
-    )

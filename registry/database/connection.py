@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -30,7 +31,7 @@ from ..errors import (
 )
 from . import engine as engines
 from .engine import explain, is_outage, is_transient
-from .files import Aside, may_only_be_read, network_file_system
+from .files import Aside, network_file_system
 
 _SQLITE = ("sqlite", "sqlite+pysqlite")
 _POSTGRESQL = ("postgresql", "postgres", "postgresql+psycopg")
@@ -66,7 +67,9 @@ class Database:
                     f"an SQLite database cannot be used safely over the network file system {kind}, where {file} lies",
                     hint="use PostgreSQL for several machines, or put the database on a local disk",
                 )
-            aside = Aside(file) if may_only_be_read(file) else None
+            # A read-only disk, or another user's folder.
+            is_fixed = file.is_file() and os.access(file, os.R_OK) and not os.access(file.parent, os.W_OK)
+            aside = Aside(file) if is_fixed else None
         try:
             engine = engines.make_engine(parsed, timeout=timeout, connect=aside.connect if aside else None)
         except ArgumentError as error:

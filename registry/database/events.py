@@ -127,23 +127,19 @@ def parse_seals(text: str) -> list[Seal]:
     """Return the seals of an entry from its text."""
     try:
         found = [Seal(*each) for each in json.loads(text)]
-        good = all(_is_seal(seal) for seal in found) and len({seal.key for seal in found}) == len(found)
+        good = len({seal.key for seal in found}) == len(found) and all(
+            seal.kind in KINDS
+            and isinstance(seal.name, str)
+            and type(seal.number) is int
+            and seal.number > 0
+            and (seal.digest is None or _DIGEST.fullmatch(seal.digest))
+            for seal in found
+        )
         if good and seals_text(found) == text:
             return found
     except (TypeError, RecursionError) as error:
         raise ValueError("invalid seals") from error
     raise ValueError("seals that fusery does not write")
-
-
-def _is_seal(seal: Seal) -> bool:
-    texts = isinstance(seal.kind, str) and isinstance(seal.name, str) and isinstance(seal.digest or "", str)
-    numbered = type(seal.number) is int and seal.number > 0
-    return (
-        texts
-        and numbered
-        and seal.kind in KINDS
-        and (seal.digest is None or bool(_DIGEST.fullmatch(seal.digest)))
-    )
 
 
 def seals_text(seals: Sequence[Seal]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import sqlite3
@@ -67,11 +66,6 @@ def notes_of(path: Path | None) -> list[Need]:
         return []
     taken = sum(on_disk(path.with_name(path.name + suffix)) for suffix in ("-wal", "-shm"))
     return [Need(path.parent, [NOTES], taken=taken)]
-
-
-def may_only_be_read(path: Path) -> bool:
-    """Tell whether there is an SQLite file beside which this user cannot write: a read-only disk, or another's folder."""
-    return path.is_file() and os.access(path, os.R_OK) and not os.access(path.parent, os.W_OK)
 
 
 class Aside:

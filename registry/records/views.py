@@ -46,7 +46,22 @@ def adapter_records(
     for held in session.scalars(select(alias).where(alias.adapter_id.in_(ids)).order_by(alias.name)):
         aliases[held.adapter_id or 0].append(held.name)
     told = of_adapters(session, ids) if told is None else told
-    return [_adapter_record(adapter, aliases[adapter.id], told.get(adapter.id, ())) for adapter in adapters]
+    return [
+        Adapter(
+            **adapter_values(adapter),
+            trainable_percent=round(100 * adapter.trainable_parameters / adapter.total_parameters, 6),
+            aliases=tuple(aliases[adapter.id]),
+            tags={tag.key: tag.value for tag in adapter.tags},
+            amendments=tuple(amendment_records(adapter.amendments)),
+            yanked=own(told.get(adapter.id, ())) is not None,
+            withdrawals=told.get(adapter.id, ()),
+            findings=tuple(
+                Finding(row.code, cast(Severity, row.severity), row.subject, row.message, row.hint)
+                for row in adapter.findings
+            ),
+        )
+        for adapter in adapters
+    ]
 
 
 def adapter_values(adapter: tables.AdapterRow) -> Mapping[str, Any]:
@@ -73,22 +88,6 @@ def public_facts(adapter: tables.AdapterRow) -> Mapping[str, Any]:
     own = {"trained_on": adapter.trained_on_name, "date": compact_date(adapter.date)}
     facts = travelling({**row_values(Adapter, adapter), **own})
     return {name: without_places(value) for name, value in facts.items() if name not in ("name", "digest")}
-
-
-def _adapter_record(adapter: tables.AdapterRow, aliases: list[str], told: Withdrawals) -> Adapter:
-    return Adapter(
-        **adapter_values(adapter),
-        trainable_percent=round(100 * adapter.trainable_parameters / adapter.total_parameters, 6),
-        aliases=tuple(aliases),
-        tags={tag.key: tag.value for tag in adapter.tags},
-        amendments=tuple(amendment_records(adapter.amendments)),
-        yanked=own(told) is not None,
-        withdrawals=told,
-        findings=tuple(
-            Finding(row.code, cast(Severity, row.severity), row.subject, row.message, row.hint)
-            for row in adapter.findings
-        ),
-    )
 
 
 def trained_on_view(adapter: tables.AdapterRow) -> Mapping[str, Any] | None:

@@ -60,30 +60,27 @@ class Case:
 
 def judge(case: Case, recorded: Mapping[str, Any] | None) -> list[Outcome]:
     """Evaluate every recorded rule of an alias for an adapter."""
-    outcomes = [Outcome("not_yanked", True, *_not_yanked(case))]
+    found = of_adapters(case.session, [case.adapter.id]).get(case.adapter.id, ())
+    others = [withdrawal.summary for withdrawal in found if withdrawal.relation != "itself"]
+    said: Said = ("passed", "; ".join(["it is not yanked", *others]))
+    try:
+        refuse_yanked(case.session, case.adapter)
+    except BadInputError as error:
+        said = ("failed", error.message)
+    outcomes = [Outcome("not_yanked", True, *said)]
     if recorded is None:
         return outcomes
     try:
         rules = make_rules(recorded)
     except BadInputError as error:
         # Written by a newer version, which may well ask for more than this one knows of.
-        said: Said = ("unknown", f"this version cannot read the rules: {error.message}")
+        said = ("unknown", f"this version cannot read the rules: {error.message}")
         return [*outcomes, Outcome("rules", recorded, *said)]
     wanted = rules.to_dict()
     for name, look in _LOOKS.items():
         if name in wanted:
             outcomes.append(Outcome(name, wanted[name], *look(case, rules)))
     return outcomes
-
-
-def _not_yanked(case: Case) -> Said:
-    try:
-        refuse_yanked(case.session, case.adapter)
-    except BadInputError as error:
-        return "failed", error.message
-    found = of_adapters(case.session, [case.adapter.id]).get(case.adapter.id, ())
-    others = [withdrawal.summary for withdrawal in found if withdrawal.relation != "itself"]
-    return "passed", "; ".join(["it is not yanked", *others])
 
 
 def _admission(case: Case, rules: Rules) -> Said:

@@ -95,7 +95,16 @@ def _rebuilt(workspace: Workspace, row: tables.FusedRow) -> Rebuilt:
             if made.digest == recorded.digest:
                 return answer("bit-identical", "every file has the recorded digest", made)
             with _recorded_bytes(workspace, row, recorded, scratch) as theirs:
-                return answer(*_compared(folder, theirs, made))
+                if theirs is None:
+                    why = "the digest differs; tensors cannot be compared, as the recorded bytes are missing"
+                    return answer("different", why, made)
+                new, old = _tensors(folder), _tensors(theirs)
+            differing = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+            if not differing:
+                why = "the tensors are the same; other parts of the files differ"
+                return answer("identical-tensors", why, made)
+            more = f", and {len(differing) - 1} more" if len(differing) > 1 else ""
+            return answer("different", f"{differing[0]} differs{more}", made, differing[0])
     except PluginError:
         raise  # it concerns all models
     except FuseryError as error:
@@ -158,18 +167,6 @@ def _recorded_bytes(
         except StorageError:
             fetched = None
     yield fetched
-
-
-def _compared(ours: Path, theirs: Path | None, made: Manifest) -> tuple[Verdict, str, Manifest, str | None]:
-    if theirs is None:
-        message = "the digest differs; tensors cannot be compared, as the recorded bytes are missing"
-        return "different", message, made, None
-    new, old = _tensors(ours), _tensors(theirs)
-    differing = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-    if not differing:
-        return "identical-tensors", "the tensors are the same; other parts of the files differ", made, None
-    more = f", and {len(differing) - 1} more" if len(differing) > 1 else ""
-    return "different", f"{differing[0]} differs{more}", made, differing[0]
 
 
 def _tensors(folder: Path) -> dict[str, Digest]:

@@ -255,21 +255,17 @@ def post(
                         "POST", place, content=body, headers={**sent, **headers}, extensions=extensions
                     ) as response,
                 ):
-                    return _answer(response.status_code)
+                    status = response.status_code
+                redirected = ", and redirections are not followed" if 300 <= status < 400 else ""
+                if status == 410:
+                    return DeliveryAnswer("it answered 410: it is gone", gone=True)
+                taken = 200 <= status < 300
+                return DeliveryAnswer() if taken else DeliveryAnswer(f"it answered {status}{redirected}")
             except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
                 failure = "" if late.is_set() or isinstance(error, httpx.TimeoutException) else _reason(error)
                 if not failure or not isinstance(error, httpx.ConnectError):
                     break
     return DeliveryAnswer(failure or f"no answer within {seconds:g} s")
-
-
-def _answer(status: int) -> DeliveryAnswer:
-    if 200 <= status < 300:
-        return DeliveryAnswer()
-    if status == 410:
-        return DeliveryAnswer("it answered 410: it is gone", gone=True)
-    redirected = ", and redirections are not followed" if 300 <= status < 400 else ""
-    return DeliveryAnswer(f"it answered {status}{redirected}")
 
 
 def _reason(error: Exception) -> str:
