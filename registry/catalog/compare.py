@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -23,20 +22,28 @@ from ..workspace.workspace import Workspace
 from .better import better_of
 from .show import full_records, fused_lines, show_adapter
 
-if TYPE_CHECKING:
-    from ..comparison.modules import ModuleChange
-
-
 _SAID_ABOVE = frozenset({"training.iters", "training.lora_parameters.rank", "training.lora_parameters.scale"})
 
 
 def diff_adapters(workspace: Workspace, a: str, b: str) -> WeightsDifference:
     """Return what differs between two adapters on one base model, in their weights too."""
-    from ..comparison.modules import overall
+    from ..comparison.modules import compare_adapters as compare_modules
+    from ..comparison.modules import open_registered, overall
 
     left, right = show_adapter(workspace, a), show_adapter(workspace, b)
     changed = {field: values for field, values in fields([left, right]).items() if values[0] != values[1]}
-    changes = _changes(workspace, left.name, right.name)
+    with workspace.database.read() as session:
+        adapters = [resolve_adapter(session, adapter.name) for adapter in (left, right)]
+        if len({adapter.base_id for adapter in adapters}) > 1:
+            raise BadInputError(
+                f"{left.name} is on {left.base} and {right.name} on {right.base}: updates of different weights cannot be "
+                "compared",
+                hint=f"fusery diff {left.name} {right.name}  compares their records",
+            )
+        for adapter in adapters:
+            adapter.manifest.files  # noqa: B018 -- loaded now: the session ends here
+    with open_registered(workspace, adapters) as (ours, theirs):
+        changes = compare_modules(ours, theirs)
     return WeightsDifference(
         a=left.name,
         b=right.name,
@@ -77,25 +84,6 @@ def fields(adapters: Sequence[AdapterDetails]) -> dict[str, tuple[object, ...]]:
 
 def _whole(adapter: AdapterDetails) -> str | None:
     return next((finding.message for finding in adapter.findings if finding.code == WHOLE), None)
-
-
-def _changes(workspace: Workspace, a: str, b: str) -> list[ModuleChange]:
-    from ..comparison.modules import compare_adapters as compare_modules
-    from ..comparison.modules import open_registered
-
-    with workspace.database.read() as session:
-        adapters = [resolve_adapter(session, name) for name in (a, b)]
-        one, other = adapters
-        if one.base_id != other.base_id:
-            raise BadInputError(
-                f"{one.name} is on {one.base.name} and {other.name} on {other.base.name}: updates of different "
-                "weights cannot be compared",
-                hint=f"fusery diff {one.name} {other.name}  compares their records",
-            )
-        for adapter in adapters:
-            adapter.manifest.files  # noqa: B018 -- loaded now: the session ends here
-    with open_registered(workspace, adapters) as (ours, theirs):
-        return compare_modules(ours, theirs)
 
 
 def _flat(value: Mapping[str, object], prefix: str) -> dict[str, object]:

@@ -35,7 +35,19 @@ def waiting_for_approval(workspace: Workspace, tasks: Sequence[Task]) -> list[Wa
     newest = {task.task: task for task in tasks if own(task.withdrawals) is None}
     with workspace.database.read() as session:
         asked = _asked(session, newest)
-        given = _given(session, [newest[name] for name in {task for task, _ in asked}])
+        approval, adapter = tables.ApprovalRow, tables.AdapterRow
+        names = [newest[name].adapter for name in {task for task, _ in asked}]
+        query = (
+            select(adapter.name, adapter.created_by, approval.alias, approval.by, approval.authenticated)
+            .join(approval, approval.adapter_id == adapter.id)
+            .where(adapter.name.in_(names), approval.withdrawn_at.is_(None))
+            .order_by(approval.id)
+        )
+        given = defaultdict[tuple[str, str], dict[str, tuple[str, bool]]](dict)
+        for name, author, alias, by, authenticated in session.execute(query) if names else ():
+            approver, recorded = person(by), given[name, alias]
+            if approver != person(author):
+                recorded[approver] = (by, bool(authenticated) or recorded.get(approver, ("", False))[1])
     found = []
     for (name, alias), (wanted, with_token) in sorted(asked.items()):
         task = newest[name]
@@ -81,24 +93,6 @@ def _asked(session: Session, tasks: Mapping[str, Task]) -> dict[tuple[str, str],
         for key, rules in found.items()
         if isinstance(number := rules.get("approvals"), int) and number >= 1
     }
-
-
-def _given(
-    session: Session, tasks: Sequence[Task]
-) -> defaultdict[tuple[str, str], dict[str, tuple[str, bool]]]:
-    approval, adapter = tables.ApprovalRow, tables.AdapterRow
-    query = (
-        select(adapter.name, adapter.created_by, approval.alias, approval.by, approval.authenticated)
-        .join(approval, approval.adapter_id == adapter.id)
-        .where(adapter.name.in_([task.adapter for task in tasks]), approval.withdrawn_at.is_(None))
-        .order_by(approval.id)
-    )
-    found: defaultdict[tuple[str, str], dict[str, tuple[str, bool]]] = defaultdict(dict)
-    for name, author, alias, by, authenticated in session.execute(query) if tasks else ():
-        who, known = person(by), found[name, alias]
-        if who != person(author):
-            known[who] = (by, bool(authenticated) or known.get(who, ("", False))[1])
-    return found
 
 
 def list_tasks(

@@ -7,7 +7,7 @@ that "which version was in production in March" has an answer.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 from functools import cache
@@ -73,7 +73,14 @@ def roll_back(workspace: Workspace, reference: str, *, reason: str = "", emergen
         # The log has one entry of each move, which says whether it was a rollback.
         logged = history(session, kind="alias", subject=text_of(alias), action=ALIAS_MOVED, limit=len(moves))
         back = [bool(json.loads(event.detail).get(_ROLLBACK)) for event in logged]
-        holders = holders_of(moves, [False] * (len(moves) - len(back)) + back)
+        holders = list[int]()  # the present one last; a rollback removes the holder that it left
+        for each, was_back in zip(moves, [False] * (len(moves) - len(back)) + back, strict=True):
+            if each.to_adapter_id is None:
+                continue
+            if was_back and holders[-2:-1] == [each.to_adapter_id]:
+                holders.pop()
+            elif holders[-1:] != [each.to_adapter_id]:
+                holders.append(each.to_adapter_id)
         if len(holders) < 2:
             raise BadInputError(f"no other adapter held {reference} before", hint=f"fusery log {reference}")
         adapter = session.get_one(tables.AdapterRow, holders[-2])
@@ -166,19 +173,6 @@ def _allow(
         refuse_guarded(session, alias.task.name, alias.name, hint=hint)
         return {}
     return {"emergency": True}
-
-
-def holders_of(moves: Sequence[tables.AliasMoveRow], rollbacks: Sequence[bool]) -> list[int]:
-    """Return the holders of an alias, the current one last; a rollback removes the holder that it left."""
-    holders: list[int] = []
-    for each, back in zip(moves, rollbacks, strict=True):
-        if each.to_adapter_id is None:
-            continue
-        if back and holders[-2:-1] == [each.to_adapter_id]:
-            holders.pop()
-        elif holders[-1:] != [each.to_adapter_id]:
-            holders.append(each.to_adapter_id)
-    return holders
 
 
 def _find(session: Session, text: str) -> tables.AliasRow:

@@ -40,13 +40,22 @@ class SealLog:
         self.only = only
         self._scratch = sqlite3.connect("")
         self._scratch.executescript(_SCHEMA)
-        for seq, seals in _sealed_entries(session, only):
-            rows = [
-                (seal.kind, seal.number, seq, seal.name, seal.digest)
-                for seal in seals
-                if only is None or seal.key in only
-            ]
-            self._scratch.executemany("INSERT OR REPLACE INTO seal VALUES (?, ?, ?, ?, ?)", rows)
+        seq, event = 0, tables.EventRow
+        chosen = (
+            select(event.seq, event.seals).where(event.seals.is_not(None)).order_by(event.seq).limit(BATCH)
+        )
+        if only is not None and len(only) <= _NAMED:
+            starts = (f'["{kind}",{number},' for kind, number in only)
+            chosen = chosen.where(or_(*(event.seals.contains(start, autoescape=True) for start in starts)))
+        while entries := session.execute(chosen.where(event.seq > seq)).all():
+            for seq, text in entries:
+                with suppress(ValueError):  # `events.verify_chain` reports unreadable ones
+                    rows = [
+                        (seal.kind, seal.number, seq, seal.name, seal.digest)
+                        for seal in parse_seals(str(text))
+                        if only is None or seal.key in only
+                    ]
+                    self._scratch.executemany("INSERT OR REPLACE INTO seal VALUES (?, ?, ?, ?, ?)", rows)
 
     def __enter__(self) -> Self:
         return self
@@ -82,20 +91,6 @@ class SealLog:
         """Return the log entry that added each record of a kind, by the record's number."""
         query = "SELECT number, min(seq) FROM seal WHERE kind = ? AND digest IS NOT NULL GROUP BY number"
         return dict(self._scratch.execute(query, [kind]))
-
-
-def _sealed_entries(session: Session, only: Collection[Key] | None) -> Iterator[tuple[int, list[Seal]]]:
-    """Yield the log's entries with their seals, oldest first; `events.verify_chain` reports unreadable ones."""
-    seq, event = 0, tables.EventRow
-    chosen = select(event.seq, event.seals).where(event.seals.is_not(None)).order_by(event.seq).limit(BATCH)
-    if only is not None and len(only) <= _NAMED:
-        starts = [f'["{kind}",{number},' for kind, number in only]
-        chosen = chosen.where(or_(*(event.seals.contains(start, autoescape=True) for start in starts)))
-    while found := session.execute(chosen.where(event.seq > seq)).all():
-        for entry in found:
-            with suppress(ValueError):
-                yield entry.seq, parse_seals(entry.seals)
-        seq = found[-1].seq
 
 
 def count_records(session: Session) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -74,29 +74,25 @@ class _Copies:
             except StorageError:
                 continue
             return GoodCopy(place, f"generation {generation} in the store", generation)
-        by_size = ((path, str(path)) for path in self._by_size.get(damage.size, ()))
-        for path, source in itertools.chain(self._on_record(damage.digest), by_size):
-            if has_bytes(path, damage.digest, damage.size):
-                return GoodCopy(path.resolve(), source)  # files in a hub's cache are links to blobs
-        return None
-
-    def _on_record(self, digest: Digest) -> Iterator[tuple[Path, str]]:
-        """Yield the files on this machine that once had these bytes: fused models, bases by reference, bundles."""
+        # Files on this machine that once had these bytes: fused models, bases by reference, bundles.
         files, places = tables.ManifestFileRow, list[tuple[Path, str]]()
         fused, base, bundle = tables.FusedRow, tables.BaseModelRow, tables.BundleRow
         with self._workspace.database.read() as session:
             for row in (fused, base, bundle):
                 query = select(row, files.path).join(files, files.manifest_id == row.manifest_id)
-                for found, name in session.execute(query.where(files.sha256 == digest)):
+                for found, name in session.execute(query.where(files.sha256 == damage.digest)):
                     if isinstance(found, fused):
-                        key = Digest(found.key)
-                        cached = self._workspace.cache.entry(key) / name
-                        places.append((cached, f"the fused model {key[:12]} in the cache"))
+                        cached = self._workspace.cache.entry(Digest(found.key)) / name
+                        places.append((cached, f"the fused model {found.key[:12]} in the cache"))
                         continue
-                    place = getattr(found, "location" if isinstance(found, base) else "path")
-                    if place is not None and not (isinstance(found, bundle) and is_elsewhere(session, found)):
-                        places.append((Path(place) / name, str(Path(place) / name)))
-        yield from places
+                    where = getattr(found, "location" if isinstance(found, base) else "path")
+                    if where is not None and not (isinstance(found, bundle) and is_elsewhere(session, found)):
+                        places.append((Path(where) / name, str(Path(where) / name)))
+        places += ((path, str(path)) for path in self._by_size.get(damage.size, ()))
+        for path, source in places:
+            if has_bytes(path, damage.digest, damage.size):
+                return GoodCopy(path.resolve(), source)  # files in a hub's cache are links to blobs
+        return None
 
 
 def has_bytes(path: Path, digest: str, size: int) -> bool:
