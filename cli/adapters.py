@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from .columns import (
     marked,
     metrics_in,
     print_amendments,
+    record_facts,
     tag_fields,
 )
 from .command import command, prints
@@ -34,11 +35,11 @@ from .evaluations import print_evaluations
 from .fuse import KEYS_OPTION, compare_formats, show_fidelity
 from .options import FILE, TAGS
 from .session import Session
-from .text import aside, cell, foreign_fact, number, times, told
+from .text import cell, foreign_fact, number, times, yanks_of
 
 if TYPE_CHECKING:
     from fusery.registry.records.adapter import Amended, Registered
-    from fusery.registry.records.adapter_details import AdapterDetails, TrainingRun
+    from fusery.registry.records.adapter_details import AdapterDetails, Measured
 
 
 class FolderOrUrl(click.Path):
@@ -226,7 +227,7 @@ def show(
 def _print_adapter(session: Session, view: AdapterDetails) -> None:
     from fusery.registry.records.adapter_details import LAYOUT, AdapterDetails
 
-    marks = "".join(f" #{alias}" for alias in view.aliases) + aside(view)
+    marks = "".join(f" #{alias}" for alias in view.aliases) + yanks_of(view, " ({})")
     forms = [view.format, *(f"{each.format} (rendered)" for each in view.renderings or ())]
     texts = {"name": view.name + marks, "format": ", ".join(forms)}
     rows = []
@@ -245,9 +246,9 @@ def _print_adapter(session: Session, view: AdapterDetails) -> None:
     for fused in session.newest(view.get("fused", []), "fused models"):
         session.print(_fused_line(fused))
     for bundle in session.newest(view.get("bundles", []), "bundles"):
-        session.print(f"bundle {bundle['target']} in {cell(bundle['path'])}{aside(bundle)}")
+        session.print(f"bundle {bundle['target']} in {cell(bundle['path'])}{yanks_of(bundle, ' ({})')}")
     for running in session.newest(view.get("deployments", []), "deployments"):
-        what = f"{running['kind']}{aside(running)}"
+        what = f"{running['kind']}{yanks_of(running, ' ({})')}"
         session.print(f"runs at {cell(running['place'])} as {what}, since {running['at']}")
     for signature in session.newest(view.get("signatures", []), "signatures"):
         who = cell(signature["signer"] or signature["key_id"])
@@ -278,59 +279,36 @@ def _fused_line(fused: dict[str, Any]) -> str:
         f"  {fused['key'][:12]}  {size(fused['weights_bytes']):>12}  {times(fused['times_base'])} the base  "
         f"{fused['format']}  fidelity {in_words(fidelity['verdict'], fidelity['retained'], None)}"
         + (f"  {cell(fused['combined'])}" if mixed else "")
-        + (f"  {told(fused)}" if fused["withdrawals"] else "")
+        + (f"  {yanks_of(fused)}" if fused["withdrawals"] else "")
         + "".join(f"  {said}" for _, said in foreign_fact(fused))
     )
 
 
+_RUN = "checkpoint chosen, best, last, state started_at seconds trained_tokens peak_memory, git, machine, versions"
+
+
 def print_training(session: Session, view: AdapterDetails) -> None:
     """Print the curve, checkpoint and run of an adapter, if they are on record."""
+    from fusery.registry.records.adapter_details import TrainingRun
     from fusery.registry.registration.training_curve import curve_line
 
     run = view.training_run
     if run is None:
         return
-    rows = [("curve", curve_line(view.curve)), ("checkpoint", _checkpoint(run)), ("run", _run(run))]
+    machine = {
+        name: size(value) if name == "memory" and isinstance(value, int) else value
+        for name, value in (run.machine or {}).items()
+        if value
+    }
+    texts = {"best": _measured(run.best), "last": _measured(run.last), "machine": cell([*machine.values()])}
+    rows = [("curve", curve_line(view.curve)), *record_facts(TrainingRun, _RUN, run, **texts)]
     rows.append(("dataset digest", view.dataset_digest or ""))
-    if run.git:
-        changed = ", with changes" if run.git.dirty else ""
-        rows.append(("git commit", f"{cell(run['git']['commit'])}{changed}"))
-    if run.machine:
-        rows.append(("machine", _machine(run.machine)))
-    if run.versions:
-        versions = ", ".join(f"{package} {version}" for package, version in run.versions.items())
-        rows.append(("versions", cell(versions)))
     session.print("training")
-    session.facts([(f"  {label}", value) for label, value in rows if value])
+    session.facts([(f"  {label}", cell(value)) for label, value in rows if value])
 
 
-def _checkpoint(run: TrainingRun) -> str:
-    """Return which weights these are, beside the best and the last of the run."""
-    best, last = run.best, run.last
-    parts = [f"{cell(run.checkpoint)} ({run.chosen})"]
-    if best is not None:
-        parts.append(f"best {best.iteration} with validation loss {number(best.val_loss)}")
-    if last.iteration is not None:
-        loss = f" with {number(last.val_loss)}" if last.val_loss is not None else ""
-        parts.append(f"last {last.iteration}{loss}")
-    return "; ".join(parts)
-
-
-def _run(run: TrainingRun) -> str:
-    parts = [run.state if run.state != "unknown" else "its end is not on record"]
-    if run.started_at:
-        parts.append(f"began {run.started_at.isoformat(timespec='seconds')}")
-    if run.seconds is not None:
-        parts.append(f"{run.seconds:,.1f} s")
-    if run.trained_tokens is not None:
-        parts.append(f"{plural(run.trained_tokens, 'token')}")
-    if run.peak_memory is not None:
-        parts.append(f"peak memory {size(run['peak_memory'])}")
-    return ", ".join(parts)
-
-
-def _machine(machine: Mapping[str, Any]) -> str:
-    memory = size(machine["memory"]) if machine["memory"] is not None else None
-    cpus = plural(machine["cpus"], "core") if machine["cpus"] is not None else None
-    known = (machine["processor"], cpus, memory, machine["platform"])
-    return cell(", ".join(str(part) for part in known if part))
+def _measured(at: Measured | None) -> str:
+    if at is None or at.iteration is None:
+        return ""
+    loss = "" if at.val_loss is None else f" with validation loss {number(at.val_loss)}"
+    return f"{at.iteration}{loss}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -181,42 +181,37 @@ _TARGET = "ALIAS|TASK#ALIAS"
 _OUTCOMES = {"passed": "passed", "failed": "FAILED", "unknown": "unknown"}
 
 
-def _given(
-    *,
-    admission: Literal["clean", "no_errors"] | None = None,
-    fidelity: Literal["PASS", "DEGRADED"] | None = None,
-    val_loss_within: float | None = None,
-    metrics: tuple[str, ...] = (),
-    signed: bool | None = None,
-    licences: tuple[str, ...] = (),
-    approvals: int | None = None,
-    authenticated: bool | None = None,
-) -> dict[str, Any]:
+def _given(metrics: tuple[str, ...] = (), licences: tuple[str, ...] = (), **rules: Any) -> dict[str, Any]:
     """Return the rules that options give."""
-    rules = {name: value for name, value in locals().items() if value not in (None, ())}
+    given = {name: value for name, value in rules.items() if value is not None and value is not False}
     if licences:
-        rules["licences"] = list(licences)
+        given["licences"] = list(licences)
     if metrics:
         from fusery.registry.releases.rules import metric_rules
 
-        rules["metrics"] = metric_rules(metrics)
-    return rules
+        given["metrics"] = metric_rules(metrics)
+    return given
 
 
 @command(
     "alias rules set",
-    _given,
     rare="licences authenticated guarded",
     document="releases.rules:SetRules",
     target=_TARGET,
     file=": TOML or JSON file of rules; options take precedence.",
-    admission=": Require admission without warnings and errors (clean), or without errors.",
-    fidelity=": Require a recorded fuse with at least this verdict.",
-    val_loss_within="E: Require a validation loss at most E worse than that of the current version.",
-    metrics='--metric RULE: Require a metric: "mmlu.acc >= 0.6", "loss <= 2", "mmlu.acc within 0.01 on test"; repeatable.',
+    admission="clean|no_errors: Require admission without warnings and errors (clean), or without errors.",
+    fidelity=(
+        "--fidelity: Require a recorded fuse with at least this verdict.",
+        click.Choice(["PASS", "DEGRADED"]),
+    ),
+    val_loss_within=(
+        "E: Require a validation loss at most E worse than that of the current version.",
+        click.FLOAT,
+    ),
+    metrics='--metric RULE...: Require a metric: "mmlu.acc >= 0.6", "loss <= 2", "mmlu.acc within 0.01 on test"; repeatable.',
     signed=": Require a signature by a key that is trusted for the alias.",
-    licences="--licence ID: Require one of these licences of the base model; repeatable.",
-    approvals=": Require approvals by N people other than the author.",
+    licences="--licence ID...: Require one of these licences of the base model; repeatable.",
+    approvals="N: Require approvals by N people other than the author.",
     authenticated=": Count only approvals through a server, with a token.",
     guarded="--guarded/--open: Let only promote move the alias, or also alias set; without other options, keep the rules.",
 )

@@ -11,7 +11,7 @@ from fusery.registry.parsing import plural
 from .columns import record_facts
 from .command import listing, prints
 from .session import Session
-from .text import cell, count
+from .text import cell
 
 if TYPE_CHECKING:
     from fusery.registry.records.calibrations import CalibrationReport
@@ -101,16 +101,8 @@ def calibrate(session: Session, found: CalibrationReport) -> None:
 
     Example: fusery base calibrate BASE --adapter course_rec@latest
     """
-    rows = [
-        ("digest", found.digest),
-        ("prompts", f"{cell(found.prompts)}, {plural(found.tokens, 'token')}"),
-        ("directions", f"{count(found.rank)} of each input"),
-        ("size", size(found.bytes)),
-        ("engine", found.engine),
-    ]
-    if found.adapter is not None:
-        rows.append(("for", cell(found.adapter)))
-    if found.before is not None and found.after is not None:
-        rows.append(("off by", f"{found.after:.3g} nats a token, and {found.before:.3g} before"))
+    from fusery.registry.records.calibrations import CalibrationReport
+
     session.print(f"{'Calibrated' if found.created else 'Already there'}: {cell(found.base)}")
-    session.facts(rows)
+    layout = "digest, prompts tokens, rank, bytes, engine, adapter, after before"
+    session.facts(record_facts(CalibrationReport, layout, found))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
@@ -77,76 +76,60 @@ def check(
         raise click.UsageError(f"--format {form}, --json and -q exclude each other; -o FILE goes with both.")
     if output is not None and form == "text":
         raise click.UsageError("-o goes with --format sarif or gitlab.")
-    wanted = (
-        adapter_folders([*folders, *([] if listed is None else _names_in(listed))])
-        if changed
-        else list(dict.fromkeys(folders))
-    )
-    checked = _checked(session, wanted, strict=strict, **facts)
+    data = b"" if listed is None else listed.read()
+    if listed is not None and data and not data.endswith(b"\0"):  # it is cut off, or has names by lines
+        raise click.UsageError(
+            f"{listed.name!r} does not end with NUL; list the files by git ls-files -z, git diff -z or find -print0."
+        )
+    names = [Path(os.fsdecode(name)) for name in data.split(b"\0") if name]
+    wanted = adapter_folders([*folders, *names]) if changed else list(dict.fromkeys(folders))
+    alone = not changed and len(wanted) == 1
+    return check_folders(session, wanted, alone, form, output, force=force, strict=strict, **facts)
+
+
+def check_folders(
+    session: Session,
+    folders: Sequence[str | Path],
+    alone: bool,
+    form: str = "text",
+    output: Path | None = None,
+    *,
+    force: bool = False,
+    **facts: Any,
+) -> int:
+    """Check folders and print or write the findings; return 1 if a folder would be refused."""
+    from fusery.registry.admission.code import CheckedFolder
+
+    checked = [
+        CheckedFolder.of(session.registry.adapters.check(folder, **facts), folder=Path(folder))
+        for folder in folders
+    ]
     if form != "text":
         _report(session, checked, form, output, force)
     if form == "text" or output is not None:
-        _print(session, checked, alone=not changed and len(checked) == 1)
-    return 1 if any(each.verdict == "fail" for each in checked) else 0
-
-
-def _checked(
-    session: Session, folders: Iterable[str | Path], *, strict: bool, **facts: Any
-) -> list[CheckedFolder]:
-    from fusery.registry.admission.code import CheckedFolder
-
-    return [
-        CheckedFolder.of(session.registry.adapters.check(folder, strict=strict, **facts), folder=Path(folder))
-        for folder in folders
-    ]
-
-
-def check_folders(session: Session, folders: Sequence[str | Path], **facts: Any) -> int:
-    """Check folders and print what was found; return 1 if one would be refused."""
-    checked = _checked(session, folders, **facts)
-    _print(session, checked, alone=len(checked) == 1)
-    return 1 if any(each.verdict == "fail" for each in checked) else 0
-
-
-def _names_in(file: BinaryIO) -> list[Path]:
-    """Return the names that a file lists; without the last NUL it is cut off, or has them by lines."""
-    data = file.read()
-    if data and not data.endswith(b"\0"):
-        raise click.UsageError(
-            f"{file.name!r} does not end with NUL; list the files by git ls-files -z, git diff -z or find -print0."
-        )
-    return [Path(os.fsdecode(name)) for name in data.split(b"\0") if name]
+        _print(session, checked, alone=alone)
+    return int(any(folder.verdict == "fail" for folder in checked))
 
 
 def adapter_folders(files: Iterable[str | Path]) -> list[Path]:
     """Return the adapters' folders that files are in, at any depth; the file may be gone."""
-    holds = cache(_holds_an_adapter)
-    # To git, a link to a folder is a file, and so is a repository in this one.
-    # One adapter may lie in another, with files that the outer one's are links to.
-    return list(
-        dict.fromkeys(place for file in files for place in (Path(file), *Path(file).parents) if holds(place))
-    )
-
-
-def _holds_an_adapter(folder: Path) -> bool:
     from fusery.registry.adapters.files import CONFIG, PEFT_WEIGHTS, WEIGHTS
 
+    # To git, a link to a folder is a file, and so is a repository in this one.
+    # One adapter may lie in another, with files that the outer one's are links to.
+    places = dict.fromkeys(place for file in files for place in (Path(file), *Path(file).parents))
     # A link that leads nowhere counts: the check has to see it.
-    return any(os.path.lexists(folder / name) for name in (CONFIG, WEIGHTS, PEFT_WEIGHTS))
+    names = (CONFIG, WEIGHTS, PEFT_WEIGHTS)
+    return [place for place in places if any(os.path.lexists(place / name) for name in names)]
 
 
 def _report(
     session: Session, checked: list[CheckedFolder], form: str, output: Path | None, force: bool
 ) -> None:
     """Print or write what was found, in the form of others."""
-    if form == "sarif":
-        from fusery.registry.admission.ci_reports import sarif_log
+    from fusery.registry.admission.ci_reports import code_quality, sarif_log
 
-        document: object = sarif_log(checked)
-    else:
-        from fusery.registry.admission.ci_reports import code_quality
-
-        document = code_quality(checked)
+    document: object = sarif_log(checked) if form == "sarif" else code_quality(checked)
     if output is None:
         session.document(document)
         return
@@ -159,11 +142,11 @@ def _print(session: Session, checked: list[CheckedFolder], *, alone: bool) -> No
     """Print what was found: the findings of one folder, or of several by folder."""
 
     def human() -> None:
-        for each in checked:
+        for folder in checked:
             if not alone:
-                session.print(f"{each.folder}")
-            session.findings(each.findings)
-            session.print(f"Verdict: {each.verdict}")
+                session.print(f"{folder.folder}")
+            session.findings(folder.findings)
+            session.print(f"Verdict: {folder.verdict}")
         if not checked:
             session.say("No adapter is among them.")
 

@@ -113,7 +113,8 @@ def _pin(name: str, text: str, done: str, already: str) -> None:
     """Make a command that changes whether fused models may leave the cache."""
 
     def change(session: Session, references: tuple[str, ...]) -> None:
-        rows = [row for each in references for row in getattr(session.registry.cache, name)(each)]
+        pin = getattr(session.registry.cache, name)
+        rows = [row for reference in references for row in pin(reference)]
         lines = [f"{row.key[:12]} {done if row.changed else already}" for row in rows]
         session.emit(rows, names=[row.key for row in rows], human=lambda: session.print_lines(lines))
 

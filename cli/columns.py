@@ -13,7 +13,7 @@ from fusery.registry.records.adapter_details import lines_of, value_text
 
 from .session import Session
 from .tables import Column, Table
-from .text import ago, cell, held_by, number, one_line, state_of, told
+from .text import ago, cell, number, one_line, state_of, yanks_of
 
 MARK = "*"
 """The mark of an amended value."""
@@ -69,7 +69,7 @@ def shown(kind: type, key: str) -> Shown:
     part = parts_of(kind)[name]
     about = part.about
     if name == "withdrawals":
-        return Shown(Column(part.heading, False, about.free, about.rare), lambda row: told(row) or "-")
+        return Shown(Column(part.heading, False, about.free, about.rare), lambda row: yanks_of(row) or "-")
     return Shown(
         Column(part.heading, part.is_number, about.free, about.rare),
         lambda row: value_text(part, getattr(row, name), cell=True) or "-",
@@ -114,7 +114,9 @@ _FIRST = (
     "dataset",
 )
 _ALL = {name: _of_adapter(name, part) for name, part in parts_of(Adapter).items() if part.about.column} | {
-    "aliases": Shown(Column("aliases", free=True), held_by),
+    "aliases": Shown(
+        Column("aliases", free=True), lambda view: " ".join(f"#{alias}" for alias in view["aliases"]) or "-"
+    ),
     "state": Shown(Column("state", free=True, rare=True), state_of),
     "age": shown(Adapter, "created_at:age"),
 }

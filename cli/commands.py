@@ -59,16 +59,14 @@ A module is one of `fusery.cli`, or with a dot one of a part of fusery, which ma
 
 def _installed(rows: dict[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
     """Return rows without the modules of missing parts, and without commands that have no other."""
-    found = {}
+    kept = {}
     for name, (modules, text) in rows.items():
-        there = [
-            each
-            for each in modules.split()
-            if "." not in each or find_spec(f"fusery.{each.partition('.')[0]}")
+        parts = [
+            part for part in modules.split() if "." not in part or find_spec(f"fusery.{part.split('.')[0]}")
         ]
-        if there or not modules:
-            found[name] = " ".join(there), text
-    return found
+        if parts or not modules:
+            kept[name] = " ".join(parts), text
+    return kept
 
 
 def import_commands(modules: str) -> None:
@@ -146,10 +144,6 @@ def successor(words: list[str]) -> tuple[str, list[str]] | None:
                 return name, new.split()
             pairs = [pair.split("=") for pair in replaced.rstrip("}").split(",") if pair]
             rest = words[length:]
-            if name == "import" and "--from" in rest[:-1]:
-                at = rest.index("--from")
-                source, *others = rest[:at] + rest[at + 2 :] or [""]
-                rest = [f"{rest[at + 1]}+{source}", *others]
             for old, now in pairs:
                 rest = [now + word.removeprefix(old) if word.startswith(old) else word for word in rest]
             return name, [*new.split(), *(word for word in rest if word)]

@@ -27,7 +27,7 @@ from .command import command
 from .hints import pip, program
 from .options import FOLDER
 from .session import Session
-from .text import share, times
+from .text import one_line, share, times
 
 if TYPE_CHECKING:
     from fusery.registry import Registry
@@ -102,21 +102,18 @@ class Script:
         """Return whether output is suppressed."""
         return self.session.json or self.session.quiet
 
-    def tell(self, text: str) -> None:
-        """Say what comes next."""
+    def say(self, text: str, **style: Any) -> None:
+        """Print lines."""
         if not self.is_silent:
-            click.echo()
-            click.secho(text, bold=True)
+            click.secho("\n".join(map(one_line, text.split("\n"))), **style)
 
-    def say(self, text: str) -> None:
-        """Print a line of what came of it."""
-        if not self.is_silent:
-            self.session.print_lines(text.split("\n"))
+    def tell(self, text: str) -> None:
+        """Print the title of a step."""
+        self.say(f"\n{text}", bold=True)
 
     def show(self, line: str) -> None:
-        """Show a line as it would be typed."""
-        if not self.is_silent:
-            click.secho(f"$ {line}", fg="cyan")
+        """Print a line as a user would type it."""
+        self.say(f"$ {line}", fg="cyan")
 
     def run(self, *words: str, expect: int = 0) -> None:
         """Run a command as a user would, and show it; its exit code must be the expected one."""
@@ -124,23 +121,14 @@ class Script:
 
         shown = shlex.join([program(), *words])
         self.show(shown)
-        with self._hushed():
+        with self.hushed():
             code = run(list(words))
         self.steps.append(Step(command=shown, exit_code=code))
         if code != expect:
             raise click.ClickException(f"{shown} ended with {code}, expected was {expect}")
 
-    def quantise(self, source: Path, target: Path) -> None:
-        """Make the 4-bit form of a model, as `mlx_lm.convert` does."""
-        from mlx_lm import convert
-
-        beside = Path(program()).with_name("mlx_lm.convert")
-        words = [str(beside), "--hf-path", str(source), "--mlx-path", str(target), "-q"]
-        self.show(shlex.join(words))
-        with self._hushed():
-            convert(str(source), str(target), quantize=True)
-
-    def _hushed(self) -> AbstractContextManager[Any]:
+    def hushed(self) -> AbstractContextManager[Any]:
+        """Suppress what others print, if output is suppressed."""
         return redirect_stdout(StringIO()) if self.is_silent else nullcontext()
 
 
@@ -165,10 +153,23 @@ def demo(session: Session, *, folder: Path = Path("fusery-demo")) -> None:
     script = Script(session, folder.absolute() / "home")
     with _alone(script):
         _register(script, model, folder)
-        _compare_and_fuse(script)
+        script.tell("3. Which one is better, and what is different about it?")
+        script.run("list")
+        script.run("diff", f"{TASK}@1", f"{TASK}@2")
+        script.run("show", f"{TASK}@2")
+        script.tell("4. Fuse the better one; the second time it comes from the cache")
+        script.run("fuse", f"{TASK}@2")
+        script.run("fuse", f"{TASK}@2")
         with Registry.open(script.home) as registry:
             _ask(script, registry, examples, folder)
-        _ship(script, folder)
+        script.tell(
+            "6. Pack it: a plain model folder, and a Dockerfile bundle with an OpenAI-compatible server"
+        )
+        script.run("materialize", f"{TASK}@2", str(folder / "model"))
+        script.run("materialize", f"{TASK}@2", str(folder / "bundle"), "--target", "docker")
+        script.tell("7. Where does it come from, and is everything as it was recorded?")
+        script.run("lineage", f"{TASK}@2")
+        script.run("audit")
         with Registry.open(script.home) as registry:
             _fuse_onto_four_bits(script, registry, folder)
     done = Demonstration(
@@ -211,16 +212,6 @@ def _register(script: Script, model: Path, folder: Path) -> None:
         script.run(verb, str(broken), "--base", BASE, "--task", TASK, expect=code)
 
 
-def _compare_and_fuse(script: Script) -> None:
-    script.tell("3. Which one is better, and what is different about it?")
-    script.run("list")
-    script.run("diff", f"{TASK}@1", f"{TASK}@2")
-    script.run("show", f"{TASK}@2")
-    script.tell("4. Fuse the better one; the second time it comes from the cache")
-    script.run("fuse", f"{TASK}@2")
-    script.run("fuse", f"{TASK}@2")
-
-
 def _ask(script: Script, registry: Registry, examples: Path, folder: Path) -> None:
     asked = json.loads((examples / "questions.json").read_text(encoding="utf-8"))[0]
     question, expected = asked["question"], asked["answer"]
@@ -239,20 +230,17 @@ def _ask(script: Script, registry: Registry, examples: Path, folder: Path) -> No
     script.say(f"   {'expected':<15} {expected}")
 
 
-def _ship(script: Script, folder: Path) -> None:
-    script.tell("6. Pack it: a plain model folder, and a Dockerfile bundle with an OpenAI-compatible server")
-    script.run("materialize", f"{TASK}@2", str(folder / "model"))
-    script.run("materialize", f"{TASK}@2", str(folder / "bundle"), "--target", "docker")
-    script.tell("7. Where does it come from, and is everything as it was recorded?")
-    script.run("lineage", f"{TASK}@2")
-    script.run("audit")
-
-
 def _fuse_onto_four_bits(script: Script, registry: Registry, folder: Path) -> None:
     script.tell(
         "8. The same adapter on the same model in 4 bits: here a fuse can lose what was learned, and no error says so"
     )
-    script.quantise(folder / BASE, folder / SMALL)
+    from mlx_lm import convert
+
+    source, target = str(folder / BASE), str(folder / SMALL)
+    beside = str(Path(program()).with_name("mlx_lm.convert"))
+    script.show(shlex.join([beside, "--hf-path", source, "--mlx-path", target, "-q"]))
+    with script.hushed():
+        convert(source, target, quantize=True)
     script.run("base", "add", str(folder / SMALL))
     # What most tools do; and what fusery does by default.
     script.run("fuse", f"{TASK}@2", "--base", SMALL, "--as", "keep")
@@ -280,17 +268,10 @@ def _fuse_onto_four_bits(script: Script, registry: Registry, folder: Path) -> No
 
 def _where(session: Session, folder: Path) -> None:
     session.print()
-    session.facts(
-        [
-            ("registry", str(folder / "home")),
-            ("database", str(folder / "home" / "fusery.db")),
-            ("store", str(folder / "home" / "store")),
-            ("fused models", str(folder / "home" / "cache" / "fused")),
-            ("model folder", str(folder / "model")),
-            ("Dockerfile bundle", str(folder / "bundle")),
-            ("base, adapters", f"{folder / BASE}, {folder / _ADAPTERS}"),
-        ]
-    )
+    places = {"registry": "home", "database": "home/fusery.db", "store": "home/store"}
+    places |= {"fused models": "home/cache/fused", "model folder": "model", "Dockerfile bundle": "bundle"}
+    facts = [(title, str(folder / place)) for title, place in places.items()]
+    session.facts([*facts, ("base, adapters", f"{folder / BASE}, {folder / _ADAPTERS}")])
     session.say(f"To remove it all afterwards: rm -rf {typed(folder)}")
     session.say(f"Look around: fusery --registry {typed(folder / 'home')} list")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cache, reduce
 from importlib import import_module
 from operator import or_
@@ -20,23 +19,13 @@ OTHERS_FORMAT = "another's format"
 @cache
 def documents() -> tuple[str, ...]:
     """Return the commands that print a document, in the order of the help."""
-    return tuple(_names())
-
-
-def _names() -> Iterator[str]:
-    for name, (modules, _) in TABLE.items():
+    for modules, _ in TABLE.values():
         import_commands(modules)
-        if name != "admin":
-            yield from _below(name)
-
-
-def _below(name: str) -> Iterator[str]:
-    made = MADE[name]
-    if not isinstance(made, Group):
-        yield name
-        return
-    for inner in made.commands:
-        yield from _below(f"{name} {inner}")
+    rows = [*TABLE]
+    names = [name for name, made in MADE.items() if not isinstance(made, Group)]
+    return tuple(
+        sorted(names, key=lambda name: [f"{name} ".startswith(f"{row} ") for row in rows].index(True))
+    )
 
 
 def document_of(name: str) -> Any:

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from fusery.registry.api.evaluations import Evaluations
-from fusery.registry.charts.text import size
 from fusery.registry.engine.recipe import PRECISIONS, RequestedPrecision
 from fusery.registry.parsing import plural
 
-from .columns import record_table
+from .columns import record_facts, record_table
 from .command import command, prints
 from .fuse import WrittenAs
 from .session import Session
 from .tables import Table
-from .text import count, number, share
+from .text import number, share
 
 if TYPE_CHECKING:
-    from fusery.registry.comparison.reports import BenchReport, FormCost, ProbeReport
+    from fusery.registry.comparison.reports import BenchReport, ProbeReport
     from fusery.registry.records.evaluation import Evaluation, RecordedEvaluations, WithdrawnEvaluations
 
 _WORST = 3
@@ -182,23 +181,16 @@ def probe(
 
 
 def _print_probe(session: Session, found: ProbeReport) -> None:
+    from fusery.registry.comparison.reports import ProbeReport
+
     about = found.about
-    origin = {"file": "", "built-in": "; built-in ones", "held-out": f"; {about.file} of its run"}
-    tokens = plural(found.tokens, "token")
-    losses = (number(loss) for loss in (found.loss_a, found.loss_b, found.loss_base))
+    origin = {"file": "a file", "built-in": "built in", "held-out": f"{about.file} of its run"}
     session.print(found.conclusion)
     session.print()
-    session.facts(
-        [
-            ("a", f"{found.a}  {found.a.digest[:12]}"),
-            ("b", f"{found.b}  {found.b.digest[:12]}"),
-            ("prompts", f"{count(found.prompts)}, {tokens} scored{origin[about.origin]}"),
-            ("KL(a || b)", f"{number(found.kl)} nats a token, 99 % below {number(found.kl_p99)}"),
-            ("same next token", share(found.top1_agreement)),
-            ("loss", "a {}, b {}, base {}".format(*losses)),
-            ("seconds", f"{found.seconds:.1f}"),
-        ]
-    )
+    layout = "prompts tokens, kl kl_p99, top1_agreement, loss_a loss_b loss_base, seconds"
+    models = [(name, f"{model}  {model.digest[:12]}") for name, model in (("a", found.a), ("b", found.b))]
+    facts = record_facts(ProbeReport, layout, found)
+    session.facts([*models, ("source of the prompts", origin[about.origin]), *facts])
     session.print()
     titles = ("KL", "same", "where they differ most")
     table = session.table(*titles, right=titles[:2], free=titles[2:])
@@ -252,11 +244,14 @@ def bench(session: Session, reference: str, *, last: bool = False, **options: An
 
 def print_bench(session: Session, found: BenchReport) -> None:
     """Print what was measured of each form, and which one to ship."""
-    right = ("weights", "load", "first token", "tokens/s", "peak memory", "retained")
-    table = session.table("form", "", *right, right=right, free=("",))
-    for row in found.rows:
-        table.add_row(*_cells(row, found.choice))
-    session.print_table(table)
+    from fusery.registry.comparison.reports import FormCost
+
+    columns = "label error bytes load_seconds first_token_seconds tokens_per_second peak_bytes fidelity"
+    cells: dict[str, Callable[[FormCost], str]] = {
+        "error": lambda row: row.error or ("<- ship this" if row.label == found.choice else "-"),
+        "fidelity": lambda row: share(None if row.fidelity is None else row.fidelity.retained),
+    }
+    session.print_table(record_table(FormCost, found.rows, columns, **cells))
     machine = found.machine
     cores = "cores" if machine.cores is None else plural(machine.cores, "core")
     session.print(
@@ -266,18 +261,3 @@ def print_bench(session: Session, found: BenchReport) -> None:
     session.print(f"Ship: {found.choice or 'nothing of this'}")
     for reason in found.reasons:
         session.print(f"  {reason}")
-
-
-def _cells(row: FormCost, choice: str | None) -> list[str]:
-    if row.error is not None:
-        return [row.label, row.error, size(row.bytes), "-", "-", "-", "-", "-"]
-    return [
-        row.label,
-        "<- ship this" if row.label == choice else "",
-        size(row.bytes),
-        f"{row.load_seconds:.2f} s",
-        f"{1000 * (row.first_token_seconds or 0):.0f} ms",
-        number(row.tokens_per_second),
-        size(int(row.peak_bytes or 0)),
-        "-" if row.fidelity is None else share(row.fidelity.retained),
-    ]

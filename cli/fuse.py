@@ -17,7 +17,7 @@ from fusery.registry.engine.verdict import closeness, in_words
 from .command import command
 from .options import MOST
 from .session import Session
-from .text import cell, foreign_fact, number, share, times, told
+from .text import cell, foreign_fact, number, share, times, yanks_of
 
 if TYPE_CHECKING:
     from fusery.registry.bundles.bulk import Done
@@ -291,9 +291,9 @@ def show_fidelity(session: Session, reference: str, *, plot: Path | None, force:
 
 
 def _print_fidelity(session: Session, fused: FusedDetails) -> None:
-    from fusery.registry.records.fused import ModuleFidelity
+    from fusery.registry.records.fused import Fidelity, ModuleFidelity
 
-    from .columns import record_table
+    from .columns import record_facts, record_table
 
     fidelity = fused.fidelity
     session.facts(
@@ -302,14 +302,10 @@ def _print_fidelity(session: Session, fused: FusedDetails) -> None:
             *foreign_fact(fused),
             *(base_facts(fused) or [("base", fused.base)]),
             ("precision", fused.format),
-            ("verdict", fidelity.verdict),
-            ("retained", share(fidelity.retained)),
-            ("cosine", number(fidelity.cosine)),
-            ("relative error", number(fidelity.relative_error)),
-            ("noise", share(fidelity.noise)),
+            *record_facts(Fidelity, "verdict, retained, cosine, relative_error, noise", fidelity),
             ("weights", f"{size(fused.weights_bytes)}, {times(fused.times_base)} the base's"),
             ("key", fused.key),
-            *([("note", told(fused))] if fused.withdrawals else []),
+            *([("note", yanks_of(fused))] if fused.withdrawals else []),
             *([("picture", str(fused.plot))] if fused.plot else []),
         ]
     )

@@ -26,13 +26,7 @@ def _label(node: Node) -> str:
 
 def tree(graph: Graph) -> Iterator[str]:
     """Yield the lines of a tree: what the root was made from, then what was made from it and where that is."""
-    told: dict[str, str] = {}
-    labels: dict[str, str] = {}
-    for node in graph.nodes:
-        label = _label(node)
-        told[node.id] = f"{label}  {one_line(node.digest[:12])}".rstrip()
-        if node.id in graph.roots:
-            labels[node.id] = label
+    texts = {node.id: f"{_label(node)}  {one_line(node.digest[:12])}".rstrip() for node in graph.nodes}
     above: dict[str, list[tuple[str, str]]] = defaultdict(list)
     below: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for edge in graph.edges:
@@ -40,10 +34,10 @@ def tree(graph: Graph) -> Iterator[str]:
         below[edge.target].append((edge.relation, edge.source))
     several = len(graph.roots) > 1
     if several:
-        yield f"{plural(len(graph.roots), 'revision')} of {labels[graph.root]}"
+        yield f"{plural(len(graph.roots), 'revision')} of {_label(graph.by_id[graph.root])}"
     for at, root in enumerate(graph.roots, 1):
         last = at == len(graph.roots)
-        yield (("└── " if last else "├── ") if several else "") + told[root]
+        yield (("└── " if last else "├── ") if several else "") + texts[root]
         margin = ("    " if last else "│   ") if several else ""
         ways = [
             (title, joined) for title, joined in (("made from", above), ("made into", below)) if joined[root]
@@ -51,11 +45,11 @@ def tree(graph: Graph) -> Iterator[str]:
         for number, (title, joined) in enumerate(ways, 1):
             end = number == len(ways)
             yield f"{margin}{'└── ' if end else '├── '}{title}"
-            yield from _grown(root, joined, told, margin + ("    " if end else "│   "))
+            yield from _grown(root, joined, texts, margin + ("    " if end else "│   "))
 
 
 def _grown(
-    root: str, joined: Mapping[str, Sequence[tuple[str, str]]], told: Mapping[str, str], margin: str
+    root: str, joined: Mapping[str, Sequence[tuple[str, str]]], texts: Mapping[str, str], margin: str
 ) -> Iterator[str]:
     """Yield the lines below a thing; without recursion, since a line of versions may be long."""
     grown = {root}
@@ -74,7 +68,7 @@ def _grown(
     while waiting:
         before, deep, relation, there, again, last = waiting.pop()
         steps = "" if deep <= _DEEPEST else f"{deep:,} steps away, "
-        yield f"{before}{'└── ' if last else '├── '}{steps}{relation}: {told[there]}{' (above)' if again else ''}"
+        yield f"{before}{'└── ' if last else '├── '}{steps}{relation}: {texts[there]}{' (above)' if again else ''}"
         if not again:
             further = "" if deep >= _DEEPEST else "    " if last else "│   "
             waiting += twigs(there, before + further, deep + 1)

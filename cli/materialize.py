@@ -221,20 +221,18 @@ def _print(session: Session, bundle: Materialized, target: str) -> None:
 def _next_step(target: str, path: str, unfound_base: str | None) -> str | None:
     if "://" in path:
         return None
-    there = typed(path)
-    run = f"cd {there} && pip install -r requirements.txt && python server.py"
-    if target == "docker":
-        return f"docker build -t NAME {there}   (or, without a container: {run})"
-    if target == "adapters":
-        return f"{run}   (or, as an image: docker build -t NAME {there})"
-    if target == "archive":
-        return f"tar -xf {there}"
-    if target == "vllm":
-        return f"{'BASE_MODEL=FOLDER ' if unfound_base else ''}sh {typed(f'{path}/serve.sh')}"
+    folder = typed(path)
+    run = f"cd {folder} && pip install -r requirements.txt && python server.py"
+    steps = {
+        "docker": f"docker build -t NAME {folder}   (or, without a container: {run})",
+        "adapters": f"{run}   (or, as an image: docker build -t NAME {folder})",
+        "archive": f"tar -xf {folder}",
+        "vllm": f"{'BASE_MODEL=FOLDER ' if unfound_base else ''}sh {typed(f'{path}/serve.sh')}",
+        "model": f"mlx_lm.generate --model {folder} --prompt TEXT",
+    }
     if target == "llamacpp" and (Path(path) / "serve.sh").is_file():
         return f"sh {typed(f'{path}/serve.sh')}"
-    if target in ("k8s", "ollama", "llamacpp", "gguf", "onnx", "oci", "hub"):
-        return f"see {typed(f'{path}/README.md')}"
-    if target not in TARGETS:
-        return f"see {typed(f'{path}/README.md')}" if (Path(path) / "README.md").is_file() else None
-    return f"mlx_lm.generate --model {there} --prompt TEXT"
+    readme = f"see {typed(f'{path}/README.md')}"
+    return steps.get(target) or (
+        readme if target in TARGETS or (Path(path) / "README.md").is_file() else None
+    )

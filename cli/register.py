@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,6 @@ from .text import cell
 if TYPE_CHECKING:
     from fusery.registry.exchange.import_runs import ImportedRun
     from fusery.registry.records.adapter import Registered
-    from fusery.storage.progress import Reporter
 
 
 @command(
@@ -74,30 +73,23 @@ def register(
     if any(of_tracker.values()):
         raise click.UsageError("--experiment, --run and --metric are for the runs of a tracker.")
     if dry_run:
-        return check_folders(session, sources, **options)
-    done = []
+        return check_folders(session, sources, len(sources) == 1, **options)
+    done: list[Registered] = []
     for source in sources:
+        if isinstance(source, Path) and is_exported(source):
+            if any(value for name, value in options.items() if name != "base"):
+                raise click.UsageError("A folder that fusery wrote has all facts in it: give --base alone.")
+            done.append(session.registry.exchange.import_folder(source, base=options["base"]))
+            continue
         with session.progress("sending") as bar:
-            done.append(_registered(session, source, options, session.reporter(bar)))
-    names = [view["name"] for view in done]
+            done.append(session.registry.adapters.register(source, **options, reporter=session.reporter(bar)))
 
     def human() -> None:
-        for view in done:
-            print_registered(session, view)
+        for adapter in done:
+            print_registered(session, adapter)
 
-    session.emit(done[0] if len(done) == 1 else done, names=names, human=human)
+    session.emit(done[0] if len(done) == 1 else done, names=[adapter.name for adapter in done], human=human)
     return 0
-
-
-def _registered(
-    session: Session, source: str | Path, options: Mapping[str, Any], reporter: Reporter
-) -> Registered:
-    """Register a folder, or one that `fusery get` wrote, whose own metadata says all but the base."""
-    if isinstance(source, Path) and is_exported(source):
-        if any(value for name, value in options.items() if name != "base"):
-            raise click.UsageError("A folder that fusery wrote has all facts in it: give --base alone.")
-        return session.registry.exchange.import_folder(source, base=options["base"])
-    return session.registry.adapters.register(source, **options, reporter=reporter)
 
 
 _FOLDERS = ("hf", "file", "s3", "gs", "gcs", "az", "abfs", "abfss", "sftp")

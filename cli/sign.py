@@ -97,16 +97,25 @@ def sign(
     if log:
         if subject is not None:
             raise click.UsageError("--log takes --key, --passphrase-file and -o alone.")
-        _sign_log(session, key, passphrase_file, output, force=force)
+        found, data = session.registry.trust.anchor(key, passphrase_from(passphrase_file))
+        if output is None:
+            click.echo(data.decode(), nl=False)
+            return
+        from fusery.registry.provenance.anchor import write_anchor
+
+        written = write_anchor(found, data, output, force=force)
+        signed = f"signed with the key {written.key_id}" if written.key_id else "not signed"
+        text = f"Wrote {output}: entry {written.seq} of the log, {written.hash[:16]}, {signed}."
+        session.emit(written, names=[str(output)], human=lambda: session.print(text))
         return
     if subject is None:
         raise click.UsageError("Missing argument 'REF|PATH'.")
     if listed:
         if key is not None:
             raise click.UsageError("--list signs nothing: leave out --key.")
-        found = session.registry.trust.signatures(subject)
-        names = [row.key_id for row in found.signatures]
-        session.emit(found, names=names, human=lambda: _print_signatures(session, found, subject))
+        listing = session.registry.trust.signatures(subject)
+        names = [row.key_id for row in listing.signatures]
+        session.emit(listing, names=names, human=lambda: _print_signatures(session, listing, subject))
         return
     if key is None:
         raise click.UsageError("Missing option '--key'.")
@@ -146,21 +155,6 @@ def _print_signatures(session: Session, found: Signatures, reference: str) -> No
         session.say(f"Not signed. Hint: fusery sign {reference} --key KEY.pem")
 
 
-def _sign_log(
-    session: Session, key: Path | None, passphrase_file: Path | None, output: Path | None, *, force: bool
-) -> None:
-    found, data = session.registry.trust.anchor(key, passphrase_from(passphrase_file))
-    if output is None:
-        click.echo(data.decode(), nl=False)
-        return
-    from fusery.registry.provenance.anchor import write_anchor
-
-    written = write_anchor(found, data, output, force=force)
-    signed = f"signed with the key {written.key_id}" if written.key_id else "not signed"
-    text = f"Wrote {output}: entry {written.seq} of the log, {written.hash[:16]}, {signed}."
-    session.emit(written, names=[str(output)], human=lambda: session.print(text))
-
-
 _OWN = ("README.md", "fusery.json", "curve.svg")
 """Files that bundles have beside a model."""
 
@@ -196,10 +190,8 @@ def identify(
     """  # noqa: D301 (click wants the character, not a backslash)
     from fusery.registry.provenance.verify import KeyChecker
 
-    place, checkers = (
-        None if signature is None else Path(signature),
-        [KeyChecker.of(Path(key)) for key in keys],
-    )
+    place = None if signature is None else Path(signature)
+    checkers = [KeyChecker.of(Path(key)) for key in keys]
     if verify:
         return _verify(session, Path(path), place, checkers)
     with session.progress("identifying") as progress:
@@ -268,17 +260,11 @@ def _print(session: Session, found: Identified) -> None:
     for each in result.problems if result is not None else ():
         session.print(f"{each.code}: {cell(each.message)}")
     if found.matches or result is not None:
-        session.print(f"intact: {_intact(found)}")
+        intact = "yes" if found.intact else "no"
+        if not (found.intact or found.matches or result is None or result.problems):
+            intact = "unknown" if result.record is None else f"as {cell(result.record.document)} lists"
+        session.print(f"intact: {intact}")
         session.print(f"signed: {cell(_signer(result))}")
-
-
-def _intact(found: Identified) -> str:
-    if found.intact:
-        return "yes"
-    result = found.verification
-    if found.matches or result is None or result.problems:
-        return "no"
-    return f"as {cell(result.record.document)} lists" if result.record is not None else "unknown"
 
 
 def _signer(result: Verification | None) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -57,29 +57,10 @@ def ago(at: datetime | str | None) -> str:
     return "-" if at is None else age(at)
 
 
-def told(view: Mapping[str, Any]) -> str:
-    """Return the yanks that concern a thing, in words; empty if there is nothing."""
-    return _words(view["withdrawals"])
-
-
-def aside(view: Mapping[str, Any]) -> str:
-    """Return the same in parentheses, to be put behind a name."""
-    return aside_of(view["withdrawals"])
-
-
-def aside_of(withdrawals: Iterable[Mapping[str, Any]]) -> str:
-    """Return yanks in parentheses, to be put behind the name of what they concern."""
-    words = _words(withdrawals)
-    return f" ({words})" if words else ""
-
-
-def _words(withdrawals: Iterable[Mapping[str, Any]]) -> str:
-    return one_line("; ".join(each["summary"] for each in withdrawals))
-
-
-def held_by(view: Mapping[str, Any]) -> str:
-    """Return the aliases of an adapter in a table."""
-    return " ".join(f"#{alias}" for alias in view["aliases"]) or "-"
+def yanks_of(view: Mapping[str, Any], form: str = "{}") -> str:
+    """Return the yanks that concern a record, such as ` ({})`; empty without one."""
+    words = one_line("; ".join(yank["summary"] for yank in view["withdrawals"]))
+    return form.format(words) if words else ""
 
 
 _STATES = {

@@ -22,7 +22,6 @@ from .sign import passphrase_from
 from .text import cell, when
 
 if TYPE_CHECKING:
-    from fusery.registry.records.adapter import Version
     from fusery.registry.records.event import Event
 
 
@@ -172,7 +171,14 @@ def log(session: Session, reference: str | None = None, *, follow: bool = False,
     plain = not follow and not any(value is not None for value in filters.values())
     if reference is not None and plain and not set(reference) & {"#", "@"}:
         with suppress(UnknownReferenceError):
-            _show_versions(session, session.registry.adapters.history(reference))
+            versions = session.registry.adapters.history(reference)
+            table = adapter_table(versions, HISTORY)
+
+            def show() -> None:
+                session.print_table(table)
+                explain_mark(session, has_marks(versions, HISTORY))
+
+            session.emit(versions, names=[version.name for version in versions], human=show)
             return
     if follow:
         with suppress(KeyboardInterrupt):  # the usual end, and no failure
@@ -188,14 +194,6 @@ def log(session: Session, reference: str | None = None, *, follow: bool = False,
         session.print_table(record_table(Event, entries, columns, name=_subject))
 
     session.emit(entries, names=[entry.hash for entry in entries], human=human)
-
-
-def _show_versions(session: Session, versions: list[Version]) -> None:
-    def human() -> None:
-        session.print_table(adapter_table(versions, HISTORY))
-        explain_mark(session, has_marks(versions, HISTORY))
-
-    session.emit(versions, names=[version.name for version in versions], human=human)
 
 
 def _subject(entry: Event) -> str:

@@ -59,8 +59,9 @@ def train(
     from fusery.registry.recording.trainer import train as trained_by
     from fusery.registry.registration.register import require_data
 
-    if base is None:
-        _require_base_for(strict=strict, **facts)
+    if base is None and (alone := next((name for name, on in {"strict": strict, **facts}.items() if on), "")):
+        option = {"tags": "tag"}.get(alone, alone).replace("_", "-")
+        raise click.UsageError(f"--{option} is about registering: give --base too.")
     if through and grouped:
         raise click.UsageError("--qat and --qa-lora are two ways to train: give one of them.")
     way: Way | None = "qat" if through else "qa-lora" if grouped else None
@@ -68,7 +69,9 @@ def train(
         raise click.UsageError(
             f"--{way} trains on the quantised base that it is fused onto: leave out --trained-on."
         )
-    if way and base is None and not _names_model(arguments):
+    # The trainer's own arguments, or its configuration, may name the model.
+    names_model = any(word.partition("=")[0] in ("--model", "--config", "-c") for word in arguments)
+    if way and base is None and not names_model:
         raise click.UsageError(f"--{way} trains on a quantised base, and none is named: give --base NAME.")
     trained_on = facts.get("trained_on") or base
     model = session.registry.bases.to_train(trained_on) if trained_on is not None else None
@@ -99,18 +102,6 @@ def train(
     if trained.code == 0 and trained.run is not None and trained.run.is_recorded:
         _finish(session, trained.run, base, strict=strict, **facts)
     return trained.code
-
-
-def _require_base_for(**facts: Any) -> None:
-    for name, value in facts.items():
-        if value:
-            option = {"tags": "tag"}.get(name, name).replace("_", "-")
-            raise click.UsageError(f"--{option} is about registering: give --base too.")
-
-
-def _names_model(arguments: tuple[str, ...]) -> bool:
-    """Tell whether the trainer's own arguments, or its configuration, may name what is trained."""
-    return any(word.partition("=")[0] in ("--model", "--config", "-c") for word in arguments)
 
 
 def _finish(session: Session, run: RecordRun, base: str | None, **facts: Any) -> None:

@@ -60,7 +60,11 @@ def mlflow_runs(
     """Yield the runs that MLflow has, oldest first."""
     with _CLIENT.quiet(), _CLIENT.readable(display_url(uri) or "MLflow"):
         _require_there(uri)
-        client = _client(uri)
+        try:
+            from mlflow import MlflowClient
+        except ImportError as error:
+            raise MissingExtraError("MLflow", "mlflow") from error
+        client = MlflowClient(tracking_uri=uri)
         chosen = [] if runs else _experiments(client, experiments)
         name = cache(lambda number: client.get_experiment(number).name)
         models = cache(partial(_models, client))
@@ -70,14 +74,6 @@ def mlflow_runs(
         for number in chosen:
             for model in models(number).get(None, []):
                 yield _tracked_model(model, name(number), uri)
-
-
-def _client(uri: str) -> MlflowClient:
-    try:
-        from mlflow import MlflowClient
-    except ImportError as error:
-        raise MissingExtraError("MLflow", "mlflow") from error
-    return MlflowClient(tracking_uri=uri)
 
 
 def _require_there(uri: str) -> None:

@@ -77,12 +77,14 @@ def document(value: object) -> bytes:
 
 def layer(entry: FileEntry) -> Document:
     """Return the descriptor of one file; `org.opencontainers.image.title` is what oras calls it when it pulls."""
-    name = entry.path.rpartition("/")[2]
+    name, upper = entry.path.rpartition("/")[2], entry.path.upper()
+    is_document = entry.path in _DOCUMENTS or upper.startswith(("LICENSE", "LICENCE", "NOTICE"))
+    kind = WEIGHT if entry.path.endswith(".safetensors") else DOC if is_document else WEIGHT_CONFIG
     metadata = {"name": name, "mode": FILE_MODE, "uid": 0, "gid": 0, "size": entry.size}
     # A regular file is 0 in tar's terms ('0'), and no time is the same everywhere.
     metadata |= {"mtime": "1970-01-01T00:00:00Z", "typeflag": ord("0")}
     return {
-        "mediaType": _media_type(entry.path),
+        "mediaType": kind,
         "digest": f"sha256:{entry.sha256}",
         "size": entry.size,
         "annotations": {
@@ -92,13 +94,6 @@ def layer(entry: FileEntry) -> Document:
             "org.opencontainers.image.title": entry.path,
         },
     }
-
-
-def _media_type(path: str) -> str:
-    if path.endswith(".safetensors"):
-        return WEIGHT
-    name = path.upper()
-    return DOC if path in _DOCUMENTS or name.startswith(("LICENSE", "LICENCE", "NOTICE")) else WEIGHT_CONFIG
 
 
 def model_config(

@@ -39,14 +39,12 @@ settings.load_profile("fusery")
 
 @pytest.fixture(scope="session", autouse=True)
 def shared_statements() -> Iterator[None]:
-    """Databases that are opened share the statements that they compile."""
     with compiled_statements.statements_shared():
         yield
 
 
 @pytest.fixture(scope="session", autouse=True)
 def documents_checked() -> Iterator[None]:
-    """What commands print in this process is held against their schemas."""
     with printed_documents.checked():
         yield
 
@@ -60,7 +58,6 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """Collect what a worker saw."""
     printed_documents.HELD.update(getattr(node, "workeroutput", {}).get("held", ()))
 
 
@@ -80,7 +77,6 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.fixture(scope="session")
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated and closed SQLite file, to be copied."""
     path = tmp_path_factory.mktemp("template") / "fusery.db"
     migrate(f"sqlite:///{path}")
     return path
@@ -98,7 +94,6 @@ def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tracking(mlflow_template: Path, tmp_path: Path) -> str:
-    """Where MLflow tracks: a database of its own, with no run in it."""
     place = tmp_path / "tracking" / "mlflow.db"
     place.parent.mkdir()
     place.write_bytes(mlflow_template.read_bytes())
@@ -107,14 +102,12 @@ def tracking(mlflow_template: Path, tmp_path: Path) -> str:
 
 @pytest.fixture(scope="session")
 def postgres_admin() -> Iterator[str]:
-    """The URL of a database on a real server, through which others are made."""
     with postgres_server() as url:
         yield url
 
 
 @pytest.fixture(scope="session")
 def postgres_databases(postgres_admin: str) -> Iterator[PostgresDatabases]:
-    """Databases on that server."""
     databases = PostgresDatabases(postgres_admin, migrate)
     yield databases
     if "TEST_POSTGRES_URL" in os.environ:  # our own server goes as a whole
@@ -122,7 +115,6 @@ def postgres_databases(postgres_admin: str) -> Iterator[PostgresDatabases]:
 
 
 def migrate(url: str) -> None:
-    """Give a database the schema, and leave no connection behind."""
     database = Database.open(url)
     schema.upgrade(database)
     database.close()
@@ -130,7 +122,6 @@ def migrate(url: str) -> None:
 
 @pytest.fixture
 def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
-    """The URL of a migrated, empty SQLite database."""
     path = tmp_path / "database" / "fusery.db"
     path.parent.mkdir()
     shutil.copyfile(sqlite_template, path)
@@ -139,14 +130,12 @@ def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
 
 @pytest.fixture
 def postgres_url(postgres_databases: PostgresDatabases) -> Iterator[str]:
-    """The URL of a migrated, empty PostgreSQL database."""
     url = postgres_databases.take()
     yield url
     postgres_databases.give_back(url)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run the tests of some rooms once on each database."""
     room = metafunc.definition.path.parent.relative_to(Path(__file__).parent).as_posix()
     chosen = (mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
     if "database_url" in metafunc.fixturenames and room in ON_EACH_DATABASE and "database_url" not in chosen:
@@ -162,7 +151,6 @@ def database_url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
-    """A migrated, empty database, on the backends of `database_url`."""
     opened = Database.open(database_url)
     yield opened
     opened.close()

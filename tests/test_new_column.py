@@ -47,7 +47,6 @@ FIELD = """    customer: str | None = column(
 
 
 def change(root: Path) -> None:
-    """Add the column."""
     insert(
         root / "registry/tables/adapters.py",
         ('    "created_at",\n', '    "customer",\n'),
@@ -67,14 +66,12 @@ def change(root: Path) -> None:
 
 
 def table(text: str) -> list[list[str]]:
-    """Return the rows of a printed table, with its titles."""
     titles, _, *rows = text.splitlines()
     return [line.split() for line in (titles, *rows)]
 
 
 @pytest.fixture
 def fusery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
-    """Run commands of the changed copy, in the test's folder."""
     monkeypatch.setenv("FUSERY_USER", "tester")
     monkeypatch.setenv("COLUMNS", "400")
     monkeypatch.chdir(tmp_path)

@@ -44,7 +44,6 @@ with Registry.open() as registry:
 
 
 def change(root: Path) -> None:
-    """Add the operation."""
     insert(
         root / "registry/api/aliases.py",
         ('    @operation("approver", writes=True)\n    @runs("releases.promote:', METHOD),

@@ -61,12 +61,10 @@ print("\\n".join(documents()))
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the sources; not to be changed."""
     return source_copy.copy_sources(tmp_path_factory.mktemp("parts") / "tree")
 
 
 def fusery(tree: Path, folder: Path, lines: str, program: str = SESSION) -> subprocess.CompletedProcess[str]:
-    """Run commands one after the other with the sources of a tree."""
     environment = {**os.environ, "PYTHONPATH": str(tree), "FUSERY_REGISTRY": str(folder / "home")}
     return subprocess.run(
         [sys.executable, "-P", "-c", program],

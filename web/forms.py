@@ -116,10 +116,17 @@ class Form:
     def run(self, registry: Registry, given: Mapping[str, str]) -> Any:
         """Run the operation, and return its record."""
         values = {field.name: field.value(given.get(field.name, "")) for field in self.fields}
-        if self.method == "approve":
-            _require_alias(registry, values)
-        elif self.method == "amend":
-            values = _amendment(values)
+        if self.method == "approve":  # a misspelled approval would have no effect
+            names = registry.aliases.names_for(values["reference"])
+            alias = values["alias"].rpartition("#")[2]
+            if alias not in {name.partition("#")[2] for name in names}:
+                hint = f"choose from {', '.join(names[:10])}" if names else "set rules for it first"
+                raise BadInputError(f"unknown alias {alias[:100]!r}", hint=hint)
+        elif self.method == "amend":  # an empty note, and tags without a value, are cleared
+            note, tags = values["note"] or None, values["tags"]
+            clear = ["note"] * (note is None) + [f"tag.{name}" for name, value in tags.items() if not value]
+            tags = {name: value for name, value in tags.items() if value}
+            values |= {"note": note, "tags": tags, "clear": clear}
         try:
             done = self.operation.method(getattr(registry, self.resource.NAME), **values)
         except AliasGuardedError as error:
@@ -152,23 +159,6 @@ FORMS: Sequence[Form] = (
 )
 
 BY_NAME: Mapping[str, Form] = {form.name: form for form in FORMS}
-
-
-def _require_alias(registry: Registry, values: Mapping[str, Any]) -> None:
-    """Refuse an unknown alias: a misspelled approval would have no effect."""
-    names = registry.aliases.names_for(values["reference"])
-    alias = values["alias"].rpartition("#")[2]
-    if alias not in {name.partition("#")[2] for name in names}:
-        hint = f"choose from {', '.join(names[:10])}" if names else "set rules for it first"
-        raise BadInputError(f"unknown alias {alias[:100]!r}", hint=hint)
-
-
-def _amendment(values: Mapping[str, Any]) -> dict[str, object]:
-    """Return the arguments of an amendment: an empty note, and tags without a value, are cleared."""
-    note, tags = values["note"] or None, values["tags"]
-    clear = ["note"] * (note is None) + [f"tag.{name}" for name, value in tags.items() if not value]
-    tags = {name: value for name, value in tags.items() if value}
-    return {**values, "note": note, "tags": tags, "clear": clear}
 
 
 def _pairs(text: str) -> dict[str, str]:

@@ -219,19 +219,14 @@ class Guard:
         headers = Headers(scope=scope)
         if refused := objection(headers, self._hosts):
             error = HostError(str(refused), hint="--allow-host NAME, where that is its name")
-        elif _from_other_site(scope["method"], headers):
+        elif headers.get("sec-fetch-site") in ("cross-site", "same-site") and (
+            scope["method"] not in ("GET", "HEAD") or headers.get("sec-fetch-mode") != "navigate"
+        ):  # it sends more than a reader who follows a link
             error = HostError("a page of another site sent this request")
         else:
             await self._app(scope, receive, sent)
             return
         await refusal(Request(scope), error)(scope, receive, sent)
-
-
-def _from_other_site(method: str, headers: Headers) -> bool:
-    """Return whether a page of another site sends more than a reader who follows a link."""
-    if headers.get("sec-fetch-site") not in ("cross-site", "same-site"):
-        return False
-    return method not in ("GET", "HEAD") or headers.get("sec-fetch-mode") != "navigate"
 
 
 class Slots:

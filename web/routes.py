@@ -29,7 +29,6 @@ from .auth import (
     NOBODY,
     Auth,
     NotSignedInError,
-    Principal,
     RefusedTokenError,
     TooOftenError,
     peer_of,
@@ -135,20 +134,17 @@ class Routes:
                 name = principal.name
                 _require_rate(self._rate, f"name {name}" if name else f"peer {peer_of(request)}")
             request.state.principal = principal
-            if role is not None:
-                _require_role(principal, role)
+            if role is not None and principal.role is None:
+                raise NotSignedInError(
+                    "this needs a token", hint="fusery admin token create NAME --role reader"
+                )
+            if role is not None and not principal.may(role):
+                raise RoleError(
+                    f"{principal.name} has the role of {principal.role}, and this needs {role}",
+                    hint=f"ask an admin for a token with the role of {role}",
+                )
 
         return guard
-
-
-def _require_role(principal: Principal, role: Role) -> None:
-    if principal.role is None:
-        raise NotSignedInError("this needs a token", hint="fusery admin token create NAME --role reader")
-    if not principal.may(role):
-        raise RoleError(
-            f"{principal.name} has the role of {principal.role}, and this needs {role}",
-            hint=f"ask an admin for a token with the role of {role}",
-        )
 
 
 def _require_rate(limit: RateLimit, client: str) -> None:

@@ -125,7 +125,12 @@ def serve_pages(
     except ModuleNotFoundError as error:
         raise MissingExtraError("the registry in a browser", "web") from error
     if tls is not None:
-        _require_pair(tls)
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(tls.certificate, tls.key, password="")
+        except (OSError, ValueError) as error:
+            raise BadInputError(
+                f"{tls.certificate} and {tls.key} are not a certificate and its key", hint="two PEM files"
+            ) from error
     registry.upkeep.log(limit=1)  # an unreadable registry is an error now, and not on the first page
     registry.workspace.database.outage_seconds = OUTAGE_SECONDS
     try:
@@ -159,29 +164,16 @@ def serve_pages(
     return 0
 
 
-def _require_pair(tls: Tls) -> None:
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(tls.certificate, tls.key, password="")
-    except (OSError, ValueError) as error:
-        raise BadInputError(
-            f"{tls.certificate} and {tls.key} are not a certificate and its key", hint="two PEM files"
-        ) from error
-
-
 def _end_what_is_left() -> None:
     """End the process while a page is still being made: Python would wait for its thread, and pages only read."""
     end = time.monotonic() + 1
-    while any(_at_work()):
+    while any(thread.name.startswith("AnyIO worker") for thread in threading.enumerate()):
         if time.monotonic() > end:
             logging.shutdown()
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(0)
         time.sleep(0.02)
-
-
-def _at_work() -> Iterator[threading.Thread]:
-    return (each for each in threading.enumerate() if each.name.startswith("AnyIO worker"))
 
 
 @contextmanager

@@ -15,7 +15,6 @@ from fusery.registry.charts.heat_map import heat_map, heat_map_picture
 from fusery.registry.errors import BadInputError, UnknownReferenceError
 from fusery.registry.provenance.drawing import svg
 from fusery.registry.records.adapter import Adapter
-from fusery.registry.records.fused import FusedDetails
 from fusery.registry.records.graph import Graph, Node
 from fusery.storage.secrets import masked
 
@@ -108,8 +107,12 @@ def alias_sheet(registry: Registry, task: str, name: str, offset: int = 0) -> Sh
 
 def fused_sheet(registry: Registry, key: str) -> Sheet:
     """Return a fused model, with the fidelity of each module."""
-    found = registry.fused.fidelity(key)
-    return Sheet("fused.html.j2", found, {"picture": _map_of(found)})
+    found, picture = registry.fused.fidelity(key), None
+    with suppress(BadInputError):  # it has no fidelity
+        drawn = heat_map(found.to_dict(), ())
+        if len(drawn.layers) * len(drawn.rows) <= CELLS and (drawn.rows or drawn.outside):
+            picture = heat_map_picture("map", drawn)
+    return Sheet("fused.html.j2", found, {"picture": picture})
 
 
 def lineage_sheet(registry: Registry, reference: str) -> Sheet:
@@ -167,13 +170,3 @@ def _link(node: Node) -> str | None:
     pages = {"base": ("bases", node.name), "fused": ("fused", node.digest)}
     found = pages.get(node.kind)
     return None if found is None else f"/{found[0]}/{segment(found[1])}"
-
-
-def _map_of(found: FusedDetails) -> Markup | None:
-    """Return the fidelity map of a fused model; None if it has too many modules, or no fidelity."""
-    try:
-        drawn = heat_map(found.to_dict(), ())
-    except BadInputError:
-        return None
-    few = len(drawn.layers) * len(drawn.rows) <= CELLS
-    return heat_map_picture("map", drawn) if few and (drawn.rows or drawn.outside) else None

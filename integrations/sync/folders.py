@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fusery.registry.adapters.files import CONFIG, PEFT_WEIGHTS, WEIGHTS
 from fusery.registry.adapters.render import FORM_FILES, Form
@@ -58,7 +59,10 @@ def write_adapter(
             bundle.copy(source.adapters[0].files)
         else:
             write_plain(source, bundle, base_name)
-        bundle.write(RECORD, sealed_bytes(_record(source, bundle), bundle.manifest()))
+        record = bundle_record(source, TARGET, None)
+        files = [entry.to_dict() for entry in bundle.manifest()]
+        record["adapters"] = [{**record["adapters"][0], "path": ".", "files": files}]
+        bundle.write(RECORD, sealed_bytes(record, bundle.manifest()))
         return bundle.manifest()
 
 
@@ -71,38 +75,31 @@ def write_plain(source: BundleSource, bundle: BundleFolder, base_name: str | Non
     return len(served.plain.modules)
 
 
-def _record(source: BundleSource, bundle: BundleFolder) -> dict[str, Any]:
-    record = bundle_record(source, TARGET, None)
-    files = [entry.to_dict() for entry in bundle.manifest()]
-    return {**record, "adapters": [{**record["adapters"][0], "path": ".", "files": files}]}
-
-
 def recorded_adapter(data: bytes) -> tuple[str, Manifest] | None:
     """Return the adapter's digest and the files that a `fusery.json` claims; None if it is not ours."""
     with suppress(FuseryError, KeyError, TypeError, ValueError, IndexError, AttributeError):
         record = parse_json(data, RECORD)
         (adapter,) = record["adapters"]
         if record["target"] == TARGET and record[CHECKSUM] == checksum_of(record):
-            listed = [_entry(each) for each in record["contents"]]
+            listed = [
+                FileEntry(safe_relative_path(file["path"]), int(file["size"]), parse_digest(file["sha256"]))
+                for file in record["contents"]
+            ]
             return parse_digest(adapter["digest"]), Manifest.of(listed)
     return None
-
-
-def _entry(told: Any) -> FileEntry:
-    return FileEntry(safe_relative_path(told["path"]), int(told["size"]), parse_digest(told["sha256"]))
 
 
 _OURS = frozenset((CONFIG, PEFT_WEIGHTS, WEIGHTS, RECORD))
 _BESIDE = ".fusery-"  # in the names of temporary folders
 
 
-class AdapterFolders:
+class AdapterFolders(ABC):
     """What folders on this machine and in a bucket have in common."""
 
     def __init__(self, workspace: Workspace, form: Form, base_name: str | None, text: str) -> None:
         self._workspace, self._form, self._base_name, self.text = workspace, form, base_name, text
 
-    def require_base(self, desired: Desired) -> None:
+    def require_base(self, desired: Desired) -> None:  # noqa: B027
         """Take adapters of any bases: whoever reads the folders chooses."""
 
     def bring(self, name: str, digest: str, *, announce: Callable[[], None]) -> None:
@@ -122,22 +119,22 @@ class AdapterFolders:
         """Return what is said of another thing under an adapter's name."""
         return "something else has its name there: other bytes, or without its fusery.json"
 
+    @abstractmethod
     def _may_give_way(self, name: str) -> bool:
         """Tell whether what has a name now may be what was brought."""
-        raise NotImplementedError
 
-    def sweep(self, stay: Collection[str]) -> None:
+    def sweep(self, stay: Collection[str]) -> None:  # noqa: B027
         """Remove what is left of interrupted commands."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027
         """Hang up; a folder is no connection."""
 
-    def _make_room(self) -> None:
+    def _make_room(self) -> None:  # noqa: B027
         """Make what the folders lie in, where it has to be made."""
 
+    @abstractmethod
     def _place(self, name: str) -> Place:
         """Return where an adapter's folder is."""
-        raise NotImplementedError
 
 
 class DiskFolders(AdapterFolders):
@@ -207,14 +204,19 @@ class DiskFolders(AdapterFolders):
         if path.is_symlink() or not record.is_file():
             return Standing(None, brought=False)
         with opened(record) as file:
-            told = recorded_adapter(file.read(MOST_RECORD) or b"")
-        if told is None:
+            recorded = recorded_adapter(file.read(MOST_RECORD) or b"")
+        if recorded is None:
             return Standing(None, brought=False)
-        digest, manifest = told
+        digest, manifest = recorded
         if {entry.path for entry in manifest} - {RECORD} != set(FORM_FILES[self._form]):
             return Standing(None, brought=True)  # as another kind of server takes it
-        if self._base_name and not _is_for(path / CONFIG, self._base_name):
-            return Standing(None, brought=True)
+        if self._base_name:
+            # vLLM's resolver passes over adapters whose configuration names another base.
+            named = None
+            with suppress(StorageError):
+                named = read_object(path / CONFIG).get("base_model_name_or_path")
+            if named != self._base_name:
+                return Standing(None, brought=True)
         states = folder_state(path) or {}
         if self._proven.get(path.name) != (states, digest):
             listed = {entry.path: entry for entry in manifest if entry.path != RECORD}
@@ -295,10 +297,10 @@ class BucketFolders(AdapterFolders):
         with self._workspace.cache.scratch() as scratch:
             path = scratch / RECORD
             self._tree.fetch(f"{name}/{RECORD}", sizes[RECORD], path)
-            told = recorded_adapter(path.read_bytes())
-        if told is None:
+            recorded = recorded_adapter(path.read_bytes())
+        if recorded is None:
             return Standing(None, brought=False)
-        digest, manifest = told
+        digest, manifest = recorded
         listed = {entry.path: entry.size for entry in manifest}
         there = {inner: size for inner, size in sizes.items() if inner != RECORD}
         return Standing(digest if there == listed else None, brought=True)
@@ -321,11 +323,3 @@ def folders_at(
     if path is None:
         return BucketFolders(workspace, text, base_name, place)
     return DiskFolders.at(workspace, path, base_name, place)
-
-
-def _is_for(config: Path, base_name: str) -> bool:
-    """Tell whether an adapter's configuration calls its base so: vLLM's resolver passes over all others."""
-    try:
-        return bool(read_object(config).get("base_model_name_or_path") == base_name)
-    except StorageError:
-        return False

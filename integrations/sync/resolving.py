@@ -17,19 +17,18 @@ from pathlib import Path
 
 import platformdirs
 
+from fusery.registry import Registry
 from fusery.registry.bundles.delivery import LocalFolder
 from fusery.registry.bundles.writing import BundleFolder
 from fusery.registry.documents import document_bytes
 from fusery.registry.errors import BadInputError, UnknownReferenceError
 from fusery.registry.names import Reference
-from fusery.registry.workspace.settings import Settings
-from fusery.registry.workspace.workspace import Workspace
 from fusery.storage.digest import digest_file, digest_json
 from fusery.storage.errors import FuseryError, StorageError
 from fusery.storage.failures import os_failures
 from fusery.storage.jsonfile import read_object
 
-from .sources import AdapterSource, Found, OwnRegistry, RegistryOverHttp
+from .sources import AdapterSource, Found
 
 LOG = logging.getLogger(__name__)
 
@@ -91,12 +90,18 @@ class Resolver:
         The server calls its base `base_called`, a hub id or a folder; limits are None if they are unknown.
         """
         reference = self._reference(asked)
-        if reference is None or self._is_unknown(asked):
+        with self._lock:
+            since = self._unknown.get(asked)
+        if reference is None or (since is not None and time.monotonic() - since < UNKNOWN_SECONDS):
             return None
         try:
             found = self._source.look(reference)
         except UnknownReferenceError:
-            self._note_unknown(asked)
+            with self._lock:
+                while len(self._unknown) >= MOST_UNKNOWN:
+                    del self._unknown[next(iter(self._unknown))]
+                self._unknown.pop(asked, None)
+                self._unknown[asked] = time.monotonic()
             return None
         try:
             self._require_servable(found, base_called)
@@ -135,18 +140,6 @@ class Resolver:
                 " name or for TASK@VERSION, or resolve aliases before the server"
             )
         return None
-
-    def _is_unknown(self, asked: str) -> bool:
-        with self._lock:
-            since = self._unknown.get(asked)
-            return since is not None and time.monotonic() - since < UNKNOWN_SECONDS
-
-    def _note_unknown(self, asked: str) -> None:
-        with self._lock:
-            while len(self._unknown) >= MOST_UNKNOWN:
-                del self._unknown[next(iter(self._unknown))]
-            self._unknown.pop(asked, None)
-            self._unknown[asked] = time.monotonic()
 
     def _require_servable(self, found: Found, base_called: str) -> None:
         if found.yanked is not None:
@@ -279,9 +272,9 @@ def resolver_of_environment(environment: Mapping[str, str], via: str, place: str
         raise BadInputError(f"{variable} is {aliases[:40]!r}", hint=f"{variable}=pin, or unset it")
     said = environment.get("FUSERY_SERVED_FILES")
     folder = Path(said).expanduser() if said else Path(platformdirs.user_cache_dir("fusery")) / "served"
-    at, url = environment.get("FUSERY_SERVED_AT") or place, environment.get("FUSERY_SERVER")
+    at = environment.get("FUSERY_SERVED_AT") or place
     return Resolver(
-        RegistryOverHttp(url) if url else OwnRegistry(Workspace(Settings.load())),
+        AdapterSource(Registry.open(environment.get("FUSERY_SERVER"))),
         folder.absolute(),
         place="" if at == "-" else at,
         via=via,

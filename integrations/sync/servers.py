@@ -11,8 +11,7 @@ import os
 import shlex
 import socket
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -255,16 +254,15 @@ class ModelServer:
         url, key = self._client.url, self._client.token
         if key and key.encode() in data:
             raise ServerRefusedError(f"{url} repeats the key among the names of its models")
-        with _reading(url):
+        try:
             answer = parse_json(data, "the list of models")
-            told = answer["data"]
-            if len(told) > _MOST:
+            cards = answer["data"]
+            if len(cards) > _MOST:
                 raise ServerRefusedError(f"{url} names more than {_MOST:,} models")
-            ours = any(each.get("owned_by") == "fusery" for each in told)
             if self._kind.form != "mlx":
-                if ours:
+                if any(card.get("owned_by") == "fusery" for card in cards):
                     raise ServerRefusedError(f"{url} is fusery's own server", hint=f"--to fusery={url}")
-                return _listed_by_others(told)
+                return _listed_by_others(cards)
             if "loads" not in answer:
                 raise ServerRefusedError(
                     f"{url} is no server of fusery's", hint="--to vllm=URL, or sglang=URL"
@@ -274,14 +272,18 @@ class ModelServer:
                     f"{url} refuses adapters from requests",
                     hint=f"it has to be started with --adapters-from FOLDER, and with keys, {KEY} be one of loads = true",
                 )
-            return _listed_by_ours(told)
+            return _listed_by_ours(cards)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ServerRefusedError(
+                f"{url}/v1/models answers what no server of models does", hint="is that its address?"
+            ) from error
 
 
-def _listed_by_others(told: list[Any]) -> Listed:
+def _listed_by_others(cards: list[Any]) -> Listed:
     """Read the cards of vLLM and SGLang: an adapter has a parent, and as its root the folder it was loaded from."""
     bases, adapters = set(), {}
-    for each in told:
-        name, root, parent = _text(each["id"]), each.get("root"), each.get("parent")
+    for card in cards:
+        name, root, parent = _text(card["id"]), card.get("root"), card.get("parent")
         if parent is None:
             bases |= {name} | ({root} if isinstance(root, str) else set())
         else:
@@ -292,28 +294,17 @@ def _listed_by_others(told: list[Any]) -> Listed:
     return Listed(frozenset(bases), None, adapters)
 
 
-def _listed_by_ours(told: list[Any]) -> Listed:
+def _listed_by_ours(cards: list[Any]) -> Listed:
     """Read the cards of our server: what answers a name is in `versions`, and an adapter's own name leads to itself."""
     bases, adapters, digest = set(), {}, None
-    for each in told:
-        name, root = _text(each["id"]), _text(each["root"])
+    for card in cards:
+        name, root = _text(card["id"]), _text(card["root"])
         bases.add(root)
         if name == root:
-            digest = each["digest"]
-        elif each["versions"] == [name]:
-            adapters[name] = (None, each["digest"])
+            digest = card["digest"]
+        elif card["versions"] == [name]:
+            adapters[name] = (None, card["digest"])
     return Listed(frozenset(bases), digest, adapters)
-
-
-@contextmanager
-def _reading(url: str) -> Iterator[None]:
-    """What is read of an answer has the form that it should have."""
-    try:
-        yield
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ServerRefusedError(
-            f"{url}/v1/models answers what no server of models does", hint="is that its address?"
-        ) from error
 
 
 def _place(kind: str, address: ServerAddress) -> str:
@@ -324,10 +315,10 @@ def _place(kind: str, address: ServerAddress) -> str:
     return f"{kind}={address.url.lower()}"
 
 
-def _text(told: Any) -> str:
-    if not isinstance(told, str):
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
         raise TypeError("no text")
-    return told
+    return value
 
 
 def _some(names: Collection[str]) -> str:

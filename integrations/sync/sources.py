@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fusery.registry.adapters.finding import WHOLE
 from fusery.registry.adapters.render import FORM_FILES, render_peft
@@ -19,15 +19,8 @@ from fusery.registry.records.bases import architecture_of
 from fusery.registry.records.references import resolve_adapter
 from fusery.registry.records.renderings import rendering_of
 from fusery.registry.records.withdrawals import standing_yank
-from fusery.registry.releases.deployments import (
-    end_deployments,
-    list_deployments,
-    record_deployment,
-    record_refusal,
-)
 from fusery.registry.remote.blobs import download
 from fusery.registry.remote.documents import AdapterDocument, BaseDocument
-from fusery.registry.remote.server import server_at
 from fusery.storage.digest import Digest
 from fusery.storage.processes import temporary_folder
 
@@ -35,7 +28,7 @@ from .folders import write_plain
 from .plan import WantedBase
 
 if TYPE_CHECKING:
-    from fusery.registry.workspace.workspace import Workspace
+    from fusery.registry import Registry
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,61 +42,28 @@ class Found:
     documents: tuple[AdapterDocument, BaseDocument] | None = None
 
 
-class OwnRegistry:
-    """A registry whose database and store can be reached."""
+class AdapterSource:
+    """A registry, here or on a server, from which model servers take adapters; downloaded bytes are hashed."""
 
-    def __init__(self, workspace: Workspace) -> None:
-        """Take its parts."""
-        self._workspace = workspace
-
-    def look(self, reference: str) -> Found:
-        """Return what a reference means now."""
-        with self._workspace.database.read() as session:
-            row = resolve_adapter(session, reference)
-            yank = standing_yank(session, row)
-            reason = yank.reason if yank is not None else None
-            return Found(row.name, row.digest, WantedBase.of(row.base), reason)
-
-    def write(self, found: Found, bundle: BundleFolder, base_name: str) -> int:
-        """Write its files, fetched from the store."""
-        with adapters_source(self._workspace, [found.name], "peft", with_base=False) as (source, _):
-            return write_plain(source, bundle, base_name)
-
-    def record(self, found: Found, place: str, via: str) -> None:
-        """Record that it runs somewhere from now on."""
-        record_deployment(self._workspace, f"adapter:{found.name}", place, via=via)
-
-    def refuse(self, found: Found, place: str, via: str, reason: str) -> None:
-        """Record that it was asked for somewhere, and not served."""
-        record_refusal(self._workspace, f"adapter:{found.name}", place, reason=reason, via=via)
-
-    def end(self, place: str, via: str, reason: str) -> None:
-        """Record that what ran somewhere does not any more."""
-        if list_deployments(self._workspace, place=place, via=via):
-            end_deployments(self._workspace, [place], reason=reason, via=via)
-
-    def close(self) -> None:
-        """Let go of its parts."""
-        self._workspace.close()
-
-
-class RegistryOverHttp:
-    """A registry behind `fusery server`; its bytes are hashed."""
-
-    def __init__(self, url: str, *, insecure: bool = False) -> None:
-        """Name it; the token is the environment's."""
-        self._server = server_at(url, insecure=insecure)
+    def __init__(self, registry: Registry) -> None:
+        """Take an open registry."""
+        self._registry = registry
 
     def look(self, reference: str) -> Found:
-        """Return what a reference means now."""
-        package = ServerRegistry(self._server).package(reference)
+        """Return the adapter that a reference names now."""
+        if (server := self._registry.server) is None:
+            with self._registry.workspace.database.read() as session:
+                row = resolve_adapter(session, reference)
+                yank = standing_yank(session, row)
+                return Found(row.name, row.digest, WantedBase.of(row.base), yank.reason if yank else None)
+        package = ServerRegistry(server).package(reference)
         check_package(package)
         if not package.adapter or package.fused:
-            raise CheckFailedError(f"{self._server.url} answers with something else than an adapter")
+            raise CheckFailedError(f"{server.url} answers with something else than an adapter")
         adapter = package.adapter[-1]
-        base = next((each for each in package.base if each.digest == adapter.base_digest), None)
+        base = next((row for row in package.base if row.digest == adapter.base_digest), None)
         if base is None:
-            raise CheckFailedError(f"{self._server.url} answers without the base model of {adapter.name}")
+            raise CheckFailedError(f"{server.url} answers without the base model of {adapter.name}")
         declared = base.config.get("_name_or_path")
         called = {*adapter.base_names, *base.names, *([declared] if isinstance(declared, str) else [])}
         wanted = WantedBase(base.name, base.digest, frozenset(called), base.manifest)
@@ -111,8 +71,14 @@ class RegistryOverHttp:
         return Found(adapter.name, adapter.digest, wanted, yanked, (adapter, base))
 
     def write(self, found: Found, bundle: BundleFolder, base_name: str) -> int:
-        """Write its files, fetched from the server."""
-        assert found.documents is not None
+        """Write the files of an adapter; return how many modules it changes."""
+        server = self._registry.server
+        if server is None or found.documents is None:
+            with adapters_source(self._registry.workspace, [found.name], "peft", with_base=False) as (
+                source,
+                _,
+            ):
+                return write_plain(source, bundle, base_name)
         adapter, on = found.documents
         if any(finding.code == WHOLE for finding in adapter.findings):
             raise BadInputError(
@@ -124,7 +90,7 @@ class RegistryOverHttp:
         with temporary_folder("adapter") as folder:
             paths = {entry.path: folder / entry.sha256 for entry in adapter.files}
             for entry in adapter.files:
-                download(self._server, entry, paths[entry.path], folder, None)
+                download(server, entry, paths[entry.path], folder, None)
             files = render_peft(paths, base, folder / "peft", expected=expected)
             kept = Files({name: files[name] for name in FORM_FILES["peft"]}, rendering_of(files, "peft"))
             facts = without_places({"name": found.name, "digest": found.digest})
@@ -135,24 +101,17 @@ class RegistryOverHttp:
             return write_plain(source, bundle, base_name)
 
     def record(self, found: Found, place: str, via: str) -> None:
-        """Have it recorded under the token's name."""
-        self._ask("record", reference=f"adapter:{found.name}", place=place, via=via)
+        """Record that an adapter runs somewhere from now on."""
+        self._registry.deployments.record(f"adapter:{found.name}", place, via=via)
 
     def refuse(self, found: Found, place: str, via: str, reason: str) -> None:
-        """Have it recorded that it was asked for somewhere, and not served."""
-        self._ask("refuse", reference=f"adapter:{found.name}", place=place, reason=reason, via=via)
+        """Record that an adapter was requested somewhere, and not served."""
+        self._registry.deployments.refuse(f"adapter:{found.name}", place, reason=reason, via=via)
 
     def end(self, place: str, via: str, reason: str) -> None:
-        """Have it recorded that nothing of this server's runs there any more."""
-        self._ask("end", places=[place], reason=reason, via=via)
-
-    def _ask(self, operation: str, **arguments: Any) -> None:
-        self._server.ask(f"deployments/{operation}", arguments, Any, writes=True)
+        """Record that nothing of this server runs at a place any more."""
+        self._registry.deployments.end([place], reason=reason, via=via)
 
     def close(self) -> None:
-        """Hang up."""
-        self._server.close()
-
-
-AdapterSource = OwnRegistry | RegistryOverHttp
-"""A registry, as a server sees it that asks for adapters."""
+        """Close the registry."""
+        self._registry.close()

@@ -145,20 +145,17 @@ class _Sync:
     _brought: Mapping[str, str] = field(init=False)
     _objection: BadInputError | None = None
 
-    def _desired(self) -> Desired:
+    def _plan(self) -> tuple[SyncStep, ...]:
         request, deployments = self.request, self.registry.deployments
-        if request.nothing:
-            return Desired({})
         chosen: Sequence[str] = ()
         if request.where is not None or request.task is not None:
             listed = self.registry.adapters.list(where=request.where, task=request.task)
             chosen = [adapter.name for adapter in listed]
-        with deployments.here(*request.references, *chosen) as (workspace, _):
-            return desired(workspace, request.references, chosen)
-
-    def _plan(self) -> tuple[SyncStep, ...]:
-        self._wanted = self._desired()
-        deployments = self.registry.deployments
+        if request.nothing:
+            self._wanted = Desired({})
+        else:
+            with deployments.here(*request.references, *chosen) as (workspace, _):
+                self._wanted = desired(workspace, request.references, chosen)
         self._brought = {
             each.name: each.digest
             for each in deployments.list(place=self.destination.text, via=VIA)
@@ -184,14 +181,19 @@ class _Sync:
         steps = self._plan()
         if self._objection is not None:
             raise self._objection
-        return self._told([self._step(step, reason=self._why(step)) for step in steps])
+        return self._synced([self._step(step, reason=self._why(step)) for step in steps])
 
     def run(self) -> Synced:
         """Do it."""
         done: list[SyncStep] = []
-        steps = self._plan()
+        steps, wanted = self._plan(), self._wanted
         # An alias that was moved to what is yanked, or is refused, leaves what it meant before in service.
-        held_up = any(self._is_unmet(step) for step in steps)
+        held_up = any(
+            bool(wanted.references.get(step.adapter))
+            if step.adapter in wanted.withdrawn
+            else step.act == "blocked" and step.adapter in wanted.adapters
+            for step in steps
+        )
         for step in steps:
             if step.act in ("load", "replace"):
                 done.append(self._bring(step))
@@ -205,19 +207,9 @@ class _Sync:
                 done.append(self._step(step, reason=self._why(step), done=step.act == "record"))
         if self._objection is not None:
             raise self._objection
-        self.destination.sweep(
-            {
-                *self._wanted.adapters,
-                *(each.adapter for each in done if each.act == "unload" and not each.done),
-            }
-        )
-        return self._told(done)
-
-    def _is_unmet(self, step: SyncStep) -> bool:
-        """Tell whether a step is about something that somebody asked for and does not get."""
-        if step.adapter in self._wanted.withdrawn:
-            return bool(self._wanted.references.get(step.adapter))
-        return step.act == "blocked" and step.adapter in self._wanted.adapters
+        left = (step.adapter for step in done if step.act == "unload" and not step.done)
+        self.destination.sweep({*wanted.adapters, *left})
+        return self._synced(done)
 
     def _bring(self, step: SyncStep) -> SyncStep:
         name, wanted = step.adapter, self._wanted.adapters[step.adapter]
@@ -297,8 +289,8 @@ class _Sync:
         references = self._wanted.references.get(step.adapter, ())
         return replace(step, references=references, reason=reason and reason[:_REASON], done=done)
 
-    def _told(self, steps: list[SyncStep]) -> Synced:
-        base = next((each.base.name for each in self._wanted.adapters.values()), None)
+    def _synced(self, steps: list[SyncStep]) -> Synced:
+        base = next((adapter.base.name for adapter in self._wanted.adapters.values()), None)
         return Synced(place=self.destination.text, base=base, steps=tuple(steps))
 
 

@@ -33,16 +33,20 @@ class FormCost(Record):
     kind: Kind = described(
         "`base`; `adapter`: base with the adapter put on; `resident`: the same with more adapters in memory; `fused`"
     )
-    label: str = described("its name")
+    label: str = described("its name", heading="form")
     precision: str | None = described("precision of a fused model, in words")
-    fidelity: Held | None = described("fidelity of a fused model")
+    fidelity: Held | None = described("fidelity of a fused model", heading="retained")
     adapters: int = described("how many are in memory")
-    bytes: int = described("size in bytes of all weights that it takes")
-    error: str | None = described("why it could not be measured, in one sentence")
-    load_seconds: float | None = described("until the model is in memory")
-    first_token_seconds: float | None = described("until the first token is there")
-    tokens_per_second: float | None = described("that are written")
-    peak_bytes: float | None = described("the most memory that its process took")
+    bytes: int = described("size in bytes of all weights that it takes", heading="weights", kind="size")
+    error: str | None = described("why it could not be measured, in one sentence", heading="note", free=True)
+    load_seconds: float | None = described("until the model is in memory", heading="load", form="{:.2f} s")
+    first_token_seconds: float | None = described(
+        "until the first token is there", heading="first token", form="{:.3f} s"
+    )
+    tokens_per_second: float | None = described("that are written", heading="tokens/s")
+    peak_bytes: float | None = described(
+        "the most memory that its process took", heading="peak memory", kind="size"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,15 +220,22 @@ class ProbeReport(Record):
     a: ProbedModel = described("the model to compare with")
     b: ProbedModel = described("the other")
     prompts: int = described("how many")
-    tokens: int = described("how many were scored, in all prompts")
+    tokens: int = described("how many were scored, in all prompts", unit="token", words=", {} scored")
     kl: float = described(
-        "mean over the tokens of the divergence of b's prediction from a's, KL(a || b), in nats"
+        "mean over the tokens of the divergence of b's prediction from a's, KL(a || b), in nats",
+        title="KL(a || b)",
     )
-    kl_p99: float = described("99 of 100 tokens have less")
-    top1_agreement: float = described("share of the tokens for which both find the same token most likely")
-    loss_a: float = described("mean of -log p of the text's own next token, in nats")
-    loss_b: float = described("the same of b")
-    loss_base: float | None = described("the same of the base, where it was asked; else None")
+    kl_p99: float = described("99 of 100 tokens have less", words=" nats a token, 99 % below {}")
+    top1_agreement: float = described(
+        "share of the tokens for which both find the same token most likely",
+        title="same next token",
+        kind="share",
+    )
+    loss_a: float = described("mean of -log p of the text's own next token, in nats", title="loss of a")
+    loss_b: float = described("the same of b", words=", of b {}")
+    loss_base: float | None = described(
+        "the same of the base, where it was asked; else None", words=", of the base {}"
+    )
     gain_kept: float | None = described(
         "what share of the fall in loss from the base to a is in b; None where that has no meaning"
     )

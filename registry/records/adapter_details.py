@@ -120,18 +120,22 @@ class TrainingRun(Record):
     """Where an adapter's weights are from."""
 
     checkpoint: int | None = described("the iteration that was registered")
-    chosen: str = described("`best`, `last` or by number", choices=("best", "last", "iteration"))
-    best: Measured | None = described("the iteration with the lowest validation loss")
+    chosen: str = described(
+        "`best`, `last` or by number", choices=("best", "last", "iteration"), words=" ({})"
+    )
+    best: Measured | None = described("the iteration with the lowest validation loss", brief=True)
     last: Measured = described("the last one that was validated")
-    state: str = described("how the run ended", choices=("finished", "stopped", "unknown"))
+    state: str = described("how the run ended", title="run", choices=("finished", "stopped", "unknown"))
     source: str = described("what says so", choices=("record", "log", "config"))
-    started_at: datetime | None = described("when it began")
-    seconds: float | None = described("duration in seconds")
-    trained_tokens: int | None = described("number of tokens that it was trained on", most=LARGE)
-    peak_memory: int | None = described("bytes", most=LARGE)
-    git: Commit | None = described("the code")
-    machine: Mapping[str, object] | None = described("processor, cores, memory and system")
-    versions: Mapping[str, str] | None = described("versions of the packages")
+    started_at: datetime | None = described("when it began", words=", began {}")
+    seconds: float | None = described("duration in seconds", form="{:,.1f} s", words=", {}")
+    trained_tokens: int | None = described(
+        "number of tokens that it was trained on", unit="token", words=", {}", most=LARGE
+    )
+    peak_memory: int | None = described("bytes", kind="size", words=", peak memory {}", most=LARGE)
+    git: Commit | None = described("the code", brief=True)
+    machine: Mapping[str, object] | None = described("processor, cores, memory and system", brief=True)
+    versions: Mapping[str, str] | None = described("versions of the packages", brief=True)
     arguments: Mapping[str, object] | None = described("arguments of the trainer")
     dataset_files: tuple[Mapping[str, object], ...] | None = described("path, size and digest of each")
 

@@ -90,15 +90,21 @@ class CalibrationReport(Record):
     base: str = described("name of the base")
     digest: str = described("digest of the calibration")
     prompts: str = described("`built-in`, or the name of the file it was made from")
-    tokens: int = described("number that were read")
-    rank: int = described("most directions stored per input")
-    bytes: int = described("size of its file")
+    tokens: int = described("number that were read", unit="token", words=", {}")
+    rank: int = described("most directions stored per input", title="directions of each input")
+    bytes: int = described("size of its file", title="size", kind="size")
     engine: str = described("which mlx-lm ran the base")
     created: bool = described("whether it is new")
     seconds: float = described("duration in seconds")
-    adapter: str | None = described("adapter whose fused model's scales were learned", default=None)
-    before: float | None = described("nats per token from base + adapter", default=None)
-    after: float | None = described("the same with what was learned; None if it existed", default=None)
+    adapter: str | None = described(
+        "adapter whose fused model's scales were learned", title="for", brief=True, default=None
+    )
+    before: float | None = described(
+        "nats per token from base + adapter", words=" nats a token, and {} before", default=None
+    )
+    after: float | None = described(
+        "the same with what was learned; None if it existed", title="off by", brief=True, default=None
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,6 @@ BASE = "tiny-4bit"
 
 
 def test_the_page_shows_what_was_measured() -> None:
-    """docs/precision.md has the tables of results/policies.json, and no others."""
     rows = json.loads(policies.RESULTS.read_text(encoding="utf-8"))["rows"]
     page = (ROOT / "docs" / "precision.md").read_text(encoding="utf-8")
     assert MARKS[0] in page

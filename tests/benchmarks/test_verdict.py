@@ -15,13 +15,11 @@ BASE = "tiny-4bit"
 
 
 def row(kept: float, *, gain: float = 2.0, **figures: float) -> thresholds.Row:
-    """A row as the study writes it, with this share of the gain kept."""
     return {"gain": gain, "kept": kept, "excess": gain * (1 - kept), **figures}
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A tiny base in 4 bits and an adapter of the task `facts`; the study's cases are those of this adapter."""
     base = tiny_models.make_base(tmp_path / "bases" / BASE, bits=4, group_size=32)
     adapter = tiny_models.make_adapter(tmp_path / "adapters" / "random", base, update=0.1)
     path = adapter / "adapter_config.json"
@@ -33,7 +31,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, thresholds.Row]:
-    """Run the study as a user does; return its rows by precision."""
     rows = folder / "rows.jsonl"
     options = ["--bases", folder / "bases", "--adapters", folder / "adapters", "--rows", rows, "--samples", 3]
     monkeypatch.setattr(sys, "argv", ["verdict.py", *map(str, options)])
@@ -44,7 +41,6 @@ def run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, thresholds.R
 def test_measures_weights_and_behaviour_and_measures_no_case_twice(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What is dequantised behaves as base + adapter; a second run finds everything measured."""
     rows = run(folder, monkeypatch)
     assert sorted(rows) == ["dequantize", "dither", "keep"]
     assert rows["dequantize"]["retained"] == pytest.approx(1, abs=0.01)
@@ -58,22 +54,7 @@ def test_measures_weights_and_behaviour_and_measures_no_case_twice(
     assert (folder / "rows.jsonl").read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    ("kept", "gain", "expected"),
-    [
-        (1.0, 2.0, "PASS"),
-        (0.94, 2.0, "DEGRADED"),
-        (0.91, 0.2, "PASS"),
-        (0.49, 2.0, "LOST"),
-    ],
-)
-def test_behaviour_is_judged_by_the_gain_kept_or_a_near_loss(kept: float, gain: float, expected: str) -> None:
-    """A loss within 0.02 nats passes, whatever the share."""
-    assert thresholds.by_loss(row(kept, gain=gain)) == expected
-
-
 def test_thresholds_that_separate_the_rows_make_no_mistake() -> None:
-    """Fitted to rows where the figure says it all, the table of confusion is diagonal."""
     rows = [
         row(kept, retained=retained)
         for kept, retained in ((1.0, 0.9), (0.97, 0.8), (0.8, 0.5), (0.6, 0.4), (0.2, 0.1))

@@ -32,18 +32,6 @@ def test_a_backup_is_restored_and_holds_no_secret(
     assert not [path for path in files if CANARY.encode() in path.read_bytes()]
 
 
-def test_another_partys_backup_is_pulled(stocked: Fusery) -> None:
-    assert stocked("admin", "backup", "saved").code == 0
-    refused = stocked("--registry", "new", "admin", "restore", "saved")
-    assert (refused.code, "pull '*' --from" in refused.err) == (2, True)
-    assert stocked("--registry", "new", "pull", "*", "--from", "saved").code == 0
-    names = [
-        [each["name"] for each in stocked(*home, "list", "--json").json]
-        for home in ((), ("--registry", "new"))
-    ]
-    assert names[0] == names[1]
-
-
 def test_refusals(stocked: Fusery, tmp_path: Path) -> None:
     (tmp_path / "other" / "sub").mkdir(parents=True)
     (tmp_path / "other" / "sub" / "config.json").write_text("{}")

@@ -25,31 +25,6 @@ def _here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FUSERY_CLUSTER", raising=False)
 
 
-@pytest.mark.slow
-def test_all_are_fused_and_found_done_the_second_time(stocked: Fusery) -> None:
-    def chosen(*words: str) -> list[str]:
-        ran = stocked(*ALL, "--json", *words)
-        assert ran.code == 0
-        return [document["adapter"] for document in ran.json]
-
-    assert chosen("--where", "val_loss < 0.5") == [SECOND]
-    assert chosen("--where", "rank > 4000") == []
-    assert chosen("--task", "course_rec", "--where", "version = 1") == [FIRST]
-    stocked("admin", "cache", "prune", "0")
-    first, second = (stocked(*ALL, "--json") for _ in range(2))
-    assert (first.code, second.code) == (0, 0)
-    assert [document["adapter"] for document in first.json] == [FIRST, SECOND]
-    assert [document["cached"] for document in first.json + second.json] == [False, False, True, True]
-    one = stocked("fuse", FIRST, "--json").json
-    assert one.keys() == second.json[0].keys()
-    assert one["digest"] == second.json[0]["digest"]
-    for words in (("audit",), ("audit", "--all", "--jobs", "2")):
-        ran = stocked(*words, "--json")
-        assert (ran.code, ran.json["ok"], ran.json["checked"]["adapter"]) == (0, True, 2)
-    stocked("yank", FIRST, "--reason", "bad")
-    assert chosen() == [SECOND]
-
-
 def test_one_failure_does_not_stop_the_others(stocked: Fusery) -> None:
     assert stocked(*ALL, "--with", f"{FIRST}:nan").code == 2
     files = stocked("show", FIRST, "--json").json["files"]

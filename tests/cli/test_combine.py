@@ -2,38 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
 from fixture_types import Fusery
 
-from fusery.cli import compare
-from fusery.registry.comparison import methods
-
 from .conftest import require_refusals
-
-KEYS = {
-    "name", "sources", "recipe", "modules", "retained", "relative_error", "least_module", "least_retained", "bytes",
-    "dry_run",
-}  # fmt: skip
-
-
-@pytest.mark.slow
-def test_combine_for_people_scripts_and_once_more(stocked: Fusery) -> None:
-    assert compare.METHODS == methods.METHODS
-    words = ("combine", "course_rec@1", "course_rec@2", "--weights", "0.7,0.3")
-    assert stocked(*words, "--dry-run").out.startswith("Nothing was made")
-    before = stocked(*words, "--dry-run", "--json").json
-    assert before.keys() == KEYS
-    assert (before["name"], before["dry_run"]) == (None, True)
-    made = stocked(*words, "--json").json
-    assert made.keys() == KEYS | {"adapter"}
-    assert made["adapter"]["created"] is True
-    assert (made["name"], made["dry_run"]) == (made["adapter"]["name"], False)
-    assert all(made[key] == before[key] for key in KEYS - {"name", "dry_run"})
-    again = stocked(*words)
-    assert again.out.startswith(f"Already registered: {made['name']}")
-    assert "course_rec_v1_20260115 x 0.7, course_rec_v2_20260201 x 0.3" in again.out
-    assert stocked(*words, "-q").out.split() == [made["name"]]
-    assert "svd, rank 8, weights 0.7, 0.3, fusery " in stocked("show", made["name"]).out
 
 
 def test_refusals_register_nothing(stocked: Fusery) -> None:

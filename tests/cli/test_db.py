@@ -44,24 +44,3 @@ def test_every_command_asks_for_the_upgrade(older: Fusery, tmp_path: Path) -> No
         "problem",
         "fusery admin db upgrade",
     )
-
-
-@pytest.mark.slow
-def test_hints_lead_from_an_empty_database_to_a_registry(fusery: Fusery) -> None:
-    """Each hint is typed until nothing is wrong any more."""
-    for upgrade_first in (False, True):
-        here = ("--registry", f"home{upgrade_first}")
-        if upgrade_first:
-            ran = fusery(*here, "admin", "db", "upgrade")
-            assert (ran.code, f"Next: fusery {' '.join(here)} admin init" in ran.err) == (0, True)
-        typed = []
-        for words in (["list"], ["audit"], ["doctor"]):
-            while (ran := fusery(*here, *words)).code:
-                printed = ran.out if words == ["doctor"] else ran.err
-                line = next(line for line in printed.splitlines() if "Hint: fusery " in line)
-                typed.append(line.partition("Hint: ")[2])
-                assert fusery(*typed[-1].split()[1:]).code == 0
-                assert len(typed) < 5, typed
-        assert typed == [f"fusery {' '.join(here)} admin init"]
-        again = fusery(*here, "admin", "db", "upgrade")
-        assert (again.out.startswith("Already at"), again.err) == (True, "")

@@ -77,49 +77,6 @@ def test_files_that_hold_no_results_are_refused(stocked: Fusery, tmp_path: Path)
     assert stocked("log", "-q").out == before
 
 
-@pytest.mark.slow
-def test_columns_filters_order_and_reports(stocked: Fusery, plain: Path, tmp_path: Path) -> None:
-    stocked("eval", "record", "course_rec@1", plain)
-    stocked("eval", "record", "course_rec@2", write(tmp_path / "two.json", accuracy=0.5))
-    ran = stocked("list", "--columns", "name,metric.accuracy,metric.f1", "--sort", "metric.accuracy")
-    assert [line.split() for line in ran.out.splitlines()[2:]] == [[TWO, "0.5", "-"], [ONE, "0.91", "-"]]
-    assert stocked("list", "--where", "metric.accuracy > 0.6", "-q").out == f"{ONE}\n"
-    assert stocked("list", "--columns", "metric.a..b").code == 2
-    require_refusals(stocked, (("list", "--where", "metrics.x > 1"), "metric.NAME"))
-    found = stocked("diff", "course_rec", "--json").json["differs"]
-    assert found["metric.accuracy (courses/test)"] == [0.91, None]
-    assert "measured" in stocked("show", "course_rec@1").out
-    assert stocked("ui", "course_rec@1", "--save", "page.html").code == 0
-    page = (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert ("Evaluations" in page, "0.91" in page) == (True, True)
-    assert stocked("get", "course_rec@1", "out").code == 0
-    metadata = json.loads((tmp_path / f"out/adapters_{ONE}/adapter_metadata.json").read_text("utf-8"))
-    [row] = metadata["fusery"]["facts"]["evaluations"]
-    assert (row["metric"], row["value"], "by" in row) == ("accuracy", 0.91, False)
-
-
-def test_a_rule_about_a_metric(stocked: Fusery, plain: Path) -> None:
-    words = ("--metric", "accuracy >= 0.9 on courses/test", "--metric", "loss within 0.1")
-    assert stocked("alias", "rules", "set", "prod", *words, "--json").json["rules"]["metrics"] == {
-        "accuracy": {"at_least": 0.9, "dataset": "courses", "split": "test"},
-        "loss": {"within": 0.1},
-    }
-    stocked("alias", "rules", "set", "prod", *words[:2])
-    assert stocked("promote", "course_rec@1", "prod").code == 3
-    stocked("eval", "record", "course_rec@1", plain)
-    assert stocked("promote", "course_rec@1", "prod").code == 0
-    assert stocked("alias", "rules", "set", "prod", "--metric", "accuracy > 1").code == 2
-
-
-@pytest.mark.slow
-def test_a_loss_is_measured_and_recorded(stocked: Fusery, tmp_path: Path) -> None:
-    (tmp_path / "q.txt").write_text("The ferry leaves at seven.\n", encoding="utf-8")
-    words = ("eval", "run", "course_rec@1", "--prompts", "q.txt", "--json")
-    ran = stocked(*words)
-    assert (ran.code, [each["metric"] for each in ran.json["recorded"]]) == (0, ["probe.loss", "probe.gain"])
-    assert stocked(*words).json["recorded"] == []
-
-
 def test_a_metric_of_another_split_is_not_compared(stocked: Fusery, plain: Path, tmp_path: Path) -> None:
     stocked("eval", "record", "course_rec@1", plain)
     two = write(tmp_path / "two.json", accuracy=0.5, dataset="courses", split="dev")

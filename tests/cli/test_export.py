@@ -8,17 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import peft_folders
 import pytest
 import tiny_models
 from fixture_types import Fusery
 
 from .conftest import require_refusals
-
-
-def digests(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
 
 FACTS = (
     "name", "task", "version", "date", "digest", "method", "rank", "alpha", "scale", "layers", "target_modules",
@@ -59,30 +53,6 @@ def test_what_an_exported_folder_holds(stocked: Fusery, exported: Path) -> None:
     assert oct((exported / "README.md").stat().st_mode)[-3:] == "644"
 
 
-@pytest.mark.slow
-def test_an_export_is_repeated_only_where_it_destroys_nothing(
-    stocked: Fusery, exported: Path, tmp_path: Path
-) -> None:
-    words = ("get", "course_rec@1", tmp_path / "out")
-    before = digests(exported)
-    assert stocked(*words, "--json").json["existed"] is True
-    assert stocked(*words, "-q").out == f"{exported}\n"
-    assert stocked("register", exported, "-q").out == "course_rec_v1_20260115\n"
-    assert stocked("register", exported, "--json").json["created"] is False
-    (exported / "README.md").write_text("my own words")
-    require_refusals(stocked, (words, "already_exists"), (words, "--force"))
-    assert (exported / "README.md").read_text() == "my own words"
-    assert stocked(*words, "--force").code == 0
-    assert (digests(exported), list((tmp_path / "out").iterdir())) == (before, [exported])
-    bundle = stocked("show", "course_rec@1", "--json").json["bundles"][-1]
-    assert (bundle["target"], bundle["path"]) == ("adapter-mlx", str(exported))
-    nodes = stocked("lineage", "course_rec@1", "--json").json["nodes"]
-    assert "bundle" in {node["kind"] for node in nodes}
-    assert stocked("audit").code == 0
-    (exported / "adapters.safetensors").write_bytes(b"changed")
-    assert stocked("audit").code == 1
-
-
 def add_elsewhere(fusery: Fusery, base: Path, name: str = "tiny") -> None:
     """Add a base to another registry."""
     assert fusery(*HOME, "base", "add", base, "--name", name).code == 0
@@ -99,32 +69,6 @@ def test_another_registry_reads_it_back(stocked: Fusery, exported: Path, tiny_ba
     [row] = stocked(*HOME, "list", "--json").json
     assert row["base"] == name
     assert stocked(*HOME, "audit").code == 0
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("form", ["mlx", "peft"])
-def test_the_other_form_is_on_record_and_knows_its_adapter(
-    stocked: Fusery, tmp_path: Path, tiny_base: Path, form: str
-) -> None:
-    folder = peft_folders.make_peft(tmp_path / "peft", tiny_base, base_model_name_or_path="tiny")
-    assert stocked("register", folder, "--base", "tiny", "--task", "theirs", "--date", "20260301").code == 0
-    reference = "theirs@1" if form == "mlx" else "course_rec@1"
-    made = stocked("get", reference, tmp_path / "out", "--format", form, "--json").json
-    assert (made["format"], made["rendered"]) == (form, True)
-    shown = stocked("show", reference, "--json").json
-    files = {file["path"]: file["sha256"] for file in made["files"]}
-    assert [rendering["format"] for rendering in shown["renderings"]] == [form]
-    assert ("adapters.safetensors" in files) == (form == "mlx")
-    assert ("adapter_model.safetensors" in files) == (form == "peft")
-    known = stocked("register", made["path"], "--json")
-    assert (known.code, known.json["created"], known.json["name"]) == (0, False, shown["name"])
-    forms = [line for line in stocked("show", reference).out.splitlines() if line.startswith("format")]
-    assert f"{form} (rendered)" in forms[0]
-    add_elsewhere(stocked, tiny_base)
-    require_refusals(stocked, ((*HOME, "register", made["path"]), "computed from"))
-    # A rendering is an adapter like any other to somebody who wants it.
-    (Path(made["path"]) / "adapter_metadata.json").unlink()
-    assert stocked(*HOME, "register", made["path"], "--base", "tiny", "--task", "own").code == 0
 
 
 def edited(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], object]:

@@ -50,36 +50,6 @@ def small(fusery: Fusery, small_home: Path, tmp_path: Path) -> Fusery:
     return fusery
 
 
-@pytest.mark.slow
-def test_fuse_explains_a_lost_fuse_and_gives_a_hint(small: Fusery) -> None:
-    options = ("--as", "keep", "--accept-loss", "--with", "two@1:0.5", "-o", "scale=10")
-    ran = small("fuse", "one@1", *options)
-    assert "LOST" in ran.out
-    (note,) = [line for line in ran.err.splitlines() if line.startswith("LOST: ")]
-    command = note[note.index("fusery show ") :]
-    assert "LOST: " in small("fuse", "one@1", *options).err, "also from the cache"
-    assert "LOST: " not in small("fuse", "one@1").err
-    advised = small(*shlex.split(command)[1:], "--json")
-    assert (advised.code, advised.json["scale"], advised.json["with"][0]["weight"]) == (0, 10, 0.5)
-
-
-@pytest.mark.slow
-def test_as_json_as_names_and_as_a_picture(small: Fusery, tmp_path: Path) -> None:
-    key = small("fuse", "one@1", "--json").json["key"]
-    ran = small("show", "--fidelity", key[:10], "--json")
-    assert (ran.code, ran.err, ran.json["key"]) == (0, "", key)
-    modules = ran.json["fidelity"]["modules"]
-    assert len(modules) == 14
-    assert modules[0].keys() >= {"module", "norm", "retained", "cosine", "relative_error"}
-    assert small("show", "--fidelity", "one@1", "-q").out == f"{key}\n"
-    ran = small("show", "--fidelity", "one@1", "--plot", "a.svg", "-q")
-    assert (ran.code, ran.out) == (0, f"{tmp_path / 'a.svg'}\n")
-    assert (tmp_path / "a.svg").read_text(encoding="utf-8").startswith("<?xml")
-    small("fuse", "one@1", "-o", "scale=3")
-    require_refusals(small, ("show --fidelity one@1 --plot a.svg", "--force"))
-    assert small("show", "--fidelity", "one@1", "--plot", "a.svg", "--force").code == 0
-
-
 def test_formats_are_compared(small: Fusery, tmp_path: Path) -> None:
     before = sorted((tmp_path / "home" / "cache").rglob("*"))
     ran = small("show", "--fidelity", "one@1", "--formats")

@@ -99,22 +99,6 @@ def test_explain(fused: Fusery, tmp_path: Path) -> None:
     assert "adapters.safetensors" in fused("admin", "cache", "explain", model["key"]).out
 
 
-@pytest.mark.slow
-def test_exit_codes_of_a_repair(stocked: Fusery, tmp_path: Path) -> None:
-    files = stocked("show", "course_rec@1", "--json").json["files"]
-    digest = next(file["sha256"] for file in files if file["path"] == "adapters.safetensors")
-    assert stocked("audit", "--repair").code == 0
-    next((tmp_path / "home" / "store").rglob(digest)).unlink()
-    found = stocked("audit")
-    assert (found.code, f"needed by: adapter {FIRST}" in found.out) == (1, True)
-    assert "Next: fusery audit --repair" in found.err
-    assert stocked("audit", "--repair").code == 1
-    mended = stocked("audit", "--repair", "--from", tmp_path / "first")
-    assert (mended.code, "1 repaired, no problems left." in mended.out) == (0, True)
-    assert stocked("audit").code == 0
-    assert stocked("audit", "--from", tmp_path).code == 2
-
-
 def test_durations_and_sizes() -> None:
     durations = {"0": 0, "90": 90, "90s": 90, "15m": 900, "24h": 86400, "1.5 d": 129600}
     assert {text: parse_duration(text) for text in durations} == durations

@@ -38,22 +38,6 @@ def test_a_changed_model_is_named(stocked: Fusery, fused: Path, tmp_path: Path) 
     assert {file["path"] for file in document["files"]} >= {"model.safetensors", "config.json"}
 
 
-@pytest.mark.slow
-def test_a_stranger_exits_with_one_and_an_evicted_model_with_three(
-    stocked: Fusery, fused: Path, tmp_path: Path
-) -> None:
-    stranger = tiny_models.make_base(tmp_path / "stranger", seed=9)
-    ran = stocked("identify", stranger)
-    assert (ran.code, ran.out.splitlines()[0][:8]) == (1, "unknown:")
-    assert stocked("identify", stranger, "--json").json["matches"] == []
-    other = tiny_models.make_adapter(tmp_path / "other", stranger, seed=3)
-    assert stocked("identify", other).code == 1
-    assert stocked("fuse", "course_rec@1", "--as", "keep", "--accept-loss").code == 0
-    assert stocked("admin", "cache", "prune", "0", "-y").code == 0
-    ran = stocked("identify", tiny_models.make_base(tmp_path / "another", seed=10))
-    assert (ran.code, "not compared with course_rec_v1_20260115" in ran.out) == (3, True)
-
-
 def test_hostile_files(stocked: Fusery, tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(b"GGUF\x03\0\0\0")
     require_refusals(stocked, ("identify x.gguf", "x.gguf"), ("identify nowhere", "not_found"))

@@ -29,20 +29,6 @@ def test_options_arrive_and_modules_are_counted(stocked: Fusery, tmp_path: Path)
     assert (sizes[0] < sizes[1], larger.json["layout"]["tensors"]) == (True, 39)
 
 
-@pytest.mark.slow
-def test_a_base_that_servers_do_not_find_is_told_of(stocked: Fusery) -> None:
-    """The registry's name of a base means nothing to a hub."""
-    words = ("materialize", "course_rec@1", "served", "--target", "vllm")
-    done = stocked(*words)
-    assert (done.code, "-o base_name=" in done.err, "BASE_MODEL=FOLDER sh " in done.err) == (0, True, True)
-    assert stocked(*words, "--json").json["unfound_base"] == "tiny"
-    for words in (("vllm", "-o", "base_name=org/Tiny"), ("vllm", "--fused"), ("llamacpp",), ("adapters",)):
-        done = stocked("materialize", "course_rec@1", f"{words[0]}{len(words)}", "--target", *words)
-        assert done.code == 0
-        assert "is not in the bundle" not in done.err
-        assert "BASE_MODEL" not in done.err
-
-
 def test_a_cluster_is_told_where_the_adapters_are(stocked: Fusery, tmp_path: Path) -> None:
     words = ("materialize", "course_rec@1", "out", "--target", "k8s")
     require_refusals(

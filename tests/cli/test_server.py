@@ -13,9 +13,7 @@ import printed_documents
 import pytest
 from certificates import certificate
 from page_server import ask
-from programs import free_port, running
-from waiting import wait_until
-from webhook_receiver import Receiver, up
+from programs import running
 
 from .conftest import Fusery, require_refusals
 
@@ -74,26 +72,3 @@ def test_refusals(fusery: Fusery, tmp_path: Path) -> None:
         ("--certificate none.pem --key none.pem", "none.pem"),
     )
     require_refusals(fusery, *((f"server --port 0 {words}", named) for words, named in cases))
-
-
-@pytest.mark.slow
-@pytest.mark.timing
-def test_it_delivers_webhooks_while_it_runs(fusery: Fusery, tmp_path: Path) -> None:
-    assert fusery("admin", "init").code == 0
-    receiver = Receiver(free_port())
-    private = {"FUSERY_WEBHOOK_SECRET": "0123456789abcdef" * 4, "FUSERY_WEBHOOK_PRIVATE": "1"}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in private.items():
-            patch.setenv(name, value)
-        added = fusery(
-            "admin", "webhook", "add", receiver.url, "--on", "token.*", "--name", "ci", "--allow-private"
-        )
-    assert added.code == 0, added.err
-    words = ("server", "--port", "0", "--json")
-    with up(receiver), running(tmp_path / "home", *words, **private) as (process, _):
-        assert fusery("admin", "token", "create", "one", "--role", "reader").code == 0
-        wait_until(lambda: len(receiver.requests) == 1)
-        assert receiver.requests[0].document["type"] == "token.created"
-        process.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=60)
-        assert (process.returncode, said) == (0, "")

@@ -127,13 +127,6 @@ COLOURED = (("list",), ("lineage", "course_rec@2"), ("--help",), ("list", "--hel
 
 
 @pytest.mark.slow
-def test_colours_are_for_terminals(busy: Fusery) -> None:
-    listed, *_ = shown_on(80, *COLOURED)
-    assert listed.startswith(f"{ESCAPE}[1mname ")
-    assert ESCAPE in shown_on(80, ("list",), env={"NO_COLOR": ""})[0]
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "env", [{"NO_COLOR": "0"}, {"NO_COLOR": "1", "FORCE_COLOR": "1"}, {"TERM": "dumb"}], ids=str
 )

@@ -107,22 +107,6 @@ def test_short_runs(ready: Fusery, folder: Path, monkeypatch: pytest.MonkeyPatch
     assert (ran.code, "none --base NAME" in ran.err) == (130, False), "nothing was saved"
 
 
-@pytest.mark.slow
-def test_a_continued_run(ready: Fusery, folder: Path) -> None:
-    words = ("train", "-q", "--base", "tiny", "--task", "cats")
-    # mlx-lm writes over the file that it goes on from.
-    resume = ("--resume-adapter-file", "run/adapters.safetensors", "--seed", "7")
-    for version, more in ((3, ()), (4, resume)):
-        ran = ready(*words, "--version", str(version), "--", *TRAIN, "--iters", "4", *more)
-        assert (ran.code, ran.out[:8]) == (0, f"cats_v{version}_"), ran.err
-    first, second = ready("list", "--json").json
-    assert (first["parent"], second["parent"]) == (None, first["name"])
-    naming = ("--base", "tiny", "--task", "cats", "--version", "3")
-    taken = ready("train", "--json", *naming, "--", *TRAIN, "--adapter-path", "again")
-    assert (taken.code, taken.json["error"]["code"]) == (2, "already_exists")
-    assert not (folder / "again").exists(), "it is refused before"
-
-
 def test_refusals_come_before_the_training(ready: Fusery, folder: Path) -> None:
     named = "--base tiny --task t"
     for options, changed, said in (
@@ -153,27 +137,6 @@ def test_refusals_come_before_the_training(ready: Fusery, folder: Path) -> None:
 
 def without_model(words: list[str]) -> list[str]:
     return words[: words.index("--model")] + words[words.index("--model") + 2 :]
-
-
-@pytest.mark.slow
-def test_the_base_is_the_model_unless_another_is_named(ready: Fusery, folder: Path) -> None:
-    """mlx-lm's own default is a model that nobody named; the base's bytes are in the store, and no folder is needed."""
-    assert ready("base", "add", "tiny", "--name", "cats-base").code == 0
-    (folder / "tiny").unlink()
-    words = ("--task", "cats", "-q", "--", *without_model(TRAIN), "--iters", "4")
-    for number, name in enumerate(("cats-base", "TINY"), 1):
-        ran = ready("train", "--base", name, *words, "--seed", str(number), "--adapter-path", f"run{number}")
-        assert (ran.code, ran.out[:8]) == (0, f"cats_v{number}_"), ran.err
-        view = ready("show", f"cats@{number}", "--json").json
-        assert (view["base"], view["findings"]) == ("tiny", [])
-        assert json.loads((folder / f"run{number}" / "adapter_config.json").read_text())["model"] == "tiny"
-    named = ready(
-        "train", "--base", "tiny", *words, "--model", "cats-base", "--seed", "9", "--adapter-path", "run9"
-    )
-    assert (named.code, named.out[:8]) == (0, "cats_v3_"), named.err
-    digest = ready("base", "show", "tiny", "--json").json["digest"]
-    tested = ready("train", "--base", digest[:12], "--", "--test", "--data", "data", "--adapter-path", "run1")
-    assert (tested.code, "Test set not found" in tested.err) == (1, True)  # the model was found and loaded
 
 
 @pytest.mark.slow

@@ -28,23 +28,6 @@ def test_the_best_with_a_word_when_it_is_not_the_last(stocked: Fusery, run: Path
     assert stocked("check", run, *WORDS, "--checkpoint", "200", "--json").json["findings"] == []
 
 
-@pytest.mark.slow
-def test_the_curve_is_shown_and_drawn(stocked: Fusery, run: Path, tmp_path: Path) -> None:
-    stocked("register", run, *WORDS)
-    shown = stocked("show", "t@1")
-    assert "▁" in shown.out
-    assert "checkpoint  400 (best); best 400 with validation loss 1.2; last 600 with 1.5" in shown.out
-    view = stocked("show", "t@1", "--json").json
-    assert [point["iteration"] for point in view["curve"]] == [1, 200, 400]
-    for name in ("curve.png", "curve.svg"):
-        assert stocked("show", "t@1", "--plot", name, "-q").out == f"{tmp_path / name}\n"
-        assert (tmp_path / name).stat().st_size > 1000
-    first = (tmp_path / "curve.svg").read_bytes()
-    again = stocked("show", "t@1", "--plot", "curve.svg", "--force")
-    assert (again.code, again.out.splitlines()[1].split()) == (0, ["picture", str(tmp_path / "curve.svg")])
-    assert (tmp_path / "curve.svg").read_bytes() == first
-
-
 def test_refusals(stocked: Fusery, run: Path, tmp_path: Path) -> None:
     (run / "train.log").rename(tmp_path / "elsewhere.log")
     register = f"register {run} {' '.join(WORDS)}"

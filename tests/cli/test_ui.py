@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import signal
 import socket
 import sqlite3
@@ -16,12 +15,9 @@ import printed_documents
 import pytest
 from fixture_types import Fusery
 from page_server import ask
-from programs import MAIN, running
+from programs import running
 
 from .conftest import require_refusals
-
-SLOW = f"import time, fusery.registry.api.fused as b; b.Bases.list = lambda self: time.sleep(60); {MAIN}"
-"""A registry whose page of base models takes a minute."""
 
 
 @pytest.mark.slow
@@ -52,15 +48,6 @@ def test_refusals(fusery: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     monkeypatch.delitem(sys.modules, "fusery.registry.runtime.http_server", raising=False)
     require_refusals(fusery, ("ui --no-browser", "[web]"))
-
-
-@pytest.mark.slow
-@pytest.mark.timing
-def test_the_address_is_printed_for_people(fusery: Fusery, tmp_path: Path) -> None:
-    assert fusery("admin", "init").code == 0
-    with running(tmp_path / "home", "ui", "--no-browser") as (_, line):
-        assert re.search(r" http://127\.0\.0\.1:\d+/enter/[\w-]{43};", line)
-        assert line.endswith("; Ctrl-C ends it.\n")
 
 
 def test_a_page(stocked: Fusery, tmp_path: Path) -> None:

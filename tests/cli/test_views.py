@@ -165,7 +165,7 @@ def test_what_is_printed(
         ("a bench", benches(), lambda found: evaluations.print_bench(session, found)),
         ("a base", bases(), lambda view: _facts(session, view)),
         ("an audit", audits(), lambda found: audit._tell(session, found[0], hint=found[1])),
-        ("a webhook", hooks(), lambda hook: trust.show(session, hook)),
+        ("a webhook", hooks(), lambda hook: trust._show(session, hook)),
     ):
         for record in records:  # type: ignore[attr-defined]
             view(record)

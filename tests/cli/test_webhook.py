@@ -22,40 +22,6 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FUSERY_WEBHOOK_PRIVATE", "1")
 
 
-@pytest.mark.timing
-@pytest.mark.slow
-def test_from_adding_to_delivery(stocked: Fusery) -> None:
-    receiver = Receiver(free_port())
-    words = ("--on", "alias.*", "--task", "course_*", "--name", "ci", "--allow-private")
-    made = stocked("admin", "webhook", "add", receiver.url, *words)
-    assert made.code == 0
-    assert made.out.startswith(f"ci gets alias.* of course_*, at {receiver.url}.\n")
-    key = made.out.split()[-1]
-    assert stocked("admin", "webhook", "key", "ci").out.strip() == key
-    assert stocked("admin", "webhook", "key", "ci", "--json").json == {"name": "ci", "key": key}
-    assert "Nothing is due." in stocked("admin", "webhook", "deliver").err
-    stocked("alias", "set", "course_rec@1", "prod")
-    stocked("alias", "set", "course_rec@2", "prod", "--reason", "better")
-    failed = stocked("admin", "webhook", "deliver")
-    assert failed.code == 1
-    assert failed.out.startswith("ci: 0 events delivered; nothing listens at its port; next attempt ")
-    shown = stocked("admin", "webhook", "show", "ci")
-    assert {"state         failing", "waiting       2"} <= set(shown.out.splitlines())
-    assert stocked("admin", "webhook", "list", "-q").out == "ci\n"
-    assert "nothing listens" in stocked("admin", "webhook", "list").out
-    with up(receiver):
-        tried = stocked("admin", "webhook", "retry", "ci", "--json").json
-        assert (tried["state"], tried["waiting"], tried["error"]) == ("active", 0, None)
-        assert [each.document["data"]["detail"]["reason"] for each in receiver.requests] == ["", "better"]
-        stocked("alias", "rollback", "course_rec#prod")
-        done = stocked("admin", "webhook", "deliver", "ci", "--json")
-        assert (done.code, done.json[0]["delivered"]) == (0, [receiver.taken[-1]])
-    removed = stocked("admin", "webhook", "remove", "ci", "--reason", "not needed")
-    assert removed.out == "ci gets nothing any more.\n"
-    assert "There is no webhook." in stocked("admin", "webhook", "list").err
-    assert stocked("audit").code == 0
-
-
 def test_refusals(stocked: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
     require_refusals(
         stocked,

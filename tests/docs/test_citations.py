@@ -19,13 +19,12 @@ CODE = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py
 PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md"))]
 PAGE = re.compile(r"\bdocs/[\w./-]*\w\.md\b")
 DECISION = re.compile(r"\b[Dd]ecision (\d+)\b")
-CITING = re.compile(r"docs/|[Dd]ecision|`fusery\.")
+CITING = re.compile(r"docs/|[Dd]ecision")
 """What is in the text of every module whose prose cites anything: to take the prose out of the others takes ten seconds."""
 CODE_IN_A_PAGE = re.compile(r"^```.*?^```|`[^`\n]*`", re.DOTALL | re.MULTILINE)
 
 
 def wrong(text: str) -> list[str]:
-    """Return what a text cites and nobody can look up."""
     pages = [name for name in PAGE.findall(text) if not (ROOT / name).is_file()]
     numbers = {path.name[:4] for path in (ROOT / "docs" / "decisions").glob("*.md")}
     decisions = [
@@ -86,26 +85,3 @@ def test_the_index_of_internals_lists_every_page() -> None:
     folder = ROOT / "docs" / "internals"
     listed = set(re.findall(r"\]\(([\w-]+\.md)\)", (folder / "README.md").read_text(encoding="utf-8")))
     assert listed == {path.name for path in folder.glob("*.md")} - {"README.md"}
-
-
-def test_dotted_names_in_docstrings_lead_to_code() -> None:
-    """A name such as `fusery.registry.fusion.fuse.fuse` is a module, or something in one."""
-    found = {}
-    for path in CODE:
-        names = re.findall(rf"`(fusery\.(?:{'|'.join(PRODUCT)})[\w.]*)`", prose(path))
-        if bad := [name for name in names if not leads_somewhere(name)]:
-            found[str(path.relative_to(ROOT))] = bad
-    assert found == {}
-
-
-def leads_somewhere(name: str) -> bool:
-    """Tell whether a dotted name is a package, a module, or something that a module defines or passes on."""
-    place = ROOT.joinpath(*name.split(".")[1:])
-    if place.is_dir() or place.with_suffix(".py").is_file():
-        return True
-    module, attribute = place.parent, re.escape(place.name)
-    files = [file for file in (module.with_suffix(".py"), module / "__init__.py") if file.is_file()]
-    defined = re.compile(
-        rf"^(?:async def|def|class) {attribute}\b|^{attribute}\b|import .*\b{attribute}\b", re.MULTILINE
-    )
-    return any(defined.search(file.read_text(encoding="utf-8")) for file in files)

@@ -27,7 +27,6 @@ OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
 def examples(page: Path) -> Iterator[tuple[list[str], str]]:
-    """Yield the commands of a page and what they are shown to print."""
     for block in re.findall(
         r"^```console\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
     ):
@@ -69,7 +68,6 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with what the pages speak of."""
     monkeypatch.setenv("FUSERY_REGISTRY", str(tmp_path / "home"))
     monkeypatch.setenv("FUSERY_WEBHOOK_SECRET", "of whoever delivers, at least 32 letters".replace(" ", "-"))
     monkeypatch.chdir(tmp_path)
@@ -78,7 +76,6 @@ def folder(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 
 def name_the_base(adapter: Path) -> None:
-    """Let the configuration name the base as a user's would."""
     path = adapter / "adapter_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps({**config, "model": BASE}), encoding="utf-8")

@@ -22,8 +22,6 @@ MEND = "leave an empty line before a list or a table, and indent what belongs to
 
 
 class Page(HTMLParser):
-    """What stands in a page: its words, where it leads and what it loads."""
-
     def __init__(self, text: str, *, whole: bool) -> None:
         super().__init__()
         self.whole = self.inside = whole
@@ -64,12 +62,8 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site of this repository."""
-    into = tmp_path_factory.mktemp("site")
-    built = built_site.build(ROOT, into)
-    assert built.returncode == 0, built.stderr
-    return into
+def site() -> Path:
+    return built_site.whole()
 
 
 @cache
@@ -112,7 +106,6 @@ def test_every_link_leads_somewhere_and_nothing_is_loaded_from_elsewhere(site: P
 
 @pytest.fixture(scope="module")
 def versions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small site of several versions."""
     return built_site.versions(tmp_path_factory.mktemp("versions"))
 
 

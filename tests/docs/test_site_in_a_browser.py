@@ -16,13 +16,8 @@ pytestmark = [
     pytest.mark.skipif(not built_site.PYTHON.exists(), reason=built_site.MISSING),
 ]
 PAGES = (
-    "",
-    "guides/fuse/",
-    "reference/settings/",
-    "decisions/",
-    "measurements/",
-    "examples/webhooks/receiver.py/",
-)
+    "", "guides/fuse/", "reference/settings/", "decisions/", "measurements/", "examples/webhooks/receiver.py/",
+)  # fmt: skip
 LOOKS: dict[str, dict[str, Any]] = {
     "light": {"color_scheme": "light", "viewport": {"width": 1280, "height": 900}},
     "dark": {"color_scheme": "dark", "viewport": {"width": 1280, "height": 900}},
@@ -32,24 +27,17 @@ LOOKS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """A browser."""
     with browser.running() as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Where the site of this repository is."""
-    into = tmp_path_factory.mktemp("site")
-    built = built_site.build(built_site.ROOT, into)
-    assert built.returncode == 0, built.stderr
-    with built_site.serving(into) as served:
+def address() -> Iterator[str]:
+    with built_site.serving(built_site.whole()) as served:
         yield served
 
 
 class Reader:
-    """A page of a browser, what it asked for and what it complained about."""
-
     def __init__(self, chromium: Any, **look: Any) -> None:
         self.context = chromium.new_context(bypass_csp=True, **look)
         self.asked: list[str] = []
@@ -60,7 +48,6 @@ class Reader:
         self.page.on("pageerror", lambda error: self.said.append(str(error)))
 
     def ground(self) -> str:
-        """Return the colour on which the page is written."""
         colour: str = self.page.evaluate("getComputedStyle(document.body).backgroundColor")
         return colour
 

@@ -2,24 +2,67 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 import course_answers
 import llama_server
 import numpy as np
 import openai
 import pytest
-import stub_server
-import vllm_server
 from bundle_cases import course_bundles, question_tokens
 from consumers import mlx_logits
 from course_answers import NAMES
 from installation import Installation
-from programs import free_port
+from page_server import post_json
+from peft_folders import ROOT
+from programs import free_port, running_program
 
-pytestmark = [pytest.mark.timing, *vllm_server.MARKS]
+VLLM = ROOT / ".venv-vllm"
+SETTINGS = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "OMP_NUM_THREADS": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_NO_USAGE_STATS": "1",
+    "HF_HUB_OFFLINE": "1",
+}
+OPTIONS = ("--dtype", "float32", "--enforce-eager", "--max-model-len", "512", "--max-num-seqs", "4")
+STARTING = 1200
+"""Seconds until a server that does not answer is given up."""
+
+pytestmark = [
+    pytest.mark.timing,
+    pytest.mark.slow,
+    pytest.mark.skipif(not os.environ.get("FUSERY_SOAK"), reason="takes minutes to start: make soak"),
+    pytest.mark.skipif(not (VLLM / ".server").exists(), reason="vLLM's build for a CPU is not installed"),
+]
+
+
+@contextmanager
+def started(
+    command: Sequence[str | Path], port: int, log: Path, environment: Mapping[str, str]
+) -> Iterator[openai.OpenAI]:
+    """Start it by a command, to which port and options are added; yield a client, and end it."""
+    words = [*command, "--host", "127.0.0.1", "--port", str(port), *OPTIONS]
+    whole = {**SETTINGS, "PATH": f"{VLLM / 'bin'}:{os.environ['PATH']}", **environment}
+    url = f"http://127.0.0.1:{port}/v1"
+    with (
+        openai.OpenAI(base_url=url, api_key="none", timeout=300, max_retries=0) as client,
+        running_program(
+            words,
+            log,
+            client.with_options(timeout=10).models.list,
+            environment=whole,
+            how=signal.SIGTERM,
+            patience=STARTING,
+        ),
+    ):
+        yield client
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +76,7 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Installation:
 def client(shipped: Installation) -> Iterator[openai.OpenAI]:
     script = shipped.folder / "served" / "serve.sh"
     environment = {"BASE_MODEL": str(shipped.folder / "adapters" / "base")}
-    with vllm_server.started(["sh", script], free_port(), shipped.folder / "vllm.log", environment) as found:
+    with started(["sh", script], free_port(), shipped.folder / "vllm.log", environment) as found:
         yield found
 
 
@@ -76,7 +119,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Installation:
 @pytest.fixture(scope="module")
 def live_client(made: Installation) -> Iterator[openai.OpenAI]:
     base = made.folder / "adapters" / "base"
-    words = [vllm_server.VLLM / "bin" / "vllm", "serve", base, "--served-model-name", BASE, "--enable-lora"]
+    words = [VLLM / "bin" / "vllm", "serve", base, "--served-model-name", BASE, "--enable-lora"]
     environment = {
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "true",
         "VLLM_PLUGINS": "fusery",
@@ -85,7 +128,7 @@ def live_client(made: Installation) -> Iterator[openai.OpenAI]:
         "FUSERY_SERVED_FILES": str(made.folder / "served-files"),
     }
     log = made.folder / "vllm.log"
-    with vllm_server.started([*words, "--max-lora-rank", "64"], free_port(), log, environment) as found:
+    with started([*words, "--max-lora-rank", "64"], free_port(), log, environment) as found:
         yield found
 
 
@@ -108,7 +151,7 @@ def test_a_sync_loads_what_answers_as_it_should(made: Installation, live_client:
     assert answers(client, BASE) == expected[BASE]
     made.run("deploy", "sync", V1, "--to", to, "--check")
     url = f"{client.base_url}"
-    assert stub_server.post(f"{url}unload_lora_adapter", {"lora_name": V1}).status == 200
+    assert post_json(f"{url}unload_lora_adapter", "", {"lora_name": V1}).status == 200
     made.run("deploy", "sync", V1, "--to", to, "--check", code=1)
     made.run("deploy", "sync", V1, "--to", to)
     assert answers(client, V1) == expected[V1]

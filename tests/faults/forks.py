@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 _PR_SET_PTRACER = (
@@ -28,8 +28,6 @@ PATIENCE = 900.0
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a fork does, as a process of its own would."""
-
     work: Callable[..., object]
     arguments: Sequence[Any]
     environment: Mapping[str, str]
@@ -47,31 +45,28 @@ class HangsError(Exception):
 
 
 class Nursery:
-    """A process that forks; one job at a time."""
+    """A process that forks; one job at a time.  It starts with the first job."""
 
     def __init__(self, modules: Iterable[str] = (), *, forks: bool = True) -> None:
         self._modules, self._forks = sorted(modules), forks
-        self._start()
-
-    def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._requests, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, self._modules, self._forks))
-        self._process.start()
-        theirs.close()
+        self._requests: Connection | None = None
+        self._process: BaseProcess | None = None
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._requests.close()
-        self._process.join()
+    def __exit__(self, *_: object) -> None:
+        if self._requests is not None and self._process is not None:
+            self._requests.close()
+            self._process.join()
 
     def begin(self, job: Job) -> int:
-        if not self._process.is_alive():  # it did a job itself that did not end
-            self._start()
+        if self._process is None or not self._process.is_alive():  # it did a job itself that did not end
+            context = multiprocessing.get_context("spawn")
+            self._requests, theirs = context.Pipe()
+            self._process = context.Process(target=_serve, args=(theirs, self._modules, self._forks))
+            self._process.start()
+            theirs.close()
         self._requests.send(job)
         return int(self._requests.recv())
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from faults.judging import ENDS
+from faults.looking import ENDS
 from faults.tracing import Call, faults_of
 
+CLIENT, SERVER = "client", "server"
 KILL, CTRL_C = "kill -9 at an instant", "Ctrl-C at an instant"
 
 
@@ -20,10 +21,11 @@ class Point:
     fault: str
     call: Call | None = None
     share: float = 0.0
+    victim: str = CLIENT
 
     def __str__(self) -> str:
         where = f"{self.call.name} {self.call.number}" if self.call else f"{self.share:.4f} of the time"
-        return f"{self.command}, {self.fault} at {where}"
+        return f"{self.command}, {self.victim}: {self.fault} at {where}"
 
 
 @dataclass(slots=True)
@@ -35,7 +37,9 @@ class Result:
     place: Path | None = None
 
 
-def at_calls(command: str, calls: Iterable[Call], number: int, random: Random) -> list[Point]:
+def at_calls(
+    command: str, calls: Iterable[Call], number: int, random: Random, victim: str = CLIENT
+) -> list[Point]:
     """Choose so many faults at system calls, as evenly over the kinds of calls and faults as there are; 0 for all."""
     kinds: dict[tuple[str, str, str], list[Call]] = {}
     for call in calls:
@@ -47,26 +51,18 @@ def at_calls(command: str, calls: Iterable[Call], number: int, random: Random) -
     random.shuffle(order)
     chosen: list[Point] = []
     while any(kinds.values()) and (number == 0 or len(chosen) < number):
-        chosen += [Point(command, kind[2], kinds[kind].pop()) for kind in order if kinds[kind]]
+        chosen += [Point(command, kind[2], kinds[kind].pop(), victim=victim) for kind in order if kinds[kind]]
     return chosen[:number] if number else chosen
 
 
-def at_instants(command: str, fault: str, number: int, random: Random) -> list[Point]:
+def at_instants(command: str, fault: str, number: int, random: Random, victim: str = CLIENT) -> list[Point]:
     """Choose so many instants, spread over the whole time of a command."""
-    return [Point(command, fault, share=1.02 * (index + random.random()) / number) for index in range(number)]
+    shares = [1.02 * (index + random.random()) / number for index in range(number)]
+    return [Point(command, fault, share=share, victim=victim) for share in shares]
 
 
-COLUMNS = (
-    "kill -9",
-    "EIO",
-    "ENOSPC",
-    "ECONNRESET",
-    KILL,
-    CTRL_C,
-    "points",
-    *dict.fromkeys(ENDS.values()),
-    "violations",
-)
+FAULTS = ("kill -9", "EIO", "ENOSPC", "ECONNRESET")
+COLUMNS = (*FAULTS, KILL, CTRL_C, "points", *dict.fromkeys(ENDS.values()), "violations")
 
 
 class Tally:
@@ -74,10 +70,12 @@ class Tally:
         self._rows: dict[tuple[str, str], Counter[str]] = {}
 
     def add(self, stack: str, result: Result) -> None:
-        row = self._rows.setdefault((result.point.command, stack), Counter())
+        point = result.point
+        name = point.command if point.victim == CLIENT else f"{point.command}, server"
+        row = self._rows.setdefault((name, stack), Counter())
         row.update(["points", ENDS.get(result.code, "other")])
         row["violations"] += bool(result.complaints)
-        row[result.point.fault] += result.hit
+        row[point.fault] += result.hit
 
     def of(self, *columns: str) -> int:
         return sum(row[column] for row in self._rows.values() for column in columns)

@@ -21,21 +21,24 @@ DISK, SERVERS = "SQLite + disk", "PostgreSQL + S3"
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A registry, a user's files around it, and another registry to push to."""
-
     folder: Path
     here: Mapping[str, str]
     there: Mapping[str, str]
 
-    def environment(self, *, there: bool = False) -> dict[str, str]:
+    def environment(self, registry: str = "home") -> dict[str, str]:
+        """Return the environment of a user of a registry: one of this folder, or the URL of a server."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("FUSERY_")}
         own = {"FUSERY_USER": "tester", "COLUMNS": "200", "_FUSERY_RAISES": ""}
-        return {**kept, **own, **(self.there if there else self.here)}
+        own["XDG_CACHE_HOME"] = f"{self.folder}/cached"
+        own |= self.there if registry == "there" else self.here
+        return {
+            **kept,
+            **own,
+            "FUSERY_REGISTRY": registry if "://" in registry else f"{self.folder}/{registry}",
+        }
 
 
 class DiskStack:
-    """SQLite and a folder: a site is a folder."""
-
     name = DISK
 
     def __init__(self, folder: Path) -> None:
@@ -57,7 +60,7 @@ class DiskStack:
 
     def _site(self) -> Site:
         folder = self._folder / f"site{next(self._numbers)}"
-        return Site(folder, {"FUSERY_REGISTRY": f"{folder}/home"}, {"FUSERY_REGISTRY": f"{folder}/there"})
+        return Site(folder, {}, {})
 
 
 class ServerStack:
@@ -109,11 +112,7 @@ class ServerStack:
 
         here = variables("FUSERY_", database, "here") | variables("FUSERY_OTHER_", other, "there")
         there = variables("FUSERY_", other, "there")
-        return Site(
-            folder,
-            {"FUSERY_REGISTRY": f"{folder}/home", **here},
-            {"FUSERY_REGISTRY": f"{folder}/there", **there},
-        )
+        return Site(folder, here, there)
 
     def _copy_objects(self, source: Mapping[str, str], target: Mapping[str, str]) -> None:
         before, after = _prefix(source), _prefix(target)

@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 from random import Random
 
-from faults.commands import COMMANDS
-from faults.points import CTRL_C, KILL, Point, Tally, at_calls, at_instants
+from faults.commands import ACTS, SITE_ACTS
+from faults.points import CLIENT, SERVER, Point, Tally
 from faults.sites import DISK, SERVERS, stack_of
 from faults.sweep import Sweep, sweeping, try_all
 from faults.tracing import find_strace
@@ -28,12 +28,17 @@ MAIN = ("register", "fuse", "materialize")
 
 def points_of(sweep: Sweep, options: argparse.Namespace, random: Random) -> list[Point]:
     chosen: list[Point] = []
-    for command in options.command or COMMANDS:
-        if find_strace() is not None and options.points >= 0:
-            share = options.points if command in MAIN else options.points // 3
-            chosen += at_calls(command, sweep.calls(command), share, random)
-        chosen += at_instants(command, KILL, options.kills, random)
-        chosen += at_instants(command, CTRL_C, options.interrupts, random)
+    for command in options.command or (*ACTS, *SITE_ACTS):
+        if command in SITE_ACTS and sweep.stack.name != DISK:
+            continue
+        calls = options.points if command in MAIN else -(-options.points // 3)
+        calls = calls if find_strace() is not None and options.points >= 0 else -1
+        serves = command in SITE_ACTS and SITE_ACTS[command].serves
+        for victim in (CLIENT, SERVER) if serves else (CLIENT,):
+            interrupts = 0 if command in SITE_ACTS else options.interrupts
+            chosen += sweep.points(
+                command, random, victim=victim, calls=calls, kills=options.kills, interrupts=interrupts
+            )
     random.shuffle(chosen)
     return chosen
 
@@ -57,7 +62,7 @@ def sweep_stack(name: str, options: argparse.Namespace, seed: int, folder: Path,
 def main() -> int:
     parser = argparse.ArgumentParser(description="Fail commands at system calls and at instants.")
     parser.add_argument("--stack", choices=["disk", "servers"], action="append", help="default: both")
-    parser.add_argument("--command", choices=list(COMMANDS), action="append", help="default: all")
+    parser.add_argument("--command", choices=[*ACTS, *SITE_ACTS], action="append", help="default: all")
     parser.add_argument(
         "--points", type=int, default=90, help="at system calls, a command and stack; 0: all, -1: none"
     )

@@ -61,7 +61,6 @@ def find_strace() -> str | None:
 
 
 def traced(nursery: Nursery, job: Job, log: Path, *options: str) -> int:
-    """Run a job with strace attached from its first call on; return its exit code."""
     assert job.stopped
     pid = nursery.begin(job)
     _wait(pid, lambda status: status["State"][0] == "T")
@@ -77,7 +76,6 @@ def traced(nursery: Nursery, job: Job, log: Path, *options: str) -> int:
 
 @contextmanager
 def attached(pid: int, log: Path, *options: str) -> Iterator[None]:
-    """Attach strace to all threads of a process within the block."""
     strace = find_strace()
     assert strace is not None
     words = [strace, "-f", "-yy", "-s", "64", "-p", str(pid), "-o", os.fspath(log), *options]

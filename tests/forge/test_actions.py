@@ -20,7 +20,6 @@ pytestmark = pytest.mark.timing
 
 @pytest.fixture
 def check(repository: Path, tmp_path: Path) -> Callable[..., Done]:
-    """Run the action `check` in the repository."""
     (tmp_path / "temp").mkdir()
 
     def run(**inputs: str) -> Done:
@@ -31,7 +30,6 @@ def check(repository: Path, tmp_path: Path) -> Callable[..., Done]:
 
 
 def places(done: Done) -> list[str]:
-    """Return where the findings are that a step leaves."""
     log = json.loads(Path(done.outputs["sarif"]).read_bytes())
     require_sarif(log)
     return [

@@ -35,7 +35,6 @@ def test_files_fit_their_schemas(schema: str) -> None:
 
 
 def notes(tag: str) -> subprocess.CompletedProcess[str]:
-    """Ask for the notes of a release."""
     return subprocess.run(
         [sys.executable, "-P", ROOT / ".github" / "release_notes.py", tag],
         capture_output=True, text=True, check=False,

@@ -19,7 +19,6 @@ pytestmark = pytest.mark.timing
 
 @pytest.fixture
 def hooked(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The repository with the hook installed, which runs this environment's fusery instead of one of its own."""
     monkeypatch.setenv("PRE_COMMIT_HOME", str(tmp_path / "pre-commit"))
     monkeypatch.setenv("PATH", f"{TOOLS}{os.pathsep}{os.environ['PATH']}")
     hooks = tmp_path / "hooks"
@@ -49,7 +48,6 @@ def test_a_commit_of_a_bad_adapter_is_refused(hooked: Path) -> None:
 
 
 def commit_refused(folder: Path) -> str:
-    """Try to commit what is staged, which the hook refuses; return what it prints."""
     with pytest.raises(subprocess.CalledProcessError) as refused:
         git(folder, "commit", "-qm", "x")
     return str(refused.value.stderr)

@@ -21,7 +21,6 @@ PROJECT = SETTINGS["project"]
 
 
 def try_to_make(target: str, folder: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run make for a target, with what was installed before it."""
     venv = TOOLS.parent
     there = [word for made in (".uv", ".dev") for word in ("-o", f"{venv}/{made}")]
     command = ["make", *there, f"VENV={venv}", f"DIST={folder}", target]

@@ -19,16 +19,10 @@ from fusery.registry.admission.submission import Submission
 from fusery.storage.errors import StorageError
 
 METADATA: Mapping[str, Any] = {
-    "adapter_name": "course_rec_v1_20260115",
-    "base_model": "tiny",
-    "version": "1",
-    "training_date": "2026-01-15",
-    "dataset": "courses",
-    "training_examples": 120,
-    "final_val_loss": 0.61,
-    "lora_rank": 8,
-    "lora_alpha": 160.0,
-}
+    "adapter_name": "course_rec_v1_20260115", "base_model": "tiny", "version": "1",
+    "training_date": "2026-01-15", "dataset": "courses", "training_examples": 120, "final_val_loss": 0.61,
+    "lora_rank": 8, "lora_alpha": 160.0,
+}  # fmt: skip
 FILES = ("adapter_config.json", "adapter_metadata.json")
 
 

@@ -5,20 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-ROLES = ("reader", "publisher", "approver", "admin")
-"""From the one that may least."""
+ROLES = ("", "reader", "publisher", "approver", "admin")
+"""From the one that may least; none where nobody has to be known."""
 
 AREAS = (
-    "commands",
-    "exit codes",
-    "JSON",
-    "HTTP API",
-    "Python API",
-    "plugins",
-    "settings",
-    "findings",
+    "commands", "exit codes", "JSON", "HTTP API", "Python API", "plugins", "settings", "findings",
     "log actions",
-)
+)  # fmt: skip
 """Parts of `surface` that are held; what lies on disks is read instead."""
 
 
@@ -39,118 +32,45 @@ def unanswered(then: Any, now: Any, where: str = "") -> Iterator[str]:
 
 def broken(then: Mapping[str, Any], now: Mapping[str, Any]) -> set[str]:
     """Return what one surface promised and another does not keep, each by a name that stays the same."""
-    promised, offered = set(_promises(then)), set(_promises(now))
-    gone = {
-        line
-        for line in promised - offered
-        if f"{line.rpartition(' takes ')[0]} takes anything" not in offered
-    }
-    # Of what is gone altogether, nothing else is told.
-    gone = {line for line in gone if not any(line.startswith(f"{other} ") for other in gone)}
-    before = set(_demands(then))
-    asked = {
-        line
-        for owner, line in set(_demands(now)) - before
-        if owner in promised and (owner, f"{owner} may be any") not in before
-    }
-    return {f"{line} is gone" for line in gone} | asked
+    return {line for area in AREAS for line in _broken(then[area], now[area], (area,))}
 
 
-def _promises(surface: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what callers may rely on, a line each."""
-    for name, command in surface["commands"].items():
-        yield f"commands: fusery {name}"
-        for flag, facts in command["parameters"].items():
-            where = f"commands: fusery {name} {flag}"
-            yield where
-            yield f"{where} by default {facts.get('default') or False!r}"
-            yield f"{where} with a value: {facts.get('takes a value')}"
-            yield from [f"{where} many times"] * facts.get("many", False)
-            yield from (f"{where} takes {choice}" for choice in facts.get("choices", ["anything"]))
-    for area in ("exit codes", "settings"):
-        yield from (f"{area}: {name} = {value!r}" for name, value in surface[area].items())
-    for area in ("findings", "log actions"):
-        yield from (f"{area}: {name}" for name in surface[area])
-    for name, document in surface["JSON"].items():
-        yield from _printed(f"JSON: {name}:", document)
-    for name, route in surface["HTTP API"].items():
-        where = f"HTTP API: {name}"
-        yield where
-        yield from (f"{where} {each}" for each in route["parameters"])
-        for kind, schema in route["takes"].items():
-            yield from _taken(f"{where} takes {kind}", schema)
-        for kind, schema in route["returns"].items():
-            yield from _printed(f"{where} returns {kind}", schema)
-    for area, name, facts in _classes(surface):
-        where = f"{area}: {name}"
-        yield where
-        yield from (f"{where}.{each}" for each in (*facts["attributes"], *facts["called"]))
-        yield from (f"{where} is a {each}" for each in facts.get("is a", ()))
-        for each, call in facts["called"].items():
-            yield f"{where}.{each}()"
-            yield from (f"{where}.{each}() with {argument}" for argument in call["names"])
-            yield from (f"{where}.{each}() at {at}: {one}" for at, one in enumerate(call["positions"]))
+def _broken(then: Any, now: Any, path: tuple[str, ...]) -> Iterator[str]:
+    where, key = f"{path[0]}: {' '.join(path[1:])}".strip(), path[-1]
+    if isinstance(then, Mapping):
+        for name, value in then.items():
+            if name in now:
+                yield from _broken(value, now[name], (*path, name))
+            elif name not in ("choices", "required"):  # anything may be given then, or nothing has to be
+                yield f"{where} {name} is gone"
+        for name in now.keys() - then.keys():
+            facts = now[name]
+            if (key == "parameters" and facts is True) or (
+                isinstance(facts, Mapping) and facts.get("required")
+            ):
+                yield f"{where} {name} is required"
+            elif name in ("choices", "default") or (name == "always" and facts and "takes" in path):
+                yield f"{where} {name} is new"
+    elif isinstance(then, list):
+        yield from (f"{where} {change}" for change in _changes(then, now, key, takes="takes" in path))
+    elif key in ("required", "many", "role") or path[-2] == "parameters":
+        order = {"many": (True, False), "role": ROLES}.get(key, (False, True))
+        before, after = (order.index(value or "" if key == "role" else value) for value in (then, now))
+        if after > before:
+            yield f"{where} is {now}"
+    elif then != now:
+        yield f"{where} is {now!r}"
 
 
-def _printed(where: str, schema: Mapping[str, Any]) -> Iterator[str]:
-    yield where
-    for key, each in schema.get("keys", {}).items():
-        yield from _printed(f"{where} {key}", each)
-    yield from (f"{where} always {key}" for key in schema.get("always", ()))
-    for part in {"items", "additionalProperties"} & schema.keys():
-        yield from _printed(f"{where} {part}", schema[part])
-
-
-def _taken(where: str, schema: Mapping[str, Any]) -> Iterator[str]:
-    yield where
-    yield from (f"{where} takes {'anything' if kind == 'any' else kind}" for kind in schema["types"])
-    for key, each in schema.get("keys", {}).items():
-        yield from _taken(f"{where} {key}", each)
-
-
-def _classes(surface: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    for area in ("Python API", "plugins"):
-        for name, facts in surface[area].items():
-            yield area, name, facts
-
-
-def _demands(surface: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield what callers have to reckon with, a line each, and what has to be there for it to matter."""
-    for name, command in surface["commands"].items():
-        for flag, facts in command["parameters"].items():
-            if facts["required"]:
-                yield f"commands: fusery {name}", f"commands: fusery {name} {flag} is required"
-    for name, document in surface["JSON"].items():
-        yield from _kinds(f"JSON: {name}:", document)
-    for name, route in surface["HTTP API"].items():
-        where = f"HTTP API: {name}"
-        for role in ROLES[: ROLES.index(route["role"]) + 1 if route["role"] else 0]:
-            yield where, f"{where} needs the role of {role}"
-        yield from (
-            (where, f"{where} {each} is required") for each, must in route["parameters"].items() if must
-        )
-        for kind, schema in route["takes"].items():
-            yield from _required(f"{where} takes {kind}", schema)
-        for kind, schema in route["returns"].items():
-            yield from _kinds(f"{where} returns {kind}", schema)
-    for area, name, facts in _classes(surface):
-        for each, call in facts["called"].items():
-            where = f"{area}: {name}.{each}()"
-            yield from (
-                (where, f"{where} requires {one}") for one, its in call["names"].items() if its["required"]
-            )
-
-
-def _kinds(where: str, schema: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    integers = {"integer"} if "number" in schema["types"] else set()
-    yield from ((where, f"{where} may be {kind}") for kind in {*schema["types"], *integers})
-    for key, each in schema.get("keys", {}).items():
-        yield from _kinds(f"{where} {key}", each)
-    for part in {"items", "additionalProperties"} & schema.keys():
-        yield from _kinds(f"{where} {part}", schema[part])
-
-
-def _required(where: str, schema: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    yield from ((where, f"{where} {key} is required") for key in schema.get("always", ()))
-    for key, each in schema.get("keys", {}).items():
-        yield from _required(f"{where} {key}", each)
+def _changes(then: list[str], now: list[str], key: str, *, takes: bool) -> Iterator[str]:
+    lost, new = set(then) - set(now), set(now) - set(then)
+    if key == "positions":
+        lost = set() if now[: len(then)] == then else set(then)
+    if key == "types":
+        lost = lost if takes and "any" not in now else set()
+        new -= {"integer"} if "number" in then else set()
+    if key == "always" and takes:
+        lost = set()
+    yield from (f"{name} is gone" for name in lost)
+    if (key == "types" and not takes and "any" not in then) or (key == "always" and takes):
+        yield from (f"{name} is new" for name in new)

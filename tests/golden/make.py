@@ -65,27 +65,16 @@ BUNDLES = {
 }
 
 DOCUMENTS = {
-    "base list": "base list",
-    "list": "list",
-    "show": f"show {REF}",
-    "history": "log course_rec",
-    "alias list": "alias list",
-    "rules list": "alias rules list",
-    "eval list": f"eval list {REF}",
-    "deploy list": "deploy list --all",
-    "lineage": f"lineage {REF}",
-    "signature list": f"sign --list {REF}",
-    "trust list": "admin trust list",
-    "token list": "admin token list",
-    "webhook list": "admin webhook list",
-    "events": "log --limit 1000",
-    "attest": f"lineage --format slsa {REF}",
-}
+    "base list": "base list", "list": "list", "show": f"show {REF}", "history": "log course_rec",
+    "alias list": "alias list", "rules list": "alias rules list", "eval list": f"eval list {REF}",
+    "deploy list": "deploy list --all", "lineage": f"lineage {REF}", "signature list": f"sign --list {REF}",
+    "trust list": "admin trust list", "token list": "admin token list", "webhook list": "admin webhook list",
+    "events": "log --limit 1000", "attest": f"lineage --format slsa {REF}",
+}  # fmt: skip
 """Commands that ask the registry when all is made; each later version has to answer the same, and may say more."""
 
 
 def main() -> None:
-    """Make the artifacts of the version that is here."""
     target = HERE / version("fusery")
     if target.exists():
         sys.exit(f"{target} is there already: what was released is never made anew")
@@ -119,7 +108,6 @@ def main() -> None:
 
 
 def prepare(folder: Path) -> dict[str, dict[str, str]]:
-    """Make a registry by its commands, and all that it writes for others; return the key and the digest of each fused model."""
     os.environ.update(FUSERY_REGISTRY=str(folder / "home"), FUSERY_USER="golden")
     tiny_models.make_base(folder / "tiny", bits=4, group_size=32, **SHAPE)
     for number, kind in enumerate(("lora", "lora", "dora"), 1):
@@ -176,7 +164,6 @@ def prepare(folder: Path) -> dict[str, dict[str, str]]:
 
 
 def answer(words: str) -> Any:
-    """Run a command and return its document."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         code = run([*words.split(), "--json"])

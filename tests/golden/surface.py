@@ -32,44 +32,27 @@ from fusery.storage.errors import FuseryError
 from fusery.storage.plugins import GROUPS
 
 PLUGINS = (
-    "fusery.registry.adapters.finding.Finding",
-    "fusery.registry.admission.candidate.BaseFacts",
-    "fusery.registry.admission.candidate.Candidate",
-    "fusery.registry.admission.code.Code",
-    "fusery.registry.admission.code.rule",
-    "fusery.registry.bundles.BundleSource",
-    "fusery.registry.bundles.Choices",
-    "fusery.registry.bundles.Target",
-    "fusery.registry.bundles.Layout",
-    "fusery.registry.bundles.LayoutError",
-    "fusery.registry.bundles.model_layout",
-    "fusery.registry.bundles.bundle_record",
-    "fusery.registry.bundles.sealed_bytes",
-    "fusery.registry.bundles.BundleFolder",
-    "fusery.registry.exchange.tracked_run.TrackedRun",
-    "fusery.registry.registration.training_record.RunRecord",
-    "fusery.storage.digest.digest_file",
-    "fusery.storage.interface.BlobStore",
-    "fusery.storage.locate.Protocol",
-    "fusery.storage.locate.open_store",
-    "fusery.testing.rules.RuleContract",
-    "fusery.testing.samples.adapter_source",
-    "fusery.testing.samples.candidate",
-    "fusery.testing.samples.fused_source",
-    "fusery.testing.samples.make_adapter",
-    "fusery.testing.samples.make_base",
-    "fusery.testing.sources.SourceContract",
-    "fusery.testing.stores.Backend",
-    "fusery.testing.stores.StoreContract",
-    "fusery.testing.targets.TargetContract",
-)
+    "fusery.registry.adapters.finding.Finding", "fusery.registry.admission.candidate.BaseFacts",
+    "fusery.registry.admission.candidate.Candidate", "fusery.registry.admission.code.Code",
+    "fusery.registry.admission.code.rule", "fusery.registry.bundles.BundleSource",
+    "fusery.registry.bundles.Choices", "fusery.registry.bundles.Target", "fusery.registry.bundles.Layout",
+    "fusery.registry.bundles.LayoutError", "fusery.registry.bundles.model_layout",
+    "fusery.registry.bundles.bundle_record", "fusery.registry.bundles.sealed_bytes",
+    "fusery.registry.bundles.BundleFolder", "fusery.registry.exchange.tracked_run.TrackedRun",
+    "fusery.registry.registration.training_record.RunRecord", "fusery.storage.digest.digest_file",
+    "fusery.storage.interface.BlobStore", "fusery.storage.locate.Protocol", "fusery.storage.locate.open_store",
+    "fusery.testing.rules.RuleContract", "fusery.testing.samples.adapter_source",
+    "fusery.testing.samples.candidate", "fusery.testing.samples.fused_source",
+    "fusery.testing.samples.make_adapter", "fusery.testing.samples.make_base",
+    "fusery.testing.sources.SourceContract", "fusery.testing.stores.Backend",
+    "fusery.testing.stores.StoreContract", "fusery.testing.targets.TargetContract",
+)  # fmt: skip
 """What plugins may import: all that the example does, and the suites."""
 
 _DEFINES = re.compile(r"^class \w+Error\(", re.MULTILINE)
 
 
 def surface() -> dict[str, Any]:
-    """Return all of it, of the version that is here."""
     return {
         "commands": dict(sorted(commands())),
         "exit codes": exit_codes(),
@@ -85,7 +68,6 @@ def surface() -> dict[str, Any]:
 
 
 def commands() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield every command by its name, and its parameters."""
     context = click.Context(cli, info_name="fusery")
     yield "", {"parameters": _parameters(cli)}
     for name in cli.list_commands(context):
@@ -126,7 +108,6 @@ def _parameters(command: click.Command) -> dict[str, Any]:
 
 
 def exit_codes() -> dict[str, int]:
-    """Return the exit code of each error by its code, and those that are no error's."""
     for package in (fusery.storage, fusery.registry, fusery.web):
         root = Path(package.__path__[0])
         for path in sorted(root.rglob("*.py")):
@@ -146,7 +127,6 @@ def _kinds(kind: type[FuseryError]) -> Iterator[type[FuseryError]]:
 
 
 def routes() -> dict[str, Any]:
-    """Return what programs may ask a server for, by method and path."""
     from fusery.web.app import create_app
     from fusery.web.auth import LocalAuth
     from fusery.web.routes import document
@@ -216,7 +196,6 @@ def whole(
 
 
 def python() -> dict[str, Any]:
-    """Return the public names, what each is made of, and how it is called."""
     found = {name: _class(getattr(fusery, name)) for name in fusery.registry.__all__}
     for name, kind in resources().items():
         found[f"registry.{name}"] = _class(kind)
@@ -224,7 +203,6 @@ def python() -> dict[str, Any]:
 
 
 def plugins() -> dict[str, Any]:
-    """Return what plugins import, what each is made of, and how it is called; and the groups of their entry points."""
     found: dict[str, Any] = {group: {"called": {}, "attributes": []} for group in GROUPS}
     for place in PLUGINS:
         module, _, name = place.rpartition(".")
@@ -239,7 +217,6 @@ def plugins() -> dict[str, Any]:
 
 
 def resources() -> dict[str, type]:
-    """Return the kinds of a registry's resources by the attribute that has each."""
     with Registry.open() as registry:
         return {name: type(value) for name, value in vars(registry).items() if isinstance(value, Resource)}
 
@@ -280,22 +257,14 @@ _STARRED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def formats() -> dict[str, Any]:
-    """Return the names of what is written to disks, and the numbers of the schema and of the layout of stores."""
     from fusery.registry import documents
     from fusery.registry.engine import calibration, recipe
     from fusery.registry.remote import documents as packages
     from fusery.storage import layout, manifest
 
     return {
-        "schema": schema.HEAD,
-        "store": layout.LAYOUT,
-        "manifest": manifest.FORMAT,
-        "bundle": documents.BUNDLE_FORMAT,
-        "export": documents.FORMAT,
-        "backup": packages.FORMAT,
-        "package": packages.FORMAT,
-        "key": recipe.FORMAT,
-        "calibration": calibration.FORMAT,
-        "engines": [recipe.ENGINE, recipe.SEEING],
-        "roles": list(get_args(Role)),
-    }
+        "schema": schema.HEAD, "store": layout.LAYOUT, "manifest": manifest.FORMAT,
+        "bundle": documents.BUNDLE_FORMAT, "export": documents.FORMAT, "backup": packages.FORMAT,
+        "package": packages.FORMAT, "key": recipe.FORMAT, "calibration": calibration.FORMAT,
+        "engines": [recipe.ENGINE, recipe.SEEING], "roles": list(get_args(Role)),
+    }  # fmt: skip

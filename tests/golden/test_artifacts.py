@@ -26,34 +26,28 @@ Ask = Callable[..., Any]
 
 @pytest.fixture(params=RELEASES)
 def release(request: pytest.FixtureRequest) -> str:
-    """The version that wrote what is read."""
     return str(request.param)
 
 
 @pytest.fixture
 def artifacts(release: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of what it wrote."""
     return Path(shutil.copytree(unpacked(release, tmp_path_factory), tmp_path / "artifacts"))
 
 
 @pytest.fixture
 def said(artifacts: Path) -> dict[str, Any]:
-    """What it said of that."""
     read: dict[str, Any] = json.loads((artifacts / "expected.json").read_text(encoding="utf-8"))
     return read
 
 
 @pytest.fixture
 def ask(artifacts: Path, monkeypatch: pytest.MonkeyPatch) -> Ask:
-    """Run a command of this version on a copy of its home, and return the document."""
     monkeypatch.chdir(artifacts)
     monkeypatch.setenv("FUSERY_USER", "tester")
     return asking(artifacts / "home")
 
 
 def asking(home: Path) -> Ask:
-    """Return a function that runs a command in a home, and returns its document."""
-
     def asked(*words: str | Path, code: int = 0) -> Any:
         out = io.StringIO()
         with contextlib.redirect_stdout(out):
@@ -65,7 +59,6 @@ def asking(home: Path) -> Ask:
 
 
 def require_answers(ask: Ask, said: dict[str, Any]) -> None:
-    """Fail if a registry does not answer what it answered then."""
     now = {name: ask(*words.split()) for name, words in DOCUMENTS.items()}
     events = said["answers"]["events"]
     # An upgrade has an entry of its own, and so has a restore: the log goes on.

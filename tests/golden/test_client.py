@@ -14,9 +14,7 @@ import os
 import select
 import shutil
 import socket
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPResponse
 from io import BytesIO
@@ -27,6 +25,7 @@ from urllib.parse import urlsplit
 import pytest
 import tiny_models
 from page_server import pages_of
+from stub_server import raw_server
 
 from fusery.registry import Registry
 from fusery.registry.api.operation import Operation, operations_of
@@ -50,26 +49,11 @@ HOST, TOKEN = "HOST", "TOKEN"  # in recorded requests
 
 @dataclass
 class Relay:
-    """Relays connections to a server, and records each request and its response."""
-
     upstream: tuple[str, int]
     exchanges: list[tuple[bytearray, bytearray]] = field(default_factory=list)
 
-    @contextmanager
-    def listening(self) -> Iterator[str]:
-        """Yield the address that clients use."""
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            threading.Thread(target=self._accept, args=[listener], daemon=True).start()
-            yield f"127.0.0.1:{listener.getsockname()[1]}"
-            listener.shutdown(socket.SHUT_RDWR)
-
-    def _accept(self, listener: socket.socket) -> None:
-        with suppress(OSError):
-            while True:
-                threading.Thread(target=self._relay, args=[listener.accept()[0]], daemon=True).start()
-
-    def _relay(self, client: socket.socket) -> None:
-        with client, socket.create_connection(self.upstream) as server:
+    def relay(self, client: socket.socket) -> None:
+        with socket.create_connection(self.upstream) as server:
             last, exchange = server, (bytearray(), bytearray())
             while True:
                 for side in select.select([client, server], [], [])[0]:
@@ -85,7 +69,6 @@ class Relay:
 
 
 def ask_all(registry: Registry, folder: Path) -> None:
-    """Make a request of each kind: reads, writes, errors, and files in both directions."""
     adapters, aliases, server = registry.adapters, registry.aliases, registry.server
     assert server is not None
     registry.tokens.own()
@@ -119,7 +102,6 @@ def ask_all(registry: Registry, folder: Path) -> None:
 
 @pytest.fixture
 def registry(sqlite_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
-    """A registry with the base `tiny` and one adapter; `new` beside it is the folder of another."""
     monkeypatch.setattr("platformdirs.user_cache_dir", lambda *_, **__: str(tmp_path / "cached"))
     base = tiny_models.make_base(tmp_path / "tiny", layers=1)
     (tmp_path / "home").mkdir()
@@ -136,7 +118,6 @@ def registry(sqlite_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def response_of(response: HTTPResponse) -> dict[str, Any]:
-    """Return a response as it is recorded."""
     response.begin()
     data = response.read()
     is_json = response.getheader("content-type", "").startswith("application/json")
@@ -144,17 +125,19 @@ def response_of(response: HTTPResponse) -> dict[str, Any]:
 
 
 def remade(registry: Registry, folder: Path) -> list[dict[str, Any]]:
-    """Return what today's client sends and is answered."""
     door = LocalAuth("anna")
     with pages_of(registry, door) as address:
         parts = urlsplit(address)
         relay = Relay((str(parts.hostname), parts.port or 0))
-        with relay.listening() as host, Registry.open(f"http://{host}", token=door.key) as remote:
+        with (
+            raw_server(relay.relay) as port,
+            Registry.open(f"http://127.0.0.1:{port}", token=door.key) as remote,
+        ):
             ask_all(remote, folder)
     found = []
     for request, response in relay.exchanges:
         head, _, body = bytes(request).partition(b"\r\n\r\n")
-        text = head.decode().replace(host, HOST).replace(door.key, TOKEN)
+        text = head.decode().replace(f"127.0.0.1:{port}", HOST).replace(door.key, TOKEN)
         shown = body.decode() if body.isascii() else {"base64": base64.b64encode(body).decode()}
         stored = cast(socket.socket, Stored(bytes(response)))
         found.append({"request": text.split("\r\n"), "body": shown, **response_of(HTTPResponse(stored))})
@@ -163,8 +146,6 @@ def remade(registry: Registry, folder: Path) -> list[dict[str, Any]]:
 
 @dataclass
 class Stored:
-    """A response that was received before."""
-
     data: bytes
 
     def makefile(self, *_: str) -> BytesIO:
@@ -173,7 +154,6 @@ class Stored:
 
 @pytest.fixture
 def recorded(registry: Registry, tmp_path: Path) -> list[dict[str, Any]]:
-    """What the client of this version sent, and was answered."""
     if REMAKE:
         text = json.dumps(remade(registry, tmp_path / "new"), indent=0)
         assert str(tmp_path.parent) not in text

@@ -33,7 +33,6 @@ REMOVED: dict[str, dict[str, Any]] = tomllib.loads((HERE / "removed.toml").read_
 
 @pytest.fixture(scope="session")
 def then(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The surface of the newest release, which is read faster than made; not to be changed."""
     text = (unpacked(RELEASES[-1], tmp_path_factory) / "surface.json").read_text(encoding="utf-8")
     read: dict[str, Any] = json.loads(text)
     return read
@@ -153,15 +152,9 @@ def test_the_page_names_everything_that_is_held() -> None:
     text = PAGE.read_text(encoding="utf-8")
     rows = set(re.findall(r"^\| \*\*(.+?)\*\* \|", text, re.MULTILINE))
     assert rows == {each[:1].upper() + each[1:] for each in holding.AREAS} | {
-        "Database",
-        "Store",
-        "Backup",
-        "Push and pull",
-        "Bundles",
-        "Exports",
-        "Signatures",
+        "Database", "Store", "Backup", "Push and pull", "Bundles", "Exports", "Signatures",
         "Recipes and digests",
-    }
+    }  # fmt: skip
 
 
 def test_all_that_the_example_of_a_plugin_imports_is_held() -> None:

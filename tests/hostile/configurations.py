@@ -17,25 +17,12 @@ MLX: dict[str, Any] = {
 """What mlx-lm's trainer writes, cut to what is read."""
 
 PEFT: dict[str, Any] = {
-    "peft_type": "LORA",
-    "base_model_name_or_path": "tiny",
-    "task_type": "CAUSAL_LM",
-    "r": 8,
-    "lora_alpha": 16,
-    "lora_dropout": 0.0,
-    "target_modules": ["q_proj", "v_proj"],
-    "bias": "none",
-    "fan_in_fan_out": False,
-    "use_rslora": False,
-    "use_dora": False,
-    "modules_to_save": None,
-    "layers_to_transform": None,
-    "layers_pattern": None,
-    "rank_pattern": {},
-    "alpha_pattern": {},
-    "inference_mode": True,
+    "peft_type": "LORA", "base_model_name_or_path": "tiny", "task_type": "CAUSAL_LM", "r": 8, "lora_alpha": 16,
+    "lora_dropout": 0.0, "target_modules": ["q_proj", "v_proj"], "bias": "none", "fan_in_fan_out": False,
+    "use_rslora": False, "use_dora": False, "modules_to_save": None, "layers_to_transform": None,
+    "layers_pattern": None, "rank_pattern": {}, "alpha_pattern": {}, "inference_mode": True,
     "init_lora_weights": True,
-}
+}  # fmt: skip
 """What peft writes, cut to what matters."""
 
 

@@ -40,7 +40,6 @@ def folder(arena: Arena, tmp_path: Path) -> Callable[[], Path]:
 
 @pytest.fixture(scope="session")
 def saved_once(arena: Arena, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A backup of a registry with a base and two adapters."""
     root = tmp_path_factory.mktemp("homes")
     base = tiny_models.make_base(root / "tiny", layers=2, hidden=64, intermediate=64, seed=2)
     commands: list[tuple[str | Path, ...]] = [("base", "add", base, "--name", "tiny")]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tiny_models
+import tensor_files
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 from store_shelf import open_workspace
@@ -71,15 +71,17 @@ def with_weights(
 ) -> None:
     with registry.workspace.database.read() as session:
         before = files_of(registry, adapter(session).manifest)
-    source, changed = folder / "before.safetensors", folder / "after.safetensors"
-    source.write_bytes(before["adapters.safetensors"])
-    tensors = {
-        name: np.frombuffer(data, np.float32).reshape(shape).copy()
-        for name, (_, shape, data) in tiny_models.read_tensors(source).items()
-    }
-    change(tensors)
-    tiny_models.write_tensors(changed, {name: ("F32", value) for name, value in tensors.items()}, None)
-    with_files(registry, {**before, "adapters.safetensors": changed.read_bytes()})
+    path = folder / "changed.safetensors"
+    path.write_bytes(before["adapters.safetensors"])
+
+    def within(raw: dict[str, tensor_files.Raw]) -> None:
+        values = {name: value for name, (_, value) in raw.items()}
+        change(values)
+        raw.clear()
+        raw.update({name: ("F32", value) for name, value in values.items()})
+
+    tensor_files.rewrite(path, within, None)
+    with_files(registry, {**before, "adapters.safetensors": path.read_bytes()})
 
 
 def with_files(registry: Registry, files: Mapping[str, bytes]) -> None:

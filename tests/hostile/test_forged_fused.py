@@ -25,25 +25,27 @@ def forged(published: None, liar: Registry, ours: Registry, bring: Bring) -> str
     return key
 
 
-def test_our_fuse_is_ours_whatever_is_claimed(ours: Registry, forged: str) -> None:
-    said: list[str] = []
-    made = ours.fused.fuse(ADAPTER, KEEP, reporter=Reporter(said.append))
-    assert (made.source, made["key"], made["foreign"]) == ("computed", forged, None)
-    assert any("FALSE" in line for line in said)
-    [told] = [event for event in ours.upkeep.log() if event["action"] == "fused.refuted"]
-    assert told["detail"]["made"] == made["digest"] != told["detail"]["claimed"]
-    again = ours.fused.fuse(ADAPTER, KEEP)
-    assert (again.source, again["digest"]) == ("cache", made["digest"])
-    assert ours.upkeep.audit().ok
-
-
-def test_a_claimed_pass_satisfies_no_rule(ours: Registry, forged: str) -> None:
+def test_a_claim_counts_for_nothing_and_is_refuted(ours: Registry, forged: str) -> None:
     ours.aliases.set_rules("prod", {"fidelity": "DEGRADED"})
     judged = ours.aliases.promote(ADAPTER, "prod")
-    assert judged.verdict == "unknown"
-    assert not judged.moved
-    ours.fused.fuse(ADAPTER, KEEP)
+    assert (judged.verdict, judged.moved) == ("unknown", False)
+    asked = FuseRequest("keep", accept_loss=True, accept_foreign=True)
+    first = ours.fused.fuse(ADAPTER, asked)
+    assert (first.source, first["foreign"]["key"]) == ("store", forged)
+    assert ours.fused.fuse(ADAPTER, asked).source == "cache"
+    [entry] = ours.cache.contents()["entries"]
+    assert entry["foreign"]["key"] == forged != entry["key"]
+    lines: list[str] = []
+    made = ours.fused.fuse(ADAPTER, KEEP, reporter=Reporter(lines.append))
+    assert (made.source, made["key"], made["foreign"]) == ("computed", forged, None)
+    assert any("FALSE" in line for line in lines)
+    [refuted] = [event for event in ours.upkeep.log() if event["action"] == "fused.refuted"]
+    assert refuted["detail"]["made"] == made["digest"] != refuted["detail"]["claimed"] == first["digest"]
+    for request in (KEEP, asked):  # what is ours comes first
+        again = ours.fused.fuse(ADAPTER, request)
+        assert (again.source, again["digest"]) == ("cache", made["digest"])
     assert ours.aliases.promote(ADAPTER, "prod").verdict == "passed"
+    assert ours.upkeep.audit().ok
 
 
 def test_foreign_is_shown_everywhere(ours: Registry, forged: str, liar: Registry, tmp_path: Path) -> None:
@@ -69,21 +71,6 @@ def test_foreign_is_shown_everywhere(ours: Registry, forged: str, liar: Registry
     record = json.loads((tmp_path / "bundle" / "fusery.json").read_bytes())
     assert record["provenance"]["foreign"]["registry"] == origin
     assert "not made by who wrote this" in (tmp_path / "bundle" / "README.md").read_text()
-
-
-def test_it_is_fetched_on_request_only_and_never_taken_for_ours(ours: Registry, forged: str) -> None:
-    asked = FuseRequest("keep", accept_loss=True, accept_foreign=True)
-    first = ours.fused.fuse(ADAPTER, asked)
-    assert first.source == "store"
-    assert first["foreign"]["key"] == forged
-    assert ours.fused.fuse(ADAPTER, asked).source == "cache"
-    [entry] = ours.cache.contents()["entries"]
-    assert entry["foreign"]["key"] == forged != entry["key"]
-    own = ours.fused.fuse(ADAPTER, KEEP)
-    assert (own.source, own["foreign"]) == ("computed", None)
-    assert own["digest"] != first["digest"]
-    after = ours.fused.fuse(ADAPTER, asked)
-    assert (after.source, after["digest"]) == ("cache", own["digest"]), "what is ours comes first"
 
 
 @pytest.mark.usefixtures("published")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_models
 from hostile.forgery import (
     ADAPTER,
     Bring,
@@ -20,6 +21,7 @@ from hostile.forgery import (
     with_files,
     with_weights,
 )
+from made_calibrations import put_calibration
 from signing_keys import write_pair
 from sqlalchemy import delete, select, text
 
@@ -101,40 +103,6 @@ def _other_bytes(liar: Registry, _: Path) -> None:
     path.write_bytes(data)
 
 
-def _calibration(folder: Path, base: str | None, **columns: Any) -> Forge:
-    def forge(liar: Registry, _: Path) -> None:
-        import numpy as np
-
-        from fusery.registry.engine.calibration import Directions, write_calibration
-
-        digest, prompts = liar.bases.show("tiny")["digest"], digest_bytes(b"prompts")
-        inputs = {"x": Directions(np.zeros((1, 64), np.float32), np.ones(64, np.float32), 1.0)}
-        path = folder / "calibration.safetensors"
-        write_calibration(
-            path, inputs, {"model.layers.0.mlp.up_proj": "x"}, base=base or digest, tokens=17, prompts=prompts
-        )  # type: ignore[arg-type]
-
-        def record(session: Any, stored: tables.ManifestRow, manifest: Manifest) -> None:
-            row = session.scalars(select(tables.BaseModelRow)).one()
-            values = {"tokens": 17, "rank": 1, "prompts_digest": prompts, **columns}
-            session.add(
-                tables.CalibrationRow(
-                    base_id=row.id,
-                    digest=manifest.digest,
-                    manifest_id=stored.id,
-                    prompts="prompts",
-                    engine="e",
-                    created_at=row.created_at,
-                    created_by="eve",
-                    **values,
-                )
-            )
-
-        put(liar, record, {"calibration.safetensors": path.read_bytes()})
-
-    return forge
-
-
 NOBODY_S = digest_bytes(b"another base")
 REFUSED: dict[str, tuple[Forge, str]] = {
     "the content of another base": (
@@ -188,13 +156,17 @@ def test_what_cannot_be_is_refused(
 
 
 def test_forged_calibration(liar: Registry, ours: Registry, bring: Bring, tmp_path: Path) -> None:
-    _calibration(tmp_path, NOBODY_S)(liar, tmp_path)
+    other = tiny_models.make_base(tmp_path / "other", layers=2, hidden=64, intermediate=64, seed=5)
+    widths = {"model.layers.0.self_attn.q_proj": 64}
+    liar.bases.add(other, name="other")
+    put_calibration(liar, "other", widths)
+    setting(tables.CalibrationRow, base_id=1)(liar, tmp_path)
     with pytest.raises(BadInputError):
         bring()
-    (tmp_path / "calibration.safetensors").unlink()
     with forging(liar) as session:
         session.execute(delete(tables.CalibrationRow))
-    _calibration(tmp_path, None, tokens=10**9)(liar, tmp_path)
+    put_calibration(liar, "tiny", widths)
+    setting(tables.CalibrationRow, tokens=10**9)(liar, tmp_path)
     bring()
     assert [one["tokens"] for one in ours.bases.show("tiny")["calibrations"]] == [17]
 

@@ -6,6 +6,9 @@ import contextlib
 import logging
 import math
 import os
+import shutil
+import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -13,13 +16,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import mlflow_server
 import peft_folders
 import pytest
 import tiny_models
 from mlflow import MlflowClient
 from mlflow.entities import Dataset as MlflowDataset
 from mlflow.entities import DatasetInput, FileInfo, InputTag
+from programs import free_port, running_program
 
 from fusery.integrations import mlflow_runs as reading
 from fusery.integrations.mlflow_runs import list_files
@@ -40,6 +43,36 @@ PEER = peft_folders.ROOT / "tests/support/models/mlflow_peer.py"
 
 DAY = 1_790_000_000_000
 """When the first run began, in milliseconds since 1970: 2026-09-21."""
+
+
+@contextlib.contextmanager
+def running_mlflow(python: Path, folder: Path, database: Path) -> Iterator[str]:
+    """Run a server that keeps its database and artifacts in `folder`, and gives artifacts out itself; yield its URL."""
+    port = free_port()
+    shutil.copy(database, folder / "mlflow.db")
+    # What `mlflow server` starts in the end: it would import all of MLflow once more, to say just this.
+    command = [str(python), "-m", "uvicorn", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    settings = {
+        "_MLFLOW_SERVER_FILE_STORE": f"sqlite:///{folder / 'mlflow.db'}",
+        "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
+        "_MLFLOW_SERVER_ARTIFACT_DESTINATION": str(folder / "artifacts"),
+        "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
+        "_MLFLOW_SGI_NAME": "uvicorn",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        # Its jobs would be seven more processes.
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+    command.append("mlflow.server.fastapi_app:app")
+    log = folder / "server.log"
+    with running_program(
+        command,
+        log,
+        lambda: socket.create_connection(("127.0.0.1", port)).close() or True,
+        environment=settings,
+        folder=folder,
+        how=signal.SIGTERM,
+    ):
+        yield f"http://127.0.0.1:{port}"
 
 
 @pytest.fixture
@@ -208,7 +241,7 @@ def test_a_real_server_that_gives_the_files_out_itself(
 ) -> None:
     python = peft_folders.peers_python()
     (tmp_path / "server").mkdir()
-    with mlflow_server.running_server(python, tmp_path / "server", mlflow_template) as url:
+    with running_mlflow(python, tmp_path / "server", mlflow_template) as url:
         client = MlflowClient(tracking_uri=url)
         number = client.create_experiment("lessons")
         folder = peft_folders.make_peft(tmp_path / "peft", tiny_base)

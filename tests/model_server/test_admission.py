@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
-import time
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -82,16 +82,17 @@ def test_limits(strict: Served) -> None:
 @contextmanager
 def held(server: Served, key: str, count: int) -> Iterator[None]:
     options: dict[str, Any] = {"model": "caesar_v1", "prompt": "a", "max_tokens": 300, "stream": True}
-    step = server.service.engine._step
+    step, released = server.service.engine._step, threading.Event()
 
     def slowly(resident: Any) -> None:
-        time.sleep(0.02)
+        released.wait(0.2)  # a minute for a stream, however busy the machine is
         step(resident)
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(server.service.engine, "_step", slowly)
         streams = [server.client(KEYS[key]).completions.create(**options) for _ in range(count)]
         yield
+        released.set()
         for stream in streams:
             stream.close()
     service = server.service  # what clients hung up on is dropped

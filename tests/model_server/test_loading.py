@@ -17,10 +17,9 @@ import numpy as np
 import openai
 import pytest
 import shift_cipher_adapters
-import stub_server
+from page_server import Answer, ask, post_json
 from safetensors.numpy import save_file
 from serving_server import Served, served
-from stub_server import Reply
 from waiting import wait_until
 
 from fusery.model_server import loading as reload
@@ -60,8 +59,9 @@ def server(running: Served) -> Iterator[Served]:
     assert said(running, "caesar_v1") == shift_cipher_adapters.answer("a", 1, 3)
 
 
-def post(server: Served, act: str, key: str | None = None, **body: Any) -> Reply:
-    return stub_server.post(f"{server.url}/{act}_lora_adapter", body, key)
+def post(server: Served, act: str, key: str | None = None, **body: Any) -> Answer:
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    return post_json(server.url, f"/v1/{act}_lora_adapter", body, **headers)
 
 
 def said(server: Served, model: str) -> str:
@@ -69,7 +69,7 @@ def said(server: Served, model: str) -> str:
 
 
 def listed(server: Served) -> dict[str, dict[str, Any]]:
-    return {each["id"]: each for each in stub_server.ask(f"{server.url}/models").document["data"]}
+    return {each["id"]: each for each in ask(server.url, "/v1/models").json["data"]}
 
 
 @contextmanager
@@ -140,13 +140,15 @@ def test_no_web_page_loads_an_adapter(server: Served, echo_base: Path, tmp_path:
     with other_server(tmp_path / "open", echo_base, 1, adapters_from=shelf, origins=["*"]) as opened:
         plain = {"Content-Type": "text/plain"}
         for asked, headers, status in ((server, plain, 415), (server, page, 403), (opened, page, 403)):
-            assert stub_server.ask(f"{asked.url}/load_lora_adapter", text, headers).status == status
+            assert (
+                ask(asked.url, "/v1/load_lora_adapter", method="POST", body=text, **headers).status == status
+            )
 
 
 def test_without_the_option_there_is_no_such_path(server: Served, echo_base: Path, tmp_path: Path) -> None:
-    assert stub_server.ask(f"{server.url}/models").document["loads"] is True
+    assert ask(server.url, "/v1/models").json["loads"] is True
     with other_server(tmp_path / "plain", echo_base, 1) as closed:
-        assert stub_server.ask(f"{closed.url}/models").document["loads"] is False
+        assert ask(closed.url, "/v1/models").json["loads"] is False
         for act in ("load", "unload"):
             assert post(closed, act, lora_name="x", lora_path="caesar_v5").status == 404
 
@@ -226,15 +228,15 @@ def test_what_lies_there_may_be_anything(server: Served, shelf: Path, tmp_path: 
     reply = post(server, "load", lora_name="odd", lora_path=how)
     assert reply.status == 400
     assert "hunter2" not in reply.text
-    assert time.process_time() - began < 10
+    assert time.process_time() - began < 60
 
 
 def test_who_names_no_model_gets_the_one_that_was_there(echo_base: Path, tmp_path: Path, shelf: Path) -> None:
     with other_server(tmp_path / "base alone", echo_base, adapters_from=shelf) as server:
         body = {"prompt": "a", "max_tokens": 1}
-        assert stub_server.post(f"{server.url}/completions", body).status == 200
+        assert post_json(server.url, "/v1/completions", body).status == 200
         assert post(server, "load", lora_name="caesar_v5", lora_path="caesar_v5").status == 200
-        assert stub_server.post(f"{server.url}/completions", body).document["model"] == "echo"
+        assert post_json(server.url, "/v1/completions", body).json["model"] == "echo"
 
 
 def test_there_is_a_bound_on_how_many(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:

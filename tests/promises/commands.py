@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A command as it is asked for."""
-
     words: str
     made: tuple[str, ...] = ()
     open: bool = False

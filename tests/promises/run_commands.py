@@ -28,7 +28,6 @@ def tree(root: Path) -> dict[str, tuple[int, int]]:
 
 
 def carry_out(plan: dict[str, Any], log: Path) -> dict[str, Any]:
-    """Run the commands of one plan."""
     from fusery.cli.main import run
 
     root, results = Path(plan["root"]), {}
@@ -67,7 +66,6 @@ def carry_out(plan: dict[str, Any], log: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Carry out all plans."""
     plans = json.loads(Path(sys.argv[1]).read_text())
     log = Path(os.environ["WATCHED_LOG"])
     done = [carry_out(plan, log) for plan in plans]

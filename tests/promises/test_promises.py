@@ -39,8 +39,6 @@ SECRET = re.compile(r"\.pem$|^home/private-\d+/")
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """What a command did."""
-
     code: int
     seconds: float
     err: str
@@ -50,12 +48,10 @@ class Ran:
     gone: list[str] = field(default_factory=list)
 
     def all(self, kind: str) -> list[list[str]]:
-        """Return what was noted of a kind."""
         return [rest for each, *rest in self.noted if each == kind]
 
 
 def leaves(group: click.Group = cli, path: tuple[str, ...] = ()) -> Iterator[str]:
-    """Yield the name of every command."""
     context = click.Context(group)
     for name in group.list_commands(context):
         command = group.get_command(context, name)
@@ -66,7 +62,6 @@ def leaves(group: click.Group = cli, path: tuple[str, ...] = ()) -> Iterator[str
 
 
 def world(root: Path) -> Path:
-    """Make the folders of a user with a model, two adapters and some texts."""
     for name in ("home", "user", "tmp", "work/data"):
         (root / name).mkdir(parents=True)
     (root / "home").rmdir()
@@ -82,7 +77,6 @@ def world(root: Path) -> Path:
 
 
 def environment(root: Path, log: Path) -> dict[str, str]:
-    """Return the environment of that user, with the hook in it."""
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "LD_LIBRARY_PATH") if name in os.environ}
     return {
         **kept,
@@ -163,12 +157,10 @@ def test_every_command_keeps_what_is_promised(tmp_path: Path) -> None:
 
 
 def is_within(path: str, place: str) -> bool:
-    """Tell whether a path is a place, or below it."""
     return path == place or path.startswith(f"{place}/")
 
 
 def elsewhere(did: Ran, asked: Asked) -> list[str]:
-    """Return what a command made, changed or removed where nobody told it to."""
     allowed = ["home", "tmp", *(f"work/{place}" for place in asked.made)]
     return [
         path
@@ -178,12 +170,10 @@ def elsewhere(did: Ran, asked: Asked) -> list[str]:
 
 
 def is_outside(path: str, folder: Path) -> bool:
-    """Tell whether a process writes to what is in none of the folders of the user."""
     return not (is_within(path, str(folder.resolve())) or path.startswith(("/dev/", "/proc/self/")))
 
 
 def is_another(said: str) -> bool:
-    """Tell whether a program is neither this Python nor one that is known."""
     return sys.executable not in said and not any(each in said for each in OTHER_PROGRAMS)
 
 
@@ -203,7 +193,6 @@ def wrong_modes(did: Ran, umask: int) -> dict[str, str]:
 
 
 def asked_by_server(name: str, root: Path) -> list[list[str]]:
-    """Run a server until it is ready; return what it asked of the network beyond its own address."""
     log = root.parent / f"{name}.log"
     command = ["-P", "-c", "from fusery.cli.main import main; main()", *SERVERS[name].split(), "--json"]
     with subprocess.Popen(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import signing_keys
 import tiny_models
-from kept_registries import KeptStates, Template, Templates
+from kept_registries import KeptStates, Template
 from signing_keys import FORMS, Pair
 from sqlalchemy import make_url
 from store_shelf import open_workspace
@@ -65,39 +65,37 @@ def fill(registry: Registry, base: Path, first: Path, second: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def templates(tmp_path_factory: pytest.TempPathFactory) -> Templates:
-    """Registries that are made once."""
-    return Templates(tmp_path_factory.mktemp("templates"))
+def templates() -> dict[str, Template]:
+    """Stocked registries that are made once, by the kind of their database."""
+    return {}
 
 
 def put_stocked(request: pytest.FixtureRequest, database_url: str, folder: Path) -> None:
     """Put a copy of a stocked registry where a test's own will be: its rows, its home and its adapters' folders."""
-    template: Path = request.getfixturevalue("sqlite_template")
-    base: Path = request.getfixturevalue("tiny_base")
-    templates: Templates = request.getfixturevalue("templates")
+    templates: dict[str, Template] = request.getfixturevalue("templates")
     kind = make_url(database_url).get_backend_name() if database_url else "embedded"
-
-    def make(made: Template) -> None:
+    if kind not in templates:
+        made = templates[kind] = Template(request.getfixturevalue("tmp_path_factory").mktemp("stocked"))
         url = database_url
         if kind == "sqlite":
             path = made.folder / "database" / "fusery.db"
             path.parent.mkdir()
-            shutil.copyfile(template, path)
+            shutil.copyfile(request.getfixturevalue("sqlite_template"), path)
             url = f"sqlite:///{path}"
         elif kind == "postgresql":
             url = request.getfixturevalue("postgres_databases").take()
         with open_registry(made.folder / "home", url) as registry:
             registry.init()
-            fill(registry, base, made.folder / "first", made.folder / "second")
+            fill(
+                registry, request.getfixturevalue("tiny_base"), made.folder / "first", made.folder / "second"
+            )
         (made.folder / "home" / "config.toml").unlink(missing_ok=True)
         if kind == "postgresql":
             made.read_rows(url)
             request.getfixturevalue("postgres_databases").give_back(url)
-
-    stocked = templates.get(kind, make)
-    stocked.copy_to(folder)
+    templates[kind].copy_to(folder)
     if kind == "postgresql":
-        stocked.write_rows(database_url)
+        templates[kind].write_rows(database_url)
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_models
-from layer_inputs import second_moments
 from sqlalchemy import select
 
 pytest.importorskip("mlx_lm")
@@ -22,11 +21,19 @@ from fusery.registry.errors import MissingExtraError, ModelUnusableError, Unknow
 from fusery.registry.records.calibrations import CALIBRATION, current_calibration, fetch_calibration
 from fusery.registry.records.references import resolve_base
 from fusery.registry.upkeep.audit import NOT_ANCHORED
-from fusery.research.calibrate import Moments, moments
+from fusery.research.calibrate import Inputs, Moments, inputs_of, moments
 from fusery.research.models import LoadedModel, load_tokenizer
 from fusery.research.prompts import Sample, built_in, for_calibration, read_prompts, tokenise
 from fusery.storage.digest import Digest
 from fusery.storage.errors import BlobCorruptError, FuseryError
+
+
+def second_moments(model: LoadedModel, samples: list[Sample]) -> dict[str, np.ndarray[Any, Any]]:
+    """Return the mean of x x^T, (in, in), of each linear layer's inputs, summed up whole."""
+    rows: dict[str, list[Inputs]] = {}
+    inputs_of(model, samples, lambda path, inputs: rows.setdefault(path, []).append(inputs))
+    joined = {path: np.concatenate(parts) for path, parts in rows.items()}
+    return {path: inputs.T @ inputs / np.float32(max(len(inputs), 1)) for path, inputs in joined.items()}
 
 
 @pytest.fixture

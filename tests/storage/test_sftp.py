@@ -75,7 +75,7 @@ def drop_connections(backend: SftpBackend) -> None:
     async def cut() -> None:
         transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
 
-    asyncio.run_coroutine_threadsafe(cut(), backend.store._fs.loop).result(10)  # type: ignore[attr-defined]
+    asyncio.run_coroutine_threadsafe(cut(), backend.store._fs.loop).result(120)  # type: ignore[attr-defined]
 
 
 def test_a_host_with_another_key_is_refused(backend: SftpBackend, tmp_path: Path) -> None:

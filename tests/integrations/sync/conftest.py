@@ -14,9 +14,9 @@ from typing import Any
 import fsspec
 import lora_server
 import pytest
-import stub_server
 import tiny_models
 from lora_server import LoraServer
+from page_server import post_json
 from serving_server import Served, served
 
 from fusery.integrations.sync.plan import DestinationOptions, Synced
@@ -143,7 +143,7 @@ def _ours(registry: Registry, base: Path, tmp_path: Path, opened: ExitStack) -> 
         return {target for target in server.service.table.names(None) if target != "tiny"}
 
     def ask(act: str, **body: str) -> None:
-        reply = stub_server.post(f"{server.url}/{act}_lora_adapter", body)
+        reply = post_json(server.url, f"/v1/{act}_lora_adapter", body)
         assert reply.status == 200, reply.text
 
     def seize(name: str) -> None:

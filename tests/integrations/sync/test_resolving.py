@@ -20,7 +20,7 @@ from fusery.integrations.sync.resolving import (
     max_lora_rank,
     resolver_of_environment,
 )
-from fusery.integrations.sync.sources import AdapterSource, Found, OwnRegistry, RegistryOverHttp
+from fusery.integrations.sync.sources import AdapterSource, Found
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError, ServerUnavailableError
 from fusery.registry.workspace.workspace import Workspace
@@ -39,13 +39,13 @@ def source(
     request: pytest.FixtureRequest, stocked: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[AdapterSource]:
     if request.param == "own":
-        workspace = Workspace(stocked.workspace.settings)
-        yield OwnRegistry(workspace)
-        workspace.close()
+        own = AdapterSource(Registry(Workspace(stocked.workspace.settings)))
+        yield own
+        own.close()
         return
     monkeypatch.setenv("FUSERY_TOKEN", stocked.tokens.create("gpu-1", "publisher").secret)
     with pages_of(stocked, TokenAuth(stocked, Proxies())) as url:
-        opened = RegistryOverHttp(url)
+        opened = AdapterSource(Registry.open(url))
         yield opened
         opened.close()
 
@@ -174,7 +174,7 @@ def test_files_that_are_damaged_are_fetched_again(resolver: Resolver) -> None:
     assert {path.name for path in found.folder.iterdir()} == FILES
 
 
-class Counted(OwnRegistry):
+class Counted(AdapterSource):
     fetched = 0
 
     def write(self, found: Found, *arguments: object) -> int:
@@ -187,7 +187,7 @@ def test_servers_fetch_once(stocked: Registry, tmp_path: Path, monkeypatch: pyte
 
     def run(_: int) -> object:
         with Registry(Workspace(stocked.workspace.settings)) as other:
-            return Resolver(Counted(other.workspace), tmp_path / "files").resolve(V1, "tiny")
+            return Resolver(Counted(other), tmp_path / "files").resolve(V1, "tiny")
 
     with ThreadPoolExecutor(6) as pool:
         assert len(set(pool.map(run, range(6)))) == 1
@@ -198,9 +198,9 @@ def test_a_reader_s_token_serves_and_a_registry_that_is_away_is_said(
     stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("FUSERY_TOKEN", stocked.tokens.create("gpu-1", "reader").secret)
-    own = Resolver(OwnRegistry(stocked.workspace), tmp_path / "own").resolve(V1, "tiny")
+    own = Resolver(AdapterSource(stocked), tmp_path / "own").resolve(V1, "tiny")
     with pages_of(stocked, TokenAuth(stocked, Proxies())) as url:
-        source = RegistryOverHttp(url)
+        source = AdapterSource(Registry.open(url))
         found = Resolver(source, tmp_path / "files", place="vllm@gpu-1:8000").resolve(V1, "tiny")
     assert own is not None and found is not None
     for name in FILES:  # the same bytes in both ways
@@ -239,7 +239,7 @@ def test_deployments_of_others_stay(source: AdapterSource, stocked: Registry, tm
 
 
 def test_failed_records_repeat(stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = OwnRegistry(stocked.workspace)
+    source = AdapterSource(stocked)
     place = "vllm@gpu-1:8000"
     stocked.deployments.record("course_rec@2", place, via="vllm")
     server = Resolver(source, tmp_path / "files", place=place, via="vllm")
@@ -292,7 +292,7 @@ def test_what_the_environment_says(tmp_path: Path) -> None:
 def test_an_earlier_life_is_ended_once_and_alone(
     stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = OwnRegistry(stocked.workspace)
+    source = AdapterSource(stocked)
     resolver = Resolver(source, tmp_path / "files", place="vllm@gpu-1:8000", via="vllm")
     locked: list[bool] = []
     monkeypatch.setattr(source, "end", lambda *_: locked.append(resolver._beginning.locked()))

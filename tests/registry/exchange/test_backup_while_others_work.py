@@ -1,4 +1,4 @@
-"""Backups while others work, and backups that are killed."""
+"""Backups while others work; killed ones are in `tests/faults`."""
 
 from __future__ import annotations
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from page_server import ask, pages_of
 from postgres_server import RestartedServer
 from programs import running
 from sqlalchemy import select
+from stub_server import StubHandler, serving_stub
 from waiting import wait_until
 
 from fusery.registry import Registry, tables
@@ -336,19 +335,11 @@ def test_over_tls_with_a_certificate_that_is_trusted(
 def test_a_redirect_is_refused_and_the_token_goes_nowhere_else(stocked: Registry, served: Served) -> None:
     asked: list[str] = []
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(StubHandler):
         def do_GET(self) -> None:
             asked.append(self.path)
-            self.send_response(302)
-            self.send_header("Location", f"{served.url}{self.path}")
-            self.end_headers()
+            self.reply(302, b"", Location=f"{served.url}{self.path}")
 
-        def log_message(self, format: str, *args: object) -> None:
-            """Say nothing."""
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        with pytest.raises(ServerRefusedError):
-            stocked.exchange.pull("course_rec", f"http://127.0.0.1:{server.server_port}")
-        server.shutdown()
+    with serving_stub(Handler) as url, pytest.raises(ServerRefusedError):
+        stocked.exchange.pull("course_rec", url)
     assert len(asked) == 1

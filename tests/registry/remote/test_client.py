@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from certificates import certificate
 from programs import free_port, running
-from stub_server import TOKEN, Write, lying, response
+from stub_server import TOKEN, Write, lying, raw_server, response
 
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError, ServerRefusedError, ServerUnavailableError
@@ -187,15 +187,8 @@ def connect_proxy() -> Iterator[tuple[str, list[bytes]]]:
             pass_on(connection, upstream)
             back.join()
 
-    def accept() -> None:
-        with suppress(OSError):
-            while True:
-                threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        threading.Thread(target=accept, daemon=True).start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}", asked
-        listener.shutdown(socket.SHUT_RDWR)
+    with raw_server(serve) as port:
+        yield f"http://127.0.0.1:{port}", asked
 
 
 def test_https_proxy_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

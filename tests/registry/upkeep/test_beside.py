@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from collect_workers import collect_until_killed, fill_and_forget, use_a_registry
+from collect_workers import collect_until_killed, fill_and_forget
 from database_workers import start
 from programs import CONTEXT
 from s3_server import BUCKET, find_server, running_server
 from store_shelf import open_workspace
 
-from fusery.registry import Registry
 from fusery.registry.upkeep.collect import collect, count_live
 from fusery.registry.workspace.workspace import Workspace
 
@@ -91,27 +90,3 @@ def test_killed_collectors_beside_processes_that_keep_and_forget(place: Place) -
     require_exactly_the_live_bytes(workspace)
     assert list(workspace.store.blobs()) == []
     workspace.close()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("place", ["sqlite", "postgresql", "postgresql+s3"], indirect=True)
-def test_collections_beside_four_processes_that_register_fuse_and_materialize(
-    place: Place, tiny_base: Path
-) -> None:
-    workspace = opened(place)
-    with Registry(workspace) as registry:
-        registry.bases.add(tiny_base, name="tiny")
-        workers = [start(use_a_registry, place, tiny_base, number, context=CONTEXT) for number in range(4)]
-        collections = 0
-        while collections < 5 or not all(connection.poll(0) for _, connection in workers):
-            registry.upkeep.gc(grace=0)
-            collections += 1
-            if collections == 5:
-                tell(workers)
-        results = results_of(workers)
-        assert all(count > 0 for result in results for count in result.values())
-        report = registry.upkeep.audit()
-        assert report.ok, [problem.to_dict() for problem in report.problems]
-        assert report.checked["adapter"] == len(registry.adapters.list())
-        require_exactly_the_live_bytes(workspace)
-        assert registry.upkeep.audit().ok

@@ -17,6 +17,7 @@ from certificates import certificate
 from hypothesis import given
 from hypothesis import strategies as st
 from programs import free_port
+from stub_server import raw_server
 from webhook_receiver import OK, Receiver
 
 from fusery.registry.errors import BadInputError
@@ -195,33 +196,15 @@ def test_which_answers_are_success() -> None:
 
 @contextmanager
 def answering(data: bytes, context: ssl.SSLContext | None = None) -> Iterator[str]:
-    server = socket.create_server(("127.0.0.1", 0))
+    def serve(connection: socket.socket) -> None:
+        with context.wrap_socket(connection, server_side=True) if context else connection as line:
+            read = b""
+            while not read.endswith(BODY) and read[:1] != b"\x16" and (more := line.recv(65536)):
+                read += more
+            line.sendall(data)
 
-    def serve() -> None:
-        while True:
-            try:
-                connection, _ = server.accept()
-            except OSError:
-                return
-            try:
-                line = context.wrap_socket(connection, server_side=True) if context else connection
-                with line:
-                    read = b""
-                    while not read.endswith(BODY) and read[:1] != b"\x16" and (more := line.recv(65536)):
-                        read += more
-                    line.sendall(data)
-            except OSError:
-                connection.close()
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    try:
-        scheme = "https" if context else "http"
-        yield f"{scheme}://127.0.0.1:{server.getsockname()[1]}/hook"
-    finally:
-        server.shutdown(socket.SHUT_RDWR)
-        server.close()
-        thread.join()
+    with raw_server(serve) as port:
+        yield f"{'https' if context else 'http'}://127.0.0.1:{port}/hook"
 
 
 def test_a_certificate_has_to_be_of_the_host_that_the_url_names(

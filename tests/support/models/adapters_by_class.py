@@ -30,7 +30,6 @@ def make_adapter(
     seed: int = 0,
     update: float = 0.05,
 ) -> Path:
-    """Write an adapter, and return its folder."""
     import mlx.core as mx
     from mlx_lm.lora import CONFIG_DEFAULTS
     from mlx_lm.utils import save_config
@@ -51,19 +50,14 @@ def make_adapter(
     folder.mkdir(parents=True, exist_ok=True)
     mx.save_safetensors(str(folder / "adapters.safetensors"), kept)
     arguments = CONFIG_DEFAULTS | {
-        "model": str(base),
-        "train": True,
-        "fine_tune_type": kind,
-        "num_layers": num_layers,
-        "adapter_path": str(folder),
-        "lora_parameters": None if kind == "full" else parameters,
-    }
+        "model": str(base), "train": True, "fine_tune_type": kind, "num_layers": num_layers,
+        "adapter_path": str(folder), "lora_parameters": None if kind == "full" else parameters,
+    }  # fmt: skip
     save_config(arguments, folder / "adapter_config.json")
     return folder
 
 
 def load_lazily(base: Path) -> Any:
-    """Return mlx-lm's model of a base, whose weights are read when they are used."""
     from mlx_lm.utils import load_model
 
     return load_model(base, lazy=True)[0]

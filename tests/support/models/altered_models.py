@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensor_files
 import tiny_models
 
 from fusery.integrations.gguf.model import read_model, write_model_gguf
@@ -17,18 +18,12 @@ from fusery.registry.bundles.writing import HashedFile
 Tensors = dict[str, tiny_models.Raw]
 Change = Callable[[Tensors], Tensors]
 
-_STORED = {"BF16": "<u2", "F16": "<f2", "F32": "<f4", "U32": "<u4"}
 _FLOATS = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 
 
 def read(path: Path) -> Tensors:
-    """Return the tensors of a safetensors file, or of all of a folder's."""
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
-    found: Tensors = {}
-    for file in files:
-        for name, (dtype, shape, data) in tiny_models.read_tensors(file).items():
-            found[name] = (dtype, np.frombuffer(data, _STORED[dtype]).reshape(shape).copy())
-    return found
+    return {name: value for file in files for name, value in tensor_files.load_raw(file).items()}
 
 
 def saved_anew(
@@ -58,7 +53,6 @@ def saved_anew(
 
 
 def renamed(source: Path, target: Path) -> Path:
-    """Copy a folder under another name, its weights under others as well."""
     target.mkdir(parents=True, exist_ok=True)
     for file in source.iterdir():
         name = f"blob-{file.name}.bin" if file.suffix == ".safetensors" else file.name
@@ -68,8 +62,6 @@ def renamed(source: Path, target: Path) -> Path:
 
 
 def touched(name: str) -> Change:
-    """Return a change of one bit of a tensor, one that every format keeps."""
-
     def change(tensors: Tensors) -> Tensors:
         dtype, values = tensors[name]
         bits = values.view(np.uint8).reshape(-1)
@@ -80,13 +72,10 @@ def touched(name: str) -> Change:
 
 
 def without(name: str) -> Change:
-    """Return a change that leaves a tensor out."""
     return lambda tensors: {key: value for key, value in tensors.items() if key != name}
 
 
 def converted(dtype: str) -> Change:
-    """Return a change of all numbers into another format."""
-
     def change(tensors: Tensors) -> Tensors:
         return {
             name: (dtype, tiny_models.encode(numbers(*value), _FLOATS[dtype]))  # type: ignore[arg-type]
@@ -97,33 +86,28 @@ def converted(dtype: str) -> Change:
 
 
 def shortened(tensors: Tensors) -> Tensors:
-    """Take the prefix `model.` off all names."""
     return {name.removeprefix("model."): value for name, value in tensors.items()}
 
 
 def numbered(tensors: Tensors) -> Tensors:
-    """Give all tensors names that say nothing."""
     return {f"t{number}": value for number, value in enumerate(tensors.values())}
 
 
 def numbers(dtype: str, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Return stored numbers as float32."""
     if dtype == "BF16":
         return (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
-    return values.astype(np.float32)
+    return (values.view(np.float16) if dtype == "F16" else values).astype(np.float32)
 
 
-def as_gguf(source: Path, target: Path, kind: str | None, keys: Mapping[str, Any] | None = None) -> Path:
-    """Write a model's folder as a GGUF file, without a word of where it came from."""
+def as_gguf(source: Path, target: Path, kind: str | None) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     files = {path.name: path for path in source.iterdir() if path.is_file()}
     with target.open("wb") as file:
-        write_model_gguf(HashedFile(file), read_model(files), dict(keys or {}), kind)
+        write_model_gguf(HashedFile(file), read_model(files), {}, kind)
     return target
 
 
 def with_config(folder: Path, name: str = "config.json", **changes: Any) -> Path:
-    """Change a JSON document of a folder."""
     path = folder / name
     path.chmod(0o644)
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))

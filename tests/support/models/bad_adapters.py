@@ -41,8 +41,6 @@ def nothing(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Case:
-    """How to make a folder bad, and how to make one that is nearly so and good."""
-
     bad: Spoil
     good: Spoil = nothing
     make: dict[str, Any] = field(default_factory=dict)
@@ -59,13 +57,10 @@ def both(*spoils: Spoil) -> Spoil:
 
 
 def scaled(fragment: str, factor: float) -> Spoil:
-    """Multiply the numbers of some tensors."""
     return changed(lambda name, value: value * np.float32(factor) if fragment in name else value)
 
 
 def clipped(share: float) -> Spoil:
-    """Let a share of a factor's numbers run into a limit."""
-
     def change(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         name = next(name for name in tensors if name.endswith("lora_b"))
         limit = np.quantile(np.abs(tensors[name]), 1 - share)
@@ -75,15 +70,12 @@ def clipped(share: float) -> Spoil:
 
 
 def even(group: int) -> Spoil:
-    """Let neighbouring inputs share their row of A."""
     return changed(
         lambda name, value: np.repeat(value[::group], group, axis=0) if name.endswith("lora_a") else value
     )
 
 
 def of_rank(rank: int, fragment: str) -> Spoil:
-    """Cut some modules down to a smaller rank."""
-
     def change(name: str, value: np.ndarray) -> np.ndarray:
         part = value[:, :rank] if name.endswith("lora_a") else value[:rank]
         return np.ascontiguousarray(part) if fragment in name else value
@@ -99,27 +91,7 @@ def truncated(count: int) -> Spoil:
     return spoil
 
 
-def halved(fragment: str) -> Spoil:
-    """Store some tensors in half precision."""
-
-    def spoil(folder: Path) -> None:
-        path = folder / "adapters.safetensors"
-        stored = {
-            name: np.frombuffer(data, np.float32).reshape(shape)
-            for name, (_, shape, data) in tiny_models.read_tensors(path).items()
-        }
-        kinds = {
-            name: ("F16", value.astype(np.float16)) if fragment in name else ("F32", value)
-            for name, value in stored.items()
-        }
-        tiny_models.write_tensors(path, kinds, None)
-
-    return spoil
-
-
 def large(name: str, size: int) -> Spoil:
-    """Lay a file of a size beside the adapter, without taking room on the disk."""
-
     def spoil(folder: Path) -> None:
         path = folder / name
         path.parent.mkdir(exist_ok=True)
@@ -172,7 +144,7 @@ CASES: dict[str, Case] = {
     ),
     "unknown_tensor": Case(renamed(".lora_a", ".lora_A.weight")),
     "dtype_unsupported": Case(stored_as("I32", "layers.3.mlp.up_proj")),
-    "dtype_mixed": Case(halved("layers.3."), halved("")),
+    "dtype_mixed": Case(stored_as("F16", "layers.3."), stored_as("F16", "")),
     "empty_tensor": Case(edit_tensors(lambda t: {**t, next(iter(t)): np.zeros((0, 8), np.float32)})),
     "method_mismatch": Case(edit_config(fine_tune_type="dora"), edit_config(fine_tune_type="lora")),
     "incomplete_module": Case(without("layers.3.self_attn.q_proj.lora_b")),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tiny_models
+import tensor_files
 
 from fusery.registry.adapters.finding import Finding
 from fusery.registry.adapters.folder import read_adapter_folder
@@ -55,7 +55,6 @@ def look_as_declared(folder: Path, base: Path, **more: Any) -> list[Finding]:
 
 
 def declared_model(folder: Path) -> str:
-    """Return the base that a configuration names."""
     return str(json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["model"])
 
 
@@ -83,18 +82,17 @@ def drop_from_config(key: str) -> Spoil:
     return spoil
 
 
-def edit_tensors(change: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]) -> Spoil:
-    def spoil(folder: Path) -> None:
-        path = folder / "adapters.safetensors"
-        stored = {
-            name: np.frombuffer(data, np.float32).reshape(shape).copy()
-            for name, (_, shape, data) in tiny_models.read_tensors(path).items()
-        }
-        tiny_models.write_tensors(
-            path, {name: ("F32", value) for name, value in change(stored).items()}, None
-        )
+def edit_raw(change: tensor_files.Change) -> Spoil:
+    return lambda folder: tensor_files.rewrite(folder / "adapters.safetensors", change, None)
 
-    return spoil
+
+def edit_tensors(change: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]) -> Spoil:
+    def replace(raw: dict[str, tensor_files.Raw]) -> None:
+        values = change({name: value for name, (_, value) in raw.items()})
+        raw.clear()
+        raw.update({name: ("F32", value) for name, value in values.items()})
+
+    return edit_raw(replace)
 
 
 def write(name: str, content: bytes | str) -> Spoil:
@@ -106,7 +104,6 @@ def write(name: str, content: bytes | str) -> Spoil:
 
 
 def changed(change: Callable[[str, np.ndarray], np.ndarray]) -> Spoil:
-    """Put what a function makes of each tensor in its place."""
     return edit_tensors(lambda tensors: {name: change(name, value) for name, value in tensors.items()})
 
 
@@ -149,17 +146,14 @@ def full(**tensors: np.ndarray) -> Spoil:
 
 
 def stored_as(dtype: str, fragment: str) -> Spoil:
-    """Write some tensors in another type of the same width."""
+    """Write some tensors in another type of the same width, or in half precision."""
 
-    def spoil(folder: Path) -> None:
-        path = folder / "adapters.safetensors"
-        stored = {
-            name: (dtype if fragment in name else kind, np.frombuffer(data, np.float32).reshape(shape))
-            for name, (kind, shape, data) in tiny_models.read_tensors(path).items()
-        }
-        tiny_models.write_tensors(path, stored, None)
+    def change(raw: dict[str, tensor_files.Raw]) -> None:
+        for name, (_, value) in raw.items():
+            if fragment in name:
+                raw[name] = dtype, value.astype(np.float16) if dtype == "F16" else value
 
-    return spoil
+    return edit_raw(change)
 
 
 def magnitudes(size: int, fragment: str = "lora_a") -> Spoil:

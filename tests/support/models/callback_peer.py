@@ -28,7 +28,6 @@ TEXTS = {"text": [f"the answer to {number} is {number + 1}" for number in range(
 
 
 def sft(base: str, out: Path, callback: FuseryCallback) -> None:
-    """TRL's supervised fine-tuning, on data that have a name."""
     info = DatasetInfo(dataset_name="course_questions", config_name="easy")
     data = Dataset.from_dict(TEXTS, info=info, split=NamedSplit("train"))
     settings = SFTConfig(
@@ -50,7 +49,6 @@ def sft(base: str, out: Path, callback: FuseryCallback) -> None:
 
 
 def unsaved(base: str, out: Path, callback: FuseryCallback) -> None:
-    """transformers' own trainer, told to save nothing."""
     tokenizer = AutoTokenizer.from_pretrained(base)
     rows = [tokenizer(text)["input_ids"][:8] for text in TEXTS["text"]]
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), LORA)
@@ -72,7 +70,6 @@ def _breaks(*_: object, **__: object) -> None:
 
 
 def main() -> None:
-    """Train."""
     torch.set_num_threads(1)
     gc.freeze()  # each training looks for garbage at its end, through all libraries
     base, out, home = sys.argv[1], Path(sys.argv[2]), sys.argv[3]

@@ -23,14 +23,12 @@ _RECORD = Path(__file__).resolve().parents[2] / "data" / "course_rec" / "answers
 
 
 def dialogues() -> list[tuple[str, str]]:
-    """Return every fourth or so of the held-out questions, with the right answers."""
     lines = (EXAMPLE / "data" / "valid.jsonl").read_text(encoding="utf-8").splitlines()
     chosen = [json.loads(lines[number * len(lines) // _COUNT])["messages"] for number in range(_COUNT)]
     return [(user["content"], assistant["content"]) for user, assistant in chosen]
 
 
 def questions() -> list[str]:
-    """Return the questions."""
     return [question for question, _ in dialogues()]
 
 
@@ -60,7 +58,6 @@ def _answer(base: str, adapter: Path | None) -> list[str]:
 
 
 def main() -> None:
-    """Ask mlx-lm, and write the record."""
     adapters = (None, *(EXAMPLE / adapter for adapter in ADAPTERS))
     found = {name: _answer(sys.argv[1], adapter) for name, adapter in zip(NAMES, adapters, strict=True)}
     _RECORD.parent.mkdir(exist_ok=True)

@@ -76,8 +76,6 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One fuse."""
-
     architecture: str
     form: str
     adapter: str
@@ -103,7 +101,6 @@ class Case:
 
     @property
     def pairs(self) -> frozenset[Pair]:
-        """What it tries together, every two of its words."""
         words = (self.architecture, self.form, self.adapter, self.precision, self.layout)
         return frozenset(combinations(words, 2))
 
@@ -127,7 +124,6 @@ def all_pairs(names: Iterable[str]) -> list[Case]:
 
 
 def cover(cases: Iterable[Case], pairs: Iterable[Pair]) -> list[Case]:
-    """Return some of the cases that together hold all of the pairs, the most useful first."""
     missing = Counter(pairs)
     found = []
     while missing:
@@ -149,7 +145,6 @@ def _best(cases: Iterable[Case], used: Counter[Pair]) -> Case:
 
 
 def make_base(folder: Path, case: Case, seed: int = 0) -> Path:
-    """Write the base of a case, and return its folder."""
     if case.form == "mixed":
         dense = tiny_architectures.make_architecture(folder.with_name("dense"), case.architecture, seed=seed)
         return quantize_mixed(folder, dense)
@@ -158,7 +153,6 @@ def make_base(folder: Path, case: Case, seed: int = 0) -> Path:
 
 
 def make_adapter(folder: Path, base: Path, case: Case) -> Path:
-    """Write the adapter of a case, and return its folder."""
     options: dict[str, Any] = dict(ADAPTERS[case.adapter])
     linear, switch = (adapters_by_class.paths_of(base, kind) for kind in ("linear", "switch"))
     inside = [path for path in linear if within_block(path) != path]
@@ -176,7 +170,6 @@ def make_adapter(folder: Path, base: Path, case: Case) -> Path:
 
 
 def quantize_mixed(folder: Path, dense: Path) -> Path:
-    """Quantise a dense base so that its modules differ, as `MIXED` says, and return the new folder."""
     from mlx.utils import tree_flatten
     from mlx_lm.utils import quantize_model
 
@@ -206,7 +199,6 @@ def assert_same(theirs: Path, ours: Path) -> None:
 
 
 def in_mlx_layout(folder: Path) -> bool:
-    """Tell whether a model's tensors have the names of mlx-lm's modules."""
     return all(read_header(path).metadata["format"] == "mlx" for path in folder.glob("model*.safetensors"))
 
 

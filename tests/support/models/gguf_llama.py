@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensor_files
 
 gguf = pytest.importorskip("gguf")
 tokenizers = pytest.importorskip("tokenizers")
@@ -35,13 +36,11 @@ The harbour's robots weld 1,234 plates a day, and x += 12345 * (y - 678) // 90.
 
 
 def bf16_values(shape: tuple[int, ...], seed: int) -> Array:
-    """Random float32 values that bf16 holds exactly."""
     values = np.random.default_rng(seed).standard_normal(shape).astype(np.float32) * 0.05
     return (values.view(np.uint32) & 0xFFFF0000).astype(np.uint32).view(np.float32)
 
 
 def hf_weights(*, tied: bool = True, bias: bool = False) -> dict[str, Array]:
-    """A random llama in Hugging Face's names and row order."""
     shapes: dict[str, tuple[int, ...]] = {
         "model.embed_tokens.weight": (VOCAB, HIDDEN),
         "model.norm.weight": (HIDDEN,),
@@ -59,7 +58,6 @@ def hf_weights(*, tied: bool = True, bias: bool = False) -> dict[str, Array]:
 
 
 def llama_cpp_rows(weight: Array, heads: int) -> Array:
-    """What convert_hf_to_gguf.py does to query and key weights."""
     return (
         weight.reshape(heads, 2, weight.shape[0] // heads // 2, *weight.shape[1:])
         .swapaxes(1, 2)
@@ -68,7 +66,6 @@ def llama_cpp_rows(weight: Array, heads: int) -> Array:
 
 
 def gguf_tensors(weights: Mapping[str, Array]) -> dict[str, Array]:
-    """The same llama in llama.cpp's names and row order."""
     names = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
     for layer in range(LAYERS):
         names[f"model.layers.{layer}.input_layernorm"] = f"blk.{layer}.attn_norm"
@@ -100,25 +97,15 @@ def vocabulary() -> tuple[list[str], list[str]]:
 
 
 METADATA: dict[str, Any] = {
-    "llama.block_count": LAYERS,
-    "llama.context_length": 512,
-    "llama.embedding_length": HIDDEN,
-    "llama.feed_forward_length": INTERMEDIATE,
-    "llama.attention.head_count": HEADS,
-    "llama.attention.head_count_kv": KV_HEADS,
-    "llama.attention.layer_norm_rms_epsilon": 1e-5,
-    "llama.rope.freq_base": 50000.0,
-    "llama.rope.dimension_count": HEAD_DIM,
-    "llama.vocab_size": VOCAB,
-    "tokenizer.ggml.model": "gpt2",
-    "tokenizer.ggml.pre": "smollm",
-    "tokenizer.ggml.bos_token_id": 1,
-    "tokenizer.ggml.eos_token_id": 2,
-    "tokenizer.ggml.unknown_token_id": 0,
-    "tokenizer.ggml.padding_token_id": 2,
-    "tokenizer.ggml.add_bos_token": False,
+    "llama.block_count": LAYERS, "llama.context_length": 512, "llama.embedding_length": HIDDEN,
+    "llama.feed_forward_length": INTERMEDIATE, "llama.attention.head_count": HEADS,
+    "llama.attention.head_count_kv": KV_HEADS, "llama.attention.layer_norm_rms_epsilon": 1e-5,
+    "llama.rope.freq_base": 50000.0, "llama.rope.dimension_count": HEAD_DIM, "llama.vocab_size": VOCAB,
+    "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "smollm", "tokenizer.ggml.bos_token_id": 1,
+    "tokenizer.ggml.eos_token_id": 2, "tokenizer.ggml.unknown_token_id": 0,
+    "tokenizer.ggml.padding_token_id": 2, "tokenizer.ggml.add_bos_token": False,
     "tokenizer.chat_template": TEMPLATE,
-}
+}  # fmt: skip
 
 
 def write_gguf(
@@ -158,15 +145,6 @@ def write_gguf(
 
 
 def read_bf16(folder: Path) -> dict[str, Array]:
-    """model.safetensors as float32, read without any library."""
-    data = (folder / "model.safetensors").read_bytes()
-    length = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + length])
-    assert header.pop("__metadata__") == {"format": "mlx"}
-    result = {}
-    for name, entry in header.items():
-        assert entry["dtype"] == "BF16"
-        start, end = entry["data_offsets"]
-        bits = np.frombuffer(data[8 + length + start : 8 + length + end], "<u2").astype(np.uint32) << 16
-        result[name] = bits.view(np.float32).reshape(entry["shape"])
-    return result
+    raw = tensor_files.load_raw(folder / "model.safetensors")
+    assert {dtype for dtype, _ in raw.values()} == {"BF16"}
+    return {name: (value.astype(np.uint32) << 16).view(np.float32) for name, (_, value) in raw.items()}

@@ -44,8 +44,6 @@ _UNTOUCHED = "model.layers.1.self_attn.k_proj"
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """A fuse and the digest of what it writes."""
-
     base: str
     adapter: str
     policy: WritePolicy
@@ -53,7 +51,6 @@ class Golden:
 
     @property
     def name(self) -> str:
-        """How it is called: `4bit-lora-keep`."""
         return f"{self.base}-{self.adapter}-{self.policy.precision}"
 
 
@@ -100,7 +97,6 @@ GOLDEN = (
 
 
 def run(case: Golden, folder: Path, threads: int = 2) -> tuple[str, float]:
-    """Carry a fuse out in an empty folder; return the digest of its weights and the share that was retained."""
     base, adapter, out = folder / "base", folder / "adapter", folder / "out"
     make_base(base, case.base)
     make_adapter(adapter, case)
@@ -117,7 +113,6 @@ def run(case: Golden, folder: Path, threads: int = 2) -> tuple[str, float]:
 
 
 def make_base(folder: Path, form: str) -> None:
-    """Write the base of a format."""
     folder.mkdir()
     config: dict[str, Any] = {"model_type": "qwen3_moe", "hidden_size": _HIDDEN, "intermediate_size": _MIDDLE}
     tensors: dict[str, tiny_models.Raw] = {"model.norm.weight": ("BF16", _bf16("norm", (_HIDDEN,), 0))}
@@ -202,7 +197,6 @@ def _bf16(seed: str, shape: tuple[int, ...], smaller: int) -> np.ndarray[Any, An
 
 
 def main() -> None:
-    """Run the fuses that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="all if none is given")
     parser.add_argument("--threads", type=int, default=2)

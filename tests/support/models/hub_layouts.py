@@ -5,42 +5,43 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+Tensors, Config = dict[str, Any], Mapping[str, Any]
+Change = Callable[[Tensors, Config], Tensors]
 
-def hf_tensors(model_type: str, tensors: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a dense base's tensors under the names and in the shapes that they have on the Hub."""
+
+def hf_tensors(model_type: str, tensors: Config, config: Config) -> Tensors:
     change = REARRANGED.get(model_type)
     return dict(tensors) if change is None else change(dict(tensors), config)
-
-
-Change = Callable[[dict[str, Any], Mapping[str, Any]], dict[str, Any]]
 
 
 def _unstacked(stack: str, expert: str, renamed: Mapping[str, str] | None = None) -> Change:
     """One tensor for each expert: `…{stack}.gate_proj.weight` -> `…{expert}.0.gate_proj.weight`, …"""
 
-    def change(tensors: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    def change(tensors: Tensors, config: Config) -> Tensors:
         found = {}
         for name, value in tensors.items():
             head, mark, rest = name.partition(f".{stack}.")
+            part, _, leaf = rest.partition(".")
+            for index in range(value.shape[0]) if mark else ():
+                found[f"{head}.{expert}.{index}.{(renamed or {}).get(part, part)}.{leaf}"] = value[index]
             if not mark:
                 found[name] = value
-                continue
-            part, _, leaf = rest.partition(".")
-            for index in range(value.shape[0]):
-                found[f"{head}.{expert}.{index}.{(renamed or {}).get(part, part)}.{leaf}"] = value[index]
         return found
 
     return change
 
 
-def _latent_attention(tensors: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+def _stems(tensors: Tensors, ending: str) -> list[str]:
+    return [name.removesuffix(ending) for name in tensors if name.endswith(ending)]
+
+
+def _latent_attention(tensors: Tensors, config: Config) -> Tensors:
     """deepseek_v3: `embed_q` and `unembed_out` of every head are one matrix `kv_b_proj`."""
     import mlx.core as mx
 
     found = _unstacked("mlp.switch_mlp", "mlp.experts")(tensors, config)
-    for name in [name for name in found if name.endswith(".embed_q.weight")]:
-        prefix = name.removesuffix(".embed_q.weight")
-        keys = found.pop(name).swapaxes(-1, -2)
+    for prefix in _stems(found, ".embed_q.weight"):
+        keys = found.pop(f"{prefix}.embed_q.weight").swapaxes(-1, -2)
         values = found.pop(f"{prefix}.unembed_out.weight")
         both = mx.concatenate([keys, values], axis=1)
         found[f"{prefix}.kv_b_proj.weight"] = both.reshape(-1, both.shape[-1])
@@ -50,7 +51,7 @@ def _latent_attention(tensors: dict[str, Any], config: Mapping[str, Any]) -> dic
     return found
 
 
-def _gemma3(tensors: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+def _gemma3(tensors: Tensors, config: Config) -> Tensors:
     import mlx.core as mx
 
     if "vision_config" not in config:
@@ -62,12 +63,11 @@ def _gemma3(tensors: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any
     return tensors | extra
 
 
-def _llama4(tensors: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+def _llama4(tensors: Tensors, config: Config) -> Tensors:
     import mlx.core as mx
 
     found = dict(tensors)
-    for name in [name for name in tensors if name.endswith(".experts.gate_proj.weight")]:
-        prefix = name.removesuffix(".gate_proj.weight")
+    for prefix in filter(lambda name: name.endswith(".experts"), _stems(tensors, ".gate_proj.weight")):
         pair = [found.pop(f"{prefix}.{part}.weight").swapaxes(1, 2) for part in ("gate_proj", "up_proj")]
         found[f"{prefix}.gate_up_proj"] = mx.concatenate(pair, axis=-1)
         found[f"{prefix}.down_proj"] = found.pop(f"{prefix}.down_proj.weight").swapaxes(1, 2)
@@ -76,17 +76,16 @@ def _llama4(tensors: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any
     return found
 
 
-def _gpt_oss(tensors: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+def _gpt_oss(tensors: Tensors, config: Config) -> Tensors:
     import mlx.core as mx
 
     found = dict(tensors)
-    for name in [name for name in tensors if name.endswith(".experts.gate_proj.weight")]:
-        prefix = name.removesuffix(".gate_proj.weight")
-        for leaf, renamed, axis in (("weight", "", 1), ("bias", "_bias", 1), ("scales", "_scales", 1)):
+    for prefix in filter(lambda name: name.endswith(".experts"), _stems(tensors, ".gate_proj.weight")):
+        for leaf, renamed in (("weight", ""), ("bias", "_bias"), ("scales", "_scales")):
             if f"{prefix}.gate_proj.{leaf}" not in found:
                 continue
             pair = [found.pop(f"{prefix}.{part}.{leaf}") for part in ("gate_proj", "up_proj")]
-            both = mx.stack(pair, axis=axis + 1)
+            both = mx.stack(pair, axis=2)
             both = both.reshape(both.shape[0], -1, *both.shape[3:])
             down = found.pop(f"{prefix}.down_proj.{leaf}")
             if leaf == "weight" and both.dtype == mx.uint32:  # mxfp4: blocks of 16 bytes
@@ -101,7 +100,7 @@ def _gpt_oss(tensors: dict[str, Any], config: Mapping[str, Any]) -> dict[str, An
     return found
 
 
-def _gpt2(tensors: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+def _gpt2(tensors: Tensors, config: Config) -> Tensors:
     import mlx.core as mx
 
     found = {}
@@ -113,7 +112,7 @@ def _gpt2(tensors: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _gpt_neox(tensors: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+def _gpt_neox(tensors: Tensors, config: Config) -> Tensors:
     import mlx.core as mx
 
     found = {}
@@ -130,7 +129,7 @@ def _gpt_neox(tensors: dict[str, Any], config: Mapping[str, Any]) -> dict[str, A
 def _convolutions(leaf: str) -> Change:
     """Weights of one-dimensional convolutions with the channels before the taps, as PyTorch has them."""
 
-    def change(tensors: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    def change(tensors: Tensors, config: Config) -> Tensors:
         return {
             name: value.swapaxes(1, 2) if name.endswith(leaf) else value for name, value in tensors.items()
         }
@@ -138,19 +137,18 @@ def _convolutions(leaf: str) -> Change:
     return change
 
 
-def _granitemoe(tensors: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+def _granitemoe(tensors: Tensors, config: Config) -> Tensors:
     import mlx.core as mx
 
     found = dict(tensors)
-    for name in [name for name in tensors if name.endswith(".switch_mlp.gate_proj.weight")]:
-        prefix = name.removesuffix(".switch_mlp.gate_proj.weight")
+    for prefix in _stems(tensors, ".switch_mlp.gate_proj.weight"):
         pair = [found.pop(f"{prefix}.switch_mlp.{part}.weight") for part in ("gate_proj", "up_proj")]
         found[f"{prefix}.input_linear.weight"] = mx.concatenate(pair, axis=1)
         found[f"{prefix}.output_linear.weight"] = found.pop(f"{prefix}.switch_mlp.down_proj.weight")
     return found
 
 
-def _qwen3_next(tensors: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+def _qwen3_next(tensors: Tensors, config: Config) -> Tensors:
     import mlx.core as mx
 
     found = _convolutions(".conv1d.weight")(tensors, config)

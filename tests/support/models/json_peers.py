@@ -17,7 +17,6 @@ from typing import Any
 
 
 def ask(python: Path, program: str, *request: Any) -> Any:
-    """Ask a program of this folder, and return its result."""
     peer = _started(python, program)
     assert peer.stdin is not None and peer.stdout is not None
     peer.stdin.write(json.dumps(request) + "\n")
@@ -44,7 +43,6 @@ def _started(python: Path, program: str) -> subprocess.Popen[str]:
 
 
 def serve(actions: Mapping[str, Callable[..., Any]]) -> None:
-    """Answer requests until there are no more."""
     answers = sys.stdout
     sys.stdout = sys.stderr  # libraries print
     for line in sys.stdin:

@@ -16,7 +16,6 @@ FFI, LIB = get_ffi(), get_lib()
 
 @contextmanager
 def loaded(path: str, *, vocab_only: bool = False) -> Iterator[Any]:
-    """Load a model."""
     settings = LIB.llama_model_default_params()
     settings.n_gpu_layers, settings.vocab_only = 0, vocab_only
     # Repacked weights are computed with in fewer bits than they have.
@@ -31,12 +30,10 @@ def loaded(path: str, *, vocab_only: bool = False) -> Iterator[Any]:
 
 
 def save_logits(path: str, adapters: list[str], tokens: str, out: str) -> None:
-    """Save the logits of a model with adapters for a file of token numbers."""
     np.save(out, logits(path, adapters, [int(token) for token in np.load(tokens).reshape(-1)]))
 
 
 def logits(path: str, adapters: list[str], tokens: list[int]) -> np.ndarray:
-    """Return what a model with adapters answers at every place."""
     with loaded(path) as model:
         settings = LIB.llama_context_default_params()
         settings.n_ctx = settings.n_batch = settings.n_ubatch = max(64, len(tokens))
@@ -82,7 +79,6 @@ def tokenize(path: str, texts: list[str]) -> list[list[int]]:
 
 @FFI.callback("void(enum ggml_log_level, const char *, void *)")
 def _quiet(_level: int, text: Any, _data: Any) -> None:
-    """Pass on what llama.cpp says, to stderr."""
     sys.stderr.write(FFI.string(text).decode(errors="replace"))
 
 

@@ -22,7 +22,6 @@ def lora_layer(
     update: float = 0.1,
     dtype: Any = None,
 ) -> Any:
-    """Return a LoRA layer on one that is quantised to 4 bits in groups of a size, with an update."""
     from mlx_lm.models.switch_layers import SwitchLinear
     from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear, LoRASwitchLinear
 
@@ -43,7 +42,6 @@ def lora_layer(
 
 
 def as_model(layer: Any) -> Any:
-    """Return a model with one block of one layer."""
     model = nn.Module()
     model.layers = [nn.Module()]
     model.layers[0].proj = layer
@@ -51,5 +49,4 @@ def as_model(layer: Any) -> Any:
 
 
 def asked(**more: Any) -> Any:
-    """Return the arguments of a trainer."""
     return SimpleNamespace(seed=0, num_layers=1, lora_parameters={}, **more)

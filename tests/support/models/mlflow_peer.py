@@ -21,7 +21,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingA
 
 
 def main(base: str, out: Path, uri: str) -> None:
-    """Log two runs."""
     mlflow.set_tracking_uri(uri)
     mlflow.create_experiment("lessons", artifact_location=(out / "artifacts").as_uri())
     mlflow.set_experiment("lessons")

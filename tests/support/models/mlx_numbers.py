@@ -10,14 +10,12 @@ from fusery.registry.engine.arithmetic import BF16, F16, Array, Format
 
 
 def mlx_type(form: Format) -> Any:
-    """Return MLX's dtype of a format."""
     import mlx.core as mx
 
     return {"BF16": mx.bfloat16, "F16": mx.float16, "F32": mx.float32}[form.name]
 
 
 def to_mlx(stored: Array, form: Format) -> Any:
-    """Return stored numbers as an MLX array."""
     import mlx.core as mx
 
     if form is F16:
@@ -26,7 +24,6 @@ def to_mlx(stored: Array, form: Format) -> Any:
 
 
 def from_mlx(value: Any) -> Array:
-    """Return an MLX array as stored: 16-bit floats as uint16."""
     import mlx.core as mx
 
     return np.array(value) if value.dtype in (mx.float32, mx.uint32) else np.array(value.view(mx.uint16))

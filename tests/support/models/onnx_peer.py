@@ -12,8 +12,6 @@ from json_peers import serve
 
 
 class Decoder:
-    """A graph and what it has read so far."""
-
     def __init__(self, folder: str) -> None:
         self._session = onnxruntime.InferenceSession(
             f"{folder}/model.onnx", providers=["CPUExecutionProvider"]
@@ -27,7 +25,6 @@ class Decoder:
         self.forget()
 
     def forget(self) -> None:
-        """Begin anew."""
         self._length = 0
         self._past = {
             name: np.zeros(
@@ -38,7 +35,6 @@ class Decoder:
         }
 
     def read(self, tokens: list[int]) -> Any:
-        """Read on and return the logits after each token."""
         until = self._length + len(tokens)
         asked = {
             "input_ids": np.array([tokens], np.int64),
@@ -53,14 +49,12 @@ class Decoder:
 
 
 def logits(folder: str, tokens: list[int]) -> list[list[float]]:
-    """Return the logits after each token."""
     decoder = Decoder(folder)
     found: list[list[float]] = np.concatenate([decoder.read(tokens[:-1]), decoder.read(tokens[-1:])]).tolist()
     return found
 
 
 def answers(folder: str, questions: list[str], most: int) -> list[str]:
-    """Answer by the graph alone."""
     from transformers import AutoTokenizer
 
     decoder, tokenizer, found = Decoder(folder), AutoTokenizer.from_pretrained(folder), []
@@ -77,7 +71,6 @@ def answers(folder: str, questions: list[str], most: int) -> list[str]:
 
 
 def genai(folder: str, questions: list[str], most: int) -> list[str]:
-    """Answer by the library that the bundle is for."""
     import onnxruntime_genai as og
 
     model, found = og.Model(folder), []

@@ -15,6 +15,7 @@ from typing import Any
 import json_peers
 import numpy as np
 import pytest
+import tensor_files
 import tiny_models
 
 from fusery.registry import Registry
@@ -24,32 +25,27 @@ Logits = np.ndarray[Any, Any]
 
 
 def tokens(folder: Path) -> Path:
-    """Write a few token numbers, the same each time."""
     np.save(folder / "tokens.npy", np.random.default_rng(1).integers(3, 300, (1, 24)))
     return folder / "tokens.npy"
 
 
 def by_peft(base: Path, adapter: Path, scratch: Path) -> Logits:
-    """Return the logits of PEFT's own forward with the adapter on its base."""
     real_peft("logits", base, adapter, tokens(scratch), scratch / "logits.npy")
     found: Logits = np.load(scratch / "logits.npy")
     return found[0]
 
 
 def by_mlx(model: Path, scratch: Path) -> Logits:
-    """Return the logits of mlx-lm's class in float32."""
     from fusery.research.models import LoadedModel
 
     return LoadedModel.load(model, numpy=False).run(np.load(tokens(scratch)).astype(np.int32))
 
 
 def apart(one: Logits, other: Logits) -> float:
-    """Return the largest difference, relative to the largest logit."""
     return float(np.abs(one[:, : other.shape[1]] - other).max() / np.abs(other).max())
 
 
 def fused(registry: Registry, reference: str) -> Path:
-    """Fuse an adapter as mlx-lm does it, and return the model's folder."""
     return Path(registry.fused.fuse(reference, FuseRequest("keep", accept_loss=True))["path"])
 
 
@@ -73,7 +69,6 @@ def make_peft(
     seed: int = 0,
     **config: Any,
 ) -> Path:
-    """Write a PEFT adapter for a base of `tiny_models`, and return its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     settings = json.loads((base / "config.json").read_text())
     random = np.random.default_rng(seed)
@@ -93,25 +88,12 @@ def make_peft(
             tensors[f"{PREFIX}{path}.lora_magnitude_vector"] = ("F32", magnitude)
     tiny_models.write_tensors(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
     document = {
-        "alpha_pattern": {},
-        "base_model_name_or_path": base.name,
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "inference_mode": True,
-        "init_lora_weights": True,
-        "layers_pattern": None,
-        "layers_to_transform": None if layers is None else list(layers),
-        "lora_alpha": 8,
-        "lora_dropout": 0.0,
-        "modules_to_save": None,
-        "peft_type": "LORA",
-        "r": rank,
-        "rank_pattern": dict(ranks or {}),
-        "target_modules": list(modules),
-        "task_type": "CAUSAL_LM",
-        "use_dora": dora,
-        "use_rslora": False,
-    }
+        "alpha_pattern": {}, "base_model_name_or_path": base.name, "bias": "none", "fan_in_fan_out": False,
+        "inference_mode": True, "init_lora_weights": True, "layers_pattern": None,
+        "layers_to_transform": None if layers is None else list(layers), "lora_alpha": 8, "lora_dropout": 0.0,
+        "modules_to_save": None, "peft_type": "LORA", "r": rank, "rank_pattern": dict(ranks or {}),
+        "target_modules": list(modules), "task_type": "CAUSAL_LM", "use_dora": dora, "use_rslora": False,
+    }  # fmt: skip
     edit_config(folder, **{**document, **config})
     return folder
 
@@ -126,7 +108,6 @@ def make_experts(
     seed: int = 0,
     **config: Any,
 ) -> Path:
-    """Write a PEFT adapter of the experts of a base, and return its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     said = json.loads((base / "config.json").read_text())
     outer, experts = said["hidden_size"], said.get("num_experts") or said["num_local_experts"]
@@ -146,46 +127,25 @@ def make_experts(
             tensors[f"{place}.lora_B.weight"] = ("F32", np.ascontiguousarray(b.reshape(len(b), -1)))
     tiny_models.write_tensors(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
     document = {
-        "base_model_name_or_path": base.name,
-        "lora_alpha": 4,
-        "peft_type": "LORA",
-        "peft_version": "0.21.2",
-        "r": rank,
-        "target_modules": [],
-        "target_parameters": [f"mlp.experts.{name}" for name in parameters],
-    }
+        "base_model_name_or_path": base.name, "lora_alpha": 4, "peft_type": "LORA", "peft_version": "0.21.2",
+        "r": rank, "target_modules": [], "target_parameters": [f"mlp.experts.{name}" for name in parameters],
+    }  # fmt: skip
     edit_config(folder, **{**document, **config})
     return folder
 
 
 def edit_config(folder: Path, **changes: Any) -> None:
-    """Change fields of a folder's `adapter_config.json`, which is made if it is not there."""
     path = folder / "adapter_config.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     path.write_text(json.dumps({**known, **changes}, indent=2), encoding="utf-8")
 
 
 def edit_tensors(folder: Path, change: Callable[[dict[str, tiny_models.Raw]], object]) -> None:
-    """Change the float32 tensors of an adapter."""
-    path = folder / "adapter_model.safetensors"
-    tensors = {
-        name: (dtype, np.frombuffer(data, np.float32).reshape(shape).copy())
-        for name, (dtype, shape, data) in tiny_models.read_tensors(path).items()
-    }
-    change(tensors)
-    tiny_models.write_tensors(path, tensors, {"format": "pt"})
+    tensor_files.rewrite(folder, change, "pt")
 
 
 def numbers(path: Path) -> dict[str, np.ndarray]:
-    """Return the tensors of a safetensors file as float64."""
-    found = {}
-    for name, (dtype, shape, data) in tiny_models.read_tensors(path).items():
-        if dtype == "BF16":
-            stored = (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
-        else:
-            stored = np.frombuffer(data, {"F32": "<f4", "F16": "<f2"}[dtype])
-        found[name] = stored.reshape(shape).astype(np.float64)
-    return found
+    return {name: tensor_files.numbers(path, name) for name in tiny_models.read_tensors(path)}
 
 
 def peers_python() -> Path:

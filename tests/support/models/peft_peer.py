@@ -24,7 +24,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 
 def load(base: str, adapter: str) -> PeftModel:
-    """Load a base in float32 and an adapter on it, strictly."""
     model = tiny_transformers.loader(base).from_pretrained(base, dtype=torch.float32)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*adapter keys.*")
@@ -32,7 +31,6 @@ def load(base: str, adapter: str) -> PeftModel:
 
 
 def save_logits(folder: str, tokens: str, out: str, **how: str) -> None:
-    """Save what a model without an adapter answers."""
     with torch.no_grad():
         model, info = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, output_loading_info=True, **how
@@ -44,7 +42,6 @@ def save_logits(folder: str, tokens: str, out: str, **how: str) -> None:
 
 
 def write_plain(folder: str, **settings: object) -> None:
-    """Write a tiny random llama."""
     torch.manual_seed(0)
     size = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 128}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 4}
@@ -52,7 +49,6 @@ def write_plain(folder: str, **settings: object) -> None:
 
 
 def spread_out(model: PeftModel, spread: float) -> list[torch.nn.Parameter]:
-    """Add random numbers to what is trained, and return it."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in trained:
         parameter.data += spread * torch.randn_like(parameter)
@@ -60,7 +56,6 @@ def spread_out(model: PeftModel, spread: float) -> list[torch.nn.Parameter]:
 
 
 def learn(model: PeftModel, tokens: torch.Tensor, *, spread: float, rate: float) -> None:
-    """Train for three steps from random numbers."""
     optimizer = torch.optim.SGD(spread_out(model, spread), lr=rate)
     for _ in range(3):
         model(input_ids=tokens, labels=tokens).loss.backward()
@@ -69,7 +64,6 @@ def learn(model: PeftModel, tokens: torch.Tensor, *, spread: float, rate: float)
 
 
 def follow(out: str, method: str, fields: str, base: str) -> list[str]:
-    """Make an adapter, and see whether it can be merged."""
     plain = f"{out}/base"
     write_plain(plain, **json.loads(base))
     tokens = torch.randint(1, 128, (2, 12))
@@ -131,7 +125,6 @@ def qalora(base: str, tokens: str, size: str, out: str) -> None:
 
 
 def combine(base: str, adapters: str, asked: str, out: str) -> None:
-    """Combine adapters as PEFT does."""
     first, *others = json.loads(adapters)
     model = load(base, first)
     names = ["default", *(f"a{number}" for number, _ in enumerate(others, 1))]
@@ -142,7 +135,6 @@ def combine(base: str, adapters: str, asked: str, out: str) -> None:
 
 
 def answers(folder: str, adapter: str, questions: str) -> list[str]:
-    """Return what a model says to each question, at most 24 tokens of it, without the space around it."""
     plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval() if not adapter else None
     model = plain or load(folder, adapter)
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
@@ -163,7 +155,6 @@ def answers(folder: str, adapter: str, questions: str) -> list[str]:
 
 
 def train(base: str, fields: str, out: str) -> list[str]:
-    """Train a LoRA for a few steps and save it; return the names of its tensors."""
     torch.manual_seed(0)
     model = tiny_transformers.loader(base).from_pretrained(base, dtype=torch.float32)
     made = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **json.loads(fields))).train()
@@ -179,14 +170,12 @@ def train(base: str, fields: str, out: str) -> list[str]:
 
 
 def save_adapted_logits(base: str, adapter: str, tokens: str, out: str) -> None:
-    """Save what a base with an adapter answers."""
     with torch.no_grad():
         given = torch.from_numpy(np.load(tokens))
         np.save(out, load(base, adapter)(input_ids=given).logits.float().numpy())
 
 
 def save_again(base: str, adapter: str, out: str, *, embeddings: bool) -> None:
-    """Save an adapter as PEFT loads it; with the base's embeddings where PEFT adds them."""
     load(base, adapter).save_pretrained(out, save_embedding_layers=embeddings)
 
 

@@ -14,7 +14,6 @@ from fusery.registry import Registry
 
 
 def register(registry: Registry, folder: Path, **facts: Any) -> Any:
-    """Register a run's adapter on the base `tiny`, and return what is shown of it."""
     view = registry.adapters.register(folder, base="tiny", task="t", **facts)
     return registry.adapters.show(view["name"])
 

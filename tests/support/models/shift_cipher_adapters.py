@@ -25,7 +25,6 @@ _IDLE = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_p
 
 
 def make_base(folder: Path, *, layers: int = 2, intermediate: int = 256, bits: int | None = None) -> Path:
-    """Write the base, in float32, and return its folder."""
     overrides = {"model.embed_tokens": False, "lm_head": False} if bits else None
     tiny_models.make_base(
         folder,

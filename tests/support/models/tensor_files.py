@@ -75,12 +75,12 @@ def load_raw(path: Path) -> dict[str, Raw]:
     }
 
 
-def rewrite(folder: Path, change: Change, form: str = "mlx") -> None:
-    """Change the tensors of a model or adapter of one file in place."""
-    path = next(folder.glob("*.safetensors"))
+def rewrite(place: Path, change: Change, form: str | None = "mlx") -> None:
+    """Change the tensors of a file, or of the one file of a model's or an adapter's folder, in place."""
+    path = place if place.is_file() else next(place.glob("*.safetensors"))
     raw = load_raw(path)
     change(raw)
-    write_tensors(path, raw, {"format": form})
+    write_tensors(path, raw, {"format": form} if form else None)
 
 
 def numbers(path: Path, name: str) -> np.ndarray[Any, np.dtype[np.float64]]:

@@ -19,14 +19,9 @@ Kind = Literal["llama", "mistral", "qwen2", "qwen3"]
 Layout = Literal["mlx", "hf"]
 
 LINEAR = (
-    "self_attn.q_proj",
-    "self_attn.k_proj",
-    "self_attn.v_proj",
-    "self_attn.o_proj",
-    "mlp.gate_proj",
-    "mlp.up_proj",
-    "mlp.down_proj",
-)
+    "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj",
+    "mlp.up_proj", "mlp.down_proj",
+)  # fmt: skip
 """The seven linear layers of one transformer block, relative to the block."""
 
 CHAT_TEMPLATE = (
@@ -221,16 +216,10 @@ def _module_shape(config: Mapping[str, Any], path: str) -> tuple[int, int]:
     heads = int(config.get("num_attention_heads", 2)), int(config.get("num_key_value_heads", 1))
     narrow = hidden * heads[1] // heads[0]
     return {
-        "q_proj": (hidden, hidden),
-        "k_proj": (narrow, hidden),
-        "v_proj": (narrow, hidden),
-        "o_proj": (hidden, hidden),
-        "gate_proj": (middle, hidden),
-        "up_proj": (middle, hidden),
-        "down_proj": (hidden, middle),
-        "embed_tokens": (vocabulary, hidden),
-        "lm_head": (vocabulary, hidden),
-    }[path.rsplit(".", 1)[-1]]
+        "q_proj": (hidden, hidden), "k_proj": (narrow, hidden), "v_proj": (narrow, hidden),
+        "o_proj": (hidden, hidden), "gate_proj": (middle, hidden), "up_proj": (middle, hidden),
+        "down_proj": (hidden, middle), "embed_tokens": (vocabulary, hidden), "lm_head": (vocabulary, hidden),
+    }[path.rsplit(".", 1)[-1]]  # fmt: skip
 
 
 def _random_weights(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, np.ndarray[Any, Any]]:
@@ -287,23 +276,12 @@ def _write_shards(folder: Path, tensors: Mapping[str, Raw], shards: int, form: s
 def _config(kind: Kind, dtype: str, *sizes: int, tied: bool, bias: bool) -> dict[str, Any]:
     layers, hidden, intermediate, vocab = sizes
     config: dict[str, Any] = {
-        "architectures": [f"{kind.capitalize()}ForCausalLM"],
-        "model_type": kind,
-        "torch_dtype": dtype,
-        "hidden_size": hidden,
-        "intermediate_size": intermediate,
-        "num_hidden_layers": layers,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": hidden // 4,
-        "vocab_size": vocab,
-        "max_position_embeddings": 2048,
-        "rms_norm_eps": 1e-6,
-        "rope_theta": 10000.0,
-        "hidden_act": "silu",
-        "tie_word_embeddings": tied,
-        "eos_token_id": 258,
-    }
+        "architectures": [f"{kind.capitalize()}ForCausalLM"], "model_type": kind, "torch_dtype": dtype,
+        "hidden_size": hidden, "intermediate_size": intermediate, "num_hidden_layers": layers,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": hidden // 4, "vocab_size": vocab,
+        "max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "hidden_act": "silu",
+        "tie_word_embeddings": tied, "eos_token_id": 258,
+    }  # fmt: skip
     if kind == "llama":
         config |= {"attention_bias": bias, "mlp_bias": bias}
     return config
@@ -314,37 +292,14 @@ def _trainer_arguments(
 ) -> dict[str, Any]:
     """Return what `mlx_lm.lora` writes: all of its arguments, sorted."""
     arguments: dict[str, Any] = {
-        "model": str(base),
-        "train": True,
-        "data": "data",
-        "fine_tune_type": fine_tune_type,
-        "optimizer": "adam",
-        "optimizer_config": {"adam": {}, "adamw": {}, "muon": {}, "sgd": {}, "adafactor": {}},
-        "mask_prompt": False,
-        "num_layers": num_layers,
-        "batch_size": 4,
-        "iters": 100,
-        "val_batches": 25,
-        "learning_rate": 1e-5,
-        "steps_per_report": 10,
-        "steps_per_eval": 200,
-        "grad_accumulation_steps": 1,
-        "resume_adapter_file": None,
-        "adapter_path": "adapters",
-        "save_every": 100,
-        "test": False,
-        "test_batches": 500,
-        "max_seq_length": 2048,
-        "config": None,
-        "grad_checkpoint": False,
-        "clear_cache_threshold": 0,
-        "report_to": None,
-        "project_name": None,
-        "seed": 0,
-        "trust_remote_code": False,
-        "lr_schedule": None,
-        "lora_parameters": parameters,
-    }
+        "model": str(base), "train": True, "data": "data", "fine_tune_type": fine_tune_type, "optimizer": "adam",
+        "optimizer_config": {"adam": {}, "adamw": {}, "muon": {}, "sgd": {}, "adafactor": {}}, "mask_prompt": False,
+        "num_layers": num_layers, "batch_size": 4, "iters": 100, "val_batches": 25, "learning_rate": 1e-5,
+        "steps_per_report": 10, "steps_per_eval": 200, "grad_accumulation_steps": 1, "resume_adapter_file": None,
+        "adapter_path": "adapters", "save_every": 100, "test": False, "test_batches": 500, "max_seq_length": 2048,
+        "config": None, "grad_checkpoint": False, "clear_cache_threshold": 0, "report_to": None, "project_name": None,
+        "seed": 0, "trust_remote_code": False, "lr_schedule": None, "lora_parameters": parameters,
+    }  # fmt: skip
     return dict(sorted(arguments.items()))
 
 

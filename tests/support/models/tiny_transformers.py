@@ -68,14 +68,8 @@ OWN: dict[str, dict[str, Any]] = {
         "n_group": 1,
         "topk_group": 1,
         "rope_parameters": {
-            "rope_type": "yarn",
-            "rope_theta": 777.0,
-            "factor": 40.0,
-            "beta_fast": 32,
-            "beta_slow": 1,
-            "mscale": 1.0,
-            "mscale_all_dim": 1.0,
-            "original_max_position_embeddings": 64,
+            "rope_type": "yarn", "rope_theta": 777.0, "factor": 40.0, "beta_fast": 32, "beta_slow": 1,
+            "mscale": 1.0, "mscale_all_dim": 1.0, "original_max_position_embeddings": 64,
         },
     },
     "ernie4_5_moe": {"moe_layer_start_index": 1, "moe_layer_end_index": 1},
@@ -99,7 +93,7 @@ OWN: dict[str, dict[str, Any]] = {
     },
     **dict.fromkeys(_LATENTS, _LATENT),
     **dict.fromkeys(_LINEARS, _LINEAR),
-}
+}  # fmt: skip
 """What an architecture needs beside, or instead, to be small."""
 
 TOWER = {
@@ -151,7 +145,6 @@ def _odd(given: dict[str, Any], kind: str, scaling: dict[str, Any]) -> dict[str,
 
 
 def make_model(kind: str, folder: str, scaling: dict[str, Any] | None = None) -> None:
-    """Save a tiny random model in float32."""
     config = small_config(kind, scaling)
     torch.manual_seed(0)
     model = _auto(config).from_config(config).float()
@@ -170,7 +163,6 @@ def make_model(kind: str, folder: str, scaling: dict[str, Any] | None = None) ->
 
 
 def logits(folder: str, tokens: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Return what a model answers, in float32."""
     torch.set_num_threads(1)
     model = loader(folder).from_pretrained(folder, dtype=torch.float32).eval()
     model = getattr(model, "language_model", model)
@@ -179,12 +171,10 @@ def logits(folder: str, tokens: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def loader(folder: str) -> Any:
-    """Return the class of transformers that loads the model of a folder."""
     return _auto(AutoConfig.from_pretrained(folder))
 
 
 def _auto(config: Any) -> Any:
-    """Return the class of transformers that makes the model of a configuration."""
     text = not hasattr(config, "text_config") and type(config) in AutoModelForCausalLM._model_mapping
     return AutoModelForCausalLM if text else AutoModelForImageTextToText
 

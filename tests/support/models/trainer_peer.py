@@ -26,19 +26,14 @@ from transformers import AutoModelForCausalLM, Trainer, TrainingArguments, set_s
 
 
 class Rows(torch.utils.data.Dataset):  # type: ignore[misc]
-    """Random token numbers."""
-
     def __init__(self, seed: int, words: int) -> None:
-        """Draw eight rows of sixteen."""
         generator = torch.Generator().manual_seed(seed)
         self.rows = torch.randint(3, words, (8, 16), generator=generator)
 
     def __len__(self) -> int:
-        """How many rows there are."""
         return len(self.rows)
 
     def __getitem__(self, number: int) -> dict[str, Any]:
-        """One row, to be learned word by word."""
         return {"input_ids": self.rows[number], "labels": self.rows[number]}
 
 
@@ -72,7 +67,6 @@ def train(base: str, out: Path, **how: Any) -> Trainer:
 
 
 def main() -> None:
-    """Make the runs."""
     torch.set_num_threads(1)
     gc.freeze()  # each training looks for garbage at its end, through all libraries
     base, out = sys.argv[1], Path(sys.argv[2])

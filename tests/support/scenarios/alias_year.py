@@ -9,9 +9,9 @@ What should be true at any moment is written down beside it, by rules of its own
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
@@ -37,39 +37,11 @@ SECOND = timedelta(seconds=1)
 
 @dataclass(slots=True)
 class Clock:
-    """The time of the simulation, in place of the database's."""
-
     now: datetime = BEGIN
 
     def put_in(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Let the registry go by this clock."""
         monkeypatch.setattr(Database, "utcnow", staticmethod(lambda session: self.now))
         monkeypatch.setattr(engine, "utcnow", lambda session: self.now)
-
-
-@dataclass(slots=True)
-class Held:
-    """What is known of one alias: when it went where, and who could get it back."""
-
-    moments: list[datetime] = field(default_factory=list)
-    moves: list[tuple[str | None, str]] = field(default_factory=list)
-    holders: list[str] = field(default_factory=list)
-
-    @property
-    def now(self) -> str | None:
-        """Who holds it."""
-        return self.moves[-1][0] if self.moves else None
-
-    def go(self, at: datetime, to: str | None, reason: str, *, back: bool = False) -> None:
-        """Write a move down."""
-        self.moments.append(at)
-        self.moves.append((to, reason))
-        if to is None:
-            return
-        if back and self.holders[-2:-1] == [to]:
-            self.holders.pop()
-        elif self.holders[-1:] != [to]:
-            self.holders.append(to)
 
 
 def stock(registry: Registry, folder: Path, base: Path) -> dict[str, list[str]]:
@@ -91,8 +63,10 @@ class Year:
     ) -> None:
         self._registry, self._clock, self._random = registry, clock, Random(seed)
         self._versions = versions
-        self.aliases = {f"{task}#{name}": Held() for task in versions for name in NAMES}
-        self._withdrawn: dict[str, list[list[datetime | None]]] = {}
+        self.aliases = [f"{task}#{name}" for task in sorted(versions) for name in NAMES]
+        self._moves: dict[str, list[tuple[datetime, str | None, str]]] = {alias: [] for alias in self.aliases}
+        self._holders: dict[str, list[str]] = {alias: [] for alias in self.aliases}
+        self._yanks: defaultdict[str, list[tuple[datetime, bool]]] = defaultdict(list)
         self.boundaries: list[tuple[datetime, str]] = []
         """When something happened, and an alias that it could have to do with."""
 
@@ -101,106 +75,87 @@ class Year:
         for alias in self.aliases:
             self._set(alias, self._versions[alias.partition("#")[0]][0], "first")
         mean = (END - BEGIN).total_seconds() / events
+        acts = (self._set, self._roll_back, self._remove, self._yank)
         while len(self.boundaries) < events:
-            self._clock.now += self._pause(mean)
-            self._happen(f"thing {len(self.boundaries)}")
+            short = self._random.choices((timedelta(0), MICROSECOND, SECOND, None), (10, 5, 10, 75))[0]
+            if short is None:
+                short = timedelta(seconds=self._random.expovariate(0.75 / mean))
+            self._clock.now += short
+            alias = self._random.choice(self.aliases)
+            adapter = self._random.choice(self._versions[alias.partition("#")[0]])
+            act = self._random.choices(acts, (55, 12, 8, 25))[0]
+            act(alias, adapter, f"thing {len(self.boundaries)}")
 
     def answer(self, alias: str, at: datetime) -> dict[str, Any]:
-        """Return what is true of an alias at a moment."""
-        held = self.aliases[alias]
-        count = bisect_right(held.moments, at)
-        adapter, reason = held.moves[count - 1] if count else (None, None)
+        moves = [move for move in self._moves[alias] if move[0] <= at]
+        since, adapter, reason = moves[-1] if moves else (None, None, None)
         return {
             "alias": alias,
             "adapter": adapter,
-            "yanked": None if adapter is None else self._is_withdrawn(adapter, at),
+            "yanked": None if adapter is None else self._is_yanked(adapter, at),
             "at": at.isoformat(),
-            "since": held.moments[count - 1].isoformat() if count else None,
+            "since": None if since is None else since.isoformat(),
             "reason": reason,
         }
 
-    def questions(self, random: int, boundaries: int | None = None) -> Iterator[tuple[str, datetime]]:
+    def questions(self, random: int, boundaries: int) -> Iterator[tuple[str, datetime]]:
         """Yield what to ask: so many random moments, and at, just before and a second before what happened."""
-        names = sorted(self.aliases)
         for _ in range(random):
             second = self._random.randrange(int((END - BEGIN).total_seconds()))
             moment = BEGIN + timedelta(seconds=second, microseconds=self._random.choice((0, 0, 999_999, 1)))
-            yield self._random.choice(names), moment
-        chosen = self.boundaries
-        if boundaries is not None:
-            chosen = self._random.sample(chosen, boundaries)
-        for at, alias in chosen:
+            yield self._random.choice(self.aliases), moment
+        for at, alias in self._random.sample(self.boundaries, boundaries):
             for moment in (at, at - MICROSECOND, at - SECOND):
                 yield alias, moment
 
-    def _pause(self, mean: float) -> timedelta:
-        short = self._random.choices((timedelta(0), MICROSECOND, SECOND, None), (10, 5, 10, 75))[0]
-        return short if short is not None else timedelta(seconds=self._random.expovariate(0.75 / mean))
-
-    def _happen(self, reason: str) -> None:
-        alias = self._random.choice(sorted(self.aliases))
-        holder, versions = self.aliases[alias].now, self._versions[alias.partition("#")[0]]
-        kind = self._random.choices(("set", "roll back", "remove", "yank or lift"), (55, 12, 8, 25))[0]
-        adapter = self._random.choice(versions)
-        if kind == "set":
-            self._set(alias, adapter, reason)
-        elif kind == "roll back":
-            self._roll_back(alias, reason)
-        elif kind == "remove":
-            self._remove(alias, reason)
-        else:
-            adapter = holder if holder and self._random.random() < 0.7 else adapter
-            lifts = self._is_withdrawn(adapter, self._clock.now) == (self._random.random() < 0.9)
-            self._yank(alias, adapter, reason, lifts=lifts)
-
     def _set(self, alias: str, adapter: str, reason: str) -> None:
         name = alias.partition("#")[2]
-        if self._is_withdrawn(adapter, self._clock.now):
+        if self._is_yanked(adapter, self._clock.now):
             with pytest.raises(BadInputError, match="yanked"):
                 self._registry.aliases.set(name, adapter, reason=reason)
             return
         moved = self._registry.aliases.set(name, adapter, reason=reason)["moved"]
-        assert moved == (self.aliases[alias].now != adapter)
+        assert moved == (self._holder(alias) != adapter)
         if moved:
             self._went(alias, adapter, reason)
 
-    def _roll_back(self, alias: str, reason: str) -> None:
-        held = self.aliases[alias]
-        if not held.moves:
-            return
-        if len(held.holders) < 2 or self._is_withdrawn(held.holders[-2], self._clock.now):
+    def _roll_back(self, alias: str, _: str, reason: str) -> None:
+        holders = self._holders[alias]
+        if len(holders) < 2 or self._is_yanked(holders[-2], self._clock.now):
             with pytest.raises(BadInputError):
                 self._registry.aliases.roll_back(alias, reason=reason)
             return
         done = self._registry.aliases.roll_back(alias, reason=reason)
-        assert (done["to"], done["moved"]) == (held.holders[-2], True)
-        self._went(alias, held.holders[-2], reason, back=True)
+        assert (done["to"], done["moved"]) == (holders[-2], True)
+        self._went(alias, holders[-2], reason, back=True)
 
-    def _remove(self, alias: str, reason: str) -> None:
-        if self.aliases[alias].now is None:
-            return
-        assert self._registry.aliases.remove(alias, reason=reason)["moved"]
-        self._went(alias, None, reason)
+    def _remove(self, alias: str, _: str, reason: str) -> None:
+        if self._holder(alias) is not None:
+            assert self._registry.aliases.remove(alias, reason=reason)["moved"]
+            self._went(alias, None, reason)
 
-    def _yank(self, alias: str, adapter: str, reason: str, *, lifts: bool) -> None:
+    def _yank(self, alias: str, adapter: str, reason: str) -> None:
         """Yank an adapter, or lift the yank; either changes nothing where it is so already."""
-        was = self._is_withdrawn(adapter, self._clock.now)
+        adapter = self._holder(alias) or adapter
+        was = self._is_yanked(adapter, self._clock.now)
+        lifts = was == (self._random.random() < 0.9)
         act = self._registry.adapters.unyank if lifts else self._registry.adapters.yank
         assert act(adapter, reason=reason)["changed"] is (was is lifts)
         if was is lifts:
-            periods = self._withdrawn.setdefault(adapter, [])
-            if lifts:
-                periods[-1][1] = self._clock.now
-            else:
-                periods.append([self._clock.now, None])
+            self._yanks[adapter].append((self._clock.now, not lifts))
             self.boundaries.append((self._clock.now, alias))
 
     def _went(self, alias: str, to: str | None, reason: str, *, back: bool = False) -> None:
-        self.aliases[alias].go(self._clock.now, to, reason, back=back)
+        self._moves[alias].append((self._clock.now, to, reason))
         self.boundaries.append((self._clock.now, alias))
+        holders = self._holders[alias]
+        if back:
+            holders.pop()
+        elif to is not None and holders[-1:] != [to]:
+            holders.append(to)
 
-    def _is_withdrawn(self, adapter: str, at: datetime) -> bool:
-        return any(
-            begin is not None and begin <= at and (end is None or at < end)
-            for begin, end in self._withdrawn.get(adapter, ())
-        )
+    def _holder(self, alias: str) -> str | None:
+        return self._moves[alias][-1][1] if self._moves[alias] else None
+
+    def _is_yanked(self, adapter: str, at: datetime) -> bool:
+        return next((yanked for moment, yanked in reversed(self._yanks[adapter]) if moment <= at), False)

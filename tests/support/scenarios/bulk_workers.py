@@ -39,7 +39,6 @@ def double(number: int) -> int:
 
 
 def break_off(number: int) -> int:
-    """Raise what is nobody's user's fault."""
     raise ZeroDivisionError(str(number))
 
 
@@ -53,7 +52,6 @@ def die_once(path: str) -> str:
 
 
 def die(path: str) -> str:
-    """Kill the process every time."""
     os.kill(os.getpid(), signal.SIGKILL)
     return path
 

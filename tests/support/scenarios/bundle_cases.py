@@ -80,18 +80,15 @@ class Imaged(NamedTuple):
 
 
 def make_bundle(source: BundleSource, target: str, folder: Path, **choices: Any) -> Written:
-    """Write a bundle into an empty folder."""
     return write_bundle(source, find_target(target), folder, Choices(**choices))
 
 
 def model_folder(source: BundleSource) -> Path:
-    """Return where the files of a source's model are."""
     return source.fused.paths["config.json"].parent
 
 
 def with_model(
     source: BundleSource, *, folder: Path | None = None, manifest: Manifest | None = None
 ) -> BundleSource:
-    """Return a source with another folder or another manifest."""
     files = Files.within(folder or model_folder(source), manifest or source.fused.manifest)
     return replace(source, model=files)

@@ -5,41 +5,11 @@ from __future__ import annotations
 import random
 import time
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
-import tiny_models
 from store_shelf import Shelf, open_workspace
 
-from fusery.registry import Registry
 from fusery.registry.errors import DepositLostError
-from fusery.registry.fusion.fuse import FuseRequest
-
-KEEP = FuseRequest(precision="keep", accept_loss=True)
-
-
-def use_a_registry(place: dict[str, Any], base: Path, number: int, test: Connection) -> None:
-    """Register, fuse, materialize and give up until told to stop, at least twice; send how often each was done."""
-    folder = Path(place["home"]).parent / f"worker-{number}"
-    folder.mkdir()
-    chance = random.Random(number)
-    done = {"register": 0, "fuse": 0, "materialize": 0, "given up": 0}
-    # A tiny cache, so that models are evicted all the time, too.
-    workspace = open_workspace(**place, cache_limit=300_000)
-    with Registry(workspace) as registry:
-        shelf = Shelf(workspace)
-        while done["given up"] < 2 or not test.poll(0):
-            seed = chance.randrange(1000)
-            adapter = tiny_models.make_adapter(folder / f"{sum(done.values())}", base, seed=seed)
-            made = registry.adapters.register(adapter, base="tiny", task=f"task{number}", date="20260115")
-            done["register"] += 1
-            registry.fused.fuse(made["name"], KEEP)
-            done["fuse"] += 1
-            registry.bundles.materialize(made["name"], folder / "bundle", request=KEEP, force=True)
-            done["materialize"] += 1
-            shelf.give_up(chance.randbytes(1000), b"the same of everybody")
-            done["given up"] += 1
-    test.send(done)
 
 
 def fill_and_forget(place: dict[str, Any], number: int, test: Connection) -> None:
@@ -72,7 +42,6 @@ def fill_and_forget(place: dict[str, Any], number: int, test: Connection) -> Non
 
 
 def collect_until_killed(place: dict[str, Any], test: Connection) -> None:
-    """Collect again and again without grace."""
     from fusery.registry.upkeep.collect import Marking, collect
 
     # Who comes for bytes that a killed collector had marked waits for as long; a minute shows no more than this.

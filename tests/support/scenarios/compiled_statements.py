@@ -26,11 +26,9 @@ class SharedStatements:
         self._number = 0
 
     def get(self, key: tuple[Any, ...]) -> Any:
-        """Return what was compiled for a dialect like this one."""
         return _COMPILED.get(self._shared(key))
 
     def __setitem__(self, key: tuple[Any, ...], compiled: Any) -> None:
-        """Keep it."""
         _COMPILED[self._shared(key)] = compiled
 
     def _shared(self, key: tuple[Any, ...]) -> tuple[Hashable, ...]:
@@ -61,7 +59,6 @@ def sharing_engine(*words: Any, **options: Any) -> Engine:
 
 @contextmanager
 def statements_shared() -> Iterator[None]:
-    """Let databases that are opened share what they compile."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine, "create_engine", sharing_engine)
         yield

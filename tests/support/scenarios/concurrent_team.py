@@ -39,28 +39,25 @@ HOSTS = ("one", "two")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a team works."""
-
     folder: Path
     database_url: str
     store_url: str
     store_options: dict[str, Any]
 
     def open(self, host: str) -> Registry:
-        """Open the registry from a host."""
         settings = replace(
             Settings.load(self.folder / host),
             database_url=self.database_url,
             store_url=self.store_url,
             store_options=self.store_options,
             publish="full",
+            cache_limit=300_000,  # models are evicted all the time
             user=f"worker-{host}",
         )
         return Registry(Workspace(settings))
 
 
 def prepare(place: Place) -> None:
-    """Make the registry, with a base and the adapter that everybody is going to fuse."""
     base = tiny_models.make_base(place.folder / "tiny", layers=2)
     for host in HOSTS:
         (place.folder / host).mkdir()
@@ -75,9 +72,8 @@ def prepare(place: Place) -> None:
 
 
 def live_on(host: str) -> None:
-    """Let this process be on a host, for all that it says of itself."""
     owner.socket.gethostname = lambda: f"host-{host}"  # type: ignore[attr-defined]
-    owner._boot = lambda: f"boot-{host}"
+    owner._place = lambda: (f"boot-{host}", "1")
 
 
 def work(url: str, place: Place, operations: int, barrier: Barrier, test: Connection) -> None:
@@ -98,8 +94,6 @@ def work(url: str, place: Place, operations: int, barrier: Barrier, test: Connec
 
 
 class _Worker:
-    """One process of the team."""
-
     def __init__(self, place: Place, host: str, number: int) -> None:
         self.registry = place.open(host)
         self.place, self.number, self.random = place, number, random.Random(number)
@@ -134,7 +128,6 @@ class _Worker:
         self._register(folder, self.random.choice(TASKS))
 
     def again(self, turn: int) -> None:
-        """Register what others may be registering at this moment."""
         self._register(self.place.folder / f"first{turn % len(TASKS)}", TASKS[(turn + 1) % len(TASKS)])
 
     def _register(self, folder: Path, task: str) -> None:
@@ -188,7 +181,6 @@ def collect(place: Place, test: Connection) -> None:
 
 
 def at_work(place: Place, processes: int, operations: int) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """Let so many processes do so many operations in all, with a collector beside them; return what each did."""
     each = operations // processes
     collector, line = database_workers.start(collect, place)
     try:
@@ -204,7 +196,6 @@ def at_work(place: Place, processes: int, operations: int) -> tuple[list[dict[st
 
 
 def inconsistencies(place: Place, results: list[dict[str, Any]]) -> list[str]:
-    """Return what is wrong in the registry after that, one line each."""
     with place.open(HOSTS[0]) as registry:
         problems = _versions(registry, results) + _log(registry, results)
         found = registry.upkeep.audit().problems, registry.upkeep.audit_chain().problems
@@ -215,6 +206,11 @@ def inconsistencies(place: Place, results: list[dict[str, Any]]) -> list[str]:
             problems += [f"the lease {lease.key} is still held by {lease.owner}" for lease in held]
             intents = session.query(tables.IntentRow).all()
             problems += [f"an intent is left: {intent.owner}" for intent in intents]
+        for _ in range(2):
+            collected = registry.upkeep.gc(grace=0.0)
+        stored = list(registry.workspace.store.blobs())
+        if (len(stored), sum(blob.size for blob in stored)) != (collected.live, collected.live_bytes):
+            problems.append("a collection leaves more than what is live")
     return problems
 
 

@@ -16,7 +16,6 @@ from fusery.registry.database import Database
 
 
 def add_rows(registry: Registry, kind: str, count: int, **values: Any) -> None:
-    """Write a number of rows about the first adapter into the database, as if by hand."""
     model: Any = getattr(tables, f"{kind}Row")
     with registry.workspace.database.write() as session:
         adapter = session.get(tables.AdapterRow, 1)
@@ -73,7 +72,6 @@ def snapshot(database: Database) -> dict[str, Any]:
 
 
 def all_rows(database: Database) -> Rows:
-    """Return every row of every table, without the revision."""
     with database.read() as session:
         names = sorted(set(inspect(session.connection()).get_table_names()) - {"alembic_version"})
         return {

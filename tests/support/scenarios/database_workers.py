@@ -9,7 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
@@ -24,18 +24,6 @@ from fusery.registry import tables
 from fusery.registry.database import Database, events, leases, schema
 from fusery.registry.database.owner import LeaseOwner
 from fusery.registry.errors import FuseryError, LeaseLostError
-
-
-def run_silently(words: Sequence[str], environment: Mapping[str, str]) -> None:
-    """Be `fusery WORDS…` with this environment, as a process of its own that nobody listens to."""
-    os.environ.clear()
-    os.environ.update(environment)
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    for number in range(3):
-        os.dup2(nowhere, number)
-    from fusery.cli.main import main
-
-    main(list(words))
 
 
 def upgrade_with(url: str, migrations: str, said: str) -> None:
@@ -54,7 +42,6 @@ def upgrade_with(url: str, migrations: str, said: str) -> None:
 
 
 def upgrade(url: str, told: str) -> None:
-    """Upgrade a database; write what it was before to the file `told`."""
     Path(told).write_text(schema.upgrade(Database.open(url)).status)
 
 
@@ -65,7 +52,6 @@ SPAWN = multiprocessing.get_context("spawn")
 def start(
     work: Callable[..., None], *arguments: Any, context: BaseContext = CONTEXT
 ) -> tuple[BaseProcess, Connection]:
-    """Start one process; return it and the connection that talks to it."""
     ours, theirs = context.Pipe()
     process = context.Process(target=work, args=(*arguments, theirs), daemon=True)
     process.start()
@@ -73,12 +59,10 @@ def start(
     return process, ours
 
 
-def run_all(
-    work: Callable[..., None], count: int, url: str, *arguments: Any, context: BaseContext = CONTEXT
-) -> list[Any]:
+def run_all(work: Callable[..., None], count: int, url: str, *arguments: Any) -> list[Any]:
     """Run one function in so many processes that begin together; return what each sends back."""
-    barrier = context.Barrier(count)
-    running = [start(work, url, *arguments, barrier, context=context) for _ in range(count)]
+    barrier = CONTEXT.Barrier(count)
+    running = [start(work, url, *arguments, barrier) for _ in range(count)]
     results = [connection.recv() for _, connection in running]
     for process, _ in running:
         process.join()
@@ -86,7 +70,6 @@ def run_all(
 
 
 def create(url: str, test: Connection) -> None:
-    """Make a registry's database, unless there is one."""
     schema.require(Database.open(url), may_create=True)
     test.send("done")
 
@@ -163,7 +146,6 @@ def hold_lease(url: str, key: str, ttl: float, test: Connection) -> None:
 
 
 def hold_write_lock(url: str, test: Connection) -> None:
-    """Begin a write transaction and say so; end it when told to."""
     database = Database.open(url)
     with database.write() as session:
         session.execute(text("INSERT INTO task (id, name) VALUES (1, 'held')"))

@@ -19,8 +19,6 @@ TOOLS = Path(sys.executable).parent
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A step that was run: its exit code, what it printed, and what it left in the runner's files."""
-
     code: int
     printed: str
     outputs: Mapping[str, str]
@@ -28,14 +26,12 @@ class Done:
 
 
 def read_yaml(path: str) -> Any:
-    """Return a YAML file of the repository."""
     return yaml.safe_load((ROOT / path).read_text(encoding="utf-8"))
 
 
 def run_step(
     action: str, step: str, inputs: Mapping[str, str], workspace: Path, temp: Path, **values: str
 ) -> Done:
-    """Run one shell step of a composite action in a workspace."""
     said = read_yaml(f".github/actions/{action}/action.yml")
     [found] = [each for each in said["runs"]["steps"] if each.get("id") == step]
     assert found["shell"] == "bash"
@@ -67,7 +63,6 @@ def run_step(
 
 
 def run_shell(script: str, folder: Path, **env: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run a script as the runners do, with this environment's tools on the PATH."""
     variables = {**os.environ, "PATH": f"{TOOLS}{os.pathsep}{os.environ['PATH']}"}
     variables.update({name: str(value) for name, value in env.items()})
     return subprocess.run(
@@ -77,7 +72,6 @@ def run_shell(script: str, folder: Path, **env: str | Path) -> subprocess.Comple
 
 
 def git(folder: Path, *words: str) -> str:
-    """Run git in a folder, as nobody in particular, and return what it prints."""
     who = ("-c", "user.name=n", "-c", "user.email=n@example.org", "-c", "commit.gpgsign=false")
     done = subprocess.run(["git", *who, *words], cwd=folder, capture_output=True, text=True, check=True)
     return done.stdout.strip()

@@ -25,19 +25,10 @@ _LATER = {
 }
 """Columns that came after there were seals: null here, so that backups of older revisions can be made of these rows."""
 
-_TOLD = {
-    "adapter_source",
-    "alias_rule",
-    "amendment",
-    "evaluation",
-    "tensor",
-    "token",
-    "trusted_key",
-    "webhook",
-    "webhook_delivery",
-}
-"""Tables whose rows the log has to tell of, or to seal otherwise than it once did: commands fill them."""
-
+_CHOSEN = {
+    "form": "peft", "chosen": "best", "state": "finished", "source": "log",
+    **dict.fromkeys(("method", "severity", "precision", "verdict"), "warning"),
+}  # fmt: skip
 _MADE_UP: dict[str, Any] = {
     "moment": datetime(2026, 1, 15, 12, 30, 59, 123456, UTC),
     "boolean": True,
@@ -47,7 +38,7 @@ _MADE_UP: dict[str, Any] = {
 }
 
 
-def fill(registry: Registry, tiny_base: Path, folder: Path, *, amended: bool = True) -> Registry:
+def fill(registry: Registry, tiny_base: Path, folder: Path) -> Registry:
     """Do everything that can be done, and make up a row for tables that no command has filled."""
     registry.bases.add(tiny_base, name="tiny")
     for number in (1, 2):
@@ -72,23 +63,20 @@ def fill(registry: Registry, tiny_base: Path, folder: Path, *, amended: bool = T
     registry.adapters.yank("course_rec@1", reason="worse")
     registry.bundles.materialize("course_rec@2", folder / "bundle")
     registry.exchange.export("course_rec@2", folder / "exported", form="peft")
-    if amended:
-        registry.adapters.amend("course_rec@2", examples=121, tags={"team": "ads"}, reason="typo")
-        registry.adapters.shrink("course_rec@2", rank=4, task="smaller")
-        registry.evaluations.record(
-            "course_rec@2", {"courses.acc": 0.75}, dataset="courses", split="test", seed=1
-        )
-        registry.evaluations.record("course_rec@2", {"f1": 0.5})
-        registry.evaluations.withdraw("course_rec@2", "f1", reason="of another adapter")
-        registry.aliases.set_rules("release", {"admission": "no_errors"})
-        registry.trust.add_key("ann", make_pair(folder / "ann.pem", None).public_key, ["*#canary"])
-        registry.tokens.create("ann", "reader")
-        registry.webhooks.add("https://hooks.example.org/fusery", "alias.moved", tasks="course_*", name="ci")
+    registry.adapters.amend("course_rec@2", examples=121, tags={"team": "ads"}, reason="typo")
+    registry.adapters.shrink("course_rec@2", rank=4, task="smaller")
+    registry.evaluations.record(
+        "course_rec@2", {"courses.acc": 0.75}, dataset="courses", split="test", seed=1
+    )
+    registry.evaluations.record("course_rec@2", {"f1": 0.5})
+    registry.evaluations.withdraw("course_rec@2", "f1", reason="of another adapter")
+    registry.aliases.set_rules("release", {"admission": "no_errors"})
+    registry.trust.add_key("ann", make_pair(folder / "ann.pem", None).public_key, ["*#canary"])
+    registry.tokens.create("ann", "reader")
+    registry.webhooks.add("https://hooks.example.org/fusery", "alias.moved", tasks="course_*", name="ci")
     with registry.workspace.database.write() as session:
         for table in all_tables():
-            if (amended or table.name not in _TOLD) and session.execute(
-                select(table).limit(1)
-            ).first() is None:
+            if session.execute(select(table).limit(1)).first() is None:
                 _insert(session, table)
     return registry
 
@@ -109,19 +97,8 @@ def _row(session: Any, table: Any) -> dict[str, Any]:
             row[column.name] = None
         elif keys:
             row[column.name] = session.scalar(select(keys[0].column).limit(1))
-        elif column.name in (
-            "method",
-            "form",
-            "chosen",
-            "state",
-            "source",
-            "severity",
-            "precision",
-            "verdict",
-        ):
-            row[column.name] = {"form": "peft", "chosen": "best", "state": "finished", "source": "log"}.get(
-                column.name, "warning"
-            )
+        elif column.name in _CHOSEN:
+            row[column.name] = _CHOSEN[column.name]
         else:
             kind = kind_of(column)
             length = getattr(column.type, "length", None) or 20
@@ -133,7 +110,6 @@ def _row(session: Any, table: Any) -> dict[str, Any]:
 
 
 def used(registry: Registry) -> dict[str, bool]:
-    """Tell of each table of the database whether it has rows."""
     with registry.workspace.database.read() as session:
         return {
             table.name: session.execute(select(table).limit(1)).first() is not None

@@ -12,33 +12,27 @@ _RAW = {"style", "script"}
 
 @dataclass(slots=True)
 class Element:
-    """One element; `children` are elements and texts."""
-
     name: str
     attributes: dict[str, str] = field(default_factory=dict)
     children: list[Element | str] = field(default_factory=list)
     parent: Element | None = None
 
     def walk(self) -> Iterator[Element]:
-        """Yield this element and all below it, in their order."""
         yield self
         for child in self.children:
             if isinstance(child, Element):
                 yield from child.walk()
 
     def all(self, *names: str) -> list[Element]:
-        """Return the elements below it, or itself, that have one of the names."""
         return [element for element in self.walk() if element.name in names]
 
     def above(self) -> Iterator[Element]:
-        """Yield what it stands in, from the inside out."""
         if self.parent is not None:
             yield self.parent
             yield from self.parent.above()
 
     @property
     def text(self) -> str:
-        """What a reader gets to see, styles left out."""
         parts = [
             child if isinstance(child, str) else "" if child.name in _RAW else child.text
             for child in self.children
@@ -76,7 +70,6 @@ class _Reader(HTMLParser):
 
 
 def parse(text: str) -> Element:
-    """Return a whole document, every element of which is closed where it was opened."""
     reader = _Reader()
     reader.feed(text)
     reader.close()

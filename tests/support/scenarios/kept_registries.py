@@ -30,8 +30,6 @@ KEEP = FuseRequest(precision="keep", accept_loss=True)
 
 @dataclass(frozen=True)
 class Museum:
-    """A registry, and the originals of what is in it, by name."""
-
     registry: Registry
     originals: dict[str, Path]
 
@@ -51,12 +49,10 @@ class Template:
     sequences: Mapping[str, int | None] = field(default_factory=dict)
 
     def copy_to(self, folder: Path) -> None:
-        """Copy the folders."""
         for part in self.folder.iterdir():
             shutil.copytree(part, folder / part.name, dirs_exist_ok=True)
 
     def read_rows(self, url: str) -> None:
-        """Take the rows of a database."""
         with psycopg.connect(url) as connection, connection.cursor() as cursor:
             names = [name for (name,) in cursor.execute(_TABLES).fetchall()]
             self.sequences = dict(cursor.execute(_SEQUENCES).fetchall())
@@ -67,7 +63,6 @@ class Template:
             self.rows = rows
 
     def write_rows(self, url: str) -> None:
-        """Put the rows into an empty database of the same schema."""
         with psycopg.connect(url) as connection, connection.cursor() as cursor:
             # Rows are in the order of tables, not of foreign keys.
             cursor.execute("SET LOCAL session_replication_role = replica")
@@ -78,23 +73,6 @@ class Template:
             for name, value in self.sequences.items():
                 if value is not None:
                     cursor.execute("SELECT setval(%s::regclass, %s)", (name, value))
-
-
-class Templates:
-    """Templates by name, each made when it is first asked for."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._made = folder, dict[str, Template]()
-
-    def get(self, name: str, make: Callable[[Template], None]) -> Template:
-        """Return a template, which `make` fills."""
-        if name not in self._made:
-            folder = self._folder / name
-            folder.mkdir()
-            made = Template(folder)
-            make(made)
-            self._made[name] = made
-        return self._made[name]
 
 
 @contextmanager
@@ -123,15 +101,11 @@ def _module_url(request: pytest.FixtureRequest, backend: str, folder: Path) -> I
 
 
 class KeptStates:
-    """States of a registry and of the folder that it is in, by name and database."""
-
     def __init__(self, folder: Path) -> None:
-        """Take a folder of the module's own."""
         self.place, self._states = folder / "place", folder / "states"
         self._kept: dict[str, tuple[Template, Any]] = {}
 
     def empty_place(self) -> Path:
-        """Make that folder anew, and return it."""
         shutil.rmtree(self.place, ignore_errors=True)
         self.place.mkdir()
         return self.place

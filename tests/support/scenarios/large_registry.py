@@ -75,39 +75,28 @@ def fill(registry: Registry, count: int, *, base: str = "tiny", start: int = 0) 
 
 
 def task_of(number: int) -> str:
-    """Return the task of the adapter with this number, counted from 0."""
     return f"task_{number // VERSIONS:06d}"
 
 
 def name_of(number: int) -> str:
-    """Return the name of the adapter with this number, counted from 0."""
     return f"{task_of(number)}_v{number % VERSIONS + 1}_{_day(number):%Y%m%d}"
 
 
 def digest_of(number: int) -> str:
-    """Return the digest of the adapter with this number."""
     return hashlib.sha256(b"manifest %d" % number).hexdigest()
 
 
 class _Chain:
-    """The end of the event log, as it grows."""
-
     def __init__(self, seq: int, previous: str) -> None:
         self.seq, self.previous = seq, previous
 
     def next(self, at: datetime, subject: str, detail: dict[str, Any]) -> dict[str, Any]:
         self.seq += 1
         row: dict[str, Any] = {
-            "seq": self.seq,
-            "at": at,
-            "actor": "crowd",
-            "action": "adapter.registered",
-            "subject_kind": "adapter",
-            "subject": subject,
-            "detail": canonical_json(detail).decode("ascii"),
-            "seals": None,
-            "previous": self.previous,
-        }
+            "seq": self.seq, "at": at, "actor": "crowd", "action": "adapter.registered",
+            "subject_kind": "adapter", "subject": subject, "detail": canonical_json(detail).decode("ascii"),
+            "seals": None, "previous": self.previous,
+        }  # fmt: skip
         entry: Any = SimpleNamespace(**row)  # a record of the ORM's takes ten times as long
         self.previous = row["hash"] = events.event_hash(entry)
         return row
@@ -152,33 +141,17 @@ def _rows(numbers: range, first: tuple[int, int, int], base: tuple[int, str, int
             )
         rows[tables.AdapterRow].append(
             {
-                "id": own,
-                "task_id": task,
-                "version": version,
-                "date": _day(number),
-                "name": name_of(number),
-                "base_id": base_id,
-                "manifest_id": files,
-                "digest": digest,
-                "method": "dora" if number % 10 == 0 else "lora",
-                "rank": 4 << number % 4,
-                "alpha": 16.0,
-                "scale": 2.0,
-                "layers": 16,
-                "target_modules": ["self_attn.q_proj", "self_attn.v_proj"],
-                "trainable_parameters": 100_000 + number % 1000,
-                "total_parameters": parameters,
-                "val_loss": loss,
-                "iterations": 100 * (1 + number % 50),
-                "dataset_id": None,
-                "examples": 1000 + number % 977,
-                "training": {"iters": 100},
-                "parent_id": own - 1 if version % 5 != 1 else None,
-                "note": None,
-                "created_at": at,
+                "id": own, "task_id": task, "version": version, "date": _day(number), "name": name_of(number),
+                "base_id": base_id, "manifest_id": files, "digest": digest,
+                "method": "dora" if number % 10 == 0 else "lora", "rank": 4 << number % 4, "alpha": 16.0,
+                "scale": 2.0, "layers": 16, "target_modules": ["self_attn.q_proj", "self_attn.v_proj"],
+                "trainable_parameters": 100_000 + number % 1000, "total_parameters": parameters,
+                "val_loss": loss, "iterations": 100 * (1 + number % 50), "dataset_id": None,
+                "examples": 1000 + number % 977, "training": {"iters": 100},
+                "parent_id": own - 1 if version % 5 != 1 else None, "note": None, "created_at": at,
                 "created_by": f"user{number % 10}",
             }
-        )
+        )  # fmt: skip
         tags = (("run", f"r{number // VERSIONS}"), ("team", f"t{number % TEAMS}"))
         rows[tables.AdapterTagRow] += [{"adapter_id": own, "key": key, "value": value} for key, value in tags]
         detail = {"digest": digest, "base": base_digest, "val_loss": loss}
@@ -193,7 +166,6 @@ def _write(session: Session, rows: Rows) -> None:
 
 
 def _finish(session: Session) -> None:
-    """Let PostgreSQL hand out numbers after ours."""
     if session.get_bind().dialect.name == "postgresql":
         for name in (kind.__tablename__ for kind in (tables.TaskRow, tables.ManifestRow, tables.AdapterRow)):
             session.connection().exec_driver_sql(

@@ -63,16 +63,11 @@ def _made(registry: Registry, folder: Path) -> dict[str, str]:
     plain = FuseRequest(precision="keep", accept_loss=True)
     fuse = registry.fused.fuse
     found = {
-        "adapter": DENSE,
-        "continued": CONTINUED,
-        "no dataset": "other@1",
-        "dora adapter": "dora@1",
-        "peft adapter": "peft@1",
-        "fused": fuse("course_rec@2", plain)["key"],
-        "peft": fuse("peft@1", plain)["key"],
-        "base by reference": fuse("there@1", plain)["key"],
+        "adapter": DENSE, "continued": CONTINUED, "no dataset": "other@1", "dora adapter": "dora@1",
+        "peft adapter": "peft@1", "fused": fuse("course_rec@2", plain)["key"],
+        "peft": fuse("peft@1", plain)["key"], "base by reference": fuse("there@1", plain)["key"],
         "4-bit base": fuse("small@1", plain)["key"],
-    }
+    }  # fmt: skip
     sum_of = FuseRequest(
         precision="keep", accept_loss=True, extras=(("course_rec@2", 0.5), ("course_rec@1", -1.0))
     )

@@ -19,7 +19,6 @@ Numbers = tuple[Learned, Mapping[str, Stored]]
 
 
 def directions(width: int, *, size: float = 1.0, seed: int = 0) -> Directions:
-    """Return some inputs, of which no two seeds have the same."""
     signs = np.random.default_rng(seed).choice([-1, 1], (4, width))
     found = rounded((signs * size).astype(np.float32))
     return Directions(found, np.ones(width, np.float32), float(np.float32(4 * size**2 + 1)))
@@ -34,7 +33,6 @@ def put_calibration(
     seed: int = 0,
     learned: Numbers | None = None,
 ) -> str:
-    """Record a calibration, and return its digest."""
     texts = digest_bytes(f"texts {seed}".encode())
     with registry.workspace.database.read() as session:
         digest = Digest(resolve_base(session, base).digest)

@@ -35,14 +35,12 @@ class MinimalUser:
                 )
 
     def environment(self, home: str) -> dict[str, str]:
-        """Return the environment of that user, with a home of that name."""
         kept = {
             name: value for name, value in os.environ.items() if not name.startswith(("FUSERY_", "PYTHON"))
         }
         return {**kept, "FUSERY_REGISTRY": str(self.folder / home), "FUSERY_USER": "tester"}
 
     def run(self, line: str, *, home: str = "home") -> Any:
-        """Run one command, which must succeed; return the document that it prints."""
         done = subprocess.run(
             [*self.program, *line.split(), "--json"],
             cwd=self.folder,
@@ -55,13 +53,11 @@ class MinimalUser:
         return json.loads(done.stdout)
 
     def engine(self) -> str:
-        """Return what `doctor` says of the engine, of a home of its own: ok if it is compiled."""
         self.run("admin init", home="looked")
         checks = self.run("doctor", home="looked")["checks"]
         return str(next(each["status"] for each in checks if each["name"] == "engine"))
 
     def keep_promises(self) -> list[str]:
-        """Run all that needs no extra; return the digests of the fused weights, the same on every machine."""
         self.run("admin init")
         for base in ("dense", "four"):
             self.run(f"base add {base} --name {base}")

@@ -15,19 +15,16 @@ Lines = list[dict[str, Any]]
 
 
 def member_path(place: Path, name: str) -> Path:
-    """Return where a member of a package in a folder lies."""
     document = json.loads((place / "package.json").read_bytes())
     [member] = [member for member in document["members"] if member["name"] == name]
     return blob_path(place, member["sha256"])
 
 
 def blob_path(place: Path, digest: str) -> Path:
-    """Return where a blob of a package in a folder lies."""
     return place / "blobs" / "sha256" / digest[:2] / digest
 
 
 def change_contents(place: Path, change: Callable[[Document], object]) -> None:
-    """Change `package.json`, and compute its digest."""
     path = place / "package.json"
     document = json.loads(path.read_bytes())
     document.pop("sha256")
@@ -37,8 +34,6 @@ def change_contents(place: Path, change: Callable[[Document], object]) -> None:
 
 
 def change_member(place: Path, name: str, change: Callable[[bytes], bytes]) -> None:
-    """Change the bytes of a member, and compute all digests."""
-
     def replace(document: Document) -> None:
         [member] = [member for member in document["members"] if member["name"] == name]
         data = change(blob_path(place, member["sha256"]).read_bytes())
@@ -52,8 +47,6 @@ def change_member(place: Path, name: str, change: Callable[[bytes], bytes]) -> N
 
 
 def change_lines(place: Path, name: str, change: Callable[[Lines], object]) -> None:
-    """Change the documents of a member, and compute all digests."""
-
     def within(data: bytes) -> bytes:
         lines = [json.loads(line) for line in data.splitlines()]
         change(lines)

@@ -14,7 +14,6 @@ EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "plugin"
 
 
 def install_example(folder: Path) -> Path:
-    """Build the example and install its wheel into a folder of its own, which goes onto a path; return that."""
     source, target = folder / "source", folder / "installed"
     shutil.copytree(EXAMPLE, source)  # building leaves files beside it
     command = [Path(sys.executable).parent / "uv", "pip", "install", "--quiet", "--offline", "--no-deps"]
@@ -28,17 +27,14 @@ def write_package(
     name: str,
     entries: Mapping[Group, Mapping[str, str]],
     source: str = "",
-    version: str = "1.2",
 ) -> Path:
     """Write an installed package with one module, called as the package is; return the folder, which goes onto a path."""
     module = name.replace("-", "_")
     folder.mkdir(exist_ok=True)
     (folder / f"{module}.py").write_text(source, encoding="utf-8")
-    about = folder / f"{module}-{version}.dist-info"
+    about = folder / f"{module}-1.2.dist-info"
     about.mkdir(exist_ok=True)
-    (about / "METADATA").write_text(
-        f"Metadata-Version: 2.4\nName: {name}\nVersion: {version}\n", encoding="utf-8"
-    )
+    (about / "METADATA").write_text(f"Metadata-Version: 2.4\nName: {name}\nVersion: 1.2\n", encoding="utf-8")
     groups = (
         "\n".join([f"[{group}]", *(f"{key} = {value}" for key, value in named.items()), ""])
         for group, named in entries.items()

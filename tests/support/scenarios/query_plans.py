@@ -23,15 +23,12 @@ MANY = 2_000
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One SELECT as a driver got it."""
-
     statement: str
     parameters: Any
 
 
 @contextmanager
 def recorded() -> Iterator[list[Query]]:
-    """Yield a list that fills with every SELECT of this process."""
     found: list[Query] = []
 
     def note(conn: Any, cursor: Any, statement: str, parameters: Any, *rest: Any) -> None:
@@ -59,7 +56,6 @@ def whole_tables(database: Database, queries: list[Query]) -> list[str]:
 
 
 def _of_sqlite(rows: Any, statement: str) -> list[str]:
-    """Return what is wrong with the rows (id, parent, unused, detail) of a plan."""
     tables = {alias: table for table, alias in re.findall(r"(?:FROM|JOIN) (\w+) AS (\w+)", statement)}
     # By number from the end, until there are enough.
     newest = re.search(r"ORDER BY (event\.seq|adapter\.id|evaluation\.id) DESC\s+LIMIT", statement)

@@ -25,7 +25,6 @@ from fusery.web.forms import FORMS
 
 
 def places(registry: Registry) -> dict[str, str]:
-    """Return an address of every kind of page."""
     tasks = [task.task for task in registry.adapters.tasks()]
     newest = registry.adapters.list(task="course_rec", sort="version:desc", limit=2)
     all_fused = (
@@ -64,7 +63,6 @@ def places(registry: Registry) -> dict[str, str]:
 
 
 def acts(registry: Registry) -> dict[str, str]:
-    """Return an address of the page of every act, and some of those that know more or less of what is to be done."""
     newest = registry.adapters.list(task="course_rec", sort="version:desc", limit=1)[0].name
     alone = {f"to {form.name}": f"/acts/{form.name}" for form in FORMS}
     return alone | {
@@ -77,12 +75,10 @@ def acts(registry: Registry) -> dict[str, str]:
 
 
 def open_at(home: Path) -> Registry:
-    """Open a registry that was made."""
     return Registry(open_workspace(home, user="anna"))
 
 
 def filled(folder: Path) -> Path:
-    """Make the registry in a folder, and return its home."""
     with pytest.MonkeyPatch.context() as patch, open_at(folder / "home") as registry:
         clock = Clock()
         clock.put_in(patch)
@@ -102,14 +98,11 @@ HOSTILE = (
 
 @dataclass(slots=True)
 class Show:
-    """Fills a registry while a clock goes on."""
-
     registry: Registry
     folder: Path
     clock: Clock
 
     def wait(self, days: float) -> None:
-        """Let time go by."""
         self.clock.now += timedelta(days=days)
 
     def register(
@@ -142,7 +135,6 @@ class Show:
 
 
 def fill(registry: Registry, folder: Path, clock: Clock) -> None:
-    """Fill an empty registry: two tasks with versions, curves, moves, fused models, signatures, deployments, withdrawals."""
     clock.now = BEGIN
     show = Show(registry, folder, clock)
     for name, bits in (("tiny", None), ("tiny-4bit", 4)):
@@ -210,7 +202,6 @@ def _course_rec(show: Show) -> None:
 
 
 def _promote(show: Show) -> None:
-    """Give prod rules, have somebody else approve of version 5, and let the rules decide."""
     registry = show.registry
     registry.aliases.set_rules(
         "course_rec#prod", {"admission": "no_errors", "val_loss_within": 0.02, "approvals": 1}
@@ -223,7 +214,6 @@ def _promote(show: Show) -> None:
 
 
 def open_as(registry: Registry, user: str) -> Registry:
-    """Open a registry once more, as somebody else."""
     return Registry(Workspace(replace(registry.workspace.settings, user=user)))
 
 
@@ -234,7 +224,6 @@ LONG_PATH = (
 
 
 def fill_with_long_names(registry: Registry, folder: Path) -> None:
-    """Add a version, and what else there is, with names as long as names get."""
     with open_as(registry, LONG_ACTOR) as other:
         base = tiny_models.make_base(folder / "long-base", layers=4, bits=4, seed=9)
         name = "SmolLM2-135M-Instruct-quantised-to-four-bits-for-recommendations-of-courses"
@@ -262,7 +251,6 @@ def fill_with_long_names(registry: Registry, folder: Path) -> None:
 
 
 def _mail(show: Show) -> None:
-    """Register a task whose texts are hostile."""
     show.register("mail", 1, "tiny", best=0.9, note=HOSTILE, dataset=HOSTILE, tags={"team": HOSTILE})
     show.registry.aliases.set("prod", "mail@1", reason=HOSTILE)
     show.registry.adapters.yank("mail@1", reason=HOSTILE)

@@ -16,7 +16,6 @@ RESULT = {"ruleId", "ruleIndex", "rule", "level", "message", "locations", "parti
 
 
 def require_sarif(log: Mapping[str, Any]) -> None:
-    """Fail unless a log is one of SARIF 2.1.0."""
     assert log.keys() == {"$schema", "version", "runs"}
     assert log["version"] == "2.1.0"  # 3.13.2
     assert urlsplit(log["$schema"]).scheme == "https"  # 3.13.3
@@ -30,7 +29,6 @@ def require_sarif(log: Mapping[str, Any]) -> None:
 
 
 def _component(component: Mapping[str, Any]) -> list[str]:
-    """Return the names of the rules of a tool or of an extension."""
     assert component.keys() <= {"name", "version", "semanticVersion", "rules"}
     assert component["name"]  # 3.19.8
     for rule in component["rules"]:

@@ -25,13 +25,10 @@ CURVES = {"p256": ec.SECP256R1(), "p384": ec.SECP384R1(), "p521": ec.SECP521R1()
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A private key's file and its public one's."""
-
     private: Path
     public: Path
 
     def signing(self) -> SigningKey:
-        """Return what to sign with."""
         return SigningKey(self.private)
 
 
@@ -42,7 +39,6 @@ def write_pair(
     curve: ec.EllipticCurve | None = None,
     passphrase: bytes | None = None,
 ) -> Pair:
-    """Write a private key `NAME.pem` and its public one `NAME.pub`; return both as a `Pair`."""
     key = ec.generate_private_key(curve or ec.SECP256R1())
     return write_key(folder, name, key, passphrase=passphrase)
 
@@ -50,7 +46,6 @@ def write_pair(
 def write_key(
     folder: Path, name: str, key: ec.EllipticCurvePrivateKey, *, passphrase: bytes | None = None
 ) -> Pair:
-    """Write a key that is known."""
     private, public = folder / f"{name}.pem", folder / f"{name}.pub"
     locked = BestAvailableEncryption(passphrase) if passphrase else NoEncryption()
     private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, locked))

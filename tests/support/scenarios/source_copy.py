@@ -19,7 +19,6 @@ exec cc "$@" -O0
 
 
 def make_quick_compiler(folder: Path) -> Path:
-    """Write it to a folder, as a program for the variable CC; return its path."""
     program = folder / "quick-cc"
     program.write_text(_SCRIPT, encoding="utf-8")
     program.chmod(0o755)
@@ -42,13 +41,10 @@ print(json.dumps(printed))
 
 @dataclass(frozen=True, slots=True)
 class ChangedCopy:
-    """A copy of the sources, in which a test works as a user of the changed product would."""
-
     root: Path
     folder: Path
 
     def fusery(self, *commands: str, home: str = "home") -> list[str]:
-        """Run commands in one process; return what each prints."""
         registry = home if "://" in home else str(self.folder / home)
         asked = json.dumps([command.split() for command in commands])
         printed: list[tuple[int, str, str]] = self.python(_COMMANDS, asked, FUSERY_REGISTRY=registry)
@@ -57,7 +53,6 @@ class ChangedCopy:
         return [out for _, out, _ in printed]
 
     def python(self, program: str, given: str = "", **environment: str) -> Any:
-        """Run a program that prints JSON; return that."""
         ran = subprocess.run(
             [sys.executable, "-P", "-c", program],
             cwd=self.folder,
@@ -84,7 +79,6 @@ def changed_copy(folder: Path, change: Callable[[Path], None], most: int) -> Pat
 
 
 def insert(path: Path, *changes: tuple[str, str]) -> None:
-    """Put a text before the first place of another one."""
     source = path.read_text(encoding="utf-8")
     for before, text in changes:
         assert before in source, f"{path}: {before!r}"
@@ -98,24 +92,13 @@ def _snapshot(root: Path) -> dict[str, bytes]:
 
 ROOT = Path(__file__).resolve().parents[3]
 FOLDERS = (
-    ".types",
-    "cli",
-    "examples",
-    "fusery",
-    "integrations",
-    "migrations",
-    "model_server",
-    "registry",
-    "research",
-    "storage",
-    "testing",
-    "web",
-)
+    ".types", "cli", "examples", "fusery", "integrations", "migrations", "model_server", "registry",
+    "research", "storage", "testing", "web",
+)  # fmt: skip
 FILES = ("CHANGELOG.md", "LICENSE", "MANIFEST.in", "README.md", "pyproject.toml", "setup.py")
 
 
 def copy_sources(folder: Path) -> Path:
-    """Copy them to a new folder, without what was compiled; return it."""
     folder.mkdir()
     for name in FOLDERS:
         shutil.copytree(

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sqlalchemy import delete, select
+from waiting import PATIENCE
 
 from fusery.registry import tables
 from fusery.registry.database.owner import LeaseOwner
@@ -27,7 +28,6 @@ def open_workspace(
     cache_limit: int = 1 << 40,
     user: str = "tester",
 ) -> Workspace:
-    """Open a registry's parts, with its own home."""
     settings = Settings(
         home=home,
         database_url=database_url,
@@ -49,13 +49,11 @@ class Shelf:
         self.store = workspace.store
 
     def begin(self, *contents: bytes) -> Deposit:
-        """Store contents, and do not record them yet."""
         deposit = Deposit(self.database, self.store, LeaseOwner.current())
         deposit.put({f"file-{number}": data for number, data in enumerate(contents)})
         return deposit
 
     def commit(self, deposit: Deposit) -> int:
-        """Record a deposit, and something that has it; return that thing's number."""
         with deposit.recording() as session:
             row = deposit.commit(session)
             bundle = tables.BundleRow(
@@ -71,20 +69,16 @@ class Shelf:
             return int(bundle.id)
 
     def keep(self, *contents: bytes) -> int:
-        """Store and record contents."""
         return self.commit(self.begin(*contents))
 
     def give_up(self, *contents: bytes) -> None:
-        """Store contents and record nothing, as a command that was refused in the end."""
         self.begin(*contents).abandon()
 
     def forget(self, number: int) -> None:
-        """Take away what refers to a deposit."""
         with self.database.write() as session:
             session.execute(delete(tables.BundleRow).where(tables.BundleRow.id == number))
 
     def marking(self, tombstone: float = TOMBSTONE) -> Marking:
-        """Begin a collection without grace, to be taken step by step."""
         with self.database.read() as session:
             started = self.database.utcnow(session)
         return Marking(self.database, self.store, grace=0.0, started=started, tombstone=tombstone)
@@ -94,34 +88,29 @@ class Shelf:
             return session.get_one(tables.BlobRow, digest_bytes(data))
 
     def read(self, data: bytes) -> bytes:
-        """Read a content back through the store, by its row."""
         row = self.row(data)
         assert row.state == "ready"
         return self.store.read_bytes(Digest(row.digest), generation=row.generation, limit=1 << 20)
 
     def live(self) -> set[str]:
-        """Return the digests that something refers to."""
         with self.database.read() as session:
             files, bundle = tables.ManifestFileRow, tables.BundleRow
             query = select(files.blob).join(bundle, bundle.manifest_id == files.manifest_id)
             return {str(digest) for digest in session.scalars(query)}
 
     def stored(self) -> set[bytes]:
-        """Return the contents in the store, of any generation."""
         return {
             self.store.read_bytes(blob.digest, generation=blob.generation, limit=1 << 20)
             for blob in self.store.blobs()
         }
 
     def files(self) -> set[bytes]:
-        """Return the content of every file in the store's folder, but for the one that describes it."""
         root = self.workspace.settings.home / "store"
         return {
             path.read_bytes() for path in root.rglob("*") if path.is_file() and path.name != "format.json"
         }
 
     def path(self, data: bytes) -> Path:
-        """Return where a content lies, writable."""
         row = self.row(data)
         path = self.store.local_path(Digest(row.digest), generation=row.generation)
         assert path is not None
@@ -129,7 +118,6 @@ class Shelf:
         return path
 
     def damage(self, data: bytes, instead: bytes) -> None:
-        """Put other bytes under a content's name."""
         self.path(data).write_bytes(instead)
 
     @contextmanager
@@ -138,7 +126,7 @@ class Shelf:
         with ThreadPoolExecutor(1) as pool:
             future = pool.submit(work)
             yield future
-            future.result(30)
+            future.result(PATIENCE)
 
 
 def tear(shelf: Shelf, data: bytes) -> Path:

@@ -68,14 +68,11 @@ Node = Test | In | IsNull | Not | And | Or
 
 @dataclass
 class Facts:
-    """What is known of one adapter; a field that may have several values maps to their set."""
-
     values: dict[str, Any]
     tags: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, list[float]] = field(default_factory=dict)
 
     def of(self, name: str) -> list[Any]:
-        """Return the values of a field, none if it has none."""
         if name.startswith("metric."):
             return self.metrics.get(name.removeprefix("metric."), [])[-1:]
         value = self.tags.get(name.removeprefix("tag.")) if name.startswith("tag.") else self.values[name]
@@ -88,41 +85,35 @@ def maybe(values: list[Any]) -> st.SearchStrategy[Any]:
     return st.none() | st.sampled_from(values)
 
 
-@st.composite
-def facts(draw: st.DrawFn) -> Facts:
-    values = {
-        "task": draw(st.sampled_from(["course_rec", "summary"])),
-        "version": draw(st.integers(1, 5)),
-        "date": draw(st.sampled_from(DAYS)),
-        "base": draw(st.sampled_from([frozenset({"tiny", "Tiny-Alias"}), frozenset({"other"})])),
-        "trained_on": draw(maybe(TEXTS)),
-        "digest": draw(st.sampled_from(["ab" * 32, "cd" * 32])),
-        "method": draw(st.sampled_from(["lora", "dora", "full"])),
-        "rank": draw(maybe(WHOLES)),
-        "alpha": draw(maybe(NUMBERS)),
-        "scale": draw(maybe(NUMBERS)),
-        "layers": draw(st.sampled_from(WHOLES)),
-        "trainable_parameters": draw(st.sampled_from(BIG)),
-        "total_parameters": draw(st.sampled_from(BIG)),
-        "bytes": draw(st.sampled_from(BIG)),
-        "val_loss": draw(maybe(NUMBERS)),
-        "iterations": draw(maybe(WHOLES)),
-        "dataset": draw(maybe(TEXTS)),
-        "examples": draw(maybe(BIG)),
-        "note": draw(maybe(TEXTS)),
-        "alias": draw(st.frozensets(st.sampled_from(["prod", "canary", "old_one"]), max_size=2)),
-        "finding": draw(st.frozensets(st.sampled_from(["no-effect", "alpha-given"]), max_size=2)),
-        "yanked": draw(st.booleans()),
-        "created_at": draw(st.sampled_from(MOMENTS)),
-        "created_by": draw(st.sampled_from(TEXTS)),
-    }
-    tags = draw(st.dictionaries(st.sampled_from(TAGS), st.sampled_from(TEXTS), max_size=2))
-    numbers = st.lists(st.sampled_from(NUMBERS), min_size=1, max_size=3)
-    return Facts(values, tags, draw(st.dictionaries(st.sampled_from(METRICS), numbers, max_size=2)))
+_NUMBER, _WHOLE, _BIG = maybe(NUMBERS), maybe(WHOLES), st.sampled_from(BIG)
+_VALUES: dict[str, st.SearchStrategy[Any]] = {
+    "task": st.sampled_from(["course_rec", "summary"]),
+    "date": st.sampled_from(DAYS),
+    "base": st.sampled_from([frozenset({"tiny", "Tiny-Alias"}), frozenset({"other"})]),
+    "digest": st.sampled_from(["ab" * 32, "cd" * 32]),
+    "method": st.sampled_from(["lora", "dora", "full"]),
+    "layers": st.sampled_from(WHOLES),
+    **dict.fromkeys(("trained_on", "dataset", "note"), maybe(TEXTS)),
+    **dict.fromkeys(("alpha", "scale", "val_loss"), _NUMBER),
+    **dict.fromkeys(("rank", "iterations"), _WHOLE),
+    **dict.fromkeys(("trainable_parameters", "total_parameters", "bytes"), _BIG),
+    "examples": maybe(BIG),
+    "alias": st.frozensets(st.sampled_from(["prod", "canary", "old_one"]), max_size=2),
+    "finding": st.frozensets(st.sampled_from(["no-effect", "alpha-given"]), max_size=2),
+    "yanked": st.booleans(),
+    "created_at": st.sampled_from(MOMENTS),
+    "created_by": st.sampled_from(TEXTS),
+}
+_TAGS = st.dictionaries(st.sampled_from(TAGS), st.sampled_from(TEXTS), max_size=2)
+_MEASURED = st.lists(st.sampled_from(NUMBERS), min_size=1, max_size=3)
+_METRICS = st.dictionaries(st.sampled_from(METRICS), _MEASURED, max_size=2)
+
+
+def facts() -> st.SearchStrategy[Facts]:
+    return st.builds(Facts, st.fixed_dictionaries(_VALUES), _TAGS, _METRICS)
 
 
 def fill(session: Session, found: list[Facts]) -> None:
-    """Write adapters to an empty database; each gets a name, and the one before may be its parent."""
     _keep_last_alias(found)
     tasks = {name: tables.TaskRow(name=name) for name in ("course_rec", "summary")}
     session.add_all(tasks.values())
@@ -208,7 +199,6 @@ def _base(session: Session, names: frozenset[str]) -> tables.BaseModelRow:
 
 
 def holds(node: Node, one: Facts) -> bool:
-    """Whether an adapter fits."""
     match node:
         case And(operands):
             return all(holds(operand, one) for operand in operands)
@@ -248,7 +238,6 @@ def _small(text: str) -> str:
 
 
 def tests() -> st.SearchStrategy[Node]:
-    """Tests of every field, with values that adapters have and with others."""
     names = [*FIELDS, *(f"tag.{key}" for key in (*TAGS, "nothing"))]
     names += [f"metric.{name}" for name in (*METRICS, "nothing")]
     return st.sampled_from(names).flatmap(_test_of)
@@ -279,8 +268,6 @@ def _test_of(name: str) -> st.SearchStrategy[Node]:
 
 
 def trees() -> st.SearchStrategy[Node]:
-    """Whole expressions."""
-
     def grown(children: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
         several = st.lists(children, min_size=2, max_size=4).map(tuple)
         return st.builds(Not, children) | st.builds(And, several) | st.builds(Or, several)
@@ -292,7 +279,6 @@ _BARE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:[.-][A-Za-z0-9_]+)*")
 
 
 def written(node: Node) -> str:
-    """A tree as an expression."""
     match node:
         case Test(field, op, value):
             return f"{field} {op} {literal(value)}"
@@ -313,7 +299,6 @@ def _within(node: Node, loose: tuple[type, ...]) -> str:
 
 
 def literal(value: Value) -> str:
-    """A value as it is written in an expression."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, datetime):

@@ -58,7 +58,6 @@ FOLDER = Path(__file__).resolve().parents[3] / ".venv-azurite"
 
 
 def find_server() -> list[str] | None:
-    """Return the command that runs it, None if Azurite or Node.js is not there."""
     script = FOLDER / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js"
     node = shutil.which("node", path=str(Path(sys.executable).parent)) or shutil.which("node")
     return [node, str(script)] if node and script.exists() else None
@@ -69,13 +68,11 @@ class AzureServer:
     endpoint: str
 
     def options(self) -> dict[str, Any]:
-        """Options for `open_store`."""
         place = f"BlobEndpoint={self.endpoint}/{ACCOUNT}"
         text = f"DefaultEndpointsProtocol=http;AccountName={ACCOUNT};AccountKey={KEY};{place}"
         return {"connection_string": text}
 
     def client(self) -> Any:
-        """Azure's own client for the container: the way past the store."""
         from azure.storage.blob import BlobServiceClient
 
         client = BlobServiceClient.from_connection_string(self.options()["connection_string"], retry_total=0)
@@ -84,7 +81,6 @@ class AzureServer:
 
 @contextmanager
 def running_server(command: list[str], folder: Path) -> Iterator[AzureServer]:
-    """Run a server that keeps its data in `folder`, with one container."""
     port = free_port()
     options = ["--blobHost", "127.0.0.1", "--blobPort", str(port), "-l", str(folder / "data")]
     options += ["--skipApiVersionCheck", "--silent", "--disableTelemetry"]

@@ -67,7 +67,6 @@ _ARGUMENTS = (
 
 
 def find_browser() -> Path | None:
-    """Return the program, None where there is none that runs here."""
     own = FOLDER / "browser" / "chromium"
     if sys.platform == "linux" and platform.machine() in ("x86_64", "AMD64") and own.is_file():
         return own
@@ -76,13 +75,11 @@ def find_browser() -> Path | None:
 
 
 def is_complete() -> bool:
-    """Return whether pages can be tested here."""
     return find_browser() is not None and AXE.is_file()
 
 
 @contextmanager
 def running() -> Iterator[Any]:
-    """Yield a browser of Playwright's that is closed at the end."""
     from playwright.sync_api import sync_playwright
 
     program = find_browser()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler
@@ -33,7 +35,6 @@ NAVIGATION = (
 
 
 def small_project(folder: Path, pages: Mapping[str, str] = SMALL) -> Path:
-    """Return a project that has the command and the theme of this one, and pages of its own."""
     for name, text in pages.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
@@ -49,13 +50,20 @@ def small_project(folder: Path, pages: Mapping[str, str] = SMALL) -> Path:
 
 
 def build(project: Path, into: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run the command of a project."""
     command = [PYTHON, "-P", project / "docs" / "make_site.py", "--into", into, *options]
     return subprocess.run(command, check=False, capture_output=True, encoding="utf-8")
 
 
+@functools.cache
+def whole() -> Path:
+    into = Path(tempfile.mkdtemp(prefix="fusery-site-"))
+    atexit.register(shutil.rmtree, into, ignore_errors=True)
+    built = build(ROOT, into)
+    assert built.returncode == 0, built.stderr
+    return into
+
+
 def versions(folder: Path) -> Path:
-    """Return a site of two releases and what came after them."""
     project, into = small_project(folder / "project"), folder / "site"
     (into / "0.10.0" / "gone").mkdir(parents=True)
     for version, options in (("0.9.0", ["--release"]), ("0.10.0", ["--release"]), ("0.10.0", [])):
@@ -73,6 +81,5 @@ class _Quiet(SimpleHTTPRequestHandler):
 
 @contextmanager
 def serving(folder: Path) -> Iterator[str]:
-    """Yield the address at which the files of a folder are."""
     with serving_stub(functools.partial(_Quiet, directory=str(folder))) as address:
         yield address

@@ -17,8 +17,6 @@ COMMAND = (sys.executable, "server.py", "--host", "127.0.0.1", "--port", "0")
 
 @dataclass(frozen=True)
 class RunningBundle:
-    """A server that answers at `url`, and the file that it logs to."""
-
     folder: Path
     process: subprocess.Popen[bytes]
     log: Path
@@ -27,8 +25,6 @@ class RunningBundle:
 
 @contextmanager
 def running_bundle(folder: Path, log: Path) -> Iterator[RunningBundle]:
-    """Run the server of a bundle on a port of its own choice until the block ends."""
-
     def address() -> list[str]:
         return re.findall(r"listening on (http://\S+:\d+)", log.read_text())
 

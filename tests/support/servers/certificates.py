@@ -12,7 +12,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 
 def certificate(folder: Path, host: str | None = None) -> tuple[Path, Path]:
-    """Make a certificate for this machine, or for a name, and return its file and that of its key."""
     key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
     subject = x509.DNSName(host) if host else x509.IPAddress(ip_address("127.0.0.1"))

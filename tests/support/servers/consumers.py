@@ -24,7 +24,6 @@ TOKENS = np.array([[72, 101, 108, 108, 111, 32, 119, 111, 114, 108, 100]])
 
 
 def adapters_source(base: Path, adapters: Path, *folders: Path, **facts: Any) -> BundleSource:
-    """Return a source of unfused adapters for targets that take PEFT's form."""
     architecture = read_architecture(base)
     found = []
     for folder in folders:
@@ -45,7 +44,6 @@ def adapters_source(base: Path, adapters: Path, *folders: Path, **facts: Any) ->
 
 
 def files_of(folder: Path) -> Files:
-    """Return the files of a folder with their manifest."""
     entries = []
     for path in sorted(file for file in folder.rglob("*") if file.is_file()):
         digest, size = digest_file(path)
@@ -77,7 +75,6 @@ def mlx_logits(model: Path, adapter: Path | None = None, tokens: np.ndarray = TO
 def llama_cpp_logits(
     model: Path, adapters: list[Path], scratch: Path, tokens: np.ndarray = TOKENS
 ) -> np.ndarray:
-    """Return what llama.cpp makes of a GGUF file with adapters."""
     np.save(scratch / "tokens.npy", tokens)
     names = [str(path) for path in adapters]
     _ask("logits", str(model), names, str(scratch / "tokens.npy"), str(scratch / "logits.npy"))
@@ -86,13 +83,11 @@ def llama_cpp_logits(
 
 
 def llama_cpp_tokens(model: Path, texts: list[str]) -> list[list[int]]:
-    """Return the token numbers of texts, as llama.cpp cuts them."""
     found: list[list[int]] = _ask("tokens", str(model), texts)
     return found
 
 
 def transformers_logits(model: Path, scratch: Path, tokens: np.ndarray = TOKENS) -> np.ndarray:
-    """Return what transformers makes of a GGUF file or of a model's folder."""
     np.save(scratch / "tokens.npy", tokens)
     kind = "gguf" if model.suffix == ".gguf" else "plain"
     real_peft(kind, model, scratch / "tokens.npy", scratch / "logits.npy")
@@ -101,7 +96,6 @@ def transformers_logits(model: Path, scratch: Path, tokens: np.ndarray = TOKENS)
 
 
 def peft_logits(base: Path, adapter: Path, scratch: Path, tokens: np.ndarray = TOKENS) -> np.ndarray:
-    """Return what PEFT makes of an adapter on a base."""
     np.save(scratch / "tokens.npy", tokens)
     real_peft("logits", base, adapter, scratch / "tokens.npy", scratch / "logits.npy")
     found: np.ndarray = np.load(scratch / "logits.npy")[0]
@@ -109,12 +103,10 @@ def peft_logits(base: Path, adapter: Path, scratch: Path, tokens: np.ndarray = T
 
 
 def transformers_answers(model: Path, questions: list[str], adapter: Path | None = None) -> list[str]:
-    """Return what transformers answers to questions with a model's folder, and PEFT with an adapter on it."""
     return real_peft("answers", model, adapter or "", json.dumps(questions))
 
 
 def onnx_logits(bundle: Path, tokens: np.ndarray = TOKENS) -> np.ndarray:
-    """Return the logits of a bundle's graph in ONNX Runtime."""
     return np.array(_ask("logits", str(bundle), tokens[0].tolist(), peer="onnx_peer.py"))
 
 

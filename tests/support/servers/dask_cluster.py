@@ -18,8 +18,6 @@ from waiting import wait_until
 
 @dataclass
 class RunningCluster:
-    """A scheduler and its workers."""
-
     address: str
     folder: Path
     environment: Mapping[str, str]
@@ -27,31 +25,21 @@ class RunningCluster:
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def add_worker(self, **environment: str) -> subprocess.Popen[bytes]:
-        """Start a worker of one thread, without a nanny that would start it again."""
         number = len(self.workers)
         words = (
-            "worker",
-            self.address,
-            "--no-nanny",
-            "--nthreads",
-            "1",
-            "--no-dashboard",
-            "--name",
-            str(number),
-        )
+            "worker", self.address, "--no-nanny", "--nthreads", "1", "--no-dashboard", "--name", str(number),
+        )  # fmt: skip
         started = _start(self.folder / f"worker{number}", {**self.environment, **environment}, *words)
         self.workers.append(started)
         return started
 
     def kill(self, number: int) -> None:
-        """Kill a worker as the kernel kills what takes too much memory."""
         self.workers[number].send_signal(signal.SIGKILL)
         self.workers[number].wait()
 
 
 @contextmanager
 def cluster(folder: Path, **environment: str) -> Iterator[RunningCluster]:
-    """Run a scheduler, and end it with its workers."""
     port = free_port()
     everywhere = {**os.environ, "OPENBLAS_NUM_THREADS": "1", **environment}
     everywhere.pop("FUSERY_CLUSTER", None)

@@ -5,20 +5,18 @@ from __future__ import annotations
 import http.client
 import random
 import socket
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import Enum
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
+
+from stub_server import StubHandler, raw_server, serving_stub
 
 
 @dataclass
 class CuttingProxy:
-    """What it does, and what it has passed on."""
-
     endpoint: str
     up: list[int] = field(default_factory=list)
     down: list[int] = field(default_factory=list)
@@ -29,31 +27,19 @@ class CuttingProxy:
 
 @contextmanager
 def cutting_proxy(upstream: str) -> Iterator[CuttingProxy]:
-    """Run a proxy before a server."""
     parts = urlsplit(upstream)
-    listener = socket.create_server(("127.0.0.1", 0))
-    proxy = CuttingProxy(f"http://127.0.0.1:{listener.getsockname()[1]}")
-    threading.Thread(target=_serve, args=(listener, proxy, (parts.hostname, parts.port)), daemon=True).start()
-    try:
+    proxy = CuttingProxy("")
+
+    def connected(client: socket.socket) -> None:
+        with socket.create_connection((str(parts.hostname), parts.port or 80)) as server:
+            back = threading.Thread(target=_pass, args=(proxy, server, client, False), daemon=True)
+            back.start()
+            _pass(proxy, client, server, True)
+            back.join()
+
+    with raw_server(connected) as port:
+        proxy.endpoint = f"http://127.0.0.1:{port}"
         yield proxy
-    finally:
-        listener.close()
-
-
-def _serve(listener: socket.socket, proxy: CuttingProxy, upstream: tuple[str | None, int | None]) -> None:
-    with suppress(OSError):
-        while True:
-            client, _ = listener.accept()
-            threading.Thread(target=_connected, args=(proxy, client, upstream), daemon=True).start()
-
-
-def _connected(proxy: CuttingProxy, client: socket.socket, upstream: tuple[str | None, int | None]) -> None:
-    place = str(upstream[0]), int(upstream[1] or 0)
-    with suppress(OSError), client, socket.create_connection(place) as server:
-        back = threading.Thread(target=_pass, args=(proxy, server, client, False), daemon=True)
-        back.start()
-        _pass(proxy, client, server, True)
-        back.join()
 
 
 def _pass(proxy: CuttingProxy, source: socket.socket, target: socket.socket, up: bool) -> None:
@@ -130,13 +116,12 @@ _CHANCE = random.Random(1)
 _CODES = {500: "InternalError", 503: "SlowDown", 403: "AccessDenied", 404: "NoSuchBucket"}
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(StubHandler):
     proxy: FaultProxy
     upstream: str
 
     def handle_any(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = self.body()
         fault = self.proxy.rule(self.command, self.path)
         self.proxy.seen.append((self.command, self.path))
         if fault is Fault.HANG:
@@ -191,50 +176,24 @@ class _Handler(BaseHTTPRequestHandler):
 
     def refuse(self, status: int) -> None:
         data = f"<Error><Code>{_CODES[status]}</Code><Message>on purpose</Message></Error>".encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/xml")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(data)
+        self.reply(status, data, Content_Type="application/xml")
 
     def hang_up(self) -> None:
         self.close_connection = True
         self.wfile.flush()
         self.connection.shutdown(socket.SHUT_RDWR)
 
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
-
-
-class _Server(ThreadingHTTPServer):
-    # A store opens several connections at once.
-    request_queue_size = 64
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing of a client that has gone away; anything else is a mistake here."""
-        if not isinstance(
-            sys.exc_info()[1], ConnectionError | TimeoutError | http.client.HTTPException | OSError
-        ):
-            super().handle_error(request, client_address)  # type: ignore[arg-type]
-
 
 @contextmanager
 def fault_proxy(endpoint: str) -> Iterator[FaultProxy]:
     """Run a proxy before `endpoint`; set its `rule` to make it fail."""
+    made = FaultProxy("")
 
     class Handler(_Handler):
-        upstream = urlsplit(endpoint).netloc
+        upstream, proxy = urlsplit(endpoint).netloc, made
 
-    server = _Server(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    Handler.proxy = FaultProxy(f"http://127.0.0.1:{server.server_port}")
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield Handler.proxy
-    finally:
-        Handler.proxy.over.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serving_stub(Handler) as made.endpoint:
+        try:
+            yield made
+        finally:
+            made.over.set()

@@ -28,8 +28,6 @@ LARGE = re.compile(r".*\.safetensors|tokenizer\.json")
 
 @dataclass
 class Hub:
-    """What is on the hub."""
-
     endpoint: str = ""
     token: str = ""
     repositories: dict[str, dict[str, bytes]] = field(default_factory=dict)
@@ -173,7 +171,6 @@ class _Handler(StubHandler):
 
 @contextmanager
 def running_hub(token: str) -> Iterator[Hub]:
-    """Run a hub with one user's token."""
     hub = Hub(token=token)
     with serving_stub(type("Handler", (_Handler,), {"hub": hub})) as hub.endpoint:
         yield hub

@@ -17,8 +17,6 @@ PROGRAM = Path(sys.executable).parent / "fusery"
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """A home folder and the files of a user: a base, and two adapters for it."""
-
     folder: Path
     base: Path
     first: Path
@@ -26,7 +24,6 @@ class Installation:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The environment of a user with this home and nothing else set."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("FUSERY_")}
         return {
             **kept,
@@ -38,7 +35,6 @@ class Installation:
     def start(
         self, *words: str | Path, variables: Mapping[str, str] = MappingProxyType({})
     ) -> subprocess.Popen[str]:
-        """Start `fusery WORDS…`, with more variables in its environment."""
         return subprocess.Popen(
             [str(PROGRAM), *map(str, words)],
             cwd=self.folder,
@@ -51,13 +47,11 @@ class Installation:
     def run(
         self, *words: str | Path, code: int = 0, variables: Mapping[str, str] = MappingProxyType({})
     ) -> str:
-        """Run `fusery WORDS…`, which must end with `code`; return its stdout."""
         with self.start(*words, variables=variables) as process:
             out, err = process.communicate(timeout=300)
         assert process.returncode == code, f"{words}: {process.returncode}\n{out}\n{err}"
         assert "Traceback" not in err
         return out
 
-    def json(self, *words: str | Path, code: int = 0) -> Any:
-        """Run a command with `--json`; return its document."""
-        return json.loads(self.run(*words, "--json", code=code))
+    def json(self, *words: str | Path) -> Any:
+        return json.loads(self.run(*words, "--json"))

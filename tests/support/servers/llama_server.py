@@ -33,7 +33,6 @@ SLOTS = 4
 
 
 def llama_server_folder() -> str:
-    """Return the folder of the real llama-server; skip where there is none, fail where `make test` brings one."""
     given = os.environ.get("PEFT_PYTHON")
     python = ROOT / (given or ".venv-peft/bin/python")
     found = sorted(
@@ -82,7 +81,6 @@ def scales(client: openai.OpenAI, model: str = "") -> list[tuple[str, float]]:
 
 
 def chat(client: openai.OpenAI, model: str, question: str, tokens: int = 24, **more: Any) -> str:
-    """Return a greedy answer, without the space around it."""
     reply = client.chat.completions.create(
         model=model,
         messages=[{"role": "user", "content": question}],

@@ -22,62 +22,42 @@ Kind = Literal["vllm", "sglang"]
 
 
 class LoraServer:
-    """A server of one base."""
-
     def __init__(self, kind: Kind, base: str, root: str) -> None:
         self.kind, self.base, self.root = kind, base, root
-        self.key, self.max_rank, self.seconds, self.lost = "", 64, 0.0, 0
+        self.key, self.max_rank, self.lost = "", 64, 0
         self.loaded: dict[str, str] = {}
         self.asked: list[str] = []
         self.lock = threading.Lock()
-        self._ended = threading.Event()
 
     def cards(self) -> dict[str, Any]:
-        """Return what `/v1/models` says."""
         root = self.root if self.kind == "vllm" else self.base
-        shown = [{"id": self.base, "object": "model", "owned_by": self.kind, "root": root, "parent": None}]
-        for name, path in self.loaded.items():
-            shown.append(
-                {"id": name, "object": "model", "owned_by": self.kind, "root": path, "parent": self.base}
-            )
+        named = [(self.base, root, None), *((name, path, self.base) for name, path in self.loaded.items())]
+        shown = [
+            {"id": name, "object": "model", "owned_by": self.kind, "root": root, "parent": parent}
+            for name, root, parent in named
+        ]
         return {"object": "list", "data": shown}
 
     def load(self, body: Mapping[str, Any]) -> tuple[int, Any]:
-        """Load an adapter; return state and answer."""
         name, path = body["lora_name"], body["lora_path"]
         with self.lock:
             if name in self.loaded:
-                if self.kind == "sglang":
-                    return self._failed(
-                        400, f"Failed to load LoRA adapter {name} because it is already loaded"
-                    )
-                return self._failed(
-                    400,
-                    f"The lora adapter '{name}' has already been loaded. If you want to load the adapter in place, set"
-                    " 'load_inplace' to True.",
-                )
+                return self._failed(400, f"The lora adapter '{name}' has already been loaded.")
             if self.kind == "vllm" and name == self.base:
                 return self._failed(400, f"The lora adapter '{name}' conflicts with a served base model.")
-            self._ended.wait(self.seconds)
             try:
                 require_loadable(Path(path), self.max_rank)
             except FileNotFoundError:
-                said = f"Loading lora {name} failed: No adapter found for {path}"
-                return self._failed(404 if self.kind == "vllm" else 400, said)
+                return self._failed(404, f"Loading lora {name} failed: No adapter found for {path}")
             except ValueError as error:
-                return self._failed(500 if self.kind == "vllm" else 400, str(error))
+                return self._failed(500, str(error))
             self.loaded[name] = path
         return self._done(f"Success: LoRA adapter '{name}' added successfully.")
 
     def unload(self, body: Mapping[str, Any]) -> tuple[int, Any]:
-        """Drop an adapter; return state and answer."""
         name = body["lora_name"]
         with self.lock:
             if name not in self.loaded:
-                if self.kind == "sglang":
-                    return self._failed(
-                        400, f"LoRA with name {name} does not exist. Loaded LoRAs: {[*self.loaded]}"
-                    )
                 return self._failed(404, f"The lora adapter '{name}' cannot be found.")
             del self.loaded[name]
         return self._done(f"Success: LoRA adapter '{name}' removed successfully.")
@@ -100,7 +80,6 @@ class LoraServer:
 
 
 def require_loadable(folder: Path, max_rank: int) -> None:
-    """Read an adapter as both servers do."""
     config = json.loads((folder / "adapter_config.json").read_text())
     if config["r"] > max_rank:
         raise ValueError(f"LoRA rank {config['r']} is greater than max_lora_rank {max_rank}.")
@@ -113,7 +92,6 @@ def require_loadable(folder: Path, max_rank: int) -> None:
 
 @contextmanager
 def serving(kind: Kind, base: str, *, root: str = "", port: int = 0) -> Iterator[tuple[LoraServer, str]]:
-    """Serve until the block ends; yield the server and its URL."""
     found = LoraServer(kind, base, root or base)
     prefix = "/v1" if kind == "vllm" else ""
     acts = {f"{prefix}/load_lora_adapter": "load", f"{prefix}/unload_lora_adapter": "unload"}

@@ -45,7 +45,6 @@ def mounted_read_only(folder: Path, there: Path) -> Iterator[Path]:
 
 
 def leave_free(disk: Path, size: int) -> None:
-    """Fill a small disk but for so many bytes, rounded down to whole blocks."""
     ballast = disk / "ballast"
     ballast.unlink(missing_ok=True)
     system = os.statvfs(disk)

@@ -24,27 +24,24 @@ from fusery.web.auth import LocalAuth, TokenAuth
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the server said."""
-
     status: int
     headers: Mapping[str, str]
     text: str
 
     @property
     def json(self) -> Any:
-        """Its body as JSON."""
         return json.loads(self.text)
 
 
 def ask(
-    address: str, path: str, *, method: str = "GET", body: str | bytes | None = None, **headers: str
+    address: str, path: str = "", *, method: str = "GET", body: str | bytes | None = None, **headers: str
 ) -> Answer:
     """Send a request as it is; `_` in a header's name is a hyphen."""
     parts = urlsplit(address)
     connection = HTTPConnection(parts.hostname or "", parts.port, timeout=60)
     try:
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
-        connection.request(method, path, body=body, headers=sent)
+        connection.request(method, path or parts.path, body=body, headers=sent)
         response = connection.getresponse()
         names = {name.lower(): value for name, value in response.getheaders()}
         return Answer(response.status, names, response.read().decode())
@@ -53,13 +50,11 @@ def ask(
 
 
 def post_form(address: str, path: str, fields: Mapping[str, str], **headers: str) -> Answer:
-    """Send a form as a browser does."""
     sent = {"accept": "text/html", "content-type": "application/x-www-form-urlencoded", **headers}
     return ask(address, path, method="POST", body=urlencode(fields), **sent)
 
 
 def post_json(address: str, path: str, document: object, **headers: str) -> Answer:
-    """Send JSON as a program does."""
     sent = {"accept": "application/json", "content-type": "application/json", **headers}
     return ask(address, path, method="POST", body=json.dumps(document), **sent)
 
@@ -69,13 +64,12 @@ def pages_of(
     registry: Registry,
     door: LocalAuth | TokenAuth | None = None,
     *,
-    hosts: tuple[str, ...] = (),
     paced: bool = False,
 ) -> Iterator[str]:
     """Serve, and yield the address; to whom asks from this machine, if no door is given; as often as they like if not paced."""
     listener = bind("127.0.0.1", 0)
     listener.listen()
-    app = create_app(registry, door or LocalAuth("anna"), hosts=hosts)
+    app = create_app(registry, door or LocalAuth("anna"))
     if not paced:
         app.state.routes.unhurried()
     config = uvicorn.Config(

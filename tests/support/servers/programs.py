@@ -36,7 +36,6 @@ def template_processes(parent: psutil.Process | None = None) -> list[psutil.Proc
 
 
 def renders(parent: psutil.Process) -> bool:
-    """Tell whether a template takes long there now."""
     return any(child.cpu_times().user > 0.5 for child in template_processes(parent))
 
 
@@ -45,7 +44,6 @@ FIRST, LAST, EACH = 10_000, 20_000, 100
 
 
 def free_port() -> int:
-    """Return a port of this machine at which nobody listens."""
     return free_ports(1)[0]
 
 

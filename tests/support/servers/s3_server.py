@@ -56,22 +56,17 @@ class S3Backend(Backend):
         return open_store(self.url, options=self.server.options())
 
     def at(self, endpoint: str, deadline: float = 30.0) -> BlobStore:
-        """Return the same store at another endpoint, such as that of a proxy."""
         return self.seen_by(file_system_of(replace(self.server, endpoint=endpoint)), deadline)
 
     def seen_by(self, file_system: Any, deadline: float = 30.0) -> BlobStore:
-        """Return the same store, seen by another file system."""
         return FsspecStore(file_system, f"{BUCKET}/{self.prefix}", self.url, deadline=deadline)
 
 
 def file_system_of(server: S3Server) -> Any:
-    """Return a file system with a connection of its own, as a store opens it."""
     return file_system(server.protocol, **server.options())
 
 
 class GcsBackend(S3Backend):
-    """The same, by the requests of Google's XML API."""
-
     protocol = "gs"
 
 
@@ -80,7 +75,6 @@ BUCKET = "fusery-test"
 
 
 def find_server() -> str | None:
-    """Return the path of SeaweedFS's `weed`, None if it is not installed."""
     beside = Path(sys.executable).parent
     return shutil.which("weed", path=str(beside)) or shutil.which("weed")
 
@@ -91,7 +85,6 @@ class S3Server:
     protocol: str = "s3"
 
     def options(self) -> dict[str, Any]:
-        """Options for `open_store`."""
         if self.protocol == "gs":
             return {"token": "token", "endpoint_url": self.endpoint}
         return {
@@ -101,7 +94,6 @@ class S3Server:
         }
 
     def client(self) -> Any:
-        """A plain botocore client: the way past the store."""
         import botocore.session
         from botocore.config import Config
 
@@ -118,7 +110,6 @@ class S3Server:
 
 @contextmanager
 def running_server(binary: str, folder: Path, *, public: bool = False) -> Iterator[S3Server]:
-    """Run a server that keeps its data in `folder`, with one bucket; a public one asks nobody who he is."""
     identity = {"name": "test", "credentials": [{"accessKey": KEY, "secretKey": SECRET}]}
     actions = ["Admin", "Read", "Write", "List", "Tagging"]
     config = folder / "s3.json"
@@ -128,18 +119,10 @@ def running_server(binary: str, folder: Path, *, public: bool = False) -> Iterat
     names = ("master.port", "volume.port", "filer.port", "s3.port", "webdav.port", "admin.port")
     ports = dict(zip(names, free_ports(len(names), and_higher=10_000), strict=True))
     command = [
-        binary,
-        "mini",
-        f"-dir={folder / 'data'}",
-        "-ip=127.0.0.1",
-        "-ip.bind=127.0.0.1",
-        "-master.telemetry=false",
-        "-admin.ui=false",
-        "-s3.port.iceberg=0",
-        "-s3.port.lance=0",
-        f"-s3.config={config}",
-        *(f"-{name}={port}" for name, port in ports.items()),
-    ]
+        binary, "mini", f"-dir={folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+        "-master.telemetry=false", "-admin.ui=false", "-s3.port.iceberg=0", "-s3.port.lance=0",
+        f"-s3.config={config}", *(f"-{name}={port}" for name, port in ports.items()),
+    ]  # fmt: skip
     server = S3Server(f"http://127.0.0.1:{ports['s3.port']}")
     try:
         with (

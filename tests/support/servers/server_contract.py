@@ -43,8 +43,6 @@ def kill_an_upload(backend: Any, source: Path) -> None:
 
 
 class ServerContract(StoreContract):
-    """On any server."""
-
     large: ClassVar[bytes]
     """More than one request takes."""
 
@@ -77,8 +75,6 @@ class ServerContract(StoreContract):
 
 
 class HttpContract(ServerContract):
-    """On a server behind HTTP, which a proxy can make fail."""
-
     write: ClassVar[tuple[str, str]] = ("PUT", "/blobs/")
     """The method of a request that writes a blob, and a part of its path."""
 

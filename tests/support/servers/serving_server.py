@@ -21,8 +21,6 @@ from fusery.registry.runtime.http_server import bind
 
 
 class EngineHost:
-    """An engine that runs, and the pieces of each job."""
-
     def __init__(self, base: Path, *, width: int = 4, prompt_cache_bytes: int = 0) -> None:
         self.pieces: dict[Generation, list[Piece]] = {}
         self._ended: dict[Generation, threading.Event] = {}
@@ -38,34 +36,27 @@ class EngineHost:
         self.some.set()
 
     def begin(self, job: Generation) -> Generation:
-        """Submit a job, and return it."""
         self.pieces[job], self._ended[job] = [], threading.Event()
         self.engine.submit(job)
         return job
 
     def has_ended(self, job: Generation) -> bool:
-        """Tell whether the last piece of a job has come."""
         return self._ended[job].is_set()
 
     def finish(self, job: Generation) -> str | None:
-        """Wait for the end of a job, and return its reason."""
         assert self._ended[job].wait(120)
         return self.pieces[job][-1].finish
 
     def text(self, job: Generation) -> str:
-        """Wait for the end of a job, and return its text."""
         assert self.finish(job) != "error"
         return "".join(piece.text for piece in self.pieces[job])
 
     def tokens(self, text: str) -> list[int]:
-        """Return the tokens of a text."""
         return list(self.engine.tokenizer.encode(text))
 
 
 @dataclass(frozen=True)
 class Served:
-    """A server that answers."""
-
     url: str
     root: str
     service: Service
@@ -73,7 +64,6 @@ class Served:
     clients: dict[str, openai.OpenAI] = field(default_factory=dict)
 
     def client(self, key: str = "none") -> openai.OpenAI:
-        """Return the official client with a key; it is closed when the server ends."""
         if key not in self.clients:
             self.clients[key] = openai.OpenAI(base_url=self.url, api_key=key, max_retries=0, timeout=60)
         return self.clients[key]

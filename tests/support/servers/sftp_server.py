@@ -62,15 +62,12 @@ asyncio.run(serve(int(sys.argv[1]), sys.argv[2], sys.argv[3]))
 
 @dataclass(frozen=True, slots=True)
 class SftpServer:
-    """A running server."""
-
     name: str
     port: int
     folder: Path
     process: subprocess.Popen[bytes]
 
     def options(self) -> dict[str, Any]:
-        """Options for `open_store`."""
         return {
             "username": getpass.getuser(),
             "client_keys": [str(self.folder / "user")],
@@ -81,7 +78,6 @@ class SftpServer:
 
 @contextmanager
 def running_server(folder: Path) -> Iterator[SftpServer]:
-    """Run a server that reads and writes the files of this machine."""
     subprocess.run([sys.executable, "-P", "-c", _KEYS, folder], check=True)
     (folder / "data").mkdir()
     port = free_port()
@@ -97,18 +93,11 @@ def _openssh(folder: Path, port: int) -> list[str]:
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)
     settings = {
-        "Port": port,
-        "ListenAddress": "127.0.0.1",
-        "HostKey": folder / "host",
-        "AuthorizedKeysFile": folder / "user.pub",
-        "PidFile": "none",
-        "StrictModes": "no",
-        "PasswordAuthentication": "no",
-        "UsePAM": "no",
-        "PermitRootLogin": "yes",
-        "MaxStartups": "100",
+        "Port": port, "ListenAddress": "127.0.0.1", "HostKey": folder / "host",
+        "AuthorizedKeysFile": folder / "user.pub", "PidFile": "none", "StrictModes": "no",
+        "PasswordAuthentication": "no", "UsePAM": "no", "PermitRootLogin": "yes", "MaxStartups": "100",
         "Subsystem": "sftp internal-sftp",
-    }
+    }  # fmt: skip
     (folder / "sshd_config").write_text("".join(f"{key} {value}\n" for key, value in settings.items()))
     return [SSHD, "-D", "-e", "-f", str(folder / "sshd_config")]
 

@@ -14,8 +14,6 @@ from fusery.testing.stores import Backend
 
 
 class FolderBackend(Backend):
-    """Files of this machine."""
-
     root: Path
 
     def read(self, name: str) -> bytes | None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 import threading
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from http.client import HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -22,12 +21,34 @@ Write = Callable[[bytes], None]
 
 
 @contextmanager
+def raw_server(serve: Callable[[socket.socket], object], port: int = 0) -> Iterator[int]:
+    """Serve each connection in a thread until the block ends; yield the port."""
+
+    def answer(connection: socket.socket) -> None:
+        with suppress(OSError), connection:
+            serve(connection)
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=answer, args=(listener.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", port), backlog=64) as listener:
+        threading.Thread(target=accept, daemon=True).start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            with suppress(OSError):
+                listener.shutdown(socket.SHUT_RDWR)
+
+
+@contextmanager
 def lying(answer: Callable[[bytes, Write], None]) -> Iterator[tuple[Server, list[bytes]]]:
     """Yield a client of a server that answers each request by calling `answer`, and the heads of the requests."""
     heads: list[bytes] = []
 
     def serve(connection: socket.socket) -> None:
-        with suppress(OSError), connection, connection.makefile("rb") as read:
+        with connection.makefile("rb") as read:
             head = b"".join(iter(read.readline, b"\r\n"))
             heads.append(head)
             for line in head.lower().splitlines():
@@ -35,16 +56,8 @@ def lying(answer: Callable[[bytes, Write], None]) -> Iterator[tuple[Server, list
                     read.read(int(line.partition(b":")[2]))
             answer(head, connection.sendall)
 
-    def accept() -> None:
-        with suppress(OSError):
-            while True:
-                threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        threading.Thread(target=accept, daemon=True).start()
-        with Server(ServerAddress.parse(f"http://127.0.0.1:{listener.getsockname()[1]}"), TOKEN) as server:
-            yield server, heads
-        listener.shutdown(socket.SHUT_RDWR)
+    with raw_server(serve) as port, Server(ServerAddress.parse(f"http://127.0.0.1:{port}"), TOKEN) as server:
+        yield server, heads
 
 
 def response(data: bytes, status: int = 200, **headers: object) -> bytes:
@@ -55,40 +68,7 @@ def response(data: bytes, status: int = 200, **headers: object) -> bytes:
     return "\r\n".join([f"HTTP/1.1 {status} X", *lines, "", ""]).encode() + data
 
 
-@dataclass(frozen=True)
-class Reply:
-    """What a server answered."""
-
-    status: int
-    text: str
-
-    @property
-    def document(self) -> Any:
-        """Its JSON."""
-        return json.loads(self.text)
-
-
-def ask(url: str, content: bytes | None = None, headers: Mapping[str, str] | None = None) -> Reply:
-    """Get a page, or post bytes to it."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    request = urllib.request.Request(url, content, dict(headers or {}))
-    try:
-        with opener.open(request, timeout=60) as answer:
-            return Reply(answer.status, answer.read().decode())
-    except urllib.error.HTTPError as refused:
-        with refused:
-            return Reply(refused.code, refused.read().decode())
-
-
-def post(url: str, body: Any, key: str | None = None) -> Reply:
-    """Post JSON, with a key where there is one."""
-    headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
-    return ask(url, json.dumps(body).encode(), headers)
-
-
 class StubHandler(BaseHTTPRequestHandler):
-    """A quiet handler with short ways to answer."""
-
     protocol_version = "HTTP/1.1"
 
     def body(self) -> bytes:
@@ -114,11 +94,19 @@ class StubHandler(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
+class _StubServer(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64  # clients open several connections at once
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a client that has gone away; anything else is a mistake here."""
+        if not isinstance(sys.exc_info()[1], OSError | HTTPException):
+            super().handle_error(request, client_address)
+
+
 @contextmanager
 def serving_stub(handler: Any, port: int = 0) -> Iterator[str]:
-    """Serve with a class of handlers until the block ends; yield the URL."""
-    server = ThreadingHTTPServer(("127.0.0.1", port), handler)
-    server.daemon_threads = True
+    server = _StubServer(("127.0.0.1", port), handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:

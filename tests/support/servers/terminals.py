@@ -12,18 +12,11 @@ import termios
 from collections.abc import Iterable, Mapping
 
 _UNSET = (
-    "COLUMNS",
-    "LINES",
-    "NO_COLOR",
-    "FORCE_COLOR",
-    "CLICOLOR_FORCE",
-    "TTY_COMPATIBLE",
-    "TTY_INTERACTIVE",
-)
+    "COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE", "TTY_INTERACTIVE",
+)  # fmt: skip
 
 
 def shown_on(columns: int, *commands: Iterable[str], env: Mapping[str, str] | None = None) -> list[str]:
-    """Run commands of fusery in one process on a terminal; return what each of them shows, stdout and stderr."""
     mark = "\x01next\x01"
     code = (
         "import os, sys; from fusery.cli.main import run\n"

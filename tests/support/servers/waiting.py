@@ -16,7 +16,6 @@ def wait_until(
     what: Callable[[], str] | str = "it did not happen",
     seconds: float = PATIENCE,
 ) -> None:
-    """Wait until a function returns something true."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:

@@ -23,8 +23,6 @@ KEY = "a1b2c3d4e5" * 4
 
 @dataclass
 class Artifact:
-    """Files that a run has logged, or used."""
-
     name: str
     files: Mapping[str, bytes]
     kind: str = "model"
@@ -93,8 +91,6 @@ class Artifact:
 
 @dataclass
 class WandbRun:
-    """A run."""
-
     id: str
     name: str = "happy-owl-1"
     state: str = "finished"
@@ -131,8 +127,6 @@ class WandbRun:
 
 @dataclass
 class Tracker:
-    """What the server has, and what it was asked."""
-
     runs: list[WandbRun] = field(default_factory=list)
     keys: set[str] = field(default_factory=set)
     asked: list[str] = field(default_factory=list)
@@ -191,7 +185,6 @@ class Tracker:
         return {**found, "mimetype": "", "updatedAt": run.began, "md5": _md5(data)}
 
     def data(self, path: str) -> bytes | None:
-        """Return what lies at an address."""
         kind, _, rest = unquote(path).lstrip("/").partition("/")
         artifacts = [each for run in self.runs for each in run.logged]
         if kind == "manifests":
@@ -210,7 +203,6 @@ def _md5(data: bytes) -> str:
 
 
 def _sampled(history: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the rows that have all keys, as W&B does."""
     return [{key: row[key] for key in keys} for row in history if all(key in row for key in keys)]
 
 
@@ -223,7 +215,6 @@ def _connection(nodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 @contextmanager
 def running_tracker(*runs: WandbRun) -> Iterator[Tracker]:
-    """Serve runs until the block ends."""
     tracker = Tracker(list(runs))
 
     class Handler(StubHandler):

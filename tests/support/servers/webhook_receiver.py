@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import socket
-import socketserver
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+
+from stub_server import raw_server
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
 ANSWERS = {
@@ -29,28 +30,22 @@ ANSWERS = {
 
 @dataclass(frozen=True)
 class Request:
-    """What arrived."""
-
     path: str
     headers: dict[str, str]
     body: bytes
 
     @property
     def document(self) -> dict[str, Any]:
-        """The body, read as JSON."""
         found: dict[str, Any] = json.loads(self.body)
         return found
 
     @property
     def seq(self) -> int:
-        """The number of the entry."""
         return int(self.document["data"]["seq"])
 
 
 @dataclass
 class Receiver:
-    """A server on a port of its own."""
-
     port: int
     manner: str = "well"
     requests: list[Request] = field(default_factory=list)
@@ -63,7 +58,6 @@ class Receiver:
         return f"http://127.0.0.1:{self.port}/hook"
 
     def answer(self, connection: socket.socket) -> None:
-        """Read one request, note it and answer."""
         with connection.makefile("rb") as lines:
             first = lines.readline().decode()
             if not first:
@@ -88,30 +82,11 @@ class Receiver:
             connection.sendall(ANSWERS[manner])
 
 
-class _Server(socketserver.ThreadingTCPServer):
-    allow_reuse_address = True
-    daemon_threads = True
-    block_on_close = False
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """The other side hung up, as it may."""
-
-
 @contextmanager
 def up(receiver: Receiver) -> Iterator[None]:
-    """Have a receiver listen."""
-
-    class Handler(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            receiver.answer(self.request)
-
-    with _Server(("127.0.0.1", receiver.port), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
+    with raw_server(receiver.answer, receiver.port):
         try:
             yield
         finally:
             receiver.over.set()
-            server.shutdown()
-            thread.join()
-            receiver.over.clear()
+    receiver.over.clear()
