@@ -31,10 +31,11 @@ from weights_diff import KINDS, LAYERS, MAKE, RANK, _run
 FUSERY = """
 import hashlib, json, resource, sys, time
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 started = time.perf_counter() - time.process_time()  # what starting Python took
 from fusery.registry.comparison.methods import CombinedUpdate
-from fusery.registry.comparison.plan import CombineOptions, SourceAdapter, plan, write
+from fusery.registry.comparison.plan import CombineOptions, plan, write
 from fusery.registry.comparison.modules import open_adapter
 method, out, *files = sys.argv[1:]
 how = {
@@ -44,7 +45,7 @@ how = {
 }.get(method, CombineOptions(method, (0.5, 0.5)))
 with ExitStack() as stack:
     sources = [
-        SourceAdapter(stack.enter_context(open_adapter(Path(path), 2.0, name=path)), str(number) * 64)
+        replace(stack.enter_context(open_adapter(Path(path), 2.0, name=path)), digest=str(number) * 64)
         for number, path in enumerate(files[: len(how.weights)])
     ]
     figures = write(sources, plan(sources, how), Path(out))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,7 @@ from .text import cell, foreign_fact, number, times, yanks_of
 if TYPE_CHECKING:
     from fusery.registry.records.adapter import Amended, Registered
     from fusery.registry.records.adapter_details import AdapterDetails, Measured
+    from fusery.registry.records.fused import FusedLine
 
 
 class FolderOrUrl(click.Path):
@@ -51,7 +52,6 @@ class FolderOrUrl(click.Path):
 
 
 FOLDER_OR_URL = FolderOrUrl(path_type=Path)
-
 _TYPES = {"whole": int, "real": float}
 _DECLARED = [
     name for name, part in parts_of(Adapter).items() if part.about.declared and not part.about.declared.later
@@ -59,7 +59,7 @@ _DECLARED = [
 AMENDABLE = [name for name, part in parts_of(Adapter).items() if part.about.amendable != "no"]
 
 
-def declared_options(names: Iterable[str], *, amends: bool = False) -> dict[str, Any]:
+def declared_options(names: Iterable[str], *, amends: bool = False) -> Mapping[str, Any]:
     """Return the options of an adapter's fields that users declare."""
     found = {}
     for name in names:
@@ -81,7 +81,7 @@ CHECKPOINT = click.Option(
     metavar="best|last|ITER",
     help="Checkpoint of a run; default: the one with the lowest validation loss.",
 )
-FACTS: dict[str, Any] = {
+FACTS: Mapping[str, Any] = {
     **declared_options(
         dict.fromkeys(("base", "trained_on", *(name for name in _DECLARED if name not in ("parent", "note"))))
     ),
@@ -272,7 +272,7 @@ def _computed(view: AdapterDetails) -> list[tuple[str, str]]:
     return [("computed from", cell(names)), ("recipe", cell(how))]
 
 
-def _fused_line(fused: dict[str, Any]) -> str:
+def _fused_line(fused: FusedLine) -> str:
     fidelity = fused["fidelity"]
     mixed = bool(fused["with"]) or fused["scale"] is not None
     return (

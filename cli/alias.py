@@ -181,7 +181,7 @@ _TARGET = "ALIAS|TASK#ALIAS"
 _OUTCOMES = {"passed": "passed", "failed": "FAILED", "unknown": "unknown"}
 
 
-def _given(metrics: tuple[str, ...] = (), licences: tuple[str, ...] = (), **rules: Any) -> dict[str, Any]:
+def _given(metrics: tuple[str, ...] = (), licences: tuple[str, ...] = (), **rules: Any) -> dict[str, object]:
     """Return the rules that options give."""
     given = {name: value for name, value in rules.items() if value is not None and value is not False}
     if licences:
@@ -235,7 +235,7 @@ def set_rules(
       fusery alias rules set prod --admission no_errors --fidelity PASS
       fusery alias rules set course_rec#prod --metric "mmlu.acc >= 0.6"
     """  # noqa: D301 (click wants the character, not a backslash)
-    rules: dict[str, Any] = {}
+    rules: dict[str, object] = {}
     if file is not None:
         from fusery.registry.releases.rules import read_rules
 

@@ -24,8 +24,7 @@ _ALONE = {
     "--rebuild": "--rebuild makes fused models again, one after the other, and checks nothing else",
 }
 
-_SHOWN = 8
-"""Names that are shown to people in one line."""
+_SHOWN = 8  # names that are shown to people in one line
 
 
 @command(

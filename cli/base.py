@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from fusery.registry.api.fused import Bases
 from fusery.registry.charts.text import size
@@ -75,7 +76,7 @@ def _facts(session: Session, view: Base) -> None:
     session.facts(record_facts(BaseDetails, _LAYOUT, view, **instead))
 
 
-def _quantization(value: dict[str, Any] | None) -> str:
+def _quantization(value: Mapping[str, object] | None) -> str:
     if not value:
         return "none"
     own = sum(isinstance(item, dict) for item in value.values())

@@ -22,9 +22,7 @@ if TYPE_CHECKING:
     from fusery.registry.fusion.explain import ExplainedModel, Ingredient
     from fusery.registry.upkeep.report import Collection
 
-_SHOWN = 20
-"""Removed things that are shown to people; --json has all."""
-
+_SHOWN = 20  # removed things that are shown to people; --json has all
 _DRY_RUN = ": Only show what would be removed."
 
 

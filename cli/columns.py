@@ -15,11 +15,8 @@ from .session import Session
 from .tables import Column, Table
 from .text import ago, cell, number, one_line, state_of, yanks_of
 
-MARK = "*"
-"""The mark of an amended value."""
-
-_LONGEST = 100
-"""The most characters of a value."""
+MARK = "*"  # the mark of an amended value
+_LONGEST = 100  # the most characters of a value
 
 
 def marked(text: str, view: Mapping[str, Any], *fields: str) -> str:
@@ -132,9 +129,7 @@ HISTORY = (
 )
 """The columns of `fusery history`."""
 
-METRIC = "metric."
-"""The prefix of columns with the value of a metric."""
-
+METRIC = "metric."  # the prefix of columns with the value of a metric
 _BY_NAME = {shown.column.title: key for key, shown in COLUMNS.items()} | {key: key for key in COLUMNS}
 
 

@@ -21,11 +21,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 Method = Callable[..., Any]
 Names = str | Callable[[Any], Iterable[Any]]
 
-_NOT_GIVEN: tuple[object, ...] = (None, False, (), {})
-"""Values of options that a user left out."""
-
-MADE: dict[str, click.Command] = {}
-"""The commands and groups of the imported modules, by their full names."""
+_NOT_GIVEN: tuple[object, ...] = (None, False, (), {})  # values of options that a user left out
+MADE: dict[str, click.Command] = {}  # the commands and groups of the imported modules, by their full names
 
 PRINTED: dict[str, Method | str] = {}
 """By command: the method that returns what `--json` prints, or the name of its record; see `documents`."""

@@ -30,10 +30,7 @@ _ALL: dict[str, dict[str, tuple[str, str]]] = {
         "base": ("base", "Add, list, show and calibrate base models."),
         "alias": ("alias", "Move aliases such as course_rec#prod, and set their rules."),
         "combine": ("compare", "Combine adapters into one, or reduce one to a smaller rank."),
-        "deploy": (
-            "deployments integrations.cli",
-            "Sync live servers; record and list deployments.",
-        ),
+        "deploy": ("trail integrations.cli", "Sync live servers; record and list deployments."),
         "lineage": ("trail", "Show the inputs and the outputs of a record."),
         "edit": ("adapters", "Edit the declared values of an adapter."),
     },
@@ -95,8 +92,7 @@ EVERYDAY = SECTIONS["Everyday"]
 COMMANDS = {name: row for section in SECTIONS.values() for name, row in section.items()}
 """The top-level commands."""
 
-TABLE = COMMANDS | {f"admin {name}": row for name, row in ADMIN.items()}
-"""All rows, by full name."""
+TABLE = COMMANDS | {f"admin {name}": row for name, row in ADMIN.items()}  # all rows, by full name
 
 GROUPS = {
     "alias rules": "Set, show, list and remove the rules of an alias.",

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from fusery.registry.records.adapter import Withdrawal
     from fusery.registry.records.difference import (
         BetterAdapter,
-        ComparedAdapters,
-        ModuleDifference,
         WeightsDifference,
     )
     from fusery.storage.progress import Reporter
@@ -70,41 +68,49 @@ def diff(
     adapters = session.registry.adapters
     if not weights:
         found = adapters.compare(references, plot=plot, force=force)
-        session.emit(found, names=[*found.differs], human=lambda: _print_compared(session, found))
+
+        def human() -> None:
+            _print(session, found.better, found.adapters, found.differs, found.amended, found.withdrawals)
+            for finding in found.findings:
+                session.note(f"{finding.code}: {finding.why}, which cannot be compared")
+            if found.plot:
+                session.print(f"Curves: {found.plot}")
+
+        session.emit(found, names=[*found.differs], human=human)
         return
     if len(references) != 2:
         raise click.UsageError("--weights compares two adapters.")
     difference = adapters.diff(*references)
-    session.emit(difference, names=[*difference.changed], human=lambda: _print(session, difference))
+    names = [difference.a, difference.b]
+
+    def show() -> None:
+        _print(
+            session, difference.better, names, difference.changed, difference.amended, difference.withdrawals
+        )
+        _print_weights(session, difference)
+
+    session.emit(difference, names=[*difference.changed], human=show)
 
 
-def _print_better(session: Session, better: BetterAdapter) -> None:
+def _print(
+    session: Session,
+    better: BetterAdapter,
+    names: Sequence[str],
+    fields: Mapping[str, Sequence[object]],
+    amended: Mapping[str, Sequence[str]],
+    withdrawals: Mapping[str, Sequence[Withdrawal]],
+) -> None:
+    """Print which adapter is better, the fields that differ, and yanks."""
     session.print(better.sentence)
     if better.hint:
         session.hint(better.hint)
-
-
-def _print(session: Session, difference: WeightsDifference) -> None:
-    _print_better(session, difference.better)
-    _print_fields(session, [difference.a, difference.b], difference.changed, difference.amended)
-    _warn(session, difference.withdrawals)
-    _print_weights(session, difference)
-
-
-def _print_compared(session: Session, found: ComparedAdapters) -> None:
-    _print_better(session, found.better)
-    _print_fields(session, found.adapters, found.differs, found.amended)
-    _warn(session, found.withdrawals)
-    for finding in found.findings:
-        session.note(f"{finding.code}: {finding.why}, which cannot be compared")
-    if found.plot:
-        session.print(f"Curves: {found.plot}")
-
-
-def _warn(session: Session, withdrawals: Mapping[str, Sequence[Withdrawal]]) -> None:
-    for name, found in withdrawals.items():
-        for each in found:
-            session.note(f"{name}: {each.summary}")
+    if fields:
+        _print_fields(session, names, fields, amended)
+    else:
+        session.print("Nothing differs.")
+    for name, yanks in withdrawals.items():
+        for yank in yanks:
+            session.note(f"{name}: {yank.summary}")
 
 
 def _print_fields(
@@ -113,9 +119,6 @@ def _print_fields(
     fields: Mapping[str, Sequence[object]],
     amended: Mapping[str, Sequence[str]],
 ) -> None:
-    if not fields:
-        session.print("Nothing differs.")
-        return
     titles = [cell(name) for name in names]
     table = session.table("", *titles, free=titles)
     for field, values in fields.items():
@@ -138,7 +141,11 @@ def _print_weights(session: Session, difference: WeightsDifference) -> None:
     )
     if any(module.magnitudes for module in difference.modules):
         columns += " magnitudes"
-    rows = sorted(difference.modules, key=_most_changed_first)
+    # A module that only one of the two adapts has no change: it comes first.
+    rows = sorted(
+        difference.modules,
+        key=lambda row: float("-inf") if row.relative_change is None else -float(row.relative_change),
+    )
     session.print_table(
         record_table(
             ModuleDifference,
@@ -149,12 +156,6 @@ def _print_weights(session: Session, difference: WeightsDifference) -> None:
     )
     for name in dict.fromkeys(difference.uncompared):
         session.note(f"{name} holds whole tensors beside its factors, which are not compared")
-
-
-def _most_changed_first(module: ModuleDifference) -> float:
-    # A module that only one of the two adapts has no change.
-    change = module.relative_change
-    return float("-inf") if change is None else -float(change)
 
 
 METHODS = ("svd", "cat", "linear", "ties", "dare")

@@ -46,8 +46,7 @@ _BY_METAVAR: dict[str, tuple[Kind, ...]] = {
     "ALIAS|TASK#ALIAS": ("alias_name", "alias"),
     "TASK#ALIAS": ("alias",),
 }
-_FILES = ("DEST", "BUNDLE", "PATH")
-"""What in a metavar says that a file or a folder may be meant as well."""
+_FILES = ("DEST", "BUNDLE", "PATH")  # what in a metavar says that a file or a folder may be meant as well
 
 
 class Recorded(click.types.StringParamType):

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 
 _MARKER = ".fusery-demo"
-
 BASE = "SmolLM2-135M-Instruct"
 SMALL = f"{BASE}-4bit"
 TASK = "course_rec"

@@ -183,7 +183,7 @@ def probe(
 def _print_probe(session: Session, found: ProbeReport) -> None:
     from fusery.registry.comparison.reports import ProbeReport
 
-    about = found.about
+    about = found.about_prompts
     origin = {"file": "a file", "built-in": "built in", "held-out": f"{about.file} of its run"}
     session.print(found.conclusion)
     session.print()

@@ -63,10 +63,12 @@ KEYS: Mapping[str, tuple[click.ParamType[Any], str]] = {
 
 def key_values(
     keys: Mapping[str, tuple[Any, ...]],
-) -> Callable[[click.Context, click.Parameter, tuple[str, ...]], dict[str, Any]]:
+) -> Callable[[click.Context, click.Parameter, tuple[str, ...]], Mapping[str, object]]:
     """Return the callback of `-o KEY=VALUE`, which returns the values by key."""
 
-    def read(context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) -> dict[str, Any]:
+    def read(
+        context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]
+    ) -> Mapping[str, object]:
         values: dict[str, Any] = {}
         for text in texts:
             key, equals, value = text.partition("=")
@@ -115,8 +117,7 @@ FUSE: Mapping[str, Any] = {
 }
 """The options of a fuse; `fuse_request` takes them."""
 
-RARE_FUSE = "min_fidelity accept_foreign"
-"""Those that only --help-all shows."""
+RARE_FUSE = "min_fidelity accept_foreign"  # those that only --help-all shows
 
 
 def fuse_request(options: dict[str, Any], **more: Any) -> FuseRequest:

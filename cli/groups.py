@@ -8,41 +8,43 @@ import click
 
 from .commands import FORMER, successor
 
+_MEANT = """
+edit: correct fix set update rename tag label note
+yank: rm remove delete del drop withdraw deprecate retire archive revoke
+yank --undo: unyank undelete undo
+list: ls dir adapters models search find query ps
+show: info describe view cat inspect
+log: logs changelog versions tasks
+register: add create new save submit log-model log_model
+push: upload publish
+pull: clone fetch
+get: download
+check: validate lint
+fuse: merge bake quantize
+materialize: package pack bundle build ship
+serve: run chat generate
+promote: stage transition release
+alias rollback: rollback revert
+eval: evaluate evaluations metrics test
+eval bench: benchmark perf
+lineage: provenance graph trace sbom bom slsa
+lineage --down: dependents uses
+audit: fsck scan
+admin gc: clean prune
+admin db: migrate upgrade
+train: finetune fine-tune fit
+identify: which whatis
+base list: bases
+alias list: aliases
+admin trust: keygen
+alias approve: unapprove
+--help: help
+--version: version
+"""
 MEANT: Mapping[str, str] = {
-    **dict.fromkeys(("correct", "fix", "set", "update", "rename", "tag", "label", "note"), "edit"),
-    **dict.fromkeys(
-        ("rm", "remove", "delete", "del", "drop", "withdraw", "deprecate", "retire", "archive", "revoke"),
-        "yank",
-    ),
-    **dict.fromkeys(("unyank", "undelete", "undo"), "yank --undo"),
-    **dict.fromkeys(("ls", "dir", "adapters", "models", "search", "find", "query", "ps"), "list"),
-    **dict.fromkeys(("info", "describe", "view", "cat", "inspect"), "show"),
-    **dict.fromkeys(("logs", "changelog", "versions", "tasks"), "log"),
-    **dict.fromkeys(("add", "create", "new", "save", "submit", "log-model", "log_model"), "register"),
-    **dict.fromkeys(("upload", "publish"), "push"),
-    **dict.fromkeys(("clone", "fetch"), "pull"),
-    "download": "get",
-    **dict.fromkeys(("validate", "lint"), "check"),
-    **dict.fromkeys(("merge", "bake", "quantize"), "fuse"),
-    **dict.fromkeys(("package", "pack", "bundle", "build", "ship"), "materialize"),
-    **dict.fromkeys(("run", "chat", "generate"), "serve"),
-    **dict.fromkeys(("stage", "transition", "release"), "promote"),
-    **dict.fromkeys(("rollback", "revert"), "alias rollback"),
-    **dict.fromkeys(("evaluate", "evaluations", "metrics", "test"), "eval"),
-    **dict.fromkeys(("benchmark", "perf"), "eval bench"),
-    **dict.fromkeys(("provenance", "graph", "trace", "sbom", "bom", "slsa"), "lineage"),
-    **dict.fromkeys(("dependents", "uses"), "lineage --down"),
-    **dict.fromkeys(("fsck", "scan"), "audit"),
-    **dict.fromkeys(("clean", "prune"), "admin gc"),
-    **dict.fromkeys(("migrate", "upgrade"), "admin db"),
-    **dict.fromkeys(("finetune", "fine-tune", "fit"), "train"),
-    **dict.fromkeys(("which", "whatis"), "identify"),
-    "bases": "base list",
-    "aliases": "alias list",
-    "keygen": "admin trust",
-    "unapprove": "alias approve",
-    "help": "--help",
-    "version": "--version",
+    word: command
+    for command, _, words in (line.partition(": ") for line in _MEANT.strip().splitlines())
+    for word in words.split()
 }
 """What people type, and the command that does it."""
 

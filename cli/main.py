@@ -11,6 +11,7 @@ import gc
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -31,9 +32,7 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 TERMINATED = 128 + signal.SIGTERM
-
-_MOMENT = 0.05
-"""Seconds for a finalizer to end in."""
+_MOMENT = 0.05  # seconds for a finalizer to end in
 
 OTHER_ERRORS: dict[str, tuple[int, str]] = {
     "usage": (2, "An option or argument is missing, unknown or not one of its values."),
@@ -100,8 +99,7 @@ class CommandTable(click.Group):
                 formatter.write_text(" ".join(others))
 
 
-EVERYTHING = "fusery.everything"
-"""Set in a context to show the help of all commands."""
+EVERYTHING = "fusery.everything"  # set in a context to show the help of all commands
 
 _ADMIN = CommandTable(
     "admin",
@@ -115,14 +113,6 @@ def _help_all(ctx: click.Context, parameter: click.Parameter, value: bool) -> No
     if value and not ctx.resilient_parsing:
         ctx.meta[EVERYTHING] = True
         click.echo(ctx.get_help())
-        ctx.exit()
-
-
-def _version(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
-    if value and not ctx.resilient_parsing:
-        from importlib.metadata import version
-
-        click.echo(f"fusery {version('fusery')}")
         ctx.exit()
 
 
@@ -148,9 +138,7 @@ def _noted(ctx: click.Context, parameter: click.Parameter, value: Any) -> Any:
     help="Allow sending the token to another machine without TLS.",
 )
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-@click.option(
-    "--version", is_flag=True, callback=_version, expose_value=False, is_eager=True, help="Show the version."
-)
+@click.version_option(package_name="fusery", message="fusery %(version)s", help="Show the version.")
 @click.option(
     "--help-all",
     is_flag=True,
@@ -319,7 +307,7 @@ def _without_secrets(words: list[str], hints: Hints, text: str, error: Exception
     from fusery.storage.plaintext import visible
     from fusery.storage.secrets import redact, remember_given
 
-    settings: dict[str, Any] = {}
+    settings: Mapping[str, object] = {}
     if not isinstance(error, click.ClickException):  # which is raised before any settings are read
         from fusery.registry.workspace.homes import said_in_file
 
@@ -349,7 +337,7 @@ def _failure(
     if "--json" in words:
         import json
 
-        document: dict[str, Any] = {"code": code, "message": message, "hint": hint}
+        document: dict[str, object] = {"code": code, "message": message, "hint": hint}
         findings = getattr(error, "findings", None)
         if findings is not None:
             document["findings"] = [finding.to_dict() for finding in findings]

@@ -104,8 +104,7 @@ _SAID: Mapping[str, Said] = {
 _SPEC = re.compile(r"((?:-\S+ ?)*)([^\s:]\S*?)?(\.\.\.)?(?: (\(\S*\)))?(?:: (.*))?")
 """Flags, metavar, `...`, default and help of an option."""
 
-_FOR_PROGRAMS = ("after", "before", "offset", "via")
-"""Parameters that are options only if `said` has them."""
+_FOR_PROGRAMS = ("after", "before", "offset", "via")  # parameters that are options only if `said` has them
 
 _LEFT_OUT = re.compile(r"Reporter|Callable|Event\b|Request\b|Unpack|store_options")
 """Annotations and names of parameters without options."""

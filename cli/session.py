@@ -24,9 +24,7 @@ if TYPE_CHECKING:
     from .tables import PlainBar, Table, Told
 
 T = TypeVar("T")
-
-MOST_ROWS = 200
-"""The most rows that `show` prints of one list."""
+MOST_ROWS = 200  # the most rows that `show` prints of one list
 
 
 def is_interactive() -> bool:

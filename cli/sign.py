@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from fusery.registry.records.trust import Signatures
 
 
-PASSPHRASE = "FUSERY_KEY_PASSPHRASE"
-"""Variable of the environment that holds the passphrase of a private key."""
+PASSPHRASE = "FUSERY_KEY_PASSPHRASE"  # variable of the environment that holds the passphrase of a private key
 
 
 def passphrase_from(file: Path | None) -> Callable[[], bytes]:
@@ -155,9 +154,7 @@ def _print_signatures(session: Session, found: Signatures, reference: str) -> No
         session.say(f"Not signed. Hint: fusery sign {reference} --key KEY.pem")
 
 
-_OWN = ("README.md", "fusery.json", "curve.svg")
-"""Files that bundles have beside a model."""
-
+_OWN = ("README.md", "fusery.json", "curve.svg")  # files that bundles have beside a model
 CODES = {"known": 0, "unknown": 1, "inconclusive": 3}
 
 

@@ -14,29 +14,19 @@ import click
 
 from .text import one_line
 
-_GAP = 2
-"""Columns of the terminal between two of the table."""
-
-_LEAST = 12
-"""Columns that a text keeps when it is cut off."""
-
+_GAP = 2  # columns of the terminal between two of the table
+_LEAST = 12  # columns that a text keeps when it is cut off
 _NOTHING = ("", "-")
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column.
-
-    Attributes:
-        right: its cells end at the same place, as numbers do, and do not begin there.
-        free: it has text of people, which may be cut off.
-        rare: a terminal does without it while there is nothing in it; a pipe has the same columns every day.
-    """
+    """One column."""
 
     title: str
-    right: bool = False
-    free: bool = False
-    rare: bool = False
+    right: bool = False  # its cells are aligned to the right, as numbers are
+    free: bool = False  # it has text of people, which may be cut off
+    rare: bool = False  # a terminal omits it while it is empty; a pipe has the same columns every day
 
 
 class Marks(NamedTuple):
@@ -47,8 +37,7 @@ class Marks(NamedTuple):
 
 
 DRAWN = Marks("─", "…")
-PLAIN = Marks("-", "~")
-"""For streams that have ASCII only."""
+PLAIN = Marks("-", "~")  # for streams that have ASCII only
 
 
 class Laid(NamedTuple):
@@ -143,11 +132,9 @@ def cut(text: str, width: int, mark: str = DRAWN.cut) -> str:
     return set_cell_size(text, width - 1).rstrip() + mark
 
 
-Told = Callable[[int, int], None]
-"""Takes what is done and what there is in all."""
+Told = Callable[[int, int], None]  # takes what is done and what there is in all
 
-_PAUSE = 0.1
-"""Seconds between two states of a plain bar."""
+_PAUSE = 0.1  # seconds between two states of a plain bar
 
 
 def has_colours() -> bool:

@@ -1,4 +1,4 @@
-"""`fusery lineage` and `log`: where things come from, what came of them, and who did what."""
+"""`fusery lineage`, `log` and `deploy`: inputs and outputs of records, who did what, and where things run."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from fusery.registry.api.aliases import Deployments
 from fusery.registry.api.upkeep import Upkeep
 from fusery.registry.errors import UnknownReferenceError
 from fusery.registry.parsing import plural
@@ -16,13 +17,14 @@ from fusery.registry.record import Record, described
 
 from . import graphs
 from .columns import HISTORY, adapter_table, explain_mark, has_marks, record_table
-from .command import command
+from .command import command, listing, prints
 from .session import Session
 from .sign import passphrase_from
 from .text import cell, when
 
 if TYPE_CHECKING:
     from fusery.registry.records.event import Event
+    from fusery.registry.records.release import Deployed, Deployment
 
 
 _Form = Literal["tree", "json", "mermaid", "dot", "svg", "slsa", "cyclonedx"]
@@ -206,3 +208,48 @@ def _subject(entry: Event) -> str:
 def _line(entry: Event) -> str:
     words = [when(entry.at), str(entry.seq), cell(entry.actor), entry.action, _subject(entry)]
     return "  ".join([*words, *([cell(entry.summary)] if entry.summary else [])])
+
+
+_REF = "REF|BUNDLE"
+
+
+@prints("deploy record", Deployments.record, names="id", without=("anew",), reference=_REF)
+def record(session: Session, made: Deployed) -> None:
+    """Record that an adapter, fused model or bundle runs at a place.
+
+    BUNDLE is the bundle's path or digest. PLACE is a name of your choice. Use this command if another pipeline deploys.
+
+    Example: fusery deploy record model eu/ranker --note "rollout 7"
+    """
+    already = "" if made.changed else " already"
+    session.print(f"{cell(made.place)} runs {_what(made)}{already}, since {made['at']}.")
+    for ended in made.ended:
+        session.print(f"  it no longer runs {_what(ended)}")
+    session.warn(made)
+
+
+@prints("deploy end", Deployments.end, names="id", places="PLACE...", reference=f"--ref {_REF}")
+def end(session: Session, ended: list[Deployment]) -> None:
+    """Record the end of deployments at a place."""
+    for deployment in ended:
+        session.print(f"{cell(deployment.place)} no longer runs {_what(deployment)}.")
+    if not ended:
+        session.say("Nothing runs there any more already.")
+
+
+def _what(deployment: Deployment) -> str:
+    return cell(f"{deployment.kind} {deployment.name}")
+
+
+listing(
+    "deploy list",
+    Deployments.list,
+    "List deployments, now or at a date.",
+    "place name withdrawals at:age by ended_at note digest at",
+    none="Nothing is on record there. Hint: fusery deploy record REF PLACE",
+    cells={"name": _what},
+    names="place",
+    excludes=("at", "every"),
+    without=("limit",),
+    reference=f"--ref {_REF}",
+)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from datetime import datetime
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,17 +16,8 @@ from fusery.cli.text import cell
 if TYPE_CHECKING:
     from .sync.plan import Synced, SyncStep
 
-_DONE = {
-    "load": "loaded",
-    "replace": "replaced",
-    "unload": "unloaded",
-    "record": "recorded",
-    "end": "gone",
-    "keep": "there",
-    "leave": "left alone",
-    "blocked": "in the way",
-    "withheld": "withheld",
-}
+_DONE = {"load": "loaded", "replace": "replaced", "unload": "unloaded", "record": "recorded", "end": "gone"}
+_DONE |= {"keep": "there", "leave": "left alone", "blocked": "in the way", "withheld": "withheld"}
 _WOULD = {
     **_DONE,
     "load": "to load",
@@ -91,7 +83,17 @@ def sync(
     wish = {name: options.pop(name) for name in ("where", "task", "nothing")}
     request = live.SyncRequest(DestinationOptions(to[0], **options), references, **wish)
     if watch is not None:
-        _watch(session, request, watch)
+
+        def told(found: Synced) -> None:
+            if session.json:
+                session.document(found, indent=None)
+            else:
+                session.print(f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S}")
+                _print(session, found, list(found.steps), looks=False)
+
+        ended, reporter = Event(), session.reporter()
+        with suppress(KeyboardInterrupt):
+            live.watch(session.registry, request, every=watch, told=told, ended=ended, reporter=reporter)
         return 0
     found = live.sync(session.registry, request, dry_run=dry_run or check, reporter=session.reporter())
     shown = [step for step in found.steps if step.is_drift or not check]
@@ -103,29 +105,6 @@ def sync(
         human=lambda: _print(session, found, shown, looks=dry_run or check),
     )
     return int(found.drift) if check else int(not (dry_run or found.ok))
-
-
-def _watch(session: Session, request: Any, every: float) -> None:
-    import threading
-
-    from .sync import sync as live
-
-    def told(found: Synced) -> None:
-        if session.json:
-            session.document(found, indent=None)
-        else:
-            session.print(f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S}")
-            _print(session, found, list(found.steps), looks=False)
-
-    with suppress(KeyboardInterrupt):
-        live.watch(
-            session.registry,
-            request,
-            every=every,
-            told=told,
-            ended=threading.Event(),
-            reporter=session.reporter(),
-        )
 
 
 def _print(session: Session, found: Synced, shown: list[SyncStep], *, looks: bool) -> None:

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from fusery.registry.adapters.mlx_form import PlainAdapter
 
 _HARMLESS = re.compile(r"/?[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,198}[A-Za-z0-9])?")
-
 _SHOWN = ("name", "task", "version", "rank", "val_loss", "dataset", "digest")
 
 
@@ -168,7 +167,7 @@ def write_peft(bundle: BundleFolder, served: Served, base: str, *, under: str | 
             file.write(np.ascontiguousarray(each.bits).tobytes())
 
 
-def written_adapters(record: dict[str, Any], bundle: BundleFolder) -> dict[str, Any]:
+def written_adapters(record: Mapping[str, Any], bundle: BundleFolder) -> dict[str, Any]:
     """Return a bundle's record with the adapters' files as they were written: their form is not the registered one."""
     entries = list(bundle.manifest())
     adapters = []
@@ -195,7 +194,7 @@ def peft_layout(folder: Path) -> Layout:
     return Layout(modules=modules, adapters=len(places))
 
 
-def facts_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+def facts_of(record: Mapping[str, Any]) -> list[Mapping[str, object]]:
     """Return what a README says of the adapters; unknown values are None."""
     known = [adapter["facts"] for adapter in record["adapters"]]
     return [{key: facts.get(key) for key in _SHOWN} for facts in known]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,8 +102,7 @@ def check(folder: Path) -> Layout:
 
 
 _REPOSITORY = re.compile(r"hf://(?P<id>[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95})")
-_THEIRS = frozenset({".gitattributes"})
-"""What a hub puts into a repository itself."""
+_THEIRS = frozenset({".gitattributes"})  # what a hub puts into a repository itself
 
 
 class HubPlace(Place):
@@ -166,16 +165,16 @@ class HubPlace(Place):
         operations += [
             CommitOperationAdd(path_in_repo=path, path_or_fileobj=folder / path) for path in sorted(paths)
         ]
-        with self._told():
+        with self._errors():
             self._api.create_repo(self._id, private=True, exist_ok=True)
             self._api.create_commit(self._id, operations, commit_message=f"fusery: {self.name}")
 
-    def _files(self) -> dict[str, Any]:
+    def _files(self) -> Mapping[str, Any]:
         """Return the repository's files by path, none if there is no such repository."""
         from huggingface_hub.errors import RepositoryNotFoundError
         from huggingface_hub.hf_api import RepoFile
 
-        with self._told():
+        with self._errors():
             try:
                 tree = list(self._api.list_repo_tree(self._id, recursive=True))
             except RepositoryNotFoundError:
@@ -183,8 +182,8 @@ class HubPlace(Place):
         return {each.path: each for each in tree if isinstance(each, RepoFile) and each.path not in _THEIRS}
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
-        """Turn what a hub or the network says into a sentence of ours, without the URLs and headers in it."""
+    def _errors(self) -> Iterator[None]:
+        """Convert errors of a hub and of the network, without the URLs and headers in them."""
         from huggingface_hub.errors import HfHubHTTPError
 
         others = transport_errors()

@@ -37,18 +37,14 @@ from .common import (
 )
 from .vllm import adaptable
 
-IMAGE = "vllm/vllm-openai:v0.32.0"
-"""The default image of vLLM."""
-
+IMAGE = "vllm/vllm-openai:v0.32.0"  # the default image of vLLM
 HINT = "-o location=s3://BUCKET/PATH, oci://REPOSITORY:TAG or pvc://CLAIM/PATH"
-
 _PATH = r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._=-]{1,200}){0,32}"
 _BUCKET = re.compile(rf"[a-z0-9][a-z0-9._-]{{1,220}}[a-z0-9]{_PATH}")
 _CLAIM = re.compile(rf"[a-z0-9](?:[a-z0-9.-]{{0,250}}[a-z0-9])?{_PATH}")
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _SERVER = "vLLM"
-_LONGEST = 48
-"""Characters of an object's name: Kubernetes takes 63, and KServe adds fifteen."""
+_LONGEST = 48  # characters of an object's name: Kubernetes takes 63, and KServe adds fifteen
 
 
 @dataclass(frozen=True, slots=True)

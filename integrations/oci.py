@@ -32,7 +32,6 @@ CONFIG_TYPE = "application/vnd.cncf.model.config.v1+json"
 WEIGHT = "application/vnd.cncf.model.weight.v1.raw"
 WEIGHT_CONFIG = "application/vnd.cncf.model.weight.config.v1.raw"
 DOC = "application/vnd.cncf.model.doc.v1.raw"
-
 BLOBS = "blobs/sha256/"
 _PRECISIONS = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 _DOCUMENTS = ("README.md", CURVE, "fusery.json")

@@ -27,11 +27,8 @@ from .common import base_architecture, finish, model_hint, require_dense
 PYTHON = "FUSERY_ONNX_PYTHON"
 """Names the interpreter that has the packages, if it is another one: PyTorch need not be installed with MLX."""
 
-TYPES = {"f16": "fp16", "f32": "fp32"}
-"""Number formats, and the exporter's names for them."""
-
+TYPES = {"f16": "fp16", "f32": "fp32"}  # number formats, and the exporter's names for them
 FILES = ("model.onnx", "model.onnx.data", "genai_config.json", "tokenizer.json", "tokenizer_config.json")
-
 _OPTIONAL = ("chat_template.jinja", "special_tokens_map.json", "tokenizer.model")
 
 _INPUTS = {
@@ -84,7 +81,7 @@ def check(folder: Path) -> Layout:
     return Layout(tensors=reply["tensors"])
 
 
-def _write_model(source: BundleSource, bundle: BundleFolder, kind: str) -> dict[str, Any]:
+def _write_model(source: BundleSource, bundle: BundleFolder, kind: str) -> Mapping[str, object]:
     """Write the files that onnxruntime-genai reads, and return the record of the export."""
     if kind not in TYPES:
         raise BadInputError(f"unknown number format {kind[:20]!r}", hint=f"-o onnx_type={'|'.join(TYPES)}")
@@ -139,7 +136,7 @@ def _link_inputs(files: Files, folder: Path) -> int:
     return window
 
 
-def _run(job: Mapping[str, Any], weights: int = 0) -> dict[str, Any]:
+def _run(job: Mapping[str, Any], weights: int = 0) -> Mapping[str, Any]:
     """Run a job in the process, with limits for that many bytes of weights; return its reply."""
     limits = {
         "RLIMIT_CORE": 0,
@@ -174,7 +171,7 @@ def _run(job: Mapping[str, Any], weights: int = 0) -> dict[str, Any]:
                 raise
         log.seek(0)
         last = log.read()[-2000:].decode(errors="replace").strip().rpartition("\n")[2]
-    reply: dict[str, Any] = {}
+    reply: Mapping[str, Any] = {}
     with suppress(ValueError):
         reply = json.loads(output)
     if not reply:

@@ -26,7 +26,6 @@ _PROVIDERS = {"fp16": "cuda", "fp32": "cpu"}
 """The exporter's provider for each type; with `_OPTIONS`, the CPU has every operator that it writes."""
 
 _OPTIONS = ("hf_token=false", "hf_remote=false", "fuse_qk_norm_gqa=false", "windowed_kv_cache=false")
-
 _PAST = "past_key_values."
 
 
@@ -53,7 +52,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _packages(_: Mapping[str, Any]) -> dict[str, Any]:
+def _packages(_: Mapping[str, Any]) -> Mapping[str, object]:
     """Return versions; a build for another processor may have another name."""
     versions = {}
     for name in PACKAGES:
@@ -62,7 +61,7 @@ def _packages(_: Mapping[str, Any]) -> dict[str, Any]:
     return {"packages": versions}
 
 
-def _export(job: Mapping[str, Any]) -> dict[str, Any]:
+def _export(job: Mapping[str, Any]) -> Mapping[str, object]:
     """Write `model.onnx`, its data, the tokenizer and `genai_config.json`; return the difference from the model's logits."""
     model, folder, kind = job["model"], Path(job["folder"]), job["type"]
     # The command, since the package's functions are not a public interface.
@@ -138,7 +137,7 @@ def _onnx_logits(folder: Path, config: Mapping[str, Any], tokens: Any) -> Any:
     return np.concatenate(rows)
 
 
-def _check(job: Mapping[str, Any]) -> dict[str, Any]:
+def _check(job: Mapping[str, Any]) -> Mapping[str, object]:
     """Read a graph without its data; return the number of its tensors, and the first one without data."""
     import onnx
 

@@ -35,12 +35,9 @@ LOSSES: Mapping[str, Sequence[str]] = {
 """Names of metrics in transformers, mlx-lm and similar trainers; the first that was logged is used."""
 
 MOST_RUNS = 10_000
-_TEXT = 500
-"""Maximum length of a name."""
-
+_TEXT = 500  # maximum length of a name
 _COMMIT = re.compile(r"[0-9a-f]{40,64}")
 _FINGERPRINT = re.compile(r"[0-9A-Za-z]{1,64}")
-
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 _SECRETS = frozenset({
     "password", "passwd", "passphrase", "pwd", "secret", "secrets", "credential", "credentials", "apikey",
@@ -53,14 +50,9 @@ _OF_A_TOKENIZER = frozenset({
 })  # fmt: skip
 """Words before `token` in the name of a tokenizer's token."""
 
-_LONGEST = 10_000
-"""Maximum length of a text parameter."""
-
-_DEEPEST = 20
-"""Maximum depth of lists and objects in parameters."""
-
-_MESSAGE = 200
-"""Characters of an error's message."""
+_LONGEST = 10_000  # maximum length of a text parameter
+_DEEPEST = 20  # maximum depth of lists and objects in parameters
+_MESSAGE = 200  # characters of an error's message
 
 
 def is_secret(name: str) -> bool:
@@ -74,7 +66,7 @@ def is_secret(name: str) -> bool:
     return words[-1] in _SECRETS and not (words[-1] in ("token", "tok") and before in _OF_A_TOKENIZER)
 
 
-def parameters(given: Mapping[Any, Any], levels: int = _DEEPEST) -> dict[str, Any]:
+def parameters(given: Mapping[Any, Any], levels: int = _DEEPEST) -> Mapping[str, object]:
     """Return a run's parameters as they can be recorded: without the values of secrets, and without other values than JSON's."""
     names = ((str(key), value) for key, value in given.items())
     return {key: _kept(key, value, levels) for key, value in names if is_keepable(key) and len(key) <= _TEXT}
@@ -160,33 +152,22 @@ def at_most(items: Iterable[T], most: int, owner: str, what: str, hint: str) -> 
 
 @dataclass(frozen=True, slots=True)
 class TrackedFile:
-    """A file of a run.
+    """A file of a run."""
 
-    Attributes:
-        size: in bytes; None where the tracker does not say.
-        download: puts it somewhere below a folder, and returns where.
-        is_listed: tells whether downloaded bytes have the digest that the tracker lists.
-    """
-
-    size: int | None
-    download: Callable[[Path], Path]
+    size: int | None  # in bytes; None if it is unknown
+    download: Callable[[Path], Path]  # puts it somewhere below a folder, and returns where
+    # whether downloaded bytes have the digest that the tracker lists
     is_listed: Callable[[Path], bool] = lambda _: True
 
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A tracker's own client, as an import uses it.
-
-    Attributes:
-        settings: variables of the environment that it gets, unless the user sets them.
-        loggers: those that report errors only.
-        hint: what to check when it fails.
-    """
+    """A tracker's own client, as an import uses it."""
 
     tracker: str
-    settings: Mapping[str, str]
-    loggers: Sequence[str]
-    hint: str
+    settings: Mapping[str, str]  # variables of the environment that it gets, unless the user sets them
+    loggers: Sequence[str]  # those that report errors only
+    hint: str  # what to check when it fails
 
     @contextmanager
     def quiet(self, **settings: str) -> Iterator[None]:

@@ -6,6 +6,7 @@ server was started with), vllm/lora/peft_helper.py and lora_model.py (what is ac
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,7 @@ def check(folder: Path) -> Layout:
     return peft_layout(folder / "adapters")
 
 
-def _readme(record: dict[str, Any], base: NamedBase | None, rank: int | None) -> dict[str, Any]:
+def _readme(record: Mapping[str, Any], base: NamedBase | None, rank: int | None) -> Mapping[str, Any]:
     facts = facts_of(record)
     return {
         "name": record["name"],

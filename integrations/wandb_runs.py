@@ -50,14 +50,12 @@ _PLACES = ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_ARTIFACT_DIR
 _PROJECT = re.compile(r"[A-Za-z0-9_.-]{1,128}/[^/\x00-\x1f\\]{1,128}")
 _CHECKPOINT = re.compile(r"checkpoint_global_step_([0-9]{1,12})")
 """The alias of a checkpoint logged by transformers' callback for W&B, as a version of one artifact."""
-_STEP = "train/global_step"
-"""The training step of transformers' callback; `_step` counts what was logged."""
+_STEP = "train/global_step"  # the training step of transformers' callback; `_step` counts what was logged
 _STATES = {"finished": "finished", "failed": "stopped", "crashed": "stopped", "killed": "stopped"}
 _SECONDS = 30
 _PAGE = 100
 _SAMPLES = 10_000
-_MOST = 10_000
-"""Files and artifacts of a run."""
+_MOST = 10_000  # files and artifacts of a run
 _OTHERS = "--run ID takes other runs"
 
 

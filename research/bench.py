@@ -8,7 +8,7 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -57,29 +57,20 @@ class BenchForm:
     kind: Kind
     label: str
     model: Path
-    size: int
-    adapters: tuple[Path, ...] = ()
+    bytes: int
+    folders: tuple[Path, ...] = ()
     precision: str | None = None
     fidelity: Held | None = None
-    rounds: list[dict[str, float]] = field(default_factory=list)
+    rounds: list[Mapping[str, float]] = field(default_factory=list)
     error: str | None = None
 
     def cost(self) -> FormCost:
         """Return medians over the rounds."""
-        medians = {
-            name: statistics.median(one[name] for one in self.rounds) if self.rounds else None
-            for name in COSTS
-        }
-        return FormCost(
-            kind=self.kind,
-            label=self.label,
-            precision=self.precision,
-            fidelity=self.fidelity,
-            adapters=len(self.adapters),
-            bytes=self.size,
-            error=self.error,
-            **medians,
-        )
+        values: Mapping[str, Any] = {
+            **{name: getattr(self, name) for name in self.__slots__ if name in FormCost.__slots__},
+            **{name: statistics.median(one[name] for one in self.rounds) if self.rounds else None for name in COSTS},
+        }  # fmt: skip
+        return FormCost(adapters=len(self.folders), **values)
 
 
 def bench(
@@ -211,17 +202,19 @@ def _measure(
             if form.error is None:
                 reporter.say(f"measuring {form.label}")
                 measured = _run(form, prompt_tokens, tokens)
-                form.error = measured.pop("error", None)
-                if form.error is None:
+                if isinstance(measured, str):
+                    form.error = measured
+                else:
                     form.rounds.append(measured)
     if forms[0].error is not None:
         raise ModelUnusableError(f"the base cannot be run: {forms[0].error}")
 
 
-def _run(form: BenchForm, prompt_tokens: int, tokens: int) -> dict[str, Any]:
+def _run(form: BenchForm, prompt_tokens: int, tokens: int) -> Mapping[str, float] | str:
+    """Return what was measured, or why nothing was."""
     asked = {
         "model": str(form.model),
-        "adapters": [str(folder) for folder in form.adapters],
+        "adapters": [str(folder) for folder in form.folders],
         "prompt_tokens": prompt_tokens,
         "tokens": tokens,
     }
@@ -235,13 +228,13 @@ def _run(form: BenchForm, prompt_tokens: int, tokens: int) -> dict[str, Any]:
             timeout=60 * MINUTES,
         )
     except subprocess.TimeoutExpired:
-        return {"error": f"it took longer than {MINUTES} minutes"}
+        return f"it took longer than {MINUTES} minutes"
     try:
-        found: dict[str, Any] = json.loads(done.stdout)
+        measured: Mapping[str, float] = json.loads(done.stdout)
     except ValueError:
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1][:300]
-        return {"error": f"the process ended with {done.returncode}: {last}"}
-    return found
+        return f"the process ended with {done.returncode}: {last}"
+    return str(measured["error"]) if "error" in measured else measured
 
 
 def _record(

@@ -17,8 +17,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+# What mlx-lm, mlx and transformers raise at a folder that is not a model to them
 _REFUSALS = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError, ImportError)
-"""What mlx-lm, mlx and transformers raise at a folder that is not a model to them."""
 
 
 def measure(

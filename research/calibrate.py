@@ -238,7 +238,7 @@ def moments(
     run(first)
     if not first.images:
         raise ModelUnusableError("the model has no linear layers that could be watched")
-    bases = {key: _orthonormal(first.images.pop(key)) for key in list(first.images)}
+    bases = {key: np.linalg.qr(first.images.pop(key).astype(np.float64))[0] for key in list(first.images)}
     second = _Pass(lambda key, _: bases[key], first.modules)
     run(second)
     inputs = {
@@ -259,11 +259,6 @@ def _random(count: int) -> Callable[[int], Inputs]:
         return known[width]
 
     return vectors
-
-
-def _orthonormal(images: NDArray[Any]) -> Matrix:
-    basis: Matrix = np.linalg.qr(images.astype(np.float64))[0]
-    return basis
 
 
 def _directions(basis: Matrix, image: Matrix, rank: int) -> Matrix:

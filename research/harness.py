@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import replace
 from importlib.metadata import version
@@ -123,7 +123,7 @@ def _evaluated(
     shots: int | None,
     limit: int | None,
     seed: int,
-) -> dict[str, Any]:
+) -> Mapping[str, Any]:
     import lm_eval
     import mlx.core as mx
 
@@ -145,14 +145,13 @@ def _evaluated(
             fewshot_random_seed=seed,
         )
         # Its numbers are NumPy's in part, and its tasks may hold functions.
-        document: dict[str, Any] = json.loads(json.dumps(found, default=_plain))
-    document["lm_eval_version"] = version("lm_eval")
+        document: Mapping[str, Any] = json.loads(json.dumps(found, default=_plain))
     if limit is not None:
         for task in document.get("configs", {}).values():
             for name in ("test_split", "validation_split"):
                 if isinstance(task.get(name), str):
                     task[name] = f"{task[name]}[:{limit}]"
-    return document
+    return {**document, "lm_eval_version": version("lm_eval")}
 
 
 def _model(source: ModelSource) -> Any:

@@ -24,9 +24,8 @@ from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear
 from numpy.typing import NDArray
 
 Matrix = NDArray[np.float32]
+# An update `scale * left @ right` of a weight (out, in): left (out, rank), right (rank, in), scale
 Factors = tuple[Matrix, Matrix, float]
-"""An update `scale * left @ right` of a weight (out, in): left (out, rank), right (rank, in), scale."""
-
 BLOCK_BYTES = 64 << 20  # how much of a weight is held in float32 at a time
 
 
@@ -167,6 +166,7 @@ def _called(kind: type, **methods: Callable[..., Any]) -> type:
     return type(f"Numpy{kind.__name__}", (kind,), methods)
 
 
+# Exactly these classes: a layer of a class of the model's own, and experts, are left to mlx
 _IN_NUMPY: dict[type, type] = {
     nn.Linear: _called(nn.Linear, __call__=_multiplies()),
     nn.QuantizedLinear: _called(nn.QuantizedLinear, __call__=_multiplies()),
@@ -177,8 +177,6 @@ _IN_NUMPY: dict[type, type] = {
     LoRAEmbedding: _called(LoRAEmbedding, __call__=_look_up_lora, as_linear=_multiplies("embedding")),
     DoRAEmbedding: _called(DoRAEmbedding, __call__=_look_up_dora, as_linear=_multiplies("embedding")),
 }
-"""Exactly these classes: a layer of a class of the model's own, and experts, are left to mlx."""
-
 _IN_MLX: dict[type, type] = {
     kind: _called(kind, __call__=look_up)
     for kind, look_up in (
@@ -189,8 +187,8 @@ _IN_MLX: dict[type, type] = {
     )
 }
 
+# The layers that multiply by one matrix, whose inputs can be watched
 LINEAR = (nn.Linear, nn.QuantizedLinear, LoRALinear, DoRALinear)
-"""The layers that multiply by one matrix, whose inputs can be watched."""
 
 
 def use_float32(model: Any, *, numpy: bool) -> None:

@@ -8,7 +8,7 @@ learned from are running texts; a part of those is put aside to see whether anyt
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,8 +28,8 @@ _FIRST, _SECOND, _SMALL = 0.9, 0.98, 1e-8
 _WARM, _LAST = 10, 0.1  # steps in which the rate grows, and what share of it is left at the end
 # steps of the grid by which no number moves farther: a fuse refuses what was learned for another
 _FARTHEST = 0.5
+# Every so manieth sample is put aside, and fewer of so many that they would have more tokens than that
 _ASIDE, _MOST_ASIDE = 16, 2048
-"""Every so manieth sample is put aside, and fewer of so many that they would have more tokens than that."""
 _SEED = 1873
 
 
@@ -61,20 +61,16 @@ class _Layer:
     start: LayerScales  # as the fuse has written them
     moved: Matrix  # by how much of a scale both have changed, (2, rows, groups)
     gradient: Matrix  # of this step's tokens so far, by `moved`
-    mean: Matrix = field(init=False)
-    square: Matrix = field(init=False)
+    mean: Matrix  # of the gradients of the steps, as Adam takes it
+    square: Matrix  # likewise
 
     @classmethod
     def of(cls, module: Any) -> _Layer:
         from .layers import matrix
 
         start = LayerScales(*(matrix(module[part]).copy() for part in ("scales", "biases")))
-        shape = (2, *start.scales.shape)
-        made = cls(
-            module, module["scales"].dtype, start, np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-        )
-        made.mean, made.square = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-        return made
+        zeros = np.zeros((4, 2, *start.scales.shape), np.float32)
+        return cls(module, module["scales"].dtype, start, *zeros)
 
     def now(self) -> LayerScales:
         scales, biases = self.start.scales, self.start.biases
@@ -178,13 +174,10 @@ def _parted(samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
     if len(samples) < 2:
         raise ValueError("learning needs texts to learn from and others to judge by")
     # Of all of them alike: texts of one kind lie together, and those of the task last.
-    apart = max(min(_ASIDE, len(samples)), -(-sum(map(_length, samples)) // _MOST_ASIDE))
+    tokens = sum(min(len(sample.tokens), LONGEST) for sample in samples)
+    apart = max(min(_ASIDE, len(samples)), -(-tokens // _MOST_ASIDE))
     kept = [each for number, each in enumerate(samples) if number % apart]
     return kept, list(samples[::apart])
-
-
-def _length(sample: Sample) -> int:
-    return min(len(sample.tokens), LONGEST)
 
 
 def _batches(samples: Sequence[Sample], steps: int) -> Iterator[list[Sample]]:

@@ -28,8 +28,8 @@ Logits = NDArray[np.float32]
 
 BATCH_TOKENS = 512  # how many tokens are run at once, padding included
 
+# What mlx-lm, mlx and transformers raise at a folder that is not a model to them
 _REFUSALS = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError, ImportError)
-"""What mlx-lm, mlx and transformers raise at a folder that is not a model to them."""
 
 
 class LoadedModel:
@@ -231,8 +231,6 @@ def measure(
 
 
 def _compared(a: Logits, b: Logits, sample: Sample) -> TokenScores:
-    from fusery.registry.errors import ModelUnusableError
-
     if a.shape != b.shape:
         raise ModelUnusableError(
             f"the two models have vocabularies of different sizes, {a.shape[-1]} and {b.shape[-1]}"
@@ -265,8 +263,8 @@ class _Kept:
 Floats = NDArray[np.float64]
 
 _CHUNK_BYTES = 32 << 20
+# Below the highest logit: exp of it is 0, and differences of such logarithms stay finite, also for a logit of -inf
 _LOWEST = -1e4
-"""Below the highest logit: exp of it is 0, and differences of such logarithms stay finite, also for a logit of -inf."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,12 +280,7 @@ class TokenScores:
     def joined(cls, parts: Iterable[TokenScores]) -> TokenScores:
         """Return the scores of several texts as those of one."""
         listed = list(parts)
-        return cls(
-            np.concatenate([part.kl for part in listed]),
-            np.concatenate([part.same for part in listed]),
-            np.concatenate([part.loss_a for part in listed]),
-            np.concatenate([part.loss_b for part in listed]),
-        )
+        return cls(*(np.concatenate([getattr(part, name) for part in listed]) for name in cls.__slots__))
 
 
 def log_softmax(logits: NDArray[np.float32]) -> Floats:

@@ -74,7 +74,7 @@ def probe(
         limit=limit,
         reporter=reporter,
     )
-    if record and values and found.about.origin == "built-in":
+    if record and values and found.about_prompts.origin == "built-in":
         reporter.say("not recorded: the built-in prompts are not of the adapter's task; give --prompts FILE")
     elif record and values:
         record_own(workspace, values, reporter)

@@ -310,10 +310,5 @@ def _is_recorded(path: Path, file: dict[str, object]) -> bool:
         return (
             path.is_file() and path.stat().st_size == file["size"] and digest_file(path)[0] == file["sha256"]
         )
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-        StorageError,
-    ):  # no name that a file could have, or not readable
-        return False
+    except (OSError, ValueError, RuntimeError, StorageError):
+        return False  # not readable, or no name that a file could have

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -63,7 +63,7 @@ def report(
         loss_base=loss_base,
         gain_kept=(loss_base - loss_b) / gain if loss_base is not None and gain >= GAIN else None,
         seconds=round(seconds, 3),
-        about=about_prompts(about or ProbePrompts(), kinds, measured, one_base=one_base),
+        about_prompts=about_prompts(about or ProbePrompts(), kinds, measured, one_base=one_base),
         rows=tuple(_row(sample, scores) for sample, scores in zip(samples, measured.scores, strict=True)),
     )
 
@@ -86,9 +86,9 @@ def probed(
     found: ProbeReport, prompts: Sequence[Prompt], owners: tuple[int | None, int | None]
 ) -> list[tuple[int, list[MetricValue]]]:
     """Return what a probe measured of adapters, by the numbers of their rows."""
-    about = found.about
+    about = found.about_prompts
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", about.file or "built-in")[:100]
-    setting: dict[str, Any] = {
+    setting: Mapping[str, Any] = {
         "dataset": f"{name}@{digest_json([asdict(each) for each in prompts])[:12]}",
         "split": _HELD_OUT.get(name, "") if about.origin == "held-out" else "",
         "harness": "fusery probe",
@@ -156,15 +156,15 @@ def _losses(
     return (b, a) if kinds[0] == "base" else ([], [])
 
 
+# What is recorded of each form, and whether more of it is better
 COSTS = {"tokens_per_second": True, "first_token_seconds": False, "load_seconds": False, "peak_bytes": False}
-"""What is recorded of each form, and whether more of it is better."""
 
 
 def benched(found: BenchReport) -> list[MetricValue]:
     """Return what a bench measured of its adapter: on its base, and fused."""
     machine = found.machine
     cores = "" if machine.cores is None else f", {machine.cores} cores"
-    setting: dict[str, Any] = {
+    setting: Mapping[str, Any] = {
         "dataset": _plain(f"{machine.system} {machine.processor}{cores}"),
         "split": f"{found.prompt_tokens}+{found.tokens} tokens",
         "harness": "fusery bench",

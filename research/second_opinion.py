@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 WITHIN = 600.0  # default seconds for the opinion
 
+# A model passes that has this share of what the adapter gained, or is off by so many nats: the study's own measure
 KEPT, NEAR = 0.95, 0.02
-"""A model passes that has this share of what the adapter gained, or is off by so many nats: the study's own measure."""
 
 # an adapter that gains less on the held-out data, in nats, is not told from its base by them
 LEAST_GAIN = 0.1

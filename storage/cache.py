@@ -258,10 +258,6 @@ class FusedCache:
                 found.append(CacheEntry(key, path, bytes_in(path), self.last_used(key)))
         return sorted(found, key=lambda entry: (entry.last_used, entry.key))
 
-    def size(self) -> int:
-        """Return the bytes of all entries."""
-        return sum(entry.size for entry in self.entries())
-
     def evict(self, limit_bytes: int, spare: Collection[str] = ()) -> Eviction:
         """Plan which entries have to go so that the others fit in so many bytes; those to spare, pinned or in use stay."""
         spared, entries = {*spare, *self.pinned()}, self.entries()

@@ -101,15 +101,12 @@ def _is_rubbish(root: Path, path: Path, older_than: float) -> bool:
     with suppress(FileNotFoundError):
         if is_tag_dead(owner.read_text("utf-8", "replace")):
             return True
-    return ".trash." in path.name or _age(path) > older_than
-
-
-def _age(path: Path) -> float:
-    try:
+    if ".trash." in path.name:
+        return True
+    with suppress(FileNotFoundError):
         times = [changed for _, _, changed, *_ in (folder_state(path) or {}).values()]
-        return time.time() - max([path.lstat().st_ctime_ns, *times]) / 1e9
-    except FileNotFoundError:
-        return 0.0
+        return time.time() - max([path.lstat().st_ctime_ns, *times]) / 1e9 > older_than
+    return False
 
 
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL})

@@ -32,8 +32,7 @@ def digest_bytes(data: bytes) -> Digest:
 
 def digest_file(path: Path, check: Callable[[], None] | None = None) -> tuple[Digest, int]:
     """Return digest and size in bytes of a file, streamed; `check` is called after each piece, to raise what ends it."""
-    running = hashlib.sha256()
-    size = 0
+    running, size = hashlib.sha256(), 0
     with path.open("rb", buffering=0) as file:
         while chunk := file.read(CHUNK):
             running.update(chunk)

@@ -7,7 +7,7 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -62,38 +62,25 @@ def os_failures(doing: str, *, near: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise from_os_error(error, doing, near=near) from error
-
-
-def from_os_error(error: OSError, doing: str, *, near: Path) -> StorageError:
-    """Return the storage error for an `OSError`; see `os_failures`."""
-    reason = error.strerror or type(error).__name__
-    if error.errno in FULL:
-        return OutOfSpaceError(
-            f"cannot {doing}: {reason.lower()}{_room(near)}", hint="free some space, or use another folder"
-        )
-    if error.errno in DENIED:
-        return StoreDeniedError(
-            f"cannot {doing}: {reason.lower()}", hint=f"check who may read and write {existing_folder(near)}"
-        )
-    if error.errno in MISSING:
-        return MissingFileError(f"cannot {doing}: {reason.lower()}", hint="check the path")
-    if error.errno == errno.ELOOP:
-        return UnsafePathError(f"cannot {doing}: it is a symbolic link", hint="name the file itself")
-    return StoreUnavailableError(f"cannot {doing}: {reason.lower()}")
+        text = f"cannot {doing}: {(error.strerror or type(error).__name__).lower()}"
+        raised: StorageError = StoreUnavailableError(text)
+        if error.errno in FULL:
+            free = ""
+            with suppress(OSError):
+                free = f" ({shutil.disk_usage(existing_folder(near)).free / 1e6:,.1f} MB free)"
+            raised = OutOfSpaceError(f"{text}{free}", hint="free some space, or use another folder")
+        elif error.errno in DENIED:
+            raised = StoreDeniedError(text, hint=f"check who may read and write {existing_folder(near)}")
+        elif error.errno in MISSING:
+            raised = MissingFileError(text, hint="check the path")
+        elif error.errno == errno.ELOOP:
+            raised = UnsafePathError(f"cannot {doing}: it is a symbolic link", hint="name the file itself")
+        raise raised from error
 
 
 def existing_folder(path: Path) -> Path:
     """Return the path, or the first of its parents that exists."""
     return next(place for place in (path, *path.parents) if os.path.exists(place) or place == place.parent)
-
-
-def _room(near: Path) -> str:
-    try:
-        free = shutil.disk_usage(existing_folder(near)).free
-    except OSError:
-        return ""
-    return f" ({free / 1e6:,.1f} MB free)"
 
 
 _NO_FILE = frozenset({errno.ENXIO, errno.ENODEV, errno.EISDIR, errno.ELOOP})

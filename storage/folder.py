@@ -1,4 +1,4 @@
-"""Walking a folder that nobody vouches for: what is in it, and that nothing of it lies anywhere else."""
+"""Walk an untrusted folder: list its files, and refuse links that lead out of it."""
 
 from __future__ import annotations
 
@@ -15,17 +15,11 @@ from .errors import MissingFileError, StoreDeniedError, UnsafePathError
 from .failures import os_failures
 from .manifest import safe_relative_path
 
-
-@dataclass(frozen=True, slots=True)
-class ScanLimits:
-    """How many files (and as many folders), bytes in all and levels a folder may hold before it is refused."""
-
-    files: int = 10_000
-    bytes: int = 16 << 40
-    depth: int = 8
-
-
-LIMITS = ScanLimits()
+MOST_FILES = 10_000
+"""Files of a folder, and as many folders."""
+MOST_BYTES = 16 << 40
+DEEPEST = 8
+"""Levels of folders."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -37,7 +31,7 @@ class SourceFile:
     size: int
 
 
-def scan(root: Path, *, limits: ScanLimits = LIMITS) -> list[SourceFile]:
+def scan(root: Path) -> list[SourceFile]:
     """Return the files of a model's or adapter's folder, sorted by path, without names that begin with a dot.
 
     A symbolic link may end at a regular file inside the folder or, for a snapshot in the cache of huggingface_hub, in
@@ -45,25 +39,36 @@ def scan(root: Path, *, limits: ScanLimits = LIMITS) -> list[SourceFile]:
     """
     with os_failures(f"read {root}", near=root):
         top = _resolve_root(root)
-        allowed = (top, *_hub_blobs(top))
+        allowed: tuple[Path, ...] = (top,)
+        repository = top.parent.parent
+        if top.parent.name == "snapshots" and repository.name.startswith(("models--", "datasets--")):
+            allowed = (top, repository / "blobs")
         found: list[SourceFile] = []
         folders = total = 0
-        for path, is_folder in _walk(top, top, limits, limits.depth):
+        for path, is_folder in _walk(top, top, DEEPEST):
             folders += is_folder
-            if folders > limits.files:
-                raise _crowded(top, limits)
+            if folders > MOST_FILES:
+                raise _crowded(top)
             if is_folder:
                 continue
             file = _source_file(path, top, allowed)
             found.append(file)
             total += file.size
-            if len(found) > limits.files:
-                raise _crowded(root, limits)
-            if total > limits.bytes:
+            if len(found) > MOST_FILES:
+                raise _crowded(root)
+            if total > MOST_BYTES:
                 raise UnsafePathError(
-                    f"{root} has more than {limits.bytes:,} bytes", hint="is this the right folder?"
+                    f"{root} has more than {MOST_BYTES:,} bytes", hint="is this the right folder?"
                 )
-    _refuse_twins(found, root)
+    seen: dict[str, str] = {}
+    for file in found:
+        # The file systems of a Mac know neither case nor Unicode forms.
+        twin = seen.setdefault(unicodedata.normalize("NFC", file.path).casefold(), file.path)
+        if twin != file.path:
+            raise UnsafePathError(
+                f"{root} has both {twin!r} and {file.path!r}, which are one name on some systems",
+                hint="rename or remove one of them",
+            )
     return sorted(found)
 
 
@@ -82,21 +87,13 @@ def _resolve_root(root: Path) -> Path:
     return top
 
 
-def _hub_blobs(top: Path) -> tuple[Path, ...]:
-    """Return where the links of a snapshot lead: `models--owner--name/blobs` beside `snapshots/<revision>`."""
-    repository = top.parent.parent
-    if top.parent.name != "snapshots" or not repository.name.startswith(("models--", "datasets--")):
-        return ()
-    return (repository / "blobs",)
-
-
-def _walk(folder: Path, top: Path, limits: ScanLimits, depth: int) -> Iterator[tuple[Path, bool]]:
+def _walk(folder: Path, top: Path, depth: int) -> Iterator[tuple[Path, bool]]:
     """Yield all names with whether each is a folder, which comes before what is in it; no link is entered."""
     with os.scandir(folder) as entries:
         # A folder may hold millions of names: no more of them are taken than may be there.
-        children = list(islice(entries, 2 * limits.files + 1))
-    if len(children) > 2 * limits.files:
-        raise _crowded(folder, limits)
+        children = list(islice(entries, 2 * MOST_FILES + 1))
+    if len(children) > 2 * MOST_FILES:
+        raise _crowded(folder)
     for entry in sorted(children, key=lambda entry: entry.name):
         if entry.name.startswith("."):
             continue
@@ -107,11 +104,11 @@ def _walk(folder: Path, top: Path, limits: ScanLimits, depth: int) -> Iterator[t
             )
         yield path, is_folder
         if is_folder:
-            yield from _walk(path, top, limits, depth - 1)
+            yield from _walk(path, top, depth - 1)
 
 
-def _crowded(folder: Path, limits: ScanLimits) -> UnsafePathError:
-    return UnsafePathError(f"{folder} has more than {limits.files:,} files", hint="is this the right folder?")
+def _crowded(folder: Path) -> UnsafePathError:
+    return UnsafePathError(f"{folder} has more than {MOST_FILES:,} files", hint="is this the right folder?")
 
 
 def _source_file(path: Path, top: Path, allowed: tuple[Path, ...]) -> SourceFile:
@@ -148,15 +145,3 @@ def _target(path: Path, name: str, allowed: tuple[Path, ...]) -> Path:
             hint="replace the link by the file itself",
         )
     return real
-
-
-def _refuse_twins(files: list[SourceFile], root: Path) -> None:
-    """Refuse two names that are one on a Mac: its file systems know neither case nor Unicode forms."""
-    seen: dict[str, str] = {}
-    for file in files:
-        twin = seen.setdefault(unicodedata.normalize("NFC", file.path).casefold(), file.path)
-        if twin != file.path:
-            raise UnsafePathError(
-                f"{root} has both {twin!r} and {file.path!r}, which are one name on some systems",
-                hint="rename or remove one of them",
-            )

@@ -1,4 +1,4 @@
-"""JSON from files that nobody vouches for: bounded, without duplicate keys, NaN or absurd numbers and nesting."""
+"""Untrusted JSON: bounded, without duplicate keys, NaN or absurd numbers and nesting."""
 
 from __future__ import annotations
 

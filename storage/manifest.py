@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from .digest import Digest, canonical_json, digest_bytes, digest_file, parse_digest
+from .digest import Digest, digest_file, digest_json
 from .errors import FormatError, UnsafePathError
 from .failures import DigestMismatchError
 
@@ -66,29 +65,10 @@ class Manifest:
             raise FormatError("a manifest names the same path twice")
         return cls(ordered)
 
-    @classmethod
-    def parse(cls, data: bytes) -> Manifest:
-        """Read the form that `to_bytes` writes."""
-        try:
-            document = json.loads(data)
-            if document["format"] != FORMAT:
-                raise FormatError(f"unknown manifest format {str(document['format'])[:40]!r}")
-            entries = [
-                FileEntry(str(row["path"]), int(row["size"]), parse_digest(row["sha256"]))
-                for row in document["files"]
-            ]
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise FormatError("not a fusery manifest") from error
-        return cls.of(entries)
-
-    def to_bytes(self) -> bytes:
-        """Return the canonical JSON of the manifest."""
-        return canonical_json({"format": FORMAT, "files": [entry.to_dict() for entry in self.files]})
-
     @property
     def digest(self) -> Digest:
-        """The digest of the canonical form: the identity of the artifact."""
-        return digest_bytes(self.to_bytes())
+        """The digest of the canonical JSON: the identity of the artifact."""
+        return digest_json({"format": FORMAT, "files": [entry.to_dict() for entry in self.files]})
 
     @property
     def size(self) -> int:

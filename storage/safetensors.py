@@ -11,17 +11,17 @@ import json
 import os
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from .copying import Progress, reading
 from .digest import CHUNK, Digest
 from .errors import FormatError
 from .failures import opened, os_failures
+from .jsonfile import parse_json
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -58,7 +58,6 @@ BITS: Mapping[str, int] = {name: bits for bits, names in _DTYPES.items() for nam
 
 _ENTRY_KEYS = {"dtype", "shape", "data_offsets"}
 _COUNT_LIMIT = 1 << 63
-_COUNT_DIGITS = 19
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 _SHOWN = 80
 
@@ -170,52 +169,15 @@ def _parsed(text: bytes, size: int) -> Header:
     return Header({tensor.name: tensor for tensor in tensors}, metadata, data_start, size)
 
 
-def _parse_json(text: bytes) -> dict[str, object]:
-    """Parse the header, refusing what the format does not have before it is built: repeated keys, fractions, crowds."""
+def _parse_json(text: bytes) -> dict[str, Any]:
+    """Parse the header, refusing repeated keys and crowds before they are built."""
     # The README has the brace as the very first byte, and spaces as the only padding.
     if not text.startswith(b"{") or not text.rstrip(b" ").endswith(b"}"):
         raise _Problem("its header is not a JSON object from the first byte to the padding")
-    # Every value but the first has a comma before it, or is the only one in its list or object.
-    if text.count(b",") > MAX_VALUES:
-        raise _Problem(f"its header holds more than {MAX_VALUES:,} values")
-    objects = 0
-
-    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        nonlocal objects
-        objects += 1
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
-            raise _Problem(f"the key {_shown(twice)} occurs twice in its header")
-        # One for each tensor, one for the metadata, one around them.
-        if objects > MAX_TENSORS + 2:
-            raise _Problem(f"it holds more than {MAX_TENSORS:,} tensors")
-        return found
-
-    def whole(digits: str) -> int:
-        if len(digits) > _COUNT_DIGITS or digits.startswith("-"):
-            raise _Problem(f"its header holds the number {digits[:_SHOWN]}, which is no size")
-        return int(digits)
-
-    def refuse(word: str) -> NoReturn:
-        raise _Problem(f"its header holds {word[:_SHOWN]}, which is no whole number")
-
     try:
-        document = json.loads(
-            text.decode("utf-8"),
-            object_pairs_hook=unique,
-            parse_int=whole,
-            parse_float=refuse,
-            parse_constant=refuse,
-        )
-    except UnicodeDecodeError:
-        raise _Problem("its header is not UTF-8") from None
-    except RecursionError:
-        raise _Problem("its header is nested too deeply") from None
-    except ValueError:
-        raise _Problem("its header is not JSON") from None
-    if not isinstance(document, dict):
-        raise _Problem("its header is not a JSON object")
+        document: dict[str, Any] = parse_json(text, "its header", most=MAX_VALUES)
+    except FormatError as error:
+        raise _Problem(error.message) from None
     return document
 
 

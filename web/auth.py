@@ -45,47 +45,25 @@ class RefusedTokenError(NotSignedInError):
         self.why = why
 
 
-class FormError(RequestError):
-    """The form was not sent from a page of this server."""
-
-    code, status = "form_not_ours", 403
-
-
-class TooOftenError(RequestError):
-    """The client sends too many requests."""
-
-    code, status = "too_often", 429
+def _request_error(name: str, code: str, status: int, text: str) -> type[RequestError]:
+    return type(
+        name, (RequestError,), {"code": code, "status": status, "__doc__": text, "__module__": __name__}
+    )
 
 
-class LengthError(RequestError):
-    """The request needs a Content-Length."""
-
-    code, status = "length_needed", 411
-
-
-class HostError(RequestError):
-    """The request is for another host, or a page of another origin sent it."""
-
-    code, status = "host_not_ours", 403
-
-
-class TooSlowError(RequestError):
-    """The request's body did not arrive in time."""
-
-    code, status = "too_slow", 408
-
-
-class TooMuchError(RequestError):
-    """The request's body is too large."""
-
-    code, status = "too_much", 413
-
-
-class UnexpectedError(RequestError):
-    """The server failed: an error in fusery, or an edited database."""
-
-    code, status = "unexpected", 500
-
+FormError = _request_error(
+    "FormError", "form_not_ours", 403, "The form was not sent from a page of this server."
+)
+TooOftenError = _request_error("TooOftenError", "too_often", 429, "The client sends too many requests.")
+LengthError = _request_error("LengthError", "length_needed", 411, "The request needs a Content-Length.")
+HostError = _request_error(
+    "HostError", "host_not_ours", 403, "The request is for another host, or a page of another origin sent it."
+)
+TooSlowError = _request_error("TooSlowError", "too_slow", 408, "The request's body did not arrive in time.")
+TooMuchError = _request_error("TooMuchError", "too_much", 413, "The request's body is too large.")
+UnexpectedError = _request_error(
+    "UnexpectedError", "unexpected", 500, "The server failed: an error in fusery, or an edited database."
+)
 
 _BEARER = "bearer "
 HALF_A_DAY = 43_200  # seconds that a session lasts
@@ -158,18 +136,15 @@ def program_of(request: Request) -> Principal:
 
 
 class LocalAuth:
-    """Authenticate the user of this machine by the key that `fusery ui` printed; others on it may read.
-
-    Attributes:
-        once: key for a single use, since others on the machine can see the browser's arguments.
-        cookie: the name of the cookie, unique to this run, since all ports of a host share cookies.
-    """
+    """Authenticate the user of this machine by the key that `fusery ui` printed; others on it may read."""
 
     signs_in = False
 
     def __init__(self, name: str) -> None:
         self._name = name
+        # The second key is for a single use: others on the machine can see the browser's arguments.
         self.key, self.once = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
+        # The cookie's name is unique to this run: all ports of a host share cookies.
         self.cookie = f"fusery_{_digest(self.key)[:12]}"
 
     def principal(self, request: Request) -> Principal:

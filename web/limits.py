@@ -23,7 +23,6 @@ from .auth import HostError, TooMuchError, TooOftenError, TooSlowError, Unexpect
 
 BODY = 65_536  # the most bytes of a form
 JSON = 1 << 20  # the most bytes of an operation's JSON, such as the tensors of an adapter
-
 PROGRAMS = "/api/v1/"
 BLOBS, PACKAGES = "/api/v1/blobs/", "/api/v1/packages"
 
@@ -172,7 +171,6 @@ class BodyLimit:
 
 
 LOG = logging.getLogger(__name__)
-
 AT_ONCE = (8, 4)  # the most requests at once, of all clients and of one
 # the same of blobs and of packages, which take long and do not delay pages
 TRANSFERS, OF_PACKAGES = ((32, 8), (4, 1))

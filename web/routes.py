@@ -43,7 +43,6 @@ LOG = logging.getLogger(__name__)
 Handler = TypeVar("Handler", bound=Callable[..., Response | Awaitable[Response]])
 
 API = "/api/v1"
-
 RATE = (50, 400)  # requests of one client a second, and at once
 FAILURES = (1, 20)  # the same of requests with an invalid token, for each address
 
@@ -269,7 +268,7 @@ _TOKEN = {"type": "http", "scheme": "bearer", "description": "What `fusery admin
 def document(app: FastAPI, routes: Sequence[Route]) -> dict[str, Any]:
     """Return the OpenAPI 3.1 document of the API for programs."""
     made: dict[str, Any] = app.openapi()
-    shared: dict[str, Any] = {"Refusal": _ERROR}
+    shared: dict[str, object] = {"Refusal": _ERROR}
     for route in routes:
         if not route.described:
             continue
@@ -301,7 +300,7 @@ def document(app: FastAPI, routes: Sequence[Route]) -> dict[str, Any]:
     return made
 
 
-def _content(schema: Mapping[str, Any], kind: str = "application/json") -> dict[str, Any]:
+def _content(schema: Mapping[str, Any], kind: str = "application/json") -> Mapping[str, object]:
     """Return a response with a schema, or with bytes."""
     shown = {"type": "string", "format": "binary"} if kind == BYTES else schema
     return {
@@ -310,5 +309,5 @@ def _content(schema: Mapping[str, Any], kind: str = "application/json") -> dict[
     }
 
 
-def _header(name: str, text: str, kind: str = "integer") -> dict[str, Any]:
+def _header(name: str, text: str, kind: str = "integer") -> Mapping[str, object]:
     return {"name": name, "in": "header", "description": text, "schema": {"type": kind}}

@@ -29,7 +29,6 @@ from .sheets import (
 TASKS = 500  # maximum number of tasks in the table of a whole registry
 SECTIONS = 40  # maximum number of tasks with pages there
 MOST = 8  # maximum number of adapters of a task, and fused models of an adapter, with pages
-
 _BARE = "{% block main %}{% endblock %}"
 _READER = {"key": "", "role": None}
 _NAMED = re.compile(r' (id|aria-labelledby|href)="([^"]*)"')

@@ -28,7 +28,6 @@ from .rendering import presentable
 from .routes import API, BYTES, Routes
 
 _PIECE = 1 << 20  # bytes that are written to the disk at once
-
 _JSON = "application/json"
 _MOST_DIGESTS = 900
 _RANGE = re.compile(r"bytes=(\d{0,19})-(\d{0,19})")

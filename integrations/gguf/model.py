@@ -22,8 +22,8 @@ from fusery.registry.engine.arithmetic import FORMATS, Array, decode
 from fusery.registry.engine.base import Base, read_base
 from fusery.registry.engine.matrices import matrix_of
 from fusery.registry.errors import BadInputError, MissingExtraError
+from fusery.registry.models.gguf_convert import WRITTEN_KINDS, blocks, interleaved, kind_of
 from fusery.registry.models.gguf_llama import ROPE_FACTORS, TensorPlace, tensor_places
-from fusery.registry.models.gguf_numbers import KINDS, blocks, interleaved, kind_of
 from fusery.storage.jsonfile import read_object
 
 from .family import Dimensions, Value, dimension_keys, dimensions_of, rope_factors
@@ -157,9 +157,9 @@ def require_writable(model: Model) -> None:
 
 def write_model_gguf(file: HashedFile, model: Model, keys: Mapping[str, Value], wanted: str | None) -> None:
     """Write a model; the same model gives the same bytes."""
-    if wanted is not None and wanted not in KINDS:
+    if wanted is not None and wanted not in WRITTEN_KINDS:
         raise BadInputError(
-            f"there is no format {wanted[:20]!r} for matrices", hint=f"-o gguf_type={'|'.join(KINDS)}"
+            f"there is no format {wanted[:20]!r} for matrices", hint=f"-o gguf_type={'|'.join(WRITTEN_KINDS)}"
         )
     tensors = [_planned(model, place, wanted) for place in model.places.values()]
     if (factors := rope_factors(model.dimensions)) is not None:

@@ -39,12 +39,8 @@ if TYPE_CHECKING:
     from fusery.registry.bundles.source import BundleSource
     from fusery.registry.workspace.workspace import Workspace
 
-TARGET = "adapter"
-"""What `fusery.json` says that the folder is for."""
-
-MOST_RECORD = 4 << 20
-"""Bytes of a `fusery.json` that are read."""
-
+TARGET = "adapter"  # what `fusery.json` says that the folder is for
+MOST_RECORD = 4 << 20  # bytes of a `fusery.json` that are read
 _SERVERS = "a server"
 
 

@@ -120,8 +120,7 @@ something else has its name.  `withheld`: wanted, yanked.
 CHANGES: frozenset[Act] = frozenset(("load", "replace", "unload", "record", "end"))
 """Those after which something is otherwise than before."""
 
-UNMET: frozenset[Act] = frozenset(("blocked", "withheld"))
-"""Those that say of a wish that it cannot be met."""
+UNMET: frozenset[Act] = frozenset(("blocked", "withheld"))  # those that say of a wish that it cannot be met
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,12 +222,9 @@ def _is_what_was_brought(there: Standing, digest: str) -> bool:
     return there.brought and there.digest in (None, digest)
 
 
-SERVERS = ("vllm", "sglang", "fusery")
-"""Kinds of servers that take adapters while they run."""
-
+SERVERS = ("vllm", "sglang", "fusery")  # kinds of servers that take adapters while they run
 _WORD = re.compile(r"[A-Za-z0-9_-]+")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-
 HINT = "--to vllm=http://HOST:PORT, sglang=http://HOST:PORT, fusery=http://HOST:PORT, a folder, or s3://BUCKET/FOLDER"
 
 

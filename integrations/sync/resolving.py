@@ -31,13 +31,8 @@ from fusery.storage.jsonfile import read_object
 from .sources import AdapterSource, Found
 
 LOG = logging.getLogger(__name__)
-
-UNKNOWN_SECONDS = 10.0
-"""For which a name that nothing has is not asked for again."""
-
-MOST_UNKNOWN = 1_000
-"""Names that are kept for that; and refusals that a server records."""
-
+UNKNOWN_SECONDS = 10.0  # for which a name that nothing has is not asked for again
+MOST_UNKNOWN = 1_000  # names that are kept for that; and refusals that a server records
 _FILES = "adapter"
 _NOTE = "fusery.json"
 
@@ -260,8 +255,7 @@ def _read(folder: Path, found: Found) -> Resolved | None:
         return None
 
 
-_MAX_LORA_RANK = 16
-"""vLLM's default for `--max-lora-rank` (vllm/config/lora.py)."""
+_MAX_LORA_RANK = 16  # vLLM's default for `--max-lora-rank` (vllm/config/lora.py)
 
 
 def resolver_of_environment(environment: Mapping[str, str], via: str, place: str) -> Resolver:

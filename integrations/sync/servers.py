@@ -39,11 +39,8 @@ LOADING = 600.0
 KEPT = 3600.0
 """Seconds for which the files of an adapter stay after a server was told to drop it, where it may yet read them again."""
 
-_LISTING = 30.0
-"""Seconds for which it may think of what it has."""
-
-_MOST = 100_000
-"""Models that a server may name."""
+_LISTING = 30.0  # seconds for which it may think of what it has
+_MOST = 100_000  # models that a server may name
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +162,7 @@ class ModelServer:
         return found
 
     def in_the_way(self, name: str) -> str:
-        """Return what is said of another adapter of the same name."""
+        """Return the reason that another adapter has the name."""
         folder, _ = self._listed().adapters.get(name, (None, None))
         if folder is None:
             return "something else has its name there: other bytes"
@@ -183,7 +180,7 @@ class ModelServer:
         if name in self._listed().adapters:
             self._drop(name)
         announce()
-        body: dict[str, Any] = {"lora_name": name, "lora_path": self._seen(name)}
+        body: dict[str, str] = {"lora_name": name, "lora_path": self._seen(name)}
         if self._kind.form == "mlx":
             body["digest"] = digest
         try:

@@ -32,12 +32,9 @@ if TYPE_CHECKING:
     from fusery.registry.api.registry import Registry
     from fusery.registry.workspace.workspace import Workspace
 
-Destination = DiskFolders | BucketFolders | ModelServer
-"""What adapters are brought to, and taken away from."""
+Destination = DiskFolders | BucketFolders | ModelServer  # what adapters are brought to, and taken away from
 
-VIA = "sync"
-"""By which the deployments of a sync are known."""
-
+VIA = "sync"  # by which the deployments of a sync are known
 _REASON = 300
 
 

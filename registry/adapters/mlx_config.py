@@ -113,7 +113,7 @@ class AdapterMetadata(BaseModel):
     training_date: Name | None = None
     dataset: DatasetName | None = None
     training_examples: Count | None = None
-    final_val_loss: Finite | None = None
+    final_val_loss: Annotated[float, Field(allow_inf_nan=False, ge=0)] | None = None
     lora_rank: Count | None = None
     lora_alpha: Factor | None = None
 

@@ -82,15 +82,10 @@ def plan_mlx(
 
 def require_bearable(plan: MlxPlan, size: int) -> None:
     """Refuse a plan that makes a small file a huge one: one module of a great rank pads all others to it."""
-    widths = [
-        width
-        for module in plan.modules.values()
-        for width in (module.a and module.a.shape[-1] * module.pooled, module.b and module.b.shape[0])
-        if width
-    ]
-    for switch in plan.switches.values():
-        a, b = switch.factors.a, switch.factors.b
-        widths.append(switch.factors.experts * (a.shape[1] + b.shape[0]))
+    experts = [switch.factors for switch in plan.switches.values()]
+    widths = [each.experts * (each.a.shape[1] + each.b.shape[0]) for each in experts]
+    widths += [module.a.shape[-1] * module.pooled for module in plan.modules.values() if module.a]
+    widths += [module.b.shape[0] for module in plan.modules.values() if module.b]
     needed = 4 * plan.rank * sum(widths)
     if needed > max(_PADDED * size, _BEARABLE):
         raise FormatError(
@@ -128,7 +123,9 @@ def write_mlx(weights: Path, plan: MlxPlan, folder: Path) -> list[Finding]:
         tensors = [(name, tensor if name.endswith(".m") else widened(tensor)) for name, tensor in tensors]
     write_stored(folder / WEIGHTS, tensors, {})
     write_document(folder / CONFIG, mlx_config(plan))
-    return list(_remarks(plan, rounded))
+    scaled = "with another scale, multiplied into lora_b in float32 and rounded once"
+    message = f"{plural(len(rounded), 'module')} {scaled}: {some(rounded)}"
+    return [Finding("peft_scale_rounded", "info", WEIGHTS, message)] if rounded else []
 
 
 def _tensors(weights: Path, plan: MlxPlan, rounded: list[str]) -> Iterator[tuple[str, StoredTensor]]:
@@ -164,19 +161,6 @@ def _experts(weights: Path, switch: SwitchFactors) -> tuple[StoredTensor, Stored
         left, right = right.transpose(0, 2, 1), left.transpose(0, 2, 1)
         a, b = b, a
     return StoredTensor(a.dtype, left), StoredTensor(b.dtype, right[:, switch.rows])
-
-
-def _remarks(plan: MlxPlan, rounded: list[str]) -> Iterator[Finding]:
-    small = [path for path, rank in plan.ranks.items() if rank and rank < plan.rank]
-    folded = [path for path, factor in plan.factors.items() if factor != 1 and path not in rounded]
-    scaled = "with another scale, which is multiplied into lora_b"
-    for code, paths, text in (
-        ("peft_rank_padded", small, f"of a smaller rank, padded with zeros to rank {plan.rank}"),
-        ("peft_scale_folded", folded, f"{scaled} exactly"),
-        ("peft_scale_rounded", rounded, f"{scaled} in float32, rounded once"),
-    ):
-        if paths:
-            yield Finding(code, "info", WEIGHTS, f"{plural(len(paths), 'module')} {text}: {some(paths)}")
 
 
 # The hint for adapters that other servers cannot compute, and mlx-lm can.
@@ -226,13 +210,9 @@ class PlainAdapter:
     def tensors(self) -> Iterator[tuple[str, StoredTensor]]:
         """Yield the tensors of `adapter_model.safetensors`."""
         for path, module in self.modules.items():
-            first, second = (
-                ("lora_embedding_A", "lora_embedding_B")
-                if module.embedding
-                else ("lora_A.weight", "lora_B.weight")
-            )
-            yield f"{PREFIX}{path}.{first}", module.a
-            yield f"{PREFIX}{path}.{second}", module.b
+            form = "lora_embedding_{}" if module.embedding else "lora_{}.weight"
+            yield f"{PREFIX}{path}.{form.format('A')}", module.a
+            yield f"{PREFIX}{path}.{form.format('B')}", module.b
 
 
 def read_plain(name: str, files: Mapping[str, Path]) -> PlainAdapter:
@@ -240,16 +220,10 @@ def read_plain(name: str, files: Mapping[str, Path]) -> PlainAdapter:
     found = read_peft(files)
     if found.config is None or found.header is None:
         raise FormatError(f"{PEFT_WEIGHTS} of {name} is not an adapter that can be read")
-    magnitudes = any(module.m is not None for module in found.modules.values())
-    for refused, what in (
-        (found.config.use_dora or magnitudes, "is a DoRA"),
-        (found.config.use_qalora, "is a QA-LoRA"),
-        (found.config.target_parameters, "adapts experts or their router as parameters (target_parameters)"),
-    ):
-        if refused:
-            raise BadInputError(
-                f"{name} {what}, which this target's server does not compute", hint=OWN_SERVER
-            )
+    config, magnitudes = found.config, any(module.m is not None for module in found.modules.values())
+    if config.use_dora or magnitudes or config.use_qalora or config.target_parameters:
+        what = "is a DoRA or QA-LoRA, or adapts experts as parameters"
+        raise BadInputError(f"{name} {what}, which this target's server does not compute", hint=OWN_SERVER)
     bare = sorted(path for path, module in found.modules.items() if module.a is None or module.b is None)
     if bare or not found.modules:
         raise FormatError(f"{name} has modules without both factors: {some(bare)}")

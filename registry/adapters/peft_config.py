@@ -25,22 +25,13 @@ _AS_LORA = (
 )
 BIASED = f"where the base's layers have biases, {MERGE}; otherwise train a LoRA: PEFT cannot merge it either"
 
-_NO_WEIGHT = "it puts something before the input and changes no weight, so there is nothing to fuse"
-_NO_WEIGHTS = "no weights can hold that, so there is nothing to fuse"
-# Methods of PEFT that no merge puts into the weights of a model.
-UNFUSABLE: Mapping[str, str] = {
-    "PROMPT_TUNING": f"prompt tuning: {_NO_WEIGHT}",
-    "MULTITASK_PROMPT_TUNING": f"multitask prompt tuning: {_NO_WEIGHT}",
-    "P_TUNING": f"P-tuning: {_NO_WEIGHT}",
-    "PREFIX_TUNING": f"prefix tuning: {_NO_WEIGHT}",
-    "CPT": f"context-aware prompt tuning: {_NO_WEIGHT}",
-    "CARTRIDGE": f"a cartridge, which is a trained key-value cache: {_NO_WEIGHT}",
-    "ADAPTION_PROMPT": f"a LLaMA-Adapter: {_NO_WEIGHT}",
-    "XLORA": f"X-LoRA, which mixes several LoRAs for each token: {_NO_WEIGHTS}",
-    "POLY": f"Poly, which mixes several LoRAs by task: {_NO_WEIGHTS}",
-    "LILY": f"Lily, which shares factors between layers and mixes them by the input: {_NO_WEIGHTS}",
-    "SHADOW": f"ShadowPEFT, which runs a small model beside the base: {_NO_WEIGHTS}",
-}
+# Methods of PEFT that no merge puts into the weights of a model: prompts and caches, mixtures by token or task, a second model.
+UNFUSABLE = frozenset(
+    (
+        *("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT", "CARTRIDGE"),
+        *("ADAPTION_PROMPT", "XLORA", "POLY", "LILY", "SHADOW"),
+    )
+)
 
 
 def refusal_of_method(method: object) -> tuple[str, str] | None:
@@ -50,7 +41,7 @@ def refusal_of_method(method: object) -> tuple[str, str] | None:
     if not isinstance(method, str):
         return "is not LoRA, and no name of a method", _RESTORE
     if method in UNFUSABLE:
-        return f"is {UNFUSABLE[method]}", TRAIN
+        return "is a method that no weights can hold, so there is nothing to fuse", TRAIN
     if method == "BEFT":
         return "is not LoRA: it trains biases, which mlx-lm's LoRA does not have", BIASED
     return "is not LoRA, and mlx-lm has no such method", _AS_LORA
@@ -238,19 +229,10 @@ REFUSED: Mapping[str, FieldRule] = {
     "megatron_config": FieldRule("peft_variant", _unless_empty("names layers of another library")),
 }
 _CARRIED = (
-    *(
-        "peft_type",
-        "r",
-        "rank_pattern",
-        "lora_alpha",
-        "alpha_pattern",
-        "use_rslora",
-        "use_dora",
-        "use_qalora",
-    ),
-    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "qalora_group_size"),
-    *("lora_dropout", "base_model_name_or_path", "revision", "fan_in_fan_out", "modules_to_save"),
-    *("trainable_token_indices", "ensure_weight_tying"),
+    *("peft_type", "r", "rank_pattern", "lora_alpha", "alpha_pattern", "use_rslora", "use_dora"),
+    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "lora_dropout"),
+    *("use_qalora", "qalora_group_size", "base_model_name_or_path", "revision", "fan_in_fan_out"),
+    *("modules_to_save", "trainable_token_indices", "ensure_weight_tying"),
 )
 _IGNORED = (
     *("task_type", "auto_mapping", "inference_mode", "peft_version", "megatron_core", "runtime_config"),

@@ -97,12 +97,12 @@ def sort_tensors(header: Header) -> tuple[dict[str, PeftModule], list[str], list
 def _on_embeddings(parts: Mapping[str, Mapping[str, Tensor]]) -> Iterator[Finding]:
     for path, found in parts.items():
         kinds = {part.startswith("embedding_") for part in found if part != "m"}
-        if len(kinds) > 1:
-            message = f"{path} has the factors of a linear layer and those of an embedding"
-            yield Finding("peft_unknown_tensor", "error", path, message)
-        elif True in kinds and "m" in found:
-            message = f"{path} is an embedding with DoRA, which PEFT scales by columns and mlx-lm by rows"
-            yield Finding("peft_variant", "error", path, message)
+        if len(kinds) > 1 or (True in kinds and "m" in found):
+            code = "peft_unknown_tensor" if len(kinds) > 1 else "peft_variant"
+            message = (
+                f"{path} has the factors of an embedding, and those of a linear layer or DoRA's magnitudes"
+            )
+            yield Finding(code, "error", path, message)
 
 
 def _on_unexpected(names: list[str]) -> Iterator[Finding]:

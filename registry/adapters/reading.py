@@ -115,10 +115,8 @@ def split_experts(
 
 def _factors(config: PeftConfig, holder: str, name: str, module: PeftModule) -> ExpertFactors | str:
     """Return the factors of a parameter, or what is wrong with them."""
-    if module.a is None or module.b is None:
-        return f"has no lora_{'A' if module.a is None else 'B'}"
-    if module.embedding or module.m is not None:
-        return "has the factors of an embedding, or a magnitude"
+    if module.a is None or module.b is None or module.embedding or module.m is not None:
+        return "has not lora_A and lora_B alone"
     try:
         rank = config.rank_of(f"{holder}.{name}")
         config.scale_of(f"{holder}.{name}")
@@ -200,14 +198,11 @@ def _places(
             remarks.append(_remark(f"the base has no experts for {_short(each.name)}"))
             continue
         shape = (shapes[0][0], sum(shape[1] for shape in shapes), shapes[0][2])
-        if each.experts != shape[0]:
-            message = f"has the factors of {each.experts} experts, and the base has {shape[0]}"
-        elif not (_fits(each, shape[1], shape[2]) or _fits(each, shape[2], shape[1])):
-            message = f"has factors of {each.a.shape} and {each.b.shape}, which do not fit experts of {shape}"
-        else:
+        if each.experts == shape[0] and (_fits(each, shape[1], shape[2]) or _fits(each, shape[2], shape[1])):
             yield each, paths, shape
-            continue
-        remarks.append(_remark(f"{_short(each.name)} {message}"))
+        else:
+            message = f"has factors of {each.a.shape} and {each.b.shape}, which do not fit experts of {shape}"
+            remarks.append(_remark(f"{_short(each.name)} {message}"))
 
 
 def _fits(each: ExpertFactors, rows: int, columns: int) -> bool:
@@ -263,9 +258,6 @@ def _remark(message: str, hint: str = "") -> Finding:
     return Finding("peft_experts", "error", PEFT_WEIGHTS, message, hint)
 
 
-_MOST_PROBLEMS = 20
-
-
 @dataclass(frozen=True, slots=True)
 class PeftReading:
     """What a PEFT folder says."""
@@ -317,20 +309,14 @@ def put_on_base(
                 reason = f"{same.path[:_NAME]} and {path[:_NAME]} are one module of the base"
                 return OnBase({}, {}, (Finding("peft_unknown_tensor", "error", PEFT_WEIGHTS, reason),))
         modules = placed
-    if config.use_qalora:
-        if config.group is None or config.use_dora:
-            size = str(config.qalora_group_size)[:20]
-            # PEFT multiplies by the number of groups where the base's layer was quantised, and with groups of one input the
-            # shapes do not tell where; with DoRA it makes no such layer (`GPTQLoraLinear` of peft 0.21.2, tuners/lora/gptq.py).
-            why = (
-                f"qalora_group_size is {size}, which does not identify QA-LoRA's modules"
-                if config.group is None
-                else "use_qalora with use_dora is nothing that PEFT computes"
-            )
-            return OnBase({}, {}, (Finding("peft_variant", "error", CONFIG, why, TRAIN),))
-        if base is not None:
-            # A layer that PEFT did not quantise has plain LoRA, with all columns.
-            modules = {path: _pooled(path, module, config.group, base) for path, module in modules.items()}
+    if config.use_qalora and (config.group is None or config.use_dora):
+        # PEFT multiplies by the number of groups where the base's layer was quantised, and with groups of one input the
+        # shapes do not tell where; with DoRA it makes no such layer (`GPTQLoraLinear` of peft 0.21.2, tuners/lora/gptq.py).
+        why = f"use_qalora needs groups of several inputs (qalora_group_size {str(config.qalora_group_size)[:20]}), and no DoRA"
+        return OnBase({}, {}, (Finding("peft_variant", "error", CONFIG, why, TRAIN),))
+    if config.group is not None and base is not None:
+        # A layer that PEFT did not quantise has plain LoRA, with all columns.
+        modules = {path: _pooled(path, module, config.group, base) for path, module in modules.items()}
     return place_experts(config, modules, experts, base)
 
 

@@ -44,10 +44,14 @@ _OF_TEMPLATES = re.compile(r"[\w.-]+\.jinja|chat_template\.json|additional_chat_
 _ROLES = ("bos", "eos", "unk", "pad", "sep", "cls", "mask")
 _DEFAULT, TOOLS = "default", "tool_use"
 _ENCODING = frozenset({"add_bos_token", "add_eos_token", "add_prefix_space", "split_special_tokens"})
-_GENERATING = (
-    *("bos_token_id", "do_sample", "eos_token_id", "min_p", "repetition_penalty", "temperature"),
-    *("top_k", "top_p"),
+_GENERATING = frozenset(
+    (
+        *("bos_token_id", "do_sample", "eos_token_id", "min_p", "repetition_penalty", "temperature"),
+        *("top_k", "top_p"),
+    )
 )
+_TOKENS = frozenset(f"{role}_token" for role in _ROLES if role != "pad")
+_MOST_KEYS = 20  # of one file, that are named
 # Keys that are compared elsewhere, or that versions of transformers write for the same tokenizer in different ways.
 _SPELLED = frozenset(
     (
@@ -171,53 +175,45 @@ def special_tokens(settings: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
-def differences(ours: Read, theirs: Read) -> list[tuple[str, str]]:
-    """Return the differences between two models' tokenizer files that change text, tokens or answers."""
+def differences(ours: Read, theirs: Read, *, every_key: bool = False) -> list[tuple[str, str]]:
+    """Return the files in which two models' tokenizers differ, with what differs in each.
+
+    What counts changes text, tokens or answers; with `every_key`, any other key of the settings whose values differ counts too.
+    """
     # Padding, truncation and the spelling of different transformers versions do not count.
-    found = []
+    differing = []
     one, two = ours(TOKENIZER), theirs(TOKENIZER)
     if one != two and _tokenizer(one) != _tokenizer(two):
-        found.append((TOKENIZER, "tokenizer"))
+        differing.append((TOKENIZER, "tokenizer"))
     own, other = templates_of(ours), templates_of(theirs)
     for name in dict.fromkeys([*own, *other]):
         (file, source), (their_file, their_source) = own.get(name, ("", "")), other.get(name, ("", ""))
         if source.strip() != their_source.strip():
             what = "chat template" if name == _DEFAULT else f"chat template {name}"
-            found.append((file or their_file, what))
-    settings, their_settings = settings_of(ours), settings_of(theirs)
-    tokens, their_tokens = dict(special_tokens(settings)), dict(special_tokens(their_settings))
-    if any(tokens[name] != their_tokens[name] for name in tokens if name != "pad_token"):
-        found.append((SETTINGS, "special tokens"))
-    # Each version of transformers omits different defaults.
-    if any(
-        settings[key] != their_settings[key] for key in settings.keys() & their_settings.keys() & _ENCODING
-    ):
-        found.append((SETTINGS, "settings of the tokenizer"))
-    settings, their_settings = settings_of(ours, GENERATION), settings_of(theirs, GENERATION)
-    if any(settings.get(key) != their_settings.get(key) for key in _GENERATING):
-        found.append((GENERATION, "generation settings"))
-    return found
+            differing.append((file or their_file, what))
+    for name, counted in ((SETTINGS, _ENCODING | _TOKENS), (GENERATION, _GENERATING)):
+        differing_keys = _differing_keys(settings_of(ours, name), settings_of(theirs, name), name)
+        if keys := sorted(differing_keys if every_key else differing_keys & counted):
+            differing.append((name, f"keys {', '.join(keys[:_MOST_KEYS])}"))
+    return differing
 
 
-def differing_keys(ours: Read, theirs: Read, name: str) -> list[str]:
-    """Return the keys of `tokenizer_config.json` or `generation_config.json` whose values differ in two models."""
-    # Each version of transformers omits different defaults: a key that one file lacks counts only in `differences`.
-    one, two = settings_of(ours, name), settings_of(theirs, name)
+def _differing_keys(one: Mapping[str, Any], two: Mapping[str, Any], name: str) -> set[str]:
+    # Each version of transformers omits different defaults: of most keys, both files must have one.
     differing = {
         key
         for key in one.keys() & two.keys()
         if one[key] != two[key] and key not in _SPELLED and not key.startswith(("padding", "truncation"))
     }
     if name == GENERATION:
-        return sorted(differing | {key for key in _GENERATING if one.get(key) != two.get(key)})
+        return differing | {key for key in _GENERATING if one.get(key) != two.get(key)}
     if "tokenizer_class" in differing:
         # But for the fast form; transformers 5 writes TokenizersBackend for any.
         classes = {str(settings["tokenizer_class"]).removesuffix("Fast") for settings in (one, two)}
         if len(classes) == 1 or "TokenizersBackend" in classes:
             differing.remove("tokenizer_class")
-    tokens, their_tokens = dict(special_tokens(one)), dict(special_tokens(two))
-    changed = {key for key in tokens if key != "pad_token" and tokens[key] != their_tokens[key]}
-    return sorted(changed | (differing - tokens.keys()))
+    tokens = set(special_tokens(one)) ^ set(special_tokens(two))
+    return (differing - _TOKENS - {"pad_token"}) | {token for token, _ in tokens} - {"pad_token"}
 
 
 def _tokenizer(data: bytes | None) -> Any:

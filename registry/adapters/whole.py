@@ -8,7 +8,6 @@ sometimes within wrappers; `trainable_token_indices` saves rows of an embedding 
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -79,13 +78,10 @@ def read_whole(
     remarks: list[Finding] = []
     saved = raw.get("modules_to_save")
     saved = [saved] if isinstance(saved, str) else saved or []
-    wrong = None
-    if not isinstance(saved, list) or not all(isinstance(name, str) for name in saved):
-        wrong = "is no list of names"
-    elif len(saved) > _MOST or any(len(name) > _LONGEST for name in saved):
-        wrong = f"has more names than {_MOST:,}, or longer ones than {_LONGEST}"
-    if wrong is not None:
-        remarks.append(refused(f"modules_to_save in {CONFIG} {wrong}"))
+    names_only = isinstance(saved, list) and len(saved) <= _MOST
+    if not names_only or not all(isinstance(name, str) and len(name) <= _LONGEST for name in saved):
+        limits = f"at most {_MOST:,} of {_LONGEST} characters"
+        remarks.append(refused(f"modules_to_save in {CONFIG} is no list of names ({limits})"))
         saved = []
     tokens = raw.get("trainable_token_indices")
     rowed = Endings(tokens if isinstance(tokens, Mapping) else ())
@@ -120,8 +116,8 @@ def read_whole(
                 rows[f"{module}.weight"] = TrainedRows(indices, header.tensors[chosen], chosen)
         else:
             tensors[own], found[own] = header.tensors[chosen], chosen
-            if (why := _unwrapped(chosen, module, whole, adapted, in_rows)) is not None:
-                strange[own] = f"{chosen} {why}"
+            if _is_unwrapped(chosen, module, whole, adapted, in_rows):
+                strange[own] = f"{chosen} is no tensor that PEFT loads with this {CONFIG}"
     made = replace(whole, tensors=tensors, names=found, rows=rows, strange=strange)
     return made, remarks or list(_absent(made, raw))
 
@@ -131,23 +127,19 @@ def refused(message: str, hint: str = "save it again with save_pretrained of PEF
     return Finding("peft_full_modules", "error", PEFT_WEIGHTS, message, hint)
 
 
-def _unwrapped(
+def _is_unwrapped(
     name: str, module: str, whole: WholeTensors, adapted: Collection[str], in_rows: Collection[str]
-) -> str | None:
-    """Return why PEFT would not load a whole tensor: its module has no wrapper of that name; None if it would."""
+) -> bool:
+    """Tell whether PEFT would not load a whole tensor: its module has no wrapper of that name, or trained rows alone."""
     saved, rowed = whole.is_saved(f"{module}.weight"), module in in_rows
     put_on = ".token_adapter.base_layer." in name
-    if rowed and not (saved or put_on or _UNTRAINED in name):
-        return "is beside trained rows of the same module, and PEFT loads these alone"
-    if ".token_adapter." in name and not (rowed and put_on):
-        return "is named as the base of trained rows, but that module has none"
-    if ".base_layer." in name and module not in adapted and not rowed:
-        return "is named as the base of factors, but that module has none"
-    if ".modules_to_save." in name and not saved:
-        return "is named as a module of modules_to_save, which does not name it"
-    if _UNTRAINED in name and not rowed:
-        return "is the module before it was trained, and as it was trained it is not there"
-    return None
+    return (
+        (rowed and not (saved or put_on or _UNTRAINED in name))
+        or (".token_adapter." in name and not (rowed and put_on))
+        or (".base_layer." in name and module not in adapted and not rowed)
+        or (".modules_to_save." in name and not saved)
+        or (_UNTRAINED in name and not rowed)
+    )
 
 
 def _chosen(weights: Path, header: Header, names: Sequence[str]) -> str | None:
@@ -176,11 +168,8 @@ def _misfit(indices: tuple[int, ...] | None, tensor: Tensor, module: str) -> str
         return f"trainable_token_indices in {CONFIG} does not say which rows of {module} were trained"
     if len(tensor.shape) != 2 or tensor.shape[0] != len(indices):
         return f"{module} has rows of the shape {tensor.shape} for {len(indices)} trained tokens"
-    if len(set(indices)) != len(indices):
-        twice = Counter(indices).most_common(1)[0][0]
-        return f"trainable_token_indices names the token {twice} of {module} more than once"
-    if min(indices, default=0) < 0:
-        return f"trainable_token_indices names the token {min(indices)} of {module}"
+    if len(set(indices)) != len(indices) or min(indices, default=0) < 0:
+        return f"trainable_token_indices names negative tokens of {module}, or one more than once"
     return None
 
 
@@ -197,8 +186,8 @@ def _absent(whole: WholeTensors, raw: Mapping[str, Any]) -> Iterator[Finding]:
         yield refused(f"trainable_token_indices names tokens of which {PEFT_WEIGHTS} holds no rows")
 
 
-# How a whole tensor relates to the base's: equal; the numbers that the base's were quantised from; other; not comparable.
-COPY, QUANTISED_COPY, OTHER, UNKNOWN = "copy", "quantised copy", "other", "unknown"
+# How a whole tensor may relate to the base's: equal, or the numbers that the base's were quantised from.
+COPY, QUANTISED_COPY = "copy", "quantised copy"
 _BLOCK = 1 << 22  # numbers that are compared at a time
 _EMBEDDINGS = (
     "model.embed_tokens.weight",
@@ -208,44 +197,43 @@ _EMBEDDINGS = (
 )
 
 
-def likeness(
+def likenesses(
     files: Mapping[str, Path], config: Mapping[str, Any], weights: Path, names: Sequence[str]
 ) -> dict[str, str]:
-    """Tell of tensors in an adapter's file whether they are the base's."""
+    """Return which tensors in an adapter's file are the base's, by name, and how; not those that cannot be compared."""
     try:
         tensors, _ = read_sources(files)
         sources = {name: Source(_OWN, tensor) for name, tensor in read_header(weights).tensors.items()}
     except FuseryError:
-        return dict.fromkeys(names, UNKNOWN)
+        return {}
     base = Base(files, config, tensors, known=False)
     own = Base({_OWN: weights}, {}, sources, known=False)
-    found = dict.fromkeys(names, UNKNOWN)
+    copies = {}
     for name in names:
         with suppress(OSError, FuseryError):
-            found[name] = _likeness(matrix_of(own, name), own_name(name), base)
-    return found
+            if likeness := _likeness(matrix_of(own, name), own_name(name), base):
+                copies[name] = likeness
+    return copies
 
 
 _OWN = "adapter"
 
 
-def _likeness(copy: StoredMatrix, name: str, base: Base) -> str:
+def _likeness(copy: StoredMatrix, name: str, base: Base) -> str | None:
     name = next((each for each in every_name(name) if each in base.tensors), name)
     if name in ("lm_head.weight", f"{HEAD}.weight") and name not in base.tensors:  # the head is the embedding
         name = next((each for each in _EMBEDDINGS if each in base.tensors), name)
-    if name not in base.tensors or not copy.shape:
-        return UNKNOWN
-    own = matrix_of(base, name)
-    if own.shape != copy.shape or not (own.grid is None or isinstance(own.grid, Grid)):
-        return UNKNOWN
+    own = matrix_of(base, name) if name in base.tensors and copy.shape else None
+    if own is None or own.shape != copy.shape or not (own.grid is None or isinstance(own.grid, Grid)):
+        return None
     step = max(1, _BLOCK // max(1, copy.width))
     for first in range(0, copy.shape[0], step):
         count = min(step, copy.shape[0] - first)
         values, expected = copy.numbers(first, count), own.numbers(first, count)
         if own.grid is not None:
             if not np.array_equal(decode(encode(values, own.form), own.form), values):
-                return UNKNOWN  # the base was quantised from other numbers than these, which have more bits
+                return None  # the base was quantised from other numbers than these, which have more bits
             values = unpack_rows(pack_rows(values.reshape(-1, own.grid.group_size), own.grid), own.grid)
         if not np.array_equal(values.reshape(expected.shape), expected):
-            return OTHER
+            return None
     return COPY if own.grid is None else QUANTISED_COPY

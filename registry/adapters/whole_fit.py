@@ -23,7 +23,7 @@ from ..models.libraries import HEAD as SEEING_HEAD
 from .finding import some
 from .peft_form import names_are_shared
 from .tensors import same_numbers
-from .whole import COPY, QUANTISED_COPY, TrainedRows, WholeTensors, likeness
+from .whole import QUANTISED_COPY, TrainedRows, WholeTensors, likenesses
 
 EMBEDDINGS = frozenset({"embed_tokens", "wte", "tok_embeddings", "word_embeddings", "embeddings"})
 HEADS = frozenset({"lm_head", "output", "embed_out"})
@@ -61,7 +61,7 @@ def fit_whole(
     """Hold whole tensors against a base."""
     try:
         headers = [read_header(files[name], limit=BASE_HEADER_LIMIT) for name in weight_names(files)]
-        alike = likeness(files, config, weights, list(whole.names.values()))
+        alike = likenesses(files, config, weights, list(whole.names.values()))
         return _Fitting(architecture_of(config, headers), headers, weights, whole, alike).fitted()
     except (FuseryError, OSError):
         return FittedWhole({}, {}, problems=("the base cannot be read, to hold whole tensors against it",))
@@ -83,7 +83,7 @@ class _Fitting:
         alike: Mapping[str, str],
     ) -> None:
         self._architecture, self._weights, self._whole = architecture, weights, whole
-        self._alike = {name: alike[given] for name, given in whole.names.items()}
+        self._alike = {name: alike[given] for name, given in whole.names.items() if given in alike}
         self._tensors, self._rows = dict(whole.tensors), dict(whole.rows)
         self._untied: str | None = None
         held = {name: tensor for header in headers for name, tensor in header.tensors.items()}
@@ -105,10 +105,10 @@ class _Fitting:
         self._head = next((name for name in ends if _last(name) in HEADS), None)
 
     def fitted(self) -> FittedWhole:
-        problems = [why for name, why in self._whole.strange.items() if name not in self._copies()]
+        problems = [why for name, why in self._whole.strange.items() if name not in self._alike]
         problems += self._lost()
         problems += self._tied() if self._head is None and self._embedding else []
-        copies = self._copies()
+        copies = tuple(self._alike)
         for name in copies:
             self._tensors.pop(name, None)
         if not self._tensors:
@@ -121,11 +121,8 @@ class _Fitting:
             vocabulary = rows if before and rows != before[0] else None
         quantised = QUANTISED_COPY in self._alike.values()
         return FittedWhole(
-            self._tensors, self._rows, tuple(copies), quantised, self._untied, vocabulary, tuple(problems)
+            self._tensors, self._rows, copies, quantised, self._untied, vocabulary, tuple(problems)
         )
-
-    def _copies(self) -> list[str]:
-        return [name for name, found in self._alike.items() if found in (COPY, QUANTISED_COPY)]
 
     def _lost(self) -> Iterator[str]:
         """Refuse what was trained whole of some of the modules that it was trained of."""
@@ -134,7 +131,7 @@ class _Fitting:
         names = [name for name in self._shapes if name.endswith((".weight", ".bias"))]
         saved = [name for name in names if self._whole.is_saved(name) and name not in self._tensors]
         # Factors within a saved module go into its weight, which the file has as well.
-        if saved and self._tensors.keys() - set(self._copies()):
+        if saved and self._tensors.keys() - self._alike.keys():
             yield f"modules_to_save means {some(saved)} too, which the adapter does not hold"
         rows = [name for name in names if self._whole.has_rows(name) and name not in self._rows]
         if rows and self._rows:
@@ -151,7 +148,7 @@ class _Fitting:
             ours, theirs = self._rows.pop(HEAD), self._rows.get(end)
             if theirs is None or ours.indices != theirs.indices or not self._same(ours.tensor, theirs.tensor):
                 yield f"the trained rows of {HEAD} are not those of {end}, which is the same matrix of the base"
-        if {end, HEAD} & self._tensors.keys() <= set(self._copies()):
+        if {end, HEAD} & self._tensors.keys() <= self._alike.keys():
             return
         if head is not None and embedding is not None and self._same(head, embedding):
             del self._tensors[HEAD]  # both ends, saved twice
@@ -160,7 +157,6 @@ class _Fitting:
                 yield f"{HEAD} and {end}, which are one matrix of the base, have different numbers"
             elif head is not None:
                 self._tensors[end] = self._tensors.pop(HEAD)
-                self._alike[end] = self._alike.pop(HEAD)
         else:
             self._untied = end
             if self._rows:

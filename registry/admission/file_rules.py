@@ -9,13 +9,24 @@ from pathlib import Path
 from fusery.storage.errors import FuseryError
 from fusery.storage.safetensors import BASE_HEADER_LIMIT, read_header
 
-from ..adapters.files import CONFIG, METADATA, PEFT_WEIGHTS, WEIGHTS
+from ..adapters.files import CONFIG, PEFT_WEIGHTS, WEIGHTS
 from ..adapters.finding import Finding, some
 from .candidate import Candidate
-from .code import always_error, error, rule, warning
+from .code import always_error, error, rule
 
 _FLOATS = ("BF16", "F16", "F32")
-_PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")
+_PICKLE = (
+    ": it is a pickle or a zip archive under another name",
+    "save the weights with safetensors where you trust their origin; nothing is ever unpickled here",
+)
+# First bytes of what is no safetensors file, with what to say of it and what to do.
+_OTHER_STARTS = {
+    **dict.fromkeys((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04"), _PICKLE),
+    b"version ": (
+        ": it is the pointer that Git LFS leaves instead of a file",
+        "in the clone, run: git lfs pull",
+    ),
+}
 
 FILE_MISSING = always_error(
     "file_missing",
@@ -25,43 +36,19 @@ FILE_MISSING = always_error(
 )
 NOT_SAFETENSORS = always_error(
     "not_safetensors",
-    "the weights are not a well-formed safetensors file",
-    "what a hostile or broken header describes, readers understand differently",
+    "the weights are not a whole, well-formed safetensors file, but cut short, a pickle or a pointer of Git LFS, for example",
+    "what a hostile or broken header describes, readers understand differently; a pickle runs code when it is loaded",
     "save the weights again with mlx-lm or the safetensors library",
-)
-WEIGHTS_PICKLED = always_error(
-    "weights_pickled",
-    "the weights are a pickle or a zip archive under the name of a safetensors file",
-    "a pickle runs code when it is loaded",
-    "save them with safetensors where you trust their origin; nothing is ever unpickled here",
-)
-WEIGHTS_POINTER = always_error(
-    "weights_pointer",
-    "the weights are the pointer that Git LFS leaves instead of a file",
-    "the repository was cloned without its large files",
-    "in the clone, run: git lfs pull",
-)
-WEIGHTS_TRUNCATED = always_error(
-    "weights_truncated",
-    "the weights end before the last tensor does",
-    "a copy or a download was not finished, or the trainer is still writing",
-    "copy or download the file again",
 )
 CONFIG_INVALID = always_error(
     "config_invalid",
-    "adapter_config.json is not JSON, or a value in it cannot be what it stands for",
-    "rank, scale and layers come from it",
-    "take the file that the training run wrote",
-)
-METADATA_INVALID = always_error(
-    "metadata_invalid",
-    "adapter_metadata.json is not JSON, or a value in it cannot be what it stands for",
-    "its declared values would be recorded wrongly",
-    "correct the file, or remove it: it is optional",
+    "adapter_config.json or adapter_metadata.json is not JSON, or has an invalid value",
+    "rank, scale, layers and declared values come from them",
+    "take the adapter_config.json that the training run wrote; adapter_metadata.json is optional",
 )
 NO_TENSORS = error(
     "no_tensors",
-    "the file holds no tensors of an adapter",
+    "the file holds no tensors of an adapter, or tensors without a number",
     "nothing would be added to the base",
     "give the adapters.safetensors of the run",
 )
@@ -77,29 +64,9 @@ DTYPE_UNSUPPORTED = error(
     "they cannot be fused",
     "save them as float32, float16 or bfloat16",
 )
-DTYPE_MIXED = warning(
-    "dtype_mixed",
-    "factors are in different floating-point formats",
-    "trainers write one format: files of two runs may have been put together",
-    "save all factors in one format",
-)
-EMPTY_TENSOR = error(
-    "empty_tensor",
-    "tensors hold no numbers at all",
-    "a factor with a dimension of zero adds nothing, and some readers fail on it",
-    "save the adapter again from its run",
-)
 
 
-@rule(
-    FILE_MISSING,
-    NOT_SAFETENSORS,
-    WEIGHTS_PICKLED,
-    WEIGHTS_POINTER,
-    WEIGHTS_TRUNCATED,
-    CONFIG_INVALID,
-    METADATA_INVALID,
-)
+@rule(FILE_MISSING, NOT_SAFETENSORS, CONFIG_INVALID)
 def readable_files(candidate: Candidate) -> Iterator[Finding]:
     """Every file is there and in its format."""
     for problem in candidate.folder.problems:
@@ -107,22 +74,26 @@ def readable_files(candidate: Candidate) -> Iterator[Finding]:
             yield FILE_MISSING.found(problem.file, problem.message)
         elif problem.file.endswith(".safetensors"):
             head = next((entry.head for entry in candidate.surroundings.named(problem.file)), b"")
-            code = WEIGHTS_TRUNCATED if "cut short" in problem.message else NOT_SAFETENSORS
-            if head.startswith(_PICKLES):
-                code = WEIGHTS_PICKLED
-            elif head == b"version ":
-                code = WEIGHTS_POINTER
-            yield code.found(problem.file, problem.message)
+            starts = (start for start in _OTHER_STARTS if head.startswith(start))
+            what, hint = _OTHER_STARTS.get(next(starts, b""), ("", None))
+            yield NOT_SAFETENSORS.found(problem.file, problem.message + what, hint)
         else:
-            code = METADATA_INVALID if problem.file == METADATA else CONFIG_INVALID
-            yield code.found(problem.file, problem.message)
+            yield CONFIG_INVALID.found(problem.file, problem.message)
 
 
-@rule(NO_TENSORS, UNKNOWN_TENSOR)
+@rule(NO_TENSORS, UNKNOWN_TENSOR, DTYPE_UNSUPPORTED)
 def has_adapter_tensors(candidate: Candidate) -> Iterator[Finding]:
-    """The weights are those of an adapter."""
+    """The weights are those of an adapter: numbers that can be added to a weight."""
     folder = candidate.folder
-    if folder.header is None or folder.config.method == "full":
+    if folder.header is None:
+        return
+    tensors = folder.header.tensors.values()
+    odd = {tensor.name: tensor.dtype for tensor in tensors if tensor.dtype not in _FLOATS}
+    text = f"in {some(set(odd.values()))}, not {', '.join(_FLOATS)}"
+    yield from DTYPE_UNSUPPORTED.listed(WEIGHTS, odd, "tensor", text)
+    empty = [tensor.name for tensor in tensors if not tensor.size]
+    yield from NO_TENSORS.listed(WEIGHTS, empty, "tensor", "without a number")
+    if folder.config.method == "full":
         return
     if not folder.modules:
         yield NO_TENSORS.found(WEIGHTS, "the file holds no lora_a and lora_b tensors")
@@ -131,27 +102,6 @@ def has_adapter_tensors(candidate: Candidate) -> Iterator[Finding]:
     yield from UNKNOWN_TENSOR.listed(
         WEIGHTS, folder.unexpected, "tensor", "that no LoRA adapter has", hint if peft else None
     )
-
-
-@rule(DTYPE_UNSUPPORTED, DTYPE_MIXED)
-def float_tensors(candidate: Candidate) -> Iterator[Finding]:
-    """The tensors are numbers that can be added to a weight, all in one format."""
-    header = candidate.folder.header
-    tensors = list(header.tensors.values()) if header else []
-    odd = {tensor.name: tensor.dtype for tensor in tensors if tensor.dtype not in _FLOATS}
-    text = f"in {some(set(odd.values()))}, not {', '.join(_FLOATS)}"
-    yield from DTYPE_UNSUPPORTED.listed(WEIGHTS, odd, "tensor", text)
-    factors = {tensor.dtype for tensor in tensors if tensor.name.rpartition(".")[2] in ("lora_a", "lora_b")}
-    if len(factors) > 1 and not odd:
-        yield DTYPE_MIXED.found(WEIGHTS, f"the factors are in {len(factors)} formats: {some(factors)}")
-
-
-@rule(EMPTY_TENSOR)
-def tensors_hold_numbers(candidate: Candidate) -> Iterator[Finding]:
-    """No tensor is empty."""
-    header = candidate.folder.header
-    empty = [tensor.name for tensor in header.tensors.values() if not tensor.size] if header else []
-    yield from EMPTY_TENSOR.listed(WEIGHTS, empty, "tensor", "without a number")
 
 
 OTHER_KIND = always_error(

@@ -6,7 +6,7 @@ Only the adapter's own files are stored, so most of these are warnings: about wh
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from ..adapters.files import CONFIG
 from ..adapters.finding import Finding, some
@@ -25,12 +25,29 @@ _TRAINER = re.compile(
     r"(?:.*/)?(?:training_args\.bin|(?:optimizer|scheduler|scaler)(?:_[0-9]+)?\.(?:pt|bin)|rng_state(?:_[0-9]+)?\.pth"
     r"|random_states_[0-9]+\.pkl|global_step[0-9]+/[^/]+\.pt)"
 )
-_SCRIPTS = frozenset(
-    {".py", ".pyc", ".sh", ".bash", ".zsh", ".ps1", ".bat", ".cmd", ".js", ".rb", ".pl", ".lua", ".ipynb"}
+_PROGRAMS = frozenset(
+    (
+        *(
+            ".py",
+            ".pyc",
+            ".sh",
+            ".bash",
+            ".zsh",
+            ".ps1",
+            ".bat",
+            ".cmd",
+            ".js",
+            ".rb",
+            ".pl",
+            ".lua",
+            ".ipynb",
+        ),
+        *(".exe", ".dll", ".so", ".dylib", ".com", ".scr", ".app", ".jar", ".wasm", ".class"),
+    )
 )
-_PROGRAMS = frozenset({".exe", ".dll", ".so", ".dylib", ".com", ".scr", ".app", ".jar", ".wasm", ".class"})
-# ELF, Windows, Mach-O in its four forms, a universal binary, WebAssembly.
+# A script, ELF, Windows, Mach-O in its four forms, a universal binary, WebAssembly.
 _PROGRAM_HEADS = (
+    b"#!",
     b"\x7fELF",
     b"MZ",
     b"\xfe\xed\xfa\xce",
@@ -73,15 +90,9 @@ TRAINER_FILE = info(
 )
 PROGRAM_FILE = warning(
     "program_file",
-    "the folder has a program or library",
-    "no training run leaves one there",
-    "find out where the folder comes from before you use the adapter",
-)
-SCRIPT_FILE = warning(
-    "script_file",
-    "the folder has scripts",
+    "the folder has a program, a library or a script",
     "they stay behind; an adapter that needs them to load is not one that mlx-lm can load",
-    "keep scripts in a repository, and adapters apart",
+    "find out where the folder comes from before you use the adapter",
 )
 REMOTE_CODE = error(
     "remote_code",
@@ -89,77 +100,51 @@ REMOTE_CODE = error(
     "loading it with trust_remote_code runs that code",
     "remove auto_map; an adapter needs no code of its own",
 )
-REMOTE_CODE_TRUSTED = warning(
-    "remote_code_trusted",
-    "the training run trusted remote code",
-    "the base it saw may have been made by code that is not on record",
-    "train on a base that needs no code of its own",
-)
-HIDDEN_FILE = warning(
-    "hidden_file",
-    "the folder has a large hidden file",
-    "it is shared unseen with the folder",
-    "inspect and remove it",
-)
 UNEXPECTED_FILE = info(
     "unexpected_file",
-    "a large file in the folder is not part of the adapter",
-    "it is not kept: if it is needed, the record is not complete",
+    "a large file in the folder, or a hidden one, is not part of the adapter",
+    "it is shared with the folder and not kept: if it is needed, the record is not complete",
     "a whole model is a base: fusery base add",
 )
 
 
-@rule(PICKLE_FILE, TRAINER_FILE, PROGRAM_FILE, SCRIPT_FILE)
+@rule(PICKLE_FILE, TRAINER_FILE, PROGRAM_FILE)
 def nothing_runs(candidate: Candidate) -> Iterator[Finding]:
     """Nothing in the folder runs, or runs when it is loaded."""
     entries = candidate.surroundings.entries
     programs = {e.path for e in entries if e.suffix in _PROGRAMS or e.head.startswith(_PROGRAM_HEADS)}
-    scripts = {e.path for e in entries if e.suffix in _SCRIPTS or e.head.startswith(b"#!")} - programs
-    pickles = {e.path for e in entries if _is_pickle(e)} - programs - scripts
+    pickles = {e.path for e in entries if _is_pickle(e)} - programs
     trainer = {path for path in pickles if _TRAINER.fullmatch(path)}
     pickles -= trainer
-    for code, paths in (
-        (PICKLE_FILE, pickles),
-        (TRAINER_FILE, trainer),
-        (PROGRAM_FILE, programs),
-        (SCRIPT_FILE, scripts),
-    ):
+    for code, paths in ((PICKLE_FILE, pickles), (TRAINER_FILE, trainer), (PROGRAM_FILE, programs)):
         if paths:
             yield code.found(min(paths), f"beside the adapter: {some(paths)}")
 
 
 def _is_pickle(entry: Entry) -> bool:
-    # A pickle named .safetensors has an error of its own, `weights_pickled`.
+    # A pickle named .safetensors has its own error, `not_safetensors`.
     if entry.suffix == ".safetensors":
         return False
     return entry.suffix in _PICKLES or entry.head.startswith(_PICKLE_HEADS)
 
 
-@rule(HIDDEN_FILE, UNEXPECTED_FILE)
+@rule(UNEXPECTED_FILE)
 def nothing_unexpected(candidate: Candidate) -> Iterator[Finding]:
     """No large file is hidden in the folder, or in it by mistake."""
-    entries, kept = candidate.surroundings.entries, candidate.folder.files
-    hidden = [entry for entry in entries if entry.hidden and entry.size > _HIDDEN_BIG]
-    if hidden:
-        yield HIDDEN_FILE.found(hidden[0].path, f"hidden in the folder: {_sizes(hidden)}")
     large = [
         entry
-        for entry in entries
-        if entry.size > _BIG
-        and not entry.hidden
-        and entry.path not in kept
+        for entry in candidate.surroundings.entries
+        if entry.size > (_HIDDEN_BIG if entry.hidden else _BIG)
+        and entry.path not in candidate.folder.files
         and not _ADAPTERS.fullmatch(entry.path)
         and not _is_pickle(entry)
     ]
     if large:
-        yield UNEXPECTED_FILE.found(large[0].path, f"not part of the adapter: {_sizes(large)}")
+        sizes = some(f"{entry.path} ({entry.size >> 20} MiB)" for entry in large)
+        yield UNEXPECTED_FILE.found(large[0].path, f"not part of the adapter: {sizes}")
 
 
-def _sizes(entries: Iterable[Entry]) -> str:
-    return some(f"{entry.path} ({entry.size >> 20} MiB)" for entry in entries)
-
-
-@rule(REMOTE_CODE, REMOTE_CODE_TRUSTED)
+@rule(REMOTE_CODE)
 def no_remote_code(candidate: Candidate) -> Iterator[Finding]:
     """No configuration asks for code to be run."""
     raw = candidate.folder.raw_config
@@ -169,5 +154,3 @@ def no_remote_code(candidate: Candidate) -> Iterator[Finding]:
     settings = settings_of(reader(own)) if SETTINGS in own else {}
     if (code := settings.get("auto_map")) and code != settings_of(candidate.base.tokenizer).get("auto_map"):
         yield REMOTE_CODE.found(SETTINGS, f"{SETTINGS} has an auto_map, which names code to be run")
-    if raw.get("trust_remote_code") is True:
-        yield REMOTE_CODE_TRUSTED.found(CONFIG, f"{CONFIG} says trust_remote_code: true")

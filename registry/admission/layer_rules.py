@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 
 from fusery.storage.digest import digest_file
 
 from ..adapters.files import CONFIG, WEIGHTS
-from ..adapters.finding import Finding, some
+from ..adapters.finding import Finding
 from ..adapters.trained_through import (
     ITS_WEIGHTS,
     MERGE_WITH_AXOLOTL,
@@ -22,37 +21,11 @@ from ..parsing import plural
 from .candidate import Candidate
 from .code import error, info, rule, warning
 
-_WORDS = frozenset({"auto", "all", "all-linear", "all_linear", "default", "none", "null", "*", ".*", ""})
-
-KEYS_EMPTY = error(
-    "keys_empty",
-    "the configuration's list of keys is empty",
-    "mlx-lm adapts no module then, and cannot load the tensors",
-    "leave keys out to mean every linear layer",
-)
-KEY_PLACEHOLDER = error(
-    "key_placeholder",
-    "a key is a word such as auto, not the path of a module",
-    "mlx-lm takes keys literally: the word matches nothing, and nothing is adapted",
-    "leave keys out to mean every linear layer, or write paths such as self_attn.q_proj",
-)
-KEY_SHORTENED = error(
-    "key_shortened",
-    "a key is only the end of a module's path within its layer",
-    "PEFT matches the ends of paths, mlx-lm whole paths: the key matches nothing",
-    "write the whole path within a layer, such as self_attn.q_proj",
-)
-KEY_TWICE = warning(
-    "key_twice",
-    "a key is listed twice",
-    "lists of keys are written by hand: another one may be missing in its place",
-    "compare the list with the arguments of the run",
-)
 UNMATCHED_KEY = error(
     "unmatched_key",
-    "a key matches no module of the base",
-    "what it was to adapt is not adapted, without a word from mlx-lm",
-    "keys are paths in a layer: self_attn.q_proj",
+    "a key matches no module of the base, or the list is empty",
+    "mlx-lm takes keys literally: what a key was to adapt is not adapted, without a word",
+    "keys are paths in a layer, such as self_attn.q_proj; leave keys out to mean every linear layer",
 )
 LAYERS_MISSING = error(
     "layers_missing",
@@ -66,23 +39,11 @@ LAYERS_UNPROMISED = error(
     "mlx-lm refuses to load such an adapter",
     "take the adapter_config.json of the same run",
 )
-LAYERS_BEYOND_BASE = warning(
-    "layers_beyond_base",
-    "the configuration names more layers than the base has",
-    "mlx-lm refuses to train so: the configuration is of another base, or was edited",
-    "take the adapter_config.json of the same run",
-)
 LAYERS_UNSAID = info(
     "layers_unsaid",
-    "the configuration has no num_layers",
-    "mlx-lm does not load such an adapter; fusery takes the layers from the tensors, whatever it makes of it",
+    "the configuration has no num_layers, or the number of mlx-lm 0.19 to 0.21, which adapted other layers",
+    "today's mlx-lm does not load such an adapter, or loads other layers; fusery takes the layers from the tensors",
     "nothing has to be done; mlx_lm itself wants num_layers in adapter_config.json",
-)
-LAYERS_CUT = info(
-    "layers_cut",
-    "other layers are adapted than the configuration says, as mlx-lm 0.19 to 0.21 did it",
-    "they took every layer for a positive num_layers, and all but the first for -1; today's mlx-lm loads other layers for that number",
-    "nothing has to be done: fusery takes the layers from the tensors, whatever it makes of it",
 )
 FULL_INCOMPLETE = warning(
     "full_incomplete",
@@ -92,35 +53,26 @@ FULL_INCOMPLETE = warning(
 )
 
 
-@rule(KEYS_EMPTY, KEY_PLACEHOLDER, KEY_SHORTENED, KEY_TWICE, UNMATCHED_KEY)
+@rule(UNMATCHED_KEY)
 def keys_are_paths(candidate: Candidate) -> Iterator[Finding]:
     """Each key is the path of a module, within a layer or from the root."""
     keys, folder, base = candidate.keys, candidate.folder, candidate.base
     if keys is None or folder.config.method == "full":
         return
     if not keys:
-        yield KEYS_EMPTY.found(CONFIG, "the list of keys is empty")
-    if twice := [key for key, count in Counter(keys).items() if count > 1]:
-        yield KEY_TWICE.found(CONFIG, f"listed twice: {some(twice)}")
+        yield UNMATCHED_KEY.found(CONFIG, "the list of keys is empty")
     if not folder.modules:
         return
     # Of all layers, not of the promised ones alone: where layers differ, the last ones need not have them all.
     known = {key for layer in base.architecture.layers().values() for key in layer}
-    known |= base.architecture.weights.keys()
-    for key in dict.fromkeys(keys):
+    known |= base.architecture.weights.keys() | candidate.tied_heads
+    for key in sorted(set(keys) - known):
+        whole = min((path for path in known if path.endswith(f".{key}")), key=len, default=None)
         message = f"the configuration's key {key!r} matches no module of {base.name}"
-        if key.strip().casefold() in _WORDS:
-            yield KEY_PLACEHOLDER.found(CONFIG, f"{message}: it is a word")
-        elif key not in known and key not in candidate.tied_heads:
-            whole = sorted(path for path in known if path.endswith(f".{key}"))
-            if whole:
-                path = min(whole, key=len)
-                yield KEY_SHORTENED.found(CONFIG, f"{message}, but is the end of {path}", f"write {path}")
-            else:
-                yield UNMATCHED_KEY.found(CONFIG, message)
+        yield UNMATCHED_KEY.found(CONFIG, message, whole and f"write {whole}")
 
 
-@rule(LAYERS_MISSING, LAYERS_UNPROMISED, LAYERS_BEYOND_BASE, LAYERS_UNSAID, LAYERS_CUT)
+@rule(LAYERS_MISSING, LAYERS_UNPROMISED, LAYERS_UNSAID)
 def promised_layers(candidate: Candidate) -> Iterator[Finding]:
     """The file has the layers that the configuration declares, and no others."""
     folder, base = candidate.folder, candidate.base
@@ -132,12 +84,9 @@ def promised_layers(candidate: Candidate) -> Iterator[Finding]:
             "the configuration has no num_layers, as today's mlx-lm asks for; the tensors say which layers"
         )
         yield LAYERS_UNSAID.found(CONFIG, message)
-    if wanted is not None and wanted > count > 0:
-        message = f"the configuration says {wanted} layers, and {base.name} has {count}"
-        yield LAYERS_BEYOND_BASE.found(CONFIG, message)
     if (cut := candidate.cut_layers) is not None:
         message = f"the configuration says num_layers {wanted}, and {plural(len(cut), 'layer')} of {count} are adapted, as mlx-lm 0.19 to 0.21 cut them"
-        yield LAYERS_CUT.found(CONFIG, message)
+        yield LAYERS_UNSAID.found(CONFIG, message)
     missing = candidate.missing_modules()
     yield from LAYERS_MISSING.listed(
         WEIGHTS, missing, "module", "without tensors that the configuration promises"
@@ -173,15 +122,9 @@ INCOMPLETE_MODULE = error(
 )
 AWARE_INVALID = error(
     "quantization_aware_invalid",
-    "the adapter was trained through a format that mlx does not have",
+    "the adapter declares that it was trained through a format that mlx does not have, or other weights than its own were",
     "it would be fused, and measured, as another one than was trained",
-    'write "quantization_aware": {"bits": 4, "group_size": 64} of the run in adapter_config.json, or leave it out',
-)
-AWARE_OTHER = error(
-    "quantization_aware_other",
-    "the configuration says that other weights were trained through a quantiser",
-    "measured as if these were, a fuse would pass that has lost what they learned",
-    f"leave {QUANTIZATION_AWARE} and {ITS_WEIGHTS} out of adapter_config.json: they stand there from the configuration of another run",
+    f"leave {QUANTIZATION_AWARE} and {ITS_WEIGHTS} out of adapter_config.json if they are from another run's configuration",
 )
 AWARE = info(
     "quantization_aware",
@@ -226,7 +169,7 @@ def complete_pairs(candidate: Candidate) -> Iterator[Finding]:
             yield INCOMPLETE_MODULE.found(module.path, f"{module.path} has no {part}")
 
 
-@rule(AWARE_INVALID, AWARE_OTHER, AWARE, NVFP4)
+@rule(AWARE_INVALID, AWARE, NVFP4)
 def trained_through_a_format(candidate: Candidate) -> Iterator[Finding]:
     """The format that an adapter says it was trained through is one of mlx, and it has factors that were."""
     folder, raw = candidate.folder, candidate.folder.raw_config
@@ -245,11 +188,10 @@ def trained_through_a_format(candidate: Candidate) -> Iterator[Finding]:
         return
     if folder.config.method == "full":
         message = f"{CONFIG} says the adapter was trained through a quantiser, and it holds whole weights"
-        hint = f"leave {QUANTIZATION_AWARE} out: quantise them afterwards"
-        yield AWARE_INVALID.found(CONFIG, message, hint)
+        yield AWARE_INVALID.found(CONFIG, message)
     elif own and is_of_others(raw, digest_file(folder.files[WEIGHTS])[0]):
         message = f"{CONFIG} says other weights than these were trained through a quantiser"
-        yield AWARE_OTHER.found(CONFIG, message)
+        yield AWARE_INVALID.found(CONFIG, message)
     else:
         message = f"the adapter was trained to be fused into {in_words(format_)}, and cannot be used unfused"
         yield AWARE.found(CONFIG, message)

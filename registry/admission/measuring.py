@@ -108,9 +108,7 @@ def _decoded(data: bytes, dtype: str) -> _Array:
 
 
 def _look(name: str, values: _Array) -> TensorValues:
-    if not values.size:
-        return TensorValues(name, True, True, 0.0, 0.0, 0.0)
-    low, high = float(values.min()), float(values.max())
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
     finite = math.isfinite(low) and math.isfinite(high)
     at_ends = 0
     if finite and low < high:
@@ -118,13 +116,12 @@ def _look(name: str, values: _Array) -> TensorValues:
         # Adam's first step is as long for every number: they are all at the ends, and none was cut off there.
         if 100 * at_ends > values.size and np.median(np.abs(values)) > 0.9 * max(high, -low):
             at_ends = 0
-    return TensorValues(name, finite, low == high == 0, low, high, at_ends / values.size)
+    return TensorValues(name, finite, low == high == 0, low, high, at_ends / max(1, values.size))
 
 
 def _look_in_blocks(fd: int, tensor: Tensor) -> TensorValues:
-    parts = [_look(tensor.name, block) for block in _blocks(fd, tensor)]
-    if not parts:
-        return TensorValues(tensor.name, True, True, 0.0, 0.0, 0.0)
+    empty = _look(tensor.name, np.empty(0, np.float32))
+    parts = [_look(tensor.name, block) for block in _blocks(fd, tensor)] or [empty]
     low = float(np.min([part.low for part in parts]))
     high = float(np.max([part.high for part in parts]))
     finite, zero = all(part.finite for part in parts), all(part.zero for part in parts)

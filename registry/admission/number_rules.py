@@ -21,6 +21,7 @@ _WEIGHT = 0.02
 # Times the weight from which an update is called large: measured, and by `_WEIGHT`.
 _LARGE, _LARGE_UNSEEN = 1.0, 25.0
 _NEGLIGIBLE = 1e-6
+_LARGEST_F16 = 65504.0
 
 NOT_FINITE = error(
     "not_finite",
@@ -75,14 +76,6 @@ MODULE_OUTLIER = warning(
     "part of the run diverged, or the tensors are of another run",
     "take an earlier checkpoint",
 )
-_LARGEST_F16 = 65504.0
-
-MAGNITUDE_NOT_POSITIVE = warning(
-    "magnitude_not_positive",
-    "magnitudes of DoRA are zero or negative",
-    "they are the norms of the weight's rows: zero switches a row off, less turns it round",
-    "take an earlier checkpoint",
-)
 
 
 @rule(NOT_FINITE)
@@ -94,9 +87,9 @@ def numbers_finite(candidate: Candidate) -> Iterator[Finding]:
     yield from NOT_FINITE.listed(WEIGHTS, broken, "tensor", "with NaN or infinity")
     half = candidate.base.architecture.dtype == "f16"
     large = [name for name, values in whole.items() if half and max(values.high, -values.low) > _LARGEST_F16]
-    if large and not broken:
-        message = f"numbers that have no place in the base's float16: {some(large)}"
-        yield NOT_FINITE.found(WEIGHTS, message)
+    yield from NOT_FINITE.listed(
+        WEIGHTS, set(large) - set(broken), "tensor", "too large for the base's float16"
+    )
 
 
 @rule(ALL_ZERO, MODULE_ZERO)
@@ -178,51 +171,25 @@ def updates_plausible(candidate: Candidate) -> Iterator[Finding]:
         yield MODULE_OUTLIER.found(far[-1], message)
 
 
-@rule(MAGNITUDE_NOT_POSITIVE)
-def magnitudes_positive(candidate: Candidate) -> Iterator[Finding]:
-    """Magnitudes of DoRA are norms: positive numbers."""
-    tensors = candidate.values.tensors if candidate.folder.config.method == "dora" else {}
-    low = [name for name, m in tensors.items() if name.endswith(".m") and m.finite and m.low <= 0]
-    yield from MAGNITUDE_NOT_POSITIVE.listed(WEIGHTS, low, "module", "with magnitudes of zero or less")
-
-
 _LARGEST, _SMALLEST = 1e3, 1e-4
 
 SCALE_MISSING = error(
     "scale_missing",
-    "the configuration gives no scale",
-    "mlx-lm multiplies the update by it and cannot load the adapter without",
-    'write the "scale" of the run in lora_parameters (alpha / rank in other tools)',
-)
-ALPHA_WITHOUT_SCALE = error(
-    "alpha_without_scale",
-    "the configuration gives alpha where mlx-lm needs scale",
-    "alpha has no effect in mlx-lm, and without a scale the adapter cannot be loaded",
-    'write "scale" in lora_parameters: alpha / rank, or alpha / sqrt(rank) for rsLoRA',
-)
-SCALE_IS_ALPHA = warning(
-    "scale_is_alpha",
-    "the scale has the value of alpha",
-    "the update is rank times as large as alpha / rank makes it",
-    "if alpha was meant, write alpha / rank as the scale in adapter_config.json",
+    "the configuration gives no scale, or alpha where mlx-lm needs scale",
+    "mlx-lm multiplies the update by the scale, ignores alpha, and cannot load the adapter without",
+    'write "scale" in lora_parameters: alpha / rank in other tools, or alpha / sqrt(rank) for rsLoRA',
 )
 SCALE_IMPLAUSIBLE = warning(
     "scale_implausible",
-    f"the scale is over {_LARGEST:g} or under {_SMALLEST:g}",
-    "runs use about 0.1 to 100; a slip of the decimal point drowns the base or the adapter",
-    "compare it with the arguments of the training run",
-)
-SCALE_NEGATIVE = warning(
-    "scale_negative",
-    "the scale is negative",
-    "the update is taken away from the base instead of added: it unlearns what was trained",
-    "write the scale of the run; to subtract an adapter, fuse it with a negative weight",
+    f"the scale is over {_LARGEST:g}, under {_SMALLEST:g}, or negative",
+    "runs use about 0.1 to 100: a slip of the decimal point drowns the base or the adapter, a negative scale unlearns it",
+    "compare it with the arguments of the training run; to subtract an adapter, fuse it with a negative weight",
 )
 ALPHA_CONFLICT = warning(
     "alpha_conflict",
     "alpha is neither scale x rank nor, for rsLoRA, scale x sqrt(rank)",
-    "one of alpha, scale and rank is written wrongly",
-    "fusing uses the scale of adapter_config.json; alpha is only recorded",
+    "one of alpha, scale and rank is written wrongly, or the scale was written where alpha is meant",
+    "write alpha / rank as the scale in adapter_config.json if alpha is right; fusing uses the scale",
 )
 RSLORA_SCALE = info(
     "rslora_scale",
@@ -232,7 +199,7 @@ RSLORA_SCALE = info(
 )
 
 
-@rule(SCALE_MISSING, ALPHA_WITHOUT_SCALE)
+@rule(SCALE_MISSING)
 def scale_given(candidate: Candidate) -> Iterator[Finding]:
     """The configuration gives the scale."""
     folder = candidate.folder
@@ -240,26 +207,20 @@ def scale_given(candidate: Candidate) -> Iterator[Finding]:
         return
     if CONFIG in {problem.file for problem in folder.problems}:
         return
-    if (alpha := folder.config.parameters.alpha) is not None:
-        message = f"the configuration gives alpha {alpha:g} and no scale"
-        yield ALPHA_WITHOUT_SCALE.found(CONFIG, message)
-    else:
-        yield SCALE_MISSING.found(CONFIG, "the configuration gives no scale")
+    alpha = folder.config.parameters.alpha
+    given = "" if alpha is None else f"alpha {alpha:g} and "
+    yield SCALE_MISSING.found(CONFIG, f"the configuration gives {given}no scale")
 
 
-@rule(SCALE_IMPLAUSIBLE, SCALE_NEGATIVE)
+@rule(SCALE_IMPLAUSIBLE)
 def scale_plausible(candidate: Candidate) -> Iterator[Finding]:
     """The scale is a number that a run would use."""
     scale = candidate.folder.scale
-    if candidate.folder.config.method == "full" or not scale:
-        return
-    if scale < 0:
-        yield SCALE_NEGATIVE.found(CONFIG, f"the scale is {scale:g}")
-    if not _SMALLEST <= abs(scale) <= _LARGEST:
+    if candidate.folder.config.method != "full" and scale and not _SMALLEST <= scale <= _LARGEST:
         yield SCALE_IMPLAUSIBLE.found(CONFIG, f"the scale is {scale:g}")
 
 
-@rule(SCALE_IS_ALPHA, ALPHA_CONFLICT, RSLORA_SCALE)
+@rule(ALPHA_CONFLICT, RSLORA_SCALE)
 def scale_agrees_with_alpha(candidate: Candidate) -> Iterator[Finding]:
     """`alpha = scale * rank` holds where both are known, or `alpha = scale * sqrt(rank)` with rsLoRA."""
     folder = candidate.folder
@@ -268,9 +229,7 @@ def scale_agrees_with_alpha(candidate: Candidate) -> Iterator[Finding]:
     if alpha is None or scale is None or not rank or any(_same(scale * each, alpha) for each in folder.ranks):
         return
     message = f"alpha is given as {alpha:g}, and scale {scale:g} x rank {rank} is {scale * rank:g}"
-    if alpha == scale:
-        yield SCALE_IS_ALPHA.found("alpha", f"{message}: the scale was written where alpha is meant")
-    elif _same(scale * math.sqrt(rank), alpha):
+    if _same(scale * math.sqrt(rank), alpha):
         message = f"alpha {alpha:g} is scale {scale:g} x the square root of rank {rank}"
         yield RSLORA_SCALE.found("alpha", message)
     else:

@@ -105,16 +105,6 @@ PEFT_TIED_EMBEDDING = always_error(
     "PEFT changes one end of it, mlx-lm both",
     TIED,
 )
-PEFT_RANK_PADDED = info(
-    "peft_rank_padded",
-    "modules have different ranks; in mlx-lm's form the smaller are padded with zeros",
-    "the numbers mean the same, the file is larger",
-)
-PEFT_SCALE_FOLDED = info(
-    "peft_scale_folded",
-    "modules have different scales; in mlx-lm's form they are multiplied into lora_b, exactly",
-    "the numbers mean the same",
-)
 PEFT_SCALE_ROUNDED = info(
     "peft_scale_rounded",
     "modules have different scales; in mlx-lm's form they are multiplied into lora_b in float32, rounded once",
@@ -131,8 +121,6 @@ _CARRIED = (
     PEFT_UNKNOWN_TENSOR,
     PEFT_PATTERN,
     PEFT_RANK_MISMATCH,
-    PEFT_RANK_PADDED,
-    PEFT_SCALE_FOLDED,
     PEFT_SCALE_ROUNDED,
 )
 _BY_NAME = {code.name: code for code in _CARRIED}

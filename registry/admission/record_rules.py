@@ -6,7 +6,7 @@ import datetime as dt
 import math
 from collections.abc import Iterator
 
-from ..adapters.files import CONFIG, METADATA, RECIPE, WEIGHTS
+from ..adapters.files import METADATA, RECIPE, WEIGHTS
 from ..adapters.finding import Finding
 from ..adapters.mlx_config import AdapterMetadata
 from ..errors import BadInputError
@@ -18,15 +18,9 @@ from .tokenizer_rules import embedding_rows
 _FIRST_LORA = dt.date(2021, 6, 1)  # LoRA was published in June 2021 (arXiv:2106.09685)
 METADATA_CONFLICT = warning(
     "metadata_conflict",
-    "adapter_metadata.json says something else than the flags or the tensors",
+    "adapter_metadata.json or the folder's name says something else than the flags or the tensors",
     "the record would say what one of them does not",
-    "correct the file, or leave out the flag",
-)
-FOLDER_NAME_CONFLICT = warning(
-    "folder_name_conflict",
-    "the folder's name gives the same task another version or date than the record",
-    "folders are found again by their names",
-    "leave out --version and --date to take them from the name, or rename the folder",
+    "correct the file or the name, or leave out the flag",
 )
 DATE_IN_FUTURE = error(
     "date_in_future",
@@ -34,23 +28,11 @@ DATE_IN_FUTURE = error(
     "the history of the task would be out of order",
     "give --date YYYYMMDD",
 )
-DATE_TOO_EARLY = warning(
-    "date_too_early",
-    "the day of training is before LoRA was published, in June 2021",
-    "a clock was wrong, or day, month and year were mixed up",
+DATE_IMPLAUSIBLE = warning(
+    "date_implausible",
+    "the training_date of adapter_metadata.json is no date, or the day of training is before LoRA was published, in June 2021",
+    "a clock was wrong, or day, month and year were mixed up; without a date the day of registration is recorded",
     "give --date YYYYMMDD",
-)
-DATE_INVALID = warning(
-    "date_invalid",
-    "adapter_metadata.json gives a training_date that is not a date",
-    "the day of registration is recorded instead",
-    "write it as 2026-01-15, or give --date YYYYMMDD",
-)
-VAL_LOSS_NEGATIVE = error(
-    "val_loss_negative",
-    "the validation loss is negative",
-    "a cross-entropy cannot be: it is another number, or has lost its meaning",
-    "give the validation loss that the trainer printed",
 )
 VAL_LOSS_ABOVE_CHANCE = warning(
     "val_loss_above_chance",
@@ -63,18 +45,6 @@ DATASET_UNKNOWN = info(
     "nothing says what the adapter was trained on",
     "what was learned from a dataset cannot be found again when the dataset has to be withdrawn",
     "give --dataset",
-)
-NOT_TRAINED = warning(
-    "not_trained",
-    "the configuration is that of a run of no iterations",
-    "the weights are the starting point, or of another run",
-    "take the adapter_config.json of the same run",
-)
-DROPOUT_IMPLAUSIBLE = warning(
-    "dropout_implausible",
-    "the dropout is not from 0 to below 1",
-    "with a dropout of 1 nothing is learned",
-    "take the adapter_config.json that the run wrote",
 )
 
 
@@ -122,7 +92,7 @@ def _metadata_date(candidate: Candidate) -> dt.date | None:
         return None
 
 
-@rule(FOLDER_NAME_CONFLICT)
+@rule(METADATA_CONFLICT)
 def names_agree(candidate: Candidate) -> Iterator[Finding]:
     """A folder that is called by an adapter's name has the version and date that are recorded."""
     declared, metadata = candidate.declared, candidate.folder.metadata
@@ -135,16 +105,16 @@ def names_agree(candidate: Candidate) -> Iterator[Finding]:
     ):
         if recorded is not None and recorded != in_name:
             message = f"the folder is called {written}, and its {field} is given as {recorded}"
-            yield FOLDER_NAME_CONFLICT.found(field, message)
+            yield METADATA_CONFLICT.found(field, message)
 
 
-@rule(DATE_IN_FUTURE, DATE_TOO_EARLY, DATE_INVALID)
+@rule(DATE_IN_FUTURE, DATE_IMPLAUSIBLE)
 def dates_plausible(candidate: Candidate) -> Iterator[Finding]:
     """The day of training is a day on which somebody can have trained it."""
     written = candidate.folder.metadata.training_date
     if written and _metadata_date(candidate) is None:
         message = f"{METADATA} says training_date {written[:40]!r}, which is not a date"
-        yield DATE_INVALID.found("training_date", message)
+        yield DATE_IMPLAUSIBLE.found("training_date", message)
     named = _name(candidate.folder.path.resolve().name)
     date = candidate.declared.day or _metadata_date(candidate) or (named.date if named else None)
     if date is None:
@@ -155,36 +125,27 @@ def dates_plausible(candidate: Candidate) -> Iterator[Finding]:
             "date", f"the day of training is given as {date}, and it is {candidate.today}"
         )
     elif date < _FIRST_LORA:
-        yield DATE_TOO_EARLY.found("date", f"the day of training is given as {date}")
+        yield DATE_IMPLAUSIBLE.found("date", f"the day of training is given as {date}")
 
 
-@rule(VAL_LOSS_NEGATIVE, VAL_LOSS_ABOVE_CHANCE)
+@rule(VAL_LOSS_ABOVE_CHANCE)
 def loss_plausible(candidate: Candidate) -> Iterator[Finding]:
     """The validation loss is one of a model that has learned something."""
     declared = candidate.declared.val_loss
     loss = declared if declared is not None else candidate.folder.metadata.final_val_loss
-    if loss is None:
-        return
     rows = embedding_rows(candidate)
-    if loss < 0:
-        yield VAL_LOSS_NEGATIVE.found("val_loss", f"the validation loss is given as {loss:g}")
-    elif rows and rows > 1 and loss > math.log(rows) + 0.5:
+    if loss is not None and rows and rows > 1 and loss > math.log(rows) + 0.5:
         message = f"the validation loss is given as {loss:g}, and guessing among {rows} tokens has {math.log(rows):.2f}"
         yield VAL_LOSS_ABOVE_CHANCE.found("val_loss", message)
 
 
-@rule(DATASET_UNKNOWN, NOT_TRAINED, DROPOUT_IMPLAUSIBLE)
+@rule(DATASET_UNKNOWN)
 def training_recorded(candidate: Candidate) -> Iterator[Finding]:
-    """The run is one that trained, and on what is known."""
+    """It is known what the adapter was trained on."""
     folder, declared = candidate.folder, candidate.declared
     computed = RECIPE in folder.raw_config  # from adapters that it names, and on no data of its own
     if not (declared.dataset or folder.metadata.dataset or folder.config.data or computed):
         yield DATASET_UNKNOWN.found("dataset", "nothing says what the adapter was trained on")
-    if folder.config.iters == 0:
-        yield NOT_TRAINED.found(CONFIG, "the configuration says 0 iterations")
-    dropout = folder.config.parameters.dropout
-    if dropout is not None and not 0 <= dropout < 1:
-        yield DROPOUT_IMPLAUSIBLE.found(CONFIG, f"the configuration says a dropout of {dropout:g}")
 
 
 @rule(*TRAINING_CODES)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from statistics import median
 
 from fusery.storage.safetensors import Tensor
 
@@ -14,7 +13,7 @@ from ..adapters.mlx_config import LoraModule
 from ..adapters.whole_fit import EMBEDDINGS, HEADS
 from ..models.architecture import Weight
 from .candidate import Candidate
-from .code import error, rule, warning
+from .code import Code, error, rule
 from .file_rules import NO_TENSORS, UNKNOWN_TENSOR
 
 _PARTS = ("weight", "bias", "scales", "biases")
@@ -27,30 +26,16 @@ SHAPE_MISMATCH = error(
 )
 VOCABULARY_MISMATCH = error(
     "vocabulary_mismatch",
-    "the adapter's embedding or output layer has another number of rows than the base's",
+    "the adapter's embedding or output layer does not fit the base's, which may have another number of tokens",
     "tokens were added in training: without them the ids of the tokenizer mean something else",
     "add the base with the resized embedding, and register the adapter on that",
 )
 RANK_MISMATCH = error(
     "rank_mismatch",
-    "the tensors have another rank than the configuration says",
-    "mlx-lm makes layers of the configured rank, and then cannot load the tensors",
-    "take the adapter_config.json of the same run",
+    "the tensors have another rank than the configuration says, or different ones",
+    "mlx-lm makes layers of the one configured rank, and then cannot load the tensors",
+    "take the adapter_config.json of the same run; pad smaller factors with zeros",
 )
-RANK_MIXED = error(
-    "rank_mixed",
-    "modules have different ranks",
-    "mlx-lm knows one rank for all modules and cannot load the tensors",
-    "train with one rank, or pad the smaller factors with zeros",
-)
-RANK_EXCEEDS_MATRIX = warning(
-    "rank_exceeds_matrix",
-    "the rank is larger than the smaller side of the matrix",
-    "the factors are larger than the change that they can describe",
-    "train with a smaller rank",
-)
-
-_NARROW = 4
 
 
 @rule(SHAPE_MISMATCH, VOCABULARY_MISMATCH)
@@ -59,19 +44,12 @@ def shapes_fit(candidate: Candidate) -> Iterator[Finding]:
     for module in candidate.folder.modules.values():
         weight = candidate.weights.get(module.path)
         if weight is not None and (why := _misfit(module, weight)):
-            code = VOCABULARY_MISMATCH if _is_resized(module, weight) else SHAPE_MISMATCH
+            code = _shape_code(module.path)
             yield code.found(module.path, f"{module.path}: {why}")
 
 
-def _is_resized(module: LoraModule, weight: Weight) -> bool:
-    """Tell whether only the number of tokens differs: of an embedding it is the side of A, of a head that of B."""
-    a, b = module.a, module.b
-    if a is None or b is None or not len(a) == len(b) == len(weight.shape) == 2 or a[1] != b[0]:
-        return False
-    last = module.path.rpartition(".")[2]
-    if last in EMBEDDINGS:
-        return b[1] == weight.shape[1] and a[0] != weight.shape[0]
-    return last in HEADS and a[0] == weight.shape[1] and b[1] != weight.shape[0]
+def _shape_code(module: str) -> Code:
+    return VOCABULARY_MISMATCH if module.rpartition(".")[2] in EMBEDDINGS | HEADS else SHAPE_MISMATCH
 
 
 def _misfit(module: LoraModule, weight: Weight) -> str | None:
@@ -108,7 +86,7 @@ def full_weights(candidate: Candidate) -> Iterator[Finding]:
             continue  # a method_mismatch
         if weight is not None and part in _PARTS:
             if why := _misfit_full(tensor, part, weight):
-                code = VOCABULARY_MISMATCH if _is_resized_full(tensor, module, weight) else SHAPE_MISMATCH
+                code = _shape_code(module)
                 yield code.found(tensor.name, f"{tensor.name}: {why}")
         # A module with a weight may have other numbers too, such as the bias by which a router corrects itself.
         elif weight is None and module not in containers:
@@ -119,15 +97,6 @@ def full_weights(candidate: Candidate) -> Iterator[Finding]:
         "tensor",
         f"not in {candidate.base.name}",
         "the fine-tune belongs to another base model",
-    )
-
-
-def _is_resized_full(tensor: Tensor, module: str, weight: Weight) -> bool:
-    last = module.rpartition(".")[2]
-    return (
-        last in EMBEDDINGS | HEADS
-        and len(tensor.shape) == len(weight.shape) == 2
-        and tensor.shape[1] == weight.shape[1]
     )
 
 
@@ -146,47 +115,20 @@ def _misfit_full(tensor: Tensor, part: str, weight: Weight) -> str | None:
     return None if fits else f"its shape {tensor.shape} does not fit a weight of shape {weight.shape}"
 
 
-@rule(RANK_MISMATCH, RANK_MIXED)
+@rule(RANK_MISMATCH)
 def rank_consistent(candidate: Candidate) -> Iterator[Finding]:
     """All modules have the configured rank."""
     folder = candidate.folder
-    if folder.config.method == "full" or not folder.modules:
+    if folder.config.method == "full":
         return
-    configured = folder.config.parameters.rank
-    ranks = {path: rank for path, module in folder.modules.items() if (rank := _rank(module)) is not None}
+    shapes = {path: module.a for path, module in folder.modules.items() if module.a and len(module.a) > 1}
+    ranks = {path: shape[-1] if len(shape) == 2 else shape[1] for path, shape in shapes.items()}
     counts = Counter(ranks.values())
-    listed = some(map(str, counts))
-    if configured is not None and counts and set(counts) != {configured}:
-        message = f"the configuration says rank {configured}, and the tensors have {listed}"
-        yield RANK_MISMATCH.found(CONFIG, message)
+    listed, configured = some(map(str, counts)), folder.config.parameters.rank
     if len(counts) > 1:
         usual = counts.most_common(1)[0][0]
         odd = [path for path, rank in ranks.items() if rank != usual]
-        yield RANK_MIXED.found(WEIGHTS, f"the tensors have the ranks {listed}: not {usual} in {some(odd)}")
-
-
-def _rank(module: LoraModule) -> int | None:
-    if not module.a or len(module.a) < 2:
-        return None
-    return module.a[-1] if len(module.a) == 2 else module.a[1]
-
-
-@rule(RANK_EXCEEDS_MATRIX)
-def rank_fits_matrix(candidate: Candidate) -> Iterator[Finding]:
-    """No rank is larger than the matrix that it is to change.
-
-    A router of experts or the gate of a head is narrow on purpose, and mlx-lm has one rank for all: such are passed over.
-    """
-    weights = candidate.base.architecture.weights
-    sides = {
-        path: min(weights[path].shape[-2:])
-        for path in candidate.folder.modules
-        if path in weights and len(weights[path].shape) > 1
-    }
-    usual = median(sides.values()) if sides else 0
-    for path, side in sides.items():
-        rank = _rank(candidate.folder.modules[path])
-        if rank and rank > side and side * _NARROW >= usual:
-            message = f"rank {rank} is more than the {side} that {path} can have"
-            yield RANK_EXCEEDS_MATRIX.found(path, message)
-            return
+        yield RANK_MISMATCH.found(WEIGHTS, f"the tensors have the ranks {listed}: not {usual} in {some(odd)}")
+    elif counts and configured not in (None, *counts):
+        message = f"the configuration says rank {configured}, and the tensors have {listed}"
+        yield RANK_MISMATCH.found(CONFIG, message)

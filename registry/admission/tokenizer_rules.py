@@ -15,14 +15,12 @@ from fusery.storage.jsonfile import parse_json
 from ..adapters.finding import Finding, some
 from ..adapters.tokenizer_files import (
     ADDED,
-    GENERATION,
     MOST_VALUES,
     SETTINGS,
     TOKENIZER,
     TOOLS,
     Read,
     differences,
-    differing_keys,
     own_tokenizer,
     reader,
     reader_with,
@@ -42,7 +40,6 @@ if TYPE_CHECKING:
 
 
 _DIGITS = 19  # Token ids have fewer digits; longer numbers are ignored
-_MOST_KEYS = 20  # Keys that one message names
 TOKENS_BEYOND_BASE = error(
     "tokens_beyond_base",
     "a tokenizer that came with the adapter has ids beyond the base's embedding",
@@ -108,16 +105,8 @@ def same_tokenizer(candidate: Candidate) -> Iterator[Finding]:
         yield TOKENIZER_FILES_DIFFER.found(differing[0], message)
         return
     ours, theirs = reader_with(candidate.base.tokenizer, own), candidate.base.tokenizer
-    keys = {name: differing_keys(ours, theirs, name) for name in (SETTINGS, GENERATION)}
-    for name, listed in keys.items():
-        if listed:
-            message = f"{name}: these keys differ from those of {candidate.base.name}: {', '.join(listed[:_MOST_KEYS])}; the adapter's is used"
-            yield TOKENIZER_FILES_DIFFER.found(name, message)
-    for name, what in differences(ours, theirs):
-        if keys.get(name) and "chat template" not in what:
-            continue
-        odd = _other_ids(candidate, own) if name == TOKENIZER else []
-        if odd:
+    for name, what in differences(ours, theirs, every_key=True):
+        if odd := _other_ids(candidate, own) if name == TOKENIZER else []:
             number, such = plural(len(odd), "token"), odd[0][:40]
             message = f"{TOKENIZER} differs from that of {candidate.base.name} in {number}, such as {such!r}; the adapter's is used"
             yield TOKENIZER_DIFFERS.found(TOKENIZER, message)
@@ -216,7 +205,7 @@ _A_TOOL = {
 _STARTED: ContextVar[ChatTemplates | None] = ContextVar("started", default=None)
 CHAT_TEMPLATE_FAILS = warning(
     "chat_template_fails",
-    "a chat template does not parse, or refuses an ordinary conversation",
+    "a chat template does not parse, refuses an ordinary conversation, or leaves out what the user said",
     "no chat can be answered with it",
     "take a chat template that works, such as that of the model's instruction-tuned sibling",
 )
@@ -226,15 +215,9 @@ CHAT_TEMPLATE_EXCEEDS = warning(
     "it is broken, or made to stop programs that render it: servers would have to refuse chats",
     "do not use it; look at where the model comes from",
 )
-CHAT_TEMPLATE_DEAF = warning(
-    "chat_template_deaf",
-    "what a chat template makes of an ordinary conversation lacks what the user said",
-    "the model answers without knowing what it was asked",
-    "take a chat template for messages whose content is text",
-)
 
 
-@rule(CHAT_TEMPLATE_FAILS, CHAT_TEMPLATE_EXCEEDS, CHAT_TEMPLATE_DEAF)
+@rule(CHAT_TEMPLATE_FAILS, CHAT_TEMPLATE_EXCEEDS)
 def chats_can_be_rendered(candidate: Candidate) -> Iterator[Finding]:
     """The chat templates of the base, and those that came with the adapter, render an ordinary conversation."""
     ours = list(template_findings(reader(own_tokenizer(candidate.folder.kept))))
@@ -301,5 +284,5 @@ def _tried(source: str, tokens: tuple[tuple[str, str], ...], tools: bool) -> tup
             else:
                 if _ASKED in text:
                     return None
-                return CHAT_TEMPLATE_DEAF, "the model's chat template leaves out what the user says"
+                return CHAT_TEMPLATE_FAILS, "the model's chat template leaves out what the user says"
     return CHAT_TEMPLATE_FAILS, refused

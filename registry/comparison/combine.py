@@ -29,7 +29,7 @@ from ..records.renderings import fetch_originals, own_form, require_factors_alon
 from ..records.withdrawals import SHRINK, refuse_yanked
 from .methods import CombinedUpdate
 from .modules import open_registered
-from .plan import CombineOptions, CombinePlan, SourceAdapter, choice, measure, plan, write
+from .plan import CombineOptions, CombinePlan, choice, measure, plan, write
 
 if TYPE_CHECKING:
     from fusery.storage.manifest import FileEntry
@@ -154,7 +154,7 @@ def _compute(
     said = replace(about, base=base, task=task)
     with open_registered(workspace, sources) as opened, workspace.scratch() as scratch:
         adapters = [
-            SourceAdapter(adapter, row.digest, config)
+            replace(adapter, digest=row.digest, config=config)
             for adapter, row, config in zip(opened, sources, configs, strict=True)
         ]
         made = plan(adapters, asked)

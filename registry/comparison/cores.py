@@ -5,8 +5,6 @@ of A and the rows of B span, so an m x n matrix is never made.
 
 Norms and inner products come from the Gram matrices of the factors, in float64, unless too much cancels there.
 Singular values and angles come from QR decompositions, which lose nothing and take twenty times as long.
-
-The difference of nearly equal updates would cancel in both: D = (s A1 - t A2) B1 + t A2 (B1 - B2) does not.
 """
 
 from __future__ import annotations
@@ -86,11 +84,10 @@ def overlap(angles: Sequence[float]) -> float | None:
     return float(np.square(np.cos(angles)).mean()) if len(angles) else None
 
 
-_BLOCK = 1024
-"""Rows that are multiplied at once: 1 MB at rank 64."""
+_BLOCK = 1024  # Rows that are multiplied at once: 1 MB at rank 64
 
+# Least share of the terms' squared lengths that must be left of a squared sum: what is lost is 2^-50 / share
 _CANCELLED = 1e-7
-"""Least share of the terms' squared lengths that must be left of a squared sum: what is lost is 2^-50 / share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,11 +227,7 @@ def compare(a: LowRank | None, b: LowRank | None, *, shapes: bool = True) -> Upd
     ours, theirs = np.zeros(terms.size), np.zeros(terms.size)
     ours[:rank], theirs[rank:] = a.scale, b.scale
     norms = terms.norm(ours), terms.norm(theirs)
-    change = terms.gram.norm(ours - theirs)
-    if change is None:
-        change = _difference(a, b)
-    if change is None:
-        change = terms.cores.norm(ours - theirs)
+    change = terms.norm(ours - theirs)
     found = UpdateComparison(*norms, terms.product(ours, theirs), change)
     if not shapes:
         return found
@@ -267,20 +260,6 @@ def _one(a: LowRank | None, b: LowRank | None, *, shapes: bool) -> UpdateCompari
 def _fitted(spectrum: Array, update: LowRank) -> tuple[float, ...]:
     values = spectrum.tolist()[: min(update.a.shape[1], *update.shape)]
     return (*values, *[0.0] * (min(update.a.shape[1], *update.shape) - len(values)))
-
-
-def _difference(a: LowRank, b: LowRank) -> float | None:
-    """Return the norm of the difference of two nearly equal updates of one rank, without taking one from the other."""
-    if a.a.shape != b.a.shape:
-        return None
-    common = a.scale if a.scale == b.scale else 1.0
-    first, second = (
-        update.a if a.scale == b.scale else np.multiply(update.a, update.scale, dtype=np.float64)
-        for update in (a, b)
-    )
-    apart = [np.subtract(ours, theirs, dtype=np.float64) for ours, theirs in ((first, second), (a.b, b.b))]
-    gram = Gram.of([apart[0], second], [a.b, apart[1]])
-    return gram.norm(np.full(gram.size, common))
 
 
 class _Terms:

@@ -30,18 +30,13 @@ from ..errors import BadInputError, MetricNotFiniteError
 from ..names import is_hub_id
 from ..records.evaluation import LONGEST, key_of, parse_metric, range_problem
 
-MOST_METRICS = 2_000
-"""In one file."""
-
-MEASURED = "what was measured"
-"""What messages call results that are from no file."""
-
+MOST_METRICS = 2_000  # In one file
+MEASURED = "what was measured"  # What messages call results that are from no file
 LM_EVAL, LIGHTEVAL = "lm-eval", "lighteval"
 Form = Literal["lm-eval", "lighteval", "plain"]
 
+# Of a plain map: keys that are no metrics, and describe all of them
 _ABOUT = ("dataset", "split", "harness", "harness_version", "seed", "shots", "samples")
-"""Of a plain map: keys that are no metrics, and describe all of them."""
-
 _MODEL = ("adapter", "model", "model_name")
 _NO_METRIC = frozenset({"name", "alias", "sample_len", "sample_count", "samples"})
 _NO_VALUE = frozenset({"N/A", "", " "})
@@ -66,7 +61,7 @@ class MetricValue:
     seed: int | None = None
     samples: int | None = None
 
-    def values(self) -> dict[str, Any]:
+    def values(self) -> Mapping[str, Any]:
         """Return it as columns of the table."""
         return asdict(self)
 
@@ -113,7 +108,7 @@ def results_of(document: Mapping[str, Any], name: str) -> Results:
         values = reader.plain(document)
     measured: dict[tuple[Any, ...], MetricValue] = {}
     for value in values:
-        _require_possible(value, name)
+        require_measured(value, name)
         if measured.setdefault(key_of(value.values()), value) is not value:
             raise reader.problem(f"has two values of {value.metric}")
         if len(measured) > MOST_METRICS:
@@ -128,13 +123,10 @@ def require_measured(value: MetricValue, name: str) -> None:
     from .. import tables
     from ..tables.bounds import problem_of
 
-    problem = problem_of(tables.metadata.tables["evaluation"], value.values())
-    _require_possible(value, name, problem and problem.replace(" in evaluation.", " of "))
-
-
-def _require_possible(value: MetricValue, name: str, problem: str | None = None) -> None:
     parse_metric(value.metric)
-    if problem is None and min(value.stderr or 0, value.shots or 0, value.samples or 0, value.seed or 0) < 0:
+    problem = problem_of(tables.metadata.tables["evaluation"], value.values())
+    problem = problem and problem.replace(" in evaluation.", " of ")
+    if min(value.stderr or 0, value.shots or 0, value.samples or 0, value.seed or 0) < 0:
         problem = "a negative number"
     problem = problem or range_problem(value.metric, value.value)
     if problem is not None:
@@ -203,7 +195,7 @@ class _ResultsReader:
 
     def plain(self, document: Mapping[str, Any]) -> Iterator[MetricValue]:
         given = {name: document.get(name) for name in _ABOUT}
-        own: dict[str, Any] = {
+        own: Mapping[str, Any] = {
             name: value for name, value in given.items() if value is not None and str(value).strip()
         }
         self._note_model(*(document.get(name) for name in _MODEL))

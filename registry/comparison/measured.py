@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,8 +52,7 @@ EVALUATED = "adapter.evaluated"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*_v[1-9][0-9]*_[0-9]{8}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _PIECE = re.compile(r"[\s,=/\\]+")
-_MOST_PIECES = 200
-"""Of the texts that name a model; a command line of a harness has a few dozen."""
+_MOST_PIECES = 200  # Of the texts that name a model; a command line of a harness has a few dozen
 
 
 def record_evaluations(
@@ -153,25 +153,22 @@ def _missing(
 
 
 def _settled(each: MetricValue, setting: Mapping[str, str | int | None], name: str) -> MetricValue:
-    said: dict[str, Any] = {}
-    for field, wanted in setting.items():
-        known = getattr(each, field)
-        if wanted is None:
-            continue
-        if known not in ("", None, wanted):
+    given: Mapping[str, Any] = {field: wanted for field, wanted in setting.items() if wanted is not None}
+    for field, wanted in given.items():
+        if (own := getattr(each, field)) not in ("", None, wanted):
             raise BadInputError(
-                f"{name} says that the {field} of {each.metric} is {known}, and --{field} says {wanted}",
+                f"{name} says that the {field} of {each.metric} is {own}, and --{field} says {wanted}",
                 hint=f"leave --{field} out",
             )
-        said[field] = wanted
-    settled = replace(each, **said)
+    settled = replace(each, **given)
     require_measured(settled, name)
     return settled
 
 
 def _require_own(session: Session, adapter: tables.AdapterRow, found: Results, name: str, file: str) -> None:
     names, digests = set[str](), set[str]()
-    for piece in list(_pieces(found.said_of))[:_MOST_PIECES]:
+    pieces = (piece for text in found.said_of for piece in _PIECE.split(text[:10_000].lower()) if piece)
+    for piece in islice(pieces, _MOST_PIECES):
         names |= set(_NAME.findall(piece.removeprefix("adapters_"))[:1])
         digests |= set(_DIGEST.findall(piece)[:1])
     row = tables.AdapterRow
@@ -187,13 +184,7 @@ def _require_own(session: Session, adapter: tables.AdapterRow, found: Results, n
         )
 
 
-def _pieces(said_of: Sequence[str]) -> Iterator[str]:
-    for text in said_of:
-        yield from (piece for piece in _PIECE.split(text[:10_000].lower()) if piece)
-
-
-AGAIN = "measured again"
-"""Why a value of the same measurement is withdrawn."""
+AGAIN = "measured again"  # Why a value of the same measurement is withdrawn
 
 
 def record_own(

@@ -28,23 +28,18 @@ Array = NDArray[Any]
 Method = Literal["svd", "cat", "linear", "ties", "dare"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
-SPARSE = ("ties", "dare")
-"""Methods that keep a share of the numbers, the density."""
+SPARSE = ("ties", "dare")  # Methods that keep a share of the numbers, the density
+OF_ONE_RANK = ("linear", "ties", "dare")  # Methods that add up factors, which must be of one shape for that
 
-OF_ONE_RANK = ("linear", "ties", "dare")
-"""Methods that add up factors, which must be of one shape for that."""
-
+# From the number of an update, the name of its factor (`lora_a`, `lora_b`) and its shape to what DARE keeps, as booleans
 Mask = Callable[[int, str, tuple[int, ...]], Array]
-"""From the number of an update, the name of its factor (`lora_a`, `lora_b`) and its shape to what DARE keeps, as booleans."""
+_ROWS = 1024  # Rows that are multiplied at once: they stay in the processor's cache
 
-_ROWS = 1024
-"""Rows that are multiplied at once: they stay in the processor's cache."""
-
+# Multiplications in a product of matrices up to which OpenBLAS uses one thread (its interface/gemm.c)
 _ALONE = 1 << 18
-"""Multiplications in a product of matrices up to which OpenBLAS uses one thread (its interface/gemm.c)."""
 
+# Share of the largest singular values of the terms below which float64 Gram matrices know no direction
 _LOST = 1e-7
-"""Share of the largest singular values of the terms below which float64 Gram matrices know no direction."""
 
 
 @dataclass(frozen=True, slots=True)

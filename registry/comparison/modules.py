@@ -38,23 +38,31 @@ from .cores import (
 
 if TYPE_CHECKING:
     from .. import tables
+    from ..adapters.peft_config import PeftConfig
     from ..records.difference import Magnitudes, ModuleDifference, WholeDifference
     from ..workspace.workspace import Workspace
 
 Array = NDArray[Any]
 
+# Modules that are compared at once: each holds some 30 MB at rank 64, and the large products use all cores anyway
 WORKERS = 2
-"""Modules that are compared at once: each holds some 30 MB at rank 64, and the large products use all cores anyway."""
 
 
 @dataclass(frozen=True, slots=True)
 class OpenAdapter:
-    """An adapter whose tensors can be read."""
+    """An adapter whose tensors can be read.
+
+    mlx-lm's form has one rank and one scale for all modules: what was rendered from PEFT's is padded with zeros, and has
+    other scales multiplied into `lora_b`.  With PEFT's `config`, the factors are PEFT's own: what adds up factors, or keeps a
+    share of their numbers, needs those.
+    """
 
     name: str
     scale: float
     factors: Mapping[str, Factors]
     file: int
+    digest: str = ""
+    config: PeftConfig | None = None
 
     def parts(self, module: str) -> int:
         """Return how many updates a module has: one for each expert, else one."""
@@ -74,7 +82,8 @@ class OpenAdapter:
 
     def rank(self, module: str) -> int:
         """Return the rank of a module's update, 0 if it is not adapted."""
-        return self.factors[module].rank if module in self.factors else 0
+        held = self.factors[module].rank if module in self.factors else 0
+        return held if self.config is None else min(held, self.config.rank_of(module))
 
     def read(self, module: str, part: int = 0) -> LowRank:
         """Return the update of a module, or of one of its experts."""
@@ -84,7 +93,13 @@ class OpenAdapter:
             a, b = (self._tensor(tensor, part).T for tensor in (factors.a, factors.b))
         else:
             a, b = (self._tensor(tensor) for tensor in (factors.a, factors.b))
-        return LowRank(a, b, self.scale)
+        if self.config is None:
+            return LowRank(a, b, self.scale)
+        rank, scale = self.rank(module), self.config.scale_of(module)
+        folded = scale / self.scale if self.scale else 1.0
+        if folded not in (0.0, 1.0):
+            b = np.divide(b[:rank], np.float32(folded), dtype=np.float32)
+        return LowRank(a[:, :rank], b[:rank], scale)
 
     def magnitudes(self, module: str) -> Array | None:
         """Return DoRA's magnitudes of a module; None for LoRA."""
@@ -187,8 +202,7 @@ def compare_module(a: OpenAdapter, b: OpenAdapter, module: str, *, shapes: bool 
     return ModuleChange(module, a.rank(module), b.rank(module), joined(parts), magnitudes)
 
 
-LARGEST = 64 << 20
-"""Bytes of a factor from which `shared_modules` passes a module over."""
+LARGEST = 64 << 20  # Bytes of a factor from which `shared_modules` passes a module over
 
 
 def shared_modules(ours: OpenAdapter, theirs: OpenAdapter) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +14,10 @@ from fusery.storage.failures import os_failures
 from fusery.storage.safetensors import build_header
 from fusery.storage.transfer import in_order
 
-from ..adapters.peft_config import PeftConfig
 from ..charts.text import natural
 from ..errors import BadInputError, FusionUnsupportedError
 from ..parsing import plural
 from ..records.withdrawals import SHRINK
-from .cores import LowRank
 from .methods import (
     METHODS,
     OF_ONE_RANK,
@@ -33,55 +31,10 @@ from .methods import (
 )
 from .modules import WORKERS, OpenAdapter
 
-
-@dataclass(frozen=True, slots=True)
-class SourceAdapter:
-    """An adapter whose updates can be read.
-
-    mlx-lm's form has one rank and one scale for all modules: what was rendered from PEFT's is padded with zeros, and has
-    other scales multiplied into `lora_b`.  The update is the same, but what adds up factors, or keeps a share of their numbers,
-    needs the factors themselves.
-    """
-
-    adapter: OpenAdapter
-    digest: str
-    config: PeftConfig | None = None
-
-    @property
-    def name(self) -> str:
-        """What to call it in messages."""
-        return self.adapter.name
-
-    @property
-    def modules(self) -> Collection[str]:
-        """The paths of its modules."""
-        return self.adapter.factors.keys()
-
-    def rank(self, module: str) -> int:
-        """Return the rank of a module's update."""
-        held = self.adapter.rank(module)
-        return held if self.config is None else min(held, self.config.rank_of(module))
-
-    def read(self, module: str, part: int = 0) -> LowRank:
-        """Return the update of a module, or of one of its experts."""
-        update = self.adapter.read(module, part)
-        if self.config is None:
-            return update
-        rank, scale = self.rank(module), self.config.scale_of(module)
-        a, b = update.a[:, :rank], update.b[:rank]
-        beside = scale / update.scale if update.scale else 1.0
-        if beside not in (0.0, 1.0):
-            b = np.divide(b, np.float32(beside), dtype=np.float32)
-        return LowRank(a, b, scale)
-
-
-MOST = 64
-"""Adapters that are combined at once: each is an open file."""
-
+MOST = 64  # Adapters that are combined at once: each is an open file
 _MOST_WEIGHT = 1e6
 _MOST_SEED = 1 << 63
-_LEAST_DENSITY = 1e-6
-"""`dare` divides by it: with less, numbers no longer fit into float32."""
+_LEAST_DENSITY = 1e-6  # `dare` divides by it: with less, numbers no longer fit into float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,43 +63,45 @@ def choice(
     rank: int | None,
 ) -> CombineOptions:
     """Return what was asked for, if it makes sense."""
-    if method not in METHODS:
-        raise BadInputError(f"there is no method {method[:40]!r}", hint=f"--method {'|'.join(METHODS)}")
-    if len(names) < 2:
-        raise BadInputError(
-            "one adapter alone cannot be combined", hint="name another; fusery combine REF --rank R"
-        )
-    if len(names) > MOST:
-        raise BadInputError(
-            f"{len(names)} adapters are more than the {MOST} that are combined at once",
-            hint=f"combine {MOST} of them first",
-        )
     factors = tuple(map(_weight, weights)) if weights is not None else (1.0,) * len(names)
-    if len(factors) != len(names):
-        raise BadInputError(
+    sparse = method in SPARSE
+    for is_wrong, message, hint in (
+        (method not in METHODS, f"there is no method {method[:40]!r}", f"--method {'|'.join(METHODS)}"),
+        (
+            not 2 <= len(names) <= MOST,
+            f"{plural(len(names), 'adapter')} cannot be combined (2 to {MOST})",
+            "name another; fusery combine REF --rank R"
+            if len(names) < 2
+            else f"combine {MOST} of them first",
+        ),
+        (
+            len(factors) != len(names),
             f"{plural(len(factors), 'weight')} for {plural(len(names), 'adapter')}: each needs one",
-            hint=f"--weights {','.join(['1'] * len(names))}",
-        )
-    if density is not None and method not in SPARSE:
-        raise BadInputError(
-            f"{method} keeps every number, and so has no density", hint="--method ties --density 0.5"
-        )
-    if density is None and method in SPARSE:
-        raise BadInputError(
-            f"{method} keeps a share of the numbers, and it is not said which", hint="--density 0.5"
-        )
-    if density is not None and not _LEAST_DENSITY <= density <= 1:
-        raise BadInputError(
-            f"{density} is no density: it is from {_LEAST_DENSITY:.6f} to 1", hint="--density 0.5"
-        )
-    if seed is not None and method != "dare":
-        raise BadInputError(f"{method} has no chance in it, and so no seed", hint="--method dare --seed 0")
-    if seed is not None and not (_is_whole(seed) and 0 <= seed < _MOST_SEED):
-        raise BadInputError(f"{seed} is no seed", hint="--seed 0")
-    if rank is not None and method != "svd":
-        raise BadInputError(
-            f"the rank of what {method} makes follows from the adapters", hint=f"--method svd --rank {rank}"
-        )
+            f"--weights {','.join(['1'] * min(len(names), MOST))}",
+        ),
+        (
+            (density is not None) != sparse,
+            f"{method} keeps {'a share of the numbers: give its density' if sparse else 'every number, and has no density'}",
+            "--density 0.5" if sparse else "--method ties --density 0.5",
+        ),
+        (
+            density is not None and not _LEAST_DENSITY <= density <= 1,
+            f"invalid density: {density} ({_LEAST_DENSITY:.6f} to 1)",
+            "--density 0.5",
+        ),
+        (
+            seed is not None and not (method == "dare" and _is_whole(seed) and 0 <= seed < _MOST_SEED),
+            f"invalid seed: {seed} (a whole number, for dare)",
+            "--method dare --seed 0",
+        ),
+        (
+            rank is not None and method != "svd",
+            f"the rank of what {method} makes follows from the adapters",
+            f"--method svd --rank {rank}",
+        ),
+    ):
+        if is_wrong:
+            raise BadInputError(message, hint=hint)
     if method == "dare" and seed is None:
         seed = 0
     return CombineOptions(method, factors, density, seed, rank)
@@ -201,16 +156,16 @@ class CombinePlan:
         return found
 
 
-def plan(adapters: Sequence[SourceAdapter], choice: CombineOptions) -> CombinePlan:
+def plan(adapters: Sequence[OpenAdapter], choice: CombineOptions) -> CombinePlan:
     """Return what is made of adapters."""
     left: dict[str, float] = {}
     for adapter, weight in zip(adapters, choice.weights, strict=True):
         left[adapter.digest] = left.get(adapter.digest, 0.0) + weight
     if not any(left.values()):  # else rounding alone would be registered as an adapter
         raise BadInputError("the weights leave nothing of the adapters", hint="--weights 0.5,0.5")
-    paths = sorted({path for adapter in adapters for path in adapter.modules}, key=natural)
+    paths = sorted({path for adapter in adapters for path in adapter.factors}, key=natural)
     modules = tuple(_module(adapters, path) for path in paths)
-    ranks = [max((adapter.rank(path) for path in adapter.modules), default=1) for adapter in adapters]
+    ranks = [max((adapter.rank(path) for path in adapter.factors), default=1) for adapter in adapters]
     if choice.method in OF_ONE_RANK:
         for module in modules:
             _require_one_rank(adapters, module, choice.method)
@@ -233,9 +188,9 @@ def plan(adapters: Sequence[SourceAdapter], choice: CombineOptions) -> CombinePl
     return CombinePlan(choice, rank, modules)
 
 
-def _module(adapters: Sequence[SourceAdapter], path: str) -> NewModule:
-    holders = [number for number, adapter in enumerate(adapters) if path in adapter.modules]
-    shapes = {adapters[number].adapter.shape(path): adapters[number].name for number in holders}
+def _module(adapters: Sequence[OpenAdapter], path: str) -> NewModule:
+    holders = [number for number, adapter in enumerate(adapters) if path in adapter.factors]
+    shapes = {adapters[number].shape(path): adapters[number].name for number in holders}
     if len(shapes) > 1:
         said = " and ".join(f"{' x '.join(map(str, size))} in {name}" for size, name in shapes.items())
         raise BadInputError(
@@ -243,11 +198,11 @@ def _module(adapters: Sequence[SourceAdapter], path: str) -> NewModule:
             hint=f"fusery diff {' '.join(list(shapes.values())[:2])}",
         )
     [(parts, rows, columns)] = shapes
-    switch = adapters[holders[0]].adapter.factors[path].switch
+    switch = adapters[holders[0]].factors[path].switch
     return NewModule(path, parts, switch, rows, columns, tuple(holders))
 
 
-def _require_one_rank(adapters: Sequence[SourceAdapter], module: NewModule, method: str) -> None:
+def _require_one_rank(adapters: Sequence[OpenAdapter], module: NewModule, method: str) -> None:
     ranks = {adapters[number].rank(module.path): adapters[number].name for number in module.holders}
     if len(ranks) > 1:
         said = " and ".join(f"{rank} in {ranks[rank]}" for rank in sorted(ranks))
@@ -257,13 +212,13 @@ def _require_one_rank(adapters: Sequence[SourceAdapter], module: NewModule, meth
         )
 
 
-def measure(adapters: Sequence[SourceAdapter], plan: CombinePlan) -> dict[str, CombinedUpdate]:
+def measure(adapters: Sequence[OpenAdapter], plan: CombinePlan) -> dict[str, CombinedUpdate]:
     """Return the figures of each module of what would be made; nothing is written."""
     return {module.path: CombinedUpdate.joined(made) for module, made in _each(adapters, plan)}
 
 
 def write(
-    adapters: Sequence[SourceAdapter],
+    adapters: Sequence[OpenAdapter],
     plan: CombinePlan,
     path: Path,
     progress: Callable[[int, int], None] | None = None,
@@ -288,7 +243,7 @@ def write(
 
 
 def _each(
-    adapters: Sequence[SourceAdapter], plan: CombinePlan
+    adapters: Sequence[OpenAdapter], plan: CombinePlan
 ) -> Iterator[tuple[NewModule, list[CombinedUpdate]]]:
     def make(module: NewModule) -> tuple[NewModule, list[CombinedUpdate]]:
         parts = range(module.parts)
@@ -297,9 +252,7 @@ def _each(
     yield from in_order(make, plan.modules, WORKERS)
 
 
-def _make(
-    adapters: Sequence[SourceAdapter], plan: CombinePlan, module: NewModule, part: int
-) -> CombinedUpdate:
+def _make(adapters: Sequence[OpenAdapter], plan: CombinePlan, module: NewModule, part: int) -> CombinedUpdate:
     choice, digests = plan.choice, [adapter.digest for adapter in adapters]
     updates = [
         WeightedUpdate(number, adapters[number].read(module.path, part), choice.weights[number])

@@ -76,16 +76,12 @@ class BenchReport(Record):
     at: datetime = described("when it was measured")
 
 
+# An adapter's gain in loss, in nats, from which on it makes sense to say what share of it is kept
 GAIN = 0.02
-"""An adapter's gain in loss, in nats, from which on it makes sense to say what share of it is kept."""
 
-
+# How much more than the validation loss on record, in nats, is no matter of how it was measured; and twice as much
 FAR = 1.0
-"""How much more than the validation loss on record, in nats, is no matter of how it was measured; and twice as much."""
-
-
-Origin = Literal["built-in", "file", "held-out"]
-"""Where prompts come from."""
+Origin = Literal["built-in", "file", "held-out"]  # Where prompts come from
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,12 +159,8 @@ It alone decides: how often the most likely token is the same depends on how sur
 """
 
 
-NEAR = 0.1
-"""The same for models that answer nearly alike."""
-
-
-NOTHING = 1e-6
-"""A divergence below which a difference is that of rounding in float32."""
+NEAR = 0.1  # The same for models that answer nearly alike
+NOTHING = 1e-6  # A divergence below which a difference is that of rounding in float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +206,7 @@ class ProbeReport(Record):
     """What a probe found.
 
     Attributes:
-        about: what the prompts are to the adapter.
+        about_prompts: what the prompts are to the adapter.
     """
 
     a: ProbedModel = described("the model to compare with")
@@ -241,7 +233,7 @@ class ProbeReport(Record):
     )
     seconds: float = described("the measuring took, without fusing")
     rows: tuple[PromptScores, ...] = described("each prompt")
-    about: ProbePrompts = field(default_factory=ProbePrompts)
+    about_prompts: ProbePrompts = field(default_factory=ProbePrompts)
     KEYS: ClassVar[tuple[str, ...]] = (
         "a",
         "b",
@@ -261,15 +253,10 @@ class ProbeReport(Record):
     )
 
     @property
-    def about_prompts(self) -> ProbePrompts:
-        """What the prompts are to the adapter."""
-        return self.about
-
-    @property
     def conclusion(self) -> str:
         """What it means, in a sentence or two, and what has to be known of the prompts."""
-        note = f" {self.about.note}" if self.about.note else ""
-        return f"{self._found}{note}"
+        note = self.about_prompts.note
+        return f"{self._found} {note}" if note else self._found
 
     @property
     def _found(self) -> str:
@@ -307,8 +294,7 @@ class ProbeReport(Record):
         return f" The loss is {short(self.loss_b)} against {short(self.loss_a)}{base}."
 
 
-ACTION = "adapter.benched"
-"""What the log calls a measurement."""
+ACTION = "adapter.benched"  # What the log calls a measurement
 
 
 def last_bench(workspace: Workspace, reference: str) -> BenchReport | None:

@@ -55,20 +55,9 @@ class Recipe:
     @classmethod
     def from_dict(cls, form: Mapping[str, Any]) -> Recipe:
         """Return the recipe of a JSON form; the law: `Recipe.from_dict(recipe.to_dict()) == recipe`."""
-        return cls(
-            precision=form["precision"],
-            engine=form["engine"],
-            quantization=form["quantization"],
-            scale=form["scale"],
-            seed=form["seed"],
-            bits=form.get("bits", {}),
-            calibration=form.get("calibration"),
-            rounding=form.get("rounding"),
-            biases=form.get("biases", False),
-            fitted=form.get("fitted", False),
-            aware=form.get("quantization_aware"),
-            extras=tuple((part["adapter"], part["weight"]) for part in form.get("with", ())),
-        )
+        extras = tuple((part["adapter"], part["weight"]) for part in form.get("with", ()))
+        named = {name: form[name] for name in cls.__slots__ if name in form}
+        return cls(**named, aware=form.get("quantization_aware"), extras=extras)
 
     def to_dict(self) -> Mapping[str, Any]:
         """Return the JSON form that goes into the key; what came later is left out where it says nothing."""
@@ -115,5 +104,5 @@ PRECISIONS: tuple[Precision, ...] = (KEEP, DITHER, MIXED, DEQUANTIZE)
 AUTO: Final = "auto"  # The smallest that passes: what may be asked for besides
 CHOICES: tuple[RequestedPrecision, ...] = (AUTO, *PRECISIONS)
 
+# The values of `--as`, by precision
 WRITTEN_AS: Mapping[str, str] = {precision: precision for precision in CHOICES} | {DEQUANTIZE: "16bit"}
-"""The values of `--as`, by precision."""

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from fusery.storage.manifest import FileEntry, Manifest
 
@@ -36,7 +36,7 @@ from ..documents import (
 )
 from ..errors import BadInputError
 from ..names import parse_date
-from ..record import Record, parts_of
+from ..record import Record, described, parts_of
 from ..records.adapter import Adapter, Withdrawal
 from ..records.bundles import note_replaced, record_bundle
 from ..records.evaluation import Evaluation
@@ -70,36 +70,16 @@ _FACTS = [name for name, part in parts_of(Adapter).items() if part.about.travels
 
 @dataclass(frozen=True, slots=True)
 class Exported(Record):
-    """An adapter that was written to a folder.
+    """An adapter that was written to a folder."""
 
-    Attributes:
-        name: of the adapter.
-        digest: of the adapter.
-        path: the folder that was written.
-        withdrawals: yanks that concern the adapter.
-        rendered: the form is not the one that was registered.
-        existed: the very same folder was there already.
-    """
-
-    name: str
-    digest: str
-    form: Form
-    rendered: bool
-    path: Path
-    manifest: Manifest
-    existed: bool
-    withdrawals: tuple[Withdrawal, ...] = ()
-    KEYS: ClassVar = ("name", "digest", "format", "rendered", "path", "existed", "withdrawals", "files")
-
-    @property
-    def format(self) -> Form:
-        """`mlx` or `peft`."""
-        return self.form
-
-    @property
-    def files(self) -> tuple[FileEntry, ...]:
-        """Path, size in bytes and SHA-256 of each file."""
-        return self.manifest.files
+    name: str = described("of the adapter")
+    digest: str = described("of the adapter")
+    format: Form = described("`mlx` or `peft`")
+    rendered: bool = described("the form is not the one that was registered")
+    path: Path = described("the folder that was written")
+    existed: bool = described("the very same folder was there already")
+    withdrawals: tuple[Withdrawal, ...] = described("yanks that concern the adapter")
+    files: tuple[FileEntry, ...] = described("path, size in bytes and SHA-256 of each file")
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,14 +144,14 @@ def export_adapter(
             detail={"adapter": adapter.name},
         )
     return Exported(
-        facts.view.name,
-        facts.view.digest,
-        facts.form,
-        facts.rendered,
-        Path(place.text),
-        manifest,
-        existed,
-        facts.view.withdrawals,
+        name=facts.view.name,
+        digest=facts.view.digest,
+        format=facts.form,
+        rendered=facts.rendered,
+        path=Path(place.text),
+        existed=existed,
+        withdrawals=facts.view.withdrawals,
+        files=manifest.files,
     )
 
 

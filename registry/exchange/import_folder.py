@@ -73,8 +73,8 @@ class _Exported:
 class _FolderCarrier(Carrier):
     """Brings the files of one exported folder."""
 
-    def __init__(self, destination: Workspace, files: Mapping[str, Path]) -> None:
-        super().__init__(destination.store, destination)
+    def __init__(self, files: Mapping[str, Path]) -> None:
+        super().__init__(None)
         self._files = files
 
     def _referenced(self, document: Item) -> dict[str, Path]:
@@ -106,7 +106,7 @@ def import_adapter(workspace: Workspace, folder: Path, *, base: str | None = Non
             files[METADATA].write_text(exported.metadata, encoding="utf-8", newline="")
         document = _document(workspace, exported, files, copied, base)
         check_documents([document])
-        carrier = _FolderCarrier(workspace, files)
+        carrier = _FolderCarrier(files)
         [moved] = Receiver(workspace, workspace, carrier, _ORIGIN, lambda _: None).take([document])
     with workspace.database.read() as session:
         adapter = resolve_adapter(session, moved.there)

@@ -19,7 +19,7 @@ from ..errors import AlreadyExistsError, BadInputError
 from ..names import parse_slug, parse_task
 from ..parsing import plural
 from ..parts import part
-from ..record import Record
+from ..record import Record, described
 from ..records.evaluation import parse_metric
 from ..registration.sources import wanted
 from ..registration.training_record import write_record
@@ -36,29 +36,17 @@ _NOT_OF_A_METRIC = re.compile(r"[^A-Za-z0-9_.:@-]+")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportedRun(Record):
-    """The result for an adapter among the files of a tracker's run.
+    """The result for an adapter among the files of a tracker's run."""
 
-    Attributes:
-        run: the tracker's id of the run.
-        run_name: its name in the tracker.
-        project: its experiment in MLflow, or its project in W&B.
-        path: of the adapter among the run's files; empty for all of them.
-        adapter: its name in this registry; None if it was refused, or in a dry run.
-        created: whether it is new.
-        metrics: names of those that were recorded as evaluations.
-        error: why it, or a metric of it, was refused.
-        hint: what to do then.
-    """
-
-    run: str
-    run_name: str
-    project: str
-    path: str
-    adapter: str | None
-    created: bool
-    metrics: tuple[str, ...]
-    error: str | None
-    hint: str | None
+    run: str = described("the tracker's id of the run")
+    run_name: str = described("its name in the tracker")
+    project: str = described("its experiment in MLflow, or its project in W&B")
+    path: str = described("of the adapter among the run's files; empty for all of them")
+    adapter: str | None = described("its name in this registry; None if it was refused, or in a dry run")
+    created: bool = described("whether it is new")
+    metrics: tuple[str, ...] = described("names of those that were recorded as evaluations")
+    error: str | None = described("why it, or a metric of it, was refused")
+    hint: str | None = described("what to do then")
     REFERENCE: ClassVar[str] = "adapter"
 
 

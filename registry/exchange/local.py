@@ -71,7 +71,8 @@ class LocalRegistry:
 
     def carrier(self, destination: Workspace, *, own: bool, progress: Progress | None) -> Carrier:
         """Return the carrier of its files to a registry."""
-        return Carrier(self.workspace.store, destination, origin=self.workspace, own=own, progress=progress)
+        del destination
+        return Carrier(self.workspace.store, origin=self.workspace, own=own, progress=progress)
 
     def plan(self, package: Package) -> tuple[str | None, list[Moved]]:
         """Return its id, and the planned state of each document."""

@@ -135,7 +135,7 @@ class _ServerCarrier(Carrier):
 
     def __init__(self, server: Server, destination: Workspace, progress: Progress | None) -> None:
         # Progress counts received bytes, not stored ones.
-        super().__init__(destination.store, destination)
+        super().__init__(None)
         self._server, self._received = server, progress
         self._parts = destination.cache.root / "tmp"
 
@@ -147,6 +147,3 @@ class _ServerCarrier(Carrier):
     def _fetch(self, entry: FileEntry, generation: int, place: Path) -> None:
         del generation
         download(self._server, entry, place, self._parts, self._received)
-
-    def _local(self, document: Item, entry: FileEntry, generation: int) -> None:
-        del document, entry, generation

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from sqlalchemy import select
@@ -35,9 +35,15 @@ def plan(destination: Workspace, documents: Sequence[Item], origin: str) -> list
     """Return the planned state of each document, with the number of bytes to copy."""
     counted: set[str] = set()
     if destination.is_unmade:
-        return [moved_as(each, each.name, "copied", sum(_missing((), each, counted))) for each in documents]
+        return [moved_as(each, each.name, "copied", _missing_bytes((), each, counted)) for each in documents]
     with destination.database.read() as session:
-        ready = _ready(session, documents)
+        blob, ready = tables.BlobRow, set[str]()
+        wanted = (
+            entry.sha256 for document in documents if document.kept != "absent" for entry in document.files
+        )
+        for some in batches(wanted):
+            query = select(blob.digest).where(blob.digest.in_(some), blob.state == "ready")
+            ready |= set(session.scalars(query))
 
         def planned(document: Item) -> Moved:
             row, name, kept = find(session, document, origin), document.name, None
@@ -46,7 +52,7 @@ def plan(destination: Workspace, documents: Sequence[Item], origin: str) -> list
                     free_names(session, document, document.content)
                 if (reason := _obstacle(destination, session, document, origin)) is not None:
                     return moved_as(document, name, "left out", 0, reason)
-                return moved_as(document, name, "copied", sum(_missing(ready, document, counted)))
+                return moved_as(document, name, "copied", _missing_bytes(ready, document, counted))
             if isinstance(row, tables.BaseModelRow | tables.AdapterRow):
                 name = row.name
             signatures, unsigned = missing_signatures(destination, session, document, row)
@@ -59,7 +65,7 @@ def plan(destination: Workspace, documents: Sequence[Item], origin: str) -> list
                 return moved_as(document, name, "present", 0, kept)
             if isinstance(row, tables.AdapterRow):
                 require_allowed(destination, session, row, updates)
-            return moved_as(document, name, "completed", sum(_missing(ready, document, counted)), kept)
+            return moved_as(document, name, "completed", _missing_bytes(ready, document, counted), kept)
 
         return [planned(each) for each in documents]
 
@@ -91,22 +97,13 @@ def moved_as(document: Item, there: str, state: State, size: int, reason: str | 
     return Moved(document.kind, document.name, there, document.digest, state, size, reason)
 
 
-def _ready(session: Session, documents: Iterable[Item]) -> set[str]:
-    """Return the digests of the documents' files that are in the store."""
-    blob, found = tables.BlobRow, set[str]()
-    wanted = (entry.sha256 for each in documents if each.kept != "absent" for entry in each.files)
-    for some in batches(wanted):
-        found |= set(session.scalars(select(blob.digest).where(blob.digest.in_(some), blob.state == "ready")))
-    return found
-
-
-def _missing(ready: Collection[str], document: Item, counted: set[str]) -> list[int]:
-    """Return the sizes of a document's files that are neither stored nor counted."""
+def _missing_bytes(ready: Collection[str], document: Item, counted: set[str]) -> int:
+    """Return the size of a document's files that are neither stored nor counted."""
     if document.kept == "absent":
-        return []
+        return 0
     sizes = {entry.sha256: entry.size for entry in document.files if entry.sha256 not in counted}
     counted |= sizes.keys()
-    return [size for digest, size in sizes.items() if digest not in ready]
+    return sum(size for digest, size in sizes.items() if digest not in ready)
 
 
 def find(session: Session, document: Item, origin: str) -> Row | None:

@@ -128,8 +128,13 @@ class Receiver:
                 if document.kept != "absent":
                     one = self._examined(replace(one, paths=next(coming)), folder, context)
                 arrived.append(one)
-            stored = [(each.document, each.paths) for each in arrived if each.paths is not None]
-            deposit = self.carrier.deposit(stored) if stored else None
+            # The transaction that records the files makes them visible.
+            stored = [(one.document.manifest, {**one.paths}) for one in arrived if one.paths is not None]
+            deposit = None
+            if stored:
+                target = self.destination
+                deposit = Deposit(target.database, target.store, target.owner())
+                deposit.put_many(stored, progress=self.carrier.progress)
             return Recorder(self.destination, self.origin).record(arrived, deposit)
 
     def _context(self, document: Item) -> RegistrationContext | None:
@@ -241,14 +246,13 @@ class Carrier:
 
     def __init__(
         self,
-        store: BlobStore,
-        destination: Workspace,
+        store: BlobStore | None,
         *,
         origin: Workspace | None = None,
         own: bool = False,
         progress: Progress | None = None,
     ) -> None:
-        self.store, self.destination, self.progress = store, destination, progress
+        self.store, self.progress = store, progress
         self._origin, self._own = origin, own
 
     def fetch(self, wanted: Sequence[tuple[Item, Path]]) -> list[dict[str, Path]]:
@@ -287,10 +291,11 @@ class Carrier:
         """Return the local path of a document's file; fetch it to `place` if needed."""
         if document.kept != "store":
             return self._referenced(document)[entry.path]
+        assert self.store is not None
         generation = self._generations([entry.sha256])[entry.sha256]
         local = self.store.local_path(entry.sha256, generation=generation)
         if local is None:
-            self.store.fetch(entry.sha256, place, generation=generation)
+            self._fetch(entry, generation, place)
         return local or place
 
     def _in_parallel(
@@ -300,11 +305,12 @@ class Carrier:
             pass
 
     def _fetch(self, entry: FileEntry, generation: int, place: Path) -> None:
+        assert self.store is not None
         self.store.fetch(entry.sha256, place, generation=generation, size=entry.size)
 
     def _local(self, document: Item, entry: FileEntry, generation: int) -> Path | None:
         """Return the path of a file that need not be fetched; None if it must be."""
-        if isinstance(document, AdapterDocument):
+        if self.store is None or isinstance(document, AdapterDocument):
             return None
         return self.store.local_path(entry.sha256, generation=generation)
 
@@ -335,10 +341,3 @@ class Carrier:
         if any(not 0 <= generation <= MAX_GENERATION for generation in found.values()):
             raise BadInputError("invalid generation of a blob", hint=_HINT)
         return found
-
-    def deposit(self, things: Sequence[tuple[Item, Mapping[str, Path]]]) -> Deposit:
-        """Store the files of documents; the transaction that records them makes them visible."""
-        there = self.destination
-        deposit = Deposit(there.database, there.store, there.owner())
-        deposit.put_many([(each.manifest, {**paths}) for each, paths in things], progress=self.progress)
-        return deposit

@@ -87,7 +87,7 @@ def take_package(
         )
     require_rooms(workspace.notes)
     # The bytes are already in this registry's store; folders that a client names are not read.
-    carrier = Carrier(workspace.store, workspace, origin=workspace)
+    carrier = Carrier(workspace.store, origin=workspace)
     done = list(Receiver(workspace, workspace, carrier, package.registry, say).take(package.documents))
     if digests:
         uploads.release(digests)

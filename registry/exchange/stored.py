@@ -79,8 +79,8 @@ class StoredPackage(Container):
 
     def carrier(self, destination: Workspace, *, own: bool, progress: Progress | None) -> Carrier:
         """Return what brings its files to a registry."""
-        del own
-        return Carrier(self.place, destination, progress=progress)
+        del destination, own
+        return Carrier(self.place, progress=progress)
 
     @cached_property
     def documents(self) -> list[Item]:

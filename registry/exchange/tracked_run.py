@@ -24,24 +24,16 @@ _OF_CALLBACK = re.compile(r"(?:(?P<output>.*)/)?(?P<name>checkpoint-[0-9]+)/arti
 
 @dataclass(frozen=True, slots=True)
 class TrackedRun:
-    """A run of a tracker.
-
-    Attributes:
-        project: its experiment in MLflow, or its project in W&B.
-        metrics: the last value of each.
-        files: its artifacts: path to size in bytes, or None if unknown.
-        fetch: downloads an artifact to a path on this machine.
-        problem: why it cannot be read; then there are no files.
-    """
+    """A run of a tracker."""
 
     id: str
     name: str
-    project: str
+    project: str  # its experiment in MLflow, or its project in W&B
     record: RunRecord
-    metrics: Mapping[str, float]
-    files: Mapping[str, int | None]
-    fetch: Callable[[str, Path], None]
-    problem: FuseryError | None = None
+    metrics: Mapping[str, float]  # the last value of each
+    files: Mapping[str, int | None]  # its artifacts: path to size in bytes, or None if unknown
+    fetch: Callable[[str, Path], None]  # downloads an artifact to a path on this machine
+    problem: FuseryError | None = None  # why it cannot be read; then there are no files
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -32,8 +32,7 @@ from .views import foreign_record
 if TYPE_CHECKING:
     from ..workspace.workspace import Workspace
 
-_SHORTEST = 8
-"""Hex digits that name an entry of the cache."""
+_SHORTEST = 8  # Hex digits that name an entry of the cache
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,10 +236,7 @@ def _cached_models(
             last_used=datetime.fromtimestamp(entry.last_used, UTC),
             adapter=row.adapter.name if row else None,
             precision=row.precision if row else None,
-            scale=label.scale if label else None,
-            combined=label.combined if label else None,
-            format=label.format if label else None,
-            label=label.label if label else None,
+            **(label or _NO_LABEL),
             digest=row.digest if row else entry.key if label else None,
             foreign=foreign_record(row) if row else None,
             aliases=tuple(held),
@@ -265,6 +261,9 @@ def _folders(session: Session, digests: Iterable[str]) -> dict[str, FusedLabel]:
         for row in session.scalars(bases):
             found.setdefault(row.digest, _label(row.name, "files of a base"))
     return found
+
+
+_NO_LABEL: Mapping[str, None] = dict.fromkeys(("scale", "combined", "format", "label"))
 
 
 def _label(name: str, kind: str) -> FusedLabel:

@@ -22,14 +22,14 @@ from fusery.storage.progress import SILENT, Reporter
 
 from .. import tables
 from ..engine.recipe import Recipe
-from ..errors import FusionUnsupportedError, MissingExtraError, UnknownReferenceError
+from ..errors import FusionUnsupportedError, UnknownReferenceError
 from ..records.fused import Fused
 from ..records.references import resolve_adapter, resolve_base
 from ..records.withdrawals import usable_record
 from .choice import worth_computing
 from .fuse_inputs import gather
 from .job import FuseCandidate
-from .records import checked_publish, made_alike
+from .records import checked_publish
 from .request import FuseRequest, candidates, require_meaning, require_own
 from .views import find_fused
 
@@ -38,8 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FuseRequest", "fuse", "fuse_to_read", "remake"]
 
-_ATTEMPTS = 5
-"""How often a fused model is looked up that vanishes before it can be held."""
+_ATTEMPTS = 5  # How often a fused model is looked up that vanishes before it can be held
 
 
 def fuse(
@@ -65,21 +64,7 @@ def fuse(
         return _by_recipe(workspace, reference, recipe, request, wanted, reporter, said=True)
     fuse_inputs = gather(workspace, reference, request.extras, base=request.base)
     with fuse_inputs.opened(reporter.progress) as inputs:
-        try:
-            recipes = candidates(request, fuse_inputs)
-        except MissingExtraError:
-            # Nothing can be computed: what another machine made of the request is in the cache or the store.
-            recipes = candidates(request, fuse_inputs, engine="any")
-            job = FuseCandidate(inputs, recipes[0], request, wanted, reporter)
-            for recipe in recipes:
-                with workspace.database.read() as session:
-                    row = made_alike(session, fuse_inputs, recipe, accept=request.accept_foreign)
-                    made = Recipe.from_dict(row.recipe) if row is not None else None
-                if made is not None:
-                    last = recipe == recipes[-1]
-                    if (model := replace(job, recipe=made, strict=not last).at_hand()) is not None:
-                        return model
-            raise
+        recipes = candidates(request, fuse_inputs)
         for job in worth_computing(FuseCandidate(inputs, recipes[0], request, wanted, reporter), recipes):
             if (model := job.run()) is not None:
                 return model

@@ -84,7 +84,7 @@ class FuseInputs:
         return self.parts[1:]
 
     @property
-    def quantization(self) -> dict[str, Any] | None:
+    def quantization(self) -> Mapping[str, Any] | None:
         """MLX's `quantization` entry of the base."""
         return self.base.quantization
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -131,13 +131,7 @@ class FuseCandidate:
                 "adapter": self.fuse_inputs.adapter.name,
                 "label": self.fuse_inputs.label(self.recipe).label,
                 "precision": self.recipe.precision,
-                "verdict": measured.verdict,
-                "retained": measured.retained,
-                "noise": measured.noise,
-                "cosine": measured.cosine,
-                "shaped": measured.shaped,
-                "sampled": measured.sampled,
-                "at_random": measured.at_random,
+                **asdict(measured),
                 "reason": measured.reason(self.request),
             },
             at=self.workspace.database.utcnow(session),

@@ -75,26 +75,20 @@ class MeasuredFuse:
 
     def reason(self, request: FuseRequest) -> str:
         """Return why a request does not take it: the figures, and the limit that they missed."""
-        if (limit := self._missed(request)) is None:
+        least, closest = request.min_fidelity, closeness(self.retained)
+        if least is not None and closest < least:
+            limit = f"--min-fidelity asks for {range_in_words(least)}"
+        elif self.verdict != PASS:
             return self.in_words
+        elif not self.is_quiet:
+            limit = f"{request.precision} takes at most {100 * self._quiet_to:g} % noise"
+        elif closest < WHOLE_FROM:
+            limit = f"{request.precision} takes {range_in_words(WHOLE_FROM)}"
+        else:
+            limit = f"the cosine is {self.cosine or 0.0:.2f}, where {request.precision} takes at least {CLEAR_FROM:g}"
         # The verdict would be PASS, and that is not the reason.
         noise = "" if self.noise is None else f", {100 * self.noise:.1f} % noise"
         return f"{share_in_words(self.retained)}{noise}, and {limit}"
-
-    def _missed(self, request: FuseRequest) -> str | None:
-        """Return the missed limit in words; None if the verdict is the reason."""
-        least = request.min_fidelity
-        if least is not None and closeness(self.retained) < least:
-            return f"--min-fidelity asks for {range_in_words(least)}"
-        if self.verdict != PASS:
-            return None
-        if not self.is_quiet:
-            return f"{request.precision} takes at most {100 * self._quiet_to:g} % noise"
-        if closeness(self.retained) < WHOLE_FROM:
-            return f"{request.precision} takes {range_in_words(WHOLE_FROM)}"
-        return (
-            f"the cosine is {self.cosine or 0.0:.2f}, where {request.precision} takes at least {CLEAR_FROM:g}"
-        )
 
     def passes(self, request: FuseRequest, *, strict: bool, sound: bool = False) -> bool:
         """Tell whether it may be published.

@@ -19,9 +19,7 @@ from ..records.references import begins_with
 if TYPE_CHECKING:
     from ..workspace.workspace import Workspace
 
-_SHORTEST = 8
-"""Hex digits of a key."""
-
+_SHORTEST = 8  # Hex digits of a key
 _HINT = "a key of `fusery show REF --json`, what `fusery fuse REF --json` printed, or a bundle's fusery.json"
 
 _Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

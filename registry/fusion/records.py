@@ -149,8 +149,8 @@ def in_words(foreign: Mapping[str, Any] | None) -> str | None:
 
 
 Publish = Literal["full", "recipe"]
+# What of a fused model goes to the store: its files, or its record alone, by which anybody can make it again
 PUBLISH: tuple[Publish, ...] = ("full", "recipe")
-"""What of a fused model goes to the store: its files, or its record alone, by which anybody can make it again."""
 
 
 def checked_publish(wanted: str) -> str:
@@ -260,21 +260,3 @@ def compare_claims(workspace: Workspace, session: Session, key: Digest, manifest
             },
         )
     return sentences
-
-
-def made_alike(
-    session: Session, fuse_inputs: FuseInputs, recipe: Recipe, *, accept: bool
-) -> tables.FusedRow | None:
-    """Return the newest record of this recipe by any engine, None if there is none."""
-    wanted = {**recipe.to_dict(), "engine": ""}
-    query = (
-        select(tables.FusedRow)
-        .join(tables.FusedRow.adapter)
-        .where(
-            tables.FusedRow.base_id == fuse_inputs.base.id,
-            tables.AdapterRow.digest == fuse_inputs.adapter.digest,
-        )
-        .order_by(tables.FusedRow.id.desc())
-    )
-    alike = (row for row in session.scalars(query) if {**row.recipe, "engine": ""} == wanted)
-    return next((row for row in alike if accept or counts(session, row)), None)

@@ -18,17 +18,14 @@ Rounding = Literal["once", "mlx-lm"]
 Mode = Literal["affine", "mxfp4", "nvfp4", "mxfp8"]
 
 ROUNDINGS: tuple[Rounding, ...] = ("once", "mlx-lm")
+# MLX's quantisation modes, with the bits and the default group size of each
 MODES: Mapping[Mode, tuple[int, int]] = {
     "affine": (4, 64),
     "mxfp4": (4, 32),
     "nvfp4": (4, 16),
     "mxfp8": (8, 32),
 }
-"""MLX's quantisation modes, with the bits and the default group size of each."""
-
-WIDER = (5, 6, 8)
-"""Bits that `mixed` gives to touched modules."""
-
+WIDER = (5, 6, 8)  # Bits that `mixed` gives to touched modules
 _BUDGET = re.compile(r"(?P<factor>\d+(\.\d+)?)x?")
 
 
@@ -86,17 +83,13 @@ class FuseRequest:
         if not all(math.isfinite(number) for number in (*weights, self.scale or 0.0)):
             yield "a scale or a weight is not a finite number", "-o scale=10, --with REF:0.5"
         if self.scale == 0:
-            own = "leave out -o scale= for the adapter's own scale"
-            yield "invalid scale: 0 (it would remove the adapter's update)", own
+            yield "invalid scale: 0 (it would remove the adapter's update)", "leave out -o scale="
         if self.budget is not None and not (math.isfinite(self.budget) and self.budget >= 1):
             yield "the budget is a multiple of the base's size, at least 1", "--budget 1.2x"
         if self.quantize is None and (self.group_size is not None or self.mode is not None):
             yield "group_size and mode go with quantize", "-o quantize=4 -o group_size=64"
-        if self.quantize is not None and self.precision != "auto":
-            both = "-o quantize= and --as exclude each other"
-            yield both, "leave one of them out"
-        if self.quantize is not None and self.budget is not None:
-            yield "-o quantize= and --budget exclude each other", "leave one of them out"
+        if self.quantize is not None and (self.precision != "auto" or self.budget is not None):
+            yield "-o quantize= excludes --as and --budget", "leave it or them out"
         if self.mode is not None and self.mode not in MODES:
             yield f"unknown mode {self.mode[:40]!r}", f"-o mode={'|'.join(MODES)}"
         if self.recipe is not None and self.says_how:
@@ -188,15 +181,13 @@ def require_own(recipe: Recipe, fuse_inputs: FuseInputs) -> None:
             require_of_base(session, recipe.calibration, fuse_inputs.base)
 
 
-def candidates(
-    request: FuseRequest, fuse_inputs: FuseInputs, *, engine: str | None = None
-) -> tuple[Recipe, ...]:
+def candidates(request: FuseRequest, fuse_inputs: FuseInputs) -> tuple[Recipe, ...]:
     """Return the recipes that may answer a request, from the smallest output to the largest."""
     aware = fuse_inputs.aware
     if aware is not None and request.scale is not None:
         raise _other_format(fuse_inputs)
-    common: dict[str, Any] = {
-        "engine": engine or fuse_inputs.engine(quantize=request.quantize is not None),
+    common: Mapping[str, Any] = {
+        "engine": fuse_inputs.engine(quantize=request.quantize is not None),
         "scale": request.scale,
         "extras": tuple((part.digest, part.weight) for part in fuse_inputs.extras),
         "aware": aware,
@@ -213,7 +204,7 @@ def candidates(
             return (Recipe("keep", rounding=once, **common),)
         if request.precision != "auto":
             raise _other_format(fuse_inputs)
-        common["engine"] = engine or fuse_inputs.engine(quantize=True)
+        common = {**common, "engine": fuse_inputs.engine(quantize=True)}
         return (Recipe("dequantize", quantization=aware, rounding=once, **common),)
     keep = Recipe("keep", rounding=once, biases=fuse_inputs.fits_biases, **common)
     # Always computed in float32 to the end.

@@ -70,9 +70,8 @@ def fused_details(fused: tables.FusedRow, adapter: str) -> FusedDetails:
     """Return the same with the fidelity of each module."""
     from ..charts.text import natural
 
-    facts = line_facts(fused, adapter)
     modules = sorted(fused.modules, key=lambda module: natural(module.module))
-    facts["fidelity"] = _fidelity(fused, modules)
+    facts = {**line_facts(fused, adapter), "fidelity": _fidelity(fused, modules)}
     return FusedDetails(**facts, base=fused.base.name, withdrawals=_withdrawals(fused))
 
 
@@ -96,7 +95,7 @@ def fused_record(fused: tables.FusedRow, adapter: str | None = None) -> FusedRec
     )
 
 
-def line_facts(fused: tables.FusedRow, adapter: str | None) -> dict[str, Any]:
+def line_facts(fused: tables.FusedRow, adapter: str | None) -> Mapping[str, Any]:
     """Return the fields of a fused artifact's line; see `fused_line`."""
     facts = _facts(fused, adapter)
     accepted = " --accept-loss" if fused.verdict == "LOST" else ""
@@ -107,7 +106,7 @@ def line_facts(fused: tables.FusedRow, adapter: str | None) -> dict[str, Any]:
     }
 
 
-def _facts(fused: tables.FusedRow, adapter: str | None) -> dict[str, Any]:
+def _facts(fused: tables.FusedRow, adapter: str | None) -> Mapping[str, Any]:
     """Return the fields that all records of a fused artifact have."""
     from ..records.fused_rows import label_record
 
@@ -191,10 +190,6 @@ def _recorded(session: Session, reference: str) -> tuple[tables.FusedRow, str]:
     return max(made, key=lambda fused: (fused.origin is None, fused.id)), adapter.name
 
 
-_GROUPS = (64, 32)
-"""Group sizes of MLX below the largest, the larger first."""
-
-
 def chat_template_problems(workspace: Workspace, adapters: Collection[str]) -> list[str]:
     """Return the recorded problems of the chat templates of adapters, by their names."""
     adapter, finding = tables.AdapterRow, tables.AdapterFindingRow
@@ -227,18 +222,11 @@ def _better_format(fused: Fused, compare: str) -> str | None:
     """Return how to find a format that retains more; None where there is no other."""
     if fused.recipe.get("aware") is not None:
         return None  # more bits are no nearer to what was trained
-    if fused.quantization is None:
-        return f"Compare the formats: {compare}" if fused.precision != "keep" else None
-    if fused.precision != "dequantize":
-        return f"Compare the formats: {compare}"
-    bits, size = int(str(fused.quantization["bits"])), int(str(fused.quantization["group_size"]))
-    more = next((each for each in (4, 6, 8) if each > bits), None)
-    if more is None and size <= min(_GROUPS):
+    if fused.quantization is None and fused.precision == "keep":
         return None
-    return (
-        "Use more bits or a smaller group: "
-        f"fusery fuse {fused.adapter}{fused.options} -o quantize={more or bits} -o group_size={min(_GROUPS)}"
-    )
+    if fused.quantization is None or fused.precision != "dequantize":
+        return f"Compare the formats: {compare}"
+    return "Use more bits or a smaller group: -o quantize=8 -o group_size=32"
 
 
 def find_fused(session: Session, key: Digest) -> tables.FusedRow | None:

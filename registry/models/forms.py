@@ -16,14 +16,10 @@ from ..engine.base import Base
 from ..engine.grids import AnyGrid
 from ..engine.matrices import StoredMatrix, matrix_of
 
+# Share of a tensor's numbers that must agree; kernels of other machines round some ties otherwise
 _LEAST = 0.99
-"""Share of a tensor's numbers that must agree; kernels of other machines round some ties otherwise."""
-
-_NUMBERS = 1 << 20
-"""Of a tensor, as many of its first rows as have so many numbers are compared."""
-
-_RELATIVE = np.float32(2.0**-7)
-"""One step of bfloat16."""
+_NUMBERS = 1 << 20  # Of a tensor, as many of its first rows as have so many numbers are compared
+_RELATIVE = np.float32(2.0**-7)  # One step of bfloat16
 
 
 def difference_of_forms(first: Base, second: Base) -> str | None:

@@ -1,6 +1,7 @@
 """Convert a llama in a GGUF file into a folder that `mlx_lm.load` loads: bf16 weights, configuration, tokenizer.
 
-Needs neither torch nor mlx: the `gguf` package's dequantisation, NumPy and `tokenizers`.
+Needs neither torch nor mlx: the `gguf` package's dequantisation, NumPy and `tokenizers`.  At the end is the way back: a
+model's numbers, read block by block and converted to GGUF's formats.
 """
 
 from __future__ import annotations
@@ -16,15 +17,16 @@ import numpy as np
 from fusery.storage.errors import FormatError
 from fusery.storage.failures import os_failures
 
+from ..engine.arithmetic import FORMATS, Array, decode, encode
+from ..engine.matrices import StoredMatrix
 from ..errors import BadInputError, MissingExtraError
 from .gguf_header import MAGIC, GGUFHeader, TensorEntry, read_header
 from .gguf_llama import ROPE_FACTORS, TensorPlace, model_config, placements, read_llama
 from .gguf_tokenizer import convert_tokenizer
 
 KINDS = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
-# Weights in memory at a time: 4 MiB as float32, and a few times that while they are dequantised.
+# Weights in memory at a time: 4 MiB as float32, and a few times that while they are converted.
 BLOCK_WEIGHTS = 1 << 20
-Array = np.ndarray[Any, Any]
 
 
 class GGUFWeights:
@@ -167,3 +169,46 @@ def convert_gguf(path: Path, folder: Path, *, progress: Callable[[str], None] | 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+# Formats of a model's matrices; what has one dimension is always f32, as llama.cpp wants it.
+WRITTEN_KINDS = ("f32", "f16", "bf16", "q8_0")
+
+
+def kind_of(matrix: StoredMatrix, wanted: str | None) -> str:
+    """Return the ggml type that a tensor is written in."""
+    if len(matrix.shape) < 2:
+        return "F32"
+    if wanted == "q8_0" and matrix.shape[-1] % 32:
+        return "F16"  # as llama.cpp's own converter falls back
+    return (wanted or matrix.form.name).upper()
+
+
+def blocks(matrix: StoredMatrix, kind: str, head: int | None = None) -> Iterator[bytes]:
+    """Yield a tensor's bytes in a ggml type; `head` is the rows of a head that llama.cpp wants interleaved."""
+    unit, rows = head or 1, matrix.shape[0]
+    step = max(1, BLOCK_WEIGHTS // (matrix.width * unit)) * unit
+    for start in range(0, rows, step):
+        stored = matrix.stored(start, min(step, rows - start))
+        stored = np.ascontiguousarray(stored if head is None else interleaved(stored, head))
+        yield stored.tobytes() if kind == matrix.form.name else _converted(matrix, stored, kind)
+
+
+def _converted(matrix: StoredMatrix, stored: Array, kind: str) -> bytes:
+    values = decode(stored, matrix.form)
+    if kind == "Q8_0":
+        from gguf import GGMLQuantizationType
+        from gguf.quants import quantize
+
+        return bytes(quantize(values, GGMLQuantizationType.Q8_0).tobytes())
+    with np.errstate(over="ignore"):
+        found = encode(values, FORMATS[kind])
+    if kind == "F16" and np.isinf(found.view(np.float16)).any() and np.isfinite(values).all():
+        raise BadInputError(f"{matrix.name} holds numbers that f16 cannot", hint="-o gguf_type=bf16")
+    return found.tobytes()
+
+
+def interleaved(matrix: Array, head: int) -> Array:
+    """Return rows as llama.cpp's rotary embedding wants them: [half, pair] becomes [pair, half] in each head."""
+    # Source: `LlamaModel.permute` in llama.cpp's conversion/llama.py.
+    return matrix.reshape(-1, 2, head // 2, *matrix.shape[1:]).swapaxes(1, 2).reshape(matrix.shape)

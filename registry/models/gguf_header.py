@@ -147,36 +147,11 @@ class _Reader:
 
     def _values(self, kind: int, count: int) -> list[Scalar]:
         if kind == _STRING:
-            return self._strings(count)
+            return [self.string() for _ in range(count)]
         if kind not in _SCALARS:
             raise self.bad(f"metadata of type {kind}, which is unknown or a nested array")
         form = f"<{count}{_SCALARS[kind]}"
         return list(struct.unpack(form, self.take(struct.calcsize(form))))
-
-    def _strings(self, count: int) -> list[Scalar]:
-        """Read many strings: what `string` does, without its calls, since a vocabulary has a million of them."""
-        read = self._file.read
-        room = left = min(self._left, MAX_HEADER - self._taken)
-        found: list[Scalar] = []
-        try:
-            for _ in range(count):
-                length = int.from_bytes(read(8), "little")
-                left -= 8 + length
-                if length > MAX_STRING or left < 0:
-                    break
-                data = read(length)
-                if len(data) < length:
-                    break
-                found.append(data.decode("utf-8"))
-        except UnicodeDecodeError as error:
-            raise self.bad("a string in its header that is not UTF-8") from error
-        if len(found) < count:
-            raise self.bad(
-                f"a list of {count:,} strings in its header, of which only {len(found):,} can be read"
-            )
-        self._left -= room - left
-        self._taken += room - left
-        return found
 
     def tensor(self) -> TensorEntry:
         name = self.string()

@@ -69,9 +69,7 @@ class TensorPlace:
     source: str
     name: str
     shape: tuple[int, ...]
-    head: (
-        int | None
-    )  # the width of a head whose rows llama.cpp interleaves for its rotary embedding, else None
+    head: int | None  # width of a head whose rows llama.cpp interleaves for its rotary embedding
 
 
 def tensor_places(

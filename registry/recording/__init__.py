@@ -1,4 +1,1 @@
-"""Recording a training run: `RecordRun` within any trainer, and mlx-lm's own trainer run with it.
-
-A client of the Python API.
-"""
+"""Record training runs: `RecordRun` within any trainer, and mlx-lm's own trainer run with it."""

@@ -245,6 +245,7 @@ def look_at_base(
     from ..admission.code import AdmissionError
     from ..admission.rules import SeverityPolicy
     from ..admission.tokenizer_rules import template_findings
+    from ..engine.model_class import describe_by_class
 
     def read(file: str) -> bytes | None:
         if file not in files:
@@ -252,24 +253,16 @@ def look_at_base(
         with os_failures(f"read {file}", near=files[file].parent):
             return files[file].read_bytes()
 
-    failure = next(iter(failures), None) or _failure(files, config)
+    failure = next(iter(failures), None)
+    if failure is None and mlx_keys(config):
+        try:
+            describe_by_class(files, config)
+        except FusionUnsupportedError as error:
+            failure = error.message
+        except MissingExtraError:
+            pass
     found = [*key_findings(config, failure), *template_findings(read)]
     findings = SeverityPolicy.configured(workspace.settings.severities).apply(found)
     if verdict(findings) == "fail":
         raise AdmissionError.of(name, findings)
     return tuple(findings)
-
-
-def _failure(files: Mapping[str, Path], config: Mapping[str, Any]) -> str | None:
-    """Say why mlx-lm's class cannot load a base whose configuration is not as the class knows it; None if it can."""
-    from ..engine.model_class import describe_by_class
-
-    if not mlx_keys(config):
-        return None
-    try:
-        describe_by_class(files, config)
-    except FusionUnsupportedError as error:
-        return error.message
-    except MissingExtraError:
-        return None
-    return None

@@ -20,19 +20,12 @@ Scratch = Callable[[], AbstractContextManager[Path]]
 
 @dataclass(frozen=True, slots=True)
 class FetchedBase:
-    """A base model's files on this machine.
-
-    Attributes:
-        source: as recorded: `folder:NAME`, `hub:ORG/NAME` or `gguf:FILE`.
-        revision: the hub's commit, the SHA-256 of a GGUF file, or empty.
-        name: the default name.
-        durable: the folder is the user's and stays; else it is temporary.
-    """
+    """A base model's files on this machine; a `durable` folder is the user's and stays, another is temporary."""
 
     folder: Path
-    source: str
-    revision: str
-    name: str
+    source: str  # as recorded: `folder:NAME`, `hub:ORG/NAME` or `gguf:FILE`
+    revision: str  # the hub's commit, the SHA-256 of a GGUF file, or empty
+    name: str  # the default name
     durable: bool
 
 

@@ -81,12 +81,7 @@ def examine_recorded(
     base: RegistrationContext,
     parent: str | None,
 ) -> Examined:
-    """Run admission on an adapter of another registry, as for a registration here.
-
-    Args:
-        paths: its files with verified digests, by name, in one folder.
-        scratch: an empty folder.
-    """
+    """Run admission on an adapter of another registry, from its verified files in one folder; `scratch` is empty."""
     hint = "fusery audit, on the other registry"
     name = min(paths, key=lambda path: path.count("/"))
     try:
@@ -147,10 +142,9 @@ def add_adapter(
     stored: tables.ManifestRow,
     sources: Sequence[str] = (),
 ) -> tables.AdapterRow:
-    """Record a new adapter in the caller's write transaction, without an entry in the log.
+    """Record a new adapter in the caller's write transaction, without a log entry.
 
-    Args:
-        sources: names of the adapters that it was computed from; default: the recorded ones that its recipe names.
+    `sources` are names of the adapters that it was computed from; default: the recorded ones that its recipe names.
     """
     folder, submission, document, base = seen.folder, seen.submission, seen.document, seen.context.base
     declared = _declared(seen) if document is None else first_state(document)
@@ -167,7 +161,9 @@ def add_adapter(
         else None
     )
     other = seen.context.trained_on
-    iterations = folder.config.iters
+    iterations, parent = folder.config.iters, seen.context.parent
+    if parent is None and seen.training is not None and seen.training.continued:
+        parent = adapter_with_weights(session, seen.training.continued)
     if seen.training is not None:
         iterations = seen.training.iterations(folder)
     elif document is not None and document.training_run is not None:
@@ -189,7 +185,7 @@ def add_adapter(
         total_parameters=base.parameters,
         iterations=iterations,
         dataset_id=known.id if known else None,
-        parent_id=_parent(session, seen),
+        parent_id=parent.id if parent is not None else None,
         trained_on=other.digest if other else None,
         trained_on_name=other.name if other else None,
         created_at=document.created_at if document is not None else workspace.database.utcnow(session),
@@ -269,15 +265,6 @@ def _add_sources(
         session.add(row)
     if adapter.dataset_id is None and document is None:
         adapter.dataset_id = inherited_dataset(session, recipe, [row.source_id for row in rows])
-
-
-def _parent(session: Session, seen: Examined) -> int | None:
-    """Return the id of the declared parent, or else of the adapter that the run continued."""
-    if seen.context.parent is not None:
-        return seen.context.parent.id
-    continued = seen.training.continued if seen.training is not None else None
-    known = adapter_with_weights(session, continued) if continued else None
-    return known.id if known else None
 
 
 def known_adapter(

@@ -108,13 +108,9 @@ def register(
     strict: bool = False,
     sources: Sequence[str] = (),
 ) -> Registered:
-    """Register an adapter folder as the next version of its task.
+    """Register an adapter folder as the next version of its task; the same bytes again are the recorded adapter.
 
-    The same bytes under the same task a second time are the adapter that is already there (`fusery.registry.registration.new_adapter`).
-
-    Args:
-        sources: names of the adapters that it was computed from, in the order of its recipe; where none are given, those
-            on record that the recipe in its configuration names are meant.
+    `sources` are names of the adapters that it was computed from, in the order of its recipe; default: the recorded ones.
     """
     from ..records.deposit import Deposit
 
@@ -234,11 +230,9 @@ def _version(session: Session, task: tables.TaskRow, wanted: int) -> int:
 def proposed_name(
     path: Path, folder: AdapterFolder, submission: Submission, day: dt.date | None = None
 ) -> AdapterName:
-    """Compose a name from flags, then metadata, then the folder's name, then today's date; version 0 means the next.
+    """Compose a name from flags, then metadata, then the folder's name, then the training run's day or today.
 
-    Args:
-        path: the folder that was given; where it is a checkpoint's, the run's folder has the name.
-        day: of the training run, if it was recorded; replaces today.
+    Version 0 means the next one; a checkpoint's folder has the name of its run's folder.
     """
     metadata = folder.metadata
     task, written = submission.task, _written(metadata.adapter_name)

@@ -40,16 +40,11 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Points in the order of their iterations, each iteration once.
-
-    Attributes:
-        not_finite: iterations with a loss that is NaN or infinite; it is left out of their points.
-        start: the iteration at which the untrained model is measured.
-    """
+    """Points in the order of their iterations, each iteration once; losses that are not finite are left out."""
 
     points: tuple[Point, ...] = ()
-    not_finite: tuple[int, ...] = ()
-    start: int = START
+    not_finite: tuple[int, ...] = ()  # iterations with a loss that is NaN or infinite
+    start: int = START  # the iteration at which the untrained model is measured
 
     @classmethod
     def of(cls, points: Iterable[Point], start: int = START) -> Curve:

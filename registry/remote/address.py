@@ -123,8 +123,11 @@ _SERVICE = "fusery"
 
 def token_for(url: str) -> str:
     """Return the token for a server: from `FUSERY_TOKEN`, from `FUSERY_TOKEN_FILE`, or the stored one."""
-    if found := bearer_token() or _stored(url):
-        return found
+    if token := bearer_token() or _read().get(url):
+        return token
+    keyring = _keyring()
+    if keyring is not None and (token := keyring.get_password(_SERVICE, url)):
+        return str(token)
     raise BadInputError(f"token not found for {url}", hint=f"fusery login {url}")
 
 
@@ -158,13 +161,6 @@ def tokens_file() -> Path:
     import platformdirs
 
     return Path(platformdirs.user_config_dir("fusery", appauthor=False)) / "tokens.json"
-
-
-def _stored(url: str) -> str:
-    if found := _read().get(url):
-        return found
-    keyring = _keyring()
-    return (keyring.get_password(_SERVICE, url) or "") if keyring is not None else ""
 
 
 def _read() -> dict[str, str]:

@@ -81,11 +81,7 @@ class Amount(Record):
 
 @dataclass(frozen=True, slots=True)
 class Member(Record):
-    """A member of a package: a file of JSON lines.
-
-    Attributes:
-        columns: the kind of each column, if the lines are the rows of a table.
-    """
+    """A member of a package: a file of JSON lines; `columns` has the kind of each column of the rows of a table."""
 
     name: str
     lines: int
@@ -101,15 +97,7 @@ class Member(Record):
 
 @dataclass(frozen=True, slots=True)
 class Contents(Record):
-    """`package.json`.
-
-    Attributes:
-        registry: the id of the registry.
-        last_event: the newest log entry of the registry.
-        blobs: number and size of the files of all records.
-        members: in the order in which they are read: each after those that it refers to.
-        schema: revision of the database that the rows come from; empty if there are no rows.
-    """
+    """`package.json`; each member comes after those that it refers to, and `schema` is empty if there are no rows."""
 
     registry: str
     made_at: str

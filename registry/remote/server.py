@@ -106,7 +106,10 @@ def open_server(url: str, token: str | None, *, insecure_http: bool = False) -> 
     Without `token`, that of `FUSERY_TOKEN` or `fusery login` is used.
     """
     server = server_at(url, token, insecure=insecure_http)
-    settings = Settings.load(replica_of(server.address))
+    import platformdirs
+
+    address, caches = server.address, Path(platformdirs.user_cache_dir("fusery", appauthor=False))
+    settings = Settings.load(caches / "servers" / f"{address.host}-{digest_bytes(address.url.encode())[:12]}")
     # The environment's database and store are those of a local registry.
     return Workspace(replace(settings, database_url="", store_url="", store_options={})), server
 
@@ -115,14 +118,6 @@ def server_at(url: str, token: str | None = None, *, insecure: bool = False) -> 
     """Return a client of a server, without connecting; `insecure` allows sending the token without TLS."""
     address = ServerAddress.parse(url, insecure=insecure)
     return Server(address, token_for(address.url) if token is None else checked_token(token))
-
-
-def replica_of(address: ServerAddress) -> Path:
-    """Return the folder of the local replica of a server's registry."""
-    import platformdirs
-
-    name = f"{address.host}-{digest_bytes(address.url.encode())[:12]}"
-    return Path(platformdirs.user_cache_dir("fusery", appauthor=False)) / "servers" / name
 
 
 _MODULES = ("storage.errors", "registry.errors", "registry.admission.code")

@@ -133,7 +133,13 @@ class ProcessPool(Workers):
     ) -> Iterator[ItemOutcome[T, R]]:
         others = set(multiprocessing.active_children())
         with _safe_path():  # which starts a process of Python's own beside them
-            pool = ProcessPoolExecutor(self.jobs, mp_context=_Alone(), initializer=_stand_aside)
+            pool = ProcessPoolExecutor(
+                self.jobs,
+                mp_context=_Alone(),
+                # Ctrl-C goes to the whole group; the parent decides.
+                initializer=signal.signal,
+                initargs=(signal.SIGINT, signal.SIG_IGN),
+            )
         stop = threading.Event()
         outcomes: SimpleQueue[ItemOutcome[T, R] | BaseException | None] = SimpleQueue()
 
@@ -198,11 +204,6 @@ def _safe_path() -> Iterator[None]:
 
 class _Alone(SpawnContext):
     Process = _Process
-
-
-def _stand_aside() -> None:
-    # Ctrl-C goes to the whole group; the parent decides.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _as_done(

@@ -34,8 +34,9 @@ class Workspace:
     authenticated = False  # whether a server knows by a token who is at work
     role = ""  # of the server's client; empty for a user of the database
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, *, origin: Workspace | None = None) -> None:
+        """Take the settings; a view under another name shares the parts of its `origin`."""
+        self.settings, self._origin = settings, origin
 
     @property
     def actor(self) -> str:
@@ -47,11 +48,17 @@ class Workspace:
         from .. import tables
 
         tables.metadata  # noqa: B018 -- a server has threads: all tables are mapped before any of them asks for some
-        return ActingWorkspace(self, actor, authenticated=authenticated, role=role)
+        if not actor.strip() or len(actor) > LONGEST or not is_keepable(actor):
+            raise BadInputError(f"invalid user name {actor[:60]!r}", hint="a name that can be read")
+        view = Workspace(replace(self.settings, user=actor), origin=self)
+        view.authenticated, view.role = authenticated, role
+        return view
 
     @cached_property
     def database(self) -> Database:
         """The database, with the schema this version needs."""
+        if self._origin is not None:
+            return self._origin.database.under(self.actor)
         if (path := self.embedded_path) is not None and not path.exists():
             raise SchemaError(f"there is no registry in {path.parent} yet", hint="fusery admin init")
         from ..database.schema import require
@@ -85,6 +92,8 @@ class Workspace:
         """The store that belongs to the database."""
         from fusery.storage.locate import open_store
 
+        if self._origin is not None:
+            return self._origin.store
         store = open_store(self.settings.store, options=self.settings.store_options)
         if store.identify() != self.identity:
             raise _foreign(store)
@@ -95,17 +104,22 @@ class Workspace:
         """The local cache of fused models."""
         from fusery.storage.cache import FusedCache
 
-        return FusedCache(self.settings.cache, self.verified_files)
+        origin = self._origin
+        return origin.cache if origin is not None else FusedCache(self.settings.cache, self.verified_files)
 
     @cached_property
     def verified_files(self) -> VerifiedFiles:
         """Files that this user has recently verified on this machine."""
         from fusery.storage.verified_files import VerifiedFiles
 
+        if self._origin is not None:
+            return self._origin.verified_files
         return VerifiedFiles(self.settings.private / "verified")
 
     def ensure(self, *, explicit: bool = False) -> bool:
         """Make what is not there yet: folders, schema, store.  Return whether anything was made."""
+        if self._origin is not None:  # clients of a server make no registry
+            return self._origin.ensure(explicit=explicit)
         from uuid import uuid4
 
         from fusery.storage.locate import open_store
@@ -197,51 +211,11 @@ class Workspace:
         return LeaseOwner.current()
 
     def close(self) -> None:
-        """Close the database if it was opened."""
-        if "database" in self.__dict__:
-            self.database.close()
-            del self.__dict__["database"]
+        """Close the database if it was opened; the parts of an origin stay open."""
+        database = self.__dict__.pop("database", None)
+        if database is not None and self._origin is None:
+            database.close()
         self.__dict__.pop("store", None)
-
-
-class ActingWorkspace(Workspace):
-    """A workspace under another name: what it opens is opened by the one it is a view of, for all its views."""
-
-    def __init__(self, origin: Workspace, actor: str, *, authenticated: bool, role: str) -> None:
-        if not actor.strip() or len(actor) > LONGEST or not is_keepable(actor):
-            raise BadInputError(f"invalid user name {actor[:60]!r}", hint="a name that can be read")
-        super().__init__(replace(origin.settings, user=actor))
-        self.authenticated, self.role = authenticated, role
-        self._origin = origin
-
-    @cached_property
-    def database(self) -> Database:
-        """The origin's database, for changes under this name."""
-        return self._origin.database.under(self.actor)
-
-    @cached_property
-    def store(self) -> BlobStore:
-        """The origin's store."""
-        return self._origin.store
-
-    @cached_property
-    def cache(self) -> FusedCache:
-        """The origin's cache."""
-        return self._origin.cache
-
-    @cached_property
-    def verified_files(self) -> VerifiedFiles:
-        """The origin's notes of verified files."""
-        return self._origin.verified_files
-
-    def ensure(self, *, explicit: bool = False) -> bool:
-        """Make what is not there yet, as the origin: whoever asks a server makes no registry."""
-        return self._origin.ensure(explicit=explicit)
-
-    def close(self) -> None:
-        """Let go of the parts, which stay open for the others."""
-        for part in ("database", "store"):
-            self.__dict__.pop(part, None)
 
 
 def _foreign(store: BlobStore) -> StoreMismatchError:

@@ -90,7 +90,7 @@ def test_sarif(stocked: Fusery, others: Path, tiny_base: Path) -> None:
     (result,) = run["results"]
     assert (result["ruleId"], result["level"]) == ("pickle_file", "warning")
     assert uri_of(result).endswith("warned/model.pkl")
-    tiny_models.make_adapter(others / "great", tiny_base, rank=65)
+    tiny_models.make_adapter(others / "great", tiny_base, update=25.0)
     done = stocked("check", "great", "--base", "tiny", "--format", "sarif")
     require_sarif(done.json)
     (result,) = done.json["runs"][0]["results"]

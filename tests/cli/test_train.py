@@ -207,7 +207,7 @@ def test_what_was_trained_through_the_quantiser_is_what_the_fused_model_gives(
     shutil.copytree(folder / "again", folder / "plain")
     shutil.copy(run / "adapter_config.json", folder / "plain")
     refused = ready("register", "plain", "--base", "four", "--task", "plain")
-    assert (refused.code, "quantization_aware_other" in refused.err) == (2, True), refused.err
+    assert (refused.code, "quantization_aware_invalid" in refused.err) == (2, True), refused.err
 
 
 @contextmanager

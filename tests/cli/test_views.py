@@ -85,7 +85,7 @@ def probes() -> Iterator[ProbeReport]:
     )  # fmt: skip
     yield found
     for about in (ProbePrompts("held-out", "test.jsonl"), ProbePrompts("file", gain=-1.0)):
-        yield replace(found, about=about)
+        yield replace(found, about_prompts=about)
 
 
 def calibrations() -> Iterator[CalibrationReport]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tracemalloc
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,8 +13,6 @@ from hostile.arena import Arena, peft_adapter, require_plain, sampled
 Make = Callable[[], bytes]
 WEIGHTS, CONFIG, METADATA = "adapters.safetensors", "adapter_config.json", "adapter_metadata.json"
 HEADERS = {**headers.FORBIDDEN, **headers.BEYOND}
-NO_WEIGHTS = "not_safetensors|weights_[a-z]+"
-"""What a file that is no safetensors is called: some have a finding of their own."""
 
 
 def cases(corpus: Mapping[str, Make]) -> pytest.MarkDecorator:
@@ -36,10 +33,12 @@ def as_metadata(make: Make) -> Make:
 NOT_JSON = configurations.NOT_JSON
 REFUSED: dict[str, tuple[str, Make, str]] = {
     # All of them are in tests/storage/test_safetensors.py.
-    **{f"{WEIGHTS}: {name}": (WEIGHTS, make, NO_WEIGHTS) for name, make in sampled(HEADERS, 5).items()},
+    **{
+        f"{WEIGHTS}: {name}": (WEIGHTS, make, "not_safetensors") for name, make in sampled(HEADERS, 5).items()
+    },
     **{f"{CONFIG}: {name}": (CONFIG, make, "config_invalid") for name, make in NOT_JSON.items()},
     **{
-        f"{METADATA}: {name}": (METADATA, as_metadata(make), "metadata_invalid")
+        f"{METADATA}: {name}": (METADATA, as_metadata(make), "config_invalid")
         for name, make in sampled(NOT_JSON, 3).items()
     },
     **{f"{CONFIG}: {name}": (CONFIG, make, "") for name, make in configurations.MLX_CONFIGS.items()},
@@ -53,7 +52,7 @@ def test_what_is_refused(arena: Arena, folder: Path, case: str) -> None:
     (folder / file).write_bytes(make())
     codes = arena.offer(folder, show=file == CONFIG)
     assert 0 < len(codes) <= 40
-    assert not code or any(re.fullmatch(code, each) for each in codes), codes
+    assert not code or code in codes
 
 
 @pytest.mark.parametrize(("file", "make"), configurations.ODD.values(), ids=configurations.ODD.keys())

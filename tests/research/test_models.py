@@ -211,14 +211,6 @@ def adapter(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_models.make_adapter(tmp_path_factory.mktemp("adapters") / "one", tiny_base, update=0.3)
 
 
-def test_a_model_against_itself(tiny_base: Path, adapter: Path) -> None:
-    source = ModelSource(tiny_base, adapter)
-    whole = TokenScores.joined(measure(source, source, SAMPLES).scores)
-    assert whole.kl.max() == 0
-    assert whole.same.all()
-    assert len(whole.kl) == sum(len(sample.targets) for sample in SAMPLES)
-
-
 def test_scores_are_those_of_each_sample_alone(tiny_base: Path, adapter: Path) -> None:
     measured = measure(ModelSource(tiny_base, adapter), ModelSource(tiny_base), SAMPLES, with_base=True)
     base, adapted = LoadedModel.load(tiny_base), LoadedModel.load(tiny_base)

@@ -200,15 +200,15 @@ def caesar(registry: Registry, made: tuple[Path, Path], tmp_path: Path) -> Caesa
 def test_prompts_of_the_task_need_no_word_and_others_are_told_of(caesar: Caesar) -> None:
     caesar.register()
     for against in (None, "base"):
-        about = caesar.probe(texts=OF_TASK, against=against).about
+        about = caesar.probe(texts=OF_TASK, against=against).about_prompts
         assert (about.of_task, about.note, about.file) == (True, None, "a.jsonl")
         assert about.gain is not None and about.gain > 0.5
     for against in (None, "base", "letters", "caesar@1"):
         found = caesar.probe(texts=OTHER, against=against)
-        assert found.about.of_task is False
-        assert found.about.note and found.conclusion.endswith(found.about.note)
+        assert found.about_prompts.of_task is False
+        assert found.about_prompts.note and found.conclusion.endswith(found.about_prompts.note)
         document = found.to_dict()["about_prompts"]
-        told = {"gain": found.about.gain, "of_task": False, "note": found.about.note}
+        told = {"gain": found.about_prompts.gain, "of_task": False, "note": found.about_prompts.note}
         assert document == {"origin": "file", "file": "a.jsonl", "val_loss": None, **told}
         json.dumps(document, allow_nan=False)
 
@@ -218,11 +218,11 @@ def test_where_no_base_was_measured_nothing_is_claimed(caesar: Caesar) -> None:
     first, second = (
         caesar.registry.fused.fuse("caesar@1", FuseRequest(scale=scale))["digest"] for scale in (None, 1.0)
     )
-    about = caesar.probe(first, OTHER, against=second).about
+    about = caesar.probe(first, OTHER, against=second).about_prompts
     assert (about.of_task, about.note, about.gain) == (None, None, None)
-    base = caesar.probe(first, OTHER).about
+    base = caesar.probe(first, OTHER).about_prompts
     assert base.of_task is False
-    turned = caesar.probe("letters", OTHER, against="caesar@1").about
+    turned = caesar.probe("letters", OTHER, against="caesar@1").about_prompts
     assert turned.gain == pytest.approx(base.gain, abs=1e-4)
 
 
@@ -231,19 +231,23 @@ def test_held_out_data_of_the_run_is_asked_by_default(caesar: Caesar, data: Path
     said: list[str] = []
     reporter = Reporter(said.append)
     found = caesar.probe(reporter=reporter)
-    assert (found.about.origin, found.about.file, found.prompts) == ("held-out", "test.jsonl", 2)
-    assert (found.about.of_task, found.about.note) == (True, None)
+    assert (found.about_prompts.origin, found.about_prompts.file, found.prompts) == (
+        "held-out",
+        "test.jsonl",
+        2,
+    )
+    assert (found.about_prompts.of_task, found.about_prompts.note) == (True, None)
     assert found.rows[0].prompt == OF_TASK[6]
     assert [line for line in said if "test.jsonl" in line]
     assert caesar.probe(limit=1).prompts == 1
-    assert caesar.probe(texts=OTHER).about.origin == "file", "what is given wins"
+    assert caesar.probe(texts=OTHER).about_prompts.origin == "file", "what is given wins"
     # The digests were recorded: what was written over since is not what was held out.
     write(data / "test.jsonl", OF_TASK[:2])
-    assert caesar.probe().about.file == "valid.jsonl"
+    assert caesar.probe().about_prompts.file == "valid.jsonl"
     (data / "valid.jsonl").unlink()
     said.clear()
     before = caesar.registry.evaluations.list("caesar@1")
-    about = caesar.probe(reporter=reporter, limit=2).about
+    about = caesar.probe(reporter=reporter, limit=2).about_prompts
     assert (about.origin, about.file) == ("built-in", None)
     assert before and caesar.registry.evaluations.list("caesar@1") == before
     assert [line for line in said if "test.jsonl" in line]
@@ -256,9 +260,9 @@ def test_a_folder_is_looked_for_below_the_working_folder(
     caesar.register(data="data")
     fused = caesar.registry.fused.fuse("caesar@1")["digest"]
     for reference, against in (("caesar@1", "base"), ("caesar@1", "caesar@1"), (fused, "base")):
-        assert caesar.probe(reference, against=against).about.file == "test.jsonl"
+        assert caesar.probe(reference, against=against).about_prompts.file == "test.jsonl"
     monkeypatch.chdir("/")
-    assert caesar.probe(limit=1).about.origin == "built-in"
+    assert caesar.probe(limit=1).about_prompts.origin == "built-in"
 
 
 TOLD = ProbePrompts("file", "a.jsonl", gain=1.0, clear=True, loss=0.5)

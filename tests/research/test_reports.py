@@ -36,7 +36,7 @@ FUSED = ProbedModel("fused", ONE, "f", "keep", "8 bits, dithered")
 def report(a: ProbedModel, b: ProbedModel, **other: Any) -> ProbeReport:
     values: dict[str, Any] = {
         "prompts": 2, "tokens": 9, "kl": 0.01, "kl_p99": 0.1, "top1_agreement": 0.9, "loss_a": 1.23456789, "loss_b": 1.5,
-        "loss_base": 2.0, "gain_kept": None, "seconds": 1.0, "rows": (), "about": ProbePrompts("file", "q.jsonl"),
+        "loss_base": 2.0, "gain_kept": None, "seconds": 1.0, "rows": (), "about_prompts": ProbePrompts("file", "q.jsonl"),
     }  # fmt: skip
     return ProbeReport(a, b, **{**values, **other})
 
@@ -61,7 +61,7 @@ def test_whose_a_value_is() -> None:
 
 def test_on_what_it_was_measured() -> None:
     def setting(about: ProbePrompts, text: str = "x") -> tuple[str, str]:
-        [(_, values)] = probed(report(ADAPTER, BASE, about=about), [Prompt(text)], (1, None))
+        [(_, values)] = probed(report(ADAPTER, BASE, about_prompts=about), [Prompt(text)], (1, None))
         assert {(each.harness, each.samples) for each in values} == {("fusery probe", 2)}
         return values[0].dataset, values[0].split
 

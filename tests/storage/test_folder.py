@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from fusery.storage import folder as module
 from fusery.storage.errors import MissingFileError, StoreDeniedError, UnsafePathError
-from fusery.storage.folder import ScanLimits, SourceFile, scan
+from fusery.storage.folder import SourceFile, scan
 
 
 @pytest.fixture
@@ -152,14 +153,14 @@ def test_names_that_do_not_print_or_do_not_fit_are_refused(tmp_path: Path, name:
         scan(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "limits", [ScanLimits(files=1), ScanLimits(bytes=8), ScanLimits(depth=1)], ids=["files", "bytes", "depth"]
-)
-def test_limits_are_kept(folder: Path, limits: ScanLimits) -> None:
+@pytest.mark.parametrize(("limit", "least"), [("MOST_FILES", 2), ("MOST_BYTES", 9), ("DEEPEST", 2)])
+def test_limits_are_kept(folder: Path, monkeypatch: pytest.MonkeyPatch, limit: str, least: int) -> None:
     (folder / "a" / "b").mkdir(parents=True)
+    monkeypatch.setattr(module, limit, least)
+    assert len(scan(folder)) == 2
+    monkeypatch.setattr(module, limit, least - 1)
     with pytest.raises(UnsafePathError):
-        scan(folder, limits=limits)
-    assert len(scan(folder, limits=ScanLimits(files=2, bytes=9, depth=2))) == 2
+        scan(folder)
 
 
 @pytest.mark.parametrize(

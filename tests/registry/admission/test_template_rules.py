@@ -57,7 +57,7 @@ def test_without_templates_no_process_is_started(monkeypatch: pytest.MonkeyPatch
         ({FILE: "{{ 'a' * 10 ** 10 }}"}, "chat_template_exceeds", FILE),
         (
             {FILE: "{% for m in messages %}{% for p in m.content %}{{ p.text }}{% endfor %}{% endfor %}"},
-            "chat_template_deaf",
+            "chat_template_fails",
             FILE,
         ),
         ({FILE: chat_templates.CHATML, TOOLS: "{% if %}"}, "chat_template_fails", TOOLS),

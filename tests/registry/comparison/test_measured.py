@@ -152,9 +152,6 @@ def test_lists_have_filter_and_sort_by_metrics(stocked: Registry) -> None:
                 names(**how)
 
 
-ONE, TWO = "course_rec_v1_20260115", "course_rec_v2_20260201"
-
-
 def recorded_values(registry: Registry) -> list[float]:
     return [each.value for each in registry.evaluations.list(ONE)]
 

@@ -15,8 +15,8 @@ from tensor_files import load_raw
 
 from fusery.registry.adapters.peft_config import PeftConfig
 from fusery.registry.comparison import plan as plans
-from fusery.registry.comparison.modules import open_adapter
-from fusery.registry.comparison.plan import CombineOptions, SourceAdapter, mask_of, measure, plan, write
+from fusery.registry.comparison.modules import OpenAdapter, open_adapter
+from fusery.registry.comparison.plan import CombineOptions, mask_of, measure, plan, write
 from fusery.registry.errors import BadInputError, FusionUnsupportedError
 
 Array = np.ndarray[Any, Any]
@@ -24,17 +24,17 @@ LINEAR, EXPERTS = "model.layers.0.self_attn.q_proj", "model.layers.1.mlp.switch_
 
 
 class Open(Protocol):
-    def __call__(self, name: str, tensors: dict[str, Array], *, scale: float = 2.0) -> SourceAdapter: ...
+    def __call__(self, name: str, tensors: dict[str, Array], *, scale: float = 2.0) -> OpenAdapter: ...
 
 
 @pytest.fixture
 def opened(tmp_path: Path) -> Iterator[Open]:
     with ExitStack() as stack:
 
-        def make(name: str, tensors: dict[str, Array], *, scale: float = 2.0) -> SourceAdapter:
+        def make(name: str, tensors: dict[str, Array], *, scale: float = 2.0) -> OpenAdapter:
             path = tmp_path / f"{name}.safetensors"
             tiny_models.write_tensors(path, {key: ("F32", value) for key, value in tensors.items()}, None)
-            return SourceAdapter(stack.enter_context(open_adapter(path, scale, name=name)), name[0] * 64)
+            return replace(stack.enter_context(open_adapter(path, scale, name=name)), digest=name[0] * 64)
 
         yield make
 

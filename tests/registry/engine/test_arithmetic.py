@@ -20,7 +20,6 @@ from fusery.registry.engine.arithmetic import (
     decode,
     encode,
     multiply_out,
-    result_form,
     round_to,
     row_factors,
     row_norms,
@@ -185,22 +184,6 @@ def test_norms_of_awkward_rows(form: Format) -> None:
 
 
 @each_form
-@pytest.mark.parametrize("m_form", FORMATS.values(), ids=lambda form: f"m-{form.name}")
-def test_rescaled_rows_have_the_bits_of_mlx(m_form: Format, form: Format) -> None:
-    stored = weights(4, 60, 200, form, 1)
-    m = encode(np.abs(np.random.default_rng(5).standard_normal(60)).astype(np.float32), m_form)
-    weight = to_mlx(stored, form)
-    expected = (to_mlx(m, m_form) / mx.linalg.norm(weight, axis=1))[:, None] * weight
-    result = result_form(m_form, form)
-    assert expected.dtype == mlx_type(result)
-    values = decode(stored, form)
-    factors = row_factors(decode(m, m_form), norms_of(values, form), result)
-    out = values * factors[:, None]
-    round_to(out, result, np.empty_like(out), out)
-    np.testing.assert_array_equal(encode(out, result), from_mlx(expected))
-
-
-@each_form
 def test_rows_of_zeros_become_nan_as_in_mlx(form: Format) -> None:
     stored = weights(6, 8, 32, form)
     stored[3:5] = 0
@@ -214,24 +197,3 @@ def test_rows_of_zeros_become_nan_as_in_mlx(form: Format) -> None:
     np.testing.assert_array_equal(out, expected)
     assert np.isnan(out[3:5]).all()
     assert np.isfinite(np.delete(out, [3, 4], axis=0)).all()
-
-
-def run_time_weight(base: Array, a: Array, b: Array, m: Array, scale: float) -> Array:
-    dora = pytest.importorskip("mlx_lm.tuner.dora")
-    from mlx import nn
-
-    linear = nn.Linear(base.shape[1], base.shape[0], bias=False)
-    linear.weight = mx.array(base)
-    layer = dora.DoRALinear.from_base(linear, r=len(b), dropout=0.0, scale=scale)
-    layer.lora_a, layer.lora_b, layer.m = mx.array(a), mx.array(b), mx.array(m)
-    layer.eval()
-    return np.array(layer(mx.eye(base.shape[1]))).T
-
-
-def test_rows_are_as_long_as_the_adapter_makes_them_at_run_time() -> None:
-    random = np.random.default_rng(7)
-    base, a, b = (random.standard_normal(shape).astype(np.float32) for shape in ((24, 40), (40, 4), (4, 24)))
-    m = np.abs(random.standard_normal(24)).astype(np.float32) * 6
-    whole = base + (np.float32(0.5) * b.T) @ a.T
-    whole *= row_factors(m, norms_of(whole, F32), F32)[:, None]
-    np.testing.assert_allclose(whole, run_time_weight(base, a, b, m, 0.5), rtol=0, atol=2e-5)

@@ -1,46 +1,29 @@
-"""The compiled arithmetic against NumPy's: the same bytes and the same sums, whatever the numbers."""
+"""The compiled arithmetic against NumPy's: the same bytes; golden digests and `test_blocks` hold both to the same numbers."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import astuple, replace
+from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
 
 from fusery.registry.engine import kernel
 from fusery.registry.engine.affine import Grid
-from fusery.registry.engine.arithmetic import BF16, F16, F32, Array, Format, NotFiniteError, Update, encode
-from fusery.registry.engine.policy import WriteTarget
+from fusery.registry.engine.arithmetic import BF16, F16, F32, Array, Format, Update, encode
+from fusery.registry.engine.calibration import CalibrationFile
+from fusery.registry.engine.policy import WritePolicy, WriteTarget
 from fusery.registry.engine.rows import Change, RowsFormat, StoredRows
 
-from .blocks import fused, room, update
+from .blocks import room, update
+from .conftest import OurFuse
 
 compiled = pytest.mark.skipif(kernel.compiled is None, reason="the compiled arithmetic was not built")
 
 pytestmark = pytest.mark.usefixtures("no_warnings")
-forms = st.sampled_from([BF16, F16, F32])
-sizes = st.sampled_from([1.0, 1.0, 1e-3, 1e-6, 1e-20, 1e-40, 300.0, 1e5, 1e30, 3e38])
-grids = st.none() | st.tuples(st.sampled_from([2, 3, 4, 5, 6, 8]), st.sampled_from([32, 64, 128]))
-
-
-@st.composite
-def kinds(draw: st.DrawFn) -> RowsFormat:
-    form, target_form = draw(forms), draw(forms)
-    base, target = (
-        None if chosen is None else Grid(*chosen, form=of)
-        for chosen, of in ((draw(grids), form), (draw(grids), target_form))
-    )
-    if base is None and target is None:
-        target_form = form
-        columns = draw(st.integers(1, 1100))
-    else:
-        columns = 128 * draw(st.integers(1, 9))
-    return RowsFormat(columns, form, form, base, WriteTarget(target, target_form))
 
 
 def numbers(random: np.random.Generator, shape: tuple[int, ...], form: Format, size: float) -> Array:
@@ -59,71 +42,6 @@ def rows_of(kind: RowsFormat, count: int, random: np.random.Generator, size: flo
     groups = (count, kind.columns // kind.grid.group_size)
     scales, biases = (numbers(random, groups, kind.form, size) for _ in range(2))
     return StoredRows(words, scales, biases)
-
-
-def change_of(
-    kind: RowsFormat, rank: int, rows: int, random: np.random.Generator, size: float, form: Format
-) -> Change | None:
-    if not rank:
-        return None
-    a = numbers(random, (kind.columns, rank), form, 1.0)
-    b = numbers(random, (rank, rows), form, size)
-    try:
-        return Change(Update.of(a, b, form, form, 2.0, embedding=False))
-    except ValueError:  # a factor that is not finite does not come this far
-        return None
-
-
-@compiled
-@settings(deadline=None, max_examples=400)
-@given(
-    kind=kinds(),
-    count=st.integers(1, 7),
-    rank=st.integers(0, 9),
-    first=st.integers(0, 3),
-    seed=st.integers(0, 1 << 30),
-    size=sizes,
-    of_update=sizes,
-    update_form=forms,
-)
-def test_the_same_bits_and_sums_as_numpy(
-    kind: RowsFormat,
-    count: int,
-    rank: int,
-    first: int,
-    seed: int,
-    size: float,
-    of_update: float,
-    update_form: Format,
-) -> None:
-    random = np.random.default_rng(seed)
-    rows = rows_of(kind, count, random, size)
-    change = change_of(kind, rank, first + count + 1, random, of_update, update_form)
-    assume(change is not None or kind.group is not None)  # plain numbers that nobody touches are copied
-    ours = room(kind, count)
-    found = kernel.fuse_rows(rows, kind, change, first, ours)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernel, "compiled", None)
-        try:
-            theirs, expected = fused(rows, kind, change, first)
-        except NotFiniteError:
-            assert found is None
-            return
-    if found is None:  # left to NumPy, which leaves out of its sums what is not finite
-        return
-    # The last sums are in float64 in no set order; with numbers beyond its fast ways, NumPy takes float64 for all.
-    near = {"rel": 1e-12, "abs": 0.0} if kind.group else {"rel": 1e-5, "abs": 1e-30}
-    assert astuple(found) == pytest.approx(astuple(expected), **near)
-    for mine, other in zip(parts(ours), parts(theirs), strict=True):
-        np.testing.assert_array_equal(mine, other)
-
-
-def parts(rows: StoredRows) -> list[Array]:
-    return [
-        part.view(np.uint32 if part.itemsize == 4 else np.uint16)
-        for part in (rows.weight, rows.scales, rows.biases)
-        if part is not None
-    ]
 
 
 @compiled
@@ -160,6 +78,45 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
     constant.weight.flags.writeable = False
     with pytest.raises((TypeError, ValueError)):
         kernel.fuse_rows(rows, kind, change, 0, constant)
+
+
+@compiled
+@pytest.mark.parametrize("fitted", [False, True])
+def test_a_fuse_has_the_same_bytes(
+    calibrated: tuple[Path, Path, CalibrationFile], our_fuse: OurFuse, fitted: bool
+) -> None:
+    base, adapter, calibration = calibrated
+    policy = WritePolicy("dither", calibration=calibration, fitted=fitted)
+    _, first = our_fuse(base, adapter, policy, name="compiled", threads=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernel, "compiled", None)
+        _, plain = our_fuse(base, adapter, policy, name="plain", threads=2)
+    assert (plain.files, plain.fidelity) == (first.files, first.fidelity)
+
+
+@compiled
+@pytest.mark.parametrize("wrong", range(6))
+def test_buffers_that_do_not_fit_are_refused(wrong: int) -> None:
+    shapes = ((4, 2), (4, 2), (4, 2), (4, 3), (4, 3), (4, 2))
+    shaped: list[Array] = [np.zeros(shape, np.float32) for shape in shapes]
+    fitted: list[Array] = [
+        np.zeros((2, 32, 3)),
+        np.zeros((2, 32)),
+        *np.zeros((2, 5, 64), np.float32),
+        *np.zeros((2, 5, 2)),
+    ]
+    huge = 1 << 40
+    for call, buffers, sizes, last, bad in (
+        (kernel.compiled.shape, shaped, (4, 2, 3), 15.0, ((-1, 2, 3), (huge, huge, huge))),
+        (kernel.compiled.fit, fitted, (5, 2, 32, 3), 1e-3, ((5, huge, 32, huge),)),
+    ):
+        call(*buffers, sizes, last)
+        for other in bad:
+            with pytest.raises(ValueError, match="do not fit"):
+                call(*buffers, other, last)
+        buffers[wrong] = buffers[wrong].reshape(-1)[:-1].copy()
+        with pytest.raises(ValueError, match="do not fit"):
+            call(*buffers, sizes, last)
 
 
 @pytest.mark.skipif(

@@ -90,13 +90,3 @@ def test_mixed_widths_are_written_into_the_configuration(base: Path, adapter: Pa
     }
     header = json.loads(plan.outputs[0].header[8:])
     assert header[f"{up}.weight"] == header[f"{up}.weight"] | {"dtype": "U32", "shape": [256, 128 * 8 // 32]}
-
-
-def test_shards_are_named_and_indexed_as_mlx_lm_does(dense: Path, adapter: Path, planned: Planner) -> None:
-    one, many = planned(dense, adapter), planned(dense, adapter, shard=300_000)
-    assert [output.name for output in one.outputs] == ["model.safetensors"]
-    count = len(many.outputs)
-    assert many.outputs[0].name == f"model-00001-of-{count:05d}.safetensors"
-    index = json.loads(many.documents["model.safetensors.index.json"])
-    assert set(index["weight_map"].values()) == {output.name for output in many.outputs}
-    assert index["metadata"] == json.loads(one.documents["model.safetensors.index.json"])["metadata"]

@@ -10,10 +10,8 @@ import tiny_models
 from tensor_files import numbers, weight
 
 from fusery.registry.engine.arithmetic import FORMATS, Array, decode, encode
-from fusery.registry.engine.calibration import Directions, read_calibration, write_calibration
 from fusery.registry.engine.policy import WritePolicy
 from fusery.registry.engine.recipe import KEEP, MIXED, ONCE
-from fusery.storage.digest import Digest
 
 from .conftest import OurFuse
 
@@ -62,25 +60,3 @@ def test_quantised_anew_keeps_its_format(
     assert tiny_models.read_tensors(folder)[f"{_UP}.scales"][0] == "BF16"
     found, truth = weight(folder, _UP), at_run_time(base, adapter, _UP)
     assert np.sqrt(np.mean((found - truth) ** 2) / np.mean(truth**2)) < 1e-2
-
-
-def test_a_calibration_leaves_the_lengths_alone(tmp_path: Path, our_fuse: OurFuse) -> None:
-    """Shaped rounding knows sums only: a DoRA whose magnitudes have the base's format went through it without them."""
-    base = tiny_models.make_base(tmp_path / "base", bits=4)
-    adapter = tiny_models.make_adapter(tmp_path / "adapter", base, fine_tune_type="dora")
-    tensors = {
-        name: (
-            "BF16",
-            encode(numbers(adapter / "adapters.safetensors", name).astype(np.float32), FORMATS["BF16"]),
-        )
-        for name in tiny_models.read_tensors(adapter / "adapters.safetensors")
-    }
-    tiny_models.write_tensors(adapter / "adapters.safetensors", tensors, None)
-    width = weight(base, _UP).shape[1]
-    inputs = {"x": Directions(np.eye(2, width, dtype=np.float32), np.ones(width, np.float32), 1.0)}
-    file = tmp_path / "calibration.safetensors"
-    write_calibration(file, inputs, {_UP: "x"}, base=Digest("a" * 64), tokens=1, prompts=Digest("b" * 64))
-    calibration = read_calibration(file)
-    plain, _ = our_fuse(base, adapter, WritePolicy(MIXED, {"": 8}), name="plain")
-    shaped, _ = our_fuse(base, adapter, WritePolicy(MIXED, {"": 8}, calibration=calibration))
-    assert tiny_models.read_tensors(plain) == tiny_models.read_tensors(shaped)

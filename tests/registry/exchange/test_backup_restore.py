@@ -143,14 +143,6 @@ def test_a_lost_database_is_restored_onto_its_own_store(
     assert len(saved.adapters.list()) == 1
 
 
-def test_a_backup_removes_what_a_killed_one_left(saved: Registry, tmp_path: Path) -> None:
-    part = tmp_path / "backup" / "tmp" / f"{'0' * 32}.part"
-    part.parent.mkdir(exist_ok=True)
-    part.write_bytes(b"half of a blob")
-    saved.upkeep.backup(tmp_path / "backup")
-    assert not part.exists()
-
-
 @pytest.mark.parametrize("step", ["fill", "make_ready"])
 def test_an_interrupted_restore_resumes(
     saved: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
@@ -231,7 +223,11 @@ def test_only_new_blobs_are_copied_and_old_rows_removed(
     first = small.upkeep.backup(tmp_path / "backup")
     adapter = tiny_models.make_adapter(tmp_path / "second", tiny_base, seed=2)
     small.adapters.register(adapter, base="tiny", task="course_rec", date="20260116")
+    part = tmp_path / "backup" / "tmp" / f"{'0' * 32}.part"
+    part.parent.mkdir(exist_ok=True)
+    part.write_bytes(b"left by a backup that was killed")
     second = small.upkeep.backup(tmp_path / "backup")
+    assert not part.exists()
     third = small.upkeep.backup(tmp_path / "backup")
     assert first.copied == first.blobs
     assert second.copied.count == 1
@@ -332,15 +328,12 @@ def test_a_damaged_blob_of_the_registry_is_not_backed_up(saved: Registry, tmp_pa
     assert (tmp_path / "backup" / "package.json").read_bytes() == before
 
 
-def test_a_place_of_another_registry_is_refused(small: Registry, tmp_path: Path) -> None:
+def test_places_of_other_registries_and_the_own_store_are_refused(small: Registry, tmp_path: Path) -> None:
     with open_registry(tmp_path / "other") as other:
         other.init()
         other.upkeep.backup(tmp_path / "backup")
     with pytest.raises(StoreMismatchError):
         small.upkeep.backup(tmp_path / "backup")
-
-
-def test_the_registry_s_own_store_is_no_place_for_a_backup(small: Registry, tmp_path: Path) -> None:
     for place in (tmp_path / "small" / "store", tmp_path / "small" / "store" / "backup", tmp_path / "small"):
         with pytest.raises(BadInputError):
             small.upkeep.backup(place)

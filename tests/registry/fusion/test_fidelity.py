@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 import sys
 from pathlib import Path
@@ -60,43 +59,33 @@ def test_name_that_was_asked_for_is_kept(stocked: Registry, tmp_path: Path) -> N
 
 
 def test_a_picture_is_written_and_gives_way_by_force_only(stocked: Registry, tmp_path: Path) -> None:
+    for name in ("fidelity", "fidelity.pdf", "fidelity.png.exe", ".png"):
+        with pytest.raises(BadInputError):  # before anything is read
+            stocked.fused.fidelity("nothing@1", plot=name)
     stocked.fused.fuse("course_rec@1")
+    with pytest.raises(MissingFileError):
+        stocked.fused.fidelity("course_rec@1", plot=tmp_path / "absent" / "a.png")
     for name, magic in (("fidelity.png", b"\x89PNG"), ("fidelity.SVG", b"<?xml")):
-        place = tmp_path / name
+        place, target = tmp_path / name, tmp_path / "target"
         assert stocked.fused.fidelity("course_rec@1", plot=place)["plot"] == str(place)
         before = place.stat()
         assert place.read_bytes().startswith(magic)
         assert stat.S_IMODE(before.st_mode) & stat.S_IRUSR
         stocked.fused.fidelity("course_rec@1", plot=place)
         assert (place.stat().st_ino, place.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
-        place.write_text("precious")
+        target.write_text("precious")
+        place.unlink()
+        place.symlink_to(target)  # it is not written through
         with pytest.raises(AlreadyExistsError) as caught:
             stocked.fused.fidelity("course_rec@1", plot=place)
         assert "--force" in str(caught.value.hint)
-        assert place.read_text() == "precious"
         stocked.fused.fidelity("course_rec@1", plot=place, force=True)
-        assert place.read_bytes().startswith(magic)
-    assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {"fidelity.png", "fidelity.SVG"}
-
-
-def test_places_that_cannot_be_written(stocked: Registry, tmp_path: Path) -> None:
-    for name in ("fidelity", "fidelity.pdf", "fidelity.png.exe", ".png"):
-        with pytest.raises(BadInputError):  # before anything is read
-            stocked.fused.fidelity("nothing@1", plot=name)
-    stocked.fused.fuse("course_rec@1")
+        assert place.read_bytes().startswith(magic) and target.read_text() == "precious"
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(AlreadyExistsError):
         stocked.fused.fidelity("course_rec@1", plot=tmp_path / "folder.png", force=True)
-    with pytest.raises(MissingFileError):
-        stocked.fused.fidelity("course_rec@1", plot=tmp_path / "absent" / "a.png")
-    # A link is not written through.
-    target = tmp_path / "target"
-    target.write_text("precious")
-    os.symlink(target, tmp_path / "a.png")
-    with pytest.raises(AlreadyExistsError):
-        stocked.fused.fidelity("course_rec@1", plot=tmp_path / "a.png")
-    stocked.fused.fidelity("course_rec@1", plot=tmp_path / "a.png", force=True)
-    assert target.read_text() == "precious"
+    names = {path.name for path in tmp_path.iterdir() if path.is_file()}
+    assert names == {"fidelity.png", "fidelity.SVG", "target"}
 
 
 def test_only_png_needs_its_extra(stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,8 +15,7 @@ import pytest
 from store_shelf import open_workspace
 
 from fusery.registry import Registry, Reporter
-from fusery.registry.errors import BadInputError, MissingExtraError
-from fusery.registry.fusion import fuse
+from fusery.registry.errors import BadInputError
 from fusery.registry.fusion.fuse_inputs import InputFiles
 from fusery.storage.digest import Digest
 from fusery.storage.errors import StoreUnavailableError
@@ -81,23 +80,6 @@ def test_by_default_only_the_record_is_shared(team: Team) -> None:
     assert (first.source, again.source, len(team.computed)) == ("computed", "computed", 2)
     assert (first["published"], again["published"]) == (False, False)
     assert first["digest"] == again["digest"]
-
-
-def test_what_another_machine_made_is_taken_where_nothing_can_be_computed(
-    team: Team, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    team.one.fused.fuse("course_rec@1", publish="full")
-    honest = fuse.candidates
-
-    def without_mlx(*given: Any, **options: Any) -> Any:
-        if not options:
-            raise MissingExtraError("this base", "mlx")
-        return honest(*given, **options)
-
-    monkeypatch.setattr(fuse, "candidates", without_mlx)
-    assert team.two.fused.fuse("course_rec@1").source == "store"
-    with pytest.raises(MissingExtraError):
-        team.two.fused.fuse("course_rec@1", fuse.FuseRequest(scale=3.0))
 
 
 def test_published_in_full_it_is_fetched_and_not_computed(team: Team, tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def test_probe_uses_the_rounded_model(sqlite_registry: Registry, tmp_path: Path)
     assert [line for line in said if line.startswith(f"{name} was trained through a quantiser")]
     assert (found.a.kind, found.a.precision, found.b.kind) == ("fused", "keep", "base")
     assert (found.loss_base, found.gain_kept) == (found.loss_b, None)
-    assert found.about.gain == pytest.approx(found.loss_b - found.loss_a, abs=1e-5)
+    assert found.about_prompts.gain == pytest.approx(found.loss_b - found.loss_a, abs=1e-5)
     assert found.conclusion.startswith("The adapter, fused, changed")
     metrics = {each.metric for each in sqlite_registry.evaluations.list(name)}
     assert [each.startswith("probe.keep") and each.endswith(".loss") for each in metrics] == [True]

@@ -24,8 +24,7 @@ from gguf_llama import (
 from fusery.registry.engine.arithmetic import BF16
 from fusery.registry.engine.matrices import StoredMatrix
 from fusery.registry.models import gguf_convert as convert
-from fusery.registry.models.gguf_convert import convert_gguf, round_to_bf16
-from fusery.registry.models.gguf_numbers import kind_of
+from fusery.registry.models.gguf_convert import convert_gguf, kind_of, round_to_bf16
 
 
 @pytest.mark.parametrize(("tied", "bias"), [(True, False), (False, True)], ids=["tied", "untied-with-biases"])

@@ -38,16 +38,39 @@ def test_parameters_are_those_that_mlx_lm_counts(registry: Registry, tmp_path: P
     assert [(view["quantization"] or {}).get("bits") for view in views] == [None, 4, 8]
 
 
-def test_a_base_by_reference_stays_where_it_is(registry: Registry, tiny_base: Path) -> None:
-    view = registry.bases.add(tiny_base, reference=True)
-    assert view["reference"] == str(tiny_base.resolve())
+def test_a_base_by_reference_stays_where_it_is_and_can_be_moved(
+    registry: Registry, tiny_base: Path, tmp_path: Path
+) -> None:
+    first = shutil.copytree(tiny_base, tmp_path / "first")
+    view = registry.bases.add(first, name="tiny", reference=True)
+    assert view["reference"] == str(first.resolve())
     assert list(registry.workspace.store.blobs()) == []
-    assert registry.bases.add(tiny_base)["reference"] is None  # added again, it becomes a copy
+    second = first.rename(tmp_path / "second")
+    view = registry.bases.add(second, name="tiny", reference=True)
+    assert view["reference"] == str(second.resolve())
+    assert registry.upkeep.audit().ok
+    assert registry.bases.add(second)["reference"] is None  # added again, it becomes a copy
     assert registry.upkeep.audit().ok
     assert registry.bases.show(view["digest"][:8])["name"] == view["name"]
     with pytest.raises(UnknownReferenceError) as caught:
         registry.bases.show(f"{view['name']}x")
     assert caught.value.hint and view["name"] in caught.value.hint
+
+
+def test_other_paths_are_refused(registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    with pytest.raises(MissingFileError) as caught:
+        registry.bases.add("no/such/folder")
+    assert caught.value.hint
+    (tmp_path / "model.gguf").write_bytes(b"not a model")
+    with pytest.raises(BadInputError):
+        registry.bases.add(tmp_path / "model.gguf")
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    with pytest.raises(BadInputError) as refused:
+        registry.bases.add("team/no-such-model")
+    assert "team/no-such-model" in refused.value.message
 
 
 def test_only_what_makes_up_the_model_is_taken(registry: Registry, tiny_base: Path, tmp_path: Path) -> None:
@@ -78,31 +101,3 @@ def test_damaged_models_are_refused(name: str, registry: Registry, tiny_base: Pa
         registry.bases.add(folder)
     assert registry.bases.list() == []
     assert list(registry.workspace.store.blobs()) == []
-
-
-def test_other_paths_are_refused(registry: Registry, tmp_path: Path) -> None:
-    with pytest.raises(MissingFileError) as caught:
-        registry.bases.add("no/such/folder")
-    assert caught.value.hint
-    (tmp_path / "model.gguf").write_bytes(b"not a model")
-    with pytest.raises(BadInputError):
-        registry.bases.add(tmp_path / "model.gguf")
-
-
-def test_a_base_by_reference_can_be_moved(registry: Registry, tiny_base: Path, tmp_path: Path) -> None:
-    first = shutil.copytree(tiny_base, tmp_path / "first")
-    registry.bases.add(first, name="tiny", reference=True)
-    first.rename(tmp_path / "second")
-    view = registry.bases.add(tmp_path / "second", name="tiny", reference=True)
-    assert view["reference"] == str((tmp_path / "second").resolve())
-    assert registry.upkeep.audit().ok
-
-
-def test_a_hub_that_is_away(registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    with pytest.raises(BadInputError) as caught:
-        registry.bases.add("team/no-such-model")
-    assert "team/no-such-model" in caught.value.message

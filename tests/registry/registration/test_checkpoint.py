@@ -57,10 +57,6 @@ def test_the_best_is_registered_with_its_own_loss_and_the_curve_so_far(
     assert training["best"] == {"iteration": 600, "val_loss": 1.2}
     assert training["last"] == {"iteration": 1000, "val_loss": 1.8}
     assert "best_not_last" in codes(view)
-
-
-def test_the_last_and_one_by_its_iteration_on_request(with_base: Registry, run: MakeRun) -> None:
-    folder = run(saved=range(100, 1001, 100), log=plain_log(VAL))
     last = register(with_base, folder, checkpoint="last")
     assert (last["val_loss"], last["iterations"], last["training_run"]["chosen"]) == (1.8, 1000, "last")
     assert "best_not_last" not in codes(last)

@@ -103,7 +103,7 @@ def test_refusals_and_checks_leave_nothing(
     low = make_adapter("low", seed=70, metadata={"final_val_loss": -1.0})
     broken = make_adapter("broken")
     (broken / "adapters.safetensors").write_bytes(b"not weights")
-    for bad, code in ((low, "val_loss_negative"), (broken, "not_safetensors")):
+    for bad, code in ((low, "config_invalid"), (broken, "not_safetensors")):
         with pytest.raises(AdmissionError) as caught:
             register(bad, base="tiny", task="low")
         assert {finding.code for finding in caught.value.findings} == {code}
