@@ -75,7 +75,7 @@ class Exported(Record):
     name: str = described("of the adapter")
     digest: str = described("of the adapter")
     format: Form = described("`mlx` or `peft`")
-    rendered: bool = described("the form is not the one that was registered")
+    rendered: bool = described("the form differs from the registered one")
     path: Path = described("the folder that was written")
     existed: bool = described("the very same folder was there already")
     withdrawals: tuple[Withdrawal, ...] = described("yanks that concern the adapter")
