@@ -64,7 +64,8 @@ def command(
             if as_json and quiet:
                 raise click.UsageError("--json and -q exclude each other.")
             for name, value in options.items():
-                if isinstance(value, str) and not _is_text(value):
+                # Non-UTF-8 bytes of an argument become lone surrogates, which databases refuse.
+                if isinstance(value, str) and any("\ud800" <= char <= "\udfff" for char in value):
                     raise click.UsageError(f"The value for {name!r} is not UTF-8 text.")
             for name, other in (needs or {}).items():
                 if options[name] not in _NOT_GIVEN and options[other] in _NOT_GIVEN:
@@ -219,11 +220,6 @@ def _names(found: Any, names: Names) -> Iterable[str]:
         return map(str, names(found))
     value = attrgetter(names)
     return [str(value(each) or "") for each in (found if isinstance(found, list | tuple) else [found])]
-
-
-def _is_text(value: str) -> bool:
-    # Non-UTF-8 bytes of an argument become lone surrogates, which databases refuse.
-    return not any("\ud800" <= char <= "\udfff" for char in value)
 
 
 def _flag(first: str, second: str, text: str) -> click.Option:

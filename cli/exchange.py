@@ -18,7 +18,6 @@ from .text import cell
 
 if TYPE_CHECKING:
     from fusery.registry.exchange import Exchanged
-    from fusery.registry.exchange.export import Exported
 
 
 _OTHER: Mapping[str, Any] = {
@@ -127,13 +126,13 @@ def get(
     exported = session.registry.exchange.export(
         reference, destination, form=None if form == "git" else form, force=force, reporter=session.reporter()
     )
-    session.emit(exported, names=[str(exported.path)], human=lambda: _print_exported(session, exported))
 
+    def human() -> None:
+        total = size(sum(file.size for file in exported.files))
+        kind = f"{exported.format}{' (rendered)' if exported.rendered else ''}"
+        files = plural(len(exported.files), "file")
+        session.print(f"{'Already there' if exported.existed else 'Wrote'}: {exported.path}")
+        session.print(f"  {kind}, {files}, {total}, adapter {exported.digest[:12]}")
+        session.warn(exported)
 
-def _print_exported(session: Session, exported: Exported) -> None:
-    total = size(sum(file.size for file in exported.files))
-    form = f"{exported.format}{' (rendered)' if exported.rendered else ''}"
-    files = plural(len(exported.files), "file")
-    session.print(f"{'Already there' if exported.existed else 'Wrote'}: {exported.path}")
-    session.print(f"  {form}, {files}, {total}, adapter {exported.digest[:12]}")
-    session.warn(exported)
+    session.emit(exported, names=[str(exported.path)], human=human)

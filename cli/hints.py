@@ -31,12 +31,10 @@ class Hints:
         text = as_installed(text)
         if "fusery " not in text:
             return text
-        return _COMMAND.sub(self._spelled, text)
-
-    def _spelled(self, found: re.Match[str]) -> str:
-        if found["quoted"]:
-            return found["quoted"]
-        return f"{shlex.quote(program()) if found['placed'] else self.call} "
+        return _COMMAND.sub(
+            lambda found: found["quoted"] or f"{shlex.quote(program()) if found['placed'] else self.call} ",
+            text,
+        )
 
     def in_document(self, document: Any) -> Any:
         """Return a JSON document with its hints as they work here."""

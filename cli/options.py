@@ -125,7 +125,10 @@ def parameters(
         without: parameters of the method without options.
     """
     found: dict[str, click.Parameter] = {}
-    owner = next((_owner(method) for method in of if "." in method.__qualname__), path)
+    owner = path  # the operation whose parameters are described, or the command
+    if method := next((method for method in of if "." in method.__qualname__), None):
+        resource, _, name = method.__qualname__.partition(".")
+        owner = f"{getattr(sys.modules[method.__module__], resource).NAME}.{name}"
     for source, each in _signature(function, of):
         name = each.name
         if name in found or name in without or (name in _FOR_PROGRAMS and name not in said):
@@ -140,11 +143,6 @@ def parameters(
         if name not in found:
             found[name] = other if isinstance(other, click.Parameter) else _own(name, other, path)
     return list(found.values())
-
-
-def _owner(method: Callable[..., Any]) -> str:
-    resource, _, name = method.__qualname__.partition(".")
-    return f"{getattr(sys.modules[method.__module__], resource).NAME}.{name}"
 
 
 def _signature(

@@ -245,7 +245,7 @@ def _print(session: Session, found: Identified) -> None:
     if not found.matches:
         session.print("unknown: nothing on record has these files, tensors or numbers")
     for claim in found.claims:
-        word = {True: "true", False: "FALSE", None: "not proven"}[claim.truth]
+        word = {True: "true", False: "FALSE", None: "not proven"}[claim.true]
         name = cell(claim.name or claim.digest[:12])
         session.print(f"{cell(claim.source)} says {claim.kind} {name}: {word}, {cell(claim.reason)}")
     for problem in found.problems:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 from ..registry.runtime.document import ServingLimits, Tenant
-from ..registry.runtime.errors import Refusal
+from ..registry.runtime.errors import Refusal, invalid
 
 BODIES_BYTES = 32 << 20  # bytes of requests that are being read and prepared, of all tenants together
 
@@ -88,7 +88,7 @@ class Admission:
         room = self._limits().waiting
         most, held = min(room, own or room), self._answers
         if count + beside > most:
-            raise Refusal(400, f"this key can have up to {most} answers at once", param="n")
+            raise invalid("n", f"this key can have up to {most} answers at once")
         if count and (held[owner] + count > most or not has_room(held, owner, room, count)):
             raise _try_again()
         held[owner] += count

@@ -17,14 +17,14 @@ import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from ..registry.runtime.document import Digest, Name, ServedAdapter, ServingDocument, read_document, reason
-from ..registry.runtime.errors import AdapterError, DocumentError, Refusal, ServingError
+from ..registry.runtime.errors import AdapterError, DocumentError, Refusal, ServingError, invalid
 from .keys import Keys
 from .responses import announced, received
 from .schemas import DEFAULT_MODEL, read_object
@@ -73,20 +73,16 @@ def add_loading(app: FastAPI, keys: Keys, reloader: Reloader, root: Path) -> Non
         require_allowed(request)
         body = await _body(request, _Load)
         if body.load_inplace:
-            raise Refusal(
-                400,
-                "an adapter is not replaced in place: a name stands for the same bytes",
-                param="load_inplace",
+            raise invalid(
+                "load_inplace", "an adapter is not replaced in place: a name stands for the same bytes"
             )
         try:
             # Copied first, so that nothing changes, and nothing else is read, between the look and the loading.
             async with copied(root, body.lora_path) as folder:
                 entry = ServedAdapter(name=body.lora_name, folder=str(folder), digest=body.digest)
                 await reloader.stand_beside(entry)
-        except ShelfError as error:
-            raise Refusal(error.status, str(error), param="lora_path") from error
         except (AdapterError, DocumentError) as error:
-            raise Refusal(400, str(error), param="lora_name") from error
+            raise invalid("lora_name", str(error)) from error
         LOG.info("%s was loaded by a request", body.lora_name)
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
 
@@ -125,17 +121,9 @@ MOST_CONFIG, MOST_HEADER, MOST_WEIGHTS = 1 << 20, 64 << 20, 16 << 30
 MOST_RANK = 4096  # of an adapter: its size in memory follows it, whatever is in the file
 
 
-class ShelfError(ServingError):
-    """No adapter at the requested path; the message does not reveal what is there."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-
 @asynccontextmanager
 async def copied(root: Path, path: str) -> AsyncIterator[Path]:
-    """Yield a temporary folder with copies of an adapter's two files."""
+    """Yield a temporary folder with copies of an adapter's two files; a refusal does not reveal what is there."""
     folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="fusery-adapter-"))
     try:
         await asyncio.to_thread(_copy, root, path, folder)
@@ -144,29 +132,45 @@ async def copied(root: Path, path: str) -> AsyncIterator[Path]:
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
 
-def _copy(root: Path, path: str, folder: Path) -> None:
+def _copy(root: Path, path: str, target: Path) -> None:
     try:
-        source = (root / path).resolve(strict=True)
-        outside = source == root.resolve() or not source.is_relative_to(root.resolve())
-    except (OSError, ValueError, RuntimeError):
-        outside = True
-    if outside or not source.is_dir():
-        raise ShelfError(404, "there is no such folder where this server may load adapters from")
+        source = _open_folder(root, path)
+    except (OSError, ValueError, RuntimeError) as error:
+        message = "there is no such folder where this server may load adapters from"
+        raise Refusal(404, message, param="lora_path") from error
     try:
         for name, most in ((CONFIG, MOST_CONFIG), (WEIGHTS, MOST_WEIGHTS)):
-            _copy_file(source / name, folder / name, most)
-        _require_sane(folder)
+            _copy_file(source, name, target / name, most)
+        _require_sane(target)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ShelfError(
-            400, f"the folder holds no adapter with {CONFIG} and {WEIGHTS} that can be loaded"
-        ) from error
+        raise invalid("lora_path", f"no adapter with {CONFIG} and {WEIGHTS} that can be loaded") from error
+    finally:
+        os.close(source)
 
 
-def _copy_file(source: Path, target: Path, most: int) -> None:
-    # A link could lead elsewhere, and a pipe's other end may never come.
-    descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file, target.open("xb") as copy:
-        status = os.fstat(descriptor)
+def _open_folder(root: Path, path: str) -> int:
+    """Open a folder below another, part by part: no link on the way is followed, so that none can lead elsewhere."""
+    place = root / path  # which is the path itself, if it is absolute
+    parts = place.relative_to(root if place.is_relative_to(root) else root.resolve()).parts
+    if not parts or ".." in parts:
+        raise ValueError("not below the folder")
+    folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    for part in parts:
+        try:
+            inner = os.open(part, os.O_DIRECTORY | _CAREFULLY, dir_fd=folder)
+        finally:
+            os.close(folder)
+        folder = inner
+    return folder
+
+
+# A link could lead elsewhere, and a pipe's other end may never come.
+_CAREFULLY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+def _copy_file(folder: int, name: str, target: Path, most: int) -> None:
+    with os.fdopen(os.open(name, _CAREFULLY, dir_fd=folder), "rb") as file, target.open("xb") as copy:
+        status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode) or status.st_size > most:
             raise ValueError("no regular file, or too long")
         left = status.st_size
@@ -177,7 +181,7 @@ def _copy_file(source: Path, target: Path, most: int) -> None:
 
 def _require_sane(folder: Path) -> None:
     """Refuse what would take much more memory than its files: a rank without its factors, for one."""
-    config: dict[str, Any] = json.loads((folder / CONFIG).read_bytes())
+    config = json.loads((folder / CONFIG).read_bytes())
     rank = config.get("lora_parameters", {}).get("rank", 0)
     if not isinstance(rank, int) or not 0 <= rank <= MOST_RANK:
         raise ValueError("no rank")

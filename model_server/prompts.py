@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from ..registry.runtime.errors import EngineError, Refusal, sentence
+from ..registry.runtime.errors import EngineError, Refusal, invalid, sentence
 from ..registry.runtime.templates.chat import ChatTemplates, encoded
 from ..registry.runtime.templates.process import NoProcess, TemplateError, TemplateTooLong
 from .schemas import Message, Tool
@@ -40,7 +40,7 @@ class PromptEncoder:
     ) -> str:
         """Return the text of a chat, by the base's chat template."""
         if not self._tokenizer.has_chat_template:
-            raise Refusal(400, "the base has no chat template; use /v1/completions", param="messages")
+            raise invalid("messages", "the base has no chat template; use /v1/completions")
         self._bounded(sum(len(message.content) for message in messages), "messages")
         given = [_given_message(message) for message in messages]
         functions = [tool.model_dump(exclude_unset=True) for tool in tools]
@@ -63,7 +63,7 @@ class PromptEncoder:
             self._bounded(len(prompt), "prompt")
             return self._encoded("prompt", lambda: self._tokenizer.encode(prompt))
         if not all(0 <= token < self._vocabulary for token in prompt):
-            raise Refusal(400, f"prompt must have tokens from 0 to {self._vocabulary - 1}", param="prompt")
+            raise invalid("prompt", f"tokens must be from 0 to {self._vocabulary - 1}")
         return self._checked(prompt, "prompt")
 
     def close(self) -> None:
@@ -81,9 +81,7 @@ class PromptEncoder:
         except TemplateError as error:
             raise Refusal(503 if error.temporary else 400, sentence(error), param=field) from error
         except Exception as error:
-            raise Refusal(
-                400, f"the model's tokenizer refuses the {field}: {sentence(error)}", param=field
-            ) from error
+            raise invalid(field, f"the model's tokenizer refuses it: {sentence(error)}") from error
 
     def _bounded(self, characters: int, field: str) -> None:
         """Refuse a text that is too long even if each of its tokens were the longest there is."""
@@ -92,19 +90,14 @@ class PromptEncoder:
 
     def _checked(self, tokens: list[int], field: str) -> list[int]:
         if not tokens:
-            raise Refusal(400, f"{field}: no tokens", param=field)
+            raise invalid(field, "no tokens")
         if len(tokens) >= self._context:
             raise self._too_long(field, f"{len(tokens)} tokens")
         return tokens
 
     def _too_long(self, field: str, length: str) -> Refusal:
-        return Refusal(
-            400,
-            f"{field}: {length}; this model's maximum context length is {self._context}"
-            f" tokens, of which the answer needs at least one",
-            param=field,
-            code="context_length_exceeded",
-        )
+        most = f"this model's maximum context length is {self._context} tokens, of which the answer needs at least one"
+        return invalid(field, f"{length}; {most}", "context_length_exceeded")
 
 
 def _given_message(message: Message) -> dict[str, object]:
@@ -116,6 +109,6 @@ def _given_message(message: Message) -> dict[str, object]:
         except (ValueError, RecursionError):
             arguments = None
         if not isinstance(arguments, dict):
-            raise Refusal(400, "messages: the arguments of a call must be a JSON object", param="messages")
+            raise invalid("messages", "the arguments of a call must be a JSON object")
         call["function"]["arguments"] = arguments
     return given

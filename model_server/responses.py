@@ -13,7 +13,6 @@ import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, Literal
 
 from starlette.datastructures import Headers
@@ -75,21 +74,15 @@ class Reply:
     def piece(self, number: int, piece: Piece, choice: AnswerChoice) -> bytes:
         """Return the event for new text of one answer, which `choice` has already."""
         told = choice.logprobs[-1:] if piece.logprob else []
-        part: dict[str, Any] = {
-            "index": number,
-            "logprobs": self._logprobs(choice, told),
-            "finish_reason": piece.finish,
-        }
-        if self.kind == "text":
-            part["text"] = piece.text
-        else:
-            part["delta"] = {"content": piece.text} if piece.text else {}
+        delta: dict[str, object] = {"content": piece.text} if piece.text else {}
+        if piece.calls:
             before = len(choice.calls) - len(piece.calls)
-            if piece.calls:
-                part["delta"]["tool_calls"] = [
-                    {"index": before + place, **call} for place, call in enumerate(piece.calls)
-                ]
-        return self._event([part])
+            delta["tool_calls"] = [{"index": place, **call} for place, call in enumerate(piece.calls, before)]
+        content = {"text": piece.text} if self.kind == "text" else {"delta": delta}
+        logprobs = self._logprobs(choice, told)
+        return self._event(
+            [{"index": number, "logprobs": logprobs, "finish_reason": piece.finish, **content}]
+        )
 
     def closing(self, used: Mapping[str, Any]) -> bytes:
         """Return the event with the numbers of tokens."""
@@ -169,9 +162,6 @@ class Answers:
             "prompt_tokens_details": {"cached_tokens": self.reused},
         }
 
-    def _receive(self, number: int, piece: Piece) -> None:
-        self._queue.put_nowait((number, piece))
-
     async def whole(self, prompt_tokens: int) -> dict[str, object]:
         """Wait for the answers; `prompt_tokens` is for `usage`."""
         async with aclosing(self.pieces()) as pieces:
@@ -201,7 +191,7 @@ class Answers:
         """
         try:
             for number, job in enumerate(self._jobs):
-                job.receiver = partial(self._receive, number)
+                job.receiver = lambda piece, number=number: self._queue.put_nowait((number, piece))
                 self._engine.submit(job)
             left = len(self._jobs)
             while left:

@@ -15,7 +15,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -83,15 +83,39 @@ def serve(
     """
     from .service import Service
 
-    before = {number: signal.signal(number, _stop) for number in _wanted()}
+    outcome = [0]
+    server: uvicorn.Server | None = None
+    last = threading.Timer(options.drain + LAST_SECONDS, _leave, [outcome])
+    last.daemon = True
+
+    def end(number: int, frame: Any) -> None:
+        with suppress(RuntimeError):  # at the second signal
+            last.start()
+        if server is None:
+            raise Stopped
+        server.should_exit = True  # from here on uvicorn drains, and then raises the signal once more
+
+    # SIGINT is ignored by what a shell has started in the background.
+    wanted = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, end) for number in wanted}
     try:
         content = read_document(document)
         service = Service(content, document.parent, follow_keys(document, options.api_keys))
-        listener = bind(options.host, options.port)
-        return _serve(service, document, listener, options, loaded, ready, say)
+        with closing(bind(options.host, options.port)) as listener:
+            sys.setswitchinterval(SWITCH_SECONDS)
+            service.start(say)
+            gc.freeze()
+            try:
+                loaded()
+                server = http_server(service, document, listener, options, outcome=outcome, ready=ready)
+                server.run(sockets=[listener])
+            finally:
+                service.stop()
+        return outcome[0]
     except Stopped:
         return 0
     finally:
+        last.cancel()
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -106,51 +130,6 @@ def follow_keys(document: Path, api_keys: Path | None) -> Keys:
     if own.tenants:
         raise DocumentError(f"there are tenants in {document} and in {api_keys}: it has to be one of the two")
     return Keys(api_keys)
-
-
-def _serve(
-    service: Service,
-    document: Path,
-    listener: socket.socket,
-    options: ServerOptions,
-    loaded: Callable[[], None],
-    ready: Ready | None,
-    say: Callable[[str], None],
-) -> int:
-    outcome = [0]
-    last = threading.Timer(options.drain + LAST_SECONDS, _leave, [outcome])
-    last.daemon = True
-
-    def start_last() -> None:
-        with suppress(RuntimeError):  # at the second signal
-            last.start()
-
-    def stop(number: int, frame: Any) -> NoReturn:
-        start_last()
-        raise Stopped
-
-    def end(number: int, frame: Any) -> None:
-        start_last()
-        server.should_exit = True  # from here on uvicorn drains, and then raises the signal once more
-
-    try:
-        for number in _wanted():
-            signal.signal(number, stop)
-        sys.setswitchinterval(SWITCH_SECONDS)
-        service.start(say)
-        gc.freeze()
-        try:
-            loaded()
-            server = http_server(service, document, listener, options, outcome=outcome, ready=ready)
-            for number in _wanted():
-                signal.signal(number, end)
-            server.run(sockets=[listener])
-        finally:
-            service.stop()
-    finally:
-        last.cancel()
-        listener.close()
-    return outcome[0]
 
 
 def _leave(outcome: list[int]) -> NoReturn:
@@ -169,15 +148,6 @@ def health(port: int) -> int:
             return 0 if json.load(reply)["status"] == "ok" else 1
     except (OSError, ValueError, KeyError, TypeError):
         return 1
-
-
-def _wanted() -> list[signal.Signals]:
-    """Return the signals that end the server: SIGINT is ignored by what a shell has started in the background."""
-    return [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-
-
-def _stop(number: int, frame: Any) -> NoReturn:
-    raise Stopped
 
 
 def _parser() -> argparse.ArgumentParser:

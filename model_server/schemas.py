@@ -7,12 +7,12 @@ refused.  A field that is null counts as left out.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from ..registry.runtime.errors import Refusal
+from ..registry.runtime.errors import Refusal, invalid
 from .sampling import Sampling
 
 MAX_STOPS, MAX_STOP_CHARS = 16, 256
@@ -43,7 +43,7 @@ class JsonSchema(BodyPart):
     """The schema that an answer must match; `strict` is always meant."""
 
     name: Name
-    content: Annotated[dict[str, Any], Field(alias="schema")] = {}
+    content: Annotated[dict[str, object], Field(alias="schema")] = {}
 
 
 class ResponseFormat(BodyPart):
@@ -59,7 +59,7 @@ class ResponseFormat(BodyPart):
         return self
 
     @property
-    def schema_asked_for(self) -> dict[str, Any] | None:
+    def schema_asked_for(self) -> dict[str, object] | None:
         """What the answer must match; None for any text."""
         if self.type == "text":
             return None
@@ -71,7 +71,7 @@ class Function(BodyPart):
 
     name: Name
     description: str = ""
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, object] = {}
 
 
 class Tool(BodyPart):
@@ -81,17 +81,11 @@ class Tool(BodyPart):
     function: Function
 
 
-class FunctionName(BodyPart):
-    """The name of a function."""
-
-    name: Name
-
-
 class ToolChoice(BodyPart):
     """The function that must be called."""
 
     type: Literal["function"]
-    function: FunctionName
+    function: Function
 
 
 class FunctionCall(BodyPart):
@@ -180,9 +174,7 @@ class Body(BodyPart):
         bias = {}
         for text, value in self.logit_bias.items():
             if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) < vocabulary):
-                raise Refusal(
-                    400, f"logit_bias must have token ids below {vocabulary} as keys", param="logit_bias"
-                )
+                raise invalid("logit_bias", f"keys must be token ids below {vocabulary}")
             bias[int(text)] = value
         return Sampling(
             temperature=self.temperature if self.top_p > 0 else 0.0,
@@ -258,7 +250,7 @@ class ChatBody(Body):
         return self.tools if self.tool_choice == "required" else []
 
     @property
-    def answer_schema(self) -> dict[str, Any] | None:
+    def answer_schema(self) -> dict[str, object] | None:
         """What the answer must match; None for any text."""
         return None if self.response_format is None else self.response_format.schema_asked_for
 
@@ -312,23 +304,20 @@ def read_body(data: bytes, kind: type[B]) -> B:
     given = read_object(data)
     for name, asks in kind.unsupported.items():
         if name in given and asks(given[name]):
-            message = f"{name} is not supported by this server"
-            raise Refusal(400, message, param=name, code="unsupported_value")
+            raise invalid(name, "not supported by this server", "unsupported_value")
     try:
         body = kind.model_validate(given)
     except ValidationError as error:
         first: Any = error.errors(include_url=False, include_input=False, include_context=False)[0]
         place = ".".join(str(part) for part in first["loc"])[:100]
-        why = f"{place}: {str(first['msg']).removeprefix('Value error, ')}"[:500]
-        raise Refusal(
-            400, f"{place} is required" if first["type"] == "missing" else why, param=place
-        ) from error
+        why = str(first["msg"]).removeprefix("Value error, ")[:400]
+        raise invalid(place, "required" if first["type"] == "missing" else why) from error
     if body.n * len(getattr(body, "prompt", [None])) > MAX_CHOICES:
-        raise Refusal(400, f"a request can have up to {MAX_CHOICES} answers", param="n")
+        raise invalid("n", f"a request can have up to {MAX_CHOICES} answers")
     return body
 
 
-def read_object(data: bytes) -> dict[str, Any]:
+def read_object(data: bytes) -> Mapping[str, Any]:
     """Return the fields of a request's body that are not null."""
 
     def refuse(constant: str) -> NoReturn:

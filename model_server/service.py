@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from starlette.types import Receive
 
 from ..registry.runtime.document import ServedAdapter, ServingDocument
-from ..registry.runtime.errors import Refusal
+from ..registry.runtime.errors import invalid
 from ..registry.runtime.switching import Resident
 from .engine import Engine
 from .fairness import Admission, TenantExecutor
@@ -181,7 +181,7 @@ class Service:
         if body.model == DEFAULT_MODEL and table.default is not None:
             body.model = table.default
         elif "model" not in body.model_fields_set:
-            raise Refusal(400, "model is required", param="model")
+            raise invalid("model", "required")
         return body, table.choose(body.model, access.tenant, body.user)
 
     def _jobs(

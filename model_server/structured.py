@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..registry.runtime.errors import Refusal, sentence
+from ..registry.runtime.errors import invalid, sentence
 from .schemas import Tool
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLParserLimits, LLTokenizer
     from llguidance._lib import JsonCompileOptions
 
+
+UNSUPPORTED = "unsupported_value"
+"""OpenAI's code for a field that a server does not support."""
 
 MAX_BYTES, MAX_DEPTH, MAX_NODES = 32 << 10, 32, 1000
 """Of a schema: bytes of its JSON, how deep it is nested, and objects and lists in it.  The largest takes a third of a second."""
@@ -76,9 +79,7 @@ class Grammars:
         try:
             grammar = LLMatcher.grammar_from_json_schema(text, overrides={**FORM})
         except ValueError as error:
-            raise Refusal(
-                400, f"{field}: the schema cannot be used: {sentence(error)}", param=field
-            ) from error
+            raise invalid(field, f"the schema cannot be used: {sentence(error)}") from error
         return self._matcher(tokenizer, grammar, field)
 
     def of_lark(self, grammar: str, field: str) -> LLMatcher:
@@ -97,7 +98,7 @@ class Grammars:
             made.compute_bitmask()
         if made.is_error() or made.is_stopped():
             why = made.get_error().partition("\n")[0][:200] or "no answer can match it"
-            raise Refusal(400, f"{field}: the schema cannot be used: {why}", param=field)
+            raise invalid(field, f"the schema cannot be used: {why}")
         return made
 
     def _ready(self, field: str) -> LLTokenizer:
@@ -106,19 +107,16 @@ class Grammars:
             try:
                 from llguidance.hf import from_tokenizer
             except ImportError as error:
-                raise Refusal(
-                    400,
-                    f"{field} needs llguidance, which this server does not have; install it: pip install llguidance",
-                    param=field,
-                    code="unsupported_value",
+                raise invalid(
+                    field, "this server lacks llguidance; install it: pip install llguidance", UNSUPPORTED
                 ) from error
             try:
                 self._tokenizer = from_tokenizer(
                     self._given._tokenizer, n_vocab=self._vocabulary, eos_token=self.ends
                 )
             except ValueError as error:
-                message = f"{field} is not supported with this model's tokenizer: {sentence(error)}"
-                raise Refusal(400, message, param=field, code="unsupported_value") from error
+                why = f"not supported with this model's tokenizer: {sentence(error)}"
+                raise invalid(field, why, UNSUPPORTED) from error
         return self._tokenizer
 
 
@@ -140,17 +138,15 @@ def checked_schema(schema: Mapping[str, Any], field: str) -> str:
     """Return a schema's JSON."""
     for count, (depth, node) in enumerate(_nodes(schema), 1):
         if depth > MAX_DEPTH:
-            raise Refusal(400, f"{field}: the schema is nested deeper than {MAX_DEPTH} times", param=field)
+            raise invalid(field, f"the schema is nested deeper than {MAX_DEPTH} times")
         if count > MAX_NODES:
-            raise Refusal(
-                400, f"{field}: the schema has more than {MAX_NODES} objects and lists", param=field
-            )
+            raise invalid(field, f"the schema has more than {MAX_NODES} objects and lists")
         reference = node.get("$ref") if isinstance(node, dict) else None
         if isinstance(reference, str) and not reference.startswith("#"):
-            raise Refusal(400, f"{field}: the schema may refer to its own parts only (#/...)", param=field)
+            raise invalid(field, "the schema may refer to its own parts only (#/...)")
     text = json.dumps(schema)
     if len(text) > MAX_BYTES:
-        raise Refusal(400, f"{field}: the schema has more than {MAX_BYTES} bytes", param=field)
+        raise invalid(field, f"the schema has more than {MAX_BYTES} bytes")
     return text
 
 
@@ -167,24 +163,15 @@ def _nodes(schema: Mapping[str, Any]) -> Iterator[tuple[int, Any]]:
 def require_tools(tokenizer: Any) -> None:
     """Refuse tools for a model that has no form for calls."""
     if not tokenizer.has_tool_calling:
-        raise Refusal(
-            400,
-            "tools are not supported by this model: its chat template has no form for calls that is known",
-            param="tools",
-            code="unsupported_value",
-        )
+        raise invalid("tools", "this model's chat template has no known form for calls", UNSUPPORTED)
 
 
 def forced_grammar(tokenizer: Any, tools: Sequence[Tool]) -> str:
     """Return the grammar of an answer that is one call of one of the tools."""
     start, end = tokenizer.tool_call_start, tokenizer.tool_call_end
     if not str(getattr(tokenizer.tool_parser, "__module__", "")).endswith(".json_tools"):
-        raise Refusal(
-            400,
-            "tool_choice can be auto or none with this model: its form of a call is not JSON",
-            param="tool_choice",
-            code="unsupported_value",
-        )
+        why = "it must be auto or none with this model, whose calls are not JSON"
+        raise invalid("tool_choice", why, UNSUPPORTED)
     calls = []
     for tool in tools:
         parameters = tool.function.parameters or {"type": "object"}
@@ -198,21 +185,16 @@ def forced_grammar(tokenizer: Any, tools: Sequence[Tool]) -> str:
             }
         )
     if len(calls) > 1 and any("$ref" in json.dumps(call) for call in calls):
-        raise Refusal(
-            400, "tools: with tool_choice, parameters of several tools cannot use $ref", param="tools"
-        )
+        raise invalid("tools", "with tool_choice, parameters of several tools cannot use $ref")
     schema = calls[0] if len(calls) == 1 else {"anyOf": calls}
-    marks = [text if _is_one_token(tokenizer, text) else json.dumps(text) for text in (start, end)]
-    return f'start: {marks[0]} "\\n" %json {json.dumps(schema)} "\\n" {marks[1]}\n'
-
-
-def _is_one_token(tokenizer: Any, text: str) -> bool:
-    """Tell whether a mark is a token of its own, which llguidance wants to be named as it is."""
-    return (
-        text.startswith("<")
-        and text.endswith(">")
-        and len(tokenizer.encode(text, add_special_tokens=False)) == 1
+    # llguidance wants a mark that is a token of its own to be named as it is.
+    start, end = (
+        text
+        if text[:1] + text[-1:] == "<>" and len(tokenizer.encode(text, add_special_tokens=False)) == 1
+        else json.dumps(text)
+        for text in (start, end)
     )
+    return f'start: {start} "\\n" %json {json.dumps(schema)} "\\n" {end}\n'
 
 
 class CallReader:

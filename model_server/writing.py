@@ -110,7 +110,10 @@ class StopWords:
         if found:
             self.found, self._held = True, ""
             return held[: min(found)[1]]
-        keep = max(_overlap(held, word) for word in self._words)
+        # How much of a word's beginning is the text's end.
+        keep = max(
+            length for word in self._words for length in range(len(word)) if held.endswith(word[:length])
+        )
         self._held = held[len(held) - keep :]
         return held[: len(held) - keep]
 
@@ -118,11 +121,3 @@ class StopWords:
         """Return what was held back for nothing."""
         held, self._held = self._held, ""
         return held
-
-
-def _overlap(text: str, word: str) -> int:
-    """Return how much of a word's beginning is the text's end."""
-    for length in range(min(len(word) - 1, len(text)), 0, -1):
-        if text.endswith(word[:length]):
-            return length
-    return 0

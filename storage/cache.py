@@ -99,7 +99,7 @@ class FusedCache:
             state = self._require(folder, manifest, hashed=hashed)
             folder.chmod(rights)
             # No fsync: the files are a cache of what can be rebuilt, and syncing gigabytes would double the time of a
-            # fuse.  What a crash of the machine tears is found, since a note does not hold beyond it.
+            # fuse.  Files torn by a crash of the machine are found, since notes end with it.
             for _ in range(ATTEMPTS):
                 if existing := self.lookup(key, manifest):
                     return existing
@@ -169,7 +169,7 @@ class FusedCache:
         return name
 
     def last_used(self, key: str) -> float:
-        """Return when an entry was last looked up or published, in seconds since the epoch; 0 if there is none."""
+        """Return when an entry was last looked up or published, in seconds since the epoch; 0 without an entry."""
         for path in (self._use_path(key), self.entry(key)):
             with suppress(FileNotFoundError):
                 return path.lstat().st_mtime
@@ -177,7 +177,7 @@ class FusedCache:
 
     @contextmanager
     def using(self, key: str) -> Iterator[Path | None]:
-        """Yield an entry's folder, *not* verified, None if it is not here; until the block ends nobody removes it."""
+        """Yield an entry's folder, *not* verified, None if it is not here; it is not removed until the block ends."""
         path = self.entry(key)
         with os_failures(f"read the cache {self.root}", near=self.root), ExitStack() as held:
             found = held.enter_context(shared(path))
@@ -209,7 +209,7 @@ class FusedCache:
                 if not free:
                     return 0
                 try:
-                    # First the name, in one step: nobody finds half an entry.
+                    # First the name, in one step: half an entry is never visible.
                     self.entry(key).rename(trash)
                 except FileNotFoundError:
                     return 0

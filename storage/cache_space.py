@@ -115,7 +115,7 @@ _NO_FOLDER = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 
 @contextmanager
 def shared(folder: Path) -> Iterator[bool]:
-    """Hold a folder so that nobody removes it until the block ends; yield whether it is there."""
+    """Keep a folder from being removed until the block ends; yield whether it is there."""
     fd = _locked(folder, fcntl.LOCK_SH)
     try:
         yield fd is not None
@@ -140,7 +140,7 @@ def alone(folder: Path) -> Iterator[bool]:
 
 
 def _locked(folder: Path, kind: int) -> int | None:
-    """Return a locked descriptor of the folder that has the name now, None if there is none."""
+    """Return a locked descriptor of the folder that has the name now, None if it is gone."""
     while True:
         try:
             fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -249,7 +249,7 @@ class Staging(ExitStack):
 
 
 def _staged(path: Path, fd: int, size: int, digest: Digest) -> Staged:
-    # Who opens it again would not be told of a write that failed before, and some file systems date it only now.
+    # A later open would not report a write that failed before, and some file systems date it only now.
     sync_file(fd)
     return Staged(path, size, digest, source_of(path, fd).stamp)
 

@@ -2,7 +2,7 @@
 
     format.json                                  which store this is, and which layout it has
     blobs/sha256/<2 hex>/<64 hex>[.g<N>]         a blob; N is its generation, left out for 0
-    <letters>.json                               a document beside the blobs, the only names that are written anew
+    <letters>.json                               a document beside the blobs, the only names that are rewritten
     tmp/                                         writes under way, and what crashes left of them
     quarantine/<64 hex>[.g<N>].<nanoseconds>     blobs that did not match their digest
 

@@ -273,7 +273,7 @@ class LocalStore(BlobStore):
         self._sync_name(blob)
 
     def _sync_name(self, blob: Blob) -> None:
-        # Also for a blob that was there: whoever linked it may not have come to this line yet.
+        # Also for a blob that was there: the process that linked it may not have come to this line yet.
         folder = self._path(blob.digest, blob.generation).parent
         sync_folder(folder)
         sync_folder(folder.parent)

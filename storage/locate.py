@@ -70,7 +70,7 @@ _GROUP: Literal["fusery.backends"] = "fusery.backends"
 
 
 def find_protocol(scheme: str) -> Protocol | None:
-    """Return the protocol of a scheme: one of fusery's own, or a plugin's; None if there is none."""
+    """Return the protocol of a scheme: one of fusery's own, or a plugin's; None if it is unknown."""
     if scheme in PROTOCOLS or scheme == "file":
         return PROTOCOLS.get(scheme)
     from .plugins import find_plugin  # here, since every command comes by, and few have one
@@ -263,7 +263,7 @@ def _file_system(scheme: str, protocol: Protocol, place: str, options: Mapping[s
 
 
 def _require_endpoint(options: Mapping[str, Any]) -> None:
-    """Refuse an endpoint that is no URL, which libraries tell of in many ways; it may have a password in it."""
+    """Refuse an endpoint that is no URL, which libraries report in many ways; it may contain a password."""
     inner = options.get("client_kwargs")
     for found in (options, inner if isinstance(inner, Mapping) else {}):
         if (endpoint := found.get("endpoint_url")) is None:
@@ -271,7 +271,7 @@ def _require_endpoint(options: Mapping[str, Any]) -> None:
         try:
             parts = urlsplit(endpoint)
             good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except (ValueError, TypeError, AttributeError):  # a port that is none, half of an address, no text
+        except (ValueError, TypeError, AttributeError):  # an invalid port, half of an address, no text
             good = False
         if not good:
             raise StoreUrlError(

@@ -27,7 +27,7 @@ _STAMPS = ("LastModified", "updated", "last_modified", "mtime", "created")
 
 
 class Objects:
-    """The objects under a prefix that nobody else uses."""
+    """The objects under a prefix of our own."""
 
     in_parts = False
     """Whether `upload` needs no more memory than some parts."""
@@ -111,7 +111,7 @@ class Objects:
         return size
 
     def discard(self, name: str) -> None:
-        """Remove an object of ours that nobody needs; one that stays is swept one day."""
+        """Remove an object of ours that is not needed; one that stays is swept later."""
         self.calls.tidy("rm_file", self.key(name))
 
     def entries(self, folder: str) -> Iterator[Leftover]:

@@ -31,7 +31,7 @@ _KINDS: dict[Group, str] = {
 _NAME = re.compile(r"[a-z][a-z0-9+._-]{0,31}")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]{0,31}")
 _UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError)
-"""What Python raises of metadata that are none."""
+"""Errors that Python raises for invalid metadata."""
 
 _SAID = 200
 """Characters of what an error of a plugin says."""
@@ -77,7 +77,7 @@ def plugins(group: Group | None = None) -> list[Plugin]:
 
 
 def find_plugin(group: Group, name: str) -> Plugin | None:
-    """Return the plugin of a name; None if there is none."""
+    """Return the plugin of a name; None if it is not installed."""
     found = [each for each in plugins(group) if each.name == name]
     if len(found) > 1:
         raise taken_twice(found)
@@ -144,7 +144,7 @@ def _text(error: BaseException) -> str:
         return " ".join(str(error).split())
     except KeyboardInterrupt:
         raise
-    except BaseException:  # noqa: BLE001 - the error itself is told by its type's name
+    except BaseException:  # noqa: BLE001 - the message has the name of its type
         return ""
 
 

@@ -47,7 +47,7 @@ def objects_for(file_system: AbstractFileSystem, prefix: str, calls: RemoteCalls
 
 
 class RemotePlace:
-    """A prefix of an fsspec file system that nobody else uses: bucket and folder, without a slash at either end."""
+    """A prefix of an fsspec file system of our own: bucket and folder, without a slash at either end."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class RemotePlace:
 
 
 class FsspecStore(RemotePlace, BlobStore):
-    """A store under a prefix of an fsspec file system that nobody else uses."""
+    """A store under a prefix of an fsspec file system."""
 
     # A server's disk and memory are not this machine's, and a network lies between.
     _readings = 4
@@ -99,7 +99,7 @@ class FsspecStore(RemotePlace, BlobStore):
         except (StoreDeniedError, StoreSilentError):
             raise
         except StorageError:
-            # Some servers refuse the condition itself.  What is wrong otherwise fails the plain write as well.
+            # Some servers refuse the condition itself.  Other failures fail the plain write as well.
             self._objects.write(name, b"probe", exclusive=False)
             return False
         finally:

@@ -37,7 +37,7 @@ _PANICS = ("pyo3_runtime", "pyo3_async_runtimes")
 """Modules, which cannot be imported, of the errors for a panic in obstore's threads; not all are an `Exception`."""
 
 _ENDED = (asyncio.CancelledError, GeneratorExit)
-"""What a call in an event loop meets that nobody waits for any more."""
+"""Raised in a call in an event loop whose result is no longer awaited."""
 
 
 class StoreSilentError(StoreUnavailableError):
@@ -60,7 +60,7 @@ class RemoteCalls:
         deadline: float = DEADLINE,
         plugin: Plugin | None = None,
     ) -> None:
-        """Wrap a file system that nobody else uses."""
+        """Wrap a file system of our own."""
         self.plugin = plugin
         self.file_system = file_system
         self.where = where
@@ -258,7 +258,7 @@ _TRANSIENT_ERRNO = frozenset(
     if hasattr(errno, name)
 )  # fmt: skip
 
-# An upload that somebody else completed or aborted, or whose blocks were dropped: to be begun anew.
+# An upload that somebody else completed or aborted, or whose blocks were dropped: to be begun again.
 _GONE_CODES = frozenset({"NoSuchUpload", "InvalidPart", "InvalidBlockList"})
 _PLACES = {"NoSuchBucket": "bucket", "ContainerNotFound": "container"}
 _CODE = re.compile(r"<Code>(\w{1,64})</Code>")
@@ -346,7 +346,7 @@ def _classify_os_error(error: OSError) -> FailureKind:
 
 
 def _status(error: BaseException | None) -> int:
-    """Return the HTTP status in the text of an error of obstore's, 0 if there is none."""
+    """Return the HTTP status in the text of an error of obstore's, 0 without one."""
     found = _STATUS.search(str(error))
     return int(found[1]) if found else 0
 

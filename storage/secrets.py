@@ -32,7 +32,7 @@ _ENVIRONMENT = (
 )  # fmt: skip
 
 _SHORTEST = 6
-"""Characters; what is shorter cannot be told from an ordinary word."""
+"""Characters; shorter texts may be ordinary words."""
 
 _LOGGERS = ("fsspec", "botocore", "sshfs", "asyncssh")
 
@@ -90,7 +90,7 @@ def remember_given(words: Iterable[str], environment: Mapping[str, str], setting
 
 
 def masked(text: str) -> str:
-    """Return a text without passwords, tokens and keys in its URLs; users that are told apart from them stay."""
+    """Return a text without passwords, tokens and keys in its URLs; user names stay."""
     if ":/" not in text:
         return text
     return _PARAMETER.sub(r"\1=***", _TOKEN.sub(r"\1***@", _PASSWORD.sub(r"\1:***@", text)))
@@ -131,7 +131,7 @@ def without_credentials(value: Any) -> Any:
 
 
 def _options(value: Any) -> Any:
-    """Return options of a store, which the environment has as JSON; of what is none, every text between quotes."""
+    """Return options of a store, which the environment has as JSON; of invalid JSON, every text between quotes."""
     if not isinstance(value, str):
         return value
     try:

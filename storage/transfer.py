@@ -75,7 +75,7 @@ class Need:
 
 
 def require_room(store: BlobStore, sizes: Collection[int]) -> None:
-    """Refuse blobs that a store on this machine has no room for; of others nobody knows."""
+    """Refuse blobs that a store on this machine has no room for; the room of others is unknown."""
     require_rooms(needs_of(store, sizes))
 
 

@@ -23,7 +23,7 @@ from .processes import boot_id
 from .publishing import make_folders, write_atomically
 
 MAX_AGE = 24 * 3600.0
-"""Seconds after which a file is hashed again, though nobody touched it: disks forget, too."""
+"""Seconds after which a file is hashed again, though it is unchanged: disks forget, too."""
 
 VERSION = 2
 TICK = 0.02
@@ -37,7 +37,7 @@ _IGNORED = ".DS_Store"  # Finder leaves it wherever it looks, and nothing reads 
 
 
 class VerifiedFiles:
-    """One user's notes of verified files on one machine, in a folder that nobody else can write."""
+    """One user's notes of verified files on one machine, in a folder that no other user can write."""
 
     def __init__(self, root: Path, *, max_age: float = MAX_AGE) -> None:
         """Take the folder; nothing is made yet."""

@@ -74,31 +74,23 @@ def make_base(folder: Path) -> Path:
     return folder
 
 
-def _tokenizer() -> dict[str, Any]:
+def _tokenizer() -> dict[str, object]:
     """Return a tokenizer with one token for each byte."""
     shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in set(shown)]
     letters = {byte: chr(byte) for byte in shown} | {byte: chr(256 + n) for n, byte in enumerate(others)}
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     vocabulary = {letters[byte]: byte for byte in range(256)}
-    model: dict[str, Any] = {
+    model: dict[str, object] = {
         "type": "BPE",
         "vocab": vocabulary,
         "merges": [],
         "unk_token": None,
         "byte_fallback": False,
     }
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [],
-        "normalizer": None,
-        "pre_tokenizer": level,
-        "post_processor": None,
-        "decoder": level,
-        "model": model,
-    }
+    absent = dict.fromkeys(("truncation", "padding", "normalizer", "post_processor"))
+    own = {"pre_tokenizer": level, "decoder": level, "model": model}
+    return {"version": "1.0", "added_tokens": [], **absent, **own}
 
 
 def make_adapter(folder: Path, *, rank: int = 4, seed: int = 1, **config: Any) -> Path:

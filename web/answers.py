@@ -9,27 +9,11 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 
-from fusery.registry.errors import (
-    AliasGuardedError,
-    AlreadyExistsError,
-    AmbiguousReferenceError,
-    BlobsMissingError,
-    DatabaseReadOnlyError,
-    DatabaseUnavailableError,
-    RoleError,
-    SchemaError,
-    UnknownReferenceError,
-    UnreadableRecordError,
-    UploadBusyError,
-    UploadOffsetError,
-    UploadTooLargeError,
-)
 from fusery.registry.record import plain
 from fusery.registry.remote.server import details_of
 from fusery.registry.runtime.http_server import NAME
-from fusery.storage.errors import BlobMissingError, FuseryError, OutOfSpaceError, StoreUnavailableError
+from fusery.storage.errors import FuseryError
 from fusery.storage.plaintext import visible
-from fusery.storage.plugins import PluginError
 from fusery.storage.secrets import masked
 
 from .auth import RequestError, principal_of
@@ -37,30 +21,23 @@ from .rendering import environment, presentable
 
 LOG = logging.getLogger(__name__)
 
-_STATUS: Mapping[int, tuple[type[FuseryError], ...]] = {
-    403: (RoleError,),
-    404: (UnknownReferenceError, BlobMissingError),
-    409: (
-        AmbiguousReferenceError,
-        AlreadyExistsError,
-        AliasGuardedError,
-        BlobsMissingError,
-        UploadBusyError,
-        UploadOffsetError,
-    ),
-    413: (UploadTooLargeError,),
-    500: (UnreadableRecordError, PluginError),
-    503: (DatabaseUnavailableError, DatabaseReadOnlyError, StoreUnavailableError, SchemaError),
-    507: (OutOfSpaceError,),
+_CODES: Mapping[int, str] = {
+    403: "role_not_enough",
+    404: "unknown_reference blob_missing",
+    409: "ambiguous_reference already_exists alias_guarded blobs_missing upload_busy upload_offset",
+    413: "upload_too_large",
+    500: "record_unreadable plugin_failed",
+    503: "database_unavailable database_read_only store_unavailable schema",
+    507: "out_of_space",
 }
-STATUS = {kind.code: status for status, kinds in _STATUS.items() for kind in kinds}
+STATUS = {code: status for status, codes in _CODES.items() for code in codes.split()}
 STATUS |= {kind.code: kind.status for kind in RequestError.__subclasses__()}
 """The status of an error by its code; 400 for errors in the client's input."""
 
 _NO_DATABASE = "the server cannot use its database"
 _UNAVAILABLE = {
-    DatabaseReadOnlyError.code: "the server cannot write to its database",
-    StoreUnavailableError.code: "the server cannot reach its store",
+    "database_read_only": "the server cannot write to its database",
+    "store_unavailable": "the server cannot reach its store",
 }
 """Messages for clients about errors with the status 503, by error code."""
 

@@ -52,7 +52,7 @@ def write_base_and_adapters(
         name = each.adapter.name
         keys = provenance_keys(name, {**base, "adapter": facts}, "adapter")
         with bundle.create(f"adapters/{name}.gguf") as file:
-            write_adapter_gguf(file, name, each.plain, model.dimensions, model.base.tensors, keys)
+            write_adapter_gguf(file, name, each.plain, model.dimensions, model.base.tensors.keys(), keys)
     return [each.adapter.name for each in served]
 
 

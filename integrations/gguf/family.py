@@ -51,20 +51,11 @@ class Dimensions(ModelSizes):
     scaling: Mapping[str, Any]
 
 
-def family_of(config: Mapping[str, Any]) -> Family:
-    """Return the architecture of a model."""
-    kind = config.get("model_type")
-    found = FAMILIES.get(kind) if isinstance(kind, str) else None
-    if found is None:
-        raise BadInputError(
-            f"the architecture {str(kind)[:40]!r} cannot be written as GGUF, only {', '.join(FAMILIES)}"
-        )
-    return found
-
-
 def dimensions_of(config: Mapping[str, Any]) -> Dimensions:
     """Return a model's dimensions."""
-    family = family_of(config)
+    kind = str(config.get("model_type"))
+    if (family := FAMILIES.get(kind)) is None:
+        raise refusal(f"unsupported architecture {kind[:40]!r} (allowed: {', '.join(FAMILIES)})")
     _require_plain(config)
     heads, hidden = _whole(config, "num_attention_heads"), _whole(config, "hidden_size")
     rope = config.get("rope_parameters")
@@ -89,7 +80,7 @@ def dimensions_of(config: Mapping[str, Any]) -> Dimensions:
 
 def dimension_keys(model: Dimensions) -> dict[str, Value]:
     """Return the keys that llama.cpp builds the model from."""
-    found: dict[str, Value] = {
+    keys: dict[str, Value] = {
         "block_count": model.layers,
         "context_length": model.context,
         "embedding_length": model.hidden,
@@ -104,8 +95,8 @@ def dimension_keys(model: Dimensions) -> dict[str, Value]:
         "vocab_size": model.vocab,
     }
     if model.scaling.get("rope_type") == "linear":
-        found |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(model.scaling["factor"])}
-    return {f"{model.family.name}.{key}": value for key, value in found.items()}
+        keys |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(model.scaling["factor"])}
+    return {f"{model.family.name}.{key}": value for key, value in keys.items()}
 
 
 def rope_factors(model: Dimensions) -> np.ndarray[Any, Any] | None:
@@ -129,29 +120,30 @@ def _scaling(given: Mapping[str, Any]) -> Mapping[str, Any]:
     }
     wanted = {"linear": ("factor",), "llama3": _LLAMA3}.get(str(kind))
     if wanted is None:
-        raise _refusal(f"its rotary embedding is scaled as {str(kind)[:40]!r}")
+        raise refusal(f"its rotary embedding is scaled as {str(kind)[:40]!r}")
     values = {**defaults, **given}
     if not all(_is_positive(values.get(key)) for key in wanted):
-        raise _refusal("its rotary embedding's scaling is malformed")
+        raise refusal("its rotary embedding's scaling is malformed")
     return {"rope_type": kind, **{key: values[key] for key in wanted}}
 
 
 def _require_plain(config: Mapping[str, Any]) -> None:
     """Refuse what mlx-lm computes and llama.cpp's graph of the architecture does not."""
     if config.get("hidden_act", "silu") != "silu":
-        raise _refusal(f"its activation is {str(config['hidden_act'])[:40]!r}")
+        raise refusal(f"its activation is {str(config['hidden_act'])[:40]!r}")
     if config.get("rope_traditional"):
-        raise _refusal("its rotary embedding is of the traditional kind")
+        raise refusal("its rotary embedding is of the traditional kind")
     if config.get("model_file") is not None:
-        raise _refusal("it brings its own code (model_file)")
+        raise refusal("it brings its own code (model_file)")
     layers = config.get("layer_types")
     if window := ignored_window(config):
-        raise _refusal(f"llama.cpp would ignore its sliding window of {window} tokens", _WINDOWED)
+        raise refusal(f"llama.cpp would ignore its sliding window of {window} tokens", _WINDOWED)
     if isinstance(layers, list) and set(map(str, layers)) - {"full_attention"}:
-        raise _refusal("some of its layers have a sliding window", _WINDOWED)
+        raise refusal("some of its layers have a sliding window", _WINDOWED)
 
 
-def _refusal(why: str, hint: str | None = None) -> BadInputError:
+def refusal(why: str, hint: str | None = None) -> BadInputError:
+    """Return the refusal of a model that is not written as GGUF."""
     return BadInputError(f"the model is not written as GGUF: {why}", hint=hint)
 
 
@@ -159,7 +151,7 @@ def _whole(config: Mapping[str, Any], key: str, default: int | None = None) -> i
     value = config.get(key)
     value = default if value is None else value
     if type(value) is not int or not 1 <= value < 1 << 31:
-        raise _refusal(f"{key} of its config.json is {str(value)[:40]}")
+        raise refusal(f"{key} of its config.json is {str(value)[:40]}")
     return value
 
 
@@ -167,7 +159,7 @@ def _real(config: Mapping[str, Any], key: str, default: float) -> float:
     value = config.get(key)
     value = default if value is None else value
     if not _is_positive(value):
-        raise _refusal(f"{key} of its config.json is {str(value)[:40]}")
+        raise refusal(f"{key} of its config.json is {str(value)[:40]}")
     return float(value)
 
 

@@ -8,7 +8,8 @@ Adapters: what llama.cpp reads is in src/llama-adapter.cpp, what its converter w
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,7 @@ from fusery.registry.models.gguf_convert import WRITTEN_KINDS, blocks, interleav
 from fusery.registry.models.gguf_llama import ROPE_FACTORS, TensorPlace, tensor_places
 from fusery.storage.jsonfile import read_object
 
-from .family import Dimensions, Value, dimension_keys, dimensions_of, rope_factors
+from .family import Dimensions, Value, dimension_keys, dimensions_of, refusal, rope_factors
 from .tokenizer import tokenizer_keys
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ class Model:
     @property
     def places(self) -> dict[str, TensorPlace]:
         """Its tensors by their names, in the order in which they are written."""
-        return places_of(self.dimensions, self.base.tensors)
+        return places_of(self.dimensions, self.base.tensors.keys())
 
 
 def read_model(files: Mapping[str, Path]) -> Model:
@@ -176,7 +177,7 @@ def write_model_gguf(file: HashedFile, model: Model, keys: Mapping[str, Value], 
     write_container(file, model.dimensions.family.name, all_keys, tensors)
 
 
-def places_of(model: Dimensions, known: Collection[str]) -> dict[str, TensorPlace]:
+def places_of(model: Dimensions, known: AbstractSet[str]) -> dict[str, TensorPlace]:
     """Return a model's tensors by their names in its files, in the order in which they are written."""
     family = model.family
     places = {
@@ -189,18 +190,11 @@ def places_of(model: Dimensions, known: Collection[str]) -> dict[str, TensorPlac
         )
     }
     if missing := next((name for name in places if name not in known), None):
-        raise BadInputError(f"the model is not written as GGUF: it has no tensor {missing}")
-    packed = {name.rpartition(".")[0] for name in known if name.endswith(".scales")}
-    rest = [
-        name
-        for name in known
-        if name not in places
-        and not (name.rpartition(".")[0] in packed and name.endswith((".scales", ".biases")))
-    ]
+        raise refusal(f"it has no tensor {missing}")
+    packed = {name.removesuffix("scales") for name in known if name.endswith(".scales")}
+    rest = known - places.keys() - {f"{name}{part}" for name in packed for part in ("scales", "biases")}
     if rest:
-        raise BadInputError(
-            f"the model is not written as GGUF: llama.cpp has no place for {min(rest)[:80]!r}"
-        )
+        raise refusal(f"llama.cpp has no place for {min(rest)[:80]!r}")
     return places
 
 
@@ -249,7 +243,7 @@ def write_adapter_gguf(
     name: str,
     adapter: PlainAdapter,
     model: Dimensions,
-    known: Collection[str],
+    known: AbstractSet[str],
     keys: Mapping[str, Value],
 ) -> None:
     """Write an adapter, its numbers as float32; the same adapter gives the same bytes."""

@@ -12,12 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fusery.registry.errors import BadInputError
 from fusery.registry.models.gguf_tokenizer import CONTROL, STYLES, USER_DEFINED, convert_tokenizer
 from fusery.storage.errors import FormatError
 from fusery.storage.jsonfile import read_object
 
-from .family import Value
+from .family import Value, refusal
 
 NORMAL, UNUSED = 1, 5  # Kinds of tokens (`gguf.TokenType`), besides those of `read_tokenizer`
 _PROBE = (
@@ -40,7 +39,7 @@ def tokenizer_keys(files: Mapping[str, Path], config: Mapping[str, Any], rows: i
     from tokenizers import Tokenizer
 
     if "tokenizer.json" not in files:
-        raise _refusal("it has no tokenizer.json")
+        raise refusal("it has no tokenizer.json")
     document = read_object(files["tokenizer.json"], limit=_JSON_LIMIT)
     try:
         own = Tokenizer.from_str(json.dumps(document))
@@ -48,7 +47,7 @@ def tokenizer_keys(files: Mapping[str, Path], config: Mapping[str, Any], rows: i
         raise FormatError(f"the model's tokenizer.json cannot be read: {error}") from error
     model = document.get("model")
     if not isinstance(model, dict) or model.get("type") != "BPE":
-        raise _refusal("its tokenizer is not a BPE")
+        raise refusal("its tokenizer is not a BPE")
     tokens, kinds = _tokens(own, rows)
     merges = _merges(model)
     settings = _optional(files, "tokenizer_config.json")
@@ -77,7 +76,7 @@ def _tokens(own: Any, rows: int) -> tuple[list[str], list[int]]:
     known = {index: token for token, index in own.get_vocab(with_added_tokens=True).items()}
     added = own.get_added_tokens_decoder()
     if known and max(known) >= rows:
-        raise _refusal(f"its tokenizer has {max(known) + 1} tokens and its embedding {rows} rows")
+        raise refusal(f"its tokenizer has {max(known) + 1} tokens and its embedding {rows} rows")
     tokens, kinds = [], []
     for index in range(rows):
         tokens.append(known.get(index, f"[PAD{index}]"))
@@ -88,7 +87,7 @@ def _tokens(own: Any, rows: int) -> tuple[list[str], list[int]]:
         else:
             kinds.append(NORMAL)
     if len(set(tokens)) != rows:
-        raise _refusal("its tokenizer has a token twice")
+        raise refusal("its tokenizer has a token twice")
     return tokens, kinds
 
 
@@ -104,7 +103,7 @@ def _merges(model: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _joined(merges: list[tuple[str, str]]) -> list[str]:
     if any(" " in side for pair in merges for side in pair):
-        raise _refusal("its tokenizer merges tokens with spaces in them")
+        raise refusal("its tokenizer merges tokens with spaces in them")
     return [f"{left} {right}" for left, right in merges]
 
 
@@ -145,7 +144,7 @@ def _frame(own: Any, keys: Mapping[str, Value]) -> tuple[bool, bool]:
         for ends in (False, True):
             if framed == [begin] * begins + bare + [end] * ends:
                 return begins, ends
-    raise _refusal("its tokenizer puts other tokens around a text than its first and its last one")
+    raise refusal("its tokenizer puts other tokens around a text than its first and its last one")
 
 
 def _name(own: Any, keys: Mapping[str, Value], rows: int) -> str:
@@ -156,9 +155,7 @@ def _name(own: Any, keys: Mapping[str, Value], rows: int) -> str:
             continue  # A tokenizer without merges is the same under any cut.
         if _read_back(keys, name, rows).encode(_PROBE, add_special_tokens=False).ids == expected:
             return name
-    raise _refusal(
-        "its tokenizer cuts texts in a way that is not among those known here by llama.cpp's names"
-    )
+    raise refusal("its tokenizer cuts texts in a way that is not among those known here by llama.cpp's names")
 
 
 def _read_back(keys: Mapping[str, Value], name: str, rows: int) -> Any:
@@ -190,10 +187,6 @@ def _optional(files: Mapping[str, Path], name: str) -> Mapping[str, Any]:
     return read_object(files[name]) if name in files else {}
 
 
-def _refusal(why: str) -> BadInputError:
-    return BadInputError(f"the model is not written as GGUF: {why}")
-
-
 UNKNOWN, BYTE = 2, 6  # Kinds of tokens (`gguf.TokenType`)
 SPACE = "\u2581"
 _BYTE_TOKENS = [f"<0x{byte:02X}>" for byte in range(256)]
@@ -211,9 +204,9 @@ def piece_keys(
     model = document["model"]
     for setting in ("continuing_subword_prefix", "end_of_word_suffix", "dropout", "ignore_merges"):
         if model.get(setting):
-            raise _refusal(f"its tokenizer has the setting {setting}")
+            raise refusal(f"its tokenizer has the setting {setting}")
     if missing := set(_BYTE_TOKENS) - set(tokens):
-        raise _refusal(f"its tokenizer falls back to bytes and has no {min(missing)}")
+        raise refusal(f"its tokenizer falls back to bytes and has no {min(missing)}")
     ranks = _ranks(merges)
     _require_complete(model["vocab"], merges)
     unknown = model.get("unk_token")
@@ -236,7 +229,7 @@ def _ranks(merges: Sequence[tuple[str, str]]) -> dict[str, int]:
     for left, right in merges:
         token = left + right
         if token != last and token in ranks:
-            raise _refusal("its tokenizer's merges are not in the order of the tokens that they make")
+            raise refusal("its tokenizer's merges are not in the order of the tokens that they make")
         ranks.setdefault(token, len(ranks))
         last = token
     return ranks
@@ -250,7 +243,7 @@ def _require_complete(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]
         for place in range(1, len(token)):
             pair = (token[:place], token[place:])
             if pair[0] in vocab and pair[1] in vocab and pair not in known:
-                raise _refusal(
+                raise refusal(
                     f"its tokenizer makes no {token!r} of {pair[0]!r} and {pair[1]!r}, as llama.cpp would"
                 )
 
@@ -266,7 +259,7 @@ def _prefixed(document: Mapping[str, Any]) -> bool:
     plain = {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "never", "split": False}
     if normalizer is None and cut == plain:
         return False
-    raise _refusal("its tokenizer puts spaces before texts in a way that llama.cpp does not have")
+    raise refusal("its tokenizer puts spaces before texts in a way that llama.cpp does not have")
 
 
 _BYTE_TOKEN_SET = frozenset(_BYTE_TOKENS)

@@ -112,36 +112,20 @@ def materialize_all(
         raise BadInputError(
             "many bundles are in many places: the location has no {name} in it", hint="-o location=URL/{name}"
         )
+    from .materialize import materialize
+
     request.check()
     local = local_path(pattern)
     places = pattern if local is None else str(local.expanduser().absolute())
-    job = partial(_materialize, places, target, request, content, choices or Choices(), force)
-    return _do(workspace, job, names, jobs, reporter)
+    write = partial(materialize, target=target, request=request, content=content, force=force)
+    return _do(workspace, partial(_materialize, places, choices or Choices(), write), names, jobs, reporter)
 
 
 def _materialize(
-    pattern: str,
-    target: str,
-    request: FuseRequest,
-    content: Content | None,
-    choices: Choices,
-    force: bool,
-    site: Site,
-    name: str,
+    places: str, choices: Choices, write: Callable[..., Materialized], site: Site, name: str
 ) -> Materialized:
-    from .materialize import materialize
-
     with site.opened() as workspace:
-        return materialize(
-            workspace,
-            [name],
-            pattern.replace("{name}", name),
-            target=target,
-            request=request,
-            content=content,
-            choices=choices.of(name),
-            force=force,
-        )
+        return write(workspace, [name], places.replace("{name}", name), choices=choices.of(name))
 
 
 def _do(
@@ -151,10 +135,9 @@ def _do(
     jobs: int | None,
     reporter: Reporter,
 ) -> Done[Made]:
-    number = check_jobs(jobs)
+    number, store = min(check_jobs(jobs), len(names)), str(workspace.store.identify())
     if not names:
         return Done([])
-    number, store = min(number, len(names)), str(workspace.store.identify())
     workers: Workers
     if (address := cluster_address()) is not None:
         workers, site = Cluster(address), Site(store)

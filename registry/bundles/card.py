@@ -40,7 +40,7 @@ HUB = frozenset({
 _SLUG = re.compile(r"[a-z0-9][a-z0-9.-]{0,95}")
 
 
-def licences(base: Mapping[str, Any], adapters: Sequence[tuple[Any, Mapping[str, Any]]]) -> dict[str, Any]:
+def licences(base: Mapping[str, Any], adapters: Sequence[tuple[Any, Mapping[str, Any]]]) -> Mapping[str, Any]:
     """Return `id` and `name` for the card's front matter, and `parts`, each with its licence or None.
 
     `id` is None if the licence of any part is not recorded: licences are not guessed.
@@ -77,10 +77,8 @@ def computed_rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def sources(facts: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield name and facts of each adapter that it was computed from."""
-    found = provenance_part(facts, "computed").get("from")
-    for part in found if isinstance(found, list) else ():
-        if isinstance(part, Mapping):
-            yield str(part.get("name") or "not on record"), part
+    for part in _objects(provenance_part(facts, "computed").get("from")):
+        yield str(part.get("name") or "not on record"), part
 
 
 _LABELS = {"val_loss": "validation loss", "created_at": "fused at"}
@@ -108,20 +106,23 @@ def card_values(
     base_name: str | None = None,
     transformers: str | None = None,
     targets: Collection[str] = (),
-) -> dict[str, Any]:
+) -> Mapping[str, Any]:
     """Return the values that the model card is rendered from."""
     provenance = record["provenance"]
     base, adapter = provenance_part(provenance, "base"), provenance_part(provenance, "adapter")
     fidelity, command = provenance_part(provenance, "fidelity"), provenance.get("rebuild")
     name = adapter.get("name")
     named = isinstance(name, str) and _NAME.fullmatch(name)
+    further = [(part.get("adapter"), part) for part in _objects(provenance.get("with"))]
+    extras = [(adapter, part.get("weight"), part.get("digest")) for adapter, part in further]
     return {
         "name": record["name"],
         "base": base.get("name"),
         "base_id": base_name or base.get("hub_id") or base.get("name"),
         "tags": ["mlx", "fusery", "lora", *([adapter["task"]] if adapter.get("task") else [])],
         "note": adapter.get("note"),
-        "datasets": list(hub_datasets(adapter)),
+        # A hub accepts nothing but its ids in a card's front matter.
+        "datasets": [adapter["dataset"]] if is_hub_id(adapter.get("dataset")) else [],
         "quantized": bool(
             provenance.get("quantization") or provenance_part(provenance, "recipe").get("bits")
         ),
@@ -130,13 +131,14 @@ def card_values(
         "adapter_name": name,
         # A sum of adapters needs more than a name to be made again; `rebuild` has it.
         "ships": [] if provenance.get("with") or not named else list(_ships(provenance, targets)),
-        "licence": licences(base, [(name, adapter), *_further(adapter, provenance)]),
+        # Those of the adapters that were added, or that it was computed from, count as well.
+        "licence": licences(base, [(name, adapter), *further, *sources(adapter)]),
         "lineage": list(_lineage(record, base, adapter)),
-        "parts": list(_parts(provenance, adapter)),
+        "parts": [(name, 1.0, adapter.get("digest")), *extras] if extras else [],
         "training": list(training_rows(adapter)),
         "curve": curve_values(adapter),
         "measured": list(measured_rows(adapter)),
-        "precision": list(_precision(provenance)),
+        "precision": _precision(provenance),
         "fidelity": list(_fidelity(fidelity)),
         "worst": list(_worst(fidelity)),
         "rebuild": command if isinstance(command, str) and _COMMAND.fullmatch(command) else None,
@@ -172,36 +174,18 @@ def _lineage(
         yield f"adapter, {_LABELS.get(key, key)}", adapter.get(key)
     for label, value in computed_rows(adapter):
         yield f"adapter, {label}", value
-    for each in _objects(adapter.get("amendments")):
-        yield "adapter, amended", f"{each.get('field')}: {each.get('from')} -> {each.get('to')}"
+    for amendment in _objects(adapter.get("amendments")):
+        change = f"{amendment.get('from')} -> {amendment.get('to')}"
+        yield "adapter, amended", f"{amendment.get('field')}: {change}"
     for key in ("recipe", "created_at", "tool"):
         yield _LABELS.get(key, key), provenance.get(key)
 
 
-def _parts(provenance: Mapping[str, Any], adapter: Mapping[str, Any]) -> Iterator[tuple[Any, Any, Any]]:
-    extras = _objects(provenance.get("with"))
-    if extras:
-        yield adapter.get("name"), 1.0, adapter.get("digest")
-        for part in extras:
-            yield part.get("adapter"), part.get("weight"), part.get("digest")
-
-
-def _further(
-    adapter: Mapping[str, Any], provenance: Mapping[str, Any]
-) -> Iterator[tuple[Any, Mapping[str, Any]]]:
-    """Yield the adapters besides the first whose licences count: those that were added, or that it was computed from."""
-    for part in _objects(provenance.get("with")):
-        yield part.get("adapter"), part
-    yield from sources(adapter)
-
-
-def _precision(provenance: Mapping[str, Any]) -> Iterator[str]:
+def _precision(provenance: Mapping[str, Any]) -> list[str]:
     form, size, times = (provenance.get(key) for key in ("format", "weights_bytes", "times_base"))
-    if form is None:
-        return
     large = f", {size:,} bytes of weights" if _is_number(size) else ""
     larger = f", {times:.2f} times the base model's" if _is_number(times) else ""
-    yield f"Precision: {form}{large}{larger}."
+    return [] if form is None else [f"Precision: {form}{large}{larger}."]
 
 
 def _fidelity(fidelity: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -222,19 +206,16 @@ def _fidelity(fidelity: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "relative error", f"{lacks} is {error:.3g} times as large as the update."
 
 
-def _worst(fidelity: Mapping[str, Any]) -> Iterator[tuple[Any, str, str, str]]:
+def _worst(fidelity: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
     for module in _objects(fidelity.get("worst"))[:_WORST]:
         retained, cosine, error = (module.get(key) for key in ("retained", "cosine", "relative_error"))
         share = f"{100 * retained:.1f} %" if _is_number(retained) else "–"
-        yield module.get("module"), share, _short(cosine), _short(error)
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if _is_number(value) else "–"
+        numbers = [f"{value:.3g}" if _is_number(value) else "–" for value in (cosine, error)]
+        yield module.get("module"), share, *numbers
 
 
 def _objects(value: Any) -> list[Mapping[str, Any]]:
-    return [entry for entry in value if isinstance(entry, Mapping)] if isinstance(value, list) else []
+    return [entry for entry in value if isinstance(entry, Mapping)] if isinstance(value, list | tuple) else []
 
 
 def _is_number(value: Any) -> TypeGuard[float]:
@@ -250,12 +231,19 @@ _DEFAULT = "default"
 
 def measured_rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
     """Yield of each metric its name, its value, what it was measured on, and by what."""
-    for each in _evaluations(facts):
-        stderr = each.get("stderr")
-        value = f"{each['value']:.6g}" + ("" if stderr is None else f" ± {stderr:.3g}")
-        on = "/".join(str(each[name]) for name in ("dataset", "split") if each.get(name))
-        by = " ".join(str(each[name]) for name in ("harness", "harness_version") if each.get(name))
-        yield str(each["metric"]), value, ", ".join(filter(None, [on, *_details(each)])) or "–", by or "–"
+    for evaluation in _objects(facts.get("evaluations")):
+        stderr = evaluation.get("stderr")
+        value = f"{evaluation['value']:.6g}" + ("" if stderr is None else f" ± {stderr:.3g}")
+        on = "/".join(str(evaluation[name]) for name in ("dataset", "split") if evaluation.get(name))
+        by = " ".join(
+            str(evaluation[name]) for name in ("harness", "harness_version") if evaluation.get(name)
+        )
+        yield (
+            str(evaluation["metric"]),
+            value,
+            ", ".join(filter(None, [on, *_details(evaluation)])) or "–",
+            by or "–",
+        )
 
 
 def eval_results(facts: Mapping[str, Any], *, name: str) -> bytes | None:
@@ -265,27 +253,31 @@ def eval_results(facts: Mapping[str, Any], *, name: str) -> bytes | None:
     as in `gpqa_diamond.acc`.  Of a task with several metrics nothing is said: a hub has one value for each.
     """
     last: dict[tuple[str, str, str], Mapping[str, Any]] = {}
-    for each in _evaluations(facts):
-        if is_hub_id(each.get("dataset")):
-            task = str(each["metric"]).rpartition(".")[0] or _DEFAULT
-            last[each["dataset"], task, str(each["metric"])] = each
+    for evaluation in _objects(facts.get("evaluations")):
+        if is_hub_id(evaluation.get("dataset")):
+            task = str(evaluation["metric"]).rpartition(".")[0] or _DEFAULT
+            last[evaluation["dataset"], task, str(evaluation["metric"])] = evaluation
     metrics = Counter(key[:2] for key in last)
     found = [
-        _entry(key[0], key[1], each, name) for key, each in sorted(last.items()) if metrics[key[:2]] == 1
+        _entry(key[0], key[1], evaluation, name)
+        for key, evaluation in sorted(last.items())
+        if metrics[key[:2]] == 1
     ]
     return "".join(found).encode() if found else None
 
 
-def _entry(dataset: str, task: str, each: Mapping[str, Any], name: str) -> str:
-    harness = " ".join(str(each[key]) for key in ("harness", "harness_version") if each.get(key))
-    split = [f"split {each['split']}"] if each.get("split") else []
-    notes = ", ".join(filter(None, [f"{each['metric']} of {name}", *split, *_details(each), harness]))
+def _entry(dataset: str, task: str, evaluation: Mapping[str, Any], name: str) -> str:
+    harness = " ".join(str(evaluation[key]) for key in ("harness", "harness_version") if evaluation.get(key))
+    split = [f"split {evaluation['split']}"] if evaluation.get("split") else []
+    notes = ", ".join(
+        filter(None, [f"{evaluation['metric']} of {name}", *split, *_details(evaluation), harness])
+    )
     lines = [
         "- dataset:",
         f"    id: {yaml_string(dataset)}",
         f"    task_id: {yaml_string(task)}",
-        f"  value: {_number(each['value'])}",
-        *([f"  date: {yaml_string(str(each['at']))}"] if each.get("at") else []),
+        f"  value: {_number(evaluation['value'])}",
+        *([f"  date: {yaml_string(str(evaluation['at']))}"] if evaluation.get("at") else []),
         f"  notes: {yaml_string(notes)}",
     ]
     return "\n".join(lines) + "\n"
@@ -300,14 +292,9 @@ def _number(value: float) -> str:
     return f"{mantissa if '.' in mantissa else f'{mantissa}.0'}e{exponent if exponent[0] in '+-' else f'+{exponent}'}"
 
 
-def _details(each: Mapping[str, Any]) -> Sequence[str]:
+def _details(evaluation: Mapping[str, Any]) -> Sequence[str]:
     said = {"shots": "{}-shot", "seed": "seed {}", "samples": "{} samples"}
-    return [text.format(each[key]) for key, text in said.items() if each.get(key) is not None]
-
-
-def _evaluations(facts: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    found = facts.get("evaluations")
-    return [each for each in found if isinstance(each, Mapping)] if isinstance(found, list | tuple) else []
+    return [text.format(evaluation[key]) for key, text in said.items() if evaluation.get(key) is not None]
 
 
 _ARGUMENTS = {
@@ -335,13 +322,6 @@ ELSEWHERE = frozenset({*ORIGIN, "name", "digest", "trained_on", "trained_on_dige
 """Facts about an adapter that are not in the section on its training."""
 
 
-def hub_datasets(adapter: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the dataset if its name is a hub id: the hub accepts nothing else in a card's front matter."""
-    name = adapter.get("dataset")
-    if is_hub_id(name):
-        yield str(name)
-
-
 def training_rows(adapter: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yield a label and a value for each known fact."""
     titles = {name: part.title for name, part in parts_of(Adapter).items() if part.about.travels}
@@ -364,10 +344,8 @@ def _sentence(points: Any) -> str:
     for key, what in (("val_loss", "validation"), ("train_loss", "training")):
         known = [
             (point["iteration"], point[key])
-            for point in points
-            if isinstance(point, Mapping)
-            and isinstance(point.get("iteration"), int)
-            and isinstance(point.get(key), int | float)
+            for point in _objects(points)
+            if isinstance(point.get("iteration"), int) and isinstance(point.get(key), int | float)
         ]
         if len(known) > 1:
             (first, start), (last, end) = known[0], known[-1]

@@ -65,11 +65,8 @@ def write_image_files(
     for name, content in server_files().items():
         bundle.write(name, content)
     bundle.write("requirements-nvidia.txt", resource("requirements_nvidia.txt"))
-    said = labels(record, served)
-    bundle.write(
-        "Dockerfile",
-        render("Dockerfile.j2", served=served, folders=folders, labels=said, base_image=base_image),
-    )
+    values: Mapping[str, Any] = {"served": served, "folders": folders, "base_image": base_image}
+    bundle.write("Dockerfile", render("Dockerfile.j2", labels=labels(record, served), **values))
     bundle.write("compose.yaml", render("compose.yaml.j2", **image_names(record)))
     bundle.write(".dockerignore", render("dockerignore.j2", folders=folders))
 
@@ -104,17 +101,18 @@ def labels(record: Mapping[str, Any], served: str) -> list[tuple[str, str]]:
     """Return the image's labels: names and digests, and of those only what can be nothing but a name or a digest."""
     provenance, adapters = record["provenance"], _adapters(record)
     one = adapters[0] if len(adapters) == 1 else {}
-    found = {
+    version = one.get("version")
+    values = {
         "fusery.adapter.digest": one.get("digest"),
         "fusery.adapter.name": one.get("name"),
         "fusery.base.digest": provenance_part(provenance, "base").get("digest"),
         "fusery.key": provenance.get("key"),
         "fusery.model.digest": None if record["adapters"] else record["digest"],
         "org.opencontainers.image.title": record["name"],
-        "org.opencontainers.image.version": _version(one.get("version")),
+        "org.opencontainers.image.version": str(version) if type(version) is int else None,
     }
     plain = [
-        (key, text) for key, text in found.items() if isinstance(text, str) and _HARMLESS.fullmatch(text)
+        (key, text) for key, text in values.items() if isinstance(text, str) and _HARMLESS.fullmatch(text)
     ]
     for key in ("digest", "name") if len(adapters) > 1 else ():
         texts = [adapter.get(key) for adapter in adapters]
@@ -131,18 +129,16 @@ def _adapters(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Return facts of the adapters: of those that are not fused, or of the one that is."""
     if not record["adapters"]:
         return [provenance_part(record["provenance"], "adapter")]
-    return [{**each["facts"], "name": each["name"]} for each in record["adapters"]]
+    return [{**adapter["facts"], "name": adapter["name"]} for adapter in record["adapters"]]
 
 
-def _licence(record: Mapping[str, Any]) -> str | None:
+def _licence(record: Mapping[str, Any]) -> Any:
     if not record["adapters"]:
-        found = card_values(record)["licence"]
-    else:
-        named = [
-            part for adapter in _adapters(record) for part in ((adapter["name"], adapter), *sources(adapter))
-        ]
-        found = licences(provenance_part(record["provenance"], "base"), named)
-    return None if found["id"] is None else str(found["id"])
+        return card_values(record)["licence"]["id"]
+    named = [
+        part for adapter in _adapters(record) for part in ((adapter["name"], adapter), *sources(adapter))
+    ]
+    return licences(provenance_part(record["provenance"], "base"), named)["id"]
 
 
 def spdx(licence: str | None) -> str | None:
@@ -150,7 +146,3 @@ def spdx(licence: str | None) -> str | None:
     if licence in (None, "other", "unknown"):
         return None
     return _SPDX.get(licence, f"LicenseRef-{licence}")
-
-
-def _version(version: Any) -> str | None:
-    return str(version) if isinstance(version, int) and not isinstance(version, bool) else None

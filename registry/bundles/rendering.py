@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from functools import cache
 from importlib.resources import files
@@ -48,13 +48,8 @@ def yaml_string(value: Any) -> str:
 
     JSON's form will not do: its pairs of surrogates are two characters to YAML, and it leaves DEL as it is.
     """
-    return '"' + "".join(_yaml_character(character) for character in str(value)) + '"'
-
-
-def _yaml_character(character: str) -> str:
-    if character in '"\\':
-        return "\\" + character
-    return character if " " <= character <= "~" else _escape(character)
+    text = re.sub(r'["\\]', r"\\\g<0>", str(value))
+    return '"' + "".join(char if " " <= char <= "~" else _escape(char) for char in text) + '"'
 
 
 def _escape(character: str) -> str:
@@ -169,23 +164,30 @@ def _modules(folder: Traversable, under: str = "") -> dict[str, bytes]:
     return found
 
 
+def _options(load: Callable[[str], str | None]) -> Mapping[str, Any]:
+    from jinja2 import FunctionLoader, StrictUndefined
+
+    return {
+        "loader": FunctionLoader(load),
+        "undefined": StrictUndefined,
+        "keep_trailing_newline": True,
+        "trim_blocks": True,
+        "lstrip_blocks": True,
+    }
+
+
 @cache
 def _environment(part: str) -> Environment:
-    from jinja2 import Environment, FunctionLoader, StrictUndefined
+    from jinja2 import Environment
 
-    environment = Environment(  # Markdown and Dockerfiles: HTML escapes would not help.
-        loader=FunctionLoader(lambda name: resource(name, part).decode()),
-        undefined=StrictUndefined,
-        keep_trailing_newline=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    # Markdown and Dockerfiles: HTML escapes would not help.
+    environment = Environment(**_options(lambda name: resource(name, part).decode()))
     environment.filters |= {"yaml": yaml_string, "text": markdown_text}
     return environment
 
 
 def _card_environment() -> ImmutableSandboxedEnvironment:
-    from jinja2 import FunctionLoader, StrictUndefined, Undefined
+    from jinja2 import Undefined
     from jinja2.sandbox import ImmutableSandboxedEnvironment
     from markupsafe import Markup
 
@@ -198,13 +200,9 @@ def _card_environment() -> ImmutableSandboxedEnvironment:
         return value if isinstance(value, Markup) else text(value)
 
     environment = ImmutableSandboxedEnvironment(
-        loader=FunctionLoader(lambda name: resource(name).decode() if name in (CARD, ADAPTER_CARD) else None),
-        undefined=StrictUndefined,
+        **_options(lambda name: resource(name).decode() if name in (CARD, ADAPTER_CARD) else None),
         finalize=escaped,
         autoescape=True,  # what a filter or a macro has made is marked, and is not escaped twice
-        keep_trailing_newline=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
     )
     environment.filters |= {
         "yaml": lambda value: Markup(yaml_string(value)),

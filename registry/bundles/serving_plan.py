@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
@@ -181,5 +181,4 @@ def _served(session: Session, reference: str, first: tables.AdapterRow | None) -
 
 def document_bytes(document: ServingDocument) -> bytes:
     """Return `serving.json`: the same bytes for the same document."""
-    values: dict[str, Any] = document.model_dump(mode="json")
-    return json.dumps(values, indent=2, ensure_ascii=False).encode() + b"\n"
+    return json.dumps(document.model_dump(mode="json"), indent=2, ensure_ascii=False).encode() + b"\n"

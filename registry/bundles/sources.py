@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -37,6 +37,8 @@ from .serving_plan import ServingPlan, Split, plan_serving, require_forms
 if TYPE_CHECKING:
     from ..workspace.workspace import Workspace
 
+Facts = Mapping[str, Any]
+
 _ARGUMENTS = (
     "batch_size",
     "grad_accumulation_steps",
@@ -53,7 +55,7 @@ _MOST = 1000
 """Points of a curve that a bundle has; of more, every second, third and so on, and the last."""
 
 
-def base_facts(workspace: Workspace, base: tables.BaseModelRow) -> dict[str, Any]:
+def base_facts(workspace: Workspace, base: tables.BaseModelRow) -> Facts:
     """Return `name`, `digest`, `licence`, and `hub_id` with `revision` if it came from a hub."""
     hub = next((row for row in base.revisions if row.source.startswith("hub:")), None)
     return {
@@ -65,45 +67,41 @@ def base_facts(workspace: Workspace, base: tables.BaseModelRow) -> dict[str, Any
     }
 
 
-def adapter_facts(session: Session, adapter: tables.AdapterRow) -> dict[str, Any]:
+def adapter_facts(session: Session, adapter: tables.AdapterRow) -> Facts:
     """Return the facts about an adapter that a bundle records."""
+    # A bundle of an adapter that was not measured, or that was trained, has no such key.
+    measured = measured_without_people(evaluation_records(adapter.name, adapter.evaluations))
     return {
         **travelling(adapter_values(adapter)),
-        "licence": adapter_licence({tag.key: tag.value for tag in adapter.tags}),
+        "licence": _licence(adapter),
         "amendments": without_people(amendment_records(adapter.amendments)),
-        **_measured(adapter),
+        **({"evaluations": measured} if measured else {}),
         **computed_facts(adapter),
         "training": _training(session, adapter),
-        "curve": _curve(session, adapter),
+        "curve": _curve(adapter),
     }
 
 
-def _measured(adapter: tables.AdapterRow) -> dict[str, Any]:
-    """Return what was measured of it; a bundle of an adapter of which nothing was is what it always was."""
-    found = measured_without_people(evaluation_records(adapter.name, adapter.evaluations))
-    return {"evaluations": found} if found else {}
-
-
-def computed_facts(adapter: tables.AdapterRow) -> dict[str, Any]:
-    """Return under `computed` how it was computed from others; a bundle of an adapter that was trained is what it always was."""
+def computed_facts(adapter: tables.AdapterRow) -> Facts:
+    """Return under `computed` how it was computed from others."""
     recipe = recipe_in(adapter.training)
     if recipe is None:
         return {}
-    known = {row.position: row.source for row in adapter.sources}
-    parts = [
-        {
-            "name": source.name if (source := known.get(position)) is not None else None,
-            "digest": digest,
-            "weight": weight,
-            "licence": adapter_licence({tag.key: tag.value for tag in source.tags}) if source else None,
-        }
-        for position, (digest, weight) in enumerate(zip(recipe.sources, recipe.weights, strict=True))
-    ]
+    by_position = {row.position: row.source for row in adapter.sources}
+    parts = []
+    for position, (digest, weight) in enumerate(zip(recipe.sources, recipe.weights, strict=True)):
+        source = by_position.get(position)
+        name, licence = (source.name, _licence(source)) if source else (None, None)
+        parts.append({"name": name, "digest": digest, "weight": weight, "licence": licence})
     how = {"method": recipe.method, "density": recipe.density, "seed": recipe.seed, "fusery": recipe.fusery}
     return {"computed": {**how, "from": parts}}
 
 
-def _training(session: Session, adapter: tables.AdapterRow) -> dict[str, Any]:
+def _licence(adapter: tables.AdapterRow) -> str | None:
+    return adapter_licence({tag.key: tag.value for tag in adapter.tags})
+
+
+def _training(session: Session, adapter: tables.AdapterRow) -> Facts:
     found = {key: adapter.training.get(key) for key in _ARGUMENTS}
     run = session.scalars(select(tables.TrainingRunRow).filter_by(adapter_id=adapter.id)).first()
     if run is not None:
@@ -118,7 +116,7 @@ def _training(session: Session, adapter: tables.AdapterRow) -> dict[str, Any]:
     return {key: value for key, value in found.items() if value is not None}
 
 
-def _curve(session: Session, adapter: tables.AdapterRow) -> list[dict[str, Any]]:
+def _curve(adapter: tables.AdapterRow) -> list[Facts]:
     points = [CurvePoint.from_row(row) for row in adapter.curve]
     step = -(-len(points) // _MOST) or 1
     kept = points if step == 1 else (*points[:-1:step], points[-1])
@@ -167,7 +165,8 @@ def adapters_source(
         architecture = recorded_architecture(onto)
     require_forms(workspace, plan)
     with workspace.cache.scratch() as scratch:
-        model = Files(locate_files(workspace, onto, _new(scratch / "base")), manifest) if with_base else None
+        (scratch / "base").mkdir()
+        model = Files(locate_files(workspace, onto, scratch / "base"), manifest) if with_base else None
         bundled = tuple(
             _bundled(workspace, adapter, plan, facts[adapter.name], form, scratch / f"adapter-{number}")
             for number, adapter in enumerate(rows)
@@ -182,7 +181,7 @@ def _bundled(
     workspace: Workspace,
     adapter: tables.AdapterRow,
     plan: ServingPlan,
-    facts: dict[str, Any],
+    facts: Facts,
     form: Form,
     scratch: Path,
 ) -> BundledAdapter:
@@ -192,7 +191,7 @@ def _bundled(
     return BundledAdapter(adapter.name, names, Files(files, rendering_of(files, form)), facts, tokenizer)
 
 
-def _provenance(workspace: Workspace, fused: Fused) -> dict[str, Any]:
+def _provenance(workspace: Workspace, fused: Fused) -> Facts:
     with workspace.database.read() as session:
         row = session.scalars(select(tables.FusedRow).where(tables.FusedRow.key == fused.key)).one()
         adapter, base = resolve_adapter(session, fused.adapter), row.base
@@ -205,7 +204,15 @@ def _provenance(workspace: Workspace, fused: Fused) -> dict[str, Any]:
             "digest": row.digest,
             "base": base_facts(workspace, base),
             "adapter": adapter_facts(session, adapter),
-            "with": [_part(extra) for extra in row.extras],
+            "with": [
+                {
+                    "adapter": extra.adapter.name,
+                    "weight": extra.weight,
+                    "digest": extra.adapter.digest,
+                    "licence": _licence(extra.adapter),
+                }
+                for extra in row.extras
+            ],
             "recipe": row.recipe,
             "quantization": row.quantization,
             **{key: line[key] for key in ("label", "format", "weights_bytes", "times_base", "rebuild")},
@@ -215,17 +222,7 @@ def _provenance(workspace: Workspace, fused: Fused) -> dict[str, Any]:
         }
 
 
-def _part(extra: tables.FusedExtraRow) -> dict[str, Any]:
-    tags = {tag.key: tag.value for tag in extra.adapter.tags}
-    return {
-        "adapter": extra.adapter.name,
-        "weight": extra.weight,
-        "digest": extra.adapter.digest,
-        "licence": adapter_licence(tags),
-    }
-
-
-def _worst(fused: tables.FusedRow) -> list[dict[str, Any]]:
+def _worst(fused: tables.FusedRow) -> list[Facts]:
     known = [module for module in fused.modules if module.retained is not None]
     worst = sorted(known, key=lambda module: (closeness(module.retained), module.module))[:_WORST]
     return [ModuleFidelity.from_row(module).to_dict() for module in worst]
@@ -233,11 +230,6 @@ def _worst(fused: tables.FusedRow) -> list[dict[str, Any]]:
 
 def _tool() -> str:
     return f"fusery {version('fusery')}"
-
-
-def _new(folder: Path) -> Path:
-    folder.mkdir()
-    return folder
 
 
 def _common_name(base: str) -> str:

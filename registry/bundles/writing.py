@@ -148,7 +148,7 @@ def bundle_record(source: BundleSource, target: str, model: str | None) -> dict[
     }
 
 
-def _adapter(adapter: BundledAdapter) -> dict[str, Any]:
+def _adapter(adapter: BundledAdapter) -> Mapping[str, Any]:
     return {
         "name": adapter.name,
         "names": list(adapter.names),

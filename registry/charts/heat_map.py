@@ -150,6 +150,10 @@ _MARKS = (0.0, DEGRADED_FROM, PASS_FROM, 1.0)
 """Shares that the scale of colours names."""
 
 
+_LIGHT_FROM = 0.4354
+"""The share from which a colour's relative luminance is above 0.18, so that black letters have more contrast."""
+
+
 def colour(value: float) -> Colour:
     """Return the colour of a share: the first one for 0 and less, the last one for 1 and more."""
     at = min(max(value, 0.0), 1.0) * (len(VIRIDIS) // 3 - 1)
@@ -250,13 +254,7 @@ def _cell(value: float | None, x: float, y: float, wide: int) -> Iterator[Markup
     red_green_blue = colour(value)
     told = svg.element("title", share(value))
     yield svg.element("rect", told, **box, fill=f"#{bytes(red_green_blue).hex()}")
-    # The relative luminance, as the rules for contrast have it.
-    linear = [
-        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4
-        for part in (each / 255 for each in red_green_blue)
-    ]
-    brightness = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-    kind = "on-light" if brightness > 0.18 else "on-dark"
+    kind = "on-light" if value > _LIGHT_FROM else "on-dark"
     if written := _written(value, wide == _WIDE):
         yield svg.text(x + wide / 2, y + 17.5, written, kind, "middle")
 

@@ -188,7 +188,7 @@ def _require_same(workspace: Workspace, server: Server, registry: str) -> None:
 
 
 def _send_made(workspace: Workspace, server: Server, reporter: Reporter, say: Callable[[str], None]) -> None:
-    """Send what the log tells of since the entry up to which all was sent."""
+    """Send the records of the log entries that were not sent yet."""
     event = tables.EventRow
     subjects, bundles = dict[str, str](), list[SentBundle]()
     with workspace.database.read() as session:

@@ -75,7 +75,7 @@ class Exported(Record):
     name: str = described("of the adapter")
     digest: str = described("of the adapter")
     format: Form = described("`mlx` or `peft`")
-    rendered: bool = described("the form differs from the registered one")
+    rendered: bool = described("whether the form was computed, not registered")
     path: Path = described("the folder that was written")
     existed: bool = described("the very same folder was there already")
     withdrawals: tuple[Withdrawal, ...] = described("yanks that concern the adapter")

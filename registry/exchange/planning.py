@@ -166,7 +166,7 @@ def find_adapter(session: Session, document: AdapterDocument) -> tables.AdapterR
     """Return the adapter with these bytes and this name, or with these bytes under this task.
 
     Under another name it is another record if that is yanked and this is not, or if a fact differs that is never
-    amended: yanked bytes may be registered anew.
+    amended: yanked bytes may be registered again.
     """
     adapter, yank, version = tables.AdapterRow, tables.YankRow, document.version
     named = session.scalar(select(adapter).where(adapter.name == document.name))

@@ -90,7 +90,7 @@ class Uploads:
                 )
             return Upload(self._workspace, self.owner, path, fd, digest, size, offset)
         except BaseException:
-            # Claims of what nobody sends would fill the database.
+            # Claims on blobs that are never sent would fill the database.
             if not self._size(digest):
                 self.release([digest])
             raise
@@ -168,7 +168,7 @@ class Upload:
     def __init__(
         self, workspace: Workspace, owner: str, path: Path, fd: int, digest: Digest, size: int, offset: int
     ) -> None:
-        """Take the locked part file, which must have `offset` bytes; offset 0 begins anew."""
+        """Take the locked part file, which must have `offset` bytes; offset 0 begins again."""
         self._workspace, self._owner = workspace, owner
         self._path, self._fd = path, fd
         self._digest, self._size = digest, size
@@ -226,7 +226,7 @@ class Upload:
         self.has_claim = self._stored
 
     def release(self) -> None:
-        """Give up the claim on a blob of which nothing is here: claims of what nobody sends would fill the database."""
+        """Release the claim on a blob that has not arrived: claims on blobs that are never sent would fill the database."""
         with self._workspace.database.write() as session:
             release(session, [self._digest], self._owner)
 

@@ -58,41 +58,41 @@ class AccountPart:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
-    """How an adapter, a fused model or a bundle was made.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account(AccountPart):
+    """How an adapter, a fused model or a bundle was made; its facts are what the tool decided.
 
     Attributes:
         adapters: those in it; of an adapter, those that it was continued or computed from.
+        fused: the model in a bundle.
         tool: name and version of the program that made it, if recorded.
         entry: hash of its entry in the log, if any.
-        chosen: what the tool decided.
+        asked: what the tool was asked for.
     """
 
-    kind: str
-    name: str
-    digest: str
-    files: tuple[FileEntry, ...]
     base: AccountPart
     adapters: tuple[AccountPart, ...]
     recorded: datetime
     by: str
     fused: AccountPart | None = None
-    data: Data | None = None
     began: datetime | None = None
     ended: datetime | None = None
     tool: str | None = None
     entry: str | None = None
     asked: Mapping[str, Any] = field(default_factory=dict)
-    chosen: Mapping[str, Any] = field(default_factory=dict)
     fidelity: Mapping[str, Any] | None = None
     withdrawals: Withdrawals = ()
 
     @property
     def datasets(self) -> tuple[Data, ...]:
         """What it or its adapters were trained on, each once."""
-        found = [self.data, *(part.data for part in self.adapters)]
-        return tuple(dict.fromkeys(data for data in found if data is not None))
+        data = [self.data, *(part.data for part in self.adapters)]
+        return tuple(dict.fromkeys(item for item in data if item is not None))
+
+    @property
+    def parts(self) -> tuple[AccountPart, ...]:
+        """All that went in: base, adapters, and the fused model of a bundle."""
+        return self.base, *self.adapters, *((self.fused,) if self.fused else ())
 
 
 def account_of(workspace: Workspace, session: Session, subject: Subject) -> Account:
@@ -110,27 +110,24 @@ def _of_adapter(workspace: Workspace, session: Session, row: tables.AdapterRow) 
     ended = began + timedelta(seconds=run.seconds) if run and began and run.seconds is not None else None
     own, recipe = _adapter(row), recipe_in(row.training)
     entry, detail = _entry(session, "adapter", row.name, "adapter.registered")
-    asked: dict[str, Any] = {
-        "arguments": without_places(dict(run.arguments)) if run and run.arguments else {}
-    }
-    if recipe is not None:
-        asked["combination"] = recipe.to_dict()
+    arguments = without_places(dict(run.arguments)) if run and run.arguments else {}
+    combination = {"combination": recipe.to_dict()} if recipe is not None else {}
     return Account(
         "adapter",
         row.name,
         row.digest,
         own.files,
-        _base(workspace, row.base),
-        tuple(_origins(row, recipe)),
-        row.created_at,
-        row.created_by,
         data=own.data,
+        base=_base(workspace, row.base),
+        adapters=tuple(_origins(row, recipe)),
+        recorded=row.created_at,
+        by=row.created_by,
         began=began,
         ended=ended,
         entry=entry,
         tool=detail.get("tool"),
-        asked=asked,
-        chosen={**own.facts, "versions": without_places(dict(run.versions)) if run and run.versions else {}},
+        asked={"arguments": arguments, **combination},
+        facts={**own.facts, "versions": without_places(dict(run.versions)) if run and run.versions else {}},
         withdrawals=of_adapters(session, [row.id]).get(row.id, ()),
     )
 
@@ -139,8 +136,8 @@ def _origins(row: tables.AdapterRow, recipe: CombinationRecipe | None) -> Iterat
     if row.parent is not None:
         yield _adapter(row.parent)
     weights = dict(enumerate(recipe.weights)) if recipe is not None else {}
-    for each in row.sources:
-        yield _adapter(each.source, weights.get(each.position))
+    for part in row.sources:
+        yield _adapter(part.source, weights.get(part.position))
 
 
 def _of_fused(workspace: Workspace, session: Session, row: tables.FusedRow) -> Account:
@@ -161,10 +158,10 @@ def _of_fused(workspace: Workspace, session: Session, row: tables.FusedRow) -> A
         str(line["combined"]),
         row.digest,
         _files(row.manifest),
-        base,
-        adapters,
-        row.created_at,
-        row.created_by,
+        base=base,
+        adapters=adapters,
+        recorded=row.created_at,
+        by=row.created_by,
         began=row.created_at - timedelta(seconds=row.seconds),
         ended=row.created_at,
         tool=detail.get("tool"),
@@ -180,7 +177,7 @@ def _of_fused(workspace: Workspace, session: Session, row: tables.FusedRow) -> A
             "seed": row.recipe.get("seed"),
             "command": line["rebuild"],
         },
-        chosen={
+        facts={
             "key": row.key,
             "engine": row.engine,
             "recipe": row.recipe,
@@ -197,18 +194,17 @@ def _of_bundle(workspace: Workspace, session: Session, row: tables.BundleRow) ->
     made = _of_fused(workspace, session, row.fused) if row.fused is not None else None
     adapters = made.adapters if made else tuple(_adapter(adapter) for adapter in row.adapters)
     base = made.base if made else _base(workspace, row.adapters[0].base)
-    fused = made and AccountPart("fused", made.name, made.digest, made.files, facts=made.chosen)
     names = [part.name for part in adapters]
     return Account(
         "bundle",
         f"{row.target} of {' + '.join(names)}",
         row.digest,
         _files(row.manifest),
-        base,
-        adapters,
-        row.created_at,
-        row.created_by,
-        fused=fused or None,
+        base=base,
+        adapters=adapters,
+        recorded=row.created_at,
+        by=row.created_by,
+        fused=made,
         ended=row.created_at,
         tool=detail.get("tool"),
         entry=entry,
@@ -218,14 +214,14 @@ def _of_bundle(workspace: Workspace, session: Session, row: tables.BundleRow) ->
             "base": {"name": base.name, "digest": base.digest},
             "fuse": made.asked if made else None,
         },
-        chosen={"choices": detail.get("choices"), "fuse": made.chosen if made else None},
+        facts={"choices": detail.get("choices"), "fuse": made.facts if made else None},
         fidelity=made.fidelity if made else None,
         withdrawals=of_bundles(session, [row.id]).get(row.id, ()),
     )
 
 
 def _base(workspace: Workspace, row: tables.BaseModelRow) -> AccountPart:
-    hub = next((each for each in row.revisions if each.source.startswith("hub:")), None)
+    hub = next((row for row in row.revisions if row.source.startswith("hub:")), None)
     return AccountPart(
         "base",
         row.name,
@@ -275,10 +271,10 @@ def _files(manifest: tables.ManifestRow) -> tuple[FileEntry, ...]:
 
 def _entry(
     session: Session, kind: str, subject: str, action: str, *, path: str | None = None
-) -> tuple[str | None, dict[str, Any]]:
+) -> tuple[str | None, Mapping[str, Any]]:
     """Return the hash and the detail of the newest entry of the log about a thing's making, None if there is none."""
     for event in reversed(events.history(session, kind=kind, subject=subject, action=action)):
-        detail: dict[str, Any] = json.loads(event.detail)
+        detail: Mapping[str, Any] = json.loads(event.detail)
         if path is None or detail.get("path") == path:
             return event.hash, detail
     return None, {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -24,7 +23,7 @@ from ..wire import encode
 from .files import look_at
 from .library import Hasher, Index
 from .owners import PlausibleOwners, RecordedItem, owners_in, owners_of
-from .views import View
+from .tensors import View
 
 if TYPE_CHECKING:
     from ..workspace.workspace import Workspace
@@ -87,49 +86,40 @@ def candidates(workspace: Workspace, sought: Sought) -> Candidates:
     index = Index(workspace)
     with workspace.database.read() as session:
         whole = _with_files(session, sought.files)
-        found = [owner for several in owners_of(session, list(whole)).values() for owner in several]
-        bundles = [owner for owner in found if owner.kind == "bundle"]
-        found += [each for owner in bundles for each in owners_in(session, owner)]
-        recorded, shaped = (
-            {digest for digests in whole.values() for digest in digests},
-            PlausibleOwners(session, _MOST),
-        )
+        owners = [owner for several in owners_of(session, list(whole)).values() for owner in several]
+        bundles = [owner for owner in owners if owner.kind == "bundle"]
+        owners += [inner for owner in bundles for inner in owners_in(session, owner)]
+        recorded, shaped = set[str]().union(*whole.values()), PlausibleOwners(session, _MOST)
         for unit in sought.units:
             if not set(unit.files) <= recorded:
-                found += _with_tensors(session, index, shaped, unit)
-        names = [name for owner in dict.fromkeys(found) if (name := _reference(session, owner))]
+                owners += _with_tensors(session, index, shaped, unit)
         written = [_written(session, owner) for owner in bundles]
+    fetched = [owner for owner in owners if owner.kind != "bundle"]
+    names = [str(owner.facts["key"]) if owner.kind == "fused" else owner.name for owner in fetched]
     return Candidates(
         names=tuple(dict.fromkeys(names)), bundles=tuple(bundle for bundle in written if bundle is not None)
     )
 
 
 def _with_files(session: Session, digests: Sequence[str]) -> dict[int, set[str]]:
-    files, found = tables.ManifestFileRow, dict[int, set[str]]()
+    files, by_manifest = tables.ManifestFileRow, dict[int, set[str]]()
     for some in batches(sorted(set(digests))):
         query = select(files.manifest_id, files.sha256).where(files.sha256.in_(some))
         for manifest, digest in session.execute(query):
-            found.setdefault(manifest, set()).add(digest)
-    return found
+            by_manifest.setdefault(manifest, set()).add(digest)
+    return by_manifest
 
 
 def _with_tensors(
     session: Session, index: Index, shaped: PlausibleOwners, unit: SoughtUnit
 ) -> list[RecordedItem]:
-    holders: Counter[int] = index.holders([tensor.digest for tensor in unit.tensors])
+    holders = index.holders([tensor.digest for tensor in unit.tensors])
     most = [manifest for manifest, _ in holders.most_common(_MOST)]
     views = [View(tensor.name, "", tensor.shape, Path(), 0, 0) for tensor in unit.tensors]
     return [
         *(owner for several in owners_of(session, most).values() for owner in several),
         *shaped.find(views, adapter=unit.is_adapter)[-_MOST:],
     ]
-
-
-def _reference(session: Session, owner: RecordedItem) -> str:
-    """Return what a thing is fetched by; empty for what is not fetched."""
-    if owner.kind == "fused":
-        return str(owner.facts["key"])
-    return owner.name if owner.kind in ("adapter", "base") else ""
 
 
 def _written(session: Session, owner: RecordedItem) -> SentBundle | None:

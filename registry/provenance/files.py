@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import ClassVar
 
+from fusery.storage.digest import Digest
 from fusery.storage.errors import MissingFileError, StorageError, UnsafePathError
 from fusery.storage.failures import opened, os_failures
 from fusery.storage.folder import scan
@@ -18,10 +18,12 @@ from fusery.storage.safetensors import BASE_HEADER_LIMIT, HOLLOW, read_header
 from ..models.gguf_header import MAGIC
 from ..models.gguf_header import read_header as read_gguf_header
 from ..record import Record, described
-from .views import View, safetensors_views
+from .tensors import View, safetensors_views
 
 _ARCHIVES = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd")
 """First bytes of gzip and Zstandard."""
+_FACTOR = re.compile(r"(?:^|\.)lora_(?:[ab](?:\.|$)|embedding)", re.IGNORECASE)
+"""Parts of the names of an adapter's tensors."""
 _PICKLED = 1 << 10
 """Bytes from which a pickle may hold weights."""
 
@@ -32,7 +34,7 @@ class Weights:
 
     path: str
     views: list[View]
-    texts: dict[str, str]
+    metadata: Mapping[str, object]
     form: str
 
 
@@ -64,7 +66,7 @@ class FoundFiles:
         """What may be one thing each: the weights of a folder together, each adapter and each GGUF file by itself."""
         found: dict[tuple[str, str], Unit] = {}
         for weights in self.weights:
-            adapter = any(_is_factor(view.name) for view in weights.views)
+            adapter = any(_FACTOR.search(view.name) for view in weights.views)
             alone = adapter or weights.form == "gguf"
             place = PurePosixPath(weights.path)
             key = (str(place.parent), place.name if alone else "")
@@ -94,11 +96,6 @@ class Unit:
         return [view for weights in self.weights for view in weights.views]
 
 
-def _is_factor(name: str) -> bool:
-    parts = name.lower().split(".")
-    return any(part in ("lora_a", "lora_b") or part.startswith("lora_embedding") for part in parts)
-
-
 def look_at(path: Path) -> FoundFiles:
     """Return the files and tensors at a path; archives are not unpacked."""
     place = path.expanduser()
@@ -108,60 +105,47 @@ def look_at(path: Path) -> FoundFiles:
         except (FileNotFoundError, NotADirectoryError, RuntimeError):
             raise MissingFileError(f"there is no file or folder {path}", hint="check the path") from None
     if real.is_dir():
-        return _folder(real)
-    if not real.is_file():
+        found = FoundFiles("folder", [FoundFile(file.path, file.real, file.size) for file in scan(real)])
+    elif real.is_file():
+        found = FoundFiles("file", [FoundFile(real.name, real, real.stat().st_size)])
+        with opened(real) as content:
+            start = content.read(512)
+        if start.startswith(_ARCHIVES) or start[257:262] == b"ustar":
+            return FoundFiles("archive", found.files)
+    else:
         raise MissingFileError(f"{path} is no file and no folder", hint="name one")
-    own = FoundFile(real.name, real, real.stat().st_size)
-    with opened(real) as file:
-        start = file.read(512)
-    return (
-        FoundFiles("archive", [own])
-        if start.startswith(_ARCHIVES) or start[257:262] == b"ustar"
-        else _file(own)
-    )
-
-
-def _folder(real: Path) -> FoundFiles:
-    found = FoundFiles("folder", [FoundFile(file.path, file.real, file.size) for file in scan(real)])
     for file in found.files:
         try:
             weights = _weights(file)
-            if weights is not None:
-                found.weights.append(weights)
-            else:
-                found.problems += _unread(file)
         except StorageError as error:
-            # The rest of the folder can still be told.
-            found.problems.append(error.message)
+            if found.kind != "folder":
+                raise
+            found.problems.append(error.message)  # the rest can still be identified
+            continue
+        if weights is None:
+            found.problems += _unread(file)
+            continue
+        found.weights.append(weights)
+        if found.kind == "file":
+            found.kind = weights.form
     return found
-
-
-def _file(file: FoundFile) -> FoundFiles:
-    weights = _weights(file)
-    if weights is None:
-        return FoundFiles("file", [file], problems=list(_unread(file)))
-    return FoundFiles(weights.form, [file], [weights])
 
 
 def _weights(file: FoundFile) -> Weights | None:
     with os_failures(f"read {file.path}", near=file.file):
         with file.file.open("rb") as content:
             start = content.read(16)
-            _refuse_hollow(file, os.fstat(content.fileno()))
+            # Of nearly all holes: it costs nothing to make, and hours to hash.  Systems that know no blocks, or keep files
+            # elsewhere, may say zero: what is of a usual size is not asked about.
+            blocks = getattr(os.fstat(content.fileno()), "st_blocks", file.size)
+            if file.size > HOLLOW and blocks * 512 < file.size // 16:
+                raise UnsafePathError(f"of the {file.size:,} bytes of {file.path} nearly all are holes")
         if start.startswith(MAGIC):
-            return Weights(file.path, [], _texts(read_gguf_header(file.file).metadata), "gguf")
+            return Weights(file.path, [], read_gguf_header(file.file).metadata, "gguf")
     if not (file.path.endswith(".safetensors") or _looks_like_safetensors(start, file.size)):
         return None
     header = read_header(file.file, limit=BASE_HEADER_LIMIT)
-    return Weights(file.path, safetensors_views(file.file, header), _texts(header.metadata), "safetensors")
-
-
-def _texts(metadata: Mapping[str, object]) -> dict[str, str]:
-    return {
-        key: value
-        for key, value in metadata.items()
-        if key.startswith(("fusery.", "general.")) and isinstance(value, str)
-    }
+    return Weights(file.path, safetensors_views(file.file, header), header.metadata, "safetensors")
 
 
 def _unread(file: FoundFile) -> Iterator[str]:
@@ -173,19 +157,39 @@ def _unread(file: FoundFile) -> Iterator[str]:
             yield f"{file.path} is a pickle, which runs code when it is loaded: save it as safetensors where you trust its origin"
 
 
-def _refuse_hollow(file: FoundFile, found: os.stat_result) -> None:
-    """Refuse what is nearly all holes: it costs nothing to make, and hours to hash."""
-    # Systems that know no blocks, or keep files elsewhere, may say zero: what is of a usual size is not asked about.
-    if file.size > HOLLOW and getattr(found, "st_blocks", file.size) * 512 < file.size // 16:
-        raise UnsafePathError(f"of the {file.size:,} bytes of {file.path} nearly all are holes")
-
-
 def _looks_like_safetensors(start: bytes, size: int) -> bool:
     """Tell whether a file under another name begins as one: a length that fits, and an object of JSON."""
     length = int.from_bytes(start[:8], "little")
-    return (
-        len(start) > 9 and start[8:10] in (b'{"', b"{ ") and 2 <= length <= min(size - 8, BASE_HEADER_LIMIT)
-    )
+    return start[8:10] in (b'{"', b"{ ") and 2 <= length <= min(size - 8, BASE_HEADER_LIMIT)
+
+
+def compare_files(
+    recorded: Mapping[str, str], digests: Mapping[str, Digest], files: Sequence[FoundFile]
+) -> dict[str, list[str]]:
+    """Return which recorded files are the same, changed or missing, and which files are extra."""
+    present, wanted = set(digests.values()), set(recorded.values())
+    names = {file.path for file in files}
+    tops = sorted({path.partition("/")[0] + "/" for path in names if "/" in path} | {""})
+    result: dict[str, list[str]] = {"same": [], "changed": [], "missing": []}
+    changed: set[str] = set()
+    for path, digest in sorted(recorded.items()):
+        if is_hidden(path):
+            continue
+        place = next((top + path for top in tops if top + path in names), None)
+        if digest in present:
+            result["same"].append(path)
+        elif place is not None:
+            result["changed"].append(path)
+            changed.add(place)
+        else:
+            result["missing"].append(path)
+    extra = sorted(path for path in names - changed if digests.get(path) not in wanted)
+    return {**result, "extra": extra}
+
+
+def is_hidden(path: str) -> bool:
+    """Tell whether a file or one of its folders is hidden: such files are not looked at."""
+    return any(part.startswith(".") for part in path.split("/"))
 
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -194,25 +198,14 @@ _MOST_TEXT = 300
 
 @dataclass(slots=True)
 class IdentityClaim(Record):
-    """What a file claims to be, unverified.
-
-    Attributes:
-        truth: whether it is true; None if that cannot be determined.
-        reason: why, in one sentence.
-    """
+    """What a file claims to be, unverified."""
 
     source: str = described("the file with the claim")
     kind: str = described("`fused`, `adapter` or `base`")
     name: str | None = described("the claimed name")
     digest: str = described("the claimed digest, or the key of a fused model")
-    truth: bool | None = None
-    reason: str = ""
-    KEYS: ClassVar[tuple[str, ...]] = ("source", "kind", "name", "digest", "true", "reason")
-
-    @property
-    def true(self) -> bool | None:
-        """Whether it is true; None if that cannot be determined."""
-        return self.truth
+    true: bool | None = described("whether it is true; None if that cannot be determined", default=None)
+    reason: str = described("why, in one sentence", default="")
 
 
 def claims_of(found: FoundFiles) -> list[IdentityClaim]:
@@ -228,17 +221,13 @@ def claims_of(found: FoundFiles) -> list[IdentityClaim]:
         except StorageError as error:
             found.problems.append(error.message)
     for weights in found.weights:
-        claims += _keyed(weights.path, weights.texts)
+        claims += _keyed(weights.path, weights.metadata)
     # Several weight files may claim the same.
-    by_place = {
-        (
-            claim.kind,
-            claim.digest,
-            "" if claim.source.endswith((".safetensors", ".gguf")) else claim.source,
-        ): claim
-        for claim in reversed(claims)
-    }
-    return list(by_place.values())[::-1]
+    by_place: dict[tuple[str, str, str], IdentityClaim] = {}
+    for claim in claims:
+        source = "" if claim.source.endswith((".safetensors", ".gguf")) else claim.source
+        by_place.setdefault((claim.kind, claim.digest, source), claim)
+    return list(by_place.values())
 
 
 def _bundle(document: Mapping[str, object], source: str) -> Iterator[IdentityClaim]:
@@ -262,14 +251,14 @@ def _exported(document: Mapping[str, object], source: str) -> Iterator[IdentityC
         yield IdentityClaim(source, "adapter", _text(inner.get("name")), digest)
 
 
-def _keyed(path: str, texts: Mapping[str, str]) -> Iterator[IdentityClaim]:
-    name = _text(texts.get("fusery.adapter.name") or texts.get("general.name"))
-    if key := _digest(texts.get("fusery.key")):
+def _keyed(path: str, metadata: Mapping[str, object]) -> Iterator[IdentityClaim]:
+    name = _text(metadata.get("fusery.adapter.name") or metadata.get("general.name"))
+    if key := _digest(metadata.get("fusery.key")):
         yield IdentityClaim(path, "fused", name, key)
-    elif digest := _digest(texts.get("fusery.adapter.digest")):
+    elif digest := _digest(metadata.get("fusery.adapter.digest")):
         yield IdentityClaim(path, "adapter", name, digest)
-    elif digest := _digest(texts.get("fusery.base.digest")):
-        yield IdentityClaim(path, "base", _text(texts.get("fusery.base.name")), digest)
+    elif digest := _digest(metadata.get("fusery.base.digest")):
+        yield IdentityClaim(path, "base", _text(metadata.get("fusery.base.name")), digest)
 
 
 def _object(value: object) -> Mapping[str, object]:

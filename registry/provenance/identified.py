@@ -1,17 +1,14 @@
-"""Identified items: the records, and a match with its sentence."""
+"""The records of identified items."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 
-from ..parsing import plural
 from ..record import Record, described
 from ..records.adapter import Withdrawal
-from .compare import TensorComparison, layers_of
 from .files import IdentityClaim
-from .owners import RecordedItem
 from .verify import Verification
 
 Verdict = Literal["known", "inconclusive", "unknown"]
@@ -153,100 +150,3 @@ class Identified(Record):
     problems: tuple[str, ...] = described("files and tensors that could not be read, one sentence each")
     unread: tuple[Unread, ...] = described("records that could not be compared")
     verification: Verification | None = described("its signature and its own list of files")
-
-
-_NAMED = 3
-
-
-@dataclass(slots=True)
-class Match:
-    """A recorded item that was found.
-
-    Attributes:
-        comparison: tensor by tensor, None if whole files were enough.
-        held: digests of all of its files, if all of its weights were found as whole files.
-    """
-
-    owner: RecordedItem
-    evidence: str
-    confidence: float
-    place: str
-    comparison: TensorComparison | None = None
-    files: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    held: frozenset[str] = frozenset()
-
-    @property
-    def identical(self) -> bool:
-        """Nothing in it that counts was changed, is missing or was added."""
-        if self.comparison is not None:
-            return not self.comparison.altered
-        return self.confidence == 1.0
-
-    @property
-    def sentence(self) -> str:
-        """The match in one sentence."""
-        return f"{_what(self.owner)}{_but(self)}"
-
-    def record(self) -> AnyMatch:
-        """Return the record."""
-        tensors = self.comparison
-        return KINDS[self.owner.kind](
-            kind=self.owner.kind,
-            name=self.owner.name,
-            digest=self.owner.digest,
-            evidence=self.evidence,
-            confidence=self.confidence,
-            sentence=self.sentence,
-            identical=self.identical,
-            path=self.place,
-            tensors=len(tensors.pairs) if tensors else None,
-            converted=tensors.converted if tensors else 0,
-            renamed=tensors.renamed if tensors else 0,
-            changed=tuple(tensors.changed) if tensors else (),
-            missing=tuple(tensors.missing) if tensors else (),
-            extra=tuple(tensors.extra) if tensors else (),
-            layers=tuple(layers_of(tensors.altered)) if tensors else (),
-            files={key: tuple(paths) for key, paths in self.files.items()},
-            **self.owner.facts,
-        )
-
-
-def _what(owner: RecordedItem) -> str:
-    facts = owner.facts
-    if owner.kind == "fused":
-        return f"{owner.name} fused onto {facts['base']} ({facts['format']})"
-    if owner.kind == "adapter":
-        form = f", in {facts['form']}'s form" if facts.get("form") else ""
-        return f"the adapter {owner.name} for {facts['base']}{form}"
-    if owner.kind == "bundle":
-        return f"the bundle {facts['target']} of {', '.join(facts['adapters'])}, written to {facts['written_to']}"
-    return f"the base model {owner.name}"
-
-
-def _but(match: Match) -> str:
-    tensors = match.comparison
-    if tensors is None:
-        changed = [*match.files.get("changed", ()), *match.files.get("missing", ())]
-        return f", but {_some(changed)} changed or missing" if changed and match.confidence < 1 else ""
-    same = []
-    if tensors.converted:
-        same.append(f"{plural(tensors.converted, 'tensor')} in another format, the numbers the same")
-    if tensors.renamed:
-        same.append(f"{plural(tensors.renamed, 'tensor')} renamed")
-    layers = layers_of(tensors.changed)
-    place = f"in layer {', '.join(map(str, layers[:8]))}{', …' if len(layers) > 8 else ''} " if layers else ""
-    altered = [
-        f"{where}{_some(names)} {'was' if len(names) == 1 else 'were'} {what}"
-        for names, where, what in (
-            (tensors.changed, place, "changed"),
-            (tensors.missing, "", "removed"),
-            (tensors.extra, "", "added"),
-        )
-        if names
-    ]
-    return (f" ({'; '.join(same)})" if same else "") + (f", but {', and '.join(altered)}" if altered else "")
-
-
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(name[:120] for name in names[:_NAMED])
-    return f"{shown} and {len(names) - _NAMED} more" if len(names) > _NAMED else shown

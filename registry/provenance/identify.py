@@ -6,9 +6,11 @@ are compared with the result.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
-from functools import cache
+from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,16 +20,124 @@ from fusery.storage.digest import Digest
 from fusery.storage.progress import SILENT, Reporter, tally
 
 from .. import tables
+from ..database.engine import batches
+from ..parsing import plural
 from ..records.fused_rows import label_of
-from .files import FoundFiles, IdentityClaim, Unit, claims_of, look_at
-from .identified import Identified, LookedAt, Match, Unread, Verdict
-from .library import Hasher, Library, recorded_files
-from .search import TensorSearch, bundle_contents, compare_files, match_files
+from .files import FoundFiles, IdentityClaim, Unit, claims_of, compare_files, is_hidden, look_at
+from .identified import KINDS, AnyMatch, Identified, LookedAt, Unread, Verdict
+from .library import CASTS, Hasher, Library, recorded_files
+from .owners import PlausibleOwners, RecordedItem, owners_in, owners_of
+from .tensors import TensorComparison, View, compare, is_distinctive, layers_of
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from ..workspace.workspace import Workspace
+
+_WEIGHTS = (".safetensors", ".gguf")
+_CARDS = ("README.md", "fusery.json")
+_NAMED = 3
+"""Names of tensors and files in a sentence."""
+
+_CLOSE = 0.5
+"""The share of the bytes from which no other format is considered."""
+
+_MOST = 20
+"""Manifests that are compared tensor by tensor, those with the most tensors in common."""
+
+_PROBES = 2
+
+
+@dataclass(slots=True)
+class Match:
+    """A recorded item that was found.
+
+    Attributes:
+        comparison: tensor by tensor, None if whole files were enough.
+        held: digests of all of its files, if all of its weights were found as whole files.
+    """
+
+    owner: RecordedItem
+    evidence: str
+    confidence: float
+    place: str
+    comparison: TensorComparison | None = None
+    files: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    held: frozenset[str] = frozenset()
+
+    @property
+    def identical(self) -> bool:
+        """Nothing in it that counts was changed, is missing or was added."""
+        return self.confidence == 1.0 if self.comparison is None else not self.comparison.altered
+
+    @property
+    def sentence(self) -> str:
+        """The match in one sentence."""
+        facts, name = self.owner.facts, self.owner.name
+        if self.owner.kind == "fused":
+            what = f"{name} fused onto {facts['base']} ({facts['format']})"
+        elif self.owner.kind == "adapter":
+            form = f", in {facts['form']}'s form" if facts.get("form") else ""
+            what = f"the adapter {name} for {facts['base']}{form}"
+        elif self.owner.kind == "bundle":
+            adapters = ", ".join(facts["adapters"])
+            what = f"the bundle {facts['target']} of {adapters}, written to {facts['written_to']}"
+        else:
+            what = f"the base model {name}"
+        return f"{what}{self._difference()}"
+
+    def _difference(self) -> str:
+        tensors = self.comparison
+        if tensors is None:
+            changed = [*self.files.get("changed", ()), *self.files.get("missing", ())]
+            return f", but {_some(changed)} changed or missing" if changed and not self.identical else ""
+        same = []
+        if tensors.converted:
+            same.append(f"{plural(tensors.converted, 'tensor')} in another format, the numbers the same")
+        if tensors.renamed:
+            same.append(f"{plural(tensors.renamed, 'tensor')} renamed")
+        layers = [str(layer) for layer in layers_of(tensors.changed)]
+        more = ", …" if len(layers) > 8 else ""
+        place = f"in layer {', '.join(layers[:8])}{more} " if layers else ""
+        altered = [
+            f"{where}{_some(names)} {'was' if len(names) == 1 else 'were'} {what}"
+            for names, where, what in (
+                (tensors.changed, place, "changed"),
+                (tensors.missing, "", "removed"),
+                (tensors.extra, "", "added"),
+            )
+            if names
+        ]
+        but = f", but {', and '.join(altered)}" if altered else ""
+        return (f" ({'; '.join(same)})" if same else "") + but
+
+    def record(self) -> AnyMatch:
+        """Return the record."""
+        tensors = self.comparison
+        return KINDS[self.owner.kind](
+            kind=self.owner.kind,
+            name=self.owner.name,
+            digest=self.owner.digest,
+            evidence=self.evidence,
+            confidence=self.confidence,
+            sentence=self.sentence,
+            identical=self.identical,
+            path=self.place,
+            tensors=len(tensors.pairs) if tensors else None,
+            converted=tensors.converted if tensors else 0,
+            renamed=tensors.renamed if tensors else 0,
+            changed=tensors.changed if tensors else (),
+            missing=tensors.missing if tensors else (),
+            extra=tensors.extra if tensors else (),
+            layers=layers_of(tensors.altered) if tensors else (),
+            files={key: tuple(paths) for key, paths in self.files.items()},
+            **self.owner.facts,
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(name[:120] for name in names[:_NAMED])
+    return f"{shown} and {len(names) - _NAMED} more" if len(names) > _NAMED else shown
 
 
 def identify(workspace: Workspace, path: str | Path, *, reporter: Reporter = SILENT) -> Identified:
@@ -43,15 +153,21 @@ def identify(workspace: Workspace, path: str | Path, *, reporter: Reporter = SIL
         def scratch() -> Path:
             return held.enter_context(workspace.scratch())
 
-        library = Library(workspace, hasher, scratch, reporter.say)
+        library = Library(workspace, hasher, scratch)
         held.callback(library.close)
-        alike = match_files(workspace, found, digests, _principal(found))
-        left = [unit for unit in found.units if unit.views and not _is_settled(unit, alike, digests)]
-        matches, unread = list(alike), dict[str, str]()
-        if left:  # single files that are shared with it say less than its tensors
-            matches = [match for match in alike if match.held or match.owner.kind == "bundle"]
-        for unit in left:
-            by_tensors, unavailable = TensorSearch(workspace, library, unit, hasher.tensors(unit.views)).run()
+        matches, unread = match_files(workspace, found, digests), dict[str, str]()
+        # What is on record as whole files, with nothing missing of the item they belong to, is settled.
+        units = [
+            unit
+            for unit in found.units
+            if unit.views
+            and not any({digests[file.path] for file in unit.weights} <= match.held for match in matches)
+        ]
+        if units:  # single files that are shared with it say less than its tensors
+            matches = [match for match in matches if match.held or match.owner.kind == "bundle"]
+        for unit in units:
+            tensors = hasher.tensors(unit.views)
+            by_tensors, unavailable = TensorSearch(workspace, library, unit, tensors, reporter.say).run()
             for match in by_tensors:
                 recorded = recorded_files(workspace, match.owner.manifest)
                 match.files = compare_files(recorded, digests, found.files)
@@ -59,11 +175,11 @@ def identify(workspace: Workspace, path: str | Path, *, reporter: Reporter = SIL
             unread |= unavailable
     if found.kind == "archive" and not matches:
         found.problems.append(f"{found.files[0].path} is an archive: unpack it, and identify the folder")
-    matches = bundle_contents(workspace, matches)
+    matches = _with_contents(workspace, matches)
     matches.sort(key=lambda match: (-match.confidence, match.owner.kind == "bundle"))
     with workspace.database.read() as session:
         for claim in claims:
-            claim.truth, claim.reason = _judge(claim, _targets(session, claim), matches, unread)
+            claim.true, claim.reason = _judge(claim, _targets(session, claim), matches, unread)
     incomplete: Verdict = "inconclusive" if found.problems or unread else "unknown"
     sure = [match for match in matches if match.owner.kind != "bundle"] or matches
     return Identified(
@@ -73,7 +189,7 @@ def identify(workspace: Workspace, path: str | Path, *, reporter: Reporter = SIL
         intact=bool(sure)
         and all(match.identical for match in sure)
         and not found.problems
-        and not any(claim.truth is False for claim in claims),
+        and not any(claim.true is False for claim in claims),
         matches=tuple(match.record() for match in matches),
         claims=tuple(claims),
         files=tuple(
@@ -85,23 +201,150 @@ def identify(workspace: Workspace, path: str | Path, *, reporter: Reporter = SIL
     )
 
 
-def _principal(found: FoundFiles) -> list[str]:
-    """Return the paths of the files that decide: an archive, weights, the only file."""
-    first = [found.files[0].path] if found.kind in ("archive", "file") else []
-    return [*first, *(weights.path for weights in found.weights)]
+def match_files(workspace: Workspace, found: FoundFiles, digests: Mapping[str, Digest]) -> list[Match]:
+    """Return the items that have the files that decide: an archive, weights, the only file."""
+    principal = [found.files[0].path] if found.kind in ("archive", "file") else []
+    principal += [weights.path for weights in found.weights]
+    files = tables.ManifestFileRow
+    recorded: dict[int, dict[str, str]] = defaultdict(dict)
+    with workspace.database.read() as session:
+        for some in batches(sorted({digests[path] for path in principal})):
+            hits = select(files.manifest_id).where(files.sha256.in_(some))
+            query = select(files.manifest_id, files.path, files.sha256).where(files.manifest_id.in_(hits))
+            for manifest, path, digest in session.execute(query):
+                recorded[manifest][path] = digest
+        matches = [
+            _match(owner, recorded[manifest], digests, found, principal)
+            for manifest, owners in sorted(owners_of(session, recorded.keys()).items())
+            for owner in owners
+        ]
+    best: dict[str, float] = defaultdict(float)
+    for match in matches:
+        best[match.owner.kind] = max(best[match.owner.kind], match.confidence)
+    # Items that share one shard of many with something better are not named.
+    return [match for match in matches if match.confidence >= best[match.owner.kind]]
 
 
-def _is_settled(unit: Unit, alike: Sequence[Match], digests: Mapping[str, Digest]) -> bool:
-    """Tell whether a unit's files are on record, and none of the item they belong to is missing."""
-    own = {digests.get(weights.path) for weights in unit.weights}
-    return any(own <= match.held for match in alike)
+def _match(
+    owner: RecordedItem,
+    recorded: Mapping[str, str],
+    digests: Mapping[str, Digest],
+    found: FoundFiles,
+    principal: Collection[str],
+) -> Match:
+    present, wanted = set(digests.values()), set(recorded.values())
+    same = {path for path, digest in recorded.items() if digest in present}
+    weights = [path for path in recorded if path.endswith(_WEIGHTS)]
+    # Hidden files are not looked at, and a card may be written anew.
+    counted = [
+        path for path in recorded if not is_hidden(path) and (owner.kind == "bundle" or path not in _CARDS)
+    ]
+    if len(found.files) == 1 and found.kind != "file" and weights:
+        counted = weights  # one file was given, without its companions
+    return Match(
+        owner,
+        "files",
+        round(len(same.intersection(counted)) / max(len(counted), 1), 4),
+        found.place_of([path for path in principal if digests[path] in wanted]),
+        files=compare_files(recorded, digests, found.files),
+        held=frozenset(wanted) if owner.kind == "bundle" or same.issuperset(weights) else frozenset(),
+    )
 
 
-_PROOFS = {
-    "files": "its files are",
-    "tensors": "its tensors are",
-    "numbers": "its numbers are",
-}
+def _with_contents(workspace: Workspace, matches: Sequence[Match]) -> list[Match]:
+    """Return matches with the fused models and adapters in matched bundles: a bundle is named by where it was written."""
+    found = {(match.owner.kind, match.owner.id, match.owner.digest): match for match in matches}
+    with workspace.database.read() as session:
+        for match in [match for match in matches if match.owner.kind == "bundle" and match.held]:
+            for owner in owners_in(session, match.owner):
+                same = [key for key in found if key[:2] == (owner.kind, owner.id)]
+                if all(found[key].confidence < match.confidence for key in same):
+                    for key in same:
+                        del found[key]
+                    found[owner.kind, owner.id, owner.digest] = Match(
+                        owner, "files", match.confidence, match.place, files=match.files
+                    )
+    return list(found.values())
+
+
+class TensorSearch:
+    """Searches all that is on record for one unit of weights."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        library: Library,
+        unit: Unit,
+        found: Mapping[View, str],
+        say: Callable[[str], None],
+    ) -> None:
+        self._workspace, self._library, self._unit, self._found = workspace, library, unit, found
+        self._say, self._size = say, sum(view.size for view in unit.views) or 1
+
+    def run(self) -> tuple[list[Match], dict[str, str]]:
+        """Return the best matches, all equally good, and why plausible items could not be compared."""
+        index, missing = self._library.index, self._library.missing
+        plausible: list[RecordedItem] = []
+        best = self._compared(index.holders(self._found.values()))
+        if self._share(best) < 1:
+            with self._workspace.database.read() as session:
+                owners = PlausibleOwners(session).find(self._unit.views, adapter=self._unit.is_adapter)
+            plausible = list({owner.manifest: owner for owner in owners}.values())
+            known = index.known({owner.manifest for owner in plausible})
+            new = [owner for owner in plausible if owner.manifest not in known]
+            if new:
+                others = f" and {len(new) - 1:,} more" if len(new) > 1 else ""
+                self._say(f"reading {new[0].name}{others}, not looked at before")
+            for owner in new:
+                self._library.learn(owner)
+            best = self._compared(index.holders(self._found.values()))
+        if self._share(best) < _CLOSE:
+            best = self._converted(plausible) or best
+        with self._workspace.database.read() as session:
+            by_manifest = owners_of(session, best.keys())
+        return [
+            Match(owner, "numbers" if one.converted else "tensors", one.confidence, self._unit.path, one)
+            for manifest, one in best.items()
+            for owner in by_manifest[manifest]
+            if owner.kind != "bundle"
+        ], {owner.title: missing[owner.manifest] for owner in plausible if owner.manifest in missing}
+
+    def _converted(self, plausible: Sequence[RecordedItem]) -> dict[int, TensorComparison]:
+        """Convert a few matrices of each plausible item to the found format; where they fit, all of them."""
+        castable = [view for view in self._found if view.dtype in CASTS and view.is_matrix]
+        probes = sorted(castable, key=lambda view: (view.size, view.name))[:_PROBES]
+        fitting = {
+            owner.manifest: 1
+            for owner in plausible
+            if any(self._library.cast(owner, view.name, view.dtype) == self._found[view] for view in probes)
+        }
+        return self._compared(Counter(fitting), casting=True)
+
+    def _compared(self, holders: Counter[int], *, casting: bool = False) -> dict[int, TensorComparison]:
+        """Compare with the manifests that have most in common; return the closest, if what they share is distinctive."""
+        with self._workspace.database.read() as session:
+            owners = owners_of(session, [manifest for manifest, _ in holders.most_common(_MOST)])
+        compared: dict[int, TensorComparison] = {}
+        for manifest, (owner, *_) in owners.items():
+            entries = self._library.index.entries(manifest)
+            one = compare(self._found, entries)
+            if casting or one.bytes >= _CLOSE * self._size:  # else the rest is another model's
+                one = compare(self._found, entries, partial(self._library.cast, owner))
+            # Matrices first, the smallest of them.
+            ordered = sorted(one.pairs, key=lambda view: (not view.is_matrix, view.size))
+            if any(is_distinctive(view) for view in ordered[:200]):
+                compared[manifest] = one
+        best = max(((one.confidence, one.bytes) for one in compared.values()), default=None)
+        return {number: one for number, one in compared.items() if (one.confidence, one.bytes) == best}
+
+    def _share(self, best: Mapping[int, TensorComparison]) -> float:
+        one = next(iter(best.values()), None)
+        if one is None:
+            return 0.0
+        return 1.0 if not one.altered else min(one.bytes / self._size, 0.9999)
+
+
+_PROOFS = {"files": "its files are", "tensors": "its tensors are", "numbers": "its numbers are"}
 
 
 def _judge(
@@ -129,9 +372,8 @@ def _is_meant(match: Match, claim: IdentityClaim, targets: set[tuple[str, str]])
         # Another form of an adapter has a digest of its own.
         return owner.name in {name for name, _ in targets}
     held = {owner.digest, *(facts.get(key) for key in ("key", "fused", "base_digest"))}
-    return bool(
-        (held | {*facts.get("adapter_digests", ())}) & {claim.digest, *(digest for _, digest in targets)}
-    )
+    held.update(facts.get("adapter_digests", ()))
+    return bool(held & {claim.digest, *(digest for _, digest in targets)})
 
 
 def _targets(session: Session, claim: IdentityClaim) -> set[tuple[str, str]]:

@@ -25,52 +25,52 @@ from .. import tables
 from ..database import events
 from ..database.engine import batches
 from .owners import RecordedItem
-from .views import NUMBERS, View, exact_digest, named_digest, read_views, values
+from .tensors import NUMBERS, View, exact_digest, named_digest, read_views, values
 
 if TYPE_CHECKING:
     from ..workspace.workspace import Workspace
 
-Result = TypeVar("Result")
+Item = TypeVar("Item")
+
+CASTS = ("F32", "F16", "BF16")
+"""Formats that recorded numbers can be converted to."""
 
 
 class Hasher:
     """Computes digests on threads; `report` is called with the bytes that were read."""
 
-    def __init__(self, report: Callable[[int], None] | None = None) -> None:
-        self._report = report or (lambda _: None)
+    def __init__(self, report: Callable[[int], None] = lambda _: None) -> None:
+        self._report, self._stopped = report, False
         self._pool = ThreadPoolExecutor(min(4, os.cpu_count() or 2), "identify")
-        self._stopped = False
 
     def tensors(self, views: Iterable[View]) -> dict[View, Digest]:
         """Return the digests of tensors; the largest are hashed first, so that all threads end together."""
-        ordered = sorted(views, key=lambda view: -view.size)
-        futures = {
-            view: self._pool.submit(_guarded, view.path, exact_digest, view, self._count) for view in ordered
-        }
-        return {view: future.result() for view, future in futures.items()}
+        ordered = {view: view.path for view in sorted(views, key=lambda view: -view.size)}
+        return self._run(ordered, lambda view: exact_digest(view, self._count))
 
     def files(self, paths: Iterable[Path]) -> dict[Path, Digest]:
         """Return the digests of whole files."""
-        futures = {
-            path: self._pool.submit(_guarded, path, digest_file, path, lambda: self._count(CHUNK))
-            for path in paths
-        }
-        return {path: future.result()[0] for path, future in futures.items()}
+        return self._run(
+            {path: path for path in paths}, lambda path: digest_file(path, lambda: self._count(CHUNK))[0]
+        )
 
     def close(self) -> None:
         """Stop all threads."""
         self._stopped = True
         self._pool.shutdown(wait=True, cancel_futures=True)
 
+    def _run(self, items: Mapping[Item, Path], digest: Callable[[Item], Digest]) -> dict[Item, Digest]:
+        def work(item: Item, path: Path) -> Digest:
+            with os_failures(f"read {path}", near=path):
+                return digest(item)
+
+        futures = {item: self._pool.submit(work, item, path) for item, path in items.items()}
+        return {item: future.result() for item, future in futures.items()}
+
     def _count(self, count: int) -> None:
         if self._stopped:
             raise CancelledError
         self._report(count)
-
-
-def _guarded(path: Path, work: Callable[..., Result], *arguments: object) -> Result:
-    with os_failures(f"read {path}", near=path):
-        return work(*arguments)
 
 
 class Index:
@@ -84,11 +84,11 @@ class Index:
     def known(self, manifests: Collection[int]) -> set[int]:
         """Return which of these manifests are in the index."""
         tensor = tables.TensorRow
-        found = {number for number in manifests if number in self._kept}
+        known = self._kept.keys() & set(manifests)
         for some in batches(sorted(manifests)):
             query = select(tensor.manifest_id).where(tensor.manifest_id.in_(some)).distinct()
-            found |= {row.manifest_id for row in self._rows(query)}
-        return found
+            known |= {row.manifest_id for row in self._rows(query)}
+        return known
 
     def entries(self, manifest: int) -> dict[str, str]:
         """Return the digests of a manifest's tensors by their names."""
@@ -99,15 +99,15 @@ class Index:
     def holders(self, digests: Iterable[str]) -> Counter[int]:
         """Return how many of these digests each manifest has."""
         tensor, wanted = tables.TensorRow, set(digests)
-        found: Counter[int] = Counter()
+        count = func.count(tensor.digest.distinct()).label("number")
+        holders: Counter[int] = Counter()
         for some in batches(sorted(wanted)):
-            count = func.count(tensor.digest.distinct()).label("number")
             query = select(tensor.manifest_id, count).where(tensor.digest.in_(some))
             for row in self._rows(query.group_by(tensor.manifest_id)):
-                found[row.manifest_id] += row.number
+                holders[row.manifest_id] += row.number
         for manifest, entries in self._kept.items():
-            found[manifest] = len(set(entries.values()) & wanted)
-        return +found
+            holders[manifest] = len(set(entries.values()) & wanted)
+        return +holders
 
     def _rows(self, query: Select[*tuple[Any, ...]]) -> Sequence[Row[*tuple[Any, ...]]]:
         with self._workspace.database.read() as session:
@@ -115,22 +115,22 @@ class Index:
 
     def keep(self, owner: RecordedItem, entries: Mapping[str, str]) -> None:
         """Record an item's tensors; in a read-only registry, keep them until this command ends."""
-        if self._writable:
-            try:
+        try:
+            if self._writable:
                 self._write(owner, entries)
-            except FuseryError:
-                self._writable = False
+        except FuseryError:
+            self._writable = False
         if not self._writable:
             self._kept[owner.manifest] = dict(entries)
 
     def _write(self, owner: RecordedItem, entries: Mapping[str, str]) -> None:
-        tensor = tables.TensorRow
+        tensor, manifest = tables.TensorRow, owner.manifest
         with self._workspace.database.write() as session:
-            if session.get(tables.ManifestRow, owner.manifest) is None:
+            if session.get(tables.ManifestRow, manifest) is None:
                 return  # it was collected meanwhile
-            present = set(session.scalars(select(tensor.name).where(tensor.manifest_id == owner.manifest)))
+            present = set(session.scalars(select(tensor.name).where(tensor.manifest_id == manifest)))
             session.add_all(
-                tensor(manifest_id=owner.manifest, name=name, digest=digest)
+                tensor(manifest_id=manifest, name=name, digest=digest)
                 for name, digest in entries.items()
                 if name not in present
             )
@@ -138,23 +138,12 @@ class Index:
             events.record(session, "registry.indexed", "registry", "tensors", detail)
 
 
-CASTS = ("F32", "F16", "BF16")
-"""Formats that recorded numbers can be converted to."""
-
-
 class Library:
     """Recorded items with their files; `scratch` returns a folder for fetched ones, `missing` says why files are not available."""
 
-    def __init__(
-        self,
-        workspace: Workspace,
-        hasher: Hasher,
-        scratch: Callable[[], Path],
-        say: Callable[[str], None],
-    ) -> None:
+    def __init__(self, workspace: Workspace, hasher: Hasher, scratch: Callable[[], Path]) -> None:
         self.index = Index(workspace)
         self.missing: dict[int, str] = {}
-        self.say = say
         self._workspace, self._hasher, self._scratch = workspace, hasher, scratch
         self._held = ExitStack()
         self._files: dict[int, dict[str, Path]] = {}
@@ -173,12 +162,13 @@ class Library:
         try:
             digests = self._hasher.files(weights.values())
             tensors = self._hasher.tensors(self._tensors(owner).values())
-            recorded = recorded_files(self._workspace, owner.manifest)
-            if any(recorded.get(path) != digests[file] for path, file in weights.items()):
-                self.missing[owner.manifest] = "its files are damaged"
         except (FuseryError, OSError) as error:
             self.missing[owner.manifest] = str(error)
-        if owner.manifest not in self.missing:
+            return
+        recorded = recorded_files(self._workspace, owner.manifest)
+        if any(recorded.get(path) != digests[file] for path, file in weights.items()):
+            self.missing[owner.manifest] = "its files are damaged"
+        else:
             self.index.keep(owner, {view.name: str(digest) for view, digest in tensors.items()})
 
     def cast(self, owner: RecordedItem, name: str, dtype: str) -> Digest | None:
@@ -193,11 +183,11 @@ class Library:
 
     def _tensors(self, owner: RecordedItem) -> dict[str, View]:
         if owner.manifest not in self._views:
-            found: dict[str, View] = {}
+            views: dict[str, View] = {}
             for path, file in sorted(self._files[owner.manifest].items()):
                 if path.endswith(".safetensors"):
-                    found = {view.name: view for view in read_views(file)} | found
-            self._views[owner.manifest] = found
+                    views = {view.name: view for view in read_views(file)} | views
+            self._views[owner.manifest] = views
         return self._views[owner.manifest]
 
     def _open(self, owner: RecordedItem) -> Mapping[str, Path] | None:
@@ -211,36 +201,35 @@ class Library:
     def _locate(self, owner: RecordedItem) -> dict[str, Path]:
         from ..records.bases import blob_generations, locate_files
 
-        files, base_model = selectinload(tables.ManifestRow.files), tables.BaseModelRow
+        listed, base_model = selectinload(tables.ManifestRow.files), tables.BaseModelRow
         with self._workspace.database.read() as session:
             if owner.kind == "base":
-                loading = (selectinload(base_model.names), selectinload(base_model.manifest).options(files))
+                loading = (selectinload(base_model.names), selectinload(base_model.manifest).options(listed))
                 base = session.get_one(base_model, owner.id, options=loading)
-            manifest = session.get_one(tables.ManifestRow, owner.manifest, options=[files])
+            files = session.get_one(tables.ManifestRow, owner.manifest, options=[listed]).files
         if owner.kind == "base":
             located = locate_files(self._workspace, base, self._scratch())
             return {path: file.resolve() for path, file in located.items()}
         if owner.kind == "fused":
             folder = self._held.enter_context(self._workspace.cache.using(owner.facts["key"]))
-            places = {file.path: folder / file.path for file in manifest.files} if folder is not None else {}
-            if places and all(
-                places[file.path].is_file() and places[file.path].stat().st_size == file.size
-                for file in manifest.files
+            cached = {file.path: (folder / file.path, file.size) for file in files} if folder else {}
+            if cached and all(
+                path.is_file() and path.stat().st_size == size for path, size in cached.values()
             ):
-                return places
-        if any(file.blob is None for file in manifest.files):
+                return {name: path for name, (path, _) in cached.items()}
+        if any(file.blob is None for file in files):
             raise MissingFileError("its files are no longer in the cache")
-        generations = blob_generations(self._workspace, [file.sha256 for file in manifest.files])
-        found, store = {}, self._workspace.store
-        for file in manifest.files:
+        generations = blob_generations(self._workspace, [file.sha256 for file in files])
+        places, store = {}, self._workspace.store
+        for file in files:
             digest, generation = Digest(file.sha256), generations[file.sha256]
             local = store.local_path(digest, generation=generation)
             if local is None:
                 local = self._scratch() / digest
                 if not local.exists():
                     store.fetch(digest, local, generation=generation)
-            found[file.path] = local
-        return found
+            places[file.path] = local
+        return places
 
 
 def _converted_digest(view: View, dtype: str) -> Digest:

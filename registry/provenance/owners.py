@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +15,9 @@ from .. import tables
 from ..database.engine import batches
 from ..records.fused_rows import label_record
 from ..records.withdrawals import is_a_part, of_adapters, of_bundles, of_fused
-from .views import View
+from .tensors import View
+
+_WITHDRAWALS = {"adapter": of_adapters, "fused": of_fused, "bundle": of_bundles}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,7 @@ class RecordedItem:
     name: str
     digest: str
     manifest: int
-    facts: dict[str, Any] = field(compare=False, hash=False)
+    facts: Mapping[str, Any] = field(compare=False, hash=False)
 
     @property
     def title(self) -> str:
@@ -37,26 +39,24 @@ class RecordedItem:
 
 def owners_of(session: Session, manifests: Collection[int]) -> dict[int, list[RecordedItem]]:
     """Return what has these manifests, by manifest."""
-    found: dict[int, list[RecordedItem]] = defaultdict(list)
+    owners: list[RecordedItem] = []
     for some in batches(sorted(manifests)):
-        for owner in (
-            *_bases(session, tables.BaseModelRow.manifest_id.in_(some)),
-            *_adapters(session, tables.AdapterRow.manifest_id.in_(some)),
-            *_renderings(session, some),
-            *_fused(session, tables.FusedRow.manifest_id.in_(some)),
-            *_bundles(session, some),
-        ):
-            found[owner.manifest].append(owner)
-    _tell_of_yanks(session, [owner for owners in found.values() for owner in owners])
-    return found
-
-
-def _tell_of_yanks(session: Session, owners: Sequence[RecordedItem]) -> None:
-    for kind, look in (("adapter", of_adapters), ("fused", of_fused), ("bundle", of_bundles)):
-        told = look(session, [owner.id for owner in owners if owner.kind == kind])
-        for owner in owners:
-            if owner.kind == kind:
-                owner.facts["withdrawals"] = told.get(owner.id, ())
+        owners += _bases(session, tables.BaseModelRow.manifest_id.in_(some))
+        owners += _adapters(session, tables.AdapterRow.manifest_id.in_(some))
+        owners += _renderings(session, some)
+        owners += _fused(session, tables.FusedRow.manifest_id.in_(some))
+        owners += _bundles(session, some)
+    withdrawals = {
+        kind: find(session, [owner.id for owner in owners if owner.kind == kind])
+        for kind, find in _WITHDRAWALS.items()
+    }
+    by_manifest: dict[int, list[RecordedItem]] = defaultdict(list)
+    for owner in owners:
+        if owner.kind in withdrawals:
+            yanks = withdrawals[owner.kind].get(owner.id, ())
+            owner = replace(owner, facts={**owner.facts, "withdrawals": yanks})
+        by_manifest[owner.manifest].append(owner)
+    return by_manifest
 
 
 def _newest(session: Session, table: Any, where: Any, most: int | None) -> list[Any]:
@@ -67,38 +67,30 @@ def _newest(session: Session, table: Any, where: Any, most: int | None) -> list[
 
 def _bases(session: Session, where: Any, most: int | None = None) -> Iterable[RecordedItem]:
     for row in _newest(session, tables.BaseModelRow, where, most):
-        names = [name.name for name in row.names]
-        yield RecordedItem("base", row.id, names[0], row.digest, row.manifest_id, {"names": tuple(names)})
+        names = tuple(name.name for name in row.names)
+        yield RecordedItem("base", row.id, names[0], row.digest, row.manifest_id, {"names": names})
 
 
 def _adapters(session: Session, where: Any, most: int | None = None) -> Iterable[RecordedItem]:
     for row in _newest(session, tables.AdapterRow, where, most):
-        yield _adapter(row, row.digest, row.manifest_id, None)
-
-
-def _adapter(row: tables.AdapterRow, digest: str, manifest: int, form: str | None) -> RecordedItem:
-    facts = {"base": row.base.name, "form": form}
-    return RecordedItem("adapter", row.id, row.name, digest, manifest, facts)
+        facts = {"base": row.base.name, "form": None}
+        yield RecordedItem("adapter", row.id, row.name, row.digest, row.manifest_id, facts)
 
 
 def _renderings(session: Session, manifests: Sequence[int]) -> Iterable[RecordedItem]:
-    rendering = tables.AdapterRenderingRow
-    query = (
-        select(rendering, tables.AdapterRow)
-        .join(tables.AdapterRow, tables.AdapterRow.id == rendering.adapter_id)
-        .where(rendering.manifest_id.in_(manifests), ~is_a_part())
-    )
-    for row, adapter in session.execute(query):
-        yield _adapter(adapter, row.digest, row.manifest_id, row.form)
+    rendering, adapter = tables.AdapterRenderingRow, tables.AdapterRow
+    query = select(rendering, adapter).join(adapter, adapter.id == rendering.adapter_id)
+    for row, own in session.execute(query.where(rendering.manifest_id.in_(manifests), ~is_a_part())):
+        facts = {"base": own.base.name, "form": row.form}
+        yield RecordedItem("adapter", own.id, own.name, row.digest, row.manifest_id, facts)
 
 
 def _fused(session: Session, where: Any, most: int | None = None) -> Iterable[RecordedItem]:
     for row in _newest(session, tables.FusedRow, where, most):
-        names = [row.adapter.name, *(extra.adapter.name for extra in row.extras)]
         facts = {
             "key": row.key,
             "origin": row.origin,
-            "adapters": tuple(names),
+            "adapters": (row.adapter.name, *(extra.adapter.name for extra in row.extras)),
             "base": row.base.name,
             "precision": row.precision,
             "quantization": row.quantization,
@@ -108,9 +100,8 @@ def _fused(session: Session, where: Any, most: int | None = None) -> Iterable[Re
 
 
 def _bundles(session: Session, manifests: Sequence[int]) -> Iterable[RecordedItem]:
-    bundle = tables.BundleRow
-    for row in session.scalars(select(bundle).where(bundle.manifest_id.in_(manifests)).order_by(bundle.id)):
-        fused = row.fused
+    for row in _newest(session, tables.BundleRow, tables.BundleRow.manifest_id.in_(manifests), None):
+        fused, base = row.fused, row.adapters[0].base if row.adapters else None
         facts = {
             "target": row.target,
             "written_to": row.path,
@@ -118,8 +109,8 @@ def _bundles(session: Session, manifests: Sequence[int]) -> Iterable[RecordedIte
             "adapter_digests": tuple(adapter.digest for adapter in row.adapters),
             "key": fused.key if fused else None,
             "fused": fused.digest if fused else None,
-            "base": row.adapters[0].base.name if row.adapters else None,
-            "base_digest": row.adapters[0].base.digest if row.adapters else None,
+            "base": base.name if base else None,
+            "base_digest": base.digest if base else None,
         }
         yield RecordedItem("bundle", row.id, row.path, row.digest, row.manifest_id, facts)
 
@@ -144,13 +135,20 @@ class PlausibleOwners:
         """Return what could have the tensors that were found: adapters, or bases and what is fused on them."""
         if adapter:
             return self._of_ranks(views)
-        rows = Counter(view.shape[0] for view in views if view.is_matrix and not _is_grid(view.name))
-        bases = [base for base, own in self._rows if _overlap(rows, own)][-self._most if self._most else 0 :]
-        found = list(_bases(self._session, tables.BaseModelRow.id.in_(bases)))
-        found += _fused(self._session, tables.FusedRow.base_id.in_(bases), self._most)
+        # Packed or not, matrices have as many rows; half of those that were found are to be the base's.
+        rows = Counter(
+            view.shape[0]
+            for view in views
+            if view.is_matrix and not view.name.endswith((".scales", ".biases"))
+        )
+        bases = [base for base, own in self._rows if 2 * (own & rows).total() >= rows.total() > 0]
+        bases = bases[-self._most if self._most else 0 :]
+        owners = list(_bases(self._session, tables.BaseModelRow.id.in_(bases)))
+        owners += _fused(self._session, tables.FusedRow.base_id.in_(bases), self._most)
         full = tables.AdapterRow.base_id.in_(bases) & (tables.AdapterRow.method == "full")
+        owners += _adapters(self._session, full, self._most)
         # An adapter whose tensors have lost their names looks like a base.
-        return [*found, *_adapters(self._session, full, self._most)] or self._of_ranks(views)
+        return owners or self._of_ranks(views)
 
     def _of_ranks(self, views: Sequence[View]) -> list[RecordedItem]:
         ranks = frozenset(rank for view in views if view.is_matrix and (rank := min(view.shape)) < 1 << 31)
@@ -166,12 +164,3 @@ class PlausibleOwners:
             (base.id, Counter(shape[0] for shape, _, _ in base.weights.values() if len(shape) > 1))
             for base in self._session.scalars(select(tables.BaseModelRow).order_by(tables.BaseModelRow.id))
         ]
-
-
-def _is_grid(name: str) -> bool:
-    return name.endswith((".scales", ".biases"))
-
-
-def _overlap(rows: Counter[int], own: Counter[int]) -> bool:
-    """Tell whether half of the matrices that were found could be the base's: packed or not, they have as many rows."""
-    return 2 * (own & rows).total() >= rows.total() > 0

@@ -187,7 +187,15 @@ def add_key(
     with workspace.database.write() as session:
         row = session.scalar(select(key).where(key.key_id == number))
         other = session.scalar(select(key).where(key.name == called))
-        _refuse(row, other, called)
+        if row is not None and row.revoked_at is not None:
+            raise AlreadyExistsError(
+                f"this key was trusted as {row.name} and revoked, and is not trusted again",
+                hint="fusery admin trust keygen NAME makes a new one",
+            )
+        if row is not None and row.name != called:
+            raise AlreadyExistsError(f"this key is trusted as {row.name}", hint="fusery admin trust list")
+        if other is not None and other is not row:
+            raise AlreadyExistsError(f"{called} is the name of another key", hint="choose another name")
         now = workspace.database.utcnow(session)
         if row is None:
             row = key(key_id=number, name=called, public_key=public_pem(public), created_at=now)
@@ -199,20 +207,6 @@ def add_key(
         detail = {"key_id": row.key_id, "aliases": patterns, "fused": fused}
         events.record(session, "key.trusted", "key", row.name, detail, at=now)
         return _view(session, row)
-
-
-def _refuse(row: tables.TrustedKeyRow | None, other: tables.TrustedKeyRow | None, name: str) -> None:
-    if row is not None and row.revoked_at is not None:
-        raise AlreadyExistsError(
-            f"this key was trusted as {row.name} and revoked, and is not trusted again",
-            hint="fusery admin trust keygen NAME makes a new one",
-        )
-    if row is not None and row.name != name:
-        raise AlreadyExistsError(
-            f"this key is trusted already, as {row.name}", hint="fusery admin trust list"
-        )
-    if other is not None and other is not row:
-        raise AlreadyExistsError(f"{name} is the name of another key", hint="choose another name")
 
 
 def _patterns(aliases: Sequence[str], *, may_be_none: bool) -> list[str]:

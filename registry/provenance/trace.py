@@ -1,12 +1,14 @@
-"""Lineage graphs, cut or complete, and the nodes of records."""
+"""Lineage: the relations between records, graphs of what is reached through them, cut or complete, and the nodes of records."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, select
-from sqlalchemy.orm import Session, defer, joinedload, lazyload, load_only, selectinload
+from sqlalchemy import Select, and_, case, func, literal, literal_column, or_, select, union_all
+from sqlalchemy.orm import Session, aliased, defer, joinedload, lazyload, load_only, selectinload
 from sqlalchemy.orm.interfaces import ORMOption
 
 from fusery.storage.digest import digest_bytes, digest_json
@@ -15,10 +17,9 @@ from .. import tables
 from ..database.engine import batches
 from ..records.adapter import Withdrawals
 from ..records.fused_rows import label_of
-from ..records.graph import DeploymentNode, Edge, Graph, Node
+from ..records.graph import COMPUTED_FROM, REGISTERED_FOR, TRAINED_ON, DeploymentNode, Edge, Graph, Node
 from ..records.references import find_things
 from ..records.withdrawals import of_adapters, of_bundles, of_fused
-from .closure import DOWN, FUSED_FROM, Key, links_of, walk
 
 if TYPE_CHECKING:
     from ..workspace.workspace import Workspace
@@ -68,6 +69,11 @@ _OPTIONS: Mapping[Any, Sequence[ORMOption]] = {
 }
 """What is loaded with the records of a kind."""
 
+DOWN = tuple(
+    kind.__tablename__ for kind in (_BASE, tables.DatasetRow, _ADAPTER, _FUSED, _BUNDLE, _ALIAS, _DEPLOYMENT)
+)
+"""Kinds, each after those that it is made from."""
+
 
 def nodes_of(session: Session, keys: Iterable[Key]) -> dict[Key, Node]:
     """Return the nodes of records, by `key_of`; in a few queries for each few hundred of them."""
@@ -79,7 +85,11 @@ def nodes_of(session: Session, keys: Iterable[Key]) -> dict[Key, Node]:
             query = select(kind).where(kind.id.in_(chosen)).options(*options)
             rows: list[Made] = list(session.scalars(query).unique())
             withdrawals = _withdrawals(session, rows)
-            moves = _last_moves(session, chosen) if kind is _ALIAS else {}
+            moves: dict[int, tables.AliasMoveRow] = {}
+            if kind is _ALIAS:
+                move = tables.AliasMoveRow
+                last = select(func.max(move.id)).where(move.alias_id.in_(chosen)).group_by(move.alias_id)
+                moves = {row.alias_id: row for row in session.scalars(select(move).where(move.id.in_(last)))}
             nodes |= {key_of(row): _node(row, withdrawals, moves.get(row.id)) for row in rows}
     return {key: nodes[key] for key in wanted}
 
@@ -97,12 +107,6 @@ def _withdrawals(session: Session, rows: Sequence[Made]) -> dict[Key, Withdrawal
         for table, find in ((_ADAPTER, of_adapters), (_FUSED, of_fused), (_BUNDLE, of_bundles))
         for number, found in find(session, [key[1] for key in held if key[0] == table.__tablename__]).items()
     }
-
-
-def _last_moves(session: Session, aliases: Sequence[int]) -> dict[int, tables.AliasMoveRow]:
-    move = tables.AliasMoveRow
-    last = select(func.max(move.id)).where(move.alias_id.in_(aliases)).group_by(move.alias_id)
-    return {row.alias_id: row for row in session.scalars(select(move).where(move.id.in_(last)))}
 
 
 def _node(row: Made, withdrawals: Mapping[Key, Withdrawals], move: tables.AliasMoveRow | None) -> Node:
@@ -139,6 +143,153 @@ def _node(row: Made, withdrawals: Mapping[Key, Withdrawals], move: tables.AliasM
         place = digest_bytes(row.path.encode())[:8]
         kind, identity, name = "bundle", f"{digest[:16]}:{place}", f"{row.target} {row.path}"
     return Node(f"{kind}:{identity}", kind, name, digest, found, row.created_at, row.created_by)
+
+
+Key = tuple[str, int]
+"""The table and the number of a record."""
+
+Link = tuple[Key, Key, str]
+"""A made record, what it was made from, and the relation of the two."""
+
+FUSED_FROM = "fused-from-base"
+"""The relation of a fused model to its base, which is followed upwards only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """One way in which things are made from others.
+
+    Attributes:
+        pairs: a query for the number of what was made, of what it was made from, and the name of the relation.
+        ends: their tables.
+        upwards: it is followed upwards only.
+    """
+
+    pairs: Select[*tuple[Any, ...]]
+    ends: tuple[str, str]
+    upwards: bool = False
+
+    def step(self, up: bool) -> tuple[tuple[str, Any], tuple[str, Any]]:
+        """Return the tables and columns of what is asked about, and of what it leads to."""
+        made, source = zip(self.ends, self.pairs.selected_columns, strict=False)
+        return (made, source) if up else (source, made)
+
+
+def _relations() -> Iterator[Relation]:
+    base, adapter, dataset = tables.BaseModelRow, tables.AdapterRow, tables.DatasetRow
+    fused, extra, bundle = tables.FusedRow, tables.FusedExtraRow, tables.BundleRow
+    packed, sources = tables.BundleAdapterRow, tables.AdapterSourceRow
+    alias, runs = tables.AliasRow, tables.DeploymentRow
+
+    def relation(
+        pairs: Select[*tuple[Any, ...]], made: Any, source: Any, *, upwards: bool = False
+    ) -> Relation:
+        return Relation(pairs, (made.__tablename__, source.__tablename__), upwards)
+
+    def plain(made_id: Any, source_id: Any, name: str, made: Any, source: Any) -> Relation:
+        pairs = select(made_id, source_id, literal(name)).where(source_id.is_not(None))
+        return relation(pairs, made, source)
+
+    # What the base that an adapter is registered for is to it: as a rule, the one that it was trained on.
+    for_base = case((adapter.trained_on.is_(None), TRAINED_ON), else_=REGISTERED_FOR)
+    yield relation(select(adapter.id, adapter.base_id, for_base), adapter, base)
+    declared = select(adapter.id, base.id, literal(TRAINED_ON)).join(base, base.digest == adapter.trained_on)
+    yield relation(declared, adapter, base)
+    yield plain(adapter.id, adapter.dataset_id, "trained-on-data", adapter, dataset)
+    yield plain(adapter.id, adapter.parent_id, "continued-from", adapter, adapter)
+    yield plain(sources.adapter_id, sources.source_id, COMPUTED_FROM, adapter, adapter)
+
+    # A fused model is of bytes, alone or with others, under whichever name they are registered.
+    part, twin = aliased(adapter), aliased(adapter)
+    # The sums keep SQLite from going through all that there is for a base, which looks like little to it.
+    on_its_base = or_(twin.base_id + 0 == fused.base_id + 0, twin.base_id + 0 == part.base_id + 0)
+    same = and_(twin.digest == part.digest, on_its_base)
+    made = select(fused.id, twin.id, literal("fused-from-adapter"))
+    first = made.join(part, part.id == fused.adapter_id)
+    further = made.join(extra, extra.fused_id == fused.id).join(part, part.id == extra.adapter_id)
+    yield relation(first.join(twin, same), fused, adapter)
+    yield relation(further.join(twin, same), fused, adapter)
+    yield relation(select(fused.id, fused.base_id, literal(FUSED_FROM)), fused, base, upwards=True)
+
+    yield plain(bundle.id, bundle.fused_id, "packed-from", bundle, fused)
+    apart = select(packed.bundle_id, packed.adapter_id, literal("packed-from"))
+    # And here from going through all bundles.
+    alone = apart.join(bundle, bundle.id == packed.bundle_id).where((bundle.fused_id + 0).is_(None))
+    yield relation(alone, bundle, adapter)
+    yield plain(alias.id, alias.adapter_id, "holds", alias, adapter)
+    yield plain(runs.id, runs.adapter_id, "runs", runs, adapter)
+    yield plain(runs.id, runs.fused_id, "runs", runs, fused)
+    yield plain(runs.id, runs.bundle_id, "runs", runs, bundle)
+
+
+RELATIONS = tuple(_relations())
+
+
+def walk(
+    session: Session, starts: Sequence[Key], *, up: bool, limit: int | None = None
+) -> tuple[dict[Key, None], bool]:
+    """Return what was made from records, or with `up` what they were made from, the nearest first, and whether it was cut.
+
+    Args:
+        limit: of each kind so many of the nearest, and the newest of these; None for all.
+    """
+    reached, left, cut = dict.fromkeys(starts), dict[str, int](), False
+    adapters = tables.AdapterRow.__tablename__
+    near = list(reached)
+    while near:
+        further: dict[str, set[int]] = defaultdict(set)
+        for chosen in batches(near):
+            most = None if limit is None else limit + len(reached) + 1
+            for kind, number in _next(session, chosen, up, most):
+                if (kind, number) not in reached:
+                    further[kind].add(number)
+        near = []
+        for kind in (adapters, *(kind for kind in DOWN if kind != adapters)):
+            found = further[kind]
+            room = len(found) if limit is None else left.setdefault(kind, limit)
+            near += [(kind, number) for number in sorted(found, reverse=True)[:room]]
+            cut |= len(found) > room
+            left[kind] = room - min(room, len(found))
+        reached |= dict.fromkeys(near)
+    return reached, cut
+
+
+def _next(session: Session, keys: Sequence[Key], up: bool, most: int | None) -> Iterator[Key]:
+    numbers = _by_kind(keys)
+    ways: list[Select[int, int]] = []
+    for position, relation in enumerate(RELATIONS):
+        (kind, column), (_, other) = relation.step(up)
+        if kind in numbers and (up or not relation.upwards):
+            query = relation.pairs.with_only_columns(
+                literal_column(str(position)).label("way"), other.label("id")
+            )
+            newest = query.where(column.in_(numbers[kind])).distinct().order_by(other.desc())
+            ways.append(select(*newest.limit(most).subquery().c))
+    for way, number in session.execute(union_all(*ways)) if ways else ():
+        yield RELATIONS[way].ends[up], number
+
+
+def links_of(session: Session, keys: Iterable[Key]) -> Iterator[Link]:
+    """Yield what records were made from."""
+    for chosen in batches(keys):
+        numbers = _by_kind(chosen)
+        ways = [
+            relation.pairs.add_columns(literal_column(str(position))).where(column.in_(numbers[kind]))
+            for position, relation in enumerate(RELATIONS)
+            for (kind, column), _ in [relation.step(True)]
+            if kind in numbers
+        ]
+        rows = session.execute(union_all(*ways)).all() if ways else []
+        for made, source, name, way in sorted(rows, key=lambda row: (row[3], row[0], row[1])):
+            kind, other = RELATIONS[way].ends
+            yield (kind, made), (other, source), name
+
+
+def _by_kind(keys: Iterable[Key]) -> dict[str, list[int]]:
+    numbers: dict[str, list[int]] = defaultdict(list)
+    for kind, number in keys:
+        numbers[kind].append(number)
+    return numbers
 
 
 LIMIT = 100

@@ -176,9 +176,10 @@ def verify_on_record(
         data: bytes | None = read_bytes(place)
     else:
         envelopes = [text.encode() for text in recorded.envelopes]
-        signed = (text for text in envelopes if _is_signed_by(text, checkers or known))
+        signed = (text for text in envelopes if _signers(text, checkers or known))
         data = next(signed, None) or next(iter(envelopes), None)
-    asked = list(checkers) or [key for key in known if data is not None and _may_be(data, key)]
+    # A signature that names a trusted key and is not by it is a wrong one, and not a stranger's.
+    asked = list(checkers) or ([] if data is None else _signers(data, known, named=True))
     judge(result, data, str(place or "registry"), asked)
     signer = next((key for key in recorded.keys_ if key.key_id == result.key_id), None)
     if signer is not None and signer.revoked:
@@ -207,20 +208,13 @@ def _place_of(path: Path, signature: Path | None) -> Path | None:
     return signature or (beside if beside.is_file() else None)
 
 
-def _is_signed_by(data: bytes, checkers: Sequence[KeyChecker]) -> bool:
+def _signers(data: bytes, keys: Sequence[KeyChecker], *, named: bool = False) -> list[KeyChecker]:
+    """Return the keys that a signature is by, and if `named` also the one that it names."""
     try:
-        envelope = parse_envelope(data, "the recorded signature")
+        envelope = parse_envelope(data, "the signature")
     except BadSignatureError:
-        return False
-    return any(envelope.signed_by(checker.key) for checker in checkers)
-
-
-def _may_be(data: bytes, key: KeyChecker) -> bool:
-    """Return whether a signature is by a key or names it: then it is a wrong one, and not a stranger's."""
-    try:
-        return parse_envelope(data, "the signature").hint == key.key_id or _is_signed_by(data, [key])
-    except BadSignatureError:
-        return False
+        return []
+    return [key for key in keys if envelope.signed_by(key.key) or (named and envelope.hint == key.key_id)]
 
 
 def examine(
@@ -256,16 +250,22 @@ def judge(result: Verification, data: bytes | None, place: str, checkers: Sequen
         _compare(result, statement.files, listing="the signature")
     elif claim is not None and not result.found.lone and not claim.problems:
         _compare(result, claim.files, listing=claim.document, complete=claim.complete)
-    if not result.problems and result.signer is None:
-        _note_missing_proof(result, statement)
+    if result.problems or result.signer is not None:
+        return
+    if statement is not None:
+        made = f", made with the key {result.signed_with[:16]}," if result.signed_with else ""
+        result.notes.append(f"the signature{made} was not checked: no public key was given")
+        return
+    result.notes.append("there is no signature, so nothing proves who made this")
+    if claim is None:
+        result.notes.append("there is no list of digests to compare it with either")
 
 
 def _find_signer(result: Verification, envelope: Envelope, checkers: Sequence[KeyChecker], name: str) -> None:
-    for checker in checkers:
-        if envelope.signed_by(checker.key):
-            result.signer, result.key_id = checker.name, checker.key_id
-            return
-    if checkers:
+    signer = next((checker for checker in checkers if envelope.signed_by(checker.key)), None)
+    if signer is not None:
+        result.signer, result.key_id = signer.name, signer.key_id
+    elif checkers:
         asked = " nor ".join(checker.name for checker in checkers)
         made = f"; it says that it was made with the key {envelope.hint[:16]}" if envelope.hint else ""
         message = f"the signature {name} was not made with {asked}{made}, or was changed"
@@ -311,13 +311,3 @@ def _compare(
         result.notes.append(f"{listing} does not list {', '.join(unexpected[:5])}{more}")
     known = {(problem.code, problem.path) for problem in result.problems}
     result.problems += [problem for problem in problems if (problem.code, problem.path) not in known]
-
-
-def _note_missing_proof(result: Verification, statement: Statement | None) -> None:
-    if statement is None:
-        result.notes.append("there is no signature, so nothing proves who made this")
-        if result.record is None:
-            result.notes.append("there is no list of digests to compare it with either")
-    else:
-        made = f", made with the key {result.signed_with[:16]}," if result.signed_with else ""
-        result.notes.append(f"the signature{made} was not checked: no public key was given")

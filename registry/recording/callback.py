@@ -169,7 +169,7 @@ class RecordRun:
         if len(self.record.curve) > MAX_POINTS:
             self.record.curve = _thinned(self.record.curve)
         if now or time.monotonic() - self._written > self._cost / _SHARE:
-            # A disk that is full for a while must not end hours of training; `finish` is where it is told.
+            # A disk that is full for a while must not end hours of training; `finish` reports it.
             with contextlib.suppress(StorageError):
                 self._write()
 

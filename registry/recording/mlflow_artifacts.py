@@ -120,7 +120,7 @@ class FuseryArtifactRepository(ArtifactRepository):
         for adapter in adapters:
             for path in _paths(adapter.tags.get(f"{_TAG}{self._run}", "")):
                 details = registry.adapters.show(adapter.name)
-                # Of several at one path the last one lies there, as with files.
+                # Of several adapters at one path the last one counts, as with files.
                 found[PurePosixPath(path)] = details
         return {
             path / file.path: (details, file.size)

@@ -75,7 +75,7 @@ class FuseryCallback(TrainerCallback):  # type: ignore[misc]  # transformers is 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **around: object
     ) -> None:
-        """Register the best checkpoint, or the one that is asked for."""
+        """Register the best checkpoint, or the requested one."""
         if self._record is None:
             return
         out = Path(args.output_dir)

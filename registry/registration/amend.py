@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from fusery.storage.digest import parse_digest
 from fusery.storage.secrets import without_credentials
 
 from .. import tables
@@ -15,9 +15,7 @@ from ..errors import BadInputError
 from ..limits import TAGS, require_count
 from ..names import compact_date, parse_date, parse_slug
 from ..parsing import require_past
-from ..record import parts_of
 from ..records.adapter import Amended
-from ..records.adapter_details import AdapterDetails
 from ..records.amendments import (
     DATASET,
     FIELDS,
@@ -35,9 +33,6 @@ from ..records.amendments import (
 from ..records.references import resolve_adapter
 from ..records.roles import require_may_change
 from ..workspace.workspace import Workspace
-
-_DIGEST = re.compile(r"[0-9a-f]{64}")
-_IDENTITY = frozenset({"base", "name", "task", "version"})
 
 
 class Correction:
@@ -93,12 +88,10 @@ def _checked(name: str, value: Any) -> Any:
     if value == "":
         raise BadInputError(f"the {name} is empty", hint=f"to take it off: --clear {name}")
     if name == "dataset_digest":
-        text = value.strip().casefold() if isinstance(value, str) else ""
-        if not _DIGEST.fullmatch(text):
-            raise BadInputError(
-                "the digest of the dataset is not one", hint="give a SHA-256 as 64 hex digits"
-            )
-        return text
+        try:
+            return parse_digest(str(value).strip().casefold())
+        except ValueError as error:
+            raise BadInputError("invalid dataset digest", hint="give a SHA-256 as 64 hex digits") from error
     value = checked(name, value)
     if name != "date":
         return value
@@ -118,13 +111,8 @@ def _cleared(name: object) -> str:
 
 
 def _require_amendable(name: str) -> None:
-    if name in FIELDS:
-        return
-    if name in _IDENTITY:
-        raise BadInputError(f"{name} is what an adapter is known by, and is never amended")
-    if name in parts_of(AdapterDetails):
-        raise BadInputError(f"{name} is read from the adapter's files, and is never amended")
-    raise BadInputError(f"{name[:40]!r} cannot be amended", hint=f"there are {', '.join(FIELDS)}, tag.KEY")
+    if name not in FIELDS:
+        raise BadInputError(f"{name[:40]!r} cannot be amended", hint=f"fields: {', '.join(FIELDS)}, tag.KEY")
 
 
 AMENDED = "adapter.amended"

@@ -58,7 +58,7 @@ def check(
     context = load_context(workspace, found, submission)
     found = on_base(found, context.facts.architecture)
     task = None
-    with suppress(BadInputError):  # nothing says what it is for: that is no matter of its bytes
+    with suppress(BadInputError):  # the task is unknown, which does not concern the bytes
         task = proposed_name(folder, found, submission, training.day).task
     return _examine(workspace, found, submission, training, context, strict=strict, task=task)
 

@@ -195,7 +195,7 @@ class _Saved:
 
 
 def _read_output(path: Path) -> Run | None:
-    """Return the run whose checkpoints are folders in this one; None if there are none."""
+    """Return the run whose checkpoints are folders in this one; None without checkpoints."""
     remarks = list[Finding]()
     saved, best = _read_saved(path, remarks), _weights(path / _BEST)
     if not saved and best is None:

@@ -47,7 +47,7 @@ def is_wanted(name: str) -> bool:
 
 @contextmanager
 def adapter_at(workspace: Workspace, source: str | Path) -> Iterator[Path]:
-    """Yield a local folder with what lies at a path, at `hf://OWNER/NAME[@REVISION]` or at a bucket's URL."""
+    """Yield a local folder with the files at a path, at `hf://OWNER/NAME[@REVISION]` or at a bucket's URL."""
     text = str(source)
     if isinstance(source, Path) or _SCHEME.fullmatch(text) is None:
         yield Path(text).expanduser()

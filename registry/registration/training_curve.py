@@ -2,7 +2,7 @@
 
 Iterations are numbered as the trainer prints them.  mlx-lm validates before the step that it names (since June 2024;
 after it in older versions), so the loss of iteration 200 is that of weights with 199 steps, and stands for checkpoint
-200, which has one more.  What is measured at iteration 1 is the model before training, and never a checkpoint's.
+200, which has one more.  The measurement at iteration 1 is of the model before training, and never of a checkpoint.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def sparkline(losses: Iterable[float], width: int = 40) -> str:
     """Return losses as a row of at most `width` blocks, the lowest loss the lowest block; empty for no losses."""
     values = list(losses)
     if len(values) > width:
-        # The last of each stretch: a mean would show losses that nobody measured.
+        # The last of each stretch: a mean would show losses that were never measured.
         values = [values[(place + 1) * len(values) // width - 1] for place in range(width)]
     if not values:
         return ""
@@ -192,7 +192,7 @@ class Log:
 
 
 def read_log(path: Path) -> Log:
-    """Read a training log in little memory; its curve is empty when there is none in it."""
+    """Read a training log in little memory; its curve is empty if the log has none."""
     if path.is_dir():
         raise MissingFileError(f"{path} is a folder", hint="give the file that the trainer's output is in")
     with opened(path) as file:
@@ -223,7 +223,7 @@ def parse_log(blocks: Iterable[bytes], subject: str = "the log") -> Log:
 
 
 def _lines(blocks: Iterable[bytes]) -> Iterator[str]:
-    """Yield lines that may say something: a carriage return begins a line anew, so what follows it is a line too."""
+    """Yield lines that may say something: a carriage return also begins a line."""
     rest = b""
     for block in blocks:
         *whole, rest = re.split(rb"[\r\n]+", rest + block)

@@ -235,7 +235,7 @@ def git_commit(folder: Path) -> RecordedGit | None:
 
 
 def _filters(folder: Path) -> set[str] | None:
-    """Return the filters that git knows in a repository; None if they cannot be told."""
+    """Return the filters that git knows in a repository; None if they are unknown."""
     # The second is in every repository, so that no answer is one, too.
     wanted = r"^(filter\.|core\.repositoryformatversion$)"
     told = _git(folder, "config", "--null", "--name-only", "--get-regexp", wanted)

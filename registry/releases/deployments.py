@@ -21,8 +21,7 @@ from ..database.engine import batches
 from ..errors import BadInputError, UnknownReferenceError
 from ..limits import DEPLOYMENTS, require_count
 from ..parsing import parse_moment
-from ..provenance.closure import Key
-from ..provenance.trace import key_of, nodes_of
+from ..provenance.trace import Key, key_of, nodes_of
 from ..records.graph import Node
 from ..records.references import find_things, places_of, shippable
 from ..records.release import Deployed, Deployment, Refused

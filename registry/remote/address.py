@@ -187,7 +187,7 @@ def _write(tokens: dict[str, str]) -> None:
 
 
 def _keyring() -> Any:
-    """Return the system's keyring; None where there is none, or the extra `keyring` is not installed."""
+    """Return the system's keyring; None without one, or without the extra `keyring`."""
     try:
         if sys.platform == "darwin":
             from keyring.backends.macOS import Keyring

@@ -159,7 +159,7 @@ def download(
             try:
                 _fetch(server, entry, fd, path, progress)
             finally:
-                # A server that begins anew each time makes no progress.
+                # A server that begins again each time makes no progress.
                 if (size := os.fstat(fd).st_size) > furthest:
                     furthest = size
                     budget.progressed()

@@ -49,6 +49,11 @@ class Refusal(Exception):
         self.headers = headers or {}
 
 
+def invalid(field: str, why: str, code: str | None = None) -> Refusal:
+    """Return the refusal of a request for one of its fields."""
+    return Refusal(400, f"{field}: {why}", param=field, code=code)
+
+
 def sentence(error: BaseException, limit: int = 300) -> str:
     """Return the beginning of what a library says, on one line, for a message of ours."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]

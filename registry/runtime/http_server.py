@@ -89,7 +89,11 @@ FILES = 4096  # open files, of which each connection is one; some systems allow 
 
 def bind(host: str, port: int) -> socket.socket:
     """Take an address, which is done before the model is loaded, since that takes a while."""
-    _allow_files()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with suppress(OSError, ValueError):  # then it has to do with what it has
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -105,14 +109,6 @@ def address_of(listener: socket.socket, scheme: str = "http") -> str:
     """Return the URL of a listener."""
     host, port = listener.getsockname()[:2]
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
-
-
-def _allow_files() -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
-    if soft != resource.RLIM_INFINITY and soft < most:
-        with suppress(OSError, ValueError):  # then it has to do with what it has
-            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 NAME = "x-request-id"  # name of the header, and of the key in a request's scope

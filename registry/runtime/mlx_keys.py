@@ -63,7 +63,8 @@ def written_config(config: Config) -> dict[str, object]:
 
 def mlx_keys(config: Config) -> dict[str, object]:
     """Return what has to be laid over a configuration for mlx-lm; nothing for most."""
-    new = _written_by_transformers_5(config)
+    version = str(config.get("transformers_version", "")).partition(".")[0]
+    new = re.fullmatch(r"[0-9]{1,4}", version) is not None and int(version) >= 5
     found = _keys(config, new)
     text = config.get("text_config")
     if isinstance(text, Mapping):
@@ -87,11 +88,6 @@ def class_of(model_type: object) -> str:
     """Return the name of mlx-lm's class of a `model_type`, as far as the tables here go."""
     name = str(model_type)
     return CLASSES.get(name, name)
-
-
-def _written_by_transformers_5(config: Config) -> bool:
-    version = str(config.get("transformers_version", "")).partition(".")[0]
-    return re.fullmatch(r"[0-9]{1,4}", version) is not None and int(version) >= 5
 
 
 def _keys(config: Config, new: bool, parent: Config | None = None) -> dict[str, object]:
@@ -213,12 +209,10 @@ def _sparse(config: Config) -> list[bool] | None:
     return [kind == "sparse" for kind in kinds] if isinstance(kinds, list) else None
 
 
-_NAMED_OTHERWISE: Final = frozenset(
-    ("gpt_neox",)
+_NAMED_OTHERWISE: Final = (
+    "gpt_neox",
 )  # classes that have other names for all of it, which are among the rest
-_LOCAL: Final = frozenset(
-    ("gemma3_text", "gemma3n_text")
-)  # classes that take another theta for layers with a window
+_LOCAL: Final = ("gemma3_text", "gemma3n_text")  # classes that take another theta for layers with a window
 
 _WANT_SCALING: Final = frozenset(("exaone4", "glm4_moe", "llama4_text"))
 """Classes that cannot do without `rope_scaling`, be it null."""

@@ -22,8 +22,7 @@ from ..database.leases import LONGEST
 from ..database.sealing import Key
 from ..engine.config import WEIGHTS
 from ..parsing import plural, shown_size
-from ..provenance.closure import DOWN, walk
-from ..provenance.trace import nodes_of
+from ..provenance.trace import DOWN, nodes_of, walk
 from ..records.alias_moves import text_of
 from ..records.bundles import is_elsewhere
 from ..records.fused_rows import label_with_key

@@ -21,7 +21,7 @@ from ..engine.recipe import Recipe
 from ..fusion.fuse_inputs import FuseInputs, InputFiles, gather
 from ..fusion.records import compare_claims, fetch_published, record_fused
 from ..fusion.views import find_fused, is_published, recipe_key
-from ..provenance.views import exact_digest, read_views
+from ..provenance.tensors import exact_digest, read_views
 from ..records.bases import blob_generations
 from ..records.fused_rows import fused_from, label_of, load_fused
 from ..records.references import resolve_any

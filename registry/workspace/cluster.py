@@ -1,7 +1,7 @@
 """Work on a cluster: `dask.distributed` hands items to machines, and to others when one of them dies.
 
 The workers open the registry by their own settings: no URL, option or credential goes over the wire, and a worker that
-is set up for another registry refuses.  A dask scheduler runs what it is sent, so that it has to be one that is trusted.
+is set up for another registry refuses.  A dask scheduler runs any code that it receives, and must be trusted.
 """
 
 from __future__ import annotations

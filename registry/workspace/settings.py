@@ -67,7 +67,7 @@ class Settings:
         """Read the settings of the registry in `home` (default: `default_home()`).
 
         The environment is the user's, and so is the `config.toml` of the default home, or of that which `FUSERY_REGISTRY`
-        names, if nobody else can write it.  Of any other folder, settings that lead out of it are refused; see `reach`.
+        names, if no other user can write it.  Of any other folder, settings that lead out of it are refused; see `reach`.
         """
         folder = home_folder(home)
         try:
@@ -91,12 +91,12 @@ class Settings:
 
     @property
     def database(self) -> str:
-        """The SQLAlchemy URL: the one that was set, or the embedded SQLite file."""
+        """The SQLAlchemy URL: the setting, or the embedded SQLite file."""
         return self.database_url or f"sqlite:///{self.home / EMBEDDED}"
 
     @property
     def store(self) -> str:
-        """The fsspec URL of the store: the one that was set, or a folder in the home."""
+        """The fsspec URL of the store: the setting, or a folder in the home."""
         return self.store_url or str(self.home / "store")
 
     def options_at(self, url: str) -> dict[str, Any]:
@@ -112,7 +112,7 @@ class Settings:
 
     @property
     def private(self) -> Path:
-        """The local folder for notes that only this user may write, since they are believed later on."""
+        """The local folder for notes that only this user may write, since they are trusted later."""
         return self.home / f"private-{os.geteuid()}"
 
     @property
@@ -122,7 +122,7 @@ class Settings:
 
     @property
     def actor(self) -> str:
-        """The name that records carry as `created_by`: the one that was set, or account and machine, or who started CI."""
+        """The name that records carry as `created_by`: the setting, or account and machine, or who started CI."""
         return self.user or actor_of(os.environ, _user())
 
     def origin(self, name: str) -> str:

@@ -226,7 +226,7 @@ def _foreign(store: BlobStore) -> StoreMismatchError:
 
 
 def write_config(settings: Settings) -> Path:
-    """Write a commented `config.toml` if there is none; return its path.  Credentials are never written to it."""
+    """Write a commented `config.toml` unless it exists; return its path.  Credentials are never written to it."""
     path = settings.home / CONFIG_NAME
     if not path.exists():
         path.write_text(

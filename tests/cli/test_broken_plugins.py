@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import sqlite3
 import sys
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -146,33 +144,6 @@ def test_a_broken_plugin_is_one_error_of_the_command_that_needs_it(
         f"plugin.{kind}.twice": "problem",
     }
     assert "even 1.2 and odd 1.2" in checks[f"plugin.{kind}.twice"][1]
-
-
-@pytest.mark.slow
-def test_nothing_is_audited_while_a_rule_or_backend_is_broken(
-    stocked: Fusery, install: Install, tmp_path: Path
-) -> None:
-    assert stocked("fuse", "course_rec@2", "-q").code == 0
-    with closing(sqlite3.connect(tmp_path / "home" / "fusery.db")) as database, database:
-        database.execute("UPDATE adapter SET rank = rank + 1")
-    ways = ((), ("course_rec@2",), ("--all", "--jobs", "2"))
-    assert all("facts_differ" in stocked("audit", *words, "--json").out for words in ways)
-    for source in (
-        "raise RuntimeError('no luck')",
-        f"{RULE}@rule(C)\ndef X(_): raise RuntimeError('no luck')",
-    ):
-        install("fusery.rules", source)
-        for words in ways:
-            done = stocked("audit", *words, "--json")
-            assert (done.code, done.json["error"]["code"]) == (2, "plugin_failed")
-    install(
-        "fusery.rules",
-        f"{RULE}@rule(C)\ndef X(_):\n    from fusery import BadInputError\n    raise BadInputError('no list')",
-    )
-    for words in (("audit",), ("check", "first", "--base", "tiny")):
-        assert stocked(*words, "--json").json["error"]["message"] == "no list"
-    install("fusery.backends", "1 / 0")
-    assert stocked("audit", "--rebuild", "--json").json["error"]["code"] == "plugin_failed"
 
 
 FILE_SYSTEM = f"""

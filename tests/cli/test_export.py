@@ -151,7 +151,3 @@ def test_a_folder_is_printed_and_nothing_else(stocked: Any) -> None:
     found = stocked("get", "course_rec@1", "--format", "peft", "--json").json
     assert (found["kind"], found["format"]) == ("adapter", "peft")
     assert (Path(found["path"]) / "adapter_model.safetensors").is_file()
-
-
-def test_a_base_has_one_as_well(stocked: Any) -> None:
-    assert (Path(stocked("get", "tiny").out.strip()) / "config.json").is_file()

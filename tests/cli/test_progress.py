@@ -16,8 +16,7 @@ from fusery.cli.session import Session
 
 from .conftest import Fusery
 
-SHARE = "iB"
-"""In what a bar says of the bytes done, and in no label."""
+SHARE = "iB"  # in what a bar says of the bytes done, and in no label
 
 
 class Terminal(io.StringIO):

@@ -15,8 +15,7 @@ from fusery.registry.api.schema import schema_of
 
 from .conftest import require_refusals
 
-FREE = {"admin schema"}
-"""What these print has a form that others have laid down."""
+FREE = {"admin schema"}  # what these print has a form that others have laid down
 
 
 def commands(group: click.Group = cli, path: tuple[str, ...] = ()) -> Iterator[tuple[str, click.Command]]:

@@ -32,8 +32,7 @@ SETTINGS = {
     "HF_HUB_OFFLINE": "1",
 }
 OPTIONS = ("--dtype", "float32", "--enforce-eager", "--max-model-len", "512", "--max-num-seqs", "4")
-STARTING = 1200
-"""Seconds until a server that does not answer is given up."""
+STARTING = 1200  # seconds until a server that does not answer is given up
 
 pytestmark = [
     pytest.mark.timing,

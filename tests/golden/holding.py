@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
+import tarfile
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+RELEASES = sorted(
+    (path.parent.name for path in HERE.glob("*/artifacts.tar.xz")),
+    key=lambda name: [int(part) for part in name.split(".")],
+)
+"""From the oldest to the newest."""
+
+_unpacked: dict[str, Path] = {}
 
 ROLES = ("", "reader", "publisher", "approver", "admin")
 """From the one that may least; none where nobody has to be known."""
@@ -74,3 +87,13 @@ def _changes(then: list[str], now: list[str], key: str, *, takes: bool) -> Itera
     yield from (f"{name} is gone" for name in lost)
     if (key == "types" and not takes and "any" not in then) or (key == "always" and takes):
         yield from (f"{name} is new" for name in new)
+
+
+def unpacked(release: str, factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a release's artifacts; not to be changed."""
+    if release not in _unpacked:
+        folder = factory.mktemp(f"golden-{release}")
+        with tarfile.open(HERE / release / "artifacts.tar.xz", "r:xz") as archive:
+            archive.extractall(folder, filter="data")
+        _unpacked[release] = folder
+    return _unpacked[release]

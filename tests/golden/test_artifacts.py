@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 from golden import holding
+from golden.holding import HERE, RELEASES, unpacked
 from golden.make import BUNDLES, DOCUMENTS, REF
-from golden.releases import HERE, RELEASES, unpacked
 
 from fusery.cli.main import run
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from golden import holding, surface
-from golden.releases import RELEASES, unpacked
+from golden.holding import RELEASES, unpacked
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parents[1] / "docs" / "reference" / "stability.md"

@@ -77,7 +77,7 @@ def test_a_small_peft_file_is_not_made_a_huge_one(arena: Arena, tmp_path: Path) 
     folder = peft_adapter(tmp_path / "peft", great=120_000)
     tracemalloc.start()
     try:
-        codes = arena.offer(folder)
+        codes = arena.offer(folder, show=False)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -224,16 +224,6 @@ def test_what_has_to_be_said_is_asked_for(source: BundleSource, tmp_path: Path) 
         assert hint in str(caught.value.hint)
 
 
-def test_a_quantised_base_is_named(tmp_path: Path) -> None:
-    base = tiny_models.make_base(tmp_path / "four", bits=4, layers=2, hidden=64, intermediate=128)
-    source = adapters_source(base, tmp_path / "b", tiny_models.make_adapter(tmp_path / ONE, base))
-    with pytest.raises(BadInputError) as caught:
-        write(source, tmp_path / "two", "s3")
-    assert "-o base_name=" in str(caught.value.hint)
-    service = write(source, tmp_path / "three", "s3", base_name="org/Original")["kserve/service.yaml"]
-    assert 'uri: "hf://org/Original"' in service.read_text()
-
-
 def test_a_url_reads_back_as_itself() -> None:
     for text in (
         "s3://bucket",
@@ -299,10 +289,3 @@ def test_kubernetes_takes_each_name(text: str, limit: int) -> None:
     name = object_name(text, limit)
     assert LABEL.fullmatch(name)
     assert len(name) <= limit
-
-
-def test_names_stay_readable() -> None:
-    assert object_name("course_rec_v1_20260115") == "course-rec-v1-20260115"
-    assert object_name("SmolLM2-135M-Instruct") == "smollm2-135m-instruct"
-    assert object_name("4.5 bit") == "x-4-5-bit"
-    assert object_name("n" * 200).startswith("n" * 39 + "-") and len(object_name("n" * 200)) == 48

@@ -10,7 +10,6 @@ import shutil
 import signal
 import socket
 import sqlite3
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,6 @@ from typing import Any
 
 import peft_folders
 import pytest
-import tiny_models
 from mlflow import MlflowClient
 from mlflow.entities import Dataset as MlflowDataset
 from mlflow.entities import DatasetInput, FileInfo, InputTag
@@ -39,10 +37,7 @@ pytestmark = [
     pytest.mark.timing,
 ]
 
-PEER = peft_folders.ROOT / "tests/support/models/mlflow_peer.py"
-
-DAY = 1_790_000_000_000
-"""When the first run began, in milliseconds since 1970: 2026-09-21."""
+DAY = 1_790_000_000_000  # when the first run began, in milliseconds since 1970: 2026-09-21
 
 
 @contextlib.contextmanager
@@ -73,12 +68,6 @@ def running_mlflow(python: Path, folder: Path, database: Path) -> Iterator[str]:
         how=signal.SIGTERM,
     ):
         yield f"http://127.0.0.1:{port}"
-
-
-@pytest.fixture
-def database_url() -> str:
-    """What a tracker keeps has nothing to do with the database: once is enough."""
-    return ""
 
 
 @pytest.fixture
@@ -216,24 +205,6 @@ def test_logged_models_of_mlflow_3_are_imported(
     assert shown["model/peft"].digest == direct.digest
     assert len(with_base.exchange.import_runs(tracking, base="tiny", runs=[run], dry_run=True)) == 3
     assert {path.name for path in Path.cwd().iterdir()} == {"mlflow.db"}
-
-
-@pytest.mark.slow
-def test_models_logged_by_mlflow_and_transformers(with_base: Registry, tmp_path: Path) -> None:
-    """The two ways from the documentation of MLflow and transformers, with their own code."""
-    base = tiny_models.make_base(tmp_path / "hf", layout="hf", dtype="float32")
-    with_base.bases.add(base, name="hf")
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    command = [peft_folders.peers_python(), PEER, base, tmp_path / "out", uri]
-    subprocess.run(list(map(str, command)), check=True, capture_output=True, cwd=tmp_path)
-    done = with_base.exchange.import_runs(uri, base="hf")
-    assert [(each.run_name, each.path, each.error) for each in done] == [
-        ("logged", "model/peft", None),
-        ("callback", "", None),
-    ]
-    found = with_base.adapters.show(done[1].adapter or "").training_run
-    assert found is not None
-    assert (found.checkpoint, found.seconds is not None) == (4, True)
 
 
 def test_a_real_server_that_gives_the_files_out_itself(

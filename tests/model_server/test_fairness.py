@@ -29,9 +29,7 @@ def test_who_came_first_shuts_nobody_out() -> None:
     assert not has_room(held, "a", 8)
     held["a"] = 0
     assert has_room(held, "a", 8)
-
-
-def test_somebody_new_gets_one_large_thing_in() -> None:
+    # Somebody new gets one large thing in.
     held = Counter({"a": 100})
     assert not has_room(held, "a", 100)
     assert has_room(held, "b", 100, 90)
@@ -142,23 +140,14 @@ def test_who_is_gone_is_dropped() -> None:
     assert done == [49]
 
 
-def test_what_goes_wrong_is_told_and_the_desk_goes_on() -> None:
-    async def run() -> int:
-        desk = TenantExecutor()
-        with pytest.raises(ZeroDivisionError):
-            await desk.run("a", lambda: 1 // 0)
-        found = await desk.run("a", lambda: 7)
-        desk.close()
-        return found
-
-    assert asyncio.run(run()) == 7
-
-
-def test_nobody_has_all_threads() -> None:
+def test_nobody_has_all_threads_and_a_failure_ends_none() -> None:
     first, second = Busy(), Busy()
 
     async def run() -> None:
         desk = TenantExecutor(threads=3)
+        for _ in range(4):
+            with pytest.raises(ZeroDivisionError):
+                await desk.run("a", lambda: 1 // 0)
         flood = [asyncio.create_task(desk.run("a", work)) for work in (first, second, lambda: None)]
         for busy in (first, second):
             await asyncio.to_thread(busy.began.wait, 60)

@@ -114,7 +114,7 @@ def test_nothing_outside_of_the_folder_is_read(server: Served, shelf: Path) -> N
 
 def test_invalid_bodies_are_refused(server: Served) -> None:
     good = {"lora_name": "x", "lora_path": "caesar_v5"}
-    names = [
+    names = (
         "",
         "x" * 301,
         5,
@@ -126,7 +126,7 @@ def test_invalid_bodies_are_refused(server: Served) -> None:
         "a\x1b[31mb",
         "v1\u200b",
         "caf\u00e9",
-    ]
+    )
     wrong: list[dict[str, Any]] = [{"lora_name": name} for name in names]
     wrong += [{"lora_path": None}, {"digest": "short"}, {"load_inplace": True}]
     for fields in wrong:
@@ -187,9 +187,8 @@ def test_the_document_has_the_last_word_on_a_name(echo_base: Path, tmp_path: Pat
 def test_many_at_once(server: Served) -> None:
     names = [f"n{number}" for number in range(4)]
     with ThreadPoolExecutor(12) as pool:
-        replies = pool.map(
-            lambda name: post(server, "load", lora_name=name, lora_path="caesar_v5"), names * 3
-        )
+        load = lambda name: post(server, "load", lora_name=name, lora_path="caesar_v5")
+        replies = pool.map(load, names * 3)
         assert sorted(reply.status for reply in replies) == [200] * 4 + [400] * 8
     assert set(names) < set(listed(server))
 

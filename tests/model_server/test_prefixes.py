@@ -74,12 +74,11 @@ def test_a_conversation_goes_on_where_it_was(host: Host, plain: Host) -> None:
     assert reused == 0
     more = prompt + [98] * 12 + [99] * 20
     assert host.ask(job(more)) == [(plain.ask(job(more))[0][0], 112)]
-
-
-def test_a_stop_string_keeps_what_was_written(host: Host) -> None:
-    bias = Sampling(temperature=0, logit_bias={98: 100})
-    host.ask(job(SYSTEM[:100], length=50, sampling=bias, stop=("bbbb",)))
-    assert host.ask(job(SYSTEM[:100] + [98] * 4 + [99]))[0][1] == 104
+    # What was written before a stop string is kept as well.
+    host.ask(
+        job(SYSTEM[:90], length=50, sampling=Sampling(temperature=0, logit_bias={98: 100}), stop=("bbbb",))
+    )
+    assert host.ask(job(SYSTEM[:90] + [98] * 4 + [99]))[0][1] == 94
 
 
 def test_penalties_look_back_on_what_was_read_before(host: Host, plain: Host) -> None:
@@ -165,9 +164,7 @@ def test_who_has_most_gives_way_first() -> None:
     prefixes.find(flood[-3])
     put(prefixes, "flood", 2000, 20)
     assert [prefixes.find(each).length for each in flood[-3:]] == [19, 0, 19]
-
-
-def test_bounds() -> None:
+    # And there are bounds on how many, on how large, and on how short.
     prefixes = Prefixes(1 << 30)
     for number in range(2 * ENTRIES):
         put(prefixes, "a", 1000 + number, LEAST_TOKENS)

@@ -49,18 +49,18 @@ def chat(prompts: PromptEncoder, messages: list[Message]) -> list[int]:
     return prompts.chat(prompts.render(messages, {}))
 
 
-def test_a_chat_is_what_the_tokenizer_makes_of_it(tokenizer: Any) -> None:
+def test_tokens_are_what_the_tokenizer_makes_of_it(tokenizer: Any) -> None:
     given = [{"role": "user", "content": "hello"}]
     expected = list(tokenizer.apply_chat_template(given, add_generation_prompt=True, tokenize=True))
     prompts = PromptEncoder(tokenizer, context=CONTEXT, vocabulary=320)  # it renders from now on
     assert prompts.renders_apart
     assert chat(prompts, [Message(role="user", content="hello")]) == expected
-    prompts.close()
-
-
-def test_text_is_what_the_tokenizer_makes_of_it(prompts: PromptEncoder, tokenizer: Any) -> None:
     assert prompts.text("Grüße 🚀") == list(tokenizer.encode("Grüße 🚀"))
     assert prompts.text([1, 2, 3]) == [1, 2, 3]
+    for tokens in ([320], [-1], [10**30], [True + 319]):
+        with pytest.raises(Refusal):
+            prompts.text(tokens)
+    prompts.close()
 
 
 @pytest.mark.parametrize("over", [1, 10_000_000])
@@ -84,9 +84,3 @@ def test_what_is_too_long_in_any_case_is_not_tokenised(
     with pytest.raises(Refusal):  # what could be short enough is tokenised
         prompts.text("a" * most)
     assert encoded == [most]
-
-
-def test_invalid_tokens_are_refused(prompts: PromptEncoder) -> None:
-    for tokens in ([320], [-1], [10**30], [True + 319]):
-        with pytest.raises(Refusal):
-            prompts.text(tokens)

@@ -69,12 +69,6 @@ def test_it_is_refused_and_others_do_not_wait_for_it(server: Served) -> None:
     assert health(server) == 200
 
 
-def test_a_chat_that_the_context_cannot_hold_is_not_even_made(server: Served) -> None:
-    status, document = chat(server, [{"role": "user", "content": "x" * 100_000}])
-    assert status == 400
-    assert document["error"]["code"] == "context_length_exceeded"
-
-
 def test_without_a_process_for_templates_a_chat_is_refused_until_there_is_one(
     server: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,8 +52,7 @@ class Crowd:
 
 
 HTML, JSON = {"accept": "text/html"}, {"accept": "application/json"}
-MOST_STATEMENTS = 13
-"""Of a page, however much is on record."""
+MOST_STATEMENTS = 13  # of a page, however much is on record
 
 
 def test_no_page_asks_the_database_much_or_reads_a_whole_table(crowded: Crowd) -> None:

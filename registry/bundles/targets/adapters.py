@@ -54,7 +54,7 @@ def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
     bundle.write("fusery.json", sealed_bytes(record, bundle.manifest()))
 
 
-def serving_document(source: BundleSource, record: Mapping[str, Any]) -> dict[str, Any]:
+def serving_document(source: BundleSource, record: Mapping[str, Any]) -> Mapping[str, object]:
     """Return what the server reads; `fusery.registry.runtime.document` describes it."""
     base = provenance_part(record["provenance"], "base")
     return {

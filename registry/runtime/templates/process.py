@@ -43,24 +43,21 @@ def chat_program() -> list[str]:
     return [sys.executable, "-I", "-S", "-B", "-X", "utf8", "-W", "ignore", program.__file__]
 
 
-def _jinja_path() -> list[str]:
-    """Return the folders that have Jinja and what it needs: an interpreter without `site` does not know them."""
-    specs = [find_spec(name) for name in ("jinja2", "markupsafe")]
-    return sorted({str(Path(spec.origin).parent.parent) for spec in specs if spec and spec.origin})
-
-
 class Process:
     """A process that renders."""
 
     def __init__(self, command: Sequence[str], limits: Limits) -> None:
         self._limits, self._is_ready = limits, False
         self._latest = time.monotonic() + START_SECONDS
-        told = {"seconds": limits.seconds, "memory": limits.memory, "path": _jinja_path()}
+        # An interpreter without `site` does not know the folders of Jinja and what it needs.
+        specs = [find_spec(name) for name in ("jinja2", "markupsafe")]
+        path = sorted({str(Path(spec.origin).parent.parent) for spec in specs if spec and spec.origin})
+        settings = {"seconds": limits.seconds, "memory": limits.memory, "path": path}
         self._socket, theirs = socket.socketpair()
         try:
             with theirs:
                 self._process = subprocess.Popen(
-                    [*command, json.dumps(told)],
+                    [*command, json.dumps(settings)],
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,

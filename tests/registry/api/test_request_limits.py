@@ -15,7 +15,7 @@ from fusery.registry import BadInputError, Registry
 from fusery.registry.errors import UnknownReferenceError
 from fusery.registry.provenance.candidates import Sought, SoughtTensor, SoughtUnit, candidates, in_parts
 from fusery.registry.provenance.owners import PlausibleOwners
-from fusery.registry.provenance.views import View
+from fusery.registry.provenance.tensors import View
 from fusery.registry.registration.sources import uploaded
 from fusery.storage.errors import FuseryError
 from fusery.web.auth import LocalAuth

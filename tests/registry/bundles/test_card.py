@@ -157,10 +157,7 @@ def test_a_team_brings_its_own(told: BundleSource, tmp_path: Path) -> None:
     assert "Recommends courses.\\\\nNot for grading.\nRecommends courses.\n\nNot for grading." in text
     assert "- batch size: 4\n" in text
     assert "0.987654321" in text
-
-
-def test_a_team_replaces_a_section_of_ours(told: BundleSource, tmp_path: Path) -> None:
-    own = tmp_path / "card.md.j2"
+    # Or it replaces a section of ours.
     own.write_text('{% extends "model_card.md.j2" %}{% block use %}Ask the platform team.\n\n{% endblock %}')
     text = card(told, own)
     assert "Ask the platform team." in text
@@ -316,19 +313,20 @@ def test_a_hub_reads_it() -> None:
     assert entry.date == "2026-01-15T10:30:00+00:00"
     assert entry.notes == "gpqa_diamond.acc of mine, split train, 5-shot, 198 samples, lm-eval 0.4.13"
     assert read(one(metric="acc"))[0].task_id == "default"
-
-
-def test_the_newest_value_of_each_task_and_no_choice_between_metrics() -> None:
+    # The newest value of each task, no choice between metrics, and nothing of what is no dataset of a hub.
     assert [entry.value for entry in read(one(value=0.1), one(value=0.2, seed=1))] == [0.2]
     assert read(one(), one(metric="gpqa_diamond.acc_norm")) == []
     both = read(one(), one(metric="gpqa_main.acc", value=0.5))
     assert [(entry.task_id, entry.value) for entry in both] == [("gpqa_diamond", 0.412), ("gpqa_main", 0.5)]
-
-
-def test_what_is_no_dataset_of_a_hub_is_left_out() -> None:
     for dataset in (None, "courses", "a/b/c", "../x", "a b/c", "https://host/a"):
         assert eval_results({"evaluations": [one(dataset=dataset)]}, name="mine") is None
     assert eval_results({}, name="mine") is None
+    [row] = measured_rows({"evaluations": [one(stderr=0.0345)]})
+    assert row == (
+        "gpqa_diamond.acc", "0.412 ± 0.0345", "Idavidrein/gpqa/train, 5-shot, 198 samples", "lm-eval 0.4.13",
+    )  # fmt: skip
+    bare = dict.fromkeys(one()) | {"metric": "acc", "value": 1.0}
+    assert list(measured_rows({"evaluations": [bare]})) == [("acc", "1", "–", "–")]
 
 
 @settings(max_examples=40)
@@ -340,15 +338,6 @@ def test_every_value_and_text_reads_back(value: float, text: str) -> None:
     assert entry.notes is not None
     if text:
         assert f"split {text}," in entry.notes
-
-
-def test_rows_of_a_card() -> None:
-    [row] = measured_rows({"evaluations": [one(stderr=0.0345)]})
-    assert row == (
-        "gpqa_diamond.acc", "0.412 ± 0.0345", "Idavidrein/gpqa/train, 5-shot, 198 samples", "lm-eval 0.4.13",
-    )  # fmt: skip
-    bare = dict.fromkeys(one()) | {"metric": "acc", "value": 1.0}
-    assert list(measured_rows({"evaluations": [bare]})) == [("acc", "1", "–", "–")]
 
 
 def test_bundles_of_the_registry_have_it(stocked: Registry, tmp_path: Path) -> None:

@@ -169,19 +169,25 @@ def pinned(lines: list[str]) -> list[Requirement]:
     return [Requirement(line.partition("--hash")[0]) for line in lines]
 
 
-def test_every_package_is_pinned_and_hashed(lines: list[str], pinned: list[Requirement]) -> None:
+def test_every_package_is_pinned_and_hashed(
+    variant: str, lines: list[str], pinned: list[Requirement]
+) -> None:
+    import fusery.registry.bundles as package
+
     for line, requirement in zip(lines, pinned, strict=True):
         assert re.fullmatch(r"==[0-9][0-9a-z.]*", str(requirement.specifier)), line
         assert requirement.url is None
         assert not line.startswith("-")
         assert re.fullmatch(r"[^@/]+?(?:\s+--hash=sha256:[0-9a-f]{64})+", line), line
-
-
-def test_the_server_is_the_one_that_was_tested(pinned: list[Requirement]) -> None:
+    # The server is the one that was tested, and the input is kept beside it.
     versions = {requirement.name: str(requirement.specifier) for requirement in pinned}
     assert len(versions) == len(pinned)
     for name in ("mlx", "mlx-lm"):
         assert versions[name] == f"=={importlib.metadata.version(name)}"
+    source = Path(package.__file__).with_name("templates") / f"requirements{variant.replace('-', '_')}.in"
+    wanted = [Requirement(line) for line in source.read_text().splitlines() if not line.startswith("#")]
+    for requirement in wanted:
+        assert requirement.specifier.contains(versions[requirement.name].removeprefix("=="))
 
 
 def test_nothing_is_missing_on_linux(variant: str, pinned: list[Requirement]) -> None:
@@ -201,13 +207,3 @@ def test_nothing_is_missing_on_linux(variant: str, pinned: list[Requirement]) ->
             for needed in map(Requirement, importlib.metadata.requires(name) or ()):
                 if needed.marker is None or needed.marker.evaluate(environment):
                     assert canonicalize_name(needed.name) in found, f"{name} needs {needed.name}"
-
-
-def test_the_input_is_kept_beside_it(variant: str, pinned: list[Requirement]) -> None:
-    import fusery.registry.bundles as package
-
-    source = Path(package.__file__).with_name("templates") / f"requirements{variant.replace('-', '_')}.in"
-    wanted = [Requirement(line) for line in source.read_text().splitlines() if not line.startswith("#")]
-    for requirement in wanted:
-        found = next(entry for entry in pinned if entry.name == requirement.name)
-        assert requirement.specifier.contains(str(found.specifier).removeprefix("=="))

@@ -104,19 +104,15 @@ def test_a_bundle_at_a_url(stocked: Registry) -> None:
     assert stocked.bundles.materialize("course_rec@1", url).existed
     with pytest.raises(AlreadyExistsError):
         stocked.bundles.materialize("course_rec@2", url)
-    assert stocked.bundles.materialize("course_rec@2", url, force=True).adapters == (
-        "course_rec_v2_20260201",
-    )
+    other = stocked.bundles.materialize("course_rec@2", url, force=True)
+    assert other.adapters == ("course_rec_v2_20260201",)
     assert stocked.upkeep.audit().ok
     assert [row["path"] for row in stocked.adapters.show("course_rec@2")["bundles"]] == [url]
 
 
 def test_an_archive_says_by_its_name_how_it_is_compressed(stocked: Registry, tmp_path: Path) -> None:
-    magic = {
-        "a.tar.gz": b"\x1f\x8b",
-        "a.tar.zst": b"\x28\xb5\x2f\xfd",
-        "b": b"\x28\xb5\x2f\xfd",
-    }
+    gz, zst = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+    magic = {"a.tar.gz": gz, "a.tar.zst": zst, "b": zst}
     for name, begins in magic.items():
         bundle = stocked.bundles.materialize("course_rec@1", tmp_path / name, target="archive")
         expected = tmp_path / (name if "." in name else f"{name}.tar.zst")

@@ -162,7 +162,7 @@ def test_a_changed_part_of_a_quantised_matrix_is_named(registry: Registry, tmp_p
 
 def said(found: Identified) -> dict[str, tuple[str, bool | None]]:
     """Return what each source says, and whether that is so, without what proves nothing."""
-    return {claim.source: (claim.kind, claim.truth) for claim in found.claims if claim.digest}
+    return {claim.source: (claim.kind, claim.true) for claim in found.claims if claim.digest}
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import argparse
 import getpass
 import json
 import socket
-import subprocess
 import types
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,32 +172,6 @@ def test_nothing_of_the_machine_is_recorded(tmp_path: Path, monkeypatch: pytest.
     assert "hf_secret" not in text
     assert socket.gethostname() not in record["machine"].values()
     assert getpass.getuser() not in (*record["machine"].values(), *record["versions"].values())
-
-
-def git(folder: Path, *words: str) -> str:
-    identity = ("-c", "user.name=t", "-c", "user.email=t@example.org")
-    done = subprocess.run(
-        ["git", "-C", folder, *identity, *words], check=True, capture_output=True, text=True
-    )
-    return done.stdout.strip()
-
-
-@pytest.mark.timing
-def test_the_commit_of_the_working_folder(tmp_path: Path) -> None:
-    repository = tmp_path / "repository"
-    repository.mkdir()
-    git(repository, "init", "-q")
-    assert RecordRun(tmp_path / "none", working_folder=repository).record.git is None
-    (repository / "train.py").write_text("1")
-    git(repository, "add", ".")
-    git(repository, "commit", "-qm", "first")
-    (repository / "run").mkdir()  # untracked files do not make it dirty
-    (repository / "run" / "x").write_text("2")
-    clean = RecordRun(tmp_path / "clean", working_folder=repository).record.git
-    assert clean and (clean.commit, clean.dirty) == (git(repository, "rev-parse", "HEAD"), False)
-    (repository / "train.py").write_text("2")
-    dirty = RecordRun(tmp_path / "dirty", working_folder=repository / "run").record.git
-    assert dirty and (dirty.commit, dirty.dirty) == (clean.commit, True)
 
 
 def test_the_same_data_have_the_same_digest_wherever_they_lie(tmp_path: Path, data: Path) -> None:

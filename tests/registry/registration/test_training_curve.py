@@ -38,12 +38,6 @@ def test_a_curve_is_in_order_and_finite_and_forgets_nothing(points: list[Point])
         assert (point.iteration in curve.not_finite) >= (len(finite) < len(said))
 
 
-@given(POINTS)
-def test_a_curve_of_its_own_points_is_the_same(points: list[Point]) -> None:
-    curve = Curve.of(points)
-    assert Curve.of(curve.points).points == curve.points
-
-
 @given(POINTS, st.integers(0, 60))
 def test_what_is_known_at_a_checkpoint_is_what_was_measured_until_then(points: list[Point], at: int) -> None:
     curve = Curve.of(points)

@@ -69,12 +69,12 @@ def test_what_is_wrong_is_told(what: str, tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 100_000, '{"format": NaN}', "\ud800"])
-def test_what_is_no_document(text: str, tmp_path: Path) -> None:
+def test_what_is_no_document(tmp_path: Path) -> None:
     path = tmp_path / "serving.json"
-    path.write_bytes(text.encode("utf-8", "surrogatepass"))
-    with pytest.raises(DocumentError):
-        read_document(path)
+    for text in ("", "{", "[]", "null", "[" * 100_000, '{"format": NaN}', "\ud800"):
+        path.write_bytes(text.encode("utf-8", "surrogatepass"))
+        with pytest.raises(DocumentError):
+            read_document(path)
 
 
 @pytest.mark.timing

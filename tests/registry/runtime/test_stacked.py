@@ -177,31 +177,24 @@ def test_what_is_gone_gives_its_place_back(base: Path, tmp_path: Path) -> None:
 def test_a_class_whose_layers_show_no_rows_keeps_its_lanes(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mlx_lm.models import llama
-
-    folder = tiny_models.make_adapter(tmp_path / "a", base, update=0.5)
-    plain = llama.MLP.__call__
-    monkeypatch.setattr(llama.MLP, "__call__", lambda self, x: plain(self, x.swapaxes(0, 1)).swapaxes(0, 1))
-    board, tokens = Switchboard(load(str(base))[0]), words(2)
-    resident = board.load("a", folder, by_row=True)
-    assert not resident.by_row
-    board.use(resident)
-    assert mx.array_equal(board.model(tokens), load(str(base), adapter_path=str(folder))[0](tokens))
-
-
-def test_a_layer_that_gets_rows_one_behind_the_other_has_rows(
-    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    """Rows may come one behind the other, but not mixed up."""
     from mlx_lm.models import llama
 
     folder, plain = tiny_models.make_adapter(tmp_path / "a", base, update=0.5), llama.MLP.__call__
-    flat = lambda self, x: plain(self, x.reshape(-1, x.shape[-1])).reshape(x.shape)
-    monkeypatch.setattr(llama.MLP, "__call__", flat)
-    board, tokens = Switchboard(load(str(base))[0]), words(2)
-    resident = board.load("a", folder, by_row=True)
-    assert resident.by_row
-    found = rows_of(board, [None, resident], tokens)
-    close(found[1:], load(str(base), adapter_path=str(folder))[0](tokens[1:]))
+    for call, by_row in (
+        (lambda self, x: plain(self, x.swapaxes(0, 1)).swapaxes(0, 1), False),
+        (lambda self, x: plain(self, x.reshape(-1, x.shape[-1])).reshape(x.shape), True),
+    ):
+        monkeypatch.setattr(llama.MLP, "__call__", call)
+        board, tokens = Switchboard(load(str(base))[0]), words(2)
+        resident = board.load("a", folder, by_row=True)
+        assert resident.by_row == by_row
+        expected = load(str(base), adapter_path=str(folder))[0](tokens)
+        if by_row:
+            close(rows_of(board, [None, resident], tokens)[1:], expected[1:])
+        else:
+            board.use(resident)
+            assert mx.array_equal(board.model(tokens), expected)
 
 
 def test_a_pass_that_nobody_announced_is_none(base: Path) -> None:

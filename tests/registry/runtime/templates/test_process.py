@@ -62,9 +62,7 @@ def test_one_that_took_too_much_is_replaced(limits: Limits) -> None:
         processes.start()
         (second,) = template_processes()
         assert second != first
-
-
-def test_the_length_is_limited_to_the_character(processes: TemplateProcesses) -> None:
+    # The length is limited to the character.
     assert processes.render(asked("{{ 'é' * 100 }}"), 100) == "é" * 100
     with pytest.raises(TemplateTooMuch):
         processes.render(asked("{{ 'é' * 100 }}"), 99)
@@ -90,20 +88,16 @@ def test_no_credentials_and_no_files(processes: TemplateProcesses, monkeypatch: 
         assert opened <= {"socket", "/dev/null"}
 
 
-def test_one_that_was_killed_while_nobody_asked_is_replaced(processes: TemplateProcesses) -> None:
+def is_busy(child: psutil.Process) -> bool:
+    return bool(child.cpu_times().user > 0.3)
+
+
+def test_one_that_was_killed_is_replaced_and_not_the_template_s_fault(processes: TemplateProcesses) -> None:
     processes.start()
     (child,) = template_processes()
     child.kill()
     child.wait()
     assert processes.render(asked("a")) == "a"
-
-
-def is_busy(child: psutil.Process) -> bool:
-    return bool(child.cpu_times().user > 0.3)
-
-
-def test_one_that_was_killed_at_work_is_not_the_template_s_fault(processes: TemplateProcesses) -> None:
-    processes.start()
     (child,) = template_processes()
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(processes.render, asked(chat_templates.ENDLESS))
