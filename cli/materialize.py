@@ -221,14 +221,14 @@ def _print(session: Session, bundle: Materialized, target: str) -> None:
 def _next_step(target: str, path: str, unfound_base: str | None) -> str | None:
     if "://" in path:
         return None
-    folder = typed(path)
-    run = f"cd {folder} && pip install -r requirements.txt && python server.py"
+    place = typed(path)
+    run = f"cd {place} && pip install -r requirements.txt && python server.py"
     steps = {
-        "docker": f"docker build -t NAME {folder}   (or, without a container: {run})",
-        "adapters": f"{run}   (or, as an image: docker build -t NAME {folder})",
-        "archive": f"tar -xf {folder}",
+        "docker": f"docker build -t NAME {place}   (or, without a container: {run})",
+        "adapters": f"{run}   (or, as an image: docker build -t NAME {place})",
+        "archive": f"tar -xf {place}",
         "vllm": f"{'BASE_MODEL=FOLDER ' if unfound_base else ''}sh {typed(f'{path}/serve.sh')}",
-        "model": f"mlx_lm.generate --model {folder} --prompt TEXT",
+        "model": f"mlx_lm.generate --model {place} --prompt TEXT",
     }
     if target == "llamacpp" and (Path(path) / "serve.sh").is_file():
         return f"sh {typed(f'{path}/serve.sh')}"
