@@ -140,6 +140,10 @@ def successor(words: list[str]) -> tuple[str, list[str]] | None:
                 return name, new.split()
             pairs = [pair.split("=") for pair in replaced.rstrip("}").split(",") if pair]
             rest = words[length:]
+            if name == "import" and "--from" in rest[:-1]:
+                at = rest.index("--from")
+                source, *others = rest[:at] + rest[at + 2 :] or [""]
+                rest = [f"{rest[at + 1]}+{source}", *others]
             for old, now in pairs:
                 rest = [now + word.removeprefix(old) if word.startswith(old) else word for word in rest]
             return name, [*new.split(), *(word for word in rest if word)]

@@ -23,9 +23,10 @@ def documents() -> tuple[str, ...]:
         import_commands(modules)
     rows = [*TABLE]
     names = [name for name, made in MADE.items() if not isinstance(made, Group)]
-    return tuple(
-        sorted(names, key=lambda name: [f"{name} ".startswith(f"{row} ") for row in rows].index(True))
-    )
+    places = {
+        name: max(at for at, row in enumerate(rows) if f"{name} ".startswith(f"{row} ")) for name in names
+    }
+    return tuple(sorted(names, key=places.__getitem__))
 
 
 def document_of(name: str) -> Any:

@@ -6,7 +6,7 @@ never opened.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache, partial
@@ -127,10 +127,10 @@ def _experiments(client: MlflowClient, names: Sequence[str]) -> list[str]:
 
 def _models(client: MlflowClient, number: str) -> Mapping[str | None, list[LoggedModel]]:
     """Return the logged models of an experiment by run id, oldest first; those under None have no run."""
-    found = list(_pages(lambda token: client.search_logged_models([number], page_token=token)))
-    by_run: dict[str | None, list[LoggedModel]] = {}
-    for model in sorted(found, key=lambda model: model.creation_timestamp):
-        by_run.setdefault(model.source_run_id or None, []).append(model)
+    models = _pages(lambda token: client.search_logged_models([number], page_token=token))
+    by_run: dict[str | None, list[LoggedModel]] = defaultdict(list)
+    for model in sorted(models, key=lambda model: model.creation_timestamp):
+        by_run[model.source_run_id or None].append(model)
     return by_run
 
 

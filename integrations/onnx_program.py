@@ -37,19 +37,19 @@ def main() -> None:
     for name, limit in job["limits"].items():
         with suppress(AttributeError, ValueError, OSError):  # some systems lack some limits
             resource.setrlimit(getattr(resource, name), (limit, limit))
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+    def end_with_parent() -> None:
+        while os.read(0, 1024):
+            pass
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
     missing = [name for name in PACKAGES if find_spec(name.replace("-", "_")) is None]
     try:
         reply = {"missing": missing} if missing else _JOBS[job["do"]](job)
     except Exception as error:  # noqa: BLE001 - the parent reports any error of the packages
         reply = {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"[:1000]}
     os.write(stdout, json.dumps(reply).encode())
-
-
-def _end_with_parent() -> None:
-    while os.read(0, 1024):
-        pass
-    os._exit(1)
 
 
 def _packages(_: Mapping[str, Any]) -> Mapping[str, object]:
@@ -78,23 +78,18 @@ def _export(job: Mapping[str, Any]) -> Mapping[str, object]:
 def _difference(model: str, folder: Path, config: Mapping[str, Any], count: int) -> float:
     """Return the largest difference of the logits of transformers and of onnxruntime, relative to the largest logit."""
     import numpy as np
-
-    tokens = np.array([[(number * 7919 + 11) % config["vocab_size"] for number in range(count)]])
-    expected = _transformers_logits(model, tokens)
-    actual = _onnx_logits(folder, config, tokens)
-    difference = np.abs(actual - expected).max() / np.abs(expected).max()
-    return float(difference) if np.isfinite(difference) else 1e9
-
-
-def _transformers_logits(model: str, tokens: Any) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
+    tokens = np.array([[(number * 7919 + 11) % config["vocab_size"] for number in range(count)]])
     loaded = AutoModelForCausalLM.from_pretrained(
         model, dtype=torch.float32, trust_remote_code=False, use_safetensors=True, local_files_only=True
     )
     with torch.inference_mode():
-        return loaded(torch.from_numpy(tokens)).logits[0].float().numpy()
+        expected = loaded(torch.from_numpy(tokens)).logits[0].float().numpy()
+    actual = _onnx_logits(folder, config, tokens)
+    difference = np.abs(actual - expected).max() / np.abs(expected).max()
+    return float(difference) if np.isfinite(difference) else 1e9
 
 
 def _onnx_logits(folder: Path, config: Mapping[str, Any], tokens: Any) -> Any:

@@ -145,20 +145,23 @@ def _run(api: Api, project: str, number: str) -> Run:
 def _tracked(run: Run, project: str) -> TrackedRun:
     def read(files: dict[str, TrackedFile]) -> tuple[RunRecord, dict[str, float]]:
         files |= _files(run)
-        return _record(run, dirty="diff.patch" in files), _metrics(run)
+        metrics = {
+            str(name): float(value)
+            for name, value in dict(run.summary).items()  # the last value of each logged number
+            if is_number(value) and not _is_internal(name)
+        }
+        return _record(run, dirty="diff.patch" in files), metrics
 
     return _CLIENT.run(str(run.id), str(run.name or run.id), project.partition("/")[2], read)
 
 
-def _has_digest(digest: str, path: Path) -> bool:
-    """Return whether a file has a digest of one of the two kinds that W&B's client makes."""
-    from wandb.sdk.lib.hashutil import md5_file_b64, xxh128_file_b64
-
-    return digest in (md5_file_b64(path), xxh128_file_b64(path))
-
-
 def _files(run: Run) -> dict[str, TrackedFile]:
     """Return the files of a run, and those of the artifacts that it has logged, below the name of each."""
+    from wandb.sdk.lib.hashutil import md5_file_b64, xxh128_file_b64
+
+    def has_digest(digest: str, path: Path) -> bool:
+        return digest in (md5_file_b64(path), xxh128_file_b64(path))
+
     found: dict[str, TrackedFile] = {}
     for file in _few(run.files(per_page=_PAGE), run, "files"):
         found[str(file.name)] = TrackedFile(int(file.size), partial(_download, file))
@@ -168,7 +171,7 @@ def _files(run: Run) -> dict[str, TrackedFile]:
         folder = _folder(artifact)
         for path, entry in artifact.manifest.entries.items():
             if entry.ref is None:
-                fetch, check = partial(_download_entry, artifact, path), partial(_has_digest, entry.digest)
+                fetch, check = partial(_download_entry, artifact, path), partial(has_digest, entry.digest)
                 found[f"{folder}/{path}"] = TrackedFile(entry.size, fetch, check)
         if len(found) > _MOST:
             raise BadInputError(f"run {run.id} has over {_MOST:,} files", hint=_OTHERS)
@@ -202,15 +205,6 @@ def _download_entry(artifact: Any, path: str, folder: Path) -> Path:
     if entry.ref is not None:
         raise BadInputError(f"{path[:200]} only refers to a file", hint="log the file itself")
     return Path(entry.download(root=str(folder)))
-
-
-def _metrics(run: Run) -> dict[str, float]:
-    """Return the last value of each logged number."""
-    return {
-        str(name): float(value)
-        for name, value in dict(run.summary).items()
-        if is_number(value) and not _is_internal(name)
-    }
 
 
 def _record(run: Run, *, dirty: bool) -> RunRecord:

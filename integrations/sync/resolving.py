@@ -140,8 +140,8 @@ class Resolver:
         if found.yanked is not None:
             raise NotServedError(f"{found.name} was withdrawn")
         base = found.base
-        said = self._base is not None and self._base in (base.name, base.digest)
-        if not said and base_called not in base.called and not base.lies_in(base_called):
+        declared = self._base is not None and self._base in (base.name, base.digest)
+        if not declared and base_called not in base.called and not base.lies_in(base_called):
             raise NotServedError(
                 f"{found.name} stands on {base.name}, and this server has {base_called[:200]!r}",
                 hint=f"if that is the same model: FUSERY_SERVED_BASE={base.name}",
