@@ -19,7 +19,7 @@ from .text import cell, count
 
 if TYPE_CHECKING:
     from fusery.registry.fusion.cache import CacheContents, CachedModel, Pruned
-    from fusery.registry.fusion.explain import ExplainedModel, Ingredient
+    from fusery.registry.fusion.explain import ExplainedModel
     from fusery.registry.upkeep.report import Collection
 
 _SHOWN = 20  # removed things that are shown to people; --json has all
@@ -148,8 +148,9 @@ def explain(session: Session, reference: str, **options: Any) -> None:
 def _explain(session: Session, model: ExplainedModel) -> None:
     session.print(f"{model.status}: {cell(model.label)} {model.key[:12]}: {model.reason}")
     if inputs := model.inputs:
-        rows = [("  base", _input(inputs.base)), ("  adapter", _input(inputs.adapter))]
-        rows += [("  with", f"{part.weight} x {_input(part)}") for part in inputs.with_]
+        parts = [("  base", "", inputs.base), ("  adapter", "", inputs.adapter)]
+        parts += [("  with", f"{part.weight} x ", part) for part in inputs.with_]
+        rows = [(title, f"{times}{cell(part.name)} {part.digest[:12]}") for title, times, part in parts]
         recipe = {key: value for key, value in inputs.recipe.items() if value is not None and key != "with"}
         rows.append(("  recipe", cell(recipe)))
         if here := model.here:
@@ -159,10 +160,6 @@ def _explain(session: Session, model: ExplainedModel) -> None:
         if model.differs:
             rows.append(("  differs from the request in", cell(list(model.differs))))
         session.facts(rows)
-
-
-def _input(part: Ingredient) -> str:
-    return f"{cell(part.name)} {part.digest[:12]}"
 
 
 def _summary(session: Session, document: Mapping[str, Any], rest: str) -> None:

@@ -33,7 +33,7 @@ _WORST = 3
     table=True,
     results="RESULTS.json",
 )
-def record(session: Session, done: RecordedEvaluations, dry_run: bool) -> None:
+def record(session: Session, done: RecordedEvaluations, dry_run: bool = False) -> None:
     """Record evaluation results of an adapter.
 
     RESULTS.json is a results file of lm-evaluation-harness or lighteval, or a map of metrics to values, such as
@@ -42,10 +42,7 @@ def record(session: Session, done: RecordedEvaluations, dry_run: bool) -> None:
 
     Example: fusery eval record course_rec@1 results.json
     """
-    _print_recorded(session, done, "Would record" if dry_run else "Recorded")
-
-
-def _print_recorded(session: Session, done: RecordedEvaluations, verb: str) -> None:
+    verb = "Would record" if dry_run else "Recorded"
     session.print(f"{verb} {plural(len(done.recorded), 'metric')} of {done.adapter}.")
     if done.recorded:
         session.print_table(_table(done.recorded))
@@ -91,7 +88,7 @@ def run(
         reference, tasks=tasks, prompts=prompts, reporter=session.reporter(), **said
     )
     names = [*(each.metric for each in done.recorded), *done.known]
-    session.emit(done, names=names, human=lambda: _print_recorded(session, done, "Recorded"))
+    session.emit(done, names=names, human=lambda: record(session, done))
 
 
 @prints(

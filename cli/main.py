@@ -248,11 +248,9 @@ def run(words: list[str]) -> int:
 
 
 def _interrupted(stop: BaseException) -> int:
-    if isinstance(stop, Terminated) or isinstance(stop.__cause__, Terminated):
-        click.echo("Terminated.", err=True)
-        return TERMINATED
-    click.echo("Interrupted.", err=True)
-    return INTERRUPTED
+    terminated = isinstance(stop, Terminated) or isinstance(stop.__cause__, Terminated)
+    click.echo("Terminated." if terminated else "Interrupted.", err=True)
+    return TERMINATED if terminated else INTERRUPTED
 
 
 def _unexpected(error: Exception) -> tuple[str, str]:

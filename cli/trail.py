@@ -108,7 +108,13 @@ def lineage(
             raise click.UsageError(
                 f"--format {form} is about how REF was made: leave out --up, --down, --complete."
             )
-        _attest(session, reference, form, output, key, passphrase_file, force=force)
+        passphrase = passphrase_from(passphrase_file)
+        made = session.registry.provenance.attest(reference, form=form, key=key, passphrase=passphrase)
+        text = made.data.decode("ascii")
+        if output is not None:
+            write_document(session, output, text, form=form, force=force)
+        else:
+            session.emit(made.document, names=[made.digest], human=lambda: click.echo(text, nl=False))
         return
     if key is not None:
         raise click.UsageError("--key goes with --format slsa or cyclonedx.")
@@ -133,26 +139,6 @@ def lineage(
     if graph.more and not session.json and (chosen != "tree" or session.quiet):
         # Who takes names or a file does not see it there.
         click.echo(f"Note: {graph.more}: --complete shows all", err=True)
-
-
-def _attest(
-    session: Session,
-    reference: str,
-    form: Literal["slsa", "cyclonedx"],
-    output: Path | None,
-    key: Path | None,
-    passphrase_file: Path | None,
-    *,
-    force: bool,
-) -> None:
-    made = session.registry.provenance.attest(
-        reference, form=form, key=key, passphrase=passphrase_from(passphrase_file)
-    )
-    text = made.data.decode("ascii")
-    if output is not None:
-        write_document(session, output, text, form=form, force=force)
-    else:
-        session.emit(made.document, names=[made.digest], human=lambda: click.echo(text, nl=False))
 
 
 @command(

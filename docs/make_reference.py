@@ -36,7 +36,7 @@ from fusery.registry.admission.rules import CODES, RULES, UNREADABLE
 from fusery.registry.api.operation import hints_of
 from fusery.registry.api.schema import schema_of
 from fusery.registry.catalog.listing import SORTABLE
-from fusery.registry.catalog.where import FIELDS
+from fusery.registry.catalog.where_fields import FIELDS
 from fusery.registry.record import About, Record, parts_of
 from fusery.registry.records.adapter_details import AdapterDetails
 from fusery.registry.workspace.settings import Settings, variable_of

@@ -16,7 +16,7 @@ from fusery.registry.adapters.files import CONFIG, PEFT_WEIGHTS
 from fusery.registry.bundles.card import EVAL_RESULTS, card_values, eval_results
 from fusery.registry.bundles.delivery import Place, Progress
 from fusery.registry.bundles.rendering import ADAPTER_CARD, render_card
-from fusery.registry.bundles.source import BundledAdapter, BundleSource, Choices
+from fusery.registry.bundles.source import BundleSource, Choices
 from fusery.registry.bundles.target import Layout, LayoutError, model_layout
 from fusery.registry.bundles.targets.model import own_files, transformers_class
 from fusery.registry.bundles.writing import BundleFolder, bundle_record, sealed_bytes
@@ -48,37 +48,26 @@ def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
             f"a repository of the hub holds one adapter, and {len(source.adapters)} were given",
             hint="materialize each to a repository of its own",
         )
-    _write_adapter(source, source.adapters[0], bundle, choices)
-
-
-def _write_adapter(
-    source: BundleSource, adapter: BundledAdapter, bundle: BundleFolder, choices: Choices
-) -> None:
     from fusery.registry.documents import document_bytes
 
+    adapter = source.adapters[0]
     record: dict[str, Any] = bundle_record(source, "hub", None)
     base = provenance_part(record["provenance"], "base")
     called = choices.base_name or base.get("hub_id") or base.get("name") or ""
-    weights = [entry for entry in adapter.files.manifest if entry.path != CONFIG]
     # Who loads the adapter is told by this which base it is for; what the trainer called it means nothing elsewhere.
     config = {**read_object(adapter.files.paths[CONFIG]), "base_model_name_or_path": str(called)}
     if config.get("layers_to_transform") is None:
         config.pop("layers_pattern", None)  # PEFT refuses a pattern without layers; older versions saved it
     bundle.write(CONFIG, document_bytes(config))
-    bundle.copy(adapter.files.only(entry.path for entry in weights), link=choices.link)
+    weights = (entry.path for entry in adapter.files.manifest if entry.path != CONFIG)
+    bundle.copy(adapter.files.only(weights), link=choices.link)
     bundle.copy(adapter.tokenizer, link=choices.link)
     written = [entry.to_dict() for entry in bundle.manifest()]
     facts = record["adapters"][0]["facts"]
-    values = card_values(
-        {
-            "name": adapter.name,
-            "digest": None,
-            "provenance": {**record["provenance"], "adapter": facts},
-            "files": written,
-        },
-        base_name=str(called),
-        transformers=transformers_class(base_architecture(source)),
-    )
+    provenance = {**record["provenance"], "adapter": facts}
+    card = {"name": adapter.name, "digest": None, "provenance": provenance, "files": written}
+    transformers = transformers_class(base_architecture(source))
+    values = card_values(card, base_name=str(called), transformers=transformers)
     bundle.write("README.md", render_card(values, choices.card, builtin=ADAPTER_CARD))
     if results := eval_results(facts, name=adapter.name):
         bundle.write(EVAL_RESULTS, results)

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from fusery.registry.bundles.image import checked_image, is_image
 from fusery.registry.bundles.rendering import resource
@@ -80,20 +80,6 @@ class Location:
         return self.place.partition("/")[2]
 
 
-@dataclass(frozen=True, slots=True)
-class Deployed:
-    """A base with adapters (names and digests) in a cluster, and the value of `--max-lora-rank`."""
-
-    name: str
-    base: NamedBase
-    location: Location
-    adapters: Mapping[str, str]
-    rank: int
-    image: str
-    image_given: bool
-    annotations: Mapping[str, str]
-
-
 def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
     """Write `adapters/`, the manifests, README.md and fusery.json; a Dockerfile for an image."""
     if choices.models:
@@ -104,28 +90,23 @@ def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
     except BadInputError as error:
         error.hint = _with_location(str(error.hint), choices)
         raise
-    deployed = _deployed(source, base, rank, choices)
+    values = _values(source, base, rank, choices)
     for adapter in served:
         write_peft(bundle, adapter, base.name)
-    kind = deployed.location.kind
-    bundle.write("kserve/service.yaml" if kind == "s3" else "deployment/server.yaml", manifest(deployed))
+    # KServe's service, or a deployment of one pod with its service; each text in them is quoted.
+    kind = values["location"].kind
+    template = "k8s_kserve.yaml.j2" if kind == "s3" else "k8s_deployment.yaml.j2"
+    place = "kserve/service.yaml" if kind == "s3" else "deployment/server.yaml"
+    bundle.write(place, render(template, kind="", **values))
     if kind == "oci":
         bundle.write("Dockerfile", resource("k8s_dockerfile.txt", "integrations"))
     record = written_adapters(bundle_record(source, "k8s", None), bundle)
-    values = {"deployed": deployed, "location": deployed.location, "adapters": facts_of(record)}
-    finish(bundle, record, "k8s_readme.md.j2", **values)
+    about = {"deployed": values, "location": values["location"], "adapters": facts_of(record)}
+    finish(bundle, record, "k8s_readme.md.j2", **about)
 
 
-def manifest(deployed: Deployed) -> bytes:
-    """Return KServe's service, or a deployment of one pod with its service; each text in them is quoted."""
-    template = "k8s_kserve.yaml.j2" if deployed.location.kind == "s3" else "k8s_deployment.yaml.j2"
-    values = {name: getattr(deployed, name) for name in deployed.__dataclass_fields__}
-    digests = json.dumps(deployed.adapters, sort_keys=True, separators=(",", ":"))
-    # Each adapter that a batch may have takes memory.
-    return render(template, digests=digests, at_once=min(len(deployed.adapters), 4), kind="", **values)
-
-
-def _deployed(source: BundleSource, base: NamedBase, rank: int, choices: Choices) -> Deployed:
+def _values(source: BundleSource, base: NamedBase, rank: int, choices: Choices) -> Mapping[str, Any]:
+    """Return the values of the manifests' templates: a base with adapters in a cluster."""
     if not (base.found and _HUB_ID.fullmatch(base.name) and base.word):
         raise BadInputError(
             f"{base.name[:60]!r} is not the id of a model on the hub, by which a cluster finds the base",
@@ -135,16 +116,19 @@ def _deployed(source: BundleSource, base: NamedBase, rank: int, choices: Choices
         raise BadInputError("manifests have to say where the cluster finds the adapters", hint=HINT)
     known = provenance_part(source.provenance, "base")
     annotations = {f"fusery.base.{key}": _plain(known.get(key)) for key in ("name", "digest")}
-    return Deployed(
-        name=object_name(source.name),
-        base=base,
-        location=Location.parse(choices.location),
-        adapters={each.name: _plain(each.facts.get("digest")) for each in source.adapters},
-        rank=rank,
-        image=checked_image(choices.base_image or IMAGE, IMAGE),
-        image_given=choices.base_image is not None,
-        annotations={key: text for key, text in annotations.items() if text},
-    )
+    adapters = {adapter.name: _plain(adapter.facts.get("digest")) for adapter in source.adapters}
+    return {
+        "name": object_name(source.name),
+        "base": base,
+        "location": Location.parse(choices.location),
+        "adapters": adapters,
+        "digests": json.dumps(adapters, sort_keys=True, separators=(",", ":")),
+        "at_once": min(len(adapters), 4),  # each adapter that a batch may have takes memory
+        "rank": rank,
+        "image": checked_image(choices.base_image or IMAGE, IMAGE),
+        "image_given": choices.base_image is not None,
+        "annotations": {key: text for key, text in annotations.items() if text},
+    }
 
 
 def object_name(text: str, limit: int = _LONGEST) -> str:

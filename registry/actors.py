@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import NamedTuple
 
 LONGEST = 200  # characters; the width of the columns
@@ -25,30 +26,20 @@ class Pipeline(NamedTuple):
 
 
 PIPELINES = tuple(
-    Pipeline(name, marker, *(tuple(part.split()) for part in variables))
-    for name, marker, *variables in (
-        # Who started it again counts before who started it: https://docs.github.com/actions/reference/variables-reference
-        (
-            "GitHub Actions",
-            "GITHUB_ACTIONS",
-            "GITHUB_TRIGGERING_ACTOR GITHUB_ACTOR",
-            "GITHUB_RUN_ID",
-            "GITHUB_REPOSITORY",
-        ),
-        # https://docs.gitlab.com/ci/variables/predefined_variables/
-        ("GitLab CI", "GITLAB_CI", "GITLAB_USER_LOGIN", "CI_JOB_ID", "CI_PROJECT_PATH"),
-        # BUILD_USER comes from the plugin build-user-vars.
-        ("Jenkins", "JENKINS_URL", "BUILD_USER_ID BUILD_USER", "BUILD_NUMBER", "JOB_NAME"),
-        (
-            "Buildkite",
-            "BUILDKITE",
-            "BUILDKITE_BUILD_CREATOR",
-            "BUILDKITE_BUILD_NUMBER",
-            "BUILDKITE_PIPELINE_SLUG",
-        ),
-        ("CircleCI", "CIRCLECI", "CIRCLE_USERNAME", "CIRCLE_BUILD_NUM", "CIRCLE_PROJECT_REPONAME"),
-        ("Azure Pipelines", "TF_BUILD", "BUILD_REQUESTEDFOR", "BUILD_BUILDID", "SYSTEM_TEAMPROJECT"),
-        ("CI", "CI"),
+    Pipeline(name, marker, *(tuple(variables.split()) for variables in others))
+    for name, marker, *others in (
+        line.strip().split(", ")
+        # Who started it again counts before who started it: https://docs.github.com/actions/reference/variables-reference,
+        # https://docs.gitlab.com/ci/variables/predefined_variables/.  BUILD_USER comes from the plugin build-user-vars.
+        for line in """
+        GitHub Actions, GITHUB_ACTIONS, GITHUB_TRIGGERING_ACTOR GITHUB_ACTOR, GITHUB_RUN_ID, GITHUB_REPOSITORY
+        GitLab CI, GITLAB_CI, GITLAB_USER_LOGIN, CI_JOB_ID, CI_PROJECT_PATH
+        Jenkins, JENKINS_URL, BUILD_USER_ID BUILD_USER, BUILD_NUMBER, JOB_NAME
+        Buildkite, BUILDKITE, BUILDKITE_BUILD_CREATOR, BUILDKITE_BUILD_NUMBER, BUILDKITE_PIPELINE_SLUG
+        CircleCI, CIRCLECI, CIRCLE_USERNAME, CIRCLE_BUILD_NUM, CIRCLE_PROJECT_REPONAME
+        Azure Pipelines, TF_BUILD, BUILD_REQUESTEDFOR, BUILD_BUILDID, SYSTEM_TEAMPROJECT
+        CI, CI
+        """.strip().splitlines()
     )
 )
 
@@ -58,9 +49,14 @@ _PLACE = re.compile(r"(.+?) \([^()]*\)", re.DOTALL)
 
 def actor_of(environment: Mapping[str, str], user: str, host: str | None = None) -> str:
     """Return under which name records are made, where none was set."""
-    pipeline = next((one for one in PIPELINES if _is_set(environment, one.marker)), None)
+    unset = ("", "0", "false", "no")
+    pipeline = next(
+        (one for one in PIPELINES if environment.get(one.marker, "").strip().casefold() not in unset), None
+    )
     if pipeline is None:
-        return _written(user, _host() if host is None else host)
+        with suppress(OSError):
+            host = socket.gethostname() if host is None else host
+        return _written(user, host or "")
     who = _first(environment, pipeline.people) or user
     run, place = _first(environment, pipeline.runs), _first(environment, pipeline.places)
     where = pipeline.name + (f", run {run}" if run else "") + (f" of {place}" if run and place else "")
@@ -95,16 +91,5 @@ def _plain(text: str) -> str:
     return " ".join(kept.split())
 
 
-def _is_set(environment: Mapping[str, str], name: str) -> bool:
-    return environment.get(name, "").strip().casefold() not in ("", "0", "false", "no")
-
-
 def _first(environment: Mapping[str, str], names: tuple[str, ...]) -> str:
     return next((environment[name] for name in names if environment.get(name, "").strip()), "")
-
-
-def _host() -> str:
-    try:
-        return socket.gethostname()
-    except OSError:
-        return ""

@@ -101,8 +101,7 @@ def read_private_key(path: Path, passphrase: Callable[[], bytes]) -> EllipticCur
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    data = read_pem(path)
-    secret: bytes | None = None
+    data, secret = read_pem(path), None
     try:
         try:
             key = load_pem_private_key(data, None)
@@ -113,14 +112,10 @@ def read_private_key(path: Path, passphrase: Callable[[], bytes]) -> EllipticCur
         # Without its cause: what the library says of a key is nothing for a log.
         if secret is not None:
             raise BadInputError(f"the passphrase of {path.name} is wrong") from None
-        public = b"BEGIN PUBLIC KEY-----" in data or b"BEGIN CERTIFICATE-----" in data
-        wrong = (
-            "is public: signing takes the private key" if public else "holds no private key that can be read"
-        )
-        raise BadInputError(f"{path.name} {wrong}", hint=_KEYGEN) from None
-    if not isinstance(key, EllipticCurvePrivateKey):
-        raise BadInputError(f"{path.name} is not a key on an elliptic curve, which sign models", hint=_KEYGEN)
+        message = f"{path.name} holds no private key that can be read: signing takes no public one"
+        raise BadInputError(message, hint=_KEYGEN) from None
     known_curve(key.public_key(), path.name)
+    assert isinstance(key, EllipticCurvePrivateKey)
     return key
 
 
@@ -182,17 +177,12 @@ class BadSignatureError(RegistryError):
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """A signature that is not verified yet.
-
-    Attributes:
-        payload: the bytes that are signed, together with the type.
-        hint: the id of the key; may be empty.
-    """
+    """A signature that is not verified yet."""
 
     payload_type: str
-    payload: bytes
+    payload: bytes  # which is signed, together with the type
     signature: bytes
-    hint: str = ""
+    hint: str = ""  # the id of the key; may be empty
 
     def signed_bytes(self) -> bytes:
         """Return what the signature is over: DSSE's pre-authentication encoding."""
@@ -232,7 +222,11 @@ def parse_envelope(data: bytes, name: str) -> Envelope:
     if len(data) > LARGEST:
         raise BadSignatureError(f"{name} is larger than {LARGEST >> 20} MiB, which no signature is")
     try:
-        return _envelope(parse_json(data, name))
+        document = parse_json(data, name)
+        if document["mediaType"] != MEDIA_TYPE:
+            raise ValueError("not a bundle of a known kind")
+        hint = document["verificationMaterial"].get("publicKey", {}).get("hint")
+        return replace(parse_dsse(document["dsseEnvelope"]), hint=_text(hint or ""))
     except (FormatError, TypeError, KeyError, ValueError, AttributeError) as error:
         why = (
             error.message if isinstance(error, StorageError) else "it is not a Sigstore bundle in version 0.3"
@@ -260,13 +254,6 @@ def signed_document(
         signatures = [{"keyid": name, "sig": base64.b64encode(signature).decode("ascii")}]
     text = base64.b64encode(payload).decode("ascii")
     return {"payloadType": payload_type, "payload": text, "signatures": signatures}
-
-
-def _envelope(document: Any) -> Envelope:
-    if document["mediaType"] != MEDIA_TYPE:
-        raise ValueError("not a bundle of a known kind")
-    bare = parse_dsse(document["dsseEnvelope"])
-    return replace(bare, hint=_text(document["verificationMaterial"].get("publicKey", {}).get("hint") or ""))
 
 
 def _text(value: Any) -> str:
@@ -338,7 +325,30 @@ def read_statement(envelope: Envelope) -> Statement:
     try:
         if envelope.payload_type != IN_TOTO:
             raise ValueError("it is over something else than an in-toto statement")
-        return _statement(parse_json(envelope.payload, "the signed statement"))
+        document = parse_json(envelope.payload, "the signed statement")
+        if document["_type"] != STATEMENT or document["predicateType"] != PREDICATE:
+            raise ValueError("it is not of the kind that model-signing 1.0 makes")
+        (subject,), predicate = document["subject"], document["predicate"]
+        method = predicate["serialization"]
+        if method["method"] != "files" or method["hash_type"] != "sha256":
+            raise ValueError("it is not over whole files by their SHA-256")
+        running, files = sha256(), dict[str, str]()
+        for resource in predicate["resources"]:
+            path, digest = resource["name"], resource["digest"]
+            if resource["algorithm"] != "sha256" or not _HEX.fullmatch(digest):
+                raise ValueError("a digest is no SHA-256")
+            if path != LONE:
+                safe_relative_path(path)
+            if path in files:
+                raise FormatError("it names a path twice")
+            files[path] = digest
+            running.update(bytes.fromhex(digest))
+        if not files or (LONE in files and len(files) > 1):
+            raise ValueError("it names no files")
+        if subject["digest"]["sha256"] != running.hexdigest():
+            raise ValueError("its digest is not that of its list")
+        ignored = tuple(str(path)[:300] for path in method.get("ignore_paths", []))
+        return Statement(str(subject.get("name", ""))[:300], files, ignored)
     except KeyError as error:
         raise BadSignatureError(f"the signature lacks {str(error)[:60]} in its statement") from error
     except (StorageError, TypeError, AttributeError, ValueError) as error:
@@ -346,34 +356,3 @@ def read_statement(envelope: Envelope) -> Statement:
         raise BadSignatureError(
             f"the signature does not state which files are signed: {why[:200]}"
         ) from error
-
-
-def _statement(document: Any) -> Statement:
-    if document["_type"] != STATEMENT or document["predicateType"] != PREDICATE:
-        raise ValueError("it is not of the kind that model-signing 1.0 makes")
-    (subject,) = document["subject"]
-    predicate = document["predicate"]
-    method = predicate["serialization"]
-    if method["method"] != "files" or method["hash_type"] != "sha256":
-        raise ValueError("it is not over whole files by their SHA-256")
-    running, files = sha256(), {}
-    for resource in predicate["resources"]:
-        path, digest = resource["name"], resource["digest"]
-        if resource["algorithm"] != "sha256" or not _HEX.fullmatch(digest):
-            raise ValueError("a digest is no SHA-256")
-        if path != LONE:
-            safe_relative_path(path)
-        if path in files:
-            raise FormatError("it names a path twice")
-        files[path] = digest
-        running.update(bytes.fromhex(digest))
-    if not files or (LONE in files and len(files) > 1):
-        raise ValueError("it names no files")
-    if subject["digest"]["sha256"] != running.hexdigest():
-        raise ValueError("its digest is not that of its list")
-    ignored = method.get("ignore_paths", [])
-    return Statement(
-        name=str(subject.get("name", ""))[:300],
-        files=files,
-        ignored=tuple(str(path)[:300] for path in ignored),
-    )

@@ -135,14 +135,14 @@ def compared(kind: type) -> Sequence[str]:
     return [part.key for part in parts_of(kind).values() if part.about.compared]
 
 
-def row_values(kind: type, row: Any) -> dict[str, Any]:
+def row_values(kind: type, row: Any) -> Mapping[str, Any]:
     """Return the values of the fields that are columns of a row's table, and of records whose fields are.
 
     A record `best` with `iteration` and `val_loss` has the columns `best_iteration` and `best_val_loss`; it is None if it
     may be, and the first is NULL.  Tables store None as an empty string in columns that are not nullable.
     """
     own, inner = _columns(kind, row.__table__)
-    parts, values = parts_of(kind), dict[str, Any]()
+    parts, values = parts_of(kind), dict[str, object]()
     for name in own:
         value = getattr(row, name)
         if isinstance(value, list):
@@ -208,6 +208,11 @@ class Record(Mapping[str, Any]):
     def from_row(cls, row: Any, **others: Any) -> Self:
         """Return the record of a table's row; `others` are the fields that are not columns."""
         return cls(**{**row_values(cls, row), **others})
+
+    @classmethod
+    def extending(cls, record: Record, **others: Any) -> Self:
+        """Return a record with the fields of another, whose class this one's is based on, and others."""
+        return cls(**{**{each.name: getattr(record, each.name) for each in fields(record)}, **others})  # type: ignore[arg-type]
 
     def to_dict(self) -> dict[str, object]:
         """Return the record as `--json` prints it."""

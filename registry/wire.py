@@ -134,7 +134,7 @@ def _needed(kind: type) -> set[str]:
 
 
 def _record(kind: type, value: Mapping[str, Any]) -> Any:
-    found, keys = dict[str, Any](), _keys(kind)
+    found, keys = dict[str, object](), _keys(kind)
     for key, (each, of) in keys.items():
         if key not in value:
             if key in _needed(kind):

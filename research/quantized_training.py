@@ -101,7 +101,8 @@ def _stamp(path: Path) -> tuple[int, int, int]:
 
 
 def _common_format(layers: Iterable[Any], way: Way) -> tuple[int, int, str]:
-    formats = {_format(_inner(layer)) for layer in layers}
+    inner = map(_inner, layers)
+    formats = {(one.bits, one.group_size, one.mode) if hasattr(one, "bits") else None for one in inner}
     found = formats.pop() if len(formats) == 1 else None
     if found is None and not formats:
         raise BadInputError(
@@ -170,11 +171,6 @@ def _update(layer: Any) -> Any:
 
 def _inner(layer: Any) -> Any:
     return layer.embedding if "embedding" in layer else layer.get("linear")
-
-
-def _format(layer: Any) -> tuple[int, int, str] | None:
-    """Return how a layer is quantised, None where it is not."""
-    return (layer.bits, layer.group_size, layer.mode) if hasattr(layer, "bits") else None
 
 
 def _in_words(found: tuple[int, int, str] | None) -> str:

@@ -22,7 +22,7 @@ from fusery.registry.exchange.uploads import USUAL, UploadLimits
 from fusery.registry.records.trust import Role
 from fusery.registry.remote.address import is_loopback
 from fusery.registry.runtime.errors import AddressError
-from fusery.registry.webhooks.signing import Deliverer
+from fusery.registry.webhooks.sending import Deliverer
 from fusery.storage.progress import SILENT, Reporter
 
 if TYPE_CHECKING:

@@ -30,17 +30,11 @@ PAGE = 1_000
 
 
 class Paging(NamedTuple):
-    """How the next page of a list is requested.
+    """How the next page of a list is requested."""
 
-    Attributes:
-        key: the parameter that changes from page to page.
-        field: the field of a page's last record that `key` is set to; empty if `key` is the offset.
-        newest: whether the first page has the newest records, and each further one those before.
-    """
-
-    key: str = "offset"
-    field: str = ""
-    newest: bool = False
+    key: str = "offset"  # the parameter that changes from page to page
+    field: str = ""  # the field of a page's last record that `key` is set to; empty if `key` is the offset
+    newest: bool = False  # whether the first page has the newest records, and each further one those before
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,7 +92,7 @@ class Operation:
                 found |= get_type_hints(get_args(found.pop(name))[0])
         return found
 
-    def arguments(self, args: tuple[Any, ...], keywords: Mapping[str, Any]) -> dict[str, Any]:
+    def arguments(self, args: tuple[Any, ...], keywords: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the arguments of a call by name, without those that equal their default."""
         bound = inspect.signature(self.method).bind(None, *args, **keywords)
         parameters = self.parameters

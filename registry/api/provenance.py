@@ -87,10 +87,22 @@ class Provenance(Resource):
         reporter: Reporter = SILENT,
     ) -> Identified:
         """Return what a folder or file is, whether it is intact, and who signed it."""
+        from ..provenance.identify import identify
         from ..provenance.verify import verify_on_record
         from .trust import Trust
 
-        found = self._identified(path, reporter)
+        if self.server is None:
+            found = identify(self.workspace, path, reporter=reporter)
+        else:
+            from ..provenance.candidates import in_parts, sought
+            from ..records.bundles import record_sent
+
+            answers = [self._candidates(part) for part in in_parts(sought(path))]
+            names = dict.fromkeys(name for each in answers for name in each.names)
+            with self.here(*names, send=False) as (workspace, _):
+                for bundle in dict.fromkeys(bundle for each in answers for bundle in each.bundles):
+                    record_sent(workspace, bundle)
+                found = identify(workspace, path, reporter=reporter)
         result = verify_on_record(
             Trust(self.workspace, self.server),
             Path(path).expanduser(),
@@ -99,21 +111,6 @@ class Provenance(Resource):
             digests={file.path: Digest(file.sha256) for file in found.files},
         )
         return replace(found, intact=found.intact and result.verdict != "differs", verification=result)
-
-    def _identified(self, path: str | Path, reporter: Reporter) -> Identified:
-        from ..provenance.identify import identify
-
-        if self.server is None:
-            return identify(self.workspace, path, reporter=reporter)
-        from ..provenance.candidates import in_parts, sought
-        from ..records.bundles import record_sent
-
-        answers = [self._candidates(part) for part in in_parts(sought(path))]
-        names = dict.fromkeys(name for each in answers for name in each.names)
-        with self.here(*names, send=False) as (workspace, _):
-            for bundle in dict.fromkeys(bundle for each in answers for bundle in each.bundles):
-                record_sent(workspace, bundle)
-            return identify(workspace, path, reporter=reporter)
 
     @operation("reader", writes=True)
     @runs("provenance.candidates:candidates")

@@ -22,7 +22,6 @@ from ..record import Record
 if TYPE_CHECKING:
     from fusery.storage.digest import Digest
 
-    from ..records.transfer import Resolved
     from ..remote.server import Server
     from ..workspace.workspace import Workspace
 
@@ -102,11 +101,18 @@ class Resource:
             yield self.workspace, names
             return
         from ..exchange.exchange import fetched
+        from ..records.transfer import Resolved
         from ..records.trust import OwnIdentity
+        from ..releases.aliases import set_alias
 
-        ask = self.server.ask
+        ask, wanted = self.server.ask, list[Resolved]()
         registry = ask("tokens/own", {}, OwnIdentity, writes=False).registry
-        wanted = [self._resolved(name, ask) for name in names]
+        for name in names:
+            try:
+                wanted.append(ask("provenance/resolve", {"reference": name}, Resolved, writes=False))
+            except UnknownReferenceError:
+                self._remove_alias(name)  # it is gone there
+                raise
         # Downloads show a progress bar only, so that messages are the same as for a local registry.
         with fetched(
             self.workspace,
@@ -117,30 +123,12 @@ class Resource:
             progress=reporter.progress,
             send=send,
         ):
-            self._mirror_aliases(names, wanted)
+            for name, found in zip(names, wanted, strict=True):  # an alias holds here what it holds there
+                if found.kind == "adapter" and "#" in name and found.yanked:
+                    self._remove_alias(name)
+                elif found.kind == "adapter" and "#" in name:
+                    set_alias(self.workspace, name.strip().casefold(), found.name)
             yield self.workspace, [each.name for each in wanted]
-
-    def _resolved(self, name: str, ask: Callable[..., Any]) -> Resolved:
-        """Return what a reference means at the server; an alias that is gone there is removed here."""
-        from ..records.transfer import Resolved
-
-        try:
-            found: Resolved = ask("provenance/resolve", {"reference": name}, Resolved, writes=False)
-        except UnknownReferenceError:
-            self._remove_alias(name)
-            raise
-        return found
-
-    def _mirror_aliases(self, references: Sequence[str], wanted: Sequence[Resolved]) -> None:
-        """Let aliases that were given hold here what they hold at the server, and none a yanked adapter."""
-        from ..releases.aliases import set_alias
-
-        for reference, found in zip(references, wanted, strict=True):
-            if found.kind == "adapter" and "#" in reference:
-                if found.yanked:
-                    self._remove_alias(reference)
-                else:
-                    set_alias(self.workspace, reference.strip().casefold(), found.name)
 
     def _remove_alias(self, reference: str) -> None:
         from ..releases.aliases import remove_alias
@@ -174,7 +162,7 @@ def runs(use_case: str, *, here: bool = False, local: str = "") -> Callable[[F],
             for name, value in given.items():
                 if name != "self":
                     given[name] = _converted(name, str(method.__annotations__[name]), value, taken)
-            extra: dict[str, Any] = {}
+            extra: dict[str, object] = {}
             reporter = given.get("reporter", SILENT)
             if "reporter" in given and "say" in taken:
                 extra["say"] = given.pop("reporter").say

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,8 @@ from .operation import Paging, operation
 from .resource import Named, Resource, each_named, runs
 
 if TYPE_CHECKING:
+    from fusery.storage.plugins import Group, Plugin
+
     from ..database.schema import SchemaState, Upgraded
     from ..exchange.backup import BackedUp
     from ..exchange.filling import Restored
@@ -28,16 +30,25 @@ class Upkeep(Resource):
 
     def doctor(self, *, reporter: Reporter = SILENT) -> Sequence[Check]:
         """Check settings, database, schema, store, cache, engine and plugins; return the results."""
-        from ..upkeep.doctor import examine
-        from .plugged import plugin_checks
+        from fusery.storage.locate import protocol_of
 
-        if self.server is not None:
-            from ..upkeep.doctor import examine_remote
-            from .trust import Tokens
+        from ..admission.rules import rule_of
+        from ..bundles import target_of
+        from ..exchange.import_runs import source_of
+        from ..upkeep.doctor import examine, examine_remote, plugin_checks
+        from .trust import Tokens
 
-            own = Tokens(self.workspace, self.server).own
-            return [*examine_remote(self.workspace, self.server.url, own), *plugin_checks(reporter)]
-        return [*examine(self.workspace), *plugin_checks(reporter)]
+        loaders: Mapping[Group, Callable[[Plugin], object]] = {
+            "fusery.targets": target_of,
+            "fusery.rules": rule_of,
+            "fusery.sources": source_of,
+            "fusery.backends": protocol_of,
+        }
+        if self.server is None:
+            checks = examine(self.workspace)
+        else:
+            checks = examine_remote(self.workspace, self.server.url, Tokens(self.workspace, self.server).own)
+        return [*checks, *plugin_checks(loaders, reporter)]
 
     def audit(
         self,
@@ -187,7 +198,7 @@ class Upkeep(Resource):
 def audited(workspace: Workspace, names: Sequence[str], *, jobs: int | None = None, **options: Any) -> Report:
     """Run an audit, of all webhooks too where no names are given."""
     from ..upkeep.audit import audit
-    from ..webhooks.checks import check_deliveries
+    from ..webhooks.delivering import check_deliveries
     from ..workspace.cluster import check_jobs
 
     for name in options.keys() & {"copies", "anchors", "keys"}:
@@ -249,13 +260,11 @@ class Webhooks(Resource):
         return deliver(self.local("deliver webhooks of"), name, stop=stop, reporter=reporter)
 
     @operation("admin", writes=True)
+    @runs("webhooks.delivering:deliver")
     def _deliver(
         self, name: str | None = None, *, reporter: Reporter = SILENT
     ) -> Sequence[WebhookDeliveries]:
         """Deliver the due events, and return the results."""
-        from ..webhooks.delivering import deliver
-
-        return deliver(self.workspace, name, stop=None, reporter=reporter)
 
     @runs("webhooks.delivering:run", local="deliver webhooks of")
     def run(self, *, stop: threading.Event, reporter: Reporter = SILENT) -> None:

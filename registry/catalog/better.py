@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..records.adapter_details import AdapterDetails
@@ -48,46 +48,48 @@ def better_of(adapters: Sequence[AdapterDetails]) -> BetterAdapter:
     Every value that was measured of all adapters on the same data counts, and all must name the same one.
     """
     names = [f"{adapter.task}@{adapter.version}" for adapter in adapters]
-    measures = [*_evaluated(adapters), *_validated(adapters)]
+    measures = list(_evaluated(adapters))
+    losses = [adapter.val_loss for adapter in adapters if adapter.val_loss is not None]
+    if len(losses) == len(adapters) and _other_data(adapters, names) is None:
+        measures.append(_Measure(VAL_LOSS, False, losses, [None] * len(losses), "the same data"))
     deciding = [measure for measure in measures if measure.decides()]
     best = {names[measure.best_and_next()[0]]: measure for measure in reversed(deciding)}
+    reference, measure, hint = None, None, None
     if not measures:
         reason, hint = _unmeasured(adapters, names)
-        return _undecided(names, None, reason, hint)
-    if not best:
+    elif not best:
         measure = measures[0]
         values = " and ".join(dict.fromkeys(f"{value:.6g}" for value in measure.values))
-        close = f"{measure.title} is {values} on {measure.data}"
-        return _undecided(
-            names, measure, close if len(set(measure.values)) == 1 else f"{close}, within the error"
-        )
-    if len(best) > 1:
+        error = "" if len(set(measure.values)) == 1 else ", within the error"
+        reason = f"{measure.title} is {values} on {measure.data}{error}"
+    elif len(best) > 1:
         claims = (f"{name} by {measure.title} on {measure.data}" for name, measure in best.items())
-        return _undecided(names, None, f"the metrics disagree: {', '.join(claims)}")
-    [(name, measure)] = best.items()
-    first, second = measure.best_and_next()
-    of = f" of {names[second]}" if len(names) > 2 else ""
-    reason = f"{measure.title} {measure.values[first]:.6g} against {measure.values[second]:.6g}{of} on {measure.data}"
+        reason = f"the metrics disagree: {', '.join(claims)}"
+    else:
+        [(reference, measure)] = best.items()
+        first, second = measure.best_and_next()
+        of = f" of {names[second]}" if len(names) > 2 else ""
+        values = f"{measure.values[first]:.6g} against {measure.values[second]:.6g}{of}"
+        reason = f"{measure.title} {values} on {measure.data}"
     return BetterAdapter(
-        reference=name,
-        metric=measure.metric,
-        values_=dict(zip(names, measure.values, strict=True)),
+        reference=reference,
+        metric=measure.metric if measure else None,
+        values_=dict(zip(names, measure.values, strict=True)) if measure else {},
         reason=reason,
-        hint=None,
-    )
-
-
-def _undecided(
-    names: Sequence[str], measure: _Measure | None, reason: str, hint: str | None = None
-) -> BetterAdapter:
-    values = {} if measure is None else dict(zip(names, measure.values, strict=True))
-    return BetterAdapter(
-        reference=None, metric=measure.metric if measure else None, values_=values, reason=reason, hint=hint
+        hint=hint,
     )
 
 
 def _evaluated(adapters: Sequence[AdapterDetails]) -> Iterator[_Measure]:
-    newest = [_newest(adapter) for adapter in adapters]
+    # The newest by metric and data; those of unnamed data, of speed and of fused models do not count.
+    newest = [
+        {
+            (row.metric, comparable(row), row.task_version): row
+            for row in adapter.evaluations
+            if row.dataset and (row.metric == "probe.loss" or not (row.harness or "").startswith("fusery "))
+        }
+        for adapter in adapters
+    ]
     one_base = len({adapter.base for adapter in adapters}) == 1
     for key, first in newest[0].items():
         if not all(key in values for values in newest):
@@ -105,15 +107,6 @@ def _evaluated(adapters: Sequence[AdapterDetails]) -> Iterator[_Measure]:
             )
 
 
-def _newest(adapter: AdapterDetails) -> Mapping[tuple[object, ...], Evaluation]:
-    """Return the newest evaluations by metric and data; those of unnamed data, of speed and of fused models do not count."""
-    return {
-        (row.metric, comparable(row), row.task_version): row
-        for row in adapter.evaluations
-        if row.dataset and (row.metric == "probe.loss" or not (row.harness or "").startswith("fusery "))
-    }
-
-
 def _higher(row: Evaluation) -> bool | None:
     if row.higher_is_better is not None:
         return row.higher_is_better
@@ -128,12 +121,6 @@ def _is_loss(metric: str) -> bool:
 
 def _word(metric: str) -> str:
     return re.split(r"[.:@-]", metric)[-1].lower()
-
-
-def _validated(adapters: Sequence[AdapterDetails]) -> Iterator[_Measure]:
-    losses = [adapter.val_loss for adapter in adapters if adapter.val_loss is not None]
-    if len(losses) == len(adapters) and _other_data(adapters, [""] * len(adapters)) is None:
-        yield _Measure(VAL_LOSS, False, losses, [None] * len(losses), "the same data")
 
 
 def _other_data(adapters: Sequence[AdapterDetails], names: Sequence[str]) -> str | None:

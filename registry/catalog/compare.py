@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -19,24 +18,32 @@ from ..records.evaluation import METRIC, Evaluation, comparable, mismatch, setti
 from ..records.fused import Fidelity, FusedLine
 from ..records.fused_rows import fused_by_adapter
 from ..records.references import load_adapters, resolve_adapter
+from ..workspace.workspace import Workspace
 from .better import better_of
 from .show import full_records, fused_lines, show_adapter
-
-if TYPE_CHECKING:
-    from ..comparison.modules import ModuleChange
-    from ..workspace.workspace import Workspace
-
 
 _SAID_ABOVE = frozenset({"training.iters", "training.lora_parameters.rank", "training.lora_parameters.scale"})
 
 
 def diff_adapters(workspace: Workspace, a: str, b: str) -> WeightsDifference:
     """Return what differs between two adapters on one base model, in their weights too."""
-    from ..comparison.modules import overall
+    from ..comparison.modules import compare_adapters as compare_modules
+    from ..comparison.modules import open_registered, overall
 
     left, right = show_adapter(workspace, a), show_adapter(workspace, b)
     changed = {field: values for field, values in fields([left, right]).items() if values[0] != values[1]}
-    changes = _changes(workspace, left.name, right.name)
+    with workspace.database.read() as session:
+        adapters = [resolve_adapter(session, adapter.name) for adapter in (left, right)]
+        if len({adapter.base_id for adapter in adapters}) > 1:
+            raise BadInputError(
+                f"{left.name} is on {left.base} and {right.name} on {right.base}: updates of different weights cannot be "
+                "compared",
+                hint=f"fusery diff {left.name} {right.name}  compares their records",
+            )
+        for adapter in adapters:
+            adapter.manifest.files  # noqa: B018 -- loaded now: the session ends here
+    with open_registered(workspace, adapters) as (ours, theirs):
+        changes = compare_modules(ours, theirs)
     return WeightsDifference(
         a=left.name,
         b=right.name,
@@ -79,25 +86,6 @@ def _whole(adapter: AdapterDetails) -> str | None:
     return next((finding.message for finding in adapter.findings if finding.code == WHOLE), None)
 
 
-def _changes(workspace: Workspace, a: str, b: str) -> list[ModuleChange]:
-    from ..comparison.modules import compare_adapters as compare_modules
-    from ..comparison.modules import open_registered
-
-    with workspace.database.read() as session:
-        adapters = [resolve_adapter(session, name) for name in (a, b)]
-        one, other = adapters
-        if one.base_id != other.base_id:
-            raise BadInputError(
-                f"{one.name} is on {one.base.name} and {other.name} on {other.base.name}: updates of different "
-                "weights cannot be compared",
-                hint=f"fusery diff {one.name} {other.name}  compares their records",
-            )
-        for adapter in adapters:
-            adapter.manifest.files  # noqa: B018 -- loaded now: the session ends here
-    with open_registered(workspace, adapters) as (ours, theirs):
-        return compare_modules(ours, theirs)
-
-
 def _flat(value: Mapping[str, object], prefix: str) -> dict[str, object]:
     flat: dict[str, object] = {}
     for key, item in value.items():
@@ -121,7 +109,12 @@ def compare_adapters(workspace: Workspace, references: Sequence[str]) -> Compare
         made = {number: {"fused": each} for number, each in lines.items()}
         details = full_records(session, chosen, made)
     names = tuple(adapter.name for adapter in details)
-    found = fields(details) | _measured_fields(details) | _fused_fields(details)
+    newest = [adapter.fused[-1] if adapter.fused else None for adapter in details]
+    found = fields(details) | _measured_fields(details)
+    for field in compared(FusedLine):
+        found[f"fused.{field}"] = tuple(None if line is None else line[field] for line in newest)
+    for field in compared(Fidelity):
+        found[f"fused.{field}"] = tuple(None if line is None else line.fidelity[field] for line in newest)
     curves = {adapter.name: adapter.curve for adapter in details}
     return ComparedAdapters(
         adapters=names,
@@ -139,21 +132,25 @@ def compare_adapters(workspace: Workspace, references: Sequence[str]) -> Compare
 
 
 def _chosen(session: Session, references: Sequence[str]) -> list[tables.AdapterRow]:
-    wanted = _with_versions(session, references)
+    adapter, task = tables.AdapterRow, tables.TaskRow
+    query = select(task.name, adapter.name).join(task, task.id == adapter.task_id).order_by(adapter.version)
+    versions = dict[str, list[str]]()
+    for name, version in session.execute(
+        query.where(task.name.in_({text.strip().casefold() for text in references}))
+    ):
+        versions.setdefault(name, []).append(version)
+    wanted = [each for text in references for each in versions.get(text.strip().casefold(), [text])]
     if len(wanted) > MOST:
         raise BadInputError(
             f"{len(wanted)} adapters are too many for one table",
             hint=f"at most {MOST}, such as TASK@1 TASK@2; fusery log TASK lists all",
         )
     # What is called by its name, as most are, takes one question for all.
-    query = load_adapters(in_full=True)
-    named = query.where(tables.AdapterRow.name.in_({text.strip() for text in wanted}))
-    known = {adapter.name: adapter for adapter in session.scalars(named).unique()}
-    found = {
-        adapter.id: adapter
-        for text in wanted
-        for adapter in [known.get(text.strip()) or resolve_adapter(session, text, query)]
-    }
+    in_full = load_adapters(in_full=True)
+    named = in_full.where(adapter.name.in_({text.strip() for text in wanted}))
+    known = {row.name: row for row in session.scalars(named).unique()}
+    rows = (known.get(text.strip()) or resolve_adapter(session, text, in_full) for text in wanted)
+    found = {row.id: row for row in rows}
     if len(found) < 2:
         raise BadInputError(
             "comparing takes two different adapters or more",
@@ -162,29 +159,8 @@ def _chosen(session: Session, references: Sequence[str]) -> list[tables.AdapterR
     return list(found.values())
 
 
-def _with_versions(session: Session, references: Sequence[str]) -> list[str]:
-    adapter, task = tables.AdapterRow, tables.TaskRow
-    query = select(task.name, adapter.name).join(task, task.id == adapter.task_id)
-    query = query.where(task.name.in_({text.strip().casefold() for text in references}))
-    versions: dict[str, list[str]] = {}
-    for name, version in session.execute(query.order_by(adapter.version)):
-        versions.setdefault(name, []).append(version)
-    return [each for text in references for each in versions.get(text.strip().casefold(), [text])]
-
-
 def _alike(values: Sequence[object]) -> bool:
     return all(value == values[0] for value in values)
-
-
-def _fused_fields(adapters: Sequence[AdapterDetails]) -> dict[str, tuple[object, ...]]:
-    newest = [adapter.fused[-1] if adapter.fused else None for adapter in adapters]
-    found: dict[str, tuple[object, ...]] = {
-        f"fused.{field}": tuple(None if line is None else line[field] for line in newest)
-        for field in compared(FusedLine)
-    }
-    for field in compared(Fidelity):
-        found[f"fused.{field}"] = tuple(None if line is None else line.fidelity[field] for line in newest)
-    return found
 
 
 def _measured_fields(adapters: Sequence[AdapterDetails]) -> dict[str, tuple[object, ...]]:

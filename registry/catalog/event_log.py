@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -48,76 +48,84 @@ def read_log(
     with workspace.database.read() as session:
         query = select(tables.EventRow).order_by(tables.EventRow.seq.desc())
         if action is not None:
-            query = query.where(tables.EventRow.action == _known(session, action))
+            query = query.where(tables.EventRow.action == action)
+            if action not in ACTIONS and session.scalar(query.limit(1)) is None:
+                hint = f"{nearest(action, ACTIONS, most=1) or ''} there are: {', '.join(ACTIONS)}".lstrip()
+                raise BadInputError(f"there is no action {action[:60]!r}", hint=hint)
         if moment is not None:
             query = query.where(tables.EventRow.at >= moment)
         if after is not None:
             query = query.where(tables.EventRow.seq > after)
         if before is not None:
             query = query.where(tables.EventRow.seq < before)
-        about = _about(session, reference, places) if reference is not None else _About()
-        if about.condition is not None:
-            query = query.where(about.condition)
-        elif limit is not None:
-            query = query.limit(limit)  # of the others, some go yet
-        rows = (row for row in session.scalars(query) if about.holds(row))
-        return events_of(session, list(reversed(list(islice(rows, limit)))))
+        if reference is None:
+            rows: Iterable[tables.EventRow] = session.scalars(query.limit(limit))
+        else:  # the database finds some that are not about it
+            about = _about(session, reference, places)
+            rows = (row for row in session.scalars(query.where(about.condition())) if about.holds(row))
+        return events_of(session, list(islice(rows, limit))[::-1])
 
 
 def events_of(session: Session, rows: Sequence[tables.EventRow]) -> list[Event]:
     """Return the records of entries."""
     names = names_of(session, rows)
-    return [_event(row, names[row.seq]) for row in rows]
-
-
-def _event(row: tables.EventRow, name: str | None) -> Event:
-    detail = json.loads(row.detail)
-    seals = json.loads(row.seals) if row.seals is not None else []
-    return Event.from_row(
-        row,
-        kind=row.subject_kind,
-        name=name,
-        summary=summary_of(row.action, detail),
-        detail=detail,
-        records=tuple(WrittenRecord(kind=kind, name=name, digest=digest) for kind, _, name, digest in seals),
-    )
-
-
-def _known(session: Session, action: str) -> str:
-    if action in ACTIONS or session.scalar(
-        select(tables.EventRow.seq).where(tables.EventRow.action == action).limit(1)
-    ):
-        return action
-    hint = f"{nearest(action, ACTIONS, most=1) or ''} there are: {', '.join(ACTIONS)}".lstrip()
-    raise BadInputError(f"there is no action {action[:60]!r}", hint=hint)
+    details = {row.seq: json.loads(row.detail) for row in rows}
+    return [
+        Event.from_row(
+            row,
+            kind=row.subject_kind,
+            name=names[row.seq],
+            summary=summary_of(row.action, details[row.seq]),
+            detail=details[row.seq],
+            records=tuple(
+                WrittenRecord(kind=kind, name=name, digest=digest)
+                for kind, _, name, digest in json.loads(row.seals or "[]")
+            ),
+        )
+        for row in rows
+    ]
 
 
 @dataclass(frozen=True, slots=True)
 class _About:
-    """Which entries are about something.
+    """Which entries are about something: those about its subjects or digests, and others that mention it."""
 
-    Attributes:
-        condition: for the database; None for all.
-        subject: the same of entries whose subject it is.
-        figures: names and digests by which the details of other entries mention it.
-        approves: the name of the alias that approvals, of adapters of its task, have to be for.
-    """
+    kinds: Sequence[str]  # what the log calls things
+    subjects: frozenset[str]
+    prefix: str
+    figures: frozenset[str]  # names and digests by which the details of other entries mention it
+    approves: Reference | None  # the alias that approvals, of adapters of its task, have to be for
 
-    condition: ColumnElement[bool] | None = None
-    subjects: frozenset[str] = frozenset()
-    prefix: str = ""
-    figures: frozenset[str] = frozenset()
-    approves: str = ""
+    def condition(self) -> ColumnElement[bool]:
+        """Return the condition for the database; each part has an index, and OR alone would read the whole log."""
+        event, of_kinds = tables.EventRow, tables.EventRow.subject_kind.in_(self.kinds)
+        ways = [and_(of_kinds, event.subject.in_(sorted(self.subjects)))]
+        if self.prefix:
+            ways.append(and_(of_kinds, begins_with(event.subject, self.prefix)))
+        if self.figures:
+            # What is about an adapter tells of no other thing, and that is most of a log: the rest is read through.
+            others = event.subject_kind.in_([kind for kind in self.kinds if kind != _ADAPTER])
+            ways.append(and_(others, or_(*map(_mentions, sorted(self.figures)))))
+        if self.approves is not None:
+            adapter, task = tables.AdapterRow, tables.TaskRow
+            names = select(adapter.name).join(task, task.id == adapter.task_id)
+            of_task = event.subject.in_(names.where(task.name == self.approves.task))
+            approved = and_(event.subject_kind == _ADAPTER, of_task, event.action.in_(_APPROVALS))
+            ways.append(and_(approved, _mentions(self.approves.value)))
+        return event.seq.in_(union(*(select(event.seq).where(way) for way in ways)))
 
     def holds(self, event: tables.EventRow) -> bool:
         """Tell whether an entry that the database found is about it: of a detail it sees the text only."""
-        if self.condition is None or event.subject in self.subjects:
+        if event.subject in self.subjects or (self.prefix and event.subject.startswith(self.prefix)):
             return True
-        if self.prefix and event.subject.startswith(self.prefix):
-            return True
-        if self.approves and event.action in _APPROVALS:
-            return bool(json.loads(event.detail).get("alias") == self.approves)
-        return _figures(json.loads(event.detail), self.figures)
+        detail = json.loads(event.detail)
+        if self.approves is not None and event.action in _APPROVALS:
+            return bool(detail.get("alias") == self.approves.value)
+        return _figures(detail, self.figures)
+
+
+def _mentions(text: str) -> ColumnElement[bool]:
+    return tables.EventRow.detail.contains(json.dumps(text), autoescape=True)
 
 
 def _figures(value: Any, names: frozenset[str]) -> bool:
@@ -131,13 +139,13 @@ def _figures(value: Any, names: frozenset[str]) -> bool:
 
 
 def _about(session: Session, text: str, places: Sequence[str]) -> _About:
-    wanted, kinds = text.strip(), _kinds(session)
-    subjects, figures = {wanted}, set[str]()
-    prefix = digest_prefix(wanted)
-    unknown: UnknownReferenceError | None = None
-    if _is_alias(wanted):
-        found = _about_alias(session, Reference.parse(wanted), kinds)
-        unknown = no_alias(session, text)
+    wanted, unknown, figures = text.strip(), None, set[str]()
+    subjects = {wanted}
+    if (alias := _alias(wanted)) is not None:
+        task, unknown = tables.TaskRow, no_alias(session, text)
+        subjects = {f"{alias.task}#{alias.value}"}
+        if session.scalar(select(task.id).where(task.name == alias.task)) is not None:
+            subjects.add(f"{EVERY_TASK}#{alias.value}")
     else:
         try:
             for thing in find_things(session, wanted, places):
@@ -146,11 +154,13 @@ def _about(session: Session, text: str, places: Sequence[str]) -> _About:
                 figures |= others
         except (UnknownReferenceError, BadInputError) as error:
             unknown = UnknownReferenceError(error.message, hint=error.hint)
-        found = _condition(kinds, frozenset(subjects), prefix, frozenset(figures))
-    if unknown is not None:
-        assert found.condition is not None
-        if session.scalar(select(tables.EventRow.seq).where(found.condition).limit(1)) is None:
-            raise unknown
+    prefix = "" if alias is not None else digest_prefix(wanted)
+    found = _About(_kinds(session), frozenset(subjects), prefix, frozenset(figures), alias)
+    if (
+        unknown is not None
+        and session.scalar(select(tables.EventRow.seq).where(found.condition()).limit(1)) is None
+    ):
+        raise unknown
     return found
 
 
@@ -163,44 +173,6 @@ def _kinds(session: Session) -> list[str]:
     return list(session.scalars(select(every.c.kind).where(every.c.kind.is_not(None))))
 
 
-def _about_alias(session: Session, alias: Reference, kinds: Sequence[str]) -> _About:
-    subjects = {f"{alias.task}#{alias.value}"}
-    adapter, task = tables.AdapterRow, tables.TaskRow
-    if session.scalar(select(task.id).where(task.name == alias.task)) is not None:
-        subjects.add(f"{EVERY_TASK}#{alias.value}")
-    names = select(adapter.name).join(task, task.id == adapter.task_id).where(task.name == alias.task)
-    event = tables.EventRow
-    approved = and_(
-        event.subject_kind == _ADAPTER,
-        event.subject.in_(names),
-        event.action.in_(_APPROVALS),
-        event.detail.contains(json.dumps(alias.value), autoescape=True),
-    )
-    own = and_(event.subject_kind.in_(kinds), event.subject.in_(sorted(subjects)))
-    return _About(_any_of([own, approved]), frozenset(subjects), approves=alias.value)
-
-
-def _condition(
-    kinds: Sequence[str], subjects: frozenset[str], prefix: str, figures: frozenset[str]
-) -> _About:
-    event = tables.EventRow
-    ways = [and_(event.subject_kind.in_(kinds), event.subject.in_(sorted(subjects)))]
-    if prefix:
-        ways.append(and_(event.subject_kind.in_(kinds), begins_with(event.subject, prefix)))
-    if figures:
-        # What is about an adapter tells of no other thing, and that is most of a log: the rest is read through.
-        others = event.subject_kind.in_([kind for kind in kinds if kind != _ADAPTER])
-        named = (event.detail.contains(json.dumps(name), autoescape=True) for name in sorted(figures))
-        ways.append(and_(others, or_(*named)))
-    return _About(_any_of(ways), subjects, prefix, figures)
-
-
-def _any_of(ways: Sequence[ColumnElement[bool]]) -> ColumnElement[bool]:
-    """Return the condition that one of several holds, each of which has an index: OR alone would read the whole log."""
-    seq = tables.EventRow.seq
-    return seq.in_(union(*(select(seq).where(way) for way in ways)))
-
-
 def _names(thing: Thing) -> tuple[set[str], set[str]]:
     if isinstance(thing, tables.AdapterRow):
         return {thing.name, thing.digest}, {thing.name}
@@ -211,8 +183,9 @@ def _names(thing: Thing) -> tuple[set[str], set[str]]:
     return {thing.digest} if isinstance(thing, tables.BaseModelRow) else set(), set()
 
 
-def _is_alias(text: str) -> bool:
+def _alias(text: str) -> Reference | None:
     try:
-        return Reference.parse(text).kind == "alias"
+        reference = Reference.parse(text)
     except BadInputError:
-        return False
+        return None
+    return reference if reference.kind == "alias" else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import select
@@ -27,29 +27,28 @@ def names_of(session: Session, events: Sequence[tables.EventRow]) -> dict[int, s
     wanted: dict[str, set[str]] = defaultdict(set)
     for event in events:
         wanted[event.subject_kind].add(event.subject)
-    known = {kind: _look_up(session, kind, subjects) for kind, subjects in wanted.items()}
-    found = {}
+    names = {"blob": _blobs(session, wanted["blob"])}
+    for kind, (column, name_of) in _NAMES.items():
+        # Most entries about adapters have a name themselves, and need no question.
+        digests = {each for each in wanted[kind] if len(each) == 64 and not each.strip("0123456789abcdef")}
+        names[kind] = {
+            getattr(row, column.key): name_of(row)
+            for some in batches(sorted(digests))
+            for row in session.scalars(
+                select(column.class_).where(column.in_(some)).order_by(column.class_.id)
+            )
+        }
+    found = dict[int, str | None]()
     for event in events:
-        name = known.get(event.subject_kind, {}).get(event.subject)
-        if name is None and event.subject_kind in _NAMED:
-            name = event.subject
-        said = _from_detail(event.subject_kind, json.loads(event.detail))
-        # The same bundle may be in several places: which of them an entry is about, only that tells.
-        found[event.seq] = (said or name) if event.subject_kind == "bundle" else (name or said)
+        kind, detail = event.subject_kind, json.loads(event.detail)
+        name = names.get(kind, {}).get(event.subject) or (event.subject if kind in _NAMED else None)
+        if kind == "bundle" and "target" in detail:
+            # The same bundle may be in several places: which of them an entry is about, only that tells.
+            name = f"{detail['target']} {detail['path']}"
+        elif kind == "fused":
+            name = name or detail.get("label") or detail.get("adapter")
+        found[event.seq] = name or (kind if kind == "registry" else None)
     return found
-
-
-def _from_detail(kind: str, detail: Detail) -> str | None:
-    if kind == "fused":
-        return detail.get("label") or detail.get("adapter")
-    if kind == "bundle" and "target" in detail:
-        return f"{detail['target']} {detail['path']}"
-    return kind if kind == "registry" else None
-
-
-def _rows(session: Session, column: Any, values: Iterable[str]) -> Iterable[Any]:
-    for chosen in batches(sorted(values)):
-        yield from session.scalars(select(column.class_).where(column.in_(chosen)).order_by(column.class_.id))
 
 
 _NAMES: Mapping[str, tuple[Any, Callable[[Any], str]]] = {
@@ -60,17 +59,6 @@ _NAMES: Mapping[str, tuple[Any, Callable[[Any], str]]] = {
     "fused": (tables.FusedRow.key, label_of),
 }
 """By kind: the column with the digest that the log calls a subject by, and the name of a row."""
-
-
-def _look_up(session: Session, kind: str, subjects: set[str]) -> dict[str, str]:
-    if kind == "blob":
-        return _blobs(session, subjects)
-    if kind not in _NAMES:
-        return {}
-    column, name = _NAMES[kind]
-    # Most entries about adapters have a name themselves, and need no question.
-    digests = {each for each in subjects if len(each) == 64 and not each.strip("0123456789abcdef")}
-    return {getattr(row, column.key): name(row) for row in _rows(session, column, digests)}
 
 
 def _blobs(session: Session, digests: set[str]) -> dict[str, str]:
@@ -100,28 +88,30 @@ def summary_of(action: str, detail: Detail) -> str:
 
 def _registered(detail: Detail) -> str:
     other, loss = detail.get("trained_on") or {}, detail.get("val_loss")
-    told = [f"trained on {other['name']}"] if "name" in other else []
-    return ", ".join(told + ([] if loss is None else [f"validation loss {loss:.4g}"]))
+    words = [f"trained on {other['name']}"] if "name" in other else []
+    return ", ".join(words if loss is None else [*words, f"validation loss {loss:.4g}"])
 
 
 def _moved(detail: Detail) -> str:
     before, after = (_name(detail.get(key)) for key in ("from", "to"))
-    emergency = " (emergency)" if detail.get("emergency") else ""
-    return f"{before} -> {after}{emergency}"
+    return f"{before} -> {after}{' (emergency)' if detail.get('emergency') else ''}"
+
+
+def _name(stated: Any) -> str:
+    return str(stated["name"]) if isinstance(stated, Mapping) and "name" in stated else "none"
 
 
 def _amended(detail: Detail) -> str:
-    changes = detail.get("changes") or ()
     return ", ".join(
         f"{each.get('field')} {json.dumps(each.get('from'))} -> {json.dumps(each.get('to'))}"
-        for each in changes
+        for each in detail.get("changes") or ()
     )
 
 
 def _evaluated(detail: Detail) -> str:
     found = [each for each in detail.get("metrics") or () if isinstance(each, Mapping)]
-    told = [f"{each.get('metric')} {each.get('value'):.4g}" for each in found[:_SHOWN]]
-    return ", ".join(told + ([f"and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []))
+    words = [f"{each.get('metric')} {each.get('value'):.4g}" for each in found[:_SHOWN]]
+    return ", ".join(words + ([f"and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []))
 
 
 _SHOWN = 3
@@ -130,8 +120,8 @@ _SHOWN = 3
 
 def _repaired(detail: Detail) -> str:
     source, moved = detail.get("source"), detail.get("moved_to")
-    told = [f"from {source}"] if source else ["made again by its recipe"]
-    return ", ".join(told + ([f"what was damaged is in {moved}"] if moved else []))
+    made = f"from {source}" if source else "made again by its recipe"
+    return f"{made}, what was damaged is in {moved}" if moved else made
 
 
 def _proved(detail: Detail) -> str:
@@ -141,36 +131,16 @@ def _proved(detail: Detail) -> str:
 
 
 def _trusted(detail: Detail) -> str:
-    aliases = ", ".join(detail.get("aliases", ()))
-    counts = ([aliases] if aliases else []) + (
-        ["fused models of other registries"] if detail.get("fused") else []
-    )
-    return f"for {' and '.join(counts)}" if counts else ""
-
-
-def _name(stated: Any) -> str:
-    return str(stated["name"]) if isinstance(stated, Mapping) and "name" in stated else "none"
+    counts = [
+        ", ".join(detail.get("aliases", ())),
+        "fused models of other registries" if detail.get("fused") else "",
+    ]
+    return f"for {' and '.join(filter(None, counts))}" if any(counts) else ""
 
 
 def _measured(detail: Detail) -> str:
     share = detail.get("retained")
-    retained = "" if share is None else f", {share_in_words(share)}"
-    return f"{detail.get('verdict')}{retained}"
-
-
-def _shipped(detail: Detail) -> str:
-    names = detail.get("adapters") or [detail.get("adapter")]
-    return ", ".join(str(name) for name in names if name)
-
-
-def _approved(detail: Detail) -> str:
-    return f"for {detail.get('alias')}{', authenticated' if detail.get('authenticated') else ''}"
-
-
-def _received(detail: Detail) -> str:
-    origin = detail.get("origin") or {}
-    added = detail.get("added") or ()
-    return f"{', '.join(added) or 'whole'} from {origin.get('registry')}"
+    return f"{detail.get('verdict')}{'' if share is None else f', {share_in_words(share)}'}"
 
 
 def _ruled(detail: Detail) -> str:
@@ -184,6 +154,17 @@ def _sent(detail: Detail) -> str:
     return f"{', '.join(detail.get('actions', ()))}{tasks} to {detail.get('url')}"
 
 
+def _approved(detail: Detail) -> str:
+    return f"for {detail.get('alias')}{', authenticated' if detail.get('authenticated') else ''}"
+
+
+def _received(detail: Detail) -> str:
+    origin = detail.get("origin") or {}
+    return f"{', '.join(detail.get('added') or ()) or 'whole'} from {origin.get('registry')}"
+
+
+_SIGNED = "with the key {key_id!s:.12}"
+_RAN = "{of} {name}"
 _TELLS: Mapping[str, str | Callable[[Detail], str]] = {
     "adapter.amended": _amended,
     "adapter.approved": _approved,
@@ -193,7 +174,7 @@ _TELLS: Mapping[str, str | Callable[[Detail], str]] = {
     "adapter.received": _received,
     "adapter.registered": _registered,
     "adapter.unapproved": _approved,
-    "adapter.signed": "with the key {key_id!s:.12}",
+    "adapter.signed": _SIGNED,
     "alias.confirmed": lambda detail: (
         f"{_name(detail.get('to'))} holds it still, and was judged once more by what is amended"
     ),
@@ -207,12 +188,14 @@ _TELLS: Mapping[str, str | Callable[[Detail], str]] = {
     "base.recognised": "{name} holds the same as the base {same_as!s:.12}",
     "blob.quarantined": "moved to {moved_to}",
     "blob.repaired": _repaired,
-    "bundle.signed": "with the key {key_id!s:.12}",
-    "bundle.written": _shipped,
+    "bundle.signed": _SIGNED,
+    "bundle.written": lambda detail: ", ".join(
+        str(name) for name in detail.get("adapters") or [detail.get("adapter")] if name
+    ),
     "calibration.received": _received,
-    "deployment.ended": "{of} {name}",
-    "deployment.recorded": "{of} {name}",
-    "deployment.refused": "{of} {name}",
+    "deployment.ended": _RAN,
+    "deployment.recorded": _RAN,
+    "deployment.refused": _RAN,
     "fuse.fitted": "into {budget} times the base's size",
     "fuse.refused": lambda detail: f"not published: {detail.get('reason') or _measured(detail)}",
     "fused.confirmed": _proved,
@@ -221,7 +204,7 @@ _TELLS: Mapping[str, str | Callable[[Detail], str]] = {
     "fused.received": _received,
     "fused.refuted": _proved,
     "fused.repaired": _repaired,
-    "fused.signed": "with the key {key_id!s:.12}",
+    "fused.signed": _SIGNED,
     "key.trusted": _trusted,
     "registry.made": "its files are in {store}",
     "rules.removed": _ruled,

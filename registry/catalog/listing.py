@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -22,10 +22,10 @@ from ..records.evaluation import METRIC, parse_metric
 from ..records.fused import Base, BaseDetails
 from ..records.references import begins_with, digest_prefix, load_adapters, named_by, resolve_base
 from ..records.transfer import Found
-from ..records.views import adapter_facts, adapter_records, base_facts, is_newest, newest_values
+from ..records.views import adapter_records, base_record, is_newest, newest_values
 from ..workspace.workspace import Workspace
 
-SORTABLE: dict[str, Any] = {
+SORTABLE: Mapping[str, Any] = {
     name: getattr(tables.AdapterRow, name) for name, part in parts_of(Adapter).items() if part.about.sortable
 }
 """Fields that `list` can sort by."""
@@ -60,10 +60,11 @@ class Page:
         self._filters: list[ColumnElement[bool]] = []
         self._sorts_all = False
 
-    def keep(self, fits: ColumnElement[bool]) -> None:
-        """Keep adapters that match a condition on an indexed column."""
+    def keep(self, fits: ColumnElement[bool], *, indexed: bool = True) -> None:
+        """Keep adapters that match a condition, on an indexed column or on any."""
         self._filters.append(fits)
-        self._sorts_all = self._sorts_all or self._are_few(select(tables.AdapterRow.id).where(fits))
+        if indexed and not self._sorts_all:
+            self._sorts_all = self._are_few(select(tables.AdapterRow.id).where(fits))
 
     def keep_tagged(self, key: str, value: str) -> None:
         """Keep adapters with a tag."""
@@ -76,10 +77,6 @@ class Page:
             self._filters.append(
                 having.where(tag.adapter_id == tables.AdapterRow.id).correlate(tables.AdapterRow).exists()
             )
-
-    def keep_those(self, fits: ColumnElement[bool]) -> None:
-        """Keep adapters that match any condition."""
-        self._filters.append(fits)
 
     def query(self, offset: int, limit: int | None) -> Select[tables.AdapterRow]:
         """Return the query for the adapters of a page, with everything their views need."""
@@ -186,7 +183,7 @@ def list_adapters(
         raise BadInputError(f"too many metrics: {len(metrics):,} (at most {_MOST_METRICS})")
     chosen, wanted = None, [parse_metric(name) for name in metrics]
     if where is not None:
-        from .where import condition, parse
+        from .where import parse
 
         chosen = parse(where)
     with workspace.database.read() as session:
@@ -198,7 +195,7 @@ def list_adapters(
         for key, value in (tags or {}).items():
             page.keep_tagged(parse_slug(key, "tag"), value)
         if chosen is not None:
-            page.keep_those(condition(chosen, session.get_bind().dialect.name))
+            page.keep(chosen, indexed=False)
         rows = list(session.scalars(page.query(offset, limit)))
         found = adapter_records(session, rows)
         if not wanted:
@@ -222,11 +219,11 @@ def task_history(workspace: Workspace, task: str) -> list[Version]:
     """Return the versions of a task, oldest first, each with the change of its validation loss against the one before."""
     with workspace.database.read() as session:
         query = load_adapters().where(tables.AdapterRow.task_id == _task_id(session, task))
-        versions = adapter_facts(session, list(session.scalars(query.order_by(tables.AdapterRow.version))))
-    losses = [None, *(facts["val_loss"] for facts in versions)]
+        versions = adapter_records(session, list(session.scalars(query.order_by(tables.AdapterRow.version))))
+    losses = [None, *(adapter.val_loss for adapter in versions)]
     return [
-        Version(**facts, val_loss_change=None if None in pair else pair[1] - pair[0])
-        for facts, pair in zip(versions, itertools.pairwise(losses), strict=True)
+        Version.extending(adapter, val_loss_change=None if None in (was, now) else now - was)  # type: ignore[operator]
+        for adapter, (was, now) in zip(versions, itertools.pairwise(losses), strict=True)
     ]
 
 
@@ -244,12 +241,17 @@ def search(workspace: Workspace, text: str) -> Found:
     begun = or_(begins_with(fused.key, digest), begins_with(fused.digest, digest))
     with workspace.database.read() as session:
         task = tables.TaskRow.name
+        base, name = tables.BaseModelRow, tables.BaseNameRow
+        named = name.folded.contains(folded, autoescape=True)
+        having = select(name.base_id).join(base)
+        having = having.where(or_(named, begins_with(base.digest, digest)) if digest else named)
+        first = select(name.name).where(name.base_id == base.id).order_by(name.id).limit(1).scalar_subquery()
         tasks = _names(session, select(task).where(task.contains(folded, autoescape=True)).order_by(task))
         return Found(
             query=wanted,
             tasks=tasks,
             adapters=_adapters(session, wanted, beginning=None if tasks else folded),
-            bases=_bases(session, folded, digest),
+            bases=_names(session, select(first).where(base.id.in_(having)).order_by(base.id)),
             fused=_names(session, select(fused.key).where(begun).order_by(fused.id)) if digest else (),
         )
 
@@ -272,16 +274,6 @@ def _adapters(session: Session, text: str, *, beginning: str | None) -> tuple[st
     return found
 
 
-def _bases(session: Session, text: str, digest: str) -> tuple[str, ...]:
-    base, name = tables.BaseModelRow, tables.BaseNameRow
-    ways = [name.folded.contains(text, autoescape=True)]
-    if digest:
-        ways.append(begins_with(base.digest, digest))
-    first = select(name.name).where(name.base_id == base.id).order_by(name.id).limit(1).scalar_subquery()
-    query = select(first).where(base.id.in_(select(name.base_id).join(base).where(or_(*ways))))
-    return _names(session, query.order_by(base.id))
-
-
 def _names(session: Session, query: Select[Any], *, most: int = MOST) -> tuple[str, ...]:
     found: Iterable[str] = session.scalars(query.limit(most))
     return tuple(dict.fromkeys(found))
@@ -297,7 +289,7 @@ def list_bases(workspace: Workspace) -> list[Base]:
             selectinload(base.calibrations),
             joinedload(base.manifest).selectinload(tables.ManifestRow.files),
         )
-        return [Base(**base_facts(row)) for row in session.scalars(query.order_by(base.id))]
+        return [base_record(row) for row in session.scalars(query.order_by(base.id))]
 
 
 def show_base(workspace: Workspace, name: str, *, limit: int | None = None, offset: int = 0) -> BaseDetails:
@@ -308,8 +300,8 @@ def show_base(workspace: Workspace, name: str, *, limit: int | None = None, offs
         query = query.order_by(tables.AdapterRow.id.desc()).offset(offset or None)
         found = session.scalars(query.limit(None if limit is None else limit + 1)).all()
         more = limit is not None and len(found) > limit
-        return BaseDetails(
-            **base_facts(base),
+        return BaseDetails.extending(
+            base_record(base),
             adapters=tuple(reversed(found[:limit])),
             next=offset + limit if limit is not None and more else None,
         )

@@ -22,7 +22,7 @@ from ..records.fused_rows import fused_by_adapter
 from ..records.references import latest_version, load_adapters, resolve_adapter
 from ..records.release import BundleLine
 from ..records.renderings import own_form
-from ..records.views import adapter_facts, entries, evaluation_records, recorded_signature
+from ..records.views import adapter_records, entries, evaluation_records, recorded_signature
 from ..records.withdrawals import of_adapters, of_bundles, of_fused, recipe_in
 from ..releases.aliases import holder_then
 from ..releases.deployments import deployments_of
@@ -38,10 +38,10 @@ def full_records(
     """Return adapters with sizes, files and training; those asked for with `in_full` take the same statements however many they are."""
     parents = [adapter.parent_id for adapter in adapters if adapter.parent_id is not None]
     told = of_adapters(session, [*(adapter.id for adapter in adapters), *parents], at=at)
-    known = adapter_facts(session, adapters, told)
+    records = adapter_records(session, adapters, told)
     return [
-        AdapterDetails(**{**each, **_full_facts(row, told), **facts[row.id]})
-        for row, each in zip(adapters, known, strict=True)
+        AdapterDetails.extending(record, **{**_full_facts(row, told), **facts[row.id]})
+        for row, record in zip(adapters, records, strict=True)
     ]
 
 
@@ -56,7 +56,7 @@ def fused_lines(
     }
 
 
-def _full_facts(adapter: tables.AdapterRow, told: Mapping[int, Withdrawals]) -> dict[str, Any]:
+def _full_facts(adapter: tables.AdapterRow, told: Mapping[int, Withdrawals]) -> Mapping[str, Any]:
     recipe = recipe_in(adapter.training)
     return {
         "reduction_factor": round(adapter.total_parameters / max(1, adapter.trainable_parameters), 2),
@@ -119,7 +119,23 @@ def show_then(workspace: Workspace, reference: str, at: str) -> AdapterDetails:
     moment = parse_moment(at, end_of_day=True)
     with workspace.database.read() as session:
         adapter = resolve_then(session, reference, moment)
-        then = {**_believed(session, adapter, moment), "at": moment}
+        alias, moved, task = tables.AliasRow, tables.AliasMoveRow, adapter.task.name
+        held = select(moved.alias_id).where(moved.to_adapter_id == adapter.id)
+        names = select(alias.name).where(alias.task_id == adapter.task_id, alias.id.in_(held))
+        wanted = [
+            Reference("alias", f"{task}#{name}", task, name)
+            for name in session.scalars(names.order_by(alias.name))
+        ]
+        state = state_then(adapter, moment)
+        amended = (row for row in adapter.amendments if row.since <= moment)
+        then = {
+            **{field: state[field] for field in FIELDS},
+            "tags": {name.removeprefix(TAG): state[name] for name in sorted(state) if name.startswith(TAG)},
+            "amendments": tuple(amendment_records(amended)),
+            "evaluations": evaluation_records(adapter.name, adapter.evaluations, moment),
+            "aliases": tuple(one.value for one in wanted if holder_then(session, one, moment) == adapter.id),
+            "at": moment,
+        }
         return full_records(session, [adapter], {adapter.id: then}, moment)[0]
 
 
@@ -155,25 +171,3 @@ def resolve_then(session: Session, text: str, moment: datetime) -> tables.Adapte
             hint=f"fusery show {text}, without --at",
         )
     return found
-
-
-def _believed(session: Session, adapter: tables.AdapterRow, moment: datetime) -> dict[str, Any]:
-    state = state_then(adapter, moment)
-    tags = sorted(field for field in state if field.startswith(TAG))
-    return {
-        **{field: state[field] for field in FIELDS},
-        "tags": {field.removeprefix(TAG): state[field] for field in tags},
-        "amendments": tuple(amendment_records(row for row in adapter.amendments if row.since <= moment)),
-        "evaluations": evaluation_records(adapter.name, adapter.evaluations, moment),
-        "aliases": _aliases(session, adapter, moment),
-    }
-
-
-def _aliases(session: Session, adapter: tables.AdapterRow, moment: datetime) -> tuple[str, ...]:
-    alias, moved, task = tables.AliasRow, tables.AliasMoveRow, adapter.task.name
-    held = select(moved.alias_id).where(moved.to_adapter_id == adapter.id)
-    names = session.scalars(
-        select(alias.name).where(alias.task_id == adapter.task_id, alias.id.in_(held)).order_by(alias.name)
-    )
-    wanted = (Reference("alias", f"{task}#{name}", task, name) for name in names)
-    return tuple(one.value for one in wanted if holder_then(session, one, moment) == adapter.id)

@@ -35,7 +35,19 @@ def waiting_for_approval(workspace: Workspace, tasks: Sequence[Task]) -> list[Wa
     newest = {task.task: task for task in tasks if own(task.withdrawals) is None}
     with workspace.database.read() as session:
         asked = _asked(session, newest)
-        given = _given(session, [newest[name] for name in {task for task, _ in asked}])
+        approval, adapter = tables.ApprovalRow, tables.AdapterRow
+        names = [newest[name].adapter for name in {task for task, _ in asked}]
+        query = (
+            select(adapter.name, adapter.created_by, approval.alias, approval.by, approval.authenticated)
+            .join(approval, approval.adapter_id == adapter.id)
+            .where(adapter.name.in_(names), approval.withdrawn_at.is_(None))
+            .order_by(approval.id)
+        )
+        given = defaultdict[tuple[str, str], dict[str, tuple[str, bool]]](dict)
+        for name, author, alias, by, authenticated in session.execute(query) if names else ():
+            approver, recorded = person(by), given[name, alias]
+            if approver != person(author):
+                recorded[approver] = (by, bool(authenticated) or recorded.get(approver, ("", False))[1])
     found = []
     for (name, alias), (wanted, with_token) in sorted(asked.items()):
         task = newest[name]
@@ -83,24 +95,6 @@ def _asked(session: Session, tasks: Mapping[str, Task]) -> dict[tuple[str, str],
     }
 
 
-def _given(
-    session: Session, tasks: Sequence[Task]
-) -> defaultdict[tuple[str, str], dict[str, tuple[str, bool]]]:
-    approval, adapter = tables.ApprovalRow, tables.AdapterRow
-    query = (
-        select(adapter.name, adapter.created_by, approval.alias, approval.by, approval.authenticated)
-        .join(approval, approval.adapter_id == adapter.id)
-        .where(adapter.name.in_([task.adapter for task in tasks]), approval.withdrawn_at.is_(None))
-        .order_by(approval.id)
-    )
-    found: defaultdict[tuple[str, str], dict[str, tuple[str, bool]]] = defaultdict(dict)
-    for name, author, alias, by, authenticated in session.execute(query) if tasks else ():
-        who, known = person(by), found[name, alias]
-        if who != person(author):
-            known[who] = (by, bool(authenticated) or known.get(who, ("", False))[1])
-    return found
-
-
 def list_tasks(
     workspace: Workspace, *, after: str | None = None, limit: int | None = None, holding: str | None = None
 ) -> list[Task]:
@@ -113,27 +107,21 @@ def list_tasks(
         query = query.where(task.name.contains(holding.casefold(), autoescape=True))
     with workspace.database.read() as session:
         found = session.execute(query.order_by(task.name).limit(limit)).all()
-        told = of_adapters(session, [adapter.id for _, adapter in found])
-        held = _held(session, [each.id for each, _ in found])
+        alias, numbers = tables.AliasRow, [each.id for each, _ in found]
+        holders = select(alias.task_id, alias.name, row.version, row.id).join(row, row.id == alias.adapter_id)
+        rows = session.execute(holders.where(alias.task_id.in_(numbers)).order_by(alias.name)).all()
+        told = of_adapters(session, [adapter.id for _, adapter in found] + [each.id for each in rows])
+        held = defaultdict[int, list[HeldVersion]](list)
+        for number, name, version, adapter_id in rows:
+            yanks = told.get(adapter_id, ())
+            held[number].append(HeldVersion(alias=name, version=version, withdrawals=yanks))
         return [
             Task.from_row(
                 adapter,
                 task=each.name,
                 adapter=adapter.name,
-                withdrawals=tuple(told.get(adapter.id, ())),
-                aliases=held.get(each.id, ()),
+                withdrawals=told.get(adapter.id, ()),
+                aliases=tuple(held[each.id]),
             )
             for each, adapter in found
         ]
-
-
-def _held(session: Session, tasks: Sequence[int]) -> dict[int, tuple[HeldVersion, ...]]:
-    alias, row = tables.AliasRow, tables.AdapterRow
-    query = select(alias.task_id, alias.name, row.version, row.id).join(row, row.id == alias.adapter_id)
-    rows = session.execute(query.where(alias.task_id.in_(tasks)).order_by(alias.name)).all()
-    told = of_adapters(session, [each.id for each in rows])
-    found: dict[int, tuple[HeldVersion, ...]] = {}
-    for task, name, version, adapter in rows:
-        held = HeldVersion(alias=name, version=version, withdrawals=tuple(told.get(adapter, ())))
-        found[task] = (*found.get(task, ()), held)
-    return found

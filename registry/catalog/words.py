@@ -40,33 +40,22 @@ _NAMES: dict[Kind, str] = {
 
 def names_beginning(prefix: str, kinds: Iterable[Kind], *, home: Path | None = None) -> list[str]:
     """Return recorded names with a prefix, ignoring case, kind by kind; none if the database cannot be read."""
+    folder = expanded(home or default_home()).absolute()
+    is_set = any(name.upper() == "FUSERY_DATABASE_URL" and value for name, value in os.environ.items())
     try:
-        found = dict.fromkeys(_read(_file(home), prefix, list(kinds)))
+        file = folder / EMBEDDED
+        if is_set or (folder / CONFIG_NAME).exists():
+            from ..workspace.settings import Settings
+
+            scheme, _, rest = Settings.load(folder).database.partition("://")
+            if scheme.partition("+")[0] != "sqlite":  # names of other databases are not completed
+                return []
+            file = Path(rest.removeprefix("/").partition("?")[0])
+        found = dict.fromkeys(_read(file, prefix, list(kinds)))
         # A database may be anybody's, and shells take lines and escapes for what they are.
         return [word for word in found if word.isprintable() and not any(map(str.isspace, word))]
     except (FuseryError, OSError, ValueError, ImportError, sqlite3.Error):
         return []
-
-
-def _file(home: Path | None) -> Path:
-    """Return the embedded database; names of other databases are not completed."""
-    folder = expanded(home or default_home()).absolute()
-    is_set = any(name.upper() == "FUSERY_DATABASE_URL" and value for name, value in os.environ.items())
-    if not is_set and not (folder / CONFIG_NAME).exists():
-        return folder / EMBEDDED
-    from ..workspace.settings import Settings
-
-    scheme, _, rest = Settings.load(folder).database.partition("://")
-    if scheme.partition("+")[0] != "sqlite":
-        raise ValueError(scheme)
-    return Path(rest.removeprefix("/").partition("?")[0])
-
-
-def _query(kind: Kind) -> str:
-    return (
-        f"SELECT word FROM ({_NAMES[kind]}) AS words WHERE lower(substr(word, 1, ?)) = ? "
-        f"ORDER BY place, word LIMIT {MOST}"
-    )
 
 
 def _read(path: Path, prefix: str, kinds: Sequence[Kind]) -> Iterator[str]:
@@ -81,5 +70,7 @@ def _read(path: Path, prefix: str, kinds: Sequence[Kind]) -> Iterator[str]:
         until = time.monotonic() + _SECONDS
         connection.set_progress_handler(lambda: time.monotonic() > until, 10_000)
         for kind in kinds:
-            rows = connection.execute(_query(kind), (len(prefix), prefix.lower()))
+            begins = "lower(substr(word, 1, ?)) = ?"
+            query = f"SELECT word FROM ({_NAMES[kind]}) WHERE {begins} ORDER BY place, word LIMIT {MOST}"
+            rows = connection.execute(query, (len(prefix), prefix.lower()))
             yield from (str(word) for (word,) in rows)

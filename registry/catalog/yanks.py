@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
@@ -20,11 +20,8 @@ from ..records.references import resolve_adapter
 from ..records.release import LiftedYank, ShippedBundle, Yank
 from ..records.withdrawals import same_weights, source_pairs, standing_yank, standing_yanks
 from ..releases.deployments import deployments_of
-from .where import condition, parse
-
-if TYPE_CHECKING:
-    from ..workspace.workspace import Workspace
-
+from ..workspace.workspace import Workspace
+from .where import parse
 
 MOST = 1_000
 """Adapters of one call."""
@@ -99,8 +96,7 @@ def _chosen(session: Session, references: Sequence[str], where: str | None) -> S
         found = {row.id: row for row in (resolve_adapter(session, reference) for reference in references)}
         return [*found.values()]
     adapter = tables.AdapterRow
-    matches = condition(parse(where), session.get_bind().dialect.name)
-    rows = session.scalars(select(adapter).where(matches).order_by(adapter.id).limit(MOST + 1)).all()
+    rows = session.scalars(select(adapter).where(parse(where)).order_by(adapter.id).limit(MOST + 1)).all()
     if not rows:
         raise UnknownReferenceError("no adapter matches the expression", hint="fusery list --where EXPR")
     if len(rows) > MOST:
@@ -115,7 +111,7 @@ def _tell(session: Session, adapter: tables.AdapterRow, action: str, reason: str
     events.record(session, action, "adapter", adapter.name, detail)
 
 
-def _made_with(session: Session, adapter: tables.AdapterRow) -> dict[str, Any]:
+def _made_with(session: Session, adapter: tables.AdapterRow) -> Mapping[str, Any]:
     aliases = session.scalars(
         select(tables.AliasRow).where(tables.AliasRow.adapter_id == adapter.id).order_by(tables.AliasRow.name)
     )

@@ -64,10 +64,6 @@ class OpenAdapter:
     digest: str = ""
     config: PeftConfig | None = None
 
-    def parts(self, module: str) -> int:
-        """Return how many updates a module has: one for each expert, else one."""
-        return self.shape(module)[0]
-
     def shape(self, module: str) -> tuple[int, int, int]:
         """Return how many updates a module has, and their sizes, which are the same whatever the rank."""
         factors = self.factors[module]
@@ -192,7 +188,7 @@ def compare_module(a: OpenAdapter, b: OpenAdapter, module: str, *, shapes: bool 
                 *(adapter.read(module, part) if adapter in both else None for adapter in (a, b)),
                 shapes=shapes,
             )
-            for part in range(both[0].parts(module))
+            for part in range(both[0].shape(module)[0])
         ]
     except ValueError:
         raise FusionUnsupportedError(

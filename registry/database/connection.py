@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -30,7 +31,7 @@ from ..errors import (
 )
 from . import engine as engines
 from .engine import explain, is_outage, is_transient
-from .files import Aside, may_only_be_read, network_file_system
+from .files import Aside, network_file_system
 
 _SQLITE = ("sqlite", "sqlite+pysqlite")
 _POSTGRESQL = ("postgresql", "postgres", "postgresql+psycopg")
@@ -59,8 +60,16 @@ class Database:
         parsed, aside = _parse(url), None
         if parsed.get_backend_name() == "sqlite":
             file = Path(str(parsed.database))
-            _require_local(file)
-            aside = Aside(file) if may_only_be_read(file) else None
+            # "WAL does not work over a network filesystem", https://www.sqlite.org/wal.html; and file locks there may
+            # succeed for everybody at once.
+            if (kind := network_file_system(file)) is not None:
+                raise DatabaseUnavailableError(
+                    f"an SQLite database cannot be used safely over the network file system {kind}, where {file} lies",
+                    hint="use PostgreSQL for several machines, or put the database on a local disk",
+                )
+            # A read-only disk, or another user's folder.
+            is_fixed = file.is_file() and os.access(file, os.R_OK) and not os.access(file.parent, os.W_OK)
+            aside = Aside(file) if is_fixed else None
         try:
             engine = engines.make_engine(parsed, timeout=timeout, connect=aside.connect if aside else None)
         except ArgumentError as error:
@@ -261,13 +270,3 @@ def _parse(url: str) -> URL:
     if parsed.database in (None, "", ":memory:") or str(parsed.database).startswith("file:"):
         raise BadInputError("an SQLite database must be a file that other processes can open", hint=_URL_HINT)
     return parsed.set(database=str(Path(str(parsed.database)).absolute()))
-
-
-def _require_local(path: Path) -> None:
-    # "WAL does not work over a network filesystem", https://www.sqlite.org/wal.html; and file locks there may succeed
-    # for everybody at once.
-    if (kind := network_file_system(path)) is not None:
-        raise DatabaseUnavailableError(
-            f"an SQLite database cannot be used safely over the network file system {kind}, where {path} lies",
-            hint="use PostgreSQL for several machines, or put the database on a local disk",
-        )

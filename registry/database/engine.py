@@ -43,7 +43,10 @@ def make_engine(
     url: URL, *, timeout: float, connect: Callable[[], sqlite3.Connection] | None = None
 ) -> Engine:
     """Return an engine for an SQLite file or a PostgreSQL database; nothing is connected yet."""
-    _leave_no_last_resort()
+    for name in ("sqlalchemy.pool", "psycopg"):
+        # Without a handler, Python prints what they log of broken connections, with tracebacks, to standard error.
+        if not (logger := logging.getLogger(name)).handlers:
+            logger.addHandler(logging.NullHandler())
     common: dict[str, Any] = {"hide_parameters": True, "json_serializer": _document_text}
     if url.get_backend_name() == "sqlite":
         if connect is not None:
@@ -72,14 +75,6 @@ def _document_text(value: Any) -> str:
     from ..tables.record import document_text
 
     return document_text(value)
-
-
-def _leave_no_last_resort() -> None:
-    # Without a handler, Python prints what the drivers log of broken connections, with tracebacks, to standard error.
-    for name in ("sqlalchemy.pool", "psycopg"):
-        logger = logging.getLogger(name)
-        if not logger.handlers:
-            logger.addHandler(logging.NullHandler())
 
 
 @event.listens_for(Engine, "handle_error")

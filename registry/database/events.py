@@ -20,7 +20,6 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -39,14 +38,6 @@ FIRST_PREVIOUS = "0" * 64
 _WAITING = "entries of the log"
 ACTOR = "actor"  # key of the information about a session that says under which name changes are logged
 _DIGEST = re.compile("[0-9a-f]{64}")
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """The number of an entry of the log, and what is wrong there, in one sentence."""
-
-    seq: int
-    message: str
 
 
 def record(
@@ -105,7 +96,7 @@ def event_hash(event: EventRow) -> str:
 
 
 def _hashed(event: EventRow) -> Mapping[str, Any]:
-    content: dict[str, Any] = {
+    content = {
         "seq": event.seq,
         "at": event.at.astimezone(UTC).isoformat(timespec="microseconds"),
         "actor": event.actor,
@@ -136,23 +127,19 @@ def parse_seals(text: str) -> list[Seal]:
     """Return the seals of an entry from its text."""
     try:
         found = [Seal(*each) for each in json.loads(text)]
-        good = all(_is_seal(seal) for seal in found) and len({seal.key for seal in found}) == len(found)
+        good = len({seal.key for seal in found}) == len(found) and all(
+            seal.kind in KINDS
+            and isinstance(seal.name, str)
+            and type(seal.number) is int
+            and seal.number > 0
+            and (seal.digest is None or _DIGEST.fullmatch(seal.digest))
+            for seal in found
+        )
         if good and seals_text(found) == text:
             return found
     except (TypeError, RecursionError) as error:
         raise ValueError("invalid seals") from error
     raise ValueError("seals that fusery does not write")
-
-
-def _is_seal(seal: Seal) -> bool:
-    texts = isinstance(seal.kind, str) and isinstance(seal.name, str) and isinstance(seal.digest or "", str)
-    numbered = type(seal.number) is int and seal.number > 0
-    return (
-        texts
-        and numbered
-        and seal.kind in KINDS
-        and (seal.digest is None or bool(_DIGEST.fullmatch(seal.digest)))
-    )
 
 
 def seals_text(seals: Sequence[Seal]) -> str:
@@ -161,21 +148,21 @@ def seals_text(seals: Sequence[Seal]) -> str:
     return canonical_json(rows).decode("ascii")
 
 
-def verify_chain(session: Session) -> Iterator[Problem]:
-    """Yield what is wrong with the log, from its beginning, in memory that does not grow with it."""
+def verify_chain(session: Session) -> Iterator[tuple[int, str]]:
+    """Yield the numbers of wrong entries of the log, and what is wrong, in memory that does not grow with it."""
     seq, previous = 0, FIRST_PREVIOUS
     for number, event in _all(session):
         if event is None:
-            yield Problem(number, f"entry {number} is not readable: its time is invalid")
+            yield number, f"entry {number} is not readable: its time is invalid"
             continue
         if event.seq != seq + 1:
-            yield Problem(event.seq, f"the log jumps from entry {seq} to entry {event.seq}")
+            yield event.seq, f"the log jumps from entry {seq} to entry {event.seq}"
         elif event.previous != previous:
-            yield Problem(event.seq, f"entry {event.seq} does not follow from entry {seq}")
+            yield event.seq, f"entry {event.seq} does not follow from entry {seq}"
         if not _is_as_written(event):
-            yield Problem(event.seq, f"entry {event.seq} was changed after it was written")
+            yield event.seq, f"entry {event.seq} was changed after it was written"
         elif not _is_well_spelled(event):
-            yield Problem(event.seq, f"entry {event.seq} has details or seals that fusery does not write so")
+            yield event.seq, f"entry {event.seq} has details or seals that fusery does not write so"
         seq, previous = event.seq, event.hash
 
 

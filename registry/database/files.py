@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import sqlite3
-import sys
 from pathlib import Path
 
 from fusery.storage.copying import pump, reading
@@ -38,22 +36,18 @@ def copy_aside(path: Path, folder: Path) -> Path:
                 hint="make room in the folder for temporary files, or let its owner move to PostgreSQL",
             )
         for suffix in ("", *_STATE):
-            _copy(
-                path.with_name(path.name + suffix), copy.with_name(copy.name + suffix), optional=bool(suffix)
-            )
+            source, target = (each.with_name(each.name + suffix) for each in (path, copy))
+            target.unlink(missing_ok=True)
+            if suffix and not source.exists():
+                continue
+            failures = os_failures(f"copy {source}", near=target)
+            with reading(source) as opened, failures, target.open("x+b") as file:
+                pump(opened.fd, file.fileno())
         if stamps(path) == before:
             return copy
     raise DatabaseUnavailableError(
         f"the database {path} is being written to all the time", hint="run the command again"
     )
-
-
-def _copy(source: Path, target: Path, *, optional: bool) -> None:
-    target.unlink(missing_ok=True)
-    if optional and not source.exists():
-        return
-    with reading(source) as opened, os_failures(f"copy {source}", near=target), target.open("x+b") as file:
-        pump(opened.fd, file.fileno())
 
 
 def stamps(path: Path) -> list[tuple[int, int]]:
@@ -72,11 +66,6 @@ def notes_of(path: Path | None) -> list[Need]:
         return []
     taken = sum(on_disk(path.with_name(path.name + suffix)) for suffix in ("-wal", "-shm"))
     return [Need(path.parent, [NOTES], taken=taken)]
-
-
-def may_only_be_read(path: Path) -> bool:
-    """Tell whether there is an SQLite file beside which this user cannot write: a read-only disk, or another's folder."""
-    return path.is_file() and os.access(path, os.R_OK) and not os.access(path.parent, os.W_OK)
 
 
 class Aside:
@@ -107,16 +96,13 @@ class Aside:
 
 
 def network_file_system(path: Path) -> str | None:
-    """Return the name of the network file system that `path` lies on, or None for a local or an unknown one."""
+    """Return the name of the network file system that `path` lies on, or None for a local or an unknown one (as on macOS)."""
     resolved = path.resolve()
     existing = next((part for part in (resolved, *resolved.parents) if part.exists()), resolved)
-    if sys.platform == "darwin":
-        name = _ask_darwin(existing)
-    else:
-        try:
-            name = file_system_in(_MOUNTS.read_text(errors="replace"), existing)
-        except OSError:
-            return None
+    try:
+        name = file_system_in(_MOUNTS.read_text(errors="replace"), existing)
+    except OSError:
+        return None
     return name if _NETWORK.fullmatch(name) else None
 
 
@@ -131,15 +117,3 @@ def file_system_in(mounts: str, path: Path) -> str:
         if path.is_relative_to(point) and len(point.parts) >= depth:
             depth, kind = len(point.parts), rest.split(" ", 1)[0]
     return kind
-
-
-def _ask_darwin(path: Path) -> str:
-    """Return `f_fstypename` of statfs(2): 16 bytes at offset 72 of the structure with 64-bit inodes."""
-    import ctypes
-
-    library = ctypes.CDLL(None)
-    statfs = getattr(library, "statfs$INODE64", None) or library.statfs
-    buffer = ctypes.create_string_buffer(4096)
-    if statfs(os.fsencode(path), buffer) != 0:
-        return ""
-    return buffer.raw[72:88].split(b"\0", 1)[0].decode("ascii", "replace")

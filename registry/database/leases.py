@@ -161,25 +161,7 @@ def wait(
 
 
 def _take(session: Session, key: str, owner: LeaseOwner, ttl: float) -> int | Busy:
-    """Take the lease if that may be; return the fence, or who holds it."""
-    fence = _take_free(session, key, owner, ttl)
-    if fence is not None:
-        return fence
-    holder, number, remaining = session.execute(
-        select(
-            tables.LeaseRow.owner, tables.LeaseRow.fence, tables.LeaseRow.expires - Database.clock()
-        ).where(tables.LeaseRow.key == key)
-    ).one()
-    known = LeaseOwner.parse(holder)
-    if known is None or not known.is_dead():
-        return Busy(key, known, remaining)
-    values = {"owner": str(owner), "fence": number + 1, "expires": Database.clock() + ttl}
-    session.execute(update(tables.LeaseRow).where(tables.LeaseRow.key == key).values(values))
-    return int(number) + 1
-
-
-def _take_free(session: Session, key: str, owner: LeaseOwner, ttl: float) -> int | None:
-    """Insert the row, or take it over where it has run out; return the fence, or None if somebody holds it."""
+    """Insert the row of a lease, or take it over where it has run out or its owner is dead; return the fence, or who holds it."""
     held, expires = tables.LeaseRow, Database.clock() + ttl
     statement = (
         insert(session, held)
@@ -192,8 +174,16 @@ def _take_free(session: Session, key: str, owner: LeaseOwner, ttl: float) -> int
         )
         .returning(held.fence)
     )
-    fence: int | None = session.scalar(statement)
-    return fence
+    if (fence := session.scalar(statement)) is not None:
+        return int(fence)
+    query = select(held.owner, held.fence, held.expires - Database.clock()).where(held.key == key)
+    holder, number, remaining = session.execute(query).one()
+    known = LeaseOwner.parse(holder)
+    if known is None or not known.is_dead():
+        return Busy(key, known, remaining)
+    values = {"owner": str(owner), "fence": number + 1, "expires": expires}
+    session.execute(update(held).where(held.key == key).values(values))
+    return int(number) + 1
 
 
 def _rows(session: Session, statement: Update) -> int:

@@ -35,7 +35,11 @@ class LeaseOwner:
     def current(cls) -> LeaseOwner:
         """Return an owner for this process, a new one at each call."""
         pid = os.getpid()
-        user, host, (_, started) = _user(), socket.gethostname(), _process_state(pid) or ("", "")
+        host, (_, started) = socket.gethostname(), _process_state(pid) or ("", "")
+        try:
+            user = getpass.getuser()
+        except (OSError, KeyError):  # no name for this number, as in many containers
+            user = str(os.getuid())
         return cls(_plain(user, 32), _plain(host, 48), pid, started, *_place(), uuid.uuid4().hex)
 
     @classmethod
@@ -77,13 +81,6 @@ def _plain(text: str, limit: int) -> str:
     return re.sub(r"[^\w.+-]", "-", text)[:limit]
 
 
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # no name for this number, as in many containers
-        return str(os.getuid())
-
-
 def _process_state(pid: int) -> tuple[str, str] | None:
     # Fields 3 and 22 of proc_pid_stat(5).  The name in field 2 may hold spaces and parentheses; the last `)` ends it.
     try:
@@ -93,21 +90,18 @@ def _process_state(pid: int) -> tuple[str, str] | None:
     return (fields[0], fields[19]) if len(fields) > 19 else None
 
 
-def _boot() -> str:
-    try:
-        if sys.platform == "darwin":
-            command = ["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"]
-            return subprocess.run(
-                command, capture_output=True, text=True, check=False, timeout=5
-            ).stdout.strip()
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except (OSError, subprocess.SubprocessError):
-        return ""
-
-
 def _place() -> tuple[str, str]:
     try:
         namespace = str(Path("/proc/self/ns/pid").readlink()).removeprefix("pid:").strip("[]")
     except OSError:
         namespace = ""
-    return _plain(_boot(), 36), _plain(namespace, 12)
+    try:
+        if sys.platform == "darwin":
+            command = ["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"]
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=5)
+            boot = done.stdout.strip()
+        else:
+            boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except (OSError, subprocess.SubprocessError):
+        boot = ""
+    return _plain(boot, 36), _plain(namespace, 12)

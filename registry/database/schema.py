@@ -6,6 +6,7 @@ it does not know.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -165,18 +166,10 @@ def _inspect(connection: Connection) -> SchemaState:
     # SQLite keeps bytes, numbers and nothing as well, where somebody put them instead of a text.
     texts = [one if isinstance(one, str) else repr(one)[:40] for one in versions]
     current = texts[0] if len(texts) == 1 else None
-    return SchemaState(current, HEAD, _status(current, tables - {VERSION_TABLE}))
-
-
-def _status(current: str | None, tables: set[str]) -> Status:
-    if current is None:
-        return "foreign" if tables else "empty"
-    is_revision = current.isascii() and current.isdigit() and len(current) == len(HEAD)
-    if not is_revision or not tables >= _LANDMARKS:
-        return "foreign"
-    if current == HEAD:
-        return "current"
-    return "older" if current < HEAD else "newer"
+    status: Status = "foreign" if tables - {VERSION_TABLE} or current is not None else "empty"
+    if current is not None and tables >= _LANDMARKS and re.fullmatch(rf"[0-9]{{{len(HEAD)}}}", current):
+        status = "current" if current == HEAD else "older" if current < HEAD else "newer"
+    return SchemaState(current, HEAD, status)
 
 
 def _require_ours(found: SchemaState, database: Database) -> None:

@@ -5,7 +5,7 @@ adapter.  What is hashed, exactly: the canonical JSON (`storage.digest.canonical
 rows by table, each an object of its columns in the form of `tables.record`, without those that are null, and the lists
 by primary key.  So a column that a later version adds, null in what there is, changes no seal.
 
-Not sealed, since they describe no record: claims, leases, positions of webhook deliveries (`webhooks.checks` compares them
+Not sealed, since they describe no record: claims, leases, positions of webhook deliveries (`webhooks.delivering` compares them
 with the log), and the state of blobs (an audit compares it with the store).  Values are hashed as they are read; `audit.records` checks their stored form.
 """
 
@@ -188,15 +188,11 @@ def _note(session: Session, _: UOWTransaction) -> None:
     written = set(session.new) | set(session.deleted)
     for thing in (*written, *session.dirty):
         kind, column = OWNERS.get(thing.__tablename__, (None, ""))
-        if kind is not None and (thing in written or _is_changed(thing, kind)):
+        if kind is None:
+            continue
+        state = inspect(thing)
+        names = {attribute.key for attribute in state.mapper.column_attrs} - kind.volatile
+        # Rows of a table between two, which no object stands for, are in a relationship.
+        names |= {one.key for one in state.mapper.relationships if one.secondary is not None}
+        if thing in written or any(state.attrs[name].history.has_changes() for name in names):
             touched |= {(kind.name, getattr(thing, column))} - {(kind.name, None)}
-
-
-def _is_changed(thing: Any, kind: RecordKind) -> bool:
-    state = inspect(thing)
-    names = {attribute.key for attribute in state.mapper.column_attrs} - kind.volatile
-    if any(state.attrs[name].history.has_changes() for name in names):
-        return True
-    # Rows of a table between two, which no object stands for.
-    lists = (one for one in state.mapper.relationships if one.secondary is not None)
-    return any(state.attrs[one.key].history.has_changes() for one in lists)

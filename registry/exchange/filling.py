@@ -173,8 +173,8 @@ def fill(
     try:
         _continue_numbers(connection)
         with Session(bind=connection) as session:
-            for problem in events.verify_chain(session):
-                raise backup.refuse("rows/event.ndjson", f"breaks the chain of the log: {problem.message}")
+            for _, message in events.verify_chain(session):
+                raise backup.refuse("rows/event.ndjson", f"breaks the chain of the log: {message}")
             if backup.contents.last_event != Position.newest(session):
                 raise backup.refuse(
                     "rows/event.ndjson", "does not end with the last entry named in the backup"

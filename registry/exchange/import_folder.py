@@ -28,7 +28,7 @@ from ..errors import BadInputError, UnknownReferenceError
 from ..records.adapter import Registered
 from ..records.references import load_adapters, resolve_adapter, resolve_base
 from ..records.renderings import recorded_digest
-from ..records.views import registered_record
+from ..records.views import adapter_records
 from ..remote.documents import AdapterDocument, Item, read_document
 from ..wire import decode
 from .checks import check_documents
@@ -110,7 +110,7 @@ def import_adapter(workspace: Workspace, folder: Path, *, base: str | None = Non
         [moved] = Receiver(workspace, workspace, carrier, _ORIGIN, lambda _: None).take([document])
     with workspace.database.read() as session:
         adapter = resolve_adapter(session, moved.there)
-        return registered_record(session, adapter, created=moved.state == "copied")
+        return Registered.extending(adapter_records(session, [adapter])[0], created=moved.state == "copied")
 
 
 def _read_metadata(document: Mapping[str, Any], folder: Path) -> _Exported:
@@ -165,7 +165,7 @@ def _already_here(
         )
         for adapter in session.scalars(query):
             if recorded_digest(adapter, exported.form) == digest:
-                return registered_record(session, adapter, created=False)
+                return Registered.extending(adapter_records(session, [adapter])[0], created=False)
     raise BadInputError(
         f"{folder.name} holds a form that was computed from {exported.name}, and {exported.name} itself is not registered here",
         hint=f"get it without --format, or remove {METADATA} to register this form as an adapter of its own",

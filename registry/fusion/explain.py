@@ -190,10 +190,9 @@ def _key_inputs(
 
 def _differences(one: KeyInputs | None, other: KeyInputs | None) -> tuple[str, ...]:
     assert one is not None and other is not None
+    parts = [name for name in ("base", "adapter") if getattr(one, name).digest != getattr(other, name).digest]
     names = sorted({*one.recipe, *other.recipe})
-    differs = [name for name in names if one.recipe.get(name) != other.recipe.get(name)]
-    parts = [("base", one.base, other.base), ("adapter", one.adapter, other.adapter)]
-    return (*(name for name, ours, theirs in parts if ours.digest != theirs.digest), *differs)
+    return (*parts, *(name for name in names if one.recipe.get(name) != other.recipe.get(name)))
 
 
 def _recorded(workspace: Workspace, session: Session, row: tables.FusedRow) -> ExplainedModel:

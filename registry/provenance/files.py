@@ -15,6 +15,7 @@ from fusery.storage.folder import scan
 from fusery.storage.jsonfile import read_object
 from fusery.storage.safetensors import BASE_HEADER_LIMIT, HOLLOW, read_header
 
+from ..documents import provenance_part
 from ..models.gguf_header import MAGIC
 from ..models.gguf_header import read_header as read_gguf_header
 from ..record import Record, described
@@ -230,44 +231,37 @@ def claims_of(found: FoundFiles) -> list[IdentityClaim]:
     return list(by_place.values())
 
 
-def _bundle(document: Mapping[str, object], source: str) -> Iterator[IdentityClaim]:
+def _bundle(document: Mapping[str, object], source: str) -> list[IdentityClaim]:
     if document.get("format") != "fusery.bundle.v1":
-        return
-    provenance = _object(document.get("provenance"))
-    base, listed = _object(provenance.get("base")), document.get("adapters")
-    adapters = [_object(each) for each in listed[:1000]] if isinstance(listed, list) else []
-    if fused := _digest(provenance.get("key")) or _digest(provenance.get("digest")):
-        yield IdentityClaim(source, "fused", _text(document.get("name")), fused)
+        return []
+    provenance, listed = provenance_part(document, "provenance"), document.get("adapters")
+    adapters = (
+        [part for part in listed[:1000] if isinstance(part, Mapping)] if isinstance(listed, list) else []
+    )
+    claims = _claim(source, "fused", document.get("name"), provenance.get("key"), provenance.get("digest"))
     for adapter in adapters:
-        if digest := _digest(adapter.get("digest")):
-            yield IdentityClaim(source, "adapter", _text(adapter.get("name")), digest)
-    if not fused and not adapters and (digest := _digest(base.get("digest"))):
-        yield IdentityClaim(source, "base", _text(base.get("name")), digest)
+        claims += _claim(source, "adapter", adapter.get("name"), adapter.get("digest"))
+    base = provenance_part(provenance, "base")
+    return claims if claims or adapters else _claim(source, "base", base.get("name"), base.get("digest"))
 
 
-def _exported(document: Mapping[str, object], source: str) -> Iterator[IdentityClaim]:
-    inner = _object(document.get("fusery"))
-    if inner.get("format") == "fusery.export.v1" and (digest := _digest(inner.get("digest"))):
-        yield IdentityClaim(source, "adapter", _text(inner.get("name")), digest)
+def _exported(document: Mapping[str, object], source: str) -> list[IdentityClaim]:
+    inner = provenance_part(document, "fusery")
+    exported = inner.get("format") == "fusery.export.v1"
+    return _claim(source, "adapter", inner.get("name"), inner.get("digest")) if exported else []
 
 
-def _keyed(path: str, metadata: Mapping[str, object]) -> Iterator[IdentityClaim]:
-    name = _text(metadata.get("fusery.adapter.name") or metadata.get("general.name"))
-    if key := _digest(metadata.get("fusery.key")):
-        yield IdentityClaim(path, "fused", name, key)
-    elif digest := _digest(metadata.get("fusery.adapter.digest")):
-        yield IdentityClaim(path, "adapter", name, digest)
-    elif digest := _digest(metadata.get("fusery.base.digest")):
-        yield IdentityClaim(path, "base", _text(metadata.get("fusery.base.name")), digest)
+def _keyed(path: str, metadata: Mapping[str, object]) -> list[IdentityClaim]:
+    name = metadata.get("fusery.adapter.name") or metadata.get("general.name")
+    return (
+        _claim(path, "fused", name, metadata.get("fusery.key"))
+        or _claim(path, "adapter", name, metadata.get("fusery.adapter.digest"))
+        or _claim(path, "base", metadata.get("fusery.base.name"), metadata.get("fusery.base.digest"))
+    )
 
 
-def _object(value: object) -> Mapping[str, object]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _text(value: object) -> str | None:
-    return value[:_MOST_TEXT] if isinstance(value, str) and value else None
-
-
-def _digest(value: object) -> str | None:
-    return value if isinstance(value, str) and _DIGEST.fullmatch(value) else None
+def _claim(source: str, kind: str, name: object, *digests: object) -> list[IdentityClaim]:
+    """Return the claim to be what the first valid digest is of, if there is one."""
+    text = name[:_MOST_TEXT] if isinstance(name, str) and name else None
+    valid = (digest for digest in digests if isinstance(digest, str) and _DIGEST.fullmatch(digest))
+    return [IdentityClaim(source, kind, text, digest) for digest in valid][:1]

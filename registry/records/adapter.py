@@ -205,9 +205,7 @@ class Adapter(Record):
 class Version(Adapter):
     """An adapter in the history of its task."""
 
-    val_loss_change: float | None = described(
-        "change since the version before", title="change", form="{:+.4g}"
-    )
+    val_loss_change: float | None = described("change since the last version", title="change", form="{:+.4g}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)

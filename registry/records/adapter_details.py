@@ -166,7 +166,7 @@ class AdapterDetails(Adapter):
     """An adapter with all details, now or at an earlier time."""
 
     reduction_factor: float = described(
-        "base parameters per trained one", words=" ({} times fewer)", form="{:.0f}"
+        "base parameters a trained one", words=" ({} times fewer)", form="{:.0f}"
     )
     bytes: int = described("size of its files", title="size", kind="size", filterable=True, compared=True)
     base_bytes: int = described("size of its base model's files in bytes", kind="size", words=" (base: {})")
@@ -183,9 +183,7 @@ class AdapterDetails(Adapter):
     renderings: tuple[Rendering, ...] | None = described("its conversions to the other format", optional=True)
     fused: tuple[FusedLine, ...] | None = described("fused models with it", optional=True)
     bundles: tuple[BundleLine, ...] | None = described("bundles with it", optional=True)
-    deployments: tuple[Deployment, ...] | None = described(
-        "where it and what is made of it runs", optional=True
-    )
+    deployments: tuple[Deployment, ...] | None = described("where it and its products run", optional=True)
     signatures: tuple[RecordedSignature, ...] | None = described("of its files, oldest first", optional=True)
     at: datetime | None = described(
         "the requested time; fused models, bundles and deployments are then omitted",

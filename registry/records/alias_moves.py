@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from datetime import datetime
 from typing import Any
 
 from sqlalchemy import select
@@ -17,7 +16,6 @@ from .. import tables
 from ..database import events
 from ..database.events import parse_seals
 from ..errors import AliasGuardedError
-from ..record import row_values
 from ..workspace.workspace import Workspace
 from .release import AliasMove, Moved
 
@@ -66,8 +64,12 @@ def move(
         session.refresh(alias, ["adapter_id"], with_for_update=True)
     before = session.get(tables.AdapterRow, alias.adapter_id) if alias.adapter_id is not None else None
     moved = (before.id if before else None) != (to.id if to else None)
-    at = _time_of_move(workspace, session, alias)
-    made = tables.AliasMoveRow(
+    moves = tables.AliasMoveRow
+    newest = select(moves.at).where(moves.alias_id == alias.id).order_by(moves.at.desc()).limit(1)
+    at, last = workspace.database.utcnow(session), session.scalar(newest)
+    if last is not None:  # a clock that was set back must not turn the history round
+        at = max(at, last)
+    made = moves(
         alias_id=alias.id,
         from_adapter_id=before.id if before else None,
         to_adapter_id=to.id if to else None,
@@ -76,7 +78,7 @@ def move(
         by=workspace.actor,
     )
     names = {adapter.id: adapter.name for adapter in (before, to) if adapter is not None}
-    result = Moved(**move_facts(alias, made, names), moved=moved)
+    result = Moved.extending(move_record(alias, made, names), moved=moved)
     if moved:
         session.add(alias)
         session.flush()
@@ -88,32 +90,15 @@ def move(
     return result
 
 
-def _time_of_move(workspace: Workspace, session: Session, alias: tables.AliasRow) -> datetime:
-    """Return the time, but not one before the last move: a clock that was set back must not turn the history round."""
-    moved = tables.AliasMoveRow
-    last = session.scalar(
-        select(moved.at).where(moved.alias_id == alias.id).order_by(moved.at.desc()).limit(1)
-    )
-    now = workspace.database.utcnow(session)
-    return now if last is None else max(now, last)
-
-
 def stated(adapter: tables.AdapterRow | None) -> dict[str, str] | None:
     """Name an adapter beyond doubt, for the log."""
     return None if adapter is None else {"name": adapter.name, "digest": adapter.digest}
 
 
-def move_facts(
-    alias: tables.AliasRow, move: tables.AliasMoveRow, names: Mapping[int, str]
-) -> Mapping[str, Any]:
-    """Return the fields of the record of a move; `names` are those of adapters by their rows."""
-    return {
-        **row_values(AliasMove, move),
-        "alias": text_of(alias),
-        "task": alias.task.name,
-        "from_": names.get(move.from_adapter_id or 0),
-        "to": names.get(move.to_adapter_id or 0),
-    }
+def move_record(alias: tables.AliasRow, move: tables.AliasMoveRow, names: Mapping[int, str]) -> AliasMove:
+    """Return the record of a move; `names` are those of adapters by their rows."""
+    before, after = (names.get(number or 0) for number in (move.from_adapter_id, move.to_adapter_id))
+    return AliasMove.from_row(move, alias=text_of(alias), task=alias.task.name, from_=before, to=after)
 
 
 def text_of(alias: tables.AliasRow) -> str:
@@ -123,7 +108,6 @@ def text_of(alias: tables.AliasRow) -> str:
 
 ALIAS_CONFIRMED = "alias.confirmed"  # the holder of an alias was judged once more, because of an amendment
 
-_RULES_CHANGED = ("rules.set", "rules.removed")
 _JUDGED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "val_loss_within": {"to": ("val_loss",), "from": ("val_loss",)},
     "licences": {"to": ("tag.licence", "tag.license")},
@@ -133,27 +117,29 @@ _JUDGED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 
 def overtaken(session: Session, alias: tables.AliasRow) -> list[str]:
     """Return a sentence for each value that the present holder of an alias was judged by and that was amended since."""
-    event = tables.EventRow
+    event, adapter, found = tables.EventRow, tables.AdapterRow, list[str]()
     query = select(event).where(event.subject_kind == "alias", event.subject == text_of(alias))
     query = query.where(event.action.in_((ALIAS_MOVED, ALIAS_CONFIRMED))).order_by(event.seq.desc()).limit(1)
     judged = session.scalars(query).first()
-    if judged is None:
-        return []
-    detail = _detail(judged.detail)
-    found = []
-    for rule in _rules_then(session, alias, judged.seq):
-        for side, fields in _JUDGED.get(rule, {}).items():
-            holder = detail.get(side)
-            name = str(holder.get("name")) if isinstance(holder, dict) else ""
-            adapter = session.scalar(select(tables.AdapterRow).where(tables.AdapterRow.name == name))
-            if adapter is None:
+    detail = {} if judged is None else json.loads(judged.detail)
+    for outcome in detail.get("rules", ()) if judged is not None else ():
+        for side, fields in _JUDGED.get(outcome["rule"], {}).items():
+            holder = session.scalar(select(adapter).where(adapter.name == (detail[side] or {}).get("name")))
+            if holder is None or judged is None:
                 continue
-            known = _entries(session, adapter, judged.seq)
+            sealed = select(event.seq, event.seals).where(
+                event.subject_kind == "adapter", event.subject == holder.name, event.seq > judged.seq
+            )
+            entries = dict[int, int]()
+            for seq, seals in session.execute(sealed.where(event.seals.is_not(None))):
+                with suppress(ValueError):  # the audit of the chain reports it
+                    amended = (seal.number for seal in parse_seals(str(seals)) if seal.kind == "amendment")
+                    entries |= dict.fromkeys(amended, seq)
             found += [
-                f"{row.field} of {adapter.name} was amended from {row.before[:80]} to {row.after[:80]} by {row.by}, after "
-                f"{rule} had judged by it in entry {judged.seq} of the log; promote the holder again, or another"
-                for row in adapter.amendments
-                if row.field in fields and known.get(row.id, 0) > judged.seq
+                f"{row.field} of {holder.name} was amended from {row.before[:80]} to {row.after[:80]} by {row.by}, after "
+                f"{outcome['rule']} had judged by it in entry {judged.seq} of the log; promote the holder again, or another"
+                for row in holder.amendments
+                if row.field in fields and entries.get(row.id, 0) > judged.seq
             ]
     return found
 
@@ -166,39 +152,3 @@ def judged_against(session: Session, alias: tables.AliasRow) -> tables.AdapterRo
     )
     number = session.scalars(query.order_by(moved.id.desc()).limit(1)).first()
     return None if number is None else session.get(tables.AdapterRow, number)
-
-
-def _entries(session: Session, adapter: tables.AdapterRow, since: int) -> dict[int, int]:
-    """Return the entries about an adapter that amendments are sealed in."""
-    event = tables.EventRow
-    query = select(event.seq, event.seals).where(
-        event.subject_kind == "adapter", event.subject == adapter.name, event.seq > since
-    )
-    found = dict[int, int]()
-    for row in session.execute(query.where(event.seals.is_not(None))):
-        with suppress(ValueError):  # the audit of the chain reports it
-            found |= {seal.number: row.seq for seal in parse_seals(row.seals) if seal.kind == "amendment"}
-    return found
-
-
-def _detail(text: str) -> Mapping[str, Any]:
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return {}  # the chain's matter
-    return found if isinstance(found, dict) else {}
-
-
-def _rules_then(session: Session, alias: tables.AliasRow, entry: int) -> Iterator[str]:
-    """Yield the rules that an alias had at an entry, by the log: what an entry says of rules is its client's word."""
-    event = tables.EventRow
-    for subject in (text_of(alias), f"{EVERY_TASK}#{alias.name}"):
-        query = select(event).where(
-            event.subject_kind == "alias", event.subject == subject, event.seq < entry
-        )
-        query = query.where(event.action.in_(_RULES_CHANGED)).order_by(event.seq.desc()).limit(1)
-        told = session.scalars(query).first()
-        if told is not None and told.action == "rules.set":
-            rules = _detail(told.detail).get("rules")
-            yield from rules if isinstance(rules, dict) else ()
-            return

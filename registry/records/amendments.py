@@ -31,7 +31,10 @@ def dataset_row(
     session: Session, name: str, *, revision: str = "", digest: str = "", examples: int | None = None
 ) -> tables.DatasetRow:
     """Return the row of a dataset, inserted if it is new; `examples` is what a new one is recorded with."""
-    require_short(name, revision)
+    if (length := len(f"{name}{revision}".encode())) > _BYTES:
+        raise BadInputError(
+            f"name and revision of the dataset have {length:,} bytes", hint=f"give at most {_BYTES:,} bytes"
+        )
     data = tables.DatasetRow
     query = select(data).where(data.name == name, data.revision == revision, data.digest == digest)
     found = session.scalar(query)
@@ -40,15 +43,6 @@ def dataset_row(
         session.add(found)
         session.flush()
     return found
-
-
-def require_short(name: str, revision: str) -> None:
-    """Refuse a dataset's name and revision that PostgreSQL cannot index together."""
-    length = len(f"{name}{revision}".encode())
-    if length > _BYTES:
-        raise BadInputError(
-            f"name and revision of the dataset have {length:,} bytes", hint=f"give at most {_BYTES:,} bytes"
-        )
 
 
 State = dict[str, Any]  # field to value
@@ -168,28 +162,18 @@ def put(session: Session, adapter: tables.AdapterRow, values: Mapping[str, Any])
         adapter.dataset, adapter.dataset_id = row, row.id if row else None
     tags = {tag.key: tag for tag in adapter.tags}
     for field, value in values.items():
-        if field.startswith(TAG):
-            _put_tag(session, adapter, tags, field.removeprefix(TAG), value)
-    session.flush()
-
-
-def _put_tag(
-    session: Session,
-    adapter: tables.AdapterRow,
-    tags: Mapping[str, tables.AdapterTagRow],
-    key: str,
-    value: Any,
-) -> None:
-    known = tags.get(key)
-    if value is None:
-        if known is not None:
-            session.delete(known)
+        if not field.startswith(TAG):
+            continue
+        tag = tags.get(key := field.removeprefix(TAG))
+        if tag is None and value is not None:
+            adapter.tags.append(tables.AdapterTagRow(key=key, value=value))
+        elif tag is not None and value is not None:
+            tag.value = value
+        elif tag is not None:
+            session.delete(tag)
             session.flush()
             session.expire(adapter, ["tags"])
-    elif known is not None:
-        known.value = value
-    else:
-        adapter.tags.append(tables.AdapterTagRow(key=key, value=value))
+    session.flush()
 
 
 def text_of(value: Any) -> str:

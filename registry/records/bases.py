@@ -5,30 +5,25 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import select
 
+from fusery.storage.copying import Progress
 from fusery.storage.digest import Digest
 from fusery.storage.errors import BlobCorruptError, MissingFileError, StorageError
 from fusery.storage.jsonfile import read_object
 from fusery.storage.manifest import Manifest
-from fusery.storage.verified_files import require_digests, watched
+from fusery.storage.verified_files import Watch, require_digests, watched
 
 from .. import tables
 from ..models.architecture import Architecture, Weight
 from ..runtime.mlx_keys import mlx_keys, written_config
+from ..workspace.workspace import Workspace
 from .references import resolve_base
-
-if TYPE_CHECKING:
-    from fusery.storage.copying import Progress
-    from fusery.storage.verified_files import Watch
-
-    from ..workspace.workspace import Workspace
-
 
 _SHAPE = ("config", "weights", "parameters", "dtype", "quantization", "written_by_mlx")
 
@@ -226,8 +221,15 @@ def base_licence(workspace: Workspace, base: tables.BaseModelRow) -> str | None:
     if isinstance(declared, str) and declared:
         return declared
     for file in base.manifest.files:
-        if _FILE.fullmatch(file.path) and file.size <= _LARGEST:
-            return licence_of_text(_text(workspace, base, file))
+        if not _FILE.fullmatch(file.path) or file.size > _LARGEST:
+            continue
+        if base.location is not None:
+            return licence_of_text(_local(Path(base.location) / file.path))
+        generation = blob_generations(workspace, [file.sha256])[file.sha256]
+        with suppress(StorageError):  # as in `_local`
+            data = workspace.store.read_bytes(Digest(file.sha256), generation=generation, limit=_LARGEST)
+            return licence_of_text(data.decode(errors="replace"))
+        return None
     return None
 
 
@@ -242,14 +244,3 @@ def _local(path: Path) -> str:
             return file.read(_LARGEST).decode(errors="replace")
     except OSError:  # a card says what is known, and is no reason to fail
         return ""
-
-
-def _text(workspace: Workspace, base: tables.BaseModelRow, file: tables.ManifestFileRow) -> str:
-    if base.location is not None:
-        return _local(Path(base.location) / file.path)
-    generation = blob_generations(workspace, [file.sha256]).get(file.sha256, 0)
-    try:
-        data = workspace.store.read_bytes(Digest(file.sha256), generation=generation, limit=_LARGEST)
-    except StorageError:  # as above
-        return ""
-    return data.decode(errors="replace")

@@ -146,7 +146,14 @@ def record_sent(
         for adapter in adapters:
             count = session.scalar(select(func.count()).where(packed.adapter_id == adapter.id)) or 0
             require_count(adapter.name, "bundles", BUNDLES, count + 1)
-        fused = None if bundle.fused is None else _find_fused(session, bundle.fused, claim)
+        keys, fused = tables.FusedRow.key, None
+        if bundle.fused is not None:  # the fused model that was made here, else the claim
+            query = select(tables.FusedRow).where(keys.in_([bundle.fused, claim]))
+            fused = session.scalars(query.order_by(keys != bundle.fused)).first()
+            if fused is None:
+                raise UnknownReferenceError(
+                    f"there is no fused model {bundle.fused[:12]}", hint="fusery list"
+                )
         if any(person(row.created_by) != person(workspace.actor) for row in rows):
             require_may_replace()
         _mark_replaced(session, bundle.path)
@@ -164,30 +171,25 @@ def record_sent(
     return True
 
 
-def _find_fused(session: Session, key: str, claim: str | None) -> tables.FusedRow:
-    """Return the fused model of a key: the one that was made here, else the claim."""
-    fused = tables.FusedRow
-    for known in (key, claim):
-        if (row := session.scalar(select(fused).where(fused.key == known))) is not None:
-            return row
-    raise UnknownReferenceError(f"there is no fused model {key[:12]}", hint="fusery list")
-
-
 def _validate(bundle: SentBundle) -> Manifest:
-    if bundle.action not in _ACTIONS:
-        raise _invalid("action", f"one of {', '.join(_ACTIONS)}")
-    if not 0 < len(bundle.target) <= _LONGEST_TARGET or not bundle.target.isprintable():
-        raise _invalid("target", f"1 to {_LONGEST_TARGET} printable characters")
-    if not 0 < len(bundle.path) <= _LONGEST or not bundle.path.isprintable():
-        raise _invalid("path", f"1 to {_LONGEST:,} printable characters")
-    if not bundle.adapters or len(set(bundle.adapters)) < len(bundle.adapters):
-        raise _invalid("adapters", "at least one, each once")
-    if not is_keepable(list(bundle.adapters)):
-        raise _invalid("adapters", "names on record")
-    _validate_detail(bundle.detail)
-    sizes = [file.size for file in bundle.files]
-    if not sizes or min(sizes) < 0 or sum(sizes) > _LARGEST:
-        raise _invalid("files", f"at least one, and 0 to {_LARGEST} bytes")
+    adapters, sizes = bundle.adapters, [file.size for file in bundle.files]
+    rules = {
+        "action": (bundle.action in _ACTIONS, f"one of {', '.join(_ACTIONS)}"),
+        "target": (_is_line(bundle.target, _LONGEST_TARGET), f"1 to {_LONGEST_TARGET} printable characters"),
+        "path": (_is_line(bundle.path, _LONGEST), f"1 to {_LONGEST:,} printable characters"),
+        "adapters": (
+            bool(adapters) and len(set(adapters)) == len(adapters) and is_keepable(list(adapters)),
+            "names on record, at least one, each once",
+        ),
+        "detail": (_is_detail(bundle.detail), "what fusery writes to the log, at most 10,000 characters"),
+        "files": (
+            bool(sizes) and min(sizes) >= 0 and sum(sizes) <= _LARGEST,
+            f"at least one, and 0 to {_LARGEST} bytes",
+        ),
+    }
+    for field, (is_valid, allowed) in rules.items():
+        if not is_valid:
+            raise _invalid(field, allowed)
     try:
         for digest in (*(file.sha256 for file in bundle.files), *filter(None, [bundle.fused])):
             parse_digest(digest)
@@ -196,15 +198,19 @@ def _validate(bundle: SentBundle) -> Manifest:
         raise _invalid("files", "relative paths, each once, with SHA-256 digests") from error
 
 
-def _validate_detail(detail: Mapping[str, object]) -> None:
+def _is_line(text: str, longest: int) -> bool:
+    return 0 < len(text) <= longest and text.isprintable()
+
+
+def _is_detail(detail: Mapping[str, object]) -> bool:
+    """Return whether all details are texts or null, and `adapters` a list of texts."""
     for key, value in detail.items():
         texts = value if key == "adapters" and isinstance(value, list) else [value]
-        known = key in _DETAILS or (key == "adapters" and isinstance(value, list))
         nullable = value is None and key in _DETAILS
+        known = key in _DETAILS or key == "adapters"
         if not known or not (nullable or all(isinstance(text, str) for text in texts)):
-            raise _invalid("detail", "what fusery writes to the log; update the client or the server")
-    if not is_keepable(dict(detail)) or len(json.dumps(detail)) > _LONGEST:
-        raise _invalid("detail", f"text of at most {_LONGEST:,} characters")
+            return False
+    return is_keepable(dict(detail)) and len(json.dumps(detail)) <= _LONGEST
 
 
 def _invalid(field: str, allowed: str) -> BadInputError:

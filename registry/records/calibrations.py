@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -20,13 +20,10 @@ from fusery.storage.safetensors import ADAPTER_HEADER_LIMIT, METADATA
 from .. import tables
 from ..database import events
 from ..errors import BadInputError, UnknownReferenceError
+from ..models.architecture import Architecture
 from ..record import Record, described
+from ..workspace.workspace import Workspace
 from .bases import blob_generations
-
-if TYPE_CHECKING:
-    from ..models.architecture import Architecture
-    from ..workspace.workspace import Workspace
-
 
 CHOSEN = "base.calibration_chosen"
 _LENGTH = 8
@@ -67,24 +64,20 @@ def learned_with(workspace: Workspace, adapter: str, known: tables.CalibrationRo
         ]
         blobs = [(Digest(digest), Digest(file.sha256), file.size) for digest, file in files]
     generations = blob_generations(workspace, [blob for _, blob, _ in blobs])
-    expected = (known.prompts_digest, str(known.tokens))
-    return [
-        digest
-        for digest, blob, size in blobs
-        if _texts_of(workspace, Blob(blob, size, generations[blob])) in (expected, None)
-    ]
-
-
-def _texts_of(workspace: Workspace, blob: Blob) -> tuple[object, object] | None:
-    try:
-        length = int.from_bytes(b"".join(workspace.store.span(blob, 0, _LENGTH)), "little")
-        if length > min(blob.size - _LENGTH, ADAPTER_HEADER_LIMIT):
-            return None
-        data = b"".join(workspace.store.span(blob, _LENGTH, _LENGTH + length))
-        said = parse_json(data, "the header")[METADATA]
-        return said["prompts"], said["tokens"]
-    except (StorageError, KeyError, TypeError):
-        return None
+    found = []
+    for digest, sha256, size in blobs:
+        blob = Blob(sha256, size, generations[sha256])
+        try:
+            length = int.from_bytes(b"".join(workspace.store.span(blob, 0, _LENGTH)), "little")
+            if length <= min(size - _LENGTH, ADAPTER_HEADER_LIMIT):
+                data = b"".join(workspace.store.span(blob, _LENGTH, _LENGTH + length))
+                about = parse_json(data, "the header")[METADATA]
+                if (about["prompts"], about["tokens"]) != (known.prompts_digest, str(known.tokens)):
+                    continue
+        except (StorageError, KeyError, TypeError):
+            pass  # it cannot be read
+        found.append(digest)
+    return found
 
 
 CALIBRATION = "calibration.safetensors"
@@ -200,7 +193,7 @@ def record_calibration(
 
 def calibration_facts(
     path: Path, name: str, base: str, adapter: str | None, architecture: Architecture | None
-) -> dict[str, Any]:
+) -> Mapping[str, Any]:
     """Return the facts of a calibration of another registry, computed from its file."""
     from ..engine.calibration import read_calibration
 

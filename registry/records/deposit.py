@@ -92,10 +92,16 @@ class Deposit:
             require_room(self._store, missing)
             with self._intents.kept():
                 files: list[Outgoing] = []
+                # Where reading costs nothing, `put_file` reads what is there, and replaces it if it is damaged.
+                skips = not self._store.capabilities.local
                 for digest, (entry, source) in wanted.items():
-                    if digest in ready and self._is_there(entry):
-                        continue
                     generation = self._generations[digest]
+                    if (
+                        skips
+                        and digest in ready
+                        and self._store.size(digest, generation=generation) == entry.size
+                    ):
+                        continue
                     if isinstance(source, bytes):
                         self._store.put_bytes(source, generation=generation)
                     elif isinstance(source, Staged):
@@ -190,12 +196,6 @@ class Deposit:
             if len(self._generations) < len(contents):
                 time.sleep(pause * random.uniform(0.5, 1.5))
                 pause = min(pause * 2, 2.0)
-
-    def _is_there(self, entry: FileEntry) -> bool:
-        # Where reading costs nothing, `put_file` reads what is there, and replaces it if it is damaged.
-        if self._store.capabilities.local:
-            return False
-        return self._store.size(entry.sha256, generation=self._generations[entry.sha256]) == entry.size
 
 
 def record_manifest(session: Session, manifest: Manifest) -> tables.ManifestRow:

@@ -62,7 +62,7 @@ def require_recordable(architecture: Architecture) -> None:
         )
 
 
-def base_columns(architecture: Architecture, identity: BaseIdentity) -> dict[str, Any]:
+def base_columns(architecture: Architecture, identity: BaseIdentity) -> Mapping[str, Any]:
     """Return the columns of a base that follow from its files."""
     return {
         "digest": identity.manifest.digest,

@@ -59,7 +59,7 @@ class WholeDifference(Record):
     cosine: float | None = described("cosine of the angle between the two; None where one of them is zero")
     relative_change: float | None = described("norm of the difference over that of the first")
     effective_rank_a: float = described(
-        "of the first, weighted by squared norms", title="effective rank", form="{:.3g}"
+        "of the first, by squared norms", title="effective rank", form="{:.3g}"
     )
     effective_rank_b: float = described("likewise of the second", words=" and {}", form="{:.3g}")
     overlap_in: float | None = described(

@@ -30,9 +30,7 @@ class Event(Record):
     kind: str = described("kind of the record: `adapter`, `base`, `alias` and so on")
     subject: str = described("name or digest of that")
     name: str | None = described("its name; None if unknown", heading="subject", free=True)
-    summary: str = described(
-        "the event in words, such as from where to where an alias moved", heading="summary", free=True
-    )
+    summary: str = described("the event in words, such as the move of an alias", free=True)
     detail: Mapping[str, object] = described("details of the entry, which depend on the action")
     records: tuple[WrittenRecord, ...] = described("records that the transaction wrote")
     hash: str = described("hash of the entry, which the next entry includes")

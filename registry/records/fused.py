@@ -46,13 +46,9 @@ class Base(Record):
     model_type: str | None = described("family of the architecture", heading="type")
     parameters: int = described("number of parameters", form="{:,}")
     dtype: str = described("dtype of its weights")
-    quantization: Mapping[str, object] | None = described(
-        "group size, bits, mode", kind="whole", heading="bits"
-    )
+    quantization: Mapping[str, object] | None = described("group size, bits", kind="whole", heading="bits")
     bytes: int = described("size in bytes of all files", title="size", kind="size")
-    reference: str | None = described(
-        "folder of its files, if not the store", title="kept by reference", brief=True
-    )
+    reference: str | None = described("folder of its files, if any", title="kept by reference", brief=True)
     sources: tuple[Source, ...] = described("where it was taken from", title="source")
     created_at: datetime = described("when it was added")
     created_by: str = described("who added it", heading="by")
@@ -97,9 +93,7 @@ class Fidelity(Record):
     """What a fused model holds of what its adapter learned."""
 
     verdict: str = described("`PASS`, `DEGRADED` or `LOST`", compared=True)
-    retained: float | None = described(
-        "share of the update in the weights; above 1 if it overshoots", compared=True, kind="share"
-    )
+    retained: float | None = described("share of the update in the weights", compared=True, kind="share")
     cosine: float | None = described("cosine between the update and its part in the weights", compared=True)
     relative_error: float | None = described("norm of the difference, over that of the update", compared=True)
     noise: float | None = described("rounding noise over the update's norm", compared=True, kind="share")
@@ -142,9 +136,7 @@ class FusedFacts(FusedLabel):
     digest: str = described("digest of its manifest")
     foreign: Foreign | None = described("where it comes from; None if it was made here")
     adapter: str = described("name of its first adapter")
-    adapter_base: str | None = described(
-        "name of the adapter's own base model, if it was fused onto another form of that", optional=True
-    )
+    adapter_base: str | None = described("name of the adapter's own base, if another form", optional=True)
     with_: tuple[Weighted, ...] = described("further adapters of a sum")
     precision: str = described("how it was written, such as `keep` or `auto`")
     quantization: Mapping[str, object] | None = described("group size, bits and mode, if quantised")
@@ -211,9 +203,7 @@ class Fused(FusedRecord):
     path: Path = described("its folder, which `mlx_lm.load` takes; read-only")
     source: Literal["cache", "store", "computed"] = described("`cache`, `store` or `computed`")
     cached: bool = described("whether it was in the cache")
-    opinions: tuple[Opinion, ...] | None = described(
-        "what the model was asked before, in that order", optional=True
-    )
+    opinions: tuple[Opinion, ...] | None = described("what it was asked before, in order", optional=True)
 
     def __repr__(self) -> str:
         return f"<Fused {self.label} of {self.base} in {self.path}>"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from sqlalchemy import CompoundSelect, Select, or_, select, union
@@ -70,7 +70,12 @@ def _words(recipe: Recipe) -> Iterator[str]:
     if recipe.biases:
         yield "in the biases"
     if recipe.bits:
-        yield _bits(recipe.bits)
+        numbers = sorted(set(recipe.bits.values()))
+        wide = "/".join("own" if number == OWN else str(number) for number in numbers)
+        if set(recipe.bits) == {""}:
+            yield f"{wide} bits where adapted"
+        else:
+            yield f"{wide} bits by module ({digest_json(dict(recipe.bits))[:_DIGITS]})"
     if recipe.rounding is not None:
         yield f"rounded {recipe.rounding}"
     if recipe.seed:
@@ -81,13 +86,6 @@ def _words(recipe: Recipe) -> Iterator[str]:
         yield "fitted"
     if recipe.engine != ENGINE:
         yield f"by {recipe.engine.removeprefix(f'{ENGINE}; ')}"
-
-
-def _bits(bits: Mapping[str, int]) -> str:
-    wide = "/".join("own" if number == OWN else str(number) for number in sorted(set(bits.values())))
-    if set(bits) == {""}:
-        return f"{wide} bits where adapted"
-    return f"{wide} bits by module ({digest_json(dict(bits))[:_DIGITS]})"
 
 
 def _number(value: float) -> str:

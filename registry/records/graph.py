@@ -25,9 +25,7 @@ class Node(Record):
     kind: str = described("kind: `base`, `dataset`, `adapter`, `fused`, `bundle`, `alias` or `deployment`")
     name: str = described("name")
     digest: str = described("digest of its files; for an alias or deployment, of its adapter; may be empty")
-    withdrawals: tuple[Withdrawal, ...] = described(
-        "yanks that concern it; for an alias or deployment, those of its adapter", default=()
-    )
+    withdrawals: tuple[Withdrawal, ...] = described("yanks that concern it or its adapter", default=())
     at: datetime | None = described("when it was registered, made, set or deployed", default=None)
     by: str | None = described("who did that", default=None)
     KEYS: ClassVar[tuple[str, ...]] = ("id", "kind", "name", "digest", "yanked", "withdrawals", "at", "by")
@@ -92,7 +90,7 @@ class Graph(Record):
         str, ...
     ] = ()  # ids of all subjects if there are several, such as the revisions of a dataset
     cut: bool = described(
-        "whether nodes are left out; of each kind, it has the nearest nodes, and the newest of these",
+        "whether nodes are left out: all but the nearest and newest of a kind",
         default=False,
     )
     KEYS: ClassVar[tuple[str, ...]] = ("root", "roots", "nodes", "edges", "cut", "left_out")

@@ -38,9 +38,7 @@ class Outcome(Record):
     state: State = described("`passed`, `failed`, or `unknown` if it cannot be decided")
     why: str = described("the reason, in one sentence")
     hint: str | None = described("a command that helps; None without one", default=None)
-    code: str | None = described(
-        "why the metric does not compare, such as `metric_other_split`", optional=True
-    )
+    code: str | None = described("why metrics do not compare, such as `metric_other_split`", optional=True)
 
 
 _CODES: dict[State, int] = {"passed": 0, "failed": 1, "unknown": 3}
@@ -132,11 +130,9 @@ class Yank(Record):
     same_bytes: tuple[str, ...] = described("names of adapters with the same bytes")
     same_weights: tuple[str, ...] = described("names of adapters with the same weights and other files")
     continued: tuple[str, ...] = described(
-        "names of adapters whose training continued from it, in any number of steps"
+        "names of adapters that continued its training, in any number of steps"
     )
-    computed: tuple[str, ...] = described(
-        "names of adapters computed from it or its weights, in any number of steps"
-    )
+    computed: tuple[str, ...] = described("names of adapters computed from it, in any number of steps")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

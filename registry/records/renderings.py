@@ -209,8 +209,12 @@ def model_folder(workspace: Workspace, name: str) -> Path:
         manifest = base.manifest.value
     with workspace.scratch() as scratch, proven_files(workspace, base, scratch) as files:
         completed = completed_config(files[CONFIG])
-        if completed is None and base.location is not None and _holds_only(Path(base.location), manifest):
-            return Path(base.location)
+        if completed is None and base.location is not None:
+            folder, known = Path(base.location), {entry.path for entry in manifest}
+            there = (path for path in folder.rglob("*") if not path.is_dir())
+            others = (path for path in there if path.relative_to(folder).as_posix() not in known)
+            if all(path.name.startswith(".") or path.suffix.lower() in _HARMLESS for path in others):
+                return folder  # nothing is beside the model's files that somebody might load as a part of it
         own = {} if completed is None else {CONFIG: completed}
         entries = (
             FileEntry(entry.path, len(own[entry.path]), digest_bytes(own[entry.path]))
@@ -241,11 +245,3 @@ def _kept(workspace: Workspace, files: dict[str, Path], manifest: Manifest, own:
     spared = {entry.key for entry in workspace.cache.entries() if entry.last_used > lately}
     workspace.cache.evict(workspace.settings.cache_limit, {key, *spared}).execute()
     return path
-
-
-def _holds_only(folder: Path, manifest: Manifest) -> bool:
-    """Tell whether there is nothing beside a model's files that somebody might load as a part of it."""
-    known = {entry.path for entry in manifest}
-    there = (path for path in folder.rglob("*") if not path.is_dir())
-    others = (path for path in there if path.relative_to(folder).as_posix() not in known)
-    return all(path.name.startswith(".") or path.suffix.lower() in _HARMLESS for path in others)

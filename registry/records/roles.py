@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -11,10 +11,8 @@ from sqlalchemy.orm import Session
 from .. import tables
 from ..actors import person
 from ..errors import BadInputError, RoleError
+from ..workspace.workspace import Workspace
 from .trust import Role
-
-if TYPE_CHECKING:
-    from ..workspace.workspace import Workspace
 
 Thing = tables.AdapterRow | tables.BaseModelRow | tables.CalibrationRow | tables.FusedRow
 

@@ -13,7 +13,6 @@ import secrets
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -23,12 +22,9 @@ from ..database import Database, events
 from ..errors import AlreadyExistsError, BadInputError, InvalidTokenError, UnknownReferenceError
 from ..names import parse_slug
 from ..parsing import parse_expiry
-from ..record import row_values
+from ..workspace.workspace import Workspace
 from .roles import parse_role
 from .trust import Identity, NewToken, OwnIdentity, State, Token
-
-if TYPE_CHECKING:
-    from ..workspace.workspace import Workspace
 
 DEFAULT_EXPIRY = "90d"  # how long a token is valid where nobody says otherwise
 
@@ -59,7 +55,7 @@ def create(workspace: Workspace, name: str, role: str, expires: str = DEFAULT_EX
         session.add(row)
         expiry = None if until is None else until.isoformat(timespec="seconds")
         _log(session, "token.created", row, {"role": may, "expires": expiry}, now)
-        return NewToken(**_facts(row, now), secret=secret)
+        return NewToken.extending(_record(row, now), secret=secret)
 
 
 def revoke(workspace: Workspace, name: str, *, reason: str = "") -> Token:
@@ -75,7 +71,7 @@ def revoke(workspace: Workspace, name: str, *, reason: str = "") -> Token:
             row = _newest(session, called, revoked=True)
         if row is None:
             raise UnknownReferenceError(f"there is no token {called}", hint="fusery admin token list")
-        return Token(**_facts(row, now))
+        return _record(row, now)
 
 
 def own(workspace: Workspace) -> OwnIdentity:
@@ -98,7 +94,7 @@ def list_tokens(workspace: Workspace, *, revoked: bool = False) -> list[Token]:
         query = query.where(token.revoked_at.is_(None))
     with workspace.database.read() as session:
         now = workspace.database.utcnow(session)
-        return [Token(**_facts(row, now)) for row in session.scalars(query)]
+        return [_record(row, now) for row in session.scalars(query)]
 
 
 def authenticate(workspace: Workspace, secret: str) -> Identity:
@@ -141,8 +137,8 @@ def _log(
     events.record(session, action, "token", row.name, {"digest": row.digest[:12], **detail}, at=at)
 
 
-def _facts(row: tables.TokenRow, now: datetime) -> Mapping[str, Any]:
-    return {**row_values(Token, row), "state": _state(row.revoked_at, row.expires_at, now)}
+def _record(row: tables.TokenRow, now: datetime) -> Token:
+    return Token.from_row(row, state=_state(row.revoked_at, row.expires_at, now))
 
 
 def _state(revoked_at: datetime | None, expires_at: datetime | None, now: datetime) -> State:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from fnmatch import fnmatchcase
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session, aliased, joinedload, object_session
@@ -22,11 +22,14 @@ from ..documents import without_places
 from ..errors import MissingExtraError, RegistryError
 from ..names import compact_date
 from ..record import parts_of, plain, row_values
-from .adapter import Adapter, Registered, Withdrawals, own
+from .adapter import Adapter, Withdrawals, own
 from .amendments import amendment_records, composed_values
 from .evaluation import Evaluation, key_of
 from .trust import RecordedSignature
 from .withdrawals import of_adapters
+
+if TYPE_CHECKING:
+    from .fused import Base
 
 
 def entries(manifest: tables.ManifestRow) -> tuple[FileEntry, ...]:
@@ -34,28 +37,31 @@ def entries(manifest: tables.ManifestRow) -> tuple[FileEntry, ...]:
     return tuple(FileEntry(file.path, file.size, Digest(file.sha256)) for file in manifest.files)
 
 
-def adapter_records(session: Session, adapters: Sequence[tables.AdapterRow]) -> list[Adapter]:
-    """Return the records of adapters; the number of queries does not depend on how many they are."""
-    return [Adapter(**facts) for facts in adapter_facts(session, adapters)]
-
-
-def registered_record(session: Session, adapter: tables.AdapterRow, *, created: bool) -> Registered:
-    """Return the record of an adapter that was handed in."""
-    return Registered(**adapter_facts(session, [adapter])[0], created=created)
-
-
-def adapter_facts(
+def adapter_records(
     session: Session, adapters: Sequence[tables.AdapterRow], told: Mapping[int, Withdrawals] | None = None
-) -> list[dict[str, Any]]:
-    """Return the fields of adapters' records, for those that have more of them."""
-    ids = [adapter.id for adapter in adapters]
+) -> list[Adapter]:
+    """Return the records of adapters; the number of queries does not depend on how many they are."""
+    ids, alias = [adapter.id for adapter in adapters], tables.AliasRow
     aliases: dict[int, list[str]] = defaultdict(list)
-    for alias in session.scalars(
-        select(tables.AliasRow).where(tables.AliasRow.adapter_id.in_(ids)).order_by(tables.AliasRow.name)
-    ):
-        aliases[alias.adapter_id or 0].append(alias.name)
+    for held in session.scalars(select(alias).where(alias.adapter_id.in_(ids)).order_by(alias.name)):
+        aliases[held.adapter_id or 0].append(held.name)
     told = of_adapters(session, ids) if told is None else told
-    return [_adapter_facts(adapter, aliases[adapter.id], told.get(adapter.id, ())) for adapter in adapters]
+    return [
+        Adapter(
+            **adapter_values(adapter),
+            trainable_percent=round(100 * adapter.trainable_parameters / adapter.total_parameters, 6),
+            aliases=tuple(aliases[adapter.id]),
+            tags={tag.key: tag.value for tag in adapter.tags},
+            amendments=tuple(amendment_records(adapter.amendments)),
+            yanked=own(told.get(adapter.id, ())) is not None,
+            withdrawals=told.get(adapter.id, ()),
+            findings=tuple(
+                Finding(row.code, cast(Severity, row.severity), row.subject, row.message, row.hint)
+                for row in adapter.findings
+            ),
+        )
+        for adapter in adapters
+    ]
 
 
 def adapter_values(adapter: tables.AdapterRow) -> Mapping[str, Any]:
@@ -84,22 +90,6 @@ def public_facts(adapter: tables.AdapterRow) -> Mapping[str, Any]:
     return {name: without_places(value) for name, value in facts.items() if name not in ("name", "digest")}
 
 
-def _adapter_facts(adapter: tables.AdapterRow, aliases: list[str], told: Withdrawals) -> dict[str, Any]:
-    return {
-        **adapter_values(adapter),
-        "trainable_percent": round(100 * adapter.trainable_parameters / adapter.total_parameters, 6),
-        "aliases": tuple(aliases),
-        "tags": {tag.key: tag.value for tag in adapter.tags},
-        "amendments": tuple(amendment_records(adapter.amendments)),
-        "yanked": own(told) is not None,
-        "withdrawals": told,
-        "findings": tuple(
-            Finding(row.code, cast(Severity, row.severity), row.subject, row.message, row.hint)
-            for row in adapter.findings
-        ),
-    }
-
-
 def trained_on_view(adapter: tables.AdapterRow) -> Mapping[str, Any] | None:
     """Return name and digest of the base that it was said to be trained on; None where that is its own."""
     if adapter.trained_on is None:
@@ -107,19 +97,19 @@ def trained_on_view(adapter: tables.AdapterRow) -> Mapping[str, Any] | None:
     return {"name": adapter.trained_on_name, "digest": adapter.trained_on}
 
 
-def base_facts(base: tables.BaseModelRow) -> Mapping[str, Any]:
-    """Return the fields of a base model's record."""
+def base_record(base: tables.BaseModelRow) -> Base:
+    """Return the record of a base model."""
     from .fused import Base, Calibration, Source
 
-    return {
-        **row_values(Base, base),
-        "name": base.names[0].name,
-        "names": tuple(name.name for name in base.names),
-        "reference": base.location,
-        "sources": tuple(Source(source=row.source, revision=row.revision or None) for row in base.revisions),
-        "calibrations": tuple(map(Calibration.from_row, _last_taken(base))),
-        "files": entries(base.manifest),
-    }
+    return Base.from_row(
+        base,
+        name=base.names[0].name,
+        names=tuple(name.name for name in base.names),
+        reference=base.location,
+        sources=tuple(Source(source=row.source, revision=row.revision or None) for row in base.revisions),
+        calibrations=tuple(map(Calibration.from_row, _last_taken(base))),
+        files=entries(base.manifest),
+    )
 
 
 def _last_taken(base: tables.BaseModelRow) -> list[tables.CalibrationRow]:

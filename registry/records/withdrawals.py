@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime
 from functools import cache
@@ -212,8 +212,13 @@ def _found(
     # `parts_of` is the query for pairs of a thing and an adapter that it is or holds.
     if not ids or session.scalar(_any(at is None), {"moment": at}) is None:
         return {}
-    told: dict[int, dict[str, Withdrawal]] = defaultdict(dict)
-    for number, computed, itself, same_bytes, name, reason, since, by in _rows(session, ids, parts_of, at):
+    # Of many things, one looks from what is yanked, since that is little.
+    many, wanted, told = len(ids) > BATCH, set(ids), defaultdict[int, dict[str, Withdrawal]](dict)
+    given = {"moment": at} if many else {"moment": at, "ids": list(ids)}
+    rows = session.execute(_query(parts_of, many=many, now=at is None), given)
+    for number, computed, itself, same_bytes, name, reason, since, by in rows:
+        if number not in wanted:
+            continue
         relation: Relation
         if computed:
             relation = "computed-from"
@@ -226,19 +231,6 @@ def _found(
         number: tuple(sorted(found.values(), key=lambda each: each.relation != "itself"))
         for number, found in told.items()
     }
-
-
-def _rows(
-    session: Session,
-    ids: Collection[int],
-    parts_of: Callable[[Where], Select[*tuple[Any, ...]]],
-    at: datetime | None,
-) -> Iterator[Sequence[Any]]:
-    """Yield each thing with what is yanked in it: of many things, one looks from what is yanked, since that is little."""
-    many, wanted = len(ids) > BATCH, set(ids)
-    query = _query(parts_of, many=many, now=at is None)
-    given = {"moment": at} if many else {"moment": at, "ids": list(ids)}
-    yield from (row for row in session.execute(query, given) if row[0] in wanted)
 
 
 # Queries are made once: most of a question's time went into that.

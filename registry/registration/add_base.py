@@ -32,7 +32,7 @@ from ..models.identity import BaseIdentity, identify_base, lasting
 from ..names import parse_base_name
 from ..records.derived import base_columns, describe_base, require_recordable, require_sensible
 from ..records.fused import AddedBase
-from ..records.views import base_facts
+from ..records.views import base_record
 from ..remote.documents import BaseDocument
 from ..runtime.mlx_keys import mlx_keys
 from .fetch_base import FetchedBase, fetched
@@ -173,7 +173,7 @@ def _record(
             session.add(tables.BaseRevisionRow(base_id=base.id, **source, created_at=now))
         session.flush()
         session.refresh(base)
-        facts = base_facts(base)
+        record = base_record(base)
         events.record(
             session,
             "base.added",
@@ -184,7 +184,7 @@ def _record(
         )
     if same_as is not None:
         deposit.abandon()  # somebody added it in other files, while these were stored
-    return AddedBase(**facts, created=created, same_as=same_as, findings=())
+    return AddedBase.extending(record, created=created, same_as=same_as, findings=())
 
 
 def _same(session: Session, identity: BaseIdentity) -> tables.BaseModelRow | None:
@@ -212,7 +212,7 @@ def base_row(
     )
 
 
-def identify_received(document: BaseDocument, files: Mapping[str, Path]) -> dict[str, Any]:
+def identify_received(document: BaseDocument, files: Mapping[str, Path]) -> Mapping[str, Any]:
     """Return the facts of a base model of another registry, computed from its files as for one that is added here."""
     hint = "nothing of it was recorded; fusery audit, on the other registry"
     require_sensible(files)

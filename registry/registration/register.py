@@ -36,7 +36,7 @@ from ..parsing import require_past
 from ..records.adapter import MAX_VERSION, Registered
 from ..records.references import load_adapters, next_version, require_version
 from ..records.renderings import rendering_of
-from ..records.views import registered_record, trained_on_view
+from ..records.views import adapter_records, trained_on_view
 from .context import RegistrationContext, candidate_for, load_context, policy_of
 from .new_adapter import Examined, add_adapter, known_adapter, task_row
 from .run_readers import select_folder, select_run
@@ -168,7 +168,7 @@ def _record(workspace: Workspace, deposit: Deposit, seen: Examined, sources: Seq
         task = task_row(session, seen.name.task)
         same = known_adapter(session, task, seen.manifest.digest, seen.submission, seen.context)
         if same is not None:
-            return registered_record(session, same, created=False)
+            return Registered.extending(adapter_records(session, [same])[0], created=False)
         version = _version(session, task, seen.submission.version or seen.name.version)
         name = AdapterName(task.name, version, seen.name.date)
         adapter = add_adapter(workspace, session, seen, name, stored, sources)
@@ -191,7 +191,7 @@ def _record(workspace: Workspace, deposit: Deposit, seen: Examined, sources: Seq
             },
             at=adapter.created_at,
         )
-        return registered_record(session, adapter, created=True)
+        return Registered.extending(adapter_records(session, [adapter])[0], created=True)
 
 
 def _refuse_early(workspace: Workspace, seen: Examined) -> None:

@@ -7,11 +7,11 @@ that "which version was in production in March" has an answer.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import BindParameter, Select, bindparam, select, union
 from sqlalchemy.orm import Session, joinedload
@@ -21,13 +21,11 @@ from ..database.events import history
 from ..errors import BadInputError
 from ..names import Reference, parse_alias
 from ..parsing import parse_moment
-from ..records.alias_moves import ALIAS_MOVED, alias_row, move, move_facts, refuse_guarded, text_of
+from ..records.alias_moves import ALIAS_MOVED, alias_row, move, move_record, refuse_guarded, text_of
 from ..records.references import adapter_names, no_alias, resolve_adapter
 from ..records.release import Alias, AliasHolder, AliasMove, Moved
 from ..records.withdrawals import is_yanked, of_adapters, refuse_yanked, told_of
-
-if TYPE_CHECKING:
-    from ..workspace.workspace import Workspace
+from ..workspace.workspace import Workspace
 
 _ROLLBACK = "rollback"
 """What the log says of a move that is one."""
@@ -72,7 +70,17 @@ def roll_back(workspace: Workspace, reference: str, *, reason: str = "", emergen
         told = {**_allow(session, alias, "rollback", reason, emergency), _ROLLBACK: True}
         query = select(tables.AliasMoveRow).where(tables.AliasMoveRow.alias_id == alias.id)
         moves = session.scalars(query.order_by(tables.AliasMoveRow.id)).all()
-        holders = holders_of(moves, _rollbacks(session, alias, len(moves)))
+        # The log has one entry of each move, which says whether it was a rollback.
+        logged = history(session, kind="alias", subject=text_of(alias), action=ALIAS_MOVED, limit=len(moves))
+        back = [bool(json.loads(event.detail).get(_ROLLBACK)) for event in logged]
+        holders = list[int]()  # the present one last; a rollback removes the holder that it left
+        for each, was_back in zip(moves, [False] * (len(moves) - len(back)) + back, strict=True):
+            if each.to_adapter_id is None:
+                continue
+            if was_back and holders[-2:-1] == [each.to_adapter_id]:
+                holders.pop()
+            elif holders[-1:] != [each.to_adapter_id]:
+                holders.append(each.to_adapter_id)
         if len(holders) < 2:
             raise BadInputError(f"no other adapter held {reference} before", hint=f"fusery log {reference}")
         adapter = session.get_one(tables.AdapterRow, holders[-2])
@@ -149,12 +157,12 @@ def alias_moves(
     moves = session.scalars(query.limit(limit).offset(offset or None)).all()[::-1]
     ids = {number for move in moves for number in (move.from_adapter_id, move.to_adapter_id) if number}
     names = adapter_names(session, ids)
-    return [AliasMove(**move_facts(alias, move, names)) for move in moves]
+    return [move_record(alias, move, names) for move in moves]
 
 
 def _allow(
     session: Session, alias: tables.AliasRow, verb: str, reason: str, emergency: bool
-) -> dict[str, Any]:
+) -> Mapping[str, bool]:
     if emergency and not reason.strip():
         raise BadInputError(
             "an emergency needs a reason",
@@ -165,26 +173,6 @@ def _allow(
         refuse_guarded(session, alias.task.name, alias.name, hint=hint)
         return {}
     return {"emergency": True}
-
-
-def holders_of(moves: Sequence[tables.AliasMoveRow], rollbacks: Sequence[bool]) -> list[int]:
-    """Return the holders of an alias, the current one last; a rollback removes the holder that it left."""
-    holders: list[int] = []
-    for each, back in zip(moves, rollbacks, strict=True):
-        if each.to_adapter_id is None:
-            continue
-        if back and holders[-2:-1] == [each.to_adapter_id]:
-            holders.pop()
-        elif holders[-1:] != [each.to_adapter_id]:
-            holders.append(each.to_adapter_id)
-    return holders
-
-
-def _rollbacks(session: Session, alias: tables.AliasRow, count: int) -> list[bool]:
-    """Return which of the moves of an alias, of which the log has one entry each, are rollbacks."""
-    told = history(session, kind="alias", subject=text_of(alias), action=ALIAS_MOVED, limit=count)
-    found = [bool(json.loads(event.detail).get(_ROLLBACK)) for event in told]
-    return [False] * (count - len(found)) + found
 
 
 def _find(session: Session, text: str) -> tables.AliasRow:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
@@ -20,9 +18,7 @@ from ..records.references import resolve_adapter
 from ..records.release import Approval
 from ..records.roles import owner_of
 from ..records.withdrawals import refuse_yanked, told_of
-
-if TYPE_CHECKING:
-    from ..workspace.workspace import Workspace
+from ..workspace.workspace import Workspace
 
 LONGEST_NOTE = 10_000
 """Characters."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
@@ -23,14 +22,11 @@ from ..errors import BadInputError, UnknownReferenceError
 from ..limits import DEPLOYMENTS, require_count
 from ..parsing import parse_moment
 from ..provenance.trace import Key, key_of, nodes_of
-from ..record import row_values
 from ..records.graph import Node
 from ..records.references import find_things, places_of, shippable
 from ..records.release import Deployed, Deployment, Refused
 from ..records.withdrawals import is_yanked, standing_yank
-
-if TYPE_CHECKING:
-    from ..workspace.workspace import Workspace
+from ..workspace.workspace import Workspace
 
 RECORDED, ENDED, REFUSED = "deployment.recorded", "deployment.ended", "deployment.refused"
 
@@ -71,12 +67,9 @@ def record_deployment(
             setattr(row, column, subject.id)
             session.add(row)
             _tell(workspace, session, row, RECORDED, now, {"note": note, **({"via": via} if via else {})})
-        facts, *ended = _facts(session, [row, *given_way])
-        return Deployed(
-            **facts,
-            changed=same is None or bool(given_way),
-            ended=tuple(Deployment(**each) for each in ended),
-        )
+        record, *ended = deployment_records(session, [row, *given_way])
+        changed = same is None or bool(given_way)
+        return Deployed.extending(record, changed=changed, ended=tuple(ended))
 
 
 def end_deployments(
@@ -167,18 +160,10 @@ def deployments_of(
 
 def deployment_records(session: Session, rows: Sequence[tables.DeploymentRow]) -> list[Deployment]:
     """Return the records of deployments."""
-    return [Deployment(**facts) for facts in _facts(session, rows)]
-
-
-def _facts(session: Session, rows: Sequence[tables.DeploymentRow]) -> list[dict[str, Any]]:
     nodes = nodes_of(session, (_which(row) for row in rows))
     names = ("kind", "name", "digest", "id", "yanked", "withdrawals")
     return [
-        {
-            **row_values(Deployment, row),
-            "note": row.note,
-            **{name: getattr(nodes[_which(row)], name) for name in names},
-        }
+        Deployment.from_row(row, note=row.note, **{name: getattr(nodes[_which(row)], name) for name in names})
         for row in rows
     ]
 

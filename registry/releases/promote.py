@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session, joinedload
@@ -33,12 +33,9 @@ from ..records.references import load_adapters, resolve_adapter
 from ..records.release import Outcome, Promotion, State
 from ..records.views import stands
 from ..records.withdrawals import of_adapters, refuse_yanked, told_of
+from ..workspace.workspace import Workspace
 from .approvals import alias_of, approvers
 from .rules import MetricRule, Rules, bound_words, make_rules
-
-if TYPE_CHECKING:
-    from ..workspace.workspace import Workspace
-
 
 Said = tuple[State, str] | tuple[State, str, str | None] | tuple[State, str, str | None, str | None]
 """State, reason, the command that helps, and the code of what was found."""
@@ -63,40 +60,27 @@ class Case:
 
 def judge(case: Case, recorded: Mapping[str, Any] | None) -> list[Outcome]:
     """Evaluate every recorded rule of an alias for an adapter."""
-    outcomes = [_outcome("not_yanked", True, _not_yanked(case))]
+    found = of_adapters(case.session, [case.adapter.id]).get(case.adapter.id, ())
+    others = [withdrawal.summary for withdrawal in found if withdrawal.relation != "itself"]
+    said: Said = ("passed", "; ".join(["it is not yanked", *others]))
+    try:
+        refuse_yanked(case.session, case.adapter)
+    except BadInputError as error:
+        said = ("failed", error.message)
+    outcomes = [Outcome("not_yanked", True, *said)]
     if recorded is None:
         return outcomes
     try:
         rules = make_rules(recorded)
     except BadInputError as error:
         # Written by a newer version, which may well ask for more than this one knows of.
-        said: Said = ("unknown", f"this version cannot read the rules: {error.message}")
-        return [*outcomes, _outcome("rules", recorded, said)]
+        said = ("unknown", f"this version cannot read the rules: {error.message}")
+        return [*outcomes, Outcome("rules", recorded, *said)]
     wanted = rules.to_dict()
     for name, look in _LOOKS.items():
         if name in wanted:
-            outcomes.append(_outcome(name, wanted[name], look(case, rules)))
+            outcomes.append(Outcome(name, wanted[name], *look(case, rules)))
     return outcomes
-
-
-def verdict_of(outcomes: list[Outcome]) -> State:
-    """Return the overall verdict: failed if any rule failed, else unknown if any is unknown."""
-    states = {outcome.state for outcome in outcomes}
-    return "failed" if "failed" in states else "unknown" if "unknown" in states else "passed"
-
-
-def _outcome(name: str, wanted: object, said: Said) -> Outcome:
-    return Outcome(name, wanted, *said)
-
-
-def _not_yanked(case: Case) -> Said:
-    try:
-        refuse_yanked(case.session, case.adapter)
-    except BadInputError as error:
-        return "failed", error.message
-    found = of_adapters(case.session, [case.adapter.id]).get(case.adapter.id, ())
-    others = [withdrawal.summary for withdrawal in found if withdrawal.relation != "itself"]
-    return "passed", "; ".join(["it is not yanked", *others])
 
 
 def _admission(case: Case, rules: Rules) -> Said:
@@ -108,7 +92,17 @@ def _admission(case: Case, rules: Rules) -> Said:
 
 
 def _fidelity(case: Case, rules: Rules) -> Said:
-    known = _fused_alone(case)
+    # What was fused from the adapter alone at its own scale, also by other registries; what was measured against another
+    # yardstick than this adapter's says nothing of it.
+    aware = aware_of(case.adapter.method, case.adapter.training)
+    known = [
+        fused
+        for fused in case.session.scalars(fused_from(case.adapter))
+        if fused.adapter.digest == case.adapter.digest
+        and not fused.extras
+        and fused.recipe.get("scale") is None
+        and fused.recipe.get("quantization_aware") == aware
+    ]
     made = [row for row in known if counts(case.session, row)]
     if not made:
         why = "nothing was fused from it yet, so its fidelity was not measured"
@@ -124,22 +118,6 @@ def _fidelity(case: Case, rules: Rules) -> Said:
         if enough
         else ("failed", why, f"fusery show {case.adapter.name} --fidelity --formats")
     )
-
-
-def _fused_alone(case: Case) -> list[tables.FusedRow]:
-    """Return what was fused from the adapter alone at its own scale, also by other registries.
-
-    What was measured against another yardstick than this adapter's says nothing of it.
-    """
-    aware = aware_of(case.adapter.method, case.adapter.training)
-    return [
-        fused
-        for fused in case.session.scalars(fused_from(case.adapter))
-        if fused.adapter.digest == case.adapter.digest
-        and not fused.extras
-        and fused.recipe.get("scale") is None
-        and fused.recipe.get("quantization_aware") == aware
-    ]
 
 
 def _evaluations(adapter: tables.AdapterRow, metric: str) -> list[tables.EvaluationRow]:
@@ -286,6 +264,7 @@ _LOOKS: dict[str, Callable[[Case, Rules], Said]] = {
 
 
 ALIAS_REFUSED = "alias.refused"
+_WORST_FIRST: tuple[State, ...] = ("failed", "unknown")
 
 
 def promote(
@@ -303,7 +282,9 @@ def promote(
         case = Case(session, adapter, name, against, licence, licence_read)
         rule = rule_for(session, adapter.task.name, name)
         outcomes = judge(case, None if rule is None else rule.rules)
-        verdict, told = verdict_of(outcomes), {"rules": [outcome.to_dict() for outcome in outcomes]}
+        states = {outcome.state for outcome in outcomes}
+        verdict: State = next((state for state in _WORST_FIRST if state in states), "passed")
+        told = {"rules": [outcome.to_dict() for outcome in outcomes]}
         moved = False
         if verdict != "passed" and not dry_run:
             reasons = [f"{found.rule}: {found.why}" for found in outcomes if found.state != "passed"]

@@ -7,7 +7,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -29,14 +29,10 @@ from .. import tables
 from ..database import events
 from ..errors import BadInputError, UnknownReferenceError
 from ..names import parse_alias, parse_task
-from ..record import row_values
 from ..records.alias_moves import EVERY_TASK, rule_for, rule_target
 from ..records.evaluation import parse_metric
 from ..records.release import AliasRules, RemovedRules, SetRules
-
-if TYPE_CHECKING:
-    from ..workspace.workspace import Workspace
-
+from ..workspace.workspace import Workspace
 
 LARGEST = 64 << 10
 """Bytes of a file of rules."""
@@ -50,21 +46,14 @@ Licence = Annotated[
 
 
 class MetricRule(BaseModel):
-    """Demands on one metric, as it was recorded last.
-
-    Attributes:
-        at_least: its value is not below this.
-        at_most: its value is not above this.
-        within: it is not worse than that of the alias's holder by more than this, in its own unit.
-        dataset: only what was measured on this dataset counts.
-        split: only what was measured on this split counts.
-    """
+    """Demands on one metric, as it was recorded last: its least and largest value, and on which dataset and split."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     at_least: Number | None = None
     at_most: Number | None = None
     within: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] | None = None
+    """By how much it may be worse than that of the alias's holder, in its own unit."""
     dataset: Annotated[str, StringConstraints(min_length=1, max_length=300)] | None = None
     split: Annotated[str, StringConstraints(min_length=1, max_length=100)] | None = None
 
@@ -78,15 +67,10 @@ class MetricRule(BaseModel):
 class Rules(BaseModel):
     """Demands on an adapter; rules that are not set do not apply.
 
-    Attributes:
-        admission: `clean`, neither a warning nor an error when it was registered; or `no_errors`.
-        fidelity: a recorded fuse of it has at least this verdict.
-        val_loss_within: its validation loss exceeds that of the alias's holder by at most this much.
-        signed: a key trusted for the alias has signed it.
-        licences: the base's licence, and its own if it has one, are among these.
-        approvals: at least this many people other than its author have approved.
-        authenticated: only approvals count of which a server knew by a token who gave them.
-        metrics: demands on metrics, by their names.
+    `admission`: no error, or neither warning nor error (`clean`), when it was registered.  `fidelity`: a recorded fuse has at
+    least this verdict.  `val_loss_within`: its loss exceeds that of the alias's holder by at most this.  `signed`: by a key
+    trusted for the alias.  `licences`: of the base, and its own if it has one.  `approvals`: of so many people other than its
+    author; `authenticated`: only those given with a token count.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -116,9 +100,13 @@ def make_rules(values: Mapping[str, Any], subject: str = "the rules") -> Rules:
     try:
         return Rules.model_validate(dict(values))
     except ValidationError as error:
-        raise BadInputError(
-            f"{subject} cannot be taken: {_first(error)}", hint="fusery alias rules set --help"
-        ) from error
+        found = error.errors(include_input=False, include_url=False)[0]
+        place, message = ".".join(str(part) for part in found["loc"])[:60] or "value", str(found["msg"])
+        reason = f"{place}: {message[:1].lower()}{message[1:]}"
+        if found["type"] == "extra_forbidden":
+            reason = f"there is no rule {place!r}, only {', '.join(Rules.model_fields)}"
+        hint = "fusery alias rules set --help"
+        raise BadInputError(f"{subject} cannot be taken: {reason}", hint=hint) from error
 
 
 _SAID = re.compile(
@@ -127,9 +115,9 @@ _SAID = re.compile(
 _TESTS = {">=": "at_least", "<=": "at_most", "within": "within"}
 
 
-def metric_rules(said: Iterable[str]) -> dict[str, dict[str, Any]]:
+def metric_rules(said: Iterable[str]) -> dict[str, dict[str, object]]:
     """Return rules about metrics from texts: `NAME >= X`, `NAME <= X` or `NAME within E`, each perhaps with `on SPLIT`."""
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, object]] = {}
     for text in said:
         match = _SAID.fullmatch(text.strip())
         try:
@@ -161,7 +149,11 @@ _BOUNDS = {
 def bound_words(rule: Mapping[str, Any]) -> list[str]:
     """Return the bounds of a rule about a metric in words, such as `at least 0.6`."""
     given = ((words, rule.get(name)) for name, words in _BOUNDS.items())
-    return [words.format(_number(bound)) for words, bound in given if bound is not None]
+    return [
+        words.format(f"{bound:.6g}" if isinstance(bound, int | float) else bound)
+        for words, bound in given
+        if bound is not None
+    ]
 
 
 def rule_words(name: str, wanted: Any) -> str:
@@ -171,8 +163,10 @@ def rule_words(name: str, wanted: Any) -> str:
         and isinstance(wanted, Mapping)
         and all(isinstance(each, Mapping) for each in wanted.values())
     ):
+        places = {metric: [rule.get("dataset"), rule.get("split")] for metric, rule in wanted.items()}
+        on = {metric: "/".join(map(str, filter(None, parts))) for metric, parts in places.items()}
         return "; ".join(
-            f"{metric} {' and '.join(bound_words(rule))}{_measured_on(rule)}"
+            f"{metric} {' and '.join(bound_words(rule))}{on[metric] and f' on {on[metric]}'}"
             for metric, rule in wanted.items()
         )
     if isinstance(wanted, bool):
@@ -180,15 +174,6 @@ def rule_words(name: str, wanted: Any) -> str:
     if isinstance(wanted, list | tuple):
         return ", ".join(map(str, wanted))
     return str(wanted)
-
-
-def _measured_on(rule: Mapping[str, Any]) -> str:
-    where = "/".join(str(part) for part in (rule.get("dataset"), rule.get("split")) if part)
-    return f" on {where}" if where else ""
-
-
-def _number(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, int | float) else str(value)
 
 
 def read_rules(path: Path) -> tuple[dict[str, Any], bool | None]:
@@ -199,7 +184,15 @@ def read_rules(path: Path) -> tuple[dict[str, Any], bool | None]:
         raise BadInputError(
             f"{path.name} is larger than {LARGEST >> 10} KiB", hint="fusery alias rules set --help"
         )
-    values = parse_json(data, path.name) if path.suffix.lower() == ".json" else _toml(data, path.name)
+    try:
+        values = (
+            parse_json(data, path.name) if path.suffix.lower() == ".json" else tomllib.loads(data.decode())
+        )
+    except FormatError:
+        raise
+    except (ValueError, RecursionError) as error:  # a number of many digits is a plain ValueError
+        hint = 'write lines such as: admission = "clean"'
+        raise BadInputError(f"{path.name} is not TOML in UTF-8", hint=hint) from error
     if not isinstance(values, dict):
         raise FormatError(f"{path.name} is not a JSON object")
     guarded = values.pop("guarded", None)
@@ -207,24 +200,6 @@ def read_rules(path: Path) -> tuple[dict[str, Any], bool | None]:
         raise BadInputError(f"{path.name} cannot be taken: guarded: write true or false")
     make_rules(values, path.name)
     return values, guarded
-
-
-def _toml(data: bytes, name: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(data.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise BadInputError(f"{name} is not UTF-8 text") from error
-    except (ValueError, RecursionError) as error:  # a number of many digits is a plain ValueError
-        raise BadInputError(f"{name} is not TOML", hint='write lines such as: admission = "clean"') from error
-
-
-def _first(error: ValidationError) -> str:
-    found = error.errors(include_input=False, include_url=False)[0]
-    place = ".".join(str(part) for part in found["loc"])[:60] or "value"
-    if found["type"] == "extra_forbidden":
-        return f"there is no rule {place!r}, only {', '.join(Rules.model_fields)}"
-    said = str(found["msg"])
-    return f"{place}: {said[:1].lower()}{said[1:]}"
 
 
 def set_rules(
@@ -254,10 +229,15 @@ def set_rules(
             detail = {"before": before, **after, "reason": reason}
             events.record(session, "rules.set", "alias", rule_target(row), detail)
         shown = row or tables.AliasRuleRow(task=task, alias=alias)
-        return SetRules(
-            **{**_facts(shown), **after},
+        held, kept, rule = tables.AliasRow, tables.TaskRow, tables.AliasRuleRow
+        under = select(kept.name).join(held, held.task_id == kept.id).where(held.name == alias)
+        others = kept.name.not_in(select(rule.task).where(rule.alias == alias))
+        names = session.scalars(under.where(kept.name == task if task else others).order_by(kept.name))
+        return SetRules.extending(
+            _record(shown),
+            **after,
             changed=changed,
-            applies_to=tuple(_aliases_under(session, task, alias)),
+            applies_to=tuple(f"{name}#{alias}" for name in names),
         )
 
 
@@ -268,7 +248,7 @@ def show_rules(workspace: Workspace, target: str) -> AliasRules:
         row = rule_for(session, task, alias)
         if row is None:
             raise _none(target)
-        return AliasRules(**_facts(row))
+        return _record(row)
 
 
 def list_rules(workspace: Workspace) -> list[AliasRules]:
@@ -276,7 +256,7 @@ def list_rules(workspace: Workspace) -> list[AliasRules]:
     rule = tables.AliasRuleRow
     with workspace.database.read() as session:
         rows = session.scalars(select(rule).order_by(rule.task, rule.alias))
-        return [AliasRules(**_facts(row)) for row in rows]
+        return [_record(row) for row in rows]
 
 
 def remove_rules(
@@ -288,12 +268,12 @@ def remove_rules(
         row = _own(session, task, alias)
         if row is None:
             raise _none(target)
-        facts = _facts(row)
+        record = _record(row)
         if not dry_run:
             detail = {"before": _stated(row), "guarded": False, "rules": {}, "reason": reason}
             session.delete(row)
             events.record(session, "rules.removed", "alias", rule_target(row), detail)
-        return RemovedRules(**facts, removed=not dry_run)
+        return RemovedRules.extending(record, removed=not dry_run)
 
 
 def _target(text: str) -> tuple[str, str]:
@@ -308,23 +288,12 @@ def _own(session: Session, task: str, alias: str) -> tables.AliasRuleRow | None:
     return session.scalar(select(rule).where(rule.task == task, rule.alias == alias))
 
 
-def _aliases_under(session: Session, task: str, alias: str) -> list[str]:
-    row, kept, rule = tables.AliasRow, tables.TaskRow, tables.AliasRuleRow
-    query = select(kept.name).join(row, row.task_id == kept.id).where(row.name == alias).order_by(kept.name)
-    if task:
-        query = query.where(kept.name == task)
-    else:
-        query = query.where(kept.name.not_in(select(rule.task).where(rule.alias == alias)))
-    return [f"{name}#{alias}" for name in session.scalars(query)]
-
-
-def _stated(row: tables.AliasRuleRow | None) -> dict[str, Any] | None:
+def _stated(row: tables.AliasRuleRow | None) -> Mapping[str, object] | None:
     return None if row is None else {"guarded": row.guarded, "rules": row.rules}
 
 
-def _facts(row: tables.AliasRuleRow) -> dict[str, Any]:
-    others = {"alias": rule_target(row), "at": row.created_at, "by": row.created_by}
-    return {**row_values(AliasRules, row), **others}
+def _record(row: tables.AliasRuleRow) -> AliasRules:
+    return AliasRules.from_row(row, alias=rule_target(row), at=row.created_at, by=row.created_by)
 
 
 def _none(target: str) -> UnknownReferenceError:

@@ -23,7 +23,7 @@ from ..records.calibrations import current_calibration
 from ..records.fused import ModuleFidelity, Source
 from ..records.fused_rows import fused_from
 from ..records.references import load_adapters, resolve_any
-from ..records.views import adapter_facts, entries
+from ..records.views import adapter_records, entries
 from ..records.withdrawals import of_fused
 from .documents import (
     MOST_EVENTS,
@@ -204,9 +204,10 @@ def adapter_documents(session: Session, rows: Iterable[tables.AdapterRow]) -> It
         base, digests = tables.BaseModelRow, {row.trained_on for row in some if row.trained_on is not None}
         bases = session.scalars(select(base).where(base.digest.in_(digests))) if digests else ()
         names = {row.digest: tuple(sorted(known_as(row))) for row in bases}
-        for row, facts in zip(some, adapter_facts(session, some), strict=True):
-            yield AdapterDocument(
-                **facts | {"aliases": ()},
+        for row, record in zip(some, adapter_records(session, some), strict=True):
+            yield AdapterDocument.extending(
+                record,
+                aliases=(),
                 base_digest=Digest(row.base.digest),
                 base_names=tuple(sorted(known_as(row.base))),
                 trained_on_names=names.get(row.trained_on or "", ()),

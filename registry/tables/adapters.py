@@ -27,20 +27,9 @@ class DatasetRow(Numbered, TableRow):
 
 
 _INDEXED = (
-    "version",
-    "date",
-    "method",
-    "rank",
-    "alpha",
-    "scale",
-    "layers",
-    "val_loss",
-    "iterations",
-    "examples",
-    "trainable_parameters",
-    "created_at",
-    "created_by",
-)
+    "version", "date", "method", "rank", "alpha", "scale", "layers", "val_loss", "iterations", "examples",
+    "trainable_parameters", "created_at", "created_by",
+)  # fmt: skip
 """Columns of the fields that lists are sorted by, besides its name; a page is read along the index of one."""
 
 

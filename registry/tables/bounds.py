@@ -92,10 +92,6 @@ def _integer(column: Column[Any], value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and least <= value < widest
 
 
-def _number(column: Column[Any], value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def is_moment(value: Any) -> bool:
     """Return whether a value is a moment with its time zone, which can be said in UTC."""
     try:
@@ -109,6 +105,8 @@ _FITS: Mapping[str, Any] = {
     "date": lambda _, value: isinstance(value, date),
     "integer": _integer,
     "moment": lambda _, value: is_moment(value),
-    "number": _number,
+    "number": lambda _, value: (
+        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    ),
     "text": _text,
 }

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-from collections import defaultdict
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
 
 from fusery.storage.progress import SILENT, Reporter
 from fusery.storage.transfer import AT_ONCE
@@ -21,24 +19,24 @@ from ..database.schema import differences
 from ..database.sealing import Key
 from ..records.withdrawals import of_adapters
 from ..workspace.executor import Threads
+from ..workspace.workspace import Workspace
 from .checks import (
     AuditableItem,
     Trouble,
     auditable_items,
+    blobs_of,
     check_blob,
     check_events,
     check_folder,
     check_sealed,
     note_garbage,
     trouble_of,
-    with_blobs,
 )
 from .recomputing import Contexts, check_again
 from .report import Damage, Problem, Report, in_order
 
 if TYPE_CHECKING:
     from ..provenance.anchor import Anchor
-    from ..workspace.workspace import Workspace
 
 NOT_ANCHORED = (
     "the log is not anchored: this audit cannot tell an older copy of the database from the newest one "
@@ -64,27 +62,25 @@ def audit(
     """
     report, known = Report(), _read_anchors(anchors, keys)
     with workspace.database.read() as session:
-        found = list(auditable_items(session, workspace, references, report))
-        _note_yanks(session, found, report)
-    items, contexts = list(with_blobs(workspace, found)), Contexts()
+        items = list(auditable_items(session, workspace, references, report))
+        names = {number: item.name for item in items for kind, number in item.records if kind == "adapter"}
+        with in_order(report, "the yanks"):
+            for number, withdrawals in sorted(of_adapters(session, names).items()):
+                others = (each.summary for each in withdrawals if each.relation != "itself")
+                report.notes += [f"{names[number]}: {summary}" for summary in others]
+        blobs = blobs_of(session, items)
     if not references:
-        report.checked.update(dict.fromkeys([*(item.kind for item in found), "blob"], 0))  # in this order
-    troubles, folders = _read_ahead(workspace, items, jobs, reporter)
-    for item, blobs in items:
+        report.checked.update(dict.fromkeys([*(item.kind for item in items), "blob"], 0))  # in this order
+    parts = _read(workspace, blobs, jobs, reporter)
+    for item in items:
         report.checked[item.kind] += 1
-        for damage, subject in blobs.items():
-            check_blob(workspace, damage, subject, troubles.get(damage), report)
-        if item.folder is not None:
-            report.checked["file"] += len(item.manifest)
-            report.problems += folders[item].problems
-            report.notes += folders[item].notes
-        check_again(workspace, item, report, contexts)
+        report.extend(parts[item])
     if repair:
         from .repairing import repair_all
 
         repair_all(workspace, report, copies, reporter.say)
     if references:
-        check_sealed(workspace, report, frozenset[Key]().union(*(item.records for item in found)))
+        check_sealed(workspace, report, frozenset[Key]().union(*(item.records for item in items)))
     else:
         _check_anchors(workspace, known, report, checked=bool(keys))
         check_events(workspace, report)
@@ -97,42 +93,68 @@ def audit(
     return report
 
 
-def _read_ahead(
-    workspace: Workspace,
-    items: Sequence[tuple[AuditableItem, Mapping[Damage, str]]],
-    jobs: int,
-    reporter: Reporter,
-) -> tuple[Mapping[Damage, Trouble], Mapping[AuditableItem, Report]]:
-    """Read blobs and folders in parallel; return the problems of each."""
-    blobs = {damage: subject for _, found in items for damage, subject in found.items()}
-    folders = [item for item, _ in items if item.folder is not None]
-    names = itertools.count(1)
+class _Part(NamedTuple):
+    """What one thread reads: blobs of a record, by the paths of their files, or its folder if there are none."""
 
-    def report(name: str) -> None:
-        reporter.item(name)
-        reporter.progress(next(names), len(blobs) + len(folders))
-
-    troubles: dict[Damage, Trouble] = {}
-    reports: defaultdict[AuditableItem, Report] = defaultdict(Report)
-    for read in Threads(max(jobs, AT_ONCE)).run(partial(trouble_of, workspace), blobs):
-        report(blobs[read.item])
-        # An unavailable store does not prove that a blob is damaged or whole.
-        troubles[read.item] = ("blob_unreadable", read.failure.message) if read.failure else read.result
-    for seen in Threads(jobs).run(partial(check_folder, workspace), folders):
-        report(seen.item.name)
-        if seen.failure is not None:
-            reports[seen.item].add("unreadable", seen.item.name, seen.failure.message)
-        elif seen.result is not None:
-            reports[seen.item] = seen.result
-    return troubles, reports
+    item: AuditableItem
+    blobs: Mapping[Damage, str]
 
 
-def _note_yanks(session: Session, items: Sequence[AuditableItem], report: Report) -> None:
-    names = {number: item.name for item in items for kind, number in item.records if kind == "adapter"}
-    with in_order(report, "the yanks"):
-        for number, withdrawals in sorted(of_adapters(session, names).items()):
-            others = [each for each in withdrawals if each.relation != "itself"]
-            report.notes += [f"{names[number]}: {withdrawal.summary}" for withdrawal in others]
+def _read(
+    workspace: Workspace, blobs: Mapping[AuditableItem, Mapping[Damage, str]], jobs: int, reporter: Reporter
+) -> Mapping[AuditableItem, Report]:
+    """Read blobs and folders in parallel, each once, and recompute the records; return a report of each record."""
+    parts = [
+        _Part(item, chosen)
+        for item, own in blobs.items()
+        for chosen in ([own] if item.kind == "adapter" else [{damage: own[damage]} for damage in own])
+    ]
+    parts += [_Part(item, {}) for item in blobs if item.folder is not None]
+    reports, contexts = {item: Report() for item in blobs}, Contexts()
+    troubles, folders = dict[Damage, Trouble](), dict[AuditableItem, Report]()
+    with workspace.cache.scratch() as scratch:
+        read = partial(_read_part, workspace, scratch)
+        for number, done in enumerate(Threads(max(jobs, AT_ONCE)).run(read, parts), 1):
+            item, own = done.item
+            reporter.item(next((f"{item.name}: {path}" for path in own.values()), item.name))
+            reporter.progress(number, len(parts))
+            if done.failure is not None and own:
+                troubles |= dict.fromkeys(own, ("blob_unreadable", done.failure.message))
+            elif done.failure is not None:
+                folders[item] = Report(problems=[Problem("unreadable", item.name, done.failure.message)])
+            elif isinstance(done.result, Report):
+                folders[item] = done.result
+            else:
+                troubles |= done.result or {}
+            if item.kind == "adapter":
+                if not any(troubles[damage] for damage in own):
+                    check_again(workspace, item, reports[item], contexts, scratch / str(item.number))
+                shutil.rmtree(scratch / str(item.number), ignore_errors=True)
+    for item, report in reports.items():
+        again = Report(problems=report.problems, notes=report.notes)
+        report.problems, report.notes = [], []
+        for damage, path in blobs[item].items():
+            check_blob(workspace, damage, f"{item.name}: {path}", troubles[damage], report)
+        if item in folders:
+            report.checked["file"] += len(item.manifest)
+            report.extend(folders[item])
+        if item.kind != "adapter" and report.ok:
+            check_again(workspace, item, again, contexts, None)
+        report.extend(again)
+    return reports
+
+
+def _read_part(workspace: Workspace, scratch: Path, part: _Part) -> Report | dict[Damage, Trouble]:
+    """Compare a folder, or verify blobs; those of an adapter are copied to a folder for what is recomputed of it."""
+    item, own = part
+    if item.kind == "adapter":
+        for path in item.stored:
+            (scratch / str(item.number) / path).parent.mkdir(parents=True, exist_ok=True)
+        return {
+            damage: trouble_of(workspace, damage, scratch / str(item.number) / path)
+            for damage, path in own.items()
+        }
+    return {damage: trouble_of(workspace, damage) for damage in own} if own else check_folder(workspace, item)
 
 
 def audit_chain(workspace: Workspace, anchors: Sequence[Path] = (), keys: Sequence[Path] = ()) -> Report:

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, object_session, selectinload
 
 from fusery.storage.digest import Digest, digest_file
-from fusery.storage.errors import BlobCorruptError, BlobMissingError, FuseryError, StorageError
+from fusery.storage.errors import BlobCorruptError, BlobMissingError, StorageError
 from fusery.storage.manifest import Manifest
 
 from .. import tables
 from ..database import Database, events
-from ..database.engine import BATCH, batches
+from ..database.engine import batches
 from ..database.leases import LONGEST
 from ..database.sealing import Key
 from ..engine.config import WEIGHTS
@@ -28,15 +27,11 @@ from ..records.alias_moves import text_of
 from ..records.bundles import is_elsewhere
 from ..records.fused_rows import label_with_key
 from ..records.references import resolve_any
+from ..workspace.workspace import Workspace
 from .history import check_alias_moves, check_amendments, check_history
 from .records import SealLog, check_records, check_spellings, check_table, count_records
-from .report import Damage, Problem, Report, in_order
+from .report import UNREADABLE, Damage, Problem, Report, in_order
 
-if TYPE_CHECKING:
-    from ..workspace.workspace import Workspace
-
-
-_BATCH = 200
 _TABLES: tuple[Any, ...] = (
     tables.BaseModelRow,
     tables.CalibrationRow,
@@ -51,19 +46,15 @@ class AuditableItem:
     """One record with its manifest, the paths whose bytes are in the store, and the folder or file that it also has."""
 
     kind: str
+    number: int
     name: str
     digest: str
     manifest: Manifest
     stored: frozenset[str]
     folder: Path | None
-    key: Digest | None = None
-    file: Path | None = None
-    records: frozenset[Key] = frozenset()
-
-    @property
-    def number(self) -> int:
-        """Id of its row."""
-        return next((number for kind, number in self.records if kind == self.kind), 0)
+    key: Digest | None
+    file: Path | None
+    records: frozenset[Key]
 
 
 def auditable_items(
@@ -80,9 +71,8 @@ def auditable_items(
         reached[made.__tablename__] = set(session.scalars(select(made.id).where(made.base_id.in_(bases))))
     for table in _TABLES:
         ids = session.scalars(select(table.id)) if reached is None else reached.get(table.__tablename__, ())
-        ordered = sorted(ids)
-        for start in range(0, len(ordered), _BATCH):
-            yield from _load(session, workspace, table, ordered[start : start + _BATCH], report)
+        for numbers in batches(sorted(ids)):
+            yield from _load(session, workspace, table, numbers, report)
 
 
 def _load(
@@ -95,55 +85,59 @@ def _load(
     try:
         found = [_item(row, workspace) for row in session.scalars(query)]
         digests = [item.manifest.digest for item in found]
-    except (OSError, ValueError, TypeError, LookupError, AttributeError, FuseryError) as error:
-        if len(numbers) == 1:
-            session.expunge_all()
-            name = f"row {numbers[0]} of {table.__tablename__}"
-            reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-            report.add("record_unreadable", name, f"cannot read {name}: {reason}")
+    except (OSError, *UNREADABLE) as error:
+        if len(numbers) > 1:
+            for number in numbers:
+                yield from _load(session, workspace, table, [number], report)
             return
-        middle = len(numbers) // 2
-        yield from _load(session, workspace, table, numbers[:middle], report)
-        yield from _load(session, workspace, table, numbers[middle:], report)
-    else:
-        for item, digest in zip(found, digests, strict=True):
-            if digest != item.digest:
-                report.add("manifest_changed", item.name, "the file list does not match the recorded digest")
-            yield item
+        session.expunge_all()
+        name = f"row {numbers[0]} of {table.__tablename__}"
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        report.add("record_unreadable", name, f"cannot read {name}: {reason}")
+        return
+    for item, digest in zip(found, digests, strict=True):
+        if digest != item.digest:
+            report.add("manifest_changed", item.name, "the file list does not match the recorded digest")
+        yield item
 
 
 def _item(row: Any, workspace: Workspace) -> AuditableItem:
-    files = row.manifest.files
-    manifest = Manifest(tuple(file.entry for file in files))
-    stored = frozenset(file.path for file in files if file.blob is not None)
-    folder, key, kind, name = None, None, "bundle", ""
-    if isinstance(row, tables.BaseModelRow):
-        kind, name = "base", row.name
-        folder = Path(row.location) if row.location else None
-    elif isinstance(row, tables.CalibrationRow):
-        kind, name = "calibration", f"{row.base.name} calibrated ({row.prompts}, {row.digest[:12]})"
-    elif isinstance(row, tables.AdapterRow):
-        kind, name = "adapter", row.name
-    elif isinstance(row, tables.FusedRow):
-        kind, name, key = "fused", label_with_key(row), Digest(row.key)
-        entry = workspace.cache.entry(key)
-        folder = entry if entry.exists() else None
-    else:  # a bundle: a folder, or one file in a folder of the user's; what is at a URL is not this machine's
-        place, none = Path(row.path), frozenset[str]()
-        session = object_session(row)
-        assert session is not None
-        if is_elsewhere(session, row):
-            return AuditableItem(kind, row.path, row.digest, manifest, none, None)
-        if place.is_file() and len(files) == 1:
-            return AuditableItem(kind, row.path, row.digest, manifest, none, place.parent, file=place)
-        return AuditableItem(kind, row.path, row.digest, manifest, none, place if place.is_dir() else None)
+    files, folder, key, file = row.manifest.files, None, None, None
+    kind = row.__tablename__.removesuffix("_model")
     records = {(kind, row.id), ("manifest", row.manifest_id)}
-    if isinstance(row, tables.AdapterRow):
+    if isinstance(row, tables.BaseModelRow):
+        name, folder = row.name, Path(row.location) if row.location else None
+    elif isinstance(row, tables.CalibrationRow):
+        name = f"{row.base.name} calibrated ({row.prompts}, {row.digest[:12]})"
+    elif isinstance(row, tables.AdapterRow):
+        name = row.name
         records |= {("task", row.task_id)} | ({("dataset", row.dataset_id)} if row.dataset_id else set())
         records |= {("amendment", each.id) for each in row.amendments}
         records |= {("evaluation", each.id) for each in row.evaluations}
         records |= {("manifest", rendering.manifest_id) for rendering in row.renderings}
-    return AuditableItem(kind, name, row.digest, manifest, stored, folder, key, records=frozenset(records))
+    elif isinstance(row, tables.FusedRow):
+        name, key = label_with_key(row), Digest(row.key)
+        entry = workspace.cache.entry(key)
+        folder = entry if entry.exists() else None
+    else:  # a bundle: a folder, or one file in a folder of the user's; what is at a URL is not this machine's
+        name, place, session = row.path, Path(row.path), object_session(row)
+        assert session is not None
+        records = set()
+        if not is_elsewhere(session, row):
+            file = place if place.is_file() and len(files) == 1 else None
+            folder = place.parent if file else place if place.is_dir() else None
+    return AuditableItem(
+        kind,
+        row.id,
+        name,
+        row.digest,
+        Manifest(tuple(each.entry for each in files)),
+        frozenset() if kind == "bundle" else frozenset(each.path for each in files if each.blob is not None),
+        folder,
+        key,
+        file,
+        frozenset(records),
+    )
 
 
 Trouble = tuple[str, str] | None  # code and message of a problem with a blob; None if it is whole
@@ -153,31 +147,25 @@ _SHOWN = 8  # maximum number of names in a note
 _FOLDER_CODES = {"base": "reference", "fused": "cache", "bundle": "bundle"}
 
 
-def with_blobs(
-    workspace: Workspace, items: Sequence[AuditableItem]
-) -> Iterator[tuple[AuditableItem, dict[Damage, str]]]:
-    """Yield records, each with its blobs that no earlier record has, and the file of each blob."""
-    met, blob = set[Digest](), tables.BlobRow
-    for start in range(0, len(items), BATCH):
-        batch = items[start : start + BATCH]
-        files = [[entry for entry in item.manifest if entry.path in item.stored] for item in batch]
-        known: dict[str, tuple[str, int, int]] = {}
-        with workspace.database.read() as session:
-            for chosen in batches(
-                entry.sha256 for each in files for entry in each if entry.sha256 not in met
-            ):
-                query = select(blob.digest, blob.state, blob.generation, blob.size)
-                rows = session.execute(query.where(blob.digest.in_(chosen)))
-                known |= {digest: (state, generation, size) for digest, state, generation, size in rows}
-        for item, entries in zip(batch, files, strict=True):
-            blobs: dict[Damage, str] = {}
-            for entry in entries:
-                if entry.sha256 not in met:
-                    met.add(entry.sha256)
-                    state, generation, size = known.get(entry.sha256, ("absent", 0, None))
-                    damage = Damage(entry.sha256, entry.size, generation, state, size)
-                    blobs[damage] = f"{item.name}: {entry.path}"
-            yield item, blobs
+def blobs_of(session: Session, items: Sequence[AuditableItem]) -> dict[AuditableItem, dict[Damage, str]]:
+    """Return the blobs of each record that no earlier record has, as they are recorded, with the path of a file of each."""
+    blob, recorded = tables.BlobRow, dict[str, tuple[str, int, int]]()
+    wanted = {
+        entry.sha256: (item, entry)
+        for item in reversed(items)
+        for entry in reversed(tuple(item.manifest))
+        if entry.path in item.stored
+    }
+    for chosen in batches(wanted):
+        query = select(blob.digest, blob.state, blob.generation, blob.size).where(blob.digest.in_(chosen))
+        recorded |= {
+            digest: (state, generation, size) for digest, state, generation, size in session.execute(query)
+        }
+    found: dict[AuditableItem, dict[Damage, str]] = {item: {} for item in items}
+    for digest, (item, entry) in reversed(wanted.items()):
+        state, generation, size = recorded.get(digest, ("absent", 0, None))
+        found[item][Damage(digest, entry.size, generation, state, size)] = entry.path
+    return found
 
 
 def check_blob(workspace: Workspace, damage: Damage, subject: str, trouble: Trouble, report: Report) -> None:
@@ -202,15 +190,13 @@ def trouble_of(workspace: Workspace, damage: Damage, place: Path | None = None) 
         return "blob_missing", error.message
     except BlobCorruptError as error:
         return "blob_corrupt", error.message
-    except StorageError as error:
+    except StorageError as error:  # an unavailable store does not prove that a blob is damaged or whole
         return "blob_unreadable", error.message
     except (ValueError, TypeError):  # SQLite keeps any value
         return "blob_unreadable", f"invalid values in the record of blob {damage.digest}"
     if damage.recorded_size not in (None, damage.size):
-        message = (
-            f"wrong size of blob {damage.digest}: {damage.size} bytes (recorded: {damage.recorded_size})"
-        )
-        return "blob_size_differs", message
+        sizes = f"{damage.size} bytes (recorded: {damage.recorded_size})"
+        return "blob_size_differs", f"wrong size of blob {damage.digest}: {sizes}"
     return None
 
 
@@ -233,8 +219,13 @@ def check_folder(workspace: Workspace, item: AuditableItem) -> Report:
                 expected = f"recorded: {entry.size} bytes, digest {entry.sha256[:12]}"
                 message = f"file changed: {path} ({size} bytes, digest {digest[:12]}; {expected})"
                 found.append(("changed", entry.path, message))
-        for name in _unexpected(item):
-            found.append(("added", name, f"unexpected file: {item.folder / name}"))
+        known = {entry.path for entry in item.manifest}
+        for path in sorted(item.folder.rglob("*")) if item.file is None else ():
+            name = path.relative_to(item.folder).as_posix()
+            # Files that look like part of it; of a base model, weights only.
+            is_part = WEIGHTS.fullmatch(name) if item.kind == "base" else not path.name.startswith(".")
+            if path.is_file() and name not in known and is_part:
+                found.append(("added", name, f"unexpected file: {path}"))
         if found and item.key is not None:
             damage = Damage(item.key, item.manifest.size, state="cached")
             with workspace.database.read() as session:
@@ -244,26 +235,13 @@ def check_folder(workspace: Workspace, item: AuditableItem) -> Report:
     return report
 
 
-def _unexpected(item: AuditableItem) -> list[str]:
-    """Return files that are not in the manifest but look like part of it; of a base model, weights only."""
-    assert item.folder is not None
-    if item.file is not None:
-        return []
-    known = {entry.path for entry in item.manifest}
-    found = {path.relative_to(item.folder).as_posix() for path in item.folder.rglob("*") if path.is_file()}
-    unexpected = {path for path in found - known if not Path(path).name.startswith(".")}
-    if item.kind == "base":
-        unexpected = {path for path in unexpected if WEIGHTS.fullmatch(path)}
-    return sorted(unexpected)
-
-
 def check_events(workspace: Workspace, report: Report) -> None:
     """Verify the chain of the log."""
     with workspace.database.read() as session:
         newest = events.last(session)
         report.checked["event"] = newest.seq if newest else 0
-        for found in events.verify_chain(session):
-            report.add("event_chain", f"event {found.seq}", found.message)
+        for seq, message in events.verify_chain(session):
+            report.add("event_chain", f"event {seq}", message)
         report.problems += check_table(session, tables.metadata.tables["event"])
 
 
@@ -305,38 +283,28 @@ def note_garbage(workspace: Workspace, report: Report) -> None:
     with workspace.database.read() as session:
         rows = session.execute(select(blob.digest, blob.generation, blob.size, blob.state)).all()
         referenced = set(session.scalars(select(files.blob).where(files.blob.is_not(None))))
-    known = {row.digest: row.generation for row in rows}
+    there, known = list(store.blobs()), {row.digest: row.generation for row in rows}
+    sizes = {(found.digest, found.generation): found.size for found in there}
     for row in sorted(rows, key=lambda row: str(row.digest)):
-        if row.state != "ready" or row.digest in referenced:
-            continue
-        with suppress(ValueError, TypeError):  # another check has reported an invalid digest
-            size = store.size(Digest(row.digest), generation=row.generation)
-            if size is None:
-                report.notes.append(f"unreferenced blob missing in the store: {row.digest}")
-            elif size != row.size:
-                message = f"wrong size of unreferenced blob {row.digest}: {size} bytes (recorded: {row.size})"
-                report.notes.append(message)
+        if row.state == "ready" and row.digest not in referenced:
+            size = sizes.get((row.digest, row.generation))
+            if size is None or size != row.size:
+                message = "missing in the store" if size is None else f"{size} bytes (recorded: {row.size})"
+                report.notes.append(f"unreferenced blob {row.digest}: {message}")
     unused = [
-        found
-        for found in store.blobs()
-        if found.digest not in referenced or known.get(found.digest) != found.generation
+        each.size
+        for each in there
+        if each.digest not in referenced or known.get(each.digest) != each.generation
     ]
     if unused:
-        total = sum(found.size for found in unused)
-        report.notes.append(f"{plural(len(unused), 'unreferenced blob')}, {shown_size(total)}")
-    strays = sorted(store.strays())
-    if strays:
+        report.notes.append(f"{plural(len(unused), 'unreferenced blob')}, {shown_size(sum(unused))}")
+    if strays := sorted(store.strays()):
         names = [one if one.isprintable() else repr(one) for one in strays[:_SHOWN]]
         more = f" and {len(strays) - _SHOWN} more" if len(strays) > _SHOWN else ""
         report.notes.append(f"files in the store that fusery did not write: {', '.join(names)}{more}")
-    leftovers = list(store.leftovers())
-    if leftovers:
+    if leftovers := list(store.leftovers()):
         report.notes.append(f"{plural(len(leftovers), 'part file')} of interrupted writes in the store")
     report.quarantined = sorted(found.name for found in store.quarantined())
-
-
-_UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, FuseryError)
-"""Errors of reading a record with invalid values; SQLite keeps any value."""
 
 
 def _dependants_of_blob(session: Session, digest: str) -> tuple[str, ...]:
@@ -352,7 +320,7 @@ def _dependants_of_blob(session: Session, digest: str) -> tuple[str, ...]:
     keys = sorted(reached, key=lambda key: (DOWN.index(key[0]), key[1]))
     try:
         named = [f"{node.kind} {node.name}" for node in nodes_of(session, keys).values()]
-    except _UNREADABLE:
+    except UNREADABLE:
         session.expunge_all()
         named = [f"row {number} of {table}" for table, number in keys]
     calibrations = session.scalars(select(made.digest).where(made.manifest_id.in_(manifests)))

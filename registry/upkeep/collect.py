@@ -16,7 +16,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import islice
-from typing import TYPE_CHECKING
 
 from sqlalchemy import ColumnElement, CursorResult, Select, delete, exists, func, or_, select, update
 from sqlalchemy.orm import Session
@@ -36,10 +35,8 @@ from ..database.sealing import touch
 from ..errors import BadInputError
 from ..parsing import plural, shown_size
 from ..tables import BlobRow, IntentRow, ManifestFileRow, ManifestRow, TensorRow
+from ..workspace.workspace import Workspace
 from .report import Collection, Removed
-
-if TYPE_CHECKING:
-    from ..workspace.workspace import Workspace
 
 GRACE = 86400.0  # the default grace, in seconds: unreferenced blobs younger than this stay
 
@@ -110,25 +107,22 @@ def collect(
             with database.write() as session:
                 registry = session.get_one(tables.RegistryRow, 1).store_id
                 events.record(session, "store.collected", "registry", registry, detail)
-    done.notes += _notes(listing, waiting, force)
+    if listing.unknown and not force:
+        number = plural(len(listing.unknown), "blob")
+        done.notes.append(f"{number} that the database did not know: kept until the next collection")
+    if listing.ahead:
+        number = plural(len(listing.ahead), "blob")
+        done.notes.append(f"{number} newer than the database; run: fusery audit --repair")
+    if waiting:
+        total = shown_size(sum(left.size for left in waiting))
+        done.notes.append(
+            f"{plural(len(waiting), 'unfinished write')} of {total}: kept, as somebody may be at work; a day after its "
+            "last byte it goes in any case"
+        )
     for damaged in store.quarantined():
         done.quarantined += 1
         done.quarantined_bytes += damaged.size
     return done
-
-
-def _notes(listing: Listing, waiting: list[Leftover], force: bool) -> Iterator[str]:
-    if listing.unknown and not force:
-        number = plural(len(listing.unknown), "blob")
-        yield f"{number} that the database did not know: kept until the next collection"
-    if listing.ahead:
-        yield f"{plural(len(listing.ahead), 'blob')} newer than the database; run: fusery audit --repair"
-    if waiting:
-        size = shown_size(sum(left.size for left in waiting))
-        yield (
-            f"{plural(len(waiting), 'unfinished write')} of {size}: kept, as somebody may be at work; a day after its "
-            "last byte it goes in any case"
-        )
 
 
 def _name(stored: Stored) -> str:
@@ -269,7 +263,11 @@ def _abandoned(database: Database, store: BlobStore, grace: float) -> tuple[list
     if not leftovers:
         return [], []
     with database.read() as session:
-        busy = somebody_works(session, dead_owners(session))
+        dead, owners = (
+            dead_owners(session),
+            select(IntentRow.owner).where(IntentRow.expires >= Database.clock()),
+        )
+        busy = any(owner not in dead for owner in session.scalars(owners.distinct()))
     going: list[Leftover] = []
     waiting: list[Leftover] = []
     for left in leftovers:
@@ -311,12 +309,6 @@ def dead_owners(session: Session) -> set[str]:
     """Return the owners of intents that are provably gone: their time need not be waited for."""
     owners = session.scalars(select(IntentRow.owner).distinct())
     return {text for text in owners if (owner := LeaseOwner.parse(text)) is not None and owner.is_dead()}
-
-
-def somebody_works(session: Session, dead: Several[str]) -> bool:
-    """Tell whether any intent holds: then something may be on its way into the store."""
-    query = select(IntentRow.owner).where(IntentRow.expires >= Database.clock()).distinct()
-    return any(owner not in dead for owner in session.scalars(query))
 
 
 def end_claims(database: Database) -> None:

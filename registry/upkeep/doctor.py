@@ -7,22 +7,23 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
-from typing import TYPE_CHECKING, ClassVar, Literal
+from itertools import groupby
+from typing import ClassVar, Literal
 
 from fusery.storage.errors import FuseryError
+from fusery.storage.plugins import Group, Plugin, plugins, taken_twice
+from fusery.storage.progress import SILENT, Reporter
 from fusery.storage.verified_files import others_may_write
 
 from ..admission.rules import SeverityPolicy
 from ..parsing import plural, shown_size
 from ..record import Record, described
 from ..records.trust import OwnIdentity
-
-if TYPE_CHECKING:
-    from ..workspace.workspace import Workspace
+from ..workspace.workspace import Workspace
 
 Status = Literal["ok", "note", "problem"]
 USES = {
@@ -52,8 +53,6 @@ USES = {
     "dev": "the tests, and what checks the code",
 }
 
-_INSTEAD = {"mlx": "mlx-cuda13", "mlx-cuda13": "mlx"}  # extras that exclude each other
-
 _SHOWN = 4
 
 _OF_SERVER = (
@@ -61,9 +60,7 @@ _OF_SERVER = (
 )  # fmt: skip
 """Checks that a server's registry leaves to the server."""
 
-_REQUIREMENT = re.compile(
-    r"\s*(?P<name>[\w.-]+)\s*(?:\[(?P<extras>[^\]]*)\])?[^;]*;?(?P<marker>.*)", re.DOTALL
-)
+_REQUIREMENT = re.compile(r"\s*([\w.-]+)\s*(?:\[([^\]]*)\])?")
 _EXTRA = re.compile(r"""extra\s*==\s*["']([^"']+)["']""")
 _PLATFORM = re.compile(r"""sys_platform\s*==\s*["']([^"']+)["']""")
 
@@ -93,9 +90,25 @@ class Health(Record):
 
 def examine(workspace: Workspace) -> list[Check]:
     """Check every setting and part, without changes."""
-    parts = {"database": _database, "store": _store, "cache": _cache}
-    looked = (_guarded(name, partial(look, workspace)) for name, look in parts.items())
-    return [*_settings(workspace), *looked, _engine(), *_extras()]
+    parts: dict[str, Callable[[], str]] = {
+        "database": partial(_database, workspace),
+        "store": lambda: (
+            f"{workspace.store.url} belongs to this database, {workspace.store.capabilities.promise}"
+        ),
+        "cache": partial(_cache, workspace),
+    }
+    engine = Check("engine", "ok", "canonical, compiled")
+    if importlib.util.find_spec("fusery.registry.engine._kernel") is None:
+        # Without these options pip takes the wheel that it has kept from the time without a compiler.
+        again = "pip install --force-reinstall --no-deps --no-cache-dir --no-binary fusery fusery"
+        hint = f"install a C compiler, then fusery once more: {again}"
+        engine = Check("engine", "note", "canonical, in NumPy: the same result in five times the time", hint)
+    return [
+        *_settings(workspace),
+        *(_guarded(name, look) for name, look in parts.items()),
+        engine,
+        *_extras(),
+    ]
 
 
 def examine_remote(workspace: Workspace, url: str, own: Callable[[], OwnIdentity]) -> list[Check]:
@@ -108,6 +121,31 @@ def examine_remote(workspace: Workspace, url: str, own: Callable[[], OwnIdentity
         return f"{url}: {version}{identity.name}, {identity.role}{until}"
 
     return [_guarded("server", server), *(each for each in examine(workspace) if each.name not in _OF_SERVER)]
+
+
+def plugin_checks(
+    loaders: Mapping[Group, Callable[[Plugin], object]], reporter: Reporter = SILENT
+) -> Iterator[Check]:
+    """Import every plugin, and yield a check of each name: its distribution and version, or what is wrong with it."""
+    try:
+        found = plugins()
+    except FuseryError as error:
+        yield Check("plugins", "problem", error.message, error.hint or "")
+        return
+    for (group, name), same in groupby(found, key=lambda each: (each.group, each.name)):
+        yield _guarded(
+            f"plugin.{group.removeprefix('fusery.')}.{name}",
+            partial(_load, loaders[group], list(same), reporter),
+        )
+
+
+def _load(loader: Callable[[Plugin], object], found: list[Plugin], reporter: Reporter) -> str:
+    if len(found) > 1:
+        raise taken_twice(found)
+    [plugin] = found
+    reporter.say(f"importing the {plugin.kind} {plugin.name} of {plugin}")
+    loader(plugin)
+    return f"{plugin}: {plugin.value}, imported"
 
 
 def _settings(workspace: Workspace) -> Iterator[Check]:
@@ -161,11 +199,6 @@ def _database(workspace: Workspace) -> str:
     return ", ".join(plural(number, name) for name, number in count.items())
 
 
-def _store(workspace: Workspace) -> str:
-    store = workspace.store
-    return f"{store.url} belongs to this database, {store.capabilities.promise}"
-
-
 def _cache(workspace: Workspace) -> str:
     cache = workspace.cache
     entries = list(cache.entries())
@@ -179,85 +212,45 @@ def _cache(workspace: Workspace) -> str:
     return f"{plural(len(entries), 'fused model')}, {shown_size(free)} free{writable}{theirs}"
 
 
-def _engine() -> Check:
-    if importlib.util.find_spec("fusery.registry.engine._kernel") is None:
-        # Without these options pip takes the wheel that it has kept from the time without a compiler.
-        again = "pip install --force-reinstall --no-deps --no-cache-dir --no-binary fusery fusery"
-        hint = f"install a C compiler, then fusery once more: {again}"
-        return Check("engine", "note", "canonical, in NumPy: the same result in five times the time", hint)
-    return Check("engine", "ok", "canonical, compiled")
-
-
 def _extras() -> Iterator[Check]:
-    known = {extra.name: extra for extra in extras()}
-    for extra in known.values():
-        name = f"extra.{extra.name}"
-        use = f": {USES[extra.name]}" if extra.name in USES else ""
-        if not extra.fits:
-            yield Check(name, "note", f"not for this platform{use}")
-        elif not extra.missing:
-            yield Check(name, "ok", f"{_some(extra.present)}{use}")
-        elif (other := known.get(_INSTEAD.get(extra.name, ""))) is not None and not other.missing:
-            yield Check(name, "note", f"not installed, {other.name} is in its place{use}")
+    """Yield a check of each extra of this installation: the versions of its packages, or which are missing."""
+    if (installed := _installed("fusery")) is None:
+        return
+    for name in installed.metadata.get_all("Provides-Extra") or []:
+        use, packages = f": {USES[name]}" if name in USES else "", packages_of(installed, name)
+        found = {package: each for package in packages if (each := _installed(package)) is not None}
+        missing = [package for package in packages if package not in found]
+        versions = [f"{package} {each.version}" for package, each in found.items()]
+        if not packages:
+            yield Check(f"extra.{name}", "note", f"not for this platform{use}")
+        elif missing:
+            lacking = f", lacks {_some(missing)}" if found else ""
+            yield Check(
+                f"extra.{name}", "note", f"not installed{lacking}{use}", f"pip install 'fusery[{name}]'"
+            )
         else:
-            lacking = f", lacks {_some(extra.missing)}" if extra.present else ""
-            yield Check(name, "note", f"not installed{lacking}{use}", f"pip install 'fusery[{extra.name}]'")
+            yield Check(f"extra.{name}", "ok", f"{_some(versions)}{use}")
+
+
+def packages_of(installed: Distribution, extra: str) -> list[str]:
+    """Return the packages that an extra of a distribution asks for on this platform, without its own other extras."""
+    found = dict[str, None]()
+    for text in installed.requires or []:
+        parts = _REQUIREMENT.match(text)
+        wanted, platform = _EXTRA.search(text), _PLATFORM.search(text)
+        if parts and wanted and wanted[1] == extra and (platform is None or platform[1] == sys.platform):
+            if parts[1] == installed.name:
+                others = (parts[2] or "").split(",")
+                names = [each for other in others for each in packages_of(installed, other.strip())]
+            else:
+                names = [parts[1]]
+            found |= dict.fromkeys(names)
+    return list(found)
 
 
 def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
-
-
-@dataclass(frozen=True, slots=True)
-class InstalledExtra:
-    """An extra: its installed and missing distributions, and whether it supports this platform."""
-
-    name: str
-    present: tuple[str, ...]
-    missing: tuple[str, ...]
-    fits: bool
-
-
-def extras(name: str = "fusery") -> list[InstalledExtra]:
-    """Return the extras of an installed distribution, in the order of its metadata; none if it is not installed."""
-    found = _installed(name)
-    if found is None:
-        return []
-    return [_look(found, extra) for extra in found.metadata.get_all("Provides-Extra") or []]
-
-
-def _look(found: Distribution, extra: str) -> InstalledExtra:
-    asked = list(_asked(found, extra))
-    here = dict.fromkeys(name for name, _, fits in asked if fits)
-    versions = {name: one.version for name in here if name != found.name and (one := _installed(name))}
-    present = tuple(f"{name} {version}" for name, version in versions.items())
-    missing = tuple(dict.fromkeys(_missing(found, extra)))
-    return InstalledExtra(extra, present, missing, all(name in here for name, _, _ in asked))
-
-
-def _missing(found: Distribution, extra: str) -> Iterator[str]:
-    for name, more, fits in _asked(found, extra):
-        if fits and (inner := _installed(name)) is None:
-            yield name
-        elif fits and inner is not None:
-            for each in more:
-                yield from _missing(inner, each)
-
-
-def _asked(found: Distribution, extra: str) -> Iterator[tuple[str, list[str], bool]]:
-    """Yield an extra's requirements: a distribution, its extras, and whether it is for this platform."""
-    for text in found.requires or ():
-        parts = _REQUIREMENT.fullmatch(text)
-        if parts is None or (of := _EXTRA.search(parts["marker"])) is None or _plain(of[1]) != _plain(extra):
-            continue
-        platform = _PLATFORM.search(parts["marker"])
-        more = [each.strip() for each in (parts["extras"] or "").split(",") if each.strip()]
-        yield parts["name"], more, platform is None or platform[1] == sys.platform
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _installed(name: str) -> Distribution | None:

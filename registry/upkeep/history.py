@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session, aliased, joinedload
@@ -20,7 +19,7 @@ from sqlalchemy.orm import Session, aliased, joinedload
 from fusery.storage.digest import digest_json
 
 from .. import tables
-from ..database.sealing import KINDS, Content, contents_of
+from ..database.sealing import KINDS, Content, Row, contents_of
 from ..errors import BadInputError
 from ..names import parse_date
 from ..records.alias_moves import ALIAS_MOVED, overtaken, text_of
@@ -78,32 +77,21 @@ def _unattributed_change(
                 row, number = tables.AmendmentRow, content["adapter"][0]["id"]
                 amended = session.scalars(select(row).where(row.adapter_id == number).order_by(row.id))
                 amendments = [each for each in amended if entries.get(each.id) == seq]
-                candidates = _adapter_before(session, content, amendments)
-            else:
-                candidates = _before_end(kind, content)
+                # Renderings are added when they are first computed.
+                earlier = _undone(session, content, amendments)
+                forms = earlier.get(_FORMS, [])
+                some = (itertools.combinations(forms, count) for count in range(len(forms), -1, -1))
+                chosen = itertools.chain.from_iterable(some)
+                candidates: Iterator[Content] = (_with(earlier, {_FORMS: list(each)}) for each in chosen)
+            else:  # an immutable record, in its present state or that before it ended
+                table = KINDS[kind].table.name
+                [last] = content[table]
+                standing: Row = {name: value for name, value in last.items() if name not in _ENDING[kind]}
+                candidates = iter((content, {**content, table: [standing]}))
             content = next(each for each in candidates if digest_json(each) == before)
         except (*_UNREADABLE, StopIteration):
             return seq
     return None
-
-
-def _before_end(kind: str, content: Content) -> Iterator[Content]:
-    """Yield an immutable record in its present state, and in that before it ended."""
-    yield content
-    [row] = content[KINDS[kind].table.name]
-    before = {name: value for name, value in row.items() if name not in _ENDING[kind]}
-    yield {**content, KINDS[kind].table.name: [before]}
-
-
-def _adapter_before(
-    session: Session, content: Content, amendments: Sequence[tables.AmendmentRow]
-) -> Iterator[Content]:
-    """Yield an adapter without some amendments, and without renderings, which are added when they are first computed."""
-    content = _undone(session, content, amendments)
-    forms = content.get(_FORMS, [])
-    for count in range(len(forms), -1, -1):
-        for chosen in itertools.combinations(forms, count):
-            yield _with(content, {_FORMS: list(chosen)})
 
 
 def _undone(session: Session, content: Content, amendments: Sequence[tables.AmendmentRow]) -> Content:
@@ -168,22 +156,18 @@ def check_alias_moves(session: Session, log: SealLog) -> Iterator[Problem]:
     """Yield aliases that contradict their last move, and moves that contradict the log."""
     if log.only is not None:
         return
-    event, logged = tables.EventRow, defaultdict[str, list[tuple[int, _Stated]]](list)
-    query = select(event.seq, event.subject, event.at, event.detail).where(event.action == ALIAS_MOVED)
-    for seq, subject, at, detail in session.execute(query.order_by(event.seq)):
-        logged[subject].append((seq, _stated(at, detail)))
+    event, logged = tables.EventRow, defaultdict[str, Counter[_Stated]](Counter)
+    for subject, at, detail in session.execute(
+        select(event.subject, event.at, event.detail).where(event.action == ALIAS_MOVED)
+    ):
+        logged[subject][_stated(at, detail)] += 1
     row = tables.AliasRow
     for alias in session.scalars(select(row).options(joinedload(row.task)).order_by(row.id)):
         for message in _move_problems(session, alias, logged[text_of(alias)]):
             yield Problem("alias_unexplained", f"alias {text_of(alias)}", message)
 
 
-def _move_problems(
-    session: Session, alias: tables.AliasRow, logged: Sequence[tuple[int, _Stated]]
-) -> Iterator[str]:
-    entries: dict[_Stated, list[int]] = defaultdict(list)
-    for seq, stated in logged:
-        entries[stated].append(seq)
+def _move_problems(session: Session, alias: tables.AliasRow, logged: Counter[_Stated]) -> Iterator[str]:
     moved, before, after = tables.AliasMoveRow, aliased(tables.AdapterRow), aliased(tables.AdapterRow)
     query = (
         select(moved, before.name, after.name)
@@ -192,30 +176,26 @@ def _move_problems(
         .where(moved.alias_id == alias.id)
         .order_by(moved.id)
     )
-    holder: int | None = None
+    holder, recorded = None, Counter[_Stated]()
     for move, was, now in session.execute(query):
-        which = f"the move to {now or 'nothing'} by {move.by} at {move.at.isoformat(timespec='seconds')}"
         if move.from_adapter_id != holder:
-            yield f"{which} contradicts the previous move"
-        if found := entries[move.at, was, now, move.reason]:
-            found.pop(0)
-        else:
-            yield f"no log entry for {which}"
+            yield f"the move to {now or 'nothing'} at {move.at} contradicts the previous move"
+        recorded[move.at, was, now, move.reason] += 1
         holder = move.to_adapter_id
-    for seq in sorted(seq for left in entries.values() for seq in left):
-        yield f"unrecorded move in entry {seq} of the log"
+    for what, moves in (
+        ("no log entry for the", recorded - logged),
+        ("the log has an unrecorded", logged - recorded),
+    ):
+        for at, _, to, _ in moves:
+            yield f"{what} move to {to or 'nothing'} at {at}"
     if alias.adapter_id != holder:
         yield "the alias and its last move have different adapters"
 
 
 def _stated(at: datetime, detail: str) -> _Stated:
     try:
-        said: Any = json.loads(detail)
-    except (ValueError, TypeError):
-        said = None  # `events.verify_chain` reports the entry
-    said = said if isinstance(said, dict) else {}
-    before, after = (
-        str(each.get("name")) if isinstance(each, dict) else None
-        for each in (said.get("from"), said.get("to"))
-    )
-    return at, before, after, str(said.get("reason"))
+        facts = json.loads(detail)
+        before, after = ((facts[key] or {}).get("name") for key in ("from", "to"))
+        return at, before, after, str(facts["reason"])
+    except (*_UNREADABLE, AttributeError):  # `events.verify_chain` reports the entry
+        return at, None, None, ""

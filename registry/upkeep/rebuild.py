@@ -7,10 +7,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
 
 from fusery.storage.digest import Digest, digest_file
 from fusery.storage.errors import BlobCorruptError, BlobMissingError, FuseryError, StorageError
@@ -18,6 +16,7 @@ from fusery.storage.manifest import Manifest
 from fusery.storage.plugins import PluginError
 
 from .. import tables
+from ..engine.fidelity import FuseFidelity
 from ..engine.recipe import Recipe
 from ..fusion.fuse_inputs import FuseInputs, InputFiles, gather
 from ..fusion.records import compare_claims, fetch_published, record_fused
@@ -26,42 +25,30 @@ from ..provenance.tensors import exact_digest, read_views
 from ..records.bases import blob_generations
 from ..records.fused_rows import fused_from, label_of, load_fused
 from ..records.references import resolve_any
+from ..workspace.workspace import Workspace
 from .repairing import has_bytes
 from .report import Rebuilt, Verdict
-
-if TYPE_CHECKING:
-    from ..engine.fidelity import FuseFidelity
-    from ..workspace.workspace import Workspace
 
 
 def rebuild(
     workspace: Workspace, references: Sequence[str] = (), *, say: Callable[[str], None] = lambda _: None
 ) -> Iterator[Rebuilt]:
     """Yield the result for each fused model, or for those of some references."""
+    fused, keys = tables.FusedRow, dict[str, None]()
     with workspace.database.read() as session:
-        keys = _keys(session, references)
+        for subject in (resolve_any(session, reference) for reference in references):
+            query = select(fused).where(fused.base_id == subject.id).order_by(fused.id)
+            if isinstance(subject, tables.AdapterRow):
+                query = fused_from(subject)
+            made = [subject] if isinstance(subject, fused) else session.scalars(query)
+            keys |= dict.fromkeys(row.key for row in made)
+        if not references:
+            keys |= dict.fromkeys(session.scalars(select(fused.key).order_by(fused.id)))
     for key in keys:
         with workspace.database.read() as session:
             row = session.scalars(load_fused().where(tables.FusedRow.key == key)).one()
         say(f"rebuilding {label_of(row)}")
         yield _rebuilt(workspace, row)
-
-
-def _keys(session: Session, references: Sequence[str]) -> list[str]:
-    fused = tables.FusedRow
-    if not references:
-        return list(session.scalars(select(fused.key).order_by(fused.id)))
-    found: dict[str, None] = {}
-    for reference in references:
-        subject = resolve_any(session, reference)
-        if isinstance(subject, tables.FusedRow):
-            found[subject.key] = None
-            continue
-        query = select(fused).where(fused.base_id == subject.id).order_by(fused.id)
-        if isinstance(subject, tables.AdapterRow):
-            query = fused_from(subject)
-        found |= {row.key: None for row in session.scalars(query)}
-    return list(found)
 
 
 def _rebuilt(workspace: Workspace, row: tables.FusedRow) -> Rebuilt:
@@ -80,7 +67,7 @@ def _rebuilt(workspace: Workspace, row: tables.FusedRow) -> Rebuilt:
             recorded=recorded.digest,
             digest=made.digest if made else None,
             tensor=tensor,
-            files=tuple(_changed_files(recorded, made)) if made else (),
+            files=tuple(sorted({entry.path for entry in {*recorded} ^ {*made}})) if made else (),
             inputs=tuple(inputs),
             seconds=round(time.monotonic() - started, 3),
             message=message if not inputs else f"{message}; changed: {', '.join(inputs)}",
@@ -108,7 +95,16 @@ def _rebuilt(workspace: Workspace, row: tables.FusedRow) -> Rebuilt:
             if made.digest == recorded.digest:
                 return answer("bit-identical", "every file has the recorded digest", made)
             with _recorded_bytes(workspace, row, recorded, scratch) as theirs:
-                return answer(*_compared(folder, theirs, made))
+                if theirs is None:
+                    why = "the digest differs; tensors cannot be compared, as the recorded bytes are missing"
+                    return answer("different", why, made)
+                new, old = _tensors(folder), _tensors(theirs)
+            differing = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+            if not differing:
+                why = "the tensors are the same; other parts of the files differ"
+                return answer("identical-tensors", why, made)
+            more = f", and {len(differing) - 1} more" if len(differing) > 1 else ""
+            return answer("different", f"{differing[0]} differs{more}", made, differing[0])
     except PluginError:
         raise  # it concerns all models
     except FuseryError as error:
@@ -152,12 +148,6 @@ def _changed_inputs(fuse_inputs: FuseInputs, inputs: InputFiles) -> list[str]:
     return found
 
 
-def _changed_files(recorded: Manifest, made: Manifest) -> list[str]:
-    before = {entry.path: entry.sha256 for entry in recorded}
-    after = {entry.path: entry.sha256 for entry in made}
-    return sorted(path for path in before | after if before.get(path) != after.get(path))
-
-
 @contextmanager
 def _recorded_bytes(
     workspace: Workspace, row: tables.FusedRow, recorded: Manifest, scratch: Path
@@ -177,18 +167,6 @@ def _recorded_bytes(
         except StorageError:
             fetched = None
     yield fetched
-
-
-def _compared(ours: Path, theirs: Path | None, made: Manifest) -> tuple[Verdict, str, Manifest, str | None]:
-    if theirs is None:
-        message = "the digest differs; tensors cannot be compared, as the recorded bytes are missing"
-        return "different", message, made, None
-    new, old = _tensors(ours), _tensors(theirs)
-    differing = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-    if not differing:
-        return "identical-tensors", "the tensors are the same; other parts of the files differ", made, None
-    more = f", and {len(differing) - 1} more" if len(differing) > 1 else ""
-    return "different", f"{differing[0]} differs{more}", made, differing[0]
 
 
 def _tensors(folder: Path) -> dict[str, Digest]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy.orm import joinedload, selectinload
 
@@ -23,30 +23,34 @@ from ..fusion.records import in_words
 from ..fusion.views import foreign_key, foreign_record, recipe_key
 from ..models.identity import identify_base
 from ..records.amendments import state_of, undone
+from ..records.bases import blob_generations
 from ..records.derived import LEARNED, adapter_columns, base_columns, describe_base, differing
 from ..records.references import load_adapters
 from ..records.renderings import fetch_originals
 from ..records.withdrawals import false_sources
 from ..registration.context import RegistrationContext, context_on
+from ..workspace.workspace import Workspace
 from .checks import AuditableItem
 from .report import Report, in_order
-
-if TYPE_CHECKING:
-    from ..workspace.workspace import Workspace
 
 _COLUMNS = ("method", "rank", "scale", "layers", "target_modules", "trainable_parameters", "training")
 Contexts = dict[int, RegistrationContext]
 """What admission needs to know of each base model, by its row; read when it is first needed."""
 
 
-def check_again(workspace: Workspace, item: AuditableItem, report: Report, contexts: Contexts) -> None:
-    """Recompute the facts of a record, and report differences, unless its bytes are damaged."""
-    look = {"base": _base, "adapter": _adapter, "fused": _fused}.get(item.kind)
-    if look is None or any(problem.subject.startswith(f"{item.name}: ") for problem in report.problems):
-        return
+def check_again(
+    workspace: Workspace, item: AuditableItem, report: Report, contexts: Contexts, folder: Path | None
+) -> None:
+    """Recompute the facts of a record whose bytes are whole, and report differences; an adapter's files are in a folder."""
     with in_order(report, item.name):
         try:
-            for code, message in look(workspace, item, report.notes, contexts):
+            if item.kind == "base":
+                found = _base(workspace, item, report.notes)
+            elif item.kind == "adapter" and folder is not None:
+                found = _adapter(workspace, item, contexts, folder)
+            else:
+                found = _fused(workspace, item, report.notes) if item.kind == "fused" else iter(())
+            for code, message in found:
                 report.add(code, item.name, message)
         except PluginError:
             raise  # it concerns all items
@@ -57,9 +61,17 @@ def check_again(workspace: Workspace, item: AuditableItem, report: Report, conte
 _Found = Iterator[tuple[str, str]]  # code and message of each recorded fact that contradicts the bytes
 
 
-def _base(workspace: Workspace, item: AuditableItem, notes: list[str], _: Contexts) -> _Found:
-    paths = _paths(workspace, item)
-    if paths is None:
+def _base(workspace: Workspace, item: AuditableItem, notes: list[str]) -> _Found:
+    if item.folder is not None:
+        paths = {entry.path: item.folder / entry.path for entry in item.manifest}
+    else:
+        generations = blob_generations(workspace, [entry.sha256 for entry in item.manifest])
+        places = (
+            (entry.path, workspace.store.local_path(entry.sha256, generation=generations[entry.sha256]))
+            for entry in item.manifest
+        )
+        paths = {name: path for name, path in places if path is not None}
+    if len(paths) < len(item.manifest):
         notes.append(f"content of {item.name} not recomputed: its files are not on this machine")
         return
     architecture = describe_base(paths)
@@ -81,22 +93,7 @@ def _base(workspace: Workspace, item: AuditableItem, notes: list[str], _: Contex
     yield from _differing(wrong)
 
 
-def _paths(workspace: Workspace, item: AuditableItem) -> dict[str, Path] | None:
-    """Return the local paths of a base model's files; None if one is not on this machine."""
-    if item.folder is not None:
-        return {entry.path: item.folder / entry.path for entry in item.manifest}
-    from ..records.bases import blob_generations
-
-    generations = blob_generations(workspace, [entry.sha256 for entry in item.manifest])
-    found = {
-        entry.path: workspace.store.local_path(entry.sha256, generation=generations[entry.sha256])
-        for entry in item.manifest
-    }
-    paths = {name: path for name, path in found.items() if path is not None}
-    return paths if len(paths) == len(found) else None
-
-
-def _adapter(workspace: Workspace, item: AuditableItem, _: list[str], contexts: Contexts) -> _Found:
+def _adapter(workspace: Workspace, item: AuditableItem, contexts: Contexts, arrived: Path) -> _Found:
     adapter = tables.AdapterRow
     query = (
         load_adapters()
@@ -122,26 +119,28 @@ def _adapter(workspace: Workspace, item: AuditableItem, _: list[str], contexts: 
         )
     context = contexts[row.base_id]
     base = context.facts.architecture
+    files = {entry.path: arrived / entry.path for entry in item.manifest}
+    if missing := [path for path, place in files.items() if not place.exists()]:  # read with another record
+        fetch_originals(workspace, row, arrived, lambda path: path in missing)
+    try:
+        folder = read_adapter_folder(arrived, base=base)
+    except FuseryError as error:
+        yield from _refused([unreadable(error)])
+        return
+    known = {finding.code for finding in row.findings}
+    yield from _refused(_unfit(workspace, folder, submission, context, known))
+    if folder.problems:
+        return  # what cannot be read says nothing
+    stated = {column: getattr(row, column) for column in _COLUMNS}
+    yield from _differing(differing(stated, adapter_columns(folder, item.digest)))
+    forms = {form.form: form.digest for form in row.renderings}
     with workspace.cache.scratch() as scratch:
-        files = fetch_originals(workspace, row, scratch / "arrived")
-        try:
-            folder = read_adapter_folder(scratch / "arrived", base=base)
-        except FuseryError as error:
-            yield from _refused([unreadable(error)])
-            return
-        known = {finding.code for finding in row.findings}
-        yield from _refused(_unfit(workspace, folder, submission, context, known))
-        if folder.problems:
-            return  # what cannot be read says nothing
-        stated = {column: getattr(row, column) for column in _COLUMNS}
-        yield from _differing(differing(stated, adapter_columns(folder, item.digest)))
-        forms = {form.form: form.digest for form in row.renderings}
         made: dict[str, str] = {
             form: manifest.digest for form, manifest in other_forms(files, base, forms, scratch)
         }
-        for form, digest in sorted(forms.items()):
-            if made.get(form) != digest:
-                yield "form_differs", f"wrong digest of the format {form} (recorded: {digest[:12]})"
+    for form, digest in sorted(forms.items()):
+        if made.get(form) != digest:
+            yield "form_differs", f"wrong digest of the format {form} (recorded: {digest[:12]})"
 
 
 def _unfit(
@@ -176,7 +175,7 @@ def _differing(wrong: Sequence[str]) -> _Found:
         yield "facts_differ", f"recorded facts contradict the bytes: {', '.join(wrong)}"
 
 
-def _fused(workspace: Workspace, item: AuditableItem, notes: list[str], _: Contexts) -> _Found:
+def _fused(workspace: Workspace, item: AuditableItem, notes: list[str]) -> _Found:
     with workspace.database.read() as session:
         row = session.get_one(tables.FusedRow, item.number)
         try:

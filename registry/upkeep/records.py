@@ -40,13 +40,22 @@ class SealLog:
         self.only = only
         self._scratch = sqlite3.connect("")
         self._scratch.executescript(_SCHEMA)
-        for seq, seals in _sealed_entries(session, only):
-            rows = [
-                (seal.kind, seal.number, seq, seal.name, seal.digest)
-                for seal in seals
-                if only is None or seal.key in only
-            ]
-            self._scratch.executemany("INSERT OR REPLACE INTO seal VALUES (?, ?, ?, ?, ?)", rows)
+        seq, event = 0, tables.EventRow
+        chosen = (
+            select(event.seq, event.seals).where(event.seals.is_not(None)).order_by(event.seq).limit(BATCH)
+        )
+        if only is not None and len(only) <= _NAMED:
+            starts = (f'["{kind}",{number},' for kind, number in only)
+            chosen = chosen.where(or_(*(event.seals.contains(start, autoescape=True) for start in starts)))
+        while entries := session.execute(chosen.where(event.seq > seq)).all():
+            for seq, text in entries:
+                with suppress(ValueError):  # `events.verify_chain` reports unreadable ones
+                    rows = [
+                        (seal.kind, seal.number, seq, seal.name, seal.digest)
+                        for seal in parse_seals(str(text))
+                        if only is None or seal.key in only
+                    ]
+                    self._scratch.executemany("INSERT OR REPLACE INTO seal VALUES (?, ?, ?, ?, ?)", rows)
 
     def __enter__(self) -> Self:
         return self
@@ -84,20 +93,6 @@ class SealLog:
         return dict(self._scratch.execute(query, [kind]))
 
 
-def _sealed_entries(session: Session, only: Collection[Key] | None) -> Iterator[tuple[int, list[Seal]]]:
-    """Yield the log's entries with their seals, oldest first; `events.verify_chain` reports unreadable ones."""
-    seq, event = 0, tables.EventRow
-    chosen = select(event.seq, event.seals).where(event.seals.is_not(None)).order_by(event.seq).limit(BATCH)
-    if only is not None and len(only) <= _NAMED:
-        starts = [f'["{kind}",{number},' for kind, number in only]
-        chosen = chosen.where(or_(*(event.seals.contains(start, autoescape=True) for start in starts)))
-    while found := session.execute(chosen.where(event.seq > seq)).all():
-        for entry in found:
-            with suppress(ValueError):
-                yield entry.seq, parse_seals(entry.seals)
-        seq = found[-1].seq
-
-
 def count_records(session: Session) -> int:
     """Return the number of all records."""
     return sum(session.scalar(select(func.count()).select_from(kind.table)) or 0 for kind in KINDS.values())
@@ -106,39 +101,31 @@ def count_records(session: Session) -> int:
 def check_records(session: Session, log: SealLog) -> Iterator[Problem]:
     """Yield every record that differs from its newest seal, and rows that belong to no record."""
     for kind in KINDS.values():
-        for numbers in _numbers(session, kind, log.only):
-            yield from _differing(session, log, kind, numbers)
-        if log.only is None:
-            yield from _strays(session, kind)
+        query = select(kind.table.c.id).order_by(kind.table.c.id)
+        if log.only is not None:
+            query = query.where(kind.table.c.id.in_([each for name, each in log.only if name == kind.name]))
+        for numbers in batches(session.scalars(query)):
+            known, now = log.newest(kind.name, numbers), _seals_now(session, kind, numbers)
+            for number in numbers:
+                name, digest = known.get(number, ("", None))
+                seal, row = now.get(number), f"row {number} of {kind.table.name}"
+                subject = f"{kind.name} {name or (seal.name if seal else number)}"
+                if digest is None:
+                    yield Problem("record_unsealed", subject, f"{row} has no entry in the log")
+                elif seal is None or seal.digest != digest:
+                    yield Problem("record_changed", subject, f"{row} or its related rows were changed")
+        for part in kind.parts if log.only is None else ():  # foreign keys forbid it, and can be switched off
+            column = tables.metadata.tables[part].c[kind.column]
+            owner = exists().where(kind.table.c.id == column)
+            for number in session.scalars(select(column).where(~owner).distinct().limit(BATCH)):
+                message = f"{part} has rows of a missing record"
+                yield Problem("record_unsealed", f"{kind.name} {number}", message)
         names = dict(log.present(kind.name))
         for chosen in batches(names):
             there = set(session.scalars(select(kind.table.c.id).where(kind.table.c.id.in_(chosen))))
             for number in sorted(set(chosen) - there):
                 message = f"row {number} of {kind.name} was removed"
                 yield Problem("record_missing", f"{kind.name} {names[number]}", message)
-
-
-def _numbers(session: Session, kind: RecordKind, only: Collection[Key] | None) -> Iterator[Sequence[int]]:
-    """Yield the numbers of the rows of a kind, in batches."""
-    number, last = kind.table.c.id, 0
-    query = select(number).order_by(number).limit(BATCH)
-    if only is not None:
-        query = query.where(number.in_([each for name, each in only if name == kind.name]))
-    while found := session.scalars(query.where(number > last)).all():
-        yield found
-        last = found[-1]
-
-
-def _differing(session: Session, log: SealLog, kind: RecordKind, numbers: Sequence[int]) -> Iterator[Problem]:
-    known, now = log.newest(kind.name, numbers), _seals_now(session, kind, numbers)
-    for number in numbers:
-        name, digest = known.get(number, ("", None))
-        seal, row = now.get(number), f"row {number} of {kind.table.name}"
-        subject = f"{kind.name} {name or (seal.name if seal else number)}"
-        if digest is None:
-            yield Problem("record_unsealed", subject, f"{row} has no entry in the log")
-        elif seal is None or seal.digest != digest:
-            yield Problem("record_changed", subject, f"{row} or its related rows were changed")
 
 
 def _seals_now(session: Session, kind: RecordKind, numbers: Sequence[int]) -> dict[int, Seal]:
@@ -150,16 +137,6 @@ def _seals_now(session: Session, kind: RecordKind, numbers: Sequence[int]) -> di
             return {}
         middle = len(numbers) // 2
         return _seals_now(session, kind, numbers[:middle]) | _seals_now(session, kind, numbers[middle:])
-
-
-def _strays(session: Session, kind: RecordKind) -> Iterator[Problem]:
-    """Yield rows that belong to no record: foreign keys forbid them, and can be switched off."""
-    for part in kind.parts:
-        column = tables.metadata.tables[part].c[kind.column]
-        owner = exists().where(kind.table.c.id == column)
-        for number in session.scalars(select(column).where(~owner).distinct().limit(BATCH)):
-            message = f"{part} has rows of a missing record"
-            yield Problem("record_unsealed", f"{kind.name} {number}", message)
 
 
 _SHOWN = 80

@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import select
 
@@ -22,10 +22,8 @@ from .. import tables
 from ..database import events
 from ..database.leases import reading
 from ..records.bundles import is_elsewhere
+from ..workspace.workspace import Workspace
 from .report import Damage, Problem, Repair, Report
-
-if TYPE_CHECKING:
-    from ..workspace.workspace import Workspace
 
 _MOST_FILES = 1_000_000
 
@@ -59,15 +57,12 @@ class _Copies:
     def _by_size(self) -> Mapping[int, list[Path]]:
         """The regular files of the user's folders; links are not followed."""
         found: dict[int, list[Path]] = defaultdict(list)
-        for path in itertools.islice(self._walk(), _MOST_FILES):
+        walks = itertools.chain.from_iterable(map(os.walk, self._folders))
+        paths = (Path(root) / name for root, _, names in walks for name in names)
+        for path in itertools.islice(paths, _MOST_FILES):
             if not path.is_symlink() and path.is_file():
                 found[path.stat().st_size].append(path)
         return found
-
-    def _walk(self) -> Iterator[Path]:
-        for folder in self._folders:
-            for root, _, names in os.walk(folder):
-                yield from (Path(root) / name for name in names)
 
     def find(self, damage: Damage) -> GoodCopy | None:
         """Return a copy of a blob, or None."""
@@ -79,29 +74,25 @@ class _Copies:
             except StorageError:
                 continue
             return GoodCopy(place, f"generation {generation} in the store", generation)
-        by_size = ((path, str(path)) for path in self._by_size.get(damage.size, ()))
-        for path, source in itertools.chain(self._on_record(damage.digest), by_size):
-            if has_bytes(path, damage.digest, damage.size):
-                return GoodCopy(path.resolve(), source)  # files in a hub's cache are links to blobs
-        return None
-
-    def _on_record(self, digest: Digest) -> Iterator[tuple[Path, str]]:
-        """Yield the files on this machine that once had these bytes: fused models, bases by reference, bundles."""
+        # Files on this machine that once had these bytes: fused models, bases by reference, bundles.
         files, places = tables.ManifestFileRow, list[tuple[Path, str]]()
         fused, base, bundle = tables.FusedRow, tables.BaseModelRow, tables.BundleRow
         with self._workspace.database.read() as session:
             for row in (fused, base, bundle):
                 query = select(row, files.path).join(files, files.manifest_id == row.manifest_id)
-                for found, name in session.execute(query.where(files.sha256 == digest)):
+                for found, name in session.execute(query.where(files.sha256 == damage.digest)):
                     if isinstance(found, fused):
-                        key = Digest(found.key)
-                        cached = self._workspace.cache.entry(key) / name
-                        places.append((cached, f"the fused model {key[:12]} in the cache"))
+                        cached = self._workspace.cache.entry(Digest(found.key)) / name
+                        places.append((cached, f"the fused model {found.key[:12]} in the cache"))
                         continue
-                    place = getattr(found, "location" if isinstance(found, base) else "path")
-                    if place is not None and not (isinstance(found, bundle) and is_elsewhere(session, found)):
-                        places.append((Path(place) / name, str(Path(place) / name)))
-        yield from places
+                    where = getattr(found, "location" if isinstance(found, base) else "path")
+                    if where is not None and not (isinstance(found, bundle) and is_elsewhere(session, found)):
+                        places.append((Path(where) / name, str(Path(where) / name)))
+        places += ((path, str(path)) for path in self._by_size.get(damage.size, ()))
+        for path, source in places:
+            if has_bytes(path, damage.digest, damage.size):
+                return GoodCopy(path.resolve(), source)  # files in a hub's cache are links to blobs
+        return None
 
 
 def has_bytes(path: Path, digest: str, size: int) -> bool:
@@ -159,7 +150,7 @@ class _Repairer:
         if problem.code == "blob_size_differs":  # the bytes match the manifest, and the row does not
             sizes = {"size": damage.size, "recorded_size": damage.recorded_size}
             self._record("blob.repaired", damage, sizes, generation=damage.generation)
-            return Repair.of(problem, "the blob's own bytes")
+            return Repair.extending(problem, source="the blob's own bytes")
         copy = self._copies.find(damage) or self._rebuilt(damage)
         if copy is None:
             name = self._workspace.store.quarantine(damage.digest, generation=damage.generation)
@@ -172,7 +163,7 @@ class _Repairer:
         quarantined = max((name for name in names if damage.digest in name), default=None)
         detail = {"source": copy.source, "generation": generation, "moved_to": quarantined}
         self._record("blob.repaired", damage, detail, generation=generation)
-        return Repair.of(problem, copy.source, quarantined)
+        return Repair.extending(problem, source=copy.source, quarantined=quarantined)
 
     def _rebuilt(self, damage: Damage) -> GoodCopy | None:
         """Return the rebuilt file of a published fused model; None for other blobs."""
@@ -247,4 +238,4 @@ class _Repairer:
         if key in self._failed:
             reason = self._failed[key]
             return replace(problem, message=f"{problem.message}; quarantined, but not rebuilt: {reason}")
-        return Repair.of(problem, "its recipe", self._remade[key])
+        return Repair.extending(problem, source="its recipe", quarantined=self._remade[key])

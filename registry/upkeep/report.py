@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from fusery.storage.digest import Digest
+from fusery.storage.errors import FuseryError
 
 from ..record import Record, described
 
@@ -33,9 +34,7 @@ class Problem(Record):
     code: str = described("its kind")
     subject: str = described("the record, blob or file")
     message: str = described("the difference")
-    dependants: tuple[str, ...] = described(
-        "the records that depend on the subject, as `kind name`", default=()
-    )
+    dependants: tuple[str, ...] = described("the records that depend on it, as `kind name`", default=())
     damage: Damage | None = None  # the blob or cache entry to repair, if any
     KEYS: ClassVar[tuple[str, ...]] = ("code", "subject", "message", "digest", "dependants")
 
@@ -50,16 +49,8 @@ class Repair(Problem):
     """A repaired problem."""
 
     source: str = described("the source of the good bytes", default="")
-    quarantined: str | None = described(
-        "location of the damaged bytes; None if there were none", default=None
-    )
+    quarantined: str | None = described("location of the damaged bytes; None without", default=None)
     KEYS: ClassVar[tuple[str, ...]] = (*Problem.KEYS, "source", "quarantined")
-
-    @classmethod
-    def of(cls, problem: Problem, source: str, quarantined: str | None = None) -> Repair:
-        """Return the repair of a problem."""
-        known = {each.name: getattr(problem, each.name) for each in fields(problem)}
-        return cls(**known, source=source, quarantined=quarantined)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +65,9 @@ class Rebuilt(Record):
     )
     recorded: str = described("recorded digest")
     digest: str | None = described("digest of the rebuilt model; None if it was not rebuilt")
-    tensor: str | None = described(
-        "the first tensor that differs; None if the recorded bytes are not available"
-    )
+    tensor: str | None = described("the first tensor that differs; None without the recorded bytes")
     files: tuple[str, ...] = described("files with other digests than recorded")
-    inputs: tuple[str, ...] = described(
-        "base model, adapters or engine that differ from those of the recorded fuse"
-    )
+    inputs: tuple[str, ...] = described("base model, adapters or engine that differ from the recorded ones")
     seconds: float = described("duration in seconds")
     message: str = described("summary")
 
@@ -92,13 +79,11 @@ class Report(Record):
     checked: Counter[str] = described("number of checked items of each kind", default_factory=Counter)
     problems: list[Problem] = described("differences from the records", default_factory=list)
     repaired: list[Repair] = described("problems that were repaired", default_factory=list)
-    quarantined: list[str] = described(
-        "names of damaged blobs in the store's quarantine", default_factory=list
-    )
+    quarantined: list[str] = described("names of damaged blobs in quarantine", default_factory=list)
     notes: list[str] = described("harmless observations", default_factory=list)
     rebuilt: list[Rebuilt] = described("results of rebuilding fused models", default_factory=list)
     anchored: bool | None = described(
-        "the log was compared with an anchor; None if the log was not checked", default=None
+        "whether an anchor was compared; None without a check of the log", default=None
     )
     KEYS: ClassVar[tuple[str, ...]] = (
         "ok", "checked", "problems", "repaired", "quarantined", "notes", "rebuilt", "anchored",
@@ -113,6 +98,12 @@ class Report(Record):
     def ok(self) -> bool:
         """Whether no problem is left."""
         return not self.problems
+
+    def extend(self, part: Report) -> None:
+        """Add the counts, problems and notes of a part of the audit."""
+        self.checked.update(part.checked)
+        self.problems += part.problems
+        self.notes += part.notes
 
     def add(self, *facts: Any, **more: Any) -> None:
         """Add a problem; see `Problem`."""
@@ -161,6 +152,10 @@ class Collection(Record):
     def kept(self) -> int:
         """Blobs that are still in the store: live ones, and those that are too young or in use."""
         return max(0, self.listed - sum(item.kind != "leftover" for item in self.items_))
+
+
+UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, FuseryError)
+"""Errors of reading a record with invalid values; SQLite keeps any value."""
 
 
 @contextmanager

@@ -3,6 +3,10 @@
 Only the holder of a webhook's lease delivers to it, one event at a time: it reads the first event, sends it, and moves the
 position in the transaction that gives the lease back, if the position has not changed (docs/internals/leases.md).  After a
 crash between the receiver's answer and that transaction, the event is sent again under the same id.
+
+An audit compares the position of each webhook with the log, since the rows of `webhook_delivery` have no seal.  A delivery is
+later than its event: an event up to the position that is newer than the last delivery, and was not skipped, was never
+delivered.
 """
 
 from __future__ import annotations
@@ -11,14 +15,14 @@ import json
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from sqlalchemy import or_, select
+from sqlalchemy import Select, or_, select
 from sqlalchemy.orm import Session
 
 from fusery.storage.errors import FuseryError
@@ -32,12 +36,10 @@ from ..database.leases import Busy
 from ..errors import LeaseLostError
 from ..record import Record, described
 from ..records.event import Event, Webhook, WebhookDeliveries
-from .hooks import changed, delivery_to, find, head, moved, newest, show
-from .sending import SECONDS, DeliveryAnswer, WebhookTarget, parse_url, post
-from .signing import Deliverer, derive, headers
-
-if TYPE_CHECKING:
-    from ..workspace.workspace import Workspace
+from ..upkeep.report import Report, in_order
+from ..workspace.workspace import Workspace
+from .hooks import actions_of, changed, delivery_to, find, head, is_one_of, moved, newest, show, tasks_of
+from .sending import SECONDS, Deliverer, DeliveryAnswer, derive, headers, parse_url, post
 
 TTL = 30.0
 """Seconds of a lease, many more than an attempt takes."""
@@ -103,7 +105,7 @@ def deliver(
         only = find(session, name).id if name is not None else None
     tried: dict[int, WebhookDeliveries] = {}
     # Again while something is delivered: of many events, each receiver gets some in turn.
-    while due := [hook for hook in _due(workspace) if only in (None, hook.id) and not stopped.is_set()]:
+    while due := [hook for hook in _all_due(workspace) if only in (None, hook.id) and not stopped.is_set()]:
         with _pool(stopped) as pool:
             results = list(pool.map(lambda hook: _serve(workspace, hook, how, stopped, reporter), due))
         progress = False
@@ -133,7 +135,7 @@ def run(
     with _pool(stop) as pool:
         while not stop.is_set():
             try:
-                due, problem = _due(workspace), ""
+                due, problem = _all_due(workspace), ""
             except FuseryError as error:
                 due, problem = [], error.message
             if problem and problem != reported:
@@ -160,16 +162,17 @@ def _pool(stop: threading.Event) -> Iterator[ThreadPoolExecutor]:
             raise
 
 
-def _due(workspace: Workspace) -> list[tables.WebhookRow]:
+def _due(workspace: Workspace, session: Session) -> Select[tables.WebhookRow]:
+    """Return the query for the webhooks that may have something to send now."""
     hook, delivery = tables.WebhookRow, tables.WebhookDeliveryRow
+    is_time = or_(delivery.next_at.is_(None), delivery.next_at <= workspace.database.utcnow(session))
+    waits = delivery.disabled_at.is_(None) & (delivery.position < newest(session)) & is_time
+    return select(hook).join(delivery, delivery.webhook_id == hook.id).where(waits).order_by(hook.id)
+
+
+def _all_due(workspace: Workspace) -> Sequence[tables.WebhookRow]:
     with workspace.database.read() as session:
-        query = select(hook).join(delivery, delivery.webhook_id == hook.id)
-        query = query.where(
-            delivery.disabled_at.is_(None),
-            delivery.position < newest(session),
-            or_(delivery.next_at.is_(None), delivery.next_at <= workspace.database.utcnow(session)),
-        )
-        return list(session.scalars(query.order_by(hook.id)))
+        return session.scalars(_due(workspace, session)).all()
 
 
 def _serve(
@@ -180,7 +183,7 @@ def _serve(
     error, next_at, disabled = None, None, False
     try:
         while len(delivered) < _IN_A_ROW and not stop.is_set():
-            tried = _one(workspace, hook, how)
+            tried = _deliver_first(workspace, hook, how)
             if tried is None:
                 break
             if tried.error:
@@ -205,95 +208,75 @@ class _Tried(NamedTuple):
     next_at: datetime | None
 
 
-class _Case(NamedTuple):
-    """A webhook's state: the first entry that it waits for, None if it waits for none up to `newest`."""
-
-    hook: tables.WebhookRow
-    position: int
-    newest: int
-    entry: tables.EventRow | None
-    delivery: Delivery | None
-
-
-def _one(workspace: Workspace, hook: tables.WebhookRow, how: Manner) -> _Tried | None:
+def _deliver_first(workspace: Workspace, hook: tables.WebhookRow, how: Manner) -> _Tried | None:
     """Send the first event that a webhook waits for; None if there is none, or another process holds the lease."""
     lease = leases.acquire(workspace.database, f"webhook {hook.uid}", workspace.owner(), ttl=TTL)
     if isinstance(lease, Busy):
         return None
     with lease.keep():
-        case = _look(workspace, hook.id)
-        answer = _send(case, how) if case is not None and case.entry is not None else None
+        with workspace.database.read() as session:
+            row, last = session.get(tables.WebhookRow, hook.id), newest(session)
+            waits = row is not None and session.scalar(
+                _due(workspace, session).where(tables.WebhookRow.id == row.id)
+            )
+            entry = head(session, row, row.delivery.position) if row is not None and waits else None
+            delivery = None
+            if row is not None and entry is not None:
+                with suppress(ValueError, RecursionError):  # edited by other means, which the audit names
+                    [event] = events_of(session, [entry])
+                    key = f"msg_{row.uid}_{entry.seq}"
+                    delivery = Delivery(
+                        id=key, hook=row.name, type=event.action, timestamp=event.at, data=event
+                    )
+        answer = _send(row, delivery, how) if row is not None and entry is not None else None
         lease.check()
         with workspace.database.write() as session:
             lease.publish(session)
-            if case is None:
+            if row is None or not waits:
                 return None
-            if answer is None:  # what is behind the position is for others
-                moved(session, hook.id, case.position, case.newest)
+            if answer is None or entry is None:  # what is behind the position is for others
+                moved(session, row.id, row.delivery.position, last)
                 return None
-            return _settle(workspace, session, case, answer, how)
+            return _settle(workspace, session, row, entry, answer, how)
 
 
-def _look(workspace: Workspace, number: int) -> _Case | None:
-    with workspace.database.read() as session:
-        hook = session.get(tables.WebhookRow, number)
-        if hook is None or delivery_to(hook).disabled_at is not None:
-            return None
-        next_at = hook.delivery.next_at
-        if next_at is not None and next_at > workspace.database.utcnow(session):
-            return None
-        position, last = hook.delivery.position, newest(session)
-        entry = head(session, hook, position)
-        delivery = None
-        if entry is not None:
-            with suppress(ValueError, RecursionError):  # edited by other means, which the audit names
-                [event] = events_of(session, [entry])
-                msg = f"msg_{hook.uid}_{entry.seq}"
-                delivery = Delivery(id=msg, hook=hook.name, type=event.action, timestamp=event.at, data=event)
-        return _Case(hook, position, last, entry, delivery)
-
-
-def _send(case: _Case, how: Manner) -> DeliveryAnswer:
-    if case.delivery is None:
+def _send(hook: tables.WebhookRow, delivery: Delivery | None, how: Manner) -> DeliveryAnswer:
+    if delivery is None:
         return DeliveryAnswer("the entry of the log is not readable: fusery audit names it")
     try:
-        target: WebhookTarget = parse_url(case.hook.url)
+        target = parse_url(hook.url)
     except FuseryError as error:  # edited by other means
         return DeliveryAnswer(error.message)
-    keys = [derive(secret, case.hook.uid, case.hook.url) for secret in how.deliverer.require_secrets()]
-    body = masked(json.dumps(case.delivery.to_dict(), allow_nan=False)).encode("ascii")
-    signed = headers(keys, case.delivery.id, int(time.time()), body)
-    private = case.hook.private and how.deliverer.private
+    keys = [derive(secret, hook.uid, hook.url) for secret in how.deliverer.require_secrets()]
+    body = masked(json.dumps(delivery.to_dict(), allow_nan=False)).encode("ascii")
+    signed = headers(keys, delivery.id, int(time.time()), body)
+    private = hook.private and how.deliverer.private
     return how.post(target, signed, body, private=private, seconds=how.seconds)
 
 
 def _settle(
-    workspace: Workspace, session: Session, case: _Case, answer: DeliveryAnswer, how: Manner
+    workspace: Workspace,
+    session: Session,
+    hook: tables.WebhookRow,
+    entry: tables.EventRow,
+    answer: DeliveryAnswer,
+    how: Manner,
 ) -> _Tried:
-    assert case.entry is not None
-    now = workspace.database.utcnow(session)
-    seq, next_at = case.entry.seq, None
+    now, position, next_at = workspace.database.utcnow(session), hook.delivery.position, None
     if not answer.error:
         # Not before the event, even if the clock was set back: the audit compares both.
-        good = moved(session, case.hook.id, case.position, seq, delivered_at=max(now, case.entry.at))
+        good = moved(session, hook.id, position, entry.seq, delivered_at=max(now, entry.at))
     else:
-        attempts = case.hook.delivery.attempts + 1
+        attempts = hook.delivery.attempts + 1
         next_at = None if answer.gone else now + timedelta(seconds=how.backoff.after(attempts))
-        good = changed(
-            session,
-            case.hook.id,
-            case.position,
-            attempts=attempts,
-            error=answer.error[:300],
-            next_at=next_at,
-            disabled_at=now if answer.gone else None,
-        )
+        failed = {"attempts": attempts, "error": answer.error[:300], "next_at": next_at}
+        good = changed(session, hook.id, position, **failed, disabled_at=now if answer.gone else None)
         if good and answer.gone:
-            detail = {"seq": seq, "reason": answer.error}
-            events.record(session, "webhook.disabled", "webhook", case.hook.name, detail, at=now)
+            detail = {"seq": entry.seq, "reason": answer.error}
+            events.record(session, "webhook.disabled", "webhook", hook.name, detail, at=now)
     if not good:
         raise LeaseLostError("an event was passed over, or its webhook removed, while it was sent")
-    return _Tried(seq, answer.error, next_at)
+    return _Tried(entry.seq, answer.error, next_at)
 
 
 def retry(
@@ -311,3 +294,72 @@ def retry(
     if how.deliverer.secrets:
         deliver(workspace, name, manner=how, reporter=reporter)
     return show(workspace, name)
+
+
+CODE = "delivery_differs"
+_STATES = ("webhook.added", "webhook.disabled", "webhook.enabled", "webhook.skipped")
+
+
+def check_deliveries(workspace: Workspace, report: Report) -> None:
+    """Report each webhook whose position or state contradicts the log."""
+    hook, delivery = tables.WebhookRow, tables.WebhookDeliveryRow
+    with workspace.database.read() as session:
+        for number, name in session.execute(select(hook.id, hook.name).order_by(hook.id)).all():
+            with in_order(report, f"webhook {name}"):
+                row, now = session.get_one(hook, number), workspace.database.utcnow(session)
+                for message in _differences(session, row, now):
+                    report.add(CODE, f"webhook {name}", message)
+        numbers = select(delivery.webhook_id).where(delivery.webhook_id.not_in(select(hook.id)))
+        for number in session.scalars(numbers):
+            report.add(CODE, f"webhook_delivery {number}", f"row {number} belongs to no webhook")
+
+
+def _differences(session: Session, hook: tables.WebhookRow, now: datetime) -> Iterator[str]:
+    row: tables.WebhookDeliveryRow | None = hook.delivery
+    if row is None:
+        yield "its row of webhook_delivery is missing"
+        return
+    added, disabled, skipped, event = 0, False, set[int](), tables.EventRow
+    states = select(event).where(event.action.in_(_STATES), event.subject == hook.name).order_by(event.seq)
+    for entry in session.scalars(states):
+        if entry.action == "webhook.added":
+            added, disabled, skipped = entry.seq, False, set()
+        elif entry.action == "webhook.skipped":
+            skipped.add(json.loads(entry.detail)["seq"])
+        else:
+            disabled = entry.action == "webhook.disabled"
+    passed = next(_undelivered(session, hook, row, added, skipped), None)
+    latest = now + timedelta(seconds=Backoff().most)
+    wrong = {
+        "the log ends before its position": row.position > newest(session),
+        "its position is before the entry that added it": row.position < added - 1,
+        "its position is before an entry that was skipped": max(skipped, default=0) > row.position,
+        f"entry {passed} was neither delivered nor skipped": passed is not None,
+        "its last delivery is before it was added, or in the future": (
+            row.delivered_at is not None and not hook.created_at <= row.delivered_at <= now
+        ),
+        "it has failed attempts without an error, or an error without": (row.attempts > 0)
+        is (row.error is None),
+        "its next attempt is later than any backoff": (
+            row.next_at is not None and (row.attempts == 0 or row.next_at > latest)
+        ),
+        "the log has another state of it": (row.disabled_at is not None) is not disabled,
+    }
+    yield from (message for message, is_wrong in wrong.items() if is_wrong)
+
+
+def _undelivered(
+    session: Session, hook: tables.WebhookRow, row: tables.WebhookDeliveryRow, added: int, skipped: set[int]
+) -> Iterator[int]:
+    """Yield the numbers of events up to the position that were neither delivered nor skipped."""
+    event = tables.EventRow
+    tasks: Sequence[str] = hook.tasks
+    query = select(event.seq, event.subject_kind, event.subject, event.detail).where(
+        event.seq > added, event.seq <= row.position, event.action.in_(actions_of(hook.actions))
+    )
+    if row.delivered_at is not None:
+        query = query.where(event.at > row.delivered_at)
+    for seq, kind, subject, detail in session.execute(query.order_by(event.seq)):
+        # The tasks that an entry itself names: those of a digest may have been registered later.
+        if seq not in skipped and (not tasks or is_one_of(tasks_of(kind, subject, detail), tasks)):
+            yield seq

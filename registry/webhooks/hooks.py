@@ -7,10 +7,8 @@ import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from itertools import islice
-from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import CursorResult, func, or_, select, update
 from sqlalchemy.orm import Session
@@ -20,13 +18,11 @@ from ..database import events
 from ..database.events import ACTIONS
 from ..errors import AlreadyExistsError, BadInputError, UnknownReferenceError
 from ..names import AdapterName, parse_slug
+from ..parsing import nearest
 from ..record import row_values
 from ..records.event import AddedWebhook, SkippedEvent, State, Webhook, WebhookKey
-from .sending import is_named_private, parse_url
-from .signing import PRIVATE, Deliverer, derive, key_text
-
-if TYPE_CHECKING:
-    from ..workspace.workspace import Workspace
+from ..workspace.workspace import Workspace
+from .sending import PRIVATE, Deliverer, derive, is_named_private, key_text, parse_url
 
 _MOST = 100
 _ACTION = re.compile(r"[a-z._*?]{1,50}")
@@ -74,7 +70,14 @@ def add(
             raise BadInputError(
                 f"there are {_MOST} webhooks already", hint="fusery admin webhook remove NAME"
             )
-        row = hook(uid=uuid.uuid4().hex, name=given or _free(target.host, taken), private=private, **values)
+        host = re.sub(r"[^a-z0-9.-]+", "-", target.host.casefold()).strip(".-")[:100].rstrip(".-")
+        try:
+            plain = parse_slug(host, "webhook")
+        except BadInputError:
+            plain = "webhook"
+        names = (plain if number == 1 else f"{plain}-{number}" for number in range(1, _MOST + 2))
+        called = given or next(name for name in names if name not in taken)
+        row = hook(uid=uuid.uuid4().hex, name=called, private=private, **values)
         row.created_at, row.created_by = workspace.database.utcnow(session), workspace.actor
         row.delivery = delivery(position=newest(session), attempts=0)
         session.add(row)
@@ -82,37 +85,29 @@ def add(
         events.record(
             session, "webhook.added", "webhook", row.name, {**values, "private": private}, at=row.created_at
         )
-        return AddedWebhook(**_facts(session, row), key=_key(row, deliverer) if deliverer.secrets else None)
-
-
-def _free(host: str, taken: set[str]) -> str:
-    plain = re.sub(r"[^a-z0-9.-]+", "-", host.casefold()).strip(".-")[:100].rstrip(".-") or "webhook"
-    try:
-        plain = parse_slug(plain, "webhook")
-    except BadInputError:
-        plain = "webhook"
-    names = (plain if number == 1 else f"{plain}-{number}" for number in range(1, _MOST + 2))
-    return next(name for name in names if name not in taken)
+        return AddedWebhook.extending(
+            _record(session, row), key=_key(row, deliverer) if deliverer.secrets else None
+        )
 
 
 def list_hooks(workspace: Workspace) -> list[Webhook]:
     """Return all webhooks, by name."""
     with workspace.database.read() as session:
         rows = session.scalars(select(tables.WebhookRow).order_by(tables.WebhookRow.name)).all()
-        return [Webhook(**_facts(session, row)) for row in rows]
+        return [_record(session, row) for row in rows]
 
 
 def show(workspace: Workspace, name: str) -> Webhook:
     """Return a webhook."""
     with workspace.database.read() as session:
-        return Webhook(**_facts(session, find(session, name)))
+        return _record(session, find(session, name))
 
 
 def remove(workspace: Workspace, name: str, *, reason: str = "") -> Webhook:
     """Remove a webhook, and return its record."""
     with workspace.database.write() as session:
         row = find(session, name)
-        shown = Webhook(**_facts(session, row))
+        shown = _record(session, row)
         detail = {"actions": row.actions, "tasks": row.tasks, "url": row.url, "reason": reason}
         session.delete(row)
         events.record(session, "webhook.removed", "webhook", row.name, detail)
@@ -178,19 +173,19 @@ def find(session: Session, name: str) -> tables.WebhookRow:
     return row
 
 
-def _facts(session: Session, row: tables.WebhookRow) -> dict[str, Any]:
+def _record(session: Session, row: tables.WebhookRow) -> Webhook:
     delivery = delivery_to(row)
     first = head(session, row, delivery.position) if delivery.attempts else None
     failing: State = "failing" if delivery.attempts else "active"
     waiting = islice(waiting_for(session, row, delivery.position), _MOST_COUNTED)
-    return {
-        **row_values(Webhook, row),
+    return Webhook.from_row(
+        row,
         **row_values(Webhook, delivery),
-        "state": "disabled" if delivery.disabled_at is not None else failing,
-        "waiting": sum(1 for _ in waiting),
-        "failing": first.seq if first is not None else None,
-        "next_attempt": delivery.next_at,
-    }
+        state="disabled" if delivery.disabled_at is not None else failing,
+        waiting=sum(1 for _ in waiting),
+        failing=first.seq if first is not None else None,
+        next_attempt=delivery.next_at,
+    )
 
 
 def delivery_to(row: tables.WebhookRow) -> tables.WebhookDeliveryRow:
@@ -201,18 +196,18 @@ def delivery_to(row: tables.WebhookRow) -> tables.WebhookDeliveryRow:
 
 def parse_actions(patterns: Sequence[str]) -> list[str]:
     """Return patterns of actions in their canonical form."""
-    folded = sorted({pattern.strip().casefold() for pattern in patterns})
-    if not folded or len(folded) > _MOST_PATTERNS:
-        raise BadInputError(
-            "a webhook is for 1 to 50 actions or patterns of them", hint="--on alias.moved, or --on 'alias.*'"
-        )
+    folded, hint = (
+        sorted({pattern.strip().casefold() for pattern in patterns}),
+        "--on alias.moved, or --on 'alias.*'",
+    )
     for pattern in folded:
         if not _ACTION.fullmatch(pattern) or not actions_of([pattern]):
-            close = get_close_matches(pattern, ACTIONS, n=1)
             raise BadInputError(
-                f"nothing that the log says is {pattern[:60]!r}",
-                hint=f"did you mean {close[0]}?" if close else "--on alias.moved, or --on 'alias.*'",
+                f"there is no action {pattern[:60]!r} in the log",
+                hint=nearest(pattern, ACTIONS, most=1) or hint,
             )
+    if not 1 <= len(folded) <= _MOST_PATTERNS:
+        raise BadInputError(f"invalid actions (1 to {_MOST_PATTERNS} patterns)", hint=hint)
     return folded
 
 
@@ -221,10 +216,8 @@ def parse_tasks(patterns: Sequence[str]) -> list[str]:
     folded = sorted({pattern.strip().casefold() for pattern in patterns})
     wrong = next((pattern for pattern in folded if not _TASK.fullmatch(pattern)), None)
     if wrong is not None or len(folded) > _MOST_PATTERNS:
-        raise BadInputError(
-            f"{(wrong or '')[:60]!r} is no pattern of tasks, or there are more than {_MOST_PATTERNS}",
-            hint="--task course_rec, or --task 'course_*'",
-        )
+        message = f"invalid pattern of tasks: {(wrong or '')[:60]!r} (at most {_MOST_PATTERNS} patterns)"
+        raise BadInputError(message, hint="--task course_rec, or --task 'course_*'")
     return folded
 
 

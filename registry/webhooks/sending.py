@@ -1,21 +1,31 @@
-"""One attempt to deliver: a POST to a checked address, within a time that includes everything.
+"""One attempt to deliver: a signed POST to a checked address, within a time that includes everything.
 
 A URL has no credentials, and its host is not in a private network unless that is allowed.
+
+Signatures have the form of Standard Webhooks (standardwebhooks.com).  A key is derived from the deliverer's secret by HKDF
+(RFC 5869) with SHA-256, for one webhook and one URL: no row has it, one receiver's key says nothing of another's, and nothing
+is signed with it after somebody edited the URL in the database.  The secret is never read from a database or a home folder.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import hmac
 import ipaddress
+import os
 import queue
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from fusery.storage.failures import opened
 from fusery.storage.secrets import without_credentials
 
 from ..errors import BadInputError
@@ -39,6 +49,77 @@ _TEREDO = ipaddress.ip_network("2001::/32")
 
 class UnreachableError(Exception):
     """A host has no address, or none that may be reached; the text says which, in few words."""
+
+
+SECRET, SECRET_FILE = "FUSERY_WEBHOOK_SECRET", "FUSERY_WEBHOOK_SECRET_FILE"
+PRIVATE = "FUSERY_WEBHOOK_PRIVATE"
+
+_SHORTEST, _MOST_SECRETS, _LARGEST = 32, 4, 64 << 10
+_YES, _NO = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
+
+
+class NoWebhookSecretError(BadInputError):
+    """The environment has no secret for signing webhooks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deliverer:
+    """The secrets that make signing keys, the current one first, and whether private networks may be reached."""
+
+    secrets: tuple[bytes, ...] = field(default=(), repr=False)
+    private: bool = False
+
+    @classmethod
+    def load(cls, environment: Mapping[str, str] | None = None) -> Deliverer:
+        """Read the environment."""
+        values = os.environ if environment is None else environment
+        private = values.get(PRIVATE, "").strip().casefold()
+        if private not in (*_YES, *_NO):
+            raise BadInputError(f"{PRIVATE} is neither 1 nor 0", hint=f"export {PRIVATE}=1")
+        text, file = values.get(SECRET, ""), values.get(SECRET_FILE, "")
+        if text.strip() and file:
+            raise BadInputError(f"{SECRET} and {SECRET_FILE} are both set", hint=f"unset {SECRET}")
+        if file:
+            with opened(Path(file)) as content:
+                text = content.read(_LARGEST).decode(errors="replace")
+        secrets = tuple(map(os.fsencode, text.split()))
+        if any(len(secret) < _SHORTEST for secret in secrets) or len(secrets) > _MOST_SECRETS:
+            raise BadInputError(
+                f"invalid webhook secret (at least {_SHORTEST} characters, and at most {_MOST_SECRETS} secrets)",
+                hint="make one: openssl rand -hex 32",
+            )
+        return cls(secrets, private in _YES)
+
+    def require_secrets(self) -> tuple[bytes, ...]:
+        """Return the secrets."""
+        if not self.secrets:
+            raise NoWebhookSecretError(
+                "there is no secret to sign webhooks with in this environment",
+                hint=f"export {SECRET_FILE}=FILE, made by: openssl rand -hex 32",
+            )
+        return self.secrets
+
+
+def derive(secret: bytes, uid: str, url: str) -> bytes:
+    """Return a webhook's signing key, 32 bytes."""
+    extracted = hmac.digest(b"fusery.webhook.v1", secret, hashlib.sha256)
+    return hmac.digest(extracted, f"{uid} {url}".encode() + b"\x01", hashlib.sha256)
+
+
+def key_text(key: bytes) -> str:
+    """Return a key as receivers are given it: `whsec_` and its Base64."""
+    return "whsec_" + base64.b64encode(key).decode("ascii")
+
+
+def headers(keys: Sequence[bytes], delivery: str, timestamp: int, body: bytes) -> Mapping[str, str]:
+    """Return the headers that prove who sent a body and when, in seconds since 1970; each key signs, while a secret changes."""
+    signed = f"{delivery}.{timestamp}.".encode() + body
+    digests = (base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode("ascii") for key in keys)
+    return {
+        "Webhook-Id": delivery,
+        "Webhook-Timestamp": str(timestamp),
+        "Webhook-Signature": " ".join(f"v1,{digest}" for digest in digests),
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +177,7 @@ def is_public(address: Address) -> bool:
             return False
     if any(address in network for network in _NOT_PUBLIC):
         return False
-    return address.is_global and not (
-        address.is_multicast
-        or address.is_reserved
-        or address.is_private
-        or address.is_loopback
-        or address.is_link_local
-        or address.is_unspecified
-    )
+    return address.is_global and not address.is_multicast
 
 
 def addresses_of(host: str, port: int, *, private: bool, seconds: float) -> list[str]:
@@ -139,17 +213,10 @@ def addresses_of(host: str, port: int, *, private: bool, seconds: float) -> list
 SECONDS = 10.0
 """From the lookup of the host until the first lines of the answer."""
 
-GONE = 410
-
 
 @dataclass(frozen=True, slots=True)
 class DeliveryAnswer:
-    """The outcome of an attempt.
-
-    Attributes:
-        error: what went wrong, in few words and without the URL; empty if the receiver has taken it.
-        gone: the receiver wants nothing more.
-    """
+    """The outcome of an attempt: what went wrong, without the URL, empty if it was taken; `gone`: nothing more is wanted."""
 
     error: str = ""
     gone: bool = False
@@ -160,67 +227,45 @@ def post(
 ) -> DeliveryAnswer:
     """Send a body once, within some seconds, and return the outcome; `private`: addresses of private networks may be reached.
 
-    No proxy of the environment is used and no redirection followed: both would lead to unchecked addresses.  Of the answer
-    only the status is read.
+    No proxy of the environment is used and no redirection followed: both would lead to unchecked addresses.  The certificate
+    has to be one of the host.  Of the answer only the status is read.
     """
     import httpx2 as httpx
 
-    end, failure = time.monotonic() + seconds, DeliveryAnswer(f"no answer within {seconds:g} s")
-    sockets = Sockets()
+    end, failure, sockets = time.monotonic() + seconds, "", Sockets()
     try:
         addresses = addresses_of(target.host, target.port, private=private, seconds=seconds)
     except UnreachableError as error:
         return DeliveryAnswer(str(error))
+    scheme = "https" if target.secure else "http"
+    certificates = ssl.create_default_context() if target.secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    sent = {
+        "Host": urlsplit(target.url).netloc, "Content-Type": "application/json", "User-Agent": "fusery", "Connection": "close",
+    }  # fmt: skip
+    extensions = {"sni_hostname": target.host, "target": target.path.encode(), "trace": sockets.trace}
     with sockets.deadline(seconds) as late:
         for address in addresses:
             if (left := end - time.monotonic()) <= 0:
                 break
+            place = f"{scheme}://{f'[{address}]' if ':' in address else address}:{target.port}/"
             try:
-                return _answer(_status(target, address, headers, body, sockets, left))
+                with (
+                    httpx.Client(verify=certificates, trust_env=False, timeout=left) as client,
+                    client.stream(
+                        "POST", place, content=body, headers={**sent, **headers}, extensions=extensions
+                    ) as response,
+                ):
+                    status = response.status_code
+                redirected = ", and redirections are not followed" if 300 <= status < 400 else ""
+                if status == 410:
+                    return DeliveryAnswer("it answered 410: it is gone", gone=True)
+                taken = 200 <= status < 300
+                return DeliveryAnswer() if taken else DeliveryAnswer(f"it answered {status}{redirected}")
             except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-                if late.is_set() or isinstance(error, httpx.TimeoutException):
+                failure = "" if late.is_set() or isinstance(error, httpx.TimeoutException) else _reason(error)
+                if not failure or not isinstance(error, httpx.ConnectError):
                     break
-                failure = DeliveryAnswer(_reason(error))
-                if not isinstance(error, httpx.ConnectError):
-                    return failure
-    return DeliveryAnswer(f"no answer within {seconds:g} s") if time.monotonic() >= end else failure
-
-
-def _status(
-    target: WebhookTarget,
-    address: str,
-    headers: Mapping[str, str],
-    body: bytes,
-    sockets: Sockets,
-    seconds: float,
-) -> int:
-    """Send the request to an address, whose certificate has to be one of the host, and return the status."""
-    import httpx2 as httpx
-
-    scheme, host = ("https" if target.secure else "http"), f"[{address}]" if ":" in address else address
-    sent = {"Host": urlsplit(target.url).netloc, "Content-Type": "application/json", "User-Agent": "fusery"}
-    extensions = {"sni_hostname": target.host, "target": target.path.encode(), "trace": sockets.trace}
-    certificates = ssl.create_default_context() if target.secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    with (
-        httpx.Client(verify=certificates, trust_env=False, timeout=seconds) as client,
-        client.stream(
-            "POST",
-            f"{scheme}://{host}:{target.port}/",
-            content=body,
-            headers={**sent, "Connection": "close", **headers},
-            extensions=extensions,
-        ) as response,
-    ):
-        return response.status_code
-
-
-def _answer(status: int) -> DeliveryAnswer:
-    if 200 <= status < 300:
-        return DeliveryAnswer()
-    if status == GONE:
-        return DeliveryAnswer("it answered 410: it is gone", gone=True)
-    redirected = ", and redirections are not followed" if 300 <= status < 400 else ""
-    return DeliveryAnswer(f"it answered {status}{redirected}")
+    return DeliveryAnswer(failure or f"no answer within {seconds:g} s")
 
 
 def _reason(error: Exception) -> str:

@@ -125,7 +125,7 @@ def audits() -> Iterator[tuple[Report, bool]]:
     names = tuple(f"adapter a_v{number}" for number in range(1, 11))
     damage: Any = SimpleNamespace(digest="d")
     many, one = (Problem("blob_missing", "b", "it is gone", names[:count], damage) for count in (10, 8))
-    mended = [Repair.of(one, "cache", kept) for kept in ("q", None)]
+    mended = [Repair.extending(one, source="cache", quarantined=kept) for kept in ("q", None)]
     rebuilt: Any = [SimpleNamespace(verdict="different", name="a_v1", message="other bytes")]
     yield Report(problems=[many, one], rebuilt=rebuilt, notes=["a note"]), True
     yield Report(problems=[one], repaired=mended, quarantined=["q"]), False

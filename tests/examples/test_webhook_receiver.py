@@ -18,7 +18,7 @@ from programs import free_port
 from waiting import wait_until
 
 from fusery.registry import Registry
-from fusery.registry.webhooks.signing import derive, headers, key_text
+from fusery.registry.webhooks.sending import derive, headers, key_text
 from fusery.registry.workspace.settings import Settings
 from fusery.registry.workspace.workspace import Workspace
 

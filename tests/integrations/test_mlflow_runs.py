@@ -296,6 +296,7 @@ def test_what_the_tracker_does_not_have(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("FUSERY_REGISTRY", str(with_base.workspace.settings.home))
+    monkeypatch.setenv("FUSERY_DATABASE_URL", with_base.workspace.settings.database_url)
     with pytest.raises(BadInputError):  # no run
         with_base.exchange.import_runs(tracking, base="tiny")
     folder = peft_folders.make_peft(tmp_path / "peft", tiny_base, base_model_name_or_path="tiny")

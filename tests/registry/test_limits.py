@@ -9,7 +9,6 @@ from fusery.registry import Registry
 from fusery.registry.comparison import measured
 from fusery.registry.errors import BadInputError
 from fusery.registry.limits import REMARKS, YANKS, require_within
-from fusery.registry.releases import deployments
 
 ONE = "course_rec_v1_20260115"
 
@@ -52,16 +51,6 @@ def test_evaluations_are_limited(stocked: Registry, monkeypatch: pytest.MonkeyPa
         with pytest.raises(BadInputError) as caught:
             stocked.evaluations.record(ONE, {"f1": 0.5}, dry_run=dry_run)
         assert "at most 20" in caught.value.message
-
-
-def test_deployments_are_limited(stocked: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deployments, "DEPLOYMENTS", 20)
-    add_rows(stocked, "Deployment", 19, place="prod")
-    assert stocked.deployments.record(ONE, "prod").changed
-    assert not stocked.deployments.record(ONE, "prod").changed
-    with pytest.raises(BadInputError) as caught:
-        stocked.deployments.record(ONE, "staging")
-    assert "at most 20" in caught.value.message
 
 
 def test_text_is_limited() -> None:

@@ -67,7 +67,8 @@ def test_a_page_that_takes_long_does_not_keep_the_process(monkeypatch: pytest.Mo
     monkeypatch.setattr(logging, "shutdown", lambda: done.append("shutdown"))
     monkeypatch.setattr(running, "os", SimpleNamespace(_exit=sys.exit))
     monkeypatch.setattr(running, "time", SimpleNamespace(monotonic=lambda: next(now), sleep=slept.append))
-    monkeypatch.setattr(running, "_at_work", lambda: iter([True]))
+    worker = SimpleNamespace(name="AnyIO worker thread")
+    monkeypatch.setattr(running, "threading", SimpleNamespace(enumerate=lambda: [worker]))
     with pytest.raises(SystemExit):
         running._end_what_is_left()
     assert (done, len(slept)) == (["shutdown", "flush", "flush"], 3)

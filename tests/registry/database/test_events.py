@@ -33,7 +33,7 @@ def fill(database: Database, count: int) -> None:
             )
 
 
-def problems(database: Database) -> list[events.Problem]:
+def problems(database: Database) -> list[tuple[int, str]]:
     with database.read() as session:
         return list(events.verify_chain(session))
 
@@ -72,7 +72,7 @@ def test_tampering_shows(database: Database, statement: str, seq: int) -> None:
     fill(database, 7)
     assert problems(database) == []
     tamper(database, statement)
-    assert problems(database)[0].seq == seq
+    assert problems(database)[0][0] == seq
 
 
 def test_an_entry_that_was_rehashed_breaks_the_next(database: Database) -> None:
@@ -81,7 +81,7 @@ def test_an_entry_that_was_rehashed_breaks_the_next(database: Database) -> None:
         forged = events.history(session)[3]
         forged.actor = "eve"
         forged.hash = events.event_hash(forged)
-    assert [problem.seq for problem in problems(database)] == [5]
+    assert [seq for seq, _ in problems(database)] == [5]
 
 
 def test_a_time_that_is_none_is_a_problem_and_not_a_crash(sqlite_url: str) -> None:
@@ -89,7 +89,7 @@ def test_a_time_that_is_none_is_a_problem_and_not_a_crash(sqlite_url: str) -> No
     fill(database, 7)
     tamper(database, "UPDATE event SET at = 'yesterday' WHERE seq = 4")
     found = problems(database)
-    assert [problem.seq for problem in found] == [4, 5]
+    assert [seq for seq, _ in found] == [4, 5]
     database.close()
 
 
@@ -119,7 +119,7 @@ def test_a_long_log_is_read_in_pieces(sqlite_url: str) -> None:
     fill(database, 1203)
     assert problems(database) == []
     tamper(database, "UPDATE event SET actor = 'eve' WHERE seq IN (500, 501, 1203)")
-    assert [problem.seq for problem in problems(database)] == [500, 501, 1203]
+    assert [seq for seq, _ in problems(database)] == [500, 501, 1203]
     database.close()
 
 

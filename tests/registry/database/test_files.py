@@ -30,20 +30,20 @@ def test_a_copy_has_what_is_not_merged_yet(tmp_path: Path) -> None:
 
 def test_a_copy_is_of_one_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody writes while each of the first files is copied."""
-    path, honest = tmp_path / "fusery.db", files._copy
+    path, honest = tmp_path / "fusery.db", files.pump
     with closing(sqlite3.connect(path, isolation_level=None)) as writer:
         writer.execute("CREATE TABLE t (a)")
         writer.execute("INSERT INTO t VALUES (0)")
         for writes, copied in ((2, True), (99, False)):
             left = list(range(writes))
 
-            def copy(source: Path, target: Path, left: list[int] = left, **options: bool) -> None:
-                honest(source, target, **options)
+            def copy(source: int, target: int, left: list[int] = left) -> None:
+                honest(source, target)
                 if left:
                     left.pop()
                     writer.execute("UPDATE t SET a = a + 1")
 
-            monkeypatch.setattr(files, "_copy", copy)
+            monkeypatch.setattr(files, "pump", copy)
             (tmp_path / str(writes)).mkdir()
             if copied:
                 with closing(sqlite3.connect(copy_aside(path, tmp_path / str(writes)))) as reader:

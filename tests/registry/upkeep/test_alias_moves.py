@@ -57,7 +57,7 @@ def test_honest_moves_agree(moved: Registry) -> None:
         ),
         ("UPDATE alias_move SET reason = 'x' WHERE id = 1", "no log entry for the move to"),
         ("UPDATE alias_move SET to_adapter_id = 1 WHERE id = 2", "contradicts the previous move"),
-        ("DELETE FROM alias_move WHERE id = 1", "unrecorded move in entry"),
+        ("DELETE FROM alias_move WHERE id = 1", "the log has an unrecorded move"),
         (ADDED, "no log entry for the move to"),
     ],
 )
@@ -73,7 +73,7 @@ def test_an_entry_without_a_move_is_named(moved: Registry) -> None:
         entry = events.record(
             session, action="alias.moved", kind="alias", subject=PROD, detail=detail, actor="eve"
         )
-    assert found(moved) == [f"alias {PROD}: unrecorded move in entry {entry.seq} of the log"]
+    assert found(moved) == [f"alias {PROD}: the log has an unrecorded move to {SECOND} at {entry.at}"]
 
 
 ENDINGS: dict[str, tuple[str, Callable[[Registry], Any]]] = {

@@ -84,7 +84,7 @@ def full(
 
 def problems(session: Session) -> list[str]:
     """Return the subjects of everything that is found."""
-    chain = [f"event {problem.seq}" for problem in events.verify_chain(session)]
+    chain = [f"event {seq}" for seq, _ in events.verify_chain(session)]
     return chain + [found.subject for found in check_records(session, SealLog(session))]
 
 
@@ -201,7 +201,7 @@ def test_every_column_edited(full: Registry) -> None:
             with session.begin_nested() as alone:
                 edit.do(session)
                 if edit.record is None:
-                    found = [f"event {problem.seq}" for problem in events.verify_chain(session)]
+                    found = [f"event {seq}" for seq, _ in events.verify_chain(session)]
                 else:
                     found = [one.subject for one in check_records(session, SealLog(session, {edit.record}))]
                 alone.rollback()

@@ -10,7 +10,7 @@ from sqlalchemy import delete, update
 from webhook_receiver import Receiver
 
 from fusery.registry import Registry, tables
-from fusery.registry.webhooks.checks import CODE
+from fusery.registry.webhooks.delivering import CODE
 
 pytestmark = pytest.mark.timing
 

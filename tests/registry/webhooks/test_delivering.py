@@ -22,8 +22,13 @@ from fusery.registry.database import leases
 from fusery.registry.errors import DatabaseUnavailableError
 from fusery.registry.webhooks.delivering import Backoff, Manner, deliver, retry, run
 from fusery.registry.webhooks.hooks import skip
-from fusery.registry.webhooks.sending import DeliveryAnswer, WebhookTarget, post
-from fusery.registry.webhooks.signing import Deliverer, NoWebhookSecretError
+from fusery.registry.webhooks.sending import (
+    Deliverer,
+    DeliveryAnswer,
+    NoWebhookSecretError,
+    WebhookTarget,
+    post,
+)
 from fusery.storage.progress import Reporter
 
 pytestmark = pytest.mark.timing

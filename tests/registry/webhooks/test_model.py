@@ -11,11 +11,9 @@ from hypothesis import strategies as st
 
 from fusery.registry import Registry
 from fusery.registry.database import events
-from fusery.registry.webhooks.checks import CODE
-from fusery.registry.webhooks.delivering import Backoff, Manner, deliver, retry
+from fusery.registry.webhooks.delivering import CODE, Backoff, Manner, deliver, retry
 from fusery.registry.webhooks.hooks import skip
-from fusery.registry.webhooks.sending import DeliveryAnswer, WebhookTarget
-from fusery.registry.webhooks.signing import Deliverer
+from fusery.registry.webhooks.sending import Deliverer, DeliveryAnswer, WebhookTarget
 
 TAKEN, REFUSED, GONE = (
     DeliveryAnswer(),

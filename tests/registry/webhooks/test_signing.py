@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fusery.registry.errors import BadInputError
 from fusery.registry.webhooks.delivering import Backoff
-from fusery.registry.webhooks.signing import Deliverer, NoWebhookSecretError, derive, headers, key_text
+from fusery.registry.webhooks.sending import Deliverer, NoWebhookSecretError, derive, headers, key_text
 from fusery.storage.errors import MissingFileError, StorageError
 
 ATTEMPTS = st.integers(1, 10_000)

@@ -72,7 +72,7 @@ def prepare(place: Place) -> None:
 
 def live_on(host: str) -> None:
     owner.socket.gethostname = lambda: f"host-{host}"  # type: ignore[attr-defined]
-    owner._boot = lambda: f"boot-{host}"
+    owner._place = lambda: (f"boot-{host}", "1")
 
 
 def work(url: str, place: Place, operations: int, barrier: Barrier, test: Connection) -> None:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from sqlalchemy.orm import Session
 
 from fusery.registry import tables
-from fusery.registry.catalog.where import FIELDS, And, In, IsNull, Node, Not, Or, Test
-from fusery.registry.catalog.where.fields import WORDS, Value, field_named
+from fusery.registry.catalog.where import WORDS
+from fusery.registry.catalog.where_fields import FIELDS, Value, field_named
 
 WHEN = datetime(2026, 1, 15, 12, tzinfo=UTC)
 DAYS = [date(2026, 1, 14), date(2026, 1, 15), date(2026, 1, 16)]
@@ -25,6 +25,45 @@ WHOLES = [1, 2, 4, 8, 16]
 BIG = [1, 1_000_000, 5_000_000, 2**40]
 TAGS = ["team", "lang-x", "a.b"]
 METRICS = ["acc", "mmlu:law.acc", "maj@8"]
+
+
+@dataclass(frozen=True)
+class Test:
+    """A field compared with a value."""
+
+    __test__ = False  # pytest takes what is called so for a class of tests
+    field: str
+    op: str
+    value: Value
+
+
+@dataclass(frozen=True)
+class In:
+    field: str
+    values: tuple[Value, ...]
+
+
+@dataclass(frozen=True)
+class IsNull:
+    field: str
+
+
+@dataclass(frozen=True)
+class Not:
+    operand: Node
+
+
+@dataclass(frozen=True)
+class And:
+    operands: tuple[Node, ...]
+
+
+@dataclass(frozen=True)
+class Or:
+    operands: tuple[Node, ...]
+
+
+Node = Test | In | IsNull | Not | And | Or
 
 
 @dataclass

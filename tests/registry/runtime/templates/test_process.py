@@ -62,7 +62,9 @@ def test_one_that_took_too_much_is_replaced(limits: Limits) -> None:
         processes.start()
         (second,) = template_processes()
         assert second != first
-    # The length is limited to the character.
+
+
+def test_the_length_is_limited_to_the_character(processes: TemplateProcesses) -> None:
     assert processes.render(asked("{{ 'é' * 100 }}"), 100) == "é" * 100
     with pytest.raises(TemplateTooMuch):
         processes.render(asked("{{ 'é' * 100 }}"), 99)

@@ -1,19 +1,35 @@
-"""From an expression to its tree: precedence climbing, `not` before `and` before `or`."""
+"""Expressions that choose adapters: `val_loss < 1 and (rank >= 8 or tag.team = "search")`.
+
+    expression := conjunction {"or" conjunction}
+    conjunction := negation {"and" negation}
+    negation   := "not" negation | "(" expression ")" | test
+    test       := FIELD ("=" | "==" | "!=" | "<" | "<=" | ">" | ">=" | "~" | "!~") VALUE
+                | FIELD ["not"] "in" "(" VALUE {"," VALUE} ")"
+                | FIELD "is" ["not"] "null"
+                | FIELD                                            of a field that is true or false
+
+The logic has two values.  A test of a field without a value is false; `not` negates, and `!=`, `!~` and `not in` are
+short for it.  So every adapter matches exactly one of X and not X.
+"""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Literal, cast
 
-from ...errors import BadInputError, WhereError
-from ...parsing import is_ago, nearest, parse_moment
-from ...records.amendments import TAG
-from ...records.evaluation import METRIC
-from .fields import FIELDS, WORDS, And, In, IsNull, Node, Not, Or, Test, Value, WhereField, field_named
+from sqlalchemy import ColumnElement, and_, not_, or_
+
+from ..errors import BadInputError, WhereError
+from ..parsing import is_ago, nearest, parse_moment
+from ..records.amendments import TAG
+from ..records.evaluation import METRIC
+from .where_fields import FIELDS, Value, WhereField, field_named
+
+WORDS = frozenset({"and", "or", "not", "in", "is", "null", "true", "false"})
+"""What cannot be a text without quotes."""
 
 LENGTH = 4000
 """Characters of an expression."""
@@ -52,7 +68,14 @@ def tokenize(expression: str) -> list[Lexeme]:
     while place < len(expression):
         match = _TOKEN.match(expression, place)
         if match is None:
-            raise _strange(expression, place)
+            hint: str | None = "put a text in quotes"
+            if expression[place] in "\"'":
+                message, hint = "this text has no closing quote", None
+            elif expression[place].isdigit():
+                message = "this is neither a number nor a date"
+            else:
+                message = f"{expression[place]!r} has no meaning here"
+            raise WhereError(message, expression, place, hint=hint)
         kind, text = str(match.lastgroup), match.group()
         if kind == "text":
             text = re.sub(r"\\(.)", r"\1", text[1:-1], flags=re.DOTALL)
@@ -60,18 +83,6 @@ def tokenize(expression: str) -> list[Lexeme]:
             tokens.append(Lexeme(cast(Kind, kind), text, place))
         place = match.end()
     return [*tokens, Lexeme("end", "", len(expression))]
-
-
-def _strange(expression: str, place: int) -> WhereError:
-    if expression[place] in "\"'":
-        return WhereError("this text has no closing quote", expression, place)
-    if expression[place].isdigit():
-        return WhereError(
-            "this is neither a number nor a date", expression, place, hint="put a text in quotes"
-        )
-    return WhereError(
-        f"{expression[place]!r} has no meaning here", expression, place, hint="put a text in quotes"
-    )
 
 
 PATTERN = 200
@@ -123,26 +134,29 @@ def read_value(field: WhereField, token: Lexeme, expression: str, *, part: bool 
 
 
 def _read(field: WhereField, token: Lexeme) -> Value | None:
-    if field.kind in ("text", "choice"):
-        return _text(token)
-    if field.kind == "flag":
-        return {"true": True, "false": False}.get(token.text.lower()) if token.kind == "word" else None
-    if field.kind == "day":
-        return _day(token)
-    if field.kind == "moment":
-        return _moment(token)
+    match field.kind:
+        case "text" | "choice":
+            # A number or a date is a text too, as one may be a tag's value; a word that means something else is not.
+            is_text = token.kind in ("text", "number", "date") or (
+                token.kind == "word" and token.text.lower() not in WORDS
+            )
+            return token.text if is_text else None
+        case "flag":
+            return {"true": True, "false": False}.get(token.text.lower()) if token.kind == "word" else None
+        case "day":
+            return _day(token)
+        case "moment":
+            return _moment(token)
     if token.kind != "number":
         return None
-    if field.kind == "size":
-        return _whole(token, _SIZES)
-    return _whole(token, _COUNTS) if field.kind == "whole" else _real(token)
-
-
-def _text(token: Lexeme) -> str | None:
-    # A number or a date is a text too, as one may be a tag's value; a word that means something else is not.
-    if token.kind in ("text", "number", "date"):
-        return token.text
-    return token.text if token.kind == "word" and token.text.lower() not in WORDS else None
+    if field.kind == "real":
+        value = (
+            float(token.text)
+            if _NUMBER.fullmatch(token.text) and token.text[-1] in "0123456789."
+            else math.nan
+        )
+        return value if math.isfinite(value) else None
+    return _whole(token, _SIZES if field.kind == "size" else _COUNTS)
 
 
 def _whole(token: Lexeme, units: dict[str, int]) -> int | float | None:
@@ -158,14 +172,6 @@ def _whole(token: Lexeme, units: dict[str, int]) -> int | float | None:
     if not math.isfinite(value) or abs(value) > _LARGEST:
         return None
     return int(value) if value.is_integer() else value
-
-
-def _real(token: Lexeme) -> float | None:
-    match = _NUMBER.fullmatch(token.text)
-    if match is None or match["unit"]:
-        return None
-    value = float(match["number"])
-    return value if math.isfinite(value) else None
 
 
 def _day(token: Lexeme) -> date | None:
@@ -206,12 +212,12 @@ DEPTH = 50
 TESTS = 200
 """Tests in an expression, the values of an `in` counted one by one."""
 
-_NEGATED = {"!=": "=", "!~": "~"}
-_OPERATORS = frozenset({"=", "==", "!=", "<", "<=", ">", ">=", "~", "!~"})
+_OPERATORS = {"==": "=", "!=": "=", "!~": "~", **{sign: sign for sign in ("=", "<", "<=", ">", ">=", "~")}}
+Condition = ColumnElement[bool]
 
 
-def parse(expression: str) -> Node:
-    """Return the tree of an expression."""
+def parse(expression: str) -> Condition:
+    """Return the condition on `tables.AdapterRow` that an expression means; true or false, never NULL."""
     return _Parser(expression).whole()
 
 
@@ -222,11 +228,11 @@ class _Parser:
         self._place = 0
         self._tests = 0
 
-    def whole(self) -> Node:
-        node = self._disjunction(0)
+    def whole(self) -> Condition:
+        condition = self._disjunction(0)
         if self._token.kind != "end":
             raise self._problem("expected 'and', 'or' or the end")
-        return node
+        return condition
 
     @property
     def _token(self) -> Lexeme:
@@ -248,80 +254,71 @@ class _Parser:
         at = token or self._token
         return WhereError(message, self._expression, at.start, hint=hint)
 
-    def _disjunction(self, depth: int) -> Node:
-        return self._chain("or", Or, lambda: self._chain("and", And, lambda: self._negation(depth)))
+    def _disjunction(self, depth: int) -> Condition:
+        several = [self._conjunction(depth)]
+        while self._word("or"):
+            several.append(self._conjunction(depth))
+        return or_(*several)
 
-    def _chain(self, word: str, kind: type[And | Or], operand: Callable[[], Node]) -> Node:
-        nodes = [operand()]
-        while self._word(word):
-            nodes.append(operand())
-        return nodes[0] if len(nodes) == 1 else kind(tuple(nodes))
+    def _conjunction(self, depth: int) -> Condition:
+        several = [self._negation(depth)]
+        while self._word("and"):
+            several.append(self._negation(depth))
+        return and_(*several)
 
-    def _negation(self, depth: int) -> Node:
+    def _negation(self, depth: int) -> Condition:
         if depth > DEPTH:
             raise self._problem(f"more than {DEPTH} parentheses and 'not' are within each other")
         if self._word("not"):
-            return Not(self._negation(depth + 1))
+            return not_(self._negation(depth + 1))
         if self._token.text == "(" and self._token.kind == "sign":
             opened = self._take()
-            node = self._disjunction(depth + 1)
+            condition = self._disjunction(depth + 1)
             if not self._word(")"):
                 raise self._problem("this parenthesis is not closed", opened)
-            return node
+            return condition
         return self._test()
 
-    def _test(self) -> Node:
+    def _test(self) -> Condition:
         token = self._take()
         if token.kind not in ("word", "text") or (token.kind == "word" and token.text.lower() in WORDS):
             raise self._problem("expected the name of a field", token, hint=_field_hint())
-        field = self._field(token)
-        self._count(token)
-        negated = self._word("not")
-        if self._word("in"):
-            node: Node = In(token.text, self._values(field))
-            return Not(node) if negated else node
-        if negated:
-            raise self._problem("expected 'in' after 'not'")
-        if self._word("is"):
-            return self._is_null(token.text)
-        operator = self._token
-        if operator.kind != "sign" or operator.text not in _OPERATORS:
-            if field.kind == "flag":
-                return Test(token.text, "=", True)
-            raise self._problem(
-                f"expected a comparison of {token.text}", hint=f"for example: {field.example(token.text)}"
-            )
-        self._take()
-        op = _NEGATED.get(operator.text, "=" if operator.text == "==" else operator.text)
-        if op not in field.operators:
-            hint = f"{token.text} takes {' '.join(sorted(field.operators))}, 'in' and 'is null'"
-            raise self._problem(f"{token.text} cannot be compared with {op!r}", operator, hint=hint)
-        node = Test(token.text, op, self._value(field, part=op == "~"))
-        return Not(node) if operator.text in _NEGATED else node
-
-    def _field(self, token: Lexeme) -> WhereField:
         field = field_named(token.text) if token.kind == "word" else None
         if field is None:
             hint = nearest(token.text, [*FIELDS, f"{TAG}KEY", f"{METRIC}NAME"]) or _field_hint()
             raise self._problem(f"there is no field {token.text[:60]!r}", token, hint=hint)
-        return field
-
-    def _is_null(self, name: str) -> Node:
+        self._count(token)
         negated = self._word("not")
-        if not self._word("null"):
-            raise self._problem("expected 'null' or 'not null' after 'is'")
-        return Not(IsNull(name)) if negated else IsNull(name)
-
-    def _values(self, field: WhereField) -> tuple[Value, ...]:
-        if not self._word("("):
-            raise self._problem("expected '(' after 'in'")
-        values = [self._value(field)]
-        while self._word(","):
-            self._count(self._token)
-            values.append(self._value(field))
-        if not self._word(")"):
-            raise self._problem("expected ',' or ')'")
-        return tuple(values)
+        if self._word("in"):
+            if not self._word("("):
+                raise self._problem("expected '(' after 'in'")
+            tests = [field.fits("=", self._value(field))]
+            while self._word(","):
+                self._count(self._token)
+                tests.append(field.fits("=", self._value(field)))
+            if not self._word(")"):
+                raise self._problem("expected ',' or ')'")
+            return _negated(or_(*tests), negated)
+        if negated:
+            raise self._problem("expected 'in' after 'not'")
+        if self._word("is"):
+            negated = self._word("not")
+            if not self._word("null"):
+                raise self._problem("expected 'null' or 'not null' after 'is'")
+            return _negated(field.missing(), negated)
+        operator = self._token
+        if operator.kind != "sign" or operator.text not in _OPERATORS:
+            if field.kind == "flag":
+                return field.fits("=", True)
+            raise self._problem(
+                f"expected a comparison of {token.text}", hint=f"for example: {field.example(token.text)}"
+            )
+        self._take()
+        op = _OPERATORS[operator.text]
+        if op not in field.operators:
+            hint = f"{token.text} takes {' '.join(sorted(field.operators))}, 'in' and 'is null'"
+            raise self._problem(f"{token.text} cannot be compared with {op!r}", operator, hint=hint)
+        return _negated(field.fits(op, self._value(field, part=op == "~")), operator.text.startswith("!"))
 
     def _value(self, field: WhereField, *, part: bool = False) -> Value:
         return read_value(field, self._take(), self._expression, part=part)
@@ -330,6 +327,10 @@ class _Parser:
         self._tests += 1
         if self._tests > TESTS:
             raise self._problem(f"the expression has more than {TESTS} tests", token)
+
+
+def _negated(condition: Condition, negated: bool) -> Condition:
+    return not_(condition) if negated else condition
 
 
 def _field_hint() -> str:

@@ -13,84 +13,32 @@ from sqlalchemy import (
     ColumnElement,
     Double,
     Select,
+    String,
     and_,
-    collate,
     exists,
     false,
     func,
     literal,
-    not_,
     or_,
     select,
 )
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import aliased
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
 
-from ... import tables
-from ...errors import BadInputError
-from ...names import parse_slug
-from ...record import Kind, parts_of
-from ...records.adapter_details import AdapterDetails
-from ...records.amendments import TAG
-from ...records.evaluation import METRIC, parse_metric
-from ...records.views import newest_value
-from ...records.withdrawals import is_yanked, source_pairs
+from .. import tables
+from ..errors import BadInputError
+from ..names import parse_slug
+from ..record import Kind, parts_of
+from ..records.adapter_details import AdapterDetails
+from ..records.amendments import TAG
+from ..records.evaluation import METRIC, parse_metric
+from ..records.views import newest_value
+from ..records.withdrawals import is_yanked, source_pairs
 
 Value = bool | int | float | str | date | datetime
 """What a field is compared with, of the field's kind."""
-
-WORDS = frozenset({"and", "or", "not", "in", "is", "null", "true", "false"})
-"""What cannot be a text without quotes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Test:
-    """A field compared with a value.  `op` is one of = < <= > >= ~, of which ~ looks for a part of a text."""
-
-    __test__ = False  # pytest takes what is called so for a class of tests
-
-    field: str
-    op: str
-    value: Value
-
-
-@dataclass(frozen=True, slots=True)
-class In:
-    """A field that has one of some values."""
-
-    field: str
-    values: tuple[Value, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class IsNull:
-    """A field that has no value."""
-
-    field: str
-
-
-@dataclass(frozen=True, slots=True)
-class Not:
-    """What holds where another does not."""
-
-    operand: Node
-
-
-@dataclass(frozen=True, slots=True)
-class And:
-    """What holds where all of two or more do."""
-
-    operands: tuple[Node, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Or:
-    """What holds where one of two or more does."""
-
-    operands: tuple[Node, ...]
-
-
-Node = Test | In | IsNull | Not | And | Or
-
 
 Condition = Callable[[Any], ColumnElement[bool]]
 
@@ -110,20 +58,15 @@ _EXAMPLES = {
 
 @dataclass(frozen=True, slots=True)
 class WhereField:
-    """One field.
-
-    Attributes:
-        column: the expression of its value; None if there may be several.
-        rows: the query for its values, whose one column is tested, if there may be several.
-        choices: all values that it can have, if they are known.
-        inherited: the query for adapter ids and the values that these adapters inherit from their sources.
-    """
+    """A field: the expression of its value, or the query for its values if there may be several."""
 
     kind: Kind
     column: Any
     rows: Select[Any] | None = None
-    choices: tuple[str, ...] = ()
-    inherited: Select[Any] | None = None
+    choices: tuple[str, ...] = ()  # all values that it can have, if they are known
+    inherited: Select[Any] | None = (
+        None  # for adapter ids and the values that they inherit from their sources
+    )
 
     @property
     def operators(self) -> frozenset[str]:
@@ -136,16 +79,17 @@ class WhereField:
         """Return a test of it."""
         return f"{name} {_EXAMPLES[self.kind]}"
 
-    def holds(self, condition: Condition) -> ColumnElement[bool]:
-        """Return a condition that is true where one of its values matches, else false, never NULL."""
+    def fits(self, op: str, value: Value) -> ColumnElement[bool]:
+        """Return the condition that one of its values compares so, by one of = < <= > >= ~: true or false, never NULL."""
+        condition = _test(self.kind, op, value)
         if self.inherited is not None:
-            adapter, value = self.inherited.selected_columns
-            having = self.inherited.with_only_columns(adapter).where(condition(value))
+            adapter, inherited = self.inherited.selected_columns
+            having = self.inherited.with_only_columns(adapter).where(condition(inherited))
             return or_(func.coalesce(condition(self.column), false()), tables.AdapterRow.id.in_(having))
         if self.rows is None:
             return func.coalesce(condition(self.column), false())
-        (value,) = self.rows.selected_columns
-        return exists(self.rows.where(condition(value)).correlate(tables.AdapterRow))
+        (column,) = self.rows.selected_columns
+        return exists(self.rows.where(condition(column)).correlate(tables.AdapterRow))
 
     def missing(self) -> ColumnElement[bool]:
         """Return a condition that is true where it has no value."""
@@ -220,48 +164,6 @@ FIELDS: dict[str, WhereField] = _fields()
 
 
 _ESCAPE = "\\"
-
-
-def condition(node: Node, dialect: str) -> ColumnElement[bool]:
-    """Return the condition on `tables.AdapterRow` that a tree means; true or false, never NULL."""
-    match node:
-        case And(operands):
-            return and_(*(condition(operand, dialect) for operand in operands))
-        case Or(operands):
-            return or_(*(condition(operand, dialect) for operand in operands))
-        case Not(operand):
-            return not_(condition(operand, dialect))
-        case IsNull(name):
-            return _field(name).missing()
-        case In(name, values):
-            field = _field(name)
-            return or_(*(field.holds(_test(field, "=", value, dialect)) for value in values))
-        case Test(name, op, value):
-            field = _field(name)
-            return field.holds(_test(field, op, value, dialect))
-
-
-def _field(name: str) -> WhereField:
-    field = field_named(name)
-    assert field is not None, "the parser knows all fields"
-    return field
-
-
-def _test(field: WhereField, op: str, value: Value, dialect: str) -> Condition:
-    if op == "~":
-        # On both databases, only the letters A to Z are folded.
-        return lambda column: func.lower(collate(column, "C") if dialect == "postgresql" else column).like(
-            _pattern(str(value)), escape=_ESCAPE
-        )
-    if field.kind == "moment" and isinstance(value, date) and not isinstance(value, datetime):
-        return _day_test(op, value)
-    bound: Any = value
-    if field.kind in ("whole", "size", "real"):
-        # A parameter as wide as its value: the column's own type may be narrower.
-        bound = literal(value, BigInteger if isinstance(value, int) else Double)
-    return lambda column: _COMPARISONS[op](column, bound)
-
-
 _COMPARISONS: Mapping[str, Callable[[Any, Any], Any]] = {
     "=": operator.eq,
     "<": operator.lt,
@@ -271,11 +173,33 @@ _COMPARISONS: Mapping[str, Callable[[Any, Any], Any]] = {
 }
 
 
-def _day_test(op: str, day: date) -> Condition:
-    start, end = (datetime.combine(day, at, UTC) for at in (time.min, time.max))
-    if op == "=":
-        return lambda column: and_(column >= start, column <= end)
-    return lambda column: _COMPARISONS[op](column, end if op in ("<=", ">") else start)
+class Folded(FunctionElement[str]):
+    """A text with the letters A to Z in lower case, on both databases."""
+
+    type = String()
+    inherit_cache = True
+
+
+@compiles(Folded)
+def _folded(element: Folded, compiler: SQLCompiler, **options: Any) -> str:
+    collation = ' COLLATE "C"' if compiler.dialect.name == "postgresql" else ""
+    return f"lower({compiler.process(element.clauses, **options)}{collation})"
+
+
+def _test(kind: Kind, op: str, value: Value) -> Condition:
+    if op == "~":
+        pattern = _pattern(str(value))
+        return lambda column: Folded(column).like(pattern, escape=_ESCAPE)
+    if kind == "moment" and isinstance(value, date) and not isinstance(value, datetime):
+        start, end = (datetime.combine(value, at, UTC) for at in (time.min, time.max))
+        if op == "=":
+            return lambda column: and_(column >= start, column <= end)
+        return lambda column: _COMPARISONS[op](column, end if op in ("<=", ">") else start)
+    bound: Any = value
+    if kind in ("whole", "size", "real"):
+        # A parameter as wide as its value: the column's own type may be narrower.
+        bound = literal(value, BigInteger if isinstance(value, int) else Double)
+    return lambda column: _COMPARISONS[op](column, bound)
 
 
 def _pattern(text: str) -> str:
