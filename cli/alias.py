@@ -163,7 +163,7 @@ def _print_yanks(session: Session, yanks: Sequence[Yank]) -> None:
     together = {row.name for row in yanks}
     for row in yanks:
         session.print(_yank_line(row))
-        lines = [f"it is held by {alias}" for alias in row.aliases]
+        lines = [f"{alias} holds it" for alias in row.aliases]
         lines += [f"it was fused: {key[:12]}" for key in row.fused]
         lines += [f"it was shipped: {bundle.target} bundle in {bundle.path}" for bundle in row.bundles]
         lines += [
@@ -329,7 +329,7 @@ def _sentence(promotion: Promotion) -> str:
     alias, adapter, holder = promotion.alias, promotion.adapter, promotion.holder
     if promotion.verdict != "passed":
         word = "Refused" if promotion.verdict == "failed" else "Undecided"
-        return f"{word}: {alias} stays with {holder or 'nobody'}."
+        return f"{word}: {alias} still holds {holder or 'no adapter'}."
     if promotion.confirmed:
         return f"{alias} holds {adapter} already, and was judged once more: what it was judged by had been amended."
     if holder == adapter:
@@ -356,7 +356,7 @@ def approve(session: Session, reference: str, alias: str, *, note: str = "", wit
         else:
             already = "" if approval.changed else " already"
             session.print(f"{approval.adapter} is approved for {approval.alias}{already}.")
-        session.print(f"  approved by {', '.join(map(cell, approval.approvals)) or 'nobody'}")
+        session.print(f"  approvals: {', '.join(map(cell, approval.approvals)) or 'none'}")
         if not withdraw:
             session.warn(approval)
 

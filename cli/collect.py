@@ -158,7 +158,7 @@ def _explain(session: Session, model: ExplainedModel) -> None:
         if model.missing:
             rows.append(("  missing in the store", cell(list(model.missing))))
         if model.differs:
-            rows.append(("  not what is asked for, by its", cell(list(model.differs))))
+            rows.append(("  differs from the request in", cell(list(model.differs))))
         session.facts(rows)
 
 

@@ -234,7 +234,7 @@ def _shrunk(
 
 def _print_combine(session: Session, done: Combination) -> None:
     if done.adapter is None:
-        session.print("Nothing was made; this is what it would be.")
+        session.print("Dry run: nothing was registered.")
     else:
         session.print(f"{'Registered' if done.adapter.created else 'Already registered'}: {done.name}")
     recipe = done.recipe

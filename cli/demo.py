@@ -255,13 +255,13 @@ def _fuse_onto_four_bits(script: Script, registry: Registry, folder: Path) -> No
         """
    Four bits hold a weight in 16 steps, and much of what was learned is smaller than a step: keep rounds it
    away, or up to a whole one.  This adapter learned a lot; of a fainter one keep leaves less, or nothing.
-   Of what the adapter learned there is in the weights"""
+   Share of the adapter's update in the weights"""
     )
     for label, row in (("keep, as mlx_lm.fuse writes it", keep), (f"auto, {auto.format}", auto)):
         script.say(f"   {label:<36} {share(row.retained):>7}   {times(row.times_base)} the base's size")
     script.say(
-        f"""   mlx_lm.fuse drops {lost["keep"]} and says nothing; what auto ships lacks {lost[auto.precision]}.  What lacks a fifth can
-   still answer as it was taught, so keep is a PASS here; auto still chooses a closer precision."""
+        f"""   mlx_lm.fuse loses {lost["keep"]} without a warning; auto loses {lost[auto.precision]}.  A model that lost a fifth can
+   still answer as trained, so keep is a PASS here; auto still chooses a closer precision."""
     )
 
 

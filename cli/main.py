@@ -35,11 +35,11 @@ TERMINATED = 128 + signal.SIGTERM
 _MOMENT = 0.05  # seconds for a finalizer to end in
 
 OTHER_ERRORS: dict[str, tuple[int, str]] = {
-    "usage": (2, "An option or argument is missing, unknown or not one of its values."),
-    "os_error": (2, "The operating system refused something."),
+    "usage": (2, "An option or argument is missing, unknown or invalid."),
+    "os_error": (2, "The operating system reported an error."),
     "unexpected": (
         2,
-        "Something that fusery does not know: an error of its own, or a database edited by other means.",
+        "An internal error: a bug in fusery, or a database that another program edited.",
     ),
 }
 """Codes of errors that are no `FuseryError`: exit code, and what is the case."""

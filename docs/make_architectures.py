@@ -33,9 +33,9 @@ mlx-lm {version} knows ({modules} classes of models):
 - **by name**: the names of the tensors on disk are those of the modules, so the files are read as they are. mlx and
   mlx-lm are not needed, no tensor is held whole, and the digest of the result is the same on every platform.
 - **by class**: mlx-lm's own class of the model says which tensor is which; fusery asks it without reading weights.
-  Tensors that are only renamed are read in place from the base's files. Tensors that have to be computed (experts put together,
-  projections split, convolutions transposed, fp8 unpacked) is written to a scratch file once, piece by piece, and the
-  fuse goes on from there as ever. This needs the extra `mlx`, and room on disk for the computed tensors. Their bits
+  Tensors that are only renamed are read in place from the base's files. Tensors that must be computed (experts put together,
+  projections split, convolutions transposed, fp8 unpacked) are written to a temporary file once, piece by piece, and the
+  fuse reads them from there. This needs the extra `mlx`, and room on disk for the computed tensors. Their bits
   hold within one version of mlx-lm and MLX on one platform, which the record of the fuse names.
 - **refused**: mlx-lm cannot load it, or adapts it in a way that cannot be repeated here. The reason is said before
   anything is written.
@@ -46,7 +46,7 @@ asked where names do not decide: which layers an adapter was meant to adapt when
 some of them, or how a layer is quantised. A base quantised by another tool (AWQ, GPTQ, fp8, mxfp4 of gpt-oss,
 compressed-tensors, ModelOpt, BitNet) always goes by class. A base that brings its own code (`model_file`) is refused.
 
-The last column says what the class does to the tensors of a base as it lies on the hub, as far as the source of its
+The last column says how the class changes the tensors of a base from the hub, as far as the source of its
 `sanitize` shows it.
 
 | `model_type` | class of | as on the hub | written by mlx-lm | what loading does |
@@ -116,10 +116,10 @@ def sanitize_source(owner: Any, seen: frozenset[Any] = frozenset()) -> str:
 def resolve(names: dict[str, Any], dotted: str) -> Any:
     """Return what a dotted name in the source of a module means, None if it means nothing there."""
     first, *rest = dotted.split(".")
-    found = names.get(first)
+    name = names.get(first)
     for part in rest:
-        found = getattr(found, part, None)
-    return found
+        name = getattr(name, part, None)
+    return name
 
 
 def changes(module: ModuleType) -> str:

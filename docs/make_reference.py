@@ -59,9 +59,9 @@ def commands(group: click.Group, context: click.Context, path: str) -> Iterator[
         command = group.get_command(context, name)
         assert command is not None
         inner = click.Context(command, info_name=f"{path} {name}", parent=None)
-        for each in command.params:
-            if isinstance(each, click.Option):
-                each.hidden = False
+        for param in command.params:
+            if isinstance(param, click.Option):
+                param.hidden = False
         if isinstance(command, click.Group):
             yield from commands(command, inner, f"{path} {name}")
         else:
@@ -90,20 +90,20 @@ def _values(kind: click.ParamType[Any]) -> str:
 def findings() -> str:
     """Return the page of findings: each rule of admission, and what it can find."""
     intro = (
-        f"What `fusery register` and `fusery check` look at: {len(RULES)} rules in this order, which can find "
-        f"{len(CODES)} things.  An error keeps the adapter out; with `--strict` a warning does, too.\n\n"
-        "Findings that are *always* errors cannot be read or recorded at all.  Every other severity can be set in `config.toml` "
-        "to `error`, `warning`, `info` or `off`:\n\n"
+        f"`fusery register` and `fusery check` apply {len(RULES)} rules in this order; they can report "
+        f"{len(CODES)} findings.  An error prevents the registration; with `--strict`, a warning does, too.\n\n"
+        "The severity of a finding that is *always* an error or *always* info cannot be changed.  Every other severity can be set "
+        "in `config.toml` to `error`, `warning`, `info` or `off`:\n\n"
         '```toml\n[admission.severity]\npickle_file = "off"\nmodule_zero = "error"\n```\n'
     )
     parts = [NOTE, "# Findings\n", intro]
-    groups = [("folder can be read", "The folder can be read at all.", UNREADABLE)]
+    groups = [("folder can be read", "The folder and its file names can be read.", UNREADABLE)]
     groups += [(rule.name, inspect.getdoc(rule.look) or "", rule.codes) for rule in RULES]
     told: set[str] = set()
     for name, text, codes in groups:
         parts += [f"## {name[0].upper()}{name[1:]}\n", f"{' '.join(text.split())}\n"]
         parts += [
-            "| finding | severity | what is the case | why it matters | what to do |",
+            "| finding | severity | meaning | why it matters | what to do |",
             "| --- | --- | --- | --- | --- |",
         ]
         for code in codes:
@@ -130,11 +130,11 @@ def errors() -> str:
                 importlib.import_module(".".join([package.__name__, *inner]))
     intro = (
         'With `--json` a command that fails prints `{"error": {"code", "message", "hint"}}`; `hint` may be null.  '
-        "`code` is stable; the sentence in `message` is not.  `fusery server` says the same with a status.\n"
+        "`code` is stable; the sentence in `message` is not.  `fusery server` returns the same document with an HTTP status.\n"
     )
-    head = ["| code | exit code | status over HTTP | what is the case |", "| --- | --- | --- | --- |"]
+    head = ["| code | exit code | HTTP status | meaning |", "| --- | --- | --- | --- |"]
     parts = [NOTE, "# Errors\n", intro, *head]
-    rows = {kind.code: (kind.exit_code, _first(kind)) for kind in _below(FuseryError)}
+    rows = {kind.code: (kind.exit_code, _first(kind)) for kind in reversed([*_below(FuseryError)])}
     rows |= OTHER_ERRORS
     parts += [
         f"| `{code}` | {exit_code} | {'–' if code in OTHER_ERRORS else STATUS.get(code, 400)} | {_cell(text)} |"
@@ -167,7 +167,7 @@ def settings() -> str:
         parts.append(f"| `{variable_of(field.name)}` | `{field.name}` | {default} | {about[field.name]} |")
     parts += [
         "\n## Other variables\n",
-        "These are read from the environment alone: secrets, and what belongs to one command or server. Each can be left out.\n",
+        "These are read from the environment only: secrets, and settings of one command or server. All are optional.\n",
     ]
     parts += ["| environment | |", "| --- | --- |"]
     parts += [f"| `{name}` | {what} |" for name, what in sorted(OTHER_VARIABLES.items())]
@@ -196,20 +196,20 @@ OTHER_VARIABLES = {
     "FUSERY_KEY_PASSPHRASE": "the passphrase of a signing key",
     "FUSERY_ONNX_PYTHON": "the Python interpreter with the packages of `fusery[onnx]`, if it is another one",
     "FUSERY_OTHER_STORE_OPTIONS": "options of the file system of a backup, as JSON",
-    "FUSERY_PROXY_SECRET": "what a proxy before `fusery server` sends in `X-Fusery-Proxy`",
+    "FUSERY_PROXY_SECRET": "the secret that a proxy before `fusery server` sends in `X-Fusery-Proxy`",
     "FUSERY_SERVER": "in vLLM and Dynamo: the fusery server that adapters come from",
-    "FUSERY_SERVED_AT": "in vLLM and Dynamo: what deployments call the server; `-` records none",
+    "FUSERY_SERVED_AT": "in vLLM and Dynamo: the server's name in recorded deployments; `-` records none",
     "FUSERY_SERVED_BASE": "in vLLM and Dynamo: the base in the registry that the server has",
     "FUSERY_SERVED_FILES": "in vLLM and Dynamo: the folder for the adapters' files",
-    "FUSERY_DYNAMO_ALIASES": "`pin`: Dynamo takes an alias for what it first means",
-    "FUSERY_VLLM_ALIASES": "`pin`: vLLM takes an alias for what it first means",
+    "FUSERY_DYNAMO_ALIASES": "`pin`: Dynamo resolves an alias once, when it first loads it",
+    "FUSERY_VLLM_ALIASES": "`pin`: vLLM resolves an alias once, when it first loads it",
     "FUSERY_SYNC_KEY": "the key of a live server, for `sync`",
-    "FUSERY_SYNC_KEY_FILE": "the file that has it",
+    "FUSERY_SYNC_KEY_FILE": "the file that contains it",
     "FUSERY_TOKEN": "the token for a fusery server",
-    "FUSERY_TOKEN_FILE": "the file that has it",
+    "FUSERY_TOKEN_FILE": "the file that contains it",
     "FUSERY_WEBHOOK_PRIVATE": "`1`: webhooks may go to private networks",
-    "FUSERY_WEBHOOK_SECRET": "the secret that the keys of webhooks are made of",
-    "FUSERY_WEBHOOK_SECRET_FILE": "the file that has it",
+    "FUSERY_WEBHOOK_SECRET": "the secret from which the keys of webhooks are derived",
+    "FUSERY_WEBHOOK_SECRET_FILE": "the file that contains it",
 }
 """What is no setting, by its variable."""
 
@@ -219,20 +219,20 @@ def documents() -> str:
     intro = (
         "`--json` prints one document on standard output; `fusery admin schema COMMAND` prints its JSON Schema, of which this page is "
         "made.  More keys may be added; those below keep their names and meaning.  Moments are ISO 8601 in UTC with offset, "
-        "sizes are bytes, digests are SHA-256 in hexadecimal.  A value that is not known is null, and its key is there, but for "
-        "keys in *italics*, which are there only when they are asked for.\n\n"
-        'An error is a document as well, with the exit code that it would have otherwise: `{"error": {"code", "message", "hint"}}`; '
+        "sizes are bytes, digests are SHA-256 in hexadecimal.  An unknown value is null; its key is present. "
+        "Keys in *italics* are present only when they are requested.\n\n"
+        'An error is a document, too, with the same exit code: `{"error": {"code", "message", "hint"}}`; '
         "[Errors](errors.md) lists the codes.\n"
     )
     parts = [NOTE, "# JSON\n", intro, "| command | prints |", "| --- | --- |"]
     commands = printing_commands()
     parts += [f"| `{command}` | {_kind(schema_of(document_of(command)))} |" for command in commands]
-    known = records_of_documents()
-    for name in sorted(known):
-        parts += ["", f"## {name}\n", f"{known[name].get('description', '')}\n"]
+    records = records_of_documents()
+    for name in sorted(records):
+        parts += ["", f"## {name}\n", f"{records[name].get('description', '')}\n"]
         parts += ["| key | type | meaning |", "| --- | --- | --- |"]
-        required = known[name].get("required", [])
-        for key, value in known[name]["properties"].items():
+        required = records[name].get("required", [])
+        for key, value in records[name]["properties"].items():
             shown = f"`{key}`" if key in required else f"*`{key}`*"
             parts.append(f"| {shown} | {_kind(value)} | {_cell(value.get('description', ''))} |")
     return "\n".join([*parts, ""])
@@ -260,7 +260,7 @@ def operations() -> str:
         "request the others. `/api/v1/openapi.json` is the same for programs.\n"
     )
     parts = [NOTE, "# Operations\n", intro]
-    known = records_of_documents()
+    records = records_of_documents()
     for path, methods in made["paths"].items():
         for method, entry in methods.items():
             name = path.removeprefix("/api/v1/")
@@ -269,7 +269,7 @@ def operations() -> str:
                 f"{entry['summary']}.\n",
             ]
             result = ", ".join(
-                _result(kind, each, known) for kind, each in entry["responses"]["200"]["content"].items()
+                _result(kind, each, records) for kind, each in entry["responses"]["200"]["content"].items()
             )
             role = entry.get("description", "Open to everybody.")
             parts.append(f"`{method.upper()} {path}` returns {result}. {role}\n")
@@ -359,7 +359,7 @@ def adapter_fields() -> str:
     """Return the page of an adapter's fields: what can be shown, tested, sorted by, declared and amended."""
     intro = (
         "A *column* can be shown by `list --columns`. A *filter* can be tested by `--where`; the cell has the kind of its "
-        "values. `--sort` takes *sorted* fields. A *declared* field is an option of `register`, an *amended* one of `amend`; "
+        "values. `--sort` takes *sorted* fields. A *declared* field is an option of `register`, an *amended* one of `edit`; "
         "*with a reason* means that `--reason` is required. `--where` also takes `tag.KEY`, and all three take `metric.NAME`.\n"
     )
     head = ["| field | meaning | column | filter | sorted | declared | amended |", f"|{' --- |' * 7}"]
@@ -419,18 +419,18 @@ def _functions(kind: type) -> Iterator[tuple[str, Any]]:
 def signature_of(function: Any) -> inspect.Signature:
     """Return a method's signature, with a parameter for each key of an unpacked `TypedDict`, but for those of `register`."""
     made, parameters = inspect.signature(function), list[inspect.Parameter]()
-    for each in made.parameters.values():
+    for parameter in made.parameters.values():
         if (
-            each.kind is not each.VAR_KEYWORD
-            or "Unpack" not in str(each.annotation)
-            or "Facts" in each.annotation
+            parameter.kind is not parameter.VAR_KEYWORD
+            or "Unpack" not in str(parameter.annotation)
+            or "Facts" in parameter.annotation
         ):
-            parameters.append(each)
+            parameters.append(parameter)
             continue
-        [keywords] = get_args(hints_of(inspect.unwrap(function))[each.name])
+        [keywords] = get_args(hints_of(inspect.unwrap(function))[parameter.name])
         parameters += [
             inspect.Parameter(
-                name, each.KEYWORD_ONLY, default=None, annotation=getattr(of, "__forward_arg__", of)
+                name, parameter.KEYWORD_ONLY, default=None, annotation=getattr(of, "__forward_arg__", of)
             )
             for name, of in keywords.__annotations__.items()
         ]
@@ -439,9 +439,11 @@ def signature_of(function: Any) -> inspect.Signature:
 
 def _signature(function: Any) -> str:
     text = signature_of(function)
-    parameters = [each for each in text.parameters.values() if each.name not in ("self", "cls")]
-    shown = [_parameter(each) for each in parameters]
-    kinds = [each.kind for each in parameters]
+    parameters = [
+        parameter for parameter in text.parameters.values() if parameter.name not in ("self", "cls")
+    ]
+    shown = [_parameter(parameter) for parameter in parameters]
+    kinds = [parameter.kind for parameter in parameters]
     if inspect.Parameter.KEYWORD_ONLY in kinds:
         shown.insert(kinds.index(inspect.Parameter.KEYWORD_ONLY), "*")
     returned = str(text.return_annotation).replace("builtins.", "")

@@ -170,7 +170,7 @@ LARGEST = 64 << 20
 
 
 class BadSignatureError(RegistryError):
-    """A signature cannot be read, or is not what it should be."""
+    """A signature cannot be read, or is invalid."""
 
     exit_code = 1
 

@@ -8,39 +8,39 @@ from fusery.storage.errors import FuseryError
 
 
 class RegistryError(FuseryError):
-    """Something about records rather than bytes."""
+    """A record, a reference or a request is invalid."""
 
 
 class BadInputError(RegistryError):
-    """An argument, option or file that the user gave is not acceptable."""
+    """An argument, option or file of the user is invalid."""
 
 
 class UnknownReferenceError(RegistryError):
-    """A reference names nothing in this registry."""
+    """The reference was not found in this registry."""
 
 
 class AmbiguousReferenceError(RegistryError):
-    """A digest prefix matches more than one thing."""
+    """A digest prefix matches several records."""
 
 
 class AlreadyExistsError(RegistryError):
-    """A name or version is taken by something else."""
+    """The name or version is already taken."""
 
 
 class MetricRecordedTwiceError(AlreadyExistsError):
-    """Another value of the same metric is on record, measured on and with the same."""
+    """A different value of this metric is recorded for the same dataset, split and tool."""
 
 
 class MetricNotFiniteError(BadInputError):
-    """What is given as the value of a metric is NaN or infinite."""
+    """The value of a metric is NaN or infinite."""
 
 
 class MetricOfOtherAdapterError(BadInputError):
-    """Results say that they are of another registered adapter."""
+    """The results name another registered adapter."""
 
 
 class InvalidTokenError(RegistryError):
-    """The token is unknown, revoked or expired (`why`); the message does not distinguish these.  `token` is its name."""
+    """The token is unknown, revoked or expired; the message does not say which."""
 
     code = "token_invalid"
 
@@ -51,17 +51,17 @@ class InvalidTokenError(RegistryError):
 
 
 class RoleError(RegistryError):
-    """The client is known, and its role does not allow the request."""
+    """The client's role does not allow the request."""
 
     code = "role_not_enough"
 
 
 class AliasGuardedError(RegistryError):
-    """An alias with rules is moved by a promotion only."""
+    """An alias with rules can only be moved by a promotion."""
 
 
 class MissingExtraError(RegistryError):
-    """An optional package is needed and not installed."""
+    """The command needs an optional package that is not installed."""
 
     def __init__(self, feature: str, extra: str) -> None:
         super().__init__(
@@ -71,7 +71,7 @@ class MissingExtraError(RegistryError):
 
 
 class MissingPartError(RegistryError):
-    """A part of fusery is needed that this installation does not have."""
+    """The command needs a part of fusery that is not installed."""
 
     def __init__(self, folder: str) -> None:
         super().__init__(
@@ -80,90 +80,90 @@ class MissingPartError(RegistryError):
 
 
 class FusionUnsupportedError(RegistryError):
-    """This base, adapter or recipe is outside of what the engine can fuse exactly."""
+    """The engine cannot fuse this base, adapter or recipe exactly."""
 
 
 class FidelityError(RegistryError):
-    """A fuse lost the adapter and was not published."""
+    """The fused model lost too much of the adapter, and was not published."""
 
     code = "fidelity_lost"
     exit_code: ClassVar[int] = 1
 
 
 class CheckFailedError(RegistryError):
-    """A check ran to its end and found something wrong."""
+    """A check found problems."""
 
     exit_code: ClassVar[int] = 1
 
 
 class SchemaError(RegistryError):
-    """The database is newer, older or other than this version of fusery expects."""
+    """The database has another schema than this version of fusery expects."""
 
 
-class UnreadableRecordError(RegistryError, ValueError):
-    """A value in the database is invalid (a `ValueError`, so that loops over records skip it)."""
+class UnreadableRecordError(RegistryError, ValueError):  # loops over records skip a ValueError
+    """A value in the database is invalid."""
 
     code = "record_unreadable"
 
 
 class DatabaseUnavailableError(RegistryError):
-    """The database did not answer, or refused."""
+    """The database did not answer, or refused the connection."""
 
 
 class DatabaseReadOnlyError(DatabaseUnavailableError):
-    """The database may be read by this user here, and not written."""
+    """This user may not write to the database."""
 
 
 class LeaseLostError(RegistryError):
-    """Another process took over while this one was too slow; nothing was published."""
+    """Another process took the lease because this one was too slow; nothing was published."""
 
 
 class DepositLostError(RegistryError):
-    """Blobs were collected while they were being stored, because their storing took too long; nothing was recorded."""
+    """`gc` removed blobs of an upload that took too long; nothing was recorded."""
 
 
 class RebuildDiffersError(RegistryError):
-    """A fused artifact was built again and came out different from its record."""
+    """A rebuilt fused model differs from its record."""
 
     exit_code: ClassVar[int] = 1
 
 
 class ModelUnusableError(RegistryError):
-    """A model or an adapter cannot be loaded or run by mlx-lm."""
+    """mlx-lm cannot load or run the model or the adapter."""
 
 
 class TrainingFailedError(RegistryError):
-    """The trainer raised an error; what it had saved until then is in its folder."""
+    """The trainer failed; the checkpoints that it saved are in its folder."""
 
     exit_code: ClassVar[int] = 1
 
 
 class UploadBusyError(RegistryError):
-    """The same bytes are arriving at this moment, under the same name."""
+    """Another upload of the same blob is in progress."""
 
 
 class UploadOffsetError(RegistryError):
-    """An upload is gone on with at another place than where it stopped."""
+    """The upload resumed at the wrong offset."""
 
 
 class UploadTooLargeError(RegistryError):
-    """A blob is larger than a server takes."""
+    """The blob exceeds the server's size limit."""
 
 
 class BlobsMissingError(RegistryError):
-    """Records came to a server before the bytes that they are of."""
+    """A client sent records before it uploaded their files."""
 
 
 class ServerUnavailableError(RegistryError):
-    """A server for a registry did not answer, or not in full."""
+    """The fusery server did not answer, or its answer was incomplete."""
 
 
 class ServerRefusedError(RegistryError):
-    """A server for a registry refused what was asked."""
+    """The fusery server refused the request."""
 
 
 class WhereError(BadInputError):
-    """A `--where` expression cannot be understood."""
+    """A `--where` expression is invalid."""
 
     code = "bad_expression"
     _AROUND: ClassVar[int] = 60

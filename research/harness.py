@@ -73,7 +73,7 @@ def run(
     if find_spec("lm_eval") is None or find_spec("mlx_lm") is None:
         raise MissingExtraError("lm-evaluation-harness", "eval")
     if include is not None and not include.is_dir():
-        raise BadInputError(f"there is no folder {include}", hint="--include DIR, with tasks in YAML")
+        raise BadInputError(f"folder not found: {include}", hint="--include DIR, with tasks in YAML")
     # Standard output is for what the command prints; mlx-lm and the harness write to it as they work.
     with redirect_stdout(sys.stderr):
         manager = _manager(tasks, include)

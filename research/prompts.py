@@ -149,7 +149,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 if stripped := text.strip():
                     yield number, stripped
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        raise MissingFileError(f"there is no file {path}") from error
+        raise MissingFileError(f"file not found: {path}") from error
     except PermissionError as error:
         raise StoreDeniedError(f"{path} may not be read by this user") from error
 

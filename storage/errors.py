@@ -33,11 +33,11 @@ def _masked(text: str) -> str:
 
 
 class StorageError(FuseryError):
-    """Something about bytes: a store, a blob, a file or its format."""
+    """A store, a blob or a file is invalid."""
 
 
 class StoreUnavailableError(StorageError):
-    """The store did not answer, or answered with a failure of its own."""
+    """The store did not answer, or reported an error."""
 
 
 class StoreDeniedError(StorageError):
@@ -47,19 +47,19 @@ class StoreDeniedError(StorageError):
 
 
 class OutOfSpaceError(StorageError):
-    """There is no room left for what was to be written."""
+    """The disk or the store is full."""
 
 
 class BlobMissingError(StorageError):
-    """A blob that should be in the store is not."""
+    """A blob is not in the store."""
 
 
 class BlobCorruptError(StorageError):
-    """A blob's bytes do not match its digest."""
+    """The bytes do not match the expected digest or size."""
 
 
 class StoreMismatchError(StorageError):
-    """The store belongs to another registry, or is laid out in a way this version does not know."""
+    """The store belongs to another registry, or has an unknown layout."""
 
 
 class UnsafePathError(StorageError):
@@ -67,12 +67,12 @@ class UnsafePathError(StorageError):
 
 
 class MissingFileError(StorageError):
-    """A file or folder the user named does not exist or cannot be read."""
+    """A file or folder of the user does not exist, or cannot be read."""
 
     code = "not_found"
 
 
 class FormatError(StorageError):
-    """A file is not in the format it claims to be."""
+    """A file is not in the format that its name or header declares."""
 
     code = "bad_format"

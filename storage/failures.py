@@ -42,7 +42,7 @@ class AbsentBlobError(BlobMissingError):
 
 
 class DigestMismatchError(BlobCorruptError):
-    """Bytes are not those that were promised: a digest, or `"N bytes"`."""
+    """The bytes do not match the expected digest or size."""
 
     code = "blob_corrupt"
 

@@ -76,7 +76,7 @@ def _resolve_root(root: Path) -> Path:
     try:
         top = root.expanduser().resolve(strict=True)
     except FileNotFoundError as error:
-        raise MissingFileError(f"there is no folder {root}", hint="check the path") from error
+        raise MissingFileError(f"folder not found: {root}", hint="check the path") from error
     except (RuntimeError, OSError) as error:
         # A circle of links, of which pathlib makes a RuntimeError before Python 3.13, or a `~user` who is unknown.
         if isinstance(error, OSError) and error.errno != errno.ELOOP:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class StoreUrlError(StorageError):
-    """A store's URL cannot be used."""
+    """The URL of a store is invalid or not supported."""
 
     code = "bad_store_url"
 

@@ -38,7 +38,7 @@ _MOST_MESSAGE = 200
 
 
 class PluginError(FuseryError):
-    """A plugin cannot be imported, is not what its group asks for, failed, or has the name of another one."""
+    """A plugin cannot be imported, has the wrong type for its group, failed, or has the name of another plugin."""
 
     code = "plugin_failed"
 

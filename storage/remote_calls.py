@@ -206,7 +206,7 @@ class RemoteError(Exception):
 
 
 class NoPlaceError(StoreUnavailableError):
-    """What a store is to be in, such as its bucket, is not there."""
+    """The store's bucket or container was not found."""
 
     code = "store_unavailable"
 

@@ -22,7 +22,7 @@ from fusery.registry.records.trust import Role
 
 
 class RequestError(RegistryError):
-    """A request is refused, with an HTTP status."""
+    """The server refused the request."""
 
     code = "registry"
 

@@ -143,7 +143,7 @@ class SyncStep(Record):
     )
     adapter: str = described("its name")
     digest: str | None = described("digest of the adapter; None where it is not known here")
-    references: tuple[str, ...] = described("what was asked for and means it", default=())
+    references: tuple[str, ...] = described("requested references that resolve to this adapter", default=())
     reason: str | None = described(
         "why it is to be done, or was not; None where there is nothing to say", default=None
     )
@@ -160,7 +160,7 @@ class Synced(Record):
     """What a place has of what it should have."""
 
     place: str = described("as deployments call it")
-    base: str | None = described("what the adapters stand on; None where nothing is wanted")
+    base: str | None = described("base model of the adapters; None if no adapter is wanted")
     steps: tuple[SyncStep, ...] = described("one for each adapter that is wanted, was brought, or is there")
     KEYS: ClassVar[tuple[str, ...]] = ("place", "base", "steps", "drift", "ok")
 

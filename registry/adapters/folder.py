@@ -99,7 +99,7 @@ def read_adapter_folder(
     """Read an adapter folder; unreadable parts become `problems`."""
     if not path.exists():
         raise MissingFileError(
-            f"there is no folder {path}", hint="give the folder that holds adapters.safetensors"
+            f"folder not found: {path}", hint="give the folder that holds adapters.safetensors"
         )
     if not path.is_dir():
         raise MissingFileError(f"{path} is a file", hint=f"give its folder: {path.parent}")

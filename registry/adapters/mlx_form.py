@@ -114,7 +114,7 @@ def mlx_config(plan: MlxPlan) -> Mapping[str, Any]:
 
 
 def write_mlx(weights: Path, plan: MlxPlan, folder: Path) -> list[Finding]:
-    """Write the two files of mlx-lm's form into a folder, and return what is worth knowing about them."""
+    """Write the two files of mlx-lm's form into a folder, and return remarks about them."""
     rounded: list[str] = []
     tensors = list(_tensors(weights, plan, rounded))
     pairs = [(module.a, module.b) for module in plan.modules.values()]

@@ -196,8 +196,8 @@ CONVERT = (
     "save it with path_initial_model_for_weight_conversion, or merge it with PEFT and add that as a base"
 )
 TIED = (
-    "train it without the embedding and the head among its modules: merging changes both ends of the tied matrix, so that"
-    " the merged model answers otherwise"
+    "train without the embedding and the head in target_modules; merging does not help, because it changes both parts of"
+    " the tied matrix"
 )
 _NO_VARIANT = _unless_empty("computes something that a sum of low-rank updates cannot express")
 
@@ -253,7 +253,7 @@ def refused_fields(raw: Mapping[str, Any]) -> Iterator[Finding]:
         rule = FIELDS.get(name)
         if name not in FIELDS and name not in MERGE_AWARE and value not in (None, False, [], {}, ""):
             message = f"PEFT's {name[:60]!r} is not known here, and what it does to the weights neither"
-            hint = "if it does nothing to them, remove it from adapter_config.json"
+            hint = "if it has no effect on the weights, remove it from adapter_config.json"
             yield Finding("peft_unknown_field", "error", CONFIG, message, hint)
         elif rule is not None and (why := rule.refuse(value)):
             yield _refused(rule.code, name, value, why, rule.advice)

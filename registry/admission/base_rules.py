@@ -24,52 +24,52 @@ from .candidate import Candidate, tail
 from .code import error, info, rule, warning
 
 _BLIND = (
-    "mlx-lm has the language model alone: adapt nothing that sees (PEFT: exclude_modules; Unsloth: "
+    "mlx-lm has only the language model: train without the vision modules (PEFT: exclude_modules; Unsloth: "
     "finetune_vision_layers=False), or fuse it in the library that trained it"
 )
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 BASE_MISMATCH = error(
     "base_mismatch",
-    "the adapter's files name another base than the one given",
-    "an adapter on a model that it was not trained on gives nonsense that looks like an answer",
-    "give the base that it was trained on; or say it with --trained-on, where the one given is its twin at another precision",
+    "the adapter's files name another base than `--base`",
+    "on another model, the adapter's answers are wrong but look plausible",
+    "give the training base with --base; if --base is the same model at another precision, add --trained-on",
 )
 BASE_UNVERIFIED = warning(
     "base_unverified",
-    "the adapter's files name the base by a path, which cannot be compared",
-    "its training base is not declared",
+    "the adapter's files name the base by a path",
+    "fusery cannot compare a path with the name of a base",
     "write the base's name as base_model in adapter_metadata.json",
 )
 BASE_ALIAS = info(
     "base_alias",
-    "the adapter's files name the base by one of its further names",
-    "the record shows the base's first name, which somebody may not expect",
+    "the adapter's files name the base by another of its names",
+    "the record shows the base's main name instead",
 )
 BASE_REVISION = warning(
     "base_revision",
-    "the adapter's files name another commit of the base than those that the base here is known to be of",
-    "a model that was changed since is another model, and the update was learned on what it was",
+    "the adapter's files name another commit of the base than its recorded ones",
+    "the weights may differ between commits, and the update was trained on the other one",
     "add the base at that commit: fusery base add OWNER/NAME --revision COMMIT",
 )
 BASE_QUANTISED = warning(
     "base_quantised_in_training",
-    "the base was quantised only while the adapter was trained, and the one given is not",
-    "the update was learned beside rounded weights, which exist nowhere as a model",
-    "add the base at that precision, and give it with --base; or with --trained-on, where the adapter is for the dense one",
+    "the base was quantised during training, and `--base` is not quantised",
+    "the update was trained on rounded weights, which are not in the registry",
+    "add the base at that precision, and give it with --base; to use the adapter on the unquantised base, give it with --trained-on",
 )
 _TIED = "the base's head is its embedding: name the base that it was trained on, which has a separate head"
 UNKNOWN_MODULE = error(
     "unknown_module",
     "adapted modules are not in the base",
-    "their updates have nothing to be added to",
-    "the adapter belongs to another base model",
+    "there is no weight to add their updates to",
+    "give the base model that the adapter was trained on",
 )
 
 
 @rule(BASE_MISMATCH, BASE_UNVERIFIED, BASE_ALIAS)
 def declared_base(candidate: Candidate) -> Iterator[Finding]:
-    """The base that the files name is `--base`."""
+    """The base named in the adapter's files is `--base`."""
     for file, name in (
         (CONFIG, candidate.folder.config.model),
         (METADATA, candidate.folder.metadata.base_model),
@@ -80,7 +80,7 @@ def declared_base(candidate: Candidate) -> Iterator[Finding]:
 
 @rule(BASE_REVISION, BASE_QUANTISED)
 def base_as_in_training(candidate: Candidate) -> Iterator[Finding]:
-    """The base is at the commit and the precision at which the adapter was trained."""
+    """The base has the commit and the precision of the training."""
     raw, base = candidate.folder.raw_config, candidate.base
     if candidate.trained_on is not None:
         return  # of another base, no commits and no precision are at hand
@@ -88,7 +88,7 @@ def base_as_in_training(candidate: Candidate) -> Iterator[Finding]:
     commit = raw.get("base_model_commit_hash") or raw.get("revision")
     revisions = {revision for revision in base.revisions if _COMMIT.fullmatch(revision)}
     if isinstance(commit, str) and _COMMIT.fullmatch(commit) and revisions and commit not in revisions:
-        message = f"{CONFIG} says the base was at commit {commit[:12]}, and {base.name} is of {some(base_revision[:12] for base_revision in revisions)}"
+        message = f"{CONFIG} says the base was at commit {commit[:12]}, and {base.name} has the commits {some(base_revision[:12] for base_revision in revisions)}"
         yield BASE_REVISION.found(CONFIG, message)
     if (
         raw.get("requires_unsloth_mlx_runtime_quantization") is True
@@ -162,51 +162,51 @@ _SCALING = "rope_scaling"
 _CHANGING = ("rope_theta", _SCALING, "partial_rotary_factor", "rope_local_base_freq")
 BASE_KEYS_ADDED = warning(
     "base_keys_added",
-    "the base's config.json says something under keys of transformers 5 that mlx-lm's class of the model does not read",
-    "mlx-lm by itself takes defaults in silence, or cannot load the base; fusery gives it the keys wherever it runs, "
-    "fuses, trains and serves, and the base's files stay as they are",
-    "train with fusery train, or add the keys to config.json yourself where mlx-lm runs on its own",
+    "the base's config.json has settings under keys of transformers 5 that mlx-lm's class of the model does not read",
+    "mlx-lm alone uses defaults without a warning, or cannot load the base; fusery passes the keys to mlx-lm and does "
+    "not change the base's files",
+    "train with fusery train, or add the keys to config.json before you use mlx-lm without fusery",
 )
 BASE_KEYS_LOST = warning(
     "base_keys_lost",
     "mlx-lm's class of the base ignores settings in config.json",
     "mlx-lm and transformers compute different outputs",
-    "use the base with transformers' own class of the model, not with mlx",
+    "use the base with transformers instead of mlx",
 )
 BASE_NOT_LOADED = warning(
     "base_not_loaded",
     "mlx-lm's class of the model cannot load the base",
-    "nothing can be fused into it, measured or served by mlx; adapters can be kept and given to other servers",
-    "take the files as the model's authors published them, or a conversion by mlx_lm.convert",
+    "fusery cannot fuse, evaluate or serve with it; it can store adapters and bundle them for other servers",
+    "add the model as its authors published it, or a conversion by mlx_lm.convert",
 )
 BASE_WINDOW_IGNORED = warning(
     "base_window_ignored",
     "the base has a sliding window that mlx-lm's class of the model ignores",
-    "on longer texts mlx-lm also attends to tokens before the window, so that its answers differ from those of transformers",
-    "keep prompt and answer together within the window, or use a server that computes it: fusery materialize --target vllm",
+    "on texts longer than the window, mlx-lm's answers differ from those of transformers",
+    "keep prompt and answer shorter than the window, or use a server that supports it: fusery materialize --target vllm",
 )
 TRAINED_ON_DEFAULTS = info(
     "trained_on_defaults",
-    "the adapter is in mlx-lm's form, and mlx-lm by itself reads the base's config.json incompletely",
-    "unless fusery train trained it, it was trained on a model that computes something else than the base does",
-    "look at its losses with fusery eval probe; if they are worse than in training, train again with fusery train",
+    "the adapter is in mlx-lm's form, and mlx-lm alone reads the base's config.json incompletely",
+    "unless fusery train trained it, the training model computed other outputs than the base",
+    "measure its loss with fusery eval probe; if it is higher than in training, train again with fusery train",
 )
 
 
 @rule(BASE_KEYS_ADDED, BASE_KEYS_LOST, BASE_NOT_LOADED, BASE_WINDOW_IGNORED, TRAINED_ON_DEFAULTS)
-def trained_on_what_the_base_says(candidate: Candidate) -> Iterator[Finding]:
-    """An adapter that mlx-lm trained was trained on the base with all that its configuration says."""
+def base_config_supported(candidate: Candidate) -> Iterator[Finding]:
+    """mlx-lm can load the base and reads all settings in its config.json."""
     config = candidate.base.architecture.config
     changing = {
         key: value for key, value in added_keys(config).items() if key.rpartition(".")[2] in _CHANGING
     }
     if candidate.folder.form == "mlx" and changing:
-        message = f"mlx-lm by itself does not see {_list(changing)} of {candidate.base.name}"
+        message = f"mlx-lm alone does not read {_list(changing)} of {candidate.base.name}"
         yield TRAINED_ON_DEFAULTS.found(CONFIG, message)
 
 
 def key_findings(config: Mapping[str, Any], failure: str | None = None) -> Iterator[Finding]:
-    """Say what mlx-lm does not read of a base's configuration."""
+    """Yield findings for settings of a base that mlx-lm does not read."""
     added = added_keys(config)
     class_fields = _fields(config) if added else None
     given = {

@@ -90,66 +90,66 @@ def rule(*codes: Code) -> Callable[[Look], Rule]:
 BEST_NOT_LAST = info(
     "best_not_last",
     "the checkpoint with the best validation loss is not the last one; it is registered instead",
-    "the trainer keeps the last weights as `adapters.safetensors`, which may have learned their examples by heart",
-    "--checkpoint last takes the last one",
+    "the trainer saves the last weights as `adapters.safetensors`, which may be overfitted",
+    "to register the last one: --checkpoint last",
 )
 BETTER_UNSAVED = warning(
     "better_unsaved",
-    "the run was validated with a lower loss where it saved no checkpoint",
+    "the run had a lower validation loss at a step without a checkpoint",
     "the best weights of the run are lost",
-    "save what is validated: --save-every with the same number as --steps-per-eval; save_steps with that of eval_steps",
+    "save at each validation: set --save-every to --steps-per-eval, or save_steps to eval_steps",
 )
 WORSE_THAN_START = warning(
     "worse_than_start",
     "the validation loss of the checkpoint is not below that of the model before training",
-    "the run made the model worse on what it was to learn",
+    "the run made the model worse on its own validation data",
     "train with a smaller learning rate",
 )
 LOSS_NOT_FINITE = warning(
     "loss_not_finite",
     "a loss of the run was NaN or infinite",
-    "training diverged there, or a batch had nothing to learn from",
+    "training diverged there, or a batch had no trained tokens",
     "train with a smaller learning rate",
 )
 LOSS_NEGATIVE = warning(
     "loss_negative",
     "the validation loss of the checkpoint is negative, and is not recorded for the adapter",
-    "a cross-entropy is never negative: the number is another loss, such as that of reinforcement learning",
+    "a cross-entropy is never negative: this is another loss, such as one of reinforcement learning",
     "give the cross-entropy on the validation set with --val-loss LOSS",
 )
 STALE_CHECKPOINT = info(
     "stale_checkpoint",
-    "a checkpoint has more iterations than the run, or another history",
-    "it is of an earlier run in the same folder, and is not used",
+    "a checkpoint has more iterations than the run, or another loss history",
+    "it comes from an earlier run in the same folder, and is not used",
 )
 CHECKPOINT_UNUSABLE = warning(
     "checkpoint_unusable",
-    "a checkpoint of the run lacks the trainer's state, or its weights end too early, and is not used",
-    "a run that is killed leaves its last checkpoint half written",
+    "a checkpoint of the run lacks the trainer's state, or its weights file is truncated, and is not used",
+    "a killed run leaves its last checkpoint incomplete",
     "register another: --checkpoint ITER",
 )
 FINAL_WEIGHTS_UNCLEAR = warning(
     "final_weights_unclear",
     "the iteration of the folder's own weights is unknown, and no checkpoint equals them",
-    "it may be of an earlier run, so nothing that was measured is taken for it",
-    "register a checkpoint that has a number: --checkpoint ITER",
+    "the weights may come from an earlier run, so no loss is recorded for them",
+    "register a numbered checkpoint: --checkpoint ITER",
 )
 TRAINING_CONFLICT = warning(
     "training_conflict",
-    "the log or the record of the run says other than the configuration, the hand-written file or a flag",
-    "one of them is of another run, or was copied wrongly",
-    "take log, record and configuration of one run, and leave out flags that they answer",
+    "the run's log or record disagrees with the configuration, `adapter_metadata.json` or a flag",
+    "one of them comes from another run, or was copied wrongly",
+    "use the log, record and configuration of one run, and omit the flags that they replace",
 )
 RECORD_UNUSABLE = warning(
     "record_unusable",
     "`fusery_run.json` or a trainer's `trainer_state.json` cannot be read, and is not used",
-    "what the run recorded of itself is missing from the registration",
-    "give what the trainer printed instead: --log FILE",
+    "the registration lacks what the run recorded",
+    "give the trainer's output instead: --log FILE",
 )
 OTHER_LOG = warning(
     "log_of_another_run",
-    "a log in the folder goes on after the configured number of iterations, and is not used",
-    "its curve would be that of another run",
+    "a log in the folder has more iterations than the configuration, and is not used",
+    "its loss curve belongs to another run",
     "give the log of this run with --log FILE",
 )
 
@@ -169,7 +169,7 @@ TRAINING_CODES = (
 
 
 class AdmissionError(RegistryError):
-    """An adapter was refused; every reason is a finding."""
+    """Admission refused the adapter; its findings are the reasons."""
 
     code = "refused"
 

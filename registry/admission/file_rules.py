@@ -17,7 +17,7 @@ from .code import always_error, error, rule
 _FLOATS = ("BF16", "F16", "F32")
 _PICKLE = (
     ": it is a pickle or a zip archive under another name",
-    "save the weights with safetensors where you trust their origin; nothing is ever unpickled here",
+    "if you trust their origin, save the weights with safetensors; fusery never unpickles a file",
 )
 # First bytes of what is no safetensors file, with what to say of it and what to do.
 _OTHER_STARTS = {
@@ -36,19 +36,19 @@ FILE_MISSING = always_error(
 )
 NOT_SAFETENSORS = always_error(
     "not_safetensors",
-    "the weights are not a whole, well-formed safetensors file, but cut short, a pickle or a pointer of Git LFS, for example",
-    "what a hostile or broken header describes, readers understand differently; a pickle runs code when it is loaded",
+    "the weights are not a valid safetensors file, but for example truncated, a pickle or a Git LFS pointer",
+    "programs read a malformed header differently; a pickle runs code when it is loaded",
     "save the weights again with mlx-lm or the safetensors library",
 )
 CONFIG_INVALID = always_error(
     "config_invalid",
     "adapter_config.json or adapter_metadata.json is not JSON, or has an invalid value",
     "rank, scale, layers and declared values come from them",
-    "take the adapter_config.json that the training run wrote; adapter_metadata.json is optional",
+    "use the adapter_config.json of the training run; adapter_metadata.json is optional",
 )
 NO_TENSORS = error(
     "no_tensors",
-    "the file holds no tensors of an adapter, or tensors without a number",
+    "the file holds no tensors of an adapter, or empty tensors",
     "nothing would be added to the base",
     "give the adapters.safetensors of the run",
 )
@@ -68,7 +68,7 @@ DTYPE_UNSUPPORTED = error(
 
 @rule(FILE_MISSING, NOT_SAFETENSORS, CONFIG_INVALID)
 def readable_files(candidate: Candidate) -> Iterator[Finding]:
-    """Every file is there and in its format."""
+    """Every required file exists and has a valid format."""
     for problem in candidate.folder.problems:
         if problem.absent:
             yield FILE_MISSING.found(problem.file, problem.message)
@@ -83,7 +83,7 @@ def readable_files(candidate: Candidate) -> Iterator[Finding]:
 
 @rule(NO_TENSORS, UNKNOWN_TENSOR, DTYPE_UNSUPPORTED)
 def has_adapter_tensors(candidate: Candidate) -> Iterator[Finding]:
-    """The weights are those of an adapter: numbers that can be added to a weight."""
+    """The weights are an adapter's tensors in a floating-point format."""
     folder = candidate.folder
     if folder.header is None:
         return
@@ -92,7 +92,7 @@ def has_adapter_tensors(candidate: Candidate) -> Iterator[Finding]:
     text = f"in {some(set(odd.values()))}, not {', '.join(_FLOATS)}"
     yield from DTYPE_UNSUPPORTED.listed(WEIGHTS, odd, "tensor", text)
     empty = [tensor.name for tensor in tensors if not tensor.size]
-    yield from NO_TENSORS.listed(WEIGHTS, empty, "tensor", "without a number")
+    yield from NO_TENSORS.listed(WEIGHTS, empty, "tensor", "without elements")
     if folder.config.method == "full":
         return
     if not folder.modules:
@@ -106,8 +106,8 @@ def has_adapter_tensors(candidate: Candidate) -> Iterator[Finding]:
 
 OTHER_KIND = always_error(
     "other_kind",
-    "the folder holds something else than the LoRA adapter of a language model in mlx-lm's or PEFT's form",
-    "it cannot be put on a base here",
+    "the folder does not hold a language model's LoRA adapter in mlx-lm's or PEFT's form",
+    "fusery cannot apply it to a base model",
     "give the folder that mlx_lm.lora or PEFT's save_pretrained wrote",
 )
 
@@ -135,8 +135,8 @@ def _kind(file: str, what: str, hint: str) -> Finding:
 
 
 @rule(OTHER_KIND)
-def kind_is_supported(candidate: Candidate) -> Iterator[Finding]:
-    """The folder holds an adapter in a form that is read here."""
+def supported_form(candidate: Candidate) -> Iterator[Finding]:
+    """The folder holds an adapter in mlx-lm's or PEFT's form."""
     task = candidate.folder.raw_config.get("task_type")
     top = {entry.path for entry in candidate.surroundings.entries if "/" not in entry.path}
     kind = None

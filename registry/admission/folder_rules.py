@@ -1,4 +1,4 @@
-"""Rules about what lies in the folder beside the adapter: nothing in it runs, leads away, or was put there by mistake.
+"""Rules about other files in the folder: programs, links out of it, and files that do not belong to an adapter.
 
 Only the adapter's own files are stored, so most of these are warnings: about where the adapter comes from.
 """
@@ -61,56 +61,56 @@ _ADAPTERS = re.compile(r"(?:.*/)?(?:[0-9]+_)?(?:adapters|adapter_model)[^/]*\.sa
 
 LINK_OUTSIDE = always_error(
     "link_outside",
-    "a symbolic link leaves the folder, or leads nowhere",
-    "what would be read is not what was handed over",
+    "a symbolic link leads out of the folder, or its target does not exist",
+    "fusery would read a file that is not in the folder",
     "replace the link by the file itself",
 )
 SPECIAL_FILE = always_error(
     "special_file",
-    "something in the folder is a pipe, a socket or a device",
-    "reading it may block, or have effects",
+    "the folder contains a pipe, a socket or a device",
+    "reading it may block or have side effects",
     "remove it, or copy the adapter's files elsewhere",
 )
 UNSAFE_PATH = always_error(
     "unsafe_path",
-    "a name in the folder cannot be kept, or there is far more in it than an adapter",
-    "names that are not printable, or differ only in case, do not survive on every system",
+    "a file name in the folder is invalid, or the folder has far more files than an adapter",
+    "unprintable names, and names that differ only in case, are not valid on every system",
     "copy the adapter's files to a folder of their own",
 )
 PICKLE_FILE = warning(
     "pickle_file",
     "the folder has files in formats that run code when they are loaded",
-    "they stay behind, and nothing here opens them, but other tools may",
-    "remove them from what you hand on; optimizer states are not needed to use an adapter",
+    "fusery does not store or open them, but other tools may",
+    "remove them before you share the folder; an adapter works without optimizer states",
 )
 TRAINER_FILE = info(
     "trainer_file",
     "the folder has a trainer's own files: its arguments, optimizer and random numbers",
-    "they stay behind, and nothing here opens them: they run code when they are loaded",
+    "fusery does not store or open them: they run code when they are loaded",
 )
 PROGRAM_FILE = warning(
     "program_file",
     "the folder has a program, a library or a script",
-    "they stay behind; an adapter that needs them to load is not one that mlx-lm can load",
+    "fusery does not store them; mlx-lm cannot load an adapter that needs them",
     "find out where the folder comes from before you use the adapter",
 )
 REMOTE_CODE = error(
     "remote_code",
-    "a configuration names Python code that is to be run when the model is loaded (auto_map)",
+    "a configuration names Python code to run when the model is loaded (auto_map)",
     "loading it with trust_remote_code runs that code",
     "remove auto_map; an adapter needs no code of its own",
 )
 UNEXPECTED_FILE = info(
     "unexpected_file",
     "a large file in the folder, or a hidden one, is not part of the adapter",
-    "it is shared with the folder and not kept: if it is needed, the record is not complete",
-    "a whole model is a base: fusery base add",
+    "fusery does not store it: if the adapter needs it, the registered adapter is incomplete",
+    "to add a whole model: fusery base add FOLDER",
 )
 
 
 @rule(PICKLE_FILE, TRAINER_FILE, PROGRAM_FILE)
-def nothing_runs(candidate: Candidate) -> Iterator[Finding]:
-    """Nothing in the folder runs, or runs when it is loaded."""
+def no_executable_files(candidate: Candidate) -> Iterator[Finding]:
+    """The folder has no programs, and no files that run code when they are loaded."""
     entries = candidate.surroundings.entries
     programs = {e.path for e in entries if e.suffix in _PROGRAMS or e.head.startswith(_PROGRAM_HEADS)}
     pickles = {e.path for e in entries if _is_pickle(e)} - programs
@@ -129,8 +129,8 @@ def _is_pickle(entry: Entry) -> bool:
 
 
 @rule(UNEXPECTED_FILE)
-def nothing_unexpected(candidate: Candidate) -> Iterator[Finding]:
-    """No large file is hidden in the folder, or in it by mistake."""
+def no_unexpected_files(candidate: Candidate) -> Iterator[Finding]:
+    """The folder has no large or hidden files that are not part of the adapter."""
     large = [
         entry
         for entry in candidate.surroundings.entries
@@ -146,7 +146,7 @@ def nothing_unexpected(candidate: Candidate) -> Iterator[Finding]:
 
 @rule(REMOTE_CODE)
 def no_remote_code(candidate: Candidate) -> Iterator[Finding]:
-    """No configuration asks for code to be run."""
+    """No configuration names code to run."""
     raw = candidate.folder.raw_config
     if raw.get("auto_map"):
         yield REMOTE_CODE.found(CONFIG, f"{CONFIG} has an auto_map, which names code to be run")

@@ -1,4 +1,4 @@
-"""Rules about what the configuration promises: keys that match, and all that they match in the file."""
+"""Rules about the configuration's keys, layers and method: they match the base and the tensors."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ from .code import error, info, rule, warning
 UNMATCHED_KEY = error(
     "unmatched_key",
     "a key matches no module of the base, or the list is empty",
-    "mlx-lm takes keys literally: what a key was to adapt is not adapted, without a word",
+    "mlx-lm matches keys literally, and skips unmatched keys without a warning",
     "keys are paths in a layer, such as self_attn.q_proj; leave keys out to mean every linear layer",
 )
 LAYERS_MISSING = error(
     "layers_missing",
-    "modules that the configuration promises have no tensors",
-    "mlx-lm loads such a part without a warning, and the model differs from the evaluated one",
+    "modules that the configuration declares have no tensors",
+    "mlx-lm loads an incomplete adapter without a warning, and the model differs from the evaluated one",
     "register the whole adapters.safetensors of the run",
 )
-LAYERS_UNPROMISED = error(
-    "layers_unpromised",
-    "there are tensors of modules that the configuration does not promise",
-    "mlx-lm refuses to load such an adapter",
+LAYERS_UNEXPECTED = error(
+    "layers_unexpected",
+    "the file has tensors of modules that the configuration does not declare",
+    "mlx-lm refuses to load the adapter",
     "take the adapter_config.json of the same run",
 )
-LAYERS_UNSAID = info(
-    "layers_unsaid",
-    "the configuration has no num_layers, or the number of mlx-lm 0.19 to 0.21, which adapted other layers",
-    "today's mlx-lm does not load such an adapter, or loads other layers; fusery takes the layers from the tensors",
-    "nothing has to be done; mlx_lm itself wants num_layers in adapter_config.json",
+LAYERS_UNDECLARED = info(
+    "layers_undeclared",
+    "the configuration has no num_layers, or a number from mlx-lm 0.19 to 0.21, which adapted other layers",
+    "the current mlx-lm cannot load the adapter, or loads other layers; fusery takes the layers from the tensors",
+    "nothing for fusery; to use mlx_lm directly, set num_layers in adapter_config.json",
 )
 FULL_INCOMPLETE = warning(
     "full_incomplete",
-    "a full fine-tune lacks weights in some of its layers that others have",
-    "layers are trained alike: part of the result is missing",
+    "a full fine-tune lacks weights in some layers that other layers have",
+    "a trainer trains the same weights in each layer: a part of the result is missing",
     "register the whole adapters.safetensors of the run",
 )
 
@@ -72,27 +72,25 @@ def keys_are_paths(candidate: Candidate) -> Iterator[Finding]:
         yield UNMATCHED_KEY.found(CONFIG, message, whole and f"write {whole}")
 
 
-@rule(LAYERS_MISSING, LAYERS_UNPROMISED, LAYERS_UNSAID)
-def promised_layers(candidate: Candidate) -> Iterator[Finding]:
+@rule(LAYERS_MISSING, LAYERS_UNEXPECTED, LAYERS_UNDECLARED)
+def declared_layers(candidate: Candidate) -> Iterator[Finding]:
     """The file has the layers that the configuration declares, and no others."""
     folder, base = candidate.folder, candidate.base
     if not folder.modules or folder.config.method == "full":
         return
     wanted, count = folder.config.num_layers, len(base.architecture.layers())
     if folder.form == "mlx" and folder.raw_config and folder.raw_config.get("num_layers") is None:
-        message = (
-            "the configuration has no num_layers, as today's mlx-lm asks for; the tensors say which layers"
-        )
-        yield LAYERS_UNSAID.found(CONFIG, message)
+        message = "the configuration has no num_layers, which the current mlx-lm requires; the tensors show the layers"
+        yield LAYERS_UNDECLARED.found(CONFIG, message)
     if (cut := candidate.cut_layers) is not None:
         message = f"the configuration says num_layers {wanted}, and {plural(len(cut), 'layer')} of {count} are adapted, as mlx-lm 0.19 to 0.21 cut them"
-        yield LAYERS_UNSAID.found(CONFIG, message)
+        yield LAYERS_UNDECLARED.found(CONFIG, message)
     missing = candidate.missing_modules()
     yield from LAYERS_MISSING.listed(
-        WEIGHTS, missing, "module", "without tensors that the configuration promises"
+        WEIGHTS, missing, "module", "without tensors that the configuration declares"
     )
     extra = set(folder.modules) & set(base.architecture.weights) - candidate.promised_modules()
-    yield from LAYERS_UNPROMISED.listed(CONFIG, extra, "adapted module", "not promised by the configuration")
+    yield from LAYERS_UNEXPECTED.listed(CONFIG, extra, "adapted module", "not declared by the configuration")
 
 
 @rule(FULL_INCOMPLETE)
@@ -111,25 +109,25 @@ def full_layers(candidate: Candidate) -> Iterator[Finding]:
 METHOD_MISMATCH = error(
     "method_mismatch",
     "the configuration names another method than the tensors show",
-    "unexpected magnitudes of DoRA are lost, or expected ones missing",
-    'set "fine_tune_type" in adapter_config.json to what was trained',
+    "mlx-lm ignores the magnitudes of DoRA, or expects missing ones",
+    'set "fine_tune_type" in adapter_config.json to the method of the training run',
 )
 INCOMPLETE_MODULE = error(
     "incomplete_module",
-    "a module has one of its tensors and not the other, or no magnitude where DoRA has one",
-    "half a pair is no update",
+    "a module lacks one of its two factors, or with DoRA its magnitude",
+    "one factor alone has no effect",
     "register the whole adapters.safetensors of the run",
 )
 AWARE_INVALID = error(
     "quantization_aware_invalid",
-    "the adapter declares that it was trained through a format that mlx does not have, or other weights than its own were",
-    "it would be fused, and measured, as another one than was trained",
-    f"leave {QUANTIZATION_AWARE} and {ITS_WEIGHTS} out of adapter_config.json if they are from another run's configuration",
+    "the configuration declares quantisation-aware training for a format that mlx does not have, or for other weights",
+    "fusery would fuse and measure it for the wrong format",
+    f"remove {QUANTIZATION_AWARE} and {ITS_WEIGHTS} from adapter_config.json if they come from another run",
 )
 AWARE = info(
     "quantization_aware",
-    "the adapter was trained through a quantiser",
-    "its training computed with the model in that format: other formats and unfused use are refused",
+    "the training was quantisation-aware",
+    "the adapter only fits that format: fusery refuses other formats and unfused use",
     "fuse it, and use the fused model",
 )
 NVFP4 = warning(
@@ -142,7 +140,7 @@ NVFP4 = warning(
 
 @rule(METHOD_MISMATCH)
 def supported_method(candidate: Candidate) -> Iterator[Finding]:
-    """The method is the one that the tensors show."""
+    """The declared method matches the tensors."""
     method, modules = candidate.folder.config.method, candidate.folder.modules.values()
     factors = any(module.a is not None or module.b is not None for module in modules)
     magnitudes = any(module.m is not None for module in modules)
@@ -170,8 +168,8 @@ def complete_pairs(candidate: Candidate) -> Iterator[Finding]:
 
 
 @rule(AWARE_INVALID, AWARE, NVFP4)
-def trained_through_a_format(candidate: Candidate) -> Iterator[Finding]:
-    """The format that an adapter says it was trained through is one of mlx, and it has factors that were."""
+def quantization_aware_training(candidate: Candidate) -> Iterator[Finding]:
+    """The declared format of quantisation-aware training is one of mlx, and belongs to these weights."""
     folder, raw = candidate.folder, candidate.folder.raw_config
     if raw.get(NVFP4_MERGE_AWARE):
         message = f"{CONFIG} declares {NVFP4_MERGE_AWARE}: the adapter can be stored and exported, but neither fused nor used unfused"
@@ -179,7 +177,7 @@ def trained_through_a_format(candidate: Candidate) -> Iterator[Finding]:
     try:
         format_ = trained_through(raw)
     except ValueError:
-        message = f"{CONFIG} says {QUANTIZATION_AWARE} is {str(raw[QUANTIZATION_AWARE])[:80]}, which is no format of mlx"
+        message = f"{CONFIG} says {QUANTIZATION_AWARE} is {str(raw[QUANTIZATION_AWARE])[:80]}, which is not a format of mlx"
         yield AWARE_INVALID.found(CONFIG, message)
         return
     # Rendered from another form, the weights are other bytes.
@@ -187,10 +185,10 @@ def trained_through_a_format(candidate: Candidate) -> Iterator[Finding]:
     if format_ is None:
         return
     if folder.config.method == "full":
-        message = f"{CONFIG} says the adapter was trained through a quantiser, and it holds whole weights"
+        message = f"{CONFIG} declares quantisation-aware training, and the file holds full weights"
         yield AWARE_INVALID.found(CONFIG, message)
     elif own and is_of_others(raw, digest_file(folder.files[WEIGHTS])[0]):
-        message = f"{CONFIG} says other weights than these were trained through a quantiser"
+        message = f"{CONFIG} declares quantisation-aware training of other weights than these"
         yield AWARE_INVALID.found(CONFIG, message)
     else:
         message = f"the adapter was trained to be fused into {in_words(format_)}, and cannot be used unfused"

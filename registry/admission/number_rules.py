@@ -1,4 +1,4 @@
-"""Rules about the numbers: that they are finite, do something, and are of a size that a run comes to."""
+"""Rules about the numbers: they are finite, not zero, and plausible in size."""
 
 from __future__ import annotations
 
@@ -26,54 +26,54 @@ _LARGEST_F16 = 65504.0
 NOT_FINITE = error(
     "not_finite",
     "tensors hold NaN or infinity",
-    "one of them makes every answer of the model NaN",
+    "a single one makes all outputs of the model NaN",
     "the training run diverged: take an earlier checkpoint",
 )
 ALL_ZERO = error(
     "all_zero",
-    "the whole update is zero: lora_b as the trainer starts it, or a scale of zero",
-    "the adapted model is the base",
-    "the run saved its starting point: train longer, or take a later checkpoint",
+    "the whole update is zero: lora_b has its initial values, or the scale is zero",
+    "the adapter has no effect",
+    "the run saved its initial weights: train longer, or use a later checkpoint",
 )
 MODULE_ZERO = warning(
     "module_zero",
     "the update of some modules is zero",
-    "they were not trained, or lost on the way",
+    "they were not trained, or their values were lost",
     "compare with another checkpoint of the run",
 )
 CLIPPED = warning(
     "factors_clipped",
-    f"over {_CLIPPED:.0%} of a factor's numbers are its largest or smallest one",
-    "the numbers ran into the limits of a format, or of clipping",
+    f"over {_CLIPPED:.0%} of a factor's numbers equal its maximum or minimum",
+    "the numbers were clipped, or exceeded the range of a format",
     "train with a smaller learning rate, or save in a wider format",
 )
 GROUPS_UNEVEN = error(
     "qalora_uneven",
-    "the configuration says QA-LoRA, and A differs within the groups of inputs that would share its rows",
-    "a fuse would be said to be in the biases, which cannot hold such an update",
-    "leave use_qalora out of adapter_config.json: it may stand there from the configuration of another run",
+    "the configuration declares QA-LoRA, and A is not constant within each group of inputs",
+    "the biases of a quantised base cannot hold such an update",
+    "remove use_qalora from adapter_config.json if it comes from another run",
 )
 GROUPS_EVEN = info(
     "qalora",
     "the update is constant within groups of inputs (QA-LoRA)",
-    "a base in affine codes whose groups fit takes it up in its biases, and loses next to nothing; another base does not",
+    "a fuse into an affine-quantised base with matching groups changes only its biases, almost without loss",
 )
 UPDATE_LARGE = warning(
     "update_large",
     "the update of a module is larger than the weight it is added to",
-    "the base is drowned: the run diverged, or the scale is wrong",
+    "it overwrites what the base has learned: the run diverged, or the scale is wrong",
     "compare the scale with the arguments of the run, and take an earlier checkpoint",
 )
 UPDATE_NEGLIGIBLE = warning(
     "update_negligible",
     f"the update of every module is under a {round(1 / _NEGLIGIBLE):,}th of the weight",
-    "it is lost in the rounding of the base: the adapted model is the base",
+    "the base's rounding removes it: the adapter has no effect",
     "train longer, or compare the scale with the arguments of the run",
 )
 MODULE_OUTLIER = warning(
     "module_outlier",
     f"the update of a module is over {_OUTLIER:g} times as large as that of most modules",
-    "part of the run diverged, or the tensors are of another run",
+    "part of the run diverged, or the tensors come from another run",
     "take an earlier checkpoint",
 )
 
@@ -93,8 +93,8 @@ def numbers_finite(candidate: Candidate) -> Iterator[Finding]:
 
 
 @rule(ALL_ZERO, MODULE_ZERO)
-def numbers_do_something(candidate: Candidate) -> Iterator[Finding]:
-    """The update is not zero, as a whole and of each module."""
+def update_not_zero(candidate: Candidate) -> Iterator[Finding]:
+    """The update of each module is not zero."""
     folder, scanned = candidate.folder, candidate.values.tensors
     if folder.header is None:
         return
@@ -115,8 +115,8 @@ def numbers_do_something(candidate: Candidate) -> Iterator[Finding]:
 
 
 @rule(GROUPS_UNEVEN, GROUPS_EVEN)
-def updates_constant_in_groups(candidate: Candidate) -> Iterator[Finding]:
-    """An update that is said to be constant within groups of inputs is."""
+def qalora_groups_constant(candidate: Candidate) -> Iterator[Finding]:
+    """A QA-LoRA adapter's A is constant within each group of inputs."""
     size, uneven = group_of(candidate.folder.raw_config), candidate.values.uneven
     text = f"whose A differs within groups of {size} inputs"
     yield from GROUPS_UNEVEN.listed(WEIGHTS, uneven, "module", text)
@@ -126,7 +126,7 @@ def updates_constant_in_groups(candidate: Candidate) -> Iterator[Finding]:
 
 @rule(CLIPPED)
 def numbers_not_clipped(candidate: Candidate) -> Iterator[Finding]:
-    """The numbers of a factor do not pile up at their largest and smallest."""
+    """Few numbers of a factor equal its maximum or minimum."""
     header = candidate.folder.header
     # QA-LoRA has each number once for every input of a group.
     fewest = _FEWEST_TO_CLIP * (group_of(candidate.folder.raw_config) or 1)
@@ -138,12 +138,12 @@ def numbers_not_clipped(candidate: Candidate) -> Iterator[Finding]:
         and math.prod(header.tensors[values.name].shape) >= fewest
         and values.name.rpartition(".")[2] in ("lora_a", "lora_b")
     ]
-    yield from CLIPPED.listed(WEIGHTS, clipped, "tensor", "with numbers that pile up at their limits")
+    yield from CLIPPED.listed(WEIGHTS, clipped, "tensor", "with many numbers at the maximum or minimum")
 
 
 @rule(UPDATE_LARGE, UPDATE_NEGLIGIBLE, MODULE_OUTLIER)
 def updates_plausible(candidate: Candidate) -> Iterator[Finding]:
-    """Each update is smaller than its weight, larger than nothing, and about as large as the others."""
+    """Each update is smaller than its weight, not negligible, and similar in size to the others."""
     scale, shapes = candidate.folder.scale or 0.0, candidate.base.architecture.weights
     sizes = {  # root mean square of the numbers of each update that is not zero
         path: abs(scale) * norm / math.sqrt(math.prod(shapes[path].shape))
@@ -175,20 +175,20 @@ _LARGEST, _SMALLEST = 1e3, 1e-4
 
 SCALE_MISSING = error(
     "scale_missing",
-    "the configuration gives no scale, or alpha where mlx-lm needs scale",
-    "mlx-lm multiplies the update by the scale, ignores alpha, and cannot load the adapter without",
+    "the configuration has no scale, or has alpha instead",
+    "mlx-lm ignores alpha, and cannot load an adapter without a scale",
     'write "scale" in lora_parameters: alpha / rank in other tools, or alpha / sqrt(rank) for rsLoRA',
 )
 SCALE_IMPLAUSIBLE = warning(
     "scale_implausible",
     f"the scale is over {_LARGEST:g}, under {_SMALLEST:g}, or negative",
-    "runs use about 0.1 to 100: a slip of the decimal point drowns the base or the adapter, a negative scale unlearns it",
+    "runs use about 0.1 to 100; check the decimal point, and note that a negative scale subtracts the adapter",
     "compare it with the arguments of the training run; to subtract an adapter, fuse it with a negative weight",
 )
 ALPHA_CONFLICT = warning(
     "alpha_conflict",
     "alpha is neither scale x rank nor, for rsLoRA, scale x sqrt(rank)",
-    "one of alpha, scale and rank is written wrongly, or the scale was written where alpha is meant",
+    "one of alpha, scale and rank is wrong, or alpha and scale were confused",
     "write alpha / rank as the scale in adapter_config.json if alpha is right; fusing uses the scale",
 )
 RSLORA_SCALE = info(
@@ -214,7 +214,7 @@ def scale_given(candidate: Candidate) -> Iterator[Finding]:
 
 @rule(SCALE_IMPLAUSIBLE)
 def scale_plausible(candidate: Candidate) -> Iterator[Finding]:
-    """The scale is a number that a run would use."""
+    """The scale is within the range that training runs use."""
     scale = candidate.folder.scale
     if candidate.folder.config.method != "full" and scale and not _SMALLEST <= scale <= _LARGEST:
         yield SCALE_IMPLAUSIBLE.found(CONFIG, f"the scale is {scale:g}")

@@ -22,69 +22,69 @@ from .code import Code, always_error, error, info, rule
 PEFT_METHOD = always_error(
     "peft_method",
     "the adapter was made by another method of PEFT than LoRA",
-    "its numbers are not two factors of an update",
+    "its tensors are not the two factors of a LoRA",
     MERGE,
 )
 PEFT_BASE_CHANGED = always_error(
     "peft_base_changed",
     "training began by changing the base's weights (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA, KaSA, repeated layers)",
-    "on the base itself the adapter gives another model than in training",
+    "on the original base, the adapter gives another model than in training",
     CONVERT,
 )
 PEFT_FULL_MODULES = always_error(
     "peft_full_modules",
     "whole tensors or trained rows beside the factors (modules_to_save, embeddings, trained tokens) do not fit the base",
-    "a part of what was learned would be lost, or stand in the wrong place",
+    "a part of the training would be lost or misplaced",
     MERGE,
 )
 PEFT_WHOLE_TENSORS = Code(
     WHOLE,
     "info",
     "the adapter holds whole tensors or trained rows beside its factors, which replace the base's",
-    "only a fused model has both: mlx-lm's form, servers and sums of adapters take factors alone, and refuse it",
+    "only a fused model can hold both: mlx-lm's form, servers and combined adapters refuse whole tensors",
     "fuse it, and use the fused model",
     fixed=True,
 )
 PEFT_COPIES = info(
     "peft_copies",
     "the adapter holds whole tensors that are copies of the base's",
-    "they change nothing: PEFT adds an embedding by itself, and mergekit what it did not decompose",
-    "nothing has to be done: they are left out wherever mlx-lm's form is used",
+    "they have no effect: PEFT adds the embedding by itself, and mergekit the tensors that it did not decompose",
+    "nothing: fusery leaves them out of mlx-lm's form",
 )
 PEFT_BIAS = always_error(
     "peft_bias",
     "the adapter changes or adds biases",
-    "mlx-lm's LoRA has none, so a part of what was learned would be lost",
+    "mlx-lm's LoRA has no biases, so a part of the training would be lost",
     MERGE,
 )
 PEFT_VARIANT = always_error(
     "peft_variant",
     "the adapter is a variant of LoRA that mlx-lm does not have",
-    "it would be loaded as a plain LoRA and answer differently",
+    "mlx-lm would load it as a plain LoRA, and the answers would differ",
     MERGE,
 )
 PEFT_EXPERTS = always_error(
     "peft_experts",
-    "the factors of experts or of their router (target_parameters) do not belong to what mlx-lm has in their place",
-    "PEFT keeps all experts of a layer in two tensors, mlx-lm in a layer for each projection: which is which would be guessed",
-    "take adapter_config.json and the weights of one save_pretrained, and the base that it was trained on",
+    "the factors of experts or of their router (target_parameters) do not match mlx-lm's modules",
+    "PEFT keeps a layer's experts in two tensors, mlx-lm in one module per projection; fusery would have to guess",
+    "give adapter_config.json and weights from the same save_pretrained, and the training base",
 )
 PEFT_UNKNOWN_FIELD = always_error(
     "peft_unknown_field",
-    "the configuration sets a field that is not known here",
+    "the configuration sets a field that fusery does not know",
     "its effect on the weights is unknown",
-    "if it does nothing to them, remove it from adapter_config.json",
+    "if it has no effect on the weights, remove it from adapter_config.json",
 )
 PEFT_UNKNOWN_TENSOR = always_error(
     "peft_unknown_tensor",
-    "tensors are not the factors of a LoRA as PEFT saves it",
-    "a part of what was learned would be lost",
-    "save it with save_pretrained of PEFT",
+    "tensors are not LoRA factors as PEFT saves them",
+    "a part of the training would be lost",
+    "save the adapter with PEFT's save_pretrained",
 )
 PEFT_PATTERN = always_error(
     "peft_pattern",
-    "rank_pattern or alpha_pattern holds an expression that is not matched here",
-    "the scale of a module would be guessed",
+    "rank_pattern or alpha_pattern holds an unsupported regular expression",
+    "fusery would have to guess the scale of a module",
     "write the modules' names instead",
 )
 PEFT_RANK_MISMATCH = always_error(
@@ -95,19 +95,19 @@ PEFT_RANK_MISMATCH = always_error(
 )
 PEFT_MODULES_MISSING = error(
     "peft_modules_missing",
-    "modules that the configuration promises have no tensors",
+    "modules that the configuration declares have no tensors",
     "a part of the adapter was lost",
     "register the whole folder that PEFT saved",
 )
 PEFT_TIED_EMBEDDING = always_error(
     "peft_tied_embedding",
     "the adapter changes an embedding that is also the base's head",
-    "PEFT changes one end of it, mlx-lm both",
+    "PEFT changes only one of the two, mlx-lm both",
     TIED,
 )
 PEFT_SCALE_ROUNDED = info(
     "peft_scale_rounded",
-    "modules have different scales; in mlx-lm's form they are multiplied into lora_b in float32, rounded once",
+    "modules have different scales; mlx-lm's form multiplies them into lora_b in float32, rounded once",
     "the update differs in the last bits of float32",
 )
 _CARRIED = (
@@ -127,8 +127,8 @@ _BY_NAME = {code.name: code for code in _CARRIED}
 
 
 @rule(*_CARRIED, PEFT_COPIES, PEFT_WHOLE_TENSORS)
-def carried_over_from_peft(candidate: Candidate) -> Iterator[Finding]:
-    """All that a PEFT adapter does can be done here; copies of the base's tensors do nothing."""
+def supported_by_mlx(candidate: Candidate) -> Iterator[Finding]:
+    """Everything in the PEFT adapter is supported."""
     for remark in candidate.folder.remarks:
         yield _BY_NAME[remark.code].found(remark.subject, remark.message, remark.hint or None)
     whole = candidate.whole
@@ -156,8 +156,8 @@ def _replacing(whole: FittedWhole) -> str:
 
 
 @rule(PEFT_MODULES_MISSING, PEFT_TIED_EMBEDDING)
-def whole_peft_adapter(candidate: Candidate) -> Iterator[Finding]:
-    """A PEFT adapter has tensors for each module it promises, and none that mean something else to mlx-lm."""
+def complete_peft_adapter(candidate: Candidate) -> Iterator[Finding]:
+    """A PEFT adapter has tensors for each declared module, and changes no tied embedding."""
     folder, base = candidate.folder, candidate.base.architecture
     if folder.form != "peft" or not folder.modules or CONFIG in {problem.file for problem in folder.problems}:
         return
@@ -166,11 +166,11 @@ def whole_peft_adapter(candidate: Candidate) -> Iterator[Finding]:
     # A module that is saved whole has no factors, whatever else names it.
     missing -= {*folder.modules, *(path for path in missing if folder.whole.is_saved(f"{path}.weight"))}
     yield from PEFT_MODULES_MISSING.listed(
-        PEFT_WEIGHTS, missing, "module", "without tensors that the configuration promises"
+        PEFT_WEIGHTS, missing, "module", "without tensors that the configuration declares"
     )
     tied = [path for path in folder.modules if "embed" in path.rpartition(".")[2]] if is_tied(base) else []
     if tied:
-        message = f"{some(tied)} is tied to the head of {candidate.base.name}: PEFT changes one end of it, mlx-lm both"
+        message = f"{some(tied)} is tied to the head of {candidate.base.name}: PEFT changes only one of the two, mlx-lm both"
         yield PEFT_TIED_EMBEDDING.found(PEFT_WEIGHTS, message)
     if candidate.tied_heads:
         message = f"{some(candidate.tied_heads)} is tied to the embedding of {candidate.base.name}, which has no other head"

@@ -18,39 +18,39 @@ from .tokenizer_rules import embedding_rows
 _FIRST_LORA = dt.date(2021, 6, 1)  # LoRA was published in June 2021 (arXiv:2106.09685)
 METADATA_CONFLICT = warning(
     "metadata_conflict",
-    "adapter_metadata.json or the folder's name says something else than the flags or the tensors",
-    "the record would say what one of them does not",
+    "adapter_metadata.json or the folder's name disagrees with the flags or the tensors",
+    "one of them is wrong",
     "correct the file or the name, or leave out the flag",
 )
 DATE_IN_FUTURE = error(
     "date_in_future",
-    "the day of training is not here yet",
-    "the history of the task would be out of order",
+    "the training date is in the future",
+    "the task's history would be in the wrong order",
     "give --date YYYYMMDD",
 )
 DATE_IMPLAUSIBLE = warning(
     "date_implausible",
-    "the training_date of adapter_metadata.json is no date, or the day of training is before LoRA was published, in June 2021",
-    "a clock was wrong, or day, month and year were mixed up; without a date the day of registration is recorded",
+    "training_date in adapter_metadata.json is not a date, or the training date is before LoRA was published (June 2021)",
+    "a clock was wrong, or day, month and year were swapped; without a date, the registration date is recorded",
     "give --date YYYYMMDD",
 )
 VAL_LOSS_ABOVE_CHANCE = warning(
     "val_loss_above_chance",
-    "the validation loss is above that of guessing among all tokens",
-    "the run diverged, or the number is another one, such as a perplexity",
-    "give the validation loss that the trainer printed, not its exponential",
+    "the validation loss is higher than that of a uniform guess among all tokens",
+    "the run diverged, or the number is not a loss but, for example, a perplexity",
+    "give the validation loss that the trainer printed",
 )
 DATASET_UNKNOWN = info(
     "dataset_unknown",
-    "nothing says what the adapter was trained on",
-    "what was learned from a dataset cannot be found again when the dataset has to be withdrawn",
+    "no dataset is declared for the adapter",
+    "if a dataset has to be withdrawn, fusery cannot list the adapters trained on it",
     "give --dataset",
 )
 
 
 @rule(METADATA_CONFLICT)
 def metadata_agrees(candidate: Candidate) -> Iterator[Finding]:
-    """The hand-written file says what the flags, the configuration and the tensors say."""
+    """`adapter_metadata.json` agrees with the flags, the configuration and the tensors."""
     folder, declared, metadata = candidate.folder, candidate.declared, candidate.folder.metadata
     rank = metadata.lora_rank if metadata.lora_rank in folder.ranks else folder.rank
     pairs: tuple[tuple[str, object, object, str], ...] = (
@@ -94,7 +94,7 @@ def _metadata_date(candidate: Candidate) -> dt.date | None:
 
 @rule(METADATA_CONFLICT)
 def names_agree(candidate: Candidate) -> Iterator[Finding]:
-    """A folder that is called by an adapter's name has the version and date that are recorded."""
+    """A folder with an adapter's name has the recorded version and date."""
     declared, metadata = candidate.declared, candidate.folder.metadata
     written, task = _name(candidate.folder.path.resolve().name), declared.task or _task(metadata)
     if written is None or (task is not None and task != written.task):
@@ -110,7 +110,7 @@ def names_agree(candidate: Candidate) -> Iterator[Finding]:
 
 @rule(DATE_IN_FUTURE, DATE_IMPLAUSIBLE)
 def dates_plausible(candidate: Candidate) -> Iterator[Finding]:
-    """The day of training is a day on which somebody can have trained it."""
+    """The training date is not in the future, and not before LoRA was published."""
     written = candidate.folder.metadata.training_date
     if written and _metadata_date(candidate) is None:
         message = f"{METADATA} says training_date {written[:40]!r}, which is not a date"
@@ -130,7 +130,7 @@ def dates_plausible(candidate: Candidate) -> Iterator[Finding]:
 
 @rule(VAL_LOSS_ABOVE_CHANCE)
 def loss_plausible(candidate: Candidate) -> Iterator[Finding]:
-    """The validation loss is one of a model that has learned something."""
+    """The validation loss is below that of a uniform guess."""
     declared = candidate.declared.val_loss
     loss = declared if declared is not None else candidate.folder.metadata.final_val_loss
     rows = embedding_rows(candidate)
@@ -141,16 +141,16 @@ def loss_plausible(candidate: Candidate) -> Iterator[Finding]:
 
 @rule(DATASET_UNKNOWN)
 def training_recorded(candidate: Candidate) -> Iterator[Finding]:
-    """It is known what the adapter was trained on."""
+    """A dataset is declared for the adapter."""
     folder, declared = candidate.folder, candidate.declared
     computed = RECIPE in folder.raw_config  # from adapters that it names, and on no data of its own
     if not (declared.dataset or folder.metadata.dataset or folder.config.data or computed):
-        yield DATASET_UNKNOWN.found("dataset", "nothing says what the adapter was trained on")
+        yield DATASET_UNKNOWN.found("dataset", "no dataset is declared for the adapter")
 
 
 @rule(*TRAINING_CODES)
 def training_run(candidate: Candidate) -> Iterator[Finding]:
-    """The checkpoint is the best of its run, and log, record, configuration and flags agree about the run."""
+    """The checkpoint is the best of its run; log, run record, configuration and flags agree."""
     yield from candidate.training
 
 
@@ -158,19 +158,19 @@ NEAR = 0.95  # Cosine between two updates from which one is called nearly the sa
 DUPLICATE_WEIGHTS = warning(
     "duplicate_weights",
     "the same weights are registered for another task, or with another configuration",
-    "one of the two records says something that the training run does not bear out",
-    "if it is one adapter for two uses, give it an alias instead: fusery show NAME",
+    "one of the two records declares a task or configuration that is wrong",
+    "to use one adapter for two tasks, set an alias instead: fusery show NAME",
 )
 NEAR_DUPLICATE = warning(
     "near_duplicate",
     f"the update points in almost the same direction as that of a registered adapter (cosine {NEAR} or more)",
-    "it is probably the same run: converted, rescaled, or trained for a few steps more",
+    "it is probably the same run, converted, rescaled or trained a little longer",
     "compare the two: fusery diff A B --weights",
 )
 
 
 @rule(DUPLICATE_WEIGHTS, NEAR_DUPLICATE)
-def not_registered_yet(candidate: Candidate) -> Iterator[Finding]:
+def not_a_duplicate(candidate: Candidate) -> Iterator[Finding]:
     """No registered adapter on the base has the same weights, or nearly the same update."""
     task = candidate.declared.task or candidate.task
     neighbours = candidate.neighbours()

@@ -198,7 +198,7 @@ def examine(candidate: Candidate, policy: SeverityPolicy | None = None) -> list[
     """Run every rule on a candidate, those of plugins last; return the findings, errors first."""
     rules: list[Look] = [*RULES, *plugged_rules()]
     # A folder of another kind is named, without what it lacks to be an adapter.
-    findings = list(file_rules.kind_is_supported(candidate)) or [
+    findings = list(file_rules.supported_form(candidate)) or [
         finding for rule in rules for finding in rule(candidate)
     ]
     return (policy or SeverityPolicy()).apply(findings)

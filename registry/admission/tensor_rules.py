@@ -22,18 +22,18 @@ SHAPE_MISMATCH = error(
     "shape_mismatch",
     "a tensor's shape does not fit its partner, or the weight of the base",
     "the update cannot be added",
-    "the adapter belongs to another base model, or was transposed on the way",
+    "the adapter belongs to another base model, or its tensors were transposed",
 )
 VOCABULARY_MISMATCH = error(
     "vocabulary_mismatch",
     "the adapter's embedding or output layer does not fit the base's, which may have another number of tokens",
-    "tokens were added in training: without them the ids of the tokenizer mean something else",
+    "tokens were added in training; without them, the ids of the tokenizer do not match the base",
     "add the base with the resized embedding, and register the adapter on that",
 )
 RANK_MISMATCH = error(
     "rank_mismatch",
-    "the tensors have another rank than the configuration says, or different ones",
-    "mlx-lm makes layers of the one configured rank, and then cannot load the tensors",
+    "the tensors have another rank than the configuration declares, or different ranks",
+    "mlx-lm builds all layers with the configured rank, and cannot load the tensors",
     "take the adapter_config.json of the same run; pad smaller factors with zeros",
 )
 

@@ -43,13 +43,13 @@ _DIGITS = 19  # Token ids have fewer digits; longer numbers are ignored
 TOKENS_BEYOND_BASE = error(
     "tokens_beyond_base",
     "a tokenizer that came with the adapter has ids beyond the base's embedding",
-    "the model has no row for such a token and fails, or answers nonsense, when one occurs",
+    "the model has no embedding for such a token, and fails or answers nonsense when it occurs",
     "add the base with the resized embedding, and register the adapter on that",
 )
 TOKENIZER_DIFFERS = warning(
     "tokenizer_differs",
     "a tokenizer that came with the adapter gives tokens other ids than the base's",
-    "a fused model and an export have the adapter's tokenizer; a server with the base's gives the model other ids than the training",
+    "a server with the base's tokenizer gives the model other ids than the training; fused models and exports have the adapter's",
     "fuse it, or register it on the base with that tokenizer",
 )
 TOKENIZER_FILES_DIFFER = info(
@@ -61,7 +61,7 @@ TOKENIZER_FILES_DIFFER = info(
 TOKENIZER_UNREADABLE = error(
     "tokenizer_unreadable",
     "a tokenizer file that came with the adapter cannot be read, or is too large",
-    "it would replace the base's in a fused model, which could then not be loaded",
+    "a fused model would contain it, and could not be loaded",
     "save it again with the tokenizer's save_pretrained, or remove it to use the base's",
 )
 
@@ -206,14 +206,14 @@ _STARTED: ContextVar[ChatTemplates | None] = ContextVar("started", default=None)
 CHAT_TEMPLATE_FAILS = warning(
     "chat_template_fails",
     "a chat template does not parse, refuses an ordinary conversation, or leaves out what the user said",
-    "no chat can be answered with it",
-    "take a chat template that works, such as that of the model's instruction-tuned sibling",
+    "servers cannot answer chats with it",
+    "use a working chat template, such as that of the instruction-tuned version of the model",
 )
 CHAT_TEMPLATE_EXCEEDS = warning(
     "chat_template_exceeds",
-    "a chat template needs more time or memory for an ordinary conversation, or makes more text, than one may",
-    "it is broken, or made to stop programs that render it: servers would have to refuse chats",
-    "do not use it; look at where the model comes from",
+    "a chat template exceeds the limit of time, memory or output for an ordinary conversation",
+    "it is broken or hostile: servers would have to refuse chats",
+    "do not use it; check where the model comes from",
 )
 
 

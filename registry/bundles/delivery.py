@@ -106,7 +106,7 @@ class Place(ABC):
     def taken(self) -> AlreadyExistsError:
         """Return the refusal of a place that holds something."""
         return AlreadyExistsError(
-            f"there is something in {self.text} already", hint="give another place, or --force to replace it"
+            f"{self.text} is not empty", hint="give another destination, or --force to replace it"
         )
 
 

@@ -32,7 +32,7 @@ INDEX = "model.safetensors.index.json"
 
 
 class LayoutError(RegistryError):
-    """A bundle is not what its consumer can read: a defect of fusery's, found before delivery."""
+    """The layout of a new bundle is invalid: a bug in fusery, found before the bundle was written."""
 
     code = "bad_layout"
 

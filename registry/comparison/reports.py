@@ -54,7 +54,7 @@ class Machine(Record):
     """What the numbers of a measurement depend on."""
 
     system: str = described("system of the machine, such as `Linux`")
-    processor: str = described("what it calls itself")
+    processor: str = described("model name of the processor")
     cores: int | None = described("that the process may use; None if unknown")
     mlx: str = described("version of the package")
     mlx_lm: str = described("likewise")
@@ -129,11 +129,11 @@ class ProbePrompts(Record):
                 return f"The adapter learned nothing that its own held-out data show: {loss_sentence}."
             return (
                 "These prompts are unlike what the adapter was trained on, or it learned nothing that they show: "
-                f"{loss_sentence}. They do not tell how it does its task."
+                f"{loss_sentence}. They do not measure its task."
             )
         return (
             f"These prompts are unlike the adapter's validation data: its loss on them is {short(self.loss or 0.0)}, and "
-            f"{short(self.val_loss or 0.0)} is on record for those. They do not tell how it does its task."
+            f"{short(self.val_loss or 0.0)} is on record for those. They do not measure its task."
         )
 
     @property

@@ -104,7 +104,7 @@ def architecture_of(model_type: str) -> TensorNames | None:
 
 
 class NeedsModelClassError(FusionUnsupportedError):
-    """The names of the tensors do not tell enough: mlx-lm's own class of the model has to."""
+    """The tensors cannot be read by name: mlx-lm's class of the model is needed."""
 
     code = "fusion_unsupported"
 

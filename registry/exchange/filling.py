@@ -54,7 +54,7 @@ _EMPTY, _TIMES = 4 << 20, 4
 
 
 class NotEmptyError(RegistryError):
-    """The registry to restore into is not empty."""
+    """The target registry of a restore is not empty."""
 
 
 @dataclass(frozen=True, slots=True)

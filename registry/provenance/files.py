@@ -104,7 +104,7 @@ def look_at(path: Path) -> FoundFiles:
         try:
             real = place.resolve(strict=True)
         except (FileNotFoundError, NotADirectoryError, RuntimeError):
-            raise MissingFileError(f"there is no file or folder {path}", hint="check the path") from None
+            raise MissingFileError(f"file or folder not found: {path}", hint="check the path") from None
     if real.is_dir():
         files = FoundFiles("folder", [FoundFile(file.path, file.real, file.size) for file in scan(real)])
     elif real.is_file():

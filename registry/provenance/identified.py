@@ -137,7 +137,7 @@ class Identified(Record):
     path: str = described("path as given")
     kind: str = described("`folder`, `archive`, `safetensors`, `gguf` or `file`")
     verdict: Verdict = described(
-        "`known`, `unknown`, or what is neither. `inconclusive`: unknown, but something of it could not be read, or there is something that it could not be compared with"
+        "`known`, `unknown` or `inconclusive`: no match, but a part could not be read, or a record could not be compared"
     )
     intact: bool = described(
         "it is known and unchanged, and its claims, list of files and signature are right"

@@ -38,8 +38,10 @@ class ModuleDifference(Record):
     numerical_rank_b: int = described("likewise of the second")
     overlap_in: float | None = described("share of the smaller input space that both read from", kind="share")
     overlap_out: float | None = described("likewise of the outputs", kind="share")
-    angles_in: tuple[float, ...] = described("principal angles between their inputs, in degrees, rising")
-    angles_out: tuple[float, ...] = described("likewise between what they write to")
+    angles_in: tuple[float, ...] = described(
+        "principal angles between their input spaces, in degrees, rising"
+    )
+    angles_out: tuple[float, ...] = described("principal angles between their output spaces")
     spectrum_a: tuple[float, ...] = described("singular values of the first's update, falling")
     spectrum_b: tuple[float, ...] = described("likewise of the second")
     magnitudes: Magnitudes | None = described("those of DoRA compared; None with LoRA", kind="real")

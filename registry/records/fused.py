@@ -20,7 +20,7 @@ class Source(Record):
     """Where a base model was taken from."""
 
     source: str = described("a path, a URL or a name on a hub", most=LONG)
-    revision: str | None = described("what was asked for there", most=200)
+    revision: str | None = described("requested revision: a branch, tag or commit", most=200)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,7 +24,7 @@ class Node(Record):
     id: str = described("id, unique within the graph and the same in every run and registry")
     kind: str = described("kind: `base`, `dataset`, `adapter`, `fused`, `bundle`, `alias` or `deployment`")
     name: str = described("name")
-    digest: str = described("digest of its files, or of what it holds or runs; may be empty")
+    digest: str = described("digest of its files; for an alias or deployment, of its adapter; may be empty")
     withdrawals: tuple[Withdrawal, ...] = described("yanks that concern it or its adapter", default=())
     at: datetime | None = described("when it was registered, made, set or deployed", default=None)
     by: str | None = described("who did that", default=None)
@@ -32,7 +32,7 @@ class Node(Record):
 
     @property
     def yanked(self) -> str | None:
-        """Why the adapter that it is, holds or runs is yanked; None if it is not."""
+        """Reason why its adapter is yanked; None if it is not."""
         return own(self.withdrawals)
 
     @property

@@ -103,14 +103,14 @@ class Token(Record):
 
     REFERENCE = "name"
 
-    name: str = described("whose it is: under this name its bearer acts")
+    name: str = described("user name of its bearer")
     role: Role = described("role of the token")
     state: State = described("`active`, `expired` or `revoked`")
-    created_at: datetime = described("since when it is valid", heading="since", exact=True)
-    created_by: str = described("who made it", heading="by")
+    created_at: datetime = described("when it was created", heading="since", exact=True)
+    created_by: str = described("who created it", heading="by")
     expires_at: datetime | None = described("None if it does not expire", heading="expires", exact=True)
     revoked_at: datetime | None = described("when it was revoked", heading="revoked", rare=True, exact=True)
-    revoked_by: str | None = described("who said that", rare=True)
+    revoked_by: str | None = described("who revoked it", rare=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

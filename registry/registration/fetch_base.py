@@ -47,7 +47,7 @@ def fetched(
         yield _from_hub(source, revision, say)
     else:
         raise MissingFileError(
-            f"there is no file or folder {source}",
+            f"file or folder not found: {source}",
             hint="give a model folder, a GGUF file, or a hub id such as mlx-community/Qwen2-0.5B-4bit",
         )
 

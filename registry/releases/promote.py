@@ -126,7 +126,7 @@ def _evaluations(adapter: tables.AdapterRow, metric: str) -> list[tables.Evaluat
 
 def _val_loss(case: Case, rules: Rules) -> StateText:
     if case.holder is None:
-        return "passed", f"{case.reference} holds nothing that it could be worse than"
+        return "passed", f"{case.reference} holds no adapter to compare with"
     ours, theirs = case.adapter.val_loss, case.holder.val_loss
     for adapter, loss in ((case.adapter, ours), (case.holder, theirs)):
         if loss is None:

@@ -127,7 +127,7 @@ _DETAILS: Mapping[str, Any] = {"findings": tuple[Finding, ...], "position": int,
 
 
 class ServerError(FuseryError):
-    """An error that this version does not know."""
+    """The server reported an error code that this version does not know."""
 
     code = "error"
 

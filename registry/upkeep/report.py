@@ -132,7 +132,7 @@ class Collection(Record):
     live_bytes: int = described("bytes of those", default=0)
     quarantined: int = described("damaged blobs that were put aside; they stay", default=0)
     quarantined_bytes: int = described("bytes of those", default=0)
-    notes: list[str] = described("what is worth knowing", default_factory=list)
+    notes: list[str] = described("remarks, one sentence each", default_factory=list)
     KEYS: ClassVar[tuple[str, ...]] = (
         "dry_run", "removed", "freed_bytes", "kept", "live", "live_bytes", "quarantined", "quarantined_bytes",
         "items_", "notes",

@@ -59,7 +59,7 @@ _YES, _NO = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
 
 
 class NoWebhookSecretError(BadInputError):
-    """The secret that webhooks are signed with is not in the environment."""
+    """The environment has no secret for signing webhooks."""
 
 
 @dataclass(frozen=True, slots=True)

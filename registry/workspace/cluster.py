@@ -35,7 +35,7 @@ _LEFT = "it went away, and the work with it"
 
 
 class ClusterError(RegistryError):
-    """The cluster cannot be reached, or went away."""
+    """The dask cluster cannot be reached, or the connection was lost."""
 
 
 class Cluster(Workers):

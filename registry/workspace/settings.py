@@ -44,10 +44,10 @@ class Settings:
         store_url: a folder or a URL such as `s3://bucket/prefix`; empty for a folder in the home.
         store_options: for the file system behind the store, a table (in the environment as JSON).
         cache_dir: the folder of whole fused models; by default one in the home.
-        cache_limit: how large that may grow: bytes, or a size such as `20GB` or `500MiB`; `0` keeps nothing.
-        publish: what of a fused model goes to the store: `recipe`, from which it is computed again, or `full`, its weights.
+        cache_limit: the largest size of the cache: bytes, or a size such as `20GB` or `500MiB`; `0` keeps nothing.
+        publish: the part of a fused model that is uploaded to the store: `recipe`, from which it can be rebuilt, or `full`, its weights.
         card: a template for the cards of bundles, in place of fusery's own.
-        user: the name that records carry; by default account and machine, or who started CI.
+        user: the author of new records (`created_by`); by default account and machine, or who started CI.
         admission: `severity.CODE` for findings, `error`, `warning`, `info` or `off`, a table (in the environment as JSON).
     """
 
@@ -126,7 +126,7 @@ class Settings:
 
     @property
     def actor(self) -> str:
-        """The name that records carry as `created_by`: the setting, or account and machine, or who started CI."""
+        """The author of new records (`created_by`): the setting, or account and machine, or who started CI."""
         return self.user or actor_of(os.environ, _user())
 
     def origin(self, name: str) -> str:

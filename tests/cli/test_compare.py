@@ -81,7 +81,7 @@ def test_yank_lists_and_asks_first(stocked: Fusery, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("click.confirm", confirm)
     plan = stocked(*yank, "--dry-run").out
     assert plan.splitlines() == [
-        f"{SECOND} would be yanked", "  it is held by course_rec#prod", "Nothing was written."
+        f"{SECOND} would be yanked", "  course_rec#prod holds it", "Nothing was written."
     ]  # fmt: skip
     refused = stocked(*yank)
     assert (refused.code != 0, refused.out.splitlines()) == (True, plan.splitlines()[:-1])

@@ -23,7 +23,7 @@ def test_a_folder(stocked: Fusery, tmp_path: Path) -> None:
         (("--dry-run",), 0, f"to load {V1} course_rec#prod"),
         (("--check",), 1, f"to load {V1} course_rec#prod"),
         ((), 0, f"loaded {V1} course_rec#prod"),
-        (("--check",), 0, "all is as it should be"),
+        (("--check",), 0, "in sync"),
     ):
         ran = stocked(*words, *options)
         assert (ran.code, lines(ran.out), root.exists()) == (

@@ -124,7 +124,7 @@ def test_an_export_has_the_bytes_that_were_registered(
     put(adapter, {"lora_layers": 1}, {}, "num_layers")
     module_registry.bases.add(tiny_base, name="tiny")
     registered = module_registry.adapters.register(adapter, base="tiny", task="old")
-    assert "layers_unsaid" in {finding["code"] for finding in registered["findings"]}
+    assert "layers_undeclared" in {finding["code"] for finding in registered["findings"]}
     exported = module_registry.exchange.export("old@1", tmp_path / "exported").path
     for name in ("adapter_config.json", "adapters.safetensors"):
         assert (exported / name).read_bytes() == (adapter / name).read_bytes()

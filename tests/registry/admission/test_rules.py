@@ -121,7 +121,7 @@ def test_an_adapter_of_an_old_trainer_is_refused_if_it_is_incomplete(
 ) -> None:
     folder = make_adapter()
     old_generation(folder)
-    assert codes(look_as_declared(folder, tiny_base)) == {("layers_unsaid", "info")}
+    assert codes(look_as_declared(folder, tiny_base)) == {("layers_undeclared", "info")}
     for fragment in ("layers.2.self_attn.v_proj", "layers.3."):
         without(fragment)(folder)
         finding = next(f for f in look_as_declared(folder, tiny_base) if f.code == "layers_missing")

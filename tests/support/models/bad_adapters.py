@@ -205,9 +205,9 @@ CASES: dict[str, Case] = {
         edit_config(keys=[*tiny_models.LINEAR, "attn.c_attn"]), edit_config(keys=list(tiny_models.LINEAR))
     ),
     "layers_missing": Case(without("layers.3.mlp.up_proj"), without("mlp.up_proj")),
-    "layers_unpromised": Case(edit_config(num_layers=1), edit_config(num_layers=2)),
-    "layers_unsaid": Case(edit_config(num_layers=None), edit_config(num_layers=2)),
-    "layers_unsaid/cut": Case(
+    "layers_unexpected": Case(edit_config(num_layers=1), edit_config(num_layers=2)),
+    "layers_undeclared": Case(edit_config(num_layers=None), edit_config(num_layers=2)),
+    "layers_undeclared/cut": Case(
         edit_config(num_layers=2, mask_prompt=None), edit_config(num_layers=-1), make={"num_layers": 4}
     ),
     "full_incomplete": Case(
