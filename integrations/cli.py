@@ -89,14 +89,14 @@ def sync(
                 session.document(found, indent=None)
             else:
                 session.print(f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S}")
-                _print(session, found, list(report.steps), looks=False)
+                _print(session, found, list(found.steps), looks=False)
 
         ended, reporter = Event(), session.reporter()
         with suppress(KeyboardInterrupt):
             live.watch(session.registry, request, every=watch, on_sync=told, ended=ended, reporter=reporter)
         return 0
     found = live.sync(session.registry, request, dry_run=dry_run or check, reporter=session.reporter())
-    shown = [step for step in report.steps if step.is_drift or not check]
+    shown = [step for step in found.steps if step.is_drift or not check]
     session.emit(
         found,
         names=[
