@@ -336,9 +336,9 @@ class Writer:
         return Written(folder, facts)
 
     def _noise(self, view: Any) -> float | None:
-        from fusery.registry.fusion.known import known_measurement
+        from fusery.registry.fusion.known import recorded_measurement
 
-        measured = known_measurement(self._registry.workspace, view["key"]).settled
+        measured = recorded_measurement(self._registry.workspace, view["key"]).settled
         return None if measured is None else measured.noise
 
     def _calibrate(self) -> None:

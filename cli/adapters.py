@@ -61,19 +61,19 @@ AMENDABLE = [name for name, part in parts_of(Adapter).items() if part.about.amen
 
 def declared_options(names: Iterable[str], *, amends: bool = False) -> Mapping[str, Any]:
     """Return the options of an adapter's fields that users declare."""
-    found = {}
+    options = {}
     for name in names:
         part = parts_of(Adapter)[name]
         declared = part.about.declared
         assert declared is not None
         default = f"; default: {declared.default}" if declared.default and not amends else ""
-        found[name] = click.Option(
+        options[name] = click.Option(
             [f"--{name.replace('_', '-')}"],
             type=_TYPES.get(part.kind),
             metavar=declared.metavar,
             help=f"{declared.help}{default}.",
         )
-    return found
+    return options
 
 
 CHECKPOINT = click.Option(
@@ -228,7 +228,7 @@ def _print_adapter(session: Session, view: AdapterDetails) -> None:
     from fusery.registry.records.adapter_details import LAYOUT, AdapterDetails
 
     marks = "".join(f" #{alias}" for alias in view.aliases) + yanks_of(view, " ({})")
-    forms = [view.format, *(f"{each.format} (rendered)" for each in view.renderings or ())]
+    forms = [view.format, *(f"{rendering.format} (rendered)" for rendering in view.renderings or ())]
     texts = {"name": view.name + marks, "format": ", ".join(forms)}
     rows = []
     for line in lines_of(AdapterDetails, LAYOUT, view, "-"):
@@ -280,7 +280,7 @@ def _fused_line(fused: FusedLine) -> str:
         f"{fused['format']}  fidelity {in_words(fidelity['verdict'], fidelity['retained'], None)}"
         + (f"  {cell(fused['combined'])}" if mixed else "")
         + (f"  {yanks_of(fused)}" if fused["withdrawals"] else "")
-        + "".join(f"  {said}" for _, said in foreign_fact(fused))
+        + "".join(f"  {fact}" for _, fact in foreign_fact(fused))
     )
 
 

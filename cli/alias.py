@@ -75,9 +75,9 @@ def show(session: Session, shown: AliasHolder) -> None:
     session.print(f"{shown.alias} {held} {shown.adapter or 'nothing'}{moment}{since}.")
     if shown.yanked:
         session.print("  it is yanked" if shown.at is None else "  it was yanked at that time")
-    for each in shown.withdrawals:
-        if each.relation != "itself":
-            session.print(f"  {cell(each.summary)}")
+    for withdrawal in shown.withdrawals:
+        if withdrawal.relation != "itself":
+            session.print(f"  {cell(withdrawal.summary)}")
 
 
 _YANKED = "records.release:Yank | records.release:LiftedYank | [records.release:Yank] | [records.release:LiftedYank]"
@@ -137,7 +137,7 @@ def yank(
             (alias for row in yanks for alias in row.aliases if _has_earlier(session, alias)), ""
         ):
             session.say(f"Next: fusery alias rollback {alias} --reason TEXT")
-        elif places := [each.place for row in yanks for each in row.deployments]:
+        elif places := [deployment.place for row in yanks for deployment in row.deployments]:
             session.say(f"Next: fusery deploy end {typed(places[0])} --reason TEXT")
 
     session.emit(_one_or_all(yanks), names=[row.name for row in yanks], human=human)
@@ -166,7 +166,9 @@ def _print_yanks(session: Session, yanks: Sequence[Yank]) -> None:
         lines = [f"{alias} holds it" for alias in row.aliases]
         lines += [f"it was fused: {key[:12]}" for key in row.fused]
         lines += [f"it was shipped: {bundle.target} bundle in {bundle.path}" for bundle in row.bundles]
-        lines += [f"it runs at {cell(each.place)}, since {each['at']}" for each in row.deployments]
+        lines += [
+            f"it runs at {cell(deployment.place)}, since {deployment['at']}" for deployment in row.deployments
+        ]
         for names, relation in (
             (row.same_bytes, "the same bytes are {}, which is not yanked by this"),
             (row.same_weights, "the same weights are in {}, which is not yanked by this"),
@@ -239,8 +241,8 @@ def set_rules(
     if file is not None:
         from fusery.registry.releases.rules import read_rules
 
-        rules, said = read_rules(file)
-        guarded = said if guarded is None else guarded
+        rules, file_guarded = read_rules(file)
+        guarded = file_guarded if guarded is None else guarded
     rules |= _given(**options)
     if not rules and guarded is None:
         raise click.UsageError("No rule is given.\nHint: fusery alias rules set prod --approvals 1")

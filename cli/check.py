@@ -24,10 +24,10 @@ class _Hooked(click.Command):
         """Refuse what is an option and a file, and a `--` that may be the name of one."""
         guarded = "--" in args and not os.path.lexists("--")
         if "--changed" in args and not guarded:
-            for each in args:
-                if each.startswith("-") and os.path.lexists(each):
+            for arg in args:
+                if arg.startswith("-") and os.path.lexists(arg):
                     hint = "name the files by --files0-from" if "--" in args else "put -- before the files"
-                    raise click.UsageError(f"{each!r} is an option and a file; {hint}.", ctx)
+                    raise click.UsageError(f"{arg!r} is an option and a file; {hint}.", ctx)
         return super().parse_args(ctx, args)
 
 

@@ -21,12 +21,12 @@ _LONGEST = 100  # the most characters of a value
 
 def marked(text: str, view: Mapping[str, Any], *fields: str) -> str:
     """Return the text of a value, marked where one of the fields that it shows was amended."""
-    return f"{text}{MARK}" if any(each["field"] in fields for each in view["amendments"]) else text
+    return f"{text}{MARK}" if any(amendment["field"] in fields for amendment in view["amendments"]) else text
 
 
 def tag_fields(view: Mapping[str, Any]) -> list[str]:
     """Return the tags of an adapter that were amended, as fields."""
-    return [each["field"] for each in view["amendments"] if each["field"].startswith("tag.")]
+    return [amendment["field"] for amendment in view["amendments"] if amendment["field"].startswith("tag.")]
 
 
 def explain_mark(session: Session, has_any: bool) -> None:
@@ -39,8 +39,8 @@ def print_amendments(session: Session, view: Mapping[str, Any]) -> None:
     """Print the newest amendments of an adapter, oldest first."""
     if view["amendments"]:
         session.print("amended")
-    for each in session.newest(view["amendments"], "amendments"):
-        session.print(f"  {each['at']} by {cell(each['by'])}: {change_of(each)}")
+    for amendment in session.newest(view["amendments"], "amendments"):
+        session.print(f"  {amendment['at']} by {cell(amendment['by'])}: {change_of(amendment)}")
 
 
 def change_of(amendment: Mapping[str, Any]) -> str:
@@ -75,10 +75,10 @@ def shown(kind: type, key: str) -> Shown:
 
 def record_table(kind: type, rows: Iterable[Any], columns: str, **instead: Callable[[Any], str]) -> Table:
     """Return the table of some records."""
-    found = [(shown(kind, key), instead.get(key)) for key in columns.split()]
-    table = Table([each.column for each, _ in found])
+    column_pairs = [(shown(kind, key), instead.get(key)) for key in columns.split()]
+    table = Table([column.column for column, _ in column_pairs])
     for row in rows:
-        table.add_row(*((own or each.of)(row) for each, own in found))
+        table.add_row(*((own or column.of)(row) for column, own in column_pairs))
     return table
 
 
@@ -139,10 +139,10 @@ def chosen_columns(
     """Read the value of `--columns`."""
     if value is None:
         return None
-    found = []
+    keys = []
     for word in value.split(","):
         if word.strip().startswith(METRIC):
-            found += [word.strip()] if word.strip() not in found else []
+            keys += [word.strip()] if word.strip() not in keys else []
             continue
         name = word.strip().casefold()
         key = _BY_NAME.get(name) or _BY_NAME.get(name.replace("-", "_"))
@@ -152,9 +152,9 @@ def chosen_columns(
             close = get_close_matches(name, _BY_NAME, n=1)
             hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(COLUMNS)}, {METRIC}NAME"
             raise click.BadParameter(f"there is no column {word.strip()[:40]!r}.\nHint: {hint}")
-        if key not in found:
-            found.append(key)
-    return tuple(found)
+        if key not in keys:
+            keys.append(key)
+    return tuple(keys)
 
 
 def metrics_in(columns: tuple[str, ...] | None) -> list[str]:
@@ -171,7 +171,7 @@ def _column(key: str) -> Shown:
 
 def has_marks(adapters: Iterable[Adapter], columns: Sequence[str] | None) -> bool:
     """Tell whether a value in these columns is marked as amended."""
-    fields = (each["field"] for adapter in adapters for each in adapter["amendments"])
+    fields = (amendment["field"] for adapter in adapters for amendment in adapter["amendments"])
     return any(("tags" if field.startswith("tag.") else field) in (columns or USUAL) for field in fields)
 
 
@@ -180,7 +180,7 @@ def adapter_table(
 ) -> Table:
     """Return a table of adapters with these or the default columns; `whole` ones are never truncated."""
     chosen = [_column(key) for key in columns or USUAL]
-    table = Table([each.column for each in chosen], whole=whole)
+    table = Table([column.column for column in chosen], whole=whole)
     for adapter in adapters:
-        table.add_row(*(each.of(adapter) for each in chosen))
+        table.add_row(*(column.of(adapter) for column in chosen))
     return table

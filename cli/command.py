@@ -14,7 +14,7 @@ import click
 from .commands import GROUPS
 from .completing import Recorded
 from .groups import Group
-from .options import Said, parameters
+from .options import OptionSpec, parameters
 from .session import Session
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -40,7 +40,7 @@ def command(
     excludes: Collection[str] = (),
     without: Collection[str] = (),
     rare: str = "",
-    **said: Said,
+    **specs: OptionSpec,
 ) -> Callable[[F], F]:
     """Make a function a command that takes the session first and has `--json` and `-q`.
 
@@ -77,21 +77,26 @@ def command(
             return function(session, **options)
 
         sources = [of] if callable(of) else of
-        found = parameters(function, sources, path, said, without)
-        flags = {str(each.name): each.opts[0] for each in found}
-        for each in found:
-            if type(each.type) is click.types.StringParamType:
-                each.type = Recorded()
+        click_parameters = parameters(function, sources, path, specs, without)
+        flags = {str(parameter.name): parameter.opts[0] for parameter in click_parameters}
+        for parameter in click_parameters:
+            if type(parameter.type) is click.types.StringParamType:
+                parameter.type = Recorded()
         if table:
-            found.append(_flag("--wide", "wide", "Show all columns in full on a narrow terminal."))
+            click_parameters.append(_flag("--wide", "wide", "Show all columns in full on a narrow terminal."))
         if hidden := {*rare.split(), *(["wide"] if rare else [])}:
-            for each in found:
-                if each.name in hidden:
-                    each.hidden = True  # type: ignore[attr-defined]
-            found.append(_HELP_ALL)
-        found.append(_flag("--json", "as_json", "Print one JSON document."))
-        found.append(_flag("-q", "--quiet", "Print names or paths only."))
-        _add(path, kind(path.rpartition(" ")[2], callback=run, params=found, help=inspect.getdoc(function)))
+            for parameter in click_parameters:
+                if parameter.name in hidden:
+                    parameter.hidden = True  # type: ignore[attr-defined]
+            click_parameters.append(_HELP_ALL)
+        click_parameters.append(_flag("--json", "as_json", "Print one JSON document."))
+        click_parameters.append(_flag("-q", "--quiet", "Print names or paths only."))
+        _add(
+            path,
+            kind(
+                path.rpartition(" ")[2], callback=run, params=click_parameters, help=inspect.getdoc(function)
+            ),
+        )
         if printed := document or next(iter(sources), None):
             PRINTED[path] = printed
         return function
@@ -103,14 +108,14 @@ def _help_all(ctx: click.Context, parameter: click.Parameter, value: bool) -> No
     """Print the help with all options, which are hidden again afterwards."""
     if not value or ctx.resilient_parsing:
         return
-    hidden = [each for each in ctx.command.params if isinstance(each, click.Option) and each.hidden]
-    for each in hidden:
-        each.hidden = False
+    hidden = [param for param in ctx.command.params if isinstance(param, click.Option) and param.hidden]
+    for option in hidden:
+        option.hidden = False
     try:
         click.echo(ctx.get_help())
     finally:
-        for each in hidden:
-            each.hidden = True
+        for option in hidden:
+            option.hidden = True
     ctx.exit()
 
 
@@ -169,10 +174,14 @@ def prints(
                 bar = session.progress(shown) if progress else session.counting(shown)
             with bar as progress_bar:
                 more = {**given(), **({"reporter": session.reporter(progress_bar)} if reports else {})}
-                found = method_of(session, of)(**options, **more)
+                method_result = method_of(session, of)(**options, **more)
             given_to = {name: options[name] for name in wanted}
-            session.emit(found, names=_names(found, names), human=lambda: view(session, found, **given_to))
-            return None if code is None else code(found)
+            session.emit(
+                method_result,
+                names=_names(method_result, names),
+                human=lambda: view(session, method_result, **given_to),
+            )
+            return None if code is None else code(method_result)
 
         run.__doc__ = text or view.__doc__
         command(path, of, **settings)(run)
@@ -211,15 +220,18 @@ def method_of(session: Session, of: Method) -> Method:
     """Return a method of a resource, bound to the session's registry."""
     owner, _, name = of.__qualname__.partition(".")
     resource = getattr(session.registry, getattr(sys.modules[of.__module__], owner).NAME)
-    found: Method = getattr(resource, name)
-    return found
+    method: Method = getattr(resource, name)
+    return method
 
 
-def _names(found: Any, names: Names) -> Iterable[str]:
+def _names(method_result: Any, names: Names) -> Iterable[str]:
     if callable(names):
-        return map(str, names(found))
+        return map(str, names(method_result))
     value = attrgetter(names)
-    return [str(value(each) or "") for each in (found if isinstance(found, list | tuple) else [found])]
+    return [
+        str(value(record) or "")
+        for record in (method_result if isinstance(method_result, list | tuple) else [method_result])
+    ]
 
 
 def _flag(first: str, second: str, text: str) -> click.Option:

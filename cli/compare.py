@@ -67,16 +67,23 @@ def diff(
     """  # noqa: D301 (click wants the character, not a backslash)
     adapters = session.registry.adapters
     if not weights:
-        found = adapters.compare(references, plot=plot, force=force)
+        comparison = adapters.compare(references, plot=plot, force=force)
 
         def human() -> None:
-            _print(session, found.better, found.adapters, found.differs, found.amended, found.withdrawals)
-            for finding in found.findings:
+            _print(
+                session,
+                comparison.better,
+                comparison.adapters,
+                comparison.differs,
+                comparison.amended,
+                comparison.withdrawals,
+            )
+            for finding in comparison.findings:
                 session.note(f"{finding.code}: {finding.why}, which cannot be compared")
-            if found.plot:
-                session.print(f"Curves: {found.plot}")
+            if comparison.plot:
+                session.print(f"Curves: {comparison.plot}")
 
-        session.emit(found, names=[*found.differs], human=human)
+        session.emit(comparison, names=[*comparison.differs], human=human)
         return
     if len(references) != 2:
         raise click.UsageError("--weights compares two adapters.")

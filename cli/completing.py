@@ -57,10 +57,10 @@ class Recorded(click.types.StringParamType):
     ) -> list[CompletionItem]:
         """Return the names that begin so; where there are none, a path may be meant."""
         place = ctx.command_path.partition(" ")[2]
-        found = _names(ctx, incomplete, kinds_of(place, param))
-        if not found and any(word in (param.metavar or "") for word in _FILES):
+        names = _names(ctx, incomplete, kinds_of(place, param))
+        if not names and any(word in (param.metavar or "") for word in _FILES):
             return [CompletionItem(incomplete, type="file")]
-        return [CompletionItem(name) for name in found]
+        return [CompletionItem(name) for name in names]
 
 
 def kinds_of(place: str, param: click.Parameter) -> tuple[Kind, ...]:

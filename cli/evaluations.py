@@ -29,7 +29,7 @@ _WORST = 3
 @prints(
     "eval record",
     Evaluations.record,
-    names=lambda done: [each.metric for each in done.recorded],
+    names=lambda done: [evaluation.metric for evaluation in done.recorded],
     table=True,
     results="RESULTS.json",
 )
@@ -79,22 +79,22 @@ def run(
       fusery eval run course_rec@2 --prompts questions.jsonl
       fusery eval run course_rec@2 --task arc_easy --limit 200
     """  # noqa: D301 (click wants the character, not a backslash)
-    said = {name: value for name, value in {"seed": seed, **options}.items() if value is not None}
+    chosen_options = {name: value for name, value in {"seed": seed, **options}.items() if value is not None}
     if tasks and prompts is not None:
         raise click.UsageError("--prompts is for what is measured without --task.")
-    if not tasks and (only := sorted(said.keys() - {"base", "limit"})):
+    if not tasks and (only := sorted(chosen_options.keys() - {"base", "limit"})):
         raise click.UsageError(f"--{only[0]} goes with --task.")
     done = session.registry.evaluations.run(
-        reference, tasks=tasks, prompts=prompts, reporter=session.reporter(), **said
+        reference, tasks=tasks, prompts=prompts, reporter=session.reporter(), **chosen_options
     )
-    names = [*(each.metric for each in done.recorded), *done.known]
+    names = [*(evaluation.metric for evaluation in done.recorded), *done.known]
     session.emit(done, names=names, human=lambda: record(session, done))
 
 
 @prints(
     "eval withdraw",
     Evaluations.withdraw,
-    names=lambda done: [each.metric for each in done.withdrawn],
+    names=lambda done: [evaluation.metric for evaluation in done.withdrawn],
     table=True,
     reason=click.Option(["--reason"], default="", metavar="TEXT", help="Reason, for the log; required."),
 )
@@ -123,22 +123,24 @@ def list_evaluations(session: Session, found: list[Evaluation]) -> None:
         session.say("Nothing was measured. Hint: fusery eval record REF RESULTS.json")
 
 
-def print_evaluations(session: Session, found: Sequence[Evaluation]) -> None:
+def print_evaluations(session: Session, evaluations: Sequence[Evaluation]) -> None:
     """Print the newest evaluations of an adapter, one a line."""
-    if rows := session.newest(found, "evaluations"):
+    if rows := session.newest(evaluations, "evaluations"):
         session.print("measured")
         for line in _table(rows).laid(None).rows:
             session.print(f"  {line}")
 
 
-def _table(found: Iterable[Evaluation], *, adapter: bool = False) -> Table:
+def _table(evaluations: Iterable[Evaluation], *, adapter: bool = False) -> Table:
     from fusery.registry.records.evaluation import Evaluation
 
     def harness(row: Evaluation) -> str:
         return " ".join(part for part in (row.harness, row.harness_version) if part) or "-"
 
     columns = "metric value stderr dataset split shots seed samples harness at:age by"
-    return record_table(Evaluation, found, f"adapter {columns}" if adapter else columns, harness=harness)
+    return record_table(
+        Evaluation, evaluations, f"adapter {columns}" if adapter else columns, harness=harness
+    )
 
 
 @command(
@@ -173,25 +175,25 @@ def probe(
 
     request = FuseRequest(precision) if precision else None
     with session.two_bars("fusing", "answering, in tokens") as reporter:
-        found = session.registry.evaluations.probe(reference, request=request, **options, reporter=reporter)
-    session.emit(found, names=[found.a.name, found.b.name], human=lambda: _print_probe(session, found))
+        report = session.registry.evaluations.probe(reference, request=request, **options, reporter=reporter)
+    session.emit(report, names=[report.a.name, report.b.name], human=lambda: _print_probe(session, report))
 
 
-def _print_probe(session: Session, found: ProbeReport) -> None:
+def _print_probe(session: Session, report: ProbeReport) -> None:
     from fusery.registry.comparison.reports import ProbeReport
 
-    about = found.about_prompts
+    about = report.about_prompts
     origin = {"file": "a file", "built-in": "built in", "held-out": f"{about.file} of its run"}
-    session.print(found.conclusion)
+    session.print(report.conclusion)
     session.print()
     layout = "prompts tokens, kl kl_p99, top1_agreement, loss_a loss_b loss_base, seconds"
-    models = [(name, f"{model}  {model.digest[:12]}") for name, model in (("a", found.a), ("b", found.b))]
-    facts = record_facts(ProbeReport, layout, found)
+    models = [(name, f"{model}  {model.digest[:12]}") for name, model in (("a", report.a), ("b", report.b))]
+    facts = record_facts(ProbeReport, layout, report)
     session.facts([*models, ("source of the prompts", origin[about.origin]), *facts])
     session.print()
     titles = ("KL", "same", "where they differ most")
     table = session.table(*titles, right=titles[:2], free=titles[2:])
-    for row in sorted(found.rows, key=lambda row: -row.kl)[:_WORST]:
+    for row in sorted(report.rows, key=lambda row: -row.kl)[:_WORST]:
         table.add_row(number(row.kl), share(row.top1_agreement), row.prompt)
     session.print_table(table)
     if about.of_task is False:
@@ -223,38 +225,38 @@ def bench(session: Session, reference: str, *, last: bool = False, **options: An
     Example:
       fusery eval bench course_rec@latest --as keep --as mixed
     """  # noqa: D301 (click wants the character, not a backslash)
-    found: BenchReport | None
+    last_bench: BenchReport | None
     if last:
         if options["precisions"]:
             raise click.UsageError("--last measures nothing.")
-        found = session.registry.evaluations.last_bench(reference)
-        if found is None:
+        last_bench = session.registry.evaluations.last_bench(reference)
+        if last_bench is None:
             session.say(f"Nothing was measured of {reference} yet: fusery eval bench {reference}")
             session.emit(None, names=[], human=lambda: None)
             return 3
     else:
-        found = session.registry.evaluations.bench(reference, **options, reporter=session.reporter())
-    report = found
+        last_bench = session.registry.evaluations.bench(reference, **options, reporter=session.reporter())
+    report = last_bench
     session.emit(report, names=[report.choice or ""], human=lambda: print_bench(session, report))
     return 0
 
 
-def print_bench(session: Session, found: BenchReport) -> None:
+def print_bench(session: Session, report: BenchReport) -> None:
     """Print what was measured of each form, and which one to ship."""
     from fusery.registry.comparison.reports import FormCost
 
     columns = "label error bytes load_seconds first_token_seconds tokens_per_second peak_bytes fidelity"
     cells: dict[str, Callable[[FormCost], str]] = {
-        "error": lambda row: row.error or ("<- ship this" if row.label == found.choice else "-"),
+        "error": lambda row: row.error or ("<- ship this" if row.label == report.choice else "-"),
         "fidelity": lambda row: share(None if row.fidelity is None else row.fidelity.retained),
     }
-    session.print_table(record_table(FormCost, found.rows, columns, **cells))
-    machine = found.machine
+    session.print_table(record_table(FormCost, report.rows, columns, **cells))
+    machine = report.machine
     cores = "cores" if machine.cores is None else plural(machine.cores, "core")
     session.print(
-        f"{found.adapter} on {found.base}; {machine.processor}, {cores}, mlx {machine.mlx}; "
-        f"{found.prompt_tokens} + {plural(found.tokens, 'token')}, {plural(found.runs, 'round')}"
+        f"{report.adapter} on {report.base}; {machine.processor}, {cores}, mlx {machine.mlx}; "
+        f"{report.prompt_tokens} + {plural(report.tokens, 'token')}, {plural(report.runs, 'round')}"
     )
-    session.print(f"Ship: {found.choice or 'nothing of this'}")
-    for reason in found.reasons:
+    session.print(f"Ship: {report.choice or 'nothing of this'}")
+    for reason in report.reasons:
         session.print(f"  {reason}")

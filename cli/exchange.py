@@ -119,9 +119,9 @@ def get(
     if destination is None:
         if force or form == "git":
             raise click.UsageError(f"{'--force' if force else '--format git'} goes with DIR.")
-        found = session.registry.folder(reference, format=form)
-        session.emit(found, names=[str(found.path)], human=lambda: session.print(str(found.path)))
-        session.warn(found)
+        folder = session.registry.folder(reference, format=form)
+        session.emit(folder, names=[str(folder.path)], human=lambda: session.print(str(folder.path)))
+        session.warn(folder)
         return
     exported = session.registry.exchange.export(
         reference, destination, form=None if form == "git" else form, force=force, reporter=session.reporter()

@@ -221,9 +221,9 @@ def fuse(
             raise BadInputError("a recipe goes with one adapter", hint="fusery fuse REF --recipe KEY")
         if probe == "auto":
             raise BadInputError("one adapter at a time is probed", hint="fusery fuse REF --probe auto")
-        with session.counting("fusing") as told:
+        with session.counting("fusing") as progress:
             done = session.registry.fused.fuse_all(
-                request, publish=publish, **(chosen or {}), reporter=session.reporter(told)
+                request, publish=publish, **(chosen or {}), reporter=session.reporter(progress)
             )
         return report(session, done, verb="fused", adapter=lambda fused: fused.adapter)
     with session.two_bars("fusing", "answering, in tokens") as reporter:
@@ -328,10 +328,10 @@ def compare_formats(
     session.emit(found, names=names, human=lambda: _print_formats(session, found))
 
 
-def _print_formats(session: Session, found: Formats) -> None:
+def _print_formats(session: Session, formats: Formats) -> None:
     right = ("weights", "of the base", "retained", "cosine", "noise")
     table = session.table("format", "verdict", "", *right, right=right, free=("verdict",))
-    for row in found.formats:
+    for row in formats.formats:
         cells = [row.reason or "", "", *["-"] * len(right)]
         if (fidelity := row.fidelity) is not None and row.bytes is not None and row.times_base is not None:
             mark = " ".join(["<- auto"] * row.chosen + ["on record"] * (not row.sampled))
@@ -339,11 +339,11 @@ def _print_formats(session: Session, found: Formats) -> None:
             cells = [fidelity.verdict, mark, size(row.bytes), times(row.times_base), *numbers]
         table.add_row(row.format, *cells)
     session.print_table(table)
-    if found.chosen is None:
+    if formats.chosen is None:
         session.say("No format holds what the adapter learned.")
     else:
         session.say(
-            f"`auto` writes {found.chosen}: the smallest that holds what the adapter learned, with little noise."
+            f"`auto` writes {formats.chosen}: the smallest that holds what the adapter learned, with little noise."
         )
-    if any(row.sampled for row in found.formats):
+    if any(row.sampled for row in formats.formats):
         session.say("Numbers that are not recorded are estimates from an eighth of the rows.")

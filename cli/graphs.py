@@ -56,22 +56,22 @@ def _grown(
 
     def twigs(node_id: str, margin: str, deep: int) -> list[tuple[str, int, str, str, bool, bool]]:
         """Return what is right below a thing, the first one last; what has its own place elsewhere is not grown again."""
-        found = []
+        branches = []
         edges = joined.get(node_id, ())
-        for number, (relation, there) in enumerate(edges, 1):
-            again = there in grown and bool(joined.get(there))
-            grown.add(there)
-            found.append((margin, deep, relation, there, again, number == len(edges)))
-        return found[::-1]
+        for number, (relation, child_id) in enumerate(edges, 1):
+            again = child_id in grown and bool(joined.get(child_id))
+            grown.add(child_id)
+            branches.append((margin, deep, relation, child_id, again, number == len(edges)))
+        return branches[::-1]
 
     waiting = twigs(root, margin, 1)
     while waiting:
-        before, deep, relation, there, again, last = waiting.pop()
+        before, deep, relation, child_id, again, last = waiting.pop()
         steps = "" if deep <= _DEEPEST else f"{deep:,} steps away, "
-        yield f"{before}{'└── ' if last else '├── '}{steps}{relation}: {texts[there]}{' (above)' if again else ''}"
+        yield f"{before}{'└── ' if last else '├── '}{steps}{relation}: {texts[child_id]}{' (above)' if again else ''}"
         if not again:
             further = "" if deep >= _DEEPEST else "    " if last else "│   "
-            waiting += twigs(there, before + further, deep + 1)
+            waiting += twigs(child_id, before + further, deep + 1)
 
 
 def mermaid(graph: Graph) -> Iterator[str]:

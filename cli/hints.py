@@ -63,8 +63,8 @@ def program() -> str:
     started = Path(sys.argv[0])
     if started.stem != "fusery" or not started.is_file():
         return "fusery"  # a test, or a program that uses the command line as a library
-    found = shutil.which("fusery")
-    return "fusery" if found is not None and started.samefile(found) else sys.argv[0]
+    executable = shutil.which("fusery")
+    return "fusery" if executable is not None and started.samefile(executable) else sys.argv[0]
 
 
 _INSTALL = re.compile(
@@ -78,8 +78,8 @@ def as_installed(text: str) -> str:
     if "pip install" not in text:
         return text
     return _INSTALL.sub(
-        lambda found: (
-            f"{pip()} install {found['options']}{_source(found['extras'] or '', built='--no-binary' in found['options'])}"
+        lambda match: (
+            f"{pip()} install {match['options']}{_source(match['extras'] or '', built='--no-binary' in match['options'])}"
         ),
         text,
     )
@@ -109,7 +109,7 @@ def pip() -> str:
     """Return the pip of the environment that this runs in: the one of the shell, where that is its own."""
     import shutil
 
-    found = shutil.which("pip")
-    if found is not None and Path(found).parent == Path(sys.executable).parent:
+    pip_path = shutil.which("pip")
+    if pip_path is not None and Path(pip_path).parent == Path(sys.executable).parent:
         return "pip"
     return f"{shlex.quote(sys.executable)} -m pip"

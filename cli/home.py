@@ -113,13 +113,15 @@ def check(session: Session) -> int:
 
     Exit code 1: they differ.
     """
-    found = SchemaCheck(differences=tuple(session.registry.upkeep.schema_differences()))
+    schema_check = SchemaCheck(differences=tuple(session.registry.upkeep.schema_differences()))
     summary = (
-        "The schema is as it should be." if found.ok else f"{plural(len(found.differences), 'difference')}."
+        "The schema is as it should be."
+        if schema_check.ok
+        else f"{plural(len(schema_check.differences), 'difference')}."
     )
-    lines = (*found.differences, summary)
-    session.emit(found, names=found.differences, human=lambda: session.print_lines(lines))
-    return 0 if found.ok else 1
+    lines = (*schema_check.differences, summary)
+    session.emit(schema_check, names=schema_check.differences, human=lambda: session.print_lines(lines))
+    return 0 if schema_check.ok else 1
 
 
 @prints(

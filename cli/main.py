@@ -307,10 +307,10 @@ def _without_secrets(words: list[str], hints: Hints, text: str, error: Exception
 
     settings: Mapping[str, object] = {}
     if not isinstance(error, click.ClickException):  # which is raised before any settings are read
-        from fusery.registry.workspace.homes import said_in_file
+        from fusery.registry.workspace.homes import settings_in_file
 
         with contextlib.suppress(FuseryError):  # an invalid home has an error of its own
-            settings = said_in_file(hints.registry)
+            settings = settings_in_file(hints.registry)
     remember_given(words, os.environ, settings)
     return visible(redact(text))
 

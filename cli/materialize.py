@@ -188,8 +188,10 @@ def materialize(
     }
     bundles = session.registry.bundles
     if chosen is not None:
-        with session.counting("writing") as told:
-            done = bundles.materialize_all(destination, **settings, **chosen, reporter=session.reporter(told))
+        with session.counting("writing") as progress_bar:
+            done = bundles.materialize_all(
+                destination, **settings, **chosen, reporter=session.reporter(progress_bar)
+            )
         return report(session, done, verb="written", adapter=lambda bundle: bundle.adapters[0])
     with session.progress("fusing") as progress:
         bundle = bundles.materialize(references, destination, **settings, reporter=session.reporter(progress))
@@ -203,8 +205,8 @@ def _print(session: Session, bundle: Materialized, target: str) -> None:
     session.print(f"  {target}, {files}, {total}, digest {bundle.digest[:12]}")
     if bundle.label:
         session.print(f"  {bundle.label}")
-    for _, said in foreign_fact(bundle):
-        session.print(f"  {said}")
+    for _, fact in foreign_fact(bundle):
+        session.print(f"  {fact}")
     session.warn(bundle)
     if bundle.quantized and bundle.target in _RUN_BY_MLX:
         again = f"fusery materialize {bundle.adapters[0]} DEST --target {bundle.target} --as 16bit"

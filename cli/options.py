@@ -26,7 +26,7 @@ from .completing import Recorded
 
 MOST = 2**31 - 1
 
-Said = str | tuple[Any, ...] | click.Parameter
+OptionSpec = str | tuple[Any, ...] | click.Parameter
 
 
 class LocalPath(click.Path):
@@ -74,7 +74,7 @@ TAGS = click.Option(
     ["tags", "--tag"], multiple=True, metavar="K=V", callback=_pairs, help="A tag; repeatable."
 )
 
-_SAID: Mapping[str, Said] = {
+_OPTION_SPECS: Mapping[str, OptionSpec] = {
     "alias": "TASK#ALIAS",
     "at": "DATE",
     "every": "--all",
@@ -114,7 +114,7 @@ def parameters(
     function: Callable[..., Any],
     of: Iterable[Callable[..., Any]],
     path: str,
-    said: Mapping[str, Said],
+    specs: Mapping[str, OptionSpec],
     without: Collection[str],
 ) -> list[click.Parameter]:
     """Return the parameters of a command.
@@ -124,102 +124,114 @@ def parameters(
         said: specifications of options, and of further options.
         without: parameters of the method without options.
     """
-    found: dict[str, click.Parameter] = {}
+    by_name: dict[str, click.Parameter] = {}
     owner = path  # the operation whose parameters are described, or the command
     if method := next((method for method in of if "." in method.__qualname__), None):
         resource, _, name = method.__qualname__.partition(".")
         owner = f"{getattr(sys.modules[method.__module__], resource).NAME}.{name}"
-    for source, each in _signature(function, of):
-        name = each.name
-        if name in found or name in without or (name in _FOR_PROGRAMS and name not in said):
+    for source, parameter in _signature(function, of):
+        name = parameter.name
+        if name in by_name or name in without or (name in _FOR_PROGRAMS and name not in specs):
             continue
-        if not _LEFT_OUT.search(f"{each.annotation} {name}"):
-            usual = _SAID.get(name, "")
-            here = said.get(name, usual)
+        if not _LEFT_OUT.search(f"{parameter.annotation} {name}"):
+            usual = _OPTION_SPECS.get(name, "")
+            here = specs.get(name, usual)
             if isinstance(here, str) and isinstance(usual, tuple):
                 here = (here, usual[1])
-            found[name] = here if isinstance(here, click.Parameter) else _parameter(source, each, here, owner)
-    for name, other in said.items():
-        if name not in found:
-            found[name] = other if isinstance(other, click.Parameter) else _own(name, other, path)
-    return list(found.values())
+            by_name[name] = (
+                here if isinstance(here, click.Parameter) else _parameter(source, parameter, here, owner)
+            )
+    for name, other in specs.items():
+        if name not in by_name:
+            by_name[name] = other if isinstance(other, click.Parameter) else _own(name, other, path)
+    return list(by_name.values())
 
 
 def _signature(
     function: Callable[..., Any], of: Iterable[Callable[..., Any]]
 ) -> Iterator[tuple[Callable[..., Any], inspect.Parameter]]:
-    for each in inspect.signature(function).parameters.values():
-        if each.kind is each.VAR_KEYWORD:
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD:
             for method in of:
                 yield from _signature(method, ())
-        elif each.name not in ("self", "session") and each.kind is not each.POSITIONAL_ONLY:
-            yield function, each
+        elif parameter.name not in ("self", "session") and parameter.kind is not parameter.POSITIONAL_ONLY:
+            yield function, parameter
 
 
 _ANNOTATIONS = {"N": "int", "X": "float", "FILE": "Path"}
 
 
-def _own(name: str, said: str | tuple[Any, ...], path: str) -> click.Parameter:
+def _own(name: str, option_spec: str | tuple[Any, ...], path: str) -> click.Parameter:
     """Return an option that no signature has."""
-    spec, kind = said if isinstance(said, tuple) else (said, None)
-    usual = _SAID.get(name)
+    spec, kind = option_spec if isinstance(option_spec, tuple) else (option_spec, None)
+    usual = _OPTION_SPECS.get(name)
     kind = kind or (usual[1] if isinstance(usual, tuple) else FOLDER if spec.startswith("FOLDER") else None)
-    found = _SPEC.fullmatch(spec)
-    assert found is not None, spec
-    flags, metavar, many, default, text = found.groups("")
+    match = _SPEC.fullmatch(spec)
+    assert match is not None, spec
+    flags, metavar, many, default, text = match.groups("")
     if "|" in metavar and metavar.islower():
         kind, metavar = click.Choice(metavar.split("|")), ""
     annotation = _ANNOTATIONS.get(metavar, "str") if metavar or kind else "bool"
     value: Any = default.strip("()") if default else False if annotation == "bool" else None
-    each = inspect.Parameter(
+    parameter = inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,
         default=int(value) if default and (metavar == "N" or isinstance(kind, click.IntRange)) else value,
         annotation=f"tuple[{annotation}, ...]" if many else annotation,
     )
-    return _parameter(_own, each, (f"{flags}{metavar}: {text}" if text else f"{flags}{metavar}", kind), path)
+    return _parameter(
+        _own, parameter, (f"{flags}{metavar}: {text}" if text else f"{flags}{metavar}", kind), path
+    )
 
 
 def _parameter(
-    source: Callable[..., Any], each: inspect.Parameter, said: Said, owner: str
+    source: Callable[..., Any], parameter: inspect.Parameter, option_spec: OptionSpec, owner: str
 ) -> click.Parameter:
-    spec, kind = said[:2] if isinstance(said, tuple) else (said, None)
+    spec, kind = option_spec[:2] if isinstance(option_spec, tuple) else (option_spec, None)
     assert isinstance(spec, str)
     head, _, text = spec.partition(": ") if not spec.startswith(": ") else ("", "", spec[2:])
     words = head.split()
     flags = [word for word in words if word.startswith("-") and word != "--"]
     metavar = " ".join(word for word in words if word not in flags)
-    annotation = str(each.annotation)
+    annotation = str(parameter.annotation)
     many = annotation.startswith(("Sequence[", "tuple["))
-    default = None if each.default is each.empty or each.default == () else each.default
-    required = each.default is each.empty
+    default = None if parameter.default is parameter.empty or parameter.default == () else parameter.default
+    required = parameter.default is parameter.empty
     if isinstance(kind, list):
         kind = click.Choice(kind)
     if kind is None and "bool" not in annotation:
-        kind = _type(source, each.name, annotation)
-    if each.kind is not each.KEYWORD_ONLY and not flags:
-        metavar = metavar or each.name.upper()
+        kind = _type(source, parameter.name, annotation)
+    if parameter.kind is not parameter.KEYWORD_ONLY and not flags:
+        metavar = metavar or parameter.name.upper()
         metavar = metavar if required or metavar.startswith("[") else f"[{metavar}]"
         return click.Argument(
-            [each.name], required=required, nargs=-1 if many else 1, metavar=metavar, type=kind
+            [parameter.name], required=required, nargs=-1 if many else 1, metavar=metavar, type=kind
         )
-    helped = text or description(owner, each.name)
-    own = each.name.replace("_", "-")
+    helped = text or description(owner, parameter.name)
+    own = parameter.name.replace("_", "-")
     if "bool" in annotation:
         decls = flags or [f"--no-{own}" if default is True else f"--{own}"]
         if "/" in decls[0]:
-            return click.Option([each.name, *decls], default=default, help=helped)
+            return click.Option([parameter.name, *decls], default=default, help=helped)
         value = default is not True
-        return click.Option([each.name, *decls], is_flag=True, flag_value=value, default=default, help=helped)
+        return click.Option(
+            [parameter.name, *decls], is_flag=True, flag_value=value, default=default, help=helped
+        )
     if not metavar and not isinstance(kind, click.Choice):
         metavar = (
-            "N" if kind is int else "X" if kind is float else "FILE" if kind is FILE else each.name.upper()
+            "N"
+            if kind is int
+            else "X"
+            if kind is float
+            else "FILE"
+            if kind is FILE
+            else parameter.name.upper()
         )
     settings: dict[str, Any] = {}
     if default is not None:
         settings = {"default": default, "show_default": bool(default)}
     return click.Option(
-        [each.name, *(flags or [f"--{own}"])],
+        [parameter.name, *(flags or [f"--{own}"])],
         required=required,
         multiple=many,
         **settings,
@@ -241,6 +253,6 @@ def _type(source: Callable[..., Any], name: str, annotation: str) -> Any:
     if named.startswith("Literal["):
         return click.Choice(ast.literal_eval(named.removeprefix("Literal")))
     hint = vars(sys.modules[source.__module__]).get(named) or hints_of(source)[name]
-    while not all(isinstance(each, str) for each in get_args(hint)):
-        hint = next(each for each in get_args(hint) if get_args(each))
+    while not all(isinstance(arg, str) for arg in get_args(hint)):
+        hint = next(arg for arg in get_args(hint) if get_args(arg))
     return click.Choice(get_args(hint))

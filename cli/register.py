@@ -59,7 +59,7 @@ def register(
       fusery register wandb://TEAM/PROJECT --dry-run
     """  # noqa: D301 (click wants the character, not a backslash)
     of_tracker = {name: options.pop(name) for name in ("experiments", "runs", "metrics")}
-    trackers = {source: found for source in sources if (found := tracked(str(source)))}
+    trackers = {source: tracker_source for source in sources if (tracker_source := tracked(str(source)))}
     if trackers:
         if len(sources) > 1:
             raise click.UsageError("A tracker's runs are registered on their own: give one SOURCE.")
@@ -103,7 +103,14 @@ def tracked(source: str) -> tuple[str, str, tuple[str, ...]] | None:
         return None
     from fusery.registry.exchange.import_runs import source_names
 
-    name = next((each for each in source_names() if source.startswith((f"{each}+", f"{each}://"))), None)
+    name = next(
+        (
+            source_name
+            for source_name in source_names()
+            if source.startswith((f"{source_name}+", f"{source_name}://"))
+        ),
+        None,
+    )
     if name is None:
         return None
     if source.startswith(f"{name}+"):
@@ -147,22 +154,20 @@ def register_runs(
     done = session.registry.exchange.import_runs(
         place, tracker, runs=runs, **options, reporter=session.reporter()
     )
-    names = [each.adapter for each in done if each.adapter]
+    names = [run.adapter for run in done if run.adapter]
     session.emit(done, names=names, human=lambda: _print_runs(session, done))
-    return int(any(each.error for each in done))
+    return int(any(run.error for run in done))
 
 
 def _print_runs(session: Session, done: Sequence[ImportedRun]) -> None:
     free = ("experiment", "artifacts")
     table = session.table("run", "adapter", "is", *free, free=free)
-    for each in done:
-        state = "new" if each.created else "known" if each.adapter else "refused" if each.error else "there"
-        table.add_row(
-            cell(each.run_name), each.adapter or "-", state, cell(each.project), cell(each.path or ".")
-        )
+    for run in done:
+        state = "new" if run.created else "known" if run.adapter else "refused" if run.error else "there"
+        table.add_row(cell(run.run_name), run.adapter or "-", state, cell(run.project), cell(run.path or "."))
     session.print_table(table)
-    for each in done:
-        if each.error:
-            session.print(f"{cell(each.run_name)}: {cell(each.error)}")
-            if each.hint:
-                session.hint(cell(each.hint), "  ")
+    for run in done:
+        if run.error:
+            session.print(f"{cell(run.run_name)}: {cell(run.error)}")
+            if run.hint:
+                session.hint(cell(run.hint), "  ")

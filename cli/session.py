@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fusery.storage.progress import Reporter
 
     from .hints import Hints
-    from .tables import PlainBar, Table, Told
+    from .tables import PlainBar, Progress, Table
 
 T = TypeVar("T")
 MOST_ROWS = 200  # the most rows that `show` prints of one list
@@ -144,8 +144,8 @@ class Session:
 
     def warn(self, view: Mapping[str, Any]) -> None:
         """Print a note for each yank that concerns what was just used."""
-        for each in view.get("withdrawals", ()):
-            self.note(each["summary"])
+        for withdrawal in view.get("withdrawals", ()):
+            self.note(withdrawal["summary"])
 
     def print(self, text: str = "") -> None:
         """Print one line of a result for people."""
@@ -191,11 +191,11 @@ class Session:
         for label, value in pairs:
             self.print(f"{label:<{width}}  {value}")
 
-    def progress(self, label: str) -> AbstractContextManager[Told | None]:
+    def progress(self, label: str) -> AbstractContextManager[Progress | None]:
         """Yield a callback `(done, total)` in bytes that moves a bar on stderr; None without a terminal."""
         return self._bar(label, lambda done, total: f"{size(done)} of {size(total)}")
 
-    def counting(self, label: str) -> AbstractContextManager[Told | None]:
+    def counting(self, label: str) -> AbstractContextManager[Progress | None]:
         """Yield a callback `(done, total)` that counts on stderr; None without a terminal."""
         return self._bar(label, lambda done, total: f"{done}/{total}")
 
@@ -219,7 +219,7 @@ class Session:
             yield Bars(self.say)
 
     @contextmanager
-    def _bar(self, label: str, words: Callable[[int, int], str]) -> Iterator[Told | None]:
+    def _bar(self, label: str, words: Callable[[int, int], str]) -> Iterator[Progress | None]:
         if self.quiet or self.json or not sys.stderr.isatty():
             yield None
             return

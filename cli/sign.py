@@ -34,9 +34,9 @@ def passphrase_from(file: Path | None) -> Callable[[], bytes]:
     """Return what gives a passphrase when one is asked for: a file, the environment, or the person at the terminal."""
 
     def give() -> bytes:
-        known = given_passphrase(file)
-        if known is not None:
-            return known
+        passphrase = given_passphrase(file)
+        if passphrase is not None:
+            return passphrase
         if not sys.stdin.isatty():
             from fusery.registry.provenance.sign import no_passphrase
 
@@ -96,13 +96,13 @@ def sign(
     if log:
         if subject is not None:
             raise click.UsageError("--log takes --key, --passphrase-file and -o alone.")
-        found, data = session.registry.trust.anchor(key, passphrase_from(passphrase_file))
+        signatures, data = session.registry.trust.anchor(key, passphrase_from(passphrase_file))
         if output is None:
             click.echo(data.decode(), nl=False)
             return
         from fusery.registry.provenance.anchor import write_anchor
 
-        written = write_anchor(found, data, output, force=force)
+        written = write_anchor(signatures, data, output, force=force)
         signed = f"signed with the key {written.key_id}" if written.key_id else "not signed"
         text = f"Wrote {output}: entry {written.seq} of the log, {written.hash[:16]}, {signed}."
         session.emit(written, names=[str(output)], human=lambda: session.print(text))
@@ -121,9 +121,9 @@ def sign(
     from fusery.registry.provenance.sign import SigningKey
 
     chosen = SigningKey(key, passphrase_from(passphrase_file))
-    with session.progress("reading") as told:
+    with session.progress("reading") as progress:
         made = session.registry.trust.sign(
-            subject, chosen, output=output, force=force, reporter=session.reporter(told)
+            subject, chosen, output=output, force=force, reporter=session.reporter(progress)
         )
     session.emit(made, names=[str(made.path or made.key_id)], human=lambda: _print_signed(session, made))
 
@@ -138,19 +138,19 @@ def _print_signed(session: Session, made: Signed) -> None:
         session.print("Nothing of exactly these files is on record, so the registry does not keep it.")
 
 
-def _print_signatures(session: Session, found: Signatures, reference: str) -> None:
+def _print_signatures(session: Session, signatures: Signatures, reference: str) -> None:
     from fusery.registry.records.trust import RecordedSignature
 
     columns = "key_id signer at:age by scheme at"
     session.print_table(
         record_table(
             RecordedSignature,
-            found.signatures,
+            signatures.signatures,
             columns,
             signer=lambda row: f"{row.signer}, revoked" if row.revoked else cell(row.signer),
         )
     )
-    if not found.signatures:
+    if not signatures.signatures:
         session.say(f"Not signed. Hint: fusery sign {reference} --key KEY.pem")
 
 
@@ -192,22 +192,22 @@ def identify(
     if verify:
         return _verify(session, Path(path), place, checkers)
     with session.progress("identifying") as progress:
-        found = session.registry.provenance.identify(
+        identification = session.registry.provenance.identify(
             path, signature=place, checkers=checkers, reporter=session.reporter(progress)
         )
-    names = [f"{match.kind}:{match.name}" for match in found.matches]
-    session.emit(found, names=names, human=lambda: _print(session, found))
-    return CODES[found.verdict]
+    names = [f"{match.kind}:{match.name}" for match in identification.matches]
+    session.emit(identification, names=names, human=lambda: _print(session, identification))
+    return CODES[identification.verdict]
 
 
 def _verify(session: Session, path: Path, place: Path | None, checkers: Sequence[KeyChecker]) -> int:
     from fusery.registry.provenance import verify
 
-    with session.progress("reading") as told:
+    with session.progress("reading") as progress:
         if checkers:
-            result = verify.verify(path, signature=place, checkers=checkers, progress=told)
+            result = verify.verify(path, signature=place, checkers=checkers, progress=progress)
         else:
-            result = session.registry.trust.verify(path, signature=place, reporter=session.reporter(told))
+            result = session.registry.trust.verify(path, signature=place, reporter=session.reporter(progress))
     names = [problem.path for problem in result.problems]
     session.emit(result, names=names, human=lambda: _print_verified(session, result))
     return 0 if result.verdict == "verified" else 1
@@ -230,35 +230,35 @@ def _print_verified(session: Session, result: Verification) -> None:
         session.print(f"Not verified: {plural(result.files, 'file')} intact, not signed by a trusted key.")
 
 
-def _print(session: Session, found: Identified) -> None:
-    for match in found.matches:
+def _print(session: Session, identification: Identified) -> None:
+    for match in identification.matches:
         place = "" if match.path == "." else f"{cell(match.path)}: "
         session.print(f"{place}{cell(match.sentence)}")
         session.print(f"  by its {match.evidence}, {match.confidence:.0%}; digest {match.digest[:12]}")
-        for each in match.get("withdrawals", ()):
-            session.print(f"  {cell(each['summary'])}")
+        for withdrawal in match.get("withdrawals", ()):
+            session.print(f"  {cell(withdrawal['summary'])}")
         for key in ("changed", "missing", "extra"):
             names = [name for name in match.files.get(key, ()) if name not in _OWN]
             # Weights that were saved anew are no news beside their tensors.
             if names and (key == "changed" or match.evidence == "files"):
                 session.print(f"  files {key}: {', '.join(cell(name) for name in names[:10])}")
-    if not found.matches:
+    if not identification.matches:
         session.print("unknown: nothing on record has these files, tensors or numbers")
-    for claim in found.claims:
+    for claim in identification.claims:
         word = {True: "true", False: "FALSE", None: "not proven"}[claim.true]
         name = cell(claim.name or claim.digest[:12])
         session.print(f"{cell(claim.source)} says {claim.kind} {name}: {word}, {cell(claim.reason)}")
-    for problem in found.problems:
+    for problem in identification.problems:
         session.print(f"not read: {cell(problem)}")
-    if found.verdict != "known":
-        for row in found.unread:
+    if identification.verdict != "known":
+        for row in identification.unread:
             session.print(f"not compared with {cell(row.name)}: {cell(row.reason)}")
-    result = found.verification
-    for each in result.problems if result is not None else ():
-        session.print(f"{each.code}: {cell(each.message)}")
-    if found.matches or result is not None:
-        intact = "yes" if found.intact else "no"
-        if not (found.intact or found.matches or result is None or result.problems):
+    result = identification.verification
+    for verification_problem in result.problems if result is not None else ():
+        session.print(f"{verification_problem.code}: {cell(verification_problem.message)}")
+    if identification.matches or result is not None:
+        intact = "yes" if identification.intact else "no"
+        if not (identification.intact or identification.matches or result is None or result.problems):
             intact = "unknown" if result.record is None else f"as {cell(result.record.document)} lists"
         session.print(f"intact: {intact}")
         session.print(f"signed: {cell(_signer(result))}")

@@ -132,7 +132,7 @@ def cut(text: str, width: int, mark: str = DRAWN.cut) -> str:
     return set_cell_size(text, width - 1).rstrip() + mark
 
 
-Told = Callable[[int, int], None]  # takes what is done and what there is in all
+Progress = Callable[[int, int], None]  # takes what is done and what there is in all
 
 _PAUSE = 0.1  # seconds between two states of a plain bar
 

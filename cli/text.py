@@ -73,7 +73,9 @@ _STATES = {
 
 def state_of(view: Mapping[str, Any]) -> str:
     """Return an adapter's state for a table: `yanked`, or its relation to a yanked adapter."""
-    words = (_STATES[each["relation"]].format(each["adapter"]) for each in view["withdrawals"])
+    words = (
+        _STATES[withdrawal["relation"]].format(withdrawal["adapter"]) for withdrawal in view["withdrawals"]
+    )
     return ", ".join(words) or "-"
 
 

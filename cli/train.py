@@ -94,7 +94,9 @@ def train(
         try:
             trained = trained_by(arguments, ready=ready, base=model, way=way)
         except KeyboardInterrupt:
-            for folder in (each for each in folders if any(Path(each).glob("*adapters.safetensors"))):
+            for folder in (
+                candidate for candidate in folders if any(Path(candidate).glob("*adapters.safetensors"))
+            ):
                 session.say(
                     f"What was saved can be registered: fusery register {typed(folder)} --base NAME --task T"
                 )

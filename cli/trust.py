@@ -257,15 +257,17 @@ def deliver(session: Session, name: str | None = None, *, follow: bool = False) 
     tried = session.registry.webhooks.deliver(name, reporter=session.reporter())
 
     def human() -> None:
-        for each in tried:
-            again = f"; next attempt {when(each.next_attempt)}" if each.next_attempt else ""
-            error = f"; {each.error}{'; disabled' if each.disabled else again}" if each.error else ""
-            session.print(f"{each.name}: {plural(len(each.delivered), 'event')} delivered{error}")
+        for delivery in tried:
+            again = f"; next attempt {when(delivery.next_attempt)}" if delivery.next_attempt else ""
+            error = (
+                f"; {delivery.error}{'; disabled' if delivery.disabled else again}" if delivery.error else ""
+            )
+            session.print(f"{delivery.name}: {plural(len(delivery.delivered), 'event')} delivered{error}")
         if not tried:
             session.say("Nothing is due.")
 
-    session.emit(tried, names=[each.name for each in tried if each.delivered], human=human)
-    return 1 if any(each.error for each in tried) else 0
+    session.emit(tried, names=[delivery.name for delivery in tried if delivery.delivered], human=human)
+    return 1 if any(delivery.error for delivery in tried) else 0
 
 
 prints(

@@ -116,10 +116,10 @@ def sanitize_source(owner: Any, seen: frozenset[Any] = frozenset()) -> str:
 def resolve(names: dict[str, Any], dotted: str) -> Any:
     """Return what a dotted name in the source of a module means, None if it means nothing there."""
     first, *rest = dotted.split(".")
-    found = names.get(first)
+    name = names.get(first)
     for part in rest:
-        found = getattr(found, part, None)
-    return found
+        name = getattr(name, part, None)
+    return name
 
 
 def changes(module: ModuleType) -> str:

@@ -59,9 +59,9 @@ def commands(group: click.Group, context: click.Context, path: str) -> Iterator[
         command = group.get_command(context, name)
         assert command is not None
         inner = click.Context(command, info_name=f"{path} {name}", parent=None)
-        for each in command.params:
-            if isinstance(each, click.Option):
-                each.hidden = False
+        for param in command.params:
+            if isinstance(param, click.Option):
+                param.hidden = False
         if isinstance(command, click.Group):
             yield from commands(command, inner, f"{path} {name}")
         else:
@@ -227,12 +227,12 @@ def documents() -> str:
     parts = [NOTE, "# JSON\n", intro, "| command | prints |", "| --- | --- |"]
     commands = printing_commands()
     parts += [f"| `{command}` | {_kind(schema_of(document_of(command)))} |" for command in commands]
-    known = records_of_documents()
-    for name in sorted(known):
-        parts += ["", f"## {name}\n", f"{known[name].get('description', '')}\n"]
+    records = records_of_documents()
+    for name in sorted(records):
+        parts += ["", f"## {name}\n", f"{records[name].get('description', '')}\n"]
         parts += ["| key | type | meaning |", "| --- | --- | --- |"]
-        required = known[name].get("required", [])
-        for key, value in known[name]["properties"].items():
+        required = records[name].get("required", [])
+        for key, value in records[name]["properties"].items():
             shown = f"`{key}`" if key in required else f"*`{key}`*"
             parts.append(f"| {shown} | {_kind(value)} | {_cell(value.get('description', ''))} |")
     return "\n".join([*parts, ""])
@@ -260,7 +260,7 @@ def operations() -> str:
         "request the others. `/api/v1/openapi.json` is the same for programs.\n"
     )
     parts = [NOTE, "# Operations\n", intro]
-    known = records_of_documents()
+    records = records_of_documents()
     for path, methods in made["paths"].items():
         for method, entry in methods.items():
             name = path.removeprefix("/api/v1/")
@@ -269,7 +269,7 @@ def operations() -> str:
                 f"{entry['summary']}.\n",
             ]
             result = ", ".join(
-                _result(kind, each, known) for kind, each in entry["responses"]["200"]["content"].items()
+                _result(kind, each, records) for kind, each in entry["responses"]["200"]["content"].items()
             )
             role = entry.get("description", "Open to everybody.")
             parts.append(f"`{method.upper()} {path}` returns {result}. {role}\n")
@@ -419,18 +419,18 @@ def _functions(kind: type) -> Iterator[tuple[str, Any]]:
 def signature_of(function: Any) -> inspect.Signature:
     """Return a method's signature, with a parameter for each key of an unpacked `TypedDict`, but for those of `register`."""
     made, parameters = inspect.signature(function), list[inspect.Parameter]()
-    for each in made.parameters.values():
+    for parameter in made.parameters.values():
         if (
-            each.kind is not each.VAR_KEYWORD
-            or "Unpack" not in str(each.annotation)
-            or "Facts" in each.annotation
+            parameter.kind is not parameter.VAR_KEYWORD
+            or "Unpack" not in str(parameter.annotation)
+            or "Facts" in parameter.annotation
         ):
-            parameters.append(each)
+            parameters.append(parameter)
             continue
-        [keywords] = get_args(hints_of(inspect.unwrap(function))[each.name])
+        [keywords] = get_args(hints_of(inspect.unwrap(function))[parameter.name])
         parameters += [
             inspect.Parameter(
-                name, each.KEYWORD_ONLY, default=None, annotation=getattr(of, "__forward_arg__", of)
+                name, parameter.KEYWORD_ONLY, default=None, annotation=getattr(of, "__forward_arg__", of)
             )
             for name, of in keywords.__annotations__.items()
         ]
@@ -439,9 +439,11 @@ def signature_of(function: Any) -> inspect.Signature:
 
 def _signature(function: Any) -> str:
     text = signature_of(function)
-    parameters = [each for each in text.parameters.values() if each.name not in ("self", "cls")]
-    shown = [_parameter(each) for each in parameters]
-    kinds = [each.kind for each in parameters]
+    parameters = [
+        parameter for parameter in text.parameters.values() if parameter.name not in ("self", "cls")
+    ]
+    shown = [_parameter(parameter) for parameter in parameters]
+    kinds = [parameter.kind for parameter in parameters]
     if inspect.Parameter.KEYWORD_ONLY in kinds:
         shown.insert(kinds.index(inspect.Parameter.KEYWORD_ONLY), "*")
     returned = str(text.return_annotation).replace("builtins.", "")

@@ -93,7 +93,7 @@ def sync(
 
         ended, reporter = Event(), session.reporter()
         with suppress(KeyboardInterrupt):
-            live.watch(session.registry, request, every=watch, told=told, ended=ended, reporter=reporter)
+            live.watch(session.registry, request, every=watch, on_sync=told, ended=ended, reporter=reporter)
         return 0
     found = live.sync(session.registry, request, dry_run=dry_run or check, reporter=session.reporter())
     shown = [step for step in found.steps if step.is_drift or not check]
@@ -107,15 +107,15 @@ def sync(
     return int(found.drift) if check else int(not (dry_run or found.ok))
 
 
-def _print(session: Session, found: Synced, shown: list[SyncStep], *, looks: bool) -> None:
-    session.print(cell(found.place))
+def _print(session: Session, report: Synced, shown: list[SyncStep], *, looks: bool) -> None:
+    session.print(cell(report.place))
     width = max((len(step.adapter) for step in shown), default=0)
     for step in shown:
         undone = step.act in _BRINGS + _GOES and not step.done and not looks
         word = f"not {_DONE[step.act]}" if undone else (_WOULD if looks else _DONE)[step.act]
         # Of what comes for the first time, and of what went because nobody wants it any more, there is nothing to say.
-        said = step.reason if not step.done or step.references or step.act in _BRINGS else None
-        text = cell(said or " ".join(step.references))
+        reason = step.reason if not step.done or step.references or step.act in _BRINGS else None
+        text = cell(reason or " ".join(step.references))
         session.print(f"  {word:<13}  {cell(step.adapter):<{width}}  {text}".rstrip())
     if not shown:
-        session.print("  in sync" if found.steps else "  no adapters are wanted or loaded")
+        session.print("  in sync" if report.steps else "  no adapters are wanted or loaded")

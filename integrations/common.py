@@ -62,12 +62,12 @@ def served_adapters(source: BundleSource, base: Architecture) -> tuple[Served, .
     """Return a bundle's adapters as servers compute them."""
     from fusery.registry.adapters.mlx_form import matched_modules, read_plain
 
-    found = []
+    adapters = []
     for adapter in source.adapters:
         plain = read_plain(adapter.name, adapter.files.paths)
         matched_modules(adapter.name, plain, base)
-        found.append(Served(adapter, plain))
-    return tuple(found)
+        adapters.append(Served(adapter, plain))
+    return tuple(adapters)
 
 
 def require_dense(source: BundleSource, base: Architecture, server: str) -> None:
@@ -118,7 +118,7 @@ class NamedBase:
         return harmless(self.name) if self.found else None
 
     @property
-    def known_as(self) -> str | None:
+    def quoted_name(self) -> str | None:
         """The name, if requests and sentences in a script may have it in them."""
         return harmless(self.name)
 
@@ -132,12 +132,12 @@ def named_base(source: BundleSource, base: Architecture, given: str | None, serv
             f"the adapters' base is quantised in MLX's format, which {server} does not read",
             hint="-o base_name=NAME: the model that it was quantised from, as the server is started with it",
         )
-    known = provenance_part(source.provenance, "base")
-    hub, revision = known.get("hub_id"), known.get("revision")
+    base_provenance = provenance_part(source.provenance, "base")
+    hub, revision = base_provenance.get("hub_id"), base_provenance.get("revision")
     if isinstance(hub, str) and harmless(hub):
         commit = harmless(revision) if isinstance(revision, str) else None
         return NamedBase(hub, found=True, revision=commit)
-    return NamedBase(str(known.get("name") or "base"), found=False)
+    return NamedBase(str(base_provenance.get("name") or "base"), found=False)
 
 
 def unfound_base(source: BundleSource, given: str | None) -> str | None:
@@ -160,11 +160,13 @@ def write_peft(bundle: BundleFolder, served: Served, base: str, *, under: str | 
     folder = f"adapters/{served.adapter.name}/" if under is None else under
     bundle.write(f"{folder}{CONFIG}", document_bytes(served.plain.config(base)))
     tensors = list(served.plain.tensors())
-    header = build_header([(name, each.dtype, each.bits.shape) for name, each in tensors], {"format": "pt"})
+    header = build_header(
+        [(name, tensor.dtype, tensor.bits.shape) for name, tensor in tensors], {"format": "pt"}
+    )
     with bundle.create(f"{folder}{PEFT_WEIGHTS}") as file:
         file.write(header)
-        for _, each in tensors:
-            file.write(np.ascontiguousarray(each.bits).tobytes())
+        for _, tensor in tensors:
+            file.write(np.ascontiguousarray(tensor.bits).tobytes())
 
 
 def written_adapters(record: Mapping[str, Any], bundle: BundleFolder) -> dict[str, Any]:
@@ -174,9 +176,11 @@ def written_adapters(record: Mapping[str, Any], bundle: BundleFolder) -> dict[st
     for adapter in record["adapters"]:
         stem = f"adapters/{adapter['name']}"
         inside = [entry for entry in entries if entry.path.startswith(f"{stem}/")]
-        found = inside or [entry for entry in entries if entry.path == f"{stem}.gguf"]
+        adapter_entries = inside or [entry for entry in entries if entry.path == f"{stem}.gguf"]
         place = stem if inside else "adapters"
-        files = [{**entry.to_dict(), "path": entry.path.removeprefix(f"{place}/")} for entry in found]
+        files = [
+            {**entry.to_dict(), "path": entry.path.removeprefix(f"{place}/")} for entry in adapter_entries
+        ]
         adapters.append({**adapter, "path": place, "files": files})
     return {**record, "adapters": adapters}
 
@@ -187,14 +191,14 @@ def peft_layout(folder: Path) -> Layout:
 
     modules, places = 0, list(folder.iterdir())
     for place in places:
-        found, whole, remarks = sort_tensors(read_header(place / PEFT_WEIGHTS))
-        if whole or remarks or not found:
+        lora_tensors, whole, remarks = sort_tensors(read_header(place / PEFT_WEIGHTS))
+        if whole or remarks or not lora_tensors:
             raise LayoutError(f"{PEFT_WEIGHTS} of {place.name} holds tensors that no server knows")
-        modules += len(found)
+        modules += len(lora_tensors)
     return Layout(modules=modules, adapters=len(places))
 
 
 def facts_of(record: Mapping[str, Any]) -> list[Mapping[str, object]]:
     """Return what a README says of the adapters; unknown values are None."""
-    known = [adapter["facts"] for adapter in record["adapters"]]
-    return [{key: facts.get(key) for key in _SHOWN} for facts in known]
+    adapter_facts = [adapter["facts"] for adapter in record["adapters"]]
+    return [{key: facts.get(key) for key in _SHOWN} for facts in adapter_facts]

@@ -84,10 +84,10 @@ def check(folder: Path) -> Layout:
     from fusery.registry.adapters.peft_folder import sort_tensors
 
     # Whole tensors are PEFT's to put where they were.
-    found, _, wrong = sort_tensors(read_header(folder / PEFT_WEIGHTS))
-    if not found or wrong or read_object(folder / CONFIG).get("peft_type") != "LORA":
+    lora_tensors, _, wrong = sort_tensors(read_header(folder / PEFT_WEIGHTS))
+    if not lora_tensors or wrong or read_object(folder / CONFIG).get("peft_type") != "LORA":
         raise LayoutError("PEFT would not find in the bundle's adapter what is in it")
-    return Layout(modules=len(found), adapters=1)
+    return Layout(modules=len(lora_tensors), adapters=1)
 
 
 _REPOSITORY = re.compile(r"hf://(?P<id>[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95})")
@@ -113,8 +113,8 @@ class HubPlace(Place):
 
     def require_free(self, force: bool) -> None:
         """Refuse a repository that holds something, and no bundle."""
-        found = self._files()
-        if found and not force and RECORD not in found:
+        files = self._files()
+        if files and not force and RECORD not in files:
             raise self.taken()
 
     @contextmanager
@@ -129,15 +129,15 @@ class HubPlace(Place):
 
     def holds(self, manifest: Manifest) -> bool:
         """Compare sizes and digests: a large file has its SHA-256 there, a small one that of git, which is computed here."""
-        found = self._files()
-        if found.keys() != {entry.path for entry in manifest}:
+        files = self._files()
+        if files.keys() != {entry.path for entry in manifest}:
             return False
         for entry in manifest:
-            there = found[entry.path]
-            if there.lfs is not None:
-                if there.lfs.sha256 != entry.sha256:
+            remote_file = files[entry.path]
+            if remote_file.lfs is not None:
+                if remote_file.lfs.sha256 != entry.sha256:
                     return False
-            elif self._built is None or there.blob_id != git_digest(self._built / entry.path):
+            elif self._built is None or remote_file.blob_id != git_digest(self._built / entry.path):
                 return False
         return True
 
@@ -168,7 +168,11 @@ class HubPlace(Place):
                 tree = list(self._api.list_repo_tree(self._id, recursive=True))
             except RepositoryNotFoundError:
                 return {}  # or one that this user may not see: making it will tell
-        return {each.path: each for each in tree if isinstance(each, RepoFile) and each.path not in _THEIRS}
+        return {
+            repo_file.path: repo_file
+            for repo_file in tree
+            if isinstance(repo_file, RepoFile) and repo_file.path not in _THEIRS
+        }
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

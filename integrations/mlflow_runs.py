@@ -59,7 +59,7 @@ def mlflow_runs(
 ) -> Iterator[TrackedRun]:
     """Yield the runs that MLflow has, oldest first."""
     with _CLIENT.quiet(), _CLIENT.readable(display_url(uri) or "MLflow"):
-        _require_there(uri)
+        _require_mlflow_data(uri)
         try:
             from mlflow import MlflowClient
         except ImportError as error:
@@ -76,7 +76,7 @@ def mlflow_runs(
                 yield _tracked_model(model, name(number), uri)
 
 
-def _require_there(uri: str) -> None:
+def _require_mlflow_data(uri: str) -> None:
     """Refuse a place without MLflow's data: its client would make tables, files and folders there."""
     scheme = urlsplit(uri).scheme.partition("+")[0]
     if scheme in _DATABASES:
@@ -103,26 +103,26 @@ def _require_tables(uri: str) -> None:
     wait = {"connect_timeout": 10} if url.get_backend_name() in ("postgresql", "mysql") else {}
     engine = create_engine(url, connect_args=wait)
     try:
-        found = set(inspect(engine).get_table_names())
+        table_names = set(inspect(engine).get_table_names())
     finally:
         engine.dispose()
-    if not found >= _TABLES:
+    if not table_names >= _TABLES:
         raise BadInputError(f"not a database of MLflow: {shown}", hint=_PLACES)
 
 
 def _experiments(client: MlflowClient, names: Sequence[str]) -> list[str]:
     if not names:
         pages = _pages(lambda token: client.search_experiments(page_token=token))
-        return [each.experiment_id for each in pages]
-    found = []
+        return [page.experiment_id for page in pages]
+    experiments = []
     for name in names:
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
             raise UnknownReferenceError(
                 f"experiment not found in MLflow: {name[:100]!r}", hint="mlflow experiments search"
             )
-        found.append(experiment.experiment_id)
-    return found
+        experiments.append(experiment.experiment_id)
+    return experiments
 
 
 def _models(client: MlflowClient, number: str) -> Mapping[str | None, list[LoggedModel]]:
@@ -202,11 +202,11 @@ def _tracked_model(model: LoggedModel, project: str, uri: str) -> TrackedRun:
 
 def _files_of_models(uri: str, models: Sequence[LoggedModel]) -> dict[str, TrackedFile]:
     """Return the artifacts of models, which MLflow 3 keeps beside the run, below the name of each."""
-    names, found = Counter(model.name for model in models), dict[str, TrackedFile]()
+    names, files = Counter(model.name for model in models), dict[str, TrackedFile]()
     for model in models:
         folder = model.name if model.name and names[model.name] == 1 else model.model_id
-        found |= _files(uri, model.artifact_location, f"model {model.model_id}", f"{folder}/")
-    return found
+        files |= _files(uri, model.artifact_location, f"model {model.model_id}", f"{folder}/")
+    return files
 
 
 def _files(uri: str, location: str, owner: str, prefix: str = "") -> dict[str, TrackedFile]:
@@ -229,7 +229,7 @@ def _files(uri: str, location: str, owner: str, prefix: str = "") -> dict[str, T
 
 def list_files(ask: Callable[[str | None], Sequence[FileInfo]], owner: str) -> dict[str, int | None]:
     """Return the artifacts of a run or a model, path to size in bytes."""
-    found: dict[str, int | None] = {}
+    files: dict[str, int | None] = {}
     left: list[str | None] = [None]
     asked = 0
     while left:
@@ -239,18 +239,18 @@ def list_files(ask: Callable[[str | None], Sequence[FileInfo]], owner: str) -> d
                 f"{owner} has over {_MOST_FOLDERS:,} folders of artifacts",
                 hint="choose other runs with --run ID",
             )
-        for each in ask(folder):
-            inside = each.path.startswith(f"{folder}/") if folder else not each.path.startswith("/")
-            if not inside or ".." in each.path.split("/"):
+        for file_info in ask(folder):
+            inside = file_info.path.startswith(f"{folder}/") if folder else not file_info.path.startswith("/")
+            if not inside or ".." in file_info.path.split("/"):
                 raise BadInputError(
                     f"{owner} has an artifact outside of its folder",
                     hint="look at it in MLflow's web interface",
                 )
-            if not each.is_dir:
-                found[each.path] = each.file_size
-            elif each.path.count("/") < _DEEPEST:
-                left.append(each.path)
-    return found
+            if not file_info.is_dir:
+                files[file_info.path] = file_info.file_size
+            elif file_info.path.count("/") < _DEEPEST:
+                left.append(file_info.path)
+    return files
 
 
 def _record(client: MlflowClient, run: Run) -> RunRecord:
@@ -280,9 +280,11 @@ def _dataset(run: Run) -> RecordedData | None:
     """Return the input that is declared for training, else the only input."""
     inputs = list(run.inputs.dataset_inputs) if run.inputs else []
     training = [
-        each
-        for each in inputs
-        if any(tag.key == "mlflow.data.context" and tag.value.startswith("train") for tag in each.tags)
+        dataset_input
+        for dataset_input in inputs
+        if any(
+            tag.key == "mlflow.data.context" and tag.value.startswith("train") for tag in dataset_input.tags
+        )
     ]
     chosen = training or (inputs if len(inputs) == 1 else [])
     return dataset_of(chosen[0].dataset.name, chosen[0].dataset.digest or "") if chosen else None

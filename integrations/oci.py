@@ -140,7 +140,7 @@ def image_manifest(record: Mapping[str, Any], config: bytes, layers: Sequence[Do
     provenance = record["provenance"]
     base, adapter = provenance_part(provenance, "base"), provenance_part(provenance, "adapter")
     fidelity = provenance_part(provenance, "fidelity")
-    said = {
+    raw_annotations = {
         "fusery.adapter.digest": adapter.get("digest"),
         "fusery.adapter.name": adapter.get("name"),
         "fusery.base.digest": base.get("digest"),
@@ -154,7 +154,7 @@ def image_manifest(record: Mapping[str, Any], config: bytes, layers: Sequence[Do
         "org.opencontainers.image.version": adapter.get("version"),
         "org.opencontainers.image.licenses": spdx(card_values(record)["licence"]["id"]),
     }
-    texts = {key: _text(value) for key, value in said.items()}
+    texts = {key: _text(value) for key, value in raw_annotations.items()}
     return {
         "schemaVersion": 2,
         "mediaType": MANIFEST_TYPE,
@@ -177,7 +177,7 @@ def check(folder: Path) -> Layout:
     """Follow the layout from its index to the weights, and read their headers."""
     (top,) = read_object(folder / "index.json")["manifests"]
     layers = read_object(_blob(folder, top))["layers"]
-    weights = [_blob(folder, each) for each in layers if each["mediaType"] == WEIGHT]
+    weights = [_blob(folder, descriptor) for descriptor in layers if descriptor["mediaType"] == WEIGHT]
     return Layout(tensors=sum(len(read_header(path).tensors) for path in weights))
 
 

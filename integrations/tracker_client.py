@@ -88,19 +88,19 @@ def _kept(name: str, value: Any, levels: int) -> Any:
 
 def _items(value: Sequence[Any], levels: int) -> list[Any]:
     """Return the items of a list without the values of secret options: `--hub_token X` and `--hub_token=X`."""
-    found: list[Any] = []
+    arguments: list[Any] = []
     hidden = False
-    for each in value:
-        option = each if isinstance(each, str) and each.startswith("-") else ""
+    for argument in value:
+        option = argument if isinstance(argument, str) and argument.startswith("-") else ""
         name, equals, _ = option.partition("=")
         if hidden and not option:
-            found.append("***")
+            arguments.append("***")
         elif equals and is_secret(name):
-            found.append(f"{name}=***")
+            arguments.append(f"{name}=***")
         else:
-            found.append(_kept("", each, levels - 1))
+            arguments.append(_kept("", argument, levels - 1))
         hidden = bool(option) and not equals and is_secret(name)
-    return found
+    return arguments
 
 
 def curve_of(

@@ -72,8 +72,10 @@ def wandb_runs(
         )
     with _quiet(), _CLIENT.readable("W&B"):
         api = _api()
-        found = [_run(api, project, each) for each in dict.fromkeys(runs)] if runs else _all(api, project)
-        for run in found:
+        selected_runs = (
+            [_run(api, project, fromkey) for fromkey in dict.fromkeys(runs)] if runs else _all(api, project)
+        )
+        for run in selected_runs:
             yield _tracked(run, project)
 
 
@@ -97,8 +99,8 @@ def _api() -> Api:
         raise MissingExtraError("W&B", "wandb") from error
     keys, terminal = [os.environ.get("WANDB_API_KEY", "")], sys.stdin
     with suppress(OSError, netrc.NetrcParseError):
-        known = netrc.netrc(os.environ.get("NETRC") or None)
-        keys += [password or "" for _, _, password in known.hosts.values()]
+        netrc_file = netrc.netrc(os.environ.get("NETRC") or None)
+        keys += [password or "" for _, _, password in netrc_file.hosts.values()]
     remember({"key": keys})
     try:
         with Path(os.devnull).open(encoding="utf-8") as sys.stdin:  # the client would ask for a key
@@ -162,9 +164,9 @@ def _files(run: Run) -> dict[str, TrackedFile]:
     def has_digest(digest: str, path: Path) -> bool:
         return digest in (md5_file_b64(path), xxh128_file_b64(path))
 
-    found: dict[str, TrackedFile] = {}
+    files: dict[str, TrackedFile] = {}
     for file in _few(run.files(per_page=_PAGE), run, "files"):
-        found[str(file.name)] = TrackedFile(int(file.size), partial(_download, file))
+        files[str(file.name)] = TrackedFile(int(file.size), partial(_download, file))
     for artifact in _few(run.logged_artifacts(per_page=_PAGE), run, "artifacts"):
         if artifact.state != "COMMITTED" or str(artifact.type).startswith("wandb-"):
             continue
@@ -172,15 +174,15 @@ def _files(run: Run) -> dict[str, TrackedFile]:
         for path, entry in artifact.manifest.entries.items():
             if entry.ref is None:
                 fetch, check = partial(_download_entry, artifact, path), partial(has_digest, entry.digest)
-                found[f"{folder}/{path}"] = TrackedFile(entry.size, fetch, check)
-        if len(found) > _MOST:
+                files[f"{folder}/{path}"] = TrackedFile(entry.size, fetch, check)
+        if len(files) > _MOST:
             raise BadInputError(f"run {run.id} has over {_MOST:,} files", hint=_OTHERS)
-    if outside := next((path for path in found if not is_inside(path)), None):
+    if outside := next((path for path in files if not is_inside(path)), None):
         raise BadInputError(
             f"run {run.id} has a file outside its folder: {outside[:100]!r}",
             hint="inspect it in W&B's web interface",
         )
-    return found
+    return files
 
 
 def _few(items: Iterable[Any], run: Run, what: str) -> Iterator[Any]:
@@ -242,5 +244,5 @@ def _is_internal(name: object) -> bool:
 def _dataset(run: Run) -> RecordedData | None:
     """Return the only artifact of the type `dataset` that the run has used."""
     listed = _few(run.used_artifacts(per_page=_PAGE), run, "used artifacts")
-    used = [each for each in listed if str(each.type) == "dataset"]
+    used = [artifact for artifact in listed if str(artifact.type) == "dataset"]
     return dataset_of(str(used[0].name), str(used[0].digest)) if len(used) == 1 else None

@@ -49,8 +49,10 @@ def create_app(
     @app.get("/health")
     async def health() -> Response:
         alive = service.engine.alive
-        told = {"status": "ok" if alive else "dead"} | ({} if service.keys.usable else {"keys": "unusable"})
-        return JSONResponse(told, 200 if alive else 503)
+        health_report = {"status": "ok" if alive else "dead"} | (
+            {} if service.keys.usable else {"keys": "unusable"}
+        )
+        return JSONResponse(health_report, 200 if alive else 503)
 
     @app.get("/metrics")
     async def metrics(request: Request) -> Response:
@@ -97,8 +99,8 @@ def create_app(
         # Starlette logs the traceback; the client gets no word of it.
         # This response bypasses all middleware.
         name = request_ids.NAME
-        known = {name: request.scope[name]} if name in request.scope else {}
-        return JSONResponse(Refusal(500, "internal error").document, 500, headers=known)
+        id_header = {name: request.scope[name]} if name in request.scope else {}
+        return JSONResponse(Refusal(500, "internal error").document, 500, headers=id_header)
 
     return app
 

@@ -87,9 +87,9 @@ def computes_batches(model: Any, rows: BatchRows, stream: Any) -> bool:
     for mine, theirs in zip(together, alone, strict=True):
         for one, other in zip(mine, theirs, strict=True):
             bound = NEAR[one.dtype != mx.float32]
-            found, wanted = (each.astype(mx.float32) for each in (one, other))
+            batch_logprobs, wanted = (array.astype(mx.float32) for array in (one, other))
             spread = mx.sqrt(mx.mean((wanted - mx.mean(wanted)) ** 2))
-            if not bool(mx.max(mx.abs(found - wanted)) <= bound * mx.maximum(spread, 1.0)):
+            if not bool(mx.max(mx.abs(batch_logprobs - wanted)) <= bound * mx.maximum(spread, 1.0)):
                 return False
     return True
 
@@ -102,10 +102,10 @@ def _first_steps(
     try:
         uids = generator.insert([list(prompt) for prompt in prompts])
         generator.numbers |= dict.fromkeys(uids)
-        found: dict[int, list[mx.array]] = {uid: [] for uid in uids}
+        logprobs_by_uid: dict[int, list[mx.array]] = {uid: [] for uid in uids}
         for _ in range(2 * len(prompts) + 4):
             for answer in generator.next()[1]:
-                found[answer.uid].append(answer.logprobs)
-        return list(found.values())
+                logprobs_by_uid[answer.uid].append(answer.logprobs)
+        return list(logprobs_by_uid.values())
     finally:
         generator.close()

@@ -144,9 +144,9 @@ class Batch:
     def _next(self, *, shared: bool) -> Generation | None:
         """Return the next job that can begin, of the owner with the fewest; prompts of an owner are read one at a time in `shared`."""
         running = self._running.values()
-        held = Counter(each.job.owner for each in running)
-        lines = Counter((each.job.owner, each.job.resident) for each in running)
-        reading = Counter(each.job.owner for each in running if each.reading)
+        held = Counter(running_job.job.owner for running_job in running)
+        lines = Counter((running_job.job.owner, running_job.job.resident) for running_job in running)
+        reading = Counter(running_job.job.owner for running_job in running if running_job.reading)
 
         def may_begin(line: _Line) -> bool:
             owner, _ = line

@@ -82,12 +82,12 @@ class Admission:
         return self._answers.total()
 
     @contextmanager
-    def answers(self, tenant: Tenant | None, count: int, *, beside: int = 0) -> Iterator[None]:
+    def answers(self, tenant: Tenant | None, count: int, *, counted_answers: int = 0) -> Iterator[None]:
         """Count answers while the block runs, besides those of the same request that are counted already."""
         owner, own = (tenant.name, tenant.concurrent) if tenant else ("", None)
         room = self._limits().waiting
         most, held = min(room, own or room), self._answers
-        if count + beside > most:
+        if count + counted_answers > most:
             raise invalid("n", f"this key can have up to {most} answers at once")
         if count and (held[owner] + count > most or not has_room(held, owner, room, count)):
             raise _try_again()

@@ -80,7 +80,7 @@ def add_loading(app: FastAPI, keys: Keys, reloader: Reloader, root: Path) -> Non
             # Copied first, so that nothing changes, and nothing else is read, between the look and the loading.
             async with copied(root, body.lora_path) as folder:
                 entry = ServedAdapter(name=body.lora_name, folder=str(folder), digest=body.digest)
-                await reloader.stand_beside(entry)
+                await reloader.serve_adapter(entry)
         except (AdapterError, DocumentError) as error:
             raise invalid("lora_name", str(error)) from error
         LOG.info("%s was loaded by a request", body.lora_name)
@@ -197,7 +197,7 @@ def _require_sane(folder: Path) -> None:
 
 
 SECONDS = 1.0  # between two looks at the file
-MOST_BESIDE = 1000  # adapters that come by requests
+MOST_ADDED = 1000  # adapters that come by requests
 
 
 class Reloader:
@@ -233,13 +233,13 @@ class Reloader:
             self._service.metrics.reloads.labels("done").inc()
             return True
 
-    async def stand_beside(self, entry: ServedAdapter) -> None:
+    async def serve_adapter(self, entry: ServedAdapter) -> None:
         """Serve an adapter in addition to those of the document."""
         async with self._lock:
             if entry.name in self._service.table.names(None):
                 raise DocumentError(f"{entry.name[:100]!r} is served already")
-            if len(self._beside) >= MOST_BESIDE:
-                raise DocumentError(f"{MOST_BESIDE} adapters came by requests already: unload one")
+            if len(self._beside) >= MOST_ADDED:
+                raise DocumentError(f"{MOST_ADDED} adapters came by requests already: unload one")
             await self._follow(self._document, {**self._beside, entry.name: entry})
 
     async def put_away(self, name: str) -> bool:
@@ -251,24 +251,24 @@ class Reloader:
             await self._follow(self._document, left)
             return True
 
-    async def _follow(self, document: ServingDocument, beside: Mapping[str, ServedAdapter]) -> None:
+    async def _follow(self, document: ServingDocument, extra_adapters: Mapping[str, ServedAdapter]) -> None:
         old = self._service.table.document
         if _fixed(document) != _fixed(old):
             raise DocumentError("another base, batch, context or size of the prompt cache needs a new start")
         named = {document.base.name, *document.routes, *(entry.name for entry in document.adapters)}
-        beside = {name: entry for name, entry in beside.items() if name not in named}
-        whole = document.model_copy(update={"adapters": [*document.adapters, *beside.values()]})
-        known = {(entry.name, entry.folder, entry.digest): entry.name for entry in old.adapters}
+        extra_adapters = {name: entry for name, entry in extra_adapters.items() if name not in named}
+        whole = document.model_copy(update={"adapters": [*document.adapters, *extra_adapters.values()]})
+        previous_names = {(entry.name, entry.folder, entry.digest): entry.name for entry in old.adapters}
         have = {resident.name: resident for resident in self._service.table.residents}
         residents = {}
         for entry in whole.adapters:
-            same = known.get((entry.name, entry.folder, entry.digest))
+            same = previous_names.get((entry.name, entry.folder, entry.digest))
             # One after the other, so that answers go on between two of them.
             residents[entry.name] = (
                 have[same] if same else await asyncio.wrap_future(self._service.read(entry))
             )
-        self._service.publish(whole, residents, beside.keys())
-        self._document, self._beside = document, beside
+        self._service.publish(whole, residents, extra_adapters.keys())
+        self._document, self._beside = document, extra_adapters
         before, now = set(have), set(residents)
         came, went = (", ".join(sorted(names)[:10]) or "none" for names in (now - before, before - now))
         LOG.info("adapters came: %s; and went: %s", came, went)

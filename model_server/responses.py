@@ -109,14 +109,14 @@ class Reply:
             message |= {"content": choice.text or None, "tool_calls": choice.calls}
         return {**common, "message": message}
 
-    def _logprobs(self, choice: AnswerChoice, told: list[TokenLogprob]) -> dict[str, object] | None:
+    def _logprobs(self, choice: AnswerChoice, logprobs: list[TokenLogprob]) -> dict[str, object] | None:
         """Return the log probabilities of an answer's last tokens."""
         if not choice.asks_logprobs:
             return None
         if self.kind == "chat":
-            return chat_form(told)
-        before = choice.logprobs[: len(choice.logprobs) - len(told)]
-        return text_form(told, sum(len(each.token) for each in before))
+            return chat_form(logprobs)
+        before = choice.logprobs[: len(choice.logprobs) - len(logprobs)]
+        return text_form(logprobs, sum(len(logprob.token) for logprob in before))
 
     def _event(self, choices: list[dict[str, object]], **more: Any) -> bytes:
         return event({**self._head(stream=True), "choices": choices, **more})
@@ -253,7 +253,7 @@ class Completions:
                     prepared = await service.prepare(data, self._kind, access)
                 call.model = prepared.body.model
                 more = len(prepared.jobs) - 1
-                with service.admission.answers(access.tenant, more, beside=1):
+                with service.admission.answers(access.tenant, more, counted_answers=1):
                     reply = Reply(self._form, prepared.target)
                     readers = [service.reader(prepared.body) for _ in prepared.jobs]
                     answer = Answers(service.engine, reply, prepared.jobs, readers, repeats=prepared.body.n)

@@ -26,10 +26,10 @@ class RoutingTable:
     """The names and the adapters of one document; it is replaced as a whole, never changed."""
 
     def __init__(
-        self, document: ServingDocument, residents: Mapping[str, Resident], beside: Collection[str] = ()
+        self, document: ServingDocument, residents: Mapping[str, Resident], extra_names: Collection[str] = ()
     ) -> None:
         """Make the table."""
-        self.document, self._beside = document, frozenset(beside)
+        self.document, self._beside = document, frozenset(extra_names)
         self._targets = {document.base.name: RouteTarget(document.base.name, None, document.base.digest)}
         for adapter in document.adapters:
             self._targets[adapter.name] = RouteTarget(adapter.name, residents[adapter.name], adapter.digest)

@@ -216,8 +216,8 @@ def http_server(
     @asynccontextmanager
     async def lifespan(_: Any) -> AsyncGenerator[None, None]:
         service.listen(asyncio.get_running_loop())
-        beside = reloader.run(), _supervise(service, server, options.drain, outcome)
-        tasks = [asyncio.create_task(one) for one in beside]
+        coroutines = reloader.run(), _supervise(service, server, options.drain, outcome)
+        tasks = [asyncio.create_task(one) for one in coroutines]
         yield
         for task in tasks:
             task.cancel()

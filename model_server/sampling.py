@@ -101,7 +101,8 @@ def measure(tokenizer: Any, token: int, logprobs: Any, count: int) -> TokenLogpr
     anchor = anchor_tokens(tokenizer)
     before = len(tokenizer.decode(anchor))
     text, *others = (
-        tokenizer.decode([*anchor, each])[before:] for each in (token, *(each for each, _ in top))
+        tokenizer.decode([*anchor, token_id])[before:]
+        for token_id in (token, *(likely_id for likely_id, _ in top))
     )
     pairs = zip(others, (value for _, value in top), strict=True)
     return TokenLogprob(text, values[0], tuple(pairs))
@@ -117,8 +118,8 @@ def chat_form(tokens: Sequence[TokenLogprob]) -> dict[str, object]:
     """Return `logprobs` of a chat."""
     return {
         "content": [
-            _entry(each.token, each.logprob) | {"top_logprobs": [_entry(*other) for other in each.top]}
-            for each in tokens
+            _entry(token.token, token.logprob) | {"top_logprobs": [_entry(*other) for other in token.top]}
+            for token in tokens
         ],
         "refusal": None,
     }
@@ -127,18 +128,18 @@ def chat_form(tokens: Sequence[TokenLogprob]) -> dict[str, object]:
 def text_form(tokens: Sequence[TokenLogprob], offset: int) -> dict[str, object]:
     """Return `logprobs` of a text, of which `offset` characters came before."""
     offsets = []
-    for each in tokens:
+    for token in tokens:
         offsets.append(offset)
-        offset += len(each.token)
+        offset += len(token.token)
     return {
-        "tokens": [each.token for each in tokens],
-        "token_logprobs": [each.logprob for each in tokens],
-        "top_logprobs": [dict(reversed(each.top)) for each in tokens],
+        "tokens": [token.token for token in tokens],
+        "token_logprobs": [token.logprob for token in tokens],
+        "top_logprobs": [dict(reversed(token.top)) for token in tokens],
         "text_offset": offsets,
     }
 
 
 def _entry(token: str, logprob: float) -> dict[str, object]:
     # Of half a character, only the tokenizer knows the bytes.
-    known = None if "\ufffd" in token else list(token.encode("utf-8", "surrogatepass"))
-    return {"token": token, "logprob": logprob, "bytes": known}
+    token_bytes = None if "\ufffd" in token else list(token.encode("utf-8", "surrogatepass"))
+    return {"token": token, "logprob": logprob, "bytes": token_bytes}

@@ -119,10 +119,10 @@ class Service:
         return self.engine.load(adapter.name, self.folder / adapter.folder, adapter.digest)
 
     def publish(
-        self, document: ServingDocument, residents: dict[str, Resident], beside: Collection[str] = ()
+        self, document: ServingDocument, residents: dict[str, Resident], extra_names: Collection[str] = ()
     ) -> None:
         """Answer new requests by another document, whose adapters are in memory; running answers go on."""
-        self.table = RoutingTable(document, residents, beside)
+        self.table = RoutingTable(document, residents, extra_names)
         self.metrics.adapters.set(len(residents))
         self.metrics.adapter_bytes.set(sum(resident.nbytes for resident in residents.values()))
         self.engine.sweep()
@@ -144,8 +144,8 @@ class Service:
             if model not in names
         }
         if new := missing - self._missing:
-            told = ", ".join(f"{tenant} may use {model}" for tenant, model in sorted(new)[:10])
-            LOG.warning("tenants may use what is not served (%d names): %s", len(new), told)
+            summary = ", ".join(f"{tenant} may use {model}" for tenant, model in sorted(new)[:10])
+            LOG.warning("tenants may use what is not served (%d names): %s", len(new), summary)
         self._missing = missing
 
     @property

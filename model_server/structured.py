@@ -227,21 +227,21 @@ class CallReader:
                 self._call = (self._call or "") + part
             else:
                 if self._call is not None:
-                    unread, found = self._read(self._end)
-                    plain, calls = plain + unread, calls + found
+                    unread, parsed_calls = self._read(self._end)
+                    plain, calls = plain + unread, calls + parsed_calls
                 plain += part
         if last and self._call is not None:
             # Some forms have no end mark; of the others, this is half a call.
-            unread, found = self._read("") if not self._end else (self._start + self._call, [])
-            plain, calls = plain + unread, calls + found
+            unread, parsed_calls = self._read("") if not self._end else (self._start + self._call, [])
+            plain, calls = plain + unread, calls + parsed_calls
         return plain, calls
 
     def _read(self, end: str) -> tuple[str, list[dict[str, object]]]:
         text, self._call = self._call or "", None
         try:
             parsed = self._parse(text, self._tools)
-            found = parsed if isinstance(parsed, list) else [parsed]
-            return "", [_call(each) for each in found]
+            parsed_calls = parsed if isinstance(parsed, list) else [parsed]
+            return "", [_call(parsed_call) for parsed_call in parsed_calls]
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, SyntaxError):
             return self._start + text + end, []
 

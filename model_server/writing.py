@@ -106,10 +106,10 @@ class StopWords:
         if self.found or not self._words:
             return "" if self.found else text
         held = self._held + text
-        found = [(place + len(word), place) for word in self._words if (place := held.find(word)) >= 0]
-        if found:
+        matches = [(place + len(word), place) for word in self._words if (place := held.find(word)) >= 0]
+        if matches:
             self.found, self._held = True, ""
-            return held[: min(found)[1]]
+            return held[: min(matches)[1]]
         # How much of a word's beginning is the text's end.
         keep = max(
             length for word in self._words for length in range(len(word)) if held.endswith(word[:length])

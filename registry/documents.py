@@ -10,7 +10,7 @@ from typing import Any
 
 from fusery.storage.digest import digest_bytes
 from fusery.storage.failures import os_failures
-from fusery.storage.publishing import link_exclusive, part_beside, sync_file, sync_folder, write_all
+from fusery.storage.publishing import link_exclusive, part_near, sync_file, sync_folder, write_all
 
 from .errors import AlreadyExistsError, BadInputError
 
@@ -75,12 +75,12 @@ def without_places(value: Any) -> Any:
 
 def without_people(views: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Return views of amendments as they leave the registry: who made them, and since when they count here, stays."""
-    return [{key: each[key] for key in ("field", "from", "to", "reason", "at")} for each in views]
+    return [{key: view[key] for key in ("field", "from", "to", "reason", "at")} for view in views]
 
 
 def measured_without_people(views: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Return views of evaluations as they leave the registry: what was measured, and not by whom it was recorded."""
-    return [{key: each[key] for key in each if key not in ("adapter", "by")} for each in views]
+    return [{key: view[key] for key in view if key not in ("adapter", "by")} for view in views]
 
 
 def picture_kind(plot: Path) -> str:
@@ -100,7 +100,7 @@ def write_picture(place: Path, data: bytes, *, force: bool) -> None:
     with os_failures(f"read {place}", near=place.parent):
         if place.is_file() and not force and place.read_bytes() == data:
             return
-    with os_failures(f"write {place}", near=place.parent), part_beside(place) as (part, descriptor):
+    with os_failures(f"write {place}", near=place.parent), part_near(place) as (part, descriptor):
         write_all(descriptor, data)
         sync_file(descriptor)
         if force:

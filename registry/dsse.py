@@ -74,10 +74,10 @@ def parse_public_key(data: bytes, name: str) -> EllipticCurvePublicKey:
             key = load_pem_public_key(data)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise BadInputError(f"{name} holds no public key that can be read") from error
-    return known_curve(key, name)
+    return require_signing_curve(key, name)
 
 
-def known_curve(key: object, name: str) -> EllipticCurvePublicKey:
+def require_signing_curve(key: object, name: str) -> EllipticCurvePublicKey:
     """Return a public key if it is of a kind that signs models."""
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
@@ -114,7 +114,7 @@ def read_private_key(path: Path, passphrase: Callable[[], bytes]) -> EllipticCur
             raise BadInputError(f"the passphrase of {path.name} is wrong") from None
         message = f"{path.name} holds no private key that can be read: signing takes no public one"
         raise BadInputError(message, hint=_KEYGEN) from None
-    known_curve(key.public_key(), path.name)
+    require_signing_curve(key.public_key(), path.name)
     assert isinstance(key, EllipticCurvePrivateKey)
     return key
 
@@ -148,17 +148,17 @@ def make_pair(path: Path, passphrase: bytes | None) -> Pair:
     from cryptography.hazmat.primitives.asymmetric import ec
 
     public_path = path.with_name(f"{path.stem if path.suffix == '.pem' else path.name}.pub")
-    for each in (path, public_path):
-        if os.path.lexists(each):
+    for key_path in (path, public_path):
+        if os.path.lexists(key_path):
             raise BadInputError(
-                f"{each} is there already, and a key is never overwritten", hint="choose another name"
+                f"{key_path} is there already, and a key is never overwritten", hint="choose another name"
             )
     key = ec.generate_private_key(ec.SECP256R1())
     locked = serialization.BestAvailableEncryption(passphrase) if passphrase else serialization.NoEncryption()
     private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, locked)
     public = key.public_key()
-    for each, data, mode in ((path, private, 0o600), (public_path, public_pem(public).encode(), 0o644)):
-        with os.fdopen(os.open(each, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+    for key_path, data, mode in ((path, private, 0o600), (public_path, public_pem(public).encode(), 0o644)):
+        with os.fdopen(os.open(key_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             file.write(data)
     return Pair(key_id(public), path, public_path, bool(passphrase))
 

@@ -23,11 +23,11 @@ MAX_DECLARED_VERSION = 99_999_999
 RefKind = Literal["name", "version", "latest", "alias", "digest"]
 
 
-def is_hub_id(said: object) -> bool:
+def is_hub_id(hub_id: object) -> bool:
     """Tell whether a value is OWNER/NAME as `huggingface_hub` takes it (`validate_repo_id`)."""
-    if not isinstance(said, str) or not _HUB_ID.fullmatch(said):
+    if not isinstance(hub_id, str) or not _HUB_ID.fullmatch(hub_id):
         return False
-    return not any(wrong in said for wrong in ("--", "..")) and not said.endswith(".git")
+    return not any(wrong in hub_id for wrong in ("--", "..")) and not hub_id.endswith(".git")
 
 
 def parse_slug(text: str, what: str) -> str:

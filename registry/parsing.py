@@ -36,8 +36,8 @@ def parse_moment(text: str, *, end_of_day: bool = False, now: datetime | None = 
     try:
         if len(stripped) <= 10:
             return datetime.combine(parse_date(stripped), time.max if end_of_day else time.min, UTC)
-        found = datetime.fromisoformat(stripped)
-        return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
+        moment = datetime.fromisoformat(stripped)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
     except (BadInputError, ValueError, OverflowError) as error:
         # OverflowError: the year 1 with an offset lies before the first year.
         raise BadInputError(
@@ -119,12 +119,12 @@ def shown_size(count: int) -> str:
     return f"{count / 1024**power:.2f}".rstrip("0").rstrip(".") + f" {_UNITS[power]}"
 
 
-def nearest(wanted: str, known: Iterable[str], *, most: int = 3, before: str = "") -> str | None:
+def nearest(wanted: str, names: Iterable[str], *, most: int = 3, before: str = "") -> str | None:
     """Return a question that names up to so many names like the wanted one; None without such."""
     if len(wanted) > _LONGEST:
         return None
     import difflib
 
-    folded = {name.casefold(): name for name in known}
+    folded = {name.casefold(): name for name in names}
     close = difflib.get_close_matches(wanted.casefold(), folded, n=most, cutoff=0.5)
     return f"did you mean {' or '.join(before + folded[name] for name in close)}?" if close else None

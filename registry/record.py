@@ -149,7 +149,7 @@ def row_values(kind: type, row: Any) -> Mapping[str, Any]:
             value = tuple(value)
         values[name] = None if value == "" and parts[name].nullable else value
     for name, record in inner.items():
-        fields_of = {each: getattr(row, f"{name}_{each}") for each in parts_of(record)}
+        fields_of = {field_name: getattr(row, f"{name}_{field_name}") for field_name in parts_of(record)}
         missing = parts[name].nullable and next(iter(fields_of.values())) is None
         values[name] = None if missing else record(**fields_of)
     return values
@@ -161,7 +161,7 @@ def column_values(record: Record, table: Any) -> dict[str, Any]:
     values = {name: getattr(record, name) for name in own}
     for name, kind in inner.items():
         value = getattr(record, name)
-        values |= {f"{name}_{each}": getattr(value, each, None) for each in parts_of(kind)}
+        values |= {f"{name}_{field_name}": getattr(value, field_name, None) for field_name in parts_of(kind)}
     stored = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
     required = {name for name in stored if not table.columns[name].nullable}
     return {name: "" if value is None and name in required else value for name, value in stored.items()}
@@ -176,7 +176,7 @@ def _columns(kind: type, table: Any) -> tuple[Sequence[str], Mapping[str, type[R
         record = next(iter(get_args(hint)), hint)
         if not (name in parts_of(kind) and isinstance(record, type) and issubclass(record, Record)):
             continue
-        if all(f"{name}_{each}" in table.columns for each in parts_of(record)):
+        if all(f"{name}_{field_name}" in table.columns for field_name in parts_of(record)):
             inner[name] = record
     return own, inner
 
@@ -201,7 +201,7 @@ class Record(Mapping[str, Any]):
     def __hash__(self) -> int:
         if not type(self).__dataclass_params__.frozen:  # type: ignore[attr-defined]
             raise TypeError(f"unhashable type: {type(self).__name__!r}")
-        values = (getattr(self, each.name) for each in fields(self) if each.compare)  # type: ignore[arg-type]
+        values = (getattr(self, record_field.name) for record_field in fields(self) if record_field.compare)  # type: ignore[arg-type]
         return hash((type(self).__name__, *map(_hashable, values)))
 
     @classmethod
@@ -254,7 +254,7 @@ class Record(Mapping[str, Any]):
 def _hashable(value: Any) -> Any:
     """Return a hashable value; equal values give equal results."""
     if isinstance(value, Mapping) and not isinstance(value, Record):
-        return frozenset((key, _hashable(each)) for key, each in value.items())
+        return frozenset((key, _hashable(entry_value)) for key, entry_value in value.items())
     if isinstance(value, list | tuple):
         return tuple(map(_hashable, value))
     return value
@@ -262,7 +262,7 @@ def _hashable(value: Any) -> Any:
 
 def names_of(kind: type) -> tuple[str, ...]:
     """Return the names of the attributes in the JSON of a record class."""
-    return getattr(kind, "KEYS", ()) or tuple(each.name for each in fields(kind))
+    return getattr(kind, "KEYS", ()) or tuple(record_field.name for record_field in fields(kind))
 
 
 def optional_names(kind: type) -> frozenset[str]:
@@ -284,7 +284,7 @@ def plain(value: Any) -> Any:
         return value
     # Before the slow checks below: tables read `amendments` for each cell.
     if type(value) is tuple:
-        return [plain(each) for each in value]
+        return [plain(element) for element in value]
     if isinstance(value, datetime):
         return value.isoformat(timespec="seconds")
     if isinstance(value, date):
@@ -292,7 +292,7 @@ def plain(value: Any) -> Any:
     if hasattr(value, "to_dict"):
         return value.to_dict()
     if isinstance(value, Mapping):
-        return {key: plain(each) for key, each in value.items()}
+        return {key: plain(entry_value) for key, entry_value in value.items()}
     if isinstance(value, PathLike):
         return fspath(value)
-    return [plain(each) for each in value]
+    return [plain(element) for element in value]

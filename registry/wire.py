@@ -35,7 +35,7 @@ def encode(value: Any) -> Any:
     if isinstance(value, Record):
         return {
             name.rstrip("_"): encode(getattr(value, name))
-            for name in dict.fromkeys((*(each.name for each in fields(value)), *names_of(type(value))))  # type: ignore[arg-type]
+            for name in dict.fromkeys((*(field.name for field in fields(value)), *names_of(type(value))))  # type: ignore[arg-type]
         }
     if isinstance(value, datetime | date):
         return value.isoformat()
@@ -44,10 +44,10 @@ def encode(value: Any) -> Any:
     if hasattr(value, "to_dict"):
         return encode(value.to_dict())
     if is_dataclass(value):
-        return {each.name: encode(getattr(value, each.name)) for each in fields(value)}
+        return {field.name: encode(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): encode(each) for key, each in value.items()}
-    return [encode(each) for each in value]
+        return {str(key): encode(entry_value) for key, entry_value in value.items()}
+    return [encode(element) for element in value]
 
 
 def decode(kind: Any, value: Any) -> Any:
@@ -82,18 +82,18 @@ def decode(kind: Any, value: Any) -> Any:
     if isinstance(made, type) and issubclass(made, Mapping):
         entries = _require(isinstance(value, dict), value, kind, value).items()
         if issubclass(made, Counter):
-            return Counter({key: decode(int, each) for key, each in entries})
+            return Counter({key: decode(int, entry_value) for key, entry_value in entries})
         of = args[-1] if args else Any
-        return {key: decode(of, each) for key, each in entries}
+        return {key: decode(of, entry_value) for key, entry_value in entries}
     if isinstance(made, type) and issubclass(made, Collection):
         return _collection(made, args, _require(isinstance(value, list), value, kind, value))
     raise TypeError(f"cannot decode values of type {kind}")
 
 
-def _require(fits: bool, found: Any, kind: Any, value: Any) -> Any:
+def _require(fits: bool, accepted_value: Any, kind: Any, value: Any) -> Any:
     if not fits:
         raise ValueError(f"expected {getattr(kind, '__name__', kind)}, got {type(value).__name__}")
-    return found
+    return accepted_value
 
 
 def _one_of(kinds: Collection[Any], value: Any) -> Any:
@@ -112,38 +112,38 @@ def _one_of(kinds: Collection[Any], value: Any) -> Any:
 
 def _collection(made: type, args: tuple[Any, ...], value: list[Any]) -> Any:
     if issubclass(made, tuple) and args and args[-1] is not Ellipsis:
-        return tuple(decode(of, each) for of, each in zip(args, value, strict=True))
-    found = [decode(args[0] if args else Any, each) for each in value]
+        return tuple(decode(of, element) for of, element in zip(args, value, strict=True))
+    elements = [decode(args[0] if args else Any, element) for element in value]
     if issubclass(made, tuple):
-        return tuple(found)
-    return frozenset(found) if issubclass(made, frozenset | set) else found
+        return tuple(elements)
+    return frozenset(elements) if issubclass(made, frozenset | set) else elements
 
 
 @cache
 def _keys(kind: type) -> dict[str, tuple[Field[Any], Any]]:
     hints = get_type_hints(kind)
-    return {each.name.rstrip("_"): (each, hints[each.name]) for each in fields(kind)}
+    return {field.name.rstrip("_"): (field, hints[field.name]) for field in fields(kind)}
 
 
 def _needed(kind: type) -> set[str]:
     return {
         key
-        for key, (each, _) in _keys(kind).items()
-        if each.default is MISSING and each.default_factory is MISSING
+        for key, (field, _) in _keys(kind).items()
+        if field.default is MISSING and field.default_factory is MISSING
     }
 
 
 def _record(kind: type, value: Mapping[str, Any]) -> Any:
-    found, keys = dict[str, object](), _keys(kind)
-    for key, (each, of) in keys.items():
+    field_values, keys = dict[str, object](), _keys(kind)
+    for key, (field, of) in keys.items():
         if key not in value:
             if key in _needed(kind):
                 if type(None) not in get_args(of):
                     raise ValueError(f"missing field of {kind.__name__}: {key}")
-                found[each.name] = None
-        elif each.init:
+                field_values[field.name] = None
+        elif field.init:
             try:
-                found[each.name] = decode(of, value[key])
+                field_values[field.name] = decode(of, value[key])
             except ValueError as error:
                 raise ValueError(f"{key}: {error}") from error
-    return kind(**found)
+    return kind(**field_values)

@@ -112,7 +112,7 @@ def bench(
     choice, reasons = advise(costs, adapters=served)
     with workspace.database.read() as session:
         now = workspace.database.utcnow(session)
-    found = BenchReport(
+    report = BenchReport(
         adapter=adapter.name,
         base=base_name,
         machine=machine(),
@@ -124,7 +124,7 @@ def bench(
         reasons=reasons,
         at=now,
     )
-    return _record(workspace, adapter, found, reporter) if record else found
+    return _record(workspace, adapter, report, reporter) if record else report
 
 
 def machine() -> Machine:
@@ -166,15 +166,15 @@ def _forms(
         files = fetch_form(workspace, adapter, "mlx", scratch)
         own = files["adapters.safetensors"].parent
         bytes_of_it = files["adapters.safetensors"].stat().st_size
-        found = [BenchForm("base", "base", folder, size)]
+        bench_forms = [BenchForm("base", "base", folder, size)]
         form = format_in_words(adapter.method, adapter.training)
         if form is not None:
             say(f"base + adapter is left out: {adapter.name} was trained to be fused into {form}")
         else:
-            found.append(BenchForm("adapter", "base + adapter", folder, size + bytes_of_it, (own,)))
+            bench_forms.append(BenchForm("adapter", "base + adapter", folder, size + bytes_of_it, (own,)))
         if form is None and resident > 1:
             label = f"base + {resident} adapters"
-            found.append(
+            bench_forms.append(
                 BenchForm("resident", label, folder, size + resident * bytes_of_it, (own,) * resident)
             )
         for precision in precisions:
@@ -188,8 +188,8 @@ def _forms(
                 continue
             kept = Held(verdict=fused.fidelity.verdict, retained=fused.fidelity.retained)
             label, size = f"fused, {fused.format}", fused.weights_bytes
-            found.append(BenchForm("fused", label, fused.path, size, (), fused.precision, kept))
-        yield found
+            bench_forms.append(BenchForm("fused", label, fused.path, size, (), fused.precision, kept))
+        yield bench_forms
 
 
 def _measure(

@@ -71,7 +71,7 @@ def main() -> int:
     os.environ["HF_HUB_OFFLINE"] = "1"
     asked = json.load(sys.stdin)
     try:
-        found: Mapping[str, Any] = measure(
+        reply: Mapping[str, Any] = measure(
             Path(asked["model"]),
             [Path(folder) for folder in asked["adapters"]],
             prompt_tokens=asked["prompt_tokens"],
@@ -79,8 +79,8 @@ def main() -> int:
         )
     except _REFUSALS as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        found = {"error": lines[0][:300]}
-    sys.stdout.write(json.dumps(found) + "\n")
+        reply = {"error": lines[0][:300]}
+    sys.stdout.write(json.dumps(reply) + "\n")
     return 0
 
 

@@ -34,8 +34,8 @@ from fusery.registry.records.calibrations import (
     calibration_report,
     choose_calibration,
     current_calibration,
-    known_calibration,
     record_calibration,
+    recorded_calibration,
 )
 from fusery.registry.records.deposit import Deposit
 from fusery.registry.records.references import resolve_base
@@ -64,13 +64,13 @@ def calibrate(
     texts, started = Texts.of(prompts, LIMIT), time.monotonic()
     reading = Reading(texts.label, texts.digest, RANK)
     with workspace.database.read() as session:
-        found = resolve_base(session, base_reference)
-        name, quantization = found.name, found.quantization
+        base = resolve_base(session, base_reference)
+        name, quantization = base.name, base.quantization
     if not isinstance(quantization, dict) or quantization.get("mode", "affine") != "affine":
         reporter.say(f"{name} is not quantised in affine codes: no fuse on it takes a calibration")
-    if (known := known_calibration(workspace, found, reading)) is not None:
-        _take(workspace, found.digest, known, reporter)
-        return known
+    if (calibration := recorded_calibration(workspace, base, reading)) is not None:
+        _take(workspace, base.digest, calibration, reporter)
+        return calibration
     engine = fingerprint()
     with workspace.scratch() as scratch:
         file = scratch / CALIBRATION
@@ -131,10 +131,12 @@ def _write(
             reporter.say(
                 f"that is little: from some {FEW:,} tokens on, rounding is shaped by the base and not by the texts"
             )
-        found = moments(LoadedModel.load(folder, numpy=True), samples, RANK, progress=reporter.progress)
-    ids = {key: str(number) for number, key in enumerate(sorted(found.inputs))}
-    inputs = {ids[key]: _kept(moment) for key, moment in found.inputs.items()}
-    modules = {path: ids[key] for path, key in found.modules.items()}
+        input_moments = moments(
+            LoadedModel.load(folder, numpy=True), samples, RANK, progress=reporter.progress
+        )
+    ids = {key: str(number) for number, key in enumerate(sorted(input_moments.inputs))}
+    inputs = {ids[key]: _kept(moment) for key, moment in input_moments.inputs.items()}
+    modules = {path: ids[key] for path, key in input_moments.modules.items()}
     write_calibration(file, inputs, modules, base=digest, tokens=tokens, prompts=texts.digest)
     return digest, tokens
 
@@ -250,13 +252,13 @@ def moments(
 
 def _random(count: int) -> Callable[[int], Inputs]:
     """Return what gives random vectors (width, count), float32, the same for the same width."""
-    known: dict[int, Inputs] = {}
+    inputses: dict[int, Inputs] = {}
 
     def vectors(width: int) -> Inputs:
-        if width not in known:
+        if width not in inputses:
             generator = np.random.default_rng(_SEED)
-            known[width] = generator.standard_normal((width, min(count, width)), np.float32)
-        return known[width]
+            inputses[width] = generator.standard_normal((width, min(count, width)), np.float32)
+        return inputses[width]
 
     return vectors
 
@@ -268,10 +270,10 @@ def _directions(basis: Matrix, image: Matrix, rank: int) -> Matrix:
     kept = values > max(values[-1], 0.0) * _NEGLIGIBLE
     half = image @ (vectors[:, kept] / np.sqrt(values[kept]))
     left, sizes, _ = np.linalg.svd(half, full_matrices=False)
-    found = np.zeros((len(basis), min(rank, basis.shape[1])))
-    count = min(found.shape[1], len(sizes))
-    found[:, :count] = left[:, :count] * sizes[:count]
-    return found
+    directions = np.zeros((len(basis), min(rank, basis.shape[1])))
+    count = min(directions.shape[1], len(sizes))
+    directions[:, :count] = left[:, :count] * sizes[:count]
+    return directions
 
 
 def inputs_of(model: LoadedModel, samples: Sequence[Sample], report: Callable[[str, Inputs], None]) -> None:

@@ -93,9 +93,9 @@ def _recorded(
         if base is not None and (onto := resolve_base(session, base)).id != adapter.base_id:
             name = onto.name.replace("/", ":")
             measured = [replace(value, metric=f"{value.metric}@{name}") for value in measured]
-        rows, known = put_own(workspace, session, adapter, measured)
+        rows, recorded_metrics = put_own(workspace, session, adapter, measured)
         return RecordedEvaluations(
-            adapter.name, form, evaluation_records(adapter.name, rows), tuple(known), dry_run=False
+            adapter.name, form, evaluation_records(adapter.name, rows), tuple(recorded_metrics), dry_run=False
         )
 
 
@@ -105,9 +105,9 @@ def _manager(tasks: Sequence[str], include: Path | None) -> Any:
 
     with reported("the tasks cannot be read"):
         manager = TaskManager(include_path=None if include is None else str(include))
-        known = set(manager.all_tasks)
+        task_names = set(manager.all_tasks)
     for task in tasks:
-        if task not in known:
+        if task not in task_names:
             raise BadInputError(
                 f"lm-evaluation-harness has no task {task[:100]!r}",
                 hint="lm-eval ls tasks; of your own: --include DIR",
@@ -131,7 +131,7 @@ def _evaluated(
     with reported("the tasks cannot be run"), compiling:
         mx.random.seed(seed)
         model = _model(source)
-        found = lm_eval.simple_evaluate(
+        simple_evaluate = lm_eval.simple_evaluate(
             model=model,
             apply_chat_template=model.use_chat_template,
             tasks=list(tasks),
@@ -145,7 +145,7 @@ def _evaluated(
             fewshot_random_seed=seed,
         )
         # Its numbers are NumPy's in part, and its tasks may hold functions.
-        document: Mapping[str, Any] = json.loads(json.dumps(found, default=_plain))
+        document: Mapping[str, Any] = json.loads(json.dumps(simple_evaluate, default=_plain))
     if limit is not None:
         for task in document.get("configs", {}).values():
             for name in ("test_split", "validation_split"):

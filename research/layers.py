@@ -102,8 +102,8 @@ def _applied(module: Any, x: Any, product: Callable[[Matrix], Matrix]) -> Any:
     if (heard := module.__dict__.get("_heard")) is not None:
         return _differentiable(module, x, product, heard)
     values = matrix(x)
-    if (told := module.__dict__.get("_told")) is not None:
-        told(values)
+    if (on_input := module.__dict__.get("_told")) is not None:
+        on_input(values)
     rows = values.reshape(-1, values.shape[-1])
     if (wanted := module.__dict__.get("_wanted")) is not None:
         return mx.array(product(rows[wanted])[None])
@@ -147,9 +147,9 @@ def _multiplies(inner: str = "") -> Callable[[Any, Any], Any]:
 
 
 def _look_up(module: Any, ids: Any) -> Any:
-    found = widened(module, ids)
+    embedding = widened(module, ids)
     moved = module.__dict__.get("_moved")
-    return found if moved is None else found + moved
+    return embedding if moved is None else embedding + moved
 
 
 def _look_up_lora(module: Any, ids: Any) -> Any:
@@ -199,11 +199,11 @@ def use_float32(model: Any, *, numpy: bool) -> None:
             module.__class__ = classes[type(module)]
 
 
-def watch(module: Any, told: Callable[[Matrix], None] | None) -> None:
+def watch(module: Any, on_input: Callable[[Matrix], None] | None) -> None:
     """Have a linear layer show each input, in the shape in which it comes; None ends that."""
     module.__dict__.pop("_told", None)
-    if told is not None:
-        module.__dict__["_told"] = told
+    if on_input is not None:
+        module.__dict__["_told"] = on_input
 
 
 @contextmanager
@@ -294,21 +294,21 @@ def _attend(
 
     @mx.custom_function
     def forward(queries: Any, keys: Any, values: Any) -> Any:
-        asked, known, found = _arrays(queries, keys, values)
-        out = _shares(asked, known, scale, mask) @ found
+        asked, key_array, value_array = _arrays(queries, keys, values)
+        out = _shares(asked, key_array, scale, mask) @ value_array
         return mx.array(out.reshape(queries.shape[:3] + values.shape[-1:]))
 
     @forward.vjp
     def backward(given: Any, gradient: Any, _: Any) -> Any:
-        asked, known, found = _arrays(*given)
-        shares = _shares(asked, known, scale, mask)
-        slopes = np.asarray(gradient).reshape(asked.shape[:-1] + found.shape[-1:])
+        asked, key_array, value_array = _arrays(*given)
+        shares = _shares(asked, key_array, scale, mask)
+        slopes = np.asarray(gradient).reshape(asked.shape[:-1] + value_array.shape[-1:])
         by_values = np.swapaxes(shares, -1, -2) @ slopes
-        by_scores = slopes @ np.swapaxes(found, -1, -2)
+        by_scores = slopes @ np.swapaxes(value_array, -1, -2)
         by_scores -= (by_scores * shares).sum(axis=-1, keepdims=True)
         by_scores *= shares
         by_scores *= np.float32(scale)
-        by_queries, by_keys = by_scores @ known, np.swapaxes(by_scores, -1, -2) @ asked
+        by_queries, by_keys = by_scores @ key_array, np.swapaxes(by_scores, -1, -2) @ asked
         # Heads that share keys and values add up what they say of them.
         return tuple(
             mx.array(part.reshape(of.shape))
@@ -326,12 +326,12 @@ def _arrays(queries: Any, keys: Any, values: Any) -> tuple[Matrix, Matrix, Matri
     return asked, np.asarray(keys)[:, :, None], np.asarray(values)[:, :, None]
 
 
-def _shares(asked: Matrix, known: Matrix, scale: float, mask: Any) -> Matrix:
+def _shares(asked: Matrix, key_array: Matrix, scale: float, mask: Any) -> Matrix:
     """Return how much of each value goes to each query."""
-    scores: Matrix = asked @ np.swapaxes(known, -1, -2)
+    scores: Matrix = asked @ np.swapaxes(key_array, -1, -2)
     scores *= np.float32(scale)
-    batch, groups, each, length, reach = scores.shape
-    _masked(scores.reshape(batch, groups * each, length, reach), mask)
+    batch, groups, heads_per_group, length, reach = scores.shape
+    _masked(scores.reshape(batch, groups * heads_per_group, length, reach), mask)
     scores -= scores.max(axis=-1, keepdims=True)
     np.exp(scores, out=scores)
     scores /= scores.sum(axis=-1, keepdims=True)

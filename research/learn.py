@@ -26,8 +26,8 @@ from fusery.registry.records.calibrations import (
     Reading,
     current_calibration,
     fetch_calibration,
-    known_calibration,
     learned_with,
+    recorded_calibration,
 )
 from fusery.registry.records.references import resolve_adapter, resolve_base
 from fusery.registry.records.renderings import require_factors_alone
@@ -69,7 +69,7 @@ def learn(
         assert row is not None
         reading = Reading(texts.label, texts.digest, row.rank, inputs.adapter.digest)
     among = learned_with(workspace, inputs.adapter.digest, row)
-    report = known_calibration(workspace, inputs.base, reading, among=among)
+    report = recorded_calibration(workspace, inputs.base, reading, among=among)
     if report is None:  # else it would be the very same once more, and no newer
         from fusery.registry.engine.architectures import fingerprint
 
@@ -182,17 +182,17 @@ def _learned(
             hint="give more texts, or such as the model will answer: --prompts FILE",
         )
     about = Learned(inputs.adapter.digest, seed_of(key), learned.steps, learned.tokens, texts.digest)
-    known = read_calibration(
+    calibration = read_calibration(
         fetch_calibration(workspace, str(recipe.calibration), file.with_name("known.safetensors"))
     )
-    directions = {name: known.of(module) for module, name in known.modules.items()}
+    directions = {name: calibration.of(module) for module, name in calibration.modules.items()}
     write_calibration(
         file,
-        {name: found for name, found in directions.items() if found is not None},
-        known.modules,
+        {name: direction for name, direction in directions.items() if direction is not None},
+        calibration.modules,
         base=inputs.base_digest,
-        tokens=known.tokens,
-        prompts=known.prompts,
+        tokens=calibration.tokens,
+        prompts=calibration.prompts,
         learned=(about, _stored(learned, model)),
     )
     return learned
@@ -207,8 +207,8 @@ def _stored(learned: LearnedScales, model: Path) -> dict[str, Stored]:
         for file in sorted(model.glob("*.safetensors"))
         for name, tensor in read_header(file).tensors.items()
     }
-    found = {}
+    stored_layers = {}
     for path, numbers in learned.layers.items():
         form = FORMATS[dtypes[f"{path}.scales"]]
-        found[path] = Stored(form, encode(numbers.scales, form), encode(numbers.biases, form))
-    return found
+        stored_layers[path] = Stored(form, encode(numbers.scales, form), encode(numbers.biases, form))
+    return stored_layers

@@ -29,7 +29,7 @@ _WARM, _LAST = 10, 0.1  # steps in which the rate grows, and what share of it is
 # steps of the grid by which no number moves farther: a fuse refuses what was learned for another
 _FARTHEST = 0.5
 # Every so manieth sample is put aside, and fewer of so many that they would have more tokens than that
-_ASIDE, _MOST_ASIDE = 16, 2048
+_HELD, _MOST_HELD_OUT = 16, 2048
 _SEED = 1873
 
 
@@ -136,8 +136,8 @@ def learn_scales(
         raise ModelUnusableError(
             "no layer of the fused model has scales of its own, and there is nothing to learn"
         )
-    learned_from, aside = _parted(samples)
-    before = _divergence(fused, adapted, aside)
+    learned_from, held_out_samples = _parted(samples)
+    before = _divergence(fused, adapted, held_out_samples)
     total = 0
     for number, batch in enumerate(_batches(learned_from, steps), start=1):
         tokens = sum(len(sample.tokens) for sample in batch)
@@ -149,10 +149,10 @@ def learn_scales(
         total += tokens
         if progress is not None:
             progress(number, steps)
-    found = {path: layer.stored() for path, layer in layers.items()}
+    stored_scales = {path: layer.stored() for path, layer in layers.items()}
     for path, layer in layers.items():
-        layer.put(found[path])
-    return LearnedScales(found, steps, total, before, _divergence(fused, adapted, aside))
+        layer.put(stored_scales[path])
+    return LearnedScales(stored_scales, steps, total, before, _divergence(fused, adapted, held_out_samples))
 
 
 def _moved_layers(fused: LoadedModel, adapted: LoadedModel) -> Iterator[tuple[str, Any]]:
@@ -163,9 +163,9 @@ def _moved_layers(fused: LoadedModel, adapted: LoadedModel) -> Iterator[tuple[st
         quantised = isinstance(module, LINEAR) and "scales" in module and module.mode == "affine"
         if not (quantised and path in others):
             continue
-        known = others[path]
-        known = known.linear if "lora_a" in known else known
-        if "scales" in known and not np.array_equal(matrix(known["scales"]), matrix(module["scales"])):
+        other = others[path]
+        other = other.linear if "lora_a" in other else other
+        if "scales" in other and not np.array_equal(matrix(other["scales"]), matrix(module["scales"])):
             yield path, module
 
 
@@ -175,7 +175,7 @@ def _parted(samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
         raise ValueError("learning needs texts to learn from and others to judge by")
     # Of all of them alike: texts of one kind lie together, and those of the task last.
     tokens = sum(min(len(sample.tokens), LONGEST) for sample in samples)
-    apart = max(min(_ASIDE, len(samples)), -(-tokens // _MOST_ASIDE))
+    apart = max(min(_HELD, len(samples)), -(-tokens // _MOST_HELD_OUT))
     kept = [each for number, each in enumerate(samples) if number % apart]
     return kept, list(samples[::apart])
 
@@ -204,8 +204,8 @@ def _answers(model: LoadedModel, sample: Sample) -> Matrix:
 def _divergence(fused: LoadedModel, adapted: LoadedModel, samples: Sequence[Sample]) -> float:
     total = tokens = 0.0
     for sample in samples:
-        wanted, found = _answers(adapted, sample), _answers(fused, sample)
-        total += float((np.exp(wanted) * (wanted - found)).sum(dtype=np.float64))
+        wanted, fused_answers = _answers(adapted, sample), _answers(fused, sample)
+        total += float((np.exp(wanted) * (wanted - fused_answers)).sum(dtype=np.float64))
         tokens += len(wanted)
     if not np.isfinite(total):
         raise ModelUnusableError("the answers of the fused model differ by what is not finite")
@@ -227,8 +227,8 @@ def _go_back(fused: LoadedModel, sample: Sample, wanted: Matrix, layers: Mapping
     def loss(moved: Any) -> Any:
         with differentiable(fused.network, heard, moved):
             logits = fused.network(mx.array([sample.tokens])).astype(mx.float32)[0]
-        found = logits - mx.logsumexp(logits, axis=1, keepdims=True)
-        return (mx.exp(reference) * (reference - found)).sum()
+        log_probabilities = logits - mx.logsumexp(logits, axis=1, keepdims=True)
+        return (mx.exp(reference) * (reference - log_probabilities)).sum()
 
     with uncompiled(mx), attention_in_numpy(), reported("the model cannot be gone back through"):
         mx.eval(mx.grad(loss)(mx.zeros(())))

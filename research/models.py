@@ -202,12 +202,12 @@ def measure(
     """
     base_losses: dict[int, Floats] = {}
     passes = 3 if with_base else 2
-    told = tally(reporter.progress, passes * sum(len(sample.tokens) for sample in samples))
+    token_tally = tally(reporter.progress, passes * sum(len(sample.tokens) for sample in samples))
 
     def answers(model: LoadedModel) -> Iterator[tuple[int, Logits]]:
         for at, rows in model.answers(samples):
             yield at, rows
-            told(len(samples[at].tokens))
+            token_tally(len(samples[at].tokens))
 
     with tempfile.TemporaryFile(prefix="fusery-logits-") as file:
         model = LoadedModel.load(a.model)
@@ -256,8 +256,8 @@ class _Kept:
 
     def rows(self, at: int) -> Logits:
         start, shape = self.places[at]
-        found: Any = np.memmap(self.file, np.float32, "r", start, shape)
-        return np.asarray(found)
+        mapped_logits: Any = np.memmap(self.file, np.float32, "r", start, shape)
+        return np.asarray(mapped_logits)
 
 
 Floats = NDArray[np.float64]
@@ -311,11 +311,11 @@ def compare(a: NDArray[np.float32], b: NDArray[np.float32], targets: NDArray[np.
 
 def losses(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> Floats:
     """Return -log p of each target under logits (tokens, vocabulary), in nats."""
-    found = np.empty(len(targets))
+    target_losses = np.empty(len(targets))
     for part in _parts(logits):
         logs = log_softmax(logits[part])
-        found[part] = -logs[np.arange(len(logs)), targets[part]]
-    return found
+        target_losses[part] = -logs[np.arange(len(logs)), targets[part]]
+    return target_losses
 
 
 def _parts(logits: NDArray[np.float32]) -> Iterable[slice]:

@@ -65,7 +65,7 @@ def probe(
     reporter: Reporter = SILENT,
 ) -> ProbeReport:
     """Measure how far two models' answers are apart."""
-    found, values = measure_probe(
+    probe_report, values = measure_probe(
         workspace,
         reference,
         against=against,
@@ -74,11 +74,11 @@ def probe(
         limit=limit,
         reporter=reporter,
     )
-    if record and values and found.about_prompts.origin == "built-in":
+    if record and values and probe_report.about_prompts.origin == "built-in":
         reporter.say("not recorded: the built-in prompts are not of the adapter's task; give --prompts FILE")
     elif record and values:
         record_own(workspace, values, reporter)
-    return found
+    return probe_report
 
 
 def measure_probe(
@@ -123,8 +123,8 @@ def measure_probe(
         with_base = a.side.kind == "adapter" and b.side.kind != "base"
         measured = measure(first, second, samples, with_base=with_base, reporter=reporter)
     seconds = time.monotonic() - started
-    found = report(a.side, b.side, samples, measured, seconds, about=about, one_base=a.base == b.base)
-    return found, probed(found, asked, (a.owner, b.owner))
+    probe_report = report(a.side, b.side, samples, measured, seconds, about=about, one_base=a.base == b.base)
+    return probe_report, probed(probe_report, asked, (a.owner, b.owner))
 
 
 def as_trained(
@@ -150,21 +150,23 @@ def _own_prompts(
 ) -> tuple[list[Prompt], ProbePrompts]:
     """Return the default prompts: the run's held-out data, or else the built-in prompts."""
     with workspace.database.read() as session:
-        found = held_out(session, task_of) if task_of is not None else None
-    if found is not None and found.path is not None:
-        say(f"asking what {found.name} of its run has")
-        return read_prompts(found.path, limit), ProbePrompts("held-out", found.name)
+        held_out_data = held_out(session, task_of) if task_of is not None else None
+    if held_out_data is not None and held_out_data.path is not None:
+        say(f"asking what {held_out_data.name} of its run has")
+        return read_prompts(held_out_data.path, limit), ProbePrompts("held-out", held_out_data.name)
     if not fallback:
         missing = (
-            f"{found.name} of its run, in {found.folder}" if found else "test.jsonl or valid.jsonl of its run"
+            f"{held_out_data.name} of its run, in {held_out_data.folder}"
+            if held_out_data
+            else "test.jsonl or valid.jsonl of its run"
         )
         raise BadInputError(
             f"held-out data of {a.side.name} not found: {missing}",
             hint=f"give --prompts FILE; fusery eval probe {a.side.name} --against base  compares on built-in prompts",
         )
-    if found is not None:
+    if held_out_data is not None:
         say(
-            f"{found.name} of its run is not in {found.folder} any more, or has changed: "
+            f"{held_out_data.name} of its run is not in {held_out_data.folder} any more, or has changed: "
             "asking the built-in prompts, which are not of its task"
         )
     return built_in()[:limit], ProbePrompts("built-in")
@@ -176,15 +178,19 @@ def subject_of(workspace: Workspace, reference: str, base: str | None = None) ->
         onto = gather(workspace, reference, base=base).base_digest  # refuses another model
         return replace(subject_of(workspace, reference), base=onto)
     with workspace.database.read() as session:
-        found = resolve_any(session, reference)
-        if isinstance(found, tables.FusedRow):
-            return _fused_subject(workspace, found)
-        if isinstance(found, tables.BaseModelRow):
-            return ProbeSubject(ProbedModel("base", found.name, found.digest), Digest(found.digest))
-        require_factors_alone(found, "and mlx-lm puts factors alone on a base")
-        side = ProbedModel("adapter", found.name, found.digest)
-        aware = format_in_words(found.method, found.training) is not None
-        return ProbeSubject(side, Digest(found.base.digest), found.id, owner=found.id, aware=aware)
+        resolved_row = resolve_any(session, reference)
+        if isinstance(resolved_row, tables.FusedRow):
+            return _fused_subject(workspace, resolved_row)
+        if isinstance(resolved_row, tables.BaseModelRow):
+            return ProbeSubject(
+                ProbedModel("base", resolved_row.name, resolved_row.digest), Digest(resolved_row.digest)
+            )
+        require_factors_alone(resolved_row, "and mlx-lm puts factors alone on a base")
+        side = ProbedModel("adapter", resolved_row.name, resolved_row.digest)
+        aware = format_in_words(resolved_row.method, resolved_row.training) is not None
+        return ProbeSubject(
+            side, Digest(resolved_row.base.digest), resolved_row.id, owner=resolved_row.id, aware=aware
+        )
 
 
 def _fused_subject(workspace: Workspace, fused: tables.FusedRow) -> ProbeSubject:

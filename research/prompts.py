@@ -296,9 +296,9 @@ def held_out(session: Session, adapter_id: int, names: Sequence[str] = _HELD_OUT
 
 
 def _folders(session: Session, run: tables.TrainingRunRow) -> Iterator[str]:
-    said = (run.arguments or {}).get("data")
-    if isinstance(said, str) and said:
-        yield said
+    argument = (run.arguments or {}).get("data")
+    if isinstance(argument, str) and argument:
+        yield argument
     adapter = session.get_one(tables.AdapterRow, run.adapter_id)
     if adapter.dataset is not None:
         yield adapter.dataset.name

@@ -96,26 +96,26 @@ def bound_to_weights(folder: Path) -> Iterator[None]:
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:
-    found = path.stat()
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    file_status = path.stat()
+    return file_status.st_ino, file_status.st_size, file_status.st_mtime_ns
 
 
 def _common_format(layers: Iterable[Any], way: Way) -> tuple[int, int, str]:
     inner = map(_inner, layers)
     formats = {(one.bits, one.group_size, one.mode) if hasattr(one, "bits") else None for one in inner}
-    found = formats.pop() if len(formats) == 1 else None
-    if found is None and not formats:
+    common_format = formats.pop() if len(formats) == 1 else None
+    if common_format is None and not formats:
         raise BadInputError(
             f"--{way} trains {_WHAT[way]}, and the layers that are trained have none",
             hint="train on a quantised base: mlx_lm.convert -q makes one, and fusery base add takes it in",
         )
-    if found is None:
-        said = ", ".join(sorted(map(_in_words, formats)))
+    if common_format is None:
+        format_names = ", ".join(sorted(map(_in_words, formats)))
         raise BadInputError(
-            f"--{way} trains for one quantiser, and the layers that are trained are of several kinds: {said}",
+            f"--{way} trains for one quantiser, and the layers that are trained are of several kinds: {format_names}",
             hint="name those of one kind as keys in lora_parameters of the configuration file",
         )
-    return found
+    return common_format
 
 
 @cache
@@ -132,9 +132,11 @@ def _kinds(way: Way) -> dict[type, type]:
 
         return type(f"Trained{kind.__name__}", (kind,), {name: method(name) for name in names})
 
-    found = {kind: made(kind, "__call__") for kind in (LoRALinear, LoRASwitchLinear)}
+    trained_classes = {kind: made(kind, "__call__") for kind in (LoRALinear, LoRASwitchLinear)}
     return (
-        found if way == "qa-lora" else {**found, LoRAEmbedding: made(LoRAEmbedding, "__call__", "as_linear")}
+        trained_classes
+        if way == "qa-lora"
+        else {**trained_classes, LoRAEmbedding: made(LoRAEmbedding, "__call__", "as_linear")}
     )
 
 
@@ -173,10 +175,10 @@ def _inner(layer: Any) -> Any:
     return layer.embedding if "embedding" in layer else layer.get("linear")
 
 
-def _in_words(found: tuple[int, int, str] | None) -> str:
-    if found is None:
+def _in_words(layer_format: tuple[int, int, str] | None) -> str:
+    if layer_format is None:
         return "plain numbers"
-    bits, size, mode = found
+    bits, size, mode = layer_format
     return f"{bits} bits in groups of {size}{'' if mode == 'affine' else f' ({mode})'}"
 
 

@@ -83,41 +83,49 @@ _HELD_OUT = {"test.jsonl": "test", "valid.jsonl": "validation"}
 
 
 def probed(
-    found: ProbeReport, prompts: Sequence[Prompt], owners: tuple[int | None, int | None]
+    probe_report: ProbeReport, prompts: Sequence[Prompt], owners: tuple[int | None, int | None]
 ) -> list[tuple[int, list[MetricValue]]]:
     """Return what a probe measured of adapters, by the numbers of their rows."""
-    about = found.about_prompts
+    about = probe_report.about_prompts
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", about.file or "built-in")[:100]
     setting: Mapping[str, Any] = {
-        "dataset": f"{name}@{digest_json([asdict(each) for each in prompts])[:12]}",
+        "dataset": f"{name}@{digest_json([asdict(prompt) for prompt in prompts])[:12]}",
         "split": _HELD_OUT.get(name, "") if about.origin == "held-out" else "",
         "harness": "fusery probe",
         "harness_version": version("fusery"),
-        "samples": found.prompts,
+        "samples": probe_report.prompts,
     }
 
     def made(metric: str, value: float, better: bool) -> MetricValue:
         return MetricValue(metric=metric, value=_rounded(value), higher_is_better=better, **setting)
 
     values: dict[int, list[MetricValue]] = {}
-    for side, owner, loss in zip((found.a, found.b), owners, (found.loss_a, found.loss_b), strict=True):
+    for side, owner, loss in zip(
+        (probe_report.a, probe_report.b), owners, (probe_report.loss_a, probe_report.loss_b), strict=True
+    ):
         if owner is not None:
             values.setdefault(owner, []).append(
                 made(_metric("probe", _form(side.format), "loss"), loss, False)
             )
     first, second = owners
-    if first is not None and found.a.kind == "adapter" and found.loss_base is not None:
-        values[first].append(made("probe.gain", found.loss_base - found.loss_a, True))
-    if first is not None and first == second and (found.a.kind, found.b.kind) == ("adapter", "fused"):
-        form = _form(found.b.format)
-        values[first].append(made(_metric("probe", form, "kl"), found.kl, False))
-        values[first].append(made(_metric("probe", form, "top1_agreement"), found.top1_agreement, True))
+    if first is not None and probe_report.a.kind == "adapter" and probe_report.loss_base is not None:
+        values[first].append(made("probe.gain", probe_report.loss_base - probe_report.loss_a, True))
+    if (
+        first is not None
+        and first == second
+        and (probe_report.a.kind, probe_report.b.kind) == ("adapter", "fused")
+    ):
+        form = _form(probe_report.b.format)
+        values[first].append(made(_metric("probe", form, "kl"), probe_report.kl, False))
+        values[first].append(
+            made(_metric("probe", form, "top1_agreement"), probe_report.top1_agreement, True)
+        )
     return list(values.items())
 
 
-def _form(said: str | None) -> str:
+def _form(format_label: str | None) -> str:
     """Return the format of a fused model as a part of a metric's name."""
-    return re.sub(r"[^A-Za-z0-9]+", "_", said or "").strip("_")
+    return re.sub(r"[^A-Za-z0-9]+", "_", format_label or "").strip("_")
 
 
 def _metric(*parts: str) -> str:
@@ -129,24 +137,24 @@ def _rounded(value: float) -> float:
 
 
 def about_prompts(
-    known: ProbePrompts, kinds: tuple[str, str], measured: ModelScores, *, one_base: bool
+    probe_prompts: ProbePrompts, kinds: tuple[str, str], measured: ModelScores, *, one_base: bool
 ) -> ProbePrompts:
     """Return what the prompts are to the adapter: whether it makes them more likely than its base does."""
     adapted, base = _losses(kinds, measured, one_base=one_base)
     if not base:
-        return known
+        return probe_prompts
     falls = np.array([float((b - a).mean()) for a, b in zip(adapted, base, strict=True)])
     # Prompt by prompt, since tokens of one prompt go together.
     error = float(falls.std(ddof=1)) / len(falls) ** 0.5 if len(falls) > 2 else 0.0
     loss, loss_base = float(np.concatenate(adapted).mean()), float(np.concatenate(base).mean())
-    return replace(known, gain=loss_base - loss, clear=float(falls.mean()) >= 2 * error, loss=loss)
+    return replace(probe_prompts, gain=loss_base - loss, clear=float(falls.mean()) >= 2 * error, loss=loss)
 
 
 def _losses(
     kinds: tuple[str, str], measured: ModelScores, *, one_base: bool
 ) -> tuple[list[Floats], list[Floats]]:
     """Return the losses of the adapter and of its own base, prompt by prompt; nothing where the base was not measured."""
-    a, b = ([getattr(each, side) for each in measured.scores] for side in ("loss_a", "loss_b"))
+    a, b = ([getattr(score, side) for score in measured.scores] for side in ("loss_a", "loss_b"))
     if measured.base_losses:
         return a, list(measured.base_losses)
     if not one_base or kinds[0] == kinds[1]:
@@ -160,17 +168,17 @@ def _losses(
 COSTS = {"tokens_per_second": True, "first_token_seconds": False, "load_seconds": False, "peak_bytes": False}
 
 
-def benched(found: BenchReport) -> list[MetricValue]:
+def benched(bench_report: BenchReport) -> list[MetricValue]:
     """Return what a bench measured of its adapter: on its base, and fused."""
-    machine = found.machine
+    machine = bench_report.machine
     cores = "" if machine.cores is None else f", {machine.cores} cores"
     setting: Mapping[str, Any] = {
         "dataset": _plain(f"{machine.system} {machine.processor}{cores}"),
-        "split": f"{found.prompt_tokens}+{found.tokens} tokens",
+        "split": f"{bench_report.prompt_tokens}+{bench_report.tokens} tokens",
         "harness": "fusery bench",
         "harness_version": version("fusery"),
         "task_version": _plain(f"mlx {machine.mlx}, mlx-lm {machine.mlx_lm}")[:100],
-        "samples": found.runs,
+        "samples": bench_report.runs,
     }
     return [
         MetricValue(
@@ -183,7 +191,7 @@ def benched(found: BenchReport) -> list[MetricValue]:
             higher_is_better=COSTS[cost],
             **setting,
         )
-        for row in found.rows
+        for row in bench_report.rows
         if row.kind in ("adapter", "fused") and row.error is None
         for cost in COSTS
         if (value := getattr(row, cost)) is not None

@@ -17,7 +17,7 @@ from fusery.registry.engine.recipe import WRITTEN_AS, Recipe
 from fusery.registry.errors import BadInputError
 from fusery.registry.fusion.fuse import fuse
 from fusery.registry.fusion.fuse_inputs import FuseInputs, gather
-from fusery.registry.fusion.known import MeasuredFuse, known_measurement
+from fusery.registry.fusion.known import MeasuredFuse, recorded_measurement
 from fusery.registry.fusion.request import FuseRequest, candidates
 from fusery.registry.records.fused import Fused, Opinion
 from fusery.registry.records.fused_rows import describe
@@ -152,8 +152,8 @@ def _not_asked(workspace: Workspace, inputs: FuseInputs, request: FuseRequest) -
     if not inputs.quantized:
         return f"{inputs.base.name} is not quantised, and hardly anything is lost"
     with workspace.database.read() as session:
-        found = held_out(session, inputs.adapter.id)
-    if found is not None and found.path is not None:
+        held_out_data = held_out(session, inputs.adapter.id)
+    if held_out_data is not None and held_out_data.path is not None:
         return None
     return (
         f"the run of {name} kept nothing out of training that is still here as it was; "
@@ -170,8 +170,8 @@ def _unsure(
             if recipe.precision not in _OWN_SIZE:
                 return
             key = inputs.key(recipe)
-            known = known_measurement(workspace, key).settled
-            measured = known or MeasuredFuse.of_sample(files.sample(recipe).fidelity, recipe)
+            settled = recorded_measurement(workspace, key).settled
+            measured = settled or MeasuredFuse.of_sample(files.sample(recipe).fidelity, recipe)
             if measured.passes(request, strict=True):
                 return
             if measured.passes(replace(request, accept_loss=False), strict=False):
@@ -188,10 +188,10 @@ def passes(report: ProbeReport) -> bool | None:
 
 
 def _in_words(opinion: Opinion) -> str:
-    said = (
+    summary = (
         f"asked {opinion.prompts} questions, it loses {max(opinion.lost, 0.0):.3f} of {opinion.gained:.3f} nats that the "
         "adapter gained"
     )
     if opinion.passed is None:
-        return f"{said}, which is too little to tell anything by"
-    return f"{said}: {'it is taken' if opinion.passed else 'trying what is larger'}"
+        return f"{summary}, which is too little to tell anything by"
+    return f"{summary}: {'it is taken' if opinion.passed else 'trying what is larger'}"

@@ -180,10 +180,10 @@ class FusedCache:
         """Yield an entry's folder, *not* verified, None if it is not here; it is not removed until the block ends."""
         path = self.entry(key)
         with os_failures(f"read the cache {self.root}", near=self.root), ExitStack() as held:
-            found = held.enter_context(shared(path))
+            enter_context = held.enter_context(shared(path))
             inside = held.pop_all()
         with inside:
-            yield path if found else None
+            yield path if enter_context else None
 
     @contextmanager
     def holding(self) -> Iterator[None]:
@@ -251,12 +251,12 @@ class FusedCache:
 
     def entries(self) -> list[CacheEntry]:
         """Return the fused models there are, least recently used first."""
-        found = []
+        cache_entries = []
         for path in children(self.root, "fused"):
             with suppress(ValueError):
                 key = parse_digest(path.name)
-                found.append(CacheEntry(key, path, bytes_in(path), self.last_used(key)))
-        return sorted(found, key=lambda entry: (entry.last_used, entry.key))
+                cache_entries.append(CacheEntry(key, path, bytes_in(path), self.last_used(key)))
+        return sorted(cache_entries, key=lambda entry: (entry.last_used, entry.key))
 
     def evict(self, limit_bytes: int, spare: Collection[str] = ()) -> Eviction:
         """Plan which entries have to go so that the others fit in so many bytes; those to spare, pinned or in use stay."""
@@ -326,6 +326,6 @@ class FusedCache:
 
 def _identity(folder: Path) -> tuple[int, int] | None:
     """Return what a name cannot be given to anything else without changing; None for what others can enter."""
-    found = folder.lstat()
-    private = found.st_uid == os.geteuid() and found.st_mode & 0o077 == 0
-    return (found.st_dev, found.st_ino) if private else None
+    folder_status = folder.lstat()
+    private = folder_status.st_uid == os.geteuid() and folder_status.st_mode & 0o077 == 0
+    return (folder_status.st_dev, folder_status.st_ino) if private else None

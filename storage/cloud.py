@@ -112,8 +112,8 @@ class CloudObjects(Objects):
 
     def read(self, name: str, limit: int) -> bytes:
         """Return the first bytes of an object, with one request."""
-        found: bytes = self.calls.run(_get, self.key(name), None, limit, self.calls.mark())
-        return found
+        content: bytes = self.calls.run(_get, self.key(name), None, limit, self.calls.mark())
+        return content
 
     def read_range(self, name: str, start: int, end: int) -> bytes:
         """Return a range; each received chunk counts as progress."""
@@ -153,9 +153,9 @@ class CloudObjects(Objects):
         try:
             pages = self.calls.run(_listing, self.key(folder).rstrip("/"))
             while page := self.calls.wait(self.calls.start(_page, pages, tries=1)):
-                for found in page:
-                    name = str(found["path"]).removeprefix(start)
-                    yield Leftover(name, int(found["size"]), age(found["last_modified"]))
+                for listed_object in page:
+                    name = str(listed_object["path"]).removeprefix(start)
+                    yield Leftover(name, int(listed_object["size"]), age(listed_object["last_modified"]))
         except RemoteError as error:
             raise self._no_place() from error
 
@@ -288,9 +288,9 @@ def _s3(options: Mapping[str, Any]) -> CloudFileSystem:
         client = {"root_certificate": Path(verify).read_bytes()}
     config = {_S3_NAMES.get(name, name): value for name, value in given.items() if value is not None}
     if "access_key_id" in config and not profile:
-        found = {name: config.pop(f"{name}", None) for name in ("access_key_id", "secret_access_key")}
-        found |= {"token": config.pop("session_token", None), "expires_at": None}
-        return CloudFileSystem("s3", config, client, lambda: lambda: found)
+        credentials = {name: config.pop(f"{name}", None) for name in ("access_key_id", "secret_access_key")}
+        credentials |= {"token": config.pop("session_token", None), "expires_at": None}
+        return CloudFileSystem("s3", config, client, lambda: lambda: credentials)
     if config.get("skip_signature"):
         return CloudFileSystem("s3", config, client)
     from botocore.session import Session
@@ -339,8 +339,8 @@ def _azure(options: Mapping[str, Any]) -> CloudFileSystem:
 
 def _connection(text: str) -> dict[str, str]:
     parts = {name: value for name, _, value in (part.partition("=") for part in text.split(";")) if value}
-    found = {_CONNECTION[name]: value for name, value in parts.items() if name in _CONNECTION}
-    if "endpoint" not in found and "EndpointSuffix" in parts:
+    connection_options = {_CONNECTION[name]: value for name, value in parts.items() if name in _CONNECTION}
+    if "endpoint" not in connection_options and "EndpointSuffix" in parts:
         scheme = parts.get("DefaultEndpointsProtocol", "https")
-        found["endpoint"] = f"{scheme}://{parts['AccountName']}.blob.{parts['EndpointSuffix']}"
-    return found
+        connection_options["endpoint"] = f"{scheme}://{parts['AccountName']}.blob.{parts['EndpointSuffix']}"
+    return connection_options

@@ -20,7 +20,7 @@ from .errors import StorageError, StoreUnavailableError, UnsafePathError
 from .failures import DigestMismatchError, os_failures
 from .manifest import FileEntry, Manifest
 from .processes import staged_name
-from .publishing import link_exclusive, part_beside, sync_file, write_all
+from .publishing import link_exclusive, part_near, sync_file, write_all
 
 DEPTH = 8
 """Chunks of `CHUNK` bytes that may wait to be hashed: the memory a copy takes."""
@@ -42,32 +42,32 @@ class OpenFile:
     size: int
     stamp: tuple[int, ...]
 
-    def require_unchanged(self, found: os.stat_result | None = None) -> None:
+    def require_unchanged(self, file_status: os.stat_result | None = None) -> None:
         """Refuse a file that was written to since it was opened."""
-        if _stamp(found or os.fstat(self.fd)) != self.stamp:
+        if _stamp(file_status or os.fstat(self.fd)) != self.stamp:
             raise StorageError(
                 f"{self.path} changed while it was read", hint="run the command again when it is complete"
             )
 
-    def require_still_there(self) -> None:
+    def require_same_file(self) -> None:
         """Refuse a file whose name now belongs to nothing, to another file, or to other bytes."""
         try:
-            found = self.path.lstat()
+            file_status = self.path.lstat()
         except (FileNotFoundError, NotADirectoryError) as error:
             raise StorageError(
                 f"{self.path} was removed while it was read", hint="run the command again when it is complete"
             ) from error
-        self.require_unchanged(found)
+        self.require_unchanged(file_status)
 
 
-def _stamp(found: os.stat_result) -> tuple[int, ...]:
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+def _stamp(file_status: os.stat_result) -> tuple[int, ...]:
+    return file_status.st_dev, file_status.st_ino, file_status.st_size, file_status.st_mtime_ns
 
 
 def source_of(path: Path, fd: int) -> OpenFile:
     """Return an open regular file as it is now."""
-    found = os.fstat(fd)
-    return OpenFile(path, fd, found.st_size, _stamp(found))
+    file_status = os.fstat(fd)
+    return OpenFile(path, fd, file_status.st_size, _stamp(file_status))
 
 
 @contextmanager
@@ -144,7 +144,7 @@ def copy_file(source: Path, destination: Path, *, link: bool = False, expected: 
         try:
             if link and _linked(opened, destination, expected):
                 return True
-            with part_beside(destination) as (part, fd):
+            with part_near(destination) as (part, fd):
                 digest, _ = pump(opened.fd, fd)
                 _require(opened.path, expected, digest)
                 opened.require_unchanged()
@@ -245,7 +245,7 @@ class Staging(ExitStack):
     def require_unchanged(self) -> None:
         """Refuse files that are no longer what they were when they were copied."""
         for source in self._sources:
-            source.require_still_there()
+            source.require_same_file()
 
 
 def _staged(path: Path, fd: int, size: int, digest: Digest) -> Staged:

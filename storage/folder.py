@@ -43,7 +43,7 @@ def scan(root: Path) -> list[SourceFile]:
         repository = top.parent.parent
         if top.parent.name == "snapshots" and repository.name.startswith(("models--", "datasets--")):
             allowed = (top, repository / "blobs")
-        found: list[SourceFile] = []
+        files: list[SourceFile] = []
         folders = total = 0
         for path, is_folder in _walk(top, top, DEEPEST):
             folders += is_folder
@@ -52,16 +52,16 @@ def scan(root: Path) -> list[SourceFile]:
             if is_folder:
                 continue
             file = _source_file(path, top, allowed)
-            found.append(file)
+            files.append(file)
             total += file.size
-            if len(found) > MOST_FILES:
+            if len(files) > MOST_FILES:
                 raise _crowded(root)
             if total > MOST_BYTES:
                 raise UnsafePathError(
                     f"{root} has more than {MOST_BYTES:,} bytes", hint="is this the right folder?"
                 )
     seen: dict[str, str] = {}
-    for file in found:
+    for file in files:
         # The file systems of a Mac know neither case nor Unicode forms.
         twin = seen.setdefault(unicodedata.normalize("NFC", file.path).casefold(), file.path)
         if twin != file.path:
@@ -69,7 +69,7 @@ def scan(root: Path) -> list[SourceFile]:
                 f"{root} has both {twin!r} and {file.path!r}, which are one name on some systems",
                 hint="rename or remove one of them",
             )
-    return sorted(found)
+    return sorted(files)
 
 
 def _resolve_root(root: Path) -> Path:
@@ -113,11 +113,11 @@ def _crowded(folder: Path) -> UnsafePathError:
 
 def _source_file(path: Path, top: Path, allowed: tuple[Path, ...]) -> SourceFile:
     name = safe_relative_path(path.relative_to(top).as_posix())
-    real, found = path, path.lstat()
-    if stat.S_ISLNK(found.st_mode):
+    real, file_status = path, path.lstat()
+    if stat.S_ISLNK(file_status.st_mode):
         real = _target(path, name, allowed)
-        found = real.lstat()
-    if not stat.S_ISREG(found.st_mode):
+        file_status = real.lstat()
+    if not stat.S_ISREG(file_status.st_mode):
         raise UnsafePathError(
             f"{name} in {top} is not a regular file", hint="remove it, or copy the files elsewhere"
         )
@@ -125,7 +125,7 @@ def _source_file(path: Path, top: Path, allowed: tuple[Path, ...]) -> SourceFile
         raise StoreDeniedError(
             f"{name} in {top} may not be read by this user", hint=f"check the mode of {real}"
         )
-    return SourceFile(name, real, found.st_size)
+    return SourceFile(name, real, file_status.st_size)
 
 
 def _target(path: Path, name: str, allowed: tuple[Path, ...]) -> Path:

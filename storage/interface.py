@@ -34,7 +34,7 @@ from .layout import (
     quarantine_name,
 )
 from .manifest import FileEntry, Outgoing
-from .publishing import part_beside, write_all
+from .publishing import part_near, write_all
 
 NOT_A_FILE = -1
 """The size of what is not a regular file."""
@@ -228,7 +228,7 @@ class BlobStore(ABC):
     ) -> int:
         """Copy a blob to a file, which is replaced once the bytes are verified; return its size."""
         blob = Blob(digest, self._size(digest, generation) if size is None else size, generation)
-        with os_failures(f"write {destination}", near=destination), part_beside(destination) as (part, fd):
+        with os_failures(f"write {destination}", near=destination), part_near(destination) as (part, fd):
             self.pour_into(blob, fd, progress)
             written = os.fstat(fd).st_size
             part.replace(destination)
@@ -261,9 +261,9 @@ class BlobStore(ABC):
 
     def pour(self, blob: Blob, sink: Sink, begin: Callable[[], None]) -> None:
         """Pass a blob's bytes to `sink`, piece by piece in order; they are verified only once this returns."""
-        found = self._size(blob.digest, blob.generation)
-        if found != blob.size:
-            raise self._damage(blob.digest, f"{blob.size} bytes", f"{found} bytes")
+        size = self._size(blob.digest, blob.generation)
+        if size != blob.size:
+            raise self._damage(blob.digest, f"{blob.size} bytes", f"{size} bytes")
         self._pour_verified(blob, sink, begin)
 
     def _pour_verified(self, blob: Blob, sink: Sink, begin: Callable[[], None]) -> None:
@@ -320,10 +320,10 @@ class BlobStore(ABC):
             raise StorageError(f"{name} in {self.url} is too large for what it should be: {size} bytes")
 
     def _check_identity(self, store_id: str) -> bool:
-        found = self.identify()
-        if found is not None and found != store_id:
+        existing_id = self.identify()
+        if existing_id is not None and existing_id != store_id:
             raise StoreMismatchError(
-                f"the store {self.url} belongs to another registry ({found}, not {store_id})",
+                f"the store {self.url} belongs to another registry ({existing_id}, not {store_id})",
                 hint="check FUSERY_STORE_URL and FUSERY_DATABASE_URL: they must belong together",
             )
-        return found is not None
+        return existing_id is not None

@@ -36,7 +36,7 @@ from .publishing import (
     make_folders,
     new_part,
     open_as_folder,
-    part_beside,
+    part_near,
     sync_file,
     sync_folder,
     write_all,
@@ -73,10 +73,10 @@ class LocalStore(BlobStore):
             if expected is not None and self.size(expected.sha256, generation=generation) is not None:
                 digest, size = pump(source.fd, None)
                 require_expected(path, expected, digest, size)
-                known = Blob(digest, size, generation)
-                if self._holds(known):
-                    self._sync_name(known)
-                    return known
+                existing_blob = Blob(digest, size, generation)
+                if self._holds(existing_blob):
+                    self._sync_name(existing_blob)
+                    return existing_blob
                 os.lseek(source.fd, 0, os.SEEK_SET)
             with self._part() as (part, fd):
                 digest, size = pump(source.fd, fd, progress=progress)
@@ -141,10 +141,10 @@ class LocalStore(BlobStore):
         with (
             self._reading(digest, generation) as source,
             os_failures(f"write {destination}", near=destination.parent),
-            part_beside(destination) as (part, fd),
+            part_near(destination) as (part, fd),
         ):
-            if size not in (None, found := os.fstat(source).st_size):
-                raise self._damage(digest, f"{size} bytes", f"{found} bytes")
+            if size not in (None, actual_size := os.fstat(source).st_size):
+                raise self._damage(digest, f"{size} bytes", f"{actual_size} bytes")
             got, written = pump(source, fd, progress=progress)
             self._require(digest, got)
             part.replace(destination)
@@ -152,14 +152,14 @@ class LocalStore(BlobStore):
 
     def size(self, digest: Digest, *, generation: int = 0) -> int | None:
         """Return a blob's size in bytes, or None; see `BlobStore.size`."""
-        found = self._lstat(self._path(digest, generation))
-        return None if found is None else found.st_size
+        lstat = self._lstat(self._path(digest, generation))
+        return None if lstat is None else lstat.st_size
 
     def local_path(self, digest: Digest, *, generation: int = 0) -> Path | None:
         """Return the path of a blob to read in place; see `BlobStore.local_path`."""
         path = self._path(digest, generation)
-        found = self._lstat(path)
-        return path if found is not None and stat.S_ISREG(found.st_mode) else None
+        lstat = self._lstat(path)
+        return path if lstat is not None and stat.S_ISREG(lstat.st_mode) else None
 
     def _lstat(self, path: Path) -> os.stat_result | None:
         with os_failures(f"read {path}", near=path):
@@ -321,12 +321,12 @@ class LocalStore(BlobStore):
             for entry in entries:
                 name = Path(entry.path).relative_to(self.root).as_posix()
                 try:
-                    found = entry.stat(follow_symlinks=False)
+                    file_status = entry.stat(follow_symlinks=False)
                 except FileNotFoundError:
                     continue
-                if not stat.S_ISDIR(found.st_mode):
-                    size = found.st_size if stat.S_ISREG(found.st_mode) else NOT_A_FILE
-                    age = max(0.0, time.time() - max(found.st_mtime, found.st_ctime))
+                if not stat.S_ISDIR(file_status.st_mode):
+                    size = file_status.st_size if stat.S_ISREG(file_status.st_mode) else NOT_A_FILE
+                    age = max(0.0, time.time() - max(file_status.st_mtime, file_status.st_ctime))
                     yield Leftover(name, size, age)
                 elif folder not in (TMP, QUARANTINE):
                     waiting.append(Path(entry.path))

@@ -85,14 +85,14 @@ def protocol_of(plugin: Plugin) -> Protocol:
 
     from .plugins import blaming, load_plugin
 
-    found = load_plugin(plugin, own=("file", *PROTOCOLS))
+    protocol = load_plugin(plugin, own=("file", *PROTOCOLS))
     with blaming(plugin, "cannot be imported"):
-        if not isinstance(found, Protocol):
+        if not isinstance(protocol, Protocol):
             raise plugin.wrong(f"is no Protocol, which {plugin.value} has to be")
-        there = not found.maker or find_spec(found.maker) is not None
-    if not there:
-        raise plugin.wrong(f"names a module that is not there: {found.maker}")
-    return replace(found, plugin=plugin)
+        is_maker_installed = not protocol.maker or find_spec(protocol.maker) is not None
+    if not is_maker_installed:
+        raise plugin.wrong(f"names a module that is not there: {protocol.maker}")
+    return replace(protocol, plugin=plugin)
 
 
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)", re.DOTALL)
@@ -211,7 +211,7 @@ def _open_remote(url: str, options: Mapping[str, Any]) -> tuple[Any, str, str, P
     if match is None or protocol is None:
         from .plugins import plugins
 
-        known = ", ".join(dict.fromkeys(["file", *PROTOCOLS, *(each.name for each in plugins(_GROUP))]))
+        known = ", ".join(dict.fromkeys(["file", *PROTOCOLS, *(plugin.name for plugin in plugins(_GROUP))]))
         raise StoreUrlError(f"no store speaks {scheme[:20]!r}", hint=f"use a path or one of: {known}")
     place = _bucket_and_prefix(scheme, protocol, match["rest"])
     remember(options)
@@ -265,8 +265,8 @@ def _file_system(scheme: str, protocol: Protocol, place: str, options: Mapping[s
 def _require_endpoint(options: Mapping[str, Any]) -> None:
     """Refuse an endpoint that is no URL, which libraries report in many ways; it may contain a password."""
     inner = options.get("client_kwargs")
-    for found in (options, inner if isinstance(inner, Mapping) else {}):
-        if (endpoint := found.get("endpoint_url")) is None:
+    for option_group in (options, inner if isinstance(inner, Mapping) else {}):
+        if (endpoint := option_group.get("endpoint_url")) is None:
             continue
         try:
             parts = urlsplit(endpoint)

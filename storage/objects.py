@@ -117,10 +117,10 @@ class Objects:
     def entries(self, folder: str) -> Iterator[Leftover]:
         """List the objects below a folder of the prefix, or all of them for an empty one, in no order."""
         try:
-            found = self.calls.run("find", self.key(folder).rstrip("/"), detail=True)
+            listing = self.calls.run("find", self.key(folder).rstrip("/"), detail=True)
         except RemoteError:
             return
-        for name, info in found.items():
+        for name, info in listing.items():
             if info["type"] == "file":
                 stamp = next((info[key] for key in _STAMPS if info.get(key)), None)
                 path = str(name).lstrip("/").removeprefix(self.key(""))

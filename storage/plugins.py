@@ -33,7 +33,7 @@ _SCHEME = re.compile(r"[a-z][a-z0-9+.-]{0,31}")
 _UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError)
 """Errors that Python raises for invalid metadata."""
 
-_SAID = 200
+_MOST_MESSAGE = 200
 """Characters of what an error of a plugin says."""
 
 
@@ -72,26 +72,26 @@ class Plugin:
 
 def plugins(group: Group | None = None) -> list[Plugin]:
     """Return what is installed of a group, or of all, by name; nothing of it is imported."""
-    found = _installed(tuple(sys.path))
-    return [each for each in found if group is None or each.group == group]
+    installed = _installed(tuple(sys.path))
+    return [plugin for plugin in installed if group is None or plugin.group == group]
 
 
 def find_plugin(group: Group, name: str) -> Plugin | None:
     """Return the plugin of a name; None if it is not installed."""
-    found = [each for each in plugins(group) if each.name == name]
-    if len(found) > 1:
-        raise taken_twice(found)
-    return found[0] if found else None
+    matching_plugins = [plugin for plugin in plugins(group) if plugin.name == name]
+    if len(matching_plugins) > 1:
+        raise taken_twice(matching_plugins)
+    return matching_plugins[0] if matching_plugins else None
 
 
-def taken_twice(found: list[Plugin]) -> PluginError:
+def taken_twice(conflicting_plugins: list[Plugin]) -> PluginError:
     """Return the error for plugins of one name."""
-    packages = " and ".join(dict.fromkeys(map(str, found)))
-    if packages == str(found[0]):
-        return found[0].wrong("is more than once in its entry points")
+    packages = " and ".join(dict.fromkeys(map(str, conflicting_plugins)))
+    if packages == str(conflicting_plugins[0]):
+        return conflicting_plugins[0].wrong("is more than once in its entry points")
     return PluginError(
-        f"the {found[0].kind} {found[0].name} is brought by {packages}",
-        hint=f"pip uninstall {found[-1].package}",
+        f"the {conflicting_plugins[0].kind} {conflicting_plugins[0].name} is brought by {packages}",
+        hint=f"pip uninstall {conflicting_plugins[-1].package}",
     )
 
 
@@ -118,22 +118,24 @@ def blaming(
         yield
         return
     try:
-        with printing_aside():
+        with printing_to_stderr():
             yield
     except BaseException as error:  # of some libraries, not all are an Exception
         if _stays(error) or isinstance(error, besides):
             raise
         from .secrets import redact  # it costs a short command a tenth of its time
 
-        said = redact(_text(error))[:_SAID]
-        raise plugin.wrong(f"{what}: {type(error).__name__}{f': {said}' if said else ''}") from error
+        message = redact(_text(error))[:_MOST_MESSAGE]
+        raise plugin.wrong(f"{what}: {type(error).__name__}{f': {message}' if message else ''}") from error
 
 
 def _stays(error: BaseException) -> bool:
     """Tell whether what was raised is for the user as it is: a sentence of its own, Ctrl-C, or SIGTERM, which is one too."""
     if isinstance(error, FuseryError):
-        said = vars(error)  # a class of a plugin's may have made neither
-        return isinstance(said.get("message"), str) and isinstance(said.get("hint"), str | None)
+        error_attributes = vars(error)  # a class of a plugin's may have made neither
+        return isinstance(error_attributes.get("message"), str) and isinstance(
+            error_attributes.get("hint"), str | None
+        )
     # Python 3.11 wraps whatever is raised while a class is being made, the user's Ctrl-C too.
     return isinstance(error, KeyboardInterrupt) or isinstance(error.__cause__, KeyboardInterrupt)
 
@@ -181,7 +183,7 @@ _before: TextIO | None = None
 
 
 @contextmanager
-def printing_aside() -> Iterator[None]:
+def printing_to_stderr() -> Iterator[None]:
     """Let what is printed in the block go to stderr, and restore stdout whatever a plugin put in its place."""
     global _before, _blocks
     with _lock:

@@ -110,10 +110,10 @@ def sweep_temporary() -> int:
     with suppress(OSError):  # a folder that cannot be listed has nothing that can be removed
         for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
             with suppress(FileNotFoundError, PermissionError):
-                found = path.lstat()
+                folder_status = path.lstat()
                 # The part after the last hyphen is random; what made the folder stands before it.
                 dead = is_tag_dead("-".join(path.name.split("-")[-3:-1]))
-                if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and dead:
+                if stat.S_ISDIR(folder_status.st_mode) and folder_status.st_uid == os.geteuid() and dead:
                     freed += sum(file.lstat().st_size for file in path.rglob("*") if not file.is_dir())
                     remove_tree(path)
     return freed

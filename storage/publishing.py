@@ -93,7 +93,7 @@ def open_as_folder(fd: int, mode: int, folder: Path) -> None:
     os.fchmod(fd, mode & folder.stat().st_mode)
 
 
-def part_beside(destination: Path, mode: int = 0o666) -> AbstractContextManager[tuple[Path, int]]:
+def part_near(destination: Path, mode: int = 0o666) -> AbstractContextManager[tuple[Path, int]]:
     """Return `new_part` under a fresh name in the folder of `destination`, so that a rename stays on one disk."""
     return new_part(destination.parent / f".{uuid.uuid4().hex}.part", mode)
 
@@ -112,7 +112,7 @@ def link_exclusive(part: Path, final: Path) -> None:
 
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o666) -> None:
     """Write a small file so that a reader, or a crash, sees the old content or the new one and nothing between."""
-    with os_failures(f"write {path}", near=path.parent), part_beside(path, mode) as (part, fd):
+    with os_failures(f"write {path}", near=path.parent), part_near(path, mode) as (part, fd):
         write_all(fd, data)
         sync_file(fd)
         part.replace(path)

@@ -279,7 +279,12 @@ def foreign_errors() -> tuple[type[BaseException], ...]:
     """Return every class of exception that a call to a file system may raise."""
     loaded = [getattr(sys.modules.get(module), name, None) for module, name, _ in _CLASSES]
     # obstore raises a plain ValueError for some options.
-    return (OSError, asyncio.TimeoutError, ValueError, *(found for found in loaded if found is not None))
+    return (
+        OSError,
+        asyncio.TimeoutError,
+        ValueError,
+        *(error_class for error_class in loaded if error_class is not None),
+    )
 
 
 def classify(error: BaseException) -> FailureKind:
@@ -290,8 +295,8 @@ def classify(error: BaseException) -> FailureKind:
     if code in _PLACES or _WRONG_REGION in str(error):
         return FailureKind.BROKEN
     for module, name, kind in _CLASSES:
-        found = getattr(sys.modules.get(module), name, None)
-        if found is not None and isinstance(error, found):
+        error_class = getattr(sys.modules.get(module), name, None)
+        if error_class is not None and isinstance(error, error_class):
             status = _status(error) if name == "GenericError" else 0
             if status >= 500 and status != 501:
                 return FailureKind.TRANSIENT
@@ -347,11 +352,11 @@ def _classify_os_error(error: OSError) -> FailureKind:
 
 def _status(error: BaseException | None) -> int:
     """Return the HTTP status in the text of an error of obstore's, 0 without one."""
-    found = _STATUS.search(str(error))
-    return int(found[1]) if found else 0
+    match = _STATUS.search(str(error))
+    return int(match[1]) if match else 0
 
 
 def _code(error: BaseException | None) -> str:
     """Return the code in a server's reply, which obstore repeats."""
-    found = _CODE.search(str(error))
-    return found[1] if found else ""
+    match = _CODE.search(str(error))
+    return match[1] if match else ""

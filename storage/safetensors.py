@@ -133,8 +133,8 @@ def build_header(
 
 
 def _read(file: BinaryIO, limit: int) -> Header:
-    found = os.fstat(file.fileno())
-    size = found.st_size
+    file_status = os.fstat(file.fileno())
+    size = file_status.st_size
     prefix = file.read(8)
     if len(prefix) < 8:
         raise _Problem("it is shorter than eight bytes")
@@ -147,7 +147,7 @@ def _read(file: BinaryIO, limit: int) -> Header:
     if (
         limit <= ADAPTER_HEADER_LIMIT
         and size > HOLLOW
-        and getattr(found, "st_blocks", size) * 512 < size // 16
+        and getattr(file_status, "st_blocks", size) * 512 < size // 16
     ):
         raise _Problem(f"of its {size:,} bytes nearly all are holes (was the download finished?)")
     text = file.read(length)

@@ -63,30 +63,30 @@ _SECRET_NAME = re.compile(
 )
 """Names of variables of the environment whose values are secrets, and not the paths of such."""
 
-_known: set[str] = set()
+_registered: set[str] = set()
 _lock = threading.Lock()
 
 
 def remember(options: Mapping[str, Any]) -> None:
     """Note the secrets among a store's options, and in the environment, for `redact`."""
-    found = set(_texts(options))
+    secret_texts = set(_texts(options))
     for name in _ENVIRONMENT:
-        found.update(_texts({name: os.environ.get(name, "")}))
+        secret_texts.update(_texts({name: os.environ.get(name, "")}))
     with _lock:
-        for text in found:
-            _known.update(one for one in _forms(text) if len(one) >= _SHORTEST)
+        for text in secret_texts:
+            _registered.update(one for one in _forms(text) if len(one) >= _SHORTEST)
     _quieten()
 
 
 def remember_given(words: Iterable[str], environment: Mapping[str, str], settings: Mapping[str, Any]) -> None:
     """Note every secret that the user gave this run, for `redact`."""
-    found: dict[str, object] = {}
+    secret_options: dict[str, object] = {}
     for name, value in {**settings, **environment}.items():
         if "store_options" in name.casefold():
-            found[name] = _options(value)
+            secret_options[name] = _options(value)
         elif isinstance(value, str):
-            found[name] = [value] if _SECRET_NAME.match(name) else _of_url(value)
-    remember({"words": [part for word in words for part in _of_url(word)], **found})
+            secret_options[name] = [value] if _SECRET_NAME.match(name) else _of_url(value)
+    remember({"words": [part for word in words for part in _of_url(word)], **secret_options})
 
 
 def masked(text: str) -> str:
@@ -99,7 +99,7 @@ def masked(text: str) -> str:
 def redact(text: str) -> str:
     """Return a text with every known secret in it replaced, and what URLs and pydantic repeat of others."""
     with _lock:
-        secrets = sorted(_known, key=len, reverse=True)
+        secrets = sorted(_registered, key=len, reverse=True)
     for secret in secrets:
         text = text.replace(secret, "***")
     return masked(_OWN.sub("fusery_***", _INPUT.sub("input_value=***", text)))
@@ -142,8 +142,8 @@ def _options(value: Any) -> Any:
 
 def _of_url(text: str) -> list[str]:
     """Return the credentials in a URL, or in the first of a text: password or token, and what its query calls a key."""
-    before, found, rest = text.partition("://")
-    if not found:
+    before, separator, rest = text.partition("://")
+    if not separator:
         return []
     secrets = [match[0].partition("=")[2] for match in _PARAMETER.finditer(rest)]
     # A password may have slashes in it that ought to be spelled otherwise: everything up to the last @ is looked at.

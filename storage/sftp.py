@@ -95,10 +95,10 @@ class SftpObjects(Objects):
     def size(self, name: str) -> int | None:
         """Return a file's size, None if it is not there or not a regular file."""
         try:
-            found: int | None = self.calls.run(_size, self.key(name))
+            file_size: int | None = self.calls.run(_size, self.key(name))
         except RemoteError:
             return None
-        return found
+        return file_size
 
     def read_range(self, name: str, start: int, end: int) -> bytes:
         """Return a range."""
@@ -138,10 +138,10 @@ class SftpObjects(Objects):
         while waiting:
             place, depth = waiting.pop()
             try:
-                found = self.calls.run(_scan, place)
+                listing = self.calls.run(_scan, place)
             except RemoteError:
                 continue
-            for path, size, modified in found:
+            for path, size, modified in listing:
                 if size is None:
                     # Nothing of ours lies deeper, and a server may show folders within folders without end.
                     if depth < _DEEPEST:
@@ -240,22 +240,22 @@ async def _size(file_system: Any, path: str) -> int | None:
     import stat
 
     async with file_system._pool.get() as channel:
-        found = await channel.lstat(path)
-    return int(found.size) if stat.S_ISREG(found.permissions) else None
+        attributes = await channel.lstat(path)
+    return int(attributes.size) if stat.S_ISREG(attributes.permissions) else None
 
 
 async def _scan(file_system: Any, folder: str) -> list[tuple[str, int | None, float]]:
     """Return path, size (None for a folder) and time of the last write of what is in a folder."""
     import stat
 
-    found: list[tuple[str, int | None, float]] = []
+    scanned_entries: list[tuple[str, int | None, float]] = []
     async with file_system._pool.get() as channel:
         async for entry in channel.scandir(folder):
             if entry.filename in (".", ".."):
                 continue
             mode, path = entry.attrs.permissions, str(posixpath.join(folder, entry.filename))
             if stat.S_ISDIR(mode):
-                found.append((path, None, 0.0))
+                scanned_entries.append((path, None, 0.0))
             elif stat.S_ISREG(mode):
-                found.append((path, int(entry.attrs.size), float(entry.attrs.mtime or 0)))
-    return found
+                scanned_entries.append((path, int(entry.attrs.size), float(entry.attrs.mtime or 0)))
+    return scanned_entries

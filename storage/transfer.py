@@ -61,7 +61,7 @@ def in_order(work: Callable[[T], R], things: Iterable[T], at_once: int = AT_ONCE
 NOTES = 1 << 20
 """Bytes for what is written beside files: records in a database and its log, who uses what."""
 
-_BESIDE = 3
+_PARALLEL = 3
 """Blocks of a file system that a file may take beside its bytes: of the folders that are made for it."""
 
 
@@ -93,9 +93,9 @@ def require_rooms(needs: Iterable[Need], *, hint: str = "free some space, or ask
             place = existing_folder(need.folder)
             device, system = place.stat().st_dev, os.statvfs(place)
         block = system.f_frsize or 1
-        known = systems.setdefault(device, _System(need.folder, system.f_bavail * block))
-        known.needed += sum((-(-size // block) + _BESIDE) * block for size in need.sizes)
-        known.free += need.taken
+        file_system = systems.setdefault(device, _System(need.folder, system.f_bavail * block))
+        file_system.needed += sum((-(-size // block) + _PARALLEL) * block for size in need.sizes)
+        file_system.free += need.taken
     for one in systems.values():
         if one.needed > one.free:
             raise OutOfSpaceError(
@@ -112,8 +112,8 @@ class _System:
 
 def on_disk(path: Path) -> int:
     """Return the bytes that a file, or what is in a folder, takes on its disk; 0 if it is not there."""
-    found = 0
+    bytes_used = 0
     for one in (path, *path.rglob("*")):
         with suppress(FileNotFoundError):
-            found += one.lstat().st_blocks * 512
-    return found
+            bytes_used += one.lstat().st_blocks * 512
+    return bytes_used

@@ -66,13 +66,13 @@ class RuleContract:
     def test_a_good_adapter_has_no_finding(self, base: Path, adapter: Path) -> None:
         assert self.look(adapter, base) == []
 
-    def test_each_code_is_found_where_it_is_the_case(self, base: Path, adapter: Path, tmp_path: Path) -> None:
+    def test_codes_are_reported(self, base: Path, adapter: Path, tmp_path: Path) -> None:
         assert self.bad.keys() == self.codes().keys()
         for number, (code, spoil) in enumerate(self.bad.items()):
             folder = self.make(tmp_path / f"bad{number}", base)
-            found = self.look(folder, base, spoil(folder))
-            assert code in {finding.code for finding in found}
-            for finding in found:
+            findings = self.look(folder, base, spoil(folder))
+            assert code in {finding.code for finding in findings}
+            for finding in findings:
                 assert finding.code in self.codes()
                 assert finding.severity in ("error", "warning", "info")
                 assert finding.message and "\n" not in finding.message

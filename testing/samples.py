@@ -105,16 +105,21 @@ def make_adapter(folder: Path, *, rank: int = 4, seed: int = 1, **config: Any) -
             tensors[f"{path}.lora_b"] = numbers.normal(0, 0.05, (rank, rows)).astype(np.float32)
     save_file(tensors, folder / WEIGHTS)
     parameters = {"rank": rank, "scale": 20.0, "dropout": 0.0}
-    said = {"fine_tune_type": "lora", "num_layers": _LAYERS, "lora_parameters": parameters, **config}
-    (folder / CONFIG).write_text(json.dumps(said), encoding="utf-8")
+    adapter_config = {
+        "fine_tune_type": "lora",
+        "num_layers": _LAYERS,
+        "lora_parameters": parameters,
+        **config,
+    }
+    (folder / CONFIG).write_text(json.dumps(adapter_config), encoding="utf-8")
     return folder
 
 
 def candidate(adapter: Path, base: Path, declared: Submission | None = None) -> Candidate:
     """Return what the rules of admission look at, of an adapter and the base it is to stand on."""
     facts = BaseFacts(base.name, read_architecture(base), frozenset({base.name}))
-    said = declared or Submission(task="sample")
-    return Candidate(read_adapter_folder(adapter), facts, said, look_around(adapter))
+    submission = declared or Submission(task="sample")
+    return Candidate(read_adapter_folder(adapter), facts, submission, look_around(adapter))
 
 
 def fused_source(folder: Path) -> BundleSource:

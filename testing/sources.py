@@ -27,15 +27,15 @@ class SourceContract:
         """Return what is read of some runs, or of all."""
         return list(self.read(place, runs=tuple(only)))
 
-    def test_runs_come_oldest_first_each_with_an_id_of_its_own(self, place: str) -> None:
-        found = self.runs(place)
-        assert len(found) >= 2
-        began = [run.record.started_at for run in found]
+    def test_runs_are_ordered_and_have_unique_ids(self, place: str) -> None:
+        runs = self.runs(place)
+        assert len(runs) >= 2
+        began = [run.record.started_at for run in runs]
         assert began == sorted(began)
-        assert len({run.id for run in found}) == len(found)
-        assert all(run.id and run.name and run.project and run.problem is None for run in found)
+        assert len({run.id for run in runs}) == len(runs)
+        assert all(run.id and run.name and run.project and run.problem is None for run in runs)
 
-    def test_there_is_an_adapter_among_the_files_of_each(self, place: str) -> None:
+    def test_files_of_a_run_include_an_adapter(self, place: str) -> None:
         for run in self.runs(place):
             assert all(map(is_inside, run.files))
             assert tracked_adapters(run)
@@ -53,10 +53,10 @@ class SourceContract:
         wanted = self.runs(place)[-1].id
         assert [run.id for run in self.runs(place, [wanted])] == [wanted]
 
-    def test_a_run_that_is_not_there_is_said(self, place: str) -> None:
+    def test_missing_run_is_reported(self, place: str) -> None:
         with pytest.raises(UnknownReferenceError):
             self.runs(place, ["0123456789abcdef"])
 
-    def test_a_place_where_nothing_is_is_said(self) -> None:
+    def test_empty_place_is_reported(self) -> None:
         with pytest.raises((BadInputError, UnknownReferenceError)):
             self.runs(self.nowhere)

@@ -93,7 +93,7 @@ class BytesContract:
         assert backend.read(name_of(blob.digest)) == LARGE
         assert sum(steps) == len(LARGE) and min(steps) >= 0
 
-    def test_generations_do_not_touch_each_other(self, backend: Backend, tmp_path: Path) -> None:
+    def test_generations_are_independent(self, backend: Backend, tmp_path: Path) -> None:
         digest = backend.store.put_bytes(HELLO, generation=3).digest
         assert backend.names() == {name_of(digest, 3)}
         with pytest.raises(AbsentBlobError):
@@ -135,9 +135,7 @@ class BytesContract:
         assert not known or backend.read(name_of(HELLO_DIGEST)) == HELLO
 
     @pytest.mark.parametrize("damage", [_DAMAGED, HELLO[:-1]], ids=["flipped", "short"])
-    def test_a_damaged_blob_is_replaced_and_kept_aside(
-        self, backend: Backend, tmp_path: Path, damage: bytes
-    ) -> None:
+    def test_damaged_blob_is_replaced_and_kept(self, backend: Backend, tmp_path: Path, damage: bytes) -> None:
         source = file_with(tmp_path, HELLO)
         with Staging(backend.store.staging_folder or tmp_path) as staging:
             staged = staging.copies({"a": source})["a"]
@@ -199,16 +197,16 @@ class BytesContract:
 
     def test_a_second_store_sees_a_write_at_once(self, backend: Backend) -> None:
         second = backend.reopen()
-        for there in (False, True, False):
-            if there:
+        for is_present in (False, True, False):
+            if is_present:
                 backend.write(name_of(HELLO_DIGEST), HELLO)
                 assert backend.store.read_bytes(HELLO_DIGEST, limit=100) == HELLO
             else:
                 backend.store.delete(HELLO_DIGEST)
-            assert second.size(HELLO_DIGEST) == (len(HELLO) if there else None)
-            assert [blob.digest for blob in second.blobs()] == [HELLO_DIGEST] * there
+            assert second.size(HELLO_DIGEST) == (len(HELLO) if is_present else None)
+            assert [blob.digest for blob in second.blobs()] == [HELLO_DIGEST] * is_present
 
-    def test_reading_what_is_not_there_names_it(self, backend: Backend, tmp_path: Path) -> None:
+    def test_reading_a_missing_file_names_it(self, backend: Backend, tmp_path: Path) -> None:
         with pytest.raises(AbsentBlobError, match=NOWHERE) as caught:
             backend.store.read_bytes(NOWHERE, generation=4, limit=100)
         assert (caught.value.digest, caught.value.generation) == (NOWHERE, 4)

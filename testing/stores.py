@@ -50,7 +50,7 @@ class StoreContract(BytesContract):
     # -- checking --------------------------------------------------------------------------------------------------
 
     @pytest.mark.parametrize("position", [0, 1, len(LARGE) // 2, len(LARGE) - 1])
-    def test_one_flipped_bit_is_found(self, backend: Backend, position: int) -> None:
+    def test_one_flipped_bit_is_detected(self, backend: Backend, position: int) -> None:
         blob = backend.store.put_bytes(LARGE)
         backend.store.verify(blob.digest, blob.size)
         damaged = bytearray(LARGE)
@@ -61,7 +61,7 @@ class StoreContract(BytesContract):
         assert caught.value.got == digest_bytes(bytes(damaged))
 
     @pytest.mark.parametrize("damage", [HELLO[:-1], HELLO + b"\n", b""], ids=["short", "long", "empty"])
-    def test_a_wrong_size_is_found(self, backend: Backend, damage: bytes) -> None:
+    def test_wrong_size_is_detected(self, backend: Backend, damage: bytes) -> None:
         blob = backend.store.put_bytes(HELLO)
         with pytest.raises(DigestMismatchError):
             backend.store.verify(blob.digest, len(damage))
@@ -214,7 +214,7 @@ class StoreContract(BytesContract):
 
     # -- documents beside the blobs --------------------------------------------------------------------------------
 
-    def test_a_document_is_written_anew_as_a_whole(self, backend: Backend) -> None:
+    def test_document_is_replaced_as_a_whole(self, backend: Backend) -> None:
         assert backend.store.read_document("package.json") is None
         for data in (b"first, and longer", b"second", b"second"):
             backend.store.write_document("package.json", data)

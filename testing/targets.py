@@ -58,8 +58,10 @@ class TargetContract:
     ) -> None:
         for content in target.contents:
             manifest = self.write(source(content), target, tmp_path / content).manifest
-            found = {path: digest_file(tmp_path / content / path) for path in files_of(tmp_path / content)}
-            assert found == {entry.path: (entry.sha256, entry.size) for entry in manifest}
+            digests_by_path = {
+                path: digest_file(tmp_path / content / path) for path in files_of(tmp_path / content)
+            }
+            assert digests_by_path == {entry.path: (entry.sha256, entry.size) for entry in manifest}
 
     def test_the_same_source_gives_the_same_bytes(
         self, target: Target, source: MakeSource, tmp_path: Path
@@ -86,7 +88,7 @@ class TargetContract:
             self.write(source(content), target, folder)
             record = json.loads((folder / RECORD).read_bytes())
             assert (record["target"], record[CHECKSUM]) == (target.name, checksum_of(record))
-            assert {each["path"] for each in record["contents"]} == files_of(folder) - {RECORD}
+            assert {listed_file["path"] for listed_file in record["contents"]} == files_of(folder) - {RECORD}
             assert record["provenance"].get("plugin") == (str(target.plugin) if target.plugin else None)
 
     def test_nothing_of_this_machine_is_in_it(

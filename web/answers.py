@@ -53,9 +53,9 @@ def wants_json(request: Request) -> bool:
     return "application/json" in accepted and "text/html" not in accepted
 
 
-def answer(request: Request, template: str, found: Mapping[str, Any], **more: Any) -> Response:
+def answer(request: Request, template: str, content: Mapping[str, Any], **more: Any) -> Response:
     """Return the content `found` as JSON, or as HTML from a template, which also has `more`, such as pictures."""
-    document = presentable(plain(dict(found)))
+    document = presentable(plain(dict(content)))
     return (
         JSONResponse(document) if wants_json(request) else page(request, template, {"it": document, **more})
     )

@@ -123,16 +123,16 @@ class Auth(Protocol):
 
 def principal_of(request: Request) -> Principal:
     """Return the sender that the route's guard authenticated."""
-    found = getattr(request.state, "principal", NOBODY)
-    assert isinstance(found, Principal)
-    return found
+    principal = getattr(request.state, "principal", NOBODY)
+    assert isinstance(principal, Principal)
+    return principal
 
 
 def program_of(request: Request) -> Principal:
     """Return the program that sends a request."""
-    if not (found := principal_of(request)).is_program:
+    if not (principal := principal_of(request)).is_program:
         raise FormError("a bearer token is needed", hint="send the header Authorization: Bearer TOKEN")
-    return found
+    return principal
 
 
 class LocalAuth:

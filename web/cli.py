@@ -94,8 +94,8 @@ def ui(
 
     def ready(address: str, entrance: str, once: str) -> None:
         text = f"The registry is at {entrance}; Ctrl-C ends it."
-        found = Listening(url=address, entrance=entrance)
-        session.emit(found, names=[entrance], human=lambda: session.print(text))
+        listening = Listening(url=address, entrance=entrance)
+        session.emit(listening, names=[entrance], human=lambda: session.print(text))
         if not no_browser and not session.json and not session.quiet:
             import webbrowser
 
@@ -113,11 +113,11 @@ def _save(session: Session, subject: str | None, file: Path, *, force: bool, aud
     if file.suffix.lower() not in (".html", ".htm"):
         raise BadInputError(f"pages are saved as .html, not {file.name[:60]!r}", hint="--save report.html")
     require_free(file, force=force)  # before an audit that may take an hour
-    found = session.registry.upkeep.audit(reporter=session.reporter()) if audit else None
-    page = saved(session.registry, subject, found)
+    report = session.registry.upkeep.audit(reporter=session.reporter()) if audit else None
+    page = saved(session.registry, subject, report)
     write_document(session, file, page.decode(), form="html", force=force)
-    if found is None or found.ok:
+    if report is None or report.ok:
         return 0
-    session.say(f"The audit found {plural(len(found.problems), 'problem')}, and the page says so.")
+    session.say(f"The audit found {plural(len(report.problems), 'problem')}, and the page says so.")
     session.say("Next: fusery audit")
     return 1

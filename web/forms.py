@@ -73,8 +73,8 @@ class Form:
     @property
     def operation(self) -> Operation:
         """Return the operation."""
-        found: Operation = getattr(self.resource, self.method).operation
-        return found
+        form_operation: Operation = getattr(self.resource, self.method).operation
+        return form_operation
 
     @property
     def name(self) -> str:
@@ -162,13 +162,13 @@ BY_NAME: Mapping[str, Form] = {form.name: form for form in FORMS}
 
 
 def _pairs(text: str) -> dict[str, str]:
-    found = {}
+    pairs = {}
     for line in filter(None, (line.strip() for line in text.split("\n"))):
         name, equals, value = line.partition("=")
         if not equals or not name.strip():
             raise BadInputError(f"invalid tag: {line[:80]!r}", hint="write one NAME=VALUE a line")
-        found[name.strip()] = value.strip()
-    return found
+        pairs[name.strip()] = value.strip()
+    return pairs
 
 
 async def sent_form(request: Request) -> dict[str, str]:
@@ -197,7 +197,9 @@ def _add(routes: Routes, registry: Registry, form: Form) -> None:
     @routes.page(f"/acts/{form.name}", role=form.role)
     def ask(request: Request) -> Response:
         given = {name: text[:2_000] for name, text in request.query_params.items()}
-        return _shown(request, form, given, known=lambda: _known(registry, form, given))
+        return _shown(
+            request, form, given, load_recorded_values=lambda: _recorded_values(registry, form, given)
+        )
 
     @routes.add("POST", f"/acts/{form.name}", role=form.role)
     def run(request: Request, given: Sent) -> Response:
@@ -219,20 +221,20 @@ def _shown(
     form: Form,
     given: Mapping[str, str],
     *,
-    known: Callable[[], Mapping[str, Any]] = dict,
+    load_recorded_values: Callable[[], Mapping[str, Any]] = dict,
     problem: FuseryError | None = None,
 ) -> Response:
     """Return the page of a form, with given and recorded values."""
     shown: dict[str, object] = {"act": form, "given": given, "promotion": None, "choices": ()}
     try:
-        shown |= known()
+        shown |= load_recorded_values()
     except FuseryError as error:
         problem = error
     status = 200 if problem is None else status_of(problem)
     return page(request, "act.html.j2", {**shown, "problem": problem}, status)
 
 
-def _known(registry: Registry, form: Form, given: Mapping[str, str]) -> Mapping[str, Any]:
+def _recorded_values(registry: Registry, form: Form, given: Mapping[str, str]) -> Mapping[str, Any]:
     """Return the recorded values, the aliases to choose from, or the state of an alias's rules."""
     subject, alias = given.get(form.names[0]), given.get("alias")
     if not subject:

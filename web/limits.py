@@ -32,7 +32,7 @@ SLOWEST = 1_024  # the fewest bytes a second of a transfer, on average over `STA
 WHOLE = 300  # seconds for a package to arrive
 QUEUED = 60  # seconds that a request waits for a slot
 WAITING = 256  # the most requests of one client that wait for a slot
-_KNOWN = 10_000  # the most clients that a rate limit remembers
+_REMEMBERED = 10_000  # the most clients that a rate limit remembers
 
 
 class RateLimit:
@@ -51,7 +51,7 @@ class RateLimit:
             left = min(self._burst, left + (now - at) * self._rate)
             allowed = left >= 1
             self._left[client] = (left - 1 if allowed else left, now)
-            while len(self._left) > _KNOWN:
+            while len(self._left) > _REMEMBERED:
                 self._left.popitem(last=False)
         return 0.0 if allowed else (1 - left) / self._rate
 
@@ -62,8 +62,8 @@ class FairQueue:
     It belongs to one event loop.
     """
 
-    def __init__(self, most: int, each: int) -> None:
-        self._slots, self._each = asyncio.Semaphore(most), each
+    def __init__(self, most: int, slots_per_client: int) -> None:
+        self._slots, self._each = asyncio.Semaphore(most), slots_per_client
         self._own: dict[str, asyncio.Semaphore] = {}
         self._requests: dict[str, int] = {}
 

@@ -56,14 +56,14 @@ def add_pages(routes: Routes, registry: Registry) -> None:
 
     @routes.page("/compare")
     def compare(request: Request, ref: Annotated[list[str], Query(max_length=50)]) -> Response:
-        found = registry.adapters.compare(list(dict.fromkeys(ref)))
+        content = registry.adapters.compare(list(dict.fromkeys(ref)))
         curves = [
             {"version": name, "points": [point.to_dict() for point in points]}
-            for name, points in found.curves.items()
+            for name, points in content.curves.items()
             if points
         ]
         picture = curves_chart("curves", {"task": "several adapters", "curves": curves}) if curves else None
-        return answer(request, "compare.html.j2", found, curves=curves, picture=picture)
+        return answer(request, "compare.html.j2", content, curves=curves, picture=picture)
 
     @routes.page("/aliases/{task}/{name}")
     def alias(request: Request, task: str, name: str, offset: Whole = 0) -> Response:
@@ -75,19 +75,19 @@ def add_pages(routes: Routes, registry: Registry) -> None:
 
     @routes.page("/bases/{name:path}")
     def base(request: Request, name: str, offset: Whole = 0) -> Response:
-        found = registry.bases.show(name, limit=sheets.PAGE, offset=offset)
-        return answer(request, "base_model.html.j2", found, offset=offset)
+        content = registry.bases.show(name, limit=sheets.PAGE, offset=offset)
+        return answer(request, "base_model.html.j2", content, offset=offset)
 
     @routes.page("/fused")
     def all_fused(request: Request, offset: Whole = 0) -> Response:
         models = registry.fused.list(limit=sheets.PAGE + 1, offset=offset)
-        found = {
+        content = {
             "offset": offset,
             "next": next_page(models, offset),
             "models": models[: sheets.PAGE],
             "cache": registry.cache.contents(),
         }
-        return answer(request, "all_fused.html.j2", found)
+        return answer(request, "all_fused.html.j2", content)
 
     @routes.page("/fused/{key}")
     def fused(request: Request, key: str) -> Response:
@@ -108,13 +108,13 @@ def add_pages(routes: Routes, registry: Registry) -> None:
     @routes.page("/places")
     def places(request: Request, at: Text = None, offset: Whole = 0) -> Response:
         running = registry.deployments.list(at=at or None, limit=sheets.PAGE + 1, offset=offset)
-        found = {
+        content = {
             "at": at or None,
             "offset": offset,
             "next": next_page(running, offset),
             "deployments": running[: sheets.PAGE],
         }
-        return answer(request, "places.html.j2", found)
+        return answer(request, "places.html.j2", content)
 
     @routes.page("/log")
     def log(
@@ -131,13 +131,15 @@ def add_pages(routes: Routes, registry: Registry) -> None:
 
     @routes.page("/search")
     def search(request: Request, q: Annotated[str, Query(max_length=500)] = "") -> Response:
-        found = registry.search(q)
-        alone = [("adapters", name) for name in found.adapters] + [("bases", name) for name in found.bases]
-        alone += [("tasks", name) for name in found.tasks] + [("fused", key) for key in found.fused]
+        content = registry.search(q)
+        alone = [("adapters", name) for name in content.adapters] + [
+            ("bases", name) for name in content.bases
+        ]
+        alone += [("tasks", name) for name in content.tasks] + [("fused", key) for key in content.fused]
         if len(alone) == 1 and "text/html" in request.headers.get("accept", ""):
             [(kind, name)] = alone
             return RedirectResponse(f"/{kind}/{segment(name)}", 303)
-        return answer(request, "search.html.j2", found, asked=q)
+        return answer(request, "search.html.j2", content, asked=q)
 
     @routes.page("/style.css", role=None)
     def style() -> Response:

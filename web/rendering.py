@@ -69,8 +69,8 @@ def _column(part: Part) -> dict[str, object]:
     title, number = f"{part.title[:1].upper()}{part.title[1:]}", part.is_number
 
     def cell(row: Mapping[str, Any]) -> str:
-        found = value_text(part, row[part.key], cell=True) or "–"
-        return found.replace("-", "\N{MINUS SIGN}") if number else found
+        cell_text = value_text(part, row[part.key], cell=True) or "–"
+        return cell_text.replace("-", "\N{MINUS SIGN}") if number else cell_text
 
     return {
         "head": f">{title}" if number else title,
@@ -94,9 +94,9 @@ def presentable(value: Any) -> Any:
     if isinstance(value, str):
         return masked(value)
     if isinstance(value, Mapping):
-        return {presentable(str(key)): presentable(each) for key, each in value.items()}
+        return {presentable(str(key)): presentable(entry_value) for key, entry_value in value.items()}
     if isinstance(value, list | tuple):
-        return [presentable(each) for each in value]
+        return [presentable(element) for element in value]
     if isinstance(value, bytes):
         return repr(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value

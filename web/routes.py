@@ -176,7 +176,9 @@ def add_operations(routes: Routes, registry: Registry) -> None:
 
 def _add(routes: Routes, registry: Registry, resource: str, operation: Operation) -> None:
     model, needed = _model(resource, operation), {"limit"} if operation.pages else set[str]()
-    needed |= {name for name, each in operation.parameters.items() if each.default is each.empty}
+    needed |= {
+        name for name, parameter in operation.parameters.items() if parameter.default is parameter.empty
+    }
 
     def answer(request: Request, given: BaseModel) -> Response:
         principal = program_of(request) if operation.writes else principal_of(request)
@@ -217,7 +219,7 @@ def _sent(kind: Any, *, in_query: bool, largest: int = LARGEST) -> Any:
     """Return the type of an argument in a request: records and times are strings."""
     origin, args = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
-        several = dict.fromkeys(_sent(each, in_query=in_query, largest=largest) for each in args)
+        several = dict.fromkeys(_sent(arg, in_query=in_query, largest=largest) for arg in args)
         return Union[tuple(several)]  # noqa: UP007 -- made from a tuple
     if kind is int:
         return Annotated[int, Field(ge=0, le=largest)]
@@ -240,10 +242,10 @@ def _sent(kind: Any, *, in_query: bool, largest: int = LARGEST) -> Any:
 
 
 def _pairs(texts: list[str]) -> dict[str, str]:
-    found = dict(text.partition("=")[::2] for text in texts)
-    if len(found) != len(texts) or any("=" not in text for text in texts):
+    pairs = dict(text.partition("=")[::2] for text in texts)
+    if len(pairs) != len(texts) or any("=" not in text for text in texts):
         raise ValueError("expected NAME=VALUE with unique names")
-    return found
+    return pairs
 
 
 _ERROR: Mapping[str, Any] = {

@@ -47,8 +47,8 @@ def saved(registry: Registry, subject: str | None = None, audit: Report | None =
     pages = dict(_pages(registry, subject))
     if audit is not None:
         newest = registry.upkeep.log(limit=1)
-        found = {"report": audit, "newest": newest[0] if newest else None}
-        pages["/audit"] = Sheet("audit.html.j2", found)
+        audit_content = {"report": audit, "newest": newest[0] if newest else None}
+        pages["/audit"] = Sheet("audit.html.j2", audit_content)
     anchors = {address: f"p{at}" for at, address in enumerate(pages, 1)}
     html = [_html(sheet, anchors[address], anchors) for address, sheet in pages.items()]
     values = {
@@ -76,25 +76,29 @@ def _title(address: str) -> str:
 def _pages(registry: Registry, subject: str | None) -> Iterator[Page]:
     if subject is None:
         yield "/", start_sheet(registry, most=TASKS)
-        for each in registry.adapters.tasks(limit=SECTIONS):
-            yield from _of_task(registry, each.task)
+        for task in registry.adapters.tasks(limit=SECTIONS):
+            yield from _of_task(registry, task.task)
         return
     try:
         (newest, *_) = registry.adapters.list(task=subject, sort="version:desc", limit=1)
     except (UnknownReferenceError, BadInputError):  # not a task
-        found = registry.provenance.resolve(subject)
+        resolved_record = registry.provenance.resolve(subject)
     else:
         yield from _of_task(registry, newest.task)
-        held = [each.adapter for each in registry.aliases.list(newest.task)]
+        held = [alias_record.adapter for alias_record in registry.aliases.list(newest.task)]
         for name in list(dict.fromkeys([*filter(None, held), newest.name]))[:MOST]:
             yield from _of_adapter(registry, name)
         return
-    if found.kind == "base":
+    if resolved_record.kind == "base":
         raise BadInputError(
             f"cannot report on a base model: {subject[:80]}",
-            hint=f"give a task or an adapter; list those on it: fusery list --base {found.name}",
+            hint=f"give a task or an adapter; list those on it: fusery list --base {resolved_record.name}",
         )
-    name = registry.fused.fidelity(found.name).adapter if found.kind == "fused" else found.name
+    name = (
+        registry.fused.fidelity(resolved_record.name).adapter
+        if resolved_record.kind == "fused"
+        else resolved_record.name
+    )
     yield from _of_adapter(registry, name)
     adapter = registry.adapters.show(name)
     for alias in adapter.aliases:
@@ -104,16 +108,16 @@ def _pages(registry: Registry, subject: str | None) -> Iterator[Page]:
 def _of_task(registry: Registry, task: str) -> Iterator[Page]:
     versions = registry.adapters.list(task=task, sort="version:desc", limit=PAGE + 1)
     yield f"/tasks/{segment(task)}", task_sheet(registry, task, versions)
-    for each in registry.aliases.list(task)[:PAGE]:
-        name = each.alias.rpartition("#")[2]
+    for alias_record in registry.aliases.list(task)[:PAGE]:
+        name = alias_record.alias.rpartition("#")[2]
         yield of_alias(f"{task}#{name}"), alias_sheet(registry, task, name)
 
 
 def _of_adapter(registry: Registry, name: str) -> Iterator[Page]:
     sheet = adapter_sheet(registry, name)
     yield of_adapter(name), sheet
-    for each in sheet.found["fused"][:MOST]:
-        yield f"/fused/{segment(each['key'])}", fused_sheet(registry, each["key"])
+    for fused_record in sheet.found["fused"][:MOST]:
+        yield f"/fused/{segment(fused_record['key'])}", fused_sheet(registry, fused_record["key"])
     yield f"/lineage/{segment(name)}", lineage_sheet(registry, name)
 
 
@@ -129,12 +133,12 @@ def _html(sheet: Sheet, anchor: str, anchors: dict[str, str]) -> Markup:
     html = environment(_BARE).get_template(sheet.template).render(values)
     html = _FURTHER.sub('<p class="bound">The registry has more.</p>', _CONTROLS.sub("", html))
     html = _PICTURE.sub("Lineage: see below", html)
-    html = _HEADING.sub(lambda found: f"{found[1]}{int(found[2]) + 1}", html)
+    html = _HEADING.sub(lambda match: f"{match[1]}{int(match[2]) + 1}", html)
 
-    def named(found: re.Match[str]) -> str:
-        attribute, value = found.groups()
+    def named(match: re.Match[str]) -> str:
+        attribute, value = match.groups()
         if attribute != "href":
-            return f' {attribute}="{" ".join(f"{anchor}-{each}" for each in value.split())}"'
+            return f' {attribute}="{" ".join(f"{anchor}-{element_id}" for element_id in value.split())}"'
         return f' href="#{anchors[value]}"' if value in anchors else ""
 
     return Markup(_NAMED.sub(named, html))

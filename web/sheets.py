@@ -42,14 +42,14 @@ def start_sheet(
 ) -> Sheet:
     """Return the tasks by name, and the newest log entries."""
     tasks = registry.adapters.tasks(after=after, limit=most + 1, holding=holding)
-    found = {
+    content = {
         "tasks": tasks[:most],
         "holding": holding or None,
         "next": tasks[most - 1].task if len(tasks) > most else None,
         "waiting": registry.aliases.waiting(tasks[:most]),
         "events": registry.upkeep.log(limit=LAST)[::-1],
     }
-    return Sheet("start.html.j2", found)
+    return Sheet("start.html.j2", content)
 
 
 def task_sheet(
@@ -63,7 +63,7 @@ def task_sheet(
     problem: BadInputError | None = None,
 ) -> Sheet:
     """Return a task with a page of its versions; one more in `versions` means another page."""
-    found = {
+    content = {
         "task": task,
         "where": where,
         "sort": sort,
@@ -72,19 +72,21 @@ def task_sheet(
         "versions": versions[:PAGE],
         "aliases": registry.aliases.list(task),
     }
-    shown = [each.to_dict() for each in sorted(versions[:PAGE], key=lambda each: each.version)]
+    shown = [version.to_dict() for version in sorted(versions[:PAGE], key=lambda adapter: adapter.version)]
     picture = versions_chart("versions", {"task": task, "versions": shown})
-    return Sheet("one_task.html.j2", found, {"picture": picture, "problem": problem})
+    return Sheet("one_task.html.j2", content, {"picture": picture, "problem": problem})
 
 
 def adapter_sheet(registry: Registry, reference: str) -> Sheet:
     """Return an adapter in full."""
-    found = registry.adapters.show(reference)
+    details = registry.adapters.show(reference)
     section = {
-        "task": found.task,
-        "curves": [{"version": found.version, "points": [point.to_dict() for point in found.curve]}],
+        "task": details.task,
+        "curves": [{"version": details.version, "points": [point.to_dict() for point in details.curve]}],
     }
-    return Sheet("adapter.html.j2", found, {"curve": curves_chart("curve", section) if found.curve else None})
+    return Sheet(
+        "adapter.html.j2", details, {"curve": curves_chart("curve", section) if details.curve else None}
+    )
 
 
 def alias_sheet(registry: Registry, task: str, name: str, offset: int = 0) -> Sheet:
@@ -94,7 +96,7 @@ def alias_sheet(registry: Registry, task: str, name: str, offset: int = 0) -> Sh
     moves = newest[-PAGE:]
     with suppress(UnknownReferenceError):
         rules = registry.aliases.rules(f"{task}#{name}")
-    found = {
+    content = {
         "alias": f"{task}#{name}",
         "holder": holder,
         "rules": rules,
@@ -102,17 +104,17 @@ def alias_sheet(registry: Registry, task: str, name: str, offset: int = 0) -> Sh
         "next": next_page(newest, offset),
         "moves": moves[::-1],
     }
-    return Sheet("alias.html.j2", found, {"task": task})
+    return Sheet("alias.html.j2", content, {"task": task})
 
 
 def fused_sheet(registry: Registry, key: str) -> Sheet:
     """Return a fused model, with the fidelity of each module."""
-    found, picture = registry.fused.fidelity(key), None
+    details, picture = registry.fused.fidelity(key), None
     with suppress(BadInputError):  # it has no fidelity
-        drawn = heat_map(found.to_dict(), ())
+        drawn = heat_map(details.to_dict(), ())
         if len(drawn.layers) * len(drawn.rows) <= CELLS and (drawn.rows or drawn.outside):
             picture = heat_map_picture("map", drawn)
-    return Sheet("fused.html.j2", found, {"picture": picture})
+    return Sheet("fused.html.j2", details, {"picture": picture})
 
 
 def lineage_sheet(registry: Registry, reference: str) -> Sheet:
@@ -146,14 +148,14 @@ def log_sheet(
         reference=reference, action=action, since=since, before=before, limit=PAGE + 1
     )
     shown = events[-PAGE:][::-1]
-    found = {
+    content = {
         "reference": reference,
         "action": action,
         "since": since,
         "events": shown,
         "next": shown[-1].seq if len(events) > PAGE else None,
     }
-    return Sheet("log.html.j2", found)
+    return Sheet("log.html.j2", content)
 
 
 def next_page(rows: Sequence[object], offset: int) -> int | None:
@@ -168,5 +170,5 @@ def _link(node: Node) -> str | None:
     if node.kind == "adapter":
         return of_adapter(node.name)
     pages = {"base": ("bases", node.name), "fused": ("fused", node.digest)}
-    found = pages.get(node.kind)
-    return None if found is None else f"/{found[0]}/{segment(found[1])}"
+    page = pages.get(node.kind)
+    return None if page is None else f"/{page[0]}/{segment(page[1])}"

@@ -57,18 +57,18 @@ def add_transfers(routes: Routes, registry: Registry, limits: UploadLimits) -> N
     @routes.add("POST", f"{API}/blobs/missing", role="publisher", record=tuple[Arrived, ...])
     def missing(request: Request, wanted: Annotated[list[str], Body(max_length=_MOST_DIGESTS)]) -> Response:
         """Return how much of each blob has arrived."""
-        found = program_of(request).acting(registry).transfers.arrived(wanted, limits)
-        return JSONResponse([each.to_dict() for each in found])
+        content = program_of(request).acting(registry).transfers.arrived(wanted, limits)
+        return JSONResponse([arrived_blob.to_dict() for arrived_blob in content])
 
     @routes.add("HEAD", f"{API}/blobs/{{digest}}", role="reader")
     @routes.add("GET", f"{API}/blobs/{{digest}}", role="reader", sends=BYTES)
     def blob(request: Request, digest: str) -> Response:
         """Return a blob, or a range of it."""
         try:
-            found = registry.transfers.blob(digest)
+            content = registry.transfers.blob(digest)
         except BlobCorruptError as error:
             return refusal(request, error, 500)  # a fault of this server's store, not of the request
-        return _sent(request, registry, found)
+        return _sent(request, registry, content)
 
     @routes.add("PUT", f"{API}/blobs/{{digest}}", role="publisher", record=Arrived, takes=BYTES)
     async def stored(request: Request, digest: str) -> Response:

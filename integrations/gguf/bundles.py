@@ -48,12 +48,14 @@ def write_base_and_adapters(
         require_digests(files.paths, files.manifest)
         with bundle.create(BASE) as file:
             write_model_gguf(file, model, provenance_keys("base", base, "model"), kind)
-    for each, facts in zip(served, (entry["facts"] for entry in record["adapters"]), strict=True):
-        name = each.adapter.name
+    for served_adapter, facts in zip(served, (entry["facts"] for entry in record["adapters"]), strict=True):
+        name = served_adapter.adapter.name
         keys = provenance_keys(name, {**base, "adapter": facts}, "adapter")
         with bundle.create(f"adapters/{name}.gguf") as file:
-            write_adapter_gguf(file, name, each.plain, model.dimensions, model.base.tensors.keys(), keys)
-    return [each.adapter.name for each in served]
+            write_adapter_gguf(
+                file, name, served_adapter.plain, model.dimensions, model.base.tensors.keys(), keys
+            )
+    return [served_adapter.adapter.name for served_adapter in served]
 
 
 @contextmanager

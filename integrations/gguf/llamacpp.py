@@ -29,8 +29,8 @@ def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
     record = bundle_record(source, "llamacpp", None)
     names = write_base_and_adapters(source, bundle, record, choices.gguf_type)
     record = written_adapters(record, bundle)
-    known = provenance_part(record["provenance"], "base").get("name")
-    base = served_name(known if isinstance(known, str) else "", names)
+    base_name = provenance_part(record["provenance"], "base").get("name")
+    base = served_name(base_name if isinstance(base_name, str) else "", names)
     bundle.write(MODELS, models_ini(base, names))
     values: dict[str, object] = {"name": source.name, "file": BASE, "base": base, "names": names}
     bundle.write("serve.sh", render("llamacpp_serve.sh.j2", models=MODELS, **values))

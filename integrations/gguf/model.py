@@ -177,22 +177,24 @@ def write_model_gguf(file: HashedFile, model: Model, keys: Mapping[str, Value], 
     write_container(file, model.dimensions.family.name, all_keys, tensors)
 
 
-def places_of(model: Dimensions, known: AbstractSet[str]) -> dict[str, TensorPlace]:
+def places_of(model: Dimensions, tensor_names: AbstractSet[str]) -> dict[str, TensorPlace]:
     """Return a model's tensors by their names in its files, in the order in which they are written."""
     family = model.family
     places = {
         place.name: place
         for place in tensor_places(
             model,
-            lambda bias: bias.name in known,
+            lambda bias: bias.name in tensor_names,
             head_norms=family.name == "qwen3",
             interleaved=family.interleaved,
         )
     }
-    if missing := next((name for name in places if name not in known), None):
+    if missing := next((name for name in places if name not in tensor_names), None):
         raise refusal(f"it has no tensor {missing}")
-    packed = {name.removesuffix("scales") for name in known if name.endswith(".scales")}
-    rest = known - places.keys() - {f"{name}{part}" for name in packed for part in ("scales", "biases")}
+    packed = {name.removesuffix("scales") for name in tensor_names if name.endswith(".scales")}
+    rest = (
+        tensor_names - places.keys() - {f"{name}{part}" for name in packed for part in ("scales", "biases")}
+    )
     if rest:
         raise refusal(f"llama.cpp has no place for {min(rest)[:80]!r}")
     return places
@@ -211,7 +213,7 @@ def _planned(model: Model, place: TensorPlace, wanted: str | None) -> Planned:
 def provenance_keys(name: str, provenance: Mapping[str, Any], kind: str) -> dict[str, Value]:
     """Return the keys of a file."""
     base, adapter = provenance_part(provenance, "base"), provenance_part(provenance, "adapter")
-    found: dict[str, object] = {
+    metadata: dict[str, object] = {
         "general.type": kind,
         "general.name": name,
         "general.finetune": adapter.get("task"),
@@ -219,8 +221,8 @@ def provenance_keys(name: str, provenance: Mapping[str, Any], kind: str) -> dict
     }
     if base.get("name"):
         organisation, _, short = str(base["name"]).rpartition("/")
-        found |= {"general.base_model.0.name": short, "general.base_model.0.organization": organisation}
-    found |= {
+        metadata |= {"general.base_model.0.name": short, "general.base_model.0.organization": organisation}
+    metadata |= {
         "fusery.key": provenance.get("key"),
         "fusery.digest": provenance.get("digest"),
         "fusery.base.name": base.get("name"),
@@ -229,7 +231,7 @@ def provenance_keys(name: str, provenance: Mapping[str, Any], kind: str) -> dict
         "fusery.adapter.digest": adapter.get("digest"),
         "fusery.adapter.dataset": adapter.get("dataset"),
     }
-    keys: dict[str, Value] = {key: plain(value) for key, value in found.items() if value not in (None, "")}
+    keys: dict[str, Value] = {key: plain(value) for key, value in metadata.items() if value not in (None, "")}
     return ({"general.base_model.count": 1} if base.get("name") else {}) | keys
 
 
@@ -243,11 +245,11 @@ def write_adapter_gguf(
     name: str,
     adapter: PlainAdapter,
     model: Dimensions,
-    known: AbstractSet[str],
+    tensor_names: AbstractSet[str],
     keys: Mapping[str, Value],
 ) -> None:
     """Write an adapter, its numbers as float32; the same adapter gives the same bytes."""
-    places = places_of(model, known)
+    places = places_of(model, tensor_names)
     tensors: list[Planned] = []
     for path, factors in adapter.modules.items():
         place = places.get(f"{path}.weight")

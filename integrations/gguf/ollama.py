@@ -69,8 +69,8 @@ def check(folder: Path) -> Layout:
 
 
 def _follow(folder: Path, path: Path) -> Layout:
-    said = dict(line.split(" ", 1) for line in path.read_text(encoding="ascii").splitlines())
-    named = {key: folder / value for key, value in said.items()}
+    instructions = dict(line.split(" ", 1) for line in path.read_text(encoding="ascii").splitlines())
+    named = {key: folder / value for key, value in instructions.items()}
     if "FROM" not in named or not all(place.is_file() for place in named.values()):
         raise LayoutError(f"{path.name} names a file that is not in the bundle")
     return gguf_layout(named["FROM"], [named["ADAPTER"]] if "ADAPTER" in named else [])

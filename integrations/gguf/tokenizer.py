@@ -73,14 +73,14 @@ def tokenizer_keys(files: Mapping[str, Path], config: Mapping[str, Any], rows: i
 
 def _tokens(own: Any, rows: int) -> tuple[list[str], list[int]]:
     """Return tokens and their kinds, as `get_vocab_base` of llama.cpp's conversion/base.py has them."""
-    known = {index: token for token, index in own.get_vocab(with_added_tokens=True).items()}
+    vocabulary = {index: token for token, index in own.get_vocab(with_added_tokens=True).items()}
     added = own.get_added_tokens_decoder()
-    if known and max(known) >= rows:
-        raise refusal(f"its tokenizer has {max(known) + 1} tokens and its embedding {rows} rows")
+    if vocabulary and max(vocabulary) >= rows:
+        raise refusal(f"its tokenizer has {max(vocabulary) + 1} tokens and its embedding {rows} rows")
     tokens, kinds = [], []
     for index in range(rows):
-        tokens.append(known.get(index, f"[PAD{index}]"))
-        if index not in known:
+        tokens.append(vocabulary.get(index, f"[PAD{index}]"))
+        if index not in vocabulary:
             kinds.append(UNUSED)
         elif index in added:
             kinds.append(CONTROL if added[index].special else USER_DEFINED)
@@ -112,7 +112,7 @@ def _roles(
 ) -> dict[str, Value]:
     """Return the special tokens' numbers: tokenizer_config.json says them by name, generation_config.json goes before config.json."""
     generation = _optional(files, "generation_config.json")
-    found: dict[str, Value] = {}
+    roles: dict[str, Value] = {}
     for role, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")):
         token = settings.get(f"{role}_token")
         text = token.get("content") if isinstance(token, Mapping) else token
@@ -121,19 +121,19 @@ def _roles(
         named = [number] if number is not None else []
         named = list(dict.fromkeys([*named, *(numbered[0] or numbered[1])]))
         if named:
-            found[f"tokenizer.ggml.{key}_token_id"] = named[0]
+            roles[f"tokenizer.ggml.{key}_token_id"] = named[0]
         if role == "eos":
             # Further tokens that end an answer have two more places.
-            found |= {
+            roles |= {
                 f"tokenizer.ggml.{extra}_token_id": value
                 for extra, value in zip(("eot", "eom"), named[1:], strict=False)
             }
-    return found
+    return roles
 
 
 def _numbers(value: Any, count: int) -> list[int]:
     values = value if isinstance(value, list) else [value]
-    return [each for each in values if type(each) is int and 0 <= each < count]
+    return [number for number in values if type(number) is int and 0 <= number < count]
 
 
 def _frame(own: Any, keys: Mapping[str, Value]) -> tuple[bool, bool]:
@@ -175,12 +175,12 @@ def _pieces(tokenizer: Any) -> list[str] | None:
 def _template(files: Mapping[str, Path], settings: Mapping[str, Any]) -> str:
     if "chat_template.jinja" in files:
         return files["chat_template.jinja"].read_text(encoding="utf-8", errors="replace")
-    found = settings.get("chat_template")
-    if isinstance(found, list):
-        named = {entry.get("name"): entry.get("template") for entry in found if isinstance(entry, Mapping)}
-        found = named.get("default")
+    setting = settings.get("chat_template")
+    if isinstance(setting, list):
+        named = {entry.get("name"): entry.get("template") for entry in setting if isinstance(entry, Mapping)}
+        setting = named.get("default")
     # Half of a character, which JSON can hold and UTF-8 cannot, becomes an escape.
-    return found.encode("utf-8", "backslashreplace").decode() if isinstance(found, str) else ""
+    return setting.encode("utf-8", "backslashreplace").decode() if isinstance(setting, str) else ""
 
 
 def _optional(files: Mapping[str, Path], name: str) -> Mapping[str, Any]:
@@ -236,13 +236,13 @@ def _ranks(merges: Sequence[tuple[str, str]]) -> dict[str, int]:
 
 
 def _require_complete(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> None:
-    known = set(merges)
+    merge_pairs = set(merges)
     for token in vocab:
         if token.startswith("<") and token.endswith(">"):  # bytes and special tokens
             continue
         for place in range(1, len(token)):
             pair = (token[:place], token[place:])
-            if pair[0] in vocab and pair[1] in vocab and pair not in known:
+            if pair[0] in vocab and pair[1] in vocab and pair not in merge_pairs:
                 raise refusal(
                     f"its tokenizer makes no {token!r} of {pair[0]!r} and {pair[1]!r}, as llama.cpp would"
                 )

@@ -86,7 +86,7 @@ def recorded_adapter(data: bytes) -> tuple[str, Manifest] | None:
 
 
 _OURS = frozenset((CONFIG, PEFT_WEIGHTS, WEIGHTS, RECORD))
-_BESIDE = ".fusery-"  # in the names of temporary folders
+_TEMPORARY = ".fusery-"  # in the names of temporary folders
 
 
 class AdapterFolders(ABC):
@@ -171,7 +171,7 @@ class DiskFolders(AdapterFolders):
 
     def standing(self, names: Collection[str]) -> Mapping[str, Standing]:
         """Return the folders that hold adapters; the files of those that are named are hashed, once while they do not change."""
-        found = {}
+        standings = {}
         with os_failures(f"read {self.root}", near=self.root):
             if not self.root.exists():
                 return {}
@@ -180,14 +180,14 @@ class DiskFolders(AdapterFolders):
                     if path.name.startswith(".") or not path.is_dir():
                         continue
                     if path.name in names:
-                        found[path.name] = self._look(path)
+                        standings[path.name] = self._look(path)
                     elif (path / CONFIG).exists() or (path / RECORD).exists():
-                        found[path.name] = Standing(None, brought=False)
+                        standings[path.name] = Standing(None, brought=False)
                 except PermissionError:
                     # What others have closed, such as lost+found, is theirs.
                     if path.name in names:
                         raise
-        return found
+        return standings
 
     def digest_of(self, name: str) -> str | None:
         """Return the digest of the adapter that a folder holds; None if it holds none, or not what it says."""
@@ -229,27 +229,29 @@ class DiskFolders(AdapterFolders):
         with os_failures(f"remove {self.root / name}", near=self.root):
             if not os.path.lexists(self.root / name):
                 return
-            aside = Path(tempfile.mkdtemp(prefix=f".{name}{_BESIDE}{process_tag()}-", dir=self.root))
+            removal_folder = Path(
+                tempfile.mkdtemp(prefix=f".{name}{_TEMPORARY}{process_tag()}-", dir=self.root)
+            )
             try:
-                (self.root / name).rename(aside / "gone")
+                (self.root / name).rename(removal_folder / "gone")
             except FileNotFoundError:
-                shutil.rmtree(aside, ignore_errors=True)
+                shutil.rmtree(removal_folder, ignore_errors=True)
                 return
-            if not self._look(aside / "gone").brought:
+            if not self._look(removal_folder / "gone").brought:
                 # Somebody has put something in its place since it was looked at.
-                (aside / "gone").rename(self.root / name)
-                aside.rmdir()
+                (removal_folder / "gone").rename(self.root / name)
+                removal_folder.rmdir()
                 raise AlreadyExistsError(f"something else has come to {self.root / name}")
-            shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(removal_folder, ignore_errors=True)
 
     def _may_give_way(self, name: str) -> bool:
         return self._look(self.root / name).brought
 
     def sweep(self, stay: Collection[str]) -> None:
         """Remove the folders that killed commands worked in."""
-        for stale in self.root.glob(f".*{_BESIDE}*"):
+        for stale in self.root.glob(f".*{_TEMPORARY}*"):
             # What made it is in its name; the rest of that is random.
-            if is_tag_dead(stale.name.rpartition(_BESIDE)[2].rpartition("-")[0]):
+            if is_tag_dead(stale.name.rpartition(_TEMPORARY)[2].rpartition("-")[0]):
                 shutil.rmtree(stale, ignore_errors=True)
 
 
@@ -270,13 +272,13 @@ class BucketFolders(AdapterFolders):
 
     def standing(self, names: Collection[str]) -> Mapping[str, Standing]:
         """Return the folders that hold adapters."""
-        found = {}
+        standings = {}
         for name, sizes in self._listed().items():
             if name in names:
-                found[name] = self._look(name, sizes)
+                standings[name] = self._look(name, sizes)
             elif CONFIG in sizes or RECORD in sizes:
-                found[name] = Standing(None, brought=False)
-        return found
+                standings[name] = Standing(None, brought=False)
+        return standings
 
     def _listed(self) -> Mapping[str, Mapping[str, int]]:
         listed: dict[str, dict[str, int]] = defaultdict(dict)
@@ -298,8 +300,8 @@ class BucketFolders(AdapterFolders):
             return Standing(None, brought=False)
         digest, manifest = recorded
         listed = {entry.path: entry.size for entry in manifest}
-        there = {inner: size for inner, size in sizes.items() if inner != RECORD}
-        return Standing(digest if there == listed else None, brought=True)
+        payload_sizes = {inner: size for inner, size in sizes.items() if inner != RECORD}
+        return Standing(digest if payload_sizes == listed else None, brought=True)
 
     def _may_give_way(self, name: str) -> bool:
         return self._look(name, self._listed().get(name, {})).brought
@@ -307,7 +309,9 @@ class BucketFolders(AdapterFolders):
     def take_away(self, name: str) -> None:
         """Remove the files: the configuration first, by which servers know an adapter, and the record last."""
         inside = self._listed().get(name, {})
-        for inner in sorted(inside, key=lambda each: (each != CONFIG, each == RECORD, each)):
+        for inner in sorted(
+            inside, key=lambda file_name: (file_name != CONFIG, file_name == RECORD, file_name)
+        ):
             self._tree.remove(f"{name}/{inner}")
 
 

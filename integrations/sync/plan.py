@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from fusery.registry import tables
 from fusery.registry.errors import BadInputError
 from fusery.registry.record import Record, described
-from fusery.registry.records.bases import known_as
+from fusery.registry.records.bases import all_names
 from fusery.registry.records.references import resolve_adapter
 from fusery.registry.records.views import entries
 from fusery.registry.records.withdrawals import standing_yank
@@ -36,7 +36,7 @@ class WantedBase:
     @classmethod
     def of(cls, row: tables.BaseModelRow) -> WantedBase:
         """Return the base of a row."""
-        called = known_as(row) | ({row.location} if row.location else set())
+        called = all_names(row) | ({row.location} if row.location else set())
         return cls(row.name, row.digest, called, Manifest.of(entries(row.manifest)))
 
     def lies_in(self, folder: str) -> bool:
@@ -106,7 +106,9 @@ def desired(workspace: Workspace, references: Sequence[str], chosen: Sequence[st
             if row.base_id not in bases:
                 bases[row.base_id] = WantedBase.of(row.base)
             adapters[row.name] = Wanted(row.digest, bases[row.base_id])
-    return Desired(adapters, withdrawn, {name: tuple(each) for name, each in asked.items()})
+    return Desired(
+        adapters, withdrawn, {name: tuple(asked_references) for name, asked_references in asked.items()}
+    )
 
 
 Act = Literal["load", "replace", "unload", "record", "end", "leave", "keep", "blocked", "withheld"]
@@ -190,36 +192,36 @@ def plan(
     }
     for name in dict.fromkeys([*brought, *standing]):
         if name not in wanted:
-            there = standing.get(name)
-            digest = brought.get(name) or (there.digest if there else None)
-            acts[name] = _going(name, there, brought, yanked), digest
+            state = standing.get(name)
+            digest = brought.get(name) or (state.digest if state else None)
+            acts[name] = _going(name, state, brought, yanked), digest
     return tuple(SyncStep(act=act, adapter=name, digest=digest) for name, (act, digest) in acts.items())
 
 
 def _coming(name: str, digest: str, standing: Mapping[str, Standing], brought: Mapping[str, str]) -> Act:
-    there = standing.get(name)
-    if there is None:
+    state = standing.get(name)
+    if state is None:
         return "load"
-    if there.digest == digest:
-        return "record" if there.ours and name not in brought else "keep"
-    if there.ours or (name in brought and _is_what_was_brought(there, brought[name])):
+    if state.digest == digest:
+        return "record" if state.ours and name not in brought else "keep"
+    if state.ours or (name in brought and _is_what_was_brought(state, brought[name])):
         return "replace"
     return "blocked"
 
 
-def _going(name: str, there: Standing | None, brought: Mapping[str, str], yanked: Collection[str]) -> Act:
-    if there is None:
+def _going(name: str, state: Standing | None, brought: Mapping[str, str], yanked: Collection[str]) -> Act:
+    if state is None:
         return "end"
-    if there.ours:
+    if state.ours:
         return "unload"
     if name in brought:
         # Whatever has the name there now may be what was brought, and where nobody can tell it is not touched.
-        return "unload" if _is_what_was_brought(there, brought[name]) else "blocked"
+        return "unload" if _is_what_was_brought(state, brought[name]) else "blocked"
     return "blocked" if name in yanked else "leave"
 
 
-def _is_what_was_brought(there: Standing, digest: str) -> bool:
-    return there.brought and there.digest in (None, digest)
+def _is_what_was_brought(state: Standing, digest: str) -> bool:
+    return state.brought and state.digest in (None, digest)
 
 
 SERVERS = ("vllm", "sglang", "fusery")  # kinds of servers that take adapters while they run

@@ -90,7 +90,7 @@ class Resolver:
         if reference is None or (since is not None and time.monotonic() - since < UNKNOWN_SECONDS):
             return None
         try:
-            found = self._source.look(reference)
+            adapter = self._source.look(reference)
         except UnknownReferenceError:
             with self._lock:
                 while len(self._unknown) >= MOST_UNKNOWN:
@@ -99,16 +99,16 @@ class Resolver:
                 self._unknown[asked] = time.monotonic()
             return None
         try:
-            self._require_servable(found, base_called)
-            resolved = self._fetched(found, base_called)
+            self._require_servable(adapter, base_called)
+            resolved = self._fetched(adapter, base_called)
             _require_limits(resolved, max_rank, max_bytes)
         except BadInputError as error:
-            self._record_refusal(found, error)
+            self._record_refusal(adapter, error)
             if isinstance(error, NotServedError):
                 raise
             # Servers do not compute it, or it fits no module: asking again changes nothing.
             raise NotServedError(error.message, hint=error.hint) from error
-        self._record(found)
+        self._record(adapter)
         return resolved
 
     def close(self) -> None:
@@ -136,37 +136,37 @@ class Resolver:
             )
         return None
 
-    def _require_servable(self, found: Found, base_called: str) -> None:
-        if found.yanked is not None:
-            raise NotServedError(f"{found.name} was withdrawn")
-        base = found.base
+    def _require_servable(self, adapter: Found, base_called: str) -> None:
+        if adapter.yanked is not None:
+            raise NotServedError(f"{adapter.name} was withdrawn")
+        base = adapter.base
         declared = self._base is not None and self._base in (base.name, base.digest)
         if not declared and base_called not in base.called and not base.lies_in(base_called):
             raise NotServedError(
-                f"{found.name} stands on {base.name}, and this server has {base_called[:200]!r}",
+                f"{adapter.name} stands on {base.name}, and this server has {base_called[:200]!r}",
                 hint=f"if that is the same model: FUSERY_SERVED_BASE={base.name}",
             )
 
-    def _fetched(self, found: Found, base_called: str) -> Resolved:
-        key = digest_json({"adapter": found.digest, "name": found.name, "base": base_called})[:32]
+    def _fetched(self, adapter: Found, base_called: str) -> Resolved:
+        key = digest_json({"adapter": adapter.digest, "name": adapter.name, "base": base_called})[:32]
         folder = self._root / key
         with self._alone(key):
-            if (ready := _read(folder, found)) is not None:
+            if (ready := _read(folder, adapter)) is not None:
                 return ready
-            LOG.info("fetching %s", found.name)
+            LOG.info("fetching %s", adapter.name)
             place = LocalFolder(folder)
             with place.building() as work:
                 (work / _FILES).mkdir()
                 bundle = BundleFolder(work / _FILES)
-                modules = self._source.write(found, bundle, base_called)
+                modules = self._source.write(adapter, bundle, base_called)
                 files = [entry.to_dict() for entry in bundle.manifest()]
-                note = {"name": found.name, "digest": found.digest, "modules": modules, "files": files}
+                note = {"name": adapter.name, "digest": adapter.digest, "modules": modules, "files": files}
                 (work / _NOTE).write_bytes(document_bytes(note))
                 place.publish(work, bundle.manifest(), replace=place.occupied())
-            ready = _read(folder, found)
+            ready = _read(folder, adapter)
         if ready is None:
             raise StorageError(f"{folder} does not hold what was written to it")
-        LOG.info("%s changes %d modules of %s", found.name, ready.modules, found.base.name)
+        LOG.info("%s changes %d modules of %s", adapter.name, ready.modules, adapter.base.name)
         return ready
 
     @contextmanager
@@ -182,7 +182,7 @@ class Resolver:
         finally:
             os.close(descriptor)
 
-    def _record(self, found: Found) -> None:
+    def _record(self, adapter: Found) -> None:
         """Record that it runs; who cannot has a server that works all the same."""
         if not self._place:
             return
@@ -191,26 +191,26 @@ class Resolver:
                 # Of the first ones that come at once, one ends what an earlier life of the server has left.
                 if not self._begun:
                     self._begun = self._end("the server restarted")
-            self._source.record(found, self._place, self._via)
+            self._source.record(adapter, self._place, self._via)
         except FuseryError as error:
-            LOG.warning("that %s runs here is not on record: %s", found.name, error)
+            LOG.warning("that %s runs here is not on record: %s", adapter.name, error)
 
-    def _record_refusal(self, found: Found, error: BadInputError) -> None:
+    def _record_refusal(self, adapter: Found, error: BadInputError) -> None:
         """Record that it was not served, once for a reason: a client that asks again and again fills no log."""
-        known = (found.digest, str(error))
+        refusal = (adapter.digest, str(error))
         with self._lock:
-            if known in self._refused or not self._place:
+            if refusal in self._refused or not self._place:
                 return
             if len(self._refused) >= MOST_UNKNOWN:
-                LOG.warning("that %s was refused here is not on record: there were too many", found.name)
+                LOG.warning("that %s was refused here is not on record: there were too many", adapter.name)
                 return
-            self._refused.add(known)
+            self._refused.add(refusal)
         try:
-            self._source.refuse(found, self._place, self._via, str(error))
+            self._source.refuse(adapter, self._place, self._via, str(error))
         except FuseryError as problem:
-            LOG.warning("that %s was refused here is not on record: %s", found.name, problem)
+            LOG.warning("that %s was refused here is not on record: %s", adapter.name, problem)
             with self._lock:
-                self._refused.discard(known)
+                self._refused.discard(refusal)
 
     def _end(self, reason: str) -> bool:
         """Record that nothing runs here any more; return whether that was done."""
@@ -236,13 +236,13 @@ def _require_limits(resolved: Resolved, max_rank: int | None, max_bytes: int | N
         )
 
 
-def _read(folder: Path, found: Found) -> Resolved | None:
+def _read(folder: Path, adapter: Found) -> Resolved | None:
     """Return what a folder holds, every byte hashed; None if it is not the adapter."""
     try:
         note = read_object(folder / _NOTE)
-        files = {str(each["path"]): (each["sha256"], each["size"]) for each in note["files"]}
+        files = {str(entry["path"]): (entry["sha256"], entry["size"]) for entry in note["files"]}
         inside = folder / _FILES
-        if (note["name"], note["digest"]) != (found.name, found.digest):
+        if (note["name"], note["digest"]) != (adapter.name, adapter.digest):
             return None
         if {path.name for path in inside.iterdir()} != set(files):
             return None
@@ -250,7 +250,7 @@ def _read(folder: Path, found: Found) -> Resolved | None:
             return None
         rank = int(read_object(inside / "adapter_config.json")["r"])
         nbytes = sum(size for _, size in files.values())
-        return Resolved(found.name, found.digest, inside, int(note["modules"]), rank, nbytes)
+        return Resolved(adapter.name, adapter.digest, inside, int(note["modules"]), rank, nbytes)
     except (OSError, StorageError, KeyError, TypeError, ValueError):
         return None
 
@@ -264,8 +264,12 @@ def resolver_of_environment(environment: Mapping[str, str], via: str, place: str
     aliases = environment.get(variable, "")
     if aliases not in ("", "pin"):
         raise BadInputError(f"{variable} is {aliases[:40]!r}", hint=f"{variable}=pin, or unset it")
-    said = environment.get("FUSERY_SERVED_FILES")
-    folder = Path(said).expanduser() if said else Path(platformdirs.user_cache_dir("fusery")) / "served"
+    folder_setting = environment.get("FUSERY_SERVED_FILES")
+    folder = (
+        Path(folder_setting).expanduser()
+        if folder_setting
+        else Path(platformdirs.user_cache_dir("fusery")) / "served"
+    )
     at = environment.get("FUSERY_SERVED_AT") or place
     return Resolver(
         AdapterSource(Registry.open(environment.get("FUSERY_SERVER"))),

@@ -140,8 +140,8 @@ class ModelServer:
                     f"the adapters stand on {base.name}, and {self.text} has another base ({_some(listed.bases)})"
                 )
             return
-        known = base.called | ({self._base_name} if self._base_name else set())
-        if not known & listed.bases and not any(base.lies_in(name) for name in listed.bases):
+        base_names = base.called | ({self._base_name} if self._base_name else set())
+        if not base_names & listed.bases and not any(base.lies_in(name) for name in listed.bases):
             raise BadInputError(
                 f"the adapters stand on {base.name}, and {self.text} calls its base {_some(listed.bases)}",
                 hint=f"if that is the same model: --base-name {shlex.quote(min(listed.bases, key=len))}",
@@ -149,17 +149,17 @@ class ModelServer:
 
     def standing(self, names: Collection[str]) -> Mapping[str, Standing]:
         """Return the adapters that the server names."""
-        found = {}
+        standings = {}
         for name, (folder, digest) in self._listed().adapters.items():
             if folder is None:
                 # Ours tells the digest that it was given when the adapter was loaded.
-                found[name] = Standing(digest, brought=digest is not None)
+                standings[name] = Standing(digest, brought=digest is not None)
                 continue
             # Others tell the folder; that is a name of this registry's and this server's, and of its files, they tell.
             ours = folder.rstrip("/") == self._seen(name)
             digest = self._folders.digest_of(name) if ours and name in names else None
-            found[name] = Standing(digest, brought=ours, ours=ours)
-        return found
+            standings[name] = Standing(digest, brought=ours, ours=ours)
+        return standings
 
     def in_the_way(self, name: str) -> str:
         """Return the reason that another adapter has the name."""
@@ -195,8 +195,8 @@ class ModelServer:
             raise ServerRefusedError(f"{self.text} says that it has loaded {name}, and does not name it")
 
     def _has(self, name: str, digest: str) -> bool:
-        there = self.standing((name,)).get(name)
-        return there is not None and there.brought and there.digest == digest
+        state = self.standing((name,)).get(name)
+        return state is not None and state.brought and state.digest == digest
 
     def take_away(self, name: str) -> None:
         """Have it dropped; its files go at once, or later where the server may read them again."""

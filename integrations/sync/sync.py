@@ -50,10 +50,10 @@ class SyncRequest:
 
     def require_wish(self) -> None:
         """Refuse to take everything away because nothing was said."""
-        said = bool(self.references) or self.where is not None or self.task is not None
-        if said == self.nothing:
+        has_selection = bool(self.references) or self.where is not None or self.task is not None
+        if has_selection == self.nothing:
             raise BadInputError(
-                "--none goes with no other wish" if said else "which adapters are wanted there?",
+                "--none goes with no other wish" if has_selection else "which adapters are wanted there?",
                 hint="fusery deploy sync TASK#ALIAS... --to PLACE, --where EXPR, --task TASK; or --none, to take away all that was brought",
             )
 
@@ -77,7 +77,7 @@ def watch(
     request: SyncRequest,
     *,
     every: float,
-    told: Callable[[Synced], None],
+    on_sync: Callable[[Synced], None],
     ended: threading.Event,
     reporter: Reporter = SILENT,
 ) -> None:
@@ -88,11 +88,15 @@ def watch(
         while not ended.is_set():
             try:
                 with _alone(registry.workspace, destination, reporter) as lease:
-                    found = _Sync(registry, destination, request, reporter, lease).run()
+                    report = _Sync(registry, destination, request, reporter, lease).run()
                 complaint = ""
-                if before is None or found.undone != before.undone or any(step.done for step in found.steps):
-                    told(found)
-                before = found
+                if (
+                    before is None
+                    or report.undone != before.undone
+                    or any(step.done for step in report.steps)
+                ):
+                    on_sync(report)
+                before = report
             except (FuseryError, OSError) as error:
                 if before is None and isinstance(error, (UnknownReferenceError, BadInputError)):
                     raise  # a mistyped name: waiting does not help
@@ -121,7 +125,7 @@ def _alone(workspace: Workspace, destination: Destination, reporter: Reporter) -
         who = busy.owner.description if busy.owner else "another process"
         reporter.say(f"{destination.text} is being synced by {who}; waiting")
 
-    lease = leases.wait(workspace.database, key, workspace.owner(), told=told)
+    lease = leases.wait(workspace.database, key, workspace.owner(), on_busy=told)
     with lease.keep():
         yield lease
         with workspace.database.write() as session:
@@ -249,11 +253,13 @@ class _Sync:
         self._end(step.adapter, reason)
         return self._step(step, reason=reason, done=True)
 
-    def _record(self, name: str, anew: str | None = None) -> None:
+    def _record(self, name: str, restart_reason: str | None = None) -> None:
         note = " ".join(self._wanted.references.get(name, ()))
         # By its kind: a bundle in the current folder may have the same name.
         subject = f"adapter:{name}"
-        self.registry.deployments.record(subject, self.destination.text, note=note, via=VIA, anew=anew)
+        self.registry.deployments.record(
+            subject, self.destination.text, note=note, via=VIA, anew=restart_reason
+        )
 
     def _end(self, name: str, reason: str) -> None:
         place, subject = self.destination.text, f"adapter:{name}"

@@ -170,7 +170,7 @@ def _folder(
         plan = follower.plan()
         say(f"fetching {plan.base.name}")
         (folder / "blobs").mkdir()
-        files = reading.enter_context(proven_files(workspace, plan.base, folder / "blobs", anew=True))
+        files = reading.enter_context(proven_files(workspace, plan.base, folder / "blobs", rehash_all=True))
         lay_out(files, folder / "base")
         follower.follow(plan)
         yield folder, follower
@@ -295,8 +295,10 @@ class Follower:
         files = unfused_tokenizer(self._workspace, plan.base, plan.adapters, scratch)
         place = self._folder / "tokenizer"
         if self._written is not None:
-            there = {path.relative_to(place).as_posix(): path for path in place.rglob("*") if path.is_file()}
-            if bool(there) != bool(files) or differences(reader(files), reader(there)):
+            placed_files = {
+                path.relative_to(place).as_posix(): path for path in place.rglob("*") if path.is_file()
+            }
+            if bool(placed_files) != bool(files) or differences(reader(files), reader(placed_files)):
                 raise BadInputError(
                     "cannot change the tokenizer or chat template of a running server: restart the server"
                 )

@@ -79,8 +79,8 @@ class AdapterFolder:
     @property
     def ranks(self) -> set[int]:
         """The rank of the tensors, and PEFT's `r`: its `rank_pattern` may have larger ones, to which all are padded."""
-        said = self.raw_config.get("r") if self.form == "peft" else None
-        return {rank for rank in (self.rank, said) if type(rank) is int}
+        declared_rank = self.raw_config.get("r") if self.form == "peft" else None
+        return {rank for rank in (self.rank, declared_rank) if type(rank) is int}
 
     @property
     def scale(self) -> float | None:
@@ -103,11 +103,15 @@ def read_adapter_folder(
         )
     if not path.is_dir():
         raise MissingFileError(f"{path} is a file", hint=f"give its folder: {path.parent}")
-    found, left_out = _find_files(path)
-    files = {name: file.real for name, file in found.items()}
+    folder_files, left_out = _find_files(path)
+    files = {name: file.real for name, file in folder_files.items()}
     if take is not None:
         # A file that is too large is neither read nor copied.
-        texts = [name for name in (CONFIG, METADATA) if name in found and found[name].size <= JSON_LIMIT]
+        texts = [
+            name
+            for name in (CONFIG, METADATA)
+            if name in folder_files and folder_files[name].size <= JSON_LIMIT
+        ]
         files |= {name: take(files[name]) for name in (*texts, *own_tokenizer(files))}
     if PEFT_WEIGHTS in files and WEIGHTS not in files:
         # What has no readable header may be a terabyte of nothing, and is not copied.
@@ -128,20 +132,20 @@ def read_adapter_folder(
 
 def _find_files(path: Path) -> tuple[dict[str, SourceFile], dict[str, str]]:
     """Return the adapter's files in a folder, and the tokenizer files that cannot be kept, with the reason."""
-    found: dict[str, SourceFile] = {}
+    files: dict[str, SourceFile] = {}
     left_out: dict[str, str] = {}
     templates = 0
     for file in scan(path):
         if file.path in _NAMES:
-            found[file.path] = file
+            files[file.path] = file
         elif is_tokenizer_file(file.path):
             why = refusal(file.path, file.size, templates)
             templates += "/" in file.path
             if why is None:
-                found[file.path] = file
+                files[file.path] = file
             else:
                 left_out[file.path] = why
-    return found, left_out
+    return files, left_out
 
 
 def with_weights(folder: AdapterFolder, weights: str, take: Take | None = None) -> AdapterFolder:
@@ -188,17 +192,17 @@ def _read_peft_folder(
     from .patterns import PatternError
     from .reading import put_on_base, read_peft
 
-    found = read_peft(files)
-    problems = list(found.problems)
+    peft = read_peft(files)
+    problems = list(peft.problems)
     metadata = _metadata(files, problems)
     rendered: dict[str, Path] = {}
-    remarks, scratch, config, header = list(found.remarks), None, AdapterConfig.model_validate({}), None
-    if found.config is not None and found.header is not None and not found.problems:
+    remarks, scratch, config, header = list(peft.remarks), None, AdapterConfig.model_validate({}), None
+    if peft.config is not None and peft.header is not None and not peft.problems:
         try:
-            placed = put_on_base(found.config, found.modules, found.experts, base)
+            placed = put_on_base(peft.config, peft.modules, peft.experts, base)
             remarks += placed.remarks
-            plan = plan_mlx(found.config, placed.modules, placed.switches)
-            require_bearable(plan, found.header.size)
+            plan = plan_mlx(peft.config, placed.modules, placed.switches)
+            require_bearable(plan, peft.header.size)
             scratch = Scratch()
             remarks += write_mlx(files[PEFT_WEIGHTS], plan, scratch.path)
             rendered = {name: scratch.path / name for name in (WEIGHTS, CONFIG)}
@@ -210,12 +214,12 @@ def _read_peft_folder(
             problems.append(FileProblem(PEFT_WEIGHTS, error.message))
     modules, unexpected = lora_modules(header)
     kept = {name: place for name, place in files.items() if name == METADATA or is_tokenizer_file(name)}
-    alpha = found.config.lora_alpha if found.config else None
+    alpha = peft.config.lora_alpha if peft.config else None
     return AdapterFolder(
         path,
         {**kept, **rendered},
         config,
-        found.raw,
+        peft.raw,
         metadata,
         header,
         modules,
@@ -226,7 +230,7 @@ def _read_peft_folder(
         remarks=tuple(remarks),
         alpha=alpha,
         scratch=scratch,
-        whole=found.whole,
+        whole=peft.whole,
         left_out=left_out,
     )
 

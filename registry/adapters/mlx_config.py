@@ -168,30 +168,34 @@ def todays_config(raw: Mapping[str, Any], modules: Mapping[str, LoraModule]) -> 
         config = AdapterConfig.model_validate(raw)
     except ValidationError:
         return dict(raw)
-    said = config.parameters
+    declared_parameters = config.parameters
     ranks = {module.a[1] for module in modules.values() if module.a and len(module.a) > 1}
     # Nothing that is run here drops anything; mlx-lm makes the layers of it all the same.
-    dropout = said.dropout if said.dropout is not None and 0 <= said.dropout < 1 else 0.0
+    dropout = (
+        declared_parameters.dropout
+        if declared_parameters.dropout is not None and 0 <= declared_parameters.dropout < 1
+        else 0.0
+    )
     parameters = dict(raw.get("lora_parameters") or {})
-    _put(parameters, "rank", said.rank or (ranks.pop() if len(ranks) == 1 else None), (int,))
-    _put(parameters, "scale", said.scale, (int, float))
+    _put(parameters, "rank", declared_parameters.rank or (ranks.pop() if len(ranks) == 1 else None), (int,))
+    _put(parameters, "scale", declared_parameters.scale, (int, float))
     _put(parameters, "dropout", dropout, (int, float))
-    found = {**raw, "lora_parameters": parameters}
+    current_config = {**raw, "lora_parameters": parameters}
     if raw.get("fine_tune_type", "lora") != config.method or raw.get("use_dora"):
-        found = {key: value for key, value in found.items() if key != "use_dora"}
-        found["fine_tune_type"] = config.method
+        current_config = {key: value for key, value in current_config.items() if key != "use_dora"}
+        current_config["fine_tune_type"] = config.method
     # A module named by its path from the root is adapted whatever the number says.
-    unnamed = (path.split(".") for path in set(modules) - set(said.keys or ()))
+    unnamed = (path.split(".") for path in set(modules) - set(declared_parameters.keys or ()))
     counted = {next((part for part in path if part.isdecimal()), None) for path in unnamed} - {None}
     unsaid = raw.get("num_layers") is None or 0 < (config.num_layers or 0) < len(counted)
     if unsaid:
-        found["num_layers"] = -1
+        current_config["num_layers"] = -1
     else:
-        _put(found, "num_layers", config.num_layers, (int,))
+        _put(current_config, "num_layers", config.num_layers, (int,))
     # Without keys mlx-lm of old adapted some layers only; today's takes all, and stops where DoRA meets experts.
-    if unsaid or (config.method == "dora" and said.keys is None):
+    if unsaid or (config.method == "dora" and declared_parameters.keys is None):
         parameters["keys"] = sorted(modules)
-    return found
+    return current_config
 
 
 def _put(settings: dict[str, object], name: str, value: float | None, kinds: tuple[type, ...]) -> None:

@@ -74,8 +74,10 @@ def plan_mlx(
     scales |= {path: config.scale_of(switch.factors.name) for path, switch in switches.items()}
     # The most frequent scale leaves most modules as they are; of equally frequent ones the largest.
     votes = Counter(scale for scale in scales.values() if scale)
-    scale = max(votes, key=lambda each: (votes[each], each)) if votes else 0.0
-    factors = {path: each / scale if scale else 1.0 for path, each in scales.items()}
+    scale = (
+        max(votes, key=lambda candidate_scale: (votes[candidate_scale], candidate_scale)) if votes else 0.0
+    )
+    factors = {path: module_scale / scale if scale else 1.0 for path, module_scale in scales.items()}
     plan = MlxPlan(config, modules, config.r, scale, factors, switches)
     return replace(plan, rank=max(filter(None, plan.ranks.values()), default=config.r))
 
@@ -83,7 +85,7 @@ def plan_mlx(
 def require_bearable(plan: MlxPlan, size: int) -> None:
     """Refuse a plan that makes a small file a huge one: one module of a great rank pads all others to it."""
     experts = [switch.factors for switch in plan.switches.values()]
-    widths = [each.experts * (each.a.shape[1] + each.b.shape[0]) for each in experts]
+    widths = [expert.experts * (expert.a.shape[1] + expert.b.shape[0]) for expert in experts]
     widths += [module.a.shape[-1] * module.pooled for module in plan.modules.values() if module.a]
     widths += [module.b.shape[0] for module in plan.modules.values() if module.b]
     needed = 4 * plan.rank * sum(widths)
@@ -117,7 +119,7 @@ def write_mlx(weights: Path, plan: MlxPlan, folder: Path) -> list[Finding]:
     tensors = list(_tensors(weights, plan, rounded))
     pairs = [(module.a, module.b) for module in plan.modules.values()]
     pairs += [(switch.factors.a, switch.factors.b) for switch in plan.switches.values()]
-    before = {each.dtype for pair in pairs for each in pair if each}
+    before = {factor.dtype for pair in pairs for factor in pair if factor}
     if len(before) == 1 and {tensor.dtype for name, tensor in tensors if not name.endswith(".m")} != before:
         # One format for all factors, as PEFT had it.
         tensors = [(name, tensor if name.endswith(".m") else widened(tensor)) for name, tensor in tensors]
@@ -217,19 +219,19 @@ class PlainAdapter:
 
 def read_plain(name: str, files: Mapping[str, Path]) -> PlainAdapter:
     """Read an adapter in PEFT's form and make it plain."""
-    found = read_peft(files)
-    if found.config is None or found.header is None:
+    peft = read_peft(files)
+    if peft.config is None or peft.header is None:
         raise FormatError(f"{PEFT_WEIGHTS} of {name} is not an adapter that can be read")
-    config, magnitudes = found.config, any(module.m is not None for module in found.modules.values())
+    config, magnitudes = peft.config, any(module.m is not None for module in peft.modules.values())
     if config.use_dora or magnitudes or config.use_qalora or config.target_parameters:
         what = "is a DoRA or QA-LoRA, or adapts experts as parameters"
         raise BadInputError(f"{name} {what}, which this target's server does not compute", hint=OWN_SERVER)
-    bare = sorted(path for path, module in found.modules.items() if module.a is None or module.b is None)
-    if bare or not found.modules:
+    bare = sorted(path for path, module in peft.modules.items() if module.a is None or module.b is None)
+    if bare or not peft.modules:
         raise FormatError(f"{name} has modules without both factors: {some(bare)}")
     try:
-        plan = plan_mlx(found.config, found.modules)
-        scales = {path: found.config.scale_of(path) for path in found.modules}
+        plan = plan_mlx(peft.config, peft.modules)
+        scales = {path: peft.config.scale_of(path) for path in peft.modules}
     except PatternError as error:
         raise FormatError(f"the configuration of {name} holds {error}") from error
     alpha = plan.scale * plan.rank
@@ -237,16 +239,16 @@ def read_plain(name: str, files: Mapping[str, Path]) -> PlainAdapter:
     factors = plan.factors if whole else scales
     weights = files[PEFT_WEIGHTS]
     modules = {}
-    for path, module in found.modules.items():
+    for path, module in peft.modules.items():
         assert module.a is not None
         assert module.b is not None
         b, _ = multiplied(read_stored(weights, module.b), factors[path])
         a = padded(read_stored(weights, module.a), 0, plan.rank)
         modules[path] = PlainFactors(a, padded(b, 1, plan.rank), module.embedding)
-    if len({each.dtype for module in modules.values() for each in (module.a, module.b)}) > 1:
+    if len({factor.dtype for module in modules.values() for factor in (module.a, module.b)}) > 1:
         for path, factors_ in modules.items():
             modules[path] = replace(factors_, a=widened(factors_.a), b=widened(factors_.b))
-    return PlainAdapter(plan.rank, int(alpha) if whole else plan.rank, modules, found.raw)
+    return PlainAdapter(plan.rank, int(alpha) if whole else plan.rank, modules, peft.raw)
 
 
 def matched_modules(name: str, adapter: PlainAdapter, base: Architecture) -> int:

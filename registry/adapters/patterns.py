@@ -129,12 +129,12 @@ class _Matcher:
             raise PatternError("an expression with too many repetitions")
         for _ in range(least):
             starts = self.ends(inner, starts)
-        found, fresh, rounds = set(starts), starts, least
+        positions, fresh, rounds = set(starts), starts, least
         while fresh and rounds < most:
-            fresh = self.ends(inner, fresh) - found
-            found |= fresh
+            fresh = self.ends(inner, fresh) - positions
+            positions |= fresh
             rounds += 1
-        return found
+        return positions
 
     def _at(self, where: Any, place: int) -> bool:
         if where in (_code.AT_BEGINNING, _code.AT_BEGINNING_STRING):
@@ -188,8 +188,8 @@ class Endings:
     def of(self, path: str) -> str | None:
         """Return the first of the words that a path ends with; None if there is none."""
         ends = (path[len(path) - length :] for length in self._lengths if length <= len(path))
-        found = [end for end in ends if end in self._places]
-        return min(found, key=self._places.__getitem__, default=None)
+        matching_ends = [end for end in ends if end in self._places]
+        return min(matching_ends, key=self._places.__getitem__, default=None)
 
     def within(self, module: str) -> set[str]:
         """Return all words that a module's path, or that of one it lies in, ends with."""

@@ -88,8 +88,8 @@ class PeftConfig(BaseModel):
     @property
     def peft_version(self) -> str:
         """The version of PEFT that saved it; empty where it does not say."""
-        found = (self.model_extra or {}).get("peft_version")
-        return found if isinstance(found, str) else ""
+        version = (self.model_extra or {}).get("peft_version")
+        return version if isinstance(version, str) else ""
 
     @property
     def group(self) -> int | None:
@@ -182,8 +182,8 @@ def _bias(value: Any) -> str | None:
 def _initialisation(value: Any) -> str | None:
     if isinstance(value, str) and value.startswith(_CHANGES_BASE):
         return "changed the base's weights before training, so the adapter does not fit the base itself"
-    known = value is None or isinstance(value, bool) or value in _PLAIN_STARTS
-    return None if known else "is not an initialisation that is known to leave the base as it is"
+    is_neutral = value is None or isinstance(value, bool) or value in _PLAIN_STARTS
+    return None if is_neutral else "is not an initialisation that is known to leave the base as it is"
 
 
 def _parameters(value: Any) -> str | None:

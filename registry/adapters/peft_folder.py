@@ -76,10 +76,10 @@ def sort_tensors(header: Header) -> tuple[dict[str, PeftModule], list[str], list
         if parts[match["module"]].setdefault(kind + part, tensor) is not tensor:
             unexpected.append(name)
     modules = {}
-    for path, found in sorted(parts.items()):
-        embedding = any(part.startswith("embedding_") for part in found)
-        a, b = (found.get(f"embedding_{part}" if embedding else part) for part in ("a", "b"))
-        modules[path] = PeftModule(path, a, b, found.get("m"), embedding)
+    for path, module_parts in sorted(parts.items()):
+        embedding = any(part.startswith("embedding_") for part in module_parts)
+        a, b = (module_parts.get(f"embedding_{part}" if embedding else part) for part in ("a", "b"))
+        modules[path] = PeftModule(path, a, b, module_parts.get("m"), embedding)
     weights = {own_name(name).rpartition(".")[0] for name in unexpected if name.endswith(".weight")}
     # Tensors of the base's, by their names; a bias only beside the weight of its module.
     whole = {
@@ -95,9 +95,9 @@ def sort_tensors(header: Header) -> tuple[dict[str, PeftModule], list[str], list
 
 
 def _on_embeddings(parts: Mapping[str, Mapping[str, Tensor]]) -> Iterator[Finding]:
-    for path, found in parts.items():
-        kinds = {part.startswith("embedding_") for part in found if part != "m"}
-        if len(kinds) > 1 or (True in kinds and "m" in found):
+    for path, module_parts in parts.items():
+        kinds = {part.startswith("embedding_") for part in module_parts if part != "m"}
+        if len(kinds) > 1 or (True in kinds and "m" in module_parts):
             code = "peft_unknown_tensor" if len(kinds) > 1 else "peft_variant"
             message = (
                 f"{path} has the factors of an embedding, and those of a linear layer or DoRA's magnitudes"
@@ -110,12 +110,12 @@ def _on_unexpected(names: list[str]) -> Iterator[Finding]:
     added = any(name.endswith(".lora_B.bias") for name in biases)
     hint = REFUSED["lora_bias"].advice if added else ""
     others = [name for name in names if not name.endswith(".bias")]
-    for code, found, text, advice in (
+    for code, tensor_names, text, advice in (
         ("peft_bias", biases, "change or add biases, which mlx-lm's LoRA does not", hint),
         ("peft_unknown_tensor", others, "are not the factors of a LoRA as PEFT saves it", ""),
     ):
-        if found:
-            message = f"{PEFT_WEIGHTS} holds {plural(len(found), 'tensor')} that {text}: {some(found)}"
+        if tensor_names:
+            message = f"{PEFT_WEIGHTS} holds {plural(len(tensor_names), 'tensor')} that {text}: {some(tensor_names)}"
             yield Finding(code, "error", PEFT_WEIGHTS, message, advice)
 
 

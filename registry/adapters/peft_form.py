@@ -72,7 +72,7 @@ def write_peft(files: Mapping[str, Path], base: Architecture, folder: Path) -> N
 def _config(
     config: AdapterConfig,
     modules: Mapping[str, LoraModule],
-    found: Mapping[str, list[str]],
+    parameters: Mapping[str, list[str]],
     base: Architecture,
 ) -> Mapping[str, Any]:
     scale, ranks = config.parameters.scale, {module.a[1] for module in modules.values() if module.a}
@@ -80,7 +80,7 @@ def _config(
         raise _refusal("its configuration gives no scale, or its tensors have different ranks")
     rank = ranks.pop()
     layout = expert_layout(base.config)
-    single = set(modules).difference(*found.values())
+    single = set(modules).difference(*parameters.values())
     names, layers = _targets(single, base.weights) if single else ([], None)
     if sees(base):
         # What it sees with may have modules of the same names, which the record of a base does not tell.
@@ -90,11 +90,11 @@ def _config(
         "use_dora": config.method == "dora",
         **kept_entries(config.model_extra or {}),  # PEFT ignores them with a warning
     }
-    if layout is not None and found:
-        more["target_parameters"] = target_parameters(found, base, layout)
+    if layout is not None and parameters:
+        more["target_parameters"] = target_parameters(parameters, base, layout)
         more["peft_version"] = VERSION
         more["lora_dropout"] = 0.0  # PEFT takes no other of a parameter
-        if any(name.endswith(f".{GATE_UP}") for name in found):
+        if any(name.endswith(f".{GATE_UP}") for name in parameters):
             name, joined = f"{layout.experts}.{GATE_UP}", len(PROJECTIONS[GATE_UP]) * rank
             more["rank_pattern"] = {name: joined}
             more["alpha_pattern"] = {name: alpha_of(scale, joined)}
@@ -106,11 +106,11 @@ def alpha_of(scale: float, rank: int) -> float:
     """Return the number that divided by the rank gives the scale again, a whole one where that is so."""
     alpha = scale * rank
     near = (alpha, math.nextafter(alpha, math.inf), math.nextafter(alpha, -math.inf))
-    exact = next((each for each in near if each / rank == scale), alpha)
+    exact = next((candidate for candidate in near if candidate / rank == scale), alpha)
     return int(exact) if exact.is_integer() and abs(exact) < 2**53 else exact
 
 
-def _targets(modules: Collection[str], known: Collection[str]) -> tuple[list[str], list[int] | None]:
+def _targets(modules: Collection[str], base_modules: Collection[str]) -> tuple[list[str], list[int] | None]:
     """Return PEFT's `target_modules` and `layers_to_transform` that mean exactly these modules of the base."""
     wanted = set(modules)
     numbers = sorted({int(part) for path in wanted for part in path.split(".") if part.isdecimal()})
@@ -118,7 +118,7 @@ def _targets(modules: Collection[str], known: Collection[str]) -> tuple[list[str
         names = sorted({".".join(path.split(".")[-count:]) for path in wanted})
         for layers in (None, numbers):
             config = PeftConfig(target_modules=names, layers_to_transform=layers or None)
-            if {path for path in {*known, *wanted} if targets(config, path)} == wanted:
+            if {path for path in {*base_modules, *wanted} if targets(config, path)} == wanted:
                 return names, layers
     return sorted(wanted), None
 
@@ -158,13 +158,13 @@ def _require_expressible(
 ) -> None:
     if strange := sorted(set(modules) - set(base.weights)):
         raise _refusal(f"its module {strange[0]} is not in the base")
-    found = set().union(*parameters.values())
+    expert_paths = set().union(*parameters.values())
     for path, module in modules.items():
-        if module.a and len(module.a) != 2 and path not in found:
+        if module.a and len(module.a) != 2 and path not in expert_paths:
             raise _refusal(
                 f"{path} has factors for each expert, and where PEFT keeps those of {base.model_type} is not known"
             )
-    if found and config.method == "dora":
+    if expert_paths and config.method == "dora":
         raise _refusal("it is DoRA on a base with experts, of which PEFT adapts parameters only without")
     if embeddings and config.method == "dora":
         raise _refusal("its embedding has DoRA, which PEFT scales by columns and mlx-lm by rows")
@@ -206,11 +206,11 @@ _PARAMETER_OF = {name: parameter for parameter, names in PROJECTIONS.items() for
 
 def parameters_of(paths: Collection[str], base: Architecture, layout: ExpertLayout) -> dict[str, list[str]]:
     """Return the parameters in PEFT that some of a base's modules are, each with its modules in mlx-lm."""
-    found: dict[str, list[str]] = {}
+    parameters: dict[str, list[str]] = {}
     for path in sorted(paths):
         if path in base.weights and (name := _parameter(path, len(base.weights[path].shape), layout)):
-            found.setdefault(name, []).append(path)
-    return found
+            parameters.setdefault(name, []).append(path)
+    return parameters
 
 
 def _parameter(path: str, dimensions: int, layout: ExpertLayout) -> str | None:
@@ -226,10 +226,14 @@ def _parameter(path: str, dimensions: int, layout: ExpertLayout) -> str | None:
 
 def target_parameters(parameters: Collection[str], base: Architecture, layout: ExpertLayout) -> list[str]:
     """Return names that mean exactly some parameters of a base: short ones, or full paths where those would mean more."""
-    known, wanted = set(parameters_of(base.weights, base, layout)), set(parameters)
+    base_parameters, wanted = set(parameters_of(base.weights, base, layout)), set(parameters)
     short = sorted({_within_layer(name) for name in wanted})
     config = PeftConfig(target_parameters=short)
-    return short if {name for name in known if config.targets_parameter(name)} == wanted else sorted(wanted)
+    return (
+        short
+        if {name for name in base_parameters if config.targets_parameter(name)} == wanted
+        else sorted(wanted)
+    )
 
 
 def _within_layer(name: str) -> str:
@@ -268,8 +272,8 @@ def _joined(
         for path in paths
         if f"{path}.lora_a" in header.tensors
     }
-    if len({each.dtype for pair in held.values() for each in pair}) > 1:
-        held = {path: [widened(each) for each in pair] for path, pair in held.items()}
+    if len({tensor.dtype for pair in held.values() for tensor in pair}) > 1:
+        held = {path: [widened(tensor) for tensor in pair] for path, pair in held.items()}
     first, _ = next(iter(held.values()))
     experts, rank, columns = first.bits.shape
     outs = [base.weights[path].shape[1] for path in paths]

@@ -105,11 +105,11 @@ def split_experts(
             remarks.append(_remark(message))
             continue
         for name, module in zip(named, (nest[depth] for depth in sorted(nest, reverse=True)), strict=True):
-            found = _factors(config, holder, name, module)
-            if isinstance(found, str):
-                remarks.append(_remark(f"{_short(holder)}.{name} {found}"))
+            factors = _factors(config, holder, name, module)
+            if isinstance(factors, str):
+                remarks.append(_remark(f"{_short(holder)}.{name} {factors}"))
             else:
-                experts.append(found)
+                experts.append(factors)
     return plain, experts, remarks
 
 
@@ -139,7 +139,7 @@ def place_experts(
         return OnBase(modules, {})
     routers = {path for path in modules if config.targets_parameter(f"{path}.weight")}
     if base is None:
-        left = [*routers, *(each.name for each in experts)]
+        left = [*routers, *(expert.name for expert in experts)]
         plain = {path: module for path, module in modules.items() if path not in routers}
         return OnBase(
             plain, {}, (_remark(f"which base {some(left)} belong to is not known"),) if left else ()
@@ -160,8 +160,8 @@ def place_experts(
     if isinstance(turned, str):
         return OnBase(named, {}, (*remarks, _remark(turned)))
     switches = {
-        path: SwitchFactors(found, layout.rows(path.rpartition(".")[2], shape[1]), turned)
-        for found, paths, shape in places
+        path: SwitchFactors(expert_factors, layout.rows(path.rpartition(".")[2], shape[1]), turned)
+        for expert_factors, paths, shape in places
         for path in paths
     }
     return OnBase(named, dict(sorted(switches.items())), tuple(remarks))
@@ -190,42 +190,46 @@ def _places(
     experts: Iterable[ExpertFactors], base: Architecture, layout: ExpertLayout, remarks: list[Finding]
 ) -> Iterator[_Place]:
     """Yield each parameter with its switch layers and its shape as (experts, out, in)."""
-    for each in experts:
-        stem = each.holder.removesuffix(layout.experts)
-        paths = [f"{stem}{layout.switch}.{name}" for name in PROJECTIONS[each.parameter]]
+    for expert in experts:
+        stem = expert.holder.removesuffix(layout.experts)
+        paths = [f"{stem}{layout.switch}.{name}" for name in PROJECTIONS[expert.parameter]]
         shapes = [base.weights[path].shape for path in paths if path in base.weights]
-        if len(shapes) != len(paths) or any(len(shape) != 3 for shape in shapes) or stem == each.holder:
-            remarks.append(_remark(f"the base has no experts for {_short(each.name)}"))
+        if len(shapes) != len(paths) or any(len(shape) != 3 for shape in shapes) or stem == expert.holder:
+            remarks.append(_remark(f"the base has no experts for {_short(expert.name)}"))
             continue
         shape = (shapes[0][0], sum(shape[1] for shape in shapes), shapes[0][2])
-        if each.experts == shape[0] and (_fits(each, shape[1], shape[2]) or _fits(each, shape[2], shape[1])):
-            yield each, paths, shape
+        if expert.experts == shape[0] and (
+            _fits(expert, shape[1], shape[2]) or _fits(expert, shape[2], shape[1])
+        ):
+            yield expert, paths, shape
         else:
-            message = f"has factors of {each.a.shape} and {each.b.shape}, which do not fit experts of {shape}"
-            remarks.append(_remark(f"{_short(each.name)} {message}"))
+            message = (
+                f"has factors of {expert.a.shape} and {expert.b.shape}, which do not fit experts of {shape}"
+            )
+            remarks.append(_remark(f"{_short(expert.name)} {message}"))
 
 
-def _fits(each: ExpertFactors, rows: int, columns: int) -> bool:
-    return (each.b.shape[0], each.a.shape[1]) == (rows, columns)
+def _fits(factors: ExpertFactors, rows: int, columns: int) -> bool:
+    return (factors.b.shape[0], factors.a.shape[1]) == (rows, columns)
 
 
 def _orientation(places: Sequence[_Place], config: PeftConfig, layout: ExpertLayout) -> bool | str:
     """Tell whether A is at the outputs, or why that cannot be told."""
-    straight = all(_fits(each, shape[1], shape[2]) for each, _, shape in places)
-    turned = all(_fits(each, shape[2], shape[1]) for each, _, shape in places)
+    straight = all(_fits(factors, shape[1], shape[2]) for factors, _, shape in places)
+    turned = all(_fits(factors, shape[2], shape[1]) for factors, _, shape in places)
     if straight != turned or not places:
         return turned and bool(places)
     if not straight:
         return "some experts have A at the inputs and others at the outputs, which no version of PEFT writes"
     version = _VERSION.fullmatch(config.peft_version or "")
-    known = tuple(map(int, version.groups())) if version else None
-    if known is not None and not layout.transposed:
-        return known < _SETTLED
-    if known is not None and known < _SWAPPED:
+    version_numbers = tuple(map(int, version.groups())) if version else None
+    if version_numbers is not None and not layout.transposed:
+        return version_numbers < _SETTLED
+    if version_numbers is not None and version_numbers < _SWAPPED:
         return False
-    said = f"PEFT {config.peft_version[:40]}" if config.peft_version else "no version of PEFT"
+    version_text = f"PEFT {config.peft_version[:40]}" if config.peft_version else "no version of PEFT"
     return (
-        f"the experts of {_short(places[0][0].name)} are square, and the configuration ({said}) does not tell whether"
+        f"the experts of {_short(places[0][0].name)} are square, and the configuration ({version_text}) does not tell whether"
         " A is at their inputs or at their outputs"
     )
 

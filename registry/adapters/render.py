@@ -23,8 +23,8 @@ FORM_FILES: Mapping[Form, tuple[str, str]] = {"mlx": (WEIGHTS, CONFIG), "peft": 
 
 def form_of(names: Iterable[str]) -> Form:
     """Tell the form of an adapter from the names of its files."""
-    found = set(names)
-    return "peft" if PEFT_WEIGHTS in found and WEIGHTS not in found else "mlx"
+    file_names = set(names)
+    return "peft" if PEFT_WEIGHTS in file_names and WEIGHTS not in file_names else "mlx"
 
 
 def render_mlx(
@@ -41,13 +41,13 @@ def render_mlx(
     from .patterns import PatternError
     from .reading import put_on_base, read_peft
 
-    found = read_peft(files)
-    if found.config is None or found.header is None:
+    peft = read_peft(files)
+    if peft.config is None or peft.header is None:
         raise FormatError(f"{PEFT_WEIGHTS} is not an adapter that can be read")
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        placed = put_on_base(found.config, found.modules, found.experts, base)
-        write_mlx(files[PEFT_WEIGHTS], plan_mlx(found.config, placed.modules, placed.switches), folder)
+        placed = put_on_base(peft.config, peft.modules, peft.experts, base)
+        write_mlx(files[PEFT_WEIGHTS], plan_mlx(peft.config, placed.modules, placed.switches), folder)
     except PatternError as error:
         raise FormatError(f"{CONFIG} holds {error}") from error
     rendered = {name: folder / name for name in FORM_FILES["mlx"]}

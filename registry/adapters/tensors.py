@@ -141,7 +141,7 @@ def cross(a: Array, b: Array) -> Array:
     height = min(max(1, _ALONE // max(1, a.shape[1] * b.shape[1])), max(1, rows))
     whole = rows - rows % height
     first, second = (factor[:whole].reshape(whole // height, height, factor.shape[1]) for factor in (a, b))
-    found: Array = np.matmul(first.transpose(0, 2, 1), second).sum(axis=0)
+    array: Array = np.matmul(first.transpose(0, 2, 1), second).sum(axis=0)
     if whole < rows:
-        found += a[whole:].T @ b[whole:]
-    return found
+        array += a[whole:].T @ b[whole:]
+    return array

@@ -143,22 +143,22 @@ def settings_of(read: Read, name: str = SETTINGS) -> Mapping[str, Any]:
     """Return the contents of a model's JSON file; empty if it cannot be read."""
     data = read(name)
     try:
-        found = parse_json(data, name) if data else {}
+        contents = parse_json(data, name) if data else {}
     except StorageError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return contents if isinstance(contents, dict) else {}
 
 
 def templates_of(read: Read) -> dict[str, tuple[str, str]]:
     """Return the chat templates that servers use, by name, each with its file and source, in transformers' precedence."""
-    found = {
+    templates = {
         name: (file, data.decode("utf-8", "replace"))
         for name, file in ((_DEFAULT, TEMPLATE), (TOOLS, TOOLS_TEMPLATE))
         if (data := read(file)) is not None
     }
     listed = settings_of(read).get("chat_template")
-    if found or not listed:
-        return found
+    if templates or not listed:
+        return templates
     if isinstance(listed, list):
         listed = {item.get("name"): item.get("template") for item in listed if isinstance(item, dict)}
     named = listed if isinstance(listed, dict) else {_DEFAULT: listed}
@@ -167,12 +167,12 @@ def templates_of(read: Read) -> dict[str, tuple[str, str]]:
 
 def special_tokens(settings: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     """Return the special tokens that a template may use; a token that the settings lack is empty."""
-    found = []
+    tokens = []
     for name in (f"{role}_token" for role in _ROLES):
         value = settings.get(name)
         text = value.get("content") if isinstance(value, dict) else value
-        found.append((name, text if isinstance(text, str) else ""))
-    return tuple(found)
+        tokens.append((name, text if isinstance(text, str) else ""))
+    return tuple(tokens)
 
 
 def differences(ours: Read, theirs: Read, *, every_key: bool = False) -> list[tuple[str, str]]:
@@ -237,6 +237,8 @@ def _tokenizer(data: bytes | None) -> Any:
         # Versions of the library write a merge as one string or as two, and write or omit defaults, which are all false.
         own = {key: value for key, value in model.items() if value not in (None, False, "")}
         if isinstance(merges := own.get("merges"), list):
-            own["merges"] = [" ".join(map(str, each)) if isinstance(each, list) else each for each in merges]
+            own["merges"] = [
+                " ".join(map(str, merge)) if isinstance(merge, list) else merge for merge in merges
+            ]
         document["model"] = own
     return document

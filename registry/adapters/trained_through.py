@@ -27,18 +27,18 @@ ITS_WEIGHTS = "quantization_aware_weights"
 
 def trained_through(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Return the format that an adapter was trained through, as MLX writes it: `group_size`, `bits`, `mode`; None of any other."""
-    said = config.get(QUANTIZATION_AWARE)
-    if said is None or said is False:
+    declared_format = config.get(QUANTIZATION_AWARE)
+    if declared_format is None or declared_format is False:
         return None
     # What knows the formats of MLX takes a while to import, and next to no adapter says this.
     from ..engine.microscaling import MODES
     from ..engine.policy import Quantize
 
-    if isinstance(said, Mapping) and set(said) <= {"bits", "group_size", "mode"}:
-        mode = said.get("mode", "affine")
+    if isinstance(declared_format, Mapping) and set(declared_format) <= {"bits", "group_size", "mode"}:
+        mode = declared_format.get("mode", "affine")
         grid = MODES.get(mode) if isinstance(mode, str) else None
-        bits = said.get("bits", grid and grid.bits)
-        size = said.get("group_size", grid.group_size if grid else 64)
+        bits = declared_format.get("bits", grid and grid.bits)
+        size = declared_format.get("group_size", grid.group_size if grid else 64)
         if type(bits) is int and type(size) is int and isinstance(mode, str):
             with suppress(FusionUnsupportedError):
                 return Quantize(bits, size, mode).to_dict()

@@ -87,7 +87,10 @@ def read_whole(
     rowed = Endings(tokens if isinstance(tokens, Mapping) else ())
     whole = WholeTensors(saved=Endings(saved), rowed=rowed, keeps_tied=raw.get("ensure_weight_tying") is True)
     lists = list(tokens.values()) if isinstance(tokens, Mapping) else [tokens]
-    if not all(not each or (isinstance(each, list) and all(type(i) is int for i in each)) for each in lists):
+    if not all(
+        not index_list or (isinstance(index_list, list) and all(type(i) is int for i in index_list))
+        for index_list in lists
+    ):
         message = f"trainable_token_indices in {CONFIG} is no list of tokens, and no lists by module"
         remarks.append(refused(message))
     called: dict[str, list[str]] = {}
@@ -97,7 +100,7 @@ def read_whole(
             called.setdefault(own_name(name), []).append(name)
         else:
             remarks.append(refused(f"{name} is {tensor.dtype} {tensor.shape}, not numbers of a weight"))
-    tensors, found, rows, strange = {}, {}, {}, {}
+    tensors, stored_names, rows, strange = {}, {}, {}, {}
     in_rows = {own.rpartition(".")[0] for own in called if own.endswith(f".{ROWS}")}
     for own, given in called.items():
         module, _, part = own.rpartition(".")
@@ -115,10 +118,10 @@ def read_whole(
             elif indices is not None:
                 rows[f"{module}.weight"] = TrainedRows(indices, header.tensors[chosen], chosen)
         else:
-            tensors[own], found[own] = header.tensors[chosen], chosen
+            tensors[own], stored_names[own] = header.tensors[chosen], chosen
             if _is_unwrapped(chosen, module, whole, adapted, in_rows):
                 strange[own] = f"{chosen} is no tensor that PEFT loads with this {CONFIG}"
-    made = replace(whole, tensors=tensors, names=found, rows=rows, strange=strange)
+    made = replace(whole, tensors=tensors, names=stored_names, rows=rows, strange=strange)
     return made, remarks or list(_absent(made, raw))
 
 
@@ -152,14 +155,14 @@ def _chosen(weights: Path, header: Header, names: Sequence[str]) -> str | None:
     return first if all(alike) else None
 
 
-def _indices(said: Any, rowed: Endings, module: str) -> tuple[int, ...] | None:
+def _indices(declared_indices: Any, rowed: Endings, module: str) -> tuple[int, ...] | None:
     """Return which rows the configuration says were trained of a module: a list is for the embedding, and a tied head."""
-    if isinstance(said, Mapping):
-        said = said.get(rowed.of(module))
+    if isinstance(declared_indices, Mapping):
+        declared_indices = declared_indices.get(rowed.of(module))
     elif not _EMBEDDING.fullmatch(module) and module.rpartition(".")[2] != "lm_head":
         return None
-    if isinstance(said, list) and all(type(index) is int for index in said):
-        return tuple(said)
+    if isinstance(declared_indices, list) and all(type(index) is int for index in declared_indices):
+        return tuple(declared_indices)
     return None
 
 
@@ -220,9 +223,11 @@ _OWN = "adapter"
 
 
 def _likeness(copy: StoredMatrix, name: str, base: Base) -> str | None:
-    name = next((each for each in every_name(name) if each in base.tensors), name)
+    name = next(
+        (alternative_name for alternative_name in every_name(name) if alternative_name in base.tensors), name
+    )
     if name in ("lm_head.weight", f"{HEAD}.weight") and name not in base.tensors:  # the head is the embedding
-        name = next((each for each in _EMBEDDINGS if each in base.tensors), name)
+        name = next((embedding for embedding in _EMBEDDINGS if embedding in base.tensors), name)
     own = matrix_of(base, name) if name in base.tensors and copy.shape else None
     if own is None or own.shape != copy.shape or not (own.grid is None or isinstance(own.grid, Grid)):
         return None

@@ -87,9 +87,9 @@ class _Fitting:
         self._tensors, self._rows = dict(whole.tensors), dict(whole.rows)
         self._untied: str | None = None
         held = {name: tensor for header in headers for name, tensor in header.tensors.items()}
-        known = architectures.architecture_of(architecture.model_type)
-        self._comes_apart = known is not None and known.tied is not None
-        for name in known.dropped(held, architecture.config) if known else ():
+        tensor_names = architectures.architecture_of(architecture.model_type)
+        self._comes_apart = tensor_names is not None and tensor_names.tied is not None
+        for name in tensor_names.dropped(held, architecture.config) if tensor_names else ():
             del held[name]
         # Logical shapes of what numbers can replace; of quantised tensors, too.
         self._shapes = {name: tensor.shape for name, tensor in held.items() if tensor.dtype in FORMATS}

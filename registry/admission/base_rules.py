@@ -86,9 +86,9 @@ def base_as_in_training(candidate: Candidate) -> Iterator[Finding]:
         return  # of another base, no commits and no precision are at hand
     # Unsloth's name for it, and PEFT's.
     commit = raw.get("base_model_commit_hash") or raw.get("revision")
-    known = {revision for revision in base.revisions if _COMMIT.fullmatch(revision)}
-    if isinstance(commit, str) and _COMMIT.fullmatch(commit) and known and commit not in known:
-        message = f"{CONFIG} says the base was at commit {commit[:12]}, and {base.name} has the commits {some(each[:12] for each in known)}"
+    revisions = {revision for revision in base.revisions if _COMMIT.fullmatch(revision)}
+    if isinstance(commit, str) and _COMMIT.fullmatch(commit) and revisions and commit not in revisions:
+        message = f"{CONFIG} says the base was at commit {commit[:12]}, and {base.name} has the commits {some(base_revision[:12] for base_revision in revisions)}"
         yield BASE_REVISION.found(CONFIG, message)
     if (
         raw.get("requires_unsloth_mlx_runtime_quantization") is True
@@ -104,9 +104,9 @@ def base_as_in_training(candidate: Candidate) -> Iterator[Finding]:
 def _one_declared_base(candidate: Candidate, file: str, name: str) -> Iterator[Finding]:
     base, end = candidate.base, tail(name)
     trained = candidate.trained_on
-    if trained is not None and end in {tail(known) for known in trained.known_as} - {""}:
+    if trained is not None and end in {tail(base_name) for base_name in trained.all_names} - {""}:
         return
-    if end and end in {tail(known) for known in base.known_as}:
+    if end and end in {tail(base_name) for base_name in base.all_names}:
         # Who writes a metadata file by hand names the base that the adapter is for; a trainer the one that it had.
         if trained is not None and file == CONFIG:
             message = f"{file} says the adapter was trained on {name!r}, which is the base given, and not on {trained.name!r}"
@@ -116,7 +116,7 @@ def _one_declared_base(candidate: Candidate, file: str, name: str) -> Iterator[F
             yield BASE_ALIAS.found(file, f"{file} calls the base {alias}, which is {base.name} here")
         return
     meant = base.name if trained is None else trained.name
-    other = next((first for known, first in base.others.items() if end and tail(known) == end), None)
+    other = next((first for base_name, first in base.others.items() if end and tail(base_name) == end), None)
     if other is not None:
         message = f"{file} says the adapter was trained on {name!r}, which is registered as {other!r}, not {meant!r}"
         twin = f"give --base {other}; or --trained-on {other}, where {base.name} is the same at another precision"
@@ -208,16 +208,18 @@ def base_config_supported(candidate: Candidate) -> Iterator[Finding]:
 def key_findings(config: Mapping[str, Any], failure: str | None = None) -> Iterator[Finding]:
     """Yield findings for settings of a base that mlx-lm does not read."""
     added = added_keys(config)
-    known = _fields(config) if added else None
+    class_fields = _fields(config) if added else None
     given = {
         key: value
         for key, value in added.items()
-        if known is None or key in known or ("." in key and not any("." in name for name in known))
+        if class_fields is None
+        or key in class_fields
+        or ("." in key and not any("." in name for name in class_fields))
     }
     parts = []
     for key, value in sorted(given.items()):
-        default = (known or {}).get(key, ...)
-        if not known or default != value:
+        default = (class_fields or {}).get(key, ...)
+        if not class_fields or default != value:
             without = "" if default in (..., dataclasses.MISSING) else f" instead of {_value(default)}"
             parts.append(f"{key} ({_value(value)}{without})")
     if parts:
@@ -255,15 +257,15 @@ def _fields(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
         from mlx_lm.utils import _get_classes
     except ImportError:
         return None
-    text, found = config.get("text_config"), None
+    text, fields = config.get("text_config"), None
     inner = {"model_type": class_of(text.get("model_type"))} if isinstance(text, Mapping) else None
     for part, prefix in ((config, ""), (inner, "text_config.")):
         with suppress(SystemExit, ValueError, KeyError, TypeError, AttributeError, ImportError):
-            if part is None or (prefix and found is None):
+            if part is None or (prefix and fields is None):
                 continue
             arguments = _get_classes(dict(part))[1]
             defaults = {field.name: field.default for field in dataclasses.fields(arguments)}
             if inspect.getsource(sys.modules[arguments.__module__]).count(_SCALING) == 1:
                 defaults.pop(_SCALING, None)  # declared, and never read
-            found = {**(found or {}), **{f"{prefix}{key}": value for key, value in defaults.items()}}
-    return found
+            fields = {**(fields or {}), **{f"{prefix}{key}": value for key, value in defaults.items()}}
+    return fields

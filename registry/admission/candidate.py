@@ -101,8 +101,8 @@ def _peek(path: Path, *, follow: bool) -> tuple[int, bytes]:
     except OSError:
         return 0, b""
     try:
-        found = os.fstat(fd)
-        return (found.st_size, os.read(fd, _HEAD)) if stat.S_ISREG(found.st_mode) else (0, b"")
+        file_status = os.fstat(fd)
+        return (file_status.st_size, os.read(fd, _HEAD)) if stat.S_ISREG(file_status.st_mode) else (0, b"")
     except OSError:
         return 0, b""
     finally:
@@ -115,7 +115,7 @@ class BaseFacts:
 
     name: str
     architecture: Architecture
-    known_as: frozenset[str]  # every name, hub id and folder that these bytes are known by
+    all_names: frozenset[str]  # every name, hub id and folder that these bytes are known by
     others: Mapping[str, str] = field(default_factory=dict)
     aliases: frozenset[str] = frozenset()
     revisions: frozenset[str] = frozenset()  # the hub's commits that its bytes are known to be of
@@ -178,7 +178,7 @@ class Candidate:
 
         if not self.whole or self.folder.originals is None:
             return {}
-        rows = {f"rows of {name}": each.tensor for name, each in self.whole.rows.items()}
+        rows = {f"rows of {name}": row.tensor for name, row in self.whole.rows.items()}
         return measure_tensors(self.folder.originals[PEFT_WEIGHTS], {**self.whole.tensors, **rows})
 
     @cached_property
@@ -186,8 +186,8 @@ class Candidate:
         """The base's weights by module, in the shapes that the adapter's whole tensors give them."""
         weights = dict(self.base.architecture.weights)
         for name, tensor in (self.whole.tensors if self.whole else {}).items():
-            if (known := weights.get(path := name.removesuffix(".weight"))) is not None:
-                weights[path] = replace(known, shape=tensor.shape)
+            if (weight := weights.get(path := name.removesuffix(".weight"))) is not None:
+                weights[path] = replace(weight, shape=tensor.shape)
         return weights
 
     @property

@@ -32,14 +32,18 @@ def sarif_log(checked: Iterable[CheckedFolder]) -> Mapping[str, Any]:
         rule["id"]: {"ruleIndex": index} for index, rule in enumerate(rules)
     }
     plugged: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
-    for each in plugged_rules():
-        plugged[each.plugin.package, each.plugin.version] += map(_rule, each.rule.codes)
+    for plugged_rule in plugged_rules():
+        plugged[plugged_rule.plugin.package, plugged_rule.plugin.version] += map(
+            _rule, plugged_rule.rule.codes
+        )
     extensions = [{"name": name, "version": at, "rules": of} for (name, at), of in sorted(plugged.items())]
     for number, (_, of) in enumerate(sorted(plugged.items())):
         for index, rule in enumerate(of):
             reference = {"id": rule["id"], "index": index, "toolComponent": {"index": number}}
             places[rule["id"]] = {"rule": reference}
-    listed = [(each.folder, finding) for each in checked for finding in each.findings]
+    listed = [
+        (checked_folder.folder, finding) for checked_folder in checked for finding in checked_folder.findings
+    ]
     for name in dict.fromkeys(finding.code for _, finding in listed if finding.code not in places):
         places[name] = {"ruleIndex": len(rules)}
         rules.append({"id": name})
@@ -116,12 +120,12 @@ def code_quality(checked: Iterable[CheckedFolder]) -> list[Mapping[str, Any]]:
     """Return the findings in folders as a report of GitLab's; paths are relative to where the check runs."""
     seen: Counter[str] = Counter()
     issues: list[Mapping[str, Any]] = []
-    for each in checked:
-        for finding in each.findings:
-            file, within = place_of(finding.subject, each.folder)
+    for checked_folder in checked:
+        for finding in checked_folder.findings:
+            file, within = place_of(finding.subject, checked_folder.folder)
             subject = f"{within}: " if within else ""
             # A fingerprint differs from all others of a report, and stays the same when the wording changes.
-            which = f"{finding.code}\0{finding.subject}\0{each.folder.as_posix()}"
+            which = f"{finding.code}\0{finding.subject}\0{checked_folder.folder.as_posix()}"
             seen[which] += 1
             if seen[which] > 1:
                 which += f"\0{seen[which] - 1}"

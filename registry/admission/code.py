@@ -180,13 +180,13 @@ class AdmissionError(RegistryError):
     @classmethod
     def of(cls, name: str, findings: Iterable[Finding], hint: str = "") -> AdmissionError:
         """Return the refusal of an adapter: its first error in words, and the codes of the others."""
-        found = tuple(findings)
-        first, *others = (finding for finding in found if finding.severity == "error")
+        all_findings = tuple(findings)
+        first, *others = (finding for finding in all_findings if finding.severity == "error")
         codes = ", ".join(dict.fromkeys(one.code for one in others if one.code != first.code))
         message = f"{name} was refused: {first.code}: {first.message}" + (
             f"; besides: {codes}" if codes else ""
         )
-        return cls(message, found, hint=first.hint or hint)
+        return cls(message, all_findings, hint=first.hint or hint)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,8 +201,8 @@ class Checked(Record):
     @classmethod
     def of(cls, findings: Iterable[Finding], **more: Any) -> Self:
         """Sum findings up; `more` are the other attributes."""
-        found = tuple(findings)
-        return cls(verdict=verdict(found), findings=found, **more)
+        all_findings = tuple(findings)
+        return cls(verdict=verdict(all_findings), findings=all_findings, **more)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

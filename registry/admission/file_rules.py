@@ -135,28 +135,30 @@ def _kind(file: str, what: str, hint: str) -> Finding:
 
 
 @rule(OTHER_KIND)
-def known_form(candidate: Candidate) -> Iterator[Finding]:
+def supported_form(candidate: Candidate) -> Iterator[Finding]:
     """The folder holds an adapter in mlx-lm's or PEFT's form."""
     task = candidate.folder.raw_config.get("task_type")
     top = {entry.path for entry in candidate.surroundings.entries if "/" not in entry.path}
-    found = None
+    kind = None
     if candidate.folder.form == "peft" and isinstance(task, str) and task in _CLASSIFIERS:
         hint = f"fusery keeps adapters of language models: load it with PEFT on transformers' {_CLASSIFIERS[task]}"
-        found = _kind(CONFIG, f"the configuration of a classifier's adapter (task_type {task})", hint)
+        kind = _kind(CONFIG, f"the configuration of a classifier's adapter (task_type {task})", hint)
     elif not candidate.folder.modules:
-        found = _by_tensors(candidate, top) or _full_weights(candidate)
-        if found is None and not top & {WEIGHTS, PEFT_WEIGHTS}:
-            found = _by_names(candidate, top)
-    if found is not None:
-        yield found
+        kind = _by_tensors(candidate, top) or _full_weights(candidate)
+        if kind is None and not top & {WEIGHTS, PEFT_WEIGHTS}:
+            kind = _by_names(candidate, top)
+    if kind is not None:
+        yield kind
 
 
 def _full_weights(candidate: Candidate) -> Finding | None:
-    folder, known = candidate.folder, candidate.base.architecture.weights
+    folder, base_weights = candidate.folder, candidate.base.architecture.weights
     if folder.form != "mlx" or folder.header is None or folder.config.method == "full":
         return None
     tensors = folder.header.tensors.items()
-    if not any(len(tensor.shape) == 2 and name.removesuffix(".weight") in known for name, tensor in tensors):
+    if not any(
+        len(tensor.shape) == 2 and name.removesuffix(".weight") in base_weights for name, tensor in tensors
+    ):
         return None
     hint = f"in its folder: {_FULL}; or add the merged model as a base: fusery base add FOLDER"
     return _kind(WEIGHTS, "a full fine-tune, whole weights instead of an adapter", hint)

@@ -64,10 +64,10 @@ def keys_are_paths(candidate: Candidate) -> Iterator[Finding]:
     if not folder.modules:
         return
     # Of all layers, not of the promised ones alone: where layers differ, the last ones need not have them all.
-    known = {key for layer in base.architecture.layers().values() for key in layer}
-    known |= base.architecture.weights.keys() | candidate.tied_heads
-    for key in sorted(set(keys) - known):
-        whole = min((path for path in known if path.endswith(f".{key}")), key=len, default=None)
+    layers = {key for layer in base.architecture.layers().values() for key in layer}
+    layers |= base.architecture.weights.keys() | candidate.tied_heads
+    for key in sorted(set(keys) - layers):
+        whole = min((path for path in layers if path.endswith(f".{key}")), key=len, default=None)
         message = f"the configuration's key {key!r} matches no module of {base.name}"
         yield UNMATCHED_KEY.found(CONFIG, message, whole and f"write {whole}")
 

@@ -82,8 +82,8 @@ MODULE_OUTLIER = warning(
 def numbers_finite(candidate: Candidate) -> Iterator[Finding]:
     """No number is NaN or infinite."""
     whole = candidate.whole_values
-    found = [*((values.name, values) for values in candidate.values.tensors.values()), *whole.items()]
-    broken = [name for name, values in found if not values.finite]
+    named_values = [*((values.name, values) for values in candidate.values.tensors.values()), *whole.items()]
+    broken = [name for name, values in named_values if not values.finite]
     yield from NOT_FINITE.listed(WEIGHTS, broken, "tensor", "with NaN or infinity")
     half = candidate.base.architecture.dtype == "f16"
     large = [name for name, values in whole.items() if half and max(values.high, -values.low) > _LARGEST_F16]
@@ -226,7 +226,12 @@ def scale_agrees_with_alpha(candidate: Candidate) -> Iterator[Finding]:
     folder = candidate.folder
     alpha = candidate.declared.alpha if candidate.declared.alpha is not None else folder.metadata.lora_alpha
     scale, rank = folder.scale, folder.rank
-    if alpha is None or scale is None or not rank or any(_same(scale * each, alpha) for each in folder.ranks):
+    if (
+        alpha is None
+        or scale is None
+        or not rank
+        or any(_same(scale * possible_rank, alpha) for possible_rank in folder.ranks)
+    ):
         return
     message = f"alpha is given as {alpha:g}, and scale {scale:g} x rank {rank} is {scale * rank:g}"
     if _same(scale * math.sqrt(rank), alpha):

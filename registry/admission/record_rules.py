@@ -173,10 +173,10 @@ NEAR_DUPLICATE = warning(
 def not_a_duplicate(candidate: Candidate) -> Iterator[Finding]:
     """No registered adapter on the base has the same weights, or nearly the same update."""
     task = candidate.declared.task or candidate.task
-    known = candidate.neighbours()
-    if any(other.same_adapter and other.task == task for other in known):
+    neighbours = candidate.neighbours()
+    if any(other.same_adapter and other.task == task for other in neighbours):
         return  # it is on record already, and whoever gave the same to another task was told then
-    for other in known:
+    for other in neighbours:
         # The same factors beside other whole tensors are another adapter.
         if other.same_bytes and (other.same_file or not candidate.whole):
             message = f"these weights are registered as {other.name} on {other.base}"

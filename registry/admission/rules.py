@@ -87,35 +87,35 @@ class PluggedRule:
         names = {code.name for code in self.rule.codes}
         with blaming(self.plugin):
             try:
-                found = list(self.rule(candidate))
+                findings = list(self.rule(candidate))
             except FuseryError as error:
                 # It is not the adapter that cannot be looked at: no audit may pass over a rule that was not heard.
                 raise PluginError(error.message, hint=error.hint) from error
-            if not all(_can_be_kept(finding, names) for finding in found):
+            if not all(_can_be_kept(finding, names) for finding in findings):
                 raise self.plugin.wrong("yields something else than findings of its codes, in plain text")
-        yield from found
+        yield from findings
 
 
 def plugged_rules() -> tuple[PluggedRule, ...]:
     """Return the rules of all plugins, by name."""
     # None is left out, whatever is wrong with it: what a team has installed to keep adapters out is not passed over
     # in silence.
-    found = plugins(GROUP)
-    for one, other in pairwise(found):
+    rule_plugins = plugins(GROUP)
+    for one, other in pairwise(rule_plugins):
         if one.name == other.name:
             raise taken_twice([one, other])
-    return tuple(map(rule_of, found))
+    return tuple(map(rule_of, rule_plugins))
 
 
 def rule_of(plugin: Plugin) -> PluggedRule:
     """Return the rule that a plugin adds."""
-    found = load_plugin(plugin)
+    loaded_rule = load_plugin(plugin)
     with blaming(plugin):
-        if not isinstance(found, Rule) or not isinstance(found.codes, tuple):
+        if not isinstance(loaded_rule, Rule) or not isinstance(loaded_rule.codes, tuple):
             raise plugin.wrong(f"is no Rule with a tuple of codes, which {plugin.value} has to be")
-        for code in found.codes:
+        for code in loaded_rule.codes:
             _require_own(plugin, code)
-    return PluggedRule(found, plugin)
+    return PluggedRule(loaded_rule, plugin)
 
 
 def _require_own(plugin: Plugin, code: Code) -> None:
@@ -157,15 +157,15 @@ class SeverityPolicy:
     @classmethod
     def configured(cls, severities: Mapping[str, Any], *, strict: bool = False) -> SeverityPolicy:
         """Return the policy that the settings ask for."""
-        known = dict(CODES)
-        if not severities.keys() <= known.keys():
-            known |= {code.name: code for plugged in plugged_rules() for code in plugged.rule.codes}
+        codes_by_name = dict(CODES)
+        if not severities.keys() <= codes_by_name.keys():
+            codes_by_name |= {code.name: code for plugged in plugged_rules() for code in plugged.rule.codes}
         for name, setting in severities.items():
-            code = known.get(name)
+            code = codes_by_name.get(name)
             if code is None:
                 from difflib import get_close_matches
 
-                close = get_close_matches(name, known, n=1)
+                close = get_close_matches(name, codes_by_name, n=1)
                 meant = f"; did you mean {close[0]!r}?" if close else ""
                 raise _unacceptable(f"there is no finding {name[:60]!r}{meant}")
             if setting not in get_args(Setting):
@@ -198,7 +198,7 @@ def examine(candidate: Candidate, policy: SeverityPolicy | None = None) -> list[
     """Run every rule on a candidate, those of plugins last; return the findings, errors first."""
     rules: list[Look] = [*RULES, *plugged_rules()]
     # A folder of another kind is named, without what it lacks to be an adapter.
-    found = list(file_rules.known_form(candidate)) or [
+    findings = list(file_rules.supported_form(candidate)) or [
         finding for rule in rules for finding in rule(candidate)
     ]
-    return (policy or SeverityPolicy()).apply(found)
+    return (policy or SeverityPolicy()).apply(findings)

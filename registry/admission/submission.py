@@ -34,7 +34,7 @@ class TrainedOn:
 
     name: str
     digest: str
-    known_as: frozenset[str] = frozenset()
+    all_names: frozenset[str] = frozenset()
 
 
 class Declared(TypedDict, total=False):
@@ -68,7 +68,7 @@ class Submission:
     Without `base`, the adapter's files name it.  `trained_on` is the base that it was trained on, if that is another one: a
     name or digest in this registry, or what was declared where the adapter comes from.
     `checkpoint` is `best`, `last` or an iteration; `log` is the file with the trainer's output.
-    `base_known_as`: the base's names where the adapter comes from.
+    `base_all_names`: the base's names where the adapter comes from.
 
     Values are checked on creation, so that both databases can store them alike: text without NUL, finite numbers,
     tags in canonical form, no credentials in URLs.
@@ -87,17 +87,17 @@ class Submission:
     note: str | None = None
     checkpoint: str | None = None
     log: str | Path | None = None
-    base_known_as: tuple[str, ...] = ()
+    base_all_names: tuple[str, ...] = ()
     trained_on: str | TrainedOn | None = None
 
     @classmethod
     def of(cls, facts: Facts) -> Submission:
         """Return what keywords declare; a record among them stands for what it is the record of."""
-        said: Any = {
+        declarations: Any = {
             name: getattr(value, value.REFERENCE) if isinstance(value, Record) and value.REFERENCE else value
             for name, value in facts.items()
         }
-        return cls(**said)
+        return cls(**declarations)
 
     def __post_init__(self) -> None:
         """Check every field, and bring numbers and tags into their one form."""
@@ -173,12 +173,12 @@ def not_negative(value: Any, what: str) -> float | None:
     return number
 
 
-def _checkpoint(said: Any) -> str | None:
-    if said is None:
+def _checkpoint(checkpoint: Any) -> str | None:
+    if checkpoint is None:
         return None
-    text = str(said)
+    text = str(checkpoint)
     number = text.isascii() and text.isdigit() and len(text) <= 10
-    if isinstance(said, bool) or not (text in ("best", "last") or number):
+    if isinstance(checkpoint, bool) or not (text in ("best", "last") or number):
         raise BadInputError(
             f"the checkpoint is best, last or an iteration, not {text[:40]!r}",
             hint="--checkpoint best|last|ITER",
@@ -186,13 +186,13 @@ def _checkpoint(said: Any) -> str | None:
     return text
 
 
-def checked_tags(said: Any) -> dict[str, str]:
+def checked_tags(raw_tags: Any) -> dict[str, str]:
     """Return tags with canonical names and without credentials in their URLs."""
-    if not isinstance(said, Mapping):
+    if not isinstance(raw_tags, Mapping):
         raise BadInputError("the tags are not names with values", hint="write --tag KEY=VALUE")
-    require_count("the adapter", "tags", TAGS, len(said))
+    require_count("the adapter", "tags", TAGS, len(raw_tags))
     tags: dict[str, str] = {}
-    for name, value in said.items():
+    for name, value in raw_tags.items():
         require_text("name of a tag", name, LIMITS["dataset"])
         key = parse_slug(name, "tag")
         if value is None:

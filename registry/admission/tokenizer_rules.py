@@ -119,10 +119,10 @@ def _other_ids(candidate: Candidate, own: Mapping[str, Path]) -> list[str]:
     """Return the tokens whose ids differ between the adapter's tokenizer and the base's."""
     ours, theirs = _read(own[TOKENIZER]) if TOKENIZER in own else None, candidate.base.tokenizer(TOKENIZER)
     here = token_ids(ours, TOKENIZER) if ours is not None else None
-    there = token_ids(theirs, TOKENIZER) if theirs is not None else None
-    if here is None or there is None:
+    base_ids = token_ids(theirs, TOKENIZER) if theirs is not None else None
+    if here is None or base_ids is None:
         return []
-    return sorted(token for token in here.keys() | there.keys() if here.get(token) != there.get(token))
+    return sorted(token for token in here.keys() | base_ids.keys() if here.get(token) != base_ids.get(token))
 
 
 def embedding_rows(candidate: Candidate) -> int | None:
@@ -223,7 +223,7 @@ def chats_can_be_rendered(candidate: Candidate) -> Iterator[Finding]:
     ours = list(template_findings(reader(own_tokenizer(candidate.folder.kept))))
     yield from ours
     for finding in template_findings(candidate.base.tokenizer, of=f"of {candidate.base.name}"):
-        if finding.subject not in {each.subject for each in ours}:
+        if finding.subject not in {our.subject for our in ours}:
             yield finding
 
 

@@ -13,7 +13,7 @@ from fusery.storage.progress import SILENT, Reporter
 
 from ..documents import picture_kind
 from .operation import Paging, operation
-from .resource import Named, Resource, each_named, named, runs
+from .resource import Named, Resource, named, reference_texts, runs
 
 if TYPE_CHECKING:
     from ..adapters.finding import Finding
@@ -43,14 +43,14 @@ class Adapters(Resource):
         from ..admission.submission import Submission
         from ..registration.sources import adapter_at
 
-        said = Submission.of(facts)
+        submission = Submission.of(facts)
         if self.server is None:
             self.workspace.database  # noqa: B018 -- "no registry yet" is said before the folder is read
         with adapter_at(self.workspace, folder) as place:
             if self.server is None:
                 from ..registration.register import register
 
-                return register(self.workspace, place, said, strict=strict)
+                return register(self.workspace, place, submission, strict=strict)
             name, files, facts = self._sent(place, facts, reporter)
             return self._register(name, files, strict=strict, **facts)
 
@@ -96,12 +96,12 @@ class Adapters(Resource):
         from ..admission.submission import Submission
         from ..registration.sources import adapter_at
 
-        said = Submission.of(facts)
+        submission = Submission.of(facts)
         with adapter_at(self.workspace, folder) as place:
             if self.server is None:
                 from ..registration.register import check
 
-                return check(self.workspace, place, said, strict=strict)
+                return check(self.workspace, place, submission, strict=strict)
             name, files, facts = self._sent(place, facts, reporter)
             return self._check(name, files, strict=strict, **facts)
 
@@ -156,13 +156,13 @@ class Adapters(Resource):
         """Return one adapter in full, or as it was on record at a date; draw its training curve if asked to."""
         if plot is not None:
             picture_kind(Path(plot))
-        found = self._show(reference, at=at)
+        details = self._show(reference, at=at)
         if plot is None:
-            return found
+            return details
         from ..registration.training_curve import draw_curves
 
-        place = draw_curves({found.name: found.curve}, Path(plot), force=force)
-        return replace(found, plot=str(place))
+        place = draw_curves({details.name: details.curve}, Path(plot), force=force)
+        return replace(details, plot=str(place))
 
     @operation("reader")
     @runs("catalog.show:show_adapter")
@@ -200,12 +200,12 @@ class Adapters(Resource):
         """Return what differs between any number of adapters."""
         if plot is not None:
             picture_kind(Path(plot))
-        found = self._compare(each_named(references))
+        comparison = self._compare(reference_texts(references))
         if plot is None:
-            return found
+            return comparison
         from ..registration.training_curve import draw_curves
 
-        return replace(found, plot=draw_curves(found.curves, Path(plot), force=force))
+        return replace(comparison, plot=draw_curves(comparison.curves, Path(plot), force=force))
 
     @operation("reader")
     @runs("catalog.compare:compare_adapters")

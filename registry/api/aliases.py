@@ -166,10 +166,10 @@ class Deployments(Resource):
 
     def yanked(self, names: Sequence[str]) -> Mapping[str, str]:
         """Return the yanked adapters among some names, with the reasons."""
-        found = dict[str, str]()
+        reasons = dict[str, str]()
         for start in range(0, len(names), _NAMES):
-            found |= self._yanked(names[start : start + _NAMES])
-        return found
+            reasons |= self._yanked(names[start : start + _NAMES])
+        return reasons
 
     @operation("reader")
     @runs("releases.deployments:yanked_among")

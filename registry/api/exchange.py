@@ -155,7 +155,7 @@ class Exchange(Resource):
         from .evaluations import Evaluations
         from .fused import Bases
 
-        found = tracked_runs(tracker, source, experiments=experiments, runs=runs)
+        source_runs = tracked_runs(tracker, source, experiments=experiments, runs=runs)
         standing = named(base) if base is not None else None
         if standing is not None:
             Bases(self.workspace, self.server).show(standing, limit=0)
@@ -164,19 +164,21 @@ class Exchange(Resource):
             Evaluations(self.workspace, self.server),
         )
         done = []
-        for each in import_runs(
+        for import_run in import_runs(
             self.workspace,
             adapters.register,
             evaluations.record,
-            found,
+            source_runs,
             tracker,
             base=standing,
             task=task,
             metrics=metrics,
             dry_run=dry_run,
         ):
-            reporter.say(f"{each.run_name}: {each.adapter or each.error or each.path or 'all files'}")
-            done.append(each)
+            reporter.say(
+                f"{import_run.run_name}: {import_run.adapter or import_run.error or import_run.path or 'all files'}"
+            )
+            done.append(import_run)
         return tuple(done)
 
 
@@ -215,7 +217,7 @@ class Transfers(Resource):
         """Say of blobs how much has arrived."""
         from ..exchange.uploads import Uploads
 
-        return Uploads(self.workspace, limits).arrived([require_digest(each) for each in digests])
+        return Uploads(self.workspace, limits).arrived([require_digest(digest) for digest in digests])
 
     def begin(self, digest: str, size: int, offset: int, limits: UploadLimits) -> Upload | None:
         """Begin an upload, or go on with one."""

@@ -84,8 +84,8 @@ class FusedModels(Resource, name="fused"):
         from ..fusion.views import cautions
 
         wanted = request or FuseRequest()
-        found = Adapters(self.workspace, self.server).list(task=task, where=where)
-        chosen = usable_names(found, reporter.say)
+        adapters = Adapters(self.workspace, self.server).list(task=task, where=where)
+        chosen = usable_names(adapters, reporter.say)
         with self.here(*chosen, *wanted.others, reporter=reporter) as (workspace, names):
             wanted = wanted.with_others(names[len(chosen) :])
             done = fuse_all(
@@ -102,13 +102,13 @@ class FusedModels(Resource, name="fused"):
         """Return what a fused model retained, module by module."""
         if plot is not None:
             picture_kind(Path(plot))
-        found = self._fidelity(reference)
+        details = self._fidelity(reference)
         if plot is None:
-            return found
+            return details
         from ..fusion.views import drawn
 
-        with self.here(found.base) as (workspace, _):
-            return drawn(workspace, found, Path(plot), force=force)
+        with self.here(details.base) as (workspace, _):
+            return drawn(workspace, details, Path(plot), force=force)
 
     @operation("reader")
     @runs("fusion.views:fidelity")
@@ -141,7 +141,7 @@ class Cache(Resource):
         if self.server is None:
             return cache_contents(self.workspace)
         with self.here() as (workspace, _):
-            adapters = {each.adapter for each in cache_contents(workspace).entries if each.adapter}
+            adapters = {entry.adapter for entry in cache_contents(workspace).entries if entry.adapter}
         with self.here(*sorted(adapters)) as (workspace, _):  # which may have been yanked meanwhile
             return cache_contents(workspace)
 
@@ -195,8 +195,8 @@ class Bundles(Resource):
         from ..fusion.request import FuseRequest
 
         wanted = request or FuseRequest()
-        found = Adapters(self.workspace, self.server).list(task=task, where=where)
-        chosen = usable_names(found, reporter.say)
+        adapters = Adapters(self.workspace, self.server).list(task=task, where=where)
+        chosen = usable_names(adapters, reporter.say)
         with self.here(*chosen, *wanted.others, reporter=reporter) as (workspace, names):
             return materialize_all(
                 workspace,
@@ -264,7 +264,10 @@ class Bases(Resource):
 
         @contextmanager
         def files() -> Iterator[Path]:
-            with self.here(base.name) as (workspace, [there]), base_folder(workspace, there) as folder:
+            with (
+                self.here(base.name) as (workspace, [local_name]),
+                base_folder(workspace, local_name) as folder,
+            ):
                 yield folder
 
         return KnownBase(base.name, frozenset(base.names), files)

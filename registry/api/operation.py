@@ -69,14 +69,16 @@ class Operation:
     @property
     def parameters(self) -> Mapping[str, inspect.Parameter]:
         """Return its parameters without `self`; an unpacked `TypedDict` is one parameter for each key."""
-        found = dict[str, inspect.Parameter]()
-        for name, each in inspect.signature(self.method).parameters.items():
-            if each.kind is each.VAR_KEYWORD:
+        by_name = dict[str, inspect.Parameter]()
+        for name, parameter in inspect.signature(self.method).parameters.items():
+            if parameter.kind is parameter.VAR_KEYWORD:
                 keywords = get_args(hints_of(self.method)[name])[0].__annotations__
-                found |= {key: inspect.Parameter(key, each.KEYWORD_ONLY, default=None) for key in keywords}
+                by_name |= {
+                    key: inspect.Parameter(key, parameter.KEYWORD_ONLY, default=None) for key in keywords
+                }
             elif name != "self":
-                found[name] = each
-        return found
+                by_name[name] = parameter
+        return by_name
 
     @property
     def returns(self) -> Any:
@@ -86,19 +88,19 @@ class Operation:
     @property
     def hints(self) -> Mapping[str, Any]:
         """Return the types of its parameters, and of its result under the key `return`."""
-        found = dict(hints_of(self.method))
-        for name, each in inspect.signature(self.method).parameters.items():
-            if each.kind is each.VAR_KEYWORD:
-                found |= get_type_hints(get_args(found.pop(name))[0])
-        return found
+        type_hints = dict(hints_of(self.method))
+        for name, parameter in inspect.signature(self.method).parameters.items():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                type_hints |= get_type_hints(get_args(type_hints.pop(name))[0])
+        return type_hints
 
     def arguments(self, args: tuple[Any, ...], keywords: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the arguments of a call by name, without those that equal their default."""
         bound = inspect.signature(self.method).bind(None, *args, **keywords)
         parameters = self.parameters
         given = dict(bound.arguments)
-        for name, each in bound.signature.parameters.items():
-            if each.kind is each.VAR_KEYWORD:
+        for name, parameter in bound.signature.parameters.items():
+            if parameter.kind is parameter.VAR_KEYWORD:
                 given |= given.pop(name, {})
         return {
             name: value
@@ -110,14 +112,17 @@ class Operation:
         """Return a list that is requested page by page."""
         assert self.pages is not None
         key, field, newest = self.pages
-        found, most, start = list[Any](), given.get("limit"), given.get("offset", 0)
+        records, most, start = list[Any](), given.get("limit"), given.get("offset", 0)
         while True:
-            size = PAGE if most is None else min(PAGE, most - len(found))
+            size = PAGE if most is None else min(PAGE, most - len(records))
             page = ask({**given, "limit": size})
-            found = [*page, *found] if newest else [*found, *page]
-            if len(page) < size or len(found) == most:
-                return found
-            given = {**given, key: getattr(page[0 if newest else -1], field) if field else start + len(found)}
+            records = [*page, *records] if newest else [*records, *page]
+            if len(page) < size or len(records) == most:
+                return records
+            given = {
+                **given,
+                key: getattr(page[0 if newest else -1], field) if field else start + len(records),
+            }
 
 
 def operation(role: Role, *, writes: bool = False, pages: Paging | None = None) -> Callable[[F], F]:
@@ -144,9 +149,9 @@ def operation(role: Role, *, writes: bool = False, pages: Paging | None = None) 
 
 def operations_of(resource: type[Resource]) -> Iterator[Operation]:
     """Yield the operations of a resource in order of definition."""
-    for each in vars(resource).values():
-        if isinstance(found := getattr(each, "operation", None), Operation):
-            yield found
+    for var in vars(resource).values():
+        if isinstance(resource_operation := getattr(var, "operation", None), Operation):
+            yield resource_operation
 
 
 @cache
@@ -162,17 +167,17 @@ def _resolved(function: Callable[..., Any], annotations: Mapping[str, str]) -> M
     """
     imports = _checked_imports(function.__module__)
     names = {name for text in annotations.values() for name in compile(text, "", "eval").co_names}
-    found = dict(vars(sys.modules[function.__module__]))
+    namespace = dict(vars(sys.modules[function.__module__]))
     for name in names & imports.keys():
         source, original = imports[name]
-        found[name] = getattr(importlib.import_module(source), original)
-    return get_type_hints(SimpleNamespace(__annotations__=annotations), found)
+        namespace[name] = getattr(importlib.import_module(source), original)
+    return get_type_hints(SimpleNamespace(__annotations__=annotations), namespace)
 
 
 @cache
 def _checked_imports(name: str) -> Mapping[str, tuple[str, str]]:
     """Return the imports of a module under `TYPE_CHECKING`: local name to module and name."""
-    module, found = sys.modules[name], dict[str, tuple[str, str]]()
+    module, imports = sys.modules[name], dict[str, tuple[str, str]]()
     for block in ast.parse(inspect.getsource(module)).body:
         if (
             isinstance(block, ast.If)
@@ -184,5 +189,5 @@ def _checked_imports(name: str) -> Mapping[str, tuple[str, str]]:
                 source = importlib.util.resolve_name(
                     "." * node.level + (node.module or ""), module.__package__
                 )
-                found |= {each.asname or each.name: (source, each.name) for each in node.names}
-    return found
+                imports |= {alias.asname or alias.name: (source, alias.name) for alias in node.names}
+    return imports

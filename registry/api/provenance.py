@@ -33,12 +33,12 @@ class Provenance(Resource):
         from ..records.withdrawals import standing_yanks
 
         with self.workspace.database.read() as session:
-            found = resolve_any(session, named(reference))
-            if isinstance(found, tables.FusedRow):
-                return Resolved("fused", found.key, found.digest)
-            if isinstance(found, tables.BaseModelRow):
-                return Resolved("base", found.name, found.digest)
-            return Resolved("adapter", found.name, found.digest, bool(standing_yanks(session, found)))
+            row = resolve_any(session, named(reference))
+            if isinstance(row, tables.FusedRow):
+                return Resolved("fused", row.key, row.digest)
+            if isinstance(row, tables.BaseModelRow):
+                return Resolved("base", row.name, row.digest)
+            return Resolved("adapter", row.name, row.digest, bool(standing_yanks(session, row)))
 
     @operation("reader")
     @runs("provenance.trace:trace")
@@ -98,9 +98,9 @@ class Provenance(Resource):
             from ..records.bundles import record_sent
 
             answers = [self._candidates(part) for part in in_parts(sought(path))]
-            names = dict.fromkeys(name for each in answers for name in each.names)
+            names = dict.fromkeys(name for answer in answers for name in answer.names)
             with self.here(*names, send=False) as (workspace, _):
-                for bundle in dict.fromkeys(bundle for each in answers for bundle in each.bundles):
+                for bundle in dict.fromkeys(bundle for answer in answers for bundle in answer.bundles):
                     record_sent(workspace, bundle)
                 found = identify(workspace, path, reporter=reporter)
         result = verify_on_record(

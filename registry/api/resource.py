@@ -41,10 +41,10 @@ def named(reference: Named) -> str:
     )
 
 
-def each_named(references: Sequence[Named] | Named) -> list[str]:
+def reference_texts(references: Sequence[Named] | Named) -> list[str]:
     """Return references as strings; accept a single reference, too."""
     several = [references] if isinstance(references, str | Record) else references
-    return [named(each) for each in several]
+    return [named(reference) for reference in several]
 
 
 def said(text: str) -> str:
@@ -96,7 +96,7 @@ class Resource:
 
         For a server's registry, download and verify missing files first, and send the new records at the end.
         """
-        names = [named(each) for each in references]
+        names = [named(reference) for reference in references]
         if self.server is None:
             yield self.workspace, names
             return
@@ -128,7 +128,7 @@ class Resource:
                     self._remove_alias(name)
                 elif found.kind == "adapter" and "#" in name:
                     set_alias(self.workspace, name.strip().casefold(), found.name)
-            yield self.workspace, [each.name for each in wanted]
+            yield self.workspace, [record.name for record in wanted]
 
     def _remove_alias(self, reference: str) -> None:
         from ..releases.aliases import remove_alias
@@ -212,7 +212,7 @@ def _converted(name: str, annotation: str, value: Any, taken: Mapping[str, inspe
         of = str(taken[name].annotation)
         return value if "str | Path" in of else Path(value) if "Path" in of else str(value)
     if "Sequence[Named]" in annotation:
-        return each_named(value)
+        return reference_texts(value)
     if annotation.startswith("Named"):
         return named(value)
     if annotation.startswith("datetime"):

@@ -42,7 +42,7 @@ def _shape(kind: Any) -> Any:
     if hasattr(kind, "__value__"):
         return _shape(kind.__value__)
     if origin in (Union, UnionType):
-        return Union[tuple(_shape(each) for each in args)]  # noqa: UP007 -- made from a tuple
+        return Union[tuple(_shape(arg) for arg in args)]  # noqa: UP007 -- made from a tuple
     if origin is Counter:
         return dict[str, int]
     if isinstance(origin, type) and issubclass(origin, Mapping):
@@ -56,10 +56,10 @@ def _shape(kind: Any) -> Any:
 def _object(kind: type) -> Any:
     optional = optional_names(kind)
     keys = {}
-    for name, (of, said) in _attributes(kind):
+    for name, (of, description) in _attributes(kind):
         shape = _shape(of)
-        if said:
-            shape = Annotated[shape, Field(description=said)]
+        if description:
+            shape = Annotated[shape, Field(description=description)]
         keys[name.rstrip("_")] = NotRequired[shape] if name in optional else shape
     made = TypedDict(kind.__name__, keys)  # type: ignore[misc]
     summary = (getdoc(kind) or "").partition("\n\n")[0]
@@ -70,21 +70,21 @@ def _object(kind: type) -> Any:
 
 def _attributes(kind: type) -> Iterator[tuple[str, tuple[Any, str]]]:
     """Yield what the JSON of a kind has: the name of each attribute, its type, and what its docstring says of it."""
-    hints, said = get_type_hints(kind), _said(kind)
+    hints, descriptions = get_type_hints(kind), _field_texts(kind)
     for name in names_of(kind):
         if name in hints:
-            yield name, (hints[name], said.get(name, ""))
+            yield name, (hints[name], descriptions.get(name, ""))
         else:
             getter = getattr(kind, name).fget
             yield name, (get_type_hints(getter)["return"], (getdoc(getter) or "").partition("\n")[0])
 
 
-def _said(kind: type) -> dict[str, str]:
+def _field_texts(kind: type) -> dict[str, str]:
     """Return the descriptions of attributes, from a record's fields or a class's docstring."""
-    found: dict[str, str] = {}
-    for each in reversed(kind.__mro__):
-        if issubclass(each, Record) or each is kind:
-            _, _, part = (getdoc(each) or "").partition("Attributes:\n")
-            found |= {name: " ".join(text.split()) for name, text in _ATTRIBUTE.findall(part)}
+    descriptions: dict[str, str] = {}
+    for ancestor in reversed(kind.__mro__):
+        if issubclass(ancestor, Record) or ancestor is kind:
+            _, _, part = (getdoc(ancestor) or "").partition("Attributes:\n")
+            descriptions |= {name: " ".join(text.split()) for name, text in _ATTRIBUTE.findall(part)}
     texts = {name: part.about.text for name, part in parts_of(kind).items()}
-    return found | {name: f"{text}." for name, text in texts.items() if text}
+    return descriptions | {name: f"{text}." for name, text in texts.items() if text}

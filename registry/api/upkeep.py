@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fusery.storage.progress import SILENT, Reporter
 
 from .operation import Paging, operation
-from .resource import Named, Resource, each_named, runs
+from .resource import Named, Resource, reference_texts, runs
 
 if TYPE_CHECKING:
     from fusery.storage.plugins import Group, Plugin
@@ -62,7 +62,7 @@ class Upkeep(Resource):
         reporter: Reporter = SILENT,
     ) -> Report:
         """Check database, store and cache, and repair them; return what was found."""
-        names = each_named(references)
+        names = reference_texts(references)
         options: Mapping[str, Any] = {"repair": repair, "jobs": jobs, "reporter": reporter}
         if not (copies or anchors):
             return self._audit(names, **options)
@@ -88,7 +88,7 @@ class Upkeep(Resource):
         from ..upkeep.audit import audit_chain
 
         workspace = self.local("compare an anchor with the log of")
-        return audit_chain(workspace, [Path(each) for each in anchors], [Path(each) for each in keys])
+        return audit_chain(workspace, [Path(anchor) for anchor in anchors], [Path(key) for key in keys])
 
     @operation("admin")
     @runs("upkeep.audit:audit_chain")

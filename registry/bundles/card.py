@@ -49,10 +49,10 @@ def licences(base: Mapping[str, Any], adapters: Sequence[tuple[Any, Mapping[str,
     several = len(adapters) > 1
     for name, facts in adapters:
         named.append((f"adapter {name}" if several else "adapter", facts.get("licence")))
-    known = {str(licence).strip().lower() for _, licence in named if licence}
-    if not known or not all(licence for _, licence in named):
+    licence_ids = {str(licence).strip().lower() for _, licence in named if licence}
+    if not licence_ids or not all(licence for _, licence in named):
         return {"id": None, "name": None, "parts": named}
-    only = known.pop() if len(known) == 1 else None
+    only = licence_ids.pop() if len(licence_ids) == 1 else None
     if only in HUB:
         return {"id": only, "name": None, "parts": named}
     return {"id": "other", "name": only if only and _SLUG.fullmatch(only) else None, "parts": named}
@@ -258,12 +258,12 @@ def eval_results(facts: Mapping[str, Any], *, name: str) -> bytes | None:
             task = str(evaluation["metric"]).rpartition(".")[0] or _DEFAULT
             last[evaluation["dataset"], task, str(evaluation["metric"])] = evaluation
     metrics = Counter(key[:2] for key in last)
-    found = [
+    entries = [
         _entry(key[0], key[1], evaluation, name)
         for key, evaluation in sorted(last.items())
         if metrics[key[:2]] == 1
     ]
-    return "".join(found).encode() if found else None
+    return "".join(entries).encode() if entries else None
 
 
 def _entry(dataset: str, task: str, evaluation: Mapping[str, Any], name: str) -> str:
@@ -293,8 +293,10 @@ def _number(value: float) -> str:
 
 
 def _details(evaluation: Mapping[str, Any]) -> Sequence[str]:
-    said = {"shots": "{}-shot", "seed": "seed {}", "samples": "{} samples"}
-    return [text.format(evaluation[key]) for key, text in said.items() if evaluation.get(key) is not None]
+    templates = {"shots": "{}-shot", "seed": "seed {}", "samples": "{} samples"}
+    return [
+        text.format(evaluation[key]) for key, text in templates.items() if evaluation.get(key) is not None
+    ]
 
 
 _ARGUMENTS = {
@@ -318,18 +320,18 @@ _ARGUMENTS = {
 ORIGIN = ("task", "version", "date", "rank", "alpha", "scale", "val_loss", "dataset")
 """Facts about an adapter that the card has among those of its origin."""
 
-ELSEWHERE = frozenset({*ORIGIN, "name", "digest", "trained_on", "trained_on_digest", "note"})
+OUTSIDE_TRAINING = frozenset({*ORIGIN, "name", "digest", "trained_on", "trained_on_digest", "note"})
 """Facts about an adapter that are not in the section on its training."""
 
 
 def training_rows(adapter: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yield a label and a value for each known fact."""
     titles = {name: part.title for name, part in parts_of(Adapter).items() if part.about.travels}
-    facts = {name: title for name, title in titles.items() if name not in ELSEWHERE}
-    for labels, known in ((facts, adapter), (_ARGUMENTS, provenance_part(adapter, "training"))):
+    facts = {name: title for name, title in titles.items() if name not in OUTSIDE_TRAINING}
+    for labels, recorded_facts in ((facts, adapter), (_ARGUMENTS, provenance_part(adapter, "training"))):
         for key, label in labels.items():
-            if known.get(key) is not None:
-                yield label, known[key]
+            if recorded_facts.get(key) is not None:
+                yield label, recorded_facts[key]
 
 
 def curve_values(adapter: Mapping[str, Any]) -> dict[str, str] | None:
@@ -342,14 +344,14 @@ def curve_values(adapter: Mapping[str, Any]) -> dict[str, str] | None:
 
 def _sentence(points: Any) -> str:
     for key, what in (("val_loss", "validation"), ("train_loss", "training")):
-        known = [
+        losses = [
             (point["iteration"], point[key])
             for point in _objects(points)
             if isinstance(point.get("iteration"), int) and isinstance(point.get(key), int | float)
         ]
-        if len(known) > 1:
-            (first, start), (last, end) = known[0], known[-1]
-            at, lowest = min(known, key=lambda each: each[1])
+        if len(losses) > 1:
+            (first, start), (last, end) = losses[0], losses[-1]
+            at, lowest = min(losses, key=lambda curve_point: curve_point[1])
             return (
                 f"The {what} loss was {start:.4g} at iteration {first} and {end:.4g} at iteration {last}; "
                 f"the lowest is {lowest:.4g}, at iteration {at}."

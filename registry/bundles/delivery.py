@@ -127,8 +127,8 @@ class LocalFolder(Place):
             guarded["the store"] = Path(url2pathname(urlsplit(workspace.store.url).path))
         base = tables.BaseModelRow
         with workspace.database.read() as session:
-            for found in session.scalars(select(base).where(base.location.is_not(None))):
-                guarded[f"the base {found.name}"] = Path(str(found.location))
+            for row in session.scalars(select(base).where(base.location.is_not(None))):
+                guarded[f"the base {row.name}"] = Path(str(row.location))
         for what, folder in guarded.items():
             real = folder.resolve()
             if self.path == real or self.path in real.parents or real in self.path.parents:
@@ -263,7 +263,7 @@ class RemoteFolder(Place):
 
     def require_free(self, force: bool) -> None:
         """Refuse a URL with files under it that are no bundle."""
-        if not (self._single or force) and (found := self._tree.sizes()) and RECORD not in found:
+        if not (self._single or force) and (sizes := self._tree.sizes()) and RECORD not in sizes:
             raise self.taken()
 
     def occupied(self) -> bool:

@@ -88,9 +88,9 @@ def markdown_prose(value: Any, limit: int = 4000) -> str:
 
 def markdown_start(text: str) -> str:
     """Return Markdown that shows as plain text also where it begins a line."""
-    if (found := _LEADING.match(text)) is None:
+    if (match := _LEADING.match(text)) is None:
         return text
-    number = found[0] if found[0].isdigit() else ""
+    number = match[0] if match[0].isdigit() else ""
     return f"{number}\\{text[len(number) :]}"
 
 
@@ -108,7 +108,7 @@ def render_card(values: Mapping[str, Any], template: Path | None, *, builtin: st
     try:
         if len(source) > _LARGEST_TEMPLATE:
             raise ValueError(f"it has more than {_LARGEST_TEMPLATE >> 10} KiB")
-        card = _render_elsewhere(source.decode(), values)
+        card = _render_in_process(source.decode(), values)
         if not card.strip():
             raise ValueError("the card is empty")
         return card.encode()
@@ -119,7 +119,7 @@ def render_card(values: Mapping[str, Any], template: Path | None, *, builtin: st
         ) from error
 
 
-def _render_elsewhere(template: str, values: Mapping[str, Any]) -> str:
+def _render_in_process(template: str, values: Mapping[str, Any]) -> str:
     """Render in a process that can neither run for long nor take much memory, and is given no credentials."""
     command = [sys.executable, "-P", "-W", "ignore", "-c", f"from {__name__} import main; main()"]
     with closing(TemplateProcesses(command, limits=LIMITS)) as processes:
@@ -127,7 +127,7 @@ def _render_elsewhere(template: str, values: Mapping[str, Any]) -> str:
 
 
 def main() -> None:
-    """Render one card; runs in the process that `_render_elsewhere` starts."""
+    """Render one card; runs in the process that `_render_in_process` starts."""
     from ..runtime.templates.program import run
 
     environment = _card_environment()
@@ -145,8 +145,10 @@ def server_files() -> dict[str, bytes]:
     """Return the model server, its program and its pinned requirements: path and content, sorted."""
     modules = {"__init__.py": b"", "registry/__init__.py": b""}
     for part in ("model_server", "registry/runtime"):
-        found = _modules(files("fusery").joinpath(*part.split("/")))
-        modules |= {f"{part}/{name}": found[name] for name in found if not name.startswith("local/")}
+        part_modules = _modules(files("fusery").joinpath(*part.split("/")))
+        modules |= {
+            f"{part}/{name}": part_modules[name] for name in part_modules if not name.startswith("local/")
+        }
     return {
         "requirements.txt": resource("requirements.txt"),
         "server.py": resource("server.py.txt"),
@@ -155,13 +157,13 @@ def server_files() -> dict[str, bytes]:
 
 
 def _modules(folder: Traversable, under: str = "") -> dict[str, bytes]:
-    found: dict[str, bytes] = {}
+    modules: dict[str, bytes] = {}
     for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
         if entry.is_dir():
-            found |= _modules(entry, f"{under}{entry.name}/")
+            modules |= _modules(entry, f"{under}{entry.name}/")
         elif entry.name.endswith(".py"):
-            found[under + entry.name] = entry.read_bytes()
-    return found
+            modules[under + entry.name] = entry.read_bytes()
+    return modules
 
 
 def _options(load: Callable[[str], str | None]) -> Mapping[str, Any]:

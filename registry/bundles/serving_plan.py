@@ -118,37 +118,39 @@ def plan_serving(
     Each adapter is served under its full name, the given reference, and its task: of several adapters
     of a task, that is the first.  A split takes precedence.
     """
-    found: dict[str, tables.AdapterRow] = {}
+    rows_by_reference: dict[str, tables.AdapterRow] = {}
     for reference in [*references, *(part for split in splits for part, _ in split.parts)]:
-        if reference not in found:
-            first = None if base is not None else next(iter(found.values()), None)
-            found[reference] = _served(session, reference, first)
+        if reference not in rows_by_reference:
+            first = None if base is not None else next(iter(rows_by_reference.values()), None)
+            rows_by_reference[reference] = _served(session, reference, first)
     if not whole:
-        for adapter in found.values():
+        for adapter in rows_by_reference.values():
             require_factors_alone(adapter, "which replace the base's and cannot stand beside them")
-    if not found:
+    if not rows_by_reference:
         raise BadInputError("there is nothing to serve", hint="fusery serve TASK#ALIAS")
-    onto = next(iter(found.values())).base if base is None else resolve_base(session, base)
+    onto = next(iter(rows_by_reference.values())).base if base is None else resolve_base(session, base)
     assert onto.names is not None and onto.manifest.files is not None
-    own = {onto.name, *(adapter.name for adapter in found.values())}
+    own = {onto.name, *(adapter.name for adapter in rows_by_reference.values())}
     routes: dict[str, str | dict[str, float]] = {}
     for reference in references:
-        adapter = found[reference]
+        adapter = rows_by_reference[reference]
         for name in (reference, adapter.task.name):
             if name not in own:
                 routes.setdefault(name, adapter.name)
     for split in splits:
         weights: dict[str, float] = {}
         for reference, weight in split.parts:
-            name = found[reference].name
+            name = rows_by_reference[reference].name
             weights[name] = weights.get(name, 0.0) + weight
         routes[split.name] = weights if len(weights) > 1 else next(iter(weights))
-    unique = {adapter.id: adapter for adapter in found.values()}
+    unique = {adapter.id: adapter for adapter in rows_by_reference.values()}
     withdrawals = of_adapters(session, unique)
-    told = tuple(
-        f"{unique[number].name}: {each.summary}" for number in unique for each in withdrawals.get(number, ())
+    notices = tuple(
+        f"{unique[number].name}: {withdrawal.summary}"
+        for number in unique
+        for withdrawal in withdrawals.get(number, ())
     )
-    return ServingPlan(onto, tuple(unique.values()), routes, told)
+    return ServingPlan(onto, tuple(unique.values()), routes, notices)
 
 
 def require_forms(workspace: Workspace, plan: ServingPlan) -> None:

@@ -102,10 +102,10 @@ def _licence(adapter: tables.AdapterRow) -> str | None:
 
 
 def _training(session: Session, adapter: tables.AdapterRow) -> Facts:
-    found = {key: adapter.training.get(key) for key in _ARGUMENTS}
+    training_facts = {key: adapter.training.get(key) for key in _ARGUMENTS}
     run = session.scalars(select(tables.TrainingRunRow).filter_by(adapter_id=adapter.id)).first()
     if run is not None:
-        found |= {
+        training_facts |= {
             "checkpoint": run.checkpoint,
             "chosen": run.chosen,
             "started_at": plain(run.started_at),
@@ -113,7 +113,7 @@ def _training(session: Session, adapter: tables.AdapterRow) -> Facts:
             "trained_tokens": run.trained_tokens,
             "git_commit": run.git_commit,
         }
-    return {key: value for key, value in found.items() if value is not None}
+    return {key: value for key, value in training_facts.items() if value is not None}
 
 
 def _curve(adapter: tables.AdapterRow) -> list[Facts]:
@@ -223,8 +223,8 @@ def _provenance(workspace: Workspace, fused: Fused) -> Facts:
 
 
 def _worst(fused: tables.FusedRow) -> list[Facts]:
-    known = [module for module in fused.modules if module.retained is not None]
-    worst = sorted(known, key=lambda module: (closeness(module.retained), module.module))[:_WORST]
+    modules = [module for module in fused.modules if module.retained is not None]
+    worst = sorted(modules, key=lambda module: (closeness(module.retained), module.module))[:_WORST]
     return [ModuleFidelity.from_row(module).to_dict() for module in worst]
 
 

@@ -50,18 +50,20 @@ def model_layout(folder: Path) -> Layout:
     """Read a model's folder as mlx-lm and transformers find their way in it: configuration, index, headers."""
     try:
         config = read_object(folder / "config.json")
-        found = {path.name: set(read_header(path).tensors) for path in sorted(folder.glob("*.safetensors"))}
+        names_by_file = {
+            path.name: set(read_header(path).tensors) for path in sorted(folder.glob("*.safetensors"))
+        }
         index = read_object(folder / INDEX).get("weight_map") if (folder / INDEX).is_file() else None
     except StorageError as error:
         raise LayoutError(f"the bundle's model cannot be read: {error.message}") from error
     if not isinstance(config.get("model_type"), str):
         raise LayoutError("the bundle's config.json names no model_type")
-    tensors = [name for names in found.values() for name in names]
+    tensors = [name for names in names_by_file.values() for name in names]
     if not tensors or len(tensors) != len(set(tensors)):
         raise LayoutError("the bundle's model has no tensors, or one of them twice")
-    if len(found) > 1 and index is None:
+    if len(names_by_file) > 1 and index is None:
         raise LayoutError(f"the bundle's model is in several files without {INDEX}")
-    if index is not None and index != {name: file for file, names in found.items() for name in names}:
+    if index is not None and index != {name: file for file, names in names_by_file.items() for name in names}:
         raise LayoutError(f"the bundle's {INDEX} does not say where its tensors are")
     return Layout(tensors=len(tensors))
 
@@ -128,10 +130,10 @@ class Target:
             except (OSError, ValueError, StorageError) as error:
                 raise LayoutError(f"the bundle for {self.name} lacks what belongs in it: {error}") from error
         with blaming(self.plugin):
-            found: object = module.check(folder)
-            if not isinstance(found, Layout):
+            layout: object = module.check(folder)
+            if not isinstance(layout, Layout):
                 raise self.plugin.wrong("returns no Layout from check(folder)")
-        return found
+        return layout
 
     def accepts(self, source: BundleSource) -> bool:
         """Tell whether the target takes a fused model."""
@@ -146,7 +148,7 @@ class Target:
         with blaming(self.plugin, "cannot be imported"):
             module = import_module(self.module, __package__)
         if self.plugin is not None and not all(
-            callable(getattr(module, each, None)) for each in ("write", "check")
+            callable(getattr(module, function_name, None)) for function_name in ("write", "check")
         ):
             raise self.plugin.wrong(f"has no functions write and check in {self.module}")
         return module
@@ -164,8 +166,11 @@ _GROUP: Literal["fusery.targets"] = "fusery.targets"
 @cache
 def own_targets() -> Mapping[str, Target]:
     """Return fusery's own targets by name: the core's, and those of `integrations` if it is installed."""
-    found: tuple[Target, ...] = (*_CORE, *(part("integrations:TARGETS") if has_part("integrations") else ()))
-    return MappingProxyType({target.name: target for target in found})
+    targets: tuple[Target, ...] = (
+        *_CORE,
+        *(part("integrations:TARGETS") if has_part("integrations") else ()),
+    )
+    return MappingProxyType({target.name: target for target in targets})
 
 
 def find_target(name: str) -> Target:
@@ -180,20 +185,20 @@ def find_target(name: str) -> Target:
 
 def target_names() -> list[str]:
     """Return the names of all targets, fusery's own first; no plugin is imported."""
-    return list(dict.fromkeys([*own_targets(), *(each.name for each in plugins(_GROUP))]))
+    return list(dict.fromkeys([*own_targets(), *(plugin.name for plugin in plugins(_GROUP))]))
 
 
 def target_of(plugin: Plugin) -> Target:
     """Return the target that a plugin adds."""
-    found = load_plugin(plugin, own=own_targets())
+    target = load_plugin(plugin, own=own_targets())
     with blaming(plugin):
-        if not isinstance(found, Target):
+        if not isinstance(target, Target):
             raise plugin.wrong(f"is no Target, which {plugin.value} has to be")
-        if found.name != plugin.name:
-            raise plugin.wrong(f"calls itself {found.name!r}")
-        if not found.contents or not set(found.contents) <= set(get_args(Content)):
+        if target.name != plugin.name:
+            raise plugin.wrong(f"calls itself {target.name!r}")
+        if not target.contents or not set(target.contents) <= set(get_args(Content)):
             raise plugin.wrong("does not say that it holds what is fused, or adapters")
-        made = replace(found, plugin=plugin)
+        made = replace(target, plugin=plugin)
     made.require()
     return made
 

@@ -22,7 +22,9 @@ from ..workspace.workspace import Workspace
 from .better import better_of
 from .show import full_records, fused_lines, show_adapter
 
-_SAID_ABOVE = frozenset({"training.iters", "training.lora_parameters.rank", "training.lora_parameters.scale"})
+_SHOWN_ABOVE = frozenset(
+    {"training.iters", "training.lora_parameters.rank", "training.lora_parameters.scale"}
+)
 
 
 def diff_adapters(workspace: Workspace, a: str, b: str) -> WeightsDifference:
@@ -64,22 +66,23 @@ def amended_in(field: str, *adapters: AdapterDetails) -> tuple[str, ...]:
         adapter.name
         for adapter in adapters
         if any(
-            each.field == field or (prefix and each.field.startswith(prefix)) for each in adapter.amendments
+            amendment.field == field or (prefix and amendment.field.startswith(prefix))
+            for amendment in adapter.amendments
         )
     )
 
 
 def fields(adapters: Sequence[AdapterDetails]) -> dict[str, tuple[object, ...]]:
     """Return what can be compared of adapters: each field of the record and of the training with a value for each."""
-    found: dict[str, tuple[object, ...]] = {
+    values_by_field: dict[str, tuple[object, ...]] = {
         field: tuple(adapter[field] for adapter in adapters) for field in compared(AdapterDetails)
     }
     if any(whole := tuple(map(_whole, adapters))):
-        found["whole_tensors"] = whole
+        values_by_field["whole_tensors"] = whole
     training = [_flat(adapter.training, "training") for adapter in adapters]
-    for field in sorted({field for flat in training for field in flat} - _SAID_ABOVE):
-        found[field] = tuple(flat.get(field) for flat in training)
-    return found
+    for field in sorted({field for flat in training for field in flat} - _SHOWN_ABOVE):
+        values_by_field[field] = tuple(flat.get(field) for flat in training)
+    return values_by_field
 
 
 def _whole(adapter: AdapterDetails) -> str | None:
@@ -110,21 +113,25 @@ def compare_adapters(workspace: Workspace, references: Sequence[str]) -> Compare
         details = full_records(session, chosen, made)
     names = tuple(adapter.name for adapter in details)
     newest = [adapter.fused[-1] if adapter.fused else None for adapter in details]
-    found = fields(details) | _measured_fields(details)
+    values_by_field = fields(details) | _measured_fields(details)
     for field in compared(FusedLine):
-        found[f"fused.{field}"] = tuple(None if line is None else line[field] for line in newest)
+        values_by_field[f"fused.{field}"] = tuple(None if line is None else line[field] for line in newest)
     for field in compared(Fidelity):
-        found[f"fused.{field}"] = tuple(None if line is None else line.fidelity[field] for line in newest)
+        values_by_field[f"fused.{field}"] = tuple(
+            None if line is None else line.fidelity[field] for line in newest
+        )
     curves = {adapter.name: adapter.curve for adapter in details}
     return ComparedAdapters(
         adapters=names,
         better=better_of(details),
-        differs={field: values for field, values in found.items() if not _alike(values)},
+        differs={field: values for field, values in values_by_field.items() if not _alike(values)},
         same={
-            field: values[0] for field, values in found.items() if _alike(values) and values[0] is not None
+            field: values[0]
+            for field, values in values_by_field.items()
+            if _alike(values) and values[0] is not None
         },
         findings=tuple(_not_comparable(details)),
-        amended={field: within for field in found if (within := amended_in(field, *details))},
+        amended={field: within for field in values_by_field if (within := amended_in(field, *details))},
         curves=curves,
         withdrawals={adapter.name: adapter.withdrawals for adapter in details},
         plot=None,
@@ -148,15 +155,15 @@ def _chosen(session: Session, references: Sequence[str]) -> list[tables.AdapterR
     # What is called by its name, as most are, takes one question for all.
     in_full = load_adapters(in_full=True)
     named = in_full.where(adapter.name.in_({text.strip() for text in wanted}))
-    known = {row.name: row for row in session.scalars(named).unique()}
-    rows = (known.get(text.strip()) or resolve_adapter(session, text, in_full) for text in wanted)
-    found = {row.id: row for row in rows}
-    if len(found) < 2:
+    adapters_by_name = {row.name: row for row in session.scalars(named).unique()}
+    rows = (adapters_by_name.get(text.strip()) or resolve_adapter(session, text, in_full) for text in wanted)
+    adapters_by_id = {row.id: row for row in rows}
+    if len(adapters_by_id) < 2:
         raise BadInputError(
             "comparing takes two different adapters or more",
             hint="fusery diff REF REF..., or TASK for all its versions; of one: fusery show REF",
         )
-    return list(found.values())
+    return list(adapters_by_id.values())
 
 
 def _alike(values: Sequence[object]) -> bool:
@@ -164,33 +171,41 @@ def _alike(values: Sequence[object]) -> bool:
 
 
 def _measured_fields(adapters: Sequence[AdapterDetails]) -> dict[str, tuple[object, ...]]:
-    newest = [{(each.metric, comparable(each)): each for each in adapter.evaluations} for adapter in adapters]
-    keys = {key: each for values in newest for key, each in values.items()}
+    newest = [
+        {(evaluation.metric, comparable(evaluation)): evaluation for evaluation in adapter.evaluations}
+        for adapter in adapters
+    ]
+    keys = {key: keyed_evaluation for values in newest for key, keyed_evaluation in values.items()}
     several = [name for name, count in Counter(name for name, _ in keys).items() if count > 1]
-    found: dict[str, tuple[object, ...]] = {}
-    for key, each in sorted(keys.items(), key=lambda pair: (pair[0][0], str(pair[0][1]))):
-        on = f" ({setting_of(each, seed=False)})" if key[0] in several else ""
+    values_by_field: dict[str, tuple[object, ...]] = {}
+    for key, keyed_evaluation in sorted(keys.items(), key=lambda pair: (pair[0][0], str(pair[0][1]))):
+        on = f" ({setting_of(keyed_evaluation, seed=False)})" if key[0] in several else ""
         measured = (values.get(key) for values in newest)
-        found[f"{METRIC}{key[0]}{on}"] = tuple(None if one is None else one.value for one in measured)
-    return found
+        values_by_field[f"{METRIC}{key[0]}{on}"] = tuple(
+            None if one is None else one.value for one in measured
+        )
+    return values_by_field
 
 
 def _not_comparable(adapters: Sequence[AdapterDetails]) -> Iterator[NotComparable]:
     measured: list[tuple[str, dict[str, list[Evaluation]]]] = []
     for adapter in adapters:
         by_metric: dict[str, list[Evaluation]] = {}
-        for each in adapter.evaluations:
-            by_metric.setdefault(each.metric, []).append(each)
+        for evaluation in adapter.evaluations:
+            by_metric.setdefault(evaluation.metric, []).append(evaluation)
         measured.append((adapter.name, by_metric))
     for metric in sorted({metric for _, values in measured for metric in values}):
         having = [(name, values[metric]) for name, values in measured if metric in values]
         first, theirs = having[0]
-        settings = {comparable(each) for each in theirs}
+        settings = {comparable(their) for their in theirs}
         for name, values in having[1:]:
             code = mismatch(theirs[-1], values[-1])
-            if code is None or any(comparable(each) in settings for each in values):
+            if code is None or any(comparable(own_evaluation) in settings for own_evaluation in values):
                 continue
-            on = (setting_of(each, seed=False) or "undeclared data" for each in (theirs[-1], values[-1]))
+            on = (
+                setting_of(last_evaluation, seed=False) or "undeclared data"
+                for last_evaluation in (theirs[-1], values[-1])
+            )
             of = " and of ".join(f"{one} on {what}" for one, what in zip((first, name), on, strict=True))
             yield NotComparable(
                 code=code, metric=metric, adapters=(first, name), why=f"{metric} was measured of {of}"

@@ -25,7 +25,7 @@ from .event_texts import names_of, summary_of
 if TYPE_CHECKING:
     from ..records.references import Thing
 
-_SAID = frozenset({"reason", "reasons", "note", "path"})
+_FREE_TEXTS = frozenset({"reason", "reasons", "note", "path"})
 """What people wrote: a name in it is not the thing itself."""
 
 _ADAPTER = "adapter"
@@ -131,10 +131,11 @@ def _mentions(text: str) -> ColumnElement[bool]:
 def _figures(value: Any, names: frozenset[str]) -> bool:
     if isinstance(value, Mapping):
         return any(
-            key in names or (key not in _SAID and _figures(each, names)) for key, each in value.items()
+            key in names or (key not in _FREE_TEXTS and _figures(member, names))
+            for key, member in value.items()
         )
     if isinstance(value, list):
-        return any(_figures(each, names) for each in value)
+        return any(_figures(member, names) for member in value)
     return value in names if isinstance(value, str) else False
 
 
@@ -155,21 +156,21 @@ def _about(session: Session, text: str, places: Sequence[str]) -> _About:
         except (UnknownReferenceError, BadInputError) as error:
             unknown = UnknownReferenceError(error.message, hint=error.hint)
     prefix = "" if alias is not None else digest_prefix(wanted)
-    found = _About(_kinds(session), frozenset(subjects), prefix, frozenset(figures), alias)
+    about = _About(_kinds(session), frozenset(subjects), prefix, frozenset(figures), alias)
     if (
         unknown is not None
-        and session.scalar(select(tables.EventRow.seq).where(found.condition()).limit(1)) is None
+        and session.scalar(select(tables.EventRow.seq).where(about.condition()).limit(1)) is None
     ):
         raise unknown
-    return found
+    return about
 
 
 def _kinds(session: Session) -> list[str]:
     """Return what the log calls things, from its index: one step for each of them, and not for each entry."""
     kind = tables.EventRow.subject_kind
-    found = select(func.min(kind).label("kind")).cte("kinds", recursive=True)
-    following = select(func.min(kind)).where(kind > found.c.kind).scalar_subquery()
-    every = found.union_all(select(following).where(found.c.kind.is_not(None)))
+    kinds = select(func.min(kind).label("kind")).cte("kinds", recursive=True)
+    following = select(func.min(kind)).where(kind > kinds.c.kind).scalar_subquery()
+    every = kinds.union_all(select(following).where(kinds.c.kind.is_not(None)))
     return list(session.scalars(select(every.c.kind).where(every.c.kind.is_not(None))))
 
 

@@ -109,9 +109,9 @@ def _amended(detail: Detail) -> str:
 
 
 def _evaluated(detail: Detail) -> str:
-    found = [each for each in detail.get("metrics") or () if isinstance(each, Mapping)]
-    words = [f"{each.get('metric')} {each.get('value'):.4g}" for each in found[:_SHOWN]]
-    return ", ".join(words + ([f"and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []))
+    metrics = [metric for metric in detail.get("metrics") or () if isinstance(metric, Mapping)]
+    words = [f"{metric.get('metric')} {metric.get('value'):.4g}" for metric in metrics[:_SHOWN]]
+    return ", ".join(words + ([f"and {len(metrics) - _SHOWN} more"] if len(metrics) > _SHOWN else []))
 
 
 _SHOWN = 3

@@ -197,22 +197,22 @@ def list_adapters(
         if chosen is not None:
             page.keep(chosen, indexed=False)
         rows = list(session.scalars(page.query(offset, limit)))
-        found = adapter_records(session, rows)
+        adapters = adapter_records(session, rows)
         if not wanted:
-            return found
+            return adapters
         values = newest_values(session, [row.id for row in rows], wanted)
     return [
         replace(record, metrics={name: values.get(row.id, {}).get(name) for name in wanted})
-        for row, record in zip(rows, found, strict=True)
+        for row, record in zip(rows, adapters, strict=True)
     ]
 
 
 def _task_id(session: Session, name: str) -> int:
-    found = session.scalar(select(tables.TaskRow.id).where(tables.TaskRow.name == parse_task(name)))
-    if found is None:
+    task_id = session.scalar(select(tables.TaskRow.id).where(tables.TaskRow.name == parse_task(name)))
+    if task_id is None:
         hint = nearest(name.casefold(), session.scalars(select(tables.TaskRow.name).limit(1000)))
         raise UnknownReferenceError(f"there is no task {name!r}", hint=hint or "fusery list")
-    return found
+    return task_id
 
 
 def task_history(workspace: Workspace, task: str) -> list[Version]:
@@ -258,25 +258,25 @@ def search(workspace: Workspace, text: str) -> Found:
 
 def _adapters(session: Session, text: str, *, beginning: str | None) -> tuple[str, ...]:
     name = tables.AdapterRow.name
-    found: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
     try:
         reference = Reference.parse(text)
     except BadInputError:
         reference = None
     if reference is not None:
         meant = named_by(reference, select(name))
-        found = _names(session, meant, most=MOST if reference.kind == "digest" else 1)
-    if not found and beginning is not None:
+        names = _names(session, meant, most=MOST if reference.kind == "digest" else 1)
+    if not names and beginning is not None:
         # A range, which the index answers: names are small ASCII letters, digits and a few signs.
-        found = _names(
+        names = _names(
             session, select(name).where(name >= beginning, name < f"{beginning}\x7f").order_by(name)
         )
-    return found
+    return names
 
 
 def _names(session: Session, query: Select[Any], *, most: int = MOST) -> tuple[str, ...]:
-    found: Iterable[str] = session.scalars(query.limit(most))
-    return tuple(dict.fromkeys(found))
+    names: Iterable[str] = session.scalars(query.limit(most))
+    return tuple(dict.fromkeys(names))
 
 
 def list_bases(workspace: Workspace) -> list[Base]:
@@ -298,10 +298,10 @@ def show_base(workspace: Workspace, name: str, *, limit: int | None = None, offs
         base = resolve_base(session, name)
         query = select(tables.AdapterRow.name).where(tables.AdapterRow.base_id == base.id)
         query = query.order_by(tables.AdapterRow.id.desc()).offset(offset or None)
-        found = session.scalars(query.limit(None if limit is None else limit + 1)).all()
-        more = limit is not None and len(found) > limit
+        adapter_names = session.scalars(query.limit(None if limit is None else limit + 1)).all()
+        more = limit is not None and len(adapter_names) > limit
         return BaseDetails.extending(
             base_record(base),
-            adapters=tuple(reversed(found[:limit])),
+            adapters=tuple(reversed(adapter_names[:limit])),
             next=offset + limit if limit is not None and more else None,
         )

@@ -37,10 +37,10 @@ def full_records(
 ) -> list[AdapterDetails]:
     """Return adapters with sizes, files and training; those asked for with `in_full` take the same statements however many they are."""
     parents = [adapter.parent_id for adapter in adapters if adapter.parent_id is not None]
-    told = of_adapters(session, [*(adapter.id for adapter in adapters), *parents], at=at)
-    records = adapter_records(session, adapters, told)
+    withdrawals = of_adapters(session, [*(adapter.id for adapter in adapters), *parents], at=at)
+    records = adapter_records(session, adapters, withdrawals)
     return [
-        AdapterDetails.extending(record, **{**_full_facts(row, told), **facts[row.id]})
+        AdapterDetails.extending(record, **{**_full_facts(row, withdrawals), **facts[row.id]})
         for row, record in zip(adapters, records, strict=True)
     ]
 
@@ -49,14 +49,16 @@ def fused_lines(
     session: Session, adapters: Sequence[tables.AdapterRow], made: Mapping[int, Sequence[tables.FusedRow]]
 ) -> dict[int, tuple[FusedLine, ...]]:
     """Return the lines of the models that were fused from each adapter, by the number of its row."""
-    told = of_fused(session, [row.id for rows in made.values() for row in rows])
+    withdrawals = of_fused(session, [row.id for rows in made.values() for row in rows])
     return {
-        adapter.id: tuple(line_of(row, adapter, withdrawals=told.get(row.id, ())) for row in made[adapter.id])
+        adapter.id: tuple(
+            line_of(row, adapter, withdrawals=withdrawals.get(row.id, ())) for row in made[adapter.id]
+        )
         for adapter in adapters
     }
 
 
-def _full_facts(adapter: tables.AdapterRow, told: Mapping[int, Withdrawals]) -> Mapping[str, Any]:
+def _full_facts(adapter: tables.AdapterRow, withdrawals: Mapping[int, Withdrawals]) -> Mapping[str, Any]:
     recipe = recipe_in(adapter.training)
     return {
         "reduction_factor": round(adapter.total_parameters / max(1, adapter.trainable_parameters), 2),
@@ -71,8 +73,8 @@ def _full_facts(adapter: tables.AdapterRow, told: Mapping[int, Withdrawals]) -> 
         "training_run": None if adapter.run is None else TrainingRun.from_row(adapter.run),
         "curve": tuple(map(CurvePoint.from_row, adapter.curve)),
         "evaluations": evaluation_records(adapter.name, adapter.evaluations),
-        "yanked_reason": own(told.get(adapter.id, ())),
-        "parent_yanked": own(told.get(adapter.parent_id or 0, ())),
+        "yanked_reason": own(withdrawals.get(adapter.id, ())),
+        "parent_yanked": own(withdrawals.get(adapter.parent_id or 0, ())),
     }
 
 
@@ -146,28 +148,28 @@ def resolve_then(session: Session, text: str, moment: datetime) -> tables.Adapte
         kind = Reference.parse(text)
     except BadInputError:
         return resolve_adapter(session, text)  # which says what else it could be
-    found: tables.AdapterRow | None = None
+    row: tables.AdapterRow | None = None
     if kind.kind == "alias":
         number = holder_then(session, kind, moment)
         if number is not None:
-            found = session.scalars(load_adapters().where(adapter.id == number)).one()
+            row = session.scalars(load_adapters().where(adapter.id == number)).one()
     elif kind.kind == "latest":
         query = (
             load_adapters().join(adapter.task.of_type(tables.TaskRow)).where(tables.TaskRow.name == kind.task)
         )
         query = query.where(adapter.version == latest_version(moment))
-        found = session.scalars(query).first()
+        row = session.scalars(query).first()
     else:
-        found = resolve_adapter(session, text)
-        if found.created_at > moment:
+        row = resolve_adapter(session, text)
+        if row.created_at > moment:
             raise UnknownReferenceError(
-                f"{found.name} was not registered yet on {moment.isoformat(timespec='seconds')}",
-                hint=f"it was on {found.created_at.isoformat(timespec='seconds')}",
+                f"{row.name} was not registered yet on {moment.isoformat(timespec='seconds')}",
+                hint=f"it was on {row.created_at.isoformat(timespec='seconds')}",
             )
-    if found is None:
+    if row is None:
         resolve_adapter(session, text)  # which says what there is, where it has never named anything
         raise UnknownReferenceError(
             f"{text} named nothing on {moment.isoformat(timespec='seconds')}",
             hint=f"fusery show {text}, without --at",
         )
-    return found
+    return row

@@ -48,10 +48,10 @@ def waiting_for_approval(workspace: Workspace, tasks: Sequence[Task]) -> list[Wa
             approver, recorded = person(by), given[name, alias]
             if approver != person(author):
                 recorded[approver] = (by, bool(authenticated) or recorded.get(approver, ("", False))[1])
-    found = []
+    waiting_versions = []
     for (name, alias), (wanted, with_token) in sorted(asked.items()):
         task = newest[name]
-        held = {each.alias: each.version for each in task.aliases}.get(alias)
+        held = {held_alias.alias: held_alias.version for held_alias in task.aliases}.get(alias)
         if held == task.version:
             continue
         who = tuple(
@@ -62,7 +62,7 @@ def waiting_for_approval(workspace: Workspace, tasks: Sequence[Task]) -> list[Wa
             )
         )
         if len(who) < wanted:
-            found.append(
+            waiting_versions.append(
                 Waiting(
                     adapter=task.adapter,
                     alias=f"{name}#{alias}",
@@ -71,7 +71,7 @@ def waiting_for_approval(workspace: Workspace, tasks: Sequence[Task]) -> list[Wa
                     approvals=who,
                 )
             )
-    return found
+    return waiting_versions
 
 
 def _asked(session: Session, tasks: Mapping[str, Task]) -> dict[tuple[str, str], tuple[int, bool]]:
@@ -81,16 +81,16 @@ def _asked(session: Session, tasks: Mapping[str, Task]) -> dict[tuple[str, str],
     """
     rule = tables.AliasRuleRow
     rows = session.scalars(select(rule).where(rule.task.in_(["", *tasks])).order_by(rule.task))
-    found = {}
+    rules_by_alias = {}
     for row in rows:
         having = [
-            name for name, task in tasks.items() if any(each.alias == row.alias for each in task.aliases)
+            name for name, task in tasks.items() if any(alias.alias == row.alias for alias in task.aliases)
         ]
         for name in [row.task] if row.task else having:
-            found[name, row.alias] = row.rules if isinstance(row.rules, dict) else {}
+            rules_by_alias[name, row.alias] = row.rules if isinstance(row.rules, dict) else {}
     return {
         key: (number, bool(rules.get("authenticated")))
-        for key, rules in found.items()
+        for key, rules in rules_by_alias.items()
         if isinstance(number := rules.get("approvals"), int) and number >= 1
     }
 
@@ -110,17 +110,17 @@ def list_tasks(
         alias, numbers = tables.AliasRow, [each.id for each, _ in found]
         holders = select(alias.task_id, alias.name, row.version, row.id).join(row, row.id == alias.adapter_id)
         rows = session.execute(holders.where(alias.task_id.in_(numbers)).order_by(alias.name)).all()
-        told = of_adapters(session, [adapter.id for _, adapter in found] + [each.id for each in rows])
+        withdrawals = of_adapters(session, [adapter.id for _, adapter in found] + [each.id for each in rows])
         held = defaultdict[int, list[HeldVersion]](list)
         for number, name, version, adapter_id in rows:
-            yanks = told.get(adapter_id, ())
+            yanks = withdrawals.get(adapter_id, ())
             held[number].append(HeldVersion(alias=name, version=version, withdrawals=yanks))
         return [
             Task.from_row(
                 adapter,
                 task=each.name,
                 adapter=adapter.name,
-                withdrawals=told.get(adapter.id, ()),
+                withdrawals=withdrawals.get(adapter.id, ()),
                 aliases=tuple(held[each.id]),
             )
             for each, adapter in found

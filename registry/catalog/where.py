@@ -245,10 +245,10 @@ class _Parser:
 
     def _word(self, *words: str) -> bool:
         token = self._token
-        found = token.kind in ("word", "sign") and token.text.lower() in words
-        if found:
+        is_match = token.kind in ("word", "sign") and token.text.lower() in words
+        if is_match:
             self._take()
-        return found
+        return is_match
 
     def _problem(self, message: str, token: Lexeme | None = None, hint: str | None = None) -> WhereError:
         at = token or self._token

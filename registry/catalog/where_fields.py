@@ -97,8 +97,8 @@ class WhereField:
             having = self.inherited.with_only_columns(self.inherited.selected_columns[0])
             return and_(self.column.is_(None), tables.AdapterRow.id.not_in(having))
         if self.rows is None:
-            found: ColumnElement[bool] = self.column.is_(None)
-            return found
+            is_null: ColumnElement[bool] = self.column.is_(None)
+            return is_null
         return ~exists(self.rows.correlate(tables.AdapterRow))
 
 
@@ -138,7 +138,7 @@ def _fields() -> dict[str, WhereField]:
     bases = select(base.name).where(base.base_id == adapter.base_id)
     aliases = select(tables.AliasRow.name).where(tables.AliasRow.adapter_id == adapter.id)
     findings = select(tables.AdapterFindingRow.code).where(tables.AdapterFindingRow.adapter_id == adapter.id)
-    elsewhere = {
+    special_fields = {
         "task": WhereField("text", task),
         "base": WhereField("text", None, bases),
         "trained_on": WhereField("text", adapter.trained_on_name),
@@ -147,13 +147,14 @@ def _fields() -> dict[str, WhereField]:
         "parent": WhereField("text", parents),
         "yanked": WhereField("flag", is_yanked(adapter.id)),
     }
-    found = {
-        name: elsewhere.get(name) or WhereField(part.kind, getattr(adapter, name), choices=part.about.choices)
+    fields = {
+        name: special_fields.get(name)
+        or WhereField(part.kind, getattr(adapter, name), choices=part.about.choices)
         for name, part in parts_of(AdapterDetails).items()
         if part.about.filterable
     }
     return {
-        **found,
+        **fields,
         "alias": WhereField("text", None, aliases),
         "finding": WhereField("text", None, findings),
     }

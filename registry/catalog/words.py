@@ -51,9 +51,9 @@ def names_beginning(prefix: str, kinds: Iterable[Kind], *, home: Path | None = N
             if scheme.partition("+")[0] != "sqlite":  # names of other databases are not completed
                 return []
             file = Path(rest.removeprefix("/").partition("?")[0])
-        found = dict.fromkeys(_read(file, prefix, list(kinds)))
+        names = dict.fromkeys(_read(file, prefix, list(kinds)))
         # A database may be anybody's, and shells take lines and escapes for what they are.
-        return [word for word in found if word.isprintable() and not any(map(str.isspace, word))]
+        return [word for word in names if word.isprintable() and not any(map(str.isspace, word))]
     except (FuseryError, OSError, ValueError, ImportError, sqlite3.Error):
         return []
 

@@ -93,8 +93,10 @@ def _chosen(session: Session, references: Sequence[str], where: str | None) -> S
             hint="fusery yank REF..., or --where EXPR as in fusery list",
         )
     if where is None:
-        found = {row.id: row for row in (resolve_adapter(session, reference) for reference in references)}
-        return [*found.values()]
+        rows_by_id = {
+            row.id: row for row in (resolve_adapter(session, reference) for reference in references)
+        }
+        return [*rows_by_id.values()]
     adapter = tables.AdapterRow
     rows = session.scalars(select(adapter).where(parse(where)).order_by(adapter.id).limit(MOST + 1)).all()
     if not rows:

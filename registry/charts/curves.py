@@ -20,21 +20,21 @@ _LEFT, _RIGHT = 60, 26
 _COLOURS = 6
 _MOST = 800
 """Points of a line that are drawn: there are no more columns of pixels."""
-_TOLD = "Loss by iteration; validation loss with marks, training loss as a thin line."
+_CAPTION = "Loss by iteration; validation loss with marks, training loss as a thin line."
 
 Line = list[tuple[float, float]]
 
 
 def curves_chart(key: str, section: Mapping[str, Any]) -> Markup | None:
     """Return training curves: validation loss with marks, training loss as a thin line; None where there are none."""
-    curves = [_curve(each["points"]) for each in section["curves"]]
+    curves = [_curve(version_curve["points"]) for version_curve in section["curves"]]
     if not any(line for curve in curves for line in curve):
         return None
     names = ", ".join(f"v{curve['version']}" for curve in section["curves"])
     return svg.picture(
         key,
         f"Learning curves of {section['task']}: {names}",
-        f"{_TOLD} The tables below have the numbers.",
+        f"{_CAPTION} The tables below have the numbers.",
         WIDTH,
         296,
         _drawn(curves, 244),
@@ -51,7 +51,7 @@ def draw(curves: Mapping[str, Sequence[Mapping[str, Any]]], kind: str) -> bytes:
     return rendered(
         svg.document(
             "Training curves",
-            f"{_TOLD} Of {', '.join(curves)}.",
+            f"{_CAPTION} Of {', '.join(curves)}.",
             WIDTH,
             412 + 18 * len(curves),
             parts,
@@ -67,18 +67,18 @@ def curve_svg(points: Any) -> bytes | None:
     curve = _curve(rows)
     if max(map(len, curve)) < 2:
         return None
-    told = "loss by iteration: validation with marks, training thin"
-    return svg.document("Training curve", _TOLD, WIDTH, 296, _drawn([curve], 244), below=told).encode()
+    caption = "loss by iteration: validation with marks, training thin"
+    return svg.document("Training curve", _CAPTION, WIDTH, 296, _drawn([curve], 244), below=caption).encode()
 
 
 def _curve(points: Sequence[Mapping[str, Any]]) -> tuple[Line, Line]:
-    found: list[Line] = []
+    lines: list[Line] = []
     for kind in ("val_loss", "train_loss"):
         both = ((finite(point.get("iteration")), finite(point.get(kind))) for point in points)
-        known = sorted((x, y) for x, y in both if x is not None and y is not None)
-        step = -(-len(known) // _MOST) or 1
-        found.append(known if step == 1 else [*known[:-1:step], known[-1]])
-    return found[0], found[1]
+        line_points = sorted((x, y) for x, y in both if x is not None and y is not None)
+        step = -(-len(line_points) // _MOST) or 1
+        lines.append(line_points if step == 1 else [*line_points[:-1:step], line_points[-1]])
+    return lines[0], lines[1]
 
 
 def _drawn(curves: Sequence[tuple[Line, Line]], bottom: float) -> list[Markup]:
@@ -93,13 +93,13 @@ def _drawn(curves: Sequence[tuple[Line, Line]], bottom: float) -> list[Markup]:
     for at, (validated, trained) in enumerate(curves):
         for line, kind in ((trained, "thin"), (validated, "curve")):
             if len(line) > 1:
-                parts.append(svg.path([(run(x), rise(y)) for x, y in line], f"{kind} {_told_apart(at)}"))
+                parts.append(svg.path([(run(x), rise(y)) for x, y in line], f"{kind} {_line_style(at)}"))
         every = max(1, len(validated) // 12)
         parts += [_mark(run(x), rise(y), at) for x, y in validated[::every]]
     return parts
 
 
-def _told_apart(at: int) -> str:
+def _line_style(at: int) -> str:
     dashes = at // _COLOURS % 4
     return f"s{at % _COLOURS}" + (f" d{dashes}" if dashes else "")
 
@@ -109,7 +109,7 @@ def _mark(x: float, y: float, at: int) -> Markup:
 
 
 def _swatch(at: int) -> Iterator[Markup]:
-    yield svg.path([(1, 8), (27, 8)], f"curve {_told_apart(at)}")
+    yield svg.path([(1, 8), (27, 8)], f"curve {_line_style(at)}")
     yield _mark(14, 8, at)
 
 
@@ -130,8 +130,8 @@ def versions_chart(key: str, section: Mapping[str, Any]) -> Markup | None:
     """Return validation loss by version, with the aliases that hold one; None where no loss is known."""
     versions = section["versions"]
     losses = [finite(version["val_loss"]) for version in versions]
-    known = [loss for loss in losses if loss is not None]
-    if not known:
+    recorded_losses = [loss for loss in losses if loss is not None]
+    if not recorded_losses:
         return None
     # Aliases, and the places of the versions that hold them.
     flags = [(alias, at) for at, version in enumerate(versions) for alias in version["aliases"]][
@@ -139,7 +139,7 @@ def versions_chart(key: str, section: Mapping[str, Any]) -> Markup | None:
     ]
     top, height = 16 + _ROW * len(flags), 250 + _ROW * len(flags)
     bottom = height - 46
-    rise, ticks = svg.axis(known, bottom, top + 8)
+    rise, ticks = svg.axis(recorded_losses, bottom, top + 8)
     step = (WIDTH - _LEFT - _RIGHT - 28) / max(1, len(versions) - 1)
     places = [_LEFT + 14 + step * at for at in range(len(versions))]
     if len(versions) == 1:
@@ -161,13 +161,13 @@ def versions_chart(key: str, section: Mapping[str, Any]) -> Markup | None:
 
 
 def _losses_in_words(versions: Sequence[Mapping[str, Any]], losses: Sequence[float | None]) -> str:
-    known = [
+    loss_versions = [
         (loss, version["version"]) for version, loss in zip(versions, losses, strict=True) if loss is not None
     ]
-    best = min(known)
+    best = min(loss_versions)
     return (
-        f"{plural(len(known), 'version')} with a validation loss, from {number(known[0][0])} at version {known[0][1]} "
-        f"to {number(known[-1][0])} at version {known[-1][1]}; the lowest is {number(best[0])}, at version {best[1]}. "
+        f"{plural(len(loss_versions), 'version')} with a validation loss, from {number(loss_versions[0][0])} at version {loss_versions[0][1]} "
+        f"to {number(loss_versions[-1][0])} at version {loss_versions[-1][1]}; the lowest is {number(best[0])}, at version {best[1]}. "
         "The table below has all of them."
     )
 
@@ -198,12 +198,12 @@ def _flagged(
 
 
 def _point(version: Mapping[str, Any], x: float, y: float, loss: float | None) -> Iterator[Markup]:
-    told = f"{version['name']}: {'no validation loss' if loss is None else number(loss)}"
+    tooltip = f"{version['name']}: {'no validation loss' if loss is None else number(loss)}"
     if version["yanked"]:
-        yield svg.mark(x, y, 0, "ring yanked", f"{told}, withdrawn")
+        yield svg.mark(x, y, 0, "ring yanked", f"{tooltip}, withdrawn")
         yield svg.path([(x - 6, y - 6), (x + 6, y + 6)], "cross")
         yield svg.path([(x - 6, y + 6), (x + 6, y - 6)], "cross")
     elif loss is None:
         yield svg.line(x, y - 5, x, y + 5, "missing")
     else:
-        yield svg.mark(x, y, 0, "dot s0", told)
+        yield svg.mark(x, y, 0, "dot s0", tooltip)

@@ -110,13 +110,16 @@ def _arranged(
 
 def _retained(modules: Sequence[Mapping[str, Any]]) -> float | None:
     """Return the share retained over modules taken as one: shares weigh as the squared norms of the updates."""
-    known = [module for module in modules if module["retained"] is not None]
-    if not known:
+    measured_modules = [module for module in modules if module["retained"] is not None]
+    if not measured_modules:
         return None
-    weights = [module["norm"] ** 2 for module in known]
+    weights = [module["norm"] ** 2 for module in measured_modules]
     if not sum(weights):
-        weights = [1.0] * len(known)
-    return float(sum(w * module["retained"] for w, module in zip(weights, known, strict=True)) / sum(weights))
+        weights = [1.0] * len(measured_modules)
+    return float(
+        sum(w * module["retained"] for w, module in zip(weights, measured_modules, strict=True))
+        / sum(weights)
+    )
 
 
 def _printable(name: str) -> str:
@@ -174,7 +177,7 @@ def draw(picture: HeatMap, kind: str) -> bytes:
     rows = (*picture.rows, *picture.outside)
     left = max(124, 24 + 7 * max((len(row.label) for row in rows), default=0))
     parts, right, bottom = _drawn(picture.layers, picture.rows, picture.outside, left, FILE_WIDTH, 4)
-    told = (
+    legend = (
         f"× below {100 * DEGRADED_FROM:.0f} or above {100 * (2 - DEGRADED_FROM):.0f} %: lost; "
         f"– below {100 * PASS_FROM:.0f} or above {100 * (2 - PASS_FROM):.0f} %: degraded; grey: not adapted"
     )
@@ -184,7 +187,7 @@ def draw(picture: HeatMap, kind: str) -> bytes:
             "The share of the adapter's update that is in the written weights, by layer and module.",
             max(right, left + _LEAST),
             bottom + 36,
-            [*parts, svg.text(left, bottom + 18, told)],
+            [*parts, svg.text(left, bottom + 18, legend)],
             below=picture.subtitle,
         ),
         kind,
@@ -207,10 +210,10 @@ def _drawn(
     wide = _WIDE if len(layers) * _WIDE <= room else _NARROW
     most = max(1, room // wide)
     bands = max(1, math.ceil(len(layers) / most))
-    each = max(1, math.ceil(len(layers) / bands))
+    band_size = max(1, math.ceil(len(layers) / bands))
     parts: list[Markup] = []
-    for start in range(0, len(layers), each):
-        part = slice(start, start + each)
+    for start in range(0, len(layers), band_size):
+        part = slice(start, start + band_size)
         parts += _cells([Row(row.label, row.cells[part]) for row in rows], left, wide, top)
         top += _HIGH * len(rows)
         parts += _layer_numbers(layers[part], left, wide, top)
@@ -218,7 +221,7 @@ def _drawn(
     parts += _cells(outside, left, _WIDE, top)
     top += _HIGH * len(outside) + 14
     parts += _legend(left, top, min(6.0, (width - left - 24) / _STEPS))
-    return parts, left + wide * each + 16, int(top + 44)
+    return parts, left + wide * band_size + 16, int(top + 44)
 
 
 def heat_map_picture(key: str, picture: HeatMap) -> Markup:
@@ -252,8 +255,8 @@ def _cell(value: float | None, x: float, y: float, wide: int) -> Iterator[Markup
         yield svg.element("rect", **box, class_="nothing")
         return
     red_green_blue = colour(value)
-    told = svg.element("title", share(value))
-    yield svg.element("rect", told, **box, fill=f"#{bytes(red_green_blue).hex()}")
+    tooltip = svg.element("title", share(value))
+    yield svg.element("rect", tooltip, **box, fill=f"#{bytes(red_green_blue).hex()}")
     kind = "on-light" if value > _LIGHT_FROM else "on-dark"
     if written := _written(value, wide == _WIDE):
         yield svg.text(x + wide / 2, y + 17.5, written, kind, "middle")

@@ -81,7 +81,7 @@ def document(
     # Between its lines a text has no breaks, lest one be where no letter is.
     lines = textwrap.wrap(" ".join(shown(title).split()), max(30, (width - 40) // 8), break_on_hyphens=False)
     top = 20 * len(lines) + (20 if below else 0) + 16
-    told = [text(16, 26 + 20 * at, line, "title") for at, line in enumerate(lines)]
+    title_lines = [text(16, 26 + 20 * at, line, "title") for at, line in enumerate(lines)]
     made = element(
         "svg",
         [
@@ -89,7 +89,7 @@ def document(
             element("desc", described),
             element("style", Markup(style)),
             element("rect", width="100%", height="100%", fill="#ffffff"),
-            *told,
+            *title_lines,
             text(16, top - 10, below),
             element("g", parts, transform=f"translate(0 {top})"),
         ],

@@ -38,27 +38,27 @@ def finite(value: Any) -> float | None:
 
 def number(value: Any, digits: int = 4) -> str:
     """Return a number with a few significant digits, or a dash for none."""
-    found = finite(value)
-    return "–" if found is None else f"{found:.{digits}g}".replace("-", "\N{MINUS SIGN}")
+    finite_number = finite(value)
+    return "–" if finite_number is None else f"{finite_number:.{digits}g}".replace("-", "\N{MINUS SIGN}")
 
 
 def share(value: Any) -> str:
     """Return a share as a percentage, or a dash for none."""
-    found = finite(value)
-    return "–" if found is None else f"{100 * found:.1f} %".replace("-", "\N{MINUS SIGN}")
+    fraction = finite(value)
+    return "–" if fraction is None else f"{100 * fraction:.1f} %".replace("-", "\N{MINUS SIGN}")
 
 
 def size(value: Any) -> str:
     """Return bytes in binary units."""
-    found = finite(value)
-    if found is None:
+    amount = finite(value)
+    if amount is None:
         return "–"
     unit = _UNITS[0]
     for unit in _UNITS:
-        if found < 1024 or unit == _UNITS[-1]:
+        if amount < 1024 or unit == _UNITS[-1]:
             break
-        found /= 1024
-    return f"{found:.0f} B" if unit == "B" else f"{found:.2f} {unit}"
+        amount /= 1024
+    return f"{amount:.0f} B" if unit == "B" else f"{amount:.2f} {unit}"
 
 
 def moment(value: str | None) -> datetime | None:
@@ -68,8 +68,8 @@ def moment(value: str | None) -> datetime | None:
 
 def when(value: str | None) -> str:
     """Return a moment of the facts for people: UTC, to the minute."""
-    found = moment(value)
-    return "–" if found is None else f"{found:%Y-%m-%d %H:%M}"
+    timestamp = moment(value)
+    return "–" if timestamp is None else f"{timestamp:%Y-%m-%d %H:%M}"
 
 
 def natural(name: str) -> tuple[Any, ...]:

@@ -151,7 +151,7 @@ def _compute(
             PeftConfig.model_validate(source.training) if own_form(source) == "peft" else None
             for source in sources
         ]
-    said = replace(about, base=base, task=task)
+    submission = replace(about, base=base, task=task)
     with open_registered(workspace, sources) as opened, workspace.scratch() as scratch:
         adapters = [
             replace(adapter, digest=row.digest, config=config)
@@ -176,7 +176,7 @@ def _compute(
         fetch_originals(workspace, sources[0], folder, only=is_tokenizer_file)
         if any(_tokenizer_entries(source) != _tokenizer_entries(sources[0]) for source in sources):
             reporter.say(f"the tokenizer files differ: the new adapter has those of {names[0]}")
-        done = register(workspace, folder, said, sources=names)
+        done = register(workspace, folder, submission, sources=names)
     return _result(made, recipe, names, figures, done)
 
 
@@ -202,7 +202,7 @@ def _result(
     done: Registered | None,
 ) -> Combination:
     whole = CombinedUpdate.joined(list(figures.values()))
-    shares = [(share, path) for path, each in figures.items() if (share := each.retained) is not None]
+    shares = [(share, path) for path, figure in figures.items() if (share := figure.retained) is not None]
     least = min(shares, key=lambda pair: (closeness(pair[0]), pair[1]), default=(None, None))
     return Combination(
         name=None if done is None else done.name,

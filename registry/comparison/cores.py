@@ -228,12 +228,12 @@ def compare(a: LowRank | None, b: LowRank | None, *, shapes: bool = True) -> Upd
     ours[:rank], theirs[rank:] = a.scale, b.scale
     norms = terms.norm(ours), terms.norm(theirs)
     change = terms.norm(ours - theirs)
-    found = UpdateComparison(*norms, terms.product(ours, theirs), change)
+    comparison = UpdateComparison(*norms, terms.product(ours, theirs), change)
     if not shapes:
-        return found
+        return comparison
     spectra, angles = terms.cores.shapes(ours, theirs)
     return replace(
-        found,
+        comparison,
         spectrum_a=_fitted(spectra[0], a),
         spectrum_b=_fitted(spectra[1], b),
         angles_in=tuple(angles[0].tolist()),

@@ -72,7 +72,7 @@ class Results:
 
     form: Form
     measured: tuple[MetricValue, ...]
-    said_of: tuple[str, ...]
+    described_metrics: tuple[str, ...]
     source: str | None
 
 
@@ -115,7 +115,7 @@ def results_of(document: Mapping[str, Any], name: str) -> Results:
             raise reader.problem(f"has more than {MOST_METRICS:,} metrics")
     if not measured:
         raise reader.problem("has no metric")
-    return Results(form, tuple(measured.values()), tuple(reader.said_of), None)
+    return Results(form, tuple(measured.values()), tuple(reader.described_metrics), None)
 
 
 def require_measured(value: MetricValue, name: str) -> None:
@@ -136,7 +136,7 @@ def require_measured(value: MetricValue, name: str) -> None:
 class _ResultsReader:
     def __init__(self, name: str) -> None:
         self._name = name
-        self.said_of: list[str] = []
+        self.described_metrics: list[str] = []
 
     def problem(self, what: str) -> BadInputError:
         return BadInputError(f"{self._name} {what}", hint=_HINT)
@@ -261,16 +261,16 @@ class _ResultsReader:
             raise self.problem(f"has a negative standard error of {name[:100]!r}")
         return number
 
-    def _note_model(self, *said: Any) -> None:
-        for one in said:
+    def _note_model(self, *model_fields: Any) -> None:
+        for one in model_fields:
             values = one.values() if isinstance(one, Mapping) else (one,)
-            self.said_of += [value for value in values if isinstance(value, str)]
+            self.described_metrics += [value for value in values if isinstance(value, str)]
 
 
 def _part(document: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
     for key in keys:
-        found = document.get(key)
-        document = found if isinstance(found, Mapping) else {}
+        part = document.get(key)
+        document = part if isinstance(part, Mapping) else {}
     return document
 
 
@@ -278,8 +278,8 @@ def _text(value: Any) -> str | None:
     return value if isinstance(value, str) and value.strip() not in ("", "?") else None
 
 
-def _dataset(said: Any, task: str) -> str:
-    return str(said) if is_hub_id(said) else task
+def _dataset(declared_dataset: Any, task: str) -> str:
+    return str(declared_dataset) if is_hub_id(declared_dataset) else task
 
 
 def _version(value: Any) -> str | None:

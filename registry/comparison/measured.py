@@ -66,17 +66,21 @@ def record_evaluations(
 ) -> RecordedEvaluations:
     """Record what was measured of an adapter; all of it or nothing."""
     name = MEASURED if file is None else Path(file).name
-    measured = [_settled(each, setting, name) for each in results.measured]
+    measured = [_settled(measurement, setting, name) for measurement in results.measured]
     with workspace.database.read() if dry_run else workspace.database.write() as session:
         adapter = resolve_adapter(session, reference)
         _require_own(session, adapter, results, name, file or "RESULTS.json")
-        new, known = _missing(adapter, measured)
-        rows = evaluation_rows(workspace, session, [(each, results.source) for each in new])
+        new, recorded_metrics = _missing(adapter, measured)
+        rows = evaluation_rows(workspace, session, [(measurement, results.source) for measurement in new])
         if rows and not dry_run:
             require_may_change(workspace, session, "evaluation", adapter)
             write_evaluations(workspace, session, adapter, rows)
         return RecordedEvaluations(
-            adapter.name, results.form, evaluation_records(adapter.name, rows), tuple(known), dry_run
+            adapter.name,
+            results.form,
+            evaluation_records(adapter.name, rows),
+            tuple(recorded_metrics),
+            dry_run,
         )
 
 
@@ -86,8 +90,8 @@ def evaluation_rows(
     """Return rows of values, each with the digest of the file that said it."""
     at = workspace.database.utcnow(session)
     return [
-        tables.EvaluationRow(**each.values(), source=source, at=at, by=workspace.actor)
-        for each, source in measured
+        tables.EvaluationRow(**measurement.values(), source=source, at=at, by=workspace.actor)
+        for measurement, source in measured
     ]
 
 
@@ -129,15 +133,21 @@ def list_evaluations(
             query = query.where(row.adapter_id == resolve_adapter(session, reference).id)
         if metric is not None:
             query = query.where(row.metric == parse_metric(metric))
-        found = session.execute(query.order_by(row.id.desc()).limit(limit).offset(offset or None)).all()
-        return [record for each, name in reversed(found) for record in evaluation_records(name, [each])]
+        rows = session.execute(query.order_by(row.id.desc()).limit(limit).offset(offset or None)).all()
+        return [
+            record
+            for evaluation_row, name in reversed(rows)
+            for record in evaluation_records(name, [evaluation_row])
+        ]
 
 
 def _missing(
     adapter: tables.AdapterRow, measured: Sequence[MetricValue]
 ) -> tuple[list[MetricValue], list[str]]:
-    own = {key_of(each.values()): each for each in measured}
-    new, known, others = missing_evaluations(adapter, [each.values() for each in measured])
+    own = {key_of(measurement.values()): measurement for measurement in measured}
+    new, recorded_metrics, others = missing_evaluations(
+        adapter, [measurement.values() for measurement in measured]
+    )
     if others:
         row = others[0]
         on = setting_of(row)
@@ -149,34 +159,41 @@ def _missing(
             f"fusery eval list {adapter.name}",
         )
     require_count(adapter.name, "evaluations", EVALUATIONS, len(adapter.evaluations) + len(new))
-    return [own[key_of(values)] for values in new], known
+    return [own[key_of(values)] for values in new], recorded_metrics
 
 
-def _settled(each: MetricValue, setting: Mapping[str, str | int | None], name: str) -> MetricValue:
+def _settled(measurement: MetricValue, setting: Mapping[str, str | int | None], name: str) -> MetricValue:
     given: Mapping[str, Any] = {field: wanted for field, wanted in setting.items() if wanted is not None}
     for field, wanted in given.items():
-        if (own := getattr(each, field)) not in ("", None, wanted):
+        if (own := getattr(measurement, field)) not in ("", None, wanted):
             raise BadInputError(
-                f"{name} says that the {field} of {each.metric} is {own}, and --{field} says {wanted}",
+                f"{name} says that the {field} of {measurement.metric} is {own}, and --{field} says {wanted}",
                 hint=f"leave --{field} out",
             )
-    settled = replace(each, **given)
+    settled = replace(measurement, **given)
     require_measured(settled, name)
     return settled
 
 
-def _require_own(session: Session, adapter: tables.AdapterRow, found: Results, name: str, file: str) -> None:
+def _require_own(
+    session: Session, adapter: tables.AdapterRow, measured_results: Results, name: str, file: str
+) -> None:
     names, digests = set[str](), set[str]()
-    pieces = (piece for text in found.said_of for piece in _PIECE.split(text[:10_000].lower()) if piece)
+    pieces = (
+        piece
+        for text in measured_results.described_metrics
+        for piece in _PIECE.split(text[:10_000].lower())
+        if piece
+    )
     for piece in islice(pieces, _MOST_PIECES):
         names |= set(_NAME.findall(piece.removeprefix("adapters_"))[:1])
         digests |= set(_DIGEST.findall(piece)[:1])
     row = tables.AdapterRow
-    said = session.execute(
+    named_adapters = session.execute(
         select(row.name, row.digest).where(or_(row.name.in_(names), row.digest.in_(digests))).order_by(row.id)
     ).all()
-    others = [each for each in said if each.digest != adapter.digest]
-    if others and len(others) == len(said):
+    others = [named_adapter for named_adapter in named_adapters if named_adapter.digest != adapter.digest]
+    if others and len(others) == len(named_adapters):
         other = others[0].name
         raise MetricOfOtherAdapterError(
             f"{name} says that it is of {other}, and not of {adapter.name}",
@@ -205,16 +222,18 @@ def put_own(
     workspace: Workspace, session: Session, adapter: tables.AdapterRow, measured: Sequence[MetricValue]
 ) -> tuple[list[tables.EvaluationRow], list[str]]:
     """Record values of an adapter, in the caller's write transaction; return the new rows, and the metrics that were known."""
-    own = {key_of(each.values()): each for each in measured}
-    new, known, others = missing_evaluations(adapter, [each.values() for each in own.values()])
+    own = {key_of(measurement.values()): measurement for measurement in measured}
+    new, recorded_metrics, others = missing_evaluations(
+        adapter, [measurement.values() for measurement in own.values()]
+    )
     keys = [key_of(values) for values in new] + [key_of(row) for row in others]
     if not keys or len(adapter.evaluations) + len(keys) > EVALUATIONS:
-        return [], known
+        return [], recorded_metrics
     rows = evaluation_rows(workspace, session, [(own[key], None) for key in keys])
     if others:
         withdraw_rows(session, adapter, others, reason=AGAIN, at=rows[0].at, by=workspace.actor)
     write_evaluations(workspace, session, adapter, rows)
-    return rows, known
+    return rows, recorded_metrics
 
 
 WITHDRAWN = "adapter.evaluation_withdrawn"
@@ -259,7 +278,7 @@ def withdraw_evaluations(
                 f"nothing like that is on record as measured of {adapter.name}",
                 hint=f"fusery eval list {adapter.name}",
             )
-        said = WithdrawnEvaluations(
+        evaluations = WithdrawnEvaluations(
             adapter.name, evaluation_records(adapter.name, rows), str(without_credentials(reason)), dry_run
         )
         if not dry_run:
@@ -269,11 +288,11 @@ def withdraw_evaluations(
                 session,
                 adapter,
                 rows,
-                reason=said.reason,
+                reason=evaluations.reason,
                 at=workspace.database.utcnow(session),
                 by=workspace.actor,
             )
-        return said
+        return evaluations
 
 
 def withdraw_rows(

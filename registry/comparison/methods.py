@@ -155,11 +155,11 @@ def _truncated(parts: Sequence[WeightedUpdate], rank: int) -> CombinedUpdate:
     values = values[:rank]
     # Of the size of the terms, and not of what is left of them: where they cancel, that is rounding.
     # The rows of X and Y are orthogonal: the longest is their largest singular value.
-    longest = [float(np.linalg.norm(each, axis=1).max(initial=0.0)) for each in (x, y)]
-    there = values > _LOST * longest[0] * longest[1]
-    inverse = np.divide(1.0, values, out=np.zeros_like(values), where=there)
+    longest = [float(np.linalg.norm(matrix, axis=1).max(initial=0.0)) for matrix in (x, y)]
+    nonzero_mask = values > _LOST * longest[0] * longest[1]
+    inverse = np.divide(1.0, values, out=np.zeros_like(values), where=nonzero_mask)
     left = signs[:, None] * (y.T @ theirs[:rank].T) * inverse
-    right = (ours[:, :rank] * there).T @ (x * signs)
+    right = (ours[:, :rank] * nonzero_mask).T @ (x * signs)
     # Which of two signs a singular vector has is for the routine to choose: the largest number of each is positive here.
     if left.size:
         largest = left[np.abs(left).argmax(axis=0), np.arange(left.shape[1])]
@@ -246,8 +246,8 @@ def largest_kept(tensor: Array, density: float) -> Array:
     missing = kept - int(np.count_nonzero(chosen))
     if missing:
         chosen[np.flatnonzero(sizes == bound)[:missing]] = True
-    found: Array = tensor * chosen.reshape(tensor.shape)
-    return found
+    array: Array = tensor * chosen.reshape(tensor.shape)
+    return array
 
 
 def _elected(tensors: Sequence[Array], weights: Sequence[np.float32]) -> Array:
@@ -275,16 +275,18 @@ def _measured(parts: Sequence[WeightedUpdate], a: Array, b: Array) -> CombinedUp
     sums, made = np.zeros(len(lefts)), np.zeros(len(lefts))
     sums[: len(factors)], made[len(factors) :] = factors, 1.0
     both = lefts * rights
-    norm, square = (max(0.0, float(each @ both @ each)) for each in (sums, made))
+    norm, square = (max(0.0, float(coefficients @ both @ coefficients)) for coefficients in (sums, made))
     return CombinedUpdate(norm, float(sums @ both @ made), square, a, b)
 
 
 def _products(columns: Sequence[Array]) -> Array:
     """Return the scalar products of all columns with all: in float32 by block of rows, summed in float64."""
-    width, rows = sum(each.shape[1] for each in columns), columns[0].shape[0]
+    width, rows = sum(column.shape[1] for column in columns), columns[0].shape[0]
     total: Array = np.zeros((width, width))
     for start in range(0, rows, _ROWS):
-        block = np.concatenate([each[start : start + _ROWS] for each in columns], axis=1, dtype=np.float32)
+        block = np.concatenate(
+            [column[start : start + _ROWS] for column in columns], axis=1, dtype=np.float32
+        )
         total += block.T @ block
     return total
 

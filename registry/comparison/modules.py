@@ -145,25 +145,25 @@ class ModuleChange:
         """Return it as `diff --weights` lists it; angles are in degrees there."""
         from ..records.difference import ModuleDifference
 
-        found = self.updates
+        updates = self.updates
         return ModuleDifference(
             module=self.module,
             rank_a=self.rank_a,
             rank_b=self.rank_b,
-            norm_a=found.norm_a,
-            norm_b=found.norm_b,
-            cosine=found.cosine,
-            relative_change=found.relative_change,
-            effective_rank_a=effective_rank(found.spectrum_a) if self.rank_a else None,
-            effective_rank_b=effective_rank(found.spectrum_b) if self.rank_b else None,
-            numerical_rank_a=numerical_rank(found.spectrum_a),
-            numerical_rank_b=numerical_rank(found.spectrum_b),
-            overlap_in=overlap(found.angles_in),
-            overlap_out=overlap(found.angles_out),
-            angles_in=tuple(round(math.degrees(angle), 4) for angle in found.angles_in),
-            angles_out=tuple(round(math.degrees(angle), 4) for angle in found.angles_out),
-            spectrum_a=found.spectrum_a,
-            spectrum_b=found.spectrum_b,
+            norm_a=updates.norm_a,
+            norm_b=updates.norm_b,
+            cosine=updates.cosine,
+            relative_change=updates.relative_change,
+            effective_rank_a=effective_rank(updates.spectrum_a) if self.rank_a else None,
+            effective_rank_b=effective_rank(updates.spectrum_b) if self.rank_b else None,
+            numerical_rank_a=numerical_rank(updates.spectrum_a),
+            numerical_rank_b=numerical_rank(updates.spectrum_b),
+            overlap_in=overlap(updates.angles_in),
+            overlap_out=overlap(updates.angles_out),
+            angles_in=tuple(round(math.degrees(angle), 4) for angle in updates.angles_in),
+            angles_out=tuple(round(math.degrees(angle), 4) for angle in updates.angles_out),
+            spectrum_a=updates.spectrum_a,
+            spectrum_b=updates.spectrum_b,
             magnitudes=self.magnitudes,
         )
 
@@ -180,8 +180,8 @@ def compare_module(a: OpenAdapter, b: OpenAdapter, module: str, *, shapes: bool 
     both = [adapter for adapter in (a, b) if module in adapter.factors]
     sizes = {adapter.name: adapter.shape(module) for adapter in both}
     if len(set(sizes.values())) > 1:
-        said = " and ".join(f"{' x '.join(map(str, size))} in {name}" for name, size in sizes.items())
-        raise BadInputError(f"{module} is {said}: the two were not trained on one base")
+        shapes_text = " and ".join(f"{' x '.join(map(str, size))} in {name}" for name, size in sizes.items())
+        raise BadInputError(f"{module} is {shapes_text}: the two were not trained on one base")
     try:
         parts = [
             compare(

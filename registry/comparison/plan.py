@@ -50,8 +50,8 @@ class CombineOptions:
     @property
     def arithmetic(self) -> Method:
         """The method of `methods.combine` that does it."""
-        found: Method = "svd"
-        return next((method for method in METHODS if method == self.method), found)
+        default_method: Method = "svd"
+        return next((method for method in METHODS if method == self.method), default_method)
 
 
 def choice(
@@ -107,21 +107,21 @@ def choice(
     return CombineOptions(method, factors, density, seed, rank)
 
 
-def _weight(said: object) -> float:
+def _weight(raw_weight: object) -> float:
     try:
-        weight = float(said)  # type: ignore[arg-type]
+        weight = float(raw_weight)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
         weight = math.nan
     if weight != 0 and not 1 / _MOST_WEIGHT <= abs(weight) <= _MOST_WEIGHT:
         raise BadInputError(
-            f"{str(said)[:40]} is no weight",
+            f"{str(raw_weight)[:40]} is no weight",
             hint="weights are 0, or numbers such as 0.5, from a millionth to a million",
         )
     return weight
 
 
-def _is_whole(said: object) -> bool:
-    return isinstance(said, int) and not isinstance(said, bool)
+def _is_whole(number: object) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,14 +146,14 @@ class CombinePlan:
 
     def entries(self) -> list[tuple[str, str, tuple[int, ...]]]:
         """Return name, dtype and shape of each tensor, in the order in which they are written."""
-        found: list[tuple[str, str, tuple[int, ...]]] = []
+        tensor_entries: list[tuple[str, str, tuple[int, ...]]] = []
         for module in self.modules:
             a: tuple[int, ...] = (module.rows, self.rank)
             b: tuple[int, ...] = (self.rank, module.columns)
             if module.switch:
                 a, b = (module.parts, *reversed(a)), (module.parts, *reversed(b))
-            found += [(f"{module.path}.lora_a", "F32", a), (f"{module.path}.lora_b", "F32", b)]
-        return found
+            tensor_entries += [(f"{module.path}.lora_a", "F32", a), (f"{module.path}.lora_b", "F32", b)]
+        return tensor_entries
 
 
 def plan(adapters: Sequence[OpenAdapter], choice: CombineOptions) -> CombinePlan:
@@ -192,9 +192,9 @@ def _module(adapters: Sequence[OpenAdapter], path: str) -> NewModule:
     holders = [number for number, adapter in enumerate(adapters) if path in adapter.factors]
     shapes = {adapters[number].shape(path): adapters[number].name for number in holders}
     if len(shapes) > 1:
-        said = " and ".join(f"{' x '.join(map(str, size))} in {name}" for size, name in shapes.items())
+        shapes_text = " and ".join(f"{' x '.join(map(str, size))} in {name}" for size, name in shapes.items())
         raise BadInputError(
-            f"{path} is {said}: they were not trained on one base",
+            f"{path} is {shapes_text}: they were not trained on one base",
             hint=f"fusery diff {' '.join(list(shapes.values())[:2])}",
         )
     [(parts, rows, columns)] = shapes
@@ -205,16 +205,16 @@ def _module(adapters: Sequence[OpenAdapter], path: str) -> NewModule:
 def _require_one_rank(adapters: Sequence[OpenAdapter], module: NewModule, method: str) -> None:
     ranks = {adapters[number].rank(module.path): adapters[number].name for number in module.holders}
     if len(ranks) > 1:
-        said = " and ".join(f"{rank} in {ranks[rank]}" for rank in sorted(ranks))
+        ranks_text = " and ".join(f"{rank} in {ranks[rank]}" for rank in sorted(ranks))
         raise BadInputError(
-            f"{method} adds up factors, which must be of one rank: those of {module.path} have rank {said}",
+            f"{method} adds up factors, which must be of one rank: those of {module.path} have rank {ranks_text}",
             hint="--method svd adds up whole updates, of any rank",
         )
 
 
 def measure(adapters: Sequence[OpenAdapter], plan: CombinePlan) -> dict[str, CombinedUpdate]:
     """Return the figures of each module of what would be made; nothing is written."""
-    return {module.path: CombinedUpdate.joined(made) for module, made in _each(adapters, plan)}
+    return {module.path: CombinedUpdate.joined(made) for module, made in _updates(adapters, plan)}
 
 
 def write(
@@ -229,9 +229,12 @@ def write(
     figures = {}
     with os_failures(f"write {path}", near=path.parent), path.open("xb") as file:
         file.write(build_header(entries))
-        for module, made in _each(adapters, plan):
+        for module, made in _updates(adapters, plan):
             figures[module.path] = CombinedUpdate.joined(made)
-            for factor in (*(each.a for each in made), *(each.b for each in made)):
+            for factor in (
+                *(combined_update.a for combined_update in made),
+                *(combined_update.b for combined_update in made),
+            ):
                 assert factor is not None
                 # An expert's factors stand the other way round than those of a linear layer.
                 laid = np.ascontiguousarray(factor.T if module.switch else factor, dtype="<f4")
@@ -242,7 +245,7 @@ def write(
     return figures
 
 
-def _each(
+def _updates(
     adapters: Sequence[OpenAdapter], plan: CombinePlan
 ) -> Iterator[tuple[NewModule, list[CombinedUpdate]]]:
     def make(module: NewModule) -> tuple[NewModule, list[CombinedUpdate]]:

@@ -124,12 +124,12 @@ class ProbePrompts(Record):
             return None
         if not self._helps:
             lower = "not lower" if self.gain <= 0 else "hardly lower"
-            told = f"its loss on them is {lower} than the base's"
+            loss_sentence = f"its loss on them is {lower} than the base's"
             if self.origin == "held-out":
-                return f"The adapter learned nothing that its own held-out data show: {told}."
+                return f"The adapter learned nothing that its own held-out data show: {loss_sentence}."
             return (
                 "These prompts are unlike what the adapter was trained on, or it learned nothing that they show: "
-                f"{told}. They do not measure its task."
+                f"{loss_sentence}. They do not measure its task."
             )
         return (
             f"These prompts are unlike the adapter's validation data: its loss on them is {short(self.loss or 0.0)}, and "
@@ -256,10 +256,10 @@ class ProbeReport(Record):
     def conclusion(self) -> str:
         """What it means, in a sentence or two, and what has to be known of the prompts."""
         note = self.about_prompts.note
-        return f"{self._found} {note}" if note else self._found
+        return f"{self._figures} {note}" if note else self._figures
 
     @property
-    def _found(self) -> str:
+    def _figures(self) -> str:
         numbers = f"KL {short(self.kl)}, {100 * self.top1_agreement:.1f} % of next tokens the same"
         if self.b.kind == "base" != self.a.kind:
             fused = ", fused," if self.a.kind == "fused" else ""
@@ -304,8 +304,10 @@ def last_bench(workspace: Workspace, reference: str) -> BenchReport | None:
 
     with workspace.database.read() as session:
         adapter = resolve_adapter(session, reference)
-        found = events.history(session, kind="adapter", subject=adapter.digest, action=ACTION, limit=1)
-    if not found:
+        bench_events = events.history(session, kind="adapter", subject=adapter.digest, action=ACTION, limit=1)
+    if not bench_events:
         return None
-    report: BenchReport = decode(BenchReport, {**json.loads(found[0].detail), "at": found[0].at.isoformat()})
+    report: BenchReport = decode(
+        BenchReport, {**json.loads(bench_events[0].detail), "at": bench_events[0].at.isoformat()}
+    )
     return report

@@ -44,8 +44,8 @@ _SECRET = re.compile(r"pass|secret|token|credential", re.IGNORECASE)
 class Database:
     """One SQLite file or PostgreSQL database.  Nothing is connected, and no file made, before the first transaction."""
 
-    def __init__(self, engine: Engine, *, timeout: float, aside: Aside | None = None) -> None:
-        self._engine, self._aside = engine, aside
+    def __init__(self, engine: Engine, *, timeout: float, snapshot: Aside | None = None) -> None:
+        self._engine, self._aside = engine, snapshot
         self._timeout = timeout
         self._answered = False
         self.outage_seconds = timeout  # how long a transaction waits for a server that stopped answering
@@ -57,7 +57,7 @@ class Database:
     @classmethod
     def open(cls, url: str, *, timeout: float = 30.0) -> Database:
         """Open the database that an SQLAlchemy URL names; `timeout` is in seconds, to wait for another writer."""
-        parsed, aside = _parse(url), None
+        parsed, snapshot = _parse(url), None
         if parsed.get_backend_name() == "sqlite":
             file = Path(str(parsed.database))
             # "WAL does not work over a network filesystem", https://www.sqlite.org/wal.html; and file locks there may
@@ -69,14 +69,16 @@ class Database:
                 )
             # A read-only disk, or another user's folder.
             is_fixed = file.is_file() and os.access(file, os.R_OK) and not os.access(file.parent, os.W_OK)
-            aside = Aside(file) if is_fixed else None
+            snapshot = Aside(file) if is_fixed else None
         try:
-            engine = engines.make_engine(parsed, timeout=timeout, connect=aside.connect if aside else None)
+            engine = engines.make_engine(
+                parsed, timeout=timeout, connect=snapshot.connect if snapshot else None
+            )
         except ArgumentError as error:
             raise BadInputError("an option in the database URL is not acceptable", hint=_URL_HINT) from error
         except ImportError as error:
             raise MissingExtraError("a PostgreSQL database", "postgres") from error
-        return cls(engine, timeout=timeout, aside=aside)
+        return cls(engine, timeout=timeout, snapshot=snapshot)
 
     @property
     def display_url(self) -> str:
@@ -240,10 +242,10 @@ class Database:
             yield
         except DBAPIError as error:
             file = self.shown if isinstance(self.shown, Path) else None
-            known = explain(error, self.display_url, file, self._timeout)
-            if known is None:
+            database_error = explain(error, self.display_url, file, self._timeout)
+            if database_error is None:
                 raise
-            raise known from error
+            raise database_error from error
         except ValueError as error:
             from ..tables.record import UnreadableValueError
 

@@ -126,17 +126,17 @@ def is_entry_of(values: Mapping[str, Any], kind: str, subject: str) -> bool:
 def parse_seals(text: str) -> list[Seal]:
     """Return the seals of an entry from its text."""
     try:
-        found = [Seal(*each) for each in json.loads(text)]
-        good = len({seal.key for seal in found}) == len(found) and all(
+        seals = [Seal(*fields) for fields in json.loads(text)]
+        good = len({seal.key for seal in seals}) == len(seals) and all(
             seal.kind in KINDS
             and isinstance(seal.name, str)
             and type(seal.number) is int
             and seal.number > 0
             and (seal.digest is None or _DIGEST.fullmatch(seal.digest))
-            for seal in found
+            for seal in seals
         )
-        if good and seals_text(found) == text:
-            return found
+        if good and seals_text(seals) == text:
+            return seals
     except (TypeError, RecursionError) as error:
         raise ValueError("invalid seals") from error
     raise ValueError("seals that fusery does not write")
@@ -203,7 +203,7 @@ def _all(session: Session) -> Iterator[tuple[int, EventRow | None]]:
     following = select(EventRow.seq).order_by(EventRow.seq).limit(BATCH)
     while numbers := session.scalars(following.where(EventRow.seq > seq)).all():
         try:
-            events = {each.seq: each for each in session.scalars(query.where(EventRow.seq.in_(numbers)))}
+            events = {event.seq: event for event in session.scalars(query.where(EventRow.seq.in_(numbers)))}
         except ValueError:
             events = {}
             for number in numbers:

@@ -25,7 +25,7 @@ _STATE = ("-wal", "-journal")
 """What holds a part of the database's state: writes that are not merged yet, and one that is to be undone."""
 
 
-def copy_aside(path: Path, folder: Path) -> Path:
+def copy_database(path: Path, folder: Path) -> Path:
     """Copy an SQLite file with its write-ahead log and journal, in one state; return the copy."""
     copy = folder / "fusery.db"
     for _ in range(_ATTEMPTS):
@@ -52,12 +52,12 @@ def copy_aside(path: Path, folder: Path) -> Path:
 
 def stamps(path: Path) -> list[tuple[int, int]]:
     """Return size and time of the last change of an SQLite file, and of what beside it is a part of its state."""
-    found = []
+    file_stamps = []
     for name in (path, *(path.with_name(path.name + suffix) for suffix in _STATE)):
         with os_failures(f"look at {name}", near=name):
-            there = name.lstat() if name.exists() else None
-        found.append((there.st_size, there.st_mtime_ns) if there else (0, 0))
-    return found
+            file_status = name.lstat() if name.exists() else None
+        file_stamps.append((file_status.st_size, file_status.st_mtime_ns) if file_status else (0, 0))
+    return file_stamps
 
 
 def notes_of(path: Path | None) -> list[Need]:
@@ -85,7 +85,7 @@ class Aside:
             self.close()
             self._folder = make_temporary("read")
             self._copied = stamps(self.path)
-            copy_aside(self.path, self._folder)
+            copy_database(self.path, self._folder)
         return sqlite3.connect(self._folder / "fusery.db", check_same_thread=False)
 
     def close(self) -> None:

@@ -147,13 +147,13 @@ def wait(
     owner: LeaseOwner,
     *,
     ttl: float = TTL,
-    told: Callable[[Busy], None] | None = None,
+    on_busy: Callable[[Busy], None] | None = None,
 ) -> Lease:
     """Take the lease on a key, waiting for as long as others hold it."""
     pause, met = 0.05, None
     while isinstance(taken := acquire(database, key, owner, ttl=ttl), Busy):
-        if told is not None and taken.owner != met:
-            told(taken)
+        if on_busy is not None and taken.owner != met:
+            on_busy(taken)
         met = taken.owner
         time.sleep(pause * random.uniform(0.5, 1.5))
         pause = min(pause * 1.5, 2.0)
@@ -178,9 +178,9 @@ def _take(session: Session, key: str, owner: LeaseOwner, ttl: float) -> int | Bu
         return int(fence)
     query = select(held.owner, held.fence, held.expires - Database.clock()).where(held.key == key)
     holder, number, remaining = session.execute(query).one()
-    known = LeaseOwner.parse(holder)
-    if known is None or not known.is_dead():
-        return Busy(key, known, remaining)
+    lease_holder = LeaseOwner.parse(holder)
+    if lease_holder is None or not lease_holder.is_dead():
+        return Busy(key, lease_holder, remaining)
     values = {"owner": str(owner), "fence": number + 1, "expires": expires}
     session.execute(update(held).where(held.key == key).values(values))
     return int(number) + 1

@@ -57,11 +57,11 @@ def state(database: Database) -> SchemaState:
 
 def require(database: Database, *, may_create: bool) -> None:
     """Refuse a database without the schema of this version; with `may_create`, give it to an empty SQLite file."""
-    found = state(database)
-    if found.status == "empty" and may_create and database.path is not None:
+    schema_state = state(database)
+    if schema_state.status == "empty" and may_create and database.path is not None:
         upgrade(database)
-    elif found.status != "current":
-        raise _refusal(found, database)
+    elif schema_state.status != "current":
+        raise _refusal(schema_state, database)
 
 
 def upgrade(database: Database) -> SchemaState:
@@ -122,15 +122,15 @@ def differences(database: Database) -> list[tuple[str, str]]:
         if statements in _EQUAL:
             return []
         context = MigrationContext.configure(connection, opts={"include_object": is_ours})
-        found = list(_differences(compare_metadata(context, metadata)))
+        table_differences = list(_differences(compare_metadata(context, metadata)))
         recorded = inspect(connection).get_multi_check_constraints()
         for name, table in metadata.tables.items():
             checks = {str(one.name) for one in table.constraints if isinstance(one, CheckConstraint)}
             for check in checks - {str(one["name"]) for one in recorded.get((None, name), ())}:
-                found.append((name, f"the check {check} of {name} is gone"))
-    if statements and not found:
+                table_differences.append((name, f"the check {check} of {name} is gone"))
+    if statements and not table_differences:
         _EQUAL.add(statements)
-    return sorted(found)
+    return sorted(table_differences)
 
 
 def _differences(operations: Any) -> Iterator[tuple[str, str]]:
@@ -172,23 +172,25 @@ def _inspect(connection: Connection) -> SchemaState:
     return SchemaState(current, HEAD, status)
 
 
-def _require_ours(found: SchemaState, database: Database) -> None:
-    if found.status in ("newer", "foreign"):
-        raise _refusal(found, database)
+def _require_ours(schema_state: SchemaState, database: Database) -> None:
+    if schema_state.status in ("newer", "foreign"):
+        raise _refusal(schema_state, database)
 
 
-def _refusal(found: SchemaState, database: Database) -> SchemaError:
+def _refusal(schema_state: SchemaState, database: Database) -> SchemaError:
     name = database.shown
-    at = f"the database is at {found.current}, this program knows up to {found.head}"
-    match found.status:
+    at = f"the database is at {schema_state.current}, this program knows up to {schema_state.head}"
+    match schema_state.status:
         case "empty":
             return SchemaError(f"there is no registry in {name} yet", hint="fusery admin init")
         case "older":
-            message = f"the database is at {found.current}, this version of fusery needs {found.head}"
+            message = (
+                f"the database is at {schema_state.current}, this version of fusery needs {schema_state.head}"
+            )
             return SchemaError(message, hint="fusery admin db upgrade")
         case "newer":
             return SchemaError(at, hint="upgrade fusery: pip install --upgrade fusery")
     return SchemaError(
-        f"{name} is not a registry of fusery's: {at if found.current else 'no version in it'}",
+        f"{name} is not a registry of fusery's: {at if schema_state.current else 'no version in it'}",
         hint="name another database with FUSERY_DATABASE_URL",
     )

@@ -141,11 +141,11 @@ def seals_of(session: Session) -> list[Seal]:
     for name, number in sorted(touched):
         by_kind[name].append(number)
     touched.clear()
-    found: list[Seal] = []
+    seals: list[Seal] = []
     for name, numbers in by_kind.items():
         sealed = {seal.number: seal for seal in seal_rows(session, KINDS[name], numbers)}
-        found += (sealed.get(number, Seal(name, number, "", None)) for number in numbers)
-    return found
+        seals += (sealed.get(number, Seal(name, number, "", None)) for number in numbers)
+    return seals
 
 
 def seal_rows(session: Session, kind: RecordKind, numbers: Sequence[int]) -> list[Seal]:
@@ -160,27 +160,27 @@ def contents_of(session: Session, kind: RecordKind, numbers: Sequence[int]) -> d
     """Return what is hashed of records of a kind as they are now, by their numbers; of those that are there."""
     rows = _rows(session, kind.table, "id", numbers)
     parts = {part: _rows(session, _table(part), kind.column, numbers) for part in kind.parts}
-    found: dict[int, Content] = {}
+    contents: dict[int, Content] = {}
     for number, own in rows.items():
         row = {name: value for name, value in own[0].items() if name not in kind.volatile}
         belonging = {name: of[number] for name, of in parts.items() if number in of}
-        found[number] = {kind.own: [row], **belonging}
-    return found
+        contents[number] = {kind.own: [row], **belonging}
+    return contents
 
 
 def _rows(session: Session, table: Table, column: str, numbers: Sequence[int]) -> dict[int, list[Row]]:
     """Return rows as plain values by the number of the record they belong to, without what is null."""
     kinds = {one.name: kind_of(one) for one in table.columns}
     query = select(table).where(table.c[column].in_(numbers))
-    found: dict[int, list[Row]] = defaultdict(list)
+    rows_by_number: dict[int, list[Row]] = defaultdict(list)
     for row in session.execute(query).mappings():
         plain = {name: to_json(kind, row[name]) for name, kind in kinds.items() if row[name] is not None}
-        found[row[column]].append(plain)
+        rows_by_number[row[column]].append(plain)
     # Sorted here: the order of texts is the server's language's otherwise.
     own = [one.name for one in table.primary_key.columns]
-    for rows in found.values():
+    for rows in rows_by_number.values():
         rows.sort(key=lambda row: [row[name] for name in own])
-    return found
+    return rows_by_number
 
 
 def _note(session: Session, _: UOWTransaction) -> None:

@@ -29,12 +29,12 @@ class TensorNames:
 
     def dropped(self, names: Iterable[str], config: Mapping[str, Any]) -> set[str]:
         """Return those of `names` that mlx-lm drops."""
-        found = {name for name in names if any(part in name for part in self.drops)}
+        dropped_names = {name for name in names if any(part in name for part in self.drops)}
         if self.drops_prefix is not None:
-            found |= {name for name in names if name.startswith(self.drops_prefix)}
+            dropped_names |= {name for name in names if name.startswith(self.drops_prefix)}
         if self.tied is not None and config.get("tie_word_embeddings", self.tied):
-            found.add("lm_head.weight")
-        return found & set(names)
+            dropped_names.add("lm_head.weight")
+        return dropped_names & set(names)
 
 
 _ROTARY = ("self_attn.rotary_emb.inv_freq",)

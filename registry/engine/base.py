@@ -110,8 +110,8 @@ class Base:
     @property
     def quantization(self) -> Mapping[str, Any]:
         """MLX's `quantization` entry, empty for a dense base."""
-        found = self.config.get("quantization")
-        return found if isinstance(found, Mapping) else {}
+        entry = self.config.get("quantization")
+        return entry if isinstance(entry, Mapping) else {}
 
     def is_quantized(self, module: str) -> bool:
         """Whether a module's weight is packed."""
@@ -121,21 +121,21 @@ class Base:
         """Return the paths of the matrices of each block; of several lists of blocks (a vision tower's) that of `adapted`."""
         if self.blocks is not None:
             return [list(block) for block in self.blocks]
-        found: dict[str, dict[int, list[str]]] = {}
+        blocks_by_stem: dict[str, dict[int, list[str]]] = {}
         for name, source in self.tensors.items():
             module = name.removesuffix(".weight")
             parts = module.split(".")
             place = next((index for index, part in enumerate(parts) if part.isdecimal()), 0)
             if module == name or not place or parts[place - 1] not in _LAYER_LISTS:
                 continue
-            block = found.setdefault(".".join(parts[:place]), {}).setdefault(int(parts[place]), [])
+            block = blocks_by_stem.setdefault(".".join(parts[:place]), {}).setdefault(int(parts[place]), [])
             if len(source.shape) >= 2:
                 block.append(module)
-        meant = [stem for stem in found if any(path.startswith(f"{stem}.") for path in adapted)]
-        stems = meant if len(found) > 1 else list(found)
+        meant = [stem for stem in blocks_by_stem if any(path.startswith(f"{stem}.") for path in adapted)]
+        stems = meant if len(blocks_by_stem) > 1 else list(blocks_by_stem)
         if len(stems) != 1:
             raise NeedsModelClassError("cannot find the blocks of the model in its tensor names")
-        blocks = found[stems[0]]
+        blocks = blocks_by_stem[stems[0]]
         return [blocks.get(index, []) for index in range(max(blocks) + 1)]
 
 

@@ -126,10 +126,10 @@ def _rescale(kind: RowsFormat, change: Change, lengths: Array, block: _Block, wo
 
     def factors(values: Array, of: Format, result: Format) -> Array:
         norms = row_norms(values, of, spare[0], turned[0], per_row=per_row)
-        each = row_factors(lengths, norms, result)
-        if not np.isfinite(each).all():
+        scale_factors = row_factors(lengths, norms, result)
+        if not np.isfinite(scale_factors).all():
             raise NotFiniteError  # a row of zeros has no direction; mlx-lm writes NaN
-        return np.repeat(each, per_row) if per_row else each[:, None]
+        return np.repeat(scale_factors, per_row) if per_row else scale_factors[:, None]
 
     if not kind.once:
         np.multiply(block.new, factors(block.new, kind.form, kind.plain), out=block.new)

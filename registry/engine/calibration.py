@@ -103,10 +103,12 @@ class CalibrationFile:
 
     def of(self, module_path: str) -> Directions | None:
         """Return what goes into a module, read from the file now; None if the file does not know the module."""
-        known = self.modules.get(module_path)
-        if known is None:
+        module = self.modules.get(module_path)
+        if module is None:
             return None
-        directions, rest, mean = (self._numbers(f"{known}.{part}") for part in ("directions", "rest", "mean"))
+        directions, rest, mean = (
+            self._numbers(f"{module}.{part}") for part in ("directions", "rest", "mean")
+        )
         along = np.square(directions, dtype=np.float64).sum(axis=0)
         problem = None
         if (rest < 0).any() or mean[0] < 0:
@@ -115,22 +117,22 @@ class CalibrationFile:
             problem = f"has a square of more than {MOST_ENERGY:.0e}"
         if problem is not None:
             raise FormatError(
-                f"{self.path.name}: the input {known!r} {problem}",
+                f"{self.path.name}: the input {module!r} {problem}",
                 hint="fusery base calibrate BASE makes one that can be used",
             )
         return Directions(directions, rest, float(mean[0]))
 
     def width_of(self, module_path: str) -> int | None:
         """Return how many numbers go into a module, None if the file does not know the module."""
-        known = self.modules.get(module_path)
-        return None if known is None else self._header.tensors[f"{known}.rest"].shape[0]
+        module = self.modules.get(module_path)
+        return None if module is None else self._header.tensors[f"{module}.rest"].shape[0]
 
     def scales_of(self, module_path: str, form: Format, shape: tuple[int, int]) -> Stored | None:
         """Return the scales and biases that were learned for a module, read from the file now; None where there are none."""
-        known = self._learned.get(module_path)
-        if known is None:
+        module_id = self._learned.get(module_path)
+        if module_id is None:
             return None
-        names = tuple(f"{known}.{part}" for part in ("scales", "biases"))
+        names = tuple(f"{module_id}.{part}" for part in ("scales", "biases"))
         for name in names:
             tensor = self._header.tensors[name]
             if tensor.dtype != form.name or tensor.shape != shape:
@@ -199,19 +201,19 @@ def write_calibration(
         "prompts": prompts,
     }
     tensors: dict[str, tuple[str, NDArray[np.generic]]] = {}
-    for known, given in sorted(inputs.items()):
-        tensors[f"{known}.directions"] = "BF16", encode(given.directions, BF16)
-        tensors[f"{known}.rest"] = "F32", given.rest.astype(np.float32)
-        tensors[f"{known}.mean"] = "F32", np.array([given.mean], np.float32)
+    for input_id, given in sorted(inputs.items()):
+        tensors[f"{input_id}.directions"] = "BF16", encode(given.directions, BF16)
+        tensors[f"{input_id}.rest"] = "F32", given.rest.astype(np.float32)
+        tensors[f"{input_id}.mean"] = "F32", np.array([given.mean], np.float32)
     numbers: Mapping[str, Stored] = {}
     if learned is not None:
         about, numbers = learned
         ids = {path: f"of-{number}" for number, path in enumerate(sorted(numbers))}
         metadata[_LEARNED] = canonical_json({**asdict(about), "modules": ids}).decode("ascii")
-        for module, known in ids.items():
+        for module, learned_id in ids.items():
             stored = numbers[module]
-            tensors[f"{known}.scales"] = stored.form.name, stored.scales
-            tensors[f"{known}.biases"] = stored.form.name, stored.biases
+            tensors[f"{learned_id}.scales"] = stored.form.name, stored.scales
+            tensors[f"{learned_id}.biases"] = stored.form.name, stored.biases
     header = build_header([(name, dtype, data.shape) for name, (dtype, data) in tensors.items()], metadata)
     with os_failures(f"write {path}", near=path.parent):
         with path.open("xb") as file:
@@ -220,7 +222,7 @@ def write_calibration(
                 file.write(data.tobytes())
         try:
             written = read_calibration(path)
-            for module in {known: module for module, known in modules.items()}.values():
+            for module in {input_id: module for module, input_id in modules.items()}.values():
                 written.of(module)
             for module, stored in numbers.items():
                 written.scales_of(module, stored.form, stored.scales.shape)
@@ -250,32 +252,32 @@ def _learned(text: str) -> tuple[Learned, dict[str, str]]:
 def _modules(value: object) -> dict[str, str]:
     if not isinstance(value, Mapping) or not value:
         raise FormatError("its list of modules is not a JSON object with modules in it")
-    for path, known in value.items():
+    for path, input_id in value.items():
         if not isinstance(path, str) or not 1 <= len(path) <= _MAX_PATH:
             raise FormatError("a module path in it is empty or too long")
-        if not isinstance(known, str) or not _ID.fullmatch(known):
+        if not isinstance(input_id, str) or not _ID.fullmatch(input_id):
             raise FormatError(f"the input of {path[:80]!r} has an id that is not one")
     return dict(value)
 
 
 def _check_tensors(header: Header, ids: set[str], learned: set[str]) -> None:
     """Hold the tensors against the ids: three for each input and two for each learned module, of shapes that fit, and no others."""
-    expected = {f"{known}.{part}" for known in ids for part in ("directions", "rest", "mean")}
-    expected |= {f"{known}.{part}" for known in learned for part in ("scales", "biases")}
+    expected = {f"{input_id}.{part}" for input_id in ids for part in ("directions", "rest", "mean")}
+    expected |= {f"{module_id}.{part}" for module_id in learned for part in ("scales", "biases")}
     if stray := header.tensors.keys() ^ expected:
         name = min(stray)
         raise FormatError(f"{name[:80]!r} is {'missing' if name in expected else 'of no module'}")
-    for known in ids:
+    for input_id in ids:
         directions, rest, mean = (
-            header.tensors[f"{known}.{part}"] for part in ("directions", "rest", "mean")
+            header.tensors[f"{input_id}.{part}"] for part in ("directions", "rest", "mean")
         )
         if not _fit(directions, rest, mean):
-            raise FormatError(f"the tensors of the input {known!r} do not fit each other")
-    for known in learned:
-        scales, biases = (header.tensors[f"{known}.{part}"] for part in ("scales", "biases"))
+            raise FormatError(f"the tensors of the input {input_id!r} do not fit each other")
+    for module_id in learned:
+        scales, biases = (header.tensors[f"{module_id}.{part}"] for part in ("scales", "biases"))
         same = scales.dtype == biases.dtype and scales.shape == biases.shape
         if not (same and scales.dtype in FORMATS and len(scales.shape) == 2):
-            raise FormatError(f"the scales and biases of {known!r} do not fit each other")
+            raise FormatError(f"the scales and biases of {module_id!r} do not fit each other")
 
 
 def _fit(directions: Tensor, rest: Tensor, mean: Tensor) -> bool:

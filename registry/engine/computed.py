@@ -16,7 +16,7 @@ from fusery.storage.transfer import Need, require_rooms
 
 from ..errors import FusionUnsupportedError
 from .base import Source
-from .files import create_output, open_input, read_all, told_plainly, write_all
+from .files import create_output, open_input, read_all, translated_failures, write_all
 
 # The name of the scratch file among the base's files; no file on disk has it.
 COMPUTED: Final = "mlx-lm:computed"
@@ -53,7 +53,7 @@ def write_computed(
     size = len(header) + sum(tensor_bytes(dtype, shape) for _, dtype, shape in entries)
     path = scratch / "computed.safetensors"
     require_rooms([Need(scratch, [size])], hint="fusery admin cache prune")
-    with told_plainly(scratch):
+    with translated_failures(scratch):
         output = create_output(path, header, size)
         try:
             position = len(header)

@@ -27,7 +27,7 @@ from fusery.storage.transfer import Need, require_rooms
 from .affine import Grid
 from .config import weight_names
 from .fidelity import FuseFidelity, Sums
-from .files import OpenFiles, create_output, open_input, read_all, told_plainly
+from .files import OpenFiles, create_output, open_input, read_all, translated_failures
 from .grids import AFFINE, AnyGrid
 from .plan import ComputeStep, FusePlan
 from .recipe import OWN
@@ -65,7 +65,7 @@ def fuse(
     started = time.monotonic()
     expected = expected or {}
     require_rooms([Need(folder, plan.sizes)], hint="fusery admin cache prune")
-    with told_plainly(folder):
+    with translated_failures(folder):
         files, fidelity = _write_weights(plan, folder, threads, expected, _Watch(progress, check))
         for name, data in plan.documents.items():
             (folder / name).write_bytes(data)
@@ -241,9 +241,9 @@ def sample(plan: FusePlan, *, threads: int = 2) -> FuseFidelity:
 
 def _blocks(step: ComputeStep) -> Iterator[Block]:
     """Yield the middle eighth of the rows, of one expert if there are several; at once, where each block pays what others owe."""
-    each = step.module.rows // step.module.experts
-    count = min(each, max(each // _SHARE, _FEWEST))
-    first = step.module.experts // 2 * each + (each - count) // 2
+    expert_rows = step.module.rows // step.module.experts
+    count = min(expert_rows, max(expert_rows // _SHARE, _FEWEST))
+    first = step.module.experts // 2 * expert_rows + (expert_rows - count) // 2
     size = count if step.module.target.shaped else _FEWEST
     for start in range(first, first + count, size):
         yield Block(step, start, min(size, first + count - start), 0.0)

@@ -94,7 +94,7 @@ def copy_range(source: int, target: int, offset: int, place: int, size: int) -> 
 
 
 @contextmanager
-def told_plainly(folder: Path) -> Iterator[None]:
+def translated_failures(folder: Path) -> Iterator[None]:
     """Turn a failure of the system while writing to `folder` into one sentence."""
     try:
         yield

@@ -59,8 +59,12 @@ def bits_of(base: Base, module: str) -> int:
     weight, scales = base.tensors[f"{module}.weight"], base.tensors[f"{module}.scales"]
     if scales.tensor.dtype == "U8":
         return int(_by_shape(module, weight, scales)["bits"])
-    told = _columns(base, weight, scales) if scales.tensor.dtype in FORMATS else set()
-    return weight.shape[-1] * 32 // told.pop() if len(told) == 1 else int(_default(base)["bits"])
+    column_counts = _columns(base, weight, scales) if scales.tensor.dtype in FORMATS else set()
+    return (
+        weight.shape[-1] * 32 // column_counts.pop()
+        if len(column_counts) == 1
+        else int(_default(base)["bits"])
+    )
 
 
 def _misfit(module: str, bits: Any, size: Any) -> FusionUnsupportedError:
@@ -87,14 +91,14 @@ def _settings(
         raise FusionUnsupportedError(f"{module} is quantised, but the configuration does not say so")
     if scales.tensor.dtype == "U8":
         return _by_shape(module, weight, scales)
-    told = _columns(base, weight, scales)
-    if columns is not None and len(told) > 1:
-        told &= {columns}
+    column_counts = _columns(base, weight, scales)
+    if columns is not None and len(column_counts) > 1:
+        column_counts &= {columns}
     # An adapter's word does not stand against what the base tells: its tensors may be of another one.
-    if len(told) != 1 or columns not in (None, *told):
+    if len(column_counts) != 1 or columns not in (None, *column_counts):
         raise NeedsModelClassError(f"how {module} is quantised is not decided by its shapes")
-    (found,) = told
-    bits, size = weight.shape[-1] * 32 // found, found // scales.shape[-1]
+    (column_count,) = column_counts
+    bits, size = weight.shape[-1] * 32 // column_count, column_count // scales.shape[-1]
     return {"bits": bits, "group_size": size, "mode": AFFINE}
 
 
@@ -114,8 +118,8 @@ def _columns(base: Base, weight: Source, scales: Source) -> set[int]:
     choices = {groups * size for bits in BITS for size in GROUP_SIZES if bits * size * groups == packed}
     usual = groups * int(_default(base)["group_size"])
     likely = choices & _widths(base) if base.known else set()
-    found = likely or choices
-    return {usual} if usual in found else found
+    candidates = likely or choices
+    return {usual} if usual in candidates else candidates
 
 
 def _widths(base: Base) -> set[int]:

@@ -30,9 +30,11 @@ _FORMS = {"F32": 0, "BF16": 1, "F16": 2}
 
 def handles(kind: RowsFormat, change: Change | None) -> bool:
     """Whether the compiled arithmetic knows a kind of module: LoRA, from plain or affine numbers to plain or affine."""
-    known = all(grid is None or isinstance(grid, Grid) for grid in (kind.grid, kind.target.grid))
+    is_supported = all(grid is None or isinstance(grid, Grid) for grid in (kind.grid, kind.target.grid))
     plain = kind.aware is None and (change is None or change.magnitudes is None)
-    return compiled is not None and known and plain and not kind.target.dither and kind.plain is kind.form
+    return (
+        compiled is not None and is_supported and plain and not kind.target.dither and kind.plain is kind.form
+    )
 
 
 def fuse_rows(

@@ -80,7 +80,7 @@ def matrix_of(base: Base, name: str) -> StoredMatrix:
     if part == "weight" and base.is_quantized(module):
         grid = grid_of(base, module)
         names = ("weight", "scales", "biases") if isinstance(grid, Grid) else ("weight", "scales")
-        parts = tuple(base.tensors[f"{module}.{each}"] for each in names)
+        parts = tuple(base.tensors[f"{module}.{suffix}"] for suffix in names)
         shape = (*source.shape[:-1], parts[1].shape[-1] * grid.group_size)
         return StoredMatrix(name, shape, grid.form, parts, grid, base.files)
     if (form := FORMATS.get(source.tensor.dtype)) is None:

@@ -183,7 +183,7 @@ def _kinds(model: Any) -> dict[str, str]:
         SWITCH: (SwitchLinear, QuantizedSwitchLinear),
         EMBEDDING: (nn.Embedding, nn.QuantizedEmbedding),
     }
-    found = {}
+    kinds_by_path = {}
     for path, module in model.named_modules():
         if hasattr(module, "to_lora"):
             raise FusionUnsupportedError(
@@ -191,8 +191,8 @@ def _kinds(model: Any) -> dict[str, str]:
             )
         for kind, classes in kinds.items():
             if isinstance(module, classes):
-                found[path] = kind
-    return dict(sorted(found.items()))
+                kinds_by_path[path] = kind
+    return dict(sorted(kinds_by_path.items()))
 
 
 def _quantizable(model: Any) -> Mapping[str, Any]:
@@ -252,15 +252,15 @@ def _used(opened: _Opened) -> set[str]:
     return {numbered[number] for number in re.findall(r'^"(n\d+)" -> ', graph.getvalue(), re.MULTILINE)}
 
 
-def _pieces(array: Any, watch: ArrayWatch, found: Mapping[int, Source]) -> list[Any]:
-    if id(array) in found:
-        return [found[id(array)]]
+def _pieces(array: Any, watch: ArrayWatch, sources_by_id: Mapping[int, Source]) -> list[Any]:
+    if id(array) in sources_by_id:
+        return [sources_by_id[id(array)]]
     _, parts = watch.joined.get(id(array), (None, ()))
     # What was changed in place may have been changed after it was joined.
     plain = all(part.dtype == array.dtype and id(part) not in watch.changed for part in parts)
     if not parts or not plain or id(array) in watch.changed:
         return [array]
-    return [piece for part in parts for piece in _pieces(part, watch, found)]
+    return [piece for part in parts for piece in _pieces(part, watch, sources_by_id)]
 
 
 def _renamed(name: str, source: Source) -> Source:

@@ -117,8 +117,8 @@ def _touched(base: Base, adapter: TrainedAdapter) -> set[str]:
         return set()
     wrapped = _wrapped(base, adapter)
     if unexpected := sorted(adapter.factors.keys() - wrapped):
-        known = f"{unexpected[0]}.weight" in base.tensors
-        fault = "its own configuration does not adapt" if known else "the base does not have"
+        is_base_module = f"{unexpected[0]}.weight" in base.tensors
+        fault = "its own configuration does not adapt" if is_base_module else "the base does not have"
         raise FusionUnsupportedError(
             f"the adapter holds tensors for {unexpected[0]}, which {fault}", hint=OTHER_BASE
         )

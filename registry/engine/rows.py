@@ -60,10 +60,10 @@ class Change:
 
     def tiles(self, group: int, rows: int) -> Array:
         """Return the right factor as `layouts.tile` lays it out, made once."""
-        found = self._tiles.get((group, rows))
-        if found is None:
-            found = self._tiles[group, rows] = tile(self.update.right, group, rows)
-        return found
+        right_tiles = self._tiles.get((group, rows))
+        if right_tiles is None:
+            right_tiles = self._tiles[group, rows] = tile(self.update.right, group, rows)
+        return right_tiles
 
 
 def to_groups(rows: Array, out: Array) -> None:

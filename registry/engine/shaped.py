@@ -123,8 +123,10 @@ def _fitted(scales: Array, biases: Array, by_scale: Array, by_bias: Array, grid:
     """Return scales and biases that are changed by so much, as they are stored; those that would move too far stay."""
     moves = (np.abs(by_scale) <= MOST * np.abs(scales).reshape(by_scale.shape)) & np.isfinite(by_bias)
     moved = []
-    for known, change in ((scales, by_scale), (biases, by_bias)):
-        rounded = decode(encode((known + change.reshape(-1)).astype(np.float32), grid.form), grid.form)
+    for stored_numbers, change in ((scales, by_scale), (biases, by_bias)):
+        rounded = decode(
+            encode((stored_numbers + change.reshape(-1)).astype(np.float32), grid.form), grid.form
+        )
         moves &= np.isfinite(rounded).reshape(moves.shape)
         moved.append(rounded)
     still = ~moves.reshape(-1) | (scales == 0)

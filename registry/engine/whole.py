@@ -20,7 +20,7 @@ from ..errors import FusionUnsupportedError
 from .arithmetic import FORMATS, Array, decode, encode
 from .base import OTHER_BASE, REPLACED, Base, Source
 from .fidelity import Sums, measure_exactly
-from .files import OpenFiles, create_output, open_input, read_all, told_plainly, write_all
+from .files import OpenFiles, create_output, open_input, read_all, translated_failures, write_all
 from .matrices import StoredMatrix, matrix_of
 from .rows import rows_per_block
 
@@ -86,7 +86,7 @@ class ReplacedTensors:
         sizes = [tensor_bytes(homes[name].form.name, shape) for name, shape in shapes.items()]
         require_rooms([Need(self.place.parent, [len(header), *sizes])], hint="fusery admin cache prune")
         part = self.place.with_suffix(".part")
-        with told_plainly(part.parent), OpenFiles() as stack:
+        with translated_failures(part.parent), OpenFiles() as stack:
             adapter = stack.hold(open_input(self.file))
             part.unlink(missing_ok=True)
             out, offset = stack.hold(create_output(part, header, len(header) + sum(sizes))), len(header)
@@ -139,9 +139,9 @@ def _home(base: Base, name: str, untied: str | None) -> StoredMatrix:
 def _rows_before(home: StoredMatrix, first: int, rows: int, columns: int) -> Array:
     """Return some rows of the base as float32; those that it does not have are zero."""
     result = np.zeros((rows, columns), np.float32)
-    known = max(0, min(rows, home.shape[0] - first))
-    if known:
-        result[:known] = home.numbers(first, known)
+    row_count = max(0, min(rows, home.shape[0] - first))
+    if row_count:
+        result[:row_count] = home.numbers(first, row_count)
     return result
 
 

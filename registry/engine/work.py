@@ -72,12 +72,12 @@ def blocks_of(step: Step) -> Iterator[Block]:
         # The next block of shaped rows takes back what one owes.
         size = total if step.module.target.shaped else _rows(step.module) * _PARTS
         whole = total // step.module.experts
-    each = cost(step) / max(total, 1)
+    unit_cost = cost(step) / max(total, 1)
     for begin in range(0, total, whole or 1):
         # No block reaches from one expert into the next.
         for first in range(begin, begin + whole, size):
             count = min(size, begin + whole - first)
-            yield Block(step, first, count, each * count)
+            yield Block(step, first, count, unit_cost * count)
 
 
 def _cut(whole: Block, size: int) -> Iterator[Block]:
@@ -90,8 +90,10 @@ def cost(step: Step) -> float:
     """Return the rough nanoseconds that a step takes."""
     if isinstance(step, ComputeStep) and step.module.target.shaped:
         count = _DIRECTIONS + step.module.rank
-        each = _SHAPED + _BY_DIRECTION * count + (_FITTED * count**2 if step.module.target.fitted else 0)
-        return step.module.rows * step.module.columns * each
+        cost_per_number = (
+            _SHAPED + _BY_DIRECTION * count + (_FITTED * count**2 if step.module.target.fitted else 0)
+        )
+        return step.module.rows * step.module.columns * cost_per_number
     return cost_unshaped(step)
 
 
@@ -100,8 +102,10 @@ def cost_unshaped(step: Step) -> float:
     if isinstance(step, CopyStep):
         return step.size * 0.3
     module = step.module
-    each = 1.5 + 0.25 * module.rank + (1.5 if module.grid else 0) + (2.5 if module.target.grid else 0)
-    return module.rows * module.columns * each
+    cost_per_number = (
+        1.5 + 0.25 * module.rank + (1.5 if module.grid else 0) + (2.5 if module.target.grid else 0)
+    )
+    return module.rows * module.columns * cost_per_number
 
 
 def _rows(module: PlannedModule) -> int:
@@ -155,8 +159,8 @@ class Worker:
 
     def _compute(self, step: ComputeStep, block: Block, work: Arrays) -> tuple[list[Span], Sums | None]:
         module = step.module
-        each = module.rows // module.experts
-        expert, first = divmod(block.first, each) if module.experts > 1 else (0, block.first)
+        expert_rows = module.rows // module.experts
+        expert, first = divmod(block.first, expert_rows) if module.experts > 1 else (0, block.first)
         rows = self._rows(module, block, work)
         change = self._change(module, expert) if module.touched else None
         out, sums = _room(step, block, work), Sums()
@@ -247,12 +251,12 @@ class Worker:
     def _change(self, module: PlannedModule, expert: int) -> Change:
         """Return a module's change, made once; blocks come in order, so that a few modules are in use at a time."""
         with self._lock:
-            found = self._changes.get((module.path, expert))
-            if found is None:
+            change = self._changes.get((module.path, expert))
+            if change is None:
                 while len(self._changes) >= self._modules:
                     self._changes.popitem(last=False)
-                found = self._changes[module.path, expert] = self._prepare(module, expert)
-            return found
+                change = self._changes[module.path, expert] = self._prepare(module, expert)
+            return change
 
     def _prepare(self, module: PlannedModule, expert: int) -> Change:
         update = read_update(module, expert, self._factors)
@@ -287,12 +291,12 @@ def _array(work: Arrays, name: str, rows: int, columns: int, stored: np.dtype[An
 
 def slowly(plan: FusePlan) -> str | None:
     """Return a sentence for a fuse that takes more than twice what `keep` takes; None for any other."""
-    whole, kept = (sum(map(each, plan.steps)) for each in (cost, cost_unshaped))
+    whole, kept = (sum(map(estimate, plan.steps)) for estimate in (cost, cost_unshaped))
     if whole <= 2 * kept:
         return None
     seconds = whole / 1e9
-    said = f"some {seconds:.0f} s" if seconds >= 1 else "less than a second"
-    return f"rounding by the base's calibration takes {said} of a processor, about {whole / kept:.0f} times what keep takes"
+    duration = f"some {seconds:.0f} s" if seconds >= 1 else "less than a second"
+    return f"rounding by the base's calibration takes {duration} of a processor, about {whole / kept:.0f} times what keep takes"
 
 
 def read_update(module: PlannedModule, expert: int, files: Mapping[Path, int]) -> Update:

@@ -73,7 +73,7 @@ def backup(
         workspace.database,
         LEASE,
         workspace.owner(),
-        told=lambda busy: reporter.say(
+        on_busy=lambda busy: reporter.say(
             f"being backed up by {busy.owner.description if busy.owner else 'another process'}, waiting"
         ),
     )
@@ -93,13 +93,13 @@ def backup(
             former = Contents.read(place)
         except BackupError as error:
             reporter.say(f"{error.message}; it is replaced")
-        there = {blob.digest: blob.size for blob in place.blobs()}
+        present_sizes = {blob.digest: blob.size for blob in place.blobs()}
         intents = Intents(workspace.database, workspace.owner())
         try:
             for _ in range(_ATTEMPTS):
                 reporter.say("reading the database")
                 made, blobs = _take_snapshot(workspace, str(store_id), folder)
-                missing = [blob for blob in blobs if verify or there.get(blob.digest) != blob.size]
+                missing = [blob for blob in blobs if verify or present_sizes.get(blob.digest) != blob.size]
                 if _claim(workspace.database, intents, missing):
                     break
             else:
@@ -107,7 +107,7 @@ def backup(
                     "cannot claim the blobs: a concurrent gc removes them", hint="run the command again"
                 )
             with intents.kept():
-                coming = [blob.size for blob in missing if there.get(blob.digest) != blob.size]
+                coming = [blob.size for blob in missing if present_sizes.get(blob.digest) != blob.size]
                 require_room(place, [*coming, *(member.size for member in made.members)])
                 reporter.say(f"copying {len(missing)} of {plural(made.blobs.count, 'blob')}")
                 copied = _copy(workspace.store, place, missing, reporter.progress)
@@ -148,7 +148,7 @@ def _claim(database: Database, intents: Intents, blobs: Sequence[Blob]) -> bool:
             intents.claim(session, digests)
             ready = row.digest.in_(digests) & row.state.in_(("ready", "pending"))
             rows = session.execute(select(row.digest, row.generation).where(ready))
-            now = {each.digest: each.generation for each in rows}
+            now = {blob_row.digest: blob_row.generation for blob_row in rows}
         if any(now.get(digest) != generations[digest] for digest in digests):
             return False
     return True
@@ -187,11 +187,11 @@ def _copy(
     store: BlobStore, place: BlobStore, missing: Sequence[Blob], progress: Callable[[int, int], None]
 ) -> Amount:
     """Copy the missing blobs; return their number and size."""
-    told = tally(progress, sum(blob.size for blob in missing))
+    total_progress = tally(progress, sum(blob.size for blob in missing))
 
     def copy(blob: Blob) -> int | None:
         try:
-            place.verify(blob.digest, blob.size, progress=told)
+            place.verify(blob.digest, blob.size, progress=total_progress)
         except BlobMissingError:
             pass
         except BlobCorruptError:
@@ -199,7 +199,7 @@ def _copy(
         else:
             return None
         try:
-            transfer(store, place, blob, progress=told)
+            transfer(store, place, blob, progress=total_progress)
         except BlobCorruptError as error:
             raise BlobCorruptError(
                 f"blob {blob.digest} in {display_url(store.url)} is damaged", hint="fusery audit --repair"

@@ -47,9 +47,9 @@ def check_package(package: Package) -> None:
     """Refuse a package that no registry could have made."""
     check_identity(package.registry)
     check_documents(package.documents)
-    digests = {None, *(each.digest for each in package.adapter)}
+    digests = {None, *(adapter.digest for adapter in package.adapter)}
     _refuse_if(
-        any(each.adapter not in digests for each in package.calibration),
+        any(calibration.adapter not in digests for calibration in package.calibration),
         "the package has a calibration of an adapter that it does not contain",
     )
 
@@ -107,11 +107,11 @@ def _check_adapter(document: AdapterDocument, now: datetime) -> None:
     _refuse_if(str(AdapterName.parse(name)) != expected, f"wrong name of {name} (expected {expected})")
     submission_of(document, base="")
     created = document.created_at
-    moments = [("date of a yank", created, each.at) for each in document.yanks]
-    moments += [("end of a yank", each.at, each.lifted_at or each.at) for each in document.yanks]
+    moments = [("date of a yank", created, yank.at) for yank in document.yanks]
+    moments += [("end of a yank", yank.at, yank.lifted_at or yank.at) for yank in document.yanks]
     # An amendment from a third registry may be older than this record, but it only takes effect later.
-    moments += [("date of an amendment", created, each.since) for each in document.amendments]
-    moments += [("start of an amendment", each.at, each.since) for each in document.amendments]
+    moments += [("date of an amendment", created, amendment.since) for amendment in document.amendments]
+    moments += [("start of an amendment", amendment.at, amendment.since) for amendment in document.amendments]
     for value in document.evaluations:
         moments.append(("date of an evaluation", created, value.at))
         moments.append(("withdrawal of an evaluation", value.at, value.withdrawn_at or value.at))
@@ -129,18 +129,21 @@ def _check_adapter(document: AdapterDocument, now: datetime) -> None:
 
 
 def _check_evaluations(document: AdapterDocument) -> None:
-    keys = [key_of(each) for each in document.evaluations if each.withdrawn_at is None]
+    keys = [key_of(evaluation) for evaluation in document.evaluations if evaluation.withdrawn_at is None]
     _refuse_if(len(set(keys)) < len(keys), f"duplicate evaluation of {document.name}")
-    for each in document.evaluations:
-        parse_metric(each.metric)
-        withdrawn = {value is None for value in (each.withdrawn_at, each.withdrawn_by, each.withdrawn_reason)}
+    for evaluation in document.evaluations:
+        parse_metric(evaluation.metric)
+        withdrawn = {
+            value is None
+            for value in (evaluation.withdrawn_at, evaluation.withdrawn_by, evaluation.withdrawn_reason)
+        }
         _refuse_if(
             len(withdrawn) > 1
-            or len(each.withdrawn_reason or "") > LIMITS["note"]
-            or (each.stderr or 0) < 0
-            or (each.source is not None and not re.fullmatch("[0-9a-f]{64}", each.source))
-            or range_problem(each.metric, each.value) is not None,
-            f"invalid evaluation of {document.name}: {each.metric[:60]}",
+            or len(evaluation.withdrawn_reason or "") > LIMITS["note"]
+            or (evaluation.stderr or 0) < 0
+            or (evaluation.source is not None and not re.fullmatch("[0-9a-f]{64}", evaluation.source))
+            or range_problem(evaluation.metric, evaluation.value) is not None,
+            f"invalid evaluation of {document.name}: {evaluation.metric[:60]}",
         )
 
 
@@ -168,7 +171,7 @@ def _check_fused(document: FusedDocument, _: datetime) -> None:
         raise BadInputError(f"invalid recipe of {name}", hint=_HINT) from error
     extras = [digest for digest, _ in recipe.extras]
     _refuse_if(
-        key != document.key or extras != [each.digest for each in document.extras],
+        key != document.key or extras != [extra.digest for extra in document.extras],
         f"the key of {name} ({document.key[:12]}) does not match its base model, adapters and recipe",
     )
     _refuse_if(
@@ -225,10 +228,10 @@ def _problem(value: Any, about: About, now: datetime) -> str | None:
     elif is_dataclass(value):
         parts = parts_of(type(value))  # type: ignore[arg-type]
         for name, part in parts.items():
-            if name not in _COMPUTED and (found := _problem(getattr(value, name), part.about, now)):
-                return f"{part.key}: {found}"
+            if name not in _COMPUTED and (part_problem := _problem(getattr(value, name), part.about, now)):
+                return f"{part.key}: {part_problem}"
     elif isinstance(value, tuple):
-        problem = next(filter(None, (_problem(each, about, now) for each in value)), None)
+        problem = next(filter(None, (_problem(member, about, now) for member in value)), None)
     elif isinstance(value, Mapping | list):
         problem = json_problem(value)
     elif isinstance(value, datetime):

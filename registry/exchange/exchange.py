@@ -82,12 +82,12 @@ def copy(
     if not dry_run:
         done = destination.take(package, origin, done, reporter)
     items = []
-    for moved, document, there in zip(
+    for moved, document, withdrawal in zip(
         done, package.documents, destination.withdrawals(package, done), strict=True
     ):
         recorded = document.withdrawals if isinstance(document, AdapterDocument | FusedDocument) else ()
-        known = {(each.adapter, each.relation): each for each in (*recorded, *there)}
-        items.append(moved.with_withdrawals(tuple(known.values())))
+        by_relation = {(notice.adapter, notice.relation): notice for notice in (*recorded, *withdrawal)}
+        items.append(moved.with_withdrawals(tuple(by_relation.values())))
     sides = origin.side(package.registry), destination.side(registry)
     return Exchanged(reference, *sides, dry_run, tuple(items))
 
@@ -131,7 +131,7 @@ def pull(
 _SENT = "sent"
 """The file with the number of the last log entry that was sent."""
 
-_KNOWN_THERE = (".received", ".recognised", ".unyanked")
+_FROM_SERVER = (".received", ".recognised", ".unyanked")
 """Suffixes of actions for records that came from the server."""
 
 _MADE = frozenset({"adapter", "base", "calibration", "fused"})
@@ -155,10 +155,10 @@ def fetched(
     """
     reporter = Reporter(progress=progress)
     _require_same(workspace, server, registry)
-    for each in wanted:
-        pull(workspace, each.name, reached(server), own=True, reporter=reporter)
-        if each.kind == "adapter" and not each.yanked:
-            lift(workspace, [each.name])
+    for record in wanted:
+        pull(workspace, record.name, reached(server), own=True, reporter=reporter)
+        if record.kind == "adapter" and not record.yanked:
+            lift(workspace, [record.name])
     _send_made(workspace, server, reporter, say)
     yield
     if send:
@@ -197,7 +197,7 @@ def _send_made(workspace: Workspace, server: Server, reporter: Reporter, say: Ca
         for row in session.scalars(query.order_by(event.seq)):
             if bundle := written_bundle(session, row):
                 bundles.append(bundle)
-            elif row.subject_kind in _MADE and not row.action.endswith(_KNOWN_THERE):
+            elif row.subject_kind in _MADE and not row.action.endswith(_FROM_SERVER):
                 subjects[row.subject] = row.subject_kind
     refused: FuseryError | None = None
     for subject, kind in subjects.items():

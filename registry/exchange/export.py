@@ -162,7 +162,7 @@ def _facts(workspace: Workspace, reference: str, form: str | None) -> _ExportFac
         if view.yanked:
             refuse_yanked(session, adapter)
         own = own_form(adapter)
-        chosen = next((each for each in FORMS if each == form), own)
+        chosen = next((supported_form for supported_form in FORMS if supported_form == form), own)
         base, parent = adapter.base, adapter.parent
         return _ExportFacts(
             adapter,

@@ -181,8 +181,10 @@ def _document(
     pinned, trained_on = _base(workspace, exported, base), exported.trained_on
     parent = _parent(workspace, exported.parent) if exported.parent is not None else None
     try:
-        amendments = [{**each, "since": each["at"], "by": by} for each in facts["amendments"]]
-        measured = [{**each, "adapter": exported.name, "by": by} for each in facts.get("evaluations", ())]
+        amendments = [{**fact, "since": fact["at"], "by": by} for fact in facts["amendments"]]
+        measured = [
+            {**evaluation, "adapter": exported.name, "by": by} for evaluation in facts.get("evaluations", ())
+        ]
     except (KeyError, TypeError) as error:
         raise BadInputError(
             f"{METADATA}: invalid amendments or evaluations", hint="export it again"
@@ -228,8 +230,8 @@ def _base(workspace: Workspace, exported: _Exported, base: str | None) -> _Pinne
         same = row.digest == pinned.digest
         if pinned.content is not None:
             same |= row.content == pinned.content
-        if (known := session.scalars(select(row).where(same).order_by(row.id)).first()) is not None:
-            return _Pinned(known.name, Digest(known.digest))
+        if (base_row := session.scalars(select(row).where(same).order_by(row.id)).first()) is not None:
+            return _Pinned(base_row.name, Digest(base_row.digest))
         other = session.scalar(
             select(tables.BaseNameRow.name).where(tables.BaseNameRow.folded == pinned.name.casefold())
         )

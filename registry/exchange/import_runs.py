@@ -91,7 +91,7 @@ def tracked_runs(
 
 def source_names() -> list[str]:
     """Return the names of all trackers, built-in ones first; no plugin is imported."""
-    return [*SOURCES, *dict.fromkeys(each.name for each in plugins(_GROUP) if each.name not in SOURCES)]
+    return [*SOURCES, *dict.fromkeys(plugin.name for plugin in plugins(_GROUP) if plugin.name not in SOURCES)]
 
 
 def source_of(plugin: Plugin) -> RunSource:
@@ -100,10 +100,10 @@ def source_of(plugin: Plugin) -> RunSource:
         parse_slug(plugin.name, "tracker")
     except BadInputError as error:
         raise plugin.wrong("has a name that is invalid in tags of imported runs") from error
-    found = load_plugin(plugin, own=SOURCES)
-    if not callable(found):
+    run_source = load_plugin(plugin, own=SOURCES)
+    if not callable(run_source):
         raise plugin.wrong(f"is not callable: {plugin.value}")
-    return cast("RunSource", found)
+    return cast("RunSource", run_source)
 
 
 _END = object()
@@ -114,10 +114,10 @@ def _runs_of(
 ) -> Iterator[TrackedRun]:
     """Yield a plugin's runs; report errors of the plugin, also while files are fetched."""
     with blaming(plugin):
-        found = iter(read(source, experiments=experiments, runs=runs))
+        run_iterator = iter(read(source, experiments=experiments, runs=runs))
     while True:
         with blaming(plugin):
-            run: object = next(found, _END)
+            run: object = next(run_iterator, _END)
             if run is _END:
                 return
             if not isinstance(run, TrackedRun) or not all(map(is_inside, run.files)):
@@ -156,26 +156,26 @@ def import_runs(
         if run.problem is not None:
             empty = False
             yield _imported(run, TrackedAdapter(""), error=run.problem)
-        for found in tracked_adapters(run):
+        for tracked_adapter in tracked_adapters(run):
             empty = False
             if dry_run:
-                yield _imported(run, found)
+                yield _imported(run, tracked_adapter)
                 continue
             try:
-                done = _register(workspace, register, run, found, tracker, base, task)
+                done = _register(workspace, register, run, tracked_adapter, tracker, base, task)
             except PluginError:
                 raise  # it concerns all runs
             except FuseryError as error:
-                yield _imported(run, found, error=error)
+                yield _imported(run, tracked_adapter, error=error)
                 continue
             chosen, problem = _chosen(run.metrics, metrics)
             try:
                 if chosen:
                     record(done.name, chosen, harness=tracker)
             except (BadInputError, AlreadyExistsError) as error:
-                yield _imported(run, found, done, error=error)
+                yield _imported(run, tracked_adapter, done, error=error)
                 continue
-            yield _imported(run, found, done, chosen, problem)
+            yield _imported(run, tracked_adapter, done, chosen, problem)
     if empty:
         raise BadInputError(
             f"no adapter found in {plural(seen, 'run')} of {tracker}",
@@ -185,7 +185,7 @@ def import_runs(
 
 def _imported(
     run: TrackedRun,
-    found: TrackedAdapter,
+    tracked_adapter: TrackedAdapter,
     done: Registered | None = None,
     metrics: Mapping[str, float] | None = None,
     error: FuseryError | None = None,
@@ -194,7 +194,7 @@ def _imported(
         run=run.id,
         run_name=run.name,
         project=run.project,
-        path=found.path,
+        path=tracked_adapter.path,
         adapter=done.name if done else None,
         created=done.created if done else False,
         metrics=tuple(metrics or ()),
@@ -207,7 +207,7 @@ def _register(
     workspace: Workspace,
     register: Callable[..., Registered],
     run: TrackedRun,
-    found: TrackedAdapter,
+    tracked_adapter: TrackedAdapter,
     tracker: str,
     base: str | None,
     task: str | None,
@@ -216,14 +216,14 @@ def _register(
     tags = {f"{tracker}.run_id": run.id, f"{tracker}.project": run.project[:500]}
     with workspace.scratch() as scratch:
         # Messages show the folder's name; lessons_v3_20260201 gives version and date.
-        name = found.path.rpartition("/")[2]
+        name = tracked_adapter.path.rpartition("/")[2]
         folder = scratch / (name if _FOLDER.fullmatch(name) else "run")
         folder.mkdir()
-        sizes = {name: run.files[path] for name, path in found.files.items()}
-        for name in wanted(sizes, found.path or f"run {run.id}", scratch):
+        sizes = {name: run.files[path] for name, path in tracked_adapter.files.items()}
+        for name in wanted(sizes, tracked_adapter.path or f"run {run.id}", scratch):
             place = folder / name
             place.parent.mkdir(parents=True, exist_ok=True)
-            run.fetch(found.files[name], place)
+            run.fetch(tracked_adapter.files[name], place)
         if not (folder / RUN_RECORD).exists():
             write_record(folder, run.record)
         try:
@@ -248,11 +248,11 @@ def _chosen(
     metrics: Mapping[str, float], patterns: Sequence[str]
 ) -> tuple[dict[str, float], BadInputError | None]:
     """Return the requested metrics under names of evaluations, and the problem of others."""
-    found: dict[str, float] = {}
+    chosen_metrics: dict[str, float] = {}
     names: dict[str, str] = {}
     problem = None
     for name, value in sorted(metrics.items()):
-        if not math.isfinite(value) or not any(fnmatch.fnmatchcase(name, each) for each in patterns):
+        if not math.isfinite(value) or not any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
             continue
         key = _NOT_OF_A_METRIC.sub(".", name).strip(".:@-")
         try:
@@ -260,9 +260,9 @@ def _chosen(
         except BadInputError:
             problem = BadInputError(f"invalid metric name: {name[:60]!r}")
             continue
-        if key in found:
+        if key in chosen_metrics:
             message = f"metrics {names[key][:60]!r} and {name[:60]!r} would have the same name: {key}"
             problem = BadInputError(message, hint="select one of them with --metric")
             continue
-        found[key], names[key] = value, name
-    return found, problem
+        chosen_metrics[key], names[key] = value, name
+    return chosen_metrics, problem

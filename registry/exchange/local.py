@@ -113,11 +113,11 @@ def open_home(home: Path, ours: Workspace) -> Iterator[LocalRegistry]:
     """Yield another registry of the user by its home folder: its settings count, and those of the environment do not."""
     from ..workspace.workspace import Workspace
 
-    there = Workspace(replace(Settings.load(home, environment=False), user=ours.actor))
+    workspace = Workspace(replace(Settings.load(home, environment=False), user=ours.actor))
     try:
-        yield LocalRegistry(there, ours)
+        yield LocalRegistry(workspace, ours)
     finally:
-        there.close()
+        workspace.close()
 
 
 def package_of(workspace: Workspace, reference: str, *, fused: bool, most: int = MOST_ADAPTERS) -> Package:
@@ -132,7 +132,7 @@ def package_with(registry: str, documents: Sequence[Item]) -> Package:
     kinds: dict[str, list[Item]] = {}
     for document in documents:
         kinds.setdefault(document.kind, []).append(document)
-    parts = {kind: tuple(found) for kind, found in kinds.items()}
+    parts = {kind: tuple(kind_documents) for kind, kind_documents in kinds.items()}
     tool = f"fusery {version('fusery')}"
     return Package(tool=tool, registry=registry, made_at=datetime.now(UTC), **parts)  # type: ignore[arg-type]
 
@@ -140,11 +140,13 @@ def package_with(registry: str, documents: Sequence[Item]) -> Package:
 def withdrawals_of(workspace: Workspace, package: Package) -> list[Withdrawals]:
     """Return the yanks in a registry that concern each document of a package."""
     with workspace.database.read() as session:
-        rows = [find(session, each, package.registry) for each in package.documents]
+        rows = [find(session, document, package.registry) for document in package.documents]
         adapters = of_adapters(session, [row.id for row in rows if isinstance(row, tables.AdapterRow)])
         fused = of_fused(session, [row.id for row in rows if isinstance(row, tables.FusedRow)])
-    found = list[Withdrawals]()
+    withdrawals = list[Withdrawals]()
     for row in rows:
-        known = adapters if isinstance(row, tables.AdapterRow) else fused
-        found.append(known.get(row.id, ()) if isinstance(row, tables.AdapterRow | tables.FusedRow) else ())
-    return found
+        withdrawals_by_id = adapters if isinstance(row, tables.AdapterRow) else fused
+        withdrawals.append(
+            withdrawals_by_id.get(row.id, ()) if isinstance(row, tables.AdapterRow | tables.FusedRow) else ()
+        )
+    return withdrawals

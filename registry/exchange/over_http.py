@@ -65,22 +65,26 @@ class ServerRegistry:
 
     def plan(self, package: Package) -> tuple[str | None, list[Moved]]:
         """Return its id, and the planned state of each document."""
-        found: PackagePlan = self._sent(PackagePlan, "packages/plan", package)
-        self.blobs = found.blobs
-        return found.registry, list(found.items_)
+        package_plan: PackagePlan = self._sent(PackagePlan, "packages/plan", package)
+        self.blobs = package_plan.blobs
+        return package_plan.registry, list(package_plan.items_)
 
     def take(
         self, package: Package, origin: Origin, planned: Sequence[Moved], reporter: Reporter
     ) -> list[Moved]:
         """Upload the blobs that the server lacks, and have the documents recorded."""
-        places = {entry.sha256: (each, entry) for each in package.documents for entry in each.files}
+        places = {
+            entry.sha256: (source_document, entry)
+            for source_document in package.documents
+            for entry in source_document.files
+        }
         for document, moved in zip(package.documents, planned, strict=True):
             if moved.state == "copied":
                 reporter.say(f"copying {document.kind} {document.name}")
         wanted = [
-            (*places[Digest(each.digest)], each.bytes)
-            for each in self.blobs
-            if not each.complete and each.digest in places
+            (*places[Digest(blob.digest)], blob.bytes)
+            for blob in self.blobs
+            if not blob.complete and blob.digest in places
         ]
         progress = tally(reporter.progress, sum(entry.size - offset for _, entry, offset in wanted))
         if not isinstance(origin, LocalRegistry):
@@ -105,18 +109,18 @@ class ServerRegistry:
     def withdrawals(self, package: Package, moved: Sequence[Moved]) -> list[Withdrawals]:
         """Return the yanks at the server that concern each document."""
         del package
-        return [each.withdrawals for each in moved]
+        return [moved_document.withdrawals for moved_document in moved]
 
     def _sent(self, kind: type[Any], path: str, package: Package) -> Any:
         # The files of a base model kept by reference are sent.
-        base = tuple(replace(each, kept="store") for each in package.base)
+        base = tuple(replace(base_document, kept="store") for base_document in package.base)
         data = package_bytes(replace(package, base=base))
-        found = self.server.decoded(kind, self.server.request("POST", f"{API}/{path}", data, timeout=LONG))
-        if len(found.items_) != len(package.documents):
+        response = self.server.decoded(kind, self.server.request("POST", f"{API}/{path}", data, timeout=LONG))
+        if len(response.items_) != len(package.documents):
             raise ServerRefusedError(
-                f"invalid response of {self.server.url}: {len(found.items_)} items (expected {len(package.documents)})"
+                f"invalid response of {self.server.url}: {len(response.items_)} items (expected {len(package.documents)})"
             )
-        return found
+        return response
 
 
 def package_bytes(package: Package) -> bytes:

@@ -35,7 +35,12 @@ def plan(destination: Workspace, documents: Sequence[Item], origin: str) -> list
     """Return the planned state of each document, with the number of bytes to copy."""
     counted: set[str] = set()
     if destination.is_unmade:
-        return [moved_as(each, each.name, "copied", _missing_bytes((), each, counted)) for each in documents]
+        return [
+            moved_as(
+                source_document, source_document.name, "copied", _missing_bytes((), source_document, counted)
+            )
+            for source_document in documents
+        ]
     with destination.database.read() as session:
         blob, ready = tables.BlobRow, set[str]()
         wanted = (
@@ -67,7 +72,7 @@ def plan(destination: Workspace, documents: Sequence[Item], origin: str) -> list
                 require_allowed(destination, session, row, updates)
             return moved_as(document, name, "completed", _missing_bytes(ready, document, counted), kept)
 
-        return [planned(each) for each in documents]
+        return [planned(source_document) for source_document in documents]
 
 
 def _obstacle(destination: Workspace, session: Session, document: Item, origin: str) -> str | None:
@@ -85,16 +90,16 @@ def _obstacle(destination: Workspace, session: Session, document: Item, origin: 
     base = find_base(session, document.base_digest)
     if base is not None and base.digest != document.base_digest:
         return "the destination has the base model in other files, so cache keys differ"
-    for row in known_fused(session, document, origin):
+    for row in recorded_fused(session, document, origin):
         if row.origin is None:
             return "the destination fused it with different bytes: the claim is false"
         return "an earlier claim has other bytes"
     return None
 
 
-def moved_as(document: Item, there: str, state: State, size: int, reason: str | None = None) -> Moved:
+def moved_as(document: Item, recorded_name: str, state: State, size: int, reason: str | None = None) -> Moved:
     """Return the result of copying a document."""
-    return Moved(document.kind, document.name, there, document.digest, state, size, reason)
+    return Moved(document.kind, document.name, recorded_name, document.digest, state, size, reason)
 
 
 def _missing_bytes(ready: Collection[str], document: Item, counted: set[str]) -> int:
@@ -117,8 +122,8 @@ def find(session: Session, document: Item, origin: str) -> Row | None:
         return session.scalar(select(made).where(made.base_id == base.id, made.digest == document.digest))
     if isinstance(document, AdapterDocument):
         return find_adapter(session, document)
-    known = known_fused(session, document, origin)
-    return next((row for row in known if row.digest == document.digest), None)
+    fused = recorded_fused(session, document, origin)
+    return next((row for row in fused if row.digest == document.digest), None)
 
 
 def find_base(session: Session, digest: str) -> tables.BaseModelRow | None:
@@ -127,11 +132,15 @@ def find_base(session: Session, digest: str) -> tables.BaseModelRow | None:
     The content that a document claims does not count: only the files tell, and the log remembers what they told.
     """
     base = tables.BaseModelRow
-    found = session.scalar(select(base).where(base.digest == digest))
-    if found is not None:
-        return found
-    told = events.history(session, kind="base", subject=digest, action=RECOGNISED, limit=1)
-    return with_content(session, json.loads(told[0].detail)["content"]) if told else None
+    base_row = session.scalar(select(base).where(base.digest == digest))
+    if base_row is not None:
+        return base_row
+    recognition_events = events.history(session, kind="base", subject=digest, action=RECOGNISED, limit=1)
+    return (
+        with_content(session, json.loads(recognition_events[0].detail)["content"])
+        if recognition_events
+        else None
+    )
 
 
 def with_content(session: Session, content: str) -> tables.BaseModelRow | None:
@@ -155,7 +164,7 @@ def free_names(session: Session, document: BaseDocument, content: str | None) ->
     return list(folded.values())
 
 
-def known_fused(session: Session, document: FusedDocument, origin: str) -> list[tables.FusedRow]:
+def recorded_fused(session: Session, document: FusedDocument, origin: str) -> list[tables.FusedRow]:
     """Return what is here under a fused model's key: made here, or claimed by the registry it comes from."""
     fused = tables.FusedRow
     keys = (document.key, foreign_key(origin, document.key))
@@ -174,7 +183,7 @@ def find_adapter(session: Session, document: AdapterDocument) -> tables.AdapterR
         return named
     of_task = select(adapter).join(adapter.task).where(tables.TaskRow.name == document.task)
     same = session.scalars(of_task.where(adapter.digest == document.digest).order_by(adapter.id)).all()
-    if same and not any(each.lifted_at is None for each in document.yanks):
+    if same and not any(declared_yank.lifted_at is None for declared_yank in document.yanks):
         query = select(yank.adapter_id).where(yank.adapter_id.in_([row.id for row in same]), stands_at())
         yanked = set(session.scalars(query))
         same = [row for row in same if row.id not in yanked]
@@ -216,5 +225,5 @@ def is_complete(row: Row, document: Item) -> bool:
         return document.kept != "store" or all(file.blob is not None for file in row.manifest.files)
     if isinstance(document, AdapterDocument) and isinstance(row, tables.AdapterRow):
         forms = {form.form for form in row.renderings}
-        return all(each.format in (*forms, own_form(row)) for each in document.renderings)
+        return all(rendering.format in (*forms, own_form(row)) for rendering in document.renderings)
     return True

@@ -113,14 +113,14 @@ class Receiver:
         """Fetch documents in parallel, examine them one by one, and record them in one transaction."""
         with self.here.cache.scratch() as scratch:
             folders = [scratch / str(number) for number in range(len(pairs))]
-            there = [
+            fetch_targets = [
                 (document, folder / "arrived")
                 for (document, _), folder in zip(pairs, folders, strict=True)
                 if document.kept != "absent"
             ]
             for folder in folders:
                 folder.mkdir()
-            coming = iter(self.carrier.fetch(there))
+            coming = iter(self.carrier.fetch(fetch_targets))
             arrived, context = list[ExaminedDocument](), self._context(pairs[0][0])
             for (document, moved), folder in zip(pairs, folders, strict=True):
                 self.say(f"copying {document.kind} {document.name}")
@@ -190,7 +190,7 @@ class Receiver:
                 base = recorded_architecture(row.base)
                 assert row.manifest.files is not None
             files = fetch_originals(self.destination, row, scratch / "arrived")
-            wanted = [each.format for each in document.renderings]
+            wanted = [rendering.format for rendering in document.renderings]
             return tuple(other_forms(files, base, wanted, scratch))
 
 
@@ -212,9 +212,11 @@ def _goes_with(document: Item, batch: list[Item]) -> bool:
     first = batch[0]
     if not isinstance(document, AdapterDocument) or not isinstance(first, AdapterDocument):
         return False
-    needed = {document.parent_digest, *(each.digest for each in document.sources)}
+    needed = {document.parent_digest, *(source.digest for source in document.sources)}
     alike = (document.task, document.base_digest) == (first.task, first.base_digest)
-    return alike and len(batch) < _MOST and not any(each.digest in needed for each in batch)
+    return (
+        alike and len(batch) < _MOST and not any(batch_document.digest in needed for batch_document in batch)
+    )
 
 
 def _require_same(document: Item, paths: Mapping[str, Path]) -> None:
@@ -262,7 +264,12 @@ class Carrier:
         """
         first = dict[Digest, tuple[FileEntry, Path]]()
         places = list[dict[str, Path]]()
-        stored = [entry for each, _ in wanted if each.kept == "store" for entry in each.files]
+        stored = [
+            entry
+            for stored_document, _ in wanted
+            if stored_document.kept == "store"
+            for entry in stored_document.files
+        ]
         generations = self._generations(entry.sha256 for entry in stored)
         for document, folder in wanted:
             if document.kept != "store":
@@ -334,10 +341,10 @@ class Carrier:
         return {name: path.resolve() for name, path in paths.items()}
 
     def _generations(self, digests: Iterable[Digest]) -> Generations:
-        found = Generations()
+        generations = Generations()
         if self._origin is not None:
             for some in batches(digests):
-                found |= blob_generations(self._origin, some)
-        if any(not 0 <= generation <= MAX_GENERATION for generation in found.values()):
+                generations |= blob_generations(self._origin, some)
+        if any(not 0 <= generation <= MAX_GENERATION for generation in generations.values()):
             raise BadInputError("invalid generation of a blob", hint=_HINT)
-        return found
+        return generations

@@ -157,9 +157,9 @@ class Recorder:
             adapter = add_adapter(self.destination, session, seen, seen.name, files)
             amend_row(session, adapter, amendment_rows(document, now))
             session.add_all(
-                tables.YankRow(adapter_id=adapter.id, **column_values(each, tables.YankRow.__table__))
-                for each in document.yanks
-                if each.lifted_at is not None
+                tables.YankRow(adapter_id=adapter.id, **column_values(yank, tables.YankRow.__table__))
+                for yank in document.yanks
+                if yank.lifted_at is not None
             )
             return adapter
         if isinstance(document, BaseDocument):
@@ -172,9 +172,9 @@ class Recorder:
             ]
             row.revisions = [
                 tables.BaseRevisionRow(
-                    source=each.source, revision=each.revision or "", created_at=document.created_at
+                    source=source.source, revision=source.revision or "", created_at=document.created_at
                 )
-                for each in document.sources
+                for source in document.sources
             ]
         elif isinstance(document, CalibrationDocument):
             base = required_base(session, document.base_digest, document.base)
@@ -202,16 +202,16 @@ class Recorder:
             base_id=required_base(session, document.base_digest, "its base model").id,
             adapter_id=adapter.id,
             modules=[
-                tables.ModuleFidelityRow(**column_values(each, tables.ModuleFidelityRow.__table__))
-                for each in document.modules
+                tables.ModuleFidelityRow(**column_values(module, tables.ModuleFidelityRow.__table__))
+                for module in document.modules
             ],
             extras=[
                 tables.FusedExtraRow(
                     position=position,
                     weight=weight,
-                    adapter_id=required_adapter(session, each.name, each.digest).id,
+                    adapter_id=required_adapter(session, extra.name, extra.digest).id,
                 )
-                for position, (each, weight) in enumerate(zip(document.extras, weights, strict=True))
+                for position, (extra, weight) in enumerate(zip(document.extras, weights, strict=True))
             ],
         )
 
@@ -263,10 +263,10 @@ class Recorder:
             return
         if isinstance(row, tables.AdapterRow | tables.FusedRow):
             subject = row.name if isinstance(row, tables.AdapterRow) else row.key
-        known = set[str]()
+        recorded_hashes = set[str]()
         if "record" not in added:
             for entry in events.history(session, kind=kind, subject=subject, action=f"{kind}.{RECEIVED}"):
-                known |= set(json.loads(entry.detail)["origin"].get("events", ()))
+                recorded_hashes |= set(json.loads(entry.detail)["origin"].get("events", ()))
         hashes = [str(entry["hash"]) for entry in document.log]
         events.record(
             session,
@@ -282,7 +282,7 @@ class Recorder:
                     "registry": self.origin,
                     "name": document.name,
                     "event": hashes[-1] if hashes else None,
-                    "events": [each for each in hashes if each not in known],
+                    "events": [event_hash for event_hash in hashes if event_hash not in recorded_hashes],
                 },
             },
             at=now,

@@ -113,29 +113,30 @@ def require_restorable(place: BlobStore, contents: Contents, folder: Path) -> No
 
 def _take_over(store: BlobStore, present: str | None, wanted: str, digests: Collection[Digest]) -> str:
     """Return the store's id; a store without one gets that of the backup's registry."""
-    known = store.identify()
-    if known is None and present is None:
+    store_id = store.identify()
+    if store_id is None and present is None:
         store.initialise(wanted)
         return wanted
-    if known is None or (
-        known != wanted and (known != present or any(blob.digest not in digests for blob in store.blobs()))
+    if store_id is None or (
+        store_id != wanted
+        and (store_id != present or any(blob.digest not in digests for blob in store.blobs()))
     ):
         raise NotEmptyError(
             f"the store {display_url(store.url)} is not empty, or belongs to another registry",
             hint="restore into an empty one: name another FUSERY_REGISTRY, or other URLs",
         )
-    return known
+    return store_id
 
 
 def _in_generations(backup: Container, store: BlobStore) -> tuple[dict[Digest, int], list[Blob]]:
     """Return the generation of every blob in the store, and the blobs that the backup has in theirs."""
-    there: dict[Digest, int] = {}
+    store_generations: dict[Digest, int] = {}
     for blob in store.blobs():
-        there[blob.digest] = max(blob.generation, there.get(blob.digest, 0))
+        store_generations[blob.digest] = max(blob.generation, store_generations.get(blob.digest, 0))
     generations, blobs = dict[Digest, int](), list[Blob]()
     for blob, stored in read_blobs(backup):
-        newest = max(blob.generation, there.get(blob.digest, 0))
-        generations[blob.digest] = newest + (1 if there and not stored else 0)
+        newest = max(blob.generation, store_generations.get(blob.digest, 0))
+        generations[blob.digest] = newest + (1 if store_generations and not stored else 0)
         if stored:
             blobs.append(replace(blob, generation=newest))
     return generations, blobs

@@ -79,7 +79,7 @@ def take_package(
     planned = plan(workspace, package.documents, package.registry)
     digests = _digests(package.documents, planned)
     uploads = Uploads(workspace, limits)
-    missing = [each for each in uploads.arrived(digests) if not each.complete] if digests else []
+    missing = [upload for upload in uploads.arrived(digests) if not upload.complete] if digests else []
     if missing:
         raise BlobsMissingError(
             f"{plural(len(missing), 'file')} of the package not uploaded, such as {missing[0].digest[:12]}",
@@ -92,7 +92,9 @@ def take_package(
     if digests:
         uploads.release(digests)
     withdrawals = withdrawals_of(workspace, package)
-    items = tuple(moved.with_withdrawals(each) for moved, each in zip(done, withdrawals, strict=True))
+    items = tuple(
+        moved.with_withdrawals(withdrawal) for moved, withdrawal in zip(done, withdrawals, strict=True)
+    )
     return PackageTaken(workspace.identity, items)
 
 
@@ -107,10 +109,10 @@ def _checked(data: bytes) -> Package:
 
 def _digests(documents: Sequence[Item], planned: Sequence[Moved]) -> list[Digest]:
     """Return the distinct blobs that must be uploaded."""
-    found: dict[Digest, None] = {}
+    nones: dict[Digest, None] = {}
     for document, moved in zip(documents, planned, strict=True):
         # Of recorded documents, only fused models can lack files.
         is_uploaded = moved.state == "copied" or (moved.state == "completed" and document.kind == "fused")
         if is_uploaded and document.kept == "store":
-            found |= {entry.sha256: None for entry in document.files}
-    return list(found)
+            nones |= {entry.sha256: None for entry in document.files}
+    return list(nones)

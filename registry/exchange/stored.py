@@ -101,49 +101,51 @@ class StoredPackage(Container):
 
     def package(self, reference: str, *, fused: bool) -> Package:
         """Return the documents of what a reference names, `*` for all, and of all that it needs; `fused` adds what was fused from it."""
-        wanted = {_key(each) for each in self._named(reference.strip().casefold())}
+        wanted = {_key(named_document) for named_document in self._named(reference.strip().casefold())}
         if not wanted:
             raise UnknownReferenceError(
                 f"{reference} not found in the package in {self.where}",
                 hint="give a name, TASK@VERSION or a digest",
             )
         if fused:
-            made = (each for each in self.documents if isinstance(each, FusedDocument))
-            wanted |= {each.key for each in made if each.adapter.digest in wanted}
+            made = (document for document in self.documents if isinstance(document, FusedDocument))
+            wanted |= {
+                fused_document.key for fused_document in made if fused_document.adapter.digest in wanted
+            }
         # What a document needs comes before it.
-        for each in reversed(self.documents):
-            if _key(each) in wanted:
-                wanted |= set(needed_by(each))
+        for document in reversed(self.documents):
+            if _key(document) in wanted:
+                wanted |= set(needed_by(document))
         # Fuses of these documents take the calibrations of their bases, for all adapters or for one of these.
         needed = [
-            each
-            for each in self.documents
-            if _key(each) in wanted
+            document
+            for document in self.documents
+            if _key(document) in wanted
             or (
-                isinstance(each, CalibrationDocument)
-                and each.base_digest in wanted
-                and (each.adapter is None or each.adapter in wanted)
+                isinstance(document, CalibrationDocument)
+                and document.base_digest in wanted
+                and (document.adapter is None or document.adapter in wanted)
             )
         ]
         return package_with(self.registry, needed)
 
     def _named(self, reference: str) -> Iterator[Item]:
         versions = dict[str, int]()
-        for each in self.documents:
-            if isinstance(each, AdapterDocument):
-                versions[each.task] = max(each.version, versions.get(each.task, 0))
-        for each in self.documents:
-            names = {"*", each.name.casefold(), each.digest}
-            if isinstance(each, BaseDocument):
-                names |= {name.casefold() for name in each.names}
-            elif isinstance(each, AdapterDocument):
-                names |= {each.task, f"{each.task}@{each.version}"}
-                if each.version == versions[each.task]:
-                    names.add(f"{each.task}@latest")
-            elif isinstance(each, FusedDocument):
-                names.add(each.key)
-            if reference in names and not isinstance(each, CalibrationDocument):
-                yield each
+        for document in self.documents:
+            if isinstance(document, AdapterDocument):
+                versions[document.task] = max(document.version, versions.get(document.task, 0))
+        for document in self.documents:
+            names = {"*", document.name.casefold(), document.digest}
+            if isinstance(document, BaseDocument):
+                names |= {name.casefold() for name in document.names}
+            elif isinstance(document, AdapterDocument):
+                names |= {document.task, f"{document.task}@{document.version}"}
+                if document.version == versions[document.task]:
+                    names.add(f"{document.task}@latest")
+            elif isinstance(document, FusedDocument):
+                names.add(document.key)
+            if reference in names and not isinstance(document, CalibrationDocument):
+                yield document
 
 
 def _key(document: Item) -> str:
@@ -160,4 +162,4 @@ def needed_by(document: Item) -> Iterator[str]:
         if document.parent_digest is not None:
             yield document.parent_digest
     elif isinstance(document, FusedDocument):
-        yield from (each.digest for each in (document.adapter, *document.extras))
+        yield from (pinned_adapter.digest for pinned_adapter in (document.adapter, *document.extras))

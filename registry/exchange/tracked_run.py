@@ -50,20 +50,20 @@ def tracked_adapters(run: TrackedRun) -> list[TrackedAdapter]:
     for path in run.files:
         place = PurePosixPath(path)
         folders.setdefault(_text(place.parent), {})[place.name] = path
-    found: dict[str, TrackedAdapter] = {}
+    adapters: dict[str, TrackedAdapter] = {}
     for folder, names in folders.items():
         if CONFIG not in names or names.keys().isdisjoint((WEIGHTS, PEFT_WEIGHTS)):
             continue
         place = PurePosixPath(folder)
         if place.name != _BEST and not CHECKPOINT.fullmatch(place.name):
-            found.setdefault(folder, TrackedAdapter(folder)).files.update(names)
+            adapters.setdefault(folder, TrackedAdapter(folder)).files.update(names)
             continue
         match = _OF_CALLBACK.fullmatch(folder)
         output = (match["output"] or "") if match else _text(place.parent)
-        whole = found.setdefault(output, TrackedAdapter(output))
+        whole = adapters.setdefault(output, TrackedAdapter(output))
         whole.files.update(folders.get(output, {}))
-        whole.files.update((f"{place.name}/{each}", path) for each, path in names.items())
-    return [found[path] for path in sorted(found)]
+        whole.files.update((f"{place.name}/{file_name}", path) for file_name, path in names.items())
+    return [adapters[path] for path in sorted(adapters)]
 
 
 def is_inside(path: str) -> bool:

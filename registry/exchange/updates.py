@@ -69,12 +69,16 @@ def find_updates(session: Session, row: tables.AdapterRow, document: AdapterDocu
     _find_evaluations(row, document, updates)
     if any(yank.lifted_at is None for yank in document.yanks):
         rows = session.scalars(select(tables.YankRow).where(tables.YankRow.adapter_id == row.id)).all()
-        known = {(yank.at, yank.reason) for yank in rows}
+        recorded_yanks = {(yank.at, yank.reason) for yank in rows}
         standing = {yank.reason for yank in rows if yank.lifted_at is None}
         for yank in document.yanks:
             # This registry may have registered the adapter later, so yanks are compared by their reasons.
             at = max(yank.at, row.created_at)
-            if yank.lifted_at is None and (at, yank.reason) not in known and yank.reason not in standing:
+            if (
+                yank.lifted_at is None
+                and (at, yank.reason) not in recorded_yanks
+                and yank.reason not in standing
+            ):
                 standing.add(yank.reason)
                 updates.yanks.append(replace(yank, at=at))
     return updates
@@ -90,16 +94,18 @@ def record_updates(session: Session, row: tables.AdapterRow, updates: Updates, n
         amend_row(session, row, updates.amendments)
         require_count(row.name, "tags", TAGS, len(row.tags))
     if updates.yanks:
-        yanks = [tables.YankRow(adapter_id=row.id, **column_values(each, _YANK)) for each in updates.yanks]
-        there = session.scalars(select(tables.YankRow).where(tables.YankRow.adapter_id == row.id)).all()
-        require_within(row.name, "yanks", YANKS, [*there, *yanks])
+        yanks = [tables.YankRow(adapter_id=row.id, **column_values(yank, _YANK)) for yank in updates.yanks]
+        recorded_yanks = session.scalars(
+            select(tables.YankRow).where(tables.YankRow.adapter_id == row.id)
+        ).all()
+        require_within(row.name, "yanks", YANKS, [*recorded_yanks, *yanks])
         session.add_all(yanks)
     for known, end in updates.withdrawn:
         assert end.withdrawn_at is not None
         known.withdrawn_at = min(end.withdrawn_at, now)
         known.withdrawn_by, known.withdrawn_reason = end.withdrawn_by, end.withdrawn_reason
-    for each in updates.evaluations:
-        values = column_values(each, _EVALUATION)
+    for evaluation in updates.evaluations:
+        values = column_values(evaluation, _EVALUATION)
         for name in ("at", "withdrawn_at"):  # between the creation of this record and now
             if values[name] is not None:
                 values[name] = min(max(values[name], row.created_at), now)
@@ -112,22 +118,22 @@ _YANK, _EVALUATION = tables.YankRow.__table__, tables.EvaluationRow.__table__
 
 
 def _find_amendments(row: tables.AdapterRow, document: AdapterDocument, updates: Updates) -> None:
-    def key(each: tables.AmendmentRow) -> tuple[Any, ...]:
+    def key(amendment: tables.AmendmentRow) -> tuple[Any, ...]:
         # Leave out the author: a server records the sender instead of the name in the package.
-        return each.field, each.before, each.after, each.reason, each.at
+        return amendment.field, amendment.before, amendment.after, amendment.reason, amendment.at
 
-    known = Counter(map(key, row.amendments))
+    counter = Counter(map(key, row.amendments))
     state, fitting, kept = state_of(row), list[tables.AmendmentRow](), set[str]()
-    for each in amendment_rows(document):
-        if known[key(each)] > 0:
-            known[key(each)] -= 1
+    for amendment in amendment_rows(document):
+        if counter[key(amendment)] > 0:
+            counter[key(amendment)] -= 1
             continue
-        was, will = json.loads(each.before), json.loads(each.after)
-        if each.field not in kept and state.get(each.field) == was:
-            state[each.field] = will
-            fitting.append(each)
-        elif state.get(each.field) != will:
-            kept.add(each.field)
+        was, will = json.loads(amendment.before), json.loads(amendment.after)
+        if amendment.field not in kept and state.get(amendment.field) == was:
+            state[amendment.field] = will
+            fitting.append(amendment)
+        elif state.get(amendment.field) != will:
+            kept.add(amendment.field)
     if state["dataset"] is None and any(state[name] is not None for name in DATASET):
         kept |= {each.field for each in fitting if each.field in DATASET}
         fitting = [each for each in fitting if each.field not in DATASET]
@@ -138,35 +144,56 @@ def _find_amendments(row: tables.AdapterRow, document: AdapterDocument, updates:
 def _find_evaluations(row: tables.AdapterRow, document: AdapterDocument, updates: Updates) -> None:
     """Find missing evaluations and withdrawals; values withdrawn in either registry stay withdrawn."""
 
-    def same(each: EvaluationDocument | tables.EvaluationRow) -> tuple[Any, ...]:
-        values = column_values(each, _EVALUATION) if isinstance(each, EvaluationDocument) else each
-        return *key_of(values), each.value
+    def same(measurement: EvaluationDocument | tables.EvaluationRow) -> tuple[Any, ...]:
+        values = (
+            column_values(measurement, _EVALUATION)
+            if isinstance(measurement, EvaluationDocument)
+            else measurement
+        )
+        return *key_of(values), measurement.value
 
-    ended = [(each, each.withdrawn_at) for each in document.evaluations if each.withdrawn_at is not None]
+    ended = [
+        (evaluation, evaluation.withdrawn_at)
+        for evaluation in document.evaluations
+        if evaluation.withdrawn_at is not None
+    ]
     ended.sort(key=lambda pair: pair[1])
-    last_there = {same(each): (each, at) for each, at in ended}
-    ended_here = {same(each): each.withdrawn_at for each in row.evaluations if each.withdrawn_at is not None}
-    known_ends = {(*same(each), each.withdrawn_reason) for each in row.evaluations if not stands(each)}
+    package_ends = {same(ended_evaluation): (ended_evaluation, at) for ended_evaluation, at in ended}
+    ended_here = {
+        same(evaluation): evaluation.withdrawn_at
+        for evaluation in row.evaluations
+        if evaluation.withdrawn_at is not None
+    }
+    recorded_ends = {
+        (*same(evaluation), evaluation.withdrawn_reason)
+        for evaluation in row.evaluations
+        if not stands(evaluation)
+    }
     standing: dict[Any, tables.EvaluationRow] = {}
-    for known in filter(stands, row.evaluations):
-        end = last_there.get(same(known))
-        if end is not None and known.at <= end[1]:
-            updates.withdrawn.append((known, end[0]))
-            known_ends.add((*same(known), end[0].withdrawn_reason))
+    for recorded_evaluation in filter(stands, row.evaluations):
+        end = package_ends.get(same(recorded_evaluation))
+        if end is not None and recorded_evaluation.at <= end[1]:
+            updates.withdrawn.append((recorded_evaluation, end[0]))
+            recorded_ends.add((*same(recorded_evaluation), end[0].withdrawn_reason))
         else:
-            standing[same(known)[:-1]] = known
+            standing[same(recorded_evaluation)[:-1]] = recorded_evaluation
     metrics = set()
-    for each in document.evaluations:
-        if each.withdrawn_at is not None:
+    for measurement in document.evaluations:
+        if measurement.withdrawn_at is not None:
             continue
-        own, withdrawn = standing.get(same(each)[:-1]), ended_here.get(same(each))
+        own, withdrawn = standing.get(same(measurement)[:-1]), ended_here.get(same(measurement))
         if own is not None:
-            metrics |= {own.metric} if own.value != each.value else set()
-        elif withdrawn is None or each.at > withdrawn:
-            updates.evaluations.append(each)
+            metrics |= {own.metric} if own.value != measurement.value else set()
+        elif withdrawn is None or measurement.at > withdrawn:
+            updates.evaluations.append(measurement)
     # Withdrawals are compared by value and reason: their dates may have been in the future.
-    ends = {(*same(each), each.withdrawn_reason): each for each, _ in ended}
-    updates.evaluations.extend(each for end, each in ends.items() if end not in known_ends)
+    ends = {
+        (*same(ended_evaluation), ended_evaluation.withdrawn_reason): ended_evaluation
+        for ended_evaluation, _ in ended
+    }
+    updates.evaluations.extend(
+        ended_evaluation for end, ended_evaluation in ends.items() if end not in recorded_ends
+    )
     updates.kept.extend(sorted(metrics))
 
 
@@ -177,9 +204,13 @@ def require_allowed(workspace: Workspace, session: Session, row: tables.AdapterR
     role, sender = parse_role(workspace.role), person(workspace.actor)
     own = person(owner_of(session, row)) == sender
     changed = [("yank", own) for _ in updates.yanks]
-    changed += [("note or tag" if is_free(each.field) else "amendment", own) for each in updates.amendments]
+    changed += [
+        ("note or tag" if is_free(amendment.field) else "amendment", own) for amendment in updates.amendments
+    ]
     changed += [("evaluation", own) for _ in updates.evaluations]
-    changed += [("withdrawn evaluation", person(known.by) == sender) for known, _ in updates.withdrawn]
+    changed += [
+        ("withdrawn evaluation", person(evaluation.by) == sender) for evaluation, _ in updates.withdrawn
+    ]
     for part, is_own in changed:
         needed = PARTS[part][0 if is_own else 1]
         if not allows(role, needed):
@@ -224,22 +255,27 @@ def missing_signatures(
     if not isinstance(document, AdapterDocument | FusedDocument):  # other documents have no signatures
         return [], None
     key = tables.TrustedKeyRow
-    wanted = [each.key_id for each in document.signatures if each.scheme == SCHEME]
-    trusted = {each.key_id: each for each in session.scalars(select(key).where(key.key_id.in_(wanted)))}
+    wanted = [signature.key_id for signature in document.signatures if signature.scheme == SCHEME]
+    trusted = {
+        trusted_key.key_id: trusted_key
+        for trusted_key in session.scalars(select(key).where(key.key_id.in_(wanted)))
+    }
     missing = []
-    for each in document.signatures:
-        public = trusted[each.key_id].public_key if each.key_id in trusted else None
-        known = _known_signature(session, document, each)
-        if _is_claimable(session, _signature(document, each), public) and (
+    for signature in document.signatures:
+        public = trusted[signature.key_id].public_key if signature.key_id in trusted else None
+        known = _recorded_signature(session, document, signature)
+        if _is_claimable(session, _signature(document, signature), public) and (
             known is None or (public is not None and not _is_by(session, known, public))
         ):
-            missing.append(each)
+            missing.append(signature)
     if not missing or row is None or may_change(workspace, session, "signature", row):
         return missing, None
     allowed = [
-        each
-        for each in missing
-        if each.scheme == SCHEME and each.key_id in trusted and trusted[each.key_id].revoked_at is None
+        signature_document
+        for signature_document in missing
+        if signature_document.scheme == SCHEME
+        and signature_document.key_id in trusted
+        and trusted[signature_document.key_id].revoked_at is None
     ]
     if len(allowed) == len(missing):
         return allowed, None
@@ -248,31 +284,33 @@ def missing_signatures(
 
 def record_signatures(session: Session, document: Item, missing: Sequence[SignatureDocument]) -> None:
     """Record signatures that are missing."""
-    for each in missing:
-        known = _known_signature(session, document, each)
-        if known is None:
-            session.add(_signature(document, each))
+    for signature_document in missing:
+        signature = _recorded_signature(session, document, signature_document)
+        if signature is None:
+            session.add(_signature(document, signature_document))
         else:
-            for name, value in column_values(each, tables.SignatureRow.__table__).items():
-                setattr(known, name, value)
+            for name, value in column_values(signature_document, tables.SignatureRow.__table__).items():
+                setattr(signature, name, value)
     if missing:
         session.flush()
         query = select(tables.SignatureRow).where(tables.SignatureRow.subject_digest == document.digest)
         require_within(document.name, "signatures", SIGNATURES, session.scalars(query).all())
 
 
-def _signature(document: Item, each: SignatureDocument) -> tables.SignatureRow:
-    values = column_values(each, tables.SignatureRow.__table__)
+def _signature(document: Item, signature_document: SignatureDocument) -> tables.SignatureRow:
+    values = column_values(signature_document, tables.SignatureRow.__table__)
     return tables.SignatureRow(subject_kind=document.kind, subject_digest=document.digest, **values)
 
 
-def _known_signature(session: Session, document: Item, each: SignatureDocument) -> tables.SignatureRow | None:
+def _recorded_signature(
+    session: Session, document: Item, signature_document: SignatureDocument
+) -> tables.SignatureRow | None:
     signature = tables.SignatureRow
     return session.scalar(
         select(signature).where(
             signature.subject_digest == document.digest,
-            signature.key_id == each.key_id,
-            signature.scheme == each.scheme,
+            signature.key_id == signature_document.key_id,
+            signature.scheme == signature_document.scheme,
         )
     )
 

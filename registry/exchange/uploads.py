@@ -65,7 +65,7 @@ class Uploads:
     def arrived(self, digests: Sequence[Digest]) -> list[Arrived]:
         """Return how much of each blob has arrived, and keep the collector from them."""
         # Nothing is written about unknown blobs: their upload claims them.
-        complete = self._claimed(digests, known=True)
+        complete = self._claimed(digests, recorded_only=True)
         return [Arrived(digest, digest in complete, self._size(digest)) for digest in digests]
 
     def begin(self, digest: Digest, size: int, offset: int) -> Upload | None:
@@ -100,11 +100,11 @@ class Uploads:
         with self._workspace.database.write() as session:
             release(session, digests, self.owner)
 
-    def _claimed(self, digests: Sequence[Digest], *, known: bool = False) -> set[Digest]:
+    def _claimed(self, digests: Sequence[Digest], *, recorded_only: bool = False) -> set[Digest]:
         """Claim blobs, or with `known` only recorded ones; return those that are in the store."""
         blob, store = tables.BlobRow, self._workspace.store
         with self._workspace.database.write() as session:
-            if known:
+            if recorded_only:
                 queries = (select(blob.digest).where(blob.digest.in_(chosen)) for chosen in batches(digests))
                 digests = [Digest(digest) for query in queries for digest in session.scalars(query)]
             claim(session, digests, self.owner, HELD)

@@ -71,10 +71,17 @@ def fits_biases(groups: Iterable[int | None], quantization: Mapping[str, Any] | 
     """Tell whether updates are constant within the groups that a base is quantised in, so that its biases can hold them."""
     own = quantization or {}
     # Some modules may be quantised otherwise than the rest.
-    formats = [own, *({**own, **each} for each in own.values() if isinstance(each, Mapping))]
-    if any(each.get("mode", "affine") != "affine" for each in formats):
+    formats = [
+        own,
+        *(
+            {**own, **module_settings}
+            for module_settings in own.values()
+            if isinstance(module_settings, Mapping)
+        ),
+    ]
+    if any(quantization_format.get("mode", "affine") != "affine" for quantization_format in formats):
         return False
-    sizes = [each.get("group_size") for each in formats]
+    sizes = [quantization_format.get("group_size") for quantization_format in formats]
     return all(
         group is not None and type(size) is int and size > 0 and group % size == 0
         for group in groups
@@ -111,16 +118,16 @@ def whole_of(
     from ..engine.whole import ReplacedTensors
 
     weights = adapter[PEFT_WEIGHTS]
-    found = read_peft({PEFT_WEIGHTS: weights, CONFIG: adapter[CONFIG]})
-    lost = next((remark for remark in found.remarks if remark.code == "peft_full_modules"), None)
+    peft = read_peft({PEFT_WEIGHTS: weights, CONFIG: adapter[CONFIG]})
+    lost = next((remark for remark in peft.remarks if remark.code == "peft_full_modules"), None)
     if lost is not None:
         # Whoever admitted it knew less: a part of it would be missing without a word.
         raise FusionUnsupportedError(
             f"the whole tensors of {name} cannot be used: {lost.message}", hint=f"fusery show {name}"
         )
-    if not found.whole:
+    if not peft.whole:
         return None
-    fitted = fit_whole(base, read_object(base["config.json"]), weights, found.whole)
+    fitted = fit_whole(base, read_object(base["config.json"]), weights, peft.whole)
     if fitted.problems:
         raise FusionUnsupportedError(
             f"the whole tensors of {name} do not fit its base: {fitted.problems[0]}",
@@ -128,7 +135,7 @@ def whole_of(
         )
     if not fitted:
         return None
-    rows = {path: (each.indices, each.tensor) for path, each in fitted.rows.items()}
+    rows = {path: (row.indices, row.tensor) for path, row in fitted.rows.items()}
     return ReplacedTensors(weights, fitted.tensors, rows, fitted.untied, fitted.vocabulary, place)
 
 

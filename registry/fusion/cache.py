@@ -208,8 +208,8 @@ def entry_named(workspace: Workspace, text: str) -> CacheEntry | None:
     prefix = text.strip().casefold()
     if len(prefix) < _SHORTEST or prefix.strip("0123456789abcdef"):
         return None
-    found = [entry for entry in workspace.cache.entries() if entry.key.startswith(prefix)]
-    return found[0] if len(found) == 1 else None
+    entries = [entry for entry in workspace.cache.entries() if entry.key.startswith(prefix)]
+    return entries[0] if len(entries) == 1 else None
 
 
 def _cached_models(
@@ -222,7 +222,7 @@ def _cached_models(
         for chosen in batches(entry.key for entry in entries)
         for row in session.scalars(load_fused().where(fused.key.in_(chosen)))
     }
-    told = of_fused(session, [row.id for row in rows.values()])
+    withdrawals = of_fused(session, [row.id for row in rows.values()])
     aliases = aliases_of(session, (part for row in rows.values() for part in parts_of(row)))
     folders = _folders(session, [entry.key for entry in entries if entry.key not in rows])
     for entry in entries:
@@ -240,7 +240,7 @@ def _cached_models(
             digest=row.digest if row else entry.key if label else None,
             foreign=foreign_record(row) if row else None,
             aliases=tuple(held),
-            withdrawals=told.get(row.id, ()) if row else (),
+            withdrawals=withdrawals.get(row.id, ()) if row else (),
             pinned=entry.key in pinned,
             in_use=workspace.cache.is_in_use(entry.key),
         )
@@ -249,18 +249,18 @@ def _cached_models(
 def _folders(session: Session, digests: Iterable[str]) -> dict[str, FusedLabel]:
     """Return what the files of adapters and of bases are called that lie here for somebody to load; others are left out."""
     adapter, rendering, base = tables.AdapterRow, tables.AdapterRenderingRow, tables.BaseModelRow
-    found: dict[str, FusedLabel] = {}
+    labels: dict[str, FusedLabel] = {}
     for chosen in batches(digests):
         own = select(adapter.digest, adapter.name).where(adapter.digest.in_(chosen)).order_by(adapter.id)
         rendered = select(rendering.digest, adapter.name).join(adapter, adapter.id == rendering.adapter_id)
         rendered = rendered.where(rendering.digest.in_(chosen)).order_by(adapter.id)
         for query in (own, rendered):
             for digest, name in session.execute(query):
-                found.setdefault(digest, _label(name, "files of an adapter"))
+                labels.setdefault(digest, _label(name, "files of an adapter"))
         bases = select(base).options(selectinload(base.names)).where(base.digest.in_(chosen))
         for row in session.scalars(bases):
-            found.setdefault(row.digest, _label(row.name, "files of a base"))
-    return found
+            labels.setdefault(row.digest, _label(row.name, "files of a base"))
+    return labels
 
 
 _NO_LABEL: Mapping[str, None] = dict.fromkeys(("scale", "combined", "format", "label"))

@@ -21,7 +21,7 @@ from ..records.fused import Fidelity, Weighted
 from ..records.fused_rows import describe
 from .fuse_inputs import FuseInputs, InputFiles, gather
 from .job import FuseCandidate
-from .known import MeasuredFuse, known_measurement
+from .known import MeasuredFuse, recorded_measurement
 from .request import FuseRequest, candidates
 from .views import find_fused, fused_line, weights_bytes
 
@@ -76,8 +76,8 @@ def _sound(template: FuseCandidate, others: Sequence[Recipe], last: Recipe) -> I
     """Yield what has the verdict PASS within a budget, if there is such a thing beside the last, which need only not be lost."""
     rivals = []
     for recipe in others:
-        known = _candidate(template, recipe).found
-        measured = known.measured if known is not None else None
+        lookup = _candidate(template, recipe).found
+        measured = lookup.measured if lookup is not None else None
         if measured is not None and measured.passes(template.request, strict=False, sound=True):
             rivals.append((measured.noise or 0.0, recipe))
     # Of what was trained through a quantiser, the last is that format.
@@ -336,9 +336,14 @@ def _sampled(
     )
     # A fuse that was computed and refused is in the log, measured over all rows: it decides, as it does for `auto`.
     # What is in the log of a sample is no more than this one.
-    known = known_measurement(inputs.fuse_inputs.workspace, key).settled
-    if known is not None:
-        fidelity = replace(fidelity, verdict=known.verdict, retained=known.retained, noise=known.noise)
+    settled_measurement = recorded_measurement(inputs.fuse_inputs.workspace, key).settled
+    if settled_measurement is not None:
+        fidelity = replace(
+            fidelity,
+            verdict=settled_measurement.verdict,
+            retained=settled_measurement.retained,
+            noise=settled_measurement.noise,
+        )
     format = replace(
         format,
         key=key,
@@ -347,4 +352,4 @@ def _sampled(
         fidelity=fidelity,
         sampled=True,
     )
-    return format, known or measured
+    return format, settled_measurement or measured

@@ -19,7 +19,7 @@ from ..records.references import resolve_adapter, resolve_any
 from .adapter_part import AdapterPart
 from .cache import Here, aliases_of, entry_named, parts_of
 from .fuse_inputs import gather
-from .known import known_measurement
+from .known import recorded_measurement
 from .records import in_words
 from .request import FuseRequest, candidates
 from .views import find_fused, foreign_record, is_published
@@ -128,10 +128,10 @@ def explain(workspace: Workspace, reference: str, request: FuseRequest | None = 
                 hint="fusery admin cache explain ADAPTER",
             )
     asked = _asked(workspace, reference, request or FuseRequest())
-    known, others = {model.key for model in asked}, []
+    requested_keys, others = {model.key for model in asked}, []
     with workspace.database.read() as session:
         for row in session.scalars(fused_from(resolve_adapter(session, reference))):
-            if row.key not in known:
+            if row.key not in requested_keys:
                 model = _recorded(workspace, session, row)
                 # The nearest of those that were asked for: the one it differs from in the fewest entries.
                 differences = [_differences(model.inputs, other.inputs) for other in asked]
@@ -151,9 +151,9 @@ def _asked(workspace: Workspace, reference: str, request: FuseRequest) -> list[E
             if (row := find_fused(session, key)) is not None:
                 models.append(replace(_recorded(workspace, session, row), asked=True))
                 continue
-        known = known_measurement(workspace, key)
+        measurement = recorded_measurement(workspace, key)
         # What was passed over by a sample is computed where there is nothing else to take.
-        measured = known.settled if recipe is recipes[-1] else known.measured
+        measured = measurement.settled if recipe is recipes[-1] else measurement.measured
         reason = "never made under this key"
         if measured is not None:
             reason = f"looked at before and passed over: {measured.in_words}"
@@ -258,11 +258,11 @@ def _missing(workspace: Workspace, session: Session, manifests: list[tables.Mani
     for manifest in manifests:
         for file in manifest.files:
             blob = session.get(tables.BlobRow, file.sha256)
-            found = (
+            stored_size = (
                 workspace.store.size(Digest(file.sha256), generation=blob.generation)
                 if blob is not None and blob.state == "ready"
                 else None
             )
-            if found != file.size:
+            if stored_size != file.size:
                 missing.append(file.path)
     return missing

@@ -61,7 +61,7 @@ def fuse(
 
         recipe, base = find_recipe(workspace, request.recipe)
         request = replace(request, base=request.base or base)
-        return _by_recipe(workspace, reference, recipe, request, wanted, reporter, said=True)
+        return _by_recipe(workspace, reference, recipe, request, wanted, reporter, is_explicit=True)
     fuse_inputs = gather(workspace, reference, request.extras, base=request.base)
     with fuse_inputs.opened(reporter.progress) as inputs:
         recipes = candidates(request, fuse_inputs)
@@ -125,18 +125,18 @@ def _by_recipe(
     publish: str,
     reporter: Reporter,
     *,
-    said: bool = False,
+    is_explicit: bool = False,
 ) -> Fused:
     """Return what a recipe makes of an adapter: from the cache, from the store if it is published, or computed."""
     added = _added(workspace, reference, request.base, recipe)
     fuse_inputs = gather(workspace, reference, added, base=request.base)
-    if said:
+    if is_explicit:
         require_own(recipe, fuse_inputs)
     with fuse_inputs.opened(reporter.progress) as inputs:
         job = FuseCandidate(inputs, recipe, request, publish, reporter)
         job = replace(job, found=job.look_up())
-        if (found := job.at_hand()) is not None:
-            return job.shared(found)
+        if (at_hand := job.at_hand()) is not None:
+            return job.shared(at_hand)
         engine = fuse_inputs.engine(quantize=recipe.quantization is not None)
         if engine != recipe.engine:
             raise FusionUnsupportedError(

@@ -250,16 +250,16 @@ class InputFiles:
         self._require_room(folder, plan, publish=publish)
         if (slow := slowly(plan)) is not None:
             say(slow)
-        told = None if progress is None else lambda done: progress(done, plan.size)
+        fuse_progress = None if progress is None else lambda done: progress(done, plan.size)
         if not self._verify:
-            fused = fuse(plan, folder, check=check, progress=told)
+            fused = fuse(plan, folder, check=check, progress=fuse_progress)
             return Manifest.of(fused.files), fused.fidelity
         manifest = self.fuse_inputs.base.manifest.value
         with watched(self.base, manifest) as watch:
             left = unproven(self._workspace, manifest, self.base)
             replaced = own_tokenizer(self.adapters[0])
             expected = {entry.path: entry.sha256 for entry in left if entry.path not in replaced}
-            fused = fuse(plan, folder, check=check, progress=told, expected=expected)
+            fused = fuse(plan, folder, check=check, progress=fuse_progress, expected=expected)
             record_verified(self._workspace, watch, left)
         return Manifest.of(fused.files), fused.fidelity
 
@@ -296,18 +296,18 @@ class InputFiles:
     def _fetched(self, number: int, part: AdapterPart) -> dict[str, Path]:
         digests = [entry.sha256 for entry in part.files]
         generations = blob_generations(self._workspace, digests)
-        found = {}
+        fetched_files = {}
         for entry in part.files:
-            found[entry.path] = self._place(number, entry.path)
+            fetched_files[entry.path] = self._place(number, entry.path)
             generation = generations[entry.sha256]
-            there = self._workspace.store.local_path(entry.sha256, generation=generation)
-            if there is not None and not self._verify:
-                shutil.copyfile(there, found[entry.path])
+            local_path = self._workspace.store.local_path(entry.sha256, generation=generation)
+            if local_path is not None and not self._verify:
+                shutil.copyfile(local_path, fetched_files[entry.path])
             else:
-                self._workspace.store.fetch(entry.sha256, found[entry.path], generation=generation)
+                self._workspace.store.fetch(entry.sha256, fetched_files[entry.path], generation=generation)
         expected = part.rendering if self._verify else None
         base = recorded_architecture(self.fuse_inputs.base)
-        return render_mlx(found, base, self._scratch / f"rendered-{number}", expected=expected)
+        return render_mlx(fetched_files, base, self._scratch / f"rendered-{number}", expected=expected)
 
 
 def gather(
@@ -346,13 +346,13 @@ def gather(
             assert row.names is not None
             assert row.manifest.files is not None
         inputs = FuseInputs(workspace, onto, parts)
-        found = current_calibration(session, onto) if inputs.shaped else None
+        calibration = current_calibration(session, onto) if inputs.shaped else None
     for row, name in own.values():
         require_form(workspace, onto, row, name)
-    if found is None:
+    if calibration is None:
         return inputs
-    learned = [] if extras else learned_with(workspace, parts[0].digest, found)
-    return replace(inputs, calibration=Digest(found.digest), learned=learned[0] if learned else None)
+    learned = [] if extras else learned_with(workspace, parts[0].digest, calibration)
+    return replace(inputs, calibration=Digest(calibration.digest), learned=learned[0] if learned else None)
 
 
 def _require_fitting(adapter: tables.AdapterRow) -> None:

@@ -83,21 +83,21 @@ class FuseCandidate:
 
     def run(self) -> Fused | None:
         """Return the model, or None when it does not pass and there is another candidate."""
-        known = self.found or self.look_up()
-        if known.settled is not None and not self._taken(known.settled):
+        lookup = self.found or self.look_up()
+        if lookup.settled is not None and not self._taken(lookup.settled):
             return None
-        if (model := self._cached(known)) is not None:
+        if (model := self._cached(lookup)) is not None:
             return self.shared(model)
-        return self._claimed(known) or self._build()
+        return self._claimed(lookup) or self._build()
 
     def at_hand(self) -> Fused | None:
         """Return the model if it need not be computed, None if it would have to be, or does not pass."""
-        known = self.found or self.look_up()
-        if known.settled is not None and not self._taken(known.settled):
+        lookup = self.found or self.look_up()
+        if lookup.settled is not None and not self._taken(lookup.settled):
             return None
-        if (model := self._cached(known)) is not None:
+        if (model := self._cached(lookup)) is not None:
             return model
-        return self._build(compute=False) if known.published else self._claimed(known)
+        return self._build(compute=False) if lookup.published else self._claimed(lookup)
 
     def look_up(self) -> Known:
         """Return what is on record about the key; the same bytes may be registered under other names, too."""
@@ -165,15 +165,15 @@ class FuseCandidate:
             hint = accept
         return FidelityError(message, hint=hint)
 
-    def _cached(self, known: Known) -> Fused | None:
-        if (view := known.own) is None:
+    def _cached(self, lookup: Known) -> Fused | None:
+        if (view := lookup.own) is None:
             return None
         path = self.workspace.cache.lookup(self.key, Manifest.of(view.files))
         return on_this_machine(view, path, "cache") if path else None
 
-    def _claimed(self, known: Known) -> Fused | None:
+    def _claimed(self, lookup: Known) -> Fused | None:
         """Return what another registry says is this model, if it has its files and the user or a signature says so."""
-        if (view := known.claim) is None:
+        if (view := lookup.claim) is None:
             return None
         key, manifest = Digest(view.key), Manifest.of(view.files)
         self.reporter.say(f"{self.fuse_inputs.adapter.name}: {in_words(view.foreign)}")
@@ -203,24 +203,24 @@ class FuseCandidate:
             return model
         with lease.keep():
             # After the lease, not before: whoever held it may just have published.
-            known = self.look_up()
-            model = self._cached(known) or self._fetched(lease, known)
+            look_up = self.look_up()
+            model = self._cached(look_up) or self._fetched(lease, look_up)
             if model is not None or not compute:
                 with self.workspace.database.write() as session:
                     lease.release(session)
                 return model and self.shared(model)
-            return self._compute(lease, known)
+            return self._compute(lease, look_up)
 
     def _lease(self, key: Digest) -> leases.Lease:
         def told(busy: leases.Busy) -> None:
             who = busy.owner.description if busy.owner else "another process"
             self.reporter.say(f"being fused by {who}, waiting")
 
-        return leases.wait(self.workspace.database, key, self.workspace.owner(), told=told)
+        return leases.wait(self.workspace.database, key, self.workspace.owner(), on_busy=told)
 
-    def _fetched(self, lease: leases.Lease | None, known: Known) -> Fused | None:
+    def _fetched(self, lease: leases.Lease | None, lookup: Known) -> Fused | None:
         """Return the model from the store, None if it is not published or cannot be had."""
-        if (view := known.published) is None:
+        if (view := lookup.published) is None:
             return None
         path = self._fetch(lease, self.key, Manifest.of(view.files))
         return on_this_machine(view, path, "store") if path else None
@@ -257,7 +257,7 @@ class FuseCandidate:
             record_published(self.workspace, session, self.key, manifest)
         return replace(model, published=True)
 
-    def _compute(self, lease: leases.Lease, known: Known) -> Fused | None:
+    def _compute(self, lease: leases.Lease, lookup: Known) -> Fused | None:
         started, cache, full = time.monotonic(), self.workspace.cache, self.publish == "full"
         with cache.build(self.key, lease.fence) as folder:
             self.reporter.say(f"fusing {self._name}")
@@ -278,15 +278,15 @@ class FuseCandidate:
                 self._taken(measured)
                 return None
             lease.check()
-            if known.own is not None and known.own.digest != manifest.digest:
+            if lookup.own is not None and lookup.own.digest != manifest.digest:
                 raise RebuildDiffersError(
                     f"rebuilding {self.key[:12]} gave other bytes than are recorded: {manifest.digest[:12]}, "
-                    f"recorded is {known.own.digest[:12]}",
+                    f"recorded is {lookup.own.digest[:12]}",
                     hint="fusery audit",
                 )
             path = cache.publish(self.key, folder, manifest, hashed=True)
         seconds = time.monotonic() - started
-        deposit, failure = self._deposit(known, manifest, path)
+        deposit, failure = self._deposit(lookup, manifest, path)
         with deposit.recording() if deposit else self.workspace.database.write() as session:
             lease.publish(session)
             if (row := find_fused(session, self.key)) is None:
@@ -308,10 +308,10 @@ class FuseCandidate:
         return on_this_machine(view, path, "computed")
 
     def _deposit(
-        self, known: Known, manifest: Manifest, path: Path
+        self, lookup: Known, manifest: Manifest, path: Path
     ) -> tuple[Deposit | None, StorageError | None]:
         """Bring the files into the store if they are to be there; while the lease holds, so that nobody fuses it too."""
-        if self.publish != "full" and known.published is None:
+        if self.publish != "full" and lookup.published is None:
             return None, None
         self.reporter.say(f"publishing {self._name}")
         try:

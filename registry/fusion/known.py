@@ -151,7 +151,7 @@ class Known:
         return self.view if self.own is None else None
 
 
-def known_measurement(workspace: Workspace, key: Digest) -> Known:
+def recorded_measurement(workspace: Workspace, key: Digest) -> Known:
     """Return what is on record about a key, or what the log says of a refused attempt, whatever is asked for."""
     with workspace.database.read() as session:
         row = counting(session, key, accept=False)
@@ -165,8 +165,10 @@ def refused(session: Session, key: str) -> MeasuredFuse | None:
     newest = None
     for refusal in reversed(events.history(session, kind="fused", subject=key, action=REFUSED)):
         detail = json.loads(refusal.detail)
-        known = {field.name: detail[field.name] for field in fields(MeasuredFuse) if field.name in detail}
-        measured = MeasuredFuse(**known)
+        measured_fields = {
+            field.name: detail[field.name] for field in fields(MeasuredFuse) if field.name in detail
+        }
+        measured = MeasuredFuse(**measured_fields)
         if not measured.sampled:
             return measured
         newest = newest or measured

@@ -61,14 +61,16 @@ class _Form(_Strict):
     parts: Annotated[list[_Added], Field(alias="with", max_length=1000)] = []
 
 
-def find_recipe(workspace: Workspace, said: str) -> tuple[Recipe, str | None]:
+def find_recipe(workspace: Workspace, path_or_key: str) -> tuple[Recipe, str | None]:
     """Return a recipe, and the base model of the recorded fused model, if its adapter was registered on another form of that."""
-    path = Path(said).expanduser()
+    path = Path(path_or_key).expanduser()
     if path.is_file():
         return _read(path), None
-    folded = said.strip().casefold()
+    folded = path_or_key.strip().casefold()
     if len(folded) < _SHORTEST or folded.strip("0123456789abcdef"):
-        raise UnknownReferenceError(f"there is no recipe {said[:80]!r}: no such file, and no key", hint=_HINT)
+        raise UnknownReferenceError(
+            f"there is no recipe {path_or_key[:80]!r}: no such file, and no key", hint=_HINT
+        )
     with workspace.database.read() as session:
         rows = session.scalars(
             select(tables.FusedRow).where(begins_with(tables.FusedRow.key, folded)).limit(2)

@@ -128,9 +128,9 @@ def make_room(workspace: Workspace, key: Digest) -> None:
     workspace.cache.evict(workspace.settings.cache_limit, spared).execute()
 
 
-def on_this_machine(known: FusedRecord, path: Path, source: Literal["cache", "store", "computed"]) -> Fused:
+def on_this_machine(record: FusedRecord, path: Path, source: Literal["cache", "store", "computed"]) -> Fused:
     """Return a fused model whose files are in the local cache."""
-    facts = {each.name: getattr(known, each.name) for each in fields(FusedRecord)}
+    facts = {field.name: getattr(record, field.name) for field in fields(FusedRecord)}
     return Fused(**facts, path=path, source=source, cached=source == "cache")
 
 
@@ -195,7 +195,7 @@ def fetch_published(
     progress: Callable[[int, int], None] | None,
 ) -> None:
     """Write the files of a published model into an empty folder, each verified; a damaged blob is put aside."""
-    told = tally(progress, manifest.size)
+    byte_tally = tally(progress, manifest.size)
     workspace.cache.sweep()  # what a killed fetch left may be as large as what is coming
     held = workspace.cache.in_use_here()
     need = Need(folder.parent, [held, *(entry.size for entry in manifest)], taken=held)
@@ -203,8 +203,8 @@ def fetch_published(
 
     def arrived(number: int) -> None:
         check()
-        if told:
-            told(number)
+        if byte_tally:
+            byte_tally(number)
 
     generations = blob_generations(workspace, [entry.sha256 for entry in manifest])
     for entry in manifest:
@@ -230,8 +230,8 @@ def counting(session: Session, key: Digest, *, accept: bool) -> tables.FusedRow 
     """
     if (row := find_fused(session, key)) is not None:
         return row
-    there = (row for row in claims(session, key) if is_published(row))
-    return next((row for row in there if accept or counts(session, row)), None)
+    published_claims = (row for row in claims(session, key) if is_published(row))
+    return next((row for row in published_claims if accept or counts(session, row)), None)
 
 
 def compare_claims(workspace: Workspace, session: Session, key: Digest, manifest: Manifest) -> list[str]:

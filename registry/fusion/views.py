@@ -142,9 +142,9 @@ def list_fused(workspace: Workspace, *, limit: int | None = None, offset: int = 
     with workspace.database.read() as session:
         query = load_fused().order_by(tables.FusedRow.id.desc()).limit(limit).offset(offset)
         rows = list(session.scalars(query))
-        told = of_fused(session, [row.id for row in rows])
+        withdrawals = of_fused(session, [row.id for row in rows])
         return [
-            ListedFused(**line_facts(row, None), withdrawals=told.get(row.id, ()), base=row.base.name)
+            ListedFused(**line_facts(row, None), withdrawals=withdrawals.get(row.id, ()), base=row.base.name)
             for row in rows
         ]
 
@@ -156,16 +156,16 @@ def fidelity(workspace: Workspace, reference: str) -> FusedDetails:
         return fused_details(fused, name)
 
 
-def drawn(workspace: Workspace, found: FusedDetails, plot: Path, *, force: bool = False) -> FusedDetails:
+def drawn(workspace: Workspace, details: FusedDetails, plot: Path, *, force: bool = False) -> FusedDetails:
     """Draw a map of layers and modules, coloured by the share retained, and return the record with the picture's path."""
     from ..charts.heat_map import draw, heat_map
     from ..documents import picture_kind
 
     kind, place = picture_kind(plot), plot.expanduser().absolute()
     with workspace.database.read() as session:
-        blocks = list(resolve_base(session, found.base).weights)
-    write_picture(place, draw(heat_map(found, blocks), kind), force=force)
-    return replace(found, plot=place)
+        blocks = list(resolve_base(session, details.base).weights)
+    write_picture(place, draw(heat_map(details, blocks), kind), force=force)
+    return replace(details, plot=place)
 
 
 def _recorded(session: Session, reference: str) -> tuple[tables.FusedRow, str]:
@@ -255,8 +255,10 @@ def claims(session: Session, key: str) -> list[tables.FusedRow]:
     fused = tables.FusedRow
     origins = session.scalars(select(fused.origin).where(fused.origin.is_not(None)).distinct()).all()
     keys = [foreign_key(str(origin), key) for origin in origins]
-    found = session.scalars(select(fused).where(fused.key.in_(keys)).order_by(fused.id)).all() if keys else ()
-    return sorted(found, key=lambda row: not counts(session, row))
+    claim_rows = (
+        session.scalars(select(fused).where(fused.key.in_(keys)).order_by(fused.id)).all() if keys else ()
+    )
+    return sorted(claim_rows, key=lambda row: not counts(session, row))
 
 
 def counts(session: Session, row: tables.FusedRow) -> bool:
@@ -285,8 +287,8 @@ def signers(session: Session, row: tables.FusedRow) -> list[str]:
     try:
         return [
             trusted.name
-            for trusted, found in rows
-            if trusted.fused and is_good(session, found, trusted.public_key, name=name)
+            for trusted, signature_row in rows
+            if trusted.fused and is_good(session, signature_row, trusted.public_key, name=name)
         ]
     except MissingExtraError:
         return []

@@ -202,10 +202,10 @@ def _converted(matrix: StoredMatrix, stored: Array, kind: str) -> bytes:
 
         return bytes(quantize(values, GGMLQuantizationType.Q8_0).tobytes())
     with np.errstate(over="ignore"):
-        found = encode(values, FORMATS[kind])
-    if kind == "F16" and np.isinf(found.view(np.float16)).any() and np.isfinite(values).all():
+        encoded_values = encode(values, FORMATS[kind])
+    if kind == "F16" and np.isinf(encoded_values.view(np.float16)).any() and np.isfinite(values).all():
         raise BadInputError(f"{matrix.name} holds numbers that f16 cannot", hint="-o gguf_type=bf16")
-    return found.tobytes()
+    return encoded_values.tobytes()
 
 
 def interleaved(matrix: Array, head: int) -> Array:

@@ -201,8 +201,8 @@ def placements(header: GGUFHeader, model: Llama) -> list[tuple[TensorPlace, Tens
                 f"{place.source} has the shape {list(entry.shape)}, and {list(place.shape)} was expected"
             )
         result.append((place, entry))
-    known = {place.source for place, _ in result} | {ROPE_FACTORS}
-    if extra := [name for name in header.tensors if name not in known]:
+    expected_names = {place.source for place, _ in result} | {ROPE_FACTORS}
+    if extra := [name for name in header.tensors if name not in expected_names]:
         raise BadInputError(f"this GGUF file has a tensor {extra[0][:80]!r}, for which a llama has no place")
     return result
 

@@ -190,11 +190,11 @@ def _kinds(metadata: Mapping[str, Value], vocab: int) -> list[int]:
 
 
 def _merges(metadata: Mapping[str, Value], tokens: list[str]) -> list[tuple[str, str]]:
-    known = set(tokens)
+    vocabulary = set(tokens)
     pairs = []
     for text in _strings(metadata, "merges"):
         left, _, right = text.partition(" ")
-        if left not in known or right not in known or left + right not in known:
+        if left not in vocabulary or right not in vocabulary or left + right not in vocabulary:
             raise FormatError(f"this GGUF file merges {text[:80]!r}, which are not tokens of its vocabulary")
         pairs.append((left, right))
     return pairs

@@ -53,10 +53,10 @@ def identify_base(
         if WEIGHTS.fullmatch(path):
             header = read_header(file, limit=BASE_HEADER_LIMIT)
             written_by_mlx &= header.metadata.get("format") == "mlx"
-            found = digest_tensors(file, header, progress=progress)
-            entries.append(FileEntry(path, found.size, found.digest))
+            file_digests = digest_tensors(file, header, progress=progress)
+            entries.append(FileEntry(path, file_digests.size, file_digests.digest))
             tensors += [
-                [name, tensor.dtype, list(tensor.shape), found.tensors[name]]
+                [name, tensor.dtype, list(tensor.shape), file_digests.tensors[name]]
                 for name, tensor in header.tensors.items()
             ]
         else:
@@ -64,8 +64,8 @@ def identify_base(
             entries.append(FileEntry(path, size, digest))
             if progress:
                 progress(size)
-            known = path in _CONFIGURATION or path in _TOKENIZER or path.startswith("tokenizer")
-            if known or (path.endswith(_TOKENIZER_SUFFIXES) and not path.startswith("LICENSE")):
+            is_model_document = path in _CONFIGURATION or path in _TOKENIZER or path.startswith("tokenizer")
+            if is_model_document or (path.endswith(_TOKENIZER_SUFFIXES) and not path.startswith("LICENSE")):
                 documents[path] = _document_digest(path, file, digest)
     content = {
         "format": FORMAT,

@@ -99,11 +99,13 @@ def in_mlx(path: str, weights: Container[str]) -> str:
         return path
     if path == "lm_head" and HEAD in weights:
         return HEAD
-    prefix = next((each for each in _PREFIXES if path.startswith(each)), None)
+    prefix = next(
+        (candidate_prefix for candidate_prefix in _PREFIXES if path.startswith(candidate_prefix)), None
+    )
     if prefix is None:
         return path
-    found = _MLX + path.removeprefix(prefix)
-    return found if found in weights else path
+    mlx_path = _MLX + path.removeprefix(prefix)
+    return mlx_path if mlx_path in weights else path
 
 
 def in_transformers(path: str, prefix: str = _TODAY) -> str:
@@ -115,8 +117,8 @@ def in_transformers(path: str, prefix: str = _TODAY) -> str:
 
 def prefix_of(paths: Iterable[str]) -> str:
     """Return where the language model lies in the names of a file: of today or of other years."""
-    found = {each for path in paths for each in _PREFIXES if path.startswith(each)}
-    return next((each for each in _PREFIXES if each in found), _TODAY)
+    present_prefixes = {prefix for path in paths for prefix in _PREFIXES if path.startswith(prefix)}
+    return next((prefix for prefix in _PREFIXES if prefix in present_prefixes), _TODAY)
 
 
 def every_name(name: str) -> Iterator[str]:
@@ -126,7 +128,7 @@ def every_name(name: str) -> Iterator[str]:
         yield from ("lm_head.weight", f"{HEAD}.weight")
     for prefix in _PREFIXES:
         if name.startswith(prefix):
-            yield from (each + name.removeprefix(prefix) for each in _PREFIXES)
+            yield from (other_prefix + name.removeprefix(prefix) for other_prefix in _PREFIXES)
             return
 
 

@@ -83,10 +83,10 @@ def signed_anchor(
     """Return where the log stands, asked for once the key was read, and the document that says so."""
     private = read_private_key(key, passphrase) if key is not None else None
     anchor = newest()
-    said = {key: value for key, value in anchor.to_dict().items() if key != "key_id"}
+    anchor_fields = {key: value for key, value in anchor.to_dict().items() if key != "key_id"}
     if private is not None:
         anchor = replace(anchor, key_id=key_id(private.public_key()))
-    payload = canonical_json({"format": 1, **said})
+    payload = canonical_json({"format": 1, **anchor_fields})
     document = signed_document(TYPE, payload, private, str(anchor.key_id))
     return anchor, json.dumps(document, indent=2).encode() + b"\n"
 
@@ -124,12 +124,14 @@ def read_anchor(path: Path, keys: Sequence[Path] = ()) -> Anchor:
 
 
 def _anchor(envelope: Envelope, key: str | None) -> Anchor:
-    said: Mapping[str, Any] = parse_json(envelope.payload, "the anchor")
-    if envelope.payload_type != TYPE or said["format"] != 1:
+    anchor_fields: Mapping[str, Any] = parse_json(envelope.payload, "the anchor")
+    if envelope.payload_type != TYPE or anchor_fields["format"] != 1:
         raise ValueError("another format")
-    seq, at, made_at = said["seq"], said["at"], said["made_at"]
+    seq, at, made_at = anchor_fields["seq"], anchor_fields["at"], anchor_fields["made_at"]
     if not isinstance(seq, int) or isinstance(seq, bool) or not 0 < seq < 1 << 62:
         raise ValueError("no number of an entry")
     for moment in (at, made_at):
         datetime.fromisoformat(moment)
-    return Anchor(str(said["registry"])[:100], seq, parse_digest(said["hash"]), at, made_at, key)
+    return Anchor(
+        str(anchor_fields["registry"])[:100], seq, parse_digest(anchor_fields["hash"]), at, made_at, key
+    )

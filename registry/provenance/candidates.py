@@ -37,10 +37,10 @@ _UNITS, _TENSORS, _FILES = 100, 3_000, 5_000
 
 def sought(path: str | Path) -> Sought:
     """Return the digests of the files and tensors at a path."""
-    found = look_at(Path(path))
+    look = look_at(Path(path))
     with closing(Hasher()) as hasher:
-        tensors, digests = hasher.tensors(found.views), hasher.files(file.file for file in found.files)
-        files = {file.path: str(digests[file.file]) for file in found.files}
+        tensors, digests = hasher.tensors(look.views), hasher.files(file.file for file in look.files)
+        files = {file.path: str(digests[file.file]) for file in look.files}
         units = tuple(
             SoughtUnit(
                 is_adapter=unit.is_adapter,
@@ -50,7 +50,7 @@ def sought(path: str | Path) -> Sought:
                     for view in unit.views
                 ),
             )
-            for unit in found.units
+            for unit in look.units
         )
         return Sought(files=tuple(files.values()), units=units)
 

@@ -65,17 +65,17 @@ class FoundFiles:
     @property
     def units(self) -> list[Unit]:
         """What may be one thing each: the weights of a folder together, each adapter and each GGUF file by itself."""
-        found: dict[tuple[str, str], Unit] = {}
+        units_by_key: dict[tuple[str, str], Unit] = {}
         for weights in self.weights:
             adapter = any(_FACTOR.search(view.name) for view in weights.views)
             alone = adapter or weights.form == "gguf"
             place = PurePosixPath(weights.path)
             key = (str(place.parent), place.name if alone else "")
-            unit = found.setdefault(key, Unit(weights.path if alone else str(place.parent), adapter))
+            unit = units_by_key.setdefault(key, Unit(weights.path if alone else str(place.parent), adapter))
             unit.weights.append(weights)
-        if len(found) == 1:
-            next(iter(found.values())).path = "."
-        return list(found.values())
+        if len(units_by_key) == 1:
+            next(iter(units_by_key.values())).path = "."
+        return list(units_by_key.values())
 
     def place_of(self, paths: Collection[str]) -> str:
         """Return which unit these files belong to, `.` if they belong to several or none."""
@@ -106,30 +106,30 @@ def look_at(path: Path) -> FoundFiles:
         except (FileNotFoundError, NotADirectoryError, RuntimeError):
             raise MissingFileError(f"file or folder not found: {path}", hint="check the path") from None
     if real.is_dir():
-        found = FoundFiles("folder", [FoundFile(file.path, file.real, file.size) for file in scan(real)])
+        files = FoundFiles("folder", [FoundFile(file.path, file.real, file.size) for file in scan(real)])
     elif real.is_file():
-        found = FoundFiles("file", [FoundFile(real.name, real, real.stat().st_size)])
+        files = FoundFiles("file", [FoundFile(real.name, real, real.stat().st_size)])
         with opened(real) as content:
             start = content.read(512)
         if start.startswith(_ARCHIVES) or start[257:262] == b"ustar":
-            return FoundFiles("archive", found.files)
+            return FoundFiles("archive", files.files)
     else:
         raise MissingFileError(f"{path} is no file and no folder", hint="name one")
-    for file in found.files:
+    for file in files.files:
         try:
             weights = _weights(file)
         except StorageError as error:
-            if found.kind != "folder":
+            if files.kind != "folder":
                 raise
-            found.problems.append(error.message)  # the rest can still be identified
+            files.problems.append(error.message)  # the rest can still be identified
             continue
         if weights is None:
-            found.problems += _unread(file)
+            files.problems += _unread(file)
             continue
-        found.weights.append(weights)
-        if found.kind == "file":
-            found.kind = weights.form
-    return found
+        files.weights.append(weights)
+        if files.kind == "file":
+            files.kind = weights.form
+    return files
 
 
 def _weights(file: FoundFile) -> Weights | None:
@@ -209,19 +209,19 @@ class IdentityClaim(Record):
     reason: str = described("why, in one sentence", default="")
 
 
-def claims_of(found: FoundFiles) -> list[IdentityClaim]:
+def claims_of(scanned_files: FoundFiles) -> list[IdentityClaim]:
     """Return the claims of files; add unreadable documents to the problems."""
     claims: list[IdentityClaim] = []
     readers = {"fusery.json": _bundle, "adapter_metadata.json": _exported}
-    for file in found.files:
+    for file in scanned_files.files:
         read = readers.get(PurePosixPath(file.path).name)
         if read is None or file.path.count("/") > 3:
             continue
         try:
             claims += read(read_object(file.file), file.path)
         except StorageError as error:
-            found.problems.append(error.message)
-    for weights in found.weights:
+            scanned_files.problems.append(error.message)
+    for weights in scanned_files.weights:
         claims += _keyed(weights.path, weights.metadata)
     # Several weight files may claim the same.
     by_place: dict[tuple[str, str, str], IdentityClaim] = {}

@@ -142,12 +142,12 @@ def _some(names: Sequence[str]) -> str:
 
 def identify(workspace: Workspace, path: str | Path, *, reporter: Reporter = SILENT) -> Identified:
     """Identify the files at a path.  Nothing of them is run, and only the index of tensors is written."""
-    found = look_at(Path(path))
+    look = look_at(Path(path))
     with ExitStack() as held:
-        hasher = Hasher(tally(reporter.progress, sum(file.size for file in found.files)))
+        hasher = Hasher(tally(reporter.progress, sum(file.size for file in look.files)))
         held.callback(hasher.close)
-        by_file, claims = hasher.files(file.file for file in found.files), claims_of(found)
-        digests = {file.path: by_file[file.file] for file in found.files}
+        by_file, claims = hasher.files(file.file for file in look.files), claims_of(look)
+        digests = {file.path: by_file[file.file] for file in look.files}
 
         @cache
         def scratch() -> Path:
@@ -155,11 +155,11 @@ def identify(workspace: Workspace, path: str | Path, *, reporter: Reporter = SIL
 
         library = Library(workspace, hasher, scratch)
         held.callback(library.close)
-        matches, unread = match_files(workspace, found, digests), dict[str, str]()
+        matches, unread = match_files(workspace, look, digests), dict[str, str]()
         # What is on record as whole files, with nothing missing of the item they belong to, is settled.
         units = [
             unit
-            for unit in found.units
+            for unit in look.units
             if unit.views
             and not any({digests[file.path] for file in unit.weights} <= match.held for match in matches)
         ]
@@ -170,41 +170,43 @@ def identify(workspace: Workspace, path: str | Path, *, reporter: Reporter = SIL
             by_tensors, unavailable = TensorSearch(workspace, library, unit, tensors, reporter.say).run()
             for match in by_tensors:
                 recorded = recorded_files(workspace, match.owner.manifest)
-                match.files = compare_files(recorded, digests, found.files)
+                match.files = compare_files(recorded, digests, look.files)
             matches += by_tensors
             unread |= unavailable
-    if found.kind == "archive" and not matches:
-        found.problems.append(f"{found.files[0].path} is an archive: unpack it, and identify the folder")
+    if look.kind == "archive" and not matches:
+        look.problems.append(f"{look.files[0].path} is an archive: unpack it, and identify the folder")
     matches = _with_contents(workspace, matches)
     matches.sort(key=lambda match: (-match.confidence, match.owner.kind == "bundle"))
     with workspace.database.read() as session:
         for claim in claims:
             claim.true, claim.reason = _judge(claim, _targets(session, claim), matches, unread)
-    incomplete: Verdict = "inconclusive" if found.problems or unread else "unknown"
+    incomplete: Verdict = "inconclusive" if look.problems or unread else "unknown"
     sure = [match for match in matches if match.owner.kind != "bundle"] or matches
     return Identified(
         path=str(path),
-        kind=found.kind,
+        kind=look.kind,
         verdict="known" if matches else incomplete,
         intact=bool(sure)
         and all(match.identical for match in sure)
-        and not found.problems
+        and not look.problems
         and not any(claim.true is False for claim in claims),
         matches=tuple(match.record() for match in matches),
         claims=tuple(claims),
         files=tuple(
-            LookedAt(path=file.path, size=file.size, sha256=digests[file.path]) for file in found.files
+            LookedAt(path=file.path, size=file.size, sha256=digests[file.path]) for file in look.files
         ),
-        problems=tuple(found.problems),
+        problems=tuple(look.problems),
         unread=tuple(Unread(name=name, reason=reason) for name, reason in sorted(unread.items())),
         verification=None,
     )
 
 
-def match_files(workspace: Workspace, found: FoundFiles, digests: Mapping[str, Digest]) -> list[Match]:
+def match_files(
+    workspace: Workspace, scanned_files: FoundFiles, digests: Mapping[str, Digest]
+) -> list[Match]:
     """Return the items that have the files that decide: an archive, weights, the only file."""
-    principal = [found.files[0].path] if found.kind in ("archive", "file") else []
-    principal += [weights.path for weights in found.weights]
+    principal = [scanned_files.files[0].path] if scanned_files.kind in ("archive", "file") else []
+    principal += [weights.path for weights in scanned_files.weights]
     files = tables.ManifestFileRow
     recorded: dict[int, dict[str, str]] = defaultdict(dict)
     with workspace.database.read() as session:
@@ -214,7 +216,7 @@ def match_files(workspace: Workspace, found: FoundFiles, digests: Mapping[str, D
             for manifest, path, digest in session.execute(query):
                 recorded[manifest][path] = digest
         matches = [
-            _match(owner, recorded[manifest], digests, found, principal)
+            _match(owner, recorded[manifest], digests, scanned_files, principal)
             for manifest, owners in sorted(owners_of(session, recorded.keys()).items())
             for owner in owners
         ]
@@ -229,7 +231,7 @@ def _match(
     owner: RecordedItem,
     recorded: Mapping[str, str],
     digests: Mapping[str, Digest],
-    found: FoundFiles,
+    scanned_files: FoundFiles,
     principal: Collection[str],
 ) -> Match:
     present, wanted = set(digests.values()), set(recorded.values())
@@ -239,14 +241,14 @@ def _match(
     counted = [
         path for path in recorded if not is_hidden(path) and (owner.kind == "bundle" or path not in _CARDS)
     ]
-    if len(found.files) == 1 and found.kind != "file" and weights:
+    if len(scanned_files.files) == 1 and scanned_files.kind != "file" and weights:
         counted = weights  # one file was given, without its companions
     return Match(
         owner,
         "files",
         round(len(same.intersection(counted)) / max(len(counted), 1), 4),
-        found.place_of([path for path in principal if digests[path] in wanted]),
-        files=compare_files(recorded, digests, found.files),
+        scanned_files.place_of([path for path in principal if digests[path] in wanted]),
+        files=compare_files(recorded, digests, scanned_files.files),
         held=frozenset(wanted) if owner.kind == "bundle" or same.issuperset(weights) else frozenset(),
     )
 
@@ -275,10 +277,10 @@ class TensorSearch:
         workspace: Workspace,
         library: Library,
         unit: Unit,
-        found: Mapping[View, str],
+        view_digests: Mapping[View, str],
         say: Callable[[str], None],
     ) -> None:
-        self._workspace, self._library, self._unit, self._found = workspace, library, unit, found
+        self._workspace, self._library, self._unit, self._found = workspace, library, unit, view_digests
         self._say, self._size = say, sum(view.size for view in unit.views) or 1
 
     def run(self) -> tuple[list[Match], dict[str, str]]:

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 def look_up(workspace: Workspace, digest: str, *, lone: bool) -> RecordedFiles:
     """Return the record of a list of files; with `lone`, of a single file with that digest."""
     with workspace.database.read() as session:
-        found = _alone(session, digest) if lone else digest or None
-        kinds = _kinds_of(session, found) if found is not None else {}
+        recorded_digest = _alone(session, digest) if lone else digest or None
+        kinds = _kinds_of(session, recorded_digest) if recorded_digest is not None else {}
         kind = next(iter(kinds), None)
         rows = session.scalars(select(tables.TrustedKeyRow).order_by(tables.TrustedKeyRow.name))
         keys = tuple(
@@ -46,11 +46,11 @@ def look_up(workspace: Workspace, digest: str, *, lone: bool) -> RecordedFiles:
         )
         signature = tables.SignatureRow
         texts = select(signature.envelope).where(
-            signature.subject_digest == (found or ""), signature.scheme == SCHEME
+            signature.subject_digest == (recorded_digest or ""), signature.scheme == SCHEME
         )
         envelopes = tuple(session.scalars(texts.order_by(signature.id.desc())))
     return RecordedFiles(
-        kind=kind, event=kinds.get(kind or "", ""), digest=found, keys_=keys, envelopes=envelopes
+        kind=kind, event=kinds.get(kind or "", ""), digest=recorded_digest, keys_=keys, envelopes=envelopes
     )
 
 
@@ -141,9 +141,9 @@ def list_signatures(workspace: Workspace, reference: str) -> Signatures:
     """Return the signatures over an adapter, a fused model or a bundle on record."""
     with workspace.database.read() as session:
         subject = find_recorded(session, reference)
-        found = signatures_of(session, subject.digest)
+        signatures = signatures_of(session, subject.digest)
         return Signatures(
-            kind=str(subject.kind), name=subject.name, digest=subject.digest, signatures=tuple(found)
+            kind=str(subject.kind), name=subject.name, digest=subject.digest, signatures=tuple(signatures)
         )
 
 
@@ -159,12 +159,12 @@ def _alone(session: Session, sha256: str) -> str | None:
 def _kinds_of(session: Session, digest: str) -> dict[str, str]:
     """Return as what a digest is on record, the strongest claim first: what the log calls it, by kind."""
     adapter, fused, bundle = tables.AdapterRow, tables.FusedRow, tables.BundleRow
-    found = {
+    events_by_kind = {
         "adapter": session.scalar(select(adapter.name).where(adapter.digest == digest).limit(1)),
         "fused": session.scalar(select(fused.key).where(fused.digest == digest).order_by(fused.id).limit(1)),
         "bundle": session.scalar(select(bundle.digest).where(bundle.digest == digest).limit(1)),
     }
-    return {kind: event for kind, event in found.items() if event is not None}
+    return {kind: event for kind, event in events_by_kind.items() if event is not None}
 
 
 _PATTERN = re.compile(r"[a-z0-9._*?-]{1,128}#[a-z0-9._*?-]{1,128}")
@@ -242,10 +242,10 @@ def find_key(session: Session, name: str) -> tables.TrustedKeyRow:
     wanted = name.strip().casefold()
     row = session.scalar(select(key).where(key.name == wanted))
     if row is None and len(wanted) >= 8:
-        found = session.scalars(
+        key_rows = session.scalars(
             select(key).where(key.key_id.startswith(wanted, autoescape=True)).limit(2)
         ).all()
-        row = found[0] if len(found) == 1 else None
+        row = key_rows[0] if len(key_rows) == 1 else None
     if row is None:
         raise UnknownReferenceError(f"there is no key {name[:60]!r}", hint="fusery admin trust list")
     return row

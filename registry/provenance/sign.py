@@ -40,7 +40,7 @@ from ..records.references import begins_with, resolve_any
 from ..records.trust import SigningSubject
 from ..records.views import SCHEME, manifest_of, signed_name
 from ..wire import LongText
-from .verify import FileLog, Progress, beside_of, examine, judge
+from .verify import FileLog, Progress, examine, judge, signature_path
 
 if TYPE_CHECKING:
     from ..records.trust import RecordedEnvelope
@@ -116,7 +116,7 @@ def sign(
         at_server: compare the registry's answer with the reference.
     """
     subject = find_subject(registry, text, at_server=at_server, progress=progress)
-    place = output or (beside_of(subject.path) if subject.path is not None else None)
+    place = output or (signature_path(subject.path) if subject.path is not None else None)
     if place is not None and not force:
         _require_replaceable(place)
     private = read_private_key(with_key.key, with_key.passphrase)
@@ -165,19 +165,19 @@ def find_subject(
     path = Path(text)
     exists = path.exists()
     try:
-        known = registry.find(text)
+        recorded_subject = registry.find(text)
     except (UnknownReferenceError, BadInputError):
         if not exists:
             raise
-        known = None
-    if known is not None and at_server:
-        require_meant(text, known)
-    if known is not None and exists and str(path) != str(path.absolute()):
+        recorded_subject = None
+    if recorded_subject is not None and at_server:
+        require_meant(text, recorded_subject)
+    if recorded_subject is not None and exists and str(path) != str(path.absolute()):
         raise AmbiguousReferenceError(
-            f"{text} is the name of {an(str(known.kind))} in the registry, and of a file here",
+            f"{text} is the name of {an(str(recorded_subject.kind))} in the registry, and of a file here",
             hint=f"for the file here: ./{text}",
         )
-    return known if known is not None and not exists else _at(registry, path, progress)
+    return recorded_subject if recorded_subject is not None and not exists else _at(registry, path, progress)
 
 
 def require_meant(text: str, subject: SigningSubject) -> None:
@@ -191,8 +191,8 @@ def require_meant(text: str, subject: SigningSubject) -> None:
 
 def _is_meant(text: str, subject: SigningSubject) -> bool:
     kind, digest, name = subject.kind, subject.digest, subject.name
-    vouched = kind == "fused" and subject.said.startswith(f"fused {subject.event} ")
-    if subject.path is not None or (subject.said and not vouched):
+    has_signed_name = kind == "fused" and subject.said.startswith(f"fused {subject.event} ")
+    if subject.path is not None or (subject.said and not has_signed_name):
         return False
     try:
         reference = Reference.parse(text)
@@ -202,16 +202,18 @@ def _is_meant(text: str, subject: SigningSubject) -> bool:
                 "fused": [digest, subject.event],
                 "bundle": [digest] if (name, subject.event) == (f"bundle {digest[:12]}", digest) else [],
             }
-            return any(each.startswith(reference.value) for each in digests.get(str(kind), ()))
-        found = AdapterName.parse(name)
+            return any(
+                recorded_digest.startswith(reference.value) for recorded_digest in digests.get(str(kind), ())
+            )
+        adapter_name = AdapterName.parse(name)
     except BadInputError:
         return False
     if kind != "adapter" or subject.event != name:
         return False
     if reference.kind == "name":
         return name == reference.value
-    version = reference.kind != "version" or found.version == int(reference.value)
-    return found.task == reference.task and version
+    version = reference.kind != "version" or adapter_name.version == int(reference.value)
+    return adapter_name.task == reference.task and version
 
 
 def find_on_record(workspace: Workspace, text: str) -> SigningSubject:
@@ -230,14 +232,14 @@ def find_recorded(session: Session, text: str) -> SigningSubject:
         if digests:
             (digest,) = digests
             return _recorded(session, "bundle", f"bundle {digest[:12]}", digest, digest)
-    found = resolve_any(session, text)
-    if isinstance(found, tables.AdapterRow):
-        return _recorded(session, "adapter", found.name, found.digest, found.name)
-    if isinstance(found, tables.FusedRow):
-        subject = _recorded(session, "fused", label_of(found), found.digest, found.key)
+    row = resolve_any(session, text)
+    if isinstance(row, tables.AdapterRow):
+        return _recorded(session, "adapter", row.name, row.digest, row.name)
+    if isinstance(row, tables.FusedRow):
+        subject = _recorded(session, "fused", label_of(row), row.digest, row.key)
         # Only a model made here is known to be what its key says, and as faithful.
-        said = signed_name(found.key, found.verdict) if found.origin is None else ""
-        return replace(subject, said=said)
+        signed_text = signed_name(row.key, row.verdict) if row.origin is None else ""
+        return replace(subject, said=signed_text)
     raise BadInputError(
         f"{text} is a base model: what is signed are adapters, fused models and bundles", hint="fusery list"
     )
@@ -266,8 +268,8 @@ def _at(registry: SignatureLog, path: Path, progress: Progress | None) -> Signin
         first = seen.problems[0].message if seen.problems else f"{path} has no files that can be listed"
         raise CheckFailedError(f"{first}, and nothing was signed", hint=f"fusery identify {typed(path)}")
     files = _listed(manifest, lone=seen.found.lone)
-    known = registry.look_up(files[LONE] if seen.found.lone else manifest.digest, lone=seen.found.lone)
+    look_up = registry.look_up(files[LONE] if seen.found.lone else manifest.digest, lone=seen.found.lone)
     name = seen.found.path.name
     return SigningSubject(
-        known.kind, name, known.digest or manifest.digest, known.event, files, seen.found.path
+        look_up.kind, name, look_up.digest or manifest.digest, look_up.event, files, seen.found.path
     )

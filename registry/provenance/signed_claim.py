@@ -84,9 +84,9 @@ def hash_all(
             raise MissingFileError(
                 f"{path} is neither a folder nor a file", hint="name a bundle or a file of one"
             )
-        found = HashedFiles(real, lone=real.is_file())
-        names = [real.name] if found.lone else _names(real, "", found.problems, DEEPEST)
-        places = {name: real if found.lone else real / name for name in names}
+        files = HashedFiles(real, lone=real.is_file())
+        names = [real.name] if files.lone else _names(real, "", files.problems, DEEPEST)
+        places = {name: real if files.lone else real / name for name in names}
         left_out = but.resolve() if but is not None else None
         sizes = {name: place.lstat().st_size for name, place in places.items() if place != left_out}
         done = 0
@@ -94,14 +94,14 @@ def hash_all(
             entry = (
                 FileEntry(name, size, digests[name])
                 if name in digests
-                else _hashed(found, name, places[name])
+                else _hashed(files, name, places[name])
             )
             if entry is not None:
-                found.files[name] = entry
+                files.files[name] = entry
                 done += entry.size
             if progress is not None:
                 progress(done, sum(sizes.values()))
-    return found
+    return files
 
 
 def _names(folder: Path, prefix: str, problems: list[FileProblem], deep: int) -> Iterator[str]:
@@ -112,7 +112,7 @@ def _names(folder: Path, prefix: str, problems: list[FileProblem], deep: int) ->
         )
         return
     with os.scandir(folder) as entries:
-        for entry in sorted(entries, key=lambda each: each.name):
+        for entry in sorted(entries, key=lambda dir_entry: dir_entry.name):
             name = f"{prefix}{entry.name}"
             if entry.is_symlink():
                 target = os.readlink(entry.path)
@@ -125,12 +125,14 @@ def _names(folder: Path, prefix: str, problems: list[FileProblem], deep: int) ->
                 problems.append(FileProblem("special", name, f"{name} is neither a file nor a folder"))
 
 
-def _hashed(found: HashedFiles, name: str, place: Path) -> FileEntry | None:
+def _hashed(hashed_files: HashedFiles, name: str, place: Path) -> FileEntry | None:
     try:
         with reading(place) as source, os_failures(f"read {place}", near=place):
             digest, size = pump(source.fd, None)
     except StorageError as error:
-        found.problems.append(FileProblem("unreadable", name, f"{name} cannot be read: {error.message}"))
+        hashed_files.problems.append(
+            FileProblem("unreadable", name, f"{name} cannot be read: {error.message}")
+        )
         return None
     return FileEntry(name, size, digest)
 

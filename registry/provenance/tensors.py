@@ -152,23 +152,25 @@ def layers_of(names: Collection[str]) -> tuple[int, ...]:
 
 
 def compare(
-    found: Mapping[View, str],
+    view_digests: Mapping[View, str],
     recorded: Mapping[str, str],
     cast: Callable[[str, str], str | None] = lambda *_: None,
 ) -> TensorComparison:
     """Compare the digests of found and recorded tensors; `cast` returns that of a recorded one in another dtype."""
     # By digest: those of the same name first, then the others in order.
-    pairs = {view: view.name for view, digest in found.items() if recorded.get(view.name) == digest}
+    pairs = {view: view.name for view, digest in view_digests.items() if recorded.get(view.name) == digest}
     unpaired: dict[str, list[str]] = defaultdict(list)
     for name in sorted(recorded.keys() - set(pairs.values()), reverse=True):
         unpaired[recorded[name]].append(name)
-    for view in sorted(found.keys() - pairs.keys(), key=lambda view: view.name):
-        if unpaired.get(found[view]):
-            pairs[view] = unpaired[found[view]].pop()
+    for view in sorted(view_digests.keys() - pairs.keys(), key=lambda view: view.name):
+        if unpaired.get(view_digests[view]):
+            pairs[view] = unpaired[view_digests[view]].pop()
     names = recorded.keys() - set(pairs.values())
-    rest = [view for view in found if view not in pairs]
+    rest = [view for view in view_digests if view not in pairs]
     converted = {
-        view: view.name for view in rest if view.name in names and cast(view.name, view.dtype) == found[view]
+        view: view.name
+        for view in rest
+        if view.name in names and cast(view.name, view.dtype) == view_digests[view]
     }
     pairs |= converted
     renamed = sum(view.name != name for view, name in pairs.items())

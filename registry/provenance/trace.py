@@ -103,16 +103,18 @@ def _held(row: Made) -> Made | None:
 def _withdrawals(session: Session, rows: Sequence[Made]) -> dict[Key, Withdrawals]:
     held = [key_of(thing) for row in rows if (thing := _held(row)) is not None]
     return {
-        (table.__tablename__, number): found
+        (table.__tablename__, number): withdrawals
         for table, find in ((_ADAPTER, of_adapters), (_FUSED, of_fused), (_BUNDLE, of_bundles))
-        for number, found in find(session, [key[1] for key in held if key[0] == table.__tablename__]).items()
+        for number, withdrawals in find(
+            session, [key[1] for key in held if key[0] == table.__tablename__]
+        ).items()
     }
 
 
 def _node(row: Made, withdrawals: Mapping[Key, Withdrawals], move: tables.AliasMoveRow | None) -> Node:
     """Return the node of a record; the same thing has the same id in every registry."""
     held = _held(row)
-    found = withdrawals.get(key_of(held), ()) if held is not None else ()
+    own_withdrawals = withdrawals.get(key_of(held), ()) if held is not None else ()
     digest = held.digest if held is not None and not isinstance(held, _ALIAS | _DEPLOYMENT) else ""
     if isinstance(row, tables.DatasetRow):
         identity = digest_json([row.name, row.revision, row.digest])[:16]
@@ -124,7 +126,7 @@ def _node(row: Made, withdrawals: Mapping[Key, Withdrawals], move: tables.AliasM
             "deployment",
             row.place,
             digest,
-            found,
+            own_withdrawals,
             row.at,
             row.by,
             ended_at=row.ended_at,
@@ -132,7 +134,7 @@ def _node(row: Made, withdrawals: Mapping[Key, Withdrawals], move: tables.AliasM
     if isinstance(row, _ALIAS):
         at, by = (move.at, move.by) if move is not None else (None, None)
         name = f"{row.task.name}#{row.name}"
-        return Node(f"alias:{name}", "alias", name, digest, found, at, by)
+        return Node(f"alias:{name}", "alias", name, digest, own_withdrawals, at, by)
     if isinstance(row, _ADAPTER):
         kind, identity, name = "adapter", row.name, row.name
     elif isinstance(row, _BASE):
@@ -142,7 +144,7 @@ def _node(row: Made, withdrawals: Mapping[Key, Withdrawals], move: tables.AliasM
     else:
         place = digest_bytes(row.path.encode())[:8]
         kind, identity, name = "bundle", f"{digest[:16]}:{place}", f"{row.target} {row.path}"
-    return Node(f"{kind}:{identity}", kind, name, digest, found, row.created_at, row.created_by)
+    return Node(f"{kind}:{identity}", kind, name, digest, own_withdrawals, row.created_at, row.created_by)
 
 
 Key = tuple[str, int]
@@ -245,11 +247,11 @@ def walk(
                     further[kind].add(number)
         near = []
         for kind in (adapters, *(kind for kind in DOWN if kind != adapters)):
-            found = further[kind]
-            room = len(found) if limit is None else left.setdefault(kind, limit)
-            near += [(kind, number) for number in sorted(found, reverse=True)[:room]]
-            cut |= len(found) > room
-            left[kind] = room - min(room, len(found))
+            kind_numbers = further[kind]
+            room = len(kind_numbers) if limit is None else left.setdefault(kind, limit)
+            near += [(kind, number) for number in sorted(kind_numbers, reverse=True)[:room]]
+            cut |= len(kind_numbers) > room
+            left[kind] = room - min(room, len(kind_numbers))
         reached |= dict.fromkeys(near)
     return reached, cut
 

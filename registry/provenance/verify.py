@@ -127,7 +127,7 @@ class FileLog(Protocol):
         """Return the record of a list of files."""
 
 
-def beside_of(path: Path) -> Path:
+def signature_path(path: Path) -> Path:
     """Return the default path of the signature of a folder or file."""
     real = path.resolve()
     return real.with_name(f"{real.name}.sig")
@@ -171,15 +171,15 @@ def verify_on_record(
     else:  # nothing has an empty digest
         manifest = result.found.manifest
         recorded = registry.look_up(str(manifest.digest) if manifest is not None else "")
-    known = [KeyChecker.parse(key.name, key.public_key) for key in recorded.keys_]
+    recorded_checkers = [KeyChecker.parse(key.name, key.public_key) for key in recorded.keys_]
     if place is not None:
         data: bytes | None = read_bytes(place)
     else:
         envelopes = [text.encode() for text in recorded.envelopes]
-        signed = (text for text in envelopes if _signers(text, checkers or known))
+        signed = (text for text in envelopes if _signers(text, checkers or recorded_checkers))
         data = next(signed, None) or next(iter(envelopes), None)
     # A signature that names a trusted key and is not by it is a wrong one, and not a stranger's.
-    asked = list(checkers) or ([] if data is None else _signers(data, known, named=True))
+    asked = list(checkers) or ([] if data is None else _signers(data, recorded_checkers, named=True))
     judge(result, data, str(place or "registry"), asked)
     signer = next((key for key in recorded.keys_ if key.key_id == result.key_id), None)
     if signer is not None and signer.revoked:
@@ -204,8 +204,8 @@ def verify_on_record(
 
 
 def _place_of(path: Path, signature: Path | None) -> Path | None:
-    beside = beside_of(path)
-    return signature or (beside if beside.is_file() else None)
+    default = signature_path(path)
+    return signature or (default if default.is_file() else None)
 
 
 def _signers(data: bytes, keys: Sequence[KeyChecker], *, named: bool = False) -> list[KeyChecker]:
@@ -225,8 +225,8 @@ def examine(
     progress: Progress | None = None,
 ) -> Verification:
     """Read a folder or a file and its claims; its signature is judged later."""
-    found = hash_all(path, but=but, digests=digests or {}, progress=progress)
-    return Verification(found, read_claim(found.path), problems=list(found.problems))
+    hashed_files = hash_all(path, but=but, digests=digests or {}, progress=progress)
+    return Verification(hashed_files, read_claim(hashed_files.path), problems=list(hashed_files.problems))
 
 
 def judge(result: Verification, data: bytes | None, place: str, checkers: Sequence[KeyChecker]) -> None:
@@ -291,17 +291,17 @@ def _compare(
     listing: str,
     complete: bool = True,
 ) -> None:
-    found = result.found.files
+    actual_entries = result.found.files
     problems = []
     for path, expected in sorted(listed.items()):
-        here = found.get(path)
+        here = actual_entries.get(path)
         if here is None:
             if not any(problem.path == path for problem in result.found.problems):
                 problems.append(FileProblem("missing", path, f"{path} is missing, and {listing} lists it"))
         elif (here if isinstance(expected, FileEntry) else str(here.sha256)) != expected:
             problems.append(FileProblem("changed", path, f"{path} is not what {listing} lists"))
     document = result.record.document if result.record is not None else None
-    unexpected = sorted(set(found) - set(listed) - ({document} if listing == document else set()))
+    unexpected = sorted(set(actual_entries) - set(listed) - ({document} if listing == document else set()))
     if complete:
         problems += [
             FileProblem("added", path, f"{path} was added: {listing} does not list it") for path in unexpected
@@ -309,5 +309,7 @@ def _compare(
     elif unexpected:
         more = f" and {len(unexpected) - 5} more" if len(unexpected) > 5 else ""
         result.notes.append(f"{listing} does not list {', '.join(unexpected[:5])}{more}")
-    known = {(problem.code, problem.path) for problem in result.problems}
-    result.problems += [problem for problem in problems if (problem.code, problem.path) not in known]
+    reported_problems = {(problem.code, problem.path) for problem in result.problems}
+    result.problems += [
+        problem for problem in problems if (problem.code, problem.path) not in reported_problems
+    ]

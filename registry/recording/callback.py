@@ -93,12 +93,12 @@ class RecordRun:
         self._offset: int | None = None
         if not self._active:
             return
-        said = plain_arguments(arguments)
-        source = data if data is not None else said.get("data")
+        run_arguments = plain_arguments(arguments)
+        source = data if data is not None else run_arguments.get("data")
         self.record = begin_record(
-            said,
+            run_arguments,
             _dataset(source, examples),
-            resumed=_resumed(said.get("resume_adapter_file")),
+            resumed=_resumed(run_arguments.get("resume_adapter_file")),
             folder=Path(working_folder),
         )
         make_folders(self.folder)
@@ -154,9 +154,9 @@ class RecordRun:
         self.finish()
         return register_run(self.folder, registry, strict=strict, facts=facts)
 
-    def _add(self, iteration: int, said: Mapping[str, Any], *, now: bool = False) -> None:
+    def _add(self, iteration: int, metrics: Mapping[str, Any], *, now: bool = False) -> None:
         # An array of mlx or NumPy with one element has `item`.
-        given = {name: said[name] for name in _NUMBERS if said.get(name) is not None}
+        given = {name: metrics[name] for name in _NUMBERS if metrics.get(name) is not None}
         values = {
             name: float(value.item() if hasattr(value, "item") else value) for name, value in given.items()
         }
@@ -202,16 +202,16 @@ def plain_arguments(arguments: object) -> dict[str, object]:
     if arguments is None:
         return {}
     if dataclasses.is_dataclass(arguments) and not isinstance(arguments, type):
-        said: Mapping[str, Any] = dataclasses.asdict(arguments)
+        argument_values: Mapping[str, Any] = dataclasses.asdict(arguments)
     elif isinstance(arguments, Namespace | SimpleNamespace):
-        said = vars(arguments)
+        argument_values = vars(arguments)
     elif isinstance(arguments, Mapping):
-        said = arguments
+        argument_values = arguments
     else:
         raise TypeError(
             f"arguments are a mapping, a namespace or a dataclass, not {type(arguments).__name__}"
         )
-    plain: dict[str, object] = json.loads(json.dumps(dict(said), default=str), parse_constant=str)
+    plain: dict[str, object] = json.loads(json.dumps(dict(argument_values), default=str), parse_constant=str)
     return plain
 
 
@@ -226,7 +226,9 @@ def _resumed(source: object) -> RecordedStart | None:
 def _dataset(source: object, examples: int | None) -> RecordedData | None:
     if source is None:
         return RecordedData(examples=examples) if examples is not None else None
-    name, found = str(source), read_data(Path(str(source)).expanduser())
-    if found is None:
+    name, recorded_data = str(source), read_data(Path(str(source)).expanduser())
+    if recorded_data is None:
         return RecordedData(name=name[:500], examples=examples)
-    return found.model_copy(update={"name": name[:500], "examples": found.examples or examples})
+    return recorded_data.model_copy(
+        update={"name": name[:500], "examples": recorded_data.examples or examples}
+    )

@@ -80,7 +80,7 @@ class FuseryArtifactRepository(ArtifactRepository):
     def list_artifacts(self, path: str | None = None) -> list[FileInfo]:
         """Return what lies directly under a path of the run."""
         folder = self._place(path)
-        found: dict[str, FileInfo] = {}
+        infos: dict[str, FileInfo] = {}
         with _registry() as registry:
             files = self._files(registry)
         for place, (_, size) in files.items():
@@ -89,8 +89,8 @@ class FuseryArtifactRepository(ArtifactRepository):
             child = folder / place.relative_to(folder).parts[0]
             shown = str(child.relative_to(self._inside))
             whole = child == place
-            found[shown] = FileInfo(shown, not whole, size if whole else None)
-        return [found[name] for name in sorted(found)]
+            infos[shown] = FileInfo(shown, not whole, size if whole else None)
+        return [infos[name] for name in sorted(infos)]
 
     def _download_file(self, remote_file_path: str, local_path: str) -> None:
         place = self._place(remote_file_path)
@@ -116,15 +116,15 @@ class FuseryArtifactRepository(ArtifactRepository):
             adapters = registry.adapters.list(task=self._task, sort="version")
         except UnknownReferenceError:
             return {}  # nothing was ever logged there
-        found: dict[PurePosixPath, AdapterDetails] = {}
+        detailses: dict[PurePosixPath, AdapterDetails] = {}
         for adapter in adapters:
             for path in _paths(adapter.tags.get(f"{_TAG}{self._run}", "")):
                 details = registry.adapters.show(adapter.name)
                 # Of several adapters at one path the last one counts, as with files.
-                found[PurePosixPath(path)] = details
+                detailses[PurePosixPath(path)] = details
         return {
             path / file.path: (details, file.size)
-            for path, details in found.items()
+            for path, details in detailses.items()
             for file in details.files
         }
 

@@ -120,9 +120,9 @@ def _dataset(data: Any) -> RecordedData | None:
         return None
     info = getattr(data, "info", None)
     words = [getattr(info, name, None) for name in ("dataset_name", "config_name")]
-    known = [word for word in words if isinstance(word, str) and word and word != "default"]
+    name_parts = [word for word in words if isinstance(word, str) and word and word != "default"]
     split, fingerprint = getattr(data, "split", None), getattr(data, "_fingerprint", None)
-    name = "/".join(known) + (f":{split}" if known and split is not None else "")
+    name = "/".join(name_parts) + (f":{split}" if name_parts and split is not None else "")
     examples = len(data) if hasattr(data, "__len__") else None
     return RecordedData(
         name=name[:500] or None,

@@ -44,7 +44,7 @@ Withdrawals = tuple[Withdrawal, ...]
 
 def own(withdrawals: Withdrawals) -> str | None:
     """Return why the record itself is yanked, None if it is not."""
-    return next((each.reason for each in withdrawals if each.relation == "itself"), None)
+    return next((withdrawal.reason for withdrawal in withdrawals if withdrawal.relation == "itself"), None)
 
 
 METHODS = ("lora", "dora", "full")

@@ -62,7 +62,7 @@ def plain_text(value: Any) -> str:
     if isinstance(value, datetime):
         return value.isoformat(timespec="seconds")
     if isinstance(value, Mapping):
-        return ", ".join(f"{key}={each}" for key, each in value.items())
+        return ", ".join(f"{key}={entry_value}" for key, entry_value in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
     return str(value)
@@ -82,9 +82,9 @@ def lines_of(kind: type, layout: str, record: Mapping[str, Any], nothing: str) -
             if first.key not in record or (first.about.brief and not text):
                 continue
             rest = (
-                part.about.words.format(found)
+                part.about.words.format(part_text)
                 for part in more
-                if (found := value_text(part, record.get(part.key)))
+                if (part_text := value_text(part, record.get(part.key)))
             )
             yield Line(names[0], first.title, (text or nothing) + "".join(rest), names)
 

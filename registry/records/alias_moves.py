@@ -47,8 +47,8 @@ ALIAS_MOVED = "alias.moved"
 def alias_row(session: Session, adapter: tables.AdapterRow, name: str) -> tables.AliasRow:
     """Return an alias of an adapter's task; where there is none, one that is recorded when it moves."""
     alias = tables.AliasRow
-    found = session.scalar(select(alias).where(alias.task_id == adapter.task_id, alias.name == name))
-    return found or alias(task_id=adapter.task_id, task=adapter.task, name=name, adapter_id=None)
+    row = session.scalar(select(alias).where(alias.task_id == adapter.task_id, alias.name == name))
+    return row or alias(task_id=adapter.task_id, task=adapter.task, name=name, adapter_id=None)
 
 
 def move(
@@ -57,7 +57,7 @@ def move(
     alias: tables.AliasRow,
     to: tables.AdapterRow | None,
     reason: str,
-    told: Mapping[str, Any] | None = None,
+    extra_detail: Mapping[str, Any] | None = None,
 ) -> Moved:
     """Move an alias, in the caller's write transaction, with the event of it."""
     if alias in session:
@@ -85,7 +85,7 @@ def move(
         alias.adapter_id, made.alias_id = made.to_adapter_id, alias.id
         session.add(made)
         session.flush()
-        detail = {"from": stated(before), "to": stated(to), "reason": reason, **(told or {})}
+        detail = {"from": stated(before), "to": stated(to), "reason": reason, **(extra_detail or {})}
         events.record(session, ALIAS_MOVED, "alias", text_of(alias), detail, at=at)
     return result
 
@@ -117,7 +117,7 @@ _JUDGED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 
 def overtaken(session: Session, alias: tables.AliasRow) -> list[str]:
     """Return a sentence for each value that the present holder of an alias was judged by and that was amended since."""
-    event, adapter, found = tables.EventRow, tables.AdapterRow, list[str]()
+    event, adapter, messages = tables.EventRow, tables.AdapterRow, list[str]()
     query = select(event).where(event.subject_kind == "alias", event.subject == text_of(alias))
     query = query.where(event.action.in_((ALIAS_MOVED, ALIAS_CONFIRMED))).order_by(event.seq.desc()).limit(1)
     judged = session.scalars(query).first()
@@ -135,13 +135,13 @@ def overtaken(session: Session, alias: tables.AliasRow) -> list[str]:
                 with suppress(ValueError):  # the audit of the chain reports it
                     amended = (seal.number for seal in parse_seals(str(seals)) if seal.kind == "amendment")
                     entries |= dict.fromkeys(amended, seq)
-            found += [
+            messages += [
                 f"{row.field} of {holder.name} was amended from {row.before[:80]} to {row.after[:80]} by {row.by}, after "
                 f"{outcome['rule']} had judged by it in entry {judged.seq} of the log; promote the holder again, or another"
                 for row in holder.amendments
                 if row.field in fields and entries.get(row.id, 0) > judged.seq
             ]
-    return found
+    return messages
 
 
 def judged_against(session: Session, alias: tables.AliasRow) -> tables.AdapterRow | None:

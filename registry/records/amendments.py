@@ -37,12 +37,12 @@ def dataset_row(
         )
     data = tables.DatasetRow
     query = select(data).where(data.name == name, data.revision == revision, data.digest == digest)
-    found = session.scalar(query)
-    if found is None:
-        found = data(name=name, revision=revision, digest=digest, examples=examples)
-        session.add(found)
+    row = session.scalar(query)
+    if row is None:
+        row = data(name=name, revision=revision, digest=digest, examples=examples)
+        session.add(row)
         session.flush()
-    return found
+    return row
 
 
 State = dict[str, Any]  # field to value
@@ -119,25 +119,25 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[s
 def misfits(state: Mapping[str, Any], amendments: Iterable[tables.AmendmentRow]) -> list[str]:
     """Say of amendments, oldest first, which do not follow from one another or do not lead to a state."""
     last: State = {}
-    found = []
+    messages = []
     for row in amendments:
         if not is_amendable(row.field):
-            found.append(f"an amendment is of {row.field[:60]!r}, which is never amended")
+            messages.append(f"an amendment is of {row.field[:60]!r}, which is never amended")
             continue
         try:
             was, will = json.loads(row.before), json.loads(row.after)
         except ValueError:
-            found.append(f"an amendment of {row.field} is not readable")
+            messages.append(f"an amendment of {row.field} is not readable")
             continue
         if row.field in last and last[row.field] != was:
             before = text_of(last[row.field])[:100]
-            found.append(f"an amendment says that {row.field} was {row.before[:100]}, and it was {before}")
+            messages.append(f"an amendment says that {row.field} was {row.before[:100]}, and it was {before}")
         last[row.field] = will
     for field, value in last.items():
         if state.get(field) != value:
-            is_now, should = (text_of(each)[:100] for each in (state.get(field), value))
-            found.append(f"{field} is {is_now}, and was amended to {should}")
-    return found
+            is_now, should = (text_of(state_value)[:100] for state_value in (state.get(field), value))
+            messages.append(f"{field} is {is_now}, and was amended to {should}")
+    return messages
 
 
 def amend_row(session: Session, adapter: tables.AdapterRow, rows: Sequence[tables.AmendmentRow]) -> None:

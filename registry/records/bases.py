@@ -55,7 +55,7 @@ def locate_files(
     if base.location is not None:
         return {file.path: _referenced(Path(base.location), base, file) for file in wanted}
     generations = blob_generations(workspace, [file.sha256 for file in wanted])
-    found = {}
+    files = {}
     for file in wanted:
         digest, generation = Digest(file.sha256), generations[file.sha256]
         local = workspace.store.local_path(digest, generation=generation)
@@ -63,11 +63,11 @@ def locate_files(
             local = scratch / digest
             if not local.exists():
                 workspace.store.fetch(digest, local, generation=generation, progress=progress)
-        found[file.path] = local
-    return found
+        files[file.path] = local
+    return files
 
 
-def known_as(base: tables.BaseModelRow) -> frozenset[str]:
+def all_names(base: tables.BaseModelRow) -> frozenset[str]:
     """Return every name, hub id and folder that a base is known by."""
     names = {name.name for name in base.names}
     names |= {revision.source.partition(":")[2] for revision in base.revisions}
@@ -110,12 +110,12 @@ def _referenced(folder: Path, base: tables.BaseModelRow, file: tables.ManifestFi
 
 @contextmanager
 def proven_files(
-    workspace: Workspace, base: tables.BaseModelRow, scratch: Path, *, anew: bool = False
+    workspace: Workspace, base: tables.BaseModelRow, scratch: Path, *, rehash_all: bool = False
 ) -> Iterator[dict[str, Path]]:
     """Yield where a base's files can be read, and refuse those that change before the block ends; `anew` hashes all again."""
     files, manifest = locate_files(workspace, base, scratch), base.manifest.value
     with watched(files, manifest) as watch:
-        left = manifest if anew else unproven(workspace, manifest, files)
+        left = manifest if rehash_all else unproven(workspace, manifest, files)
         require_digests(files, left)
         record_verified(workspace, watch, left)
         yield files
@@ -209,8 +209,8 @@ def licence_of_text(text: str) -> str | None:
 def licence_of_readme(text: str) -> str | None:
     """Return what the front matter of a README says under `license`."""
     front = _FRONT.match(text)
-    found = _LINE.search(front[1]) if front else None
-    return found[1] if found else None
+    licence_match = _LINE.search(front[1]) if front else None
+    return licence_match[1] if licence_match else None
 
 
 def base_licence(workspace: Workspace, base: tables.BaseModelRow) -> str | None:

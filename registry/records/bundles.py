@@ -56,10 +56,10 @@ def record_bundle(
     from .deposit import record_manifest
 
     bundle = tables.BundleRow
-    known = select(bundle.id).where(
+    existing_query = select(bundle.id).where(
         bundle.path == place, bundle.digest == manifest.digest, bundle.target == target
     )
-    if (number := session.scalar(known)) is not None:
+    if (number := session.scalar(existing_query)) is not None:
         return number
     now = workspace.database.utcnow(session)
     row = bundle(
@@ -119,8 +119,8 @@ def written_bundle(session: Session, event: tables.EventRow) -> SentBundle | Non
 
 def is_elsewhere(session: Session, row: tables.BundleRow) -> bool:
     """Return whether only a client named a bundle's path: it is on another machine, and is never read here."""
-    found = events.history(session, kind="bundle", subject=row.digest)
-    details = [json.loads(event.detail) for event in found if event.action in _ACTIONS]
+    bundle_events = events.history(session, kind="bundle", subject=row.digest)
+    details = [json.loads(event.detail) for event in bundle_events if event.action in _ACTIONS]
     sent = [_SENT in detail for detail in details if detail["path"] == row.path]
     return bool(sent) and all(sent)
 

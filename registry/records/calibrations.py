@@ -34,8 +34,8 @@ def current_calibration(session: Session, base: tables.BaseModelRow) -> tables.C
     rows = [row for row in base.calibrations if row.adapter is None]
     if len(rows) < 2:
         return rows[0] if rows else None
-    told = events.history(session, kind="base", subject=base.digest, action=CHOSEN, limit=1)
-    chosen = json.loads(told[0].detail) if told else {}
+    choice_events = events.history(session, kind="base", subject=base.digest, action=CHOSEN, limit=1)
+    chosen = json.loads(choice_events[0].detail) if choice_events else {}
     if chosen.get("newest") != rows[-1].digest:
         return rows[-1]
     return next((row for row in rows if row.digest == chosen.get("calibration")), rows[-1])
@@ -52,12 +52,14 @@ def choose_calibration(session: Session, row: tables.CalibrationRow) -> tables.C
     return before
 
 
-def learned_with(workspace: Workspace, adapter: str, known: tables.CalibrationRow) -> list[Digest]:
+def learned_with(workspace: Workspace, adapter: str, base_calibration: tables.CalibrationRow) -> list[Digest]:
     """Return the calibrations for one adapter that were learned with a calibration of its base, or cannot be read, newest first."""
     made = tables.CalibrationRow
     with workspace.database.read() as session:
         query = select(made).where(
-            made.base_id == known.base_id, made.adapter == adapter, made.rank == known.rank
+            made.base_id == base_calibration.base_id,
+            made.adapter == adapter,
+            made.rank == base_calibration.rank,
         )
         files = [
             (row.digest, row.manifest.files[0]) for row in session.scalars(query.order_by(made.id.desc()))
@@ -72,7 +74,10 @@ def learned_with(workspace: Workspace, adapter: str, known: tables.CalibrationRo
             if length <= min(size - _LENGTH, ADAPTER_HEADER_LIMIT):
                 data = b"".join(workspace.store.span(blob, _LENGTH, _LENGTH + length))
                 about = parse_json(data, "the header")[METADATA]
-                if (about["prompts"], about["tokens"]) != (known.prompts_digest, str(known.tokens)):
+                if (about["prompts"], about["tokens"]) != (
+                    base_calibration.prompts_digest,
+                    str(base_calibration.tokens),
+                ):
                     continue
         except (StorageError, KeyError, TypeError):
             pass  # it cannot be read
@@ -117,7 +122,7 @@ class Reading:
     adapter: str | None = None
 
 
-def known_calibration(
+def recorded_calibration(
     workspace: Workspace, base: tables.BaseModelRow, reading: Reading, *, among: Collection[str] | None = None
 ) -> CalibrationReport | None:
     """Return what is there already; what the store has lost is not, and is made anew."""
@@ -156,11 +161,11 @@ def record_calibration(
 ) -> tuple[tables.CalibrationRow, bool]:
     """Return a calibration's record, and whether it is new."""
     table = tables.CalibrationRow
-    known = session.scalars(
+    existing_row = session.scalars(
         select(table).where(table.base_id == base.id, table.digest == manifest.digest)
     ).first()
-    if known is not None:
-        return known, False
+    if existing_row is not None:
+        return existing_row, False
     now = workspace.database.utcnow(session)
     row = table(
         **asdict(reading),
@@ -198,21 +203,21 @@ def calibration_facts(
     from ..engine.calibration import read_calibration
 
     hint = "nothing of it was recorded; fusery audit, on the other registry"
-    found = read_calibration(path)
-    if found.base != base:
-        raise BadInputError(f"{name} was made of another base: {found.base[:12]}", hint=hint)
-    for module in found.modules if architecture is not None else ():
-        width, weight = found.width_of(module), architecture.weights.get(module)  # type: ignore[union-attr]
+    calibration = read_calibration(path)
+    if calibration.base != base:
+        raise BadInputError(f"{name} was made of another base: {calibration.base[:12]}", hint=hint)
+    for module in calibration.modules if architecture is not None else ():
+        width, weight = calibration.width_of(module), architecture.weights.get(module)  # type: ignore[union-attr]
         # Plain numbers are not rounded, and may be transposed in the file.
         if weight is None or weight.bits is None or (len(weight.shape) == 2 and weight.shape[1] == width):
             continue
         raise BadInputError(f"{name} does not fit its base: {module[:80]} has not {width} inputs", hint=hint)
-    for module in {known: module for module, known in found.modules.items()}.values():
-        found.of(module)  # raises where its numbers cannot be used
-    learned = found.learned
+    for module in {input_id: module for module, input_id in calibration.modules.items()}.values():
+        calibration.of(module)  # raises where its numbers cannot be used
+    learned = calibration.learned
     if adapter != (learned.adapter if learned is not None else None):
         raise BadInputError(f"{name} was learned for another adapter than the package declares", hint=hint)
-    made = found if learned is None else learned
+    made = calibration if learned is None else learned
     return {"tokens": made.tokens, "prompts_digest": made.prompts, "adapter": adapter}
 
 

@@ -208,9 +208,9 @@ def record_manifests(session: Session, manifests: Iterable[Manifest]) -> dict[st
     wanted = {manifest.digest: manifest for manifest in manifests}
     row = tables.ManifestRow
     rows = {
-        found.digest: found
+        manifest_row.digest: manifest_row
         for some in batches(wanted)
-        for found in session.scalars(select(row).where(row.digest.in_(some)))
+        for manifest_row in session.scalars(select(row).where(row.digest.in_(some)))
     }
     new = [
         row(

@@ -45,10 +45,10 @@ def describe_base(files: Mapping[str, Path], failed: Callable[[str], None] = lam
 
 def require_sensible(files: Mapping[str, Path]) -> None:
     """Refuse a model whose configuration says sizes that no model has."""
-    found = absurdity(read_object(files["config.json"])) if "config.json" in files else None
-    if found is not None:
+    problem = absurdity(read_object(files["config.json"])) if "config.json" in files else None
+    if problem is not None:
         raise BadInputError(
-            f"config.json cannot be that of a model: {found}",
+            f"config.json cannot be that of a model: {problem}",
             hint="is this the config.json that came with the model?",
         )
 
@@ -108,12 +108,14 @@ def alpha_of(folder: AdapterFolder) -> float | None:
     return folder.scale * folder.rank if folder.scale is not None and folder.rank else None
 
 
-def differing(said: Mapping[str, Any], derived: Mapping[str, Any]) -> list[str]:
+def differing(recorded_values: Mapping[str, Any], derived: Mapping[str, Any]) -> list[str]:
     """Return the names of the columns in which a record says something else than the bytes."""
     # Compared as databases return values: 2 and 2.0 are one number.
-    known = {name: value for name, value in derived.items() if name in said}
+    derived_values = {name: value for name, value in derived.items() if name in recorded_values}
     return sorted(
-        name for name, value in known.items() if to_json("document", said[name]) != to_json("document", value)
+        name
+        for name, value in derived_values.items()
+        if to_json("document", recorded_values[name]) != to_json("document", value)
     )
 
 

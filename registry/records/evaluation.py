@@ -125,7 +125,7 @@ def mismatch(a: tables.EvaluationRow | Evaluation, b: tables.EvaluationRow | Eva
 
 def setting_of(row: tables.EvaluationRow | Evaluation, *, seed: bool = True) -> str:
     """Return what a value was measured on and with, in words; empty if nobody said so."""
-    said = ["/".join(part for part in (row.dataset, row.split) if part), row.harness]
-    said += [] if row.shots is None else [f"{row.shots}-shot"]
-    said += [] if row.seed is None or not seed else [f"seed {row.seed}"]
-    return ", ".join(part for part in said if part)
+    parts = ["/".join(part for part in (row.dataset, row.split) if part), row.harness]
+    parts += [] if row.shots is None else [f"{row.shots}-shot"]
+    parts += [] if row.seed is None or not seed else [f"seed {row.seed}"]
+    return ", ".join(part for part in parts if part)

@@ -38,7 +38,7 @@ class Node(Record):
     @property
     def summary(self) -> str:
         """Return all yanks that concern it, in words; empty without one."""
-        return "; ".join(each.summary for each in self.withdrawals)
+        return "; ".join(withdrawal.summary for withdrawal in self.withdrawals)
 
     @property
     def over(self) -> bool:

@@ -55,9 +55,9 @@ def resolve_adapter(
     session: Session, text: str, among: Select[tables.AdapterRow] | None = None
 ) -> tables.AdapterRow:
     """Return the adapter that a reference names."""
-    if (found := _find_adapter(session, text, among)) is None:
+    if (adapter := _find_adapter(session, text, among)) is None:
         raise _no_adapter(session, text)
-    return found
+    return adapter
 
 
 def _find_adapter(
@@ -71,13 +71,13 @@ def _find_adapter(
         adapter = tables.AdapterRow
         related = (adapter.task, adapter.base, adapter.dataset, adapter.parent)
         among = select(adapter).options(*map(joinedload, related))
-    found = list(session.scalars(named_by(reference, among).limit(3)).unique())
-    if reference.kind == "digest" and len({adapter.digest for adapter in found}) > 1:
-        names = ", ".join(adapter.name for adapter in found)
+    matches = list(session.scalars(named_by(reference, among).limit(3)).unique())
+    if reference.kind == "digest" and len({adapter.digest for adapter in matches}) > 1:
+        names = ", ".join(adapter.name for adapter in matches)
         raise AmbiguousReferenceError(
             f"the digest {text} fits more than one adapter: {names}", hint="give more digits"
         )
-    return found[0] if found else None
+    return matches[0] if matches else None
 
 
 def _no_adapter(session: Session, text: str) -> UnknownReferenceError:
@@ -121,27 +121,29 @@ def latest_version(at: datetime | None = None) -> ColumnElement[int]:
         first = later.order_by(change.id).limit(1).correlate(version).scalar_subquery()
         measured = case((first.is_not(None), first != "null"), else_=measured)
     computed = exists().where(source.adapter_id == version.id).correlate(version)
-    found, newest = (
+    newest_measured, newest = (
         query.order_by(version.version.desc()).limit(1).correlate(tables.TaskRow).scalar_subquery()
         for query in (versions.where(or_(measured, not_(computed))), versions)
     )
-    return func.coalesce(found, newest)
+    return func.coalesce(newest_measured, newest)
 
 
 def no_alias(session: Session, text: str) -> UnknownReferenceError:
     """Return the error for an alias that there is not, with those that may be meant."""
     task, _, wanted = text.strip().partition("#")
     alias = tables.AliasRow
-    there = select(tables.TaskRow.name, alias.name).join(alias.task).where(alias.adapter_id.is_not(None))
-    own = [name for _, name in session.execute(there.where(tables.TaskRow.name == task).limit(1000))]
+    alias_query = (
+        select(tables.TaskRow.name, alias.name).join(alias.task).where(alias.adapter_id.is_not(None))
+    )
+    own = [name for _, name in session.execute(alias_query.where(tables.TaskRow.name == task).limit(1000))]
     if own:
         # What the names of a task have in common says nothing.
         hint = nearest(wanted[:200], own, most=1, before=f"{task}#") or (
             f"there are: {', '.join(f'{task}#{name}' for name in own[:5])}"
         )
     else:
-        known = [f"{name}#{one}" for name, one in session.execute(there.limit(1000))]
-        hint = nearest(f"{task}#{wanted}", known) or "fusery alias list"
+        alias_names = [f"{name}#{one}" for name, one in session.execute(alias_query.limit(1000))]
+        hint = nearest(f"{task}#{wanted}", alias_names) or "fusery alias list"
     return UnknownReferenceError(f"there is no alias {text!r}", hint=hint)
 
 
@@ -170,19 +172,19 @@ def _meant(session: Session, wanted: str) -> str | None:
         return f"did you mean {' or '.join(f'{one}#{wanted}' for one in named)}?"
     names = session.scalars(select(tables.AdapterRow.name).order_by(tables.AdapterRow.id.desc()).limit(1000))
     suffix = wanted[len(task) :][:200]
-    like_tasks = [f"{known}{suffix or f'@{version}'}" for known, version in newest.items() if version]
+    like_tasks = [f"{task_name}{suffix or f'@{version}'}" for task_name, version in newest.items() if version]
     return nearest(task + (suffix or "@1"), [*like_tasks, *names])
 
 
 def resolve_base(session: Session, text: str) -> tables.BaseModelRow:
     """Return the base model that a name or a digest prefix means."""
-    if (found := _find_base(session, text)) is None:
-        known = session.scalars(select(tables.BaseNameRow.name).limit(1000)).all()
-        hint = nearest(text.strip().casefold(), known) or (
-            "fusery base list" if known else "fusery base add SOURCE"
+    if (base := _find_base(session, text)) is None:
+        base_names = session.scalars(select(tables.BaseNameRow.name).limit(1000)).all()
+        hint = nearest(text.strip().casefold(), base_names) or (
+            "fusery base list" if base_names else "fusery base add SOURCE"
         )
         raise UnknownReferenceError(f"there is no base model {text!r}", hint=hint)
-    return found
+    return base
 
 
 def _find_base(session: Session, text: str) -> tables.BaseModelRow | None:
@@ -222,18 +224,20 @@ def resolve_any(
     if len(fused) > 1 and len({row.digest for row in fused}) == 1:
         # The same bytes, made here and claimed elsewhere.
         fused = [row for row in fused if row.origin is None] or fused[:1]
-    found = fused[0] if len(fused) == 1 else _find_adapter(session, text, among) or _find_base(session, text)
-    if found is None:
+    resolved_row = (
+        fused[0] if len(fused) == 1 else _find_adapter(session, text, among) or _find_base(session, text)
+    )
+    if resolved_row is None:
         raise _no_adapter(session, text)
-    return found
+    return resolved_row
 
 
 def adapter_names(session: Session, numbers: Collection[int]) -> dict[int, str]:
     """Return the names of adapters by the numbers of their rows, in the order of these."""
     row = tables.AdapterRow
     query = select(row.id, row.name).order_by(row.id)
-    found = (session.execute(query.where(row.id.in_(some))) for some in batches(sorted(numbers)))
-    return {each.id: each.name for rows in found for each in rows}
+    row_batches = (session.execute(query.where(row.id.in_(some))) for some in batches(sorted(numbers)))
+    return {adapter_row.id: adapter_row.name for rows in row_batches for adapter_row in rows}
 
 
 def next_version(session: Session, task: tables.TaskRow) -> int:
@@ -304,23 +308,23 @@ def _kind_of(text: str) -> tuple[str, str]:
 def find_datasets(session: Session, text: str) -> Sequence[tables.DatasetRow]:
     """Return the revisions of a dataset by its name, or the one with a digest."""
     dataset = tables.DatasetRow
-    found = session.scalars(select(dataset).where(dataset.name == text).order_by(dataset.id)).all()
-    if not found and (prefix := digest_prefix(text)):
+    datasets = session.scalars(select(dataset).where(dataset.name == text).order_by(dataset.id)).all()
+    if not datasets and (prefix := digest_prefix(text)):
         query = select(dataset).where(begins_with(dataset.digest, prefix)).order_by(dataset.id)
-        found = session.scalars(query).all()
-    if not found:
+        datasets = session.scalars(query).all()
+    if not datasets:
         raise UnknownReferenceError(
             f"there is no dataset {text[:80]!r}", hint="fusery list --where 'dataset = NAME'"
         )
-    return found
+    return datasets
 
 
 def find_bundle(session: Session, text: str, places: Sequence[str]) -> tables.BundleRow | None:
     """Return a bundle by where it lies, or by its digest; of several records the newest."""
     bundle = tables.BundleRow
     lies = select(bundle).where(bundle.path.in_(places)).order_by(bundle.id.desc()).limit(1)
-    if (found := session.scalars(lies).first()) is not None:
-        return found
+    if (bundle_row := session.scalars(lies).first()) is not None:
+        return bundle_row
     if not (prefix := digest_prefix(text)):
         return None
     query = select(bundle).where(begins_with(bundle.digest, prefix)).order_by(bundle.id.desc())

@@ -121,19 +121,19 @@ def unfused_tokenizer(
     scratch.mkdir(parents=True)
     needed = {file.path for file in base.manifest.files if is_tokenizer_of_base(file.path)}
     theirs = locate_files(workspace, base, scratch, only={*needed, CONFIG})
-    found = [
+    tokenizers = [
         with_tokenizer(
             theirs, fetch_originals(workspace, adapter, scratch / str(number), only=is_tokenizer_file)
         )
         for number, adapter in enumerate(adapters)
     ]
-    for adapter, own in zip(adapters[1:], found[1:], strict=True):
-        for name, what in differences(reader(own), reader(found[0])):
+    for adapter, own in zip(adapters[1:], tokenizers[1:], strict=True):
+        for name, what in differences(reader(own), reader(tokenizers[0])):
             raise BadInputError(
                 f"{adapters[0].name} and {adapter.name} differ in their {what} ({name}), and a server has only one",
                 hint=f"start a server for each adapter, or serve a fused model: fusery serve {adapter.name} --fused",
             )
-    return found[0] if differences(reader(found[0]), reader(theirs)) else {}
+    return tokenizers[0] if differences(reader(tokenizers[0]), reader(theirs)) else {}
 
 
 _HARMLESS = ("", ".md", ".png", ".jpg")
@@ -155,40 +155,43 @@ class LocalFolder(Record):
 def local_folder(workspace: Workspace, reference: str, form: str | None = None) -> LocalFolder:
     """Return a folder of this machine with the files of an adapter, a base model or a fused model."""
     with workspace.database.read() as session:
-        found = resolve_any(session, reference)
-        if isinstance(found, tables.FusedRow):
+        resolved_row = resolve_any(session, reference)
+        if isinstance(resolved_row, tables.FusedRow):
             # Its own files, or the same bytes under another key.
             same = select(tables.FusedRow).where(
-                tables.FusedRow.digest == found.digest, tables.FusedRow.id != found.id
+                tables.FusedRow.digest == resolved_row.digest, tables.FusedRow.id != resolved_row.id
             )
-            found_here = (
+            cached_paths = (
                 workspace.cache.lookup(Digest(row.key), row.manifest.value)
-                for row in (found, *session.scalars(same))
+                for row in (resolved_row, *session.scalars(same))
             )
-            here, name = next(filter(None, found_here), None), label_of(found)
+            here, name = next(filter(None, cached_paths), None), label_of(resolved_row)
             if here is None:
                 raise UnknownReferenceError(
                     f"{name} is not on this machine",
-                    hint=f"fusery fuse {found.adapter.name} --recipe {found.key}",
+                    hint=f"fusery fuse {resolved_row.adapter.name} --recipe {resolved_row.key}",
                 )
-            told = of_fused(session, [found.id]).get(found.id, ())
-        elif isinstance(found, tables.BaseModelRow):
-            name, told = found.name, ()
+            withdrawals = of_fused(session, [resolved_row.id]).get(resolved_row.id, ())
+        elif isinstance(resolved_row, tables.BaseModelRow):
+            name, withdrawals = resolved_row.name, ()
         else:
-            name, told = found.name, of_adapters(session, [found.id]).get(found.id, ())
-    if isinstance(found, tables.AdapterRow):
+            name, withdrawals = (
+                resolved_row.name,
+                of_adapters(session, [resolved_row.id]).get(resolved_row.id, ()),
+            )
+    if isinstance(resolved_row, tables.AdapterRow):
         path = adapter_folder(workspace, name, format=form or "mlx")
-        return LocalFolder("adapter", name, found.digest, form or "mlx", path, told)
+        return LocalFolder("adapter", name, resolved_row.digest, form or "mlx", path, withdrawals)
     if form is not None:
         raise BadInputError(f"{name} is a model, and a format is one of adapters", hint="leave out --format")
-    if isinstance(found, tables.FusedRow) and here is not None:
-        return LocalFolder("fused", name, found.digest, None, here, told)
-    return LocalFolder("base", name, found.digest, None, model_folder(workspace, name), told)
+    if isinstance(resolved_row, tables.FusedRow) and here is not None:
+        return LocalFolder("fused", name, resolved_row.digest, None, here, withdrawals)
+    return LocalFolder("base", name, resolved_row.digest, None, model_folder(workspace, name), withdrawals)
 
 
 def adapter_folder(workspace: Workspace, reference: str, *, format: str = "mlx") -> Path:
     """Return a folder with an adapter's files."""
-    chosen: Form | None = next((each for each in FORMS if each == format), None)
+    chosen: Form | None = next((form for form in FORMS if form == format), None)
     if chosen is None:
         raise BadInputError(f"there is no format {format[:40]!r}", hint=f"--format {'|'.join(FORMS)}")
     with workspace.database.read() as session:

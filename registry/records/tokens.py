@@ -104,10 +104,10 @@ def authenticate(workspace: Workspace, secret: str) -> Identity:
     token = tables.TokenRow
     query = select(token.name, token.role, token.expires_at, token.revoked_at, Database.clock())
     with workspace.database.read() as session:
-        found = session.execute(query.where(token.digest == _digest(secret))).first()
-    if found is None:
+        row = session.execute(query.where(token.digest == _digest(secret))).first()
+    if row is None:
         raise InvalidTokenError("unknown")
-    name, role, expires_at, revoked_at, now = found
+    name, role, expires_at, revoked_at, now = row
     state = _state(revoked_at, expires_at, datetime.fromtimestamp(now, UTC))
     if state != "active":
         raise InvalidTokenError(state, name)

@@ -27,9 +27,9 @@ class Moved(Record):
     reason: str | None = described("why it was left out, or that amendments differ", default=None)
     withdrawals: tuple[Withdrawal, ...] = described("yanks that concern it in the destination", default=())
 
-    def with_withdrawals(self, told: tuple[Withdrawal, ...]) -> Moved:
+    def with_withdrawals(self, withdrawals: tuple[Withdrawal, ...]) -> Moved:
         """Return a copy with the yanks that concern it."""
-        return replace(self, withdrawals=told)
+        return replace(self, withdrawals=withdrawals)
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,17 +144,17 @@ def missing_evaluations(
     adapter: tables.AdapterRow, measured: Iterable[Mapping[str, Any]]
 ) -> tuple[list[Mapping[str, Any]], list[str], list[tables.EvaluationRow]]:
     """Return which values of an adapter are not on record (or withdrawn), the metrics that are, and other recorded values."""
-    there = {key_of(row): row for row in adapter.evaluations if stands(row)}
-    new, known, others = list[Mapping[str, Any]](), list[str](), list[tables.EvaluationRow]()
+    rows_by_key = {key_of(row): row for row in adapter.evaluations if stands(row)}
+    new, recorded_metrics, others = list[Mapping[str, Any]](), list[str](), list[tables.EvaluationRow]()
     for values in measured:
-        row = there.get(key_of(values))
+        row = rows_by_key.get(key_of(values))
         if row is None:
             new.append(values)
         elif row.value == values["value"]:
-            known.append(row.metric)
+            recorded_metrics.append(row.metric)
         else:
             others.append(row)
-    return new, known, others
+    return new, recorded_metrics, others
 
 
 def newest_value(name: str) -> Any:
@@ -175,10 +175,10 @@ def is_newest(row: Any, name: str) -> ColumnElement[bool]:
         .correlate(tables.AdapterRow)
         .scalar_subquery()
     )
-    found: ColumnElement[bool] = (
+    condition: ColumnElement[bool] = (
         (row.adapter_id == tables.AdapterRow.id) & (row.metric == name) & (row.id == newest)
     )
-    return found
+    return condition
 
 
 def newest_values(
@@ -186,14 +186,14 @@ def newest_values(
 ) -> dict[int, dict[str, float]]:
     """Return adapters' newest values of some metrics, by the number of the adapter and the metric's name."""
     row = tables.EvaluationRow
-    found: dict[int, dict[str, float]] = {}
+    values_by_adapter: dict[int, dict[str, float]] = {}
     for chosen in batches(adapters):
         query = select(row.adapter_id, row.metric, row.value).where(
             row.adapter_id.in_(chosen), row.metric.in_(metrics), row.withdrawn_at.is_(None)
         )
         for number, metric, value in session.execute(query.order_by(row.id)):
-            found.setdefault(number, {})[metric] = value
-    return found
+            values_by_adapter.setdefault(number, {})[metric] = value
+    return values_by_adapter
 
 
 SCHEME = "model-signing"
@@ -216,9 +216,9 @@ def trusted_signers(session: Session, kind: str, digest: str, alias: str) -> lis
     )
     return [
         trusted.name
-        for trusted, found in rows
+        for trusted, signature_row in rows
         if any(fnmatchcase(alias.casefold(), str(pattern).casefold()) for pattern in trusted.aliases)
-        and is_good(session, found, trusted.public_key)
+        and is_good(session, signature_row, trusted.public_key)
     ]
 
 

@@ -97,23 +97,27 @@ def of_adapters(
     session: Session, ids: Collection[int], *, at: datetime | None = None
 ) -> dict[int, Withdrawals]:
     """Return the yanks that concern adapters, by the number of their row, their own first; those without are left out."""
-    return _found(session, ids, _itself, at=at)
+    return _affected(session, ids, _itself, at=at)
 
 
 def of_fused(session: Session, ids: Collection[int]) -> dict[int, Withdrawals]:
     """Return the yanks of the adapters in fused models, or of other records with their bytes."""
-    return _found(session, ids, _parts, holding=True)
+    return _affected(session, ids, _parts, holding=True)
 
 
 def of_bundles(session: Session, ids: Collection[int]) -> dict[int, Withdrawals]:
     """Return the yanks that concern the fused model or the adapters in bundles."""
-    return _found(session, ids, _packed, holding=True)
+    return _affected(session, ids, _packed, holding=True)
 
 
 def told_of(session: Session, adapters: Iterable[tables.AdapterRow]) -> Withdrawals:
     """Return the yanks that whoever uses adapters is to know of, each once."""
-    found = of_adapters(session, [adapter.id for adapter in adapters])
-    return tuple(dict.fromkeys(each for told in found.values() for each in told))
+    withdrawals_by_adapter = of_adapters(session, [adapter.id for adapter in adapters])
+    return tuple(
+        dict.fromkeys(
+            withdrawal for withdrawals in withdrawals_by_adapter.values() for withdrawal in withdrawals
+        )
+    )
 
 
 Moment = datetime | BindParameter[datetime] | None
@@ -162,10 +166,10 @@ def usable_record(session: Session, adapter: tables.AdapterRow) -> tables.Adapte
     query = select(twin).where(
         twin.digest == adapter.digest, twin.base_id == adapter.base_id, ~is_yanked(twin.id)
     )
-    found = session.scalars(query.order_by(twin.id != adapter.id, twin.id).limit(1)).first()
-    if found is None:
+    usable_adapter = session.scalars(query.order_by(twin.id != adapter.id, twin.id).limit(1)).first()
+    if usable_adapter is None:
         refuse_yanked(session, adapter)
-    return found or adapter
+    return usable_adapter or adapter
 
 
 Where = Callable[[Any], ColumnElement[bool]]
@@ -201,7 +205,7 @@ def _packed(where: Where) -> Select[*tuple[Any, ...]]:
     return select(both.c[0], both.c[1])
 
 
-def _found(
+def _affected(
     session: Session,
     ids: Collection[int],
     parts_of: Callable[[Where], Select[*tuple[Any, ...]]],
@@ -213,7 +217,11 @@ def _found(
     if not ids or session.scalar(_any(at is None), {"moment": at}) is None:
         return {}
     # Of many things, one looks from what is yanked, since that is little.
-    many, wanted, told = len(ids) > BATCH, set(ids), defaultdict[int, dict[str, Withdrawal]](dict)
+    many, wanted, withdrawals_by_id = (
+        len(ids) > BATCH,
+        set(ids),
+        defaultdict[int, dict[str, Withdrawal]](dict),
+    )
     given = {"moment": at} if many else {"moment": at, "ids": list(ids)}
     rows = session.execute(_query(parts_of, many=many, now=at is None), given)
     for number, computed, itself, same_bytes, name, reason, since, by in rows:
@@ -226,10 +234,10 @@ def _found(
             relation = "contains"
         else:
             relation = "itself" if itself else "same-bytes"
-        told[number].setdefault(name, Withdrawal(name, relation, reason, since, by))
+        withdrawals_by_id[number].setdefault(name, Withdrawal(name, relation, reason, since, by))
     return {
-        number: tuple(sorted(found.values(), key=lambda each: each.relation != "itself"))
-        for number, found in told.items()
+        number: tuple(sorted(by_name.values(), key=lambda withdrawal: withdrawal.relation != "itself"))
+        for number, by_name in withdrawals_by_id.items()
     }
 
 
@@ -288,11 +296,11 @@ _FIELDS = frozenset(each.name for each in fields(CombinationRecipe))
 
 def recipe_in(config: Mapping[str, Any]) -> CombinationRecipe | None:
     """Return the recipe in a configuration; None where there is none, or something else under its key."""
-    found = config.get(RECIPE)
-    if not isinstance(found, Mapping) or set(found) != _FIELDS:
+    raw_recipe = config.get(RECIPE)
+    if not isinstance(raw_recipe, Mapping) or set(raw_recipe) != _FIELDS:
         return None
     try:
-        recipe: CombinationRecipe = decode(CombinationRecipe, found)
+        recipe: CombinationRecipe = decode(CombinationRecipe, raw_recipe)
     except ValueError:
         return None
     fits = (
@@ -304,7 +312,9 @@ def recipe_in(config: Mapping[str, Any]) -> CombinationRecipe | None:
     return recipe if fits else None
 
 
-def known_sources(session: Session, recipe: CombinationRecipe, base_id: int) -> list[tables.AdapterSourceRow]:
+def recorded_sources(
+    session: Session, recipe: CombinationRecipe, base_id: int
+) -> list[tables.AdapterSourceRow]:
     """Return the rows for those of a recipe's sources that are on record, on the same base: the first with the bytes."""
     adapter = tables.AdapterRow
     query = select(adapter.digest, adapter.id).where(

@@ -98,9 +98,9 @@ def add_base(
         findings = look_at_base(workspace, called, files, architecture.config, failures)
         reporter.say("hashing and copying" if not reference else "hashing")
         size = sum(file.stat().st_size for file in files.values())
-        told = tally(reporter.progress, size if reference else 2 * size)
-        identity = identify_base(files, architecture.config, progress=told)
-        added = _record(workspace, origin, called, files, architecture, identity, reference, told)
+        byte_tally = tally(reporter.progress, size if reference else 2 * size)
+        identity = identify_base(files, architecture.config, progress=byte_tally)
+        added = _record(workspace, origin, called, files, architecture, identity, reference, byte_tally)
         if added.created:
             compare_forms(workspace, added.digest)
         return replace(added, findings=findings)
@@ -139,12 +139,12 @@ def _record(
     deposit = Deposit(workspace.database, workspace.store, workspace.owner())
     manifest = identity.manifest
     with workspace.database.read() as session:
-        known = _same(session, identity)
-        _name(session, name, known)
+        same = _same(session, identity)
+        _name(session, name, same)
         # What is there in other files is not stored again.
-        stores = not reference and (known is None or known.digest == manifest.digest)
+        stores = not reference and (same is None or same.digest == manifest.digest)
     if stores:
-        new = [entry.size for entry in manifest] if known is None else []
+        new = [entry.size for entry in manifest] if same is None else []
         require_rooms([*needs_of(workspace.store, new), *workspace.notes])
         deposit.put(files, manifest=manifest, progress=progress)
     # Bases are never removed, so what was known is still there.
@@ -261,8 +261,8 @@ def look_at_base(
             failure = error.message
         except MissingExtraError:
             pass
-    found = [*key_findings(config, failure), *template_findings(read)]
-    findings = SeverityPolicy.configured(workspace.settings.severities).apply(found)
+    raw_findings = [*key_findings(config, failure), *template_findings(read)]
+    findings = SeverityPolicy.configured(workspace.settings.severities).apply(raw_findings)
     if verdict(findings) == "fail":
         raise AdmissionError.of(name, findings)
     return tuple(findings)

@@ -128,8 +128,8 @@ def amend(workspace: Workspace, reference: str, correction: Correction) -> Amend
         for field in sorted(correction.clear):
             if field.startswith(TAG) and field not in before:  # its key is most likely another one
                 tags = ", ".join(tag.removeprefix(TAG) for tag in before if tag.startswith(TAG))
-                there = f"its tags are {tags}" if tags else "it has none"
-                raise BadInputError(f"{adapter.name} has no tag {field.removeprefix(TAG)!r}", hint=there)
+                tags_hint = f"its tags are {tags}" if tags else "it has none"
+                raise BadInputError(f"{adapter.name} has no tag {field.removeprefix(TAG)!r}", hint=tags_hint)
         changed = changes(before, correction.applied(before))
         if not changed:
             return Amended(adapter.name, adapter.digest, ())

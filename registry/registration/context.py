@@ -26,7 +26,7 @@ from ..admission.candidate import BaseFacts, Candidate, Neighbour, look_around, 
 from ..admission.rules import SeverityPolicy
 from ..admission.submission import Submission, TrainedOn
 from ..errors import AmbiguousReferenceError, BadInputError
-from ..records.bases import Generations, blob_generations, known_as, recorded_architecture
+from ..records.bases import Generations, all_names, blob_generations, recorded_architecture
 from ..records.references import resolve_adapter, resolve_base
 
 if TYPE_CHECKING:
@@ -39,21 +39,25 @@ _SHOWN = 8
 """Bases that a hint names."""
 
 
-def trained_on(session: Session, base: tables.BaseModelRow, said: str | TrainedOn | None) -> TrainedOn | None:
+def trained_on(
+    session: Session, base: tables.BaseModelRow, declared_base: str | TrainedOn | None
+) -> TrainedOn | None:
     """Return the other base that an adapter was trained on; None if none was declared, or it is the one it is registered for."""
-    if said is None:
+    if declared_base is None:
         return None
     other = (
-        resolve_base(session, said)
-        if isinstance(said, str)
-        else session.scalar(select(tables.BaseModelRow).where(tables.BaseModelRow.digest == said.digest))
+        resolve_base(session, declared_base)
+        if isinstance(declared_base, str)
+        else session.scalar(
+            select(tables.BaseModelRow).where(tables.BaseModelRow.digest == declared_base.digest)
+        )
     )
     if other is not None and other.id != base.id:
         _require_alike(base, other)
-    if isinstance(said, TrainedOn):
-        return said if said.digest != base.digest else None
+    if isinstance(declared_base, TrainedOn):
+        return declared_base if declared_base.digest != base.digest else None
     assert other is not None
-    return TrainedOn(other.name, other.digest, known_as(other)) if other.id != base.id else None
+    return TrainedOn(other.name, other.digest, all_names(other)) if other.id != base.id else None
 
 
 def named_by_files(session: Session, folder: AdapterFolder) -> tables.BaseModelRow:
@@ -71,43 +75,47 @@ def named_by_files(session: Session, folder: AdapterFolder) -> tables.BaseModelR
             hint=f"fusery check {typed(folder.path)} --base NAME  lists all that is wrong with it",
         )
     bases = session.scalars(select(tables.BaseModelRow).options(defer(tables.BaseModelRow.weights)))
-    known = [(base, known_as(base)) for base in bases]
+    named_bases = [(base, all_names(base)) for base in bases]
     if not name:
         raise BadInputError(
-            "neither --base nor the adapter's files say which base model it is on", hint=_among(known)
+            "neither --base nor the adapter's files say which base model it is on", hint=_among(named_bases)
         )
-    same = [base for base, names in known if name.casefold() in {each.casefold() for each in names}]
+    same = [
+        base
+        for base, names in named_bases
+        if name.casefold() in {base_name.casefold() for base_name in names}
+    ]
     end = tail(name)
-    found = same or [base for base, names in known if end and end in {tail(each) for each in names}]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        called = [base.name for base in found]
+    matching_bases = same or [
+        base for base, names in named_bases if end and end in {tail(base_name) for base_name in names}
+    ]
+    if len(matching_bases) == 1:
+        return matching_bases[0]
+    if matching_bases:
+        called = [base.name for base in matching_bases]
         raise AmbiguousReferenceError(
-            f"{file} names the base {name[:200]!r}, and {len(found)} bases here are called so: {', '.join(called)}",
+            f"{file} names the base {name[:200]!r}, and {len(matching_bases)} bases here are called so: {', '.join(called)}",
             hint=f"give --base {called[0]} or another of them",
         )
     raise BadInputError(
-        f"{file} names the base {name[:200]!r}, which is not in this registry", hint=_among(known)
+        f"{file} names the base {name[:200]!r}, which is not in this registry", hint=_among(named_bases)
     )
 
 
-def _among(known: Sequence[tuple[tables.BaseModelRow, frozenset[str]]]) -> str:
-    if not known:
+def _among(named_bases: Sequence[tuple[tables.BaseModelRow, frozenset[str]]]) -> str:
+    if not named_bases:
         return "fusery base add SOURCE"
-    names = ", ".join(base.name for base, _ in known[:_SHOWN])
-    return f"give --base NAME; there are: {names}{', ...' if len(known) > _SHOWN else ''}"
+    names = ", ".join(base.name for base, _ in named_bases[:_SHOWN])
+    return f"give --base NAME; there are: {names}{', ...' if len(named_bases) > _SHOWN else ''}"
 
 
 def _require_alike(base: tables.BaseModelRow, other: tables.BaseModelRow) -> None:
     """Refuse two bases of which one cannot stand for the other."""
-    here, there = recorded_architecture(base), recorded_architecture(other)
-    layers, others = here.layers(), there.layers()
+    here, other_value = recorded_architecture(base), recorded_architecture(other)
+    layers, others = here.layers(), other_value.layers()
     problem = None
-    if here.model_type != there.model_type:
-        problem = (
-            f"the architecture is {there.model_type} in {other.name} and {here.model_type} in {base.name}"
-        )
+    if here.model_type != other_value.model_type:
+        problem = f"the architecture is {other_value.model_type} in {other.name} and {here.model_type} in {base.name}"
     elif len(layers) != len(others):
         problem = f"the number of layers is {len(others)} in {other.name} and {len(layers)} in {base.name}"
     else:
@@ -116,8 +124,8 @@ def _require_alike(base: tables.BaseModelRow, other: tables.BaseModelRow) -> Non
                 problem = f"only one of {other.name} and {base.name} has {strange[0]} in layer {index}"
                 break
         # Modules outside of the layers that only one has (a vision tower, say) do not matter to an adapter that fits.
-        for module in sorted(here.weights.keys() & there.weights.keys()):
-            ours, theirs = here.weights[module].shape, there.weights[module].shape
+        for module in sorted(here.weights.keys() & other_value.weights.keys()):
+            ours, theirs = here.weights[module].shape, other_value.weights[module].shape
             if problem is None and ours != theirs:
                 shapes = [" x ".join(map(str, shape)) for shape in (theirs, ours)]
                 problem = (
@@ -171,7 +179,7 @@ def context_on(workspace: Workspace, session: Session, base: tables.BaseModelRow
     facts = BaseFacts(
         names[0],
         recorded_architecture(base),
-        known_as(base),
+        all_names(base),
         others,
         aliases=frozenset(names[1:]),
         revisions=frozenset(row.revision for row in base.revisions),
@@ -211,8 +219,8 @@ class _BaseFiles:
         return path if path is not None and path.is_file() else None
 
     def _all(self) -> dict[str, Path]:
-        found = {name: path for name in self._digests if (path := self._place(name)) is not None}
-        return found if len(found) == len(self._digests) else {}
+        local_paths = {name: path for name in self._digests if (path := self._place(name)) is not None}
+        return local_paths if len(local_paths) == len(self._digests) else {}
 
     def read(self, name: str) -> bytes | None:
         """Return the bytes of a file, None if they are not here."""
@@ -228,16 +236,16 @@ class _BaseFiles:
 
         if wanted := [module for module in modules if module not in self._sizes]:
             here = self._all()
-            found = weight_sizes(here, self._config, wanted) if here else {}
-            self._sizes.update((module, found.get(module)) for module in wanted)
+            module_sizes = weight_sizes(here, self._config, wanted) if here else {}
+            self._sizes.update((module, module_sizes.get(module)) for module in wanted)
         return {module: size for module in modules if (size := self._sizes[module]) is not None}
 
     def fit_whole(self, weights: Path, whole: WholeTensors) -> FittedWhole:
         """Return how an adapter's whole tensors fit; the files are fetched for that, or none if that fails."""
         from ..adapters.whole_fit import fit_whole
 
-        if (found := self._all()) or self._location is not None:
-            return fit_whole(found, self._config, weights, whole)
+        if (local_paths := self._all()) or self._location is not None:
+            return fit_whole(local_paths, self._config, weights, whole)
         with self._workspace.cache.scratch() as scratch:
             try:
                 for digest in sorted(set(self._digests.values())):
@@ -265,7 +273,7 @@ def candidate_for(
         context = load_context(workspace, folder, submission)
     base, other = context.base, context.trained_on
     parent = context.parent.digest if context.parent else None
-    facts = replace(context.facts, known_as=context.facts.known_as | set(submission.base_known_as))
+    facts = replace(context.facts, all_names=context.facts.all_names | set(submission.base_all_names))
 
     def registered() -> Sequence[Neighbour]:
         from .neighbours import neighbours
@@ -275,7 +283,7 @@ def candidate_for(
         )
 
     today = dt.datetime.now(dt.UTC).date()
-    trained = None if other is None else replace(other, known_as=other.known_as | {other.name})
+    trained = None if other is None else replace(other, all_names=other.all_names | {other.name})
     around = look_around(folder.path)
     return Candidate(folder, facts, submission, around, registered, today, tuple(training), trained, task)
 

@@ -93,7 +93,7 @@ def transport_errors() -> tuple[type[Exception], ...]:
     from huggingface_hub.errors import HfHubHTTPError
 
     names = ("HTTPError", "RequestException")
-    theirs = tuple(each for each in HfHubHTTPError.__mro__[1:] if each.__name__ in names)
+    theirs = tuple(error_class for error_class in HfHubHTTPError.__mro__[1:] if error_class.__name__ in names)
     # The last are what an answer of another shape than the client expects ends in.
     return (OSError, RuntimeError, ValueError, *theirs, LookupError, TypeError, AttributeError, OverflowError)
 

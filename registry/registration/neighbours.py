@@ -163,24 +163,24 @@ def _nearby(session: Session, base: tables.BaseModelRow, task: str, weights: str
     return rows[:READ]
 
 
-def _nearest(file: Path, scale: float, method: str, known: Sequence[_Registered]) -> list[Neighbour]:
+def _nearest(file: Path, scale: float, method: str, candidates: Sequence[_Registered]) -> list[Neighbour]:
     from ..comparison.modules import open_adapter
 
     near: list[tuple[float, _Registered]] = []
     try:
         with open_adapter(file, scale, method=method) as ours:
-            for other in known:
-                found = _cosine(ours, other, SAMPLED)
-                if found is not None and found >= MAYBE:
-                    near.append((found, other))
+            for other in candidates:
+                cosine = _cosine(ours, other, SAMPLED)
+                if cosine is not None and cosine >= MAYBE:
+                    near.append((cosine, other))
             near.sort(key=lambda pair: pair[0], reverse=True)
             closer = [(_cosine(ours, other, WHOLE), other) for _, other in near[:NEAREST]]
     except FusionUnsupportedError:
         return []  # other rules say what is wrong with it
     return [
-        Neighbour(other.name, other.task, other.base, False, found)
-        for found, other in closer
-        if found is not None
+        Neighbour(other.name, other.task, other.base, False, full_cosine)
+        for full_cosine, other in closer
+        if full_cosine is not None
     ]
 
 

@@ -35,7 +35,7 @@ from ..records.amendments import TAG, State, dataset_row, is_amendable, state_of
 from ..records.derived import adapter_columns, alpha_of, differing
 from ..records.references import load_adapters, resolve_adapter
 from ..records.renderings import record_rendering
-from ..records.withdrawals import inherited_dataset, known_sources, of_adapters, recipe_in
+from ..records.withdrawals import inherited_dataset, of_adapters, recipe_in, recorded_sources
 from ..remote.documents import AdapterDocument
 from .context import RegistrationContext, candidate_for, load_context, policy_of
 from .recorded import (
@@ -95,7 +95,7 @@ def examine_recorded(
     submission = submission_of(document, base=base.base.name, parent=parent, alpha=alpha, folder=folder)
     if parent is not None or submission.trained_on is not None:
         base = load_context(workspace, folder, submission)
-    weights = next((each.sha256 for each in document.files if each.path == WEIGHTS), None)
+    weights = next((file.sha256 for file in document.files if file.path == WEIGHTS), None)
     candidate = candidate_for(
         workspace,
         folder,
@@ -107,7 +107,9 @@ def examine_recorded(
     findings = examine(candidate, policy_of(workspace))
     if verdict(findings) == "fail":
         raise AdmissionError.of(document.name, findings, hint)
-    wanted = {each.format for each in document.renderings} | ({"mlx"} if folder.form == "peft" else set())
+    wanted = {rendering.format for rendering in document.renderings} | (
+        {"mlx"} if folder.form == "peft" else set()
+    )
     computed = {**adapter_columns(folder, document.digest), "alpha": own if alpha is None else alpha}
     return Examined(
         folder,
@@ -149,7 +151,7 @@ def add_adapter(
     folder, submission, document, base = seen.folder, seen.submission, seen.document, seen.context.base
     declared = _declared(seen) if document is None else first_state(document)
     dataset = declared["dataset"]
-    known = (
+    dataset_record = (
         dataset_row(
             session,
             dataset,
@@ -184,7 +186,7 @@ def add_adapter(
         manifest_id=stored.id,
         total_parameters=base.parameters,
         iterations=iterations,
-        dataset_id=known.id if known else None,
+        dataset_id=dataset_record.id if dataset_record else None,
         parent_id=parent.id if parent is not None else None,
         trained_on=other.digest if other else None,
         trained_on_name=other.name if other else None,
@@ -251,7 +253,7 @@ def _add_sources(
     given: Iterable[Any] = named if document is None else document.sources
     names = recipe.sources if recipe is not None else ()
     if (named and tuple(source.digest for source in named) != names) or any(
-        each.digest not in names for each in given
+        given_source.digest not in names for given_source in given
     ):
         raise BadInputError(f"the sources of {adapter.name} do not match its recipe")
     if recipe is None:
@@ -259,7 +261,7 @@ def _add_sources(
     rows = [
         tables.AdapterSourceRow(position=position, source_id=source.id)
         for position, source in enumerate(named)
-    ] or known_sources(session, recipe, adapter.base_id)
+    ] or recorded_sources(session, recipe, adapter.base_id)
     for row in rows:
         row.adapter_id = adapter.id
         session.add(row)
@@ -267,7 +269,7 @@ def _add_sources(
         adapter.dataset_id = inherited_dataset(session, recipe, [row.source_id for row in rows])
 
 
-def known_adapter(
+def existing_adapter(
     session: Session, task: tables.TaskRow, digest: str, submission: Submission, context: RegistrationContext
 ) -> tables.AdapterRow | None:
     """Return the adapter with these bytes under a task; None if they are to be registered."""
@@ -276,17 +278,23 @@ def known_adapter(
     numbers = session.scalars(query).all()
     if not numbers:
         return None  # nearly always, and far cheaper asked than all that an adapter has
-    known = session.scalars(load_adapters().where(adapter.id.in_(numbers)).order_by(adapter.id.desc())).all()
-    told = of_adapters(session, numbers)
-    withdrawn = {number: reason for number, found in told.items() if (reason := own(found)) is not None}
-    known = sorted(known, key=lambda row: row.id in withdrawn)
-    said = [(row, _differences(session, row, submission, context)) for row in known]
-    for row, differs in said:
+    matching_rows = session.scalars(
+        load_adapters().where(adapter.id.in_(numbers)).order_by(adapter.id.desc())
+    ).all()
+    withdrawals = of_adapters(session, numbers)
+    withdrawn = {
+        number: reason
+        for number, adapter_withdrawals in withdrawals.items()
+        if (reason := own(adapter_withdrawals)) is not None
+    }
+    matching_rows = sorted(matching_rows, key=lambda row: row.id in withdrawn)
+    row_differences = [(row, _differences(session, row, submission, context)) for row in matching_rows]
+    for row, differs in row_differences:
         if not differs:
             return row
-    if not said:
+    if not row_differences:
         return None
-    row, differs = said[0]
+    row, differs = row_differences[0]
     fixed = [field for field in differs if not is_amendable(field)]
     if fixed and row.id in withdrawn:
         return None
@@ -296,13 +304,17 @@ def known_adapter(
 def _refusal(
     row: tables.AdapterRow, differs: Mapping[str, tuple[Any, Any]], fixed: Sequence[str], yanked: str | None
 ) -> AlreadyExistsError:
-    field, (was, said) = next(iter(differs.items()))
+    field, (was, declared_value) = next(iter(differs.items()))
     state = "" if yanked is None else f" and yanked ({yanked[:200]})"
-    other = f"without {field} {said}" if was is None else f"with {field} {str(was)[:100]} and not {said}"
-    there = f"this adapter is already registered as {row.name}{state}, {other[:300]}"
+    other = (
+        f"without {field} {declared_value}"
+        if was is None
+        else f"with {field} {str(was)[:100]} and not {declared_value}"
+    )
+    message = f"this adapter is already registered as {row.name}{state}, {other[:300]}"
     if fixed:
         hint = f"give --task OTHER if it is one adapter for two uses; else fusery yank {row.name} --reason TEXT  withdraws that record, and the same again then makes a new version"
-        return AlreadyExistsError(f"{there}; {fixed[0]} is never amended", hint=hint)
+        return AlreadyExistsError(f"{message}; {fixed[0]} is never amended", hint=hint)
     options = [
         f"--tag {shlex.quote(f'{name.removeprefix(TAG)}={value}')}"
         if name.startswith(TAG)
@@ -311,7 +323,7 @@ def _refusal(
     ]
     again = "" if yanked is None else f", then fusery yank {row.name} --undo"
     return AlreadyExistsError(
-        f"{there}; registering changes no record",
+        f"{message}; registering changes no record",
         hint=f"fusery edit {row.name} {' '.join(options)} --reason TEXT{again}",
     )
 

@@ -39,7 +39,7 @@ def submission_of(
 ) -> Submission:
     """Return the values declared at registration, without later amendments."""
     first = first_state(document)
-    declared = {name for name, each in DECLARED.items() if not each.later}
+    declared = {name for name, declaration in DECLARED.items() if not declaration.later}
     values = {name: value for name, value in first.items() if name in declared}
     return Submission(
         **values,
@@ -50,7 +50,7 @@ def submission_of(
         parent=parent,
         trained_on=_trained_on(document, folder),
         tags={field.removeprefix(TAG): value for field, value in first.items() if field.startswith(TAG)},
-        base_known_as=document.base_names,
+        base_all_names=document.base_names,
     )
 
 
@@ -63,7 +63,7 @@ def _trained_on(document: AdapterDocument, folder: AdapterFolder | None) -> Trai
             )
         return None
     if not names and folder is not None:
-        names = {each for each in (folder.config.model, folder.metadata.base_model) if each}
+        names = {base_name for base_name in (folder.config.model, folder.metadata.base_model) if base_name}
     return TrainedOn(name, parse_digest(digest), frozenset(names))
 
 
@@ -84,15 +84,15 @@ def amendment_rows(document: AdapterDocument, now: datetime | None = None) -> li
     """Return rows for the amendments, effective at `now` at the latest."""
     return [
         tables.AmendmentRow(
-            field=each.field,
-            before=text_of(each.from_),
-            after=text_of(each.to),
-            reason=each.reason,
-            at=min(each.at, now or each.at),
-            since=min(each.since, now or each.since),
-            by=each.by,
+            field=amendment.field,
+            before=text_of(amendment.from_),
+            after=text_of(amendment.to),
+            reason=amendment.reason,
+            at=min(amendment.at, now or amendment.at),
+            since=min(amendment.since, now or amendment.since),
+            by=amendment.by,
         )
-        for each in document.amendments
+        for amendment in document.amendments
     ]
 
 
@@ -100,14 +100,14 @@ def require_fitting(document: AdapterDocument) -> None:
     """Refuse amendments that contradict one another or their record."""
     rows = amendment_rows(document)
     require_few_amendments(document.name, rows)
-    for each in document.amendments:
+    for amendment in document.amendments:
         try:
-            for value in (each.from_, each.to):
-                if text_of(accepted(each.field, value)) != text_of(value):
+            for value in (amendment.from_, amendment.to):
+                if text_of(accepted(amendment.field, value)) != text_of(value):
                     raise ValueError
         except (ValueError, TypeError, FuseryError) as error:
             raise BadInputError(
-                f"invalid amendment of {document.name}: {each.field[:60]}", hint=_HINT
+                f"invalid amendment of {document.name}: {amendment.field[:60]}", hint=_HINT
             ) from error
     for problem in misfits(state_of_document(document), rows):
         raise BadInputError(f"{document.name}: {problem}", hint=_HINT)
@@ -120,7 +120,7 @@ def training_findings(
 
     Findings of the other registry are repeated, since they can only count against the adapter.
     """
-    record, found = document.training_run, list[Finding]()
+    record, findings = document.training_run, list[Finding]()
     if record is not None:
         points = [
             Point(each.iteration, each.train_loss, each.val_loss, each.learning_rate)
@@ -140,11 +140,14 @@ def training_findings(
             log="its training curve",
         )
         training = Training(run, Checkpoint(end, folder.path.name), record.chosen)  # type: ignore[arg-type]
-        found += training.findings(folder, submission)
-    known, reported = {finding.code for finding in found}, {finding.code for finding in document.findings}
-    yield from found
+        findings += training.findings(folder, submission)
+    current_codes, reported = (
+        {finding.code for finding in findings},
+        {finding.code for finding in document.findings},
+    )
+    yield from findings
     for code in TRAINING_CODES:
-        if code.name in reported - known:
+        if code.name in reported - current_codes:
             yield code.found(
                 "training", "reported by the registry where it was registered, about files that are not kept"
             )

@@ -38,7 +38,7 @@ from ..records.references import load_adapters, next_version, require_version
 from ..records.renderings import rendering_of
 from ..records.views import adapter_records, trained_on_view
 from .context import RegistrationContext, candidate_for, load_context, policy_of
-from .new_adapter import Examined, add_adapter, known_adapter, task_row
+from .new_adapter import Examined, add_adapter, existing_adapter, task_row
 from .run_readers import select_folder, select_run
 from .training_run import Training
 
@@ -52,22 +52,22 @@ def check(
 ) -> list[Finding]:
     """Return what admission finds in a folder.  Nothing is written."""
     try:
-        found, training = _read(folder, submission)
+        adapter_folder, training = _read(folder, submission)
     except AdmissionError as error:
         return list(error.findings)
-    context = load_context(workspace, found, submission)
-    found = on_base(found, context.facts.architecture)
+    context = load_context(workspace, adapter_folder, submission)
+    adapter_folder = on_base(adapter_folder, context.facts.architecture)
     task = None
     with suppress(BadInputError):  # the task is unknown, which does not concern the bytes
-        task = proposed_name(folder, found, submission, training.day).task
-    return _examine(workspace, found, submission, training, context, strict=strict, task=task)
+        task = proposed_name(folder, adapter_folder, submission, training.day).task
+    return _examine(workspace, adapter_folder, submission, training, context, strict=strict, task=task)
 
 
 def _read(path: Path, submission: Submission, take: Take | None = None) -> tuple[AdapterFolder, Training]:
-    place, found = select_folder(path, submission)
+    place, selected_training = select_folder(path, submission)
     with _readable(path):
         folder = read_adapter_folder(place, take)
-    training = found or select_run(folder, submission)
+    training = selected_training or select_run(folder, submission)
     with _readable(path):
         return with_weights(folder, training.weights, take), training
 
@@ -93,9 +93,9 @@ def _examine(
     task: str | None,
     weights: str | None = None,
 ) -> list[Finding]:
-    said = training.findings(folder, submission)
+    training_findings = training.findings(folder, submission)
     candidate = candidate_for(
-        workspace, folder, submission, context=context, weights=weights, training=said, task=task
+        workspace, folder, submission, context=context, weights=weights, training=training_findings, task=task
     )
     return examine(candidate, policy_of(workspace, strict=strict))
 
@@ -166,7 +166,7 @@ def _record(workspace: Workspace, deposit: Deposit, seen: Examined, sources: Seq
     with deposit.recording() as session:
         stored = deposit.commit(session)
         task = task_row(session, seen.name.task)
-        same = known_adapter(session, task, seen.manifest.digest, seen.submission, seen.context)
+        same = existing_adapter(session, task, seen.manifest.digest, seen.submission, seen.context)
         if same is not None:
             return Registered.extending(adapter_records(session, [same])[0], created=False)
         version = _version(session, task, seen.submission.version or seen.name.version)
@@ -200,7 +200,7 @@ def _refuse_early(workspace: Workspace, seen: Examined) -> None:
         task = session.scalar(select(tables.TaskRow).where(tables.TaskRow.name == seen.name.task))
         if task is None:
             return
-        if known_adapter(session, task, seen.manifest.digest, seen.submission, seen.context) is None:
+        if existing_adapter(session, task, seen.manifest.digest, seen.submission, seen.context) is None:
             _version(session, task, seen.submission.version or seen.name.version)
 
 

@@ -83,9 +83,9 @@ def _from_hub(url: str, scratch: Path) -> Path:
     try:
         api = HfApi()
         # One answer has it all: pages would be asked for wherever the hub says that the next one is.
-        told = api.model_info(repository, revision=match["revision"], files_metadata=True)
-        commit = told.sha
-        sizes = {each.rfilename: each.size for each in told.siblings or ()}
+        model_info = api.model_info(repository, revision=match["revision"], files_metadata=True)
+        commit = model_info.sha
+        sizes = {sibling.rfilename: sibling.size for sibling in model_info.siblings or ()}
         if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
             raise BadInputError(
                 f"the hub does not say at which commit {repository} is", hint="try again later"
@@ -155,8 +155,8 @@ def files_to_send(folder: Path, log: Path | None) -> dict[str, Path]:
         from ..adapters.folder import read_adapter_folder
 
         read_adapter_folder(folder)  # raises the error
-    found = {file.path: file.real for file in scan(folder) if is_wanted(file.path)}
-    return found if log is None else {**found, f"{LOG}{log.name}": log}
+    files = {file.path: file.real for file in scan(folder) if is_wanted(file.path)}
+    return files if log is None else {**files, f"{LOG}{log.name}": log}
 
 
 @contextmanager
@@ -199,15 +199,15 @@ def _checked(name: str, files: Mapping[str, str]) -> dict[str, Digest]:
             f"invalid adapter folder (its name is invalid, or it has more than {_MOST_SENT:,} files)",
             hint="give the folder of one run",
         )
-    found = {}
+    digests = {}
     for path, digest in files.items():
         if not (is_wanted(path) or (path.startswith(LOG) and _is_plain(path.removeprefix(LOG)))):
             raise BadInputError(f"unexpected file: {path[:80]!r}", hint="update the client")
         try:
-            found[path] = parse_digest(digest)
+            digests[path] = parse_digest(digest)
         except ValueError as error:
             raise BadInputError(f"invalid digest: {digest[:80]!r}", hint="update the client") from error
-    return found
+    return digests
 
 
 def _is_plain(name: str) -> bool:

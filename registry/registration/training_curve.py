@@ -52,14 +52,16 @@ class Curve:
         merged: dict[int, Point] = {}
         broken: set[int] = set()
         for point in points:
-            known = merged.get(point.iteration)
+            merged_point = merged.get(point.iteration)
             values = asdict(point)
             del values["iteration"]
-            said = {name: value for name, value in values.items() if value is not None}
-            sound = {name: value for name, value in said.items() if math.isfinite(value)}
-            if len(sound) < len(said):
+            present_values = {name: value for name, value in values.items() if value is not None}
+            sound = {name: value for name, value in present_values.items() if math.isfinite(value)}
+            if len(sound) < len(present_values):
                 broken.add(point.iteration)
-            merged[point.iteration] = replace(known, **sound) if known else Point(point.iteration, **sound)
+            merged[point.iteration] = (
+                replace(merged_point, **sound) if merged_point else Point(point.iteration, **sound)
+            )
         return cls(tuple(merged[key] for key in sorted(merged)), tuple(sorted(broken)), start)
 
     @property
@@ -98,10 +100,13 @@ class Curve:
 
     def differs_at(self, other: Curve, tolerance: float = 0.0) -> int | None:
         """Return the first iteration for which both have a loss that differs by more than a tolerance, None if they agree."""
-        known = {point.iteration: point for point in other.points}
+        points_by_iteration = {point.iteration: point for point in other.points}
         for point in self.points:
-            there = known.get(point.iteration, point)
-            for one, two in ((point.train_loss, there.train_loss), (point.val_loss, there.val_loss)):
+            other_point = points_by_iteration.get(point.iteration, point)
+            for one, two in (
+                (point.train_loss, other_point.train_loss),
+                (point.val_loss, other_point.val_loss),
+            ):
                 if one is not None and two is not None and abs(one - two) > tolerance:
                     return point.iteration
         return None
@@ -215,8 +220,8 @@ def parse_log(blocks: Iterable[bytes], subject: str = "the log") -> Log:
         if points and point.iteration < points[-1].iteration:
             points, memory = [], None  # a second run was appended
         points.append(point)
-        if found := _MEMORY.search(line):
-            memory = round(min(float(found[1][:18]), _MAX_GIGABYTES) * 1e9)
+        if match := _MEMORY.search(line):
+            memory = round(min(float(match[1][:18]), _MAX_GIGABYTES) * 1e9)
         if len(points) > MAX_POINTS:
             raise FormatError(f"{subject} has over {MAX_POINTS:,} points", hint=_HINT)
     return Log(Curve.of(points), memory)
@@ -235,9 +240,9 @@ def _lines(blocks: Iterable[bytes]) -> Iterator[str]:
 
 
 def _point(line: str) -> Point | None:
-    if found := _PLAIN.search(line):
-        iteration, loss, rest = int(found["iteration"][:12]), float(found["loss"]), found["rest"] or ""
-        if found["kind"] == "Val":
+    if match := _PLAIN.search(line):
+        iteration, loss, rest = int(match["iteration"][:12]), float(match["loss"]), match["rest"] or ""
+        if match["kind"] == "Val":
             return Point(iteration, val_loss=loss)
         rate, tokens = _RATE.search(rest), _TOKENS.search(rest)
         return Point(
@@ -246,13 +251,13 @@ def _point(line: str) -> Point | None:
             learning_rate=float(rate[1]) if rate else None,
             trained_tokens=int(tokens[1][:18]) if tokens else None,
         )
-    if found := _VAL_ROW.search(line):
-        return Point(int(found["iteration"][:12]), val_loss=float(found["loss"]))
-    if found := _TRAIN_ROW.search(line):
-        tokens_in_thousands = float(found["tokens"][:18])
+    if match := _VAL_ROW.search(line):
+        return Point(int(match["iteration"][:12]), val_loss=float(match["loss"]))
+    if match := _TRAIN_ROW.search(line):
+        tokens_in_thousands = float(match["tokens"][:18])
         return Point(
-            int(found["iteration"][:12]),
-            train_loss=float(found["loss"]),
+            int(match["iteration"][:12]),
+            train_loss=float(match["loss"]),
             trained_tokens=round(min(1000 * tokens_in_thousands, _MAX_TOKENS)),
         )
     return None

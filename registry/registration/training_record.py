@@ -136,11 +136,11 @@ def write_record(folder: Path, record: RunRecord) -> None:
 
 def read_record(path: Path) -> RunRecord:
     """Read an untrusted record."""
-    found = read_object(path)
-    if not is_keepable(found):
+    document = read_object(path)
+    if not is_keepable(document):
         raise FormatError(f"{RUN_RECORD} holds text with NUL or half of a character")
     try:
-        return RunRecord.model_validate(found)
+        return RunRecord.model_validate(document)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -203,13 +203,13 @@ def begin_record(
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
     """Return the versions of Python, of fusery, and of the packages that the result depends on, where they are installed."""
-    found = {"python": platform.python_version()}
+    package_versions = {"python": platform.python_version()}
     for package in (*packages, "fusery"):
         try:
-            found[package] = version(package)
+            package_versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return package_versions
 
 
 def git_commit(folder: Path) -> RecordedGit | None:
@@ -238,10 +238,10 @@ def _filters(folder: Path) -> set[str] | None:
     """Return the filters that git knows in a repository; None if they are unknown."""
     # The second is in every repository, so that no answer is one, too.
     wanted = r"^(filter\.|core\.repositoryformatversion$)"
-    told = _git(folder, "config", "--null", "--name-only", "--get-regexp", wanted)
-    if told is None:
+    git = _git(folder, "config", "--null", "--name-only", "--get-regexp", wanted)
+    if git is None:
         return None
-    keys = [key for key in told.split("\0") if key.startswith("filter.")]
+    keys = [key for key in git.split("\0") if key.startswith("filter.")]
     names = {key.removeprefix("filter.").rpartition(".")[0] for key in keys}
     return None if any("=" in name for name in names) else names
 

@@ -83,8 +83,8 @@ class Run:
     @property
     def last(self) -> Checkpoint | None:
         """The weights with the most iterations; weights of unknown iteration only if there are no others."""
-        known = [item for item in self.checkpoints if item.iteration is not None]
-        return max(known or self.checkpoints[-1:], key=lambda item: item.iteration or 0, default=None)
+        checkpoints = [item for item in self.checkpoints if item.iteration is not None]
+        return max(checkpoints or self.checkpoints[-1:], key=lambda item: item.iteration or 0, default=None)
 
     @property
     def last_iteration(self) -> int | None:

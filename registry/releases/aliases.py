@@ -59,15 +59,15 @@ def remove_alias(workspace: Workspace, reference: str, *, reason: str = "", emer
     """Take an alias, `task#alias`, from its adapter; its history stays."""
     with workspace.database.write() as session:
         alias = _find(session, reference)
-        told = _allow(session, alias, "remove", reason, emergency)
-        return move(workspace, session, alias, None, reason, told)
+        allow = _allow(session, alias, "remove", reason, emergency)
+        return move(workspace, session, alias, None, reason, allow)
 
 
 def roll_back(workspace: Workspace, reference: str, *, reason: str = "", emergency: bool = False) -> Moved:
     """Set an alias to the adapter that held it before; a second rollback goes back one further."""
     with workspace.database.write() as session:
         alias = _find(session, reference)
-        told = {**_allow(session, alias, "rollback", reason, emergency), _ROLLBACK: True}
+        extra_detail = {**_allow(session, alias, "rollback", reason, emergency), _ROLLBACK: True}
         query = select(tables.AliasMoveRow).where(tables.AliasMoveRow.alias_id == alias.id)
         moves = session.scalars(query.order_by(tables.AliasMoveRow.id)).all()
         # The log has one entry of each move, which says whether it was a rollback.
@@ -85,7 +85,7 @@ def roll_back(workspace: Workspace, reference: str, *, reason: str = "", emergen
             raise BadInputError(f"no other adapter held {reference} before", hint=f"fusery log {reference}")
         adapter = session.get_one(tables.AdapterRow, holders[-2])
         refuse_yanked(session, adapter)
-        moved = move(workspace, session, alias, adapter, reason or "rolled back", told)
+        moved = move(workspace, session, alias, adapter, reason or "rolled back", extra_detail)
         return replace(moved, withdrawals=told_of(session, [adapter]))
 
 
@@ -126,7 +126,7 @@ def list_aliases(
         query = query.where(tables.TaskRow.name == task.casefold())
     with workspace.database.read() as session:
         rows = session.execute(query).all()
-        told = of_adapters(session, [alias.adapter_id or 0 for alias, _, _ in rows])
+        withdrawals = of_adapters(session, [alias.adapter_id or 0 for alias, _, _ in rows])
         return [
             Alias.from_row(
                 move,
@@ -134,7 +134,7 @@ def list_aliases(
                 task=alias.task.name,
                 adapter=adapter,
                 since=move.at,
-                withdrawals=told.get(alias.adapter_id or 0, ()),
+                withdrawals=withdrawals.get(alias.adapter_id or 0, ()),
             )
             for alias, move, adapter in rows
         ]
@@ -182,10 +182,10 @@ def _find(session: Session, text: str) -> tables.AliasRow:
         .join(tables.AliasRow.task)
         .where(tables.TaskRow.name == reference.task, tables.AliasRow.name == reference.value)
     )
-    found = session.scalar(query)
-    if found is None:
+    row = session.scalar(query)
+    if row is None:
         raise no_alias(session, text)
-    return found
+    return row
 
 
 def alias_reference(text: str) -> Reference:
@@ -206,13 +206,13 @@ def show_alias(workspace: Workspace, reference: str, *, at: str | None = None) -
         row = _held(session, wanted, moment)
         if row is None:
             raise no_alias(session, reference)
-        told = of_adapters(session, [row.holder] if row.holder is not None else [], at=moment)
+        withdrawals = of_adapters(session, [row.holder] if row.holder is not None else [], at=moment)
     return AliasHolder(
         alias=f"{row.task}#{row.alias}",
         adapter=row.adapter,
         digest=row.digest,
         yanked=None if row.adapter is None else bool(row.yanked),
-        withdrawals=told.get(row.holder, ()),
+        withdrawals=withdrawals.get(row.holder, ()),
         at=moment,
         since=row.since,
         by=row.by,

@@ -83,12 +83,12 @@ def approvers(
     session: Session, adapter: tables.AdapterRow, alias: str, *, authenticated: bool = False
 ) -> list[str]:
     """Return who approves that an alias may hold an adapter, without its author; `authenticated`: by a token."""
-    found = {
+    names_by_person = {
         person(approval.by): approval.by
         for approval in _standing(session, adapter, alias)
         if approval.authenticated or not authenticated
     }
-    return sorted(by for by in found.values() if not is_author(by, adapter.created_by))
+    return sorted(by for by in names_by_person.values() if not is_author(by, adapter.created_by))
 
 
 def alias_of(adapter: tables.AdapterRow, text: str) -> str:
@@ -119,8 +119,8 @@ def _given_by(
 def _tell(
     workspace: Workspace, session: Session, adapter: tables.AdapterRow, action: str, alias: str, note: str
 ) -> None:
-    known = {"authenticated": True} if workspace.authenticated else {}
-    detail = {"digest": adapter.digest, "alias": alias, "reason": note, **known}
+    authenticated_detail = {"authenticated": True} if workspace.authenticated else {}
+    detail = {"digest": adapter.digest, "alias": alias, "reason": note, **authenticated_detail}
     events.record(session, action, "adapter", adapter.name, detail)
 
 

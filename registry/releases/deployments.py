@@ -44,20 +44,22 @@ def record_deployment(
     note: str = "",
     replace: bool = False,
     via: str | None = None,
-    anew: str | None = None,
+    restart_reason: str | None = None,
 ) -> Deployed:
     """Record that something runs at a place from now on; if it does already, nothing changes."""
     where, note, lies = _place(place), _text("note", note, via), places_of(reference)
     with workspace.database.write() as session:
         subject = shippable(find_things(session, reference, lies), reference)
         standing = [row for row in _at(session, where) if row.ended_at is None]
-        known = [row for row in standing if _which(row) == key_of(subject)]
-        kept = [row for row in known if via in (None, row.via)] if anew is None else []
+        subject_rows = [row for row in standing if _which(row) == key_of(subject)]
+        kept = [row for row in subject_rows if via in (None, row.via)] if restart_reason is None else []
         same = kept[0] if kept else None
-        given_way = [row for row in (standing if replace else known) if row is not same]
+        given_way = [row for row in (standing if replace else subject_rows) if row is not same]
         now, name = workspace.database.utcnow(session), _node(session, key_of(subject)).name
         for row in given_way:
-            reason = anew or f"from now on by {via}" if row in known else f"replaced by {name}"
+            reason = (
+                restart_reason or f"from now on by {via}" if row in subject_rows else f"replaced by {name}"
+            )
             _end(workspace, session, row, now, reason)
         row = same or tables.DeploymentRow(place=where, note=note, at=now, by=workspace.actor, via=via)
         if same is None:
@@ -87,13 +89,15 @@ def end_deployments(
         subject = shippable(find_things(session, reference, lies), reference) if reference else None
         now, ended = workspace.database.utcnow(session), []
         for name in names:
-            known = [row for row in _at(session, name) if subject is None or _which(row) == key_of(subject)]
-            if not known:
+            subject_rows = [
+                row for row in _at(session, name) if subject is None or _which(row) == key_of(subject)
+            ]
+            if not subject_rows:
                 raise UnknownReferenceError(f"nothing runs at {name!r}", hint="fusery deploy list")
-            found = [row for row in known if row.ended_at is None and via in (None, row.via)]
-            for row in found:
+            current_rows = [row for row in subject_rows if row.ended_at is None and via in (None, row.via)]
+            for row in current_rows:
                 _end(workspace, session, row, now, reason)
-            ended += found
+            ended += current_rows
         return deployment_records(session, ended)
 
 
@@ -106,8 +110,8 @@ def record_refusal(
         subject = shippable(find_things(session, reference, lies), reference)
         now, of = workspace.database.utcnow(session), _node(session, key_of(subject))
         facts = {"name": of.name, "digest": of.digest, "reason": reason}
-        told = {"of": of.kind, **facts, **({"via": via} if via else {})}
-        events.record(session, REFUSED, "deployment", where, told, at=now)
+        detail = {"of": of.kind, **facts, **({"via": via} if via else {})}
+        events.record(session, REFUSED, "deployment", where, detail, at=now)
         return Refused(**facts, place=where, kind=of.kind, via=via, at=now, by=workspace.actor)
 
 
@@ -150,12 +154,12 @@ def deployments_of(
 ) -> list[Deployment]:
     """Return current deployments by the numbers of their rows."""
     row = tables.DeploymentRow
-    found: dict[int, tables.DeploymentRow] = {}
+    rows_by_id: dict[int, tables.DeploymentRow] = {}
     for column, numbers in ((row.adapter_id, adapters), (row.fused_id, fused), (row.bundle_id, bundles)):
         for chosen in batches(numbers):
             query = select(row).where(column.in_(chosen), row.ended_at.is_(None))
-            found |= {each.id: each for each in session.scalars(query)}
-    return deployment_records(session, sorted(found.values(), key=lambda each: (each.place, each.id)))
+            rows_by_id |= {deployment_row.id: deployment_row for deployment_row in session.scalars(query)}
+    return deployment_records(session, sorted(rows_by_id.values(), key=lambda each: (each.place, each.id)))
 
 
 def deployment_records(session: Session, rows: Sequence[tables.DeploymentRow]) -> list[Deployment]:
@@ -225,12 +229,12 @@ def _place(text: str) -> str:
 
 def yanked_among(workspace: Workspace, names: Collection[str]) -> Mapping[str, str]:
     """Return the yanked adapters among some names, with the reasons."""
-    adapter, found = tables.AdapterRow, {}
+    adapter, yank_reasons = tables.AdapterRow, {}
     with workspace.database.read() as session:
         for chosen in batches(sorted(names)):
             for row in session.scalars(
                 select(adapter).where(adapter.name.in_(chosen), is_yanked(adapter.id))
             ):
                 yank = standing_yank(session, row)
-                found[row.name] = yank.reason if yank is not None else ""
-    return found
+                yank_reasons[row.name] = yank.reason if yank is not None else ""
+    return yank_reasons

@@ -37,7 +37,7 @@ from ..workspace.workspace import Workspace
 from .approvals import alias_of, approvers
 from .rules import MetricRule, Rules, bound_words, make_rules
 
-Said = tuple[State, str] | tuple[State, str, str | None] | tuple[State, str, str | None, str | None]
+StateText = tuple[State, str] | tuple[State, str, str | None] | tuple[State, str, str | None, str | None]
 """State, reason, the command that helps, and the code of what was found."""
 
 
@@ -60,22 +60,22 @@ class Case:
 
 def judge(case: Case, recorded: Mapping[str, Any] | None) -> list[Outcome]:
     """Evaluate every recorded rule of an alias for an adapter."""
-    found = of_adapters(case.session, [case.adapter.id]).get(case.adapter.id, ())
-    others = [withdrawal.summary for withdrawal in found if withdrawal.relation != "itself"]
-    said: Said = ("passed", "; ".join(["it is not yanked", *others]))
+    of_adapter = of_adapters(case.session, [case.adapter.id]).get(case.adapter.id, ())
+    others = [withdrawal.summary for withdrawal in of_adapter if withdrawal.relation != "itself"]
+    judgement: StateText = ("passed", "; ".join(["it is not yanked", *others]))
     try:
         refuse_yanked(case.session, case.adapter)
     except BadInputError as error:
-        said = ("failed", error.message)
-    outcomes = [Outcome("not_yanked", True, *said)]
+        judgement = ("failed", error.message)
+    outcomes = [Outcome("not_yanked", True, *judgement)]
     if recorded is None:
         return outcomes
     try:
         rules = make_rules(recorded)
     except BadInputError as error:
         # Written by a newer version, which may well ask for more than this one knows of.
-        said = ("unknown", f"this version cannot read the rules: {error.message}")
-        return [*outcomes, Outcome("rules", recorded, *said)]
+        judgement = ("unknown", f"this version cannot read the rules: {error.message}")
+        return [*outcomes, Outcome("rules", recorded, *judgement)]
     wanted = rules.to_dict()
     for name, look in _LOOKS.items():
         if name in wanted:
@@ -83,7 +83,7 @@ def judge(case: Case, recorded: Mapping[str, Any] | None) -> list[Outcome]:
     return outcomes
 
 
-def _admission(case: Case, rules: Rules) -> Said:
+def _admission(case: Case, rules: Rules) -> StateText:
     bad = ("error", "warning") if rules.admission == "clean" else ("error",)
     codes = sorted({finding.code for finding in case.adapter.findings if finding.severity in bad})
     if not codes:
@@ -91,7 +91,7 @@ def _admission(case: Case, rules: Rules) -> Said:
     return "failed", f"admission found {', '.join(codes)}", f"fusery show {case.adapter.name}"
 
 
-def _fidelity(case: Case, rules: Rules) -> Said:
+def _fidelity(case: Case, rules: Rules) -> StateText:
     # What was fused from the adapter alone at its own scale, also by other registries; what was measured against another
     # yardstick than this adapter's says nothing of it.
     aware = aware_of(case.adapter.method, case.adapter.training)
@@ -124,7 +124,7 @@ def _evaluations(adapter: tables.AdapterRow, metric: str) -> list[tables.Evaluat
     return [row for row in reversed(adapter.evaluations) if row.metric == metric and stands(row)]
 
 
-def _val_loss(case: Case, rules: Rules) -> Said:
+def _val_loss(case: Case, rules: Rules) -> StateText:
     if case.holder is None:
         return "passed", f"{case.reference} holds no adapter to compare with"
     ours, theirs = case.adapter.val_loss, case.holder.val_loss
@@ -138,29 +138,36 @@ def _val_loss(case: Case, rules: Rules) -> Said:
     return ("passed" if worse <= allowed else "failed"), why
 
 
-def _metrics(case: Case, rules: Rules) -> Said:
-    found = [_metric(case, name, rule) for name, rule in sorted((rules.metrics or {}).items())]
-    worst = next((said for state in ("failed", "unknown") for said in found if said[0] == state), found[0])
-    return worst[0], "; ".join(said[1] for said in found if said[0] == worst[0]), *worst[2:]
+def _metrics(case: Case, rules: Rules) -> StateText:
+    judgements = [_metric(case, name, rule) for name, rule in sorted((rules.metrics or {}).items())]
+    worst = next(
+        (judgement for state in ("failed", "unknown") for judgement in judgements if judgement[0] == state),
+        judgements[0],
+    )
+    return (
+        worst[0],
+        "; ".join(judgement[1] for judgement in judgements if judgement[0] == worst[0]),
+        *worst[2:],
+    )
 
 
-def _metric(case: Case, name: str, rule: MetricRule) -> Said:
+def _metric(case: Case, name: str, rule: MetricRule) -> StateText:
     ours, why, code = _measured(case.adapter, name, rule)
     if ours is None:
         return "unknown", why, f"fusery eval record {case.adapter.name} RESULTS.json", code
     bounds = bound_words({"at_least": rule.at_least, "at_most": rule.at_most})
-    said = f"{name} is {ours.value:g}"
+    message = f"{name} is {ours.value:g}"
     if bounds:
-        said = f"{said}, {' and '.join(bounds)} wanted"
+        message = f"{message}, {' and '.join(bounds)} wanted"
     low = rule.at_least is not None and ours.value < rule.at_least
     if low or (rule.at_most is not None and ours.value > rule.at_most):
-        return "failed", said
+        return "failed", message
     if rule.within is None or case.holder is None:
-        return "passed", said
+        return "passed", message
     return _against_holder(case, ours, rule)
 
 
-def _against_holder(case: Case, ours: tables.EvaluationRow, rule: MetricRule) -> Said:
+def _against_holder(case: Case, ours: tables.EvaluationRow, rule: MetricRule) -> StateText:
     assert case.holder is not None and rule.within is not None
     name, holder = ours.metric, case.holder.name
     if ours.higher_is_better is None:
@@ -197,13 +204,13 @@ def _measured(
     if not rows:
         return None, f"no {name} is recorded for {adapter.name}", None
     wanted = "/".join(part for part in (rule.dataset, rule.split) if part)
-    there = ", ".join(dict.fromkeys(setting_of(row) or "undeclared data" for row in rows[:5]))
+    measured_settings = ", ".join(dict.fromkeys(setting_of(row) or "undeclared data" for row in rows[:5]))
     same = any(rule.dataset in (None, row.dataset) for row in rows)
     code = "metric_other_split" if same else "metric_other_dataset"
-    return None, f"{name} of {adapter.name} was measured on {there}, and not on {wanted}", code
+    return None, f"{name} of {adapter.name} was measured on {measured_settings}, and not on {wanted}", code
 
 
-def _signed(case: Case, rules: Rules) -> Said:
+def _signed(case: Case, rules: Rules) -> StateText:
     from ..records.views import trusted_signers
 
     try:
@@ -219,7 +226,7 @@ def _signed(case: Case, rules: Rules) -> Said:
     )
 
 
-def _licences(case: Case, rules: Rules) -> Said:
+def _licences(case: Case, rules: Rules) -> StateText:
     if not case.licence_read:
         return "unknown", "the rules were changed at this moment", "the same command again"
     allowed, base = set(rules.licences or ()), case.adapter.base.name
@@ -230,11 +237,11 @@ def _licences(case: Case, rules: Rules) -> Said:
         return "unknown", f"nothing says which licence its base {base} is under", f"fusery base show {base}"
     if case.base_licence.casefold() not in allowed:
         return "failed", f"its base {base} is under {case.base_licence}"
-    said = f"and the adapter under {own}" if own else "and the adapter says nothing else"
-    return "passed", f"its base is under {case.base_licence}, {said}"
+    adapter_clause = f"and the adapter under {own}" if own else "and the adapter says nothing else"
+    return "passed", f"its base is under {case.base_licence}, {adapter_clause}"
 
 
-def _approvals(case: Case, rules: Rules) -> Said:
+def _approvals(case: Case, rules: Rules) -> StateText:
     names = approvers(case.session, case.adapter, case.alias, authenticated=rules.authenticated)
     wanted = rules.approvals or 0
     how = ", authenticated" if rules.authenticated else ""
@@ -252,7 +259,7 @@ def _approvals(case: Case, rules: Rules) -> Said:
     )
 
 
-_LOOKS: dict[str, Callable[[Case, Rules], Said]] = {
+_LOOKS: dict[str, Callable[[Case, Rules], StateText]] = {
     "admission": _admission,
     "fidelity": _fidelity,
     "val_loss_within": _val_loss,
@@ -284,16 +291,20 @@ def promote(
         outcomes = judge(case, None if rule is None else rule.rules)
         states = {outcome.state for outcome in outcomes}
         verdict: State = next((state for state in _WORST_FIRST if state in states), "passed")
-        told = {"rules": [outcome.to_dict() for outcome in outcomes]}
+        rules_detail = {"rules": [outcome.to_dict() for outcome in outcomes]}
         moved = False
         if verdict != "passed" and not dry_run:
-            reasons = [f"{found.rule}: {found.why}" for found in outcomes if found.state != "passed"]
-            refused = {"verdict": verdict, "reasons": reasons, **told}
+            reasons = [
+                f"{unmet_outcome.rule}: {unmet_outcome.why}"
+                for unmet_outcome in outcomes
+                if unmet_outcome.state != "passed"
+            ]
+            refused = {"verdict": verdict, "reasons": reasons, **rules_detail}
             _record(workspace, case, ALIAS_REFUSED, reason, refused)
         elif again and not dry_run:
-            _record(workspace, case, ALIAS_CONFIRMED, reason or "promoted", told)
+            _record(workspace, case, ALIAS_CONFIRMED, reason or "promoted", rules_detail)
         elif not dry_run:
-            moved = move(workspace, session, row, adapter, reason or "promoted", told).moved
+            moved = move(workspace, session, row, adapter, reason or "promoted", rules_detail).moved
         return Promotion(
             alias=case.reference,
             adapter=adapter.name,
@@ -323,6 +334,8 @@ def _look(workspace: Workspace, reference: str, alias: str) -> tuple[int, str, s
     return adapter.id, name, base_licence(workspace, base) if needed else None, needed
 
 
-def _record(workspace: Workspace, case: Case, action: str, reason: str, told: Mapping[str, Any]) -> None:
-    detail = {"from": stated(case.holder), "to": stated(case.adapter), "reason": reason, **told}
+def _record(
+    workspace: Workspace, case: Case, action: str, reason: str, extra_detail: Mapping[str, Any]
+) -> None:
+    detail = {"from": stated(case.holder), "to": stated(case.adapter), "reason": reason, **extra_detail}
     events.record(case.session, action, "alias", case.reference, detail)

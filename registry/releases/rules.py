@@ -109,17 +109,17 @@ def make_rules(values: Mapping[str, Any], subject: str = "the rules") -> Rules:
         raise BadInputError(f"{subject} cannot be taken: {reason}", hint=hint) from error
 
 
-_SAID = re.compile(
+_COUNT_TEXT = re.compile(
     r"(?P<name>\S+)\s+(?P<test>>=|<=|within)\s+(?P<number>\S+)(?:\s+on\s+(?:(?P<dataset>\S+)/)?(?P<split>[^\s/]+))?"
 )
 _TESTS = {">=": "at_least", "<=": "at_most", "within": "within"}
 
 
-def metric_rules(said: Iterable[str]) -> dict[str, dict[str, object]]:
+def metric_rules(rule_texts: Iterable[str]) -> dict[str, dict[str, object]]:
     """Return rules about metrics from texts: `NAME >= X`, `NAME <= X` or `NAME within E`, each perhaps with `on SPLIT`."""
-    found: dict[str, dict[str, object]] = {}
-    for text in said:
-        match = _SAID.fullmatch(text.strip())
+    rules: dict[str, dict[str, object]] = {}
+    for text in rule_texts:
+        match = _COUNT_TEXT.fullmatch(text.strip())
         try:
             number = float(match["number"]) if match is not None else math.nan
         except ValueError:
@@ -129,14 +129,14 @@ def metric_rules(said: Iterable[str]) -> dict[str, dict[str, object]]:
                 f"{text[:60]!r} is no rule about a metric",
                 hint='write "mmlu.acc >= 0.6", "loss <= 2", or "mmlu.acc within 0.01 on test"',
             )
-        rule = found.setdefault(parse_metric(match["name"]), {})
+        rule = rules.setdefault(parse_metric(match["name"]), {})
         values = {_TESTS[match["test"]]: number, "dataset": match["dataset"], "split": match["split"]}
         for key, value in values.items():
             if value is not None and rule.setdefault(key, value) != value:
                 raise BadInputError(
                     f"two rules about {match['name'][:60]} name another {key}", hint="give one of them"
                 )
-    return found
+    return rules
 
 
 _BOUNDS = {
@@ -161,7 +161,7 @@ def rule_words(name: str, wanted: Any) -> str:
     if (
         name == "metrics"
         and isinstance(wanted, Mapping)
-        and all(isinstance(each, Mapping) for each in wanted.values())
+        and all(isinstance(metric_rule, Mapping) for metric_rule in wanted.values())
     ):
         places = {metric: [rule.get("dataset"), rule.get("split")] for metric, rule in wanted.items()}
         on = {metric: "/".join(map(str, filter(None, parts))) for metric, parts in places.items()}

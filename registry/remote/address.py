@@ -137,7 +137,7 @@ def store_token(url: str, token: str) -> str:
     keyring = _keyring()
     if keyring is not None:
         keyring.set_password(_SERVICE, url, token)
-        _write({each: value for each, value in _read().items() if each != url})
+        _write({stored_url: value for stored_url, value in _read().items() if stored_url != url})
         return "the system's keyring"
     _write({**_read(), url: token})
     return str(tokens_file())
@@ -145,15 +145,15 @@ def store_token(url: str, token: str) -> str:
 
 def forget_token(url: str) -> bool:
     """Remove the stored token for a server, and return whether there was one."""
-    there = _read()
-    found = there.pop(url, None) is not None
-    if found:
-        _write(there)
+    tokens = _read()
+    is_removed = tokens.pop(url, None) is not None
+    if is_removed:
+        _write(tokens)
     keyring = _keyring()
     if keyring is not None and keyring.get_password(_SERVICE, url) is not None:
         keyring.delete_password(_SERVICE, url)
-        found = True
-    return found
+        is_removed = True
+    return is_removed
 
 
 def tokens_file() -> Path:
@@ -166,14 +166,14 @@ def tokens_file() -> Path:
 def _read() -> dict[str, str]:
     path = tokens_file()
     try:
-        found = json.loads(path.read_bytes())
+        tokens = json.loads(path.read_bytes())
     except FileNotFoundError:
         return {}
     except ValueError:
-        found = None
-    if not isinstance(found, dict) or not all(isinstance(each, str) for each in found.values()):
+        tokens = None
+    if not isinstance(tokens, dict) or not all(isinstance(token, str) for token in tokens.values()):
         raise BadInputError(f"invalid token file: {path}", hint="remove it, and run fusery login URL again")
-    return found
+    return tokens
 
 
 def _write(tokens: dict[str, str]) -> None:

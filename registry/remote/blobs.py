@@ -52,8 +52,10 @@ def send_files(server: Server, files: Mapping[str, Path], reporter: Reporter) ->
     entries = {name: file_entry(name, path) for name, path in files.items()}
     paths = {entry.sha256: (entry, files[name]) for name, entry in entries.items()}
     with Server(server.address, server.token) as connection:
-        missing = [each for each in arrived(connection, list(paths)) if not each.complete]
-        sizes = [paths[Digest(each.digest)][0].size - each.bytes for each in missing]
+        missing = [
+            arrived_blob for arrived_blob in arrived(connection, list(paths)) if not arrived_blob.complete
+        ]
+        sizes = [paths[Digest(missing_blob.digest)][0].size - missing_blob.bytes for missing_blob in missing]
         progress = tally(reporter.progress, sum(sizes))
 
         def send(blob: Arrived) -> None:
@@ -66,15 +68,15 @@ def send_files(server: Server, files: Mapping[str, Path], reporter: Reporter) ->
 
 def arrived(server: Server, digests: Sequence[Digest]) -> list[Arrived]:
     """Return how much of each blob the server has."""
-    found: list[Arrived] = []
+    arriveds: list[Arrived] = []
     for start in range(0, len(digests), _BATCH):
         asked = digests[start : start + _BATCH]
         data = server.request("POST", f"{API}/blobs/missing", json.dumps(asked).encode())
         answers: list[Arrived] = server.decoded(list[Arrived], data)
-        if sorted(each.digest for each in answers) != sorted(asked):
+        if sorted(answer.digest for answer in answers) != sorted(asked):
             raise server.strange()
-        found += answers
-    return found
+        arriveds += answers
+    return arriveds
 
 
 def upload(server: Server, entry: FileEntry, path: Path, offset: int, progress: Progress | None) -> None:
@@ -82,30 +84,30 @@ def upload(server: Server, entry: FileEntry, path: Path, offset: int, progress: 
 
     Chunks that are sent again count again for `progress`.
     """
-    furthest = known = min(max(offset, 0), entry.size)
-    is_known = True
+    furthest = stored_bytes = min(max(offset, 0), entry.size)
+    is_current = True
 
     def once(budget: RetryBudget) -> None:
-        nonlocal furthest, known, is_known
-        if not is_known:
-            [there] = arrived(server, [entry.sha256])
-            if there.complete:
+        nonlocal furthest, stored_bytes, is_current
+        if not is_current:
+            [arrived_blob] = arrived(server, [entry.sha256])
+            if arrived_blob.complete:
                 return
-            known = min(max(there.bytes, 0), entry.size)
-            if known > furthest:
-                furthest = known
+            stored_bytes = min(max(arrived_blob.bytes, 0), entry.size)
+            if stored_bytes > furthest:
+                furthest = stored_bytes
                 budget.progressed()
-        is_known = False
+        is_current = False
         try:
-            _send(server, entry, path, known, progress)
+            _send(server, entry, path, stored_bytes, progress)
         except BlobCorruptError as error:
-            if not known:
+            if not stored_bytes:
                 raise BlobCorruptError(
                     f"cannot upload blob {entry.sha256[:12]}: its bytes do not have the recorded digest",
                     hint=_HERE,
                 ) from error
             # The server may have damaged bytes of an earlier upload: start again.
-            known, is_known = 0, True
+            stored_bytes, is_current = 0, True
             raise TransientError("the bytes of an earlier upload were damaged") from error
 
     server.retried(once)

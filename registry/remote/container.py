@@ -135,13 +135,13 @@ class Contents(Record):
                 )
             if digest_json(document) != promised:
                 raise BackupError(f"{where} was edited: its digest differs", hint="use another backup")
-            found: Contents = decode(cls, document)
-            found._require_valid()
+            contents: Contents = decode(cls, document)
+            contents._require_valid()
         except (FormatError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise BackupError(
                 f"{where} is damaged, or not a package of fusery", hint="use another backup"
             ) from error
-        return found
+        return contents
 
     def _require_valid(self) -> None:
         names = [member.name for member in self.members]

@@ -225,7 +225,7 @@ class FusedDocument(Record, Document):
     @property
     def name(self) -> str:
         """Its name in messages: adapters, precision and the beginning of its key."""
-        adapters = " + ".join(each.name for each in (self.adapter, *self.extras))
+        adapters = " + ".join(pinned_adapter.name for pinned_adapter in (self.adapter, *self.extras))
         return f"{adapters} ({self.precision}, {self.key[:12]})"
 
     @property

@@ -18,7 +18,7 @@ from ..database.engine import batches
 from ..database.events import entry_values
 from ..errors import AmbiguousReferenceError, BadInputError, CheckFailedError
 from ..records.adapter_details import CurvePoint, Rendering, TrainingRun
-from ..records.bases import known_as
+from ..records.bases import all_names
 from ..records.calibrations import current_calibration
 from ..records.fused import ModuleFidelity, Source
 from ..records.fused_rows import fused_from
@@ -60,7 +60,7 @@ def read_documents(session: Session, reference: str, *, fused: bool, most: int =
             )
         if fused:
             own = tables.FusedRow.origin.is_(None)  # without claims of other registries
-            made += [row for each in adapters for row in session.scalars(fused_from(each).where(own))]
+            made += [row for adapter in adapters for row in session.scalars(fused_from(adapter).where(own))]
         adapters += [part for row in made for part in (row.adapter, *(extra.adapter for extra in row.extras))]
         adapters = _with_ancestors(session, adapters, most)
         bases = {base.id: base} if base is not None else {}
@@ -123,10 +123,10 @@ def _with_ancestors(
 ) -> list[tables.AdapterRow]:
     """Return adapters with their parents and sources, in the order of registration."""
     adapter, source = tables.AdapterRow, tables.AdapterSourceRow
-    known = {row.id: row for row in rows}
-    todo = list(known)
+    rows_by_id = {row.id: row for row in rows}
+    todo = list(rows_by_id)
     while todo:
-        if len(known) > most:
+        if len(rows_by_id) > most:
             raise BadInputError(
                 f"too many adapters in the package (at most {most:,}, with their ancestors)",
                 hint="copy fewer, or copy directly between the databases",
@@ -141,12 +141,12 @@ def _with_ancestors(
         for number, above in needed:
             if above >= number:
                 raise CheckFailedError(
-                    f"{known[number].name} was registered before its parent or source",
+                    f"{rows_by_id[number].name} was registered before its parent or source",
                     hint="fusery audit, on the other registry",
                 )
-        todo = list({above for _, above in needed} - known.keys())
-        known |= {row.id: row for row in _rows(session, todo)}
-    return [known[number] for number in sorted(known)]
+        todo = list({above for _, above in needed} - rows_by_id.keys())
+        rows_by_id |= {row.id: row for row in _rows(session, todo)}
+    return [rows_by_id[number] for number in sorted(rows_by_id)]
 
 
 def _rows(session: Session, numbers: Sequence[int]) -> Iterator[tables.AdapterRow]:
@@ -165,7 +165,7 @@ def base_documents(session: Session, rows: Iterable[tables.BaseModelRow]) -> Ite
         yield BaseDocument.from_row(
             row,
             names=tuple(name.name for name in row.names),
-            sources=tuple(Source.from_row(each) for each in row.revisions),
+            sources=tuple(Source.from_row(revision) for revision in row.revisions),
             **_files(row.manifest, "folder" if row.location else "absent"),
             log=_logs(session, "base", [row.digest])[row.digest],
         )
@@ -203,23 +203,26 @@ def adapter_documents(session: Session, rows: Iterable[tables.AdapterRow]) -> It
         logs = _logs(session, "adapter", [row.name for row in some])
         base, digests = tables.BaseModelRow, {row.trained_on for row in some if row.trained_on is not None}
         bases = session.scalars(select(base).where(base.digest.in_(digests))) if digests else ()
-        names = {row.digest: tuple(sorted(known_as(row))) for row in bases}
+        names = {row.digest: tuple(sorted(all_names(row))) for row in bases}
         for row, record in zip(some, adapter_records(session, some), strict=True):
             yield AdapterDocument.extending(
                 record,
                 aliases=(),
                 base_digest=Digest(row.base.digest),
-                base_names=tuple(sorted(known_as(row.base))),
+                base_names=tuple(sorted(all_names(row.base))),
                 trained_on_names=names.get(row.trained_on or "", ()),
                 parent_digest=Digest(row.parent.digest) if row.parent is not None else None,
-                sources=tuple(_pinned(each.source) for each in row.sources),
+                sources=tuple(_pinned(source.source) for source in row.sources),
                 training_run=None if row.run is None else TrainingRun.from_row(row.run),
                 curve=tuple(map(CurvePoint.from_row, row.curve)),
                 training=row.training,
-                renderings=tuple(Rendering(format=each.form, digest=each.digest) for each in row.renderings),
+                renderings=tuple(
+                    Rendering(format=rendering.form, digest=rendering.digest) for rendering in row.renderings
+                ),
                 yanks=tuple(yanks[row.id]),
                 evaluations=tuple(
-                    EvaluationDocument.from_row(each, adapter=row.name) for each in row.evaluations
+                    EvaluationDocument.from_row(evaluation, adapter=row.name)
+                    for evaluation in row.evaluations
                 ),
                 signatures=_signatures(row.signatures),
                 **_files(row.manifest),
@@ -236,7 +239,7 @@ def fused_documents(session: Session, rows: Iterable[tables.FusedRow]) -> Iterat
             row,
             base_digest=Digest(row.base.digest),
             adapter=_pinned(row.adapter),
-            extras=tuple(_pinned(each.adapter) for each in row.extras),
+            extras=tuple(_pinned(extra.adapter) for extra in row.extras),
             modules=tuple(map(ModuleFidelity.from_row, row.modules)),
             withdrawals=of_fused(session, [row.id]).get(row.id, ()),
             signatures=_signatures(session.scalars(signed)),
@@ -278,7 +281,7 @@ def _logs(session: Session, kind: str, subjects: Sequence[str]) -> Mapping[str, 
     event, number = tables.EventRow, func.row_number()
     length = func.length(event.detail) + func.length(func.coalesce(event.seals, ""))
     window: Any = {"partition_by": event.subject, "order_by": event.seq.desc()}
-    found = defaultdict[str, LogEntries](tuple)
+    logs = defaultdict[str, LogEntries](tuple)
     for some in batches(subjects):
         ranked = (
             select(
@@ -291,5 +294,5 @@ def _logs(session: Session, kind: str, subjects: Sequence[str]) -> Mapping[str, 
         travels = (ranked.c.rank <= MOST_EVENTS) & ((ranked.c.rank == 1) | (ranked.c.total <= MOST_LOG))
         query = select(event).join(ranked, ranked.c.seq == event.seq).where(travels).order_by(event.seq)
         for row in session.scalars(query):
-            found[row.subject] += (entry_values(row),)
-    return found
+            logs[row.subject] += (entry_values(row),)
+    return logs

@@ -81,23 +81,23 @@ def _sent(value: Any) -> Any:
     if isinstance(value, Record) and value.REFERENCE:
         return getattr(value, value.REFERENCE)
     if isinstance(value, list | tuple | set | frozenset):
-        return [_sent(each) for each in value]
+        return [_sent(element) for element in value]
     return encode(value)
 
 
 def _query(given: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return arguments as query parameters: repeat lists' values, write mappings as `NAME=VALUE`."""
-    found: list[tuple[str, str]] = []
+    query_parameters: list[tuple[str, str]] = []
     for name, value in given.items():
         several = value if isinstance(value, list) else [value]
         if isinstance(value, Mapping):
-            several = [f"{key}={each}" for key, each in value.items()]
-        found += [
-            (name, each if isinstance(each, str) else json.dumps(each))
-            for each in several
-            if each is not None
+            several = [f"{key}={entry_value}" for key, entry_value in value.items()]
+        query_parameters += [
+            (name, parameter_value if isinstance(parameter_value, str) else json.dumps(parameter_value))
+            for parameter_value in several
+            if parameter_value is not None
         ]
-    return found
+    return query_parameters
 
 
 def open_server(url: str, token: str | None, *, insecure_http: bool = False) -> tuple[Workspace, Server]:

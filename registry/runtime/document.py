@@ -194,9 +194,9 @@ def read_document(path: Path) -> ServingDocument:
 
 def reason(error: ValidationError) -> str:
     """Return the first thing that is wrong with a document, and where."""
-    found: Any = error.errors(include_url=False, include_input=False)[0]
-    place = ".".join(str(part) for part in found["loc"])
-    message = str(found["msg"]).removeprefix("Value error, ")
+    first_error: Any = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(str(part) for part in first_error["loc"])
+    message = str(first_error["msg"]).removeprefix("Value error, ")
     return f"{place}: {message}" if place else message
 
 

@@ -68,15 +68,15 @@ def objection(headers: Headers, hosts: Collection[str], origins: Collection[str]
 def _is_ours(host: str, hosts: Collection[str]) -> bool:
     if ANY in hosts:
         return True
-    found = _HOST.fullmatch(host)
-    if found is None:
+    match = _HOST.fullmatch(host)
+    if match is None:
         return False
-    name = (found["name"] or "").lower()
+    name = (match["name"] or "").lower()
     if name in hosts or name == "localhost" or name.endswith(".localhost"):
         return True
     try:
-        if found["v6"]:
-            ipaddress.IPv6Address(found["v6"])
+        if match["v6"]:
+            ipaddress.IPv6Address(match["v6"])
         else:
             ipaddress.IPv4Address(name)
     except ValueError:

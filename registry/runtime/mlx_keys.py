@@ -54,34 +54,34 @@ def written_config(config: Config) -> dict[str, object]:
     transformers before version 5, and servers that are built on it, read `rope_theta`, `rope_scaling` and `torch_dtype`, and take
     a default where these are missing.
     """
-    found = with_mlx_keys(config)
-    text = found.get("text_config")
+    mlx_config = with_mlx_keys(config)
+    text = mlx_config.get("text_config")
     if isinstance(text, Mapping):
-        found["text_config"] = {**text, **_older_names(text)}
-    return {**found, **_older_names(found)}
+        mlx_config["text_config"] = {**text, **_older_names(text)}
+    return {**mlx_config, **_older_names(mlx_config)}
 
 
 def mlx_keys(config: Config) -> dict[str, object]:
     """Return what has to be laid over a configuration for mlx-lm; nothing for most."""
     version = str(config.get("transformers_version", "")).partition(".")[0]
     new = re.fullmatch(r"[0-9]{1,4}", version) is not None and int(version) >= 5
-    found = _keys(config, new)
+    keys = _keys(config, new)
     text = config.get("text_config")
     if isinstance(text, Mapping):
         own = _keys(text, new, config)
         if own:
-            found["text_config"] = {**text, **own}
-    return found
+            keys["text_config"] = {**text, **own}
+    return keys
 
 
 def added_keys(config: Config) -> dict[str, object]:
     """Return what `mlx_keys` adds, as a flat mapping: keys of the text in a model as `text_config.KEY`."""
-    found = mlx_keys(config)
-    text = found.pop("text_config", None)
+    keys = mlx_keys(config)
+    text = keys.pop("text_config", None)
     if isinstance(text, Mapping):
         before = config["text_config"]
-        found |= {f"text_config.{key}": value for key, value in text.items() if before.get(key) is not value}
-    return found
+        keys |= {f"text_config.{key}": value for key, value in text.items() if before.get(key) is not value}
+    return keys
 
 
 def class_of(model_type: object) -> str:
@@ -112,21 +112,21 @@ def _rotary(name: str, rope: Mapping[str, Any]) -> dict[str, object]:
     if name in READ_ALL or name in _NAMED_OTHERWISE:
         return {}
     kinds = _kinds_of_layers(rope)
-    found = _flat_rotary(kinds.get("full_attention", next(iter(kinds.values()), rope)))
+    flat_rotary = _flat_rotary(kinds.get("full_attention", next(iter(kinds.values()), rope)))
     if name in READ_THETA:
-        del found["rope_theta"]
+        del flat_rotary["rope_theta"]
     if name in _LOCAL:
-        found["rope_local_base_freq"] = kinds.get("sliding_attention", {}).get("rope_theta")
-    return found
+        flat_rotary["rope_local_base_freq"] = kinds.get("sliding_attention", {}).get("rope_theta")
+    return flat_rotary
 
 
 def _flat_rotary(rope: Mapping[str, Any]) -> dict[str, object]:
     """Return the rotary embedding of one kind of layer under the names of transformers 4."""
-    found = {key: rope.get(key) for key in ("partial_rotary_factor", "rope_theta")}
+    rotary_config = {key: rope.get(key) for key in ("partial_rotary_factor", "rope_theta")}
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default" or "mrope_section" in rope:
-        found["rope_scaling"] = {**rope, "type": kind, "rope_type": kind}
-    return found
+        rotary_config["rope_scaling"] = {**rope, "type": kind, "rope_type": kind}
+    return rotary_config
 
 
 def _kinds_of_layers(rope: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -146,8 +146,8 @@ def _older_names(config: Config) -> dict[str, object]:
 
 def _rope(config: Config, key: str, default: Any = None) -> Any:
     rope = config.get("rope_parameters")
-    found = rope.get(key) if isinstance(rope, Mapping) else None
-    return default if found is None else found
+    rope_parameter = rope.get(key) if isinstance(rope, Mapping) else None
+    return default if rope_parameter is None else rope_parameter
 
 
 def _of(key: str) -> Callable[[Config], Any]:
@@ -163,8 +163,8 @@ def _of_text(key: str, default: object) -> Callable[[Config], Any]:
 
     def rule(config: Config) -> Any:
         text = config.get("text_config")
-        found = text.get(key) if isinstance(text, Mapping) else None
-        return None if found == default else found
+        text_value = text.get(key) if isinstance(text, Mapping) else None
+        return None if text_value == default else text_value
 
     return rule
 

@@ -20,7 +20,7 @@ from mlx_lm.models.switch_layers import SwitchGLU, SwitchMLP
 from mlx_lm.tuner.lora import LoRALinear, LoRASwitchLinear
 
 LEAST_RANK = 8  # ranks below are filled up to it
-KNOWN = 8  # compositions of a batch whose indices a layer remembers: prompts and answers, and what they were a moment ago
+REMEMBERED = 8  # compositions of a batch whose indices a layer remembers: prompts and answers, and what they were a moment ago
 
 
 class Stack:
@@ -34,7 +34,7 @@ class Stack:
     """
 
     def __init__(self, first: mx.array, second: mx.array) -> None:
-        self.first, self.second = (mx.zeros((0, *each.shape), each.dtype) for each in (first, second))
+        self.first, self.second = (mx.zeros((0, *factor.shape), factor.dtype) for factor in (first, second))
         self.slots: dict[int, int] = {}
         self.scales: dict[int, float] = {}
         self._free: list[int] = []
@@ -45,8 +45,10 @@ class Stack:
             have = self.first.shape[0]
             more = 1 + have // 8
             self.first, self.second = (
-                mx.concatenate([each, mx.zeros((more, *each.shape[1:]), each.dtype)])
-                for each in (self.first, self.second)
+                mx.concatenate(
+                    [stacked_factor, mx.zeros((more, *stacked_factor.shape[1:]), stacked_factor.dtype)]
+                )
+                for stacked_factor in (self.first, self.second)
             )
             self._free = list(range(have + more - 1, have - 1, -1))
         slot = self._free.pop()
@@ -94,16 +96,18 @@ class StackPart:
     @classmethod
     def of(cls, stack: Stack, numbers: Numbers) -> StackPart | None:
         """Return the part of a batch, None if no row is in it."""
-        found = [(row, number) for row, number in enumerate(numbers) if number in stack.slots]
-        if not found:
+        stacked_rows = [(row, number) for row, number in enumerate(numbers) if number in stack.slots]
+        if not stacked_rows:
             return None
-        slots = [stack.slots[number] for _, number in found]
+        slots = [stack.slots[number] for _, number in stacked_rows]
         return cls(
             stack,
-            None if len(found) == len(numbers) else mx.array([row for row, _ in found], mx.uint32),
+            None
+            if len(stacked_rows) == len(numbers)
+            else mx.array([row for row, _ in stacked_rows], mx.uint32),
             mx.array(slots, mx.uint32),
             slots[0] if len(set(slots)) == 1 else None,
-            mx.array([stack.scales[number] for _, number in found], mx.float32),
+            mx.array([stack.scales[number] for _, number in stacked_rows], mx.float32),
         )
 
     def take(self, x: mx.array) -> mx.array:
@@ -162,8 +166,8 @@ class Stacked(_InPlace):
     def add(self, number: int, adapted: Any) -> None:
         """Take in what mlx-lm made of this layer for one adapter."""
         first, second = (
-            _filled(self._as_computed(each), axis)
-            for each, axis in zip((adapted.lora_a, adapted.lora_b), self.rank_axes, strict=True)
+            _filled(self._as_computed(factor), axis)
+            for factor, axis in zip((adapted.lora_a, adapted.lora_b), self.rank_axes, strict=True)
         )
         key = first.shape, second.shape, first.dtype, second.dtype
         stack = self._stacks.setdefault(key, Stack(first, second))
@@ -191,13 +195,13 @@ class Stacked(_InPlace):
     def parts(self) -> list[StackPart]:
         """Return the parts of the pass in progress."""
         numbers = self._rows.numbers
-        found = self._known.get(numbers)
-        if found is None:
-            if len(self._known) >= KNOWN:
+        stack_parts = self._known.get(numbers)
+        if stack_parts is None:
+            if len(self._known) >= REMEMBERED:
                 self._known.clear()
             some = (StackPart.of(stack, numbers) for stack in self._stacks.values())
-            found = self._known[numbers] = [part for part in some if part is not None]
-        return found
+            stack_parts = self._known[numbers] = [part for part in some if part is not None]
+        return stack_parts
 
 
 class StackedLinear(Stacked):
@@ -260,9 +264,9 @@ class StackedExperts(Stacked):
         z = self._asked(part.stack, x, slots[row], indices)
         z = (scales[row].astype(z.dtype).reshape(-1, 1, 1) * z).astype(x.dtype)
         if part.rows is not None:
-            there = mx.zeros(count, mx.bool_)
-            there[mine] = mx.ones(mine.shape, mx.bool_)
-            z = mx.where(there[row].reshape(-1, 1, 1), z, mx.zeros_like(z))
+            row_mask = mx.zeros(count, mx.bool_)
+            row_mask[mine] = mx.ones(mine.shape, mx.bool_)
+            z = mx.where(row_mask[row].reshape(-1, 1, 1), z, mx.zeros_like(z))
         return y + z
 
     def _asked(self, stack: Stack, x: mx.array, slots: mx.array, indices: mx.array) -> mx.array:
@@ -270,7 +274,8 @@ class StackedExperts(Stacked):
         experts = stack.first.shape[1]
         which = slots * experts + indices
         first, second = (
-            each.reshape(-1, *each.shape[2:]).swapaxes(-1, -2) for each in (stack.first, stack.second)
+            stacked_factor.reshape(-1, *stacked_factor.shape[2:]).swapaxes(-1, -2)
+            for stacked_factor in (stack.first, stack.second)
         )
         if _gathers(x, first):
             z = mx.gather_mm(x, first, rhs_indices=which)
@@ -288,10 +293,10 @@ class SortedExperts(_InPlace):
         # As mlx_lm/models/switch_layers.py does it; where it does not sort, nobody computes this.
         self._rows.order = mx.argsort(indices.flatten())
         try:
-            found: mx.array = self.plain(x, indices)
+            output: mx.array = self.plain(x, indices)
         finally:
             self._rows.order = None
-        return found
+        return output
 
 
 KINDS: dict[type[nn.Module], type[Stacked]] = {each.kind: each for each in (StackedLinear, StackedExperts)}

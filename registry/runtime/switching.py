@@ -82,7 +82,10 @@ class Switchboard:
         if resident is self._current:
             return
         if self._current is not None:
-            standing = {(id(each.container), each.key): each.adapted for each in self._stacked.values()}
+            standing = {
+                (id(stacked_place.container), stacked_place.key): stacked_place.adapted
+                for stacked_place in self._stacked.values()
+            }
             for place in self._current.places:
                 place.container[place.key] = standing.get((id(place.container), place.key), place.plain)
         if resident is not None:
@@ -200,17 +203,19 @@ class Switchboard:
                 if type(plain) in SortedExperts.KINDS and not isinstance(container, SortedExperts)
             }
         for path, place in places.items():
-            known = self._stacked.get(path)
-            if known is None:
+            stacked_place = self._stacked.get(path)
+            if stacked_place is None:
                 layer = KINDS[type(place.adapted)](place.plain, self.rows)
-                known = self._stacked[path] = LayerPlace(place.container, place.key, place.plain, layer)
+                stacked_place = self._stacked[path] = LayerPlace(
+                    place.container, place.key, place.plain, layer
+                )
                 place.container[place.key] = layer
             block = blocks.pop(id(place.container), None)
             if block is not None:
                 around = SortedExperts(block.plain, self.rows)
                 self._stacked[f"{path} within"] = LayerPlace(block.container, block.key, block.plain, around)
                 block.container[block.key] = around
-            known.adapted.add(number, place.adapted)
+            stacked_place.adapted.add(number, place.adapted)
         if self._shows_rows(number):
             return True
         self._drop(number)

@@ -36,13 +36,13 @@ def __getattr__(name: str) -> Any:
         # Whoever goes through all tables gets all of them, whatever was asked for before.
         for module in _MODULES:
             import_module(f".{module}", __name__)
-        found: Any = TableRow.metadata
+        attribute: Any = TableRow.metadata
     elif name in _PLACES:
-        found = getattr(import_module(f".{_PLACES[name]}", __name__), name)
+        attribute = getattr(import_module(f".{_PLACES[name]}", __name__), name)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = found
-    return found
+    globals()[name] = attribute
+    return attribute
 
 
 @event.listens_for(TableRow, "before_mapper_configured", retval=True, propagate=True)

@@ -60,13 +60,13 @@ def audit(
     With references, only these records, their ancestors and the calibrations of the base models are checked, and neither
     the chain of the log, the anchors nor the unreferenced files in the store.  `repair` deletes nothing.
     """
-    report, known = Report(), _read_anchors(anchors, keys)
+    report, parsed_anchors = Report(), _read_anchors(anchors, keys)
     with workspace.database.read() as session:
         items = list(auditable_items(session, workspace, references, report))
         names = {number: item.name for item in items for kind, number in item.records if kind == "adapter"}
         with in_order(report, "the yanks"):
             for number, withdrawals in sorted(of_adapters(session, names).items()):
-                others = (each.summary for each in withdrawals if each.relation != "itself")
+                others = (withdrawal.summary for withdrawal in withdrawals if withdrawal.relation != "itself")
                 report.notes += [f"{names[number]}: {summary}" for summary in others]
         blobs = blobs_of(session, items)
     if not references:
@@ -82,7 +82,7 @@ def audit(
     if references:
         check_sealed(workspace, report, frozenset[Key]().union(*(item.records for item in items)))
     else:
-        _check_anchors(workspace, known, report, checked=bool(keys))
+        _check_anchors(workspace, parsed_anchors, report, checked=bool(keys))
         check_events(workspace, report)
         report.problems += (
             Problem("schema_differs", f"table {table}", message)

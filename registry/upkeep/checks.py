@@ -83,8 +83,8 @@ def _load(
     if table is tables.AdapterRow:
         query = query.options(*map(selectinload, (table.amendments, table.evaluations, table.renderings)))
     try:
-        found = [_item(row, workspace) for row in session.scalars(query)]
-        digests = [item.manifest.digest for item in found]
+        loaded_items = [_item(row, workspace) for row in session.scalars(query)]
+        digests = [item.manifest.digest for item in loaded_items]
     except (OSError, *UNREADABLE) as error:
         if len(numbers) > 1:
             for number in numbers:
@@ -95,7 +95,7 @@ def _load(
         reason = (str(error) or type(error).__name__).splitlines()[0][:200]
         report.add("record_unreadable", name, f"cannot read {name}: {reason}")
         return
-    for item, digest in zip(found, digests, strict=True):
+    for item, digest in zip(loaded_items, digests, strict=True):
         if digest != item.digest:
             report.add("manifest_changed", item.name, "the file list does not match the recorded digest")
         yield item
@@ -112,8 +112,8 @@ def _item(row: Any, workspace: Workspace) -> AuditableItem:
     elif isinstance(row, tables.AdapterRow):
         name = row.name
         records |= {("task", row.task_id)} | ({("dataset", row.dataset_id)} if row.dataset_id else set())
-        records |= {("amendment", each.id) for each in row.amendments}
-        records |= {("evaluation", each.id) for each in row.evaluations}
+        records |= {("amendment", amendment.id) for amendment in row.amendments}
+        records |= {("evaluation", evaluation.id) for evaluation in row.evaluations}
         records |= {("manifest", rendering.manifest_id) for rendering in row.renderings}
     elif isinstance(row, tables.FusedRow):
         name, key = label_with_key(row), Digest(row.key)
@@ -161,11 +161,11 @@ def blobs_of(session: Session, items: Sequence[AuditableItem]) -> dict[Auditable
         recorded |= {
             digest: (state, generation, size) for digest, state, generation, size in session.execute(query)
         }
-    found: dict[AuditableItem, dict[Damage, str]] = {item: {} for item in items}
+    blobs: dict[AuditableItem, dict[Damage, str]] = {item: {} for item in items}
     for digest, (item, entry) in reversed(wanted.items()):
         state, generation, size = recorded.get(digest, ("absent", 0, None))
-        found[item][Damage(digest, entry.size, generation, state, size)] = entry.path
-    return found
+        blobs[item][Damage(digest, entry.size, generation, state, size)] = entry.path
+    return blobs
 
 
 def check_blob(workspace: Workspace, damage: Damage, subject: str, trouble: Trouble, report: Report) -> None:
@@ -207,30 +207,30 @@ def check_folder(workspace: Workspace, item: AuditableItem) -> Report:
     damage: Damage | None = None
     relying: tuple[str, ...] = ()
     with in_order(report, item.name):
-        found: list[tuple[str, str, str]] = []
+        file_problems: list[tuple[str, str, str]] = []
         for entry in item.manifest:
             path = item.file or item.folder / entry.path
             try:
                 digest, size = digest_file(path)
             except (OSError, StorageError):
-                found.append(("missing", entry.path, f"file missing or unreadable: {path}"))
+                file_problems.append(("missing", entry.path, f"file missing or unreadable: {path}"))
                 continue
             if (digest, size) != (entry.sha256, entry.size):
                 expected = f"recorded: {entry.size} bytes, digest {entry.sha256[:12]}"
                 message = f"file changed: {path} ({size} bytes, digest {digest[:12]}; {expected})"
-                found.append(("changed", entry.path, message))
+                file_problems.append(("changed", entry.path, message))
         known = {entry.path for entry in item.manifest}
         for path in sorted(item.folder.rglob("*")) if item.file is None else ():
             name = path.relative_to(item.folder).as_posix()
             # Files that look like part of it; of a base model, weights only.
             is_part = WEIGHTS.fullmatch(name) if item.kind == "base" else not path.name.startswith(".")
             if path.is_file() and name not in known and is_part:
-                found.append(("added", name, f"unexpected file: {path}"))
-        if found and item.key is not None:
+                file_problems.append(("added", name, f"unexpected file: {path}"))
+        if file_problems and item.key is not None:
             damage = Damage(item.key, item.manifest.size, state="cached")
             with workspace.database.read() as session:
                 relying = _dependants_of_fused(session, item.key)
-        for verb, name, message in found:
+        for verb, name, message in file_problems:
             report.add(f"{kind}_{verb}", f"{item.name}: {name}", message, relying, damage)
     return report
 
@@ -283,7 +283,7 @@ def note_garbage(workspace: Workspace, report: Report) -> None:
     with workspace.database.read() as session:
         rows = session.execute(select(blob.digest, blob.generation, blob.size, blob.state)).all()
         referenced = set(session.scalars(select(files.blob).where(files.blob.is_not(None))))
-    there, known = list(store.blobs()), {row.digest: row.generation for row in rows}
+    there, generations = list(store.blobs()), {row.digest: row.generation for row in rows}
     sizes = {(found.digest, found.generation): found.size for found in there}
     for row in sorted(rows, key=lambda row: str(row.digest)):
         if row.state == "ready" and row.digest not in referenced:
@@ -294,7 +294,7 @@ def note_garbage(workspace: Workspace, report: Report) -> None:
     unused = [
         each.size
         for each in there
-        if each.digest not in referenced or known.get(each.digest) != each.generation
+        if each.digest not in referenced or generations.get(each.digest) != each.generation
     ]
     if unused:
         report.notes.append(f"{plural(len(unused), 'unreferenced blob')}, {shown_size(sum(unused))}")
@@ -335,6 +335,6 @@ def _dependants_of_fused(session: Session, key: str) -> tuple[str, ...]:
     aliases = session.scalars(select(alias).where(alias.adapter_id == row.adapter_id).order_by(alias.id))
     return (
         f"adapter {row.adapter.name}",
-        *(f"bundle {each.path}" for each in bundles),
-        *(f"alias {text_of(each)}" for each in aliases),
+        *(f"bundle {bundle_row.path}" for bundle_row in bundles),
+        *(f"alias {text_of(alias_row)}" for alias_row in aliases),
     )

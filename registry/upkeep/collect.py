@@ -85,7 +85,9 @@ def collect(
         done.items_ += [Removed("generation", _name(stored), stored.size) for stored in listing.dead]
         done.items_ += marking.plan()
         left, waiting = _abandoned(database, store, grace)
-        done.items_ += [Removed("leftover", found.name, found.size) for found in left]
+        done.items_ += [
+            Removed("leftover", stale_leftover.name, stale_leftover.size) for stale_leftover in left
+        ]
     else:
         # A cache that fails ends the collection before anything is removed and logged.
         with suppress(StoreDeniedError):
@@ -97,11 +99,13 @@ def collect(
                 done.items_.append(Removed("generation", _name(stored), freed))
         if listing.unknown or listing.ahead:
             with database.write() as session:
-                known_since = started - timedelta(seconds=min(grace, 1e9)) if force else None
-                _adopt(session, listing, known_since or database.utcnow(session))
+                adoption_time = started - timedelta(seconds=min(grace, 1e9)) if force else None
+                _adopt(session, listing, adoption_time or database.utcnow(session))
         done.items_ += marking.run()
         left, waiting = _abandoned(database, store, grace)
-        done.items_ += [Removed("leftover", each.name, store.remove_leftover(each.name)) for each in left]
+        done.items_ += [
+            Removed("leftover", leftover.name, store.remove_leftover(leftover.name)) for leftover in left
+        ]
         if done.items_:
             detail = {"removed": done.removed, "freed_bytes": done.freed_bytes}
             with database.write() as session:
@@ -328,8 +332,8 @@ def drop_orphans(database: Database) -> None:
     """Delete the manifests that nothing has any more, with their files."""
     orphan = ~is_kept(ManifestRow.__table__.c.id)
     with database.read() as session:
-        found = list(session.scalars(select(ManifestRow.id).where(orphan)))
-    for batch in batches(found):
+        orphan_ids = list(session.scalars(select(ManifestRow.id).where(orphan)))
+    for batch in batches(orphan_ids):
         with database.write() as session:
             # Somebody may have come to need one meanwhile.
             numbers = list(session.scalars(select(ManifestRow.id).where(ManifestRow.id.in_(batch), orphan)))

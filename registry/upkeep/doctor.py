@@ -120,7 +120,10 @@ def examine_remote(workspace: Workspace, url: str, own: Callable[[], OwnIdentity
         version = f"fusery {identity.version}; " if identity.version else ""
         return f"{url}: {version}{identity.name}, {identity.role}{until}"
 
-    return [_guarded("server", server), *(each for each in examine(workspace) if each.name not in _OF_SERVER)]
+    return [
+        _guarded("server", server),
+        *(local_check for local_check in examine(workspace) if local_check.name not in _OF_SERVER),
+    ]
 
 
 def plugin_checks(
@@ -128,11 +131,11 @@ def plugin_checks(
 ) -> Iterator[Check]:
     """Import every plugin, and yield a check of each name: its distribution and version, or what is wrong with it."""
     try:
-        found = plugins()
+        all_plugins = plugins()
     except FuseryError as error:
         yield Check("plugins", "problem", error.message, error.hint or "")
         return
-    for (group, name), same in groupby(found, key=lambda each: (each.group, each.name)):
+    for (group, name), same in groupby(all_plugins, key=lambda plugin: (plugin.group, plugin.name)):
         yield _guarded(
             f"plugin.{group.removeprefix('fusery.')}.{name}",
             partial(_load, loaders[group], list(same), reporter),
@@ -241,7 +244,7 @@ def packages_of(installed: Distribution, extra: str) -> list[str]:
         if parts and wanted and wanted[1] == extra and (platform is None or platform[1] == sys.platform):
             if parts[1] == installed.name:
                 others = (parts[2] or "").split(",")
-                names = [each for other in others for each in packages_of(installed, other.strip())]
+                names = [package for other in others for package in packages_of(installed, other.strip())]
             else:
                 names = [parts[1]]
             found |= dict.fromkeys(names)

@@ -88,7 +88,7 @@ def _unattributed_change(
                 [last] = content[table]
                 standing: Row = {name: value for name, value in last.items() if name not in _ENDING[kind]}
                 candidates = iter((content, {**content, table: [standing]}))
-            content = next(each for each in candidates if digest_json(each) == before)
+            content = next(candidate for candidate in candidates if digest_json(candidate) == before)
         except (*_UNREADABLE, StopIteration):
             return seq
     return None
@@ -112,10 +112,10 @@ def _undone(session: Session, content: Content, amendments: Sequence[tables.Amen
             values[field] = parse_date(value).isoformat() if field == "date" else value
     if any(amendment.field in DATASET for amendment in amendments):
         name, revision, digest = (data[field] for field in DATASET)
-        known = select(row.id).where(row.name == name, row.revision == (revision or ""))
+        dataset_query = select(row.id).where(row.name == name, row.revision == (revision or ""))
         values["dataset_id"] = None
         if name is not None:
-            values["dataset_id"] = session.scalar(known.where(row.digest == (digest or "")))
+            values["dataset_id"] = session.scalar(dataset_query.where(row.digest == (digest or "")))
     before = {name: value for name, value in values.items() if value is not None}
     kept = [tags[key] for key in sorted(tags) if tags[key]["value"] is not None]
     return _with(content, {"adapter": [before], _TAGS: kept})
@@ -132,7 +132,9 @@ def check_amendments(session: Session, log: SealLog) -> Iterator[Problem]:
     only = None if log.only is None else {number for kind, number in log.only if kind == "adapter"}
     # SQLite keeps any value in a column; other checks report a number that is invalid.
     amended = {
-        each for each in session.scalars(select(amendment.adapter_id).distinct()) if isinstance(each, int)
+        adapter_id
+        for adapter_id in session.scalars(select(amendment.adapter_id).distinct())
+        if isinstance(adapter_id, int)
     }
     for number in sorted(amended if only is None else amended & only):
         with suppress(*_UNREADABLE):

@@ -132,7 +132,7 @@ def _make(
 
 def _changed_inputs(fuse_inputs: FuseInputs, inputs: InputFiles) -> list[str]:
     name = fuse_inputs.base.name
-    found = [
+    changed_inputs = [
         f"{file.path} of the base {name}"
         for file in fuse_inputs.base.manifest.files
         if digest_file(inputs.base[file.path])[0] != file.sha256
@@ -144,8 +144,8 @@ def _changed_inputs(fuse_inputs: FuseInputs, inputs: InputFiles) -> list[str]:
             try:
                 store.verify(entry.sha256, entry.size, generation=generations[entry.sha256])
             except StorageError:
-                found.append(f"{entry.path} of {part.name}")
-    return found
+                changed_inputs.append(f"{entry.path} of {part.name}")
+    return changed_inputs
 
 
 @contextmanager

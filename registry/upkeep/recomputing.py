@@ -45,12 +45,12 @@ def check_again(
     with in_order(report, item.name):
         try:
             if item.kind == "base":
-                found = _base(workspace, item, report.notes)
+                base = _base(workspace, item, report.notes)
             elif item.kind == "adapter" and folder is not None:
-                found = _adapter(workspace, item, contexts, folder)
+                base = _adapter(workspace, item, contexts, folder)
             else:
-                found = _fused(workspace, item, report.notes) if item.kind == "fused" else iter(())
-            for code, message in found:
+                base = _fused(workspace, item, report.notes) if item.kind == "fused" else iter(())
+            for code, message in base:
                 report.add(code, item.name, message)
         except PluginError:
             raise  # it concerns all items
@@ -58,10 +58,12 @@ def check_again(
             report.notes.append(f"cannot recompute {item.name}: {error.message}")
 
 
-_Found = Iterator[tuple[str, str]]  # code and message of each recorded fact that contradicts the bytes
+_Contradictions = Iterator[
+    tuple[str, str]
+]  # code and message of each recorded fact that contradicts the bytes
 
 
-def _base(workspace: Workspace, item: AuditableItem, notes: list[str]) -> _Found:
+def _base(workspace: Workspace, item: AuditableItem, notes: list[str]) -> _Contradictions:
     if item.folder is not None:
         paths = {entry.path: item.folder / entry.path for entry in item.manifest}
     else:
@@ -93,7 +95,7 @@ def _base(workspace: Workspace, item: AuditableItem, notes: list[str]) -> _Found
     yield from _differing(wrong)
 
 
-def _adapter(workspace: Workspace, item: AuditableItem, contexts: Contexts, arrived: Path) -> _Found:
+def _adapter(workspace: Workspace, item: AuditableItem, contexts: Contexts, arrived: Path) -> _Contradictions:
     adapter = tables.AdapterRow
     query = (
         load_adapters()
@@ -127,8 +129,8 @@ def _adapter(workspace: Workspace, item: AuditableItem, contexts: Contexts, arri
     except FuseryError as error:
         yield from _refused([unreadable(error)])
         return
-    known = {finding.code for finding in row.findings}
-    yield from _refused(_unfit(workspace, folder, submission, context, known))
+    recorded_codes = {finding.code for finding in row.findings}
+    yield from _refused(_unfit(workspace, folder, submission, context, recorded_codes))
     if folder.problems:
         return  # what cannot be read says nothing
     stated = {column: getattr(row, column) for column in _COLUMNS}
@@ -148,34 +150,34 @@ def _unfit(
     folder: AdapterFolder,
     submission: Submission,
     context: RegistrationContext,
-    known: Collection[str],
+    recorded_codes: Collection[str],
 ) -> list[Finding]:
     """Return the errors for which admission would refuse an adapter today, without those on record (`known`) and allowed ones."""
     from ..registration.context import candidate_for, policy_of
 
     # On which base it is was decided when it was registered; and it is its own neighbour.
     declared = (folder.config.model, folder.metadata.base_model)
-    submission = replace(submission, base_known_as=tuple(name for name in declared if name))
+    submission = replace(submission, base_all_names=tuple(name for name in declared if name))
     candidate = candidate_for(workspace, folder, submission, context=context)
     candidate, ours, usual = replace(candidate, neighbours=lambda: ()), policy_of(workspace), SeverityPolicy()
-    found = examine(candidate, usual)
-    here = found if ours == usual else examine(candidate, ours)
-    refused = {one.code for one in here if one.severity == "error"}.difference(known)
-    return [one for one in found if one.severity == "error" and one.code in refused]
+    findings = examine(candidate, usual)
+    here = findings if ours == usual else examine(candidate, ours)
+    refused = {one.code for one in here if one.severity == "error"}.difference(recorded_codes)
+    return [one for one in findings if one.severity == "error" and one.code in refused]
 
 
-def _refused(found: Sequence[Finding]) -> _Found:
-    if found:
-        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-        yield "adapter_unfit", f"admission would refuse it: {found[0].code}: {found[0].message}{more}"
+def _refused(findings: Sequence[Finding]) -> _Contradictions:
+    if findings:
+        more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
+        yield "adapter_unfit", f"admission would refuse it: {findings[0].code}: {findings[0].message}{more}"
 
 
-def _differing(wrong: Sequence[str]) -> _Found:
+def _differing(wrong: Sequence[str]) -> _Contradictions:
     if wrong:
         yield "facts_differ", f"recorded facts contradict the bytes: {', '.join(wrong)}"
 
 
-def _fused(workspace: Workspace, item: AuditableItem, notes: list[str]) -> _Found:
+def _fused(workspace: Workspace, item: AuditableItem, notes: list[str]) -> _Contradictions:
     with workspace.database.read() as session:
         row = session.get_one(tables.FusedRow, item.number)
         try:

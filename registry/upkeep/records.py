@@ -122,8 +122,8 @@ def check_records(session: Session, log: SealLog) -> Iterator[Problem]:
                 yield Problem("record_unsealed", f"{kind.name} {number}", message)
         names = dict(log.present(kind.name))
         for chosen in batches(names):
-            there = set(session.scalars(select(kind.table.c.id).where(kind.table.c.id.in_(chosen))))
-            for number in sorted(set(chosen) - there):
+            present_ids = set(session.scalars(select(kind.table.c.id).where(kind.table.c.id.in_(chosen))))
+            for number in sorted(set(chosen) - present_ids):
                 message = f"row {number} of {kind.name} was removed"
                 yield Problem("record_missing", f"{kind.name} {names[number]}", message)
 
@@ -178,21 +178,26 @@ def check_table(session: Session, table: Table, among: str = "true") -> Iterator
     sqlite, keys = session.get_bind().dialect.name == "sqlite", list(table.primary_key.columns)
     for column in table.columns:
         name, kind = f'"{column.name}"', kind_of(column)
-        there, bad_form = f"{among} AND {name} IS NOT NULL", f"({_SQLITE[kind].format(name)}) IS FALSE"
-        found: list[tuple[str, Any, str]] = []
+        not_null_condition, bad_form = (
+            f"{among} AND {name} IS NOT NULL",
+            f"({_SQLITE[kind].format(name)}) IS FALSE",
+        )
+        bad_values: list[tuple[str, Any, str]] = []
         if sqlite and not (
             kind == "integer" and keys == [column]
         ):  # SQLite takes nothing else as a row's number
-            found += _rows(session, table, column.name, f"{there} AND {bad_form}")
+            bad_values += _rows(session, table, column.name, f"{not_null_condition} AND {bad_form}")
         if kind == "document":
-            rows = _rows(session, table, column.name, there)
-            found += [row for row in rows if row[0] in ("text", "jsonb") and not _is_spelled(row[1], sqlite)]
-        for form, stored, key in found:
+            rows = _rows(session, table, column.name, not_null_condition)
+            bad_values += [
+                row for row in rows if row[0] in ("text", "jsonb") and not _is_spelled(row[1], sqlite)
+            ]
+        for form, stored, key in bad_values:
             shown = f"the {form} {repr(stored)[:_SHOWN]} as {column.name}: non-canonical form"
             message = f"row {key} of {table.name} has {shown}"
             yield Problem("value_respelled", f"{table.name}.{column.name} {key}", message)
-    checks = [each for each in table.constraints if isinstance(each, CheckConstraint)]
-    for check in sorted(checks, key=lambda each: str(each.name)):
+    checks = [constraint for constraint in table.constraints if isinstance(constraint, CheckConstraint)]
+    for check in sorted(checks, key=lambda check_constraint: str(check_constraint.name)):
         for *_, key in _rows(session, table, keys[0].name, f"{among} AND ({check.sqltext}) IS FALSE"):
             message = f"the check {check.name} refuses row {key} of {table.name}, and it is there"
             yield Problem("row_forbidden", f"{table.name} {key}", message)
@@ -207,7 +212,8 @@ def _rows(session: Session, table: Table, column: str, condition: str) -> Iterat
     options = {"yield_per": BATCH, "no_parameters": True}
     for stored_as, *values in session.connection().exec_driver_sql(query, execution_options=options):
         stored, *key = (
-            each.decode("utf-8", "backslashreplace") if isinstance(each, bytes) else each for each in values
+            raw_value.decode("utf-8", "backslashreplace") if isinstance(raw_value, bytes) else raw_value
+            for raw_value in values
         )
         plain = all(str(part).isprintable() for part in key)
         yield stored_as, stored, ", ".join(str(part) if plain else repr(part) for part in key)[:_SHOWN]

@@ -48,21 +48,21 @@ class _Copies:
 
     @cached_property
     def _generations(self) -> Mapping[str, set[int]]:
-        found: dict[str, set[int]] = defaultdict(set)
+        generations: dict[str, set[int]] = defaultdict(set)
         for blob in self._workspace.store.blobs():
-            found[blob.digest].add(blob.generation)
-        return found
+            generations[blob.digest].add(blob.generation)
+        return generations
 
     @cached_property
     def _by_size(self) -> Mapping[int, list[Path]]:
         """The regular files of the user's folders; links are not followed."""
-        found: dict[int, list[Path]] = defaultdict(list)
+        paths_by_size: dict[int, list[Path]] = defaultdict(list)
         walks = itertools.chain.from_iterable(map(os.walk, self._folders))
         paths = (Path(root) / name for root, _, names in walks for name in names)
         for path in itertools.islice(paths, _MOST_FILES):
             if not path.is_symlink() and path.is_file():
-                found[path.stat().st_size].append(path)
-        return found
+                paths_by_size[path.stat().st_size].append(path)
+        return paths_by_size
 
     def find(self, damage: Damage) -> GoodCopy | None:
         """Return a copy of a blob, or None."""
@@ -159,7 +159,7 @@ class _Repairer:
             self._record("blob.quarantined", damage, {"moved_to": name})
             return replace(problem, message=f"{problem.message}; moved to {name}; no copy found")
         generation = self._put(damage, copy)
-        names = (found.name for found in self._workspace.store.quarantined())
+        names = (quarantined_blob.name for quarantined_blob in self._workspace.store.quarantined())
         quarantined = max((name for name in names if damage.digest in name), default=None)
         detail = {"source": copy.source, "generation": generation, "moved_to": quarantined}
         self._record("blob.repaired", damage, detail, generation=generation)

@@ -190,8 +190,8 @@ def _record(session: Session, row: tables.WebhookRow) -> Webhook:
 
 def delivery_to(row: tables.WebhookRow) -> tables.WebhookDeliveryRow:
     """Return the state of the delivery to a webhook; without its row, it is disabled."""
-    found: tables.WebhookDeliveryRow | None = row.delivery
-    return found or tables.WebhookDeliveryRow(position=0, attempts=0, disabled_at=row.created_at)
+    delivery: tables.WebhookDeliveryRow | None = row.delivery
+    return delivery or tables.WebhookDeliveryRow(position=0, attempts=0, disabled_at=row.created_at)
 
 
 def parse_actions(patterns: Sequence[str]) -> list[str]:

@@ -201,13 +201,13 @@ def addresses_of(host: str, port: int, *, private: bool, seconds: float) -> list
         raise UnreachableError("its host's address was not found in time") from None
     if isinstance(answer, Exception):
         raise UnreachableError("its host is not known") from answer
-    found = list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in answer))
-    if not found:
+    addresses = list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in answer))
+    if not addresses:
         raise UnreachableError("its host has no address")
-    for text in found if not private else ():
+    for text in addresses if not private else ():
         if not is_public(ipaddress.ip_address(text)):
             raise UnreachableError(f"its host has the address {text} of a private network")
-    return found
+    return addresses
 
 
 SECONDS = 10.0

@@ -60,7 +60,7 @@ def home_folder(home: Path | None) -> Path:
     return folder
 
 
-def said_in_file(home: str | None) -> dict[str, object]:
+def settings_in_file(home: str | None) -> dict[str, object]:
     """Return what the `config.toml` of a home says, acceptable or not; of what is no TOML, every text between quotes."""
     import re
     import tomllib

@@ -30,15 +30,15 @@ _FAN = re.compile(r"[0-9a-f]{2}")
 _INNER_DATABASE = re.compile(r"sqlite(?:\+pysqlite)?:///(?P<path>[^?]*)")
 
 
-def require_allowed(folder: Path, said: Mapping[str, Any], *, own: bool) -> None:
+def require_allowed(folder: Path, settings: Mapping[str, Any], *, own: bool) -> None:
     """Refuse what a folder's settings may not say; `own`: it is the home that the user's environment names."""
     path = folder / "config.toml"
-    if starting := sorted(set(_names(said.get("store_options") or {})) & STARTING):
+    if starting := sorted(set(_names(settings.get("store_options") or {})) & STARTING):
         raise BadInputError(
             f"store_options in {path} may not have {', '.join(starting)}: it would start a program of the file's choice",
             hint="if you want that, give all of the options in the environment: FUSERY_STORE_OPTIONS",
         )
-    leading = [name for name, value in said.items() if value and _leads_out(folder, name, value)]
+    leading = [name for name, value in settings.items() if value and _leads_out(folder, name, value)]
     if not leading:
         return
     names = ", ".join(sorted(leading))

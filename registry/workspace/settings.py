@@ -82,8 +82,12 @@ class Settings:
                 f"the settings of {folder} are not acceptable: {_problem(error)}",
                 hint=f"correct FUSERY_* in the environment or {folder / CONFIG_NAME}",
             ) from error
-        for said, start in ((from_file, folder), (from_environment, Path())):
-            said |= {name: _PLACES[name](said[name], start) for name in _PLACES.keys() & said if said[name]}
+        for loaded_settings, start in ((from_file, folder), (from_environment, Path())):
+            loaded_settings |= {
+                name: _PLACES[name](loaded_settings[name], start)
+                for name in _PLACES.keys() & loaded_settings
+                if loaded_settings[name]
+            }
         if from_file:
             own = os.path.realpath(folder) == os.path.realpath(default_home())
             require_allowed(folder, from_file, own=own)
@@ -149,19 +153,19 @@ def _in_environment() -> dict[str, Any]:
 
 def _in_file(path: Path, from_environment: dict[str, Any]) -> dict[str, Any]:
     """Return what the file sets, of what the environment does not; severities of both count, the environment's first."""
-    said = {name.lower(): value for name, value in _toml(path).items()}
-    if unknown := sorted(said.keys() - {each.name for each in fields(Settings)}):
+    raw_settings = {name.lower(): value for name, value in _toml(path).items()}
+    if unknown := sorted(raw_settings.keys() - {setting_field.name for setting_field in fields(Settings)}):
         raise ValueError(f"{unknown[0][:60]}: there is no such setting")
-    found = {
+    file_settings = {
         name: _value(name, _READERS[name], value)
-        for name, value in said.items()
+        for name, value in raw_settings.items()
         if name != "home" and (name not in from_environment or name == "admission")
     }
-    if "admission" in found and "admission" in from_environment:
-        both = (found.pop("admission"), from_environment["admission"])
-        severities = {code: said for part in both for code, said in part.get("severity", {}).items()}
+    if "admission" in file_settings and "admission" in from_environment:
+        both = (file_settings.pop("admission"), from_environment["admission"])
+        severities = {code: severity for part in both for code, severity in part.get("severity", {}).items()}
         from_environment["admission"] = {"severity": severities}
-    return found
+    return file_settings
 
 
 def _toml(path: Path) -> dict[str, Any]:
@@ -248,8 +252,8 @@ def _admission(value: Any) -> dict[str, dict[str, str]]:
     if unknown := sorted(_table(value).keys() - {"severity"}):
         raise ValueError(f"there is no setting {unknown[0][:60]!r}, only severity")
     severities = _table(_table(value).get("severity"))
-    for code, said in severities.items():
-        if not isinstance(said, str):
+    for code, severity in severities.items():
+        if not isinstance(severity, str):
             raise TypeError(f"severity.{code[:60]} should be a text")
     return {"severity": severities} if severities else {}
 

@@ -55,7 +55,7 @@ def test_refusals(stocked: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
         ("materialize --all out", "{name}"),
         (f"materialize {FIRST}", "usage"),
         ("materialize --all", "usage"),
-        (f"audit {FIRST} --jobs 2", "without REF"),
+        (f"audit {FIRST} --jobs 2", "--jobs"),
     )
     monkeypatch.setenv("FUSERY_CLUSTER", "http://somewhere")
     require_refusals(stocked, ("fuse --all", "tcp://"))

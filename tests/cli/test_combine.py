@@ -12,7 +12,7 @@ def test_refusals_register_nothing(stocked: Fusery) -> None:
     both = "combine course_rec@1 course_rec@2"
     require_refusals(
         stocked,
-        ("combine course_rec@1", "one adapter alone"),
+        ("combine course_rec@1", "--rank R"),
         (f"{both} --weights 1,x", "commas"),
         (f"{both} --weights 1,2,3", "3 weights for 2 adapters"),
         (f"{both} --method ties", "density"),
@@ -21,7 +21,6 @@ def test_refusals_register_nothing(stocked: Fusery) -> None:
         (f"{both} --method linear", "rank"),
         ("combine course_rec@1 nothing@1", "unknown_reference"),
         ("combine", "usage"),
-        ("combine course_rec@1", "one adapter alone"),
         ("combine course_rec@1 --rank 9", "9"),
         ("combine course_rec@1 --rank -1", "invalid rank"),
         ("combine course_rec@1 --rank 2 --task a/b", "a/b"),

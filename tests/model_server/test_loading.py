@@ -239,6 +239,6 @@ def test_who_names_no_model_gets_the_one_that_was_there(echo_base: Path, tmp_pat
 
 
 def test_there_is_a_bound_on_how_many(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reload, "MOST_BESIDE", 2)
+    monkeypatch.setattr(reload, "MOST_ADDED", 2)
     replies = [post(server, "load", lora_name=f"n{n}", lora_path="caesar_v5") for n in range(3)]
     assert [reply.status for reply in replies] == [200, 200, 400]

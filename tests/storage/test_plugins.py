@@ -21,7 +21,7 @@ from fusery.storage.plugins import (
     find_plugin,
     load_plugin,
     plugins,
-    printing_aside,
+    printing_to_stderr,
 )
 
 Captured = pytest.CaptureFixture[str]
@@ -142,9 +142,9 @@ def test_what_is_printed_in_a_plugin_goes_to_stderr(
     capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = sys.stdout
-    with printing_aside():
+    with printing_to_stderr():
         print("one")
-        with printing_aside():
+        with printing_to_stderr():
             sys.stdout.write("two\n")
             handler = logging.StreamHandler(sys.stdout)
         print("three", flush=True)
@@ -153,7 +153,7 @@ def test_what_is_printed_in_a_plugin_goes_to_stderr(
     assert capsys.readouterr() == ("four\n", "one\ntwo\nthree\nat work\n")
     assert sys.stdout is before
     monkeypatch.setattr(sys, "stdout", None)
-    with printing_aside():
+    with printing_to_stderr():
         print("aside")
     assert sys.stdout is None
 
@@ -161,7 +161,7 @@ def test_what_is_printed_in_a_plugin_goes_to_stderr(
 @pytest.mark.parametrize("left", ["None", "a file", "nothing", "an error"])
 def test_stdout_is_restored(left: str, capsys: Captured, tmp_path: Path) -> None:
     before = sys.stdout
-    with (tmp_path / "file").open("w") as file, suppress(ZeroDivisionError), printing_aside():
+    with (tmp_path / "file").open("w") as file, suppress(ZeroDivisionError), printing_to_stderr():
         if left == "nothing":
             del sys.stdout
         elif left == "an error":

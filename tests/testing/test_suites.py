@@ -50,7 +50,7 @@ def meddling(candidate: Candidate) -> Iterator[Finding]:
     [
         (meddling, RuleContract.test_looking_changes_nothing_and_finds_the_same_again),
         (always, RuleContract.test_a_good_adapter_has_no_finding),
-        (never, RuleContract.test_each_code_is_found_where_it_is_the_case),
+        (never, RuleContract.test_codes_are_reported),
         (stumbling, RuleContract.test_what_is_hardly_an_adapter_ends_nothing),
     ],
     ids=["changes the folder", "finds too much", "finds nothing", "stumbles"],
@@ -104,8 +104,8 @@ def test_a_bad_source_fails(tmp_path: Path) -> None:
     suite.read = lambda *_, **__: iter([replace(run, id="second", record=later), run])
     suite.nowhere = "nowhere"
     for test in (
-        suite.test_runs_come_oldest_first_each_with_an_id_of_its_own,
-        suite.test_there_is_an_adapter_among_the_files_of_each,
+        suite.test_runs_are_ordered_and_have_unique_ids,
+        suite.test_files_of_a_run_include_an_adapter,
         suite.test_single_runs_are_read_by_their_ids,
     ):
         with pytest.raises(AssertionError):
@@ -113,8 +113,8 @@ def test_a_bad_source_fails(tmp_path: Path) -> None:
     with pytest.raises(AssertionError):
         suite.test_files_are_what_they_are_listed_as("somewhere", tmp_path)
     for missing in (
-        lambda: suite.test_a_run_that_is_not_there_is_said("x"),
-        suite.test_a_place_where_nothing_is_is_said,
+        lambda: suite.test_missing_run_is_reported("x"),
+        suite.test_empty_place_is_reported,
     ):
         with pytest.raises(pytest.fail.Exception):
             missing()

@@ -83,12 +83,12 @@ def check(folder: Path) -> Layout:
         matched = 0
         for adapter in document.adapters:
             read_object(folder / adapter.folder / CONFIG)
-            found = {
+            adapter_modules = {
                 name.rpartition(".")[0] for name in read_header(folder / adapter.folder / WEIGHTS).tensors
             }
-            if base and not found & base:
+            if base and not adapter_modules & base:
                 raise LayoutError(f"no module of {adapter.name} is in the bundle's base")
-            matched += len(found & base)
+            matched += len(adapter_modules & base)
     except (StorageError, DocumentError) as error:
         raise LayoutError(f"the bundle cannot be served: {error}") from error
     return Layout(tensors, matched, len(document.adapters))

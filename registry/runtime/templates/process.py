@@ -22,7 +22,7 @@ from . import program
 
 START_SECONDS = 60.0  # time for a process to be there, on a machine that is busy with something else
 END_SECONDS = 5.0  # time from the end of what a process says to its own end
-MOST_SAID = 1000  # characters of what a template says when it refuses
+MOST_REFUSAL = 1000  # characters of what a template says when it refuses
 
 _KEPT = ("PATH", "PYTHONPATH", "LANG", "TZ", "TZDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")
 """What a process sees of the environment: where things are, and no credentials."""
@@ -75,13 +75,13 @@ class Process:
         if self._is_ready:
             return
         try:
-            said = self._receive(self._latest, 1)
+            receive = self._receive(self._latest, 1)
         except BaseException as error:  # also Ctrl-C
             self.close()
             if isinstance(error, OSError | EOFError):
                 raise NoProcess("cannot be rendered: the process for it did not start") from error
             raise
-        assert said == program.READY
+        assert receive == program.READY
         self._is_ready = True
 
     @property
@@ -96,17 +96,17 @@ class Process:
         try:
             self._socket.settimeout(self._limits.clock)
             self._socket.sendall(len(message).to_bytes(program.HEAD) + message)
-            said = self._receive(until, 4 * most + 1)
+            receive = self._receive(until, 4 * most + 1)
         except TimeoutError as error:
             self.kill()
             raise TemplateTooMuch(f"needed more than {self._limits.clock:g} s") from error
         except (OSError, EOFError) as error:
             raise self._why_it_ended() from error
-        kind, text = said[:1], said[1:].decode("utf-8", "surrogatepass")
+        kind, text = receive[:1], receive[1:].decode("utf-8", "surrogatepass")
         if kind == program.TEXT:
             return text
         if kind == program.RAISED:
-            raise TemplateRaised(_plain(text[:MOST_SAID]))
+            raise TemplateRaised(_plain(text[:MOST_REFUSAL]))
         if kind == program.LENGTH:
             raise TemplateTooLong(f"made more than {most:,} characters")
         raise TemplateTooMuch(f"needed more than {self._limits.memory >> 20} MiB of memory")

@@ -25,7 +25,7 @@ READY, TEXT, RAISED, MEMORY, LENGTH = b"S", b"T", b"R", b"M", b"L"
 HEAD = 8  # bytes of a message's length, before each message
 
 _SOCKET = 0
-_SAID = 4000
+_MOST_MESSAGE = 4000
 _KEPT = 8
 
 Render = Callable[[Mapping[str, Any]], Iterable[str]]  # gives the pieces of a text, as they come
@@ -41,10 +41,10 @@ def run(render: Render) -> None:
     while (request := _receive()) is not None:
         # The signal ends this process, whatever it is at, and only its own time counts.
         signal.setitimer(signal.ITIMER_PROF, limits["seconds"])
-        said = _answer(render, request)
+        answer = _answer(render, request)
         signal.setitimer(signal.ITIMER_PROF, 0)
-        _send(said)
-        if said[:1] in (MEMORY, LENGTH):
+        _send(answer)
+        if answer[:1] in (MEMORY, LENGTH):
             return  # what it holds is not worth keeping
 
 
@@ -74,7 +74,9 @@ def _answer(render: Render, request: bytes) -> bytes:
 
 def _sentence(error: Exception) -> str:
     line = getattr(error, "lineno", None)  # of Jinja's and Python's errors of syntax
-    return (f"line {line}: " if line else "") + (" ".join(str(error).split())[:_SAID] or type(error).__name__)
+    return (f"line {line}: " if line else "") + (
+        " ".join(str(error).split())[:_MOST_MESSAGE] or type(error).__name__
+    )
 
 
 def _receive() -> bytes | None:

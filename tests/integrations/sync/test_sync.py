@@ -183,7 +183,7 @@ def test_watching(stocked: Registry, place: Somewhere) -> None:
 
     def run() -> None:
         with _opened(stocked) as other:
-            watch(other, place.request("course_rec#prod"), every=0.1, told=tell, ended=ended)
+            watch(other, place.request("course_rec#prod"), every=0.1, on_sync=tell, ended=ended)
 
     thread = threading.Thread(target=run)
     thread.start()

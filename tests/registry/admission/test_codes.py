@@ -77,7 +77,7 @@ NOT_OURS = ("peft_", "base_keys_", "base_not_loaded", "base_window_")
 
 
 def found(folder: Path, base: Path, **options: Any) -> dict[str, str]:
-    find = look if "known_as" in options else look_as_declared
+    find = look if "all_names" in options else look_as_declared
     return {finding.code: finding.severity for finding in find(folder, base, **options)}
 
 

@@ -195,11 +195,11 @@ def test_the_base_is_compared_by_name(tiny_base: Path, make_adapter: Callable[..
 
     for spelling in ("tiny", "org/Tiny", "./models/tiny/", "TINY"):
         assert found(spelling) == set()
-    assert found("org/模型甲", known_as=("tiny", "模型-甲")) == set()
+    assert found("org/模型甲", all_names=("tiny", "模型-甲")) == set()
     assert found("org/模型甲") == {("base_mismatch", "error")}
     assert found("/Users/ann/models/something") == {("base_unverified", "warning")}
     for name in (".", "..", "./", "../..", "/"):
-        known = {"known_as": ("tiny", ".", "模型甲"), "others": {"..": "other"}}
+        known = {"all_names": ("tiny", ".", "模型甲"), "others": {"..": "other"}}
         assert found(name, **known) == {("base_unverified", "warning")}
 
 
@@ -240,7 +240,7 @@ def test_contradictions_are_warnings(
     make_adapter: Callable[..., Path],
 ) -> None:
     folder = make_adapter(metadata=metadata)
-    found = codes(look(folder, tiny_base, known_as=("tiny", declared_model(folder)), **declared))
+    found = codes(look(folder, tiny_base, all_names=("tiny", declared_model(folder)), **declared))
     assert found == {(code, "warning")}
 
 
@@ -253,4 +253,4 @@ def test_metadata_that_agrees_gives_no_findings(tiny_base: Path, make_adapter: C
     metadata |= {"training_date": "2026-01-15", "dataset": "courses", "training_examples": 120}
     folder = make_adapter(metadata={**metadata, "final_val_loss": 0.5, "lora_rank": 8, "lora_alpha": 160.0})
     declared = {"task": "course_rec", "version": 2, "val_loss": 0.5, "dataset": "courses", "examples": 120}
-    assert look(folder, tiny_base, known_as=("tiny", declared_model(folder)), **declared) == []
+    assert look(folder, tiny_base, all_names=("tiny", declared_model(folder)), **declared) == []

@@ -435,7 +435,7 @@ def test_places_are_synced_from_here_and_deployments_recorded_there(
         told.append(synced)
         ended.set()
 
-    watch(remote, request, every=0.1, told=tell, ended=ended)
+    watch(remote, request, every=0.1, on_sync=tell, ended=ended)
     assert {(step.act, step.adapter) for step in told[0].steps} == {
         ("load", "course_rec_v2_20260201"),
         ("unload", "course_rec_v1_20260115"),

@@ -47,7 +47,7 @@ def test_what_lm_evaluation_harness_wrote() -> None:
     found = results_in(REAL / "lm_eval_0.4.13.json")
     assert found.form == "lm-eval"
     assert found.source == digest_bytes((REAL / "lm_eval_0.4.13.json").read_bytes())
-    assert "adapters_course_rec_v1_20260115" in found.said_of
+    assert "adapters_course_rec_v1_20260115" in found.described_metrics
     by_name = {each.metric: each for each in found.measured}
     assert len(by_name) == 6 and "courses_answer.exact_match.strict-match" in by_name
     about = {"dataset": "courses", "split": "test", "shots": 0, "seed": 1234, "samples": 4}
@@ -61,7 +61,7 @@ def test_what_lm_evaluation_harness_wrote() -> None:
 
 def test_what_lighteval_wrote() -> None:
     found = results_in(REAL / "lighteval_0.13.0.json")
-    assert (found.form, found.said_of) == ("lighteval", ("adapters_course_rec_v1_20260115",))
+    assert (found.form, found.described_metrics) == ("lighteval", ("adapters_course_rec_v1_20260115",))
     common: dict[str, Any] = {"dataset": "courses", "split": "test", "harness": "lighteval", "shots": 0}
     common |= {"seed": 42, "higher_is_better": True}
     assert found.measured == (
@@ -89,7 +89,7 @@ def test_a_plain_map() -> None:
     loss = {"stderr": 0.1, "higher_is_better": False, "samples": 10}
     document = {"accuracy": 0.91, "loss": {"value": 1, **loss}, "model_name": "course_rec_v1_20260115"}
     found = results_of({**document, **common}, "r")
-    assert (found.form, found.said_of) == ("plain", ("course_rec_v1_20260115",))
+    assert (found.form, found.described_metrics) == ("plain", ("course_rec_v1_20260115",))
     assert found.measured == (
         MetricValue(metric="accuracy", value=0.91, **common),
         MetricValue(metric="loss", value=1.0, **loss, **common),  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fusery.registry.database import Database, files
-from fusery.registry.database.files import copy_aside, file_system_in
+from fusery.registry.database.files import copy_database, file_system_in
 from fusery.registry.errors import DatabaseUnavailableError
 
 
@@ -22,7 +22,7 @@ def test_a_copy_has_what_is_not_merged_yet(tmp_path: Path) -> None:
         writer.execute("INSERT INTO t VALUES (1)")
         assert path.with_name("fusery.db-wal").stat().st_size
         before = sorted(file.name for file in tmp_path.iterdir())
-        copy = copy_aside(path, folder)
+        copy = copy_database(path, folder)
         assert sorted(file.name for file in tmp_path.iterdir()) == before
     with closing(sqlite3.connect(copy)) as reader:
         assert reader.execute("SELECT a FROM t").fetchall() == [(1,)]
@@ -46,11 +46,11 @@ def test_a_copy_is_of_one_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             monkeypatch.setattr(files, "pump", copy)
             (tmp_path / str(writes)).mkdir()
             if copied:
-                with closing(sqlite3.connect(copy_aside(path, tmp_path / str(writes)))) as reader:
+                with closing(sqlite3.connect(copy_database(path, tmp_path / str(writes)))) as reader:
                     assert reader.execute("SELECT a FROM t").fetchall() == [(2,)]
             else:
                 with pytest.raises(DatabaseUnavailableError):
-                    copy_aside(path, tmp_path / str(writes))
+                    copy_database(path, tmp_path / str(writes))
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_a_write_that_was_interrupted_is_undone_in_the_copy(interrupted: Path, t
     folder = tmp_path / "copy"
     folder.mkdir()
     before = interrupted.read_bytes()
-    assert is_undone(copy_aside(interrupted, folder))
+    assert is_undone(copy_database(interrupted, folder))
     assert interrupted.read_bytes() == before
     assert interrupted.with_name("fusery.db-journal").exists()
     assert is_undone(interrupted)

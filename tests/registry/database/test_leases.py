@@ -125,7 +125,7 @@ class TestLease:
             with database.write() as session:
                 lease.publish(session)
 
-        assert leases.wait(database, "k", LeaseOwner.current(), told=give_back).fence == 2
+        assert leases.wait(database, "k", LeaseOwner.current(), on_busy=give_back).fence == 2
         assert [busy.owner for busy in met] == [lease.owner]
 
     def test_a_row_with_an_owner_nobody_can_read_runs_out(self, database: Database) -> None:

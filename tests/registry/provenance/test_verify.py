@@ -23,7 +23,7 @@ from fusery.registry import Registry
 from fusery.registry.bundles import own_targets
 from fusery.registry.errors import BadInputError
 from fusery.registry.provenance.sign import SigningKey
-from fusery.registry.provenance.verify import KeyChecker, Verification, beside_of, verify
+from fusery.registry.provenance.verify import KeyChecker, Verification, signature_path, verify
 from fusery.storage.errors import MissingFileError
 
 Copy = Callable[[str], Path]
@@ -168,7 +168,7 @@ def test_a_signature_over_an_adapter_does_not_cover_the_files_beside_it(
 def test_a_folder_and_a_file_are_not_taken_for_each_other(signed: Copy, check: Check) -> None:
     archive, folder = signed("archive"), signed("model")
     for place, other in ((folder, archive), (archive, folder)):
-        assert [each.code for each in check(place, signature=beside_of(other)).problems] == ["other"]
+        assert [each.code for each in check(place, signature=signature_path(other)).problems] == ["other"]
 
 
 def test_without_a_record_or_a_file(tmp_path: Path) -> None:
@@ -185,9 +185,9 @@ def test_without_a_record_or_a_file(tmp_path: Path) -> None:
 def test_invalid_signatures_and_records_are_named(bundle: Copy, check: Check) -> None:
     place = bundle("model")
     for content in ("", "{", "[" * 10_000, '{"mediaType": 1}'):
-        beside_of(place).write_text(content)
-        assert named(check(place)) == {beside_of(place).name}, content[:20]
-    beside_of(place).unlink()
+        signature_path(place).write_text(content)
+        assert named(check(place)) == {signature_path(place).name}, content[:20]
+    signature_path(place).unlink()
     record = place / "fusery.json"
     outside = record.read_bytes().replace(b'"path": "README.md"', b'"path": "../../../etc/passwd"')
     bare = b'{"format": "fusery.bundle.v1"}'
@@ -223,11 +223,11 @@ def theirs(place: Path, signature: Path, public: Path) -> None:
 def test_the_library_verifies_what_we_signed(works: Registry, bundle: Copy, key: Pair, name: str) -> None:
     place = bundle(name)
     works.trust.sign(str(place), key.signing())
-    theirs(place, beside_of(place), key.public)
+    theirs(place, signature_path(place), key.public)
     victim = place if place.is_file() else place / "README.md"
     victim.write_bytes(victim.read_bytes() + b"\n")
     with pytest.raises(ValueError, match="mismatch"):
-        theirs(place, beside_of(place), key.public)
+        theirs(place, signature_path(place), key.public)
 
 
 def test_the_library_verifies_an_adapter_by_its_signature(
@@ -249,7 +249,7 @@ def test_every_curve_both_ways(works: Registry, bundle: Copy, curve: str, tmp_pa
     pair = signing_keys.write_pair(tmp_path, curve, curve=signing_keys.CURVES[curve])
     place = bundle("export")
     works.trust.sign(str(place), pair.signing())
-    theirs(place, beside_of(place), pair.public)
+    theirs(place, signature_path(place), pair.public)
     other = tmp_path / "theirs.sig"
     signing.Config().set_hashing_config(strict()).use_elliptic_key_signer(private_key=pair.private).sign(
         place, other
@@ -263,7 +263,7 @@ def test_a_locked_key(works: Registry, bundle: Copy, tmp_path: Path) -> None:
     pair = signing_keys.write_pair(tmp_path, "locked", passphrase=b"s\xffcret")
     place = bundle("export")
     works.trust.sign(str(place), SigningKey(pair.private, lambda: b"s\xffcret"))
-    theirs(place, beside_of(place), pair.public)
+    theirs(place, signature_path(place), pair.public)
     with pytest.raises(BadInputError) as refused:
         works.trust.sign(str(place), SigningKey(pair.private, lambda: b"guessed"))
     assert "guessed" not in str(refused.value)

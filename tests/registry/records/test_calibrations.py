@@ -22,9 +22,9 @@ from fusery.registry.records.calibrations import (
     choose_calibration,
     current_calibration,
     fetch_calibration,
-    known_calibration,
     learned_with,
     record_calibration,
+    recorded_calibration,
 )
 from fusery.registry.records.references import resolve_base
 from fusery.storage.digest import Digest, digest_bytes
@@ -155,13 +155,13 @@ def test_a_calibration_is_known_by_what_it_was_made_from(stocked: Registry, tmp_
         found = record_calibration(workspace, session, row.manifest, base, reading, tokens=1, engine="")
         assert found == (row, False)
         blob = Digest(row.manifest.files[0].sha256)
-    known = known_calibration(workspace, base, reading)
+    known = recorded_calibration(workspace, base, reading)
     assert known is not None and (known.digest, known.created, known.tokens) == (digest, False, 17)
-    assert known_calibration(workspace, base, reading, among=[digest]) == known
-    assert known_calibration(workspace, base, reading, among=[]) is None
-    assert known_calibration(workspace, second, reading) is None
+    assert recorded_calibration(workspace, base, reading, among=[digest]) == known
+    assert recorded_calibration(workspace, base, reading, among=[]) is None
+    assert recorded_calibration(workspace, second, reading) is None
     for change in ({"rank": 5}, {"prompts_digest": digest_bytes(b"")}, {"adapter": digest}):
-        assert known_calibration(workspace, base, replace(reading, **change)) is None  # type: ignore[arg-type]
+        assert recorded_calibration(workspace, base, replace(reading, **change)) is None  # type: ignore[arg-type]
     [told] = stocked.upkeep.log(action="base.calibrated")
     assert told.detail["calibration"] == digest and "adapter" not in told.detail
     assert fetch_calibration(workspace, digest, tmp_path / "file", base=base).is_file()
@@ -178,4 +178,4 @@ def test_a_calibration_is_known_by_what_it_was_made_from(stocked: Registry, tmp_
     path = workspace.store.local_path(blob)
     assert path is not None
     path.unlink()
-    assert known_calibration(workspace, base, reading) is None
+    assert recorded_calibration(workspace, base, reading) is None

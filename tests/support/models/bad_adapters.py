@@ -140,17 +140,17 @@ CASES: dict[str, Case] = {
     "method_mismatch": Case(edit_config(fine_tune_type="dora"), edit_config(fine_tune_type="lora")),
     "incomplete_module": Case(without("layers.3.self_attn.q_proj.lora_b")),
     "base_mismatch": Case(
-        edit_config(model="org/another"), edit_config(model="org/tiny"), look={"known_as": ("tiny",)}
+        edit_config(model="org/another"), edit_config(model="org/tiny"), look={"all_names": ("tiny",)}
     ),
     "base_unverified": Case(
         edit_config(model="/models/something"),
         edit_config(model="/models/tiny"),
-        look={"known_as": ("tiny",)},
+        look={"all_names": ("tiny",)},
     ),
     "base_alias": Case(
         edit_config(model="org/known-too"),
         edit_config(model="org/tiny"),
-        look={"known_as": ("tiny", "known-too"), "facts": {"aliases": frozenset({"known-too"})}},
+        look={"all_names": ("tiny", "known-too"), "facts": {"aliases": frozenset({"known-too"})}},
     ),
     "base_revision": Case(
         edit_config(base_model_commit_hash="a" * 40),

@@ -26,7 +26,7 @@ def look(
     folder: Path,
     base: Path,
     *,
-    known_as: tuple[str, ...] = ("tiny",),
+    all_names: tuple[str, ...] = ("tiny",),
     others: dict[str, str] | None = None,
     facts: dict[str, Any] | None = None,
     today: date | None = None,
@@ -37,7 +37,7 @@ def look(
     """Return what admission finds in a folder for a base that is called `tiny`; `config` changes its configuration."""
     architecture = read_architecture(base)
     architecture = replace(architecture, config={**architecture.config, **(config or {})})
-    known = BaseFacts("tiny", architecture, frozenset(known_as), others or {}, **(facts or {}))
+    known = BaseFacts("tiny", architecture, frozenset(all_names), others or {}, **(facts or {}))
     candidate = Candidate(
         read_adapter_folder(folder),
         known,
@@ -51,7 +51,7 @@ def look(
 
 def look_as_declared(folder: Path, base: Path, **more: Any) -> list[Finding]:
     """Return what admission finds when the base is known by the path that the configuration gives."""
-    return look(folder, base, known_as=("tiny", declared_model(folder)), **more)
+    return look(folder, base, all_names=("tiny", declared_model(folder)), **more)
 
 
 def declared_model(folder: Path) -> str:
