@@ -13,7 +13,7 @@ from sqlalchemy.sql.base import ExecutableOption
 from fusery.storage.digest import digest_json
 
 from .. import tables
-from ..engine.recipe import ENGINE, OWN, WRITTEN_AS, Recipe
+from ..engine.recipe import ENGINE, OWN, Recipe
 from .fused import FusedLabel
 
 _DIGITS = 8
@@ -64,7 +64,7 @@ def _words(recipe: Recipe) -> Iterator[str]:
         yield f"{shape.get('mode')}"
         yield f"groups of {shape.get('group_size')}"
     else:
-        yield WRITTEN_AS[recipe.precision]
+        yield recipe.precision
     if recipe.aware is not None:
         yield f"trained through {recipe.aware.get('bits')} bits in groups of {recipe.aware.get('group_size')}"
     if recipe.biases:
